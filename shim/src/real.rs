@@ -1,0 +1,180 @@
+//! libc's own functions, found once with `dlsym(RTLD_NEXT)`.
+//!
+//! A function is resolved at its first call, not in a constructor: another library's constructor may call
+//! us before ours has run. A function that this libc lacks answers as the kernel does for an unknown call:
+//! -1 with `ENOSYS`.
+
+use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Sets the calling thread's `errno`.
+pub fn set_errno(e: c_int) {
+    // SAFETY: `__errno_location` returns the calling thread's own errno, always valid.
+    unsafe { *libc::__errno_location() = e }
+}
+
+/// The calling thread's `errno`.
+pub fn errno() -> c_int {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Turns the kernel's convention (`-errno`) into libc's (-1 and `errno`).
+#[inline(always)]
+pub fn ret(r: isize) -> isize {
+    if r < 0 {
+        set_errno(-r as c_int);
+        -1
+    } else {
+        r
+    }
+}
+
+#[cold]
+fn resolve(slot: &AtomicUsize, name: &CStr) -> usize {
+    // SAFETY: dlsym with a valid C string; it may allocate or lock, which only the first call of each
+    // function does.
+    let p = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
+    let p = if p == 0 { 1 } else { p };
+    slot.store(p, Ordering::Relaxed);
+    p
+}
+
+macro_rules! real {
+    ($($(#[$m:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?) -> $r:ty;)*) => {$(
+        $(#[$m])*
+        /// libc's function of this name.
+        ///
+        /// # Safety
+        /// As libc's.
+        #[allow(clippy::too_many_arguments)]
+        #[inline]
+        pub unsafe fn $name($($a: $t),*) -> $r {
+            static SLOT: AtomicUsize = AtomicUsize::new(0);
+            let mut p = SLOT.load(Ordering::Relaxed);
+            if p == 0 {
+                p = resolve(&SLOT,
+                    // SAFETY: stringify! has no NUL inside and one is appended.
+                    unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) });
+            }
+            if p == 1 {
+                set_errno(libc::ENOSYS);
+                return missing();
+            }
+            // SAFETY: the symbol of this name in libc has this type.
+            let f: unsafe extern "C-unwind" fn($($t),*) -> $r = unsafe { core::mem::transmute(p) };
+            // SAFETY: the caller's obligation.
+            unsafe { f($($a),*) }
+        }
+    )*};
+}
+
+/// What a function returns when libc does not have it.
+trait Missing {
+    fn missing() -> Self;
+}
+macro_rules! missing_int { ($($t:ty),*) => { $(impl Missing for $t { fn missing() -> Self { -1 } })* } }
+missing_int!(c_int, c_long, isize);
+impl<T> Missing for *mut T {
+    fn missing() -> Self {
+        core::ptr::null_mut()
+    }
+}
+impl Missing for () {
+    fn missing() -> Self {}
+}
+impl Missing for libc::sighandler_t {
+    fn missing() -> Self {
+        libc::SIG_ERR
+    }
+}
+fn missing<T: Missing>() -> T {
+    T::missing()
+}
+
+use libc::{FILE, epoll_event, fd_set, iovec, mmsghdr, mode_t, msghdr, nfds_t, off_t, pid_t, pollfd,
+    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sighandler_t, sigset_t, size_t,
+    sockaddr, socklen_t, ssize_t, timespec, timeval};
+
+real! {
+    // create, name
+    fn socket(domain: c_int, ty: c_int, proto: c_int) -> c_int;
+    fn socketpair(domain: c_int, ty: c_int, proto: c_int, sv: *mut c_int) -> c_int;
+    fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn bind(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;
+    fn accept(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int;
+    fn accept4(fd: c_int, a: *mut sockaddr, l: *mut socklen_t, flags: c_int) -> c_int;
+    fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;
+    fn shutdown(fd: c_int, how: c_int) -> c_int;
+    // bytes
+    fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t;
+    fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t;
+    fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t;
+    fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t;
+    fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t;
+    fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t;
+    fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t;
+    fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t;
+    fn recvfrom(fd: c_int, b: *mut c_void, n: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t;
+    fn sendto(fd: c_int, b: *const c_void, n: size_t, flags: c_int, a: *const sockaddr, l: socklen_t) -> ssize_t;
+    fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t;
+    fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t;
+    fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, t: *mut timespec) -> c_int;
+    fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int;
+    fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t;
+    fn splice(i: c_int, io: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t;
+    fn tee(i: c_int, o: c_int, n: size_t, flags: c_uint) -> ssize_t;
+    // options, state
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void, l: socklen_t) -> c_int;
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int;
+    /// The variadic third argument travels as one register on x86-64 SysV.
+    fn ioctl(fd: c_int, req: libc::c_ulong, arg: usize) -> c_int;
+    /// As for `ioctl`.
+    fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int;
+    fn sockatmark(fd: c_int) -> c_int;
+    // descriptors
+    fn close(fd: c_int) -> c_int;
+    fn dup(fd: c_int) -> c_int;
+    fn dup2(old: c_int, new: c_int) -> c_int;
+    fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int;
+    fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
+    fn closefrom(first: c_int) -> ();
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE;
+    fn pidfd_getfd(pidfd: c_int, fd: c_int, flags: c_uint) -> c_int;
+    // waiting
+    fn epoll_create(n: c_int) -> c_int;
+    fn epoll_create1(flags: c_int) -> c_int;
+    fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int;
+    fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int) -> c_int;
+    fn epoll_pwait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int, m: *const sigset_t) -> c_int;
+    fn epoll_pwait2(ep: c_int, ev: *mut epoll_event, n: c_int, t: *const timespec, m: *const sigset_t) -> c_int;
+    fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int;
+    fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int;
+    fn select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int;
+    fn pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *const timespec, m: *const sigset_t) -> c_int;
+    // processes
+    fn _Fork() -> pid_t;
+    fn execve(p: *const c_char, a: *const *const c_char, e: *const *const c_char) -> c_int;
+    fn execvpe(p: *const c_char, a: *const *const c_char, e: *const *const c_char) -> c_int;
+    fn execv(p: *const c_char, a: *const *const c_char) -> c_int;
+    fn execvp(p: *const c_char, a: *const *const c_char) -> c_int;
+    fn fexecve(fd: c_int, a: *const *const c_char, e: *const *const c_char) -> c_int;
+    fn execveat(dfd: c_int, p: *const c_char, a: *const *const c_char, e: *const *const c_char, flags: c_int) -> c_int;
+    fn posix_spawn(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t, at: *const posix_spawnattr_t, a: *const *mut c_char, e: *const *mut c_char) -> c_int;
+    fn posix_spawnp(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t, at: *const posix_spawnattr_t, a: *const *mut c_char, e: *const *mut c_char) -> c_int;
+    fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int;
+    fn system(c: *const c_char) -> c_int;
+    fn popen(c: *const c_char, m: *const c_char) -> *mut FILE;
+    // creators of descriptors (they only reset the number's slot)
+    fn open(p: *const c_char, flags: c_int, mode: mode_t) -> c_int;
+    fn pipe(p: *mut c_int) -> c_int;
+    fn pipe2(p: *mut c_int, flags: c_int) -> c_int;
+    fn eventfd(v: c_uint, flags: c_int) -> c_int;
+    // signals
+    fn sigaction(sig: c_int, new: *const sigaction_t, old: *mut sigaction_t) -> c_int;
+    fn signal(sig: c_int, h: sighandler_t) -> sighandler_t;
+    // raw
+    fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
+    fn prctl(op: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;
+}
+

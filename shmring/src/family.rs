@@ -1,0 +1,233 @@
+//! The memory a process shares with its forks: one memfd, mapped at the same address by all of them.
+//!
+//! It holds every [`Endpoint`] of the family, so that all holders of a connection agree on who reads,
+//! who writes, where the stream is, and what error is latched. The peer of a connection never maps it.
+//! `culvert stat` reads it through `/proc/PID/fd` with `pread`, as the same user or root, and takes
+//! nothing in it on trust.
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// `"culvfam\x01"`.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
+/// Changes with every incompatible change of this file.
+pub const VERSION: u32 = 1;
+/// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
+pub const MEMFD_NAME: &str = "culvert-family";
+/// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
+pub const ENDPOINTS: usize = 65536;
+/// Where the endpoints begin.
+pub const ENDPOINTS_AT: usize = 4096;
+/// Length of the memfd (sparse).
+pub const FAMILY_LEN: usize = ENDPOINTS_AT + ENDPOINTS * size_of::<Endpoint>();
+
+/// First page.
+#[repr(C, align(64))]
+pub struct FamilyHeader {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Process that made the family.
+    pub pid: u32,
+    /// Configured path: a [`ConfiguredPath`] value.
+    pub path: AtomicU32,
+    /// Endpoints `0..high` have been used at some time.
+    pub high: AtomicU32,
+    /// Head of the free list: endpoint index + 1 in the low 32 bits, a tag against ABA in the high 32.
+    pub free: AtomicU64,
+    /// Channels this family has mapped since it began.
+    pub channels: AtomicU64,
+    /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are.
+    pub disabled: AtomicU32,
+}
+
+/// `CULVERT_PATH`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum ConfiguredPath {
+    /// Shared memory where possible.
+    Auto = 0,
+    /// The same; what cannot go there is logged at `warn`.
+    Shm = 1,
+    /// Everything stays on the kernel.
+    Kernel = 2,
+}
+
+/// [`Endpoint::state`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum State {
+    /// Not in use.
+    Free = 0,
+    /// A TCP socket not connected yet, or a listener.
+    Idle = 1,
+    /// A connection on the kernel that may still be attached to a channel.
+    Eligible = 2,
+    /// Has a slot in a channel; each direction is on the lifeline or on its ring.
+    Attached = 3,
+    /// On the kernel for good; [`Endpoint::reason`] says why.
+    Pinned = 4,
+}
+
+impl State {
+    /// The state `v` encodes; anything unknown is `Pinned`, the state in which culvert does nothing.
+    pub fn from_u32(v: u32) -> State {
+        match v {
+            0 => State::Free,
+            1 => State::Idle,
+            2 => State::Eligible,
+            3 => State::Attached,
+            _ => State::Pinned,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($name:ident = $n:literal, $key:literal, $text:literal;)*) => {
+        /// Why a connection is not (yet) accelerated.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum Reason { $(#[doc = $text] $name = $n,)* }
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+            /// The reason `v` encodes.
+            pub fn from_u32(v: u32) -> Option<Reason> {
+                match v { $($n => Some(Reason::$name),)* _ => None }
+            }
+            /// Stable machine-readable key (`culvert stat --json`).
+            pub fn key(self) -> &'static str { match self { $(Reason::$name => $key,)* } }
+            /// One sentence for people.
+            pub fn text(self) -> &'static str { match self { $(Reason::$name => $text,)* } }
+        }
+    };
+}
+
+reasons! {
+    None = 0, "", "accelerated";
+    Young = 1, "young", "too few exchanges so far to be worth a ring";
+    Remote = 2, "remote-peer", "the peer is on another host";
+    NoPeer = 3, "peer-without-culvert", "the peer is not running under culvert";
+    Config = 4, "configured", "CULVERT_PATH keeps it on the kernel";
+    Shared = 5, "shared-by-processes", "another process holds the same socket";
+    Inherited = 6, "inherited", "the socket was inherited through exec or received from another process";
+    Stdio = 7, "fdopen", "stdio reads or writes it behind the library's back";
+    Passed = 8, "passed-on", "the descriptor was passed to another process (SCM_RIGHTS)";
+    Exec = 9, "exec", "the descriptor was handed to a new program image";
+    Option = 10, "socket-option", "a socket option that only the kernel can honour is set";
+    Oob = 11, "out-of-band", "out-of-band data is used";
+    Async = 12, "async", "signal-driven I/O (O_ASYNC) is used";
+    Splice = 13, "splice", "splice or tee moves its bytes";
+    EpollShared = 14, "epoll-exclusive", "an epoll set that culvert cannot serve watches it";
+    Ktls = 15, "ktls", "kernel TLS or another upper-layer protocol is attached";
+    SelfConnect = 16, "self-connect", "the socket is connected to itself";
+    NoMemory = 17, "no-memory", "shared memory for a ring could not be had";
+    NoFd = 18, "no-descriptor", "no descriptor was left for a doorbell";
+    Seccomp = 19, "seccomp", "the process has put itself under a system-call filter";
+    Version = 20, "peer-version", "the peer runs another version of culvert";
+    NoRegistry = 21, "no-registry", "the registry could not be opened (no /dev/shm?)";
+    Down = 22, "returned", "it was accelerated and went back to the kernel";
+    IoUring = 23, "io_uring", "an io_uring uses it";
+    Pending = 24, "pending", "waiting for the peer to take part";
+    Mptcp = 25, "not-tcp", "not a plain TCP socket";
+    Dead = 26, "peer-gone", "the peer closed or died";
+    Corrupt = 27, "corrupt", "the peer wrote nonsense into the shared memory";
+    UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";
+}
+
+/// One TCP socket of the family, shared by all dups of its descriptor. Fields other than the atomics of
+/// the first line are meaningful only while `state` is not `Free`.
+#[repr(C, align(64))]
+pub struct Endpoint {
+    // --- identity and life
+    /// A [`State`].
+    pub state: AtomicU32,
+    /// A [`Reason`].
+    pub reason: AtomicU32,
+    /// Processes of the family that hold a descriptor of it.
+    pub holders: AtomicU32,
+    /// Next free endpoint (index + 1), while `state` is `Free`.
+    pub next_free: AtomicU32,
+    /// Incremented each time the record is reused.
+    pub generation: AtomicU32,
+    /// 1 connector, 2 acceptor, 0 unknown.
+    pub role: AtomicU32,
+    /// Process that created the socket, and its descriptor there at that time.
+    pub pid: AtomicU32,
+    /// See `pid`.
+    pub fd: AtomicU32,
+    /// `SO_COOKIE` of the socket; 0 until asked for.
+    pub cookie: AtomicU64,
+    /// Operations so far while `Eligible`; paces the attempts to attach.
+    pub ops: AtomicU32,
+    /// Bit 0: last known to be non-blocking (a hint only: decisions ask the kernel).
+    pub hints: AtomicU32,
+    /// Channel id while `Attached`.
+    pub channel: AtomicU64,
+    /// Slot in that channel.
+    pub slot: AtomicU32,
+    /// Error to report before anything else (ECONNRESET...), 0 if none.
+    pub latched: AtomicU32,
+
+    // --- receiving
+    /// Owner of the receiving direction: thread id, 0 if none.
+    pub rx_token: AtomicU32,
+    /// Bit 31: READY (the ring may be used). Low bits: threads in a native receive or wait.
+    pub rx_word: AtomicU32,
+    /// Ring position consumed (the trusted copy of `Consumer::head`).
+    pub rx_head: AtomicU64,
+    /// `switch::RxPhase`.
+    pub rx_phase: AtomicU32,
+    /// FIN, RST or error was seen on the lifeline.
+    pub rx_fin: AtomicU32,
+    /// SO_RCVLOWAT, if the program set it; else 0.
+    pub rcvlowat: AtomicU32,
+    /// `shutdown(SHUT_RD)` was called.
+    pub rd_shut: AtomicU32,
+    /// Bytes and messages received through the ring.
+    pub rx_bytes: AtomicU64,
+    /// See `rx_bytes`.
+    pub rx_msgs: AtomicU64,
+    /// Stream position at which the ring began; `u64::MAX` if it did not.
+    pub rx_up: AtomicU64,
+
+    // --- sending
+    /// Owner of the sending direction: thread id, 0 if none.
+    pub tx_token: AtomicU32,
+    /// Bit 31: UP (bytes go to the ring). Low bits: threads in a native send.
+    pub tx_word: AtomicU32,
+    /// Ring position published (the trusted copy of `Producer::tail`).
+    pub tx_tail: AtomicU64,
+    /// Last head accepted from the peer.
+    pub tx_head: AtomicU64,
+    /// Trusted copy of `Producer::base`.
+    pub tx_base: AtomicU64,
+    /// `switch::TxPhase`.
+    pub tx_phase: AtomicU32,
+    /// `shutdown(SHUT_WR)` was called.
+    pub wr_shut: AtomicU32,
+    /// Bytes and messages sent through the ring.
+    pub tx_bytes: AtomicU64,
+    /// See `tx_bytes`.
+    pub tx_msgs: AtomicU64,
+
+    // --- more sending, and statistics
+    /// Stream position at which the ring began; `u64::MAX` if it did not.
+    pub tx_up: AtomicU64,
+    /// Time stamp (cycles) of the last look at the lifeline by a sender.
+    pub tx_checked: AtomicU64,
+    /// Doorbells rung for this connection.
+    pub bells: AtomicU64,
+    /// Waits that ended while spinning.
+    pub spins_won: AtomicU64,
+    /// Waits that had to sleep after spinning.
+    pub spins_lost: AtomicU64,
+    /// Cap on bytes in flight on our ring, from SO_SNDBUF; 0 = the ring's size.
+    pub tx_limit: AtomicU64,
+    /// Process id of the peer, for display; 0 if unknown.
+    pub peer_pid: AtomicU32,
+    _pad: u32,
+}
+
+const _: () = assert!(size_of::<Endpoint>() % 64 == 0 && ENDPOINTS_AT % 64 == 0);
+const _: () = assert!(size_of::<FamilyHeader>() <= ENDPOINTS_AT);

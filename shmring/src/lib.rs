@@ -1,0 +1,14 @@
+//! culvert's shared memory: what two processes share (a [`channel`](layout)), what a process and its
+//! forks share (the [`family`]), the byte [`ring`]s, and the [`switch`] protocol that moves a TCP stream
+//! between the kernel and a ring without losing a byte.
+//!
+//! Nothing here knows about libc's socket API. Everything another process can write is a claim: it is
+//! loaded once, checked, and only then used.
+#![cfg_attr(not(any(test, loom)), no_std)]
+
+pub mod sys;
+pub mod sync;
+pub mod layout;
+pub mod family;
+pub mod ring;
+pub mod switch;
