@@ -1,4 +1,95 @@
-//! libculvert.so
+//! libculvert.so: carries the TCP bytes of unmodified programs around the kernel.
+//!
+//! ```text
+//! exports/*      a libc call                 -> an operation on an endpoint (and nothing else)
+//! io             which way this call goes       kernel, or attached
+//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch
+//! wait           spin, arm, sleep; doorbells
+//! epoll, poll    readiness for the program's own waits
+//! attach         how a connection gets its slot in a channel
+//! lifecycle      descriptors and processes coming and going
+//! ```
+//! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static
+//! atomics; what other processes share is reached through `channel` and `family` only.
 #![no_std]
+#![allow(clippy::missing_safety_doc)]
+
+mod attach;
+mod channel;
+mod config;
+mod epoll;
+mod exports;
+mod family;
+mod fds;
+mod io;
+mod lifecycle;
+mod lifeline;
+mod lock;
+mod log;
+mod options;
+mod poll;
+mod readiness;
 mod real;
-#[panic_handler] fn p(_: &core::panic::PanicInfo) -> ! { loop {} }
+mod rx;
+mod signals;
+mod tls;
+mod tx;
+mod usercopy;
+mod wait;
+
+use core::ffi::c_void;
+
+unsafe extern "C" {
+    fn __register_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+        dso: *mut c_void,
+    ) -> i32;
+}
+
+/// Run by the dynamic linker, possibly after other libraries' constructors have called us.
+extern "C" fn start() {
+    log::init();
+    config::init();
+    wait::init();
+    if !config::enabled() {
+        return;
+    }
+    if !family::init() {
+        log!(Warn, "no shared memory (memfd_create); everything stays on the kernel");
+        return;
+    }
+    signals::init();
+    attach::init();
+    // SAFETY: registers functions of this library, which is never unloaded (-z nodelete).
+    unsafe {
+        __register_atfork(
+            Some(lifecycle::fork_prepare),
+            Some(lifecycle::fork_parent),
+            Some(lifecycle::fork_child),
+            core::ptr::null_mut(),
+        )
+    };
+}
+
+/// Run at `exit`.
+extern "C" fn end() {
+    lifecycle::leaving();
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static END: extern "C" fn() = end;
+
+/// A panic is a bug of ours. It cannot unwind into the program, and going on could corrupt its streams.
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    log!(Error, "internal error, aborting rather than losing a byte: {info}");
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}

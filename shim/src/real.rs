@@ -40,6 +40,15 @@ fn resolve(slot: &AtomicUsize, name: &CStr) -> usize {
     p
 }
 
+/// The address of libc's function `name`, 0 if it has none. For functions that are jumped to.
+pub fn address(name: &CStr) -> usize {
+    let slot = AtomicUsize::new(0);
+    match resolve(&slot, name) {
+        1 => 0,
+        p => p,
+    }
+}
+
 macro_rules! real {
     ($($(#[$m:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?) -> $r:ty;)*) => {$(
         $(#[$m])*
@@ -92,9 +101,9 @@ fn missing<T: Missing>() -> T {
     T::missing()
 }
 
-use libc::{FILE, epoll_event, fd_set, iovec, mmsghdr, mode_t, msghdr, nfds_t, off_t, pid_t, pollfd,
-    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sighandler_t, sigset_t, size_t,
-    sockaddr, socklen_t, ssize_t, timespec, timeval};
+use libc::{DIR, FILE, aiocb, epoll_event, fd_set, iovec, mmsghdr, mode_t, mq_attr, msghdr, nfds_t, off_t, pid_t, pollfd,
+    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sighandler_t, sigset_t, size_t,
+    sockaddr, socklen_t, ssize_t, termios, timespec, timeval, winsize};
 
 real! {
     // create, name
@@ -124,6 +133,12 @@ real! {
     fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t;
     fn splice(i: c_int, io: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t;
     fn tee(i: c_int, o: c_int, n: size_t, flags: c_uint) -> ssize_t;
+    fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t;
+    fn __recv_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t;
+    fn __recvfrom_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t;
+    fn aio_read(cb: *mut aiocb) -> c_int;
+    fn aio_write(cb: *mut aiocb) -> c_int;
+    fn lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, ev: *mut sigevent) -> c_int;
     // options, state
     fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void, l: socklen_t) -> c_int;
     fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int;
@@ -140,6 +155,8 @@ real! {
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
     fn closefrom(first: c_int) -> ();
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE;
+    fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int;
+    fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int;
     fn pidfd_getfd(pidfd: c_int, fd: c_int, flags: c_uint) -> c_int;
     // waiting
     fn epoll_create(n: c_int) -> c_int;
@@ -152,7 +169,10 @@ real! {
     fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int;
     fn select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int;
     fn pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *const timespec, m: *const sigset_t) -> c_int;
+    fn __poll_chk(f: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int;
+    fn __ppoll_chk(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t, room: size_t) -> c_int;
     // processes
+    #[allow(non_snake_case)]
     fn _Fork() -> pid_t;
     fn execve(p: *const c_char, a: *const *const c_char, e: *const *const c_char) -> c_int;
     fn execvpe(p: *const c_char, a: *const *const c_char, e: *const *const c_char) -> c_int;
@@ -165,14 +185,58 @@ real! {
     fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int;
     fn system(c: *const c_char) -> c_int;
     fn popen(c: *const c_char, m: *const c_char) -> *mut FILE;
+    #[allow(non_snake_case)]
+    fn _IO_proc_open(f: *mut FILE, c: *const c_char, m: *const c_char) -> *mut FILE;
+    fn clone(main: unsafe extern "C-unwind" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, arg: *mut c_void, ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int;
+    fn quick_exit(code: c_int) -> ();
     // creators of descriptors (they only reset the number's slot)
     fn open(p: *const c_char, flags: c_int, mode: mode_t) -> c_int;
+    fn openat(at: c_int, p: *const c_char, flags: c_int, mode: mode_t) -> c_int;
+    fn __open_2(p: *const c_char, flags: c_int) -> c_int;
+    fn __open64_2(p: *const c_char, flags: c_int) -> c_int;
+    fn __openat_2(at: c_int, p: *const c_char, flags: c_int) -> c_int;
+    fn __openat64_2(at: c_int, p: *const c_char, flags: c_int) -> c_int;
+    fn creat(p: *const c_char, mode: mode_t) -> c_int;
+    fn open_by_handle_at(mount: c_int, handle: *mut c_void, flags: c_int) -> c_int;
+    fn timerfd_create(clock: c_int, flags: c_int) -> c_int;
+    fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int;
+    fn inotify_init() -> c_int;
+    fn inotify_init1(flags: c_int) -> c_int;
+    fn fanotify_init(flags: c_uint, events: c_uint) -> c_int;
+    fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
+    fn pidfd_open(pid: pid_t, flags: c_uint) -> c_int;
+    fn shm_open(name: *const c_char, flags: c_int, mode: mode_t) -> c_int;
+    fn mq_open(name: *const c_char, flags: c_int, mode: mode_t, attr: *mut mq_attr) -> c_int;
+    fn __mq_open_2(name: *const c_char, flags: c_int) -> c_int;
+    fn fsopen(name: *const c_char, flags: c_uint) -> c_int;
+    fn fsmount(fd: c_int, flags: c_uint, attrs: c_uint) -> c_int;
+    fn fspick(at: c_int, p: *const c_char, flags: c_uint) -> c_int;
+    fn open_tree(at: c_int, p: *const c_char, flags: c_uint) -> c_int;
+    fn posix_openpt(flags: c_int) -> c_int;
+    fn getpt() -> c_int;
+    fn openpty(main: *mut c_int, sub: *mut c_int, name: *mut c_char, t: *const termios, w: *const winsize) -> c_int;
+    fn forkpty(main: *mut c_int, name: *mut c_char, t: *const termios, w: *const winsize) -> pid_t;
+    fn login_tty(fd: c_int) -> c_int;
+    fn daemon(nochdir: c_int, noclose: c_int) -> c_int;
+    fn mkstemp(t: *mut c_char) -> c_int;
+    fn mkostemp(t: *mut c_char, flags: c_int) -> c_int;
+    fn mkstemps(t: *mut c_char, suffix: c_int) -> c_int;
+    fn mkostemps(t: *mut c_char, suffix: c_int, flags: c_int) -> c_int;
+    fn fopen(p: *const c_char, mode: *const c_char) -> *mut FILE;
+    fn fopen64(p: *const c_char, mode: *const c_char) -> *mut FILE;
+    fn freopen(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE;
+    fn freopen64(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE;
+    fn tmpfile() -> *mut FILE;
+    fn tmpfile64() -> *mut FILE;
+    fn opendir(p: *const c_char) -> *mut DIR;
     fn pipe(p: *mut c_int) -> c_int;
     fn pipe2(p: *mut c_int, flags: c_int) -> c_int;
     fn eventfd(v: c_uint, flags: c_int) -> c_int;
     // signals
     fn sigaction(sig: c_int, new: *const sigaction_t, old: *mut sigaction_t) -> c_int;
     fn signal(sig: c_int, h: sighandler_t) -> sighandler_t;
+    // threads
+    fn pthread_testcancel() -> ();
     // raw
     fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
     fn prctl(op: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;

@@ -104,8 +104,9 @@ pub struct Side {
     pub up: AtomicU64,
     /// Sender: ring position + 1 at which this side's stream returned to the lifeline; 0 = it did not.
     pub down: AtomicU64,
-    /// Receiver: ring position + 1 at which this side stopped reading the ring for good; the peer sends
-    /// what follows over the lifeline.
+    /// Arbiter of this side's incoming ring, moved from 0 once, by CAS: to ring position + 1 by this side
+    /// when it stops reading the ring there for good (the peer then sends what follows over the
+    /// lifeline), or to [`CLOSED`] by the peer when it goes down. Whoever comes first decides.
     pub rewind: AtomicU64,
     /// Receiver: [`READY`] or [`REFUSED`].
     pub rx: AtomicU32,
@@ -117,6 +118,8 @@ pub struct Side {
     pub gone: AtomicU32,
 }
 
+/// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
+pub const CLOSED: u64 = u64::MAX;
 /// [`Side::rx`]: the peer may send on the ring.
 pub const READY: u32 = 1;
 /// [`Side::rx`]: the peer must never send on the ring.

@@ -1,1 +1,119 @@
-//! ring
+//! One direction of one connection: a single-producer, single-consumer ring of bytes.
+//!
+//! TCP has no message boundaries, so the ring has none either: a *position* counts the bytes since the
+//! stream went up, and lies at `(home + position - base) mod size`. `base` moves only while the ring is
+//! empty, so that a connection that keeps up uses the same few cache lines over and over.
+//!
+//! Ordering. T (`publish`): `tail.store(Release)` ↔ `Receiver::available`'s `tail.load(Acquire)`: the
+//! bytes and `base` are visible before the tail that covers them. H (`consume`): `head.store(Release)` ↔
+//! `Sender::refresh`'s `head.load(Acquire)`: the reads are done before the room is given back. `base` is
+//! stable whenever the ring is non-empty, hence `Relaxed`.
+
+use crate::layout::{Consumer, Producer, Queue, Side};
+use crate::sync::{Ordering, fence};
+
+/// Where positions lie in a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Bytes; a power of two.
+    pub size: u64,
+    /// Offset of position `base`.
+    pub home: u64,
+}
+
+/// A piece of ring memory: offset from the ring's start, and length, in bytes.
+pub type Span = (usize, usize);
+
+impl Geometry {
+    /// The one or two pieces that `len` bytes from `pos` occupy. Always inside the ring, whatever the
+    /// arguments; `len` is cut to the ring's size.
+    pub fn spans(&self, base: u64, pos: u64, len: u64) -> [Span; 2] {
+        let len = len.min(self.size);
+        let off = self.home.wrapping_add(pos.wrapping_sub(base)) & (self.size - 1);
+        let first = len.min(self.size - off);
+        [(off as usize, first as usize), (0, (len - first) as usize)]
+    }
+}
+
+/// The peer wrote something that cannot be: this connection is lost, nothing else is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Corrupt;
+
+/// Receiver's look at the ring: bytes available after `head`, given the peer's claim.
+pub fn available(p: &Producer, head: u64, size: u64) -> Result<u64, Corrupt> {
+    let n = p.tail.load(Ordering::Acquire).wrapping_sub(head); // T
+    if n <= size { Ok(n) } else { Err(Corrupt) }
+}
+
+/// The base that goes with a tail loaded before.
+pub fn base(p: &Producer) -> u64 {
+    p.base.load(Ordering::Relaxed)
+}
+
+/// Gives `head` back to the sender.
+pub fn consume(c: &Consumer, head: u64) {
+    c.head.store(head, Ordering::Release); // H
+}
+
+/// Makes everything before `tail` visible to the receiver.
+pub fn publish(p: &Producer, tail: u64) {
+    p.tail.store(tail, Ordering::Release); // T
+}
+
+/// The receiver's head as far as it can be believed: between what it said last and what was sent.
+pub fn refresh(c: &Consumer, known: u64, tail: u64) -> Result<u64, Corrupt> {
+    let head = c.head.load(Ordering::Acquire); // H
+    if head.wrapping_sub(known) <= tail.wrapping_sub(known) { Ok(head) } else { Err(Corrupt) }
+}
+
+/// Moves the home to position `tail`. Only the sender, and only when the ring is empty.
+pub fn rebase(p: &Producer, tail: u64) {
+    p.base.store(tail, Ordering::Relaxed);
+}
+
+/// Tells the pollers of `side` to look at `slot`; `ring` rings the doorbell of a poller that sleeps.
+///
+/// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
+/// sleeper's second look sees that store, or we see that it is armed. The doorbell is rung *before* the
+/// armed word is cleared, so that dying in between loses no wake-up.
+pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut ring: impl FnMut(usize)) {
+    let mut done = 0u64;
+    loop {
+        let mask = side.pollers.load(Ordering::Relaxed) & !done;
+        let mut m = mask;
+        while m != 0 {
+            let p = m.trailing_zeros() as usize;
+            m &= m - 1;
+            queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel);
+        }
+        fence(Ordering::SeqCst);
+        let mut m = mask;
+        while m != 0 {
+            let p = m.trailing_zeros() as usize;
+            m &= m - 1;
+            let generation = queues[p].armed.load(Ordering::Relaxed);
+            if generation != 0 {
+                ring(p);
+                let _ = queues[p].armed.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        done |= mask;
+        if side.pollers.load(Ordering::Relaxed) & !done == 0 {
+            return;
+        }
+    }
+}
+
+/// Declares that the owner of `queue` is about to sleep. After it, look at everything once more.
+pub fn arm(queue: &Queue, generation: u32) {
+    queue.armed.store(generation, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// Takes the ready bits.
+pub fn take_ready(queue: &Queue) -> u64 {
+    if queue.ready.load(Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    queue.ready.swap(0, Ordering::AcqRel)
+}

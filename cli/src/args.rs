@@ -1,0 +1,238 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+use crate::settings::{LogLevel, PathChoice, Ring, Spin};
+
+/// What the user asked for.
+#[derive(Parser, Debug)]
+#[command(name = "culvert", version, about = "Carries TCP between co-located, unmodified programs through shared memory")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a program under culvert
+    #[command(after_help = "Exit status: the program's own; 125 if culvert failed, 126 if the program cannot be executed \
+        (or not under culvert), 127 if it was not found.")]
+    Run(RunArgs),
+    /// Show every process under culvert, its connections, and why those on the kernel are there
+    Stat(StatArgs),
+    /// Say whether this machine, and a program on it, will be accelerated
+    #[command(after_help = "Exit status: 0 if it will be accelerated, 1 if not.")]
+    Doctor(DoctorArgs),
+    /// Measure the kernel's TCP beside culvert
+    Bench(BenchArgs),
+    /// One end of a benchmark
+    #[command(hide = true)]
+    Workload(WorkloadArgs),
+}
+
+/// `culvert run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Path for the program's connections (CULVERT_PATH)
+    #[arg(long, value_name = "auto|shm|kernel|zstack")]
+    pub path: Option<PathChoice>,
+    /// How long to spin before sleeping (CULVERT_SPIN)
+    #[arg(long, value_name = "auto|off|MICROSECONDS")]
+    pub spin: Option<Spin>,
+    /// What to log (CULVERT_LOG)
+    #[arg(long, value_name = "error|warn|info|debug|trace")]
+    pub log: Option<LogLevel>,
+    /// Where to log; default standard error (CULVERT_LOG_FILE)
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Bytes of one direction's ring (CULVERT_RING)
+    #[arg(long, value_name = "BYTES")]
+    pub ring: Option<Ring>,
+    /// libculvert.so to use instead of the one found beside this command
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+}
+
+/// `culvert stat`.
+#[derive(Args, Debug, Default)]
+pub struct StatArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only this process
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+/// `culvert doctor`.
+#[derive(Args, Debug, Default)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// libculvert.so to use instead of the one found beside this command
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+    /// A program to look at
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+}
+
+/// `culvert bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Rows to measure; all of them if none is named (see --list)
+    #[arg(value_name = "ROW")]
+    pub rows: Vec<String>,
+    /// Name the rows and stop
+    #[arg(long)]
+    pub list: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Measurements of each side per row; the table shows their medians
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Length of one measurement, seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// Exit with 1 if a floor was not met
+    #[arg(long)]
+    pub check: bool,
+    /// libculvert.so to use instead of the one found beside this command
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+}
+
+/// `culvert workload`: the benchmarks' own clients and servers. Not a stable interface.
+#[derive(Args, Debug)]
+pub struct WorkloadArgs {
+    /// Which end of which workload
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// The ends of the workloads. Servers bind a free loopback port and print it.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Role {
+    /// Blocking echo server, one thread per connection
+    EchoServer,
+    /// Echo server on one epoll set, for many connections
+    EpollServer,
+    /// One connection, request and response in turn
+    RttClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// Bytes of a request and of its response
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
+    /// Requests at a fixed rate over several connections
+    LoadClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// What the server speaks
+        #[arg(long)]
+        protocol: crate::workload::Protocol,
+        /// Requests per second, all connections together
+        #[arg(long)]
+        rate: u32,
+        /// Connections
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
+    /// Opens connections, exchanges a few messages on each, then keeps them open and waits
+    IdleClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// Connections
+        #[arg(long)]
+        connections: usize,
+        /// Exchanges on each connection before it idles
+        #[arg(long)]
+        exchanges: u32,
+    },
+    /// Both ends in one process: does a connection reach shared memory?
+    SelfTest,
+}
+
+/// Parses `argv`. On error, or for `--help`, prints what there is to say and returns the exit code.
+pub fn parse(argv: Vec<OsString>) -> Result<Command, u8> {
+    // Only `run` must keep 1 and 2 free for the program's own exit status.
+    let usage = if argv.get(1).is_some_and(|a| a == "run") { exit::FAILED } else { exit::USAGE };
+    Cli::try_parse_from(argv).map(|cli| cli.command).map_err(|e| {
+        // Nothing is left to be done if the terminal is gone.
+        let _ = e.print();
+        if e.use_stderr() { usage } else { exit::OK }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Result<RunArgs, u8> {
+        let argv = ["culvert", "run"].iter().chain(words).map(OsString::from).collect();
+        match parse(argv)? {
+            Command::Run(a) => Ok(a),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_programs_own_options_are_left_alone() {
+        for words in [&["--path", "shm", "--", "prog", "--path", "x", "--help"][..], &["--path", "shm", "prog", "--path", "x", "--help"]] {
+            let a = run(words).unwrap();
+            assert_eq!(a.path, Some(PathChoice::Shm));
+            assert_eq!(a.program, ["prog", "--path", "x", "--help"]);
+        }
+    }
+
+    #[test]
+    fn a_second_double_dash_belongs_to_the_program() {
+        assert_eq!(run(&["--", "prog", "--", "x"]).unwrap().program, ["prog", "--", "x"]);
+    }
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(run(&["--spin", "25", "p"]).unwrap().spin, Some(Spin::Microseconds(25)));
+        for bad in [["--spin", "-1"], ["--spin", "soon"], ["--path", "quick"], ["--log", "loud"], ["--ring", "big"], ["--ring", "0"]] {
+            assert_eq!(run(&[bad[0], bad[1], "p"]).unwrap_err(), exit::FAILED, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_have_the_documented_codes() {
+        let parse = |words: &[&str]| parse(words.iter().map(OsString::from).collect()).map(|_| ()).unwrap_err();
+        assert_eq!(parse(&["culvert", "run"]), exit::FAILED);
+        assert_eq!(parse(&["culvert", "stat", "--nonsense"]), exit::USAGE);
+        assert_eq!(parse(&["culvert", "bench", "--rounds", "0"]), exit::USAGE);
+        assert_eq!(parse(&["culvert", "--version"]), exit::OK);
+    }
+
+    #[test]
+    fn non_utf8_arguments_pass() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = OsString::from_vec(vec![b'a', 0xff]);
+        let argv = vec!["culvert".into(), "run".into(), "--".into(), "p".into(), odd.clone()];
+        let Ok(Command::Run(a)) = parse(argv) else { panic!("not parsed") };
+        assert_eq!(a.program[1], odd);
+    }
+}

@@ -1,0 +1,112 @@
+//! `culvert bench`: the kernel's TCP beside culvert, in one run, in alternating rounds, medians.
+//!
+//! JSON: `{"host": {...}, "rounds", "seconds", "rows": [report::Outcome]}`. What the rows are and how they are
+//! reproduced by hand is in bench/README.md.
+
+mod procs;
+mod report;
+mod rows;
+
+use serde_json::json;
+
+use crate::args::BenchArgs;
+use crate::{exit, library};
+use procs::{Scratch, Side};
+use report::Outcome;
+use rows::{ROWS, Row, Setup};
+
+/// Runs `culvert bench`.
+pub fn main(args: &BenchArgs) -> u8 {
+    if args.list {
+        for row in ROWS {
+            println!("{:<14} {}", row.id, row.title);
+        }
+        return exit::OK;
+    }
+    let chosen = match choose(&args.rows) {
+        Ok(rows) => rows,
+        Err(name) => {
+            eprintln!("culvert: no row is called {name}; `culvert bench --list` names them");
+            return exit::USAGE;
+        }
+    };
+    let (library, scratch) = match library::find(args.library.as_deref()).and_then(|l| Ok((l, Scratch::new().map_err(|e| e.to_string())?))) {
+        Ok(both) => both,
+        Err(e) => {
+            eprintln!("culvert: {e}");
+            return exit::FAILED;
+        }
+    };
+    procs::guard(scratch.path());
+    let setup = Setup { library: &library, scratch: scratch.path(), seconds: args.seconds };
+    let outcomes: Vec<_> = chosen.into_iter().map(|row| measure(row, &setup, args.rounds)).collect();
+    if args.json {
+        let all = json!({ "host": host(), "rounds": args.rounds, "seconds": args.seconds, "rows": outcomes });
+        println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+    } else {
+        print!("{}", report::table(&outcomes));
+    }
+    if args.check && outcomes.iter().any(|o| o.met != Some(true)) { exit::NO } else { exit::OK }
+}
+
+/// The rows named, in the table's order; `cpu` and `remote` stand for all that begin so.
+fn choose(names: &[String]) -> Result<Vec<&'static Row>, String> {
+    let stands_for = |name: &str, row: &Row| row.id == name || row.id.strip_prefix(name).is_some_and(|rest| ["cpu", "remote"].contains(&name) && rest.starts_with('-'));
+    match names.iter().find(|n| !ROWS.iter().any(|r| stands_for(n, r))) {
+        Some(unknown) => Err(unknown.clone()),
+        None => Ok(ROWS.iter().filter(|r| names.is_empty() || names.iter().any(|n| stands_for(n, r))).collect()),
+    }
+}
+
+fn measure(row: &Row, setup: &Setup, rounds: u32) -> Outcome {
+    if let Some(missing) = row.needs.iter().find(|n| procs::find_program(n).is_none()) {
+        return Outcome::skipped(row, format!("{missing} is not installed"));
+    }
+    let (mut kernel, mut culvert) = (Vec::new(), Vec::new());
+    for round in 0..rounds * row.rounds {
+        eprint!("\r{:<14} {}/{} ", row.id, round + 1, rounds * row.rounds);
+        for side in report::order(round) {
+            match row.sample(setup, side) {
+                Ok(s) => if side == Side::Kernel { &mut kernel } else { &mut culvert }.push(s),
+                Err(e) => {
+                    eprintln!();
+                    return Outcome::skipped(row, format!("{side:?} side: {e}"));
+                }
+            }
+        }
+    }
+    eprintln!();
+    Outcome::measured(row, &kernel, &culvert)
+}
+
+/// What the figures depend on.
+fn host() -> serde_json::Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map(|(_, m)| m);
+    json!({
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "cpu": model,
+        "processors": std::thread::available_parallelism().map_or(1, |n| n.get()),
+        "load": read("/proc/loadavg").split(' ').next(),
+        "culvert": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(names: &[&str]) -> Result<Vec<&'static str>, String> {
+        choose(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).map(|r| r.iter().map(|r| r.id).collect())
+    }
+
+    #[test]
+    fn rows_are_chosen_by_name() {
+        assert_eq!(ids(&[]).unwrap().len(), ROWS.len());
+        assert_eq!(ids(&["nginx", "rtt"]).unwrap(), ["rtt", "nginx"]);
+        assert_eq!(ids(&["cpu"]).unwrap(), ["cpu-echo", "cpu-redis", "cpu-nginx", "cpu-iperf"]);
+        assert_eq!(ids(&["remote"]).unwrap(), ["remote-client", "remote-server"]);
+        assert_eq!(ids(&["rtt", "speed"]).unwrap_err(), "speed");
+    }
+}

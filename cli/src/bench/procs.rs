@@ -1,0 +1,364 @@
+//! Starting, measuring and ending the programs of a benchmark.
+//!
+//! Everything started here dies with the benchmark: a [`Job`] kills its process tree when it is dropped, the
+//! signal thread kills all descendants on SIGINT, SIGTERM and SIGHUP, and each direct child asks the
+//! kernel to be killed should the benchmark itself be killed. All by process id.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{exit, netdiag};
+
+/// How long a program may take to start, or to end after its measurement should be over.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Which side of the comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Without the library.
+    Kernel,
+    /// With it.
+    Culvert,
+}
+
+/// A directory for configuration files and output, removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one that other users may look into: nginx's workers are not root.
+    pub fn new() -> io::Result<Scratch> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("culvert-bench-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(Scratch(path))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Makes this process the keeper of all that it starts; call once, before anything is started. The scratch
+/// directory is removed on a signal as well.
+pub fn guard(scratch: &Path) {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes integers: orphans of our children become our children.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    let signals = ending_signals();
+    // SAFETY: `signals` is an initialised set. Threads started from here on inherit the mask.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut()) };
+    let scratch = scratch.to_owned();
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both outlive the call; the signals are blocked in every thread.
+        unsafe { libc::sigwait(&signals, &mut signal) };
+        kill_tree(std::process::id());
+        let _ = fs::remove_dir_all(&scratch);
+        // SAFETY: ends the process at once; nothing of ours needs to be unwound.
+        unsafe { libc::_exit(if signal == libc::SIGINT { exit::INTERRUPTED.into() } else { 128 + signal }) }
+    });
+}
+
+fn ending_signals() -> libc::sigset_t {
+    // SAFETY: plain data; sigemptyset initialises it.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid, and so are the signal numbers.
+    unsafe {
+        libc::sigemptyset(&mut set);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(&mut set, signal);
+        }
+    }
+    set
+}
+
+/// A started program.
+pub struct Job {
+    child: Child,
+    name: String,
+    output: PathBuf,
+    reaped: bool,
+}
+
+/// What a program that ended by itself has said and used.
+pub struct Finished {
+    /// Standard output.
+    pub output: String,
+    /// CPU time of it and of all its children.
+    pub cpu: Duration,
+}
+
+impl Job {
+    /// Starts `command`. Standard output and error go to a file in `scratch`, standard input is a pipe.
+    pub fn start(mut command: Command, library: Option<&Path>, scratch: &Path) -> io::Result<Job> {
+        let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let output = scratch.join(format!("{name}.{}", COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+        let file = File::create(&output)?;
+        for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("CULVERT_")) {
+            if command.get_envs().all(|(k, _)| k != key) {
+                command.env_remove(key);
+            }
+        }
+        match library {
+            Some(path) => command.env("LD_PRELOAD", path),
+            None => command.env_remove("LD_PRELOAD"),
+        };
+        let signals = ending_signals();
+        // SAFETY: the closure makes async-signal-safe system calls only.
+        unsafe {
+            command.pre_exec(move || {
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals, std::ptr::null_mut());
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            })
+        };
+        let child = command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file).spawn();
+        let child = child.map_err(|e| io::Error::other(format!("{name}: {e}")))?;
+        Ok(Job { child, name, output, reaped: false })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Error text with the end of its output.
+    pub fn complain(&self, what: impl std::fmt::Display) -> io::Error {
+        let output = self.output();
+        let tail: Vec<_> = output.lines().rev().take(3).collect();
+        io::Error::other(format!("{} {what}: {}", self.name, tail.into_iter().rev().collect::<Vec<_>>().join(" | ")))
+    }
+
+    /// Waits until `ready` says so, as long as the program lives and patience lasts.
+    pub fn wait_until<T>(&mut self, mut ready: impl FnMut(&Job) -> Option<T>) -> io::Result<T> {
+        let begin = Instant::now();
+        loop {
+            if let Some(value) = ready(self) {
+                return Ok(value);
+            }
+            // Foreign programs announce nothing: looking now and then is all that is left.
+            if self.ended(Duration::from_millis(10))? {
+                return Err(self.complain("ended early"));
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(self.complain("did not get ready"));
+            }
+        }
+    }
+
+    /// Waits until a process listens on `port`, without connecting to it.
+    pub fn wait_listening(&mut self, port: u16) -> io::Result<()> {
+        const LISTEN: u8 = 10;
+        self.wait_until(|_| netdiag::dump().ok()?.iter().any(|s| s.state == LISTEN && s.local.port() == port).then_some(()))
+    }
+
+    /// The first line of its output, once it is complete.
+    pub fn first_line(&mut self) -> io::Result<String> {
+        self.wait_until(|job| job.output().split_once('\n').map(|(line, _)| line.to_owned()))
+    }
+
+    fn ended(&self, timeout: Duration) -> io::Result<bool> {
+        // SAFETY: the child has not been reaped, so its id is its own.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid(), 0) } as i32;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a new descriptor, owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd.
+        Ok(unsafe { libc::poll(&mut poll, 1, timeout.as_millis() as i32) } == 1)
+    }
+
+    /// Waits for it to end by itself, at most `expected` and some patience.
+    pub fn finish(mut self, expected: Duration) -> io::Result<Finished> {
+        if !self.ended(expected + PATIENCE)? {
+            return Err(self.complain("did not end"));
+        }
+        let (mut status, mut usage) = (0, zero_usage());
+        // SAFETY: both outlive the call; the child is ours and not reaped yet.
+        if unsafe { libc::wait4(self.pid() as i32, &mut status, 0, &mut usage) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.reaped = true;
+        if status != 0 {
+            return Err(self.complain(format_args!("failed (wait status {status:#x})")));
+        }
+        Ok(Finished { output: self.output(), cpu: time(usage.ru_utime) + time(usage.ru_stime) })
+    }
+
+    /// CPU time so far of it and its living descendants.
+    pub fn cpu(&self) -> Duration {
+        self.tree().into_iter().map(cpu_of).sum()
+    }
+
+    /// Proportional set size of it and its living descendants, bytes.
+    pub fn pss(&self) -> u64 {
+        let of = |pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
+            line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
+        };
+        self.tree().into_iter().map(of).sum()
+    }
+
+    /// Its id and those of its living descendants.
+    pub fn tree(&self) -> BTreeSet<u32> {
+        let mut all = descendants(self.pid());
+        all.insert(self.pid());
+        all
+    }
+}
+
+static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        let orphans = kill_tree(self.pid());
+        // Not reaped before this: until then the id cannot be anybody else's.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for pid in orphans {
+            // SAFETY: a null status is allowed. Orphans have become our children (see `guard`); for one
+            // that its own parent reaped, this fails.
+            unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
+        }
+    }
+}
+
+fn zero_usage() -> libc::rusage {
+    // SAFETY: plain data, and all zeros is a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn time(t: libc::timeval) -> Duration {
+    Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+}
+
+/// CPU time of a process with all its threads, ended ones included.
+fn cpu_of(pid: u32) -> Duration {
+    // What clock_getcpuclockid(3) computes: ~pid in the upper bits, CPUCLOCK_SCHED (2) in the lower.
+    let clock = (!(pid as i32) << 3) | 2;
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` outlives the call. Fails if the process is gone, and leaves zero.
+    unsafe { libc::clock_gettime(clock, &mut t) };
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// All living processes below `root`.
+fn descendants(root: u32) -> BTreeSet<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for pid in fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut found, mut open) = (BTreeSet::new(), vec![root]);
+    while let Some(pid) = open.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if found.insert(*child) {
+                open.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// Parent of `pid`, unless it is a zombie.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, in parentheses, may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (state != "Z").then_some(parent)
+}
+
+/// Kills everything below `root` until nothing new appears; not `root` itself. Returns what it killed.
+fn kill_tree(root: u32) -> BTreeSet<u32> {
+    let mut killed = BTreeSet::new();
+    loop {
+        let all = descendants(root);
+        if all.is_empty() {
+            return killed;
+        }
+        for pid in all {
+            // SAFETY: sends a signal; a process that has ended in the meantime makes it fail.
+            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+            killed.insert(pid);
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Full path of a program in PATH, or in the system directories that PATH may lack.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|d| d.join(name)).find(|p| p.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, scratch: &Scratch) -> Job {
+        let mut c = Command::new("/bin/sh");
+        c.args(["-c", script]);
+        Job::start(c, None, scratch.path()).unwrap()
+    }
+
+    #[test]
+    fn jobs_are_measured_killed_with_their_children_and_cleaned_up() {
+        let scratch = Scratch::new().unwrap();
+        let done = shell("echo one; echo two", &scratch).finish(Duration::ZERO).unwrap();
+        assert_eq!(done.output, "one\ntwo\n");
+        assert!(shell("exit 3", &scratch).finish(Duration::ZERO).is_err());
+
+        let mut parent = shell("sleep 1000 & echo $!; wait", &scratch);
+        let child: u32 = parent.first_line().unwrap().parse().unwrap();
+        assert!(parent.tree().contains(&child));
+        assert!(parent.pss() > 0);
+        drop(parent);
+        assert_eq!(super::parent(child), None);
+
+        let mut early = shell("exit 0", &scratch);
+        assert!(early.wait_listening(1).unwrap_err().to_string().contains("ended early"));
+        let path = scratch.path().to_owned();
+        drop(early);
+        drop(scratch);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn cpu_time_is_counted() {
+        let before = cpu_of(std::process::id());
+        assert!(before > Duration::ZERO);
+        assert_eq!(cpu_of(u32::MAX >> 4), Duration::ZERO);
+    }
+}

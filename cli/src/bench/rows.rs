@@ -1,0 +1,342 @@
+//! The rows: what each one runs, what it measures, and the floor it must reach.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::procs::{Job, Side, find_program, free_port};
+use crate::stat;
+
+/// What must hold for a row.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Floor {
+    /// Culvert is at least this many times better than the kernel.
+    Times(f64),
+    /// The same, and it needs no more CPU per operation.
+    TimesAndCpu(f64),
+    /// Culvert needs less than the kernel.
+    Less,
+    /// Culvert's value exceeds the kernel's by at most this, and its CPU by next to nothing.
+    Extra(f64),
+}
+
+/// One line of the table.
+pub struct Row {
+    /// Name on the command line.
+    pub id: &'static str,
+    /// What it is.
+    pub title: &'static str,
+    /// Unit of its value.
+    pub unit: &'static str,
+    /// More is better; otherwise less is.
+    pub higher_is_better: bool,
+    /// See [`Floor`].
+    pub floor: Floor,
+    /// What one operation is, for the CPU columns.
+    pub operation: &'static str,
+    /// Rounds are multiplied by this: small differences need more of them.
+    pub rounds: u32,
+    /// Programs that it runs.
+    pub needs: &'static [&'static str],
+    run: fn(&Setup, Side) -> io::Result<Sample>,
+}
+
+/// One measurement of one side.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// In the row's unit.
+    pub value: f64,
+    /// CPU time of both ends per operation, microseconds.
+    pub cpu: f64,
+    /// More figures, by name.
+    pub details: BTreeMap<&'static str, f64>,
+}
+
+/// What the rows need to know.
+pub struct Setup<'a> {
+    /// libculvert.so.
+    pub library: &'a Path,
+    /// For files.
+    pub scratch: &'a Path,
+    /// Length of a measurement.
+    pub seconds: u32,
+}
+
+const BLANK: Row = Row {
+    id: "",
+    title: "",
+    unit: "",
+    higher_is_better: true,
+    floor: Floor::Less,
+    operation: "",
+    rounds: 1,
+    needs: &[],
+    run: rtt,
+};
+
+/// In the order of the table.
+pub const ROWS: &[Row] = &[
+    Row { id: "rtt", title: "64 B request/response, blocking", unit: "us", higher_is_better: false, floor: Floor::Times(10.0), operation: "round trip", run: rtt, ..BLANK },
+    Row { id: "rtt-nospin", title: "the same, spinning off", unit: "us", higher_is_better: false, floor: Floor::Times(1.3), operation: "round trip", run: rtt_nospin, ..BLANK },
+    Row { id: "redis-p1", title: "redis-benchmark -c 50 -P 1, SET and GET 64 B", unit: "ops/s", floor: Floor::Times(3.0), operation: "command", needs: REDIS, run: |s, side| redis(s, side, side, 1), ..BLANK },
+    Row { id: "redis-p16", title: "redis-benchmark -c 50 -P 16, SET and GET 64 B", unit: "ops/s", floor: Floor::Times(1.7), operation: "command", needs: REDIS, run: |s, side| redis(s, side, side, 16), ..BLANK },
+    Row { id: "nginx", title: "nginx, 600 B file, keep-alive, wrk -c 32", unit: "req/s", floor: Floor::Times(2.0), operation: "request", needs: NGINX, run: |s, side| nginx(s, side, false), ..BLANK },
+    Row { id: "iperf", title: "iperf3, one stream", unit: "Gbit/s", floor: Floor::Times(2.0), operation: "MiB", needs: &["iperf3"], run: iperf, ..BLANK },
+    Row { id: "nginx-close", title: "nginx, new connection per request, wrk -c 32", unit: "req/s", floor: Floor::TimesAndCpu(0.97), operation: "request", rounds: 2, needs: NGINX, run: |s, side| nginx(s, side, true), ..BLANK },
+    Row { id: "remote-client", title: "redis-benchmark under culvert, server without", unit: "ops/s", floor: Floor::Times(0.99), operation: "command", rounds: 2, needs: REDIS, run: |s, side| redis(s, Side::Kernel, side, 1), ..BLANK },
+    Row { id: "remote-server", title: "redis-server under culvert, client without", unit: "ops/s", floor: Floor::Times(0.99), operation: "command", rounds: 2, needs: REDIS, run: |s, side| redis(s, side, Side::Kernel, 1), ..BLANK },
+    Row { id: "cpu-echo", title: "CPU at 20,000 64 B exchanges/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "exchange", run: |s, side| load(s, side, "echo", 20_000), ..BLANK },
+    Row { id: "cpu-redis", title: "CPU at 20,000 redis commands/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "command", needs: &["redis-server"], run: |s, side| load(s, side, "redis", 20_000), ..BLANK },
+    Row { id: "cpu-nginx", title: "CPU at 20,000 nginx requests/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "request", needs: &["nginx"], run: |s, side| load(s, side, "http", 20_000), ..BLANK },
+    Row { id: "cpu-iperf", title: "CPU at 4 Gbit/s, iperf3, one stream", unit: "us/MiB", higher_is_better: false, operation: "MiB", needs: &["iperf3"], run: |s, side| iperf_at(s, side, Some("4G")).map(cpu_as_value), ..BLANK },
+    Row { id: "idle", title: "1,000 idle connections: memory of both ends", unit: "B/conn", higher_is_better: false, floor: Floor::Extra(8192.0), operation: "second", run: idle, ..BLANK },
+];
+
+const REDIS: &[&str] = &["redis-server", "redis-benchmark"];
+const NGINX: &[&str] = &["nginx", "wrk"];
+/// The file that nginx serves, bytes.
+const FILE: usize = 600;
+
+impl Row {
+    /// Measures one side once.
+    pub fn sample(&self, setup: &Setup, side: Side) -> io::Result<Sample> {
+        (self.run)(setup, side)
+    }
+}
+
+impl Setup<'_> {
+    fn start(&self, command: Command, side: Side) -> io::Result<Job> {
+        Job::start(command, (side == Side::Culvert).then_some(self.library), self.scratch)
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+}
+
+fn program(name: &str) -> io::Result<Command> {
+    find_program(name).map(Command::new).ok_or_else(|| io::Error::other(format!("{name} is not installed")))
+}
+
+fn workload(args: &[&str]) -> Command {
+    // Not /proc/self/exe: the name of a program is what its error messages begin with.
+    let mut c = Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")));
+    c.arg("workload").args(args);
+    c
+}
+
+fn json(text: &str) -> io::Result<Value> {
+    serde_json::from_str(text).map_err(|e| io::Error::other(format!("output not understood ({e}): {text}")))
+}
+
+fn number(v: &Value) -> io::Result<f64> {
+    v.as_f64().ok_or_else(|| io::Error::other("output lacks a figure"))
+}
+
+/// Microseconds of CPU per operation.
+fn per_op(cpu: Duration, operations: f64) -> f64 {
+    cpu.as_secs_f64() * 1e6 / operations.max(1.0)
+}
+
+fn rtt(s: &Setup, side: Side) -> io::Result<Sample> {
+    rtt_with(s, side, "auto")
+}
+
+fn rtt_nospin(s: &Setup, side: Side) -> io::Result<Sample> {
+    rtt_with(s, side, "off")
+}
+
+fn rtt_with(s: &Setup, side: Side, spin: &str) -> io::Result<Sample> {
+    let with_spin = |mut c: Command| {
+        c.env("CULVERT_SPIN", spin);
+        c
+    };
+    let mut server = s.start(with_spin(workload(&["echo-server"])), side)?;
+    let port = server.first_line()?;
+    let seconds = s.seconds.to_string();
+    let client = s.start(with_spin(workload(&["rtt-client", "--port", &port, "--seconds", &seconds])), side)?;
+    let done = client.finish(s.length())?;
+    let answer = json(&done.output)?;
+    let cpu = per_op(server.cpu() + done.cpu, number(&answer["all_operations"])?);
+    let p50 = number(&answer["p50_ns"])? / 1000.0;
+    let details = BTreeMap::from([("mean_us", number(&answer["mean_ns"])? / 1000.0), ("p99_us", number(&answer["p99_ns"])? / 1000.0)]);
+    Ok(Sample { value: p50, cpu, details })
+}
+
+fn redis_server(s: &Setup, side: Side) -> io::Result<(Job, u16)> {
+    let port = free_port()?;
+    let mut c = program("redis-server")?;
+    c.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    c.args(["--loglevel", "warning", "--dir"]).arg(s.scratch);
+    let mut server = s.start(c, side)?;
+    server.wait_listening(port)?;
+    Ok((server, port))
+}
+
+fn redis(s: &Setup, server_side: Side, client_side: Side, pipeline: u32) -> io::Result<Sample> {
+    let (server, port) = redis_server(s, server_side)?;
+    // About `seconds` for both tests together on the kernel of a small machine.
+    let requests = s.seconds * if pipeline == 1 { 30_000 } else { 300_000 };
+    let mut c = program("redis-benchmark")?;
+    c.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-c", "50", "-d", "64", "-t", "set,get", "--csv"]);
+    c.args(["-P", &pipeline.to_string(), "-n", &requests.to_string()]);
+    let before = server.cpu();
+    let done = s.start(c, client_side)?.finish(s.length() * 10)?;
+    let cpu = per_op(server.cpu() - before + done.cpu, 2.0 * f64::from(requests));
+    let rates = parse_redis(&done.output)?;
+    let (set, get) = (rates.0, rates.1);
+    Ok(Sample { value: 2.0 / (1.0 / set + 1.0 / get), cpu, details: BTreeMap::from([("set", set), ("get", get)]) })
+}
+
+/// SET's and GET's rate in `redis-benchmark --csv`.
+fn parse_redis(output: &str) -> io::Result<(f64, f64)> {
+    let rate = |name: &str| {
+        let line = output.lines().find_map(|l| l.strip_prefix(&format!("\"{name}\",\"")))?;
+        line.split('"').next()?.parse::<f64>().ok().filter(|r| *r > 0.0)
+    };
+    rate("SET").zip(rate("GET")).ok_or_else(|| io::Error::other(format!("redis-benchmark: output not understood: {output}")))
+}
+
+fn nginx_server(s: &Setup, side: Side) -> io::Result<(Job, u16)> {
+    let port = free_port()?;
+    let dir = s.scratch.to_str().ok_or_else(|| io::Error::other("odd name of the temporary directory"))?;
+    let www = s.scratch.join("www");
+    std::fs::create_dir_all(&www)?;
+    std::fs::write(www.join("600.bin"), [b'a'; FILE])?;
+    let config = s.scratch.join("nginx.conf");
+    let text = include_str!("../../../bench/nginx.conf").replace("@PORT@", &port.to_string()).replace("@DIR@", dir);
+    std::fs::write(&config, text)?;
+    let mut c = program("nginx")?;
+    c.arg("-p").arg(s.scratch).arg("-c").arg(&config);
+    let mut server = s.start(c, side)?;
+    server.wait_listening(port)?;
+    Ok((server, port))
+}
+
+fn nginx(s: &Setup, side: Side, close: bool) -> io::Result<Sample> {
+    let (server, port) = nginx_server(s, side)?;
+    let mut c = program("wrk")?;
+    c.args(["-t1", "-c32", "--latency", &format!("-d{}s", s.seconds)]);
+    if close {
+        c.args(["-H", "Connection: close"]);
+    }
+    c.arg(format!("http://127.0.0.1:{port}/600.bin"));
+    let before = server.cpu();
+    let done = s.start(c, side)?.finish(s.length())?;
+    let (requests, rate) = parse_wrk(&done.output)?;
+    Ok(Sample { value: rate, cpu: per_op(server.cpu() - before + done.cpu, requests), ..Sample::default() })
+}
+
+/// Number of requests, and their rate. Errors of any kind void the measurement.
+fn parse_wrk(output: &str) -> io::Result<(f64, f64)> {
+    let bad = |why: &str| io::Error::other(format!("wrk: {why}: {output}"));
+    if output.contains("Non-2xx") || output.contains("Socket errors") {
+        return Err(bad("requests failed"));
+    }
+    let requests = output.lines().find_map(|l| l.trim().split_once(" requests in ")?.0.parse::<f64>().ok());
+    let rate = output.lines().find_map(|l| l.trim().strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());
+    requests.zip(rate).filter(|(n, _)| *n > 0.0).ok_or_else(|| bad("output not understood"))
+}
+
+fn iperf(s: &Setup, side: Side) -> io::Result<Sample> {
+    iperf_at(s, side, None)
+}
+
+fn iperf_at(s: &Setup, side: Side, rate: Option<&str>) -> io::Result<Sample> {
+    let port = free_port()?.to_string();
+    let mut c = program("iperf3")?;
+    c.args(["-s", "-1", "-B", "127.0.0.1", "-p", &port]);
+    let mut server = s.start(c, side)?;
+    server.wait_listening(port.parse().unwrap_or(0))?;
+    let mut c = program("iperf3")?;
+    c.args(["-c", "127.0.0.1", "-p", &port, "-J", "-t", &s.seconds.to_string()]);
+    c.args(rate.map(|r| ["-b", r]).iter().flatten());
+    let client = s.start(c, side)?.finish(s.length())?;
+    let server = server.finish(Duration::ZERO)?;
+    let answer = json(&client.output)?;
+    let received = &answer["end"]["sum_received"];
+    let mib = number(&received["bytes"])? / f64::from(1 << 20);
+    let value = number(&received["bits_per_second"])? / 1e9;
+    Ok(Sample { value, cpu: per_op(client.cpu + server.cpu, mib), details: BTreeMap::from([("gbit_per_s", value)]) })
+}
+
+fn cpu_as_value(s: Sample) -> Sample {
+    Sample { value: s.cpu, ..s }
+}
+
+fn load(s: &Setup, side: Side, protocol: &str, rate: u32) -> io::Result<Sample> {
+    let (server, port) = match protocol {
+        "redis" => redis_server(s, side)?,
+        "http" => nginx_server(s, side)?,
+        _ => {
+            let mut server = s.start(workload(&["epoll-server"]), side)?;
+            let port = server.first_line()?.parse().map_err(|_| server.complain("printed no port"))?;
+            (server, port)
+        }
+    };
+    let (port, offered, seconds) = (port.to_string(), rate.to_string(), s.seconds.to_string());
+    let args = ["load-client", "--port", &port, "--protocol", protocol, "--rate", &offered, "--seconds", &seconds];
+    let before = server.cpu();
+    let done = s.start(workload(&args), side)?.finish(s.length())?;
+    let answer = json(&done.output)?;
+    let cpu = per_op(server.cpu() - before + done.cpu, number(&answer["operations"])?);
+    Ok(Sample { value: cpu, cpu, details: BTreeMap::from([("rate", number(&answer["rate"])?)]) })
+}
+
+fn idle(s: &Setup, side: Side) -> io::Result<Sample> {
+    const CONNECTIONS: usize = 1000;
+    // Enough that both ends have moved to shared memory and settled there.
+    const EXCHANGES: &str = "60";
+    const LOOK: Duration = Duration::from_secs(2);
+    let mut server = s.start(workload(&["epoll-server"]), side)?;
+    let port = server.first_line()?;
+    let args = ["idle-client", "--port", &port, "--connections", &CONNECTIONS.to_string(), "--exchanges", EXCHANGES];
+    let mut client = s.start(workload(&args), side)?;
+    client.first_line()?;
+    let before = server.cpu() + client.cpu();
+    // The measurement itself: nothing happens for this long.
+    std::thread::sleep(LOOK);
+    let cpu = server.cpu() + client.cpu() - before;
+    let resident = server.pss() + client.pss();
+    let on_shm = stat::collect(Some(client.pid()))?.processes.iter().flat_map(|p| &p.connections).filter(|c| c.path == "shm").count();
+    if side == Side::Culvert && on_shm < CONNECTIONS {
+        return Err(io::Error::other(format!("only {on_shm} of {CONNECTIONS} connections reached shared memory")));
+    }
+    Ok(Sample {
+        value: resident as f64 / CONNECTIONS as f64,
+        cpu: cpu.as_secs_f64() * 1e6 / LOOK.as_secs_f64(),
+        details: BTreeMap::from([("connections_on_shm", on_shm as f64)]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique() {
+        let ids: std::collections::BTreeSet<_> = ROWS.iter().map(|r| r.id).collect();
+        assert_eq!(ids.len(), ROWS.len());
+    }
+
+    #[test]
+    fn redis_benchmarks_output_is_read() {
+        let text = "\"test\",\"rps\",\"avg_latency_ms\"\n\"SET\",\"69000.50\",\"0.4\"\n\"GET\",\"71000.00\",\"0.4\"\n";
+        assert_eq!(parse_redis(text).unwrap(), (69000.5, 71000.0));
+        assert!(parse_redis("\"SET\",\"1.0\"\n").is_err());
+        assert!(parse_redis("\"SET\",\"0.0\"\n\"GET\",\"1.0\"").is_err());
+    }
+
+    #[test]
+    fn wrks_output_is_read_and_errors_void_it() {
+        let good = "Running 2s test\n  200000 requests in 2.00s, 150MB read\nRequests/sec:  99999.50\n";
+        assert_eq!(parse_wrk(good).unwrap(), (200000.0, 99999.5));
+        assert!(parse_wrk(&format!("{good}  Socket errors: connect 0, read 1, write 0, timeout 0\n")).is_err());
+        assert!(parse_wrk(&format!("{good}  Non-2xx or 3xx responses: 5\n")).is_err());
+        assert!(parse_wrk("").is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! The values of culvert's environment variables, as the library understands them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// `CULVERT_PATH`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathChoice {
+    /// Shared memory where possible.
+    Auto,
+    /// The same; what cannot go there is logged.
+    Shm,
+    /// Everything stays on the kernel.
+    Kernel,
+    /// Reserved: not built yet.
+    Zstack,
+}
+
+/// `CULVERT_SPIN`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spin {
+    /// While it pays off.
+    Auto,
+    /// Never.
+    Off,
+    /// Always this long, microseconds.
+    Microseconds(u32),
+}
+
+/// `CULVERT_LOG`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogLevel(&'static str);
+
+/// `CULVERT_RING`, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ring(pub u64);
+
+impl FromStr for PathChoice {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(PathChoice::Auto),
+            "shm" => Ok(PathChoice::Shm),
+            "kernel" => Ok(PathChoice::Kernel),
+            "zstack" => Ok(PathChoice::Zstack),
+            _ => Err("expected auto, shm or kernel".into()),
+        }
+    }
+}
+
+impl FromStr for Spin {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Spin::Auto),
+            "off" => Ok(Spin::Off),
+            _ if !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit()) => {
+                s.parse().map(Spin::Microseconds).map_err(|_| "too many microseconds".into())
+            }
+            _ => Err("expected auto, off or a number of microseconds".into()),
+        }
+    }
+}
+
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+impl FromStr for LogLevel {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        LEVELS.iter().find(|l| **l == s).map(|l| LogLevel(l)).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
+    }
+}
+
+impl FromStr for Ring {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            Ok(n) if n > 0 && s.bytes().all(|b| b.is_ascii_digit()) => Ok(Ring(n)),
+            _ => Err("expected a number of bytes".into()),
+        }
+    }
+}
+
+impl fmt::Display for PathChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PathChoice::Auto => "auto",
+            PathChoice::Shm => "shm",
+            PathChoice::Kernel => "kernel",
+            PathChoice::Zstack => "zstack",
+        })
+    }
+}
+
+impl fmt::Display for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Spin::Auto => f.write_str("auto"),
+            Spin::Off => f.write_str("off"),
+            Spin::Microseconds(n) => write!(f, "{n}"),
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Display for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Why the library would not take `value` for `variable`; `None` if it would, or if the variable is not
+/// one that it checks.
+pub fn complaint(variable: &str, value: &str) -> Option<String> {
+    match variable {
+        "CULVERT_PATH" => match value.parse() {
+            Ok(PathChoice::Zstack) => Some("zstack is not built yet".into()),
+            Ok(_) => None,
+            Err(e) => Some(e),
+        },
+        "CULVERT_SPIN" => value.parse::<Spin>().err(),
+        "CULVERT_LOG" => value.parse::<LogLevel>().err(),
+        "CULVERT_RING" => value.parse::<Ring>().err(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_reads_back_as_itself() {
+        for s in ["auto", "shm", "kernel", "zstack"] {
+            assert_eq!(s.parse::<PathChoice>().unwrap().to_string(), s);
+        }
+        for s in ["auto", "off", "0", "50"] {
+            assert_eq!(s.parse::<Spin>().unwrap().to_string(), s);
+        }
+        for s in LEVELS {
+            assert_eq!(s.parse::<LogLevel>().unwrap().to_string(), s);
+        }
+        assert_eq!("65536".parse::<Ring>().unwrap().to_string(), "65536");
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (variable, value) in [
+            ("CULVERT_PATH", "zstack"),
+            ("CULVERT_PATH", ""),
+            ("CULVERT_SPIN", ""),
+            ("CULVERT_SPIN", "99999999999"),
+            ("CULVERT_LOG", "verbose"),
+            ("CULVERT_RING", "1M"),
+            ("CULVERT_RING", "+4096"),
+        ] {
+            assert!(complaint(variable, value).is_some(), "{variable}={value}");
+        }
+        assert_eq!(complaint("CULVERT_DIR", "anything"), None);
+        assert_eq!(complaint("CULVERT_RING", "65536"), None);
+    }
+}

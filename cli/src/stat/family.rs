@@ -1,0 +1,282 @@
+//! A family's memory, read from outside. It belongs to a process that may be broken or hostile: every
+//! value is copied out once, and nothing in it can make this module do more than report nonsense.
+
+use std::mem::offset_of;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use shmring::family::{self as layout, ConfiguredPath, Endpoint, FamilyHeader, Reason, State};
+
+use super::Direction;
+
+/// `Endpoint::rx_up` and `tx_up` of a direction that never moved.
+const NEVER: u64 = u64::MAX;
+
+/// What a family says about itself.
+#[derive(Debug)]
+pub struct Family {
+    /// CULVERT_PATH.
+    pub path: &'static str,
+    /// Why nothing is accelerated, if so.
+    pub disabled: Option<(String, &'static str)>,
+    /// Channels mapped since it began.
+    pub channels: u64,
+    /// Those in use.
+    pub endpoints: Vec<Record>,
+}
+
+/// A copy of one `shmring::family::Endpoint` in use.
+#[derive(Debug)]
+pub struct Record {
+    pub state: State,
+    reason: u32,
+    pub pid: u32,
+    pub fd: u32,
+    pub cookie: u64,
+    pub role: Option<&'static str>,
+    pub peer_pid: Option<u32>,
+    pub rx: Direction,
+    pub tx: Direction,
+    pub doorbells: u64,
+    pub spins_won: u64,
+    pub spins_lost: u64,
+}
+
+impl Record {
+    /// `"shm"` if a direction is on its ring, else `"kernel"`.
+    pub fn path(&self) -> &'static str {
+        if self.rx.path == "shm" || self.tx.path == "shm" { "shm" } else { "kernel" }
+    }
+
+    /// Why the connection is on the kernel.
+    pub fn reason(&self) -> Option<(String, &'static str)> {
+        if self.path() == "shm" {
+            return None;
+        }
+        match Reason::from_u32(self.reason) {
+            // Not said yet: the state tells.
+            Some(Reason::None) if self.state == State::Attached => Some(words(Reason::Pending as u32)),
+            Some(Reason::None) => Some(words(Reason::Young as u32)),
+            _ => Some(words(self.reason)),
+        }
+    }
+}
+
+/// Key and sentence of a reason, also of one that a newer library may have written.
+pub fn words(reason: u32) -> (String, &'static str) {
+    match Reason::from_u32(reason) {
+        Some(r) => (r.key().into(), r.text()),
+        None => (format!("unknown-{reason}"), "a reason that this version of culvert does not know"),
+    }
+}
+
+/// Reads the family behind `path`, a link in some `/proc/PID/fd`.
+pub fn read(path: &Path) -> Result<Family, String> {
+    // O_NONBLOCK: the link may lead to a FIFO that somebody gave our name.
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|e| e.to_string())?;
+    let meta = file.metadata().map_err(|e| e.to_string())?;
+    if meta.mode() & libc::S_IFMT != libc::S_IFREG {
+        return Err("not a memfd".into());
+    }
+    let read_at = |len: usize, at: usize| {
+        let mut bytes = vec![0; len];
+        match file.read_exact_at(&mut bytes, at as u64) {
+            Ok(()) => Ok(bytes),
+            Err(e) => Err(format!("too short ({e})")),
+        }
+    };
+    let header = read_at(size_of::<FamilyHeader>(), 0)?;
+    let (mut family, used) = parse_header(&header)?;
+    // In chunks, so that a process that claims all 65,536 does not cost 20 MB here.
+    const CHUNK: usize = 1024;
+    for first in (0..used).step_by(CHUNK) {
+        let n = CHUNK.min(used - first);
+        let bytes = read_at(n * size_of::<Endpoint>(), layout::ENDPOINTS_AT + first * size_of::<Endpoint>())?;
+        family.endpoints.extend(bytes.chunks_exact(size_of::<Endpoint>()).filter_map(parse_endpoint));
+    }
+    Ok(family)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_ne_bytes(*b))
+}
+
+/// The header, and how many endpoints were ever used.
+fn parse_header(bytes: &[u8]) -> Result<(Family, usize), String> {
+    if u64_at(bytes, offset_of!(FamilyHeader, magic)) != layout::MAGIC {
+        return Err("not a family's memory".into());
+    }
+    let version = u32_at(bytes, offset_of!(FamilyHeader, version));
+    if version != layout::VERSION {
+        return Err(format!("its library has layout version {version}, this command {}", layout::VERSION));
+    }
+    let path = match u32_at(bytes, offset_of!(FamilyHeader, path)) {
+        v if v == ConfiguredPath::Auto as u32 => "auto",
+        v if v == ConfiguredPath::Shm as u32 => "shm",
+        v if v == ConfiguredPath::Kernel as u32 => "kernel",
+        _ => "unknown",
+    };
+    let disabled = match u32_at(bytes, offset_of!(FamilyHeader, disabled)) {
+        0 => None,
+        v => Some(words(v)),
+    };
+    let used = u32_at(bytes, offset_of!(FamilyHeader, high)) as usize;
+    let channels = u64_at(bytes, offset_of!(FamilyHeader, channels));
+    Ok((Family { path, disabled, channels, endpoints: Vec::new() }, used.min(layout::ENDPOINTS)))
+}
+
+/// `None` for a record that is free, or a socket without a connection.
+fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
+    let state = State::from_u32(u32_at(bytes, offset_of!(Endpoint, state)));
+    if matches!(state, State::Free | State::Idle) {
+        return None;
+    }
+    let rx_phase = match u32_at(bytes, offset_of!(Endpoint, rx_phase)) {
+        0 => "native",
+        1 => "transit",
+        2 => "ring",
+        3 => "down",
+        _ => "unknown",
+    };
+    let tx_phase = match u32_at(bytes, offset_of!(Endpoint, tx_phase)) {
+        0 => "native",
+        1 => "ring",
+        2 => "down",
+        _ => "unknown",
+    };
+    let direction = |phase, bytes_at, messages_at, up_at| Direction {
+        path: if state == State::Attached && phase == "ring" { "shm" } else { "kernel" },
+        phase,
+        bytes: u64_at(bytes, bytes_at),
+        messages: u64_at(bytes, messages_at),
+        // An endpoint that was never attached may still have the zero it was born with.
+        switched_up_at: Some(u64_at(bytes, up_at)).filter(|at| *at != NEVER && phase != "native"),
+    };
+    Some(Record {
+        state,
+        reason: u32_at(bytes, offset_of!(Endpoint, reason)),
+        pid: u32_at(bytes, offset_of!(Endpoint, pid)),
+        fd: u32_at(bytes, offset_of!(Endpoint, fd)),
+        cookie: u64_at(bytes, offset_of!(Endpoint, cookie)),
+        role: match u32_at(bytes, offset_of!(Endpoint, role)) {
+            1 => Some("connector"),
+            2 => Some("acceptor"),
+            _ => None,
+        },
+        peer_pid: Some(u32_at(bytes, offset_of!(Endpoint, peer_pid))).filter(|pid| *pid != 0),
+        rx: direction(rx_phase, offset_of!(Endpoint, rx_bytes), offset_of!(Endpoint, rx_msgs), offset_of!(Endpoint, rx_up)),
+        tx: direction(tx_phase, offset_of!(Endpoint, tx_bytes), offset_of!(Endpoint, tx_msgs), offset_of!(Endpoint, tx_up)),
+        doorbells: u64_at(bytes, offset_of!(Endpoint, bells)),
+        spins_won: u64_at(bytes, offset_of!(Endpoint, spins_won)),
+        spins_lost: u64_at(bytes, offset_of!(Endpoint, spins_lost)),
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A family's memory, made by hand.
+    pub struct Synthetic(pub Vec<u8>);
+
+    impl Synthetic {
+        pub fn new(endpoints: usize) -> Synthetic {
+            let mut s = Synthetic(vec![0; layout::ENDPOINTS_AT + endpoints * size_of::<Endpoint>()]);
+            s.put(offset_of!(FamilyHeader, magic), &layout::MAGIC.to_ne_bytes());
+            s.put(offset_of!(FamilyHeader, version), &layout::VERSION.to_ne_bytes());
+            s.put(offset_of!(FamilyHeader, high), &(endpoints as u32).to_ne_bytes());
+            s
+        }
+        pub fn put(&mut self, at: usize, value: &[u8]) {
+            self.0[at..at + value.len()].copy_from_slice(value);
+        }
+        pub fn put32(&mut self, endpoint: usize, field: usize, value: u32) {
+            self.put(layout::ENDPOINTS_AT + endpoint * size_of::<Endpoint>() + field, &value.to_ne_bytes());
+        }
+        pub fn put64(&mut self, endpoint: usize, field: usize, value: u64) {
+            self.put(layout::ENDPOINTS_AT + endpoint * size_of::<Endpoint>() + field, &value.to_ne_bytes());
+        }
+        fn read(&self, name: &str) -> Result<Family, String> {
+            let path = std::env::temp_dir().join(format!("culvert-family-{}-{name}", std::process::id()));
+            std::fs::write(&path, &self.0).unwrap();
+            let family = read(&path);
+            std::fs::remove_file(&path).unwrap();
+            family
+        }
+    }
+
+    #[test]
+    fn an_attached_endpoint_is_on_shm_and_a_pinned_one_says_why_not() {
+        let mut s = Synthetic::new(4);
+        s.put32(1, offset_of!(Endpoint, state), State::Attached as u32);
+        s.put32(1, offset_of!(Endpoint, rx_phase), 1);
+        s.put32(1, offset_of!(Endpoint, tx_phase), 1);
+        s.put64(1, offset_of!(Endpoint, tx_bytes), 640);
+        s.put64(1, offset_of!(Endpoint, tx_msgs), 10);
+        s.put64(1, offset_of!(Endpoint, tx_up), 256);
+        s.put64(1, offset_of!(Endpoint, rx_up), NEVER);
+        s.put64(1, offset_of!(Endpoint, cookie), 77);
+        s.put64(1, offset_of!(Endpoint, bells), 3);
+        s.put32(2, offset_of!(Endpoint, state), State::Idle as u32);
+        s.put32(3, offset_of!(Endpoint, state), State::Pinned as u32);
+        s.put32(3, offset_of!(Endpoint, reason), Reason::Ktls as u32);
+        s.put32(3, offset_of!(Endpoint, tx_phase), 2);
+        let f = s.read("attached").unwrap();
+        assert_eq!((f.path, f.endpoints.len()), ("auto", 2));
+        let [on, off] = &f.endpoints[..] else { panic!() };
+        assert_eq!((on.path(), on.reason(), on.cookie, on.doorbells), ("shm", None, 77, 3));
+        assert_eq!(on.tx, Direction { path: "shm", phase: "ring", bytes: 640, messages: 10, switched_up_at: Some(256) });
+        assert_eq!((on.rx.path, on.rx.phase, on.rx.switched_up_at), ("kernel", "transit", None));
+        assert_eq!((off.path(), off.tx.phase), ("kernel", "down"));
+        assert_eq!(off.reason().unwrap().0, "ktls");
+    }
+
+    #[test]
+    fn a_ring_phase_counts_only_while_attached() {
+        let mut s = Synthetic::new(1);
+        s.put32(0, offset_of!(Endpoint, state), State::Pinned as u32);
+        s.put32(0, offset_of!(Endpoint, rx_phase), 2);
+        assert_eq!(s.read("phase").unwrap().endpoints[0].path(), "kernel");
+    }
+
+    #[test]
+    fn connections_that_do_not_say_why_get_the_reason_of_their_state() {
+        let mut s = Synthetic::new(3);
+        s.put32(0, offset_of!(Endpoint, state), State::Eligible as u32);
+        s.put32(1, offset_of!(Endpoint, state), State::Attached as u32);
+        s.put32(2, offset_of!(Endpoint, state), State::Pinned as u32);
+        s.put32(2, offset_of!(Endpoint, reason), 9999);
+        let keys: Vec<_> = s.read("reasons").unwrap().endpoints.iter().map(|e| e.reason().unwrap().0).collect();
+        assert_eq!(keys, ["young", "pending", "unknown-9999"]);
+    }
+
+    #[test]
+    fn damage_is_reported_and_bounded() {
+        assert!(Synthetic(vec![0; 4096]).read("zero").unwrap_err().contains("not a family"));
+        assert!(Synthetic(vec![]).read("empty").unwrap_err().contains("short"));
+        let mut s = Synthetic::new(0);
+        s.put(offset_of!(FamilyHeader, version), &99u32.to_ne_bytes());
+        assert!(s.read("version").unwrap_err().contains("99"));
+        let mut s = Synthetic::new(2);
+        s.put(offset_of!(FamilyHeader, high), &u32::MAX.to_ne_bytes());
+        assert!(s.read("high").unwrap_err().contains("short"));
+        assert!(read(Path::new("/dev/null")).is_err());
+    }
+
+    #[test]
+    fn a_disabled_family_says_why() {
+        let mut s = Synthetic::new(0);
+        s.put(offset_of!(FamilyHeader, disabled), &(Reason::NoRegistry as u32).to_ne_bytes());
+        s.put(offset_of!(FamilyHeader, path), &2u32.to_ne_bytes());
+        let f = s.read("disabled").unwrap();
+        assert_eq!((f.path, f.disabled.unwrap().0.as_str()), ("kernel", "no-registry"));
+    }
+}

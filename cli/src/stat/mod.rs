@@ -1,0 +1,110 @@
+//! `culvert stat`: what every process under culvert does with its connections.
+//!
+//! The JSON form is stable; fields may be added, none changes its meaning:
+//!
+//! ```text
+//! {"processes": [{
+//!   "pid": 4711, "command": "redis-server", "path": "auto",
+//!   "disabled": null | KEY, "disabled_text": null | SENTENCE,    why nothing at all is accelerated
+//!   "error": null | SENTENCE,                                    why its state could not be read
+//!   "channels": 2,                                               channels its family ever mapped
+//!   "connections": [{
+//!     "fd": 9 | null, "local": "127.0.0.1:6379", "peer": "127.0.0.1:40312", "peer_pid": 4712 | null,
+//!     "tcp_state": "established" | ...,
+//!     "state": "eligible" | "attached" | "pinned" | "untracked", "role": "connector" | "acceptor" | null,
+//!     "path": "shm" | "kernel",                    "shm" if either direction is on its ring
+//!     "reason": null | KEY, "reason_text": null | SENTENCE,      why not, if path is "kernel"
+//!     "rx": {"path": ..., "phase": "native" | "transit" | "ring" | "down",
+//!            "bytes": 0, "messages": 0, "switched_up_at": 123 | null},
+//!     "tx": {the same},                            phases "native", "ring", "down"
+//!     "doorbells": 0, "spins_won": 0, "spins_lost": 0
+//!   }]
+//! }]}
+//! ```
+//! `bytes` and `messages` count what went through the ring; `switched_up_at` is the stream position (bytes)
+//! at which the direction moved there. KEYs are those of `shmring::family::Reason`, and `untracked`: the
+//! library did not see this socket begin. A process appears if the caller may read its `/proc/PID/fd`.
+
+mod family;
+mod render;
+mod scan;
+
+use serde::Serialize;
+
+pub use render::columns;
+
+use crate::args::StatArgs;
+use crate::exit;
+
+/// See the module's documentation.
+#[derive(Serialize, Debug)]
+pub struct Report {
+    /// In order of process id.
+    pub processes: Vec<Process>,
+}
+
+/// See the module's documentation.
+#[derive(Serialize, Debug, Clone)]
+pub struct Process {
+    pub pid: u32,
+    pub command: String,
+    pub path: &'static str,
+    pub disabled: Option<String>,
+    pub disabled_text: Option<&'static str>,
+    pub error: Option<String>,
+    pub channels: u64,
+    pub connections: Vec<Connection>,
+}
+
+/// See the module's documentation.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct Connection {
+    pub fd: Option<i32>,
+    pub local: String,
+    pub peer: String,
+    pub peer_pid: Option<u32>,
+    pub tcp_state: &'static str,
+    pub state: &'static str,
+    pub role: Option<&'static str>,
+    pub path: &'static str,
+    pub reason: Option<String>,
+    pub reason_text: Option<&'static str>,
+    pub rx: Direction,
+    pub tx: Direction,
+    pub doorbells: u64,
+    pub spins_won: u64,
+    pub spins_lost: u64,
+}
+
+/// See the module's documentation.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct Direction {
+    pub path: &'static str,
+    pub phase: &'static str,
+    pub bytes: u64,
+    pub messages: u64,
+    pub switched_up_at: Option<u64>,
+}
+
+/// Everything the caller may see; only `pid` if given.
+pub fn collect(pid: Option<u32>) -> std::io::Result<Report> {
+    scan::collect(pid)
+}
+
+/// Runs `culvert stat`.
+pub fn main(args: &StatArgs) -> u8 {
+    let report = match collect(args.pid) {
+        Ok(r) => r,
+        Err(e) => {
+            eprintln!("culvert: cannot read /proc: {e}");
+            return exit::FAILED;
+        }
+    };
+    let text = if args.json {
+        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+    } else {
+        render::text(&report)
+    };
+    print!("{text}");
+    exit::OK
+}

@@ -1,0 +1,236 @@
+//! Finds the processes under culvert, and the sockets behind their endpoints.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use shmring::family::{MEMFD_NAME, State};
+
+use super::family::{self, Family, Record};
+use super::{Connection, Direction, Process, Report};
+use crate::netdiag::{self, Socket};
+
+/// The TCP sockets of one network namespace, by inode.
+type Sockets = HashMap<u64, Socket>;
+
+/// See [`super::collect`].
+pub fn collect(only: Option<u32>) -> std::io::Result<Report> {
+    let pids: Vec<u32> = match only {
+        Some(pid) => vec![pid],
+        None => fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect(),
+    };
+    let mut namespaces = HashMap::new();
+    let mut processes: Vec<_> = pids.into_iter().filter_map(|pid| process(pid, &mut namespaces)).collect();
+    processes.sort_by_key(|p| p.pid);
+    Ok(Report { processes })
+}
+
+/// What `/proc/PID/fd` shows.
+#[derive(Default)]
+struct Descriptors {
+    families: Vec<PathBuf>,
+    /// Lowest descriptor of each socket.
+    sockets: BTreeMap<u64, i32>,
+}
+
+fn descriptors(proc: &Path) -> Option<Descriptors> {
+    let family = format!("/memfd:{MEMFD_NAME} (deleted)");
+    let mut found = Descriptors::default();
+    // Both may fail because the process has just ended, or because it is another user's: no error of ours.
+    for entry in fs::read_dir(proc.join("fd")).ok()?.flatten() {
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let (Some(target), Some(fd)) = (target.to_str(), entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok())) else {
+            continue;
+        };
+        if target == family {
+            found.families.push(entry.path());
+        } else if let Some(inode) = target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']')).and_then(|t| t.parse().ok()) {
+            found.sockets.entry(inode).and_modify(|lowest: &mut i32| *lowest = fd.min(*lowest)).or_insert(fd);
+        }
+    }
+    Some(found)
+}
+
+fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Process> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let descriptors = descriptors(&proc)?;
+    if descriptors.families.is_empty() {
+        return None;
+    }
+    let mut process = Process {
+        pid,
+        command: command(&proc),
+        path: "unknown",
+        disabled: None,
+        disabled_text: None,
+        error: None,
+        channels: 0,
+        connections: Vec::new(),
+    };
+    // More than one is odd (a program that received another's descriptor); the first that reads well counts.
+    let mut families = descriptors.families.iter().map(|path| family::read(path));
+    let family = families.next()?;
+    match families.fold(family, |best, next| best.or(next)) {
+        Err(e) => process.error = Some(e),
+        Ok(family) => {
+            process.path = family.path;
+            process.channels = family.channels;
+            let namespace = fs::read_link(proc.join("ns/net")).unwrap_or_default();
+            let sockets = namespaces.entry(namespace.clone()).or_insert_with(|| sockets(&proc, &namespace));
+            process.connections = connections(&own_pids(&proc, pid), &family, &descriptors.sockets, sockets);
+            if let Some((key, text)) = family.disabled {
+                process.disabled = Some(key);
+                process.disabled_text = Some(text);
+            }
+        }
+    }
+    Some(process)
+}
+
+fn command(proc: &Path) -> String {
+    let line = fs::read(proc.join("cmdline")).unwrap_or_default();
+    let mut words: Vec<_> = line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
+    if words.is_empty() {
+        words.push(fs::read_to_string(proc.join("comm")).unwrap_or_default().trim_end().to_owned().into());
+    }
+    // A process chooses its own command line: keep it from writing to the terminal.
+    words.join(" ").chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The process's id, and its id in its own pid namespace, which is what the library recorded.
+fn own_pids(proc: &Path, pid: u32) -> HashSet<u32> {
+    let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|p| p.parse().ok()).chain([pid]).collect()
+}
+
+/// With cookies if it is our own namespace, else what /proc shows.
+fn sockets(proc: &Path, namespace: &Path) -> Sockets {
+    let own = fs::read_link("/proc/self/ns/net").is_ok_and(|own| own == namespace);
+    let all = match own.then(netdiag::dump) {
+        Some(Ok(all)) => all,
+        _ => ["net/tcp", "net/tcp6"]
+            .iter()
+            .flat_map(|name| netdiag::parse_proc(&fs::read_to_string(proc.join(name)).unwrap_or_default()))
+            .collect(),
+    };
+    all.into_iter().filter(|s| s.inode != 0).map(|s| (s.inode, s)).collect()
+}
+
+/// One entry per connected TCP socket that the process holds.
+fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, sockets: &Sockets) -> Vec<Connection> {
+    let by_cookie: HashMap<u64, &Record> = family.endpoints.iter().filter(|e| e.cookie != 0).map(|e| (e.cookie, e)).collect();
+    let by_fd: HashMap<u32, &Record> =
+        family.endpoints.iter().filter(|e| e.cookie == 0 && pids.contains(&e.pid)).map(|e| (e.fd, e)).collect();
+    // For namespaces whose cookies we cannot see, the descriptor at creation is the best there is.
+    let by_old_fd: HashMap<u32, &Record> =
+        family.endpoints.iter().filter(|e| pids.contains(&e.pid)).map(|e| (e.fd, e)).collect();
+    let mut found: Vec<_> = held
+        .iter()
+        .filter_map(|(inode, fd)| {
+            let socket = sockets.get(inode).filter(|s| s.connected())?;
+            let record = match socket.cookie {
+                Some(cookie) => by_cookie.get(&cookie).or_else(|| by_fd.get(&(*fd as u32))),
+                None => by_old_fd.get(&(*fd as u32)),
+            };
+            Some(connection(*fd, socket, record.copied(), family))
+        })
+        .collect();
+    found.sort_by_key(|c| c.fd);
+    found
+}
+
+fn connection(fd: i32, socket: &Socket, record: Option<&Record>, family: &Family) -> Connection {
+    let none = || Direction { path: "kernel", phase: "native", bytes: 0, messages: 0, switched_up_at: None };
+    let untracked = || ("untracked".to_string(), "the library did not see this socket begin");
+    let reason = match record {
+        Some(r) => r.reason(),
+        None => Some(family.disabled.clone().unwrap_or_else(untracked)),
+    };
+    let (reason, reason_text) = reason.unzip();
+    Connection {
+        fd: Some(fd),
+        local: socket.local.to_string(),
+        peer: socket.peer.to_string(),
+        peer_pid: record.and_then(|r| r.peer_pid),
+        tcp_state: tcp_state(socket.state),
+        state: match record.map(|r| r.state) {
+            Some(State::Attached) => "attached",
+            Some(State::Pinned) => "pinned",
+            Some(_) => "eligible",
+            None => "untracked",
+        },
+        role: record.and_then(|r| r.role),
+        path: record.map_or("kernel", Record::path),
+        reason,
+        reason_text,
+        rx: record.map_or_else(none, |r| r.rx.clone()),
+        tx: record.map_or_else(none, |r| r.tx.clone()),
+        doorbells: record.map_or(0, |r| r.doorbells),
+        spins_won: record.map_or(0, |r| r.spins_won),
+        spins_lost: record.map_or(0, |r| r.spins_lost),
+    }
+}
+
+/// include/net/tcp_states.h.
+fn tcp_state(state: u8) -> &'static str {
+    const NAMES: [&str; 13] = [
+        "unknown", "established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "time-wait", "close", "close-wait",
+        "last-ack", "listen", "closing", "syn-recv",
+    ];
+    NAMES.get(usize::from(state)).copied().unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::family::tests::Synthetic;
+    use super::*;
+    use std::io::Write;
+    use std::mem::offset_of;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    use shmring::family::Endpoint;
+
+    fn cookie(s: &TcpStream) -> u64 {
+        netdiag::exact(s.local_addr().unwrap(), s.peer_addr().unwrap()).unwrap().unwrap().cookie.unwrap()
+    }
+
+    /// This process, holding a hand-made family memfd and two real connections, is found by the real scan.
+    #[test]
+    fn endpoints_are_joined_with_sockets_by_cookie() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let mut s = Synthetic::new(2);
+        s.put32(0, offset_of!(Endpoint, state), State::Attached as u32);
+        s.put32(0, offset_of!(Endpoint, tx_phase), 1);
+        s.put64(0, offset_of!(Endpoint, cookie), cookie(&client));
+        // Stale: its socket is gone, and its descriptor number now names another one.
+        s.put32(1, offset_of!(Endpoint, state), State::Pinned as u32);
+        s.put64(1, offset_of!(Endpoint, cookie), u64::MAX - 1);
+        s.put32(1, offset_of!(Endpoint, pid), std::process::id());
+        s.put32(1, offset_of!(Endpoint, fd), server.as_raw_fd() as u32);
+        // SAFETY: the name is a terminated string.
+        let fd = unsafe { libc::memfd_create(c"culvert-family".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: a new descriptor, owned by nobody else.
+        let mut memfd = unsafe { fs::File::from_raw_fd(fd) };
+        memfd.write_all(&s.0).unwrap();
+
+        let report = collect(Some(std::process::id())).unwrap();
+        let process = &report.processes[0];
+        assert_eq!((process.error.as_deref(), process.path), (None, "auto"));
+        let of = |s: &TcpStream| process.connections.iter().find(|c| c.fd == Some(s.as_raw_fd())).unwrap();
+        assert_eq!((of(&client).path, of(&client).state), ("shm", "attached"));
+        assert_eq!(of(&client).peer, server.local_addr().unwrap().to_string());
+        assert_eq!((of(&server).path, of(&server).reason.as_deref()), ("kernel", Some("untracked")));
+        assert!(!process.connections.iter().any(|c| c.fd == Some(listener.as_raw_fd())));
+    }
+
+    #[test]
+    fn a_process_without_culvert_is_not_listed() {
+        assert!(collect(Some(1)).unwrap().processes.is_empty());
+        assert!(collect(Some(u32::MAX)).unwrap().processes.is_empty());
+    }
+}

@@ -1,0 +1,487 @@
+//! What the kernel says about the socket at the other end: `NETLINK_SOCK_DIAG`, see sock_diag(7).
+//!
+//! An exact query is answered before `sendto` returns, so nothing here ever waits. It needs no privilege.
+//! Answers are about the network namespace in which the netlink socket was opened, that of the calling
+//! thread; after `setns` or `unshare(CLONE_NEWNET)` call [`Cache::forget`].
+
+use crate::keep::Keep;
+use crate::os;
+use crate::tuple::{Tuple, mapped, unmapped};
+use crate::Place;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// A socket, as the kernel describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its `SO_COOKIE`: unique while the machine is up.
+    pub cookie: u64,
+    /// Owner of the socket: effective uid of the process when it called `socket` or `accept`, as seen in
+    /// our user namespace (a user that has no number here appears as the overflow uid, 65534).
+    pub uid: u32,
+    /// Inode; 0 if no process holds it: closed, or not accepted yet.
+    pub inode: u32,
+    /// TCP state: 1 established ... 11 closing (`tcp_states.h`).
+    pub state: u8,
+}
+
+/// Why there is no [`Found`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Miss {
+    /// The kernel knows no such socket in this network namespace. A kernel without the TCP diagnostics
+    /// module says the same, and so it does of a socket bound to a device (`SO_BINDTODEVICE`).
+    NotFound,
+    /// The kernel could not be asked; an `errno` value.
+    Unavailable(i32),
+}
+
+/// Keeps one netlink socket between queries; meant to be a `static`.
+///
+/// A thread takes it for the length of a query, so two threads never mix their answers; who finds it taken
+/// opens a temporary one. A forked child does not use its parent's: it would share the receive queue.
+pub struct Cache {
+    socket: Keep,
+    /// Process that opened it.
+    pid: AtomicU32,
+    place: Place,
+}
+
+impl Cache {
+    /// An empty cache. `place` moves the socket, once opened, out of the program's way.
+    pub const fn new(place: Place) -> Cache {
+        Cache { socket: Keep::new(), pid: AtomicU32::new(0), place }
+    }
+
+    /// Closes the kept socket: the calling thread has changed its network namespace, or the process is
+    /// about to drop its descriptors.
+    pub fn forget(&self) {
+        self.socket.drop_kept();
+    }
+
+    fn take(&self) -> Option<i32> {
+        let (fd, _) = self.socket.take()?;
+        if self.pid.load(Ordering::Relaxed) == os::getpid() {
+            return Some(fd);
+        }
+        os::close(fd);
+        None
+    }
+
+    fn put(&self, fd: i32) {
+        // If this fails, somebody closed it under us: the number may already be theirs.
+        if let Ok(st) = os::fstat(fd) {
+            self.pid.store(os::getpid(), Ordering::Relaxed);
+            self.socket.put(fd, &st);
+        }
+    }
+}
+
+/// Asks about the socket whose own addresses are `tuple`'s, local end first. About 4 us.
+///
+/// A socket in TIME_WAIT is found too, with inode 0 and a cookie of its own.
+///
+/// # Errors
+/// [`Miss`].
+pub fn find(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
+    if let Some(fd) = cache.take() {
+        match ask(fd, tuple) {
+            // Whatever went wrong may be this socket's fault: try once with a new one.
+            Err(Miss::Unavailable(_)) => os::close(fd),
+            answer => {
+                cache.put(fd);
+                return answer;
+            }
+        }
+    }
+    let mut fd = open().map_err(Miss::Unavailable)?;
+    let answer = ask(fd, tuple);
+    if cache.socket.is_empty() && !matches!(answer, Err(Miss::Unavailable(_))) {
+        fd = (cache.place)(fd);
+        cache.put(fd);
+    } else {
+        os::close(fd);
+    }
+    answer
+}
+
+/// Whether the socket with these addresses (local end first) and this cookie is gone for good: the kernel
+/// knows no such socket, or knows that no process holds it. `false` if the kernel could not be asked.
+///
+/// Two traps for callers. A connection waiting in a listener's queue also has no holder; ask only about
+/// sockets that a process has held. And a socket that its owner bound to a device *after* connecting, or
+/// that is in another network namespace than the calling thread, is not found: see [`certainly_gone`].
+pub fn gone(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
+    match find(cache, tuple) {
+        Ok(found) => found.cookie != cookie || found.inode == 0,
+        Err(Miss::NotFound) => true,
+        Err(Miss::Unavailable(_)) => false,
+    }
+}
+
+/// As [`gone`], but where that finds nothing, the kernel's whole table is searched for the two ports, so
+/// that a socket bound to a device is not overlooked. Takes in the order of a millisecond; for peers that
+/// did not say goodbye. Still blind to other network namespaces.
+pub fn certainly_gone(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
+    match find(cache, tuple) {
+        Ok(found) => found.cookie != cookie || found.inode == 0,
+        Err(Miss::NotFound) => searched(tuple, cookie).unwrap_or(false),
+        Err(Miss::Unavailable(_)) => false,
+    }
+}
+
+const NETLINK_SOCK_DIAG: i32 = 4;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;
+/// `struct sockaddr_nl` of the kernel: family, and zeros.
+const KERNEL: [u8; 12] = [libc::AF_NETLINK as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// `nlmsghdr` and `inet_diag_req_v2`.
+const REQUEST: usize = 16 + 56;
+/// `nlmsghdr` and the fixed part of `inet_diag_msg`.
+const REPLY: usize = 16 + 72;
+/// Answers to earlier questions that are skipped before giving up.
+const STRAY: usize = 4;
+/// Datagrams of a dump that are read before giving up. With a filter on both ports one or two come.
+const DUMP_PARTS: usize = 32;
+
+fn open() -> Result<i32, i32> {
+    os::socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)
+}
+
+fn request(tuple: &Tuple, seq: u32) -> [u8; REQUEST] {
+    let mut b = [0u8; REQUEST];
+    // struct nlmsghdr
+    os::put(&mut b, 0, &(REQUEST as u32).to_ne_bytes());
+    os::put(&mut b, 4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    os::put(&mut b, 6, &NLM_F_REQUEST.to_ne_bytes());
+    os::put(&mut b, 8, &seq.to_ne_bytes());
+    // struct inet_diag_req_v2: family, protocol, extensions, padding, states (ignored by exact queries)
+    b[17] = libc::IPPROTO_TCP as u8;
+    os::put(&mut b, 20, &u32::MAX.to_ne_bytes());
+    // struct inet_diag_sockid
+    os::put(&mut b, 24, &tuple.sport.to_be_bytes());
+    os::put(&mut b, 26, &tuple.dport.to_be_bytes());
+    // The kernel finds v6 sockets with v4-mapped addresses by an IPv4 query, since they share its table.
+    match (unmapped(&tuple.src), unmapped(&tuple.dst)) {
+        (Some(src), Some(dst)) => {
+            b[16] = libc::AF_INET as u8;
+            os::put(&mut b, 28, &src);
+            os::put(&mut b, 44, &dst);
+        }
+        _ => {
+            b[16] = libc::AF_INET6 as u8;
+            os::put(&mut b, 28, &tuple.src);
+            os::put(&mut b, 44, &tuple.dst);
+        }
+    }
+    // Sockets with a link-local address are bound to its interface and found by naming it; for all others
+    // the index is 0.
+    os::put(&mut b, 60, &tuple.scope.to_ne_bytes());
+    // INET_DIAG_NOCOOKIE: any.
+    os::put(&mut b, 64, &[0xff; 8]);
+    b
+}
+
+/// Reads the answer with sequence number `seq`; `None` if the message is something else.
+fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, Miss>> {
+    if b.len() < 20 || os::u32_at(b, 8) != seq {
+        return None;
+    }
+    match os::u16_at(b, 4) {
+        NLMSG_ERROR => match -(os::u32_at(b, 16) as i32) {
+            libc::ENOENT => Some(Err(Miss::NotFound)),
+            errno => Some(Err(Miss::Unavailable(errno))),
+        },
+        SOCK_DIAG_BY_FAMILY if b.len() >= REPLY => {
+            let address = |at| match b[16] as i32 {
+                libc::AF_INET => mapped(os::array(b, at)),
+                _ => os::array(b, at),
+            };
+            let port = |at| u16::from_be_bytes(os::array(b, at));
+            let same = (address(24), address(40)) == (tuple.src, tuple.dst)
+                && (port(20), port(22)) == (tuple.sport, tuple.dport);
+            // Where there is no such connection the kernel goes on to look for a listener on the local
+            // port (inet_lookup), and answers with that.
+            if !same {
+                return Some(Err(Miss::NotFound));
+            }
+            Some(Ok(Found {
+                cookie: os::u32_at(b, 60) as u64 | (os::u32_at(b, 64) as u64) << 32,
+                uid: os::u32_at(b, 80),
+                inode: os::u32_at(b, 84),
+                state: b[17],
+            }))
+        }
+        _ => None,
+    }
+}
+
+fn ask(fd: i32, tuple: &Tuple) -> Result<Found, Miss> {
+    let seq = shmring::sys::cycles() as u32;
+    os::sendto(fd, &request(tuple, seq), &KERNEL).map_err(Miss::Unavailable)?;
+    let mut b = [0u8; 256];
+    for _ in 0..STRAY {
+        let got = os::recvmsg(fd, &mut b, &mut [], 0).map_err(Miss::Unavailable)?;
+        // nl_pid 0 is the kernel; a privileged process could write to our port as well.
+        let from = got.address.bytes();
+        if from.len() != KERNEL.len() || os::u32_at(from, 4) != 0 {
+            continue;
+        }
+        if let Some(answer) = parse(&b[..got.len.min(b.len())], tuple, seq) {
+            return answer;
+        }
+    }
+    Err(Miss::Unavailable(libc::EPROTO))
+}
+
+/// Whether no socket with these ports has this cookie and a holder, by looking at all of them.
+fn searched(tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
+    // A v6 socket with v4-mapped addresses is listed under its own family.
+    let families = [libc::AF_INET, libc::AF_INET6];
+    for family in &families[if tuple.is_v4() { 0 } else { 1 }..] {
+        let fd = open()?;
+        let held = listed(fd, *family, tuple, cookie);
+        os::close(fd);
+        if held? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a dump of `family`, filtered by `tuple`'s ports, has a held socket with this cookie.
+fn listed(fd: i32, family: i32, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
+    let seq = shmring::sys::cycles() as u32;
+    let mut ask = request(tuple, seq);
+    os::put(&mut ask, 6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    ask[16] = family as u8;
+    os::sendto(fd, &ask, &KERNEL)?;
+    let mut held = false;
+    let mut b = [0u8; 2048];
+    for _ in 0..DUMP_PARTS {
+        // Reading a part makes the kernel produce the next one: there is nothing to wait for.
+        let got = os::recvmsg(fd, &mut b, &mut [], 0)?;
+        let mut rest = b.get(..got.len).ok_or(libc::EMSGSIZE)?;
+        while rest.len() >= 16 {
+            let len = os::u32_at(rest, 0) as usize;
+            let message = rest.get(..len).filter(|m| m.len() >= 16).ok_or(libc::EPROTO)?;
+            if os::u32_at(message, 8) != seq || os::u16_at(message, 6) & NLM_F_DUMP_INTR != 0 {
+                return Err(libc::EPROTO);
+            }
+            match os::u16_at(message, 4) {
+                NLMSG_DONE => return Ok(held),
+                NLMSG_ERROR => return Err(-(os::u32_at(message, 16) as i32)),
+                SOCK_DIAG_BY_FAMILY if message.len() >= REPLY => {
+                    let this = os::u32_at(message, 60) as u64 | (os::u32_at(message, 64) as u64) << 32;
+                    held |= this == cookie && os::u32_at(message, 84) != 0;
+                }
+                _ => return Err(libc::EPROTO),
+            }
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        }
+    }
+    Err(libc::EMSGSIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::*;
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
+    fn uid() -> u32 {
+        os::geteuid()
+    }
+
+    /// Pairs as programs make them: v4, v6, and v4-mapped on either side.
+    fn kinds() -> Vec<(&'static str, &'static str)> {
+        let mut kinds = vec![("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.3")];
+        if v6_loopback() {
+            kinds.extend([("::1", "::1"), ("::", "127.0.0.1"), ("127.0.0.1", "::ffff:127.0.0.1")]);
+        }
+        kinds
+    }
+
+    #[test]
+    fn each_end_finds_the_other_by_its_cookie() {
+        let cache = Cache::new(place);
+        for (listen, host) in kinds() {
+            let listener = TcpListener::bind((listen, 0)).unwrap();
+            let (client, server) = accepted(&listener, host);
+            for (asking, other) in [(&client, &server), (&server, &client)] {
+                let found = find(&cache, &Tuple::of(asking.as_raw_fd(), true).unwrap()).unwrap();
+                assert_eq!(found.cookie, cookie(other), "{listen} {host}");
+                assert_eq!((found.uid, found.state), (uid(), 1));
+                let link = std::fs::read_link(format!("/proc/self/fd/{}", other.as_raw_fd())).unwrap();
+                assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", found.inode));
+                let tuple = Tuple::of(asking.as_raw_fd(), true).unwrap();
+                assert!(!gone(&cache, &tuple, cookie(other)));
+                assert!(!certainly_gone(&cache, &tuple, cookie(other)));
+                assert!(gone(&cache, &tuple, cookie(other) + 1), "another socket has the ports now");
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_socket_is_gone_though_its_listener_lives() {
+        let _guard = no_forks();
+        let cache = Cache::new(place);
+        for (listen, host) in kinds() {
+            let listener = TcpListener::bind((listen, 0)).unwrap();
+            let (client, server) = accepted(&listener, host);
+            let (of_client, of_server) =
+                (Tuple::of(server.as_raw_fd(), true).unwrap(), Tuple::of(client.as_raw_fd(), true).unwrap());
+            let (c, s) = (cookie(&client), cookie(&server));
+
+            server.shutdown(std::net::Shutdown::Write).unwrap();
+            assert!(!gone(&cache, &of_server, s), "half closed is not closed");
+            drop(server);
+            // The client has not closed: the server's socket is an orphan in FIN_WAIT2.
+            assert!(gone(&cache, &of_server, s) && certainly_gone(&cache, &of_server, s));
+            assert!(!gone(&cache, &of_client, c));
+            drop(client);
+            assert!(gone(&cache, &of_client, c) && certainly_gone(&cache, &of_client, c));
+            assert!(gone(&cache, &of_server, s) && certainly_gone(&cache, &of_server, s));
+        }
+    }
+
+    #[test]
+    fn an_orphan_has_no_inode() {
+        let _guard = no_forks();
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+        let before = find(&cache, &tuple).unwrap();
+        drop(server);
+        let after = find(&cache, &tuple).unwrap();
+        assert_eq!((after.inode, after.cookie), (0, before.cookie));
+        assert_ne!(after.state, before.state);
+    }
+
+    #[test]
+    fn a_listener_is_not_the_answer_and_nonsense_is_not_found() {
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut t = Tuple { src: mapped([127, 0, 0, 1]), dst: mapped([127, 0, 0, 1]), sport: port, dport: 1, scope: 0 };
+        assert_eq!(find(&cache, &t), Err(Miss::NotFound));
+        t.sport = 1;
+        assert_eq!(find(&cache, &t), Err(Miss::NotFound));
+        let six = Tuple { src: [0xfe; 16], dst: [0xfd; 16], sport: 1, dport: 1, scope: 0 };
+        assert_eq!(find(&cache, &six), Err(Miss::NotFound));
+    }
+
+    #[test]
+    fn a_socket_bound_to_a_device_is_not_certainly_gone() {
+        let _guard = no_forks();
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        // SAFETY: three bytes of name.
+        let ret = unsafe {
+            libc::setsockopt(server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, c"lo".as_ptr().cast(), 3)
+        };
+        assert_eq!(ret, 0);
+        let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+        assert_eq!(find(&cache, &tuple), Err(Miss::NotFound));
+        assert!(!certainly_gone(&cache, &tuple, cookie(&server)));
+        let c = cookie(&server);
+        drop(server);
+        assert!(certainly_gone(&cache, &tuple, c));
+    }
+
+    #[test]
+    fn a_held_v4_mapped_socket_is_seen_by_the_search() {
+        if !v6_loopback() {
+            return;
+        }
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+        assert_eq!(searched(&tuple, cookie(&server)), Ok(false));
+        assert_eq!(searched(&tuple, cookie(&server) + 1), Ok(true));
+    }
+
+    #[test]
+    fn the_socket_is_kept_and_recognised() {
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+        find(&cache, &tuple).unwrap();
+        let kept = cache.socket.share().unwrap();
+        assert!(kept >= HIGH);
+        find(&cache, &tuple).unwrap();
+        assert_eq!(cache.socket.share(), Some(kept), "the same socket served twice");
+
+        // The program replaces it by a pipe: the pipe must survive and stay empty.
+        let pipe = Pipe::new();
+        // SAFETY: plain numbers; `kept` is open.
+        unsafe { libc::dup3(pipe.write.as_raw_fd(), kept, libc::O_CLOEXEC) };
+        assert_eq!(find(&cache, &tuple).unwrap().cookie, cookie(&server));
+        assert_eq!(pipe.copies(), 3);
+        drop(own(kept));
+        cache.forget();
+        assert!(cache.socket.is_empty());
+    }
+
+    #[test]
+    fn a_forked_child_asks_through_a_socket_of_its_own() {
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+        let expected = cookie(&server);
+        find(&cache, &tuple).unwrap();
+        let inode = os::fstat(cache.socket.share().unwrap()).unwrap().ino;
+        let code = in_child(|| {
+            let found = find(&cache, &tuple).is_ok_and(|f| f.cookie == expected);
+            let now = cache.socket.share().and_then(|fd| os::fstat(fd).ok()).map_or(0, |st| st.ino);
+            found as u8 | ((now != 0 && now != inode) as u8) << 1
+        });
+        assert_eq!(code, 3);
+        assert_eq!(os::fstat(cache.socket.share().unwrap()).unwrap().ino, inode);
+    }
+
+    #[test]
+    fn threads_never_get_each_others_answers() {
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pairs: Vec<_> = (0..4).map(|_| accepted(&listener, "127.0.0.1")).collect();
+        std::thread::scope(|s| {
+            for (client, server) in &pairs {
+                let cache = &cache;
+                s.spawn(move || {
+                    let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
+                    for _ in 0..500 {
+                        assert_eq!(find(cache, &tuple).unwrap().cookie, cookie(server));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn stray_and_short_answers_are_skipped() {
+        let t = Tuple { src: mapped([1, 2, 3, 4]), dst: mapped([5, 6, 7, 8]), sport: 9, dport: 10, scope: 0 };
+        let mut b = [0u8; REPLY];
+        os::put(&mut b, 4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        os::put(&mut b, 8, &7u32.to_ne_bytes());
+        b[16] = libc::AF_INET as u8;
+        os::put(&mut b, 20, &9u16.to_be_bytes());
+        os::put(&mut b, 22, &10u16.to_be_bytes());
+        os::put(&mut b, 24, &[1, 2, 3, 4]);
+        os::put(&mut b, 40, &[5, 6, 7, 8]);
+        assert!(matches!(parse(&b, &t, 7), Some(Ok(_))));
+        assert_eq!(parse(&b, &t, 8), None);
+        assert_eq!(parse(&b, &t.reversed(), 7), Some(Err(Miss::NotFound)));
+        for short in 0..REPLY {
+            assert_eq!(parse(&b[..short], &t, 7), None);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How the two ends of a TCP connection find out that both run under culvert, prove it, and exchange
+//! what they need to share memory. No byte of the connection passes through here.
+//!
+//! 1. **Publish.** The side that connected writes *tuple, socket cookie, mailbox* into its user's
+//!    [`registry`] file. Nothing in the file is trusted by anybody: an entry may be stale, belong to an
+//!    earlier connection of the same ports, or be a lie.
+//! 2. **Look up, and let the kernel decide.** The side that accepted asks the kernel's socket
+//!    diagnostics ([`diag`]) about the socket at the other end: its cookie and its owner's uid. It reads
+//!    *that* uid's registry, and an entry counts only if it carries that very cookie. A cookie is never
+//!    used twice while the machine is up, so this one answer settles stale entries, port reuse and
+//!    identity at once.
+//! 3. **Knock.** The acceptor sends [`Knock`](message::Message::Knock) to the [`mailbox`] in the entry.
+//!    The connector answers [`Welcome`](message::Message::Welcome) with its doorbells; the kernel stamps
+//!    the datagram with the sender's uid, which must be the uid of step 2. Then the acceptor sends
+//!    [`Channel`](message::Message::Channel): the shared memory and its own doorbells. The connector in
+//!    turn checks the acceptor's socket with [`diag`] before it uses a connection offered there.
+//! 4. Pairs of processes that have a channel do not come here again, except for a
+//!    [`Doorbell`](message::Message::Doorbell) when a new poller appears, and for [`diag::gone`] before
+//!    memory of a dead connection is used for another.
+//!
+//! Nobody waits for anybody: every call here returns at once, and "full", "not there" or "not yet" leaves
+//! the connection on the kernel, where it already works.
+//!
+//! # What callers may rely on
+//! No allocation, no lock, no `errno`, no libc call: only raw system calls, so everything may be called
+//! inside the hooks, in a signal handler, and in the child of a threaded program that forked.
+//! Descriptors kept between calls ([`registry::Registry`], [`diag::Cache`]) are taken out of their slot
+//! while in use, so that two threads never share one; a thread that finds the slot empty works with a
+//! temporary descriptor. If another thread forks in that moment, the child loses track of one descriptor
+//! (close-on-exec) and opens another. A kept descriptor is recognised by device and inode before each use:
+//! should the program have closed it behind our back and reused the number, the program's file is left
+//! alone. The caller must not come here from a child that shares our memory (`vfork`).
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(test), deny(unsafe_code))]
+
+pub mod diag;
+pub mod mailbox;
+pub mod message;
+pub mod registry;
+pub mod tuple;
+
+mod keep;
+#[allow(unsafe_code)]
+mod os;
+
+#[cfg(test)]
+mod testing;
+
+pub use tuple::Tuple;
+
+/// Moves a descriptor of ours out of the program's way (to a high number, close-on-exec kept) and returns
+/// where it is now; on failure it returns the number it was given. The old number is closed.
+pub type Place = fn(i32) -> i32;

@@ -1,0 +1,257 @@
+//! The system calls this crate makes, as small functions with checked results. Errors are `errno` values.
+
+use core::ffi::CStr;
+use shmring::sys;
+use shmring::syscall;
+
+fn check(ret: isize) -> Result<usize, i32> {
+    if ret < 0 { Err(-ret as i32) } else { Ok(ret as usize) }
+}
+
+pub(crate) fn geteuid() -> u32 {
+    // SAFETY: takes no arguments and cannot fail.
+    unsafe { syscall!(libc::SYS_geteuid) as u32 }
+}
+
+pub(crate) fn getegid() -> u32 {
+    // SAFETY: takes no arguments and cannot fail.
+    unsafe { syscall!(libc::SYS_getegid) as u32 }
+}
+
+/// Random 64 bits; never waits for the kernel's generator to be seeded.
+pub(crate) fn random() -> Result<u64, i32> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the kernel writes at most the 8 bytes of `bytes`.
+    let n = check(unsafe { syscall!(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), libc::GRND_NONBLOCK) })?;
+    if n == bytes.len() { Ok(u64::from_ne_bytes(bytes)) } else { Err(libc::EAGAIN) }
+}
+
+// --- files
+
+pub(crate) fn openat(dir: i32, path: &CStr, flags: i32, mode: u32) -> Result<i32, i32> {
+    // SAFETY: `path` is a NUL-terminated string; the other arguments are plain numbers.
+    let ret = unsafe { syscall!(libc::SYS_openat, dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode) };
+    Ok(check(ret)? as i32)
+}
+
+/// What `fstat` says and this crate uses.
+#[derive(Clone, Copy)]
+pub(crate) struct Stat {
+    pub dev: u64,
+    pub ino: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub nlink: u64,
+    pub size: u64,
+}
+
+impl Stat {
+    fn from(st: &libc::stat) -> Stat {
+        Stat {
+            dev: st.st_dev,
+            ino: st.st_ino,
+            mode: st.st_mode,
+            uid: st.st_uid,
+            nlink: st.st_nlink,
+            size: st.st_size as u64,
+        }
+    }
+    pub fn is_regular(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+}
+
+fn empty_stat() -> libc::stat {
+    // SAFETY: `stat` is plain integers, for which all zeros is a value.
+    unsafe { core::mem::zeroed() }
+}
+
+pub(crate) fn fstat(fd: i32) -> Result<Stat, i32> {
+    let mut st = empty_stat();
+    // SAFETY: on x86-64 libc's `stat` is the kernel's, and the kernel writes exactly one of them.
+    check(unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) })?;
+    Ok(Stat::from(&st))
+}
+
+/// `stat`, following links.
+pub(crate) fn stat(path: &CStr) -> Result<Stat, i32> {
+    let mut st = empty_stat();
+    // SAFETY: as for `fstat`; `path` is NUL-terminated.
+    check(unsafe { syscall!(libc::SYS_newfstatat, libc::AT_FDCWD, path.as_ptr(), &raw mut st, 0) })?;
+    Ok(Stat::from(&st))
+}
+
+pub(crate) fn ftruncate(fd: i32, len: u64) -> Result<(), i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { syscall!(libc::SYS_ftruncate, fd, len) }).map(drop)
+}
+
+pub(crate) fn fchmod(fd: i32, mode: u32) -> Result<(), i32> {
+    // SAFETY: no memory is involved.
+    check(unsafe { syscall!(libc::SYS_fchmod, fd, mode) }).map(drop)
+}
+
+pub(crate) fn pread(fd: i32, buf: &mut [u8], at: u64) -> Result<usize, i32> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
+    check(unsafe { syscall!(libc::SYS_pread64, fd, buf.as_mut_ptr(), buf.len(), at) })
+}
+
+pub(crate) fn pwrite(fd: i32, buf: &[u8], at: u64) -> Result<usize, i32> {
+    // SAFETY: the kernel reads `buf.len()` bytes from `buf`.
+    check(unsafe { syscall!(libc::SYS_pwrite64, fd, buf.as_ptr(), buf.len(), at) })
+}
+
+/// Largest file this process may write (`RLIMIT_FSIZE`), bytes.
+pub(crate) fn file_size_limit() -> u64 {
+    let mut limit = [0u64; 2];
+    // SAFETY: no new limit is given; the kernel writes two 64-bit words, soft limit first, to `limit`.
+    let ret = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, 0, limit.as_mut_ptr()) };
+    if ret < 0 { u64::MAX } else { limit[0] }
+}
+
+// --- sockets
+
+pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> Result<i32, i32> {
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    Ok(check(unsafe { syscall!(libc::SYS_socket, domain, kind, protocol) })? as i32)
+}
+
+/// A socket address as bytes; `bytes()` is the part the kernel filled.
+#[repr(C, align(8))]
+pub(crate) struct Address {
+    buf: [u8; 128],
+    len: u32,
+}
+
+impl Address {
+    pub fn new() -> Address {
+        Address { buf: [0; 128], len: 128 }
+    }
+    pub fn bytes(&self) -> &[u8] {
+        // The kernel reports the length it would have needed, which may exceed the buffer.
+        &self.buf[..(self.len as usize).min(self.buf.len())]
+    }
+}
+
+/// Whose address of a socket.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    Local,
+    Peer,
+}
+
+pub(crate) fn address_of(fd: i32, end: End) -> Result<Address, i32> {
+    let nr = match end {
+        End::Local => libc::SYS_getsockname,
+        End::Peer => libc::SYS_getpeername,
+    };
+    let mut a = Address::new();
+    let len = &raw mut a.len;
+    // SAFETY: `len` says 128, the room in `buf`; the kernel writes no more than that, and then `len`.
+    check(unsafe { syscall!(nr, fd, a.buf.as_mut_ptr(), len) })?;
+    Ok(a)
+}
+
+pub(crate) fn bind(fd: i32, address: &[u8]) -> Result<(), i32> {
+    // SAFETY: the kernel reads `address.len()` bytes.
+    check(unsafe { syscall!(libc::SYS_bind, fd, address.as_ptr(), address.len()) }).map(drop)
+}
+
+pub(crate) fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(), i32> {
+    // SAFETY: the kernel reads the 4 bytes of `value`.
+    check(unsafe { syscall!(libc::SYS_setsockopt, fd, level, name, &raw const value, 4) }).map(drop)
+}
+
+pub(crate) fn sendto(fd: i32, data: &[u8], address: &[u8]) -> Result<usize, i32> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the kernel reads `data` and `address`, each with its own length.
+    let ret = unsafe {
+        syscall!(libc::SYS_sendto, fd, data.as_ptr(), data.len(), flags, address.as_ptr(), address.len())
+    };
+    check(ret)
+}
+
+/// Sends one datagram with ancillary data. Never blocks, never raises SIGPIPE.
+pub(crate) fn sendmsg(fd: i32, data: &[u8], address: &[u8], control: &[u8]) -> Result<usize, i32> {
+    let iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: `msghdr` is plain integers and pointers, for which all zeros is a value.
+    let mut hdr: libc::msghdr = unsafe { core::mem::zeroed() };
+    hdr.msg_name = address.as_ptr().cast_mut().cast();
+    hdr.msg_namelen = address.len() as u32;
+    hdr.msg_iov = (&raw const iov).cast_mut();
+    hdr.msg_iovlen = 1;
+    hdr.msg_control = control.as_ptr().cast_mut().cast();
+    hdr.msg_controllen = control.len();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the kernel only reads through the pointers in `hdr`; all outlive the call and are as long
+    // as the lengths beside them say.
+    check(unsafe { syscall!(libc::SYS_sendmsg, fd, &raw const hdr, flags) })
+}
+
+/// What [`recvmsg`] brought, lengths cut to the buffers.
+pub(crate) struct Datagram {
+    /// Length of the datagram: more than the buffer if it did not fit.
+    pub len: usize,
+    pub control: usize,
+    pub flags: i32,
+    pub address: Address,
+}
+
+/// Receives one datagram; never blocks. Descriptors that come with it are close-on-exec.
+pub(crate) fn recvmsg(fd: i32, data: &mut [u8], control: &mut [u8], flags: i32) -> Result<Datagram, i32> {
+    let mut address = Address::new();
+    let iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: `msghdr` is plain integers and pointers, for which all zeros is a value.
+    let mut hdr: libc::msghdr = unsafe { core::mem::zeroed() };
+    hdr.msg_name = address.buf.as_mut_ptr().cast();
+    hdr.msg_namelen = address.buf.len() as u32;
+    hdr.msg_iov = (&raw const iov).cast_mut();
+    hdr.msg_iovlen = 1;
+    hdr.msg_control = control.as_mut_ptr().cast();
+    hdr.msg_controllen = control.len();
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the kernel writes to `data`, `control` and `address` at most the lengths in `hdr`, which are
+    // theirs, and to `hdr` itself.
+    let len = check(unsafe { syscall!(libc::SYS_recvmsg, fd, &raw mut hdr, flags) })?;
+    address.len = hdr.msg_namelen;
+    Ok(Datagram { len, control: hdr.msg_controllen.min(control.len()), flags: hdr.msg_flags, address })
+}
+
+pub(crate) fn getpid() -> u32 {
+    sys::getpid()
+}
+
+pub(crate) fn close(fd: i32) {
+    sys::close(fd)
+}
+
+// --- reading integers out of bytes the kernel or a peer wrote
+
+pub(crate) fn array<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    // Out of range reads as zeros: no parser can be made to panic by a short buffer.
+    if let Some(part) = b.get(at..at + N) {
+        out.copy_from_slice(part);
+    }
+    out
+}
+
+pub(crate) fn u16_at(b: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes(array(b, at))
+}
+
+pub(crate) fn u32_at(b: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(array(b, at))
+}
+
+pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(array(b, at))
+}
+
+/// Copies `value` to `b[at..]`; the caller's constants keep it inside.
+pub(crate) fn put(b: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(part) = b.get_mut(at..at + value.len()) {
+        part.copy_from_slice(value);
+    }
+}

@@ -1,0 +1,416 @@
+//! Where a connecting process publishes "this end of this connection is mine, and here is my mailbox".
+//!
+//! One file per user (and network namespace), a table of fixed size, written by that user alone and
+//! readable by all: `<directory>/culvert-<uid>-<inode of the network namespace>`, or without the last part
+//! in a directory that the operator named so that namespaces can share it. It is never mapped: whoever
+//! owns it could truncate it under a reader.
+//!
+//! ```text
+//! bucket = hash of the tuple % BUCKETS, 4 entries of 64 bytes each
+//! entry:  0 src  16 dst  32 sport  34 dport  36 scope  40 cookie  48 mailbox  56 version  60 checksum
+//! ```
+//! Entries are hints, and are proved elsewhere (see the crate's documentation). So writers do not lock: a
+//! torn entry fails its checksum, a lost one costs an acceleration, a stale one is overwritten in time.
+
+use crate::keep::Keep;
+use crate::os::{self, Stat};
+use crate::tuple::{Tuple, mix};
+use crate::Place;
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Where the files are unless the operator names a directory.
+pub const DEFAULT_DIRECTORY: &CStr = c"/dev/shm";
+
+/// Changes with every incompatible change of the entry. Others' entries are as good as none.
+pub const VERSION: u32 = 1;
+
+const ENTRY: usize = 64;
+const WAYS: usize = 4;
+const BUCKET: usize = ENTRY * WAYS;
+/// Room for 16384 connections on their way to a channel; the file is sparse, 1 MiB when full.
+const BUCKETS: u64 = 4096;
+const LEN: u64 = BUCKETS * BUCKET as u64;
+
+/// Why the registry could not be used. Always harmless: the connection stays on the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// The directory is missing, or [`Registry::configure`] was not called.
+    NoDirectory,
+    /// The file system is full, or the user's quota.
+    Full,
+    /// The file belongs to this uid, not to the one it is named after.
+    WrongOwner(u32),
+    /// There is something else by that name: a link, a directory, a device, a file of odd size.
+    NotATable,
+    /// `RLIMIT_FSIZE` forbids files of this size (writing would raise SIGXFSZ).
+    SizeLimit,
+    /// No descriptor left.
+    NoDescriptor,
+    /// Not permitted.
+    Denied,
+    /// Another `errno` value.
+    Other(i32),
+}
+
+impl Error {
+    fn from(errno: i32) -> Error {
+        match errno {
+            libc::ENOENT | libc::ENOTDIR => Error::NoDirectory,
+            libc::ENOSPC | libc::EDQUOT => Error::Full,
+            // O_NOFOLLOW on a link; writing to a directory; a socket; a device without a driver.
+            libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::ENODEV => Error::NotATable,
+            libc::EFBIG => Error::SizeLimit,
+            libc::EMFILE | libc::ENFILE => Error::NoDescriptor,
+            libc::EACCES | libc::EPERM | libc::EROFS => Error::Denied,
+            other => Error::Other(other),
+        }
+    }
+
+    /// One phrase for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Error::NoDirectory => "the registry's directory is missing",
+            Error::Full => "no space for the registry",
+            Error::WrongOwner(_) => "the registry file belongs to another user",
+            Error::NotATable => "something else has the registry's name",
+            Error::SizeLimit => "the file size limit forbids a registry",
+            Error::NoDescriptor => "no descriptor left for the registry",
+            Error::Denied => "no permission for the registry",
+            Error::Other(_) => "the registry could not be used",
+        }
+    }
+}
+
+/// The registry; meant to be a `static`. Keeps at most three descriptors: the directory (so that it works
+/// on after `chroot`), our own file, and the last file of others that was read.
+pub struct Registry {
+    directory: Keep,
+    own: Keep,
+    seen: Keep,
+    /// Inode of the network namespace; 0 if unknown.
+    namespace: AtomicU64,
+    /// The namespace is not part of the name.
+    shared: AtomicBool,
+    /// Which entry of a full bucket goes next.
+    turn: AtomicU32,
+    place: Place,
+}
+
+impl Registry {
+    /// A registry that refuses everything until [`configure`](Registry::configure) is called.
+    pub const fn new(place: Place) -> Registry {
+        Registry {
+            directory: Keep::new(),
+            own: Keep::new(),
+            seen: Keep::new(),
+            namespace: AtomicU64::new(0),
+            shared: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+            place,
+        }
+    }
+
+    /// Sets the directory. `shared`: the operator named it, so that network namespaces share its files.
+    /// Call once, before other threads use the registry.
+    ///
+    /// # Errors
+    /// The directory cannot be opened; every later call then says [`Error::NoDirectory`].
+    pub fn configure(&self, directory: &CStr, shared: bool) -> Result<(), Error> {
+        self.forget();
+        self.directory.drop_kept();
+        self.shared.store(shared, Ordering::Relaxed);
+        self.namespace_changed();
+        let fd = os::openat(libc::AT_FDCWD, directory, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(Error::from)?;
+        self.keep(&self.directory, fd).map(drop)
+    }
+
+    /// Reads the network namespace anew; call after `setns` and `unshare`.
+    pub fn namespace_changed(&self) {
+        let inode = if self.shared.load(Ordering::Relaxed) {
+            0
+        } else {
+            // Threads may be in different namespaces. Without /proc everybody who has none meets at 0.
+            let paths = [c"/proc/thread-self/ns/net", c"/proc/self/ns/net"];
+            paths.iter().find_map(|p| os::stat(p).ok()).map_or(0, |st| st.ino)
+        };
+        if self.namespace.swap(inode, Ordering::Relaxed) != inode {
+            self.forget();
+        }
+    }
+
+    /// Closes the files (not the directory). They are opened again when needed.
+    pub fn forget(&self) {
+        self.own.drop_kept();
+        self.seen.drop_kept();
+    }
+
+    /// Says that the socket with this tuple (own end first) and cookie can be reached at `mailbox`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn publish(&self, tuple: &Tuple, cookie: u64, mailbox: u64) -> Result<(), Error> {
+        // Beyond the limit the kernel does not only fail the call, it raises SIGXFSZ (setrlimit(2)).
+        if os::file_size_limit() < LEN {
+            return Err(Error::SizeLimit);
+        }
+        let (fd, st) = self.own(true)?;
+        let done = self.publish_in(fd, tuple, cookie, mailbox);
+        self.own.put(fd, &st);
+        done
+    }
+
+    fn publish_in(&self, fd: i32, tuple: &Tuple, cookie: u64, mailbox: u64) -> Result<(), Error> {
+        let bucket = read_bucket(fd, tuple)?;
+        let entries = || bucket.iter().map(decode).enumerate();
+        let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.tuple == *tuple);
+        let way = entries()
+            .find(|(_, e)| same(e))
+            .or_else(|| entries().find(|(_, e)| e.is_none()))
+            .map_or_else(|| self.turn.fetch_add(1, Ordering::Relaxed) as usize % WAYS, |(way, _)| way);
+        write_entry(fd, tuple, way, &encode(&Entry { tuple: *tuple, cookie, mailbox }))
+    }
+
+    /// Takes back what [`publish`](Registry::publish) said. Not finding it is fine.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn withdraw(&self, tuple: &Tuple, cookie: u64) -> Result<(), Error> {
+        if os::file_size_limit() < LEN {
+            return Err(Error::SizeLimit);
+        }
+        let (fd, st) = match self.own(false) {
+            Err(Error::NoDirectory) => return Ok(()),
+            other => other?,
+        };
+        let done = withdraw_in(fd, tuple, cookie);
+        self.own.put(fd, &st);
+        done
+    }
+
+    /// The mailbox that user `uid` published for this tuple (publisher's end first) and cookie.
+    ///
+    /// # Errors
+    /// [`Error`]; that the user has no registry is not an error but `None`.
+    pub fn lookup(&self, uid: u32, tuple: &Tuple, cookie: u64) -> Result<Option<u64>, Error> {
+        let Some((fd, st, home)) = self.file_of(uid)? else { return Ok(None) };
+        let bucket = read_bucket(fd, tuple);
+        home.put(fd, &st);
+        let entries = bucket?;
+        let hit = entries.iter().filter_map(decode).find(|e| e.tuple == *tuple && e.cookie == cookie);
+        Ok(hit.map(|e| e.mailbox))
+    }
+
+    /// Our own file, taken out of its slot, opened if need be; `create` it if there is none.
+    fn own(&self, create: bool) -> Result<(i32, Stat), Error> {
+        let uid = os::geteuid();
+        if let Some(kept) = taken(&self.own, uid) {
+            return Ok(kept);
+        }
+        let flags = libc::O_RDWR | if create { libc::O_CREAT } else { 0 };
+        let fd = self.open(uid, flags)?;
+        // Not kept if the slot has filled meanwhile: then `put` will close it.
+        let fd = if self.own.is_empty() { (self.place)(fd) } else { fd };
+        prepare(fd, uid).inspect_err(|_| os::close(fd)).map(|st| (fd, st))
+    }
+
+    /// `uid`'s file for reading, and the slot it goes back to.
+    fn file_of(&self, uid: u32) -> Result<Option<(i32, Stat, &Keep)>, Error> {
+        if uid == os::geteuid() {
+            if let Some((fd, st)) = taken(&self.own, uid) {
+                return Ok(Some((fd, st, &self.own)));
+            }
+        }
+        if let Some((fd, st)) = taken(&self.seen, uid) {
+            return Ok(Some((fd, st, &self.seen)));
+        }
+        if self.directory.share().is_none() {
+            return Err(Error::NoDirectory);
+        }
+        let fd = match self.open(uid, libc::O_RDONLY) {
+            Err(Error::NoDirectory) => return Ok(None),
+            other => other?,
+        };
+        let fd = if self.seen.is_empty() { (self.place)(fd) } else { fd };
+        accept(fd, uid).inspect_err(|_| os::close(fd)).map(|st| Some((fd, st, &self.seen)))
+    }
+
+    fn open(&self, uid: u32, flags: i32) -> Result<i32, Error> {
+        let directory = self.directory.share().ok_or(Error::NoDirectory)?;
+        let shared = self.shared.load(Ordering::Relaxed);
+        let name = Name::new(uid, (!shared).then(|| self.namespace.load(Ordering::Relaxed)));
+        // Anybody may have put anything there: a link, or a FIFO or a leased file on which open would wait.
+        let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        os::openat(directory, name.as_cstr(), flags, 0o644).map_err(Error::from)
+    }
+
+    fn keep(&self, slot: &Keep, fd: i32) -> Result<(), Error> {
+        let fd = (self.place)(fd);
+        let st = os::fstat(fd).map_err(Error::from)?;
+        slot.put(fd, &st);
+        Ok(())
+    }
+}
+
+/// What is kept, if it is still the file of `uid` that its name leads to.
+fn taken(slot: &Keep, uid: u32) -> Option<(i32, Stat)> {
+    let (fd, st) = slot.take()?;
+    if st.uid == uid && st.nlink > 0 {
+        return Some((fd, st));
+    }
+    // Our uid has changed, another user is asked for, or somebody tidied up the directory.
+    os::close(fd);
+    None
+}
+
+/// Accepts `fd` as the table of `uid`, or refuses it.
+fn accept(fd: i32, uid: u32) -> Result<Stat, Error> {
+    let st = os::fstat(fd).map_err(Error::from)?;
+    if !st.is_regular() {
+        return Err(Error::NotATable);
+    }
+    if st.uid != uid {
+        return Err(Error::WrongOwner(st.uid));
+    }
+    // A second name means that somebody linked another file of this user here.
+    if st.nlink != 1 || st.size > LEN || st.size % ENTRY as u64 != 0 {
+        return Err(Error::NotATable);
+    }
+    Ok(st)
+}
+
+/// Accepts our own file and gives it its size and mode.
+fn prepare(fd: i32, uid: u32) -> Result<Stat, Error> {
+    let st = accept(fd, uid)?;
+    if st.size < LEN {
+        os::ftruncate(fd, LEN).map_err(Error::from)?;
+    }
+    // The umask may have taken away what others need, or left what they must not have.
+    if st.mode & 0o777 != 0o644 {
+        os::fchmod(fd, 0o644).map_err(Error::from)?;
+    }
+    Ok(st)
+}
+
+// --- entries
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry {
+    tuple: Tuple,
+    cookie: u64,
+    mailbox: u64,
+}
+
+fn checksum(bytes: &[u8; ENTRY]) -> u32 {
+    let last = os::u32_at(bytes, 56) as u64;
+    let sum = (0..7).map(|i| os::u64_at(bytes, 8 * i)).fold(0x7265_6769, |h, w| mix(h ^ w));
+    mix(sum ^ last) as u32
+}
+
+fn encode(e: &Entry) -> [u8; ENTRY] {
+    let mut b = [0; ENTRY];
+    os::put(&mut b, 0, &e.tuple.src);
+    os::put(&mut b, 16, &e.tuple.dst);
+    os::put(&mut b, 32, &e.tuple.sport.to_ne_bytes());
+    os::put(&mut b, 34, &e.tuple.dport.to_ne_bytes());
+    os::put(&mut b, 36, &e.tuple.scope.to_ne_bytes());
+    os::put(&mut b, 40, &e.cookie.to_ne_bytes());
+    os::put(&mut b, 48, &e.mailbox.to_ne_bytes());
+    os::put(&mut b, 56, &VERSION.to_ne_bytes());
+    let sum = checksum(&b);
+    os::put(&mut b, 60, &sum.to_ne_bytes());
+    b
+}
+
+/// The entry in `b`; `None` if it is empty, torn, garbage or of another version.
+fn decode(b: &[u8; ENTRY]) -> Option<Entry> {
+    if os::u32_at(b, 56) != VERSION || os::u32_at(b, 60) != checksum(b) {
+        return None;
+    }
+    let tuple = Tuple {
+        src: os::array(b, 0),
+        dst: os::array(b, 16),
+        sport: os::u16_at(b, 32),
+        dport: os::u16_at(b, 34),
+        scope: os::u32_at(b, 36),
+    };
+    Some(Entry { tuple, cookie: os::u64_at(b, 40), mailbox: os::u64_at(b, 48) })
+}
+
+fn bucket_at(tuple: &Tuple) -> u64 {
+    tuple.hash() % BUCKETS * BUCKET as u64
+}
+
+/// One read; what lies beyond the end of the file reads as empty.
+fn read_bucket(fd: i32, tuple: &Tuple) -> Result<[[u8; ENTRY]; WAYS], Error> {
+    let mut entries = [[0; ENTRY]; WAYS];
+    os::pread(fd, entries.as_flattened_mut(), bucket_at(tuple)).map_err(Error::from)?;
+    Ok(entries)
+}
+
+fn write_entry(fd: i32, tuple: &Tuple, way: usize, entry: &[u8; ENTRY]) -> Result<(), Error> {
+    match os::pwrite(fd, entry, bucket_at(tuple) + (way * ENTRY) as u64) {
+        Ok(ENTRY) => Ok(()),
+        Ok(_) => Err(Error::Full),
+        Err(errno) => Err(Error::from(errno)),
+    }
+}
+
+fn withdraw_in(fd: i32, tuple: &Tuple, cookie: u64) -> Result<(), Error> {
+    for (way, bytes) in read_bucket(fd, tuple)?.iter().enumerate() {
+        if decode(bytes).is_some_and(|e| e.tuple == *tuple && e.cookie == cookie) {
+            write_entry(fd, tuple, way, &[0; ENTRY])?;
+        }
+    }
+    Ok(())
+}
+
+// --- names
+
+/// `culvert-<uid>[-<namespace>]`, NUL-terminated, without allocating.
+struct Name {
+    buf: [u8; 48],
+    len: usize,
+}
+
+impl Name {
+    fn new(uid: u32, namespace: Option<u64>) -> Name {
+        let mut name = Name { buf: [0; 48], len: 0 };
+        name.push(b"culvert-");
+        name.push_number(uid as u64);
+        if let Some(inode) = namespace {
+            name.push(b"-");
+            name.push_number(inode);
+        }
+        name
+    }
+
+    fn push(&mut self, text: &[u8]) {
+        os::put(&mut self.buf, self.len, text);
+        self.len += text.len();
+    }
+
+    fn push_number(&mut self, n: u64) {
+        // The longest name, 8 + 10 + 1 + 20 characters, leaves room for the NUL.
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        let mut rest = n;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(&digits[at..]);
+    }
+
+    fn as_cstr(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.buf).unwrap_or(c"culvert-")
+    }
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

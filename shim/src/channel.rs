@@ -1,0 +1,216 @@
+//! This process's view of the channels it has mapped, and of their slots.
+
+use crate::family::Ep;
+use crate::lock::Lock;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
+use shmring::ring::Geometry;
+use shmring::{ring, syscall};
+
+/// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
+pub const CHANS: usize = 1024;
+
+/// A mapped channel. Entries of the static table are reused, never freed.
+pub struct Chan {
+    /// The mapping; null while the entry is unused.
+    base: AtomicPtr<u8>,
+    role: AtomicU32,
+    ring: AtomicU32,
+    /// Name of the channel.
+    pub id: AtomicU64,
+    /// Mailbox of the process at the other side.
+    pub peer_mailbox: AtomicU64,
+    /// Its uid, proved by SCM_CREDENTIALS.
+    pub peer_uid: AtomicU32,
+    /// Its pid, for display.
+    pub peer_pid: AtomicU32,
+    /// Doorbells of its pollers; -1 where we have none.
+    pub bells: [AtomicI32; layout::POLLERS],
+    /// Our pollers whose doorbells it was sent.
+    pub told: AtomicU64,
+    /// Endpoint (index + 1) in each slot.
+    slot_ep: [AtomicU32; SLOTS],
+    /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
+    /// given up by the peer.
+    pub used: AtomicU64,
+    /// Was mapped before a fork: nothing new is put into it by this process.
+    pub inherited: AtomicU32,
+}
+
+static TABLE: [Chan; CHANS] = [const {
+    Chan {
+        base: AtomicPtr::new(core::ptr::null_mut()),
+        role: AtomicU32::new(0),
+        ring: AtomicU32::new(0),
+        id: AtomicU64::new(0),
+        peer_mailbox: AtomicU64::new(0),
+        peer_uid: AtomicU32::new(0),
+        peer_pid: AtomicU32::new(0),
+        bells: [const { AtomicI32::new(-1) }; layout::POLLERS],
+        told: AtomicU64::new(0),
+        slot_ep: [const { AtomicU32::new(0) }; SLOTS],
+        used: AtomicU64::new(0),
+        inherited: AtomicU32::new(0),
+    }
+}; CHANS];
+static HIGH: AtomicU32 = AtomicU32::new(0);
+/// Guards the table's shape: who is mapped where.
+pub static LOCK: Lock = Lock::new();
+
+/// Every mapped channel.
+pub fn all() -> impl Iterator<Item = &'static Chan> {
+    let n = HIGH.load(Acquire) as usize;
+    TABLE[..n.min(CHANS)].iter().filter(|c| c.mapped())
+}
+
+/// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room; the caller
+/// keeps the descriptor. Call with [`LOCK`] held.
+pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {
+    let len = layout::channel_len(ring);
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut st: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: reads the state of a descriptor we own.
+    let seals = unsafe {
+        if syscall!(libc::SYS_fstat, memfd, &raw mut st) < 0 || st.st_size != len as i64 {
+            return None;
+        }
+        syscall!(libc::SYS_fcntl, memfd, libc::F_GET_SEALS)
+    };
+    let fixed = (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) as isize;
+    if seals < 0 || seals & fixed != fixed {
+        return None;
+    }
+    let i = TABLE.iter().position(|c| !c.mapped())?;
+    // SAFETY: a fresh shared mapping of a memfd that can no longer shrink: access cannot raise SIGBUS
+    // but for memory exhaustion.
+    let p = unsafe {
+        syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE, memfd, 0)
+    };
+    if (-4095..0).contains(&p) {
+        return None;
+    }
+    let c = &TABLE[i];
+    c.role.store(role as u32, Relaxed);
+    c.ring.store(ring as u32, Relaxed);
+    c.id.store(id, Relaxed);
+    c.told.store(0, Relaxed);
+    c.used.store(0, Relaxed);
+    c.inherited.store(0, Relaxed);
+    for s in &c.slot_ep {
+        s.store(0, Relaxed);
+    }
+    c.base.store(p as *mut u8, Release);
+    HIGH.fetch_max(i as u32 + 1, Release);
+    crate::family::count_channel();
+    Some(c)
+}
+
+impl Chan {
+    fn mapped(&self) -> bool {
+        !self.base.load(Acquire).is_null()
+    }
+
+    /// Unmaps a channel that no endpoint uses. Call with [`LOCK`] held.
+    pub fn unmap(&'static self) {
+        let base = self.base.swap(core::ptr::null_mut(), Relaxed);
+        for b in &self.bells {
+            crate::fds::discard(b);
+        }
+        // SAFETY: no endpoint of this process refers to the mapping any more (the caller checked).
+        unsafe { syscall!(libc::SYS_munmap, base, layout::channel_len(self.ring.load(Relaxed) as usize)) };
+    }
+
+    /// Which side this process is.
+    #[inline(always)]
+    pub fn role(&self) -> Role {
+        if self.role.load(Relaxed) == 0 { Role::Connector } else { Role::Acceptor }
+    }
+
+    /// Bytes of a ring.
+    #[inline(always)]
+    pub fn ring(&self) -> usize {
+        self.ring.load(Relaxed) as usize
+    }
+
+    /// Where positions lie in ring `dir`.
+    #[inline(always)]
+    pub fn geometry(&self, dir: usize) -> Geometry {
+        Geometry { size: self.ring() as u64, home: layout::home_offset(self.ring(), dir) as u64 }
+    }
+
+    /// Header of a slot.
+    #[inline(always)]
+    pub fn slot(&self, slot: usize) -> &SlotHeader {
+        let at = layout::header_at(self.ring(), slot % SLOTS);
+        // SAFETY: inside the mapping by layout's arithmetic; all atomics; mapped while in use.
+        unsafe { &*self.base.load(Relaxed).add(at).cast() }
+    }
+
+    /// Start of ring `dir` of a slot: `ring()` bytes.
+    #[inline(always)]
+    pub fn bytes(&self, slot: usize, dir: usize) -> *mut u8 {
+        // SAFETY: inside the mapping by layout's arithmetic.
+        unsafe { self.base.load(Relaxed).add(layout::ring_at(self.ring(), slot % SLOTS, dir)) }
+    }
+
+    /// The pollers' words of one side.
+    #[inline(always)]
+    pub fn queues(&self, side: Role) -> &[Queue; layout::POLLERS] {
+        let at = layout::QUEUES_AT + side as usize * size_of::<[Queue; layout::POLLERS]>();
+        // SAFETY: inside the mapping; all atomics.
+        unsafe { &*self.base.load(Relaxed).add(at).cast() }
+    }
+
+    /// The offers.
+    pub fn offers(&self) -> &[Offer; layout::OFFERS] {
+        // SAFETY: inside the mapping; all atomics.
+        unsafe { &*self.base.load(Relaxed).add(layout::OFFERS_AT).cast() }
+    }
+
+    /// Endpoint in a slot.
+    #[inline]
+    pub fn endpoint(&self, slot: usize) -> Option<Ep> {
+        match self.slot_ep[slot % SLOTS].load(Acquire) {
+            0 => None,
+            i => Some(Ep::from_index(i - 1)),
+        }
+    }
+
+    /// Puts an endpoint into a slot, or takes it out.
+    pub fn seat(&self, slot: usize, ep: Option<Ep>) {
+        self.slot_ep[slot % SLOTS].store(ep.map_or(0, |e| e.index() + 1), Release);
+    }
+
+    /// Whether any endpoint of this process sits in it.
+    pub fn idle(&self) -> bool {
+        self.slot_ep.iter().all(|s| s.load(Relaxed) == 0)
+    }
+
+    /// Tells the other side to look at `slot`. Returns how many doorbells were rung.
+    #[inline]
+    pub fn notify(&self, slot: usize) -> u32 {
+        let peer = self.role().peer();
+        let mut rung = 0;
+        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, |p| {
+            rung += 1;
+            self.ring_bell(p);
+        });
+        rung
+    }
+
+    #[cold]
+    fn ring_bell(&self, p: usize) {
+        let mut fd = self.bells[p].load(Relaxed);
+        if fd < 0 {
+            // It was sent to our mailbox before the poller armed.
+            crate::attach::collect();
+            fd = self.bells[p].load(Relaxed);
+        }
+        if fd >= 0 {
+            let one = 1u64;
+            // SAFETY: writes 8 bytes from a local. The eventfd is non-blocking; a full counter is rung.
+            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Bytes in and out, by flat buffer or vector.
+
+use super::{MAX_RW_COUNT, bad, peek, poke, vector_len};
+use crate::{io, real};
+use core::ffi::{c_int, c_uint, c_void};
+use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
+use shmring::family::Reason;
+
+/// One buffer as a vector, no longer than the kernel would take it.
+fn one(b: *const c_void, n: size_t) -> iovec {
+    iovec { iov_base: b.cast_mut(), iov_len: n.min(MAX_RW_COUNT) }
+}
+
+/// Whether an address argument of `sendto` is one that the kernel refuses before it looks at the data
+/// (`move_addr_to_kernel`).
+fn refused(a: *const sockaddr, l: socklen_t) -> bool {
+    !a.is_null() && (l as usize > size_of::<libc::sockaddr_storage>() || (l > 0 && bad(a)))
+}
+
+/// Stores the address of a datagram's sender after a receive that the kernel did not do: a stream has
+/// none, so the length becomes 0 and the address stays as it was (`move_addr_to_user`, which also looks at
+/// the old length; by then the bytes are gone, on the kernel too).
+///
+/// # Safety
+/// The pointers are those of the program's `recvfrom`.
+unsafe fn no_sender(got: ssize_t, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
+    if got < 0 || a.is_null() {
+        return got;
+    }
+    // SAFETY: the program's own variable, or a fault.
+    match unsafe { peek(l) } {
+        Ok(old) if (old as c_int) < 0 => {
+            real::set_errno(libc::EINVAL);
+            -1
+        }
+        // SAFETY: as above.
+        Ok(_) if unsafe { poke(l, 0) }.is_ok() => got,
+        _ => {
+            real::set_errno(libc::EFAULT);
+            -1
+        }
+    }
+}
+
+hooks! {
+    /// Reading nothing returns at once without a look at the socket, unlike `recv` (`sock_read_iter`).
+    fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t {
+        if !io::tracked(fd) || n == 0 || n > isize::MAX as usize {
+            return real::read(fd, b, n);
+        }
+        let v = one(b, n);
+        io::recv(fd, &v, 1, 0, || real::read(fd, b, n))
+    }
+    /// glibc's second name for `read`.
+    fn __read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t { read(fd, b, n) }
+    /// `read` with `_FORTIFY_SOURCE`: libc ends the program if the buffer is too small.
+    fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t {
+        if n > room { real::__read_chk(fd, b, n, room) } else { read(fd, b, n) }
+    }
+    fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t {
+        if !io::tracked(fd) || n > isize::MAX as usize {
+            return real::write(fd, b, n);
+        }
+        let v = one(b, n);
+        io::send(fd, &v, 1, 0, || real::write(fd, b, n))
+    }
+    /// glibc's second name for `write`.
+    fn __write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t { write(fd, b, n) }
+
+    fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+        if !io::tracked(fd) {
+            return real::readv(fd, v, n);
+        }
+        // A negative count is a huge one here, and refused as such.
+        match vector_len(v, n as usize) {
+            None | Some(0) => real::readv(fd, v, n),
+            Some(_) => io::recv(fd, v, n as usize, 0, || real::readv(fd, v, n)),
+        }
+    }
+    fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+        if !io::tracked(fd) {
+            return real::writev(fd, v, n);
+        }
+        match vector_len(v, n as usize) {
+            // An empty vector returns 0 without a look at the socket (`do_iter_readv_writev`).
+            None | Some(0) => real::writev(fd, v, n),
+            Some(_) => io::send(fd, v, n as usize, 0, || real::writev(fd, v, n)),
+        }
+    }
+    /// Offset -1 means "the current position", which a socket accepts; any other is `ESPIPE`. What the
+    /// flags mean to a socket depends on the kernel's version, so with flags the kernel gets the socket.
+    fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+        if off == -1 && io::tracked(fd) {
+            if flags == 0 {
+                return readv(fd, v, n);
+            }
+            io::retire(fd, Reason::Option);
+        }
+        real::preadv2(fd, v, n, off, flags)
+    }
+    fn preadv64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+        preadv2(fd, v, n, off, flags)
+    }
+    /// As `preadv2`.
+    fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+        if off == -1 && io::tracked(fd) {
+            if flags == 0 {
+                return writev(fd, v, n);
+            }
+            io::retire(fd, Reason::Option);
+        }
+        real::pwritev2(fd, v, n, off, flags)
+    }
+    fn pwritev64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+        pwritev2(fd, v, n, off, flags)
+    }
+
+    fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+        if !io::tracked(fd) {
+            return real::recv(fd, b, n, flags);
+        }
+        let v = one(b, n);
+        io::recv(fd, &v, 1, flags, || real::recv(fd, b, n, flags))
+    }
+    /// `recv` with `_FORTIFY_SOURCE`.
+    fn __recv_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t {
+        if n > room { real::__recv_chk(fd, b, n, room, flags) } else { recv(fd, b, n, flags) }
+    }
+    fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+        if !io::tracked(fd) {
+            return real::send(fd, b, n, flags);
+        }
+        let v = one(b, n);
+        io::send(fd, &v, 1, flags, || real::send(fd, b, n, flags))
+    }
+    /// glibc's second name for `send`.
+    fn __send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t { send(fd, b, n, flags) }
+
+    fn recvfrom(fd: c_int, b: *mut c_void, n: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
+        if !io::tracked(fd) {
+            return real::recvfrom(fd, b, n, flags, a, l);
+        }
+        let v = one(b, n);
+        let mut by_kernel = false;
+        let r = io::recv(fd, &v, 1, flags, || {
+            let r = real::recvfrom(fd, b, n, flags, a, l);
+            by_kernel = r >= 0;
+            r
+        });
+        if by_kernel { r } else { no_sender(r, a, l) }
+    }
+    /// `recvfrom` with `_FORTIFY_SOURCE`.
+    fn __recvfrom_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
+        if n > room {
+            real::__recvfrom_chk(fd, b, n, room, flags, a, l)
+        } else {
+            recvfrom(fd, b, n, flags, a, l)
+        }
+    }
+    /// A connected stream ignores the address, once the kernel has been able to read it.
+    fn sendto(fd: c_int, b: *const c_void, n: size_t, flags: c_int, a: *const sockaddr, l: socklen_t) -> ssize_t {
+        if !io::tracked(fd) || refused(a, l) {
+            return real::sendto(fd, b, n, flags, a, l);
+        }
+        let v = one(b, n);
+        io::send(fd, &v, 1, flags, || real::sendto(fd, b, n, flags, a, l))
+    }
+
+    fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
+        if !io::tracked(out) {
+            // A socket cannot be the source (sendfile(2)): libc reports that.
+            return real::sendfile(out, inp, off, n);
+        }
+        io::sendfile(out, inp, off, n, || real::sendfile(out, inp, off, n))
+    }
+    fn sendfile64(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
+        sendfile(out, inp, off, n)
+    }
+    /// Moves pages between the kernel's socket and a pipe: the socket goes to the kernel.
+    fn splice(i: c_int, io_: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t {
+        io::retire(i, Reason::Splice);
+        io::retire(o, Reason::Splice);
+        real::splice(i, io_, o, oo, n, flags)
+    }
+}

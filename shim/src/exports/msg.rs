@@ -1,0 +1,200 @@
+//! Messages: vectors with control data, and the descriptors that travel in it.
+
+use super::{UIO_MAXIOV, peek, poke, vector_len};
+use crate::{io, lifecycle, real};
+use core::ffi::{c_int, c_uint, c_void};
+use libc::{cmsghdr, mmsghdr, msghdr, ssize_t, timespec};
+use shmring::family::Reason;
+
+/// Control message that carries a process descriptor (`SCM_PIDFD`, linux/socket.h).
+const SCM_PIDFD: c_int = 4;
+const HEADER: usize = size_of::<cmsghdr>();
+
+/// Calls `f` with the type and value of each descriptor in the control data.
+///
+/// # Safety
+/// `control` is what the program or the kernel put into a message header.
+unsafe fn each_fd(control: *const c_void, len: usize, mut f: impl FnMut(c_int, c_int)) {
+    let mut at = 0;
+    while len - at >= HEADER {
+        // SAFETY: the program's buffer, or a fault; any bits are a header.
+        let Ok(h) = (unsafe { peek(control.wrapping_byte_add(at).cast::<cmsghdr>()) }) else { return };
+        if h.cmsg_len < HEADER || h.cmsg_len > len - at {
+            return;
+        }
+        if h.cmsg_level == libc::SOL_SOCKET && (h.cmsg_type == libc::SCM_RIGHTS || h.cmsg_type == SCM_PIDFD) {
+            for i in 0..(h.cmsg_len - HEADER) / size_of::<c_int>() {
+                let p = control.wrapping_byte_add(at + HEADER).cast::<c_int>().wrapping_add(i);
+                // SAFETY: as above.
+                let Ok(fd) = (unsafe { peek(p) }) else { return };
+                f(h.cmsg_type, fd);
+            }
+        }
+        // Messages start at multiples of a word (cmsg(3)).
+        at = match h.cmsg_len.checked_next_multiple_of(size_of::<usize>()) {
+            Some(step) if step <= len - at => at + step,
+            _ => return,
+        };
+    }
+}
+
+/// Descriptors about to leave in a message: their sockets go to the kernel first.
+///
+/// # Safety
+/// As `sendmsg`'s.
+unsafe fn passing(m: &msghdr) {
+    // SAFETY: the caller's obligation.
+    unsafe {
+        each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
+            if kind == libc::SCM_RIGHTS {
+                io::retire(fd, Reason::Passed);
+            }
+        });
+    }
+}
+
+/// Descriptors that arrived with a message.
+///
+/// # Safety
+/// `m` must be as a successful `recvmsg` left it.
+unsafe fn arrived(m: &msghdr) {
+    // SAFETY: the kernel wrote this control data.
+    unsafe {
+        each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
+            if kind == libc::SCM_RIGHTS { lifecycle::received(fd) } else { lifecycle::created(fd) }
+        });
+    }
+}
+
+/// Whether the kernel refuses this header before it looks at the socket's data (`__copy_msghdr`).
+fn refused(m: &msghdr) -> bool {
+    m.msg_iovlen > UIO_MAXIOV || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
+}
+
+/// `sendmsg` on a socket that may be ours; `h` is what `m` holds. Also says how many bytes were asked for.
+///
+/// # Safety
+/// As `sendmsg`'s.
+unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ssize_t, usize) {
+    // SAFETY: as `sendmsg`'s.
+    let len = if refused(h) { None } else { unsafe { vector_len(h.msg_iov, h.msg_iovlen) } };
+    // SAFETY: as `sendmsg`'s.
+    let native = || unsafe { real::sendmsg(fd, m, flags) };
+    match len {
+        Some(n) if h.msg_controllen == 0 => {
+            // SAFETY: as `sendmsg`'s.
+            (unsafe { io::send(fd, h.msg_iov, h.msg_iovlen, flags, native) }, n)
+        }
+        Some(n) => {
+            // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
+            io::retire(fd, Reason::Option);
+            (native(), n)
+        }
+        None => (native(), 0),
+    }
+}
+
+hooks! {
+    fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
+        // The kernel reports a header that cannot be read.
+        let Ok(h) = peek(m) else { return real::sendmsg(fd, m, flags) };
+        if !io::tracked(fd) {
+            if h.msg_controllen != 0 {
+                passing(&h);
+            }
+            return real::sendmsg(fd, m, flags);
+        }
+        send_one(fd, m, &h, flags).0
+    }
+
+    /// As the kernel does it: up to 1024 messages, stopping at the first that fails or goes out in part;
+    /// an error is reported only if it is the first message's (`__sys_sendmmsg`).
+    fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
+        let n = (n as usize).min(UIO_MAXIOV);
+        if !io::tracked(fd) {
+            for i in 0..n {
+                match peek(&raw const (*v.wrapping_add(i)).msg_hdr) {
+                    Ok(h) if h.msg_controllen != 0 => passing(&h),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            return real::sendmmsg(fd, v, n as c_uint, flags);
+        }
+        let saved = real::errno();
+        for i in 0..n {
+            let m = v.wrapping_add(i);
+            let at = &raw const (*m).msg_hdr;
+            let (sent, asked) = match peek(at) {
+                Ok(h) => send_one(fd, at, &h, flags),
+                Err(_) => (real::sendmsg(fd, at, flags), 0),
+            };
+            let failed = sent < 0 || {
+                let stored = poke(&raw mut (*m).msg_len, sent as c_uint).is_ok();
+                if !stored {
+                    real::set_errno(libc::EFAULT);
+                }
+                !stored
+            };
+            if failed {
+                if i > 0 {
+                    real::set_errno(saved);
+                    return i as c_int;
+                }
+                return -1;
+            }
+            if (sent as usize) < asked {
+                return i as c_int + 1;
+            }
+        }
+        n as c_int
+    }
+
+    fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
+        if !io::tracked(fd) {
+            let r = real::recvmsg(fd, m, flags);
+            // The kernel has just written the header.
+            if r >= 0 && (*m).msg_controllen != 0 {
+                arrived(&*m);
+            }
+            return r;
+        }
+        let h = match peek(m) {
+            Ok(h) if !refused(&h) && vector_len(h.msg_iov, h.msg_iovlen).is_some() => h,
+            // The kernel says what is wrong.
+            _ => return real::recvmsg(fd, m, flags),
+        };
+        let mut by_kernel = false;
+        let r = io::recv(fd, h.msg_iov, h.msg_iovlen, flags, || {
+            let r = real::recvmsg(fd, m, flags);
+            by_kernel = r >= 0;
+            r
+        });
+        if r >= 0 && !by_kernel {
+            // What the kernel leaves in the header for a stream (`____sys_recvmsg`): no sender, no control
+            // data, and of the flags only the one that it copies from the argument.
+            let name = h.msg_name.is_null() || poke(&raw mut (*m).msg_namelen, 0).is_ok();
+            let rest = poke(&raw mut (*m).msg_controllen, 0).is_ok()
+                && poke(&raw mut (*m).msg_flags, flags & libc::MSG_CMSG_CLOEXEC).is_ok();
+            if !name || !rest {
+                real::set_errno(libc::EFAULT);
+                return -1;
+            }
+        }
+        r
+    }
+
+    /// The kernel keeps an error that follows the first message for the next call, and looks at the time
+    /// only between messages; a stream has no use for the call. It gets the socket.
+    fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, t: *mut timespec) -> c_int {
+        io::retire(fd, Reason::Option);
+        let r = real::recvmmsg(fd, v, n, flags, t);
+        for i in 0..usize::try_from(r).unwrap_or(0) {
+            let h = &(*v.add(i)).msg_hdr;
+            if h.msg_controllen != 0 {
+                arrived(h);
+            }
+        }
+        r
+    }
+}

@@ -1,0 +1,98 @@
+//! poll and select.
+
+use super::{bad, millis, nanos, peek, poke};
+use crate::{poll as waiting, real};
+use core::ffi::c_int;
+use core::ptr::null;
+use libc::{fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
+
+/// A `timeval` of `select` as glibc takes it (sysdeps/unix/sysv/linux/select.c): microseconds, cut to 32
+/// bits, may exceed a second; either part negative is `EINVAL`. Nanoseconds, saturating.
+fn select_nanos(t: &timeval) -> Option<u64> {
+    let us = t.tv_usec as i32;
+    let (s, us) = (u64::try_from(t.tv_sec).ok()?, u64::try_from(us).ok()?);
+    Some(s.saturating_mul(1_000_000_000).saturating_add(us * 1000))
+}
+
+/// Whether a set can be read: absent, or somewhere a set can be.
+fn readable(s: *const fd_set) -> bool {
+    s.is_null() || !bad(s)
+}
+
+/// Whether the call watches no descriptor at all: a sleep, which is libc's business.
+fn watches_none(n: c_int, r: *const fd_set, w: *const fd_set, e: *const fd_set) -> bool {
+    n <= 0 || (r.is_null() && w.is_null() && e.is_null())
+}
+
+hooks! {
+    fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+        if n == 0 || bad(f) {
+            return real::poll(f, n, timeout);
+        }
+        waiting::poll(f, n, millis(timeout), null(), || real::poll(f, n, timeout))
+    }
+    /// glibc's second name for `poll`.
+    fn __poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int { poll(f, n, timeout) }
+    /// `poll` with `_FORTIFY_SOURCE`: libc ends the program if the array is too small.
+    fn __poll_chk(f: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int {
+        if (room / size_of::<pollfd>()) < n as usize {
+            return real::__poll_chk(f, n, timeout, room);
+        }
+        poll(f, n, timeout)
+    }
+    fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int {
+        match nanos(t) {
+            Ok(ns) if n != 0 && !bad(f) && (m.is_null() || !bad(m)) => {
+                waiting::poll(f, n, ns, m, || real::ppoll(f, n, t, m))
+            }
+            _ => real::ppoll(f, n, t, m),
+        }
+    }
+    /// `ppoll` with `_FORTIFY_SOURCE`.
+    fn __ppoll_chk(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t, room: size_t) -> c_int {
+        if (room / size_of::<pollfd>()) < n as usize {
+            return real::__ppoll_chk(f, n, t, m, room);
+        }
+        ppoll(f, n, t, m)
+    }
+    /// Leaves in `t` the time that was not slept, as Linux does, also when the call fails.
+    fn select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int {
+        if watches_none(n, r, w, e) || !readable(r) || !readable(w) || !readable(e) {
+            return real::select(n, r, w, e, t);
+        }
+        if t.is_null() {
+            return waiting::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
+        }
+        let Some(ns) = peek(t).ok().and_then(|t| select_nanos(&t)) else {
+            return real::select(n, r, w, e, t);
+        };
+        let mut left = ns;
+        let mut by_libc = false;
+        let ready = waiting::select(n, r, w, e, Some(ns), null(), Some(&mut left), || {
+            by_libc = true;
+            real::select(n, r, w, e, t)
+        });
+        // libc has written the time itself if it did the call.
+        if !by_libc && ns != u64::MAX {
+            let left = timeval { tv_sec: (left / 1_000_000_000) as i64, tv_usec: (left % 1_000_000_000 / 1000) as i64 };
+            // Through `syscall` the memory may be read-only, which the kernel does not mind.
+            let _ = poke(t, left);
+        }
+        ready
+    }
+    /// glibc's second name for `select`.
+    fn __select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int {
+        select(n, r, w, e, t)
+    }
+    /// POSIX forbids it to change the timeout.
+    fn pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *const timespec, m: *const sigset_t) -> c_int {
+        match nanos(t) {
+            Ok(ns) if !watches_none(n, r, w, e) && readable(r) && readable(w) && readable(e)
+                && (m.is_null() || !bad(m)) =>
+            {
+                waiting::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m))
+            }
+            _ => real::pselect(n, r, w, e, t, m),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Processes: new images, children, the end.
+//!
+//! Not here, because they need no hook: `fork` runs the handlers of `pthread_atfork`, also from inside
+//! `forkpty` and `daemon` (glibc's posix/fork.c runs them in every process, with threads or without);
+//! `exit` runs the library's destructor. `_Fork` does not run the handlers (that is its purpose), `clone`
+//! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
+//! the module `trampoline`.
+
+use crate::{io, lifecycle, real};
+use core::ffi::{c_char, c_int, c_ulong, c_void};
+use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
+use shmring::family::Reason;
+use shmring::syscall;
+
+type Strings = *const *const c_char;
+type MutStrings = *const *mut c_char;
+/// What a `clone` child runs.
+type Main = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
+
+/// What the child of a fork-like `clone` runs in the program's place, in its own copy of our stack.
+struct Start {
+    main: Main,
+    arg: *mut c_void,
+}
+
+unsafe extern "C-unwind" fn child(start: *mut c_void) -> c_int {
+    lifecycle::fork_child();
+    // SAFETY: `clone` below passes a `Start` that outlives the call, and of which this process has a copy.
+    let s = unsafe { &*start.cast::<Start>() };
+    // SAFETY: the program's own function and argument.
+    unsafe { (s.main)(s.arg) }
+}
+
+/// Ends the process as `_exit` does: at once, with all its threads.
+fn end(code: c_int) -> ! {
+    loop {
+        // SAFETY: no memory is involved.
+        unsafe { syscall!(libc::SYS_exit_group, code) };
+    }
+}
+
+hooks! {
+    fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
+        lifecycle::before_exec();
+        real::execve(p, a, e)
+    }
+    fn execv(p: *const c_char, a: Strings) -> c_int {
+        lifecycle::before_exec();
+        real::execv(p, a)
+    }
+    fn execvp(p: *const c_char, a: Strings) -> c_int {
+        lifecycle::before_exec();
+        real::execvp(p, a)
+    }
+    fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
+        lifecycle::before_exec();
+        real::execvpe(p, a, e)
+    }
+    fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
+        lifecycle::before_exec();
+        real::fexecve(fd, a, e)
+    }
+    fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
+        lifecycle::before_exec();
+        real::execveat(at, p, a, e, flags)
+    }
+
+    fn posix_spawn(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
+        at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
+        lifecycle::before_spawn();
+        real::posix_spawn(pid, p, f, at, a, e)
+    }
+    fn posix_spawnp(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
+        at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
+        lifecycle::before_spawn();
+        real::posix_spawnp(pid, p, f, at, a, e)
+    }
+    /// The child will hold `old` under another number, also if `old` itself closes on exec.
+    fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int {
+        io::retire(old, Reason::Exec);
+        real::posix_spawn_file_actions_adddup2(f, old, new)
+    }
+    fn system(command: *const c_char) -> c_int {
+        // A null pointer asks whether there is a shell.
+        if !command.is_null() {
+            lifecycle::before_spawn();
+        }
+        real::system(command)
+    }
+    fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
+        lifecycle::before_spawn();
+        let f = real::popen(command, mode);
+        if !f.is_null() {
+            lifecycle::created(libc::fileno(f));
+        }
+        f
+    }
+    /// The name that old headers gave `popen`.
+    fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE { popen(command, mode) }
+    /// `popen` into a stream that exists.
+    fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
+        lifecycle::before_spawn();
+        real::_IO_proc_open(f, command, mode)
+    }
+
+    fn _Fork() -> pid_t {
+        lifecycle::fork_prepare();
+        let pid = real::_Fork();
+        if pid == 0 { lifecycle::fork_child() } else { lifecycle::fork_parent() }
+        pid
+    }
+    /// Variadic in C; the last three travel where fixed arguments do. Without `CLONE_VM` it is a fork. With
+    /// it and `CLONE_VFORK` it is `vfork` on another stack. With `CLONE_VM` alone it is a thread or as good
+    /// as one.
+    fn clone(main: Main, stack: *mut c_void, flags: c_int, arg: *mut c_void,
+        ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int {
+        if flags & libc::CLONE_VM == 0 {
+            let start = Start { main, arg };
+            lifecycle::fork_prepare();
+            let r = real::clone(child, stack, flags, (&raw const start).cast_mut().cast(), ptid, tls, ctid);
+            lifecycle::fork_parent();
+            return r;
+        }
+        if flags & libc::CLONE_VFORK != 0 {
+            lifecycle::before_vfork();
+            let r = real::clone(main, stack, flags, arg, ptid, tls, ctid);
+            lifecycle::after_vfork_parent();
+            return r;
+        }
+        real::clone(main, stack, flags, arg, ptid, tls, ctid)
+    }
+
+    /// glibc's second name for `clone`.
+    fn __clone(main: Main, stack: *mut c_void, flags: c_int, arg: *mut c_void,
+        ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int {
+        clone(main, stack, flags, arg, ptid, tls, ctid)
+    }
+
+    fn _exit(code: c_int) -> ! {
+        lifecycle::leaving();
+        end(code)
+    }
+    fn _Exit(code: c_int) -> ! {
+        lifecycle::leaving();
+        end(code)
+    }
+    /// The handlers of `at_quick_exit` run after we have been told, and may still use connections.
+    fn quick_exit(code: c_int) -> ! {
+        lifecycle::leaving();
+        real::quick_exit(code);
+        end(code)
+    }
+
+    /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs.
+    fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+        if op == libc::PR_SET_SECCOMP {
+            lifecycle::seccomp();
+        }
+        real::prctl(op, a as usize, b as usize, c as usize, d as usize)
+    }
+}

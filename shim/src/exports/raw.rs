@@ -1,0 +1,226 @@
+//! `syscall()`: what a program asks of the kernel by number goes the way of the named function.
+//!
+//! Results are the same, as `syscall()` reports errors as libc does. Where the kernel's call differs from
+//! libc's function of that name (the size of a signal set, time left written back), the difference is kept
+//! here. A number that is none of ours goes to libc untouched.
+
+use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, poll};
+use crate::{epoll, io, lifecycle, options, poll as waiting, real};
+use core::ffi::{c_int, c_long, c_uint};
+use core::ptr::null;
+use libc::{clone_args, sigset_t, timespec};
+use shmring::syscall;
+
+/// `clone3` arguments that we look at end here (its first published size).
+const CLONE_ARGS_MIN: usize = 64;
+
+/// The signal set and its size, as `pselect6` takes them: behind one pointer.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SigsetArg {
+    set: *const sigset_t,
+    size: usize,
+}
+
+/// Whether the kernel takes a signal set of this address and size (`set_user_sigmask`).
+fn mask_ok(m: *const sigset_t, size: usize) -> bool {
+    m.is_null() || (size == KERNEL_SIGSET && !bad(m))
+}
+
+/// Nanoseconds on the clock that timeouts are measured by.
+fn now() -> u64 {
+    let mut t = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is ours; the raw call leaves `errno` alone.
+    unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Writes the time left back, as the raw calls do (`poll_select_finish`): not for a timeout of zero, and
+/// without complaint where the memory is read-only.
+///
+/// # Safety
+/// `t` is a pointer that the program passed in.
+unsafe fn write_left(t: *mut timespec, timeout: Option<u64>, left: u64) {
+    let Some(timeout) = timeout else { return };
+    if timeout == 0 || timeout == u64::MAX {
+        return;
+    }
+    let left = timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+    // SAFETY: the program's memory, or a fault, which the kernel ignores too.
+    let _ = unsafe { poke(t, left) };
+}
+
+/// A system call that makes a process. Without `CLONE_VM` and on the same stack it is a fork, and the
+/// child returns from here in memory of its own; anything else is left alone.
+///
+/// # Safety
+/// As the system call's.
+unsafe fn forking(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> c_long {
+    lifecycle::fork_prepare();
+    // SAFETY: the caller's obligation.
+    let r = unsafe { syscall!(nr, a, b, c, d, e) };
+    if r == 0 { lifecycle::fork_child() } else { lifecycle::fork_parent() }
+    real::ret(r) as c_long
+}
+
+/// Whether `clone3` with these arguments is a fork.
+///
+/// # Safety
+/// `args` is a pointer that the program passed in.
+unsafe fn clone3_forks(args: *const clone_args, size: usize) -> bool {
+    if size < CLONE_ARGS_MIN {
+        return false;
+    }
+    // SAFETY: the program's structure, or a fault; both members lie within its first published size.
+    match unsafe { (peek(&raw const (*args).flags), peek(&raw const (*args).stack)) } {
+        (Ok(flags), Ok(stack)) => flags & libc::CLONE_VM as u64 == 0 && stack == 0,
+        _ => false,
+    }
+}
+
+hooks! {
+    /// Variadic in C: six words, the last on the stack, wherever fixed arguments would be. What is not
+    /// passed is not looked at.
+    fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+        let native = || real::syscall(nr, a, b, c, d, e, f);
+        // The kernel takes an int from the low half of the register.
+        let (ai, bi, ci, di) = (a as c_int, b as c_int, c as c_int, d as c_int);
+        match nr {
+            libc::SYS_read => bytes::read(ai, b as _, c) as c_long,
+            libc::SYS_write => bytes::write(ai, b as _, c) as c_long,
+            libc::SYS_readv => bytes::readv(ai, b as _, ci) as c_long,
+            libc::SYS_writev => bytes::writev(ai, b as _, ci) as c_long,
+            // The offset's high half is only used by 32-bit processes.
+            libc::SYS_preadv2 => bytes::preadv2(ai, b as _, ci, d as i64, f as c_int) as c_long,
+            libc::SYS_pwritev2 => bytes::pwritev2(ai, b as _, ci, d as i64, f as c_int) as c_long,
+            libc::SYS_recvfrom => bytes::recvfrom(ai, b as _, c, di, e as _, f as _) as c_long,
+            libc::SYS_sendto => bytes::sendto(ai, b as _, c, di, e as _, f as u32) as c_long,
+            libc::SYS_recvmsg => msg::recvmsg(ai, b as _, ci) as c_long,
+            libc::SYS_sendmsg => msg::sendmsg(ai, b as _, ci) as c_long,
+            libc::SYS_recvmmsg => msg::recvmmsg(ai, b as _, c as c_uint, di, e as _) as c_long,
+            libc::SYS_sendmmsg => msg::sendmmsg(ai, b as _, c as c_uint, di) as c_long,
+            libc::SYS_sendfile => bytes::sendfile(ai, bi, c as _, d) as c_long,
+            libc::SYS_splice => bytes::splice(ai, b as _, ci, d as _, e, f as c_uint) as c_long,
+
+            libc::SYS_socket => addr::socket(ai, bi, ci) as c_long,
+            libc::SYS_socketpair => addr::socketpair(ai, bi, ci, d as _) as c_long,
+            libc::SYS_listen => addr::listen(ai, bi) as c_long,
+            libc::SYS_accept => addr::accept(ai, b as _, c as _) as c_long,
+            libc::SYS_accept4 => addr::accept4(ai, b as _, c as _, di) as c_long,
+            libc::SYS_connect => addr::connect(ai, b as _, c as u32) as c_long,
+            libc::SYS_shutdown => addr::shutdown(ai, bi) as c_long,
+            libc::SYS_setsockopt if io::tracked(ai) => options::setsockopt(ai, bi, ci, d as _, e as u32) as c_long,
+            libc::SYS_getsockopt if io::tracked(ai) => options::getsockopt(ai, bi, ci, d as _, e as _) as c_long,
+            libc::SYS_ioctl if io::tracked(ai) => options::ioctl(ai, b as c_uint as u64, c) as c_long,
+            // Only where ours: libc's fcntl differs from the kernel's in F_GETOWN.
+            libc::SYS_fcntl if io::tracked(ai) || bi == libc::F_DUPFD || bi == libc::F_DUPFD_CLOEXEC => {
+                options::fcntl(ai, bi, c) as c_long
+            }
+
+            libc::SYS_close => fd::close(ai) as c_long,
+            libc::SYS_dup => fd::dup(ai) as c_long,
+            libc::SYS_dup2 => fd::dup2(ai, bi) as c_long,
+            libc::SYS_dup3 => fd::dup3(ai, bi, ci) as c_long,
+            libc::SYS_close_range => fd::close_range(a as c_uint, b as c_uint, ci) as c_long,
+            libc::SYS_pidfd_getfd => fd::pidfd_getfd(ai, bi, c as c_uint) as c_long,
+
+            libc::SYS_epoll_create => super::epoll::epoll_create(ai) as c_long,
+            libc::SYS_epoll_create1 => epoll::create1(ai) as c_long,
+            libc::SYS_epoll_ctl => super::epoll::epoll_ctl(ai, bi, ci, d as _) as c_long,
+            libc::SYS_epoll_wait => super::epoll::epoll_wait(ai, b as _, ci, di) as c_long,
+            libc::SYS_epoll_pwait if mask_ok(e as _, f) => {
+                super::epoll::epoll_pwait(ai, b as _, ci, di, e as _) as c_long
+            }
+            libc::SYS_epoll_pwait2 if mask_ok(e as _, f) => {
+                super::epoll::epoll_pwait2(ai, b as _, ci, d as _, e as _) as c_long
+            }
+            libc::SYS_poll => poll::poll(a as _, b as u64, ci) as c_long,
+            libc::SYS_ppoll => {
+                let Ok(timeout) = nanos(c as *const timespec) else { return native() };
+                if !mask_ok(d as _, e) || b == 0 || bad(a as *const u8) {
+                    return native();
+                }
+                let start = now();
+                let mut by_kernel = false;
+                let r = waiting::poll(a as _, b as u64, timeout, d as _, || {
+                    by_kernel = true;
+                    native() as c_int
+                });
+                if !by_kernel {
+                    write_left(c as _, timeout, timeout.unwrap_or(0).saturating_sub(now() - start));
+                }
+                r as c_long
+            }
+            libc::SYS_select => poll::select(ai, b as _, c as _, d as _, e as _) as c_long,
+            libc::SYS_pselect6 => {
+                let mask = f as *const SigsetArg;
+                let mask = match (mask.is_null(), peek(mask)) {
+                    (true, _) => SigsetArg { set: null(), size: 0 },
+                    (false, Ok(mask)) => mask,
+                    (false, Err(_)) => return native(),
+                };
+                let Ok(timeout) = nanos(e as *const timespec) else { return native() };
+                let sets = [b, c, d];
+                if ai <= 0 || !mask_ok(mask.set, mask.size) || sets == [0; 3]
+                    || sets.iter().any(|&s| s != 0 && bad(s as *const u8))
+                {
+                    return native();
+                }
+                let mut left = timeout.unwrap_or(0);
+                let mut by_kernel = false;
+                let r = waiting::select(ai, b as _, c as _, d as _, timeout, mask.set, Some(&mut left), || {
+                    by_kernel = true;
+                    native() as c_int
+                });
+                if !by_kernel {
+                    write_left(e as _, timeout, left);
+                }
+                r as c_long
+            }
+
+            libc::SYS_execve | libc::SYS_execveat => {
+                lifecycle::before_exec();
+                native()
+            }
+            libc::SYS_fork => forking(nr, 0, 0, 0, 0, 0),
+            libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),
+            libc::SYS_clone3 if clone3_forks(a as _, b) => forking(nr, a, b, 0, 0, 0),
+            libc::SYS_exit_group => {
+                lifecycle::leaving();
+                native()
+            }
+            libc::SYS_seccomp => {
+                lifecycle::seccomp();
+                native()
+            }
+            libc::SYS_prctl => super::process::prctl(ai, b as u64, c as u64, d as u64, e as u64) as c_long,
+
+            // An io_uring would read and write sockets where nobody sees it. Its users fall back to other
+            // calls, as they must on kernels without it or with it switched off (io_uring_disabled).
+            libc::SYS_io_uring_setup => {
+                real::set_errno(libc::ENOSYS);
+                -1
+            }
+
+            libc::SYS_pipe => create::pipe(a as _) as c_long,
+            libc::SYS_pipe2 => create::pipe2(a as _, bi) as c_long,
+            libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 | libc::SYS_creat | libc::SYS_open_by_handle_at
+            | libc::SYS_open_tree | libc::SYS_fsopen | libc::SYS_fsmount | libc::SYS_fspick | libc::SYS_eventfd
+            | libc::SYS_eventfd2 | libc::SYS_timerfd_create | libc::SYS_inotify_init | libc::SYS_inotify_init1
+            | libc::SYS_fanotify_init | libc::SYS_memfd_create | libc::SYS_memfd_secret | libc::SYS_pidfd_open
+            | libc::SYS_userfaultfd | libc::SYS_perf_event_open | libc::SYS_mq_open => {
+                let r = native();
+                lifecycle::created(r as c_int);
+                r
+            }
+            libc::SYS_signalfd | libc::SYS_signalfd4 => {
+                let r = native();
+                if ai == -1 {
+                    lifecycle::created(r as c_int);
+                }
+                r
+            }
+            _ => native(),
+        }
+    }
+}

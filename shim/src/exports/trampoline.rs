@@ -1,0 +1,176 @@
+//! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
+//! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
+
+use crate::{io, lifecycle, real};
+use core::arch::naked_asm;
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use shmring::family::Reason;
+
+/// Exports `$name`, which calls `$before` with its first argument and then jumps to the address that it
+/// returned, with all registers that can carry arguments, and the number of vector registers in `al`, as
+/// they were (System V ABI for AMD64, 3.2.3 and 3.5.7). The stack is as the caller left it, so arguments
+/// beyond the registers are in place, and libc returns straight to the caller.
+macro_rules! jump {
+    ($($name:ident => $before:ident;)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`, as its manual page has it.")]
+        ///
+        /// # Safety
+        /// As libc's.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name() {
+            naked_asm!(
+                "push rbp",
+                "mov rbp, rsp",
+                "sub rsp, 192",
+                "mov [rsp], rdi",
+                "mov [rsp + 8], rsi",
+                "mov [rsp + 16], rdx",
+                "mov [rsp + 24], rcx",
+                "mov [rsp + 32], r8",
+                "mov [rsp + 40], r9",
+                "mov [rsp + 48], rax",
+                "movaps [rsp + 64], xmm0",
+                "movaps [rsp + 80], xmm1",
+                "movaps [rsp + 96], xmm2",
+                "movaps [rsp + 112], xmm3",
+                "movaps [rsp + 128], xmm4",
+                "movaps [rsp + 144], xmm5",
+                "movaps [rsp + 160], xmm6",
+                "movaps [rsp + 176], xmm7",
+                "call {before}",
+                "mov r11, rax",
+                "mov rdi, [rsp]",
+                "mov rsi, [rsp + 8]",
+                "mov rdx, [rsp + 16]",
+                "mov rcx, [rsp + 24]",
+                "mov r8, [rsp + 32]",
+                "mov r9, [rsp + 40]",
+                "mov rax, [rsp + 48]",
+                "movaps xmm0, [rsp + 64]",
+                "movaps xmm1, [rsp + 80]",
+                "movaps xmm2, [rsp + 96]",
+                "movaps xmm3, [rsp + 112]",
+                "movaps xmm4, [rsp + 128]",
+                "movaps xmm5, [rsp + 144]",
+                "movaps xmm6, [rsp + 160]",
+                "movaps xmm7, [rsp + 176]",
+                "leave",
+                "jmp r11",
+                before = sym $before,
+            )
+        }
+    )*};
+}
+
+jump! {
+    dprintf => before_dprintf;
+    __dprintf_chk => before_dprintf_chk;
+    execl => before_execl;
+    execle => before_execle;
+    execlp => before_execlp;
+}
+
+/// The address of libc's function `name`, or of one that fails as a missing function does.
+fn target(slot: &AtomicUsize, name: &CStr) -> usize {
+    match slot.load(Ordering::Relaxed) {
+        0 => {}
+        p => return p,
+    }
+    let p = match real::address(name) {
+        0 => missing as extern "C" fn() -> c_int as usize,
+        p => p,
+    };
+    slot.store(p, Ordering::Relaxed);
+    p
+}
+
+extern "C" fn missing() -> c_int {
+    real::set_errno(libc::ENOSYS);
+    -1
+}
+
+extern "C" fn before_dprintf(fd: c_int) -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    io::retire(fd, Reason::Stdio);
+    target(&SLOT, c"dprintf")
+}
+
+extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    io::retire(fd, Reason::Stdio);
+    target(&SLOT, c"__dprintf_chk")
+}
+
+extern "C" fn before_execl() -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    lifecycle::before_exec();
+    target(&SLOT, c"execl")
+}
+
+extern "C" fn before_execle() -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    lifecycle::before_exec();
+    target(&SLOT, c"execle")
+}
+
+extern "C" fn before_execlp() -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    lifecycle::before_exec();
+    target(&SLOT, c"execlp")
+}
+
+/// Exports a name of `vfork`. The child runs on the caller's stack and returns from here first, so that
+/// the return address on the stack will be overwritten before the parent comes back: it waits in `rdx`,
+/// which the kernel preserves in both (a register of ours is no memory of the child's).
+macro_rules! vforks {
+    ($($name:ident)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`, as vfork(2) has it.")]
+        ///
+        /// # Safety
+        /// As libc's.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name() -> c_int {
+            naked_asm!(
+                "sub rsp, 8",
+                "call {before}",
+                "add rsp, 8",
+                "pop rdx",
+                "mov eax, {nr}",
+                "syscall",
+                "push rdx",
+                "test rax, rax",
+                "jz 2f",
+                // The parent, or nobody was born. Pushing also aligns the stack for the call.
+                "push rax",
+                "call {after}",
+                "pop rax",
+                "test rax, rax",
+                "js 3f",
+                "2: ret",
+                "3: mov rdi, rax",
+                "jmp {failed}",
+                before = sym before_vfork,
+                after = sym after_vfork,
+                failed = sym vfork_failed,
+                nr = const libc::SYS_vfork,
+            )
+        }
+    )*};
+}
+
+vforks! { vfork __vfork }
+
+extern "C" fn before_vfork() {
+    lifecycle::before_vfork();
+}
+
+extern "C" fn after_vfork() {
+    lifecycle::after_vfork_parent();
+}
+
+extern "C" fn vfork_failed(r: isize) -> c_int {
+    real::ret(r) as c_int
+}

@@ -1,0 +1,265 @@
+//! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
+//!
+//! An endpoint's shared half ([`Endpoint`]) is the family's; its [`Local`] half is this process's.
+
+use crate::channel::Chan;
+use crate::config;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION};
+use shmring::layout::Role;
+use shmring::{sys, syscall};
+
+static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// The memfd: `culvert stat` finds it under /proc/PID/fd.
+static FD: AtomicI32 = AtomicI32::new(-1);
+
+/// This process's half of an endpoint. Copied by fork.
+pub struct Local {
+    /// Descriptors of this process that refer to the endpoint.
+    pub refs: AtomicU32,
+    /// Channel, once attached.
+    pub chan: AtomicPtr<Chan>,
+    /// First watch of it in an epoll set of this process (index + 1).
+    pub watches: AtomicU32,
+    /// Progress of the rendezvous: see `attach`.
+    pub stage: AtomicU32,
+    /// What the kernel said about the socket at the other end.
+    pub peer_cookie: AtomicU64,
+    /// See `peer_cookie`.
+    pub peer_uid: AtomicU32,
+    /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
+    pub fd: AtomicI32,
+    /// Slot offered to the peer in `chan`, + 1, while not attached.
+    pub offered: AtomicU32,
+    /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
+    pub inherited: AtomicU32,
+}
+
+static LOCALS: [Local; ENDPOINTS] = [const {
+    Local {
+        refs: AtomicU32::new(0),
+        chan: AtomicPtr::new(core::ptr::null_mut()),
+        watches: AtomicU32::new(0),
+        stage: AtomicU32::new(0),
+        peer_cookie: AtomicU64::new(0),
+        peer_uid: AtomicU32::new(0),
+        fd: AtomicI32::new(-1),
+        offered: AtomicU32::new(0),
+        inherited: AtomicU32::new(0),
+    }
+}; ENDPOINTS];
+
+/// Handle of an endpoint: an index below `ENDPOINTS`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ep(u32);
+
+impl Ep {
+    /// From the descriptor table, which holds valid indices only.
+    #[inline(always)]
+    pub fn from_index(i: u32) -> Ep {
+        Ep(i % ENDPOINTS as u32)
+    }
+    /// Its index.
+    #[inline(always)]
+    pub fn index(self) -> u32 {
+        self.0
+    }
+    /// This process's half.
+    #[inline(always)]
+    pub fn local(self) -> &'static Local {
+        &LOCALS[self.0 as usize]
+    }
+    /// State.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        State::from_u32(self.state.load(Acquire))
+    }
+    /// Which end it is, once known.
+    pub fn role(self) -> Option<Role> {
+        match self.role.load(Relaxed) {
+            1 => Some(Role::Connector),
+            2 => Some(Role::Acceptor),
+            _ => None,
+        }
+    }
+    /// The channel, if attached and known to this process.
+    #[inline(always)]
+    pub fn chan(self) -> Option<&'static Chan> {
+        let p = self.local().chan.load(Acquire);
+        // SAFETY: points into the static table of channels.
+        (!p.is_null()).then(|| unsafe { &*p })
+    }
+    /// Keeps it on the kernel for good, unless it is attached (see `io::retire` for that).
+    pub fn pin(self, why: Reason) {
+        for from in [State::Idle, State::Eligible] {
+            if self.state.compare_exchange(from as u32, State::Pinned as u32, AcqRel, Relaxed).is_ok() {
+                self.reason.store(why as u32, Relaxed);
+                return;
+            }
+        }
+    }
+    /// Sets the reason shown while it is not accelerated.
+    pub fn because(self, why: Reason) {
+        self.reason.store(why as u32, Relaxed);
+    }
+}
+
+impl core::ops::Deref for Ep {
+    type Target = Endpoint;
+    #[inline(always)]
+    fn deref(&self) -> &Endpoint {
+        let base = BASE.load(Relaxed);
+        // SAFETY: handles exist only after `init` succeeded; the index is in range; the memory is
+        // mapped for the life of the process and is all atomics.
+        unsafe { &*base.add(ENDPOINTS_AT).cast::<Endpoint>().add(self.0 as usize) }
+    }
+}
+
+fn header() -> Option<&'static FamilyHeader> {
+    let base = BASE.load(Relaxed);
+    // SAFETY: mapped for the life of the process once set.
+    (!base.is_null()).then(|| unsafe { &*base.cast() })
+}
+
+/// Makes the family's memory. Without it everything stays on the kernel.
+pub fn init() -> bool {
+    let name = c"culvert-family";
+    // SAFETY: a C string.
+    let fd = unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
+    if fd < 0 {
+        return false;
+    }
+    let rw = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a fresh memfd, a fresh mapping; failure is checked.
+    let p = unsafe {
+        if syscall!(libc::SYS_ftruncate, fd, FAMILY_LEN) < 0 {
+            sys::close(fd);
+            return false;
+        }
+        // Nobody, not even a peer of the same user that opens it through /proc, can shrink it under us.
+        syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW);
+        syscall!(libc::SYS_mmap, 0, FAMILY_LEN, rw, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, 0)
+    };
+    if (-4095..0).contains(&p) {
+        sys::close(fd);
+        return false;
+    }
+    let base = p as *mut u8;
+    // SAFETY: the first page is ours alone so far.
+    unsafe {
+        base.cast::<FamilyHeader>().write(FamilyHeader {
+            magic: MAGIC,
+            version: VERSION,
+            pid: sys::getpid(),
+            path: AtomicU32::new(config::path()),
+            high: AtomicU32::new(0),
+            free: AtomicU64::new(0),
+            channels: AtomicU64::new(0),
+            disabled: AtomicU32::new(0),
+        });
+    }
+    BASE.store(base, Release);
+    FD.store(fd, Relaxed);
+    // If even this descriptor cannot be kept, `culvert stat` is blind, nothing else.
+    crate::fds::adopt(&FD);
+    true
+}
+
+/// Whether there is a family.
+#[inline]
+pub fn exists() -> bool {
+    !BASE.load(Relaxed).is_null()
+}
+
+/// Notes for `culvert stat` why nothing new is accelerated.
+pub fn disable(why: Reason) {
+    if let Some(h) = header() {
+        h.disabled.store(why as u32, Relaxed);
+    }
+}
+
+/// Why nothing new is accelerated, if so.
+pub fn disabled() -> bool {
+    header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+}
+
+/// Counts a channel.
+pub fn count_channel() {
+    if let Some(h) = header() {
+        h.channels.fetch_add(1, Relaxed);
+    }
+}
+
+/// A fresh endpoint held by this process through one descriptor, or `None` when the table is full.
+pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
+    let h = header()?;
+    let ep = loop {
+        let free = h.free.load(Acquire);
+        let i = free as u32;
+        if i == 0 {
+            let n = h.high.load(Relaxed);
+            if n as usize >= ENDPOINTS {
+                return None;
+            }
+            if h.high.compare_exchange(n, n + 1, AcqRel, Relaxed).is_ok() {
+                break Ep(n);
+            }
+            continue;
+        }
+        let ep = Ep((i - 1) % ENDPOINTS as u32);
+        let next = u64::from(ep.next_free.load(Relaxed)) | (((free >> 32) + 1) << 32);
+        if h.free.compare_exchange(free, next, AcqRel, Relaxed).is_ok() {
+            break ep;
+        }
+    };
+    ep.generation.fetch_add(1, Relaxed);
+    for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
+        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.hints]
+    {
+        w.store(0, Relaxed);
+    }
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
+        &ep.tx_msgs, &ep.tx_checked, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
+    {
+        w.store(0, Relaxed);
+    }
+    ep.rx_up.store(u64::MAX, Relaxed);
+    ep.tx_up.store(u64::MAX, Relaxed);
+    ep.role.store(role, Relaxed);
+    ep.pid.store(sys::getpid(), Relaxed);
+    ep.fd.store(fd as u32, Relaxed);
+    ep.holders.store(1, Relaxed);
+    ep.because(Reason::Young);
+    let l = ep.local();
+    l.refs.store(1, Relaxed);
+    l.chan.store(core::ptr::null_mut(), Relaxed);
+    l.watches.store(0, Relaxed);
+    l.stage.store(0, Relaxed);
+    l.offered.store(0, Relaxed);
+    l.inherited.store(0, Relaxed);
+    l.peer_cookie.store(0, Relaxed);
+    l.fd.store(fd, Relaxed);
+    ep.state.store(state as u32, Release);
+    Some(ep)
+}
+
+/// Gives an endpoint back. Nobody in the family holds it any more.
+pub fn free(ep: Ep) {
+    let Some(h) = header() else { return };
+    ep.state.store(State::Free as u32, Release);
+    loop {
+        let free = h.free.load(Acquire);
+        ep.next_free.store(free as u32, Relaxed);
+        let new = u64::from(ep.0 + 1) | (((free >> 32) + 1) << 32);
+        if h.free.compare_exchange(free, new, AcqRel, Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Every endpoint that this process holds.
+pub fn held() -> impl Iterator<Item = Ep> {
+    let n = header().map_or(0, |h| h.high.load(Acquire)).min(ENDPOINTS as u32);
+    (0..n).map(Ep).filter(|e| e.local().refs.load(Relaxed) > 0)
+}

@@ -1,0 +1,258 @@
+//! What the byte-moving calls have in common: which way this call on this endpoint goes.
+
+use crate::channel::Chan;
+use crate::family::{self, Ep};
+use crate::rx::{self, READY};
+use crate::tx::{self, Sent, UP};
+use crate::{attach, config, fds, lifeline, lock, real, signals};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+use libc::{c_int, iovec, off_t};
+use shmring::family::{Reason, State};
+use shmring::layout::{CLOSED, REFUSED};
+use shmring::switch::RxPhase;
+use shmring::syscall;
+
+/// May this descriptor be an endpoint of ours? One load.
+#[inline(always)]
+pub fn tracked(fd: c_int) -> bool {
+    fds::endpoint(fd).is_some()
+}
+
+/// The endpoint and channel of `fd` if its bytes may be on a ring; takes the next step towards that.
+#[inline(always)]
+fn attached(fd: c_int) -> Option<(Ep, &'static Chan)> {
+    let ep = fds::endpoint(fd)?;
+    match ep.state() {
+        State::Attached => Some((ep, ep.chan()?)),
+        State::Eligible if config::enabled() && attach::tick(ep, fd) => Some((ep, ep.chan()?)),
+        _ => None,
+    }
+}
+
+/// Runs a native call while it is counted in `word`; not if `bit` says that the ring is in use.
+#[inline]
+fn counted(word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
+    if word.fetch_add(1, AcqRel) & bit != 0 {
+        word.fetch_sub(1, AcqRel);
+        return None;
+    }
+    let r = real();
+    word.fetch_sub(1, AcqRel);
+    Some(r)
+}
+
+/// Receives into `iov`. `real` does the same with libc's own function. libc's convention.
+///
+/// # Safety
+/// `iov` points to `n` iovecs; a cancellation point.
+#[inline]
+pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
+    let Some(e) = fds::endpoint(fd) else { return real() };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return real();
+    }
+    let since = signals::runs();
+    loop {
+        let Some((ep, chan)) = attached(fd) else {
+            return match counted(&e.rx_word, READY, &mut real) {
+                Some(r) => r,
+                None => continue,
+            };
+        };
+        const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL | libc::MSG_CMSG_CLOEXEC;
+        if flags & !CARRIED != 0 {
+            if flags & libc::MSG_OOB != 0 {
+                retire(fd, Reason::Oob);
+            }
+            return real();
+        }
+        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 {
+            return real();
+        }
+        if !rx::make_ready(ep, chan) {
+            match counted(&ep.rx_word, READY, &mut real) {
+                Some(r) => return r,
+                None => continue,
+            }
+        }
+        // SAFETY: the caller's obligation; no lock is held here.
+        return real::ret(unsafe { rx::recv(ep, chan, fd, iov, n, flags, since) });
+    }
+}
+
+/// Sends from `iov`. `real` does the same with libc's own function. libc's convention.
+///
+/// # Safety
+/// `iov` points to `n` iovecs; a cancellation point.
+#[inline]
+pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
+    let Some(e) = fds::endpoint(fd) else { return real() };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return real();
+    }
+    let since = signals::runs();
+    loop {
+        let Some((ep, chan)) = attached(fd) else {
+            return match counted(&e.tx_word, UP, &mut real) {
+                Some(r) => r,
+                None => continue,
+            };
+        };
+        const CARRIED: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_CONFIRM | libc::MSG_DONTROUTE;
+        if flags & !CARRIED != 0 {
+            let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
+            leave_tx(ep, chan, fd, why);
+            return real();
+        }
+        rx::make_ready(ep, chan);
+        // SAFETY: the caller's obligation; no lock is held here.
+        match unsafe { tx::send(ep, chan, fd, iov, n, flags, since) } {
+            Sent::Done(r) => return real::ret(r),
+            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+                Some(r) => return r,
+                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
+                None => continue,
+            },
+        }
+    }
+}
+
+/// `sendfile` to `out`.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut real: impl FnMut() -> isize) -> isize {
+    let Some(e) = fds::endpoint(out) else { return real() };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return real();
+    }
+    let since = signals::runs();
+    loop {
+        let Some((ep, chan)) = attached(out) else {
+            return match counted(&e.tx_word, UP, &mut real) {
+                Some(r) => r,
+                None => continue,
+            };
+        };
+        if !regular(inp) {
+            leave_tx(ep, chan, out, Reason::Splice);
+            return real();
+        }
+        rx::make_ready(ep, chan);
+        // SAFETY: the caller's obligation; no lock is held here.
+        match unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) } {
+            Sent::Done(r) => return real::ret(r),
+            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+                Some(r) => return r,
+                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
+                None => continue,
+            },
+        }
+    }
+}
+
+fn regular(fd: c_int) -> bool {
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut st: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: writes one stat.
+    let r = unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) };
+    r == 0 && st.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
+/// Waits until a pending rewind has been served, so that what goes natively goes behind it.
+fn leave_tx(ep: Ep, chan: &'static Chan, fd: c_int, why: Reason) {
+    tx::leave(ep, chan, fd);
+    ep.because(why);
+}
+
+/// `shutdown`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -> c_int {
+    let Some(ep) = fds::endpoint(fd) else { return real() };
+    if ep.state() != State::Attached {
+        return real();
+    }
+    let Some(chan) = ep.chan() else { return real() };
+    let slot = ep.slot.load(Relaxed) as usize;
+    if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
+        let held = lock::take(&ep.tx_token);
+        ep.wr_shut.store(1, Release);
+        // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
+        chan.slot(slot).side[chan.role() as usize].wr_shut.store(1, Release);
+        held.release();
+    }
+    if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
+        ep.rd_shut.store(1, Release);
+    }
+    let r = real();
+    if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
+        // From now on the kernel answers senders (EPIPE).
+        tx::leave(ep, chan, fd);
+    }
+    chan.notify(slot);
+    crate::epoll::touched(ep);
+    r
+}
+
+/// Moves a connection to the kernel for good. No-op for what is not tracked.
+///
+/// Our sending side goes down at once. Our receiving side stops reading the ring; the peer sends what is
+/// unread over the lifeline as soon as it runs in our library again (it is woken if it sleeps there).
+/// If the peer has already finished sending, nobody can do that any more: then the connection is reset
+/// rather than corrupted, unless nothing was left unread.
+pub fn retire(fd: c_int, why: Reason) {
+    let Some(ep) = fds::endpoint(fd) else { return };
+    if ep.state() == State::Eligible {
+        attach::withdraw(ep);
+    }
+    ep.pin(why);
+    if ep.state() != State::Attached {
+        return;
+    }
+    let Some(chan) = ep.chan() else { return };
+    tx::leave(ep, chan, fd);
+    ep.because(why);
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
+    let held = lock::take(&ep.rx_token);
+    let mut reset = false;
+    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
+        me.rx.store(REFUSED, Release);
+        fence(SeqCst);
+        if peer.up.load(Acquire) != 0 {
+            let head = ep.rx_head.load(Relaxed);
+            let unread = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+            let finished = peer.wr_shut.load(Acquire) != 0 || lifeline::look(fd, lifeline::ENDED) != 0;
+            match me.rewind.compare_exchange(0, head + 1, AcqRel, Acquire) {
+                Ok(_) => reset = finished && unread() > 0,
+                Err(CLOSED) => reset = unread() > 0,
+                Err(_) => {}
+            }
+        }
+        ep.rx_phase.store(RxPhase::Down as u32, Release);
+        // Nobody waits for ring bytes any more.
+        ep.rx_word.store(0, Release);
+    }
+    held.release();
+    chan.notify(slot);
+    if reset {
+        crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
+        let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+        // SAFETY: a valid address; tcp_disconnect sends a RST.
+        unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
+    }
+}
+
+/// Retires every connection of this process that a program outside our reach could come to use.
+pub fn retire_all(why: Reason, only: impl Fn(c_int) -> bool) {
+    for fd in 0..fds::high() {
+        if tracked(fd) && only(fd) {
+            retire(fd, why);
+        }
+    }
+    let _ = family::exists();
+}

@@ -1,0 +1,382 @@
+//! Descriptors and processes coming and going.
+
+use crate::family::{self, Ep};
+use crate::fds::{self, Kind};
+use crate::tls::tls;
+use crate::{attach, config, epoll, io, lifeline, real, signals, wait};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use libc::{c_int, c_uint, sockaddr, socklen_t};
+use shmring::family::{Reason, State};
+use shmring::syscall;
+
+/// Whether `fd` is culvert's own; to the program it does not exist.
+pub fn internal(fd: c_int) -> bool {
+    fds::get(fd) == Kind::Ours
+}
+
+/// A descriptor that is not a TCP socket got this number.
+#[inline]
+pub fn created(fd: c_int) {
+    if fd >= 0 && fds::get(fd) != Kind::Other {
+        forget(fd);
+    }
+}
+
+/// Drops what we knew of a number: the program closed it behind our back, or is about to close it.
+fn forget(fd: c_int) {
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    match fds::get(fd) {
+        Kind::Endpoint(ep) => {
+            fds::set(fd, Kind::Other);
+            release(ep, fd);
+        }
+        Kind::Epoll(i) => {
+            fds::set(fd, Kind::Other);
+            epoll::closed(i, fd);
+        }
+        Kind::Ours => fds::set(fd, Kind::Other),
+        Kind::Other => {}
+    }
+}
+
+/// This process gives up one descriptor of `ep`.
+fn release(ep: Ep, fd: c_int) {
+    let l = ep.local();
+    if l.refs.load(Relaxed) > 1 {
+        l.refs.fetch_sub(1, Relaxed);
+        if l.fd.load(Relaxed) == fd {
+            // Another one serves for looks at the lifeline.
+            let other = (0..fds::high()).find(|&f| f != fd && fds::endpoint(f) == Some(ep));
+            l.fd.store(other.unwrap_or(-1), Relaxed);
+        }
+        return;
+    }
+    l.refs.store(0, Relaxed);
+    epoll::forget(ep);
+    if ep.state() == State::Eligible {
+        attach::withdraw(ep);
+    }
+    if ep.holders.fetch_sub(1, AcqRel) != 1 {
+        return;
+    }
+    if ep.state() == State::Attached
+        && let Some(chan) = ep.chan()
+    {
+        if ring_unread(ep, chan) {
+            // tcp_close: a socket closed with unread data sends RST, not FIN.
+            let lg = libc::linger { l_onoff: 1, l_linger: 0 };
+            // SAFETY: passes a local.
+            unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
+        }
+        attach::detach(ep, chan);
+    }
+    l.chan.store(core::ptr::null_mut(), Relaxed);
+    family::free(ep);
+}
+
+fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
+    if ep.rx_phase.load(Relaxed) == shmring::switch::RxPhase::Down as u32 {
+        return false;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0) > 0
+}
+
+fn track(fd: c_int, state: State, role: u32) {
+    created(fd);
+    if !config::enabled() || !family::exists() || tls().vfork.get() != 0 || fd as usize >= fds::MAX {
+        return;
+    }
+    if let Some(ep) = family::alloc(fd, state, role) {
+        fds::set(fd, Kind::Endpoint(ep));
+    }
+}
+
+/// After `socket` succeeded.
+#[inline]
+pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
+    let tcp = (domain == libc::AF_INET || domain == libc::AF_INET6)
+        && ty & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == libc::SOCK_STREAM
+        && (proto == 0 || proto == libc::IPPROTO_TCP);
+    if tcp { track(fd, State::Idle, 0) } else { created(fd) }
+}
+
+/// `connect`.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
+    let ep = fds::endpoint(fd);
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::connect(fd, a, l) };
+    if let Some(ep) = ep {
+        // In progress counts: nothing is done about the connection before its first bytes.
+        if (r == 0 || real::errno() == libc::EINPROGRESS || real::errno() == libc::EINTR) && ep.state() == State::Idle {
+            ep.role.store(1, Relaxed);
+            let _ = ep.state.compare_exchange(State::Idle as u32, State::Eligible as u32, AcqRel, Relaxed);
+        }
+    }
+    r
+}
+
+/// After `listen` succeeded.
+pub fn listening(_fd: c_int) {}
+
+/// After `accept` succeeded.
+///
+/// # Safety
+/// None; kept for symmetry with the other address calls.
+#[inline]
+pub unsafe fn accepted(listener: c_int, fd: c_int) {
+    match fds::get(listener) {
+        Kind::Endpoint(_) => track(fd, State::Eligible, 2),
+        // A listener that was inherited, or is no TCP socket: the kernel tells.
+        _ if config::enabled() => {
+            let tcp = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
+            if tcp { track(fd, State::Eligible, 2) } else { created(fd) }
+        }
+        _ => created(fd),
+    }
+}
+
+/// A descriptor that another process sent: not ours to accelerate.
+pub fn received(fd: c_int) {
+    created(fd);
+}
+
+/// `close`.
+///
+/// # Safety
+/// As libc's.
+#[inline]
+pub unsafe fn close(fd: c_int) -> c_int {
+    match fds::get(fd) {
+        Kind::Other => {}
+        Kind::Ours if tls().inside.get() == 0 => {
+            real::set_errno(libc::EBADF);
+            return -1;
+        }
+        _ => forget(fd),
+    }
+    // SAFETY: the caller's obligation.
+    unsafe { real::close(fd) }
+}
+
+/// `new` became another name of `old`.
+pub fn duplicated(old: c_int, new: c_int) {
+    created(new);
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    match fds::get(old) {
+        Kind::Endpoint(ep) if (new as usize) < fds::MAX => {
+            ep.local().refs.fetch_add(1, Relaxed);
+            fds::set(new, Kind::Endpoint(ep));
+        }
+        Kind::Endpoint(_) => io::retire(old, Reason::NoFd),
+        Kind::Epoll(i) => {
+            epoll::duplicated(i);
+            fds::set(new, Kind::Epoll(i));
+        }
+        _ => {}
+    }
+}
+
+/// `dup`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup(fd: c_int) -> c_int {
+    if internal(fd) {
+        real::set_errno(libc::EBADF);
+        return -1;
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup(fd) };
+    if r >= 0 {
+        duplicated(fd, r);
+    }
+    r
+}
+
+/// Before a `dup2` or `dup3`: false (with errno) if it cannot be.
+fn make_way(old: c_int, new: c_int) -> bool {
+    if internal(old) {
+        real::set_errno(libc::EBADF);
+        return false;
+    }
+    if tls().vfork.get() != 0 {
+        // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
+        io::retire(old, Reason::Exec);
+        return true;
+    }
+    if internal(new) && !fds::move_away(new) {
+        real::set_errno(libc::EMFILE);
+        return false;
+    }
+    true
+}
+
+/// `dup2`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
+    if !make_way(old, new) {
+        return -1;
+    }
+    // What `new` was is closed by the kernel, with the effects of close.
+    let valid = old != new && open(old);
+    if valid && new >= 0 {
+        before_close(new);
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup2(old, new) };
+    if r >= 0 && old != new {
+        duplicated(old, r);
+    }
+    r
+}
+
+/// `dup3`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if !make_way(old, new) {
+        return -1;
+    }
+    if old != new && new >= 0 && open(old) && flags & !libc::O_CLOEXEC == 0 {
+        before_close(new);
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup3(old, new, flags) };
+    if r >= 0 {
+        duplicated(old, r);
+    }
+    r
+}
+
+fn open(fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) >= 0 }
+}
+
+fn before_close(fd: c_int) {
+    if fds::get(fd) != Kind::Other {
+        forget(fd);
+    }
+}
+
+/// `close_range`: closes around culvert's own descriptors.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    const UNSHARE: c_int = 2;
+    const CLOEXEC: c_int = 4;
+    if first > last || flags & !(UNSHARE | CLOEXEC) != 0 || flags & CLOEXEC != 0 {
+        // Ours are close-on-exec anyway.
+        // SAFETY: the caller's obligation.
+        return unsafe { real::close_range(first, last, flags) };
+    }
+    let mut from = first;
+    let mut result = 0;
+    for fd in first..=last.min((fds::high() - 1).max(0) as c_uint) {
+        match fds::get(fd as c_int) {
+            Kind::Other => {}
+            // The child of vfork shares our table, not our descriptors: there everything may go.
+            Kind::Ours if tls().vfork.get() == 0 => {
+                if from < fd {
+                    // SAFETY: as above.
+                    result |= unsafe { real::close_range(from, fd - 1, flags) };
+                }
+                from = fd + 1;
+            }
+            _ => forget(fd as c_int),
+        }
+    }
+    if from <= last {
+        // SAFETY: as above.
+        result |= unsafe { real::close_range(from, last, flags) };
+    }
+    result
+}
+
+/// `closefrom`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn closefrom(first: c_int) {
+    // SAFETY: the caller's obligation.
+    unsafe { close_range(first.max(0) as c_uint, c_uint::MAX, 0) };
+}
+
+/// Before this process becomes another program: sockets that survive it leave our reach.
+pub fn before_exec() {
+    io::retire_all(Reason::Exec, |fd| {
+        // SAFETY: no memory is touched.
+        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
+    });
+}
+
+/// Before a child is created that becomes another program without running our code.
+///
+/// It inherits what is not close-on-exec, nearly always by oversight. Connections that are attached stay: a
+/// program that was given one on purpose got it by dup2 or a spawn file action, which retire it.
+pub fn before_spawn() {
+    let connected = |fd: c_int| fds::endpoint(fd).is_some_and(|e| fd <= 2 && e.state() != State::Idle);
+    io::retire_all(Reason::Exec, connected);
+}
+
+/// `vfork` is about to happen on this thread.
+pub fn before_vfork() {
+    let v = &tls().vfork;
+    v.set(v.get() + 1);
+}
+
+/// ... and its child is gone to its own memory.
+pub fn after_vfork_parent() {
+    let v = &tls().vfork;
+    v.set(v.get().saturating_sub(1));
+}
+
+/// Before `fork`: the child will hold what we hold.
+pub extern "C" fn fork_prepare() {
+    for ep in family::held() {
+        ep.holders.fetch_add(1, AcqRel);
+    }
+}
+
+/// After `fork`, in the parent. A failed fork leaves `holders` too high: those connections stay as they are.
+pub extern "C" fn fork_parent() {}
+
+/// After `fork`, in the child.
+pub extern "C" fn fork_child() {
+    tls().after_fork_child();
+    signals::after_fork_child();
+    wait::after_fork_child();
+    attach::after_fork_child();
+    epoll::after_fork_child();
+}
+
+/// At exit: other holders of our connections may use them alone again.
+pub extern "C" fn leaving() {
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    for ep in family::held() {
+        if ep.holders.load(Relaxed) > 1 && ep.local().refs.swap(0, Relaxed) > 0 {
+            ep.holders.fetch_sub(1, AcqRel);
+        }
+    }
+}
+
+/// A system-call filter is about to be installed: what culvert needs may soon be fatal.
+pub fn seccomp() {
+    family::disable(Reason::Seccomp);
+    io::retire_all(Reason::Seccomp, |_| true);
+}

@@ -1,0 +1,118 @@
+//! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error.
+
+use shmring::syscall;
+
+/// What the socket shows now: `poll` events, at once.
+#[inline]
+pub fn look(fd: i32, events: i16) -> i16 {
+    let mut p = libc::pollfd { fd, events, revents: 0 };
+    let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one pollfd; a zero timeout.
+    let r = unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
+    if r > 0 { p.revents } else { 0 }
+}
+
+/// `POLLRDHUP | POLLHUP | POLLERR`: the peer will send no more, or worse.
+pub const ENDED: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+
+/// `O_NONBLOCK`, asked each time: it belongs to the open file, which others may change.
+pub fn nonblocking(fd: i32) -> bool {
+    // SAFETY: no memory is touched.
+    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFL) };
+    f >= 0 && f as i32 & libc::O_NONBLOCK != 0
+}
+
+/// `SO_RCVTIMEO` or `SO_SNDTIMEO` in nanoseconds; `None` = wait for ever.
+pub fn timeout(fd: i32, option: i32) -> Option<u64> {
+    let mut tv = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut len = size_of::<libc::timeval>() as u32;
+    // SAFETY: writes at most `len` bytes.
+    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, option, &raw mut tv, &raw mut len) };
+    if r < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0) {
+        return None;
+    }
+    Some((tv.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(tv.tv_usec as u64 * 1000))
+}
+
+/// An `int` socket option, or `-errno`.
+pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
+    let mut v = 0i32;
+    let mut len = 4u32;
+    // SAFETY: writes at most 4 bytes.
+    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, level, name, &raw mut v, &raw mut len) };
+    if r < 0 { Err(-r as i32) } else { Ok(v) }
+}
+
+/// `SO_COOKIE`: the socket's name in this kernel, never reused.
+pub fn cookie(fd: i32) -> Option<u64> {
+    let mut v = 0u64;
+    let mut len = 8u32;
+    // SAFETY: writes at most 8 bytes.
+    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_COOKIE, &raw mut v, &raw mut len) };
+    (r >= 0 && len == 8).then_some(v)
+}
+
+struct Info {
+    state: u8,
+    bytes_acked: u64,
+    bytes_received: u64,
+}
+
+fn info(fd: i32) -> Option<Info> {
+    // struct tcp_info of linux/tcp.h: the state is its first byte, tcpi_bytes_acked lies at 120,
+    // tcpi_bytes_received at 128 (both since Linux 4.1).
+    let mut b = [0u8; 136];
+    let mut len = b.len() as u32;
+    // SAFETY: writes at most `len` bytes.
+    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::IPPROTO_TCP, libc::TCP_INFO, b.as_mut_ptr(), &raw mut len) };
+    if r < 0 || (len as usize) < b.len() {
+        return None;
+    }
+    let word = |at: usize| u64::from_ne_bytes(core::array::from_fn(|i| b[at + i]));
+    Some(Info { state: b[0], bytes_acked: word(120), bytes_received: word(128) })
+}
+
+fn queued(fd: i32, request: u64) -> Option<u64> {
+    let mut n = 0i32;
+    // SAFETY: writes one int.
+    let r = unsafe { syscall!(libc::SYS_ioctl, fd, request, &raw mut n) };
+    (r >= 0).then_some(n.max(0) as u64)
+}
+
+/// Bytes in the socket's receive queue.
+pub fn unread(fd: i32) -> u64 {
+    queued(fd, libc::FIONREAD).unwrap_or(0)
+}
+
+/// Stream position up to which this side has sent natively: acknowledged plus unacknowledged, read until
+/// they belong together. `opened`: this side sent the SYN, which bytes_acked counts. Nobody may be sending
+/// at the same time.
+pub fn sent(fd: i32, opened: bool) -> Option<u64> {
+    for _ in 0..64 {
+        let before = info(fd)?;
+        let out = queued(fd, libc::TIOCOUTQ)?;
+        let after = info(fd)?;
+        if before.bytes_acked == after.bytes_acked {
+            return (before.bytes_acked + out).checked_sub(u64::from(opened));
+        }
+    }
+    None
+}
+
+/// Bytes of the lifeline consumed so far, and bytes lying there. Nobody may be reading at the same time.
+pub fn received(fd: i32) -> Option<(u64, u64)> {
+    const CLOSE_WAIT: u8 = 8;
+    const LAST_ACK: u8 = 9;
+    const CLOSING: u8 = 11;
+    for _ in 0..64 {
+        let before = info(fd)?;
+        let n = unread(fd);
+        let after = info(fd)?;
+        if before.bytes_received == after.bytes_received && before.state == after.state {
+            // rcv_nxt, and bytes_received with it, counts a FIN as one byte (tcp_rcv_nxt_update).
+            let fin = matches!(after.state, CLOSE_WAIT | LAST_ACK | CLOSING);
+            return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (c, n));
+        }
+    }
+    None
+}

@@ -1,0 +1,94 @@
+//! One-line messages to stderr or `CULVERT_LOG_FILE`, formatted on the stack and written with one system
+//! call: no allocation, no lock, usable in any context.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
+use shmring::syscall;
+
+/// Severity; what is above the configured one is not formatted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Something of the user's is wrong, or a connection was lost.
+    Error = 1,
+    /// culvert cannot do what it was asked to.
+    Warn,
+    /// Channels coming and going.
+    Info,
+    /// Each connection's switches.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Error as u8);
+/// Where messages go; the log file's descriptor when there is one.
+pub static FD: AtomicI32 = AtomicI32::new(2);
+
+/// Device and inode of stderr at start: a program that closes 2 may get it back as a connection.
+static STDERR: [core::sync::atomic::AtomicU64; 2] = [const { core::sync::atomic::AtomicU64::new(0) }; 2];
+
+fn stderr_id() -> Option<[u64; 2]> {
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut st: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: writes one stat.
+    let r = unsafe { syscall!(libc::SYS_fstat, 2, &raw mut st) };
+    (r == 0).then_some([st.st_dev, st.st_ino])
+}
+
+/// Notes what stderr is; from the constructor.
+pub fn init() {
+    if let Some(id) = stderr_id() {
+        STDERR[0].store(id[0], Relaxed);
+        STDERR[1].store(id[1], Relaxed);
+    }
+}
+
+/// Sets the level.
+pub fn set_level(l: Level) {
+    LEVEL.store(l as u8, Relaxed);
+}
+
+/// Whether messages of this level are wanted.
+pub fn wants(l: Level) -> bool {
+    l as u8 <= LEVEL.load(Relaxed)
+}
+
+struct Line {
+    buf: [u8; 512],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        // One byte is kept for the newline; what does not fit is cut.
+        let room = self.buf.len() - 1 - self.len;
+        let n = s.len().min(room);
+        self.buf[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
+        self.len += n;
+        Ok(())
+    }
+}
+
+/// Writes one line: `culvert[PID]: message`.
+pub fn line(args: fmt::Arguments) {
+    let fd = FD.load(Relaxed);
+    if fd == 2 && stderr_id() != Some([STDERR[0].load(Relaxed), STDERR[1].load(Relaxed)]) {
+        return;
+    }
+    let mut l = Line { buf: [0; 512], len: 0 };
+    let _ = write!(l, "culvert[{}]: {}", shmring::sys::getpid(), args);
+    l.buf[l.len] = b'\n';
+    // SAFETY: the buffer is valid for the length given.
+    unsafe { syscall!(libc::SYS_write, fd, l.buf.as_ptr(), l.len + 1) };
+}
+
+/// `log!(Level, "format", ...)`.
+#[macro_export]
+macro_rules! log {
+    ($l:ident, $($a:tt)*) => {
+        if $crate::log::wants($crate::log::Level::$l) {
+            $crate::log::line(format_args!($($a)*))
+        }
+    };
+}

@@ -1,0 +1,362 @@
+//! `poll` and `select` over sets that hold connections of ours.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::fds::{self, Kind};
+use crate::rx::READY;
+use crate::wait::{self, Spun};
+use crate::{config, epoll, readiness, real, rx, signals};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
+use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
+use shmring::family::State;
+use shmring::layout::POLLERS;
+use shmring::{ring, syscall};
+
+/// Entries kept on the stack; longer arrays get a mapping for the time of the call.
+const SMALL: usize = 128;
+
+fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
+    let ep = fds::endpoint(fd)?;
+    if ep.state() == State::Attached { Some((ep, ep.chan()?)) } else { None }
+}
+
+/// Marks every connection that is not attached as natively waited for, so that none goes up while we
+/// sleep in the kernel. Returns false, undone, if one is or has become attached.
+fn enter_native(f: &[pollfd]) -> bool {
+    let mut attached = false;
+    let mut n = 0;
+    for p in f {
+        if let Some(ep) = fds::endpoint(p.fd) {
+            match ep.state() {
+                State::Attached => attached = true,
+                State::Eligible => attached |= ep.rx_word.fetch_add(1, AcqRel) & READY != 0,
+                _ => {}
+            }
+        }
+        n += 1;
+        if attached {
+            break;
+        }
+    }
+    if attached {
+        // The one that was found attached has been counted only if it was eligible a moment ago.
+        for (i, p) in f[..n].iter().enumerate() {
+            if let Some(ep) = fds::endpoint(p.fd)
+                && (ep.state() == State::Eligible || i + 1 == n && ep.rx_word.load(Relaxed) & !READY != 0)
+            {
+                let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+            }
+        }
+    }
+    !attached
+}
+
+fn leave_native(f: &[pollfd]) {
+    for p in f {
+        if let Some(ep) = fds::endpoint(p.fd)
+            && matches!(ep.state(), State::Eligible | State::Attached)
+        {
+            let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+        }
+    }
+}
+
+/// Whether the set concerns us at all, and takes the next step for connections in it.
+fn concerns(f: &[pollfd]) -> bool {
+    let mut any = false;
+    for p in f {
+        match fds::get(p.fd) {
+            Kind::Endpoint(ep) => match ep.state() {
+                State::Attached => any = true,
+                State::Eligible => any = true,
+                _ => {}
+            },
+            Kind::Epoll(i) => epoll::nest(i),
+            _ => {}
+        }
+    }
+    any
+}
+
+/// `poll` and `ppoll`. `timeout` in nanoseconds, `None` = for ever; `mask` as ppoll's.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
+    if n == 0 || f.is_null() || n > fds::MAX as nfds_t || !config::enabled() {
+        return real();
+    }
+    // SAFETY: the program says that it has `n` entries; a bad array faults here as in any code of its own
+    // (poll(2) would say EFAULT; no program passes one on purpose but to test the kernel).
+    let set = unsafe { core::slice::from_raw_parts_mut(f, n as usize) };
+    if !concerns(set) {
+        return real();
+    }
+    if enter_native(set) {
+        let r = real();
+        leave_native(set);
+        return r;
+    }
+    // SAFETY: the caller's obligation.
+    real::ret(unsafe { serve(set, timeout, mask) }) as c_int
+}
+
+fn mapped(bytes: usize) -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh anonymous mapping.
+    let p = unsafe { syscall!(libc::SYS_mmap, 0, bytes, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
+    if (-4095..0).contains(&p) { None } else { Some(p as *mut u8) }
+}
+
+unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
+    let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
+    if set.len() < SMALL {
+        // SAFETY: the caller's obligation.
+        return unsafe { serve_in(set, &mut small[..=set.len()], timeout, mask) };
+    }
+    let bytes = (set.len() + 1) * size_of::<pollfd>();
+    let Some(p) = mapped(bytes) else { return -libc::ENOMEM as isize };
+    // SAFETY: a fresh mapping of that size, zeroed.
+    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 1) };
+    // SAFETY: the caller's obligation.
+    let r = unsafe { serve_in(set, big, timeout, mask) };
+    // SAFETY: our own mapping.
+    unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+    r
+}
+
+/// `work` has room for the set and a doorbell.
+unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
+    let since = signals::runs();
+    let deadline = timeout.map(|t| if t == 0 { 0 } else { wait::now().saturating_add(t) });
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let bell = set.len();
+    loop {
+        let mut ready = 0isize;
+        let mut others = false;
+        for (p, w) in set.iter_mut().zip(work.iter_mut()) {
+            *w = *p;
+            w.revents = 0;
+            match on_ring(p.fd) {
+                Some((ep, chan)) => {
+                    if !rx::make_ready(ep, chan) {
+                        // Another thread waits natively: the lifeline still carries this direction.
+                        others = true;
+                    }
+                    p.revents = readiness::now(ep, chan, p.fd, p.events) & (p.events | POLLERR | POLLHUP);
+                    ready += isize::from(p.revents != 0);
+                    w.fd = -1;
+                }
+                None => others |= p.fd >= 0,
+            }
+        }
+        if others {
+            // SAFETY: the array is ours and as long as said; a zero timeout.
+            let r = unsafe { syscall!(libc::SYS_ppoll, work.as_mut_ptr(), set.len(), &raw const zero, 0, 8) };
+            if r < 0 && r != -libc::EINTR as isize {
+                return r;
+            }
+            for (p, w) in set.iter_mut().zip(work.iter()) {
+                if w.fd >= 0 || p.fd < 0 {
+                    p.revents = w.revents;
+                    ready += isize::from(w.revents != 0);
+                }
+            }
+        }
+        if ready > 0 || timeout == Some(0) {
+            return ready;
+        }
+        let spun = wait::spin(|| any_stirred(set));
+        if spun == Spun::Won {
+            continue;
+        }
+        if signals::interrupted(since, false) {
+            return -libc::EINTR as isize;
+        }
+        let mut left = None;
+        if let Some(d) = deadline {
+            match d.checked_sub(wait::now()) {
+                None | Some(0) => {
+                    return 0;
+                }
+                some => left = some,
+            }
+        }
+        // Only connections that are attached are slept for on the ring; the others are counted as native.
+        let poller = wait::acquire(crate::tls::tls().tid() as usize % POLLERS);
+        let mut bounded = poller.is_none();
+        for (p, w) in set.iter().zip(work.iter_mut()) {
+            w.fd = p.fd;
+            w.events = p.events;
+            w.revents = 0;
+            let Some((ep, chan)) = on_ring(p.fd) else { continue };
+            w.events = readiness::lifeline_events(ep, p.events);
+            bounded |= ep.local().inherited.load(Relaxed) != 0;
+            if let Some(n) = poller {
+                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
+                bounded |= !wait::tell(chan, n);
+                chan.queues(chan.role())[n].armed.store(wait::generation(n), Relaxed);
+            }
+        }
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        work[bell] = pollfd { fd: poller.map_or(-1, wait::bell), events: POLLIN, revents: 0 };
+        if bounded {
+            left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
+        }
+        let r = if any_stirred(set) || any_eligible_ready(set) {
+            0
+        } else {
+            // SAFETY: the array is ours; no lock is held.
+            unsafe { signals::ppoll(work.as_mut_ptr(), bell + 1, left, mask, since) }
+        };
+        if let Some(n) = poller {
+            for p in set.iter() {
+                if let Some((_, chan)) = on_ring(p.fd) {
+                    chan.queues(chan.role())[n].armed.store(0, Relaxed);
+                    ring::take_ready(&chan.queues(chan.role())[n]);
+                }
+            }
+            if work[bell].revents != 0 {
+                wait::drain(n);
+            }
+            wait::release(n);
+        }
+        if r < 0 {
+            return r;
+        }
+    }
+}
+
+fn any_stirred(set: &[pollfd]) -> bool {
+    set.iter().any(|p| match on_ring(p.fd) {
+        Some((ep, chan)) => rx::stirred(ep, chan) || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan),
+        None => false,
+    })
+}
+
+/// A connection in the set was attached by another thread since we looked.
+fn any_eligible_ready(set: &[pollfd]) -> bool {
+    set.iter().any(|p| {
+        fds::endpoint(p.fd).is_some_and(|e| e.state() == State::Eligible && e.rx_word.load(Relaxed) & READY != 0)
+    })
+}
+
+const IN_SET: i16 = POLLRDNORM | POLLRDBAND | POLLIN | POLLHUP | POLLERR;
+const OUT_SET: i16 = POLLWRBAND | POLLWRNORM | POLLOUT | POLLERR;
+
+/// `select` and `pselect`. `left` receives the time that was not slept, if the program wants it.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn select(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    left: Option<&mut u64>,
+    mut real: impl FnMut() -> c_int,
+) -> c_int {
+    if n <= 0 || !config::enabled() {
+        return real();
+    }
+    let n = n as usize;
+    // fd_set may be longer than FD_SETSIZE: programs allocate their own. It is an array of longs.
+    let bit = |s: *mut fd_set, fd: usize| {
+        // SAFETY: the program says that each set has at least `n` bits.
+        !s.is_null() && unsafe { *s.cast::<u64>().add(fd / 64) } & (1 << (fd % 64)) != 0
+    };
+    let wanted = |fd: usize| {
+        let mut ev = 0;
+        if bit(r, fd) {
+            ev |= POLLRDNORM | POLLRDBAND | POLLIN;
+        }
+        if bit(w, fd) {
+            ev |= POLLWRBAND | POLLWRNORM | POLLOUT;
+        }
+        if bit(e, fd) {
+            ev |= POLLPRI;
+        }
+        ev
+    };
+    let mut count = 0;
+    let mut ours = false;
+    for fd in 0..n {
+        if wanted(fd) != 0 {
+            count += 1;
+            match fds::get(fd as i32) {
+                Kind::Endpoint(ep) => ours |= matches!(ep.state(), State::Attached | State::Eligible),
+                Kind::Epoll(i) => epoll::nest(i),
+                _ => {}
+            }
+        }
+    }
+    if !ours {
+        return real();
+    }
+    let bytes = count * size_of::<pollfd>();
+    let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
+    let big = if count > SMALL { mapped(bytes) } else { None };
+    if count > SMALL && big.is_none() {
+        real::set_errno(libc::ENOMEM);
+        return -1;
+    }
+    let set: &mut [pollfd] = match big {
+        // SAFETY: a fresh mapping of that size.
+        Some(p) => unsafe { core::slice::from_raw_parts_mut(p.cast(), count) },
+        None => &mut small[..count],
+    };
+    let mut k = 0;
+    for fd in 0..n {
+        let ev = wanted(fd);
+        if ev != 0 {
+            set[k] = pollfd { fd: fd as i32, events: ev, revents: 0 };
+            k += 1;
+        }
+    }
+    let started = wait::now();
+    let result = if enter_native(set) {
+        let x = real();
+        leave_native(set);
+        x
+    } else {
+        // SAFETY: the caller's obligation.
+        let x = unsafe { serve(set, timeout, mask) };
+        let x = if x > 0 && set.iter().any(|p| p.revents & POLLNVAL != 0) { -libc::EBADF as isize } else { x };
+        if let (Some(left), Some(t)) = (left, timeout) {
+            *left = t.saturating_sub(wait::now() - started);
+        }
+        if x < 0 {
+            real::ret(x) as c_int
+        } else {
+            let mut hits = 0;
+            for s in [r, w, e] {
+                if !s.is_null() {
+                    for i in 0..n.div_ceil(64) {
+                        let keep = if (i + 1) * 64 <= n { 0 } else { !0u64 << (n % 64) };
+                        // SAFETY: as in `bit`.
+                        unsafe { *s.cast::<u64>().add(i) &= keep };
+                    }
+                }
+            }
+            for p in set.iter() {
+                for (s, events, hit) in [(r, POLLIN, IN_SET), (w, POLLOUT, OUT_SET), (e, POLLPRI, POLLPRI)] {
+                    if p.events & events != 0 && p.revents & hit != 0 {
+                        // SAFETY: as in `bit`.
+                        unsafe { *s.cast::<u64>().add(p.fd as usize / 64) |= 1 << (p.fd as usize % 64) };
+                        hits += 1;
+                    }
+                }
+            }
+            hits
+        }
+    };
+    if let Some(p) = big {
+        // SAFETY: our own mapping.
+        unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+    }
+    result
+}

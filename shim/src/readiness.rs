@@ -1,0 +1,81 @@
+//! What `poll`, `select` and epoll say about an attached endpoint: ring and lifeline as one socket.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::lifeline::{self, ENDED};
+use crate::{rx, tx};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDBAND, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM};
+use shmring::switch::{RxPhase, TxPhase};
+
+const READ: i16 = POLLIN | POLLRDNORM;
+const WRITE: i16 = POLLOUT | POLLWRNORM;
+
+/// Everything that holds now, as `poll` events. `wanted` (also `poll` events) only says what need not be
+/// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
+pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
+    tx::service(ep, chan, fd);
+    let mut phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    if phase != RxPhase::Ring && phase != RxPhase::Down {
+        phase = rx::advance(ep, chan, fd);
+    }
+    let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
+    let available = rx::on_ring(ep, chan);
+    let mut r = 0;
+    if available >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) {
+        r |= READ;
+    }
+    let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
+    match sending {
+        TxPhase::Ring if !look => {
+            if wanted & (WRITE | POLLWRBAND) != 0 {
+                if tx::writable(ep, chan) {
+                    r |= WRITE;
+                } else {
+                    tx::want_space(ep, chan);
+                    if tx::writable(ep, chan) {
+                        r |= WRITE;
+                    }
+                }
+            }
+        }
+        TxPhase::Rewind => {}
+        _ => look = true,
+    }
+    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) {
+        look = true;
+    }
+    let latched = ep.latched.load(Relaxed);
+    if latched != 0 {
+        let err = if latched & rx::REPORTED == 0 { POLLERR } else { 0 };
+        return r | READ | WRITE | POLLRDHUP | POLLHUP | err;
+    }
+    if look {
+        let seen = lifeline::look(fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
+        if seen & ENDED != 0 {
+            ep.rx_fin.store(1, Relaxed);
+        }
+        r |= seen & (READ | POLLPRI | POLLRDBAND | ENDED);
+        // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
+        if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
+            r |= seen & (WRITE | POLLWRBAND);
+        }
+    }
+    r
+}
+
+/// Lifeline events to sleep on for somebody who wants `wanted`, so that nothing already known wakes it.
+pub fn lifeline_events(ep: Ep, wanted: i16) -> i16 {
+    let mut e = wanted & (POLLPRI | POLLRDBAND);
+    let rx = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    if wanted & (READ | POLLRDHUP) != 0 || ep.rx_fin.load(Relaxed) == 0 && ep.rd_shut.load(Relaxed) == 0 {
+        e |= POLLRDHUP;
+    }
+    if wanted & READ != 0 || rx != RxPhase::Ring {
+        e |= wanted & READ;
+    }
+    if wanted & WRITE != 0 && TxPhase::from_u32(ep.tx_phase.load(Relaxed)) != TxPhase::Ring {
+        e |= WRITE;
+    }
+    e & !(POLLHUP | POLLERR)
+}

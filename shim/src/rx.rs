@@ -1,0 +1,482 @@
+//! Receiving on an attached endpoint: lifeline, ring, lifeline, as one stream.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::lifeline::{self, ENDED};
+use crate::signals::Runs;
+use crate::wait::{self, Spun};
+use crate::{lock, tx, usercopy};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use libc::iovec;
+use shmring::layout::{self, SlotHeader};
+use shmring::ring::{self, Corrupt};
+use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
+use shmring::syscall;
+
+/// `rx_word`: the ring may be used; threads of the family no longer block natively.
+pub const READY: u32 = 1 << 31;
+
+/// Error latched in an endpoint that was already reported.
+pub const REPORTED: u32 = 1 << 31;
+
+/// A program's buffers, and how far they are filled.
+pub struct Buffers {
+    iov: *const iovec,
+    n: usize,
+    /// Bytes in all of them.
+    pub len: usize,
+    at: usize,
+    off: usize,
+}
+
+impl Buffers {
+    /// Reads a program's iovec array. `None` if the lengths overflow `ssize_t` or there are too many.
+    ///
+    /// # Safety
+    /// `iov` points to `n` iovecs (their targets may be bad).
+    pub unsafe fn new(iov: *const iovec, n: usize) -> Option<Buffers> {
+        let mut len = 0usize;
+        for i in 0..n {
+            // SAFETY: i < n.
+            len = len.checked_add(unsafe { (*iov.add(i)).iov_len })?;
+        }
+        // The kernel cuts a transfer at MAX_RW_COUNT (include/linux/fs.h).
+        (len <= isize::MAX as usize).then_some(Buffers { iov, n, len: len.min(0x7fff_f000), at: 0, off: 0 })
+    }
+
+    /// The next piece of at most `max` bytes.
+    pub fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
+        while self.at < self.n {
+            // SAFETY: at < n.
+            let v = unsafe { *self.iov.add(self.at) };
+            let n = (v.iov_len - self.off).min(max);
+            if v.iov_len == self.off {
+                self.at += 1;
+                self.off = 0;
+                continue;
+            }
+            return (n > 0).then_some((v.iov_base.cast::<u8>().wrapping_add(self.off), n));
+        }
+        None
+    }
+
+    /// Marks `n` bytes of the current piece as done.
+    pub fn advance(&mut self, n: usize) {
+        self.off += n;
+    }
+}
+
+/// What one look brought.
+pub enum Got {
+    /// Bytes, at least one.
+    Bytes(usize),
+    /// End of the stream.
+    Eof,
+    /// An error to report.
+    Error(i32),
+    /// Nothing yet.
+    Nothing,
+}
+
+fn peer<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
+    &h.side[chan.role().peer() as usize]
+}
+
+/// Declares this side ready to receive on the ring, if no thread of the family waits natively.
+pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
+    let w = ep.rx_word.load(Relaxed);
+    if w == READY {
+        return true;
+    }
+    if w == 0 && ep.rx_word.compare_exchange(0, READY, Acquire, Relaxed).is_ok() {
+        let slot = ep.slot.load(Relaxed) as usize;
+        let me = &chan.slot(slot).side[chan.role() as usize];
+        if me.rx.load(Relaxed) == 0 {
+            me.rx.store(layout::READY, Release);
+            chan.notify(slot);
+        }
+        return true;
+    }
+    false
+}
+
+/// Bytes on the ring that may be read now.
+pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
+    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
+        return 0;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
+}
+
+/// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
+pub fn stirred(ep: Ep, chan: &Chan) -> bool {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let p = peer(chan, h);
+    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
+        return true;
+    }
+    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
+        RxPhase::Native => p.up.load(Relaxed) != 0,
+        RxPhase::Ring => {
+            h.producer[chan.role().rx()].tail.load(Relaxed) != ep.rx_head.load(Relaxed) || p.down.load(Relaxed) != 0
+        }
+        RxPhase::Transit | RxPhase::Down => false,
+    }
+}
+
+/// Native non-blocking receive of at most `max` bytes into the next piece.
+unsafe fn native(fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Got {
+    let Some((p, n)) = b.piece(max) else { return Got::Nothing };
+    let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
+    let f = (flags & keep) | libc::MSG_DONTWAIT;
+    // SAFETY: the kernel checks the program's buffer.
+    let r = unsafe { syscall!(libc::SYS_recvfrom, fd, p, n, f, 0, 0) };
+    match r {
+        0 => Got::Eof,
+        n if n > 0 => {
+            b.advance(n as usize);
+            Got::Bytes(n as usize)
+        }
+        e if e == -libc::EAGAIN as isize => Got::Nothing,
+        e => Got::Error(-e as i32),
+    }
+}
+
+/// Copies up to `n` bytes from ring position `pos`; returns how many reached the program.
+unsafe fn copy_out(chan: &Chan, slot: usize, pos: u64, n: usize, b: &mut Buffers, discard: bool) -> Result<usize, ()> {
+    let dir = chan.role().rx();
+    let h = chan.slot(slot);
+    let geo = chan.geometry(dir);
+    let base = ring::base(&h.producer[dir]);
+    let mem = chan.bytes(slot, dir);
+    let mut done = 0;
+    while done < n {
+        let Some((mut dst, room)) = b.piece(n - done) else { break };
+        for (off, len) in geo.spans(base, pos.wrapping_add(done as u64), room as u64) {
+            // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
+            // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
+            if !discard && len > 0 && unsafe { usercopy::copy(dst, mem.add(off), len) }.is_err() {
+                return if done > 0 { Ok(done) } else { Err(()) };
+            }
+            dst = dst.wrapping_add(len);
+        }
+        b.advance(room);
+        done += room;
+    }
+    Ok(done)
+}
+
+/// Latches an error that the kernel would have queued.
+pub fn latch(ep: Ep, errno: i32) {
+    let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
+}
+
+/// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
+pub fn take_latched(ep: Ep) -> Option<i32> {
+    let v = ep.latched.load(Relaxed);
+    if v == 0 {
+        return None;
+    }
+    if v & REPORTED != 0 {
+        return Some(0);
+    }
+    ep.latched.store(v | REPORTED, Relaxed);
+    Some(v as i32)
+}
+
+/// One attempt, with the receiving direction owned. Never blocks.
+unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, flags: i32) -> Got {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().rx();
+    let p = peer(chan, h);
+    let size = chan.ring() as u64;
+    let peek = flags & libc::MSG_PEEK != 0;
+    let discard = flags & libc::MSG_TRUNC != 0;
+    let mut seen_end = false;
+    let mut total = 0usize;
+    loop {
+        let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+        // A peek that crossed to the lifeline behind the ring has its own place in the stream.
+        let head = ep.rx_head.load(Relaxed).wrapping_add(if peek && phase == RxPhase::Ring { total as u64 } else { 0 });
+        let down = p.down.load(Acquire);
+        let step = match ring::available(&h.producer[dir], head, size) {
+            Ok(available) => switch::rx(RxView { phase, up: p.up.load(Acquire), down, head, available }),
+            Err(Corrupt) if phase == RxPhase::Down => RxStep::Lifeline,
+            Err(Corrupt) => RxStep::Corrupt,
+        };
+        match step {
+            RxStep::Lifeline => {
+                // SAFETY: as ours.
+                let g = unsafe { native(fd, b, want - total, flags) };
+                if matches!(g, Got::Nothing | Got::Eof) && phase == RxPhase::Native && p.up.load(Acquire) != 0 {
+                    continue;
+                }
+                return g;
+            }
+            RxStep::Transit { x } => {
+                ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
+                let Some((consumed, queued)) = lifeline::received(fd) else { return Got::Error(libc::EIO) };
+                // A FIN that the state no longer shows (we closed first) was counted as a byte.
+                let consumed = if consumed == x + 1 && queued == 0 && lifeline::look(fd, ENDED) != 0 { x } else { consumed };
+                match switch::transit(x, consumed, queued) {
+                    Transit::Lifeline => {
+                        let left = (x - consumed).min(usize::MAX as u64) as usize;
+                        // SAFETY: as ours.
+                        let g = unsafe { native(fd, b, left.min(want - total), flags) };
+                        match g {
+                            Got::Bytes(n) if peek && n == left && n < want => {
+                                // What follows lies on the ring: a peek sees one stream.
+                                // SAFETY: as ours.
+                                let more = unsafe { peek_ring(chan, slot, want - n, b, discard, ep.rx_head.load(Relaxed)) };
+                                return Got::Bytes(n + more);
+                            }
+                            g => return g,
+                        }
+                    }
+                    Transit::Wait => {
+                        let ended = lifeline::look(fd, ENDED | libc::POLLIN);
+                        if ended & (libc::POLLERR | libc::POLLHUP) != 0 {
+                            // SAFETY: as ours.
+                            return unsafe { native(fd, b, want, flags) };
+                        }
+                        return Got::Nothing;
+                    }
+                    Transit::Ring => {
+                        ep.rx_up.store(x, Relaxed);
+                        ep.rx_phase.store(RxPhase::Ring as u32, Release);
+                        crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
+                    }
+                    Transit::Corrupt => return corrupt(ep),
+                }
+            }
+            RxStep::Ring(n) => {
+                let n = n.min((want - total) as u64) as usize;
+                // SAFETY: the direction is ours.
+                let n = match unsafe { copy_out(chan, slot, head, n, b, discard) } {
+                    Ok(n) => n,
+                    Err(()) if total > 0 => return Got::Bytes(total),
+                    Err(()) => return Got::Error(libc::EFAULT),
+                };
+                total += n;
+                if !peek {
+                    let before = ring::available(&h.producer[dir], ep.rx_head.load(Relaxed), size).unwrap_or(0);
+                    let new = head.wrapping_add(n as u64);
+                    ep.rx_head.store(new, Relaxed);
+                    ring::consume(&h.consumer[dir], new);
+                    ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
+                    ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
+                    space_freed(ep, chan, p, slot, size - before, n as u64, size);
+                    return Got::Bytes(total);
+                }
+                if total == want || switch_end(down, head, n) == 0 {
+                    return Got::Bytes(total);
+                }
+                // A peek at the ring's last bytes goes on on the lifeline.
+                // SAFETY: as ours.
+                return match unsafe { native(fd, b, want - total, flags) } {
+                    Got::Bytes(n) => Got::Bytes(total + n),
+                    _ => Got::Bytes(total),
+                };
+            }
+            RxStep::Empty if total > 0 => return Got::Bytes(total),
+            RxStep::Empty => {
+                if !seen_end {
+                    let seen = lifeline::look(fd, libc::POLLIN | ENDED);
+                    if seen == 0 {
+                        return Got::Nothing;
+                    }
+                    // What was published before the end is visible after it: look at the ring again.
+                    seen_end = true;
+                    if seen & ENDED != 0 {
+                        ep.rx_fin.store(1, Relaxed);
+                    }
+                    continue;
+                }
+                if ep.rx_fin.load(Relaxed) != 0
+                    && let Some(e) = tx::settle(ep, chan, fd) {
+                    return if e == 0 { Got::Eof } else { Got::Error(e) };
+                }
+                // SAFETY: as ours.
+                return unsafe { native(fd, b, want, flags) };
+            }
+            RxStep::Ended => {
+                ep.rx_phase.store(RxPhase::Down as u32, Release);
+                crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+            }
+            RxStep::Corrupt => return corrupt(ep),
+        }
+    }
+}
+
+/// 1 if the peek reached the ring's end.
+fn switch_end(down: u64, head: u64, n: usize) -> u32 {
+    u32::from(down != 0 && down - 1 == head.wrapping_add(n as u64))
+}
+
+unsafe fn peek_ring(chan: &Chan, slot: usize, want: usize, b: &mut Buffers, discard: bool, head: u64) -> usize {
+    let h = chan.slot(slot);
+    let n = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0).min(want as u64) as usize;
+    // SAFETY: the direction is ours.
+    unsafe { copy_out(chan, slot, head, n, b, discard) }.unwrap_or(0)
+}
+
+fn corrupt(ep: Ep) -> Got {
+    crate::log!(Error, "endpoint {}: the peer wrote nonsense into the channel; connection reset", ep.index());
+    ep.because(shmring::family::Reason::Corrupt);
+    latch(ep, libc::ECONNRESET);
+    match take_latched(ep) {
+        Some(e) if e != 0 => Got::Error(e),
+        _ => Got::Eof,
+    }
+}
+
+/// Wakes a writer that waits for space once a third of the ring is free (as sk_stream_write_space does).
+fn space_freed(ep: Ep, chan: &Chan, p: &layout::Side, slot: usize, free: u64, more: u64, size: u64) {
+    let third = size / 3;
+    if free < third && free + more >= third {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        if p.want_space.load(Relaxed) != 0 {
+            let n = chan.notify(slot);
+            ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
+        }
+    }
+}
+
+/// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`).
+///
+/// # Safety
+/// `iov` points to `n` iovecs; a cancellation point; no lock held.
+pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
+    // SAFETY: the caller's iovecs.
+    let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
+    if b.len == 0 {
+        return 0;
+    }
+    let waitall = flags & libc::MSG_WAITALL != 0;
+    let lowat = ep.rcvlowat.load(Relaxed) as usize;
+    // tcp_recvmsg: target = sock_rcvlowat(sk, flags & MSG_WAITALL, len).
+    let target = if waitall { b.len } else { lowat.clamp(1, b.len) };
+    let peek = flags & libc::MSG_PEEK != 0;
+    let mut total = 0usize;
+    let mut deadline: Option<Option<u64>> = None;
+    loop {
+        let want = if peek { b.len } else { b.len - total };
+        let held = lock::take(&ep.rx_token);
+        // SAFETY: the direction is ours.
+        let got = unsafe { attempt(ep, chan, fd, &mut b, want, flags) };
+        held.release();
+        match got {
+            Got::Bytes(n) => {
+                total = if peek { n } else { total + n };
+                if total >= target {
+                    return total as isize;
+                }
+                if peek {
+                    // Start over in the same buffer.
+                    // SAFETY: as above.
+                    b = match unsafe { Buffers::new(iov, b.n) } {
+                        Some(b) => b,
+                        None => return total as isize,
+                    };
+                } else {
+                    continue;
+                }
+            }
+            Got::Eof => return total as isize,
+            Got::Error(e) if total > 0 => {
+                // Reported by the next call: errors come after the bytes.
+                if e != libc::EFAULT {
+                    latch(ep, e);
+                }
+                return total as isize;
+            }
+            Got::Error(e) => return -e as isize,
+            Got::Nothing => {}
+        }
+        if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
+            return total as isize;
+        }
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+            return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
+        }
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
+        let ready = || {
+            if peek && total > 0 {
+                on_ring(ep, chan) > total as u64 || wait_more_peek(ep, chan)
+            } else {
+                stirred(ep, chan)
+            }
+        };
+        let spun = wait::spin(ready);
+        count(ep, spun);
+        if spun == Spun::Won {
+            tx::service(ep, chan, fd);
+            continue;
+        }
+        let restartable = d.is_none();
+        if crate::signals::interrupted(since, restartable) {
+            return if total > 0 { total as isize } else { -libc::EINTR as isize };
+        }
+        // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
+        // end is news then.
+        let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        // SAFETY: no lock is held.
+        match unsafe { wait::sleep(ep, fd, events, d, since, ready) } {
+            Err(libc::EINTR) if !crate::signals::interrupted(since, restartable) => {}
+            Err(_) if total > 0 => return total as isize,
+            Err(e) => return -e as isize,
+            Ok(()) => {}
+        }
+        tx::service(ep, chan, fd);
+    }
+}
+
+fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    peer(chan, h).down.load(Relaxed) != 0
+}
+
+/// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
+pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let up = peer(chan, h).up.load(Acquire);
+    if up != 0 {
+        let held = lock::take(&ep.rx_token);
+        let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+        if matches!(phase, RxPhase::Native | RxPhase::Transit)
+            && let Some((consumed, queued)) = lifeline::received(fd)
+        {
+            if consumed == up - 1 || (consumed == up && queued == 0 && lifeline::look(fd, ENDED) != 0) {
+                ep.rx_up.store(up - 1, Relaxed);
+                ep.rx_phase.store(RxPhase::Ring as u32, Release);
+            } else {
+                ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
+            }
+        }
+        held.release();
+    }
+    RxPhase::from_u32(ep.rx_phase.load(Relaxed))
+}
+
+/// Whether the ring, empty now, has also ended.
+pub fn at_end(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    peer(chan, h).down.load(Acquire) != 0
+}
+
+/// Position published by the sender, as it claims.
+pub fn tail(ep: Ep, chan: &Chan) -> u64 {
+    chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].tail.load(Relaxed)
+}
+
+/// Notes how a wait went.
+pub fn count(ep: Ep, spun: Spun) {
+    match spun {
+        Spun::Won => ep.spins_won.store(ep.spins_won.load(Relaxed) + 1, Relaxed),
+        Spun::Lost => ep.spins_lost.store(ep.spins_lost.load(Relaxed) + 1, Relaxed),
+        Spun::Not => {}
+    }
+}

@@ -1,0 +1,598 @@
+//! Sending on an attached endpoint: lifeline, ring, lifeline, as one stream.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::lifeline::{self, ENDED};
+use crate::rx::{self, Buffers};
+use crate::signals::Runs;
+use crate::wait::{self, Spun};
+use crate::{attach, lock, usercopy};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+use libc::iovec;
+use shmring::family::Reason;
+use shmring::layout::{CLOSED, HOME, Side, SlotHeader};
+use shmring::ring;
+use shmring::switch::{self, TxPhase, TxStep, TxView};
+use shmring::{sys, syscall};
+
+/// `tx_word`: bytes go to the ring; threads of the family no longer send natively.
+pub const UP: u32 = 1 << 31;
+
+/// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
+/// later than a network would tell it.
+const LOOK_EVERY_US: u64 = 20;
+
+fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
+    let r = chan.role();
+    (&h.side[r as usize], &h.side[r.peer() as usize])
+}
+
+/// What a sender has to do, after the switch protocol has been served.
+enum Turn {
+    /// Use the kernel.
+    Lifeline,
+    /// Use the ring.
+    Ring,
+    /// The rewind is not finished: nothing can be sent now.
+    Blocked,
+    /// Report this.
+    Error(i32),
+}
+
+/// Serves the protocol until it is clear where the next byte goes. The sending direction is owned.
+fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let (me, peer) = sides(chan, h);
+    match ep.latched.load(Relaxed) {
+        0 => {}
+        v if v & rx::REPORTED != 0 => return Turn::Error(libc::EPIPE),
+        _ => return Turn::Error(rx::take_latched(ep).unwrap_or(libc::EPIPE)),
+    }
+    for _ in 0..8 {
+        let phase = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
+        match phase {
+            TxPhase::Down => return Turn::Lifeline,
+            TxPhase::Rewind => match resend(ep, chan, fd) {
+                Ok(true) => continue,
+                Ok(false) => return Turn::Blocked,
+                Err(e) => return Turn::Error(e),
+            },
+            _ => {}
+        }
+        let tail = ep.tx_tail.load(Relaxed);
+        let view = TxView {
+            phase,
+            rx: peer.rx.load(Acquire),
+            rewind: peer.rewind.load(Acquire),
+            head: ep.tx_head.load(Relaxed),
+            tail,
+            fin: ended(ep, peer, fd),
+        };
+        match switch::tx(view) {
+            TxStep::Lifeline => return Turn::Lifeline,
+            TxStep::Ring => return Turn::Ring,
+            TxStep::GoUp => {
+                if !go_up(ep, chan, fd, me) {
+                    return Turn::Lifeline;
+                }
+            }
+            TxStep::GoDown => go_down(ep, chan, fd),
+            TxStep::Rewind { from } => {
+                ep.tx_head.store(from, Relaxed);
+                ep.tx_phase.store(TxPhase::Rewind as u32, Relaxed);
+            }
+            TxStep::Corrupt => {
+                ep.because(Reason::Corrupt);
+                rx::latch(ep, libc::ECONNRESET);
+                return Turn::Error(rx::take_latched(ep).unwrap_or(libc::EPIPE));
+            }
+        }
+        match ep.latched.load(Relaxed) {
+            0 => {}
+            _ => return Turn::Error(match rx::take_latched(ep) {
+                Some(0) | None => libc::EPIPE,
+                Some(e) => e,
+            }),
+        }
+    }
+    Turn::Lifeline
+}
+
+/// Whether the lifeline shows the peer's FIN, RST or death; asked at most every `LOOK_EVERY_US`.
+fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
+    if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
+        return true;
+    }
+    let t = sys::cycles();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    if !due && peer.gone.load(Relaxed) == 0 {
+        return false;
+    }
+    ep.tx_checked.store(t, Relaxed);
+    let ended = lifeline::look(fd, ENDED) != 0;
+    if ended {
+        ep.rx_fin.store(1, Relaxed);
+    }
+    ended
+}
+
+fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
+    if ep.wr_shut.load(Relaxed) != 0 || ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err() {
+        return false;
+    }
+    let Some(x) = lifeline::sent(fd, ep.role.load(Relaxed) == 1) else {
+        ep.tx_word.store(0, Release);
+        return false;
+    };
+    let dir = chan.role().tx();
+    let slot = ep.slot.load(Relaxed) as usize;
+    ring::rebase(&chan.slot(slot).producer[dir], 0);
+    me.up.store(x + 1, Release);
+    ep.tx_up.store(x, Relaxed);
+    ep.tx_phase.store(TxPhase::Ring as u32, Release);
+    ep.because(Reason::None);
+    // A receiver that refuses meanwhile sees `up`, or we see its refusal: `turn` looks again.
+    fence(SeqCst);
+    chan.notify(slot);
+    crate::log!(Debug, "endpoint {}: sending on the ring from byte {x}", ep.index());
+    true
+}
+
+/// Returns the sending direction to the lifeline, unless the receiver left first.
+fn go_down(ep: Ep, chan: &Chan, fd: i32) {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let (me, peer) = sides(chan, h);
+    if peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire).is_err() {
+        return;
+    }
+    let tail = ep.tx_tail.load(Relaxed);
+    me.down.store(tail + 1, Release);
+    ep.tx_phase.store(TxPhase::Down as u32, Release);
+    ep.because(Reason::Down);
+    chan.notify(slot);
+    crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
+    if ep.rx_fin.load(Relaxed) == 0 {
+        return;
+    }
+    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
+    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
+    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(true, |head| head != tail);
+    if unread && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd))) {
+        rx::latch(ep, libc::ECONNRESET);
+    }
+}
+
+/// Sends what the departed receiver left unread over the lifeline, as far as it takes it now. True when done.
+fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().tx();
+    let (me, peer) = sides(chan, h);
+    let tail = ep.tx_tail.load(Relaxed);
+    loop {
+        let from = ep.tx_head.load(Relaxed);
+        let spans = chan.geometry(dir).spans(ep.tx_base.load(Relaxed), from, tail.wrapping_sub(from));
+        let mem = chan.bytes(slot, dir);
+        let (off, len) = spans[0];
+        if len == 0 {
+            let y = peer.rewind.load(Acquire).saturating_sub(1);
+            me.down.store(y + 1, Release);
+            ep.tx_phase.store(TxPhase::Down as u32, Release);
+            ep.because(Reason::Passed);
+            chan.notify(slot);
+            return Ok(true);
+        }
+        // SAFETY: the span is inside the ring.
+        let r = unsafe { syscall!(libc::SYS_sendto, fd, mem.add(off), len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, 0, 0) };
+        if r == -libc::EAGAIN as isize {
+            return Ok(false);
+        }
+        if r < 0 {
+            ep.tx_phase.store(TxPhase::Down as u32, Release);
+            return Err(-r as i32);
+        }
+        ep.tx_head.store(from.wrapping_add(r as u64), Relaxed);
+    }
+}
+
+/// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
+pub fn service(ep: Ep, chan: &Chan, fd: i32) {
+    let phase = ep.tx_phase.load(Relaxed);
+    let asked = match TxPhase::from_u32(phase) {
+        TxPhase::Ring => {
+            let h = chan.slot(ep.slot.load(Relaxed) as usize);
+            sides(chan, h).1.rewind.load(Relaxed) != 0
+        }
+        TxPhase::Rewind => true,
+        _ => false,
+    };
+    if asked {
+        let held = lock::take(&ep.tx_token);
+        turn(ep, chan, fd);
+        held.release();
+    }
+}
+
+/// The lifeline has ended and the incoming ring is drained: takes our sending direction down, so that the
+/// kernel gives the native sequence of errors, and returns the latched error, if any (`Some(0)`: reported).
+pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
+    if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
+        let held = lock::take(&ep.tx_token);
+        if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
+            go_down(ep, chan, fd);
+        }
+        held.release();
+    }
+    rx::take_latched(ep)
+}
+
+/// Takes the sending direction down for good, for a reason of this side's.
+pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
+    let held = lock::take(&ep.tx_token);
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Native => {
+            // Native senders may be at work; nobody can go up any more.
+            ep.tx_phase.store(TxPhase::Down as u32, Release);
+        }
+        TxPhase::Ring => {
+            go_down(ep, chan, fd);
+            turn(ep, chan, fd);
+        }
+        _ => {}
+    }
+    held.release();
+}
+
+/// Free bytes on our ring.
+pub fn space(ep: Ep, chan: &Chan) -> u64 {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let size = limit(ep, chan);
+    let tail = ep.tx_tail.load(Relaxed);
+    // The token may be elsewhere: the head is only believed within what was sent.
+    match ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail) {
+        Ok(head) => size.saturating_sub(tail.wrapping_sub(head)),
+        Err(_) => size,
+    }
+}
+
+fn limit(ep: Ep, chan: &Chan) -> u64 {
+    match ep.tx_limit.load(Relaxed) {
+        0 => chan.ring() as u64,
+        n => n.min(chan.ring() as u64),
+    }
+}
+
+/// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
+pub fn writable(ep: Ep, chan: &Chan) -> bool {
+    space(ep, chan) >= limit(ep, chan) / 3
+}
+
+/// Whether something has changed that a sender who waits for space should look at.
+fn stirred(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (_, peer) = sides(chan, h);
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != 0,
+        TxPhase::Rewind => false,
+        _ => true,
+    }
+}
+
+/// Marks this side as waiting for ring space.
+pub fn want_space(ep: Ep, chan: &Chan) {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    sides(chan, h).0.want_space.store(1, Relaxed);
+    fence(SeqCst);
+}
+
+/// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
+unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().tx();
+    let (me, _) = sides(chan, h);
+    let size = limit(ep, chan);
+    let tail = ep.tx_tail.load(Relaxed);
+    let mut head = ep.tx_head.load(Relaxed);
+    let mut base = ep.tx_base.load(Relaxed);
+    let wanted = want as u64;
+    let in_home = tail.wrapping_sub(base) + wanted <= HOME as u64;
+    if size.saturating_sub(tail.wrapping_sub(head)) < wanted || !in_home {
+        head = ring::refresh(&h.consumer[dir], head, tail).map_err(|_| libc::ECONNRESET)?;
+        ep.tx_head.store(head, Relaxed);
+        if head == tail && tail != base {
+            // Drained: start again at home, where the cache and the page table are warm.
+            base = tail;
+            ep.tx_base.store(base, Relaxed);
+            ring::rebase(&h.producer[dir], base);
+        }
+    }
+    let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
+    if room == 0 {
+        return Ok(0);
+    }
+    if me.want_space.load(Relaxed) != 0 {
+        me.want_space.store(0, Relaxed);
+    }
+    let geo = chan.geometry(dir);
+    let mem = chan.bytes(slot, dir);
+    let mut done = 0;
+    'fill: while done < room {
+        let Some((mut src, n)) = b.piece(room - done) else { break };
+        for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+            // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
+            // the program's, and may fault, which `copy` reports.
+            if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
+                if done == 0 {
+                    return Err(libc::EFAULT);
+                }
+                break 'fill;
+            }
+            src = src.wrapping_add(len);
+        }
+        b.advance(n);
+        done += n;
+    }
+    commit(ep, chan, tail, done);
+    Ok(done)
+}
+
+/// Publishes `n` bytes that lie in the ring after `tail`, and tells the receiver.
+fn commit(ep: Ep, chan: &Chan, tail: u64, n: usize) {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let new = tail.wrapping_add(n as u64);
+    ep.tx_tail.store(new, Relaxed);
+    ring::publish(&chan.slot(slot).producer[chan.role().tx()], new);
+    ep.tx_bytes.store(ep.tx_bytes.load(Relaxed) + n as u64, Relaxed);
+    ep.tx_msgs.store(ep.tx_msgs.load(Relaxed) + 1, Relaxed);
+    let rung = chan.notify(slot);
+    if rung > 0 {
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+    }
+}
+
+/// What became of a send.
+pub enum Sent {
+    /// Bytes taken (or `-errno`).
+    Done(isize),
+    /// Nothing was taken: the kernel must do it.
+    Native,
+}
+
+/// One attempt to fill the ring under the token, by `fill`.
+enum Attempt {
+    Took(usize),
+    Full,
+    Native,
+    Error(i32),
+}
+
+fn with_turn(ep: Ep, chan: &Chan, fd: i32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
+    let held = lock::take(&ep.tx_token);
+    let a = match turn(ep, chan, fd) {
+        Turn::Lifeline => Attempt::Native,
+        Turn::Blocked => Attempt::Full,
+        Turn::Error(e) => Attempt::Error(e),
+        Turn::Ring => match fill() {
+            Ok(0) => Attempt::Full,
+            Ok(n) => Attempt::Took(n),
+            Err(e) => Attempt::Error(e),
+        },
+    };
+    held.release();
+    a
+}
+
+fn failed(e: i32, flags: i32) -> isize {
+    if e == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+        // The kernel sends SIGPIPE to the thread (sk_stream_error).
+        // SAFETY: signals our own thread.
+        unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), sys::gettid(), libc::SIGPIPE) };
+    }
+    -e as isize
+}
+
+/// `send` and its kin on an attached endpoint.
+///
+/// # Safety
+/// `iov` points to `n` iovecs; a cancellation point; no lock held.
+pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
+    // SAFETY: the caller's iovecs.
+    let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
+    let mut total = 0usize;
+    let mut deadline: Option<Option<u64>> = None;
+    loop {
+        let want = b.len - total;
+        if want == 0 && total > 0 {
+            return Sent::Done(total as isize);
+        }
+        let a = with_turn(ep, chan, fd, || {
+            if want == 0 {
+                return Ok(0);
+            }
+            // SAFETY: the direction is ours.
+            unsafe { put(ep, chan, &mut b, want) }
+        });
+        match a {
+            Attempt::Took(n) => {
+                total += n;
+                if total == b.len {
+                    return Sent::Done(total as isize);
+                }
+                continue;
+            }
+            Attempt::Native if total > 0 => {
+                // The rest goes to the kernel, with this call's own flags.
+                // SAFETY: as above.
+                let r = unsafe { rest(fd, &mut b, want, flags) };
+                return Sent::Done(if r >= 0 { total as isize + r } else { total as isize });
+            }
+            Attempt::Native => return Sent::Native,
+            Attempt::Full if want == 0 => return Sent::Done(0),
+            Attempt::Full => {}
+            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) => return Sent::Done(failed(e, flags)),
+        }
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+            want_space(ep, chan);
+            if stirred(ep, chan) {
+                continue;
+            }
+            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
+        }
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        // SAFETY: no lock is held.
+        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since) } {
+            return Sent::Done(if total > 0 { total as isize } else { -e as isize });
+        }
+    }
+}
+
+/// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs) -> Result<(), i32> {
+    let spun = wait::spin(|| stirred(ep, chan));
+    rx::count(ep, spun);
+    if spun == Spun::Won {
+        return Ok(());
+    }
+    let restartable = deadline.is_none();
+    if crate::signals::interrupted(since, restartable) {
+        return Err(libc::EINTR);
+    }
+    want_space(ep, chan);
+    let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
+    // SAFETY: the caller's obligation.
+    match unsafe { wait::sleep(ep, fd, events, deadline, since, || stirred(ep, chan)) } {
+        Err(libc::EINTR) if !crate::signals::interrupted(since, restartable) => {}
+        Err(e) => return Err(e),
+        Ok(()) => {}
+    }
+    ep.tx_checked.store(0, Relaxed);
+    Ok(())
+}
+
+unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
+    let mut sent = 0isize;
+    while want > 0 {
+        let Some((p, n)) = b.piece(want) else { break };
+        // SAFETY: libc's own send: a cancellation point, blocking as the socket says.
+        let r = unsafe { crate::real::send(fd, p.cast(), n, flags) };
+        if r < 0 {
+            return if sent > 0 { sent } else { r };
+        }
+        b.advance(r as usize);
+        sent += r;
+        want -= r as usize;
+        if (r as usize) < n {
+            break;
+        }
+    }
+    sent
+}
+
+/// `sendfile` into the ring: the kernel copies the file's pages straight into it.
+///
+/// # Safety
+/// `off` is null or valid; a cancellation point; no lock held.
+pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
+    let n = n.min(0x7fff_f000);
+    let mut total = 0usize;
+    let mut deadline: Option<Option<u64>> = None;
+    loop {
+        let want = n - total;
+        if want == 0 {
+            return Sent::Done(total as isize);
+        }
+        let mut end = false;
+        let a = with_turn(ep, chan, out, || {
+            // SAFETY: the direction is ours.
+            let r = unsafe { put_file(ep, chan, inp, off, want) };
+            if r == Ok(None) {
+                end = true;
+            }
+            r.map(|n| n.unwrap_or(0))
+        });
+        match a {
+            Attempt::Took(k) => {
+                total += k;
+                continue;
+            }
+            Attempt::Native if total > 0 => return Sent::Done(total as isize),
+            Attempt::Native => return Sent::Native,
+            Attempt::Full if end => return Sent::Done(total as isize),
+            Attempt::Full => {}
+            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) => return Sent::Done(failed(e, 0)),
+        }
+        if deadline.is_none() && lifeline::nonblocking(out) {
+            want_space(ep, chan);
+            if stirred(ep, chan) {
+                continue;
+            }
+            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
+        }
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        // SAFETY: no lock is held.
+        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since) } {
+            return Sent::Done(if total > 0 { total as isize } else { -e as isize });
+        }
+    }
+}
+
+/// Reads from the file into the ring. `Ok(None)`: end of file; `Ok(Some(0))`: the ring is full.
+unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) -> Result<Option<usize>, i32> {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().tx();
+    let tail = ep.tx_tail.load(Relaxed);
+    let head = ring::refresh(&h.consumer[dir], ep.tx_head.load(Relaxed), tail).map_err(|_| libc::ECONNRESET)?;
+    ep.tx_head.store(head, Relaxed);
+    let mut base = ep.tx_base.load(Relaxed);
+    if head == tail && tail != base {
+        base = tail;
+        ep.tx_base.store(base, Relaxed);
+        ring::rebase(&h.producer[dir], base);
+    }
+    let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
+    if room == 0 {
+        return Ok(Some(0));
+    }
+    let mem = chan.bytes(slot, dir);
+    let v = chan.geometry(dir).spans(base, tail, room).map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
+    // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
+    // libc's own callers only if it is not null: it is read through the kernel below.
+    let r = unsafe {
+        if off.is_null() {
+            syscall!(libc::SYS_readv, inp, v.as_ptr(), 2)
+        } else {
+            let mut at = 0i64;
+            usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
+            let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), 2, at, 0);
+            if r > 0 {
+                let new = at + r as i64;
+                usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;
+            }
+            r
+        }
+    };
+    match r {
+        0 => Ok(None),
+        n if n > 0 => {
+            commit(ep, chan, tail, n as usize);
+            Ok(Some(n as usize))
+        }
+        e => Err(-e as i32),
+    }
+}
+
+/// Whether somebody who polls for POLLOUT should look again. Memory only.
+pub fn may_write(ep: Ep, chan: &Chan) -> bool {
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => writable(ep, chan),
+        _ => false,
+    }
+}

@@ -1,0 +1,275 @@
+//! Waiting: spin while that has been paying off, then arm, look again, and sleep in one system call over
+//! the kernel descriptors and a doorbell.
+//!
+//! A *poller* is a thing that waits: a thread in a blocking call, or an epoll set. It owns a doorbell (an
+//! eventfd) that the peers of its connections ring. Pollers are numbered; the number is the bit by which
+//! peers know it. A process that runs out of pollers or descriptors sleeps in short bounded steps instead.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::signals::{self, Runs};
+use crate::{attach, config, fds};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use shmring::layout::POLLERS;
+use shmring::{ring, sys, syscall};
+
+struct Poller {
+    bell: AtomicI32,
+    used: AtomicU32,
+    generation: AtomicU32,
+}
+
+static TABLE: [Poller; POLLERS] =
+    [const { Poller { bell: AtomicI32::new(-1), used: AtomicU32::new(0), generation: AtomicU32::new(0) } }; POLLERS];
+
+/// Takes a poller with a doorbell, preferring number `hint`.
+pub fn acquire(hint: usize) -> Option<usize> {
+    let p = (0..POLLERS).map(|i| (hint + i) % POLLERS).find(|&i| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok())?;
+    if TABLE[p].bell.load(Relaxed) < 0 {
+        // SAFETY: creates a descriptor.
+        let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
+        TABLE[p].bell.store(fd, Relaxed);
+        if fd < 0 || !fds::adopt(&TABLE[p].bell) {
+            TABLE[p].bell.store(-1, Relaxed);
+            release(p);
+            return None;
+        }
+    }
+    Some(p)
+}
+
+/// Gives a poller back; its doorbell is kept for the next.
+pub fn release(p: usize) {
+    TABLE[p].used.store(0, Relaxed);
+}
+
+/// A poller's doorbell.
+pub fn bell(p: usize) -> i32 {
+    TABLE[p].bell.load(Relaxed)
+}
+
+/// Pollers that have a doorbell, as a mask, with their descriptors in order.
+pub fn bells(out: &mut [i32; POLLERS]) -> (u64, usize) {
+    let (mut mask, mut n) = (0, 0);
+    for (i, p) in TABLE.iter().enumerate() {
+        let fd = p.bell.load(Relaxed);
+        if fd >= 0 {
+            out[n] = fd;
+            n += 1;
+            mask |= 1 << i;
+        }
+    }
+    (mask, n)
+}
+
+/// The child of a fork shares its parent's doorbells: it must have its own.
+pub fn after_fork_child() {
+    for p in &TABLE {
+        fds::discard(&p.bell);
+        p.used.store(0, Relaxed);
+    }
+}
+
+/// A new sleep generation of a poller; never 0.
+pub fn generation(p: usize) -> u32 {
+    TABLE[p].generation.fetch_add(1, Relaxed).wrapping_add(1).max(1)
+}
+
+/// Empties a doorbell that was heard.
+pub fn drain(p: usize) {
+    let mut n = 0u64;
+    // SAFETY: reads 8 bytes into a local; non-blocking.
+    unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
+}
+
+/// Monotonic time, nanoseconds.
+pub fn now() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec; served by the vDSO.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+// --- spinning
+
+static CPUS: AtomicU32 = AtomicU32::new(1);
+static START: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static CYCLES_PER_US: AtomicU64 = AtomicU64::new(0);
+/// How spinning has been paying off, 0..=SCORE_MAX, and waits until it is tried again.
+static SCORE: AtomicU32 = AtomicU32::new(SCORE_MAX / 2);
+static PROBE: AtomicU32 = AtomicU32::new(0);
+
+const SCORE_MAX: u32 = 16;
+/// Longest spin in `auto`. Going to sleep and being woken costs about as much CPU on both ends together.
+const SPIN_US: u64 = 20;
+/// A gap in the spin loop longer than this means that somebody else had our CPU: none is to spare.
+const PREEMPTED_US: u64 = 15;
+
+/// Notes the number of CPUs and the time.
+pub fn init() {
+    let mut set = [0u64; 128];
+    // SAFETY: writes at most the size given.
+    let n = unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&set), set.as_mut_ptr()) };
+    if n > 0 {
+        CPUS.store(set[..n as usize / 8].iter().map(|w| w.count_ones()).sum(), Relaxed);
+    }
+    START[0].store(sys::cycles(), Relaxed);
+    START[1].store(now(), Relaxed);
+}
+
+/// Time-stamp counter cycles in a microsecond; measured once a millisecond has passed since the start.
+pub fn cycles_per_us() -> u64 {
+    match CYCLES_PER_US.load(Relaxed) {
+        0 => {
+            let us = now().saturating_sub(START[1].load(Relaxed)) / 1000;
+            let rate = sys::cycles().wrapping_sub(START[0].load(Relaxed)).checked_div(us).unwrap_or(0).clamp(100, 10_000);
+            if us >= 1000 {
+                CYCLES_PER_US.store(rate, Relaxed);
+            }
+            if us >= 100 { rate } else { 2500 }
+        }
+        n => n,
+    }
+}
+
+/// Spins until `ready` or until it is no longer worth it. True if `ready`.
+pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
+    let auto = config::spin() == config::SPIN_AUTO;
+    let us = if auto {
+        if CPUS.load(Relaxed) < 2 {
+            return Spun::Not;
+        }
+        if SCORE.load(Relaxed) == 0 {
+            let left = PROBE.load(Relaxed);
+            if left > 0 {
+                PROBE.store(left - 1, Relaxed);
+                return Spun::Not;
+            }
+            PROBE.store(32, Relaxed);
+        }
+        SPIN_US
+    } else {
+        config::spin()
+    };
+    if us == 0 {
+        return Spun::Not;
+    }
+    let rate = cycles_per_us();
+    let start = sys::cycles();
+    let mut last = start;
+    loop {
+        for _ in 0..8 {
+            if ready() {
+                if auto {
+                    SCORE.store((SCORE.load(Relaxed) + 2).min(SCORE_MAX), Relaxed);
+                }
+                return Spun::Won;
+            }
+            core::hint::spin_loop();
+        }
+        let t = sys::cycles();
+        if auto && t.wrapping_sub(last) > PREEMPTED_US * rate {
+            SCORE.store(0, Relaxed);
+            PROBE.store(64, Relaxed);
+            return Spun::Lost;
+        }
+        if t.wrapping_sub(start) > us * rate {
+            if auto {
+                SCORE.store(SCORE.load(Relaxed).saturating_sub(1), Relaxed);
+            }
+            return Spun::Lost;
+        }
+        last = t;
+    }
+}
+
+/// Outcome of [`spin`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Spun {
+    /// What was waited for came.
+    Won,
+    /// It did not.
+    Lost,
+    /// Was not tried.
+    Not,
+}
+
+// --- sleeping
+
+/// Makes sure that the peer has the doorbell of poller `p`. False: it does not, sleep in bounded steps.
+pub fn tell(chan: &Chan, p: usize) -> bool {
+    if chan.told.load(Relaxed) & (1 << p) != 0 {
+        return true;
+    }
+    let sent = attach::send_bell(chan, p);
+    if sent {
+        chan.told.fetch_or(1 << p, Relaxed);
+    }
+    sent
+}
+
+/// Asks for notifications about `slot` to poller `p`.
+pub fn watch_slot(chan: &Chan, slot: usize, p: usize) {
+    let mine = &chan.slot(slot).side[chan.role() as usize].pollers;
+    if mine.load(Relaxed) & (1 << p) == 0 {
+        mine.fetch_or(1 << p, AcqRel);
+    }
+}
+
+/// Longest step of a bounded sleep, nanoseconds.
+pub const STEP: u64 = 5_000_000;
+
+/// Sleeps until `ready`, an event on the lifeline, the `deadline` (monotonic ns), or a signal.
+/// `Err(EINTR)` as `signals::ppoll`; `Err(EAGAIN)` at the deadline. May return early without reason.
+///
+/// # Safety
+/// Must be called without locks; a cancellation point.
+pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
+    let Some(chan) = ep.chan() else { return Ok(()) };
+    let slot = ep.slot.load(Relaxed) as usize;
+    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire(crate::tls::tls().tid() as usize % POLLERS) };
+    let mut bounded = true;
+    let queue = poller.map(|p| {
+        watch_slot(chan, slot, p);
+        bounded = !tell(chan, p);
+        let q = &chan.queues(chan.role())[p];
+        ring::arm(q, generation(p));
+        q
+    });
+    if poller.is_none() {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
+    let done = |r| {
+        if let (Some(q), Some(p)) = (queue, poller) {
+            q.armed.store(0, Relaxed);
+            release(p);
+        }
+        r
+    };
+    if ready() {
+        return done(Ok(()));
+    }
+    let mut left = None;
+    if let Some(d) = deadline {
+        match d.checked_sub(now()) {
+            None | Some(0) => return done(Err(libc::EAGAIN)),
+            some => left = some,
+        }
+    }
+    if bounded {
+        left = Some(left.unwrap_or(STEP).min(STEP));
+    }
+    let mut p = [
+        libc::pollfd { fd, events, revents: 0 },
+        libc::pollfd { fd: poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
+    ];
+    // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
+    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
+    if let Some(n) = poller
+        && p[1].revents != 0
+    {
+        drain(n);
+    }
+    done(if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) })
+}

@@ -1,0 +1,389 @@
+//! A place for one run of a scenario: a directory, free ports, programs with guards.
+
+use crate::{Mode, PATIENCE, poll_until, procs, stat, wait_for};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Which end of the connections a program is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Accepts connections.
+    Server,
+    /// Makes connections.
+    Client,
+}
+
+/// One run of a scenario. Whatever it started is gone when it is dropped.
+pub struct Lab {
+    /// Which sides run under culvert.
+    pub mode: Mode,
+    name: String,
+    dir: PathBuf,
+}
+
+/// What a program that ran to its end left.
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Standard output as text, without white space at its end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// Fails the test unless the program ended with status 0.
+    #[track_caller]
+    pub fn success(self) -> Outcome {
+        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.text(), self.stderr);
+        self
+    }
+}
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// A fresh directory below the system's temporary one, that every user may enter.
+    pub fn new(name: &str, mode: Mode) -> Lab {
+        if mode != Mode::Native && !crate::native_only() {
+            for artefact in [crate::library(), crate::culvert()] {
+                assert!(artefact.exists(), "{} is missing: run `cargo build --release`", artefact.display());
+            }
+        }
+        let unique = LABS.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("legacy-{name}-{}-{unique}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory for the test");
+        // Workers and clients of other users write their own files here.
+        open_to_all(&dir);
+        Lab { mode, name: name.to_owned(), dir: dir.canonicalize().expect("the directory just made") }
+    }
+
+    /// Where its programs run and its files lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `name` in the lab's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Writes a file, readable by all, and returns its path.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, contents).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+
+    /// Does `side` run under culvert?
+    pub fn accelerated(&self, side: Side) -> bool {
+        let wanted = match self.mode {
+            Mode::Native => false,
+            Mode::Both => true,
+            Mode::ServerOnly => side == Side::Server,
+            Mode::ClientOnly => side == Side::Client,
+        };
+        wanted && !crate::native_only()
+    }
+
+    /// A command that will run in the lab's directory, under culvert if `side` is to be.
+    pub fn command(&self, side: Side, program: impl AsRef<OsStr>) -> Command {
+        let mut c = Command::new(program);
+        c.current_dir(&self.dir).stdin(Stdio::null());
+        c.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        c.env_remove("LD_PRELOAD");
+        // A pyenv or virtual environment of the caller must not decide which Python the tests run.
+        for key in ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"] {
+            c.env_remove(key);
+        }
+        if self.accelerated(side) {
+            c.env("LD_PRELOAD", crate::library());
+            if std::env::var_os("CULVERT_LOG").is_none() {
+                c.env("CULVERT_LOG", "warn");
+            }
+        }
+        c
+    }
+
+    /// The packages' own helper program as `side`.
+    pub fn peer(&self, side: Side) -> Command {
+        self.command(side, peer_program())
+    }
+
+    /// Debian's Python as `side`, running `py/script` of this package.
+    pub fn python(&self, side: Side, script: &str) -> Command {
+        let mut c = self.command(side, "/usr/bin/python3.11");
+        c.arg("-u").arg(crate::file("py").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+        c
+    }
+
+    /// Starts `command`; its output goes to files.
+    pub fn start(&self, label: &str, command: &mut Command) -> Proc {
+        let unique = LABS.fetch_add(1, Ordering::Relaxed);
+        let out = self.path(&format!("{label}.{unique}.out"));
+        let err = self.path(&format!("{label}.{unique}.err"));
+        command.stdout(File::create(&out).expect("output file")).stderr(File::create(&err).expect("error file"));
+        // The process keeps its own descriptions of these files: other users need no right to open them.
+        let child = command.spawn().unwrap_or_else(|e| panic!("{label}: {command:?}: {e}"));
+        Proc { label: label.to_owned(), child, out, err, status: None }
+    }
+
+    /// Starts a server and waits until it listens on `port`.
+    #[track_caller]
+    pub fn serve(&self, label: &str, port: u16, command: &mut Command) -> Proc {
+        let mut p = self.start(label, command);
+        let ready = poll_until(PATIENCE, || procs::listening(port) || p.ended().is_some());
+        assert!(ready && procs::listening(port), "{label} does not listen on {port}:\n{}", p.stderr());
+        p
+    }
+
+    /// Runs `command` to its end.
+    #[track_caller]
+    pub fn run(&self, label: &str, command: &mut Command) -> Outcome {
+        self.start(label, command).wait(PATIENCE)
+    }
+
+    /// Runs `command` to its end with `input` on its standard input.
+    #[track_caller]
+    pub fn feed(&self, label: &str, command: &mut Command, input: &[u8]) -> Outcome {
+        let file = self.write(&format!("{label}.in"), input);
+        command.stdin(File::open(file).expect("input file"));
+        self.run(label, command)
+    }
+
+    /// Begins to watch for a connection of this lab on path shm.
+    pub fn watch(&self) -> Watch {
+        let wanted = self.mode == Mode::Both && crate::shm_expected();
+        let stop = Arc::new(AtomicBool::new(false));
+        let last = Arc::new(Mutex::new(String::from("culvert stat was not asked yet")));
+        let thread = wanted.then(|| {
+            let (stop, last, dir) = (Arc::clone(&stop), Arc::clone(&last), self.dir.clone());
+            std::thread::spawn(move || watch_for_shm(&dir, &stop, &last))
+        });
+        Watch { thread, stop, last }
+    }
+
+    /// Waits until `pid` has a connection on path shm (both ends under culvert only).
+    #[track_caller]
+    pub fn assert_shm(&self, pid: u32) {
+        if self.mode != Mode::Both || !crate::shm_expected() {
+            return;
+        }
+        let mut last = Ok(Vec::new());
+        let seen = poll_until(PATIENCE, || {
+            last = stat::connections();
+            last.iter().flatten().any(|c| c.pid == pid && c.path == "shm")
+        });
+        assert!(seen, "process {pid} has no connection on path shm: {last:?}");
+    }
+
+    /// Everything must have ended by now; fails naming what has not.
+    #[track_caller]
+    pub fn finish(&self) {
+        let gone = poll_until(Duration::from_secs(15), || procs::working_in(&self.dir).is_empty());
+        let left: Vec<_> = procs::working_in(&self.dir)
+            .into_iter()
+            .map(|p| format!("{p} ({})", procs::command_line(p)))
+            .collect();
+        assert!(gone, "{} {:?} left processes behind: {}", self.name, self.mode, left.join(", "));
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pid in procs::working_in(&self.dir) {
+            procs::signal(pid, libc::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {} {:?}: what the programs said", self.name, self.mode);
+            for e in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+                let path = e.path();
+                if path.extension().is_some_and(|x| x == "err" || x == "log") {
+                    let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+                    let lines: Vec<&str> = text.lines().collect();
+                    let tail = lines[lines.len().saturating_sub(12)..].join("\n");
+                    if !tail.is_empty() {
+                        eprintln!("{}:\n{tail}", path.display());
+                    }
+                }
+            }
+        }
+        if std::env::var_os("LEGACY_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A running program. Killed when dropped.
+pub struct Proc {
+    label: String,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Proc {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard input, if it was made a pipe.
+    pub fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// What it has written to standard output so far.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.out).unwrap_or_default()).into_owned()
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.err).unwrap_or_default()).into_owned()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().expect("waiting for a child");
+        }
+        self.status
+    }
+
+    /// Sends `signal`.
+    pub fn signal(&self, signal: i32) {
+        // Not reaped yet (`Child` reaps only in try_wait and wait), so the id is still this process's.
+        if self.status.is_none() {
+            procs::signal(self.pid(), signal);
+        }
+    }
+
+    /// Waits until it ends by itself; fails the test if it does not within `limit`.
+    #[track_caller]
+    pub fn wait(mut self, limit: Duration) -> Outcome {
+        let done = poll_until(limit, || self.ended().is_some());
+        assert!(done, "{} ({}) hangs:\n{}\n{}", self.label, self.pid(), self.stdout(), self.stderr());
+        Outcome {
+            status: self.status.expect("it has ended"),
+            stdout: fs::read(&self.out).unwrap_or_default(),
+            stderr: self.stderr(),
+        }
+    }
+
+    /// Sends `signal` and waits for the end.
+    #[track_caller]
+    pub fn stop(self, signal: i32) -> Outcome {
+        self.signal(signal);
+        self.wait(PATIENCE)
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Looks for a connection on path shm while a load runs.
+pub struct Watch {
+    thread: Option<JoinHandle<bool>>,
+    stop: Arc<AtomicBool>,
+    last: Arc<Mutex<String>>,
+}
+
+impl Watch {
+    /// Ends the watch, and fails unless there was a connection on path shm (both ends under culvert only).
+    #[track_caller]
+    pub fn check(mut self, what: &str) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let seen = thread.join().expect("the watching thread");
+            assert!(seen, "{what}: no connection was on path shm; last answer: {}", self.last.lock().unwrap());
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn watch_for_shm(dir: &Path, stop: &AtomicBool, last: &Mutex<String>) -> bool {
+    while !stop.load(Ordering::Relaxed) {
+        let answer = stat::connections();
+        if let Ok(all) = &answer {
+            let ours = procs::working_in(dir);
+            if all.iter().any(|c| c.path == "shm" && ours.contains(&c.pid)) {
+                return true;
+            }
+        }
+        *last.lock().unwrap() = format!("{answer:?}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    false
+}
+
+/// A TCP port that nothing uses now, below those that the kernel gives to connecting sockets.
+pub fn free_port() -> u16 {
+    free_ports(1)
+}
+
+/// The first of `n` consecutive such ports. No port is given out twice by one test program before all were.
+pub fn free_ports(n: u16) -> u16 {
+    const FIRST: u32 = 12_000;
+    const RANGE: u32 = 18_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let base = std::process::id().wrapping_mul(97);
+    loop {
+        let at = base.wrapping_add(NEXT.fetch_add(u32::from(n), Ordering::Relaxed)) % RANGE;
+        let port = (FIRST + at) as u16;
+        let free = |p| TcpListener::bind(("0.0.0.0", p)).is_ok() && TcpListener::bind(("::", p)).is_ok();
+        if (port..port + n).all(free) {
+            return port;
+        }
+    }
+}
+
+/// The helper program, built by cargo with the tests.
+pub fn peer_program() -> PathBuf {
+    // The tests run from target/<profile>/deps; the program lies one directory up.
+    let exe = std::env::current_exe().expect("the test's own path");
+    let dir = exe.parent().and_then(Path::parent).expect("target directory");
+    dir.join("legacy-peer")
+}
+
+/// Lets every user read, write and enter `dir`.
+pub fn open_to_all(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("permissions");
+}
+
+/// Appends to `input` what a program reads as one line.
+pub fn line(input: &mut ChildStdin, text: &str) {
+    input.write_all(text.as_bytes()).and_then(|()| input.write_all(b"\n")).expect("the program reads its input");
+}
+
+/// Waits until `pid` is gone.
+#[track_caller]
+pub fn wait_gone(pid: u32) {
+    wait_for(&format!("end of process {pid}"), PATIENCE, || !procs::alive(pid));
+}

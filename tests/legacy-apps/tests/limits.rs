@@ -1,0 +1,412 @@
+//! Bad input and limits: wrong settings, few descriptors, programs that close what they do not know,
+//! daemons, stopped peers, no shared memory, and users who are not each other.
+
+use legacy_apps::lab::{free_port, open_to_all, wait_gone};
+use legacy_apps::procs::{registries, signal, status, working_in};
+use legacy_apps::{BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, is_root, stat, wait_for};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// `prefix... legacy-peer words...` as `side`.
+fn peer(lab: &Lab, side: Side, prefix: &[&str], words: &[&str]) -> Command {
+    let program = legacy_apps::lab::peer_program();
+    let Some((first, rest)) = prefix.split_first() else {
+        let mut c = lab.command(side, program);
+        c.args(words);
+        return c;
+    };
+    let mut c = lab.command(side, first);
+    c.args(rest).arg(program).args(words);
+    c
+}
+
+/// Exchanges of three sizes through an echo server; `server` and `client` start what runs them.
+fn echo(lab: &Lab, server: impl Fn(&[&str]) -> Command, client: impl Fn(&[&str]) -> Command) -> Seen {
+    let mut seen = Seen::default();
+    let port = free_port();
+    let text = port.to_string();
+    let running = lab.serve("echo", port, &mut server(&["echo", &text]));
+    for (connections, count, size) in [("4", "300", "64"), ("2", "20", "100000"), ("1", "3", "3000000")] {
+        let out = lab.run("ping", &mut client(&["ping", &text, connections, count, size]));
+        seen.note(format!("{connections} x {count} x {size}"), format!("{} {}", out.text(), out.status));
+    }
+    running.signal(libc::SIGTERM);
+    drop(running);
+    seen
+}
+
+#[test]
+fn wrong_settings_give_one_line_each_and_a_working_program() {
+    let settings = [
+        ("CULVERT_PATH", "sideways"),
+        ("CULVERT_PATH", "zstack"),
+        ("CULVERT_PATH", ""),
+        ("CULVERT_SPIN", "-3"),
+        ("CULVERT_SPIN", "forever"),
+        ("CULVERT_LOG", "loud"),
+        ("CULVERT_LOG_FILE", "/nowhere/at/all"),
+        ("CULVERT_RING", "17 apples"),
+        ("CULVERT_RING", "99999999999999999999999"),
+        ("CULVERT_DIR", "/nowhere/at/all"),
+    ];
+    for (key, value) in settings {
+        compare("wrong-setting", BOTH, |lab| {
+            let set = |mut c: Command| {
+                c.env(key, value);
+                c
+            };
+            let seen = echo(lab, |w| set(peer(lab, Side::Server, &[], w)), |w| set(peer(lab, Side::Client, &[], w)));
+            if lab.accelerated(Side::Client) {
+                let out = lab.run("true", &mut set(lab.command(Side::Client, "true")));
+                let lines = out.stderr.lines().count();
+                assert!(lines <= 1, "{key}={value}: more than one line: {}", out.stderr);
+                // An empty value is an unset one, and a directory is looked for when it is needed.
+                if !value.is_empty() && key != "CULVERT_DIR" {
+                    assert!(lines == 1 && out.stderr.contains(key), "{key}={value}: not said: {:?}", out.stderr);
+                }
+            }
+            seen
+        });
+    }
+}
+
+#[test]
+fn rings_of_silly_sizes() {
+    for ring in ["0", "1", "4096", "5000", "67108864", "1099511627776"] {
+        compare("ring", BOTH, |lab| {
+            let set = |mut c: Command| {
+                c.env("CULVERT_RING", ring);
+                c
+            };
+            echo(lab, |w| set(peer(lab, Side::Server, &[], w)), |w| set(peer(lab, Side::Client, &[], w)))
+        });
+    }
+}
+
+#[test]
+fn few_descriptors() {
+    for limit in ["--nofile=64:64", "--nofile=16:16"] {
+        compare("nofile", BOTH, |lab| {
+            let prefix = ["prlimit", limit, "--"];
+            echo(lab, |w| peer(lab, Side::Server, &prefix, w), |w| peer(lab, Side::Client, &prefix, w))
+        });
+    }
+}
+
+#[test]
+fn little_memory() {
+    // Locked memory, file sizes and address space: what mapping shared memory may run into.
+    for limit in ["--fsize=4096", "--as=400000000", "--memlock=0"] {
+        compare("memory", BOTH, |lab| {
+            let prefix = ["prlimit", limit, "--"];
+            let server = |w: &[&str]| peer(lab, Side::Server, &prefix, w);
+            echo(lab, server, |w| peer(lab, Side::Client, &prefix, w))
+        });
+    }
+}
+
+#[test]
+fn programs_that_close_every_descriptor() {
+    compare("close-all", BOTH, |lab| {
+        fn close<'a>(words: &[&'a str]) -> Vec<&'a str> {
+            [&["close-all"], words].concat()
+        }
+        echo(lab, |w| peer(lab, Side::Server, &[], &close(w)), |w| peer(lab, Side::Client, &[], &close(w)))
+    });
+}
+
+#[test]
+fn programs_that_duplicate_over_every_descriptor() {
+    compare("dup-over", BOTH, |lab| {
+        fn over<'a>(words: &[&'a str]) -> Vec<&'a str> {
+            [&["dup-over"], words].concat()
+        }
+        echo(lab, |w| peer(lab, Side::Server, &[], &over(w)), |w| peer(lab, Side::Client, &[], &over(w)))
+    });
+}
+
+#[test]
+fn forbidden_system_calls() {
+    // What culvert needs and most programs do not; each is refused with EPERM by a seccomp filter.
+    for calls in ["memfd_create", "eventfd2", "netlink", "memfd_create,eventfd2,netlink,ppoll,recvmsg,sendmsg"] {
+        compare("seccomp", BOTH, |lab| {
+            let program = legacy_apps::lab::peer_program().display().to_string();
+            let prefix = [program.as_str(), "forbid", calls];
+            echo(lab, |w| peer(lab, Side::Server, &prefix, w), |w| peer(lab, Side::Client, &prefix, w))
+        });
+    }
+}
+
+#[test]
+fn daemons_that_fork_twice() {
+    compare("daemon", BOTH, |lab| {
+        let mut seen = Seen::default();
+        let port = free_port();
+        let text = port.to_string();
+        lab.run("daemon", &mut peer(lab, Side::Server, &[], &["close-all", "daemon", "echo", &text])).success();
+        wait_for("the daemon to listen", PATIENCE, || legacy_apps::procs::listening(port));
+        let daemon = *working_in(lab.dir()).first().expect("the daemon");
+        let out = lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &text, "3", "500", "64"]));
+        seen.note("ping", format!("{} {}", out.text(), out.status));
+        let mut on = lab.start("ping-on", peer(lab, Side::Client, &[], &["ping-on", &text, "64"]).stdin(Stdio::piped()));
+        lab.assert_shm(daemon);
+        drop(on.stdin());
+        seen.note("ping-on", on.wait(PATIENCE).status);
+        signal(daemon, libc::SIGTERM);
+        wait_gone(daemon);
+        seen
+    });
+}
+
+/// Lines printed so far: each says that 100 more exchanges were made.
+fn progress(p: &Proc) -> usize {
+    p.stdout().lines().count()
+}
+
+#[track_caller]
+fn must_progress(p: &Proc, what: &str) {
+    let before = progress(p);
+    wait_for(what, PATIENCE, || progress(p) > before + 1);
+}
+
+#[test]
+fn a_stopped_peer_delays_only_itself() {
+    let lab = Lab::new("stopped", Mode::Both);
+    let port = free_port();
+    // One thread and one epoll set serve both clients; a thread of it that waited for one would show.
+    let server = lab.serve("server", port, lab.python(Side::Server, "lines.py").arg(port.to_string()));
+    let start = || lab.start("ping-on", peer(&lab, Side::Client, &[], &["ping-on", &port.to_string(), "3000"]).stdin(Stdio::piped()));
+    let (mut one, mut two) = (start(), start());
+    let (first_input, second_input) = (one.stdin(), two.stdin());
+    must_progress(&one, "exchanges of the first client");
+    must_progress(&two, "exchanges of the second client");
+    for _ in 0..5 {
+        one.signal(libc::SIGSTOP);
+        wait_for("the first client to stop", PATIENCE, || status(one.pid()).is_some_and(|s| s.state == 'T'));
+        must_progress(&two, "exchanges beside a stopped client");
+        // Somebody new comes meanwhile: the stopped one does not answer any handshake.
+        let out = lab.run("ping", &mut peer(&lab, Side::Client, &[], &["ping", &port.to_string(), "2", "100", "64"]));
+        assert!(out.status.success(), "{}", out.stderr);
+        one.signal(libc::SIGCONT);
+        must_progress(&one, "exchanges after SIGCONT");
+    }
+    // A server that is stopped delays its clients, and they go on when it does.
+    server.signal(libc::SIGSTOP);
+    wait_for("the server to stop", PATIENCE, || status(server.pid()).is_some_and(|s| s.state == 'T'));
+    server.signal(libc::SIGCONT);
+    must_progress(&one, "exchanges of the first client");
+    must_progress(&two, "exchanges of the second client");
+    drop((first_input, second_input));
+    for p in [one, two] {
+        assert!(p.wait(PATIENCE).status.success());
+    }
+    server.stop(libc::SIGTERM);
+    lab.finish();
+}
+
+#[test]
+fn no_shared_memory_directory() {
+    if !is_root() {
+        eprintln!("skipped: mount namespaces need root");
+        return;
+    }
+    // /dev/shm absent, full, and not writable: unshare -m keeps it to the program under test.
+    for hide in ["umount -l /dev/shm", "mount -t tmpfs -o size=4k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/full", "mount -t tmpfs -o ro none /dev/shm"] {
+        compare("no-dev-shm", BOTH, |lab| {
+            let script = format!("{hide}; exec \"$@\"");
+            let prefix = ["unshare", "-m", "sh", "-c", script.as_str(), "sh"];
+            echo(lab, |w| peer(lab, Side::Server, &prefix, w), |w| peer(lab, Side::Client, &prefix, w))
+        });
+    }
+}
+
+/// Copies of the programs that every user may execute, wherever the repository lies.
+fn for_everybody(lab: &Lab) -> (PathBuf, PathBuf) {
+    let copy = |from: PathBuf, name: &str| {
+        let to = lab.path(name);
+        std::fs::copy(&from, &to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        to
+    };
+    open_to_all(lab.dir());
+    let library = if lab.accelerated(Side::Client) { copy(legacy_apps::library(), "libculvert.so") } else { PathBuf::new() };
+    (copy(legacy_apps::lab::peer_program(), "legacy-peer"), library)
+}
+
+/// `program` as user `uid`, who has no name, no group of others and no capability.
+fn as_user(lab: &Lab, side: Side, uid: u32, library: &Path, program: &Path) -> Command {
+    let mut c = lab.command(side, "setpriv");
+    c.env_remove("LD_PRELOAD").arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).args(["--clear-groups", "--"]);
+    if lab.accelerated(side) {
+        c.arg("env").arg(format!("LD_PRELOAD={}", library.display()));
+    }
+    c.arg(program);
+    c
+}
+
+/// Users of the tests: nobody else has these ids on an ordinary machine.
+const ALICE: u32 = 61_001;
+const BOB: u32 = 61_002;
+const MALLORY: u32 = 61_003;
+
+/// Removes what the tests' users leave in /dev/shm when it is dropped.
+struct Users;
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        for (name, _) in registries() {
+            if [ALICE, BOB, MALLORY].iter().any(|u| name.starts_with(&format!("culvert-{u}-"))) {
+                let _ = std::fs::remove_file(PathBuf::from("/dev/shm").join(name));
+            }
+        }
+    }
+}
+
+#[test]
+fn peers_of_different_users() {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let _users = Users;
+    for (server_uid, client_uid) in [(ALICE, BOB), (ALICE, ALICE), (0, ALICE), (ALICE, 0)] {
+        compare("users", BOTH, |lab| {
+            let (program, library) = for_everybody(lab);
+            let mut seen = echo(
+                lab,
+                |w| {
+                    let mut c = as_user(lab, Side::Server, server_uid, &library, &program);
+                    c.args(w);
+                    c
+                },
+                |w| {
+                    let mut c = as_user(lab, Side::Client, client_uid, &library, &program);
+                    c.args(w);
+                    c
+                },
+            );
+            let port = free_port();
+            let text = port.to_string();
+            let server = lab.serve("echo", port, as_user(lab, Side::Server, server_uid, &library, &program).args(["echo", &text]));
+            let mut on = lab.start("ping-on", as_user(lab, Side::Client, client_uid, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
+            let input = on.stdin();
+            lab.assert_shm(server.pid());
+            lab.assert_shm(on.pid());
+            drop(input);
+            seen.note("ping-on", on.wait(PATIENCE).status);
+            drop(server);
+            seen
+        });
+    }
+}
+
+/// A third user sends rubbish to every mailbox, tries to open, write, replace and map what the two
+/// others use, and to take descriptors from them: nothing of it works, and the two go on undisturbed.
+#[test]
+fn a_third_user_cannot_interfere() {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let _users = Users;
+    let lab = Lab::new("mallory", Mode::Both);
+    let (program, library) = for_everybody(&lab);
+    let script = lab.write("mallory.py", std::fs::read(legacy_apps::file("py/mallory.py")).expect("the script"));
+    let port = free_port();
+    let text = port.to_string();
+    let mallory = |pids: &[u32], seconds: &str| {
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let mut c = as_user(&lab, Side::Client, MALLORY, &library, Path::new("/usr/bin/python3.11"));
+        c.env_remove("LD_PRELOAD").arg(&script).arg(seconds).arg(pids.join(","));
+        c
+    };
+    // She was there first: files with the names that the others' registries will have.
+    let squatted: Vec<_> = [ALICE, BOB].map(|uid| (uid, squat(uid))).into_iter().collect();
+    let server = lab.serve("echo", port, as_user(&lab, Side::Server, ALICE, &library, &program).args(["echo", &text]));
+    let squat_ping = lab.run("ping", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping", &text, "2", "300", "64"]));
+    assert!(squat_ping.status.success(), "with foreign files in the registries' place: {}", squat_ping.stderr);
+    drop(server);
+    for (_, path) in squatted {
+        let _ = std::fs::remove_file(path);
+    }
+    let port = free_port();
+    let text = port.to_string();
+    let server = lab.serve("echo", port, as_user(&lab, Side::Server, ALICE, &library, &program).args(["echo", &text]));
+    // She floods the mailboxes from before the two meet until well after.
+    let start = |seconds| lab.start("mallory", &mut mallory(&[server.pid()], seconds));
+    let early = start("3");
+    let mut on = lab.start("ping-on", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
+    let input = on.stdin();
+    must_progress(&on, "exchanges beside a hostile user");
+    let out = early.wait(PATIENCE);
+    assert!(out.status.success(), "{} {}", out.text(), out.stderr);
+    lab.assert_shm(on.pid());
+    let out = lab.run("mallory", &mut mallory(&[server.pid(), on.pid()], "1"));
+    assert!(out.status.success(), "a third user got through: {} {}", out.text(), out.stderr);
+    must_progress(&on, "exchanges after a hostile user's attempts");
+    if legacy_apps::shm_expected() {
+        let all = stat::connections().expect("culvert stat");
+        assert!(all.iter().any(|c| c.pid == on.pid() && c.path == "shm"), "moved off shared memory: {all:?}");
+    }
+    drop(input);
+    assert!(on.wait(PATIENCE).status.success());
+    server.stop(libc::SIGTERM);
+    lab.finish();
+}
+
+/// A file of MALLORY's where `uid`'s registry of this network namespace is going to be.
+fn squat(uid: u32) -> PathBuf {
+    let namespace = std::fs::read_link("/proc/self/ns/net").expect("a network namespace");
+    let inode: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    let path = PathBuf::from(format!("/dev/shm/culvert-{uid}-{inode}"));
+    std::fs::write(&path, vec![0xff; 1 << 16]).expect("a file in /dev/shm");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("permissions");
+    std::os::unix::fs::chown(&path, Some(MALLORY), Some(MALLORY)).expect("another owner");
+    path
+}
+
+#[test]
+fn a_thousand_connections_at_once() {
+    compare("thousand", BOTH, |lab| {
+        let prefix = ["prlimit", "--nofile=4096:4096", "--"];
+        let mut seen = Seen::default();
+        let port = free_port();
+        let text = port.to_string();
+        let server = lab.serve("lines", port, lab.command(Side::Server, "prlimit").args(["--nofile=4096:4096", "--", "/usr/bin/python3.11"]).arg(legacy_apps::file("py/lines.py")).arg(&text));
+        let out = lab.start("ping", &mut peer(lab, Side::Client, &prefix, &["ping", &text, "1000", "12", "64"])).wait(2 * PATIENCE);
+        seen.note("ping", format!("{} {} {}", out.text(), out.status, out.stderr.lines().filter(|l| l.contains("legacy-peer")).count()));
+        server.signal(libc::SIGTERM);
+        drop(server);
+        seen
+    });
+}
+
+#[test]
+fn idle_connections_cost_no_cpu() {
+    let lab = Lab::new("idle", Mode::Both);
+    let port = free_port();
+    let text = port.to_string();
+    let server = lab.serve("lines", port, lab.python(Side::Server, "lines.py").arg(&text));
+    let mut on = lab.start("ping-on", peer(&lab, Side::Client, &[], &["ping-on", &text, "64"]).stdin(Stdio::piped()));
+    let input = on.stdin();
+    must_progress(&on, "exchanges");
+    lab.assert_shm(server.pid());
+    // The client stops in the middle; what the server then does is wait.
+    on.signal(libc::SIGSTOP);
+    wait_for("the client to stop", PATIENCE, || status(on.pid()).is_some_and(|s| s.state == 'T'));
+    let ticks = || status(server.pid()).expect("the server").ticks;
+    let quiet = || {
+        let before = ticks();
+        std::thread::sleep(Duration::from_millis(500));
+        ticks() - before <= 1
+    };
+    wait_for("half a second without CPU time", PATIENCE, quiet);
+    on.signal(libc::SIGCONT);
+    must_progress(&on, "exchanges afterwards");
+    drop(input);
+    assert!(on.wait(PATIENCE).status.success());
+    server.stop(libc::SIGTERM);
+    lab.finish();
+}

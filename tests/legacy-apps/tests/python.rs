@@ -1,0 +1,60 @@
+//! Debian's Python: blocking sockets, asyncio, socketserver, http.server, multiprocessing, inheritance.
+
+use legacy_apps::lab::free_ports;
+use legacy_apps::procs::listening;
+use legacy_apps::{ALL, Lab, PATIENCE, Seen, Side, compare, wait_for};
+use std::process::Stdio;
+
+/// Runs `script` as a server on `port` and the ports after it, then as its client.
+fn pair(lab: &Lab, script: &str, ports: u16) -> Seen {
+    let mut seen = Seen::default();
+    // One more that nobody listens on.
+    let port = free_ports(ports + 1);
+    let text = port.to_string();
+    // A server with several processes ends them all when its standard input ends.
+    let mut server = lab.serve(script, port, lab.python(Side::Server, script).args(["server", &text]).stdin(Stdio::piped()));
+    let input = server.stdin();
+    for p in port..port + ports {
+        wait_for("every port", PATIENCE, || listening(p));
+    }
+    let out = lab.run("client", lab.python(Side::Client, script).args(["client", &text])).success();
+    seen.note("client", out.text());
+    // The client's normal warnings are none; culvert's own log lines are not part of the comparison.
+    let errors: Vec<_> = out.stderr.lines().filter(|l| l.contains("Error") || l.contains("Traceback")).collect();
+    seen.note("client's errors", errors.join("\n"));
+    let complaints = server.stderr().lines().filter(|l| l.starts_with("Traceback")).count();
+    seen.note("server's errors", complaints);
+    server.stop(libc::SIGTERM);
+    drop(input);
+    seen
+}
+
+#[test]
+fn blocking() {
+    compare("python-blocking", ALL, |lab| pair(lab, "blocking.py", 1));
+}
+
+#[test]
+fn asyncio() {
+    compare("python-asyncio", ALL, |lab| pair(lab, "aio.py", 1));
+}
+
+#[test]
+fn socketserver_and_http() {
+    compare("python-servers", ALL, |lab| pair(lab, "servers.py", 3));
+}
+
+#[test]
+fn multiprocessing_over_tcp() {
+    compare("python-manager", ALL, |lab| pair(lab, "manager.py", 2));
+}
+
+#[test]
+fn addresses_options_and_endings() {
+    compare("python-addresses", ALL, |lab| pair(lab, "addresses.py", 3));
+}
+
+#[test]
+fn inherited_sockets() {
+    compare("python-inherit", ALL, |lab| pair(lab, "inherit.py", 1));
+}

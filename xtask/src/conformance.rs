@@ -1,0 +1,214 @@
+//! CPython's own network tests, natively and under culvert: nothing that passes natively may fail.
+//!
+//! The test runner's network resource stays off but where nothing beyond loopback is used: the tests stay
+//! on this machine. A test that
+//! fails on one side runs once more on both; only what then still differs counts.
+
+use crate::junit::{self, Results, Verdict};
+use crate::step::{self, Tally};
+use crate::{build, debian, library};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const PYTHON: &str = "/usr/bin/python3.11";
+
+/// Debian's package of the tests, module by module.
+const MODULES: &[&str] = &[
+    "test_select", "test_epoll", "test_poll", "test_selectors", "test_socketserver", "test_httplib", "test_httpservers", "test_ftplib",
+    "test_socket", "test_ssl", "test_signal", "test_subprocess", "test_asyncio",
+];
+
+/// What fits in the time of `xtask test`: a module, and patterns of its tests if not all.
+const QUICK: &[(&str, &[&str])] = &[
+    ("test_select", &[]),
+    ("test_epoll", &[]),
+    ("test_selectors", &[]),
+    ("test_socketserver", &[]),
+    ("test_httplib", &[]),
+    ("test_httpservers", &[]),
+    ("test_socket", &[]),
+    ("test_ssl", &["test.test_ssl.ThreadedTests.test_[a-rt-z]*", "test.test_ssl.NetworkedBIOTests.*"]),
+    ("test_asyncio", &["test.test_asyncio.test_streams.*", "test.test_asyncio.test_sock_lowlevel.*", "test.test_asyncio.test_server.*"]),
+];
+
+/// Not TCP, and hangs on machines whose hypervisor has a vsock device but no peer.
+const IGNORED: &[&str] = &["*VSOCK*"];
+
+/// Says that it needs the network, and uses the loopback interface alone.
+const NEEDS_NETWORK: &[&str] = &["test_socketserver"];
+
+/// `cargo xtask conformance [--quick] [MODULE...]`.
+pub fn chore(args: &[&str]) -> bool {
+    let quick = args.contains(&"--quick");
+    let modules: Vec<&str> = args.iter().copied().filter(|a| *a != "--quick").collect();
+    if let Some(unknown) = modules.iter().find(|m| !MODULES.contains(m)) {
+        eprintln!("{unknown}: not one of {}", MODULES.join(" "));
+        return false;
+    }
+    let mut tally = Tally::default();
+    if build(&mut tally) {
+        run(&modules, quick, &mut tally);
+    }
+    println!("{tally}");
+    tally.failed == 0
+}
+
+/// Runs `modules`, or the quick selection, or all.
+pub fn run(modules: &[&str], quick: bool, tally: &mut Tally) {
+    let begin = Instant::now();
+    println!("\n== conformance: CPython's network tests, native and under culvert");
+    if !debian::install(debian::CPYTHON_TESTS) {
+        return tally.fail("conformance: packages".into());
+    }
+    let chosen: Vec<(&str, &[&str])> = match (modules, quick) {
+        ([], true) => QUICK.to_vec(),
+        ([], false) => MODULES.iter().map(|m| (*m, [].as_slice())).collect(),
+        (named, _) => named.iter().map(|m| (*m, [].as_slice())).collect(),
+    };
+    let limit = Duration::from_secs(if quick { 120 } else { 600 });
+    for (module, patterns) in chosen {
+        compare(module, patterns, limit, quick, tally);
+    }
+    println!("== conformance: {:.0} s", begin.elapsed().as_secs_f32());
+}
+
+/// One module on both sides.
+fn compare(module: &str, patterns: &[&str], limit: Duration, at_once: bool, tally: &mut Tally) {
+    let run = |preload: bool, patterns: &[&str]| Run::new(module, preload, patterns, limit);
+    // Most of these tests wait rather than compute: the quick run does both sides at the same time.
+    let (native, ours) = if at_once {
+        std::thread::scope(|s| {
+            let native = s.spawn(|| run(false, patterns));
+            let ours = run(true, patterns);
+            (native.join().expect("the native run"), ours)
+        })
+    } else {
+        (run(false, patterns), run(true, patterns))
+    };
+    let again = doubtful(&native, &ours);
+    let mut native_results = native.results;
+    let mut our_results = ours.results;
+    if !again.is_empty() {
+        let names: Vec<&str> = again.iter().map(String::as_str).collect();
+        println!("{module}: once more: {}", names.join(" "));
+        // The better of two: a test that passed once can pass.
+        better(&mut native_results, run(false, &names));
+        better(&mut our_results, run(true, &names));
+    }
+    let (mut same, mut native_failures, mut worse) = (0, Vec::new(), Vec::new());
+    for (name, verdict) in &native_results {
+        let mine = our_results.get(name);
+        match (verdict, mine) {
+            (Verdict::Failed, _) => native_failures.push(name.as_str()),
+            (Verdict::Passed, Some(Verdict::Passed)) | (Verdict::Skipped, Some(Verdict::Skipped | Verdict::Passed)) => same += 1,
+            _ => worse.push(format!("{name}: {verdict:?} native, {} under culvert", mine.map_or("no result".into(), |v| format!("{v:?}")))),
+        }
+    }
+    println!(
+        "{module}: {same} the same, {} fail natively, {} worse under culvert ({:.0} s, {:.0} s)",
+        native_failures.len(),
+        worse.len(),
+        native.time.as_secs_f32(),
+        ours.time.as_secs_f32()
+    );
+    for name in native_failures {
+        println!("  fails natively: {name}");
+    }
+    tally.passed += same;
+    if native_results.is_empty() {
+        tally.fail(format!("conformance {module}: no test ran natively"));
+    }
+    if let Some(stuck) = &ours.stuck {
+        println!("  under culvert it did not finish; the test running at the end: {stuck}; output in {}", ours.output.display());
+    }
+    for w in worse {
+        println!("  WORSE {w}");
+        tally.fail(format!("conformance {w}"));
+    }
+}
+
+/// Tests worth a second run: those that failed or have no result on either side.
+fn doubtful(native: &Run, ours: &Run) -> Vec<String> {
+    let failed = |r: &Results, name: &str| matches!(r.get(name), None | Some(Verdict::Failed));
+    let names: std::collections::BTreeSet<&String> = native.results.keys().chain(ours.results.keys()).collect();
+    names.into_iter().filter(|n| failed(&native.results, n) || failed(&ours.results, n)).cloned().collect()
+}
+
+fn better(results: &mut Results, second: Run) {
+    for (name, verdict) in second.results {
+        let kept = results.entry(name).or_insert(verdict);
+        if *kept == Verdict::Failed {
+            *kept = verdict;
+        }
+    }
+}
+
+/// One run of one module.
+struct Run {
+    results: Results,
+    /// The test that was running when the run ended without a report.
+    stuck: Option<String>,
+    output: PathBuf,
+    time: Duration,
+}
+
+impl Run {
+    fn new(module: &str, preload: bool, patterns: &[&str], limit: Duration) -> Run {
+        let side = if preload { "culvert" } else { "native" };
+        let dir = crate::target().join("conformance").join(side);
+        std::fs::create_dir_all(&dir).expect("a directory for the results");
+        let (xml, output) = (dir.join(format!("{module}.xml")), dir.join(format!("{module}.txt")));
+        let _ = std::fs::remove_file(&xml);
+        // The tests' own temporary directory holds Unix sockets: its path must stay short.
+        let temp = std::env::temp_dir().join(format!("conf-{side}-{}", std::process::id()));
+        std::fs::create_dir_all(&temp).expect("a temporary directory");
+        let mut c = command(module, patterns, &xml, &temp);
+        if preload {
+            c.env("LD_PRELOAD", library());
+        }
+        let log = std::fs::File::create(&output).expect("a file for the output");
+        c.stderr(log.try_clone().expect("the same file"));
+        let mut text = String::new();
+        let begin = Instant::now();
+        let ended = step::capture(&mut c, limit, |line| {
+            text.push_str(line);
+            text.push('\n');
+        });
+        let time = begin.elapsed();
+        // Verbose results go to standard error or output by version: keep both in one file.
+        let errors = std::fs::read(&output).unwrap_or_default();
+        text.push_str(&String::from_utf8_lossy(&errors));
+        let _ = std::fs::write(&output, &text);
+        let _ = std::fs::remove_dir_all(&temp);
+        if let Err(why) = &ended {
+            println!("{module}, {side}: {why}");
+        }
+        match std::fs::read(&xml) {
+            Ok(report) => Run { results: junit::report(&String::from_utf8_lossy(&report)), stuck: None, output, time },
+            Err(_) => {
+                let (results, running) = junit::verbose(&text);
+                Run { results, stuck: Some(running.unwrap_or_else(|| "(none)".into())), output, time }
+            }
+        }
+    }
+}
+
+fn command(module: &str, patterns: &[&str], xml: &Path, temp: &Path) -> Command {
+    let mut c = Command::new(PYTHON);
+    c.args(["-m", "test", "-v", module]).arg("--junit-xml").arg(xml).arg("--tempdir").arg(temp);
+    if NEEDS_NETWORK.contains(&module) {
+        c.args(["-u", "network"]);
+    }
+    for p in patterns {
+        c.args(["-m", p]);
+    }
+    for p in IGNORED {
+        c.args(["-i", p]);
+    }
+    c.current_dir(temp).env_remove("LD_PRELOAD").env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C.UTF-8");
+    for key in ["PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "CULVERT_LOG"] {
+        c.env_remove(key);
+    }
+    c
+}

@@ -1,0 +1,193 @@
+//! One command of a chore: run with a time limit, its output passed on, its tests counted.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Tests counted so far.
+#[derive(Default, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests, and steps outside of tests, that failed.
+    pub failed: u64,
+    /// What failed, for the summary.
+    pub failures: Vec<String>,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+impl Tally {
+    /// Counts a failure that no test reported.
+    pub fn fail(&mut self, what: String) {
+        self.failed += 1;
+        self.failures.push(what);
+    }
+
+    /// Reads one line of cargo's or a test program's output.
+    pub fn read(&mut self, step: &str, line: &str) {
+        // "test result: ok. 6 passed; 0 failed; 0 ignored; ..."
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let mut words = counts.split([' ', ';', '.']).filter(|w| !w.is_empty()).skip(1);
+            let mut count = |word: &str| {
+                let n: u64 = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+                if words.next() == Some(word) { n } else { 0 }
+            };
+            self.passed += count("passed");
+            self.failed += count("failed");
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            self.failures.push(format!("{step}: {name}"));
+        }
+    }
+}
+
+/// A command to run.
+pub struct Step {
+    name: String,
+    command: Command,
+    limit: Duration,
+}
+
+impl Step {
+    /// `command`, killed with all it started when it takes longer than `limit`.
+    pub fn new(name: impl Into<String>, command: Command, limit: Duration) -> Step {
+        Step { name: name.into(), command, limit }
+    }
+
+    /// Runs it; true if it ended with status 0. Counts the tests it reports into `tally`; a failure that
+    /// is not a failed test counts as one.
+    pub fn run(mut self, tally: &mut Tally) -> bool {
+        println!("\n== {}: {}", self.name, show(&self.command));
+        let begin = Instant::now();
+        let before = tally.failed;
+        let out = capture(&mut self.command, self.limit, |line| {
+            println!("{line}");
+            tally.read(&self.name, line);
+        });
+        let ok = matches!(out, Ok(true));
+        if !ok && tally.failed == before {
+            let why = match out {
+                Ok(_) => "failed".to_owned(),
+                Err(e) => e,
+            };
+            tally.fail(format!("{}: {why}", self.name));
+        }
+        println!("== {}: {} after {:.0} s", self.name, if ok { "ok" } else { "FAILED" }, begin.elapsed().as_secs_f32());
+        ok
+    }
+}
+
+/// A command line, for people.
+pub fn show(c: &Command) -> String {
+    let words = std::iter::once(c.get_program()).chain(c.get_args());
+    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs `command` in a process group of its own; hands each line of its standard output to `line`.
+/// `Ok(status is 0)`, or why there is no status.
+pub fn capture(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<bool, String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|e| format!("{}: {e}", show(command)))?;
+    let group = child.id();
+    let out = child.stdout.take().expect("a pipe");
+    let (tx, rx) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut lines = BufReader::new(out);
+        let mut raw = Vec::new();
+        // Lines need not be UTF-8.
+        while matches!(lines.read_until(b'\n', &mut raw), Ok(n) if n > 0) {
+            let text = String::from_utf8_lossy(&raw).trim_end_matches('\n').to_owned();
+            if tx.send(text).is_err() {
+                let _ = lines.read_to_end(&mut Vec::new());
+                return;
+            }
+            raw.clear();
+        }
+    });
+    let end = Instant::now() + limit;
+    loop {
+        match rx.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(text) => line(&text),
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                kill_group(group);
+                let _ = child.wait();
+                // Nobody of the group holds the pipe any more; a daemon outside of it may, so do not join.
+                drop(reader);
+                return Err(format!("not done within {} s", limit.as_secs()));
+            }
+        }
+    }
+    // The pipe is closed; the program itself may still be on its way out.
+    if !poll_until(end.saturating_duration_since(Instant::now()).max(Duration::from_secs(5)), || {
+        matches!(child.try_wait(), Ok(Some(_)) | Err(_))
+    }) {
+        kill_group(group);
+    }
+    let _ = reader.join();
+    child.wait().map(|s| s.success()).map_err(|e| e.to_string())
+}
+
+fn kill_group(group: u32) {
+    // SAFETY: kill touches no memory; the group was made for the child, which has not been reaped.
+    unsafe { libc::kill(-(group as i32), libc::SIGKILL) };
+}
+
+/// Polls `done` until it is true; false if it was not within `limit`.
+pub fn poll_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !done() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+/// A program that is killed when this is dropped.
+pub struct Guard(pub Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_test_programs_report() {
+        let mut t = Tally::default();
+        t.read("s", "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s");
+        t.read("s", "test result: FAILED. 3 passed; 2 failed; 0 ignored");
+        t.read("s", "test a::b ... FAILED");
+        t.read("s", "test a::c ... ok");
+        assert_eq!(t, Tally { passed: 9, failed: 2, failures: vec!["s: a::b".into()] });
+    }
+
+    #[test]
+    fn a_program_over_its_limit_is_killed_with_its_children() {
+        let mut c = Command::new("sh");
+        c.args(["-c", "echo begun; sleep 1000 & sleep 1000"]);
+        let mut lines = Vec::new();
+        let out = capture(&mut c, Duration::from_millis(300), |l| lines.push(l.to_owned()));
+        assert!(out.is_err(), "{out:?}");
+        assert_eq!(lines, ["begun"]);
+    }
+
+    #[test]
+    fn the_status_is_the_programs() {
+        for (script, expected) in [("exit 0", true), ("exit 3", false), ("kill -9 $$", false)] {
+            assert_eq!(capture(Command::new("sh").args(["-c", script]), Duration::from_secs(20), |_| ()), Ok(expected));
+        }
+    }
+}
