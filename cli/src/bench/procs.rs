@@ -235,8 +235,9 @@ impl Drop for Job {
         if self.reaped {
             return;
         }
-        let orphans = kill_tree(self.pid());
         // Not reaped before this: until then the id cannot be anybody else's.
+        signal(self.pid(), libc::SIGSTOP);
+        let orphans = kill_tree(self.pid());
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in orphans {
@@ -295,20 +296,32 @@ fn parent(pid: u32) -> Option<u32> {
     (state != "Z").then_some(parent)
 }
 
-/// Kills everything below `root` until nothing new appears; not `root` itself. Returns what it killed.
+/// Kills everything below `root`, not `root` itself, and returns what it killed. `root` must not be able
+/// to start anything meanwhile: a server whose worker is killed starts another one.
 fn kill_tree(root: u32) -> BTreeSet<u32> {
-    let mut killed = BTreeSet::new();
+    // Stop from the top down first: what is stopped starts nothing and keeps its children's ids from
+    // being reaped and reused.
+    let mut found = BTreeSet::new();
     loop {
-        let all = descendants(root);
-        if all.is_empty() {
-            return killed;
+        let new: Vec<_> = descendants(root).difference(&found).copied().collect();
+        if new.is_empty() {
+            break;
         }
-        for pid in all {
-            // SAFETY: sends a signal; a process that has ended in the meantime makes it fail.
-            unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-            killed.insert(pid);
+        for pid in new {
+            signal(pid, libc::SIGSTOP);
+            found.insert(pid);
         }
     }
+    for pid in &found {
+        signal(*pid, libc::SIGKILL);
+    }
+    found
+}
+
+/// Sends `signal`; a process that has ended in the meantime does not mind.
+fn signal(pid: u32, signal: i32) {
+    // SAFETY: no memory is involved. The callers name processes that they have started.
+    unsafe { libc::kill(pid as i32, signal) };
 }
 
 /// A port that was free a moment ago.
@@ -333,6 +346,12 @@ mod tests {
         Job::start(c, None, scratch.path()).unwrap()
     }
 
+    /// Processes whose standard output is `file`: whatever a job left behind.
+    fn holders(file: &Path) -> Vec<u32> {
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+        pids.filter(|pid| fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|target| target == file)).collect()
+    }
+
     #[test]
     fn jobs_are_measured_killed_with_their_children_and_cleaned_up() {
         let scratch = Scratch::new().unwrap();
@@ -346,6 +365,14 @@ mod tests {
         assert!(parent.pss() > 0);
         drop(parent);
         assert_eq!(super::parent(child), None);
+
+        // A supervisor replaces every child that is killed, as nginx's master does.
+        let script = "n=0; while :; do sleep 1000 & n=$((n+1)); [ $n = 1 ] && echo up; wait; done";
+        let mut supervisor = shell(script, &scratch);
+        supervisor.first_line().unwrap();
+        let session = supervisor.output.clone();
+        drop(supervisor);
+        assert_eq!(holders(&session), []);
 
         let mut early = shell("exit 0", &scratch);
         assert!(early.wait_listening(1).unwrap_err().to_string().contains("ended early"));
