@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use shmring::layout::{RING_MAX, RING_MIN};
+
 /// `CULVERT_PATH`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PathChoice {
@@ -33,7 +35,7 @@ pub struct LogLevel(&'static str);
 
 /// `CULVERT_RING`, bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ring(pub u64);
+pub struct Ring(usize);
 
 impl FromStr for PathChoice {
     type Err = String;
@@ -48,6 +50,9 @@ impl FromStr for PathChoice {
     }
 }
 
+/// Longest spin that the library takes, microseconds.
+const SPIN_MAX: u32 = 1_000_000;
+
 impl FromStr for Spin {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
@@ -55,7 +60,8 @@ impl FromStr for Spin {
             "auto" => Ok(Spin::Auto),
             "off" => Ok(Spin::Off),
             _ if !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit()) => {
-                s.parse().map(Spin::Microseconds).map_err(|_| "too many microseconds".into())
+                let n = s.parse().ok().filter(|n| *n <= SPIN_MAX);
+                n.map(Spin::Microseconds).ok_or_else(|| format!("at most {SPIN_MAX} microseconds"))
             }
             _ => Err("expected auto, off or a number of microseconds".into()),
         }
@@ -75,8 +81,8 @@ impl FromStr for Ring {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         match s.parse() {
-            Ok(n) if n > 0 && s.bytes().all(|b| b.is_ascii_digit()) => Ok(Ring(n)),
-            _ => Err("expected a number of bytes".into()),
+            Ok(n) if usize::is_power_of_two(n) && (RING_MIN..=RING_MAX).contains(&n) && s.bytes().all(|b| b.is_ascii_digit()) => Ok(Ring(n)),
+            _ => Err(format!("expected a power of two from {RING_MIN} to {RING_MAX}, bytes")),
         }
     }
 }
@@ -126,6 +132,9 @@ pub fn complaint(variable: &str, value: &str) -> Option<String> {
         "CULVERT_SPIN" => value.parse::<Spin>().err(),
         "CULVERT_LOG" => value.parse::<LogLevel>().err(),
         "CULVERT_RING" => value.parse::<Ring>().err(),
+        // The library keeps both in buffers of its own: it allocates nothing.
+        "CULVERT_DIR" => (!value.starts_with('/') || value.len() >= 200).then(|| "expected an absolute path shorter than 200 bytes".into()),
+        "CULVERT_LOG_FILE" => (value.is_empty() || value.len() >= 512).then(|| "expected a path shorter than 512 bytes".into()),
         _ => None,
     }
 }
@@ -158,10 +167,14 @@ mod tests {
             ("CULVERT_LOG", "verbose"),
             ("CULVERT_RING", "1M"),
             ("CULVERT_RING", "+4096"),
+            ("CULVERT_RING", "65535"),
+            ("CULVERT_RING", "1024"),
+            ("CULVERT_SPIN", "1000001"),
+            ("CULVERT_DIR", "relative"),
         ] {
             assert!(complaint(variable, value).is_some(), "{variable}={value}");
         }
-        assert_eq!(complaint("CULVERT_DIR", "anything"), None);
+        assert_eq!(complaint("CULVERT_DIR", "/anything"), None);
         assert_eq!(complaint("CULVERT_RING", "65536"), None);
     }
 }

@@ -56,7 +56,7 @@ fn a_mailbox_is_high_close_on_exec_and_nameless_on_disk() {
     assert_eq!(flags.0, libc::FD_CLOEXEC);
     assert_ne!(flags.1 & libc::O_NONBLOCK, 0);
     let listed = std::fs::read_to_string("/proc/net/unix").unwrap();
-    assert!(listed.contains(&format!("@culvert-{:016x}", m.name)));
+    assert!(listed.contains(&format!("@cv-test-{:016x}", m.name)));
     assert!(m.recv().is_none());
 }
 

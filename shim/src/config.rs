@@ -22,6 +22,15 @@ static RING: AtomicU32 = AtomicU32::new(RING_DEFAULT);
 static SPIN: AtomicU64 = AtomicU64::new(SPIN_AUTO);
 static DIR: AtomicPtr<c_char> = AtomicPtr::new(core::ptr::null_mut());
 
+/// `CULVERT_EAGER=1`, for tests: connections go up at once where both ends can, not after some exchanges.
+static EAGER: AtomicU32 = AtomicU32::new(0);
+
+/// See `EAGER`.
+#[inline]
+pub fn eager() -> bool {
+    EAGER.load(Relaxed) != 0
+}
+
 /// Whether connections may leave the kernel.
 #[inline]
 pub fn enabled() -> bool {
@@ -109,6 +118,14 @@ pub fn init() {
                 ok = false;
                 crate::log!(Error, "CULVERT_RING={} is not a power of two from {RING_MIN} to {RING_MAX} bytes; staying on the kernel path", text(v));
             }
+        }
+    }
+    match var(c"CULVERT_EAGER") {
+        None | Some(b"0") => {}
+        Some(b"1") => EAGER.store(1, Relaxed),
+        Some(v) => {
+            ok = false;
+            crate::log!(Error, "CULVERT_EAGER={} is not 0 or 1; staying on the kernel path", text(v));
         }
     }
     if let Some(v) = var(c"CULVERT_DIR") {

@@ -124,6 +124,9 @@ fn header() -> Option<&'static FamilyHeader> {
 
 /// Makes the family's memory. Without it everything stays on the kernel.
 pub fn init() -> bool {
+    if !crate::fds::may_size(FAMILY_LEN) {
+        return false;
+    }
     let name = c"culvert-family";
     // SAFETY: a C string.
     let fd = unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;

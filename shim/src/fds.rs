@@ -98,6 +98,14 @@ fn budget() -> usize {
     (floor() / 3).min(SLOTS as i32) as usize
 }
 
+/// Whether a memfd may have `len` bytes: beyond RLIMIT_FSIZE, ftruncate raises SIGXFSZ in the program.
+pub fn may_size(len: usize) -> bool {
+    let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit on ourselves, reading only.
+    let e = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, 0, &raw mut r) };
+    e == 0 && len as u64 <= r.rlim_cur
+}
+
 /// Moves the descriptor in `place` to a high number, close-on-exec, and protects it. `place` follows it
 /// when it must be moved. On failure the descriptor is closed and `place` becomes -1.
 pub fn adopt(place: &'static AtomicI32) -> bool {

@@ -91,6 +91,10 @@ fn track(fd: c_int, state: State, role: u32) {
     }
     if let Some(ep) = family::alloc(fd, state, role) {
         fds::set(fd, Kind::Endpoint(ep));
+        if fd <= 2 {
+            // stdin, stdout, stderr: stdio moves their bytes without passing here.
+            ep.pin(Reason::Stdio);
+        }
     }
 }
 
@@ -130,6 +134,14 @@ pub fn listening(_fd: c_int) {}
 /// None; kept for symmetry with the other address calls.
 #[inline]
 pub unsafe fn accepted(listener: c_int, fd: c_int) {
+    accept_known(listener, fd);
+    if config::eager() && io::tracked(fd) {
+        attach::hurry(fd);
+    }
+}
+
+#[inline]
+fn accept_known(listener: c_int, fd: c_int) {
     match fds::get(listener) {
         Kind::Endpoint(_) => track(fd, State::Eligible, 2),
         // A listener that was inherited, or is no TCP socket: the kernel tells.
@@ -174,6 +186,9 @@ pub fn duplicated(old: c_int, new: c_int) {
         Kind::Endpoint(ep) if (new as usize) < fds::MAX => {
             ep.local().refs.fetch_add(1, Relaxed);
             fds::set(new, Kind::Endpoint(ep));
+            if new <= 2 {
+                io::retire(new, Reason::Stdio);
+            }
         }
         Kind::Endpoint(_) => io::retire(old, Reason::NoFd),
         Kind::Epoll(i) => {

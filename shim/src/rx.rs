@@ -3,7 +3,7 @@
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
-use crate::signals::Runs;
+use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
 use crate::{lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -362,6 +362,8 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     let peek = flags & libc::MSG_PEEK != 0;
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
+    // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
+    let mut slept = since;
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -417,15 +419,15 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             continue;
         }
         let restartable = d.is_none();
-        if crate::signals::interrupted(since, restartable) {
+        if signals::interrupted(since, restartable) {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
         // SAFETY: no lock is held.
-        match unsafe { wait::sleep(ep, fd, events, d, since, ready) } {
-            Err(libc::EINTR) if !crate::signals::interrupted(since, restartable) => {}
+        match unsafe { wait::sleep(ep, fd, events, d, slept, ready) } {
+            Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
             Ok(()) => {}

@@ -4,7 +4,7 @@ use crate::channel::Chan;
 use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::rx::{self, Buffers};
-use crate::signals::Runs;
+use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
 use crate::{attach, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -404,6 +404,7 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
+    let mut slept = since;
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
@@ -445,29 +446,29 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
         return Ok(());
     }
     let restartable = deadline.is_none();
-    if crate::signals::interrupted(since, restartable) {
+    if signals::interrupted(since, restartable) {
         return Err(libc::EINTR);
     }
     want_space(ep, chan);
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     // SAFETY: the caller's obligation.
-    match unsafe { wait::sleep(ep, fd, events, deadline, since, || stirred(ep, chan)) } {
-        Err(libc::EINTR) if !crate::signals::interrupted(since, restartable) => {}
+    match unsafe { wait::sleep(ep, fd, events, deadline, *slept, || stirred(ep, chan)) } {
+        Err(libc::EINTR) if !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(e) => return Err(e),
         Ok(()) => {}
     }
@@ -502,6 +503,7 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
+    let mut slept = since;
     loop {
         let want = n - total;
         if want == 0 {
@@ -537,7 +539,7 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }

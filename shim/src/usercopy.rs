@@ -139,8 +139,9 @@ global_asm!(
     string = const STRING,
 );
 
-/// From this length on `rep movsb` beats the loop (measured; the loop wins below by not starting microcode).
-const STRING: usize = 2048;
+/// From this length on `rep movsb` beats the loop on CPUs with fast short strings (FSRM): measured on an AMD EPYC, 1 KiB takes
+/// 39 cycles instead of 45, 2 KiB 62 instead of 92; below it the loop does by not starting microcode.
+const STRING: usize = 768;
 
 unsafe extern "C" {
     fn culvert_usercopy(dst: *mut u8, src: *const u8, len: usize) -> usize;

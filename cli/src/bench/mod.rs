@@ -30,7 +30,7 @@ pub fn main(args: &BenchArgs) -> u8 {
             return exit::USAGE;
         }
     };
-    let (library, scratch) = match library::find(args.library.as_deref()).and_then(|l| Ok((l, Scratch::new().map_err(|e| e.to_string())?))) {
+    let (library, scratch) = match library::find(args.library.as_deref()).and_then(|l| Ok((l, Scratch::new("bench").map_err(|e| e.to_string())?))) {
         Ok(both) => both,
         Err(e) => {
             eprintln!("culvert: {e}");
@@ -40,6 +40,7 @@ pub fn main(args: &BenchArgs) -> u8 {
     procs::guard(scratch.path());
     let setup = Setup { library: &library, scratch: scratch.path(), seconds: args.seconds };
     let outcomes: Vec<_> = chosen.into_iter().map(|row| measure(row, &setup, args.rounds)).collect();
+    procs::sweep();
     if args.json {
         let all = json!({ "host": host(), "rounds": args.rounds, "seconds": args.seconds, "rows": outcomes });
         println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
@@ -66,7 +67,9 @@ fn measure(row: &Row, setup: &Setup, rounds: u32) -> Outcome {
     for round in 0..rounds * row.rounds {
         eprint!("\r{:<14} {}/{} ", row.id, round + 1, rounds * row.rounds);
         for side in report::order(round) {
-            match row.sample(setup, side) {
+            let sample = row.sample(setup, side);
+            procs::leave_to_signal();
+            match sample {
                 Ok(s) => if side == Side::Kernel { &mut kernel } else { &mut culvert }.push(s),
                 Err(e) => {
                     eprintln!();

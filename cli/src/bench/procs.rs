@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{exit, netdiag};
@@ -32,9 +33,9 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     /// Makes one that other users may look into: nginx's workers are not root.
-    pub fn new() -> io::Result<Scratch> {
+    pub fn new(name: &str) -> io::Result<Scratch> {
         use std::os::unix::fs::PermissionsExt;
-        let path = std::env::temp_dir().join(format!("culvert-bench-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("culvert-{name}-{}", std::process::id()));
         fs::create_dir(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(Scratch(path))
@@ -55,8 +56,6 @@ impl Drop for Scratch {
 /// Makes this process the keeper of all that it starts; call once, before anything is started. The scratch
 /// directory is removed on a signal as well.
 pub fn guard(scratch: &Path) {
-    // SAFETY: PR_SET_CHILD_SUBREAPER takes integers: orphans of our children become our children.
-    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     let signals = ending_signals();
     // SAFETY: `signals` is an initialised set. Threads started from here on inherit the mask.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut()) };
@@ -65,11 +64,23 @@ pub fn guard(scratch: &Path) {
         let mut signal = 0;
         // SAFETY: both outlive the call; the signals are blocked in every thread.
         unsafe { libc::sigwait(&signals, &mut signal) };
+        ENDING.store(true, Ordering::SeqCst);
         kill_tree(std::process::id());
         let _ = fs::remove_dir_all(&scratch);
         // SAFETY: ends the process at once; nothing of ours needs to be unwound.
         unsafe { libc::_exit(if signal == libc::SIGINT { exit::INTERRUPTED.into() } else { 128 + signal }) }
     });
+}
+
+/// Set when a signal has asked for the end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Does not return once the signal thread is ending the process: what fails from then on fails because its
+/// programs were killed, and the exit code is the signal thread's to give.
+pub fn leave_to_signal() {
+    while ENDING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 fn ending_signals() -> libc::sigset_t {
@@ -105,7 +116,7 @@ impl Job {
     /// Starts `command`. Standard output and error go to a file in `scratch`, standard input is a pipe.
     pub fn start(mut command: Command, library: Option<&Path>, scratch: &Path) -> io::Result<Job> {
         let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let output = scratch.join(format!("{name}.{}", COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+        let output = scratch.join(format!("{name}.{}", COUNTER.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&output)?;
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("CULVERT_")) {
             if command.get_envs().all(|(k, _)| k != key) {
@@ -125,6 +136,8 @@ impl Job {
                 Ok(())
             })
         };
+        adopt_orphans();
+        leave_to_signal();
         let child = command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file).spawn();
         let child = child.map_err(|e| io::Error::other(format!("{name}: {e}")))?;
         Ok(Job { child, name, output, reaped: false })
@@ -228,7 +241,7 @@ impl Job {
     }
 }
 
-static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 impl Drop for Job {
     fn drop(&mut self) {
@@ -236,15 +249,11 @@ impl Drop for Job {
             return;
         }
         // Not reaped before this: until then the id cannot be anybody else's.
-        signal(self.pid(), libc::SIGSTOP);
+        stop(self.pid());
         let orphans = kill_tree(self.pid());
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in orphans {
-            // SAFETY: a null status is allowed. Orphans have become our children (see `guard`); for one
-            // that its own parent reaped, this fails.
-            unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
-        }
+        orphans.into_iter().for_each(reap);
     }
 }
 
@@ -288,18 +297,22 @@ fn descendants(root: u32) -> BTreeSet<u32> {
 
 /// Parent of `pid`, unless it is a zombie.
 fn parent(pid: u32) -> Option<u32> {
+    state(pid).filter(|(state, _)| *state != 'Z').map(|(_, parent)| parent)
+}
+
+/// State letter and parent of `pid`, if it exists (proc(5)).
+fn state(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command, in parentheses, may contain anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    (state != "Z").then_some(parent)
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
 }
 
-/// Kills everything below `root`, not `root` itself, and returns what it killed. `root` must not be able
-/// to start anything meanwhile: a server whose worker is killed starts another one.
+/// Kills everything below `root`, not `root` itself, and returns what it killed. `root` must be stopped, or
+/// be ourselves: a server whose worker is killed starts another one.
 fn kill_tree(root: u32) -> BTreeSet<u32> {
-    // Stop from the top down first: what is stopped starts nothing and keeps its children's ids from
+    // Stop from the top down first: what is stopped starts nothing, and keeps its children's ids from
     // being reaped and reused.
     let mut found = BTreeSet::new();
     loop {
@@ -308,7 +321,7 @@ fn kill_tree(root: u32) -> BTreeSet<u32> {
             break;
         }
         for pid in new {
-            signal(pid, libc::SIGSTOP);
+            stop(pid);
             found.insert(pid);
         }
     }
@@ -316,6 +329,37 @@ fn kill_tree(root: u32) -> BTreeSet<u32> {
         signal(*pid, libc::SIGKILL);
     }
     found
+}
+
+/// Stops `pid`, and returns when it has stopped or ended: a fork in flight is then complete and visible.
+fn stop(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    let begin = Instant::now();
+    // A process in an uninterruptible call stops only after it; it starts nothing meanwhile.
+    while state(pid).is_some_and(|(state, _)| !"TtZX".contains(state)) && begin.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+}
+
+/// Kills whatever is left below this process; for the end of a run.
+pub fn sweep() {
+    kill_tree(std::process::id()).into_iter().for_each(reap);
+}
+
+/// Returns when `pid`, which was killed, is gone. It is our child, or becomes it when its parent is gone.
+fn reap(pid: u32) {
+    let begin = Instant::now();
+    while state(pid).is_some() && begin.elapsed() < PATIENCE {
+        // SAFETY: a null status is allowed; fails if `pid` is not our child yet.
+        unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), libc::WNOHANG) };
+        std::thread::yield_now();
+    }
+}
+
+/// Makes the orphans of our children our children (prctl(2)), so that none of them gets lost.
+fn adopt_orphans() {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes integers and cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
 }
 
 /// Sends `signal`; a process that has ended in the meantime does not mind.
@@ -346,15 +390,9 @@ mod tests {
         Job::start(c, None, scratch.path()).unwrap()
     }
 
-    /// Processes whose standard output is `file`: whatever a job left behind.
-    fn holders(file: &Path) -> Vec<u32> {
-        let pids = fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
-        pids.filter(|pid| fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|target| target == file)).collect()
-    }
-
     #[test]
     fn jobs_are_measured_killed_with_their_children_and_cleaned_up() {
-        let scratch = Scratch::new().unwrap();
+        let scratch = Scratch::new("jobs").unwrap();
         let done = shell("echo one; echo two", &scratch).finish(Duration::ZERO).unwrap();
         assert_eq!(done.output, "one\ntwo\n");
         assert!(shell("exit 3", &scratch).finish(Duration::ZERO).is_err());
@@ -364,15 +402,7 @@ mod tests {
         assert!(parent.tree().contains(&child));
         assert!(parent.pss() > 0);
         drop(parent);
-        assert_eq!(super::parent(child), None);
-
-        // A supervisor replaces every child that is killed, as nginx's master does.
-        let script = "n=0; while :; do sleep 1000 & n=$((n+1)); [ $n = 1 ] && echo up; wait; done";
-        let mut supervisor = shell(script, &scratch);
-        supervisor.first_line().unwrap();
-        let session = supervisor.output.clone();
-        drop(supervisor);
-        assert_eq!(holders(&session), []);
+        assert_eq!(state(child), None);
 
         let mut early = shell("exit 0", &scratch);
         assert!(early.wait_listening(1).unwrap_err().to_string().contains("ended early"));
@@ -380,6 +410,22 @@ mod tests {
         drop(early);
         drop(scratch);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_was_stopped_is_stopped_on_return_and_starts_nothing() {
+        let scratch = Scratch::new("stop").unwrap();
+        // Replaces its child whenever that ends, as nginx's master does.
+        let mut supervisor = shell("while :; do sleep 1000 & echo $!; wait; done", &scratch);
+        let worker: u32 = supervisor.first_line().unwrap().parse().unwrap();
+        stop(supervisor.pid());
+        assert_eq!(state(supervisor.pid()).unwrap().0, 'T');
+        assert_eq!(kill_tree(supervisor.pid()), BTreeSet::from([worker]));
+        assert_eq!(state(supervisor.pid()).unwrap().0, 'T');
+        assert_eq!(supervisor.output().lines().count(), 1);
+        drop(supervisor);
+        reap(worker);
+        assert_eq!(state(worker), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use shmring::family::{self as layout, ConfiguredPath, Endpoint, FamilyHeader, Reason, State};
+use shmring::switch::{RxPhase, TxPhase};
 
 use super::Direction;
 
@@ -139,18 +140,17 @@ fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
     if matches!(state, State::Free | State::Idle) {
         return None;
     }
-    let rx_phase = match u32_at(bytes, offset_of!(Endpoint, rx_phase)) {
-        0 => "native",
-        1 => "transit",
-        2 => "ring",
-        3 => "down",
-        _ => "unknown",
+    let rx_phase = match RxPhase::from_u32(u32_at(bytes, offset_of!(Endpoint, rx_phase))) {
+        RxPhase::Native => "native",
+        RxPhase::Transit => "transit",
+        RxPhase::Ring => "ring",
+        RxPhase::Down => "down",
     };
-    let tx_phase = match u32_at(bytes, offset_of!(Endpoint, tx_phase)) {
-        0 => "native",
-        1 => "ring",
-        2 => "down",
-        _ => "unknown",
+    let tx_phase = match TxPhase::from_u32(u32_at(bytes, offset_of!(Endpoint, tx_phase))) {
+        TxPhase::Native => "native",
+        TxPhase::Ring => "ring",
+        TxPhase::Down => "down",
+        TxPhase::Rewind => "rewind",
     };
     let direction = |phase, bytes_at, messages_at, up_at| Direction {
         path: if state == State::Attached && phase == "ring" { "shm" } else { "kernel" },

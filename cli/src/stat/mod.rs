@@ -16,7 +16,7 @@
 //!     "reason": null | KEY, "reason_text": null | SENTENCE,      why not, if path is "kernel"
 //!     "rx": {"path": ..., "phase": "native" | "transit" | "ring" | "down",
 //!            "bytes": 0, "messages": 0, "switched_up_at": 123 | null},
-//!     "tx": {the same},                            phases "native", "ring", "down"
+//!     "tx": {the same},                            phases "native", "ring", "rewind", "down"
 //!     "doorbells": 0, "spins_won": 0, "spins_lost": 0
 //!   }]
 //! }]}

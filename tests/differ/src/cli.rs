@@ -246,7 +246,10 @@ fn report(expected: &[Record], got: &Run, at: usize) {
     println!("    kernel: {}", expected.get(at).map_or_else(String::new, Record::shown));
     println!("    other:  {}", got.trace.get(at).map_or_else(|| "(missing)".into(), Record::shown));
     if got.trace.get(at).is_some_and(|r| r.shown().contains("HANG")) {
-        println!("{}", got.whereabouts);
+        // Threads that wait for the conductor are of no interest.
+        for line in got.whereabouts.lines().filter(|l| !l.is_empty() && !l.contains("__unix_dgram_recvmsg")) {
+            println!("    {line}");
+        }
     }
 }
 

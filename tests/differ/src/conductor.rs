@@ -17,7 +17,7 @@ use crate::script::{BLOCKED, HANG, Record, SKIPPED, parse};
 use crate::task;
 
 /// Longest a step may take before it counts as a hang.
-pub const WATCHDOG: Duration = Duration::from_secs(10);
+pub const WATCHDOG: Duration = Duration::from_secs(8);
 
 /// Into which processes the library is preloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +168,8 @@ impl<'a> Conductor<'a> {
                 // The control descriptor is closed by the exec, or because the process is dead: its parent
                 // is this process or a dying one, so a dead process stays visible as a zombie.
                 Some(text) if text.is_empty() => {
-                    if task::state(pid, pid).is_none_or(|s| s == 'Z') && !readable(&self.listener, 300) {
+                    let dead = task::state(pid, pid).is_none_or(|s| s == 'Z') && !readable(&self.listener, 300);
+                    if dead {
                         return "DIED".into();
                     }
                 }

@@ -216,8 +216,8 @@ impl Generator {
         }
         let n = if self.rng.chance(3) { 0 } else { self.rng.length(max as usize) };
         let seed = self.seed();
-        let flags = self.rng.below(4);
-        let flags = libc::MSG_NOSIGNAL * (flags as i32 & 1) | if flags & 2 != 0 { libc::MSG_DONTWAIT } else { 0 };
+        let flags = [0, libc::MSG_NOSIGNAL, libc::MSG_DONTWAIT, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT];
+        let flags = *self.rng.pick(&flags);
         let parts = format!("{},{},{}", n / 3, n / 3, n - n / 3 * 2);
         Some(match self.rng.below(12) {
             0..=1 => format!("{t} write v{v} {n} {seed} 0"),
@@ -235,7 +235,7 @@ impl Generator {
     /// True if a read of `end` that blocks can be set free again by somebody else.
     fn may_block(&mut self, t: &str, end: usize) -> bool {
         let free = self.model.free_holder(Model::peer(end), t).is_some() || self.model.free_holder(end, t).is_some();
-        free && !self.model.has_poller(end) && self.rng.chance(35)
+        free && !self.model.has_poller(end) && self.rng.chance(70)
     }
 
     fn receive(&mut self, t: &str, v: usize, end: usize) -> Option<String> {
@@ -246,19 +246,19 @@ impl Generator {
         let under_way = self.model.under_way(end);
         let n = if self.rng.chance(3) { 0 } else { self.rng.length(20_000) };
         let mut flags = 0;
-        for (flag, percent) in [(libc::MSG_PEEK, 15), (libc::MSG_WAITALL, 15), (libc::MSG_DONTWAIT, 40)] {
+        for (flag, percent) in [(libc::MSG_PEEK, 15), (libc::MSG_WAITALL, 15), (libc::MSG_DONTWAIT, 30)] {
             if self.rng.chance(percent) {
                 flags |= flag;
             }
         }
         let over = x.rd_shut || x.broken || self.model.ends[Model::peer(end)].wr_shut
             || self.model.holders(What::End(Model::peer(end))).is_empty();
-        let need = if flags & libc::MSG_WAITALL != 0 { n as i64 } else { x.lowat.min(n) as i64 };
         let name = *self.rng.pick(&["read", "recv", "recv", "recvfrom", "readv", "recvmsg", "recvmmsg"]);
-        // read and readv have no flags: they wait whatever was drawn.
+        // read and readv have no flags.
         let plain = name.starts_with("read");
-        let need = if plain { x.lowat.min(n) as i64 } else { need };
-        let may_wait = (plain || flags & libc::MSG_DONTWAIT == 0) && !x.nonblock && under_way < need.max(1) && !over;
+        let flags = if plain { 0 } else { flags };
+        let need = if flags & libc::MSG_WAITALL != 0 { n as i64 } else { x.lowat.min(n) as i64 };
+        let may_wait = flags & libc::MSG_DONTWAIT == 0 && !x.nonblock && under_way < need.max(1) && !over;
         if may_wait && !x.timed && !self.may_block(t, end) {
             return None;
         }
@@ -289,8 +289,8 @@ impl Generator {
             self.model.free_holder(Model::peer(*e), t).is_some() || self.model.free_holder(*e, t).is_some()
         });
         let timeout = match self.rng.below(10) {
-            0..=5 => 0,
-            6 => 15,
+            0..=4 => 0,
+            5 => 15,
             _ if reader || !other => 0,
             7 => 60_000,
             _ => -1,
@@ -358,10 +358,10 @@ impl Generator {
                 let other = !members.is_empty()
                     && members.iter().any(|e| self.model.free_holder(Model::peer(*e), t).is_some());
                 let timeout = match self.rng.below(10) {
-                    0..=6 => 0,
-                    7 => 15,
+                    0..=4 => 0,
+                    5 => 15,
                     _ if reader || !other => 0,
-                    8 => 60_000,
+                    6..=7 => 60_000,
                     _ => -1,
                 };
                 let timed = if timeout == 15 { "~" } else { "" };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::conductor::{Conductor, Setup};
 use crate::generate::{Generator, Options};
-use crate::script::{HANG, Record, first_difference};
+use crate::script::{HANG, Record, first_difference, parse};
 
 /// What one run of a scenario gave.
 pub struct Run {
@@ -54,7 +54,7 @@ pub fn play(setup: &Setup, lines: &[String], expected: Option<&[Record]>) -> Run
 
 /// True when the trace contains a hang.
 pub fn hangs(trace: &[Record]) -> bool {
-    trace.iter().any(|r| r.results.iter().any(|(_, x)| x.contains(HANG)))
+    trace.iter().any(|r| r.results.iter().any(|(_, x)| x.contains(HANG) || x.contains("STALLED")))
 }
 
 /// Runs `lines` on the kernel, then with the library: the two traces, if they differ.
@@ -75,31 +75,48 @@ pub fn differs(native: &Setup, other: &Setup, lines: &[String]) -> Option<(Vec<R
     Some((expected, got))
 }
 
-/// Drops steps from `lines` as long as the traces still differ, for at most `budget`.
+/// What kind of difference it is: the operation, and whether it hangs. Shrinking must not wander off to another.
+fn kind(expected: &[Record], got: &[Record]) -> Option<(String, bool)> {
+    let at = first_difference(expected, got)?;
+    let op = parse(&expected.get(at)?.line).first()?.text.split(' ').next()?.to_owned();
+    Some((op, got.get(at).is_some_and(|r| r.shown().contains(HANG))))
+}
+
+/// Without these the kernel's own timing (Nagle's algorithm) would show.
+fn must_stay(line: &str) -> bool {
+    line.contains("nodelay") || line.starts_with("@ start")
+}
+
+/// Drops steps from `lines` as long as the traces still differ in the same way, for at most `budget`.
 pub fn shrink(native: &Setup, other: &Setup, lines: Vec<String>, budget: Duration) -> Vec<String> {
     let until = Instant::now() + budget;
     let mut best = lines;
-    if let Some((expected, got)) = differs(native, other, &best) {
-        if let Some(at) = first_difference(&expected, &got.trace) {
-            best.truncate(at + 1);
-        }
+    let Some((expected, got)) = differs(native, other, &best) else { return best };
+    let original = kind(&expected, &got.trace);
+    if let Some(at) = first_difference(&expected, &got.trace) {
+        best.truncate(at + 1);
     }
     let mut chunk = best.len() / 2;
     while chunk > 0 {
         let mut at = best.len().saturating_sub(1);
         while at > 0 && Instant::now() < until {
             let from = at.saturating_sub(chunk);
-            let mut fewer = best.clone();
-            fewer.drain(from..at);
-            if let Some((expected, got)) = differs(native, other, &fewer) {
-                if let Some(end) = first_difference(&expected, &got.trace) {
-                    fewer.truncate(end + 1);
-                }
-                best = fewer;
-                at = from.min(best.len().saturating_sub(1));
-            } else {
-                at = from;
+            let keep = |i: usize, l: &str| i < from || i >= at || must_stay(l);
+            let fewer: Vec<String> =
+                best.iter().enumerate().filter(|(i, l)| keep(*i, l)).map(|(_, l)| l.clone()).collect();
+            at = from;
+            if fewer.len() == best.len() {
+                continue;
             }
+            let Some((expected, got)) = differs(native, other, &fewer) else { continue };
+            if kind(&expected, &got.trace) != original {
+                continue;
+            }
+            best = fewer;
+            if let Some(end) = first_difference(&expected, &got.trace) {
+                best.truncate(end + 1);
+            }
+            at = at.min(best.len() - 1);
         }
         chunk /= 2;
     }

@@ -277,12 +277,30 @@ impl Proc {
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> Outcome {
         let done = poll_until(limit, || self.ended().is_some());
-        assert!(done, "{} ({}) hangs:\n{}\n{}", self.label, self.pid(), self.stdout(), self.stderr());
+        assert!(done, "{} hangs: {}", self.label, self.describe());
         Outcome {
             status: self.status.expect("it has ended"),
             stdout: fs::read(&self.out).unwrap_or_default(),
             stderr: self.stderr(),
         }
+    }
+
+    /// What can be said about it when it does not do what it should.
+    pub fn describe(&self) -> String {
+        let short = |text: &str| text.chars().filter(|c| c.is_ascii_graphic() || " \n".contains(*c)).take(500).collect::<String>();
+        let pid = self.pid();
+        // Of all programs of the lab: what hangs is often the peer, or the peer's peer.
+        let lab = procs::working_in(self.out.parent().expect("the lab's directory"));
+        let all = stat::connections().unwrap_or_default();
+        let ours: Vec<_> = all.iter().filter(|c| lab.contains(&c.pid)).map(|c| format!("\n  {c:?}")).collect();
+        format!(
+            "process {pid} ({})\nstate {:?}\nconnections {}\nstdout {}\nstderr {}",
+            procs::command_line(pid),
+            procs::status(pid).map(|s| s.state),
+            ours.concat(),
+            short(&self.stdout()),
+            short(&self.stderr())
+        )
     }
 
     /// Sends `signal` and waits for the end.

@@ -1,5 +1,6 @@
 //! What `/proc` says about processes and sockets.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -81,6 +82,17 @@ pub fn culvert_mappings(pid: u32) -> usize {
     inodes.sort_unstable();
     inodes.dedup();
     inodes.len()
+}
+
+/// What the open descriptors of `pid` are, and how many of each kind.
+pub fn descriptor_kinds(pid: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let target = fs::read_link(fd.path()).unwrap_or_default().to_string_lossy().into_owned();
+        // socket:[4711] and socket:[4712] are the same kind.
+        *kinds.entry(target.split(":[").next().unwrap_or("").to_owned()).or_insert(0) += 1;
+    }
+    kinds
 }
 
 /// Open descriptors of `pid`.

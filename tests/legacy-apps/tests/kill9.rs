@@ -5,7 +5,7 @@
 //! moments.
 
 use legacy_apps::lab::free_port;
-use legacy_apps::procs::{culvert_mappings, descriptors, registries, working_in};
+use legacy_apps::procs::{culvert_mappings, descriptor_kinds, descriptors, registries, working_in};
 use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, poll_until, rounds, wait_for};
 use std::process::Stdio;
 use std::time::Duration;
@@ -94,7 +94,7 @@ fn kill_clients(mode: Mode, n: usize) {
     let held = || (culvert_mappings(server.pid()), descriptors(server.pid()));
     // Four more of each is the room for what is tidied up lazily; the rounds are many more.
     let bounded = || n < 8 || (held().0 <= early.0 + 4 && held().1 <= early.1 + 8);
-    assert!(poll_until(PATIENCE, bounded), "{mode:?}: mappings and descriptors grew from {early:?} to {:?} in {n} rounds", held());
+    assert!(poll_until(PATIENCE, bounded), "{mode:?}: mappings and descriptors grew from {early:?} to {:?} in {n} rounds: {:?}", held(), descriptor_kinds(server.pid()));
     server.signal(libc::SIGKILL);
     server.wait(PATIENCE);
     lab.finish();

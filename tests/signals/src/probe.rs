@@ -158,7 +158,7 @@ fn defer_fork() {
 fn copy() {
     let p = probe();
     let src: Vec<u8> = (0..100_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
-    let lengths = (0..600).chain([1000, 2047, 2048, 2049, 4095, 4096, 9999, 65536, 90_001]);
+    let lengths = (0..1100).chain([2047, 2048, 2049, 4095, 4096, 9999, 65536, 90_001]);
     for len in lengths {
         for (s, d) in [(0, 0), (1, 0), (0, 3), (13, 7)] {
             let mut dst = vec![0xeeu8; len + 32];

@@ -307,7 +307,8 @@ static KEY: AtomicU32 = AtomicU32::new(0);
 static TID: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn cleanup(_: *mut c_void) {
-    CLEANED.fetch_add(1 + mask() as i32, SeqCst);
+    // libc cancels from inside its handler of signal 32
+    CLEANED.fetch_add(1 + i32::from(mask() & !bit(32) != 0) * 1000, SeqCst);
 }
 
 extern "C" fn starting(c: *mut Call) {

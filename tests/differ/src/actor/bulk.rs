@@ -4,7 +4,7 @@ use super::{Args, call, errno};
 use crate::rng::{HASH_START, Rng, hash, pattern};
 
 /// How long a descriptor may stay silent before a transfer gives up, milliseconds.
-const PATIENCE: i32 = 8000;
+const PATIENCE: i32 = 6000;
 
 pub fn perform(op: &str, a: &mut Args) -> Option<String> {
     Some(match op {

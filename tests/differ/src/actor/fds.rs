@@ -63,8 +63,8 @@ impl Address {
     /// Family and address without the port, which differs from run to run.
     fn shown(&self) -> String {
         let p = &raw const self.storage;
-        // SAFETY: the family says which address the kernel wrote.
         let bytes: &[u8] = match i32::from(self.storage.ss_family) {
+            // SAFETY: the family says which address the kernel wrote.
             libc::AF_INET => unsafe { &*(&raw const (*p.cast::<libc::sockaddr_in>()).sin_addr).cast::<[u8; 4]>() },
             // SAFETY: as above.
             libc::AF_INET6 => unsafe { &(*p.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr },
