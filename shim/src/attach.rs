@@ -95,12 +95,16 @@ pub fn namespace_changed() {
 }
 
 fn due(n: u32) -> bool {
-    (n >= 3 || config::eager()) && (n < 24 || (n.is_power_of_two() && n <= 1 << 20))
+    n >= 3 && (n < 24 || (n.is_power_of_two() && n <= 1 << 20))
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
 #[inline]
 pub fn tick(ep: Ep, fd: i32) -> bool {
+    if config::eager() {
+        hurry();
+        return ep.state() == State::Attached;
+    }
     let n = ep.ops.load(Relaxed).wrapping_add(1);
     ep.ops.store(n, Relaxed);
     if ep.local().offered.load(Relaxed) == 0 && !due(n) {
@@ -110,14 +114,13 @@ pub fn tick(ep: Ep, fd: i32) -> bool {
 }
 
 /// Tests only: takes every step that this process can take alone, now. A connection with both ends in
-/// this process is attached when `accept` returns.
+/// this process is attached before its first bytes.
 #[cold]
-pub fn hurry(accepted: i32) {
+pub fn hurry() {
     for _ in 0..8 {
         for fd in 0..fds::high() {
             if let Some(ep) = fds::endpoint(fd)
                 && ep.state() == State::Eligible
-                && (fd == accepted || ep.role() == Some(Role::Connector))
                 && lifeline::look(fd, libc::POLLOUT) & libc::POLLOUT != 0
             {
                 step(ep, fd);
@@ -134,7 +137,7 @@ fn step(ep: Ep, fd: i32) -> bool {
     }
     let Some(held) = LOCK.try_lock() else { return false };
     if ep.state() == State::Eligible {
-        if ep.holders.load(Relaxed) > 1 {
+        if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
         } else {
             match ep.role() {

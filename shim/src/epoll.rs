@@ -229,7 +229,7 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 /// `epoll_create1` succeeded.
 pub fn created(fd: c_int) {
     crate::lifecycle::created(fd);
-    if fd < 0 || !crate::config::enabled() || !family::exists() || crate::tls::tls().vfork.get() != 0 {
+    if fd < 0 || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
     let set = TABLE.iter().position(|s| s.used.compare_exchange(0, 1, Acquire, Relaxed).is_ok());

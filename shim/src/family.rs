@@ -4,9 +4,10 @@
 
 use crate::channel::Chan;
 use crate::config;
+use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION};
+use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
 
@@ -99,6 +100,15 @@ impl Ep {
             }
         }
     }
+    /// Names this use of the record: see [`Ep::lives`].
+    pub fn life(self) -> u32 {
+        self.generation.load(Acquire)
+    }
+    /// Whether the record still belongs to the connection it belonged to: another thread may close the
+    /// descriptor while this one sleeps on it.
+    pub fn lives(self, life: u32) -> bool {
+        self.life() == life && self.state.load(Acquire) == State::Attached as u32
+    }
     /// Sets the reason shown while it is not accelerated.
     pub fn because(self, why: Reason) {
         self.reason.store(why as u32, Relaxed);
@@ -122,8 +132,32 @@ fn header() -> Option<&'static FamilyHeader> {
     (!base.is_null()).then(|| unsafe { &*base.cast() })
 }
 
-/// Makes the family's memory. Without it everything stays on the kernel.
-pub fn init() -> bool {
+static MAKING: Lock = Lock::new();
+static FAILED: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the family's memory and opens the registry, once, when the process first makes a TCP socket: a
+/// program without one does not even find descriptors of ours when it lists its own.
+pub fn ensure() -> bool {
+    if exists() {
+        return true;
+    }
+    if FAILED.load(Relaxed) != 0 {
+        return false;
+    }
+    let held = MAKING.lock();
+    if !exists() {
+        if init() {
+            crate::attach::init();
+        } else {
+            FAILED.store(1, Relaxed);
+            crate::log!(Warn, "no shared memory (memfd_create); everything stays on the kernel");
+        }
+    }
+    held.release();
+    exists()
+}
+
+fn init() -> bool {
     if !crate::fds::may_size(FAMILY_LEN) {
         return false;
     }
@@ -160,7 +194,9 @@ pub fn init() -> bool {
             free: AtomicU64::new(0),
             channels: AtomicU64::new(0),
             disabled: AtomicU32::new(0),
+            members: [const { AtomicU32::new(0) }; MEMBERS],
         });
+        (*base.cast::<FamilyHeader>()).members[0].store(sys::getpid(), Relaxed);
     }
     BASE.store(base, Release);
     FD.store(fd, Relaxed);
@@ -194,16 +230,110 @@ pub fn count_channel() {
     }
 }
 
+/// This process's place among the members, and the place made for the next child.
+static MEMBER: AtomicU32 = AtomicU32::new(0);
+static CHILD: AtomicU32 = AtomicU32::new(NOBODY);
+/// Not a member: the family was full. Such a process leaves everything to the kernel.
+const NOBODY: u32 = u32::MAX;
+const BEING_FORKED: u32 = u32::MAX;
+
+/// Whether this process takes part.
+pub fn member() -> bool {
+    MEMBER.load(Relaxed) != NOBODY
+}
+
+/// Makes a place for a child about to be forked, and lets it hold what this process holds.
+pub fn before_fork() {
+    let Some(h) = header() else { return };
+    let take = || h.members.iter().position(|m| m.compare_exchange(0, BEING_FORKED, AcqRel, Relaxed).is_ok());
+    let place = take().or_else(|| {
+        reap();
+        take()
+    });
+    CHILD.store(place.map_or(NOBODY, |p| p as u32), Relaxed);
+    for ep in held() {
+        match place {
+            Some(p) => {
+                ep.holders[p / 64].fetch_or(1 << (p % 64), AcqRel);
+            }
+            // An unknown holder: the connection can never be anybody's alone again.
+            None => ep.pin(Reason::Shared),
+        }
+    }
+}
+
+/// In the child: takes the place.
+pub fn after_fork_child() {
+    MAKING.reset();
+    let Some(h) = header() else { return };
+    let me = CHILD.load(Relaxed);
+    MEMBER.store(me, Relaxed);
+    if me != NOBODY {
+        h.members[me as usize].store(sys::getpid(), Release);
+    }
+}
+
+/// Whether this process is the only one of the family that holds `ep`.
+pub fn sole_holder(ep: Ep) -> bool {
+    let count = || ep.holders.iter().map(|h| h.load(Acquire).count_ones()).sum::<u32>();
+    count() == 1 || {
+        reap();
+        count() == 1
+    }
+}
+
+/// This process holds `ep` no longer. True if nobody in the family does.
+pub fn give_up(ep: Ep) -> bool {
+    let me = MEMBER.load(Relaxed) as usize;
+    if me >= MEMBERS {
+        return false;
+    }
+    ep.holders[me / 64].fetch_and(!(1 << (me % 64)), AcqRel);
+    ep.holders.iter().all(|h| h.load(Acquire) == 0)
+}
+
+/// Gives up what members held that died without saying so.
+fn reap() {
+    let Some(h) = header() else { return };
+    for (m, place) in h.members.iter().enumerate() {
+        let pid = place.load(Acquire);
+        if pid == 0 || pid == BEING_FORKED {
+            continue;
+        }
+        // SAFETY: signal 0 only asks.
+        let gone = unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize;
+        if !gone || place.compare_exchange(pid, BEING_FORKED, AcqRel, Relaxed).is_err() {
+            continue;
+        }
+        for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep) {
+            let bit = 1 << (m % 64);
+            if ep.state.load(Relaxed) != State::Free as u32
+                && ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
+                && ep.holders.iter().all(|h| h.load(Acquire) == 0)
+            {
+                free(ep);
+            }
+        }
+        place.store(0, Release);
+    }
+}
+
 /// A fresh endpoint held by this process through one descriptor, or `None` when the table is full.
 pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     let h = header()?;
+    let mut reaped = false;
     let ep = loop {
         let free = h.free.load(Acquire);
         let i = free as u32;
         if i == 0 {
             let n = h.high.load(Relaxed);
             if n as usize >= ENDPOINTS {
-                return None;
+                if reaped {
+                    return None;
+                }
+                reaped = true;
+                reap();
+                continue;
             }
             if h.high.compare_exchange(n, n + 1, AcqRel, Relaxed).is_ok() {
                 break Ep(n);
@@ -232,7 +362,10 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.role.store(role, Relaxed);
     ep.pid.store(sys::getpid(), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
-    ep.holders.store(1, Relaxed);
+    for (i, h) in ep.holders.iter().enumerate() {
+        let me = MEMBER.load(Relaxed) as usize;
+        h.store(if me / 64 == i { 1 << (me % 64) } else { 0 }, Relaxed);
+    }
     ep.because(Reason::Young);
     let l = ep.local();
     l.refs.store(1, Relaxed);

@@ -56,12 +56,7 @@ extern "C" fn start() {
     if !config::enabled() {
         return;
     }
-    if !family::init() {
-        log!(Warn, "no shared memory (memfd_create); everything stays on the kernel");
-        return;
-    }
     signals::init();
-    attach::init();
     // SAFETY: registers functions of this library, which is never unloaded (-z nodelete).
     unsafe {
         __register_atfork(

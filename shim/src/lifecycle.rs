@@ -3,7 +3,7 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, io, lifeline, real, signals, wait};
+use crate::{attach, config, epoll, io, lifeline, lock, real, signals, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -58,7 +58,7 @@ fn release(ep: Ep, fd: c_int) {
     if ep.state() == State::Eligible {
         attach::withdraw(ep);
     }
-    if ep.holders.fetch_sub(1, AcqRel) != 1 {
+    if !family::give_up(ep) {
         return;
     }
     if ep.state() == State::Attached
@@ -73,7 +73,11 @@ fn release(ep: Ep, fd: c_int) {
         attach::detach(ep, chan);
     }
     l.chan.store(core::ptr::null_mut(), Relaxed);
+    // A thread that is inside with the connection finishes first.
+    let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
     family::free(ep);
+    tx.release();
+    rx.release();
 }
 
 fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
@@ -86,7 +90,7 @@ fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
 
 fn track(fd: c_int, state: State, role: u32) {
     created(fd);
-    if !config::enabled() || !family::exists() || tls().vfork.get() != 0 || fd as usize >= fds::MAX {
+    if !config::enabled() || tls().vfork.get() != 0 || fd as usize >= fds::MAX || !family::ensure() || !family::member() {
         return;
     }
     if let Some(ep) = family::alloc(fd, state, role) {
@@ -136,7 +140,7 @@ pub fn listening(_fd: c_int) {}
 pub unsafe fn accepted(listener: c_int, fd: c_int) {
     accept_known(listener, fd);
     if config::eager() && io::tracked(fd) {
-        attach::hurry(fd);
+        attach::hurry();
     }
 }
 
@@ -361,18 +365,18 @@ pub fn after_vfork_parent() {
 
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
-    for ep in family::held() {
-        ep.holders.fetch_add(1, AcqRel);
-    }
+    family::before_fork();
 }
 
-/// After `fork`, in the parent. A failed fork leaves `holders` too high: those connections stay as they are.
+/// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
+/// as they are.
 pub extern "C" fn fork_parent() {}
 
 /// After `fork`, in the child.
 pub extern "C" fn fork_child() {
     tls().after_fork_child();
     signals::after_fork_child();
+    family::after_fork_child();
     wait::after_fork_child();
     attach::after_fork_child();
     epoll::after_fork_child();
@@ -384,8 +388,8 @@ pub extern "C" fn leaving() {
         return;
     }
     for ep in family::held() {
-        if ep.holders.load(Relaxed) > 1 && ep.local().refs.swap(0, Relaxed) > 0 {
-            ep.holders.fetch_sub(1, AcqRel);
+        if !family::sole_holder(ep) && ep.local().refs.swap(0, Relaxed) > 0 {
+            family::give_up(ep);
         }
     }
 }

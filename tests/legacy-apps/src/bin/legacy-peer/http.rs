@@ -36,7 +36,7 @@ fn client(port: u16, path: &str) {
                     fail("the body differs");
                 }
                 let done = DONE.fetch_add(1, Ordering::Relaxed) + 1;
-                if done % 500 == 0 {
+                if done.is_multiple_of(500) {
                     println!("{done}");
                 }
             }
