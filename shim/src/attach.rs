@@ -94,6 +94,9 @@ pub fn namespace_changed() {
     REGISTRY.namespace_changed();
 }
 
+/// Operations after which a peer that has not taken part is said to be without culvert.
+const PATIENCE: u32 = 64;
+
 fn due(n: u32) -> bool {
     n >= 3 && (n < 24 || (n.is_power_of_two() && n <= 1 << 20))
 }
@@ -190,7 +193,7 @@ fn connector(ep: Ep, fd: i32) {
         }
         match REGISTRY.publish(&t, cookie, name) {
             Ok(()) => {
-                ep.because(Reason::NoPeer);
+                ep.because(Reason::Pending);
                 l.stage.store(1, Relaxed);
             }
             Err(e) => {
@@ -201,6 +204,9 @@ fn connector(ep: Ep, fd: i32) {
         return;
     }
     read_mailbox();
+    if ep.ops.load(Relaxed) >= PATIENCE {
+        ep.because(Reason::NoPeer);
+    }
     let cookie = ep.cookie.load(Relaxed);
     for chan in channel::all().filter(|c| c.role() == Role::Connector && c.inherited.load(Relaxed) == 0) {
         for offer in chan.offers() {
@@ -250,7 +256,7 @@ fn acceptor(ep: Ep, fd: i32) {
                 ep.cookie.store(cookie, Relaxed);
                 l.peer_cookie.store(f.cookie, Relaxed);
                 l.peer_uid.store(f.uid, Relaxed);
-                ep.because(Reason::NoPeer);
+                ep.because(Reason::Pending);
                 l.stage.store(1, Relaxed);
             }
             Err(Miss::NotFound) => return ep.pin(Reason::Remote),
@@ -261,7 +267,12 @@ fn acceptor(ep: Ep, fd: i32) {
         }
     }
     let uid = l.peer_uid.load(Relaxed);
-    let Ok(Some(peer)) = REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) else { return };
+    let Ok(Some(peer)) = REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) else {
+        if ep.ops.load(Relaxed) >= PATIENCE {
+            ep.because(Reason::NoPeer);
+        }
+        return;
+    };
     ep.because(Reason::Pending);
     if own_mailbox() == 0 {
         return ep.because(Reason::NoFd);
@@ -524,7 +535,7 @@ fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[
 }
 
 /// A sealed memfd with a channel's header in it.
-fn new_memory(ring: usize, id: u64) -> Option<i32> {
+pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
     if !fds::may_size(layout::channel_len(ring)) {
         return None;
     }
@@ -585,6 +596,24 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     crate::log!(Debug, "endpoint {}: attached to channel {:x} slot {slot} as {:?}", ep.index(), chan.id.load(Relaxed), chan.role());
     crate::epoll::attached(ep, chan, slot);
     rx::make_ready(ep, chan);
+}
+
+/// Seats an endpoint whose bytes the previous program image left in `chan` (see `handoff`).
+pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
+    signals::arm_faults();
+    let h = chan.slot(slot);
+    let phase = h.consumer[0].head.swap(0, Relaxed) as u32;
+    ep.slot.store(slot as u32, Relaxed);
+    ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
+    ep.rx_phase.store(phase, Relaxed);
+    ep.rx_word.store(rx::READY, Relaxed);
+    ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
+    ep.because(Reason::Inherited);
+    let l = ep.local();
+    l.inherited.store(1, Relaxed);
+    l.chan.store(core::ptr::from_ref(chan).cast_mut(), Release);
+    chan.seat(slot, Some(ep));
+    ep.state.store(State::Attached as u32, Release);
 }
 
 /// The last holder in this process's family is gone: gives the slot back.

@@ -344,7 +344,9 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 
 /// News of the lifeline that an attached watch gets from the kernel.
 fn lifeline_mask(events: u32) -> u32 {
-    (EPOLLIN | EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32
+    // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
+    // idle lifeline that could be written all the time stays silent.
+    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32
 }
 
 /// `epoll_ctl`.

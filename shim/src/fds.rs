@@ -85,7 +85,8 @@ const SLOTS: usize = 4096;
 /// Where each of our descriptors is kept, so that it can be moved.
 static KEPT: [AtomicPtr<AtomicI32>; SLOTS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS];
 
-fn floor() -> i32 {
+/// The first number culvert uses for itself.
+pub fn floor() -> i32 {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: prlimit on ourselves, reading only.
     unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut r) };

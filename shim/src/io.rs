@@ -1,7 +1,7 @@
 //! What the byte-moving calls have in common: which way this call on this endpoint goes.
 
 use crate::channel::Chan;
-use crate::family::{self, Ep};
+use crate::family::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
 use crate::{attach, config, fds, lifeline, lock, real, signals};
@@ -178,20 +178,17 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     let Some(chan) = ep.chan() else { return real() };
     let slot = ep.slot.load(Relaxed) as usize;
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
-        let held = lock::take(&ep.tx_token);
-        ep.wr_shut.store(1, Release);
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         chan.slot(slot).side[chan.role() as usize].wr_shut.store(1, Release);
-        held.release();
+        // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
+        // did not read is on the lifeline ahead of the FIN.
+        tx::finish(ep, chan, fd);
+        ep.wr_shut.store(1, Release);
     }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
     }
     let r = real();
-    if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
-        // From now on the kernel answers senders (EPIPE).
-        tx::leave(ep, chan, fd);
-    }
     chan.notify(slot);
     crate::epoll::touched(ep);
     r
@@ -204,55 +201,68 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
 /// If the peer has already finished sending, nobody can do that any more: then the connection is reset
 /// rather than corrupted, unless nothing was left unread.
 pub fn retire(fd: c_int, why: Reason) {
-    let Some(ep) = fds::endpoint(fd) else { return };
+    if !quit(fd, why) {
+        reset(fd, why);
+    }
+}
+
+/// Resets a connection whose bytes cannot be delivered where they must go.
+pub fn reset(fd: c_int, why: Reason) {
+    crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
+    let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: a valid address; tcp_disconnect sends a RST.
+    unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
+}
+
+/// As [`retire`], but where the peer has finished and bytes are unread it leaves them on the ring, to be
+/// read through our calls or to be handed on at exec, and returns false.
+pub fn quit(fd: c_int, why: Reason) -> bool {
+    let Some(ep) = fds::endpoint(fd) else { return true };
     if ep.state() == State::Eligible {
         attach::withdraw(ep);
     }
     ep.pin(why);
     if ep.state() != State::Attached {
-        return;
+        return true;
     }
-    let Some(chan) = ep.chan() else { return };
+    let Some(chan) = ep.chan() else { return true };
     tx::leave(ep, chan, fd);
     ep.because(why);
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
     let held = lock::take(&ep.rx_token);
-    let mut reset = false;
+    let mut complete = true;
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
         me.rx.store(REFUSED, Release);
         fence(SeqCst);
         if peer.up.load(Acquire) != 0 {
             let head = ep.rx_head.load(Relaxed);
-            let unread = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-            let finished = peer.wr_shut.load(Acquire) != 0 || lifeline::look(fd, lifeline::ENDED) != 0;
+            let unread = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0) > 0;
+            // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
             match me.rewind.compare_exchange(0, head + 1, AcqRel, Acquire) {
-                Ok(_) => reset = finished && unread() > 0,
-                Err(CLOSED) => reset = unread() > 0,
+                // A FIN without that means that the peer was killed.
+                Ok(_) => complete = lifeline::look(fd, lifeline::ENDED) == 0 || !unread(),
+                Err(CLOSED) => complete = !unread(),
                 Err(_) => {}
             }
         }
-        ep.rx_phase.store(RxPhase::Down as u32, Release);
-        // Nobody waits for ring bytes any more.
-        ep.rx_word.store(0, Release);
+        if complete {
+            ep.rx_phase.store(RxPhase::Down as u32, Release);
+            // Nobody waits for ring bytes any more.
+            ep.rx_word.store(0, Release);
+        }
     }
     held.release();
     chan.notify(slot);
-    if reset {
-        crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
-        let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-        // SAFETY: a valid address; tcp_disconnect sends a RST.
-        unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
-    }
+    complete
 }
 
 /// Retires every connection of this process that a program outside our reach could come to use.
 pub fn retire_all(why: Reason, only: impl Fn(c_int) -> bool) {
     for fd in 0..fds::high() {
         if tracked(fd) && only(fd) {
-            retire(fd, why);
+            quit(fd, why);
         }
     }
-    let _ = family::exists();
 }

@@ -21,6 +21,7 @@ mod epoll;
 mod exports;
 mod family;
 mod fds;
+mod handoff;
 mod io;
 mod lifecycle;
 mod lifeline;
@@ -57,6 +58,7 @@ extern "C" fn start() {
         return;
     }
     signals::init();
+    handoff::take_up();
     // SAFETY: registers functions of this library, which is never unloaded (-z nodelete).
     unsafe {
         __register_atfork(

@@ -3,8 +3,9 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, io, lifeline, lock, real, signals, wait};
+use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, signals, tx, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
 use shmring::syscall;
@@ -70,6 +71,8 @@ fn release(ep: Ep, fd: c_int) {
             // SAFETY: passes a local.
             unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
         }
+        // As for shutdown: the receiver must know whether the ring is the end of it.
+        tx::finish(ep, chan, fd);
         attach::detach(ep, chan);
     }
     l.chan.store(core::ptr::null_mut(), Relaxed);
@@ -191,7 +194,8 @@ pub fn duplicated(old: c_int, new: c_int) {
             ep.local().refs.fetch_add(1, Relaxed);
             fds::set(new, Kind::Endpoint(ep));
             if new <= 2 {
-                io::retire(new, Reason::Stdio);
+                // Usually an exec follows, which hands on what could not be re-sent.
+                io::quit(new, Reason::Stdio);
             }
         }
         Kind::Endpoint(_) => io::retire(old, Reason::NoFd),
@@ -228,7 +232,7 @@ fn make_way(old: c_int, new: c_int) -> bool {
     }
     if tls().vfork.get() != 0 {
         // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
-        io::retire(old, Reason::Exec);
+        io::quit(old, Reason::Exec);
         return true;
     }
     if internal(new) && !fds::move_away(new) {
@@ -334,12 +338,43 @@ pub unsafe fn closefrom(first: c_int) {
 }
 
 /// Before this process becomes another program: sockets that survive it leave our reach.
-pub fn before_exec() {
+///
+/// # Safety
+/// `env` is the environment of the next image, or null for this process's own.
+pub unsafe fn before_exec(env: *const *const c_char) {
     io::retire_all(Reason::Exec, |fd| {
         // SAFETY: no memory is touched.
         let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
         f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
     });
+    // SAFETY: the caller's obligation.
+    handoff::pass_on(unsafe { preloads(env) });
+}
+
+/// Whether an environment makes the dynamic linker load culvert.
+unsafe fn preloads(env: *const *const c_char) -> bool {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: libc's variable.
+    let mut at = if env.is_null() { unsafe { environ } } else { env };
+    if at.is_null() {
+        return false;
+    }
+    loop {
+        // SAFETY: a null-terminated array of C strings.
+        let p = unsafe { *at };
+        if p.is_null() {
+            return false;
+        }
+        // SAFETY: as above.
+        let v = unsafe { CStr::from_ptr(p) }.to_bytes();
+        if v.starts_with(b"LD_PRELOAD=") && v.windows(10).any(|w| w == b"libculvert") {
+            return true;
+        }
+        // SAFETY: not at the end yet.
+        at = unsafe { at.add(1) };
+    }
 }
 
 /// Before a child is created that becomes another program without running our code.

@@ -246,6 +246,24 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     held.release();
 }
 
+/// The last chance to send before a FIN: goes down, and if the receiver left first, sends what it did not
+/// read over the lifeline. The kernel would take those bytes at once if it had them already; here a receiver
+/// that does not read its lifeline makes us wait, but not for ever.
+pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
+    leave(ep, chan, fd);
+    let until = wait::now() + FINISH_NS;
+    while ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 && wait::now() < until {
+        let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        // SAFETY: one pollfd and a timeout, both locals.
+        unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
+        service(ep, chan, fd);
+    }
+}
+
+/// How long [`finish`] tries, nanoseconds.
+const FINISH_NS: u64 = 5_000_000_000;
+
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);

@@ -71,6 +71,34 @@ pub fn rebase(p: &Producer, tail: u64) {
     p.base.store(tail, Ordering::Relaxed);
 }
 
+/// Sender: marks `me` as waiting for room. Arm first, call this, then look at the room once more.
+///
+/// Every wish has its own number, so that a receiver that served one does not take back a later one.
+pub fn want_space(me: &Side) {
+    me.want_space.fetch_add(1, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// Receiver, after [`consume`] of `head`: the wish for room to serve now, if there is one and a third of the
+/// ring is free (sk_stream_write_space has the same hysteresis). Notify the sender, then call [`served`].
+///
+/// The room is what the sender's tail leaves *after* ours was given back: judged by an earlier tail, a
+/// sender that filled the ring meanwhile and sleeps would be overlooked.
+pub fn wish(sender: &Side, p: &Producer, head: u64, size: u64) -> Option<u32> {
+    fence(Ordering::SeqCst);
+    let wish = sender.want_space.load(Ordering::Relaxed);
+    if wish == 0 {
+        return None;
+    }
+    let used = p.tail.load(Ordering::Relaxed).wrapping_sub(head);
+    (size.saturating_sub(used) >= size / 3).then_some(wish)
+}
+
+/// Receiver: takes back the `wish` it has notified the sender of.
+pub fn served(sender: &Side, wish: u32) {
+    let _ = sender.want_space.compare_exchange(wish, 0, Ordering::Relaxed, Ordering::Relaxed);
+}
+
 /// Tells the pollers of `side` to look at `slot`; `ring` rings the doorbell of a poller that sleeps.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
@@ -105,8 +133,11 @@ pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut ring: impl FnMut(u
 }
 
 /// Declares that the owner of `queue` is about to sleep. After it, look at everything once more.
+///
+/// `generation` must differ from that of every earlier sleep: a notifier that is late with clearing the word
+/// must not clear this one. (A swap: it falls before or after such a notifier's CAS, never beside it.)
 pub fn arm(queue: &Queue, generation: u32) {
-    queue.armed.store(generation, Ordering::Relaxed);
+    queue.armed.swap(generation, Ordering::Relaxed);
     fence(Ordering::SeqCst);
 }
 

@@ -41,7 +41,7 @@ fn proves(c: Config, least: usize) {
 
 
 fn scenarios() -> Vec<Config> {
-    let two = Config { senders: &[(0, 2), (0, 2)], receivers: &[2, 2], want: 1, cap: 4, wire: false, ..ONE };
+    let two = Config { senders: &[(0, 2), (0, 1)], receivers: &[2, 2], want: 1, cap: 4, wire: false, ..ONE };
     let family = Config { senders: &[(0, 2), (1, 2)], receivers: &[2], kill: 1, want: 1, cap: 4, wire: false, ..ONE };
     let readers = Config { senders: &[(0, 3)], receivers: &[2, 3], kill: 4, want: 1, cap: 4, wire: false, ..ONE };
     vec![
@@ -77,6 +77,33 @@ fn all() {
         println!("{}: {} states, {} transitions {:?}", c.name, o.states, o.transitions, t.elapsed());
         if let Some((what, trace)) = o.fault {
             println!("  FAULT {what}\n{}", trace.join("\n"));
+        }
+    }
+}
+
+#[test]
+fn mutants() {
+    let m: [(&str, Rules); 14] = [
+        ("bounded_native", Rules { bounded_native: false, ..RULES }),
+        ("down_before_fin", Rules { down_before_fin: false, ..RULES }),
+        ("space_after_consume", Rules { space_after_consume: false, ..RULES }),
+        ("arbiter", Rules { arbiter: false, ..RULES }),
+        ("look_after_up", Rules { look_after_up: false, ..RULES }),
+        ("heal", Rules { heal: false, ..RULES }),
+        ("look_after_end", Rules { look_after_end: false, ..RULES }),
+        ("count_receivers", Rules { count_receivers: false, ..RULES }),
+        ("count_senders", Rules { count_senders: false, ..RULES }),
+        ("look_after_rewind", Rules { look_after_rewind: false, ..RULES }),
+        ("reset_first", Rules { reset_first: false, ..RULES }),
+        ("reader_clears_want", Rules { reader_clears_want: false, ..RULES }),
+        ("stir_on_rewind", Rules { stir_on_rewind: false, ..RULES }),
+        ("ready_by_cas", Rules { ready_by_cas: false, ..RULES }),
+    ];
+    for (name, rules) in m {
+        for c in scenarios() {
+            if let Some((what, t)) = explore(&Config { rules, ..c }).fault {
+                println!("{name}: {}: {what} in {} steps", c.name, t.len());
+            }
         }
     }
 }

@@ -41,27 +41,27 @@ fn end(code: c_int) -> ! {
 
 hooks! {
     fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(e);
         real::execve(p, a, e)
     }
     fn execv(p: *const c_char, a: Strings) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(core::ptr::null());
         real::execv(p, a)
     }
     fn execvp(p: *const c_char, a: Strings) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(core::ptr::null());
         real::execvp(p, a)
     }
     fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(e);
         real::execvpe(p, a, e)
     }
     fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(e);
         real::fexecve(fd, a, e)
     }
     fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
-        lifecycle::before_exec();
+        lifecycle::before_exec(e);
         real::execveat(at, p, a, e, flags)
     }
 

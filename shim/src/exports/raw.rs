@@ -179,7 +179,8 @@ hooks! {
             }
 
             libc::SYS_execve | libc::SYS_execveat => {
-                lifecycle::before_exec();
+                // SAFETY: the program's environment for the next image, as execve will read it.
+                unsafe { lifecycle::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
                 native()
             }
             libc::SYS_fork => forking(nr, 0, 0, 0, 0, 0),

@@ -105,19 +105,22 @@ extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
 
 extern "C" fn before_execl() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    lifecycle::before_exec();
+    // SAFETY: null stands for the environment of this process.
+    unsafe { lifecycle::before_exec(core::ptr::null()) };
     target(&SLOT, c"execl")
 }
 
 extern "C" fn before_execle() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    lifecycle::before_exec();
+    // SAFETY: null stands for the environment of this process.
+    unsafe { lifecycle::before_exec(core::ptr::null()) };
     target(&SLOT, c"execle")
 }
 
 extern "C" fn before_execlp() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    lifecycle::before_exec();
+    // SAFETY: null stands for the environment of this process.
+    unsafe { lifecycle::before_exec(core::ptr::null()) };
     target(&SLOT, c"execlp")
 }
 

@@ -156,7 +156,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
 
         Pc::Bound => {
             if c.rules.heal && phase != RxPhase::Down && w.m.rewind != 0 && w.m.rewind != SHUT {
+                // The holder that retired died before it could say so.
                 n.rx.phase = RxPhase::Down as u8;
+                n.notify_senders();
             }
             n.r[i].c = if !c.rules.bounded_native || w.k.ended() { ENDED } else { w.k.queue.len };
             n.r[i].pc = Pc::LoadDown;
@@ -456,7 +458,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "retire: phase"
         }
         Pc::RetireWord => {
-            n.rx.word = if c.rules.keep_counts { w.rx.word & !FLAG } else { 0 };
+            n.rx.word = w.rx.word & !FLAG;
             n.r[i].pc = Pc::RetireNotify;
             "retire: word"
         }

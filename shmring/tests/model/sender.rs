@@ -33,8 +33,8 @@ pub enum Pc {
     UpPhase,
     UpNotify,
     // go_down
-    DownClaim,
     DownTail,
+    DownClaim,
     DownPublish,
     DownPhase,
     DownNotify,
@@ -157,6 +157,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 outcome(c, &mut n, i, Turn::Lifeline);
             } else if phase == TxPhase::Rewind {
                 n.s[i].pc = Pc::Resend;
+            } else if c.rules.heal && phase == TxPhase::Native && w.tx.word & FLAG != 0 {
+                // A holder died on its way up: nobody has sent natively since.
+                n.s[i].pc = Pc::UpAsk;
             } else {
                 n.s[i].a = w.m.rx;
                 n.s[i].pc = Pc::LookRewind;
@@ -182,7 +185,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
 
         Pc::UpClaim => {
             let free = if c.rules.count_senders { w.tx.word == 0 } else { w.tx.word & FLAG == 0 };
-            if free || (c.rules.heal && w.tx.word == FLAG) {
+            if free {
                 n.tx.word |= FLAG;
                 n.s[i].pc = Pc::UpAsk;
             } else {
@@ -216,20 +219,20 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "go_up: notifies"
         }
 
+        Pc::DownTail => {
+            publish(c, &mut n);
+            n.s[i].pc = Pc::DownClaim;
+            "go_down: publishes the tail again"
+        }
         Pc::DownClaim => {
             let won = w.m.rewind == 0 || (c.rules.heal && w.m.rewind == SHUT) || !c.rules.arbiter;
             if won {
                 n.m.rewind = SHUT;
-                n.s[i].pc = if c.rules.heal { Pc::DownTail } else { Pc::DownPublish };
+                n.s[i].pc = Pc::DownPublish;
             } else {
                 look(&mut n, i);
             }
             "go_down: arbiter"
-        }
-        Pc::DownTail => {
-            publish(c, &mut n);
-            n.s[i].pc = Pc::DownPublish;
-            "go_down: publishes the tail again"
         }
         Pc::DownPublish => {
             n.m.down = w.tx.tail + 1;
@@ -434,7 +437,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                     n.tx.phase = TxPhase::Down as u8;
                     outcome(c, &mut n, i, Turn::Lifeline);
                 }
-                TxPhase::Ring => n.s[i].pc = Pc::DownClaim,
+                TxPhase::Ring => n.s[i].pc = go_down(c),
                 TxPhase::Rewind if c.rules.down_before_fin => n.s[i].pc = Pc::Resend,
                 _ => outcome(c, &mut n, i, Turn::Lifeline),
             }
@@ -456,6 +459,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
     };
     out.push((n, label, me));
+}
+
+/// What a holder that died had counted as sent is published before the arbiter moves: it belongs to Y.
+fn go_down(c: &Config) -> Pc {
+    if c.rules.heal { Pc::DownTail } else { Pc::DownClaim }
 }
 
 fn look(n: &mut World, i: usize) {
@@ -493,7 +501,7 @@ fn decide(c: &Config, n: &mut World, i: usize) {
         TxStep::Lifeline => outcome(c, n, i, Turn::Lifeline),
         TxStep::GoUp => n.s[i].pc = Pc::UpClaim,
         TxStep::Ring => outcome(c, n, i, Turn::Ring),
-        TxStep::GoDown => n.s[i].pc = Pc::DownClaim,
+        TxStep::GoDown => n.s[i].pc = go_down(c),
         TxStep::Rewind { from } => {
             n.s[i].c = from as u8;
             n.s[i].pc = Pc::RewindHead;

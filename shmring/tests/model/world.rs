@@ -204,8 +204,6 @@ pub struct Rules {
     pub look_after_up: bool,
     /// What a dead holder of the family left half done is completed by the next one.
     pub heal: bool,
-    /// The clearing of the words' flags leaves the counts alone.
-    pub keep_counts: bool,
     /// The receiver looks at the ring again after it saw the end on the lifeline.
     pub look_after_end: bool,
     /// Native receivers in flight hold READY back.
@@ -232,7 +230,6 @@ pub const RULES: Rules = Rules {
     arbiter: true,
     look_after_up: true,
     heal: true,
-    keep_counts: true,
     look_after_end: true,
     count_receivers: true,
     look_after_rewind: true,

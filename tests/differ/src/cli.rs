@@ -19,7 +19,7 @@ options:
   --ring BYTES      CULVERT_RING (default: mixed)
   --spin V          CULVERT_SPIN (default: mixed)
   --without A,B     leave out kinds of steps: fork exec pspawn scm kill nested exclusive lowat trunc
-                    sendfile sendmore
+                    sendfile sendmore negative, or any operation's name
   --keep DIR        where scripts of failing scenarios go (default: the system's temporary directory)
   --shrink SECONDS  time to spend on making a failing scenario smaller (default 20)
   --stop N          stop after N failing scenarios (default 10)
@@ -245,7 +245,7 @@ fn report(expected: &[Record], got: &Run, at: usize) {
     println!("  step {at}: {}", expected.get(at).map_or("(end)", |r| r.line.as_str()));
     println!("    kernel: {}", expected.get(at).map_or_else(String::new, Record::shown));
     println!("    other:  {}", got.trace.get(at).map_or_else(|| "(missing)".into(), Record::shown));
-    if got.trace.get(at).is_some_and(|r| r.shown().contains("HANG")) {
+    if got.trace.get(at).is_some_and(Record::hangs) {
         // Threads that wait for the conductor are of no interest.
         for line in got.whereabouts.lines().filter(|l| !l.is_empty() && !l.contains("__unix_dgram_recvmsg")) {
             println!("    {line}");

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::raw;
-use crate::script::{BLOCKED, HANG, Record, SKIPPED, parse};
+use crate::script::{BLOCKED, HANG, Record, SKIPPED, SPINS, parse};
 use crate::task;
 
 /// Longest a step may take before it counts as a hang.
@@ -131,10 +131,11 @@ impl<'a> Conductor<'a> {
             return self.finish_exec(who, &name);
         }
         let settled = if sure { self.await_reply(who) } else { self.settle(who) };
+        let busy = if sure { HANG } else { SPINS };
         let result = match settled {
             Settled::Reply(r) => r,
             Settled::Asleep => return BLOCKED.to_owned(),
-            Settled::Busy => return HANG.to_owned(),
+            Settled::Busy => return busy.to_owned(),
         };
         let (shown, hidden) = result.split_once('\t').unwrap_or((&result, ""));
         match op {
@@ -195,9 +196,9 @@ impl<'a> Conductor<'a> {
                 .collect();
             let before = results.len();
             for who in waiting {
-                let settled = match expected.and_then(|e| e.of(&who)) {
-                    Some(_) => self.await_reply(&who),
-                    None => self.settle(&who),
+                let (settled, busy) = match expected.and_then(|e| e.of(&who)) {
+                    Some(_) => (self.await_reply(&who), HANG),
+                    None => (self.settle(&who), SPINS),
                 };
                 match settled {
                     Settled::Reply(r) => {
@@ -205,7 +206,7 @@ impl<'a> Conductor<'a> {
                         results.push((who, shown));
                     }
                     Settled::Asleep => {}
-                    Settled::Busy => results.push((who, HANG.to_owned())),
+                    Settled::Busy => results.push((who, busy.to_owned())),
                 }
             }
             if results.len() == before {
@@ -248,10 +249,8 @@ impl<'a> Conductor<'a> {
         while Instant::now() < until {
             let Some(a) = self.actors.get(who) else { return Settled::Reply("DIED".into()) };
             let state = task::state(a.pid, a.tid);
-            if readable(&a.control, 0) {
-                if let Some(r) = self.reply(who) {
-                    return Settled::Reply(r);
-                }
+            if let Some(r) = self.reply(who) {
+                return Settled::Reply(r);
             }
             asleep = if state == Some('S') { asleep + 1 } else { 0 };
             if asleep == 3 {

@@ -41,6 +41,11 @@ impl Record {
         self.results.iter().find(|(w, _)| w == who).map(|(_, r)| r.as_str())
     }
 
+    /// Somebody neither finished nor slept where he should have.
+    pub fn hangs(&self) -> bool {
+        self.results.iter().any(|(_, r)| [HANG, SPINS, "STALLED"].iter().any(|word| r.contains(word)))
+    }
+
     /// All results on one line.
     pub fn shown(&self) -> String {
         self.results.iter().map(|(w, r)| format!("{w}: {r}")).collect::<Vec<_>>().join("; ")
@@ -51,6 +56,8 @@ impl Record {
 pub const BLOCKED: &str = "BLOCKED";
 /// Did not finish although the same operation finishes on the kernel.
 pub const HANG: &str = "HANG";
+/// Neither finished nor asleep: it burns CPU where the kernel would let it sleep.
+pub const SPINS: &str = "SPINS";
 /// The actor could not be asked: it is dead, or still waiting in an earlier operation.
 pub const SKIPPED: &str = "SKIPPED";
 

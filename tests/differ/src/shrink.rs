@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::conductor::{Conductor, Setup};
 use crate::generate::{Generator, Options};
-use crate::script::{HANG, Record, first_difference, parse};
+use crate::script::{Record, first_difference, parse};
 
 /// What one run of a scenario gave.
 pub struct Run {
@@ -23,7 +23,7 @@ pub fn generate(setup: &Setup, seed: u64, options: &Options) -> Run {
     let mut trace = Vec::new();
     while let Some(line) = generator.next_step() {
         let record = conductor.step(&line, None);
-        let hang = record.results.iter().any(|(_, r)| r.contains(HANG));
+        let hang = record.hangs();
         generator.learn(&record, conductor.idle());
         trace.push(record);
         if hang {
@@ -41,7 +41,7 @@ pub fn play(setup: &Setup, lines: &[String], expected: Option<&[Record]>) -> Run
         let hint = expected.map(|e| &e[i]);
         let record = conductor.step(line, hint);
         run.with_channel = run.with_channel.max(conductor.with_channel);
-        let hang = record.results.iter().any(|(_, r)| r.contains(HANG));
+        let hang = record.hangs();
         let differs = hint.is_some_and(|h| *h != record);
         run.trace.push(record);
         if hang || differs {
@@ -54,7 +54,7 @@ pub fn play(setup: &Setup, lines: &[String], expected: Option<&[Record]>) -> Run
 
 /// True when the trace contains a hang.
 pub fn hangs(trace: &[Record]) -> bool {
-    trace.iter().any(|r| r.results.iter().any(|(_, x)| x.contains(HANG) || x.contains("STALLED")))
+    trace.iter().any(Record::hangs)
 }
 
 /// Runs `lines` on the kernel, then with the library: the two traces, if they differ.
@@ -79,7 +79,7 @@ pub fn differs(native: &Setup, other: &Setup, lines: &[String]) -> Option<(Vec<R
 fn kind(expected: &[Record], got: &[Record]) -> Option<(String, bool)> {
     let at = first_difference(expected, got)?;
     let op = parse(&expected.get(at)?.line).first()?.text.split(' ').next()?.to_owned();
-    Some((op, got.get(at).is_some_and(|r| r.shown().contains(HANG))))
+    Some((op, got.get(at).is_some_and(Record::hangs)))
 }
 
 /// Without these the kernel's own timing (Nagle's algorithm) would show.

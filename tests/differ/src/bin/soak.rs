@@ -161,10 +161,9 @@ impl End {
             if ended && closed_write {
                 break Ok(true);
             }
-            if !moved {
-                if let Err(o) = self.wait(epoll, how, edge, ended) {
-                    break Err(o);
-                }
+            let waited = if moved { Ok(()) } else { self.wait(epoll, how, edge, ended) };
+            if let Err(o) = waited {
+                break Err(o);
             }
         };
         if epoll >= 0 {

@@ -1,0 +1,207 @@
+//! Handing unread bytes on to the next program image.
+//!
+//! A connection that survives `exec` goes back to its lifeline first (`io::quit`), and the peer re-sends what
+//! was not read. A peer that has already finished sending cannot: then what is left of that direction is a
+//! finite piece of our ring followed by the end of the stream. It is copied into a fresh, private channel,
+//! whose memfd crosses the exec under a number that the constructor of the next image looks at. There it is
+//! simply a connection whose sender has gone down: ring to its end, then the lifeline. An image that does
+//! not load culvert would see a truncated stream; such a connection is reset instead.
+//!
+//! Standard input is a case of its own, and the usual one: stdio reads it behind our back, preloaded or not.
+//! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
+//! stays open under its other numbers). To the program it is no socket any more: `getpeername(0)` fails.
+
+use crate::channel;
+use crate::family::{self, Ep};
+use crate::fds::{self, Kind};
+use crate::{attach, io, lifeline};
+use core::sync::atomic::Ordering::Relaxed;
+use shmring::family::{Reason, State};
+use shmring::layout::{self, CLOSED, Role, SLOTS};
+use shmring::switch::RxPhase;
+use shmring::{ring, sys, syscall};
+
+/// The number that the memfd has across the exec: just below our own descriptors.
+fn number() -> i32 {
+    fds::floor() - 1
+}
+
+/// A connection whose sender has finished while bytes of it lie unread on our ring.
+fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
+    if ep.state() != State::Attached || ep.rx_phase.load(Relaxed) == RxPhase::Down as u32 {
+        return None;
+    }
+    let chan = ep.chan()?;
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let n = ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).ok()?;
+    (n > 0).then_some((chan, slot, n))
+}
+
+/// Every descriptor of this process, inheritable, that refers to the socket with this cookie. A child of
+/// vfork has descriptors that the table, its parent's, does not know.
+fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
+    (0..fds::high().max(1024)).filter(move |&fd| {
+        if fds::get(fd) == Kind::Ours {
+            return false;
+        }
+        // SAFETY: no memory is touched.
+        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+        f >= 0 && f as i32 & libc::FD_CLOEXEC == 0 && lifeline::cookie(fd) == Some(cookie)
+    })
+}
+
+/// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
+/// `preloaded`: the image is expected to load culvert.
+pub fn pass_on(preloaded: bool) {
+    let mut size = 0;
+    let mut count = 0;
+    for ep in family::held() {
+        if let Some((chan, slot, n)) = left(ep)
+            && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
+            && replace_stdin(ep, chan, slot, n as usize)
+        {
+            // What the file holds is consumed.
+            ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
+            ep.rx_phase.store(RxPhase::Down as u32, Relaxed);
+        }
+    }
+    for ep in family::held() {
+        if let Some((_, _, n)) = left(ep)
+            && inheritable(ep.cookie.load(Relaxed)).next().is_some()
+        {
+            size = size.max(n);
+            count += 1;
+        }
+    }
+    if count == 0 {
+        return;
+    }
+    let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
+    let held = channel::LOCK.lock();
+    let made = if preloaded && count <= SLOTS { attach::new_memory(ring, 0) } else { None };
+    let chan = made.and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
+    held.release();
+    let mut slot = 0;
+    for ep in family::held() {
+        let Some((from, at, n)) = left(ep) else { continue };
+        for fd in inheritable(ep.cookie.load(Relaxed)) {
+            match chan {
+                Some(to) if slot < SLOTS => {
+                    copy(ep, from, at, n as usize, to, slot);
+                    let o = &to.offers()[slot];
+                    o.connector.store(ep.cookie.load(Relaxed), Relaxed);
+                    o.acceptor.store(fd as u64, Relaxed);
+                    o.slot.store(ep.role.load(Relaxed) + 1, Relaxed);
+                    slot += 1;
+                }
+                _ => io::reset(fd, Reason::Exec),
+            }
+        }
+    }
+    if let Some(memfd) = made {
+        // SAFETY: descriptors of ours; without CLOEXEC this one survives.
+        unsafe { syscall!(libc::SYS_dup3, memfd, number(), 0) };
+        sys::close(memfd);
+    }
+    if let Some(c) = chan {
+        let held = channel::LOCK.lock();
+        c.unmap();
+        held.release();
+    }
+}
+
+/// Makes descriptor 0 a file of everything that is still to come in.
+fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
+    let name = c"culvert-stdin";
+    // SAFETY: descriptors and locals of ours; every result is checked.
+    unsafe {
+        let file = syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) as i32;
+        if file < 0 {
+            return false;
+        }
+        let mut ok = true;
+        let mut buf = [0u8; 4096];
+        // In transit the lifeline's bytes come first.
+        loop {
+            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), buf.len(), libc::MSG_DONTWAIT, 0, 0);
+            if r <= 0 {
+                break;
+            }
+            ok &= syscall!(libc::SYS_write, file, buf.as_ptr(), r) == r;
+        }
+        let dir = chan.role().rx();
+        let base = ring::base(&chan.slot(slot).producer[dir]);
+        for (off, len) in chan.geometry(dir).spans(base, ep.rx_head.load(Relaxed), n as u64) {
+            ok &= syscall!(libc::SYS_write, file, chan.bytes(slot, dir).add(off), len) == len as isize;
+        }
+        syscall!(libc::SYS_lseek, file, 0, libc::SEEK_SET);
+        // The connection must outlive its descriptor 0.
+        let others = inheritable(ep.cookie.load(Relaxed)).count() > 1;
+        ok &= others || syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD, number()) >= 0;
+        ok &= syscall!(libc::SYS_dup3, file, 0, 0) == 0;
+        sys::close(file);
+        ok
+    }
+}
+
+fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize) {
+    let (src, dst) = (from.slot(at), to.slot(slot));
+    let (rx, peer) = (from.role().rx(), from.role().peer() as usize);
+    let base = ring::base(&src.producer[rx]);
+    let target = to.bytes(slot, Role::Acceptor.rx());
+    let geo = to.geometry(Role::Acceptor.rx());
+    let mut pos = 0u64;
+    for (off, len) in from.geometry(rx).spans(base, ep.rx_head.load(Relaxed), n as u64) {
+        let mut done = 0;
+        for (o, l) in geo.spans(0, pos, len as u64) {
+            // SAFETY: both spans lie inside their rings; the target is ours alone.
+            unsafe { core::ptr::copy_nonoverlapping(from.bytes(at, rx).add(off + done), target.add(o), l) };
+            done += l;
+        }
+        pos += len as u64;
+    }
+    let side = &dst.side[Role::Connector as usize];
+    // Where the ring begins is known only while bytes before it may lie on the lifeline.
+    side.up.store(src.side[peer].up.load(Relaxed), Relaxed);
+    side.down.store(n as u64 + 1, Relaxed);
+    side.gone.store(1, Relaxed);
+    dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
+    // Rebuilt by `take_up`: the phase in which this image left it.
+    dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);
+    dst.producer[Role::Acceptor.rx()].tail.store(n as u64, Relaxed);
+}
+
+/// In the constructor: takes up what the previous image passed on.
+pub fn take_up() {
+    let fd = number();
+    // SAFETY: no memory is touched.
+    let seals = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) };
+    if seals < 0 {
+        return;
+    }
+    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1 };
+    // SAFETY: reads into a local.
+    let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
+    if n != size_of_val(&h) as isize || h.magic != layout::MAGIC || h.version != layout::VERSION || h.id != 0 || !family::ensure() {
+        return;
+    }
+    let held = channel::LOCK.lock();
+    let chan = channel::map(fd, Role::Acceptor, h.ring as usize, 0);
+    held.release();
+    sys::close(fd);
+    let Some(chan) = chan else { return };
+    chan.used.store(u64::MAX, Relaxed);
+    chan.inherited.store(1, Relaxed);
+    for (slot, o) in chan.offers().iter().enumerate() {
+        let role = o.slot.load(Relaxed);
+        let fd = o.acceptor.load(Relaxed) as i32;
+        if role == 0 || lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
+            continue;
+        }
+        if let Some(ep) = family::alloc(fd, State::Idle, role - 1) {
+            attach::resume(ep, chan, slot);
+            fds::set(fd, Kind::Endpoint(ep));
+        }
+    }
+}
