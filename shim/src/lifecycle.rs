@@ -310,8 +310,7 @@ pub unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     for fd in first..=last.min((fds::high() - 1).max(0) as c_uint) {
         match fds::get(fd as c_int) {
             Kind::Other => {}
-            // The child of vfork shares our table, not our descriptors: there everything may go.
-            Kind::Ours if tls().vfork.get() == 0 => {
+            Kind::Ours => {
                 if from < fd {
                     // SAFETY: as above.
                     result |= unsafe { real::close_range(from, fd - 1, flags) };

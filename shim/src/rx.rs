@@ -60,6 +60,33 @@ impl Buffers {
         None
     }
 
+    /// The next pieces, together at most `max` bytes, without passing over them.
+    fn pieces(&self, max: usize, out: &mut [iovec]) -> usize {
+        let (mut at, mut off, mut left, mut n) = (self.at, self.off, max, 0);
+        while at < self.n && n < out.len() && left > 0 {
+            // SAFETY: at < n.
+            let v = unsafe { *self.iov.add(at) };
+            let len = (v.iov_len - off).min(left);
+            if len > 0 {
+                out[n] = iovec { iov_base: v.iov_base.wrapping_byte_add(off), iov_len: len };
+                n += 1;
+                left -= len;
+            }
+            at += 1;
+            off = 0;
+        }
+        n
+    }
+
+    /// Marks the next `n` bytes, in however many pieces, as done.
+    fn skip(&mut self, mut n: usize) {
+        while n > 0 {
+            let Some((_, len)) = self.piece(n) else { return };
+            self.advance(len);
+            n -= len;
+        }
+    }
+
     /// Marks `n` bytes of the current piece as done.
     pub fn advance(&mut self, n: usize) {
         self.off += n;
@@ -126,17 +153,21 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
     }
 }
 
-/// Native non-blocking receive of at most `max` bytes into the next piece.
+/// Native non-blocking receive of at most `max` bytes.
 unsafe fn native(fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Got {
-    let Some((p, n)) = b.piece(max) else { return Got::Nothing };
     let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
-    let f = (flags & keep) | libc::MSG_DONTWAIT;
-    // SAFETY: the kernel checks the program's buffer.
-    let r = unsafe { syscall!(libc::SYS_recvfrom, fd, p, n, f, 0, 0) };
+    let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
+    let n = b.pieces(max, &mut v);
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut m: libc::msghdr = unsafe { core::mem::zeroed() };
+    m.msg_iov = v.as_mut_ptr();
+    m.msg_iovlen = n;
+    // SAFETY: the kernel checks the program's buffers.
+    let r = unsafe { syscall!(libc::SYS_recvmsg, fd, &raw mut m, (flags & keep) | libc::MSG_DONTWAIT) };
     match r {
         0 => Got::Eof,
         n if n > 0 => {
-            b.advance(n as usize);
+            b.skip(n as usize);
             Got::Bytes(n as usize)
         }
         e if e == -libc::EAGAIN as isize => Got::Nothing,
@@ -187,6 +218,9 @@ pub fn take_latched(ep: Ep) -> Option<i32> {
 }
 
 /// One attempt, with the receiving direction owned. Never blocks.
+///
+/// It goes on across switch points: less than `want` means that nothing more was there. Programs that use
+/// edge-triggered events rely on that.
 unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, flags: i32) -> Got {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -195,12 +229,22 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
     let size = chan.ring() as u64;
     let peek = flags & libc::MSG_PEEK != 0;
     let discard = flags & libc::MSG_TRUNC != 0;
+    // A peek goes forward without consuming: its own phase and place.
+    let mut phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    let mut head = ep.rx_head.load(Relaxed);
     let mut seen_end = false;
     let mut total = 0usize;
-    loop {
-        let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-        // A peek that crossed to the lifeline behind the ring has its own place in the stream.
-        let head = ep.rx_head.load(Relaxed).wrapping_add(if peek && phase == RxPhase::Ring { total as u64 } else { 0 });
+    let some = |total: usize, g: Got| match g {
+        Got::Bytes(n) => Got::Bytes(total + n),
+        g if total == 0 => g,
+        // Ends and errors are told by the next call, which finds them again.
+        Got::Error(e) if e != libc::EFAULT => {
+            latch(ep, e);
+            Got::Bytes(total)
+        }
+        _ => Got::Bytes(total),
+    };
+    while total < want {
         let down = p.down.load(Acquire);
         let step = match ring::available(&h.producer[dir], head, size) {
             Ok(available) => switch::rx(RxView { phase, up: p.up.load(Acquire), down, head, available }),
@@ -211,77 +255,73 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
             RxStep::Lifeline => {
                 // SAFETY: as ours.
                 let g = unsafe { native(fd, b, want - total, flags) };
-                if matches!(g, Got::Nothing | Got::Eof) && phase == RxPhase::Native && p.up.load(Acquire) != 0 {
-                    continue;
+                match g {
+                    Got::Nothing | Got::Eof if phase == RxPhase::Native && p.up.load(Acquire) != 0 => continue,
+                    // More buffers than one call took.
+                    Got::Bytes(n) if !peek => total += n,
+                    g => return some(total, g),
                 }
-                return g;
             }
             RxStep::Transit { x } => {
-                ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
-                let Some((consumed, queued)) = lifeline::received(fd) else { return Got::Error(libc::EIO) };
+                phase = RxPhase::Transit;
+                ep.rx_phase.store(phase as u32, Relaxed);
+                let Some((consumed, queued)) = lifeline::received(fd) else { return some(total, Got::Error(libc::EIO)) };
                 // A FIN that the state no longer shows (we closed first) was counted as a byte.
                 let consumed = if consumed == x + 1 && queued == 0 && lifeline::look(fd, ENDED) != 0 { x } else { consumed };
                 match switch::transit(x, consumed, queued) {
                     Transit::Lifeline => {
                         let left = (x - consumed).min(usize::MAX as u64) as usize;
                         // SAFETY: as ours.
-                        let g = unsafe { native(fd, b, left.min(want - total), flags) };
-                        match g {
-                            Got::Bytes(n) if peek && n == left && n < want => {
-                                // What follows lies on the ring: a peek sees one stream.
-                                // SAFETY: as ours.
-                                let more = unsafe { peek_ring(chan, slot, want - n, b, discard, ep.rx_head.load(Relaxed)) };
-                                return Got::Bytes(n + more);
+                        match unsafe { native(fd, b, left.min(want - total), flags) } {
+                            Got::Bytes(n) => {
+                                total += n;
+                                if peek {
+                                    // What follows lies on the ring only if this was all before it.
+                                    if n < left {
+                                        break;
+                                    }
+                                    phase = RxPhase::Ring;
+                                }
                             }
-                            g => return g,
+                            g => return some(total, g),
                         }
                     }
                     Transit::Wait => {
                         let ended = lifeline::look(fd, ENDED | libc::POLLIN);
                         if ended & (libc::POLLERR | libc::POLLHUP) != 0 {
                             // SAFETY: as ours.
-                            return unsafe { native(fd, b, want, flags) };
+                            return some(total, unsafe { native(fd, b, want - total, flags) });
                         }
-                        return Got::Nothing;
+                        return some(total, Got::Nothing);
                     }
                     Transit::Ring => {
+                        phase = RxPhase::Ring;
                         ep.rx_up.store(x, Relaxed);
-                        ep.rx_phase.store(RxPhase::Ring as u32, Release);
+                        ep.rx_phase.store(phase as u32, Release);
                         crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
                     }
-                    Transit::Corrupt => return corrupt(ep),
+                    Transit::Corrupt => return some(total, corrupt(ep)),
                 }
             }
             RxStep::Ring(n) => {
                 let n = n.min((want - total) as u64) as usize;
                 // SAFETY: the direction is ours.
-                let n = match unsafe { copy_out(chan, slot, head, n, b, discard) } {
-                    Ok(n) => n,
-                    Err(()) if total > 0 => return Got::Bytes(total),
-                    Err(()) => return Got::Error(libc::EFAULT),
+                let Ok(n) = (unsafe { copy_out(chan, slot, head, n, b, discard) }) else {
+                    return some(total, Got::Error(libc::EFAULT));
                 };
                 total += n;
+                let old = head;
+                head = head.wrapping_add(n as u64);
                 if !peek {
-                    let before = ring::available(&h.producer[dir], ep.rx_head.load(Relaxed), size).unwrap_or(0);
-                    let new = head.wrapping_add(n as u64);
-                    ep.rx_head.store(new, Relaxed);
-                    ring::consume(&h.consumer[dir], new);
+                    let before = ring::available(&h.producer[dir], old, size).unwrap_or(0);
+                    ep.rx_head.store(head, Relaxed);
+                    ring::consume(&h.consumer[dir], head);
                     ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
                     ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
                     space_freed(ep, chan, p, slot, size - before, n as u64, size);
-                    return Got::Bytes(total);
                 }
-                if total == want || switch_end(down, head, n) == 0 {
-                    return Got::Bytes(total);
-                }
-                // A peek at the ring's last bytes goes on on the lifeline.
-                // SAFETY: as ours.
-                return match unsafe { native(fd, b, want - total, flags) } {
-                    Got::Bytes(n) => Got::Bytes(total + n),
-                    _ => Got::Bytes(total),
-                };
             }
-            RxStep::Empty if total > 0 => return Got::Bytes(total),
+            RxStep::Empty if total > 0 => break,
             RxStep::Empty => {
                 if !seen_end {
                     let seen = lifeline::look(fd, libc::POLLIN | ENDED);
@@ -296,31 +336,24 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     continue;
                 }
                 if ep.rx_fin.load(Relaxed) != 0
-                    && let Some(e) = tx::settle(ep, chan, fd) {
+                    && let Some(e) = tx::settle(ep, chan, fd)
+                {
                     return if e == 0 { Got::Eof } else { Got::Error(e) };
                 }
                 // SAFETY: as ours.
                 return unsafe { native(fd, b, want, flags) };
             }
             RxStep::Ended => {
-                ep.rx_phase.store(RxPhase::Down as u32, Release);
-                crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+                phase = RxPhase::Down;
+                if !peek {
+                    ep.rx_phase.store(phase as u32, Release);
+                    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+                }
             }
-            RxStep::Corrupt => return corrupt(ep),
+            RxStep::Corrupt => return some(total, corrupt(ep)),
         }
     }
-}
-
-/// 1 if the peek reached the ring's end.
-fn switch_end(down: u64, head: u64, n: usize) -> u32 {
-    u32::from(down != 0 && down - 1 == head.wrapping_add(n as u64))
-}
-
-unsafe fn peek_ring(chan: &Chan, slot: usize, want: usize, b: &mut Buffers, discard: bool, head: u64) -> usize {
-    let h = chan.slot(slot);
-    let n = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0).min(want as u64) as usize;
-    // SAFETY: the direction is ours.
-    unsafe { copy_out(chan, slot, head, n, b, discard) }.unwrap_or(0)
+    Got::Bytes(total)
 }
 
 fn corrupt(ep: Ep) -> Got {

@@ -52,6 +52,7 @@ pub enum Pc {
     RetireShut,
     RetireLook,
     RetireArbiter,
+    RetireTell,
     RetireUnread,
     RetireReset,
     RetirePhase,
@@ -428,6 +429,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                     } else if t.b != 0 {
                         n.r[i].pc = Pc::RetireUnread;
                     }
+                    if c.rules.heal {
+                        n.r[i].c = if n.r[i].pc == Pc::RetireLook { 2 } else { n.r[i].c };
+                        n.r[i].pc = Pc::RetireTell;
+                    }
                     if w.k.fin == 1 && w.m.tail != w.rx.head {
                         // Dead already, and not even the kernel has said so.
                         n.g.owed = true;
@@ -438,6 +443,17 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 _ => {}
             }
             "retire: arbiter"
+        }
+        Pc::RetireTell => {
+            // Before the phase says that all is done: whoever finds it undone tells again.
+            n.notify_senders();
+            n.r[i].c = 0;
+            n.r[i].pc = match (t.c, t.b) {
+                (2, _) => Pc::RetireLook,
+                (_, 0) => Pc::RetirePhase,
+                _ => Pc::RetireUnread,
+            };
+            "retire: notifies"
         }
         Pc::RetireUnread => {
             // With `then`, the rewind was accepted: a sender that served it before its FIN says so.
