@@ -370,11 +370,26 @@ fn knock(peer: u64, uid: u32) {
     }
 }
 
-/// Reads the mailbox; for those who miss a doorbell.
+/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke.
 pub fn collect() {
-    let held = LOCK.lock();
-    read_mailbox();
-    held.release();
+    if let Some(held) = LOCK.try_lock() {
+        read_mailbox();
+        held.release();
+    }
+}
+
+/// The mailbox's descriptor, for sleepers; -1 if there is none.
+pub fn mailbox() -> i32 {
+    if NAME.load(Relaxed) == 0 { -1 } else { MAILBOX.load(Relaxed) }
+}
+
+/// Wakes all sleepers of the other side through its mailbox: we do not have the doorbell of the one we mean.
+/// So it is after a fork, whose child its parent's peers do not know.
+pub fn poke(chan: &Chan) {
+    if own_mailbox() != 0 {
+        let m = Message::VersionNo { from: NAME.load(Relaxed), nonce: 0, version: VERSION };
+        let _ = mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[]);
+    }
 }
 
 fn read_mailbox() {
@@ -457,6 +472,8 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
             });
             mine.map_or(0, |c| if c.peer_uid.load(Relaxed) == uid { keep_bells(c, pollers, got) } else { 0 })
         }
+        // A poke, or a question whether we are there.
+        Message::VersionNo { nonce: 0, .. } => 0,
         Message::VersionNo { nonce, version, .. } => {
             crate::log!(Info, "a peer refused: it speaks version {version:#x} of culvert's messages, this is {VERSION:#x}");
             if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce) {

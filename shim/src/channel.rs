@@ -203,9 +203,12 @@ impl Chan {
     fn ring_bell(&self, p: usize) {
         let mut fd = self.bells[p].load(Relaxed);
         if fd < 0 {
-            // It was sent to our mailbox before the poller armed.
+            // It was sent to our mailbox before the poller armed, unless that was before we were forked.
             crate::attach::collect();
             fd = self.bells[p].load(Relaxed);
+            if fd < 0 {
+                crate::attach::poke(self);
+            }
         }
         if fd >= 0 {
             let one = 1u64;

@@ -89,6 +89,7 @@ static CHAINS: Lock = Lock::new();
 static TAG: AtomicU64 = AtomicU64::new(0);
 const ID_BITS: u32 = 28;
 const DOORBELL: u64 = (1 << ID_BITS) - 1;
+const MAILBOX: u64 = DOORBELL - 1;
 /// The kernel's part of a busy set is looked at no less often than this.
 const KERNEL_EVERY_US: u64 = 20;
 
@@ -333,7 +334,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     if s.inherited.load(Relaxed) != 0 {
         return false;
     }
-    let Some(p) = wait::acquire(0) else { return false };
+    let Some(p) = wait::acquire() else { return false };
     if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, wait::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
         wait::release(p);
         return false;
@@ -485,6 +486,8 @@ fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan:
     w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
     w.seen.store(0, Relaxed);
     s.attached.fetch_add(1, Relaxed);
+    // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
+    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, crate::attach::mailbox(), EPOLLIN as u32, tag() | MAILBOX);
     if let Some(p) = s.poller() {
         wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
         wait::tell(chan, p);
@@ -783,6 +786,7 @@ fn filter(s: &Set, ev: &mut [epoll_event]) -> usize {
                 n += 1;
             }
             Some(DOORBELL) => {}
+            Some(MAILBOX) => crate::attach::collect(),
             Some(id) => {
                 let held = s.lock.lock();
                 if let Some(w) = watch(id as u32)

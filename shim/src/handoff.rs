@@ -26,7 +26,7 @@ fn number() -> i32 {
     fds::floor() - 1
 }
 
-/// A connection whose sender has finished while bytes of it lie unread on our ring.
+/// A connection that has left (or whose sender has finished) while bytes of it lie unread on our ring.
 fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     if ep.state() != State::Attached || ep.rx_phase.load(Relaxed) == RxPhase::Down as u32 {
         return None;
@@ -34,7 +34,12 @@ fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     let chan = ep.chan()?;
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let n = ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).ok()?;
+    let mut n = ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).ok()?;
+    match (h.side[chan.role() as usize].rewind.load(Relaxed), ep.rx_cut.load(Relaxed)) {
+        (CLOSED, _) => {}
+        (_, 0) => return None,
+        (_, cut) => n = n.min((cut - 1).wrapping_sub(ep.rx_head.load(Relaxed))),
+    }
     (n > 0).then_some((chan, slot, n))
 }
 
@@ -59,6 +64,7 @@ pub fn pass_on(preloaded: bool) {
     for ep in family::held() {
         if let Some((chan, slot, n)) = left(ep)
             && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
+            && (chan.slot(slot).side[chan.role() as usize].rewind.load(Relaxed) == CLOSED || lifeline::look(0, lifeline::ENDED) != 0)
             && replace_stdin(ep, chan, slot, n as usize)
         {
             // What the file holds is consumed.
@@ -123,7 +129,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
         let mut ok = true;
         let mut buf = [0u8; 4096];
         // In transit the lifeline's bytes come first.
-        loop {
+        while ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
             let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), buf.len(), libc::MSG_DONTWAIT, 0, 0);
             if r <= 0 {
                 break;

@@ -185,10 +185,10 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         tx::finish(ep, chan, fd);
         ep.wr_shut.store(1, Release);
     }
+    let r = real();
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
     }
-    let r = real();
     chan.notify(slot);
     crate::epoll::touched(ep);
     r
@@ -201,7 +201,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
 /// If the peer has already finished sending, nobody can do that any more: then the connection is reset
 /// rather than corrupted, unless nothing was left unread.
 pub fn retire(fd: c_int, why: Reason) {
-    if !quit(fd, why) {
+    if !quit(fd, why, Unread::Rewind) {
         reset(fd, why);
     }
 }
@@ -214,9 +214,18 @@ pub fn reset(fd: c_int, why: Reason) {
     unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
 }
 
-/// As [`retire`], but where the peer has finished and bytes are unread it leaves them on the ring, to be
-/// read through our calls or to be handed on at exec, and returns false.
-pub fn quit(fd: c_int, why: Reason) -> bool {
+/// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// The peer takes them back and sends them over the lifeline.
+    Rewind,
+    /// They stay on the ring, to be read through our calls or handed on at exec; what follows them comes over
+    /// the lifeline. Needs nothing of the peer but that it looks before it sends again.
+    Keep,
+}
+
+/// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
+pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let Some(ep) = fds::endpoint(fd) else { return true };
     if ep.state() == State::Eligible {
         attach::withdraw(ep);
@@ -238,14 +247,24 @@ pub fn quit(fd: c_int, why: Reason) -> bool {
         fence(SeqCst);
         if peer.up.load(Acquire) != 0 {
             let head = ep.rx_head.load(Relaxed);
-            let unread = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0) > 0;
+            let left = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+            let at = if unread == Unread::Keep { head + left() } else { head };
             // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
-            match me.rewind.compare_exchange(0, head + 1, AcqRel, Acquire) {
-                // A FIN without that means that the peer was killed.
-                Ok(_) => complete = lifeline::look(fd, lifeline::ENDED) == 0 || !unread(),
-                Err(CLOSED) => complete = !unread(),
-                Err(_) => {}
-            }
+            complete = match me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire) {
+                Ok(_) if unread == Unread::Keep => {
+                    ep.rx_cut.store(at + 1, Release);
+                    at == head
+                }
+                Ok(_) if left() == 0 || lifeline::look(fd, lifeline::ENDED) == 0 => true,
+                // A FIN without the arbiter moved means that the peer was killed: nobody takes them back.
+                Ok(_) => {
+                    ep.rx_cut.store(head + left() + 1, Release);
+                    false
+                }
+                Err(CLOSED) => left() == 0,
+                // Left before: all that this side still has to read lies before the cut.
+                Err(_) => rx::on_ring(ep, chan) == 0,
+            };
         }
         if complete {
             ep.rx_phase.store(RxPhase::Down as u32, Release);
@@ -259,10 +278,10 @@ pub fn quit(fd: c_int, why: Reason) -> bool {
 }
 
 /// Retires every connection of this process that a program outside our reach could come to use.
-pub fn retire_all(why: Reason, only: impl Fn(c_int) -> bool) {
+pub fn retire_all(why: Reason, unread: Unread, only: impl Fn(c_int) -> bool) {
     for fd in 0..fds::high() {
         if tracked(fd) && only(fd) {
-            quit(fd, why);
+            quit(fd, why, unread);
         }
     }
 }

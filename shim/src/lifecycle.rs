@@ -195,7 +195,7 @@ pub fn duplicated(old: c_int, new: c_int) {
             fds::set(new, Kind::Endpoint(ep));
             if new <= 2 {
                 // Usually an exec follows, which hands on what could not be re-sent.
-                io::quit(new, Reason::Stdio);
+                io::quit(new, Reason::Stdio, io::Unread::Rewind);
             }
         }
         Kind::Endpoint(_) => io::retire(old, Reason::NoFd),
@@ -232,7 +232,7 @@ fn make_way(old: c_int, new: c_int) -> bool {
     }
     if tls().vfork.get() != 0 {
         // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
-        io::quit(old, Reason::Exec);
+        io::quit(old, Reason::Exec, io::Unread::Rewind);
         return true;
     }
     if internal(new) && !fds::move_away(new) {
@@ -341,13 +341,20 @@ pub unsafe fn closefrom(first: c_int) {
 /// # Safety
 /// `env` is the environment of the next image, or null for this process's own.
 pub unsafe fn before_exec(env: *const *const c_char) {
-    io::retire_all(Reason::Exec, |fd| {
-        // SAFETY: no memory is touched.
-        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
-    });
     // SAFETY: the caller's obligation.
-    handoff::pass_on(unsafe { preloads(env) });
+    let preloaded = unsafe { preloads(env) };
+    // stdio would read the standard streams behind our back, even in an image that loads us.
+    let keep = |fd: c_int| if preloaded && fd > 2 { io::Unread::Keep } else { io::Unread::Rewind };
+    for fd in 0..fds::high() {
+        if io::tracked(fd) {
+            // SAFETY: no memory is touched.
+            let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+            if f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 {
+                io::quit(fd, Reason::Exec, keep(fd));
+            }
+        }
+    }
+    handoff::pass_on(preloaded);
 }
 
 /// Whether an environment makes the dynamic linker load culvert.
@@ -382,7 +389,7 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 /// program that was given one on purpose got it by dup2 or a spawn file action, which retire it.
 pub fn before_spawn() {
     let connected = |fd: c_int| fds::endpoint(fd).is_some_and(|e| fd <= 2 && e.state() != State::Idle);
-    io::retire_all(Reason::Exec, connected);
+    io::retire_all(Reason::Exec, io::Unread::Rewind, connected);
 }
 
 /// `vfork` is about to happen on this thread.
@@ -431,5 +438,5 @@ pub extern "C" fn leaving() {
 /// A system-call filter is about to be installed: what culvert needs may soon be fatal.
 pub fn seccomp() {
     family::disable(Reason::Seccomp);
-    io::retire_all(Reason::Seccomp, |_| true);
+    io::retire_all(Reason::Seccomp, io::Unread::Keep, |_| true);
 }

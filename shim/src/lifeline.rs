@@ -101,6 +101,8 @@ pub fn sent(fd: i32, opened: bool) -> Option<u64> {
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. Nobody may be reading at the same time.
 pub fn received(fd: i32) -> Option<(u64, u64)> {
+    const TIME_WAIT: u8 = 6;
+    const CLOSE: u8 = 7;
     const CLOSE_WAIT: u8 = 8;
     const LAST_ACK: u8 = 9;
     const CLOSING: u8 = 11;
@@ -109,8 +111,13 @@ pub fn received(fd: i32) -> Option<(u64, u64)> {
         let n = unread(fd);
         let after = info(fd)?;
         if before.bytes_received == after.bytes_received && before.state == after.state {
-            // rcv_nxt, and bytes_received with it, counts a FIN as one byte (tcp_rcv_nxt_update).
-            let fin = matches!(after.state, CLOSE_WAIT | LAST_ACK | CLOSING);
+            // rcv_nxt, and bytes_received with it, counts a FIN as one byte (tcp_rcv_nxt_update); tcp_inq does
+            // not. A socket is closed by FINs both ways, or by a RST, which counts nothing and is an error.
+            let fin = match after.state {
+                CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT => true,
+                CLOSE => look(fd, 0) & libc::POLLERR == 0,
+                _ => false,
+            };
             return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (c, n));
         }
     }

@@ -5,12 +5,11 @@ use crate::family::Ep;
 use crate::fds::{self, Kind};
 use crate::rx::READY;
 use crate::wait::{self, Spun};
-use crate::{config, epoll, readiness, real, rx, signals};
+use crate::{attach, config, epoll, readiness, real, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
 use shmring::family::State;
-use shmring::layout::POLLERS;
 use shmring::{ring, syscall};
 
 /// Entries kept on the stack; longer arrays get a mapping for the time of the call.
@@ -111,14 +110,14 @@ fn mapped(bytes: usize) -> Option<*mut u8> {
 
 unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
     let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
-    if set.len() < SMALL {
+    if set.len() + 2 <= SMALL {
         // SAFETY: the caller's obligation.
-        return unsafe { serve_in(set, &mut small[..=set.len()], timeout, mask) };
+        return unsafe { serve_in(set, &mut small[..set.len() + 2], timeout, mask) };
     }
-    let bytes = (set.len() + 1) * size_of::<pollfd>();
+    let bytes = (set.len() + 2) * size_of::<pollfd>();
     let Some(p) = mapped(bytes) else { return -libc::ENOMEM as isize };
     // SAFETY: a fresh mapping of that size, zeroed.
-    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 1) };
+    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 2) };
     // SAFETY: the caller's obligation.
     let r = unsafe { serve_in(set, big, timeout, mask) };
     // SAFETY: our own mapping.
@@ -126,7 +125,7 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t)
     r
 }
 
-/// `work` has room for the set and a doorbell.
+/// `work` has room for the set, a doorbell and the mailbox.
 unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
     let since = signals::runs();
     let deadline = timeout.map(|t| if t == 0 { 0 } else { wait::now().saturating_add(t) });
@@ -148,7 +147,10 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                     ready += isize::from(p.revents != 0);
                     w.fd = -1;
                 }
-                None => others |= p.fd >= 0,
+                None => {
+                    p.revents = 0;
+                    others |= p.fd >= 0;
+                }
             }
         }
         if others {
@@ -158,7 +160,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                 return r;
             }
             for (p, w) in set.iter_mut().zip(work.iter()) {
-                if w.fd >= 0 || p.fd < 0 {
+                if w.fd >= 0 {
                     p.revents = w.revents;
                     ready += isize::from(w.revents != 0);
                 }
@@ -184,7 +186,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             }
         }
         // Only connections that are attached are slept for on the ring; the others are counted as native.
-        let poller = wait::acquire(crate::tls::tls().tid() as usize % POLLERS);
+        let poller = wait::acquire();
         let mut bounded = poller.is_none();
         for (p, w) in set.iter().zip(work.iter_mut()) {
             w.fd = p.fd;
@@ -201,6 +203,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         }
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         work[bell] = pollfd { fd: poller.map_or(-1, wait::bell), events: POLLIN, revents: 0 };
+        work[bell + 1] = pollfd { fd: attach::mailbox(), events: POLLIN, revents: 0 };
         if bounded {
             left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
         }
@@ -208,7 +211,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             0
         } else {
             // SAFETY: the array is ours; no lock is held.
-            unsafe { signals::ppoll(work.as_mut_ptr(), bell + 1, left, mask, since) }
+            unsafe { signals::ppoll(work.as_mut_ptr(), bell + 2, left, mask, since) }
         };
         if let Some(n) = poller {
             for p in set.iter() {
@@ -222,6 +225,9 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             }
             wait::release(n);
         }
+        if work[bell + 1].revents != 0 {
+            attach::collect();
+        }
         if r < 0 {
             return r;
         }
@@ -230,7 +236,10 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
 
 fn any_stirred(set: &[pollfd]) -> bool {
     set.iter().any(|p| match on_ring(p.fd) {
-        Some((ep, chan)) => rx::stirred(ep, chan) || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan),
+        Some((ep, chan)) => {
+            rx::news(ep, chan, p.events & (POLLIN | POLLRDNORM) != 0)
+                || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan)
+        }
         None => false,
     })
 }

@@ -15,10 +15,7 @@ const WRITE: i16 = POLLOUT | POLLWRNORM;
 /// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
 pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     tx::service(ep, chan, fd);
-    let mut phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-    if phase != RxPhase::Ring && phase != RxPhase::Down {
-        phase = rx::advance(ep, chan, fd);
-    }
+    let phase = rx::advance(ep, chan, fd);
     let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
     let available = rx::on_ring(ep, chan);
     let mut r = 0;

@@ -133,7 +133,29 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
         return 0;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
+    let head = ep.rx_head.load(Relaxed);
+    let n = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+    match ep.rx_cut.load(Relaxed) {
+        0 => n,
+        cut => n.min((cut - 1).wrapping_sub(head)),
+    }
+}
+
+/// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
+pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let p = peer(chan, h);
+    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
+        return true;
+    }
+    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
+        RxPhase::Native => p.up.load(Relaxed) != 0,
+        RxPhase::Ring => {
+            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, p) == ep.rx_head.load(Relaxed) + 1
+        }
+        RxPhase::Transit | RxPhase::Down => false,
+    }
 }
 
 /// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
@@ -147,7 +169,8 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
-            h.producer[chan.role().rx()].tail.load(Relaxed) != ep.rx_head.load(Relaxed) || p.down.load(Relaxed) != 0
+            let head = ep.rx_head.load(Relaxed);
+            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, p) == head + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -245,7 +268,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         _ => Got::Bytes(total),
     };
     while total < want {
-        let down = p.down.load(Acquire);
+        let down = end(ep, p);
         let step = match ring::available(&h.producer[dir], head, size) {
             Ok(available) => switch::rx(RxView { phase, up: p.up.load(Acquire), down, head, available }),
             Err(Corrupt) if phase == RxPhase::Down => RxStep::Lifeline,
@@ -266,8 +289,6 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 phase = RxPhase::Transit;
                 ep.rx_phase.store(phase as u32, Relaxed);
                 let Some((consumed, queued)) = lifeline::received(fd) else { return some(total, Got::Error(libc::EIO)) };
-                // A FIN that the state no longer shows (we closed first) was counted as a byte.
-                let consumed = if consumed == x + 1 && queued == 0 && lifeline::look(fd, ENDED) != 0 { x } else { consumed };
                 match switch::transit(x, consumed, queued) {
                     Transit::Lifeline => {
                         let left = (x - consumed).min(usize::MAX as u64) as usize;
@@ -356,6 +377,22 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
     Got::Bytes(total)
 }
 
+/// A receive of no bytes: says what one of a byte would come to.
+unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
+    if on_ring(ep, chan) > 0 {
+        return Got::Eof;
+    }
+    let mut byte = 0u8;
+    let v = iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: one local iovec.
+    let Some(mut probe) = (unsafe { Buffers::new(&raw const v, 1) }) else { return Got::Nothing };
+    // SAFETY: the direction is ours; a peek consumes nothing.
+    match unsafe { attempt(ep, chan, fd, &mut probe, 1, flags | libc::MSG_PEEK) } {
+        Got::Bytes(_) => Got::Eof,
+        g => g,
+    }
+}
+
 fn corrupt(ep: Ep) -> Got {
     crate::log!(Error, "endpoint {}: the peer wrote nonsense into the channel; connection reset", ep.index());
     ep.because(shmring::family::Reason::Corrupt);
@@ -385,13 +422,10 @@ fn space_freed(ep: Ep, chan: &Chan, p: &layout::Side, slot: usize, free: u64, mo
 pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
-    if b.len == 0 {
-        return 0;
-    }
     let waitall = flags & libc::MSG_WAITALL != 0;
     let lowat = ep.rcvlowat.load(Relaxed) as usize;
     // tcp_recvmsg: target = sock_rcvlowat(sk, flags & MSG_WAITALL, len).
-    let target = if waitall { b.len } else { lowat.clamp(1, b.len) };
+    let target = if waitall { b.len } else { lowat.max(1).min(b.len) };
     let peek = flags & libc::MSG_PEEK != 0;
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
@@ -401,8 +435,14 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
-        // SAFETY: the direction is ours.
-        let got = unsafe { attempt(ep, chan, fd, &mut b, want, flags) };
+        let got = if b.len == 0 {
+            // The kernel waits for data to receive nothing of (tcp_recvmsg).
+            // SAFETY: as ours.
+            unsafe { nothing(ep, chan, fd, flags) }
+        } else {
+            // SAFETY: the direction is ours.
+            unsafe { attempt(ep, chan, fd, &mut b, want, flags) }
+        };
         held.release();
         match got {
             Got::Bytes(n) => {
@@ -476,20 +516,30 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
 
 fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    peer(chan, h).down.load(Relaxed) != 0
+    end(ep, peer(chan, h)) != 0
 }
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let up = peer(chan, h).up.load(Acquire);
-    if up != 0 {
+    let p = peer(chan, h);
+    let up = p.up.load(Acquire);
+    let drained = || end(ep, p) == ep.rx_head.load(Relaxed) + 1;
+    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
+        if drained() {
+            let held = lock::take(&ep.rx_token);
+            if drained() {
+                ep.rx_phase.store(RxPhase::Down as u32, Release);
+            }
+            held.release();
+        }
+    } else if up != 0 {
         let held = lock::take(&ep.rx_token);
         let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
         if matches!(phase, RxPhase::Native | RxPhase::Transit)
-            && let Some((consumed, queued)) = lifeline::received(fd)
+            && let Some((consumed, _)) = lifeline::received(fd)
         {
-            if consumed == up - 1 || (consumed == up && queued == 0 && lifeline::look(fd, ENDED) != 0) {
+            if consumed == up - 1 {
                 ep.rx_up.store(up - 1, Relaxed);
                 ep.rx_phase.store(RxPhase::Ring as u32, Release);
             } else {
@@ -501,10 +551,18 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
 }
 
+/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
+fn end(ep: Ep, peer: &layout::Side) -> u64 {
+    match ep.rx_cut.load(Acquire) {
+        0 => peer.down.load(Acquire),
+        cut => cut,
+    }
+}
+
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    peer(chan, h).down.load(Acquire) != 0
+    end(ep, peer(chan, h)) != 0
 }
 
 /// Position published by the sender, as it claims.

@@ -23,9 +23,17 @@ struct Poller {
 static TABLE: [Poller; POLLERS] =
     [const { Poller { bell: AtomicI32::new(-1), used: AtomicU32::new(0), generation: AtomicU32::new(0) } }; POLLERS];
 
-/// Takes a poller with a doorbell, preferring number `hint`.
-pub fn acquire(hint: usize) -> Option<usize> {
-    let p = (0..POLLERS).map(|i| (hint + i) % POLLERS).find(|&i| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok())?;
+/// Takes a poller with a doorbell: the one this thread had last, which its peers know; else one that has a
+/// doorbell; else a new one.
+pub fn acquire() -> Option<usize> {
+    let take = |i: usize| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
+    let last = crate::tls::tls().spin.spare[0].get() as usize;
+    let p = last
+        .checked_sub(1)
+        .filter(|&i| i < POLLERS && take(i))
+        .or_else(|| (0..POLLERS).find(|&i| TABLE[i].bell.load(Relaxed) >= 0 && take(i)))
+        .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
+    crate::tls::tls().spin.spare[0].set(p as u32 + 1);
     if TABLE[p].bell.load(Relaxed) < 0 {
         // SAFETY: creates a descriptor.
         let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
@@ -228,7 +236,7 @@ pub const STEP: u64 = 5_000_000;
 pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
     let Some(chan) = ep.chan() else { return Ok(()) };
     let slot = ep.slot.load(Relaxed) as usize;
-    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire(crate::tls::tls().tid() as usize % POLLERS) };
+    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire() };
     let mut bounded = true;
     let queue = poller.map(|p| {
         watch_slot(chan, slot, p);
@@ -263,13 +271,17 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },
         libc::pollfd { fd: poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
+        libc::pollfd { fd: attach::mailbox(), events: libc::POLLIN, revents: 0 },
     ];
-    // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
-    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
+    // SAFETY: three valid pollfds; no lock is held; this frame has nothing to drop.
+    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 3, left, core::ptr::null(), since) };
     if let Some(n) = poller
         && p[1].revents != 0
     {
         drain(n);
+    }
+    if p[2].revents != 0 {
+        attach::collect();
     }
     done(if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) })
 }

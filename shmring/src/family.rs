@@ -183,6 +183,8 @@ pub struct Endpoint {
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.
     pub rx_fin: AtomicU32,
+    /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
+    pub rx_cut: AtomicU64,
     /// SO_RCVLOWAT, if the program set it; else 0.
     pub rcvlowat: AtomicU32,
     /// `shutdown(SHUT_RD)` was called.
