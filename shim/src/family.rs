@@ -33,6 +33,8 @@ pub struct Local {
     pub fd: AtomicI32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
+    /// Times that this process found no room on the ring and asked to be told.
+    pub wishes: AtomicU32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -47,6 +49,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
         offered: AtomicU32::new(0),
+        wishes: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -352,7 +355,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     {
         w.store(0, Relaxed);
     }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
         &ep.tx_msgs, &ep.tx_checked, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
     {
         w.store(0, Relaxed);
@@ -373,6 +376,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(0, Relaxed);
+    l.wishes.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);

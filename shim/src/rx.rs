@@ -321,7 +321,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         ep.rx_phase.store(phase as u32, Release);
                         crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
                     }
-                    Transit::Corrupt => return some(total, corrupt(ep)),
+                    Transit::Corrupt => return some(total, corrupt(ep, "start", consumed, x)),
                 }
             }
             RxStep::Ring(n) => {
@@ -331,15 +331,13 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     return some(total, Got::Error(libc::EFAULT));
                 };
                 total += n;
-                let old = head;
                 head = head.wrapping_add(n as u64);
                 if !peek {
-                    let before = ring::available(&h.producer[dir], old, size).unwrap_or(0);
                     ep.rx_head.store(head, Relaxed);
                     ring::consume(&h.consumer[dir], head);
                     ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
                     ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
-                    space_freed(ep, chan, p, slot, size - before, n as u64, size);
+                    space_freed(ep, chan, slot, head);
                 }
             }
             RxStep::Empty if total > 0 => break,
@@ -371,7 +369,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
                 }
             }
-            RxStep::Corrupt => return some(total, corrupt(ep)),
+            RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
         }
     }
     Got::Bytes(total)
@@ -393,8 +391,8 @@ unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
     }
 }
 
-fn corrupt(ep: Ep) -> Got {
-    crate::log!(Error, "endpoint {}: the peer wrote nonsense into the channel; connection reset", ep.index());
+fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
+    crate::log!(Error, "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset", ep.index());
     ep.because(shmring::family::Reason::Corrupt);
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
@@ -403,15 +401,25 @@ fn corrupt(ep: Ep) -> Got {
     }
 }
 
-/// Wakes a writer that waits for space once a third of the ring is free (as sk_stream_write_space does).
-fn space_freed(ep: Ep, chan: &Chan, p: &layout::Side, slot: usize, free: u64, more: u64, size: u64) {
-    let third = size / 3;
-    if free < third && free + more >= third {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        if p.want_space.load(Relaxed) != 0 {
-            let n = chan.notify(slot);
-            ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
-        }
+/// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
+///
+/// A writer waits only while more than two thirds of the ring are in use. So the fence that finds its wish
+/// is needed only when the tail is that far from a head that an earlier fence has shown to it: with less,
+/// the writer either saw that head and does not wait, or waited already when that fence looked.
+fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
+    let h = chan.slot(slot);
+    let dir = chan.role().rx();
+    let size = chan.ring() as u64;
+    let tail = h.producer[dir].tail.load(Relaxed);
+    if tail.wrapping_sub(ep.rx_shown.load(Relaxed)) <= size / 2 {
+        return;
+    }
+    ep.rx_shown.store(head, Relaxed);
+    let p = peer(chan, h);
+    if let Some(wish) = ring::wish(p, &h.producer[dir], head, size) {
+        let n = chan.notify(slot);
+        ring::served(p, wish);
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
     }
 }
 

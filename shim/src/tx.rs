@@ -145,8 +145,10 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = sides(chan, h);
-    if peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire).is_err() {
-        return;
+    match peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire) {
+        // CLOSED: by a holder of the connection that died on its way down.
+        Ok(_) | Err(CLOSED) => {}
+        Err(_) => return,
     }
     let tail = ep.tx_tail.load(Relaxed);
     me.down.store(tail + 1, Release);
@@ -302,8 +304,8 @@ fn stirred(ep: Ep, chan: &Chan) -> bool {
 /// Marks this side as waiting for ring space.
 pub fn want_space(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    sides(chan, h).0.want_space.store(1, Relaxed);
-    fence(SeqCst);
+    ep.local().wishes.fetch_add(1, Relaxed);
+    ring::want_space(sides(chan, h).0);
 }
 
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
@@ -311,7 +313,6 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let dir = chan.role().tx();
-    let (me, _) = sides(chan, h);
     let size = limit(ep, chan);
     let tail = ep.tx_tail.load(Relaxed);
     let mut head = ep.tx_head.load(Relaxed);
@@ -331,9 +332,6 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
     if room == 0 {
         return Ok(0);
-    }
-    if me.want_space.load(Relaxed) != 0 {
-        me.want_space.store(0, Relaxed);
     }
     let geo = chan.geometry(dir);
     let mem = chan.bytes(slot, dir);

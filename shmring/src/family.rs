@@ -179,6 +179,8 @@ pub struct Endpoint {
     pub rx_word: AtomicU32,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
+    /// The head that the sender can be relied on to have seen when it last looked for room.
+    pub rx_shown: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.
