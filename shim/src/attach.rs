@@ -180,7 +180,8 @@ fn own_mailbox() -> u64 {
 
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
-    if l.stage.load(Relaxed) == 0 {
+    // Published again now and then: another entry may have taken the place.
+    if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed).is_power_of_two() {
         let Ok(t) = Tuple::of(fd, false) else { return };
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
@@ -197,15 +198,18 @@ fn connector(ep: Ep, fd: i32) {
         }
         match REGISTRY.publish(&t, cookie, name) {
             Ok(()) => {
-                ep.because(Reason::Pending);
-                l.stage.store(1, Relaxed);
+                if l.stage.swap(1, Relaxed) == 0 {
+                    ep.because(Reason::Pending);
+                }
             }
             Err(e) => {
                 crate::log!(Info, "registry: {}", e.text());
                 ep.because(Reason::NoRegistry);
             }
         }
-        return;
+        if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed) < PATIENCE {
+            return;
+        }
     }
     read_mailbox();
     if ep.ops.load(Relaxed) >= PATIENCE {
@@ -225,6 +229,7 @@ fn connector(ep: Ep, fd: i32) {
                 Ok(f) if f.cookie == acceptor && f.uid == chan.peer_uid.load(Relaxed) && chan.endpoint(slot - 1).is_none() => {
                     ep.local().peer_cookie.store(acceptor, Relaxed);
                     attach(ep, chan, slot - 1);
+                    let _ = REGISTRY.withdraw(&t.reversed(), cookie);
                 }
                 _ => {
                     crate::log!(Warn, "an offer for endpoint {} was not confirmed by the kernel; it stays there", ep.index());

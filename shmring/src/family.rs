@@ -238,6 +238,6 @@ pub struct Endpoint {
 
 // loom's atomics are larger; nothing is mapped there.
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Endpoint>() % 64 == 0 && ENDPOINTS_AT % 64 == 0);
+const _: () = assert!(size_of::<Endpoint>().is_multiple_of(64) && ENDPOINTS_AT.is_multiple_of(64));
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<FamilyHeader>() <= ENDPOINTS_AT);

@@ -208,12 +208,12 @@ fn scribble(s: &Slot, w: &mut Words) {
         let (side, p, c) = (&s.side[i], &s.producer[i], &s.consumer[i]);
         let words = [&side.pollers, &side.up, &side.down, &side.rewind, &p.tail, &p.base, &c.head, &s.queues[i][0].ready, &s.queues[i][1].ready];
         for at in words {
-            if w.next() % 3 == 0 {
+            if w.next().is_multiple_of(3) {
                 at.store(w.any(near), Ordering::Release);
             }
         }
         for at in [&side.rx, &side.want_space, &side.wr_shut, &side.gone, &s.queues[i][0].armed, &s.queues[i][1].armed] {
-            if w.next() % 3 == 0 {
+            if w.next().is_multiple_of(3) {
                 at.store(w.any(near) as u32, Ordering::Release);
             }
         }
@@ -273,7 +273,7 @@ impl Victim {
             rewind: p.rewind.load(Ordering::Acquire),
             head: self.known,
             tail: self.tail,
-            fin: w.next() % 50 == 0,
+            fin: w.next().is_multiple_of(50),
         };
         match switch::tx(view) {
             TxStep::GoUp => self.tx = TxPhase::Ring,
