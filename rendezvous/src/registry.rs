@@ -17,7 +17,7 @@ use crate::os::{self, Stat};
 use crate::tuple::{Tuple, mix};
 use crate::Place;
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Where the files are unless the operator names a directory.
 pub const DEFAULT_DIRECTORY: &CStr = c"/dev/shm";
