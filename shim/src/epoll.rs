@@ -37,8 +37,8 @@ struct Watch {
     ready: AtomicU32,
     /// Ring tail at the last report, for edges.
     seen: AtomicU64,
-    /// [`family::Local::wishes`] at the last edge for space.
-    wished: AtomicU32,
+    /// `tx_blocked` at the last edge for space.
+    blocked: AtomicU32,
 }
 
 /// The kernel's registration carries our tag.
@@ -493,7 +493,7 @@ fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan:
     s.attached.fetch_add(1, Relaxed);
     // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
     kernel_ctl(epfd, libc::EPOLL_CTL_ADD, crate::attach::mailbox(), EPOLLIN as u32, tag() | MAILBOX);
-    w.wished.store(ep.local().wishes.load(Relaxed), Relaxed);
+    w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
         // The words of our pollers in this channel are those of the process that mapped it.
         s.foreign.store(1, Relaxed);
@@ -732,10 +732,10 @@ fn note_edge(ep: Ep, w: &Watch) {
     }
     let Some(chan) = ep.chan() else { return };
     let tail = rx::tail(ep, chan);
-    let wishes = ep.local().wishes.load(Relaxed);
-    let space = wishes != w.wished.load(Relaxed) && crate::tx::writable(ep, chan);
+    let blocked = ep.tx_blocked.load(Relaxed);
+    let space = blocked != w.blocked.load(Relaxed) && crate::tx::writable(ep, chan);
     if space {
-        w.wished.store(wishes, Relaxed);
+        w.blocked.store(blocked, Relaxed);
     }
     if tail != w.seen.load(Relaxed) || space || rx::at_end(ep, chan) {
         w.flags.fetch_or(EDGE, Relaxed);

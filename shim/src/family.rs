@@ -33,8 +33,6 @@ pub struct Local {
     pub fd: AtomicI32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
-    /// Times that this process found no room on the ring and asked to be told.
-    pub wishes: AtomicU32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -49,7 +47,6 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
         offered: AtomicU32::new(0),
-        wishes: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -354,12 +351,12 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     };
     ep.generation.fetch_add(1, Relaxed);
     for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
-        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.hints]
+        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked]
     {
         w.store(0, Relaxed);
     }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
-        &ep.tx_msgs, &ep.tx_checked, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base,
+        &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_heard, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
     {
         w.store(0, Relaxed);
     }
@@ -379,7 +376,6 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(0, Relaxed);
-    l.wishes.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);

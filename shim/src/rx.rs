@@ -8,7 +8,7 @@ use crate::wait::{self, Spun};
 use crate::{lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
-use shmring::layout::{self, SlotHeader};
+use shmring::layout::{self, CLOSED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
@@ -109,6 +109,10 @@ fn peer<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
     &h.side[chan.role().peer() as usize]
 }
 
+fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
+    &h.side[chan.role() as usize]
+}
+
 /// Declares this side ready to receive on the ring, if no thread of the family waits natively.
 pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     let w = ep.rx_word.load(Relaxed);
@@ -118,8 +122,8 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     if w == 0 && ep.rx_word.compare_exchange(0, READY, Acquire, Relaxed).is_ok() {
         let slot = ep.slot.load(Relaxed) as usize;
         let me = &chan.slot(slot).side[chan.role() as usize];
-        if me.rx.load(Relaxed) == 0 {
-            me.rx.store(layout::READY, Release);
+        // A refusal by another holder stands.
+        if me.rx.compare_exchange(0, layout::READY, Release, Relaxed).is_ok() {
             chan.notify(slot);
         }
         return true;
@@ -152,7 +156,7 @@ pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
-            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, p) == ep.rx_head.load(Relaxed) + 1
+            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -170,7 +174,7 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
             let head = ep.rx_head.load(Relaxed);
-            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, p) == head + 1
+            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, me(chan, h), p) == head + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -268,7 +272,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         _ => Got::Bytes(total),
     };
     while total < want {
-        let down = end(ep, p);
+        let down = end(ep, me(chan, h), p);
         let step = match ring::available(&h.producer[dir], head, size) {
             Ok(available) => switch::rx(RxView { phase, up: p.up.load(Acquire), down, head, available }),
             Err(Corrupt) if phase == RxPhase::Down => RxStep::Lifeline,
@@ -276,10 +280,26 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         };
         match step {
             RxStep::Lifeline => {
+                let mut bound = want - total;
+                if phase == RxPhase::Native {
+                    // What lies there while the sender is still native is before X. Had we received without
+                    // bound, it could have gone up, come down and sent natively in between, and one call
+                    // would return bytes from both sides of the ring.
+                    let ended = lifeline::look(fd, ENDED) != 0;
+                    let queued = lifeline::unread(fd) as usize;
+                    if p.up.load(Acquire) != 0 {
+                        continue;
+                    }
+                    if !ended {
+                        bound = bound.min(queued);
+                    }
+                    if bound == 0 {
+                        return some(total, Got::Nothing);
+                    }
+                }
                 // SAFETY: as ours.
-                let g = unsafe { native(fd, b, want - total, flags) };
+                let g = unsafe { native(fd, b, bound, flags) };
                 match g {
-                    Got::Nothing | Got::Eof if phase == RxPhase::Native && p.up.load(Acquire) != 0 => continue,
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
                     g => return some(total, g),
@@ -343,6 +363,11 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
             RxStep::Empty if total > 0 => break,
             RxStep::Empty => {
                 if !seen_end {
+                    if h.consumer[dir].head.load(Relaxed) != head {
+                        // A holder died between its note of the head and the sender's.
+                        ring::consume(&h.consumer[dir], head);
+                        space_freed(ep, chan, slot, head);
+                    }
                     let seen = lifeline::look(fd, libc::POLLIN | ENDED);
                     if seen == 0 {
                         return Got::Nothing;
@@ -524,7 +549,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
 
 fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, peer(chan, h)) != 0
+    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
@@ -532,7 +557,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let up = p.up.load(Acquire);
-    let drained = || end(ep, p) == ep.rx_head.load(Relaxed) + 1;
+    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1;
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
         if drained() {
             let held = lock::take(&ep.rx_token);
@@ -560,9 +585,13 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
-fn end(ep: Ep, peer: &layout::Side) -> u64 {
+fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
     match ep.rx_cut.load(Acquire) {
-        0 => peer.down.load(Acquire),
+        // A holder that died while it was leaving may have got no further than the arbiter.
+        0 => match me.rewind.load(Acquire) {
+            0 | CLOSED => peer.down.load(Acquire),
+            left => left,
+        },
         cut => cut,
     }
 }
@@ -570,7 +599,7 @@ fn end(ep: Ep, peer: &layout::Side) -> u64 {
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, peer(chan, h)) != 0
+    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Position published by the sender, as it claims.
