@@ -335,10 +335,10 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];
-        for w in [&s.pollers, &s.up, &s.down, &s.rewind, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
+        for w in [&s.pollers, &s.up, &s.down, &s.rewind, &s.echo, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
             w.store(0, Relaxed);
         }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone] {
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.echoed] {
             w.store(0, Relaxed);
         }
     }
@@ -644,6 +644,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
     ep.rx_phase.store(phase, Relaxed);
+    ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
     ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
     ep.because(Reason::Inherited);

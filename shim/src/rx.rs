@@ -280,6 +280,9 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         };
         match step {
             RxStep::Lifeline => {
+                if phase == RxPhase::Down && !skip(ep, fd) {
+                    return some(total, Got::Nothing);
+                }
                 let mut bound = want - total;
                 if phase == RxPhase::Native {
                     // What lies there while the sender is still native is before X. Had we received without
@@ -387,13 +390,13 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 // SAFETY: as ours.
                 return unsafe { native(fd, b, want, flags) };
             }
-            RxStep::Ended => {
+            RxStep::Ended if head == ep.rx_head.load(Relaxed) => {
                 phase = RxPhase::Down;
-                if !peek {
-                    ep.rx_phase.store(phase as u32, Release);
-                    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
-                }
+                come_down(ep, chan);
             }
+            // A peek does not see past an echo.
+            RxStep::Ended if p.echo.load(Relaxed) != 0 => break,
+            RxStep::Ended => phase = RxPhase::Down,
             RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
         }
     }
@@ -562,7 +565,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         if drained() {
             let held = lock::take(&ep.rx_token);
             if drained() {
-                ep.rx_phase.store(RxPhase::Down as u32, Release);
+                come_down(ep, chan);
             }
             held.release();
         }
@@ -581,7 +584,153 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         }
         held.release();
     }
+    if ep.rx_skip.load(Relaxed) != 0 {
+        let held = lock::take(&ep.rx_token);
+        skip(ep, fd);
+        held.release();
+    }
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
+}
+
+/// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
+pub fn come_down(ep: Ep, chan: &Chan) {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let echo = peer(chan, h).echo.load(Acquire);
+    if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
+        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
+        // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
+        if read != 0 && read <= chan.ring() as u64 {
+            ep.rx_skip.store(ep.rx_up.load(Relaxed).wrapping_add(read), Relaxed);
+        }
+    }
+    ep.rx_phase.store(RxPhase::Down as u32, Release);
+    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+}
+
+/// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
+/// of it has. The direction is owned.
+fn skip(ep: Ep, fd: i32) -> bool {
+    let to = ep.rx_skip.load(Relaxed);
+    if to == 0 {
+        return true;
+    }
+    loop {
+        let ended = lifeline::look(fd, ENDED) != 0;
+        let (left, queued) = match lifeline::received(fd) {
+            Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
+            // Not a connection any more: the kernel says what it is.
+            None => (0, 0),
+        };
+        // A sender that finished, or was killed, may not have repeated all of it.
+        if left == 0 || (queued == 0 && ended) {
+            ep.rx_skip.store(0, Relaxed);
+            return true;
+        }
+        if queued == 0 {
+            return false;
+        }
+        // tcp(7): MSG_TRUNC discards.
+        // SAFETY: nothing is written.
+        let r = unsafe { syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) };
+        if r <= 0 {
+            return false;
+        }
+    }
+}
+
+/// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
+/// woken there; then this takes microseconds. Otherwise it does it at its next call.
+const PATIENCE_NS: u64 = 50_000_000;
+
+/// Looks until `done`, for `PATIENCE_NS` at most.
+fn patiently(mut done: impl FnMut() -> bool) -> bool {
+    let until = wait::now() + PATIENCE_NS;
+    loop {
+        if done() {
+            return true;
+        }
+        if wait::now() > until {
+            return false;
+        }
+        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+        // SAFETY: a valid timespec.
+        unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+    }
+}
+
+/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
+/// does not come. The direction is owned.
+pub fn dropped(ep: Ep, fd: i32) -> bool {
+    ep.rx_skip.load(Relaxed) == 0 || patiently(|| skip(ep, fd))
+}
+
+/// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
+pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
+    advance(ep, chan, fd);
+}
+
+/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
+pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    let mut ended = false;
+    patiently(|| {
+        let complete = p.echoed.load(Acquire) != 0;
+        if complete || ended {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    p.echoed.load(Acquire) != 0
+}
+
+/// Whether a peer took back what lay unread on the ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It did, or will at its next call.
+    Yes,
+    /// It was killed before.
+    No,
+    /// It was killed over it.
+    Partly,
+}
+
+/// After the arbiter was moved to ring position `at`: waits a little for the peer to take back what is unread.
+pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let p = peer(chan, chan.slot(slot));
+    chan.notify(slot);
+    let mut ended = false;
+    patiently(|| {
+        // In this order: a peer that finishes serves the rewind before its FIN.
+        if ended || p.down.load(Acquire) == at + 1 {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    if !ended || p.down.load(Acquire) == at + 1 {
+        return TakenBack::Yes;
+    }
+    match lifeline::received(fd) {
+        Some((consumed, queued)) if consumed + queued <= p.up.load(Relaxed) - 1 => TakenBack::No,
+        _ => TakenBack::Partly,
+    }
+}
+
+/// If this process holds the other end too, perhaps this very thread uses it: does its part.
+fn serve_other(ep: Ep) {
+    let cookie = ep.local().peer_cookie.load(Relaxed);
+    let other = crate::family::held().find(|e| cookie != 0 && e.cookie.load(Relaxed) == cookie);
+    if let Some(e) = other
+        && e.state() == shmring::family::State::Attached
+        && let Some(chan) = e.chan()
+    {
+        tx::service(e, chan, e.local().fd.load(Relaxed));
+    }
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.

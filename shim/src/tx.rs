@@ -149,6 +149,9 @@ fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
 }
 
 /// Returns the sending direction to the lifeline, unless the receiver left first.
+///
+/// What lies unread is *also* sent over the lifeline, as an echo: the receiver may yet have to leave, and by
+/// then we may be gone, having finished. One that stays drops it.
 fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -160,23 +163,30 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     if !matches!(peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire), Ok(_) | Err(CLOSED)) {
         return;
     }
-    me.down.store(tail + 1, Release);
-    ep.tx_phase.store(TxPhase::Down as u32, Release);
+    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
+    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
+    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
+    let lost = unread.is_some()
+        && ep.rx_fin.load(Relaxed) != 0
+        && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd)));
+    let mut echo = me.echo.load(Relaxed);
+    // Published by a holder that died on its way down: it stands.
+    if me.down.load(Relaxed) == 0 {
+        echo = unread.map_or(0, |head| if lost { 0 } else { head + 1 });
+        me.echo.store(echo, Relaxed);
+        me.down.store(tail + 1, Release);
+    }
+    ep.tx_phase.store(if echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u32, Release);
     ep.because(Reason::Down);
     chan.notify(slot);
     crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
-    if ep.rx_fin.load(Relaxed) == 0 {
-        return;
-    }
-    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
-    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
-    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(true, |head| head != tail);
-    if unread && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd))) {
+    if lost {
         rx::latch(ep, libc::ECONNRESET);
     }
 }
 
-/// Sends what the departed receiver left unread over the lifeline, as far as it takes it now. True when done.
+/// Sends what the departed receiver left unread, or the echo, over the lifeline, as far as it takes it now.
+/// True when done.
 fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -184,7 +194,10 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let start = peer.rewind.load(Acquire).saturating_sub(1);
+    let (start, echo) = match peer.rewind.load(Acquire) {
+        CLOSED => (me.echo.load(Relaxed).saturating_sub(1), true),
+        left => (left.saturating_sub(1), false),
+    };
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
@@ -196,10 +209,13 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
         let mem = chan.bytes(slot, dir);
         let (off, len) = spans[0];
         if len == 0 {
-            let y = peer.rewind.load(Acquire).saturating_sub(1);
-            me.down.store(y + 1, Release);
+            if echo {
+                me.echoed.store(1, Release);
+            } else {
+                me.down.store(start + 1, Release);
+                ep.because(Reason::Passed);
+            }
             ep.tx_phase.store(TxPhase::Down as u32, Release);
-            ep.because(Reason::Passed);
             chan.notify(slot);
             return Ok(true);
         }
@@ -227,9 +243,14 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
         TxPhase::Rewind => true,
         _ => false,
     };
-    if asked {
+    // A latched error is for the program's own calls to report.
+    if asked && ep.latched.load(Relaxed) == 0 {
         let held = lock::take(&ep.tx_token);
-        turn(ep, chan, fd);
+        if let Turn::Error(e) = turn(ep, chan, fd)
+            && e != libc::EPIPE
+        {
+            ep.latched.store(e as u32, Relaxed);
+        }
         held.release();
     }
 }
@@ -241,6 +262,12 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         let held = lock::take(&ep.tx_token);
         if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
             go_down(ep, chan, fd);
+            if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32
+                && let Err(e) = resend(ep, chan, fd)
+                && e != libc::EPIPE
+            {
+                rx::latch(ep, e);
+            }
         }
         held.release();
     }
@@ -264,27 +291,43 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     held.release();
 }
 
-/// The last chance to send before a FIN: goes down, and if the receiver left first, sends what it did not
-/// read over the lifeline. The kernel would take those bytes at once if it had them already; here a receiver
-/// that does not read its lifeline makes us wait, but not for ever.
+/// Goes down so that what this process or another sends natively from now on comes behind it: if the
+/// receiver left first, behind what it did not read, else behind the echo. The kernel would take those bytes
+/// at once if it had them already; here a receiver that does not read its lifeline makes us wait, but not
+/// for ever.
 pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
     leave(ep, chan, fd);
-    flush(ep, chan, fd);
+    flush(ep, chan, fd, false);
+}
+
+/// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
+pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
+    leave(ep, chan, fd);
+    flush(ep, chan, fd, true);
 }
 
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
-pub fn flush(ep: Ep, chan: &Chan, fd: i32) {
+pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     service(ep, chan, fd);
+    let rewinding = || ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    if !rewinding() {
+        return;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        return;
+    }
     let until = wait::now() + FINISH_NS;
-    while ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 && wait::now() < until {
+    while rewinding() && ep.latched.load(Relaxed) == 0 && wait::now() < until {
         let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
         let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         // SAFETY: one pollfd and a timeout, both locals.
         unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
         service(ep, chan, fd);
     }
-    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+    if rewinding() {
         crate::io::reset(fd, Reason::Down);
     }
 }

@@ -268,6 +268,11 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
     if bounded {
         left = Some(left.unwrap_or(STEP).min(STEP));
     }
+    let mut events = events;
+    if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Rewind as u32 {
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
+        events |= libc::POLLOUT;
+    }
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },
         libc::pollfd { fd: poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },

@@ -181,6 +181,8 @@ pub struct Endpoint {
     pub rx_head: AtomicU64,
     /// The head that the sender can be relied on to have seen when it last looked for room.
     pub rx_shown: AtomicU64,
+    /// Lifeline position before which bytes are echoes of what was read from the ring; 0 = none are left.
+    pub rx_skip: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.

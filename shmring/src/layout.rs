@@ -118,6 +118,12 @@ pub struct Side {
     pub wr_shut: AtomicU32,
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
+    /// Sender that went down: ring position + 1 from which on the unread bytes were *also* sent over the
+    /// lifeline, from its position X on; 0 = none were. Published before `down`. A receiver that goes on with
+    /// the ring drops them there; one that must leave reads them there.
+    pub echo: AtomicU64,
+    /// Sender: all of the echo is the kernel's.
+    pub echoed: AtomicU32,
 }
 
 /// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
