@@ -188,6 +188,11 @@ impl Chan {
         self.slot_ep[slot % SLOTS].store(ep.map_or(0, |e| e.index() + 1), Release);
     }
 
+    /// Takes `ep` out of a slot, unless another sits there by now.
+    pub fn unseat(&self, slot: usize, ep: Ep) {
+        let _ = self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed);
+    }
+
     /// Whether any endpoint of this process sits in it.
     pub fn idle(&self) -> bool {
         self.slot_ep.iter().all(|s| s.load(Relaxed) == 0)
