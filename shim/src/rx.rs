@@ -642,9 +642,12 @@ fn skip(ep: Ep, fd: i32) -> bool {
 /// woken there; then this takes microseconds. Otherwise it does it at its next call.
 const PATIENCE_NS: u64 = 50_000_000;
 
-/// Looks until `done`, for `PATIENCE_NS` at most.
-fn patiently(mut done: impl FnMut() -> bool) -> bool {
-    let until = wait::now() + PATIENCE_NS;
+/// The same where the peer is at it already: inside our library, or its bytes are on their way.
+const LONG_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Looks until `done`, for `ns` at most.
+fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
+    let until = wait::now() + ns;
     loop {
         if done() {
             return true;
@@ -661,7 +664,7 @@ fn patiently(mut done: impl FnMut() -> bool) -> bool {
 /// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
 /// does not come. The direction is owned.
 pub fn dropped(ep: Ep, fd: i32) -> bool {
-    ep.rx_skip.load(Relaxed) == 0 || patiently(|| skip(ep, fd))
+    ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
 }
 
 /// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
@@ -674,7 +677,7 @@ pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let mut ended = false;
-    patiently(|| {
+    patiently(LONG_PATIENCE_NS, || {
         let complete = p.echoed.load(Acquire) != 0;
         if complete || ended {
             return true;
@@ -703,7 +706,7 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     let p = peer(chan, chan.slot(slot));
     chan.notify(slot);
     let mut ended = false;
-    patiently(|| {
+    patiently(PATIENCE_NS, || {
         // In this order: a peer that finishes serves the rewind before its FIN.
         if ended || p.down.load(Acquire) == at + 1 {
             return true;

@@ -232,6 +232,14 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     }
 }
 
+/// An error of the connection that this call cannot report: it took bytes before, or is none of the
+/// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
+fn untold(ep: Ep, e: i32) {
+    if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
+        ep.latched.store(e as u32, Relaxed);
+    }
+}
+
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let phase = ep.tx_phase.load(Relaxed);
@@ -246,10 +254,8 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     // A latched error is for the program's own calls to report.
     if asked && ep.latched.load(Relaxed) == 0 {
         let held = lock::take(&ep.tx_token);
-        if let Turn::Error(e) = turn(ep, chan, fd)
-            && e != libc::EPIPE
-        {
-            ep.latched.store(e as u32, Relaxed);
+        if let Turn::Error(e) = turn(ep, chan, fd) {
+            untold(ep, e);
         }
         held.release();
     }
@@ -264,9 +270,8 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
             go_down(ep, chan, fd);
             if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32
                 && let Err(e) = resend(ep, chan, fd)
-                && e != libc::EPIPE
             {
-                rx::latch(ep, e);
+                untold(ep, e);
             }
         }
         held.release();
@@ -517,12 +522,18 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
                 let r = unsafe { rest(fd, &mut b, want, flags) };
-                return Sent::Done(if r >= 0 { total as isize + r } else { total as isize });
+                if r < 0 {
+                    untold(ep, -r as i32);
+                }
+                return Sent::Done(total as isize + r.max(0));
             }
             Attempt::Native => return Sent::Native,
             Attempt::Full if want == 0 => return Sent::Done(0),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
@@ -624,7 +635,10 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
             Attempt::Native => return Sent::Native,
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
         if deadline.is_none() && lifeline::nonblocking(out) {

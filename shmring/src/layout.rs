@@ -16,7 +16,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"culvert\x01"`, little endian: a channel of this layout.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
