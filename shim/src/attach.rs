@@ -320,6 +320,9 @@ fn free_slot(chan: &Chan) -> Option<usize> {
 
 fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.used.fetch_or(1 << slot, Relaxed);
+    // Nobody uses the slot: what its last connection touched goes back to the system.
+    chan.trim(slot, 0);
+    chan.trim(slot, 1);
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];

@@ -334,6 +334,26 @@ pub fn want_space(ep: Ep, chan: &Chan) {
     ring::want_space(sides(chan, h).0);
 }
 
+/// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
+/// that a connection that was once busy does not keep megabytes.
+fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+    const KEEP: u64 = 256 << 10;
+    const EVERY_US: u64 = 100_000;
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    ep.tx_extent.store(extent, Relaxed);
+    if extent > KEEP {
+        let t = sys::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+            chan.trim(slot, chan.role().tx());
+            ep.tx_trimmed.store(t, Relaxed);
+            ep.tx_extent.store(0, Relaxed);
+        }
+    }
+    ep.tx_base.store(tail, Relaxed);
+    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
+    tail
+}
+
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
 unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -350,9 +370,7 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
         ep.tx_head.store(head, Relaxed);
         if head == tail && tail != base {
             // Drained: start again at home, where the cache and the page table are warm.
-            base = tail;
-            ep.tx_base.store(base, Relaxed);
-            ring::rebase(&h.producer[dir], base);
+            base = go_home(ep, chan, slot, tail);
         }
     }
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
@@ -609,9 +627,7 @@ unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) ->
     ep.tx_head.store(head, Relaxed);
     let mut base = ep.tx_base.load(Relaxed);
     if head == tail && tail != base {
-        base = tail;
-        ep.tx_base.store(base, Relaxed);
-        ring::rebase(&h.producer[dir], base);
+        base = go_home(ep, chan, slot, tail);
     }
     let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
     if room == 0 {
