@@ -649,9 +649,15 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
 pub fn detach(ep: Ep, chan: &Chan) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    h.side[chan.role() as usize].gone.store(1, Release);
+    let peer_gone = h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
     chan.seat(slot, None);
-    if chan.role() == Role::Connector || h.side[Role::Connector as usize].gone.load(Acquire) != 0 {
+    if peer_gone {
+        // Nobody else uses the slot; it is not offered again before we are gone, too.
+        chan.trim(slot, 0);
+        chan.trim(slot, 1);
+    }
+    h.side[chan.role() as usize].gone.store(1, Release);
+    if chan.role() == Role::Connector || peer_gone {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
 }
