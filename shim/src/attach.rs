@@ -66,6 +66,18 @@ pub fn init() {
     }
 }
 
+/// A fork must not see a connection half attached: this thread keeps everybody out until it has happened.
+pub fn before_fork() {
+    // Taken up by `after_fork_parent`; the child only forgets it.
+    let _ = LOCK.lock();
+}
+
+/// See [`before_fork`].
+pub fn after_fork_parent() {
+    LOCK.reset();
+    signals::critical_leave();
+}
+
 /// The child of a fork has its own mailbox and takes no part in its parent's negotiations.
 pub fn after_fork_child() {
     LOCK.reset();

@@ -64,6 +64,12 @@ pub fn all() -> impl Iterator<Item = &'static Chan> {
     TABLE[..n.min(CHANS)].iter().filter(|c| c.mapped())
 }
 
+/// Every mapped channel whose pollers' words are ours: not those of a process that we were forked from, who
+/// goes on using them, nor those of the program image before us.
+pub fn own() -> impl Iterator<Item = &'static Chan> {
+    all().filter(|c| c.inherited.load(Relaxed) == 0)
+}
+
 /// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room; the caller
 /// keeps the descriptor. Call with [`LOCK`] held.
 pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {

@@ -37,6 +37,8 @@ struct Watch {
     ready: AtomicU32,
     /// Ring tail at the last report, for edges.
     seen: AtomicU64,
+    /// `tx_blocked` at the last edge for space.
+    blocked: AtomicU32,
 }
 
 /// The kernel's registration carries our tag.
@@ -59,6 +61,8 @@ struct Set {
     nested: AtomicU32,
     /// Belongs to a fork family's parent: bounded sleeps.
     inherited: AtomicU32,
+    /// Watches a connection whose peer does not have our doorbells: bounded sleeps.
+    foreign: AtomicU32,
     first: AtomicU32,
     last: AtomicU32,
     kernel_at: AtomicU64,
@@ -76,6 +80,7 @@ static TABLE: [Set; SETS] = [const {
         sleepers: AtomicU32::new(0),
         nested: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
+        foreign: AtomicU32::new(0),
         first: AtomicU32::new(0),
         last: AtomicU32::new(0),
         kernel_at: AtomicU64::new(0),
@@ -237,7 +242,7 @@ pub fn created(fd: c_int) {
     if let Some(i) = set {
         let s = &TABLE[i];
         s.refs.store(1, Relaxed);
-        for w in [&s.poller, &s.attached, &s.sleepers, &s.nested, &s.inherited, &s.first, &s.last] {
+        for w in [&s.poller, &s.attached, &s.sleepers, &s.nested, &s.inherited, &s.foreign, &s.first, &s.last] {
             w.store(0, Relaxed);
         }
         fds::set(fd, Kind::Epoll(i));
@@ -488,7 +493,11 @@ fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan:
     s.attached.fetch_add(1, Relaxed);
     // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
     kernel_ctl(epfd, libc::EPOLL_CTL_ADD, crate::attach::mailbox(), EPOLLIN as u32, tag() | MAILBOX);
-    if let Some(p) = s.poller() {
+    w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
+    if chan.inherited.load(Relaxed) != 0 {
+        // The words of our pollers in this channel are those of the process that mapped it.
+        s.foreign.store(1, Relaxed);
+    } else if let Some(p) = s.poller() {
         wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
         wait::tell(chan, p);
         // A thread may sleep in this set already, unarmed in this channel.
@@ -656,7 +665,7 @@ fn stay_armed(s: &Set) {
 fn arm(s: &Set) {
     if let Some(p) = s.poller() {
         let g = wait::generation(p);
-        for c in channel::all() {
+        for c in channel::own() {
             c.queues(c.role())[p].armed.store(g, Relaxed);
         }
     }
@@ -665,7 +674,7 @@ fn arm(s: &Set) {
 
 fn disarm(s: &Set) {
     if let Some(p) = s.poller() {
-        for c in channel::all() {
+        for c in channel::own() {
             let q = &c.queues(c.role())[p];
             if q.armed.load(Relaxed) != 0 {
                 q.armed.store(0, Relaxed);
@@ -677,14 +686,20 @@ fn disarm(s: &Set) {
 /// Whether a peer has set a ready bit for this set.
 fn stirred(s: &Set) -> bool {
     let Some(p) = s.poller() else { return false };
-    channel::all().any(|c| c.queues(c.role())[p].ready.load(Relaxed) != 0)
+    channel::own().any(|c| c.queues(c.role())[p].ready.load(Relaxed) != 0)
+}
+
+/// Whether news can come to this set without a doorbell.
+fn bounded(s: &Set) -> bool {
+    s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0
 }
 
 /// Moves ready bits into the ready lists. With the set's lock held.
 fn demultiplex(s: &Set) {
     let me = s.index();
-    if s.inherited.load(Relaxed) != 0 {
-        for ep in family::held() {
+    if bounded(s) {
+        let all = s.inherited.load(Relaxed) != 0;
+        for ep in family::held().filter(|e| all || e.local().inherited.load(Relaxed) != 0) {
             each(ep, |set, fd, w| {
                 if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
                     note_edge(ep, w);
@@ -692,10 +707,9 @@ fn demultiplex(s: &Set) {
                 }
             });
         }
-        return;
     }
     let Some(p) = s.poller() else { return };
-    for c in channel::all() {
+    for c in channel::own() {
         let mut bits = ring::take_ready(&c.queues(c.role())[p]);
         while bits != 0 {
             let slot = bits.trailing_zeros() as usize;
@@ -718,9 +732,10 @@ fn note_edge(ep: Ep, w: &Watch) {
     }
     let Some(chan) = ep.chan() else { return };
     let tail = rx::tail(ep, chan);
-    let space = ep.tx_blocked.load(Relaxed) != 0 && crate::tx::writable(ep, chan);
+    let blocked = ep.tx_blocked.load(Relaxed);
+    let space = blocked != w.blocked.load(Relaxed) && crate::tx::writable(ep, chan);
     if space {
-        ep.tx_blocked.store(0, Relaxed);
+        w.blocked.store(blocked, Relaxed);
     }
     if tail != w.seen.load(Relaxed) || space || rx::at_end(ep, chan) {
         w.flags.fetch_or(EDGE, Relaxed);
@@ -878,7 +893,7 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
         if n > 0 || timeout == Some(0) {
             return leave(s, n);
         }
-        if s.inherited.load(Relaxed) == 0 {
+        if !bounded(s) {
             let mut looks = 0u32;
             let spun = wait::spin(|| {
                 looks += 1;
@@ -898,10 +913,10 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
         }
         s.sleepers.fetch_add(1, Relaxed);
         arm(s);
-        let mut bounded = s.inherited.load(Relaxed) != 0;
+        let mut bounded = bounded(s);
         if let Some(p) = s.poller() {
-            for c in channel::all() {
-                if c.used.load(Relaxed) != 0 && c.inherited.load(Relaxed) == 0 {
+            for c in channel::own() {
+                if c.used.load(Relaxed) != 0 {
                     bounded |= !wait::tell(c, p);
                 }
             }

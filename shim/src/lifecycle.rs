@@ -406,12 +406,15 @@ pub fn after_vfork_parent() {
 
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
+    attach::before_fork();
     family::before_fork();
 }
 
 /// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
 /// as they are.
-pub extern "C" fn fork_parent() {}
+pub extern "C" fn fork_parent() {
+    attach::after_fork_parent();
+}
 
 /// After `fork`, in the child.
 pub extern "C" fn fork_child() {

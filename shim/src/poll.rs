@@ -194,8 +194,10 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             w.revents = 0;
             let Some((ep, chan)) = on_ring(p.fd) else { continue };
             w.events = readiness::lifeline_events(ep, p.events);
-            bounded |= ep.local().inherited.load(Relaxed) != 0;
-            if let Some(n) = poller {
+            if chan.inherited.load(Relaxed) != 0 {
+                // The pollers' words there are those of the process that mapped it.
+                bounded = true;
+            } else if let Some(n) = poller {
                 wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
                 bounded |= !wait::tell(chan, n);
                 chan.queues(chan.role())[n].armed.store(wait::generation(n), Relaxed);
@@ -215,7 +217,9 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         };
         if let Some(n) = poller {
             for p in set.iter() {
-                if let Some((_, chan)) = on_ring(p.fd) {
+                if let Some((_, chan)) = on_ring(p.fd)
+                    && chan.inherited.load(Relaxed) == 0
+                {
                     chan.queues(chan.role())[n].armed.store(0, Relaxed);
                     ring::take_ready(&chan.queues(chan.role())[n]);
                 }

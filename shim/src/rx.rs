@@ -341,7 +341,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         ep.rx_phase.store(phase as u32, Release);
                         crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
                     }
-                    Transit::Corrupt => return some(total, corrupt(ep)),
+                    Transit::Corrupt => return some(total, corrupt(ep, "start", consumed, x)),
                 }
             }
             RxStep::Ring(n) => {
@@ -351,17 +351,13 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     return some(total, Got::Error(libc::EFAULT));
                 };
                 total += n;
-                let old = head;
                 head = head.wrapping_add(n as u64);
                 if !peek {
-                    let before = ring::available(&h.producer[dir], old, size).unwrap_or(0);
                     ep.rx_head.store(head, Relaxed);
                     ring::consume(&h.consumer[dir], head);
                     ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
                     ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
-                    if before > size - size / 3 || n as u64 >= size / 3 {
-                        space_freed(ep, chan, slot, head, size);
-                    }
+                    space_freed(ep, chan, slot, head);
                 }
             }
             RxStep::Empty if total > 0 => break,
@@ -370,7 +366,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     if h.consumer[dir].head.load(Relaxed) != head {
                         // A holder died between its note of the head and the sender's.
                         ring::consume(&h.consumer[dir], head);
-                        space_freed(ep, chan, slot, head, size);
+                        space_freed(ep, chan, slot, head);
                     }
                     let seen = lifeline::look(fd, libc::POLLIN | ENDED);
                     if seen == 0 {
@@ -398,7 +394,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
                 }
             }
-            RxStep::Corrupt => return some(total, corrupt(ep)),
+            RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
         }
     }
     Got::Bytes(total)
@@ -420,8 +416,8 @@ unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
     }
 }
 
-fn corrupt(ep: Ep) -> Got {
-    crate::log!(Error, "endpoint {}: the peer wrote nonsense into the channel; connection reset", ep.index());
+fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
+    crate::log!(Error, "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset", ep.index());
     ep.because(shmring::family::Reason::Corrupt);
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
@@ -430,14 +426,22 @@ fn corrupt(ep: Ep) -> Got {
     }
 }
 
-/// Wakes a writer that waits for space, if a third of the ring is free now.
+/// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
 ///
-/// Needed only where the ring was more than two thirds full, or where this one call emptied a third of it: a
-/// sender that filled it in between finds less than a third free, and the call that frees more sees it full.
-fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64, size: u64) {
+/// A writer waits only while more than two thirds of the ring are in use. So the fence that finds its wish
+/// is needed only when the tail is that far from a head that an earlier fence has shown to it: with less,
+/// the writer either saw that head and does not wait, or waited already when that fence looked.
+fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     let h = chan.slot(slot);
+    let dir = chan.role().rx();
+    let size = chan.ring() as u64;
+    let tail = h.producer[dir].tail.load(Relaxed);
+    if tail.wrapping_sub(ep.rx_shown.load(Relaxed)) <= size / 2 {
+        return;
+    }
+    ep.rx_shown.store(head, Relaxed);
     let p = peer(chan, h);
-    if let Some(wish) = ring::wish(p, &h.producer[chan.role().rx()], head, size) {
+    if let Some(wish) = ring::wish(p, &h.producer[dir], head, size) {
         let n = chan.notify(slot);
         ring::served(p, wish);
         ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);

@@ -330,7 +330,7 @@ fn stirred(ep: Ep, chan: &Chan) -> bool {
 /// Marks this side as waiting for ring space. Whoever sleeps arms first, calls this, then looks again.
 pub fn want_space(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ep.tx_blocked.store(1, Relaxed);
+    ep.tx_blocked.fetch_add(1, Relaxed);
     ring::want_space(sides(chan, h).0);
 }
 

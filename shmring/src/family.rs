@@ -163,7 +163,7 @@ pub struct Endpoint {
     pub cookie: AtomicU64,
     /// Operations so far while `Eligible`; paces the attempts to attach.
     pub ops: AtomicU32,
-    /// A sender found the ring full and has not been told of room since (for edges).
+    /// Times that a sender found no room on the ring (for edges).
     pub tx_blocked: AtomicU32,
     /// Channel id while `Attached`.
     pub channel: AtomicU64,
@@ -179,6 +179,8 @@ pub struct Endpoint {
     pub rx_word: AtomicU32,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
+    /// The head that the sender can be relied on to have seen when it last looked for room.
+    pub rx_shown: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.
