@@ -81,6 +81,29 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
     }
 }
 
+/// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
+pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
+    let Some(e) = fds::endpoint(fd) else { return Some(real()) };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return Some(real());
+    }
+    match attached(fd) {
+        Some(_) => None,
+        None => counted(&e.rx_word, READY, &mut real),
+    }
+}
+
+/// Keeps an error that ended the connection for the next call, where the kernel would set it again.
+pub fn keep_error(fd: c_int, errno: c_int) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && (ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0)
+        && !matches!(errno, libc::EAGAIN | libc::EINTR | libc::EFAULT)
+    {
+        rx::keep(ep, errno);
+    }
+}
+
 /// Sends from `iov`. `real` does the same with libc's own function. libc's convention.
 ///
 /// # Safety

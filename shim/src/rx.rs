@@ -227,6 +227,16 @@ pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
 }
 
+/// Puts back an error that was taken but not reported after all.
+pub fn keep(ep: Ep, errno: i32) {
+    ep.latched.store(errno as u32, Relaxed);
+}
+
+/// Whether a latched error waits to be reported.
+fn unreported(ep: Ep) -> bool {
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED..)
+}
+
 /// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
 pub fn take_latched(ep: Ep) -> Option<i32> {
     let v = ep.latched.load(Relaxed);
@@ -262,7 +272,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         g if total == 0 => g,
         // Ends and errors are told by the next call, which finds them again.
         Got::Error(e) if e != libc::EFAULT => {
-            latch(ep, e);
+            keep(ep, e);
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
@@ -282,6 +292,8 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     Got::Nothing | Got::Eof if phase == RxPhase::Native && p.up.load(Acquire) != 0 => continue,
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
+                    // An error kept from before comes after the bytes, ahead of the end.
+                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => return Got::Error(take_latched(ep).unwrap_or(0)),
                     g => return some(total, g),
                 }
             }
@@ -465,7 +477,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
-                    latch(ep, e);
+                    keep(ep, e);
                 }
                 return total as isize;
             }
