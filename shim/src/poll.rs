@@ -3,6 +3,7 @@
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::fds::{self, Kind};
+use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::wait::{self, Spun};
 use crate::{attach, config, epoll, readiness, real, rx, signals};
@@ -227,6 +228,13 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         }
         if work[bell + 1].revents != 0 {
             attach::collect();
+        }
+        for (p, w) in set.iter().zip(work.iter()) {
+            if w.revents & ENDED != 0
+                && let Some((ep, _)) = on_ring(p.fd)
+            {
+                ep.rx_fin.store(1, Relaxed);
+            }
         }
         if r < 0 {
             return r;

@@ -105,17 +105,24 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
-    if !due && peer.gone.load(Relaxed) == 0 {
+    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
         return false;
     }
-    ep.tx_checked.store(t, Relaxed);
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
         ep.rx_fin.store(1, Relaxed);
     }
     ended
+}
+
+/// Whether nobody has looked at the lifeline for a while; then the caller does.
+pub fn look_due(ep: Ep) -> bool {
+    let t = sys::cycles();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    if due {
+        ep.tx_checked.store(t, Relaxed);
+    }
+    due
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
