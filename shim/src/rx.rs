@@ -505,6 +505,9 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             continue;
         }
         let restartable = d.is_none();
+        if b.len == 0 && signals::runs() != since {
+            return 0;
+        }
         if signals::interrupted(since, restartable) {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
@@ -517,6 +520,8 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             return -libc::EBADF as isize;
         }
         match woken {
+            // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
+            Err(_) if b.len == 0 => return 0,
             Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
