@@ -17,7 +17,7 @@ use crate::os::{self, Stat};
 use crate::tuple::{Tuple, mix};
 use crate::Place;
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Where the files are unless the operator names a directory.
 pub const DEFAULT_DIRECTORY: &CStr = c"/dev/shm";
@@ -92,8 +92,6 @@ pub struct Registry {
     namespace: AtomicU64,
     /// The namespace is not part of the name.
     shared: AtomicBool,
-    /// Which entry of a full bucket goes next.
-    turn: AtomicU32,
     place: Place,
 }
 
@@ -106,7 +104,6 @@ impl Registry {
             seen: Keep::new(),
             namespace: AtomicU64::new(0),
             shared: AtomicBool::new(false),
-            turn: AtomicU32::new(0),
             place,
         }
     }
@@ -155,20 +152,9 @@ impl Registry {
             return Err(Error::SizeLimit);
         }
         let (fd, st) = self.own(true)?;
-        let done = self.publish_in(fd, tuple, cookie, mailbox);
+        let done = publish_in(fd, tuple, cookie, mailbox);
         self.own.put(fd, &st);
         done
-    }
-
-    fn publish_in(&self, fd: i32, tuple: &Tuple, cookie: u64, mailbox: u64) -> Result<(), Error> {
-        let bucket = read_bucket(fd, tuple)?;
-        let entries = || bucket.iter().map(decode).enumerate();
-        let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.tuple == *tuple);
-        let way = entries()
-            .find(|(_, e)| same(e))
-            .or_else(|| entries().find(|(_, e)| e.is_none()))
-            .map_or_else(|| self.turn.fetch_add(1, Ordering::Relaxed) as usize % WAYS, |(way, _)| way);
-        write_entry(fd, tuple, way, &encode(&Entry { tuple: *tuple, cookie, mailbox }))
     }
 
     /// Takes back what [`publish`](Registry::publish) said. Not finding it is fine.
@@ -354,6 +340,19 @@ fn write_entry(fd: i32, tuple: &Tuple, way: usize, entry: &[u8; ENTRY]) -> Resul
         Ok(_) => Err(Error::Full),
         Err(errno) => Err(Error::from(errno)),
     }
+}
+
+fn publish_in(fd: i32, tuple: &Tuple, cookie: u64, mailbox: u64) -> Result<(), Error> {
+    let bucket = read_bucket(fd, tuple)?;
+    let entries = || bucket.iter().map(decode).enumerate();
+    let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.tuple == *tuple);
+    let way = entries()
+        .find(|(_, e)| same(e))
+        .or_else(|| entries().find(|(_, e)| e.is_none()))
+        // Cookies are handed out in about rising order: the lowest is the most likely to be stale.
+        .or_else(|| entries().min_by_key(|(_, e)| e.as_ref().map(|e| e.cookie)))
+        .map_or(0, |(way, _)| way);
+    write_entry(fd, tuple, way, &encode(&Entry { tuple: *tuple, cookie, mailbox }))
 }
 
 fn withdraw_in(fd: i32, tuple: &Tuple, cookie: u64) -> Result<(), Error> {

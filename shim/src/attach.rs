@@ -97,8 +97,12 @@ pub fn namespace_changed() {
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
 
-fn due(n: u32) -> bool {
-    n >= 3 && (n < 24 || (n.is_power_of_two() && n <= 1 << 20))
+/// Operations before the first step: a connection for one request and its answer costs nothing. The acceptor
+/// asks the kernel who is at the other end, which is dear, so it comes second.
+const FIRST: [u32; 2] = [6, 8];
+
+fn due(n: u32, acceptor: bool) -> bool {
+    n >= FIRST[usize::from(acceptor)] && (n < 32 || (n.is_power_of_two() && n <= 1 << 20))
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
@@ -110,7 +114,7 @@ pub fn tick(ep: Ep, fd: i32) -> bool {
     }
     let n = ep.ops.load(Relaxed).wrapping_add(1);
     ep.ops.store(n, Relaxed);
-    if ep.local().offered.load(Relaxed) == 0 && !due(n) {
+    if ep.local().offered.load(Relaxed) == 0 && !due(n, ep.role.load(Relaxed) == 2) {
         return false;
     }
     step(ep, fd)
@@ -176,7 +180,8 @@ fn own_mailbox() -> u64 {
 
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
-    if l.stage.load(Relaxed) == 0 {
+    // Published again now and then: another entry may have taken the place.
+    if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed).is_power_of_two() {
         let Ok(t) = Tuple::of(fd, false) else { return };
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
@@ -193,15 +198,18 @@ fn connector(ep: Ep, fd: i32) {
         }
         match REGISTRY.publish(&t, cookie, name) {
             Ok(()) => {
-                ep.because(Reason::Pending);
-                l.stage.store(1, Relaxed);
+                if l.stage.swap(1, Relaxed) == 0 {
+                    ep.because(Reason::Pending);
+                }
             }
             Err(e) => {
                 crate::log!(Info, "registry: {}", e.text());
                 ep.because(Reason::NoRegistry);
             }
         }
-        return;
+        if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed) < PATIENCE {
+            return;
+        }
     }
     read_mailbox();
     if ep.ops.load(Relaxed) >= PATIENCE {
@@ -221,6 +229,7 @@ fn connector(ep: Ep, fd: i32) {
                 Ok(f) if f.cookie == acceptor && f.uid == chan.peer_uid.load(Relaxed) && chan.endpoint(slot - 1).is_none() => {
                     ep.local().peer_cookie.store(acceptor, Relaxed);
                     attach(ep, chan, slot - 1);
+                    let _ = REGISTRY.withdraw(&t.reversed(), cookie);
                 }
                 _ => {
                     crate::log!(Warn, "an offer for endpoint {} was not confirmed by the kernel; it stays there", ep.index());

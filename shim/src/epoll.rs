@@ -718,11 +718,9 @@ fn note_edge(ep: Ep, w: &Watch) {
     }
     let Some(chan) = ep.chan() else { return };
     let tail = rx::tail(ep, chan);
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let want = &h.side[chan.role() as usize].want_space;
-    let space = want.load(Relaxed) != 0 && crate::tx::writable(ep, chan);
+    let space = ep.tx_blocked.load(Relaxed) != 0 && crate::tx::writable(ep, chan);
     if space {
-        want.store(0, Relaxed);
+        ep.tx_blocked.store(0, Relaxed);
     }
     if tail != w.seen.load(Relaxed) || space || rx::at_end(ep, chan) {
         w.flags.fetch_or(EDGE, Relaxed);

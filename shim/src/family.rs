@@ -348,12 +348,12 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     };
     ep.generation.fetch_add(1, Relaxed);
     for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
-        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.hints]
+        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked]
     {
         w.store(0, Relaxed);
     }
     for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
-        &ep.tx_msgs, &ep.tx_checked, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
+        &ep.tx_msgs, &ep.tx_checked, &ep.tx_heard, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
     {
         w.store(0, Relaxed);
     }

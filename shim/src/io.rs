@@ -185,7 +185,7 @@ fn regular(fd: c_int) -> bool {
 
 /// Waits until a pending rewind has been served, so that what goes natively goes behind it.
 fn leave_tx(ep: Ep, chan: &'static Chan, fd: c_int, why: Reason) {
-    tx::leave(ep, chan, fd);
+    tx::finish(ep, chan, fd);
     ep.because(why);
 }
 
@@ -258,7 +258,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         return true;
     }
     let Some(chan) = ep.chan() else { return true };
-    tx::leave(ep, chan, fd);
+    tx::finish(ep, chan, fd);
     ep.because(why);
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -273,12 +273,17 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
             let left = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
             let at = if unread == Unread::Keep { head + left() } else { head };
             // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
-            complete = match me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire) {
+            let moved = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire);
+            // At once: if we die here, the peer must know.
+            chan.notify(slot);
+            complete = match moved {
                 Ok(_) if unread == Unread::Keep => {
                     ep.rx_cut.store(at + 1, Release);
                     at == head
                 }
                 Ok(_) if left() == 0 || lifeline::look(fd, lifeline::ENDED) == 0 => true,
+                // It has served the rewind and finished since.
+                Ok(_) if peer.down.load(Acquire) != 0 => true,
                 // A FIN without the arbiter moved means that the peer was killed: nobody takes them back.
                 Ok(_) => {
                     ep.rx_cut.store(head + left() + 1, Release);
@@ -292,7 +297,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         if complete {
             ep.rx_phase.store(RxPhase::Down as u32, Release);
             // Nobody waits for ring bytes any more.
-            ep.rx_word.store(0, Release);
+            ep.rx_word.fetch_and(!READY, AcqRel);
         }
     }
     held.release();

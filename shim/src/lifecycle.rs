@@ -429,6 +429,12 @@ pub extern "C" fn leaving() {
         return;
     }
     for ep in family::held() {
+        if ep.state() == State::Attached
+            && let Some(chan) = ep.chan()
+        {
+            // What a receiver that left waits for would die with us.
+            tx::flush(ep, chan, ep.local().fd.load(Relaxed));
+        }
         if !family::sole_holder(ep) && ep.local().refs.swap(0, Relaxed) > 0 {
             family::give_up(ep);
         }

@@ -8,7 +8,7 @@ use crate::wait::{self, Spun};
 use crate::{lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
-use shmring::layout::{self, SlotHeader};
+use shmring::layout::{self, CLOSED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
@@ -109,6 +109,10 @@ fn peer<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
     &h.side[chan.role().peer() as usize]
 }
 
+fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
+    &h.side[chan.role() as usize]
+}
+
 /// Declares this side ready to receive on the ring, if no thread of the family waits natively.
 pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     let w = ep.rx_word.load(Relaxed);
@@ -118,8 +122,8 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     if w == 0 && ep.rx_word.compare_exchange(0, READY, Acquire, Relaxed).is_ok() {
         let slot = ep.slot.load(Relaxed) as usize;
         let me = &chan.slot(slot).side[chan.role() as usize];
-        if me.rx.load(Relaxed) == 0 {
-            me.rx.store(layout::READY, Release);
+        // A refusal by another holder stands.
+        if me.rx.compare_exchange(0, layout::READY, Release, Relaxed).is_ok() {
             chan.notify(slot);
         }
         return true;
@@ -152,7 +156,7 @@ pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
-            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, p) == ep.rx_head.load(Relaxed) + 1
+            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -170,7 +174,7 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
             let head = ep.rx_head.load(Relaxed);
-            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, p) == head + 1
+            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, me(chan, h), p) == head + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -278,7 +282,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         _ => Got::Bytes(total),
     };
     while total < want {
-        let down = end(ep, p);
+        let down = end(ep, me(chan, h), p);
         let step = match ring::available(&h.producer[dir], head, size) {
             Ok(available) => switch::rx(RxView { phase, up: p.up.load(Acquire), down, head, available }),
             Err(Corrupt) if phase == RxPhase::Down => RxStep::Lifeline,
@@ -286,10 +290,26 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         };
         match step {
             RxStep::Lifeline => {
+                let mut bound = want - total;
+                if phase == RxPhase::Native {
+                    // What lies there while the sender is still native is before X. Had we received without
+                    // bound, it could have gone up, come down and sent natively in between, and one call
+                    // would return bytes from both sides of the ring.
+                    let ended = lifeline::look(fd, ENDED) != 0;
+                    let queued = lifeline::unread(fd) as usize;
+                    if p.up.load(Acquire) != 0 {
+                        continue;
+                    }
+                    if !ended {
+                        bound = bound.min(queued);
+                    }
+                    if bound == 0 {
+                        return some(total, Got::Nothing);
+                    }
+                }
                 // SAFETY: as ours.
-                let g = unsafe { native(fd, b, want - total, flags) };
+                let g = unsafe { native(fd, b, bound, flags) };
                 match g {
-                    Got::Nothing | Got::Eof if phase == RxPhase::Native && p.up.load(Acquire) != 0 => continue,
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
                     // An error kept from before comes after the bytes, ahead of the end.
@@ -351,12 +371,19 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     ring::consume(&h.consumer[dir], head);
                     ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
                     ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
-                    space_freed(ep, chan, p, slot, size - before, n as u64, size);
+                    if before > size - size / 3 || n as u64 >= size / 3 {
+                        space_freed(ep, chan, slot, head, size);
+                    }
                 }
             }
             RxStep::Empty if total > 0 => break,
             RxStep::Empty => {
                 if !seen_end {
+                    if h.consumer[dir].head.load(Relaxed) != head {
+                        // A holder died between its note of the head and the sender's.
+                        ring::consume(&h.consumer[dir], head);
+                        space_freed(ep, chan, slot, head, size);
+                    }
                     let seen = lifeline::look(fd, libc::POLLIN | ENDED);
                     if seen == 0 {
                         return Got::Nothing;
@@ -415,15 +442,17 @@ fn corrupt(ep: Ep) -> Got {
     }
 }
 
-/// Wakes a writer that waits for space once a third of the ring is free (as sk_stream_write_space does).
-fn space_freed(ep: Ep, chan: &Chan, p: &layout::Side, slot: usize, free: u64, more: u64, size: u64) {
-    let third = size / 3;
-    if free < third && free + more >= third {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        if p.want_space.load(Relaxed) != 0 {
-            let n = chan.notify(slot);
-            ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
-        }
+/// Wakes a writer that waits for space, if a third of the ring is free now.
+///
+/// Needed only where the ring was more than two thirds full, or where this one call emptied a third of it: a
+/// sender that filled it in between finds less than a third free, and the call that frees more sees it full.
+fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64, size: u64) {
+    let h = chan.slot(slot);
+    let p = peer(chan, h);
+    if let Some(wish) = ring::wish(p, &h.producer[chan.role().rx()], head, size) {
+        let n = chan.notify(slot);
+        ring::served(p, wish);
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
     }
 }
 
@@ -533,7 +562,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
 
 fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, peer(chan, h)) != 0
+    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
@@ -541,7 +570,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let up = p.up.load(Acquire);
-    let drained = || end(ep, p) == ep.rx_head.load(Relaxed) + 1;
+    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1;
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
         if drained() {
             let held = lock::take(&ep.rx_token);
@@ -569,9 +598,13 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
-fn end(ep: Ep, peer: &layout::Side) -> u64 {
+fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
     match ep.rx_cut.load(Acquire) {
-        0 => peer.down.load(Acquire),
+        // A holder that died while it was leaving may have got no further than the arbiter.
+        0 => match me.rewind.load(Acquire) {
+            0 | CLOSED => peer.down.load(Acquire),
+            left => left,
+        },
         cut => cut,
     }
 }
@@ -579,7 +612,7 @@ fn end(ep: Ep, peer: &layout::Side) -> u64 {
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, peer(chan, h)) != 0
+    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Position published by the sender, as it claims.

@@ -105,6 +105,12 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
+    // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
+    let heard = ep.rx_head.load(Relaxed);
+    if ep.tx_heard.swap(heard, Relaxed) != heard {
+        ep.tx_checked.store(sys::cycles(), Relaxed);
+        return false;
+    }
     if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
         return false;
     }
@@ -126,18 +132,20 @@ pub fn look_due(ep: Ep) -> bool {
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
-    if ep.wr_shut.load(Relaxed) != 0 || ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err() {
+    // UP without the phase: a holder died on its way up. Nobody has sent natively since.
+    let word = ep.tx_word.load(Relaxed);
+    if ep.wr_shut.load(Relaxed) != 0 || (word != UP && ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err()) {
         return false;
     }
     let Some(x) = lifeline::sent(fd, ep.role.load(Relaxed) == 1) else {
-        ep.tx_word.store(0, Release);
+        ep.tx_word.fetch_and(!UP, AcqRel);
         return false;
     };
     let dir = chan.role().tx();
     let slot = ep.slot.load(Relaxed) as usize;
     ring::rebase(&chan.slot(slot).producer[dir], 0);
-    me.up.store(x + 1, Release);
     ep.tx_up.store(x, Relaxed);
+    me.up.store(x + 1, Release);
     ep.tx_phase.store(TxPhase::Ring as u32, Release);
     ep.because(Reason::None);
     // A receiver that refuses meanwhile sees `up`, or we see its refusal: `turn` looks again.
@@ -152,10 +160,13 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = sides(chan, h);
-    if peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire).is_err() {
+    let tail = ep.tx_tail.load(Relaxed);
+    // A holder that died after its note of the tail may not have published it.
+    ring::publish(&h.producer[chan.role().tx()], tail);
+    // CLOSED already: a holder died on its way down, or the peer moved its own word; down either way.
+    if !matches!(peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire), Ok(_) | Err(CLOSED)) {
         return;
     }
-    let tail = ep.tx_tail.load(Relaxed);
     me.down.store(tail + 1, Release);
     ep.tx_phase.store(TxPhase::Down as u32, Release);
     ep.because(Reason::Down);
@@ -179,6 +190,13 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let dir = chan.role().tx();
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
+    // The kernel knows how much has been sent since the direction went up, also by a holder that died.
+    let start = peer.rewind.load(Acquire).saturating_sub(1);
+    let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
+    if done > tail.wrapping_sub(start) {
+        return Err(libc::ECONNRESET);
+    }
+    ep.tx_head.store(start.wrapping_add(done), Relaxed);
     loop {
         let from = ep.tx_head.load(Relaxed);
         let spans = chan.geometry(dir).spans(ep.tx_base.load(Relaxed), from, tail.wrapping_sub(from));
@@ -258,6 +276,13 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
 /// that does not read its lifeline makes us wait, but not for ever.
 pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
     leave(ep, chan, fd);
+    flush(ep, chan, fd);
+}
+
+/// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
+/// reset: what it asked for would be missing from a stream that seems complete.
+pub fn flush(ep: Ep, chan: &Chan, fd: i32) {
+    service(ep, chan, fd);
     let until = wait::now() + FINISH_NS;
     while ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 && wait::now() < until {
         let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
@@ -266,9 +291,12 @@ pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
         unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
         service(ep, chan, fd);
     }
+    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+        crate::io::reset(fd, Reason::Down);
+    }
 }
 
-/// How long [`finish`] tries, nanoseconds.
+/// How long [`flush`] tries, nanoseconds.
 const FINISH_NS: u64 = 5_000_000_000;
 
 /// Free bytes on our ring.
@@ -306,11 +334,11 @@ fn stirred(ep: Ep, chan: &Chan) -> bool {
     }
 }
 
-/// Marks this side as waiting for ring space.
+/// Marks this side as waiting for ring space. Whoever sleeps arms first, calls this, then looks again.
 pub fn want_space(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    sides(chan, h).0.want_space.store(1, Relaxed);
-    fence(SeqCst);
+    ep.tx_blocked.store(1, Relaxed);
+    ring::want_space(sides(chan, h).0);
 }
 
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
@@ -318,7 +346,6 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let dir = chan.role().tx();
-    let (me, _) = sides(chan, h);
     let size = limit(ep, chan);
     let tail = ep.tx_tail.load(Relaxed);
     let mut head = ep.tx_head.load(Relaxed);
@@ -338,9 +365,6 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
     if room == 0 {
         return Ok(0);
-    }
-    if me.want_space.load(Relaxed) != 0 {
-        me.want_space.store(0, Relaxed);
     }
     let geo = chan.geometry(dir);
     let mem = chan.bytes(slot, dir);
@@ -370,7 +394,10 @@ fn commit(ep: Ep, chan: &Chan, tail: u64, n: usize) {
     let slot = ep.slot.load(Relaxed) as usize;
     let new = tail.wrapping_add(n as u64);
     ep.tx_tail.store(new, Relaxed);
-    ring::publish(&chan.slot(slot).producer[chan.role().tx()], new);
+    let p = &chan.slot(slot).producer[chan.role().tx()];
+    // The base that goes with this tail, also if a holder died after its note of a new one.
+    ring::rebase(p, ep.tx_base.load(Relaxed));
+    ring::publish(p, new);
     ep.tx_bytes.store(ep.tx_bytes.load(Relaxed) + n as u64, Relaxed);
     ep.tx_msgs.store(ep.tx_msgs.load(Relaxed) + 1, Relaxed);
     let rung = chan.notify(slot);
@@ -488,12 +515,16 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since:
     if signals::interrupted(since, restartable) {
         return Err(libc::EINTR);
     }
-    want_space(ep, chan);
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
     // SAFETY: the caller's obligation.
-    let woken = unsafe { wait::sleep(ep, fd, events, deadline, *slept, || stirred(ep, chan)) };
+    let woken = unsafe {
+        wait::sleep(ep, fd, events, deadline, *slept, || {
+            want_space(ep, chan);
+            stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
+        })
+    };
     if !ep.lives(life) {
         return Err(libc::EBADF);
     }

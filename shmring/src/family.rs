@@ -163,8 +163,8 @@ pub struct Endpoint {
     pub cookie: AtomicU64,
     /// Operations so far while `Eligible`; paces the attempts to attach.
     pub ops: AtomicU32,
-    /// Bit 0: last known to be non-blocking (a hint only: decisions ask the kernel).
-    pub hints: AtomicU32,
+    /// A sender found the ring full and has not been told of room since (for edges).
+    pub tx_blocked: AtomicU32,
     /// Channel id while `Attached`.
     pub channel: AtomicU64,
     /// Slot in that channel.
@@ -221,6 +221,8 @@ pub struct Endpoint {
     pub tx_up: AtomicU64,
     /// Time stamp (cycles) of the last look at the lifeline by a sender.
     pub tx_checked: AtomicU64,
+    /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
+    pub tx_heard: AtomicU64,
     /// Doorbells rung for this connection.
     pub bells: AtomicU64,
     /// Waits that ended while spinning.
@@ -238,6 +240,6 @@ pub struct Endpoint {
 
 // loom's atomics are larger; nothing is mapped there.
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Endpoint>() % 64 == 0 && ENDPOINTS_AT % 64 == 0);
+const _: () = assert!(size_of::<Endpoint>().is_multiple_of(64) && ENDPOINTS_AT.is_multiple_of(64));
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<FamilyHeader>() <= ENDPOINTS_AT);

@@ -172,7 +172,7 @@ pub const QUEUES_AT: usize = OFFERS_AT + OFFERS * size_of::<Offer>();
 /// Where the slots begin.
 pub const SLOTS_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
 #[cfg(not(loom))]
-const _: () = assert!(QUEUES_AT % PAGE == 0 && SLOTS_AT % PAGE == 0);
+const _: () = assert!(QUEUES_AT.is_multiple_of(PAGE) && SLOTS_AT.is_multiple_of(PAGE));
 
 /// Bytes from one slot to the next.
 pub const fn stride(ring: usize) -> usize {

@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use proptest::prelude::*;
-use shmring::layout::{CLOSED, Consumer, Producer, Queue, READY, REFUSED, Side};
+use shmring::layout::{CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Side};
 use shmring::ring::{self, Corrupt, Geometry};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
@@ -187,12 +187,18 @@ impl Words {
     }
 }
 
-#[derive(Default)]
 struct Slot {
     side: [Side; 2],
     producer: [Producer; 2],
     consumer: [Consumer; 2],
-    queues: [[Queue; 2]; 2],
+    queues: [Vec<Queue>; 2],
+}
+
+impl Slot {
+    fn new() -> Slot {
+        let queues = || (0..POLLERS).map(|_| Queue::default()).collect();
+        Slot { side: Default::default(), producer: Default::default(), consumer: Default::default(), queues: [queues(), queues()] }
+    }
 }
 
 fn scribble(s: &Slot, w: &mut Words) {
@@ -202,18 +208,15 @@ fn scribble(s: &Slot, w: &mut Words) {
         let (side, p, c) = (&s.side[i], &s.producer[i], &s.consumer[i]);
         let words = [&side.pollers, &side.up, &side.down, &side.rewind, &p.tail, &p.base, &c.head, &s.queues[i][0].ready, &s.queues[i][1].ready];
         for at in words {
-            if w.next() % 3 == 0 {
+            if w.next().is_multiple_of(3) {
                 at.store(w.any(near), Ordering::Release);
             }
         }
         for at in [&side.rx, &side.want_space, &side.wr_shut, &side.gone, &s.queues[i][0].armed, &s.queues[i][1].armed] {
-            if w.next() % 3 == 0 {
+            if w.next().is_multiple_of(3) {
                 at.store(w.any(near) as u32, Ordering::Release);
             }
         }
-        // `ring::notify` indexes the pollers' queues by the bits of a word of the peer's: a channel has one
-        // for each bit, this one has two.
-        side.pollers.fetch_and(3, Ordering::Relaxed);
     }
 }
 
@@ -270,7 +273,7 @@ impl Victim {
             rewind: p.rewind.load(Ordering::Acquire),
             head: self.known,
             tail: self.tail,
-            fin: w.next() % 50 == 0,
+            fin: w.next().is_multiple_of(50),
         };
         match switch::tx(view) {
             TxStep::GoUp => self.tx = TxPhase::Ring,
@@ -302,7 +305,7 @@ impl Victim {
             TxStep::Corrupt => self.corrupt += 1,
             TxStep::Lifeline => {}
         }
-        ring::notify(p, &s.queues[1], w.next() as usize % 64, |p| assert!(p < 2));
+        ring::notify(p, &s.queues[1], w.next() as usize % 64, |p| assert!(p < POLLERS));
         ring::arm(&s.queues[0][0], 1);
         ring::take_ready(&s.queues[0][0]);
     }
@@ -334,16 +337,25 @@ fn lives(s: &Slot, w: &mut Words, steps: u32, mut between: impl FnMut(&mut Words
 
 #[test]
 fn a_scribbling_peer_gets_nowhere() {
-    let s = Slot::default();
+    let s = Slot::new();
     let mut w = Words(0x5eed);
     let (corrupt, moved) = lives(&s, &mut w, if cfg!(miri) { 50 } else { 2000 }, |w| scribble(&s, w));
     // Both happened, or nothing was tested.
     assert!(corrupt > 0 && moved > 0, "{corrupt} refused, {moved} bytes moved");
 }
 
+/// Stops the other thread also when this one fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_peer_that_scribbles_meanwhile_gets_nowhere() {
-    let s = Slot::default();
+    let s = Slot::new();
     let stop = AtomicBool::new(false);
     thread::scope(|t| {
         t.spawn(|| {
@@ -354,8 +366,8 @@ fn a_peer_that_scribbles_meanwhile_gets_nowhere() {
             }
         });
         // Bounded whatever the peer does: it ends.
+        let _stop = Stop(&stop);
         lives(&s, &mut Words(0x600d), if cfg!(miri) { 20 } else { 2000 }, |_| {});
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -363,7 +375,7 @@ fn a_peer_that_scribbles_meanwhile_gets_nowhere() {
 #[test]
 fn notifying_ends_whatever_the_peer_claims() {
     let side = Side::default();
-    let queues: Vec<Queue> = (0..64).map(|_| Queue::default()).collect();
+    let queues: Vec<Queue> = (0..POLLERS).map(|_| Queue::default()).collect();
     let mut rung = 0;
     for q in &queues {
         q.armed.store(7, Ordering::Relaxed);
