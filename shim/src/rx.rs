@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lock, tx, usercopy};
+use crate::{lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, SlotHeader};
@@ -236,9 +236,13 @@ pub fn keep(ep: Ep, errno: i32) {
     ep.latched.store(errno as u32, Relaxed);
 }
 
+/// The error of those who send after the peer has closed.
+const PIPE: u32 = libc::EPIPE as u32;
+
 /// Whether a latched error waits to be reported.
 fn unreported(ep: Ep) -> bool {
-    !matches!(ep.latched.load(Relaxed), 0 | REPORTED..)
+    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
 }
 
 /// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
@@ -461,6 +465,17 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64, size: u64) {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { receive(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
@@ -543,11 +558,14 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        *asleep = true;
+        wait::lie_down(ep);
         // SAFETY: no lock is held.
         let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
+        fd = lifecycle::number(ep, fd);
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
