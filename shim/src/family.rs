@@ -33,6 +33,8 @@ pub struct Local {
     pub fd: AtomicI32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
+    /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
+    pub kept: AtomicI32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -47,6 +49,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
         offered: AtomicU32::new(0),
+        kept: AtomicI32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -377,6 +380,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(0, Relaxed);
+    l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);

@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lock, tx, usercopy};
+use crate::{lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, SlotHeader};
@@ -231,6 +231,20 @@ pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
 }
 
+/// Puts back an error that was taken but not reported after all.
+pub fn keep(ep: Ep, errno: i32) {
+    ep.latched.store(errno as u32, Relaxed);
+}
+
+/// The error of those who send after the peer has closed.
+const PIPE: u32 = libc::EPIPE as u32;
+
+/// Whether a latched error waits to be reported.
+fn unreported(ep: Ep) -> bool {
+    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
+}
+
 /// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
 pub fn take_latched(ep: Ep) -> Option<i32> {
     let v = ep.latched.load(Relaxed);
@@ -266,7 +280,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         g if total == 0 => g,
         // Ends and errors are told by the next call, which finds them again.
         Got::Error(e) if e != libc::EFAULT => {
-            latch(ep, e);
+            keep(ep, e);
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
@@ -302,6 +316,8 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 match g {
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
+                    // An error kept from before comes after the bytes, ahead of the end.
+                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => return Got::Error(take_latched(ep).unwrap_or(0)),
                     g => return some(total, g),
                 }
             }
@@ -453,6 +469,17 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { receive(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
@@ -498,7 +525,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
-                    latch(ep, e);
+                    keep(ep, e);
                 }
                 return total as isize;
             }
@@ -526,18 +553,26 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             continue;
         }
         let restartable = d.is_none();
+        if b.len == 0 && signals::runs() != since {
+            return 0;
+        }
         if signals::interrupted(since, restartable) {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        *asleep = true;
+        wait::lie_down(ep);
         // SAFETY: no lock is held.
         let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
+        fd = lifecycle::number(ep, fd);
         match woken {
+            // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
+            Err(_) if b.len == 0 => return 0,
             Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,

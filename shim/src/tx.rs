@@ -6,7 +6,7 @@ use crate::lifeline::{self, ENDED};
 use crate::rx::{self, Buffers};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{attach, lock, usercopy};
+use crate::{attach, lifecycle, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
@@ -105,23 +105,30 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    let t = sys::cycles();
     // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
     let heard = ep.rx_head.load(Relaxed);
     if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(t, Relaxed);
+        ep.tx_checked.store(sys::cycles(), Relaxed);
         return false;
     }
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
-    if !due && peer.gone.load(Relaxed) == 0 {
+    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
         return false;
     }
-    ep.tx_checked.store(t, Relaxed);
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
         ep.rx_fin.store(1, Relaxed);
     }
     ended
+}
+
+/// Whether nobody has looked at the lifeline for a while; then the caller does.
+pub fn look_due(ep: Ep) -> bool {
+    let t = sys::cycles();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    if due {
+        ep.tx_checked.store(t, Relaxed);
+    }
+    due
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
@@ -168,10 +175,18 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     if ep.rx_fin.load(Relaxed) == 0 {
         return;
     }
-    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
-    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
+    // The kernel has had its RST.
+    if lifeline::look(fd, 0) != 0 {
+        return;
+    }
+    // FIN without shutdown while our bytes lie unread. A close that found them there would have sent a RST
+    // (tcp_close): they came after it, and the RST in answer makes that EPIPE (tcp_reset in CLOSE_WAIT). A peer
+    // that was killed could not say so: had they been in its socket, there would have been a RST. Unless the
+    // peer only shut its side by a way that we do not see.
     let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(true, |head| head != tail);
-    if unread && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd))) {
+    if unread && peer.gone.load(Relaxed) != 0 {
+        rx::latch(ep, libc::EPIPE);
+    } else if unread && peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
         rx::latch(ep, libc::ECONNRESET);
     }
 }
@@ -244,7 +259,8 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         }
         held.release();
     }
-    rx::take_latched(ep)
+    // See `rx::unreported`.
+    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { rx::take_latched(ep) }
 }
 
 /// Takes the sending direction down for good, for a reason of this side's.
@@ -463,6 +479,17 @@ fn failed(e: i32, flags: i32) -> isize {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> Sent {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
@@ -508,15 +535,16 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
@@ -529,9 +557,10 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since:
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
+    wait::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
-        wait::sleep(ep, fd, events, deadline, *slept, || {
+        wait::sleep(ep, *fd, events, deadline, *slept, || {
             want_space(ep, chan);
             stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
         })
@@ -572,6 +601,17 @@ unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
 /// # Safety
 /// `off` is null or valid; a cancellation point; no lock held.
 pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit_file(ep, chan, out, inp, off, n, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i64, n: usize, since: Runs, asleep: &mut bool) -> Sent {
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
@@ -610,8 +650,9 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
