@@ -31,6 +31,8 @@ pub struct Local {
     pub peer_uid: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,
+    /// A receive was last found to be blocking: a hint.
+    pub blocking: AtomicU32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
     /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
@@ -48,6 +50,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
+        blocking: AtomicU32::new(0),
         offered: AtomicU32::new(0),
         kept: AtomicI32::new(0),
         inherited: AtomicU32::new(0),

@@ -131,6 +131,13 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     false
 }
 
+/// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
+fn nonblocking(ep: Ep, fd: i32) -> bool {
+    let n = lifeline::nonblocking(fd);
+    ep.local().blocking.store(u32::from(!n), Relaxed);
+    n
+}
+
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
@@ -492,6 +499,10 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
+        // The answer is often on its way: a moment's patience before the kernel is asked anything.
+        wait::glance(|| stirred(ep, chan));
+    }
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -535,7 +546,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
             return total as isize;
         }
-        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));

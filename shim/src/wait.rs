@@ -196,6 +196,18 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     }
 }
 
+/// Spins for a moment, if spinning has been paying off.
+pub fn glance(ready: impl Fn() -> bool) {
+    const US: u64 = 3;
+    if config::spin() == 0 || CPUS.load(Relaxed) < 2 || SCORE.load(Relaxed) == 0 {
+        return;
+    }
+    let (start, limit) = (sys::cycles(), US * cycles_per_us());
+    while !ready() && sys::cycles().wrapping_sub(start) < limit {
+        core::hint::spin_loop();
+    }
+}
+
 /// Outcome of [`spin`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Spun {
