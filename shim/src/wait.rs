@@ -115,6 +115,8 @@ static PROBE: AtomicU32 = AtomicU32::new(0);
 const SCORE_MAX: u32 = 16;
 /// Longest spin in `auto`. Going to sleep and being woken costs about as much CPU on both ends together.
 const SPIN_US: u64 = 20;
+/// A spinner lets others have the CPU this often.
+const YIELD_US: u64 = 2;
 /// A gap in the spin loop longer than this means that somebody else had our CPU: none is to spare.
 const PREEMPTED_US: u64 = 15;
 
@@ -170,6 +172,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     let rate = cycles_per_us();
     let start = sys::cycles();
     let mut last = start;
+    let mut yielded = start;
     loop {
         for _ in 0..8 {
             if ready() {
@@ -185,6 +188,13 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             SCORE.store(0, Relaxed);
             PROBE.store(64, Relaxed);
             return Spun::Lost;
+        }
+        if t.wrapping_sub(yielded) > YIELD_US * rate {
+            // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
+            // that want to run, and moves one to a CPU that is idle.
+            // SAFETY: no memory is touched.
+            unsafe { syscall!(libc::SYS_sched_yield) };
+            yielded = sys::cycles();
         }
         if t.wrapping_sub(start) > us * rate {
             if auto {
