@@ -340,6 +340,9 @@ fn free_slot(chan: &Chan) -> Option<usize> {
 
 fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.used.fetch_or(1 << slot, Relaxed);
+    // Nobody uses the slot: what its last connection touched goes back to the system.
+    chan.trim(slot, 0);
+    chan.trim(slot, 1);
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];
@@ -674,7 +677,16 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
 pub fn detach(ep: Ep, chan: &Chan) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
+    let peer_gone = || h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
+    let trim = || {
+        // Nobody else uses the slot; it is not offered again before we are gone, too.
+        chan.trim(slot, 0);
+        chan.trim(slot, 1);
+    };
     if chan.role() == Role::Connector {
+        if peer_gone() {
+            trim();
+        }
         chan.used.fetch_and(!(1 << slot), Relaxed);
         chan.unseat(slot, ep);
         // Last: it may be offered to this process again at once.
@@ -683,7 +695,8 @@ pub fn detach(ep: Ep, chan: &Chan) {
     }
     let held = LOCK.lock();
     h.side[Role::Acceptor as usize].gone.store(1, Release);
-    if h.side[Role::Connector as usize].gone.load(Acquire) != 0 {
+    if peer_gone() {
+        trim();
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     chan.unseat(slot, ep);

@@ -160,6 +160,14 @@ impl Chan {
         unsafe { self.base.load(Relaxed).add(layout::ring_at(self.ring(), slot % SLOTS, dir)) }
     }
 
+    /// Gives the bulk of a ring back to the system. The ring must be empty and its sender's direction owned.
+    #[cold]
+    pub fn trim(&self, slot: usize, dir: usize) {
+        let (at, len) = layout::bulk(self.ring(), slot % SLOTS, dir);
+        // SAFETY: whole pages of our mapping that hold nothing anybody will read.
+        unsafe { syscall!(libc::SYS_madvise, self.base.load(Relaxed).add(at), len, libc::MADV_REMOVE) };
+    }
+
     /// The pollers' words of one side.
     #[inline(always)]
     pub fn queues(&self, side: Role) -> &[Queue; layout::POLLERS] {

@@ -32,13 +32,17 @@ fn attached(fd: c_int) -> Option<(Ep, &'static Chan)> {
 
 /// Runs a native call while it is counted in `word`; not if `bit` says that the ring is in use.
 #[inline]
-fn counted(word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
+fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
+    let life = ep.life();
     if word.fetch_add(1, AcqRel) & bit != 0 {
         word.fetch_sub(1, AcqRel);
         return None;
     }
     let r = real();
-    word.fetch_sub(1, AcqRel);
+    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    if ep.life() == life {
+        word.fetch_sub(1, AcqRel);
+    }
     Some(r)
 }
 
@@ -55,7 +59,7 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(&e.rx_word, READY, &mut real) {
+            return match counted(e, &e.rx_word, READY, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -71,13 +75,36 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             return real();
         }
         if !rx::make_ready(ep, chan) {
-            match counted(&ep.rx_word, READY, &mut real) {
+            match counted(ep, &ep.rx_word, READY, &mut real) {
                 Some(r) => return r,
                 None => continue,
             }
         }
         // SAFETY: the caller's obligation; no lock is held here.
         return real::ret(unsafe { rx::recv(ep, chan, fd, iov, n, flags, since) });
+    }
+}
+
+/// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
+pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
+    let Some(e) = fds::endpoint(fd) else { return Some(real()) };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return Some(real());
+    }
+    match attached(fd) {
+        Some(_) => None,
+        None => counted(e, &e.rx_word, READY, &mut real),
+    }
+}
+
+/// Keeps an error that ended the connection for the next call, where the kernel would set it again.
+pub fn keep_error(fd: c_int, errno: c_int) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && (ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0)
+        && !matches!(errno, libc::EAGAIN | libc::EINTR | libc::EFAULT)
+    {
+        rx::keep(ep, errno);
     }
 }
 
@@ -94,7 +121,7 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(&e.tx_word, UP, &mut real) {
+            return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -109,7 +136,7 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         // SAFETY: the caller's obligation; no lock is held here.
         match unsafe { tx::send(ep, chan, fd, iov, n, flags, since) } {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
                 None => continue,
@@ -130,7 +157,7 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(out) else {
-            return match counted(&e.tx_word, UP, &mut real) {
+            return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -143,7 +170,7 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
         // SAFETY: the caller's obligation; no lock is held here.
         match unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) } {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
                 None => continue,

@@ -4,7 +4,7 @@ use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -54,6 +54,9 @@ fn release(ep: Ep, fd: c_int) {
         }
         return;
     }
+    if ep.state() == State::Attached && wait::slept_on(ep) && keep(ep, fd) {
+        return;
+    }
     l.refs.store(0, Relaxed);
     epoll::forget(ep);
     if ep.state() == State::Eligible {
@@ -87,6 +90,49 @@ fn end(ep: Ep, chan: &crate::channel::Chan, fd: c_int) {
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
+}
+
+/// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
+/// hold the file until they return; ours keep it open under another number.
+fn keep(ep: Ep, fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fds::floor()) } as c_int;
+    if new < 0 {
+        return false;
+    }
+    fds::set(new, Kind::Ours);
+    let l = ep.local();
+    l.fd.store(new, Relaxed);
+    l.kept.store(new + 1, SeqCst);
+    if !wait::slept_on(ep) {
+        let_go(ep);
+    }
+    true
+}
+
+fn let_go(ep: Ep) {
+    let fd = ep.local().kept.swap(0, SeqCst) - 1;
+    if fd >= 0 {
+        fds::set(fd, Kind::Other);
+        release(ep, fd);
+        shmring::sys::close(fd);
+    }
+}
+
+/// The number under which a thread that slept on `ep` as `fd` finds its file now.
+pub fn number(ep: Ep, fd: c_int) -> c_int {
+    match ep.local().kept.load(SeqCst) {
+        0 => fd,
+        kept => kept - 1,
+    }
+}
+
+/// A blocking call on `ep` that slept is over.
+pub fn awake(ep: Ep) {
+    wait::wake_up();
+    if ep.local().kept.load(SeqCst) != 0 && !wait::slept_on(ep) {
+        let_go(ep);
+    }
 }
 
 fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
@@ -432,6 +478,8 @@ pub extern "C" fn fork_child() {
     wait::after_fork_child();
     attach::after_fork_child();
     epoll::after_fork_child();
+    // The threads that slept are the parent's.
+    family::held().for_each(let_go);
 }
 
 /// At exit: other holders of our connections may use them alone again.

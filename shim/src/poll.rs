@@ -3,6 +3,7 @@
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::fds::{self, Kind};
+use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::wait::{self, Spun};
 use crate::{attach, config, epoll, readiness, real, rx, signals};
@@ -20,43 +21,60 @@ fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
     if ep.state() == State::Attached { Some((ep, ep.chan()?)) } else { None }
 }
 
-/// Marks every connection that is not attached as natively waited for, so that none goes up while we
-/// sleep in the kernel. Returns false, undone, if one is or has become attached.
-fn enter_native(f: &[pollfd]) -> bool {
-    let mut attached = false;
-    let mut n = 0;
-    for p in f {
-        if let Some(ep) = fds::endpoint(p.fd) {
-            match ep.state() {
-                State::Attached => attached = true,
-                State::Eligible => attached |= ep.rx_word.fetch_add(1, AcqRel) & READY != 0,
-                _ => {}
-            }
-        }
-        n += 1;
-        if attached {
-            break;
-        }
-    }
-    if attached {
-        // The one that was found attached has been counted only if it was eligible a moment ago.
-        for (i, p) in f[..n].iter().enumerate() {
-            if let Some(ep) = fds::endpoint(p.fd)
-                && (ep.state() == State::Eligible || i + 1 == n && ep.rx_word.load(Relaxed) & !READY != 0)
-            {
-                let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
-            }
-        }
-    }
-    !attached
+/// Connections counted as natively waited for: endpoint and life. Beyond the room for them, the descriptors are
+/// looked up again afterwards; then one that another thread replaced meanwhile is missed.
+struct Counted {
+    n: usize,
+    list: [(u32, u32); SMALL],
 }
 
-fn leave_native(f: &[pollfd]) {
+fn uncount(ep: Ep) {
+    let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+}
+
+/// Marks every connection that is not attached as natively waited for, so that none goes up while we
+/// sleep in the kernel. `None`, and undone, if one is or has become attached.
+fn enter_native(f: &[pollfd]) -> Option<Counted> {
+    let mut c = Counted { n: 0, list: [(0, 0); SMALL] };
+    for (i, p) in f.iter().enumerate() {
+        let Some(ep) = fds::endpoint(p.fd) else { continue };
+        let attached = match ep.state() {
+            State::Attached => true,
+            State::Eligible => {
+                if let Some(place) = c.list.get_mut(c.n) {
+                    *place = (ep.index(), ep.life());
+                }
+                c.n += 1;
+                ep.rx_word.fetch_add(1, AcqRel) & READY != 0
+            }
+            _ => false,
+        };
+        if attached {
+            leave_native(&f[..=i], &c);
+            return None;
+        }
+    }
+    Some(c)
+}
+
+fn leave_native(f: &[pollfd], c: &Counted) {
+    if c.n <= SMALL {
+        for &(ep, life) in &c.list[..c.n] {
+            let ep = Ep::from_index(ep);
+            if ep.life() == life {
+                uncount(ep);
+            }
+        }
+        return;
+    }
+    let mut left = c.n;
     for p in f {
-        if let Some(ep) = fds::endpoint(p.fd)
+        if left > 0
+            && let Some(ep) = fds::endpoint(p.fd)
             && matches!(ep.state(), State::Eligible | State::Attached)
         {
-            let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+            uncount(ep);
+            left -= 1;
         }
     }
 }
@@ -92,9 +110,9 @@ pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const
     if !concerns(set) {
         return real();
     }
-    if enter_native(set) {
+    if let Some(counted) = enter_native(set) {
         let r = real();
-        leave_native(set);
+        leave_native(set, &counted);
         return r;
     }
     // SAFETY: the caller's obligation.
@@ -232,6 +250,13 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         if work[bell + 1].revents != 0 {
             attach::collect();
         }
+        for (p, w) in set.iter().zip(work.iter()) {
+            if w.revents & ENDED != 0
+                && let Some((ep, _)) = on_ring(p.fd)
+            {
+                ep.rx_fin.store(1, Relaxed);
+            }
+        }
         if r < 0 {
             return r;
         }
@@ -331,9 +356,9 @@ pub unsafe fn select(
         }
     }
     let started = wait::now();
-    let result = if enter_native(set) {
+    let result = if let Some(counted) = enter_native(set) {
         let x = real();
-        leave_native(set);
+        leave_native(set, &counted);
         x
     } else {
         // SAFETY: the caller's obligation.

@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lock, tx, usercopy};
+use crate::{lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, SlotHeader};
@@ -131,6 +131,13 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     false
 }
 
+/// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
+fn nonblocking(ep: Ep, fd: i32) -> bool {
+    let n = lifeline::nonblocking(fd);
+    ep.local().blocking.store(u32::from(!n), Relaxed);
+    n
+}
+
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
@@ -231,6 +238,20 @@ pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
 }
 
+/// Puts back an error that was taken but not reported after all.
+pub fn keep(ep: Ep, errno: i32) {
+    ep.latched.store(errno as u32, Relaxed);
+}
+
+/// The error of those who send after the peer has closed.
+const PIPE: u32 = libc::EPIPE as u32;
+
+/// Whether a latched error waits to be reported.
+fn unreported(ep: Ep) -> bool {
+    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
+}
+
 /// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
 pub fn take_latched(ep: Ep) -> Option<i32> {
     let v = ep.latched.load(Relaxed);
@@ -266,7 +287,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         g if total == 0 => g,
         // Ends and errors are told by the next call, which finds them again.
         Got::Error(e) if e != libc::EFAULT => {
-            latch(ep, e);
+            keep(ep, e);
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
@@ -305,6 +326,8 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 match g {
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
+                    // An error kept from before comes after the bytes, ahead of the end.
+                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => return Got::Error(take_latched(ep).unwrap_or(0)),
                     g => return some(total, g),
                 }
             }
@@ -456,6 +479,17 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { receive(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
@@ -468,6 +502,10 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
+        // The answer is often on its way: a moment's patience before the kernel is asked anything.
+        wait::glance(|| stirred(ep, chan));
+    }
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -501,7 +539,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
-                    latch(ep, e);
+                    keep(ep, e);
                 }
                 return total as isize;
             }
@@ -511,7 +549,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
         if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
             return total as isize;
         }
-        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
@@ -529,18 +567,26 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             continue;
         }
         let restartable = d.is_none();
+        if b.len == 0 && signals::runs() != since {
+            return 0;
+        }
         if signals::interrupted(since, restartable) {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        *asleep = true;
+        wait::lie_down(ep);
         // SAFETY: no lock is held.
         let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
+        fd = lifecycle::number(ep, fd);
         match woken {
+            // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
+            Err(_) if b.len == 0 => return 0,
             Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,

@@ -6,7 +6,7 @@ use crate::lifeline::{self, ENDED};
 use crate::rx::{self, Buffers};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{attach, lock, usercopy};
+use crate::{attach, lifecycle, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
@@ -105,23 +105,30 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    let t = sys::cycles();
     // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
     let heard = ep.rx_head.load(Relaxed);
     if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(t, Relaxed);
+        ep.tx_checked.store(sys::cycles(), Relaxed);
         return false;
     }
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
-    if !due && peer.gone.load(Relaxed) == 0 {
+    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
         return false;
     }
-    ep.tx_checked.store(t, Relaxed);
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
         ep.rx_fin.store(1, Relaxed);
     }
     ended
+}
+
+/// Whether nobody has looked at the lifeline for a while; then the caller does.
+pub fn look_due(ep: Ep) -> bool {
+    let t = sys::cycles();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    if due {
+        ep.tx_checked.store(t, Relaxed);
+    }
+    due
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
@@ -164,15 +171,26 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
         return;
     }
     let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
-    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
-    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
-    let lost = unread.is_some()
-        && ep.rx_fin.load(Relaxed) != 0
-        && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd)));
+    // FIN without shutdown while our bytes lie unread. A close that found them there would have sent a RST
+    // (tcp_close): they came after it, and the RST in answer makes that EPIPE (tcp_reset in CLOSE_WAIT). A peer
+    // that was killed could not say so: had they been in its socket, there would have been a RST. Unless the
+    // peer only shut its side by a way that we do not see.
+    let fin = ep.rx_fin.load(Relaxed) != 0;
+    // The kernel has had its RST.
+    let reset = fin && lifeline::look(fd, 0) != 0;
+    let lost = if unread.is_none() || !fin || reset {
+        None
+    } else if peer.gone.load(Relaxed) != 0 {
+        Some(libc::EPIPE)
+    } else if peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
+        Some(libc::ECONNRESET)
+    } else {
+        None
+    };
     let mut echo = me.echo.load(Relaxed);
     // Published by a holder that died on its way down: it stands.
     if me.down.load(Relaxed) == 0 {
-        echo = unread.map_or(0, |head| if lost { 0 } else { head + 1 });
+        echo = unread.filter(|_| lost.is_none() && !reset).map_or(0, |head| head + 1);
         me.echo.store(echo, Relaxed);
         me.down.store(tail + 1, Release);
     }
@@ -180,8 +198,8 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     ep.because(Reason::Down);
     chan.notify(slot);
     crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
-    if lost {
-        rx::latch(ep, libc::ECONNRESET);
+    if let Some(e) = lost {
+        rx::latch(ep, e);
     }
 }
 
@@ -276,7 +294,8 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         }
         held.release();
     }
-    rx::take_latched(ep)
+    // See `rx::unreported`.
+    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { rx::take_latched(ep) }
 }
 
 /// Takes the sending direction down for good, for a reason of this side's.
@@ -382,6 +401,26 @@ pub fn want_space(ep: Ep, chan: &Chan) {
     ring::want_space(sides(chan, h).0);
 }
 
+/// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
+/// that a connection that was once busy does not keep megabytes.
+fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+    const KEEP: u64 = 256 << 10;
+    const EVERY_US: u64 = 100_000;
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    ep.tx_extent.store(extent, Relaxed);
+    if extent > KEEP {
+        let t = sys::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+            chan.trim(slot, chan.role().tx());
+            ep.tx_trimmed.store(t, Relaxed);
+            ep.tx_extent.store(0, Relaxed);
+        }
+    }
+    ep.tx_base.store(tail, Relaxed);
+    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
+    tail
+}
+
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
 unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -398,9 +437,7 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
         ep.tx_head.store(head, Relaxed);
         if head == tail && tail != base {
             // Drained: start again at home, where the cache and the page table are warm.
-            base = tail;
-            ep.tx_base.store(base, Relaxed);
-            ring::rebase(&h.producer[dir], base);
+            base = go_home(ep, chan, slot, tail);
         }
     }
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
@@ -493,6 +530,17 @@ fn failed(e: i32, flags: i32) -> isize {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> Sent {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
@@ -523,7 +571,7 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
                 // SAFETY: as above.
                 let r = unsafe { rest(fd, &mut b, want, flags) };
                 if r < 0 {
-                    untold(ep, -r as i32);
+                    untold(ep, crate::real::errno());
                 }
                 return Sent::Done(total as isize + r.max(0));
             }
@@ -544,15 +592,16 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
@@ -565,9 +614,10 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since:
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
+    wait::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
-        wait::sleep(ep, fd, events, deadline, *slept, || {
+        wait::sleep(ep, *fd, events, deadline, *slept, || {
             want_space(ep, chan);
             stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
         })
@@ -608,6 +658,17 @@ unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
 /// # Safety
 /// `off` is null or valid; a cancellation point; no lock held.
 pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit_file(ep, chan, out, inp, off, n, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i64, n: usize, since: Runs, asleep: &mut bool) -> Sent {
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
@@ -649,8 +710,9 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
@@ -666,9 +728,7 @@ unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) ->
     ep.tx_head.store(head, Relaxed);
     let mut base = ep.tx_base.load(Relaxed);
     if head == tail && tail != base {
-        base = tail;
-        ep.tx_base.store(base, Relaxed);
-        ring::rebase(&h.producer[dir], base);
+        base = go_home(ep, chan, slot, tail);
     }
     let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
     if room == 0 {

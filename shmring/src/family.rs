@@ -227,6 +227,10 @@ pub struct Endpoint {
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
     pub tx_heard: AtomicU64,
+    /// Farthest that our ring was filled from its home since its memory was last given back, bytes.
+    pub tx_extent: AtomicU64,
+    /// When that was (cycles).
+    pub tx_trimmed: AtomicU64,
     /// Doorbells rung for this connection.
     pub bells: AtomicU64,
     /// Waits that ended while spinning.

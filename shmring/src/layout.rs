@@ -212,6 +212,17 @@ pub const fn home_offset(ring: usize, dir: usize) -> usize {
     }
 }
 
+/// Offset and length of the whole pages of ring `dir` that do not hold the slot's header: what can be given
+/// back to the system while the ring is empty.
+pub const fn bulk(ring: usize, i: usize, dir: usize) -> (usize, usize) {
+    let page = header_at(ring, i) - HOME;
+    let room = (ring - HOME).next_multiple_of(PAGE);
+    match dir {
+        0 => (page - room, room),
+        _ => (page + PAGE, room),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +240,9 @@ mod tests {
                 assert_eq!((r0 + home_offset(ring, 0)) / PAGE, page);
                 assert_eq!((r1 + home_offset(ring, 1) + HOME - 1) / PAGE, page);
                 assert_eq!(h % 64, 0);
+                let ((b0, l0), (b1, l1)) = (bulk(ring, i, 0), bulk(ring, i, 1));
+                assert!(b0 >= end && b0 + l0 <= r0 + home_offset(ring, 0));
+                assert!(b1 == r1 + HOME && b1 + l1 <= channel_len(ring) && b1 % PAGE == 0 && b0 % PAGE == 0);
                 end = r1 + ring;
                 assert!(end <= channel_len(ring));
             }
