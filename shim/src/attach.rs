@@ -234,6 +234,9 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
+            if !crate::epoll::may_attach(ep) {
+                return;
+            }
             let acceptor = offer.acceptor.load(Relaxed);
             offer.slot.store(0, Release);
             let Ok(t) = Tuple::of(fd, true) else { return };
@@ -261,6 +264,7 @@ fn acceptor(ep: Ep, fd: i32) {
         // SAFETY: set together with `offered`, to an entry of the static table.
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
+            && crate::epoll::may_attach(ep)
         {
             attach(ep, chan, offered - 1);
         }
