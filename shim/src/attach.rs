@@ -342,7 +342,7 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
         for w in [&s.pollers, &s.up, &s.down, &s.rewind, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
             w.store(0, Relaxed);
         }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone] {
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }
     }
@@ -631,6 +631,11 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     l.offered.store(0, Relaxed);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
+    let fd = l.fd.load(Relaxed);
+    crate::tx::buffer_set(ep, chan, fd);
+    if let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
+        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(bytes, Relaxed);
+    }
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         chan.seat(slot, None);
         return;

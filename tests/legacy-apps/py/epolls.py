@@ -569,6 +569,36 @@ def fairness():
     print(len(s.next()))
 
 
+def small_buffers():
+    """Buffers that the program has limited hold no more than on the kernel, and wake their writer as well."""
+    l = listener()
+    l.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    a.send(b"x")
+    b.recv(1)
+    a.setblocking(False)
+    b.setblocking(False)
+    print("holds little", fill(a) < 1 << 17)
+    s = Set()
+    s.add(a, OUT | ET, "a")
+    say("full", s.now())
+    while drain(b):
+        pass
+    say("room", s.next())
+    a.setblocking(True)
+    b.setblocking(True)
+    data = os.urandom(1 << 20)
+    writer = threading.Thread(target=a.sendall, args=[data])
+    writer.start()
+    got = b""
+    while len(got) < len(data):
+        got += b.recv(3000)
+    writer.join()
+    print("same", got == data)
+
+
 def masks():
     a, b = pair()
     s = Set()

@@ -46,6 +46,7 @@ scenarios! {
     killed: 2,
     single: 6,
     fairness: 24,
+    small_buffers: 1,
     masks: 2,
     timeouts: 2,
     faults: 2,
