@@ -234,6 +234,9 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
+            if !crate::epoll::may_attach(ep) {
+                return;
+            }
             let acceptor = offer.acceptor.load(Relaxed);
             offer.slot.store(0, Release);
             let Ok(t) = Tuple::of(fd, true) else { return };
@@ -261,6 +264,7 @@ fn acceptor(ep: Ep, fd: i32) {
         // SAFETY: set together with `offered`, to an entry of the static table.
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
+            && crate::epoll::may_attach(ep)
         {
             attach(ep, chan, offered - 1);
         }
@@ -341,7 +345,7 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
         for w in [&s.pollers, &s.up, &s.down, &s.rewind, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
             w.store(0, Relaxed);
         }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone] {
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }
     }
@@ -630,6 +634,11 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     l.offered.store(0, Relaxed);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
+    let fd = l.fd.load(Relaxed);
+    crate::tx::buffer_set(ep, chan, fd);
+    if let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
+        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(bytes, Relaxed);
+    }
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         chan.seat(slot, None);
         return;

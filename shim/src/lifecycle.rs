@@ -46,6 +46,7 @@ fn forget(fd: c_int) {
 fn release(ep: Ep, fd: c_int) {
     let l = ep.local();
     if l.refs.load(Relaxed) > 1 {
+        epoll::number_closed(ep, fd);
         l.refs.fetch_sub(1, Relaxed);
         if l.fd.load(Relaxed) == fd {
             // Another one serves for looks at the lifeline.

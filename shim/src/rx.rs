@@ -457,13 +457,13 @@ fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
 fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     let h = chan.slot(slot);
     let dir = chan.role().rx();
-    let size = chan.ring() as u64;
-    let tail = h.producer[dir].tail.load(Relaxed);
+    let p = peer(chan, h);
+    let tail = h.producer[dir].tail.load(Acquire);
+    let size = ring::limit(p, &h.side[chan.role() as usize], chan.ring() as u64);
     if tail.wrapping_sub(ep.rx_shown.load(Relaxed)) <= size / 2 {
         return;
     }
     ep.rx_shown.store(head, Relaxed);
-    let p = peer(chan, h);
     if let Some(wish) = ring::wish(p, &h.producer[dir], head, size) {
         let n = chan.notify(slot);
         ring::served(p, wish);

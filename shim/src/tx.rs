@@ -321,10 +321,21 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
 }
 
 fn limit(ep: Ep, chan: &Chan) -> u64 {
-    match ep.tx_limit.load(Relaxed) {
-        0 => chan.ring() as u64,
-        n => n.min(chan.ring() as u64),
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (me, peer) = sides(chan, h);
+    ring::limit(me, peer, chan.ring() as u64)
+}
+
+/// The program has set `SO_SNDBUF`, or may have before the connection was attached.
+pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let held = lock::take(&ep.tx_token);
+    // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
+    if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
+        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
     }
+    held.release();
 }
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).

@@ -118,6 +118,11 @@ pub struct Side {
     pub wr_shut: AtomicU32,
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
+    /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
+    /// so that the receiver knows it when it reads the tail of what was sent under it.
+    pub sndbuf: AtomicU32,
+    /// Receiver: the same of `SO_RCVBUF`. It does not change once [`Side::rx`] is set.
+    pub rcvbuf: AtomicU32,
 }
 
 /// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
