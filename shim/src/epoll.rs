@@ -347,8 +347,13 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 fn lifeline_mask(events: u32) -> u32 {
     // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
     // idle lifeline that could be written all the time stays silent.
-    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32
+    let always = (EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32;
+    // Of an edge nothing says later which kind it was.
+    always | if events & EPOLLET as u32 != 0 { events & SOME } else { SOME }
 }
+
+/// See [`lifeline_mask`].
+const SOME: u32 = (EPOLLIN | EPOLLOUT) as u32;
 
 /// `epoll_ctl`.
 ///
@@ -386,8 +391,10 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
     };
     let s = &TABLE[i];
-    if want.events & EPOLLEXCLUSIVE as u32 != 0 {
-        io::retire(fd, Reason::EpollShared);
+    // Wakes one waiter or more (epoll_ctl(2)): from the ring it wakes all.
+    const WITH_EXCLUSIVE: u32 =
+        (EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE) as u32;
+    if want.events & EPOLLEXCLUSIVE as u32 != 0 && (op != libc::EPOLL_CTL_ADD || want.events & !WITH_EXCLUSIVE != 0) {
         return native();
     }
     let held = s.lock.lock();
@@ -408,8 +415,12 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
     let w = s.get(fd).filter(|w| w.ep.load(Relaxed) != 0);
     match (op, w) {
         (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
-            let special = (EPOLLPRI | EPOLLWAKEUP) as u32;
-            if (want.events ^ w.events.load(Relaxed)) & special != 0 {
+            if w.events.load(Relaxed) & EPOLLEXCLUSIVE as u32 != 0 {
+                real::set_errno(libc::EINVAL);
+                return -1;
+            }
+            let old = w.events.load(Relaxed);
+            if lifeline_mask(want.events) != lifeline_mask(old) || (want.events ^ old) & EPOLLWAKEUP as u32 != 0 {
                 let id = u64::from(watch_id(i, fd));
                 kernel_ctl(epfd, op, fd, lifeline_mask(want.events), tag() | id);
             }
@@ -478,7 +489,13 @@ fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan:
     let events = w.events.load(Relaxed);
     let fired = events & EPOLLONESHOT as u32 != 0 && oneshot_fired(epfd, fd);
     let id = u64::from(watch_id(i, fd));
-    if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0 {
+    // An exclusive registration cannot be modified.
+    let op = match events & EPOLLEXCLUSIVE as u32 {
+        0 => libc::EPOLL_CTL_MOD,
+        _ if kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0) < 0 => libc::EPOLL_CTL_MOD,
+        _ => libc::EPOLL_CTL_ADD,
+    };
+    if kernel_ctl(epfd, op, fd, lifeline_mask(events), tag() | id) < 0 {
         // The number was closed while its file lives on in a dup: the kernel's registration stays as it is.
         io::retire(fd, Reason::EpollShared);
         return;
@@ -722,7 +739,9 @@ fn note_edge(ep: Ep, w: &Watch) {
     if space {
         ep.tx_blocked.store(0, Relaxed);
     }
-    if tail != w.seen.load(Relaxed) || space || rx::at_end(ep, chan) {
+    let events = w.events.load(Relaxed);
+    let (reads, writes) = ((EPOLLIN | libc::EPOLLRDNORM) as u32, (EPOLLOUT | libc::EPOLLWRNORM) as u32);
+    if (tail != w.seen.load(Relaxed) && events & reads != 0) || (space && events & writes != 0) {
         w.flags.fetch_or(EDGE, Relaxed);
     }
 }

@@ -21,7 +21,7 @@ pub const UP: u32 = 1 << 31;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
 /// later than a network would tell it.
-const LOOK_EVERY_US: u64 = 20;
+pub const LOOK_EVERY_US: u64 = 20;
 
 fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
     let r = chan.role();
@@ -105,14 +105,14 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
-    let heard = ep.rx_head.load(Relaxed);
-    if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(sys::cycles(), Relaxed);
-        return false;
-    }
-    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
-        return false;
+    if peer.gone.load(Relaxed) == 0 {
+        // An answer to something just received: were the peer dead by now, the kernel would take this one, too. But
+        // what was received may have lain there for long.
+        let heard = ep.rx_head.load(Relaxed);
+        let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
+        if !look_due(ep, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+            return false;
+        }
     }
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
@@ -121,10 +121,10 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     ended
 }
 
-/// Whether nobody has looked at the lifeline for a while; then the caller does.
-pub fn look_due(ep: Ep) -> bool {
+/// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
+pub fn look_due(ep: Ep, us: u64) -> bool {
     let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > us * wait::cycles_per_us();
     if due {
         ep.tx_checked.store(t, Relaxed);
     }
