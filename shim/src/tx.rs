@@ -105,7 +105,7 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    if peer.gone.load(Relaxed) == 0 {
+    if peer.gone.load(Relaxed) == 0 && peer.wr_shut.load(Relaxed) == 0 {
         // An answer to something just received: were the peer dead by now, the kernel would take this one, too. But
         // what was received may have lain there for long.
         let heard = ep.rx_head.load(Relaxed);
@@ -519,21 +519,22 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs, partial: bool) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
         return Ok(());
     }
     let restartable = deadline.is_none();
-    if signals::interrupted(since, restartable) {
+    // A call that has sent something is never restarted.
+    if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
         return Err(libc::EINTR);
     }
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
@@ -551,7 +552,7 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, s
         return Err(libc::EBADF);
     }
     match woken {
-        Err(libc::EINTR) if !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(e) => return Err(e),
         Ok(()) => {}
     }
@@ -634,7 +635,7 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
