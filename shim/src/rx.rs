@@ -8,7 +8,7 @@ use crate::wait::{self, Spun};
 use crate::{lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
-use shmring::layout::{self, CLOSED, SlotHeader};
+use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
@@ -460,13 +460,13 @@ fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
 fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     let h = chan.slot(slot);
     let dir = chan.role().rx();
-    let size = chan.ring() as u64;
-    let tail = h.producer[dir].tail.load(Relaxed);
+    let p = peer(chan, h);
+    let tail = h.producer[dir].tail.load(Acquire);
+    let size = ring::limit(p, &h.side[chan.role() as usize], chan.ring() as u64);
     if tail.wrapping_sub(ep.rx_shown.load(Relaxed)) <= size / 2 {
         return;
     }
     ep.rx_shown.store(head, Relaxed);
-    let p = peer(chan, h);
     if let Some(wish) = ring::wish(p, &h.producer[dir], head, size) {
         let n = chan.notify(slot);
         ring::served(p, wish);
@@ -508,7 +508,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     }
     loop {
         let want = if peek { b.len } else { b.len - total };
-        let held = lock::take(&ep.rx_token);
+        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return -libc::EBADF as isize };
         let got = if b.len == 0 {
             // The kernel waits for data to receive nothing of (tcp_recvmsg).
             // SAFETY: as ours.
@@ -570,7 +570,8 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if b.len == 0 && signals::runs() != since {
             return 0;
         }
-        if signals::interrupted(since, restartable) {
+        // A call that has received something is never restarted.
+        if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
@@ -587,7 +588,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
-            Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
+            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
             Ok(()) => {}
@@ -603,20 +604,21 @@ fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
+    let life = ep.life();
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let up = p.up.load(Acquire);
     let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1;
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
         if drained() {
-            let held = lock::take(&ep.rx_token);
+            let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
             if drained() {
                 come_down(ep, chan);
             }
             held.release();
         }
     } else if up != 0 {
-        let held = lock::take(&ep.rx_token);
+        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
         let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
         if matches!(phase, RxPhase::Native | RxPhase::Transit)
             && let Some((consumed, _)) = lifeline::received(fd)
@@ -631,7 +633,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         held.release();
     }
     if ep.rx_skip.load(Relaxed) != 0 {
-        let held = lock::take(&ep.rx_token);
+        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
         skip(ep, fd);
         held.release();
     }
@@ -641,7 +643,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
 /// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
 pub fn come_down(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let echo = peer(chan, h).echo.load(Acquire);
+    let echo = peer(chan, h).echo.load(Acquire) & !ECHOED;
     if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
         let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
         // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
@@ -724,7 +726,7 @@ pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let p = peer(chan, h);
     let mut ended = false;
     patiently(LONG_PATIENCE_NS, || {
-        let complete = p.echoed.load(Acquire) != 0;
+        let complete = p.echo.load(Acquire) & ECHOED != 0;
         if complete || ended {
             return true;
         }
@@ -732,7 +734,7 @@ pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
         serve_other(ep);
         false
     });
-    p.echoed.load(Acquire) != 0
+    p.echo.load(Acquire) & ECHOED != 0
 }
 
 /// Whether a peer took back what lay unread on the ring.

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
 use shmring::family::Reason;
-use shmring::layout::{CLOSED, HOME, Side, SlotHeader};
+use shmring::layout::{CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, TxPhase, TxStep, TxView};
 use shmring::{sys, syscall};
@@ -21,7 +21,7 @@ pub const UP: u32 = 1 << 31;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
 /// later than a network would tell it.
-const LOOK_EVERY_US: u64 = 20;
+pub const LOOK_EVERY_US: u64 = 20;
 
 fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
     let r = chan.role();
@@ -105,14 +105,14 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
-    let heard = ep.rx_head.load(Relaxed);
-    if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(sys::cycles(), Relaxed);
-        return false;
-    }
-    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
-        return false;
+    if peer.gone.load(Relaxed) == 0 && peer.wr_shut.load(Relaxed) == 0 {
+        // An answer to something just received: were the peer dead by now, the kernel would take this one, too. But
+        // what was received may have lain there for long.
+        let heard = ep.rx_head.load(Relaxed);
+        let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
+        if !look_due(ep, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+            return false;
+        }
     }
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
@@ -121,10 +121,10 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     ended
 }
 
-/// Whether nobody has looked at the lifeline for a while; then the caller does.
-pub fn look_due(ep: Ep) -> bool {
+/// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
+pub fn look_due(ep: Ep, us: u64) -> bool {
     let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > us * wait::cycles_per_us();
     if due {
         ep.tx_checked.store(t, Relaxed);
     }
@@ -213,7 +213,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
     let (start, echo) = match peer.rewind.load(Acquire) {
-        CLOSED => (me.echo.load(Relaxed).saturating_sub(1), true),
+        CLOSED => ((me.echo.load(Relaxed) & !ECHOED).saturating_sub(1), true),
         left => (left.saturating_sub(1), false),
     };
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
@@ -228,7 +228,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
         let (off, len) = spans[0];
         if len == 0 {
             if echo {
-                me.echoed.store(1, Release);
+                me.echo.fetch_or(ECHOED, Release);
             } else {
                 me.down.store(start + 1, Release);
                 ep.because(Reason::Passed);
@@ -260,6 +260,7 @@ fn untold(ep: Ep, e: i32) {
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
+    let life = ep.life();
     let phase = ep.tx_phase.load(Relaxed);
     let asked = match TxPhase::from_u32(phase) {
         TxPhase::Ring => {
@@ -271,7 +272,7 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     };
     // A latched error is for the program's own calls to report.
     if asked && ep.latched.load(Relaxed) == 0 {
-        let held = lock::take(&ep.tx_token);
+        let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return };
         if let Turn::Error(e) = turn(ep, chan, fd) {
             untold(ep, e);
         }
@@ -372,10 +373,21 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
 }
 
 fn limit(ep: Ep, chan: &Chan) -> u64 {
-    match ep.tx_limit.load(Relaxed) {
-        0 => chan.ring() as u64,
-        n => n.min(chan.ring() as u64),
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (me, peer) = sides(chan, h);
+    ring::limit(me, peer, chan.ring() as u64)
+}
+
+/// The program has set `SO_SNDBUF`, or may have before the connection was attached.
+pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let held = lock::take(&ep.tx_token);
+    // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
+    if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
+        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
     }
+    held.release();
 }
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
@@ -500,8 +512,8 @@ enum Attempt {
     Error(i32),
 }
 
-fn with_turn(ep: Ep, chan: &Chan, fd: i32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
-    let held = lock::take(&ep.tx_token);
+fn with_turn(ep: Ep, chan: &Chan, fd: i32, life: u32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
+    let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
     let a = match turn(ep, chan, fd) {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
@@ -546,12 +558,13 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let life = ep.life();
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
             return Sent::Done(total as isize);
         }
-        let a = with_turn(ep, chan, fd, || {
+        let a = with_turn(ep, chan, fd, life, || {
             if want == 0 {
                 return Ok(0);
             }
@@ -594,21 +607,22 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs, partial: bool) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
         return Ok(());
     }
     let restartable = deadline.is_none();
-    if signals::interrupted(since, restartable) {
+    // A call that has sent something is never restarted.
+    if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
         return Err(libc::EINTR);
     }
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
@@ -626,7 +640,7 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, s
         return Err(libc::EBADF);
     }
     match woken {
-        Err(libc::EINTR) if !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(e) => return Err(e),
         Ok(()) => {}
     }
@@ -673,13 +687,14 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let life = ep.life();
     loop {
         let want = n - total;
         if want == 0 {
             return Sent::Done(total as isize);
         }
         let mut end = false;
-        let a = with_turn(ep, chan, out, || {
+        let a = with_turn(ep, chan, out, life, || {
             // SAFETY: the direction is ours.
             let r = unsafe { put_file(ep, chan, inp, off, want) };
             if r == Ok(None) {
@@ -712,7 +727,7 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }

@@ -237,8 +237,6 @@ pub struct Endpoint {
     pub spins_won: AtomicU64,
     /// Waits that had to sleep after spinning.
     pub spins_lost: AtomicU64,
-    /// Cap on bytes in flight on our ring, from SO_SNDBUF; 0 = the ring's size.
-    pub tx_limit: AtomicU64,
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
     _pad: u32,

@@ -119,15 +119,21 @@ pub struct Side {
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
     /// Sender that went down: ring position + 1 from which on the unread bytes were *also* sent over the
-    /// lifeline, from its position X on; 0 = none were. Published before `down`. A receiver that goes on with
-    /// the ring drops them there; one that must leave reads them there.
+    /// lifeline, from its position X on; 0 = none were. Published before `down`. [`ECHOED`] is added once all
+    /// of them are the kernel's. A receiver that goes on with the ring drops them there; one that must leave
+    /// reads them there.
     pub echo: AtomicU64,
-    /// Sender: all of the echo is the kernel's.
-    pub echoed: AtomicU32,
+    /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
+    /// so that the receiver knows it when it reads the tail of what was sent under it.
+    pub sndbuf: AtomicU32,
+    /// Receiver: the same of `SO_RCVBUF`. It does not change once [`Side::rx`] is set.
+    pub rcvbuf: AtomicU32,
 }
 
 /// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
 pub const CLOSED: u64 = u64::MAX;
+/// [`Side::echo`]: all of it is the kernel's.
+pub const ECHOED: u64 = 1 << 63;
 /// [`Side::rx`]: the peer may send on the ring.
 pub const READY: u32 = 1;
 /// [`Side::rx`]: the peer must never send on the ring.
