@@ -767,7 +767,7 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
         return TakenBack::Yes;
     }
     match lifeline::received(fd) {
-        Some((consumed, queued)) if consumed + queued <= p.up.load(Relaxed) - 1 => TakenBack::No,
+        Some((consumed, queued)) if consumed + queued < p.up.load(Relaxed) => TakenBack::No,
         _ => TakenBack::Partly,
     }
 }
