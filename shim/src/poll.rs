@@ -20,43 +20,58 @@ fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
     if ep.state() == State::Attached { Some((ep, ep.chan()?)) } else { None }
 }
 
-/// Marks every connection that is not attached as natively waited for, so that none goes up while we
-/// sleep in the kernel. Returns false, undone, if one is or has become attached.
-fn enter_native(f: &[pollfd]) -> bool {
-    let mut attached = false;
-    let mut n = 0;
-    for p in f {
-        if let Some(ep) = fds::endpoint(p.fd) {
-            match ep.state() {
-                State::Attached => attached = true,
-                State::Eligible => attached |= ep.rx_word.fetch_add(1, AcqRel) & READY != 0,
-                _ => {}
-            }
-        }
-        n += 1;
-        if attached {
-            break;
-        }
+/// Counts a native wait on `ep`. False, undone: the ring is in use.
+fn enter(ep: Ep) -> bool {
+    let native = ep.rx_word.fetch_add(1, AcqRel) & READY == 0;
+    if !native {
+        leave(ep);
     }
-    if attached {
-        // The one that was found attached has been counted only if it was eligible a moment ago.
-        for (i, p) in f[..n].iter().enumerate() {
-            if let Some(ep) = fds::endpoint(p.fd)
-                && (ep.state() == State::Eligible || i + 1 == n && ep.rx_word.load(Relaxed) & !READY != 0)
-            {
-                let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
-            }
-        }
-    }
-    !attached
+    native
 }
 
-fn leave_native(f: &[pollfd]) {
-    for p in f {
-        if let Some(ep) = fds::endpoint(p.fd)
-            && matches!(ep.state(), State::Eligible | State::Attached)
+/// Ends a counted wait. The number may be another connection's meanwhile, closed by another thread.
+fn leave(ep: Ep) {
+    let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+}
+
+/// Which entries of an array were counted by [`enter`].
+type Counted = [u64; NATIVE_MAX / 64];
+
+/// Longest array that is waited for natively.
+const NATIVE_MAX: usize = 1024;
+
+/// Marks every connection that is not attached as natively waited for, so that none goes up while we
+/// sleep in the kernel. `None`, undone, if one is or has become attached.
+fn enter_native(f: &[pollfd]) -> Option<Counted> {
+    let mut counted = [0; NATIVE_MAX / 64];
+    if f.len() > NATIVE_MAX {
+        return None;
+    }
+    for (i, p) in f.iter().enumerate() {
+        let Some(ep) = fds::endpoint(p.fd) else { continue };
+        let native = match ep.state() {
+            State::Attached => false,
+            State::Eligible => {
+                let entered = enter(ep);
+                counted[i / 64] |= u64::from(entered) << (i % 64);
+                entered
+            }
+            _ => true,
+        };
+        if !native {
+            leave_native(&f[..=i], &counted);
+            return None;
+        }
+    }
+    Some(counted)
+}
+
+fn leave_native(f: &[pollfd], counted: &Counted) {
+    for (i, p) in f.iter().enumerate() {
+        if counted[i / 64] >> (i % 64) & 1 != 0
+            && let Some(ep) = fds::endpoint(p.fd)
         {
-            let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+            leave(ep);
         }
     }
 }
@@ -92,9 +107,9 @@ pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const
     if !concerns(set) {
         return real();
     }
-    if enter_native(set) {
+    if let Some(counted) = enter_native(set) {
         let r = real();
-        leave_native(set);
+        leave_native(set, &counted);
         return r;
     }
     // SAFETY: the caller's obligation.
@@ -124,6 +139,9 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t)
     unsafe { syscall!(libc::SYS_munmap, p, bytes) };
     r
 }
+
+/// In `revents` while the call sleeps: see [`enter`]. No event has this bit.
+const COUNTED: i16 = 0x4000;
 
 /// `work` has room for the set, a doorbell and the mailbox.
 unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
@@ -185,14 +203,24 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                 some => left = some,
             }
         }
-        // Only connections that are attached are slept for on the ring; the others are counted as native.
+        // Only connections that are attached are slept for on the ring; the others are counted as native, which
+        // `revents`, 0 for all now, remembers.
         let poller = wait::acquire();
         let mut bounded = poller.is_none();
-        for (p, w) in set.iter().zip(work.iter_mut()) {
+        let mut late = false;
+        for (p, w) in set.iter_mut().zip(work.iter_mut()) {
             w.fd = p.fd;
             w.events = p.events;
             w.revents = 0;
-            let Some((ep, chan)) = on_ring(p.fd) else { continue };
+            let Some((ep, chan)) = on_ring(p.fd) else {
+                match fds::endpoint(p.fd).map(|ep| (ep, ep.state())) {
+                    Some((ep, State::Eligible)) if enter(ep) => p.revents = COUNTED,
+                    // Attached by another thread since we looked.
+                    Some((_, State::Eligible | State::Attached)) => late = true,
+                    _ => {}
+                }
+                continue;
+            };
             w.events = readiness::lifeline_events(ep, p.events);
             if chan.inherited.load(Relaxed) != 0 {
                 // The pollers' words there are those of the process that mapped it.
@@ -209,12 +237,20 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         if bounded {
             left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
         }
-        let r = if any_stirred(set) || any_eligible_ready(set) {
+        let r = if late || any_stirred(set) {
             0
         } else {
             // SAFETY: the array is ours; no lock is held.
             unsafe { signals::ppoll(work.as_mut_ptr(), bell + 2, left, mask, since) }
         };
+        for p in set.iter_mut() {
+            if p.revents == COUNTED
+                && let Some(ep) = fds::endpoint(p.fd)
+            {
+                leave(ep);
+            }
+            p.revents = 0;
+        }
         if let Some(n) = poller {
             for p in set.iter() {
                 if let Some((_, chan)) = on_ring(p.fd)
@@ -245,13 +281,6 @@ fn any_stirred(set: &[pollfd]) -> bool {
                 || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan)
         }
         None => false,
-    })
-}
-
-/// A connection in the set was attached by another thread since we looked.
-fn any_eligible_ready(set: &[pollfd]) -> bool {
-    set.iter().any(|p| {
-        fds::endpoint(p.fd).is_some_and(|e| e.state() == State::Eligible && e.rx_word.load(Relaxed) & READY != 0)
     })
 }
 
@@ -331,9 +360,9 @@ pub unsafe fn select(
         }
     }
     let started = wait::now();
-    let result = if enter_native(set) {
+    let result = if let Some(counted) = enter_native(set) {
         let x = real();
-        leave_native(set);
+        leave_native(set, &counted);
         x
     } else {
         // SAFETY: the caller's obligation.
