@@ -31,8 +31,12 @@ pub struct Local {
     pub peer_uid: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,
+    /// A receive was last found to be blocking: a hint.
+    pub blocking: AtomicU32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
+    /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
+    pub kept: AtomicI32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -46,7 +50,9 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
+        blocking: AtomicU32::new(0),
         offered: AtomicU32::new(0),
+        kept: AtomicI32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -355,8 +361,9 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     {
         w.store(0, Relaxed);
     }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base,
-        &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_heard, &ep.bells, &ep.spins_won, &ep.spins_lost]
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_skip, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail,
+        &ep.tx_head, &ep.tx_base, &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_extent, &ep.tx_trimmed, &ep.tx_heard, &ep.bells,
+        &ep.spins_won, &ep.spins_lost]
     {
         w.store(0, Relaxed);
     }
@@ -376,6 +383,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(0, Relaxed);
+    l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);

@@ -2,9 +2,9 @@
 
 use crate::channel::Chan;
 use crate::family::Ep;
-use crate::rx::{self, READY};
+use crate::rx::{self, READY, TakenBack};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, config, fds, lifeline, lock, real, signals};
+use crate::{attach, config, fds, lock, real, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
@@ -32,13 +32,17 @@ fn attached(fd: c_int) -> Option<(Ep, &'static Chan)> {
 
 /// Runs a native call while it is counted in `word`; not if `bit` says that the ring is in use.
 #[inline]
-fn counted(word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
+fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
+    let life = ep.life();
     if word.fetch_add(1, AcqRel) & bit != 0 {
         word.fetch_sub(1, AcqRel);
         return None;
     }
     let r = real();
-    word.fetch_sub(1, AcqRel);
+    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    if ep.life() == life {
+        word.fetch_sub(1, AcqRel);
+    }
     Some(r)
 }
 
@@ -55,7 +59,7 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(&e.rx_word, READY, &mut real) {
+            return match counted(e, &e.rx_word, READY, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -67,17 +71,40 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             }
             return real();
         }
-        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 {
+        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
         if !rx::make_ready(ep, chan) {
-            match counted(&ep.rx_word, READY, &mut real) {
+            match counted(ep, &ep.rx_word, READY, &mut real) {
                 Some(r) => return r,
                 None => continue,
             }
         }
         // SAFETY: the caller's obligation; no lock is held here.
         return real::ret(unsafe { rx::recv(ep, chan, fd, iov, n, flags, since) });
+    }
+}
+
+/// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
+pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
+    let Some(e) = fds::endpoint(fd) else { return Some(real()) };
+    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        return Some(real());
+    }
+    match attached(fd) {
+        Some(_) => None,
+        None => counted(e, &e.rx_word, READY, &mut real),
+    }
+}
+
+/// Keeps an error that ended the connection for the next call, where the kernel would set it again.
+pub fn keep_error(fd: c_int, errno: c_int) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && (ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0)
+        && !matches!(errno, libc::EAGAIN | libc::EINTR | libc::EFAULT)
+    {
+        rx::keep(ep, errno);
     }
 }
 
@@ -94,7 +121,7 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(&e.tx_word, UP, &mut real) {
+            return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -109,7 +136,7 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         // SAFETY: the caller's obligation; no lock is held here.
         match unsafe { tx::send(ep, chan, fd, iov, n, flags, since) } {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
                 None => continue,
@@ -130,7 +157,7 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
     let since = signals::runs();
     loop {
         let Some((ep, chan)) = attached(out) else {
-            return match counted(&e.tx_word, UP, &mut real) {
+            return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,
                 None => continue,
             };
@@ -143,7 +170,7 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
         // SAFETY: the caller's obligation; no lock is held here.
         match unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) } {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(&ep.tx_word, UP, &mut real) {
+            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
                 None => continue,
@@ -182,7 +209,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         chan.slot(slot).side[chan.role() as usize].wr_shut.store(1, Release);
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
-        tx::finish(ep, chan, fd);
+        tx::finish_last(ep, chan, fd);
         ep.wr_shut.store(1, Release);
     }
     let r = real();
@@ -198,10 +225,11 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
 ///
 /// Our sending side goes down at once. Our receiving side stops reading the ring; the peer sends what is
 /// unread over the lifeline as soon as it runs in our library again (it is woken if it sleeps there).
-/// If the peer has already finished sending, nobody can do that any more: then the connection is reset
-/// rather than corrupted, unless nothing was left unread.
+/// If the peer was killed, nobody can do that any more. Where the next reader is one that we do not serve, the
+/// connection is then reset rather than cut short, unless nothing was left unread.
 pub fn retire(fd: c_int, why: Reason) {
-    if !quit(fd, why, Unread::Rewind) {
+    let served = matches!(why, Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory);
+    if !quit(fd, why, Unread::Rewind) && !served {
         reset(fd, why);
     }
 }
@@ -258,24 +286,32 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
                     ep.rx_cut.store(at + 1, Release);
                     at == head
                 }
-                Ok(_) if left() == 0 || lifeline::look(fd, lifeline::ENDED) == 0 => true,
-                // It has served the rewind and finished since.
-                Ok(_) if peer.down.load(Acquire) != 0 => true,
-                // A FIN without the arbiter moved means that the peer was killed: nobody takes them back.
-                Ok(_) => {
-                    ep.rx_cut.store(head + left() + 1, Release);
-                    false
-                }
-                Err(CLOSED) => left() == 0,
+                Ok(_) if left() == 0 => true,
+                Ok(_) => match rx::taken_back(ep, chan, fd, at) {
+                    TakenBack::Yes => true,
+                    // The peer was killed before: nobody takes them back.
+                    TakenBack::No => {
+                        ep.rx_cut.store(head + left() + 1, Release);
+                        false
+                    }
+                    TakenBack::Partly => {
+                        reset(fd, why);
+                        true
+                    }
+                },
+                Err(CLOSED) => left() == 0 || rx::echoed(ep, chan, fd),
                 // Left before: all that this side still has to read lies before the cut.
                 Err(_) => rx::on_ring(ep, chan) == 0,
             };
         }
         if complete {
-            ep.rx_phase.store(RxPhase::Down as u32, Release);
+            rx::come_down(ep, chan);
             // Nobody waits for ring bytes any more.
             ep.rx_word.fetch_and(!READY, AcqRel);
         }
+    }
+    if complete && !rx::dropped(ep, fd) {
+        reset(fd, why);
     }
     held.release();
     chan.notify(slot);

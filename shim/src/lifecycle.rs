@@ -3,8 +3,8 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, signals, tx, wait};
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -55,6 +55,9 @@ fn release(ep: Ep, fd: c_int) {
         }
         return;
     }
+    if ep.state() == State::Attached && wait::slept_on(ep) && keep(ep, fd) {
+        return;
+    }
     l.refs.store(0, Relaxed);
     epoll::forget(ep);
     if ep.state() == State::Eligible {
@@ -66,14 +69,7 @@ fn release(ep: Ep, fd: c_int) {
     if ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
-        if ring_unread(ep, chan) {
-            // tcp_close: a socket closed with unread data sends RST, not FIN.
-            let lg = libc::linger { l_onoff: 1, l_linger: 0 };
-            // SAFETY: passes a local.
-            unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
-        }
-        // As for shutdown: the receiver must know whether the ring is the end of it.
-        tx::finish(ep, chan, fd);
+        end(ep, chan, fd);
         attach::detach(ep, chan);
     }
     l.chan.store(core::ptr::null_mut(), Relaxed);
@@ -82,6 +78,62 @@ fn release(ep: Ep, fd: c_int) {
     family::free(ep);
     tx.release();
     rx.release();
+}
+
+/// Before the kernel closes the last descriptor of an attached connection.
+fn end(ep: Ep, chan: &crate::channel::Chan, fd: c_int) {
+    rx::drop_echo(ep, chan, fd);
+    if ring_unread(ep, chan) {
+        // tcp_close: a socket closed with unread data sends RST, not FIN.
+        let lg = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: passes a local.
+        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
+    }
+    // As for shutdown: the receiver must know whether the ring is the end of it.
+    tx::finish_last(ep, chan, fd);
+}
+
+/// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
+/// hold the file until they return; ours keep it open under another number.
+fn keep(ep: Ep, fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fds::floor()) } as c_int;
+    if new < 0 {
+        return false;
+    }
+    fds::set(new, Kind::Ours);
+    let l = ep.local();
+    l.fd.store(new, Relaxed);
+    l.kept.store(new + 1, SeqCst);
+    if !wait::slept_on(ep) {
+        let_go(ep);
+    }
+    true
+}
+
+fn let_go(ep: Ep) {
+    let fd = ep.local().kept.swap(0, SeqCst) - 1;
+    if fd >= 0 {
+        fds::set(fd, Kind::Other);
+        release(ep, fd);
+        shmring::sys::close(fd);
+    }
+}
+
+/// The number under which a thread that slept on `ep` as `fd` finds its file now.
+pub fn number(ep: Ep, fd: c_int) -> c_int {
+    match ep.local().kept.load(SeqCst) {
+        0 => fd,
+        kept => kept - 1,
+    }
+}
+
+/// A blocking call on `ep` that slept is over.
+pub fn awake(ep: Ep) {
+    wait::wake_up();
+    if ep.local().kept.load(SeqCst) != 0 && !wait::slept_on(ep) {
+        let_go(ep);
+    }
 }
 
 fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
@@ -384,13 +436,15 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
     }
 }
 
-/// Before a child is created that becomes another program without running our code.
-///
-/// It inherits what is not close-on-exec, nearly always by oversight. Connections that are attached stay: a
-/// program that was given one on purpose got it by dup2 or a spawn file action, which retire it.
+/// Before a child is created that becomes another program without running our code: what it inherits goes
+/// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
 pub fn before_spawn() {
-    let connected = |fd: c_int| fds::endpoint(fd).is_some_and(|e| fd <= 2 && e.state() != State::Idle);
-    io::retire_all(Reason::Exec, io::Unread::Rewind, connected);
+    let inherited = |fd: c_int| {
+        // SAFETY: no memory is touched.
+        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle)
+    };
+    io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
 }
 
 /// `vfork` is about to happen on this thread.
@@ -425,6 +479,8 @@ pub extern "C" fn fork_child() {
     wait::after_fork_child();
     attach::after_fork_child();
     epoll::after_fork_child();
+    // The threads that slept are the parent's.
+    family::held().for_each(let_go);
 }
 
 /// At exit: other holders of our connections may use them alone again.
@@ -433,13 +489,20 @@ pub extern "C" fn leaving() {
         return;
     }
     for ep in family::held() {
+        let sole = family::sole_holder(ep);
+        let fd = ep.local().fd.load(Relaxed);
         if ep.state() == State::Attached
+            && fds::endpoint(fd) == Some(ep)
             && let Some(chan) = ep.chan()
         {
-            // What a receiver that left waits for would die with us.
-            tx::flush(ep, chan, ep.local().fd.load(Relaxed));
+            if sole {
+                end(ep, chan, fd);
+            } else {
+                // What a receiver that left waits for must not wait for the others' next call.
+                tx::flush(ep, chan, fd, false);
+            }
         }
-        if !family::sole_holder(ep) && ep.local().refs.swap(0, Relaxed) > 0 {
+        if !sole && ep.local().refs.swap(0, Relaxed) > 0 {
             family::give_up(ep);
         }
     }

@@ -44,7 +44,8 @@ pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
 }
 
 /// `SO_SNDBUF` or `SO_RCVBUF` if the program has set it, and the kernel does not adapt it any more (Linux 5.14).
-pub fn locked_buffer(fd: i32, name: i32) -> Option<u32> {
+/// In KiB, as far as they can be counted.
+pub fn locked_buffer(fd: i32, name: i32) -> Option<u16> {
     const SO_BUF_LOCK: i32 = 72;
     const SNDBUF_LOCK: i32 = 1;
     const RCVBUF_LOCK: i32 = 2;
@@ -53,7 +54,7 @@ pub fn locked_buffer(fd: i32, name: i32) -> Option<u32> {
     if locks & bit == 0 {
         return None;
     }
-    option(fd, libc::SOL_SOCKET, name).ok().map(|n| n.max(0) as u32)
+    option(fd, libc::SOL_SOCKET, name).ok().map(|n| (n.max(0) as u32).div_ceil(1024).min(u32::from(u16::MAX)) as u16)
 }
 
 /// `SO_COOKIE`: the socket's name in this kernel, never reused.

@@ -3,6 +3,7 @@
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::fds::{self, Kind};
+use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::wait::{self, Spun};
 use crate::{attach, config, epoll, readiness, real, rx, signals};
@@ -20,58 +21,55 @@ fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
     if ep.state() == State::Attached { Some((ep, ep.chan()?)) } else { None }
 }
 
+/// Connections counted as natively waited for: endpoint and life.
+struct Counted {
+    n: usize,
+    list: [(u32, u32); SMALL],
+}
+
 /// Counts a native wait on `ep`. False, undone: the ring is in use.
-fn enter(ep: Ep) -> bool {
+fn count(ep: Ep) -> bool {
     let native = ep.rx_word.fetch_add(1, AcqRel) & READY == 0;
     if !native {
-        leave(ep);
+        uncount(ep);
     }
     native
 }
 
-/// Ends a counted wait. The number may be another connection's meanwhile, closed by another thread.
-fn leave(ep: Ep) {
+fn uncount(ep: Ep) {
     let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
 }
 
-/// Which entries of an array were counted by [`enter`].
-type Counted = [u64; NATIVE_MAX / 64];
-
-/// Longest array that is waited for natively.
-const NATIVE_MAX: usize = 1024;
-
 /// Marks every connection that is not attached as natively waited for, so that none goes up while we
-/// sleep in the kernel. `None`, undone, if one is or has become attached.
+/// sleep in the kernel. `None`, and undone, if one is or has become attached, or if they are too many to remember.
 fn enter_native(f: &[pollfd]) -> Option<Counted> {
-    let mut counted = [0; NATIVE_MAX / 64];
-    if f.len() > NATIVE_MAX {
-        return None;
-    }
-    for (i, p) in f.iter().enumerate() {
+    let mut c = Counted { n: 0, list: [(0, 0); SMALL] };
+    for p in f {
         let Some(ep) = fds::endpoint(p.fd) else { continue };
         let native = match ep.state() {
             State::Attached => false,
+            State::Eligible if c.n == SMALL => false,
             State::Eligible => {
-                let entered = enter(ep);
-                counted[i / 64] |= u64::from(entered) << (i % 64);
-                entered
+                c.list[c.n] = (ep.index(), ep.life());
+                let counted = count(ep);
+                c.n += usize::from(counted);
+                counted
             }
             _ => true,
         };
         if !native {
-            leave_native(&f[..=i], &counted);
+            leave_native(&c);
             return None;
         }
     }
-    Some(counted)
+    Some(c)
 }
 
-fn leave_native(f: &[pollfd], counted: &Counted) {
-    for (i, p) in f.iter().enumerate() {
-        if counted[i / 64] >> (i % 64) & 1 != 0
-            && let Some(ep) = fds::endpoint(p.fd)
-        {
-            leave(ep);
+fn leave_native(c: &Counted) {
+    for &(ep, life) in &c.list[..c.n] {
+        let ep = Ep::from_index(ep);
+        if ep.life() == life {
+            uncount(ep);
         }
     }
 }
@@ -109,7 +107,7 @@ pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const
     }
     if let Some(counted) = enter_native(set) {
         let r = real();
-        leave_native(set, &counted);
+        leave_native(&counted);
         return r;
     }
     // SAFETY: the caller's obligation.
@@ -140,7 +138,7 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t)
     r
 }
 
-/// In `revents` while the call sleeps: see [`enter`]. No event has this bit.
+/// In `revents` while the call sleeps: see [`count`]. No event has this bit.
 const COUNTED: i16 = 0x4000;
 
 /// `work` has room for the set, a doorbell and the mailbox.
@@ -214,7 +212,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             w.revents = 0;
             let Some((ep, chan)) = on_ring(p.fd) else {
                 match fds::endpoint(p.fd).map(|ep| (ep, ep.state())) {
-                    Some((ep, State::Eligible)) if enter(ep) => p.revents = COUNTED,
+                    Some((ep, State::Eligible)) if count(ep) => p.revents = COUNTED,
                     // Attached by another thread since we looked.
                     Some((_, State::Eligible | State::Attached)) => late = true,
                     _ => {}
@@ -247,7 +245,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             if p.revents == COUNTED
                 && let Some(ep) = fds::endpoint(p.fd)
             {
-                leave(ep);
+                uncount(ep);
             }
             p.revents = 0;
         }
@@ -267,6 +265,13 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         }
         if work[bell + 1].revents != 0 {
             attach::collect();
+        }
+        for (p, w) in set.iter().zip(work.iter()) {
+            if w.revents & ENDED != 0
+                && let Some((ep, _)) = on_ring(p.fd)
+            {
+                ep.rx_fin.store(1, Relaxed);
+            }
         }
         if r < 0 {
             return r;
@@ -362,7 +367,7 @@ pub unsafe fn select(
     let started = wait::now();
     let result = if let Some(counted) = enter_native(set) {
         let x = real();
-        leave_native(set, &counted);
+        leave_native(&counted);
         x
     } else {
         // SAFETY: the caller's obligation.

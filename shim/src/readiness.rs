@@ -10,6 +10,8 @@ use shmring::switch::{RxPhase, TxPhase};
 
 const READ: i16 = POLLIN | POLLRDNORM;
 const WRITE: i16 = POLLOUT | POLLWRNORM;
+/// What only the lifeline can show.
+const UNSEEN: i16 = POLLPRI | POLLRDBAND | POLLRDHUP;
 
 /// Everything that holds now, as `poll` events. `wanted` (also `poll` events) only says what need not be
 /// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
@@ -19,7 +21,9 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
     let available = rx::on_ring(ep, chan);
     let mut r = 0;
-    if available >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) {
+    let low = u64::from(ep.rcvlowat.load(Relaxed).max(1));
+    // A low-water mark counts what lies behind the end of the ring, too.
+    if available >= low || (available > 0 && rx::at_end(ep, chan) && available + lifeline::unread(fd) >= low) {
         r |= READ;
     }
     let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
@@ -39,7 +43,8 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         TxPhase::Rewind => {}
         _ => look = true,
     }
-    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) {
+    // Nobody but the kernel knows that the peer has ended, or what comes out of band.
+    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 || tx::look_due(ep) {
         look = true;
     }
     let latched = ep.latched.load(Relaxed);
@@ -52,7 +57,9 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         if seen & ENDED != 0 {
             ep.rx_fin.store(1, Relaxed);
         }
-        r |= seen & (READ | POLLPRI | POLLRDBAND | ENDED);
+        // An echo that has not been dropped is nothing to read.
+        let read = if ep.rx_skip.load(Relaxed) == 0 { READ } else { 0 };
+        r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
             r |= seen & (WRITE | POLLWRBAND);
@@ -71,8 +78,11 @@ pub fn lifeline_events(ep: Ep, wanted: i16) -> i16 {
     if wanted & READ != 0 || rx != RxPhase::Ring {
         e |= wanted & READ;
     }
-    if wanted & WRITE != 0 && TxPhase::from_u32(ep.tx_phase.load(Relaxed)) != TxPhase::Ring {
-        e |= WRITE;
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => {}
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever the program waits for.
+        TxPhase::Rewind => e |= POLLOUT,
+        _ => e |= wanted & WRITE,
     }
     e & !(POLLHUP | POLLERR)
 }

@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lock, tx, usercopy};
+use crate::{lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, SlotHeader};
@@ -131,6 +131,13 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     false
 }
 
+/// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
+fn nonblocking(ep: Ep, fd: i32) -> bool {
+    let n = lifeline::nonblocking(fd);
+    ep.local().blocking.store(u32::from(!n), Relaxed);
+    n
+}
+
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
@@ -231,6 +238,20 @@ pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
 }
 
+/// Puts back an error that was taken but not reported after all.
+pub fn keep(ep: Ep, errno: i32) {
+    ep.latched.store(errno as u32, Relaxed);
+}
+
+/// The error of those who send after the peer has closed.
+const PIPE: u32 = libc::EPIPE as u32;
+
+/// Whether a latched error waits to be reported.
+fn unreported(ep: Ep) -> bool {
+    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
+}
+
 /// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
 pub fn take_latched(ep: Ep) -> Option<i32> {
     let v = ep.latched.load(Relaxed);
@@ -266,7 +287,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         g if total == 0 => g,
         // Ends and errors are told by the next call, which finds them again.
         Got::Error(e) if e != libc::EFAULT => {
-            latch(ep, e);
+            keep(ep, e);
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
@@ -280,6 +301,9 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         };
         match step {
             RxStep::Lifeline => {
+                if phase == RxPhase::Down && !skip(ep, fd) {
+                    return some(total, Got::Nothing);
+                }
                 let mut bound = want - total;
                 if phase == RxPhase::Native {
                     // What lies there while the sender is still native is before X. Had we received without
@@ -302,6 +326,8 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 match g {
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
+                    // An error kept from before comes after the bytes, ahead of the end.
+                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => return Got::Error(take_latched(ep).unwrap_or(0)),
                     g => return some(total, g),
                 }
             }
@@ -387,13 +413,13 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 // SAFETY: as ours.
                 return unsafe { native(fd, b, want, flags) };
             }
-            RxStep::Ended => {
+            RxStep::Ended if head == ep.rx_head.load(Relaxed) => {
                 phase = RxPhase::Down;
-                if !peek {
-                    ep.rx_phase.store(phase as u32, Release);
-                    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
-                }
+                come_down(ep, chan);
             }
+            // A peek does not see past an echo.
+            RxStep::Ended if p.echo.load(Relaxed) != 0 => break,
+            RxStep::Ended => phase = RxPhase::Down,
             RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
         }
     }
@@ -453,6 +479,17 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { receive(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
@@ -465,6 +502,10 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
+        // The answer is often on its way: a moment's patience before the kernel is asked anything.
+        wait::glance(|| stirred(ep, chan));
+    }
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -498,7 +539,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
-                    latch(ep, e);
+                    keep(ep, e);
                 }
                 return total as isize;
             }
@@ -508,7 +549,7 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
         if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
             return total as isize;
         }
-        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
@@ -526,18 +567,26 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             continue;
         }
         let restartable = d.is_none();
+        if b.len == 0 && signals::runs() != since {
+            return 0;
+        }
         if signals::interrupted(since, restartable) {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
         // end is news then.
         let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        *asleep = true;
+        wait::lie_down(ep);
         // SAFETY: no lock is held.
         let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
+        fd = lifecycle::number(ep, fd);
         match woken {
+            // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
+            Err(_) if b.len == 0 => return 0,
             Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
@@ -562,7 +611,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         if drained() {
             let held = lock::take(&ep.rx_token);
             if drained() {
-                ep.rx_phase.store(RxPhase::Down as u32, Release);
+                come_down(ep, chan);
             }
             held.release();
         }
@@ -581,7 +630,156 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         }
         held.release();
     }
+    if ep.rx_skip.load(Relaxed) != 0 {
+        let held = lock::take(&ep.rx_token);
+        skip(ep, fd);
+        held.release();
+    }
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
+}
+
+/// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
+pub fn come_down(ep: Ep, chan: &Chan) {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let echo = peer(chan, h).echo.load(Acquire);
+    if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
+        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
+        // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
+        if read != 0 && read <= chan.ring() as u64 {
+            ep.rx_skip.store(ep.rx_up.load(Relaxed).wrapping_add(read), Relaxed);
+        }
+    }
+    ep.rx_phase.store(RxPhase::Down as u32, Release);
+    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+}
+
+/// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
+/// of it has. The direction is owned.
+fn skip(ep: Ep, fd: i32) -> bool {
+    let to = ep.rx_skip.load(Relaxed);
+    if to == 0 {
+        return true;
+    }
+    loop {
+        let ended = lifeline::look(fd, ENDED) != 0;
+        let (left, queued) = match lifeline::received(fd) {
+            Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
+            // Not a connection any more: the kernel says what it is.
+            None => (0, 0),
+        };
+        // A sender that finished, or was killed, may not have repeated all of it.
+        if left == 0 || (queued == 0 && ended) {
+            ep.rx_skip.store(0, Relaxed);
+            return true;
+        }
+        if queued == 0 {
+            return false;
+        }
+        // tcp(7): MSG_TRUNC discards.
+        // SAFETY: nothing is written.
+        let r = unsafe { syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) };
+        if r <= 0 {
+            return false;
+        }
+    }
+}
+
+/// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
+/// woken there; then this takes microseconds. Otherwise it does it at its next call.
+const PATIENCE_NS: u64 = 50_000_000;
+
+/// The same where the peer is at it already: inside our library, or its bytes are on their way.
+const LONG_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Looks until `done`, for `ns` at most.
+fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
+    let until = wait::now() + ns;
+    loop {
+        if done() {
+            return true;
+        }
+        if wait::now() > until {
+            return false;
+        }
+        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+        // SAFETY: a valid timespec.
+        unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+    }
+}
+
+/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
+/// does not come. The direction is owned.
+pub fn dropped(ep: Ep, fd: i32) -> bool {
+    ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
+}
+
+/// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
+pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
+    advance(ep, chan, fd);
+}
+
+/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
+pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    let mut ended = false;
+    patiently(LONG_PATIENCE_NS, || {
+        let complete = p.echoed.load(Acquire) != 0;
+        if complete || ended {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    p.echoed.load(Acquire) != 0
+}
+
+/// Whether a peer took back what lay unread on the ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It did, or will at its next call.
+    Yes,
+    /// It was killed before.
+    No,
+    /// It was killed over it.
+    Partly,
+}
+
+/// After the arbiter was moved to ring position `at`: waits a little for the peer to take back what is unread.
+pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let p = peer(chan, chan.slot(slot));
+    chan.notify(slot);
+    let mut ended = false;
+    patiently(PATIENCE_NS, || {
+        // In this order: a peer that finishes serves the rewind before its FIN.
+        if ended || p.down.load(Acquire) == at + 1 {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    if !ended || p.down.load(Acquire) == at + 1 {
+        return TakenBack::Yes;
+    }
+    match lifeline::received(fd) {
+        Some((consumed, queued)) if consumed + queued <= p.up.load(Relaxed) - 1 => TakenBack::No,
+        _ => TakenBack::Partly,
+    }
+}
+
+/// If this process holds the other end too, perhaps this very thread uses it: does its part.
+fn serve_other(ep: Ep) {
+    let cookie = ep.local().peer_cookie.load(Relaxed);
+    let other = crate::family::held().find(|e| cookie != 0 && e.cookie.load(Relaxed) == cookie);
+    if let Some(e) = other
+        && e.state() == shmring::family::State::Attached
+        && let Some(chan) = e.chan()
+    {
+        tx::service(e, chan, e.local().fd.load(Relaxed));
+    }
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.

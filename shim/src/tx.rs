@@ -6,7 +6,7 @@ use crate::lifeline::{self, ENDED};
 use crate::rx::{self, Buffers};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{attach, lock, usercopy};
+use crate::{attach, lifecycle, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
@@ -105,23 +105,30 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    let t = sys::cycles();
     // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
     let heard = ep.rx_head.load(Relaxed);
     if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(t, Relaxed);
+        ep.tx_checked.store(sys::cycles(), Relaxed);
         return false;
     }
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
-    if !due && peer.gone.load(Relaxed) == 0 {
+    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
         return false;
     }
-    ep.tx_checked.store(t, Relaxed);
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
         ep.rx_fin.store(1, Relaxed);
     }
     ended
+}
+
+/// Whether nobody has looked at the lifeline for a while; then the caller does.
+pub fn look_due(ep: Ep) -> bool {
+    let t = sys::cycles();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    if due {
+        ep.tx_checked.store(t, Relaxed);
+    }
+    due
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
@@ -149,6 +156,9 @@ fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
 }
 
 /// Returns the sending direction to the lifeline, unless the receiver left first.
+///
+/// What lies unread is *also* sent over the lifeline, as an echo: the receiver may yet have to leave, and by
+/// then we may be gone, having finished. One that stays drops it.
 fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -160,23 +170,41 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     if !matches!(peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire), Ok(_) | Err(CLOSED)) {
         return;
     }
-    me.down.store(tail + 1, Release);
-    ep.tx_phase.store(TxPhase::Down as u32, Release);
+    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
+    // FIN without shutdown while our bytes lie unread. A close that found them there would have sent a RST
+    // (tcp_close): they came after it, and the RST in answer makes that EPIPE (tcp_reset in CLOSE_WAIT). A peer
+    // that was killed could not say so: had they been in its socket, there would have been a RST. Unless the
+    // peer only shut its side by a way that we do not see.
+    let fin = ep.rx_fin.load(Relaxed) != 0;
+    // The kernel has had its RST.
+    let reset = fin && lifeline::look(fd, 0) != 0;
+    let lost = if unread.is_none() || !fin || reset {
+        None
+    } else if peer.gone.load(Relaxed) != 0 {
+        Some(libc::EPIPE)
+    } else if peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
+        Some(libc::ECONNRESET)
+    } else {
+        None
+    };
+    let mut echo = me.echo.load(Relaxed);
+    // Published by a holder that died on its way down: it stands.
+    if me.down.load(Relaxed) == 0 {
+        echo = unread.filter(|_| lost.is_none() && !reset).map_or(0, |head| head + 1);
+        me.echo.store(echo, Relaxed);
+        me.down.store(tail + 1, Release);
+    }
+    ep.tx_phase.store(if echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u32, Release);
     ep.because(Reason::Down);
     chan.notify(slot);
     crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
-    if ep.rx_fin.load(Relaxed) == 0 {
-        return;
-    }
-    // FIN without shutdown while our bytes lie unread: had they been in the peer's socket, its close
-    // would have sent a RST (tcp_close). Unless the peer only shut its side by a way that we do not see.
-    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(true, |head| head != tail);
-    if unread && (peer.gone.load(Relaxed) != 0 || (peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd))) {
-        rx::latch(ep, libc::ECONNRESET);
+    if let Some(e) = lost {
+        rx::latch(ep, e);
     }
 }
 
-/// Sends what the departed receiver left unread over the lifeline, as far as it takes it now. True when done.
+/// Sends what the departed receiver left unread, or the echo, over the lifeline, as far as it takes it now.
+/// True when done.
 fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -184,7 +212,10 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let start = peer.rewind.load(Acquire).saturating_sub(1);
+    let (start, echo) = match peer.rewind.load(Acquire) {
+        CLOSED => (me.echo.load(Relaxed).saturating_sub(1), true),
+        left => (left.saturating_sub(1), false),
+    };
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
@@ -196,10 +227,13 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
         let mem = chan.bytes(slot, dir);
         let (off, len) = spans[0];
         if len == 0 {
-            let y = peer.rewind.load(Acquire).saturating_sub(1);
-            me.down.store(y + 1, Release);
+            if echo {
+                me.echoed.store(1, Release);
+            } else {
+                me.down.store(start + 1, Release);
+                ep.because(Reason::Passed);
+            }
             ep.tx_phase.store(TxPhase::Down as u32, Release);
-            ep.because(Reason::Passed);
             chan.notify(slot);
             return Ok(true);
         }
@@ -216,6 +250,14 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     }
 }
 
+/// An error of the connection that this call cannot report: it took bytes before, or is none of the
+/// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
+fn untold(ep: Ep, e: i32) {
+    if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
+        ep.latched.store(e as u32, Relaxed);
+    }
+}
+
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let phase = ep.tx_phase.load(Relaxed);
@@ -227,9 +269,12 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
         TxPhase::Rewind => true,
         _ => false,
     };
-    if asked {
+    // A latched error is for the program's own calls to report.
+    if asked && ep.latched.load(Relaxed) == 0 {
         let held = lock::take(&ep.tx_token);
-        turn(ep, chan, fd);
+        if let Turn::Error(e) = turn(ep, chan, fd) {
+            untold(ep, e);
+        }
         held.release();
     }
 }
@@ -241,10 +286,16 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         let held = lock::take(&ep.tx_token);
         if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
             go_down(ep, chan, fd);
+            if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32
+                && let Err(e) = resend(ep, chan, fd)
+            {
+                untold(ep, e);
+            }
         }
         held.release();
     }
-    rx::take_latched(ep)
+    // See `rx::unreported`.
+    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { rx::take_latched(ep) }
 }
 
 /// Takes the sending direction down for good, for a reason of this side's.
@@ -264,27 +315,43 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     held.release();
 }
 
-/// The last chance to send before a FIN: goes down, and if the receiver left first, sends what it did not
-/// read over the lifeline. The kernel would take those bytes at once if it had them already; here a receiver
-/// that does not read its lifeline makes us wait, but not for ever.
+/// Goes down so that what this process or another sends natively from now on comes behind it: if the
+/// receiver left first, behind what it did not read, else behind the echo. The kernel would take those bytes
+/// at once if it had them already; here a receiver that does not read its lifeline makes us wait, but not
+/// for ever.
 pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
     leave(ep, chan, fd);
-    flush(ep, chan, fd);
+    flush(ep, chan, fd, false);
+}
+
+/// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
+pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
+    leave(ep, chan, fd);
+    flush(ep, chan, fd, true);
 }
 
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
-pub fn flush(ep: Ep, chan: &Chan, fd: i32) {
+pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     service(ep, chan, fd);
+    let rewinding = || ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    if !rewinding() {
+        return;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        return;
+    }
     let until = wait::now() + FINISH_NS;
-    while ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 && wait::now() < until {
+    while rewinding() && ep.latched.load(Relaxed) == 0 && wait::now() < until {
         let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
         let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         // SAFETY: one pollfd and a timeout, both locals.
         unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
         service(ep, chan, fd);
     }
-    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+    if rewinding() {
         crate::io::reset(fd, Reason::Down);
     }
 }
@@ -312,12 +379,12 @@ fn limit(ep: Ep, chan: &Chan) -> u64 {
 
 /// The program has set `SO_SNDBUF`, or may have before the connection was attached.
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
-    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let Some(kib) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let held = lock::take(&ep.tx_token);
     // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
     if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
-        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
+        sides(chan, h).0.sndbuf.store(kib, Relaxed);
     }
     held.release();
 }
@@ -345,6 +412,26 @@ pub fn want_space(ep: Ep, chan: &Chan) {
     ring::want_space(sides(chan, h).0);
 }
 
+/// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
+/// that a connection that was once busy does not keep megabytes.
+fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+    const KEEP: u64 = 256 << 10;
+    const EVERY_US: u64 = 100_000;
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    ep.tx_extent.store(extent, Relaxed);
+    if extent > KEEP {
+        let t = sys::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+            chan.trim(slot, chan.role().tx());
+            ep.tx_trimmed.store(t, Relaxed);
+            ep.tx_extent.store(0, Relaxed);
+        }
+    }
+    ep.tx_base.store(tail, Relaxed);
+    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
+    tail
+}
+
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
 unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -361,9 +448,7 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
         ep.tx_head.store(head, Relaxed);
         if head == tail && tail != base {
             // Drained: start again at home, where the cache and the page table are warm.
-            base = tail;
-            ep.tx_base.store(base, Relaxed);
-            ring::rebase(&h.producer[dir], base);
+            base = go_home(ep, chan, slot, tail);
         }
     }
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
@@ -456,6 +541,17 @@ fn failed(e: i32, flags: i32) -> isize {
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
 pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> Sent {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
@@ -485,12 +581,18 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
                 let r = unsafe { rest(fd, &mut b, want, flags) };
-                return Sent::Done(if r >= 0 { total as isize + r } else { total as isize });
+                if r < 0 {
+                    untold(ep, crate::real::errno());
+                }
+                return Sent::Done(total as isize + r.max(0));
             }
             Attempt::Native => return Sent::Native,
             Attempt::Full if want == 0 => return Sent::Done(0),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
@@ -501,15 +603,16 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
@@ -522,9 +625,10 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: i32, deadline: Option<u64>, since:
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
+    wait::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
-        wait::sleep(ep, fd, events, deadline, *slept, || {
+        wait::sleep(ep, *fd, events, deadline, *slept, || {
             want_space(ep, chan);
             stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
         })
@@ -565,6 +669,17 @@ unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
 /// # Safety
 /// `off` is null or valid; a cancellation point; no lock held.
 pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit_file(ep, chan, out, inp, off, n, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i64, n: usize, since: Runs, asleep: &mut bool) -> Sent {
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
@@ -592,7 +707,10 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
             Attempt::Native => return Sent::Native,
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
         if deadline.is_none() && lifeline::nonblocking(out) {
@@ -603,8 +721,9 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
@@ -620,9 +739,7 @@ unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) ->
     ep.tx_head.store(head, Relaxed);
     let mut base = ep.tx_base.load(Relaxed);
     if head == tail && tail != base {
-        base = tail;
-        ep.tx_base.store(base, Relaxed);
-        ring::rebase(&h.producer[dir], base);
+        base = go_home(ep, chan, slot, tail);
     }
     let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
     if room == 0 {

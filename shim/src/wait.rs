@@ -9,7 +9,7 @@ use crate::channel::Chan;
 use crate::family::Ep;
 use crate::signals::{self, Runs};
 use crate::{attach, config, fds};
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use shmring::layout::POLLERS;
 use shmring::{ring, sys, syscall};
@@ -77,6 +77,10 @@ pub fn after_fork_child() {
         fds::discard(&p.bell);
         p.used.store(0, Relaxed);
     }
+    for s in &SLEEPERS {
+        s.tid.store(0, Relaxed);
+        s.ep.store(0, Relaxed);
+    }
 }
 
 /// A new sleep generation of a poller; never 0.
@@ -89,6 +93,18 @@ pub fn drain(p: usize) {
     let mut n = 0u64;
     // SAFETY: reads 8 bytes into a local; non-blocking.
     unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
+}
+
+/// Rings all our own doorbells.
+pub fn ring_all() {
+    for p in &TABLE {
+        let fd = p.bell.load(Relaxed);
+        if fd >= 0 {
+            let one = 1u64;
+            // SAFETY: writes 8 bytes from a local; non-blocking.
+            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+        }
+    }
 }
 
 /// Monotonic time, nanoseconds.
@@ -111,6 +127,8 @@ static PROBE: AtomicU32 = AtomicU32::new(0);
 const SCORE_MAX: u32 = 16;
 /// Longest spin in `auto`. Going to sleep and being woken costs about as much CPU on both ends together.
 const SPIN_US: u64 = 20;
+/// A spinner lets others have the CPU this often.
+const YIELD_US: u64 = 2;
 /// A gap in the spin loop longer than this means that somebody else had our CPU: none is to spare.
 const PREEMPTED_US: u64 = 15;
 
@@ -166,6 +184,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     let rate = cycles_per_us();
     let start = sys::cycles();
     let mut last = start;
+    let mut yielded = start;
     loop {
         for _ in 0..8 {
             if ready() {
@@ -182,6 +201,13 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             PROBE.store(64, Relaxed);
             return Spun::Lost;
         }
+        if t.wrapping_sub(yielded) > YIELD_US * rate {
+            // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
+            // that want to run, and moves one to a CPU that is idle.
+            // SAFETY: no memory is touched.
+            unsafe { syscall!(libc::SYS_sched_yield) };
+            yielded = sys::cycles();
+        }
         if t.wrapping_sub(start) > us * rate {
             if auto {
                 SCORE.store(SCORE.load(Relaxed).saturating_sub(1), Relaxed);
@@ -189,6 +215,18 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             return Spun::Lost;
         }
         last = t;
+    }
+}
+
+/// Spins for a moment, if spinning has been paying off.
+pub fn glance(ready: impl Fn() -> bool) {
+    const US: u64 = 3;
+    if config::spin() == 0 || CPUS.load(Relaxed) < 2 || SCORE.load(Relaxed) == 0 {
+        return;
+    }
+    let (start, limit) = (sys::cycles(), US * cycles_per_us());
+    while !ready() && sys::cycles().wrapping_sub(start) < limit {
+        core::hint::spin_loop();
     }
 }
 
@@ -201,6 +239,79 @@ pub enum Spun {
     Lost,
     /// Was not tried.
     Not,
+}
+
+// --- who sleeps on what
+
+/// A thread in a blocking call on a connection, for those who close its descriptor meanwhile. A thread that left
+/// the call by cancellation or longjmp is still named: see [`slept_on`].
+struct Sleeper {
+    tid: AtomicU32,
+    /// Endpoint index + 1, 0 if none.
+    ep: AtomicU32,
+}
+
+static SLEEPERS: [Sleeper; 256] = [const { Sleeper { tid: AtomicU32::new(0), ep: AtomicU32::new(0) } }; 256];
+
+/// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
+pub fn lie_down(ep: Ep) {
+    let t = crate::tls::tls();
+    let (mine, place) = (t.tid(), &t.spin.spare[1]);
+    let owned = |i: usize| SLEEPERS.get(i).is_some_and(|s| s.tid.load(Relaxed) == mine);
+    let mut i = (place.get() as usize).wrapping_sub(1);
+    if !owned(i) {
+        let take = |s: &Sleeper, from| s.tid.compare_exchange(from, mine, AcqRel, Relaxed).is_ok();
+        let free = SLEEPERS.iter().position(|s| take(s, 0)).or_else(|| {
+            SLEEPERS.iter().position(|s| {
+                let old = s.tid.load(Relaxed);
+                !asleep(old) && take(s, old)
+            })
+        });
+        // More threads than places: this one's sleep is not known to others.
+        let Some(free) = free else { return };
+        i = free;
+        place.set(i as u32 + 1);
+    }
+    SLEEPERS[i].ep.store(ep.index() + 1, SeqCst);
+}
+
+/// This thread's blocking call is over.
+pub fn wake_up() {
+    let t = crate::tls::tls();
+    if let Some(s) = SLEEPERS.get((t.spin.spare[1].get() as usize).wrapping_sub(1))
+        && s.tid.load(Relaxed) == t.tid()
+    {
+        s.ep.store(0, SeqCst);
+    }
+}
+
+/// Whether another thread of this process is in a blocking call on `ep`.
+pub fn slept_on(ep: Ep) -> bool {
+    let me = crate::tls::tid();
+    SLEEPERS.iter().any(|s| s.ep.load(SeqCst) == ep.index() + 1 && s.tid.load(Relaxed) != me && asleep(s.tid.load(Relaxed)))
+}
+
+/// Whether thread `tid` of this process sleeps in `ppoll`, as our waits do, or runs.
+fn asleep(tid: u32) -> bool {
+    let mut path = *b"/proc/self/task/0000000000/syscall\0";
+    let mut v = tid;
+    for d in path[16..26].iter_mut().rev() {
+        *d = b'0' + (v % 10) as u8;
+        v /= 10;
+    }
+    // The kernel knows no leading zeros (name_to_int).
+    let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
+    path.copy_within(16 + zeros.., 16);
+    // SAFETY: a NUL-terminated path.
+    let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
+    if f < 0 {
+        return false;
+    }
+    let mut b = [0u8; 16];
+    // SAFETY: reads into a local.
+    unsafe { syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len()) };
+    sys::close(f);
+    b.starts_with(b"running") || b.starts_with(b"271 ")
 }
 
 // --- sleeping
@@ -267,6 +378,11 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
     }
     if bounded {
         left = Some(left.unwrap_or(STEP).min(STEP));
+    }
+    let mut events = events;
+    if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Rewind as u32 {
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
+        events |= libc::POLLOUT;
     }
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },

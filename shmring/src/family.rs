@@ -10,7 +10,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -181,6 +181,8 @@ pub struct Endpoint {
     pub rx_head: AtomicU64,
     /// The head that the sender can be relied on to have seen when it last looked for room.
     pub rx_shown: AtomicU64,
+    /// Lifeline position before which bytes are echoes of what was read from the ring; 0 = none are left.
+    pub rx_skip: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.
@@ -225,6 +227,10 @@ pub struct Endpoint {
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
     pub tx_heard: AtomicU64,
+    /// Farthest that our ring was filled from its home since its memory was last given back, bytes.
+    pub tx_extent: AtomicU64,
+    /// When that was (cycles).
+    pub tx_trimmed: AtomicU64,
     /// Doorbells rung for this connection.
     pub bells: AtomicU64,
     /// Waits that ended while spinning.

@@ -307,8 +307,11 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
     let max = max as usize;
     loop {
         let mut out = Out { at: ev, max, n: 0, fault: false };
-        // Neither kind starves the other: half of the room is the kernel's when its turn has come.
-        let mut asked = if max > 1 {
+        // Neither kind starves the other: half of the room is the kernel's when its turn has come. Who does not
+        // wait wants to know what holds now.
+        let mut asked = if timeout == Some(0) && max > 1 {
+            true
+        } else if max > 1 {
             sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * wait::cycles_per_us()
         } else {
             s.turn.fetch_xor(1, Relaxed) & 1 != 0

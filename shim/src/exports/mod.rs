@@ -59,8 +59,12 @@ const KERNEL_SIGSET: usize = 8;
 /// The kernel answers such a pointer with `EFAULT` before it looks at the socket's data, so the call can
 /// simply be left to it. Only a first look: what passes may still fault.
 fn bad<T: ?Sized>(p: *const T) -> bool {
-    let p = p as *const c_void as usize;
-    !(4096..0x7fff_ffff_f000).contains(&p)
+    (p as *const c_void as usize) < 4096 || beyond(p)
+}
+
+/// Whether `p` lies in the kernel's half of the address space (`access_ok`).
+fn beyond<T: ?Sized>(p: *const T) -> bool {
+    p as *const c_void as usize >= 0x7fff_ffff_f000
 }
 
 /// Reads a structure that the program points to, or a fault.
@@ -88,7 +92,8 @@ unsafe fn poke<T: Copy>(p: *mut T, v: T) -> Result<(), usercopy::Fault> {
 }
 
 /// Bytes that the vector asks for, or `None` where the kernel would refuse it (`import_iovec`: too many
-/// elements, a negative length, a bad pointer).
+/// elements, a negative length, a pointer into the kernel's half). Other bad pointers fault once there is something
+/// to copy, on the ring as on the lifeline.
 ///
 /// # Safety
 /// `v` is a pointer that the program passed in.
@@ -100,7 +105,7 @@ unsafe fn vector_len(v: *const iovec, n: usize) -> Option<usize> {
     for i in 0..n {
         // SAFETY: the program's vector, or a fault; any bits are an iovec.
         let e = unsafe { peek(v.wrapping_add(i)) }.ok()?;
-        if e.iov_len > isize::MAX as usize || (e.iov_len > 0 && bad(e.iov_base)) {
+        if e.iov_len > isize::MAX as usize || (e.iov_len > 0 && beyond(e.iov_base)) {
             return None;
         }
         total = total.saturating_add(e.iov_len);

@@ -1,9 +1,9 @@
 //! Messages: vectors with control data, and the descriptors that travel in it.
 
-use super::{UIO_MAXIOV, peek, poke, vector_len};
-use crate::{io, lifecycle, real};
+use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
+use crate::{io, lifecycle, real, wait};
 use core::ffi::{c_int, c_uint, c_void};
-use libc::{cmsghdr, mmsghdr, msghdr, ssize_t, timespec};
+use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
 
 /// Control message that carries a process descriptor (`SCM_PIDFD`, linux/socket.h).
@@ -184,17 +184,67 @@ hooks! {
         r
     }
 
-    /// The kernel keeps an error that follows the first message for the next call, and looks at the time
-    /// only between messages; a stream has no use for the call. It gets the socket.
+    /// As the kernel does it (`do_recvmmsg`): an error of the socket comes first; then message after message; the
+    /// time is looked at only after each. An error behind the first message is kept for the next call.
     fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, t: *mut timespec) -> c_int {
-        io::retire(fd, Reason::Option);
-        let r = real::recvmmsg(fd, v, n, flags, t);
-        for i in 0..usize::try_from(r).unwrap_or(0) {
-            let h = &(*v.add(i)).msg_hdr;
-            if h.msg_controllen != 0 {
-                arrived(h);
+        let native = || {
+            let r = real::recvmmsg(fd, v, n, flags, t);
+            for i in 0..usize::try_from(r).unwrap_or(0) {
+                let h = &(*v.add(i)).msg_hdr;
+                if h.msg_controllen != 0 {
+                    arrived(h);
+                }
             }
+            r as isize
+        };
+        let timeout = match nanos(t) {
+            Ok(ns) if flags & libc::MSG_ERRQUEUE == 0 => ns,
+            // The kernel says what is wrong, before it looks at the socket's data.
+            _ => return native() as c_int,
+        };
+        if let Some(r) = io::unless_carried(fd, native) {
+            return r as c_int;
         }
-        r
+        let mut e: c_int = 0;
+        let mut len = size_of::<c_int>() as socklen_t;
+        let saved = real::errno();
+        if crate::options::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut e).cast(), &raw mut len) == 0 && e != 0 {
+            real::set_errno(e);
+            return -1;
+        }
+        let until = timeout.map(|ns| wait::now().saturating_add(ns));
+        let mut once = flags & !libc::MSG_WAITFORONE;
+        let mut left = None;
+        let mut i = 0;
+        while i < n as usize {
+            let m = v.wrapping_add(i);
+            let got = recvmsg(fd, &raw mut (*m).msg_hdr, once);
+            if got >= 0 && poke(&raw mut (*m).msg_len, got as c_uint).is_err() {
+                real::set_errno(libc::EFAULT);
+            } else if got >= 0 {
+                i += 1;
+                if flags & libc::MSG_WAITFORONE != 0 {
+                    once |= libc::MSG_DONTWAIT;
+                }
+                left = until.map(|u| u.saturating_sub(wait::now()));
+                if left == Some(0) {
+                    break;
+                }
+                continue;
+            }
+            if i == 0 {
+                return -1;
+            }
+            io::keep_error(fd, real::errno());
+            break;
+        }
+        real::set_errno(saved);
+        if let Some(ns) = left
+            && poke(t, timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }).is_err()
+        {
+            real::set_errno(libc::EFAULT);
+            return -1;
+        }
+        i as c_int
     }
 }

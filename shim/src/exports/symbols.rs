@@ -73,7 +73,7 @@ pub const SYMBOLS: &[Family] = &[
             ("recvmsg", Endpoint),
             ("sendmsg", Endpoint),
             ("sendmmsg", Endpoint),
-            ("recvmmsg", Retire),
+            ("recvmmsg", Endpoint),
         ],
     },
     Family {

@@ -508,12 +508,14 @@ def ends():
 def killed():
     """A peer that is killed."""
     l = listener()
+    r, w = os.pipe()
     pid = os.fork()
     if pid == 0:
         c = socket.create_connection(l.getsockname())
         for _ in range(8):
             c.sendall(b"ping")
             c.recv(4, socket.MSG_WAITALL)
+        os.write(w, b"x")
         c.recv(1)
         os._exit(1)
     b, _ = l.accept()
@@ -523,6 +525,7 @@ def killed():
     s = Set()
     s.add(b, IN | RDHUP | ET, "b")
     say("idle", s.now())
+    os.read(r, 1)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     say("killed", s.next())
@@ -566,7 +569,7 @@ def fairness():
         for _ in range(200):
             seen |= {name for name, _ in s.now(n)}
         print(n, len(seen))
-    print(len(s.next()))
+    print(len(s.now()))
 
 
 def small_buffers():
