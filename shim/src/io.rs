@@ -4,7 +4,7 @@ use crate::channel::Chan;
 use crate::family::Ep;
 use crate::rx::{self, READY, TakenBack};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, config, fds, lock, real, signals};
+use crate::{attach, config, fds, lifeline, lock, real, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
