@@ -207,10 +207,18 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         chan.slot(slot).side[chan.role() as usize].wr_shut.store(1, Release);
+        if lifeline::look(fd, lifeline::ENDED) != 0 {
+            ep.rx_fin.store(1, Relaxed);
+        }
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);
         ep.wr_shut.store(1, Release);
+        if ep.latched.load(Relaxed) != 0 {
+            // Reset, had all bytes been the kernel's (inet_shutdown).
+            real::set_errno(libc::ENOTCONN);
+            return -1;
+        }
     }
     let r = real();
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {

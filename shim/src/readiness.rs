@@ -44,7 +44,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         _ => look = true,
     }
     // Nobody but the kernel knows that the peer has ended, or what comes out of band.
-    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 || tx::look_due(ep) {
+    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 || tx::look_due(ep, tx::LOOK_EVERY_US) {
         look = true;
     }
     let latched = ep.latched.load(Relaxed);

@@ -570,7 +570,8 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if b.len == 0 && signals::runs() != since {
             return 0;
         }
-        if signals::interrupted(since, restartable) {
+        // A call that has received something is never restarted.
+        if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
@@ -587,7 +588,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
-            Err(libc::EINTR) if !signals::interrupted(since, restartable) => slept = signals::runs(),
+            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => slept = signals::runs(),
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
             Ok(()) => {}

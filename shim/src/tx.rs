@@ -21,7 +21,7 @@ pub const UP: u32 = 1 << 31;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
 /// later than a network would tell it.
-const LOOK_EVERY_US: u64 = 20;
+pub const LOOK_EVERY_US: u64 = 20;
 
 fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
     let r = chan.role();
@@ -105,14 +105,14 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
-    // An answer to something just received: were the peer dead by now, the kernel would take this one, too.
-    let heard = ep.rx_head.load(Relaxed);
-    if ep.tx_heard.swap(heard, Relaxed) != heard {
-        ep.tx_checked.store(sys::cycles(), Relaxed);
-        return false;
-    }
-    if !look_due(ep) && peer.gone.load(Relaxed) == 0 {
-        return false;
+    if peer.gone.load(Relaxed) == 0 && peer.wr_shut.load(Relaxed) == 0 {
+        // An answer to something just received: were the peer dead by now, the kernel would take this one, too. But
+        // what was received may have lain there for long.
+        let heard = ep.rx_head.load(Relaxed);
+        let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
+        if !look_due(ep, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+            return false;
+        }
     }
     let ended = lifeline::look(fd, ENDED) != 0;
     if ended {
@@ -121,10 +121,10 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
     ended
 }
 
-/// Whether nobody has looked at the lifeline for a while; then the caller does.
-pub fn look_due(ep: Ep) -> bool {
+/// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
+pub fn look_due(ep: Ep, us: u64) -> bool {
     let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > LOOK_EVERY_US * wait::cycles_per_us();
+    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > us * wait::cycles_per_us();
     if due {
         ep.tx_checked.store(t, Relaxed);
     }
@@ -605,21 +605,22 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs) -> Result<(), i32> {
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs, partial: bool) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {
         return Ok(());
     }
     let restartable = deadline.is_none();
-    if signals::interrupted(since, restartable) {
+    // A call that has sent something is never restarted.
+    if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
         return Err(libc::EINTR);
     }
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
@@ -637,7 +638,7 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, s
         return Err(libc::EBADF);
     }
     match woken {
-        Err(libc::EINTR) if !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(e) => return Err(e),
         Ok(()) => {}
     }
@@ -723,7 +724,7 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }

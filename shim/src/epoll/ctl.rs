@@ -1,7 +1,7 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
 use super::fdinfo::oneshot_fired;
-use super::set::{EDGE, FIRED, Set, TABLE, TAGGED, Watch, each, link, unlink, watch_id, watchable};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, link, unlink, watch_id, watchable};
 use super::wait::{knock, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
@@ -53,6 +53,9 @@ fn to_kernel(ep: Ep) -> bool {
 fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
     let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
     let flags = w.flags.load(Relaxed);
+    if flags & PARKED != 0 {
+        return unpark(s.index(), epfd, fd, w);
+    }
     if flags & TAGGED == 0 {
         return ep.pin(Reason::EpollShared);
     }
@@ -126,6 +129,14 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
     };
     let s = &TABLE[i];
+    if op == libc::EPOLL_CTL_ADD
+        && want.events & EPOLLEXCLUSIVE as u32 != 0
+        && let Some(w) = s.get(fd)
+    {
+        let held = s.lock.lock();
+        unpark(i, epfd, fd, w);
+        held.release();
+    }
     if op == libc::EPOLL_CTL_ADD && (want.events & EPOLLEXCLUSIVE as u32 != 0 || !watchable(fd)) {
         io::retire(fd, Reason::EpollShared);
         return native();
@@ -146,7 +157,32 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
 #[allow(clippy::too_many_arguments)]
 fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
     let w = s.get(fd).filter(|w| w.ep.load(Relaxed) != 0);
+    let parked = w.is_some_and(|w| w.flags.load(Relaxed) & PARKED != 0);
     match (op, w) {
+        (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, Some(_)) if parked => {
+            real::set_errno(libc::ENOENT);
+            -1
+        }
+        (libc::EPOLL_CTL_ADD, Some(w)) if parked && w.ep.load(Relaxed) == ep.index() + 1 => {
+            if want.events & SPECIAL != 0 {
+                kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
+            }
+            w.events.store(want.events, Relaxed);
+            w.data.store(want.u64, Relaxed);
+            w.seen.store(0, Relaxed);
+            w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
+            w.flags.store(TAGGED | EDGE, Relaxed);
+            s.push(fd, w);
+            0
+        }
+        (libc::EPOLL_CTL_DEL, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 && s.nested.load(Relaxed) == 0 => {
+            if w.events.load(Relaxed) & SPECIAL != 0 {
+                kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(0), tag() | u64::from(watch_id(i, fd)));
+            }
+            w.events.store(0, Relaxed);
+            w.flags.store(TAGGED | PARKED, Relaxed);
+            0
+        }
         (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
             if want.events & EPOLLEXCLUSIVE as u32 != 0 {
                 // The kernel refuses it (EINVAL) and changes nothing.
@@ -160,8 +196,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
                 }
                 return r;
             }
-            let special = (EPOLLPRI | EPOLLWAKEUP) as u32;
-            if (want.events ^ w.events.load(Relaxed)) & special != 0 {
+            if (want.events ^ w.events.load(Relaxed)) & SPECIAL != 0 {
                 let id = u64::from(watch_id(i, fd));
                 kernel_ctl(epfd, op, fd, lifeline_mask(want.events), tag() | id);
             }
@@ -188,6 +223,17 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
         }
         (libc::EPOLL_CTL_ADD, _) => add(s, i, epfd, fd, ep, want, native),
         _ => native(),
+    }
+}
+
+/// What of a watch the kernel must know, too.
+const SPECIAL: u32 = (EPOLLPRI | EPOLLWAKEUP) as u32;
+
+/// Takes a parked watch out of the kernel's set. With the set's lock held.
+fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
+    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & PARKED != 0 {
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        unlink(set, fd, w);
     }
 }
 
@@ -316,6 +362,9 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
         return unlink(set, fd, w);
     }
     let Some(epfd) = s.epfd() else { return unlink(set, fd, w) };
+    if w.flags.load(Relaxed) & PARKED != 0 {
+        return unpark(set, epfd, fd, w);
+    }
     let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
     let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));
     match s.spare() {

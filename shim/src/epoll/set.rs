@@ -38,6 +38,9 @@ pub(super) const TAGGED: u32 = 1;
 pub(super) const FIRED: u32 = 2;
 /// An edge waits to be reported.
 pub(super) const EDGE: u32 = 4;
+/// The program has taken it out of the set. It stays in the kernel's, tagged: programs take descriptors out and
+/// put them back for every message, and need not go to the kernel for it.
+pub(super) const PARKED: u32 = 8;
 const END: u32 = u32::MAX;
 
 pub(super) struct Set {

@@ -1,6 +1,6 @@
 //! Waiting on a set, and what it reports.
 
-use super::set::{EDGE, FIRED, Set, TABLE, TAGGED, Watch, each, watch};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, watch};
 use super::{DOORBELL, MAILBOX, ours};
 use crate::channel;
 use crate::family::{self, Ep};
@@ -164,7 +164,7 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     let flags = w.flags.load(Relaxed);
     let ep = w.ep.load(Relaxed);
     let edge = events & EPOLLET as u32 != 0;
-    if ep == 0 || flags & TAGGED == 0 || flags & FIRED != 0 || edge && flags & EDGE == 0 {
+    if ep == 0 || flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
         return;
     }
     let ep = Ep::from_index(ep - 1);
