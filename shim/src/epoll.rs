@@ -18,6 +18,7 @@ use libc::{EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLONESHOT, E
 use libc::{c_int, epoll_event, sigset_t};
 use shmring::family::{Reason, State};
 use shmring::layout::POLLERS;
+use shmring::switch::{RxPhase, TxPhase};
 use shmring::{ring, sys, syscall};
 
 const SETS: usize = 256;
@@ -792,6 +793,17 @@ fn report(s: &Set, out: &mut [epoll_event]) -> usize {
 const _: () = assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
 const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLLHUP as i32);
 
+/// The events of a lifeline that are the connection's: of a direction that is on its ring only the end counts.
+fn of_use(ep: Ep, events: u32) -> u32 {
+    let ended = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
+    if events & ended != 0 {
+        return events;
+    }
+    let rx = if ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 { EPOLLIN as u32 } else { 0 };
+    let tx = if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 { EPOLLOUT as u32 } else { 0 };
+    events & !(rx | tx)
+}
+
 /// Takes our own events out of what the kernel returned; queues the connections they concern.
 fn filter(s: &Set, ev: &mut [epoll_event]) -> usize {
     let mut n = 0;
@@ -814,7 +826,9 @@ fn filter(s: &Set, ev: &mut [epoll_event]) -> usize {
                     if e.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32 != 0 {
                         ep.rx_fin.store(1, Relaxed);
                     }
-                    w.flags.fetch_or(EDGE, Relaxed);
+                    if of_use(ep, e.events) & (w.events.load(Relaxed) | (EPOLLERR | EPOLLHUP) as u32) != 0 {
+                        w.flags.fetch_or(EDGE, Relaxed);
+                    }
                     s.push((id & 0xf_ffff) as i32, w);
                 }
                 held.release();

@@ -488,6 +488,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    let mut ended = false;
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -507,12 +508,20 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
                     return total as isize;
                 }
                 if peek {
+                    // Behind the end, seen before the last look, there is no more.
+                    if ended {
+                        return total as isize;
+                    }
+                    ended = lifeline::look(fd, ENDED) != 0;
                     // Start over in the same buffer.
                     // SAFETY: as above.
                     b = match unsafe { Buffers::new(iov, b.n) } {
                         Some(b) => b,
                         None => return total as isize,
                     };
+                    if ended {
+                        continue;
+                    }
                 } else {
                     continue;
                 }
@@ -535,12 +544,12 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
-        let ready = || {
-            if peek && total > 0 {
-                on_ring(ep, chan) > total as u64 || wait_more_peek(ep, chan)
-            } else {
-                stirred(ep, chan)
-            }
+        // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
+        let partly = peek && total > 0;
+        let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));
+        let ready = || match partly {
+            true => !mixed && (on_ring(ep, chan) > total as u64 || at_end(ep, chan)),
+            false => stirred(ep, chan),
         };
         let spun = wait::spin(ready);
         count(ep, spun);
@@ -556,13 +565,12 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
-        // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
-        // end is news then.
-        let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        let step = mixed.then(|| wait::now() + wait::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
         wait::lie_down(ep);
         // SAFETY: no lock is held.
-        let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
+        let woken = unsafe { wait::sleep(ep, fd, events, step.or(d), slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
@@ -571,17 +579,13 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
             Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => slept = signals::runs(),
+            Err(libc::EAGAIN) if step.is_some() => {}
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
             Ok(()) => {}
         }
         tx::service(ep, chan, fd);
     }
-}
-
-fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.

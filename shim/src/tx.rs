@@ -244,8 +244,18 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     };
     if asked {
         let held = lock::take(&ep.tx_token);
-        turn(ep, chan, fd);
+        turn_in_passing(ep, chan, fd);
         held.release();
+    }
+}
+
+/// Serves the protocol for somebody who does not report errors: they stay for the next who does.
+fn turn_in_passing(ep: Ep, chan: &Chan, fd: i32) {
+    let reported = ep.latched.load(Relaxed) & rx::REPORTED != 0;
+    if let Turn::Error(e) = turn(ep, chan, fd)
+        && !reported
+    {
+        rx::keep(ep, e);
     }
 }
 
@@ -273,7 +283,7 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
         }
         TxPhase::Ring => {
             go_down(ep, chan, fd);
-            turn(ep, chan, fd);
+            turn_in_passing(ep, chan, fd);
         }
         _ => {}
     }
@@ -506,7 +516,12 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
             Attempt::Native => return Sent::Native,
             Attempt::Full if want == 0 => return Sent::Done(0),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                if !matches!(e, libc::EPIPE | libc::EFAULT) {
+                    rx::keep(ep, e);
+                }
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
@@ -622,7 +637,12 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
             Attempt::Native => return Sent::Native,
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
-            Attempt::Error(_) if total > 0 => return Sent::Done(total as isize),
+            Attempt::Error(e) if total > 0 => {
+                if !matches!(e, libc::EPIPE | libc::EFAULT) {
+                    rx::keep(ep, e);
+                }
+                return Sent::Done(total as isize);
+            }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
         if deadline.is_none() && lifeline::nonblocking(out) {
