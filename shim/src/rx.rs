@@ -409,7 +409,8 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
             }
             RxStep::Ended => {
                 phase = RxPhase::Down;
-                if !peek {
+                // A peek that found nothing more on the ring leaves it, too.
+                if !peek || head == ep.rx_head.load(Relaxed) {
                     ep.rx_phase.store(phase as u32, Release);
                     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
                 }
