@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lifecycle, lock, tx, usercopy};
+use crate::{fds, lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, SlotHeader};
@@ -461,6 +461,9 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64, size: u64) {
     }
 }
 
+/// What [`recv`] returns if the call must be made anew: the descriptor has become something else.
+pub const RESTART: isize = isize::MIN;
+
 /// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`).
 ///
 /// # Safety
@@ -489,6 +492,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    let number = fd;
     let mut ended = false;
     loop {
         let want = if peek { b.len } else { b.len - total };
@@ -579,7 +583,13 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
-            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => slept = signals::runs(),
+            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => {
+                slept = signals::runs();
+                // A call that is restarted finds what the number means now.
+                if fds::endpoint(number) != Some(ep) {
+                    return RESTART;
+                }
+            }
             Err(libc::EAGAIN) if step.is_some() => {}
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
