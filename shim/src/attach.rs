@@ -20,7 +20,7 @@ use crate::family::{self, Ep};
 use crate::lock::Lock;
 use crate::wait;
 use crate::{config, fds, lifeline, rx, signals};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::diag::{self, Cache, Miss};
 use rendezvous::mailbox::{self, Incoming, SendError};
@@ -64,6 +64,18 @@ pub fn init() {
         family::disable(Reason::NoRegistry);
         crate::log!(Warn, "registry in {}: {}; connections stay on the kernel", dir.to_str().unwrap_or("?"), e.text());
     }
+}
+
+/// A fork must not see a connection half attached: this thread keeps everybody out until it has happened.
+pub fn before_fork() {
+    // Taken up by `after_fork_parent`; the child only forgets it.
+    let _ = LOCK.lock();
+}
+
+/// See [`before_fork`].
+pub fn after_fork_parent() {
+    LOCK.reset();
+    signals::critical_leave();
 }
 
 /// The child of a fork has its own mailbox and takes no part in its parent's negotiations.
@@ -222,8 +234,18 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
+            if !crate::epoll::may_attach(ep) {
+                return;
+            }
+            if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
+                continue;
+            }
+            // Taken, it stays as it is. It may have been withdrawn and made to another since we looked.
+            if offer.connector.load(Relaxed) != cookie {
+                offer.slot.store(slot as u32, Release);
+                continue;
+            }
             let acceptor = offer.acceptor.load(Relaxed);
-            offer.slot.store(0, Release);
             let Ok(t) = Tuple::of(fd, true) else { return };
             match diag::find(&DIAG, &t) {
                 Ok(f) if f.cookie == acceptor && f.uid == chan.peer_uid.load(Relaxed) && chan.endpoint(slot - 1).is_none() => {
@@ -249,6 +271,7 @@ fn acceptor(ep: Ep, fd: i32) {
         // SAFETY: set together with `offered`, to an entry of the static table.
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
+            && crate::epoll::may_attach(ep)
         {
             attach(ep, chan, offered - 1);
         }
@@ -303,30 +326,37 @@ fn acceptor(ep: Ep, fd: i32) {
     knock(peer, uid);
 }
 
-/// A slot that neither side uses.
+/// A slot that neither side uses. With `LOCK` held, as for all that frees slots.
 fn free_slot(chan: &Chan) -> Option<usize> {
-    let mut used = chan.used.load(Relaxed);
-    if used == u64::MAX {
+    if chan.used.load(Relaxed) == u64::MAX {
         for s in 0..SLOTS {
-            if chan.endpoint(s).is_none() && chan.slot(s).side[Role::Connector as usize].gone.load(Acquire) != 0 {
-                used &= !(1 << s);
+            let side = &chan.slot(s).side;
+            // Seated and yet gone: by a process that we forked, to which we left it.
+            let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
+            if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
+                chan.used.fetch_and(!(1 << s), Relaxed);
             }
         }
-        chan.used.store(used, Relaxed);
     }
-    let s = (!used).trailing_zeros() as usize;
+    let s = (!chan.used.load(Relaxed)).trailing_zeros() as usize;
     (s < SLOTS).then_some(s)
 }
 
 fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.used.fetch_or(1 << slot, Relaxed);
+    // Nobody uses the slot: what its last connection touched goes back to the system.
+    chan.trim(slot, 0);
+    chan.trim(slot, 1);
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];
-        for w in [&s.pollers, &s.up, &s.down, &s.rewind, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
+        for w in [&s.pollers, &s.up, &s.down, &s.rewind, &s.echo, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
             w.store(0, Relaxed);
         }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone] {
+        for w in [&s.sndbuf, &s.rcvbuf] {
+            w.store(0, Relaxed);
+        }
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.echoed] {
             w.store(0, Relaxed);
         }
     }
@@ -334,6 +364,8 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     let o = &chan.offers()[slot];
     o.connector.store(l.peer_cookie.load(Relaxed), Relaxed);
     o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
+    // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
+    chan.seat(slot, Some(ep));
     o.slot.store(slot as u32 + 1, Release);
     l.chan.store(core::ptr::from_ref(chan).cast_mut(), Relaxed);
     l.offered.store(slot as u32 + 1, Relaxed);
@@ -354,6 +386,7 @@ pub fn withdraw(ep: Ep) {
     if chan.offers()[slot].slot.swap(0, Relaxed) as usize == offered {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
+    chan.unseat(slot, ep);
 }
 
 fn knock(peer: u64, uid: u32) {
@@ -481,8 +514,12 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
             });
             mine.map_or(0, |c| if c.peer_uid.load(Relaxed) == uid { keep_bells(c, pollers, got) } else { 0 })
         }
-        // A poke, or a question whether we are there.
-        Message::VersionNo { nonce: 0, .. } => 0,
+        // A poke, or a question whether we are there. Of several threads that sleep on the mailbox only the one
+        // that reads it is sure to wake: it wakes the others.
+        Message::VersionNo { nonce: 0, .. } => {
+            wait::ring_all();
+            0
+        }
         Message::VersionNo { nonce, version, .. } => {
             crate::log!(Info, "a peer refused: it speaks version {version:#x} of culvert's messages, this is {VERSION:#x}");
             if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce) {
@@ -615,8 +652,13 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     l.offered.store(0, Relaxed);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
+    let fd = l.fd.load(Relaxed);
+    crate::tx::buffer_set(ep, chan, fd);
+    if let Some(kib) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
+        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(kib, Relaxed);
+    }
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
-        chan.seat(slot, None);
+        chan.unseat(slot, ep);
         return;
     }
     crate::log!(Debug, "endpoint {}: attached to channel {:x} slot {slot} as {:?}", ep.index(), chan.id.load(Relaxed), chan.role());
@@ -632,6 +674,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
     ep.rx_phase.store(phase, Relaxed);
+    ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
     ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
     ep.because(Reason::Inherited);
@@ -646,11 +689,30 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
 pub fn detach(ep: Ep, chan: &Chan) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    h.side[chan.role() as usize].gone.store(1, Release);
-    chan.seat(slot, None);
-    if chan.role() == Role::Connector || h.side[Role::Connector as usize].gone.load(Acquire) != 0 {
+    let peer_gone = || h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
+    let trim = || {
+        // Nobody else uses the slot; it is not offered again before we are gone, too.
+        chan.trim(slot, 0);
+        chan.trim(slot, 1);
+    };
+    if chan.role() == Role::Connector {
+        if peer_gone() {
+            trim();
+        }
+        chan.used.fetch_and(!(1 << slot), Relaxed);
+        chan.unseat(slot, ep);
+        // Last: it may be offered to this process again at once.
+        h.side[Role::Connector as usize].gone.store(1, Release);
+        return;
+    }
+    let held = LOCK.lock();
+    h.side[Role::Acceptor as usize].gone.store(1, Release);
+    if peer_gone() {
+        trim();
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
+    chan.unseat(slot, ep);
+    held.release();
 }
 
 /// Whether the kernel says that the socket at the other end has no owner any more.

@@ -64,6 +64,12 @@ pub fn all() -> impl Iterator<Item = &'static Chan> {
     TABLE[..n.min(CHANS)].iter().filter(|c| c.mapped())
 }
 
+/// Every mapped channel whose pollers' words are ours: not those of a process that we were forked from, who
+/// goes on using them, nor those of the program image before us.
+pub fn own() -> impl Iterator<Item = &'static Chan> {
+    all().filter(|c| c.inherited.load(Relaxed) == 0)
+}
+
 /// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room; the caller
 /// keeps the descriptor. Call with [`LOCK`] held.
 pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {
@@ -154,6 +160,14 @@ impl Chan {
         unsafe { self.base.load(Relaxed).add(layout::ring_at(self.ring(), slot % SLOTS, dir)) }
     }
 
+    /// Gives the bulk of a ring back to the system. The ring must be empty and its sender's direction owned.
+    #[cold]
+    pub fn trim(&self, slot: usize, dir: usize) {
+        let (at, len) = layout::bulk(self.ring(), slot % SLOTS, dir);
+        // SAFETY: whole pages of our mapping that hold nothing anybody will read.
+        unsafe { syscall!(libc::SYS_madvise, self.base.load(Relaxed).add(at), len, libc::MADV_REMOVE) };
+    }
+
     /// The pollers' words of one side.
     #[inline(always)]
     pub fn queues(&self, side: Role) -> &[Queue; layout::POLLERS] {
@@ -180,6 +194,11 @@ impl Chan {
     /// Puts an endpoint into a slot, or takes it out.
     pub fn seat(&self, slot: usize, ep: Option<Ep>) {
         self.slot_ep[slot % SLOTS].store(ep.map_or(0, |e| e.index() + 1), Release);
+    }
+
+    /// Takes `ep` out of a slot, unless another sits there by now.
+    pub fn unseat(&self, slot: usize, ep: Ep) {
+        let _ = self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed);
     }
 
     /// Whether any endpoint of this process sits in it.

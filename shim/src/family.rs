@@ -31,6 +31,8 @@ pub struct Local {
     pub peer_uid: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,
+    /// A receive was last found to be blocking: a hint.
+    pub blocking: AtomicU32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
     /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
@@ -48,6 +50,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
+        blocking: AtomicU32::new(0),
         offered: AtomicU32::new(0),
         kept: AtomicI32::new(0),
         inherited: AtomicU32::new(0),
@@ -285,14 +288,21 @@ pub fn sole_holder(ep: Ep) -> bool {
     }
 }
 
-/// This process holds `ep` no longer. True if nobody in the family does.
+/// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
     let me = MEMBER.load(Relaxed) as usize;
-    if me >= MEMBERS {
-        return false;
-    }
-    ep.holders[me / 64].fetch_and(!(1 << (me % 64)), AcqRel);
-    ep.holders.iter().all(|h| h.load(Acquire) == 0)
+    me < MEMBERS && drop_hold(ep, me)
+}
+
+/// Member `m` holds `ep` no longer. True for exactly one of those who give up last, perhaps at the same time.
+fn drop_hold(ep: Ep, m: usize) -> bool {
+    // Stays the same as long as anybody holds it.
+    let life = ep.life();
+    let bit = 1 << (m % 64);
+    // A connection that another thread made while this process was being forked is not held by the child.
+    ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
+        && ep.holders.iter().all(|h| h.load(Acquire) == 0)
+        && ep.generation.compare_exchange(life, life.wrapping_add(1), AcqRel, Relaxed).is_ok()
 }
 
 /// Gives up what members held that died without saying so.
@@ -309,11 +319,7 @@ fn reap() {
             continue;
         }
         for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep) {
-            let bit = 1 << (m % 64);
-            if ep.state.load(Relaxed) != State::Free as u32
-                && ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
-                && ep.holders.iter().all(|h| h.load(Acquire) == 0)
-            {
+            if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
                 free(ep);
             }
         }
@@ -355,8 +361,9 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     {
         w.store(0, Relaxed);
     }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.tx_bytes,
-        &ep.tx_msgs, &ep.tx_checked, &ep.tx_heard, &ep.bells, &ep.spins_won, &ep.spins_lost, &ep.tx_limit]
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_skip, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail,
+        &ep.tx_head, &ep.tx_base, &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_extent, &ep.tx_trimmed, &ep.tx_heard, &ep.bells,
+        &ep.spins_won, &ep.spins_lost]
     {
         w.store(0, Relaxed);
     }

@@ -168,8 +168,18 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
         pos += len as u64;
     }
     let side = &dst.side[Role::Connector as usize];
+    let src_ring = from.ring() as u64;
     // Where the ring begins is known only while bytes before it may lie on the lifeline.
-    side.up.store(src.side[peer].up.load(Relaxed), Relaxed);
+    let from_peer = &src.side[peer];
+    let mut up = from_peer.up.load(Relaxed);
+    let echo = from_peer.echo.load(Relaxed);
+    if echo != 0 && src.side[1 - peer].rewind.load(Relaxed) == CLOSED {
+        // An echo that the sender did not complete: it begins before what is handed on.
+        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
+        up = up.wrapping_add(read.min(src_ring));
+        side.echo.store(1, Relaxed);
+    }
+    side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);

@@ -2,7 +2,7 @@
 
 use crate::channel::Chan;
 use crate::family::Ep;
-use crate::rx::{self, READY};
+use crate::rx::{self, READY, TakenBack};
 use crate::tx::{self, Sent, UP};
 use crate::{attach, config, fds, lifeline, lock, real, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -71,7 +71,7 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             }
             return real();
         }
-        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 {
+        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
         if !rx::make_ready(ep, chan) {
@@ -215,7 +215,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         }
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
-        tx::finish(ep, chan, fd);
+        tx::finish_last(ep, chan, fd);
         ep.wr_shut.store(1, Release);
         if ep.latched.load(Relaxed) != 0 {
             // Reset, had all bytes been the kernel's (inet_shutdown).
@@ -236,10 +236,11 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
 ///
 /// Our sending side goes down at once. Our receiving side stops reading the ring; the peer sends what is
 /// unread over the lifeline as soon as it runs in our library again (it is woken if it sleeps there).
-/// If the peer has already finished sending, nobody can do that any more: then the connection is reset
-/// rather than corrupted, unless nothing was left unread.
+/// If the peer was killed, nobody can do that any more. Where the next reader is one that we do not serve, the
+/// connection is then reset rather than cut short, unless nothing was left unread.
 pub fn retire(fd: c_int, why: Reason) {
-    if !quit(fd, why, Unread::Rewind) {
+    let served = matches!(why, Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory);
+    if !quit(fd, why, Unread::Rewind) && !served {
         reset(fd, why);
     }
 }
@@ -296,24 +297,32 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
                     ep.rx_cut.store(at + 1, Release);
                     at == head
                 }
-                Ok(_) if left() == 0 || lifeline::look(fd, lifeline::ENDED) == 0 => true,
-                // It has served the rewind and finished since.
-                Ok(_) if peer.down.load(Acquire) != 0 => true,
-                // A FIN without the arbiter moved means that the peer was killed: nobody takes them back.
-                Ok(_) => {
-                    ep.rx_cut.store(head + left() + 1, Release);
-                    false
-                }
-                Err(CLOSED) => left() == 0,
+                Ok(_) if left() == 0 => true,
+                Ok(_) => match rx::taken_back(ep, chan, fd, at) {
+                    TakenBack::Yes => true,
+                    // The peer was killed before: nobody takes them back.
+                    TakenBack::No => {
+                        ep.rx_cut.store(head + left() + 1, Release);
+                        false
+                    }
+                    TakenBack::Partly => {
+                        reset(fd, why);
+                        true
+                    }
+                },
+                Err(CLOSED) => left() == 0 || rx::echoed(ep, chan, fd),
                 // Left before: all that this side still has to read lies before the cut.
                 Err(_) => rx::on_ring(ep, chan) == 0,
             };
         }
         if complete {
-            ep.rx_phase.store(RxPhase::Down as u32, Release);
+            rx::come_down(ep, chan);
             // Nobody waits for ring bytes any more.
             ep.rx_word.fetch_and(!READY, AcqRel);
         }
+    }
+    if complete && !rx::dropped(ep, fd) {
+        reset(fd, why);
     }
     held.release();
     chan.notify(slot);

@@ -3,7 +3,7 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, signals, tx, wait};
+use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -46,6 +46,7 @@ fn forget(fd: c_int) {
 fn release(ep: Ep, fd: c_int) {
     let l = ep.local();
     if l.refs.load(Relaxed) > 1 {
+        epoll::number_closed(ep, fd);
         l.refs.fetch_sub(1, Relaxed);
         if l.fd.load(Relaxed) == fd {
             // Another one serves for looks at the lifeline.
@@ -68,14 +69,7 @@ fn release(ep: Ep, fd: c_int) {
     if ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
-        if ring_unread(ep, chan) {
-            // tcp_close: a socket closed with unread data sends RST, not FIN.
-            let lg = libc::linger { l_onoff: 1, l_linger: 0 };
-            // SAFETY: passes a local.
-            unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
-        }
-        // As for shutdown: the receiver must know whether the ring is the end of it.
-        tx::finish(ep, chan, fd);
+        end(ep, chan, fd);
         attach::detach(ep, chan);
     }
     l.chan.store(core::ptr::null_mut(), Relaxed);
@@ -84,6 +78,19 @@ fn release(ep: Ep, fd: c_int) {
     family::free(ep);
     tx.release();
     rx.release();
+}
+
+/// Before the kernel closes the last descriptor of an attached connection.
+fn end(ep: Ep, chan: &crate::channel::Chan, fd: c_int) {
+    rx::drop_echo(ep, chan, fd);
+    if ring_unread(ep, chan) {
+        // tcp_close: a socket closed with unread data sends RST, not FIN.
+        let lg = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: passes a local.
+        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
+    }
+    // As for shutdown: the receiver must know whether the ring is the end of it.
+    tx::finish_last(ep, chan, fd);
 }
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
@@ -434,13 +441,15 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
     }
 }
 
-/// Before a child is created that becomes another program without running our code.
-///
-/// It inherits what is not close-on-exec, nearly always by oversight. Connections that are attached stay: a
-/// program that was given one on purpose got it by dup2 or a spawn file action, which retire it.
+/// Before a child is created that becomes another program without running our code: what it inherits goes
+/// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
 pub fn before_spawn() {
-    let connected = |fd: c_int| fds::endpoint(fd).is_some_and(|e| fd <= 2 && e.state() != State::Idle);
-    io::retire_all(Reason::Exec, io::Unread::Rewind, connected);
+    let inherited = |fd: c_int| {
+        // SAFETY: no memory is touched.
+        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle)
+    };
+    io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
 }
 
 /// `vfork` is about to happen on this thread.
@@ -457,12 +466,15 @@ pub fn after_vfork_parent() {
 
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
+    attach::before_fork();
     family::before_fork();
 }
 
 /// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
 /// as they are.
-pub extern "C" fn fork_parent() {}
+pub extern "C" fn fork_parent() {
+    attach::after_fork_parent();
+}
 
 /// After `fork`, in the child.
 pub extern "C" fn fork_child() {
@@ -482,13 +494,20 @@ pub extern "C" fn leaving() {
         return;
     }
     for ep in family::held() {
+        let sole = family::sole_holder(ep);
+        let fd = ep.local().fd.load(Relaxed);
         if ep.state() == State::Attached
+            && fds::endpoint(fd) == Some(ep)
             && let Some(chan) = ep.chan()
         {
-            // What a receiver that left waits for would die with us.
-            tx::flush(ep, chan, ep.local().fd.load(Relaxed));
+            if sole {
+                end(ep, chan, fd);
+            } else {
+                // What a receiver that left waits for must not wait for the others' next call.
+                tx::flush(ep, chan, fd, false);
+            }
         }
-        if !family::sole_holder(ep) && ep.local().refs.swap(0, Relaxed) > 0 {
+        if !sole && ep.local().refs.swap(0, Relaxed) > 0 {
             family::give_up(ep);
         }
     }

@@ -43,6 +43,20 @@ pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
     if r < 0 { Err(-r as i32) } else { Ok(v) }
 }
 
+/// `SO_SNDBUF` or `SO_RCVBUF` if the program has set it, and the kernel does not adapt it any more (Linux 5.14).
+/// In KiB, as far as they can be counted.
+pub fn locked_buffer(fd: i32, name: i32) -> Option<u16> {
+    const SO_BUF_LOCK: i32 = 72;
+    const SNDBUF_LOCK: i32 = 1;
+    const RCVBUF_LOCK: i32 = 2;
+    let bit = if name == libc::SO_SNDBUF { SNDBUF_LOCK } else { RCVBUF_LOCK };
+    let locks = option(fd, libc::SOL_SOCKET, SO_BUF_LOCK).ok()?;
+    if locks & bit == 0 {
+        return None;
+    }
+    option(fd, libc::SOL_SOCKET, name).ok().map(|n| (n.max(0) as u32).div_ceil(1024).min(u32::from(u16::MAX)) as u16)
+}
+
 /// `SO_COOKIE`: the socket's name in this kernel, never reused.
 pub fn cookie(fd: i32) -> Option<u64> {
     let mut v = 0u64;

@@ -2,7 +2,7 @@
 //! other request about the socket moves it to the kernel first.
 
 use crate::family::Ep;
-use crate::{fds, io, lifecycle, lifeline, real, rx};
+use crate::{fds, io, lifecycle, lifeline, real, rx, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{Reason, State};
@@ -58,6 +58,15 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
     {
         let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
         ep.rcvlowat.store(low.max(0) as u32, Relaxed);
+    }
+    if r == 0
+        && level == libc::SOL_SOCKET
+        && (name == libc::SO_SNDBUF || name == libc::SO_SNDBUFFORCE)
+        && let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && let Some(chan) = ep.chan()
+    {
+        tx::buffer_set(ep, chan, fd);
     }
     r
 }

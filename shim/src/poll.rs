@@ -21,11 +21,19 @@ fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
     if ep.state() == State::Attached { Some((ep, ep.chan()?)) } else { None }
 }
 
-/// Connections counted as natively waited for: endpoint and life. Beyond the room for them, the descriptors are
-/// looked up again afterwards; then one that another thread replaced meanwhile is missed.
+/// Connections counted as natively waited for: endpoint and life.
 struct Counted {
     n: usize,
     list: [(u32, u32); SMALL],
+}
+
+/// Counts a native wait on `ep`. False, undone: the ring is in use.
+fn count(ep: Ep) -> bool {
+    let native = ep.rx_word.fetch_add(1, AcqRel) & READY == 0;
+    if !native {
+        uncount(ep);
+    }
+    native
 }
 
 fn uncount(ep: Ep) {
@@ -33,48 +41,35 @@ fn uncount(ep: Ep) {
 }
 
 /// Marks every connection that is not attached as natively waited for, so that none goes up while we
-/// sleep in the kernel. `None`, and undone, if one is or has become attached.
+/// sleep in the kernel. `None`, and undone, if one is or has become attached, or if they are too many to remember.
 fn enter_native(f: &[pollfd]) -> Option<Counted> {
     let mut c = Counted { n: 0, list: [(0, 0); SMALL] };
-    for (i, p) in f.iter().enumerate() {
+    for p in f {
         let Some(ep) = fds::endpoint(p.fd) else { continue };
-        let attached = match ep.state() {
-            State::Attached => true,
+        let native = match ep.state() {
+            State::Attached => false,
+            State::Eligible if c.n == SMALL => false,
             State::Eligible => {
-                if let Some(place) = c.list.get_mut(c.n) {
-                    *place = (ep.index(), ep.life());
-                }
-                c.n += 1;
-                ep.rx_word.fetch_add(1, AcqRel) & READY != 0
+                c.list[c.n] = (ep.index(), ep.life());
+                let counted = count(ep);
+                c.n += usize::from(counted);
+                counted
             }
-            _ => false,
+            _ => true,
         };
-        if attached {
-            leave_native(&f[..=i], &c);
+        if !native {
+            leave_native(&c);
             return None;
         }
     }
     Some(c)
 }
 
-fn leave_native(f: &[pollfd], c: &Counted) {
-    if c.n <= SMALL {
-        for &(ep, life) in &c.list[..c.n] {
-            let ep = Ep::from_index(ep);
-            if ep.life() == life {
-                uncount(ep);
-            }
-        }
-        return;
-    }
-    let mut left = c.n;
-    for p in f {
-        if left > 0
-            && let Some(ep) = fds::endpoint(p.fd)
-            && matches!(ep.state(), State::Eligible | State::Attached)
-        {
+fn leave_native(c: &Counted) {
+    for &(ep, life) in &c.list[..c.n] {
+        let ep = Ep::from_index(ep);
+        if ep.life() == life {
             uncount(ep);
-            left -= 1;
         }
     }
 }
@@ -112,7 +107,7 @@ pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const
     }
     if let Some(counted) = enter_native(set) {
         let r = real();
-        leave_native(set, &counted);
+        leave_native(&counted);
         return r;
     }
     // SAFETY: the caller's obligation.
@@ -143,6 +138,9 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t,
     unsafe { syscall!(libc::SYS_munmap, p, bytes) };
     r
 }
+
+/// In `revents` while the call sleeps: see [`count`]. No event has this bit.
+const COUNTED: i16 = 0x4000;
 
 /// `work` has room for the set, a doorbell and the mailbox.
 unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, mut strict: bool) -> isize {
@@ -208,17 +206,29 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                 some => left = some,
             }
         }
-        // Only connections that are attached are slept for on the ring; the others are counted as native.
+        // Only connections that are attached are slept for on the ring; the others are counted as native, which
+        // `revents`, 0 for all now, remembers.
         let poller = wait::acquire();
         let mut bounded = poller.is_none();
-        for (p, w) in set.iter().zip(work.iter_mut()) {
+        let mut late = false;
+        for (p, w) in set.iter_mut().zip(work.iter_mut()) {
             w.fd = p.fd;
             w.events = p.events;
             w.revents = 0;
-            let Some((ep, chan)) = on_ring(p.fd) else { continue };
+            let Some((ep, chan)) = on_ring(p.fd) else {
+                match fds::endpoint(p.fd).map(|ep| (ep, ep.state())) {
+                    Some((ep, State::Eligible)) if count(ep) => p.revents = COUNTED,
+                    // Attached by another thread since we looked.
+                    Some((_, State::Eligible | State::Attached)) => late = true,
+                    _ => {}
+                }
+                continue;
+            };
             w.events = readiness::lifeline_events(ep, p.events);
-            bounded |= ep.local().inherited.load(Relaxed) != 0;
-            if let Some(n) = poller {
+            if chan.inherited.load(Relaxed) != 0 {
+                // The pollers' words there are those of the process that mapped it.
+                bounded = true;
+            } else if let Some(n) = poller {
                 wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
                 bounded |= !wait::tell(chan, n);
                 chan.queues(chan.role())[n].armed.store(wait::generation(n), Relaxed);
@@ -230,15 +240,25 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
         if bounded {
             left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
         }
-        let r = if any_stirred(set) || any_eligible_ready(set) {
+        let r = if late || any_stirred(set) {
             0
         } else {
             // SAFETY: the array is ours; no lock is held.
             unsafe { signals::ppoll(work.as_mut_ptr(), bell + 2, left, mask, since) }
         };
+        for p in set.iter_mut() {
+            if p.revents == COUNTED
+                && let Some(ep) = fds::endpoint(p.fd)
+            {
+                uncount(ep);
+            }
+            p.revents = 0;
+        }
         if let Some(n) = poller {
             for p in set.iter() {
-                if let Some((_, chan)) = on_ring(p.fd) {
+                if let Some((_, chan)) = on_ring(p.fd)
+                    && chan.inherited.load(Relaxed) == 0
+                {
                     chan.queues(chan.role())[n].armed.store(0, Relaxed);
                     ring::take_ready(&chan.queues(chan.role())[n]);
                 }
@@ -271,13 +291,6 @@ fn any_stirred(set: &[pollfd]) -> bool {
                 || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan)
         }
         None => false,
-    })
-}
-
-/// A connection in the set was attached by another thread since we looked.
-fn any_eligible_ready(set: &[pollfd]) -> bool {
-    set.iter().any(|p| {
-        fds::endpoint(p.fd).is_some_and(|e| e.state() == State::Eligible && e.rx_word.load(Relaxed) & READY != 0)
     })
 }
 
@@ -360,7 +373,7 @@ pub unsafe fn select(
     let started = wait::now();
     let result = if let Some(counted) = enter_native(set) {
         let x = real();
-        leave_native(set, &counted);
+        leave_native(&counted);
         x
     } else {
         // SAFETY: the caller's obligation.

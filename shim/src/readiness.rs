@@ -57,7 +57,9 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         if seen & ENDED != 0 {
             ep.rx_fin.store(1, Relaxed);
         }
-        r |= seen & (READ | POLLPRI | POLLRDBAND | ENDED);
+        // An echo that has not been dropped is nothing to read.
+        let read = if ep.rx_skip.load(Relaxed) == 0 { READ } else { 0 };
+        r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
             r |= seen & (WRITE | POLLWRBAND);
@@ -76,8 +78,11 @@ pub fn lifeline_events(ep: Ep, wanted: i16) -> i16 {
     if wanted & READ != 0 || rx != RxPhase::Ring {
         e |= wanted & READ;
     }
-    if wanted & WRITE != 0 && TxPhase::from_u32(ep.tx_phase.load(Relaxed)) != TxPhase::Ring {
-        e |= WRITE;
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => {}
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever the program waits for.
+        TxPhase::Rewind => e |= POLLOUT,
+        _ => e |= wanted & WRITE,
     }
     e & !(POLLHUP | POLLERR)
 }

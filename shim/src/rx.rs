@@ -131,6 +131,13 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
     false
 }
 
+/// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
+fn nonblocking(ep: Ep, fd: i32) -> bool {
+    let n = lifeline::nonblocking(fd);
+    ep.local().blocking.store(u32::from(!n), Relaxed);
+    n
+}
+
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
@@ -294,6 +301,9 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         };
         match step {
             RxStep::Lifeline => {
+                if phase == RxPhase::Down && !skip(ep, fd) {
+                    return some(total, Got::Nothing);
+                }
                 let mut bound = want - total;
                 if phase == RxPhase::Native {
                     // What lies there while the sender is still native is before X. Had we received without
@@ -357,7 +367,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         ep.rx_phase.store(phase as u32, Release);
                         crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
                     }
-                    Transit::Corrupt => return some(total, corrupt(ep)),
+                    Transit::Corrupt => return some(total, corrupt(ep, "start", consumed, x)),
                 }
             }
             RxStep::Ring(n) => {
@@ -367,17 +377,13 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     return some(total, Got::Error(libc::EFAULT));
                 };
                 total += n;
-                let old = head;
                 head = head.wrapping_add(n as u64);
                 if !peek {
-                    let before = ring::available(&h.producer[dir], old, size).unwrap_or(0);
                     ep.rx_head.store(head, Relaxed);
                     ring::consume(&h.consumer[dir], head);
                     ep.rx_bytes.store(ep.rx_bytes.load(Relaxed) + n as u64, Relaxed);
                     ep.rx_msgs.store(ep.rx_msgs.load(Relaxed) + 1, Relaxed);
-                    if before > size - size / 3 || n as u64 >= size / 3 {
-                        space_freed(ep, chan, slot, head, size);
-                    }
+                    space_freed(ep, chan, slot, head);
                 }
             }
             RxStep::Empty if total > 0 => break,
@@ -386,7 +392,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     if h.consumer[dir].head.load(Relaxed) != head {
                         // A holder died between its note of the head and the sender's.
                         ring::consume(&h.consumer[dir], head);
-                        space_freed(ep, chan, slot, head, size);
+                        space_freed(ep, chan, slot, head);
                     }
                     let seen = lifeline::look(fd, libc::POLLIN | ENDED);
                     if seen == 0 {
@@ -407,15 +413,14 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 // SAFETY: as ours.
                 return unsafe { native(fd, b, want, flags) };
             }
-            RxStep::Ended => {
+            RxStep::Ended if head == ep.rx_head.load(Relaxed) => {
                 phase = RxPhase::Down;
-                // A peek that found nothing more on the ring leaves it, too.
-                if !peek || head == ep.rx_head.load(Relaxed) {
-                    ep.rx_phase.store(phase as u32, Release);
-                    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
-                }
+                come_down(ep, chan);
             }
-            RxStep::Corrupt => return some(total, corrupt(ep)),
+            // A peek does not see past an echo.
+            RxStep::Ended if p.echo.load(Relaxed) != 0 => break,
+            RxStep::Ended => phase = RxPhase::Down,
+            RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
         }
     }
     Got::Bytes(total)
@@ -437,8 +442,8 @@ unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
     }
 }
 
-fn corrupt(ep: Ep) -> Got {
-    crate::log!(Error, "endpoint {}: the peer wrote nonsense into the channel; connection reset", ep.index());
+fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
+    crate::log!(Error, "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset", ep.index());
     ep.because(shmring::family::Reason::Corrupt);
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
@@ -447,14 +452,22 @@ fn corrupt(ep: Ep) -> Got {
     }
 }
 
-/// Wakes a writer that waits for space, if a third of the ring is free now.
+/// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
 ///
-/// Needed only where the ring was more than two thirds full, or where this one call emptied a third of it: a
-/// sender that filled it in between finds less than a third free, and the call that frees more sees it full.
-fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64, size: u64) {
+/// A writer waits only while more than two thirds of the ring are in use. So the fence that finds its wish
+/// is needed only when the tail is that far from a head that an earlier fence has shown to it: with less,
+/// the writer either saw that head and does not wait, or waited already when that fence looked.
+fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     let h = chan.slot(slot);
+    let dir = chan.role().rx();
     let p = peer(chan, h);
-    if let Some(wish) = ring::wish(p, &h.producer[chan.role().rx()], head, size) {
+    let tail = h.producer[dir].tail.load(Acquire);
+    let size = ring::limit(p, &h.side[chan.role() as usize], chan.ring() as u64);
+    if tail.wrapping_sub(ep.rx_shown.load(Relaxed)) <= size / 2 {
+        return;
+    }
+    ep.rx_shown.store(head, Relaxed);
+    if let Some(wish) = ring::wish(p, &h.producer[dir], head, size) {
         let n = chan.notify(slot);
         ring::served(p, wish);
         ep.bells.store(ep.bells.load(Relaxed) + u64::from(n), Relaxed);
@@ -494,6 +507,10 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     let life = ep.life();
     let number = fd;
     let mut ended = false;
+    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
+        // The answer is often on its way: a moment's patience before the kernel is asked anything.
+        wait::glance(|| stirred(ep, chan));
+    }
     loop {
         let want = if peek { b.len } else { b.len - total };
         let held = lock::take(&ep.rx_token);
@@ -545,7 +562,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
             return total as isize;
         }
-        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
@@ -609,7 +626,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         if drained() {
             let held = lock::take(&ep.rx_token);
             if drained() {
-                ep.rx_phase.store(RxPhase::Down as u32, Release);
+                come_down(ep, chan);
             }
             held.release();
         }
@@ -628,7 +645,156 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         }
         held.release();
     }
+    if ep.rx_skip.load(Relaxed) != 0 {
+        let held = lock::take(&ep.rx_token);
+        skip(ep, fd);
+        held.release();
+    }
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
+}
+
+/// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
+pub fn come_down(ep: Ep, chan: &Chan) {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let echo = peer(chan, h).echo.load(Acquire);
+    if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
+        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
+        // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
+        if read != 0 && read <= chan.ring() as u64 {
+            ep.rx_skip.store(ep.rx_up.load(Relaxed).wrapping_add(read), Relaxed);
+        }
+    }
+    ep.rx_phase.store(RxPhase::Down as u32, Release);
+    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+}
+
+/// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
+/// of it has. The direction is owned.
+fn skip(ep: Ep, fd: i32) -> bool {
+    let to = ep.rx_skip.load(Relaxed);
+    if to == 0 {
+        return true;
+    }
+    loop {
+        let ended = lifeline::look(fd, ENDED) != 0;
+        let (left, queued) = match lifeline::received(fd) {
+            Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
+            // Not a connection any more: the kernel says what it is.
+            None => (0, 0),
+        };
+        // A sender that finished, or was killed, may not have repeated all of it.
+        if left == 0 || (queued == 0 && ended) {
+            ep.rx_skip.store(0, Relaxed);
+            return true;
+        }
+        if queued == 0 {
+            return false;
+        }
+        // tcp(7): MSG_TRUNC discards.
+        // SAFETY: nothing is written.
+        let r = unsafe { syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) };
+        if r <= 0 {
+            return false;
+        }
+    }
+}
+
+/// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
+/// woken there; then this takes microseconds. Otherwise it does it at its next call.
+const PATIENCE_NS: u64 = 50_000_000;
+
+/// The same where the peer is at it already: inside our library, or its bytes are on their way.
+const LONG_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Looks until `done`, for `ns` at most.
+fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
+    let until = wait::now() + ns;
+    loop {
+        if done() {
+            return true;
+        }
+        if wait::now() > until {
+            return false;
+        }
+        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+        // SAFETY: a valid timespec.
+        unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+    }
+}
+
+/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
+/// does not come. The direction is owned.
+pub fn dropped(ep: Ep, fd: i32) -> bool {
+    ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
+}
+
+/// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
+pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
+    advance(ep, chan, fd);
+}
+
+/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
+pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    let mut ended = false;
+    patiently(LONG_PATIENCE_NS, || {
+        let complete = p.echoed.load(Acquire) != 0;
+        if complete || ended {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    p.echoed.load(Acquire) != 0
+}
+
+/// Whether a peer took back what lay unread on the ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It did, or will at its next call.
+    Yes,
+    /// It was killed before.
+    No,
+    /// It was killed over it.
+    Partly,
+}
+
+/// After the arbiter was moved to ring position `at`: waits a little for the peer to take back what is unread.
+pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let p = peer(chan, chan.slot(slot));
+    chan.notify(slot);
+    let mut ended = false;
+    patiently(PATIENCE_NS, || {
+        // In this order: a peer that finishes serves the rewind before its FIN.
+        if ended || p.down.load(Acquire) == at + 1 {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        serve_other(ep);
+        false
+    });
+    if !ended || p.down.load(Acquire) == at + 1 {
+        return TakenBack::Yes;
+    }
+    match lifeline::received(fd) {
+        Some((consumed, queued)) if consumed + queued <= p.up.load(Relaxed) - 1 => TakenBack::No,
+        _ => TakenBack::Partly,
+    }
+}
+
+/// If this process holds the other end too, perhaps this very thread uses it: does its part.
+fn serve_other(ep: Ep) {
+    let cookie = ep.local().peer_cookie.load(Relaxed);
+    let other = crate::family::held().find(|e| cookie != 0 && e.cookie.load(Relaxed) == cookie);
+    if let Some(e) = other
+        && e.state() == shmring::family::State::Attached
+        && let Some(chan) = e.chan()
+    {
+        tx::service(e, chan, e.local().fd.load(Relaxed));
+    }
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.

@@ -156,6 +156,9 @@ fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
 }
 
 /// Returns the sending direction to the lifeline, unless the receiver left first.
+///
+/// What lies unread is *also* sent over the lifeline, as an echo: the receiver may yet have to leave, and by
+/// then we may be gone, having finished. One that stays drops it.
 fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -167,31 +170,41 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     if !matches!(peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire), Ok(_) | Err(CLOSED)) {
         return;
     }
-    me.down.store(tail + 1, Release);
-    ep.tx_phase.store(TxPhase::Down as u32, Release);
-    ep.because(Reason::Down);
-    chan.notify(slot);
-    crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
-    if ep.rx_fin.load(Relaxed) == 0 {
-        return;
-    }
-    // The kernel has had its RST.
-    if lifeline::look(fd, 0) != 0 {
-        return;
-    }
+    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
     // FIN without shutdown while our bytes lie unread. A close that found them there would have sent a RST
     // (tcp_close): they came after it, and the RST in answer makes that EPIPE (tcp_reset in CLOSE_WAIT). A peer
     // that was killed could not say so: had they been in its socket, there would have been a RST. Unless the
     // peer only shut its side by a way that we do not see.
-    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(true, |head| head != tail);
-    if unread && peer.gone.load(Relaxed) != 0 {
-        rx::latch(ep, libc::EPIPE);
-    } else if unread && peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
-        rx::latch(ep, libc::ECONNRESET);
+    let fin = ep.rx_fin.load(Relaxed) != 0;
+    // The kernel has had its RST.
+    let reset = fin && lifeline::look(fd, 0) != 0;
+    let lost = if unread.is_none() || !fin || reset {
+        None
+    } else if peer.gone.load(Relaxed) != 0 {
+        Some(libc::EPIPE)
+    } else if peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
+        Some(libc::ECONNRESET)
+    } else {
+        None
+    };
+    let mut echo = me.echo.load(Relaxed);
+    // Published by a holder that died on its way down: it stands.
+    if me.down.load(Relaxed) == 0 {
+        echo = unread.filter(|_| lost.is_none() && !reset).map_or(0, |head| head + 1);
+        me.echo.store(echo, Relaxed);
+        me.down.store(tail + 1, Release);
+    }
+    ep.tx_phase.store(if echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u32, Release);
+    ep.because(Reason::Down);
+    chan.notify(slot);
+    crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
+    if let Some(e) = lost {
+        rx::latch(ep, e);
     }
 }
 
-/// Sends what the departed receiver left unread over the lifeline, as far as it takes it now. True when done.
+/// Sends what the departed receiver left unread, or the echo, over the lifeline, as far as it takes it now.
+/// True when done.
 fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -199,7 +212,10 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let start = peer.rewind.load(Acquire).saturating_sub(1);
+    let (start, echo) = match peer.rewind.load(Acquire) {
+        CLOSED => (me.echo.load(Relaxed).saturating_sub(1), true),
+        left => (left.saturating_sub(1), false),
+    };
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
@@ -211,10 +227,13 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
         let mem = chan.bytes(slot, dir);
         let (off, len) = spans[0];
         if len == 0 {
-            let y = peer.rewind.load(Acquire).saturating_sub(1);
-            me.down.store(y + 1, Release);
+            if echo {
+                me.echoed.store(1, Release);
+            } else {
+                me.down.store(start + 1, Release);
+                ep.because(Reason::Passed);
+            }
             ep.tx_phase.store(TxPhase::Down as u32, Release);
-            ep.because(Reason::Passed);
             chan.notify(slot);
             return Ok(true);
         }
@@ -231,6 +250,14 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     }
 }
 
+/// An error of the connection that this call cannot report: it took bytes before, or is none of the
+/// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
+fn untold(ep: Ep, e: i32) {
+    if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
+        ep.latched.store(e as u32, Relaxed);
+    }
+}
+
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let phase = ep.tx_phase.load(Relaxed);
@@ -242,20 +269,13 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
         TxPhase::Rewind => true,
         _ => false,
     };
-    if asked {
+    // A latched error is for the program's own calls to report.
+    if asked && ep.latched.load(Relaxed) == 0 {
         let held = lock::take(&ep.tx_token);
-        turn_in_passing(ep, chan, fd);
+        if let Turn::Error(e) = turn(ep, chan, fd) {
+            untold(ep, e);
+        }
         held.release();
-    }
-}
-
-/// Serves the protocol for somebody who does not report errors: they stay for the next who does.
-fn turn_in_passing(ep: Ep, chan: &Chan, fd: i32) {
-    let reported = ep.latched.load(Relaxed) & rx::REPORTED != 0;
-    if let Turn::Error(e) = turn(ep, chan, fd)
-        && !reported
-    {
-        rx::keep(ep, e);
     }
 }
 
@@ -266,6 +286,11 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         let held = lock::take(&ep.tx_token);
         if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
             go_down(ep, chan, fd);
+            if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32
+                && let Err(e) = resend(ep, chan, fd)
+            {
+                untold(ep, e);
+            }
         }
         held.release();
     }
@@ -283,34 +308,54 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
         }
         TxPhase::Ring => {
             go_down(ep, chan, fd);
-            turn_in_passing(ep, chan, fd);
+            if ep.latched.load(Relaxed) == 0
+                && let Turn::Error(e) = turn(ep, chan, fd)
+            {
+                untold(ep, e);
+            }
         }
         _ => {}
     }
     held.release();
 }
 
-/// The last chance to send before a FIN: goes down, and if the receiver left first, sends what it did not
-/// read over the lifeline. The kernel would take those bytes at once if it had them already; here a receiver
-/// that does not read its lifeline makes us wait, but not for ever.
+/// Goes down so that what this process or another sends natively from now on comes behind it: if the
+/// receiver left first, behind what it did not read, else behind the echo. The kernel would take those bytes
+/// at once if it had them already; here a receiver that does not read its lifeline makes us wait, but not
+/// for ever.
 pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
     leave(ep, chan, fd);
-    flush(ep, chan, fd);
+    flush(ep, chan, fd, false);
+}
+
+/// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
+pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
+    leave(ep, chan, fd);
+    flush(ep, chan, fd, true);
 }
 
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
-pub fn flush(ep: Ep, chan: &Chan, fd: i32) {
+pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     service(ep, chan, fd);
+    let rewinding = || ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    if !rewinding() {
+        return;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        return;
+    }
     let until = wait::now() + FINISH_NS;
-    while ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 && wait::now() < until {
+    while rewinding() && ep.latched.load(Relaxed) == 0 && wait::now() < until {
         let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
         let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         // SAFETY: one pollfd and a timeout, both locals.
         unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
         service(ep, chan, fd);
     }
-    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+    if rewinding() {
         crate::io::reset(fd, Reason::Down);
     }
 }
@@ -331,10 +376,21 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
 }
 
 fn limit(ep: Ep, chan: &Chan) -> u64 {
-    match ep.tx_limit.load(Relaxed) {
-        0 => chan.ring() as u64,
-        n => n.min(chan.ring() as u64),
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (me, peer) = sides(chan, h);
+    ring::limit(me, peer, chan.ring() as u64)
+}
+
+/// The program has set `SO_SNDBUF`, or may have before the connection was attached.
+pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(kib) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let held = lock::take(&ep.tx_token);
+    // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
+    if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
+        sides(chan, h).0.sndbuf.store(kib, Relaxed);
     }
+    held.release();
 }
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
@@ -356,8 +412,28 @@ fn stirred(ep: Ep, chan: &Chan) -> bool {
 /// Marks this side as waiting for ring space. Whoever sleeps arms first, calls this, then looks again.
 pub fn want_space(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ep.tx_blocked.store(1, Relaxed);
+    ep.tx_blocked.fetch_add(1, Relaxed);
     ring::want_space(sides(chan, h).0);
+}
+
+/// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
+/// that a connection that was once busy does not keep megabytes.
+fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+    const KEEP: u64 = 256 << 10;
+    const EVERY_US: u64 = 100_000;
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    ep.tx_extent.store(extent, Relaxed);
+    if extent > KEEP {
+        let t = sys::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+            chan.trim(slot, chan.role().tx());
+            ep.tx_trimmed.store(t, Relaxed);
+            ep.tx_extent.store(0, Relaxed);
+        }
+    }
+    ep.tx_base.store(tail, Relaxed);
+    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
+    tail
 }
 
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
@@ -376,9 +452,7 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
         ep.tx_head.store(head, Relaxed);
         if head == tail && tail != base {
             // Drained: start again at home, where the cache and the page table are warm.
-            base = tail;
-            ep.tx_base.store(base, Relaxed);
-            ring::rebase(&h.producer[dir], base);
+            base = go_home(ep, chan, slot, tail);
         }
     }
     let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
@@ -511,15 +585,16 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
                 let r = unsafe { rest(fd, &mut b, want, flags) };
-                return Sent::Done(if r >= 0 { total as isize + r } else { total as isize });
+                if r < 0 {
+                    untold(ep, crate::real::errno());
+                }
+                return Sent::Done(total as isize + r.max(0));
             }
             Attempt::Native => return Sent::Native,
             Attempt::Full if want == 0 => return Sent::Done(0),
             Attempt::Full => {}
             Attempt::Error(e) if total > 0 => {
-                if !matches!(e, libc::EPIPE | libc::EFAULT) {
-                    rx::keep(ep, e);
-                }
+                untold(ep, e);
                 return Sent::Done(total as isize);
             }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
@@ -638,9 +713,7 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
             Attempt::Error(e) if total > 0 => {
-                if !matches!(e, libc::EPIPE | libc::EFAULT) {
-                    rx::keep(ep, e);
-                }
+                untold(ep, e);
                 return Sent::Done(total as isize);
             }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
@@ -671,9 +744,7 @@ unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) ->
     ep.tx_head.store(head, Relaxed);
     let mut base = ep.tx_base.load(Relaxed);
     if head == tail && tail != base {
-        base = tail;
-        ep.tx_base.store(base, Relaxed);
-        ring::rebase(&h.producer[dir], base);
+        base = go_home(ep, chan, slot, tail);
     }
     let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
     if room == 0 {

@@ -95,6 +95,18 @@ pub fn drain(p: usize) {
     unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
 }
 
+/// Rings all our own doorbells.
+pub fn ring_all() {
+    for p in &TABLE {
+        let fd = p.bell.load(Relaxed);
+        if fd >= 0 {
+            let one = 1u64;
+            // SAFETY: writes 8 bytes from a local; non-blocking.
+            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+        }
+    }
+}
+
 /// Monotonic time, nanoseconds.
 pub fn now() -> u64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -115,6 +127,8 @@ static PROBE: AtomicU32 = AtomicU32::new(0);
 const SCORE_MAX: u32 = 16;
 /// Longest spin in `auto`. Going to sleep and being woken costs about as much CPU on both ends together.
 const SPIN_US: u64 = 20;
+/// A spinner lets others have the CPU this often.
+const YIELD_US: u64 = 2;
 /// A gap in the spin loop longer than this means that somebody else had our CPU: none is to spare.
 const PREEMPTED_US: u64 = 15;
 
@@ -170,6 +184,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     let rate = cycles_per_us();
     let start = sys::cycles();
     let mut last = start;
+    let mut yielded = start;
     loop {
         for _ in 0..8 {
             if ready() {
@@ -186,6 +201,13 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             PROBE.store(64, Relaxed);
             return Spun::Lost;
         }
+        if t.wrapping_sub(yielded) > YIELD_US * rate {
+            // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
+            // that want to run, and moves one to a CPU that is idle.
+            // SAFETY: no memory is touched.
+            unsafe { syscall!(libc::SYS_sched_yield) };
+            yielded = sys::cycles();
+        }
         if t.wrapping_sub(start) > us * rate {
             if auto {
                 SCORE.store(SCORE.load(Relaxed).saturating_sub(1), Relaxed);
@@ -193,6 +215,18 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             return Spun::Lost;
         }
         last = t;
+    }
+}
+
+/// Spins for a moment, if spinning has been paying off.
+pub fn glance(ready: impl Fn() -> bool) {
+    const US: u64 = 3;
+    if config::spin() == 0 || CPUS.load(Relaxed) < 2 || SCORE.load(Relaxed) == 0 {
+        return;
+    }
+    let (start, limit) = (sys::cycles(), US * cycles_per_us());
+    while !ready() && sys::cycles().wrapping_sub(start) < limit {
+        core::hint::spin_loop();
     }
 }
 
@@ -344,6 +378,11 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
     }
     if bounded {
         left = Some(left.unwrap_or(STEP).min(STEP));
+    }
+    let mut events = events;
+    if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Rewind as u32 {
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
+        events |= libc::POLLOUT;
     }
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },

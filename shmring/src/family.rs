@@ -10,7 +10,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -163,7 +163,7 @@ pub struct Endpoint {
     pub cookie: AtomicU64,
     /// Operations so far while `Eligible`; paces the attempts to attach.
     pub ops: AtomicU32,
-    /// A sender found the ring full and has not been told of room since (for edges).
+    /// Times that a sender found no room on the ring (for edges).
     pub tx_blocked: AtomicU32,
     /// Channel id while `Attached`.
     pub channel: AtomicU64,
@@ -179,6 +179,10 @@ pub struct Endpoint {
     pub rx_word: AtomicU32,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
+    /// The head that the sender can be relied on to have seen when it last looked for room.
+    pub rx_shown: AtomicU64,
+    /// Lifeline position before which bytes are echoes of what was read from the ring; 0 = none are left.
+    pub rx_skip: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// FIN, RST or error was seen on the lifeline.
@@ -223,14 +227,16 @@ pub struct Endpoint {
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
     pub tx_heard: AtomicU64,
+    /// Farthest that our ring was filled from its home since its memory was last given back, bytes.
+    pub tx_extent: AtomicU64,
+    /// When that was (cycles).
+    pub tx_trimmed: AtomicU64,
     /// Doorbells rung for this connection.
     pub bells: AtomicU64,
     /// Waits that ended while spinning.
     pub spins_won: AtomicU64,
     /// Waits that had to sleep after spinning.
     pub spins_lost: AtomicU64,
-    /// Cap on bytes in flight on our ring, from SO_SNDBUF; 0 = the ring's size.
-    pub tx_limit: AtomicU64,
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
     _pad: u32,

@@ -11,12 +11,12 @@
 //! A ring that has been drained starts again at its *home*, the part that shares a page with the slot's
 //! header: a connection that exchanges small messages, or none, touches one page for both directions.
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64};
 
 /// `"culvert\x01"`, little endian: a channel of this layout.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -118,6 +118,17 @@ pub struct Side {
     pub wr_shut: AtomicU32,
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
+    /// Sender that went down: ring position + 1 from which on the unread bytes were *also* sent over the
+    /// lifeline, from its position X on; 0 = none were. Published before `down`. A receiver that goes on with
+    /// the ring drops them there; one that must leave reads them there.
+    pub echo: AtomicU64,
+    /// Sender: all of the echo is the kernel's.
+    pub echoed: AtomicU32,
+    /// Sender: KiB of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
+    /// so that the receiver knows it when it reads the tail of what was sent under it.
+    pub sndbuf: AtomicU16,
+    /// Receiver: the same of `SO_RCVBUF`. It does not change once [`Side::rx`] is set.
+    pub rcvbuf: AtomicU16,
 }
 
 /// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
@@ -206,6 +217,17 @@ pub const fn home_offset(ring: usize, dir: usize) -> usize {
     }
 }
 
+/// Offset and length of the whole pages of ring `dir` that do not hold the slot's header: what can be given
+/// back to the system while the ring is empty.
+pub const fn bulk(ring: usize, i: usize, dir: usize) -> (usize, usize) {
+    let page = header_at(ring, i) - HOME;
+    let room = (ring - HOME).next_multiple_of(PAGE);
+    match dir {
+        0 => (page - room, room),
+        _ => (page + PAGE, room),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +245,9 @@ mod tests {
                 assert_eq!((r0 + home_offset(ring, 0)) / PAGE, page);
                 assert_eq!((r1 + home_offset(ring, 1) + HOME - 1) / PAGE, page);
                 assert_eq!(h % 64, 0);
+                let ((b0, l0), (b1, l1)) = (bulk(ring, i, 0), bulk(ring, i, 1));
+                assert!(b0 >= end && b0 + l0 <= r0 + home_offset(ring, 0));
+                assert!(b1 == r1 + HOME && b1 + l1 <= channel_len(ring) && b1 % PAGE == 0 && b0 % PAGE == 0);
                 end = r1 + ring;
                 assert!(end <= channel_len(ring));
             }

@@ -1,0 +1,393 @@
+//! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
+
+use super::fdinfo::oneshot_fired;
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, link, unlink, watch_id, watchable};
+use super::wait::{knock, stay_armed};
+use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::fds::{self, Kind};
+use crate::{attach, io, lifeline, real, wait};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
+use libc::{c_int, epoll_event};
+use shmring::family::{Reason, State};
+use shmring::ring;
+
+/// The set is watched from outside (another set, `poll`). Its descriptor must then be readable exactly when one
+/// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
+pub fn nest(i: usize) {
+    let s = &TABLE[i];
+    if s.nested.load(Relaxed) != 0 || s.inherited.load(Relaxed) != 0 {
+        return;
+    }
+    let Some(epfd) = s.epfd() else { return };
+    let held = s.lock.lock();
+    s.nested.store(1, Relaxed);
+    for (fd, w) in s.watches() {
+        give_back(s, epfd, fd, w);
+    }
+    if s.attached.load(Relaxed) == 0
+        && let Some(p) = s.poller()
+    {
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
+        s.poller.store(0, Relaxed);
+        wait::release(p);
+    }
+    held.release();
+    if s.attached.load(Relaxed) != 0 {
+        stay_armed(s);
+    }
+}
+
+/// Moves a connection to the kernel such that the kernel's word about it holds. False: it does not.
+fn to_kernel(ep: Ep) -> bool {
+    let Some(fd) = (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep)) else { return false };
+    // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
+    // for good: until all has been read, and beyond.
+    io::quit(fd, Reason::EpollShared, io::Unread::Rewind) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
+}
+
+/// Returns a watch to the kernel's keeping, if that can be. With the set's lock held.
+fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
+    let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+    let flags = w.flags.load(Relaxed);
+    if flags & PARKED != 0 {
+        return unpark(s.index(), epfd, fd, w);
+    }
+    if flags & TAGGED == 0 {
+        return ep.pin(Reason::EpollShared);
+    }
+    // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
+    if to_kernel(ep)
+        && flags & FIRED == 0
+        && kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, w.events.load(Relaxed), w.data.load(Relaxed)) >= 0
+    {
+        w.flags.store(0, Relaxed);
+        s.attached.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Gives the set a poller and a doorbell. False: none to be had.
+fn equip(s: &Set, epfd: c_int) -> bool {
+    if s.poller.load(Relaxed) != 0 {
+        return true;
+    }
+    if s.inherited.load(Relaxed) != 0 || s.nested.load(Relaxed) != 0 {
+        return false;
+    }
+    let Some(p) = wait::acquire() else { return false };
+    if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, wait::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
+        wait::release(p);
+        return false;
+    }
+    s.poller.store(p as u32 + 1, Relaxed);
+    true
+}
+
+/// News of the lifeline that an attached watch gets from the kernel.
+fn lifeline_mask(events: u32) -> u32 {
+    // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
+    // idle lifeline that could be written all the time stays silent.
+    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32
+}
+
+/// `epoll_ctl`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
+    // SAFETY: the caller's obligation.
+    let native = || unsafe { real::epoll_ctl(epfd, op, fd, ev) };
+    let Kind::Epoll(i) = fds::get(epfd) else { return native() };
+    let ep = match fds::get(fd) {
+        Kind::Endpoint(ep) => ep,
+        Kind::Epoll(inner) if op == libc::EPOLL_CTL_ADD => {
+            let r = native();
+            if r == 0 {
+                nest(inner);
+            }
+            return r;
+        }
+        Kind::Ours => {
+            real::set_errno(libc::EBADF);
+            return -1;
+        }
+        _ => return native(),
+    };
+    if ep.state() == State::Pinned && TABLE[i].get(fd).is_none_or(|w| w.ep.load(Relaxed) == 0) {
+        return native();
+    }
+    let want = if op == libc::EPOLL_CTL_DEL {
+        epoll_event { events: 0, u64: 0 }
+    } else {
+        // SAFETY: the program's pointer, read as the kernel would; a bad one is the kernel's to report.
+        match unsafe { crate::usercopy::load(ev) } {
+            Ok(v) => v,
+            Err(_) => return native(),
+        }
+    };
+    let s = &TABLE[i];
+    if op == libc::EPOLL_CTL_ADD
+        && want.events & EPOLLEXCLUSIVE as u32 != 0
+        && let Some(w) = s.get(fd)
+    {
+        let held = s.lock.lock();
+        unpark(i, epfd, fd, w);
+        held.release();
+    }
+    if op == libc::EPOLL_CTL_ADD && (want.events & EPOLLEXCLUSIVE as u32 != 0 || !watchable(fd)) {
+        io::retire(fd, Reason::EpollShared);
+        return native();
+    }
+    let held = s.lock.lock();
+    let r = change(s, i, epfd, op, fd, ep, want, native);
+    let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed) != 0 && s.sleepers.load(Relaxed) > 0;
+    held.release();
+    if wake {
+        knock(s);
+    }
+    if s.nested.load(Relaxed) != 0 {
+        stay_armed(s);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
+    let w = s.get(fd).filter(|w| w.ep.load(Relaxed) != 0);
+    let parked = w.is_some_and(|w| w.flags.load(Relaxed) & PARKED != 0);
+    match (op, w) {
+        (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, Some(_)) if parked => {
+            real::set_errno(libc::ENOENT);
+            -1
+        }
+        (libc::EPOLL_CTL_ADD, Some(w)) if parked && w.ep.load(Relaxed) == ep.index() + 1 => {
+            if want.events & SPECIAL != 0 {
+                kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
+            }
+            w.events.store(want.events, Relaxed);
+            w.data.store(want.u64, Relaxed);
+            w.seen.store(0, Relaxed);
+            w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
+            w.flags.store(TAGGED | EDGE, Relaxed);
+            s.push(fd, w);
+            0
+        }
+        (libc::EPOLL_CTL_DEL, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 && s.nested.load(Relaxed) == 0 => {
+            if w.events.load(Relaxed) & SPECIAL != 0 {
+                kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(0), tag() | u64::from(watch_id(i, fd)));
+            }
+            w.events.store(0, Relaxed);
+            w.flags.store(TAGGED | PARKED, Relaxed);
+            0
+        }
+        (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
+            if want.events & EPOLLEXCLUSIVE as u32 != 0 {
+                // The kernel refuses it (EINVAL) and changes nothing.
+                return native();
+            }
+            if s.nested.load(Relaxed) != 0 && to_kernel(ep) {
+                let r = native();
+                if r == 0 {
+                    w.flags.store(0, Relaxed);
+                    s.attached.fetch_sub(1, Relaxed);
+                }
+                return r;
+            }
+            if (want.events ^ w.events.load(Relaxed)) & SPECIAL != 0 {
+                let id = u64::from(watch_id(i, fd));
+                kernel_ctl(epfd, op, fd, lifeline_mask(want.events), tag() | id);
+            }
+            w.events.store(want.events, Relaxed);
+            w.data.store(want.u64, Relaxed);
+            w.flags.store(TAGGED | EDGE, Relaxed);
+            s.push(fd, w);
+            0
+        }
+        (libc::EPOLL_CTL_MOD, Some(w)) => {
+            let r = native();
+            if r == 0 {
+                w.events.store(want.events, Relaxed);
+                w.data.store(want.u64, Relaxed);
+            }
+            r
+        }
+        (libc::EPOLL_CTL_DEL, Some(w)) => {
+            let r = native();
+            if r == 0 {
+                unlink(i, fd, w);
+            }
+            r
+        }
+        (libc::EPOLL_CTL_ADD, _) => add(s, i, epfd, fd, ep, want, native),
+        _ => native(),
+    }
+}
+
+/// What of a watch the kernel must know, too.
+const SPECIAL: u32 = (EPOLLPRI | EPOLLWAKEUP) as u32;
+
+/// Takes a parked watch out of the kernel's set. With the set's lock held.
+fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
+    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & PARKED != 0 {
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        unlink(set, fd, w);
+    }
+}
+
+fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
+    let attached = ep.state() == State::Attached;
+    let place = if equip(s, epfd) { s.make(fd) } else { None };
+    let Some(w) = place else {
+        // A connection that cannot be served here stays on the kernel; a listener is not affected.
+        let why = if s.nested.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
+        if !attached {
+            ep.pin(why);
+        } else if !to_kernel(ep) {
+            io::reset(fd, why);
+        }
+        return native();
+    };
+    let taken = match ep.chan() {
+        // Not first as the program wants it: the kernel could report at once what we would report again.
+        Some(chan) if attached => {
+            let r = kernel_ctl(epfd, libc::EPOLL_CTL_ADD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
+            if r < 0 {
+                return real::ret(r) as c_int;
+            }
+            Some(chan)
+        }
+        _ => {
+            let r = native();
+            if r != 0 {
+                return r;
+            }
+            None
+        }
+    };
+    // What is still in its place belongs to a file that is gone.
+    unlink(i, fd, w);
+    w.events.store(want.events, Relaxed);
+    w.data.store(want.u64, Relaxed);
+    w.flags.store(0, Relaxed);
+    link(i, fd, w, ep);
+    if let Some(chan) = taken {
+        keep(s, epfd, fd, w, ep, chan, false);
+    } else if ep.state() == State::Attached
+        && let Some(chan) = ep.chan()
+    {
+        // Another thread attached it meanwhile.
+        take_over(s, i, epfd, fd, w, ep, chan);
+    }
+    0
+}
+
+/// Whether the connection's watches allow it to be attached now.
+///
+/// A oneshot that is armed may fire in the kernel while it is taken over; nobody could tell whether it did.
+/// One that has fired rests until the program arms it: and who has its event usually does the next I/O.
+pub fn may_attach(ep: Ep) -> bool {
+    let mut may = true;
+    each(ep, |set, fd, w| {
+        let s = &TABLE[set];
+        if w.events.load(Relaxed) & EPOLLONESHOT as u32 != 0 && w.flags.load(Relaxed) & TAGGED == 0 {
+            may &= s.epfd().is_some_and(|epfd| oneshot_fired(epfd, fd));
+        }
+    });
+    may
+}
+
+/// Moves a watch from the kernel's keeping to ours. With the set's lock held.
+pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan) {
+    if w.flags.load(Relaxed) & TAGGED != 0 {
+        return;
+    }
+    let events = w.events.load(Relaxed);
+    let oneshot = events & EPOLLONESHOT as u32 != 0;
+    let id = u64::from(watch_id(i, fd));
+    // An armed oneshot: see `may_attach`, after which it was armed again.
+    // A refusal: the number was closed behind our back while its file lives on.
+    if oneshot && !oneshot_fired(epfd, fd) || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0 {
+        io::retire(fd, Reason::EpollShared);
+        return;
+    }
+    keep(s, epfd, fd, w, ep, chan, oneshot);
+}
+
+/// The kernel's registration carries our tag now: the rest of it is kept here. With the set's lock held.
+fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
+    w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
+    w.seen.store(0, Relaxed);
+    s.attached.fetch_add(1, Relaxed);
+    // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
+    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, attach::mailbox(), EPOLLIN as u32, tag() | MAILBOX);
+    w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
+    if chan.inherited.load(Relaxed) != 0 {
+        // The words of our pollers in this channel are those of the process that mapped it.
+        s.foreign.store(1, Relaxed);
+    } else if let Some(p) = s.poller() {
+        wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+        wait::tell(chan, p);
+        // A thread may sleep in this set already, unarmed in this channel.
+        ring::arm(&chan.queues(chan.role())[p], wait::generation(p));
+    }
+    s.push(fd, w);
+}
+
+/// The program is about to close `fd` while it keeps another descriptor of the same connection. The kernel's
+/// registration lives on under the old number, which may soon be another file's.
+pub fn number_closed(ep: Ep, fd: c_int) {
+    loop {
+        let mut found = None;
+        each(ep, |set, at, _| if at == fd { found = Some(set) });
+        let Some(set) = found else { return };
+        let s = &TABLE[set];
+        let held = s.lock.lock();
+        if let Some(w) = s.get(fd)
+            && w.ep.load(Relaxed) == ep.index() + 1
+        {
+            renumber(s, set, fd, w, ep);
+        }
+        held.release();
+    }
+}
+
+/// Moves a watch to a place that is no descriptor's. With the set's lock held.
+fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
+    if w.flags.load(Relaxed) & TAGGED == 0 {
+        // The kernel's alone, for good.
+        ep.pin(Reason::EpollShared);
+        return unlink(set, fd, w);
+    }
+    let Some(epfd) = s.epfd() else { return unlink(set, fd, w) };
+    if w.flags.load(Relaxed) & PARKED != 0 {
+        return unpark(set, epfd, fd, w);
+    }
+    let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
+    let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));
+    match s.spare() {
+        Some((at, new)) if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | u64::from(watch_id(set, at))) >= 0 => {
+            unlink(set, fd, w);
+            new.events.store(events, Relaxed);
+            new.data.store(data, Relaxed);
+            new.flags.store(flags, Relaxed);
+            new.seen.store(seen, Relaxed);
+            new.blocked.store(blocked, Relaxed);
+            link(set, at, new, ep);
+            s.attached.fetch_add(1, Relaxed);
+            if let (Some(p), Some(chan)) = (s.poller(), ep.chan())
+                && chan.inherited.load(Relaxed) == 0
+            {
+                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+            }
+            s.push(at, new);
+        }
+        _ => {
+            give_back(s, epfd, fd, w);
+            unlink(set, fd, w);
+        }
+    }
+}
+

@@ -1,0 +1,168 @@
+//! epoll sets that hold connections of ours.
+//!
+//! The kernel's set stays the program's: every descriptor is registered in it, untouched as long as it is
+//! not attached. When a connection is attached, its registration is changed to edge-triggered news about
+//! the lifeline, marked with a tag, and what the program asked for (events, data; level, edge, oneshot) is
+//! kept here and served from the ring. Each set with TCP sockets also holds a doorbell, so a thread that
+//! sleeps in the kernel's `epoll_wait` hears of ring events in the same call.
+//!
+//! [`set`] holds the sets, [`ctl`] what is asked of them, [`wait`] what they report.
+
+mod ctl;
+mod fdinfo;
+mod set;
+mod wait;
+
+pub use ctl::{ctl, may_attach, nest, number_closed};
+pub use wait::wait;
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::fds::{self, Kind};
+use crate::real;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use libc::{c_int, epoll_event};
+use set::{TABLE, TAGGED, each, unlink};
+use shmring::layout::POLLERS;
+use shmring::syscall;
+use wait::knock;
+
+/// Upper bits of our `data`, random, so that a program's own data is not mistaken for it.
+static TAG: AtomicU64 = AtomicU64::new(0);
+const ID_BITS: u32 = 28;
+const DOORBELL: u64 = (1 << ID_BITS) - 1;
+const MAILBOX: u64 = DOORBELL - 1;
+
+fn tag() -> u64 {
+    let t = TAG.load(Relaxed);
+    if t != 0 {
+        return t;
+    }
+    let mut v = 0u64;
+    // SAFETY: writes 8 bytes into a local.
+    unsafe { syscall!(libc::SYS_getrandom, &raw mut v, 8, 0) };
+    let v = (v | 1 << 63 | 1 << 30) & !DOORBELL;
+    let _ = TAG.compare_exchange(0, v, Relaxed, Relaxed);
+    TAG.load(Relaxed)
+}
+
+fn ours(data: u64) -> Option<u64> {
+    let t = TAG.load(Relaxed);
+    (t != 0 && data & !DOORBELL == t).then_some(data & DOORBELL)
+}
+
+fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isize {
+    let ev = epoll_event { events, u64: data };
+    // SAFETY: passes a local.
+    unsafe { syscall!(libc::SYS_epoll_ctl, epfd, op, fd, &raw const ev) }
+}
+
+/// `epoll_create1` succeeded.
+pub fn created(fd: c_int) {
+    crate::lifecycle::created(fd);
+    if fd < 0 || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
+        return;
+    }
+    let set = TABLE.iter().position(|s| s.used.compare_exchange(0, 1, Acquire, Relaxed).is_ok());
+    if let Some(i) = set {
+        let s = &TABLE[i];
+        s.refs.store(1, Relaxed);
+        for w in [&s.poller, &s.attached, &s.sleepers, &s.nested, &s.inherited, &s.foreign, &s.first, &s.last] {
+            w.store(0, Relaxed);
+        }
+        fds::set(fd, Kind::Epoll(i));
+    }
+}
+
+/// `epoll_create1`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn create1(flags: c_int) -> c_int {
+    // SAFETY: the caller's obligation.
+    let fd = unsafe { real::epoll_create1(flags) };
+    created(fd);
+    fd
+}
+
+/// Another descriptor for set `i`.
+pub fn duplicated(i: usize) {
+    TABLE[i].refs.fetch_add(1, Relaxed);
+}
+
+/// One descriptor of set `i` is closed.
+pub fn closed(i: usize, _fd: c_int) {
+    let s = &TABLE[i];
+    if s.refs.fetch_sub(1, Relaxed) != 1 {
+        return;
+    }
+    let held = s.lock.lock();
+    for (fd, w) in s.watches() {
+        unlink(i, fd, w);
+    }
+    // What was ready goes, too.
+    while s.pop().is_some() {}
+    if let Some(p) = s.poller() {
+        crate::wait::release(p);
+    }
+    s.poller.store(0, Relaxed);
+    held.release();
+    s.used.store(0, Release);
+}
+
+/// The process's last descriptor of `ep` is closed: the kernel has dropped it from its sets.
+pub fn forget(ep: Ep) {
+    for _ in 0..1024 {
+        let mut first = None;
+        each(ep, |set, fd, _| first = first.or(Some((set, fd))));
+        let Some((set, fd)) = first else { return };
+        let s = &TABLE[set];
+        let held = s.lock.lock();
+        match s.get(fd) {
+            Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
+            _ => ep.local().watches.store(0, Relaxed),
+        }
+        held.release();
+    }
+}
+
+/// Child of a fork: the kernel's sets are shared with the parent.
+pub fn after_fork_child() {
+    set::after_fork_child();
+}
+
+/// An endpoint was attached: its watches become ours.
+pub fn attached(ep: Ep, chan: &'static Chan, _slot: usize) {
+    each(ep, |set, fd, w| {
+        let s = &TABLE[set];
+        let Some(epfd) = s.epfd() else { return };
+        let held = s.lock.lock();
+        if w.ep.load(Relaxed) == ep.index() + 1 {
+            ctl::take_over(s, set, epfd, fd, w, ep, chan);
+        }
+        let wake = s.sleepers.load(Relaxed) > 0;
+        held.release();
+        if wake {
+            knock(s);
+        }
+    });
+}
+
+/// Something about the endpoint changed on this side (shutdown): look at it again.
+pub fn touched(ep: Ep) {
+    each(ep, |set, fd, w| {
+        let s = &TABLE[set];
+        let held = s.lock.lock();
+        if w.flags.load(Relaxed) & TAGGED != 0 {
+            s.push(fd, w);
+        }
+        let wake = s.sleepers.load(Relaxed) > 0;
+        held.release();
+        if wake {
+            knock(s);
+        }
+    });
+}
+
+const _: () = assert!(POLLERS <= 64);

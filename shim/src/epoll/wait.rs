@@ -1,0 +1,409 @@
+//! Waiting on a set, and what it reports.
+
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, watch};
+use super::{DOORBELL, MAILBOX, ours};
+use crate::channel;
+use crate::family::{self, Ep};
+use crate::fds::{self, Kind};
+use crate::wait::{self, Spun};
+use crate::{lifeline, readiness, real, rx, signals, tx, usercopy};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::fence;
+use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
+use libc::{c_int, epoll_event, sigset_t};
+use shmring::switch::TxPhase;
+use shmring::{ring, sys, syscall};
+
+/// The kernel's part of a busy set is looked at no less often than this.
+const KERNEL_EVERY_US: u64 = 20;
+/// Events that the kernel is asked for at a time.
+const KERNEL_EVENTS: usize = 128;
+
+/// Rings the set's own doorbell.
+pub(super) fn knock(s: &Set) {
+    if let Some(p) = s.poller() {
+        let one = 1u64;
+        // SAFETY: writes 8 bytes from a local.
+        unsafe { syscall!(libc::SYS_write, wait::bell(p), &raw const one, 8) };
+    }
+}
+
+/// Arms the set in every channel, for those who do not sleep in our own wait.
+pub(super) fn stay_armed(s: &Set) {
+    arm(s);
+    if s.first.load(Relaxed) != 0 || stirred(s) {
+        knock(s);
+    }
+}
+
+fn arm(s: &Set) {
+    if let Some(p) = s.poller() {
+        let g = wait::generation(p);
+        for c in channel::own() {
+            c.queues(c.role())[p].armed.store(g, Relaxed);
+        }
+    }
+    fence(SeqCst);
+}
+
+fn disarm(s: &Set) {
+    if let Some(p) = s.poller() {
+        for c in channel::own() {
+            let q = &c.queues(c.role())[p];
+            if q.armed.load(Relaxed) != 0 {
+                q.armed.store(0, Relaxed);
+            }
+        }
+    }
+}
+
+/// Whether a peer has set a ready bit for this set.
+fn stirred(s: &Set) -> bool {
+    let Some(p) = s.poller() else { return false };
+    channel::own().any(|c| c.queues(c.role())[p].ready.load(Relaxed) != 0)
+}
+
+/// Whether news can come to this set without a doorbell.
+fn bounded(s: &Set) -> bool {
+    s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0
+}
+
+/// Moves ready bits into the ready lists. With the set's lock held.
+fn demultiplex(s: &Set) {
+    let me = s.index();
+    if bounded(s) {
+        let all = s.inherited.load(Relaxed) != 0;
+        for ep in family::held().filter(|e| all || e.local().inherited.load(Relaxed) != 0) {
+            each(ep, |set, fd, w| {
+                if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
+                    note_edge(ep, w);
+                    s.push(fd, w);
+                }
+            });
+        }
+    }
+    let Some(p) = s.poller() else { return };
+    for c in channel::own() {
+        let mut bits = ring::take_ready(&c.queues(c.role())[p]);
+        while bits != 0 {
+            let slot = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let Some(ep) = c.endpoint(slot) else { continue };
+            each(ep, |set, fd, w| {
+                if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
+                    note_edge(ep, w);
+                    s.push(fd, w);
+                }
+            });
+        }
+    }
+}
+
+/// Data that came since the last report is an edge for who asked for data, space after a refusal for who asked
+/// for space (ep_poll_callback looks at the kind of news); nothing else is.
+fn note_edge(ep: Ep, w: &Watch) {
+    let events = w.events.load(Relaxed);
+    if events & EPOLLET as u32 == 0 {
+        return;
+    }
+    let Some(chan) = ep.chan() else { return };
+    let data = rx::tail(ep, chan) != w.seen.load(Relaxed) || rx::at_end(ep, chan);
+    let blocked = ep.tx_blocked.load(Relaxed);
+    let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
+    if space {
+        w.blocked.store(blocked, Relaxed);
+    }
+    if data && events & !WRITE & NEWS != 0 || space && events & WRITE != 0 {
+        w.flags.fetch_or(EDGE, Relaxed);
+    }
+}
+
+const WRITE: u32 = EPOLLOUT as u32 | libc::EPOLLWRNORM as u32 | libc::EPOLLWRBAND as u32;
+const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
+/// All that a program can ask to be told; the rest of its mask says how.
+const NEWS: u32 = 0xffff;
+
+/// Events going to the program's array, which the kernel would write: a bad one is EFAULT, unless something
+/// was written already (ep_send_events).
+struct Out {
+    at: *mut epoll_event,
+    max: usize,
+    n: usize,
+    fault: bool,
+}
+
+impl Out {
+    fn full(&self) -> bool {
+        self.n == self.max || self.fault
+    }
+
+    fn put(&mut self, e: epoll_event) -> bool {
+        // SAFETY: within the `max` events that the program says it has room for; faults are reported.
+        let ok = unsafe { usercopy::store(self.at.add(self.n), &e) }.is_ok();
+        self.n += usize::from(ok);
+        self.fault |= !ok;
+        ok
+    }
+}
+
+/// Fills `out` from the ready list. With the set's lock held.
+fn report(s: &Set, out: &mut Out) {
+    // Each watch is looked at once: those that stay ready go to the end.
+    let stop = s.last.load(Relaxed);
+    while !out.full() {
+        let Some((fd, w)) = s.pop() else { break };
+        report_one(s, fd, w, out);
+        if fd as u32 + 1 == stop {
+            break;
+        }
+    }
+}
+
+fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
+    let events = w.events.load(Relaxed);
+    let flags = w.flags.load(Relaxed);
+    let ep = w.ep.load(Relaxed);
+    let edge = events & EPOLLET as u32 != 0;
+    if ep == 0 || flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
+        return;
+    }
+    let ep = Ep::from_index(ep - 1);
+    let Some(chan) = ep.chan() else { return };
+    let seen = rx::tail(ep, chan);
+    let at = ep.local().fd.load(Relaxed);
+    // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
+    let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
+    let r = readiness::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
+    if r != 0 && !out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) }) {
+        // Not reported: still to be.
+        return s.push(fd, w);
+    }
+    w.seen.store(seen, Relaxed);
+    let fired = if r != 0 && events & EPOLLONESHOT as u32 != 0 { FIRED } else { 0 };
+    w.flags.store(flags & !EDGE | fired, Relaxed);
+    if r != 0 && !edge && fired == 0 {
+        s.push(fd, w);
+    }
+}
+
+const _: () = assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
+const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLLHUP as i32);
+
+/// Whether `e` is the program's own. Ours are served: the connections that they concern are queued.
+fn foreign(s: &Set, e: &epoll_event) -> bool {
+    match ours(e.u64) {
+        None => return true,
+        Some(DOORBELL) => {}
+        Some(MAILBOX) => crate::attach::collect(),
+        Some(id) => {
+            let held = s.lock.lock();
+            if let Some(w) = watch(id as u32)
+                && w.ep.load(Relaxed) != 0
+                && w.flags.load(Relaxed) & TAGGED != 0
+            {
+                lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, e.events);
+                s.push((id & 0xf_ffff) as i32, w);
+            }
+            held.release();
+        }
+    }
+    false
+}
+
+/// The kernel says that `events` hold on the lifeline, one of them newly.
+fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
+    let mut edge = events & (w.events.load(Relaxed) | GONE);
+    if events & GONE != 0 {
+        // Asked again: a closed file that lives on elsewhere may speak under a number that is another's now.
+        let fd = ep.local().fd.load(Relaxed);
+        if fd >= 0 && lifeline::look(fd, lifeline::ENDED) != 0 {
+            ep.rx_fin.store(1, Relaxed);
+        }
+    } else if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
+        // Room on an idle lifeline.
+        edge &= !WRITE;
+    }
+    if edge != 0 {
+        w.flags.fetch_or(EDGE, Relaxed);
+    }
+}
+
+/// Looks at the kernel's part without waiting, for at most `max` events.
+fn kernel_now(s: &Set, epfd: c_int, out: &mut Out, max: usize) -> Result<(), i32> {
+    let mut got = [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS];
+    // SAFETY: the array is valid for its length; a zero timeout.
+    let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, got.as_mut_ptr(), max.min(KERNEL_EVENTS), 0, 0, 8) };
+    s.kernel_at.store(sys::cycles(), Relaxed);
+    if r < 0 {
+        return Err(-r as i32);
+    }
+    hand_on(s, &got[..r as usize], out);
+    Ok(())
+}
+
+fn hand_on(s: &Set, got: &[epoll_event], out: &mut Out) {
+    for e in got {
+        if foreign(s, e) && !out.fault {
+            out.put(*e);
+        }
+    }
+}
+
+/// What a call of the program's own `epoll_wait` put into its array, less what is ours.
+///
+/// # Safety
+/// The kernel has just written `n` events there.
+unsafe fn filter(s: &Set, ev: *mut epoll_event, n: usize) -> usize {
+    // SAFETY: the caller's obligation.
+    let ev = unsafe { core::slice::from_raw_parts_mut(ev, n) };
+    let mut kept = 0;
+    for i in 0..n {
+        let e = ev[i];
+        if foreign(s, &e) {
+            ev[kept] = e;
+            kept += 1;
+        }
+    }
+    kept
+}
+
+/// The ring's part.
+fn ring_now(s: &Set, out: &mut Out) {
+    let held = s.lock.lock();
+    demultiplex(s);
+    report(s, out);
+    held.release();
+}
+
+/// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
+    let Kind::Epoll(i) = fds::get(epfd) else { return real() };
+    let s = &TABLE[i];
+    if s.poller.load(Relaxed) == 0 && s.inherited.load(Relaxed) == 0 || max <= 0 || ev.is_null() {
+        return real();
+    }
+    let since = signals::runs();
+    let start = match timeout {
+        Some(t) if t > 0 => Some(wait::now().saturating_add(t)),
+        _ => None,
+    };
+    if s.attached.load(Relaxed) == 0 {
+        // Counted: if a connection is attached meanwhile, those who wait here must hear of it.
+        s.sleepers.fetch_add(1, Relaxed);
+        let r = real();
+        s.sleepers.fetch_sub(1, Relaxed);
+        if r <= 0 {
+            return r;
+        }
+        // SAFETY: the kernel has just filled this many.
+        let n = unsafe { filter(s, ev, r as usize) };
+        if n > 0 {
+            return leave(s, n);
+        }
+    }
+    let max = max as usize;
+    loop {
+        let mut out = Out { at: ev, max, n: 0, fault: false };
+        // Neither kind starves the other: half of the room is the kernel's when its turn has come. Who does not
+        // wait wants to know what holds now.
+        let mut asked = if timeout == Some(0) && max > 1 {
+            true
+        } else if max > 1 {
+            sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * wait::cycles_per_us()
+        } else {
+            s.turn.fetch_xor(1, Relaxed) & 1 != 0
+        };
+        if asked && let Err(e) = kernel_now(s, epfd, &mut out, max.div_ceil(2)) {
+            return real::ret(-e as isize) as c_int;
+        }
+        ring_now(s, &mut out);
+        if out.n == 0 && !asked {
+            asked = true;
+            if let Err(e) = kernel_now(s, epfd, &mut out, max) {
+                return real::ret(-e as isize) as c_int;
+            }
+            if s.first.load(Relaxed) != 0 {
+                ring_now(s, &mut out);
+            }
+        }
+        debug_assert!(asked || out.n > 0);
+        if out.n == 0 && out.fault {
+            leave(s, 0);
+            return real::ret(-libc::EFAULT as isize) as c_int;
+        }
+        if out.n > 0 || timeout == Some(0) {
+            return leave(s, out.n);
+        }
+        if !bounded(s) {
+            let mut looks = 0u32;
+            let spun = wait::spin(|| {
+                looks += 1;
+                stirred(s) || looks % 64 == 0 && signals::interrupted(since, false)
+            });
+            if spun == Spun::Won && stirred(s) {
+                continue;
+            }
+        }
+        let mut left = None;
+        if let Some(d) = start {
+            left = Some(d.saturating_sub(wait::now()));
+            if left == Some(0) {
+                // One last look at the kernel's part happened above.
+                return leave(s, 0);
+            }
+        }
+        s.sleepers.fetch_add(1, Relaxed);
+        arm(s);
+        let mut bounded = bounded(s);
+        if let Some(p) = s.poller() {
+            for c in channel::own() {
+                if c.used.load(Relaxed) != 0 {
+                    // A peer that is gone has no mailbox; nor has it news.
+                    bounded |= !wait::tell(c, p) && !c.idle();
+                }
+            }
+        }
+        if bounded {
+            left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
+        }
+        let mut got = [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS];
+        let r = if stirred(s) || s.first.load(Relaxed) != 0 {
+            0
+        } else {
+            // SAFETY: no lock is held; the array is valid for its length.
+            unsafe { signals::epoll_pwait(epfd, got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since) }
+        };
+        s.sleepers.fetch_sub(1, Relaxed);
+        disarm(s);
+        s.kernel_at.store(sys::cycles(), Relaxed);
+        if r < 0 {
+            leave(s, 0);
+            return real::ret(r) as c_int;
+        }
+        let mut out = Out { at: ev, max, n: 0, fault: false };
+        hand_on(s, &got[..r as usize], &mut out);
+        if out.n == 0 && !out.fault {
+            continue;
+        }
+        if !out.full() {
+            ring_now(s, &mut out);
+        }
+        if out.n == 0 {
+            leave(s, 0);
+            return real::ret(-libc::EFAULT as isize) as c_int;
+        }
+        return leave(s, out.n);
+    }
+}
+
+/// Before returning to the program: others who wait on this set must still be woken.
+fn leave(s: &Set, n: usize) -> c_int {
+    if s.nested.load(Relaxed) != 0 || s.sleepers.load(Relaxed) > 0 {
+        stay_armed(s);
+    }
+    n as c_int
+}
+

@@ -1,0 +1,772 @@
+"""What epoll says about connections, one scenario per name. Prints the same natively and under culvert.
+
+Both ends are in this process, except where a scenario forks or starts a peer. Where "nothing" is expected,
+something that happened later was seen before: nothing is waited for by the clock.
+"""
+import ctypes
+import errno
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+IN, OUT, ET, ONESHOT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET, select.EPOLLONESHOT
+RDHUP, HUP, ERR = select.EPOLLRDHUP, select.EPOLLHUP, select.EPOLLERR
+NAMES = [(IN, "IN"), (OUT, "OUT"), (RDHUP, "RDHUP"), (HUP, "HUP"), (ERR, "ERR"), (select.EPOLLPRI, "PRI")]
+PATIENCE = 20
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def say(what, events):
+    """Prints events; `events` are (name, bits)."""
+    text = [f"{n}:{'|'.join(s for b, s in NAMES if e & b)}" for n, e in sorted(events)]
+    print(what, *text or ["nothing"])
+
+
+def listener():
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
+    s.listen(256)
+    return s
+
+
+def pair(warm=True):
+    """Two ends of a connection, non-blocking; warm: both directions have been used."""
+    l = listener()
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    l.close()
+    for s in (a, b):
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for i in range(4 if warm else 0):
+        for x, y in ((a, b), (b, a)):
+            x.sendall(b"warm")
+            assert y.recv(4, socket.MSG_WAITALL) == b"warm"
+    a.setblocking(False)
+    b.setblocking(False)
+    return a, b
+
+
+class Set:
+    """An epoll set whose members have names."""
+
+    def __init__(self):
+        self.ep = select.epoll()
+        self.names = {}
+
+    def add(self, s, events, name):
+        fd = s if isinstance(s, int) else s.fileno()
+        self.ep.register(fd, events)
+        self.names[fd] = name
+
+    def mod(self, s, events):
+        self.ep.modify(s, events)
+
+    def drop(self, s):
+        self.ep.unregister(s)
+
+    def now(self, n=64):
+        return [(self.names[f], e) for f, e in self.ep.poll(0, n)]
+
+    def next(self, n=64):
+        return [(self.names[f], e) for f, e in self.ep.poll(PATIENCE, n)]
+
+
+def settled(s, n):
+    """Waits until `n` bytes can be read, without reading them."""
+    s.setblocking(True)
+    assert len(s.recv(n, socket.MSG_PEEK | socket.MSG_WAITALL)) == n
+    s.setblocking(False)
+
+
+def drain(s):
+    n = 0
+    while True:
+        try:
+            got = s.recv(65536)
+        except BlockingIOError:
+            return n
+        if not got:
+            return n
+        n += len(got)
+
+
+def fill(s):
+    n = 0
+    while True:
+        try:
+            n += s.send(b"x" * 65536)
+        except BlockingIOError:
+            return n
+
+
+def level():
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    say("idle", s.now())
+    a.send(b"12345678")
+    say("data", s.next())
+    say("still", s.now())
+    b.recv(4)
+    say("part read", s.now())
+    b.recv(4)
+    say("all read", s.now())
+    s.mod(b, IN | OUT)
+    say("writable", s.now())
+    say("writable still", s.now())
+    s.mod(b, 0)
+    a.send(b"1")
+    settled(b, 1)
+    say("asked for nothing", s.now())
+    s.mod(b, IN)
+    say("asked again", s.now())
+    s.drop(b)
+    say("dropped", s.now())
+    s.add(b, IN, "b again")
+    say("added again", s.now())
+
+
+def edge():
+    a, b = pair()
+    s = Set()
+    s.add(b, IN | ET, "b")
+    say("idle", s.now())
+    a.send(b"12345678")
+    say("data", s.next())
+    say("no new edge", s.now())
+    b.recv(4)
+    say("part read", s.now())
+    a.send(b"9")
+    say("more data", s.next())
+    print(drain(b))
+    say("all read", s.now())
+    a.send(b"ab")
+    settled(b, 2)
+    print(drain(b))
+    say("read before it was reported", s.now())
+    a.send(b"c")
+    settled(b, 1)
+    s.mod(b, IN | ET)
+    say("changed", s.next())
+    s.mod(b, IN | OUT | ET)
+    say("changed", s.next())
+    say("no new edge", s.now())
+
+
+def edge_out():
+    a, b = pair()
+    s = Set()
+    s.add(b, OUT | ET, "b")
+    say("first", s.next())
+    say("no new edge", s.now())
+    a.send(b"data")
+    settled(b, 4)
+    say("data is no edge for who writes", s.now())
+    b.send(b"data")
+    settled(a, 4)
+    say("nor is what was sent", s.now())
+    print(drain(a))
+    say("nor is its being read", s.now())
+    fill(b)
+    say("full", s.now())
+    while drain(a):
+        pass
+    say("room", s.next())
+    while drain(a):
+        pass
+    say("no new edge", s.now())
+    fill(b)
+    s.mod(b, IN | OUT | ET)
+    say("full, with data", s.next())
+    while drain(a):
+        pass
+    say("room, with data", s.next())
+    t = Set()
+    fill(b)
+    t.add(b, OUT, "b")
+    say("level, full", t.now())
+    while drain(a):
+        pass
+    say("level, room", t.next())
+    say("level, room", t.now())
+
+
+def oneshot():
+    a, b = pair()
+    s = Set()
+    s.add(b, IN | ONESHOT, "b")
+    a.send(b"1")
+    say("fired", s.next())
+    a.send(b"2")
+    settled(b, 2)
+    say("disabled", s.now())
+    a.shutdown(socket.SHUT_WR)
+    t = Set()
+    t.add(b, RDHUP, "b")
+    say("other set", t.next())
+    say("disabled also for the end", s.now())
+    s.mod(b, IN | ONESHOT)
+    say("armed", s.next())
+    say("disabled", s.now())
+    s.mod(b, IN | RDHUP | ONESHOT | ET)
+    say("armed, edge", s.next())
+    say("disabled", s.now())
+
+
+def oneshot_before_attach():
+    """A oneshot that the kernel has fired, or not, when the connection is accepted."""
+    l = listener()
+    s = Set()
+    fired, armed = (socket.create_connection(l.getsockname()) for _ in range(2))
+    s.add(fired, OUT | ONESHOT, "fired")
+    say("fired", s.next())
+    s.add(armed, IN | ONESHOT, "armed")
+    ends = {}
+    for _ in range(2):
+        c, addr = l.accept()
+        ends[addr] = c
+    for _ in range(5):
+        for c in (fired, armed):
+            ends[c.getsockname()].send(b"x")
+    settled(fired, 5)
+    settled(armed, 5)
+    say("armed only", s.next())
+    say("none", s.now())
+    for c in (fired, armed):
+        c.send(b"x")
+        assert ends[c.getsockname()].recv(1) == b"x"
+    say("none", s.now())
+    s.mod(fired, IN | ONESHOT)
+    say("armed again", s.next())
+    say("none", s.now())
+
+
+def threads():
+    """Many threads in one set, oneshot: each message is handled once, one thread at a time per connection."""
+    conns = [pair() for _ in range(8)]
+    s = Set()
+    total, rounds = 0, 60
+    busy, overlaps, lock = {}, 0, threading.Lock()
+    stop_r, stop_w = os.pipe()
+    s.add(stop_r, IN, "stop")
+    back = {}
+    for i, (a, b) in enumerate(conns):
+        s.add(b, IN | ONESHOT, i)
+        back[b.fileno()] = b
+
+    def work():
+        nonlocal total, overlaps
+        while True:
+            for fd, _ in s.ep.poll(PATIENCE, 2):
+                if fd == stop_r:
+                    return
+                with lock:
+                    if busy.get(fd):
+                        overlaps += 1
+                    busy[fd] = True
+                got = drain(back[fd])
+                back[fd].send(b"y" * got)
+                with lock:
+                    total += got
+                    busy[fd] = False
+                s.mod(fd, IN | ONESHOT)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for w in workers:
+        w.start()
+    for a, _ in conns:
+        a.setblocking(True)
+    for _ in range(rounds):
+        for a, _ in conns:
+            a.send(b"x")
+        for a, _ in conns:
+            a.recv(1)
+    os.write(stop_w, b"x")
+    for w in workers:
+        w.join()
+    print("handled", total, "overlaps", overlaps)
+
+
+def sleepers():
+    """Several threads asleep in one level-triggered set: each message finds one while the others are busy."""
+    conns = [pair() for _ in range(4)]
+    s = Set()
+    ends = {}
+    for i, (a, b) in enumerate(conns):
+        s.add(b, IN | ET, i)
+        ends[b.fileno()] = b
+    gate = threading.Barrier(4)
+    got = []
+
+    def work():
+        ((fd, e),) = s.ep.poll(PATIENCE, 1)
+        # Nobody goes on before everybody has been woken.
+        gate.wait(PATIENCE)
+        got.append((s.names[fd], e))
+        drain(ends[fd])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for w in workers:
+        w.start()
+    for a, _ in conns:
+        a.send(b"x")
+    for w in workers:
+        w.join()
+    say("each", got)
+
+
+def two_sets():
+    a, b = pair()
+    s, t = Set(), Set()
+    s.add(b, IN, "level")
+    t.add(b, IN | OUT | ET, "edge")
+    say("first", t.next())
+    a.send(b"1234")
+    say("level", s.next())
+    say("edge", t.next())
+    say("level", s.now())
+    say("edge", t.now())
+    b.recv(2)
+    say("level", s.now())
+    say("edge", t.now())
+    print(drain(b))
+    say("level", s.now())
+    fill(b)
+    s.mod(b, OUT | ET)
+    say("full", s.now())
+    while drain(a):
+        pass
+    say("room here", s.next())
+    say("room there", t.next())
+    s.ep.close()
+    a.send(b"5")
+    say("one is closed", t.next())
+
+
+def nested():
+    a, b = pair()
+    inner, outer = Set(), Set()
+    inner.add(b, IN, "b")
+    outer.add(inner.ep.fileno(), IN, "inner")
+    say("idle", outer.now())
+    a.send(b"1234")
+    say("outer", outer.next())
+    say("outer", outer.now())
+    say("inner", inner.now())
+    say("outer", outer.now())
+    print(drain(b))
+    say("read", outer.now())
+    say("read", inner.now())
+    a.send(b"5")
+    p = select.poll()
+    p.register(inner.ep.fileno(), select.POLLIN)
+    print("poll", len(p.poll(PATIENCE * 1000)))
+    print("select", len(select.select([inner.ep], [], [], PATIENCE)[0]))
+    # What was announced is there.
+    say("inner", inner.next())
+    print(drain(b))
+    print("poll", p.poll(0), "select", select.select([inner.ep], [], [], 0)[0])
+    c, d = pair()
+    inner.add(d, IN | ET, "d")
+    c.send(b"x")
+    say("outer", outer.next())
+    say("inner", inner.next())
+    say("outer", outer.now())
+    # Made ready and read before anybody asked.
+    c.send(b"y")
+    settled(d, 2)
+    print(drain(d))
+    say("outer", outer.now())
+    inner.mod(d, IN | OUT | ONESHOT)
+    say("outer", outer.next())
+    say("inner", inner.next())
+    say("outer", outer.now())
+
+
+def duplicates():
+    """A registration lives as long as the open file: also when its number is closed, or used again."""
+    a, b = pair()
+    s = Set()
+    number = b.detach()
+    s.add(number, IN, "first")
+    second = socket.socket(fileno=os.dup(number))
+    second.setblocking(False)
+    os.close(number)
+    a.send(b"1")
+    say("closed number", s.next())
+    print(drain(second))
+    say("read", s.now())
+    c, d = pair()
+    third = d.detach()
+    if third != number:
+        os.dup2(third, number)
+        os.close(third)
+    try:
+        s.ep.register(number, IN)
+        print("registered")
+    except OSError as e:
+        print(errno.errorcode[e.errno])
+    c.send(b"2")
+    say("new file under the old number", s.next())
+    print(os.read(number, 8))
+    say("read", s.now())
+    a.send(b"3")
+    say("old file", s.next())
+    print(drain(second))
+    say("read", s.now())
+    a.shutdown(socket.SHUT_WR)
+    say("end of the old file", s.next())
+    c.send(b"4")
+    print(os.read(number, 8) if select.select([number], [], [], PATIENCE)[0] else "nothing")
+    print(second.recv(8))
+    second.close()
+    say("old file gone", s.now())
+    c.close()
+    say("end of the new file", s.next())
+    os.close(number)
+    # Two numbers of one file in one set.
+    a, b = pair()
+    twin = socket.socket(fileno=os.dup(b.fileno()))
+    s.add(b, IN, "one")
+    s.add(twin, IN | ET, "other")
+    a.send(b"5")
+    settled(b, 1)
+    say("both", s.next())
+    say("level only", s.now())
+    s.drop(b)
+    a.send(b"6")
+    settled(b, 2)
+    say("edge", s.next())
+    b.close()
+    a.send(b"7")
+    settled(twin, 3)
+    say("edge", s.next())
+
+
+def ends():
+    everything = IN | OUT | RDHUP
+    for mode in (0, ET):
+        a, b = pair()
+        s = Set()
+        s.add(b, everything | mode, "b")
+        say("idle", s.next())
+        a.send(b"1")
+        a.shutdown(socket.SHUT_WR)
+        t = Set()
+        t.add(b, RDHUP, "b")
+        t.next()
+        say("shut down with data", s.next())
+        print(drain(b))
+        s.mod(b, everything | mode)
+        say("data read", s.next())
+        b.shutdown(socket.SHUT_WR)
+        s.mod(b, everything | mode)
+        say("both shut down", s.next())
+
+        a, b = pair()
+        s = Set()
+        s.add(b, everything | mode, "b")
+        say("idle", s.next())
+        b.send(b"unread")
+        settled(a, 6)
+        a.close()
+        # Level: may be seen half way; the reset comes last.
+        t = Set()
+        t.add(b, 0, "b")
+        say("closed with unread data", t.next())
+        say("closed with unread data", s.next())
+        try:
+            print(b.recv(8))
+        except OSError as e:
+            print(errno.errorcode[e.errno])
+        s.mod(b, everything | mode)
+        say("after the error", s.next())
+
+        a, b = pair()
+        s = Set()
+        s.add(b, IN | RDHUP | mode, "b")
+        a.send(b"last words")
+        a.close()
+        t = Set()
+        t.add(b, RDHUP, "b")
+        t.next()
+        say("closed", s.next())
+        print(drain(b))
+        s.mod(b, everything | mode)
+        say("read", s.next())
+        b.shutdown(socket.SHUT_RD)
+        s.mod(b, everything | mode)
+        say("shut down for reading", s.next())
+
+
+def killed():
+    """A peer that is killed."""
+    l = listener()
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        c = socket.create_connection(l.getsockname())
+        for _ in range(8):
+            c.sendall(b"ping")
+            c.recv(4, socket.MSG_WAITALL)
+        os.write(w, b"x")
+        c.recv(1)
+        os._exit(1)
+    b, _ = l.accept()
+    for _ in range(8):
+        b.recv(4, socket.MSG_WAITALL)
+        b.sendall(b"pong")
+    s = Set()
+    s.add(b, IN | RDHUP | ET, "b")
+    say("idle", s.now())
+    os.read(r, 1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    say("killed", s.next())
+    print(b.recv(1))
+
+
+def single():
+    """One event at a time, from connections and from a pipe: each call finds one, and each gets its turn."""
+    s = Set()
+    conns = [pair() for _ in range(3)]
+    r, w = os.pipe()
+    os.write(w, b"x")
+    s.add(r, IN, "pipe")
+    for i, (a, b) in enumerate(conns):
+        s.add(b, IN, f"conn{i}")
+        a.send(b"x")
+        settled(b, 1)
+    for zero in (True, False):
+        got = [s.now(1) if zero else s.next(1) for _ in range(16)]
+        print("empty", sum(1 for g in got if not g))
+        print(sorted({n for g in got for n, _ in g}))
+    for a, b in conns:
+        drain(b)
+    print([s.now(1) for _ in range(4)])
+
+
+def fairness():
+    """Neither kind of event starves the other."""
+    s = Set()
+    conns = [pair() for _ in range(12)]
+    pipes = [os.pipe() for _ in range(12)]
+    for i, (a, b) in enumerate(conns):
+        a.send(b"x")
+        settled(b, 1)
+        s.add(b, IN, f"c{i}")
+    for i, (r, w) in enumerate(pipes):
+        os.write(w, b"x")
+        s.add(r, IN, f"p{i}")
+    for n in (1, 3, 8):
+        seen = set()
+        for _ in range(200):
+            seen |= {name for name, _ in s.now(n)}
+        print(n, len(seen))
+    print(len(s.now()))
+
+
+def small_buffers():
+    """Buffers that the program has limited hold no more than on the kernel, and wake their writer as well."""
+    l = listener()
+    l.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    a.send(b"x")
+    b.recv(1)
+    a.setblocking(False)
+    b.setblocking(False)
+    print("holds little", fill(a) < 1 << 17)
+    s = Set()
+    s.add(a, OUT | ET, "a")
+    say("full", s.now())
+    while drain(b):
+        pass
+    say("room", s.next())
+    a.setblocking(True)
+    b.setblocking(True)
+    data = os.urandom(1 << 20)
+    writer = threading.Thread(target=a.sendall, args=[data])
+    writer.start()
+    got = b""
+    while len(got) < len(data):
+        got += b.recv(3000)
+    writer.join()
+    print("same", got == data)
+
+
+def masks():
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    ran = []
+    signal.signal(signal.SIGUSR1, lambda *_: ran.append(1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    events = (ctypes.c_byte * (12 * 4))()
+    empty = ctypes.c_uint64(0)
+
+    def pwait(timeout, mask):
+        ctypes.set_errno(0)
+        r = libc.epoll_pwait(s.ep.fileno(), events, 4, timeout, mask, 8)
+        return r, errno.errorcode.get(ctypes.get_errno(), 0) if r < 0 else 0
+
+    print("kept out", pwait(10, None), len(ran))
+    print("let in", pwait(-1, ctypes.byref(empty)), len(ran))
+    print("blocked again", signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    a.send(b"x")
+    settled(b, 1)
+    print("event", pwait(-1, ctypes.byref(empty)), len(ran))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    drain(b)
+    # A handler that runs while the thread waits, and one whose signal comes from another thread.
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    signal.signal(signal.SIGALRM, lambda *_: ran.append(2))
+    print("alarm", pwait(PATIENCE * 1000, None), len(ran))
+
+
+def timeouts():
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    for t in (0, 0.001, 0.05):
+        begin = time.monotonic()
+        say(f"timeout {t}", [(s.names[f], e) for f, e in s.ep.poll(t)])
+        print("too early" if time.monotonic() - begin < t else "in time")
+
+
+def faults():
+    """An array that cannot be written: EFAULT, and the event is kept."""
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    page = libc.mmap(None, 4096, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    bad = ctypes.c_void_p(page)
+    print("nothing to say", libc.epoll_wait(s.ep.fileno(), bad, 4, 0))
+    a.send(b"x")
+    settled(b, 1)
+    r = libc.epoll_wait(s.ep.fileno(), bad, 4, 1000)
+    print(r, errno.errorcode[ctypes.get_errno()])
+    say("kept", s.next())
+    for args in ((s.ep.fileno(), 1, b.fileno(), bad), (s.ep.fileno(), 3, b.fileno(), bad), (s.ep.fileno(), 3, b.fileno(), None)):
+        print(libc.epoll_ctl(*args), errno.errorcode[ctypes.get_errno()])
+    for op, events in ((1, IN), (3, IN | select.EPOLLEXCLUSIVE), (9, IN)):
+        ev = ctypes.create_string_buffer(struct.pack("=IQ", events, 0))
+        print(libc.epoll_ctl(s.ep.fileno(), op, b.fileno(), ev), errno.errorcode[ctypes.get_errno()])
+    print(libc.epoll_ctl(s.ep.fileno(), 2, b.fileno(), None))
+    print(libc.epoll_ctl(s.ep.fileno(), 2, b.fileno(), None), errno.errorcode[ctypes.get_errno()])
+    print(libc.epoll_ctl(s.ep.fileno(), 1, 1 << 19, ctypes.create_string_buffer(12)), errno.errorcode[ctypes.get_errno()])
+    print(libc.epoll_ctl(b.fileno(), 2, a.fileno(), None), errno.errorcode[ctypes.get_errno()])
+
+
+def exclusive():
+    a, b = pair()
+    s, t = Set(), Set()
+    for x in (s, t):
+        x.add(b, IN | select.EPOLLEXCLUSIVE, "b")
+    a.send(b"x")
+    settled(b, 1)
+    say("one", s.next())
+    say("other", t.next())
+    print(drain(b))
+    say("read", s.now())
+
+
+def forked():
+    """A set that was made before a fork and is used by the child alone."""
+    a, b = pair()
+    s = Set()
+    l = listener()
+    s.add(b, IN, "b")
+    s.add(l, IN, "listener")
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        a.close()
+        lines = []
+        out = sys.stdout
+        say("before anything", s.now())
+        os.write(w, b"x")
+        say("from the parent", s.next())
+        print(drain(b))
+        os.write(w, b"x")
+        say("connection", s.next())
+        c, _ = l.accept()
+        s.add(c, IN, "c")
+        say("from the parent", s.next())
+        print(c.recv(8))
+        c.send(b"answer")
+        b.send(b"end")
+        out.flush()
+        os._exit(0)
+    b.close()
+    os.read(r, 1)
+    a.send(b"1234")
+    os.read(r, 1)
+    c = socket.create_connection(l.getsockname())
+    c.send(b"5678")
+    answer = c.recv(8)
+    a.setblocking(True)
+    end = a.recv(8)
+    os.waitpid(pid, 0)
+    print(answer, end)
+
+
+def idle():
+    """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
+    a, b = pair()
+    c, d = pair()
+    e, f = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    p = select.poll()
+    p.register(d, select.POLLIN)
+    f.setblocking(True)
+    jobs = [lambda: s.ep.poll(PATIENCE), lambda: p.poll(PATIENCE * 1000), lambda: f.recv(1)]
+    tids = []
+
+    def work(job):
+        tids.append(threading.get_native_id())
+        job()
+
+    workers = [threading.Thread(target=work, args=[j]) for j in jobs]
+    for w in workers:
+        w.start()
+
+    def switches():
+        n = 0
+        for t in tids:
+            for line in open(f"/proc/self/task/{t}/status"):
+                if "ctxt_switches" in line:
+                    n += int(line.split()[1])
+        return n
+
+    def asleep():
+        return len(tids) == 3 and all(open(f"/proc/self/task/{t}/stat").read().rsplit(")")[1].split()[0] == "S" for t in tids)
+
+    # Let them settle: no news for a while.
+    last, since = -1, time.monotonic()
+    while not asleep() or switches() != last:
+        if asleep():
+            last = switches()
+        time.sleep(0.1)
+        assert time.monotonic() - since < PATIENCE, "never at rest"
+    time.sleep(1)
+    # One for a stray wake-up by the kernel's own work.
+    print("woken" if switches() - last > 3 else "left alone")
+    for x in (a, c, e):
+        x.send(b"x")
+    for w in workers:
+        w.join()
+
+
+globals()[sys.argv[1]]()

@@ -1,0 +1,56 @@
+//! epoll on connections in shared memory says what it says on the kernel: levels, edges, oneshots, ends.
+//!
+//! Each scenario of `py/epolls.py` has both ends in one process; `CULVERT_EAGER=1` takes them into shared
+//! memory before their first bytes, so that every event in it is culvert's.
+
+use legacy_apps::{BOTH, Seen, Side, compare};
+
+/// Runs one scenario; under culvert at least `rings` directions must have gone through shared memory.
+fn scenario(name: &str, rings: usize) {
+    compare(&format!("epoll-{name}"), BOTH, |lab| {
+        let mut seen = Seen::default();
+        let log = lab.path("culvert.txt");
+        let mut command = lab.python(Side::Client, "epolls.py");
+        command.arg(name).env("CULVERT_EAGER", "1").env("CULVERT_LOG", "debug").env("CULVERT_LOG_FILE", &log);
+        seen.note("events", lab.run(name, &mut command).success().text());
+        if lab.accelerated(Side::Client) && legacy_apps::shm_expected() {
+            let log = std::fs::read_to_string(&log).expect("culvert's log");
+            let used = log.lines().filter(|l| l.contains("receiving on the ring from")).count();
+            assert!(used >= rings, "{name}: {used} directions went through shared memory, not {rings}:\n{log}");
+        }
+        seen
+    });
+}
+
+macro_rules! scenarios {
+    ($($name:ident: $rings:literal,)*) => {$(
+        #[test]
+        fn $name() {
+            scenario(stringify!($name), $rings);
+        }
+    )*};
+}
+
+scenarios! {
+    level: 2,
+    edge: 2,
+    edge_out: 2,
+    oneshot: 2,
+    oneshot_before_attach: 2,
+    threads: 16,
+    sleepers: 8,
+    two_sets: 2,
+    nested: 2,
+    duplicates: 4,
+    ends: 12,
+    killed: 2,
+    single: 6,
+    fairness: 24,
+    small_buffers: 1,
+    masks: 2,
+    timeouts: 2,
+    faults: 2,
+    exclusive: 2,
+    forked: 2,
+    idle: 6,
+}
