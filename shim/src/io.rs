@@ -52,12 +52,12 @@ fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl Fn
 /// `iov` points to `n` iovecs; a cancellation point.
 #[inline]
 pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
-    let Some(e) = fds::endpoint(fd) else { return real() };
-    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
-        return real();
-    }
     let since = signals::runs();
     loop {
+        let Some(e) = fds::endpoint(fd) else { return real() };
+        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+            return real();
+        }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.rx_word, READY, &mut real) {
                 Some(r) => r,
@@ -81,7 +81,10 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             }
         }
         // SAFETY: the caller's obligation; no lock is held here.
-        return real::ret(unsafe { rx::recv(ep, chan, fd, iov, n, flags, since) });
+        match unsafe { rx::recv(ep, chan, fd, iov, n, flags, since) } {
+            rx::RESTART => continue,
+            r => return real::ret(r),
+        }
     }
 }
 
@@ -114,12 +117,12 @@ pub fn keep_error(fd: c_int, errno: c_int) {
 /// `iov` points to `n` iovecs; a cancellation point.
 #[inline]
 pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
-    let Some(e) = fds::endpoint(fd) else { return real() };
-    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
-        return real();
-    }
     let since = signals::runs();
     loop {
+        let Some(e) = fds::endpoint(fd) else { return real() };
+        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+            return real();
+        }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,
@@ -150,12 +153,12 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
 /// # Safety
 /// As libc's; a cancellation point.
 pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut real: impl FnMut() -> isize) -> isize {
-    let Some(e) = fds::endpoint(out) else { return real() };
-    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
-        return real();
-    }
     let since = signals::runs();
     loop {
+        let Some(e) = fds::endpoint(out) else { return real() };
+        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+            return real();
+        }
         let Some((ep, chan)) = attached(out) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
                 Some(r) => r,

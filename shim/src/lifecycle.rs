@@ -126,7 +126,12 @@ fn let_go(ep: Ep) {
 /// The number under which a thread that slept on `ep` as `fd` finds its file now.
 pub fn number(ep: Ep, fd: c_int) -> c_int {
     match ep.local().kept.load(SeqCst) {
-        0 => fd,
+        0 if fds::endpoint(fd) == Some(ep) => fd,
+        // Another thread has closed this number; the connection has others.
+        0 => match ep.local().fd.load(Relaxed) {
+            -1 => fd,
+            other => other,
+        },
         kept => kept - 1,
     }
 }

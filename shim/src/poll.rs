@@ -111,7 +111,7 @@ pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const
         return r;
     }
     // SAFETY: the caller's obligation.
-    real::ret(unsafe { serve(set, timeout, mask) }) as c_int
+    real::ret(unsafe { serve(set, timeout, mask, false) }) as c_int
 }
 
 fn mapped(bytes: usize) -> Option<*mut u8> {
@@ -121,18 +121,19 @@ fn mapped(bytes: usize) -> Option<*mut u8> {
     if (-4095..0).contains(&p) { None } else { Some(p as *mut u8) }
 }
 
-unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
+/// `strict`: a descriptor that is not open at the start is `EBADF`.
+unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, strict: bool) -> isize {
     let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
     if set.len() + 2 <= SMALL {
         // SAFETY: the caller's obligation.
-        return unsafe { serve_in(set, &mut small[..set.len() + 2], timeout, mask) };
+        return unsafe { serve_in(set, &mut small[..set.len() + 2], timeout, mask, strict) };
     }
     let bytes = (set.len() + 2) * size_of::<pollfd>();
     let Some(p) = mapped(bytes) else { return -libc::ENOMEM as isize };
     // SAFETY: a fresh mapping of that size, zeroed.
     let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 2) };
     // SAFETY: the caller's obligation.
-    let r = unsafe { serve_in(set, big, timeout, mask) };
+    let r = unsafe { serve_in(set, big, timeout, mask, strict) };
     // SAFETY: our own mapping.
     unsafe { syscall!(libc::SYS_munmap, p, bytes) };
     r
@@ -142,7 +143,7 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t)
 const COUNTED: i16 = 0x4000;
 
 /// `work` has room for the set, a doorbell and the mailbox.
-unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
+unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, mut strict: bool) -> isize {
     let since = signals::runs();
     let deadline = timeout.map(|t| if t == 0 { 0 } else { wait::now().saturating_add(t) });
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -182,6 +183,10 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                 }
             }
         }
+        if strict && set.iter().any(|p| p.revents & POLLNVAL != 0) {
+            return -libc::EBADF as isize;
+        }
+        strict = false;
         if ready > 0 || timeout == Some(0) {
             return ready;
         }
@@ -289,8 +294,9 @@ fn any_stirred(set: &[pollfd]) -> bool {
     })
 }
 
-const IN_SET: i16 = POLLRDNORM | POLLRDBAND | POLLIN | POLLHUP | POLLERR;
-const OUT_SET: i16 = POLLWRBAND | POLLWRNORM | POLLOUT | POLLERR;
+/// POLLNVAL: closed by another thread while the call waited (fs/select.c).
+const IN_SET: i16 = POLLRDNORM | POLLRDBAND | POLLIN | POLLHUP | POLLERR | POLLNVAL;
+const OUT_SET: i16 = POLLWRBAND | POLLWRNORM | POLLOUT | POLLERR | POLLNVAL;
 
 /// `select` and `pselect`. `left` receives the time that was not slept, if the program wants it.
 ///
@@ -371,8 +377,7 @@ pub unsafe fn select(
         x
     } else {
         // SAFETY: the caller's obligation.
-        let x = unsafe { serve(set, timeout, mask) };
-        let x = if x > 0 && set.iter().any(|p| p.revents & POLLNVAL != 0) { -libc::EBADF as isize } else { x };
+        let x = unsafe { serve(set, timeout, mask, true) };
         if let (Some(left), Some(t)) = (left, timeout) {
             *left = t.saturating_sub(wait::now() - started);
         }
@@ -390,7 +395,7 @@ pub unsafe fn select(
                 }
             }
             for p in set.iter() {
-                for (s, events, hit) in [(r, POLLIN, IN_SET), (w, POLLOUT, OUT_SET), (e, POLLPRI, POLLPRI)] {
+                for (s, events, hit) in [(r, POLLIN, IN_SET), (w, POLLOUT, OUT_SET), (e, POLLPRI, POLLPRI | POLLNVAL)] {
                     if p.events & events != 0 && p.revents & hit != 0 {
                         // SAFETY: as in `bit`.
                         unsafe { *s.cast::<u64>().add(p.fd as usize / 64) |= 1 << (p.fd as usize % 64) };

@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{lifecycle, lock, tx, usercopy};
+use crate::{fds, lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
@@ -474,6 +474,9 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     }
 }
 
+/// What [`recv`] returns if the call must be made anew: the descriptor has become something else.
+pub const RESTART: isize = isize::MIN;
+
 /// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`).
 ///
 /// # Safety
@@ -502,6 +505,8 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
     let life = ep.life();
+    let number = fd;
+    let mut ended = false;
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         wait::glance(|| stirred(ep, chan));
@@ -525,12 +530,20 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
                     return total as isize;
                 }
                 if peek {
+                    // Behind the end, seen before the last look, there is no more.
+                    if ended {
+                        return total as isize;
+                    }
+                    ended = lifeline::look(fd, ENDED) != 0;
                     // Start over in the same buffer.
                     // SAFETY: as above.
                     b = match unsafe { Buffers::new(iov, b.n) } {
                         Some(b) => b,
                         None => return total as isize,
                     };
+                    if ended {
+                        continue;
+                    }
                 } else {
                     continue;
                 }
@@ -553,12 +566,12 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
-        let ready = || {
-            if peek && total > 0 {
-                on_ring(ep, chan) > total as u64 || wait_more_peek(ep, chan)
-            } else {
-                stirred(ep, chan)
-            }
+        // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
+        let partly = peek && total > 0;
+        let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));
+        let ready = || match partly {
+            true => !mixed && (on_ring(ep, chan) > total as u64 || at_end(ep, chan)),
+            false => stirred(ep, chan),
         };
         let spun = wait::spin(ready);
         count(ep, spun);
@@ -574,13 +587,12 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
-        // While a peek or a low-water mark has seen part, the lifeline may already be readable: only its
-        // end is news then.
-        let events = if total > 0 && peek { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        let step = mixed.then(|| wait::now() + wait::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
         wait::lie_down(ep);
         // SAFETY: no lock is held.
-        let woken = unsafe { wait::sleep(ep, fd, events, d, slept, ready) };
+        let woken = unsafe { wait::sleep(ep, fd, events, step.or(d), slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
@@ -588,18 +600,20 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
-            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => slept = signals::runs(),
+            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => {
+                slept = signals::runs();
+                // A call that is restarted finds what the number means now.
+                if fds::endpoint(number) != Some(ep) {
+                    return RESTART;
+                }
+            }
+            Err(libc::EAGAIN) if step.is_some() => {}
             Err(_) if total > 0 => return total as isize,
             Err(e) => return -e as isize,
             Ok(()) => {}
         }
         tx::service(ep, chan, fd);
     }
-}
-
-fn wait_more_peek(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.

@@ -309,7 +309,11 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
         }
         TxPhase::Ring => {
             go_down(ep, chan, fd);
-            turn(ep, chan, fd);
+            if ep.latched.load(Relaxed) == 0
+                && let Turn::Error(e) = turn(ep, chan, fd)
+            {
+                untold(ep, e);
+            }
         }
         _ => {}
     }

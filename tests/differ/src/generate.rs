@@ -412,8 +412,9 @@ impl Generator {
             3 => format!("{t} dup2 v{v} v{w} {}", self.rng.range(200, 260)),
             4 => format!("{t} dup3 v{v} v{w} {}", self.rng.range(300, 360)),
             _ => {
+                // A descriptor that is closed under a poll or select: "the result is unspecified" (select(2)).
                 let ends: Vec<usize> = self.model.processes.get(process)?.slots.iter()
-                    .filter(|(s, w)| matches!(w, What::End(_)) && **s != v).map(|(s, _)| *s).collect();
+                    .filter(|(s, w)| matches!(w, What::End(e) if !self.model.has_poller(*e)) && **s != v).map(|(s, _)| *s).collect();
                 if ends.is_empty() || self.rng.chance(50) {
                     return None;
                 }
@@ -425,8 +426,10 @@ impl Generator {
 
     fn finish(&mut self, t: &str, v: usize, end: usize) -> Option<String> {
         let several = self.model.holders(What::End(end)).len() > 1;
+        let polled = self.model.has_poller(end);
         Some(match self.rng.below(10) {
             0..=3 if self.rng.chance(60) => format!("{t} shutdown v{v} {}", self.rng.pick(&[0, 1, 1, 1, 2])),
+            4..=6 if polled => return None,
             4..=5 if several => format!("{t} close v{v}"),
             6 if self.rng.chance(30) => format!("{t} close v{v}"),
             7 if self.rng.chance(20) => format!("{t} setopt v{v} linger 0"),
