@@ -616,6 +616,39 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     }
 }
 
+/// Bytes that can be read now, as FIONREAD counts them: lifeline and ring as one stream, an echo once.
+pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let (me, p) = (me(chan, h), peer(chan, h));
+    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    let consumed = || lifeline::received(fd).map_or(0, |(consumed, _)| consumed);
+    let queued = lifeline::unread(fd);
+    if phase == RxPhase::Down {
+        let left = match ep.rx_skip.load(Relaxed) {
+            0 => 0,
+            to => to.saturating_sub(consumed()),
+        };
+        return queued - queued.min(left);
+    }
+    let down = end(ep, me, p);
+    let up = p.up.load(Acquire);
+    if up == 0 {
+        return queued;
+    }
+    let head = ep.rx_head.load(Relaxed);
+    let mut on_ring = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+    if down != 0 {
+        on_ring = on_ring.min((down - 1).wrapping_sub(head));
+    }
+    let before = if phase == RxPhase::Ring { 0 } else { (up - 1).saturating_sub(consumed()) };
+    let echo = match p.echo.load(Acquire) & !ECHOED {
+        0 => 0,
+        at => p.down.load(Acquire).saturating_sub(at),
+    };
+    queued - queued.saturating_sub(before).min(echo) + on_ring
+}
+
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let life = ep.life();
