@@ -121,10 +121,14 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
                 // SAFETY: the kernel checks the pointer.
                 let r = unsafe { real::ioctl(fd, req, arg) };
                 if r == 0 {
-                    let more = if req == libc::FIONREAD { ring_unread(ep) } else { ring_unsent(ep) };
                     let p = arg as *mut c_int;
+                    let int = |n: u64| n.min(i32::MAX as u64) as c_int;
+                    let (more, less) = match req {
+                        libc::FIONREAD => (ring_unread(ep), ep.chan().map_or(0, |chan| rx::echo_queued(ep, chan, fd))),
+                        _ => (ring_unsent(ep), 0),
+                    };
                     // SAFETY: the kernel has just written an int there.
-                    unsafe { *p = (*p).saturating_add(more.min(i32::MAX as u64) as c_int) };
+                    unsafe { *p = (*p).saturating_sub(int(less)).max(0).saturating_add(int(more)) };
                 }
                 return r;
             }
