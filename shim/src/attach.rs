@@ -100,12 +100,6 @@ pub fn after_fork_child() {
     }
 }
 
-/// The process changed its network namespace or its root.
-pub fn namespace_changed() {
-    DIAG.forget();
-    REGISTRY.namespace_changed();
-}
-
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
 

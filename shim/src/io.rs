@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
-use shmring::layout::{CLOSED, REFUSED};
+use shmring::layout::{ALL_SHUT, WR_SHUT, CLOSED, REFUSED};
 use shmring::switch::RxPhase;
 use shmring::syscall;
 
@@ -209,7 +209,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     let slot = ep.slot.load(Relaxed) as usize;
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
-        chan.slot(slot).side[chan.role() as usize].wr_shut.store(1, Release);
+        chan.slot(slot).side[chan.role() as usize].wr_shut.store(if how == libc::SHUT_WR { WR_SHUT } else { WR_SHUT | ALL_SHUT }, Release);
         if lifeline::look(fd, lifeline::ENDED) != 0 {
             ep.rx_fin.store(1, Relaxed);
         }

@@ -224,7 +224,8 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
                 }
                 continue;
             };
-            w.events = readiness::lifeline_events(ep, p.events);
+            w.events = readiness::lifeline_events(ep, chan, p.events);
+            bounded |= rx::doubled(ep, chan);
             if chan.inherited.load(Relaxed) != 0 {
                 // The pollers' words there are those of the process that mapped it.
                 bounded = true;

@@ -23,7 +23,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let mut r = 0;
     let low = u64::from(ep.rcvlowat.load(Relaxed).max(1));
     // A low-water mark counts what lies behind the end of the ring, too.
-    if available >= low || (available > 0 && rx::at_end(ep, chan) && available + lifeline::unread(fd) >= low) {
+    if available >= low || (available > 0 && rx::at_end(ep, chan) && available + lifeline::unread(fd) - rx::echo_queued(ep, chan, fd) >= low) {
         r |= READ;
     }
     let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
@@ -58,7 +58,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
             ep.rx_fin.store(1, Relaxed);
         }
         // An echo that has not been dropped is nothing to read.
-        let read = if ep.rx_skip.load(Relaxed) == 0 { READ } else { 0 };
+        let read = if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
@@ -69,13 +69,12 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
 }
 
 /// Lifeline events to sleep on for somebody who wants `wanted`, so that nothing already known wakes it.
-pub fn lifeline_events(ep: Ep, wanted: i16) -> i16 {
+pub fn lifeline_events(ep: Ep, chan: &Chan, wanted: i16) -> i16 {
     let mut e = wanted & (POLLPRI | POLLRDBAND);
-    let rx = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
     if wanted & (READ | POLLRDHUP) != 0 || ep.rx_fin.load(Relaxed) == 0 && ep.rd_shut.load(Relaxed) == 0 {
         e |= POLLRDHUP;
     }
-    if wanted & READ != 0 || rx != RxPhase::Ring {
+    if !rx::doubled(ep, chan) {
         e |= wanted & READ;
     }
     match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {

@@ -702,6 +702,32 @@ pub fn come_down(ep: Ep, chan: &Chan) {
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
 }
 
+/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read.
+pub fn doubled(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    matches!(phase, RxPhase::Ring | RxPhase::Transit) && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
+}
+
+/// How many bytes in the lifeline's queue are an echo.
+pub fn echo_queued(ep: Ep, chan: &Chan, fd: i32) -> u64 {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    let to = if doubled(ep, chan) {
+        let len = p.down.load(Acquire).wrapping_sub(p.echo.load(Relaxed));
+        if len > chan.ring() as u64 {
+            return 0;
+        }
+        p.up.load(Relaxed).saturating_sub(1).saturating_add(len)
+    } else {
+        ep.rx_skip.load(Relaxed)
+    };
+    if to == 0 {
+        return 0;
+    }
+    lifeline::received(fd).map_or(0, |(consumed, queued)| to.saturating_sub(consumed).min(queued))
+}
+
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
 /// of it has. The direction is owned.
 fn skip(ep: Ep, fd: i32) -> bool {

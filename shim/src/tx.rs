@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
 use shmring::family::Reason;
-use shmring::layout::{CLOSED, ECHOED, HOME, Side, SlotHeader};
+use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, TxPhase, TxStep, TxView};
 use shmring::{sys, syscall};
@@ -190,7 +190,7 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let mut echo = me.echo.load(Relaxed);
     // Published by a holder that died on its way down: it stands.
     if me.down.load(Relaxed) == 0 {
-        echo = unread.filter(|_| lost.is_none() && !reset).map_or(0, |head| head + 1);
+        echo = unread.filter(|_| lost.is_none() && !reset && peer.wr_shut.load(Acquire) & ALL_SHUT == 0).map_or(0, |head| head + 1);
         me.echo.store(echo, Relaxed);
         me.down.store(tail + 1, Release);
     }

@@ -114,7 +114,7 @@ pub struct Side {
     pub rx: AtomicU32,
     /// Sender: waits for ring space; 0, or the number of the wish (see [`ring::want_space`](crate::ring::want_space)).
     pub want_space: AtomicU32,
-    /// Sender: `shutdown(SHUT_WR)` was called (so a FIN is no sign of death).
+    /// Sender: [`WR_SHUT`] once `shutdown` was called (so a FIN is no sign of death).
     pub wr_shut: AtomicU32,
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
@@ -134,6 +134,10 @@ pub struct Side {
 pub const CLOSED: u64 = u64::MAX;
 /// [`Side::echo`]: all of it is the kernel's.
 pub const ECHOED: u64 = 1 << 63;
+/// [`Side::wr_shut`]: this side sends no more.
+pub const WR_SHUT: u32 = 1;
+/// [`Side::wr_shut`]: nor does it receive (`SHUT_RDWR`). The kernel answers what comes then with RST.
+pub const ALL_SHUT: u32 = 2;
 /// [`Side::rx`]: the peer may send on the ring.
 pub const READY: u32 = 1;
 /// [`Side::rx`]: the peer must never send on the ring.
