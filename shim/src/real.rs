@@ -102,7 +102,7 @@ fn missing<T: Missing>() -> T {
 }
 
 use libc::{DIR, FILE, aiocb, epoll_event, fd_set, iovec, mmsghdr, mode_t, mq_attr, msghdr, nfds_t, off_t, pid_t, pollfd,
-    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sighandler_t, sigset_t, size_t,
+    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sigset_t, size_t,
     sockaddr, socklen_t, ssize_t, termios, timespec, timeval, winsize};
 
 real! {
