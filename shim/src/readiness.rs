@@ -21,7 +21,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
     let available = rx::on_ring(ep, chan);
     let mut r = 0;
-    let low = u64::from(ep.rcvlowat.load(Relaxed).max(1));
+    let low = rx::low(ep, chan);
     // A low-water mark counts what lies behind the end of the ring, too.
     if available >= low || (available > 0 && rx::at_end(ep, chan) && available + lifeline::unread(fd) - rx::echo_queued(ep, chan, fd) >= low) {
         r |= READ;

@@ -152,6 +152,16 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     }
 }
 
+/// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
+pub fn low(ep: Ep, chan: &Chan) -> u64 {
+    let low = ep.rcvlowat.load(Relaxed);
+    if low <= 1 {
+        return 1;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    if peer(chan, h).want_space.load(Relaxed) != 0 { 1 } else { u64::from(low).min(chan.ring() as u64 / 3) }
+}
+
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
 pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -163,7 +173,7 @@ pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
-            wants_in && on_ring(ep, chan) >= u64::from(ep.rcvlowat.load(Relaxed).max(1)) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1
+            wants_in && on_ring(ep, chan) >= low(ep, chan) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -181,7 +191,8 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => {
             let head = ep.rx_head.load(Relaxed);
-            h.producer[chan.role().rx()].tail.load(Relaxed) != head || end(ep, me(chan, h), p) == head + 1
+            let n = h.producer[chan.role().rx()].tail.load(Relaxed).wrapping_sub(head);
+            n >= low(ep, chan) || end(ep, me(chan, h), p) == head + 1
         }
         RxPhase::Transit | RxPhase::Down => false,
     }
@@ -507,6 +518,8 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     let life = ep.life();
     let number = fd;
     let mut ended = false;
+    // Who sleeps is not woken for less than the low-water mark, whatever it wants (tcp_data_ready).
+    let mut dozing = false;
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         wait::glance(|| stirred(ep, chan));
@@ -514,7 +527,9 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     loop {
         let want = if peek { b.len } else { b.len - total };
         let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return -libc::EBADF as isize };
-        let got = if b.len == 0 {
+        let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
+            Got::Nothing
+        } else if b.len == 0 {
             // The kernel waits for data to receive nothing of (tcp_recvmsg).
             // SAFETY: as ours.
             unsafe { nothing(ep, chan, fd, flags) }
@@ -612,6 +627,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             Err(e) => return -e as isize,
             Ok(()) => {}
         }
+        dozing = lowat > 1;
         tx::service(ep, chan, fd);
     }
 }
@@ -713,19 +729,20 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
 pub fn echo_queued(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
-    let to = if doubled(ep, chan) {
+    let (from, to) = if doubled(ep, chan) {
         let len = p.down.load(Acquire).wrapping_sub(p.echo.load(Relaxed));
         if len > chan.ring() as u64 {
             return 0;
         }
-        p.up.load(Relaxed).saturating_sub(1).saturating_add(len)
+        let x = p.up.load(Relaxed).saturating_sub(1);
+        (x, x.saturating_add(len))
     } else {
-        ep.rx_skip.load(Relaxed)
+        (0, ep.rx_skip.load(Relaxed))
     };
     if to == 0 {
         return 0;
     }
-    lifeline::received(fd).map_or(0, |(consumed, queued)| to.saturating_sub(consumed).min(queued))
+    lifeline::received(fd).map_or(0, |(consumed, queued)| to.min(consumed + queued).saturating_sub(from.max(consumed)))
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
