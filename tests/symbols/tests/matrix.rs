@@ -35,9 +35,9 @@ const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/python3.11/lib-dynload", "/usr/lib/ngi
 
 /// Functions of libc's that the library may call directly: none of them is a hook of ours or touches a
 /// descriptor.
-const MAY_IMPORT: [&str; 18] = ["dlsym", "__errno_location", "fileno", "dirfd", "__register_atfork", "__cxa_finalize",
+const MAY_IMPORT: [&str; 19] = ["dlsym", "__errno_location", "fileno", "dirfd", "__register_atfork", "__cxa_finalize",
     "__cxa_atexit", "__tls_get_addr", "memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen",
-    "abort", "clock_gettime", "getenv", "sigprocmask"];
+    "abort", "clock_gettime", "getenv", "environ", "sigprocmask"];
 
 fn hooked() -> BTreeSet<&'static str> {
     SYMBOLS.iter().flat_map(|f| f.symbols).map(|&(name, _)| name).collect()
