@@ -56,9 +56,33 @@ fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
     })
 }
 
+/// Bytes that the next image has got, and that nobody else may read: the parent of a forked child has the same
+/// connection. They are given back if the exec fails.
+pub struct Passed {
+    n: usize,
+    list: [(u32, u64, u64); SLOTS],
+}
+
+impl Passed {
+    fn note(&mut self, ep: Ep, bytes: u64) {
+        let head = ep.rx_head.load(Relaxed);
+        self.list[self.n] = (ep.index(), head, bytes);
+        self.n += 1;
+        ep.rx_head.store(head.wrapping_add(bytes), Relaxed);
+    }
+
+    /// The exec has failed.
+    pub fn take_back(&self) {
+        for &(ep, head, bytes) in &self.list[..self.n] {
+            let _ = Ep::from_index(ep).rx_head.compare_exchange(head.wrapping_add(bytes), head, Relaxed, Relaxed);
+        }
+    }
+}
+
 /// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
 /// `preloaded`: the image is expected to load culvert.
-pub fn pass_on(preloaded: bool) {
+pub fn pass_on(preloaded: bool) -> Passed {
+    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS] };
     let mut size = 0;
     let mut count = 0;
     for ep in family::held() {
@@ -81,7 +105,7 @@ pub fn pass_on(preloaded: bool) {
         }
     }
     if count == 0 {
-        return;
+        return passed;
     }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let held = channel::LOCK.lock();
@@ -91,6 +115,7 @@ pub fn pass_on(preloaded: bool) {
     let mut slot = 0;
     for ep in family::held() {
         let Some((from, at, n)) = left(ep) else { continue };
+        let before = slot;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             match chan {
                 Some(to) if slot < SLOTS => {
@@ -104,6 +129,9 @@ pub fn pass_on(preloaded: bool) {
                 _ => io::reset(fd, Reason::Exec),
             }
         }
+        if slot > before {
+            passed.note(ep, n);
+        }
     }
     if let Some(memfd) = made {
         // SAFETY: descriptors of ours; without CLOEXEC this one survives.
@@ -115,6 +143,7 @@ pub fn pass_on(preloaded: bool) {
         c.unmap();
         held.release();
     }
+    passed
 }
 
 /// Makes descriptor 0 a file of everything that is still to come in.

@@ -401,7 +401,7 @@ pub unsafe fn closefrom(first: c_int) {
 ///
 /// # Safety
 /// `env` is the environment of the next image, or null for this process's own.
-pub unsafe fn before_exec(env: *const *const c_char) {
+pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     // stdio would read the standard streams behind our back, even in an image that loads us.
@@ -415,7 +415,7 @@ pub unsafe fn before_exec(env: *const *const c_char) {
             }
         }
     }
-    handoff::pass_on(preloaded);
+    handoff::pass_on(preloaded)
 }
 
 /// Whether an environment makes the dynamic linker load culvert.

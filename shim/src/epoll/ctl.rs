@@ -172,6 +172,12 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             w.seen.store(0, Relaxed);
             w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
             w.flags.store(TAGGED | EDGE, Relaxed);
+            if let (Some(p), Some(chan)) = (s.poller(), ep.chan())
+                && chan.inherited.load(Relaxed) == 0
+            {
+                // News that came while it was parked may have ended them.
+                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+            }
             s.push(fd, w);
             0
         }

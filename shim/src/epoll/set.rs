@@ -230,10 +230,15 @@ pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
     if w.flags.swap(0, Relaxed) & TAGGED == 0 {
         return;
     }
+    TABLE[set].attached.fetch_sub(1, Relaxed);
+    ignore(set, ep);
+}
+
+/// The set no longer needs news of `ep`, unless another watch of it does.
+pub(super) fn ignore(set: usize, ep: Ep) {
     let s = &TABLE[set];
-    s.attached.fetch_sub(1, Relaxed);
     let mut others = false;
-    each(ep, |other, _, _| others |= other == set);
+    each(ep, |other, _, w| others |= other == set && w.flags.load(Relaxed) & PARKED == 0);
     if let (false, Some(p), Some(chan)) = (others, s.poller(), ep.chan())
         && ep.state() == State::Attached
         && chan.inherited.load(Relaxed) == 0

@@ -1,6 +1,6 @@
 //! Waiting on a set, and what it reports.
 
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, watch};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, watch};
 use super::{DOORBELL, MAILBOX, ours};
 use crate::channel;
 use crate::family::{self, Ep};
@@ -89,12 +89,19 @@ fn demultiplex(s: &Set) {
             let slot = bits.trailing_zeros() as usize;
             bits &= bits - 1;
             let Some(ep) = c.endpoint(slot) else { continue };
+            let mut parked = false;
             each(ep, |set, fd, w| {
-                if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
+                if set == me && w.flags.load(Relaxed) & PARKED != 0 {
+                    parked = true;
+                } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
                     note_edge(ep, w);
                     s.push(fd, w);
                 }
             });
+            if parked {
+                // Put back soon or left out for long: now it is known to be the latter.
+                ignore(me, ep);
+            }
         }
     }
 }

@@ -39,30 +39,33 @@ fn end(code: c_int) -> ! {
     }
 }
 
+/// Runs `exec` between what must be done before it and, if it fails, after it.
+unsafe fn exec(env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: the caller's obligation.
+    let passed = unsafe { lifecycle::before_exec(env) };
+    let r = exec();
+    passed.take_back();
+    r
+}
+
 hooks! {
     fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec(e);
-        real::execve(p, a, e)
+        exec(e, || real::execve(p, a, e))
     }
     fn execv(p: *const c_char, a: Strings) -> c_int {
-        lifecycle::before_exec(core::ptr::null());
-        real::execv(p, a)
+        exec(core::ptr::null(), || real::execv(p, a))
     }
     fn execvp(p: *const c_char, a: Strings) -> c_int {
-        lifecycle::before_exec(core::ptr::null());
-        real::execvp(p, a)
+        exec(core::ptr::null(), || real::execvp(p, a))
     }
     fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec(e);
-        real::execvpe(p, a, e)
+        exec(e, || real::execvpe(p, a, e))
     }
     fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
-        lifecycle::before_exec(e);
-        real::fexecve(fd, a, e)
+        exec(e, || real::fexecve(fd, a, e))
     }
     fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
-        lifecycle::before_exec(e);
-        real::execveat(at, p, a, e, flags)
+        exec(e, || real::execveat(at, p, a, e, flags))
     }
 
     fn posix_spawn(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,

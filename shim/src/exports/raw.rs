@@ -180,8 +180,10 @@ hooks! {
 
             libc::SYS_execve | libc::SYS_execveat => {
                 // SAFETY: the program's environment for the next image, as execve will read it.
-                unsafe { lifecycle::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
-                native()
+                let passed = unsafe { lifecycle::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
+                let r = native();
+                passed.take_back();
+                r
             }
             libc::SYS_fork => forking(nr, 0, 0, 0, 0, 0),
             libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),

@@ -103,6 +103,8 @@ extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
     target(&SLOT, c"__dprintf_chk")
 }
 
+// A trampoline does not learn that the exec failed: what was passed on stays with an image that never came. The
+// next attempt passes it on again; a program that gives up and goes on reading misses those bytes.
 extern "C" fn before_execl() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: null stands for the environment of this process.

@@ -130,6 +130,18 @@ def level():
     say("dropped", s.now())
     s.add(b, IN, "b again")
     say("added again", s.now())
+    for _ in range(3):
+        s.drop(b)
+        a.send(b"2")
+        settled(b, 1)
+        say("data while it is out", s.now())
+        say("more while it is out", s.now())
+        s.add(b, IN, "b")
+        say("put back", s.next())
+        print(drain(b) > 0)
+        say("read", s.now())
+        a.send(b"3")
+        say("data", s.next())
 
 
 def edge():
