@@ -17,7 +17,7 @@
 
 use crate::channel::{self, Chan};
 use crate::family::{self, Ep};
-use crate::lock::Lock;
+use crate::lock::{Held, Lock};
 use crate::wait;
 use crate::{config, fds, lifeline, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -98,12 +98,6 @@ pub fn after_fork_child() {
             l.inherited.store(1, Relaxed);
         }
     }
-}
-
-/// The process changed its network namespace or its root.
-pub fn namespace_changed() {
-    DIAG.forget();
-    REGISTRY.namespace_changed();
 }
 
 /// Operations after which a peer that has not taken part is said to be without culvert.
@@ -353,10 +347,7 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
         for w in [&s.pollers, &s.up, &s.down, &s.rewind, &s.echo, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
             w.store(0, Relaxed);
         }
-        for w in [&s.sndbuf, &s.rcvbuf] {
-            w.store(0, Relaxed);
-        }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.echoed] {
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }
     }
@@ -654,8 +645,8 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.seat(slot, Some(ep));
     let fd = l.fd.load(Relaxed);
     crate::tx::buffer_set(ep, chan, fd);
-    if let Some(kib) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
-        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(kib, Relaxed);
+    if let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
+        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(bytes, Relaxed);
     }
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         chan.unseat(slot, ep);
@@ -685,7 +676,12 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.state.store(State::Attached as u32, Release);
 }
 
-/// The last holder in this process's family is gone: gives the slot back.
+/// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
+pub fn lock() -> Held<'static> {
+    LOCK.lock()
+}
+
+/// The last holder in this process's family is gone: gives the slot back. With [`lock`] held.
 pub fn detach(ep: Ep, chan: &Chan) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
@@ -705,14 +701,12 @@ pub fn detach(ep: Ep, chan: &Chan) {
         h.side[Role::Connector as usize].gone.store(1, Release);
         return;
     }
-    let held = LOCK.lock();
     h.side[Role::Acceptor as usize].gone.store(1, Release);
     if peer_gone() {
         trim();
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     chan.unseat(slot, ep);
-    held.release();
 }
 
 /// Whether the kernel says that the socket at the other end has no owner any more.

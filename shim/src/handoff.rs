@@ -172,7 +172,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     // Where the ring begins is known only while bytes before it may lie on the lifeline.
     let from_peer = &src.side[peer];
     let mut up = from_peer.up.load(Relaxed);
-    let echo = from_peer.echo.load(Relaxed);
+    let echo = from_peer.echo.load(Relaxed) & !layout::ECHOED;
     if echo != 0 && src.side[1 - peer].rewind.load(Relaxed) == CLOSED {
         // An echo that the sender did not complete: it begins before what is handed on.
         let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);

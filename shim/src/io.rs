@@ -210,9 +210,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         chan.slot(slot).side[chan.role() as usize].wr_shut.store(if how == libc::SHUT_WR { WR_SHUT } else { WR_SHUT | ALL_SHUT }, Release);
-        if lifeline::look(fd, lifeline::ENDED) != 0 {
-            ep.rx_fin.store(1, Relaxed);
-        }
+        ep.note_end(lifeline::look(fd, lifeline::ENDED));
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);
@@ -266,6 +264,10 @@ pub enum Unread {
 /// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
 pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let Some(ep) = fds::endpoint(fd) else { return true };
+    let life = ep.life();
+    if fds::endpoint(fd) != Some(ep) {
+        return true;
+    }
     if ep.state() == State::Eligible {
         attach::withdraw(ep);
     }
@@ -279,7 +281,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
-    let held = lock::take(&ep.rx_token);
+    let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return true };
     let mut complete = true;
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
         me.rx.store(REFUSED, Release);

@@ -66,18 +66,21 @@ fn release(ep: Ep, fd: c_int) {
     if !family::give_up(ep) {
         return;
     }
-    if ep.state() == State::Attached
-        && let Some(chan) = ep.chan()
-    {
+    let chan = if ep.state() == State::Attached { ep.chan() } else { None };
+    if let Some(chan) = chan {
         end(ep, chan, fd);
+    }
+    // A thread that is inside with the connection finishes first; the slot, too, is its until then.
+    let slots = attach::lock();
+    let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
+    if let Some(chan) = chan {
         attach::detach(ep, chan);
     }
     l.chan.store(core::ptr::null_mut(), Relaxed);
-    // A thread that is inside with the connection finishes first.
-    let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
     family::free(ep);
     tx.release();
     rx.release();
+    slots.release();
 }
 
 /// Before the kernel closes the last descriptor of an attached connection.
@@ -231,7 +234,7 @@ pub fn received(fd: c_int) {
 pub unsafe fn close(fd: c_int) -> c_int {
     match fds::get(fd) {
         Kind::Other => {}
-        Kind::Ours if tls().inside.get() == 0 => {
+        Kind::Ours => {
             real::set_errno(libc::EBADF);
             return -1;
         }

@@ -94,15 +94,6 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
     unsafe { real::getsockopt(fd, level, name, v, l) }
 }
 
-fn ring_unread(ep: Ep) -> u64 {
-    let Some(chan) = ep.chan() else { return 0 };
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    if ep.rx_phase.load(Relaxed) >= shmring::switch::RxPhase::Down as u32 {
-        return 0;
-    }
-    ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
-}
-
 fn ring_unsent(ep: Ep) -> u64 {
     let Some(chan) = ep.chan() else { return 0 };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
@@ -120,15 +111,15 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
             libc::FIONREAD | libc::TIOCOUTQ if ep.state() == State::Attached => {
                 // SAFETY: the kernel checks the pointer.
                 let r = unsafe { real::ioctl(fd, req, arg) };
-                if r == 0 {
+                if r == 0
+                    && let Some(chan) = ep.chan()
+                {
                     let p = arg as *mut c_int;
-                    let int = |n: u64| n.min(i32::MAX as u64) as c_int;
-                    let (more, less) = match req {
-                        libc::FIONREAD => (ring_unread(ep), ep.chan().map_or(0, |chan| rx::echo_queued(ep, chan, fd))),
-                        _ => (ring_unsent(ep), 0),
-                    };
                     // SAFETY: the kernel has just written an int there.
-                    unsafe { *p = (*p).saturating_sub(int(less)).max(0).saturating_add(int(more)) };
+                    let kernel = unsafe { *p }.max(0) as u64;
+                    let n = if req == libc::FIONREAD { rx::unread(ep, chan, fd) } else { kernel + ring_unsent(ep) };
+                    // SAFETY: as above.
+                    unsafe { *p = n.min(i32::MAX as u64) as c_int };
                 }
                 return r;
             }

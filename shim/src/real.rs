@@ -102,7 +102,7 @@ fn missing<T: Missing>() -> T {
 }
 
 use libc::{DIR, FILE, aiocb, epoll_event, fd_set, iovec, mmsghdr, mode_t, mq_attr, msghdr, nfds_t, off_t, pid_t, pollfd,
-    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sighandler_t, sigset_t, size_t,
+    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sigset_t, size_t,
     sockaddr, socklen_t, ssize_t, termios, timespec, timeval, winsize};
 
 real! {
@@ -110,7 +110,6 @@ real! {
     fn socket(domain: c_int, ty: c_int, proto: c_int) -> c_int;
     fn socketpair(domain: c_int, ty: c_int, proto: c_int, sv: *mut c_int) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
-    fn bind(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;
     fn accept(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int;
     fn accept4(fd: c_int, a: *mut sockaddr, l: *mut socklen_t, flags: c_int) -> c_int;
     fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;
@@ -132,7 +131,6 @@ real! {
     fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int;
     fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t;
     fn splice(i: c_int, io: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t;
-    fn tee(i: c_int, o: c_int, n: size_t, flags: c_uint) -> ssize_t;
     fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t;
     fn __recv_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t;
     fn __recvfrom_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t;
@@ -153,7 +151,6 @@ real! {
     fn dup2(old: c_int, new: c_int) -> c_int;
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int;
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
-    fn closefrom(first: c_int) -> ();
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE;
     fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int;
     fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int;
@@ -234,7 +231,6 @@ real! {
     fn eventfd(v: c_uint, flags: c_int) -> c_int;
     // signals
     fn sigaction(sig: c_int, new: *const sigaction_t, old: *mut sigaction_t) -> c_int;
-    fn signal(sig: c_int, h: sighandler_t) -> sighandler_t;
     // threads
     fn pthread_testcancel() -> ();
     // raw

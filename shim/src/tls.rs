@@ -110,8 +110,6 @@ pub struct Tls {
     pub runs_norestart: Word,
     /// Above 0 between vfork and exec or exit of the child, which runs on this thread's memory.
     pub vfork: Word,
-    /// Above 0 while culvert itself calls libc, so that our own hooks stay out of the way.
-    pub inside: Word,
     /// Waits.
     pub wait: Wait,
     /// Spinning.
@@ -138,7 +136,6 @@ impl Tls {
         self.critical.set(0);
         self.deferred.count.store(0, Relaxed);
         self.vfork.set(0);
-        self.inside.set(0);
     }
 }
 

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
 use shmring::family::Reason;
-use shmring::layout::{ALL_SHUT, CLOSED, HOME, Side, SlotHeader};
+use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, TxPhase, TxStep, TxView};
 use shmring::{sys, syscall};
@@ -114,11 +114,9 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
             return false;
         }
     }
-    let ended = lifeline::look(fd, ENDED) != 0;
-    if ended {
-        ep.rx_fin.store(1, Relaxed);
-    }
-    ended
+    let seen = lifeline::look(fd, ENDED);
+    ep.note_end(seen);
+    seen != 0
 }
 
 /// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
@@ -213,7 +211,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
     let (start, echo) = match peer.rewind.load(Acquire) {
-        CLOSED => (me.echo.load(Relaxed).saturating_sub(1), true),
+        CLOSED => ((me.echo.load(Relaxed) & !ECHOED).saturating_sub(1), true),
         left => (left.saturating_sub(1), false),
     };
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
@@ -228,7 +226,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
         let (off, len) = spans[0];
         if len == 0 {
             if echo {
-                me.echoed.store(1, Release);
+                me.echo.fetch_or(ECHOED, Release);
             } else {
                 me.down.store(start + 1, Release);
                 ep.because(Reason::Passed);
@@ -260,6 +258,7 @@ fn untold(ep: Ep, e: i32) {
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
+    let life = ep.life();
     let phase = ep.tx_phase.load(Relaxed);
     let asked = match TxPhase::from_u32(phase) {
         TxPhase::Ring => {
@@ -271,7 +270,7 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     };
     // A latched error is for the program's own calls to report.
     if asked && ep.latched.load(Relaxed) == 0 {
-        let held = lock::take(&ep.tx_token);
+        let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return };
         if let Turn::Error(e) = turn(ep, chan, fd) {
             untold(ep, e);
         }
@@ -383,12 +382,12 @@ fn limit(ep: Ep, chan: &Chan) -> u64 {
 
 /// The program has set `SO_SNDBUF`, or may have before the connection was attached.
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
-    let Some(kib) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let held = lock::take(&ep.tx_token);
     // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
     if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
-        sides(chan, h).0.sndbuf.store(kib, Relaxed);
+        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
     }
     held.release();
 }
@@ -515,8 +514,8 @@ enum Attempt {
     Error(i32),
 }
 
-fn with_turn(ep: Ep, chan: &Chan, fd: i32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
-    let held = lock::take(&ep.tx_token);
+fn with_turn(ep: Ep, chan: &Chan, fd: i32, life: u32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
+    let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
     let a = match turn(ep, chan, fd) {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
@@ -561,12 +560,13 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let life = ep.life();
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
             return Sent::Done(total as isize);
         }
-        let a = with_turn(ep, chan, fd, || {
+        let a = with_turn(ep, chan, fd, life, || {
             if want == 0 {
                 return Ok(0);
             }
@@ -689,13 +689,14 @@ unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let life = ep.life();
     loop {
         let want = n - total;
         if want == 0 {
             return Sent::Done(total as isize);
         }
         let mut end = false;
-        let a = with_turn(ep, chan, out, || {
+        let a = with_turn(ep, chan, out, life, || {
             // SAFETY: the direction is ours.
             let r = unsafe { put_file(ep, chan, inp, off, want) };
             if r == Ok(None) {

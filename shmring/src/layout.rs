@@ -11,7 +11,7 @@
 //! A ring that has been drained starts again at its *home*, the part that shares a page with the slot's
 //! header: a connection that exchanges small messages, or none, touches one page for both directions.
 
-use crate::sync::{AtomicU16, AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// `"culvert\x01"`, little endian: a channel of this layout.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
@@ -119,20 +119,21 @@ pub struct Side {
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
     /// Sender that went down: ring position + 1 from which on the unread bytes were *also* sent over the
-    /// lifeline, from its position X on; 0 = none were. Published before `down`. A receiver that goes on with
-    /// the ring drops them there; one that must leave reads them there.
+    /// lifeline, from its position X on; 0 = none were. Published before `down`. [`ECHOED`] is added once all
+    /// of them are the kernel's. A receiver that goes on with the ring drops them there; one that must leave
+    /// reads them there.
     pub echo: AtomicU64,
-    /// Sender: all of the echo is the kernel's.
-    pub echoed: AtomicU32,
-    /// Sender: KiB of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
+    /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
     /// so that the receiver knows it when it reads the tail of what was sent under it.
-    pub sndbuf: AtomicU16,
+    pub sndbuf: AtomicU32,
     /// Receiver: the same of `SO_RCVBUF`. It does not change once [`Side::rx`] is set.
-    pub rcvbuf: AtomicU16,
+    pub rcvbuf: AtomicU32,
 }
 
 /// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
 pub const CLOSED: u64 = u64::MAX;
+/// [`Side::echo`]: all of it is the kernel's.
+pub const ECHOED: u64 = 1 << 63;
 /// [`Side::wr_shut`]: this side sends no more.
 pub const WR_SHUT: u32 = 1;
 /// [`Side::wr_shut`]: nor does it receive (`SHUT_RDWR`). The kernel answers what comes then with RST.

@@ -70,7 +70,7 @@ pub fn refresh(c: &Consumer, known: u64, tail: u64) -> Result<u64, Corrupt> {
 /// program has limited both buffers. The ends judge by the same words.
 pub fn limit(sender: &Side, receiver: &Side, size: u64) -> u64 {
     let (snd, rcv) = (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed));
-    if snd == 0 || rcv == 0 { size } else { size.min((u64::from(snd) + u64::from(rcv)) << 10) }
+    if snd == 0 || rcv == 0 { size } else { size.min(u64::from(snd) + u64::from(rcv)) }
 }
 
 /// Moves the home to position `tail`. Only the sender, and only when the ring is empty.

@@ -79,21 +79,6 @@ pub fn critical_leave() {
     }
 }
 
-/// Begins a piece of culvert that calls libc functions which may come back through our own hooks
-/// ([`crate::tls::Tls::inside`] is above 0 meanwhile). Also a critical section: a program handler that ran in between would
-/// find the hooks switched off.
-pub fn inside_enter() {
-    critical_enter();
-    tls().inside.add(1);
-}
-
-/// Ends what [`inside_enter`] began.
-pub fn inside_leave() {
-    let t = tls();
-    t.inside.set(t.inside.get() - 1);
-    critical_leave();
-}
-
 /// Resolves what handlers need, so that no handler has to call the dynamic linker. From the constructor.
 pub fn init() {
     // SAFETY: a query without buffers, and waits that return at once: zero descriptors for no time, and
