@@ -15,7 +15,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+        static COUNT: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("rendezvous-{}-{n}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();

@@ -40,6 +40,8 @@ mod wait;
 
 use core::ffi::c_void;
 
+// The libc crate asks for libc only while no crate of the build turns its `std` feature on.
+#[link(name = "c")]
 unsafe extern "C" {
     fn __register_atfork(
         prepare: Option<extern "C" fn()>,
