@@ -7,7 +7,7 @@ use crate::config;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
+use shmring::family::{FIN, ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
 
@@ -114,6 +114,17 @@ impl Ep {
     /// descriptor while this one sleeps on it.
     pub fn lives(self, life: u32) -> bool {
         self.life() == life && self.state.load(Acquire) == State::Attached as u32
+    }
+    /// Notes what was `seen` of the end on the lifeline, if anything.
+    ///
+    /// A FIN alone is noted as such: the kernel counts it as a byte received, and after a RST behind it nothing says
+    /// any more that it came.
+    pub fn note_end(self, seen: i16) {
+        if seen & crate::lifeline::ENDED == crate::lifeline::FIN && self.rd_shut.load(Relaxed) == 0 {
+            self.rx_fin.store(FIN, Relaxed);
+        } else if seen & crate::lifeline::ENDED != 0 {
+            let _ = self.rx_fin.compare_exchange(0, 1, Relaxed, Relaxed);
+        }
     }
     /// Sets the reason shown while it is not accelerated.
     pub fn because(self, why: Reason) {

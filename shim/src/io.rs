@@ -210,9 +210,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         chan.slot(slot).side[chan.role() as usize].wr_shut.store(if how == libc::SHUT_WR { WR_SHUT } else { WR_SHUT | ALL_SHUT }, Release);
-        if lifeline::look(fd, lifeline::ENDED) != 0 {
-            ep.rx_fin.store(1, Relaxed);
-        }
+        ep.note_end(lifeline::look(fd, lifeline::ENDED));
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);

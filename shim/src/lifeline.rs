@@ -15,6 +15,9 @@ pub fn look(fd: i32, events: i16) -> i16 {
 /// `POLLRDHUP | POLLHUP | POLLERR`: the peer will send no more, or worse.
 pub const ENDED: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
 
+/// What of it a FIN alone shows, unless this side has shut down reading.
+pub const FIN: i16 = libc::POLLRDHUP;
+
 /// `O_NONBLOCK`, asked each time: it belongs to the open file, which others may change.
 pub fn nonblocking(fd: i32) -> bool {
     // SAFETY: no memory is touched.
@@ -113,7 +116,8 @@ pub fn sent(fd: i32, opened: bool) -> Option<u64> {
 }
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. Nobody may be reading at the same time.
-pub fn received(fd: i32) -> Option<(u64, u64)> {
+/// `fin`: what is known of a FIN on a connection that has been reset.
+pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
     const TIME_WAIT: u8 = 6;
     const CLOSE: u8 = 7;
     const CLOSE_WAIT: u8 = 8;
@@ -128,7 +132,7 @@ pub fn received(fd: i32) -> Option<(u64, u64)> {
             // not. A socket is closed by FINs both ways, or by a RST, which counts nothing and is an error.
             let fin = match after.state {
                 CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT => true,
-                CLOSE => look(fd, 0) & libc::POLLERR == 0,
+                CLOSE => fin.unwrap_or_else(|| look(fd, 0) & libc::POLLERR == 0),
                 _ => false,
             };
             return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (c, n));

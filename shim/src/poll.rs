@@ -276,7 +276,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             if w.revents & ENDED != 0
                 && let Some((ep, _)) = on_ring(p.fd)
             {
-                ep.rx_fin.store(1, Relaxed);
+                ep.note_end(w.revents);
             }
         }
         if r < 0 {

@@ -23,7 +23,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let mut r = 0;
     let low = rx::low(ep, chan);
     // A low-water mark counts what lies behind the end of the ring, too.
-    if available >= low || (available > 0 && rx::at_end(ep, chan) && available + lifeline::unread(fd) - rx::echo_queued(ep, chan, fd) >= low) {
+    if available >= low || (available > 0 && rx::at_end(ep, chan) && rx::unread(ep, chan, fd) >= low) {
         r |= READ;
     }
     let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
@@ -54,9 +54,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     }
     if look {
         let seen = lifeline::look(fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
-        if seen & ENDED != 0 {
-            ep.rx_fin.store(1, Relaxed);
-        }
+        ep.note_end(seen);
         // An echo that has not been dropped is nothing to read.
         let read = if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);

@@ -8,6 +8,7 @@ use crate::wait::{self, Spun};
 use crate::{fds, lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
+use shmring::family::{FIN, RST};
 use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
@@ -289,6 +290,9 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
     let peek = flags & libc::MSG_PEEK != 0;
     let discard = flags & libc::MSG_TRUNC != 0;
     // A peek goes forward without consuming: its own phase and place.
+    if peek && all_echoed(ep, chan) {
+        come_down(ep, chan);
+    }
     let mut phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
     let mut head = ep.rx_head.load(Relaxed);
     let mut seen_end = false;
@@ -345,7 +349,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
             RxStep::Transit { x } => {
                 phase = RxPhase::Transit;
                 ep.rx_phase.store(phase as u32, Relaxed);
-                let Some((consumed, queued)) = lifeline::received(fd) else { return some(total, Got::Error(libc::EIO)) };
+                let Some((consumed, queued)) = received(ep, fd) else { return some(total, Got::Error(libc::EIO)) };
                 match switch::transit(x, consumed, queued) {
                     Transit::Lifeline => {
                         let left = (x - consumed).min(usize::MAX as u64) as usize;
@@ -411,9 +415,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     }
                     // What was published before the end is visible after it: look at the ring again.
                     seen_end = true;
-                    if seen & ENDED != 0 {
-                        ep.rx_fin.store(1, Relaxed);
-                    }
+                    ep.note_end(seen);
                     continue;
                 }
                 if ep.rx_fin.load(Relaxed) != 0
@@ -428,7 +430,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                 phase = RxPhase::Down;
                 come_down(ep, chan);
             }
-            // A peek does not see past an echo.
+            // A peek does not see past an echo that is not complete.
             RxStep::Ended if p.echo.load(Relaxed) != 0 => break,
             RxStep::Ended => phase = RxPhase::Down,
             RxStep::Corrupt => return some(total, corrupt(ep, "end", head, down)),
@@ -632,13 +634,32 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     }
 }
 
+/// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
+fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
+    if ep.rx_fin.load(Relaxed) < FIN && ep.latched.load(Relaxed) == 0 && lifeline::look(fd, 0) & libc::POLLERR != 0 {
+        // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
+        if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
+            && e != 0
+        {
+            keep(ep, e);
+            ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
+        }
+    }
+    let fin = match ep.rx_fin.load(Relaxed) {
+        FIN => Some(true),
+        RST => Some(false),
+        _ => None,
+    };
+    lifeline::received(fd, fin)
+}
+
 /// Bytes that can be read now, as FIONREAD counts them: lifeline and ring as one stream, an echo once.
 pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, p) = (me(chan, h), peer(chan, h));
     let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-    let consumed = || lifeline::received(fd).map_or(0, |(consumed, _)| consumed);
+    let consumed = || received(ep, fd).map_or(0, |(consumed, _)| consumed);
     let queued = lifeline::unread(fd);
     if phase == RxPhase::Down {
         let left = match ep.rx_skip.load(Relaxed) {
@@ -671,7 +692,8 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let up = p.up.load(Acquire);
-    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1;
+    // A low-water mark is for the kernel to judge, once it has all.
+    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1 || ep.rcvlowat.load(Relaxed) > 1 && all_echoed(ep, chan);
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
         if drained() {
             let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
@@ -684,7 +706,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
         let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
         if matches!(phase, RxPhase::Native | RxPhase::Transit)
-            && let Some((consumed, _)) = lifeline::received(fd)
+            && let Some((consumed, _)) = received(ep, fd)
         {
             if consumed == up - 1 {
                 ep.rx_up.store(up - 1, Relaxed);
@@ -725,24 +747,10 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     matches!(phase, RxPhase::Ring | RxPhase::Transit) && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
 }
 
-/// How many bytes in the lifeline's queue are an echo.
-pub fn echo_queued(ep: Ep, chan: &Chan, fd: i32) -> u64 {
+/// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
+fn all_echoed(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    let (from, to) = if doubled(ep, chan) {
-        let len = p.down.load(Acquire).wrapping_sub(p.echo.load(Relaxed));
-        if len > chan.ring() as u64 {
-            return 0;
-        }
-        let x = p.up.load(Relaxed).saturating_sub(1);
-        (x, x.saturating_add(len))
-    } else {
-        (0, ep.rx_skip.load(Relaxed))
-    };
-    if to == 0 {
-        return 0;
-    }
-    lifeline::received(fd).map_or(0, |(consumed, queued)| to.min(consumed + queued).saturating_sub(from.max(consumed)))
+    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && doubled(ep, chan) && peer(chan, h).echo.load(Acquire) & ECHOED != 0
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
@@ -754,7 +762,7 @@ fn skip(ep: Ep, fd: i32) -> bool {
     }
     loop {
         let ended = lifeline::look(fd, ENDED) != 0;
-        let (left, queued) = match lifeline::received(fd) {
+        let (left, queued) = match received(ep, fd) {
             Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
             // Not a connection any more: the kernel says what it is.
             None => (0, 0),
@@ -856,7 +864,7 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     if !ended || p.down.load(Acquire) == at + 1 {
         return TakenBack::Yes;
     }
-    match lifeline::received(fd) {
+    match received(ep, fd) {
         Some((consumed, queued)) if consumed + queued < p.up.load(Relaxed) => TakenBack::No,
         _ => TakenBack::Partly,
     }

@@ -114,11 +114,9 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
             return false;
         }
     }
-    let ended = lifeline::look(fd, ENDED) != 0;
-    if ended {
-        ep.rx_fin.store(1, Relaxed);
-    }
-    ended
+    let seen = lifeline::look(fd, ENDED);
+    ep.note_end(seen);
+    seen != 0
 }
 
 /// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.

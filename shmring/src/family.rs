@@ -140,6 +140,11 @@ reasons! {
     UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";
 }
 
+/// [`Endpoint::rx_fin`]: a FIN was seen, before any RST.
+pub const FIN: u32 = 2;
+/// [`Endpoint::rx_fin`]: there was a RST and no FIN.
+pub const RST: u32 = 3;
+
 /// One TCP socket of the family, shared by all dups of its descriptor. Fields other than the atomics of
 /// the first line are meaningful only while `state` is not `Free`.
 #[repr(C, align(64))]
@@ -185,7 +190,7 @@ pub struct Endpoint {
     pub rx_skip: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
-    /// FIN, RST or error was seen on the lifeline.
+    /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
     pub rx_fin: AtomicU32,
     /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
     pub rx_cut: AtomicU64,

@@ -90,7 +90,16 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 fn lifeline_mask(events: u32) -> u32 {
     // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
     // idle lifeline that could be written all the time stays silent.
-    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32
+    let always = (EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32;
+    // Of an edge nobody could say later which of the two it was.
+    always | if events & EPOLLET as u32 != 0 { events & BOTH } else { BOTH }
+}
+
+const BOTH: u32 = (EPOLLIN | EPOLLOUT) as u32;
+
+/// Whether the kernel must be told of a change of a watch.
+fn concerns_kernel(old: u32, new: u32) -> bool {
+    lifeline_mask(old) != lifeline_mask(new) || (old ^ new) & EPOLLWAKEUP as u32 != 0
 }
 
 /// `epoll_ctl`.
@@ -164,7 +173,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             -1
         }
         (libc::EPOLL_CTL_ADD, Some(w)) if parked && w.ep.load(Relaxed) == ep.index() + 1 => {
-            if want.events & SPECIAL != 0 {
+            if concerns_kernel(0, want.events) {
                 kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
             }
             w.events.store(want.events, Relaxed);
@@ -182,7 +191,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             0
         }
         (libc::EPOLL_CTL_DEL, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 && s.nested.load(Relaxed) == 0 => {
-            if w.events.load(Relaxed) & SPECIAL != 0 {
+            if concerns_kernel(w.events.load(Relaxed), 0) {
                 kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(0), tag() | u64::from(watch_id(i, fd)));
             }
             w.events.store(0, Relaxed);
@@ -202,7 +211,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
                 }
                 return r;
             }
-            if (want.events ^ w.events.load(Relaxed)) & SPECIAL != 0 {
+            if concerns_kernel(w.events.load(Relaxed), want.events) {
                 let id = u64::from(watch_id(i, fd));
                 kernel_ctl(epfd, op, fd, lifeline_mask(want.events), tag() | id);
             }
@@ -231,9 +240,6 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
         _ => native(),
     }
 }
-
-/// What of a watch the kernel must know, too.
-const SPECIAL: u32 = (EPOLLPRI | EPOLLWAKEUP) as u32;
 
 /// Takes a parked watch out of the kernel's set. With the set's lock held.
 fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {

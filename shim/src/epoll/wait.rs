@@ -223,8 +223,8 @@ fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
     if events & GONE != 0 {
         // Asked again: a closed file that lives on elsewhere may speak under a number that is another's now.
         let fd = ep.local().fd.load(Relaxed);
-        if fd >= 0 && lifeline::look(fd, lifeline::ENDED) != 0 {
-            ep.rx_fin.store(1, Relaxed);
+        if fd >= 0 {
+            ep.note_end(lifeline::look(fd, lifeline::ENDED));
         }
     } else if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
         // Room on an idle lifeline.
