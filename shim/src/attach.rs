@@ -174,6 +174,7 @@ fn random() -> u64 {
 /// Our mailbox; opened at first use. 0 if there is none.
 fn own_mailbox() -> u64 {
     if NAME.load(Relaxed) == 0
+        && crate::tls::tls().vfork.get() == 0
         && let Ok(m) = mailbox::open(|fd| fd)
     {
         MAILBOX.store(m.fd, Relaxed);
@@ -405,6 +406,11 @@ fn knock(peer: u64, uid: u32) {
 
 /// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke.
 pub fn collect() {
+    // The child of vfork has our memory and a table of descriptors of its own: what it received would be noted
+    // here under numbers that mean something else to us.
+    if crate::tls::tls().vfork.get() != 0 {
+        return;
+    }
     if let Some(held) = LOCK.try_lock() {
         read_mailbox();
         held.release();
