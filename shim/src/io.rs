@@ -202,6 +202,11 @@ fn leave_tx(ep: Ep, chan: &'static Chan, fd: c_int, why: Reason) {
 /// As libc's.
 pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -> c_int {
     let Some(ep) = fds::endpoint(fd) else { return real() };
+    if ep.state() == State::Eligible {
+        // Half a connection is not worth a ring.
+        attach::withdraw(ep);
+        ep.pin(Reason::Shut);
+    }
     if ep.state() != State::Attached {
         return real();
     }

@@ -470,6 +470,8 @@ pub fn after_vfork_parent() {
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
     attach::before_fork();
+    // What one of them marks in a set that they share, the other must know for ours.
+    epoll::mark();
     family::before_fork();
 }
 

@@ -55,6 +55,12 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     if look {
         let seen = lifeline::look(fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
         ep.note_end(seen);
+        if seen & ENDED != 0 && sending == TxPhase::Ring {
+            tx::sink(ep, chan, fd);
+            if ep.latched.load(Relaxed) != 0 {
+                return now(ep, chan, fd, wanted);
+            }
+        }
         // An echo that has not been dropped is nothing to read.
         let read = if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);

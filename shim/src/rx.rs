@@ -520,8 +520,11 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     let life = ep.life();
     let number = fd;
     let mut ended = false;
-    // Who sleeps is not woken for less than the low-water mark, whatever it wants (tcp_data_ready).
+    // Who sleeps is not woken for less than the low-water mark, whatever it wants (tcp_data_ready). Who asks anew is
+    // answered.
     let mut dozing = false;
+    // What ended the last sleep, if not news. What there is by then is taken before it counts.
+    let mut woke = None;
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         wait::glance(|| stirred(ep, chan));
@@ -543,7 +546,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match got {
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
-                if total >= target {
+                if total >= target || woke.is_some() {
                     return total as isize;
                 }
                 if peek {
@@ -576,8 +579,18 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             Got::Error(e) => return -e as isize,
             Got::Nothing => {}
         }
-        if ep.rd_shut.load(Relaxed) != 0 && total > 0 {
+        if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some()) {
             return total as isize;
+        }
+        match woke.take() {
+            // A call that is restarted finds what the number means now.
+            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) => {
+                if fds::endpoint(number) != Some(ep) {
+                    return RESTART;
+                }
+            }
+            Some(e) => return -e as isize,
+            None => {}
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
@@ -587,7 +600,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         let partly = peek && total > 0;
         let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));
         let ready = || match partly {
-            true => !mixed && (on_ring(ep, chan) > total as u64 || at_end(ep, chan)),
+            true => !mixed && (on_ring(ep, chan) >= low(ep, chan).max(total as u64 + 1) || at_end(ep, chan)),
             false => stirred(ep, chan),
         };
         let spun = wait::spin(ready);
@@ -617,38 +630,39 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         match woken {
             // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
             Err(_) if b.len == 0 => return 0,
-            Err(libc::EINTR) if total == 0 && !signals::interrupted(since, restartable) => {
-                slept = signals::runs();
-                // A call that is restarted finds what the number means now.
-                if fds::endpoint(number) != Some(ep) {
-                    return RESTART;
-                }
-            }
             Err(libc::EAGAIN) if step.is_some() => {}
-            Err(_) if total > 0 => return total as isize,
-            Err(e) => return -e as isize,
+            Err(e) => {
+                slept = signals::runs();
+                woke = Some(e);
+            }
             Ok(()) => {}
         }
-        dozing = lowat > 1;
+        dozing = lowat > 1 && woken.is_ok();
         tx::service(ep, chan, fd);
     }
 }
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
 fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
-    if ep.rx_fin.load(Relaxed) < FIN && ep.latched.load(Relaxed) == 0 && lifeline::look(fd, 0) & libc::POLLERR != 0 {
+    if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
         // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
         if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
             && e != 0
         {
-            keep(ep, e);
+            latch(ep, e);
             ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
         }
     }
     let fin = match ep.rx_fin.load(Relaxed) {
         FIN => Some(true),
         RST => Some(false),
-        _ => None,
+        // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
+        _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
+        // A peer that has finished says so.
+        _ => ep.chan().map(|chan| {
+            let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+            p.wr_shut.load(Relaxed) != 0 || p.gone.load(Relaxed) != 0
+        }),
     };
     lifeline::received(fd, fin)
 }
@@ -740,17 +754,17 @@ pub fn come_down(ep: Ep, chan: &Chan) {
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
 }
 
-/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read.
+/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
+/// in transit: what is left before X comes ahead of the echo, which waits behind it.
 pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-    matches!(phase, RxPhase::Ring | RxPhase::Transit) && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
+    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
 }
 
 /// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
 fn all_echoed(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && doubled(ep, chan) && peer(chan, h).echo.load(Acquire) & ECHOED != 0
+    doubled(ep, chan) && peer(chan, h).echo.load(Acquire) & ECHOED != 0
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all

@@ -278,9 +278,9 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     }
 }
 
-/// The lifeline has ended and the incoming ring is drained: takes our sending direction down, so that the
-/// kernel gives the native sequence of errors, and returns the latched error, if any (`Some(0)`: reported).
-pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
+/// The lifeline has ended: takes our sending direction down, and latches the error that the kernel would have, had
+/// it had the bytes.
+pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
     if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
         let held = lock::take(&ep.tx_token);
         if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
@@ -293,6 +293,12 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
         }
         held.release();
     }
+}
+
+/// The lifeline has ended and the incoming ring is drained: takes our sending direction down, so that the
+/// kernel gives the native sequence of errors, and returns the latched error, if any (`Some(0)`: reported).
+pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
+    sink(ep, chan, fd);
     // See `rx::unreported`.
     if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { rx::take_latched(ep) }
 }

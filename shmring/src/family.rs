@@ -138,6 +138,7 @@ reasons! {
     Dead = 26, "peer-gone", "the peer closed or died";
     Corrupt = 27, "corrupt", "the peer wrote nonsense into the shared memory";
     UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";
+    Shut = 29, "shut-down", "it was shut down for reading or writing before it could be accelerated";
 }
 
 /// [`Endpoint::rx_fin`]: a FIN was seen, before any RST.

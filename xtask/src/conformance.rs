@@ -33,11 +33,7 @@ const QUICK: &[(&str, &[&str])] = &[
 ];
 
 /// Not TCP, and hangs on machines whose hypervisor has a vsock device but no peer.
-///
-/// testNonRegularFile is a known failure of culvert's, not of the test: beside other load, a receiver that polls
-/// with a timeout in the process that also sends can miss the end of 10 MB (ARCHITECTURE.md, "Known weaknesses").
-/// Take it out of this list first of all.
-const IGNORED: &[&str] = &["*VSOCK*", "testNonRegularFile"];
+const IGNORED: &[&str] = &["*VSOCK*"];
 
 /// Says that it needs the network, and uses the loopback interface alone.
 const NEEDS_NETWORK: &[&str] = &["test_socketserver"];

@@ -95,6 +95,9 @@ fn lifeline_mask(events: u32) -> u32 {
     always | if events & EPOLLET as u32 != 0 { events & BOTH } else { BOTH }
 }
 
+/// What the kernel lets go with EPOLLEXCLUSIVE (EPOLLEXCLUSIVE_OK_BITS, fs/eventpoll.c).
+const WITH_EXCLUSIVE: u32 =
+    (EPOLLIN | EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE) as u32;
 const BOTH: u32 = (EPOLLIN | EPOLLOUT) as u32;
 
 /// Whether the kernel must be told of a change of a watch.
@@ -137,6 +140,10 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
             Err(_) => return native(),
         }
     };
+    if want.events & EPOLLEXCLUSIVE as u32 != 0 && (op != libc::EPOLL_CTL_ADD || want.events & !WITH_EXCLUSIVE != 0) {
+        // Refused.
+        return native();
+    }
     let s = &TABLE[i];
     if op == libc::EPOLL_CTL_ADD
         && want.events & EPOLLEXCLUSIVE as u32 != 0
@@ -146,7 +153,9 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         unpark(i, epfd, fd, w);
         held.release();
     }
-    if op == libc::EPOLL_CTL_ADD && (want.events & EPOLLEXCLUSIVE as u32 != 0 || !watchable(fd)) {
+    // An exclusive watch wakes one waiter or more (epoll_ctl(2)): from the ring it wakes all.
+    let exclusive = want.events & EPOLLEXCLUSIVE as u32 != 0 && ep.state() != State::Attached;
+    if op == libc::EPOLL_CTL_ADD && (exclusive || !watchable(fd)) {
         io::retire(fd, Reason::EpollShared);
         return native();
     }
@@ -199,9 +208,10 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             0
         }
         (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
-            if want.events & EPOLLEXCLUSIVE as u32 != 0 {
-                // The kernel refuses it (EINVAL) and changes nothing.
-                return native();
+            if w.events.load(Relaxed) & EPOLLEXCLUSIVE as u32 != 0 {
+                // An exclusive watch cannot be changed (epoll_ctl(2)).
+                real::set_errno(libc::EINVAL);
+                return -1;
             }
             if s.nested.load(Relaxed) != 0 && to_kernel(ep) {
                 let r = native();

@@ -2,7 +2,7 @@
 
 use legacy_apps::lab::free_ports;
 use legacy_apps::procs::listening;
-use legacy_apps::{ALL, Lab, PATIENCE, Seen, Side, compare, wait_for};
+use legacy_apps::{ALL, Lab, Mode, PATIENCE, Seen, Side, compare, wait_for};
 use std::process::Stdio;
 
 /// Runs `script` as a server on `port` and the ports after it, then as its client.
@@ -57,4 +57,22 @@ fn addresses_options_and_endings() {
 #[test]
 fn inherited_sockets() {
     compare("python-inherit", ALL, |lab| pair(lab, "inherit.py", 1));
+}
+
+/// A sender that goes up behind a full lifeline and is gone before the receiver has read that.
+#[test]
+fn polling_in_transit() {
+    compare("python-transit", &[Mode::Both], |lab| {
+        let mut c = lab.python(Side::Client, "transit.py");
+        if lab.accelerated(Side::Client) {
+            c.env("CULVERT_LOG", "debug");
+        }
+        let out = lab.run("transit.py", &mut c).success();
+        if lab.accelerated(Side::Client) {
+            assert_eq!(out.stderr.matches("receiving on the ring").count(), 2, "not what this is to test:\n{}", out.stderr);
+        }
+        let mut seen = Seen::default();
+        seen.note("transit.py", out.text());
+        seen
+    });
 }
