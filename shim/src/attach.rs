@@ -103,6 +103,33 @@ pub fn after_fork_child() {
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
 
+/// A peer that has answered this often, in as many operations of its own, would have taken part by now.
+const ANSWERS: u32 = 256;
+
+/// Something was sent natively.
+#[inline]
+pub fn note_sent(ep: Ep) {
+    let l = ep.local();
+    if l.asked.load(Relaxed) == 0 {
+        l.asked.store(1, Relaxed);
+    }
+}
+
+/// Something was received natively. A peer without culvert is given up: the connection costs nothing any more.
+#[inline]
+pub fn note_answer(ep: Ep) {
+    let l = ep.local();
+    if l.asked.load(Relaxed) != 0 {
+        l.asked.store(0, Relaxed);
+        let n = l.answers.load(Relaxed) + 1;
+        l.answers.store(n, Relaxed);
+        if n >= ANSWERS && ep.reason.load(Relaxed) == Reason::NoPeer as u32 {
+            withdraw(ep);
+            ep.pin(Reason::NoPeer);
+        }
+    }
+}
+
 /// Operations before the first step: a connection for one request and its answer costs nothing. The acceptor
 /// asks the kernel who is at the other end, which is dear, so it comes second.
 const FIRST: [u32; 2] = [6, 8];
@@ -606,7 +633,7 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         if fd < 0 {
             return None;
         }
-        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id };
+        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id, forked: Default::default() };
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
             && syscall!(libc::SYS_pwrite64, fd, &raw const h, size_of_val(&h), 0) > 0

@@ -225,7 +225,7 @@ pub fn take_up() {
     if seals < 0 {
         return;
     }
-    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1 };
+    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default() };
     // SAFETY: reads into a local.
     let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
     if n != size_of_val(&h) as isize || h.magic != layout::MAGIC || h.version != layout::VERSION || h.id != 0 || !family::ensure() {

@@ -914,6 +914,13 @@ pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     end(ep, me(chan, h), peer(chan, h)) != 0
 }
 
+/// Whether the peer has said that it sends no more, or no more on the ring.
+pub fn ending(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
+}
+
 /// Position published by the sender, as it claims.
 pub fn tail(ep: Ep, chan: &Chan) -> u64 {
     chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].tail.load(Relaxed)
