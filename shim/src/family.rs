@@ -387,7 +387,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.rx_up.store(u64::MAX, Relaxed);
     ep.tx_up.store(u64::MAX, Relaxed);
     ep.role.store(role, Relaxed);
-    ep.pid.store(sys::getpid(), Relaxed);
+    ep.pid.store(h.members.get(MEMBER.load(Relaxed) as usize).map_or(0, |m| m.load(Relaxed)), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
     for (i, h) in ep.holders.iter().enumerate() {
         let me = MEMBER.load(Relaxed) as usize;
