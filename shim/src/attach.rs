@@ -700,6 +700,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.rx_phase.store(phase, Relaxed);
     ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
+    ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
     ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
     ep.because(Reason::Inherited);
     let l = ep.local();

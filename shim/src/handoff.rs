@@ -211,6 +211,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);
+    dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
     // Rebuilt by `take_up`: the phase in which this image left it.
     dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);

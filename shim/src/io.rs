@@ -334,7 +334,12 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
                         true
                     }
                 },
-                Err(CLOSED) => left() == 0 || rx::echoed(ep, chan, fd),
+                Err(CLOSED) => {
+                    if !rx::closed(ep, chan, fd) {
+                        reset(fd, why);
+                    }
+                    left() == 0 || rx::echoed(ep, chan, fd)
+                }
                 // Left before: all that this side still has to read lies before the cut.
                 Err(_) => rx::on_ring(ep, chan) == 0,
             };

@@ -658,10 +658,10 @@ fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
         RST => Some(false),
         // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
         _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
-        // A peer that has finished says so.
-        _ => ep.chan().map(|chan| {
+        // A peer that has finished says so, unless another program image of its did.
+        _ => ep.chan().and_then(|chan| {
             let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            p.wr_shut.load(Relaxed) != 0 || p.gone.load(Relaxed) != 0
+            (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true)
         }),
     };
     lifeline::received(fd, fin)
@@ -830,6 +830,22 @@ pub fn dropped(ep: Ep, fd: i32) -> bool {
 /// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
 pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
     advance(ep, chan, fd);
+}
+
+/// The arbiter says CLOSED: waits until the sender has said, too, where its stream ends and from where on it is
+/// repeated. Until then what this side has read may yet be in the echo. False if it does not say.
+pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    let mut ended = false;
+    patiently(LONG_PATIENCE_NS, || {
+        // In this order: it is said before a FIN. A sender that was killed before has repeated nothing.
+        if ended || p.down.load(Acquire) != 0 {
+            return true;
+        }
+        ended = lifeline::look(fd, ENDED) != 0;
+        false
+    })
 }
 
 /// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
