@@ -18,7 +18,7 @@ use crate::{attach, io, lifeline};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
-use shmring::switch::RxPhase;
+use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
 /// The number that the memfd has across the exec: just below our own descriptors.
@@ -197,17 +197,15 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
         pos += len as u64;
     }
     let side = &dst.side[Role::Connector as usize];
-    let src_ring = from.ring() as u64;
-    // Where the ring begins is known only while bytes before it may lie on the lifeline.
-    let from_peer = &src.side[peer];
-    let mut up = from_peer.up.load(Relaxed);
-    let echo = from_peer.echo.load(Relaxed) & !layout::ECHOED;
-    if echo != 0 && src.side[1 - peer].rewind.load(Relaxed) == CLOSED {
-        // An echo that the sender did not complete: it begins before what is handed on.
-        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
-        up = up.wrapping_add(read.min(src_ring));
-        side.echo.store(1, Relaxed);
-    }
+    let (from_peer, mine) = (&src.side[peer], &src.side[1 - peer]);
+    let (up, echo) = switch::hand_on(
+        mine.rewind.load(Relaxed),
+        from_peer.up.load(Relaxed),
+        from_peer.echo.load(Relaxed),
+        ep.rx_head.load(Relaxed),
+        from.ring() as u64,
+    );
+    side.echo.store(echo, Relaxed);
     side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);

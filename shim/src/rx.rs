@@ -9,7 +9,7 @@ use crate::{fds, lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::family::{FIN, RST};
-use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
+use shmring::layout::{self, ECHOED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
@@ -145,12 +145,14 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
         return 0;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    left(ep, chan, h)
+}
+
+/// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
+fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     let head = ep.rx_head.load(Relaxed);
-    let n = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    match ep.rx_cut.load(Relaxed) {
-        0 => n,
-        cut => n.min((cut - 1).wrapping_sub(head)),
-    }
+    let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+    switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
 }
 
 /// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
@@ -671,7 +673,7 @@ fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
 pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let (me, p) = (me(chan, h), peer(chan, h));
+    let p = peer(chan, h);
     let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
     let consumed = || received(ep, fd).map_or(0, |(consumed, _)| consumed);
     let queued = lifeline::unread(fd);
@@ -682,16 +684,11 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
         };
         return queued - queued.min(left);
     }
-    let down = end(ep, me, p);
     let up = p.up.load(Acquire);
     if up == 0 {
         return queued;
     }
-    let head = ep.rx_head.load(Relaxed);
-    let mut on_ring = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    if down != 0 {
-        on_ring = on_ring.min((down - 1).wrapping_sub(head));
-    }
+    let on_ring = left(ep, chan, h);
     let before = if phase == RxPhase::Ring { 0 } else { (up - 1).saturating_sub(consumed()) };
     let echo = match p.echo.load(Acquire) & !ECHOED {
         0 => 0,
@@ -742,29 +739,32 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
 /// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
 pub fn come_down(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let echo = peer(chan, h).echo.load(Acquire) & !ECHOED;
-    if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
-        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
-        // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
-        if read != 0 && read <= chan.ring() as u64 {
-            ep.rx_skip.store(ep.rx_up.load(Relaxed).wrapping_add(read), Relaxed);
-        }
+    let (rewind, echo) = (me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire));
+    let to = switch::skip(rewind, echo, ep.rx_up.load(Relaxed), ep.rx_head.load(Relaxed), chan.ring() as u64);
+    if to != 0 {
+        ep.rx_skip.store(to, Relaxed);
     }
     ep.rx_phase.store(RxPhase::Down as u32, Release);
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
 }
 
-/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
-/// in transit: what is left before X comes ahead of the echo, which waits behind it.
-pub fn doubled(ep: Ep, chan: &Chan) -> bool {
+/// Phase, arbiter and echo.
+fn echoing(ep: Ep, chan: &Chan) -> (RxPhase, u64, u64) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
+    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    (phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
 }
 
-/// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
+/// See [`switch::doubled`].
+pub fn doubled(ep: Ep, chan: &Chan) -> bool {
+    let (phase, rewind, echo) = echoing(ep, chan);
+    switch::doubled(phase, rewind, echo)
+}
+
+/// See [`switch::all_echoed`].
 fn all_echoed(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    doubled(ep, chan) && peer(chan, h).echo.load(Acquire) & ECHOED != 0
+    let (phase, rewind, echo) = echoing(ep, chan);
+    switch::all_echoed(phase, rewind, echo)
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
@@ -879,7 +879,7 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
         return TakenBack::Yes;
     }
     match received(ep, fd) {
-        Some((consumed, queued)) if consumed + queued < p.up.load(Relaxed) => TakenBack::No,
+        Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
         _ => TakenBack::Partly,
     }
 }
@@ -898,14 +898,8 @@ fn serve_other(ep: Ep) {
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
 fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
-    match ep.rx_cut.load(Acquire) {
-        // A holder that died while it was leaving may have got no further than the arbiter.
-        0 => match me.rewind.load(Acquire) {
-            0 | CLOSED => peer.down.load(Acquire),
-            left => left,
-        },
-        cut => cut,
-    }
+    let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
+    switch::end(cut, rewind, peer.down.load(Acquire))
 }
 
 /// Whether the ring, empty now, has also ended.

@@ -210,10 +210,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let (start, echo) = match peer.rewind.load(Acquire) {
-        CLOSED => ((me.echo.load(Relaxed) & !ECHOED).saturating_sub(1), true),
-        left => (left.saturating_sub(1), false),
-    };
+    let (start, echo) = switch::resend(peer.rewind.load(Acquire), me.echo.load(Relaxed));
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
