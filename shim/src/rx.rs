@@ -9,7 +9,7 @@ use crate::{fds, lifecycle, lock, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::family::{FIN, RST};
-use shmring::layout::{self, ECHOED, SlotHeader};
+use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
@@ -149,7 +149,7 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
 }
 
 /// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
-fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
+pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     let head = ep.rx_head.load(Relaxed);
     let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
     switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
@@ -740,6 +740,10 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
 pub fn come_down(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let (rewind, echo) = (me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire));
+    if !matches!(rewind, 0 | CLOSED) {
+        // A holder that died when it had moved the arbiter may have told nobody.
+        chan.notify(ep.slot.load(Relaxed) as usize);
+    }
     let to = switch::skip(rewind, echo, ep.rx_up.load(Relaxed), ep.rx_head.load(Relaxed), chan.ring() as u64);
     if to != 0 {
         ep.rx_skip.store(to, Relaxed);
@@ -830,6 +834,20 @@ pub fn dropped(ep: Ep, fd: i32) -> bool {
 /// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
 pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
     advance(ep, chan, fd);
+}
+
+/// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it
+/// does neither: what it is about to echo cannot be known, not even that it is nothing.
+pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    patiently(LONG_PATIENCE_NS, || {
+        if p.down.load(Acquire) != 0 || lifeline::look(fd, ENDED) != 0 {
+            return true;
+        }
+        serve_other(ep);
+        false
+    })
 }
 
 /// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
