@@ -336,6 +336,15 @@ pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
     flush(ep, chan, fd, true);
 }
 
+/// After the FIN: what is left of an echo stays unsent.
+pub fn finished(ep: Ep) {
+    let held = lock::take(&ep.tx_token);
+    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+    }
+    held.release();
+}
+
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
@@ -346,7 +355,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
-        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
     let until = wait::now() + FINISH_NS;
