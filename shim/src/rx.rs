@@ -645,7 +645,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
 }
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
-fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
+pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
     if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
         // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
         if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
