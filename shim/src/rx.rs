@@ -359,12 +359,14 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         match unsafe { native(fd, b, left.min(want - total), flags) } {
                             Got::Bytes(n) => {
                                 total += n;
-                                if peek {
-                                    // What follows lies on the ring only if this was all before it.
-                                    if n < left {
-                                        break;
-                                    }
+                                if n == left {
                                     phase = RxPhase::Ring;
+                                    if !peek {
+                                        go_up(ep, chan, x);
+                                    }
+                                } else if peek {
+                                    // What follows lies on the ring only if this was all before it.
+                                    break;
                                 }
                             }
                             g => return some(total, g),
@@ -380,9 +382,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     }
                     Transit::Ring => {
                         phase = RxPhase::Ring;
-                        ep.rx_up.store(x, Relaxed);
-                        ep.rx_phase.store(phase as u32, Release);
-                        crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
+                        go_up(ep, chan, x);
                     }
                     Transit::Corrupt => return some(total, corrupt(ep, "start", consumed, x)),
                 }
@@ -720,8 +720,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
             && let Some((consumed, _)) = received(ep, fd)
         {
             if consumed == up - 1 {
-                ep.rx_up.store(up - 1, Relaxed);
-                ep.rx_phase.store(RxPhase::Ring as u32, Release);
+                go_up(ep, chan, up - 1);
             } else {
                 ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
             }
@@ -734,6 +733,15 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         held.release();
     }
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
+}
+
+/// Moves the receiver to the ring. The direction is owned.
+fn go_up(ep: Ep, chan: &Chan, x: u64) {
+    ep.rx_up.store(x, Relaxed);
+    ep.rx_phase.store(RxPhase::Ring as u32, Release);
+    // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
+    chan.tell_own(ep.slot.load(Relaxed) as usize);
+    crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
 }
 
 /// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
@@ -750,6 +758,13 @@ pub fn come_down(ep: Ep, chan: &Chan) {
     }
     ep.rx_phase.store(RxPhase::Down as u32, Release);
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
+}
+
+/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
+/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
+pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
+    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
 }
 
 /// Phase, arbiter and echo.
