@@ -127,6 +127,20 @@ fn all_echoed(w: &World) -> bool {
     switch::all_echoed(RxPhase::from_u32(u32::from(w.rx.phase)), rewind_word(w.slot().rewind), echo_word(w.slot().echo))
 }
 
+/// `rx::in_transit`.
+fn in_transit(w: &World) -> bool {
+    w.rx.phase < RxPhase::Ring as u8 && w.slot().up != 0
+}
+
+/// `rx::go_up`.
+fn go_up(c: &Config, n: &mut World, i: usize, x: u8) {
+    n.rx.up = x;
+    n.rx.phase = RxPhase::Ring as u8;
+    for j in 0..c.receivers.len() {
+        n.r[j].bell |= n.r[j].armed && c.rules.tell_on_ring && c.receivers[j] == c.receivers[i] && j != i;
+    }
+}
+
 /// The first half of `rx::come_down`.
 fn note_skip(c: &Config, n: &mut World) {
     let m = n.slot();
@@ -378,6 +392,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::TransitRecv => {
             native(&mut n, i, t.b.min(want(c, w, i)));
+            if n.k.consumed == w.k.consumed + t.b && c.rules.tell_on_ring {
+                go_up(c, &mut n, i, w.k.consumed + t.b);
+            }
             "transit: recv"
         }
         Pc::TransitWait => {
@@ -500,6 +517,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         Pc::GotNothing => {
             n.rx.token = 0;
             n.r[i].armed = true;
+            n.r[i].b = u8::from(c.rules.transit_in_steps && in_transit(w));
             n.r[i].pc = Pc::Stirred;
             "nothing: arms"
         }
@@ -518,8 +536,8 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "looks again"
         }
         Pc::Sleep => {
-            // In transit it sleeps in steps: another thread may move on to the ring, and nobody tells.
-            if !t.bell && !w.k.readable() && !(c.rules.tell_on_ring && phase == RxPhase::Transit) {
+            // In transit it sleeps in steps: another process may move on to the ring, and cannot tell.
+            if !t.bell && !w.k.readable() && t.b == 0 {
                 return;
             }
             n.r[i].wipe();
@@ -532,17 +550,18 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             if !token_free(c, w) {
                 return;
             }
+            // An edge is consumed before anything is looked at.
+            n.k.edge = false;
             let up = w.slot().up;
             if phase == RxPhase::Ring && ring_end(c, w) == u64::from(w.rx.head) + 1 {
                 note_skip(c, &mut n);
                 come_down(c, &mut n);
             } else if up != 0 && matches!(phase, RxPhase::Native | RxPhase::Transit) {
-                n.rx.phase = if w.k.consumed == up - 1 {
-                    n.rx.up = up - 1;
-                    RxPhase::Ring
+                if w.k.consumed == up - 1 {
+                    go_up(c, &mut n, i, up - 1);
                 } else {
-                    RxPhase::Transit
-                } as u8;
+                    n.rx.phase = RxPhase::Transit as u8;
+                }
             }
             if n.rx.skip != 0 {
                 skip(&mut n);
@@ -560,7 +579,6 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "poll: looks at the ring"
         }
         Pc::PollLifeline => {
-            n.k.edge = false;
             n.rx.fin |= w.k.ended();
             n.r[i].pc = if w.k.readable() && w.rx.skip == 0 && (w.k.ended() || !doubled(c, w)) {
                 n.r[i].then = 1;
@@ -577,6 +595,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::PollArm => {
             n.r[i].armed = true;
+            n.r[i].b = u8::from(c.rules.transit_in_steps && in_transit(w));
             n.r[i].pc = Pc::PollNews;
             "poll: arms"
         }
@@ -599,10 +618,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 true => w.k.edge,
                 false => w.k.ended() || t.c == 1 && w.k.readable(),
             };
-            let step = c.rules.tell_on_ring && phase == RxPhase::Transit;
-            // While the lifeline repeats the ring it is not slept on, and steps are short.
-            let step = step || c.rules.doubled_in_steps && t.c == 0 && c.epolls & (1 << i) == 0;
-            if !t.bell && !lifeline && !step {
+            // While the lifeline repeats the ring it is not slept on, but in steps.
+            let step = t.b == 1 || c.rules.doubled_in_steps && t.c == 0;
+            let woken = t.bell || lifeline || step && c.epolls & (1 << i) == 0;
+            if !woken {
                 return;
             }
             n.r[i].wipe();
@@ -689,11 +708,8 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 _ if phase != RxPhase::Ring && !c.rules.cut_in_transit => 0,
                 _ => switch::left(there, u64::from(w.rx.head), ring_end(c, w)),
             };
-            let kept = match keep {
-                true if !c.rules.behind_the_cut => there,
-                true => u64::from(t.b - w.rx.head),
-                false => 0,
-            };
+            let kept = u64::from(t.b - w.rx.head);
+            let left = if keep && t.c == 0 && !c.rules.behind_the_cut { kept } else { left };
             n.r[i].rest();
             n.r[i].pc = match switch::leave(rewind_word(t.c), u64::from(w.rx.head), kept, left, u64::from(w.rx.cut)) {
                 Leave::Down => Pc::LeaveCome,
@@ -733,7 +749,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             } else if switch::killed_over_it(u64::from(w.m.up), u64::from(w.k.consumed + w.k.queue.len)) && c.rules.killed_over_it {
                 n.g.excused |= w.m.down != w.m.rewind;
                 n.r[i].c = 1;
-                if c.rules.reset_first { Pc::LeaveReset } else { Pc::LeaveCome }
+                Pc::LeaveReset
             } else {
                 n.rx.cut = w.rx.head + available(c, w).unwrap_or(0) as u8 + 1;
                 Pc::LeaveStays
@@ -836,10 +852,6 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         Pc::LeaveRelease => {
             n.rx.token = 0;
             tell(&mut n);
-            if t.c == 1 {
-                n.k.reset();
-                n.k.queue.clear();
-            }
             end(&mut n, i, Pc::Idle);
             match act(c, w, i) {
                 Act::Cut | Act::Rewind => {}
@@ -952,8 +964,7 @@ fn decide(c: &Config, n: &mut World, i: usize, step: RxStep) {
                     n.r[i].pc = Pc::TransitWait;
                 }
                 Transit::Ring => {
-                    n.rx.up = x as u8;
-                    n.rx.phase = RxPhase::Ring as u8;
+                    go_up(c, n, i, x as u8);
                     again(n, i, seen_end);
                 }
                 Transit::Corrupt => n.g.verdict = Verdict::Accused,

@@ -614,7 +614,8 @@ fn finish(c: &Config, n: &mut World, i: usize) {
     n.s[i].act = 0;
     n.s[i].rest();
     let last = (0..c.senders.len()).all(|j| j == i || n.s[j].pc == Pc::Done);
-    if !last && !(c.hasty && i == 0) {
+    let hasty = c.hasty && i == 0;
+    if !last && !hasty {
         n.s[i].pc = Pc::Done;
         return;
     }

@@ -241,8 +241,6 @@ pub struct Rules {
     pub count_receivers: bool,
     /// A receiver that retires looks for the end after it moved the arbiter, not before.
     pub look_after_rewind: bool,
-    /// A receiver that must reset does so before anybody can see its phase.
-    pub reset_first: bool,
     /// The receiver clears the wish for space that it served; the sender arms before it wishes.
     pub reader_clears_want: bool,
     /// A sender that is about to sleep for ring space notices that a rewind has begun.
@@ -287,8 +285,10 @@ pub struct Rules {
     pub file_is_all: bool,
     /// Before the ring's bytes, the file gets those before X, and no echo.
     pub file_to_x: bool,
-    /// A thread that moves a receiver from transit to the ring tells the others.
+    /// A thread that moves a receiver from transit to the ring tells the others of its process.
     pub tell_on_ring: bool,
+    /// In transit, receivers and pollers sleep in steps.
+    pub transit_in_steps: bool,
 }
 
 /// The protocol as it should be.
@@ -302,7 +302,6 @@ pub const RULES: Rules = Rules {
     look_after_end: true,
     count_receivers: true,
     look_after_rewind: true,
-    reset_first: true,
     reader_clears_want: true,
     stir_on_rewind: true,
     ready_by_cas: true,
@@ -326,6 +325,7 @@ pub const RULES: Rules = Rules {
     file_is_all: true,
     file_to_x: true,
     tell_on_ring: true,
+    transit_in_steps: true,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
