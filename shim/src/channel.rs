@@ -243,6 +243,16 @@ impl Chan {
         rung
     }
 
+    /// The same for our own side: this thread has changed what others of this process wait for.
+    #[cold]
+    pub fn tell_own(&self, slot: usize) {
+        // The pollers' words of an inherited channel are those of the process that mapped it.
+        if self.inherited.load(Relaxed) == 0 {
+            let role = self.role();
+            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, crate::wait::ring_own);
+        }
+    }
+
     #[cold]
     fn ring_bell(&self, p: usize) {
         let mut fd = self.bells[p].load(Relaxed);

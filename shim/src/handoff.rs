@@ -14,11 +14,11 @@
 use crate::channel;
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
-use crate::{attach, io, lifeline};
+use crate::{attach, io, lifeline, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
-use shmring::switch::RxPhase;
+use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
 /// The number that the memfd has across the exec: just below our own descriptors.
@@ -34,12 +34,10 @@ fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     let chan = ep.chan()?;
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let mut n = ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).ok()?;
-    match (h.side[chan.role() as usize].rewind.load(Relaxed), ep.rx_cut.load(Relaxed)) {
-        (CLOSED, _) => {}
-        (_, 0) => return None,
-        (_, cut) => n = n.min((cut - 1).wrapping_sub(ep.rx_head.load(Relaxed))),
+    if h.side[chan.role() as usize].rewind.load(Relaxed) != CLOSED && ep.rx_cut.load(Relaxed) == 0 {
+        return None;
     }
+    let n = rx::left(ep, chan, h);
     (n > 0).then_some((chan, slot, n))
 }
 
@@ -88,9 +86,13 @@ pub fn pass_on(preloaded: bool) -> Passed {
     for ep in family::held() {
         if let Some((chan, slot, n)) = left(ep)
             && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
-            && (chan.slot(slot).side[chan.role() as usize].rewind.load(Relaxed) == CLOSED || lifeline::look(0, lifeline::ENDED) != 0)
-            && replace_stdin(ep, chan, slot, n as usize)
         {
+            if !is_all(ep, chan, slot) {
+                // More may come, behind the ring, to a reader that we do not serve.
+                io::reset(0, Reason::Exec);
+            } else if !replace_stdin(ep, chan, slot, n as usize) {
+                continue;
+            }
             // What the file holds is consumed.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
             ep.rx_phase.store(RxPhase::Down as u32, Relaxed);
@@ -146,6 +148,16 @@ pub fn pass_on(preloaded: bool) -> Passed {
     passed
 }
 
+/// Whether descriptor 0 and the ring hold everything that is still to come in.
+fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
+    let h = chan.slot(slot);
+    let ended = lifeline::look(0, lifeline::ENDED) != 0;
+    let peer = &h.side[chan.role().peer() as usize];
+    let received = rx::received(ep, 0).map_or(u64::MAX, |(consumed, queued)| consumed + queued);
+    let rewind = h.side[chan.role() as usize].rewind.load(Relaxed);
+    switch::is_all(rewind, peer.up.load(Relaxed), peer.echo.load(Relaxed), ended, received)
+}
+
 /// Makes descriptor 0 a file of everything that is still to come in.
 fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
     let name = c"culvert-stdin";
@@ -157,9 +169,15 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
         }
         let mut ok = true;
         let mut buf = [0u8; 4096];
-        // In transit the lifeline's bytes come first.
+        // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
+        let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
         while ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
-            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), buf.len(), libc::MSG_DONTWAIT, 0, 0);
+            let consumed = rx::received(ep, 0).map_or(u64::MAX, |(consumed, _)| consumed);
+            let before = up.saturating_sub(1).saturating_sub(consumed).min(buf.len() as u64);
+            if before == 0 {
+                break;
+            }
+            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), before, libc::MSG_DONTWAIT, 0, 0);
             if r <= 0 {
                 break;
             }
@@ -197,17 +215,15 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
         pos += len as u64;
     }
     let side = &dst.side[Role::Connector as usize];
-    let src_ring = from.ring() as u64;
-    // Where the ring begins is known only while bytes before it may lie on the lifeline.
-    let from_peer = &src.side[peer];
-    let mut up = from_peer.up.load(Relaxed);
-    let echo = from_peer.echo.load(Relaxed) & !layout::ECHOED;
-    if echo != 0 && src.side[1 - peer].rewind.load(Relaxed) == CLOSED {
-        // An echo that the sender did not complete: it begins before what is handed on.
-        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
-        up = up.wrapping_add(read.min(src_ring));
-        side.echo.store(1, Relaxed);
-    }
+    let (from_peer, mine) = (&src.side[peer], &src.side[1 - peer]);
+    let (up, echo) = switch::hand_on(
+        mine.rewind.load(Relaxed),
+        from_peer.up.load(Relaxed),
+        from_peer.echo.load(Relaxed),
+        ep.rx_head.load(Relaxed),
+        from.ring() as u64,
+    );
+    side.echo.store(echo, Relaxed);
     side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);

@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
-use shmring::layout::{ALL_SHUT, WR_SHUT, CLOSED, REFUSED};
-use shmring::switch::RxPhase;
+use shmring::layout::{ALL_SHUT, WR_SHUT, REFUSED};
+use shmring::switch::{self, Leave, RxPhase};
 use shmring::syscall;
 
 /// May this descriptor be an endpoint of ours? One load.
@@ -244,6 +244,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         }
     }
     let r = real();
+    if ep.wr_shut.load(Relaxed) != 0 {
+        tx::finished(ep);
+    }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
     }
@@ -305,43 +308,42 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
     let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return true };
     let mut complete = true;
+    let cut = |to: u64| {
+        ep.rx_cut.store(to, Release);
+        false
+    };
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
         me.rx.store(REFUSED, Release);
         fence(SeqCst);
         if peer.up.load(Acquire) != 0 {
             let head = ep.rx_head.load(Relaxed);
-            let left = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-            let at = if unread == Unread::Keep { head + left() } else { head };
+            let there = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+            let kept = if unread == Unread::Keep { there() } else { 0 };
+            let at = head + kept;
             // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
-            let moved = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire);
+            let found = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire).err().unwrap_or(0);
             // At once: if we die here, the peer must know.
             chan.notify(slot);
-            complete = match moved {
-                Ok(_) if unread == Unread::Keep => {
-                    ep.rx_cut.store(at + 1, Release);
-                    at == head
-                }
-                Ok(_) if left() == 0 => true,
-                Ok(_) => match rx::taken_back(ep, chan, fd, at) {
-                    TakenBack::Yes => true,
+            let left = if found == 0 { there() } else { rx::left(ep, chan, h) };
+            complete = match switch::leave(found, head, kept, left, ep.rx_cut.load(Relaxed)) {
+                Leave::Down => true,
+                Leave::Cut(to) => cut(to),
+                Leave::Rewound => match rx::taken_back(ep, chan, fd, at) {
+                    TakenBack::Yes => kept == 0 || cut(at + 1),
                     // The peer was killed before: nobody takes them back.
-                    TakenBack::No => {
-                        ep.rx_cut.store(head + left() + 1, Release);
-                        false
-                    }
+                    TakenBack::No => cut(head + there() + 1),
                     TakenBack::Partly => {
                         reset(fd, why);
                         true
                     }
                 },
-                Err(CLOSED) => {
-                    if !rx::closed(ep, chan, fd) {
+                Leave::Closed => match rx::closed(ep, chan, fd) {
+                    true => there() == 0 || rx::echoed(ep, chan, fd),
+                    false => {
                         reset(fd, why);
+                        true
                     }
-                    left() == 0 || rx::echoed(ep, chan, fd)
-                }
-                // Left before: all that this side still has to read lies before the cut.
-                Err(_) => rx::on_ring(ep, chan) == 0,
+                },
             };
         }
         if complete {

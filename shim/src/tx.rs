@@ -227,10 +227,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let (start, echo) = match peer.rewind.load(Acquire) {
-        CLOSED => ((me.echo.load(Relaxed) & !ECHOED).saturating_sub(1), true),
-        left => (left.saturating_sub(1), false),
-    };
+    let (start, echo) = switch::resend(peer.rewind.load(Acquire), me.echo.load(Relaxed));
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
@@ -356,6 +353,15 @@ pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
     flush(ep, chan, fd, true);
 }
 
+/// After the FIN: what is left of an echo stays unsent.
+pub fn finished(ep: Ep) {
+    let held = lock::take(&ep.tx_token);
+    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+    }
+    held.release();
+}
+
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
@@ -366,7 +372,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
-        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
     let until = wait::now() + FINISH_NS;

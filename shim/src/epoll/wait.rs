@@ -22,9 +22,7 @@ const KERNEL_EVENTS: usize = 128;
 /// Rings the set's own doorbell.
 pub(super) fn knock(s: &Set) {
     if let Some(p) = s.poller() {
-        let one = 1u64;
-        // SAFETY: writes 8 bytes from a local.
-        unsafe { syscall!(libc::SYS_write, wait::bell(p), &raw const one, 8) };
+        wait::ring_own(p);
     }
 }
 
