@@ -5,6 +5,7 @@ mod echo;
 mod habits;
 mod http;
 mod inetd;
+mod jail;
 mod memcached;
 mod stream;
 
@@ -21,6 +22,7 @@ legacy-peer [close-all] [dup-over] [daemon] COMMAND
   http PORT PATH N                  GET on N kept-alive connections until standard input ends
   memcached PORT THREADS ROUNDS     set and get values of many sizes, checked
   inetd PORT LINES -- PROGRAM...    serve: answer LINES lines, then fork and exec PROGRAM on the socket
+  jail PORT READS keep|drop         serve: echo in a child that allows itself few calls after READS reads
   talk PORT LINES                   client of inetd: LINES lines, then standard input; prints the answer";
 
 fn main() -> ExitCode {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ["inetd", port, lines, "--", program @ ..] if !program.is_empty() => {
             inetd::serve(number(port), number(lines), program)
         }
+        ["jail", port, reads, parent @ ("keep" | "drop")] => jail::serve(number(port), number(reads), *parent == "keep"),
         ["talk", port, lines] => inetd::talk(number(port), number(lines)),
         _ => {
             eprintln!("{USAGE}");
