@@ -143,12 +143,12 @@ fn haproxy(lab: &Lab) -> Seen {
 
     // Splicing moves bytes in the kernel: those connections leave shared memory, the others stay.
     let section = |name: &str, mode: &str, listen: u16, to: u16, more: &str| {
-        format!("listen {name}\n mode {mode}\n bind 127.0.0.1:{listen}\n server a 127.0.0.1:{to} check inter 200ms\n {more}\n")
+        format!("listen {name}\n mode {mode}\n bind 127.0.0.1:{listen}\n server a 127.0.0.1:{to} check inter 1s fall 30\n {more}\n")
     };
     let config = lab.write(
         "haproxy.cfg",
         [
-            format!("global\n nbthread 2\n stats socket {dir}/admin mode 600 level admin expose-fd listeners\n hard-stop-after 30s\n"),
+            format!("global\n nbthread 2\n stats socket {dir}/admin mode 600 level admin expose-fd listeners\n hard-stop-after 120s\n"),
             "defaults\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n".into(),
             section("http", "http", http, web, "http-reuse always"),
             section("tcp", "tcp", tcp, web, "option splice-request\n option splice-response"),
