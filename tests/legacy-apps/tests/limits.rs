@@ -158,6 +158,24 @@ fn children_that_lock_themselves_up() {
     });
 }
 
+/// A question about filters is none.
+#[test]
+fn programs_that_ask_for_filters() {
+    compare("ask-for-filters", BOTH, |lab| {
+        let mut seen = Seen::default();
+        let port = free_port().to_string();
+        let number = port.parse().expect("a port");
+        let server = lab.serve("echo", number, &mut peer(lab, Side::Server, &[], &["ask-for-filters", "echo", &port]));
+        let mut c = peer(lab, Side::Client, &[], &["ask-for-filters", "ping-on", &port, "64"]);
+        let mut on = lab.start("ping-on", c.stdin(Stdio::piped()));
+        lab.assert_shm(server.pid());
+        drop(on.stdin());
+        seen.note("ping-on", on.wait(PATIENCE).status);
+        server.stop(libc::SIGTERM);
+        seen
+    });
+}
+
 #[test]
 fn daemons_that_fork_twice() {
     compare("daemon", BOTH, |lab| {

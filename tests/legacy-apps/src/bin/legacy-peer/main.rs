@@ -12,7 +12,7 @@ mod stream;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-legacy-peer [close-all] [dup-over] [daemon] COMMAND
+legacy-peer [close-all] [dup-over] [ask-for-filters] [daemon] COMMAND
   forbid CALL,... PROGRAM...        exec PROGRAM under a filter that refuses these system calls
   echo PORT                         serve: send back what comes, a thread per connection
   ping PORT CONNECTIONS COUNT SIZE  COUNT exchanges of SIZE bytes on each connection, checked
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         match first {
             "close-all" => habits::close_all(),
             "dup-over" => habits::dup_over(),
+            "ask-for-filters" => habits::ask_for_filters(),
             "daemon" => habits::daemon(),
             _ => break,
         }
