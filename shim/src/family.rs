@@ -395,7 +395,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     };
     ep.generation.fetch_add(1, Relaxed);
     for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
-        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked]
+        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked, &ep.cork]
     {
         w.store(0, Relaxed);
     }

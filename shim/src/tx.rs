@@ -10,7 +10,7 @@ use crate::{attach, lifecycle, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
-use shmring::family::Reason;
+use shmring::family::{CORKED, Reason, UNCORKED};
 use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, TxPhase, TxStep, TxView};
@@ -84,6 +84,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             }
             TxStep::GoDown => go_down(ep, chan, fd),
             TxStep::Rewind { from } => {
+                tell_cork(ep, fd);
                 ep.tx_head.store(from, Relaxed);
                 ep.tx_phase.store(TxPhase::Rewind as u32, Relaxed);
             }
@@ -176,6 +177,7 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = sides(chan, h);
+    tell_cork(ep, fd);
     let tail = ep.tx_tail.load(Relaxed);
     // A holder that died after its note of the tail may not have published it.
     ring::publish(&h.producer[chan.role().tx()], tail);
@@ -411,6 +413,32 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         sides(chan, h).0.sndbuf.store(bytes, Relaxed);
     }
     held.release();
+}
+
+/// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
+/// uncorks around every answer needs no system call for it. `real` tells the kernel.
+pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
+    let held = lock::take(&ep.tx_token);
+    let known = ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 && ep.cork.load(Relaxed) != 0;
+    let r = if known { 0 } else { real() };
+    // Once the kernel has nothing corked, it need not hear of it any more.
+    let now = match on {
+        true if known => CORKED,
+        false if known || r == 0 => UNCORKED,
+        _ => 0,
+    };
+    ep.cork.store(now, Relaxed);
+    held.release();
+    r
+}
+
+/// Tells the kernel of a cork that it does not know of.
+pub fn tell_cork(ep: Ep, fd: i32) {
+    if ep.cork.swap(0, Relaxed) == CORKED {
+        let on = 1i32;
+        // SAFETY: passes a local.
+        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on)) };
+    }
 }
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
