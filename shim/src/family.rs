@@ -6,7 +6,7 @@ use crate::channel::Chan;
 use crate::config;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::family::{FIN, ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
@@ -241,9 +241,26 @@ pub fn disable(why: Reason) {
     }
 }
 
-/// Why nothing new is accelerated, if so.
+/// This process runs under a system-call filter, that may kill it for any call that is not its own. Inherited by fork,
+/// as the filter is.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes the filter. The rest of the family, such as the server whose sandboxed child this is, goes on.
+pub fn filtered() {
+    FILTERED.store(true, Relaxed);
+    if header().is_some_and(|h| h.pid == sys::getpid()) {
+        disable(Reason::Seccomp);
+    }
+}
+
+/// Whether this process may make no call of its own any more, as far as it can do without.
+pub fn is_filtered() -> bool {
+    FILTERED.load(Relaxed)
+}
+
+/// Whether nothing new is accelerated.
 pub fn disabled() -> bool {
-    header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+    is_filtered() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
 /// Counts a channel.
@@ -325,6 +342,10 @@ fn drop_hold(ep: Ep, m: usize) -> bool {
 /// Gives up what members held that died without saying so.
 fn reap() {
     let Some(h) = header() else { return };
+    if is_filtered() {
+        // Whether they live is nothing that this process may ask.
+        return;
+    }
     for (m, place) in h.members.iter().enumerate() {
         let pid = place.load(Acquire);
         if pid == 0 || pid == BEING_FORKED {

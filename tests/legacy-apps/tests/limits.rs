@@ -139,6 +139,43 @@ fn forbidden_system_calls() {
     }
 }
 
+/// Children that may make hardly any call from some point on: a call of culvert's own would kill them.
+#[test]
+fn children_that_lock_themselves_up() {
+    compare("jail", BOTH, |lab| {
+        let mut seen = Seen::default();
+        for (reads, parent) in [("0", "keep"), ("40", "keep"), ("0", "drop"), ("120", "drop")] {
+            let port = free_port();
+            let server = lab.serve("jail", port, &mut peer(lab, Side::Server, &[], &["jail", &port.to_string(), reads, parent]));
+            for size in ["64", "20000"] {
+                let out = lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &port.to_string(), "1", "200", size]));
+                seen.note(format!("{reads} {parent} {size}"), format!("{} {}", out.text(), out.status));
+            }
+            wait_for("the last child's end", PATIENCE, || server.stdout().lines().count() == 2);
+            seen.note(format!("{reads} {parent} children"), server.stdout());
+        }
+        seen
+    });
+}
+
+/// A question about filters is none.
+#[test]
+fn programs_that_ask_for_filters() {
+    compare("ask-for-filters", BOTH, |lab| {
+        let mut seen = Seen::default();
+        let port = free_port().to_string();
+        let number = port.parse().expect("a port");
+        let server = lab.serve("echo", number, &mut peer(lab, Side::Server, &[], &["ask-for-filters", "echo", &port]));
+        let mut c = peer(lab, Side::Client, &[], &["ask-for-filters", "ping-on", &port, "64"]);
+        let mut on = lab.start("ping-on", c.stdin(Stdio::piped()));
+        lab.assert_shm(server.pid());
+        drop(on.stdin());
+        seen.note("ping-on", on.wait(PATIENCE).status);
+        server.stop(libc::SIGTERM);
+        seen
+    });
+}
+
 #[test]
 fn daemons_that_fork_twice() {
     compare("daemon", BOTH, |lab| {
