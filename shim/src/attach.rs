@@ -515,6 +515,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
         // that reads it is sure to wake: it wakes the others.
         Message::VersionNo { nonce: 0, .. } => {
             wait::ring_all();
+            rx::serve_all();
             0
         }
         Message::VersionNo { nonce, version, .. } => {

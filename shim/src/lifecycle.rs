@@ -88,9 +88,7 @@ fn end(ep: Ep, chan: &crate::channel::Chan, fd: c_int) {
     rx::drop_echo(ep, chan, fd);
     if ring_unread(ep, chan) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
-        let lg = libc::linger { l_onoff: 1, l_linger: 0 };
-        // SAFETY: passes a local.
-        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
+        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
@@ -415,7 +413,29 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
             }
         }
     }
-    handoff::pass_on(preloaded)
+    let mut passed = handoff::pass_on(preloaded);
+    // The child of vfork closes nothing of its parent's.
+    if tls().vfork.get() == 0 {
+        for ep in family::held() {
+            closes(ep, &mut passed);
+        }
+    }
+    passed
+}
+
+/// Before an exec that closes a connection, if nobody else has it: as for `close`, but an exec may fail.
+fn closes(ep: Ep, passed: &mut handoff::Passed) {
+    let fd = ep.local().fd.load(Relaxed);
+    let Some(chan) = ep.chan() else { return };
+    if ep.state() != State::Attached || fds::endpoint(fd) != Some(ep) || !family::sole_holder(ep) || handoff::survives(ep) {
+        return;
+    }
+    rx::drop_echo(ep, chan, fd);
+    if ring_unread(ep, chan) {
+        passed.linger(fd);
+    }
+    // What the peer has not read is on the lifeline, too, as far as it takes it: who leaves must find it there.
+    tx::leave(ep, chan, fd);
 }
 
 /// Whether an environment makes the dynamic linker load culvert.

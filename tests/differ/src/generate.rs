@@ -506,9 +506,13 @@ impl Generator {
             }
             4..=5 if self.has("exec") => {
                 let preload = i32::from(self.rng.chance(75));
-                Some(format!("{t} exec {process}.0 {preload}"))
+                let leaves = preload == 1 || self.model.ends_of(process).iter().all(|e| self.model.can_leave(*e));
+                leaves.then(|| format!("{t} exec {process}.0 {preload}"))
             }
             6..=7 if self.children < 4 && self.has("pspawn") => {
+                if !self.model.ends_of(process).iter().all(|e| self.model.can_leave(*e)) {
+                    return None;
+                }
                 self.children += 1;
                 let preload = i32::from(self.rng.chance(75));
                 Some(format!("{t} pspawn {child}.0 v{v} {} {preload}", self.rng.pick(&[0, 1, 7])))
@@ -536,7 +540,7 @@ impl Generator {
             return (s < 60).then(|| format!("{t} urecv v{s} {flags}"));
         }
         let ends: Vec<usize> = self.model.processes.get(process)?.slots.iter()
-            .filter(|(_, w)| matches!(w, What::End(_))).map(|(s, _)| *s).collect();
+            .filter(|(_, w)| matches!(w, What::End(e) if self.model.can_leave(*e))).map(|(s, _)| *s).collect();
         let others: Vec<String> = self.model.processes.keys().filter(|p| *p != process).cloned().collect();
         if ends.is_empty() || others.is_empty() {
             return None;

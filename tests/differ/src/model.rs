@@ -39,6 +39,8 @@ pub struct End {
     pub tiny: bool,
     /// Somebody reset the connection, or an error was seen.
     pub broken: bool,
+    /// Bytes up to here were handed on by an exec: nobody but the library has them.
+    pub kept: i64,
 }
 
 /// An actor process.
@@ -98,6 +100,20 @@ impl Model {
     /// Bytes on their way to `end`.
     pub fn under_way(&self, end: usize) -> i64 {
         self.ends[Self::peer(end)].sent - self.ends[end].got
+    }
+
+    /// What lies unread at `end` can follow it out of the library's reach: the peer can still send it again. Where it
+    /// cannot, the connection is reset, as ARCHITECTURE.md says.
+    pub fn can_leave(&self, end: usize) -> bool {
+        let (x, peer) = (&self.ends[end], &self.ends[Self::peer(end)]);
+        let deaf = peer.rd_shut && peer.wr_shut || x.rd_shut && x.wr_shut || x.broken || peer.broken;
+        x.got >= x.kept && !(deaf && self.under_way(end) > 0)
+    }
+
+    /// The ends that a process holds.
+    pub fn ends_of(&self, process: &str) -> Vec<usize> {
+        let Some(p) = self.processes.get(process) else { return Vec::new() };
+        p.slots.values().filter_map(|w| if let What::End(e) = w { Some(*e) } else { None }).collect()
     }
 
     /// Names under which living processes hold `what`.
@@ -164,6 +180,7 @@ impl Model {
             rd_shut: false,
             tiny: false,
             broken: false,
+            kept: 0,
         });
         self.ends.len() - 1
     }
@@ -237,11 +254,6 @@ impl Model {
             }
             _ => {}
         }
-    }
-
-    fn ends_of(&self, process: &str) -> Vec<usize> {
-        let Some(p) = self.processes.get(process) else { return Vec::new() };
-        p.slots.values().filter_map(|w| if let What::End(e) = w { Some(*e) } else { None }).collect()
     }
 
     fn break_if_unread(&mut self, end: usize) {
@@ -334,6 +346,11 @@ impl Model {
                 let n = self.epolls.len() - 1;
                 if let Some(p) = self.processes.get_mut(&process) {
                     p.slots.insert(slot(1), What::Epoll(n));
+                }
+            }
+            "exec" if words[2] == "1" => {
+                for e in self.ends_of(&process) {
+                    self.ends[e].kept = self.ends[e].got + self.under_way(e).max(0);
                 }
             }
             "thread" => {
