@@ -405,12 +405,12 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // stdio would read the standard streams behind our back, even in an image that loads us.
     let keep = |fd: c_int| if preloaded && fd > 2 { io::Unread::Keep } else { io::Unread::Rewind };
     for fd in 0..fds::high() {
-        if io::tracked(fd) {
-            // SAFETY: no memory is touched.
-            let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-            if f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 {
+        match fds::get(fd) {
+            Kind::Endpoint(_) if inherits(fd) => {
                 io::quit(fd, Reason::Exec, keep(fd));
             }
+            Kind::Epoll(i) if inherits(fd) => epoll::hand_over(i),
+            _ => {}
         }
     }
     let mut passed = handoff::pass_on(preloaded);
@@ -436,6 +436,13 @@ fn closes(ep: Ep, passed: &mut handoff::Passed) {
     }
     // What the peer has not read is on the lifeline, too, as far as it takes it: who leaves must find it there.
     tx::leave(ep, chan, fd);
+}
+
+/// Whether the next image has descriptor `fd`.
+fn inherits(fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+    f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
 }
 
 /// Whether an environment makes the dynamic linker load culvert.
@@ -467,11 +474,14 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 /// Before a child is created that becomes another program without running our code: what it inherits goes
 /// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
 pub fn before_spawn() {
-    let inherited = |fd: c_int| {
-        // SAFETY: no memory is touched.
-        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle)
-    };
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd)
+            && inherits(fd)
+        {
+            epoll::hand_over(i);
+        }
+    }
+    let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
 }
 
@@ -490,8 +500,7 @@ pub fn after_vfork_parent() {
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
     attach::before_fork();
-    // What one of them marks in a set that they share, the other must know for ours.
-    epoll::mark();
+    epoll::before_fork();
     family::before_fork();
 }
 
