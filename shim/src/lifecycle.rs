@@ -404,13 +404,10 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     let preloaded = unsafe { preloads(env) };
     // stdio would read the standard streams behind our back, even in an image that loads us.
     let keep = |fd: c_int| if preloaded && fd > 2 { io::Unread::Keep } else { io::Unread::Rewind };
+    hand_sets_over();
     for fd in 0..fds::high() {
-        match fds::get(fd) {
-            Kind::Endpoint(_) if inherits(fd) => {
-                io::quit(fd, Reason::Exec, keep(fd));
-            }
-            Kind::Epoll(i) if inherits(fd) => epoll::hand_over(i),
-            _ => {}
+        if io::tracked(fd) && inherits(fd) {
+            io::quit(fd, Reason::Exec, keep(fd));
         }
     }
     let mut passed = handoff::pass_on(preloaded);
@@ -436,6 +433,18 @@ fn closes(ep: Ep, passed: &mut handoff::Passed) {
     }
     // What the peer has not read is on the lifeline, too, as far as it takes it: who leaves must find it there.
     tx::leave(ep, chan, fd);
+}
+
+/// The epoll sets that the next image has are the kernel's. Before its connections are handed on: what lies unread on
+/// those that are in such a set must be on the lifeline, where the set sees it.
+fn hand_sets_over() {
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd)
+            && inherits(fd)
+        {
+            epoll::hand_over(i);
+        }
+    }
 }
 
 /// Whether the next image has descriptor `fd`.
@@ -474,13 +483,7 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 /// Before a child is created that becomes another program without running our code: what it inherits goes
 /// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
 pub fn before_spawn() {
-    for fd in 0..fds::high() {
-        if let Kind::Epoll(i) = fds::get(fd)
-            && inherits(fd)
-        {
-            epoll::hand_over(i);
-        }
-    }
+    hand_sets_over();
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
 }
