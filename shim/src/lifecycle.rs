@@ -30,6 +30,9 @@ fn forget(fd: c_int) {
     }
     match fds::get(fd) {
         Kind::Endpoint(ep) => {
+            if ep.local().refs.load(Relaxed) == 1 {
+                epoll::closing(ep);
+            }
             fds::set(fd, Kind::Other);
             release(ep, fd);
         }
@@ -403,7 +406,9 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     // stdio would read the standard streams behind our back, even in an image that loads us.
-    let keep = |fd: c_int| if preloaded && fd > 2 { io::Unread::Keep } else { io::Unread::Rewind };
+    // What the next image is handed, no other process that holds the connection can read.
+    let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
+    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { io::Unread::Keep } else { io::Unread::Rewind };
     hand_sets_over();
     for fd in 0..fds::high() {
         if io::tracked(fd) && inherits(fd) {

@@ -57,7 +57,7 @@ pub fn hand_over(i: usize) {
         let fired = w.flags.load(Relaxed) & FIRED != 0;
         // The nearest to a oneshot that has fired: errors and hangups are always reported, once.
         let events = if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { w.events.load(Relaxed) };
-        if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, events, w.data.load(Relaxed)) >= 0 {
+        if restore(epfd, fd, events, w) {
             w.flags.store(0, Relaxed);
             s.attached.fetch_sub(1, Relaxed);
         }
@@ -80,6 +80,18 @@ fn to_kernel(ep: Ep) -> bool {
     io::quit(fd, Reason::EpollShared, io::Unread::Rewind) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
 }
 
+/// Makes the kernel's registration the program's own again.
+fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
+    let op = if events & EPOLLEXCLUSIVE as u32 != 0 {
+        // Such a one is added, never changed (epoll_ctl(2)).
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        libc::EPOLL_CTL_ADD
+    } else {
+        libc::EPOLL_CTL_MOD
+    };
+    kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
+}
+
 /// Returns a watch to the kernel's keeping, if that can be. With the set's lock held.
 fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
     let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
@@ -93,7 +105,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
     if to_kernel(ep)
         && flags & FIRED == 0
-        && kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, w.events.load(Relaxed), w.data.load(Relaxed)) >= 0
+        && restore(epfd, fd, w.events.load(Relaxed), w)
     {
         w.flags.store(0, Relaxed);
         s.attached.fetch_sub(1, Relaxed);
@@ -399,6 +411,22 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
         ring::arm(&chan.queues(chan.role())[p], wait::generation(p));
     }
     s.push(fd);
+}
+
+/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours
+/// holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
+pub fn closing(ep: Ep) {
+    each(ep, |set, at, w| {
+        let s = &TABLE[set];
+        if s.shared() && s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
+            let held = s.lock();
+            if w.ep.load(Relaxed) == ep.index() + 1 {
+                give_back(s, s.epfd().unwrap_or(-1), at, w);
+                s.changed();
+            }
+            held.release();
+        }
+    });
 }
 
 /// The program is about to close `fd` while it keeps another descriptor of the same connection. The kernel's

@@ -13,7 +13,7 @@ mod fdinfo;
 mod set;
 mod wait;
 
-pub use ctl::{ctl, hand_over, may_attach, nest, number_closed};
+pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_closed};
 pub use wait::wait;
 
 use crate::channel::Chan;

@@ -73,7 +73,7 @@ impl Generator {
 
     /// The bytes that lie unread when a connection leaves the library's reach come when the peer next runs in the
     /// library (ARCHITECTURE.md, "Known weaknesses"). Our actors wait outside of it, so each peer gets a call to make:
-    /// this delay is accepted, and nothing else.
+    /// this delay is accepted, and nothing else. To an edge-triggered watch they come anew, so it is armed anew.
     fn handed_over(&mut self, who: &str, text: &str) {
         let mut words = text.split(' ');
         let named = match words.next() {
@@ -85,6 +85,12 @@ impl Generator {
         let named = named.and_then(|v| v.trim_start_matches('v').parse::<usize>().ok());
         let left = process.slots.iter().filter(|(s, _)| named.is_none_or(|n| n == **s));
         let ends: BTreeSet<usize> = left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect();
+        for ((ep, data), (process, call)) in &self.model.edges {
+            let theirs = self.model.epolls[*ep].get(data).is_some_and(|e| ends.contains(e)) && !self.model.has_waiter(*ep);
+            if let Some(t) = self.model.idle.iter().find(|t| theirs && process_of(t) == process) {
+                self.due.push(format!("{t} {call}"));
+            }
+        }
         for end in ends {
             if let Some((t, v)) = self.model.free_holder(Model::peer(end), "") {
                 self.due.push(format!("{t} poll poll 0 v{v}:0"));

@@ -80,6 +80,8 @@ pub struct Model {
     pub blocked: BTreeMap<String, Waiting>,
     /// Members of each epoll set: the ends in it, by data.
     pub epolls: Vec<BTreeMap<u64, usize>>,
+    /// The call that armed each edge-triggered watch: set and data; who can make it.
+    pub edges: BTreeMap<(usize, u64), (String, String)>,
     /// Descriptors under way to a process: `(process, end)`.
     pub mail: Vec<(String, usize)>,
     /// Number of listeners so far.
@@ -388,6 +390,13 @@ impl Model {
             return;
         };
         let data: u64 = words[5].parse().unwrap_or(0);
+        let flags: i64 = words[4].parse().unwrap_or(0);
+        if words[2] != "del" && flags & i64::from(libc::EPOLLET as u32) != 0 {
+            let call = format!("epctl {} mod {} {} {}", words[1], words[3], words[4], words[5]);
+            self.edges.insert((ep, data), (process_of(who).to_owned(), call));
+        } else {
+            self.edges.remove(&(ep, data));
+        }
         match (words[2], target) {
             ("add" | "mod", What::End(e)) => {
                 self.epolls[ep].insert(data, e);
