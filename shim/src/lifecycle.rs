@@ -3,7 +3,7 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
+use crate::{attach, channel, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -509,6 +509,7 @@ pub fn after_vfork_parent() {
 pub extern "C" fn fork_prepare() {
     attach::before_fork();
     epoll::before_fork();
+    channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();
 }
 
