@@ -437,17 +437,21 @@ fn knock(peer: u64, uid: u32) -> Option<u64> {
     None
 }
 
-/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke.
-pub fn collect() {
+/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke. False:
+/// somebody is.
+pub fn collect() -> bool {
     // The child of vfork has our memory and a table of descriptors of its own: what it received would be noted
     // here under numbers that mean something else to us.
     if crate::tls::tls().vfork.get() != 0 {
-        return;
+        return true;
     }
-    if let Some(held) = LOCK.try_lock() {
+    let held = LOCK.try_lock();
+    let free = held.is_some();
+    if let Some(held) = held {
         read_mailbox();
         held.release();
     }
+    free
 }
 
 /// The mailbox's descriptor, for sleepers; -1 if there is none.
@@ -552,6 +556,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
         // that reads it is sure to wake: it wakes the others.
         Message::VersionNo { nonce: 0, .. } => {
             wait::ring_all();
+            rx::serve_all();
             0
         }
         // Peers of our own version refuse nothing.

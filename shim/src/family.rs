@@ -322,6 +322,19 @@ pub fn sole_holder(ep: Ep) -> bool {
     }
 }
 
+/// Whether no other process of the family lives that could share what a fork shares.
+pub fn alone() -> bool {
+    let Some(h) = header() else { return false };
+    // Without a place among the members this process's own forks are not known.
+    MEMBER.load(Relaxed) != NOBODY && CHILD.load(Relaxed) != NOBODY && h.members.iter().enumerate().all(|(m, place)| {
+        let pid = place.load(Acquire);
+        // SAFETY: signal 0 only asks.
+        m == MEMBER.load(Relaxed) as usize
+            || pid == 0
+            || pid != BEING_FORKED && unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize
+    })
+}
+
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
     let me = MEMBER.load(Relaxed) as usize;

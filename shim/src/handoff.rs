@@ -26,6 +26,9 @@ fn number() -> i32 {
     fds::floor() - 1
 }
 
+/// In an offer's `slot`, in place of a role: another descriptor of the connection that comes before it.
+const ALSO: u32 = u32::MAX;
+
 /// A connection that has left (or whose sender has finished) while bytes of it lie unread on our ring.
 fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     if ep.state() != State::Attached || ep.rx_phase.load(Relaxed) == RxPhase::Down as u32 {
@@ -54,11 +57,21 @@ fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
     })
 }
 
+/// Whether the next image has a descriptor of `ep`.
+pub fn survives(ep: Ep) -> bool {
+    (0..fds::high()).any(|fd| {
+        // SAFETY: no memory is touched.
+        fds::endpoint(fd) == Some(ep) && unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) } & libc::FD_CLOEXEC as isize == 0
+    })
+}
+
 /// Bytes that the next image has got, and that nobody else may read: the parent of a forked child has the same
 /// connection. They are given back if the exec fails.
 pub struct Passed {
     n: usize,
     list: [(u32, u64, u64); SLOTS],
+    lingering: usize,
+    lingers: [(i32, libc::linger); SLOTS],
 }
 
 impl Passed {
@@ -69,8 +82,20 @@ impl Passed {
         ep.rx_head.store(head.wrapping_add(bytes), Relaxed);
     }
 
+    /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
+    pub fn linger(&mut self, fd: i32) {
+        if let Some(place) = self.lingers.get_mut(self.lingering) {
+            *place = (fd, lifeline::lingers(fd));
+            self.lingering += 1;
+            lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+        }
+    }
+
     /// The exec has failed.
     pub fn take_back(&self) {
+        for &(fd, was) in &self.lingers[..self.lingering] {
+            lifeline::linger(fd, was);
+        }
         for &(ep, head, bytes) in &self.list[..self.n] {
             let _ = Ep::from_index(ep).rx_head.compare_exchange(head.wrapping_add(bytes), head, Relaxed, Relaxed);
         }
@@ -80,7 +105,8 @@ impl Passed {
 /// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
 /// `preloaded`: the image is expected to load culvert.
 pub fn pass_on(preloaded: bool) -> Passed {
-    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS] };
+    let none = libc::linger { l_onoff: 0, l_linger: 0 };
+    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS], lingering: 0, lingers: [(-1, none); SLOTS] };
     let mut size = 0;
     let mut count = 0;
     for ep in family::held() {
@@ -121,11 +147,15 @@ pub fn pass_on(preloaded: bool) -> Passed {
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             match chan {
                 Some(to) if slot < SLOTS => {
-                    copy(ep, from, at, n as usize, to, slot);
+                    // One copy for all descriptors of the socket: what is read through one is read for all.
+                    let also = slot > before;
+                    if !also {
+                        copy(ep, from, at, n as usize, to, slot);
+                    }
                     let o = &to.offers()[slot];
                     o.connector.store(ep.cookie.load(Relaxed), Relaxed);
                     o.acceptor.store(fd as u64, Relaxed);
-                    o.slot.store(ep.role.load(Relaxed) + 1, Relaxed);
+                    o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
                     slot += 1;
                 }
                 _ => io::reset(fd, Reason::Exec),
@@ -255,13 +285,22 @@ pub fn take_up() {
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
+    let mut last = None;
     for (slot, o) in chan.offers().iter().enumerate() {
         let role = o.slot.load(Relaxed);
         let fd = o.acceptor.load(Relaxed) as i32;
         if role == 0 || lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
             continue;
         }
-        if let Some(ep) = family::alloc(fd, State::Idle, role - 1) {
+        if role == ALSO {
+            if let Some(ep) = last {
+                fds::set(fd, Kind::Endpoint(ep));
+                ep.local().refs.fetch_add(1, Relaxed);
+            }
+            continue;
+        }
+        last = family::alloc(fd, State::Idle, role - 1);
+        if let Some(ep) = last {
             attach::resume(ep, chan, slot);
             fds::set(fd, Kind::Endpoint(ep));
         }

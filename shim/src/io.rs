@@ -76,6 +76,8 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             }
             return real();
         }
+        // A peer that has left waits for what it did not read.
+        tx::service(ep, chan, fd);
         if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
@@ -354,6 +356,11 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     }
     if complete && !rx::dropped(ep, fd) {
         reset(fd, why);
+    }
+    if ep.latched.load(Relaxed) != 0 && attach::peer_gone(ep, fd) {
+        // The kernel would have had a RST from a peer that ended with bytes of ours unread. It sends one for a byte
+        // more, which nobody reads.
+        lifeline::provoke(fd, ep.latched.load(Relaxed) & rx::REPORTED != 0);
     }
     held.release();
     chan.notify(slot);

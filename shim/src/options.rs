@@ -131,6 +131,7 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
                 if r == 0
                     && let Some(chan) = ep.chan()
                 {
+                    tx::service(ep, chan, fd);
                     let p = arg as *mut c_int;
                     // SAFETY: the kernel has just written an int there.
                     let kernel = unsafe { *p }.max(0) as u64;

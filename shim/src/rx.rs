@@ -875,7 +875,7 @@ pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
         if complete || ended {
             return true;
         }
-        ended = lifeline::look(fd, ENDED) != 0;
+        ended = lifeline::peer_ended(fd);
         serve_other(ep);
         false
     });
@@ -899,12 +899,18 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     let p = peer(chan, chan.slot(slot));
     chan.notify(slot);
     let mut ended = false;
+    let mut looks = 0;
     patiently(PATIENCE_NS, || {
         // In this order: a peer that finishes serves the rewind before its FIN.
         if ended || p.down.load(Acquire) == at + 1 {
             return true;
         }
-        ended = lifeline::look(fd, ENDED) != 0;
+        looks += 1;
+        if looks == 4 {
+            // Nobody sleeps on this connection. Who sleeps on another of the peer's can do it, too.
+            crate::attach::poke(chan);
+        }
+        ended = lifeline::peer_ended(fd);
         serve_other(ep);
         false
     });
@@ -914,6 +920,17 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     match received(ep, fd) {
         Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
         _ => TakenBack::Partly,
+    }
+}
+
+/// Serves what the peers of this process may have asked of any of its connections.
+pub fn serve_all() {
+    for ep in crate::family::held() {
+        if ep.state() == shmring::family::State::Attached
+            && let (Some(chan), fd @ 0..) = (ep.chan(), ep.local().fd.load(Relaxed))
+        {
+            tx::service(ep, chan, fd);
+        }
     }
 }
 
