@@ -36,6 +36,8 @@ pub struct Chan {
     pub used: AtomicU64,
     /// Was mapped before a fork: nothing new is put into it by this process.
     pub inherited: AtomicU32,
+    /// Time stamp at which the lifeline of one of its connections was last seen to be alive, and so its peer.
+    alive: AtomicU64,
 }
 
 static TABLE: [Chan; CHANS] = [const {
@@ -52,6 +54,7 @@ static TABLE: [Chan; CHANS] = [const {
         slot_ep: [const { AtomicU32::new(0) }; SLOTS],
         used: AtomicU64::new(0),
         inherited: AtomicU32::new(0),
+        alive: AtomicU64::new(0),
     }
 }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -103,6 +106,7 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.told.store(0, Relaxed);
     c.used.store(0, Relaxed);
     c.inherited.store(0, Relaxed);
+    c.alive.store(0, Relaxed);
     for s in &c.slot_ep {
         s.store(0, Relaxed);
     }
@@ -143,6 +147,27 @@ impl Chan {
     #[inline(always)]
     pub fn geometry(&self, dir: usize) -> Geometry {
         Geometry { size: self.ring() as u64, home: layout::home_offset(self.ring(), dir) as u64 }
+    }
+
+    fn header(&self) -> &layout::Header {
+        // SAFETY: the mapping begins with it; what changes in it is atomic.
+        unsafe { &*self.base.load(Relaxed).cast() }
+    }
+
+    /// This process is about to be forked.
+    pub fn note_fork(&self) {
+        self.header().forked[self.role() as usize].store(1, Relaxed);
+    }
+
+    /// Time stamp at which the process at the other side was last known to live. `None`: its connections may
+    /// be other processes' by now.
+    pub fn alive(&self) -> Option<u64> {
+        (self.header().forked[self.role().peer() as usize].load(Relaxed) == 0).then(|| self.alive.load(Relaxed))
+    }
+
+    /// A connection's lifeline was looked at: it had not ended at time stamp `t`; 0 = it had.
+    pub fn note_alive(&self, t: u64) {
+        self.alive.store(t, Relaxed);
     }
 
     /// Header of a slot.

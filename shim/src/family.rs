@@ -37,6 +37,10 @@ pub struct Local {
     pub offered: AtomicU32,
     /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
     pub kept: AtomicI32,
+    /// Something was sent, and nothing received since.
+    pub asked: AtomicU32,
+    /// How often something was received after something was sent.
+    pub answers: AtomicU32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -53,6 +57,8 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         blocking: AtomicU32::new(0),
         offered: AtomicU32::new(0),
         kept: AtomicI32::new(0),
+        asked: AtomicU32::new(0),
+        answers: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -381,7 +387,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.rx_up.store(u64::MAX, Relaxed);
     ep.tx_up.store(u64::MAX, Relaxed);
     ep.role.store(role, Relaxed);
-    ep.pid.store(sys::getpid(), Relaxed);
+    ep.pid.store(h.members.get(MEMBER.load(Relaxed) as usize).map_or(0, |m| m.load(Relaxed)), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
     for (i, h) in ep.holders.iter().enumerate() {
         let me = MEMBER.load(Relaxed) as usize;
@@ -396,6 +402,8 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.offered.store(0, Relaxed);
     l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
+    l.asked.store(0, Relaxed);
+    l.answers.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);
     ep.state.store(state as u32, Release);

@@ -227,6 +227,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);
+    dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
     // Rebuilt by `take_up`: the phase in which this image left it.
     dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);
@@ -241,7 +242,7 @@ pub fn take_up() {
     if seals < 0 {
         return;
     }
-    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1 };
+    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default() };
     // SAFETY: reads into a local.
     let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
     if n != size_of_val(&h) as isize || h.magic != layout::MAGIC || h.version != layout::VERSION || h.id != 0 || !family::ensure() {

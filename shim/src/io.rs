@@ -60,7 +60,12 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.rx_word, READY, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    if r > 0 {
+                        attach::note_answer(e);
+                    }
+                    r
+                }
                 None => continue,
             };
         };
@@ -125,7 +130,10 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    attach::note_sent(e);
+                    r
+                }
                 None => continue,
             };
         };
@@ -161,17 +169,26 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
         }
         let Some((ep, chan)) = attached(out) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    attach::note_sent(e);
+                    r
+                }
                 None => continue,
             };
         };
-        if !regular(inp) {
-            leave_tx(ep, chan, out, Reason::Splice);
-            return real();
-        }
         rx::make_ready(ep, chan);
-        // SAFETY: the caller's obligation; no lock is held here.
-        match unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) } {
+        // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
+        let sent = if !off.is_null() || regular(inp) {
+            // SAFETY: the caller's obligation; no lock is held here.
+            unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) }
+        } else {
+            Sent::Done(-libc::ESPIPE as isize)
+        };
+        match sent {
+            Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
+                leave_tx(ep, chan, out, Reason::Splice);
+                return real();
+            }
             Sent::Done(r) => return real::ret(r),
             Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,

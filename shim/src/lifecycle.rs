@@ -3,7 +3,7 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
+use crate::{attach, channel, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -472,6 +472,7 @@ pub extern "C" fn fork_prepare() {
     attach::before_fork();
     // What one of them marks in a set that they share, the other must know for ours.
     epoll::mark();
+    channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();
 }
 

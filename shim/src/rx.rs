@@ -660,10 +660,10 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
         RST => Some(false),
         // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
         _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
-        // A peer that has finished says so.
-        _ => ep.chan().map(|chan| {
+        // A peer that has finished says so, unless another program image of its did.
+        _ => ep.chan().and_then(|chan| {
             let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            p.wr_shut.load(Relaxed) != 0 || p.gone.load(Relaxed) != 0
+            (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true)
         }),
     };
     lifeline::received(fd, fin)
@@ -851,16 +851,18 @@ pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
     advance(ep, chan, fd);
 }
 
-/// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it
-/// does neither: what it is about to echo cannot be known, not even that it is nothing.
+/// The arbiter says CLOSED: waits until the sender has said, too, where its stream ends and from where on it is
+/// repeated. Until then what this side has read may yet be in the echo. False if it does not say.
 pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
+    let mut ended = false;
     patiently(LONG_PATIENCE_NS, || {
-        if p.down.load(Acquire) != 0 || lifeline::look(fd, ENDED) != 0 {
+        // In this order: it is said before a FIN. A sender that was killed before has repeated nothing.
+        if ended || p.down.load(Acquire) != 0 {
             return true;
         }
-        serve_other(ep);
+        ended = lifeline::look(fd, ENDED) != 0;
         false
     })
 }
@@ -939,6 +941,13 @@ fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     end(ep, me(chan, h), peer(chan, h)) != 0
+}
+
+/// Whether the peer has said that it sends no more, or no more on the ring.
+pub fn ending(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
 }
 
 /// Position published by the sender, as it claims.

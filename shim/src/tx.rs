@@ -20,8 +20,12 @@ use shmring::{sys, syscall};
 pub const UP: u32 = 1 << 31;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
-/// later than a network would tell it.
+/// later than a network would tell it. The lifeline of any connection with the same process will do.
 pub const LOOK_EVERY_US: u64 = 20;
+
+/// It looks at its own this often: a connection can end, unseen by culvert, while its process lives on (`ss -K`,
+/// keep-alive, a system call made without libc).
+const LOOK_SELDOM_US: u64 = 2_000;
 
 fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
     let r = chan.role();
@@ -68,7 +72,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             rewind: peer.rewind.load(Acquire),
             head: ep.tx_head.load(Relaxed),
             tail,
-            fin: ended(ep, peer, fd),
+            fin: ended(ep, chan, peer, fd),
         };
         match switch::tx(view) {
             TxStep::Lifeline => return Turn::Lifeline,
@@ -101,7 +105,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
 }
 
 /// Whether the lifeline shows the peer's FIN, RST or death; asked at most every `LOOK_EVERY_US`.
-fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
+fn ended(ep: Ep, chan: &Chan, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
@@ -110,23 +114,34 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
         // what was received may have lain there for long.
         let heard = ep.rx_head.load(Relaxed);
         let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
-        if !look_due(ep, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+        if !look_due(ep, chan, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
             return false;
         }
     }
-    let seen = lifeline::look(fd, ENDED);
-    ep.note_end(seen);
-    seen != 0
+    look(ep, chan, fd, ENDED) & ENDED != 0
 }
 
-/// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
-pub fn look_due(ep: Ep, us: u64) -> bool {
+/// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the
+/// caller does.
+pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
     let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > us * wait::cycles_per_us();
-    if due {
-        ep.tx_checked.store(t, Relaxed);
+    let rate = wait::cycles_per_us();
+    let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
+    match chan.alive() {
+        _ if own <= us * rate => false,
+        Some(at) => own > LOOK_SELDOM_US * rate || t.wrapping_sub(at) > us * rate,
+        None => true,
     }
-    due
+}
+
+/// Looks at the lifeline, and notes what it shows of the end.
+pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
+    let t = sys::cycles();
+    let seen = lifeline::look(fd, events);
+    ep.tx_checked.store(t, Relaxed);
+    chan.note_alive(if seen & ENDED == 0 { t } else { 0 });
+    ep.note_end(seen);
+    seen
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {

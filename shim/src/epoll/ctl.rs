@@ -112,6 +112,9 @@ fn concerns_kernel(old: u32, new: u32) -> bool {
 pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
     // SAFETY: the caller's obligation.
     let native = || unsafe { real::epoll_ctl(epfd, op, fd, ev) };
+    if fds::endpoint(fd).is_some_and(|ep| ep.state() == State::Pinned && ep.local().watches.load(Relaxed) == 0) {
+        return native();
+    }
     let Kind::Epoll(i) = fds::get(epfd) else { return native() };
     let ep = match fds::get(fd) {
         Kind::Endpoint(ep) => ep,
@@ -128,7 +131,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
         _ => return native(),
     };
-    if ep.state() == State::Pinned && TABLE[i].get(fd).is_none_or(|w| w.ep.load(Relaxed) == 0) {
+    if ep.state() == State::Pinned && let_go(&TABLE[i], i, fd) {
         return native();
     }
     let want = if op == libc::EPOLL_CTL_DEL {
@@ -170,6 +173,20 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         stay_armed(s);
     }
     r
+}
+
+/// The connection is the kernel's for good: so are its registrations, if they were not ours before.
+fn let_go(s: &Set, i: usize, fd: c_int) -> bool {
+    let Some(w) = s.get(fd).filter(|w| w.ep.load(Relaxed) != 0) else { return true };
+    if w.flags.load(Relaxed) & TAGGED != 0 {
+        return false;
+    }
+    let held = s.lock.lock();
+    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & TAGGED == 0 {
+        unlink(i, fd, w);
+    }
+    held.release();
+    true
 }
 
 #[allow(clippy::too_many_arguments)]

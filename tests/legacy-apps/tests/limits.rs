@@ -206,6 +206,50 @@ fn a_stopped_peer_delays_only_itself() {
     lab.finish();
 }
 
+/// The library, built as another version of itself.
+fn other_version() -> PathBuf {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("other-version");
+    let mut c = Command::new(env!("CARGO"));
+    c.args(["build", "--release", "--quiet", "-p", "culvert-shim", "--target-dir"]).arg(&target);
+    let built = c.env("CULVERT_OTHER_VERSION", "1").current_dir(legacy_apps::root()).status();
+    assert!(built.as_ref().is_ok_and(|s| s.success()), "cargo build: {built:?}");
+    target.join("release/libculvert.so")
+}
+
+#[test]
+fn a_peer_of_another_version() {
+    let other = other_version();
+    for side in [Side::Server, Side::Client] {
+        compare("other-version", &[Mode::Both], |lab| {
+            let start = |s, words: &[&str]| {
+                let mut c = peer(lab, s, &[], words);
+                if s == side && lab.accelerated(s) {
+                    c.env("LD_PRELOAD", &other);
+                }
+                c
+            };
+            let mut seen = echo(lab, |w| start(Side::Server, w), |w| start(Side::Client, w));
+            let port = free_port().to_string();
+            let server = lab.serve("echo", port.parse().unwrap(), &mut start(Side::Server, &["echo", &port]));
+            let mut client = lab.start("ping-on", start(Side::Client, &["ping-on", &port, "64"]).stdin(Stdio::piped()));
+            let input = client.stdin();
+            wait_for("exchanges", PATIENCE, || progress(&client) > 100);
+            if lab.accelerated(side) {
+                // The command is of the server's version, or of the client's: it sees its like.
+                let here = if side == Side::Server { client.pid() } else { server.pid() };
+                let all = stat::connections().unwrap();
+                let mine: Vec<_> = all.iter().filter(|c| c.pid == here).collect();
+                let why = if side == Side::Server { "peer-without-culvert" } else { "peer-version" };
+                assert!(!mine.is_empty() && mine.iter().all(|c| c.path == "kernel" && c.reason == why), "{mine:?}");
+            }
+            drop(input);
+            seen.note("ping-on", client.wait(PATIENCE).status);
+            server.stop(libc::SIGTERM);
+            seen
+        });
+    }
+}
+
 #[test]
 fn no_shared_memory_directory() {
     if !is_root() {
