@@ -53,6 +53,8 @@ static KNOCKS: [Asked; 64] = [const { asked() }; 64];
 static WELCOMES: [Asked; 64] = [const { asked() }; 64];
 /// A knock that brought no answer is repeated after this long, nanoseconds.
 const KNOCK_AGAIN: u64 = 20_000_000;
+/// Time of a knock at a peer of another version: never again.
+const REFUSED: u64 = u64::MAX / 2;
 
 /// Opens the registry's directory; from the constructor, before the program can `chroot`.
 pub fn init() {
@@ -102,6 +104,33 @@ pub fn after_fork_child() {
 
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
+
+/// A peer that has answered this often, in as many operations of its own, would have taken part by now.
+const ANSWERS: u32 = 256;
+
+/// Something was sent natively.
+#[inline]
+pub fn note_sent(ep: Ep) {
+    let l = ep.local();
+    if l.asked.load(Relaxed) == 0 {
+        l.asked.store(1, Relaxed);
+    }
+}
+
+/// Something was received natively. A peer without culvert is given up: the connection costs nothing any more.
+#[inline]
+pub fn note_answer(ep: Ep) {
+    let l = ep.local();
+    if l.asked.load(Relaxed) != 0 {
+        l.asked.store(0, Relaxed);
+        let n = l.answers.load(Relaxed) + 1;
+        l.answers.store(n, Relaxed);
+        if n >= ANSWERS && ep.reason.load(Relaxed) == Reason::NoPeer as u32 {
+            withdraw(ep);
+            ep.pin(Reason::NoPeer);
+        }
+    }
+}
 
 /// Operations before the first step: a connection for one request and its answer costs nothing. The acceptor
 /// asks the kernel who is at the other end, which is dear, so it comes second.
@@ -318,7 +347,9 @@ fn acceptor(ep: Ep, fd: i32) {
             return;
         }
     }
-    knock(peer, uid);
+    if knock(peer, uid) == Some(REFUSED) {
+        ep.pin(Reason::Version);
+    }
 }
 
 /// A slot that neither side uses. With `LOCK` held, as for all that frees slots.
@@ -381,19 +412,20 @@ pub fn withdraw(ep: Ep) {
     chan.unseat(slot, ep);
 }
 
-fn knock(peer: u64, uid: u32) {
+/// Knocks, unless that was done. `Some`: the time at which it was.
+fn knock(peer: u64, uid: u32) -> Option<u64> {
     let now = wait::now();
     let mut place = None;
     for k in &KNOCKS {
         let pending = k.nonce.load(Relaxed) != 0 && now.saturating_sub(k.at.load(Relaxed)) < KNOCK_AGAIN;
         if pending && k.mailbox.load(Relaxed) == peer {
-            return;
+            return Some(k.at.load(Relaxed));
         }
         if !pending && place.is_none() {
             place = Some(k);
         }
     }
-    let Some(k) = place else { return };
+    let k = place?;
     let nonce = random();
     let m = Message::Knock { from: NAME.load(Relaxed), nonce };
     if mailbox::send(MAILBOX.load(Relaxed), peer, &m, &[]).is_ok() {
@@ -402,19 +434,24 @@ fn knock(peer: u64, uid: u32) {
         k.at.store(now, Relaxed);
         k.nonce.store(nonce, Relaxed);
     }
+    None
 }
 
-/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke.
-pub fn collect() {
+/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke. False:
+/// somebody is.
+pub fn collect() -> bool {
     // The child of vfork has our memory and a table of descriptors of its own: what it received would be noted
     // here under numbers that mean something else to us.
     if crate::tls::tls().vfork.get() != 0 {
-        return;
+        return true;
     }
-    if let Some(held) = LOCK.try_lock() {
+    let held = LOCK.try_lock();
+    let free = held.is_some();
+    if let Some(held) = held {
         read_mailbox();
         held.release();
     }
+    free
 }
 
 /// The mailbox's descriptor, for sleepers; -1 if there is none.
@@ -441,7 +478,11 @@ fn read_mailbox() {
             None => return,
             Some(Incoming::VersionMismatch { from, nonce, version, refusal }) => {
                 crate::log!(Info, "a peer speaks version {version:#x} of culvert's messages, this is {VERSION:#x}; its connections stay on the kernel");
-                if !refusal {
+                if refusal {
+                    if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from) {
+                        k.at.store(REFUSED, Relaxed);
+                    }
+                } else {
                     let m = Message::VersionNo { from: NAME.load(Relaxed), nonce, version: VERSION };
                     let _ = mailbox::send(MAILBOX.load(Relaxed), from, &m, &[]);
                 }
@@ -515,15 +556,11 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
         // that reads it is sure to wake: it wakes the others.
         Message::VersionNo { nonce: 0, .. } => {
             wait::ring_all();
+            rx::serve_all();
             0
         }
-        Message::VersionNo { nonce, version, .. } => {
-            crate::log!(Info, "a peer refused: it speaks version {version:#x} of culvert's messages, this is {VERSION:#x}");
-            if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce) {
-                k.at.store(u64::MAX / 2, Relaxed);
-            }
-            0
-        }
+        // Peers of our own version refuse nothing.
+        Message::VersionNo { .. } => 0,
     }
 }
 
@@ -606,7 +643,7 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         if fd < 0 {
             return None;
         }
-        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id };
+        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id, forked: Default::default() };
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
             && syscall!(libc::SYS_pwrite64, fd, &raw const h, size_of_val(&h), 0) > 0
@@ -673,6 +710,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.rx_phase.store(phase, Relaxed);
     ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
+    ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
     ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
     ep.because(Reason::Inherited);
     let l = ep.local();

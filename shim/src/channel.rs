@@ -36,6 +36,8 @@ pub struct Chan {
     pub used: AtomicU64,
     /// Was mapped before a fork: nothing new is put into it by this process.
     pub inherited: AtomicU32,
+    /// Time stamp at which the lifeline of one of its connections was last seen to be alive, and so its peer.
+    alive: AtomicU64,
 }
 
 static TABLE: [Chan; CHANS] = [const {
@@ -52,6 +54,7 @@ static TABLE: [Chan; CHANS] = [const {
         slot_ep: [const { AtomicU32::new(0) }; SLOTS],
         used: AtomicU64::new(0),
         inherited: AtomicU32::new(0),
+        alive: AtomicU64::new(0),
     }
 }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -103,6 +106,7 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.told.store(0, Relaxed);
     c.used.store(0, Relaxed);
     c.inherited.store(0, Relaxed);
+    c.alive.store(0, Relaxed);
     for s in &c.slot_ep {
         s.store(0, Relaxed);
     }
@@ -145,6 +149,27 @@ impl Chan {
         Geometry { size: self.ring() as u64, home: layout::home_offset(self.ring(), dir) as u64 }
     }
 
+    fn header(&self) -> &layout::Header {
+        // SAFETY: the mapping begins with it; what changes in it is atomic.
+        unsafe { &*self.base.load(Relaxed).cast() }
+    }
+
+    /// This process is about to be forked.
+    pub fn note_fork(&self) {
+        self.header().forked[self.role() as usize].store(1, Relaxed);
+    }
+
+    /// Time stamp at which the process at the other side was last known to live. `None`: its connections may
+    /// be other processes' by now.
+    pub fn alive(&self) -> Option<u64> {
+        (self.header().forked[self.role().peer() as usize].load(Relaxed) == 0).then(|| self.alive.load(Relaxed))
+    }
+
+    /// A connection's lifeline was looked at: it had not ended at time stamp `t`; 0 = it had.
+    pub fn note_alive(&self, t: u64) {
+        self.alive.store(t, Relaxed);
+    }
+
     /// Header of a slot.
     #[inline(always)]
     pub fn slot(&self, slot: usize) -> &SlotHeader {
@@ -163,6 +188,10 @@ impl Chan {
     /// Gives the bulk of a ring back to the system. The ring must be empty and its sender's direction owned.
     #[cold]
     pub fn trim(&self, slot: usize, dir: usize) {
+        if crate::family::is_filtered() {
+            // A filter may kill us for it: the pages serve the slot's next connection.
+            return;
+        }
         let (at, len) = layout::bulk(self.ring(), slot % SLOTS, dir);
         // SAFETY: whole pages of our mapping that hold nothing anybody will read.
         unsafe { syscall!(libc::SYS_madvise, self.base.load(Relaxed).add(at), len, libc::MADV_REMOVE) };
@@ -216,6 +245,16 @@ impl Chan {
             self.ring_bell(p);
         });
         rung
+    }
+
+    /// The same for our own side: this thread has changed what others of this process wait for.
+    #[cold]
+    pub fn tell_own(&self, slot: usize) {
+        // The pollers' words of an inherited channel are those of the process that mapped it.
+        if self.inherited.load(Relaxed) == 0 {
+            let role = self.role();
+            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, crate::wait::ring_own);
+        }
     }
 
     #[cold]

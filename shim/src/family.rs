@@ -6,7 +6,7 @@ use crate::channel::Chan;
 use crate::config;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::family::{FIN, ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
@@ -37,6 +37,10 @@ pub struct Local {
     pub offered: AtomicU32,
     /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
     pub kept: AtomicI32,
+    /// Something was sent, and nothing received since.
+    pub asked: AtomicU32,
+    /// How often something was received after something was sent.
+    pub answers: AtomicU32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
 }
@@ -53,6 +57,8 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         blocking: AtomicU32::new(0),
         offered: AtomicU32::new(0),
         kept: AtomicI32::new(0),
+        asked: AtomicU32::new(0),
+        answers: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
     }
 }; ENDPOINTS];
@@ -235,9 +241,26 @@ pub fn disable(why: Reason) {
     }
 }
 
-/// Why nothing new is accelerated, if so.
+/// This process runs under a system-call filter, that may kill it for any call that is not its own. Inherited by fork,
+/// as the filter is.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes the filter. The rest of the family, such as the server whose sandboxed child this is, goes on.
+pub fn filtered() {
+    FILTERED.store(true, Relaxed);
+    if header().is_some_and(|h| h.pid == sys::getpid()) {
+        disable(Reason::Seccomp);
+    }
+}
+
+/// Whether this process may make no call of its own any more, as far as it can do without.
+pub fn is_filtered() -> bool {
+    FILTERED.load(Relaxed)
+}
+
+/// Whether nothing new is accelerated.
 pub fn disabled() -> bool {
-    header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+    is_filtered() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
 /// Counts a channel.
@@ -299,6 +322,19 @@ pub fn sole_holder(ep: Ep) -> bool {
     }
 }
 
+/// Whether no other process of the family lives that could share what a fork shares.
+pub fn alone() -> bool {
+    let Some(h) = header() else { return false };
+    // Without a place among the members this process's own forks are not known.
+    MEMBER.load(Relaxed) != NOBODY && CHILD.load(Relaxed) != NOBODY && h.members.iter().enumerate().all(|(m, place)| {
+        let pid = place.load(Acquire);
+        // SAFETY: signal 0 only asks.
+        m == MEMBER.load(Relaxed) as usize
+            || pid == 0
+            || pid != BEING_FORKED && unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize
+    })
+}
+
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
     let me = MEMBER.load(Relaxed) as usize;
@@ -319,6 +355,10 @@ fn drop_hold(ep: Ep, m: usize) -> bool {
 /// Gives up what members held that died without saying so.
 fn reap() {
     let Some(h) = header() else { return };
+    if is_filtered() {
+        // Whether they live is nothing that this process may ask.
+        return;
+    }
     for (m, place) in h.members.iter().enumerate() {
         let pid = place.load(Acquire);
         if pid == 0 || pid == BEING_FORKED {
@@ -368,7 +408,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     };
     ep.generation.fetch_add(1, Relaxed);
     for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
-        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked]
+        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked, &ep.cork]
     {
         w.store(0, Relaxed);
     }
@@ -381,7 +421,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.rx_up.store(u64::MAX, Relaxed);
     ep.tx_up.store(u64::MAX, Relaxed);
     ep.role.store(role, Relaxed);
-    ep.pid.store(sys::getpid(), Relaxed);
+    ep.pid.store(h.members.get(MEMBER.load(Relaxed) as usize).map_or(0, |m| m.load(Relaxed)), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
     for (i, h) in ep.holders.iter().enumerate() {
         let me = MEMBER.load(Relaxed) as usize;
@@ -396,6 +436,8 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.offered.store(0, Relaxed);
     l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
+    l.asked.store(0, Relaxed);
+    l.answers.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);
     ep.state.store(state as u32, Release);

@@ -14,17 +14,20 @@
 use crate::channel;
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
-use crate::{attach, io, lifeline};
+use crate::{attach, io, lifeline, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
-use shmring::switch::RxPhase;
+use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
 /// The number that the memfd has across the exec: just below our own descriptors.
 fn number() -> i32 {
     fds::floor() - 1
 }
+
+/// In an offer's `slot`, in place of a role: another descriptor of the connection that comes before it.
+const ALSO: u32 = u32::MAX;
 
 /// A connection that has left (or whose sender has finished) while bytes of it lie unread on our ring.
 fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
@@ -34,12 +37,10 @@ fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     let chan = ep.chan()?;
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let mut n = ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).ok()?;
-    match (h.side[chan.role() as usize].rewind.load(Relaxed), ep.rx_cut.load(Relaxed)) {
-        (CLOSED, _) => {}
-        (_, 0) => return None,
-        (_, cut) => n = n.min((cut - 1).wrapping_sub(ep.rx_head.load(Relaxed))),
+    if h.side[chan.role() as usize].rewind.load(Relaxed) != CLOSED && ep.rx_cut.load(Relaxed) == 0 {
+        return None;
     }
+    let n = rx::left(ep, chan, h);
     (n > 0).then_some((chan, slot, n))
 }
 
@@ -56,11 +57,21 @@ fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
     })
 }
 
+/// Whether the next image has a descriptor of `ep`.
+pub fn survives(ep: Ep) -> bool {
+    (0..fds::high()).any(|fd| {
+        // SAFETY: no memory is touched.
+        fds::endpoint(fd) == Some(ep) && unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) } & libc::FD_CLOEXEC as isize == 0
+    })
+}
+
 /// Bytes that the next image has got, and that nobody else may read: the parent of a forked child has the same
 /// connection. They are given back if the exec fails.
 pub struct Passed {
     n: usize,
     list: [(u32, u64, u64); SLOTS],
+    lingering: usize,
+    lingers: [(i32, libc::linger); SLOTS],
 }
 
 impl Passed {
@@ -71,8 +82,20 @@ impl Passed {
         ep.rx_head.store(head.wrapping_add(bytes), Relaxed);
     }
 
+    /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
+    pub fn linger(&mut self, fd: i32) {
+        if let Some(place) = self.lingers.get_mut(self.lingering) {
+            *place = (fd, lifeline::lingers(fd));
+            self.lingering += 1;
+            lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+        }
+    }
+
     /// The exec has failed.
     pub fn take_back(&self) {
+        for &(fd, was) in &self.lingers[..self.lingering] {
+            lifeline::linger(fd, was);
+        }
         for &(ep, head, bytes) in &self.list[..self.n] {
             let _ = Ep::from_index(ep).rx_head.compare_exchange(head.wrapping_add(bytes), head, Relaxed, Relaxed);
         }
@@ -82,15 +105,20 @@ impl Passed {
 /// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
 /// `preloaded`: the image is expected to load culvert.
 pub fn pass_on(preloaded: bool) -> Passed {
-    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS] };
+    let none = libc::linger { l_onoff: 0, l_linger: 0 };
+    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS], lingering: 0, lingers: [(-1, none); SLOTS] };
     let mut size = 0;
     let mut count = 0;
     for ep in family::held() {
         if let Some((chan, slot, n)) = left(ep)
             && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
-            && (chan.slot(slot).side[chan.role() as usize].rewind.load(Relaxed) == CLOSED || lifeline::look(0, lifeline::ENDED) != 0)
-            && replace_stdin(ep, chan, slot, n as usize)
         {
+            if !is_all(ep, chan, slot) {
+                // More may come, behind the ring, to a reader that we do not serve.
+                io::reset(0, Reason::Exec);
+            } else if !replace_stdin(ep, chan, slot, n as usize) {
+                continue;
+            }
             // What the file holds is consumed.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
             ep.rx_phase.store(RxPhase::Down as u32, Relaxed);
@@ -119,11 +147,15 @@ pub fn pass_on(preloaded: bool) -> Passed {
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             match chan {
                 Some(to) if slot < SLOTS => {
-                    copy(ep, from, at, n as usize, to, slot);
+                    // One copy for all descriptors of the socket: what is read through one is read for all.
+                    let also = slot > before;
+                    if !also {
+                        copy(ep, from, at, n as usize, to, slot);
+                    }
                     let o = &to.offers()[slot];
                     o.connector.store(ep.cookie.load(Relaxed), Relaxed);
                     o.acceptor.store(fd as u64, Relaxed);
-                    o.slot.store(ep.role.load(Relaxed) + 1, Relaxed);
+                    o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
                     slot += 1;
                 }
                 _ => io::reset(fd, Reason::Exec),
@@ -146,6 +178,16 @@ pub fn pass_on(preloaded: bool) -> Passed {
     passed
 }
 
+/// Whether descriptor 0 and the ring hold everything that is still to come in.
+fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
+    let h = chan.slot(slot);
+    let ended = lifeline::look(0, lifeline::ENDED) != 0;
+    let peer = &h.side[chan.role().peer() as usize];
+    let received = rx::received(ep, 0).map_or(u64::MAX, |(consumed, queued)| consumed + queued);
+    let rewind = h.side[chan.role() as usize].rewind.load(Relaxed);
+    switch::is_all(rewind, peer.up.load(Relaxed), peer.echo.load(Relaxed), ended, received)
+}
+
 /// Makes descriptor 0 a file of everything that is still to come in.
 fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
     let name = c"culvert-stdin";
@@ -157,9 +199,15 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
         }
         let mut ok = true;
         let mut buf = [0u8; 4096];
-        // In transit the lifeline's bytes come first.
+        // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
+        let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
         while ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
-            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), buf.len(), libc::MSG_DONTWAIT, 0, 0);
+            let consumed = rx::received(ep, 0).map_or(u64::MAX, |(consumed, _)| consumed);
+            let before = up.saturating_sub(1).saturating_sub(consumed).min(buf.len() as u64);
+            if before == 0 {
+                break;
+            }
+            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), before, libc::MSG_DONTWAIT, 0, 0);
             if r <= 0 {
                 break;
             }
@@ -197,20 +245,19 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
         pos += len as u64;
     }
     let side = &dst.side[Role::Connector as usize];
-    let src_ring = from.ring() as u64;
-    // Where the ring begins is known only while bytes before it may lie on the lifeline.
-    let from_peer = &src.side[peer];
-    let mut up = from_peer.up.load(Relaxed);
-    let echo = from_peer.echo.load(Relaxed) & !layout::ECHOED;
-    if echo != 0 && src.side[1 - peer].rewind.load(Relaxed) == CLOSED {
-        // An echo that the sender did not complete: it begins before what is handed on.
-        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
-        up = up.wrapping_add(read.min(src_ring));
-        side.echo.store(1, Relaxed);
-    }
+    let (from_peer, mine) = (&src.side[peer], &src.side[1 - peer]);
+    let (up, echo) = switch::hand_on(
+        mine.rewind.load(Relaxed),
+        from_peer.up.load(Relaxed),
+        from_peer.echo.load(Relaxed),
+        ep.rx_head.load(Relaxed),
+        from.ring() as u64,
+    );
+    side.echo.store(echo, Relaxed);
     side.up.store(up, Relaxed);
     side.down.store(n as u64 + 1, Relaxed);
     side.gone.store(1, Relaxed);
+    dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
     // Rebuilt by `take_up`: the phase in which this image left it.
     dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);
@@ -225,7 +272,7 @@ pub fn take_up() {
     if seals < 0 {
         return;
     }
-    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1 };
+    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default() };
     // SAFETY: reads into a local.
     let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
     if n != size_of_val(&h) as isize || h.magic != layout::MAGIC || h.version != layout::VERSION || h.id != 0 || !family::ensure() {
@@ -238,13 +285,22 @@ pub fn take_up() {
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
+    let mut last = None;
     for (slot, o) in chan.offers().iter().enumerate() {
         let role = o.slot.load(Relaxed);
         let fd = o.acceptor.load(Relaxed) as i32;
         if role == 0 || lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
             continue;
         }
-        if let Some(ep) = family::alloc(fd, State::Idle, role - 1) {
+        if role == ALSO {
+            if let Some(ep) = last {
+                fds::set(fd, Kind::Endpoint(ep));
+                ep.local().refs.fetch_add(1, Relaxed);
+            }
+            continue;
+        }
+        last = family::alloc(fd, State::Idle, role - 1);
+        if let Some(ep) = last {
             attach::resume(ep, chan, slot);
             fds::set(fd, Kind::Endpoint(ep));
         }

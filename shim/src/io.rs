@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
-use shmring::layout::{ALL_SHUT, WR_SHUT, CLOSED, REFUSED};
-use shmring::switch::RxPhase;
+use shmring::layout::{ALL_SHUT, WR_SHUT, REFUSED};
+use shmring::switch::{self, Leave, RxPhase};
 use shmring::syscall;
 
 /// May this descriptor be an endpoint of ours? One load.
@@ -60,7 +60,12 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.rx_word, READY, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    if r > 0 {
+                        attach::note_answer(e);
+                    }
+                    r
+                }
                 None => continue,
             };
         };
@@ -71,6 +76,8 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             }
             return real();
         }
+        // A peer that has left waits for what it did not read.
+        tx::service(ep, chan, fd);
         if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
@@ -125,7 +132,10 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         let Some((ep, chan)) = attached(fd) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    attach::note_sent(e);
+                    r
+                }
                 None => continue,
             };
         };
@@ -161,17 +171,26 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
         }
         let Some((ep, chan)) = attached(out) else {
             return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => r,
+                Some(r) => {
+                    attach::note_sent(e);
+                    r
+                }
                 None => continue,
             };
         };
-        if !regular(inp) {
-            leave_tx(ep, chan, out, Reason::Splice);
-            return real();
-        }
         rx::make_ready(ep, chan);
-        // SAFETY: the caller's obligation; no lock is held here.
-        match unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) } {
+        // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
+        let sent = if !off.is_null() || regular(inp) {
+            // SAFETY: the caller's obligation; no lock is held here.
+            unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) }
+        } else {
+            Sent::Done(-libc::ESPIPE as isize)
+        };
+        match sent {
+            Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
+                leave_tx(ep, chan, out, Reason::Splice);
+                return real();
+            }
             Sent::Done(r) => return real::ret(r),
             Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
@@ -227,6 +246,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         }
     }
     let r = real();
+    if ep.wr_shut.load(Relaxed) != 0 {
+        tx::finished(ep);
+    }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
     }
@@ -288,38 +310,42 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
     let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return true };
     let mut complete = true;
+    let cut = |to: u64| {
+        ep.rx_cut.store(to, Release);
+        false
+    };
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
         me.rx.store(REFUSED, Release);
         fence(SeqCst);
         if peer.up.load(Acquire) != 0 {
             let head = ep.rx_head.load(Relaxed);
-            let left = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-            let at = if unread == Unread::Keep { head + left() } else { head };
+            let there = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+            let kept = if unread == Unread::Keep { there() } else { 0 };
+            let at = head + kept;
             // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
-            let moved = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire);
+            let found = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire).err().unwrap_or(0);
             // At once: if we die here, the peer must know.
             chan.notify(slot);
-            complete = match moved {
-                Ok(_) if unread == Unread::Keep => {
-                    ep.rx_cut.store(at + 1, Release);
-                    at == head
-                }
-                Ok(_) if left() == 0 => true,
-                Ok(_) => match rx::taken_back(ep, chan, fd, at) {
-                    TakenBack::Yes => true,
+            let left = if found == 0 { there() } else { rx::left(ep, chan, h) };
+            complete = match switch::leave(found, head, kept, left, ep.rx_cut.load(Relaxed)) {
+                Leave::Down => true,
+                Leave::Cut(to) => cut(to),
+                Leave::Rewound => match rx::taken_back(ep, chan, fd, at) {
+                    TakenBack::Yes => kept == 0 || cut(at + 1),
                     // The peer was killed before: nobody takes them back.
-                    TakenBack::No => {
-                        ep.rx_cut.store(head + left() + 1, Release);
-                        false
-                    }
+                    TakenBack::No => cut(head + there() + 1),
                     TakenBack::Partly => {
                         reset(fd, why);
                         true
                     }
                 },
-                Err(CLOSED) => left() == 0 || rx::echoed(ep, chan, fd),
-                // Left before: all that this side still has to read lies before the cut.
-                Err(_) => rx::on_ring(ep, chan) == 0,
+                Leave::Closed => match rx::closed(ep, chan, fd) {
+                    true => there() == 0 || rx::echoed(ep, chan, fd),
+                    false => {
+                        reset(fd, why);
+                        true
+                    }
+                },
             };
         }
         if complete {
@@ -330,6 +356,11 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     }
     if complete && !rx::dropped(ep, fd) {
         reset(fd, why);
+    }
+    if ep.latched.load(Relaxed) != 0 && attach::peer_gone(ep, fd) {
+        // The kernel would have had a RST from a peer that ended with bytes of ours unread. It sends one for a byte
+        // more, which nobody reads.
+        lifeline::provoke(fd, ep.latched.load(Relaxed) & rx::REPORTED != 0);
     }
     held.release();
     chan.notify(slot);

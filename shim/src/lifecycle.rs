@@ -3,7 +3,7 @@
 use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
+use crate::{attach, channel, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -30,6 +30,9 @@ fn forget(fd: c_int) {
     }
     match fds::get(fd) {
         Kind::Endpoint(ep) => {
+            if ep.local().refs.load(Relaxed) == 1 {
+                epoll::closing(ep);
+            }
             fds::set(fd, Kind::Other);
             release(ep, fd);
         }
@@ -88,9 +91,7 @@ fn end(ep: Ep, chan: &crate::channel::Chan, fd: c_int) {
     rx::drop_echo(ep, chan, fd);
     if ring_unread(ep, chan) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
-        let lg = libc::linger { l_onoff: 1, l_linger: 0 };
-        // SAFETY: passes a local.
-        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const lg, size_of_val(&lg)) };
+        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
@@ -405,17 +406,57 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     // stdio would read the standard streams behind our back, even in an image that loads us.
-    let keep = |fd: c_int| if preloaded && fd > 2 { io::Unread::Keep } else { io::Unread::Rewind };
+    // What the next image is handed, no other process that holds the connection can read.
+    let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
+    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { io::Unread::Keep } else { io::Unread::Rewind };
+    hand_sets_over();
     for fd in 0..fds::high() {
-        if io::tracked(fd) {
-            // SAFETY: no memory is touched.
-            let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-            if f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 {
-                io::quit(fd, Reason::Exec, keep(fd));
-            }
+        if io::tracked(fd) && inherits(fd) {
+            io::quit(fd, Reason::Exec, keep(fd));
         }
     }
-    handoff::pass_on(preloaded)
+    let mut passed = handoff::pass_on(preloaded);
+    // The child of vfork closes nothing of its parent's.
+    if tls().vfork.get() == 0 {
+        for ep in family::held() {
+            closes(ep, &mut passed);
+        }
+    }
+    passed
+}
+
+/// Before an exec that closes a connection, if nobody else has it: as for `close`, but an exec may fail.
+fn closes(ep: Ep, passed: &mut handoff::Passed) {
+    let fd = ep.local().fd.load(Relaxed);
+    let Some(chan) = ep.chan() else { return };
+    if ep.state() != State::Attached || fds::endpoint(fd) != Some(ep) || !family::sole_holder(ep) || handoff::survives(ep) {
+        return;
+    }
+    rx::drop_echo(ep, chan, fd);
+    if ring_unread(ep, chan) {
+        passed.linger(fd);
+    }
+    // What the peer has not read is on the lifeline, too, as far as it takes it: who leaves must find it there.
+    tx::leave(ep, chan, fd);
+}
+
+/// The epoll sets that the next image has are the kernel's. Before its connections are handed on: what lies unread on
+/// those that are in such a set must be on the lifeline, where the set sees it.
+fn hand_sets_over() {
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd)
+            && inherits(fd)
+        {
+            epoll::hand_over(i);
+        }
+    }
+}
+
+/// Whether the next image has descriptor `fd`.
+fn inherits(fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+    f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
 }
 
 /// Whether an environment makes the dynamic linker load culvert.
@@ -447,11 +488,8 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 /// Before a child is created that becomes another program without running our code: what it inherits goes
 /// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
 pub fn before_spawn() {
-    let inherited = |fd: c_int| {
-        // SAFETY: no memory is touched.
-        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-        f >= 0 && f as c_int & libc::FD_CLOEXEC == 0 && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle)
-    };
+    hand_sets_over();
+    let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
 }
 
@@ -470,8 +508,8 @@ pub fn after_vfork_parent() {
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
     attach::before_fork();
-    // What one of them marks in a set that they share, the other must know for ours.
-    epoll::mark();
+    epoll::before_fork();
+    channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();
 }
 
@@ -520,6 +558,9 @@ pub extern "C" fn leaving() {
 
 /// A system-call filter is about to be installed: what culvert needs may soon be fatal.
 pub fn seccomp() {
-    family::disable(Reason::Seccomp);
-    io::retire_all(Reason::Seccomp, io::Unread::Keep, |_| true);
+    family::filtered();
+    // Asked for by every lock, and no longer to be asked of the kernel.
+    tls().tid();
+    // What stayed on the ring could not be read without calls that the program does not make itself.
+    io::retire_all(Reason::Seccomp, io::Unread::Rewind, |_| true);
 }

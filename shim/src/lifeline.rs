@@ -1,4 +1,5 @@
-//! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error.
+//! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
+//! [`linger`] and [`provoke`].
 
 use shmring::syscall;
 
@@ -68,6 +69,31 @@ pub fn cookie(fd: i32) -> Option<u64> {
     (r >= 0 && len == 8).then_some(v)
 }
 
+/// Makes the kernel send RST for the peer, whose socket is gone. `taken`: its error has been reported.
+pub fn provoke(fd: i32, taken: bool) {
+    let byte = 0u8;
+    // SAFETY: sends one byte of a local.
+    unsafe { syscall!(libc::SYS_sendto, fd, &raw const byte, 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, 0, 0) };
+    if taken {
+        let _ = option(fd, libc::SOL_SOCKET, libc::SO_ERROR);
+    }
+}
+
+/// Sets `SO_LINGER`.
+pub fn linger(fd: i32, v: libc::linger) {
+    // SAFETY: passes a local.
+    unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const v, size_of_val(&v)) };
+}
+
+/// `SO_LINGER`.
+pub fn lingers(fd: i32) -> libc::linger {
+    let mut v = libc::linger { l_onoff: 0, l_linger: 0 };
+    let mut len = size_of_val(&v) as u32;
+    // SAFETY: writes at most `len` bytes.
+    unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw mut v, &raw mut len) };
+    v
+}
+
 struct Info {
     state: u8,
     bytes_acked: u64,
@@ -115,14 +141,21 @@ pub fn sent(fd: i32, opened: bool) -> Option<u64> {
     None
 }
 
+/// Whether the peer has finished, or the connection is no more. [`look`] does not tell while this side has shut down
+/// reading.
+pub fn peer_ended(fd: i32) -> bool {
+    info(fd).is_none_or(|i| matches!(i.state, TIME_WAIT | CLOSE | CLOSE_WAIT | LAST_ACK | CLOSING))
+}
+
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+
 /// Bytes of the lifeline consumed so far, and bytes lying there. Nobody may be reading at the same time.
 /// `fin`: what is known of a FIN on a connection that has been reset.
 pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
-    const TIME_WAIT: u8 = 6;
-    const CLOSE: u8 = 7;
-    const CLOSE_WAIT: u8 = 8;
-    const LAST_ACK: u8 = 9;
-    const CLOSING: u8 = 11;
     for _ in 0..64 {
         let before = info(fd)?;
         let n = unread(fd);

@@ -2,7 +2,7 @@
 //! other request about the socket moves it to the kernel first.
 
 use crate::family::Ep;
-use crate::{fds, io, lifecycle, lifeline, real, rx, tx};
+use crate::{fds, io, lifecycle, lifeline, real, rx, tx, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{Reason, State};
@@ -49,6 +49,17 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
             ep.pin(why);
         }
     }
+    if level == libc::IPPROTO_TCP
+        && name == libc::TCP_CORK
+        && l as usize >= size_of::<c_int>()
+        && let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        // SAFETY: reads the program's int as the kernel would.
+        && let Ok(on) = unsafe { usercopy::load(v.cast::<c_int>()) }
+    {
+        // SAFETY: the caller's obligation.
+        return tx::cork(ep, on != 0, || unsafe { real::setsockopt(fd, level, name, v, l) });
+    }
     // SAFETY: the caller's obligation.
     let r = unsafe { real::setsockopt(fd, level, name, v, l) };
     if r == 0
@@ -90,6 +101,12 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
         }
         return r;
     }
+    if level == libc::IPPROTO_TCP
+        && name == libc::TCP_CORK
+        && let Some(ep) = fds::endpoint(fd)
+    {
+        tx::tell_cork(ep, fd);
+    }
     // SAFETY: the caller's obligation.
     unsafe { real::getsockopt(fd, level, name, v, l) }
 }
@@ -114,6 +131,7 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
                 if r == 0
                     && let Some(chan) = ep.chan()
                 {
+                    tx::service(ep, chan, fd);
                     let p = arg as *mut c_int;
                     // SAFETY: the kernel has just written an int there.
                     let kernel = unsafe { *p }.max(0) as u64;

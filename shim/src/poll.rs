@@ -236,6 +236,7 @@ unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>
             }
         }
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| rx::in_transit(ep, chan)));
         work[bell] = pollfd { fd: poller.map_or(-1, wait::bell), events: POLLIN, revents: 0 };
         work[bell + 1] = pollfd { fd: attach::mailbox(), events: POLLIN, revents: 0 };
         if bounded {

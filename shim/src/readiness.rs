@@ -2,7 +2,7 @@
 
 use crate::channel::Chan;
 use crate::family::Ep;
-use crate::lifeline::{self, ENDED};
+use crate::lifeline::ENDED;
 use crate::{rx, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDBAND, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM};
@@ -11,7 +11,7 @@ use shmring::switch::{RxPhase, TxPhase};
 const READ: i16 = POLLIN | POLLRDNORM;
 const WRITE: i16 = POLLOUT | POLLWRNORM;
 /// What only the lifeline can show.
-const UNSEEN: i16 = POLLPRI | POLLRDBAND | POLLRDHUP;
+const UNSEEN: i16 = POLLPRI | POLLRDBAND;
 
 /// Everything that holds now, as `poll` events. `wanted` (also `poll` events) only says what need not be
 /// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
@@ -44,7 +44,11 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         _ => look = true,
     }
     // Nobody but the kernel knows that the peer has ended, or what comes out of band.
-    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 || tx::look_due(ep, tx::LOOK_EVERY_US) {
+    if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 {
+        look = true;
+    }
+    // A peer that ends says so in memory, too, unless it was killed.
+    if !look && (tx::look_due(ep, chan, tx::LOOK_EVERY_US) || wanted & POLLRDHUP != 0 && rx::ending(ep, chan)) {
         look = true;
     }
     let latched = ep.latched.load(Relaxed);
@@ -53,8 +57,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         return r | READ | WRITE | POLLRDHUP | POLLHUP | err;
     }
     if look {
-        let seen = lifeline::look(fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
-        ep.note_end(seen);
+        let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
         if seen & ENDED != 0 && sending == TxPhase::Ring {
             tx::sink(ep, chan, fd);
             if ep.latched.load(Relaxed) != 0 {

@@ -145,12 +145,14 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
         return 0;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    left(ep, chan, h)
+}
+
+/// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
+pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     let head = ep.rx_head.load(Relaxed);
-    let n = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    match ep.rx_cut.load(Relaxed) {
-        0 => n,
-        cut => n.min((cut - 1).wrapping_sub(head)),
-    }
+    let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+    switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
 }
 
 /// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
@@ -357,12 +359,14 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         match unsafe { native(fd, b, left.min(want - total), flags) } {
                             Got::Bytes(n) => {
                                 total += n;
-                                if peek {
-                                    // What follows lies on the ring only if this was all before it.
-                                    if n < left {
-                                        break;
-                                    }
+                                if n == left {
                                     phase = RxPhase::Ring;
+                                    if !peek {
+                                        go_up(ep, chan, x);
+                                    }
+                                } else if peek {
+                                    // What follows lies on the ring only if this was all before it.
+                                    break;
                                 }
                             }
                             g => return some(total, g),
@@ -378,9 +382,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     }
                     Transit::Ring => {
                         phase = RxPhase::Ring;
-                        ep.rx_up.store(x, Relaxed);
-                        ep.rx_phase.store(phase as u32, Release);
-                        crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
+                        go_up(ep, chan, x);
                     }
                     Transit::Corrupt => return some(total, corrupt(ep, "start", consumed, x)),
                 }
@@ -643,7 +645,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
 }
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
-fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
+pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
     if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
         // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
         if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
@@ -658,10 +660,10 @@ fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
         RST => Some(false),
         // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
         _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
-        // A peer that has finished says so.
-        _ => ep.chan().map(|chan| {
+        // A peer that has finished says so, unless another program image of its did.
+        _ => ep.chan().and_then(|chan| {
             let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            p.wr_shut.load(Relaxed) != 0 || p.gone.load(Relaxed) != 0
+            (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true)
         }),
     };
     lifeline::received(fd, fin)
@@ -671,7 +673,7 @@ fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
 pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let (me, p) = (me(chan, h), peer(chan, h));
+    let p = peer(chan, h);
     let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
     let consumed = || received(ep, fd).map_or(0, |(consumed, _)| consumed);
     let queued = lifeline::unread(fd);
@@ -682,16 +684,11 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
         };
         return queued - queued.min(left);
     }
-    let down = end(ep, me, p);
     let up = p.up.load(Acquire);
     if up == 0 {
         return queued;
     }
-    let head = ep.rx_head.load(Relaxed);
-    let mut on_ring = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    if down != 0 {
-        on_ring = on_ring.min((down - 1).wrapping_sub(head));
-    }
+    let on_ring = left(ep, chan, h);
     let before = if phase == RxPhase::Ring { 0 } else { (up - 1).saturating_sub(consumed()) };
     let echo = match p.echo.load(Acquire) & !ECHOED {
         0 => 0,
@@ -723,8 +720,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
             && let Some((consumed, _)) = received(ep, fd)
         {
             if consumed == up - 1 {
-                ep.rx_up.store(up - 1, Relaxed);
-                ep.rx_phase.store(RxPhase::Ring as u32, Release);
+                go_up(ep, chan, up - 1);
             } else {
                 ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
             }
@@ -739,32 +735,55 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     RxPhase::from_u32(ep.rx_phase.load(Relaxed))
 }
 
+/// Moves the receiver to the ring. The direction is owned.
+fn go_up(ep: Ep, chan: &Chan, x: u64) {
+    ep.rx_up.store(x, Relaxed);
+    ep.rx_phase.store(RxPhase::Ring as u32, Release);
+    // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
+    chan.tell_own(ep.slot.load(Relaxed) as usize);
+    crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
+}
+
 /// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
 pub fn come_down(ep: Ep, chan: &Chan) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let echo = peer(chan, h).echo.load(Acquire) & !ECHOED;
-    if me(chan, h).rewind.load(Acquire) == CLOSED && echo != 0 {
-        let read = ep.rx_head.load(Relaxed).wrapping_sub(echo - 1);
-        // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
-        if read != 0 && read <= chan.ring() as u64 {
-            ep.rx_skip.store(ep.rx_up.load(Relaxed).wrapping_add(read), Relaxed);
-        }
+    let (rewind, echo) = (me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire));
+    if !matches!(rewind, 0 | CLOSED) {
+        // A holder that died when it had moved the arbiter may have told nobody.
+        chan.notify(ep.slot.load(Relaxed) as usize);
+    }
+    let to = switch::skip(rewind, echo, ep.rx_up.load(Relaxed), ep.rx_head.load(Relaxed), chan.ring() as u64);
+    if to != 0 {
+        ep.rx_skip.store(to, Relaxed);
     }
     ep.rx_phase.store(RxPhase::Down as u32, Release);
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
 }
 
-/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
-/// in transit: what is left before X comes ahead of the echo, which waits behind it.
-pub fn doubled(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && me(chan, h).rewind.load(Acquire) == CLOSED && peer(chan, h).echo.load(Acquire) != 0
+/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
+/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
+pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
+    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
 }
 
-/// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
-fn all_echoed(ep: Ep, chan: &Chan) -> bool {
+/// Phase, arbiter and echo.
+fn echoing(ep: Ep, chan: &Chan) -> (RxPhase, u64, u64) {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    doubled(ep, chan) && peer(chan, h).echo.load(Acquire) & ECHOED != 0
+    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    (phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
+}
+
+/// See [`switch::doubled`].
+pub fn doubled(ep: Ep, chan: &Chan) -> bool {
+    let (phase, rewind, echo) = echoing(ep, chan);
+    switch::doubled(phase, rewind, echo)
+}
+
+/// See [`switch::all_echoed`].
+fn all_echoed(ep: Ep, chan: &Chan) -> bool {
+    let (phase, rewind, echo) = echoing(ep, chan);
+    switch::all_echoed(phase, rewind, echo)
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
@@ -832,6 +851,20 @@ pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
     advance(ep, chan, fd);
 }
 
+/// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it
+/// does neither: what it is about to echo cannot be known, not even that it is nothing.
+pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    patiently(LONG_PATIENCE_NS, || {
+        if p.down.load(Acquire) != 0 || lifeline::look(fd, ENDED) != 0 {
+            return true;
+        }
+        serve_other(ep);
+        false
+    })
+}
+
 /// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
 pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
@@ -842,7 +875,7 @@ pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
         if complete || ended {
             return true;
         }
-        ended = lifeline::look(fd, ENDED) != 0;
+        ended = lifeline::peer_ended(fd);
         serve_other(ep);
         false
     });
@@ -866,12 +899,18 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     let p = peer(chan, chan.slot(slot));
     chan.notify(slot);
     let mut ended = false;
+    let mut looks = 0;
     patiently(PATIENCE_NS, || {
         // In this order: a peer that finishes serves the rewind before its FIN.
         if ended || p.down.load(Acquire) == at + 1 {
             return true;
         }
-        ended = lifeline::look(fd, ENDED) != 0;
+        looks += 1;
+        if looks == 4 {
+            // Nobody sleeps on this connection. Who sleeps on another of the peer's can do it, too.
+            crate::attach::poke(chan);
+        }
+        ended = lifeline::peer_ended(fd);
         serve_other(ep);
         false
     });
@@ -879,8 +918,19 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
         return TakenBack::Yes;
     }
     match received(ep, fd) {
-        Some((consumed, queued)) if consumed + queued < p.up.load(Relaxed) => TakenBack::No,
+        Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
         _ => TakenBack::Partly,
+    }
+}
+
+/// Serves what the peers of this process may have asked of any of its connections.
+pub fn serve_all() {
+    for ep in crate::family::held() {
+        if ep.state() == shmring::family::State::Attached
+            && let (Some(chan), fd @ 0..) = (ep.chan(), ep.local().fd.load(Relaxed))
+        {
+            tx::service(ep, chan, fd);
+        }
     }
 }
 
@@ -898,20 +948,21 @@ fn serve_other(ep: Ep) {
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
 fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
-    match ep.rx_cut.load(Acquire) {
-        // A holder that died while it was leaving may have got no further than the arbiter.
-        0 => match me.rewind.load(Acquire) {
-            0 | CLOSED => peer.down.load(Acquire),
-            left => left,
-        },
-        cut => cut,
-    }
+    let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
+    switch::end(cut, rewind, peer.down.load(Acquire))
 }
 
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     end(ep, me(chan, h), peer(chan, h)) != 0
+}
+
+/// Whether the peer has said that it sends no more, or no more on the ring.
+pub fn ending(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
 }
 
 /// Position published by the sender, as it claims.

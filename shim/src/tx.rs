@@ -10,7 +10,7 @@ use crate::{attach, lifecycle, lock, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
-use shmring::family::Reason;
+use shmring::family::{CORKED, Reason, UNCORKED};
 use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, RxPhase, TxPhase, TxStep, TxView};
@@ -20,8 +20,12 @@ use shmring::{sys, syscall};
 pub const UP: u32 = 1 << 31;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
-/// later than a network would tell it.
+/// later than a network would tell it. The lifeline of any connection with the same process will do.
 pub const LOOK_EVERY_US: u64 = 20;
+
+/// It looks at its own this often: a connection can end, unseen by culvert, while its process lives on (`ss -K`,
+/// keep-alive, a system call made without libc).
+const LOOK_SELDOM_US: u64 = 2_000;
 
 fn sides<'a>(chan: &Chan, h: &'a SlotHeader) -> (&'a Side, &'a Side) {
     let r = chan.role();
@@ -68,7 +72,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             rewind: peer.rewind.load(Acquire),
             head: ep.tx_head.load(Relaxed),
             tail,
-            fin: ended(ep, peer, fd),
+            fin: ended(ep, chan, peer, fd),
         };
         match switch::tx(view) {
             TxStep::Lifeline => return Turn::Lifeline,
@@ -80,6 +84,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             }
             TxStep::GoDown => go_down(ep, chan, fd),
             TxStep::Rewind { from } => {
+                tell_cork(ep, fd);
                 ep.tx_head.store(from, Relaxed);
                 ep.tx_phase.store(TxPhase::Rewind as u32, Relaxed);
             }
@@ -101,7 +106,7 @@ fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
 }
 
 /// Whether the lifeline shows the peer's FIN, RST or death; asked at most every `LOOK_EVERY_US`.
-fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
+fn ended(ep: Ep, chan: &Chan, peer: &Side, fd: i32) -> bool {
     if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
         return true;
     }
@@ -110,23 +115,34 @@ fn ended(ep: Ep, peer: &Side, fd: i32) -> bool {
         // what was received may have lain there for long.
         let heard = ep.rx_head.load(Relaxed);
         let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
-        if !look_due(ep, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+        if !look_due(ep, chan, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
             return false;
         }
     }
-    let seen = lifeline::look(fd, ENDED);
-    ep.note_end(seen);
-    seen != 0
+    look(ep, chan, fd, ENDED) & ENDED != 0
 }
 
-/// Whether nobody has looked at the lifeline for `us` microseconds; then the caller does.
-pub fn look_due(ep: Ep, us: u64) -> bool {
+/// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the
+/// caller does.
+pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
     let t = sys::cycles();
-    let due = t.wrapping_sub(ep.tx_checked.load(Relaxed)) > us * wait::cycles_per_us();
-    if due {
-        ep.tx_checked.store(t, Relaxed);
+    let rate = wait::cycles_per_us();
+    let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
+    match chan.alive() {
+        _ if own <= us * rate => false,
+        Some(at) => own > LOOK_SELDOM_US * rate || t.wrapping_sub(at) > us * rate,
+        None => true,
     }
-    due
+}
+
+/// Looks at the lifeline, and notes what it shows of the end.
+pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
+    let t = sys::cycles();
+    let seen = lifeline::look(fd, events);
+    ep.tx_checked.store(t, Relaxed);
+    chan.note_alive(if seen & ENDED == 0 { t } else { 0 });
+    ep.note_end(seen);
+    seen
 }
 
 /// Whether so much lies unread on the lifeline that the peer's FIN may not get through to us: it stands behind
@@ -169,6 +185,7 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = sides(chan, h);
+    tell_cork(ep, fd);
     let tail = ep.tx_tail.load(Relaxed);
     // A holder that died after its note of the tail may not have published it.
     ring::publish(&h.producer[chan.role().tx()], tail);
@@ -218,10 +235,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let (me, peer) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let (start, echo) = match peer.rewind.load(Acquire) {
-        CLOSED => ((me.echo.load(Relaxed) & !ECHOED).saturating_sub(1), true),
-        left => (left.saturating_sub(1), false),
-    };
+    let (start, echo) = switch::resend(peer.rewind.load(Acquire), me.echo.load(Relaxed));
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
     if done > tail.wrapping_sub(start) {
         return Err(libc::ECONNRESET);
@@ -347,6 +361,15 @@ pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
     flush(ep, chan, fd, true);
 }
 
+/// After the FIN: what is left of an echo stays unsent.
+pub fn finished(ep: Ep) {
+    let held = lock::take(&ep.tx_token);
+    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+        ep.tx_phase.store(TxPhase::Down as u32, Release);
+    }
+    held.release();
+}
+
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
@@ -357,7 +380,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
-        ep.tx_phase.store(TxPhase::Down as u32, Release);
+        // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
     let until = wait::now() + FINISH_NS;
@@ -404,6 +427,32 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         sides(chan, h).0.sndbuf.store(bytes, Relaxed);
     }
     held.release();
+}
+
+/// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
+/// uncorks around every answer needs no system call for it. `real` tells the kernel.
+pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
+    let held = lock::take(&ep.tx_token);
+    let known = ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 && ep.cork.load(Relaxed) != 0;
+    let r = if known { 0 } else { real() };
+    // Once the kernel has nothing corked, it need not hear of it any more.
+    let now = match on {
+        true if known => CORKED,
+        false if known || r == 0 => UNCORKED,
+        _ => 0,
+    };
+    ep.cork.store(now, Relaxed);
+    held.release();
+    r
+}
+
+/// Tells the kernel of a cork that it does not know of.
+pub fn tell_cork(ep: Ep, fd: i32) {
+    if ep.cork.swap(0, Relaxed) == CORKED {
+        let on = 1i32;
+        // SAFETY: passes a local.
+        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on)) };
+    }
 }
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).

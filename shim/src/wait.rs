@@ -95,16 +95,19 @@ pub fn drain(p: usize) {
     unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
 }
 
+/// Rings one of our own doorbells, if there is one.
+pub fn ring_own(p: usize) {
+    let fd = bell(p);
+    if fd >= 0 {
+        let one = 1u64;
+        // SAFETY: writes 8 bytes from a local; non-blocking.
+        unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+    }
+}
+
 /// Rings all our own doorbells.
 pub fn ring_all() {
-    for p in &TABLE {
-        let fd = p.bell.load(Relaxed);
-        if fd >= 0 {
-            let one = 1u64;
-            // SAFETY: writes 8 bytes from a local; non-blocking.
-            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
-        }
-    }
+    (0..POLLERS).for_each(ring_own);
 }
 
 /// Monotonic time, nanoseconds.
@@ -123,14 +126,21 @@ static CYCLES_PER_US: AtomicU64 = AtomicU64::new(0);
 /// How spinning has been paying off, 0..=SCORE_MAX, and waits until it is tried again.
 static SCORE: AtomicU32 = AtomicU32::new(SCORE_MAX / 2);
 static PROBE: AtomicU32 = AtomicU32::new(0);
+/// The last yield had somebody to yield to.
+static CROWDED: AtomicU32 = AtomicU32::new(0);
 
 const SCORE_MAX: u32 = 16;
 /// Longest spin in `auto`. Going to sleep and being woken costs about as much CPU on both ends together.
 const SPIN_US: u64 = 20;
 /// A spinner lets others have the CPU this often.
 const YIELD_US: u64 = 2;
-/// A gap in the spin loop longer than this means that somebody else had our CPU: none is to spare.
+/// A gap in the spin loop longer than this means that somebody else took our CPU: none is to spare.
 const PREEMPTED_US: u64 = 15;
+/// The same of a gap in which we had let others have it.
+const LENT_US: u64 = 500;
+/// A yield that takes this long had somebody to yield to. The next spin yields before all else: the one that we
+/// wait for is likely to be waiting for this CPU, and then every microsecond of ours is one of its.
+const TAKEN_UP_US: u64 = 2;
 
 /// Notes the number of CPUs and the time.
 pub fn init() {
@@ -182,9 +192,18 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
         return Spun::Not;
     }
     let rate = cycles_per_us();
-    let start = sys::cycles();
-    let mut last = start;
-    let mut yielded = start;
+    let mut last = sys::cycles();
+    let mut yielded = last;
+    // Time of our own, without what others had.
+    let mut spent = 0;
+    let mut patience = if CROWDED.load(Relaxed) != 0 { 0 } else { YIELD_US * rate };
+    let lost = |score: u32, probe: u32| {
+        if auto {
+            SCORE.store(score, Relaxed);
+            PROBE.store(probe, Relaxed);
+        }
+        Spun::Lost
+    };
     loop {
         for _ in 0..8 {
             if ready() {
@@ -196,25 +215,30 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             core::hint::spin_loop();
         }
         let t = sys::cycles();
+        spent += t.wrapping_sub(last);
         if auto && t.wrapping_sub(last) > PREEMPTED_US * rate {
-            SCORE.store(0, Relaxed);
-            PROBE.store(64, Relaxed);
-            return Spun::Lost;
+            return lost(0, 64);
         }
-        if t.wrapping_sub(yielded) > YIELD_US * rate {
+        if spent > us * rate {
+            return lost(SCORE.load(Relaxed).saturating_sub(1), PROBE.load(Relaxed));
+        }
+        last = t;
+        if t.wrapping_sub(yielded) >= patience {
             // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
             // that want to run, and moves one to a CPU that is idle.
             // SAFETY: no memory is touched.
             unsafe { syscall!(libc::SYS_sched_yield) };
             yielded = sys::cycles();
-        }
-        if t.wrapping_sub(start) > us * rate {
-            if auto {
-                SCORE.store(SCORE.load(Relaxed).saturating_sub(1), Relaxed);
+            let lent = yielded.wrapping_sub(t);
+            let crowded = lent > TAKEN_UP_US * rate;
+            CROWDED.store(u32::from(crowded), Relaxed);
+            if auto && lent > LENT_US * rate && !ready() {
+                return lost(0, 64);
             }
-            return Spun::Lost;
+            patience = YIELD_US * rate;
+            // A yield to nobody is our own time.
+            last = if crowded { yielded } else { t };
         }
-        last = t;
     }
 }
 
@@ -366,6 +390,8 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
         }
         r
     };
+    // Before the last look: if it is over by then, that look sees the ring.
+    bounded |= crate::rx::in_transit(ep, chan);
     if ready() {
         return done(Ok(()));
     }

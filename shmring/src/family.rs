@@ -10,7 +10,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -141,6 +141,11 @@ reasons! {
     Shut = 29, "shut-down", "it was shut down for reading or writing before it could be accelerated";
 }
 
+/// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.
+pub const UNCORKED: u32 = 1;
+/// [`Endpoint::cork`]: the program has asked for it; the kernel does not know yet.
+pub const CORKED: u32 = 2;
+
 /// [`Endpoint::rx_fin`]: a FIN was seen, before any RST.
 pub const FIN: u32 = 2;
 /// [`Endpoint::rx_fin`]: there was a RST and no FIN.
@@ -245,7 +250,8 @@ pub struct Endpoint {
     pub spins_lost: AtomicU64,
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
-    _pad: u32,
+    /// `TCP_CORK` while sending on the ring, which needs none: [`UNCORKED`], [`CORKED`]; else 0, ask the kernel.
+    pub cork: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
     pub holders: [AtomicU64; MEMBERS / 64],
 }

@@ -16,7 +16,9 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// `"culvert\x01"`, little endian: a channel of this layout.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
-pub const VERSION: u32 = 2;
+///
+/// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 3 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -60,7 +62,8 @@ impl Role {
     }
 }
 
-/// First page of a channel. Written by the acceptor before the descriptor is passed on, then constant.
+/// First page of a channel. Written by the acceptor before the descriptor is passed on, then constant but for
+/// the last word.
 #[repr(C, align(64))]
 pub struct Header {
     /// [`MAGIC`].
@@ -71,6 +74,9 @@ pub struct Header {
     pub ring: u32,
     /// Random name of the channel, unique to the pair.
     pub id: u64,
+    /// Per side: its process has forked since. Other processes may hold its connections: that it lives does not
+    /// mean that the holder of a connection does.
+    pub forked: [AtomicU32; 2],
 }
 
 /// An offer: "the connection whose two sockets have these cookies has this slot". Written by the

@@ -10,8 +10,14 @@
 //! from 0 to `CLOSED`: of the two exactly one succeeds, so that no byte of the ring is sent twice or lost.
 //! A receiver that has not let the sender up says `REFUSED`.
 //!
+//! Two refinements. A receiver that can go on reading the ring for a while may move `rewind` to a position
+//! beyond its own (the *cut*). And a sender that goes down repeats over the lifeline what lies unread on the ring
+//! (the *echo*, `Side::echo`): if the receiver must leave after all, it finds it there; else it drops it.
+//!
 //! Everything here is pure: views go in, decisions come out. `shim` executes them; the model in
 //! `tests/switch_model.rs` runs the same functions through every interleaving.
+
+use crate::layout::{CLOSED, ECHOED, READY, REFUSED};
 
 /// The receiver's place in a direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -37,7 +43,7 @@ pub enum TxPhase {
     Ring = 1,
     /// On the lifeline for good.
     Down = 2,
-    /// The receiver left: the ring's unread tail is being sent over the lifeline, then `Down`.
+    /// The ring's unread tail is being sent over the lifeline, because the receiver left or as an echo; then `Down`.
     Rewind = 3,
 }
 
@@ -150,6 +156,112 @@ pub enum Transit {
     Corrupt,
 }
 
+/// Ring position + 1 at which the receiver stops reading the ring; 0 = not known yet. `cut`: where it has decided
+/// to; `rewind`: the arbiter; `down`: where the sender says that it went down. Loaded in this order.
+pub fn end(cut: u64, rewind: u64, down: u64) -> u64 {
+    match (cut, rewind) {
+        (0, 0 | CLOSED) => down,
+        // A holder that died while it was leaving may have got no further than the arbiter.
+        (0, left) => left,
+        (cut, _) => cut,
+    }
+}
+
+/// Bytes that the receiver has to read on the ring, of those `available` after `head`.
+pub fn left(available: u64, head: u64, end: u64) -> u64 {
+    match end {
+        0 => available,
+        end => available.min((end - 1).wrapping_sub(head)),
+    }
+}
+
+/// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
+/// in transit: what is left before X comes ahead of the echo, which waits behind it.
+pub fn doubled(phase: RxPhase, rewind: u64, echo: u64) -> bool {
+    phase == RxPhase::Ring && rewind == CLOSED && echo != 0
+}
+
+/// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
+pub fn all_echoed(phase: RxPhase, rewind: u64, echo: u64) -> bool {
+    doubled(phase, rewind, echo) && echo & ECHOED != 0
+}
+
+/// Lifeline position before which a receiver that comes down at `head` finds what it has read on the ring; 0 = it
+/// finds nothing of that. `up`: X; `size`: the ring's.
+pub fn skip(rewind: u64, echo: u64, up: u64, head: u64, size: u64) -> u64 {
+    let echo = echo & !ECHOED;
+    if rewind != CLOSED || echo == 0 {
+        return 0;
+    }
+    let read = head.wrapping_sub(echo - 1);
+    // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
+    if read == 0 || read > size { 0 } else { up.wrapping_add(read) }
+}
+
+/// Decides what a receiver does that must leave, once it has tried to move the arbiter from 0 to `head + kept + 1`,
+/// and `found` this there (0: it has moved it). `kept`: bytes that may stay on the ring; `left`: bytes on the ring by
+/// now, up to where it ends if that was settled before; `cut`: where this side had decided to stop by then.
+pub fn leave(found: u64, head: u64, kept: u64, left: u64, cut: u64) -> Leave {
+    match found {
+        CLOSED => Leave::Closed,
+        _ if left == 0 => Leave::Down,
+        0 if left == kept => Leave::Cut(head.wrapping_add(kept) + 1),
+        0 => Leave::Rewound,
+        // Left before, perhaps by a holder that died over it.
+        found => Leave::Cut(if cut == 0 { found } else { cut }),
+    }
+}
+
+/// See [`leave`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// Nothing is left to read on the ring: come down.
+    Down,
+    /// Note this as the end of the ring; what lies before it is still to be read there.
+    Cut(u64),
+    /// The sender is to send the rest over the lifeline. Wait a little to see whether it lives: bytes that were
+    /// published by one that was killed before are still to be read on the ring.
+    Rewound,
+    /// The sender has gone down. Wait until it has said where (then it has also said what it echoes), or is no
+    /// more. Come down if nothing is left on the ring, or all of it is echoed.
+    Closed,
+}
+
+/// A sender that was to take back what was unread has ended without saying that it did. Whether it has sent
+/// anything since it went up at X = `up` - 1: it was killed over it. `received`: bytes that ever came over the
+/// lifeline.
+pub fn killed_over_it(up: u64, received: u64) -> bool {
+    received >= up
+}
+
+/// How an exec hands on a ring that begins at stream position `up` - 1: `up` and `echo` of a fresh ring that holds
+/// what lies after `head`.
+pub fn hand_on(rewind: u64, up: u64, echo: u64, head: u64, size: u64) -> (u64, u64) {
+    let echo = echo & !ECHOED;
+    if rewind != CLOSED || echo == 0 {
+        return (up, 0);
+    }
+    // An echo that the sender did not complete: it begins before what is handed on.
+    (up.wrapping_add(head.wrapping_sub(echo - 1).min(size)), 1)
+}
+
+/// Whether what is on the lifeline now and on the ring is all that will ever come, so that an exec can hand it on as
+/// a file: the bytes before X, then the ring's. `ended`: the FIN has come. `received`: bytes that ever came over the
+/// lifeline.
+pub fn is_all(rewind: u64, up: u64, echo: u64, ended: bool, received: u64) -> bool {
+    // Nothing comes behind an echo that stayed incomplete.
+    ended && (received < up || rewind == CLOSED && echo != 0 && echo & ECHOED == 0)
+}
+
+/// Where the sender begins to send over the lifeline what is unread on the ring: its position there, and whether it
+/// is an echo.
+pub fn resend(rewind: u64, echo: u64) -> (u64, bool) {
+    match rewind {
+        CLOSED => ((echo & !ECHOED).saturating_sub(1), true),
+        left => (left.saturating_sub(1), false),
+    }
+}
+
 /// What the sender sees. `rewind` and `rx` are the receiver's claims.
 #[derive(Clone, Copy, Debug)]
 pub struct TxView {
@@ -190,7 +302,6 @@ pub enum TxStep {
 
 /// Decides the sender's next step.
 pub fn tx(v: TxView) -> TxStep {
-    use crate::layout::{CLOSED, READY, REFUSED};
     match v.phase {
         TxPhase::Native if v.rx == READY && v.rewind == 0 && !v.fin => TxStep::GoUp,
         TxPhase::Native | TxPhase::Down => TxStep::Lifeline,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 /// The programs of tests/legacy-apps and of the benchmarks.
 pub const PROGRAMS: &[&str] = &[
     "nginx", "redis-server", "redis-tools", "wrk", "iperf3", "memcached", "apache2-utils", "socat", "curl", "openssl", "python3.11",
-    "procps", "util-linux",
+    "procps", "util-linux", "postgresql-15", "haproxy", "openssh-server", "openssh-client",
 ];
 /// CPython's own tests.
 pub const CPYTHON_TESTS: &[&str] = &["python3.11", "libpython3.11-testsuite"];

@@ -1,7 +1,7 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
 use super::fdinfo::oneshot_fired;
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, link, unlink, watch_id, watchable};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, unlink, watch_id, watchable};
 use super::wait::{knock, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
@@ -18,12 +18,12 @@ use shmring::ring;
 /// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
 pub fn nest(i: usize) {
     let s = &TABLE[i];
-    if s.nested.load(Relaxed) != 0 || s.inherited.load(Relaxed) != 0 {
+    if s.nested() {
         return;
     }
     let Some(epfd) = s.epfd() else { return };
-    let held = s.lock.lock();
-    s.nested.store(1, Relaxed);
+    let held = s.lock();
+    s.common().nested.store(1, Relaxed);
     for (fd, w) in s.watches() {
         give_back(s, epfd, fd, w);
     }
@@ -35,10 +35,41 @@ pub fn nest(i: usize) {
         s.poller.store(0, Relaxed);
         wait::release(p);
     }
+    s.changed();
     held.release();
     if s.attached.load(Relaxed) != 0 {
         stay_armed(s);
     }
+}
+
+/// The set is about to leave our reach, with an exec or in a message: the kernel's registrations become the
+/// program's own.
+pub fn hand_over(i: usize) {
+    nest(i);
+    let s = &TABLE[i];
+    let Some(epfd) = s.epfd() else { return };
+    let held = s.lock();
+    for (fd, w) in s.watches() {
+        if w.flags.load(Relaxed) & TAGGED == 0 {
+            continue;
+        }
+        to_kernel(Ep::from_index(w.ep.load(Relaxed) - 1));
+        let fired = w.flags.load(Relaxed) & FIRED != 0;
+        // The nearest to a oneshot that has fired: errors and hangups are always reported, once.
+        let events = if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { w.events.load(Relaxed) };
+        if restore(epfd, fd, events, w) {
+            w.flags.store(0, Relaxed);
+            s.attached.fetch_sub(1, Relaxed);
+        }
+    }
+    if let Some(p) = s.poller() {
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
+        s.poller.store(0, Relaxed);
+        wait::release(p);
+    }
+    s.changed();
+    held.release();
 }
 
 /// Moves a connection to the kernel such that the kernel's word about it holds. False: it does not.
@@ -47,6 +78,18 @@ fn to_kernel(ep: Ep) -> bool {
     // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
     // for good: until all has been read, and beyond.
     io::quit(fd, Reason::EpollShared, io::Unread::Rewind) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
+}
+
+/// Makes the kernel's registration the program's own again.
+fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
+    let op = if events & EPOLLEXCLUSIVE as u32 != 0 {
+        // Such a one is added, never changed (epoll_ctl(2)).
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        libc::EPOLL_CTL_ADD
+    } else {
+        libc::EPOLL_CTL_MOD
+    };
+    kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
 }
 
 /// Returns a watch to the kernel's keeping, if that can be. With the set's lock held.
@@ -62,7 +105,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
     if to_kernel(ep)
         && flags & FIRED == 0
-        && kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, w.events.load(Relaxed), w.data.load(Relaxed)) >= 0
+        && restore(epfd, fd, w.events.load(Relaxed), w)
     {
         w.flags.store(0, Relaxed);
         s.attached.fetch_sub(1, Relaxed);
@@ -71,11 +114,12 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
 
 /// Gives the set a poller and a doorbell. False: none to be had.
 fn equip(s: &Set, epfd: c_int) -> bool {
+    // What is added to a set that several processes have is the kernel's.
+    if s.shared() || s.inherited.load(Relaxed) != 0 || s.nested() {
+        return false;
+    }
     if s.poller.load(Relaxed) != 0 {
         return true;
-    }
-    if s.inherited.load(Relaxed) != 0 || s.nested.load(Relaxed) != 0 {
-        return false;
     }
     let Some(p) = wait::acquire() else { return false };
     if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, wait::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
@@ -112,7 +156,17 @@ fn concerns_kernel(old: u32, new: u32) -> bool {
 pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
     // SAFETY: the caller's obligation.
     let native = || unsafe { real::epoll_ctl(epfd, op, fd, ev) };
-    let Kind::Epoll(i) = fds::get(epfd) else { return native() };
+    if fds::endpoint(fd).is_some_and(|ep| ep.state() == State::Pinned && ep.local().watches.load(Relaxed) == 0) {
+        return native();
+    }
+    let Kind::Epoll(i) = fds::get(epfd) else {
+        let r = native();
+        if r == 0 && op != libc::EPOLL_CTL_DEL {
+            // A set that we do not know: inherited, received, or one too many.
+            io::retire(fd, Reason::EpollShared);
+        }
+        return r;
+    };
     let ep = match fds::get(fd) {
         Kind::Endpoint(ep) => ep,
         Kind::Epoll(inner) if op == libc::EPOLL_CTL_ADD => {
@@ -128,7 +182,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
         _ => return native(),
     };
-    if ep.state() == State::Pinned && TABLE[i].get(fd).is_none_or(|w| w.ep.load(Relaxed) == 0) {
+    if ep.state() == State::Pinned && let_go(&TABLE[i], i, fd, ep) {
         return native();
     }
     let want = if op == libc::EPOLL_CTL_DEL {
@@ -149,7 +203,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         && want.events & EPOLLEXCLUSIVE as u32 != 0
         && let Some(w) = s.get(fd)
     {
-        let held = s.lock.lock();
+        let held = s.lock();
         unpark(i, epfd, fd, w);
         held.release();
     }
@@ -159,22 +213,39 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         io::retire(fd, Reason::EpollShared);
         return native();
     }
-    let held = s.lock.lock();
+    let held = s.lock();
     let r = change(s, i, epfd, op, fd, ep, want, native);
+    s.changed();
     let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed) != 0 && s.sleepers.load(Relaxed) > 0;
     held.release();
     if wake {
         knock(s);
     }
-    if s.nested.load(Relaxed) != 0 {
+    if s.nested() {
         stay_armed(s);
     }
     r
 }
 
+/// The connection is the kernel's for good: so are its registrations, if they were not ours before.
+fn let_go(s: &Set, i: usize, fd: c_int, ep: Ep) -> bool {
+    let ours = |w: &&Watch| w.ep.load(Relaxed) == ep.index() + 1;
+    let Some(w) = s.get(fd).filter(ours) else { return true };
+    if w.flags.load(Relaxed) & TAGGED != 0 {
+        return false;
+    }
+    let held = s.lock();
+    if ours(&w) && w.flags.load(Relaxed) & TAGGED == 0 {
+        unlink(i, fd, w);
+    }
+    held.release();
+    true
+}
+
 #[allow(clippy::too_many_arguments)]
 fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
-    let w = s.get(fd).filter(|w| w.ep.load(Relaxed) != 0);
+    // A number may be one file's here and another's in a process that has the same set.
+    let w = s.get(fd).filter(|w| w.ep.load(Relaxed) == ep.index() + 1);
     let parked = w.is_some_and(|w| w.flags.load(Relaxed) & PARKED != 0);
     match (op, w) {
         (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, Some(_)) if parked => {
@@ -196,10 +267,10 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
                 // News that came while it was parked may have ended them.
                 wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
             }
-            s.push(fd, w);
+            s.push(fd);
             0
         }
-        (libc::EPOLL_CTL_DEL, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 && s.nested.load(Relaxed) == 0 => {
+        (libc::EPOLL_CTL_DEL, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 && !s.nested() => {
             if concerns_kernel(w.events.load(Relaxed), 0) {
                 kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(0), tag() | u64::from(watch_id(i, fd)));
             }
@@ -213,7 +284,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
                 real::set_errno(libc::EINVAL);
                 return -1;
             }
-            if s.nested.load(Relaxed) != 0 && to_kernel(ep) {
+            if s.nested() && to_kernel(ep) {
                 let r = native();
                 if r == 0 {
                     w.flags.store(0, Relaxed);
@@ -228,7 +299,7 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             w.events.store(want.events, Relaxed);
             w.data.store(want.u64, Relaxed);
             w.flags.store(TAGGED | EDGE, Relaxed);
-            s.push(fd, w);
+            s.push(fd);
             0
         }
         (libc::EPOLL_CTL_MOD, Some(w)) => {
@@ -264,7 +335,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     let place = if equip(s, epfd) { s.make(fd) } else { None };
     let Some(w) = place else {
         // A connection that cannot be served here stays on the kernel; a listener is not affected.
-        let why = if s.nested.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
+        let why = if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
         if !attached {
             ep.pin(why);
         } else if !to_kernel(ep) {
@@ -314,6 +385,7 @@ pub fn may_attach(ep: Ep) -> bool {
     let mut may = true;
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
+        may &= !s.shared();
         if w.events.load(Relaxed) & EPOLLONESHOT as u32 != 0 && w.flags.load(Relaxed) & TAGGED == 0 {
             may &= s.epfd().is_some_and(|epfd| oneshot_fired(epfd, fd));
         }
@@ -344,7 +416,8 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
     w.seen.store(0, Relaxed);
     s.attached.fetch_add(1, Relaxed);
     // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
-    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, attach::mailbox(), EPOLLIN as u32, tag() | MAILBOX);
+    // Edge-triggered: in a set that it shares, a child is told of our mailbox, which it cannot read.
+    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, attach::mailbox(), (EPOLLIN | EPOLLET) as u32, tag() | MAILBOX);
     w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
         // The words of our pollers in this channel are those of the process that mapped it.
@@ -355,7 +428,23 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
         // A thread may sleep in this set already, unarmed in this channel.
         ring::arm(&chan.queues(chan.role())[p], wait::generation(p));
     }
-    s.push(fd, w);
+    s.push(fd);
+}
+
+/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours
+/// holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
+pub fn closing(ep: Ep) {
+    each(ep, |set, at, w| {
+        let s = &TABLE[set];
+        if s.shared() && s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
+            let held = s.lock();
+            if w.ep.load(Relaxed) == ep.index() + 1 {
+                give_back(s, s.epfd().unwrap_or(-1), at, w);
+                s.changed();
+            }
+            held.release();
+        }
+    });
 }
 
 /// The program is about to close `fd` while it keeps another descriptor of the same connection. The kernel's
@@ -366,11 +455,18 @@ pub fn number_closed(ep: Ep, fd: c_int) {
         each(ep, |set, at, _| if at == fd { found = Some(set) });
         let Some(set) = found else { return };
         let s = &TABLE[set];
-        let held = s.lock.lock();
+        let held = s.lock();
         if let Some(w) = s.get(fd)
             && w.ep.load(Relaxed) == ep.index() + 1
         {
-            renumber(s, set, fd, w, ep);
+            if s.shared() {
+                // The number is still right in the other processes.
+                give_back(s, s.epfd().unwrap_or(-1), fd, w);
+                leave(set, fd, ep);
+                s.changed();
+            } else {
+                renumber(s, set, fd, w, ep);
+            }
         }
         held.release();
     }
@@ -404,7 +500,7 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
             {
                 wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
             }
-            s.push(at, new);
+            s.push(at);
         }
         _ => {
             give_back(s, epfd, fd, w);

@@ -13,7 +13,7 @@ mod fdinfo;
 mod set;
 mod wait;
 
-pub use ctl::{ctl, may_attach, nest, number_closed};
+pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_closed};
 pub use wait::wait;
 
 use crate::channel::Chan;
@@ -23,7 +23,7 @@ use crate::real;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::{c_int, epoll_event};
-use set::{TABLE, TAGGED, each, unlink};
+use set::{LEFT, TABLE, TAGGED, each, unlink};
 use shmring::layout::POLLERS;
 use shmring::syscall;
 use wait::knock;
@@ -33,11 +33,6 @@ static TAG: AtomicU64 = AtomicU64::new(0);
 const ID_BITS: u32 = 28;
 const DOORBELL: u64 = (1 << ID_BITS) - 1;
 const MAILBOX: u64 = DOORBELL - 1;
-
-/// Chooses the mark of our registrations.
-pub fn mark() {
-    tag();
-}
 
 fn tag() -> u64 {
     let t = TAG.load(Relaxed);
@@ -69,11 +64,21 @@ pub fn created(fd: c_int) {
     if fd < 0 || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
-    let set = TABLE.iter().position(|s| s.used.compare_exchange(0, 1, Acquire, Relaxed).is_ok());
+    if !set::ensure() {
+        return;
+    }
+    let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();
+    let fresh = TABLE.iter().position(|s| take(s, 0));
+    // One that was left to other processes, which are gone.
+    let set = fresh.or_else(|| TABLE.iter().position(|s| s.used.load(Relaxed) == LEFT && !s.shared() && take(s, LEFT)));
     if let Some(i) = set {
         let s = &TABLE[i];
+        if fresh.is_none() {
+            s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
+        }
         s.refs.store(1, Relaxed);
-        for w in [&s.poller, &s.attached, &s.sleepers, &s.nested, &s.inherited, &s.foreign, &s.first, &s.last] {
+        let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
+        for w in all.into_iter().chain([&s.common().nested]) {
             w.store(0, Relaxed);
         }
         fds::set(fd, Kind::Epoll(i));
@@ -97,23 +102,32 @@ pub fn duplicated(i: usize) {
 }
 
 /// One descriptor of set `i` is closed.
-pub fn closed(i: usize, _fd: c_int) {
+pub fn closed(i: usize, epfd: c_int) {
     let s = &TABLE[i];
     if s.refs.fetch_sub(1, Relaxed) != 1 {
         return;
     }
-    let held = s.lock.lock();
+    let held = s.lock();
+    let shared = s.shared();
     for (fd, w) in s.watches() {
-        unlink(i, fd, w);
+        if shared {
+            set::leave(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+        } else {
+            unlink(i, fd, w);
+        }
     }
     // What was ready goes, too.
     while s.pop().is_some() {}
     if let Some(p) = s.poller() {
+        if shared {
+            kernel_ctl(epfd, libc::EPOLL_CTL_DEL, crate::wait::bell(p), 0, 0);
+            kernel_ctl(epfd, libc::EPOLL_CTL_DEL, crate::attach::mailbox(), 0, 0);
+        }
         crate::wait::release(p);
     }
     s.poller.store(0, Relaxed);
     held.release();
-    s.used.store(0, Release);
+    s.used.store(if shared { LEFT } else { 0 }, Release);
 }
 
 /// The process's last descriptor of `ep` is closed: the kernel has dropped it from its sets.
@@ -123,13 +137,22 @@ pub fn forget(ep: Ep) {
         each(ep, |set, fd, _| first = first.or(Some((set, fd))));
         let Some((set, fd)) = first else { return };
         let s = &TABLE[set];
-        let held = s.lock.lock();
+        let held = s.lock();
         match s.get(fd) {
+            // The kernel has not: others hold the connection.
+            Some(_) if s.shared() && !crate::family::sole_holder(ep) => set::leave(set, fd, ep),
             Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
             _ => ep.local().watches.store(0, Relaxed),
         }
         held.release();
     }
+}
+
+/// Before a fork.
+pub fn before_fork() {
+    // What one of them marks in a set that they share, the other must know for ours.
+    tag();
+    set::before_fork();
 }
 
 /// Child of a fork: the kernel's sets are shared with the parent.
@@ -142,7 +165,7 @@ pub fn attached(ep: Ep, chan: &'static Chan, _slot: usize) {
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
         let Some(epfd) = s.epfd() else { return };
-        let held = s.lock.lock();
+        let held = s.lock();
         if w.ep.load(Relaxed) == ep.index() + 1 {
             ctl::take_over(s, set, epfd, fd, w, ep, chan);
         }
@@ -158,9 +181,9 @@ pub fn attached(ep: Ep, chan: &'static Chan, _slot: usize) {
 pub fn touched(ep: Ep) {
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
-        let held = s.lock.lock();
+        let held = s.lock();
         if w.flags.load(Relaxed) & TAGGED != 0 {
-            s.push(fd, w);
+            s.push(fd);
         }
         let wake = s.sleepers.load(Relaxed) > 0;
         held.release();

@@ -1,8 +1,11 @@
 //! The sets and their watches.
+//!
+//! The kernel's set is one for all processes that a fork made, and so are our watches: they lie in memory that parent
+//! and child share. Each process has its own ready list and its own chains of watches.
 
 use crate::family::Ep;
-use crate::fds;
-use crate::lock::Lock;
+use crate::lock::{Held, Lock};
+use crate::{fds, wait};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
 use shmring::family::State;
@@ -15,21 +18,34 @@ const CHUNKS: usize = fds::MAX / CHUNK;
 /// while their file lives on in a duplicate.
 const SPARE: i32 = (fds::MAX - CHUNK) as i32;
 
-/// One descriptor in one set. All zero = none. Guarded by the set's lock.
+/// One descriptor in one set. All zero = none. Guarded by the set's lock. Shared with forked children.
 pub(super) struct Watch {
     /// Endpoint index + 1.
     pub ep: AtomicU32,
     pub events: AtomicU32,
     pub data: AtomicU64,
     pub flags: AtomicU32,
-    /// Next watch of the same endpoint, id + 1.
-    pub next: AtomicU32,
-    /// Next in the set's ready list, fd + 1; `END` for the last.
-    pub ready: AtomicU32,
     /// Ring tail at the last report, for edges.
     pub seen: AtomicU64,
     /// `tx_blocked` at the last edge for space.
     pub blocked: AtomicU32,
+}
+
+/// This process's part of a watch.
+pub(super) struct Link {
+    /// Next watch of the same endpoint, id + 1.
+    pub next: AtomicU32,
+    /// Next in the set's ready list, fd + 1; `END` for the last.
+    pub ready: AtomicU32,
+}
+
+/// What the processes that have a set must agree on, besides its watches.
+pub(super) struct Common {
+    lock: Lock,
+    /// Counts changes, for the other processes.
+    pub version: AtomicU32,
+    /// Watched through another set or `poll`, or out of our reach: nothing is attached in it any more.
+    pub nested: AtomicU32,
 }
 
 /// The kernel's registration carries our tag.
@@ -44,15 +60,18 @@ pub(super) const PARKED: u32 = 8;
 const END: u32 = u32::MAX;
 
 pub(super) struct Set {
-    pub lock: Lock,
+    /// 1: in use; [`LEFT`].
     pub used: AtomicU32,
     pub refs: AtomicU32,
     /// Poller number + 1.
     pub poller: AtomicU32,
     pub attached: AtomicU32,
     pub sleepers: AtomicU32,
-    /// Watched through another set or `poll`: kept armed.
-    pub nested: AtomicU32,
+    /// Other processes of the family may have it, too.
+    pub shared: AtomicU32,
+    /// When that was last looked into, and `version` when it was last scanned.
+    pub shared_at: AtomicU64,
+    pub version: AtomicU32,
     /// Belongs to a fork family's parent: bounded sleeps.
     pub inherited: AtomicU32,
     /// Watches a connection whose peer does not have our doorbells: bounded sleeps.
@@ -62,17 +81,22 @@ pub(super) struct Set {
     pub kernel_at: AtomicU64,
     pub turn: AtomicU32,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
+    pub links: [AtomicPtr<Link>; CHUNKS],
 }
+
+/// [`Set::used`]: closed here; other processes may still have it.
+pub(super) const LEFT: u32 = 2;
 
 pub(super) static TABLE: [Set; SETS] = [const {
     Set {
-        lock: Lock::new(),
         used: AtomicU32::new(0),
         refs: AtomicU32::new(0),
         poller: AtomicU32::new(0),
         attached: AtomicU32::new(0),
         sleepers: AtomicU32::new(0),
-        nested: AtomicU32::new(0),
+        shared: AtomicU32::new(0),
+        shared_at: AtomicU64::new(0),
+        version: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
         foreign: AtomicU32::new(0),
         first: AtomicU32::new(0),
@@ -80,8 +104,11 @@ pub(super) static TABLE: [Set; SETS] = [const {
         kernel_at: AtomicU64::new(0),
         turn: AtomicU32::new(0),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
+        links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
     }
 }; SETS];
+/// One per set; mapped before the first set is used.
+static COMMON: AtomicPtr<Common> = AtomicPtr::new(core::ptr::null_mut());
 /// Guards the chains of watches; taken inside a set's lock.
 static CHAINS: Lock = Lock::new();
 /// Changes of the chains; odd while one is made. Readers take no lock: they look again.
@@ -101,7 +128,81 @@ pub(super) fn watch(id: u32) -> Option<&'static Watch> {
     TABLE.get((id >> 20) as usize)?.get((id & 0xf_ffff) as i32)
 }
 
+fn map(len: usize, how: i32) -> Option<*mut u8> {
+    let flags = how | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh anonymous mapping.
+    let p = unsafe { syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
+    (!(-4095..0).contains(&p)).then_some(p as *mut u8)
+}
+
+/// Maps what all sets need. False: no memory.
+pub(super) fn ensure() -> bool {
+    const LEN: usize = SETS * size_of::<Common>();
+    if !COMMON.load(Acquire).is_null() {
+        return true;
+    }
+    let Some(p) = map(LEN, libc::MAP_SHARED) else { return false };
+    if COMMON.compare_exchange(core::ptr::null_mut(), p.cast(), Release, Relaxed).is_err() {
+        // SAFETY: nobody else knows of it.
+        unsafe { syscall!(libc::SYS_munmap, p, LEN) };
+    }
+    true
+}
+
+fn link_of(id: u32) -> Option<&'static Link> {
+    TABLE.get((id >> 20) as usize)?.link((id & 0xf_ffff) as i32)
+}
+
 impl Set {
+    /// What its processes agree on.
+    pub fn common(&self) -> &'static Common {
+        // SAFETY: mapped for ever before a set is used (`ensure`); the index is in range; all atomics.
+        unsafe { &*COMMON.load(Acquire).add(self.index()) }
+    }
+
+    /// Its lock.
+    pub fn lock(&self) -> Held<'static> {
+        self.common().lock.lock()
+    }
+
+    /// Whether nothing is attached in it any more.
+    pub fn nested(&self) -> bool {
+        self.common().nested.load(Relaxed) != 0
+    }
+
+    /// Whether another process of the family may have the set. One that is gone is noticed with time.
+    pub fn shared(&self) -> bool {
+        const EVERY: u64 = 5_000_000;
+        if self.shared.load(Relaxed) == 0 {
+            return false;
+        }
+        let now = wait::now();
+        if now.saturating_sub(self.shared_at.load(Relaxed)) > EVERY {
+            self.shared_at.store(now, Relaxed);
+            if crate::family::alone() {
+                // What was taken over before the fork stays with the doorbells of a process that is gone.
+                self.foreign.fetch_or(self.inherited.swap(0, Relaxed), Relaxed);
+                self.shared.store(0, Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells the other processes that a watch has changed.
+    pub fn changed(&self) {
+        if self.shared.load(Relaxed) != 0 {
+            self.common().version.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// This process's part of the watch in a place.
+    fn link(&self, fd: i32) -> Option<&'static Link> {
+        let c = self.links.get(fd as u32 as usize / CHUNK)?.load(Acquire);
+        // SAFETY: as in `get`.
+        (!c.is_null()).then(|| unsafe { &*c.add(fd as usize % CHUNK) })
+    }
+
     /// The place for a descriptor's watch, if it was ever used.
     pub fn get(&self, fd: i32) -> Option<&'static Watch> {
         let c = self.chunks.get(fd as u32 as usize / CHUNK)?.load(Acquire);
@@ -113,15 +214,12 @@ impl Set {
     pub fn make(&self, fd: i32) -> Option<&'static Watch> {
         let place = self.chunks.get(fd as u32 as usize / CHUNK)?;
         if place.load(Acquire).is_null() {
-            let len = CHUNK * size_of::<Watch>();
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            // SAFETY: a fresh anonymous mapping.
-            let p = unsafe { syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
-            if (-4095..0).contains(&p) {
-                return None;
-            }
-            // With the set's lock held nobody else makes the same chunk.
-            place.store(p as *mut Watch, Release);
+            // With the set's lock held nobody else makes the same chunk. What is mapped after a fork is known to one
+            // process only, and holds only what concerns no other (`ctl::add`).
+            let links = map(CHUNK * size_of::<Link>(), libc::MAP_PRIVATE)?;
+            self.links[fd as usize / CHUNK].store(links.cast(), Release);
+            let watches = map(CHUNK * size_of::<Watch>(), libc::MAP_SHARED)?;
+            place.store(watches.cast(), Release);
         }
         self.get(fd)
     }
@@ -132,13 +230,14 @@ impl Set {
     }
 
     /// Puts a watch at the end of the ready list, if it is not in it.
-    pub fn push(&self, fd: i32, w: &Watch) {
-        if w.ready.load(Relaxed) != 0 {
+    pub fn push(&self, fd: i32) {
+        let Some(l) = self.link(fd) else { return };
+        if l.ready.load(Relaxed) != 0 {
             return;
         }
-        w.ready.store(END, Relaxed);
+        l.ready.store(END, Relaxed);
         let last = self.last.load(Relaxed);
-        match if last == 0 { None } else { self.get(last as i32 - 1) } {
+        match if last == 0 { None } else { self.link(last as i32 - 1) } {
             Some(l) => l.ready.store(fd as u32 + 1, Relaxed),
             None => self.first.store(fd as u32 + 1, Relaxed),
         }
@@ -149,7 +248,7 @@ impl Set {
     pub fn pop(&self) -> Option<(i32, &'static Watch)> {
         let fd = self.first.load(Relaxed).checked_sub(1)? as i32;
         let w = self.get(fd)?;
-        let next = w.ready.swap(0, Relaxed);
+        let next = self.link(fd)?.ready.swap(0, Relaxed);
         if next == END {
             self.first.store(0, Relaxed);
             self.last.store(0, Relaxed);
@@ -170,7 +269,7 @@ impl Set {
     pub fn spare(&self) -> Option<(i32, &'static Watch)> {
         self.make(SPARE)?;
         let mut places = (SPARE..fds::MAX as i32).filter_map(|at| Some((at, self.get(at)?)));
-        places.find(|(_, w)| w.ep.load(Relaxed) == 0 && w.ready.load(Relaxed) == 0)
+        places.find(|(at, w)| w.ep.load(Relaxed) == 0 && self.link(*at).is_some_and(|l| l.ready.load(Relaxed) == 0))
     }
 
     /// A descriptor of this process for it.
@@ -199,9 +298,35 @@ fn chains(change: impl FnOnce()) {
 pub(super) fn link(set: usize, fd: i32, w: &Watch, ep: Ep) {
     chains(|| {
         w.ep.store(ep.index() + 1, Relaxed);
-        w.next.store(ep.local().watches.load(Relaxed), Relaxed);
-        ep.local().watches.store(watch_id(set, fd) + 1, Release);
+        chain(set, fd, ep);
     });
+}
+
+fn chain(set: usize, fd: i32, ep: Ep) {
+    if let Some(l) = TABLE[set].link(fd) {
+        l.next.store(ep.local().watches.load(Relaxed), Relaxed);
+        ep.local().watches.store(watch_id(set, fd) + 1, Release);
+    }
+}
+
+/// Takes a watch out of its endpoint's chain.
+fn unchain(set: usize, fd: i32, ep: Ep) {
+    let id = watch_id(set, fd) + 1;
+    let mut place = &ep.local().watches;
+    for _ in 0..CHAIN_MAX {
+        let at = place.load(Relaxed);
+        let Some(l) = (if at == 0 { None } else { link_of(at - 1) }) else { break };
+        if at == id {
+            place.store(l.next.load(Relaxed), Relaxed);
+            break;
+        }
+        place = &l.next;
+    }
+}
+
+/// This process no longer has the connection, or the set; others have. With the set's lock held.
+pub(super) fn leave(set: usize, fd: i32, ep: Ep) {
+    chains(|| unchain(set, fd, ep));
 }
 
 /// Ends a watch. With the set's lock held.
@@ -213,19 +338,7 @@ pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
     let ep = Ep::from_index(ep - 1);
     chains(|| {
         w.ep.store(0, Relaxed);
-        let id = watch_id(set, fd) + 1;
-        let mut place = &ep.local().watches;
-        for _ in 0..CHAIN_MAX {
-            let at = place.load(Relaxed);
-            if at == id {
-                place.store(w.next.load(Relaxed), Relaxed);
-                break;
-            }
-            match if at == 0 { None } else { watch(at - 1) } {
-                Some(n) => place = &n.next,
-                None => break,
-            }
-        }
+        unchain(set, fd, ep);
     });
     if w.flags.swap(0, Relaxed) & TAGGED == 0 {
         return;
@@ -259,7 +372,7 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
         let mut at = ep.local().watches.load(Acquire);
         for _ in 0..CHAIN_MAX {
             let Some(w) = (if at == 0 { None } else { watch(at - 1) }) else { break };
-            let next = w.next.load(Relaxed);
+            let next = link_of(at - 1).map_or(0, |l| l.next.load(Relaxed));
             if w.ep.load(Relaxed) == ep.index() + 1 {
                 f(((at - 1) >> 20) as usize, ((at - 1) & 0xf_ffff) as i32, w);
             }
@@ -273,16 +386,52 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
     }
 }
 
-/// Child of a fork: nobody else is in here.
+/// Before a fork: the watches that parent and child will share have their places.
+pub(super) fn before_fork() {
+    // The members of a family know of each other.
+    if TABLE.iter().any(|s| s.used.load(Relaxed) == 1) {
+        crate::family::ensure();
+    }
+    for s in TABLE.iter().filter(|s| s.used.load(Relaxed) == 1) {
+        let held = s.lock();
+        for fd in (0..fds::high()).step_by(CHUNK).chain([SPARE]) {
+            s.make(fd);
+        }
+        s.shared.store(1, Relaxed);
+        s.shared_at.store(wait::now(), Relaxed);
+        held.release();
+    }
+}
+
+/// Child of a fork: nobody else is in here. A lock that a thread of the parent holds, it will release.
 pub(super) fn after_fork_child() {
     CHAINS.reset();
     CHANGES.store(0, Relaxed);
-    for s in &TABLE {
-        s.lock.reset();
+    for ep in crate::family::held() {
+        ep.local().watches.store(0, Relaxed);
+    }
+    for (i, s) in TABLE.iter().enumerate() {
         s.sleepers.store(0, Relaxed);
-        if s.used.load(Relaxed) != 0 {
-            s.inherited.store(1, Relaxed);
-            s.poller.store(0, Relaxed);
+        if s.used.load(Relaxed) != 1 {
+            continue;
+        }
+        s.inherited.store(1, Relaxed);
+        s.poller.store(0, Relaxed);
+        // Lists and chains may have been in the middle of a change.
+        s.first.store(0, Relaxed);
+        s.last.store(0, Relaxed);
+        for l in s.links.iter().enumerate().filter(|(_, c)| !c.load(Relaxed).is_null()) {
+            for fd in l.0 * CHUNK..(l.0 + 1) * CHUNK {
+                if let Some(l) = s.link(fd as i32) {
+                    l.ready.store(0, Relaxed);
+                }
+            }
+        }
+        for (fd, w) in s.watches() {
+            let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+            if ep.local().refs.load(Relaxed) > 0 {
+                chain(i, fd, ep);
+            }
         }
     }
 }

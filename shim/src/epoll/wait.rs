@@ -22,9 +22,7 @@ const KERNEL_EVENTS: usize = 128;
 /// Rings the set's own doorbell.
 pub(super) fn knock(s: &Set) {
     if let Some(p) = s.poller() {
-        let one = 1u64;
-        // SAFETY: writes 8 bytes from a local.
-        unsafe { syscall!(libc::SYS_write, wait::bell(p), &raw const one, 8) };
+        wait::ring_own(p);
     }
 }
 
@@ -65,19 +63,28 @@ fn stirred(s: &Set) -> bool {
 
 /// Whether news can come to this set without a doorbell.
 fn bounded(s: &Set) -> bool {
-    s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0
+    s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
 }
 
 /// Moves ready bits into the ready lists. With the set's lock held.
 fn demultiplex(s: &Set) {
     let me = s.index();
-    if bounded(s) {
-        let all = s.inherited.load(Relaxed) != 0;
-        for ep in family::held().filter(|e| all || e.local().inherited.load(Relaxed) != 0) {
+    if s.inherited.load(Relaxed) != 0 || s.shared() {
+        let version = s.common().version.load(Relaxed);
+        let all = s.inherited.load(Relaxed) != 0 || s.version.swap(version, Relaxed) != version;
+        for (fd, w) in s.watches() {
+            let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+            if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED && ep.local().refs.load(Relaxed) > 0 && (all || stirs(ep, w)) {
+                note_edge(ep, w);
+                s.push(fd);
+            }
+        }
+    } else if s.foreign.load(Relaxed) != 0 {
+        for ep in family::held().filter(|e| e.local().inherited.load(Relaxed) != 0) {
             each(ep, |set, fd, w| {
                 if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
                     note_edge(ep, w);
-                    s.push(fd, w);
+                    s.push(fd);
                 }
             });
         }
@@ -95,7 +102,7 @@ fn demultiplex(s: &Set) {
                     parked = true;
                 } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
                     note_edge(ep, w);
-                    s.push(fd, w);
+                    s.push(fd);
                 }
             });
             if parked {
@@ -106,15 +113,22 @@ fn demultiplex(s: &Set) {
     }
 }
 
+/// Whether a watch in a set that another process has, too, should be looked at. Memory only.
+fn stirs(ep: Ep, w: &Watch) -> bool {
+    let Some(chan) = ep.chan() else { return false };
+    w.flags.load(Relaxed) & EDGE != 0 || rx::stirred(ep, chan) || tx::may_write(ep, chan) || ep.rx_fin.load(Relaxed) != 0
+}
+
 /// Data that came since the last report is an edge for who asked for data, space after a refusal for who asked
-/// for space (ep_poll_callback looks at the kind of news); nothing else is.
+/// for space (ep_poll_callback looks at the kind of news); nothing else is. What comes behind the end of the ring the
+/// kernel tells of.
 fn note_edge(ep: Ep, w: &Watch) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = rx::tail(ep, chan) != w.seen.load(Relaxed) || rx::at_end(ep, chan);
+    let data = rx::tail(ep, chan) != w.seen.load(Relaxed);
     let blocked = ep.tx_blocked.load(Relaxed);
     let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
     if space {
@@ -175,6 +189,10 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
         return;
     }
     let ep = Ep::from_index(ep - 1);
+    // Closed here; another process that has the set still holds it.
+    if ep.local().refs.load(Relaxed) == 0 {
+        return;
+    }
     let Some(chan) = ep.chan() else { return };
     let seen = rx::tail(ep, chan);
     let at = ep.local().fd.load(Relaxed);
@@ -183,13 +201,13 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     let r = readiness::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
     if r != 0 && !out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) }) {
         // Not reported: still to be.
-        return s.push(fd, w);
+        return s.push(fd);
     }
     w.seen.store(seen, Relaxed);
     let fired = if r != 0 && events & EPOLLONESHOT as u32 != 0 { FIRED } else { 0 };
     w.flags.store(flags & !EDGE | fired, Relaxed);
     if r != 0 && !edge && fired == 0 {
-        s.push(fd, w);
+        s.push(fd);
     }
 }
 
@@ -201,15 +219,22 @@ fn foreign(s: &Set, e: &epoll_event) -> bool {
     match ours(e.u64) {
         None => return true,
         Some(DOORBELL) => {}
-        Some(MAILBOX) => crate::attach::collect(),
+        Some(MAILBOX) if crate::attach::collect() => {}
+        Some(MAILBOX) => {
+            // Somebody else is at it, and may be past the last message.
+            if let Some(epfd) = s.epfd() {
+                super::kernel_ctl(epfd, libc::EPOLL_CTL_MOD, crate::attach::mailbox(), (EPOLLIN | EPOLLET) as u32, e.u64);
+            }
+        }
         Some(id) => {
-            let held = s.lock.lock();
+            let held = s.lock();
             if let Some(w) = watch(id as u32)
                 && w.ep.load(Relaxed) != 0
                 && w.flags.load(Relaxed) & TAGGED != 0
+                && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
             {
                 lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, e.events);
-                s.push((id & 0xf_ffff) as i32, w);
+                s.push((id & 0xf_ffff) as i32);
             }
             held.release();
         }
@@ -276,7 +301,7 @@ unsafe fn filter(s: &Set, ev: *mut epoll_event, n: usize) -> usize {
 
 /// The ring's part.
 fn ring_now(s: &Set, out: &mut Out) {
-    let held = s.lock.lock();
+    let held = s.lock();
     demultiplex(s);
     report(s, out);
     held.release();
@@ -289,7 +314,7 @@ fn ring_now(s: &Set, out: &mut Out) {
 pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
     let s = &TABLE[i];
-    if s.poller.load(Relaxed) == 0 && s.inherited.load(Relaxed) == 0 || max <= 0 || ev.is_null() {
+    if s.poller.load(Relaxed) == 0 && s.inherited.load(Relaxed) == 0 && s.attached.load(Relaxed) == 0 || max <= 0 || ev.is_null() {
         return real();
     }
     let since = signals::runs();
@@ -408,7 +433,7 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
 
 /// Before returning to the program: others who wait on this set must still be woken.
 fn leave(s: &Set, n: usize) -> c_int {
-    if s.nested.load(Relaxed) != 0 || s.sleepers.load(Relaxed) > 0 {
+    if s.nested() || s.sleepers.load(Relaxed) > 0 {
         stay_armed(s);
     }
     n as c_int

@@ -1,7 +1,8 @@
 //! Messages: vectors with control data, and the descriptors that travel in it.
 
 use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
-use crate::{io, lifecycle, real, wait};
+use crate::fds::{self, Kind};
+use crate::{epoll, io, lifecycle, real, wait};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -47,7 +48,10 @@ unsafe fn passing(m: &msghdr) {
     unsafe {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
             if kind == libc::SCM_RIGHTS {
-                io::retire(fd, Reason::Passed);
+                match fds::get(fd) {
+                    Kind::Epoll(i) => epoll::hand_over(i),
+                    _ => io::retire(fd, Reason::Passed),
+                }
             }
         });
     }

@@ -154,9 +154,10 @@ hooks! {
         end(code)
     }
 
-    /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs.
+    /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs; without an
+    /// address it is a question whether the kernel knows filters (EFAULT).
     fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
-        if op == libc::PR_SET_SECCOMP {
+        if op == libc::PR_SET_SECCOMP && (a as u32 != libc::SECCOMP_MODE_FILTER || b != 0) {
             lifecycle::seccomp();
         }
         real::prctl(op, a as usize, b as usize, c as usize, d as usize)

@@ -193,7 +193,10 @@ hooks! {
                 native()
             }
             libc::SYS_seccomp => {
-                lifecycle::seccomp();
+                // As for prctl; the other operations ask what filters can do.
+                if ai as u32 == libc::SECCOMP_SET_MODE_STRICT || ai as u32 == libc::SECCOMP_SET_MODE_FILTER && c != 0 {
+                    lifecycle::seccomp();
+                }
                 native()
             }
             libc::SYS_prctl => super::process::prctl(ai, b as u64, c as u64, d as u64, e as u64) as c_long,

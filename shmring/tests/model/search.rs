@@ -87,15 +87,23 @@ pub fn successors(c: &Config, w: &World, out: &mut Vec<Next>) {
     for i in 0..c.receivers.len() {
         receiver::step(c, w, i, out);
     }
-    if w.k.wire.len > 0 {
+    // A FIN needs a window as a byte does (tcp_snd_wnd_test).
+    if w.k.queue.len >= c.window {
+    } else if w.k.wire.len > 0 {
         let mut n = *w;
         let id = n.k.wire.pop();
-        n.k.queue.push(id);
+        n.arrives(id);
         out.push((n, "kernel: a byte arrives", 9));
     } else if w.k.fin == 1 {
         let mut n = *w;
         n.k.fin = 2;
+        n.k.edge = true;
         out.push((n, "kernel: FIN arrives", 9));
+    }
+    if c.half && !w.k.half && !w.k.deaf {
+        let mut n = *w;
+        n.k.half = true;
+        out.push((n, "the receiver shuts down its sending side", 9));
     }
     for p in 0..4 {
         if c.kill & !w.dead & (1 << p) != 0 {
@@ -114,7 +122,7 @@ fn kill(c: &Config, w: &World, p: u8, out: &mut Vec<Next>) {
             n.s[i].pc = sender::Pc::Done;
             n.s[i].wipe();
             n.s[i].left = 0;
-            n.s[i].act = false;
+            n.s[i].act = 0;
             any = true;
         }
     }
@@ -122,7 +130,7 @@ fn kill(c: &Config, w: &World, p: u8, out: &mut Vec<Next>) {
         if q == p && n.r[i].pc != receiver::Pc::Done {
             n.r[i].pc = receiver::Pc::Done;
             n.r[i].wipe();
-            n.r[i].act = false;
+            n.r[i].act = 0;
             any = true;
         }
     }
@@ -171,8 +179,10 @@ pub fn explore(c: &Config) -> Outcome {
         next.clear();
         successors(c, &w, &mut next);
         starts.push(edges.len() as u32);
-        for &(n, ..) in &next {
-            let (i, new) = seen.add(n);
+        for (n, ..) in &mut next {
+            // Nobody looks.
+            n.k.edge &= c.epolls != 0;
+            let (i, new) = seen.add(*n);
             if new {
                 parent.push(at as u32);
             }
@@ -227,6 +237,9 @@ fn trace(c: &Config, seen: &Seen, parent: &[u32], mut at: usize) -> Vec<String> 
         let p = parent[at] as usize;
         next.clear();
         successors(c, &seen.list[p], &mut next);
+        for (n, ..) in &mut next {
+            n.k.edge &= c.epolls != 0;
+        }
         let how = next.iter().find(|(n, ..)| *n == seen.list[at]).map_or(String::new(), |(_, l, a)| format!("{a}: {l}"));
         steps.push(how);
         at = p;

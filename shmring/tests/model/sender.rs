@@ -2,7 +2,7 @@
 //! `go_up`, `go_down`, `resend`, `put`, `commit`, `leave`) and `io.rs` (`send`, `shutdown`).
 
 use crate::search::Next;
-use crate::world::{Config, End, FLAG, RAW, SHUT, Verdict, World};
+use crate::world::{Config, End, FLAG, RAW, SHUT, Thread, Verdict, World, echo_word, rewind_word};
 use shmring::layout::{Consumer, RING_MIN};
 use shmring::ring;
 use shmring::switch::{self, TxPhase, TxStep, TxView};
@@ -35,6 +35,8 @@ pub enum Pc {
     // go_down
     DownTail,
     DownClaim,
+    DownHead,
+    DownEcho,
     DownPublish,
     DownPhase,
     DownNotify,
@@ -65,10 +67,13 @@ pub enum Pc {
     WantToo,
     Stirred,
     Sleep,
-    // leave, shutdown, close
+    // leave, flush, shutdown, close
     Leave,
+    Flush,
     ShutFlag,
+    Settle,
     Fin,
+    FinPhase,
     Done,
 }
 
@@ -85,6 +90,9 @@ fn process_dead(c: &Config, w: &World, i: usize) -> bool {
 
 /// A process that exits or dies now: does it owe bytes of a rewind?
 pub fn owes(w: &mut World) {
+    if w.m.rewind == SHUT && w.m.echo & FLAG == 0 {
+        w.g.excused = true;
+    }
     let pending = w.m.rewind != 0 && w.m.rewind != SHUT && TxPhase::from_u32(u32::from(w.tx.phase)) != TxPhase::Down;
     if w.k.fin == 0 && pending && w.m.rewind - 1 + (w.k.sent - w.tx.up) != w.m.tail {
         w.g.owed = true;
@@ -95,6 +103,12 @@ fn owes_at_exit(c: &Config, n: &mut World) {
     if c.end == End::Exit {
         owes(n);
     }
+}
+
+/// Whether no sender is about to take a step of the protocol: they do something else, for as long as they please.
+pub fn outside(c: &Config, w: &World) -> bool {
+    let inside = |t: &Thread<Pc>| !matches!(t.pc, Pc::Idle | Pc::Enter | Pc::Back | Pc::Send | Pc::Exit | Pc::Real | Pc::Fin | Pc::FinPhase | Pc::Done);
+    !w.s[..c.senders.len()].iter().any(inside)
 }
 
 fn cell(c: &Config, base: u8, pos: u8) -> usize {
@@ -121,9 +135,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
     let label: &'static str = match t.pc {
         Pc::Done => return,
         Pc::Idle => {
-            if t.act {
+            if t.act > 0 {
                 let mut o = *w;
-                o.s[i].act = false;
+                o.s[i].act = 0;
                 o.s[i].then = LEAVE;
                 o.s[i].pc = Pc::Take;
                 out.push((o, "begins to leave", me));
@@ -133,6 +147,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 n.s[i].pc = Pc::Take;
                 "sends"
             } else {
+                let answered = w.g.delivered == w.g.stream || w.k.deaf || w.k.rst || w.g.owed;
+                if c.polite && !answered {
+                    return;
+                }
                 finish(c, &mut n, i);
                 "has sent all"
             }
@@ -172,7 +190,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "turn: rewind"
         }
         Pc::LookEnd => {
-            if w.k.deaf && !w.tx.fin {
+            if (w.k.deaf || w.k.half) && !w.tx.fin {
                 // The look at the lifeline is due, or it is not.
                 let mut o = *w;
                 o.tx.fin = true;
@@ -228,27 +246,46 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             let won = w.m.rewind == 0 || (c.rules.heal && w.m.rewind == SHUT) || !c.rules.arbiter;
             if won {
                 n.m.rewind = SHUT;
-                n.s[i].pc = Pc::DownPublish;
+                n.s[i].pc = Pc::DownHead;
             } else {
                 look(&mut n, i);
             }
             "go_down: arbiter"
         }
+        Pc::DownHead => {
+            let head = head_of(&mut n);
+            n.s[i].c = if head != w.tx.tail { head + 1 } else { 0 };
+            // The receiver was killed: these bytes are lost.
+            n.s[i].a = u8::from(w.tx.fin && w.k.deaf && head != w.tx.tail);
+            n.s[i].pc = match (w.m.down, c.rules.echo_before_down) {
+                (0, true) => Pc::DownEcho,
+                (0, false) => Pc::DownPublish,
+                // Published by a holder that died: it stands.
+                _ => Pc::DownPhase,
+            };
+            "go_down: what is unread"
+        }
+        Pc::DownEcho => {
+            n.m.echo = if c.rules.echo && t.a == 0 { t.c } else { 0 };
+            n.s[i].pc = if c.rules.echo_before_down { Pc::DownPublish } else { Pc::DownPhase };
+            "go_down: publishes the echo"
+        }
         Pc::DownPublish => {
             n.m.down = w.tx.tail + 1;
-            n.s[i].pc = Pc::DownPhase;
+            n.s[i].pc = if c.rules.echo_before_down { Pc::DownPhase } else { Pc::DownEcho };
             "go_down: publishes Y"
         }
         Pc::DownPhase => {
-            n.tx.phase = TxPhase::Down as u8;
+            n.tx.phase = if w.m.echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u8;
+            if !c.rules.heal && w.m.echo != 0 {
+                n.tx.head = w.m.echo - 1;
+            }
             n.s[i].pc = Pc::DownNotify;
             "go_down: phase"
         }
         Pc::DownNotify => {
             n.notify_receivers();
-            if w.tx.fin && w.k.deaf && head_of(&mut n) != w.tx.tail {
-                n.tx.latched = true;
-            }
+            n.tx.latched |= t.a == 1;
             look(&mut n, i);
             "go_down: notifies"
         }
@@ -264,10 +301,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "rewind: phase"
         }
         Pc::Resend => {
-            let from = if c.rules.heal { w.m.rewind - 1 + (w.k.sent - w.tx.up) } else { w.tx.head };
+            let (start, _) = switch::resend(rewind_word(w.m.rewind), echo_word(w.m.echo));
+            let from = if c.rules.heal { start as u8 + (w.k.sent - w.tx.up) } else { w.tx.head };
             if from == w.tx.tail {
                 n.s[i].pc = Pc::ResendEnd;
-            } else if w.k.deaf {
+            } else if w.k.deaf || w.k.fin != 0 {
                 n.tx.phase = TxPhase::Down as u8;
                 outcome(c, &mut n, i, Turn::Error);
             } else if w.kernel_room(c) == 0 {
@@ -291,9 +329,13 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "resend: counts"
         }
         Pc::ResendEnd => {
-            n.m.down = w.m.rewind;
+            if w.m.rewind == SHUT {
+                n.m.echo |= FLAG;
+            } else {
+                n.m.down = w.m.rewind;
+            }
             n.s[i].pc = Pc::ResendPhase;
-            "resend: publishes Y"
+            "resend: publishes Y, or that all is echoed"
         }
         Pc::ResendPhase => {
             n.tx.phase = TxPhase::Down as u8;
@@ -376,9 +418,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::Send | Pc::Real => {
             let counted = t.pc == Pc::Send;
-            if w.k.deaf {
+            if w.k.deaf || w.k.fin != 0 {
                 n.s[i].left = 0;
-                n.s[i].act = false;
+                n.s[i].act = 0;
             } else {
                 let k = t.left.min(c.chunk).min(w.kernel_room(c));
                 if k == 0 {
@@ -423,7 +465,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "looks again"
         }
         Pc::Sleep => {
-            if !(t.bell || w.k.deaf || (t.c == 1 && w.kernel_room(c) > 0)) {
+            if !(t.bell || w.k.deaf || w.k.half || (t.c == 1 && (w.kernel_room(c) > 0 || w.k.fin != 0))) {
                 return;
             }
             n.s[i].wipe();
@@ -438,7 +480,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                     outcome(c, &mut n, i, Turn::Lifeline);
                 }
                 TxPhase::Ring => n.s[i].pc = go_down(c),
-                TxPhase::Rewind if c.rules.down_before_fin => n.s[i].pc = Pc::Resend,
+                TxPhase::Rewind if c.rules.down_before_fin || t.then == LEAVE => n.s[i].pc = Pc::Resend,
                 _ => outcome(c, &mut n, i, Turn::Lifeline),
             }
             "leave: phase"
@@ -451,11 +493,30 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             }
             "shutdown: flag"
         }
+        Pc::Flush => {
+            if phase == TxPhase::Rewind && w.kernel_room(c) == 0 && !w.k.deaf && w.k.fin == 0 {
+                return;
+            }
+            n.s[i].pc = Pc::Take;
+            "flush: the lifeline takes more"
+        }
+        Pc::Settle => {
+            n.tx.phase = TxPhase::Down as u8;
+            n.s[i].pc = Pc::Fin;
+            "flush: phase"
+        }
         Pc::Fin => {
             n.kernel_fin(c);
+            n.s[i].pc = Pc::FinPhase;
+            "FIN"
+        }
+        Pc::FinPhase => {
+            if phase == TxPhase::Rewind {
+                n.tx.phase = TxPhase::Down as u8;
+            }
             n.s[i].wipe();
             n.s[i].pc = Pc::Done;
-            "FIN"
+            "FIN: phase"
         }
     };
     out.push((n, label, me));
@@ -490,7 +551,7 @@ fn decide(c: &Config, n: &mut World, i: usize) {
     let view = TxView {
         phase: TxPhase::from_u32(u32::from(n.tx.phase)),
         rx: u32::from(t.a),
-        rewind: crate::world::rewind_word(t.b),
+        rewind: rewind_word(t.b),
         head: u64::from(n.tx.head),
         tail: u64::from(n.tx.tail),
         fin: n.tx.fin,
@@ -525,7 +586,7 @@ fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
             Turn::Blocked => n.s[i].pc = Pc::Want,
             Turn::Error => {
                 n.s[i].left = 0;
-                n.s[i].act = false;
+                n.s[i].act = 0;
                 n.s[i].pc = Pc::Idle;
             }
         }
@@ -533,23 +594,28 @@ fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
         return;
     }
     n.tx.token = 0;
-    if then == LEAVE {
-        n.s[i].pc = Pc::Idle;
-    } else if let Turn::Blocked = turn {
-        // What the departed receiver has not read cannot go out before the FIN: reset rather than truncate.
-        n.k.reset();
-        n.s[i].pc = Pc::Done;
+    let blocked = matches!(turn, Turn::Blocked);
+    n.s[i].pc = if blocked && then != LEAVE && n.m.rewind == SHUT {
+        // Nothing comes behind: an echo may stay incomplete.
+        n.g.excused = true;
+        if c.rules.fin_before_down { Pc::Fin } else { Pc::Settle }
+    } else if blocked {
+        n.s[i].then = then;
+        Pc::Flush
+    } else if then == LEAVE {
+        Pc::Idle
     } else {
-        n.s[i].pc = Pc::Fin;
-    }
+        Pc::Fin
+    };
 }
 
 /// A thread has nothing left to do; the last one ends the stream.
 fn finish(c: &Config, n: &mut World, i: usize) {
-    n.s[i].act = false;
+    n.s[i].act = 0;
     n.s[i].rest();
     let last = (0..c.senders.len()).all(|j| j == i || n.s[j].pc == Pc::Done);
-    if !last {
+    let hasty = c.hasty && i == 0;
+    if !last && !hasty {
         n.s[i].pc = Pc::Done;
         return;
     }
@@ -559,6 +625,8 @@ fn finish(c: &Config, n: &mut World, i: usize) {
         End::Shutdown => n.s[i].then = SHUTDOWN,
         End::Close | End::Exit => {
             owes_at_exit(c, n);
+            // To the receiver it is as good as killed.
+            n.g.excused |= c.end == End::Exit;
             n.kernel_fin(c);
             n.s[i].wipe();
             n.s[i].pc = Pc::Done;

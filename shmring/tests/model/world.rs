@@ -1,7 +1,7 @@
 //! What the model's processes share: the kernel's socket, the slot's words and ring, the two families'
 //! memory, and what an observer outside knows (`Ghost`).
 
-use shmring::layout::CLOSED;
+use shmring::layout::{CLOSED, ECHOED};
 use shmring::ring::Geometry;
 
 /// Longest stream any scenario sends, plus one.
@@ -10,7 +10,7 @@ pub const MAX: usize = 8;
 pub const RAW: u8 = 254;
 /// `Side::rewind` in one byte: [`CLOSED`].
 pub const SHUT: u8 = 255;
-/// `tx_word`, `rx_word` in one byte: the flag above the count.
+/// `tx_word`, `rx_word` and `Side::echo` in one byte: the flag above the rest.
 pub const FLAG: u8 = 0x80;
 
 /// Bytes on their way, each named by its place in the stream.
@@ -54,6 +54,10 @@ pub struct Kernel {
     pub rst: bool,
     /// The receiver's socket is gone: POLLRDHUP for the sender, EPIPE for its sends.
     pub deaf: bool,
+    /// The receiver has shut down its own sending side, and goes on reading: POLLRDHUP for the sender.
+    pub half: bool,
+    /// Something has come since an edge-triggered poller last heard of it.
+    pub edge: bool,
 }
 
 impl Kernel {
@@ -64,6 +68,7 @@ impl Kernel {
         self.queue.len > 0 || self.ended()
     }
     pub fn reset(&mut self) {
+        self.edge = true;
         self.rst = true;
         self.deaf = true;
         self.wire.clear();
@@ -76,6 +81,8 @@ pub struct Slot {
     pub up: u8,
     pub down: u8,
     pub rewind: u8,
+    /// Ring position + 1 from which on unread bytes are echoed, and [`ECHOED`].
+    pub echo: u8,
     pub rx: u8,
     /// 0, or which wish for space it is.
     pub want: u8,
@@ -89,6 +96,11 @@ pub struct Slot {
 /// `Side::rewind` as the production word.
 pub fn rewind_word(v: u8) -> u64 {
     if v == SHUT { CLOSED } else { u64::from(v) }
+}
+
+/// `Side::echo` as the production word.
+pub fn echo_word(v: u8) -> u64 {
+    u64::from(v & !FLAG) | if v & FLAG != 0 { ECHOED } else { 0 }
 }
 
 /// Family memory of the sending side.
@@ -113,7 +125,17 @@ pub struct Receiving {
     pub word: u8,
     pub phase: u8,
     pub head: u8,
+    /// Stream position of the switch, `rx_cut` and `rx_skip`.
+    pub up: u8,
+    pub cut: u8,
+    pub skip: u8,
     pub fin: bool,
+    /// The receiver is a new program image: what is left of the ring is its own copy (`World::h`).
+    pub image: bool,
+    /// The receiver reads its descriptor without the library: no ring, no phase.
+    pub raw: bool,
+    /// The receiver's descriptor is a file.
+    pub filed: bool,
 }
 
 /// What is true whoever knows it.
@@ -125,6 +147,8 @@ pub struct Ghost {
     pub delivered: u8,
     /// A process died that still owed the kernel bytes of a rewind: the one loss nobody can report.
     pub owed: bool,
+    /// There is a reason for a reset: a process was killed, or the lifeline did not take an echo.
+    pub excused: bool,
     /// The model's verdict; empty while all is well.
     pub verdict: Verdict,
 }
@@ -139,6 +163,10 @@ pub enum Verdict {
     Truncated,
     /// An honest peer was called corrupt.
     Accused,
+    /// The connection was reset for no reason.
+    Reset,
+    /// A poller was told of something to read, and there was nothing.
+    Lied,
 }
 
 /// One thread: where it is and its registers.
@@ -147,8 +175,8 @@ pub struct Thread<P> {
     pub pc: P,
     /// Bytes it still has to send.
     pub left: u8,
-    /// May still do its special act (leave, retire).
-    pub act: bool,
+    /// Special acts (leaving) that it may still do.
+    pub act: u8,
     pub armed: bool,
     pub bell: bool,
     pub a: u8,
@@ -159,7 +187,7 @@ pub struct Thread<P> {
 }
 
 impl<P> Thread<P> {
-    pub fn new(pc: P, left: u8, act: bool) -> Thread<P> {
+    pub fn new(pc: P, left: u8, act: u8) -> Thread<P> {
         Thread { pc, left, act, armed: false, bell: false, a: 0, b: 0, c: 0, then: 0 }
     }
     pub fn wipe(&mut self) {
@@ -180,6 +208,9 @@ impl<P> Thread<P> {
 pub struct World {
     pub k: Kernel,
     pub m: Slot,
+    /// What an exec handed on to a new image.
+    pub h: Slot,
+    pub file: Fifo,
     pub tx: Sending,
     pub rx: Receiving,
     pub g: Ghost,
@@ -210,8 +241,6 @@ pub struct Rules {
     pub count_receivers: bool,
     /// A receiver that retires looks for the end after it moved the arbiter, not before.
     pub look_after_rewind: bool,
-    /// A receiver that must reset does so before anybody can see its phase.
-    pub reset_first: bool,
     /// The receiver clears the wish for space that it served; the sender arms before it wishes.
     pub reader_clears_want: bool,
     /// A sender that is about to sleep for ring space notices that a rewind has begun.
@@ -220,6 +249,46 @@ pub struct Rules {
     pub ready_by_cas: bool,
     /// Native senders in flight hold UP back.
     pub count_senders: bool,
+    /// A sender that goes down repeats over the lifeline what lies unread on the ring.
+    pub echo: bool,
+    /// It says what it repeats before it says that it has gone down.
+    pub echo_before_down: bool,
+    /// A receiver that leaves trusts an echo only when all of it is the kernel's.
+    pub echo_complete: bool,
+    /// A receiver that comes down drops what it has read on the ring.
+    pub skip: bool,
+    /// A receiver that leaves does so before anybody reads the descriptor without the library.
+    pub drop_echo: bool,
+    /// A receiver that leaves a ring that is closed waits for the sender to say what it echoes.
+    pub down_before_leaving: bool,
+    /// In transit, the lifeline is no echo.
+    pub doubled_in_ring: bool,
+    /// A sender that cannot finish its echo is not down before its FIN.
+    pub fin_before_down: bool,
+    /// A poller that does not sleep on a lifeline that repeats the ring sleeps in steps.
+    pub doubled_in_steps: bool,
+    /// A receiver that keeps what is on the ring looks whether more came behind it meanwhile.
+    pub behind_the_cut: bool,
+    /// What is left of a ring that was cut counts in transit, too.
+    pub cut_in_transit: bool,
+    /// Where the ring ends is seen from the arbiter if a holder died before it noted its cut.
+    pub heal_cut: bool,
+    /// A receiver that comes down after a holder moved the arbiter tells the sender again.
+    pub tell_again: bool,
+    /// A receiver whose sender was killed before it took anything back reads the ring.
+    pub take_back: bool,
+    /// A receiver whose sender was killed over taking back what was unread is reset.
+    pub killed_over_it: bool,
+    /// What an exec hands on begins behind what of the echo was read.
+    pub hand_on_behind: bool,
+    /// A file takes the place of standard input only if all has come.
+    pub file_is_all: bool,
+    /// Before the ring's bytes, the file gets those before X, and no echo.
+    pub file_to_x: bool,
+    /// A thread that moves a receiver from transit to the ring tells the others of its process.
+    pub tell_on_ring: bool,
+    /// In transit, receivers and pollers sleep in steps.
+    pub transit_in_steps: bool,
 }
 
 /// The protocol as it should be.
@@ -233,11 +302,30 @@ pub const RULES: Rules = Rules {
     look_after_end: true,
     count_receivers: true,
     look_after_rewind: true,
-    reset_first: true,
     reader_clears_want: true,
     stir_on_rewind: true,
     ready_by_cas: true,
     count_senders: true,
+    echo: true,
+    echo_before_down: true,
+    echo_complete: true,
+    skip: true,
+    drop_echo: true,
+    down_before_leaving: true,
+    doubled_in_ring: true,
+    fin_before_down: true,
+    doubled_in_steps: true,
+    behind_the_cut: true,
+    cut_in_transit: true,
+    heal_cut: true,
+    tell_again: true,
+    take_back: true,
+    killed_over_it: true,
+    hand_on_behind: true,
+    file_is_all: true,
+    file_to_x: true,
+    tell_on_ring: true,
+    transit_in_steps: true,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -248,6 +336,23 @@ pub enum End {
     Shutdown,
     /// Exit: the kernel closes.
     Exit,
+}
+
+/// A receiver leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// `io::quit` with `Unread::Keep`; it goes on receiving through the library.
+    Cut,
+    /// `io::quit` with `Unread::Rewind`; the same.
+    Rewind,
+    /// `io::retire`: what follows is read behind the library's back.
+    Retire,
+    /// `exec` of an image that loads the library.
+    Exec,
+    /// `exec` of one that does not.
+    Foreign,
+    /// `exec` with the connection as standard input.
+    Stdin,
 }
 
 /// A scenario.
@@ -264,15 +369,30 @@ pub struct Config {
     /// Ring and kernel buffer.
     pub ring: u8,
     pub cap: u8,
+    /// What of it the receive queue takes.
+    pub window: u8,
     /// Sent bytes arrive later.
     pub wire: bool,
     /// Processes that may be killed at any step, a bit each.
     pub kill: u8,
     pub end: End,
+    /// The sender ends the stream only once all of it was read: it waits for an answer.
+    pub polite: bool,
+    /// The first sending thread shuts down when it has sent its bytes, whatever the others do.
+    pub hasty: bool,
     /// The first sending thread takes its direction down at some moment.
     pub leave: bool,
-    /// The last receiving thread retires the direction at some moment.
-    pub retire: bool,
+    /// The receiver shuts down its own sending side at some moment.
+    pub half: bool,
+    /// The last receiving thread leaves, each time at some moment.
+    pub acts: &'static [Act],
+    /// Receivers wait in `poll` or epoll, a bit each, and receive without blocking.
+    pub polls: u8,
+    pub epolls: u8,
+    /// The first receiving thread stops after so many bytes, if not 0.
+    pub takes: u8,
+    /// A receiver comes down as soon as all is echoed (a peek, a low-water mark).
+    pub eager: bool,
     /// Receivers were blocked in the kernel when the connection was attached.
     pub blocked: bool,
     pub rules: Rules,
@@ -288,16 +408,19 @@ impl World {
     pub fn new(c: &Config) -> World {
         use crate::{receiver, sender};
         let s = core::array::from_fn(|i| match c.senders.get(i) {
-            Some(&(_, n)) => Thread::new(sender::Pc::Idle, n, c.leave && i == 0),
-            None => Thread::new(sender::Pc::Done, 0, false),
+            Some(&(_, n)) => Thread::new(sender::Pc::Idle, n, u8::from(c.leave && i == 0)),
+            None => Thread::new(sender::Pc::Done, 0, 0),
         });
         let r = core::array::from_fn(|i| match c.receivers.get(i) {
-            Some(_) if c.blocked => Thread::new(receiver::Pc::CountedRecv, 0, false),
-            Some(_) => Thread::new(receiver::Pc::Idle, 0, c.retire && i + 1 == c.receivers.len()),
-            None => Thread::new(receiver::Pc::Done, 0, false),
+            Some(_) if c.blocked => Thread::new(receiver::Pc::CountedRecv, 0, 0),
+            Some(_) => {
+                let acts = if i + 1 == c.receivers.len() { c.acts.len() as u8 } else { 0 };
+                Thread::new(receiver::Pc::Idle, if i == 0 { c.takes } else { 0 }, acts)
+            }
+            None => Thread::new(receiver::Pc::Done, 0, 0),
         });
         let rx = Receiving { word: if c.blocked { c.receivers.len() as u8 } else { 0 }, ..Receiving::default() };
-        World { k: Kernel::default(), m: Slot::default(), tx: Sending::default(), rx, g: Ghost::default(), s, r, dead: 0 }
+        World { k: Kernel::default(), m: Slot::default(), h: Slot::default(), file: Fifo::default(), tx: Sending::default(), rx, g: Ghost::default(), s, r, dead: 0 }
     }
 
     pub fn finished(&self) -> bool {
@@ -310,6 +433,14 @@ impl World {
             t.bell |= t.armed;
         }
     }
+    /// The slot that the receiver reads: the shared one, or the copy that an exec has handed on.
+    pub fn slot(&self) -> &Slot {
+        if self.rx.image { &self.h } else { &self.m }
+    }
+    pub fn slot_mut(&mut self) -> &mut Slot {
+        if self.rx.image { &mut self.h } else { &mut self.m }
+    }
+
     pub fn notify_senders(&mut self) {
         for t in &mut self.s {
             t.bell |= t.armed;
@@ -340,10 +471,28 @@ impl World {
         }
     }
 
+    /// The program saw an error of the connection.
+    pub fn connection_reset(&mut self) {
+        if !self.g.excused && !self.g.owed && self.dead == 0 {
+            self.g.verdict = Verdict::Reset;
+        }
+    }
+
     /// Puts byte `id` on the lifeline.
     pub fn kernel_put(&mut self, c: &Config, id: u8) {
         self.k.sent += 1;
-        if c.wire { self.k.wire.push(id) } else { self.k.queue.push(id) }
+        if c.wire { self.k.wire.push(id) } else { self.arrives(id) }
+    }
+
+    pub fn arrives(&mut self, id: u8) {
+        self.k.queue.push(id);
+        self.k.edge = true;
+    }
+
+    /// A byte of the lifeline is taken from the queue.
+    pub fn kernel_take(&mut self) -> u8 {
+        self.k.consumed += 1;
+        self.k.queue.pop()
     }
 
     pub fn kernel_room(&self, c: &Config) -> u8 {
@@ -353,6 +502,7 @@ impl World {
     pub fn kernel_fin(&mut self, c: &Config) {
         if self.k.fin == 0 {
             self.k.fin = if c.wire { 1 } else { 2 };
+            self.k.edge = true;
         }
     }
 
@@ -360,8 +510,7 @@ impl World {
     pub fn kernel_recv(&mut self, max: u8) -> u8 {
         let n = max.min(self.k.queue.len);
         for _ in 0..n {
-            let id = self.k.queue.pop();
-            self.k.consumed += 1;
+            let id = self.kernel_take();
             self.deliver(id);
         }
         n

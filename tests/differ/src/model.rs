@@ -39,6 +39,8 @@ pub struct End {
     pub tiny: bool,
     /// Somebody reset the connection, or an error was seen.
     pub broken: bool,
+    /// Bytes up to here were handed on by an exec: nobody but the library has them.
+    pub kept: i64,
 }
 
 /// An actor process.
@@ -78,6 +80,8 @@ pub struct Model {
     pub blocked: BTreeMap<String, Waiting>,
     /// Members of each epoll set: the ends in it, by data.
     pub epolls: Vec<BTreeMap<u64, usize>>,
+    /// The call that armed each edge-triggered watch: set and data; who can make it.
+    pub edges: BTreeMap<(usize, u64), (String, String)>,
     /// Descriptors under way to a process: `(process, end)`.
     pub mail: Vec<(String, usize)>,
     /// Number of listeners so far.
@@ -98,6 +102,20 @@ impl Model {
     /// Bytes on their way to `end`.
     pub fn under_way(&self, end: usize) -> i64 {
         self.ends[Self::peer(end)].sent - self.ends[end].got
+    }
+
+    /// What lies unread at `end` can follow it out of the library's reach: the peer can still send it again. Where it
+    /// cannot, the connection is reset, as ARCHITECTURE.md says.
+    pub fn can_leave(&self, end: usize) -> bool {
+        let (x, peer) = (&self.ends[end], &self.ends[Self::peer(end)]);
+        let deaf = peer.rd_shut && peer.wr_shut || x.rd_shut && x.wr_shut || x.broken || peer.broken;
+        x.got >= x.kept && !(deaf && self.under_way(end) > 0)
+    }
+
+    /// The ends that a process holds.
+    pub fn ends_of(&self, process: &str) -> Vec<usize> {
+        let Some(p) = self.processes.get(process) else { return Vec::new() };
+        p.slots.values().filter_map(|w| if let What::End(e) = w { Some(*e) } else { None }).collect()
     }
 
     /// Names under which living processes hold `what`.
@@ -164,6 +182,7 @@ impl Model {
             rd_shut: false,
             tiny: false,
             broken: false,
+            kept: 0,
         });
         self.ends.len() - 1
     }
@@ -237,11 +256,6 @@ impl Model {
             }
             _ => {}
         }
-    }
-
-    fn ends_of(&self, process: &str) -> Vec<usize> {
-        let Some(p) = self.processes.get(process) else { return Vec::new() };
-        p.slots.values().filter_map(|w| if let What::End(e) = w { Some(*e) } else { None }).collect()
     }
 
     fn break_if_unread(&mut self, end: usize) {
@@ -336,6 +350,11 @@ impl Model {
                     p.slots.insert(slot(1), What::Epoll(n));
                 }
             }
+            "exec" if words[2] == "1" => {
+                for e in self.ends_of(&process) {
+                    self.ends[e].kept = self.ends[e].got + self.under_way(e).max(0);
+                }
+            }
             "thread" => {
                 if let Some(p) = self.processes.get_mut(&process) {
                     p.threads += 1;
@@ -371,6 +390,13 @@ impl Model {
             return;
         };
         let data: u64 = words[5].parse().unwrap_or(0);
+        let flags: i64 = words[4].parse().unwrap_or(0);
+        if words[2] != "del" && flags & i64::from(libc::EPOLLET as u32) != 0 {
+            let call = format!("epctl {} mod {} {} {}", words[1], words[3], words[4], words[5]);
+            self.edges.insert((ep, data), (process_of(who).to_owned(), call));
+        } else {
+            self.edges.remove(&(ep, data));
+        }
         match (words[2], target) {
             ("add" | "mod", What::End(e)) => {
                 self.epolls[ep].insert(data, e);

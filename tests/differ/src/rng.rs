@@ -58,7 +58,8 @@ impl Rng {
 /// Byte `at` of the pattern named `seed`.
 pub fn pattern(seed: u64, at: u64) -> u8 {
     let x = at.wrapping_add(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (x >> 56) as u8
+    // Mixed once more: the multiples alone look alike at many distances, and misplaced bytes must be found again.
+    ((x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8
 }
 
 /// The first `n` bytes of the pattern named `seed`.

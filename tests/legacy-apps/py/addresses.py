@@ -122,6 +122,19 @@ def client():
         conn.close()
     conn = socket.create_connection(("127.0.0.1", port))
     exchanges(conn)
+    corks = []
+    for on in (1, 0, 1, 1, 0, 0, 1, 0, 7):
+        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+        if len(corks) % 3:
+            exchanges(conn)
+        corks.append(conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) if len(corks) % 2 else None)
+    # The cork is on: urgent data goes by the kernel, which must know.
+    conn.send(b"!", socket.MSG_OOB)
+    print("corks", corks, conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
+    print("uncorked", outcome(lambda: conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)), exchanges(conn))
+    conn.close()
+    conn = socket.create_connection(("127.0.0.1", port))
+    exchanges(conn)
     conn.send(b"!", socket.MSG_OOB)
     print("after urgent data", exchanges(conn) == exchanges(conn))
     conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

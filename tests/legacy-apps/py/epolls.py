@@ -733,6 +733,138 @@ def forked():
     print(answer, end)
 
 
+def shared():
+    """A set that parent and child both use: what one of them registers, arms or fires, the other sees."""
+    a, b = pair()
+    c, d = pair()
+    s = Set()
+    s.add(b, IN | ONESHOT, "b")
+    s.names[d.fileno()] = "d"
+    turns = [os.pipe(), os.pipe()]
+
+    def turn(mine, wait=True):
+        sys.stdout.flush()
+        os.write(turns[1 - mine][1], b"x")
+        if wait:
+            os.read(turns[mine][0], 1)
+
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.read(turns[1][0], 1)
+        say("fired by the parent, added by the parent", s.now())
+        s.mod(b, IN | ONESHOT)
+        say("armed by the child", s.now())
+        say("fired by the child", s.now())
+        turn(1)
+        say("changed by the parent", s.now())
+        turn(1, False)
+        os._exit(0)
+    a.send(b"1")
+    say("parent", s.next())
+    s.add(d, IN, "d")
+    c.send(b"2")
+    settled(d, 1)
+    turn(0)
+    say("fired by the child", s.now())
+    s.mod(b, IN)
+    s.drop(d)
+    turn(0)
+    os.waitpid(pid, 0)
+    say("alone again", s.now())
+    # Not of the past: a connection made now is served.
+    time.sleep(0.02)
+    e, f = pair()
+    s.add(f, IN, "f")
+    drain(b)
+    e.send(b"3")
+    say("new", s.next())
+
+
+def kept():
+    """A set and two descriptors of a connection that are kept across exec."""
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    t = Set()
+    t.add(b, IN | ET, "b")
+    say("edge", t.now())
+    twice = b.dup()
+    a.send(b"12345678")
+    settled(b, 8)
+    for x in (a, b, twice, s.ep, t.ep):
+        os.set_inheritable(x.fileno(), True)
+    sys.stdout.flush()
+    numbers = [str(x.fileno()) for x in (a, b, twice, s.ep)]
+    os.execv(sys.executable, [sys.executable, __file__, "kept_on", *numbers])
+
+
+def kept_on():
+    a, b, twice = (socket.socket(fileno=int(n)) for n in sys.argv[2:5])
+    s = Set()
+    s.ep.close()
+    s.ep = select.epoll.fromfd(int(sys.argv[5]))
+    s.names[b.fileno()] = "b"
+    say("after exec", s.next())
+    print(b.recv(3), twice.recv(2), b.recv(8))
+    say("read", s.now())
+    a.send(b"9")
+    say("more", s.next())
+    print(twice.recv(8))
+    c, d = pair()
+    s.add(d, IN, "d")
+    c.send(b"0")
+    say("added", s.next())
+
+
+def twice():
+    """Two descriptors of a connection that are kept across exec: what is read through one is read for both."""
+    a, b = pair()
+    other = b.dup()
+    a.send(b"12345678")
+    settled(b, 8)
+    for x in (a, b, other):
+        os.set_inheritable(x.fileno(), True)
+    os.execv(sys.executable, [sys.executable, __file__, "twice_on", *(str(x.fileno()) for x in (a, b, other))])
+
+
+def twice_on():
+    a, b, other = (socket.socket(fileno=int(n)) for n in sys.argv[2:5])
+    print(b.recv(3), other.recv(2), b.recv(8))
+    a.send(b"9")
+    settled(b, 1)
+    print(other.recv(8))
+
+
+def passed():
+    """A set that another process receives."""
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        here.close()
+        _, fds, _, _ = socket.recv_fds(there, 1, 1)
+        s = select.epoll.fromfd(fds[0])
+        say("received", [("b", e) for _, e in s.poll(PATIENCE)])
+        sys.stdout.flush()
+        there.send(b"x")
+        os._exit(0)
+    there.close()
+    a, b = pair()
+    s = Set()
+    s.add(b, IN, "b")
+    a.send(b"1")
+    settled(b, 1)
+    sys.stdout.flush()
+    socket.send_fds(here, [b"x"], [s.ep.fileno()])
+    here.recv(1)
+    os.waitpid(pid, 0)
+    say("sender", s.next())
+    print(drain(b))
+    say("read", s.now())
+    a.send(b"2")
+    say("more", s.next())
+
+
 def idle():
     """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
     a, b = pair()

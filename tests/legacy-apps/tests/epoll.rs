@@ -52,5 +52,9 @@ scenarios! {
     faults: 2,
     exclusive: 2,
     forked: 2,
+    shared: 4,
+    kept: 2,
+    twice: 2,
+    passed: 2,
     idle: 6,
 }

@@ -139,6 +139,43 @@ fn forbidden_system_calls() {
     }
 }
 
+/// Children that may make hardly any call from some point on: a call of culvert's own would kill them.
+#[test]
+fn children_that_lock_themselves_up() {
+    compare("jail", BOTH, |lab| {
+        let mut seen = Seen::default();
+        for (reads, parent) in [("0", "keep"), ("40", "keep"), ("0", "drop"), ("120", "drop")] {
+            let port = free_port();
+            let server = lab.serve("jail", port, &mut peer(lab, Side::Server, &[], &["jail", &port.to_string(), reads, parent]));
+            for size in ["64", "20000"] {
+                let out = lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &port.to_string(), "1", "200", size]));
+                seen.note(format!("{reads} {parent} {size}"), format!("{} {}", out.text(), out.status));
+            }
+            wait_for("the last child's end", PATIENCE, || server.stdout().lines().count() == 2);
+            seen.note(format!("{reads} {parent} children"), server.stdout());
+        }
+        seen
+    });
+}
+
+/// A question about filters is none.
+#[test]
+fn programs_that_ask_for_filters() {
+    compare("ask-for-filters", BOTH, |lab| {
+        let mut seen = Seen::default();
+        let port = free_port().to_string();
+        let number = port.parse().expect("a port");
+        let server = lab.serve("echo", number, &mut peer(lab, Side::Server, &[], &["ask-for-filters", "echo", &port]));
+        let mut c = peer(lab, Side::Client, &[], &["ask-for-filters", "ping-on", &port, "64"]);
+        let mut on = lab.start("ping-on", c.stdin(Stdio::piped()));
+        lab.assert_shm(server.pid());
+        drop(on.stdin());
+        seen.note("ping-on", on.wait(PATIENCE).status);
+        server.stop(libc::SIGTERM);
+        seen
+    });
+}
+
 #[test]
 fn daemons_that_fork_twice() {
     compare("daemon", BOTH, |lab| {
@@ -204,6 +241,50 @@ fn a_stopped_peer_delays_only_itself() {
     }
     server.stop(libc::SIGTERM);
     lab.finish();
+}
+
+/// The library, built as another version of itself.
+fn other_version() -> PathBuf {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("other-version");
+    let mut c = Command::new(env!("CARGO"));
+    c.args(["build", "--release", "--quiet", "-p", "culvert-shim", "--target-dir"]).arg(&target);
+    let built = c.env("CULVERT_OTHER_VERSION", "1").current_dir(legacy_apps::root()).status();
+    assert!(built.as_ref().is_ok_and(|s| s.success()), "cargo build: {built:?}");
+    target.join("release/libculvert.so")
+}
+
+#[test]
+fn a_peer_of_another_version() {
+    let other = other_version();
+    for side in [Side::Server, Side::Client] {
+        compare("other-version", &[Mode::Both], |lab| {
+            let start = |s, words: &[&str]| {
+                let mut c = peer(lab, s, &[], words);
+                if s == side && lab.accelerated(s) {
+                    c.env("LD_PRELOAD", &other);
+                }
+                c
+            };
+            let mut seen = echo(lab, |w| start(Side::Server, w), |w| start(Side::Client, w));
+            let port = free_port().to_string();
+            let server = lab.serve("echo", port.parse().unwrap(), &mut start(Side::Server, &["echo", &port]));
+            let mut client = lab.start("ping-on", start(Side::Client, &["ping-on", &port, "64"]).stdin(Stdio::piped()));
+            let input = client.stdin();
+            wait_for("exchanges", PATIENCE, || progress(&client) > 100);
+            if lab.accelerated(side) {
+                // The command is of the server's version, or of the client's: it sees its like.
+                let here = if side == Side::Server { client.pid() } else { server.pid() };
+                let all = stat::connections().unwrap();
+                let mine: Vec<_> = all.iter().filter(|c| c.pid == here).collect();
+                let why = if side == Side::Server { "peer-without-culvert" } else { "peer-version" };
+                assert!(!mine.is_empty() && mine.iter().all(|c| c.path == "kernel" && c.reason == why), "{mine:?}");
+            }
+            drop(input);
+            seen.note("ping-on", client.wait(PATIENCE).status);
+            server.stop(libc::SIGTERM);
+            seen
+        });
+    }
 }
 
 #[test]

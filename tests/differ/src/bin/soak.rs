@@ -284,12 +284,20 @@ fn report(text: &str) {
     call!(write(1, line.as_ptr().cast(), line.len()));
 }
 
+/// The kernel's name of a socket, as culvert's log and `culvert stat` have it.
+fn cookie(fd: i32) -> u64 {
+    let mut v = 0u64;
+    let mut len = 8u32;
+    call!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut v).cast(), &raw mut len));
+    v
+}
+
 fn finish(end: &mut End, stop_at: Option<u64>) -> bool {
     match end.run(stop_at) {
         Ok(true) => report(&format!("done {}", end.sent + end.got)),
         Ok(false) => return false,
         Err(Outcome::Broken(why)) => report(&format!("broken {} {why}", std::process::id())),
-        Err(Outcome::Wrong(why)) => report(&format!("WRONG {} {why}", std::process::id())),
+        Err(Outcome::Wrong(why)) => report(&format!("WRONG {} socket {} {why}", std::process::id(), cookie(end.fd))),
     }
     call!(close(end.fd));
     true

@@ -25,6 +25,21 @@ pub fn dup_over() {
     }
 }
 
+/// What programs with an optional sandbox do at their start (libseccomp): ask the kernel, by a
+/// filter that has no address, whether it knows filters.
+pub fn ask_for_filters() {
+    let action: u32 = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: the kernel refuses a null address, and reads one action; nothing is installed.
+    let answers = unsafe {
+        [
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, 0usize, 0usize, 0usize) as i64,
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0usize, 0usize),
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0usize, &raw const action),
+        ]
+    };
+    assert_eq!(answers, [-1, -1, 0], "{}", io::Error::last_os_error());
+}
+
 /// The classic double fork; the working directory and standard streams stay.
 pub fn daemon() {
     for step in 0..2 {

@@ -5,13 +5,14 @@ mod echo;
 mod habits;
 mod http;
 mod inetd;
+mod jail;
 mod memcached;
 mod stream;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-legacy-peer [close-all] [dup-over] [daemon] COMMAND
+legacy-peer [close-all] [dup-over] [ask-for-filters] [daemon] COMMAND
   forbid CALL,... PROGRAM...        exec PROGRAM under a filter that refuses these system calls
   echo PORT                         serve: send back what comes, a thread per connection
   ping PORT CONNECTIONS COUNT SIZE  COUNT exchanges of SIZE bytes on each connection, checked
@@ -21,6 +22,7 @@ legacy-peer [close-all] [dup-over] [daemon] COMMAND
   http PORT PATH N                  GET on N kept-alive connections until standard input ends
   memcached PORT THREADS ROUNDS     set and get values of many sizes, checked
   inetd PORT LINES -- PROGRAM...    serve: answer LINES lines, then fork and exec PROGRAM on the socket
+  jail PORT READS keep|drop         serve: echo in a child that allows itself few calls after READS reads
   talk PORT LINES                   client of inetd: LINES lines, then standard input; prints the answer";
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         match first {
             "close-all" => habits::close_all(),
             "dup-over" => habits::dup_over(),
+            "ask-for-filters" => habits::ask_for_filters(),
             "daemon" => habits::daemon(),
             _ => break,
         }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ["inetd", port, lines, "--", program @ ..] if !program.is_empty() => {
             inetd::serve(number(port), number(lines), program)
         }
+        ["jail", port, reads, parent @ ("keep" | "drop")] => jail::serve(number(port), number(reads), *parent == "keep"),
         ["talk", port, lines] => inetd::talk(number(port), number(lines)),
         _ => {
             eprintln!("{USAGE}");
