@@ -13,7 +13,7 @@ use libc::iovec;
 use shmring::family::{CORKED, Reason, UNCORKED};
 use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, HOME, Side, SlotHeader};
 use shmring::ring;
-use shmring::switch::{self, TxPhase, TxStep, TxView};
+use shmring::switch::{self, RxPhase, TxPhase, TxStep, TxView};
 use shmring::{sys, syscall};
 
 /// `tx_word`: bytes go to the ring; threads of the family no longer send natively.
@@ -145,10 +145,18 @@ pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
     seen
 }
 
+/// Whether so much lies unread on the lifeline that the peer's FIN may not get through to us: it stands behind
+/// what the receive window did not take (tcp_send_fin). A peer that is killed with our bytes unread on the kernel
+/// sends a RST, which no window holds back; we would hear nothing of its end.
+fn backlog(ep: Ep, fd: i32) -> bool {
+    RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring
+        && lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF).is_ok_and(|size| lifeline::unread(fd) > size as u64 / 8)
+}
+
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
     // UP without the phase: a holder died on its way up. Nobody has sent natively since.
     let word = ep.tx_word.load(Relaxed);
-    if ep.wr_shut.load(Relaxed) != 0 || (word != UP && ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err()) {
+    if ep.wr_shut.load(Relaxed) != 0 || (word != UP && (backlog(ep, fd) || ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err())) {
         return false;
     }
     let Some(x) = lifeline::sent(fd, ep.role.load(Relaxed) == 1) else {

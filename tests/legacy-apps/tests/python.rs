@@ -76,3 +76,21 @@ fn polling_in_transit() {
         seen
     });
 }
+
+/// The end of a peer whose FIN cannot get through, because what it sent is not read.
+#[test]
+fn killed_behind_a_flood() {
+    compare("python-flood", &[Mode::Both], |lab| {
+        let mut c = lab.python(Side::Client, "flood.py");
+        if lab.accelerated(Side::Client) {
+            c.env("CULVERT_LOG", "debug");
+        }
+        let out = lab.run("flood.py", &mut c).success();
+        if lab.accelerated(Side::Client) {
+            assert!(out.stderr.contains("as Acceptor"), "not what this is to test:\n{}", out.stderr);
+        }
+        let mut seen = Seen::default();
+        seen.note("flood.py", out.text());
+        seen
+    });
+}
