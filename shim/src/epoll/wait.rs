@@ -77,7 +77,7 @@ fn demultiplex(s: &Set) {
         for (fd, w) in s.watches() {
             let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
             if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED && ep.local().refs.load(Relaxed) > 0 && (all || stirs(ep, w)) {
-                note_edge(ep, w);
+                note_edge(ep, w, false);
                 s.push(fd);
             }
         }
@@ -85,7 +85,7 @@ fn demultiplex(s: &Set) {
         for ep in family::held().filter(|e| e.local().inherited.load(Relaxed) != 0) {
             each(ep, |set, fd, w| {
                 if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w);
+                    note_edge(ep, w, false);
                     s.push(fd);
                 }
             });
@@ -103,7 +103,7 @@ fn demultiplex(s: &Set) {
                 if set == me && w.flags.load(Relaxed) & PARKED != 0 {
                     parked = true;
                 } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w);
+                    note_edge(ep, w, true);
                     s.push(fd);
                 }
             });
@@ -128,13 +128,15 @@ fn written(ep: Ep, chan: &channel::Chan) -> u64 {
 
 /// Data that came since the last report is an edge for who asked for data, space after a refusal for who asked
 /// for space (ep_poll_callback looks at the kind of news); nothing else is.
-fn note_edge(ep: Ep, w: &Watch) {
+///
+/// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
+fn note_edge(ep: Ep, w: &Watch, told: bool) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = written(ep, chan) != w.seen.load(Relaxed);
+    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::at_end(ep, chan);
     let blocked = ep.tx_blocked.load(Relaxed);
     let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
     if space {
