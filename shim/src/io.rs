@@ -357,11 +357,6 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     if complete && !rx::dropped(ep, fd) {
         reset(fd, why);
     }
-    if ep.latched.load(Relaxed) != 0 && attach::peer_gone(ep, fd) {
-        // The kernel would have had a RST from a peer that ended with bytes of ours unread. It sends one for a byte
-        // more, which nobody reads.
-        lifeline::provoke(fd, ep.latched.load(Relaxed) & rx::REPORTED != 0);
-    }
     held.release();
     chan.notify(slot);
     complete

@@ -1,5 +1,5 @@
 //! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
-//! [`linger`] and [`provoke`].
+//! [`linger`].
 
 use shmring::syscall;
 
@@ -67,16 +67,6 @@ pub fn cookie(fd: i32) -> Option<u64> {
     // SAFETY: writes at most 8 bytes.
     let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_COOKIE, &raw mut v, &raw mut len) };
     (r >= 0 && len == 8).then_some(v)
-}
-
-/// Makes the kernel send RST for the peer, whose socket is gone. `taken`: its error has been reported.
-pub fn provoke(fd: i32, taken: bool) {
-    let byte = 0u8;
-    // SAFETY: sends one byte of a local.
-    unsafe { syscall!(libc::SYS_sendto, fd, &raw const byte, 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, 0, 0) };
-    if taken {
-        let _ = option(fd, libc::SOL_SOCKET, libc::SO_ERROR);
-    }
 }
 
 /// Sets `SO_LINGER`.

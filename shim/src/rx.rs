@@ -899,16 +899,10 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     let p = peer(chan, chan.slot(slot));
     chan.notify(slot);
     let mut ended = false;
-    let mut looks = 0;
     patiently(PATIENCE_NS, || {
         // In this order: a peer that finishes serves the rewind before its FIN.
         if ended || p.down.load(Acquire) == at + 1 {
             return true;
-        }
-        looks += 1;
-        if looks == 4 {
-            // Nobody sleeps on this connection. Who sleeps on another of the peer's can do it, too.
-            crate::attach::poke(chan);
         }
         ended = lifeline::peer_ended(fd);
         serve_other(ep);
@@ -920,17 +914,6 @@ pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
     match received(ep, fd) {
         Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
         _ => TakenBack::Partly,
-    }
-}
-
-/// Serves what the peers of this process may have asked of any of its connections.
-pub fn serve_all() {
-    for ep in crate::family::held() {
-        if ep.state() == shmring::family::State::Attached
-            && let (Some(chan), fd @ 0..) = (ep.chan(), ep.local().fd.load(Relaxed))
-        {
-            tx::service(ep, chan, fd);
-        }
     }
 }
 

@@ -29,11 +29,8 @@ pub fn test(quick: bool) -> bool {
         legacy(&mut tally);
         if has("tests/differ") {
             // The same scenarios each time: what holds must not break. New ones are for open-ended runs by hand.
-            // Hand-overs are left to the soak and to legacy-apps: the tester's peers wait outside our calls, where
-            // nobody can ask them for what was not read (ARCHITECTURE.md).
             let count = if quick { "20" } else { "60" };
-            let without = "fork,exec,pspawn,scm";
-            let mut c = differ_command("differ", &["run", "--seed", "9000", "--count", count, "--shrink", "0", "--without", without]);
+            let mut c = differ_command("differ", &["run", "--seed", "9000", "--count", count, "--shrink", "0"]);
             c.stderr(std::process::Stdio::inherit());
             if Step::new("differ", c, 5 * MINUTE).run(&mut tally) {
                 tally.passed += 1;

@@ -75,7 +75,7 @@ fn demultiplex(s: &Set) {
         for (fd, w) in s.watches() {
             let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
             if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED && ep.local().refs.load(Relaxed) > 0 && (all || stirs(ep, w)) {
-                note_edge(ep, w);
+                note_edge(ep, w, false);
                 s.push(fd);
             }
         }
@@ -83,7 +83,7 @@ fn demultiplex(s: &Set) {
         for ep in family::held().filter(|e| e.local().inherited.load(Relaxed) != 0) {
             each(ep, |set, fd, w| {
                 if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w);
+                    note_edge(ep, w, false);
                     s.push(fd);
                 }
             });
@@ -101,7 +101,7 @@ fn demultiplex(s: &Set) {
                 if set == me && w.flags.load(Relaxed) & PARKED != 0 {
                     parked = true;
                 } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w);
+                    note_edge(ep, w, true);
                     s.push(fd);
                 }
             });
@@ -119,16 +119,22 @@ fn stirs(ep: Ep, w: &Watch) -> bool {
     w.flags.load(Relaxed) & EDGE != 0 || rx::stirred(ep, chan) || tx::may_write(ep, chan) || ep.rx_fin.load(Relaxed) != 0
 }
 
+/// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
+fn written(ep: Ep, chan: &channel::Chan) -> u64 {
+    rx::tail(ep, chan) | u64::from(rx::at_end(ep, chan)) << 63
+}
+
 /// Data that came since the last report is an edge for who asked for data, space after a refusal for who asked
-/// for space (ep_poll_callback looks at the kind of news); nothing else is. What comes behind the end of the ring the
-/// kernel tells of.
-fn note_edge(ep: Ep, w: &Watch) {
+/// for space (ep_poll_callback looks at the kind of news); nothing else is.
+///
+/// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
+fn note_edge(ep: Ep, w: &Watch, told: bool) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = rx::tail(ep, chan) != w.seen.load(Relaxed);
+    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::at_end(ep, chan);
     let blocked = ep.tx_blocked.load(Relaxed);
     let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
     if space {
@@ -194,7 +200,7 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let seen = rx::tail(ep, chan);
+    let seen = written(ep, chan);
     let at = ep.local().fd.load(Relaxed);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;

@@ -63,22 +63,27 @@ impl Generator {
     /// Learns what came of a step, and which threads are free.
     pub fn learn(&mut self, record: &Record, idle: Vec<String>) {
         self.model.idle = idle;
-        self.model.learn(record, &mut self.blocked_in);
+        // Before it is learnt that a descriptor is closed.
         for op in parse(&record.line) {
             if record.of(op.who).is_some_and(|r| r != SKIPPED) {
                 self.handed_over(op.who, op.text);
             }
         }
+        self.model.learn(record, &mut self.blocked_in);
     }
 
     /// The bytes that lie unread when a connection leaves the library's reach come when the peer next runs in the
     /// library (ARCHITECTURE.md, "Known weaknesses"). Our actors wait outside of it, so each peer gets a call to make:
     /// this delay is accepted, and nothing else. To an edge-triggered watch they come anew, so it is armed anew.
     fn handed_over(&mut self, who: &str, text: &str) {
-        let mut words = text.split(' ');
-        let named = match words.next() {
-            Some("usend") => words.next(),
-            Some("pspawn" | "exec") => None,
+        let words: Vec<&str> = text.split(' ').collect();
+        let named = match words[0] {
+            "usend" => Some(words[1]),
+            "pspawn" | "exec" => None,
+            // Into a set that a fork has shared, or out of the process that added it.
+            "epctl" if words[2] == "add" && self.model.set_is_shared(who, words[1]) => Some(words[3]),
+            "close" if self.model.processes.len() > 1 => Some(words[1]),
+            "dup2" | "dup3" if self.model.processes.len() > 1 && words[3].starts_with('v') => Some(words[3]),
             _ => return,
         };
         let Some(process) = self.model.processes.get(process_of(who)) else { return };

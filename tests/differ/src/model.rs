@@ -112,6 +112,12 @@ impl Model {
         x.got >= x.kept && !(deaf && self.under_way(end) > 0)
     }
 
+    /// Whether another process has the same epoll set.
+    pub fn set_is_shared(&self, who: &str, slot: &str) -> bool {
+        let Some(what @ What::Epoll(_)) = self.what(who, slot) else { return false };
+        self.holders(what).iter().any(|(p, _)| p != process_of(who))
+    }
+
     /// The ends that a process holds.
     pub fn ends_of(&self, process: &str) -> Vec<usize> {
         let Some(p) = self.processes.get(process) else { return Vec::new() };
