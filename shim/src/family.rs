@@ -412,7 +412,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     {
         w.store(0, Relaxed);
     }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_skip, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail,
+    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_skip, &ep.rx_at, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail,
         &ep.tx_head, &ep.tx_base, &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_extent, &ep.tx_trimmed, &ep.tx_heard, &ep.bells,
         &ep.spins_won, &ep.spins_lost]
     {

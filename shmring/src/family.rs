@@ -194,6 +194,8 @@ pub struct Endpoint {
     pub rx_shown: AtomicU64,
     /// Lifeline position before which bytes are echoes of what was read from the ring; 0 = none are left.
     pub rx_skip: AtomicU64,
+    /// While echoes are dropped: lifeline position + 1 that has been read up to, as we have counted; 0 = we have not.
+    pub rx_at: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
     /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
