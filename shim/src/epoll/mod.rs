@@ -64,15 +64,15 @@ pub fn created(fd: c_int) {
     if fd < 0 || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
-    if !set::ensure() {
-        return;
-    }
     let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();
     let fresh = TABLE.iter().position(|s| take(s, 0));
     // One that was left to other processes, which are gone.
     let set = fresh.or_else(|| TABLE.iter().position(|s| s.used.load(Relaxed) == LEFT && !s.shared() && take(s, LEFT)));
     if let Some(i) = set {
         let s = &TABLE[i];
+        if !s.ensure() {
+            return s.used.store(0, Release);
+        }
         if fresh.is_none() {
             s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
         }

@@ -80,6 +80,8 @@ pub(super) struct Set {
     pub last: AtomicU32,
     pub kernel_at: AtomicU64,
     pub turn: AtomicU32,
+    /// Shared memory, as the watches are: see [`after_fork_child`] for whose.
+    common: AtomicPtr<Common>,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
     pub links: [AtomicPtr<Link>; CHUNKS],
 }
@@ -103,12 +105,11 @@ pub(super) static TABLE: [Set; SETS] = [const {
         last: AtomicU32::new(0),
         kernel_at: AtomicU64::new(0),
         turn: AtomicU32::new(0),
+        common: AtomicPtr::new(core::ptr::null_mut()),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
         links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
     }
 }; SETS];
-/// One per set; mapped before the first set is used.
-static COMMON: AtomicPtr<Common> = AtomicPtr::new(core::ptr::null_mut());
 /// Guards the chains of watches; taken inside a set's lock.
 static CHAINS: Lock = Lock::new();
 /// Changes of the chains; odd while one is made. Readers take no lock: they look again.
@@ -135,29 +136,50 @@ fn map(len: usize, how: i32) -> Option<*mut u8> {
     (!(-4095..0).contains(&p)).then_some(p as *mut u8)
 }
 
-/// Maps what all sets need. False: no memory.
-pub(super) fn ensure() -> bool {
-    const LEN: usize = SETS * size_of::<Common>();
-    if !COMMON.load(Acquire).is_null() {
-        return true;
-    }
-    let Some(p) = map(LEN, libc::MAP_SHARED) else { return false };
-    if COMMON.compare_exchange(core::ptr::null_mut(), p.cast(), Release, Relaxed).is_err() {
-        // SAFETY: nobody else knows of it.
-        unsafe { syscall!(libc::SYS_munmap, p, LEN) };
-    }
-    true
-}
-
 fn link_of(id: u32) -> Option<&'static Link> {
     TABLE.get((id >> 20) as usize)?.link((id & 0xf_ffff) as i32)
 }
 
 impl Set {
+    /// Maps what its processes agree on, for one who has just taken it. False: no memory.
+    pub fn ensure(&self) -> bool {
+        if !self.common.load(Acquire).is_null() {
+            return true;
+        }
+        let p = map(size_of::<Common>(), libc::MAP_SHARED);
+        self.common.store(p.unwrap_or(core::ptr::null_mut()).cast(), Release);
+        p.is_some()
+    }
+
+    /// Whether it is in use; not while another thread makes it.
+    fn made(&self) -> bool {
+        self.used.load(Acquire) == 1 && !self.common.load(Acquire).is_null()
+    }
+
     /// What its processes agree on.
     pub fn common(&self) -> &'static Common {
-        // SAFETY: mapped for ever before a set is used (`ensure`); the index is in range; all atomics.
-        unsafe { &*COMMON.load(Acquire).add(self.index()) }
+        // SAFETY: mapped before the set is used (`ensure`), and as long as it is; all atomics.
+        unsafe { &*self.common.load(Acquire) }
+    }
+
+    /// Forgets the memory of a set that this process does not have: another process may use it.
+    fn disown(&self) {
+        let unmap = |p: *mut u8, len: usize| {
+            if !p.is_null() {
+                // SAFETY: our own mapping, of this length; nobody in this process refers to it.
+                unsafe { syscall!(libc::SYS_munmap, p, len) };
+            }
+        };
+        self.used.store(0, Relaxed);
+        let common = self.common.swap(core::ptr::null_mut(), Relaxed);
+        if common.is_null() {
+            return;
+        }
+        unmap(common.cast(), size_of::<Common>());
+        for (w, l) in self.chunks.iter().zip(&self.links) {
+            unmap(w.swap(core::ptr::null_mut(), Relaxed).cast(), CHUNK * size_of::<Watch>());
+            unmap(l.swap(core::ptr::null_mut(), Relaxed).cast(), CHUNK * size_of::<Link>());
+        }
     }
 
     /// Its lock.
@@ -389,10 +411,10 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
 /// Before a fork: the watches that parent and child will share have their places.
 pub(super) fn before_fork() {
     // The members of a family know of each other.
-    if TABLE.iter().any(|s| s.used.load(Relaxed) == 1) {
+    if TABLE.iter().any(Set::made) {
         crate::family::ensure();
     }
-    for s in TABLE.iter().filter(|s| s.used.load(Relaxed) == 1) {
+    for s in TABLE.iter().filter(|s| s.made()) {
         let held = s.lock();
         for fd in (0..fds::high()).step_by(CHUNK).chain([SPARE]) {
             s.make(fd);
@@ -412,7 +434,9 @@ pub(super) fn after_fork_child() {
     }
     for (i, s) in TABLE.iter().enumerate() {
         s.sleepers.store(0, Relaxed);
-        if s.used.load(Relaxed) != 1 {
+        if !s.made() {
+            // What the parent will use for a set of its own.
+            s.disown();
             continue;
         }
         s.inherited.store(1, Relaxed);
