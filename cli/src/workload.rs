@@ -234,7 +234,7 @@ struct Load {
 fn request(protocol: Protocol, n: u64, http_reply: usize) -> (Vec<u8>, usize) {
     match protocol {
         Protocol::Echo => (vec![b'x'; MESSAGE], MESSAGE),
-        Protocol::Redis if n % 2 == 0 => {
+        Protocol::Redis if n.is_multiple_of(2) => {
             let mut m = format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n${MESSAGE}\r\n").into_bytes();
             m.extend([b'v'; MESSAGE]);
             m.extend(b"\r\n");

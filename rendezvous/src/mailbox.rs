@@ -240,11 +240,10 @@ pub fn recv(fd: i32, fds: &mut [i32; MAX_FDS]) -> Option<Incoming> {
         let verdict = judge(&data, &got, came.sender);
         // MSG_CTRUNC: there were descriptors for which we left no room, or our table is full.
         let whole = got.flags & libc::MSG_CTRUNC == 0 && !came.surplus;
-        if let (Ok(message), Some((uid, pid)), true) = (verdict, came.sender, whole) {
-            if came.nfds == message.fds() {
+        if let (Ok(message), Some((uid, pid)), true) = (verdict, came.sender, whole)
+            && came.nfds == message.fds() {
                 return Some(Incoming::Message(Received { message, uid, pid, nfds: came.nfds }));
             }
-        }
         fds[..came.nfds].iter().for_each(|fd| os::close(*fd));
         if let Err(Bad::Version { from, nonce, version, refusal }) = verdict {
             return Some(Incoming::VersionMismatch { from, nonce, version, refusal });

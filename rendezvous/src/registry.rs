@@ -202,11 +202,10 @@ impl Registry {
 
     /// `uid`'s file for reading, and the slot it goes back to.
     fn file_of(&self, uid: u32) -> Result<Option<(i32, Stat, &Keep)>, Error> {
-        if uid == os::geteuid() {
-            if let Some((fd, st)) = taken(&self.own, uid) {
+        if uid == os::geteuid()
+            && let Some((fd, st)) = taken(&self.own, uid) {
                 return Ok(Some((fd, st, &self.own)));
             }
-        }
         if let Some((fd, st)) = taken(&self.seen, uid) {
             return Ok(Some((fd, st, &self.seen)));
         }

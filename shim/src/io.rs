@@ -78,7 +78,7 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
-        if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
+        if RxPhase::from_u32(ep.rx_phase.load(Acquire)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
         if !rx::make_ready(ep, chan) {

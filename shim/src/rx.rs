@@ -586,11 +586,10 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         }
         match woke.take() {
             // A call that is restarted finds what the number means now.
-            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) => {
-                if fds::endpoint(number) != Some(ep) {
+            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none())
+                && fds::endpoint(number) != Some(ep) => {
                     return RESTART;
                 }
-            }
             Some(e) => return -e as isize,
             None => {}
         }
@@ -802,7 +801,7 @@ fn skip(ep: Ep, fd: i32) -> bool {
         return true;
     }
     loop {
-        let ended = lifeline::look(fd, ENDED) != 0;
+        let ended = lifeline::peer_ended(fd);
         let (left, queued) = match received(ep, fd) {
             Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
             // Not a connection any more: the kernel says what it is.
@@ -869,7 +868,7 @@ pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     patiently(LONG_PATIENCE_NS, || {
-        if p.down.load(Acquire) != 0 || lifeline::look(fd, ENDED) != 0 {
+        if p.down.load(Acquire) != 0 || lifeline::peer_ended(fd) {
             return true;
         }
         serve_other(ep);

@@ -379,7 +379,7 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
             let mut looks = 0u32;
             let spun = wait::spin(|| {
                 looks += 1;
-                stirred(s) || looks % 64 == 0 && signals::interrupted(since, false)
+                stirred(s) || looks.is_multiple_of(64) && signals::interrupted(since, false)
             });
             if spun == Spun::Won && stirred(s) {
                 continue;
