@@ -585,11 +585,13 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             return total as isize;
         }
         match woke.take() {
-            // A call that is restarted finds what the number means now.
-            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none())
-                && fds::endpoint(number) != Some(ep) => {
+            // A call that is restarted finds what the number means now; else the wait goes on.
+            #[allow(clippy::collapsible_match)]
+            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) => {
+                if fds::endpoint(number) != Some(ep) {
                     return RESTART;
                 }
+            }
             Some(e) => return -e as isize,
             None => {}
         }
