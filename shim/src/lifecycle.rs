@@ -516,6 +516,7 @@ pub extern "C" fn fork_prepare() {
 /// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
 /// as they are.
 pub extern "C" fn fork_parent() {
+    epoll::after_fork_parent();
     attach::after_fork_parent();
 }
 

@@ -155,6 +155,11 @@ pub fn before_fork() {
     set::before_fork();
 }
 
+/// After a fork, in the parent.
+pub fn after_fork_parent() {
+    set::after_fork_parent();
+}
+
 /// Child of a fork: the kernel's sets are shared with the parent.
 pub fn after_fork_child() {
     set::after_fork_child();

@@ -211,6 +211,12 @@ impl Set {
         true
     }
 
+    /// From now on another process of the family may have the set: what it closes, this one may still use.
+    fn share(&self) {
+        self.shared.store(1, Relaxed);
+        self.shared_at.store(wait::now(), Relaxed);
+    }
+
     /// Tells the other processes that a watch has changed.
     pub fn changed(&self) {
         if self.shared.load(Relaxed) != 0 {
@@ -419,10 +425,14 @@ pub(super) fn before_fork() {
         for fd in (0..fds::high()).step_by(CHUNK).chain([SPARE]) {
             s.make(fd);
         }
-        s.shared.store(1, Relaxed);
-        s.shared_at.store(wait::now(), Relaxed);
+        s.share();
         held.release();
     }
+}
+
+/// After a fork, in the parent: a set that another thread made since [`before_fork`] is shared, too.
+pub(super) fn after_fork_parent() {
+    TABLE.iter().filter(|s| s.made()).for_each(Set::share);
 }
 
 /// Child of a fork: nobody else is in here. A lock that a thread of the parent holds, it will release.
@@ -439,6 +449,7 @@ pub(super) fn after_fork_child() {
             s.disown();
             continue;
         }
+        s.share();
         s.inherited.store(1, Relaxed);
         s.poller.store(0, Relaxed);
         // Lists and chains may have been in the middle of a change.
