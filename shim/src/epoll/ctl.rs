@@ -27,13 +27,8 @@ pub fn nest(i: usize) {
     for (fd, w) in s.watches() {
         give_back(s, epfd, fd, w);
     }
-    if s.attached.load(Relaxed) == 0
-        && let Some(p) = s.poller()
-    {
-        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
-        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
-        s.poller.store(0, Relaxed);
-        wait::release(p);
+    if s.attached.load(Relaxed) == 0 {
+        unequip(s, epfd);
     }
     s.changed();
     held.release();
@@ -62,12 +57,7 @@ pub fn hand_over(i: usize) {
             s.attached.fetch_sub(1, Relaxed);
         }
     }
-    if let Some(p) = s.poller() {
-        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
-        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
-        s.poller.store(0, Relaxed);
-        wait::release(p);
-    }
+    unequip(s, epfd);
     s.changed();
     held.release();
 }
@@ -128,6 +118,15 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     }
     s.poller.store(p as u32 + 1, Relaxed);
     true
+}
+
+/// Takes its doorbell and the mailbox out of the kernel's set, and its poller back. With the set's lock held.
+fn unequip(s: &Set, epfd: c_int) {
+    let Some(p) = s.poller() else { return };
+    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
+    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
+    s.poller.store(0, Relaxed);
+    wait::release(p);
 }
 
 /// News of the lifeline that an attached watch gets from the kernel.
