@@ -7,6 +7,7 @@
 use crate::family::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32};
+use shmring::family::{ENDPOINTS, State};
 use shmring::syscall;
 
 /// Descriptors above this are never tracked: they stay on the kernel.
@@ -14,10 +15,18 @@ pub const MAX: usize = 1 << 20;
 
 static TABLE: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
 
-const KIND: u32 = 0xf000_0000;
+const KIND: u32 = 0x7000_0000;
+/// With [`EP`]: the connection is the kernel's for good, and so are all calls that move its bytes.
+const NATIVE: u32 = 0x8000_0000;
+/// The endpoint. Between this and the kind lies some of its life, so that [`leave_alone`] cannot take the number's
+/// next connection for this one.
+const INDEX: u32 = ENDPOINTS as u32 - 1;
+const LIFE: u32 = !(KIND | NATIVE | INDEX);
 const EP: u32 = 0x1000_0000;
 const EPOLL: u32 = 0x2000_0000;
 const OURS: u32 = 0x3000_0000;
+
+const _: () = assert!(ENDPOINTS.is_power_of_two());
 
 /// What a descriptor is to culvert.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +51,7 @@ fn raw(fd: i32) -> u32 {
 pub fn get(fd: i32) -> Kind {
     let v = raw(fd);
     match v & KIND {
-        EP => Kind::Endpoint(Ep::from_index(v & !KIND)),
+        EP => Kind::Endpoint(Ep::from_index(v & INDEX)),
         EPOLL => Kind::Epoll((v & !KIND) as usize),
         OURS => Kind::Ours,
         _ => Kind::Other,
@@ -53,7 +62,31 @@ pub fn get(fd: i32) -> Kind {
 #[inline(always)]
 pub fn endpoint(fd: i32) -> Option<Ep> {
     let v = raw(fd);
-    if v & KIND == EP { Some(Ep::from_index(v & !KIND)) } else { None }
+    if v & KIND == EP { Some(Ep::from_index(v & INDEX)) } else { None }
+}
+
+/// The same for calls that move bytes: not if those are the kernel's for good. One load, and no other memory.
+#[inline(always)]
+pub fn carried(fd: i32) -> Option<Ep> {
+    let v = raw(fd);
+    if v & (KIND | NATIVE) == EP { Some(Ep::from_index(v & INDEX)) } else { None }
+}
+
+fn word(ep: Ep) -> u32 {
+    EP | ep.life() << INDEX.count_ones() & LIFE | ep.index()
+}
+
+/// From now on calls that move the bytes of `fd` need not look at its endpoint, if that is pinned.
+#[cold]
+pub fn leave_alone(fd: i32) {
+    let v = raw(fd);
+    if v & (KIND | NATIVE) == EP {
+        let ep = Ep::from_index(v & INDEX);
+        // In this order: pinned is for life.
+        if ep.state() == State::Pinned && word(ep) == v {
+            let _ = TABLE[fd as usize].compare_exchange(v, v | NATIVE, Relaxed, Relaxed);
+        }
+    }
 }
 
 /// Sets what `fd` is. Numbers beyond the table are ignored.
@@ -61,7 +94,7 @@ pub fn set(fd: i32, kind: Kind) {
     if (fd as u32 as usize) < MAX {
         let v = match kind {
             Kind::Other => 0,
-            Kind::Endpoint(e) => EP | e.index(),
+            Kind::Endpoint(e) => word(e),
             Kind::Epoll(i) => EPOLL | i as u32,
             Kind::Ours => OURS,
         };

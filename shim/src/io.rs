@@ -19,6 +19,25 @@ pub fn tracked(fd: c_int) -> bool {
     fds::endpoint(fd).is_some()
 }
 
+/// May its bytes go another way than the kernel's? One load.
+#[inline(always)]
+pub fn carried(fd: c_int) -> bool {
+    fds::carried(fd).is_some()
+}
+
+/// Whether calls on it are the kernel's, at least now.
+#[inline(always)]
+fn native(ep: Ep, fd: c_int) -> bool {
+    match ep.state() {
+        State::Eligible | State::Attached => false,
+        State::Idle | State::Free => true,
+        State::Pinned => {
+            fds::leave_alone(fd);
+            true
+        }
+    }
+}
+
 /// The endpoint and channel of `fd` if its bytes may be on a ring; takes the next step towards that.
 #[inline(always)]
 fn attached(fd: c_int) -> Option<(Ep, &'static Chan)> {
@@ -54,8 +73,8 @@ fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl Fn
 pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
     let since = signals::runs();
     loop {
-        let Some(e) = fds::endpoint(fd) else { return real() };
-        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        let Some(e) = fds::carried(fd) else { return real() };
+        if native(e, fd) {
             return real();
         }
         let Some((ep, chan)) = attached(fd) else {
@@ -97,8 +116,8 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
 
 /// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
 pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
-    let Some(e) = fds::endpoint(fd) else { return Some(real()) };
-    if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+    let Some(e) = fds::carried(fd) else { return Some(real()) };
+    if native(e, fd) {
         return Some(real());
     }
     match attached(fd) {
@@ -126,8 +145,8 @@ pub fn keep_error(fd: c_int, errno: c_int) {
 pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
     let since = signals::runs();
     loop {
-        let Some(e) = fds::endpoint(fd) else { return real() };
-        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        let Some(e) = fds::carried(fd) else { return real() };
+        if native(e, fd) {
             return real();
         }
         let Some((ep, chan)) = attached(fd) else {
@@ -165,8 +184,8 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
 pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut real: impl FnMut() -> isize) -> isize {
     let since = signals::runs();
     loop {
-        let Some(e) = fds::endpoint(out) else { return real() };
-        if matches!(e.state(), State::Idle | State::Pinned | State::Free) {
+        let Some(e) = fds::carried(out) else { return real() };
+        if native(e, out) {
             return real();
         }
         let Some((ep, chan)) = attached(out) else {

@@ -1,7 +1,7 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
 use super::fdinfo::oneshot_fired;
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, unlink, watch_id, watchable};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable};
 use super::wait::{knock, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
@@ -155,9 +155,6 @@ fn concerns_kernel(old: u32, new: u32) -> bool {
 pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
     // SAFETY: the caller's obligation.
     let native = || unsafe { real::epoll_ctl(epfd, op, fd, ev) };
-    if fds::endpoint(fd).is_some_and(|ep| ep.state() == State::Pinned && ep.local().watches.load(Relaxed) == 0) {
-        return native();
-    }
     let Kind::Epoll(i) = fds::get(epfd) else {
         let r = native();
         if r == 0 && op != libc::EPOLL_CTL_DEL {
@@ -181,9 +178,6 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
         _ => return native(),
     };
-    if ep.state() == State::Pinned && let_go(&TABLE[i], i, fd, ep) {
-        return native();
-    }
     let want = if op == libc::EPOLL_CTL_DEL {
         epoll_event { events: 0, u64: 0 }
     } else {
@@ -226,19 +220,24 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     r
 }
 
-/// The connection is the kernel's for good: so are its registrations, if they were not ours before.
-fn let_go(s: &Set, i: usize, fd: c_int, ep: Ep) -> bool {
-    let ours = |w: &&Watch| w.ep.load(Relaxed) == ep.index() + 1;
-    let Some(w) = s.get(fd).filter(ours) else { return true };
-    if w.flags.load(Relaxed) & TAGGED != 0 {
-        return false;
+/// Changes a watch that the kernel keeps, or puts it back. With the set's lock held.
+fn modify(s: &Set, epfd: c_int, fd: c_int, w: &Watch, want: epoll_event) -> isize {
+    /// Level-triggered news: what holds, the kernel reports until it holds no longer, whether it is asked again or not
+    /// (ep_modify, fs/eventpoll.c).
+    const LEVEL: u32 = (EPOLLIN | EPOLLOUT | EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) as u32;
+    let same = w.events.load(Relaxed) == want.events && w.data.load(Relaxed) == want.u64;
+    if !same || want.events & !LEVEL != 0 || !s.own() {
+        let r = kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, want.events, want.u64);
+        if r < 0 {
+            return r;
+        }
+        w.events.store(want.events, Relaxed);
+        w.data.store(want.u64, Relaxed);
     }
-    let held = s.lock();
-    if ours(&w) && w.flags.load(Relaxed) & TAGGED == 0 {
-        unlink(i, fd, w);
+    if w.flags.load(Relaxed) & PARKED != 0 {
+        s.owe_no_more(fd, w);
     }
-    held.release();
-    true
+    0
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -251,7 +250,14 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             real::set_errno(libc::ENOENT);
             -1
         }
-        (libc::EPOLL_CTL_ADD, Some(w)) if parked && w.ep.load(Relaxed) == ep.index() + 1 => {
+        (libc::EPOLL_CTL_ADD, Some(w)) if parked && w.flags.load(Relaxed) & TAGGED == 0 => {
+            if modify(s, epfd, fd, w, want) >= 0 {
+                return 0;
+            }
+            unpark(i, epfd, fd, w);
+            add(s, i, epfd, fd, ep, want, native)
+        }
+        (libc::EPOLL_CTL_ADD, Some(w)) if parked => {
             if concerns_kernel(0, want.events) {
                 kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
             }
@@ -286,6 +292,8 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             if s.nested() && to_kernel(ep) {
                 let r = native();
                 if r == 0 {
+                    w.events.store(want.events, Relaxed);
+                    w.data.store(want.u64, Relaxed);
                     w.flags.store(0, Relaxed);
                     s.attached.fetch_sub(1, Relaxed);
                 }
@@ -301,14 +309,8 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
             s.push(fd);
             0
         }
-        (libc::EPOLL_CTL_MOD, Some(w)) => {
-            let r = native();
-            if r == 0 {
-                w.events.store(want.events, Relaxed);
-                w.data.store(want.u64, Relaxed);
-            }
-            r
-        }
+        (libc::EPOLL_CTL_MOD, Some(w)) => real::ret(modify(s, epfd, fd, w, want)) as c_int,
+        (libc::EPOLL_CTL_DEL, Some(w)) if s.owe(fd, w) => 0,
         (libc::EPOLL_CTL_DEL, Some(w)) => {
             let r = native();
             if r == 0 {
@@ -318,14 +320,6 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
         }
         (libc::EPOLL_CTL_ADD, _) => add(s, i, epfd, fd, ep, want, native),
         _ => native(),
-    }
-}
-
-/// Takes a parked watch out of the kernel's set. With the set's lock held.
-fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
-    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & PARKED != 0 {
-        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
-        unlink(set, fd, w);
     }
 }
 
@@ -385,7 +379,7 @@ pub fn may_attach(ep: Ep) -> bool {
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
         may &= !s.shared();
-        if w.events.load(Relaxed) & EPOLLONESHOT as u32 != 0 && w.flags.load(Relaxed) & TAGGED == 0 {
+        if w.events.load(Relaxed) & EPOLLONESHOT as u32 != 0 && w.flags.load(Relaxed) & (TAGGED | PARKED) == 0 {
             may &= s.epfd().is_some_and(|epfd| oneshot_fired(epfd, fd));
         }
     });
@@ -396,6 +390,9 @@ pub fn may_attach(ep: Ep) -> bool {
 pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan) {
     if w.flags.load(Relaxed) & TAGGED != 0 {
         return;
+    }
+    if w.flags.load(Relaxed) & PARKED != 0 {
+        return unpark(i, epfd, fd, w);
     }
     let events = w.events.load(Relaxed);
     let oneshot = events & EPOLLONESHOT as u32 != 0;
@@ -435,6 +432,12 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
 pub fn closing(ep: Ep) {
     each(ep, |set, at, w| {
         let s = &TABLE[set];
+        if w.flags.load(Relaxed) & PARKED != 0 && s.owes() {
+            // Others may keep the file open, and with it the kernel's watch.
+            let held = s.lock();
+            settle(s, s.epfd().unwrap_or(-1));
+            held.release();
+        }
         if s.shared() && s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
             let held = s.lock();
             if w.ep.load(Relaxed) == ep.index() + 1 {
@@ -473,14 +476,14 @@ pub fn number_closed(ep: Ep, fd: c_int) {
 
 /// Moves a watch to a place that is no descriptor's. With the set's lock held.
 fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
+    let Some(epfd) = s.epfd() else { return unlink(set, fd, w) };
+    if w.flags.load(Relaxed) & PARKED != 0 {
+        return unpark(set, epfd, fd, w);
+    }
     if w.flags.load(Relaxed) & TAGGED == 0 {
         // The kernel's alone, for good.
         ep.pin(Reason::EpollShared);
         return unlink(set, fd, w);
-    }
-    let Some(epfd) = s.epfd() else { return unlink(set, fd, w) };
-    if w.flags.load(Relaxed) & PARKED != 0 {
-        return unpark(set, epfd, fd, w);
     }
     let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
     let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));

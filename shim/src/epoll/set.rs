@@ -2,11 +2,18 @@
 //!
 //! The kernel's set is one for all processes that a fork made, and so are our watches: they lie in memory that parent
 //! and child share. Each process has its own ready list and its own chains of watches.
+//!
+//! Programs take descriptors out of a set and put them back for every message. While nobody waits on the set and no
+//! other process has it, the kernel need not hear of that: a removal is *owed* to it, until the descriptor is put back,
+//! is closed, or somebody looks at the set ([`settle`]).
 
+use super::kernel_ctl;
 use crate::family::Ep;
 use crate::lock::{Held, Lock};
+use crate::tls::tls;
 use crate::{fds, wait};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
 use shmring::family::State;
 use shmring::syscall;
@@ -55,7 +62,7 @@ pub(super) const FIRED: u32 = 2;
 /// An edge waits to be reported.
 pub(super) const EDGE: u32 = 4;
 /// The program has taken it out of the set. It stays in the kernel's, tagged: programs take descriptors out and
-/// put them back for every message, and need not go to the kernel for it.
+/// put them back for every message, and need not go to the kernel for it. Without [`TAGGED`]: owed.
 pub(super) const PARKED: u32 = 8;
 const END: u32 = u32::MAX;
 
@@ -80,11 +87,21 @@ pub(super) struct Set {
     pub last: AtomicU32,
     pub kernel_at: AtomicU64,
     pub turn: AtomicU32,
+    /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever.
+    pub waiters: AtomicU32,
+    /// How many removals the kernel is owed, and their descriptors + 1.
+    owing: AtomicU32,
+    owed: [AtomicU32; OWED],
     /// Shared memory, as the watches are: see [`after_fork_child`] for whose.
     common: AtomicPtr<Common>,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
     pub links: [AtomicPtr<Link>; CHUNKS],
 }
+
+/// Removals that a set owes at most. Who takes out and puts back has one or two at a time.
+const OWED: usize = 8;
+/// Threads that are forking.
+static FORKING: AtomicU32 = AtomicU32::new(0);
 
 /// [`Set::used`]: closed here; other processes may still have it.
 pub(super) const LEFT: u32 = 2;
@@ -105,6 +122,9 @@ pub(super) static TABLE: [Set; SETS] = [const {
         last: AtomicU32::new(0),
         kernel_at: AtomicU64::new(0),
         turn: AtomicU32::new(0),
+        waiters: AtomicU32::new(0),
+        owing: AtomicU32::new(0),
+        owed: [const { AtomicU32::new(0) }; OWED],
         common: AtomicPtr::new(core::ptr::null_mut()),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
         links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
@@ -222,6 +242,39 @@ impl Set {
         if self.shared.load(Relaxed) != 0 {
             self.common().version.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Whether this process alone decides what is in it, and everybody who looks at it passes here.
+    pub fn own(&self) -> bool {
+        self.shared.load(Relaxed) == 0 && self.inherited.load(Relaxed) == 0 && !self.nested() && tls().vfork.get() == 0
+    }
+
+    /// Owes the kernel the removal of a watch that it keeps. False: it must be told now. With the set's lock held.
+    pub fn owe(&self, fd: i32, w: &Watch) -> bool {
+        let Some(place) = self.owed.iter().find(|o| o.load(Relaxed) == 0).filter(|_| self.own()) else { return false };
+        place.store(fd as u32 + 1, Relaxed);
+        w.flags.store(PARKED, Relaxed);
+        // Who begins to wait or to fork says so before it looks here: one of the two sees the other.
+        self.owing.fetch_add(1, SeqCst);
+        let later = self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0;
+        if !later {
+            self.owe_no_more(fd, w);
+        }
+        later
+    }
+
+    /// The kernel knows, or need not. With the set's lock held.
+    pub fn owe_no_more(&self, fd: i32, w: &Watch) {
+        w.flags.store(0, Relaxed);
+        if let Some(o) = self.owed.iter().find(|o| o.load(Relaxed) == fd as u32 + 1) {
+            o.store(0, Relaxed);
+            self.owing.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Whether the kernel is owed anything.
+    pub fn owes(&self) -> bool {
+        self.owing.load(SeqCst) != 0
     }
 
     /// This process's part of the watch in a place.
@@ -368,7 +421,11 @@ pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
         w.ep.store(0, Relaxed);
         unchain(set, fd, ep);
     });
-    if w.flags.swap(0, Relaxed) & TAGGED == 0 {
+    let flags = w.flags.swap(0, Relaxed);
+    if flags & TAGGED == 0 {
+        if flags & PARKED != 0 {
+            TABLE[set].owe_no_more(fd, w);
+        }
         return;
     }
     TABLE[set].attached.fetch_sub(1, Relaxed);
@@ -414,14 +471,35 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
     }
 }
 
+/// Takes a parked watch out of the kernel's set. With the set's lock held.
+pub(super) fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
+    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & PARKED != 0 {
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        unlink(set, fd, w);
+    }
+}
+
+/// Tells the kernel what it is owed. With the set's lock held.
+pub(super) fn settle(s: &Set, epfd: c_int) {
+    for fd in s.owed.iter().filter_map(|o| o.load(Relaxed).checked_sub(1)) {
+        if let Some(w) = s.get(fd as c_int) {
+            unpark(s.index(), epfd, fd as c_int, w);
+        }
+    }
+}
+
 /// Before a fork: the watches that parent and child will share have their places.
 pub(super) fn before_fork() {
+    FORKING.fetch_add(1, SeqCst);
     // The members of a family know of each other.
     if TABLE.iter().any(Set::made) {
         crate::family::ensure();
     }
     for s in TABLE.iter().filter(|s| s.made()) {
         let held = s.lock();
+        if s.owes() {
+            settle(s, s.epfd().unwrap_or(-1));
+        }
         for fd in (0..fds::high()).step_by(CHUNK).chain([SPARE]) {
             s.make(fd);
         }
@@ -432,6 +510,7 @@ pub(super) fn before_fork() {
 
 /// After a fork, in the parent: a set that another thread made since [`before_fork`] is shared, too.
 pub(super) fn after_fork_parent() {
+    FORKING.fetch_sub(1, Relaxed);
     TABLE.iter().filter(|s| s.made()).for_each(Set::share);
 }
 
@@ -439,11 +518,13 @@ pub(super) fn after_fork_parent() {
 pub(super) fn after_fork_child() {
     CHAINS.reset();
     CHANGES.store(0, Relaxed);
+    FORKING.store(0, Relaxed);
     for ep in crate::family::held() {
         ep.local().watches.store(0, Relaxed);
     }
     for (i, s) in TABLE.iter().enumerate() {
         s.sleepers.store(0, Relaxed);
+        s.waiters.store(0, Relaxed);
         if !s.made() {
             // What the parent will use for a set of its own.
             s.disown();

@@ -1,6 +1,6 @@
 //! Waiting on a set, and what it reports.
 
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, watch};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, settle, watch};
 use super::{DOORBELL, MAILBOX, ours};
 use crate::channel;
 use crate::family::{self, Ep};
@@ -320,6 +320,24 @@ fn ring_now(s: &Set, out: &mut Out) {
 pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
     let s = &TABLE[i];
+    // From now on the kernel hears of every change at once.
+    s.waiters.fetch_add(1, SeqCst);
+    if s.owes() {
+        let held = s.lock();
+        settle(s, epfd);
+        held.release();
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { serve(s, epfd, ev, max, timeout, mask, real) };
+    s.waiters.fetch_sub(1, Relaxed);
+    r
+}
+
+/// Waits as [`wait`] does, counted as a waiter.
+///
+/// # Safety
+/// As [`wait`]'s.
+unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
     if s.poller.load(Relaxed) == 0 && s.inherited.load(Relaxed) == 0 && s.attached.load(Relaxed) == 0 || max <= 0 || ev.is_null() {
         return real();
     }

@@ -45,7 +45,7 @@ unsafe fn no_sender(got: ssize_t, a: *mut sockaddr, l: *mut socklen_t) -> ssize_
 hooks! {
     /// Reading nothing returns at once without a look at the socket, unlike `recv` (`sock_read_iter`).
     fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t {
-        if !io::tracked(fd) || n == 0 || n > isize::MAX as usize {
+        if !io::carried(fd) || n == 0 || n > isize::MAX as usize {
             return real::read(fd, b, n);
         }
         let v = one(b, n);
@@ -58,7 +58,7 @@ hooks! {
         if n > room { real::__read_chk(fd, b, n, room) } else { read(fd, b, n) }
     }
     fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t {
-        if !io::tracked(fd) || n > isize::MAX as usize {
+        if !io::carried(fd) || n > isize::MAX as usize {
             return real::write(fd, b, n);
         }
         let v = one(b, n);
@@ -68,7 +68,7 @@ hooks! {
     fn __write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t { write(fd, b, n) }
 
     fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
-        if !io::tracked(fd) {
+        if !io::carried(fd) {
             return real::readv(fd, v, n);
         }
         // A negative count is a huge one here, and refused as such.
@@ -78,7 +78,7 @@ hooks! {
         }
     }
     fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
-        if !io::tracked(fd) {
+        if !io::carried(fd) {
             return real::writev(fd, v, n);
         }
         match vector_len(v, n as usize) {
@@ -90,7 +90,7 @@ hooks! {
     /// Offset -1 means "the current position", which a socket accepts; any other is `ESPIPE`. What the
     /// flags mean to a socket depends on the kernel's version, so with flags the kernel gets the socket.
     fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
-        if off == -1 && io::tracked(fd) {
+        if off == -1 && io::carried(fd) {
             if flags == 0 {
                 return readv(fd, v, n);
             }
@@ -103,7 +103,7 @@ hooks! {
     }
     /// As `preadv2`.
     fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
-        if off == -1 && io::tracked(fd) {
+        if off == -1 && io::carried(fd) {
             if flags == 0 {
                 return writev(fd, v, n);
             }
@@ -116,7 +116,7 @@ hooks! {
     }
 
     fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
-        if !io::tracked(fd) {
+        if !io::carried(fd) {
             return real::recv(fd, b, n, flags);
         }
         let v = one(b, n);
@@ -127,7 +127,7 @@ hooks! {
         if n > room { real::__recv_chk(fd, b, n, room, flags) } else { recv(fd, b, n, flags) }
     }
     fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t {
-        if !io::tracked(fd) {
+        if !io::carried(fd) {
             return real::send(fd, b, n, flags);
         }
         let v = one(b, n);
@@ -137,7 +137,7 @@ hooks! {
     fn __send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t { send(fd, b, n, flags) }
 
     fn recvfrom(fd: c_int, b: *mut c_void, n: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
-        if !io::tracked(fd) {
+        if !io::carried(fd) {
             return real::recvfrom(fd, b, n, flags, a, l);
         }
         let v = one(b, n);
@@ -159,7 +159,7 @@ hooks! {
     }
     /// A connected stream ignores the address, once the kernel has been able to read it.
     fn sendto(fd: c_int, b: *const c_void, n: size_t, flags: c_int, a: *const sockaddr, l: socklen_t) -> ssize_t {
-        if !io::tracked(fd) || refused(a, l) {
+        if !io::carried(fd) || refused(a, l) {
             return real::sendto(fd, b, n, flags, a, l);
         }
         let v = one(b, n);
@@ -167,7 +167,7 @@ hooks! {
     }
 
     fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
-        if !io::tracked(out) {
+        if !io::carried(out) {
             // A socket cannot be the source (sendfile(2)): libc reports that.
             return real::sendfile(out, inp, off, n);
         }

@@ -865,6 +865,129 @@ def passed():
     say("more", s.next())
 
 
+def refusal(what):
+    try:
+        what()
+        return "done"
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
+
+def wait_asleep(tid):
+    """Until a thread of ours sleeps."""
+    while open(f"/proc/self/task/{tid}/stat").read().rsplit(")")[1].split()[0] != "S":
+        os.sched_yield()
+
+
+def owed():
+    """Connections on the kernel, taken out of a set and put back: it may hear of that later, nobody notices."""
+    a, b = pair(warm=False)
+    c, d = pair(warm=False)
+    l = listener()
+    s = Set()
+    for x, name in ((b, "b"), (d, "d"), (l, "listener")):
+        s.add(x, IN, name)
+    a.send(b"1")
+    settled(b, 1)
+    say("level", s.now())
+    s.drop(b)
+    say("taken out", s.now())
+    print(refusal(lambda: s.drop(b)), refusal(lambda: s.mod(b, IN)))
+    s.add(b, IN, "b")
+    say("put back", s.now())
+    s.drop(b)
+    print(refusal(lambda: s.drop(b)), refusal(lambda: s.mod(b, IN)))
+    s.add(b, OUT, "b")
+    print(refusal(lambda: s.ep.register(b.fileno(), IN)))
+    say("put back for room", s.now())
+    s.drop(b)
+    s.add(b, IN | ET, "b")
+    say("put back for edges", s.now())
+    say("no edge", s.now())
+    s.mod(b, IN | ET)
+    say("armed again", s.now())
+    s.mod(b, IN)
+    s.mod(b, IN)
+    say("the same again", s.now())
+    s.drop(b)
+    s.add(b, IN | ONESHOT, "b")
+    say("oneshot", s.now())
+    s.drop(b)
+    s.add(b, IN, "b")
+    say("level", s.now())
+    s.drop(l)
+    client = socket.create_connection(l.getsockname())
+    say("listener taken out", s.now() if select.select([l], [], [], PATIENCE)[0] else "no connection")
+    s.add(l, IN, "listener")
+    say("listener put back", s.now())
+    l.accept()
+    client.close()
+    # Somebody looks in between: a thread that sleeps, a child, an outer set, another descriptor of the file.
+    drain(b)
+    got = []
+    ids = []
+
+    def look():
+        ids.append(threading.get_native_id())
+        got.extend(s.next())
+
+    t = threading.Thread(target=look)
+    t.start()
+    while not ids:
+        os.sched_yield()
+    wait_asleep(ids[0])
+    s.drop(b)
+    a.send(b"2")
+    settled(b, 1)
+    c.send(b"3")
+    t.join()
+    say("the sleeper", got)
+    drain(d)
+    s.add(b, IN, "b")
+    s.drop(b)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        say("the child", s.now())
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    say("the parent", s.now())
+    s = Set()
+    s.add(b, IN, "b")
+    outer = select.poll()
+    outer.register(s.ep.fileno(), select.POLLIN)
+    s.drop(b)
+    print("outer", outer.poll(0))
+    s = Set()
+    s.add(b, IN, "b")
+    s.drop(b)
+    twin = b.dup()
+    b.close()
+    say("closed, and alive as another number", s.now())
+    # Alive in a message.
+    here, there = socket.socketpair()
+    s.add(twin, IN, "twin")
+    s.drop(twin)
+    socket.send_fds(here, [b"x"], [twin.fileno()])
+    twin.close()
+    say("closed, and alive in a message", s.now())
+    # More at a time than are remembered.
+    many = [pair(warm=False) for _ in range(20)]
+    for i, (x, y) in enumerate(many):
+        x.send(b"4")
+        settled(y, 1)
+        s.add(y, IN, f"m{i:02}")
+    for _, y in many:
+        s.drop(y)
+    say("many taken out", s.now())
+    for _, y in many:
+        s.ep.register(y.fileno(), IN)
+    for _, y in many[::2]:
+        s.drop(y)
+    say("half of them", s.now())
+
+
 def idle():
     """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
     a, b = pair()
