@@ -5,7 +5,7 @@ use crate::lock::Lock;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
-use shmring::ring::Geometry;
+use shmring::ring::{Geometry, Sleeper};
 use shmring::{ring, syscall};
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
@@ -235,14 +235,17 @@ impl Chan {
         self.slot_ep.iter().all(|s| s.load(Relaxed) == 0)
     }
 
-    /// Tells the other side to look at `slot`. Returns how many doorbells were rung.
+    /// Tells the other side to look at `slot`. Returns how many sleepers were woken.
     #[inline]
     pub fn notify(&self, slot: usize) -> u32 {
         let peer = self.role().peer();
         let mut rung = 0;
-        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, |p| {
+        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, |sleeper| {
             rung += 1;
-            self.ring_bell(p);
+            match sleeper {
+                Sleeper::Bell(p) => self.ring_bell(p),
+                Sleeper::Word(w) => crate::sleep::wake(w),
+            }
         });
         rung
     }
@@ -253,7 +256,10 @@ impl Chan {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
             let role = self.role();
-            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, crate::wait::ring_own);
+            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, |sleeper| match sleeper {
+                Sleeper::Bell(p) => crate::wait::ring_own(p),
+                Sleeper::Word(w) => crate::sleep::wake(w),
+            });
         }
     }
 

@@ -33,6 +33,7 @@ mod readiness;
 mod real;
 mod rx;
 mod signals;
+mod sleep;
 mod tls;
 mod tx;
 mod usercopy;

@@ -5,7 +5,7 @@ use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{fds, lifecycle, lock, tx, usercopy};
+use crate::{fds, lifecycle, lock, sleep, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use shmring::family::{FIN, RST};
@@ -625,7 +625,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         *asleep = true;
         wait::lie_down(ep);
         // SAFETY: no lock is held.
-        let woken = unsafe { wait::sleep(ep, fd, events, step.or(d), slept, ready) };
+        let woken = unsafe { sleep::sleep(ep, fd, events, step.or(d), slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }

@@ -81,19 +81,15 @@ pub struct Wait {
     pub mask: AtomicU64,
 }
 
-/// How spinning has gone on this thread: for the poller that decides whether to spin.
+/// How this thread waited last.
 #[repr(C)]
-pub struct Spin {
-    /// Spins that found what they waited for, decaying.
-    pub won: Word,
-    /// Spins that ended in a sleep, decaying.
-    pub lost: Word,
-    /// Current budget, in the unit of the poller.
-    pub budget: Word,
-    /// For the poller's use.
-    pub spare: [Word; 5],
-    /// For the poller's use.
-    pub spare64: [AtomicU64; 4],
+pub struct Habits {
+    /// The poller that it had, + 1 (`wait::acquire`).
+    pub poller: Word,
+    /// Its place among those who sleep, + 1 (`wait::lie_down`).
+    pub place: Word,
+    /// Not 0: dozing was not enough (`sleep::sleep`).
+    pub deep: Word,
 }
 
 /// Thread-local state, all zero in a new thread.
@@ -112,8 +108,8 @@ pub struct Tls {
     pub vfork: Word,
     /// Waits.
     pub wait: Wait,
-    /// Spinning.
-    pub spin: Spin,
+    /// What the next wait goes by.
+    pub habits: Habits,
 }
 
 impl Tls {

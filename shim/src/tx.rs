@@ -6,7 +6,7 @@ use crate::lifeline::{self, ENDED};
 use crate::rx::{self, Buffers};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
-use crate::{attach, lifecycle, lock, usercopy};
+use crate::{attach, lifecycle, lock, sleep, usercopy};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::iovec;
@@ -696,7 +696,7 @@ unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, s
     wait::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
-        wait::sleep(ep, *fd, events, deadline, *slept, || {
+        sleep::sleep(ep, *fd, events, deadline, *slept, || {
             want_space(ep, chan);
             stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
         })

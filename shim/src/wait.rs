@@ -1,5 +1,5 @@
 //! Waiting: spin while that has been paying off, then arm, look again, and sleep in one system call over
-//! the kernel descriptors and a doorbell.
+//! the kernel descriptors and a doorbell (`sleep`, `poll`, `epoll`).
 //!
 //! A *poller* is a thing that waits: a thread in a blocking call, or an epoll set. It owns a doorbell (an
 //! eventfd) that the peers of its connections ring. Pollers are numbered; the number is the bit by which
@@ -7,12 +7,11 @@
 
 use crate::channel::Chan;
 use crate::family::Ep;
-use crate::signals::{self, Runs};
 use crate::{attach, config, fds};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
-use shmring::layout::POLLERS;
-use shmring::{ring, sys, syscall};
+use shmring::layout::{DOZING, POLLERS};
+use shmring::{sys, syscall};
 
 struct Poller {
     bell: AtomicI32,
@@ -27,13 +26,13 @@ static TABLE: [Poller; POLLERS] =
 /// doorbell; else a new one.
 pub fn acquire() -> Option<usize> {
     let take = |i: usize| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
-    let last = crate::tls::tls().spin.spare[0].get() as usize;
+    let last = crate::tls::tls().habits.poller.get() as usize;
     let p = last
         .checked_sub(1)
         .filter(|&i| i < POLLERS && take(i))
         .or_else(|| (0..POLLERS).find(|&i| TABLE[i].bell.load(Relaxed) >= 0 && take(i)))
         .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
-    crate::tls::tls().spin.spare[0].set(p as u32 + 1);
+    crate::tls::tls().habits.poller.set(p as u32 + 1);
     if TABLE[p].bell.load(Relaxed) < 0 {
         // SAFETY: creates a descriptor.
         let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
@@ -85,7 +84,7 @@ pub fn after_fork_child() {
 
 /// A new sleep generation of a poller; never 0.
 pub fn generation(p: usize) -> u32 {
-    TABLE[p].generation.fetch_add(1, Relaxed).wrapping_add(1).max(1)
+    (TABLE[p].generation.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
 }
 
 /// Empties a doorbell that was heard.
@@ -280,7 +279,7 @@ static SLEEPERS: [Sleeper; 256] = [const { Sleeper { tid: AtomicU32::new(0), ep:
 /// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
 pub fn lie_down(ep: Ep) {
     let t = crate::tls::tls();
-    let (mine, place) = (t.tid(), &t.spin.spare[1]);
+    let (mine, place) = (t.tid(), &t.habits.place);
     let owned = |i: usize| SLEEPERS.get(i).is_some_and(|s| s.tid.load(Relaxed) == mine);
     let mut i = (place.get() as usize).wrapping_sub(1);
     if !owned(i) {
@@ -302,7 +301,7 @@ pub fn lie_down(ep: Ep) {
 /// This thread's blocking call is over.
 pub fn wake_up() {
     let t = crate::tls::tls();
-    if let Some(s) = SLEEPERS.get((t.spin.spare[1].get() as usize).wrapping_sub(1))
+    if let Some(s) = SLEEPERS.get((t.habits.place.get() as usize).wrapping_sub(1))
         && s.tid.load(Relaxed) == t.tid()
     {
         s.ep.store(0, SeqCst);
@@ -315,7 +314,7 @@ pub fn slept_on(ep: Ep) -> bool {
     SLEEPERS.iter().any(|s| s.ep.load(SeqCst) == ep.index() + 1 && s.tid.load(Relaxed) != me && asleep(s.tid.load(Relaxed)))
 }
 
-/// Whether thread `tid` of this process sleeps in `ppoll`, as our waits do, or runs.
+/// Whether thread `tid` of this process sleeps in `futex` or `ppoll`, as our waits do, or runs.
 fn asleep(tid: u32) -> bool {
     let mut path = *b"/proc/self/task/0000000000/syscall\0";
     let mut v = tid;
@@ -335,7 +334,7 @@ fn asleep(tid: u32) -> bool {
     // SAFETY: reads into a local.
     unsafe { syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len()) };
     sys::close(f);
-    b.starts_with(b"running") || b.starts_with(b"271 ")
+    [&b"running"[..], b"202 ", b"271 "].iter().any(|s| b.starts_with(s))
 }
 
 // --- sleeping
@@ -362,68 +361,3 @@ pub fn watch_slot(chan: &Chan, slot: usize, p: usize) {
 
 /// Longest step of a bounded sleep, nanoseconds.
 pub const STEP: u64 = 5_000_000;
-
-/// Sleeps until `ready`, an event on the lifeline, the `deadline` (monotonic ns), or a signal.
-/// `Err(EINTR)` as `signals::ppoll`; `Err(EAGAIN)` at the deadline. May return early without reason.
-///
-/// # Safety
-/// Must be called without locks; a cancellation point.
-pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
-    let Some(chan) = ep.chan() else { return Ok(()) };
-    let slot = ep.slot.load(Relaxed) as usize;
-    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire() };
-    let mut bounded = true;
-    let queue = poller.map(|p| {
-        watch_slot(chan, slot, p);
-        bounded = !tell(chan, p);
-        let q = &chan.queues(chan.role())[p];
-        ring::arm(q, generation(p));
-        q
-    });
-    if poller.is_none() {
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-    }
-    let done = |r| {
-        if let (Some(q), Some(p)) = (queue, poller) {
-            q.armed.store(0, Relaxed);
-            release(p);
-        }
-        r
-    };
-    // Before the last look: if it is over by then, that look sees the ring.
-    bounded |= crate::rx::in_transit(ep, chan);
-    if ready() {
-        return done(Ok(()));
-    }
-    let mut left = None;
-    if let Some(d) = deadline {
-        match d.checked_sub(now()) {
-            None | Some(0) => return done(Err(libc::EAGAIN)),
-            some => left = some,
-        }
-    }
-    if bounded {
-        left = Some(left.unwrap_or(STEP).min(STEP));
-    }
-    let mut events = events;
-    if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Rewind as u32 {
-        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
-        events |= libc::POLLOUT;
-    }
-    let mut p = [
-        libc::pollfd { fd, events, revents: 0 },
-        libc::pollfd { fd: poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
-        libc::pollfd { fd: attach::mailbox(), events: libc::POLLIN, revents: 0 },
-    ];
-    // SAFETY: three valid pollfds; no lock is held; this frame has nothing to drop.
-    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 3, left, core::ptr::null(), since) };
-    if let Some(n) = poller
-        && p[1].revents != 0
-    {
-        drain(n);
-    }
-    if p[2].revents != 0 {
-        attach::collect();
-    }
-    done(if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) })
-}

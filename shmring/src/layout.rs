@@ -18,7 +18,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 3 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 4 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -91,11 +91,14 @@ pub struct Offer {
     pub slot: AtomicU32,
 }
 
+/// [`Queue::armed`]: the poller sleeps on this word (`FUTEX_WAIT`), and not for long, instead of on its doorbell.
+pub const DOZING: u32 = 1 << 31;
+
 /// One poller of one side, as the other side sees it.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Queue {
-    /// Non-zero while the poller sleeps or is about to: its sleep generation.
+    /// Non-zero while the poller sleeps or is about to: its sleep generation, perhaps with [`DOZING`].
     pub armed: AtomicU32,
     _pad: u32,
     /// Bit per slot: "look at this connection".

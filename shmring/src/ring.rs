@@ -9,8 +9,8 @@
 //! `Sender::refresh`'s `head.load(Acquire)`: the reads are done before the room is given back. `base` is
 //! stable whenever the ring is non-empty, hence `Relaxed`.
 
-use crate::layout::{Consumer, Producer, Queue, Side};
-use crate::sync::{Ordering, fence};
+use crate::layout::{Consumer, DOZING, Producer, Queue, Side};
+use crate::sync::{AtomicU32, Ordering, fence};
 
 /// Where positions lie in a ring.
 #[derive(Clone, Copy, Debug)]
@@ -106,12 +106,21 @@ pub fn served(sender: &Side, wish: u32) {
     let _ = sender.want_space.compare_exchange(wish, 0, Ordering::Relaxed, Ordering::Relaxed);
 }
 
-/// Tells the pollers of `side` to look at `slot`; `ring` rings the doorbell of a poller that sleeps.
+/// How a poller that sleeps is woken.
+pub enum Sleeper<'a> {
+    /// This one, by its doorbell.
+    Bell(usize),
+    /// `FUTEX_WAKE` on this word, which is clear by now.
+    Word(&'a AtomicU32),
+}
+
+/// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
 /// sleeper's second look sees that store, or we see that it is armed. The doorbell is rung *before* the
-/// armed word is cleared, so that dying in between loses no wake-up.
-pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut ring: impl FnMut(usize)) {
+/// armed word is cleared, so that dying in between loses no wake-up. Who sleeps on the word itself is woken after;
+/// dying in between costs it the rest of a doze.
+pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut wake: impl FnMut(Sleeper)) {
     let mut done = 0u64;
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
@@ -126,10 +135,16 @@ pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut ring: impl FnMut(u
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
-            let generation = queues[p].armed.load(Ordering::Relaxed);
-            if generation != 0 {
-                ring(p);
-                let _ = queues[p].armed.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let armed = &queues[p].armed;
+            let generation = armed.load(Ordering::Relaxed);
+            let clear = || armed.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            if generation & DOZING != 0 {
+                if clear() {
+                    wake(Sleeper::Word(armed));
+                }
+            } else if generation != 0 {
+                wake(Sleeper::Bell(p));
+                clear();
             }
         }
         done |= mask;

@@ -5,10 +5,10 @@
 #![cfg(loom)]
 
 use loom::cell::UnsafeCell;
-use loom::sync::{Arc, Notify};
+use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
-use shmring::layout::{Consumer, Producer, Queue, Side};
-use shmring::ring::{self, Geometry};
+use shmring::layout::{Consumer, DOZING, Producer, Queue, Side};
+use shmring::ring::{self, Geometry, Sleeper};
 use shmring::sync::{AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -132,16 +132,43 @@ struct Poller {
     side: Side,
     queues: [Queue; 2],
     bells: [Notify; 2],
+    /// What the kernel does for `FUTEX_WAIT` and `FUTEX_WAKE`: compares and waits under a lock that the waker takes.
+    futex: (Mutex<()>, Condvar),
     /// Sleeps so far. Not loom's: nobody but the sleeper reads it.
     generation: [std::sync::atomic::AtomicU32; 2],
 }
 
 impl Poller {
     fn new() -> Poller {
-        Poller { side: Side::default(), queues: Default::default(), bells: [Notify::new(), Notify::new()], generation: Default::default() }
+        let futex = (Mutex::new(()), Condvar::new());
+        Poller { side: Side::default(), queues: Default::default(), bells: [Notify::new(), Notify::new()], futex, generation: Default::default() }
+    }
+    fn wake(&self, sleeper: Sleeper) {
+        match sleeper {
+            Sleeper::Bell(p) => self.bells[p].notify(),
+            Sleeper::Word(_) => {
+                let _held = self.futex.0.lock().unwrap();
+                self.futex.1.notify_all();
+            }
+        }
     }
     fn notify(&self, slot: usize) {
-        ring::notify(&self.side, &self.queues, slot, |p| self.bells[p].notify());
+        ring::notify(&self.side, &self.queues, slot, |s| self.wake(s));
+    }
+    /// Adds its bit, and sleeps on its word, with no end to a doze, until `ready`.
+    fn doze(&self, p: usize, ready: impl Fn() -> bool) {
+        self.side.pollers.fetch_or(1 << p, Ordering::AcqRel);
+        loop {
+            let g = self.generation[p].fetch_add(1, Ordering::Relaxed) + 1 | DOZING;
+            ring::arm(&self.queues[p], g);
+            if ready() {
+                return;
+            }
+            let held = self.futex.0.lock().unwrap();
+            if self.queues[p].armed.load(Ordering::Relaxed) == g {
+                drop(self.futex.1.wait(held).unwrap());
+            }
+        }
     }
     /// Adds its bit, and sleeps until `ready`.
     fn sleep(&self, p: usize, ready: impl Fn() -> bool) {
@@ -170,6 +197,43 @@ fn a_late_poller_misses_nothing() {
             y.0.notify(0);
         });
         x.0.sleep(0, || published(&x.1.p));
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn one_that_dozes_misses_nothing() {
+    check(|| {
+        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let senders: Vec<_> = (0..2)
+            .map(|i| {
+                let y = x.clone();
+                thread::spawn(move || {
+                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, 1);
+                    y.0.notify(i);
+                })
+            })
+            .collect();
+        x.0.doze(0, || published(&x.1.p) && published(&x.2.p));
+        for s in senders {
+            s.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn one_that_dozes_and_then_sleeps_misses_nothing() {
+    check(|| {
+        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let y = x.clone();
+        let sender = thread::spawn(move || {
+            ring::publish(&y.1.p, 1);
+            y.0.notify(0);
+            ring::publish(&y.2.p, 1);
+            y.0.notify(1);
+        });
+        x.0.doze(0, || published(&x.1.p));
+        x.0.sleep(0, || published(&x.2.p));
         sender.join().unwrap();
     });
 }
@@ -259,9 +323,9 @@ fn dying_sender(before: bool) {
         let dying = thread::spawn(move || {
             ring::publish(&y.1.p, 1);
             let died = catch_unwind(AssertUnwindSafe(|| {
-                ring::notify(&y.0.side, &y.0.queues, 0, |p| {
+                ring::notify(&y.0.side, &y.0.queues, 0, |s| {
                     if !before {
-                        y.0.bells[p].notify();
+                        y.0.wake(s);
                     }
                     resume_unwind(Box::new(()));
                 });

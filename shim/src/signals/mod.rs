@@ -25,7 +25,7 @@ use libc::sigaction as sigaction_t;
 use crate::real;
 use crate::tls::tls;
 
-pub use wait::{epoll_pwait, ppoll};
+pub use wait::{epoll_pwait, futex, ppoll};
 
 /// Set by [`arm_faults`]: faults in `usercopy` are to be fixed up from now on.
 static ARMED: AtomicBool = AtomicBool::new(false);

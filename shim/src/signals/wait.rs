@@ -13,7 +13,7 @@
 //! The sleep is libc's own function, and a cancellation point: no function here has anything to drop.
 
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 use libc::{epoll_event, nfds_t, pollfd, sigset_t, timespec, ucontext_t};
 
 use super::deliver::{ALL, set_mask};
@@ -21,6 +21,7 @@ use super::table::mask_bits;
 use super::{HANDLERS, Runs, runs};
 use crate::real;
 use crate::tls::{Tls, WAIT_FDS, tls};
+use shmring::syscall;
 
 /// A descriptor above every limit (`fs.nr_open` is at most 2^30 or so): `POLLNVAL`.
 const IMPOSSIBLE: c_int = c_int::MAX;
@@ -176,6 +177,29 @@ unsafe fn blocked(mask: *const sigset_t, since: Runs, wait: impl FnOnce(*const s
         set_mask(old);
     }
     r
+}
+
+/// Sleeps as `FUTEX_WAIT` (futex(2)) while `word` is `value`, for at most `timeout` nanoseconds.
+///
+/// Returns 0 or `-errno`; `-EINTR` as [`ppoll`]. Not a cancellation point. `errno` is not touched.
+pub fn futex(word: &AtomicU32, value: u32, timeout: u64, since: Runs) -> isize {
+    let w = &tls().wait;
+    let handlers = HANDLERS.load(Relaxed);
+    let ts = to_timespec(timeout);
+    w.sec.store(ts.tv_sec, Relaxed);
+    w.nsec.store(ts.tv_nsec, Relaxed);
+    compiler_fence(SeqCst);
+    // A handler before this point is seen here; one after it clears the timeout.
+    let r = if handlers && runs() != since {
+        -(libc::EINTR as isize)
+    } else {
+        // SAFETY: the kernel reads the word, and the timeout, laid out as a timespec.
+        unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAIT, value, w.sec.as_ptr(), 0, 0) }
+    };
+    compiler_fence(SeqCst);
+    w.sec.store(0, Relaxed);
+    w.nsec.store(0, Relaxed);
+    if r == -(libc::ETIMEDOUT as isize) && handlers && runs() != since { -(libc::EINTR as isize) } else { r }
 }
 
 /// Sleeps as `epoll_pwait2(2)`, for at most `timeout` nanoseconds (`None`: no limit; rounded up to milliseconds where

@@ -1,0 +1,157 @@
+//! Sleeping on one connection.
+//!
+//! A sleep is a doze first: on the word that the peer clears when it has news, which is the cheapest sleep and the quickest
+//! waking there is. It hears of nothing else, so it is short; after it, or where the lifeline has a say, the thread sleeps
+//! in one system call over lifeline, doorbell and mailbox.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::signals::{self, Runs};
+use crate::tls::tls;
+use crate::wait::{STEP, acquire, bell, drain, generation, now, release, tell, watch_slot};
+use crate::{attach, rx};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, fence};
+use shmring::layout::{DOZING, Queue};
+use shmring::ring;
+use shmring::switch::{RxPhase, TxPhase};
+use shmring::syscall;
+
+/// Wakes those who doze on `word`.
+pub fn wake(word: &AtomicU32) {
+    // SAFETY: the kernel takes the address of the word, no more.
+    unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Whether all that ends a sleep on `ep` comes from the peer's hand, but for what can wait for [`STEP`].
+fn dozes(ep: Ep) -> bool {
+    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && ep.tx_phase.load(Relaxed) != TxPhase::Rewind as u32
+}
+
+/// One sleep.
+struct Sleep<'a> {
+    chan: &'a Chan,
+    /// The poller, if there is one whose doorbell the peer has or may be sent.
+    poller: Option<usize>,
+    /// News may come without a wake-up.
+    bounded: bool,
+}
+
+impl Sleep<'_> {
+    fn queue(&self, p: usize) -> &Queue {
+        &self.chan.queues(self.chan.role())[p]
+    }
+
+    /// Arms, and returns the armed word.
+    fn arm(&self, how: u32) -> u32 {
+        let Some(p) = self.poller else {
+            fence(SeqCst);
+            return 0;
+        };
+        let word = generation(p) | how;
+        ring::arm(self.queue(p), word);
+        word
+    }
+}
+
+/// Sleeps until `ready`, an event on the lifeline, the `deadline` (monotonic ns), or a signal.
+/// `Err(EINTR)` as `signals::ppoll`; `Err(EAGAIN)` at the deadline. May return early without reason.
+///
+/// # Safety
+/// Must be called without locks; a cancellation point.
+pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
+    let Some(chan) = ep.chan() else { return Ok(()) };
+    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire() };
+    let mut s = Sleep { chan, poller, bounded: true };
+    if let Some(p) = poller {
+        watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+        s.bounded = !tell(chan, p);
+    }
+    let r = match doze(&mut s, ep, deadline, since, &ready) {
+        Some(r) => r,
+        // SAFETY: the caller's obligation.
+        None => unsafe { sleep_deep(&mut s, ep, fd, events, deadline, since, &ready) },
+    };
+    if let Some(p) = poller {
+        s.queue(p).armed.store(0, Relaxed);
+        release(p);
+    }
+    r
+}
+
+/// Time left, nanoseconds.
+fn left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
+    match deadline.map(|d| d.checked_sub(now())) {
+        None => Ok(None),
+        Some(None | Some(0)) => Err(libc::EAGAIN),
+        Some(left) => Ok(left),
+    }
+}
+
+/// Whether to sleep; `Err` if the sleep is over.
+fn last_look(s: &mut Sleep, ep: Ep, deadline: Option<u64>, ready: &impl Fn() -> bool) -> Result<Option<u64>, Result<(), i32>> {
+    // Before the look: if it is over by then, that look sees the ring.
+    s.bounded |= rx::in_transit(ep, s.chan);
+    if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
+}
+
+/// Sleeps on the armed word. `None`: that does not do, or not for long enough.
+fn doze(s: &mut Sleep, ep: Ep, deadline: Option<u64>, since: Runs, ready: &impl Fn() -> bool) -> Option<Result<(), i32>> {
+    let deep = &tls().habits.deep;
+    let p = s.poller.filter(|_| !s.bounded && deep.get() == 0 && dozes(ep))?;
+    let word = s.arm(DOZING);
+    let left = match last_look(s, ep, deadline, ready) {
+        Ok(left) => left,
+        Err(over) => return Some(over),
+    };
+    match -signals::futex(&s.queue(p).armed, word, left.unwrap_or(STEP).min(STEP), since) as i32 {
+        libc::ETIMEDOUT => {
+            deep.set(1);
+            None
+        }
+        libc::EINTR => Some(Err(libc::EINTR)),
+        // Woken, or not even asleep.
+        _ => Some(Ok(())),
+    }
+}
+
+/// Sleeps over lifeline, doorbell and mailbox.
+///
+/// # Safety
+/// As for [`sleep`].
+unsafe fn sleep_deep(s: &mut Sleep, ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: &impl Fn() -> bool) -> Result<(), i32> {
+    s.arm(0);
+    let mut left = match last_look(s, ep, deadline, ready) {
+        Ok(left) => left,
+        Err(over) => return over,
+    };
+    if s.bounded {
+        left = Some(left.unwrap_or(STEP).min(STEP));
+    }
+    let mut events = events;
+    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
+        events |= libc::POLLOUT;
+    }
+    let mut p = [
+        libc::pollfd { fd, events, revents: 0 },
+        libc::pollfd { fd: s.poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
+        libc::pollfd { fd: attach::mailbox(), events: libc::POLLIN, revents: 0 },
+    ];
+    let begun = now();
+    // SAFETY: three valid pollfds; no lock is held; this frame has nothing to drop.
+    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 3, left, core::ptr::null(), since) };
+    if now() - begun < STEP {
+        // A doze would have done.
+        tls().habits.deep.set(0);
+    }
+    if let Some(n) = s.poller
+        && p[1].revents != 0
+    {
+        drain(n);
+    }
+    if p[2].revents != 0 {
+        attach::collect();
+    }
+    if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) }
+}
