@@ -44,9 +44,11 @@ struct Asked {
     mailbox: AtomicU64,
     uid: AtomicU32,
     at: AtomicU64,
+    /// Doorbells that went with the answer, for the channel that it will make.
+    told: AtomicU64,
 }
 const fn asked() -> Asked {
-    Asked { nonce: AtomicU64::new(0), mailbox: AtomicU64::new(0), uid: AtomicU32::new(0), at: AtomicU64::new(0) }
+    Asked { nonce: AtomicU64::new(0), mailbox: AtomicU64::new(0), uid: AtomicU32::new(0), at: AtomicU64::new(0), told: AtomicU64::new(0) }
 }
 /// Knocks sent (acceptor) and answered (connector).
 static KNOCKS: [Asked; 64] = [const { asked() }; 64];
@@ -126,8 +128,7 @@ pub fn note_answer(ep: Ep) {
         let n = l.answers.load(Relaxed) + 1;
         l.answers.store(n, Relaxed);
         if n >= ANSWERS && ep.reason.load(Relaxed) == Reason::NoPeer as u32 {
-            withdraw(ep);
-            ep.pin(Reason::NoPeer);
+            give_up(ep, Reason::NoPeer);
         }
     }
 }
@@ -394,8 +395,32 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     l.offered.store(slot as u32 + 1, Relaxed);
 }
 
-/// The connection is closed or pinned while its slot is on offer: the offer is void.
-pub fn withdraw(ep: Ep) {
+/// Keeps a connection on the kernel for good, unless it is attached. What was offered for it is taken back, if not now
+/// then when it is closed.
+pub fn give_up(ep: Ep, why: Reason) {
+    ep.pin(why);
+    if ep.local().offered.load(Relaxed) != 0
+        && ep.state() == State::Pinned
+        && let Some(held) = LOCK.try_lock()
+    {
+        withdraw(ep);
+        held.release();
+    }
+}
+
+/// This process closes the connection: an offer that was not taken up is void.
+pub fn closing(ep: Ep) {
+    if ep.local().offered.load(Relaxed) != 0 {
+        let held = LOCK.lock();
+        if ep.state() != State::Attached {
+            withdraw(ep);
+        }
+        held.release();
+    }
+}
+
+/// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
+fn withdraw(ep: Ep) {
     let l = ep.local();
     let offered = l.offered.swap(0, Relaxed) as usize;
     let chan = l.chan.swap(core::ptr::null_mut(), Relaxed);
@@ -513,8 +538,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
                     w.uid.store(uid, Relaxed);
                     w.at.store(wait::now(), Relaxed);
                     w.nonce.store(nonce, Relaxed);
-                    // The doorbells that it has now, for the channel that it will make.
-                    w_pollers(w, pollers);
+                    w.told.store(pollers, Relaxed);
                 }
             }
             0
@@ -544,7 +568,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
                 return 1;
             };
             introduce(chan, from, uid, pid);
-            chan.told.store(w_told(w), Relaxed);
+            chan.told.store(w.told.load(Relaxed), Relaxed);
             1 + keep_bells(chan, pollers, &got[1..])
         }
         Message::Doorbell { from, channel, role, pollers } => {
@@ -562,17 +586,6 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
         // Peers of our own version refuse nothing.
         Message::VersionNo { .. } => 0,
     }
-}
-
-static TOLD: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-fn w_index(w: &Asked) -> usize {
-    (core::ptr::from_ref(w) as usize - WELCOMES.as_ptr() as usize) / size_of::<Asked>()
-}
-fn w_pollers(w: &Asked, pollers: u64) {
-    TOLD[w_index(w)].store(pollers, Relaxed);
-}
-fn w_told(w: &Asked) -> u64 {
-    TOLD[w_index(w)].load(Relaxed)
 }
 
 fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
@@ -683,7 +696,6 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);
     let l = ep.local();
     l.chan.store(core::ptr::from_ref(chan).cast_mut(), Release);
-    l.offered.store(0, Relaxed);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
     let fd = l.fd.load(Relaxed);
@@ -692,9 +704,14 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         chan.slot(slot).side[chan.role() as usize].rcvbuf.store(bytes, Relaxed);
     }
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
-        chan.unseat(slot, ep);
+        // Given up by another thread. What an acceptor has offered is taken back later.
+        if chan.role() == Role::Connector {
+            detach(ep, chan);
+            l.chan.store(core::ptr::null_mut(), Relaxed);
+        }
         return;
     }
+    l.offered.store(0, Relaxed);
     crate::log!(Debug, "endpoint {}: attached to channel {:x} slot {slot} as {:?}", ep.index(), chan.id.load(Relaxed), chan.role());
     crate::epoll::attached(ep, chan, slot);
     rx::make_ready(ep, chan);

@@ -78,15 +78,14 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             return real();
         }
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(e, &e.rx_word, READY, &mut real) {
-                Some(r) => {
-                    if r > 0 {
-                        attach::note_answer(e);
-                    }
-                    r
+            match counted(e, &e.rx_word, READY, &mut real) {
+                Some(r) if r > 0 => {
+                    attach::note_answer(e);
+                    return r;
                 }
+                Some(r) => return r,
                 None => continue,
-            };
+            }
         };
         const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL | libc::MSG_CMSG_CLOEXEC;
         if flags & !CARRIED != 0 {
@@ -150,13 +149,11 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             return real();
         }
         let Some((ep, chan)) = attached(fd) else {
-            return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => {
-                    attach::note_sent(e);
-                    r
-                }
+            attach::note_sent(e);
+            match counted(e, &e.tx_word, UP, &mut real) {
+                Some(r) => return r,
                 None => continue,
-            };
+            }
         };
         const CARRIED: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_CONFIRM | libc::MSG_DONTROUTE;
         if flags & !CARRIED != 0 {
@@ -189,13 +186,11 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
             return real();
         }
         let Some((ep, chan)) = attached(out) else {
-            return match counted(e, &e.tx_word, UP, &mut real) {
-                Some(r) => {
-                    attach::note_sent(e);
-                    r
-                }
+            attach::note_sent(e);
+            match counted(e, &e.tx_word, UP, &mut real) {
+                Some(r) => return r,
                 None => continue,
-            };
+            }
         };
         rx::make_ready(ep, chan);
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
@@ -242,8 +237,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     let Some(ep) = fds::endpoint(fd) else { return real() };
     if ep.state() == State::Eligible {
         // Half a connection is not worth a ring.
-        attach::withdraw(ep);
-        ep.pin(Reason::Shut);
+        attach::give_up(ep, Reason::Shut);
     }
     if ep.state() != State::Attached {
         return real();
@@ -314,10 +308,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     if fds::endpoint(fd) != Some(ep) {
         return true;
     }
-    if ep.state() == State::Eligible {
-        attach::withdraw(ep);
-    }
-    ep.pin(why);
+    attach::give_up(ep, why);
     if ep.state() != State::Attached {
         return true;
     }

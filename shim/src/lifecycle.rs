@@ -63,9 +63,7 @@ fn release(ep: Ep, fd: c_int) {
     }
     l.refs.store(0, Relaxed);
     epoll::forget(ep);
-    if ep.state() == State::Eligible {
-        attach::withdraw(ep);
-    }
+    attach::closing(ep);
     if !family::give_up(ep) {
         return;
     }
@@ -193,9 +191,6 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     }
     r
 }
-
-/// After `listen` succeeded.
-pub fn listening(_fd: c_int) {}
 
 /// After `accept` succeeded.
 ///

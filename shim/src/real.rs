@@ -109,7 +109,6 @@ real! {
     // create, name
     fn socket(domain: c_int, ty: c_int, proto: c_int) -> c_int;
     fn socketpair(domain: c_int, ty: c_int, proto: c_int, sv: *mut c_int) -> c_int;
-    fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn accept(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int;
     fn accept4(fd: c_int, a: *mut sockaddr, l: *mut socklen_t, flags: c_int) -> c_int;
     fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;

@@ -167,36 +167,28 @@ pub fn low(ep: Ep, chan: &Chan) -> u64 {
 
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
 pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
-    let p = peer(chan, h);
-    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
-        return true;
-    }
-    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
-        RxPhase::Native => p.up.load(Relaxed) != 0,
-        RxPhase::Ring => {
-            wants_in && on_ring(ep, chan) >= low(ep, chan) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1
-        }
-        RxPhase::Transit | RxPhase::Down => false,
-    }
+    changed(ep, chan, |_| wants_in && on_ring(ep, chan) >= low(ep, chan))
 }
 
 /// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
 pub fn stirred(ep: Ep, chan: &Chan) -> bool {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
+    changed(ep, chan, |h| {
+        let tail = h.producer[chan.role().rx()].tail.load(Relaxed);
+        tail.wrapping_sub(ep.rx_head.load(Relaxed)) >= low(ep, chan)
+    })
+}
+
+/// `readable`: whether the ring, if that is where this side receives, holds enough.
+#[inline(always)]
+fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
         return true;
     }
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,
-        RxPhase::Ring => {
-            let head = ep.rx_head.load(Relaxed);
-            let n = h.producer[chan.role().rx()].tail.load(Relaxed).wrapping_sub(head);
-            n >= low(ep, chan) || end(ep, me(chan, h), p) == head + 1
-        }
+        RxPhase::Ring => readable(h) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1,
         RxPhase::Transit | RxPhase::Down => false,
     }
 }

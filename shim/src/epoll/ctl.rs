@@ -90,7 +90,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
         return unpark(s.index(), epfd, fd, w);
     }
     if flags & TAGGED == 0 {
-        return ep.pin(Reason::EpollShared);
+        return attach::give_up(ep, Reason::EpollShared);
     }
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
     if to_kernel(ep)
@@ -330,7 +330,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         // A connection that cannot be served here stays on the kernel; a listener is not affected.
         let why = if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
         if !attached {
-            ep.pin(why);
+            attach::give_up(ep, why);
         } else if !to_kernel(ep) {
             io::reset(fd, why);
         }
@@ -482,7 +482,7 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
     }
     if w.flags.load(Relaxed) & TAGGED == 0 {
         // The kernel's alone, for good.
-        ep.pin(Reason::EpollShared);
+        attach::give_up(ep, Reason::EpollShared);
         return unlink(set, fd, w);
     }
     let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));

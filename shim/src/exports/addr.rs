@@ -22,13 +22,6 @@ hooks! {
         }
         r
     }
-    fn listen(fd: c_int, backlog: c_int) -> c_int {
-        let r = real::listen(fd, backlog);
-        if r == 0 {
-            lifecycle::listening(fd);
-        }
-        r
-    }
     fn accept(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int {
         let new = real::accept(fd, a, l);
         if new >= 0 {

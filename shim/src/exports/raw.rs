@@ -104,7 +104,6 @@ hooks! {
 
             libc::SYS_socket => addr::socket(ai, bi, ci) as c_long,
             libc::SYS_socketpair => addr::socketpair(ai, bi, ci, d as _) as c_long,
-            libc::SYS_listen => addr::listen(ai, bi) as c_long,
             libc::SYS_accept => addr::accept(ai, b as _, c as _) as c_long,
             libc::SYS_accept4 => addr::accept4(ai, b as _, c as _, di) as c_long,
             libc::SYS_connect => addr::connect(ai, b as _, c as u32) as c_long,

@@ -81,7 +81,6 @@ pub const SYMBOLS: &[Family] = &[
         symbols: &[
             ("socket", Table),
             ("socketpair", Reset),
-            ("listen", Table),
             ("accept", Table),
             ("accept4", Table),
             ("connect", Table),
@@ -285,6 +284,7 @@ const RPC: &str = "Sun RPC, for old binaries only: its sockets live inside libc 
 /// above, and that the library does not export, with the reason.
 pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("bind", NAME),
+    ("listen", NAME),
     ("getsockname", NAME),
     ("getpeername", NAME),
     ("isfdtype", FILE),
