@@ -246,7 +246,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     let slot = ep.slot.load(Relaxed) as usize;
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
-        chan.slot(slot).side[chan.role() as usize].wr_shut.store(if how == libc::SHUT_WR { WR_SHUT } else { WR_SHUT | ALL_SHUT }, Release);
+        let all = how == libc::SHUT_RDWR || ep.rd_shut.load(Relaxed) != 0;
+        chan.slot(slot).side[chan.role() as usize].wr_shut.store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
@@ -264,6 +265,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
+        if ep.wr_shut.load(Relaxed) != 0 {
+            chan.slot(slot).side[chan.role() as usize].wr_shut.fetch_or(ALL_SHUT, Release);
+        }
     }
     chan.notify(slot);
     crate::epoll::touched(ep);

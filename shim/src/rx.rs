@@ -519,6 +519,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     let mut dozing = false;
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;
+    let shut = ep.wr_shut.load(Relaxed);
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         wait::glance(|| stirred(ep, chan));
@@ -605,7 +606,9 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             continue;
         }
         let restartable = d.is_none();
-        if b.len == 0 && signals::runs() != since {
+        // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`), also a shutdown of the
+        // other direction, by whomever (inet_shutdown), which is looked for.
+        if b.len == 0 && (signals::runs() != since || ep.wr_shut.load(Relaxed) != shut) {
             return 0;
         }
         // A call that has received something is never restarted.
@@ -613,7 +616,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
-        let step = mixed.then(|| wait::now() + wait::STEP).filter(|s| d.is_none_or(|d| *s < d));
+        let step = (mixed || b.len == 0).then(|| wait::now() + wait::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
         wait::lie_down(ep);
         // SAFETY: no lock is held.
@@ -623,9 +626,8 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
         }
         fd = lifecycle::number(ep, fd);
         match woken {
-            // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`).
-            Err(_) if b.len == 0 => return 0,
             Err(libc::EAGAIN) if step.is_some() => {}
+            Err(_) if b.len == 0 => return 0,
             Err(e) => {
                 slept = signals::runs();
                 woke = Some(e);
