@@ -400,10 +400,12 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
 pub fn give_up(ep: Ep, why: Reason) {
     ep.pin(why);
     if ep.local().offered.load(Relaxed) != 0
-        && ep.state() == State::Pinned
         && let Some(held) = LOCK.try_lock()
     {
-        withdraw(ep);
+        // Another thread may have closed it meanwhile, and the record be somebody else's.
+        if ep.state() == State::Pinned {
+            withdraw(ep);
+        }
         held.release();
     }
 }
@@ -422,16 +424,11 @@ pub fn closing(ep: Ep) {
 /// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
 fn withdraw(ep: Ep) {
     let l = ep.local();
-    let offered = l.offered.swap(0, Relaxed) as usize;
-    let chan = l.chan.swap(core::ptr::null_mut(), Relaxed);
-    // SAFETY: an entry of the static table, or null.
-    let Some(chan) = (unsafe { chan.as_ref() }) else { return };
-    if offered == 0 {
-        return;
-    }
-    let slot = offered - 1;
+    let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
+    // SAFETY: set together with `offered`, to an entry of the static table.
+    let Some(chan) = (unsafe { l.chan.swap(core::ptr::null_mut(), Relaxed).as_ref() }) else { return };
     // A connector that has already taken it gives it back itself.
-    if chan.offers()[slot].slot.swap(0, Relaxed) as usize == offered {
+    if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     chan.unseat(slot, ep);

@@ -109,6 +109,9 @@ fn keep(ep: Ep, fd: c_int) -> bool {
     l.kept.store(new + 1, SeqCst);
     if !wait::slept_on(ep) {
         let_go(ep);
+    } else if let Some(chan) = ep.chan() {
+        // They go on under this number: the kernel would look the old one up again.
+        chan.tell_own(ep.slot.load(Relaxed) as usize);
     }
     true
 }

@@ -8,8 +8,8 @@ use crate::channel::Chan;
 use crate::family::Ep;
 use crate::signals::{self, Runs};
 use crate::tls::tls;
-use crate::wait::{STEP, acquire, bell, drain, generation, now, release, tell, watch_slot};
-use crate::{attach, rx};
+use crate::wait::{STEP, acquire, bell, drain, generation, lie_on, now, release, tell, watch_slot};
+use crate::{attach, real, rx};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, fence};
 use shmring::layout::{DOZING, Queue};
@@ -33,6 +33,8 @@ struct Sleep<'a> {
     chan: &'a Chan,
     /// The poller, if there is one whose doorbell the peer has or may be sent.
     poller: Option<usize>,
+    /// Its word, as this sleep armed it last.
+    armed: u32,
     /// News may come without a wake-up.
     bounded: bool,
 }
@@ -42,15 +44,14 @@ impl Sleep<'_> {
         &self.chan.queues(self.chan.role())[p]
     }
 
-    /// Arms, and returns the armed word.
-    fn arm(&self, how: u32) -> u32 {
-        let Some(p) = self.poller else {
-            fence(SeqCst);
-            return 0;
-        };
-        let word = generation(p) | how;
-        ring::arm(self.queue(p), word);
-        word
+    fn arm(&mut self, how: u32) {
+        match self.poller {
+            Some(p) => {
+                self.armed = generation(p) | how;
+                ring::arm(self.queue(p), self.armed);
+            }
+            None => fence(SeqCst),
+        }
     }
 }
 
@@ -61,8 +62,11 @@ impl Sleep<'_> {
 /// Must be called without locks; a cancellation point.
 pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
     let Some(chan) = ep.chan() else { return Ok(()) };
+    // A doze is no cancellation point; nothing is held yet.
+    // SAFETY: the caller's obligation.
+    unsafe { real::pthread_testcancel() };
     let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire() };
-    let mut s = Sleep { chan, poller, bounded: true };
+    let mut s = Sleep { chan, poller, armed: 0, bounded: true };
     if let Some(p) = poller {
         watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
         s.bounded = !tell(chan, p);
@@ -73,7 +77,8 @@ pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: 
         None => unsafe { sleep_deep(&mut s, ep, fd, events, deadline, since, &ready) },
     };
     if let Some(p) = poller {
-        s.queue(p).armed.store(0, Relaxed);
+        // Not another sleep's: a handler may have forked, and this be the child.
+        let _ = s.queue(p).armed.compare_exchange(s.armed, 0, Relaxed, Relaxed);
         release(p);
     }
     r
@@ -95,24 +100,27 @@ fn last_look(s: &mut Sleep, ep: Ep, deadline: Option<u64>, ready: &impl Fn() -> 
     if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
 }
 
-/// Sleeps on the armed word. `None`: that does not do, or not for long enough.
+/// Sleeps on the armed word. `None`: that does not do.
 fn doze(s: &mut Sleep, ep: Ep, deadline: Option<u64>, since: Runs, ready: &impl Fn() -> bool) -> Option<Result<(), i32>> {
     let deep = &tls().habits.deep;
     let p = s.poller.filter(|_| !s.bounded && deep.get() == 0 && dozes(ep))?;
-    let word = s.arm(DOZING);
+    s.arm(DOZING);
     let left = match last_look(s, ep, deadline, ready) {
         Ok(left) => left,
         Err(over) => return Some(over),
     };
-    match -signals::futex(&s.queue(p).armed, word, left.unwrap_or(STEP).min(STEP), since) as i32 {
-        libc::ETIMEDOUT => {
-            deep.set(1);
-            None
-        }
-        libc::EINTR => Some(Err(libc::EINTR)),
-        // Woken, or not even asleep.
-        _ => Some(Ok(())),
+    let word = &s.queue(p).armed;
+    lie_on(Some(word));
+    let r = signals::futex(word, s.armed, left.unwrap_or(STEP).min(STEP), since);
+    lie_on(None);
+    if r == -(libc::EINTR as isize) {
+        return Some(Err(libc::EINTR));
     }
+    if r == -(libc::ETIMEDOUT as isize) {
+        // In vain. The caller finds out what its descriptor is by now, and comes again.
+        deep.set(1);
+    }
+    Some(Ok(()))
 }
 
 /// Sleeps over lifeline, doorbell and mailbox.

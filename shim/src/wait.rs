@@ -9,7 +9,7 @@ use crate::channel::Chan;
 use crate::family::Ep;
 use crate::{attach, config, fds};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
 use shmring::layout::{DOZING, POLLERS};
 use shmring::{sys, syscall};
 
@@ -272,9 +272,12 @@ struct Sleeper {
     tid: AtomicU32,
     /// Endpoint index + 1, 0 if none.
     ep: AtomicU32,
+    /// Address of the word that it dozes on, 0 if it does not.
+    word: AtomicUsize,
 }
 
-static SLEEPERS: [Sleeper; 256] = [const { Sleeper { tid: AtomicU32::new(0), ep: AtomicU32::new(0) } }; 256];
+static SLEEPERS: [Sleeper; 256] =
+    [const { Sleeper { tid: AtomicU32::new(0), ep: AtomicU32::new(0), word: AtomicUsize::new(0) } }; 256];
 
 /// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
 pub fn lie_down(ep: Ep) {
@@ -287,7 +290,7 @@ pub fn lie_down(ep: Ep) {
         let free = SLEEPERS.iter().position(|s| take(s, 0)).or_else(|| {
             SLEEPERS.iter().position(|s| {
                 let old = s.tid.load(Relaxed);
-                !asleep(old) && take(s, old)
+                !s.asleep() && take(s, old)
             })
         });
         // More threads than places: this one's sleep is not known to others.
@@ -295,15 +298,26 @@ pub fn lie_down(ep: Ep) {
         i = free;
         place.set(i as u32 + 1);
     }
+    SLEEPERS[i].word.store(0, Relaxed);
     SLEEPERS[i].ep.store(ep.index() + 1, SeqCst);
+}
+
+/// This thread's place among those who sleep.
+fn place() -> Option<&'static Sleeper> {
+    let t = crate::tls::tls();
+    SLEEPERS.get((t.habits.place.get() as usize).wrapping_sub(1)).filter(|s| s.tid.load(Relaxed) == t.tid())
+}
+
+/// Notes the word on which this thread is about to doze.
+pub fn lie_on(word: Option<&AtomicU32>) {
+    if let Some(s) = place() {
+        s.word.store(word.map_or(0, |w| core::ptr::from_ref(w) as usize), SeqCst);
+    }
 }
 
 /// This thread's blocking call is over.
 pub fn wake_up() {
-    let t = crate::tls::tls();
-    if let Some(s) = SLEEPERS.get((t.habits.place.get() as usize).wrapping_sub(1))
-        && s.tid.load(Relaxed) == t.tid()
-    {
+    if let Some(s) = place() {
         s.ep.store(0, SeqCst);
     }
 }
@@ -311,30 +325,41 @@ pub fn wake_up() {
 /// Whether another thread of this process is in a blocking call on `ep`.
 pub fn slept_on(ep: Ep) -> bool {
     let me = crate::tls::tid();
-    SLEEPERS.iter().any(|s| s.ep.load(SeqCst) == ep.index() + 1 && s.tid.load(Relaxed) != me && asleep(s.tid.load(Relaxed)))
+    SLEEPERS.iter().any(|s| s.ep.load(SeqCst) == ep.index() + 1 && s.tid.load(Relaxed) != me && s.asleep())
 }
 
-/// Whether thread `tid` of this process sleeps in `futex` or `ppoll`, as our waits do, or runs.
-fn asleep(tid: u32) -> bool {
-    let mut path = *b"/proc/self/task/0000000000/syscall\0";
-    let mut v = tid;
-    for d in path[16..26].iter_mut().rev() {
-        *d = b'0' + (v % 10) as u8;
-        v /= 10;
+impl Sleeper {
+    /// Whether the thread sleeps in `ppoll`, or on its word, as our waits do, or runs.
+    fn asleep(&self) -> bool {
+        let mut path = *b"/proc/self/task/0000000000/syscall\0";
+        let mut v = self.tid.load(Relaxed);
+        for d in path[16..26].iter_mut().rev() {
+            *d = b'0' + (v % 10) as u8;
+            v /= 10;
+        }
+        // The kernel knows no leading zeros (name_to_int).
+        let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
+        path.copy_within(16 + zeros.., 16);
+        // SAFETY: a NUL-terminated path.
+        let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
+        if f < 0 {
+            return false;
+        }
+        let mut b = [0u8; 32];
+        // SAFETY: reads into a local.
+        unsafe { syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len()) };
+        sys::close(f);
+        // proc(5): "running", or the number of the call and its arguments.
+        match b.strip_prefix(b"202 0x") {
+            Some(argument) => hexadecimal(argument) == self.word.load(SeqCst),
+            None => b.starts_with(b"running") || b.starts_with(b"271 "),
+        }
     }
-    // The kernel knows no leading zeros (name_to_int).
-    let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
-    path.copy_within(16 + zeros.., 16);
-    // SAFETY: a NUL-terminated path.
-    let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
-    if f < 0 {
-        return false;
-    }
-    let mut b = [0u8; 16];
-    // SAFETY: reads into a local.
-    unsafe { syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len()) };
-    sys::close(f);
-    [&b"running"[..], b"202 ", b"271 "].iter().any(|s| b.starts_with(s))
+}
+
+fn hexadecimal(digits: &[u8]) -> usize {
+    let digits = digits.iter().map_while(|b| (*b as char).to_digit(16));
+    digits.fold(0, |n, d| n << 4 | d as usize)
 }
 
 // --- sleeping

@@ -240,10 +240,18 @@ fn modify(s: &Set, epfd: c_int, fd: c_int, w: &Watch, want: epoll_event) -> isiz
     0
 }
 
+/// Whether `fd` of this process is watched in a set as what it is now. What another process left behind in a set that
+/// they shared is nobody's.
+fn linked(set: usize, fd: c_int, ep: Ep) -> bool {
+    let mut found = false;
+    each(ep, |s, f, _| found |= s == set && f == fd);
+    found
+}
+
 #[allow(clippy::too_many_arguments)]
 fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
     // A number may be one file's here and another's in a process that has the same set.
-    let w = s.get(fd).filter(|w| w.ep.load(Relaxed) == ep.index() + 1);
+    let w = s.get(fd).filter(|_| linked(i, fd, ep));
     let parked = w.is_some_and(|w| w.flags.load(Relaxed) & PARKED != 0);
     match (op, w) {
         (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, Some(_)) if parked => {

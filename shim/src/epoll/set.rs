@@ -87,7 +87,8 @@ pub(super) struct Set {
     pub last: AtomicU32,
     pub kernel_at: AtomicU64,
     pub turn: AtomicU32,
-    /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever.
+    /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
+    /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
     pub waiters: AtomicU32,
     /// How many removals the kernel is owed, and their descriptors + 1.
     owing: AtomicU32,
@@ -256,7 +257,8 @@ impl Set {
         w.flags.store(PARKED, Relaxed);
         // Who begins to wait or to fork says so before it looks here: one of the two sees the other.
         self.owing.fetch_add(1, SeqCst);
-        let later = self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0;
+        // Who ends a fork has shared the set before.
+        let later = self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0 && self.own();
         if !later {
             self.owe_no_more(fd, w);
         }
@@ -510,8 +512,8 @@ pub(super) fn before_fork() {
 
 /// After a fork, in the parent: a set that another thread made since [`before_fork`] is shared, too.
 pub(super) fn after_fork_parent() {
-    FORKING.fetch_sub(1, Relaxed);
     TABLE.iter().filter(|s| s.made()).for_each(Set::share);
+    FORKING.fetch_sub(1, SeqCst);
 }
 
 /// Child of a fork: nobody else is in here. A lock that a thread of the parent holds, it will release.
@@ -524,7 +526,6 @@ pub(super) fn after_fork_child() {
     }
     for (i, s) in TABLE.iter().enumerate() {
         s.sleepers.store(0, Relaxed);
-        s.waiters.store(0, Relaxed);
         if !s.made() {
             // What the parent will use for a set of its own.
             s.disown();

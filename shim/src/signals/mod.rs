@@ -88,6 +88,7 @@ pub fn init() {
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         real::sigaction(libc::SIGUSR1, core::ptr::null(), core::ptr::null_mut());
         real::ppoll(core::ptr::null_mut(), 0, &zero, core::ptr::null());
+        real::pthread_testcancel();
         real::epoll_pwait(-1, core::ptr::null_mut(), 1, 0, core::ptr::null());
         real::epoll_pwait2(-1, core::ptr::null_mut(), 1, &zero, core::ptr::null());
         real::set_errno(errno);

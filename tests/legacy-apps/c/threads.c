@@ -1,0 +1,187 @@
+/* What happens to a thread that sleeps in recv() on a busy connection: one scenario per name. Prints the same natively
+ * and under culvert. Nothing is waited for by the clock, but a hang. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Exchanges that bring a connection to where it goes. */
+enum { WARM = 400, PATIENCE_MS = 20000 };
+
+static int fd;
+static volatile int tid, received;
+static sem_t jumped, never;
+static sigjmp_buf back;
+
+static void exchange(int s, int first)
+{
+	char b[64];
+	for (int i = 0; i < WARM; i++) {
+		if (first && send(s, "x", 1, 0) != 1) exit(3);
+		if (recv(s, b, sizeof b, 0) <= 0) exit(3);
+		if (!first && send(s, "x", 1, 0) != 1) exit(3);
+	}
+}
+
+/* Starts a peer, and takes its connection. */
+static pid_t pair(void (*peer)(int))
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	bind(s, (void *)&a, l);
+	listen(s, 1);
+	getsockname(s, (void *)&a, &l);
+	pid_t p = fork();
+	if (p == 0) {
+		close(s);
+		s = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(s, (void *)&a, l)) exit(3);
+		exchange(s, 1);
+		peer(s);
+		exit(0);
+	}
+	fd = accept(s, 0, 0);
+	close(s);
+	return p;
+}
+
+/* Until a thread of ours sleeps. */
+static void wait_asleep(void)
+{
+	char path[64], text[256], *state;
+	do {
+		sched_yield();
+		snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+		FILE *f = tid ? fopen(path, "r") : 0;
+		text[f ? fread(text, 1, sizeof text - 1, f) : 0] = 0;
+		if (f) fclose(f);
+		state = strrchr(text, ')');
+	} while (!state || state[2] != 'S');
+}
+
+/* A message every millisecond, for some seconds. */
+static void babble(int s)
+{
+	struct timespec ms = { 0, 1000000 };
+	for (int i = 0; i < 5000; i++) {
+		if (send(s, "x", 1, MSG_NOSIGNAL) != 1) return;
+		nanosleep(&ms, 0);
+	}
+}
+
+static void *reader(void *unused)
+{
+	char b[64];
+	exchange(fd, 0);
+	while (recv(fd, b, sizeof b, 0) > 0) received++;
+	return 0;
+}
+
+/* Cancelled between messages, none of which lets it wait for long. */
+static void cancel(void)
+{
+	void *how;
+	pthread_t t;
+	pid_t p = pair(babble);
+	pthread_create(&t, 0, reader, 0);
+	while (received < 100) sched_yield();
+	pthread_cancel(t);
+	pthread_join(t, &how);
+	puts(how == PTHREAD_CANCELED ? "cancelled" : "read to the end");
+	kill(p, SIGKILL);
+}
+
+static void hear_end(int s)
+{
+	struct pollfd f = { s, POLLIN, 0 };
+	char b[8];
+	exit(poll(&f, 1, PATIENCE_MS) == 1 && recv(s, b, sizeof b, 0) == 0 ? 0 : 1);
+}
+
+static void leave(int sig)
+{
+	siglongjmp(back, 1);
+}
+
+static void *jumper(void *unused)
+{
+	char b[64];
+	exchange(fd, 0);
+	tid = gettid();
+	if (!sigsetjmp(back, 1)) recv(fd, b, sizeof b, 0);
+	sem_post(&jumped);
+	sem_wait(&never);
+	return 0;
+}
+
+/* Closed after a handler has jumped out of the sleep, while the thread sleeps on something else. */
+static void jump(void)
+{
+	int status;
+	pthread_t t;
+	pid_t p = pair(hear_end);
+	signal(SIGUSR1, leave);
+	pthread_create(&t, 0, jumper, 0);
+	wait_asleep();
+	pthread_kill(t, SIGUSR1);
+	sem_wait(&jumped);
+	wait_asleep();
+	close(fd);
+	waitpid(p, &status, 0);
+	puts(status ? "the peer heard no end" : "the peer heard the end");
+}
+
+static void stay(int s)
+{
+	for (;;) pause();
+}
+
+static void *sleeper(void *unused)
+{
+	char b[64];
+	exchange(fd, 0);
+	tid = gettid();
+	printf("received %zd\n", recv(fd, b, sizeof b, 0));
+	return 0;
+}
+
+/* Closed under the sleeper, and its number another file's, before the peer dies. */
+static void reuse(void)
+{
+	int other[2];
+	pthread_t t;
+	pid_t p = pair(stay);
+	pthread_create(&t, 0, sleeper, 0);
+	wait_asleep();
+	int number = fd;
+	close(fd);
+	pipe(other);
+	printf("reused: %d\n", other[0] == number);
+	kill(p, SIGKILL);
+	pthread_join(t, 0);
+}
+
+int main(int n, char **v)
+{
+	const char *name = n > 1 ? v[1] : "";
+	sem_init(&jumped, 0, 0);
+	sem_init(&never, 0, 0);
+	if (!strcmp(name, "cancel")) cancel();
+	else if (!strcmp(name, "jump")) jump();
+	else if (!strcmp(name, "reuse")) reuse();
+	else return 2;
+	fflush(stdout);
+	_exit(0);
+}
