@@ -525,6 +525,10 @@ pub(super) fn after_fork_child() {
         ep.local().watches.store(0, Relaxed);
     }
     for (i, s) in TABLE.iter().enumerate() {
+        // Never used, or forgotten. Written, they would cost every child a megabyte of its own.
+        if s.used.load(Relaxed) == 0 && s.common.load(Relaxed).is_null() {
+            continue;
+        }
         s.sleepers.store(0, Relaxed);
         if !s.made() {
             // What the parent will use for a set of its own.

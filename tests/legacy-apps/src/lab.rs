@@ -331,11 +331,13 @@ impl Watch {
     /// Ends the watch, and fails unless there was a connection on path shm (both ends under culvert only).
     #[track_caller]
     pub fn check(mut self, what: &str) {
+        assert!(self.seen(), "{what}: no connection was on path shm; last answer: {}", self.last.lock().unwrap());
+    }
+
+    /// Ends the watch. Whether there was one, or need not be.
+    pub fn seen(&mut self) -> bool {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let seen = thread.join().expect("the watching thread");
-            assert!(seen, "{what}: no connection was on path shm; last answer: {}", self.last.lock().unwrap());
-        }
+        self.thread.take().is_none_or(|thread| thread.join().expect("the watching thread"))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use legacy_apps::lab::{free_port, wait_gone};
 use legacy_apps::procs::{alive, children, listening, signal};
+use legacy_apps::lab::Watch;
 use legacy_apps::{ALL, BOTH, Lab, PATIENCE, Proc, Seen, Side, compare, is_root, noise, rounds, wait_for};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -143,10 +144,12 @@ fn load(lab: &Lab) -> Seen {
     let before = Nginx::start(lab, "front", "", &servers);
     for path in ["small", "proxy/small", "big"] {
         let url = format!("http://127.0.0.1:{front}/{path}");
-        let watch = lab.watch();
-        let out = lab.run("wrk", lab.command(Side::Client, "wrk").args(["-t2", "-c32", "-d1s", "--timeout", "30s", &url])).success();
-        watch.check("wrk");
-        let text = out.text();
+        let wrk = |watch: &mut Watch| {
+            let out = lab.run("wrk", lab.command(Side::Client, "wrk").args(["-t2", "-c32", "-d1s", "--timeout", "30s", &url])).success();
+            watch.seen().then(|| out.text())
+        };
+        // A second may be too short for both the load and the watch on a busy machine.
+        let text = (0..5).find_map(|_| wrk(&mut lab.watch())).expect("a connection on path shm");
         assert!(text.contains("Requests/sec"), "{text}");
         let bad = text.lines().filter(|l| l.contains("Socket errors") || l.contains("Non-2xx")).collect::<Vec<_>>().join("; ");
         seen.note(format!("wrk {path}"), bad);
