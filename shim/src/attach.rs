@@ -21,7 +21,7 @@ use crate::lock::{Held, Lock};
 use crate::wait;
 use crate::{config, fds, lifeline, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::diag::{self, Cache, Miss};
 use rendezvous::mailbox::{self, Incoming, SendError};
 use rendezvous::message::{MAX_FDS, Message, VERSION};
@@ -110,6 +110,9 @@ const PATIENCE: u32 = 64;
 /// A peer that has answered this often, in as many operations of its own, would have taken part by now.
 const ANSWERS: u32 = 256;
 
+/// Another process has knocked: some of our peers take part, however long they need.
+static MET: AtomicBool = AtomicBool::new(false);
+
 /// Something was sent natively.
 #[inline]
 pub fn note_sent(ep: Ep) {
@@ -119,7 +122,8 @@ pub fn note_sent(ep: Ep) {
     }
 }
 
-/// Something was received natively. A peer without culvert is given up: the connection costs nothing any more.
+/// Something was received natively. A peer without culvert is given up, by a process that has none with it: the
+/// connection costs nothing any more.
 #[inline]
 pub fn note_answer(ep: Ep) {
     let l = ep.local();
@@ -127,7 +131,7 @@ pub fn note_answer(ep: Ep) {
         l.asked.store(0, Relaxed);
         let n = l.answers.load(Relaxed) + 1;
         l.answers.store(n, Relaxed);
-        if n >= ANSWERS && ep.reason.load(Relaxed) == Reason::NoPeer as u32 {
+        if n >= ANSWERS && ep.reason.load(Relaxed) == Reason::NoPeer as u32 && !MET.load(Relaxed) {
             give_up(ep, Reason::NoPeer);
         }
     }
@@ -138,7 +142,20 @@ pub fn note_answer(ep: Ep) {
 const FIRST: [u32; 2] = [6, 8];
 
 fn due(n: u32, acceptor: bool) -> bool {
-    n >= FIRST[usize::from(acceptor)] && (n < 32 || (n.is_power_of_two() && n <= 1 << 20))
+    n >= FIRST[usize::from(acceptor)] && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(16) && talking()))
+}
+
+/// Until when (monotonic, nanoseconds) every connection takes steps more often: somebody was written to, or has written.
+static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+fn talk() {
+    const LENGTH: u64 = 500_000_000;
+    TALK_UNTIL.store(wait::now() + LENGTH, Relaxed);
+}
+
+fn talking() -> bool {
+    let until = TALK_UNTIL.load(Relaxed);
+    until != 0 && wait::now() < until
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
@@ -455,6 +472,7 @@ fn knock(peer: u64, uid: u32) -> Option<u64> {
         k.uid.store(uid, Relaxed);
         k.at.store(now, Relaxed);
         k.nonce.store(nonce, Relaxed);
+        talk();
     }
     None
 }
@@ -525,6 +543,8 @@ fn read_mailbox() {
 fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
     match m {
         Message::Knock { from, nonce } => {
+            MET.store(true, Relaxed);
+            talk();
             let mut out = [-1; POLLERS];
             let (pollers, n) = wait::bells(&mut out);
             let m = Message::Welcome { from: NAME.load(Relaxed), nonce, pollers };
@@ -586,6 +606,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
 }
 
 fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
+    talk();
     chan.peer_mailbox.store(mailbox, Relaxed);
     chan.peer_uid.store(uid, Relaxed);
     chan.peer_pid.store(pid, Relaxed);
