@@ -194,6 +194,8 @@ pub struct Probe {
     pub ppoll: unsafe extern "C-unwind" fn(*mut libc::pollfd, usize, i64, *const libc::sigset_t, u64) -> c_long,
     /// Waits.
     pub epoll: unsafe extern "C-unwind" fn(c_int, *mut libc::epoll_event, c_int, i64, *const libc::sigset_t, u64) -> c_long,
+    /// `signals::futex`.
+    pub futex: unsafe extern "C-unwind" fn(*const u32, u32, i64, u64) -> c_long,
 }
 
 /// The probe library; the case ends with a message if it is not preloaded.
@@ -207,6 +209,7 @@ pub fn probe() -> Probe {
             interrupted: symbol(c"probe_interrupted")?,
             ppoll: symbol(c"probe_ppoll")?,
             epoll: symbol(c"probe_epoll")?,
+            futex: symbol(c"probe_futex")?,
         })
     };
     find().unwrap_or_else(|| {

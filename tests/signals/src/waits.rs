@@ -25,6 +25,8 @@ const EINTR_: c_long = -(EINTR as c_long);
 /// Ways to wait: `ppoll` with so many descriptors, or an epoll set.
 const WAYS: [usize; 5] = [0, 1, 31, 40, EPOLL];
 const EPOLL: usize = usize::MAX;
+/// Or on a word that nobody changes, where that can be told from the others.
+const WORD: usize = usize::MAX - 1;
 
 /// A waiter on the read end of a pipe (and fillers).
 struct Waiter {
@@ -42,7 +44,7 @@ impl Waiter {
             let mut e = epoll_event { events: EPOLLIN as u32, u64: 5 };
             // SAFETY: as above.
             unsafe { epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &mut e) };
-        } else {
+        } else if way != WORD {
             fds.resize(way, pollfd { fd: -1, events: POLLIN, revents: 0 });
             if let Some(last) = fds.last_mut() {
                 last.fd = fd;
@@ -58,6 +60,9 @@ impl Waiter {
             if self.way == EPOLL {
                 let mut e = epoll_event { events: 0, u64: 0 };
                 (p.epoll)(self.epoll, &mut e, 1, ns, m, since)
+            } else if self.way == WORD {
+                const LONG: i64 = 60_000_000_000;
+                (p.futex)(&0, 0, if ns < 0 { LONG } else { ns }, since)
             } else {
                 (p.ppoll)(self.fds.as_mut_ptr(), self.fds.len(), ns, m, since)
             }
@@ -224,7 +229,8 @@ fn race() {
     let fds = pipe_();
     // SAFETY: no arguments.
     let me = unsafe { pthread_self() as usize };
-    let total = ROUNDS * WAYS.len() as u32;
+    let ways = WAYS.into_iter().chain([WORD]);
+    let total = ROUNDS * ways.clone().count() as u32;
     let t = std::thread::spawn(move || {
         let mut x = 88172645463325252u64;
         for turn in 1..=total {
@@ -242,7 +248,7 @@ fn race() {
         }
     });
     let mut turn = 0;
-    for way in WAYS {
+    for way in ways {
         let mut w = Waiter::new(way, fds[0]);
         for _ in 0..ROUNDS {
             turn += 1;

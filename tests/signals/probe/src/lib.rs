@@ -96,3 +96,14 @@ pub unsafe extern "C-unwind" fn probe_epoll(
     // SAFETY: the caller's obligation.
     unsafe { signals::epoll_pwait(ep, ev, max, u64::try_from(ns).ok(), m, since(from)) as c_long }
 }
+
+/// `signals::futex`; `ns` must not be negative.
+///
+/// # Safety
+/// `word` may be read.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn probe_futex(word: *const u32, value: u32, ns: i64, from: u64) -> c_long {
+    // SAFETY: the caller's obligation.
+    let word = unsafe { &*word.cast::<core::sync::atomic::AtomicU32>() };
+    signals::futex(word, value, u64::try_from(ns).unwrap_or(0), since(from)) as c_long
+}
