@@ -223,6 +223,7 @@ pub const SYMBOLS: &[Family] = &[
             ("execl", Exec),
             ("execle", Exec),
             ("execlp", Exec),
+            ("dlopen", Process),
             ("vfork", Process),
             ("__vfork", Process),
         ],

@@ -1,7 +1,7 @@
 //! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
-use crate::{io, lifecycle, real};
+use crate::{config, io, lifecycle, real};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -124,6 +124,44 @@ extern "C" fn before_execlp() -> usize {
     // SAFETY: null stands for the environment of this process.
     unsafe { lifecycle::before_exec(core::ptr::null()) };
     target(&SLOT, c"execlp")
+}
+
+/// `dlopen`, without `RTLD_DEEPBIND`: an object loaded with it looks in libc before it looks here, so that its
+/// `poll` or `recv` would not know that bytes of a connection are on the ring (PHP loads all extensions like this).
+/// A jump, because libc takes the RUNPATH and the namespace from its return address.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn dlopen() {
+    naked_asm!(
+        "push rdi",
+        "push rsi",
+        "sub rsp, 8",
+        "call {before}",
+        "add rsp, 8",
+        "pop rsi",
+        "pop rdi",
+        "mov ecx, esi",
+        "and ecx, {keep}",
+        "test edx, edx",
+        "cmovnz esi, ecx",
+        "jmp rax",
+        before = sym before_dlopen,
+        keep = const !libc::RTLD_DEEPBIND,
+    )
+}
+
+#[repr(C)]
+struct Loader {
+    target: usize,
+    strip: usize,
+}
+
+extern "C" fn before_dlopen() -> Loader {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    Loader { target: target(&SLOT, c"dlopen"), strip: usize::from(config::enabled()) }
 }
 
 /// Exports a name of `vfork`. The child runs on the caller's stack and returns from here first, so that
