@@ -20,7 +20,7 @@ use crate::family::{self, Ep};
 use crate::lock::{Held, Lock};
 use crate::wait;
 use crate::{config, fds, lifeline, rx, signals};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::diag::{self, Cache, Miss};
 use rendezvous::mailbox::{self, Incoming, SendError};
@@ -196,7 +196,7 @@ fn step(ep: Ep, fd: i32) -> bool {
         return false;
     }
     let Some(held) = LOCK.try_lock() else { return false };
-    if ep.state() == State::Eligible {
+    if ep.state.load(SeqCst) == State::Eligible as u32 {
         if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
         } else {
@@ -434,6 +434,22 @@ pub fn closing(ep: Ep) {
         if ep.state() != State::Attached {
             withdraw(ep);
         }
+        held.release();
+    }
+}
+
+/// Nobody holds the connection any more, and no thread attaches it from now on; one that is about to is done first.
+pub fn bar(ep: Ep) {
+    for from in [State::Eligible, State::Idle] {
+        if ep.state.compare_exchange(from as u32, State::Pinned as u32, SeqCst, Relaxed).is_ok() {
+            break;
+        }
+    }
+    // Who attaches or offers takes the lock and looks at the state, in this order (`step`).
+    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed) != 0;
+    if ep.state() != State::Attached && may_be_offered() {
+        let held = LOCK.lock();
+        withdraw(ep);
         held.release();
     }
 }
@@ -709,6 +725,7 @@ pub fn send_bell(chan: &Chan, p: usize) -> bool {
 fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
     signals::arm_faults();
+    ep.begin_attached();
     ep.slot.store(slot as u32, Relaxed);
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);
@@ -738,6 +755,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
 /// Seats an endpoint whose bytes the previous program image left in `chan` (see `handoff`).
 pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     signals::arm_faults();
+    ep.begin_attached();
     let h = chan.slot(slot);
     let phase = h.consumer[0].head.swap(0, Relaxed) as u32;
     ep.slot.store(slot as u32, Relaxed);

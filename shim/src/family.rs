@@ -16,6 +16,7 @@ static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static FD: AtomicI32 = AtomicI32::new(-1);
 
 /// This process's half of an endpoint. Copied by fork.
+#[repr(align(64))]
 pub struct Local {
     /// Descriptors of this process that refer to the endpoint.
     pub refs: AtomicU32,
@@ -407,19 +408,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
         }
     };
     ep.generation.fetch_add(1, Relaxed);
-    for w in [&ep.reason, &ep.ops, &ep.slot, &ep.latched, &ep.rx_token, &ep.rx_word, &ep.rx_phase, &ep.rx_fin, &ep.rcvlowat,
-        &ep.rd_shut, &ep.tx_token, &ep.tx_word, &ep.tx_phase, &ep.wr_shut, &ep.peer_pid, &ep.tx_blocked, &ep.cork]
-    {
-        w.store(0, Relaxed);
-    }
-    for w in [&ep.cookie, &ep.channel, &ep.rx_head, &ep.rx_shown, &ep.rx_skip, &ep.rx_at, &ep.rx_cut, &ep.rx_bytes, &ep.rx_msgs, &ep.tx_tail,
-        &ep.tx_head, &ep.tx_base, &ep.tx_bytes, &ep.tx_msgs, &ep.tx_checked, &ep.tx_extent, &ep.tx_trimmed, &ep.tx_heard, &ep.bells,
-        &ep.spins_won, &ep.spins_lost]
-    {
-        w.store(0, Relaxed);
-    }
-    ep.rx_up.store(u64::MAX, Relaxed);
-    ep.tx_up.store(u64::MAX, Relaxed);
+    ep.begin();
     ep.role.store(role, Relaxed);
     ep.pid.store(h.members.get(MEMBER.load(Relaxed) as usize).map_or(0, |m| m.load(Relaxed)), Relaxed);
     ep.fd.store(fd as u32, Relaxed);

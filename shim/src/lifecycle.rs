@@ -67,7 +67,11 @@ fn release(ep: Ep, fd: c_int) {
     if !family::give_up(ep) {
         return;
     }
-    let chan = if ep.state() == State::Attached { ep.chan() } else { None };
+    attach::bar(ep);
+    if ep.state() != State::Attached {
+        return family::free(ep);
+    }
+    let chan = ep.chan();
     if let Some(chan) = chan {
         end(ep, chan, fd);
     }
@@ -562,4 +566,12 @@ pub fn seccomp() {
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
     io::retire_all(Reason::Seccomp, io::Unread::Rewind, |_| true);
+}
+
+/// From now on any descriptor may be used by calls that do not pass here.
+pub fn bypassed(why: Reason) {
+    if config::enabled() && family::ensure() {
+        family::disable(why);
+        io::retire_all(why, io::Unread::Rewind, |_| true);
+    }
 }

@@ -4,7 +4,7 @@
 
 use crate::family::Ep;
 use crate::{signals, tls::tls};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::AtomicU32;
 use shmring::syscall;
 
@@ -39,11 +39,16 @@ impl Lock {
     /// Takes the lock unless somebody has it.
     pub fn try_lock(&self) -> Option<Held<'_>> {
         signals::critical_enter();
-        if self.0.compare_exchange(0, tls().tid(), Acquire, Relaxed).is_ok() {
+        if self.0.compare_exchange(0, tls().tid(), SeqCst, Relaxed).is_ok() {
             return Some(Held(&self.0));
         }
         signals::critical_leave();
         None
+    }
+
+    /// Whether somebody holds it. Ordered as `try_lock` is (`SeqCst`).
+    pub fn is_held(&self) -> bool {
+        self.0.load(SeqCst) != 0
     }
 
     /// Forgets an owner that did not survive `fork`.

@@ -6,11 +6,12 @@
 //! nothing in it on trust.
 
 use crate::sync::{AtomicU32, AtomicU64};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -139,6 +140,7 @@ reasons! {
     Corrupt = 27, "corrupt", "the peer wrote nonsense into the shared memory";
     UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";
     Shut = 29, "shut-down", "it was shut down for reading or writing before it could be accelerated";
+    Namespace = 30, "namespace", "the program has libraries in a namespace of their own (dlmopen), which do not call culvert";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.
@@ -151,8 +153,10 @@ pub const FIN: u32 = 2;
 /// [`Endpoint::rx_fin`]: there was a RST and no FIN.
 pub const RST: u32 = 3;
 
-/// One TCP socket of the family, shared by all dups of its descriptor. Fields other than the atomics of
-/// the first line are meaningful only while `state` is not `Free`.
+/// One TCP socket of the family, shared by all dups of its descriptor.
+///
+/// Meaningful while `state` is not `Free`: the first group. The rest begins with [`State::Attached`], so that a
+/// connection for one request and its answer touches two lines of memory.
 #[repr(C, align(64))]
 pub struct Endpoint {
     // --- identity and life
@@ -170,24 +174,38 @@ pub struct Endpoint {
     pub pid: AtomicU32,
     /// See `pid`.
     pub fd: AtomicU32,
-    /// `SO_COOKIE` of the socket; 0 until asked for.
-    pub cookie: AtomicU64,
     /// Operations so far while `Eligible`; paces the attempts to attach.
     pub ops: AtomicU32,
-    /// Times that a sender found no room on the ring (for edges).
-    pub tx_blocked: AtomicU32,
-    /// Channel id while `Attached`.
+    /// Bit 31: READY (the ring may be used). Low bits: threads in a native receive or wait.
+    pub rx_word: AtomicU32,
+    /// Bit 31: UP (bytes go to the ring). Low bits: threads in a native send.
+    pub tx_word: AtomicU32,
+    /// SO_RCVLOWAT, if the program set it; else 0.
+    pub rcvlowat: AtomicU32,
+    /// Error to report before anything else (ECONNRESET...), 0 if none.
+    pub latched: AtomicU32,
+    /// `SO_COOKIE` of the socket; 0 until asked for.
+    pub cookie: AtomicU64,
+    /// `TCP_CORK` while sending on the ring, which needs none: [`UNCORKED`], [`CORKED`]; else 0, ask the kernel.
+    pub cork: AtomicU32,
+    /// Process id of the peer, for display; 0 if unknown.
+    pub peer_pid: AtomicU32,
+    /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
+    pub holders: [AtomicU64; MEMBERS / 64],
+
+    // --- the channel
+    /// Channel id.
     pub channel: AtomicU64,
     /// Slot in that channel.
     pub slot: AtomicU32,
-    /// Error to report before anything else (ECONNRESET...), 0 if none.
-    pub latched: AtomicU32,
+    /// Times that a sender found no room on the ring (for edges).
+    pub tx_blocked: AtomicU32,
 
     // --- receiving
     /// Owner of the receiving direction: thread id, 0 if none.
     pub rx_token: AtomicU32,
-    /// Bit 31: READY (the ring may be used). Low bits: threads in a native receive or wait.
-    pub rx_word: AtomicU32,
+    /// `switch::RxPhase`.
+    pub rx_phase: AtomicU32,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
     /// The head that the sender can be relied on to have seen when it last looked for room.
@@ -196,16 +214,12 @@ pub struct Endpoint {
     pub rx_skip: AtomicU64,
     /// While echoes are dropped: lifeline position + 1 that has been read up to, as we have counted; 0 = we have not.
     pub rx_at: AtomicU64,
-    /// `switch::RxPhase`.
-    pub rx_phase: AtomicU32,
     /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
     pub rx_fin: AtomicU32,
-    /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
-    pub rx_cut: AtomicU64,
-    /// SO_RCVLOWAT, if the program set it; else 0.
-    pub rcvlowat: AtomicU32,
     /// `shutdown(SHUT_RD)` was called.
     pub rd_shut: AtomicU32,
+    /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
+    pub rx_cut: AtomicU64,
     /// Bytes and messages received through the ring.
     pub rx_bytes: AtomicU64,
     /// See `rx_bytes`.
@@ -216,26 +230,24 @@ pub struct Endpoint {
     // --- sending
     /// Owner of the sending direction: thread id, 0 if none.
     pub tx_token: AtomicU32,
-    /// Bit 31: UP (bytes go to the ring). Low bits: threads in a native send.
-    pub tx_word: AtomicU32,
+    /// `switch::TxPhase`.
+    pub tx_phase: AtomicU32,
     /// Ring position published (the trusted copy of `Producer::tail`).
     pub tx_tail: AtomicU64,
     /// Last head accepted from the peer.
     pub tx_head: AtomicU64,
     /// Trusted copy of `Producer::base`.
     pub tx_base: AtomicU64,
-    /// `switch::TxPhase`.
-    pub tx_phase: AtomicU32,
-    /// `shutdown(SHUT_WR)` was called.
-    pub wr_shut: AtomicU32,
     /// Bytes and messages sent through the ring.
     pub tx_bytes: AtomicU64,
     /// See `tx_bytes`.
     pub tx_msgs: AtomicU64,
-
-    // --- more sending, and statistics
     /// Stream position at which the ring began; `u64::MAX` if it did not.
     pub tx_up: AtomicU64,
+    /// `shutdown(SHUT_WR)` was called.
+    pub wr_shut: AtomicU32,
+
+    // --- more sending, and statistics
     /// Time stamp (cycles) of the last look at the lifeline by a sender.
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
@@ -250,12 +262,33 @@ pub struct Endpoint {
     pub spins_won: AtomicU64,
     /// Waits that had to sleep after spinning.
     pub spins_lost: AtomicU64,
-    /// Process id of the peer, for display; 0 if unknown.
-    pub peer_pid: AtomicU32,
-    /// `TCP_CORK` while sending on the ring, which needs none: [`UNCORKED`], [`CORKED`]; else 0, ask the kernel.
-    pub cork: AtomicU32,
-    /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
-    pub holders: [AtomicU64; MEMBERS / 64],
+}
+
+impl Endpoint {
+    /// A connection begins in this record. The caller knows the rest of the first group, and sets `state` last.
+    pub fn begin(&self) {
+        for w in [&self.reason, &self.ops, &self.rx_word, &self.tx_word, &self.rcvlowat, &self.latched, &self.cork, &self.peer_pid] {
+            w.store(0, Relaxed);
+        }
+        self.cookie.store(0, Relaxed);
+    }
+
+    /// The same for what it needs once it is attached.
+    pub fn begin_attached(&self) {
+        for w in [&self.slot, &self.tx_blocked, &self.rx_token, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_token,
+            &self.tx_phase, &self.wr_shut]
+        {
+            w.store(0, Relaxed);
+        }
+        for w in [&self.channel, &self.rx_head, &self.rx_shown, &self.rx_skip, &self.rx_at, &self.rx_cut, &self.rx_bytes,
+            &self.rx_msgs, &self.tx_tail, &self.tx_head, &self.tx_base, &self.tx_bytes, &self.tx_msgs, &self.tx_checked,
+            &self.tx_heard, &self.tx_extent, &self.tx_trimmed, &self.bells, &self.spins_won, &self.spins_lost]
+        {
+            w.store(0, Relaxed);
+        }
+        self.rx_up.store(u64::MAX, Relaxed);
+        self.tx_up.store(u64::MAX, Relaxed);
+    }
 }
 
 // loom's atomics are larger; nothing is mapped there.

@@ -140,13 +140,16 @@ fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
     if matches!(state, State::Free | State::Idle) {
         return None;
     }
-    let rx_phase = match RxPhase::from_u32(u32_at(bytes, offset_of!(Endpoint, rx_phase))) {
+    // What else is in a record begins when it is attached.
+    let u32_if_attached = |at| if state == State::Attached { u32_at(bytes, at) } else { 0 };
+    let u64_if_attached = |at| if state == State::Attached { u64_at(bytes, at) } else { 0 };
+    let rx_phase = match RxPhase::from_u32(u32_if_attached(offset_of!(Endpoint, rx_phase))) {
         RxPhase::Native => "native",
         RxPhase::Transit => "transit",
         RxPhase::Ring => "ring",
         RxPhase::Down => "down",
     };
-    let tx_phase = match TxPhase::from_u32(u32_at(bytes, offset_of!(Endpoint, tx_phase))) {
+    let tx_phase = match TxPhase::from_u32(u32_if_attached(offset_of!(Endpoint, tx_phase))) {
         TxPhase::Native => "native",
         TxPhase::Ring => "ring",
         TxPhase::Down => "down",
@@ -155,10 +158,9 @@ fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
     let direction = |phase, bytes_at, messages_at, up_at| Direction {
         path: if state == State::Attached && phase == "ring" { "shm" } else { "kernel" },
         phase,
-        bytes: u64_at(bytes, bytes_at),
-        messages: u64_at(bytes, messages_at),
-        // An endpoint that was never attached may still have the zero it was born with.
-        switched_up_at: Some(u64_at(bytes, up_at)).filter(|at| *at != NEVER && phase != "native"),
+        bytes: u64_if_attached(bytes_at),
+        messages: u64_if_attached(messages_at),
+        switched_up_at: Some(u64_if_attached(up_at)).filter(|at| *at != NEVER && phase != "native"),
     };
     Some(Record {
         state,
@@ -174,9 +176,9 @@ fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
         peer_pid: Some(u32_at(bytes, offset_of!(Endpoint, peer_pid))).filter(|pid| *pid != 0),
         rx: direction(rx_phase, offset_of!(Endpoint, rx_bytes), offset_of!(Endpoint, rx_msgs), offset_of!(Endpoint, rx_up)),
         tx: direction(tx_phase, offset_of!(Endpoint, tx_bytes), offset_of!(Endpoint, tx_msgs), offset_of!(Endpoint, tx_up)),
-        doorbells: u64_at(bytes, offset_of!(Endpoint, bells)),
-        spins_won: u64_at(bytes, offset_of!(Endpoint, spins_won)),
-        spins_lost: u64_at(bytes, offset_of!(Endpoint, spins_lost)),
+        doorbells: u64_if_attached(offset_of!(Endpoint, bells)),
+        spins_won: u64_if_attached(offset_of!(Endpoint, spins_won)),
+        spins_lost: u64_if_attached(offset_of!(Endpoint, spins_lost)),
     })
 }
 

@@ -144,6 +144,7 @@ fn connection(fd: i32, socket: &Socket, record: Option<&Record>, family: &Family
     let none = || Direction { path: "kernel", phase: "native", bytes: 0, messages: 0, switched_up_at: None };
     let untracked = || ("untracked".to_string(), "the library did not see this socket begin");
     let reason = match record {
+        Some(r) if r.state == State::Eligible && family.disabled.is_some() => family.disabled.clone(),
         Some(r) => r.reason(),
         None => Some(family.disabled.clone().unwrap_or_else(untracked)),
     };

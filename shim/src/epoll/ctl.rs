@@ -23,6 +23,7 @@ pub fn nest(i: usize) {
     }
     let Some(epfd) = s.epfd() else { return };
     let held = s.lock();
+    settle(s, epfd);
     s.common().nested.store(1, Relaxed);
     for (fd, w) in s.watches() {
         give_back(s, epfd, fd, w);
@@ -226,10 +227,14 @@ fn modify(s: &Set, epfd: c_int, fd: c_int, w: &Watch, want: epoll_event) -> isiz
     /// (ep_modify, fs/eventpoll.c).
     const LEVEL: u32 = (EPOLLIN | EPOLLOUT | EPOLLRDHUP | libc::EPOLLERR | libc::EPOLLHUP) as u32;
     let same = w.events.load(Relaxed) == want.events && w.data.load(Relaxed) == want.u64;
-    if !same || want.events & !LEVEL != 0 || !s.own() {
-        let r = kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, want.events, want.u64);
-        if r < 0 {
-            return r;
+    let level = want.events & !LEVEL == 0;
+    if !(same && level && s.own()) {
+        if !(level && s.owe_change(epfd, fd, w)) {
+            let r = kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, want.events, want.u64);
+            if r < 0 {
+                return r;
+            }
+            s.forgo(fd);
         }
         w.events.store(want.events, Relaxed);
         w.data.store(want.u64, Relaxed);
@@ -405,6 +410,7 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     let events = w.events.load(Relaxed);
     let oneshot = events & EPOLLONESHOT as u32 != 0;
     let id = u64::from(watch_id(i, fd));
+    s.forgo(fd);
     // An armed oneshot: see `may_attach`, after which it was armed again.
     // A refusal: the number was closed behind our back while its file lives on.
     if oneshot && !oneshot_fired(epfd, fd) || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0 {
@@ -440,7 +446,7 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
 pub fn closing(ep: Ep) {
     each(ep, |set, at, w| {
         let s = &TABLE[set];
-        if w.flags.load(Relaxed) & PARKED != 0 && s.owes() {
+        if s.owes_for(at, w) {
             // Others may keep the file open, and with it the kernel's watch.
             let held = s.lock();
             settle(s, s.epfd().unwrap_or(-1));
@@ -489,6 +495,7 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
         return unpark(set, epfd, fd, w);
     }
     if w.flags.load(Relaxed) & TAGGED == 0 {
+        settle(s, epfd);
         // The kernel's alone, for good.
         attach::give_up(ep, Reason::EpollShared);
         return unlink(set, fd, w);

@@ -3,9 +3,10 @@
 //! The kernel's set is one for all processes that a fork made, and so are our watches: they lie in memory that parent
 //! and child share. Each process has its own ready list and its own chains of watches.
 //!
-//! Programs take descriptors out of a set and put them back for every message. While nobody waits on the set and no
-//! other process has it, the kernel need not hear of that: a removal is *owed* to it, until the descriptor is put back,
-//! is closed, or somebody looks at the set ([`settle`]).
+//! Programs take descriptors out of a set and put them back for every message, and change what they wait for only to
+//! take them out. While nobody waits on the set and no other process has it, the kernel need not hear of that: a removal,
+//! or the last change, is *owed* to it, until the descriptor is put back, is closed, or somebody looks at the set
+//! ([`settle`]).
 
 use super::kernel_ctl;
 use crate::family::Ep;
@@ -90,15 +91,18 @@ pub(super) struct Set {
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
     pub waiters: AtomicU32,
-    /// How many removals the kernel is owed, and their descriptors + 1.
+    /// How much the kernel is owed; the descriptors + 1 of removals, and of a change.
     owing: AtomicU32,
     owed: [AtomicU32; OWED],
+    change: AtomicU32,
     /// Shared memory, as the watches are: see [`after_fork_child`] for whose.
     common: AtomicPtr<Common>,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
     pub links: [AtomicPtr<Link>; CHUNKS],
 }
 
+/// [`Watch::events`] while the kernel has something else, that nobody remembers.
+const UNKNOWN: u32 = u32::MAX;
 /// Removals that a set owes at most. Who takes out and puts back has one or two at a time.
 const OWED: usize = 8;
 /// Threads that are forking.
@@ -126,6 +130,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         waiters: AtomicU32::new(0),
         owing: AtomicU32::new(0),
         owed: [const { AtomicU32::new(0) }; OWED],
+        change: AtomicU32::new(0),
         common: AtomicPtr::new(core::ptr::null_mut()),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
         links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
@@ -253,16 +258,49 @@ impl Set {
     /// Owes the kernel the removal of a watch that it keeps. False: it must be told now. With the set's lock held.
     pub fn owe(&self, fd: i32, w: &Watch) -> bool {
         let Some(place) = self.owed.iter().find(|o| o.load(Relaxed) == 0).filter(|_| self.own()) else { return false };
+        if self.forgo(fd) {
+            // What the kernel has is not what the program last wanted.
+            w.events.store(UNKNOWN, Relaxed);
+        }
         place.store(fd as u32 + 1, Relaxed);
         w.flags.store(PARKED, Relaxed);
-        // Who begins to wait or to fork says so before it looks here: one of the two sees the other.
-        self.owing.fetch_add(1, SeqCst);
-        // Who ends a fork has shared the set before.
-        let later = self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0 && self.own();
+        let later = self.defer();
         if !later {
             self.owe_no_more(fd, w);
         }
         later
+    }
+
+    /// One thing more is owed. False: it must not be.
+    fn defer(&self) -> bool {
+        // Who begins to wait or to fork says so before it looks here: one of the two sees the other.
+        self.owing.fetch_add(1, SeqCst);
+        // Who ends a fork has shared the set before.
+        self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0 && self.own()
+    }
+
+    /// Owes the kernel a change of a watch that it keeps, to what `w` says. False: it must be told now. With the set's
+    /// lock held.
+    pub fn owe_change(&self, epfd: c_int, fd: i32, w: &Watch) -> bool {
+        if !self.own() || w.flags.load(Relaxed) != 0 {
+            return false;
+        }
+        if self.change.load(Relaxed) == fd as u32 + 1 {
+            return true;
+        }
+        settle_change(self, epfd);
+        self.change.store(fd as u32 + 1, Relaxed);
+        self.defer() || !self.forgo(fd)
+    }
+
+    /// The change of a watch need not be told any more. True if there was one. With the set's lock held.
+    pub fn forgo(&self, fd: i32) -> bool {
+        let owed = self.change.load(Relaxed) == fd as u32 + 1;
+        if owed {
+            self.change.store(0, Relaxed);
+            self.owing.fetch_sub(1, Relaxed);
+        }
+        owed
     }
 
     /// The kernel knows, or need not. With the set's lock held.
@@ -277,6 +315,11 @@ impl Set {
     /// Whether the kernel is owed anything.
     pub fn owes(&self) -> bool {
         self.owing.load(SeqCst) != 0
+    }
+
+    /// Whether it is owed anything about one watch.
+    pub fn owes_for(&self, fd: i32, w: &Watch) -> bool {
+        self.owes() && (w.flags.load(Relaxed) & PARKED != 0 || self.change.load(Relaxed) == fd as u32 + 1)
     }
 
     /// This process's part of the watch in a place.
@@ -424,6 +467,7 @@ pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
         unchain(set, fd, ep);
     });
     let flags = w.flags.swap(0, Relaxed);
+    TABLE[set].forgo(fd);
     if flags & TAGGED == 0 {
         if flags & PARKED != 0 {
             TABLE[set].owe_no_more(fd, w);
@@ -481,8 +525,18 @@ pub(super) fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
     }
 }
 
+fn settle_change(s: &Set, epfd: c_int) {
+    if let Some(fd) = s.change.load(Relaxed).checked_sub(1)
+        && s.forgo(fd as c_int)
+        && let Some(w) = s.get(fd as c_int)
+    {
+        kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd as c_int, w.events.load(Relaxed), w.data.load(Relaxed));
+    }
+}
+
 /// Tells the kernel what it is owed. With the set's lock held.
 pub(super) fn settle(s: &Set, epfd: c_int) {
+    settle_change(s, epfd);
     for fd in s.owed.iter().filter_map(|o| o.load(Relaxed).checked_sub(1)) {
         if let Some(w) = s.get(fd as c_int) {
             unpark(s.index(), epfd, fd as c_int, w);

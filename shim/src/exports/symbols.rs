@@ -224,6 +224,7 @@ pub const SYMBOLS: &[Family] = &[
             ("execle", Exec),
             ("execlp", Exec),
             ("dlopen", Process),
+            ("dlmopen", Process),
             ("vfork", Process),
             ("__vfork", Process),
         ],

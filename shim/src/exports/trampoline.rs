@@ -70,6 +70,7 @@ jump! {
     execl => before_execl;
     execle => before_execle;
     execlp => before_execlp;
+    dlmopen => before_dlmopen;
 }
 
 /// The address of libc's function `name`, or of one that fails as a missing function does.
@@ -151,6 +152,15 @@ pub unsafe extern "C-unwind" fn dlopen() {
         before = sym before_dlopen,
         keep = const !libc::RTLD_DEEPBIND,
     )
+}
+
+/// A library in another namespace calls a libc of its own, with any descriptor of the process.
+extern "C" fn before_dlmopen(namespace: libc::Lmid_t) -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    if namespace != libc::LM_ID_BASE {
+        lifecycle::bypassed(Reason::Namespace);
+    }
+    target(&SLOT, c"dlmopen")
 }
 
 #[repr(C)]

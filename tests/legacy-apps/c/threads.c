@@ -1,7 +1,7 @@
 /* What happens to a thread that sleeps in recv() on a busy connection: one scenario per name. Prints the same natively
  * and under culvert. Nothing is waited for by the clock, but a hang. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "pair.h"
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -9,53 +9,13 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-/* Exchanges that bring a connection to where it goes. */
-enum { WARM = 400, PATIENCE_MS = 20000 };
-
-static int fd;
 static volatile int tid, received;
 static sem_t jumped, never;
 static sigjmp_buf back;
-
-static void exchange(int s, int first)
-{
-	char b[64];
-	for (int i = 0; i < WARM; i++) {
-		if (first && send(s, "x", 1, 0) != 1) exit(3);
-		if (recv(s, b, sizeof b, 0) <= 0) exit(3);
-		if (!first && send(s, "x", 1, 0) != 1) exit(3);
-	}
-}
-
-/* Starts a peer, and takes its connection. */
-static pid_t pair(void (*peer)(int))
-{
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t l = sizeof a;
-	int s = socket(AF_INET, SOCK_STREAM, 0);
-	bind(s, (void *)&a, l);
-	listen(s, 1);
-	getsockname(s, (void *)&a, &l);
-	pid_t p = fork();
-	if (p == 0) {
-		close(s);
-		s = socket(AF_INET, SOCK_STREAM, 0);
-		if (connect(s, (void *)&a, l)) exit(3);
-		exchange(s, 1);
-		peer(s);
-		exit(0);
-	}
-	fd = accept(s, 0, 0);
-	close(s);
-	return p;
-}
 
 /* Until a thread of ours sleeps. */
 static void wait_asleep(void)

@@ -18,6 +18,7 @@ import time
 IN, OUT, ET, ONESHOT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET, select.EPOLLONESHOT
 RDHUP, HUP, ERR = select.EPOLLRDHUP, select.EPOLLHUP, select.EPOLLERR
 NAMES = [(IN, "IN"), (OUT, "OUT"), (RDHUP, "RDHUP"), (HUP, "HUP"), (ERR, "ERR"), (select.EPOLLPRI, "PRI")]
+CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
 PATIENCE = 20
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,6 +70,12 @@ class Set:
 
     def drop(self, s):
         self.ep.unregister(s)
+
+    def exactly(self, op, s, events=0):
+        """As `add`, `mod` and `drop`; the same call twice says the same (select.epoll leaves half of the data to chance)."""
+        event = struct.pack("=Iq", events, s.fileno())
+        if libc.epoll_ctl(self.ep.fileno(), op, s.fileno(), event):
+            raise OSError(ctypes.get_errno(), "epoll_ctl")
 
     def now(self, n=64):
         return [(self.names[f], e) for f, e in self.ep.poll(0, n)]
@@ -986,6 +993,94 @@ def owed():
     for _, y in many[::2]:
         s.drop(y)
     say("half of them", s.now())
+
+
+def owed_changes():
+    """Connections on the kernel whose watch is changed: it may hear of that later, nobody notices."""
+    a, b = pair(warm=False)
+    c, d = pair(warm=False)
+    for x, y in ((a, b), (c, d)):
+        x.send(b"1")
+        settled(y, 1)
+
+    def watched(events):
+        s = Set()
+        s.add(b, events, "b")
+        say("at first", s.now())
+        return s
+
+    s = watched(OUT)
+    s.mod(b, IN)
+    say("changed", s.now())
+    s.add(d, IN, "d")
+    s.mod(b, IN | OUT)
+    s.mod(d, 0)
+    say("both changed", s.now())
+    s.mod(d, OUT)
+    s.mod(d, IN)
+    s.mod(d, IN)
+    say("changed again and again", s.now())
+    s.drop(d)
+    for events in (IN, IN | OUT):
+        # What the kernel has meanwhile is neither what was wanted first nor last.
+        s.exactly(CTL_MOD, b, IN ^ OUT ^ events)
+        s.exactly(CTL_DEL, b)
+        s.exactly(CTL_ADD, b, events)
+        say("changed, taken out, put back", s.now())
+        s.exactly(CTL_MOD, b, events ^ OUT)
+        s.exactly(CTL_DEL, b)
+        s.exactly(CTL_ADD, b, events ^ OUT)
+        say("the same, as it was changed", s.now())
+    s.mod(b, 0)
+    s.mod(b, IN | ET)
+    say("armed for edges", s.now())
+    say("no edge", s.now())
+    s.mod(b, IN)
+    s.drop(b)
+    say("taken out", s.now())
+    # Somebody looks in between: a thread that sleeps, a child, an outer set, another descriptor of the file.
+    s = watched(0)
+    got = []
+    ids = []
+
+    def look():
+        ids.append(threading.get_native_id())
+        got.extend(s.next())
+
+    t = threading.Thread(target=look)
+    t.start()
+    while not ids:
+        os.sched_yield()
+    wait_asleep(ids[0])
+    s.mod(b, IN)
+    t.join()
+    say("the sleeper", got)
+    s.mod(b, OUT)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        say("the child", s.now())
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    say("the parent", s.now())
+    s = watched(0)
+    outer = select.poll()
+    outer.register(s.ep.fileno(), select.POLLIN)
+    s.mod(b, IN)
+    print("outer", outer.poll(0))
+    s = watched(0)
+    twin = b.dup()
+    s.mod(b, IN)
+    b.close()
+    say("closed, and alive as another number", s.now())
+    s.add(d, 0, "d")
+    s.mod(d, IN)
+    here, there = socket.socketpair()
+    socket.send_fds(here, [b"x"], [d.fileno()])
+    d.close()
+    say("closed, and alive in a message", s.now())
+    twin.close()
 
 
 def idle():

@@ -88,6 +88,23 @@ impl Lab {
         path
     }
 
+    /// Compiles a program or library of `c/`, with the compiler that Rust links with.
+    pub fn compile(&self, source: &str, options: &[&str]) -> PathBuf {
+        let made = self.path(source.trim_end_matches(".c"));
+        let mut cc = Command::new("cc");
+        cc.arg("-O1").args(options).arg("-o").arg(&made).arg(crate::file("c").join(source));
+        assert!(cc.status().expect("a C compiler").success(), "{source} does not compile");
+        made
+    }
+
+    /// Checks, by the client's log, that it received on a ring: otherwise nothing was tested.
+    pub fn expect_ring(&self, log: &Path) {
+        if self.accelerated(Side::Client) && crate::shm_expected() {
+            let log = fs::read_to_string(log).expect("culvert's log");
+            assert!(log.contains("receiving on the ring from"), "not what this is to test:\n{log}");
+        }
+    }
+
     /// Does `side` run under culvert?
     pub fn accelerated(&self, side: Side) -> bool {
         let wanted = match self.mode {

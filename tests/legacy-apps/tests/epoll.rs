@@ -61,5 +61,6 @@ scenarios! {
     twice: 2,
     passed: 2,
     owed: 0,
+    owed_changes: 0,
     idle: 6,
 }
