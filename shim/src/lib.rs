@@ -3,7 +3,7 @@
 //! ```text
 //! exports/*      a libc call                 -> an operation on an endpoint (and nothing else)
 //! io             which way this call goes       kernel, or attached
-//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch
+//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (phase)
 //! wait           spin, arm, sleep; doorbells
 //! epoll, poll    readiness for the program's own waits
 //! attach         how a connection gets its slot in a channel
@@ -15,6 +15,7 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod attach;
+mod buffers;
 mod channel;
 mod config;
 mod epoll;

@@ -175,6 +175,16 @@ pub fn left(available: u64, head: u64, end: u64) -> u64 {
     }
 }
 
+/// Bytes that can be read now. `queued`: on the lifeline, `before`: of those that the sender wrote before X, how many are
+/// still to be read; `echo`: how many it has repeated, or is about to; `left`: on the ring.
+pub fn unread(queued: u64, before: u64, echo: u64, left: u64) -> u64 {
+    match queued.checked_sub(before) {
+        // The rest of them is on its way: the ring's turn has not come.
+        None => queued,
+        Some(behind) => queued - behind.min(echo) + left,
+    }
+}
+
 /// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
 /// in transit: what is left before X comes ahead of the echo, which waits behind it.
 pub fn doubled(phase: RxPhase, rewind: u64, echo: u64) -> bool {
@@ -319,5 +329,26 @@ pub fn tx(v: TxView) -> TxStep {
         TxPhase::Ring if v.rx == REFUSED && v.tail == 0 => TxStep::GoDown,
         TxPhase::Ring if v.fin => TxStep::GoDown,
         TxPhase::Ring => TxStep::Ring,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unread;
+
+    #[test]
+    fn unread_counts_each_byte_once() {
+        // Nothing is repeated: the ring follows what came before it.
+        assert_eq!(unread(0, 0, 0, 7), 7);
+        assert_eq!(unread(3, 3, 0, 7), 10);
+        // What is repeated lies on the ring as well.
+        assert_eq!(unread(5, 3, 7, 7), 10);
+        assert_eq!(unread(12, 3, 7, 7), 12);
+    }
+
+    #[test]
+    fn the_ring_waits_for_what_came_before() {
+        assert_eq!(unread(0, 1, 0, 7), 0);
+        assert_eq!(unread(2, 3, 7, 7), 2);
     }
 }

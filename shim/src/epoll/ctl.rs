@@ -122,7 +122,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 }
 
 /// Takes its doorbell and the mailbox out of the kernel's set, and its poller back. With the set's lock held.
-fn unequip(s: &Set, epfd: c_int) {
+pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);

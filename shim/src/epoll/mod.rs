@@ -118,14 +118,7 @@ pub fn closed(i: usize, epfd: c_int) {
     }
     // What was ready goes, too.
     while s.pop().is_some() {}
-    if let Some(p) = s.poller() {
-        if shared {
-            kernel_ctl(epfd, libc::EPOLL_CTL_DEL, crate::wait::bell(p), 0, 0);
-            kernel_ctl(epfd, libc::EPOLL_CTL_DEL, crate::attach::mailbox(), 0, 0);
-        }
-        crate::wait::release(p);
-    }
-    s.poller.store(0, Relaxed);
+    ctl::unequip(s, epfd);
     held.release();
     s.used.store(if shared { LEFT } else { 0 }, Release);
 }

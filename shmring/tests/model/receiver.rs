@@ -1,4 +1,4 @@
-//! The receiving side, one shared access or system call a step, in the order of `shim/src/rx.rs`
+//! The receiving side, one shared access or system call a step, in the order of `shim/src/rx/`
 //! (`make_ready`, `attempt`, `recv`, `advance`, `come_down`, `skip`, `taken_back`, `echoed`), `io.rs` (`recv`,
 //! `quit`, `retire`), `readiness.rs` and `poll.rs` (the pollers), and `handoff.rs` (`pass_on`).
 

@@ -1,4 +1,4 @@
-//! The sending side, one shared access or system call a step, in the order of `shim/src/tx.rs` (`turn`,
+//! The sending side, one shared access or system call a step, in the order of `shim/src/tx/phase.rs` (`turn`,
 //! `go_up`, `go_down`, `resend`, `put`, `commit`, `leave`) and `io.rs` (`send`, `shutdown`).
 
 use crate::search::Next;

@@ -1,14 +1,26 @@
 """One process, both ends: a receiver that polls while the sender has gone up, and away, behind a full lifeline."""
+import array
+import fcntl
 import select
 import socket
-import sys
+import termios
 
 
 def stream(size):
     return bytes(i * 7 % 251 for i in range(251)) * (size // 251 + 1)
 
 
-def once(last):
+SO_MAX_PACING_RATE = 47
+
+
+def unread(s):
+    """As FIONREAD counts it."""
+    n = array.array("i", [0])
+    fcntl.ioctl(s, termios.FIONREAD, n)
+    return n[0]
+
+
+def once(last, rate=None):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = socket.create_connection(listener.getsockname())
         receiver, _ = listener.accept()
@@ -26,6 +38,9 @@ def once(last):
 
     fill()
     full = sent
+    if rate:
+        # What the kernel has accepted comes no faster than this.
+        sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
     # Under culvert, the connection is attached in these steps, and the sender goes up behind what it has sent.
     for _ in range(200):
         got += receiver.recv(1)
@@ -35,17 +50,19 @@ def once(last):
     last(sender)
     poll = select.poll()
     poll.register(receiver, select.POLLIN)
-    while True:
+    while len(got) < sent:
         assert poll.poll(20_000), f"nothing to read after {len(got)} of {sent} bytes"
-        chunk = receiver.recv(100_000)
-        if not chunk:
-            break
-        got += chunk
+        got += receiver.recv(100_000)
+        while len(got) < sent and unread(receiver) > 0:
+            # It says so: this does not refuse.
+            got += receiver.recv(100_000)
+    sender.close()
+    assert poll.poll(20_000) and receiver.recv(1) == b""
     assert bytes(got) == data[:sent], (len(got), sent)
     receiver.close()
-    sender.close()
 
 
 once(lambda s: s.close())
 once(lambda s: s.shutdown(socket.SHUT_WR))
-print("all there, twice")
+once(lambda s: None, rate=2_000_000)
+print("all there, three times")

@@ -69,7 +69,7 @@ fn polling_in_transit() {
         }
         let out = lab.run("transit.py", &mut c).success();
         if lab.accelerated(Side::Client) {
-            assert_eq!(out.stderr.matches("receiving on the ring").count(), 2, "not what this is to test:\n{}", out.stderr);
+            assert_eq!(out.stderr.matches("receiving on the ring").count(), 3, "not what this is to test:\n{}", out.stderr);
         }
         let mut seen = Seen::default();
         seen.note("transit.py", out.text());

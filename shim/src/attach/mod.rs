@@ -15,48 +15,29 @@
 //!                          <- attach; READY
 //! ```
 
+mod mail;
+
+pub use mail::{collect, mailbox, new_memory, poke, send_bell};
+
+use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use crate::channel::{self, Chan};
 use crate::family::{self, Ep};
 use crate::lock::{Held, Lock};
-use crate::wait;
-use crate::{config, fds, lifeline, rx, signals};
+use crate::{config, fds, lifeline, rx, signals, wait};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
-use rendezvous::diag::{self, Cache, Miss};
-use rendezvous::mailbox::{self, Incoming, SendError};
-use rendezvous::message::{MAX_FDS, Message, VERSION};
-use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use rendezvous::Tuple;
+use rendezvous::diag::{self, Cache, Miss};
+use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
 use shmring::family::{Reason, State};
-use shmring::layout::{self, POLLERS, Role, SLOTS};
-use shmring::{sys, syscall};
+use shmring::layout::{self, Role, SLOTS};
 
 static REGISTRY: Registry = Registry::new(fds::place);
+
 static DIAG: Cache = Cache::new(fds::place);
-static MAILBOX: AtomicI32 = AtomicI32::new(-1);
-static NAME: AtomicU64 = AtomicU64::new(0);
+
 /// Guards everything in this file; taken before `channel::LOCK`.
 static LOCK: Lock = Lock::new();
-
-/// Questions that were asked and not answered yet.
-struct Asked {
-    nonce: AtomicU64,
-    mailbox: AtomicU64,
-    uid: AtomicU32,
-    at: AtomicU64,
-    /// Doorbells that went with the answer, for the channel that it will make.
-    told: AtomicU64,
-}
-const fn asked() -> Asked {
-    Asked { nonce: AtomicU64::new(0), mailbox: AtomicU64::new(0), uid: AtomicU32::new(0), at: AtomicU64::new(0), told: AtomicU64::new(0) }
-}
-/// Knocks sent (acceptor) and answered (connector).
-static KNOCKS: [Asked; 64] = [const { asked() }; 64];
-static WELCOMES: [Asked; 64] = [const { asked() }; 64];
-/// A knock that brought no answer is repeated after this long, nanoseconds.
-const KNOCK_AGAIN: u64 = 20_000_000;
-/// Time of a knock at a peer of another version: never again.
-const REFUSED: u64 = u64::MAX / 2;
 
 /// Opens the registry's directory; from the constructor, before the program can `chroot`.
 pub fn init() {
@@ -86,11 +67,7 @@ pub fn after_fork_parent() {
 pub fn after_fork_child() {
     LOCK.reset();
     channel::LOCK.reset();
-    fds::discard(&MAILBOX);
-    NAME.store(0, Relaxed);
-    for a in KNOCKS.iter().chain(&WELCOMES) {
-        a.nonce.store(0, Relaxed);
-    }
+    mail::after_fork_child();
     for c in channel::all() {
         c.inherited.store(1, Relaxed);
     }
@@ -209,27 +186,6 @@ fn step(ep: Ep, fd: i32) -> bool {
     }
     held.release();
     ep.state() == State::Attached
-}
-
-fn random() -> u64 {
-    let mut v = 0u64;
-    // SAFETY: writes 8 bytes into a local.
-    unsafe { syscall!(libc::SYS_getrandom, &raw mut v, 8, 0) };
-    v.max(1)
-}
-
-/// Our mailbox; opened at first use. 0 if there is none.
-fn own_mailbox() -> u64 {
-    if NAME.load(Relaxed) == 0
-        && crate::tls::tls().vfork.get() == 0
-        && let Ok(m) = mailbox::open(|fd| fd)
-    {
-        MAILBOX.store(m.fd, Relaxed);
-        if fds::adopt(&MAILBOX) {
-            NAME.store(m.name, Release);
-        }
-    }
-    NAME.load(Relaxed)
 }
 
 fn connector(ep: Ep, fd: i32) {
@@ -465,261 +421,6 @@ fn withdraw(ep: Ep) {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     chan.unseat(slot, ep);
-}
-
-/// Knocks, unless that was done. `Some`: the time at which it was.
-fn knock(peer: u64, uid: u32) -> Option<u64> {
-    let now = wait::now();
-    let mut place = None;
-    for k in &KNOCKS {
-        let pending = k.nonce.load(Relaxed) != 0 && now.saturating_sub(k.at.load(Relaxed)) < KNOCK_AGAIN;
-        if pending && k.mailbox.load(Relaxed) == peer {
-            return Some(k.at.load(Relaxed));
-        }
-        if !pending && place.is_none() {
-            place = Some(k);
-        }
-    }
-    let k = place?;
-    let nonce = random();
-    let m = Message::Knock { from: NAME.load(Relaxed), nonce };
-    if mailbox::send(MAILBOX.load(Relaxed), peer, &m, &[]).is_ok() {
-        k.mailbox.store(peer, Relaxed);
-        k.uid.store(uid, Relaxed);
-        k.at.store(now, Relaxed);
-        k.nonce.store(nonce, Relaxed);
-        talk();
-    }
-    None
-}
-
-/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke. False:
-/// somebody is.
-pub fn collect() -> bool {
-    // The child of vfork has our memory and a table of descriptors of its own: what it received would be noted
-    // here under numbers that mean something else to us.
-    if crate::tls::tls().vfork.get() != 0 {
-        return true;
-    }
-    let held = LOCK.try_lock();
-    let free = held.is_some();
-    if let Some(held) = held {
-        read_mailbox();
-        held.release();
-    }
-    free
-}
-
-/// The mailbox's descriptor, for sleepers; -1 if there is none.
-pub fn mailbox() -> i32 {
-    if NAME.load(Relaxed) == 0 { -1 } else { MAILBOX.load(Relaxed) }
-}
-
-/// Wakes all sleepers of the other side through its mailbox: we do not have the doorbell of the one we mean.
-/// So it is after a fork, whose child its parent's peers do not know.
-pub fn poke(chan: &Chan) {
-    if own_mailbox() != 0 {
-        let m = Message::VersionNo { from: NAME.load(Relaxed), nonce: 0, version: VERSION };
-        let _ = mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[]);
-    }
-}
-
-fn read_mailbox() {
-    if NAME.load(Relaxed) == 0 {
-        return;
-    }
-    let mut fds = [-1i32; MAX_FDS];
-    // To the end: an edge-triggered set is not told of what is left. Nobody can make it endless.
-    for _ in 0..4096 {
-        match mailbox::recv(MAILBOX.load(Relaxed), &mut fds) {
-            None => return,
-            Some(Incoming::VersionMismatch { from, nonce, version, refusal }) => {
-                crate::log!(Info, "a peer speaks version {version:#x} of culvert's messages, this is {VERSION:#x}; its connections stay on the kernel");
-                if refusal {
-                    if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from) {
-                        k.at.store(REFUSED, Relaxed);
-                    }
-                } else {
-                    let m = Message::VersionNo { from: NAME.load(Relaxed), nonce, version: VERSION };
-                    let _ = mailbox::send(MAILBOX.load(Relaxed), from, &m, &[]);
-                }
-            }
-            Some(Incoming::Message(r)) => {
-                let got = &fds[..r.nfds];
-                let kept = heard(r.message, r.uid, r.pid, got);
-                for &fd in &got[kept..] {
-                    sys::close(fd);
-                }
-            }
-        }
-    }
-}
-
-/// Handles a message; returns how many of the descriptors, from the front, were kept.
-fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
-    match m {
-        Message::Knock { from, nonce } => {
-            MET.store(true, Relaxed);
-            talk();
-            let mut out = [-1; POLLERS];
-            let (pollers, n) = wait::bells(&mut out);
-            let m = Message::Welcome { from: NAME.load(Relaxed), nonce, pollers };
-            if mailbox::send(MAILBOX.load(Relaxed), from, &m, &out[..n]).is_ok() {
-                let oldest = WELCOMES.iter().min_by_key(|w| w.at.load(Relaxed));
-                if let Some(w) = oldest {
-                    w.mailbox.store(from, Relaxed);
-                    w.uid.store(uid, Relaxed);
-                    w.at.store(wait::now(), Relaxed);
-                    w.nonce.store(nonce, Relaxed);
-                    w.told.store(pollers, Relaxed);
-                }
-            }
-            0
-        }
-        Message::Welcome { from, nonce, pollers } => {
-            let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from) else { return 0 };
-            k.nonce.store(0, Relaxed);
-            if k.uid.load(Relaxed) != uid {
-                crate::log!(Warn, "the mailbox of uid {} is held by uid {uid}; its connections stay on the kernel", k.uid.load(Relaxed));
-                return 0;
-            }
-            make_channel(from, nonce, uid, pid, pollers, got)
-        }
-        Message::Channel { from, nonce, channel, ring, pollers } => {
-            let Some(w) = WELCOMES.iter().find(|w| w.nonce.load(Relaxed) == nonce && w.mailbox.load(Relaxed) == from) else { return 0 };
-            w.nonce.store(0, Relaxed);
-            if w.uid.load(Relaxed) != uid {
-                return 0;
-            }
-            let held = channel::LOCK.lock();
-            sweep();
-            let chan = channel::map(got[0], Role::Connector, ring as usize, channel);
-            held.release();
-            sys::close(got[0]);
-            let Some(chan) = chan else {
-                crate::log!(Warn, "channel of pid {pid}: not usable, or no memory");
-                return 1;
-            };
-            introduce(chan, from, uid, pid);
-            chan.told.store(w.told.load(Relaxed), Relaxed);
-            1 + keep_bells(chan, pollers, &got[1..])
-        }
-        Message::Doorbell { from, channel, role, pollers } => {
-            let mine = channel::all().find(|c| {
-                c.id.load(Relaxed) == channel && c.role() == role.peer() && c.peer_mailbox.load(Relaxed) == from
-            });
-            mine.map_or(0, |c| if c.peer_uid.load(Relaxed) == uid { keep_bells(c, pollers, got) } else { 0 })
-        }
-        // A poke, or a question whether we are there. Of several threads that sleep on the mailbox only the one
-        // that reads it is sure to wake: it wakes the others.
-        Message::VersionNo { nonce: 0, .. } => {
-            wait::ring_all();
-            0
-        }
-        // Peers of our own version refuse nothing.
-        Message::VersionNo { .. } => 0,
-    }
-}
-
-fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
-    talk();
-    chan.peer_mailbox.store(mailbox, Relaxed);
-    chan.peer_uid.store(uid, Relaxed);
-    chan.peer_pid.store(pid, Relaxed);
-    crate::log!(Info, "channel {:x} with pid {pid} (uid {uid}), {} bytes a ring", chan.id.load(Relaxed), chan.ring());
-}
-
-/// Stores doorbells; returns how many descriptors were kept (all: those that cannot be placed are closed).
-fn keep_bells(chan: &'static Chan, pollers: u64, got: &[i32]) -> usize {
-    let mut m = pollers;
-    let mut n = 0;
-    while m != 0 && n < got.len() {
-        let p = m.trailing_zeros() as usize;
-        m &= m - 1;
-        fds::discard(&chan.bells[p]);
-        chan.bells[p].store(got[n], Relaxed);
-        fds::adopt(&chan.bells[p]);
-        n += 1;
-    }
-    n
-}
-
-fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[i32]) -> usize {
-    let ring = config::ring();
-    let id = random();
-    let Some(memfd) = new_memory(ring, id) else {
-        crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
-        return 0;
-    };
-    let held = channel::LOCK.lock();
-    sweep();
-    let chan = channel::map(memfd, Role::Acceptor, ring, id);
-    held.release();
-    let Some(chan) = chan else {
-        sys::close(memfd);
-        return 0;
-    };
-    let mut out = [-1; MAX_FDS];
-    out[0] = memfd;
-    let mut bells = [-1; POLLERS];
-    let (mine, n) = wait::bells(&mut bells);
-    out[1..=n].copy_from_slice(&bells[..n]);
-    let m = Message::Channel { from: NAME.load(Relaxed), nonce, channel: id, ring: ring as u32, pollers: mine };
-    let sent = mailbox::send(MAILBOX.load(Relaxed), peer, &m, &out[..=n]);
-    sys::close(memfd);
-    if sent.is_err() {
-        let held = channel::LOCK.lock();
-        chan.unmap();
-        held.release();
-        return 0;
-    }
-    introduce(chan, peer, uid, pid);
-    chan.told.store(mine, Relaxed);
-    keep_bells(chan, pollers, got)
-}
-
-/// A sealed memfd with a channel's header in it.
-pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
-    if !fds::may_size(layout::channel_len(ring)) {
-        return None;
-    }
-    let name = c"culvert-channel";
-    // SAFETY: system calls on a descriptor of ours and on locals.
-    unsafe {
-        let fd = syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) as i32;
-        if fd < 0 {
-            return None;
-        }
-        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id, forked: Default::default() };
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
-            && syscall!(libc::SYS_pwrite64, fd, &raw const h, size_of_val(&h), 0) > 0
-            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0;
-        if !ok {
-            sys::close(fd);
-            return None;
-        }
-        Some(fd)
-    }
-}
-
-/// Unmaps channels whose peer is gone. With `channel::LOCK` held.
-fn sweep() {
-    for c in channel::all() {
-        if !c.idle() {
-            continue;
-        }
-        let m = Message::VersionNo { from: NAME.load(Relaxed), nonce: 0, version: VERSION };
-        if mailbox::send(MAILBOX.load(Relaxed), c.peer_mailbox.load(Relaxed), &m, &[]) == Err(SendError::Gone) {
-            c.unmap();
-        }
-    }
-}
-
-/// Sends the doorbell of poller `p` to the other side of `chan`.
-pub fn send_bell(chan: &Chan, p: usize) -> bool {
-    let m = Message::Doorbell { from: NAME.load(Relaxed), channel: chan.id.load(Relaxed), role: chan.role(), pollers: 1 << p };
-    mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[wait::bell(p)]).is_ok()
 }
 
 fn attach(ep: Ep, chan: &'static Chan, slot: usize) {

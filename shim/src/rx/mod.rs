@@ -1,98 +1,31 @@
 //! Receiving on an attached endpoint: lifeline, ring, lifeline, as one stream.
 
+mod depart;
+mod look;
+mod phase;
+
+pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
+pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
+pub use phase::{READY, advance, come_down, doubled, in_transit, make_ready, received};
+
+use look::{end, me, peer};
+use phase::{all_echoed, go_up, skip};
+use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::wait::{self, Spun};
 use crate::{fds, lifecycle, lock, sleep, tx, usercopy};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
-use shmring::family::{FIN, RST};
-use shmring::layout::{self, CLOSED, ECHOED, SlotHeader};
+use shmring::layout::ECHOED;
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
 
-/// `rx_word`: the ring may be used; threads of the family no longer block natively.
-pub const READY: u32 = 1 << 31;
-
 /// Error latched in an endpoint that was already reported.
 pub const REPORTED: u32 = 1 << 31;
-
-/// A program's buffers, and how far they are filled.
-pub struct Buffers {
-    iov: *const iovec,
-    n: usize,
-    /// Bytes in all of them.
-    pub len: usize,
-    at: usize,
-    off: usize,
-}
-
-impl Buffers {
-    /// Reads a program's iovec array. `None` if the lengths overflow `ssize_t` or there are too many.
-    ///
-    /// # Safety
-    /// `iov` points to `n` iovecs (their targets may be bad).
-    pub unsafe fn new(iov: *const iovec, n: usize) -> Option<Buffers> {
-        let mut len = 0usize;
-        for i in 0..n {
-            // SAFETY: i < n.
-            len = len.checked_add(unsafe { (*iov.add(i)).iov_len })?;
-        }
-        // The kernel cuts a transfer at MAX_RW_COUNT (include/linux/fs.h).
-        (len <= isize::MAX as usize).then_some(Buffers { iov, n, len: len.min(0x7fff_f000), at: 0, off: 0 })
-    }
-
-    /// The next piece of at most `max` bytes.
-    pub fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
-        while self.at < self.n {
-            // SAFETY: at < n.
-            let v = unsafe { *self.iov.add(self.at) };
-            let n = (v.iov_len - self.off).min(max);
-            if v.iov_len == self.off {
-                self.at += 1;
-                self.off = 0;
-                continue;
-            }
-            return (n > 0).then_some((v.iov_base.cast::<u8>().wrapping_add(self.off), n));
-        }
-        None
-    }
-
-    /// The next pieces, together at most `max` bytes, without passing over them.
-    fn pieces(&self, max: usize, out: &mut [iovec]) -> usize {
-        let (mut at, mut off, mut left, mut n) = (self.at, self.off, max, 0);
-        while at < self.n && n < out.len() && left > 0 {
-            // SAFETY: at < n.
-            let v = unsafe { *self.iov.add(at) };
-            let len = (v.iov_len - off).min(left);
-            if len > 0 {
-                out[n] = iovec { iov_base: v.iov_base.wrapping_byte_add(off), iov_len: len };
-                n += 1;
-                left -= len;
-            }
-            at += 1;
-            off = 0;
-        }
-        n
-    }
-
-    /// Marks the next `n` bytes, in however many pieces, as done.
-    fn skip(&mut self, mut n: usize) {
-        while n > 0 {
-            let Some((_, len)) = self.piece(n) else { return };
-            self.advance(len);
-            n -= len;
-        }
-    }
-
-    /// Marks `n` bytes of the current piece as done.
-    pub fn advance(&mut self, n: usize) {
-        self.off += n;
-    }
-}
 
 /// What one look brought.
 pub enum Got {
@@ -106,91 +39,11 @@ pub enum Got {
     Nothing,
 }
 
-fn peer<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
-    &h.side[chan.role().peer() as usize]
-}
-
-fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
-    &h.side[chan.role() as usize]
-}
-
-/// Declares this side ready to receive on the ring, if no thread of the family waits natively.
-pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
-    let w = ep.rx_word.load(Relaxed);
-    if w == READY {
-        return true;
-    }
-    if w == 0 && ep.rx_word.compare_exchange(0, READY, Acquire, Relaxed).is_ok() {
-        let slot = ep.slot.load(Relaxed) as usize;
-        let me = &chan.slot(slot).side[chan.role() as usize];
-        // A refusal by another holder stands.
-        if me.rx.compare_exchange(0, layout::READY, Release, Relaxed).is_ok() {
-            chan.notify(slot);
-        }
-        return true;
-    }
-    false
-}
-
 /// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
 fn nonblocking(ep: Ep, fd: i32) -> bool {
     let n = lifeline::nonblocking(fd);
     ep.local().blocking.store(u32::from(!n), Relaxed);
     n
-}
-
-/// Bytes on the ring that may be read now.
-pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
-    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
-        return 0;
-    }
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    left(ep, chan, h)
-}
-
-/// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
-pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
-    let head = ep.rx_head.load(Relaxed);
-    let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
-}
-
-/// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
-pub fn low(ep: Ep, chan: &Chan) -> u64 {
-    let low = ep.rcvlowat.load(Relaxed);
-    if low <= 1 {
-        return 1;
-    }
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    if peer(chan, h).want_space.load(Relaxed) != 0 { 1 } else { u64::from(low).min(chan.ring() as u64 / 3) }
-}
-
-/// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
-pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
-    changed(ep, chan, |_| wants_in && on_ring(ep, chan) >= low(ep, chan))
-}
-
-/// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
-pub fn stirred(ep: Ep, chan: &Chan) -> bool {
-    changed(ep, chan, |h| {
-        let tail = h.producer[chan.role().rx()].tail.load(Relaxed);
-        tail.wrapping_sub(ep.rx_head.load(Relaxed)) >= low(ep, chan)
-    })
-}
-
-/// `readable`: whether the ring, if that is where this side receives, holds enough.
-#[inline(always)]
-fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
-        return true;
-    }
-    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
-        RxPhase::Native => p.up.load(Relaxed) != 0,
-        RxPhase::Ring => readable(h) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1,
-        RxPhase::Transit | RxPhase::Down => false,
-    }
 }
 
 /// Native non-blocking receive of at most `max` bytes.
@@ -552,7 +405,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
                     ended = lifeline::look(fd, ENDED) != 0;
                     // Start over in the same buffer.
                     // SAFETY: as above.
-                    b = match unsafe { Buffers::new(iov, b.n) } {
+                    b = match unsafe { Buffers::new(iov, n) } {
                         Some(b) => b,
                         None => return total as isize,
                     };
@@ -639,37 +492,6 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
     }
 }
 
-/// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
-pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
-    if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
-        // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
-        if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
-            && e != 0
-        {
-            latch(ep, e);
-            ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
-        }
-    }
-    if let Some(at) = ep.rx_at.load(Relaxed).checked_sub(1) {
-        // A FIN is what the kernel has counted and we have not. An error does not tell: a RST behind a FIN is
-        // ECONNRESET as well, in LAST_ACK.
-        let counted = lifeline::received(fd, Some(false));
-        return counted.map(|(consumed, queued)| (consumed - u64::from(consumed == at + 1), queued));
-    }
-    let fin = match ep.rx_fin.load(Relaxed) {
-        FIN => Some(true),
-        RST => Some(false),
-        // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
-        _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
-        // A peer that has finished says so, unless another program image of its did.
-        _ => ep.chan().and_then(|chan| {
-            let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true)
-        }),
-    };
-    lifeline::received(fd, fin)
-}
-
 /// Bytes that can be read now, as FIONREAD counts them: lifeline and ring as one stream, an echo once.
 pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -695,269 +517,7 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
         0 => 0,
         at => p.down.load(Acquire).saturating_sub(at),
     };
-    queued - queued.saturating_sub(before).min(echo) + on_ring
-}
-
-/// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
-pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
-    let life = ep.life();
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    let up = p.up.load(Acquire);
-    // A low-water mark is for the kernel to judge, once it has all.
-    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1 || ep.rcvlowat.load(Relaxed) > 1 && all_echoed(ep, chan);
-    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
-        if drained() {
-            let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
-            if drained() {
-                come_down(ep, chan);
-            }
-            held.release();
-        }
-    } else if up != 0 {
-        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
-        let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-        if matches!(phase, RxPhase::Native | RxPhase::Transit)
-            && let Some((consumed, _)) = received(ep, fd)
-        {
-            if consumed == up - 1 {
-                go_up(ep, chan, up - 1);
-            } else {
-                ep.rx_phase.store(RxPhase::Transit as u32, Relaxed);
-            }
-        }
-        held.release();
-    }
-    if ep.rx_skip.load(Relaxed) != 0 {
-        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
-        skip(ep, fd);
-        held.release();
-    }
-    RxPhase::from_u32(ep.rx_phase.load(Relaxed))
-}
-
-/// Moves the receiver to the ring. The direction is owned.
-fn go_up(ep: Ep, chan: &Chan, x: u64) {
-    ep.rx_up.store(x, Relaxed);
-    ep.rx_phase.store(RxPhase::Ring as u32, Release);
-    // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
-    chan.tell_own(ep.slot.load(Relaxed) as usize);
-    crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", ep.index());
-}
-
-/// Moves the receiver to the lifeline for good, from where it has read the ring to. The direction is owned.
-pub fn come_down(ep: Ep, chan: &Chan) {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let (rewind, echo) = (me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire));
-    if !matches!(rewind, 0 | CLOSED) {
-        // A holder that died when it had moved the arbiter may have told nobody.
-        chan.notify(ep.slot.load(Relaxed) as usize);
-    }
-    let to = switch::skip(rewind, echo, ep.rx_up.load(Relaxed), ep.rx_head.load(Relaxed), chan.ring() as u64);
-    if to != 0 {
-        // Nothing was read there since the ring began; of what an image before this one has read, only the kernel knows.
-        ep.rx_at.store(if chan.id.load(Relaxed) == 0 { 0 } else { ep.rx_up.load(Relaxed).wrapping_add(1) }, Relaxed);
-        ep.rx_skip.store(to, Relaxed);
-    }
-    ep.rx_phase.store(RxPhase::Down as u32, Release);
-    crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
-}
-
-/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
-/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
-pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
-    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
-}
-
-/// Phase, arbiter and echo.
-fn echoing(ep: Ep, chan: &Chan) -> (RxPhase, u64, u64) {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-    (phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
-}
-
-/// See [`switch::doubled`].
-pub fn doubled(ep: Ep, chan: &Chan) -> bool {
-    let (phase, rewind, echo) = echoing(ep, chan);
-    switch::doubled(phase, rewind, echo)
-}
-
-/// See [`switch::all_echoed`].
-fn all_echoed(ep: Ep, chan: &Chan) -> bool {
-    let (phase, rewind, echo) = echoing(ep, chan);
-    switch::all_echoed(phase, rewind, echo)
-}
-
-/// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all
-/// of it has. The direction is owned.
-fn skip(ep: Ep, fd: i32) -> bool {
-    let to = ep.rx_skip.load(Relaxed);
-    if to == 0 {
-        return true;
-    }
-    loop {
-        let ended = lifeline::peer_ended(fd);
-        let (left, queued) = match received(ep, fd) {
-            Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
-            // Not a connection any more: the kernel says what it is.
-            None => (0, 0),
-        };
-        // A sender that finished, or was killed, may not have repeated all of it.
-        if left == 0 || (queued == 0 && ended) {
-            ep.rx_at.store(0, Relaxed);
-            ep.rx_skip.store(0, Relaxed);
-            return true;
-        }
-        if queued == 0 {
-            return false;
-        }
-        // tcp(7): MSG_TRUNC discards.
-        // SAFETY: nothing is written.
-        let r = unsafe { syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) };
-        if r <= 0 {
-            return false;
-        }
-        if ep.rx_at.load(Relaxed) != 0 {
-            ep.rx_at.fetch_add(r as u64, Relaxed);
-        }
-    }
-}
-
-/// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
-/// woken there; then this takes microseconds. Otherwise it does it at its next call.
-const PATIENCE_NS: u64 = 50_000_000;
-
-/// The same where the peer is at it already: inside our library, or its bytes are on their way.
-const LONG_PATIENCE_NS: u64 = 2_000_000_000;
-
-/// Looks until `done`, for `ns` at most.
-fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
-    let until = wait::now() + ns;
-    loop {
-        if done() {
-            return true;
-        }
-        if wait::now() > until {
-            return false;
-        }
-        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
-        // SAFETY: a valid timespec.
-        unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
-    }
-}
-
-/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
-/// does not come. The direction is owned.
-pub fn dropped(ep: Ep, fd: i32) -> bool {
-    ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
-}
-
-/// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
-pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
-    advance(ep, chan, fd);
-}
-
-/// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it
-/// does neither: what it is about to echo cannot be known, not even that it is nothing.
-pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    patiently(LONG_PATIENCE_NS, || {
-        if p.down.load(Acquire) != 0 || lifeline::peer_ended(fd) {
-            return true;
-        }
-        serve_other(ep);
-        false
-    })
-}
-
-/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
-pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    let mut ended = false;
-    patiently(LONG_PATIENCE_NS, || {
-        let complete = p.echo.load(Acquire) & ECHOED != 0;
-        if complete || ended {
-            return true;
-        }
-        ended = lifeline::peer_ended(fd);
-        serve_other(ep);
-        false
-    });
-    p.echo.load(Acquire) & ECHOED != 0
-}
-
-/// Whether a peer took back what lay unread on the ring.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum TakenBack {
-    /// It did, or will at its next call.
-    Yes,
-    /// It was killed before.
-    No,
-    /// It was killed over it.
-    Partly,
-}
-
-/// After the arbiter was moved to ring position `at`: waits a little for the peer to take back what is unread.
-pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let p = peer(chan, chan.slot(slot));
-    chan.notify(slot);
-    let mut ended = false;
-    patiently(PATIENCE_NS, || {
-        // In this order: a peer that finishes serves the rewind before its FIN.
-        if ended || p.down.load(Acquire) == at + 1 {
-            return true;
-        }
-        ended = lifeline::peer_ended(fd);
-        serve_other(ep);
-        false
-    });
-    if !ended || p.down.load(Acquire) == at + 1 {
-        return TakenBack::Yes;
-    }
-    match received(ep, fd) {
-        Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
-        _ => TakenBack::Partly,
-    }
-}
-
-/// If this process holds the other end too, perhaps this very thread uses it: does its part.
-fn serve_other(ep: Ep) {
-    let cookie = ep.local().peer_cookie.load(Relaxed);
-    let other = crate::family::held().find(|e| cookie != 0 && e.cookie.load(Relaxed) == cookie);
-    if let Some(e) = other
-        && e.state() == shmring::family::State::Attached
-        && let Some(chan) = e.chan()
-    {
-        tx::service(e, chan, e.local().fd.load(Relaxed));
-    }
-}
-
-/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
-fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
-    let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
-    switch::end(cut, rewind, peer.down.load(Acquire))
-}
-
-/// Whether the ring, empty now, has also ended.
-pub fn at_end(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, me(chan, h), peer(chan, h)) != 0
-}
-
-/// Whether the peer has said that it sends no more, or no more on the ring.
-pub fn ending(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
-}
-
-/// Position published by the sender, as it claims.
-pub fn tail(ep: Ep, chan: &Chan) -> u64 {
-    chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].tail.load(Relaxed)
+    switch::unread(queued, before, echo, on_ring)
 }
 
 /// Notes how a wait went.

@@ -1,0 +1,94 @@
+//! What a receiver can tell from memory alone.
+
+use crate::channel::Chan;
+use crate::family::Ep;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use shmring::layout::{self, SlotHeader};
+use shmring::ring;
+use shmring::switch::{self, RxPhase};
+
+pub(super) fn peer<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
+    &h.side[chan.role().peer() as usize]
+}
+
+pub(super) fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
+    &h.side[chan.role() as usize]
+}
+
+/// Bytes on the ring that may be read now.
+pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
+    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
+        return 0;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    left(ep, chan, h)
+}
+
+/// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
+pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
+    let head = ep.rx_head.load(Relaxed);
+    let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+    switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
+}
+
+/// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
+pub fn low(ep: Ep, chan: &Chan) -> u64 {
+    let low = ep.rcvlowat.load(Relaxed);
+    if low <= 1 {
+        return 1;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    if peer(chan, h).want_space.load(Relaxed) != 0 { 1 } else { u64::from(low).min(chan.ring() as u64 / 3) }
+}
+
+/// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
+pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
+    changed(ep, chan, |_| wants_in && on_ring(ep, chan) >= low(ep, chan))
+}
+
+/// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
+pub fn stirred(ep: Ep, chan: &Chan) -> bool {
+    changed(ep, chan, |h| {
+        let tail = h.producer[chan.role().rx()].tail.load(Relaxed);
+        tail.wrapping_sub(ep.rx_head.load(Relaxed)) >= low(ep, chan)
+    })
+}
+
+/// `readable`: whether the ring, if that is where this side receives, holds enough.
+#[inline(always)]
+fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
+        return true;
+    }
+    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
+        RxPhase::Native => p.up.load(Relaxed) != 0,
+        RxPhase::Ring => readable(h) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1,
+        RxPhase::Transit | RxPhase::Down => false,
+    }
+}
+
+/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
+pub(super) fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
+    let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
+    switch::end(cut, rewind, peer.down.load(Acquire))
+}
+
+/// Whether the ring, empty now, has also ended.
+pub fn at_end(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    end(ep, me(chan, h), peer(chan, h)) != 0
+}
+
+/// Whether the peer has said that it sends no more, or no more on the ring.
+pub fn ending(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let p = peer(chan, h);
+    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
+}
+
+/// Position published by the sender, as it claims.
+pub fn tail(ep: Ep, chan: &Chan) -> u64 {
+    chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].tail.load(Relaxed)
+}

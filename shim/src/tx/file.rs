@@ -1,0 +1,121 @@
+//! `sendfile` to an attached endpoint.
+
+use super::phase::untold;
+use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, want_space, with_turn};
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::signals::Runs;
+use crate::{lifecycle, lifeline, usercopy, wait};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::iovec;
+use shmring::{ring, syscall};
+
+/// `sendfile` into the ring: the kernel copies the file's pages straight into it.
+///
+/// # Safety
+/// `off` is null or valid; a cancellation point; no lock held.
+pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit_file(ep, chan, out, inp, off, n, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i64, n: usize, since: Runs, asleep: &mut bool) -> Sent {
+    let n = n.min(0x7fff_f000);
+    let mut total = 0usize;
+    let mut deadline: Option<Option<u64>> = None;
+    let mut slept = since;
+    let life = ep.life();
+    loop {
+        let want = n - total;
+        if want == 0 {
+            return Sent::Done(total as isize);
+        }
+        let mut end = false;
+        let a = with_turn(ep, chan, out, life, || {
+            // SAFETY: the direction is ours.
+            let r = unsafe { put_file(ep, chan, inp, off, want) };
+            if r == Ok(None) {
+                end = true;
+            }
+            r.map(|n| n.unwrap_or(0))
+        });
+        match a {
+            Attempt::Took(k) => {
+                total += k;
+                continue;
+            }
+            Attempt::Native if total > 0 => return Sent::Done(total as isize),
+            Attempt::Native => return Sent::Native,
+            Attempt::Full if end => return Sent::Done(total as isize),
+            Attempt::Full => {}
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
+            Attempt::Error(e) => return Sent::Done(failed(e, 0)),
+        }
+        if deadline.is_none() && lifeline::nonblocking(out) {
+            want_space(ep, chan);
+            if stirred(ep, chan) {
+                continue;
+            }
+            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
+        }
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
+        // SAFETY: no lock is held.
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {
+            return Sent::Done(if total > 0 { total as isize } else { -e as isize });
+        }
+    }
+}
+
+/// Reads from the file into the ring. `Ok(None)`: end of file; `Ok(Some(0))`: the ring is full.
+unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) -> Result<Option<usize>, i32> {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().tx();
+    let tail = ep.tx_tail.load(Relaxed);
+    let head = ring::refresh(&h.consumer[dir], ep.tx_head.load(Relaxed), tail).map_err(|_| libc::ECONNRESET)?;
+    ep.tx_head.store(head, Relaxed);
+    let mut base = ep.tx_base.load(Relaxed);
+    if head == tail && tail != base {
+        base = go_home(ep, chan, slot, tail);
+    }
+    let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
+    if room == 0 {
+        return Ok(Some(0));
+    }
+    let mem = chan.bytes(slot, dir);
+    let v = chan.geometry(dir).spans(base, tail, room).map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
+    // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
+    // libc's own callers only if it is not null: it is read through the kernel below.
+    let r = unsafe {
+        if off.is_null() {
+            syscall!(libc::SYS_readv, inp, v.as_ptr(), 2)
+        } else {
+            let mut at = 0i64;
+            usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
+            let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), 2, at, 0);
+            if r > 0 {
+                let new = at + r as i64;
+                usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;
+            }
+            r
+        }
+    };
+    match r {
+        0 => Ok(None),
+        n if n > 0 => {
+            commit(ep, chan, tail, n as usize);
+            Ok(Some(n as usize))
+        }
+        e => Err(-e as i32),
+    }
+}

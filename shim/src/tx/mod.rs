@@ -1,0 +1,362 @@
+//! Sending on an attached endpoint: lifeline, ring, lifeline, as one stream.
+
+mod file;
+mod phase;
+
+pub use file::sendfile;
+pub use phase::{LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
+
+use phase::{Turn, sides, turn, untold};
+use crate::buffers::Buffers;
+use crate::channel::Chan;
+use crate::family::Ep;
+use crate::signals::{self, Runs};
+use crate::wait::{self, Spun};
+use crate::{lifecycle, lifeline, lock, rx, sleep, usercopy};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use libc::iovec;
+use shmring::family::{CORKED, UNCORKED};
+use shmring::layout::HOME;
+use shmring::switch::TxPhase;
+use shmring::{ring, sys, syscall};
+
+/// Free bytes on our ring.
+pub fn space(ep: Ep, chan: &Chan) -> u64 {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let size = limit(ep, chan);
+    let tail = ep.tx_tail.load(Relaxed);
+    // The token may be elsewhere: the head is only believed within what was sent.
+    match ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail) {
+        Ok(head) => size.saturating_sub(tail.wrapping_sub(head)),
+        Err(_) => size,
+    }
+}
+
+fn limit(ep: Ep, chan: &Chan) -> u64 {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (me, peer) = sides(chan, h);
+    ring::limit(me, peer, chan.ring() as u64)
+}
+
+/// The program has set `SO_SNDBUF`, or may have before the connection was attached.
+pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let held = lock::take(&ep.tx_token);
+    // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
+    if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
+        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
+    }
+    held.release();
+}
+
+/// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
+/// uncorks around every answer needs no system call for it. `real` tells the kernel.
+pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
+    let held = lock::take(&ep.tx_token);
+    let known = ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 && ep.cork.load(Relaxed) != 0;
+    let r = if known { 0 } else { real() };
+    // Once the kernel has nothing corked, it need not hear of it any more.
+    let now = match on {
+        true if known => CORKED,
+        false if known || r == 0 => UNCORKED,
+        _ => 0,
+    };
+    ep.cork.store(now, Relaxed);
+    held.release();
+    r
+}
+
+/// Tells the kernel of a cork that it does not know of.
+pub fn tell_cork(ep: Ep, fd: i32) {
+    if ep.cork.swap(0, Relaxed) == CORKED {
+        let on = 1i32;
+        // SAFETY: passes a local.
+        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on)) };
+    }
+}
+
+/// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
+pub fn writable(ep: Ep, chan: &Chan) -> bool {
+    space(ep, chan) >= limit(ep, chan) / 3
+}
+
+/// Whether something has changed that a sender who waits for space should look at.
+fn stirred(ep: Ep, chan: &Chan) -> bool {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let (_, peer) = sides(chan, h);
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != 0,
+        TxPhase::Rewind => false,
+        _ => true,
+    }
+}
+
+/// Marks this side as waiting for ring space. Whoever sleeps arms first, calls this, then looks again.
+pub fn want_space(ep: Ep, chan: &Chan) {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    ep.tx_blocked.fetch_add(1, Relaxed);
+    ring::want_space(sides(chan, h).0);
+}
+
+/// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
+/// that a connection that was once busy does not keep megabytes.
+fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+    const KEEP: u64 = 256 << 10;
+    const EVERY_US: u64 = 100_000;
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    ep.tx_extent.store(extent, Relaxed);
+    if extent > KEEP {
+        let t = sys::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+            chan.trim(slot, chan.role().tx());
+            ep.tx_trimmed.store(t, Relaxed);
+            ep.tx_extent.store(0, Relaxed);
+        }
+    }
+    ep.tx_base.store(tail, Relaxed);
+    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
+    tail
+}
+
+/// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
+unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let dir = chan.role().tx();
+    let size = limit(ep, chan);
+    let tail = ep.tx_tail.load(Relaxed);
+    let mut head = ep.tx_head.load(Relaxed);
+    let mut base = ep.tx_base.load(Relaxed);
+    let wanted = want as u64;
+    let in_home = tail.wrapping_sub(base) + wanted <= HOME as u64;
+    if size.saturating_sub(tail.wrapping_sub(head)) < wanted || !in_home {
+        head = ring::refresh(&h.consumer[dir], head, tail).map_err(|_| libc::ECONNRESET)?;
+        ep.tx_head.store(head, Relaxed);
+        if head == tail && tail != base {
+            // Drained: start again at home, where the cache and the page table are warm.
+            base = go_home(ep, chan, slot, tail);
+        }
+    }
+    let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
+    if room == 0 {
+        return Ok(0);
+    }
+    let geo = chan.geometry(dir);
+    let mem = chan.bytes(slot, dir);
+    let mut done = 0;
+    'fill: while done < room {
+        let Some((mut src, n)) = b.piece(room - done) else { break };
+        for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+            // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
+            // the program's, and may fault, which `copy` reports.
+            if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
+                if done == 0 {
+                    return Err(libc::EFAULT);
+                }
+                break 'fill;
+            }
+            src = src.wrapping_add(len);
+        }
+        b.advance(n);
+        done += n;
+    }
+    commit(ep, chan, tail, done);
+    Ok(done)
+}
+
+/// Publishes `n` bytes that lie in the ring after `tail`, and tells the receiver.
+fn commit(ep: Ep, chan: &Chan, tail: u64, n: usize) {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let new = tail.wrapping_add(n as u64);
+    ep.tx_tail.store(new, Relaxed);
+    let p = &chan.slot(slot).producer[chan.role().tx()];
+    // The base that goes with this tail, also if a holder died after its note of a new one.
+    ring::rebase(p, ep.tx_base.load(Relaxed));
+    ring::publish(p, new);
+    ep.tx_bytes.store(ep.tx_bytes.load(Relaxed) + n as u64, Relaxed);
+    ep.tx_msgs.store(ep.tx_msgs.load(Relaxed) + 1, Relaxed);
+    let rung = chan.notify(slot);
+    if rung > 0 {
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+    }
+}
+
+/// What became of a send.
+pub enum Sent {
+    /// Bytes taken (or `-errno`).
+    Done(isize),
+    /// Nothing was taken: the kernel must do it.
+    Native,
+}
+
+/// One attempt to fill the ring under the token, by `fill`.
+enum Attempt {
+    Took(usize),
+    Full,
+    Native,
+    Error(i32),
+}
+
+fn with_turn(ep: Ep, chan: &Chan, fd: i32, life: u32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
+    let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
+    let a = match turn(ep, chan, fd) {
+        Turn::Lifeline => Attempt::Native,
+        Turn::Blocked => Attempt::Full,
+        Turn::Error(e) => Attempt::Error(e),
+        Turn::Ring => match fill() {
+            Ok(0) => Attempt::Full,
+            Ok(n) => Attempt::Took(n),
+            Err(e) => Attempt::Error(e),
+        },
+    };
+    held.release();
+    a
+}
+
+fn failed(e: i32, flags: i32) -> isize {
+    if e == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+        // The kernel sends SIGPIPE to the thread (sk_stream_error).
+        // SAFETY: signals our own thread.
+        unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), sys::gettid(), libc::SIGPIPE) };
+    }
+    -e as isize
+}
+
+/// `send` and its kin on an attached endpoint.
+///
+/// # Safety
+/// `iov` points to `n` iovecs; a cancellation point; no lock held.
+pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
+    let mut asleep = false;
+    // SAFETY: the caller's obligation.
+    let r = unsafe { transmit(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+    if asleep {
+        lifecycle::awake(ep);
+    }
+    r
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> Sent {
+    // SAFETY: the caller's iovecs.
+    let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
+    let mut total = 0usize;
+    let mut deadline: Option<Option<u64>> = None;
+    let mut slept = since;
+    let life = ep.life();
+    loop {
+        let want = b.len - total;
+        if want == 0 && total > 0 {
+            return Sent::Done(total as isize);
+        }
+        let a = with_turn(ep, chan, fd, life, || {
+            if want == 0 {
+                return Ok(0);
+            }
+            // SAFETY: the direction is ours.
+            unsafe { put(ep, chan, &mut b, want) }
+        });
+        match a {
+            Attempt::Took(n) => {
+                total += n;
+                if total == b.len {
+                    return Sent::Done(total as isize);
+                }
+                continue;
+            }
+            Attempt::Native if total > 0 => {
+                // The rest goes to the kernel, with this call's own flags.
+                // SAFETY: as above.
+                let r = unsafe { rest(fd, &mut b, want, flags) };
+                if r < 0 {
+                    untold(ep, crate::real::errno());
+                }
+                return Sent::Done(total as isize + r.max(0));
+            }
+            Attempt::Native => return Sent::Native,
+            Attempt::Full if want == 0 => return Sent::Done(0),
+            Attempt::Full => {}
+            Attempt::Error(e) if total > 0 => {
+                untold(ep, e);
+                return Sent::Done(total as isize);
+            }
+            Attempt::Error(e) => return Sent::Done(failed(e, flags)),
+        }
+        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+            want_space(ep, chan);
+            if stirred(ep, chan) {
+                continue;
+            }
+            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
+        }
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        *asleep = true;
+        // SAFETY: no lock is held.
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
+            return Sent::Done(if total > 0 { total as isize } else { -e as isize });
+        }
+    }
+}
+
+/// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
+unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs, partial: bool) -> Result<(), i32> {
+    let spun = wait::spin(|| stirred(ep, chan));
+    rx::count(ep, spun);
+    if spun == Spun::Won {
+        return Ok(());
+    }
+    let restartable = deadline.is_none();
+    // A call that has sent something is never restarted.
+    if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
+        return Err(libc::EINTR);
+    }
+    let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
+    let life = ep.life();
+    wait::lie_down(ep);
+    // SAFETY: the caller's obligation.
+    let woken = unsafe {
+        sleep::sleep(ep, *fd, events, deadline, *slept, || {
+            want_space(ep, chan);
+            stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
+        })
+    };
+    if !ep.lives(life) {
+        return Err(libc::EBADF);
+    }
+    match woken {
+        Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(e) => return Err(e),
+        Ok(()) => {}
+    }
+    ep.tx_checked.store(0, Relaxed);
+    Ok(())
+}
+
+unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
+    let mut sent = 0isize;
+    while want > 0 {
+        let Some((p, n)) = b.piece(want) else { break };
+        // SAFETY: libc's own send: a cancellation point, blocking as the socket says.
+        let r = unsafe { crate::real::send(fd, p.cast(), n, flags) };
+        if r < 0 {
+            return if sent > 0 { sent } else { r };
+        }
+        b.advance(r as usize);
+        sent += r;
+        want -= r as usize;
+        if (r as usize) < n {
+            break;
+        }
+    }
+    sent
+}
+
+/// Whether somebody who polls for POLLOUT should look again. Memory only.
+pub fn may_write(ep: Ep, chan: &Chan) -> bool {
+    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+        TxPhase::Ring => writable(ep, chan),
+        _ => false,
+    }
+}
