@@ -70,6 +70,11 @@ impl Buffers {
         }
     }
 
+    /// Starts over.
+    pub fn rewind(&mut self) {
+        (self.at, self.off) = (0, 0);
+    }
+
     /// Marks `n` bytes of the current piece as done.
     pub fn advance(&mut self, n: usize) {
         self.off += n;

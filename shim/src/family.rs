@@ -264,6 +264,11 @@ pub fn disabled() -> bool {
     is_filtered() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
+/// Whether calls that do not pass here may use any descriptor.
+pub fn is_bypassed() -> bool {
+    header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Namespace as u32)
+}
+
 /// Counts a channel.
 pub fn count_channel() {
     if let Some(h) = header() {
@@ -372,6 +377,9 @@ fn reap() {
         }
         for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep) {
             if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
+                // It may have died with them.
+                ep.rx_token.store(0, Relaxed);
+                ep.tx_token.store(0, Relaxed);
                 free(ep);
             }
         }

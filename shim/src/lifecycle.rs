@@ -257,6 +257,7 @@ pub fn duplicated(old: c_int, new: c_int) {
         Kind::Endpoint(ep) if (new as usize) < fds::MAX => {
             ep.local().refs.fetch_add(1, Relaxed);
             fds::set(new, Kind::Endpoint(ep));
+            epoll::number_back(ep, new);
             if new <= 2 {
                 // Usually an exec follows, which hands on what could not be re-sent.
                 io::quit(new, Reason::Stdio, io::Unread::Rewind);
@@ -288,6 +289,14 @@ pub unsafe fn dup(fd: c_int) -> c_int {
     r
 }
 
+/// What is about to be another program's under another number.
+pub fn handing_on(fd: c_int) {
+    match fds::get(fd) {
+        Kind::Epoll(i) => epoll::hand_over(i),
+        _ => io::retire(fd, Reason::Exec),
+    }
+}
+
 /// Before a `dup2` or `dup3`: false (with errno) if it cannot be.
 fn make_way(old: c_int, new: c_int) -> bool {
     if internal(old) {
@@ -296,7 +305,10 @@ fn make_way(old: c_int, new: c_int) -> bool {
     }
     if tls().vfork.get() != 0 {
         // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
-        io::quit(old, Reason::Exec, io::Unread::Rewind);
+        match fds::get(old) {
+            Kind::Epoll(i) => epoll::hand_over(i),
+            _ => _ = io::quit(old, Reason::Exec, io::Unread::Rewind),
+        }
         return true;
     }
     if internal(new) && !fds::move_away(new) {
@@ -498,13 +510,19 @@ pub fn before_spawn() {
 /// `vfork` is about to happen on this thread.
 pub fn before_vfork() {
     let v = &tls().vfork;
+    if v.get() == 0 {
+        // The child execs next. It may have closed what is in the sets by then, and has our memory.
+        hand_sets_over();
+    }
     v.set(v.get() + 1);
+    epoll::before_vfork();
 }
 
 /// ... and its child is gone to its own memory.
 pub fn after_vfork_parent() {
     let v = &tls().vfork;
     v.set(v.get().saturating_sub(1));
+    epoll::after_vfork();
 }
 
 /// Before `fork`: the child will hold what we hold.
@@ -572,6 +590,9 @@ pub fn seccomp() {
 pub fn bypassed(why: Reason) {
     if config::enabled() && family::ensure() {
         family::disable(why);
-        io::retire_all(why, io::Unread::Rewind, |_| true);
+        epoll::hand_all_over();
+        for fd in (0..fds::high()).filter(|&fd| io::tracked(fd)) {
+            io::retire(fd, why);
+        }
     }
 }

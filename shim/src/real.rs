@@ -151,6 +151,7 @@ real! {
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int;
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE;
+    fn fclose(f: *mut FILE) -> c_int;
     fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int;
     fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int;
     fn pidfd_getfd(pidfd: c_int, fd: c_int, flags: c_uint) -> c_int;

@@ -122,7 +122,7 @@ reasons! {
     Exec = 9, "exec", "the descriptor was handed to a new program image";
     Option = 10, "socket-option", "a socket option that only the kernel can honour is set";
     Oob = 11, "out-of-band", "out-of-band data is used";
-    Async = 12, "async", "signal-driven I/O (O_ASYNC) is used";
+    Async = 12, "async", "signal-driven (O_ASYNC) or asynchronous I/O is used";
     Splice = 13, "splice", "splice or tee moves its bytes";
     EpollShared = 14, "epoll-exclusive", "an epoll set that culvert cannot serve watches it";
     Ktls = 15, "ktls", "kernel TLS or another upper-layer protocol is attached";
@@ -273,11 +273,9 @@ impl Endpoint {
         self.cookie.store(0, Relaxed);
     }
 
-    /// The same for what it needs once it is attached.
+    /// The same for what it needs once it is attached. The tokens are free: who had them gave them back, or was reaped.
     pub fn begin_attached(&self) {
-        for w in [&self.slot, &self.tx_blocked, &self.rx_token, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_token,
-            &self.tx_phase, &self.wr_shut]
-        {
+        for w in [&self.slot, &self.tx_blocked, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_phase, &self.wr_shut] {
             w.store(0, Relaxed);
         }
         for w in [&self.channel, &self.rx_head, &self.rx_shown, &self.rx_skip, &self.rx_at, &self.rx_cut, &self.rx_bytes,

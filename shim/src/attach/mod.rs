@@ -396,7 +396,8 @@ pub fn closing(ep: Ep) {
 
 /// Nobody holds the connection any more, and no thread attaches it from now on; one that is about to is done first.
 pub fn bar(ep: Ep) {
-    for from in [State::Eligible, State::Idle] {
+    // In this order: it goes from the one to the other.
+    for from in [State::Idle, State::Eligible] {
         if ep.state.compare_exchange(from as u32, State::Pinned as u32, SeqCst, Relaxed).is_ok() {
             break;
         }

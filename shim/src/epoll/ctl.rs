@@ -7,6 +7,7 @@ use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::fds::{self, Kind};
+use crate::tls::tls;
 use crate::{attach, io, lifeline, real, wait};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
@@ -65,7 +66,9 @@ pub fn hand_over(i: usize) {
 
 /// Moves a connection to the kernel such that the kernel's word about it holds. False: it does not.
 fn to_kernel(ep: Ep) -> bool {
-    let Some(fd) = (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep)) else { return false };
+    // A child of vfork has our memory, and other files.
+    let here = |fd| tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed));
+    let Some(fd) = (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && here(f)) else { return false };
     // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
     // for good: until all has been read, and beyond.
     io::quit(fd, Reason::EpollShared, io::Unread::Rewind) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
@@ -160,7 +163,10 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         let r = native();
         if r == 0 && op != libc::EPOLL_CTL_DEL {
             // A set that we do not know: inherited, received, or one too many.
-            io::retire(fd, Reason::EpollShared);
+            match fds::get(fd) {
+                Kind::Epoll(inner) => nest(inner),
+                _ => io::retire(fd, Reason::EpollShared),
+            }
         }
         return r;
     };
@@ -441,17 +447,25 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
     s.push(fd);
 }
 
-/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours
-/// holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
-pub fn closing(ep: Ep) {
+/// The kernel knows all about the watches of `ep`.
+fn settled(ep: Ep) {
     each(ep, |set, at, w| {
         let s = &TABLE[set];
         if s.owes_for(at, w) {
-            // Others may keep the file open, and with it the kernel's watch.
             let held = s.lock();
             settle(s, s.epfd().unwrap_or(-1));
             held.release();
         }
+    });
+}
+
+/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours
+/// holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
+pub fn closing(ep: Ep) {
+    // Others may keep the file open, and with it the kernel's watch.
+    settled(ep);
+    each(ep, |set, at, w| {
+        let s = &TABLE[set];
         if s.shared() && s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
             let held = s.lock();
             if w.ep.load(Relaxed) == ep.index() + 1 {
@@ -488,7 +502,7 @@ pub fn number_closed(ep: Ep, fd: c_int) {
     }
 }
 
-/// Moves a watch to a place that is no descriptor's. With the set's lock held.
+/// Finds a place that is no descriptor's for a watch. With the set's lock held.
 fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
     let Some(epfd) = s.epfd() else { return unlink(set, fd, w) };
     if w.flags.load(Relaxed) & PARKED != 0 {
@@ -500,29 +514,55 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
         attach::give_up(ep, Reason::EpollShared);
         return unlink(set, fd, w);
     }
-    let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
-    let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));
-    match s.spare() {
-        Some((at, new)) if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | u64::from(watch_id(set, at))) >= 0 => {
-            unlink(set, fd, w);
-            new.events.store(events, Relaxed);
-            new.data.store(data, Relaxed);
-            new.flags.store(flags, Relaxed);
-            new.seen.store(seen, Relaxed);
-            new.blocked.store(blocked, Relaxed);
-            link(set, at, new, ep);
-            s.attached.fetch_add(1, Relaxed);
-            if let (Some(p), Some(chan)) = (s.poller(), ep.chan())
-                && chan.inherited.load(Relaxed) == 0
-            {
-                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-            }
-            s.push(at);
-        }
-        _ => {
-            give_back(s, epfd, fd, w);
-            unlink(set, fd, w);
-        }
+    if !s.spare().is_some_and(|(at, new)| displace(s, epfd, fd, (fd, w), (at, new), ep)) {
+        give_back(s, epfd, fd, w);
+        unlink(set, fd, w);
     }
 }
 
+/// The number that a watch was made for refers to its connection again: it can be changed and taken out by it.
+pub fn number_back(ep: Ep, fd: c_int) {
+    let mut found = None;
+    each(ep, |set, at, w| if !watchable(at) && w.was.load(Relaxed) == fd as u32 { found = Some((set, at)) });
+    let Some((set, at)) = found else { return };
+    let s = &TABLE[set];
+    let held = s.lock();
+    if let (Some(w), Some(epfd)) = (s.get(at), s.epfd())
+        && w.ep.load(Relaxed) == ep.index() + 1
+        && let Some(place) = s.make(fd)
+    {
+        // What is still in its place belongs to a file that is gone.
+        unlink(set, fd, place);
+        displace(s, epfd, fd, (at, w), (fd, place), ep);
+        s.changed();
+    }
+    held.release();
+}
+
+/// Moves a watch of ours, which the kernel knows by `fd`, from one place to another. False: the kernel does not know it.
+/// With the set's lock held.
+fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, new): (c_int, &Watch), ep: Ep) -> bool {
+    let set = s.index();
+    let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
+    let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));
+    let id = tag() | u64::from(watch_id(set, to));
+    if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), id) < 0 {
+        return false;
+    }
+    unlink(set, from, w);
+    new.events.store(events, Relaxed);
+    new.data.store(data, Relaxed);
+    new.flags.store(flags, Relaxed);
+    new.seen.store(seen, Relaxed);
+    new.blocked.store(blocked, Relaxed);
+    new.was.store(fd as u32, Relaxed);
+    link(set, to, new, ep);
+    s.attached.fetch_add(1, Relaxed);
+    if let (Some(p), Some(chan)) = (s.poller(), ep.chan())
+        && chan.inherited.load(Relaxed) == 0
+    {
+        wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+    }
+    s.push(to);
+    true
+}

@@ -13,7 +13,7 @@ mod fdinfo;
 mod set;
 mod wait;
 
-pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_closed};
+pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_back, number_closed};
 pub use wait::wait;
 
 use crate::channel::Chan;
@@ -61,7 +61,9 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 /// `epoll_create1` succeeded.
 pub fn created(fd: c_int) {
     crate::lifecycle::created(fd);
-    if fd < 0 || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
+    // Calls that do not pass here may look at it.
+    let unseen = crate::family::is_bypassed();
+    if fd < 0 || unseen || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
     let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();
@@ -77,6 +79,7 @@ pub fn created(fd: c_int) {
             s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
         }
         s.refs.store(1, Relaxed);
+        s.forgive();
         let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
         for w in all.into_iter().chain([&s.common().nested]) {
             w.store(0, Relaxed);
@@ -146,6 +149,25 @@ pub fn before_fork() {
     // What one of them marks in a set that they share, the other must know for ours.
     tag();
     set::before_fork();
+}
+
+/// Before a vfork.
+pub fn before_vfork() {
+    set::before_vfork();
+}
+
+/// After a vfork, in the parent.
+pub fn after_vfork() {
+    set::after_vfork();
+}
+
+/// Every set of this process goes on without us.
+pub fn hand_all_over() {
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd) {
+            hand_over(i);
+        }
+    }
 }
 
 /// After a fork, in the parent.

@@ -37,6 +37,8 @@ pub(super) struct Watch {
     pub seen: AtomicU64,
     /// `tx_blocked` at the last edge for space.
     pub blocked: AtomicU32,
+    /// In a place that is no descriptor's: the number, since closed, that the kernel knows it by.
+    pub was: AtomicU32,
 }
 
 /// This process's part of a watch.
@@ -105,7 +107,7 @@ pub(super) struct Set {
 const UNKNOWN: u32 = u32::MAX;
 /// Removals that a set owes at most. Who takes out and puts back has one or two at a time.
 const OWED: usize = 8;
-/// Threads that are forking.
+/// Threads that are forking, or whose child of vfork runs.
 static FORKING: AtomicU32 = AtomicU32::new(0);
 
 /// [`Set::used`]: closed here; other processes may still have it.
@@ -309,6 +311,13 @@ impl Set {
         if let Some(o) = self.owed.iter().find(|o| o.load(Relaxed) == fd as u32 + 1) {
             o.store(0, Relaxed);
             self.owing.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Nothing is owed: another process, or nobody, will see to it.
+    pub fn forgive(&self) {
+        for w in self.owed.iter().chain([&self.change, &self.owing]) {
+            w.store(0, Relaxed);
         }
     }
 
@@ -544,6 +553,21 @@ pub(super) fn settle(s: &Set, epfd: c_int) {
     }
 }
 
+/// Before a vfork: the child may look at a set, or hand it on, without the descriptors that are owed in it.
+pub(super) fn before_vfork() {
+    FORKING.fetch_add(1, SeqCst);
+    for s in TABLE.iter().filter(|s| s.made() && s.owes()) {
+        let held = s.lock();
+        settle(s, s.epfd().unwrap_or(-1));
+        held.release();
+    }
+}
+
+/// The child of a vfork runs no more.
+pub(super) fn after_vfork() {
+    FORKING.fetch_sub(1, SeqCst);
+}
+
 /// Before a fork: the watches that parent and child will share have their places.
 pub(super) fn before_fork() {
     FORKING.fetch_add(1, SeqCst);
@@ -590,6 +614,7 @@ pub(super) fn after_fork_child() {
             continue;
         }
         s.share();
+        s.forgive();
         s.inherited.store(1, Relaxed);
         s.poller.store(0, Relaxed);
         // Lists and chains may have been in the middle of a change.

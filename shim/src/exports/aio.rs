@@ -2,6 +2,8 @@
 //! socket goes to the kernel first.
 
 use super::peek;
+use crate::epoll;
+use crate::fds::{self, Kind};
 use crate::{io, real};
 use core::ffi::c_int;
 use libc::{aiocb, sigevent};
@@ -13,6 +15,33 @@ unsafe fn retire(cb: *const aiocb) {
     // SAFETY: the program's structure, or a fault.
     if let Ok(fd) = unsafe { peek(&raw const (*cb).aio_fildes) } {
         io::retire(fd, Reason::Stdio);
+    }
+}
+
+/// `struct iocb`, as far as we look (include/uapi/linux/aio_abi.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Iocb {
+    data: u64,
+    key: [u32; 2],
+    opcode: u16,
+    priority: u16,
+    fd: u32,
+}
+
+/// Before `io_submit(2)`, made by number: the kernel will read, write or poll where nobody sees it.
+///
+/// # Safety
+/// The pointers are those of the program's call.
+pub unsafe fn submitting(n: isize, list: *const *const core::ffi::c_void) {
+    for i in 0..usize::try_from(n).unwrap_or(0) {
+        // SAFETY: the program's structures, or a fault.
+        let Ok(Ok(cb)) = (unsafe { peek(list.wrapping_add(i)).map(|p| peek(p.cast::<Iocb>())) }) else { break };
+        let fd = cb.fd as c_int;
+        match fds::get(fd) {
+            Kind::Epoll(set) => epoll::nest(set),
+            _ => io::retire(fd, Reason::Async),
+        }
     }
 }
 

@@ -6,10 +6,9 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
-use crate::{io, lifecycle, real};
+use crate::{lifecycle, real};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
-use shmring::family::Reason;
 use shmring::syscall;
 
 type Strings = *const *const c_char;
@@ -80,7 +79,7 @@ hooks! {
     }
     /// The child will hold `old` under another number, also if `old` itself closes on exec.
     fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int {
-        io::retire(old, Reason::Exec);
+        lifecycle::handing_on(old);
         real::posix_spawn_file_actions_adddup2(f, old, new)
     }
     fn system(command: *const c_char) -> c_int {

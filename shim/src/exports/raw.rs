@@ -207,6 +207,11 @@ hooks! {
                 -1
             }
 
+            libc::SYS_io_submit => {
+                super::aio::submitting(b as isize, c as _);
+                native()
+            }
+
             libc::SYS_pipe => create::pipe(a as _) as c_long,
             libc::SYS_pipe2 => create::pipe2(a as _, bi) as c_long,
             libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 | libc::SYS_creat | libc::SYS_open_by_handle_at

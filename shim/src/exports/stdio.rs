@@ -2,7 +2,7 @@
 //! to the kernel first. `dprintf` is variadic and may be given floating-point values, which
 //! [`super::trampoline`] hands on in their registers.
 
-use crate::{io, real};
+use crate::{io, lifecycle, real};
 use core::ffi::{c_char, c_int, c_void};
 use libc::FILE;
 use shmring::family::Reason;
@@ -14,6 +14,18 @@ hooks! {
     }
     /// The name that old headers gave `fdopen`.
     fn _IO_fdopen(fd: c_int, mode: *const c_char) -> *mut FILE { fdopen(fd, mode) }
+    /// Closes the descriptor inside libc.
+    fn fclose(f: *mut FILE) -> c_int {
+        if !f.is_null() {
+            let saved = real::errno();
+            // A closed or memory stream answers -1, which is nobody's.
+            lifecycle::created(libc::fileno(f));
+            real::set_errno(saved);
+        }
+        real::fclose(f)
+    }
+    /// The name that old headers gave `fclose`.
+    fn _IO_fclose(f: *mut FILE) -> c_int { fclose(f) }
     /// A `va_list` is passed as a pointer on x86-64.
     fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
         io::retire(fd, Reason::Stdio);

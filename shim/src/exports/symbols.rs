@@ -200,6 +200,8 @@ pub const SYMBOLS: &[Family] = &[
         symbols: &[
             ("fdopen", Retire),
             ("_IO_fdopen", Retire),
+            ("fclose", Table),
+            ("_IO_fclose", Table),
             ("vdprintf", Retire),
             ("__vdprintf_chk", Retire),
         ],
@@ -329,7 +331,6 @@ pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("exit", "runs the library's destructor"),
     ("pthread_atfork", "the program's handlers run beside the library's"),
     ("__register_atfork", "as pthread_atfork"),
-    ("fclose", STREAM),
     ("fcloseall", STREAM),
     ("pclose", "the stream is a pipe's"),
     ("fread", STREAM),

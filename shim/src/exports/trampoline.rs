@@ -70,7 +70,6 @@ jump! {
     execl => before_execl;
     execle => before_execle;
     execlp => before_execlp;
-    dlmopen => before_dlmopen;
 }
 
 /// The address of libc's function `name`, or of one that fails as a missing function does.
@@ -127,51 +126,64 @@ extern "C" fn before_execlp() -> usize {
     target(&SLOT, c"execlp")
 }
 
-/// `dlopen`, without `RTLD_DEEPBIND`: an object loaded with it looks in libc before it looks here, so that its
-/// `poll` or `recv` would not know that bytes of a connection are on the ring (PHP loads all extensions like this).
-/// A jump, because libc takes the RUNPATH and the namespace from its return address.
-///
-/// # Safety
-/// As libc's.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn dlopen() {
-    naked_asm!(
-        "push rdi",
-        "push rsi",
-        "sub rsp, 8",
-        "call {before}",
-        "add rsp, 8",
-        "pop rsi",
-        "pop rdi",
-        "mov ecx, esi",
-        "and ecx, {keep}",
-        "test edx, edx",
-        "cmovnz esi, ecx",
-        "jmp rax",
-        before = sym before_dlopen,
-        keep = const !libc::RTLD_DEEPBIND,
-    )
+/// Exports `$name`, whose flags are in `$flags`, without `RTLD_DEEPBIND`: an object loaded with it looks in libc before it
+/// looks here, so that its `poll` or `recv` would not know that bytes of a connection are on the ring (PHP loads all
+/// extensions like this). A jump, because libc takes the RUNPATH and the namespace from its return address.
+macro_rules! loaders {
+    ($($name:ident($flags:literal) => $before:ident;)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`, as its manual page has it.")]
+        ///
+        /// # Safety
+        /// As libc's.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name() {
+            naked_asm!(
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "call {before}",
+                "mov ecx, edx",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                concat!("and ", $flags, ", ecx"),
+                "jmp rax",
+                before = sym $before,
+            )
+        }
+    )*};
 }
 
-/// A library in another namespace calls a libc of its own, with any descriptor of the process.
-extern "C" fn before_dlmopen(namespace: libc::Lmid_t) -> usize {
-    static SLOT: AtomicUsize = AtomicUsize::new(0);
-    if namespace != libc::LM_ID_BASE {
-        lifecycle::bypassed(Reason::Namespace);
-    }
-    target(&SLOT, c"dlmopen")
+loaders! {
+    dlopen("esi") => before_dlopen;
+    dlmopen("edx") => before_dlmopen;
 }
 
+/// Where to jump, and the flags to keep.
 #[repr(C)]
 struct Loader {
     target: usize,
-    strip: usize,
+    keep: usize,
+}
+
+fn loader(target: usize) -> Loader {
+    let keep = if config::enabled() { !libc::RTLD_DEEPBIND } else { !0 };
+    Loader { target, keep: keep as usize }
 }
 
 extern "C" fn before_dlopen() -> Loader {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    Loader { target: target(&SLOT, c"dlopen"), strip: usize::from(config::enabled()) }
+    loader(target(&SLOT, c"dlopen"))
+}
+
+/// A library in another namespace calls a libc of its own, with any descriptor of the process.
+extern "C" fn before_dlmopen(namespace: libc::Lmid_t) -> Loader {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    if namespace != libc::LM_ID_BASE {
+        lifecycle::bypassed(Reason::Namespace);
+    }
+    loader(target(&SLOT, c"dlmopen"))
 }
 
 /// Exports a name of `vfork`. The child runs on the caller's stack and returns from here first, so that

@@ -403,12 +403,7 @@ unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize,
                         return total as isize;
                     }
                     ended = lifeline::look(fd, ENDED) != 0;
-                    // Start over in the same buffer.
-                    // SAFETY: as above.
-                    b = match unsafe { Buffers::new(iov, n) } {
-                        Some(b) => b,
-                        None => return total as isize,
-                    };
+                    b.rewind();
                     if ended {
                         continue;
                     }

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ NAMES = [(IN, "IN"), (OUT, "OUT"), (RDHUP, "RDHUP"), (HUP, "HUP"), (ERR, "ERR"),
 CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
 PATIENCE = 20
 libc = ctypes.CDLL(None, use_errno=True)
+libc.fdopen.restype = ctypes.c_void_p
+libc.fclose.argtypes = [ctypes.c_void_p]
 
 
 def say(what, events):
@@ -1081,6 +1084,83 @@ def owed_changes():
     d.close()
     say("closed, and alive in a message", s.now())
     twin.close()
+
+
+def unseen():
+    """Connections on the kernel whose watch was just changed, when a set is looked at, or a number closed, elsewhere."""
+    a, b = pair(warm=False)
+    a.send(b"1")
+    settled(b, 1)
+
+    def changed():
+        s = Set()
+        s.add(b, OUT, "b")
+        say("at first", s.now())
+        s.mod(b, IN)
+        return s
+
+    # A child that closes all but the set, in our memory, and lets another program have it.
+    s = changed()
+    subprocess.run(["true"], pass_fds=[s.ep.fileno()])
+    say("after a child", s.now())
+    # One that has it under another number.
+    s = changed()
+    look = "import select; print('the child', select.epoll.fromfd(50).poll(0))"
+    sys.stdout.flush()
+    child = os.posix_spawn(sys.executable, [sys.executable, "-c", look], os.environ,
+                           file_actions=[(os.POSIX_SPAWN_DUP2, s.ep.fileno(), 50)])
+    os.waitpid(child, 0)
+    say("after another", s.now())
+    # An outer set that came in a message.
+    here, there = socket.socketpair()
+    socket.send_fds(here, [b"x"], [select.epoll().fileno()])
+    outer = select.epoll.fromfd(socket.recv_fds(there, 1, 1)[1][0])
+    s = changed()
+    outer.register(s.ep.fileno(), IN)
+    say("outside", [("inner", e) for _, e in outer.poll(0)])
+    # stdio closes a number.
+    twin = os.dup(b.fileno())
+    s = Set()
+    s.add(twin, OUT, "twin")
+    stream = libc.fdopen(twin, b"r")
+    s.mod(twin, IN)
+    libc.fclose(stream)
+    say("closed as a stream", s.now())
+
+
+def number_back():
+    """A number is closed while the connection lives on, and made again: the watch is as it was."""
+    a, b = pair()
+    s = Set()
+    for way in ("change", "take out"):
+        number = os.dup(b.fileno())
+        s.add(number, IN, "number")
+        other = os.dup(number)
+        os.close(number)
+        a.send(b"1")
+        settled(b, 1)
+        say("closed", s.now())
+        os.dup2(other, number)
+        say("made again", s.now())
+        if way == "change":
+            s.mod(number, IN | OUT)
+            say("changed", s.now())
+        s.drop(number)
+        say("taken out", s.now())
+        print(refusal(lambda: s.drop(number)))
+        drain(b)
+        os.close(number)
+        os.close(other)
+    # It may as well become another connection's.
+    number = os.dup(b.fileno())
+    s.add(number, OUT, "number")
+    os.close(number)
+    c, d = pair()
+    os.dup2(d.fileno(), number)
+    s.add(number, IN, "number")
+    c.send(b"2")
+    settled(d, 1)
+    print("both", sorted(e for _, e in s.now()))
 
 
 def idle():

@@ -62,5 +62,7 @@ scenarios! {
     passed: 2,
     owed: 0,
     owed_changes: 0,
+    unseen: 0,
+    number_back: 4,
     idle: 6,
 }
