@@ -1092,9 +1092,9 @@ def unseen():
     a.send(b"1")
     settled(b, 1)
 
-    def changed():
+    def changed(first=OUT):
         s = Set()
-        s.add(b, OUT, "b")
+        s.add(b, first, "b")
         say("at first", s.now())
         s.mod(b, IN)
         return s
@@ -1113,9 +1113,10 @@ def unseen():
     say("after another", s.now())
     # An outer set that came in a message.
     here, there = socket.socketpair()
-    socket.send_fds(here, [b"x"], [select.epoll().fileno()])
+    sent = select.epoll()
+    socket.send_fds(here, [b"x"], [sent.fileno()])
     outer = select.epoll.fromfd(socket.recv_fds(there, 1, 1)[1][0])
-    s = changed()
+    s = changed(first=0)
     outer.register(s.ep.fileno(), IN)
     say("outside", [("inner", e) for _, e in outer.poll(0)])
     # stdio closes a number.
