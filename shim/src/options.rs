@@ -72,12 +72,15 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
     }
     if r == 0
         && level == libc::SOL_SOCKET
-        && (name == libc::SO_SNDBUF || name == libc::SO_SNDBUFFORCE)
+        && matches!(name, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVBUF | libc::SO_RCVBUFFORCE)
         && let Some(ep) = fds::endpoint(fd)
         && ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
-        tx::buffer_set(ep, chan, fd);
+        match name {
+            libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => tx::buffer_set(ep, chan, fd),
+            _ => rx::buffer_set(ep, chan, fd),
+        }
     }
     r
 }

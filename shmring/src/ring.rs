@@ -66,11 +66,19 @@ pub fn refresh(c: &Consumer, known: u64, tail: u64) -> Result<u64, Corrupt> {
     if head.wrapping_sub(known) <= tail.wrapping_sub(known) { Ok(head) } else { Err(Corrupt) }
 }
 
+/// What a receiver of the kernel's takes at least before anything is read, if the program did not limit it: the default
+/// (tcp_rmem, tcp(7)) twice, as it grows with large segments.
+const UNLIMITED_RECEIVER: u32 = 2 * 131_072;
+
 /// Bytes that may lie on a ring of `size` bytes: what the kernel would hold between the two sockets, if the
-/// program has limited both buffers. The ends judge by the same words.
+/// program has limited the sender's buffer. The ends judge by the same words.
 pub fn limit(sender: &Side, receiver: &Side, size: u64) -> u64 {
-    let (snd, rcv) = (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed));
-    if snd == 0 || rcv == 0 { size } else { size.min(u64::from(snd) + u64::from(rcv)) }
+    match (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed)) {
+        // It grows to megabytes.
+        (0, _) => size,
+        (snd, 0) => size.min(u64::from(snd) + u64::from(UNLIMITED_RECEIVER)),
+        (snd, rcv) => size.min(u64::from(snd) + u64::from(rcv)),
+    }
 }
 
 /// Moves the home to position `tail`. Only the sender, and only when the ring is empty.

@@ -230,14 +230,16 @@ pub mod tests {
         s.put32(2, offset_of!(Endpoint, state), State::Idle as u32);
         s.put32(3, offset_of!(Endpoint, state), State::Pinned as u32);
         s.put32(3, offset_of!(Endpoint, reason), Reason::Ktls as u32);
+        // Left over from a connection that had the record before.
         s.put32(3, offset_of!(Endpoint, tx_phase), 2);
+        s.put64(3, offset_of!(Endpoint, tx_bytes), 5);
         let f = s.read("attached").unwrap();
         assert_eq!((f.path, f.endpoints.len()), ("auto", 2));
         let [on, off] = &f.endpoints[..] else { panic!() };
         assert_eq!((on.path(), on.reason(), on.cookie, on.doorbells), ("shm", None, 77, 3));
         assert_eq!(on.tx, Direction { path: "shm", phase: "ring", bytes: 640, messages: 10, switched_up_at: Some(256) });
         assert_eq!((on.rx.path, on.rx.phase, on.rx.switched_up_at), ("kernel", "transit", None));
-        assert_eq!((off.path(), off.tx.phase), ("kernel", "down"));
+        assert_eq!((off.path(), off.tx.phase, off.tx.bytes), ("kernel", "native", 0));
         assert_eq!(off.reason().unwrap().0, "ktls");
     }
 

@@ -437,9 +437,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.seat(slot, Some(ep));
     let fd = l.fd.load(Relaxed);
     crate::tx::buffer_set(ep, chan, fd);
-    if let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) {
-        chan.slot(slot).side[chan.role() as usize].rcvbuf.store(bytes, Relaxed);
-    }
+    rx::buffer_set(ep, chan, fd);
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         // Given up by another thread. What an acceptor has offered is taken back later.
         if chan.role() == Role::Connector {

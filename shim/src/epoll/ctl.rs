@@ -466,7 +466,7 @@ pub fn closing(ep: Ep) {
     settled(ep);
     each(ep, |set, at, w| {
         let s = &TABLE[set];
-        if s.shared() && s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
+        if s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
             let held = s.lock();
             if w.ep.load(Relaxed) == ep.index() + 1 {
                 give_back(s, s.epfd().unwrap_or(-1), at, w);

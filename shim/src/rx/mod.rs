@@ -334,6 +334,18 @@ fn space_freed(ep: Ep, chan: &Chan, slot: usize, head: u64) {
     }
 }
 
+/// The program has set `SO_RCVBUF`, or may have before the connection was attached.
+pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) else { return };
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let held = lock::take(&ep.rx_token);
+    // As for the sender's: a sender that waits has judged by the limit that was.
+    if tail(ep, chan) == ep.rx_head.load(Relaxed) {
+        me(chan, h).rcvbuf.store(bytes, Relaxed);
+    }
+    held.release();
+}
+
 /// What [`recv`] returns if the call must be made anew: the descriptor has become something else.
 pub const RESTART: isize = isize::MIN;
 
