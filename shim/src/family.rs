@@ -7,7 +7,7 @@ use crate::config;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::family::{FIN, ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, MAGIC, Reason, State, VERSION, MEMBERS};
+use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FIN, FamilyHeader, MAGIC, MEMBERS, RST, Reason, State, VERSION};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
 
@@ -131,6 +131,18 @@ impl Ep {
             self.rx_fin.store(FIN, Relaxed);
         } else if seen & crate::lifeline::ENDED != 0 {
             let _ = self.rx_fin.compare_exchange(0, 1, Relaxed, Relaxed);
+        }
+    }
+    /// Notes an error that the kernel reported, once: afterwards nothing says any more whether a FIN came before the RST
+    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down.
+    pub fn note_error(self, errno: i32) {
+        let seen = match errno {
+            libc::EPIPE => FIN,
+            libc::ECONNRESET | libc::ETIMEDOUT => RST,
+            _ => return,
+        };
+        if self.state() == State::Attached && self.wr_shut.load(Relaxed) == 0 {
+            let _ = self.rx_fin.fetch_update(Relaxed, Relaxed, |v| (v < FIN).then_some(seen));
         }
     }
     /// Sets the reason shown while it is not accelerated.

@@ -60,6 +60,9 @@ fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl Fn
     let r = real();
     // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
     if ep.life() == life {
+        if r < 0 {
+            ep.note_error(real::errno());
+        }
         word.fetch_sub(1, AcqRel);
     }
     Some(r)

@@ -47,7 +47,7 @@ fn nonblocking(ep: Ep, fd: i32) -> bool {
 }
 
 /// Native non-blocking receive of at most `max` bytes.
-unsafe fn native(fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Got {
+unsafe fn native(ep: Ep, fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Got {
     let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
     let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
     let n = b.pieces(max, &mut v);
@@ -64,7 +64,10 @@ unsafe fn native(fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Got {
             Got::Bytes(n as usize)
         }
         e if e == -libc::EAGAIN as isize => Got::Nothing,
-        e => Got::Error(-e as i32),
+        e => {
+            ep.note_error(-e as i32);
+            Got::Error(-e as i32)
+        }
     }
 }
 
@@ -184,7 +187,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     }
                 }
                 // SAFETY: as ours.
-                let g = unsafe { native(fd, b, bound, flags) };
+                let g = unsafe { native(ep, fd, b, bound, flags) };
                 match g {
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
@@ -201,7 +204,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     Transit::Lifeline => {
                         let left = (x - consumed).min(usize::MAX as u64) as usize;
                         // SAFETY: as ours.
-                        match unsafe { native(fd, b, left.min(want - total), flags) } {
+                        match unsafe { native(ep, fd, b, left.min(want - total), flags) } {
                             Got::Bytes(n) => {
                                 total += n;
                                 if n == left {
@@ -221,7 +224,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                         let ended = lifeline::look(fd, ENDED | libc::POLLIN);
                         if ended & (libc::POLLERR | libc::POLLHUP) != 0 {
                             // SAFETY: as ours.
-                            return some(total, unsafe { native(fd, b, want - total, flags) });
+                            return some(total, unsafe { native(ep, fd, b, want - total, flags) });
                         }
                         return some(total, Got::Nothing);
                     }
@@ -271,7 +274,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     return if e == 0 { Got::Eof } else { Got::Error(e) };
                 }
                 // SAFETY: as ours.
-                return unsafe { native(fd, b, want, flags) };
+                return unsafe { native(ep, fd, b, want, flags) };
             }
             RxStep::Ended if head == ep.rx_head.load(Relaxed) => {
                 phase = RxPhase::Down;

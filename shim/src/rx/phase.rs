@@ -52,12 +52,15 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
     let fin = match ep.rx_fin.load(Relaxed) {
         FIN => Some(true),
         RST => Some(false),
-        // A connection that this side has not shut down is closed by a RST only, whoever has had its error.
-        _ if ep.wr_shut.load(Relaxed) == 0 => Some(false),
-        // A peer that has finished says so, unless another program image of its did.
         _ => ep.chan().and_then(|chan| {
             let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true)
+            match ep.wr_shut.load(Relaxed) {
+                // A connection that this side has not shut down is closed by a RST only, whoever has had its error:
+                // perhaps behind the FIN of a peer that has shut down.
+                0 => Some(p.wr_shut.load(Relaxed) != 0),
+                // A peer that has finished says so, unless another program image of its did.
+                _ => (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true),
+            }
         }),
     };
     lifeline::received(fd, fin)

@@ -269,6 +269,7 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
 /// An error of the connection that this call cannot report: it took bytes before, or is none of the
 /// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
 pub(super) fn untold(ep: Ep, e: i32) {
+    ep.note_error(e);
     if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
         ep.latched.store(e as u32, Relaxed);
     }

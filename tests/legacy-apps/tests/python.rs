@@ -77,6 +77,24 @@ fn polling_in_transit() {
     });
 }
 
+/// The answer is on the ring when a FIN and a RST come on the lifeline.
+#[test]
+fn answered_and_reset() {
+    compare("python-answered", &[Mode::Both], |lab| {
+        let mut c = lab.python(Side::Client, "answered.py");
+        if lab.accelerated(Side::Client) {
+            c.env("CULVERT_LOG", "debug").env("CULVERT_EAGER", "1");
+        }
+        let out = lab.run("answered.py", &mut c).success();
+        if lab.accelerated(Side::Client) {
+            assert!(out.stderr.contains("as Acceptor"), "not what this is to test:\n{}", out.stderr);
+        }
+        let mut seen = Seen::default();
+        seen.note("answered.py", out.text());
+        seen
+    });
+}
+
 /// The end of a peer whose FIN cannot get through, because what it sent is not read.
 #[test]
 fn killed_behind_a_flood() {

@@ -1,0 +1,37 @@
+"""A server that answers before it has read the request, and closes: the answer arrives, whatever becomes of the request."""
+import collections
+import socket
+import threading
+
+ROUNDS = 400
+ANSWER = b"404 no such thing\n"
+PIECES = [b"POST / ", b"x" * (4 << 20), b"end"]
+
+
+def serve(listener):
+    for _ in range(ROUNDS):
+        s, _ = listener.accept()
+        s.send(ANSWER)
+        s.shutdown(socket.SHUT_RDWR)
+        s.close()
+
+
+def ask(address):
+    with socket.create_connection(address) as s:
+        s.settimeout(20)
+        try:
+            for piece in PIECES:
+                s.sendall(piece)
+        except OSError:
+            # Or not: nobody knows how much of it was sent before the reset came.
+            pass
+        try:
+            return s.recv(1000)
+        except OSError as e:
+            return type(e).__name__
+
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    threading.Thread(target=serve, args=[listener], daemon=True).start()
+    for answer, n in collections.Counter(ask(listener.getsockname()) for _ in range(ROUNDS)).items():
+        print(n, answer)
