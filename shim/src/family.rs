@@ -134,7 +134,8 @@ impl Ep {
         }
     }
     /// Notes an error that the kernel reported, once: afterwards nothing says any more whether a FIN came before the RST
-    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down.
+    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down. The first counts: once it
+    /// was taken, whoever sends gets EPIPE (sk_stream_error).
     pub fn note_error(self, errno: i32) {
         let seen = match errno {
             libc::EPIPE => FIN,

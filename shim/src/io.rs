@@ -57,15 +57,22 @@ fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl Fn
         word.fetch_sub(1, AcqRel);
         return None;
     }
-    let r = real();
+    let r = noted(ep, life, real);
     // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
     if ep.life() == life {
-        if r < 0 {
-            ep.note_error(real::errno());
-        }
         word.fetch_sub(1, AcqRel);
     }
     Some(r)
+}
+
+/// Runs a native call, and notes its error if the record is still the connection's.
+#[inline]
+fn noted(ep: Ep, life: u32, real: &mut impl FnMut() -> isize) -> isize {
+    let r = real();
+    if r < 0 && ep.life() == life {
+        ep.note_error(real::errno());
+    }
+    r
 }
 
 /// Receives into `iov`. `real` does the same with libc's own function. libc's convention.
@@ -170,7 +177,7 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             Sent::Done(r) => return real::ret(r),
             Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
-                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
+                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return noted(ep, ep.life(), &mut real),
                 None => continue,
             },
         }
@@ -211,7 +218,7 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
             Sent::Done(r) => return real::ret(r),
             Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
-                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return real(),
+                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return noted(ep, ep.life(), &mut real),
                 None => continue,
             },
         }

@@ -92,14 +92,18 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
 pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
     if level == libc::SOL_SOCKET && name == libc::SO_ERROR
         && let Some(ep) = fds::endpoint(fd)
-        && ep.latched.load(Relaxed) != 0
+        && ep.state() == State::Attached
     {
         // SAFETY: the kernel checks the buffers, and says 0 for a socket without an error of its own.
         let r = unsafe { real::getsockopt(fd, level, name, v, l) };
         // SAFETY: the kernel has just written to both.
         unsafe {
-            if r == 0 && *l >= 4 && *v.cast::<c_int>() == 0 {
-                *v.cast::<c_int>() = rx::take_latched(ep).unwrap_or(0);
+            if r == 0 && *l >= 4 {
+                match *v.cast::<c_int>() {
+                    0 => *v.cast::<c_int>() = rx::take_latched(ep).unwrap_or(0),
+                    // The kernel tells it once.
+                    e => ep.note_error(e),
+                }
             }
         }
         return r;

@@ -196,6 +196,11 @@ pub fn all_echoed(phase: RxPhase, rewind: u64, echo: u64) -> bool {
     doubled(phase, rewind, echo) && echo & ECHOED != 0
 }
 
+/// Lifeline position at which a complete echo ends. `up`, `down`, `echo`: the sender's claims.
+pub fn echo_end(up: u64, down: u64, echo: u64) -> u64 {
+    (up.wrapping_sub(1)).saturating_add(down.wrapping_sub(echo & !ECHOED))
+}
+
 /// Lifeline position before which a receiver that comes down at `head` finds what it has read on the ring; 0 = it
 /// finds nothing of that. `up`: X; `size`: the ring's.
 pub fn skip(rewind: u64, echo: u64, up: u64, head: u64, size: u64) -> u64 {

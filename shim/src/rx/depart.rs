@@ -1,7 +1,7 @@
 //! Waiting for the peer's part, by one who leaves the ring for good.
 
 use super::look::peer;
-use super::phase::{advance, received, skip};
+use super::phase::{advance, arrived, received, skip};
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::{lifeline, tx, wait};
@@ -57,21 +57,32 @@ pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     })
 }
 
-/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline.
+/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline. The direction is
+/// owned.
 pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
+    let complete = || p.echo.load(Acquire) & ECHOED != 0;
     let mut ended = false;
     patiently(LONG_PATIENCE_NS, || {
-        let complete = p.echo.load(Acquire) & ECHOED != 0;
-        if complete || ended {
+        if complete() || ended {
             return true;
         }
         ended = lifeline::peer_ended(fd);
         serve_other(ep);
         false
     });
-    p.echo.load(Acquire) & ECHOED != 0
+    if !complete() {
+        return false;
+    }
+    // What has not come by then waits for the next reader to make room.
+    let mut there = false;
+    patiently(PATIENCE_NS, || {
+        ended = lifeline::peer_ended(fd);
+        there = arrived(ep, chan, fd);
+        there || ended
+    });
+    there || !ended
 }
 
 /// Whether a peer took back what lay unread on the ring.

@@ -6,7 +6,7 @@ mod phase;
 
 pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
-pub use phase::{READY, advance, come_down, doubled, in_transit, make_ready, received};
+pub use phase::{READY, advance, arrived, come_down, doubled, in_transit, make_ready, received};
 
 use look::{end, me, peer};
 use phase::{all_echoed, go_up, skip};
@@ -140,7 +140,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
     let peek = flags & libc::MSG_PEEK != 0;
     let discard = flags & libc::MSG_TRUNC != 0;
     // A peek goes forward without consuming: its own phase and place.
-    if peek && all_echoed(ep, chan) {
+    if peek && all_echoed(ep, chan, fd) {
         come_down(ep, chan);
     }
     let mut phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
@@ -345,6 +345,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     // As for the sender's: a sender that waits has judged by the limit that was.
     if tail(ep, chan) == ep.rx_head.load(Relaxed) {
         me(chan, h).rcvbuf.store(bytes, Relaxed);
+        // It may have filled the ring since we looked, and sleep until there is more room than by the new limit there will be.
+        chan.notify(ep.slot.load(Relaxed) as usize);
     }
     held.release();
 }

@@ -72,12 +72,13 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
     let up = p.up.load(Acquire);
+    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1;
     // A low-water mark is for the kernel to judge, once it has all.
-    let drained = || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1 || ep.rcvlowat.load(Relaxed) > 1 && all_echoed(ep, chan);
+    let judged = || ep.rcvlowat.load(Relaxed) > 1 && doubled(ep, chan);
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
-        if drained() {
+        if drained() || judged() {
             let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
-            if drained() {
+            if drained() || judged() && all_echoed(ep, chan, fd) {
                 come_down(ep, chan);
             }
             held.release();
@@ -151,10 +152,17 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     switch::doubled(phase, rewind, echo)
 }
 
-/// See [`switch::all_echoed`].
-pub(super) fn all_echoed(ep: Ep, chan: &Chan) -> bool {
+/// See [`switch::all_echoed`]. The direction is owned.
+pub(super) fn all_echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let (phase, rewind, echo) = echoing(ep, chan);
-    switch::all_echoed(phase, rewind, echo)
+    switch::all_echoed(phase, rewind, echo) && arrived(ep, chan, fd)
+}
+
+/// Whether all of a complete echo has come: what its sender's socket still had, a RST has dropped. The direction is owned.
+pub fn arrived(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+    let (up, down, echo) = (p.up.load(Acquire), p.down.load(Acquire), p.echo.load(Acquire));
+    received(ep, fd).is_some_and(|(consumed, queued)| consumed + queued >= switch::echo_end(up, down, echo))
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all

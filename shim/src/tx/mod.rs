@@ -46,6 +46,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
     if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
         sides(chan, h).0.sndbuf.store(bytes, Relaxed);
+        // Nor tell another thread, which sleeps until there is room, by another one.
+        chan.tell_own(ep.slot.load(Relaxed) as usize);
     }
     held.release();
 }

@@ -95,6 +95,24 @@ fn answered_and_reset() {
     });
 }
 
+/// What was sent lies on the ring, and perhaps half of it on the lifeline, when a RST comes.
+#[test]
+fn reset() {
+    compare("python-reset", &[Mode::Both], |lab| {
+        let mut c = lab.python(Side::Client, "reset.py");
+        if lab.accelerated(Side::Client) {
+            c.env("CULVERT_LOG", "debug");
+        }
+        let out = lab.run("reset.py", &mut c).success();
+        if lab.accelerated(Side::Client) {
+            assert!(out.stderr.contains("receiving on the ring"), "not what this is to test:\n{}", out.stderr);
+        }
+        let mut seen = Seen::default();
+        seen.note("reset.py", out.text());
+        seen
+    });
+}
+
 /// The end of a peer whose FIN cannot get through, because what it sent is not read.
 #[test]
 fn killed_behind_a_flood() {
