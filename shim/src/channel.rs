@@ -5,8 +5,8 @@ use crate::lock::Lock;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
-use shmring::ring::{Geometry, Sleeper};
-use shmring::{ring, syscall};
+use shmring::ring::{Geometry, Sleeper, Stamp};
+use shmring::{ring, sys, syscall};
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
@@ -240,7 +240,9 @@ impl Chan {
     pub fn notify(&self, slot: usize) -> u32 {
         let peer = self.role().peer();
         let mut rung = 0;
-        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, |sleeper| {
+        let h = self.slot(slot);
+        let stamp = Stamp { producer: &h.producer[self.role().tx()], now: sys::cycles };
+        ring::notify(&h.side[peer as usize], self.queues(peer), slot, stamp, |sleeper| {
             rung += 1;
             match sleeper {
                 Sleeper::Bell(p) => self.ring_bell(p),
@@ -255,8 +257,9 @@ impl Chan {
     pub fn tell_own(&self, slot: usize) {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
-            let role = self.role();
-            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, |sleeper| match sleeper {
+            let (role, h) = (self.role(), self.slot(slot));
+            let stamp = Stamp { producer: &h.producer[role.tx()], now: sys::cycles };
+            ring::notify(&h.side[role as usize], self.queues(role), slot, stamp, |sleeper| match sleeper {
                 Sleeper::Bell(p) => crate::wait::ring_own(p),
                 Sleeper::Word(w) => crate::sleep::wake(w),
             });

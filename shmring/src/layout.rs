@@ -18,7 +18,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 4 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 5 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -160,6 +160,10 @@ pub struct Producer {
     pub tail: AtomicU64,
     /// Ring position that lies at offset [`home_offset`]; changes only while the ring is empty.
     pub base: AtomicU64,
+    /// When the other side's pollers were last told of something, in cycles of the time-stamp counter.
+    pub told: AtomicU64,
+    /// The same, of the last time that one of them knew of nothing yet.
+    pub first: AtomicU64,
 }
 
 /// Written by a ring's receiver whenever it consumes.

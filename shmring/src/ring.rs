@@ -122,21 +122,46 @@ pub enum Sleeper<'a> {
     Word(&'a AtomicU32),
 }
 
+/// When news came that are new to a poller: of connections that have some, the one that had them first is reported
+/// first, as by the kernel (its ready list is in the order of arrival).
+pub struct Stamp<'a> {
+    /// Of the side that tells.
+    pub producer: &'a Producer,
+    /// Now, in cycles.
+    pub now: fn() -> u64,
+}
+
+impl Stamp<'_> {
+    /// When the news came that a poller has taken, which had looked for some at `looked`. A claim of the peer's.
+    pub fn read(producer: &Producer, looked: u64) -> u64 {
+        let first = producer.first.load(Ordering::Relaxed);
+        // The bit was seen before its time was, or is another poller's: then the latest news are the best guess.
+        if first > looked { first } else { producer.told.load(Ordering::Relaxed) }
+    }
+}
+
 /// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
 /// sleeper's second look sees that store, or we see that it is armed. The doorbell is rung *before* the
 /// armed word is cleared, so that dying in between loses no wake-up. Who sleeps on the word itself is woken after;
 /// dying in between costs it the rest of a doze.
-pub fn notify(side: &Side, queues: &[Queue], slot: usize, mut wake: impl FnMut(Sleeper)) {
+pub fn notify(side: &Side, queues: &[Queue], slot: usize, stamp: Stamp, mut wake: impl FnMut(Sleeper)) {
     let mut done = 0u64;
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
         let mut m = mask;
+        let mut now = 0;
+        if m != 0 {
+            now = (stamp.now)();
+            stamp.producer.told.store(now, Ordering::Relaxed);
+        }
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
-            queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel);
+            if queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot == 0 {
+                stamp.producer.first.store(now, Ordering::Relaxed);
+            }
         }
         fence(Ordering::SeqCst);
         let mut m = mask;

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use shmring::layout::{CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Side};
-use shmring::ring::{self, Corrupt, Geometry, Sleeper};
+use shmring::ring::{self, Corrupt, Geometry, Sleeper, Stamp};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
 use std::collections::VecDeque;
@@ -59,7 +59,7 @@ proptest! {
 
     #[test]
     fn what_is_believed_could_be_true(tail in word(), head in word(), known in word(), claim in word(), size in (0u32..27).prop_map(|b| 1u64 << b)) {
-        let p = Producer { tail: AtomicU64::new(claim), base: AtomicU64::new(0) };
+        let p = Producer { tail: AtomicU64::new(claim), base: AtomicU64::new(0), ..Producer::default() };
         match ring::available(&p, head, size) {
             Ok(n) => prop_assert!(n <= size && head.wrapping_add(n) == claim),
             Err(Corrupt) => prop_assert!(claim.wrapping_sub(head) > size),
@@ -124,7 +124,7 @@ proptest! {
     ) {
         let size = 1u64 << bits;
         let g = Geometry { size, home: h % size };
-        let p = Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start) };
+        let p = Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() };
         let c = Consumer { head: AtomicU64::new(start) };
         let mut mem = vec![0u8; size as usize];
         let (mut tail, mut base, mut known, mut head) = (start, start, start, start);
@@ -305,7 +305,7 @@ impl Victim {
             TxStep::Corrupt => self.corrupt += 1,
             TxStep::Lifeline => {}
         }
-        ring::notify(p, &s.queues[1], w.next() as usize % 64, |s| match s {
+        ring::notify(p, &s.queues[1], w.next() as usize % 64, Stamp { producer: &s.producer[0], now: || 7 }, |s| match s {
             Sleeper::Bell(p) => assert!(p < POLLERS),
             Sleeper::Word(_) => {}
         });
@@ -384,7 +384,7 @@ fn notifying_ends_whatever_the_peer_claims() {
         q.armed.store(7, Ordering::Relaxed);
     }
     side.pollers.store(1, Ordering::Relaxed);
-    ring::notify(&side, &queues, 63, |s| {
+    ring::notify(&side, &queues, 63, Stamp { producer: &Producer::default(), now: || 7 }, |s| {
         let Sleeper::Bell(p) = s else { panic!("nobody dozes") };
         rung += 1;
         // The peer adds the next poller each time one is rung, and arms the last again.

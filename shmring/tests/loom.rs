@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
 use shmring::layout::{Consumer, DOZING, Producer, Queue, Side};
-use shmring::ring::{self, Geometry, Sleeper};
+use shmring::ring::{self, Geometry, Sleeper, Stamp};
 use shmring::sync::{AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -127,6 +127,9 @@ fn positions_wrap_around_u64() {
     check(|| transfer(2, 3, 1, u64::MAX - 1));
 }
 
+/// Only the order of events hangs on it.
+const STAMP: fn(&Producer) -> Stamp = |producer| Stamp { producer, now: || 0 };
+
 /// What a sleeper can be woken by.
 struct Poller {
     side: Side,
@@ -153,7 +156,7 @@ impl Poller {
         }
     }
     fn notify(&self, slot: usize) {
-        ring::notify(&self.side, &self.queues, slot, |s| self.wake(s));
+        ring::notify(&self.side, &self.queues, slot, STAMP(&Producer::default()), |s| self.wake(s));
     }
     /// Adds its bit, and sleeps on its word, with no end to a doze, until `ready`.
     fn doze(&self, p: usize, ready: impl Fn() -> bool) {
@@ -323,7 +326,7 @@ fn dying_sender(before: bool) {
         let dying = thread::spawn(move || {
             ring::publish(&y.1.p, 1);
             let died = catch_unwind(AssertUnwindSafe(|| {
-                ring::notify(&y.0.side, &y.0.queues, 0, |s| {
+                ring::notify(&y.0.side, &y.0.queues, 0, STAMP(&Producer::default()), |s| {
                     if !before {
                         y.0.wake(s);
                     }

@@ -9,7 +9,7 @@ use crate::family::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, io, lifeline, real, wait};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
@@ -216,7 +216,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     let held = s.lock();
     let r = change(s, i, epfd, op, fd, ep, want, native);
     s.changed();
-    let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed) != 0 && s.sleepers.load(Relaxed) > 0;
+    let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed) != 0 && s.sleepers.load(SeqCst) > 0;
     held.release();
     if wake {
         knock(s);
@@ -247,6 +247,7 @@ fn modify(s: &Set, epfd: c_int, fd: c_int, w: &Watch, want: epoll_event) -> isiz
     }
     if w.flags.load(Relaxed) & PARKED != 0 {
         s.owe_no_more(fd, w);
+        s.take_turn(fd);
     }
     0
 }
@@ -378,6 +379,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     w.data.store(want.u64, Relaxed);
     w.flags.store(0, Relaxed);
     link(i, fd, w, ep);
+    s.take_turn(fd);
     if let Some(chan) = taken {
         keep(s, epfd, fd, w, ep, chan, false);
     } else if ep.state() == State::Attached
@@ -413,6 +415,10 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     if w.flags.load(Relaxed) & PARKED != 0 {
         return unpark(i, epfd, fd, w);
     }
+    if s.nested() {
+        // Since the connection was offered.
+        return io::retire(fd, Reason::EpollShared);
+    }
     let events = w.events.load(Relaxed);
     let oneshot = events & EPOLLONESHOT as u32 != 0;
     let id = u64::from(watch_id(i, fd));
@@ -430,7 +436,8 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
 fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
     w.seen.store(0, Relaxed);
-    s.attached.fetch_add(1, Relaxed);
+    // Who begins to wait is counted before it looks here: one of the two sees the other.
+    s.attached.fetch_add(1, SeqCst);
     // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
     // Edge-triggered: in a set that it shares, a child is told of our mailbox, which it cannot read.
     kernel_ctl(epfd, libc::EPOLL_CTL_ADD, attach::mailbox(), (EPOLLIN | EPOLLET) as u32, tag() | MAILBOX);
@@ -444,7 +451,7 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
         // A thread may sleep in this set already, unarmed in this channel.
         ring::arm(&chan.queues(chan.role())[p], wait::generation(p));
     }
-    s.push(fd);
+    s.insert(fd);
 }
 
 /// The kernel knows all about the watches of `ep`.
@@ -520,23 +527,33 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
     }
 }
 
-/// The number that a watch was made for refers to its connection again: it can be changed and taken out by it.
+/// The number that watches were made for refers to their connection again: they can be changed and taken out by it.
 pub fn number_back(ep: Ep, fd: c_int) {
-    let mut found = None;
-    each(ep, |set, at, w| if !watchable(at) && w.was.load(Relaxed) == fd as u32 { found = Some((set, at)) });
-    let Some((set, at)) = found else { return };
-    let s = &TABLE[set];
-    let held = s.lock();
-    if let (Some(w), Some(epfd)) = (s.get(at), s.epfd())
-        && w.ep.load(Relaxed) == ep.index() + 1
-        && let Some(place) = s.make(fd)
-    {
-        // What is still in its place belongs to a file that is gone.
-        unlink(set, fd, place);
-        displace(s, epfd, fd, (at, w), (fd, place), ep);
-        s.changed();
+    let mut from = 0;
+    loop {
+        // One in each set, in their order: a watch that cannot be moved is not met again.
+        let mut found: Option<(usize, c_int)> = None;
+        each(ep, |set, at, w| {
+            if set >= from && !watchable(at) && w.was.load(Relaxed) == fd as u32 && found.is_none_or(|(first, _)| set < first) {
+                found = Some((set, at));
+            }
+        });
+        let Some((set, at)) = found else { return };
+        from = set + 1;
+        let s = &TABLE[set];
+        let held = s.lock();
+        if let (Some(w), Some(epfd)) = (s.get(at), s.epfd())
+            && w.ep.load(Relaxed) == ep.index() + 1
+            && w.was.load(Relaxed) == fd as u32
+            && let Some(place) = s.make(fd)
+        {
+            // What is still in its place belongs to a file that is gone.
+            unlink(set, fd, place);
+            displace(s, epfd, fd, (at, w), (fd, place), ep);
+            s.changed();
+        }
+        held.release();
     }
-    held.release();
 }
 
 /// Moves a watch of ours, which the kernel knows by `fd`, from one place to another. False: the kernel does not know it.

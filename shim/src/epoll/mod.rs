@@ -21,7 +21,7 @@ use crate::family::Ep;
 use crate::fds::{self, Kind};
 use crate::real;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use libc::{c_int, epoll_event};
 use set::{LEFT, TABLE, TAGGED, each, unlink};
 use shmring::layout::POLLERS;
@@ -189,7 +189,7 @@ pub fn attached(ep: Ep, chan: &'static Chan, _slot: usize) {
         if w.ep.load(Relaxed) == ep.index() + 1 {
             ctl::take_over(s, set, epfd, fd, w, ep, chan);
         }
-        let wake = s.sleepers.load(Relaxed) > 0;
+        let wake = s.sleepers.load(SeqCst) > 0;
         held.release();
         if wake {
             knock(s);

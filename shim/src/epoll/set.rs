@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub next: AtomicU32,
     /// Next in the set's ready list, fd + 1; `END` for the last.
     pub ready: AtomicU32,
+    /// Its turn in the ready list: [`Set::turns`] when it was last put there, or given to the kernel.
+    pub turn: AtomicU64,
 }
 
 /// What the processes that have a set must agree on, besides its watches.
@@ -88,7 +90,10 @@ pub(super) struct Set {
     pub foreign: AtomicU32,
     pub first: AtomicU32,
     pub last: AtomicU32,
+    pub turns: AtomicU64,
     pub kernel_at: AtomicU64,
+    /// When news from the rings were last taken, in cycles.
+    pub looked_at: AtomicU64,
     pub turn: AtomicU32,
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
@@ -127,7 +132,9 @@ pub(super) static TABLE: [Set; SETS] = [const {
         foreign: AtomicU32::new(0),
         first: AtomicU32::new(0),
         last: AtomicU32::new(0),
+        turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
+        looked_at: AtomicU64::new(0),
         turn: AtomicU32::new(0),
         waiters: AtomicU32::new(0),
         owing: AtomicU32::new(0),
@@ -366,17 +373,47 @@ impl Set {
 
     /// Puts a watch at the end of the ready list, if it is not in it.
     pub fn push(&self, fd: i32) {
-        let Some(l) = self.link(fd) else { return };
-        if l.ready.load(Relaxed) != 0 {
-            return;
+        if self.link(fd).is_some_and(|l| l.ready.load(Relaxed) == 0) {
+            self.take_turn(fd);
+            self.append(fd);
         }
-        l.ready.store(END, Relaxed);
-        let last = self.last.load(Relaxed);
-        match if last == 0 { None } else { self.link(last as i32 - 1) } {
-            Some(l) => l.ready.store(fd as u32 + 1, Relaxed),
-            None => self.first.store(fd as u32 + 1, Relaxed),
+    }
+
+    /// It comes behind all that are in the set and may be ready.
+    pub fn take_turn(&self, fd: i32) {
+        if let Some(l) = self.link(fd) {
+            l.turn.store(self.turns.fetch_add(1, Relaxed) + 1, Relaxed);
         }
-        self.last.store(fd as u32 + 1, Relaxed);
+    }
+
+    /// Puts a watch that is reported at the end of the ready list, as ep_send_events does: all of it keeps its order.
+    pub fn append(&self, fd: i32) {
+        self.put(fd, self.last.load(Relaxed));
+    }
+
+    /// Puts a watch that comes from the kernel's ready list, where its place is not known, before those with later turns.
+    pub fn insert(&self, fd: i32) {
+        let Some(turn) = self.link(fd).map(|l| l.turn.load(Relaxed)) else { return };
+        let (mut before, mut next) = (0, self.first.load(Relaxed));
+        while next != 0 && next != END {
+            let Some(l) = self.link(next as i32 - 1).filter(|l| l.turn.load(Relaxed) < turn) else { break };
+            (before, next) = (next, l.ready.load(Relaxed));
+        }
+        self.put(fd, before);
+    }
+
+    /// Puts a watch behind another one in the ready list, or before all (`before` = 0), if it is not in it.
+    fn put(&self, fd: i32, before: u32) {
+        let Some(l) = self.link(fd).filter(|l| l.ready.load(Relaxed) == 0) else { return };
+        let place = match if before == 0 { None } else { self.link(before as i32 - 1) } {
+            Some(l) => &l.ready,
+            None => &self.first,
+        };
+        let next = place.swap(fd as u32 + 1, Relaxed);
+        if next == 0 || next == END {
+            self.last.store(fd as u32 + 1, Relaxed);
+        }
+        l.ready.store(if next == 0 { END } else { next }, Relaxed);
     }
 
     /// Takes the first watch of the ready list.

@@ -12,6 +12,7 @@ use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use libc::{c_int, epoll_event, sigset_t};
 use shmring::switch::TxPhase;
+use shmring::ring::Stamp;
 use shmring::{ring, sys, syscall};
 
 /// The kernel's part of a busy set is looked at no less often than this.
@@ -90,26 +91,70 @@ fn demultiplex(s: &Set) {
         }
     }
     let Some(p) = s.poller() else { return };
+    let looked = s.looked_at.load(Relaxed);
+    let mut news = None;
     for c in channel::own() {
         let mut bits = ring::take_ready(&c.queues(c.role())[p]);
         while bits != 0 {
             let slot = bits.trailing_zeros() as usize;
             bits &= bits - 1;
             let Some(ep) = c.endpoint(slot) else { continue };
-            let mut parked = false;
-            each(ep, |set, fd, w| {
-                if set == me && w.flags.load(Relaxed) & PARKED != 0 {
-                    parked = true;
-                } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w, true);
-                    s.push(fd);
-                }
-            });
-            if parked {
-                // Put back soon or left out for long: now it is known to be the latter.
-                ignore(me, ep);
+            let news = news.get_or_insert_with(News::new);
+            if news.full() {
+                news.each(|ep| told(s, ep));
             }
+            news.add(Stamp::read(&c.slot(slot).producer[c.role().rx()], looked), ep);
         }
+    }
+    if let Some(mut news) = news {
+        s.looked_at.store(sys::cycles(), Relaxed);
+        news.each(|ep| told(s, ep));
+    }
+}
+
+/// A peer has news of `ep`.
+fn told(s: &Set, ep: Ep) {
+    let me = s.index();
+    let mut parked = false;
+    each(ep, |set, fd, w| {
+        if set == me && w.flags.load(Relaxed) & PARKED != 0 {
+            parked = true;
+        } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
+            note_edge(ep, w, true);
+            s.push(fd);
+        }
+    });
+    if parked {
+        // Put back soon or left out for long: now it is known to be the latter.
+        ignore(me, ep);
+    }
+}
+
+/// Connections that have news, and since when.
+struct News {
+    list: [(u64, Ep); 64],
+    n: usize,
+}
+
+impl News {
+    fn new() -> News {
+        News { list: [(0, Ep::from_index(0)); 64], n: 0 }
+    }
+
+    fn full(&self) -> bool {
+        self.n == self.list.len()
+    }
+
+    fn add(&mut self, at: u64, ep: Ep) {
+        self.list[self.n] = (at, ep);
+        self.n += 1;
+    }
+
+    /// Takes them in the order of their coming.
+    fn each(&mut self, f: impl FnMut(Ep)) {
+        let list = &mut self.list[..core::mem::take(&mut self.n)];
+        list.sort_unstable_by_key(|(at, _)| *at);
+        list.iter().map(|(_, ep)| *ep).for_each(f);
     }
 }
 
@@ -164,12 +209,14 @@ impl Out {
         self.n == self.max || self.fault
     }
 
-    fn put(&mut self, e: epoll_event) -> bool {
+    fn put(&mut self, e: epoll_event) {
+        if self.fault {
+            return;
+        }
         // SAFETY: within the `max` events that the program says it has room for; faults are reported.
         let ok = unsafe { usercopy::store(self.at.add(self.n), &e) }.is_ok();
         self.n += usize::from(ok);
-        self.fault |= !ok;
-        ok
+        self.fault = !ok;
     }
 }
 
@@ -205,15 +252,18 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
     let r = readiness::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
-    if r != 0 && !out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) }) {
-        // Not reported: still to be.
-        return s.push(fd);
+    if r != 0 {
+        out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) });
+        if out.fault {
+            // Not reported: still to be.
+            return s.append(fd);
+        }
     }
     w.seen.store(seen, Relaxed);
     let fired = if r != 0 && events & EPOLLONESHOT as u32 != 0 { FIRED } else { 0 };
     w.flags.store(flags & !EDGE | fired, Relaxed);
     if r != 0 && !edge && fired == 0 {
-        s.push(fd);
+        s.append(fd);
     }
 }
 
@@ -266,25 +316,59 @@ fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
     }
 }
 
+/// What the kernel reported, in its order.
+struct Reported {
+    got: [epoll_event; KERNEL_EVENTS],
+    n: usize,
+    /// How many of them are reported before the rings' news.
+    before: usize,
+}
+
+impl Reported {
+    const NONE: Reported = Reported { got: [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS], n: 0, before: 0 };
+
+    /// Serves what is ours, and keeps the rest. The doorbell's place tells when the rings' news came; where it was not to
+    /// be rung nothing does, and they are taken to be the elder.
+    fn keep(&mut self, s: &Set, n: usize, slept: bool) {
+        let mut rung = None;
+        for i in 0..n {
+            let e = self.got[i];
+            if foreign(s, &e) {
+                self.got[self.n] = e;
+                self.n += 1;
+            } else {
+                rung.get_or_insert(self.n);
+            }
+        }
+        self.before = rung.unwrap_or(if slept { self.n } else { 0 });
+    }
+
+    fn list(&self) -> &[epoll_event] {
+        &self.got[..self.n]
+    }
+}
+
 /// Looks at the kernel's part without waiting, for at most `max` events.
-fn kernel_now(s: &Set, epfd: c_int, out: &mut Out, max: usize) -> Result<(), i32> {
-    let mut got = [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS];
+fn kernel_now(s: &Set, epfd: c_int, max: usize) -> Result<Reported, i32> {
+    let mut k = Reported::NONE;
     // SAFETY: the array is valid for its length; a zero timeout.
-    let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, got.as_mut_ptr(), max.min(KERNEL_EVENTS), 0, 0, 8) };
+    let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS), 0, 0, 8) };
     s.kernel_at.store(sys::cycles(), Relaxed);
     if r < 0 {
         return Err(-r as i32);
     }
-    hand_on(s, &got[..r as usize], out);
-    Ok(())
+    k.keep(s, r as usize, false);
+    Ok(k)
 }
 
-fn hand_on(s: &Set, got: &[epoll_event], out: &mut Out) {
-    for e in got {
-        if foreign(s, e) && !out.fault {
-            out.put(*e);
-        }
-    }
+/// Reports what the kernel has, for which there is room, and what the rings have.
+fn report_both(s: &Set, k: &Reported, out: &mut Out) {
+    let (before, after) = k.list().split_at(k.before);
+    before.iter().for_each(|e| out.put(*e));
+    out.max -= after.len();
+    ring_now(s, out);
+    out.max += after.len();
+    after.iter().for_each(|e| out.put(*e));
 }
 
 /// What a call of the program's own `epoll_wait` put into its array, less what is ours.
@@ -338,7 +422,7 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
 /// # Safety
 /// As [`wait`]'s.
 unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
-    if s.poller.load(Relaxed) == 0 && s.inherited.load(Relaxed) == 0 && s.attached.load(Relaxed) == 0 || max <= 0 || ev.is_null() {
+    if max <= 0 || ev.is_null() {
         return real();
     }
     let since = signals::runs();
@@ -346,19 +430,20 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
         Some(t) if t > 0 => Some(wait::now().saturating_add(t)),
         _ => None,
     };
-    if s.attached.load(Relaxed) == 0 {
-        // Counted: if a connection is attached meanwhile, those who wait here must hear of it.
-        s.sleepers.fetch_add(1, Relaxed);
-        let r = real();
-        s.sleepers.fetch_sub(1, Relaxed);
-        if r <= 0 {
-            return r;
+    // Counted first: if a connection comes meanwhile, those who wait here must hear of it, and not of our marks.
+    s.sleepers.fetch_add(1, SeqCst);
+    let r = if s.attached.load(SeqCst) == 0 { Some(real()) } else { None };
+    s.sleepers.fetch_sub(1, Relaxed);
+    match r {
+        Some(r) if r <= 0 => return r,
+        Some(r) => {
+            // SAFETY: the kernel has just filled this many.
+            let n = unsafe { filter(s, ev, r as usize) };
+            if n > 0 {
+                return leave(s, n);
+            }
         }
-        // SAFETY: the kernel has just filled this many.
-        let n = unsafe { filter(s, ev, r as usize) };
-        if n > 0 {
-            return leave(s, n);
-        }
+        None => {}
     }
     let max = max as usize;
     loop {
@@ -372,17 +457,19 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
         } else {
             s.turn.fetch_xor(1, Relaxed) & 1 != 0
         };
-        if asked && let Err(e) = kernel_now(s, epfd, &mut out, max.div_ceil(2)) {
-            return real::ret(-e as isize) as c_int;
-        }
-        ring_now(s, &mut out);
-        if out.n == 0 && !asked {
-            asked = true;
-            if let Err(e) = kernel_now(s, epfd, &mut out, max) {
-                return real::ret(-e as isize) as c_int;
+        if asked {
+            match kernel_now(s, epfd, max.div_ceil(2)) {
+                Ok(k) => report_both(s, &k, &mut out),
+                Err(e) => return real::ret(-e as isize) as c_int,
             }
-            if s.first.load(Relaxed) != 0 {
-                ring_now(s, &mut out);
+        } else {
+            ring_now(s, &mut out);
+        }
+        if out.n == 0 && !out.fault && !asked {
+            asked = true;
+            match kernel_now(s, epfd, max) {
+                Ok(k) => report_both(s, &k, &mut out),
+                Err(e) => return real::ret(-e as isize) as c_int,
             }
         }
         debug_assert!(asked || out.n > 0);
@@ -425,12 +512,12 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
         if bounded {
             left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
         }
-        let mut got = [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS];
+        let mut k = Reported::NONE;
         let r = if stirred(s) || s.first.load(Relaxed) != 0 {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
-            unsafe { signals::epoll_pwait(epfd, got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since) }
+            unsafe { signals::epoll_pwait(epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since) }
         };
         s.sleepers.fetch_sub(1, Relaxed);
         disarm(s);
@@ -440,13 +527,11 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
             return real::ret(r) as c_int;
         }
         let mut out = Out { at: ev, max, n: 0, fault: false };
-        hand_on(s, &got[..r as usize], &mut out);
-        if out.n == 0 && !out.fault {
+        k.keep(s, r as usize, true);
+        if k.n == 0 {
             continue;
         }
-        if !out.full() {
-            ring_now(s, &mut out);
-        }
+        report_both(s, &k, &mut out);
         if out.n == 0 {
             leave(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;

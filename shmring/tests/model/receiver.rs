@@ -98,7 +98,7 @@ fn process_dead(c: &Config, w: &World, i: usize) -> bool {
 
 fn available(c: &Config, w: &World) -> Result<u64, ring::Corrupt> {
     let m = w.slot();
-    let p = Producer { tail: AtomicU64::new(u64::from(m.tail)), base: AtomicU64::new(u64::from(m.base)) };
+    let p = Producer { tail: AtomicU64::new(u64::from(m.tail)), base: AtomicU64::new(u64::from(m.base)), ..Producer::default() };
     ring::available(&p, u64::from(w.rx.head), u64::from(c.ring))
 }
 

@@ -1152,6 +1152,26 @@ def number_back():
         drain(b)
         os.close(number)
         os.close(other)
+    # It may be in several sets.
+    t = Set()
+    number = os.dup(b.fileno())
+    s.add(number, IN, "one")
+    t.add(number, IN, "two")
+    other = os.dup(number)
+    os.close(number)
+    os.dup2(other, number)
+    a.send(b"1")
+    settled(b, 1)
+    for each in s, t:
+        say("made again", each.now())
+        each.mod(number, 0)
+        say("changed to nothing", each.now())
+        each.drop(number)
+        say("taken out", each.now())
+        print(refusal(lambda: each.drop(number)))
+    drain(b)
+    os.close(number)
+    os.close(other)
     # It may as well become another connection's.
     number = os.dup(b.fileno())
     s.add(number, OUT, "number")
@@ -1162,6 +1182,75 @@ def number_back():
     c.send(b"2")
     settled(d, 1)
     print("both", sorted(e for _, e in s.now()))
+
+
+def first_wait():
+    """A connection that is in shared memory already comes to a set that had none, and in which a thread waits."""
+    a, b = pair()
+    r, w = os.pipe()
+    s = Set()
+    s.add(r, IN, "pipe")
+    tid, said = [], []
+
+    def work():
+        tid.append(threading.get_native_id())
+        said.append(s.next())
+        said.append(s.next())
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    while not tid:
+        pass
+    wait_asleep(tid[0])
+    s.add(b, IN, "b")
+    # What this tells the sleeper is not for the program.
+    wait_asleep(tid[0])
+    a.send(b"1")
+    worker.join()
+    say("first", said[0])
+    say("second", said[1])
+    os.write(w, b"1")
+    say("both", s.now())
+
+
+def order():
+    """Who had news first is reported first."""
+    pairs = [pair() for _ in range(5)]
+    s = Set()
+    for i, (_, b) in enumerate(pairs):
+        s.add(b, IN, i)
+    for turn in [0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1]:
+        s.now()
+        for i in turn:
+            pairs[i][0].send(b"1")
+        for i in turn:
+            settled(pairs[i][1], 1)
+        print([i for i, _ in s.now()])
+        # What is not read is reported again, in the same order.
+        print([i for i, _ in s.now()])
+        for _, b in pairs:
+            drain(b)
+
+
+def order_kept():
+    """Connections that go over to shared memory, one before the other, keep their order."""
+    pairs = [pair(warm=False) for _ in range(6)]
+    s = Set()
+    for i, ends in enumerate(pairs):
+        for j, end in enumerate(ends):
+            s.add(end, IN, (i, j))
+        ends[0].send(b"1")
+    for _ in range(24):
+        for (i, j), e in s.next():
+            end = pairs[i][j]
+            print(i, j, end="; ")
+            if e & IN:
+                end.recv(1)
+                s.mod(end, OUT)
+            else:
+                end.send(b"1")
+                s.mod(end, IN)
+        print()
 
 
 def idle():

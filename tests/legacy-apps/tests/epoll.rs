@@ -64,5 +64,8 @@ scenarios! {
     owed_changes: 0,
     unseen: 0,
     number_back: 4,
+    first_wait: 2,
+    order: 10,
+    order_kept: 12,
     idle: 6,
 }
