@@ -279,7 +279,8 @@ pub fn disabled() -> bool {
 
 /// Whether calls that do not pass here may use any descriptor.
 pub fn is_bypassed() -> bool {
-    header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Namespace as u32)
+    let why = header().map_or(0, |h| h.disabled.load(Relaxed));
+    [Reason::Namespace, Reason::IoUring, Reason::Raw].iter().any(|&r| r as u32 == why)
 }
 
 /// Counts a channel.

@@ -105,6 +105,28 @@ pub fn set(fd: i32, kind: Kind) {
     }
 }
 
+/// What kind of file a descriptor is open on: `S_IFMT` of its mode.
+pub fn file_type(fd: i32) -> Option<u32> {
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut st: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: writes one stat.
+    let r = unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) };
+    (r == 0).then_some(st.st_mode & libc::S_IFMT)
+}
+
+/// The NUL-terminated path of what `/proc` has about a descriptor, which is not negative.
+pub fn proc_path(dir: &[u8], fd: i32) -> [u8; 40] {
+    let mut path = [0; 40];
+    path[..dir.len()].copy_from_slice(dir);
+    let digits = fd.checked_ilog10().unwrap_or(0) as usize;
+    let mut v = fd;
+    for b in path[dir.len()..=dir.len() + digits].iter_mut().rev() {
+        *b = b'0' + (v % 10) as u8;
+        v /= 10;
+    }
+    path
+}
+
 static HIGH: AtomicU32 = AtomicU32::new(0);
 
 /// One more than the highest number that was ever tracked.

@@ -8,6 +8,7 @@
 //! epoll, poll    readiness for the program's own waits
 //! attach         how a connection gets its slot in a channel
 //! lifecycle      descriptors and processes coming and going
+//! bypass         programs that use descriptors without libc
 //! ```
 //! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static
 //! atomics; what other processes share is reached through `channel` and `family` only.
@@ -16,6 +17,7 @@
 
 mod attach;
 mod buffers;
+mod bypass;
 mod channel;
 mod config;
 mod epoll;

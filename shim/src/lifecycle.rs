@@ -585,14 +585,3 @@ pub fn seccomp() {
     // What stayed on the ring could not be read without calls that the program does not make itself.
     io::retire_all(Reason::Seccomp, io::Unread::Rewind, |_| true);
 }
-
-/// From now on any descriptor may be used by calls that do not pass here.
-pub fn bypassed(why: Reason) {
-    if config::enabled() && family::ensure() {
-        family::disable(why);
-        epoll::hand_all_over();
-        for fd in (0..fds::high()).filter(|&fd| io::tracked(fd)) {
-            io::retire(fd, why);
-        }
-    }
-}

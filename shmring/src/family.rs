@@ -133,7 +133,7 @@ reasons! {
     Version = 20, "peer-version", "the peer runs another version of culvert";
     NoRegistry = 21, "no-registry", "the registry could not be opened (no /dev/shm?)";
     Down = 22, "returned", "it was accelerated and went back to the kernel";
-    IoUring = 23, "io_uring", "an io_uring uses it";
+    IoUring = 23, "io_uring", "the program has an io_uring, which could use any descriptor";
     Pending = 24, "pending", "waiting for the peer to take part";
     Mptcp = 25, "not-tcp", "not a plain TCP socket";
     Dead = 26, "peer-gone", "the peer closed or died";
@@ -141,6 +141,7 @@ reasons! {
     UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";
     Shut = 29, "shut-down", "it was shut down for reading or writing before it could be accelerated";
     Namespace = 30, "namespace", "the program has libraries in a namespace of their own (dlmopen), which do not call culvert";
+    Raw = 31, "raw-calls", "the program has an epoll set that libc did not make: it makes system calls of its own";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

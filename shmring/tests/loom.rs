@@ -32,7 +32,7 @@ impl Ring {
     fn new(size: u64, start: u64) -> Ring {
         Ring {
             geo: Geometry { size, home: 1 },
-            p: Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start) },
+            p: Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() },
             c: Consumer { head: AtomicU64::new(start) },
             mem: (0..size).map(|_| UnsafeCell::new(0)).collect(),
         }

@@ -23,7 +23,7 @@ use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use crate::channel::{self, Chan};
 use crate::family::{self, Ep};
 use crate::lock::{Held, Lock};
-use crate::{config, fds, lifeline, rx, signals, wait};
+use crate::{bypass, config, fds, lifeline, rx, signals, wait};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 use rendezvous::Tuple;
@@ -185,6 +185,7 @@ fn step(ep: Ep, fd: i32) -> bool {
         }
     }
     held.release();
+    bypass::settle();
     ep.state() == State::Attached
 }
 
@@ -232,7 +233,7 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
-            if !crate::epoll::may_attach(ep) {
+            if !crate::epoll::may_attach(ep) || bypass::suspected() {
                 return;
             }
             if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
@@ -270,6 +271,7 @@ fn acceptor(ep: Ep, fd: i32) {
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
             && crate::epoll::may_attach(ep)
+            && !bypass::suspected()
         {
             attach(ep, chan, offered - 1);
         }

@@ -5,24 +5,7 @@ use shmring::{sys, syscall};
 
 /// Whether the kernel has disabled a oneshot registration: its event mask in fdinfo is then bare.
 pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
-    let mut path = [0u8; 40];
-    let mut n = 0;
-    for b in b"/proc/self/fdinfo/" {
-        path[n] = *b;
-        n += 1;
-    }
-    let mut digits = [0u8; 10];
-    let mut d = 0;
-    let mut v = epfd as u32;
-    while d == 0 || v > 0 {
-        digits[d] = b'0' + (v % 10) as u8;
-        v /= 10;
-        d += 1;
-    }
-    for k in (0..d).rev() {
-        path[n] = digits[k];
-        n += 1;
-    }
+    let path = crate::fds::proc_path(b"/proc/self/fdinfo/", epfd);
     // SAFETY: a NUL-terminated path.
     let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
     if f < 0 {

@@ -19,7 +19,7 @@ pub use wait::wait;
 use crate::channel::Chan;
 use crate::family::Ep;
 use crate::fds::{self, Kind};
-use crate::real;
+use crate::{bypass, real};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use libc::{c_int, epoll_event};
@@ -70,22 +70,22 @@ pub fn created(fd: c_int) {
     let fresh = TABLE.iter().position(|s| take(s, 0));
     // One that was left to other processes, which are gone.
     let set = fresh.or_else(|| TABLE.iter().position(|s| s.used.load(Relaxed) == LEFT && !s.shared() && take(s, LEFT)));
-    if let Some(i) = set {
-        let s = &TABLE[i];
-        if !s.ensure() {
-            return s.used.store(0, Release);
-        }
-        if fresh.is_none() {
-            s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
-        }
-        s.refs.store(1, Relaxed);
-        s.forgive();
-        let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
-        for w in all.into_iter().chain([&s.common().nested]) {
-            w.store(0, Relaxed);
-        }
-        fds::set(fd, Kind::Epoll(i));
+    let Some(i) = set else { return bypass::lose_track() };
+    let s = &TABLE[i];
+    if !s.ensure() {
+        s.used.store(0, Release);
+        return bypass::lose_track();
     }
+    if fresh.is_none() {
+        s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
+    }
+    s.refs.store(1, Relaxed);
+    s.forgive();
+    let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
+    for w in all.into_iter().chain([&s.common().nested]) {
+        w.store(0, Relaxed);
+    }
+    fds::set(fd, Kind::Epoll(i));
 }
 
 /// `epoll_create1`.

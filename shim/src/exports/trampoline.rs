@@ -1,7 +1,7 @@
 //! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
-use crate::{config, io, lifecycle, real};
+use crate::{bypass, config, io, lifecycle, real};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -181,7 +181,7 @@ extern "C" fn before_dlopen() -> Loader {
 extern "C" fn before_dlmopen(namespace: libc::Lmid_t) -> Loader {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
     if namespace != libc::LM_ID_BASE {
-        lifecycle::bypassed(Reason::Namespace);
+        bypass::by(Reason::Namespace);
     }
     loader(target(&SLOT, c"dlmopen"))
 }
