@@ -160,10 +160,9 @@ pub struct Producer {
     pub tail: AtomicU64,
     /// Ring position that lies at offset [`home_offset`]; changes only while the ring is empty.
     pub base: AtomicU64,
-    /// When the other side's pollers were last told of something, in cycles of the time-stamp counter.
+    /// When the other side's pollers were told of the first news that they have not taken yet, in cycles of the
+    /// time-stamp counter.
     pub told: AtomicU64,
-    /// The same, of the last time that one of them knew of nothing yet.
-    pub first: AtomicU64,
 }
 
 /// Written by a ring's receiver whenever it consumes.

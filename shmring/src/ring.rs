@@ -131,15 +131,6 @@ pub struct Stamp<'a> {
     pub now: fn() -> u64,
 }
 
-impl Stamp<'_> {
-    /// When the news came that a poller has taken, which had looked for some at `looked`. A claim of the peer's.
-    pub fn read(producer: &Producer, looked: u64) -> u64 {
-        let first = producer.first.load(Ordering::Relaxed);
-        // The bit was seen before its time was, or is another poller's: then the latest news are the best guess.
-        if first > looked { first } else { producer.told.load(Ordering::Relaxed) }
-    }
-}
-
 /// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
@@ -151,17 +142,19 @@ pub fn notify(side: &Side, queues: &[Queue], slot: usize, stamp: Stamp, mut wake
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
         let mut m = mask;
-        let mut now = 0;
-        if m != 0 {
-            now = (stamp.now)();
-            stamp.producer.told.store(now, Ordering::Relaxed);
+        let before = stamp.producer.told.load(Ordering::Relaxed);
+        if m != 0 && done == 0 {
+            stamp.producer.told.store((stamp.now)(), Ordering::Relaxed);
         }
+        let mut known = m != 0;
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
-            if queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot == 0 {
-                stamp.producer.first.store(now, Ordering::Relaxed);
-            }
+            known &= queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot != 0;
+        }
+        if known && done == 0 {
+            // Not the first. This way round the line is left alone once the other side knows, nearly always.
+            stamp.producer.told.store(before, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
         let mut m = mask;

@@ -92,8 +92,6 @@ pub(super) struct Set {
     pub last: AtomicU32,
     pub turns: AtomicU64,
     pub kernel_at: AtomicU64,
-    /// When news from the rings were last taken, in cycles.
-    pub looked_at: AtomicU64,
     pub turn: AtomicU32,
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
@@ -134,7 +132,6 @@ pub(super) static TABLE: [Set; SETS] = [const {
         last: AtomicU32::new(0),
         turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
-        looked_at: AtomicU64::new(0),
         turn: AtomicU32::new(0),
         waiters: AtomicU32::new(0),
         owing: AtomicU32::new(0),

@@ -12,7 +12,6 @@ use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use libc::{c_int, epoll_event, sigset_t};
 use shmring::switch::TxPhase;
-use shmring::ring::Stamp;
 use shmring::{ring, sys, syscall};
 
 /// The kernel's part of a busy set is looked at no less often than this.
@@ -91,7 +90,6 @@ fn demultiplex(s: &Set) {
         }
     }
     let Some(p) = s.poller() else { return };
-    let looked = s.looked_at.load(Relaxed);
     let mut news = None;
     for c in channel::own() {
         let mut bits = ring::take_ready(&c.queues(c.role())[p]);
@@ -103,11 +101,10 @@ fn demultiplex(s: &Set) {
             if news.full() {
                 news.each(|ep| told(s, ep));
             }
-            news.add(Stamp::read(&c.slot(slot).producer[c.role().rx()], looked), ep);
+            news.add(c.slot(slot).producer[c.role().rx()].told.load(Relaxed), ep);
         }
     }
     if let Some(mut news) = news {
-        s.looked_at.store(sys::cycles(), Relaxed);
         news.each(|ep| told(s, ep));
     }
 }
