@@ -9,7 +9,7 @@ use crate::fds::{self, Kind};
 use crate::{attach, config, epoll, family, io};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use libc::dirent64;
 use shmring::family::Reason;
 use shmring::{sys, syscall};
@@ -33,6 +33,9 @@ pub fn lose_track() {
 static LOST: AtomicBool = AtomicBool::new(false);
 /// The [`Reason`] found and not yet acted upon; 0 = none.
 static FOUND: AtomicU32 = AtomicU32::new(0);
+/// The descriptor that the last search stopped at, and how many have in a row. Guarded by the lock of `attach`.
+static STOPPED_AT: AtomicI32 = AtomicI32::new(-1);
+static TIMES: AtomicU32 = AtomicU32::new(0);
 /// When to search again, in cycles.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -41,15 +44,23 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// for as long as the rest.
 pub fn suspected() -> bool {
     const REST: u64 = 50;
+    /// A set that another thread is making or closing through libc looks the same, for less than a microsecond.
+    const SURE: u32 = 8;
+    if LOST.load(Relaxed) {
+        return false;
+    }
     let start = sys::cycles();
-    if FOUND.load(Relaxed) == 0 && start >= NEXT.load(Relaxed) && !LOST.load(Relaxed) {
-        if let Some(why) = search() {
+    if FOUND.load(Relaxed) == 0 && start >= NEXT.load(Relaxed) {
+        let (at, why) = search().unwrap_or((-1, Reason::None));
+        let times = if at == STOPPED_AT.swap(at, Relaxed) { TIMES.load(Relaxed) + 1 } else { 1 };
+        TIMES.store(times, Relaxed);
+        if at >= 0 && times >= SURE {
             FOUND.store(why as u32, Relaxed);
         }
         let end = sys::cycles();
         NEXT.store(end + REST * end.saturating_sub(start), Relaxed);
     }
-    FOUND.load(Relaxed) != 0
+    STOPPED_AT.load(Relaxed) >= 0
 }
 
 /// Acts upon what was found.
@@ -63,7 +74,7 @@ pub fn settle() {
 }
 
 /// Looks at every descriptor of this process. Without /proc at those with low numbers.
-fn search() -> Option<Reason> {
+fn search() -> Option<(i32, Reason)> {
     const BLIND: i32 = 1024;
     let how = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a NUL-terminated path.
@@ -102,15 +113,15 @@ fn numbers(entries: &[u8]) -> impl Iterator<Item = i32> {
 }
 
 /// Whether a descriptor says that the program makes calls of its own.
-fn judge(fd: i32) -> Option<Reason> {
+fn judge(fd: i32) -> Option<(i32, Reason)> {
     if fds::get(fd) != Kind::Other {
         return None;
     }
     // Of a set that does not watch our mailbox this removes nothing; what is no set refuses it (do_epoll_ctl).
     // SAFETY: no memory is touched.
     match unsafe { syscall!(libc::SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0) } as i32 {
-        e if e == -libc::ENOENT => Some(Reason::Raw),
-        e if e == -libc::EINVAL && is_uring(fd) => Some(Reason::IoUring),
+        e if e == -libc::ENOENT => Some((fd, Reason::Raw)),
+        e if e == -libc::EINVAL && is_uring(fd) => Some((fd, Reason::IoUring)),
         _ => None,
     }
 }
