@@ -5,8 +5,9 @@
 //! never wake them. Before a connection is attached the process is therefore searched for such a set. One that was
 //! made before culvert could see it, inherited or received, looks the same and counts as well.
 
+use crate::family::Ep;
 use crate::fds::{self, Kind};
-use crate::{attach, config, epoll, family, io};
+use crate::{config, epoll, family, io, wait};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
@@ -31,71 +32,100 @@ pub fn lose_track() {
 }
 
 static LOST: AtomicBool = AtomicBool::new(false);
-/// The [`Reason`] found and not yet acted upon; 0 = none.
+/// Why this process attaches nothing any more ([`Reason`]); 0 = it does.
 static FOUND: AtomicU32 = AtomicU32::new(0);
-/// The descriptor that the last search stopped at, and how many have in a row. Guarded by the lock of `attach`.
-static STOPPED_AT: AtomicI32 = AtomicI32::new(-1);
-static TIMES: AtomicU32 = AtomicU32::new(0);
-/// When to search again, in cycles.
-static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Whether no connection should be attached now, because something was found: to be followed by [`settle`], without
-/// locks. A process with many descriptors spends a small part of its time at most on being searched, and may be believed
-/// for as long as the rest.
-pub fn suspected() -> bool {
+// The search. Guarded by the lock of `attach`.
+/// The descriptor at which it goes on; [`DONE`]: nothing was found.
+static AT: AtomicI32 = AtomicI32::new(0);
+/// How often in a row it has stopped at that descriptor.
+static STOPS: AtomicU32 = AtomicU32::new(0);
+/// What it has cost, in cycles, and when the next one begins.
+static COST: AtomicU64 = AtomicU64::new(0);
+static NEXT: AtomicU64 = AtomicU64::new(0);
+const DONE: i32 = -1;
+
+/// Whether `ep` should not be attached now: something was found, or the search has not ended. Each call makes a small part
+/// of it. The process spends a small part of its time at most on being searched, and is believed for as long as the rest.
+pub fn suspected(ep: Ep) -> bool {
     const REST: u64 = 50;
     /// A set that another thread is making or closing through libc looks the same, for less than a microsecond.
     const SURE: u32 = 8;
+    const STOP_US: u64 = 1000;
     if LOST.load(Relaxed) {
         return false;
     }
+    if let Some(why) = Reason::from_u32(FOUND.load(Relaxed)).filter(|&why| why != Reason::None) {
+        ep.because(why);
+        return true;
+    }
     let start = sys::cycles();
-    if FOUND.load(Relaxed) == 0 && start >= NEXT.load(Relaxed) {
-        let (at, why) = search().unwrap_or((-1, Reason::None));
-        let times = if at == STOPPED_AT.swap(at, Relaxed) { TIMES.load(Relaxed) + 1 } else { 1 };
-        TIMES.store(times, Relaxed);
-        if at >= 0 && times >= SURE {
-            FOUND.store(why as u32, Relaxed);
+    if AT.load(Relaxed) == DONE {
+        if start < NEXT.load(Relaxed) {
+            return false;
         }
-        let end = sys::cycles();
-        NEXT.store(end + REST * end.saturating_sub(start), Relaxed);
+        AT.store(0, Relaxed);
+        COST.store(0, Relaxed);
+    } else if STOPS.load(Relaxed) != 0 && start < NEXT.load(Relaxed) {
+        return true;
     }
-    STOPPED_AT.load(Relaxed) >= 0
-}
-
-/// Acts upon what was found.
-pub fn settle() {
-    if FOUND.load(Relaxed) != 0
-        && let Some(why) = Reason::from_u32(FOUND.swap(0, Relaxed))
-    {
+    let from = AT.load(Relaxed);
+    let (at, why) = search(from);
+    let end = sys::cycles();
+    let cost = COST.load(Relaxed) + end.saturating_sub(start);
+    COST.store(cost, Relaxed);
+    AT.store(at, Relaxed);
+    let stops = match why {
+        None => 0,
+        Some(_) if at == from => STOPS.load(Relaxed) + 1,
+        Some(_) => 1,
+    };
+    STOPS.store(stops, Relaxed);
+    if at == DONE {
+        NEXT.store(end + REST * cost, Relaxed);
+    } else if why.is_some() {
+        NEXT.store(end + STOP_US * wait::cycles_per_us(), Relaxed);
+    }
+    if let Some(why) = why.filter(|_| stops >= SURE) {
         crate::log!(Info, "{}; its connections stay on the kernel", why.text());
-        by(why);
+        FOUND.store(why as u32, Relaxed);
+        family::disable_alone(why);
     }
+    at != DONE
 }
 
-/// Looks at every descriptor of this process. Without /proc at those with low numbers.
-fn search() -> Option<(i32, Reason)> {
-    const BLIND: i32 = 1024;
+/// Looks at some descriptors of this process. Returns where to go on, and why not if it must be the same place.
+fn search(from: i32) -> (i32, Option<Reason>) {
     let how = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a NUL-terminated path.
     let dir = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/fd".as_ptr(), how) } as i32;
     if dir < 0 {
-        return (0..BLIND).find_map(judge);
+        // Without /proc nobody can tell.
+        return (DONE, None);
     }
+    let mut buf = [0u64; 512];
+    // Behind "." and ".." the position is the number (proc_readfd_common, fs/proc/fd.c).
+    // SAFETY: reads into a local, aligned as the entries are.
+    let n = unsafe {
+        syscall!(libc::SYS_lseek, dir, if from > 0 { from as i64 + 2 } else { 0 }, libc::SEEK_SET);
+        syscall!(libc::SYS_getdents64, dir, buf.as_mut_ptr(), size_of_val(&buf))
+    };
+    // SAFETY: the kernel has filled this many bytes of it.
+    let entries = unsafe { core::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n.max(0) as usize) };
+    let mut next = DONE;
     let mut found = None;
-    let mut buf = [0u64; 256];
-    while found.is_none() {
-        // SAFETY: reads into a local, aligned as the entries are.
-        let n = unsafe { syscall!(libc::SYS_getdents64, dir, buf.as_mut_ptr(), size_of_val(&buf)) };
-        if n <= 0 {
+    for fd in numbers(entries).filter(|&fd| fd != dir) {
+        next = fd + 1;
+        found = judge(fd);
+        if found.is_some() {
+            next = fd;
             break;
         }
-        // SAFETY: the kernel has filled this many bytes of it.
-        let entries = unsafe { core::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n as usize) };
-        found = numbers(entries).filter(|&fd| fd != dir).find_map(judge);
     }
     sys::close(dir);
-    found
+    // There was room for more.
+    let ended = entries.len() + size_of::<dirent64>() <= size_of_val(&buf);
+    (if ended && found.is_none() { DONE } else { next }, found)
 }
 
 /// The names of directory entries (getdents64(2)) that are numbers.
@@ -106,35 +136,27 @@ fn numbers(entries: &[u8]) -> impl Iterator<Item = i32> {
         let len = u16::from_ne_bytes(*len) as usize;
         let (entry, behind) = (len > 0).then(|| rest.split_at_checked(len))??;
         rest = behind;
-        let name = entry.get(offset_of!(dirent64, d_name)..)?;
+        entry.get(offset_of!(dirent64, d_name)..)
+    })
+    .filter(|name| name.first().is_some_and(u8::is_ascii_digit))
+    .map(|name| {
         let digits = name.iter().take_while(|b| b.is_ascii_digit());
-        Some(digits.fold(0i32, |n, b| n.wrapping_mul(10).wrapping_add(i32::from(b - b'0'))))
+        digits.fold(0i32, |n, b| n.wrapping_mul(10).wrapping_add(i32::from(b - b'0')))
     })
 }
 
-/// Whether a descriptor says that the program makes calls of its own.
-fn judge(fd: i32) -> Option<(i32, Reason)> {
+/// Whether a descriptor says that the program makes calls of its own. Its file system is not asked: that may take for ever.
+fn judge(fd: i32) -> Option<Reason> {
     if fds::get(fd) != Kind::Other {
         return None;
     }
-    // Of a set that does not watch our mailbox this removes nothing; what is no set refuses it (do_epoll_ctl).
-    // SAFETY: no memory is touched.
-    match unsafe { syscall!(libc::SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0) } as i32 {
-        e if e == -libc::ENOENT => Some((fd, Reason::Raw)),
-        e if e == -libc::EINVAL && is_uring(fd) => Some((fd, Reason::IoUring)),
-        _ => None,
-    }
-}
-
-fn is_uring(fd: i32) -> bool {
-    const NAME: &[u8] = b"anon_inode:[io_uring]";
-    // Its inode is of no type (anon_inode_getfile).
-    if fds::file_type(fd) != Some(0) {
-        return false;
-    }
-    let mut target = [0u8; NAME.len() + 1];
+    let mut target = [0u8; 32];
     let path = fds::proc_path(b"/proc/self/fd/", fd);
     // SAFETY: a NUL-terminated path, and a buffer of the given length.
     let n = unsafe { syscall!(libc::SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), target.as_mut_ptr(), target.len()) };
-    target.get(..n.max(0) as usize) == Some(NAME)
+    match target.get(..n.max(0) as usize)? {
+        b"anon_inode:[eventpoll]" => Some(Reason::Raw),
+        b"anon_inode:[io_uring]" => Some(Reason::IoUring),
+        _ => None,
+    }
 }

@@ -4,7 +4,7 @@ use crate::family::Ep;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
+use shmring::layout::{self, Offer, Producer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::{Geometry, Sleeper, Stamp};
 use shmring::{ring, sys, syscall};
 
@@ -257,9 +257,10 @@ impl Chan {
     pub fn tell_own(&self, slot: usize) {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
-            let (role, h) = (self.role(), self.slot(slot));
-            let stamp = Stamp { producer: &h.producer[role.tx()], now: sys::cycles };
-            ring::notify(&h.side[role as usize], self.queues(role), slot, stamp, |sleeper| match sleeper {
+            let role = self.role();
+            // The time of our own news is for the peer's pollers.
+            let stamp = Stamp { producer: &Producer::default(), now: sys::cycles };
+            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, stamp, |sleeper| match sleeper {
                 Sleeper::Bell(p) => crate::wait::ring_own(p),
                 Sleeper::Word(w) => crate::sleep::wake(w),
             });

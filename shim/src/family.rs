@@ -262,8 +262,13 @@ static FILTERED: AtomicBool = AtomicBool::new(false);
 /// Notes the filter. The rest of the family, such as the server whose sandboxed child this is, goes on.
 pub fn filtered() {
     FILTERED.store(true, Relaxed);
+    disable_alone(Reason::Seccomp);
+}
+
+/// Notes why this process attaches nothing any more, which its parent and its siblings may.
+pub fn disable_alone(why: Reason) {
     if header().is_some_and(|h| h.pid == sys::getpid()) {
-        disable(Reason::Seccomp);
+        disable(why);
     }
 }
 
@@ -279,8 +284,7 @@ pub fn disabled() -> bool {
 
 /// Whether calls that do not pass here may use any descriptor.
 pub fn is_bypassed() -> bool {
-    let why = header().map_or(0, |h| h.disabled.load(Relaxed));
-    [Reason::Namespace, Reason::IoUring, Reason::Raw].iter().any(|&r| r as u32 == why)
+    header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Namespace as u32)
 }
 
 /// Counts a channel.

@@ -105,15 +105,6 @@ pub fn set(fd: i32, kind: Kind) {
     }
 }
 
-/// What kind of file a descriptor is open on: `S_IFMT` of its mode.
-pub fn file_type(fd: i32) -> Option<u32> {
-    // SAFETY: all-zero bytes are a valid stat.
-    let mut st: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: writes one stat.
-    let r = unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) };
-    (r == 0).then_some(st.st_mode & libc::S_IFMT)
-}
-
 /// The NUL-terminated path of what `/proc` has about a descriptor, which is not negative.
 pub fn proc_path(dir: &[u8], fd: i32) -> [u8; 40] {
     let mut path = [0; 40];

@@ -204,14 +204,14 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
         };
         rx::make_ready(ep, chan);
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
-        let sent = if !off.is_null() || fds::file_type(inp) == Some(libc::S_IFREG) {
+        let sent = if !off.is_null() || regular(inp) {
             // SAFETY: the caller's obligation; no lock is held here.
             unsafe { tx::sendfile(ep, chan, out, inp, off, n, since) }
         } else {
             Sent::Done(-libc::ESPIPE as isize)
         };
         match sent {
-            Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && fds::file_type(inp) != Some(libc::S_IFREG) => {
+            Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
                 return real();
             }
@@ -223,6 +223,14 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
             },
         }
     }
+}
+
+fn regular(fd: c_int) -> bool {
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut st: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: writes one stat.
+    let r = unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) };
+    r == 0 && st.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 /// Waits until a pending rewind has been served, so that what goes natively goes behind it.

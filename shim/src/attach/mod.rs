@@ -185,7 +185,6 @@ fn step(ep: Ep, fd: i32) -> bool {
         }
     }
     held.release();
-    bypass::settle();
     ep.state() == State::Attached
 }
 
@@ -233,7 +232,7 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
-            if !crate::epoll::may_attach(ep) || bypass::suspected() {
+            if !crate::epoll::may_attach(ep) || bypass::suspected(ep) {
                 return;
             }
             if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
@@ -271,7 +270,7 @@ fn acceptor(ep: Ep, fd: i32) {
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
             && crate::epoll::may_attach(ep)
-            && !bypass::suspected()
+            && !bypass::suspected(ep)
         {
             attach(ep, chan, offered - 1);
         }

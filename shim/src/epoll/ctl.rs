@@ -2,7 +2,7 @@
 
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable};
-use super::wait::{knock, stay_armed};
+use super::wait::{knock, note_edge, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
 use crate::family::Ep;
@@ -351,7 +351,9 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         let why = if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
         if !attached {
             attach::give_up(ep, why);
-        } else if !to_kernel(ep) {
+        }
+        // Another thread may have attached it meanwhile.
+        if ep.state() == State::Attached && !to_kernel(ep) {
             io::reset(fd, why);
         }
         return native();
@@ -580,6 +582,11 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
     {
         wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
     }
+    // News that came while it had no place.
+    note_edge(ep, new, false);
     s.push(to);
+    if s.sleepers.load(SeqCst) > 0 {
+        knock(s);
+    }
     true
 }

@@ -170,7 +170,7 @@ fn written(ep: Ep, chan: &channel::Chan) -> u64 {
 /// for space (ep_poll_callback looks at the kind of news); nothing else is.
 ///
 /// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
-fn note_edge(ep: Ep, w: &Watch, told: bool) {
+pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
@@ -347,14 +347,21 @@ impl Reported {
 
 /// Looks at the kernel's part without waiting, for at most `max` events.
 fn kernel_now(s: &Set, epfd: c_int, max: usize) -> Result<Reported, i32> {
+    let max = max.min(KERNEL_EVENTS);
     let mut k = Reported::NONE;
-    // SAFETY: the array is valid for its length; a zero timeout.
-    let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS), 0, 0, 8) };
-    s.kernel_at.store(sys::cycles(), Relaxed);
-    if r < 0 {
-        return Err(-r as i32);
+    // As long as it is full of our own: they are edge-triggered, but more may come.
+    for _ in 0..64 {
+        // SAFETY: the array is valid for its length; a zero timeout.
+        let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, k.got.as_mut_ptr(), max, 0, 0, 8) };
+        s.kernel_at.store(sys::cycles(), Relaxed);
+        if r < 0 {
+            return Err(-r as i32);
+        }
+        k.keep(s, r as usize, false);
+        if k.n > 0 || (r as usize) < max {
+            break;
+        }
     }
-    k.keep(s, r as usize, false);
     Ok(k)
 }
 

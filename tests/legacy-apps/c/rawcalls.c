@@ -19,7 +19,7 @@ static long raw(long n, long a, long b, long c, long d, long e, long f)
 /* Enough for culvert to be sure. */
 static void exchanges(int s, int first)
 {
-	for (int i = 0; i < 10; i++) exchange(s, first);
+	for (int i = 0; i < 40; i++) exchange(s, first);
 }
 
 static void one_more(int s)

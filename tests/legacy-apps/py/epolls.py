@@ -1253,6 +1253,25 @@ def order_kept():
         print()
 
 
+def hidden():
+    """Who asks for a few events, and does not wait, is not shown less because of what is not for the program."""
+    for how in "asked for nothing", "taken out":
+        for n in 1, 2, 3, 4, 64:
+            a, b = pair()
+            r, w = os.pipe()
+            s = Set()
+            s.add(b, 0 if how == "asked for nothing" else IN, "b")
+            s.add(r, IN, "pipe")
+            s.now()
+            s.now()
+            if how == "taken out":
+                s.drop(b)
+            a.shutdown(socket.SHUT_WR)
+            os.write(w, b"1")
+            for _ in range(3):
+                say(f"{how}, {n}", s.now(n))
+
+
 def idle():
     """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
     a, b = pair()

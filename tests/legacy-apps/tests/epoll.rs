@@ -65,6 +65,7 @@ scenarios! {
     unseen: 0,
     number_back: 4,
     first_wait: 2,
+    hidden: 20,
     order: 10,
     order_kept: 12,
     idle: 6,
