@@ -10,7 +10,7 @@ use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT, REFUSED};
-use shmring::switch::{self, Leave, RxPhase};
+use shmring::switch::{self, Leave, RxPhase, TxPhase};
 use shmring::syscall;
 
 /// May this descriptor be an endpoint of ours? One load.
@@ -73,6 +73,13 @@ fn noted(ep: Ep, life: u32, real: &mut impl FnMut() -> isize) -> isize {
         ep.note_error(real::errno());
     }
     r
+}
+
+/// Runs a native call that sends, once the ring has none of it any more; `None`: it is to be looked at again.
+#[inline]
+fn lifeline_send(ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+    let down = || ep.tx_phase.load(Relaxed) == TxPhase::Down as u32;
+    counted(ep, &ep.tx_word, UP, real).or_else(|| down().then(|| noted(ep, ep.life(), real)))
 }
 
 /// Receives into `iov`. `real` does the same with libc's own function. libc's convention.
@@ -175,9 +182,8 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         // SAFETY: the caller's obligation; no lock is held here.
         match unsafe { tx::send(ep, chan, fd, iov, n, flags, since) } {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
+            Sent::Native => match lifeline_send(ep, &mut real) {
                 Some(r) => return r,
-                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return noted(ep, ep.life(), &mut real),
                 None => continue,
             },
         }
@@ -216,9 +222,8 @@ pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut re
                 return real();
             }
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match counted(ep, &ep.tx_word, UP, &mut real) {
+            Sent::Native => match lifeline_send(ep, &mut real) {
                 Some(r) => return r,
-                None if ep.tx_phase.load(Relaxed) == shmring::switch::TxPhase::Down as u32 => return noted(ep, ep.life(), &mut real),
                 None => continue,
             },
         }

@@ -142,17 +142,18 @@ pub fn notify(side: &Side, queues: &[Queue], slot: usize, stamp: Stamp, mut wake
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
         let mut m = mask;
+        let first = m != 0 && done == 0;
         let before = stamp.producer.told.load(Ordering::Relaxed);
-        if m != 0 && done == 0 {
+        if first {
             stamp.producer.told.store((stamp.now)(), Ordering::Relaxed);
         }
-        let mut known = m != 0;
+        let mut known = first;
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
             known &= queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot != 0;
         }
-        if known && done == 0 {
+        if known {
             // Not the first. This way round the line is left alone once the other side knows, nearly always.
             stamp.producer.told.store(before, Ordering::Relaxed);
         }

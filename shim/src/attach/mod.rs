@@ -23,7 +23,7 @@ use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use crate::channel::{self, Chan};
 use crate::family::{self, Ep};
 use crate::lock::{Held, Lock};
-use crate::{bypass, config, fds, lifeline, rx, signals, wait};
+use crate::{bypass, config, epoll, fds, lifeline, rx, signals, wait};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 use rendezvous::Tuple;
@@ -188,6 +188,11 @@ fn step(ep: Ep, fd: i32) -> bool {
     ep.state() == State::Attached
 }
 
+/// Whether the program's sets let it be attached now, those of libc and those that it might have made itself.
+fn allowed(ep: Ep) -> bool {
+    epoll::may_attach(ep) && !bypass::suspected(ep)
+}
+
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
     // Published again now and then: another entry may have taken the place.
@@ -232,7 +237,7 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
-            if !crate::epoll::may_attach(ep) || bypass::suspected(ep) {
+            if !allowed(ep) {
                 return;
             }
             if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
@@ -269,8 +274,7 @@ fn acceptor(ep: Ep, fd: i32) {
         // SAFETY: set together with `offered`, to an entry of the static table.
         if let Some(chan) = unsafe { chan.as_ref() }
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
-            && crate::epoll::may_attach(ep)
-            && !bypass::suspected(ep)
+            && allowed(ep)
         {
             attach(ep, chan, offered - 1);
         }
@@ -449,7 +453,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     }
     l.offered.store(0, Relaxed);
     crate::log!(Debug, "endpoint {}: attached to channel {:x} slot {slot} as {:?}", ep.index(), chan.id.load(Relaxed), chan.role());
-    crate::epoll::attached(ep, chan, slot);
+    epoll::attached(ep, chan, slot);
     rx::make_ready(ep, chan);
 }
 

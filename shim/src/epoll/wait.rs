@@ -327,26 +327,31 @@ impl Reported {
     /// Serves what is ours, and keeps the rest. The doorbell's place tells when the rings' news came; where it was not to
     /// be rung nothing does, and they are taken to be the elder.
     fn keep(&mut self, s: &Set, n: usize, slept: bool) {
-        let mut rung = None;
-        for i in 0..n {
-            let e = self.got[i];
-            if foreign(s, &e) {
-                self.got[self.n] = e;
-                self.n += 1;
-            } else {
-                rung.get_or_insert(self.n);
-            }
-        }
-        self.before = rung.unwrap_or(if slept { self.n } else { 0 });
-    }
-
-    fn list(&self) -> &[epoll_event] {
-        &self.got[..self.n]
+        let (kept, rung) = sift(s, &mut self.got[..n]);
+        self.n = kept;
+        self.before = rung.unwrap_or(if slept { kept } else { 0 });
     }
 }
 
-/// Looks at the kernel's part without waiting, for at most `max` events.
-fn kernel_now(s: &Set, epfd: c_int, max: usize) -> Result<Reported, i32> {
+/// Serves what is ours of the kernel's events, and moves the rest to the front: how many they are, and where among them
+/// the first of ours was.
+fn sift(s: &Set, events: &mut [epoll_event]) -> (usize, Option<usize>) {
+    let mut kept = 0;
+    let mut ours = None;
+    for i in 0..events.len() {
+        let e = events[i];
+        if foreign(s, &e) {
+            events[kept] = e;
+            kept += 1;
+        } else {
+            ours.get_or_insert(kept);
+        }
+    }
+    (kept, ours)
+}
+
+/// The kernel's part, for at most `max` events, and the ring's. Does not wait.
+fn both_now(s: &Set, epfd: c_int, out: &mut Out, max: usize) -> Result<(), i32> {
     let max = max.min(KERNEL_EVENTS);
     let mut k = Reported::NONE;
     // As long as it is full of our own: they are edge-triggered, but more may come.
@@ -362,35 +367,18 @@ fn kernel_now(s: &Set, epfd: c_int, max: usize) -> Result<Reported, i32> {
             break;
         }
     }
-    Ok(k)
+    report_both(s, &k, out);
+    Ok(())
 }
 
 /// Reports what the kernel has, for which there is room, and what the rings have.
 fn report_both(s: &Set, k: &Reported, out: &mut Out) {
-    let (before, after) = k.list().split_at(k.before);
+    let (before, after) = k.got[..k.n].split_at(k.before);
     before.iter().for_each(|e| out.put(*e));
     out.max -= after.len();
     ring_now(s, out);
     out.max += after.len();
     after.iter().for_each(|e| out.put(*e));
-}
-
-/// What a call of the program's own `epoll_wait` put into its array, less what is ours.
-///
-/// # Safety
-/// The kernel has just written `n` events there.
-unsafe fn filter(s: &Set, ev: *mut epoll_event, n: usize) -> usize {
-    // SAFETY: the caller's obligation.
-    let ev = unsafe { core::slice::from_raw_parts_mut(ev, n) };
-    let mut kept = 0;
-    for i in 0..n {
-        let e = ev[i];
-        if foreign(s, &e) {
-            ev[kept] = e;
-            kept += 1;
-        }
-    }
-    kept
 }
 
 /// The ring's part.
@@ -436,47 +424,42 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
     };
     // Counted first: if a connection comes meanwhile, those who wait here must hear of it, and not of our marks.
     s.sleepers.fetch_add(1, SeqCst);
-    let r = if s.attached.load(SeqCst) == 0 { Some(real()) } else { None };
+    let r = (s.attached.load(SeqCst) == 0).then(&mut real);
     s.sleepers.fetch_sub(1, Relaxed);
-    match r {
-        Some(r) if r <= 0 => return r,
-        Some(r) => {
-            // SAFETY: the kernel has just filled this many.
-            let n = unsafe { filter(s, ev, r as usize) };
-            if n > 0 {
-                return leave(s, n);
-            }
+    if let Some(r) = r {
+        if r <= 0 {
+            return r;
         }
-        None => {}
+        // SAFETY: the kernel has just filled this many.
+        let (n, _) = sift(s, unsafe { core::slice::from_raw_parts_mut(ev, r as usize) });
+        if n > 0 {
+            return leave(s, n);
+        }
     }
     let max = max as usize;
     loop {
         let mut out = Out { at: ev, max, n: 0, fault: false };
         // Neither kind starves the other: half of the room is the kernel's when its turn has come. Who does not
         // wait wants to know what holds now.
-        let mut asked = if timeout == Some(0) && max > 1 {
+        let asked = if timeout == Some(0) && max > 1 {
             true
         } else if max > 1 {
             sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * wait::cycles_per_us()
         } else {
             s.turn.fetch_xor(1, Relaxed) & 1 != 0
         };
+        let mut r = Ok(());
         if asked {
-            match kernel_now(s, epfd, max.div_ceil(2)) {
-                Ok(k) => report_both(s, &k, &mut out),
-                Err(e) => return real::ret(-e as isize) as c_int,
-            }
+            r = both_now(s, epfd, &mut out, max.div_ceil(2));
         } else {
             ring_now(s, &mut out);
-        }
-        if out.n == 0 && !out.fault && !asked {
-            asked = true;
-            match kernel_now(s, epfd, max) {
-                Ok(k) => report_both(s, &k, &mut out),
-                Err(e) => return real::ret(-e as isize) as c_int,
+            if out.n == 0 && !out.fault {
+                r = both_now(s, epfd, &mut out, max);
             }
         }
-        debug_assert!(asked || out.n > 0);
+        if let Err(e) = r {
+            return real::ret(-e as isize) as c_int;
+        }
         if out.n == 0 && out.fault {
             leave(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;

@@ -5,6 +5,7 @@ something that happened later was seen before: nothing is waited for by the cloc
 """
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 import select
@@ -1133,45 +1134,33 @@ def number_back():
     """A number is closed while the connection lives on, and made again: the watch is as it was."""
     a, b = pair()
     s = Set()
-    for way in ("change", "take out"):
+    # It may be in several sets, and news may come before or after.
+    for change, sets, late in itertools.product((IN | OUT, 0, None), ([s], [s, Set()]), (False, True)):
         number = os.dup(b.fileno())
-        s.add(number, IN, "number")
+        for each in sets:
+            each.add(number, IN, "number")
         other = os.dup(number)
         os.close(number)
-        a.send(b"1")
-        settled(b, 1)
-        say("closed", s.now())
+        if not late:
+            a.send(b"1")
+            settled(b, 1)
+            for each in sets:
+                say("closed", each.now())
         os.dup2(other, number)
-        say("made again", s.now())
-        if way == "change":
-            s.mod(number, IN | OUT)
-            say("changed", s.now())
-        s.drop(number)
-        say("taken out", s.now())
-        print(refusal(lambda: s.drop(number)))
+        if late:
+            a.send(b"1")
+            settled(b, 1)
+        for each in sets:
+            say("made again", each.now())
+            if change is not None:
+                each.mod(number, change)
+                say("changed", each.now())
+            each.drop(number)
+            say("taken out", each.now())
+            print(refusal(lambda: each.drop(number)))
         drain(b)
         os.close(number)
         os.close(other)
-    # It may be in several sets.
-    t = Set()
-    number = os.dup(b.fileno())
-    s.add(number, IN, "one")
-    t.add(number, IN, "two")
-    other = os.dup(number)
-    os.close(number)
-    os.dup2(other, number)
-    a.send(b"1")
-    settled(b, 1)
-    for each in s, t:
-        say("made again", each.now())
-        each.mod(number, 0)
-        say("changed to nothing", each.now())
-        each.drop(number)
-        say("taken out", each.now())
-        print(refusal(lambda: each.drop(number)))
-    drain(b)
-    os.close(number)
-    os.close(other)
     # It may as well become another connection's.
     number = os.dup(b.fileno())
     s.add(number, OUT, "number")

@@ -97,14 +97,6 @@ impl Lab {
         made
     }
 
-    /// Checks, by the client's log, that it received on a ring: otherwise nothing was tested.
-    pub fn expect_ring(&self, log: &Path) {
-        if self.accelerated(Side::Client) && crate::shm_expected() {
-            let log = fs::read_to_string(log).expect("culvert's log");
-            assert!(log.contains("receiving on the ring from"), "not what this is to test:\n{log}");
-        }
-    }
-
     /// Does `side` run under culvert?
     pub fn accelerated(&self, side: Side) -> bool {
         let wanted = match self.mode {

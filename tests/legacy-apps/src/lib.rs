@@ -20,6 +20,7 @@ pub use lab::{Lab, Outcome, Proc, Side};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Which ends of the connections run under culvert.
@@ -99,6 +100,29 @@ pub fn compare(name: &str, modes: &[Mode], scenario: impl Fn(&Lab) -> Seen) {
             .collect();
         assert!(differences.is_empty(), "{name}: {mode:?} differs from native\n{}", differences.join("\n"));
     }
+}
+
+/// Compares what one program says that has both ends of its connections. Under culvert, `proof` is given that and culvert's
+/// log, and tells whether what is to be tested took place; see [`on_ring`].
+pub fn compare_one(name: &str, program: impl Fn(&Lab) -> Command, proof: impl Fn(&str, &str) -> bool) {
+    compare(name, BOTH, |lab| {
+        let log = lab.path("culvert.txt");
+        let mut command = program(lab);
+        command.env("CULVERT_LOG", "debug").env("CULVERT_LOG_FILE", &log);
+        let said = lab.run(name, &mut command).success().text();
+        if lab.accelerated(Side::Client) && shm_expected() {
+            let log = std::fs::read_to_string(&log).expect("culvert's log");
+            assert!(proof(&said, &log), "{name}: not what this is to test:\n{log}");
+        }
+        let mut seen = Seen::default();
+        seen.note("said", said);
+        seen
+    });
+}
+
+/// In how many directions bytes came on a ring, by culvert's log.
+pub fn on_ring(log: &str) -> usize {
+    log.matches("receiving on the ring from").count()
 }
 
 /// Polls `done` until it is true; false if it was not within `limit`.

@@ -2,7 +2,7 @@
 
 use legacy_apps::lab::free_ports;
 use legacy_apps::procs::listening;
-use legacy_apps::{ALL, Lab, Mode, PATIENCE, Seen, Side, compare, wait_for};
+use legacy_apps::{ALL, Lab, PATIENCE, Seen, Side, compare, compare_one, on_ring, wait_for};
 use std::process::Stdio;
 
 /// Runs `script` as a server on `port` and the ports after it, then as its client.
@@ -62,71 +62,31 @@ fn inherited_sockets() {
 /// A sender that goes up behind a full lifeline and is gone before the receiver has read that.
 #[test]
 fn polling_in_transit() {
-    compare("python-transit", &[Mode::Both], |lab| {
-        let mut c = lab.python(Side::Client, "transit.py");
-        if lab.accelerated(Side::Client) {
-            c.env("CULVERT_LOG", "debug");
-        }
-        let out = lab.run("transit.py", &mut c).success();
-        if lab.accelerated(Side::Client) {
-            assert_eq!(out.stderr.matches("receiving on the ring").count(), 3, "not what this is to test:\n{}", out.stderr);
-        }
-        let mut seen = Seen::default();
-        seen.note("transit.py", out.text());
-        seen
-    });
+    let program = |lab: &Lab| lab.python(Side::Client, "transit.py");
+    compare_one("python-transit", program, |_, log| on_ring(log) == 3);
 }
 
 /// The answer is on the ring when a FIN and a RST come on the lifeline.
 #[test]
 fn answered_and_reset() {
-    compare("python-answered", &[Mode::Both], |lab| {
+    let program = |lab: &Lab| {
         let mut c = lab.python(Side::Client, "answered.py");
-        if lab.accelerated(Side::Client) {
-            c.env("CULVERT_LOG", "debug").env("CULVERT_EAGER", "1");
-        }
-        let out = lab.run("answered.py", &mut c).success();
-        if lab.accelerated(Side::Client) {
-            assert!(out.stderr.contains("as Acceptor"), "not what this is to test:\n{}", out.stderr);
-        }
-        let mut seen = Seen::default();
-        seen.note("answered.py", out.text());
-        seen
-    });
+        c.env("CULVERT_EAGER", "1");
+        c
+    };
+    compare_one("python-answered", program, |_, log| log.contains("as Acceptor"));
 }
 
 /// What was sent lies on the ring, and perhaps half of it on the lifeline, when a RST comes.
 #[test]
 fn reset() {
-    compare("python-reset", &[Mode::Both], |lab| {
-        let mut c = lab.python(Side::Client, "reset.py");
-        if lab.accelerated(Side::Client) {
-            c.env("CULVERT_LOG", "debug");
-        }
-        let out = lab.run("reset.py", &mut c).success();
-        if lab.accelerated(Side::Client) {
-            assert!(out.stderr.contains("receiving on the ring"), "not what this is to test:\n{}", out.stderr);
-        }
-        let mut seen = Seen::default();
-        seen.note("reset.py", out.text());
-        seen
-    });
+    let program = |lab: &Lab| lab.python(Side::Client, "reset.py");
+    compare_one("python-reset", program, |_, log| on_ring(log) > 0);
 }
 
 /// The end of a peer whose FIN cannot get through, because what it sent is not read.
 #[test]
 fn killed_behind_a_flood() {
-    compare("python-flood", &[Mode::Both], |lab| {
-        let mut c = lab.python(Side::Client, "flood.py");
-        if lab.accelerated(Side::Client) {
-            c.env("CULVERT_LOG", "debug");
-        }
-        let out = lab.run("flood.py", &mut c).success();
-        if lab.accelerated(Side::Client) {
-            assert!(out.stderr.contains("as Acceptor"), "not what this is to test:\n{}", out.stderr);
-        }
-        let mut seen = Seen::default();
-        seen.note("flood.py", out.text());
-        seen
-    });
+    let program = |lab: &Lab| lab.python(Side::Client, "flood.py");
+    compare_one("python-flood", program, |_, log| log.contains("as Acceptor"));
 }
