@@ -17,7 +17,7 @@ use crate::fds::{self, Kind};
 use crate::{attach, io, lifeline, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
-use shmring::layout::{self, CLOSED, ECHOED, Role, SLOTS};
+use shmring::layout::{self, CLOSED, Role, SLOTS};
 use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
@@ -185,10 +185,7 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
     let peer = &h.side[chan.role().peer() as usize];
     let received = rx::received(ep, 0).map_or(u64::MAX, |(consumed, queued)| consumed + queued);
     let rewind = h.side[chan.role() as usize].rewind.load(Relaxed);
-    let echo = peer.echo.load(Relaxed);
-    // What a RST has dropped of it does not come.
-    let echo = if rx::arrived(ep, chan, 0) { echo } else { echo & !ECHOED };
-    switch::is_all(rewind, peer.up.load(Relaxed), echo, ended, received)
+    switch::is_all(rewind, peer.up.load(Relaxed), peer.echo.load(Relaxed), ended, received)
 }
 
 /// Makes descriptor 0 a file of everything that is still to come in.

@@ -191,14 +191,15 @@ pub fn doubled(phase: RxPhase, rewind: u64, echo: u64) -> bool {
     phase == RxPhase::Ring && rewind == CLOSED && echo != 0
 }
 
-/// Whether all that lies unread on the ring is on the lifeline, too: the ring need not be read to its end.
+/// Whether all that lies unread on the ring is the kernel's, too, as the sender says. See [`arrived`].
 pub fn all_echoed(phase: RxPhase, rewind: u64, echo: u64) -> bool {
     doubled(phase, rewind, echo) && echo & ECHOED != 0
 }
 
-/// Lifeline position at which a complete echo ends. `up`, `down`, `echo`: the sender's claims.
-pub fn echo_end(up: u64, down: u64, echo: u64) -> u64 {
-    (up.wrapping_sub(1)).saturating_add(down.wrapping_sub(echo & !ECHOED))
+/// Whether a complete echo has come to its end: the ring need not be read to its own. What its sender's socket still has
+/// of it, a RST drops. `up`, `down`, `echo`: the sender's claims; `received`: bytes that ever came over the lifeline.
+pub fn arrived(up: u64, down: u64, echo: u64, received: u64) -> bool {
+    received >= (up.wrapping_sub(1)).saturating_add(down.wrapping_sub(echo & !ECHOED))
 }
 
 /// Lifeline position before which a receiver that comes down at `head` finds what it has read on the ring; 0 = it
@@ -261,11 +262,13 @@ pub fn hand_on(rewind: u64, up: u64, echo: u64, head: u64, size: u64) -> (u64, u
 }
 
 /// Whether what is on the lifeline now and on the ring is all that will ever come, so that an exec can hand it on as
-/// a file: the bytes before X, then the ring's. `ended`: the FIN has come. `received`: bytes that ever came over the
-/// lifeline.
+/// a file: the bytes before X, then the ring's. `ended`: the FIN or a RST has come. `received`: bytes that ever came over
+/// the lifeline.
 pub fn is_all(rewind: u64, up: u64, echo: u64, ended: bool, received: u64) -> bool {
-    // Nothing comes behind an echo that stayed incomplete.
-    ended && (received < up || rewind == CLOSED && echo != 0 && echo & ECHOED == 0)
+    // What has not come of the bytes before X, a RST has dropped.
+    let Some(behind) = received.checked_sub(up.wrapping_sub(1)) else { return false };
+    // Behind a complete echo comes more, or a RST has dropped that; behind an incomplete one is nothing.
+    ended && echo & ECHOED == 0 && (behind == 0 || rewind == CLOSED && echo != 0)
 }
 
 /// Where the sender begins to send over the lifeline what is unread on the ring: its position there, and whether it

@@ -172,6 +172,19 @@ fn an_echo_on_a_narrow_lifeline() {
 }
 
 #[test]
+fn a_sender_that_resets() {
+    let reset = Config { end: End::Reset, ..NARROW };
+    proves(Config { name: "reset", senders: &[(0, 3)], leave: false, ..reset }, 30_000);
+    proves(Config { name: "reset, all of an echo ends the ring", eager: true, ..reset }, 100_000);
+    proves(Config { name: "reset, receiver retires", acts: RETIRES, ..reset }, 200_000);
+    large(Config { name: "reset, receiver cuts", acts: &[Act::Cut], eager: true, ..reset }, 300_000);
+    large(Config { name: "reset, receiver rewinds", acts: &[Act::Rewind], eager: true, ..reset }, 200_000);
+    large(Config { name: "reset, exec", acts: &[Act::Exec], ..reset }, 300_000);
+    large(Config { name: "reset, exec as standard input", acts: &[Act::Stdin], ..reset }, 200_000);
+    large(Config { name: "reset, receiver retires, wide lifeline", acts: RETIRES, eager: true, ..Config { end: End::Reset, ..BOTH } }, 200_000);
+}
+
+#[test]
 fn an_exec_hands_on() {
     let exec = Config { acts: &[Act::Exec], ..NARROW };
     proves(Config { name: "exec", senders: &[(0, 3)], ..exec }, 100_000);
@@ -248,6 +261,8 @@ fn every_guard_of_cut_and_echo_is_needed() {
     caught("take_back", Rules { take_back: false, ..RULES }, Config { kill: 1, ..retire });
     caught("killed_over_it", Rules { killed_over_it: false, ..RULES }, Config { kill: 1, acts: &[Act::Rewind], ..NARROW });
     caught("behind_the_cut", Rules { behind_the_cut: false, ..RULES }, Config { kill: 1, ..cut });
+    caught("arrived", Rules { arrived: false, ..RULES }, Config { end: End::Reset, eager: true, ..NARROW });
+    caught("arrived, retires", Rules { arrived: false, ..RULES }, Config { end: End::Reset, ..retire });
     caught("file_is_all", Rules { file_is_all: false, ..RULES }, Config { acts: &[Act::Stdin], ..NARROW });
     caught("file_to_x", Rules { file_to_x: false, ..RULES }, Config { acts: &[Act::Stdin], ..NARROW });
     caught("tell_on_ring", Rules { tell_on_ring: false, ..RULES }, Config { receivers: &[2, 2], epolls: 2, ..TAKES });

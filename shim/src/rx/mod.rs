@@ -6,7 +6,7 @@ mod phase;
 
 pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
-pub use phase::{READY, advance, arrived, come_down, doubled, in_transit, make_ready, received};
+pub use phase::{READY, advance, come_down, doubled, in_transit, make_ready, received};
 
 use look::{end, me, peer};
 use phase::{all_echoed, go_up, skip};

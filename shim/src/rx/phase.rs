@@ -152,17 +152,17 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     switch::doubled(phase, rewind, echo)
 }
 
-/// See [`switch::all_echoed`]. The direction is owned.
+/// Whether all that lies unread on the ring is on the lifeline, too. The direction is owned.
 pub(super) fn all_echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let (phase, rewind, echo) = echoing(ep, chan);
     switch::all_echoed(phase, rewind, echo) && arrived(ep, chan, fd)
 }
 
-/// Whether all of a complete echo has come: what its sender's socket still had, a RST has dropped. The direction is owned.
-pub fn arrived(ep: Ep, chan: &Chan, fd: i32) -> bool {
+/// See [`switch::arrived`]. The direction is owned.
+pub(super) fn arrived(ep: Ep, chan: &Chan, fd: i32) -> bool {
     let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
     let (up, down, echo) = (p.up.load(Acquire), p.down.load(Acquire), p.echo.load(Acquire));
-    received(ep, fd).is_some_and(|(consumed, queued)| consumed + queued >= switch::echo_end(up, down, echo))
+    received(ep, fd).is_some_and(|(consumed, queued)| switch::arrived(up, down, echo, consumed + queued))
 }
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come. True if all

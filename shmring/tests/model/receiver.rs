@@ -75,6 +75,8 @@ pub enum Pc {
     ClosedLeft,
     EchoLook,
     EchoLast,
+    EchoEnded,
+    EchoArrived,
     LeaveCome,
     LeavePhase,
     LeaveWord,
@@ -123,8 +125,16 @@ fn doubled(c: &Config, w: &World) -> bool {
     switch::doubled(phase, rewind_word(w.slot().rewind), echo_word(w.slot().echo))
 }
 
-fn all_echoed(w: &World) -> bool {
-    switch::all_echoed(RxPhase::from_u32(u32::from(w.rx.phase)), rewind_word(w.slot().rewind), echo_word(w.slot().echo))
+/// `rx::all_echoed`.
+fn all_echoed(c: &Config, w: &World) -> bool {
+    let said = switch::all_echoed(RxPhase::from_u32(u32::from(w.rx.phase)), rewind_word(w.slot().rewind), echo_word(w.slot().echo));
+    said && arrived(c, w)
+}
+
+/// `rx::arrived`.
+fn arrived(c: &Config, w: &World) -> bool {
+    let m = w.slot();
+    !c.rules.arrived || switch::arrived(u64::from(m.up), u64::from(m.down), echo_word(m.echo), u64::from(w.k.consumed + w.k.queue.len))
 }
 
 /// `rx::in_transit`.
@@ -316,7 +326,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
 
         Pc::Bound => {
-            if c.eager && all_echoed(w) {
+            if c.eager && all_echoed(c, w) {
                 let mut o = *w;
                 end(&mut o, i, Pc::Come);
                 o.r[i].then = t.then;
@@ -771,14 +781,14 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "quit: down"
         }
         Pc::ClosedLeft => {
-            n.r[i].pc = if available(c, w) == Ok(0) || all_there(c, w) { Pc::LeaveCome } else { Pc::EchoLook };
+            n.r[i].pc = if available(c, w) == Ok(0) { Pc::LeaveCome } else { Pc::EchoLook };
             "quit: what is left, or echoed"
         }
         Pc::EchoLook => {
             if w.k.ended() {
                 n.r[i].pc = Pc::EchoLast;
             } else if all_there(c, w) {
-                n.r[i].pc = Pc::LeaveCome;
+                n.r[i].pc = Pc::EchoEnded;
             } else if w.kernel_room(c) == 0 || w.k.queue.len >= c.window || w.rx.image || crate::sender::outside(c, w) {
                 n.g.excused |= w.slot().echo != 0;
                 n.r[i].pc = Pc::LeaveStays;
@@ -789,12 +799,35 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::EchoLast => {
             n.r[i].pc = if all_there(c, w) {
-                Pc::LeaveCome
+                Pc::EchoEnded
             } else {
                 n.g.excused |= w.slot().echo != 0;
                 Pc::LeaveStays
             };
             "echoed: looks again"
+        }
+        Pc::EchoEnded => {
+            n.r[i].c = u8::from(w.k.ended());
+            n.r[i].pc = Pc::EchoArrived;
+            "echoed: has the peer ended"
+        }
+        Pc::EchoArrived => {
+            n.r[i].c = 0;
+            if arrived(c, w) {
+                n.r[i].pc = Pc::LeaveCome;
+            } else if t.c == 1 {
+                n.r[i].pc = Pc::LeaveStays;
+            } else if w.k.queue.len >= c.window {
+                // The rest waits for the next reader to make room; a RST drops it.
+                n.g.late = true;
+                n.g.due = 0;
+                n.r[i].pc = Pc::LeaveCome;
+            } else if !w.k.ended() && w.k.wire.len > 0 {
+                return;
+            } else {
+                n.r[i].pc = Pc::EchoEnded;
+            }
+            "echoed: has all come"
         }
 
         Pc::LeaveCome => {
@@ -826,7 +859,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "quit: drops the echo"
         }
         Pc::LeaveReset => {
-            n.k.reset();
+            n.reset();
             n.k.queue.clear();
             n.r[i].c = 0;
             n.r[i].pc = if t.c == 1 { Pc::LeaveCome } else { Pc::LeaveRelease };
@@ -841,7 +874,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 Act::Retire => {
                     // What was cut before, or handed on, has only the ring.
                     n.g.excused |= w.rx.cut != 0 || w.rx.image;
-                    n.k.reset();
+                    n.reset();
                     n.k.queue.clear();
                     n.rx.raw = true;
                 }
@@ -937,7 +970,7 @@ fn pass_on(c: &Config, n: &mut World, act: Act) {
         }
         _ => {
             n.g.excused |= rx.cut != 0 || rx.image;
-            n.k.reset();
+            n.reset();
             n.k.queue.clear();
             n.rx.raw = true;
         }

@@ -506,9 +506,13 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "flush: phase"
         }
         Pc::Fin => {
-            n.kernel_fin(c);
+            if c.end == End::Reset {
+                n.kernel_rst();
+            } else {
+                n.kernel_fin(c);
+            }
             n.s[i].pc = Pc::FinPhase;
-            "FIN"
+            "FIN, or RST"
         }
         Pc::FinPhase => {
             if phase == TxPhase::Rewind {
@@ -621,9 +625,9 @@ fn finish(c: &Config, n: &mut World, i: usize) {
     }
     n.s[i].pc = Pc::Take;
     match c.end {
-        End::Close if c.rules.down_before_fin => n.s[i].then = CLOSE,
+        End::Close | End::Reset if c.rules.down_before_fin => n.s[i].then = CLOSE,
         End::Shutdown => n.s[i].then = SHUTDOWN,
-        End::Close | End::Exit => {
+        End::Close | End::Reset | End::Exit => {
             owes_at_exit(c, n);
             // To the receiver it is as good as killed.
             n.g.excused |= c.end == End::Exit;

@@ -147,8 +147,12 @@ pub struct Ghost {
     pub delivered: u8,
     /// A process died that still owed the kernel bytes of a rewind: the one loss nobody can report.
     pub owed: bool,
-    /// There is a reason for a reset: a process was killed, or the lifeline did not take an echo.
+    /// There is a reason for a reset: a process was killed, the lifeline did not take an echo, or the sender has reset.
     pub excused: bool,
+    /// Bytes that had reached the receiver when the sender reset: they are read first.
+    pub due: u8,
+    /// A receiver has left although not all of an echo had come: what has not is not due.
+    pub late: bool,
     /// The model's verdict; empty while all is well.
     pub verdict: Verdict,
 }
@@ -281,6 +285,8 @@ pub struct Rules {
     pub killed_over_it: bool,
     /// What an exec hands on begins behind what of the echo was read.
     pub hand_on_behind: bool,
+    /// A receiver that leaves a ring because all of it is echoed looks whether the echo has come.
+    pub arrived: bool,
     /// A file takes the place of standard input only if all has come.
     pub file_is_all: bool,
     /// Before the ring's bytes, the file gets those before X, and no echo.
@@ -322,6 +328,7 @@ pub const RULES: Rules = Rules {
     take_back: true,
     killed_over_it: true,
     hand_on_behind: true,
+    arrived: true,
     file_is_all: true,
     file_to_x: true,
     tell_on_ring: true,
@@ -334,6 +341,8 @@ pub enum End {
     Close,
     /// `shutdown(SHUT_WR)` through the library.
     Shutdown,
+    /// The same of a socket that does not linger (SO_LINGER of 0): a RST.
+    Reset,
     /// Exit: the kernel closes.
     Exit,
 }
@@ -471,8 +480,31 @@ impl World {
         }
     }
 
+    /// The receiver's side resets the connection, and drops what is unread.
+    pub fn reset(&mut self) {
+        self.k.reset();
+        self.g.due = 0;
+    }
+
+    /// The sender's socket is closed with a RST. What is on the wire has not reached the receiver, unless it lies on the
+    /// ring as well.
+    pub fn kernel_rst(&mut self) {
+        if self.k.rst {
+            return;
+        }
+        let up = self.m.up.saturating_sub(1);
+        let on_ring = if self.m.up == 0 || self.m.rewind != SHUT || self.g.late { 0..0 } else { up..up + self.m.tail };
+        let mut wire = self.k.wire;
+        self.g.due = (0..wire.len).map(|_| wire.pop()).find(|id| !on_ring.contains(id)).unwrap_or(self.g.stream);
+        self.g.excused = true;
+        self.k.reset();
+    }
+
     /// The program saw an error of the connection.
     pub fn connection_reset(&mut self) {
+        if self.g.delivered < self.g.due {
+            self.g.verdict = Verdict::Truncated;
+        }
         if !self.g.excused && !self.g.owed && self.dead == 0 {
             self.g.verdict = Verdict::Reset;
         }

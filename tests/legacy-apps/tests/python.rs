@@ -84,6 +84,13 @@ fn reset() {
     compare_one("python-reset", program, |_, log| on_ring(log) > 0);
 }
 
+/// A RST has dropped what the lifeline still had ahead of the ring, and the connection becomes a program's standard input.
+#[test]
+fn handed_on_behind_a_gap() {
+    let program = |lab: &Lab| lab.python(Side::Client, "dropped.py");
+    compare_one("python-dropped", program, |_, log| log.contains("with bytes that only culvert holds"));
+}
+
 /// The end of a peer whose FIN cannot get through, because what it sent is not read.
 #[test]
 fn killed_behind_a_flood() {
