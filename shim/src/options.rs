@@ -94,6 +94,13 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
         && let Some(ep) = fds::endpoint(fd)
         && ep.state() == State::Attached
     {
+        // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
+        if let Some(chan) = ep.chan()
+            && ep.latched.load(Relaxed) == 0
+            && tx::look(ep, chan, fd, lifeline::ENDED) & lifeline::ENDED != 0
+        {
+            tx::sink(ep, chan, fd);
+        }
         // SAFETY: the kernel checks the buffers, and says 0 for a socket without an error of its own.
         let r = unsafe { real::getsockopt(fd, level, name, v, l) };
         // SAFETY: the kernel has just written to both.

@@ -46,12 +46,13 @@ def end(listener, order, warm, answered, delay):
         return list(act(b, order))
 
 
-with socket.create_server(("127.0.0.1", 0)) as listener:
-    for order in ORDERS:
-        for answered in True, False:
-            for delay in False, True:
-                if delay and not answered:
-                    # Natively, the last bytes may go with the reset.
-                    continue
-                for warm in range(4, 16):
-                    print(order, answered, delay, warm, end(listener, order, warm, answered, delay))
+if __name__ == "__main__":
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for order in ORDERS:
+            for answered in True, False:
+                for delay in False, True:
+                    if delay and not answered:
+                        # Natively, the last bytes may go with the reset.
+                        continue
+                    for warm in range(4, 16):
+                        print(order, answered, delay, warm, end(listener, order, warm, answered, delay))

@@ -84,6 +84,13 @@ fn reset() {
     compare_one("python-reset", program, |_, log| on_ring(log) > 0);
 }
 
+/// What was sent lies on the ring when the peer is killed, and what it was sent, too.
+#[test]
+fn killed() {
+    let program = |lab: &Lab| lab.python(Side::Client, "killed.py");
+    compare_one("python-killed", program, |_, log| on_ring(log) > 0);
+}
+
 /// A RST has dropped what the lifeline still had ahead of the ring, and the connection becomes a program's standard input.
 #[test]
 fn handed_on_behind_a_gap() {
