@@ -10,7 +10,11 @@ use crate::settings::{LogLevel, PathChoice, Ring, Spin};
 
 /// What the user asked for.
 #[derive(Parser, Debug)]
-#[command(name = "culvert", version, about = "Carries TCP between co-located, unmodified programs through shared memory")]
+#[command(
+    name = "culvert",
+    version,
+    about = "Carries TCP between co-located, unmodified programs through shared memory"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -20,8 +24,10 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run a program under culvert
-    #[command(after_help = "Exit status: the program's own; 125 if culvert failed, 126 if the program cannot be executed \
-        (or not under culvert), 127 if it was not found.")]
+    #[command(
+        after_help = "Exit status: the program's own; 125 if culvert failed, 126 if the program cannot be executed \
+        (or not under culvert), 127 if it was not found."
+    )]
     Run(RunArgs),
     /// Show every process under culvert, its connections, and why those on the kernel are there
     Stat(StatArgs),
@@ -198,7 +204,10 @@ mod tests {
 
     #[test]
     fn the_programs_own_options_are_left_alone() {
-        for words in [&["--path", "shm", "--", "prog", "--path", "x", "--help"][..], &["--path", "shm", "prog", "--path", "x", "--help"]] {
+        for words in [
+            &["--path", "shm", "--", "prog", "--path", "x", "--help"][..],
+            &["--path", "shm", "prog", "--path", "x", "--help"],
+        ] {
             let a = run(words).unwrap();
             assert_eq!(a.path, Some(PathChoice::Shm));
             assert_eq!(a.program, ["prog", "--path", "x", "--help"]);
@@ -213,7 +222,14 @@ mod tests {
     #[test]
     fn values_are_checked() {
         assert_eq!(run(&["--spin", "25", "p"]).unwrap().spin, Some(Spin::Microseconds(25)));
-        for bad in [["--spin", "-1"], ["--spin", "soon"], ["--path", "quick"], ["--log", "loud"], ["--ring", "big"], ["--ring", "0"]] {
+        for bad in [
+            ["--spin", "-1"],
+            ["--spin", "soon"],
+            ["--path", "quick"],
+            ["--log", "loud"],
+            ["--ring", "big"],
+            ["--ring", "0"],
+        ] {
             assert_eq!(run(&[bad[0], bad[1], "p"]).unwrap_err(), exit::FAILED, "{bad:?}");
         }
     }

@@ -134,7 +134,9 @@ fn own(fd: i32) -> OwnedFd {
 
 fn memfd() -> io::Result<String> {
     // SAFETY: the name is a terminated string.
-    let fd = checked(unsafe { libc::memfd_create(c"culvert-doctor".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })?;
+    let fd = checked(unsafe {
+        libc::memfd_create(c"culvert-doctor".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+    })?;
     let file = std::fs::File::from(own(fd));
     file.set_len(1 << 16)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -179,7 +181,8 @@ fn cookie(s: &TcpStream) -> io::Result<u64> {
 fn option<T>(s: &TcpStream, level: i32, name: i32, value: &mut T) -> io::Result<()> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is valid for `len` bytes. Callers pass integers and integer structures.
-    checked(unsafe { libc::getsockopt(s.as_raw_fd(), level, name, std::ptr::from_mut(value).cast(), &mut len) }).map(drop)
+    checked(unsafe { libc::getsockopt(s.as_raw_fd(), level, name, std::ptr::from_mut(value).cast(), &mut len) })
+        .map(drop)
 }
 
 fn socket_state() -> io::Result<String> {
@@ -191,7 +194,9 @@ fn socket_state() -> io::Result<String> {
     let mut info = [0u64; 32];
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: `info` is valid for `len` bytes.
-    checked(unsafe { libc::getsockopt(client.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len) })?;
+    checked(unsafe {
+        libc::getsockopt(client.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+    })?;
     if len < 136 {
         return Err(io::Error::other("TCP_INFO does not count bytes"));
     }
@@ -207,11 +212,18 @@ fn shared_memory() -> Vec<Check> {
     let netns = std::fs::metadata("/proc/self/ns/net").map(|m| m.ino()).unwrap_or(0);
     let registry = directory.join(format!("culvert-{uid}-{netns}"));
     checks.push(match std::fs::symlink_metadata(&registry) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => ok("registry", format!("{} does not exist yet", registry.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            ok("registry", format!("{} does not exist yet", registry.display()))
+        }
         Err(e) => fail("registry", format!("{}: {e}", registry.display()), "make it accessible"),
         Ok(m) if !m.is_file() || !program::owned_by_caller(&m) || m.mode() & 0o022 != 0 => fail(
             "registry",
-            format!("{} is not a regular file that only its user can write (owner {}, mode {:o})", registry.display(), m.uid(), m.mode()),
+            format!(
+                "{} is not a regular file that only its user can write (owner {}, mode {:o})",
+                registry.display(),
+                m.uid(),
+                m.mode()
+            ),
             "somebody else made it: remove it",
         ),
         Ok(m) => ok("registry", format!("{}, {} bytes", registry.display(), m.len())),
@@ -260,11 +272,19 @@ fn limits() -> Vec<Check> {
         n => ok("descriptors", format!("RLIMIT_NOFILE is {}", n.map_or("unlimited".into(), |n| n.to_string()))),
     }];
     if let Some(n) = soft_limit(libc::RLIMIT_AS).filter(|n| *n < ADDRESS_SPACE) {
-        checks.push(warn("address space", format!("RLIMIT_AS is {} MiB: rings may not fit", n >> 20), "ulimit -v unlimited, or a smaller CULVERT_RING"));
+        checks.push(warn(
+            "address space",
+            format!("RLIMIT_AS is {} MiB: rings may not fit", n >> 20),
+            "ulimit -v unlimited, or a smaller CULVERT_RING",
+        ));
     }
     // setrlimit(2): RLIMIT_FSIZE bounds ftruncate, of a memfd as well.
     if let Some(n) = soft_limit(libc::RLIMIT_FSIZE).filter(|n| *n < shmring::family::FAMILY_LEN as u64) {
-        checks.push(fail("file size", format!("RLIMIT_FSIZE is {n}: shared memory cannot be made"), "ulimit -f unlimited"));
+        checks.push(fail(
+            "file size",
+            format!("RLIMIT_FSIZE is {n}: shared memory cannot be made"),
+            "ulimit -f unlimited",
+        ));
     }
     checks.push(memory_limit());
     checks
@@ -279,14 +299,20 @@ fn memory_limit() -> Check {
         let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
         match controllers {
             "" => Some(Path::new("/sys/fs/cgroup").join(path).join("memory.max")),
-            c if c.split(',').any(|c| c == "memory") => Some(Path::new("/sys/fs/cgroup/memory").join(path).join("memory.limit_in_bytes")),
+            c if c.split(',').any(|c| c == "memory") => {
+                Some(Path::new("/sys/fs/cgroup/memory").join(path).join("memory.limit_in_bytes"))
+            }
             _ => None,
         }
     });
     let limit = files.filter_map(|f| std::fs::read_to_string(f).ok()?.trim().parse::<u64>().ok()).min();
     match limit {
         // v1 says "no limit" with a number near 2^63.
-        Some(n) if n < TIGHT => warn("memory", format!("the control group allows {} MiB", n >> 20), "a larger limit, or a smaller CULVERT_RING"),
+        Some(n) if n < TIGHT => warn(
+            "memory",
+            format!("the control group allows {} MiB", n >> 20),
+            "a larger limit, or a smaller CULVERT_RING",
+        ),
         Some(n) if n < 1 << 60 => ok("memory", format!("the control group allows {} MiB", n >> 20)),
         _ => ok("memory", "no limit"),
     }
@@ -303,7 +329,11 @@ fn seccomp() -> Check {
 
 fn processors() -> Check {
     match std::thread::available_parallelism().map_or(1, |n| n.get()) {
-        1 => warn("processors", "one: spinning is off, both ends share it", "two or more processors, if the affinity mask or the container hides some"),
+        1 => warn(
+            "processors",
+            "one: spinning is off, both ends share it",
+            "two or more processors, if the affinity mask or the container hides some",
+        ),
         n => ok("processors", format!("{n}: a waiter may spin while its peer works")),
     }
 }
@@ -315,7 +345,9 @@ fn environment(vars: impl Iterator<Item = (String, String)>) -> Vec<Check> {
         let known = ["CULVERT_PATH", "CULVERT_SPIN", "CULVERT_LOG", "CULVERT_LOG_FILE", "CULVERT_RING", "CULVERT_DIR"];
         all.push(match settings::complaint(&key, &value) {
             Some(e) => fail(NAME, format!("{key}={value}: {e}"), format!("unset {key}")),
-            None if !known.contains(&&*key) => warn(NAME, format!("{key} means nothing to this version"), format!("unset {key}")),
+            None if !known.contains(&&*key) => {
+                warn(NAME, format!("{key} means nothing to this version"), format!("unset {key}"))
+            }
             None if key == "CULVERT_PATH" && value == "kernel" => {
                 fail(NAME, "CULVERT_PATH=kernel keeps everything on the kernel", "unset CULVERT_PATH")
             }
@@ -353,7 +385,11 @@ fn self_test(library: &Path) -> Check {
     if !output.status.success() {
         fail(NAME, format!("a program under the library failed ({}): {said}", output.status), remedy)
     } else if process.is_null() {
-        fail(NAME, format!("the library was not loaded: {said}"), "check that the file is readable and built for this machine")
+        fail(
+            NAME,
+            format!("the library was not loaded: {said}"),
+            "check that the file is readable and built for this machine",
+        )
     } else if let Some(text) = process["disabled_text"].as_str().or(process["error"].as_str()) {
         fail(NAME, format!("the library is loaded but stays on the kernel: {text} {said}"), remedy)
     } else if on == 2 && ends.len() == 2 {
@@ -402,7 +438,9 @@ fn inspect(name: &OsString, args: &[OsString], library: &Path) -> Vec<Check> {
 fn describe(p: &Program) -> String {
     match p.path == p.binary {
         true => format!("{} is dynamically linked with glibc", p.path.display()),
-        false => format!("{} is run by {}, which is dynamically linked with glibc", p.path.display(), p.binary.display()),
+        false => {
+            format!("{} is run by {}, which is dynamically linked with glibc", p.path.display(), p.binary.display())
+        }
     }
 }
 
@@ -437,7 +475,8 @@ fn objects(program: &Program) -> Vec<(String, Vec<String>)> {
     let mut all = vec![(file_name(&program.binary), program.image.imports.clone())];
     let Some(linker) = &program.image.interpreter else { return all };
     // `ld.so --list` resolves the libraries without running anything of the program.
-    let listed = Command::new(linker).arg("--list").arg(&program.binary).env_remove("LD_PRELOAD").stderr(Stdio::null()).output();
+    let listed =
+        Command::new(linker).arg("--list").arg(&program.binary).env_remove("LD_PRELOAD").stderr(Stdio::null()).output();
     let listed = listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     for path in listed.lines().filter_map(|l| l.split_once(" => ")?.1.split_whitespace().next()).map(Path::new) {
         let name = file_name(path);

@@ -90,7 +90,9 @@ fn image<'data>(data: impl ReadRef<'data>) -> object::Result<Image> {
         }
     }
     let sections = header.sections(endian, data)?;
-    image.go = [&b".go.buildinfo"[..], b".note.go.buildid"].iter().any(|name| sections.section_by_name(endian, name).is_some());
+    image.go = [&b".go.buildinfo"[..], b".note.go.buildid"]
+        .iter()
+        .any(|name| sections.section_by_name(endian, name).is_some());
     if let Some((entries, link)) = sections.dynamic(endian, data)? {
         let strings = sections.strings(endian, data, link)?;
         for entry in entries {
@@ -161,7 +163,8 @@ pub mod tests {
 
     #[test]
     fn other_machines_are_named() {
-        for (class, machine, name) in [(1, 3, "32-bit x86"), (2, 183, "64-bit ARM"), (1, 62, "x32"), (2, 22, "another")] {
+        for (class, machine, name) in [(1, 3, "32-bit x86"), (2, 183, "64-bit ARM"), (1, 62, "x32"), (2, 22, "another")]
+        {
             let e = parse(&tiny(class, machine, None)[..]).unwrap_err();
             assert!(matches!(e, ElfError::Foreign(_)) && e.to_string().contains(name), "{e}");
         }

@@ -7,7 +7,8 @@ use crate::elf;
 /// File name of the preload library.
 pub const NAME: &str = "libculvert.so";
 
-const STANDARD: [&str; 4] = ["/usr/local/lib", "/usr/local/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib"];
+const STANDARD: [&str; 4] =
+    ["/usr/local/lib", "/usr/local/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/usr/lib"];
 
 /// The places looked into, in order: beside the command, `../lib/culvert`, the standard directories.
 pub fn places(command: Option<&Path>) -> Vec<PathBuf> {
@@ -47,7 +48,10 @@ fn usable(path: &Path) -> Result<(), String> {
     // $PLATFORM are expanded.
     let text = path.as_os_str().as_encoded_bytes();
     if text.iter().any(|b| b" :$".contains(b)) {
-        return Err(format!("{}: LD_PRELOAD cannot name a path with a space, a colon or a dollar sign", path.display()));
+        return Err(format!(
+            "{}: LD_PRELOAD cannot name a path with a space, a colon or a dollar sign",
+            path.display()
+        ));
     }
     Ok(())
 }

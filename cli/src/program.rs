@@ -83,9 +83,13 @@ impl fmt::Display for Refusal {
             Why::Static => f.write_str("statically linked: no library can be loaded into it"),
             Why::Go => f.write_str("a Go program that does not use libc: its system calls cannot be seen"),
             Why::Musl => f.write_str("linked with musl: culvert serves programs linked with glibc"),
-            Why::OtherLinker(l) => write!(f, "asks for the dynamic linker {}: culvert serves programs linked with glibc", l.display()),
+            Why::OtherLinker(l) => {
+                write!(f, "asks for the dynamic linker {}: culvert serves programs linked with glibc", l.display())
+            }
             Why::NoLinker(l) => write!(f, "its dynamic linker {} is not installed", l.display()),
-            Why::Privileged(p) => write!(f, "has {p}: the dynamic linker loads no foreign library into a privileged program"),
+            Why::Privileged(p) => {
+                write!(f, "has {p}: the dynamic linker loads no foreign library into a privileged program")
+            }
             Why::ScriptLoop => f.write_str("scripts nested too deep"),
             Why::EmptyScriptLine => f.write_str("its #! line names no interpreter"),
         }
@@ -273,8 +277,14 @@ mod tests {
         let d = Dir::new("refused");
         assert!(matches!(why(&d.file("static", &tiny(2, 62, None), 0o755)), Why::Static));
         assert!(matches!(why(&d.file("musl", &tiny(2, 62, Some("/lib/ld-musl-x86_64.so.1")), 0o755)), Why::Musl));
-        assert!(matches!(why(&d.file("bionic", &tiny(2, 62, Some("/system/bin/linker64")), 0o755)), Why::OtherLinker(_)));
-        assert!(matches!(why(&d.file("gone", &tiny(2, 62, Some("/nix/ld-linux-x86-64.so.2")), 0o755)), Why::NoLinker(_)));
+        assert!(matches!(
+            why(&d.file("bionic", &tiny(2, 62, Some("/system/bin/linker64")), 0o755)),
+            Why::OtherLinker(_)
+        ));
+        assert!(matches!(
+            why(&d.file("gone", &tiny(2, 62, Some("/nix/ld-linux-x86-64.so.2")), 0o755)),
+            Why::NoLinker(_)
+        ));
         assert!(matches!(why(&d.file("arm", &tiny(2, 183, Some(GLIBC)), 0o755)), Why::Elf(ElfError::Foreign(_))));
         assert!(matches!(why(&d.file("text", b"hello", 0o755)), Why::Elf(ElfError::NotElf)));
         assert!(matches!(why(&d.file("suid", &tiny(2, 62, Some(GLIBC)), 0o4755)), Why::Privileged("the setuid bit")));

@@ -22,7 +22,8 @@ pub fn main(args: RunArgs) -> u8 {
         }
     };
     let search = std::env::var_os("PATH");
-    let checked = program::resolve(&args.program[0], search.as_deref()).and_then(|path| program::check(&path, &args.program[1..]));
+    let checked = program::resolve(&args.program[0], search.as_deref())
+        .and_then(|path| program::check(&path, &args.program[1..]));
     let program = match checked {
         Ok(p) => p,
         Err(e) => {
@@ -79,11 +80,15 @@ fn execute(path: &Path, argv: Vec<OsString>, env: Vec<(OsString, OsString)>) -> 
         k.push(v);
         k
     });
-    let (Ok(path), Ok(argv), Ok(env)) = (c_string(path.as_os_str()), argv.into_iter().map(c_owned).collect::<Result<Vec<_>, _>>(), joined.map(c_owned).collect::<Result<Vec<_>, _>>())
-    else {
+    let (Ok(path), Ok(argv), Ok(env)) = (
+        c_string(path.as_os_str()),
+        argv.into_iter().map(c_owned).collect::<Result<Vec<_>, _>>(),
+        joined.map(c_owned).collect::<Result<Vec<_>, _>>(),
+    ) else {
         return std::io::ErrorKind::InvalidInput.into();
     };
-    let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let pointers =
+        |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (argv_p, env_p) = (pointers(&argv), pointers(&env));
     // SAFETY: the path is a terminated string, both arrays are null-terminated arrays of such, and all
     // of them outlive the call.
@@ -104,7 +109,8 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)], set: &[(&str, &str)]) -> Vec<(String, String)> {
-        let own = |p: &[(&str, &str)]| p.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect::<Vec<_>>();
+        let own =
+            |p: &[(&str, &str)]| p.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect::<Vec<_>>();
         let mut all: Vec<_> = environment(own(pairs), Path::new("/x/libculvert.so"), own(set))
             .into_iter()
             .map(|(k, v)| (k.into_string().unwrap(), v.into_string().unwrap()))

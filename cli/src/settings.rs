@@ -73,7 +73,11 @@ const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 impl FromStr for LogLevel {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        LEVELS.iter().find(|l| **l == s).map(|l| LogLevel(l)).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
+        LEVELS
+            .iter()
+            .find(|l| **l == s)
+            .map(|l| LogLevel(l))
+            .ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
     }
 }
 
@@ -81,7 +85,13 @@ impl FromStr for Ring {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
         match s.parse() {
-            Ok(n) if usize::is_power_of_two(n) && (RING_MIN..=RING_MAX).contains(&n) && s.bytes().all(|b| b.is_ascii_digit()) => Ok(Ring(n)),
+            Ok(n)
+                if usize::is_power_of_two(n)
+                    && (RING_MIN..=RING_MAX).contains(&n)
+                    && s.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                Ok(Ring(n))
+            }
             _ => Err(format!("expected a power of two from {RING_MIN} to {RING_MAX}, bytes")),
         }
     }
@@ -133,8 +143,11 @@ pub fn complaint(variable: &str, value: &str) -> Option<String> {
         "CULVERT_LOG" => value.parse::<LogLevel>().err(),
         "CULVERT_RING" => value.parse::<Ring>().err(),
         // The library keeps both in buffers of its own: it allocates nothing.
-        "CULVERT_DIR" => (!value.starts_with('/') || value.len() >= 200).then(|| "expected an absolute path shorter than 200 bytes".into()),
-        "CULVERT_LOG_FILE" => (value.is_empty() || value.len() >= 512).then(|| "expected a path shorter than 512 bytes".into()),
+        "CULVERT_DIR" => (!value.starts_with('/') || value.len() >= 200)
+            .then(|| "expected an absolute path shorter than 200 bytes".into()),
+        "CULVERT_LOG_FILE" => {
+            (value.is_empty() || value.len() >= 512).then(|| "expected a path shorter than 512 bytes".into())
+        }
         _ => None,
     }
 }

@@ -4,10 +4,10 @@
 //! Answers are about the network namespace in which the netlink socket was opened, that of the calling
 //! thread; after `setns` or `unshare(CLONE_NEWNET)` call [`Cache::forget`].
 
+use crate::Place;
 use crate::keep::Keep;
 use crate::os;
 use crate::tuple::{Tuple, mapped, unmapped};
-use crate::Place;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// A socket, as the kernel describes it.

@@ -8,9 +8,9 @@
 //! A forked child inherits the descriptor, and would share the queue with its parent: it opens its own.
 //! Nothing here blocks.
 
+use crate::Place;
 use crate::message::{Bad, LEN, MAX_FDS, Message};
 use crate::os;
-use crate::Place;
 
 /// An open mailbox. Plain numbers: whoever holds it closes `fd`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,9 +241,10 @@ pub fn recv(fd: i32, fds: &mut [i32; MAX_FDS]) -> Option<Incoming> {
         // MSG_CTRUNC: there were descriptors for which we left no room, or our table is full.
         let whole = got.flags & libc::MSG_CTRUNC == 0 && !came.surplus;
         if let (Ok(message), Some((uid, pid)), true) = (verdict, came.sender, whole)
-            && came.nfds == message.fds() {
-                return Some(Incoming::Message(Received { message, uid, pid, nfds: came.nfds }));
-            }
+            && came.nfds == message.fds()
+        {
+            return Some(Incoming::Message(Received { message, uid, pid, nfds: came.nfds }));
+        }
         fds[..came.nfds].iter().for_each(|fd| os::close(*fd));
         if let Err(Bad::Version { from, nonce, version, refusal }) = verdict {
             return Some(Incoming::VersionMismatch { from, nonce, version, refusal });

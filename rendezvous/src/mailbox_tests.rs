@@ -117,7 +117,16 @@ fn unannounced_surplus_and_missing_descriptors_spoil_a_message() {
     let w = pipe.write.as_raw_fd();
     let channel = Message::Channel { from: a.name, nonce: 1, channel: 2, ring: 4096, pollers: 3 };
     let all = Message::Channel { from: a.name, nonce: 1, channel: 2, ring: 4096, pollers: u64::MAX };
-    for (message, n) in [(knock(&a), 1), (knock(&a), 253), (channel, 0), (channel, 2), (channel, 4), (channel, 253), (all, MAX_FDS + 1), (all, 253)] {
+    for (message, n) in [
+        (knock(&a), 1),
+        (knock(&a), 253),
+        (channel, 0),
+        (channel, 2),
+        (channel, 4),
+        (channel, 253),
+        (all, MAX_FDS + 1),
+        (all, 253),
+    ] {
         a.send_raw(&b, &message.encode(), &vec![w; n]);
         assert_eq!(b.recv().map(|(i, _)| i), None, "{message:?} with {n}");
         assert_eq!(pipe.copies(), 2, "{message:?} with {n}");

@@ -176,9 +176,7 @@ impl Message {
 
     fn is_sound(&self) -> bool {
         match *self {
-            Message::Channel { ring, .. } => {
-                ring.is_power_of_two() && (RING_MIN..=RING_MAX).contains(&(ring as usize))
-            }
+            Message::Channel { ring, .. } => ring.is_power_of_two() && (RING_MIN..=RING_MAX).contains(&(ring as usize)),
             Message::Doorbell { pollers, .. } => pollers != 0,
             _ => true,
         }
@@ -194,17 +192,29 @@ pub(crate) mod tests {
         let id = 1..=u64::MAX;
         prop_oneof![
             (id.clone(), any::<u64>()).prop_map(|(from, nonce)| Message::Knock { from, nonce }),
-            (id.clone(), any::<u64>(), any::<u64>())
-                .prop_map(|(from, nonce, pollers)| Message::Welcome { from, nonce, pollers }),
+            (id.clone(), any::<u64>(), any::<u64>()).prop_map(|(from, nonce, pollers)| Message::Welcome {
+                from,
+                nonce,
+                pollers
+            }),
             (id.clone(), any::<u64>(), any::<u64>(), 12u32..=26, any::<u64>()).prop_map(
-                |(from, nonce, channel, bits, pollers)| Message::Channel { from, nonce, channel, ring: 1 << bits, pollers }
+                |(from, nonce, channel, bits, pollers)| Message::Channel {
+                    from,
+                    nonce,
+                    channel,
+                    ring: 1 << bits,
+                    pollers
+                }
             ),
             (id.clone(), any::<u64>(), any::<bool>(), 1..=u64::MAX).prop_map(|(from, channel, acceptor, pollers)| {
                 let role = if acceptor { Role::Acceptor } else { Role::Connector };
                 Message::Doorbell { from, channel, role, pollers }
             }),
-            (id, any::<u64>(), any::<u32>())
-                .prop_map(|(from, nonce, version)| Message::VersionNo { from, nonce, version }),
+            (id, any::<u64>(), any::<u32>()).prop_map(|(from, nonce, version)| Message::VersionNo {
+                from,
+                nonce,
+                version
+            }),
         ]
     }
 

@@ -166,9 +166,8 @@ pub(crate) fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(
 pub(crate) fn sendto(fd: i32, data: &[u8], address: &[u8]) -> Result<usize, i32> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the kernel reads `data` and `address`, each with its own length.
-    let ret = unsafe {
-        syscall!(libc::SYS_sendto, fd, data.as_ptr(), data.len(), flags, address.as_ptr(), address.len())
-    };
+    let ret =
+        unsafe { syscall!(libc::SYS_sendto, fd, data.as_ptr(), data.len(), flags, address.as_ptr(), address.len()) };
     check(ret)
 }
 

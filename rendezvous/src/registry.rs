@@ -12,10 +12,10 @@
 //! Entries are hints, and are proved elsewhere (see the crate's documentation). So writers do not lock: a
 //! torn entry fails its checksum, a lost one costs an acceleration, a stale one is overwritten in time.
 
+use crate::Place;
 use crate::keep::Keep;
 use crate::os::{self, Stat};
 use crate::tuple::{Tuple, mix};
-use crate::Place;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -203,9 +203,10 @@ impl Registry {
     /// `uid`'s file for reading, and the slot it goes back to.
     fn file_of(&self, uid: u32) -> Result<Option<(i32, Stat, &Keep)>, Error> {
         if uid == os::geteuid()
-            && let Some((fd, st)) = taken(&self.own, uid) {
-                return Ok(Some((fd, st, &self.own)));
-            }
+            && let Some((fd, st)) = taken(&self.own, uid)
+        {
+            return Ok(Some((fd, st, &self.own)));
+        }
         if let Some((fd, st)) = taken(&self.seen, uid) {
             return Ok(Some((fd, st, &self.seen)));
         }

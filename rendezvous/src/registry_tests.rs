@@ -129,7 +129,9 @@ fn a_full_bucket_gives_way_in_turn() {
     let tuples = crowded(WAYS + 2);
     assert_eq!(tuples.len(), WAYS + 2);
     let present = || -> Vec<bool> {
-        (0..tuples.len()).map(|i| f.registry.lookup(me(), &tuples[i], i as u64).unwrap() == Some(i as u64 + 50)).collect()
+        (0..tuples.len())
+            .map(|i| f.registry.lookup(me(), &tuples[i], i as u64).unwrap() == Some(i as u64 + 50))
+            .collect()
     };
     for (i, t) in tuples.iter().enumerate() {
         f.registry.publish(t, i as u64, i as u64 + 50).unwrap();
@@ -247,7 +249,11 @@ fn links_fifos_directories_and_second_names_are_refused() {
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious", "{what}");
         assert!(!f.dir.join("nowhere").exists());
         let name = f.own_file();
-        if name.is_dir() && !name.is_symlink() { std::fs::remove_dir(name).unwrap() } else { std::fs::remove_file(name).unwrap() }
+        if name.is_dir() && !name.is_symlink() {
+            std::fs::remove_dir(name).unwrap()
+        } else {
+            std::fs::remove_file(name).unwrap()
+        }
     }
     std::fs::write(f.own_file(), b"not a table").unwrap();
     assert_eq!(f.registry.publish(&tuple(1), 1, 1), Err(Error::NotATable));
@@ -344,7 +350,13 @@ fn a_full_file_system_is_an_error() {
         // SAFETY: a mount namespace of the child's own; NUL-terminated strings.
         let mounted = unsafe {
             libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(c"none".as_ptr(), c"/".as_ptr(), core::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, core::ptr::null()) == 0
+                && libc::mount(
+                    c"none".as_ptr(),
+                    c"/".as_ptr(),
+                    core::ptr::null(),
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    core::ptr::null(),
+                ) == 0
                 && libc::mount(c"t".as_ptr(), dir.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=4096".as_ptr().cast()) == 0
         };
         if !mounted || f.registry.configure(&dir, true).is_err() {

@@ -220,7 +220,9 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_connection_agree() {
-        for (listen, connect) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1"), ("127.0.0.1", "::ffff:127.0.0.1")] {
+        for (listen, connect) in
+            [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1"), ("127.0.0.1", "::ffff:127.0.0.1")]
+        {
             if listen.contains(':') && !v6_loopback() {
                 continue;
             }

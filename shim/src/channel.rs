@@ -94,7 +94,15 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     // SAFETY: a fresh shared mapping of a memfd that can no longer shrink: access cannot raise SIGBUS
     // but for memory exhaustion.
     let p = unsafe {
-        syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE, memfd, 0)
+        syscall!(
+            libc::SYS_mmap,
+            0,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_NORESERVE,
+            memfd,
+            0
+        )
     };
     if (-4095..0).contains(&p) {
         return None;
@@ -260,10 +268,16 @@ impl Chan {
             let role = self.role();
             // The time of our own news is for the peer's pollers.
             let stamp = Stamp { producer: &Producer::default(), now: sys::cycles };
-            ring::notify(&self.slot(slot).side[role as usize], self.queues(role), slot, stamp, |sleeper| match sleeper {
-                Sleeper::Bell(p) => crate::wait::ring_own(p),
-                Sleeper::Word(w) => crate::sleep::wake(w),
-            });
+            ring::notify(
+                &self.slot(slot).side[role as usize],
+                self.queues(role),
+                slot,
+                stamp,
+                |sleeper| match sleeper {
+                    Sleeper::Bell(p) => crate::wait::ring_own(p),
+                    Sleeper::Word(w) => crate::sleep::wake(w),
+                },
+            );
         }
     }
 

@@ -91,7 +91,11 @@ pub fn init() {
             b"trace" => log::set_level(Level::Trace),
             _ => {
                 ok = false;
-                crate::log!(Error, "CULVERT_LOG={} is not one of error, warn, info, debug, trace; staying on the kernel path", text(v));
+                crate::log!(
+                    Error,
+                    "CULVERT_LOG={} is not one of error, warn, info, debug, trace; staying on the kernel path",
+                    text(v)
+                );
             }
         }
     }
@@ -106,17 +110,27 @@ pub fn init() {
                 Some(us) if us <= 1_000_000 => SPIN.store(us, Relaxed),
                 _ => {
                     ok = false;
-                    crate::log!(Error, "CULVERT_SPIN={} is not auto, off, or microseconds up to 1000000; staying on the kernel path", text(v));
+                    crate::log!(
+                        Error,
+                        "CULVERT_SPIN={} is not auto, off, or microseconds up to 1000000; staying on the kernel path",
+                        text(v)
+                    );
                 }
             },
         }
     }
     if let Some(v) = var(c"CULVERT_RING") {
         match number(v) {
-            Some(n) if n.is_power_of_two() && (RING_MIN as u64..=RING_MAX as u64).contains(&n) => RING.store(n as u32, Relaxed),
+            Some(n) if n.is_power_of_two() && (RING_MIN as u64..=RING_MAX as u64).contains(&n) => {
+                RING.store(n as u32, Relaxed)
+            }
             _ => {
                 ok = false;
-                crate::log!(Error, "CULVERT_RING={} is not a power of two from {RING_MIN} to {RING_MAX} bytes; staying on the kernel path", text(v));
+                crate::log!(
+                    Error,
+                    "CULVERT_RING={} is not a power of two from {RING_MIN} to {RING_MAX} bytes; staying on the kernel path",
+                    text(v)
+                );
             }
         }
     }
@@ -150,7 +164,11 @@ pub fn init() {
 fn keep_dir(v: &[u8]) -> bool {
     static mut BUF: [u8; 200] = [0; 200];
     if v.first() != Some(&b'/') || v.len() >= 200 {
-        crate::log!(Error, "CULVERT_DIR={} is not an absolute path shorter than 200 bytes; staying on the kernel path", text(v));
+        crate::log!(
+            Error,
+            "CULVERT_DIR={} is not an absolute path shorter than 200 bytes; staying on the kernel path",
+            text(v)
+        );
         return false;
     }
     let b = &raw mut BUF;
@@ -172,7 +190,12 @@ fn open_log(v: &[u8]) -> bool {
     // SAFETY: a NUL-terminated path.
     let fd = unsafe { shmring::syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600) };
     if fd < 0 {
-        crate::log!(Error, "CULVERT_LOG_FILE={}: cannot be opened (errno {}); staying on the kernel path", text(v), -fd);
+        crate::log!(
+            Error,
+            "CULVERT_LOG_FILE={}: cannot be opened (errno {}); staying on the kernel path",
+            text(v),
+            -fd
+        );
         return false;
     }
     log::FD.store(fd as i32, Relaxed);

@@ -7,7 +7,9 @@ use crate::config;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FIN, FamilyHeader, MAGIC, MEMBERS, RST, Reason, State, VERSION};
+use shmring::family::{
+    ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FIN, FamilyHeader, MAGIC, MEMBERS, RST, Reason, State, VERSION,
+};
 use shmring::layout::Role;
 use shmring::{sys, syscall};
 
@@ -200,7 +202,8 @@ fn init() -> bool {
     }
     let name = c"culvert-family";
     // SAFETY: a C string.
-    let fd = unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
+    let fd =
+        unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
     if fd < 0 {
         return false;
     }
@@ -350,13 +353,15 @@ pub fn sole_holder(ep: Ep) -> bool {
 pub fn alone() -> bool {
     let Some(h) = header() else { return false };
     // Without a place among the members this process's own forks are not known.
-    MEMBER.load(Relaxed) != NOBODY && CHILD.load(Relaxed) != NOBODY && h.members.iter().enumerate().all(|(m, place)| {
-        let pid = place.load(Acquire);
-        // SAFETY: signal 0 only asks.
-        m == MEMBER.load(Relaxed) as usize
-            || pid == 0
-            || pid != BEING_FORKED && unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize
-    })
+    MEMBER.load(Relaxed) != NOBODY
+        && CHILD.load(Relaxed) != NOBODY
+        && h.members.iter().enumerate().all(|(m, place)| {
+            let pid = place.load(Acquire);
+            // SAFETY: signal 0 only asks.
+            m == MEMBER.load(Relaxed) as usize
+                || pid == 0
+                || pid != BEING_FORKED && unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize
+        })
 }
 
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.

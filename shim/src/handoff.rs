@@ -61,7 +61,8 @@ fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
 pub fn survives(ep: Ep) -> bool {
     (0..fds::high()).any(|fd| {
         // SAFETY: no memory is touched.
-        fds::endpoint(fd) == Some(ep) && unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) } & libc::FD_CLOEXEC as isize == 0
+        fds::endpoint(fd) == Some(ep)
+            && unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) } & libc::FD_CLOEXEC as isize == 0
     })
 }
 
@@ -275,7 +276,12 @@ pub fn take_up() {
     let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default() };
     // SAFETY: reads into a local.
     let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
-    if n != size_of_val(&h) as isize || h.magic != layout::MAGIC || h.version != layout::VERSION || h.id != 0 || !family::ensure() {
+    if n != size_of_val(&h) as isize
+        || h.magic != layout::MAGIC
+        || h.version != layout::VERSION
+        || h.id != 0
+        || !family::ensure()
+    {
         return;
     }
     let held = channel::LOCK.lock();

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
-use shmring::layout::{ALL_SHUT, WR_SHUT, REFUSED};
+use shmring::layout::{ALL_SHUT, REFUSED, WR_SHUT};
 use shmring::switch::{self, Leave, RxPhase, TxPhase};
 use shmring::syscall;
 
@@ -104,7 +104,12 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
                 None => continue,
             }
         };
-        const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_NOSIGNAL | libc::MSG_CMSG_CLOEXEC;
+        const CARRIED: c_int = libc::MSG_PEEK
+            | libc::MSG_WAITALL
+            | libc::MSG_DONTWAIT
+            | libc::MSG_TRUNC
+            | libc::MSG_NOSIGNAL
+            | libc::MSG_CMSG_CLOEXEC;
         if flags & !CARRIED != 0 {
             if flags & libc::MSG_OOB != 0 {
                 retire(fd, Reason::Oob);
@@ -113,7 +118,10 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         }
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
-        if RxPhase::from_u32(ep.rx_phase.load(Acquire)) == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
+        if RxPhase::from_u32(ep.rx_phase.load(Acquire)) == RxPhase::Down
+            && ep.latched.load(Relaxed) == 0
+            && ep.rx_skip.load(Relaxed) == 0
+        {
             return real();
         }
         if !rx::make_ready(ep, chan) {
@@ -172,7 +180,12 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
                 None => continue,
             }
         };
-        const CARRIED: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_CONFIRM | libc::MSG_DONTROUTE;
+        const CARRIED: c_int = libc::MSG_DONTWAIT
+            | libc::MSG_NOSIGNAL
+            | libc::MSG_MORE
+            | libc::MSG_EOR
+            | libc::MSG_CONFIRM
+            | libc::MSG_DONTROUTE;
         if flags & !CARRIED != 0 {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
@@ -262,7 +275,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         let all = how == libc::SHUT_RDWR || ep.rd_shut.load(Relaxed) != 0;
-        chan.slot(slot).side[chan.role() as usize].wr_shut.store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
+        chan.slot(slot).side[chan.role() as usize]
+            .wr_shut
+            .store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
@@ -348,7 +363,8 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         fence(SeqCst);
         if peer.up.load(Acquire) != 0 {
             let head = ep.rx_head.load(Relaxed);
-            let there = || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
+            let there =
+                || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
             let kept = if unread == Unread::Keep { there() } else { 0 };
             let at = head + kept;
             // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.

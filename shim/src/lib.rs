@@ -12,7 +12,7 @@
 //! ```
 //! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static
 //! atomics; what other processes share is reached through `channel` and `family` only.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![allow(clippy::missing_safety_doc)]
 
 mod attach;
@@ -90,6 +90,7 @@ static START: extern "C" fn() = start;
 static END: extern "C" fn() = end;
 
 /// A panic is a bug of ours. It cannot unwind into the program, and going on could corrupt its streams.
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     log!(Error, "internal error, aborting rather than losing a byte: {info}");

@@ -4,8 +4,8 @@ use crate::family::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, channel, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
 use shmring::syscall;
@@ -155,12 +155,14 @@ fn ring_unread(ep: Ep, chan: &crate::channel::Chan) -> bool {
         return false;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0) > 0
+    shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
+        > 0
 }
 
 fn track(fd: c_int, state: State, role: u32) {
     created(fd);
-    if !config::enabled() || tls().vfork.get() != 0 || fd as usize >= fds::MAX || !family::ensure() || !family::member() {
+    if !config::enabled() || tls().vfork.get() != 0 || fd as usize >= fds::MAX || !family::ensure() || !family::member()
+    {
         return;
     }
     if let Some(ep) = family::alloc(fd, state, role) {
@@ -443,7 +445,11 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
 fn closes(ep: Ep, passed: &mut handoff::Passed) {
     let fd = ep.local().fd.load(Relaxed);
     let Some(chan) = ep.chan() else { return };
-    if ep.state() != State::Attached || fds::endpoint(fd) != Some(ep) || !family::sole_holder(ep) || handoff::survives(ep) {
+    if ep.state() != State::Attached
+        || fds::endpoint(fd) != Some(ep)
+        || !family::sole_holder(ep)
+        || handoff::survives(ep)
+    {
         return;
     }
     rx::drop_echo(ep, chan, fd);

@@ -96,7 +96,8 @@ fn info(fd: i32) -> Option<Info> {
     let mut b = [0u8; 136];
     let mut len = b.len() as u32;
     // SAFETY: writes at most `len` bytes.
-    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::IPPROTO_TCP, libc::TCP_INFO, b.as_mut_ptr(), &raw mut len) };
+    let r =
+        unsafe { syscall!(libc::SYS_getsockopt, fd, libc::IPPROTO_TCP, libc::TCP_INFO, b.as_mut_ptr(), &raw mut len) };
     if r < 0 || (len as usize) < b.len() {
         return None;
     }

@@ -4,8 +4,8 @@
 
 use crate::family::Ep;
 use crate::{signals, tls::tls};
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use shmring::syscall;
 
 /// A lock word: 0, or the owner's thread id.

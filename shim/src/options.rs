@@ -10,18 +10,57 @@ use shmring::ring;
 
 /// Options at SOL_SOCKET whose setting does not concern the bytes, or only at the connection's ends.
 const HARMLESS_SOCKET: &[c_int] = &[
-    libc::SO_REUSEADDR, libc::SO_REUSEPORT, libc::SO_KEEPALIVE, libc::SO_LINGER, libc::SO_SNDBUF, libc::SO_RCVBUF,
-    libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE, libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, libc::SO_RCVLOWAT, libc::SO_BROADCAST,
-    libc::SO_PRIORITY, libc::SO_DONTROUTE, libc::SO_MARK, libc::SO_BUSY_POLL, libc::SO_INCOMING_CPU, libc::SO_NO_CHECK,
-    libc::SO_OOBINLINE, libc::SO_ZEROCOPY, libc::SO_MAX_PACING_RATE, libc::SO_DEBUG, libc::SO_PREFER_BUSY_POLL,
-    libc::SO_BUSY_POLL_BUDGET, libc::SO_RCVTIMEO_NEW, libc::SO_SNDTIMEO_NEW, libc::SO_BINDTODEVICE, libc::SO_TXTIME,
+    libc::SO_REUSEADDR,
+    libc::SO_REUSEPORT,
+    libc::SO_KEEPALIVE,
+    libc::SO_LINGER,
+    libc::SO_SNDBUF,
+    libc::SO_RCVBUF,
+    libc::SO_SNDBUFFORCE,
+    libc::SO_RCVBUFFORCE,
+    libc::SO_RCVTIMEO,
+    libc::SO_SNDTIMEO,
+    libc::SO_RCVLOWAT,
+    libc::SO_BROADCAST,
+    libc::SO_PRIORITY,
+    libc::SO_DONTROUTE,
+    libc::SO_MARK,
+    libc::SO_BUSY_POLL,
+    libc::SO_INCOMING_CPU,
+    libc::SO_NO_CHECK,
+    libc::SO_OOBINLINE,
+    libc::SO_ZEROCOPY,
+    libc::SO_MAX_PACING_RATE,
+    libc::SO_DEBUG,
+    libc::SO_PREFER_BUSY_POLL,
+    libc::SO_BUSY_POLL_BUDGET,
+    libc::SO_RCVTIMEO_NEW,
+    libc::SO_SNDTIMEO_NEW,
+    libc::SO_BINDTODEVICE,
+    libc::SO_TXTIME,
 ];
 /// The same at IPPROTO_TCP.
 const HARMLESS_TCP: &[c_int] = &[
-    libc::TCP_NODELAY, libc::TCP_CORK, libc::TCP_QUICKACK, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL, libc::TCP_KEEPCNT,
-    libc::TCP_USER_TIMEOUT, libc::TCP_MAXSEG, libc::TCP_SYNCNT, libc::TCP_LINGER2, libc::TCP_DEFER_ACCEPT,
-    libc::TCP_WINDOW_CLAMP, libc::TCP_CONGESTION, libc::TCP_NOTSENT_LOWAT, libc::TCP_FASTOPEN, libc::TCP_FASTOPEN_CONNECT,
-    libc::TCP_THIN_LINEAR_TIMEOUTS, libc::TCP_THIN_DUPACK, libc::TCP_SAVE_SYN, libc::TCP_TIMESTAMP,
+    libc::TCP_NODELAY,
+    libc::TCP_CORK,
+    libc::TCP_QUICKACK,
+    libc::TCP_KEEPIDLE,
+    libc::TCP_KEEPINTVL,
+    libc::TCP_KEEPCNT,
+    libc::TCP_USER_TIMEOUT,
+    libc::TCP_MAXSEG,
+    libc::TCP_SYNCNT,
+    libc::TCP_LINGER2,
+    libc::TCP_DEFER_ACCEPT,
+    libc::TCP_WINDOW_CLAMP,
+    libc::TCP_CONGESTION,
+    libc::TCP_NOTSENT_LOWAT,
+    libc::TCP_FASTOPEN,
+    libc::TCP_FASTOPEN_CONNECT,
+    libc::TCP_THIN_LINEAR_TIMEOUTS,
+    libc::TCP_THIN_DUPACK,
+    libc::TCP_SAVE_SYN,
+    libc::TCP_TIMESTAMP,
 ];
 
 fn harmless(level: c_int, name: c_int) -> bool {
@@ -90,7 +129,8 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
 /// # Safety
 /// As libc's.
 pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
-    if level == libc::SOL_SOCKET && name == libc::SO_ERROR
+    if level == libc::SOL_SOCKET
+        && name == libc::SO_ERROR
         && let Some(ep) = fds::endpoint(fd)
         && ep.state() == State::Attached
     {
@@ -129,7 +169,8 @@ fn ring_unsent(ep: Ep) -> u64 {
     let Some(chan) = ep.chan() else { return 0 };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let tail = ep.tx_tail.load(Relaxed);
-    ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).map_or(0, |head| tail.wrapping_sub(head))
+    ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail)
+        .map_or(0, |head| tail.wrapping_sub(head))
 }
 
 /// `ioctl`.

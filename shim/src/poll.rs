@@ -95,7 +95,13 @@ fn concerns(f: &[pollfd]) -> bool {
 ///
 /// # Safety
 /// As libc's; a cancellation point.
-pub unsafe fn poll(f: *mut pollfd, n: nfds_t, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
+pub unsafe fn poll(
+    f: *mut pollfd,
+    n: nfds_t,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    mut real: impl FnMut() -> c_int,
+) -> c_int {
     if n == 0 || f.is_null() || n > fds::MAX as nfds_t || !config::enabled() {
         return real();
     }
@@ -143,7 +149,13 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t,
 const COUNTED: i16 = 0x4000;
 
 /// `work` has room for the set, a doorbell and the mailbox.
-unsafe fn serve_in(set: &mut [pollfd], work: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, mut strict: bool) -> isize {
+unsafe fn serve_in(
+    set: &mut [pollfd],
+    work: &mut [pollfd],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    mut strict: bool,
+) -> isize {
     let since = signals::runs();
     let deadline = timeout.map(|t| if t == 0 { 0 } else { wait::now().saturating_add(t) });
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };

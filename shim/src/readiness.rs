@@ -65,7 +65,8 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
             }
         }
         // An echo that has not been dropped is nothing to read.
-        let read = if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
+        let read =
+            if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {

@@ -101,9 +101,11 @@ fn missing<T: Missing>() -> T {
     T::missing()
 }
 
-use libc::{DIR, FILE, aiocb, epoll_event, fd_set, iovec, mmsghdr, mode_t, mq_attr, msghdr, nfds_t, off_t, pid_t, pollfd,
-    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sigset_t, size_t,
-    sockaddr, socklen_t, ssize_t, termios, timespec, timeval, winsize};
+use libc::{
+    DIR, FILE, aiocb, epoll_event, fd_set, iovec, mmsghdr, mode_t, mq_attr, msghdr, nfds_t, off_t, pid_t, pollfd,
+    posix_spawn_file_actions_t, posix_spawnattr_t, sigaction as sigaction_t, sigevent, sigset_t, size_t, sockaddr,
+    socklen_t, ssize_t, termios, timespec, timeval, winsize,
+};
 
 real! {
     // create, name
@@ -237,4 +239,3 @@ real! {
     fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
     fn prctl(op: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;
 }
-

@@ -60,7 +60,14 @@ impl Sleep<'_> {
 ///
 /// # Safety
 /// Must be called without locks; a cancellation point.
-pub unsafe fn sleep(ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: impl Fn() -> bool) -> Result<(), i32> {
+pub unsafe fn sleep(
+    ep: Ep,
+    fd: i32,
+    events: i16,
+    deadline: Option<u64>,
+    since: Runs,
+    ready: impl Fn() -> bool,
+) -> Result<(), i32> {
     let Some(chan) = ep.chan() else { return Ok(()) };
     // A doze is no cancellation point; nothing is held yet.
     // SAFETY: the caller's obligation.
@@ -94,14 +101,25 @@ fn left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
 }
 
 /// Whether to sleep; `Err` if the sleep is over.
-fn last_look(s: &mut Sleep, ep: Ep, deadline: Option<u64>, ready: &impl Fn() -> bool) -> Result<Option<u64>, Result<(), i32>> {
+fn last_look(
+    s: &mut Sleep,
+    ep: Ep,
+    deadline: Option<u64>,
+    ready: &impl Fn() -> bool,
+) -> Result<Option<u64>, Result<(), i32>> {
     // Before the look: if it is over by then, that look sees the ring.
     s.bounded |= rx::in_transit(ep, s.chan);
     if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
 }
 
 /// Sleeps on the armed word. `None`: that does not do.
-fn doze(s: &mut Sleep, ep: Ep, deadline: Option<u64>, since: Runs, ready: &impl Fn() -> bool) -> Option<Result<(), i32>> {
+fn doze(
+    s: &mut Sleep,
+    ep: Ep,
+    deadline: Option<u64>,
+    since: Runs,
+    ready: &impl Fn() -> bool,
+) -> Option<Result<(), i32>> {
     let deep = &tls().habits.deep;
     let p = s.poller.filter(|_| !s.bounded && deep.get() == 0 && dozes(ep))?;
     s.arm(DOZING);
@@ -127,7 +145,15 @@ fn doze(s: &mut Sleep, ep: Ep, deadline: Option<u64>, since: Runs, ready: &impl 
 ///
 /// # Safety
 /// As for [`sleep`].
-unsafe fn sleep_deep(s: &mut Sleep, ep: Ep, fd: i32, events: i16, deadline: Option<u64>, since: Runs, ready: &impl Fn() -> bool) -> Result<(), i32> {
+unsafe fn sleep_deep(
+    s: &mut Sleep,
+    ep: Ep,
+    fd: i32,
+    events: i16,
+    deadline: Option<u64>,
+    since: Runs,
+    ready: &impl Fn() -> bool,
+) -> Result<(), i32> {
     s.arm(0);
     let mut left = match last_look(s, ep, deadline, ready) {
         Ok(left) => left,

@@ -158,7 +158,8 @@ pub fn cycles_per_us() -> u64 {
     match CYCLES_PER_US.load(Relaxed) {
         0 => {
             let us = now().saturating_sub(START[1].load(Relaxed)) / 1000;
-            let rate = sys::cycles().wrapping_sub(START[0].load(Relaxed)).checked_div(us).unwrap_or(0).clamp(100, 10_000);
+            let rate =
+                sys::cycles().wrapping_sub(START[0].load(Relaxed)).checked_div(us).unwrap_or(0).clamp(100, 10_000);
             if us >= 1000 {
                 CYCLES_PER_US.store(rate, Relaxed);
             }
@@ -341,7 +342,8 @@ impl Sleeper {
         let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
         path.copy_within(16 + zeros.., 16);
         // SAFETY: a NUL-terminated path.
-        let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
+        let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }
+            as i32;
         if f < 0 {
             return false;
         }

@@ -268,7 +268,16 @@ pub struct Endpoint {
 impl Endpoint {
     /// A connection begins in this record. The caller knows the rest of the first group, and sets `state` last.
     pub fn begin(&self) {
-        for w in [&self.reason, &self.ops, &self.rx_word, &self.tx_word, &self.rcvlowat, &self.latched, &self.cork, &self.peer_pid] {
+        for w in [
+            &self.reason,
+            &self.ops,
+            &self.rx_word,
+            &self.tx_word,
+            &self.rcvlowat,
+            &self.latched,
+            &self.cork,
+            &self.peer_pid,
+        ] {
             w.store(0, Relaxed);
         }
         self.cookie.store(0, Relaxed);
@@ -276,13 +285,33 @@ impl Endpoint {
 
     /// The same for what it needs once it is attached. The tokens are free: who had them gave them back, or was reaped.
     pub fn begin_attached(&self) {
-        for w in [&self.slot, &self.tx_blocked, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_phase, &self.wr_shut] {
+        for w in
+            [&self.slot, &self.tx_blocked, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_phase, &self.wr_shut]
+        {
             w.store(0, Relaxed);
         }
-        for w in [&self.channel, &self.rx_head, &self.rx_shown, &self.rx_skip, &self.rx_at, &self.rx_cut, &self.rx_bytes,
-            &self.rx_msgs, &self.tx_tail, &self.tx_head, &self.tx_base, &self.tx_bytes, &self.tx_msgs, &self.tx_checked,
-            &self.tx_heard, &self.tx_extent, &self.tx_trimmed, &self.bells, &self.spins_won, &self.spins_lost]
-        {
+        for w in [
+            &self.channel,
+            &self.rx_head,
+            &self.rx_shown,
+            &self.rx_skip,
+            &self.rx_at,
+            &self.rx_cut,
+            &self.rx_bytes,
+            &self.rx_msgs,
+            &self.tx_tail,
+            &self.tx_head,
+            &self.tx_base,
+            &self.tx_bytes,
+            &self.tx_msgs,
+            &self.tx_checked,
+            &self.tx_heard,
+            &self.tx_extent,
+            &self.tx_trimmed,
+            &self.bells,
+            &self.spins_won,
+            &self.spins_lost,
+        ] {
             w.store(0, Relaxed);
         }
         self.rx_up.store(u64::MAX, Relaxed);

@@ -6,9 +6,9 @@
 //! loaded once, checked, and only then used.
 #![cfg_attr(not(any(test, loom)), no_std)]
 
-pub mod sys;
-pub mod sync;
-pub mod layout;
 pub mod family;
+pub mod layout;
 pub mod ring;
 pub mod switch;
+pub mod sync;
+pub mod sys;

@@ -197,7 +197,12 @@ struct Slot {
 impl Slot {
     fn new() -> Slot {
         let queues = || (0..POLLERS).map(|_| Queue::default()).collect();
-        Slot { side: Default::default(), producer: Default::default(), consumer: Default::default(), queues: [queues(), queues()] }
+        Slot {
+            side: Default::default(),
+            producer: Default::default(),
+            consumer: Default::default(),
+            queues: [queues(), queues()],
+        }
     }
 }
 
@@ -206,13 +211,24 @@ fn scribble(s: &Slot, w: &mut Words) {
     for i in 0..2 {
         let near = s.producer[i].tail.load(Ordering::Relaxed);
         let (side, p, c) = (&s.side[i], &s.producer[i], &s.consumer[i]);
-        let words = [&side.pollers, &side.up, &side.down, &side.rewind, &p.tail, &p.base, &c.head, &s.queues[i][0].ready, &s.queues[i][1].ready];
+        let words = [
+            &side.pollers,
+            &side.up,
+            &side.down,
+            &side.rewind,
+            &p.tail,
+            &p.base,
+            &c.head,
+            &s.queues[i][0].ready,
+            &s.queues[i][1].ready,
+        ];
         for at in words {
             if w.next().is_multiple_of(3) {
                 at.store(w.any(near), Ordering::Release);
             }
         }
-        for at in [&side.rx, &side.want_space, &side.wr_shut, &side.gone, &s.queues[i][0].armed, &s.queues[i][1].armed] {
+        for at in [&side.rx, &side.want_space, &side.wr_shut, &side.gone, &s.queues[i][0].armed, &s.queues[i][1].armed]
+        {
             if w.next().is_multiple_of(3) {
                 at.store(w.any(near) as u32, Ordering::Release);
             }
@@ -239,7 +255,13 @@ impl Victim {
         let p = &s.side[1];
         let down = p.down.load(Ordering::Acquire);
         let step = match ring::available(&s.producer[1], self.head, self.size) {
-            Ok(available) => switch::rx(RxView { phase: self.rx, up: p.up.load(Ordering::Acquire), down, head: self.head, available }),
+            Ok(available) => switch::rx(RxView {
+                phase: self.rx,
+                up: p.up.load(Ordering::Acquire),
+                down,
+                head: self.head,
+                available,
+            }),
             Err(Corrupt) => RxStep::Corrupt,
         };
         match step {
@@ -305,10 +327,16 @@ impl Victim {
             TxStep::Corrupt => self.corrupt += 1,
             TxStep::Lifeline => {}
         }
-        ring::notify(p, &s.queues[1], w.next() as usize % 64, Stamp { producer: &s.producer[0], now: || 7 }, |s| match s {
-            Sleeper::Bell(p) => assert!(p < POLLERS),
-            Sleeper::Word(_) => {}
-        });
+        ring::notify(
+            p,
+            &s.queues[1],
+            w.next() as usize % 64,
+            Stamp { producer: &s.producer[0], now: || 7 },
+            |s| match s {
+                Sleeper::Bell(p) => assert!(p < POLLERS),
+                Sleeper::Word(_) => {}
+            },
+        );
         ring::arm(&s.queues[0][0], 1);
         ring::take_ready(&s.queues[0][0]);
     }
@@ -316,7 +344,17 @@ impl Victim {
     fn new(size: u64, w: &mut Words) -> Victim {
         let start = w.any(u64::MAX);
         let base = start;
-        Victim { size, rx: RxPhase::Native, tx: TxPhase::Native, head: start, tail: start, known: start, base, corrupt: 0, moved: 0 }
+        Victim {
+            size,
+            rx: RxPhase::Native,
+            tx: TxPhase::Native,
+            head: start,
+            tail: start,
+            known: start,
+            base,
+            corrupt: 0,
+            moved: 0,
+        }
     }
 }
 

@@ -144,7 +144,13 @@ struct Poller {
 impl Poller {
     fn new() -> Poller {
         let futex = (Mutex::new(()), Condvar::new());
-        Poller { side: Side::default(), queues: Default::default(), bells: [Notify::new(), Notify::new()], futex, generation: Default::default() }
+        Poller {
+            side: Side::default(),
+            queues: Default::default(),
+            bells: [Notify::new(), Notify::new()],
+            futex,
+            generation: Default::default(),
+        }
     }
     fn wake(&self, sleeper: Sleeper) {
         match sleeper {

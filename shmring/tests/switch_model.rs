@@ -113,8 +113,28 @@ fn several_threads() {
     large(Config { name: "two threads a side", ..THREADS }, 300_000);
     large(Config { name: "two threads a side, sender leaves", leave: true, ..THREADS }, 700_000);
     large(Config { name: "two threads a side, receiver retires", acts: RETIRES, ..THREADS }, 700_000);
-    large(Config { name: "two senders, both leave, either end killed", receivers: &[2], leave: true, acts: RETIRES, kill: 5, ..THREADS }, 250_000);
-    large(Config { name: "two receivers, both leave, either end killed", senders: &[(0, 3)], leave: true, acts: RETIRES, kill: 5, ..THREADS }, 500_000);
+    large(
+        Config {
+            name: "two senders, both leave, either end killed",
+            receivers: &[2],
+            leave: true,
+            acts: RETIRES,
+            kill: 5,
+            ..THREADS
+        },
+        250_000,
+    );
+    large(
+        Config {
+            name: "two receivers, both leave, either end killed",
+            senders: &[(0, 3)],
+            leave: true,
+            acts: RETIRES,
+            kill: 5,
+            ..THREADS
+        },
+        500_000,
+    );
     proves(Config { name: "two senders", receivers: &[2], ..THREADS }, 20_000);
     proves(Config { name: "two receivers, one retires", senders: &[(0, 2)], acts: RETIRES, ..THREADS }, 20_000);
 }
@@ -126,7 +146,10 @@ fn several_processes_one_of_them_killed() {
     large(Config { name: "two sending processes, receiver retires", acts: RETIRES, ..SENDERS }, 400_000);
     proves(Config { name: "two receiving processes", ..READERS }, 100_000);
     large(Config { name: "two receiving processes, the other retires", acts: RETIRES, ..READERS }, 200_000);
-    large(Config { name: "two receiving processes, the retiring one is killed", acts: RETIRES, kill: 8, ..READERS }, 250_000);
+    large(
+        Config { name: "two receiving processes, the retiring one is killed", acts: RETIRES, kill: 8, ..READERS },
+        250_000,
+    );
     proves(Config { name: "two sending processes, three bytes", senders: &[(0, 2), (1, 1)], ..SENDERS }, 50_000);
 }
 
@@ -136,39 +159,107 @@ fn a_receiver_that_polls() {
     proves(Config { name: "poll, sender leaves and waits for an answer", polite: true, ..POLLS }, 60_000);
     large(Config { name: "poll, sender leaves", ..POLLS }, 100_000);
     large(Config { name: "poll, half a connection", leave: false, half: true, ..POLLS }, 300_000);
-    large(Config { name: "poll, receiver cuts, sender waits for an answer", acts: &[Act::Cut], polite: true, ..POLLS }, 300_000);
+    large(
+        Config { name: "poll, receiver cuts, sender waits for an answer", acts: &[Act::Cut], polite: true, ..POLLS },
+        300_000,
+    );
     large(Config { name: "poll, receiver cuts, either end killed", acts: &[Act::Cut], kill: 5, ..POLLS }, 700_000);
-    large(Config { name: "poll, receiver rewinds, either end killed", acts: &[Act::Rewind], kill: 5, ..POLLS }, 700_000);
+    large(
+        Config { name: "poll, receiver rewinds, either end killed", acts: &[Act::Rewind], kill: 5, ..POLLS },
+        700_000,
+    );
     proves(Config { name: "epoll", leave: false, ..EPOLLS }, 30_000);
     proves(Config { name: "epoll, sender leaves and waits for an answer", polite: true, ..EPOLLS }, 60_000);
-    large(Config { name: "epoll, half a connection, sender waits for an answer", leave: false, half: true, polite: true, ..EPOLLS }, 200_000);
-    large(Config { name: "epoll, receiver retires, sender waits for an answer", acts: RETIRES, polite: true, ..EPOLLS }, 200_000);
+    large(
+        Config {
+            name: "epoll, half a connection, sender waits for an answer",
+            leave: false,
+            half: true,
+            polite: true,
+            ..EPOLLS
+        },
+        200_000,
+    );
+    large(
+        Config { name: "epoll, receiver retires, sender waits for an answer", acts: RETIRES, polite: true, ..EPOLLS },
+        200_000,
+    );
     large(Config { name: "epoll, receiver cuts, either end killed", acts: &[Act::Cut], kill: 5, ..EPOLLS }, 900_000);
 }
 
 #[test]
 fn a_receiver_that_cuts() {
     proves(Config { name: "cut", leave: false, acts: &[Act::Cut], ..NARROW }, 100_000);
-    large(Config { name: "cut, sender leaves and waits for an answer", acts: &[Act::Cut], polite: true, ..NARROW }, 200_000);
+    large(
+        Config { name: "cut, sender leaves and waits for an answer", acts: &[Act::Cut], polite: true, ..NARROW },
+        200_000,
+    );
     large(Config { name: "cut, either end killed", acts: &[Act::Cut], kill: 5, ..NARROW }, 500_000);
     large(Config { name: "cut twice", acts: &[Act::Cut, Act::Cut], ..NARROW }, 500_000);
     large(Config { name: "cut, then retired", acts: &[Act::Cut, Act::Retire], ..NARROW }, 400_000);
     large(Config { name: "cut, ring of four", acts: &[Act::Cut], leave: true, window: 2, ..RING4 }, 20_000);
     large(Config { name: "two holders, cut, one killed", acts: &[Act::Cut], leave: true, kill: 8, ..HOLDERS }, 900_000);
-    large(Config { name: "two holders, cut twice, one killed", acts: &[Act::Cut, Act::Cut], kill: 8, ..HOLDERS }, 700_000);
+    large(
+        Config { name: "two holders, cut twice, one killed", acts: &[Act::Cut, Act::Cut], kill: 8, ..HOLDERS },
+        700_000,
+    );
 }
 
 #[test]
 fn an_echo_on_a_narrow_lifeline() {
     proves(Config { name: "echo, half a connection", senders: &[(0, 3)], leave: false, half: true, ..NARROW }, 50_000);
     proves(Config { name: "echo, all of it ends the ring", eager: true, ..NARROW }, 100_000);
-    large(Config { name: "echo, receiver rewinds, half a connection", leave: false, half: true, acts: &[Act::Rewind], ..NARROW }, 700_000);
-    large(Config { name: "echo, receiver retires, sender exits", leave: false, half: true, acts: RETIRES, end: End::Exit, ..NARROW }, 400_000);
-    large(Config { name: "echo, all of it ends the ring, receiver retires, either end killed", eager: true, acts: RETIRES, kill: 5, ..NARROW }, 400_000);
-    large(Config { name: "echo, receiver rewinds and retires, either end killed", acts: &[Act::Rewind, Act::Retire], kill: 5, ..NARROW }, 500_000);
+    large(
+        Config {
+            name: "echo, receiver rewinds, half a connection",
+            leave: false,
+            half: true,
+            acts: &[Act::Rewind],
+            ..NARROW
+        },
+        700_000,
+    );
+    large(
+        Config {
+            name: "echo, receiver retires, sender exits",
+            leave: false,
+            half: true,
+            acts: RETIRES,
+            end: End::Exit,
+            ..NARROW
+        },
+        400_000,
+    );
+    large(
+        Config {
+            name: "echo, all of it ends the ring, receiver retires, either end killed",
+            eager: true,
+            acts: RETIRES,
+            kill: 5,
+            ..NARROW
+        },
+        400_000,
+    );
+    large(
+        Config {
+            name: "echo, receiver rewinds and retires, either end killed",
+            acts: &[Act::Rewind, Act::Retire],
+            kill: 5,
+            ..NARROW
+        },
+        500_000,
+    );
     large(Config { name: "shutdown while another thread sends", ..HASTY }, 300_000);
     large(Config { name: "shutdown while another thread sends, receiver retires", acts: RETIRES, ..HASTY }, 600_000);
-    large(Config { name: "shutdown while another process sends, one killed", senders: &[(0, 2), (1, 2)], kill: 1, ..HASTY }, 600_000);
+    large(
+        Config {
+            name: "shutdown while another process sends, one killed",
+            senders: &[(0, 2), (1, 2)],
+            kill: 1,
+            ..HASTY
+        },
+        600_000,
+    );
 }
 
 #[test]
@@ -181,7 +272,15 @@ fn a_sender_that_resets() {
     large(Config { name: "reset, receiver rewinds", acts: &[Act::Rewind], eager: true, ..reset }, 200_000);
     large(Config { name: "reset, exec", acts: &[Act::Exec], ..reset }, 300_000);
     large(Config { name: "reset, exec as standard input", acts: &[Act::Stdin], ..reset }, 200_000);
-    large(Config { name: "reset, receiver retires, wide lifeline", acts: RETIRES, eager: true, ..Config { end: End::Reset, ..BOTH } }, 200_000);
+    large(
+        Config {
+            name: "reset, receiver retires, wide lifeline",
+            acts: RETIRES,
+            eager: true,
+            ..Config { end: End::Reset, ..BOTH }
+        },
+        200_000,
+    );
 }
 
 #[test]
@@ -193,12 +292,32 @@ fn an_exec_hands_on() {
     large(Config { name: "exec twice", acts: &[Act::Exec, Act::Exec], ..exec }, 500_000);
     large(Config { name: "exec, then retired", acts: &[Act::Exec, Act::Retire], ..exec }, 400_000);
     large(Config { name: "cut, then exec", acts: &[Act::Cut, Act::Exec], ..exec }, 500_000);
-    large(Config { name: "exec of a program without the library, either end killed", acts: &[Act::Foreign], kill: 5, ..exec }, 400_000);
+    large(
+        Config {
+            name: "exec of a program without the library, either end killed",
+            acts: &[Act::Foreign],
+            kill: 5,
+            ..exec
+        },
+        400_000,
+    );
     proves(Config { name: "exec as standard input", senders: &[(0, 3)], acts: &[Act::Stdin], ..exec }, 100_000);
     large(Config { name: "exec as standard input, either end killed", acts: &[Act::Stdin], kill: 5, ..exec }, 400_000);
-    large(Config { name: "exec as standard input, half a connection", leave: false, half: true, acts: &[Act::Stdin], ..exec }, 700_000);
+    large(
+        Config {
+            name: "exec as standard input, half a connection",
+            leave: false,
+            half: true,
+            acts: &[Act::Stdin],
+            ..exec
+        },
+        700_000,
+    );
     large(Config { name: "cut, then exec as standard input", acts: &[Act::Cut, Act::Stdin], ..exec }, 500_000);
-    large(Config { name: "exec by a holder whose fellow is killed", leave: true, acts: &[Act::Exec], kill: 4, ..HOLDERS }, 400_000);
+    large(
+        Config { name: "exec by a holder whose fellow is killed", leave: true, acts: &[Act::Exec], kill: 4, ..HOLDERS },
+        400_000,
+    );
 }
 
 #[test]
@@ -206,8 +325,28 @@ fn a_receiver_that_stops_leaves_the_rest_to_another() {
     proves(Config { name: "two processes", ..TAKES }, 50_000);
     proves(Config { name: "two processes, one polls", polls: 2, ..TAKES }, 80_000);
     proves(Config { name: "two threads, one in epoll", receivers: &[2, 2], epolls: 2, ..TAKES }, 80_000);
-    large(Config { name: "two threads, one polls, sender leaves", receivers: &[2, 2], takes: 2, polls: 2, leave: true, ..TAKES }, 600_000);
-    large(Config { name: "two threads, one in epoll, sender leaves", receivers: &[2, 2], takes: 2, epolls: 2, leave: true, ..TAKES }, 600_000);
+    large(
+        Config {
+            name: "two threads, one polls, sender leaves",
+            receivers: &[2, 2],
+            takes: 2,
+            polls: 2,
+            leave: true,
+            ..TAKES
+        },
+        600_000,
+    );
+    large(
+        Config {
+            name: "two threads, one in epoll, sender leaves",
+            receivers: &[2, 2],
+            takes: 2,
+            epolls: 2,
+            leave: true,
+            ..TAKES
+        },
+        600_000,
+    );
 }
 
 /// Without any one of its guards the protocol is wrong, and the model sees it: the guard is needed, and the
@@ -232,13 +371,29 @@ fn every_guard_is_needed() {
     caught("look_after_up", Rules { look_after_up: false, ..RULES }, retire);
     caught("heal", Rules { heal: false, ..RULES }, SENDERS);
     caught("look_after_end", Rules { look_after_end: false, ..RULES }, ONE);
-    caught("count_receivers", Rules { count_receivers: false, ..RULES }, Config { senders: &[(0, 3)], want: 2, blocked: true, leave: true, ..THREADS });
+    caught(
+        "count_receivers",
+        Rules { count_receivers: false, ..RULES },
+        Config { senders: &[(0, 3)], want: 2, blocked: true, leave: true, ..THREADS },
+    );
     caught("count_senders", Rules { count_senders: false, ..RULES }, Config { receivers: &[2], ..THREADS });
     caught("look_after_rewind", Rules { look_after_rewind: false, ..RULES }, Config { kill: 1, ..retire });
-    caught("reader_clears_want", Rules { reader_clears_want: false, ..RULES }, Config { senders: &[(0, 2), (0, 2)], receivers: &[2], ..THREADS });
-    caught("stir_on_rewind", Rules { stir_on_rewind: false, ..RULES }, Config { senders: &[(0, 2), (0, 2)], receivers: &[2], acts: RETIRES, ..THREADS });
+    caught(
+        "reader_clears_want",
+        Rules { reader_clears_want: false, ..RULES },
+        Config { senders: &[(0, 2), (0, 2)], receivers: &[2], ..THREADS },
+    );
+    caught(
+        "stir_on_rewind",
+        Rules { stir_on_rewind: false, ..RULES },
+        Config { senders: &[(0, 2), (0, 2)], receivers: &[2], acts: RETIRES, ..THREADS },
+    );
     // The echo would bring the bytes to a receiver that is down, if the sender did not wait for an answer.
-    caught("ready_by_cas", Rules { ready_by_cas: false, ..RULES }, Config { senders: &[(0, 2)], acts: RETIRES, polite: true, ..THREADS });
+    caught(
+        "ready_by_cas",
+        Rules { ready_by_cas: false, ..RULES },
+        Config { senders: &[(0, 2)], acts: RETIRES, polite: true, ..THREADS },
+    );
 }
 
 #[test]
@@ -259,7 +414,11 @@ fn every_guard_of_cut_and_echo_is_needed() {
     caught("cut_in_transit", Rules { cut_in_transit: false, ..RULES }, Config { acts: &[Act::Cut, Act::Cut], ..ONE });
     caught("heal_cut", Rules { heal_cut: false, ..RULES }, Config { acts: &[Act::Cut], kill: 8, ..HOLDERS });
     caught("take_back", Rules { take_back: false, ..RULES }, Config { kill: 1, ..retire });
-    caught("killed_over_it", Rules { killed_over_it: false, ..RULES }, Config { kill: 1, acts: &[Act::Rewind], ..NARROW });
+    caught(
+        "killed_over_it",
+        Rules { killed_over_it: false, ..RULES },
+        Config { kill: 1, acts: &[Act::Rewind], ..NARROW },
+    );
     caught("behind_the_cut", Rules { behind_the_cut: false, ..RULES }, Config { kill: 1, ..cut });
     caught("arrived", Rules { arrived: false, ..RULES }, Config { end: End::Reset, eager: true, ..NARROW });
     caught("arrived, retires", Rules { arrived: false, ..RULES }, Config { end: End::Reset, ..retire });

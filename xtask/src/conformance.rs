@@ -15,8 +15,19 @@ const PYTHON: &str = "/usr/bin/python3.11";
 
 /// Debian's package of the tests, module by module.
 const MODULES: &[&str] = &[
-    "test_select", "test_epoll", "test_poll", "test_selectors", "test_socketserver", "test_httplib", "test_httpservers", "test_ftplib",
-    "test_socket", "test_ssl", "test_signal", "test_subprocess", "test_asyncio",
+    "test_select",
+    "test_epoll",
+    "test_poll",
+    "test_selectors",
+    "test_socketserver",
+    "test_httplib",
+    "test_httpservers",
+    "test_ftplib",
+    "test_socket",
+    "test_ssl",
+    "test_signal",
+    "test_subprocess",
+    "test_asyncio",
 ];
 
 /// What fits in the time of `xtask test`: a module, and patterns of its tests if not all.
@@ -29,7 +40,14 @@ const QUICK: &[(&str, &[&str])] = &[
     ("test_httpservers", &[]),
     ("test_socket", &[]),
     ("test_ssl", &["test.test_ssl.ThreadedTests.test_[a-rt-z]*", "test.test_ssl.NetworkedBIOTests.*"]),
-    ("test_asyncio", &["test.test_asyncio.test_streams.*", "test.test_asyncio.test_sock_lowlevel.*", "test.test_asyncio.test_server.*"]),
+    (
+        "test_asyncio",
+        &[
+            "test.test_asyncio.test_streams.*",
+            "test.test_asyncio.test_sock_lowlevel.*",
+            "test.test_asyncio.test_server.*",
+        ],
+    ),
 ];
 
 /// Not TCP, and hangs on machines whose hypervisor has a vsock device but no peer.
@@ -101,8 +119,13 @@ fn compare(module: &str, patterns: &[&str], limit: Duration, at_once: bool, tall
         let mine = our_results.get(name);
         match (verdict, mine) {
             (Verdict::Failed, _) => native_failures.push(name.as_str()),
-            (Verdict::Passed, Some(Verdict::Passed)) | (Verdict::Skipped, Some(Verdict::Skipped | Verdict::Passed)) => same += 1,
-            _ => worse.push(format!("{name}: {verdict:?} native, {} under culvert", mine.map_or("no result".into(), |v| format!("{v:?}")))),
+            (Verdict::Passed, Some(Verdict::Passed)) | (Verdict::Skipped, Some(Verdict::Skipped | Verdict::Passed)) => {
+                same += 1
+            }
+            _ => worse.push(format!(
+                "{name}: {verdict:?} native, {} under culvert",
+                mine.map_or("no result".into(), |v| format!("{v:?}"))
+            )),
         }
     }
     println!(
@@ -120,7 +143,10 @@ fn compare(module: &str, patterns: &[&str], limit: Duration, at_once: bool, tall
         tally.fail(format!("conformance {module}: no test ran natively"));
     }
     if let Some(stuck) = &ours.stuck {
-        println!("  under culvert it did not finish; the test running at the end: {stuck}; output in {}", ours.output.display());
+        println!(
+            "  under culvert it did not finish; the test running at the end: {stuck}; output in {}",
+            ours.output.display()
+        );
     }
     for w in worse {
         println!("  WORSE {w}");
@@ -206,7 +232,10 @@ fn command(module: &str, patterns: &[&str], xml: &Path, temp: &Path) -> Command 
     for p in IGNORED {
         c.args(["-i", p]);
     }
-    c.current_dir(temp).env_remove("LD_PRELOAD").env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C.UTF-8");
+    c.current_dir(temp)
+        .env_remove("LD_PRELOAD")
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .env("LC_ALL", "C.UTF-8");
     for key in ["PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "CULVERT_LOG"] {
         c.env_remove(key);
     }

@@ -5,8 +5,23 @@ use std::process::{Command, Stdio};
 
 /// The programs of tests/legacy-apps and of the benchmarks.
 pub const PROGRAMS: &[&str] = &[
-    "nginx", "redis-server", "redis-tools", "wrk", "iperf3", "memcached", "apache2-utils", "socat", "curl", "openssl", "python3.11",
-    "procps", "util-linux", "postgresql-15", "haproxy", "openssh-server", "openssh-client",
+    "nginx",
+    "redis-server",
+    "redis-tools",
+    "wrk",
+    "iperf3",
+    "memcached",
+    "apache2-utils",
+    "socat",
+    "curl",
+    "openssl",
+    "python3.11",
+    "procps",
+    "util-linux",
+    "postgresql-15",
+    "haproxy",
+    "openssh-server",
+    "openssh-client",
 ];
 /// CPython's own tests.
 pub const CPYTHON_TESTS: &[&str] = &["python3.11", "libpython3.11-testsuite"];
@@ -14,7 +29,8 @@ pub const CPYTHON_TESTS: &[&str] = &["python3.11", "libpython3.11-testsuite"];
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 fn installed(package: &str) -> bool {
-    let out = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}", package]).stderr(Stdio::null()).output();
+    let out =
+        Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Abbrev}", package]).stderr(Stdio::null()).output();
     out.is_ok_and(|o| o.stdout.starts_with(b"ii"))
 }
 

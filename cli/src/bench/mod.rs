@@ -30,7 +30,9 @@ pub fn main(args: &BenchArgs) -> u8 {
             return exit::USAGE;
         }
     };
-    let (library, scratch) = match library::find(args.library.as_deref()).and_then(|l| Ok((l, Scratch::new("bench").map_err(|e| e.to_string())?))) {
+    let (library, scratch) = match library::find(args.library.as_deref())
+        .and_then(|l| Ok((l, Scratch::new("bench").map_err(|e| e.to_string())?)))
+    {
         Ok(both) => both,
         Err(e) => {
             eprintln!("culvert: {e}");
@@ -52,7 +54,10 @@ pub fn main(args: &BenchArgs) -> u8 {
 
 /// The rows named, in the table's order; `cpu` and `remote` stand for all that begin so.
 fn choose(names: &[String]) -> Result<Vec<&'static Row>, String> {
-    let stands_for = |name: &str, row: &Row| row.id == name || row.id.strip_prefix(name).is_some_and(|rest| ["cpu", "remote"].contains(&name) && rest.starts_with('-'));
+    let stands_for = |name: &str, row: &Row| {
+        row.id == name
+            || row.id.strip_prefix(name).is_some_and(|rest| ["cpu", "remote"].contains(&name) && rest.starts_with('-'))
+    };
     match names.iter().find(|n| !ROWS.iter().any(|r| stands_for(n, r))) {
         Some(unknown) => Err(unknown.clone()),
         None => Ok(ROWS.iter().filter(|r| names.is_empty() || names.iter().any(|n| stands_for(n, r))).collect()),

@@ -180,7 +180,9 @@ impl Job {
     /// Waits until a process listens on `port`, without connecting to it.
     pub fn wait_listening(&mut self, port: u16) -> io::Result<()> {
         const LISTEN: u8 = 10;
-        self.wait_until(|_| netdiag::dump().ok()?.iter().any(|s| s.state == LISTEN && s.local.port() == port).then_some(()))
+        self.wait_until(|_| {
+            netdiag::dump().ok()?.iter().any(|s| s.state == LISTEN && s.local.port() == port).then_some(())
+        })
     }
 
     /// The first line of its output, once it is complete.
@@ -279,7 +281,12 @@ fn cpu_of(pid: u32) -> Duration {
 /// All living processes below `root`.
 fn descendants(root: u32) -> BTreeSet<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for pid in fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
+    for pid in fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok())
+    {
         if let Some(parent) = parent(pid) {
             children.entry(parent).or_default().push(pid);
         }

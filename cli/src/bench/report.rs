@@ -101,7 +101,14 @@ impl Outcome {
                 Floor::Extra(n) => c.value - k.value <= n && c.cpu_us_per_operation - k.cpu_us_per_operation <= NO_CPU,
             };
         let ratio = (!matches!(row.floor, Floor::Extra(_)) && ratio.is_finite()).then_some(ratio);
-        Outcome { kernel: Some(k), culvert: Some(c), ratio, met: Some(met), skipped: None, ..Outcome::skipped(row, String::new()) }
+        Outcome {
+            kernel: Some(k),
+            culvert: Some(c),
+            ratio,
+            met: Some(met),
+            skipped: None,
+            ..Outcome::skipped(row, String::new())
+        }
     }
 }
 
@@ -116,12 +123,15 @@ fn words(floor: Floor, unit: &str) -> String {
 
 /// The table for people.
 pub fn table(outcomes: &[Outcome]) -> String {
-    let head = ["ROW", "WHAT", "KERNEL", "CULVERT", "RATIO", "FLOOR", "", "CPU/OP KERNEL", "CPU/OP CULVERT"].map(String::from);
+    let head =
+        ["ROW", "WHAT", "KERNEL", "CULVERT", "RATIO", "FLOOR", "", "CPU/OP KERNEL", "CPU/OP CULVERT"].map(String::from);
     let mut rows = vec![head];
     let mut notes = String::new();
     for o in outcomes {
         let value = |s: &Option<Summary>| s.as_ref().map_or("-".into(), |s| format!("{} {}", figure(s.value), o.unit));
-        let cpu = |s: &Option<Summary>| s.as_ref().map_or("-".into(), |s| format!("{} us/{}", figure(s.cpu_us_per_operation), o.operation));
+        let cpu = |s: &Option<Summary>| {
+            s.as_ref().map_or("-".into(), |s| format!("{} us/{}", figure(s.cpu_us_per_operation), o.operation))
+        };
         rows.push([
             o.id.into(),
             o.title.into(),
@@ -207,7 +217,8 @@ mod tests {
 
     #[test]
     fn the_table_uses_medians() {
-        let o = Outcome::measured(row("redis-p1"), &samples(&[10.0, 1000.0, 20.0], 3.0), &samples(&[60.0, 80.0, 0.0], 1.0));
+        let o =
+            Outcome::measured(row("redis-p1"), &samples(&[10.0, 1000.0, 20.0], 3.0), &samples(&[60.0, 80.0, 0.0], 1.0));
         assert_eq!(o.ratio, Some(3.0));
         assert!(table(&[o]).contains("3.00x"));
     }

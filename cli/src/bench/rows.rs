@@ -80,20 +80,147 @@ const BLANK: Row = Row {
 
 /// In the order of the table.
 pub const ROWS: &[Row] = &[
-    Row { id: "rtt", title: "64 B request/response, blocking", unit: "us", higher_is_better: false, floor: Floor::Times(10.0), operation: "round trip", run: rtt, ..BLANK },
-    Row { id: "rtt-nospin", title: "the same, spinning off", unit: "us", higher_is_better: false, floor: Floor::Times(1.3), operation: "round trip", run: rtt_nospin, ..BLANK },
-    Row { id: "redis-p1", title: "redis-benchmark -c 50 -P 1, SET and GET 64 B", unit: "ops/s", floor: Floor::Times(3.0), operation: "command", needs: REDIS, run: |s, side| redis(s, side, side, 1), ..BLANK },
-    Row { id: "redis-p16", title: "redis-benchmark -c 50 -P 16, SET and GET 64 B", unit: "ops/s", floor: Floor::Times(1.7), operation: "command", needs: REDIS, run: |s, side| redis(s, side, side, 16), ..BLANK },
-    Row { id: "nginx", title: "nginx, 600 B file, keep-alive, wrk -c 32", unit: "req/s", floor: Floor::Times(2.0), operation: "request", needs: NGINX, run: |s, side| nginx(s, side, false), ..BLANK },
-    Row { id: "iperf", title: "iperf3, one stream", unit: "Gbit/s", floor: Floor::Times(2.0), operation: "MiB", needs: &["iperf3"], run: iperf, ..BLANK },
-    Row { id: "nginx-close", title: "nginx, new connection per request, wrk -c 32", unit: "req/s", floor: Floor::TimesAndCpu(0.97), operation: "request", rounds: 4, needs: NGINX, run: |s, side| nginx(s, side, true), ..BLANK },
-    Row { id: "remote-client", title: "redis-benchmark under culvert, server without", unit: "ops/s", floor: Floor::Times(0.99), operation: "command", needs: REDIS, run: |s, side| redis(s, Side::Kernel, side, 1), ..BLANK },
-    Row { id: "remote-server", title: "redis-server under culvert, client without", unit: "ops/s", floor: Floor::Times(0.99), operation: "command", needs: REDIS, run: |s, side| redis(s, side, Side::Kernel, 1), rounds: 4, ..BLANK },
-    Row { id: "cpu-echo", title: "CPU at 20,000 64 B exchanges/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "exchange", run: |s, side| load(s, side, "echo", 20_000), ..BLANK },
-    Row { id: "cpu-redis", title: "CPU at 20,000 redis commands/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "command", needs: &["redis-server"], run: |s, side| load(s, side, "redis", 20_000), ..BLANK },
-    Row { id: "cpu-nginx", title: "CPU at 20,000 nginx requests/s, 32 connections", unit: "us/op", higher_is_better: false, operation: "request", needs: &["nginx"], run: |s, side| load(s, side, "http", 20_000), ..BLANK },
-    Row { id: "cpu-iperf", title: "CPU at 4 Gbit/s, iperf3, one stream", unit: "us/MiB", higher_is_better: false, operation: "MiB", needs: &["iperf3"], run: |s, side| iperf_at(s, side, Some("4G")).map(cpu_as_value), ..BLANK },
-    Row { id: "idle", title: "1,000 idle connections: memory of both ends", unit: "B/conn", higher_is_better: false, floor: Floor::Extra(8192.0), operation: "second", run: idle, ..BLANK },
+    Row {
+        id: "rtt",
+        title: "64 B request/response, blocking",
+        unit: "us",
+        higher_is_better: false,
+        floor: Floor::Times(10.0),
+        operation: "round trip",
+        run: rtt,
+        ..BLANK
+    },
+    Row {
+        id: "rtt-nospin",
+        title: "the same, spinning off",
+        unit: "us",
+        higher_is_better: false,
+        floor: Floor::Times(1.3),
+        operation: "round trip",
+        run: rtt_nospin,
+        ..BLANK
+    },
+    Row {
+        id: "redis-p1",
+        title: "redis-benchmark -c 50 -P 1, SET and GET 64 B",
+        unit: "ops/s",
+        floor: Floor::Times(3.0),
+        operation: "command",
+        needs: REDIS,
+        run: |s, side| redis(s, side, side, 1),
+        ..BLANK
+    },
+    Row {
+        id: "redis-p16",
+        title: "redis-benchmark -c 50 -P 16, SET and GET 64 B",
+        unit: "ops/s",
+        floor: Floor::Times(1.7),
+        operation: "command",
+        needs: REDIS,
+        run: |s, side| redis(s, side, side, 16),
+        ..BLANK
+    },
+    Row {
+        id: "nginx",
+        title: "nginx, 600 B file, keep-alive, wrk -c 32",
+        unit: "req/s",
+        floor: Floor::Times(2.0),
+        operation: "request",
+        needs: NGINX,
+        run: |s, side| nginx(s, side, false),
+        ..BLANK
+    },
+    Row {
+        id: "iperf",
+        title: "iperf3, one stream",
+        unit: "Gbit/s",
+        floor: Floor::Times(2.0),
+        operation: "MiB",
+        needs: &["iperf3"],
+        run: iperf,
+        ..BLANK
+    },
+    Row {
+        id: "nginx-close",
+        title: "nginx, new connection per request, wrk -c 32",
+        unit: "req/s",
+        floor: Floor::TimesAndCpu(0.97),
+        operation: "request",
+        rounds: 4,
+        needs: NGINX,
+        run: |s, side| nginx(s, side, true),
+        ..BLANK
+    },
+    Row {
+        id: "remote-client",
+        title: "redis-benchmark under culvert, server without",
+        unit: "ops/s",
+        floor: Floor::Times(0.99),
+        operation: "command",
+        needs: REDIS,
+        run: |s, side| redis(s, Side::Kernel, side, 1),
+        ..BLANK
+    },
+    Row {
+        id: "remote-server",
+        title: "redis-server under culvert, client without",
+        unit: "ops/s",
+        floor: Floor::Times(0.99),
+        operation: "command",
+        needs: REDIS,
+        run: |s, side| redis(s, side, Side::Kernel, 1),
+        rounds: 4,
+        ..BLANK
+    },
+    Row {
+        id: "cpu-echo",
+        title: "CPU at 20,000 64 B exchanges/s, 32 connections",
+        unit: "us/op",
+        higher_is_better: false,
+        operation: "exchange",
+        run: |s, side| load(s, side, "echo", 20_000),
+        ..BLANK
+    },
+    Row {
+        id: "cpu-redis",
+        title: "CPU at 20,000 redis commands/s, 32 connections",
+        unit: "us/op",
+        higher_is_better: false,
+        operation: "command",
+        needs: &["redis-server"],
+        run: |s, side| load(s, side, "redis", 20_000),
+        ..BLANK
+    },
+    Row {
+        id: "cpu-nginx",
+        title: "CPU at 20,000 nginx requests/s, 32 connections",
+        unit: "us/op",
+        higher_is_better: false,
+        operation: "request",
+        needs: &["nginx"],
+        run: |s, side| load(s, side, "http", 20_000),
+        ..BLANK
+    },
+    Row {
+        id: "cpu-iperf",
+        title: "CPU at 4 Gbit/s, iperf3, one stream",
+        unit: "us/MiB",
+        higher_is_better: false,
+        operation: "MiB",
+        needs: &["iperf3"],
+        run: |s, side| iperf_at(s, side, Some("4G")).map(cpu_as_value),
+        ..BLANK
+    },
+    Row {
+        id: "idle",
+        title: "1,000 idle connections: memory of both ends",
+        unit: "B/conn",
+        higher_is_better: false,
+        floor: Floor::Extra(8192.0),
+        operation: "second",
+        run: idle,
+        ..BLANK
+    },
 ];
 
 const REDIS: &[&str] = &["redis-server", "redis-benchmark"];
@@ -163,14 +290,28 @@ fn rtt_with(s: &Setup, side: Side, spin: &str) -> io::Result<Sample> {
     let answer = json(&done.output)?;
     let cpu = per_op(server.cpu() + done.cpu, number(&answer["all_operations"])?);
     let p50 = number(&answer["p50_ns"])? / 1000.0;
-    let details = BTreeMap::from([("mean_us", number(&answer["mean_ns"])? / 1000.0), ("p99_us", number(&answer["p99_ns"])? / 1000.0)]);
+    let details = BTreeMap::from([
+        ("mean_us", number(&answer["mean_ns"])? / 1000.0),
+        ("p99_us", number(&answer["p99_ns"])? / 1000.0),
+    ]);
     Ok(Sample { value: p50, cpu, details })
 }
 
 fn redis_server(s: &Setup, side: Side) -> io::Result<(Job, u16)> {
     let port = free_port()?;
     let mut c = program("redis-server")?;
-    c.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
+    c.args([
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--daemonize",
+        "no",
+    ]);
     c.args(["--loglevel", "warning", "--dir"]).arg(s.scratch);
     let mut server = s.start(c, side)?;
     server.wait_listening(port)?;
@@ -198,7 +339,9 @@ fn parse_redis(output: &str) -> io::Result<(f64, f64)> {
         let line = output.lines().find_map(|l| l.strip_prefix(&format!("\"{name}\",\"")))?;
         line.split('"').next()?.parse::<f64>().ok().filter(|r| *r > 0.0)
     };
-    rate("SET").zip(rate("GET")).ok_or_else(|| io::Error::other(format!("redis-benchmark: output not understood: {output}")))
+    rate("SET")
+        .zip(rate("GET"))
+        .ok_or_else(|| io::Error::other(format!("redis-benchmark: output not understood: {output}")))
 }
 
 fn nginx_server(s: &Setup, side: Side) -> io::Result<(Job, u16)> {
@@ -302,7 +445,12 @@ fn idle(s: &Setup, side: Side) -> io::Result<Sample> {
     std::thread::sleep(LOOK);
     let cpu = server.cpu() + client.cpu() - before;
     let resident = server.pss() + client.pss();
-    let on_shm = stat::collect(Some(client.pid()))?.processes.iter().flat_map(|p| &p.connections).filter(|c| c.path == "shm").count();
+    let on_shm = stat::collect(Some(client.pid()))?
+        .processes
+        .iter()
+        .flat_map(|p| &p.connections)
+        .filter(|c| c.path == "shm")
+        .count();
     if side == Side::Culvert && on_shm < CONNECTIONS {
         return Err(io::Error::other(format!("only {on_shm} of {CONNECTIONS} connections reached shared memory")));
     }

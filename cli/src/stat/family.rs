@@ -174,8 +174,18 @@ fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
             _ => None,
         },
         peer_pid: Some(u32_at(bytes, offset_of!(Endpoint, peer_pid))).filter(|pid| *pid != 0),
-        rx: direction(rx_phase, offset_of!(Endpoint, rx_bytes), offset_of!(Endpoint, rx_msgs), offset_of!(Endpoint, rx_up)),
-        tx: direction(tx_phase, offset_of!(Endpoint, tx_bytes), offset_of!(Endpoint, tx_msgs), offset_of!(Endpoint, tx_up)),
+        rx: direction(
+            rx_phase,
+            offset_of!(Endpoint, rx_bytes),
+            offset_of!(Endpoint, rx_msgs),
+            offset_of!(Endpoint, rx_up),
+        ),
+        tx: direction(
+            tx_phase,
+            offset_of!(Endpoint, tx_bytes),
+            offset_of!(Endpoint, tx_msgs),
+            offset_of!(Endpoint, tx_up),
+        ),
         doorbells: u64_if_attached(offset_of!(Endpoint, bells)),
         spins_won: u64_if_attached(offset_of!(Endpoint, spins_won)),
         spins_lost: u64_if_attached(offset_of!(Endpoint, spins_lost)),
@@ -237,7 +247,10 @@ pub mod tests {
         assert_eq!((f.path, f.endpoints.len()), ("auto", 2));
         let [on, off] = &f.endpoints[..] else { panic!() };
         assert_eq!((on.path(), on.reason(), on.cookie, on.doorbells), ("shm", None, 77, 3));
-        assert_eq!(on.tx, Direction { path: "shm", phase: "ring", bytes: 640, messages: 10, switched_up_at: Some(256) });
+        assert_eq!(
+            on.tx,
+            Direction { path: "shm", phase: "ring", bytes: 640, messages: 10, switched_up_at: Some(256) }
+        );
         assert_eq!((on.rx.path, on.rx.phase, on.rx.switched_up_at), ("kernel", "transit", None));
         assert_eq!((off.path(), off.tx.phase, off.tx.bytes), ("kernel", "native", 0));
         assert_eq!(off.reason().unwrap().0, "ktls");

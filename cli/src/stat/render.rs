@@ -22,7 +22,8 @@ pub fn text(report: &Report) -> String {
                 let _ = writeln!(out, "  path {}, nothing is accelerated: {text}", p.path);
             }
             (None, None) => {
-                let _ = writeln!(out, "  path {}, {} of {} connections on shared memory", p.path, on, p.connections.len());
+                let _ =
+                    writeln!(out, "  path {}, {} of {} connections on shared memory", p.path, on, p.connections.len());
             }
         }
         if !p.connections.is_empty() {
@@ -34,7 +35,17 @@ pub fn text(report: &Report) -> String {
     out
 }
 
-const HEAD: [&str; 9] = ["FD", "LOCAL", "PEER", "PATH", "RECEIVED (BYTES/MSGS)", "SENT (BYTES/MSGS)", "BELLS", "SPINS WON/LOST", "SWITCHED AT (RX/TX)"];
+const HEAD: [&str; 9] = [
+    "FD",
+    "LOCAL",
+    "PEER",
+    "PATH",
+    "RECEIVED (BYTES/MSGS)",
+    "SENT (BYTES/MSGS)",
+    "BELLS",
+    "SPINS WON/LOST",
+    "SWITCHED AT (RX/TX)",
+];
 
 fn row(c: &Connection) -> [String; 9] {
     let traffic = |d: &Direction| match d.path {

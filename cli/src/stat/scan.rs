@@ -39,12 +39,16 @@ fn descriptors(proc: &Path) -> Option<Descriptors> {
     // Both may fail because the process has just ended, or because it is another user's: no error of ours.
     for entry in fs::read_dir(proc.join("fd")).ok()?.flatten() {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let (Some(target), Some(fd)) = (target.to_str(), entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok())) else {
+        let (Some(target), Some(fd)) =
+            (target.to_str(), entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()))
+        else {
             continue;
         };
         if target == family {
             found.families.push(entry.path());
-        } else if let Some(inode) = target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']')).and_then(|t| t.parse().ok()) {
+        } else if let Some(inode) =
+            target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']')).and_then(|t| t.parse().ok())
+        {
             found.sockets.entry(inode).and_modify(|lowest: &mut i32| *lowest = fd.min(*lowest)).or_insert(fd);
         }
     }
@@ -119,7 +123,8 @@ fn sockets(proc: &Path, namespace: &Path) -> Sockets {
 
 /// One entry per connected TCP socket that the process holds.
 fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, sockets: &Sockets) -> Vec<Connection> {
-    let by_cookie: HashMap<u64, &Record> = family.endpoints.iter().filter(|e| e.cookie != 0).map(|e| (e.cookie, e)).collect();
+    let by_cookie: HashMap<u64, &Record> =
+        family.endpoints.iter().filter(|e| e.cookie != 0).map(|e| (e.cookie, e)).collect();
     let by_fd: HashMap<u32, &Record> =
         family.endpoints.iter().filter(|e| e.cookie == 0 && pids.contains(&e.pid)).map(|e| (e.fd, e)).collect();
     // For namespaces whose cookies we cannot see, the descriptor at creation is the best there is.
@@ -176,8 +181,19 @@ fn connection(fd: i32, socket: &Socket, record: Option<&Record>, family: &Family
 /// include/net/tcp_states.h.
 fn tcp_state(state: u8) -> &'static str {
     const NAMES: [&str; 13] = [
-        "unknown", "established", "syn-sent", "syn-recv", "fin-wait-1", "fin-wait-2", "time-wait", "close", "close-wait",
-        "last-ack", "listen", "closing", "syn-recv",
+        "unknown",
+        "established",
+        "syn-sent",
+        "syn-recv",
+        "fin-wait-1",
+        "fin-wait-2",
+        "time-wait",
+        "close",
+        "close-wait",
+        "last-ack",
+        "listen",
+        "closing",
+        "syn-recv",
     ];
     NAMES.get(usize::from(state)).copied().unwrap_or("unknown")
 }

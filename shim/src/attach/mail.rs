@@ -25,7 +25,13 @@ struct Asked {
 }
 
 const fn asked() -> Asked {
-    Asked { nonce: AtomicU64::new(0), mailbox: AtomicU64::new(0), uid: AtomicU32::new(0), at: AtomicU64::new(0), told: AtomicU64::new(0) }
+    Asked {
+        nonce: AtomicU64::new(0),
+        mailbox: AtomicU64::new(0),
+        uid: AtomicU32::new(0),
+        at: AtomicU64::new(0),
+        told: AtomicU64::new(0),
+    }
 }
 
 /// Knocks sent (acceptor) and answered (connector).
@@ -136,9 +142,14 @@ pub(super) fn read_mailbox() {
         match mailbox::recv(MAILBOX.load(Relaxed), &mut fds) {
             None => return,
             Some(Incoming::VersionMismatch { from, nonce, version, refusal }) => {
-                crate::log!(Info, "a peer speaks version {version:#x} of culvert's messages, this is {VERSION:#x}; its connections stay on the kernel");
+                crate::log!(
+                    Info,
+                    "a peer speaks version {version:#x} of culvert's messages, this is {VERSION:#x}; its connections stay on the kernel"
+                );
                 if refusal {
-                    if let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from) {
+                    if let Some(k) =
+                        KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from)
+                    {
                         k.at.store(REFUSED, Relaxed);
                     }
                 } else {
@@ -179,16 +190,26 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
             0
         }
         Message::Welcome { from, nonce, pollers } => {
-            let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from) else { return 0 };
+            let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from)
+            else {
+                return 0;
+            };
             k.nonce.store(0, Relaxed);
             if k.uid.load(Relaxed) != uid {
-                crate::log!(Warn, "the mailbox of uid {} is held by uid {uid}; its connections stay on the kernel", k.uid.load(Relaxed));
+                crate::log!(
+                    Warn,
+                    "the mailbox of uid {} is held by uid {uid}; its connections stay on the kernel",
+                    k.uid.load(Relaxed)
+                );
                 return 0;
             }
             make_channel(from, nonce, uid, pid, pollers, got)
         }
         Message::Channel { from, nonce, channel, ring, pollers } => {
-            let Some(w) = WELCOMES.iter().find(|w| w.nonce.load(Relaxed) == nonce && w.mailbox.load(Relaxed) == from) else { return 0 };
+            let Some(w) = WELCOMES.iter().find(|w| w.nonce.load(Relaxed) == nonce && w.mailbox.load(Relaxed) == from)
+            else {
+                return 0;
+            };
             w.nonce.store(0, Relaxed);
             if w.uid.load(Relaxed) != uid {
                 return 0;
@@ -292,7 +313,13 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         if fd < 0 {
             return None;
         }
-        let h = layout::Header { magic: layout::MAGIC, version: layout::VERSION, ring: ring as u32, id, forked: Default::default() };
+        let h = layout::Header {
+            magic: layout::MAGIC,
+            version: layout::VERSION,
+            ring: ring as u32,
+            id,
+            forked: Default::default(),
+        };
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
             && syscall!(libc::SYS_pwrite64, fd, &raw const h, size_of_val(&h), 0) > 0
@@ -320,6 +347,11 @@ fn sweep() {
 
 /// Sends the doorbell of poller `p` to the other side of `chan`.
 pub fn send_bell(chan: &Chan, p: usize) -> bool {
-    let m = Message::Doorbell { from: NAME.load(Relaxed), channel: chan.id.load(Relaxed), role: chan.role(), pollers: 1 << p };
+    let m = Message::Doorbell {
+        from: NAME.load(Relaxed),
+        channel: chan.id.load(Relaxed),
+        role: chan.role(),
+        pollers: 1 << p,
+    };
     mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[wait::bell(p)]).is_ok()
 }

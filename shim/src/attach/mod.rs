@@ -19,13 +19,13 @@ mod mail;
 
 pub use mail::{collect, mailbox, new_memory, poke, send_bell};
 
-use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use crate::channel::{self, Chan};
 use crate::family::{self, Ep};
 use crate::lock::{Held, Lock};
 use crate::{bypass, config, epoll, fds, lifeline, rx, signals, wait};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
+use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Cache, Miss};
 use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
@@ -119,7 +119,8 @@ pub fn note_answer(ep: Ep) {
 const FIRST: [u32; 2] = [6, 8];
 
 fn due(n: u32, acceptor: bool) -> bool {
-    n >= FIRST[usize::from(acceptor)] && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(16) && talking()))
+    n >= FIRST[usize::from(acceptor)]
+        && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(16) && talking()))
 }
 
 /// Until when (monotonic, nanoseconds) every connection takes steps more often: somebody was written to, or has written.
@@ -251,13 +252,21 @@ fn connector(ep: Ep, fd: i32) {
             let acceptor = offer.acceptor.load(Relaxed);
             let Ok(t) = Tuple::of(fd, true) else { return };
             match diag::find(&DIAG, &t) {
-                Ok(f) if f.cookie == acceptor && f.uid == chan.peer_uid.load(Relaxed) && chan.endpoint(slot - 1).is_none() => {
+                Ok(f)
+                    if f.cookie == acceptor
+                        && f.uid == chan.peer_uid.load(Relaxed)
+                        && chan.endpoint(slot - 1).is_none() =>
+                {
                     ep.local().peer_cookie.store(acceptor, Relaxed);
                     attach(ep, chan, slot - 1);
                     let _ = REGISTRY.withdraw(&t.reversed(), cookie);
                 }
                 _ => {
-                    crate::log!(Warn, "an offer for endpoint {} was not confirmed by the kernel; it stays there", ep.index());
+                    crate::log!(
+                        Warn,
+                        "an offer for endpoint {} was not confirmed by the kernel; it stays there",
+                        ep.index()
+                    );
                     ep.because(Reason::UidMismatch);
                 }
             }
@@ -355,7 +364,16 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];
-        for w in [&s.pollers, &s.up, &s.down, &s.rewind, &s.echo, &h.producer[i].tail, &h.producer[i].base, &h.consumer[i].head] {
+        for w in [
+            &s.pollers,
+            &s.up,
+            &s.down,
+            &s.rewind,
+            &s.echo,
+            &h.producer[i].tail,
+            &h.producer[i].base,
+            &h.consumer[i].head,
+        ] {
             w.store(0, Relaxed);
         }
         for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
@@ -452,7 +470,13 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         return;
     }
     l.offered.store(0, Relaxed);
-    crate::log!(Debug, "endpoint {}: attached to channel {:x} slot {slot} as {:?}", ep.index(), chan.id.load(Relaxed), chan.role());
+    crate::log!(
+        Debug,
+        "endpoint {}: attached to channel {:x} slot {slot} as {:?}",
+        ep.index(),
+        chan.id.load(Relaxed),
+        chan.role()
+    );
     epoll::attached(ep, chan, slot);
     rx::make_ready(ep, chan);
 }

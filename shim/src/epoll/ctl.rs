@@ -1,7 +1,9 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
 use super::fdinfo::oneshot_fired;
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable};
+use super::set::{
+    EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable,
+};
 use super::wait::{knock, note_edge, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
@@ -97,10 +99,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
         return attach::give_up(ep, Reason::EpollShared);
     }
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
-    if to_kernel(ep)
-        && flags & FIRED == 0
-        && restore(epfd, fd, w.events.load(Relaxed), w)
-    {
+    if to_kernel(ep) && flags & FIRED == 0 && restore(epfd, fd, w.events.load(Relaxed), w) {
         w.flags.store(0, Relaxed);
         s.attached.fetch_sub(1, Relaxed);
     }
@@ -261,7 +260,16 @@ fn linked(set: usize, fd: c_int, ep: Ep) -> bool {
 }
 
 #[allow(clippy::too_many_arguments)]
-fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event, native: impl Fn() -> c_int) -> c_int {
+fn change(
+    s: &Set,
+    i: usize,
+    epfd: c_int,
+    op: c_int,
+    fd: c_int,
+    ep: Ep,
+    want: epoll_event,
+    native: impl Fn() -> c_int,
+) -> c_int {
     // A number may be one file's here and another's in a process that has the same set.
     let w = s.get(fd).filter(|_| linked(i, fd, ep));
     let parked = w.is_some_and(|w| w.flags.load(Relaxed) & PARKED != 0);
@@ -279,7 +287,13 @@ fn change(s: &Set, i: usize, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: ep
         }
         (libc::EPOLL_CTL_ADD, Some(w)) if parked => {
             if concerns_kernel(0, want.events) {
-                kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
+                kernel_ctl(
+                    epfd,
+                    libc::EPOLL_CTL_MOD,
+                    fd,
+                    lifeline_mask(want.events),
+                    tag() | u64::from(watch_id(i, fd)),
+                );
             }
             w.events.store(want.events, Relaxed);
             w.data.store(want.u64, Relaxed);
@@ -348,7 +362,8 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     let place = if equip(s, epfd) { s.make(fd) } else { None };
     let Some(w) = place else {
         // A connection that cannot be served here stays on the kernel; a listener is not affected.
-        let why = if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
+        let why =
+            if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
         if !attached {
             attach::give_up(ep, why);
         }
@@ -361,7 +376,13 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     let taken = match ep.chan() {
         // Not first as the program wants it: the kernel could report at once what we would report again.
         Some(chan) if attached => {
-            let r = kernel_ctl(epfd, libc::EPOLL_CTL_ADD, fd, lifeline_mask(want.events), tag() | u64::from(watch_id(i, fd)));
+            let r = kernel_ctl(
+                epfd,
+                libc::EPOLL_CTL_ADD,
+                fd,
+                lifeline_mask(want.events),
+                tag() | u64::from(watch_id(i, fd)),
+            );
             if r < 0 {
                 return real::ret(r) as c_int;
             }
@@ -427,7 +448,9 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     s.forgo(fd);
     // An armed oneshot: see `may_attach`, after which it was armed again.
     // A refusal: the number was closed behind our back while its file lives on.
-    if oneshot && !oneshot_fired(epfd, fd) || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0 {
+    if oneshot && !oneshot_fired(epfd, fd)
+        || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0
+    {
         io::retire(fd, Reason::EpollShared);
         return;
     }
@@ -491,7 +514,11 @@ pub fn closing(ep: Ep) {
 pub fn number_closed(ep: Ep, fd: c_int) {
     loop {
         let mut found = None;
-        each(ep, |set, at, _| if at == fd { found = Some(set) });
+        each(ep, |set, at, _| {
+            if at == fd {
+                found = Some(set)
+            }
+        });
         let Some(set) = found else { return };
         let s = &TABLE[set];
         let held = s.lock();
@@ -536,7 +563,11 @@ pub fn number_back(ep: Ep, fd: c_int) {
         // One in each set, in their order: a watch that cannot be moved is not met again.
         let mut found: Option<(usize, c_int)> = None;
         each(ep, |set, at, w| {
-            if set >= from && !watchable(at) && w.was.load(Relaxed) == fd as u32 && found.is_none_or(|(first, _)| set < first) {
+            if set >= from
+                && !watchable(at)
+                && w.was.load(Relaxed) == fd as u32
+                && found.is_none_or(|(first, _)| set < first)
+            {
                 found = Some((set, at));
             }
         });

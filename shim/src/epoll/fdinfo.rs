@@ -7,7 +7,8 @@ use shmring::{sys, syscall};
 pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
     let path = crate::fds::proc_path(b"/proc/self/fdinfo/", epfd);
     // SAFETY: a NUL-terminated path.
-    let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
+    let f =
+        unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
     if f < 0 {
         return false;
     }

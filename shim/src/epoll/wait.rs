@@ -74,7 +74,10 @@ fn demultiplex(s: &Set) {
         let all = s.inherited.load(Relaxed) != 0 || s.version.swap(version, Relaxed) != version;
         for (fd, w) in s.watches() {
             let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
-            if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED && ep.local().refs.load(Relaxed) > 0 && (all || stirs(ep, w)) {
+            if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED
+                && ep.local().refs.load(Relaxed) > 0
+                && (all || stirs(ep, w))
+            {
                 note_edge(ep, w, false);
                 s.push(fd);
             }
@@ -158,7 +161,10 @@ impl News {
 /// Whether a watch in a set that another process has, too, should be looked at. Memory only.
 fn stirs(ep: Ep, w: &Watch) -> bool {
     let Some(chan) = ep.chan() else { return false };
-    w.flags.load(Relaxed) & EDGE != 0 || rx::stirred(ep, chan) || tx::may_write(ep, chan) || ep.rx_fin.load(Relaxed) != 0
+    w.flags.load(Relaxed) & EDGE != 0
+        || rx::stirred(ep, chan)
+        || tx::may_write(ep, chan)
+        || ep.rx_fin.load(Relaxed) != 0
 }
 
 /// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
@@ -264,7 +270,8 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     }
 }
 
-const _: () = assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
+const _: () =
+    assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
 const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLLHUP as i32);
 
 /// Whether `e` is the program's own. Ours are served: the connections that they concern are queued.
@@ -276,7 +283,13 @@ fn foreign(s: &Set, e: &epoll_event) -> bool {
         Some(MAILBOX) => {
             // Somebody else is at it, and may be past the last message.
             if let Some(epfd) = s.epfd() {
-                super::kernel_ctl(epfd, libc::EPOLL_CTL_MOD, crate::attach::mailbox(), (EPOLLIN | EPOLLET) as u32, e.u64);
+                super::kernel_ctl(
+                    epfd,
+                    libc::EPOLL_CTL_MOD,
+                    crate::attach::mailbox(),
+                    (EPOLLIN | EPOLLET) as u32,
+                    e.u64,
+                );
             }
         }
         Some(id) => {
@@ -393,7 +406,14 @@ fn ring_now(s: &Set, out: &mut Out) {
 ///
 /// # Safety
 /// As libc's; a cancellation point.
-pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
+pub unsafe fn wait(
+    epfd: c_int,
+    ev: *mut epoll_event,
+    max: c_int,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    mut real: impl FnMut() -> c_int,
+) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
     let s = &TABLE[i];
     // From now on the kernel hears of every change at once.
@@ -413,7 +433,15 @@ pub unsafe fn wait(epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Optio
 ///
 /// # Safety
 /// As [`wait`]'s.
-unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, mut real: impl FnMut() -> c_int) -> c_int {
+unsafe fn serve(
+    s: &Set,
+    epfd: c_int,
+    ev: *mut epoll_event,
+    max: c_int,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    mut real: impl FnMut() -> c_int,
+) -> c_int {
     if max <= 0 || ev.is_null() {
         return real();
     }
@@ -504,7 +532,9 @@ unsafe fn serve(s: &Set, epfd: c_int, ev: *mut epoll_event, max: c_int, timeout:
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
-            unsafe { signals::epoll_pwait(epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since) }
+            unsafe {
+                signals::epoll_pwait(epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since)
+            }
         };
         s.sleepers.fetch_sub(1, Relaxed);
         disarm(s);
@@ -534,4 +564,3 @@ fn leave(s: &Set, n: usize) -> c_int {
     }
     n as c_int
 }
-

@@ -59,7 +59,11 @@ unsafe fn forking(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) 
     lifecycle::fork_prepare();
     // SAFETY: the caller's obligation.
     let r = unsafe { syscall!(nr, a, b, c, d, e) };
-    if r == 0 { lifecycle::fork_child() } else { lifecycle::fork_parent() }
+    if r == 0 {
+        lifecycle::fork_child()
+    } else {
+        lifecycle::fork_parent()
+    }
     real::ret(r) as c_long
 }
 

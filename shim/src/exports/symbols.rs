@@ -69,12 +69,7 @@ pub const SYMBOLS: &[Family] = &[
     },
     Family {
         file: "msg",
-        symbols: &[
-            ("recvmsg", Endpoint),
-            ("sendmsg", Endpoint),
-            ("sendmmsg", Endpoint),
-            ("recvmmsg", Endpoint),
-        ],
+        symbols: &[("recvmsg", Endpoint), ("sendmsg", Endpoint), ("sendmmsg", Endpoint), ("recvmmsg", Endpoint)],
     },
     Family {
         file: "addr",
@@ -338,7 +333,10 @@ pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("getline", STREAM),
     ("__getdelim", STREAM),
     ("getdelim", STREAM),
-    ("_IO_fopen", "the name old headers gave fopen; resets nothing, at worst a stale entry that the endpoint's inode check finds"),
+    (
+        "_IO_fopen",
+        "the name old headers gave fopen; resets nothing, at worst a stale entry that the endpoint's inode check finds",
+    ),
     ("_IO_file_fopen", "as _IO_fopen"),
     ("_IO_file_open", "as _IO_fopen"),
     ("_IO_file_attach", "libstdc++ before GCC 3; nothing built since imports it"),

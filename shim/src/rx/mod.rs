@@ -8,8 +8,6 @@ pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
 pub use phase::{READY, advance, come_down, doubled, in_transit, make_ready, received};
 
-use look::{end, me, peer};
-use phase::{all_echoed, go_up, skip};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::family::Ep;
@@ -19,6 +17,8 @@ use crate::wait::{self, Spun};
 use crate::{fds, lifecycle, lock, sleep, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
+use look::{end, me, peer};
+use phase::{all_echoed, go_up, skip};
 use shmring::layout::ECHOED;
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
@@ -192,7 +192,9 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
                     // More buffers than one call took.
                     Got::Bytes(n) if !peek => total += n,
                     // An error kept from before comes after the bytes, ahead of the end.
-                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => return Got::Error(take_latched(ep).unwrap_or(0)),
+                    Got::Nothing | Got::Eof if total == 0 && unreported(ep) => {
+                        return Got::Error(take_latched(ep).unwrap_or(0));
+                    }
                     g => return some(total, g),
                 }
             }
@@ -306,7 +308,11 @@ unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
 }
 
 fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
-    crate::log!(Error, "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset", ep.index());
+    crate::log!(
+        Error,
+        "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset",
+        ep.index()
+    );
     ep.because(shmring::family::Reason::Corrupt);
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
@@ -369,7 +375,16 @@ pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
 }
 
 #[allow(clippy::too_many_arguments)]
-unsafe fn receive(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> isize {
+unsafe fn receive(
+    ep: Ep,
+    chan: &Chan,
+    mut fd: i32,
+    iov: *const iovec,
+    n: usize,
+    flags: i32,
+    since: Runs,
+    asleep: &mut bool,
+) -> isize {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;

@@ -190,7 +190,9 @@ pub(super) fn skip(ep: Ep, fd: i32) -> bool {
         }
         // tcp(7): MSG_TRUNC discards.
         // SAFETY: nothing is written.
-        let r = unsafe { syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) };
+        let r = unsafe {
+            syscall!(libc::SYS_recvfrom, fd, 0, left.min(queued), libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0)
+        };
         if r <= 0 {
             return false;
         }

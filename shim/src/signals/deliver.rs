@@ -5,7 +5,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use libc::{siginfo_t, sigaction as sigaction_t, ucontext_t};
+use libc::{sigaction as sigaction_t, siginfo_t, ucontext_t};
 use shmring::sys::{getpid, gettid};
 use shmring::syscall;
 
@@ -34,7 +34,10 @@ pub(super) unsafe extern "C" fn deliver(sig: c_int, info: *mut siginfo_t, ctx: *
     let (code, rip) = unsafe { ((*info).si_code, (*ctx).uc_mcontext.gregs[libc::REG_RIP as usize] as usize) };
     // A positive code comes from the kernel: an instruction of this thread has raised the signal.
     let raised_here = code > 0 && synchronous(sig);
-    if raised_here && is_fault(sig) && let Some(resume) = usercopy::fix_up(rip) {
+    if raised_here
+        && is_fault(sig)
+        && let Some(resume) = usercopy::fix_up(rip)
+    {
         // SAFETY: as above; the copy routine goes on at its error exit.
         unsafe { (*ctx).uc_mcontext.gregs[libc::REG_RIP as usize] = resume as i64 };
         return 0;

@@ -99,7 +99,12 @@ pub(super) struct Action {
 }
 
 static RECORDS: [Record; THUNKS] = [const {
-    Record { state: AtomicU32::new(EMPTY), flags: AtomicU32::new(0), handler: AtomicUsize::new(0), mask: AtomicU64::new(0) }
+    Record {
+        state: AtomicU32::new(EMPTY),
+        flags: AtomicU32::new(0),
+        handler: AtomicUsize::new(0),
+        mask: AtomicU64::new(0),
+    }
 }; THUNKS];
 /// Signals whose last one-shot handler was installed without `SA_SIGINFO`. The kernel keeps the flags when it resets the
 /// handler, so the `SA_SIGINFO` that a query finds then is ours.
@@ -148,13 +153,15 @@ pub(super) fn to_kernel(sig: c_int, k: &mut sigaction_t, armed: bool) {
     } else {
         ONE_SHOT_PLAIN.fetch_and(!(1 << (sig - 1)), Relaxed);
     }
-    if index(k.sa_sigaction).is_some() || k.sa_sigaction == libc::SIG_IGN || (k.sa_sigaction == libc::SIG_DFL && !fault) {
+    if index(k.sa_sigaction).is_some() || k.sa_sigaction == libc::SIG_IGN || (k.sa_sigaction == libc::SIG_DFL && !fault)
+    {
         // A thunk here was read from the kernel by other means than us. SIG_IGN stays the kernel's, for faults
         // too: unlike a handler it is inherited over exec.
         return;
     }
     let default = k.sa_sigaction == libc::SIG_DFL;
-    let a = Action { handler: k.sa_sigaction, flags: k.sa_flags, mask: if one_shot { mask_bits(&k.sa_mask) } else { 0 } };
+    let a =
+        Action { handler: k.sa_sigaction, flags: k.sa_flags, mask: if one_shot { mask_bits(&k.sa_mask) } else { 0 } };
     let Some(thunk) = intern(a) else { return };
     k.sa_sigaction = thunk;
     k.sa_flags |= libc::SA_SIGINFO;

@@ -209,7 +209,14 @@ pub fn futex(word: &AtomicU32, value: u32, timeout: u64, since: Runs) -> isize {
 ///
 /// # Safety
 /// `ev` is where the program wants its events; `mask` is null or valid.
-pub unsafe fn epoll_pwait(ep: c_int, ev: *mut epoll_event, max: c_int, timeout: Option<u64>, mask: *const sigset_t, since: Runs) -> isize {
+pub unsafe fn epoll_pwait(
+    ep: c_int,
+    ev: *mut epoll_event,
+    max: c_int,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    since: Runs,
+) -> isize {
     let handlers = HANDLERS.load(Relaxed);
     let whole = timeout.is_none_or(|ns| ns % 1_000_000 == 0);
     if !NO_PWAIT2.load(Relaxed) && (handlers || !whole) {

@@ -25,7 +25,16 @@ pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n
 }
 
 #[allow(clippy::too_many_arguments)]
-unsafe fn transmit_file(ep: Ep, chan: &Chan, mut out: i32, inp: i32, off: *mut i64, n: usize, since: Runs, asleep: &mut bool) -> Sent {
+unsafe fn transmit_file(
+    ep: Ep,
+    chan: &Chan,
+    mut out: i32,
+    inp: i32,
+    off: *mut i64,
+    n: usize,
+    since: Runs,
+    asleep: &mut bool,
+) -> Sent {
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
@@ -93,7 +102,10 @@ unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) ->
         return Ok(Some(0));
     }
     let mem = chan.bytes(slot, dir);
-    let v = chan.geometry(dir).spans(base, tail, room).map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
+    let v = chan
+        .geometry(dir)
+        .spans(base, tail, room)
+        .map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
     // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
     // libc's own callers only if it is not null: it is read through the kernel below.
     let r = unsafe {

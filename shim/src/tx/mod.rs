@@ -4,9 +4,10 @@ mod file;
 mod phase;
 
 pub use file::sendfile;
-pub use phase::{LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
+pub use phase::{
+    LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink,
+};
 
-use phase::{Turn, sides, turn, untold};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::family::Ep;
@@ -15,6 +16,7 @@ use crate::wait::{self, Spun};
 use crate::{lifecycle, lifeline, lock, rx, sleep, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
+use phase::{Turn, sides, turn, untold};
 use shmring::family::{CORKED, UNCORKED};
 use shmring::layout::HOME;
 use shmring::switch::TxPhase;
@@ -74,7 +76,9 @@ pub fn tell_cork(ep: Ep, fd: i32) {
     if ep.cork.swap(0, Relaxed) == CORKED {
         let on = 1i32;
         // SAFETY: passes a local.
-        unsafe { syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on)) };
+        unsafe {
+            syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on))
+        };
     }
 }
 
@@ -240,7 +244,16 @@ pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, fl
 }
 
 #[allow(clippy::too_many_arguments)]
-unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs, asleep: &mut bool) -> Sent {
+unsafe fn transmit(
+    ep: Ep,
+    chan: &Chan,
+    mut fd: i32,
+    iov: *const iovec,
+    n: usize,
+    flags: i32,
+    since: Runs,
+    asleep: &mut bool,
+) -> Sent {
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
@@ -302,7 +315,15 @@ unsafe fn transmit(ep: Ep, chan: &Chan, mut fd: i32, iov: *const iovec, n: usize
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-unsafe fn wait_space(ep: Ep, chan: &Chan, fd: &mut i32, deadline: Option<u64>, since: Runs, slept: &mut Runs, partial: bool) -> Result<(), i32> {
+unsafe fn wait_space(
+    ep: Ep,
+    chan: &Chan,
+    fd: &mut i32,
+    deadline: Option<u64>,
+    since: Runs,
+    slept: &mut Runs,
+    partial: bool,
+) -> Result<(), i32> {
     let spun = wait::spin(|| stirred(ep, chan));
     rx::count(ep, spun);
     if spun == Spun::Won {

@@ -92,10 +92,12 @@ pub(super) fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
         }
         match ep.latched.load(Relaxed) {
             0 => {}
-            _ => return Turn::Error(match rx::take_latched(ep) {
-                Some(0) | None => libc::EPIPE,
-                Some(e) => e,
-            }),
+            _ => {
+                return Turn::Error(match rx::take_latched(ep) {
+                    Some(0) | None => libc::EPIPE,
+                    Some(e) => e,
+                });
+            }
         }
     }
     Turn::Lifeline
@@ -146,13 +148,16 @@ pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
 /// sends a RST, which no window holds back; we would hear nothing of its end.
 fn backlog(ep: Ep, fd: i32) -> bool {
     RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring
-        && lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF).is_ok_and(|size| lifeline::unread(fd) > size as u64 / 8)
+        && lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)
+            .is_ok_and(|size| lifeline::unread(fd) > size as u64 / 8)
 }
 
 fn go_up(ep: Ep, chan: &Chan, fd: i32, me: &Side) -> bool {
     // UP without the phase: a holder died on its way up. Nobody has sent natively since.
     let word = ep.tx_word.load(Relaxed);
-    if ep.wr_shut.load(Relaxed) != 0 || (word != UP && (backlog(ep, fd) || ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err())) {
+    if ep.wr_shut.load(Relaxed) != 0
+        || (word != UP && (backlog(ep, fd) || ep.tx_word.compare_exchange(0, UP, AcqRel, Relaxed).is_err()))
+    {
         return false;
     }
     let Some(x) = lifeline::sent(fd, ep.role.load(Relaxed) == 1) else {
@@ -189,7 +194,8 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     if !matches!(peer.rewind.compare_exchange(0, CLOSED, AcqRel, Acquire), Ok(_) | Err(CLOSED)) {
         return;
     }
-    let unread = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
+    let unread =
+        ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail).ok().filter(|&head| head != tail);
     // FIN without shutdown while our bytes lie unread. A close that found them there would have sent a RST
     // (tcp_close): they came after it, and the RST in answer makes that EPIPE (tcp_reset in CLOSE_WAIT). A peer
     // that was killed could not say so: had they been in its socket, there would have been a RST. Unless the
@@ -209,7 +215,9 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     let mut echo = me.echo.load(Relaxed);
     // Published by a holder that died on its way down: it stands.
     if me.down.load(Relaxed) == 0 {
-        echo = unread.filter(|_| lost.is_none() && !reset && peer.wr_shut.load(Acquire) & ALL_SHUT == 0).map_or(0, |head| head + 1);
+        echo = unread
+            .filter(|_| lost.is_none() && !reset && peer.wr_shut.load(Acquire) & ALL_SHUT == 0)
+            .map_or(0, |head| head + 1);
         me.echo.store(echo, Relaxed);
         me.down.store(tail + 1, Release);
     }
@@ -254,7 +262,8 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
             return Ok(true);
         }
         // SAFETY: the span is inside the ring.
-        let r = unsafe { syscall!(libc::SYS_sendto, fd, mem.add(off), len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, 0, 0) };
+        let r =
+            unsafe { syscall!(libc::SYS_sendto, fd, mem.add(off), len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, 0, 0) };
         if r == -libc::EAGAIN as isize {
             return Ok(false);
         }

@@ -100,7 +100,11 @@ fn process_dead(c: &Config, w: &World, i: usize) -> bool {
 
 fn available(c: &Config, w: &World) -> Result<u64, ring::Corrupt> {
     let m = w.slot();
-    let p = Producer { tail: AtomicU64::new(u64::from(m.tail)), base: AtomicU64::new(u64::from(m.base)), ..Producer::default() };
+    let p = Producer {
+        tail: AtomicU64::new(u64::from(m.tail)),
+        base: AtomicU64::new(u64::from(m.base)),
+        ..Producer::default()
+    };
     ring::available(&p, u64::from(w.rx.head), u64::from(c.ring))
 }
 
@@ -127,14 +131,24 @@ fn doubled(c: &Config, w: &World) -> bool {
 
 /// `rx::all_echoed`.
 fn all_echoed(c: &Config, w: &World) -> bool {
-    let said = switch::all_echoed(RxPhase::from_u32(u32::from(w.rx.phase)), rewind_word(w.slot().rewind), echo_word(w.slot().echo));
+    let said = switch::all_echoed(
+        RxPhase::from_u32(u32::from(w.rx.phase)),
+        rewind_word(w.slot().rewind),
+        echo_word(w.slot().echo),
+    );
     said && arrived(c, w)
 }
 
 /// `rx::arrived`.
 fn arrived(c: &Config, w: &World) -> bool {
     let m = w.slot();
-    !c.rules.arrived || switch::arrived(u64::from(m.up), u64::from(m.down), echo_word(m.echo), u64::from(w.k.consumed + w.k.queue.len))
+    !c.rules.arrived
+        || switch::arrived(
+            u64::from(m.up),
+            u64::from(m.down),
+            echo_word(m.echo),
+            u64::from(w.k.consumed + w.k.queue.len),
+        )
 }
 
 /// `rx::in_transit`.
@@ -154,7 +168,13 @@ fn go_up(c: &Config, n: &mut World, i: usize, x: u8) {
 /// The first half of `rx::come_down`.
 fn note_skip(c: &Config, n: &mut World) {
     let m = n.slot();
-    let to = switch::skip(rewind_word(m.rewind), echo_word(m.echo), u64::from(n.rx.up), u64::from(n.rx.head), u64::from(c.ring)) as u8;
+    let to = switch::skip(
+        rewind_word(m.rewind),
+        echo_word(m.echo),
+        u64::from(n.rx.up),
+        u64::from(n.rx.head),
+        u64::from(c.ring),
+    ) as u8;
     if to != 0 && c.rules.skip {
         n.rx.skip = to;
     }
@@ -451,11 +471,8 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 out.push((n, "ring: nobody waits for space", me));
                 return;
             }
-            let (before, after) = if c.rules.space_after_consume {
-                (0, c.ring - (w.m.tail - w.rx.head))
-            } else {
-                (t.then, t.then + t.c)
-            };
+            let (before, after) =
+                if c.rules.space_after_consume { (0, c.ring - (w.m.tail - w.rx.head)) } else { (t.then, t.then + t.c) };
             if w.m.want != 0 && before < third && after >= third {
                 n.notify_senders();
                 if c.rules.reader_clears_want {
@@ -510,7 +527,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::GotEof | Pc::GotError => {
             n.rx.token = 0;
-            if t.pc == Pc::GotEof { n.end_of_stream() } else { n.connection_reset() }
+            if t.pc == Pc::GotEof {
+                n.end_of_stream()
+            } else {
+                n.connection_reset()
+            }
             n.r[i].act = 0;
             n.r[i].left = 0;
             end(&mut n, i, Pc::Done);
@@ -659,7 +680,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 (Pc::GotBytes, true) => Pc::CountedEnd,
                 (Pc::GotBytes, false) => Pc::Idle,
                 (got, counted) => {
-                    if got == Pc::GotEof { n.end_of_stream() } else { n.connection_reset() }
+                    if got == Pc::GotEof {
+                        n.end_of_stream()
+                    } else {
+                        n.connection_reset()
+                    }
                     n.r[i].act = 0;
                     n.r[i].left = 0;
                     if counted { Pc::CountedEof } else { Pc::Done }
@@ -691,7 +716,8 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "quit: up"
         }
         Pc::LeaveAt => {
-            let kept = if matches!(act(c, w, i), Act::Cut | Act::Exec) { available(c, w).unwrap_or(0) as u8 } else { 0 };
+            let kept =
+                if matches!(act(c, w, i), Act::Cut | Act::Exec) { available(c, w).unwrap_or(0) as u8 } else { 0 };
             n.r[i].b = w.rx.head + kept;
             n.r[i].pc = Pc::LeaveArbiter;
             "quit: how much lies there"
@@ -756,7 +782,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             n.r[i].b = 0;
             n.r[i].pc = if t.b == 0 && w.m.down == w.m.rewind || !c.rules.take_back {
                 taken_back(&mut n)
-            } else if switch::killed_over_it(u64::from(w.m.up), u64::from(w.k.consumed + w.k.queue.len)) && c.rules.killed_over_it {
+            } else if switch::killed_over_it(u64::from(w.m.up), u64::from(w.k.consumed + w.k.queue.len))
+                && c.rules.killed_over_it
+            {
                 n.g.excused |= w.m.down != w.m.rewind;
                 n.r[i].c = 1;
                 Pc::LeaveReset
@@ -849,7 +877,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             if w.rx.skip == 0 || !c.rules.drop_echo || skip(&mut n) {
                 n.r[i].pc = Pc::LeaveRelease;
             } else if n == *w {
-                if echo_word(w.slot().echo) & shmring::layout::ECHOED != 0 || !(crate::sender::outside(c, w) || w.rx.image) {
+                if echo_word(w.slot().echo) & shmring::layout::ECHOED != 0
+                    || !(crate::sender::outside(c, w) || w.rx.image)
+                {
                     return;
                 }
                 // It does not come.
@@ -946,12 +976,17 @@ fn pass_on(c: &Config, n: &mut World, act: Act) {
     }
     let received = n.k.consumed + n.k.queue.len;
     let all = match c.rules.file_is_all {
-        true => switch::is_all(rewind_word(m.rewind), u64::from(m.up), echo_word(m.echo), n.k.ended(), u64::from(received)),
+        true => {
+            switch::is_all(rewind_word(m.rewind), u64::from(m.up), echo_word(m.echo), n.k.ended(), u64::from(received))
+        }
         false => m.rewind == SHUT || n.k.ended(),
     };
     match act {
         Act::Stdin if all => {
-            while rx.phase != RxPhase::Ring as u8 && n.k.queue.len > 0 && (n.k.consumed < m.up - 1 || !c.rules.file_to_x) {
+            while rx.phase != RxPhase::Ring as u8
+                && n.k.queue.len > 0
+                && (n.k.consumed < m.up - 1 || !c.rules.file_to_x)
+            {
                 let id = n.kernel_take();
                 n.file.push(id);
             }
@@ -959,14 +994,21 @@ fn pass_on(c: &Config, n: &mut World, act: Act) {
             n.rx = Receiving { filed: true, ..Receiving::default() };
         }
         Act::Exec => {
-            let (up, echo) = switch::hand_on(rewind_word(m.rewind), u64::from(m.up), echo_word(m.echo), u64::from(rx.head), u64::from(c.ring));
+            let (up, echo) = switch::hand_on(
+                rewind_word(m.rewind),
+                u64::from(m.up),
+                echo_word(m.echo),
+                u64::from(rx.head),
+                u64::from(c.ring),
+            );
             let up = if c.rules.hand_on_behind { up as u8 } else { m.up };
             let mut cells = [0; 4];
             for (k, id) in ids.iter().enumerate().take(left as usize) {
                 cells[c.geometry().spans(0, k as u64, 1)[0].0] = *id;
             }
             n.h = Slot { up, down: left + 1, rewind: SHUT, echo: echo as u8, tail: left, cells, ..Slot::default() };
-            n.rx = Receiving { word: FLAG, phase: rx.phase, up: up - 1, fin: rx.fin, image: true, ..Receiving::default() };
+            n.rx =
+                Receiving { word: FLAG, phase: rx.phase, up: up - 1, fin: rx.fin, image: true, ..Receiving::default() };
         }
         _ => {
             n.g.excused |= rx.cut != 0 || rx.image;

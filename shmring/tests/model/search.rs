@@ -174,7 +174,11 @@ pub fn explore(c: &Config) -> Outcome {
     while at < seen.list.len() {
         let w = seen.list[at];
         if w.g.verdict != Verdict::Fine {
-            return Outcome { states: at, transitions: edges.len(), fault: Some((format!("{:?}", w.g.verdict), trace(c, &seen, &parent, at))) };
+            return Outcome {
+                states: at,
+                transitions: edges.len(),
+                fault: Some((format!("{:?}", w.g.verdict), trace(c, &seen, &parent, at))),
+            };
         }
         next.clear();
         successors(c, &w, &mut next);
@@ -240,7 +244,8 @@ fn trace(c: &Config, seen: &Seen, parent: &[u32], mut at: usize) -> Vec<String> 
         for (n, ..) in &mut next {
             n.k.edge &= c.epolls != 0;
         }
-        let how = next.iter().find(|(n, ..)| *n == seen.list[at]).map_or(String::new(), |(_, l, a)| format!("{a}: {l}"));
+        let how =
+            next.iter().find(|(n, ..)| *n == seen.list[at]).map_or(String::new(), |(_, l, a)| format!("{a}: {l}"));
         steps.push(how);
         at = p;
     }

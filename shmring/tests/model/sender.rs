@@ -107,7 +107,12 @@ fn owes_at_exit(c: &Config, n: &mut World) {
 
 /// Whether no sender is about to take a step of the protocol: they do something else, for as long as they please.
 pub fn outside(c: &Config, w: &World) -> bool {
-    let inside = |t: &Thread<Pc>| !matches!(t.pc, Pc::Idle | Pc::Enter | Pc::Back | Pc::Send | Pc::Exit | Pc::Real | Pc::Fin | Pc::FinPhase | Pc::Done);
+    let inside = |t: &Thread<Pc>| {
+        !matches!(
+            t.pc,
+            Pc::Idle | Pc::Enter | Pc::Back | Pc::Send | Pc::Exit | Pc::Real | Pc::Fin | Pc::FinPhase | Pc::Done
+        )
+    };
     !w.s[..c.senders.len()].iter().any(inside)
 }
 
@@ -440,12 +445,20 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
 
         Pc::Want => {
             n.s[i].c = u8::from(phase == TxPhase::Rewind);
-            if c.rules.reader_clears_want { n.s[i].armed = true } else { n.m.want = 1 }
+            if c.rules.reader_clears_want {
+                n.s[i].armed = true
+            } else {
+                n.m.want = 1
+            }
             n.s[i].pc = Pc::WantToo;
             "arms (or wants space)"
         }
         Pc::WantToo => {
-            if c.rules.reader_clears_want { n.m.want = w.m.want % 15 + 1 } else { n.s[i].armed = true }
+            if c.rules.reader_clears_want {
+                n.m.want = w.m.want % 15 + 1
+            } else {
+                n.s[i].armed = true
+            }
             n.s[i].pc = Pc::Stirred;
             "wants space (or arms)"
         }
@@ -586,7 +599,9 @@ fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
                 return;
             }
             Turn::Lifeline if c.rules.count_senders => n.s[i].pc = Pc::Enter,
-            Turn::Lifeline => n.s[i].pc = if n.tx.word & FLAG != 0 && n.tx.phase != TxPhase::Down as u8 { Pc::Idle } else { Pc::Real },
+            Turn::Lifeline => {
+                n.s[i].pc = if n.tx.word & FLAG != 0 && n.tx.phase != TxPhase::Down as u8 { Pc::Idle } else { Pc::Real }
+            }
             Turn::Blocked => n.s[i].pc = Pc::Want,
             Turn::Error => {
                 n.s[i].left = 0;

@@ -429,11 +429,23 @@ impl World {
             None => Thread::new(receiver::Pc::Done, 0, 0),
         });
         let rx = Receiving { word: if c.blocked { c.receivers.len() as u8 } else { 0 }, ..Receiving::default() };
-        World { k: Kernel::default(), m: Slot::default(), h: Slot::default(), file: Fifo::default(), tx: Sending::default(), rx, g: Ghost::default(), s, r, dead: 0 }
+        World {
+            k: Kernel::default(),
+            m: Slot::default(),
+            h: Slot::default(),
+            file: Fifo::default(),
+            tx: Sending::default(),
+            rx,
+            g: Ghost::default(),
+            s,
+            r,
+            dead: 0,
+        }
     }
 
     pub fn finished(&self) -> bool {
-        self.s.iter().all(|t| t.pc == crate::sender::Pc::Done) && self.r.iter().all(|t| t.pc == crate::receiver::Pc::Done)
+        self.s.iter().all(|t| t.pc == crate::sender::Pc::Done)
+            && self.r.iter().all(|t| t.pc == crate::receiver::Pc::Done)
     }
 
     /// The doorbells of the receiving, or sending, side.

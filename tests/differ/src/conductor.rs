@@ -157,8 +157,7 @@ impl<'a> Conductor<'a> {
         // Their control descriptors stay open until the exec is over: a thread that sees the end of its
         // own would end the process.
         let names: Vec<String> = self.actors.iter().filter(|(_, a)| a.pid == pid).map(|(n, _)| n.clone()).collect();
-        let mut old: BTreeMap<String, Actor> =
-            names.into_iter().filter_map(|n| self.actors.remove_entry(&n)).collect();
+        let mut old: BTreeMap<String, Actor> = names.into_iter().filter_map(|n| self.actors.remove_entry(&n)).collect();
         let until = Instant::now() + WATCHDOG;
         while Instant::now() < until {
             if readable(&self.listener, 1) {

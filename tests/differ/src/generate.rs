@@ -89,9 +89,11 @@ impl Generator {
         let Some(process) = self.model.processes.get(process_of(who)) else { return };
         let named = named.and_then(|v| v.trim_start_matches('v').parse::<usize>().ok());
         let left = process.slots.iter().filter(|(s, _)| named.is_none_or(|n| n == **s));
-        let ends: BTreeSet<usize> = left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect();
+        let ends: BTreeSet<usize> =
+            left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect();
         for ((ep, data), (process, call)) in &self.model.edges {
-            let theirs = self.model.epolls[*ep].get(data).is_some_and(|e| ends.contains(e)) && !self.model.has_waiter(*ep);
+            let theirs =
+                self.model.epolls[*ep].get(data).is_some_and(|e| ends.contains(e)) && !self.model.has_waiter(*ep);
             if let Some(t) = self.model.idle.iter().find(|t| theirs && process_of(t) == process) {
                 self.due.push(format!("{t} {call}"));
             }
@@ -114,7 +116,9 @@ impl Generator {
         while self.left > 0 {
             self.left -= 1;
             for _ in 0..40 {
-                let line = self.random().filter(|l| parse(l).iter().all(|op| self.has(op.text.split(' ').next().unwrap_or(""))));
+                let line = self
+                    .random()
+                    .filter(|l| parse(l).iter().all(|op| self.has(op.text.split(' ').next().unwrap_or(""))));
                 if line.is_some() {
                     return line;
                 }
@@ -170,7 +174,10 @@ impl Generator {
             let mode = if self.rng.chance(25) { "nb" } else { "block" };
             lines.push(format!("{client}.{ct} connect v{e} {family} $P{c} {mode}"));
             let a = fresh(server);
-            lines.push(format!("{server}.{st} accept v{l} v{a} {}", if self.rng.chance(20) { libc::SOCK_CLOEXEC } else { 0 }));
+            lines.push(format!(
+                "{server}.{st} accept v{l} v{a} {}",
+                if self.rng.chance(20) { libc::SOCK_CLOEXEC } else { 0 }
+            ));
             lines.push(format!("{client}.{ct} setopt v{e} nodelay 1"));
             lines.push(format!("{server}.{st} setopt v{a} nodelay 1"));
             if self.rng.chance(30) {
@@ -220,8 +227,14 @@ impl Generator {
         let idle = self.model.idle.clone();
         let t = self.rng.pick(&idle).clone();
         let process = process_of(&t).to_owned();
-        let ends: Vec<(usize, usize)> = self.model.processes.get(&process)?.slots.iter()
-            .filter_map(|(s, w)| if let What::End(e) = w { Some((*s, *e)) } else { None }).collect();
+        let ends: Vec<(usize, usize)> = self
+            .model
+            .processes
+            .get(&process)?
+            .slots
+            .iter()
+            .filter_map(|(s, w)| if let What::End(e) = w { Some((*s, *e)) } else { None })
+            .collect();
         if ends.is_empty() {
             return if self.rng.chance(50) { self.mail(&t, &process) } else { self.disturb() };
         }
@@ -271,7 +284,9 @@ impl Generator {
             8 => format!("{t} sendmsg v{v} {parts} {seed} {flags}"),
             9 => format!("{t} sendmmsg v{v} {parts} {seed} {flags}"),
             // Whether MSG_MORE holds bytes back from somebody who already waits is not promised.
-            10 if !self.model.has_reader(Model::peer(end)) && !self.model.has_poller(Model::peer(end)) => format!("{t} sendmore v{v} {} {} {seed}", n / 2, n - n / 2),
+            10 if !self.model.has_reader(Model::peer(end)) && !self.model.has_poller(Model::peer(end)) => {
+                format!("{t} sendmore v{v} {} {} {seed}", n / 2, n - n / 2)
+            }
             _ if self.has("sendfile") => format!("{t} sendfile v{v} {n} {}", self.rng.below(5000)),
             _ => return None,
         })
@@ -296,7 +311,9 @@ impl Generator {
                 flags |= flag;
             }
         }
-        let over = x.rd_shut || x.broken || self.model.ends[Model::peer(end)].wr_shut
+        let over = x.rd_shut
+            || x.broken
+            || self.model.ends[Model::peer(end)].wr_shut
             || self.model.holders(What::End(Model::peer(end))).is_empty();
         let name = *self.rng.pick(&["read", "recv", "recv", "recvfrom", "readv", "recvmsg", "recvmmsg"]);
         // read and readv have no flags.
@@ -343,14 +360,15 @@ impl Generator {
         let timed = if timeout == 15 { "~" } else { "" };
         if self.rng.chance(35) {
             let kind = *self.rng.pick(&["select", "pselect"]);
-            let list: Vec<String> = chosen.iter()
-                .map(|(s, _)| format!("v{s}:{}", self.rng.pick(&["r", "rw", "r", "re", "w", "rwe"]))).collect();
+            let list: Vec<String> = chosen
+                .iter()
+                .map(|(s, _)| format!("v{s}:{}", self.rng.pick(&["r", "rw", "r", "re", "w", "rwe"])))
+                .collect();
             return Some(format!("{t} {timed}select {kind} {timeout} {}", list.join(",")));
         }
         let kind = *self.rng.pick(&["poll", "poll", "ppoll", "ppollmask"]);
         let events = [1, 1, 4, 5, 0x2001, 0x2000, 0, 3, 0x45, 0x141];
-        let mut list: Vec<String> =
-            chosen.iter().map(|(s, _)| format!("v{s}:{}", self.rng.pick(&events))).collect();
+        let mut list: Vec<String> = chosen.iter().map(|(s, _)| format!("v{s}:{}", self.rng.pick(&events))).collect();
         if self.rng.chance(10) && self.has("negative") {
             list.push("-:1".into());
         }
@@ -358,8 +376,14 @@ impl Generator {
     }
 
     fn epoll(&mut self, t: &str, process: &str, v: usize, end: usize) -> Option<String> {
-        let sets: Vec<(usize, usize)> = self.model.processes.get(process)?.slots.iter()
-            .filter_map(|(s, w)| if let What::Epoll(e) = w { Some((*s, *e)) } else { None }).collect();
+        let sets: Vec<(usize, usize)> = self
+            .model
+            .processes
+            .get(process)?
+            .slots
+            .iter()
+            .filter_map(|(s, w)| if let What::Epoll(e) = w { Some((*s, *e)) } else { None })
+            .collect();
         if sets.is_empty() || self.rng.chance(5) {
             let s = self.model.fresh(process);
             return (s < 60).then(|| format!("{t} epcreate v{s}"));
@@ -400,8 +424,8 @@ impl Generator {
                 }
                 let members: Vec<usize> = self.model.epolls[ep].values().copied().collect();
                 let reader = members.iter().any(|e| self.model.has_reader(*e));
-                let other = !members.is_empty()
-                    && members.iter().any(|e| self.model.free_holder(Model::peer(*e), t).is_some());
+                let other =
+                    !members.is_empty() && members.iter().any(|e| self.model.free_holder(Model::peer(*e), t).is_some());
                 let timeout = match self.rng.below(10) {
                     0..=4 => 0,
                     5 => 15,
@@ -423,7 +447,10 @@ impl Generator {
             6 => format!("{t} names v{v}"),
             7 => format!("{t} getfl v{v}"),
             8 => format!("{t} stat v{v}"),
-            _ => format!("{t} getopt v{v} {}", self.rng.pick(&["error", "error", "nodelay", "lowat", "type", "acceptconn", "domain"])),
+            _ => format!(
+                "{t} getopt v{v} {}",
+                self.rng.pick(&["error", "error", "nodelay", "lowat", "type", "acceptconn", "domain"])
+            ),
         })
     }
 
@@ -456,8 +483,15 @@ impl Generator {
             4 => format!("{t} dup3 v{v} v{w} {}", self.rng.range(300, 360)),
             _ => {
                 // A descriptor that is closed under a poll or select: "the result is unspecified" (select(2)).
-                let ends: Vec<usize> = self.model.processes.get(process)?.slots.iter()
-                    .filter(|(s, w)| matches!(w, What::End(e) if !self.model.has_poller(*e)) && **s != v).map(|(s, _)| *s).collect();
+                let ends: Vec<usize> = self
+                    .model
+                    .processes
+                    .get(process)?
+                    .slots
+                    .iter()
+                    .filter(|(s, w)| matches!(w, What::End(e) if !self.model.has_poller(*e)) && **s != v)
+                    .map(|(s, _)| *s)
+                    .collect();
                 if ends.is_empty() || self.rng.chance(50) {
                     return None;
                 }
@@ -550,8 +584,15 @@ impl Generator {
             let flags = if self.rng.chance(30) { libc::MSG_CMSG_CLOEXEC } else { 0 };
             return (s < 60).then(|| format!("{t} urecv v{s} {flags}"));
         }
-        let ends: Vec<usize> = self.model.processes.get(process)?.slots.iter()
-            .filter(|(_, w)| matches!(w, What::End(e) if self.model.can_leave(*e))).map(|(s, _)| *s).collect();
+        let ends: Vec<usize> = self
+            .model
+            .processes
+            .get(process)?
+            .slots
+            .iter()
+            .filter(|(_, w)| matches!(w, What::End(e) if self.model.can_leave(*e)))
+            .map(|(s, _)| *s)
+            .collect();
         let others: Vec<String> = self.model.processes.keys().filter(|p| *p != process).cloned().collect();
         if ends.is_empty() || others.is_empty() {
             return None;
@@ -572,7 +613,20 @@ impl Generator {
             return Some(format!("{t} closeunknown"));
         }
         // EFAULT halfway through queued data may or may not consume what was copied: only plain cases.
-        let kinds = ["recv", "peek", "send", "recvmsg", "sendmsg", "recviov", "sendiov", "writev", "iovcount", "fionread", "poll", "getsockopt"];
+        let kinds = [
+            "recv",
+            "peek",
+            "send",
+            "recvmsg",
+            "sendmsg",
+            "recviov",
+            "sendiov",
+            "writev",
+            "iovcount",
+            "fionread",
+            "poll",
+            "getsockopt",
+        ];
         Some(format!("{t} fault v{v} {}", self.rng.pick(&kinds)))
     }
 
@@ -597,14 +651,26 @@ impl Generator {
             }
             7 => {
                 let idle = self.model.idle.clone();
-                let t = self.rng.pick(&idle.iter().collect::<Vec<_>>().iter().map(|s| s.as_str()).chain([""]).collect::<Vec<_>>()).to_string();
+                let t = self
+                    .rng
+                    .pick(&idle.iter().collect::<Vec<_>>().iter().map(|s| s.as_str()).chain([""]).collect::<Vec<_>>())
+                    .to_string();
                 let p = self.model.processes.get(process_of(&t))?;
-                let ends: Vec<(usize, usize)> = p.slots.iter()
-                    .filter_map(|(s, w)| if let What::End(e) = w { Some((*s, *e)) } else { None }).collect();
+                let ends: Vec<(usize, usize)> = p
+                    .slots
+                    .iter()
+                    .filter_map(|(s, w)| if let What::End(e) = w { Some((*s, *e)) } else { None })
+                    .collect();
                 let (v, e) = *ends.get(self.rng.below(ends.len()))?;
                 // The timer's signal goes to any thread that does not block it: only safe when there is one.
-                let alone = self.model.idle.iter().chain(self.model.blocked.keys())
-                    .filter(|x| process_of(x) == process_of(&t)).count() == 1;
+                let alone = self
+                    .model
+                    .idle
+                    .iter()
+                    .chain(self.model.blocked.keys())
+                    .filter(|x| process_of(x) == process_of(&t))
+                    .count()
+                    == 1;
                 let x = &self.model.ends[e];
                 let ready = x.nonblock || x.timed || self.model.has_reader(e) || self.model.under_way(e) > 0;
                 (alone && !ready).then(|| format!("{t} ~alarm 15 v{v}"))

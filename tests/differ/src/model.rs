@@ -163,7 +163,12 @@ impl Model {
     pub fn quiet(&self, end: usize) -> bool {
         [end, Self::peer(end)].iter().all(|e| {
             let x = &self.ends[*e];
-            !x.wr_shut && !x.rd_shut && !x.broken && !x.timed && x.lowat <= 1 && !self.has_reader(*e)
+            !x.wr_shut
+                && !x.rd_shut
+                && !x.broken
+                && !x.timed
+                && x.lowat <= 1
+                && !self.has_reader(*e)
                 && !self.has_poller(*e)
         })
     }

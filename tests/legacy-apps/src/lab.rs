@@ -203,10 +203,8 @@ impl Lab {
     #[track_caller]
     pub fn finish(&self) {
         let gone = poll_until(Duration::from_secs(15), || procs::working_in(&self.dir).is_empty());
-        let left: Vec<_> = procs::working_in(&self.dir)
-            .into_iter()
-            .map(|p| format!("{p} ({})", procs::command_line(p)))
-            .collect();
+        let left: Vec<_> =
+            procs::working_in(&self.dir).into_iter().map(|p| format!("{p} ({})", procs::command_line(p))).collect();
         assert!(gone, "{} {:?} left processes behind: {}", self.name, self.mode, left.join(", "));
     }
 }
@@ -296,7 +294,9 @@ impl Proc {
 
     /// What can be said about it when it does not do what it should.
     pub fn describe(&self) -> String {
-        let short = |text: &str| text.chars().filter(|c| c.is_ascii_graphic() || " \n".contains(*c)).take(500).collect::<String>();
+        let short = |text: &str| {
+            text.chars().filter(|c| c.is_ascii_graphic() || " \n".contains(*c)).take(500).collect::<String>()
+        };
         let pid = self.pid();
         // Of all programs of the lab: what hangs is often the peer, or the peer's peer.
         let lab = procs::working_in(self.out.parent().expect("the lab's directory"));

@@ -65,7 +65,8 @@ pub fn listening(port: u16) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
         fs::read_to_string(table).unwrap_or_default().lines().skip(1).any(|line| {
             let mut fields = line.split_whitespace().skip(1);
-            let local = fields.next().and_then(|l| l.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
+            let local =
+                fields.next().and_then(|l| l.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
             local == Some(port) && fields.nth(1) == Some(LISTEN)
         })
     })
@@ -74,11 +75,8 @@ pub fn listening(port: u16) -> bool {
 /// Distinct memfds of culvert mapped by `pid`.
 pub fn culvert_mappings(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let mut inodes: Vec<&str> = maps
-        .lines()
-        .filter(|l| l.contains("memfd:culvert"))
-        .filter_map(|l| l.split_whitespace().nth(4))
-        .collect();
+    let mut inodes: Vec<&str> =
+        maps.lines().filter(|l| l.contains("memfd:culvert")).filter_map(|l| l.split_whitespace().nth(4)).collect();
     inodes.sort_unstable();
     inodes.dedup();
     inodes.len()

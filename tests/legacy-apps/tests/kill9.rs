@@ -55,7 +55,10 @@ fn ends(p: &Proc) -> Vec<String> {
 }
 
 fn client(lab: &Lab, port: u16, seed: u64) -> Proc {
-    let c = lab.start("client", lab.peer(Side::Client).args(["stream-client", &port.to_string(), &CONNECTIONS.to_string(), &seed.to_string()]));
+    let c = lab.start(
+        "client",
+        lab.peer(Side::Client).args(["stream-client", &port.to_string(), &CONNECTIONS.to_string(), &seed.to_string()]),
+    );
     wait_for("streams under way", PATIENCE, || c.stdout().contains("under way"));
     c
 }
@@ -94,7 +97,12 @@ fn kill_clients(mode: Mode, n: usize) {
     let held = || (culvert_mappings(server.pid()), descriptors(server.pid()));
     // Four more of each is the room for what is tidied up lazily; the rounds are many more.
     let bounded = || n < 8 || (held().0 <= early.0 + 4 && held().1 <= early.1 + 8);
-    assert!(poll_until(PATIENCE, bounded), "{mode:?}: mappings and descriptors grew from {early:?} to {:?} in {n} rounds: {:?}", held(), descriptor_kinds(server.pid()));
+    assert!(
+        poll_until(PATIENCE, bounded),
+        "{mode:?}: mappings and descriptors grew from {early:?} to {:?} in {n} rounds: {:?}",
+        held(),
+        descriptor_kinds(server.pid())
+    );
     server.signal(libc::SIGKILL);
     server.wait(PATIENCE);
     lab.finish();
@@ -124,17 +132,46 @@ fn kill_servers(mode: Mode, n: usize) {
 fn kill_redis(mode: Mode, n: usize) {
     let lab = Lab::new("kill-redis", mode);
     let mut moments = Moments::new();
-    let ping = |port: u16| lab.run("ping", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "PING"])).text();
+    let ping = |port: u16| {
+        lab.run("ping", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "PING"])).text()
+    };
     let start = |port: u16| {
-        let args = ["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1", "--dir", &lab.dir().display().to_string()];
+        let args = [
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            &lab.dir().display().to_string(),
+        ];
         lab.serve("redis", port, lab.command(Side::Server, "redis-server").args(args))
     };
     let load = |port: u16| {
         let mut c = lab.command(Side::Client, "redis-benchmark");
-        c.args(["-p", &port.to_string(), "-c", "20", "-n", "100000000", "-d", "3000", "-r", "1000", "-t", "set", "-P", "4", "-q"]);
+        c.args([
+            "-p",
+            &port.to_string(),
+            "-c",
+            "20",
+            "-n",
+            "100000000",
+            "-d",
+            "3000",
+            "-r",
+            "1000",
+            "-t",
+            "set",
+            "-P",
+            "4",
+            "-q",
+        ]);
         lab.start("benchmark", c.stdin(Stdio::null()))
     };
-    let keys = |port: u16| lab.run("keys", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "DBSIZE"])).text();
+    let keys = |port: u16| {
+        lab.run("keys", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "DBSIZE"])).text()
+    };
     let port = free_port();
     let redis = start(port);
     for round in 0..n {
@@ -147,7 +184,8 @@ fn kill_redis(mode: Mode, n: usize) {
         assert_eq!(ping(port), "PONG", "{mode:?}, round {round}");
         // redis answers to one client only: the dead ones' connections are gone.
         wait_for("redis to drop the dead clients", PATIENCE, || {
-            let list = lab.run("list", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "CLIENT", "LIST"]));
+            let list = lab
+                .run("list", lab.command(Side::Client, "redis-cli").args(["-p", &port.to_string(), "CLIENT", "LIST"]));
             list.text().lines().count() == 1
         });
     }

@@ -146,9 +146,11 @@ fn children_that_lock_themselves_up() {
         let mut seen = Seen::default();
         for (reads, parent) in [("0", "keep"), ("40", "keep"), ("0", "drop"), ("120", "drop")] {
             let port = free_port();
-            let server = lab.serve("jail", port, &mut peer(lab, Side::Server, &[], &["jail", &port.to_string(), reads, parent]));
+            let server =
+                lab.serve("jail", port, &mut peer(lab, Side::Server, &[], &["jail", &port.to_string(), reads, parent]));
             for size in ["64", "20000"] {
-                let out = lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &port.to_string(), "1", "200", size]));
+                let out =
+                    lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &port.to_string(), "1", "200", size]));
                 seen.note(format!("{reads} {parent} {size}"), format!("{} {}", out.text(), out.status));
             }
             wait_for("the last child's end", PATIENCE, || server.stdout().lines().count() == 2);
@@ -187,7 +189,8 @@ fn daemons_that_fork_twice() {
         let daemon = *working_in(lab.dir()).first().expect("the daemon");
         let out = lab.run("ping", &mut peer(lab, Side::Client, &[], &["ping", &text, "3", "500", "64"]));
         seen.note("ping", format!("{} {}", out.text(), out.status));
-        let mut on = lab.start("ping-on", peer(lab, Side::Client, &[], &["ping-on", &text, "64"]).stdin(Stdio::piped()));
+        let mut on =
+            lab.start("ping-on", peer(lab, Side::Client, &[], &["ping-on", &text, "64"]).stdin(Stdio::piped()));
         lab.assert_shm(daemon);
         drop(on.stdin());
         seen.note("ping-on", on.wait(PATIENCE).status);
@@ -214,7 +217,12 @@ fn a_stopped_peer_delays_only_itself() {
     let port = free_port();
     // One thread and one epoll set serve both clients; a thread of it that waited for one would show.
     let server = lab.serve("server", port, lab.python(Side::Server, "lines.py").arg(port.to_string()));
-    let start = || lab.start("ping-on", peer(&lab, Side::Client, &[], &["ping-on", &port.to_string(), "3000"]).stdin(Stdio::piped()));
+    let start = || {
+        lab.start(
+            "ping-on",
+            peer(&lab, Side::Client, &[], &["ping-on", &port.to_string(), "3000"]).stdin(Stdio::piped()),
+        )
+    };
     let (mut one, mut two) = (start(), start());
     let (first_input, second_input) = (one.stdin(), two.stdin());
     must_progress(&one, "exchanges of the first client");
@@ -294,7 +302,11 @@ fn no_shared_memory_directory() {
         return;
     }
     // /dev/shm absent, full, and not writable: unshare -m keeps it to the program under test.
-    for hide in ["umount -l /dev/shm", "mount -t tmpfs -o size=4k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/full", "mount -t tmpfs -o ro none /dev/shm"] {
+    for hide in [
+        "umount -l /dev/shm",
+        "mount -t tmpfs -o size=4k none /dev/shm && head -c 4096 /dev/zero > /dev/shm/full",
+        "mount -t tmpfs -o ro none /dev/shm",
+    ] {
         compare("no-dev-shm", BOTH, |lab| {
             let script = format!("{hide}; exec \"$@\"");
             let prefix = ["unshare", "-m", "sh", "-c", script.as_str(), "sh"];
@@ -312,14 +324,18 @@ fn for_everybody(lab: &Lab) -> (PathBuf, PathBuf) {
         to
     };
     open_to_all(lab.dir());
-    let library = if lab.accelerated(Side::Client) { copy(legacy_apps::library(), "libculvert.so") } else { PathBuf::new() };
+    let library =
+        if lab.accelerated(Side::Client) { copy(legacy_apps::library(), "libculvert.so") } else { PathBuf::new() };
     (copy(legacy_apps::lab::peer_program(), "legacy-peer"), library)
 }
 
 /// `program` as user `uid`, who has no name, no group of others and no capability.
 fn as_user(lab: &Lab, side: Side, uid: u32, library: &Path, program: &Path) -> Command {
     let mut c = lab.command(side, "setpriv");
-    c.env_remove("LD_PRELOAD").arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).args(["--clear-groups", "--"]);
+    c.env_remove("LD_PRELOAD")
+        .arg(format!("--reuid={uid}"))
+        .arg(format!("--regid={uid}"))
+        .args(["--clear-groups", "--"]);
     if lab.accelerated(side) {
         c.arg("env").arg(format!("LD_PRELOAD={}", library.display()));
     }
@@ -370,8 +386,17 @@ fn peers_of_different_users() {
             );
             let port = free_port();
             let text = port.to_string();
-            let server = lab.serve("echo", port, as_user(lab, Side::Server, server_uid, &library, &program).args(["echo", &text]));
-            let mut on = lab.start("ping-on", as_user(lab, Side::Client, client_uid, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
+            let server = lab.serve(
+                "echo",
+                port,
+                as_user(lab, Side::Server, server_uid, &library, &program).args(["echo", &text]),
+            );
+            let mut on = lab.start(
+                "ping-on",
+                as_user(lab, Side::Client, client_uid, &library, &program)
+                    .args(["ping-on", &text, "64"])
+                    .stdin(Stdio::piped()),
+            );
             let input = on.stdin();
             lab.assert_shm(server.pid());
             lab.assert_shm(on.pid());
@@ -406,7 +431,8 @@ fn a_third_user_cannot_interfere() {
     // She was there first: files with the names that the others' registries will have.
     let squatted: Vec<_> = [ALICE, BOB].map(|uid| (uid, squat(uid))).into_iter().collect();
     let server = lab.serve("echo", port, as_user(&lab, Side::Server, ALICE, &library, &program).args(["echo", &text]));
-    let squat_ping = lab.run("ping", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping", &text, "2", "300", "64"]));
+    let squat_ping =
+        lab.run("ping", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping", &text, "2", "300", "64"]));
     assert!(squat_ping.status.success(), "with foreign files in the registries' place: {}", squat_ping.stderr);
     drop(server);
     for (_, path) in squatted {
@@ -418,7 +444,10 @@ fn a_third_user_cannot_interfere() {
     // She floods the mailboxes from before the two meet until well after.
     let start = |seconds| lab.start("mallory", &mut mallory(&[server.pid()], seconds));
     let early = start("3");
-    let mut on = lab.start("ping-on", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
+    let mut on = lab.start(
+        "ping-on",
+        as_user(&lab, Side::Client, BOB, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()),
+    );
     let input = on.stdin();
     must_progress(&on, "exchanges beside a hostile user");
     let out = early.wait(PATIENCE);
@@ -455,9 +484,26 @@ fn a_thousand_connections_at_once() {
         let mut seen = Seen::default();
         let port = free_port();
         let text = port.to_string();
-        let server = lab.serve("lines", port, lab.command(Side::Server, "prlimit").args(["--nofile=4096:4096", "--", "/usr/bin/python3.11"]).arg(legacy_apps::file("py/lines.py")).arg(&text));
-        let out = lab.start("ping", &mut peer(lab, Side::Client, &prefix, &["ping", &text, "1000", "12", "64"])).wait(2 * PATIENCE);
-        seen.note("ping", format!("{} {} {}", out.text(), out.status, out.stderr.lines().filter(|l| l.contains("legacy-peer")).count()));
+        let server = lab.serve(
+            "lines",
+            port,
+            lab.command(Side::Server, "prlimit")
+                .args(["--nofile=4096:4096", "--", "/usr/bin/python3.11"])
+                .arg(legacy_apps::file("py/lines.py"))
+                .arg(&text),
+        );
+        let out = lab
+            .start("ping", &mut peer(lab, Side::Client, &prefix, &["ping", &text, "1000", "12", "64"]))
+            .wait(2 * PATIENCE);
+        seen.note(
+            "ping",
+            format!(
+                "{} {} {}",
+                out.text(),
+                out.status,
+                out.stderr.lines().filter(|l| l.contains("legacy-peer")).count()
+            ),
+        );
         server.signal(libc::SIGTERM);
         drop(server);
         seen

@@ -1,9 +1,9 @@
 //! nginx in its default daemon mode: master and two workers, sendfile, reuseport, proxying, TLS,
 //! reloads and binary upgrades under load; driven by curl, wrk, ab and a strict client of our own.
 
+use legacy_apps::lab::Watch;
 use legacy_apps::lab::{free_port, wait_gone};
 use legacy_apps::procs::{alive, children, listening, signal};
-use legacy_apps::lab::Watch;
 use legacy_apps::{ALL, BOTH, Lab, PATIENCE, Proc, Seen, Side, compare, is_root, noise, rounds, wait_for};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -78,14 +78,32 @@ fn files(lab: &Lab) -> String {
 fn certificate(lab: &Lab) -> String {
     let (key, cert) = (lab.path("key.pem"), lab.path("cert.pem"));
     let mut c = lab.command(Side::Client, "openssl");
-    c.env_remove("LD_PRELOAD").args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    c.env_remove("LD_PRELOAD").args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]);
     lab.run("openssl", c.arg("-keyout").arg(&key).arg("-out").arg(&cert)).success();
     format!("ssl_certificate {};\nssl_certificate_key {};", cert.display(), key.display())
 }
 
 fn curl(lab: &Lab, args: &[&str]) -> String {
     let mut c = lab.command(Side::Client, "curl");
-    c.args(["--silent", "--show-error", "--max-time", "60", "--insecure", "--write-out", "%{stderr}%{http_code} %{size_download}"]);
+    c.args([
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--insecure",
+        "--write-out",
+        "%{stderr}%{http_code} %{size_download}",
+    ]);
     let out = lab.run("curl", c.args(args));
     format!("{} bytes {:016x}, {}, {}", out.stdout.len(), legacy_apps::fnv(&out.stdout), out.stderr, out.status)
 }
@@ -118,13 +136,20 @@ fn fetch(lab: &Lab) -> Seen {
     seen.note("range", curl(lab, &["--range", "1000000-1999999", &big]));
     let head = lab.run("head", lab.command(Side::Client, "curl").args(["--silent", "--head", &big])).text();
     // Date and the file's times are not the same in two runs.
-    let head: Vec<&str> = head.lines().filter(|l| !["Date", "Last-", "ETag"].iter().any(|k| l.starts_with(k))).collect();
+    let head: Vec<&str> =
+        head.lines().filter(|l| !["Date", "Last-", "ETag"].iter().any(|k| l.starts_with(k))).collect();
     seen.note("HEAD", head.join("\n"));
     // Many on one connection, so that all but the first few are exchanged on whatever path is best.
     let urls = vec![format!("http://127.0.0.1:{front}/proxy/middle"); 200];
     seen.note("200 on one connection", curl(lab, &urls.iter().map(String::as_str).collect::<Vec<_>>()));
     let body = lab.write("body", noise(9, 3_000_000));
-    seen.note("POST", curl(lab, &["--data-binary", &format!("@{}", body.display()), &format!("http://127.0.0.1:{front}/proxy/small")]));
+    seen.note(
+        "POST",
+        curl(
+            lab,
+            &["--data-binary", &format!("@{}", body.display()), &format!("http://127.0.0.1:{front}/proxy/small")],
+        ),
+    );
     before.quit();
     behind.quit();
     seen
@@ -145,13 +170,19 @@ fn load(lab: &Lab) -> Seen {
     for path in ["small", "proxy/small", "big"] {
         let url = format!("http://127.0.0.1:{front}/{path}");
         let wrk = |watch: &mut Watch| {
-            let out = lab.run("wrk", lab.command(Side::Client, "wrk").args(["-t2", "-c32", "-d1s", "--timeout", "30s", &url])).success();
+            let out = lab
+                .run("wrk", lab.command(Side::Client, "wrk").args(["-t2", "-c32", "-d1s", "--timeout", "30s", &url]))
+                .success();
             watch.seen().then(|| out.text())
         };
         // A second may be too short for both the load and the watch on a busy machine.
         let text = (0..5).find_map(|_| wrk(&mut lab.watch())).expect("a connection on path shm");
         assert!(text.contains("Requests/sec"), "{text}");
-        let bad = text.lines().filter(|l| l.contains("Socket errors") || l.contains("Non-2xx")).collect::<Vec<_>>().join("; ");
+        let bad = text
+            .lines()
+            .filter(|l| l.contains("Socket errors") || l.contains("Non-2xx"))
+            .collect::<Vec<_>>()
+            .join("; ");
         seen.note(format!("wrk {path}"), bad);
     }
     for (kind, args) in [("keep-alive", vec!["-k", "-n", "20000"]), ("connection each", vec!["-n", "3000"])] {
@@ -175,7 +206,10 @@ struct Clients {
 
 impl Clients {
     fn start(lab: &Lab, port: u16) -> Clients {
-        let mut load = lab.start("http", lab.peer(Side::Client).args(["http", &port.to_string(), "/small", "4"]).stdin(Stdio::piped()));
+        let mut load = lab.start(
+            "http",
+            lab.peer(Side::Client).args(["http", &port.to_string(), "/small", "4"]).stdin(Stdio::piped()),
+        );
         let stop = load.stdin().expect("a pipe");
         let clients = Clients { load, stop };
         clients.progress();
@@ -209,7 +243,18 @@ fn reload(lab: &Lab) -> Seen {
     let clients = Clients::start(lab, port);
     for round in 0..rounds("RELOAD_ROUNDS", 5) {
         let old = children(master);
-        let ab = lab.start("ab", lab.command(Side::Client, "ab").args(["-q", "-r", "-c", "4", "-n", "600", &format!("http://127.0.0.1:{port}/small")]));
+        let ab = lab.start(
+            "ab",
+            lab.command(Side::Client, "ab").args([
+                "-q",
+                "-r",
+                "-c",
+                "4",
+                "-n",
+                "600",
+                &format!("http://127.0.0.1:{port}/small"),
+            ]),
+        );
         signal(master, libc::SIGHUP);
         wait_for("the old workers' end", PATIENCE, || old.iter().all(|p| !alive(*p)));
         wait_for("two new workers", PATIENCE, || children(master).len() == 2);
@@ -234,7 +279,8 @@ fn upgrade(lab: &Lab) -> Seen {
         let clients = Clients::start(lab, port);
         signal(old, libc::SIGUSR2);
         wait_for("the new master", PATIENCE, || {
-            nginx.pid_in("pid").is_some_and(|p| p != old && children(p).len() == 2) && nginx.pid_in("pid.oldbin") == Some(old)
+            nginx.pid_in("pid").is_some_and(|p| p != old && children(p).len() == 2)
+                && nginx.pid_in("pid.oldbin") == Some(old)
         });
         let new = nginx.master();
         clients.progress();

@@ -12,7 +12,8 @@ fn pair(lab: &Lab, script: &str, ports: u16) -> Seen {
     let port = free_ports(ports + 1);
     let text = port.to_string();
     // A server with several processes ends them all when its standard input ends.
-    let mut server = lab.serve(script, port, lab.python(Side::Server, script).args(["server", &text]).stdin(Stdio::piped()));
+    let mut server =
+        lab.serve(script, port, lab.python(Side::Server, script).args(["server", &text]).stdin(Stdio::piped()));
     let input = server.stdin();
     for p in port..port + ports {
         wait_for("every port", PATIENCE, || listening(p));

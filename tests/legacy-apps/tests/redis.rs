@@ -61,13 +61,18 @@ fn commands(lab: &Lab) -> Seen {
     }
     let multi = "MULTI\nINCR n\nINCRBY n 41\nAPPEND s x\nEXEC\nMULTI\nSET n 7\nDISCARD\nGET n\nWRONG\n";
     seen.note("MULTI", cli(lab, port, multi));
-    let script = "local t=0 for i=1,5000 do redis.call('SET','lua'..i,i) t=t+redis.call('GET','lua'..i) end return {t,'ok'}";
+    let script =
+        "local t=0 for i=1,5000 do redis.call('SET','lua'..i,i) t=t+redis.call('GET','lua'..i) end return {t,'ok'}";
     seen.note("Lua", lab.run("eval", client(lab, port).args(["EVAL", script, "0"])).text());
     seen.note("keys", cli(lab, port, "DBSIZE\nDEBUG DIGEST\n"));
     let many: String = (0..3000).map(|i| format!("RPUSH list {i}\n")).collect();
     seen.note_bytes("many commands", cli(lab, port, &many).as_bytes());
     seen.note_bytes("a long answer", cli(lab, port, "LRANGE list 0 -1\n").as_bytes());
-    seen.note("IPv6", lab.run("cli", lab.command(Side::Client, "redis-cli").args(["-h", "::1", "-p", &port.to_string(), "PING"])).text());
+    seen.note(
+        "IPv6",
+        lab.run("cli", lab.command(Side::Client, "redis-cli").args(["-h", "::1", "-p", &port.to_string(), "PING"]))
+            .text(),
+    );
 
     // A client blocked in the server, killed by another: its answer never comes, its connection ends.
     let blocked = lab.start("blocked", client(lab, port).args(["BLPOP", "nothing", "0"]));
@@ -126,7 +131,10 @@ fn persistence(lab: &Lab) -> Seen {
     let port = free_port();
     let aof = "appendonly yes\nauto-aof-rewrite-percentage 0";
     let first = server(lab, port, aof);
-    let mut load = lab.start("load", &mut benchmark(lab, port, &["-c", "20", "-n", "100000000", "-P", "4", "-r", "20000", "-d", "100", "-t", "set"]));
+    let mut load = lab.start(
+        "load",
+        &mut benchmark(lab, port, &["-c", "20", "-n", "100000000", "-P", "4", "-r", "20000", "-d", "100", "-t", "set"]),
+    );
     wait_for("keys", PATIENCE, || cli(lab, port, "DBSIZE").parse::<u64>().is_ok_and(|n| n > 2000));
     lab.assert_shm(first.pid());
     for round in 0..3 {
@@ -134,7 +142,9 @@ fn persistence(lab: &Lab) -> Seen {
         wait_for("the end of BGSAVE", PATIENCE, || info(lab, port, "persistence", "rdb_bgsave_in_progress") == "0");
         seen.note(format!("BGSAVE {round} result"), info(lab, port, "persistence", "rdb_last_bgsave_status"));
         seen.note(format!("rewrite {round}"), cli(lab, port, "BGREWRITEAOF"));
-        wait_for("the end of the rewrite", PATIENCE, || info(lab, port, "persistence", "aof_rewrite_in_progress") == "0");
+        wait_for("the end of the rewrite", PATIENCE, || {
+            info(lab, port, "persistence", "aof_rewrite_in_progress") == "0"
+        });
         seen.note(format!("rewrite {round} result"), info(lab, port, "persistence", "aof_last_bgrewrite_status"));
     }
     assert!(load.ended().is_none(), "the load ended early: {}", load.stderr());

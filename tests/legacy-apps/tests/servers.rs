@@ -61,7 +61,12 @@ fn ask(lab: &Lab, port: u16, query: &str) -> String {
 fn pgbench(lab: &Lab, port: u16, args: &[&str]) -> String {
     let mut c = postgres(lab, Side::Client, "pgbench");
     let out = lab.run("pgbench", c.env("PGPORT", port.to_string()).args(args)).success();
-    let counts: Vec<&str> = out.stdout.split(|b| *b == b'\n').filter_map(|l| str::from_utf8(l).ok()).filter(|l| l.starts_with("number of")).collect();
+    let counts: Vec<&str> = out
+        .stdout
+        .split(|b| *b == b'\n')
+        .filter_map(|l| str::from_utf8(l).ok())
+        .filter(|l| l.starts_with("number of"))
+        .collect();
     counts.join("; ")
 }
 
@@ -97,7 +102,9 @@ fn postgresql(lab: &Lab) -> Seen {
     let replica = database(lab, "replica", other);
     pgbench(lab, port, &["-n", "-c", "4", "-t", "100"]);
     lab.feed("copy", &mut psql(lab, port, "copy big from stdin"), rows.as_bytes()).success();
-    wait_for("the replica", PATIENCE, || ask(lab, port, "select pg_current_wal_lsn() = replay_lsn from pg_stat_replication") == "t");
+    wait_for("the replica", PATIENCE, || {
+        ask(lab, port, "select pg_current_wal_lsn() = replay_lsn from pg_stat_replication") == "t"
+    });
     let sums = "select count(*), sum(id), (select sum(abalance) from pgbench_accounts) from big";
     assert_eq!(ask(lab, port, sums), ask(lab, other, sums), "the replica holds something else");
     seen.note("the replica's copy", copy(other) == [rows.as_bytes(), rows.as_bytes()].concat());
@@ -128,7 +135,8 @@ fn haproxy(lab: &Lab) -> Seen {
     lab.write("big", noise(7, 12_000_000));
     lab.write("small", noise(8, 3000));
     let mut nginx = lab.command(Side::Server, "/usr/sbin/nginx");
-    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|k| format!("{k}_temp_path {dir}/{k};\n")).concat();
+    let temp: String =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|k| format!("{k}_temp_path {dir}/{k};\n")).concat();
     let user = if is_root() { "user root;" } else { "" };
     let config = lab.write(
         "nginx.conf",
@@ -139,11 +147,17 @@ fn haproxy(lab: &Lab) -> Seen {
     );
     let nginx = lab.serve("nginx", web, nginx.arg("-c").arg(config).arg("-p").arg(lab.dir()).args(["-e", "nginx.log"]));
     let text = redis.to_string();
-    let store = lab.serve("redis", redis, lab.command(Side::Server, "redis-server").args(["--bind", "127.0.0.1", "--port", &text, "--save", ""]));
+    let store = lab.serve(
+        "redis",
+        redis,
+        lab.command(Side::Server, "redis-server").args(["--bind", "127.0.0.1", "--port", &text, "--save", ""]),
+    );
 
     // Splicing moves bytes in the kernel: those connections leave shared memory, the others stay.
     let section = |name: &str, mode: &str, listen: u16, to: u16, more: &str| {
-        format!("listen {name}\n mode {mode}\n bind 127.0.0.1:{listen}\n server a 127.0.0.1:{to} check inter 1s fall 30\n {more}\n")
+        format!(
+            "listen {name}\n mode {mode}\n bind 127.0.0.1:{listen}\n server a 127.0.0.1:{to} check inter 1s fall 30\n {more}\n"
+        )
     };
     let config = lab.write(
         "haproxy.cfg",
@@ -182,14 +196,25 @@ fn haproxy(lab: &Lab) -> Seen {
             seen.note_bytes(format!("curl {name} {round}"), &out.stdout);
             let watch = lab.watch();
             for args in [["-c16", "-n4000", "-k"], ["-c8", "-n300", "-q"]] {
-                let out = lab.run("ab", lab.command(Side::Client, "ab").args(args).arg("-q").arg(url("small"))).success();
-                let counts: Vec<_> = out.text().lines().filter(|l| ["Complete requests", "Failed requests", "Non-2xx"].iter().any(|k| l.starts_with(k))).map(str::to_owned).collect();
+                let out =
+                    lab.run("ab", lab.command(Side::Client, "ab").args(args).arg("-q").arg(url("small"))).success();
+                let counts: Vec<_> = out
+                    .text()
+                    .lines()
+                    .filter(|l| ["Complete requests", "Failed requests", "Non-2xx"].iter().any(|k| l.starts_with(k)))
+                    .map(str::to_owned)
+                    .collect();
                 seen.note(format!("ab {name} {args:?} {round}"), counts.join("; "));
             }
             watch.check("ab");
         }
         let mut c = lab.command(Side::Client, "redis-benchmark");
-        let out = lab.run("redis-benchmark", c.args(["-p", &bus.to_string(), "-c", "8", "-n", "8000", "-P", "4", "-q", "-t", "set,get"])).success();
+        let out = lab
+            .run(
+                "redis-benchmark",
+                c.args(["-p", &bus.to_string(), "-c", "8", "-n", "8000", "-P", "4", "-q", "-t", "set,get"]),
+            )
+            .success();
         seen.note(format!("redis-benchmark {round}"), out.text().matches("requests per second").count());
         if round == 0 {
             // The listeners go to the next worker through the admin socket.
@@ -215,7 +240,11 @@ fn openssh(lab: &Lab) -> Seen {
         std::fs::create_dir_all("/run/sshd").expect("sshd's empty directory");
     }
     for key in ["host", "user"] {
-        lab.run("ssh-keygen", lab.command(Side::Client, "ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", key])).success();
+        lab.run(
+            "ssh-keygen",
+            lab.command(Side::Client, "ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", key]),
+        )
+        .success();
     }
     std::fs::set_permissions(lab.path("user.pub"), std::fs::Permissions::from_mode(0o644)).expect("permissions");
     let user = lab.run("id", lab.command(Side::Client, "id").arg("-un")).text();
@@ -238,7 +267,8 @@ fn openssh(lab: &Lab) -> Seen {
                  UserKnownHostsFile {dir}/known{how}\n StrictHostKeyChecking accept-new\n LogLevel ERROR\n"
             ),
         );
-        let server = lab.serve("sshd", port, lab.command(Side::Server, "/usr/sbin/sshd").args([how, "-e", "-f"]).arg(config));
+        let server =
+            lab.serve("sshd", port, lab.command(Side::Server, "/usr/sbin/sshd").args([how, "-e", "-f"]).arg(config));
         let program = |program: &str, args: &[&str]| {
             let mut c = lab.command(Side::Client, program);
             c.arg("-F").arg(&client).args(args);
@@ -249,7 +279,10 @@ fn openssh(lab: &Lab) -> Seen {
         for rekey in ["default none", "700K"] {
             let option = format!("RekeyLimit={rekey}");
             let out = lab.feed("ssh", &mut program("ssh", &["-o", &option, "there", "cat"]), &big);
-            seen.note(format!("{how}: both ways, {option}"), format!("{} {}{}", out.status, out.stdout == big, out.stderr));
+            seen.note(
+                format!("{how}: both ways, {option}"),
+                format!("{} {}{}", out.status, out.stdout == big, out.stderr),
+            );
         }
         for (from, to) in [("big", format!("there:{dir}/up")), (&*format!("there:{dir}/up"), "down".into())] {
             let out = lab.run("scp", &mut program("scp", &["-q", from, &to]));
@@ -271,7 +304,10 @@ fn openssh(lab: &Lab) -> Seen {
         watch.check("forwarding");
         let out = lab.feed("ssh", &mut program("ssh", &["-S", "ctl", "there", "cat; exit 4"]), &big);
         seen.note(format!("{how}: shared"), format!("{} {}{}", out.status, out.stdout == big, out.stderr));
-        seen.note(format!("{how}: -O exit"), lab.run("exit", &mut program("ssh", &["-S", "ctl", "-O", "exit", "there"])).status);
+        seen.note(
+            format!("{how}: -O exit"),
+            lab.run("exit", &mut program("ssh", &["-S", "ctl", "-O", "exit", "there"])).status,
+        );
         seen.note(format!("{how}: master"), master.wait(PATIENCE).status);
         echo.stop(libc::SIGTERM);
         let pid = server.pid();

@@ -193,7 +193,8 @@ pub struct Probe {
     /// Waits.
     pub ppoll: unsafe extern "C-unwind" fn(*mut libc::pollfd, usize, i64, *const libc::sigset_t, u64) -> c_long,
     /// Waits.
-    pub epoll: unsafe extern "C-unwind" fn(c_int, *mut libc::epoll_event, c_int, i64, *const libc::sigset_t, u64) -> c_long,
+    pub epoll:
+        unsafe extern "C-unwind" fn(c_int, *mut libc::epoll_event, c_int, i64, *const libc::sigset_t, u64) -> c_long,
     /// `signals::futex`.
     pub futex: unsafe extern "C-unwind" fn(*const u32, u32, i64, u64) -> c_long,
 }

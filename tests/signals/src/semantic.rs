@@ -49,17 +49,31 @@ fn show(what: &str, a: &sigaction) {
         h if h == plain as *const () as usize => "plain".into(),
         _ => "other".into(),
     };
-    println!("{what}: {handler} flags {:#x} mask {:#x} restorer {}", a.sa_flags, bits(&a.sa_mask), a.sa_restorer.is_some());
+    println!(
+        "{what}: {handler} flags {:#x} mask {:#x} restorer {}",
+        a.sa_flags,
+        bits(&a.sa_mask),
+        a.sa_restorer.is_some()
+    );
 }
 
 fn query_case() {
     for sig in [SIGHUP, SIGUSR1, SIGSEGV, SIGBUS, SIGCHLD, SIGRTMIN(), 64] {
         for handler in [SIG_DFL, SIG_IGN, H(), plain as *const () as usize] {
-            for flags in [0, SA_SIGINFO, SA_RESTART, SA_RESETHAND | SA_NODEFER, SA_ONSTACK | SA_SIGINFO, SA_NOCLDSTOP | SA_NOCLDWAIT, 0x2000_0400] {
+            for flags in [
+                0,
+                SA_SIGINFO,
+                SA_RESTART,
+                SA_RESETHAND | SA_NODEFER,
+                SA_ONSTACK | SA_SIGINFO,
+                SA_NOCLDSTOP | SA_NOCLDWAIT,
+                0x2000_0400,
+            ] {
                 let new = action(handler, flags, 0xffff_0000_1234_5678);
                 let mut old = action(7, 7, 7);
                 // SAFETY: valid pointers.
-                println!("{sig} {} {}", unsafe { sigaction(sig, &new, &mut old) }, old.sa_sigaction == query(sig).sa_sigaction);
+                let r = unsafe { sigaction(sig, &new, &mut old) };
+                println!("{sig} {r} {}", old.sa_sigaction == query(sig).sa_sigaction);
                 show("  old", &old);
                 show("  now", &query(sig));
             }
@@ -161,7 +175,14 @@ fn siginfo() {
     install(SIGUSR1, H(), SA_SIGINFO, 0);
     install(SIGRTMIN(), H(), SA_SIGINFO, 0);
     install(SIGALRM, H(), SA_SIGINFO, 0);
-    let report = |what| println!("{what}: {} code {} value {}", counted(), CODE.load(SeqCst), VALUE.load(SeqCst) & 0xffff_ffff_0000_0000);
+    let report = |what| {
+        println!(
+            "{what}: {} code {} value {}",
+            counted(),
+            CODE.load(SeqCst),
+            VALUE.load(SeqCst) & 0xffff_ffff_0000_0000
+        )
+    };
     hit(SIGUSR1);
     report("raise");
     // SAFETY: no memory.
@@ -384,7 +405,8 @@ fn vfork_case() {
     }
     let mut stack = vec![0u64; 32768];
     // SAFETY: the stack outlives the child, for which CLONE_VFORK waits.
-    let pid = unsafe { clone(child, stack.as_mut_ptr().add(32768).cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, null_mut()) };
+    let pid =
+        unsafe { clone(child, stack.as_mut_ptr().add(32768).cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, null_mut()) };
     println!("child {:#x} ran {}", wait_for(pid), counted());
     show("parent", &query(SIGUSR1));
     hit(SIGUSR1);
@@ -521,7 +543,9 @@ fn concurrent() {
             let mut old = action(0, 0, 0);
             // SAFETY: valid pointers.
             unsafe { sigaction(SIGUSR1, &new, &mut old) };
-            if !allowed.contains(&old.sa_sigaction) || (old.sa_flags & SA_SIGINFO != 0) != (old.sa_sigaction == allowed[0]) {
+            if !allowed.contains(&old.sa_sigaction)
+                || (old.sa_flags & SA_SIGINFO != 0) != (old.sa_sigaction == allowed[0])
+            {
                 BAD.fetch_add(1, SeqCst);
             }
         }

@@ -14,7 +14,8 @@ fn root() -> PathBuf {
 /// Builds the probe with `profile`'s flags and says where it is. Not a dependency: `cargo test` would build it to
 /// unwind, which a library without the standard library cannot.
 fn probe(profile: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("signals-probe");
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("signals-probe");
     let mut c = Command::new(env!("CARGO"));
     c.args(["build", "--quiet", "-p", "culvert-signals-probe", "--profile", profile, "--target-dir"]).arg(&target);
     assert!(c.current_dir(root()).status().unwrap().success());
@@ -55,7 +56,13 @@ fn compare(lib: &Path, wrong: &mut Vec<String>) {
             let ours = run(&args, Some(lib));
             if (&native.0, native.1) != (&ours.0, ours.1) {
                 let line = native.0.lines().zip(ours.0.lines()).find(|(a, b)| a != b);
-                wrong.push(format!("{args:?} under {}: status {:#x} native {:#x}; {line:?}; {}", lib.display(), ours.1, native.1, ours.2));
+                wrong.push(format!(
+                    "{args:?} under {}: status {:#x} native {:#x}; {line:?}; {}",
+                    lib.display(),
+                    ours.1,
+                    native.1,
+                    ours.2
+                ));
             }
         }
     }

@@ -42,7 +42,11 @@ impl Dynamic {
             if name.is_empty() || s.elf_symbol().st_shndx.get(Endianness::Little) == elf::SHN_ABS {
                 continue;
             }
-            if s.is_undefined() { imports.insert(name.to_owned()) } else { exports.insert(name.to_owned()) };
+            if s.is_undefined() {
+                imports.insert(name.to_owned())
+            } else {
+                exports.insert(name.to_owned())
+            };
         }
         let needed = needed(&file, &data).map_err(|e| fail(&e))?;
         Ok(Dynamic { path: path.to_owned(), exports, imports, needed })
@@ -120,8 +124,19 @@ pub fn with_libraries(start: &[PathBuf]) -> Result<Vec<Dynamic>, String> {
 }
 
 fn part_of_libc(soname: &str) -> bool {
-    const PARTS: [&str; 11] = ["libc", "ld-linux-x86-64", "libm", "libmvec", "libpthread", "libdl", "librt", "libutil",
-        "libresolv", "libanl", "libnss_"];
+    const PARTS: [&str; 11] = [
+        "libc",
+        "ld-linux-x86-64",
+        "libm",
+        "libmvec",
+        "libpthread",
+        "libdl",
+        "librt",
+        "libutil",
+        "libresolv",
+        "libanl",
+        "libnss_",
+    ];
     PARTS.iter().any(|p| soname.strip_prefix(p).is_some_and(|rest| rest.starts_with(".so") || p.ends_with('_')))
 }
 
@@ -149,9 +164,16 @@ mod tests {
 
     #[test]
     fn stems() {
-        for (name, want) in [("__recv_chk", "recv"), ("__open64_2", "open"), ("sendfile64", "sendfile"),
-            ("__libc_fcntl64", "fcntl"), ("_IO_fdopen", "fdopen"), ("__close_nocancel", "close"), ("read", "read"), ("64", "64")]
-        {
+        for (name, want) in [
+            ("__recv_chk", "recv"),
+            ("__open64_2", "open"),
+            ("sendfile64", "sendfile"),
+            ("__libc_fcntl64", "fcntl"),
+            ("_IO_fdopen", "fdopen"),
+            ("__close_nocancel", "close"),
+            ("read", "read"),
+            ("64", "64"),
+        ] {
             assert_eq!(stem(name), want, "{name}");
         }
     }

@@ -29,15 +29,45 @@ const CARRIERS: &str = "
 ";
 
 /// The programs that culvert is tested with, and what they load at run time.
-const PROGRAMS: [&str; 12] = ["redis-server", "redis-cli", "redis-benchmark", "nginx", "memcached", "iperf3", "curl",
-    "wrk", "ab", "socat", "python3.11", "haproxy"];
+const PROGRAMS: [&str; 12] = [
+    "redis-server",
+    "redis-cli",
+    "redis-benchmark",
+    "nginx",
+    "memcached",
+    "iperf3",
+    "curl",
+    "wrk",
+    "ab",
+    "socat",
+    "python3.11",
+    "haproxy",
+];
 const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/python3.11/lib-dynload", "/usr/lib/nginx/modules"];
 
 /// Functions of libc's that the library may call directly: none of them is a hook of ours or touches a
 /// descriptor.
-const MAY_IMPORT: [&str; 19] = ["dlsym", "__errno_location", "fileno", "dirfd", "__register_atfork", "__cxa_finalize",
-    "__cxa_atexit", "__tls_get_addr", "memcpy", "memmove", "memset", "memcmp", "bcmp", "strlen",
-    "abort", "clock_gettime", "getenv", "environ", "sigprocmask"];
+const MAY_IMPORT: [&str; 19] = [
+    "dlsym",
+    "__errno_location",
+    "fileno",
+    "dirfd",
+    "__register_atfork",
+    "__cxa_finalize",
+    "__cxa_atexit",
+    "__tls_get_addr",
+    "memcpy",
+    "memmove",
+    "memset",
+    "memcmp",
+    "bcmp",
+    "strlen",
+    "abort",
+    "clock_gettime",
+    "getenv",
+    "environ",
+    "sigprocmask",
+];
 
 fn hooked() -> BTreeSet<&'static str> {
     SYMBOLS.iter().flat_map(|f| f.symbols).map(|&(name, _)| name).collect()
@@ -108,7 +138,10 @@ fn weak_tool(name: &str) -> bool {
 fn libc_has_every_hooked_name() {
     let libc = libc();
     let unknown: Vec<_> = hooked().into_iter().filter(|n| !libc.exports.contains(*n)).collect();
-    assert!(unknown.is_empty(), "libc has no {unknown:?}: a slip of the pen, or another libc than the matrix was made for");
+    assert!(
+        unknown.is_empty(),
+        "libc has no {unknown:?}: a slip of the pen, or another libc than the matrix was made for"
+    );
 }
 
 #[test]
@@ -143,8 +176,8 @@ fn what_programs_import_is_accounted_for() {
     let mut carried = 0;
     for o in &objects {
         // A program that defines the name itself calls its own.
-        let imports: Vec<&str> = o.imports.iter().map(String::as_str)
-            .filter(|n| names.contains(n) || names.contains(stem(n))).collect();
+        let imports: Vec<&str> =
+            o.imports.iter().map(String::as_str).filter(|n| names.contains(n) || names.contains(stem(n))).collect();
         carried += imports.len();
         let missing = unaccounted(imports);
         assert!(missing.is_empty(), "{} imports {missing:?}, which have no line in the matrix", o.name());

@@ -205,9 +205,7 @@ fn fault(a: &mut Args) -> String {
         "iovcount" => shown(|| call!(readv(fd, bad.cast(), -1)) as i64),
         "fionread" => shown(|| i64::from(call!(ioctl(fd, libc::FIONREAD, bad)))),
         "poll" => shown(|| i64::from(call!(poll(bad.cast(), 1, 0)))),
-        "getsockopt" => shown(|| {
-            i64::from(call!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, bad, bad.cast())))
-        }),
+        "getsockopt" => shown(|| i64::from(call!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, bad, bad.cast())))),
         other => panic!("unknown fault {other}"),
     };
     text

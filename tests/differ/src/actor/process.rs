@@ -128,9 +128,8 @@ fn exec(successor: &str, preload: bool, name: &str, conductor: &str) -> String {
     assert!(successor.starts_with(name.split('.').next().unwrap_or(name)));
     let image = Image::new(successor, conductor, &table(), preload);
     let (argv, envp) = (pointers(&image.args), pointers(&image.env));
-    let (_, text) = shown(|| {
-        i64::from(call!(execve(c"/proc/self/exe".as_ptr(), argv.as_ptr().cast(), envp.as_ptr().cast())))
-    });
+    let (_, text) =
+        shown(|| i64::from(call!(execve(c"/proc/self/exe".as_ptr(), argv.as_ptr().cast(), envp.as_ptr().cast()))));
     format!("exec failed: {text}")
 }
 
@@ -151,14 +150,8 @@ fn posix_spawn(a: &mut Args, conductor: &str) -> String {
             call!(posix_spawn_file_actions_addclose(acts, fd));
         }
     }
-    let r = call!(posix_spawn(
-        &raw mut pid,
-        c"/proc/self/exe".as_ptr(),
-        acts,
-        ptr::null(),
-        argv.as_ptr(),
-        envp.as_ptr()
-    ));
+    let r =
+        call!(posix_spawn(&raw mut pid, c"/proc/self/exe".as_ptr(), acts, ptr::null(), argv.as_ptr(), envp.as_ptr()));
     call!(posix_spawn_file_actions_destroy(acts));
     format!("r={r}\t{pid}")
 }

@@ -611,7 +611,8 @@ fn direct(cli: &Cli) -> i32 {
     loop {
         let over = begin.elapsed() > cli.time || totals.failures > 20;
         while !over && pairs.len() + opening.len() < cli.pairs {
-            let worker = start(cli, &["listen".into(), cli.largest.to_string(), cli.without.clone()], next % 4 != 3, next, &tx);
+            let worker =
+                start(cli, &["listen".into(), cli.largest.to_string(), cli.without.clone()], next % 4 != 3, next, &tx);
             opening.insert(next, worker);
             next += 1;
         }

@@ -1,6 +1,6 @@
 //! The shim's signal modules, compiled from the shim's own files, in a preload library that does nothing else.
 //! The `probe_*` functions let a test drive what no libc function shows: critical sections, waits, copies.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![allow(dead_code)]
 
 #[path = "../../../../shim/src/real.rs"]
@@ -16,6 +16,7 @@ mod usercopy;
 
 use core::ffi::{c_int, c_long};
 
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     // SAFETY: ends the process.
@@ -80,7 +81,13 @@ pub extern "C" fn probe_interrupted(from: u64, restartable: c_int) -> c_int {
 /// # Safety
 /// As `signals::ppoll`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn probe_ppoll(f: *mut libc::pollfd, n: usize, ns: i64, m: *const libc::sigset_t, from: u64) -> c_long {
+pub unsafe extern "C-unwind" fn probe_ppoll(
+    f: *mut libc::pollfd,
+    n: usize,
+    ns: i64,
+    m: *const libc::sigset_t,
+    from: u64,
+) -> c_long {
     // SAFETY: the caller's obligation.
     unsafe { signals::ppoll(f, n, u64::try_from(ns).ok(), m, since(from)) as c_long }
 }
@@ -91,7 +98,12 @@ pub unsafe extern "C-unwind" fn probe_ppoll(f: *mut libc::pollfd, n: usize, ns: 
 /// As `signals::epoll_pwait`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn probe_epoll(
-    ep: c_int, ev: *mut libc::epoll_event, max: c_int, ns: i64, m: *const libc::sigset_t, from: u64,
+    ep: c_int,
+    ev: *mut libc::epoll_event,
+    max: c_int,
+    ns: i64,
+    m: *const libc::sigset_t,
+    from: u64,
 ) -> c_long {
     // SAFETY: the caller's obligation.
     unsafe { signals::epoll_pwait(ep, ev, max, u64::try_from(ns).ok(), m, since(from)) as c_long }

@@ -37,9 +37,8 @@ fn exchange(conn: &mut TcpStream, message: &[u8], buf: &mut [u8]) -> io::Result<
 
 /// `count` exchanges of `size` bytes on each of `connections`, taking turns. Prints a checksum.
 pub fn ping(port: u16, connections: usize, count: usize, size: usize) -> io::Result<()> {
-    let mut conns = (0..connections)
-        .map(|_| TcpStream::connect(("127.0.0.1", port)))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut conns =
+        (0..connections).map(|_| TcpStream::connect(("127.0.0.1", port))).collect::<io::Result<Vec<_>>>()?;
     let mut sum = 0;
     let mut buf = vec![0; size];
     for i in 0..count {

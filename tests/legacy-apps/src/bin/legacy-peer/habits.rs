@@ -15,7 +15,8 @@ pub fn close_all() {
 /// descriptor that /proc/self/fd names, and close it again.
 pub fn dup_over() {
     let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd");
-    let numbers: Vec<i32> = names.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|n| *n > 2).collect();
+    let numbers: Vec<i32> =
+        names.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|n| *n > 2).collect();
     for n in numbers {
         // SAFETY: this program uses no descriptor above 2 yet (that of read_dir is closed by now).
         unsafe {

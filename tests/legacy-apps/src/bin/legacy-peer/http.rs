@@ -67,9 +67,7 @@ enum Failure {
 fn get(slot: &mut Option<BufReader<TcpStream>>, port: u16, path: &str) -> Result<Vec<u8>, Failure> {
     let conn = match slot {
         Some(conn) => conn,
-        None => slot.insert(BufReader::new(
-            TcpStream::connect(("127.0.0.1", port)).map_err(Failure::Broken)?,
-        )),
+        None => slot.insert(BufReader::new(TcpStream::connect(("127.0.0.1", port)).map_err(Failure::Broken)?)),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     conn.get_mut().write_all(request.as_bytes()).map_err(Failure::NothingCame)?;

@@ -50,8 +50,20 @@ fn echo(conn: &mut TcpStream, free: usize) -> io::Result<()> {
 /// The calls of this loop stay allowed, with `poll` as in OpenSSH's sandbox-seccomp-filter.c; any other is fatal.
 fn lock_up() -> io::Result<()> {
     const ALLOWED: &[i64] = &[
-        libc::SYS_read, libc::SYS_write, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_poll, libc::SYS_ppoll, libc::SYS_close,
-        libc::SYS_fcntl, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_futex, libc::SYS_clock_gettime, libc::SYS_munmap,
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_recvfrom,
+        libc::SYS_sendto,
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_close,
+        libc::SYS_fcntl,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_futex,
+        libc::SYS_clock_gettime,
+        libc::SYS_munmap,
     ];
     let op = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
     // The call's number lies at offset 0 of struct seccomp_data.

@@ -50,7 +50,9 @@ fn main() -> ExitCode {
         ["inetd", port, lines, "--", program @ ..] if !program.is_empty() => {
             inetd::serve(number(port), number(lines), program)
         }
-        ["jail", port, reads, parent @ ("keep" | "drop")] => jail::serve(number(port), number(reads), *parent == "keep"),
+        ["jail", port, reads, parent @ ("keep" | "drop")] => {
+            jail::serve(number(port), number(reads), *parent == "keep")
+        }
         ["talk", port, lines] => inetd::talk(number(port), number(lines)),
         _ => {
             eprintln!("{USAGE}");
