@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -245,6 +245,8 @@ pub struct Endpoint {
     pub tx_msgs: AtomicU64,
     /// Stream position at which the ring began; `u64::MAX` if it did not.
     pub tx_up: AtomicU64,
+    /// A `switch::Again`: what is sent over the lifeline although it was published on the ring.
+    pub tx_again: AtomicU64,
     /// `shutdown(SHUT_WR)` was called.
     pub wr_shut: AtomicU32,
 
@@ -302,6 +304,7 @@ impl Endpoint {
             &self.tx_tail,
             &self.tx_head,
             &self.tx_base,
+            &self.tx_again,
             &self.tx_bytes,
             &self.tx_msgs,
             &self.tx_checked,

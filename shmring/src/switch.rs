@@ -18,6 +18,7 @@
 //! `tests/switch_model.rs` runs the same functions through every interleaving.
 
 use crate::layout::{CLOSED, ECHOED, READY, REFUSED};
+use crate::ring::Corrupt;
 
 /// The receiver's place in a direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -271,12 +272,55 @@ pub fn is_all(rewind: u64, up: u64, echo: u64, ended: bool, received: u64) -> bo
     ended && echo & ECHOED == 0 && (behind == 0 || rewind == CLOSED && echo != 0)
 }
 
-/// Where the sender begins to send over the lifeline what is unread on the ring: its position there, and whether it
-/// is an echo.
-pub fn resend(rewind: u64, echo: u64) -> (u64, bool) {
-    match rewind {
-        CLOSED => ((echo & !ECHOED).saturating_sub(1), true),
-        left => (left.saturating_sub(1), false),
+/// What a sender sends over the lifeline although it has published it on the ring. It decides once, from claims of the
+/// receiver that it has checked, and keeps the decision in its family's memory (`Endpoint::tx_again`): the words that the
+/// claims were read from, and those in which the sender tells the peer of the decision, lie where the peer can write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Again {
+    /// Nothing is decided: the sender has not left the ring.
+    Undecided,
+    /// Nothing is sent again.
+    Nothing,
+    /// The sender went down first: it repeats what lay unread, from this ring position on.
+    Echo(u64),
+    /// The receiver left first: the sender takes back what lies behind this ring position.
+    Rewind(u64),
+}
+
+impl Again {
+    /// As one word, in which 0 is `Undecided`.
+    pub fn to_word(self) -> u64 {
+        match self {
+            Again::Undecided => 0,
+            Again::Nothing => 1,
+            Again::Echo(from) => from << 2 | 2,
+            Again::Rewind(from) => from << 2 | 3,
+        }
+    }
+
+    /// The decision that `word` encodes.
+    pub fn from_word(word: u64) -> Again {
+        match word & 3 {
+            0 => Again::Undecided,
+            1 => Again::Nothing,
+            2 => Again::Echo(word >> 2),
+            _ => Again::Rewind(word >> 2),
+        }
+    }
+
+    /// The first ring position that is sent again, if any is.
+    pub fn from(self) -> Option<u64> {
+        match self {
+            Again::Undecided | Again::Nothing => None,
+            Again::Echo(from) | Again::Rewind(from) => Some(from),
+        }
+    }
+
+    /// The ring position to go on from, where `sent` bytes have gone over the lifeline since the sender went up. `Err`: more
+    /// than lies between the first position and `tail`.
+    pub fn resume(self, tail: u64, sent: u64) -> Result<u64, Corrupt> {
+        let from = self.from().unwrap_or(tail);
+        if sent > tail.wrapping_sub(from) { Err(Corrupt) } else { Ok(from.wrapping_add(sent)) }
     }
 }
 

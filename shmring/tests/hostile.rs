@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use shmring::layout::{CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Side};
 use shmring::ring::{self, Corrupt, Geometry, Sleeper, Stamp};
-use shmring::switch::{self, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
+use shmring::switch::{self, Again, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
@@ -113,6 +113,20 @@ proptest! {
             TxStep::GoDown => prop_assert!(phase == TxPhase::Ring && (rewind == 0 || rewind == CLOSED)),
             TxStep::Lifeline => prop_assert!(matches!(phase, TxPhase::Native | TxPhase::Down)),
             TxStep::Corrupt => prop_assert!(rewind != 0 || phase == TxPhase::Rewind),
+        }
+    }
+
+    /// Whatever was decided, and whatever the lifeline is said to have taken: what is sent again lies on the ring.
+    #[test]
+    fn what_is_sent_again_was_in_flight(word in word(), tail in word(), sent in word()) {
+        let again = Again::from_word(word);
+        prop_assert_eq!(Again::from_word(again.to_word()), again);
+        match again.resume(tail, sent) {
+            Ok(at) => {
+                let from = again.from().unwrap_or(tail);
+                prop_assert!(at == from.wrapping_add(sent) && tail.wrapping_sub(at) <= tail.wrapping_sub(from));
+            }
+            Err(Corrupt) => prop_assert!(sent > tail.wrapping_sub(again.from().unwrap_or(tail))),
         }
     }
 

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::Reason;
 use shmring::layout::{ALL_SHUT, CLOSED, ECHOED, Side, SlotHeader};
-use shmring::switch::{self, RxPhase, TxPhase, TxStep, TxView};
+use shmring::switch::{self, Again, RxPhase, TxPhase, TxStep, TxView};
 use shmring::{ring, sys, syscall};
 
 /// `tx_word`: bytes go to the ring; threads of the family no longer send natively.
@@ -81,6 +81,7 @@ pub(super) fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             TxStep::GoDown => go_down(ep, chan, fd),
             TxStep::Rewind { from } => {
                 tell_cork(ep, fd);
+                ep.tx_again.store(Again::Rewind(from).to_word(), Relaxed);
                 ep.tx_head.store(from, Relaxed);
                 ep.tx_phase.store(TxPhase::Rewind as u32, Relaxed);
             }
@@ -212,16 +213,17 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     } else {
         None
     };
-    let mut echo = me.echo.load(Relaxed);
-    // Published by a holder that died on its way down: it stands.
-    if me.down.load(Relaxed) == 0 {
-        echo = unread
+    let mut again = Again::from_word(ep.tx_again.load(Relaxed));
+    // The decision of a holder that died on its way down stands: it may have published it.
+    if !matches!(again, Again::Nothing | Again::Echo(_)) {
+        again = unread
             .filter(|_| lost.is_none() && !reset && peer.wr_shut.load(Acquire) & ALL_SHUT == 0)
-            .map_or(0, |head| head + 1);
-        me.echo.store(echo, Relaxed);
-        me.down.store(tail + 1, Release);
+            .map_or(Again::Nothing, Again::Echo);
+        ep.tx_again.store(again.to_word(), Relaxed);
     }
-    ep.tx_phase.store(if echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u32, Release);
+    me.echo.store(again.from().map_or(0, |from| from + 1), Relaxed);
+    me.down.store(tail + 1, Release);
+    ep.tx_phase.store(if again == Again::Nothing { TxPhase::Down } else { TxPhase::Rewind } as u32, Release);
     ep.because(Reason::Down);
     chan.notify(slot);
     crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
@@ -236,26 +238,26 @@ fn resend(ep: Ep, chan: &Chan, fd: i32) -> Result<bool, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let dir = chan.role().tx();
-    let (me, peer) = sides(chan, h);
+    let (me, _) = sides(chan, h);
     let tail = ep.tx_tail.load(Relaxed);
+    let again = Again::from_word(ep.tx_again.load(Relaxed));
     // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-    let (start, echo) = switch::resend(peer.rewind.load(Acquire), me.echo.load(Relaxed));
     let done = lifeline::sent(fd, ep.role.load(Relaxed) == 1).map_or(0, |n| n.saturating_sub(ep.tx_up.load(Relaxed)));
-    if done > tail.wrapping_sub(start) {
-        return Err(libc::ECONNRESET);
-    }
-    ep.tx_head.store(start.wrapping_add(done), Relaxed);
+    let Ok(at) = again.resume(tail, done) else { return Err(libc::ECONNRESET) };
+    ep.tx_head.store(at, Relaxed);
     loop {
         let from = ep.tx_head.load(Relaxed);
         let spans = chan.geometry(dir).spans(ep.tx_base.load(Relaxed), from, tail.wrapping_sub(from));
         let mem = chan.bytes(slot, dir);
         let (off, len) = spans[0];
         if len == 0 {
-            if echo {
-                me.echo.fetch_or(ECHOED, Release);
-            } else {
-                me.down.store(start + 1, Release);
-                ep.because(Reason::Passed);
+            match again {
+                Again::Echo(from) => me.echo.store((from + 1) | ECHOED, Release),
+                Again::Rewind(from) => {
+                    me.down.store(from + 1, Release);
+                    ep.because(Reason::Passed);
+                }
+                Again::Undecided | Again::Nothing => {}
             }
             ep.tx_phase.store(TxPhase::Down as u32, Release);
             chan.notify(slot);
@@ -384,8 +386,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     if !rewinding() {
         return;
     }
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    if last && sides(chan, h).1.rewind.load(Acquire) == CLOSED {
+    if last && matches!(Again::from_word(ep.tx_again.load(Relaxed)), Again::Echo(_)) {
         // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }

@@ -2,10 +2,10 @@
 //! `go_up`, `go_down`, `resend`, `put`, `commit`, `leave`) and `io.rs` (`send`, `shutdown`).
 
 use crate::search::Next;
-use crate::world::{Config, End, FLAG, RAW, SHUT, Thread, Verdict, World, echo_word, rewind_word};
+use crate::world::{Config, End, FLAG, RAW, SHUT, Thread, Verdict, World, rewind_word};
 use shmring::layout::{Consumer, RING_MIN};
 use shmring::ring;
-use shmring::switch::{self, TxPhase, TxStep, TxView};
+use shmring::switch::{self, Again, TxPhase, TxStep, TxView};
 use shmring::sync::AtomicU64;
 
 /// Bytes of the model's home: so few that both ways past it occur.
@@ -259,19 +259,19 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::DownHead => {
             let head = head_of(&mut n);
-            n.s[i].c = if head != w.tx.tail { head + 1 } else { 0 };
             // The receiver was killed: these bytes are lost.
             n.s[i].a = u8::from(w.tx.fin && w.k.deaf && head != w.tx.tail);
-            n.s[i].pc = match (w.m.down, c.rules.echo_before_down) {
-                (0, true) => Pc::DownEcho,
-                (0, false) => Pc::DownPublish,
-                // Published by a holder that died: it stands.
-                _ => Pc::DownPhase,
-            };
+            let decided = Again::from_word(u64::from(w.tx.again));
+            // The decision of a holder that died stands.
+            if !matches!(decided, Again::Nothing | Again::Echo(_)) {
+                let unread = head != w.tx.tail && c.rules.echo && n.s[i].a == 0;
+                n.tx.again = if unread { Again::Echo(u64::from(head)) } else { Again::Nothing }.to_word() as u8;
+            }
+            n.s[i].pc = if c.rules.echo_before_down { Pc::DownEcho } else { Pc::DownPublish };
             "go_down: what is unread"
         }
         Pc::DownEcho => {
-            n.m.echo = if c.rules.echo && t.a == 0 { t.c } else { 0 };
+            n.m.echo = Again::from_word(u64::from(w.tx.again)).from().map_or(0, |from| from as u8 + 1);
             n.s[i].pc = if c.rules.echo_before_down { Pc::DownPublish } else { Pc::DownPhase };
             "go_down: publishes the echo"
         }
@@ -281,9 +281,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "go_down: publishes Y"
         }
         Pc::DownPhase => {
-            n.tx.phase = if w.m.echo == 0 { TxPhase::Down } else { TxPhase::Rewind } as u8;
-            if !c.rules.heal && w.m.echo != 0 {
-                n.tx.head = w.m.echo - 1;
+            let again = Again::from_word(u64::from(w.tx.again));
+            n.tx.phase = if again == Again::Nothing { TxPhase::Down } else { TxPhase::Rewind } as u8;
+            if let (false, Some(from)) = (c.rules.heal, again.from()) {
+                n.tx.head = from as u8;
             }
             n.s[i].pc = Pc::DownNotify;
             "go_down: phase"
@@ -296,6 +297,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
 
         Pc::RewindHead => {
+            n.tx.again = Again::Rewind(u64::from(t.c)).to_word() as u8;
             n.tx.head = t.c;
             n.s[i].pc = Pc::RewindPhase;
             "rewind: head"
@@ -306,8 +308,15 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "rewind: phase"
         }
         Pc::Resend => {
-            let (start, _) = switch::resend(rewind_word(w.m.rewind), echo_word(w.m.echo));
-            let from = if c.rules.heal { start as u8 + (w.k.sent - w.tx.up) } else { w.tx.head };
+            let again = Again::from_word(u64::from(w.tx.again));
+            let from = match again.resume(u64::from(w.tx.tail), u64::from(w.k.sent - w.tx.up)) {
+                Ok(at) if c.rules.heal => at as u8,
+                Err(_) if c.rules.heal => {
+                    n.g.verdict = Verdict::Accused;
+                    w.tx.tail
+                }
+                _ => w.tx.head,
+            };
             if from == w.tx.tail {
                 n.s[i].pc = Pc::ResendEnd;
             } else if w.k.deaf || w.k.fin != 0 {
@@ -334,10 +343,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "resend: counts"
         }
         Pc::ResendEnd => {
-            if w.m.rewind == SHUT {
-                n.m.echo |= FLAG;
-            } else {
-                n.m.down = w.m.rewind;
+            match Again::from_word(u64::from(w.tx.again)) {
+                Again::Rewind(from) => n.m.down = from as u8 + 1,
+                Again::Echo(from) => n.m.echo = (from as u8 + 1) | FLAG,
+                Again::Undecided | Again::Nothing => {}
             }
             n.s[i].pc = Pc::ResendPhase;
             "resend: publishes Y, or that all is echoed"

@@ -114,6 +114,8 @@ pub struct Sending {
     pub base: u8,
     /// Stream position of the switch.
     pub up: u8,
+    /// `switch::Again`.
+    pub again: u8,
     pub fin: bool,
     pub latched: bool,
 }
