@@ -5,9 +5,9 @@
 //! never wake them. Before a connection is attached the process is therefore searched for such a set. One that was
 //! made before culvert could see it, inherited or received, looks the same and counts as well.
 
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{config, epoll, family, io, wait};
+use crate::{clock, config, epoll, family, io};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
@@ -20,7 +20,7 @@ pub fn by(why: Reason) {
     if config::enabled() && family::ensure() {
         family::disable(why);
         epoll::hand_all_over();
-        for fd in (0..fds::high()).filter(|&fd| io::tracked(fd)) {
+        for fd in (0..fds::high()).filter(|&fd| fds::tracked(fd)) {
             io::retire(fd, why);
         }
     }
@@ -84,7 +84,7 @@ pub fn suspected(ep: Ep) -> bool {
     if at == DONE {
         NEXT.store(end + REST * cost, Relaxed);
     } else if why.is_some() {
-        NEXT.store(end + STOP_US * wait::cycles_per_us(), Relaxed);
+        NEXT.store(end + STOP_US * clock::cycles_per_us(), Relaxed);
     }
     if let Some(why) = why.filter(|_| stops >= SURE) {
         crate::log!(Info, "{}; its connections stay on the kernel", why.text());

@@ -1,6 +1,6 @@
 //! This process's view of the channels it has mapped, and of their slots.
 
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -124,7 +124,21 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     Some(c)
 }
 
+impl Ep {
+    /// The channel, if attached and known to this process.
+    #[inline(always)]
+    pub fn chan(self) -> Option<&'static Chan> {
+        TABLE.get((self.local().chan.load(Acquire) as usize).wrapping_sub(1))
+    }
+}
+
 impl Chan {
+    /// Its place in the table, + 1: what [`Local::chan`](crate::endpoint::Local::chan) holds.
+    pub fn place(&self) -> u32 {
+        let at = core::ptr::from_ref(self).addr() - TABLE.as_ptr().addr();
+        (at / size_of::<Chan>()) as u32 + 1
+    }
+
     fn mapped(&self) -> bool {
         !self.base.load(Acquire).is_null()
     }
@@ -274,7 +288,7 @@ impl Chan {
                 slot,
                 stamp,
                 |sleeper| match sleeper {
-                    Sleeper::Bell(p) => crate::wait::ring_own(p),
+                    Sleeper::Bell(p) => crate::poller::ring_own(p),
                     Sleeper::Word(w) => crate::sleep::wake(w),
                 },
             );

@@ -1,169 +1,15 @@
 //! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
-//!
-//! An endpoint's shared half ([`Endpoint`]) is the family's; its [`Local`] half is this process's.
 
-use crate::channel::Chan;
 use crate::config;
+use crate::endpoint::{BASE, Ep};
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::family::{
-    ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FIN, FamilyHeader, MAGIC, MEMBERS, RST, Reason, State, VERSION,
-};
-use shmring::layout::Role;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, MEMBERS, Reason, State, VERSION};
 use shmring::{sys, syscall};
 
-static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 /// The memfd: `culvert stat` finds it under /proc/PID/fd.
 static FD: AtomicI32 = AtomicI32::new(-1);
-
-/// This process's half of an endpoint. Copied by fork.
-#[repr(align(64))]
-pub struct Local {
-    /// Descriptors of this process that refer to the endpoint.
-    pub refs: AtomicU32,
-    /// Channel, once attached.
-    pub chan: AtomicPtr<Chan>,
-    /// First watch of it in an epoll set of this process (index + 1).
-    pub watches: AtomicU32,
-    /// Progress of the rendezvous: see `attach`.
-    pub stage: AtomicU32,
-    /// What the kernel said about the socket at the other end.
-    pub peer_cookie: AtomicU64,
-    /// See `peer_cookie`.
-    pub peer_uid: AtomicU32,
-    /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
-    pub fd: AtomicI32,
-    /// A receive was last found to be blocking: a hint.
-    pub blocking: AtomicU32,
-    /// Slot offered to the peer in `chan`, + 1, while not attached.
-    pub offered: AtomicU32,
-    /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
-    pub kept: AtomicI32,
-    /// Something was sent, and nothing received since.
-    pub asked: AtomicU32,
-    /// How often something was received after something was sent.
-    pub answers: AtomicU32,
-    /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
-    pub inherited: AtomicU32,
-}
-
-static LOCALS: [Local; ENDPOINTS] = [const {
-    Local {
-        refs: AtomicU32::new(0),
-        chan: AtomicPtr::new(core::ptr::null_mut()),
-        watches: AtomicU32::new(0),
-        stage: AtomicU32::new(0),
-        peer_cookie: AtomicU64::new(0),
-        peer_uid: AtomicU32::new(0),
-        fd: AtomicI32::new(-1),
-        blocking: AtomicU32::new(0),
-        offered: AtomicU32::new(0),
-        kept: AtomicI32::new(0),
-        asked: AtomicU32::new(0),
-        answers: AtomicU32::new(0),
-        inherited: AtomicU32::new(0),
-    }
-}; ENDPOINTS];
-
-/// Handle of an endpoint: an index below `ENDPOINTS`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Ep(u32);
-
-impl Ep {
-    /// From the descriptor table, which holds valid indices only.
-    #[inline(always)]
-    pub fn from_index(i: u32) -> Ep {
-        Ep(i % ENDPOINTS as u32)
-    }
-    /// Its index.
-    #[inline(always)]
-    pub fn index(self) -> u32 {
-        self.0
-    }
-    /// This process's half.
-    #[inline(always)]
-    pub fn local(self) -> &'static Local {
-        &LOCALS[self.0 as usize]
-    }
-    /// State.
-    #[inline(always)]
-    pub fn state(self) -> State {
-        State::from_u32(self.state.load(Acquire))
-    }
-    /// Which end it is, once known.
-    pub fn role(self) -> Option<Role> {
-        match self.role.load(Relaxed) {
-            1 => Some(Role::Connector),
-            2 => Some(Role::Acceptor),
-            _ => None,
-        }
-    }
-    /// The channel, if attached and known to this process.
-    #[inline(always)]
-    pub fn chan(self) -> Option<&'static Chan> {
-        let p = self.local().chan.load(Acquire);
-        // SAFETY: points into the static table of channels.
-        (!p.is_null()).then(|| unsafe { &*p })
-    }
-    /// Keeps it on the kernel for good, unless it is attached (see `io::retire` for that).
-    pub fn pin(self, why: Reason) {
-        for from in [State::Idle, State::Eligible] {
-            if self.state.compare_exchange(from as u32, State::Pinned as u32, AcqRel, Relaxed).is_ok() {
-                self.reason.store(why as u32, Relaxed);
-                return;
-            }
-        }
-    }
-    /// Names this use of the record: see [`Ep::lives`].
-    pub fn life(self) -> u32 {
-        self.generation.load(Acquire)
-    }
-    /// Whether the record still belongs to the connection it belonged to: another thread may close the
-    /// descriptor while this one sleeps on it.
-    pub fn lives(self, life: u32) -> bool {
-        self.life() == life && self.state.load(Acquire) == State::Attached as u32
-    }
-    /// Notes what was `seen` of the end on the lifeline, if anything.
-    ///
-    /// A FIN alone is noted as such: the kernel counts it as a byte received, and after a RST behind it nothing says
-    /// any more that it came.
-    pub fn note_end(self, seen: i16) {
-        if seen & crate::lifeline::ENDED == crate::lifeline::FIN && self.rd_shut.load(Relaxed) == 0 {
-            self.rx_fin.store(FIN, Relaxed);
-        } else if seen & crate::lifeline::ENDED != 0 {
-            let _ = self.rx_fin.compare_exchange(0, 1, Relaxed, Relaxed);
-        }
-    }
-    /// Notes an error that the kernel reported, once: afterwards nothing says any more whether a FIN came before the RST
-    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down. The first counts: once it
-    /// was taken, whoever sends gets EPIPE (sk_stream_error).
-    pub fn note_error(self, errno: i32) {
-        let seen = match errno {
-            libc::EPIPE => FIN,
-            libc::ECONNRESET | libc::ETIMEDOUT => RST,
-            _ => return,
-        };
-        if self.state() == State::Attached && self.wr_shut.load(Relaxed) == 0 {
-            let _ = self.rx_fin.fetch_update(Relaxed, Relaxed, |v| (v < FIN).then_some(seen));
-        }
-    }
-    /// Sets the reason shown while it is not accelerated.
-    pub fn because(self, why: Reason) {
-        self.reason.store(why as u32, Relaxed);
-    }
-}
-
-impl core::ops::Deref for Ep {
-    type Target = Endpoint;
-    #[inline(always)]
-    fn deref(&self) -> &Endpoint {
-        let base = BASE.load(Relaxed);
-        // SAFETY: handles exist only after `init` succeeded; the index is in range; the memory is
-        // mapped for the life of the process and is all atomics.
-        unsafe { &*base.add(ENDPOINTS_AT).cast::<Endpoint>().add(self.0 as usize) }
-    }
-}
 
 fn header() -> Option<&'static FamilyHeader> {
     let base = BASE.load(Relaxed);
@@ -398,7 +244,7 @@ fn reap() {
         if !gone || place.compare_exchange(pid, BEING_FORKED, AcqRel, Relaxed).is_err() {
             continue;
         }
-        for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep) {
+        for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep::from_index) {
             if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
                 // It may have died with them.
                 ep.rx_token.store(0, Relaxed);
@@ -428,11 +274,11 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
                 continue;
             }
             if h.high.compare_exchange(n, n + 1, AcqRel, Relaxed).is_ok() {
-                break Ep(n);
+                break Ep::from_index(n);
             }
             continue;
         }
-        let ep = Ep((i - 1) % ENDPOINTS as u32);
+        let ep = Ep::from_index(i - 1);
         let next = u64::from(ep.next_free.load(Relaxed)) | (((free >> 32) + 1) << 32);
         if h.free.compare_exchange(free, next, AcqRel, Relaxed).is_ok() {
             break ep;
@@ -450,7 +296,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.because(Reason::Young);
     let l = ep.local();
     l.refs.store(1, Relaxed);
-    l.chan.store(core::ptr::null_mut(), Relaxed);
+    l.chan.store(0, Relaxed);
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(0, Relaxed);
@@ -471,7 +317,7 @@ pub fn free(ep: Ep) {
     loop {
         let free = h.free.load(Acquire);
         ep.next_free.store(free as u32, Relaxed);
-        let new = u64::from(ep.0 + 1) | (((free >> 32) + 1) << 32);
+        let new = u64::from(ep.index() + 1) | (((free >> 32) + 1) << 32);
         if h.free.compare_exchange(free, new, AcqRel, Relaxed).is_ok() {
             return;
         }
@@ -481,5 +327,5 @@ pub fn free(ep: Ep) {
 /// Every endpoint that this process holds.
 pub fn held() -> impl Iterator<Item = Ep> {
     let n = header().map_or(0, |h| h.high.load(Acquire)).min(ENDPOINTS as u32);
-    (0..n).map(Ep).filter(|e| e.local().refs.load(Relaxed) > 0)
+    (0..n).map(Ep::from_index).filter(|e| e.local().refs.load(Relaxed) > 0)
 }

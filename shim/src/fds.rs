@@ -4,7 +4,7 @@
 //! descriptors sit at high numbers, are close-on-exec, and are protected: a program's `close` of one fails
 //! with EBADF (to the program it does not exist), and a `dup2` onto one moves ours out of the way.
 
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32};
 use shmring::family::{ENDPOINTS, State};
@@ -63,6 +63,12 @@ pub fn get(fd: i32) -> Kind {
 pub fn endpoint(fd: i32) -> Option<Ep> {
     let v = raw(fd);
     if v & KIND == EP { Some(Ep::from_index(v & INDEX)) } else { None }
+}
+
+/// May this descriptor be an endpoint of ours? One load.
+#[inline(always)]
+pub fn tracked(fd: i32) -> bool {
+    endpoint(fd).is_some()
 }
 
 /// The same for calls that move bytes: not if those are the kernel's for good. One load, and no other memory.

@@ -11,10 +11,9 @@
 //! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
 //! stays open under its other numbers). To the program it is no socket any more: `getpeername(0)` fails.
 
-use crate::channel;
-use crate::family::{self, Ep};
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{attach, io, lifeline, rx};
+use crate::{attach, channel, family, lifeline, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
@@ -116,7 +115,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
         {
             if !is_all(ep, chan, slot) {
                 // More may come, behind the ring, to a reader that we do not serve.
-                io::reset(0, Reason::Exec);
+                lifeline::reset(0, Reason::Exec);
             } else if !replace_stdin(ep, chan, slot, n as usize) {
                 continue;
             }
@@ -159,7 +158,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
                     o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
                     slot += 1;
                 }
-                _ => io::reset(fd, Reason::Exec),
+                _ => lifeline::reset(fd, Reason::Exec),
             }
         }
         if slot > before {

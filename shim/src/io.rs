@@ -1,10 +1,10 @@
 //! What the byte-moving calls have in common: which way this call on this endpoint goes.
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::rx::{self, READY, TakenBack};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, config, fds, lifeline, lock, real, signals};
+use crate::{attach, config, endpoint, fds, lifeline, real, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use libc::{c_int, iovec, off_t};
@@ -12,12 +12,6 @@ use shmring::family::{Reason, State};
 use shmring::layout::{ALL_SHUT, REFUSED, WR_SHUT};
 use shmring::switch::{self, Leave, RxPhase, TxPhase};
 use shmring::syscall;
-
-/// May this descriptor be an endpoint of ours? One load.
-#[inline(always)]
-pub fn tracked(fd: c_int) -> bool {
-    fds::endpoint(fd).is_some()
-}
 
 /// May its bytes go another way than the kernel's? One load.
 #[inline(always)]
@@ -157,7 +151,7 @@ pub fn keep_error(fd: c_int, errno: c_int) {
         && (ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0)
         && !matches!(errno, libc::EAGAIN | libc::EINTR | libc::EFAULT)
     {
-        rx::keep(ep, errno);
+        endpoint::put_back(ep, errno);
     }
 }
 
@@ -313,16 +307,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
 pub fn retire(fd: c_int, why: Reason) {
     let served = matches!(why, Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory);
     if !quit(fd, why, Unread::Rewind) && !served {
-        reset(fd, why);
+        lifeline::reset(fd, why);
     }
-}
-
-/// Resets a connection whose bytes cannot be delivered where they must go.
-pub fn reset(fd: c_int, why: Reason) {
-    crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
-    let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-    // SAFETY: a valid address; tcp_disconnect sends a RST.
-    unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
 }
 
 /// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
@@ -352,7 +338,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
-    let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return true };
+    let Some(held) = endpoint::take_living(ep, &ep.rx_token, life) else { return true };
     let mut complete = true;
     let cut = |to: u64| {
         ep.rx_cut.store(to, Release);
@@ -380,14 +366,14 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
                     // The peer was killed before: nobody takes them back.
                     TakenBack::No => cut(head + there() + 1),
                     TakenBack::Partly => {
-                        reset(fd, why);
+                        lifeline::reset(fd, why);
                         true
                     }
                 },
                 Leave::Closed => match rx::closed(ep, chan, fd) {
                     true => there() == 0 || rx::echoed(ep, chan, fd),
                     false => {
-                        reset(fd, why);
+                        lifeline::reset(fd, why);
                         true
                     }
                 },
@@ -400,7 +386,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         }
     }
     if complete && !rx::dropped(ep, fd) {
-        reset(fd, why);
+        lifeline::reset(fd, why);
     }
     held.release();
     chan.notify(slot);
@@ -410,7 +396,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
 /// Retires every connection of this process that a program outside our reach could come to use.
 pub fn retire_all(why: Reason, unread: Unread, only: impl Fn(c_int) -> bool) {
     for fd in 0..fds::high() {
-        if tracked(fd) && only(fd) {
+        if fds::tracked(fd) && only(fd) {
             quit(fd, why, unread);
         }
     }

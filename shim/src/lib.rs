@@ -4,7 +4,7 @@
 //! exports/*      a libc call                 -> an operation on an endpoint (and nothing else)
 //! io             which way this call goes       kernel, or attached
 //! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (phase)
-//! wait           spin, arm, sleep; doorbells
+//! sleep          spin, arm, sleep (spin, poller, sleepers, clock)
 //! epoll, poll    readiness for the program's own waits
 //! attach         how a connection gets its slot in a channel
 //! lifecycle      descriptors and processes coming and going
@@ -19,7 +19,9 @@ mod attach;
 mod buffers;
 mod bypass;
 mod channel;
+mod clock;
 mod config;
+mod endpoint;
 mod epoll;
 mod exports;
 mod family;
@@ -32,15 +34,17 @@ mod lock;
 mod log;
 mod options;
 mod poll;
+mod poller;
 mod readiness;
 mod real;
 mod rx;
 mod signals;
 mod sleep;
+mod sleepers;
+mod spin;
 mod tls;
 mod tx;
 mod usercopy;
-mod wait;
 
 use core::ffi::c_void;
 
@@ -59,7 +63,8 @@ unsafe extern "C" {
 extern "C" fn start() {
     log::init();
     config::init();
-    wait::init();
+    clock::init();
+    spin::init();
     if !config::enabled() {
         return;
     }

@@ -1,9 +1,11 @@
 //! Descriptors and processes coming and going.
 
-use crate::family::{self, Ep};
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, channel, config, epoll, handoff, io, lifeline, lock, real, rx, signals, tx, wait};
+use crate::{
+    attach, channel, config, epoll, family, handoff, io, lifeline, lock, poller, real, rx, signals, sleepers, tx,
+};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -58,7 +60,7 @@ fn release(ep: Ep, fd: c_int) {
         }
         return;
     }
-    if ep.state() == State::Attached && wait::slept_on(ep) && keep(ep, fd) {
+    if ep.state() == State::Attached && sleepers::slept_on(ep) && keep(ep, fd) {
         return;
     }
     l.refs.store(0, Relaxed);
@@ -81,7 +83,7 @@ fn release(ep: Ep, fd: c_int) {
     if let Some(chan) = chan {
         attach::detach(ep, chan);
     }
-    l.chan.store(core::ptr::null_mut(), Relaxed);
+    l.chan.store(0, Relaxed);
     family::free(ep);
     tx.release();
     rx.release();
@@ -111,7 +113,7 @@ fn keep(ep: Ep, fd: c_int) -> bool {
     let l = ep.local();
     l.fd.store(new, Relaxed);
     l.kept.store(new + 1, SeqCst);
-    if !wait::slept_on(ep) {
+    if !sleepers::slept_on(ep) {
         let_go(ep);
     } else if let Some(chan) = ep.chan() {
         // They go on under this number: the kernel would look the old one up again.
@@ -129,23 +131,10 @@ fn let_go(ep: Ep) {
     }
 }
 
-/// The number under which a thread that slept on `ep` as `fd` finds its file now.
-pub fn number(ep: Ep, fd: c_int) -> c_int {
-    match ep.local().kept.load(SeqCst) {
-        0 if fds::endpoint(fd) == Some(ep) => fd,
-        // Another thread has closed this number; the connection has others.
-        0 => match ep.local().fd.load(Relaxed) {
-            -1 => fd,
-            other => other,
-        },
-        kept => kept - 1,
-    }
-}
-
 /// A blocking call on `ep` that slept is over.
 pub fn awake(ep: Ep) {
-    wait::wake_up();
-    if ep.local().kept.load(SeqCst) != 0 && !wait::slept_on(ep) {
+    sleepers::wake_up();
+    if ep.local().kept.load(SeqCst) != 0 && !sleepers::slept_on(ep) {
         let_go(ep);
     }
 }
@@ -208,7 +197,7 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
 #[inline]
 pub unsafe fn accepted(listener: c_int, fd: c_int) {
     accept_known(listener, fd);
-    if config::eager() && io::tracked(fd) {
+    if config::eager() && fds::tracked(fd) {
         attach::hurry();
     }
 }
@@ -427,7 +416,7 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { io::Unread::Keep } else { io::Unread::Rewind };
     hand_sets_over();
     for fd in 0..fds::high() {
-        if io::tracked(fd) && inherits(fd) {
+        if fds::tracked(fd) && inherits(fd) {
             io::quit(fd, Reason::Exec, keep(fd));
         }
     }
@@ -551,7 +540,8 @@ pub extern "C" fn fork_child() {
     tls().after_fork_child();
     signals::after_fork_child();
     family::after_fork_child();
-    wait::after_fork_child();
+    poller::after_fork_child();
+    sleepers::after_fork_child();
     attach::after_fork_child();
     epoll::after_fork_child();
     // The threads that slept are the parent's.

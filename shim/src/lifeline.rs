@@ -1,6 +1,7 @@
 //! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
 //! [`linger`].
 
+use shmring::family::Reason;
 use shmring::syscall;
 
 /// What the socket shows now: `poll` events, at once.
@@ -163,4 +164,12 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
         }
     }
     None
+}
+
+/// Resets a connection whose bytes cannot be delivered where they must go.
+pub fn reset(fd: i32, why: Reason) {
+    crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
+    let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: a valid address; tcp_disconnect sends a RST.
+    unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
 }

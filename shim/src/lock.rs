@@ -2,8 +2,8 @@
 //! across a sleep. While one is held the thread is *critical*: signal handlers of the program are deferred
 //! (they could call us again), see `signals`.
 
-use crate::family::Ep;
-use crate::{signals, tls::tls};
+use crate::signals;
+use crate::tls::tls;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use shmring::syscall;
@@ -65,18 +65,6 @@ pub fn take(word: &AtomicU32) -> Held<'_> {
         contended(word);
     }
     Held(word)
-}
-
-/// Takes a direction of `ep`, unless the record belongs to another connection by now: another thread has closed
-/// the last descriptor since `life` was noted. While it is held the record, the channel and the slot stay.
-#[inline]
-pub fn take_living(ep: Ep, word: &AtomicU32, life: u32) -> Option<Held<'_>> {
-    let held = take(word);
-    if ep.life() == life {
-        return Some(held);
-    }
-    held.release();
-    None
 }
 
 #[cold]

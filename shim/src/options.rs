@@ -1,8 +1,8 @@
 //! Socket options, ioctl and fcntl on endpoints. What the ring is known to carry faithfully passes; any
 //! other request about the socket moves it to the kernel first.
 
-use crate::family::Ep;
-use crate::{fds, io, lifecycle, lifeline, real, rx, tx, usercopy};
+use crate::endpoint::Ep;
+use crate::{endpoint, fds, io, lifecycle, lifeline, real, rx, tx, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{Reason, State};
@@ -147,7 +147,7 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
         unsafe {
             if r == 0 && *l >= 4 {
                 match *v.cast::<c_int>() {
-                    0 => *v.cast::<c_int>() = rx::take_latched(ep).unwrap_or(0),
+                    0 => *v.cast::<c_int>() = endpoint::take_latched(ep).unwrap_or(0),
                     // The kernel tells it once.
                     e => ep.note_error(e),
                 }

@@ -1,12 +1,12 @@
 //! `poll` and `select` over sets that hold connections of ours.
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::lifeline::ENDED;
 use crate::rx::READY;
-use crate::wait::{self, Spun};
-use crate::{attach, config, epoll, readiness, real, rx, signals};
+use crate::spin::{self, Spun};
+use crate::{attach, clock, config, epoll, poller, readiness, real, rx, signals, sleep};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
@@ -157,7 +157,7 @@ unsafe fn serve_in(
     mut strict: bool,
 ) -> isize {
     let since = signals::runs();
-    let deadline = timeout.map(|t| if t == 0 { 0 } else { wait::now().saturating_add(t) });
+    let deadline = timeout.map(|t| if t == 0 { 0 } else { clock::now().saturating_add(t) });
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let bell = set.len();
     loop {
@@ -202,7 +202,7 @@ unsafe fn serve_in(
         if ready > 0 || timeout == Some(0) {
             return ready;
         }
-        let spun = wait::spin(|| any_stirred(set));
+        let spun = spin::spin(|| any_stirred(set));
         if spun == Spun::Won {
             continue;
         }
@@ -211,7 +211,7 @@ unsafe fn serve_in(
         }
         let mut left = None;
         if let Some(d) = deadline {
-            match d.checked_sub(wait::now()) {
+            match d.checked_sub(clock::now()) {
                 None | Some(0) => {
                     return 0;
                 }
@@ -220,7 +220,7 @@ unsafe fn serve_in(
         }
         // Only connections that are attached are slept for on the ring; the others are counted as native, which
         // `revents`, 0 for all now, remembers.
-        let poller = wait::acquire();
+        let poller = poller::acquire();
         let mut bounded = poller.is_none();
         let mut late = false;
         for (p, w) in set.iter_mut().zip(work.iter_mut()) {
@@ -242,17 +242,17 @@ unsafe fn serve_in(
                 // The pollers' words there are those of the process that mapped it.
                 bounded = true;
             } else if let Some(n) = poller {
-                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
-                bounded |= !wait::tell(chan, n);
-                chan.queues(chan.role())[n].armed.store(wait::generation(n), Relaxed);
+                poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
+                bounded |= !poller::tell(chan, n);
+                chan.queues(chan.role())[n].armed.store(poller::generation(n), Relaxed);
             }
         }
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-        bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| rx::in_transit(ep, chan)));
-        work[bell] = pollfd { fd: poller.map_or(-1, wait::bell), events: POLLIN, revents: 0 };
+        bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| sleep::in_transit(ep, chan)));
+        work[bell] = pollfd { fd: poller.map_or(-1, poller::bell), events: POLLIN, revents: 0 };
         work[bell + 1] = pollfd { fd: attach::mailbox(), events: POLLIN, revents: 0 };
         if bounded {
-            left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
+            left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
         let r = if late || any_stirred(set) {
             0
@@ -278,9 +278,9 @@ unsafe fn serve_in(
                 }
             }
             if work[bell].revents != 0 {
-                wait::drain(n);
+                poller::drain(n);
             }
-            wait::release(n);
+            poller::release(n);
         }
         if work[bell + 1].revents != 0 {
             attach::collect();
@@ -384,7 +384,7 @@ pub unsafe fn select(
             k += 1;
         }
     }
-    let started = wait::now();
+    let started = clock::now();
     let result = if let Some(counted) = enter_native(set) {
         let x = real();
         leave_native(&counted);
@@ -393,7 +393,7 @@ pub unsafe fn select(
         // SAFETY: the caller's obligation.
         let x = unsafe { serve(set, timeout, mask, true) };
         if let (Some(left), Some(t)) = (left, timeout) {
-            *left = t.saturating_sub(wait::now() - started);
+            *left = t.saturating_sub(clock::now() - started);
         }
         if x < 0 {
             real::ret(x) as c_int

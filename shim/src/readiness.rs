@@ -1,9 +1,9 @@
 //! What `poll`, `select` and epoll say about an attached endpoint: ring and lifeline as one socket.
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::lifeline::ENDED;
-use crate::{rx, tx};
+use crate::{endpoint, rx, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDBAND, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use shmring::switch::{RxPhase, TxPhase};
@@ -53,7 +53,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     }
     let latched = ep.latched.load(Relaxed);
     if latched != 0 {
-        let err = if latched & rx::REPORTED == 0 { POLLERR } else { 0 };
+        let err = if latched & endpoint::REPORTED == 0 { POLLERR } else { 0 };
         return r | READ | WRITE | POLLRDHUP | POLLHUP | err;
     }
     if look {

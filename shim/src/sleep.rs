@@ -5,11 +5,13 @@
 //! in one system call over lifeline, doorbell and mailbox.
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::clock::now;
+use crate::endpoint::Ep;
+use crate::poller::{STEP, acquire, bell, drain, generation, release, tell, watch_slot};
 use crate::signals::{self, Runs};
+use crate::sleepers::lie_on;
 use crate::tls::tls;
-use crate::wait::{STEP, acquire, bell, drain, generation, lie_on, now, release, tell, watch_slot};
-use crate::{attach, real, rx};
+use crate::{attach, real};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, fence};
 use shmring::layout::{DOZING, Queue};
@@ -26,6 +28,13 @@ pub fn wake(word: &AtomicU32) {
 /// Whether all that ends a sleep on `ep` comes from the peer's hand, but for what can wait for [`STEP`].
 fn dozes(ep: Ep) -> bool {
     ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && ep.tx_phase.load(Relaxed) != TxPhase::Rewind as u32
+}
+
+/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
+/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
+pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
+    let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
+    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
 }
 
 /// One sleep.
@@ -108,7 +117,7 @@ fn last_look(
     ready: &impl Fn() -> bool,
 ) -> Result<Option<u64>, Result<(), i32>> {
     // Before the look: if it is over by then, that look sees the ring.
-    s.bounded |= rx::in_transit(ep, s.chan);
+    s.bounded |= in_transit(ep, s.chan);
     if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
 }
 

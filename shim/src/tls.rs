@@ -84,9 +84,9 @@ pub struct Wait {
 /// How this thread waited last.
 #[repr(C)]
 pub struct Habits {
-    /// The poller that it had, + 1 (`wait::acquire`).
+    /// The poller that it had, + 1 (`poller::acquire`).
     pub poller: Word,
-    /// Its place among those who sleep, + 1 (`wait::lie_down`).
+    /// Its place among those who sleep, + 1 (`sleepers::lie_down`).
     pub place: Word,
     /// Not 0: dozing was not enough (`sleep::sleep`).
     pub deep: Word,

@@ -2,7 +2,7 @@
 
 use super::{LOCK, MET, talk};
 use crate::channel::{self, Chan};
-use crate::{config, fds, wait};
+use crate::{clock, config, fds, poller};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Incoming, SendError};
@@ -77,7 +77,7 @@ pub(super) fn own_mailbox() -> u64 {
 
 /// Knocks, unless that was done. `Some`: the time at which it was.
 pub(super) fn knock(peer: u64, uid: u32) -> Option<u64> {
-    let now = wait::now();
+    let now = clock::now();
     let mut place = None;
     for k in &KNOCKS {
         let pending = k.nonce.load(Relaxed) != 0 && now.saturating_sub(k.at.load(Relaxed)) < KNOCK_AGAIN;
@@ -175,14 +175,14 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
             MET.store(true, Relaxed);
             talk();
             let mut out = [-1; POLLERS];
-            let (pollers, n) = wait::bells(&mut out);
+            let (pollers, n) = poller::bells(&mut out);
             let m = Message::Welcome { from: NAME.load(Relaxed), nonce, pollers };
             if mailbox::send(MAILBOX.load(Relaxed), from, &m, &out[..n]).is_ok() {
                 let oldest = WELCOMES.iter().min_by_key(|w| w.at.load(Relaxed));
                 if let Some(w) = oldest {
                     w.mailbox.store(from, Relaxed);
                     w.uid.store(uid, Relaxed);
-                    w.at.store(wait::now(), Relaxed);
+                    w.at.store(clock::now(), Relaxed);
                     w.nonce.store(nonce, Relaxed);
                     w.told.store(pollers, Relaxed);
                 }
@@ -236,7 +236,7 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
         // A poke, or a question whether we are there. Of several threads that sleep on the mailbox only the one
         // that reads it is sure to wake: it wakes the others.
         Message::VersionNo { nonce: 0, .. } => {
-            wait::ring_all();
+            poller::ring_all();
             0
         }
         // Peers of our own version refuse nothing.
@@ -285,7 +285,7 @@ fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[
     let mut out = [-1; MAX_FDS];
     out[0] = memfd;
     let mut bells = [-1; POLLERS];
-    let (mine, n) = wait::bells(&mut bells);
+    let (mine, n) = poller::bells(&mut bells);
     out[1..=n].copy_from_slice(&bells[..n]);
     let m = Message::Channel { from: NAME.load(Relaxed), nonce, channel: id, ring: ring as u32, pollers: mine };
     let sent = mailbox::send(MAILBOX.load(Relaxed), peer, &m, &out[..=n]);
@@ -353,5 +353,5 @@ pub fn send_bell(chan: &Chan, p: usize) -> bool {
         role: chan.role(),
         pollers: 1 << p,
     };
-    mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[wait::bell(p)]).is_ok()
+    mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[poller::bell(p)]).is_ok()
 }

@@ -20,9 +20,9 @@ mod mail;
 pub use mail::{collect, mailbox, new_memory, poke, send_bell};
 
 use crate::channel::{self, Chan};
-use crate::family::{self, Ep};
+use crate::endpoint::Ep;
 use crate::lock::{Held, Lock};
-use crate::{bypass, config, epoll, fds, lifeline, rx, signals, wait};
+use crate::{bypass, clock, config, epoll, family, fds, lifeline, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 use mail::{REFUSED, knock, own_mailbox, read_mailbox};
@@ -128,12 +128,12 @@ static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 fn talk() {
     const LENGTH: u64 = 500_000_000;
-    TALK_UNTIL.store(wait::now() + LENGTH, Relaxed);
+    TALK_UNTIL.store(clock::now() + LENGTH, Relaxed);
 }
 
 fn talking() -> bool {
     let until = TALK_UNTIL.load(Relaxed);
-    until != 0 && wait::now() < until
+    until != 0 && clock::now() < until
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
@@ -279,9 +279,7 @@ fn acceptor(ep: Ep, fd: i32) {
     let l = ep.local();
     let offered = l.offered.load(Relaxed) as usize;
     if offered != 0 {
-        let chan = l.chan.load(Relaxed);
-        // SAFETY: set together with `offered`, to an entry of the static table.
-        if let Some(chan) = unsafe { chan.as_ref() }
+        if let Some(chan) = ep.chan()
             && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
             && allowed(ep)
         {
@@ -387,7 +385,7 @@ fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
     chan.seat(slot, Some(ep));
     o.slot.store(slot as u32 + 1, Release);
-    l.chan.store(core::ptr::from_ref(chan).cast_mut(), Relaxed);
+    l.chan.store(chan.place(), Relaxed);
     l.offered.store(slot as u32 + 1, Relaxed);
 }
 
@@ -438,8 +436,8 @@ pub fn bar(ep: Ep) {
 fn withdraw(ep: Ep) {
     let l = ep.local();
     let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
-    // SAFETY: set together with `offered`, to an entry of the static table.
-    let Some(chan) = (unsafe { l.chan.swap(core::ptr::null_mut(), Relaxed).as_ref() }) else { return };
+    let Some(chan) = ep.chan() else { return };
+    l.chan.store(0, Relaxed);
     // A connector that has already taken it gives it back itself.
     if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
         chan.used.fetch_and(!(1 << slot), Relaxed);
@@ -455,7 +453,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);
     let l = ep.local();
-    l.chan.store(core::ptr::from_ref(chan).cast_mut(), Release);
+    l.chan.store(chan.place(), Release);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
     let fd = l.fd.load(Relaxed);
@@ -465,7 +463,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         // Given up by another thread. What an acceptor has offered is taken back later.
         if chan.role() == Role::Connector {
             detach(ep, chan);
-            l.chan.store(core::ptr::null_mut(), Relaxed);
+            l.chan.store(0, Relaxed);
         }
         return;
     }
@@ -497,7 +495,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.because(Reason::Inherited);
     let l = ep.local();
     l.inherited.store(1, Relaxed);
-    l.chan.store(core::ptr::from_ref(chan).cast_mut(), Release);
+    l.chan.store(chan.place(), Release);
     chan.seat(slot, Some(ep));
     ep.state.store(State::Attached as u32, Release);
 }

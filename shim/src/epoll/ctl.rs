@@ -7,10 +7,10 @@ use super::set::{
 use super::wait::{knock, note_edge, stay_armed};
 use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, io, lifeline, real, wait};
+use crate::{attach, io, lifeline, poller, real};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
@@ -114,9 +114,9 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     if s.poller.load(Relaxed) != 0 {
         return true;
     }
-    let Some(p) = wait::acquire() else { return false };
-    if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, wait::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
-        wait::release(p);
+    let Some(p) = poller::acquire() else { return false };
+    if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, poller::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
+        poller::release(p);
         return false;
     }
     s.poller.store(p as u32 + 1, Relaxed);
@@ -126,10 +126,10 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 /// Takes its doorbell and the mailbox out of the kernel's set, and its poller back. With the set's lock held.
 pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
-    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, wait::bell(p), 0, 0);
+    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
     s.poller.store(0, Relaxed);
-    wait::release(p);
+    poller::release(p);
 }
 
 /// News of the lifeline that an attached watch gets from the kernel.
@@ -304,7 +304,7 @@ fn change(
                 && chan.inherited.load(Relaxed) == 0
             {
                 // News that came while it was parked may have ended them.
-                wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+                poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
             }
             s.push(fd);
             0
@@ -369,7 +369,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         }
         // Another thread may have attached it meanwhile.
         if ep.state() == State::Attached && !to_kernel(ep) {
-            io::reset(fd, why);
+            lifeline::reset(fd, why);
         }
         return native();
     };
@@ -471,10 +471,10 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
         // The words of our pollers in this channel are those of the process that mapped it.
         s.foreign.store(1, Relaxed);
     } else if let Some(p) = s.poller() {
-        wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-        wait::tell(chan, p);
+        poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+        poller::tell(chan, p);
         // A thread may sleep in this set already, unarmed in this channel.
-        ring::arm(&chan.queues(chan.role())[p], wait::generation(p));
+        ring::arm(&chan.queues(chan.role())[p], poller::generation(p));
     }
     s.insert(fd);
 }
@@ -611,7 +611,7 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
     if let (Some(p), Some(chan)) = (s.poller(), ep.chan())
         && chan.inherited.load(Relaxed) == 0
     {
-        wait::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
+        poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
     }
     // News that came while it had no place.
     note_edge(ep, new, false);

@@ -17,7 +17,7 @@ pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_back, number_clo
 pub use wait::wait;
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::{bypass, real};
 use core::sync::atomic::AtomicU64;

@@ -9,10 +9,10 @@
 //! ([`settle`]).
 
 use super::kernel_ctl;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::lock::{Held, Lock};
 use crate::tls::tls;
-use crate::{fds, wait};
+use crate::{clock, fds};
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
@@ -230,7 +230,7 @@ impl Set {
         if self.shared.load(Relaxed) == 0 {
             return false;
         }
-        let now = wait::now();
+        let now = clock::now();
         if now.saturating_sub(self.shared_at.load(Relaxed)) > EVERY {
             self.shared_at.store(now, Relaxed);
             if crate::family::alone() {
@@ -246,7 +246,7 @@ impl Set {
     /// From now on another process of the family may have the set: what it closes, this one may still use.
     fn share(&self) {
         self.shared.store(1, Relaxed);
-        self.shared_at.store(wait::now(), Relaxed);
+        self.shared_at.store(clock::now(), Relaxed);
     }
 
     /// Tells the other processes that a watch has changed.

@@ -2,11 +2,10 @@
 
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, settle, watch};
 use super::{DOORBELL, MAILBOX, ours};
-use crate::channel;
-use crate::family::{self, Ep};
+use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::wait::{self, Spun};
-use crate::{lifeline, readiness, real, rx, signals, tx, usercopy};
+use crate::spin::{self, Spun};
+use crate::{channel, clock, family, lifeline, poller, readiness, real, rx, signals, tx, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
@@ -22,7 +21,7 @@ const KERNEL_EVENTS: usize = 128;
 /// Rings the set's own doorbell.
 pub(super) fn knock(s: &Set) {
     if let Some(p) = s.poller() {
-        wait::ring_own(p);
+        poller::ring_own(p);
     }
 }
 
@@ -36,7 +35,7 @@ pub(super) fn stay_armed(s: &Set) {
 
 fn arm(s: &Set) {
     if let Some(p) = s.poller() {
-        let g = wait::generation(p);
+        let g = poller::generation(p);
         for c in channel::own() {
             c.queues(c.role())[p].armed.store(g, Relaxed);
         }
@@ -447,7 +446,7 @@ unsafe fn serve(
     }
     let since = signals::runs();
     let start = match timeout {
-        Some(t) if t > 0 => Some(wait::now().saturating_add(t)),
+        Some(t) if t > 0 => Some(clock::now().saturating_add(t)),
         _ => None,
     };
     // Counted first: if a connection comes meanwhile, those who wait here must hear of it, and not of our marks.
@@ -472,7 +471,7 @@ unsafe fn serve(
         let asked = if timeout == Some(0) && max > 1 {
             true
         } else if max > 1 {
-            sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * wait::cycles_per_us()
+            sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * clock::cycles_per_us()
         } else {
             s.turn.fetch_xor(1, Relaxed) & 1 != 0
         };
@@ -497,7 +496,7 @@ unsafe fn serve(
         }
         if !bounded(s) {
             let mut looks = 0u32;
-            let spun = wait::spin(|| {
+            let spun = spin::spin(|| {
                 looks += 1;
                 stirred(s) || looks.is_multiple_of(64) && signals::interrupted(since, false)
             });
@@ -507,7 +506,7 @@ unsafe fn serve(
         }
         let mut left = None;
         if let Some(d) = start {
-            left = Some(d.saturating_sub(wait::now()));
+            left = Some(d.saturating_sub(clock::now()));
             if left == Some(0) {
                 // One last look at the kernel's part happened above.
                 return leave(s, 0);
@@ -520,12 +519,12 @@ unsafe fn serve(
             for c in channel::own() {
                 if c.used.load(Relaxed) != 0 {
                     // A peer that is gone has no mailbox; nor has it news.
-                    bounded |= !wait::tell(c, p) && !c.idle();
+                    bounded |= !poller::tell(c, p) && !c.idle();
                 }
             }
         }
         if bounded {
-            left = Some(left.unwrap_or(wait::STEP).min(wait::STEP));
+            left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
         let mut k = Reported::NONE;
         let r = if stirred(s) || s.first.load(Relaxed) != 0 {

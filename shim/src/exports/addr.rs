@@ -2,7 +2,7 @@
 //! `getpeername` are libc's own.
 
 use super::bad;
-use crate::{io, lifecycle, real};
+use crate::{fds, io, lifecycle, real};
 use core::ffi::c_int;
 use libc::{sockaddr, socklen_t};
 
@@ -37,7 +37,7 @@ hooks! {
         new
     }
     fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
-        if !io::tracked(fd) || bad(a) || l as usize > size_of::<libc::sockaddr_storage>() {
+        if !fds::tracked(fd) || bad(a) || l as usize > size_of::<libc::sockaddr_storage>() {
             return real::connect(fd, a, l);
         }
         lifecycle::connect(fd, a, l)
@@ -45,7 +45,7 @@ hooks! {
     /// glibc's second name for `connect`.
     fn __connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int { connect(fd, a, l) }
     fn shutdown(fd: c_int, how: c_int) -> c_int {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             return real::shutdown(fd, how);
         }
         io::shutdown(fd, how, || real::shutdown(fd, how))

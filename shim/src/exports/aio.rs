@@ -2,9 +2,8 @@
 //! socket goes to the kernel first.
 
 use super::peek;
-use crate::epoll;
 use crate::fds::{self, Kind};
-use crate::{io, real};
+use crate::{epoll, io, real};
 use core::ffi::c_int;
 use libc::{aiocb, sigevent};
 use shmring::family::Reason;

@@ -2,7 +2,7 @@
 
 use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
 use crate::fds::{self, Kind};
-use crate::{epoll, io, lifecycle, real, wait};
+use crate::{clock, epoll, io, lifecycle, real};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -102,7 +102,7 @@ hooks! {
     fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
         // The kernel reports a header that cannot be read.
         let Ok(h) = peek(m) else { return real::sendmsg(fd, m, flags) };
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             if h.msg_controllen != 0 {
                 passing(&h);
             }
@@ -115,7 +115,7 @@ hooks! {
     /// an error is reported only if it is the first message's (`__sys_sendmmsg`).
     fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
         let n = (n as usize).min(UIO_MAXIOV);
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             for i in 0..n {
                 match peek(&raw const (*v.wrapping_add(i)).msg_hdr) {
                     Ok(h) if h.msg_controllen != 0 => passing(&h),
@@ -155,7 +155,7 @@ hooks! {
     }
 
     fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             let r = real::recvmsg(fd, m, flags);
             // The kernel has just written the header.
             if r >= 0 && (*m).msg_controllen != 0 {
@@ -216,7 +216,7 @@ hooks! {
             real::set_errno(e);
             return -1;
         }
-        let until = timeout.map(|ns| wait::now().saturating_add(ns));
+        let until = timeout.map(|ns| clock::now().saturating_add(ns));
         let mut once = flags & !libc::MSG_WAITFORONE;
         let mut left = None;
         let mut i = 0;
@@ -230,7 +230,7 @@ hooks! {
                 if flags & libc::MSG_WAITFORONE != 0 {
                     once |= libc::MSG_DONTWAIT;
                 }
-                left = until.map(|u| u.saturating_sub(wait::now()));
+                left = until.map(|u| u.saturating_sub(clock::now()));
                 if left == Some(0) {
                     break;
                 }

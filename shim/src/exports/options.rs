@@ -1,31 +1,31 @@
 //! Socket options and the other questions and settings of a descriptor.
 
-use crate::{io, options, real};
+use crate::{fds, options, real};
 use core::ffi::{c_int, c_ulong, c_void};
 use libc::socklen_t;
 
 hooks! {
     fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void, l: socklen_t) -> c_int {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             return real::setsockopt(fd, level, name, v, l);
         }
         options::setsockopt(fd, level, name, v, l)
     }
     fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             return real::getsockopt(fd, level, name, v, l);
         }
         options::getsockopt(fd, level, name, v, l)
     }
     /// Variadic in C; the third argument, where there is one, is a word in a register.
     fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             return real::ioctl(fd, req, arg);
         }
         options::ioctl(fd, req, arg)
     }
     fn sockatmark(fd: c_int) -> c_int {
-        if !io::tracked(fd) {
+        if !fds::tracked(fd) {
             return real::sockatmark(fd);
         }
         options::sockatmark(fd)
@@ -33,7 +33,7 @@ hooks! {
     /// Variadic in C; as for `ioctl`. Duplicating always passes through the table of descriptors: an
     /// epoll set or a pinned socket has an entry there too.
     fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
-        if !io::tracked(fd) && cmd != libc::F_DUPFD && cmd != libc::F_DUPFD_CLOEXEC {
+        if !fds::tracked(fd) && cmd != libc::F_DUPFD && cmd != libc::F_DUPFD_CLOEXEC {
             return real::fcntl(fd, cmd, arg);
         }
         options::fcntl(fd, cmd, arg)

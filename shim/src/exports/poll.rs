@@ -1,7 +1,8 @@
 //! poll and select.
 
 use super::{bad, millis, nanos, peek, poke};
-use crate::{poll as waiting, real};
+use crate::poll as waiting;
+use crate::real;
 use core::ffi::c_int;
 use core::ptr::null;
 use libc::{fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};

@@ -5,7 +5,8 @@
 //! here. A number that is none of ours goes to libc untouched.
 
 use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, poll};
-use crate::{epoll, io, lifecycle, options, poll as waiting, real};
+use crate::poll as waiting;
+use crate::{epoll, fds, lifecycle, options, real};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use libc::{clone_args, sigset_t, timespec};
@@ -112,11 +113,11 @@ hooks! {
             libc::SYS_accept4 => addr::accept4(ai, b as _, c as _, di) as c_long,
             libc::SYS_connect => addr::connect(ai, b as _, c as u32) as c_long,
             libc::SYS_shutdown => addr::shutdown(ai, bi) as c_long,
-            libc::SYS_setsockopt if io::tracked(ai) => options::setsockopt(ai, bi, ci, d as _, e as u32) as c_long,
-            libc::SYS_getsockopt if io::tracked(ai) => options::getsockopt(ai, bi, ci, d as _, e as _) as c_long,
-            libc::SYS_ioctl if io::tracked(ai) => options::ioctl(ai, b as c_uint as u64, c) as c_long,
+            libc::SYS_setsockopt if fds::tracked(ai) => options::setsockopt(ai, bi, ci, d as _, e as u32) as c_long,
+            libc::SYS_getsockopt if fds::tracked(ai) => options::getsockopt(ai, bi, ci, d as _, e as _) as c_long,
+            libc::SYS_ioctl if fds::tracked(ai) => options::ioctl(ai, b as c_uint as u64, c) as c_long,
             // Only where ours: libc's fcntl differs from the kernel's in F_GETOWN.
-            libc::SYS_fcntl if io::tracked(ai) || bi == libc::F_DUPFD || bi == libc::F_DUPFD_CLOEXEC => {
+            libc::SYS_fcntl if fds::tracked(ai) || bi == libc::F_DUPFD || bi == libc::F_DUPFD_CLOEXEC => {
                 options::fcntl(ai, bi, c) as c_long
             }
 

@@ -4,11 +4,10 @@
 //! `sigvec` is not: glibc keeps it for old binaries only and none can link to it. `sigignore`, `sighold`, `sigrelse`,
 //! `sigpause` install no handler.
 
+use crate::{real, signals};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use libc::{SIG_DFL, SIG_ERR, sigaction as sigaction_t, sighandler_t, sigset_t};
-
-use crate::{real, signals};
 
 /// Signals that `siginterrupt` has told `signal` not to restart (glibc: `_sigintr`).
 static INTERRUPTING: AtomicU64 = AtomicU64::new(0);

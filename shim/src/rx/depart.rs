@@ -3,8 +3,8 @@
 use super::look::peer;
 use super::phase::{advance, arrived, received, skip};
 use crate::channel::Chan;
-use crate::family::Ep;
-use crate::{lifeline, tx, wait};
+use crate::endpoint::Ep;
+use crate::{clock, lifeline, tx};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::ECHOED;
 use shmring::{switch, syscall};
@@ -18,12 +18,12 @@ const LONG_PATIENCE_NS: u64 = 2_000_000_000;
 
 /// Looks until `done`, for `ns` at most.
 fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
-    let until = wait::now() + ns;
+    let until = clock::now() + ns;
     loop {
         if done() {
             return true;
         }
-        if wait::now() > until {
+        if clock::now() > until {
             return false;
         }
         let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };

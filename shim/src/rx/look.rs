@@ -1,7 +1,7 @@
 //! What a receiver can tell from memory alone.
 
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::{self, SlotHeader};
 use shmring::ring;

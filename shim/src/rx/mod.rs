@@ -6,15 +6,15 @@ mod phase;
 
 pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
-pub use phase::{READY, advance, come_down, doubled, in_transit, make_ready, received};
+pub use phase::{READY, advance, come_down, doubled, make_ready, received};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
-use crate::wait::{self, Spun};
-use crate::{fds, lifecycle, lock, sleep, tx, usercopy};
+use crate::spin::{self, Spun};
+use crate::{clock, fds, lifecycle, lock, poller, sleep, sleepers, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{end, me, peer};
@@ -23,9 +23,6 @@ use shmring::layout::ECHOED;
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
 use shmring::syscall;
-
-/// Error latched in an endpoint that was already reported.
-pub const REPORTED: u32 = 1 << 31;
 
 /// What one look brought.
 pub enum Got {
@@ -95,38 +92,6 @@ unsafe fn copy_out(chan: &Chan, slot: usize, pos: u64, n: usize, b: &mut Buffers
     Ok(done)
 }
 
-/// Latches an error that the kernel would have queued.
-pub fn latch(ep: Ep, errno: i32) {
-    let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
-}
-
-/// Puts back an error that was taken but not reported after all.
-pub fn keep(ep: Ep, errno: i32) {
-    ep.latched.store(errno as u32, Relaxed);
-}
-
-/// The error of those who send after the peer has closed.
-const PIPE: u32 = libc::EPIPE as u32;
-
-/// Whether a latched error waits to be reported.
-fn unreported(ep: Ep) -> bool {
-    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
-    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
-}
-
-/// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
-pub fn take_latched(ep: Ep) -> Option<i32> {
-    let v = ep.latched.load(Relaxed);
-    if v == 0 {
-        return None;
-    }
-    if v & REPORTED != 0 {
-        return Some(0);
-    }
-    ep.latched.store(v | REPORTED, Relaxed);
-    Some(v as i32)
-}
-
 /// One attempt, with the receiving direction owned. Never blocks.
 ///
 /// It goes on across switch points: less than `want` means that nothing more was there. Programs that use
@@ -152,7 +117,7 @@ unsafe fn attempt(ep: Ep, chan: &Chan, fd: i32, b: &mut Buffers, want: usize, fl
         g if total == 0 => g,
         // Ends and errors are told by the next call, which finds them again.
         Got::Error(e) if e != libc::EFAULT => {
-            keep(ep, e);
+            put_back(ep, e);
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
@@ -407,11 +372,11 @@ unsafe fn receive(
     let shut = ep.wr_shut.load(Relaxed);
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
-        wait::glance(|| stirred(ep, chan));
+        spin::glance(|| stirred(ep, chan));
     }
     loop {
         let want = if peek { b.len } else { b.len - total };
-        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return -libc::EBADF as isize };
+        let Some(held) = take_living(ep, &ep.rx_token, life) else { return -libc::EBADF as isize };
         let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
         } else if b.len == 0 {
@@ -447,7 +412,7 @@ unsafe fn receive(
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
-                    keep(ep, e);
+                    put_back(ep, e);
                 }
                 return total as isize;
             }
@@ -471,7 +436,7 @@ unsafe fn receive(
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| wait::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| clock::now() + t));
         // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
         let partly = peek && total > 0;
         let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));
@@ -479,8 +444,8 @@ unsafe fn receive(
             true => !mixed && (on_ring(ep, chan) >= low(ep, chan).max(total as u64 + 1) || at_end(ep, chan)),
             false => stirred(ep, chan),
         };
-        let spun = wait::spin(ready);
-        count(ep, spun);
+        let spun = spin::spin(ready);
+        spin::count(ep, spun);
         if spun == Spun::Won {
             tx::service(ep, chan, fd);
             continue;
@@ -496,15 +461,15 @@ unsafe fn receive(
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
-        let step = (mixed || b.len == 0).then(|| wait::now() + wait::STEP).filter(|s| d.is_none_or(|d| *s < d));
+        let step = (mixed || b.len == 0).then(|| clock::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
-        wait::lie_down(ep);
+        sleepers::lie_down(ep);
         // SAFETY: no lock is held.
         let woken = unsafe { sleep::sleep(ep, fd, events, step.or(d), slept, ready) };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }
-        fd = lifecycle::number(ep, fd);
+        fd = sleepers::number(ep, fd);
         match woken {
             Err(libc::EAGAIN) if step.is_some() => {}
             Err(_) if b.len == 0 => return 0,
@@ -545,13 +510,4 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
         at => p.down.load(Acquire).saturating_sub(at),
     };
     switch::unread(queued, before, echo, on_ring)
-}
-
-/// Notes how a wait went.
-pub fn count(ep: Ep, spun: Spun) {
-    match spun {
-        Spun::Won => ep.spins_won.store(ep.spins_won.load(Relaxed) + 1, Relaxed),
-        Spun::Lost => ep.spins_lost.store(ep.spins_lost.load(Relaxed) + 1, Relaxed),
-        Spun::Not => {}
-    }
 }

@@ -1,10 +1,10 @@
 //! The receiving side's way between lifeline and ring: readiness, up, down, and the echo that comes after.
 
-use super::latch;
 use super::look::{end, me, peer};
 use crate::channel::Chan;
-use crate::family::Ep;
-use crate::{lifeline, lock};
+use crate::endpoint::Ep;
+use crate::endpoint::latch;
+use crate::{endpoint, lifeline};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use shmring::family::{FIN, RST};
 use shmring::layout::{self, CLOSED};
@@ -77,14 +77,14 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let judged = || ep.rcvlowat.load(Relaxed) > 1 && doubled(ep, chan);
     if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) == RxPhase::Ring {
         if drained() || judged() {
-            let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
+            let Some(held) = endpoint::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
             if drained() || judged() && all_echoed(ep, chan, fd) {
                 come_down(ep, chan);
             }
             held.release();
         }
     } else if up != 0 {
-        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
+        let Some(held) = endpoint::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
         let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
         if matches!(phase, RxPhase::Native | RxPhase::Transit)
             && let Some((consumed, _)) = received(ep, fd)
@@ -98,7 +98,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
         held.release();
     }
     if ep.rx_skip.load(Relaxed) != 0 {
-        let Some(held) = lock::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
+        let Some(held) = endpoint::take_living(ep, &ep.rx_token, life) else { return RxPhase::Down };
         skip(ep, fd);
         held.release();
     }
@@ -130,13 +130,6 @@ pub fn come_down(ep: Ep, chan: &Chan) {
     }
     ep.rx_phase.store(RxPhase::Down as u32, Release);
     crate::log!(Debug, "endpoint {}: receiving on the lifeline again", ep.index());
-}
-
-/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
-/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
-pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
-    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
 }
 
 /// Phase, arbiter and echo.

@@ -3,9 +3,9 @@
 use super::phase::untold;
 use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::signals::Runs;
-use crate::{lifecycle, lifeline, usercopy, wait};
+use crate::{clock, lifecycle, lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::{ring, syscall};
@@ -76,7 +76,7 @@ unsafe fn transmit_file(
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| clock::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
         if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {

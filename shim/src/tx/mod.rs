@@ -10,10 +10,10 @@ pub use phase::{
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::signals::{self, Runs};
-use crate::wait::{self, Spun};
-use crate::{lifecycle, lifeline, lock, rx, sleep, usercopy};
+use crate::spin::{self, Spun};
+use crate::{clock, endpoint, lifecycle, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use phase::{Turn, sides, turn, untold};
@@ -114,7 +114,7 @@ fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
     ep.tx_extent.store(extent, Relaxed);
     if extent > KEEP {
         let t = sys::cycles();
-        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * wait::cycles_per_us() {
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * clock::cycles_per_us() {
             chan.trim(slot, chan.role().tx());
             ep.tx_trimmed.store(t, Relaxed);
             ep.tx_extent.store(0, Relaxed);
@@ -205,7 +205,7 @@ enum Attempt {
 }
 
 fn with_turn(ep: Ep, chan: &Chan, fd: i32, life: u32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
-    let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
+    let Some(held) = endpoint::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
     let a = match turn(ep, chan, fd) {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
@@ -305,7 +305,7 @@ unsafe fn transmit(
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| wait::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| clock::now() + t));
         *asleep = true;
         // SAFETY: no lock is held.
         if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
@@ -324,8 +324,8 @@ unsafe fn wait_space(
     slept: &mut Runs,
     partial: bool,
 ) -> Result<(), i32> {
-    let spun = wait::spin(|| stirred(ep, chan));
-    rx::count(ep, spun);
+    let spun = spin::spin(|| stirred(ep, chan));
+    spin::count(ep, spun);
     if spun == Spun::Won {
         return Ok(());
     }
@@ -337,7 +337,7 @@ unsafe fn wait_space(
     let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
-    wait::lie_down(ep);
+    sleepers::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
         sleep::sleep(ep, *fd, events, deadline, *slept, || {

@@ -2,9 +2,9 @@
 
 use super::tell_cork;
 use crate::channel::Chan;
-use crate::family::Ep;
+use crate::endpoint::Ep;
 use crate::lifeline::{self, ENDED};
-use crate::{attach, lock, rx, wait};
+use crate::{attach, clock, endpoint, lock};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::Reason;
@@ -47,8 +47,8 @@ pub(super) fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
     let (me, peer) = sides(chan, h);
     match ep.latched.load(Relaxed) {
         0 => {}
-        v if v & rx::REPORTED != 0 => return Turn::Error(libc::EPIPE),
-        _ => return Turn::Error(rx::take_latched(ep).unwrap_or(libc::EPIPE)),
+        v if v & endpoint::REPORTED != 0 => return Turn::Error(libc::EPIPE),
+        _ => return Turn::Error(endpoint::take_latched(ep).unwrap_or(libc::EPIPE)),
     }
     for _ in 0..8 {
         let phase = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
@@ -87,14 +87,14 @@ pub(super) fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
             }
             TxStep::Corrupt => {
                 ep.because(Reason::Corrupt);
-                rx::latch(ep, libc::ECONNRESET);
-                return Turn::Error(rx::take_latched(ep).unwrap_or(libc::EPIPE));
+                endpoint::latch(ep, libc::ECONNRESET);
+                return Turn::Error(endpoint::take_latched(ep).unwrap_or(libc::EPIPE));
             }
         }
         match ep.latched.load(Relaxed) {
             0 => {}
             _ => {
-                return Turn::Error(match rx::take_latched(ep) {
+                return Turn::Error(match endpoint::take_latched(ep) {
                     Some(0) | None => libc::EPIPE,
                     Some(e) => e,
                 });
@@ -125,7 +125,7 @@ fn ended(ep: Ep, chan: &Chan, peer: &Side, fd: i32) -> bool {
 /// caller does.
 pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
     let t = sys::cycles();
-    let rate = wait::cycles_per_us();
+    let rate = clock::cycles_per_us();
     let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
     match chan.alive() {
         _ if own <= us * rate => false,
@@ -228,7 +228,7 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
     chan.notify(slot);
     crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {tail}", ep.index());
     if let Some(e) = lost {
-        rx::latch(ep, e);
+        endpoint::latch(ep, e);
     }
 }
 
@@ -300,7 +300,7 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     };
     // A latched error is for the program's own calls to report.
     if asked && ep.latched.load(Relaxed) == 0 {
-        let Some(held) = lock::take_living(ep, &ep.tx_token, life) else { return };
+        let Some(held) = endpoint::take_living(ep, &ep.tx_token, life) else { return };
         if let Turn::Error(e) = turn(ep, chan, fd) {
             untold(ep, e);
         }
@@ -329,8 +329,8 @@ pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
 /// kernel gives the native sequence of errors, and returns the latched error, if any (`Some(0)`: reported).
 pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
     sink(ep, chan, fd);
-    // See `rx::unreported`.
-    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { rx::take_latched(ep) }
+    // See `endpoint::unreported`.
+    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { endpoint::take_latched(ep) }
 }
 
 /// Takes the sending direction down for good, for a reason of this side's.
@@ -390,8 +390,8 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
         // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
-    let until = wait::now() + FINISH_NS;
-    while rewinding() && ep.latched.load(Relaxed) == 0 && wait::now() < until {
+    let until = clock::now() + FINISH_NS;
+    while rewinding() && ep.latched.load(Relaxed) == 0 && clock::now() < until {
         let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
         let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         // SAFETY: one pollfd and a timeout, both locals.
@@ -399,7 +399,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
         service(ep, chan, fd);
     }
     if rewinding() {
-        crate::io::reset(fd, Reason::Down);
+        lifeline::reset(fd, Reason::Down);
     }
 }
 

@@ -1,0 +1,201 @@
+//! A connection as this process sees it.
+//!
+//! An endpoint's shared half ([`Endpoint`]) is the family's; its [`Local`] half is this process's.
+
+use crate::lifeline;
+use crate::lock::{Held, take};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FIN, RST, Reason, State};
+use shmring::layout::Role;
+
+/// The family's memory; null until `family::ensure` has made it.
+pub(crate) static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+/// This process's half of an endpoint. Copied by fork.
+#[repr(align(64))]
+pub struct Local {
+    /// Descriptors of this process that refer to the endpoint.
+    pub refs: AtomicU32,
+    /// Channel, once attached or offered: its place in the table of channels, + 1.
+    pub chan: AtomicU32,
+    /// First watch of it in an epoll set of this process (index + 1).
+    pub watches: AtomicU32,
+    /// Progress of the rendezvous: see `attach`.
+    pub stage: AtomicU32,
+    /// What the kernel said about the socket at the other end.
+    pub peer_cookie: AtomicU64,
+    /// See `peer_cookie`.
+    pub peer_uid: AtomicU32,
+    /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
+    pub fd: AtomicI32,
+    /// A receive was last found to be blocking: a hint.
+    pub blocking: AtomicU32,
+    /// Slot offered to the peer in `chan`, + 1, while not attached.
+    pub offered: AtomicU32,
+    /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
+    pub kept: AtomicI32,
+    /// Something was sent, and nothing received since.
+    pub asked: AtomicU32,
+    /// How often something was received after something was sent.
+    pub answers: AtomicU32,
+    /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
+    pub inherited: AtomicU32,
+}
+
+static LOCALS: [Local; ENDPOINTS] = [const {
+    Local {
+        refs: AtomicU32::new(0),
+        chan: AtomicU32::new(0),
+        watches: AtomicU32::new(0),
+        stage: AtomicU32::new(0),
+        peer_cookie: AtomicU64::new(0),
+        peer_uid: AtomicU32::new(0),
+        fd: AtomicI32::new(-1),
+        blocking: AtomicU32::new(0),
+        offered: AtomicU32::new(0),
+        kept: AtomicI32::new(0),
+        asked: AtomicU32::new(0),
+        answers: AtomicU32::new(0),
+        inherited: AtomicU32::new(0),
+    }
+}; ENDPOINTS];
+
+/// Handle of an endpoint: an index below `ENDPOINTS`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ep(u32);
+
+impl Ep {
+    /// From the descriptor table, which holds valid indices only.
+    #[inline(always)]
+    pub fn from_index(i: u32) -> Ep {
+        Ep(i % ENDPOINTS as u32)
+    }
+    /// Its index.
+    #[inline(always)]
+    pub fn index(self) -> u32 {
+        self.0
+    }
+    /// This process's half.
+    #[inline(always)]
+    pub fn local(self) -> &'static Local {
+        &LOCALS[self.0 as usize]
+    }
+    /// State.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        State::from_u32(self.state.load(Acquire))
+    }
+    /// Which end it is, once known.
+    pub fn role(self) -> Option<Role> {
+        match self.role.load(Relaxed) {
+            1 => Some(Role::Connector),
+            2 => Some(Role::Acceptor),
+            _ => None,
+        }
+    }
+    /// Keeps it on the kernel for good, unless it is attached (see `io::retire` for that).
+    pub fn pin(self, why: Reason) {
+        for from in [State::Idle, State::Eligible] {
+            if self.state.compare_exchange(from as u32, State::Pinned as u32, AcqRel, Relaxed).is_ok() {
+                self.reason.store(why as u32, Relaxed);
+                return;
+            }
+        }
+    }
+    /// Names this use of the record: see [`Ep::lives`].
+    pub fn life(self) -> u32 {
+        self.generation.load(Acquire)
+    }
+    /// Whether the record still belongs to the connection it belonged to: another thread may close the
+    /// descriptor while this one sleeps on it.
+    pub fn lives(self, life: u32) -> bool {
+        self.life() == life && self.state.load(Acquire) == State::Attached as u32
+    }
+    /// Notes what was `seen` of the end on the lifeline, if anything.
+    ///
+    /// A FIN alone is noted as such: the kernel counts it as a byte received, and after a RST behind it nothing says
+    /// any more that it came.
+    pub fn note_end(self, seen: i16) {
+        if seen & lifeline::ENDED == lifeline::FIN && self.rd_shut.load(Relaxed) == 0 {
+            self.rx_fin.store(FIN, Relaxed);
+        } else if seen & lifeline::ENDED != 0 {
+            let _ = self.rx_fin.compare_exchange(0, 1, Relaxed, Relaxed);
+        }
+    }
+    /// Notes an error that the kernel reported, once: afterwards nothing says any more whether a FIN came before the RST
+    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down. The first counts: once it
+    /// was taken, whoever sends gets EPIPE (sk_stream_error).
+    pub fn note_error(self, errno: i32) {
+        let seen = match errno {
+            libc::EPIPE => FIN,
+            libc::ECONNRESET | libc::ETIMEDOUT => RST,
+            _ => return,
+        };
+        if self.state() == State::Attached && self.wr_shut.load(Relaxed) == 0 {
+            let _ = self.rx_fin.fetch_update(Relaxed, Relaxed, |v| (v < FIN).then_some(seen));
+        }
+    }
+    /// Sets the reason shown while it is not accelerated.
+    pub fn because(self, why: Reason) {
+        self.reason.store(why as u32, Relaxed);
+    }
+}
+
+impl core::ops::Deref for Ep {
+    type Target = Endpoint;
+    #[inline(always)]
+    fn deref(&self) -> &Endpoint {
+        let base = BASE.load(Relaxed);
+        // SAFETY: handles exist only after `init` succeeded; the index is in range; the memory is
+        // mapped for the life of the process and is all atomics.
+        unsafe { &*base.add(ENDPOINTS_AT).cast::<Endpoint>().add(self.0 as usize) }
+    }
+}
+
+/// Takes a direction of `ep`, unless the record belongs to another connection by now: another thread has closed
+/// the last descriptor since `life` was noted. While it is held the record, the channel and the slot stay.
+#[inline]
+pub fn take_living(ep: Ep, word: &AtomicU32, life: u32) -> Option<Held<'_>> {
+    let held = take(word);
+    if ep.life() == life {
+        return Some(held);
+    }
+    held.release();
+    None
+}
+
+/// Error latched in an endpoint that was already reported.
+pub const REPORTED: u32 = 1 << 31;
+
+/// Latches an error that the kernel would have queued.
+pub fn latch(ep: Ep, errno: i32) {
+    let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
+}
+
+/// Puts back an error that was taken but not reported after all.
+pub fn put_back(ep: Ep, errno: i32) {
+    ep.latched.store(errno as u32, Relaxed);
+}
+
+/// The error of those who send after the peer has closed.
+const PIPE: u32 = libc::EPIPE as u32;
+
+/// Whether a latched error waits to be reported.
+pub fn unreported(ep: Ep) -> bool {
+    // EPIPE came after the FIN, which a receiver sees first (tcp_recvmsg_locked: SOCK_DONE).
+    !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
+}
+
+/// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
+pub fn take_latched(ep: Ep) -> Option<i32> {
+    let v = ep.latched.load(Relaxed);
+    if v == 0 {
+        return None;
+    }
+    if v & REPORTED != 0 {
+        return Some(0);
+    }
+    ep.latched.store(v | REPORTED, Relaxed);
+    Some(v as i32)
+}

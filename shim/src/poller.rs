@@ -1,0 +1,127 @@
+//! Pollers: things that wait. A thread in a blocking call is one, and so is an epoll set.
+//!
+//! A poller owns a doorbell (an eventfd) that the peers of its connections ring. Pollers are numbered; the number is
+//! the bit by which peers know it. A process that runs out of pollers or descriptors sleeps in short bounded steps
+//! instead.
+
+use crate::channel::Chan;
+use crate::{attach, fds};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32};
+use shmring::layout::{DOZING, POLLERS};
+use shmring::syscall;
+
+struct Poller {
+    bell: AtomicI32,
+    used: AtomicU32,
+    generation: AtomicU32,
+}
+
+static TABLE: [Poller; POLLERS] =
+    [const { Poller { bell: AtomicI32::new(-1), used: AtomicU32::new(0), generation: AtomicU32::new(0) } }; POLLERS];
+
+/// Longest step of a bounded sleep, nanoseconds.
+pub const STEP: u64 = 5_000_000;
+
+/// Takes a poller with a doorbell: the one this thread had last, which its peers know; else one that has a
+/// doorbell; else a new one.
+pub fn acquire() -> Option<usize> {
+    let take = |i: usize| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
+    let last = crate::tls::tls().habits.poller.get() as usize;
+    let p = last
+        .checked_sub(1)
+        .filter(|&i| i < POLLERS && take(i))
+        .or_else(|| (0..POLLERS).find(|&i| TABLE[i].bell.load(Relaxed) >= 0 && take(i)))
+        .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
+    crate::tls::tls().habits.poller.set(p as u32 + 1);
+    if TABLE[p].bell.load(Relaxed) < 0 {
+        // SAFETY: creates a descriptor.
+        let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
+        TABLE[p].bell.store(fd, Relaxed);
+        if fd < 0 || !fds::adopt(&TABLE[p].bell) {
+            TABLE[p].bell.store(-1, Relaxed);
+            release(p);
+            return None;
+        }
+    }
+    Some(p)
+}
+
+/// Gives a poller back; its doorbell is kept for the next.
+pub fn release(p: usize) {
+    TABLE[p].used.store(0, Relaxed);
+}
+
+/// A poller's doorbell.
+pub fn bell(p: usize) -> i32 {
+    TABLE[p].bell.load(Relaxed)
+}
+
+/// Pollers that have a doorbell, as a mask, with their descriptors in order.
+pub fn bells(out: &mut [i32; POLLERS]) -> (u64, usize) {
+    let (mut mask, mut n) = (0, 0);
+    for (i, p) in TABLE.iter().enumerate() {
+        let fd = p.bell.load(Relaxed);
+        if fd >= 0 {
+            out[n] = fd;
+            n += 1;
+            mask |= 1 << i;
+        }
+    }
+    (mask, n)
+}
+
+/// The child of a fork shares its parent's doorbells: it must have its own.
+pub fn after_fork_child() {
+    for p in &TABLE {
+        fds::discard(&p.bell);
+        p.used.store(0, Relaxed);
+    }
+}
+
+/// A new sleep generation of a poller; never 0.
+pub fn generation(p: usize) -> u32 {
+    (TABLE[p].generation.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
+}
+
+/// Empties a doorbell that was heard.
+pub fn drain(p: usize) {
+    let mut n = 0u64;
+    // SAFETY: reads 8 bytes into a local; non-blocking.
+    unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
+}
+
+/// Rings one of our own doorbells, if there is one.
+pub fn ring_own(p: usize) {
+    let fd = bell(p);
+    if fd >= 0 {
+        let one = 1u64;
+        // SAFETY: writes 8 bytes from a local; non-blocking.
+        unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+    }
+}
+
+/// Rings all our own doorbells.
+pub fn ring_all() {
+    (0..POLLERS).for_each(ring_own);
+}
+
+/// Makes sure that the peer has the doorbell of poller `p`. False: it does not, sleep in bounded steps.
+pub fn tell(chan: &Chan, p: usize) -> bool {
+    if chan.told.load(Relaxed) & (1 << p) != 0 {
+        return true;
+    }
+    let sent = attach::send_bell(chan, p);
+    if sent {
+        chan.told.fetch_or(1 << p, Relaxed);
+    }
+    sent
+}
+
+/// Asks for notifications about `slot` to poller `p`.
+pub fn watch_slot(chan: &Chan, slot: usize, p: usize) {
+    let mine = &chan.slot(slot).side[chan.role() as usize].pollers;
+    if mine.load(Relaxed) & (1 << p) == 0 {
+        mine.fetch_or(1 << p, AcqRel);
+    }
+}
