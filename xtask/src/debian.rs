@@ -23,6 +23,18 @@ pub const PROGRAMS: &[&str] = &[
     "openssh-server",
     "openssh-client",
 ];
+/// The packages in which `programs` are.
+pub fn packages_of(programs: &[String]) -> Vec<&'static str> {
+    let package = |program: &String| match program.as_str() {
+        "redis-benchmark" => "redis-tools",
+        name => *PROGRAMS.iter().find(|p| **p == name).unwrap_or_else(|| panic!("{name}: of which package?")),
+    };
+    let mut all: Vec<_> = programs.iter().map(package).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// CPython's own tests.
 pub const CPYTHON_TESTS: &[&str] = &["python3.11", "libpython3.11-testsuite"];
 

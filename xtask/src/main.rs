@@ -3,19 +3,23 @@
 mod conformance;
 mod debian;
 mod junit;
+mod model_checking;
 mod step;
 mod suite;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 use step::{Step, Tally};
+use suite::Extent;
 
 const USAGE: &str = "\
 cargo xtask CHORE
   test [--quick]            build, then every test; ends with the line 'N passed, N failed'
                             (--quick: without CPython's tests and with a shorter differential run)
-  demo [ROW...]             redis, nginx, iperf3 and others, native beside culvert
+  nightly                   the same in hours: models in full, all of CPython's tests, long random runs
+  demo [--full | ROW...]    redis, nginx and iperf3, native beside culvert, in two minutes
+                            (--full: every row of the benchmark, in ten)
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
   miri                      run the shared memory's tests under Miri
@@ -30,8 +34,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     std::env::set_current_dir(root()).expect("the repository's root");
     let ok = match words.as_slice() {
-        ["test"] => suite::test(false),
-        ["test", "--quick"] => suite::test(true),
+        ["test"] => suite::test(Extent::Ci),
+        ["test", "--quick"] => suite::test(Extent::Quick),
+        ["nightly"] => suite::test(Extent::Nightly),
         ["demo", rows @ ..] => demo(rows),
         ["bench", rest @ ..] => bench(rest),
         ["loom"] => loom(),
@@ -101,14 +106,17 @@ fn status(mut command: Command) -> bool {
     }
 }
 
-fn demo(rows: &[&str]) -> bool {
-    if !debian::install(debian::PROGRAMS) || !build(&mut Tally::default()) {
-        return false;
-    }
-    let mut c = Command::new(culvert());
-    c.arg("bench").args(rows);
-    println!("\n# {}\n", step::show(&c));
-    status(c) & show_stat()
+/// The rows that show what culvert is for, in two minutes.
+const DEMO: &[&str] = &["rtt", "rtt-nospin", "redis-p1", "redis-p16", "nginx", "iperf"];
+
+/// `cargo xtask demo [--full | ROW...]`. False if a floor was missed, or nothing came to shared memory.
+fn demo(words: &[&str]) -> bool {
+    let args: Vec<&str> = match words {
+        [] => [DEMO, &["--rounds", "3", "--seconds", "1"]].concat(),
+        ["--full"] => vec![],
+        rows => rows.to_vec(),
+    };
+    bench(&[&args[..], &["--check"]].concat()) & (installed(&["redis-p1"]) && show_stat())
 }
 
 /// `culvert stat` while redis and its benchmark run under culvert.
@@ -148,61 +156,61 @@ fn show_stat() -> bool {
     server.is_ok() && load.is_ok() && seen && shown
 }
 
+/// Builds, installs what the rows in `args` need, and measures them.
 fn bench(args: &[&str]) -> bool {
-    if !debian::install(debian::PROGRAMS) || !build(&mut Tally::default()) {
+    if !build(&mut Tally::default()) || !installed(args) {
         return false;
     }
     let mut c = Command::new(culvert());
     c.arg("bench").args(args);
+    println!("\n# {}\n", step::show(&c));
     status(c)
 }
 
-/// The model-checked tests are integration tests of `shmring` whose names begin with `loom`.
-fn loom() -> bool {
-    let mut tally = Tally::default();
-    let mut c = cargo();
-    c.args(["test", "-p", "shmring", "--release", "--test", "loom*"]);
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    c.env("RUSTFLAGS", format!("{flags} --cfg loom")).env("CARGO_TARGET_DIR", target().join("loom"));
-    // Enough to find what these algorithms can get wrong (the loom manual advises 2 or 3).
-    if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
-        c.env("LOOM_MAX_PREEMPTIONS", "3");
+/// Installs the programs that `culvert bench ARGS` runs.
+fn installed(args: &[&str]) -> bool {
+    let mut c = Command::new(culvert());
+    c.arg("bench").args(args).args(["--list", "--json"]).stderr(std::process::Stdio::inherit());
+    match c.output() {
+        Ok(out) if out.status.success() => {
+            debian::install(&debian::packages_of(&programs(&String::from_utf8_lossy(&out.stdout))))
+        }
+        Ok(_) => false,
+        Err(e) => {
+            eprintln!("{}: {e}", step::show(&c));
+            false
+        }
     }
-    let ok = Step::new("loom", c, Duration::from_secs(3 * 3600)).run(&mut tally);
-    if tally.passed == 0 {
-        eprintln!("loom: no test ran");
-    }
-    println!("{tally}");
-    ok && tally.passed > 0
 }
 
+/// The names in the arrays `"programs": [...]`.
+fn programs(json: &str) -> Vec<String> {
+    let arrays = json.split("\"programs\": [").skip(1).map(|rest| rest.split(']').next().unwrap_or(""));
+    arrays.flat_map(|a| a.split('"').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+fn loom() -> bool {
+    let mut tally = Tally::default();
+    let ok = model_checking::loom(&mut tally);
+    println!("{tally}");
+    ok
+}
+
+/// Installs Miri first, if it is missing.
 fn miri() -> bool {
-    let probe = |c: &mut Command| c.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
-    // `cargo +nightly` is rustup's; the cargo that runs this program may be the toolchain's own.
-    let miri = || {
-        let mut c = Command::new("rustup");
-        c.args(["run", "nightly", "cargo", "miri"]);
-        c
-    };
-    let there = |mut c: Command| probe(c.arg("--version")).is_ok_and(|s| s.success());
-    if !there(miri()) {
+    if !model_checking::miri_is_there() {
         println!("Miri is missing: rustup component add --toolchain nightly miri rust-src");
         let mut add = Command::new("rustup");
         add.args(["component", "add", "--toolchain", "nightly", "miri", "rust-src"]);
-        if !status(add) || !there(miri()) {
+        if !status(add) || !model_checking::miri_is_there() {
             eprintln!("miri: cannot be installed on this machine; nothing was checked");
             return false;
         }
     }
     let mut tally = Tally::default();
-    let mut c = miri();
-    c.args(["test", "-p", "shmring"]).env("CARGO_TARGET_DIR", target().join("miri"));
-    if std::env::var_os("MIRIFLAGS").is_none() {
-        c.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    }
-    let ok = Step::new("miri", c, Duration::from_secs(3 * 3600)).run(&mut tally);
+    let ok = model_checking::miri(&mut tally);
     println!("{tally}");
-    ok && tally.passed > 0
+    ok
 }
 
 /// The tester in tests/differ; `soak` is a binary or subcommand of the same package.
@@ -217,7 +225,16 @@ fn differ_command(what: &str, args: &[&str]) -> Command {
     c
 }
 
-/// Does the repository have this file?
-fn has(path: impl AsRef<Path>) -> bool {
-    root().join(path).exists()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_programs_are_found_in_the_list() {
+        let list = r#"[{ "id": "rtt", "programs": [], "title": "x" },
+            { "id": "redis", "programs": [ "redis-server",
+              "redis-benchmark" ], "title": "y" }, { "id": "nginx", "programs": ["nginx"] }]"#;
+        assert_eq!(programs(list), ["redis-server", "redis-benchmark", "nginx"]);
+        assert_eq!(debian::packages_of(&programs(list)), ["nginx", "redis-server", "redis-tools"]);
+    }
 }

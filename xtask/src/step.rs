@@ -14,6 +14,8 @@ pub struct Tally {
     pub failed: u64,
     /// What failed, for the summary.
     pub failures: Vec<String>,
+    /// Each step and how long it took, for the summary.
+    pub times: Vec<(String, Duration)>,
 }
 
 impl std::fmt::Display for Tally {
@@ -51,12 +53,18 @@ pub struct Step {
     name: String,
     command: Command,
     limit: Duration,
+    tests: bool,
 }
 
 impl Step {
     /// `command`, killed with all it started when it takes longer than `limit`.
     pub fn new(name: impl Into<String>, command: Command, limit: Duration) -> Step {
-        Step { name: name.into(), command, limit }
+        Step { name: name.into(), command, limit, tests: false }
+    }
+
+    /// The same for a command that runs tests: it fails if it ends without having run one.
+    pub fn tests(name: impl Into<String>, command: Command, limit: Duration) -> Step {
+        Step { tests: true, ..Step::new(name, command, limit) }
     }
 
     /// Runs it; true if it ended with status 0. Counts the tests it reports into `tally`; a failure that
@@ -64,20 +72,24 @@ impl Step {
     pub fn run(mut self, tally: &mut Tally) -> bool {
         println!("\n== {}: {}", self.name, show(&self.command));
         let begin = Instant::now();
-        let before = tally.failed;
+        let (before, passed) = (tally.failed, tally.passed);
         let out = capture(&mut self.command, self.limit, |line| {
             println!("{line}");
             tally.read(&self.name, line);
         });
-        let ok = matches!(out, Ok(true));
+        let none_ran = self.tests && tally.passed == passed && tally.failed == before;
+        let ok = matches!(out, Ok(true)) && !none_ran;
         if !ok && tally.failed == before {
             let why = match out {
-                Ok(_) => "failed".to_owned(),
+                Ok(true) => "no test ran".to_owned(),
+                Ok(false) => "failed".to_owned(),
                 Err(e) => e,
             };
             tally.fail(format!("{}: {why}", self.name));
         }
-        println!("== {}: {} after {:.0} s", self.name, if ok { "ok" } else { "FAILED" }, begin.elapsed().as_secs_f32());
+        let time = begin.elapsed();
+        println!("== {}: {} after {:.0} s", self.name, if ok { "ok" } else { "FAILED" }, time.as_secs_f32());
+        tally.times.push((self.name, time));
         ok
     }
 }
@@ -171,7 +183,20 @@ mod tests {
         t.read("s", "test result: FAILED. 3 passed; 2 failed; 0 ignored");
         t.read("s", "test a::b ... FAILED");
         t.read("s", "test a::c ... ok");
-        assert_eq!(t, Tally { passed: 9, failed: 2, failures: vec!["s: a::b".into()] });
+        assert_eq!(t, Tally { passed: 9, failed: 2, failures: vec!["s: a::b".into()], times: vec![] });
+    }
+
+    #[test]
+    fn a_step_of_tests_that_runs_none_has_failed() {
+        let step = |script: &str| {
+            let mut c = Command::new("sh");
+            c.args(["-c", script]);
+            let mut t = Tally::default();
+            (Step::tests("s", c, Duration::from_secs(20)).run(&mut t), t.failed)
+        };
+        assert_eq!(step("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), (false, 1));
+        assert_eq!(step("echo 'test result: ok. 1 passed; 0 failed; 0 ignored'"), (true, 0));
+        assert_eq!(step("echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'; exit 101"), (false, 1));
     }
 
     #[test]

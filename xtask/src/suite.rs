@@ -1,46 +1,57 @@
-//! `cargo xtask test`: everything that can be tested on one machine in bounded time.
+//! `cargo xtask test`: everything that can be tested on one machine in bounded time; `cargo xtask nightly`: the same
+//! without the bounds that keep it short.
 
 use crate::step::{Step, Tally};
-use crate::{build, cargo, conformance, culvert, debian, differ_command, has, library, root};
+use crate::{build, cargo, conformance, culvert, debian, differ_command, library, model_checking, root};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// A step is ended after this long. It is there for what hangs: a machine with thirty neighbours is some ten times slower
+/// than an idle one.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// Packages whose tests have a step of their own, or that have none.
+/// How much is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Less than what CI runs.
+    Quick,
+    /// What CI runs.
+    Ci,
+    /// Hours: the models in full, every module of the conformance tests, long random runs.
+    Nightly,
+}
+
+/// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
+/// libraries to be preloaded, which a test program cannot contain.
 const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe"];
 
 /// Builds and runs all tests; true if none failed.
-pub fn test(quick: bool) -> bool {
+pub fn test(extent: Extent) -> bool {
     let begin = Instant::now();
     let mut tally = Tally::default();
     if !debian::install(debian::PROGRAMS) {
         tally.fail("packages".into());
     }
+    text(&mut tally);
     if build(&mut tally) {
         for package in packages() {
             if !OWN_STEP.contains(&package.as_str()) {
-                Step::new(&package, test_of(&package), 4 * MINUTE).run(&mut tally);
+                Step::tests(&package, test_of(&package, extent), limit(extent)).run(&mut tally);
             }
         }
-        if has("shim/tests") {
-            Step::new("shim", test_of("culvert-shim"), 4 * MINUTE).run(&mut tally);
-        }
-        legacy(&mut tally);
-        if has("tests/differ") {
-            // The same scenarios each time: what holds must not break. New ones are for open-ended runs by hand.
-            let count = if quick { "20" } else { "60" };
-            let mut c = differ_command("differ", &["run", "--seed", "9000", "--count", count, "--shrink", "0"]);
-            c.stderr(std::process::Stdio::inherit());
-            if Step::new("differ", c, 5 * MINUTE).run(&mut tally) {
-                tally.passed += 1;
-            }
-        }
-        if !quick {
-            conformance::run(&[], true, &mut tally);
+        model_checking::loom(&mut tally);
+        model_checking::miri(&mut tally);
+        legacy(extent, &mut tally);
+        random(extent, &mut tally);
+        if extent != Extent::Quick {
+            conformance::run(&[], extent == Extent::Ci, &mut tally);
         }
     }
-    println!("\n{:.0} s", begin.elapsed().as_secs_f32());
+    println!("\n{:>5.0} s in all", begin.elapsed().as_secs_f32());
+    for (name, time) in &tally.times {
+        println!("{:>5.0} s {name}", time.as_secs_f32());
+    }
     for failure in &tally.failures {
         println!("failed: {failure}");
     }
@@ -48,16 +59,66 @@ pub fn test(quick: bool) -> bool {
     tally.failed == 0
 }
 
-/// The unmodified programs: one test program after another, two tests at a time.
-fn legacy(tally: &mut Tally) {
-    let mut c = test_of("legacy-apps");
-    c.args(["--no-fail-fast", "--", "--test-threads=2"]);
-    Step::new("legacy-apps", c, 13 * MINUTE).run(tally);
+fn limit(extent: Extent) -> Duration {
+    if extent == Extent::Nightly { 16 * LIMIT } else { LIMIT }
 }
 
-fn test_of(package: &str) -> Command {
+/// What needs no program to run: formatting and lints.
+fn text(tally: &mut Tally) {
+    let step = |name: &str, words: &[&str], tally: &mut Tally| {
+        let mut c = cargo();
+        c.args(words);
+        if Step::new(name, c, LIMIT).run(tally) {
+            tally.passed += 1;
+        }
+    };
+    step("fmt", &["fmt", "--check"], tally);
+    step("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], tally);
+}
+
+/// The unmodified programs: one test program after another, two tests at a time.
+fn legacy(extent: Extent, tally: &mut Tally) {
+    let mut c = test_of("legacy-apps", extent);
+    c.args(["--no-fail-fast", "--", "--test-threads=2"]);
+    Step::tests("legacy-apps", c, 2 * limit(extent)).run(tally);
+}
+
+/// Random call sequences and random streams.
+fn random(extent: Extent, tally: &mut Tally) {
+    // CI runs the same scenarios each time: what holds must not break. New ones are for open-ended runs.
+    let seed = match extent {
+        Extent::Nightly => {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_secs())
+        }
+        _ => 9000,
+    }
+    .to_string();
+    let amount: &[&str] = match extent {
+        Extent::Quick => &["--count", "20", "--shrink", "0"],
+        Extent::Ci => &["--count", "60", "--shrink", "0"],
+        Extent::Nightly => &["--seconds", "3600"],
+    };
+    let mut step = |name: &str, words: &[&str]| {
+        let mut c = differ_command(name, words);
+        c.stderr(std::process::Stdio::inherit());
+        if Step::new(name, c, 70 * MINUTE).run(tally) {
+            tally.passed += 1;
+        }
+    };
+    step("differ", &[&["run", "--seed", &seed], amount].concat());
+    if extent == Extent::Nightly {
+        step("soak", &["--seed", &seed, "--seconds", "1800"]);
+    }
+}
+
+fn test_of(package: &str, extent: Extent) -> Command {
     let mut c = cargo();
     c.args(["test", "-p", package]).env("CULVERT_LIB", library()).env("CULVERT_BIN", culvert());
+    // A failed assertion says where it was called from.
+    c.env("RUST_BACKTRACE", "1");
+    if extent == Extent::Nightly {
+        c.args(["--release"]).env("CULVERT_MODEL", "full").env("CULVERT_FUZZ_SECONDS", "300");
+    }
     c
 }
 

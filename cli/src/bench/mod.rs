@@ -17,12 +17,6 @@ use rows::{ROWS, Row, Setup};
 
 /// Runs `culvert bench`.
 pub fn main(args: &BenchArgs) -> u8 {
-    if args.list {
-        for row in ROWS {
-            println!("{:<14} {}", row.id, row.title);
-        }
-        return exit::OK;
-    }
     let chosen = match choose(&args.rows) {
         Ok(rows) => rows,
         Err(name) => {
@@ -30,6 +24,10 @@ pub fn main(args: &BenchArgs) -> u8 {
             return exit::USAGE;
         }
     };
+    if args.list {
+        list(&chosen, args.json);
+        return exit::OK;
+    }
     let (library, scratch) = match library::find(args.library.as_deref())
         .and_then(|l| Ok((l, Scratch::new("bench").map_err(|e| e.to_string())?)))
     {
@@ -50,6 +48,16 @@ pub fn main(args: &BenchArgs) -> u8 {
         print!("{}", report::table(&outcomes));
     }
     if args.check && outcomes.iter().any(|o| o.met != Some(true)) { exit::NO } else { exit::OK }
+}
+
+/// Names rows; in JSON with the programs that each of them runs.
+fn list(rows: &[&Row], as_json: bool) {
+    if as_json {
+        let all: Vec<_> = rows.iter().map(|r| json!({ "id": r.id, "title": r.title, "programs": r.needs })).collect();
+        println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+    } else {
+        rows.iter().for_each(|r| println!("{:<14} {}", r.id, r.title));
+    }
 }
 
 /// The rows named, in the table's order; `cpu` and `remote` stand for all that begin so.

@@ -25,10 +25,25 @@ pub struct Outcome {
     pub ratio: Option<f64>,
     /// In words.
     pub floor: String,
-    /// `null` if nothing was measured.
+    /// `null` if nothing was measured. True also for what [`Verdict::WithinNoise`] says.
     pub met: Option<bool>,
+    /// `null` if nothing was measured.
+    pub verdict: Option<Verdict>,
     /// Why nothing was measured.
     pub skipped: Option<String>,
+}
+
+/// Whether a row reached its floor.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It did.
+    Met,
+    /// The floor is parity with the kernel, and the row misses it by less than its rounds differ among themselves: this
+    /// run cannot tell the two sides apart.
+    WithinNoise,
+    /// It did not.
+    NotMet,
 }
 
 /// One side of a row: medians over the rounds.
@@ -51,6 +66,31 @@ pub fn median(mut values: Vec<f64>) -> f64 {
         _ if n % 2 == 1 => values[n / 2],
         _ => (values[n / 2 - 1] + values[n / 2]) / 2.0,
     }
+}
+
+/// Half the distance between the quartiles of `values`,: how much single rounds differ. 0 for fewer than four values,
+/// which say nothing about it and so excuse no miss.
+fn spread(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    if n < 4 {
+        return 0.0;
+    }
+    let quantile = |q: f64| {
+        let at = q * (n - 1) as f64;
+        let below = values[at as usize];
+        below + (values[(at as usize + 1).min(n - 1)] - below) * at.fract()
+    };
+    (quantile(0.75) - quantile(0.25)) / 2.0
+}
+
+/// How many times better `b` is than `a`, round by round: both sides of a round ran one after the other.
+fn ratios(a: &[Sample], b: &[Sample], figure: impl Fn(&Sample) -> f64, higher_is_better: bool) -> Vec<f64> {
+    let ratio = |(a, b): (&Sample, &Sample)| {
+        let (a, b) = (figure(a), figure(b));
+        if higher_is_better { b / a } else { a / b }
+    };
+    a.iter().zip(b).map(ratio).filter(|r| r.is_finite()).collect()
 }
 
 /// Order of the sides in a round: A B, B A, A B..., so that a drift of the machine hits both alike.
@@ -85,6 +125,7 @@ impl Outcome {
             ratio: None,
             floor: words(row.floor, row.unit),
             met: None,
+            verdict: None,
             skipped: Some(why),
         }
     }
@@ -93,19 +134,31 @@ impl Outcome {
     pub fn measured(row: &Row, kernel: &[Sample], culvert: &[Sample]) -> Outcome {
         let (k, c) = (summary(kernel), summary(culvert));
         let ratio = if row.higher_is_better { c.value / k.value } else { k.value / c.value };
-        let met = ratio.is_finite()
-            && match row.floor {
-                Floor::Times(n) => ratio >= n,
-                Floor::TimesAndCpu(n) => ratio >= n && c.cpu_us_per_operation <= k.cpu_us_per_operation,
-                Floor::Less => c.value < k.value,
-                Floor::Extra(n) => c.value - k.value <= n && c.cpu_us_per_operation - k.cpu_us_per_operation <= NO_CPU,
-            };
+        let noise = spread(ratios(kernel, culvert, |s| s.value, row.higher_is_better));
+        let cpu_noise = spread(ratios(kernel, culvert, |s| s.cpu, false));
+        let cpu_ratio = k.cpu_us_per_operation / c.cpu_us_per_operation;
+        let reached = |noise: f64, cpu_noise: f64| match row.floor {
+            Floor::Times(n) => ratio + noise >= n,
+            Floor::TimesAndCpu(n) => {
+                ratio + noise >= n && (c.cpu_us_per_operation <= k.cpu_us_per_operation || cpu_ratio + cpu_noise >= 1.0)
+            }
+            Floor::Less => c.value < k.value,
+            Floor::Extra(n) => c.value - k.value <= n && c.cpu_us_per_operation - k.cpu_us_per_operation <= NO_CPU,
+        };
+        let parity = matches!(row.floor, Floor::Times(n) | Floor::TimesAndCpu(n) if n <= 1.0);
+        let verdict = match () {
+            () if !ratio.is_finite() => Verdict::NotMet,
+            () if reached(0.0, 0.0) => Verdict::Met,
+            () if parity && reached(noise, cpu_noise) => Verdict::WithinNoise,
+            () => Verdict::NotMet,
+        };
         let ratio = (!matches!(row.floor, Floor::Extra(_)) && ratio.is_finite()).then_some(ratio);
         Outcome {
             kernel: Some(k),
             culvert: Some(c),
             ratio,
-            met: Some(met),
+            met: Some(verdict != Verdict::NotMet),
+            verdict: Some(verdict),
             skipped: None,
             ..Outcome::skipped(row, String::new())
         }
@@ -139,9 +192,10 @@ pub fn table(outcomes: &[Outcome]) -> String {
             value(&o.culvert),
             o.ratio.map_or("-".into(), |r| format!("{r:.2}x")),
             o.floor.clone(),
-            match o.met {
-                Some(true) => "met",
-                Some(false) => "NOT MET",
+            match o.verdict {
+                Some(Verdict::Met) => "met",
+                Some(Verdict::WithinNoise) => "within noise",
+                Some(Verdict::NotMet) => "NOT MET",
                 None => "skipped",
             }
             .into(),
@@ -204,6 +258,35 @@ mod tests {
         assert!(met("cpu-echo", (5.0, 5.0), (4.9, 4.9)) && !met("cpu-echo", (5.0, 5.0), (5.0, 5.0)));
         assert!(met("idle", (1000.0, 0.0), (9192.0, 900.0)));
         assert!(!met("idle", (1000.0, 0.0), (9193.0, 0.0)) && !met("idle", (1000.0, 0.0), (2000.0, 1500.0)));
+    }
+
+    #[test]
+    fn a_miss_of_parity_smaller_than_the_spread_of_the_rounds_is_noise() {
+        let verdict = |id: &str, kernel: &[f64], culvert: &[f64]| {
+            Outcome::measured(row(id), &samples(kernel, 1.0), &samples(culvert, 1.0)).verdict.unwrap()
+        };
+        let kernel = [100.0; 8];
+        let noisy = [90.0, 92.0, 94.0, 97.0, 98.0, 102.0, 104.0, 105.0];
+        assert_eq!(verdict("remote-server", &kernel, &noisy), Verdict::WithinNoise);
+        assert_eq!(verdict("remote-server", &kernel, &[97.5; 8]), Verdict::NotMet);
+        assert_eq!(verdict("remote-server", &kernel, &[99.5; 8]), Verdict::Met);
+        // Three rounds say nothing about their spread; a floor above parity knows no excuse.
+        assert_eq!(verdict("remote-server", &kernel[..3], &noisy[1..4]), Verdict::NotMet);
+        assert_eq!(
+            verdict("redis-p1", &kernel, &[200.0, 250.0, 290.0, 295.0, 296.0, 320.0, 390.0, 400.0]),
+            Verdict::NotMet
+        );
+    }
+
+    #[test]
+    fn more_cpu_than_the_kernels_is_noise_only_within_the_spread() {
+        let with = |cpu: &[f64]| cpu.iter().map(|c| Sample { value: 100.0, cpu: *c, ..Sample::default() }).collect();
+        let verdict = |kernel: &[f64], culvert: &[f64]| {
+            let (k, c): (Vec<_>, Vec<_>) = (with(kernel), with(culvert));
+            Outcome::measured(row("nginx-close"), &k, &c).verdict.unwrap()
+        };
+        assert_eq!(verdict(&[80.0, 81.0, 79.0, 80.0], &[82.0, 79.0, 79.0, 82.0]), Verdict::WithinNoise);
+        assert_eq!(verdict(&[80.0, 80.0, 80.0, 80.0], &[81.0, 81.0, 81.0, 81.0]), Verdict::NotMet);
     }
 
     #[test]

@@ -1,0 +1,47 @@
+//! loom, and Miri where the toolchain has it.
+
+use crate::step::{Step, Tally};
+use crate::{cargo, target};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// The tests of `shmring` that run under loom. True if they ran and passed.
+pub fn loom(tally: &mut Tally) -> bool {
+    let mut c = cargo();
+    c.args(["test", "-p", "shmring", "--release", "--test", "loom*"]);
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    c.env("RUSTFLAGS", format!("{flags} --cfg loom")).env("CARGO_TARGET_DIR", target().join("loom"));
+    // Enough to find what these algorithms can get wrong (the loom manual advises 2 or 3).
+    if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
+        c.env("LOOM_MAX_PREEMPTIONS", "3");
+    }
+    Step::tests("loom", c, LIMIT).run(tally)
+}
+
+/// Whether a toolchain with Miri is installed.
+pub fn miri_is_there() -> bool {
+    miri_command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// The tests of `shmring` under Miri. Where no toolchain has it, says so: that is no failure.
+pub fn miri(tally: &mut Tally) -> bool {
+    if !miri_is_there() {
+        println!("\n== miri: NOT RUN: no nightly toolchain with the component miri is installed");
+        return true;
+    }
+    let mut c = miri_command();
+    c.args(["test", "-p", "shmring", "--lib", "--test", "hostile"]).env("CARGO_TARGET_DIR", target().join("miri"));
+    if std::env::var_os("MIRIFLAGS").is_none() {
+        c.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    }
+    Step::tests("miri", c, LIMIT).run(tally)
+}
+
+/// `cargo +nightly` is rustup's; the cargo that runs this program may be the toolchain's own.
+fn miri_command() -> Command {
+    let mut c = Command::new("rustup");
+    c.args(["run", "nightly", "cargo", "miri"]);
+    c
+}
