@@ -7,7 +7,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{clock, config, epoll, family, io};
+use crate::{clock, config, epoll, family, leave};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
@@ -21,7 +21,7 @@ pub fn by(why: Reason) {
         family::disable(why);
         epoll::hand_all_over();
         for fd in (0..fds::high()).filter(|&fd| fds::tracked(fd)) {
-            io::retire(fd, why);
+            leave::retire(fd, why);
         }
     }
 }

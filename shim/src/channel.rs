@@ -4,9 +4,9 @@ use crate::endpoint::Ep;
 use crate::lock::Lock;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
-use shmring::layout::{self, Offer, Producer, Queue, Role, SLOTS, SlotHeader};
-use shmring::ring::{Geometry, Sleeper, Stamp};
-use shmring::{ring, sys, syscall};
+use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
+use shmring::ring::Geometry;
+use shmring::syscall;
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
@@ -255,61 +255,5 @@ impl Chan {
     /// Whether any endpoint of this process sits in it.
     pub fn idle(&self) -> bool {
         self.slot_ep.iter().all(|s| s.load(Relaxed) == 0)
-    }
-
-    /// Tells the other side to look at `slot`. Returns how many sleepers were woken.
-    #[inline]
-    pub fn notify(&self, slot: usize) -> u32 {
-        let peer = self.role().peer();
-        let mut rung = 0;
-        let h = self.slot(slot);
-        let stamp = Stamp { producer: &h.producer[self.role().tx()], now: sys::cycles };
-        ring::notify(&h.side[peer as usize], self.queues(peer), slot, stamp, |sleeper| {
-            rung += 1;
-            match sleeper {
-                Sleeper::Bell(p) => self.ring_bell(p),
-                Sleeper::Word(w) => crate::sleep::wake(w),
-            }
-        });
-        rung
-    }
-
-    /// The same for our own side: this thread has changed what others of this process wait for.
-    #[cold]
-    pub fn tell_own(&self, slot: usize) {
-        // The pollers' words of an inherited channel are those of the process that mapped it.
-        if self.inherited.load(Relaxed) == 0 {
-            let role = self.role();
-            // The time of our own news is for the peer's pollers.
-            let stamp = Stamp { producer: &Producer::default(), now: sys::cycles };
-            ring::notify(
-                &self.slot(slot).side[role as usize],
-                self.queues(role),
-                slot,
-                stamp,
-                |sleeper| match sleeper {
-                    Sleeper::Bell(p) => crate::poller::ring_own(p),
-                    Sleeper::Word(w) => crate::sleep::wake(w),
-                },
-            );
-        }
-    }
-
-    #[cold]
-    fn ring_bell(&self, p: usize) {
-        let mut fd = self.bells[p].load(Relaxed);
-        if fd < 0 {
-            // It was sent to our mailbox before the poller armed, unless that was before we were forked.
-            crate::attach::collect();
-            fd = self.bells[p].load(Relaxed);
-            if fd < 0 {
-                crate::attach::poke(self);
-            }
-        }
-        if fd >= 0 {
-            let one = 1u64;
-            // SAFETY: writes 8 bytes from a local. The eventfd is non-blocking; a full counter is rung.
-            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
-        }
     }
 }

@@ -94,7 +94,7 @@ impl Ep {
             _ => None,
         }
     }
-    /// Keeps it on the kernel for good, unless it is attached (see `io::retire` for that).
+    /// Keeps it on the kernel for good, unless it is attached (see `leave::retire` for that).
     pub fn pin(self, why: Reason) {
         for from in [State::Idle, State::Eligible] {
             if self.state.compare_exchange(from as u32, State::Pinned as u32, AcqRel, Relaxed).is_ok() {

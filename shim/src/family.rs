@@ -1,8 +1,8 @@
 //! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
 
-use crate::config;
 use crate::endpoint::{BASE, Ep};
 use crate::lock::Lock;
+use crate::{config, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, MEMBERS, Reason, State, VERSION};
@@ -32,7 +32,9 @@ pub fn ensure() -> bool {
     let held = MAKING.lock();
     if !exists() {
         if init() {
-            crate::attach::init();
+            if !peer::open() {
+                disable(Reason::NoRegistry);
+            }
         } else {
             FAILED.store(1, Relaxed);
             crate::log!(Warn, "no shared memory (memfd_create); everything stays on the kernel");

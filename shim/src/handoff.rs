@@ -1,6 +1,6 @@
 //! Handing unread bytes on to the next program image.
 //!
-//! A connection that survives `exec` goes back to its lifeline first (`io::quit`), and the peer re-sends what
+//! A connection that survives `exec` goes back to its lifeline first (`leave::quit`), and the peer re-sends what
 //! was not read. A peer that has already finished sending cannot: then what is left of that direction is a
 //! finite piece of our ring followed by the end of the stream. It is copied into a fresh, private channel,
 //! whose memfd crosses the exec under a number that the constructor of the next image looks at. There it is
@@ -13,7 +13,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{attach, channel, family, lifeline, rx};
+use crate::{attach, channel, family, lifeline, mail, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
@@ -137,7 +137,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
     }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let held = channel::LOCK.lock();
-    let made = if preloaded && count <= SLOTS { attach::new_memory(ring, 0) } else { None };
+    let made = if preloaded && count <= SLOTS { mail::new_memory(ring, 0) } else { None };
     let chan = made.and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
     held.release();
     let mut slot = 0;

@@ -6,7 +6,7 @@
 //! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (phase)
 //! sleep          spin, arm, sleep (spin, poller, sleepers, clock)
 //! epoll, poll    readiness for the program's own waits
-//! attach         how a connection gets its slot in a channel
+//! attach         how a connection gets its slot in a channel (peer, mail, slots); leave: how it goes back
 //! lifecycle      descriptors and processes coming and going
 //! bypass         programs that use descriptors without libc
 //! ```
@@ -28,11 +28,15 @@ mod family;
 mod fds;
 mod handoff;
 mod io;
+mod leave;
 mod lifecycle;
 mod lifeline;
 mod lock;
 mod log;
+mod mail;
+mod notify;
 mod options;
+mod peer;
 mod poll;
 mod poller;
 mod readiness;
@@ -41,6 +45,7 @@ mod rx;
 mod signals;
 mod sleep;
 mod sleepers;
+mod slots;
 mod spin;
 mod tls;
 mod tx;

@@ -4,7 +4,8 @@ use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{
-    attach, channel, config, epoll, family, handoff, io, lifeline, lock, poller, real, rx, signals, sleepers, tx,
+    attach, channel, config, epoll, family, handoff, leave, lifeline, lock, poller, real, rx, signals, sleepers, slots,
+    tx,
 };
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
@@ -65,11 +66,11 @@ fn release(ep: Ep, fd: c_int) {
     }
     l.refs.store(0, Relaxed);
     epoll::forget(ep);
-    attach::closing(ep);
+    slots::closing(ep);
     if !family::give_up(ep) {
         return;
     }
-    attach::bar(ep);
+    slots::bar(ep);
     if ep.state() != State::Attached {
         return family::free(ep);
     }
@@ -78,10 +79,10 @@ fn release(ep: Ep, fd: c_int) {
         end(ep, chan, fd);
     }
     // A thread that is inside with the connection finishes first; the slot, too, is its until then.
-    let slots = attach::lock();
+    let slots = slots::lock();
     let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
     if let Some(chan) = chan {
-        attach::detach(ep, chan);
+        slots::detach(ep, chan);
     }
     l.chan.store(0, Relaxed);
     family::free(ep);
@@ -251,10 +252,10 @@ pub fn duplicated(old: c_int, new: c_int) {
             epoll::number_back(ep, new);
             if new <= 2 {
                 // Usually an exec follows, which hands on what could not be re-sent.
-                io::quit(new, Reason::Stdio, io::Unread::Rewind);
+                leave::quit(new, Reason::Stdio, leave::Unread::Rewind);
             }
         }
-        Kind::Endpoint(_) => io::retire(old, Reason::NoFd),
+        Kind::Endpoint(_) => leave::retire(old, Reason::NoFd),
         Kind::Epoll(i) => {
             epoll::duplicated(i);
             fds::set(new, Kind::Epoll(i));
@@ -284,7 +285,7 @@ pub unsafe fn dup(fd: c_int) -> c_int {
 pub fn handing_on(fd: c_int) {
     match fds::get(fd) {
         Kind::Epoll(i) => epoll::hand_over(i),
-        _ => io::retire(fd, Reason::Exec),
+        _ => leave::retire(fd, Reason::Exec),
     }
 }
 
@@ -298,7 +299,7 @@ fn make_way(old: c_int, new: c_int) -> bool {
         // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
         match fds::get(old) {
             Kind::Epoll(i) => epoll::hand_over(i),
-            _ => _ = io::quit(old, Reason::Exec, io::Unread::Rewind),
+            _ => _ = leave::quit(old, Reason::Exec, leave::Unread::Rewind),
         }
         return true;
     }
@@ -413,11 +414,11 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // stdio would read the standard streams behind our back, even in an image that loads us.
     // What the next image is handed, no other process that holds the connection can read.
     let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
-    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { io::Unread::Keep } else { io::Unread::Rewind };
+    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     hand_sets_over();
     for fd in 0..fds::high() {
         if fds::tracked(fd) && inherits(fd) {
-            io::quit(fd, Reason::Exec, keep(fd));
+            leave::quit(fd, Reason::Exec, keep(fd));
         }
     }
     let mut passed = handoff::pass_on(preloaded);
@@ -499,7 +500,7 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 pub fn before_spawn() {
     hand_sets_over();
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
-    io::retire_all(Reason::Exec, io::Unread::Rewind, inherited);
+    leave::retire_all(Reason::Exec, leave::Unread::Rewind, inherited);
 }
 
 /// `vfork` is about to happen on this thread.
@@ -579,5 +580,5 @@ pub fn seccomp() {
     // Asked for by every lock, and no longer to be asked of the kernel.
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
-    io::retire_all(Reason::Seccomp, io::Unread::Rewind, |_| true);
+    leave::retire_all(Reason::Seccomp, leave::Unread::Rewind, |_| true);
 }

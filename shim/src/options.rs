@@ -2,7 +2,7 @@
 //! other request about the socket moves it to the kernel first.
 
 use crate::endpoint::Ep;
-use crate::{endpoint, fds, io, lifecycle, lifeline, real, rx, tx, usercopy};
+use crate::{endpoint, fds, leave, lifecycle, lifeline, real, rx, tx, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{Reason, State};
@@ -83,7 +83,7 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
     {
         let why = if level == libc::IPPROTO_TCP && name == libc::TCP_ULP { Reason::Ktls } else { Reason::Option };
         if ep.state() != State::Idle || level == libc::IPPROTO_TCP {
-            io::retire(fd, why);
+            leave::retire(fd, why);
         } else {
             ep.pin(why);
         }
@@ -196,7 +196,7 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
                 }
                 return r;
             }
-            libc::FIOASYNC => io::retire(fd, Reason::Async),
+            libc::FIOASYNC => leave::retire(fd, Reason::Async),
             _ => {}
         }
     }
@@ -214,7 +214,7 @@ pub unsafe fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
         return -1;
     }
     if cmd == libc::F_SETFL && arg as c_int & libc::O_ASYNC != 0 {
-        io::retire(fd, Reason::Async);
+        leave::retire(fd, Reason::Async);
     }
     // SAFETY: the caller's obligation.
     let r = unsafe { real::fcntl(fd, cmd, arg) };

@@ -6,7 +6,7 @@ use crate::fds::{self, Kind};
 use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::spin::{self, Spun};
-use crate::{attach, clock, config, epoll, poller, readiness, real, rx, signals, sleep};
+use crate::{clock, config, epoll, mail, poller, readiness, real, rx, signals, sleep};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
@@ -243,14 +243,14 @@ unsafe fn serve_in(
                 bounded = true;
             } else if let Some(n) = poller {
                 poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
-                bounded |= !poller::tell(chan, n);
+                bounded |= !mail::tell(chan, n);
                 chan.queues(chan.role())[n].armed.store(poller::generation(n), Relaxed);
             }
         }
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| sleep::in_transit(ep, chan)));
         work[bell] = pollfd { fd: poller.map_or(-1, poller::bell), events: POLLIN, revents: 0 };
-        work[bell + 1] = pollfd { fd: attach::mailbox(), events: POLLIN, revents: 0 };
+        work[bell + 1] = pollfd { fd: mail::mailbox(), events: POLLIN, revents: 0 };
         if bounded {
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
@@ -283,7 +283,7 @@ unsafe fn serve_in(
             poller::release(n);
         }
         if work[bell + 1].revents != 0 {
-            attach::collect();
+            mail::collect();
         }
         for (p, w) in set.iter().zip(work.iter()) {
             if w.revents & ENDED != 0

@@ -5,7 +5,7 @@
 //! instead.
 
 use crate::channel::Chan;
-use crate::{attach, fds};
+use crate::fds;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicI32, AtomicU32};
 use shmring::layout::{DOZING, POLLERS};
@@ -104,18 +104,6 @@ pub fn ring_own(p: usize) {
 /// Rings all our own doorbells.
 pub fn ring_all() {
     (0..POLLERS).for_each(ring_own);
-}
-
-/// Makes sure that the peer has the doorbell of poller `p`. False: it does not, sleep in bounded steps.
-pub fn tell(chan: &Chan, p: usize) -> bool {
-    if chan.told.load(Relaxed) & (1 << p) != 0 {
-        return true;
-    }
-    let sent = attach::send_bell(chan, p);
-    if sent {
-        chan.told.fetch_or(1 << p, Relaxed);
-    }
-    sent
 }
 
 /// Asks for notifications about `slot` to poller `p`.

@@ -7,23 +7,17 @@
 use crate::channel::Chan;
 use crate::clock::now;
 use crate::endpoint::Ep;
-use crate::poller::{STEP, acquire, bell, drain, generation, release, tell, watch_slot};
+use crate::mail::tell;
+use crate::poller::{STEP, acquire, bell, drain, generation, release, watch_slot};
 use crate::signals::{self, Runs};
 use crate::sleepers::lie_on;
 use crate::tls::tls;
-use crate::{attach, real};
+use crate::{mail, real};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, fence};
+use core::sync::atomic::fence;
 use shmring::layout::{DOZING, Queue};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
-use shmring::syscall;
-
-/// Wakes those who doze on `word`.
-pub fn wake(word: &AtomicU32) {
-    // SAFETY: the kernel takes the address of the word, no more.
-    unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX) };
-}
 
 /// Whether all that ends a sleep on `ep` comes from the peer's hand, but for what can wait for [`STEP`].
 fn dozes(ep: Ep) -> bool {
@@ -179,7 +173,7 @@ unsafe fn sleep_deep(
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },
         libc::pollfd { fd: s.poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
-        libc::pollfd { fd: attach::mailbox(), events: libc::POLLIN, revents: 0 },
+        libc::pollfd { fd: mail::mailbox(), events: libc::POLLIN, revents: 0 },
     ];
     let begun = now();
     // SAFETY: three valid pollfds; no lock is held; this frame has nothing to drop.
@@ -194,7 +188,7 @@ unsafe fn sleep_deep(
         drain(n);
     }
     if p[2].revents != 0 {
-        attach::collect();
+        mail::collect();
     }
     if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, io, lifeline, poller, real};
+use crate::{leave, lifeline, mail, poller, real, slots};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
@@ -73,7 +73,8 @@ fn to_kernel(ep: Ep) -> bool {
     let Some(fd) = (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && here(f)) else { return false };
     // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
     // for good: until all has been read, and beyond.
-    io::quit(fd, Reason::EpollShared, io::Unread::Rewind) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
+    leave::quit(fd, Reason::EpollShared, leave::Unread::Rewind)
+        || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
 }
 
 /// Makes the kernel's registration the program's own again.
@@ -96,7 +97,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
         return unpark(s.index(), epfd, fd, w);
     }
     if flags & TAGGED == 0 {
-        return attach::give_up(ep, Reason::EpollShared);
+        return slots::give_up(ep, Reason::EpollShared);
     }
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
     if to_kernel(ep) && flags & FIRED == 0 && restore(epfd, fd, w.events.load(Relaxed), w) {
@@ -127,7 +128,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
-    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, attach::mailbox(), 0, 0);
+    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, mail::mailbox(), 0, 0);
     s.poller.store(0, Relaxed);
     poller::release(p);
 }
@@ -164,7 +165,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
             // A set that we do not know: inherited, received, or one too many.
             match fds::get(fd) {
                 Kind::Epoll(inner) => nest(inner),
-                _ => io::retire(fd, Reason::EpollShared),
+                _ => leave::retire(fd, Reason::EpollShared),
             }
         }
         return r;
@@ -209,7 +210,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     // An exclusive watch wakes one waiter or more (epoll_ctl(2)): from the ring it wakes all.
     let exclusive = want.events & EPOLLEXCLUSIVE as u32 != 0 && ep.state() != State::Attached;
     if op == libc::EPOLL_CTL_ADD && (exclusive || !watchable(fd)) {
-        io::retire(fd, Reason::EpollShared);
+        leave::retire(fd, Reason::EpollShared);
         return native();
     }
     let held = s.lock();
@@ -365,7 +366,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         let why =
             if s.nested() || s.shared() || s.inherited.load(Relaxed) != 0 { Reason::EpollShared } else { Reason::NoFd };
         if !attached {
-            attach::give_up(ep, why);
+            slots::give_up(ep, why);
         }
         // Another thread may have attached it meanwhile.
         if ep.state() == State::Attached && !to_kernel(ep) {
@@ -440,7 +441,7 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     }
     if s.nested() {
         // Since the connection was offered.
-        return io::retire(fd, Reason::EpollShared);
+        return leave::retire(fd, Reason::EpollShared);
     }
     let events = w.events.load(Relaxed);
     let oneshot = events & EPOLLONESHOT as u32 != 0;
@@ -451,7 +452,7 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     if oneshot && !oneshot_fired(epfd, fd)
         || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0
     {
-        io::retire(fd, Reason::EpollShared);
+        leave::retire(fd, Reason::EpollShared);
         return;
     }
     keep(s, epfd, fd, w, ep, chan, oneshot);
@@ -465,14 +466,14 @@ fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: 
     s.attached.fetch_add(1, SeqCst);
     // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
     // Edge-triggered: in a set that it shares, a child is told of our mailbox, which it cannot read.
-    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, attach::mailbox(), (EPOLLIN | EPOLLET) as u32, tag() | MAILBOX);
+    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, mail::mailbox(), (EPOLLIN | EPOLLET) as u32, tag() | MAILBOX);
     w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
         // The words of our pollers in this channel are those of the process that mapped it.
         s.foreign.store(1, Relaxed);
     } else if let Some(p) = s.poller() {
         poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-        poller::tell(chan, p);
+        mail::tell(chan, p);
         // A thread may sleep in this set already, unarmed in this channel.
         ring::arm(&chan.queues(chan.role())[p], poller::generation(p));
     }
@@ -547,7 +548,7 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
     if w.flags.load(Relaxed) & TAGGED == 0 {
         settle(s, epfd);
         // The kernel's alone, for good.
-        attach::give_up(ep, Reason::EpollShared);
+        slots::give_up(ep, Reason::EpollShared);
         return unlink(set, fd, w);
     }
     if !s.spare().is_some_and(|(at, new)| displace(s, epfd, fd, (fd, w), (at, new), ep)) {

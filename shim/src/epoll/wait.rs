@@ -5,7 +5,7 @@ use super::{DOORBELL, MAILBOX, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::spin::{self, Spun};
-use crate::{channel, clock, family, lifeline, poller, readiness, real, rx, signals, tx, usercopy};
+use crate::{channel, clock, family, lifeline, mail, poller, readiness, real, rx, signals, tx, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
@@ -278,17 +278,11 @@ fn foreign(s: &Set, e: &epoll_event) -> bool {
     match ours(e.u64) {
         None => return true,
         Some(DOORBELL) => {}
-        Some(MAILBOX) if crate::attach::collect() => {}
+        Some(MAILBOX) if crate::mail::collect() => {}
         Some(MAILBOX) => {
             // Somebody else is at it, and may be past the last message.
             if let Some(epfd) = s.epfd() {
-                super::kernel_ctl(
-                    epfd,
-                    libc::EPOLL_CTL_MOD,
-                    crate::attach::mailbox(),
-                    (EPOLLIN | EPOLLET) as u32,
-                    e.u64,
-                );
+                super::kernel_ctl(epfd, libc::EPOLL_CTL_MOD, crate::mail::mailbox(), (EPOLLIN | EPOLLET) as u32, e.u64);
             }
         }
         Some(id) => {
@@ -519,7 +513,7 @@ unsafe fn serve(
             for c in channel::own() {
                 if c.used.load(Relaxed) != 0 {
                     // A peer that is gone has no mailbox; nor has it news.
-                    bounded |= !poller::tell(c, p) && !c.idle();
+                    bounded |= !mail::tell(c, p) && !c.idle();
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use super::peek;
 use crate::fds::{self, Kind};
-use crate::{epoll, io, real};
+use crate::{epoll, leave, real};
 use core::ffi::c_int;
 use libc::{aiocb, sigevent};
 use shmring::family::Reason;
@@ -13,7 +13,7 @@ use shmring::family::Reason;
 unsafe fn retire(cb: *const aiocb) {
     // SAFETY: the program's structure, or a fault.
     if let Ok(fd) = unsafe { peek(&raw const (*cb).aio_fildes) } {
-        io::retire(fd, Reason::Stdio);
+        leave::retire(fd, Reason::Stdio);
     }
 }
 
@@ -39,7 +39,7 @@ pub unsafe fn submitting(n: isize, list: *const *const core::ffi::c_void) {
         let fd = cb.fd as c_int;
         match fds::get(fd) {
             Kind::Epoll(set) => epoll::nest(set),
-            _ => io::retire(fd, Reason::Async),
+            _ => leave::retire(fd, Reason::Async),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes in and out, by flat buffer or vector.
 
 use super::{MAX_RW_COUNT, bad, peek, poke, vector_len};
-use crate::{io, real};
+use crate::{io, leave, real};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
@@ -94,7 +94,7 @@ hooks! {
             if flags == 0 {
                 return readv(fd, v, n);
             }
-            io::retire(fd, Reason::Option);
+            leave::retire(fd, Reason::Option);
         }
         real::preadv2(fd, v, n, off, flags)
     }
@@ -107,7 +107,7 @@ hooks! {
             if flags == 0 {
                 return writev(fd, v, n);
             }
-            io::retire(fd, Reason::Option);
+            leave::retire(fd, Reason::Option);
         }
         real::pwritev2(fd, v, n, off, flags)
     }
@@ -178,8 +178,8 @@ hooks! {
     }
     /// Moves pages between the kernel's socket and a pipe: the socket goes to the kernel.
     fn splice(i: c_int, io_: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t {
-        io::retire(i, Reason::Splice);
-        io::retire(o, Reason::Splice);
+        leave::retire(i, Reason::Splice);
+        leave::retire(o, Reason::Splice);
         real::splice(i, io_, o, oo, n, flags)
     }
 }

@@ -2,7 +2,7 @@
 //! (`fclose`, the resolver), so a number that comes back from here may still have an entry in the table of
 //! descriptors: each creator resets it.
 
-use crate::{io, lifecycle, real};
+use crate::{leave, lifecycle, real};
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use libc::{DIR, FILE, mode_t, mq_attr, mqd_t, pid_t, sigset_t, termios, winsize};
 use shmring::family::Reason;
@@ -92,7 +92,7 @@ unsafe fn reopening(f: *mut FILE) {
     if !f.is_null() {
         let saved = real::errno();
         // SAFETY: a stream. A closed or memory stream answers -1, which is nobody's.
-        io::retire(unsafe { libc::fileno(f) }, Reason::Stdio);
+        leave::retire(unsafe { libc::fileno(f) }, Reason::Stdio);
         real::set_errno(saved);
     }
 }

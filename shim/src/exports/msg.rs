@@ -2,7 +2,7 @@
 
 use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
 use crate::fds::{self, Kind};
-use crate::{clock, epoll, io, lifecycle, real};
+use crate::{clock, epoll, io, leave, lifecycle, real};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -50,7 +50,7 @@ unsafe fn passing(m: &msghdr) {
             if kind == libc::SCM_RIGHTS {
                 match fds::get(fd) {
                     Kind::Epoll(i) => epoll::hand_over(i),
-                    _ => io::retire(fd, Reason::Passed),
+                    _ => leave::retire(fd, Reason::Passed),
                 }
             }
         });
@@ -91,7 +91,7 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
         }
         Some(n) => {
             // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
-            io::retire(fd, Reason::Option);
+            leave::retire(fd, Reason::Option);
             (native(), n)
         }
         None => (native(), 0),

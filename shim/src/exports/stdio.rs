@@ -2,14 +2,14 @@
 //! to the kernel first. `dprintf` is variadic and may be given floating-point values, which
 //! [`super::trampoline`] hands on in their registers.
 
-use crate::{io, lifecycle, real};
+use crate::{leave, lifecycle, real};
 use core::ffi::{c_char, c_int, c_void};
 use libc::FILE;
 use shmring::family::Reason;
 
 hooks! {
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
-        io::retire(fd, Reason::Stdio);
+        leave::retire(fd, Reason::Stdio);
         real::fdopen(fd, mode)
     }
     /// The name that old headers gave `fdopen`.
@@ -28,12 +28,12 @@ hooks! {
     fn _IO_fclose(f: *mut FILE) -> c_int { fclose(f) }
     /// A `va_list` is passed as a pointer on x86-64.
     fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
-        io::retire(fd, Reason::Stdio);
+        leave::retire(fd, Reason::Stdio);
         real::vdprintf(fd, format, args)
     }
     /// `vdprintf` with `_FORTIFY_SOURCE`.
     fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int {
-        io::retire(fd, Reason::Stdio);
+        leave::retire(fd, Reason::Stdio);
         real::__vdprintf_chk(fd, flag, format, args)
     }
 }

@@ -1,7 +1,7 @@
 //! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
-use crate::{bypass, config, io, lifecycle, real};
+use crate::{bypass, config, leave, lifecycle, real};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -93,13 +93,13 @@ extern "C" fn missing() -> c_int {
 
 extern "C" fn before_dprintf(fd: c_int) -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    io::retire(fd, Reason::Stdio);
+    leave::retire(fd, Reason::Stdio);
     target(&SLOT, c"dprintf")
 }
 
 extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    io::retire(fd, Reason::Stdio);
+    leave::retire(fd, Reason::Stdio);
     target(&SLOT, c"__dprintf_chk")
 }
 

@@ -14,7 +14,7 @@ use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported
 use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, fds, lifecycle, lock, poller, sleep, sleepers, tx, usercopy};
+use crate::{clock, fds, lock, poller, sleep, sleepers, tx, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{end, me, peer};
@@ -326,21 +326,12 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 pub const RESTART: isize = isize::MIN;
 
 /// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`).
+/// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
 ///
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
-pub unsafe fn recv(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> isize {
-    let mut asleep = false;
-    // SAFETY: the caller's obligation.
-    let r = unsafe { receive(ep, chan, fd, iov, n, flags, since, &mut asleep) };
-    if asleep {
-        lifecycle::awake(ep);
-    }
-    r
-}
-
 #[allow(clippy::too_many_arguments)]
-unsafe fn receive(
+pub unsafe fn recv(
     ep: Ep,
     chan: &Chan,
     mut fd: i32,

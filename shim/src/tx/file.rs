@@ -5,27 +5,18 @@ use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::signals::Runs;
-use crate::{clock, lifecycle, lifeline, usercopy};
+use crate::{clock, lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::{ring, syscall};
 
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
+/// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
 ///
 /// # Safety
 /// `off` is null or valid; a cancellation point; no lock held.
-pub unsafe fn sendfile(ep: Ep, chan: &Chan, out: i32, inp: i32, off: *mut i64, n: usize, since: Runs) -> Sent {
-    let mut asleep = false;
-    // SAFETY: the caller's obligation.
-    let r = unsafe { transmit_file(ep, chan, out, inp, off, n, since, &mut asleep) };
-    if asleep {
-        lifecycle::awake(ep);
-    }
-    r
-}
-
 #[allow(clippy::too_many_arguments)]
-unsafe fn transmit_file(
+pub unsafe fn sendfile(
     ep: Ep,
     chan: &Chan,
     mut out: i32,

@@ -13,7 +13,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, endpoint, lifecycle, lifeline, lock, sleep, sleepers, usercopy};
+use crate::{clock, endpoint, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use phase::{Turn, sides, turn, untold};
@@ -230,21 +230,12 @@ fn failed(e: i32, flags: i32) -> isize {
 }
 
 /// `send` and its kin on an attached endpoint.
+/// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
 ///
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point; no lock held.
-pub unsafe fn send(ep: Ep, chan: &Chan, fd: i32, iov: *const iovec, n: usize, flags: i32, since: Runs) -> Sent {
-    let mut asleep = false;
-    // SAFETY: the caller's obligation.
-    let r = unsafe { transmit(ep, chan, fd, iov, n, flags, since, &mut asleep) };
-    if asleep {
-        lifecycle::awake(ep);
-    }
-    r
-}
-
 #[allow(clippy::too_many_arguments)]
-unsafe fn transmit(
+pub unsafe fn send(
     ep: Ep,
     chan: &Chan,
     mut fd: i32,

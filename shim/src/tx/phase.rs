@@ -4,7 +4,7 @@ use super::tell_cork;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::lifeline::{self, ENDED};
-use crate::{attach, clock, endpoint, lock};
+use crate::{clock, endpoint, lock, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::Reason;
@@ -208,7 +208,7 @@ fn go_down(ep: Ep, chan: &Chan, fd: i32) {
         None
     } else if peer.gone.load(Relaxed) != 0 {
         Some(libc::EPIPE)
-    } else if peer.wr_shut.load(Acquire) == 0 && attach::peer_gone(ep, fd) {
+    } else if peer.wr_shut.load(Acquire) == 0 && peer::gone(ep, fd) {
         Some(libc::ECONNRESET)
     } else {
         None

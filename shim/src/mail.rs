@@ -1,18 +1,22 @@
 //! Letters between processes: knocks, channels, doorbells. See `rendezvous::message`.
 
-use super::{LOCK, MET, talk};
 use crate::channel::{self, Chan};
+use crate::lock::Lock;
 use crate::{clock, config, fds, poller};
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Incoming, SendError};
 use rendezvous::message::{MAX_FDS, Message, VERSION};
 use shmring::layout::{self, POLLERS, Role};
 use shmring::{sys, syscall};
 
-pub(super) static MAILBOX: AtomicI32 = AtomicI32::new(-1);
+/// Guards the mailbox, the steps of a rendezvous, and who sits in which slot; taken before the tokens of any connection,
+/// and before `channel::LOCK`.
+pub static LOCK: Lock = Lock::new();
 
-pub(super) static NAME: AtomicU64 = AtomicU64::new(0);
+static MAILBOX: AtomicI32 = AtomicI32::new(-1);
+
+static NAME: AtomicU64 = AtomicU64::new(0);
 
 /// Questions that were asked and not answered yet.
 struct Asked {
@@ -43,10 +47,10 @@ static WELCOMES: [Asked; 64] = [const { asked() }; 64];
 const KNOCK_AGAIN: u64 = 20_000_000;
 
 /// Time of a knock at a peer of another version: never again.
-pub(super) const REFUSED: u64 = u64::MAX / 2;
+pub const REFUSED: u64 = u64::MAX / 2;
 
 /// The child of a fork has a mailbox of its own, once it needs one.
-pub(super) fn after_fork_child() {
+pub fn after_fork_child() {
     fds::discard(&MAILBOX);
     NAME.store(0, Relaxed);
     for a in KNOCKS.iter().chain(&WELCOMES) {
@@ -62,7 +66,7 @@ fn random() -> u64 {
 }
 
 /// Our mailbox; opened at first use. 0 if there is none.
-pub(super) fn own_mailbox() -> u64 {
+pub fn own_mailbox() -> u64 {
     if NAME.load(Relaxed) == 0
         && crate::tls::tls().vfork.get() == 0
         && let Ok(m) = mailbox::open(|fd| fd)
@@ -76,7 +80,7 @@ pub(super) fn own_mailbox() -> u64 {
 }
 
 /// Knocks, unless that was done. `Some`: the time at which it was.
-pub(super) fn knock(peer: u64, uid: u32) -> Option<u64> {
+pub fn knock(peer: u64, uid: u32) -> Option<u64> {
     let now = clock::now();
     let mut place = None;
     for k in &KNOCKS {
@@ -132,7 +136,7 @@ pub fn poke(chan: &Chan) {
     }
 }
 
-pub(super) fn read_mailbox() {
+pub fn read_mailbox() {
     if NAME.load(Relaxed) == 0 {
         return;
     }
@@ -346,7 +350,7 @@ fn sweep() {
 }
 
 /// Sends the doorbell of poller `p` to the other side of `chan`.
-pub fn send_bell(chan: &Chan, p: usize) -> bool {
+fn send_bell(chan: &Chan, p: usize) -> bool {
     let m = Message::Doorbell {
         from: NAME.load(Relaxed),
         channel: chan.id.load(Relaxed),
@@ -354,4 +358,32 @@ pub fn send_bell(chan: &Chan, p: usize) -> bool {
         pollers: 1 << p,
     };
     mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[poller::bell(p)]).is_ok()
+}
+
+/// Makes sure that the peer has the doorbell of poller `p`. False: it does not, sleep in bounded steps.
+pub fn tell(chan: &Chan, p: usize) -> bool {
+    if chan.told.load(Relaxed) & (1 << p) != 0 {
+        return true;
+    }
+    let sent = send_bell(chan, p);
+    if sent {
+        chan.told.fetch_or(1 << p, Relaxed);
+    }
+    sent
+}
+
+/// Another process has knocked: some of our peers take part, however long they need.
+pub static MET: AtomicBool = AtomicBool::new(false);
+
+/// Until when (monotonic, nanoseconds) every connection takes steps more often: somebody was written to, or has written.
+static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+fn talk() {
+    const LENGTH: u64 = 500_000_000;
+    TALK_UNTIL.store(clock::now() + LENGTH, Relaxed);
+}
+
+pub fn talking() -> bool {
+    let until = TALK_UNTIL.load(Relaxed);
+    until != 0 && clock::now() < until
 }

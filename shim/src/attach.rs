@@ -15,41 +15,17 @@
 //!                          <- attach; READY
 //! ```
 
-mod mail;
-
-pub use mail::{collect, mailbox, new_memory, poke, send_bell};
-
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
-use crate::lock::{Held, Lock};
-use crate::{bypass, clock, config, epoll, family, fds, lifeline, rx, signals};
+use crate::mail::{LOCK, MET, REFUSED, knock, own_mailbox, read_mailbox, talking};
+use crate::peer::{DIAG, REGISTRY};
+use crate::slots::{detach, free_slot, give_up, offer};
+use crate::{bypass, config, epoll, family, fds, lifeline, mail, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU64};
-use mail::{REFUSED, knock, own_mailbox, read_mailbox};
 use rendezvous::Tuple;
-use rendezvous::diag::{self, Cache, Miss};
-use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
+use rendezvous::diag::{self, Miss};
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Role, SLOTS};
-
-static REGISTRY: Registry = Registry::new(fds::place);
-
-static DIAG: Cache = Cache::new(fds::place);
-
-/// Guards everything in this file; taken before `channel::LOCK`.
-static LOCK: Lock = Lock::new();
-
-/// Opens the registry's directory; from the constructor, before the program can `chroot`.
-pub fn init() {
-    let (dir, shared) = match config::dir() {
-        Some(d) => (d, true),
-        None => (DEFAULT_DIRECTORY, false),
-    };
-    if let Err(e) = REGISTRY.configure(dir, shared) {
-        family::disable(Reason::NoRegistry);
-        crate::log!(Warn, "registry in {}: {}; connections stay on the kernel", dir.to_str().unwrap_or("?"), e.text());
-    }
-}
 
 /// A fork must not see a connection half attached: this thread keeps everybody out until it has happened.
 pub fn before_fork() {
@@ -87,9 +63,6 @@ const PATIENCE: u32 = 64;
 /// A peer that has answered this often, in as many operations of its own, would have taken part by now.
 const ANSWERS: u32 = 256;
 
-/// Another process has knocked: some of our peers take part, however long they need.
-static MET: AtomicBool = AtomicBool::new(false);
-
 /// Something was sent natively.
 #[inline]
 pub fn note_sent(ep: Ep) {
@@ -121,19 +94,6 @@ const FIRST: [u32; 2] = [6, 8];
 fn due(n: u32, acceptor: bool) -> bool {
     n >= FIRST[usize::from(acceptor)]
         && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(16) && talking()))
-}
-
-/// Until when (monotonic, nanoseconds) every connection takes steps more often: somebody was written to, or has written.
-static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
-
-fn talk() {
-    const LENGTH: u64 = 500_000_000;
-    TALK_UNTIL.store(clock::now() + LENGTH, Relaxed);
-}
-
-fn talking() -> bool {
-    let until = TALK_UNTIL.load(Relaxed);
-    until != 0 && clock::now() < until
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
@@ -338,113 +298,6 @@ fn acceptor(ep: Ep, fd: i32) {
     }
 }
 
-/// A slot that neither side uses. With `LOCK` held, as for all that frees slots.
-fn free_slot(chan: &Chan) -> Option<usize> {
-    if chan.used.load(Relaxed) == u64::MAX {
-        for s in 0..SLOTS {
-            let side = &chan.slot(s).side;
-            // Seated and yet gone: by a process that we forked, to which we left it.
-            let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
-            if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
-                chan.used.fetch_and(!(1 << s), Relaxed);
-            }
-        }
-    }
-    let s = (!chan.used.load(Relaxed)).trailing_zeros() as usize;
-    (s < SLOTS).then_some(s)
-}
-
-fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
-    chan.used.fetch_or(1 << slot, Relaxed);
-    // Nobody uses the slot: what its last connection touched goes back to the system.
-    chan.trim(slot, 0);
-    chan.trim(slot, 1);
-    let h = chan.slot(slot);
-    for i in 0..2 {
-        let s = &h.side[i];
-        for w in [
-            &s.pollers,
-            &s.up,
-            &s.down,
-            &s.rewind,
-            &s.echo,
-            &h.producer[i].tail,
-            &h.producer[i].base,
-            &h.consumer[i].head,
-        ] {
-            w.store(0, Relaxed);
-        }
-        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
-            w.store(0, Relaxed);
-        }
-    }
-    let l = ep.local();
-    let o = &chan.offers()[slot];
-    o.connector.store(l.peer_cookie.load(Relaxed), Relaxed);
-    o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
-    // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
-    chan.seat(slot, Some(ep));
-    o.slot.store(slot as u32 + 1, Release);
-    l.chan.store(chan.place(), Relaxed);
-    l.offered.store(slot as u32 + 1, Relaxed);
-}
-
-/// Keeps a connection on the kernel for good, unless it is attached. What was offered for it is taken back, if not now
-/// then when it is closed.
-pub fn give_up(ep: Ep, why: Reason) {
-    ep.pin(why);
-    if ep.local().offered.load(Relaxed) != 0
-        && let Some(held) = LOCK.try_lock()
-    {
-        // Another thread may have closed it meanwhile, and the record be somebody else's.
-        if ep.state() == State::Pinned {
-            withdraw(ep);
-        }
-        held.release();
-    }
-}
-
-/// This process closes the connection: an offer that was not taken up is void.
-pub fn closing(ep: Ep) {
-    if ep.local().offered.load(Relaxed) != 0 {
-        let held = LOCK.lock();
-        if ep.state() != State::Attached {
-            withdraw(ep);
-        }
-        held.release();
-    }
-}
-
-/// Nobody holds the connection any more, and no thread attaches it from now on; one that is about to is done first.
-pub fn bar(ep: Ep) {
-    // In this order: it goes from the one to the other.
-    for from in [State::Idle, State::Eligible] {
-        if ep.state.compare_exchange(from as u32, State::Pinned as u32, SeqCst, Relaxed).is_ok() {
-            break;
-        }
-    }
-    // Who attaches or offers takes the lock and looks at the state, in this order (`step`).
-    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed) != 0;
-    if ep.state() != State::Attached && may_be_offered() {
-        let held = LOCK.lock();
-        withdraw(ep);
-        held.release();
-    }
-}
-
-/// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
-fn withdraw(ep: Ep) {
-    let l = ep.local();
-    let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
-    let Some(chan) = ep.chan() else { return };
-    l.chan.store(0, Relaxed);
-    // A connector that has already taken it gives it back itself.
-    if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
-        chan.used.fetch_and(!(1 << slot), Relaxed);
-    }
-    chan.unseat(slot, ep);
-}
-
 fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
     signals::arm_faults();
@@ -498,49 +351,4 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     l.chan.store(chan.place(), Release);
     chan.seat(slot, Some(ep));
     ep.state.store(State::Attached as u32, Release);
-}
-
-/// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
-pub fn lock() -> Held<'static> {
-    LOCK.lock()
-}
-
-/// The last holder in this process's family is gone: gives the slot back. With [`lock`] held.
-pub fn detach(ep: Ep, chan: &Chan) {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
-    let peer_gone = || h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
-    let trim = || {
-        // Nobody else uses the slot; it is not offered again before we are gone, too.
-        chan.trim(slot, 0);
-        chan.trim(slot, 1);
-    };
-    if chan.role() == Role::Connector {
-        if peer_gone() {
-            trim();
-        }
-        chan.used.fetch_and(!(1 << slot), Relaxed);
-        chan.unseat(slot, ep);
-        // Last: it may be offered to this process again at once.
-        h.side[Role::Connector as usize].gone.store(1, Release);
-        return;
-    }
-    h.side[Role::Acceptor as usize].gone.store(1, Release);
-    if peer_gone() {
-        trim();
-        chan.used.fetch_and(!(1 << slot), Relaxed);
-    }
-    chan.unseat(slot, ep);
-}
-
-/// Whether the kernel says that the socket at the other end has no owner any more.
-pub fn peer_gone(ep: Ep, fd: i32) -> bool {
-    match Tuple::of(fd, true) {
-        Ok(t) => match ep.local().peer_cookie.load(Relaxed) {
-            0 => true,
-            cookie => diag::gone(&DIAG, &t, cookie),
-        },
-        // Not connected any more: reset.
-        Err(_) => true,
-    }
 }

@@ -1,0 +1,39 @@
+//! What the registry and the kernel know about the other end of a connection. See `rendezvous`.
+
+use crate::endpoint::Ep;
+use crate::{config, fds};
+use core::sync::atomic::Ordering::Relaxed;
+use rendezvous::Tuple;
+use rendezvous::diag::{self, Cache};
+use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
+
+/// Who takes part, as their users' processes have published it.
+pub static REGISTRY: Registry = Registry::new(fds::place);
+
+/// The kernel's answers to socket diagnostics.
+pub static DIAG: Cache = Cache::new(fds::place);
+
+/// Opens the registry's directory, before the program can `chroot`. False: there is none.
+pub fn open() -> bool {
+    let (dir, shared) = match config::dir() {
+        Some(d) => (d, true),
+        None => (DEFAULT_DIRECTORY, false),
+    };
+    let opened = REGISTRY.configure(dir, shared);
+    if let Err(e) = &opened {
+        crate::log!(Warn, "registry in {}: {}; connections stay on the kernel", dir.to_str().unwrap_or("?"), e.text());
+    }
+    opened.is_ok()
+}
+
+/// Whether the kernel says that the socket at the other end has no owner any more.
+pub fn gone(ep: Ep, fd: i32) -> bool {
+    match Tuple::of(fd, true) {
+        Ok(t) => match ep.local().peer_cookie.load(Relaxed) {
+            0 => true,
+            cookie => diag::gone(&DIAG, &t, cookie),
+        },
+        // Not connected any more: reset.
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,150 @@
+//! Which connection sits in which slot of a channel: offers, and what becomes of a slot when its connection ends.
+
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::lock::Held;
+use crate::mail::LOCK;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use shmring::family::{Reason, State};
+use shmring::layout::{Role, SLOTS};
+
+/// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
+pub fn lock() -> Held<'static> {
+    LOCK.lock()
+}
+
+/// A slot that neither side uses. With `LOCK` held, as for all that frees slots.
+pub fn free_slot(chan: &Chan) -> Option<usize> {
+    if chan.used.load(Relaxed) == u64::MAX {
+        for s in 0..SLOTS {
+            let side = &chan.slot(s).side;
+            // Seated and yet gone: by a process that we forked, to which we left it.
+            let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
+            if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
+                chan.used.fetch_and(!(1 << s), Relaxed);
+            }
+        }
+    }
+    let s = (!chan.used.load(Relaxed)).trailing_zeros() as usize;
+    (s < SLOTS).then_some(s)
+}
+
+/// Offers `slot` to the peer for `ep`. With `LOCK` held.
+pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
+    chan.used.fetch_or(1 << slot, Relaxed);
+    // Nobody uses the slot: what its last connection touched goes back to the system.
+    chan.trim(slot, 0);
+    chan.trim(slot, 1);
+    let h = chan.slot(slot);
+    for i in 0..2 {
+        let s = &h.side[i];
+        for w in [
+            &s.pollers,
+            &s.up,
+            &s.down,
+            &s.rewind,
+            &s.echo,
+            &h.producer[i].tail,
+            &h.producer[i].base,
+            &h.consumer[i].head,
+        ] {
+            w.store(0, Relaxed);
+        }
+        for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
+            w.store(0, Relaxed);
+        }
+    }
+    let l = ep.local();
+    let o = &chan.offers()[slot];
+    o.connector.store(l.peer_cookie.load(Relaxed), Relaxed);
+    o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
+    // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
+    chan.seat(slot, Some(ep));
+    o.slot.store(slot as u32 + 1, Release);
+    l.chan.store(chan.place(), Relaxed);
+    l.offered.store(slot as u32 + 1, Relaxed);
+}
+
+/// Keeps a connection on the kernel for good, unless it is attached. What was offered for it is taken back, if not now
+/// then when it is closed.
+pub fn give_up(ep: Ep, why: Reason) {
+    ep.pin(why);
+    if ep.local().offered.load(Relaxed) != 0
+        && let Some(held) = LOCK.try_lock()
+    {
+        // Another thread may have closed it meanwhile, and the record be somebody else's.
+        if ep.state() == State::Pinned {
+            withdraw(ep);
+        }
+        held.release();
+    }
+}
+
+/// This process closes the connection: an offer that was not taken up is void.
+pub fn closing(ep: Ep) {
+    if ep.local().offered.load(Relaxed) != 0 {
+        let held = LOCK.lock();
+        if ep.state() != State::Attached {
+            withdraw(ep);
+        }
+        held.release();
+    }
+}
+
+/// Nobody holds the connection any more, and no thread attaches it from now on; one that is about to is done first.
+pub fn bar(ep: Ep) {
+    // In this order: it goes from the one to the other.
+    for from in [State::Idle, State::Eligible] {
+        if ep.state.compare_exchange(from as u32, State::Pinned as u32, SeqCst, Relaxed).is_ok() {
+            break;
+        }
+    }
+    // Who attaches or offers takes the lock and looks at the state, in this order (`step`).
+    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed) != 0;
+    if ep.state() != State::Attached && may_be_offered() {
+        let held = LOCK.lock();
+        withdraw(ep);
+        held.release();
+    }
+}
+
+/// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
+fn withdraw(ep: Ep) {
+    let l = ep.local();
+    let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
+    let Some(chan) = ep.chan() else { return };
+    l.chan.store(0, Relaxed);
+    // A connector that has already taken it gives it back itself.
+    if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
+        chan.used.fetch_and(!(1 << slot), Relaxed);
+    }
+    chan.unseat(slot, ep);
+}
+
+/// The last holder in this process's family is gone: gives the slot back. With [`lock`] held.
+pub fn detach(ep: Ep, chan: &Chan) {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    let peer_gone = || h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
+    let trim = || {
+        // Nobody else uses the slot; it is not offered again before we are gone, too.
+        chan.trim(slot, 0);
+        chan.trim(slot, 1);
+    };
+    if chan.role() == Role::Connector {
+        if peer_gone() {
+            trim();
+        }
+        chan.used.fetch_and(!(1 << slot), Relaxed);
+        chan.unseat(slot, ep);
+        // Last: it may be offered to this process again at once.
+        h.side[Role::Connector as usize].gone.store(1, Release);
+        return;
+    }
+    h.side[Role::Acceptor as usize].gone.store(1, Release);
+    if peer_gone() {
+        trim();
+        chan.used.fetch_and(!(1 << slot), Relaxed);
+    }
+    chan.unseat(slot, ep);
+}
