@@ -328,7 +328,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         chan.id.load(Relaxed),
         chan.role()
     );
-    epoll::attached(ep, chan, slot);
+    epoll::attached(ep, chan);
     rx::make_ready(ep, chan);
 }
 

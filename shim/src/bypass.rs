@@ -10,7 +10,7 @@ use crate::fds::{self, Kind};
 use crate::{clock, config, epoll, family, leave};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use libc::dirent64;
 use shmring::family::Reason;
 use shmring::{sys, syscall};
@@ -26,12 +26,6 @@ pub fn by(why: Reason) {
     }
 }
 
-/// libc has made an epoll set that culvert has no room for: it cannot be told from others any more.
-pub fn lose_track() {
-    LOST.store(true, Relaxed);
-}
-
-static LOST: AtomicBool = AtomicBool::new(false);
 /// Why this process attaches nothing any more ([`Reason`]); 0 = it does.
 static FOUND: AtomicU32 = AtomicU32::new(0);
 
@@ -52,7 +46,7 @@ pub fn suspected(ep: Ep) -> bool {
     /// A set that another thread is making or closing through libc looks the same, for less than a microsecond.
     const SURE: u32 = 8;
     const STOP_US: u64 = 1000;
-    if LOST.load(Relaxed) {
+    if epoll::lost_track() {
         return false;
     }
     if let Some(why) = Reason::from_u32(FOUND.load(Relaxed)).filter(|&why| why != Reason::None) {

@@ -4,7 +4,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, config, endpoint, fds, leave, lifecycle, lifeline, real, signals, slots};
+use crate::{attach, closing, config, endpoint, fds, leave, lifeline, real, signals, slots};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
@@ -79,7 +79,7 @@ fn lifeline_send(ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
 #[inline(always)]
 fn awake(ep: Ep, asleep: bool) {
     if asleep {
-        lifecycle::awake(ep);
+        closing::awake(ep);
     }
 }
 

@@ -7,7 +7,7 @@
 //! sleep          spin, arm, sleep (spin, poller, sleepers, clock)
 //! epoll, poll    readiness for the program's own waits
 //! attach         how a connection gets its slot in a channel (peer, mail, slots); leave: how it goes back
-//! lifecycle      descriptors and processes coming and going
+//! descriptors    made, duplicated, closed (closing); processes: fork, exec, exit
 //! bypass         programs that use descriptors without libc
 //! ```
 //! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static
@@ -20,7 +20,9 @@ mod buffers;
 mod bypass;
 mod channel;
 mod clock;
+mod closing;
 mod config;
+mod descriptors;
 mod endpoint;
 mod epoll;
 mod exports;
@@ -29,7 +31,6 @@ mod fds;
 mod handoff;
 mod io;
 mod leave;
-mod lifecycle;
 mod lifeline;
 mod lock;
 mod log;
@@ -39,6 +40,7 @@ mod options;
 mod peer;
 mod poll;
 mod poller;
+mod processes;
 mod readiness;
 mod real;
 mod rx;
@@ -78,9 +80,9 @@ extern "C" fn start() {
     // SAFETY: registers functions of this library, which is never unloaded (-z nodelete).
     unsafe {
         __register_atfork(
-            Some(lifecycle::fork_prepare),
-            Some(lifecycle::fork_parent),
-            Some(lifecycle::fork_child),
+            Some(processes::fork_prepare),
+            Some(processes::fork_parent),
+            Some(processes::fork_child),
             core::ptr::null_mut(),
         )
     };
@@ -88,7 +90,7 @@ extern "C" fn start() {
 
 /// Run at `exit`.
 extern "C" fn end() {
-    lifecycle::leaving();
+    processes::leaving();
 }
 
 #[used]

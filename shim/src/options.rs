@@ -2,7 +2,7 @@
 //! other request about the socket moves it to the kernel first.
 
 use crate::endpoint::Ep;
-use crate::{endpoint, fds, leave, lifecycle, lifeline, real, rx, tx, usercopy};
+use crate::{descriptors, endpoint, fds, leave, lifeline, real, rx, tx, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{Reason, State};
@@ -219,16 +219,7 @@ pub unsafe fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
     // SAFETY: the caller's obligation.
     let r = unsafe { real::fcntl(fd, cmd, arg) };
     if r >= 0 && (cmd == libc::F_DUPFD || cmd == libc::F_DUPFD_CLOEXEC) {
-        lifecycle::duplicated(fd, r);
+        descriptors::duplicated(fd, r);
     }
     r
-}
-
-/// `sockatmark`: out-of-band data never travels on a ring, so the kernel knows.
-///
-/// # Safety
-/// As libc's.
-pub unsafe fn sockatmark(fd: c_int) -> c_int {
-    // SAFETY: the caller's obligation.
-    unsafe { real::sockatmark(fd) }
 }

@@ -19,9 +19,8 @@ pub use wait::wait;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{bypass, real};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use libc::{c_int, epoll_event};
 use set::{LEFT, TABLE, TAGGED, each, unlink};
 use shmring::layout::POLLERS;
@@ -60,7 +59,6 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 
 /// `epoll_create1` succeeded.
 pub fn created(fd: c_int) {
-    crate::lifecycle::created(fd);
     // Calls that do not pass here may look at it.
     let unseen = crate::family::is_bypassed();
     if fd < 0 || unseen || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
@@ -70,11 +68,11 @@ pub fn created(fd: c_int) {
     let fresh = TABLE.iter().position(|s| take(s, 0));
     // One that was left to other processes, which are gone.
     let set = fresh.or_else(|| TABLE.iter().position(|s| s.used.load(Relaxed) == LEFT && !s.shared() && take(s, LEFT)));
-    let Some(i) = set else { return bypass::lose_track() };
+    let Some(i) = set else { return lose_track() };
     let s = &TABLE[i];
     if !s.ensure() {
         s.used.store(0, Release);
-        return bypass::lose_track();
+        return lose_track();
     }
     if fresh.is_none() {
         s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
@@ -88,15 +86,16 @@ pub fn created(fd: c_int) {
     fds::set(fd, Kind::Epoll(i));
 }
 
-/// `epoll_create1`.
-///
-/// # Safety
-/// As libc's.
-pub unsafe fn create1(flags: c_int) -> c_int {
-    // SAFETY: the caller's obligation.
-    let fd = unsafe { real::epoll_create1(flags) };
-    created(fd);
-    fd
+/// libc has made an epoll set that there is no room for: it cannot be told from others any more.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+fn lose_track() {
+    LOST.store(true, Relaxed);
+}
+
+/// Whether libc has made an epoll set that is not known here.
+pub fn lost_track() -> bool {
+    LOST.load(Relaxed)
 }
 
 /// Another descriptor for set `i`.
@@ -181,7 +180,7 @@ pub fn after_fork_child() {
 }
 
 /// An endpoint was attached: its watches become ours.
-pub fn attached(ep: Ep, chan: &'static Chan, _slot: usize) {
+pub fn attached(ep: Ep, chan: &'static Chan) {
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
         let Some(epfd) = s.epfd() else { return };

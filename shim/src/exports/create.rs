@@ -2,7 +2,7 @@
 //! (`fclose`, the resolver), so a number that comes back from here may still have an entry in the table of
 //! descriptors: each creator resets it.
 
-use crate::{leave, lifecycle, real};
+use crate::{descriptors, leave, real};
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use libc::{DIR, FILE, mode_t, mq_attr, mqd_t, pid_t, sigset_t, termios, winsize};
 use shmring::family::Reason;
@@ -13,7 +13,7 @@ macro_rules! creators {
         $(#[$m])*
         fn $name($($a: $t),*) -> c_int {
             let fd = real::$libc($($a),*);
-            lifecycle::created(fd);
+            descriptors::created(fd);
             fd
         }
     )*}};
@@ -26,7 +26,7 @@ macro_rules! streams {
         fn $name($($a: $t),*) -> *mut FILE {
             let f = real::$name($($a),*);
             if !f.is_null() {
-                lifecycle::created(libc::fileno(f));
+                descriptors::created(libc::fileno(f));
             }
             f
         }
@@ -102,7 +102,7 @@ hooks! {
         reopening(f);
         let f = real::freopen(p, mode, f);
         if !f.is_null() {
-            lifecycle::created(libc::fileno(f));
+            descriptors::created(libc::fileno(f));
         }
         f
     }
@@ -110,14 +110,14 @@ hooks! {
         reopening(f);
         let f = real::freopen64(p, mode, f);
         if !f.is_null() {
-            lifecycle::created(libc::fileno(f));
+            descriptors::created(libc::fileno(f));
         }
         f
     }
     fn opendir(p: *const c_char) -> *mut DIR {
         let d = real::opendir(p);
         if !d.is_null() {
-            lifecycle::created(libc::dirfd(d));
+            descriptors::created(libc::dirfd(d));
         }
         d
     }
@@ -125,15 +125,15 @@ hooks! {
     fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
         let r = real::signalfd(fd, mask, flags);
         if fd == -1 {
-            lifecycle::created(r);
+            descriptors::created(r);
         }
         r
     }
     fn pipe(p: *mut c_int) -> c_int {
         let r = real::pipe(p);
         if r == 0 {
-            lifecycle::created(*p);
-            lifecycle::created(*p.add(1));
+            descriptors::created(*p);
+            descriptors::created(*p.add(1));
         }
         r
     }
@@ -142,16 +142,16 @@ hooks! {
     fn pipe2(p: *mut c_int, flags: c_int) -> c_int {
         let r = real::pipe2(p, flags);
         if r == 0 {
-            lifecycle::created(*p);
-            lifecycle::created(*p.add(1));
+            descriptors::created(*p);
+            descriptors::created(*p.add(1));
         }
         r
     }
     fn openpty(main: *mut c_int, sub: *mut c_int, name: *mut c_char, t: *const termios, w: *const winsize) -> c_int {
         let r = real::openpty(main, sub, name, t, w);
         if r == 0 {
-            lifecycle::created(*main);
-            lifecycle::created(*sub);
+            descriptors::created(*main);
+            descriptors::created(*sub);
         }
         r
     }
@@ -170,7 +170,7 @@ hooks! {
         if pid == 0 {
             standard_streams_replaced();
         } else if pid > 0 {
-            lifecycle::created(fd);
+            descriptors::created(fd);
         }
         if pid >= 0 {
             *main = fd;
@@ -191,6 +191,6 @@ hooks! {
 /// libc has put other files on descriptors 0 to 2.
 fn standard_streams_replaced() {
     for fd in 0..3 {
-        lifecycle::created(fd);
+        descriptors::created(fd);
     }
 }

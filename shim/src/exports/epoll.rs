@@ -1,7 +1,7 @@
 //! epoll.
 
 use super::{bad, millis, nanos};
-use crate::{epoll, real};
+use crate::{descriptors, epoll, real};
 use core::ffi::c_int;
 use core::ptr::null;
 use libc::{epoll_event, sigset_t, timespec};
@@ -17,9 +17,9 @@ fn refused(ev: *mut epoll_event, max: c_int) -> bool {
 hooks! {
     /// The size is a hint that must be positive (epoll_create(2)).
     fn epoll_create(n: c_int) -> c_int {
-        if n <= 0 { real::epoll_create(n) } else { epoll::create1(0) }
+        if n <= 0 { real::epoll_create(n) } else { descriptors::epoll_create1(0) }
     }
-    fn epoll_create1(flags: c_int) -> c_int { epoll::create1(flags) }
+    fn epoll_create1(flags: c_int) -> c_int { descriptors::epoll_create1(flags) }
     fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
         if op != libc::EPOLL_CTL_DEL && bad(ev) {
             return real::epoll_ctl(ep, op, fd, ev);

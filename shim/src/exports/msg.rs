@@ -2,7 +2,7 @@
 
 use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
 use crate::fds::{self, Kind};
-use crate::{clock, epoll, io, leave, lifecycle, real};
+use crate::{clock, descriptors, epoll, io, leave, real};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -65,7 +65,7 @@ unsafe fn arrived(m: &msghdr) {
     // SAFETY: the kernel wrote this control data.
     unsafe {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
-            if kind == libc::SCM_RIGHTS { lifecycle::received(fd) } else { lifecycle::created(fd) }
+            if kind == libc::SCM_RIGHTS { descriptors::received(fd) } else { descriptors::created(fd) }
         });
     }
 }

@@ -24,12 +24,8 @@ hooks! {
         }
         options::ioctl(fd, req, arg)
     }
-    fn sockatmark(fd: c_int) -> c_int {
-        if !fds::tracked(fd) {
-            return real::sockatmark(fd);
-        }
-        options::sockatmark(fd)
-    }
+    /// Out-of-band data never travels on a ring, so the kernel knows.
+    fn sockatmark(fd: c_int) -> c_int { real::sockatmark(fd) }
     /// Variadic in C; as for `ioctl`. Duplicating always passes through the table of descriptors: an
     /// epoll set or a pinned socket has an entry there too.
     fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {

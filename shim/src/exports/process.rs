@@ -6,7 +6,7 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
-use crate::{lifecycle, real};
+use crate::{descriptors, processes, real};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
 use shmring::syscall;
@@ -23,7 +23,7 @@ struct Start {
 }
 
 unsafe extern "C-unwind" fn child(start: *mut c_void) -> c_int {
-    lifecycle::fork_child();
+    processes::fork_child();
     // SAFETY: `clone` below passes a `Start` that outlives the call, and of which this process has a copy.
     let s = unsafe { &*start.cast::<Start>() };
     // SAFETY: the program's own function and argument.
@@ -41,7 +41,7 @@ fn end(code: c_int) -> ! {
 /// Runs `exec` between what must be done before it and, if it fails, after it.
 unsafe fn exec(env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: the caller's obligation.
-    let passed = unsafe { lifecycle::before_exec(env) };
+    let passed = unsafe { processes::before_exec(env) };
     let r = exec();
     passed.take_back();
     r
@@ -69,31 +69,31 @@ hooks! {
 
     fn posix_spawn(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
         at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
-        lifecycle::before_spawn();
+        processes::before_spawn();
         real::posix_spawn(pid, p, f, at, a, e)
     }
     fn posix_spawnp(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
         at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
-        lifecycle::before_spawn();
+        processes::before_spawn();
         real::posix_spawnp(pid, p, f, at, a, e)
     }
     /// The child will hold `old` under another number, also if `old` itself closes on exec.
     fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int {
-        lifecycle::handing_on(old);
+        descriptors::handing_on(old);
         real::posix_spawn_file_actions_adddup2(f, old, new)
     }
     fn system(command: *const c_char) -> c_int {
         // A null pointer asks whether there is a shell.
         if !command.is_null() {
-            lifecycle::before_spawn();
+            processes::before_spawn();
         }
         real::system(command)
     }
     fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
-        lifecycle::before_spawn();
+        processes::before_spawn();
         let f = real::popen(command, mode);
         if !f.is_null() {
-            lifecycle::created(libc::fileno(f));
+            descriptors::created(libc::fileno(f));
         }
         f
     }
@@ -101,14 +101,14 @@ hooks! {
     fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE { popen(command, mode) }
     /// `popen` into a stream that exists.
     fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
-        lifecycle::before_spawn();
+        processes::before_spawn();
         real::_IO_proc_open(f, command, mode)
     }
 
     fn _Fork() -> pid_t {
-        lifecycle::fork_prepare();
+        processes::fork_prepare();
         let pid = real::_Fork();
-        if pid == 0 { lifecycle::fork_child() } else { lifecycle::fork_parent() }
+        if pid == 0 { processes::fork_child() } else { processes::fork_parent() }
         pid
     }
     /// Variadic in C; the last three travel where fixed arguments do. Without `CLONE_VM` it is a fork. With
@@ -118,15 +118,15 @@ hooks! {
         ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int {
         if flags & libc::CLONE_VM == 0 {
             let start = Start { main, arg };
-            lifecycle::fork_prepare();
+            processes::fork_prepare();
             let r = real::clone(child, stack, flags, (&raw const start).cast_mut().cast(), ptid, tls, ctid);
-            lifecycle::fork_parent();
+            processes::fork_parent();
             return r;
         }
         if flags & libc::CLONE_VFORK != 0 {
-            lifecycle::before_vfork();
+            processes::before_vfork();
             let r = real::clone(main, stack, flags, arg, ptid, tls, ctid);
-            lifecycle::after_vfork_parent();
+            processes::after_vfork_parent();
             return r;
         }
         real::clone(main, stack, flags, arg, ptid, tls, ctid)
@@ -139,16 +139,16 @@ hooks! {
     }
 
     fn _exit(code: c_int) -> ! {
-        lifecycle::leaving();
+        processes::leaving();
         end(code)
     }
     fn _Exit(code: c_int) -> ! {
-        lifecycle::leaving();
+        processes::leaving();
         end(code)
     }
     /// The handlers of `at_quick_exit` run after we have been told, and may still use connections.
     fn quick_exit(code: c_int) -> ! {
-        lifecycle::leaving();
+        processes::leaving();
         real::quick_exit(code);
         end(code)
     }
@@ -157,7 +157,7 @@ hooks! {
     /// address it is a question whether the kernel knows filters (EFAULT).
     fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
         if op == libc::PR_SET_SECCOMP && (a as u32 != libc::SECCOMP_MODE_FILTER || b != 0) {
-            lifecycle::seccomp();
+            processes::seccomp();
         }
         real::prctl(op, a as usize, b as usize, c as usize, d as usize)
     }

@@ -6,7 +6,7 @@
 
 use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, poll};
 use crate::poll as waiting;
-use crate::{epoll, fds, lifecycle, options, real};
+use crate::{descriptors, fds, options, processes, real};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use libc::{clone_args, sigset_t, timespec};
@@ -57,13 +57,13 @@ unsafe fn write_left(t: *mut timespec, timeout: Option<u64>, left: u64) {
 /// # Safety
 /// As the system call's.
 unsafe fn forking(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> c_long {
-    lifecycle::fork_prepare();
+    processes::fork_prepare();
     // SAFETY: the caller's obligation.
     let r = unsafe { syscall!(nr, a, b, c, d, e) };
     if r == 0 {
-        lifecycle::fork_child()
+        processes::fork_child()
     } else {
-        lifecycle::fork_parent()
+        processes::fork_parent()
     }
     real::ret(r) as c_long
 }
@@ -129,7 +129,7 @@ hooks! {
             libc::SYS_pidfd_getfd => fd::pidfd_getfd(ai, bi, c as c_uint) as c_long,
 
             libc::SYS_epoll_create => super::epoll::epoll_create(ai) as c_long,
-            libc::SYS_epoll_create1 => epoll::create1(ai) as c_long,
+            libc::SYS_epoll_create1 => descriptors::epoll_create1(ai) as c_long,
             libc::SYS_epoll_ctl => super::epoll::epoll_ctl(ai, bi, ci, d as _) as c_long,
             libc::SYS_epoll_wait => super::epoll::epoll_wait(ai, b as _, ci, di) as c_long,
             libc::SYS_epoll_pwait if mask_ok(e as _, f) => {
@@ -184,7 +184,7 @@ hooks! {
 
             libc::SYS_execve | libc::SYS_execveat => {
                 // SAFETY: the program's environment for the next image, as execve will read it.
-                let passed = unsafe { lifecycle::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
+                let passed = unsafe { processes::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
                 let r = native();
                 passed.take_back();
                 r
@@ -193,13 +193,13 @@ hooks! {
             libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),
             libc::SYS_clone3 if clone3_forks(a as _, b) => forking(nr, a, b, 0, 0, 0),
             libc::SYS_exit_group => {
-                lifecycle::leaving();
+                processes::leaving();
                 native()
             }
             libc::SYS_seccomp => {
                 // As for prctl; the other operations ask what filters can do.
                 if ai as u32 == libc::SECCOMP_SET_MODE_STRICT || ai as u32 == libc::SECCOMP_SET_MODE_FILTER && c != 0 {
-                    lifecycle::seccomp();
+                    processes::seccomp();
                 }
                 native()
             }
@@ -225,13 +225,13 @@ hooks! {
             | libc::SYS_fanotify_init | libc::SYS_memfd_create | libc::SYS_memfd_secret | libc::SYS_pidfd_open
             | libc::SYS_userfaultfd | libc::SYS_perf_event_open | libc::SYS_mq_open => {
                 let r = native();
-                lifecycle::created(r as c_int);
+                descriptors::created(r as c_int);
                 r
             }
             libc::SYS_signalfd | libc::SYS_signalfd4 => {
                 let r = native();
                 if ai == -1 {
-                    lifecycle::created(r as c_int);
+                    descriptors::created(r as c_int);
                 }
                 r
             }

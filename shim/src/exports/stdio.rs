@@ -2,7 +2,7 @@
 //! to the kernel first. `dprintf` is variadic and may be given floating-point values, which
 //! [`super::trampoline`] hands on in their registers.
 
-use crate::{leave, lifecycle, real};
+use crate::{descriptors, leave, real};
 use core::ffi::{c_char, c_int, c_void};
 use libc::FILE;
 use shmring::family::Reason;
@@ -19,7 +19,7 @@ hooks! {
         if !f.is_null() {
             let saved = real::errno();
             // A closed or memory stream answers -1, which is nobody's.
-            lifecycle::created(libc::fileno(f));
+            descriptors::created(libc::fileno(f));
             real::set_errno(saved);
         }
         real::fclose(f)

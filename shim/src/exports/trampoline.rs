@@ -1,7 +1,7 @@
 //! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
-use crate::{bypass, config, leave, lifecycle, real};
+use crate::{bypass, config, leave, processes, real};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -108,21 +108,21 @@ extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
 extern "C" fn before_execl() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: null stands for the environment of this process.
-    unsafe { lifecycle::before_exec(core::ptr::null()) };
+    unsafe { processes::before_exec(core::ptr::null()) };
     target(&SLOT, c"execl")
 }
 
 extern "C" fn before_execle() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: null stands for the environment of this process.
-    unsafe { lifecycle::before_exec(core::ptr::null()) };
+    unsafe { processes::before_exec(core::ptr::null()) };
     target(&SLOT, c"execle")
 }
 
 extern "C" fn before_execlp() -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
     // SAFETY: null stands for the environment of this process.
-    unsafe { lifecycle::before_exec(core::ptr::null()) };
+    unsafe { processes::before_exec(core::ptr::null()) };
     target(&SLOT, c"execlp")
 }
 
@@ -229,11 +229,11 @@ macro_rules! vforks {
 vforks! { vfork __vfork }
 
 extern "C" fn before_vfork() {
-    lifecycle::before_vfork();
+    processes::before_vfork();
 }
 
 extern "C" fn after_vfork() {
-    lifecycle::after_vfork_parent();
+    processes::after_vfork_parent();
 }
 
 extern "C" fn vfork_failed(r: isize) -> c_int {

@@ -1,7 +1,7 @@
 //! Waiting for the peer's part, by one who leaves the ring for good.
 
 use super::look::peer;
-use super::phase::{advance, arrived, received, skip};
+use super::phase::{arrived, received, skip};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::{clock, lifeline, tx};
@@ -36,11 +36,6 @@ fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
 /// does not come. The direction is owned.
 pub fn dropped(ep: Ep, fd: i32) -> bool {
     ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
-}
-
-/// Before the last descriptor is closed: an echo that lies unread would make the kernel send RST.
-pub fn drop_echo(ep: Ep, chan: &Chan, fd: i32) {
-    advance(ep, chan, fd);
 }
 
 /// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it

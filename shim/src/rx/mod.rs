@@ -4,7 +4,7 @@ mod depart;
 mod look;
 mod phase;
 
-pub use depart::{TakenBack, closed, drop_echo, dropped, echoed, taken_back};
+pub use depart::{TakenBack, closed, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
 pub use phase::{READY, advance, come_down, doubled, make_ready, received};
 

@@ -1,0 +1,115 @@
+//! A descriptor of a connection is closed. The last one ends the connection, unless a thread sleeps on it: then the
+//! connection lives on under another number until that thread is back.
+
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::fds::{self, Kind};
+use crate::{epoll, family, lifeline, lock, rx, sleepers, slots, tx};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use libc::c_int;
+use shmring::family::State;
+use shmring::syscall;
+
+/// This process gives up one descriptor of `ep`.
+pub fn release(ep: Ep, fd: c_int) {
+    let l = ep.local();
+    if l.refs.load(Relaxed) > 1 {
+        epoll::number_closed(ep, fd);
+        l.refs.fetch_sub(1, Relaxed);
+        if l.fd.load(Relaxed) == fd {
+            // Another one serves for looks at the lifeline.
+            let other = (0..fds::high()).find(|&f| f != fd && fds::endpoint(f) == Some(ep));
+            l.fd.store(other.unwrap_or(-1), Relaxed);
+        }
+        return;
+    }
+    if ep.state() == State::Attached && sleepers::slept_on(ep) && keep(ep, fd) {
+        return;
+    }
+    l.refs.store(0, Relaxed);
+    epoll::forget(ep);
+    slots::closing(ep);
+    if !family::give_up(ep) {
+        return;
+    }
+    slots::bar(ep);
+    if ep.state() != State::Attached {
+        return family::free(ep);
+    }
+    let chan = ep.chan();
+    if let Some(chan) = chan {
+        end(ep, chan, fd);
+    }
+    // A thread that is inside with the connection finishes first; the slot, too, is its until then.
+    let slots = slots::lock();
+    let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
+    if let Some(chan) = chan {
+        slots::detach(ep, chan);
+    }
+    l.chan.store(0, Relaxed);
+    family::free(ep);
+    tx.release();
+    rx.release();
+    slots.release();
+}
+
+/// Before the kernel closes the last descriptor of an attached connection.
+pub fn end(ep: Ep, chan: &Chan, fd: c_int) {
+    // An echo that lies unread would make the kernel send RST.
+    rx::advance(ep, chan, fd);
+    if ring_unread(ep, chan) {
+        // tcp_close: a socket closed with unread data sends RST, not FIN.
+        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+    }
+    // As for shutdown: the receiver must know whether the ring is the end of it.
+    tx::finish_last(ep, chan, fd);
+}
+
+/// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
+/// hold the file until they return; ours keep it open under another number.
+fn keep(ep: Ep, fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fds::floor()) } as c_int;
+    if new < 0 {
+        return false;
+    }
+    fds::set(new, Kind::Ours);
+    let l = ep.local();
+    l.fd.store(new, Relaxed);
+    l.kept.store(new + 1, SeqCst);
+    if !sleepers::slept_on(ep) {
+        let_go(ep);
+    } else if let Some(chan) = ep.chan() {
+        // They go on under this number: the kernel would look the old one up again.
+        chan.tell_own(ep.slot.load(Relaxed) as usize);
+    }
+    true
+}
+
+/// The last thread that slept on `ep` after its descriptor was closed is back: closes it.
+pub fn let_go(ep: Ep) {
+    let fd = ep.local().kept.swap(0, SeqCst) - 1;
+    if fd >= 0 {
+        fds::set(fd, Kind::Other);
+        release(ep, fd);
+        shmring::sys::close(fd);
+    }
+}
+
+/// A blocking call on `ep` that slept is over.
+pub fn awake(ep: Ep) {
+    sleepers::wake_up();
+    if ep.local().kept.load(SeqCst) != 0 && !sleepers::slept_on(ep) {
+        let_go(ep);
+    }
+}
+
+/// Whether bytes that were sent to this side lie unread on the ring.
+pub fn ring_unread(ep: Ep, chan: &Chan) -> bool {
+    if ep.rx_phase.load(Relaxed) == shmring::switch::RxPhase::Down as u32 {
+        return false;
+    }
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
+        > 0
+}

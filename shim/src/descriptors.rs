@@ -1,0 +1,308 @@
+//! Descriptors coming and going: every call that makes, duplicates or closes one.
+
+use crate::fds::{self, Kind};
+use crate::tls::tls;
+use crate::{attach, closing, config, epoll, family, leave, lifeline, real};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use libc::{c_int, c_uint, sockaddr, socklen_t};
+use shmring::family::{Reason, State};
+use shmring::syscall;
+
+/// Whether `fd` is culvert's own; to the program it does not exist.
+pub fn internal(fd: c_int) -> bool {
+    fds::get(fd) == Kind::Ours
+}
+
+/// A descriptor that is not a TCP socket got this number.
+#[inline]
+pub fn created(fd: c_int) {
+    if fd >= 0 && fds::get(fd) != Kind::Other {
+        forget(fd);
+    }
+}
+
+/// Drops what we knew of a number: the program closed it behind our back, or is about to close it.
+fn forget(fd: c_int) {
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    match fds::get(fd) {
+        Kind::Endpoint(ep) => {
+            if ep.local().refs.load(Relaxed) == 1 {
+                epoll::closing(ep);
+            }
+            fds::set(fd, Kind::Other);
+            closing::release(ep, fd);
+        }
+        Kind::Epoll(i) => {
+            fds::set(fd, Kind::Other);
+            epoll::closed(i, fd);
+        }
+        Kind::Ours => fds::set(fd, Kind::Other),
+        Kind::Other => {}
+    }
+}
+
+fn track(fd: c_int, state: State, role: u32) {
+    created(fd);
+    if !config::enabled() || tls().vfork.get() != 0 || fd as usize >= fds::MAX || !family::ensure() || !family::member()
+    {
+        return;
+    }
+    if let Some(ep) = family::alloc(fd, state, role) {
+        fds::set(fd, Kind::Endpoint(ep));
+        if fd <= 2 {
+            // stdin, stdout, stderr: stdio moves their bytes without passing here.
+            ep.pin(Reason::Stdio);
+        }
+    }
+}
+
+/// After `socket` succeeded.
+#[inline]
+pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
+    let tcp = (domain == libc::AF_INET || domain == libc::AF_INET6)
+        && ty & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == libc::SOCK_STREAM
+        && (proto == 0 || proto == libc::IPPROTO_TCP);
+    if tcp { track(fd, State::Idle, 0) } else { created(fd) }
+}
+
+/// `connect`.
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
+    let ep = fds::endpoint(fd);
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::connect(fd, a, l) };
+    if let Some(ep) = ep {
+        // In progress counts: nothing is done about the connection before its first bytes.
+        if (r == 0 || real::errno() == libc::EINPROGRESS || real::errno() == libc::EINTR) && ep.state() == State::Idle {
+            ep.role.store(1, Relaxed);
+            let _ = ep.state.compare_exchange(State::Idle as u32, State::Eligible as u32, AcqRel, Relaxed);
+        }
+    }
+    r
+}
+
+/// After `accept` succeeded.
+#[inline]
+pub fn accepted(listener: c_int, fd: c_int) {
+    accept_known(listener, fd);
+    if config::eager() && fds::tracked(fd) {
+        attach::hurry();
+    }
+}
+
+#[inline]
+fn accept_known(listener: c_int, fd: c_int) {
+    match fds::get(listener) {
+        Kind::Endpoint(_) => track(fd, State::Eligible, 2),
+        // A listener that was inherited, or is no TCP socket: the kernel tells.
+        _ if config::enabled() => {
+            let tcp = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
+            if tcp { track(fd, State::Eligible, 2) } else { created(fd) }
+        }
+        _ => created(fd),
+    }
+}
+
+/// A descriptor that another process sent: not ours to accelerate.
+pub fn received(fd: c_int) {
+    created(fd);
+}
+
+/// `epoll_create1`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: the caller's obligation.
+    let fd = unsafe { real::epoll_create1(flags) };
+    created(fd);
+    epoll::created(fd);
+    fd
+}
+
+/// `close`.
+///
+/// # Safety
+/// As libc's.
+#[inline]
+pub unsafe fn close(fd: c_int) -> c_int {
+    match fds::get(fd) {
+        Kind::Other => {}
+        Kind::Ours => {
+            real::set_errno(libc::EBADF);
+            return -1;
+        }
+        _ => forget(fd),
+    }
+    // SAFETY: the caller's obligation.
+    unsafe { real::close(fd) }
+}
+
+/// `new` became another name of `old`.
+pub fn duplicated(old: c_int, new: c_int) {
+    created(new);
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    match fds::get(old) {
+        Kind::Endpoint(ep) if (new as usize) < fds::MAX => {
+            ep.local().refs.fetch_add(1, Relaxed);
+            fds::set(new, Kind::Endpoint(ep));
+            epoll::number_back(ep, new);
+            if new <= 2 {
+                // Usually an exec follows, which hands on what could not be re-sent.
+                leave::quit(new, Reason::Stdio, leave::Unread::Rewind);
+            }
+        }
+        Kind::Endpoint(_) => leave::retire(old, Reason::NoFd),
+        Kind::Epoll(i) => {
+            epoll::duplicated(i);
+            fds::set(new, Kind::Epoll(i));
+        }
+        _ => {}
+    }
+}
+
+/// `dup`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup(fd: c_int) -> c_int {
+    if internal(fd) {
+        real::set_errno(libc::EBADF);
+        return -1;
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup(fd) };
+    if r >= 0 {
+        duplicated(fd, r);
+    }
+    r
+}
+
+/// What is about to be another program's under another number.
+pub fn handing_on(fd: c_int) {
+    match fds::get(fd) {
+        Kind::Epoll(i) => epoll::hand_over(i),
+        _ => leave::retire(fd, Reason::Exec),
+    }
+}
+
+/// Before a `dup2` or `dup3`: false (with errno) if it cannot be.
+fn make_way(old: c_int, new: c_int) -> bool {
+    if internal(old) {
+        real::set_errno(libc::EBADF);
+        return false;
+    }
+    if tls().vfork.get() != 0 {
+        // The child of vfork prepares an exec: what it duplicates is about to leave our reach.
+        match fds::get(old) {
+            Kind::Epoll(i) => epoll::hand_over(i),
+            _ => _ = leave::quit(old, Reason::Exec, leave::Unread::Rewind),
+        }
+        return true;
+    }
+    if internal(new) && !fds::move_away(new) {
+        real::set_errno(libc::EMFILE);
+        return false;
+    }
+    true
+}
+
+/// `dup2`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
+    if !make_way(old, new) {
+        return -1;
+    }
+    // What `new` was is closed by the kernel, with the effects of close.
+    let valid = old != new && open(old);
+    if valid && new >= 0 {
+        before_close(new);
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup2(old, new) };
+    if r >= 0 && old != new {
+        duplicated(old, r);
+    }
+    r
+}
+
+/// `dup3`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if !make_way(old, new) {
+        return -1;
+    }
+    if old != new && new >= 0 && open(old) && flags & !libc::O_CLOEXEC == 0 {
+        before_close(new);
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::dup3(old, new, flags) };
+    if r >= 0 {
+        duplicated(old, r);
+    }
+    r
+}
+
+fn open(fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) >= 0 }
+}
+
+fn before_close(fd: c_int) {
+    if fds::get(fd) != Kind::Other {
+        forget(fd);
+    }
+}
+
+/// `close_range`: closes around culvert's own descriptors.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    const UNSHARE: c_int = 2;
+    const CLOEXEC: c_int = 4;
+    if first > last || flags & !(UNSHARE | CLOEXEC) != 0 || flags & CLOEXEC != 0 {
+        // Ours are close-on-exec anyway.
+        // SAFETY: the caller's obligation.
+        return unsafe { real::close_range(first, last, flags) };
+    }
+    let mut from = first;
+    let mut result = 0;
+    for fd in first..=last.min((fds::high() - 1).max(0) as c_uint) {
+        match fds::get(fd as c_int) {
+            Kind::Other => {}
+            Kind::Ours => {
+                if from < fd {
+                    // SAFETY: as above.
+                    result |= unsafe { real::close_range(from, fd - 1, flags) };
+                }
+                from = fd + 1;
+            }
+            _ => forget(fd as c_int),
+        }
+    }
+    if from <= last {
+        // SAFETY: as above.
+        result |= unsafe { real::close_range(from, last, flags) };
+    }
+    result
+}
+
+/// `closefrom`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn closefrom(first: c_int) {
+    // SAFETY: the caller's obligation.
+    unsafe { close_range(first.max(0) as c_uint, c_uint::MAX, 0) };
+}

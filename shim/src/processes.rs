@@ -1,0 +1,190 @@
+//! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
+
+use crate::endpoint::Ep;
+use crate::fds::{self, Kind};
+use crate::tls::tls;
+use crate::{attach, channel, closing, epoll, family, handoff, leave, poller, rx, signals, sleepers, tx};
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::c_int;
+use shmring::family::{Reason, State};
+use shmring::syscall;
+
+/// Before this process becomes another program: sockets that survive it leave our reach.
+///
+/// # Safety
+/// `env` is the environment of the next image, or null for this process's own.
+pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
+    // SAFETY: the caller's obligation.
+    let preloaded = unsafe { preloads(env) };
+    // stdio would read the standard streams behind our back, even in an image that loads us.
+    // What the next image is handed, no other process that holds the connection can read.
+    let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
+    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
+    hand_sets_over();
+    for fd in 0..fds::high() {
+        if fds::tracked(fd) && inherits(fd) {
+            leave::quit(fd, Reason::Exec, keep(fd));
+        }
+    }
+    let mut passed = handoff::pass_on(preloaded);
+    // The child of vfork closes nothing of its parent's.
+    if tls().vfork.get() == 0 {
+        for ep in family::held() {
+            closes(ep, &mut passed);
+        }
+    }
+    passed
+}
+
+/// Before an exec that closes a connection, if nobody else has it: as for `close`, but an exec may fail.
+fn closes(ep: Ep, passed: &mut handoff::Passed) {
+    let fd = ep.local().fd.load(Relaxed);
+    let Some(chan) = ep.chan() else { return };
+    if ep.state() != State::Attached
+        || fds::endpoint(fd) != Some(ep)
+        || !family::sole_holder(ep)
+        || handoff::survives(ep)
+    {
+        return;
+    }
+    rx::advance(ep, chan, fd);
+    if closing::ring_unread(ep, chan) {
+        passed.linger(fd);
+    }
+    // What the peer has not read is on the lifeline, too, as far as it takes it: who leaves must find it there.
+    tx::leave(ep, chan, fd);
+}
+
+/// The epoll sets that the next image has are the kernel's. Before its connections are handed on: what lies unread on
+/// those that are in such a set must be on the lifeline, where the set sees it.
+fn hand_sets_over() {
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd)
+            && inherits(fd)
+        {
+            epoll::hand_over(i);
+        }
+    }
+}
+
+/// Whether the next image has descriptor `fd`.
+fn inherits(fd: c_int) -> bool {
+    // SAFETY: no memory is touched.
+    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+    f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
+}
+
+/// Whether an environment makes the dynamic linker load culvert.
+unsafe fn preloads(env: *const *const c_char) -> bool {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: libc's variable.
+    let mut at = if env.is_null() { unsafe { environ } } else { env };
+    if at.is_null() {
+        return false;
+    }
+    loop {
+        // SAFETY: a null-terminated array of C strings.
+        let p = unsafe { *at };
+        if p.is_null() {
+            return false;
+        }
+        // SAFETY: as above.
+        let v = unsafe { CStr::from_ptr(p) }.to_bytes();
+        if v.starts_with(b"LD_PRELOAD=") && v.windows(10).any(|w| w == b"libculvert") {
+            return true;
+        }
+        // SAFETY: not at the end yet.
+        at = unsafe { at.add(1) };
+    }
+}
+
+/// Before a child is created that becomes another program without running our code: what it inherits goes
+/// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
+pub fn before_spawn() {
+    hand_sets_over();
+    let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
+    leave::retire_all(Reason::Exec, leave::Unread::Rewind, inherited);
+}
+
+/// `vfork` is about to happen on this thread.
+pub fn before_vfork() {
+    let v = &tls().vfork;
+    if v.get() == 0 {
+        // The child execs next. It may have closed what is in the sets by then, and has our memory.
+        hand_sets_over();
+    }
+    v.set(v.get() + 1);
+    epoll::before_vfork();
+}
+
+/// ... and its child is gone to its own memory.
+pub fn after_vfork_parent() {
+    let v = &tls().vfork;
+    v.set(v.get().saturating_sub(1));
+    epoll::after_vfork();
+}
+
+/// Before `fork`: the child will hold what we hold.
+pub extern "C" fn fork_prepare() {
+    attach::before_fork();
+    epoll::before_fork();
+    channel::own().for_each(channel::Chan::note_fork);
+    family::before_fork();
+}
+
+/// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
+/// as they are.
+pub extern "C" fn fork_parent() {
+    epoll::after_fork_parent();
+    attach::after_fork_parent();
+}
+
+/// After `fork`, in the child.
+pub extern "C" fn fork_child() {
+    tls().after_fork_child();
+    signals::after_fork_child();
+    family::after_fork_child();
+    poller::after_fork_child();
+    sleepers::after_fork_child();
+    attach::after_fork_child();
+    epoll::after_fork_child();
+    // The threads that slept are the parent's.
+    family::held().for_each(closing::let_go);
+}
+
+/// At exit: other holders of our connections may use them alone again.
+pub extern "C" fn leaving() {
+    if tls().vfork.get() != 0 {
+        return;
+    }
+    for ep in family::held() {
+        let sole = family::sole_holder(ep);
+        let fd = ep.local().fd.load(Relaxed);
+        if ep.state() == State::Attached
+            && fds::endpoint(fd) == Some(ep)
+            && let Some(chan) = ep.chan()
+        {
+            if sole {
+                closing::end(ep, chan, fd);
+            } else {
+                // What a receiver that left waits for must not wait for the others' next call.
+                tx::flush(ep, chan, fd, false);
+            }
+        }
+        if !sole && ep.local().refs.swap(0, Relaxed) > 0 {
+            family::give_up(ep);
+        }
+    }
+}
+
+/// A system-call filter is about to be installed: what culvert needs may soon be fatal.
+pub fn seccomp() {
+    family::filtered();
+    // Asked for by every lock, and no longer to be asked of the kernel.
+    tls().tid();
+    // What stayed on the ring could not be read without calls that the program does not make itself.
+    leave::retire_all(Reason::Seccomp, leave::Unread::Rewind, |_| true);
+}
