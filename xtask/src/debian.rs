@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The programs of tests/legacy-apps and of the benchmarks.
+/// The programs of tests/legacy-apps; those of the benchmarks are among them.
 pub const PROGRAMS: &[&str] = &[
     "nginx",
     "redis-server",
@@ -22,6 +22,8 @@ pub const PROGRAMS: &[&str] = &[
     "haproxy",
     "openssh-server",
     "openssh-client",
+    // Shows where a program was that a test had to give up.
+    "gdb",
 ];
 /// The packages in which `programs` are.
 pub fn packages_of(programs: &[String]) -> Vec<&'static str> {

@@ -21,6 +21,9 @@ pub enum Side {
     Client,
 }
 
+/// Culvert's log, of all programs of a lab.
+pub const LOG: &str = "culvert.log";
+
 /// One run of a scenario. Whatever it started is gone when it is dropped.
 pub struct Lab {
     /// Which sides run under culvert.
@@ -66,8 +69,10 @@ impl Lab {
         let unique = LABS.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("legacy-{name}-{}-{unique}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory for the test");
-        // Workers and clients of other users write their own files here.
+        // Workers and clients of other users write their own files here, and lines into the log.
         open_to_all(&dir);
+        open_to_all_file(&dir.join(LOG));
+        crate::evidence::allow_cores();
         Lab { mode, name: name.to_owned(), dir: dir.canonicalize().expect("the directory just made") }
     }
 
@@ -121,7 +126,7 @@ impl Lab {
         if self.accelerated(side) {
             c.env("LD_PRELOAD", crate::library());
             if std::env::var_os("CULVERT_LOG").is_none() {
-                c.env("CULVERT_LOG", "warn");
+                c.env("CULVERT_LOG", "debug").env("CULVERT_LOG_FILE", self.path(LOG));
             }
         }
         c
@@ -215,13 +220,16 @@ impl Drop for Lab {
             procs::signal(pid, libc::SIGKILL);
         }
         if std::thread::panicking() {
-            eprintln!("--- {} {:?}: what the programs said", self.name, self.mode);
+            crate::evidence::show_command();
+            crate::evidence::show_cores(&self.dir);
+            eprintln!("--- {} {:?}: what the programs said, and culvert's log ({LOG})", self.name, self.mode);
             for e in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
                 let path = e.path();
                 if path.extension().is_some_and(|x| x == "err" || x == "log") {
                     let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
                     let lines: Vec<&str> = text.lines().collect();
-                    let tail = lines[lines.len().saturating_sub(12)..].join("\n");
+                    let tail =
+                        lines[lines.len().saturating_sub(if path.ends_with(LOG) { 60 } else { 12 })..].join("\n");
                     if !tail.is_empty() {
                         eprintln!("{}:\n{tail}", path.display());
                     }
@@ -230,6 +238,8 @@ impl Drop for Lab {
         }
         if std::env::var_os("LEGACY_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
+        } else {
+            eprintln!("kept: {}", self.dir.display());
         }
     }
 }
@@ -303,12 +313,13 @@ impl Proc {
         let all = stat::connections().unwrap_or_default();
         let ours: Vec<_> = all.iter().filter(|c| lab.contains(&c.pid)).map(|c| format!("\n  {c:?}")).collect();
         format!(
-            "process {pid} ({})\nstate {:?}\nconnections {}\nstdout {}\nstderr {}",
+            "process {pid} ({})\nstate {:?}\nconnections {}\nstdout {}\nstderr {}\n{}",
             procs::command_line(pid),
             procs::status(pid).map(|s| s.state),
             ours.concat(),
             short(&self.stdout()),
-            short(&self.stderr())
+            short(&self.stderr()),
+            lab.iter().map(|p| crate::evidence::backtrace(*p)).collect::<String>()
         )
     }
 
@@ -409,6 +420,13 @@ pub fn open_to_all(dir: &Path) {
 /// Appends to `input` what a program reads as one line.
 pub fn line(input: &mut ChildStdin, text: &str) {
     input.write_all(text.as_bytes()).and_then(|()| input.write_all(b"\n")).expect("the program reads its input");
+}
+
+/// Makes an empty file that every user may write.
+fn open_to_all_file(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, "").expect("a file in the lab");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).expect("permissions");
 }
 
 /// Waits until `pid` is gone.

@@ -8,9 +8,12 @@
 //! Environment:
 //! - `CULVERT_LIB`, `CULVERT_BIN`: the library and the command, else those of `target/release`;
 //! - `LEGACY_NATIVE_ONLY=1`: nothing is preloaded (checks the tests themselves);
-//! - `CULVERT_PATH`, `CULVERT_SPIN`, `CULVERT_RING`, `CULVERT_LOG`: handed on to what runs under culvert;
+//! - `CULVERT_PATH`, `CULVERT_SPIN`, `CULVERT_RING`, `CULVERT_LOG`: handed on to what runs under culvert (without `CULVERT_LOG`,
+//!   the debug log goes to `culvert.log` in the lab's directory);
+//! - `LEGACY_KEEP=1`: the labs' directories are kept;
 //! - `KILL_ROUNDS`, `RELOAD_ROUNDS`: how often the kill and reload tests repeat.
 
+pub mod evidence;
 pub mod json;
 pub mod lab;
 pub mod procs;

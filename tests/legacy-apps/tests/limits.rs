@@ -54,7 +54,8 @@ fn wrong_settings_give_one_line_each_and_a_working_program() {
     for (key, value) in settings {
         compare("wrong-setting", BOTH, |lab| {
             let set = |mut c: Command| {
-                c.env(key, value);
+                // What is wrong is to be said on standard error.
+                c.env_remove("CULVERT_LOG").env_remove("CULVERT_LOG_FILE").env(key, value);
                 c
             };
             let seen = echo(lab, |w| set(peer(lab, Side::Server, &[], w)), |w| set(peer(lab, Side::Client, &[], w)));
