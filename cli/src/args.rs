@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
 use crate::settings::{LogLevel, PathChoice, Ring, Spin};
+use crate::stat::StatArgs;
+use crate::workload::WorkloadArgs;
 
 /// What the user asked for.
 #[derive(Parser, Debug)]
@@ -67,17 +69,6 @@ pub struct RunArgs {
     pub program: Vec<OsString>,
 }
 
-/// `culvert stat`.
-#[derive(Args, Debug, Default)]
-pub struct StatArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Only this process
-    #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
-}
-
 /// `culvert doctor`.
 #[derive(Args, Debug, Default)]
 pub struct DoctorArgs {
@@ -116,67 +107,6 @@ pub struct BenchArgs {
     /// libculvert.so to use instead of the one found beside this command
     #[arg(long, value_name = "FILE")]
     pub library: Option<PathBuf>,
-}
-
-/// `culvert workload`: the benchmarks' own clients and servers. Not a stable interface.
-#[derive(Args, Debug)]
-pub struct WorkloadArgs {
-    /// Which end of which workload
-    #[command(subcommand)]
-    pub role: Role,
-}
-
-/// The ends of the workloads. Servers bind a free loopback port and print it.
-#[derive(Subcommand, Debug, Clone)]
-pub enum Role {
-    /// Blocking echo server, one thread per connection
-    EchoServer,
-    /// Echo server on one epoll set, for many connections
-    EpollServer,
-    /// One connection, request and response in turn
-    RttClient {
-        /// Server's port
-        #[arg(long)]
-        port: u16,
-        /// Bytes of a request and of its response
-        #[arg(long, default_value_t = 64)]
-        size: usize,
-        /// Length of the measurement, seconds
-        #[arg(long)]
-        seconds: u32,
-    },
-    /// Requests at a fixed rate over several connections
-    LoadClient {
-        /// Server's port
-        #[arg(long)]
-        port: u16,
-        /// What the server speaks
-        #[arg(long)]
-        protocol: crate::workload::Protocol,
-        /// Requests per second, all connections together
-        #[arg(long)]
-        rate: u32,
-        /// Connections
-        #[arg(long, default_value_t = 32)]
-        connections: usize,
-        /// Length of the measurement, seconds
-        #[arg(long)]
-        seconds: u32,
-    },
-    /// Opens connections, exchanges a few messages on each, then keeps them open and waits
-    IdleClient {
-        /// Server's port
-        #[arg(long)]
-        port: u16,
-        /// Connections
-        #[arg(long)]
-        connections: usize,
-        /// Exchanges on each connection before it idles
-        #[arg(long)]
-        exchanges: u32,
-    },
-    /// Both ends in one process: does a connection reach shared memory?
-    SelfTest,
 }
 
 /// Parses `argv`. On error, or for `--help`, prints what there is to say and returns the exit code.

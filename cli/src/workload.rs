@@ -8,9 +8,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::args::{Role, WorkloadArgs};
 use crate::{exit, stat};
 
 /// Bytes of the small messages.
@@ -27,6 +27,67 @@ pub enum Protocol {
     Redis,
     /// GET of /600.bin
     Http,
+}
+
+/// `culvert workload`: the benchmarks' own clients and servers. Not a stable interface.
+#[derive(Args, Debug)]
+pub struct WorkloadArgs {
+    /// Which end of which workload
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// The ends of the workloads. Servers bind a free loopback port and print it.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Role {
+    /// Blocking echo server, one thread per connection
+    EchoServer,
+    /// Echo server on one epoll set, for many connections
+    EpollServer,
+    /// One connection, request and response in turn
+    RttClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// Bytes of a request and of its response
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
+    /// Requests at a fixed rate over several connections
+    LoadClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// What the server speaks
+        #[arg(long)]
+        protocol: Protocol,
+        /// Requests per second, all connections together
+        #[arg(long)]
+        rate: u32,
+        /// Connections
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
+    /// Opens connections, exchanges a few messages on each, then keeps them open and waits
+    IdleClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// Connections
+        #[arg(long)]
+        connections: usize,
+        /// Exchanges on each connection before it idles
+        #[arg(long)]
+        exchanges: u32,
+    },
+    /// Both ends in one process: does a connection reach shared memory?
+    SelfTest,
 }
 
 /// Runs one end; returns the exit code.

@@ -3,7 +3,7 @@
 //! ```text
 //! exports/*      a libc call                 -> an operation on an endpoint (and nothing else)
 //! io             which way this call goes       kernel, or attached
-//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (phase)
+//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (turn, advance)
 //! sleep          spin, arm, sleep (spin, poller, sleepers, clock)
 //! epoll, poll    readiness for the program's own waits
 //! attach         how a connection gets its slot in a channel (peer, mail, slots); leave: how it goes back

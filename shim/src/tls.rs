@@ -62,7 +62,7 @@ pub struct PollSlot {
     pub events: AtomicU32,
 }
 
-/// State of a wait in progress (`signals::wait`).
+/// State of a wait in progress (`signals::blocking`).
 #[repr(C)]
 pub struct Wait {
     /// Descriptors of the wait; number 0 is what a handler rewrites to end the wait at once.

@@ -29,11 +29,11 @@ mod family;
 mod render;
 mod scan;
 
+use clap::Args;
 use serde::Serialize;
 
 pub use render::columns;
 
-use crate::args::StatArgs;
 use crate::exit;
 
 /// See the module's documentation.
@@ -89,6 +89,17 @@ pub struct Direction {
 /// Everything the caller may see; only `pid` if given.
 pub fn collect(pid: Option<u32>) -> std::io::Result<Report> {
     scan::collect(pid)
+}
+
+/// `culvert stat`.
+#[derive(Args, Debug, Default)]
+pub struct StatArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Only this process
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
 }
 
 /// Runs `culvert stat`.

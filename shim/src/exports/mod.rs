@@ -34,19 +34,18 @@ pub mod addr;
 pub mod aio;
 pub mod bytes;
 pub mod create;
-pub mod epoll;
 pub mod fd;
 pub mod msg;
-pub mod options;
-pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod signal;
+pub mod sockopt;
 pub mod stdio;
 // Data for people and for the test; the library itself has no use for it.
 #[allow(dead_code)]
 pub mod symbols;
 mod trampoline;
+pub mod waits;
 
 /// What one call moves at most (`MAX_RW_COUNT` in linux/fs.h: INT_MAX rounded down to a page).
 const MAX_RW_COUNT: usize = 0x7fff_f000;

@@ -4,9 +4,8 @@
 //! libc's function of that name (the size of a signal set, time left written back), the difference is kept
 //! here. A number that is none of ours goes to libc untouched.
 
-use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, poll};
-use crate::poll as waiting;
-use crate::{descriptors, fds, options, processes, real};
+use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, waits};
+use crate::{descriptors, fds, options, poll, processes, real};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use libc::{clone_args, sigset_t, timespec};
@@ -128,17 +127,17 @@ hooks! {
             libc::SYS_close_range => fd::close_range(a as c_uint, b as c_uint, ci) as c_long,
             libc::SYS_pidfd_getfd => fd::pidfd_getfd(ai, bi, c as c_uint) as c_long,
 
-            libc::SYS_epoll_create => super::epoll::epoll_create(ai) as c_long,
+            libc::SYS_epoll_create => waits::epoll_create(ai) as c_long,
             libc::SYS_epoll_create1 => descriptors::epoll_create1(ai) as c_long,
-            libc::SYS_epoll_ctl => super::epoll::epoll_ctl(ai, bi, ci, d as _) as c_long,
-            libc::SYS_epoll_wait => super::epoll::epoll_wait(ai, b as _, ci, di) as c_long,
+            libc::SYS_epoll_ctl => waits::epoll_ctl(ai, bi, ci, d as _) as c_long,
+            libc::SYS_epoll_wait => waits::epoll_wait(ai, b as _, ci, di) as c_long,
             libc::SYS_epoll_pwait if mask_ok(e as _, f) => {
-                super::epoll::epoll_pwait(ai, b as _, ci, di, e as _) as c_long
+                waits::epoll_pwait(ai, b as _, ci, di, e as _) as c_long
             }
             libc::SYS_epoll_pwait2 if mask_ok(e as _, f) => {
-                super::epoll::epoll_pwait2(ai, b as _, ci, d as _, e as _) as c_long
+                waits::epoll_pwait2(ai, b as _, ci, d as _, e as _) as c_long
             }
-            libc::SYS_poll => poll::poll(a as _, b as u64, ci) as c_long,
+            libc::SYS_poll => waits::poll(a as _, b as u64, ci) as c_long,
             libc::SYS_ppoll => {
                 let Ok(timeout) = nanos(c as *const timespec) else { return native() };
                 if !mask_ok(d as _, e) || b == 0 || bad(a as *const u8) {
@@ -146,7 +145,7 @@ hooks! {
                 }
                 let start = now();
                 let mut by_kernel = false;
-                let r = waiting::poll(a as _, b as u64, timeout, d as _, || {
+                let r = poll::poll(a as _, b as u64, timeout, d as _, || {
                     by_kernel = true;
                     native() as c_int
                 });
@@ -155,7 +154,7 @@ hooks! {
                 }
                 r as c_long
             }
-            libc::SYS_select => poll::select(ai, b as _, c as _, d as _, e as _) as c_long,
+            libc::SYS_select => waits::select(ai, b as _, c as _, d as _, e as _) as c_long,
             libc::SYS_pselect6 => {
                 let mask = f as *const SigsetArg;
                 let mask = match (mask.is_null(), peek(mask)) {
@@ -172,7 +171,7 @@ hooks! {
                 }
                 let mut left = timeout.unwrap_or(0);
                 let mut by_kernel = false;
-                let r = waiting::select(ai, b as _, c as _, d as _, timeout, mask.set, Some(&mut left), || {
+                let r = poll::select(ai, b as _, c as _, d as _, timeout, mask.set, Some(&mut left), || {
                     by_kernel = true;
                     native() as c_int
                 });

@@ -84,7 +84,7 @@ pub const SYMBOLS: &[Family] = &[
         ],
     },
     Family {
-        file: "epoll",
+        file: "waits",
         symbols: &[
             ("epoll_create", Table),
             ("epoll_create1", Table),
@@ -95,7 +95,7 @@ pub const SYMBOLS: &[Family] = &[
         ],
     },
     Family {
-        file: "poll",
+        file: "waits",
         symbols: &[
             ("poll", Wait),
             ("__poll", Wait),
@@ -108,7 +108,7 @@ pub const SYMBOLS: &[Family] = &[
         ],
     },
     Family {
-        file: "options",
+        file: "sockopt",
         symbols: &[
             ("getsockopt", Option),
             ("setsockopt", Option),

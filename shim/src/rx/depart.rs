@@ -1,7 +1,7 @@
 //! Waiting for the peer's part, by one who leaves the ring for good.
 
+use super::advance::{arrived, received, skip};
 use super::look::peer;
-use super::phase::{arrived, received, skip};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::{clock, lifeline, tx};

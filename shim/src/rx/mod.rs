@@ -1,12 +1,12 @@
 //! Receiving on an attached endpoint: lifeline, ring, lifeline, as one stream.
 
+mod advance;
 mod depart;
 mod look;
-mod phase;
 
+pub use advance::{READY, advance, come_down, doubled, make_ready, received};
 pub use depart::{TakenBack, closed, dropped, echoed, taken_back};
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
-pub use phase::{READY, advance, come_down, doubled, make_ready, received};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -15,10 +15,10 @@ use crate::lifeline::{self, ENDED};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{clock, fds, lock, poller, sleep, sleepers, tx, usercopy};
+use advance::{all_echoed, go_up, skip};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{end, me, peer};
-use phase::{all_echoed, go_up, skip};
 use shmring::layout::ECHOED;
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};

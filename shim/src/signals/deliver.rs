@@ -9,20 +9,10 @@ use libc::{sigaction as sigaction_t, siginfo_t, ucontext_t};
 use shmring::sys::{getpid, gettid};
 use shmring::syscall;
 
-use super::{ARMED, is_fault, table, wait};
+use super::mask::{ALL, set_mask};
+use super::{ARMED, blocking, is_fault, table};
 use crate::tls::{DEFERRED, Tls, tls};
 use crate::{real, usercopy};
-
-/// All signals but libc's own two (32 cancels threads, 33 changes ids): blocking those would stop cancellation.
-pub(super) const ALL: u64 = !(1 << 31 | 1 << 32);
-
-/// Replaces the thread's signal mask, and returns the one before.
-pub(super) fn set_mask(new: u64) -> u64 {
-    let mut old = 0u64;
-    // SAFETY: reads and writes two locals of the kernel's size.
-    unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const new, &raw mut old, 8) };
-    old
-}
 
 /// Called by every thunk. Returns the program's handler to jump to, or 0 to return from the signal.
 ///
@@ -58,7 +48,7 @@ pub(super) unsafe extern "C" fn deliver(sig: c_int, info: *mut siginfo_t, ctx: *
         t.runs_norestart.add(1);
     }
     // SAFETY: as above.
-    wait::end_wait(t, unsafe { &mut *ctx });
+    blocking::end_wait(t, unsafe { &mut *ctx });
     if action.flags & libc::SA_RESETHAND != 0 && is_fault(sig) && ARMED.load(SeqCst) {
         reset(sig, action);
     }

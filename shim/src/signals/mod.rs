@@ -1,6 +1,6 @@
 //! Signals: program handlers wrapped, put off inside critical sections, counted for `EINTR`.
 //!
-//! A handler that a program installs is entered through a thunk of ours ([`table`]), which counts the run and
+//! A handler that a program installs is entered through a thunk of ours ([`thunk`], [`table`]), which counts the run and
 //! then *jumps* to the program's function with the registers and the stack as the kernel made them: the
 //! function returns straight to the kernel's restorer, may `longjmp` or never return, and a backtrace shows
 //! what it would show without us. Everything else (mask, `SA_ONSTACK`, `SA_NODEFER`, `SA_RESETHAND`,
@@ -8,15 +8,17 @@
 //!
 //! Three things need the wrapping:
 //! - A call that we block in another call than the program asked for must return `EINTR` exactly when the
-//!   kernel's would have: [`runs`], [`interrupted`], and the waits of [`wait`], which lose no signal.
+//!   kernel's would have: [`runs`], [`interrupted`], and the waits of [`blocking`], which lose no signal.
 //! - A handler must not run while its thread holds a direction of a connection, since it may use that
 //!   connection or never come back: [`critical_enter`] puts it off for the few hundred nanoseconds.
 //! - A fault in [`usercopy`] is an `EFAULT` ([`arm_faults`]).
 
+mod blocking;
 mod deliver;
+mod mask;
 mod table;
+mod thunk;
 mod unwind;
-mod wait;
 
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
@@ -25,7 +27,7 @@ use libc::sigaction as sigaction_t;
 use crate::real;
 use crate::tls::tls;
 
-pub use wait::{epoll_pwait, futex, ppoll};
+pub use blocking::{epoll_pwait, futex, ppoll};
 
 /// Set by [`arm_faults`]: faults in `usercopy` are to be fixed up from now on.
 static ARMED: AtomicBool = AtomicBool::new(false);

@@ -6,69 +6,24 @@
 //! with the kernel's, nothing to repair in a child of fork or vfork, and a thunk already entered when the
 //! program installs something else still knows whom it was called for.
 
-use core::arch::global_asm;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use libc::sigaction as sigaction_t;
 use shmring::syscall;
 
-use super::{HANDLERS, deliver, is_fault};
+use super::mask::mask_bits;
+use super::{HANDLERS, is_fault};
 
 /// Thunks. Programs install a handful of distinct handlers; beyond this many, those that no signal uses any
 /// more are used again.
-const THUNKS: usize = 512;
+pub(super) const THUNKS: usize = 512;
 /// Distance of two thunks in bytes.
-const STRIDE: usize = 16;
+pub(super) const STRIDE: usize = 16;
 /// Flags that may differ between what the program asked for and what the kernel has.
 const ALTERED: c_int = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
 
-global_asm!(
-    ".pushsection .text.culvert_thunks,\"ax\",@progbits",
-    ".balign 16",
-    ".globl culvert_thunks",
-    ".hidden culvert_thunks",
-    ".type culvert_thunks,@function",
-    "culvert_thunks:",
-    ".cfi_startproc",
-    ".rept {thunks}",
-    ".balign {stride}",
-    // its own address, in the first argument register that a handler does not use
-    "lea rcx, [rip - 7]",
-    "jmp 5f",
-    ".endr",
-    ".balign 16",
-    "5:",
-    // The kernel enters with rdi, rsi, rdx = signal, siginfo, ucontext, and the restorer at [rsp].
-    "push rdi",
-    ".cfi_adjust_cfa_offset 8",
-    "push rsi",
-    ".cfi_adjust_cfa_offset 8",
-    "push rdx",
-    ".cfi_adjust_cfa_offset 8",
-    "call {deliver}",
-    "pop rdx",
-    ".cfi_adjust_cfa_offset -8",
-    "pop rsi",
-    ".cfi_adjust_cfa_offset -8",
-    "pop rdi",
-    ".cfi_adjust_cfa_offset -8",
-    "test rax, rax",
-    "jz 6f",
-    "mov r11, rax",
-    // zero, as the kernel leaves it for a function without a prototype
-    "xor eax, eax",
-    "jmp r11",
-    "6:",
-    "ret",
-    ".cfi_endproc",
-    ".size culvert_thunks, . - culvert_thunks",
-    ".popsection",
-    thunks = const THUNKS,
-    stride = const STRIDE,
-    deliver = sym deliver::deliver,
-);
-
 unsafe extern "C" {
+    /// The first thunk (`thunk.rs`).
     fn culvert_thunks();
 }
 
@@ -125,12 +80,6 @@ fn index(address: usize) -> Option<usize> {
 pub(super) fn action(address: usize) -> Option<Action> {
     let r = &RECORDS[index(address)?];
     Some(Action { handler: r.handler.load(Relaxed), flags: r.flags.load(Relaxed) as c_int, mask: r.mask.load(Relaxed) })
-}
-
-/// First 64 bits of libc's set: the signals that exist.
-pub(super) fn mask_bits(set: &libc::sigset_t) -> u64 {
-    // SAFETY: `sigset_t` is an array of at least one 64-bit word (bits/types/__sigset_t.h).
-    unsafe { *(set as *const libc::sigset_t).cast::<u64>() }
 }
 
 /// Turns what the kernel has into what the program installed.

@@ -1,6 +1,6 @@
 //! `sendfile` to an attached endpoint.
 
-use super::phase::untold;
+use super::turn::untold;
 use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;

@@ -1,12 +1,10 @@
 //! Sending on an attached endpoint: lifeline, ring, lifeline, as one stream.
 
 mod file;
-mod phase;
+mod turn;
 
 pub use file::sendfile;
-pub use phase::{
-    LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink,
-};
+pub use turn::{LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -16,11 +14,11 @@ use crate::spin::{self, Spun};
 use crate::{clock, endpoint, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
-use phase::{Turn, sides, turn, untold};
 use shmring::family::{CORKED, UNCORKED};
 use shmring::layout::HOME;
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
+use turn::{Turn, sides, turn, untold};
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {

@@ -16,8 +16,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 use libc::{epoll_event, nfds_t, pollfd, sigset_t, timespec, ucontext_t};
 
-use super::deliver::{ALL, set_mask};
-use super::table::mask_bits;
+use super::mask::{ALL, mask_bits, set_mask};
 use super::{HANDLERS, Runs, runs};
 use crate::real;
 use crate::tls::{Tls, WAIT_FDS, tls};

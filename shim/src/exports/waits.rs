@@ -1,11 +1,10 @@
-//! poll and select.
+//! poll, select and epoll.
 
 use super::{bad, millis, nanos, peek, poke};
-use crate::poll as waiting;
-use crate::real;
+use crate::{descriptors, epoll, poll, real};
 use core::ffi::c_int;
 use core::ptr::null;
-use libc::{fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
+use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
 /// A `timeval` of `select` as glibc takes it (sysdeps/unix/sysv/linux/select.c): microseconds, cut to 32
 /// bits, may exceed a second; either part negative is `EINVAL`. Nanoseconds, saturating.
@@ -25,12 +24,20 @@ fn watches_none(n: c_int, r: *const fd_set, w: *const fd_set, e: *const fd_set) 
     n <= 0 || (r.is_null() && w.is_null() && e.is_null())
 }
 
+/// Events one call can return (`EP_MAX_EVENTS` in fs/eventpoll.c).
+const MAX_EVENTS: c_int = (i32::MAX as usize / size_of::<epoll_event>()) as c_int;
+
+/// Whether the kernel refuses the array before it looks at the set.
+fn refused(ev: *mut epoll_event, max: c_int) -> bool {
+    max <= 0 || max > MAX_EVENTS || bad(ev)
+}
+
 hooks! {
     fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
         if n == 0 || bad(f) {
             return real::poll(f, n, timeout);
         }
-        waiting::poll(f, n, millis(timeout), null(), || real::poll(f, n, timeout))
+        poll::poll(f, n, millis(timeout), null(), || real::poll(f, n, timeout))
     }
     /// glibc's second name for `poll`.
     fn __poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int { poll(f, n, timeout) }
@@ -44,7 +51,7 @@ hooks! {
     fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int {
         match nanos(t) {
             Ok(ns) if n != 0 && !bad(f) && (m.is_null() || !bad(m)) => {
-                waiting::poll(f, n, ns, m, || real::ppoll(f, n, t, m))
+                poll::poll(f, n, ns, m, || real::ppoll(f, n, t, m))
             }
             _ => real::ppoll(f, n, t, m),
         }
@@ -62,14 +69,14 @@ hooks! {
             return real::select(n, r, w, e, t);
         }
         if t.is_null() {
-            return waiting::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
+            return poll::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
         }
         let Some(ns) = peek(t).ok().and_then(|t| select_nanos(&t)) else {
             return real::select(n, r, w, e, t);
         };
         let mut left = ns;
         let mut by_libc = false;
-        let ready = waiting::select(n, r, w, e, Some(ns), null(), Some(&mut left), || {
+        let ready = poll::select(n, r, w, e, Some(ns), null(), Some(&mut left), || {
             by_libc = true;
             real::select(n, r, w, e, t)
         });
@@ -91,9 +98,40 @@ hooks! {
             Ok(ns) if !watches_none(n, r, w, e) && readable(r) && readable(w) && readable(e)
                 && (m.is_null() || !bad(m)) =>
             {
-                waiting::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m))
+                poll::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m))
             }
             _ => real::pselect(n, r, w, e, t, m),
+        }
+    }
+    /// The size is a hint that must be positive (epoll_create(2)).
+    fn epoll_create(n: c_int) -> c_int {
+        if n <= 0 { real::epoll_create(n) } else { descriptors::epoll_create1(0) }
+    }
+    fn epoll_create1(flags: c_int) -> c_int { descriptors::epoll_create1(flags) }
+    fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
+        if op != libc::EPOLL_CTL_DEL && bad(ev) {
+            return real::epoll_ctl(ep, op, fd, ev);
+        }
+        epoll::ctl(ep, op, fd, ev)
+    }
+    fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int) -> c_int {
+        if refused(ev, n) {
+            return real::epoll_wait(ep, ev, n, timeout);
+        }
+        epoll::wait(ep, ev, n, millis(timeout), null(), || real::epoll_wait(ep, ev, n, timeout))
+    }
+    fn epoll_pwait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int, m: *const sigset_t) -> c_int {
+        if refused(ev, n) || (!m.is_null() && bad(m)) {
+            return real::epoll_pwait(ep, ev, n, timeout, m);
+        }
+        epoll::wait(ep, ev, n, millis(timeout), m, || real::epoll_pwait(ep, ev, n, timeout, m))
+    }
+    fn epoll_pwait2(ep: c_int, ev: *mut epoll_event, n: c_int, t: *const timespec, m: *const sigset_t) -> c_int {
+        match nanos(t) {
+            Ok(ns) if !refused(ev, n) && (m.is_null() || !bad(m)) => {
+                epoll::wait(ep, ev, n, ns, m, || real::epoll_pwait2(ep, ev, n, t, m))
+            }
+            _ => real::epoll_pwait2(ep, ev, n, t, m),
         }
     }
 }
