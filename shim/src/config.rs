@@ -4,6 +4,7 @@
 //! on the kernel path.
 
 use crate::log::{self, Level};
+use crate::processes;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use shmring::family::ConfiguredPath;
@@ -60,12 +61,12 @@ pub fn dir() -> Option<&'static CStr> {
     (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) })
 }
 
+/// The value of a variable. Not by `getenv`: shells and others have one of their own, which may not be ready yet. Called
+/// from the constructor only, before the program can change its environment.
 fn var(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: called from the constructor only, before the program can change its environment; the
-    // value is used before `init` returns or copied.
-    let p = unsafe { libc::getenv(name.as_ptr()) };
-    // SAFETY: getenv returns a C string.
-    (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) }.to_bytes())
+    // SAFETY: libc's variable is null or points to the environment of this image.
+    unsafe { processes::environment(core::ptr::null()) }
+        .find_map(|v| v.strip_prefix(name.to_bytes())?.strip_prefix(b"="))
 }
 
 fn text(v: &[u8]) -> &str {

@@ -36,6 +36,7 @@ mod lock;
 mod log;
 mod mail;
 mod notify;
+mod objects;
 mod options;
 mod peer;
 mod poll;
@@ -57,17 +58,24 @@ use core::ffi::c_void;
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
 #[link(name = "c")]
-unsafe extern "C" {
-    fn __register_atfork(
-        prepare: Option<extern "C" fn()>,
-        parent: Option<extern "C" fn()>,
-        child: Option<extern "C" fn()>,
-        dso: *mut c_void,
-    ) -> i32;
-}
+unsafe extern "C" {}
 
-/// Run by the dynamic linker, possibly after other libraries' constructors have called us.
+/// glibc's `pthread_atfork`, for libraries that are never unloaded.
+type RegisterAtfork = unsafe extern "C" fn(
+    prepare: Option<extern "C" fn()>,
+    parent: Option<extern "C" fn()>,
+    child: Option<extern "C" fn()>,
+    dso: *mut c_void,
+) -> i32;
+
+/// Run by the dynamic linker, possibly after other libraries' constructors have called us. Before it, culvert is off.
 extern "C" fn start() {
+    // Another libc (musl's dynamic linker obeys LD_PRELOAD, too) knows not all of the functions that we put in front of
+    // its own. Looked up rather than imported: a dynamic linker that misses a name does not start the program.
+    let register = real::address(c"__register_atfork");
+    if register == 0 {
+        return;
+    }
     log::init();
     config::init();
     clock::init();
@@ -77,9 +85,11 @@ extern "C" fn start() {
     }
     signals::init();
     handoff::take_up();
-    // SAFETY: registers functions of this library, which is never unloaded (-z nodelete).
+    // SAFETY: glibc's function of this name has this type.
+    let register: RegisterAtfork = unsafe { core::mem::transmute(register) };
+    // SAFETY: registers functions of this library, which is never unloaded (-z nodelete in build.rs).
     unsafe {
-        __register_atfork(
+        register(
             Some(processes::fork_prepare),
             Some(processes::fork_parent),
             Some(processes::fork_child),

@@ -1,9 +1,11 @@
-//! libc's own functions, found once with `dlsym(RTLD_NEXT)`.
+//! The functions behind our own, found once with `dlsym(RTLD_NEXT)`: libc's, or those of another library that stands
+//! between us and libc (a sanitizer does).
 //!
 //! A function is resolved at its first call, not in a constructor: another library's constructor may call
 //! us before ours has run. A function that this libc lacks answers as the kernel does for an unknown call:
 //! -1 with `ENOSYS`.
 
+use crate::objects;
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -32,12 +34,40 @@ pub fn ret(r: isize) -> isize {
 
 #[cold]
 fn resolve(slot: &AtomicUsize, name: &CStr) -> usize {
-    // SAFETY: dlsym with a valid C string; it may allocate or lock, which only the first call of each
-    // function does.
-    let p = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
+    // SAFETY: with a valid C string; it may allocate or lock, which only the first call of each function does.
+    let p = unsafe { dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
     let p = if p == 0 { 1 } else { p };
     slot.store(p, Ordering::Relaxed);
     p
+}
+
+/// The functions that look names up: ours stand in front of them, too, so they are found in another way.
+pub fn lookup(slot: &AtomicUsize, name: &CStr) -> usize {
+    match slot.load(Ordering::Relaxed) {
+        0 => {
+            let p = objects::after_us().find_map(|o| o.find(name)).unwrap_or(0);
+            slot.store(p, Ordering::Relaxed);
+            p
+        }
+        p => p,
+    }
+}
+
+/// The `dlsym` behind ours.
+///
+/// # Safety
+/// As libc's.
+#[inline(always)]
+pub unsafe fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    let p = lookup(&SLOT, c"dlsym");
+    if p == 0 {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: the function of this name has this type.
+    let f: unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void = unsafe { core::mem::transmute(p) };
+    // SAFETY: the caller's obligation.
+    unsafe { f(handle, name) }
 }
 
 /// The address of libc's function `name`, 0 if it has none. For functions that are jumped to.

@@ -18,6 +18,7 @@ pub const PROGRAMS: &[&str] = &[
     "python3.11",
     "procps",
     "util-linux",
+    "musl-tools",
     "postgresql-15",
     "haproxy",
     "openssh-server",

@@ -5,7 +5,7 @@
 //! here. A number that is none of ours goes to libc untouched.
 
 use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, waits};
-use crate::{descriptors, fds, options, poll, processes, real};
+use crate::{clock, descriptors, fds, options, poll, processes, real};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use libc::{clone_args, sigset_t, timespec};
@@ -25,14 +25,6 @@ struct SigsetArg {
 /// Whether the kernel takes a signal set of this address and size (`set_user_sigmask`).
 fn mask_ok(m: *const sigset_t, size: usize) -> bool {
     m.is_null() || (size == KERNEL_SIGSET && !bad(m))
-}
-
-/// Nanoseconds on the clock that timeouts are measured by.
-fn now() -> u64 {
-    let mut t = timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `t` is ours; the raw call leaves `errno` alone.
-    unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut t) };
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// Writes the time left back, as the raw calls do (`poll_select_finish`): not for a timeout of zero, and
@@ -143,14 +135,14 @@ hooks! {
                 if !mask_ok(d as _, e) || b == 0 || bad(a as *const u8) {
                     return native();
                 }
-                let start = now();
+                let start = clock::now();
                 let mut by_kernel = false;
                 let r = poll::poll(a as _, b as u64, timeout, d as _, || {
                     by_kernel = true;
                     native() as c_int
                 });
                 if !by_kernel {
-                    write_left(c as _, timeout, timeout.unwrap_or(0).saturating_sub(now() - start));
+                    write_left(c as _, timeout, timeout.unwrap_or(0).saturating_sub(clock::now() - start));
                 }
                 r as c_long
             }

@@ -3,7 +3,7 @@
 //! - `CULVERT_LIB`: the library under test, else `target/release/libculvert.so` of this workspace.
 
 use object::read::elf::{Dyn, ElfFile64, FileHeader};
-use object::{Endianness, Object, ObjectSymbol, elf};
+use object::{Endianness, Object, ObjectSymbol, ObjectSymbolTable, RelocationTarget, elf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -25,6 +25,8 @@ pub struct Dynamic {
     pub exports: BTreeSet<String>,
     /// Names it needs from others.
     pub imports: BTreeSet<String>,
+    /// Names that the dynamic linker looks up for it, each for a place in its memory.
+    pub bound: BTreeSet<String>,
     /// Libraries it asks for.
     pub needed: Vec<String>,
 }
@@ -48,8 +50,16 @@ impl Dynamic {
                 exports.insert(name.to_owned())
             };
         }
+        let mut bound = BTreeSet::new();
+        let symbols = file.dynamic_symbol_table();
+        for (_, r) in file.dynamic_relocations().into_iter().flatten() {
+            if let (RelocationTarget::Symbol(i), Some(symbols)) = (r.target(), &symbols) {
+                let symbol = symbols.symbol_by_index(i).map_err(|e| fail(&e))?;
+                bound.insert(symbol.name().map_err(|e| fail(&e))?.to_owned());
+            }
+        }
         let needed = needed(&file, &data).map_err(|e| fail(&e))?;
-        Ok(Dynamic { path: path.to_owned(), exports, imports, needed })
+        Ok(Dynamic { path: path.to_owned(), exports, imports, bound, needed })
     }
 
     /// The file's name.

@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), no_std)]
 #![allow(dead_code)]
 
+#[path = "../../../../shim/src/objects.rs"]
+mod objects;
 #[path = "../../../../shim/src/real.rs"]
 mod real;
 #[path = "../../../../shim/src/exports/signal.rs"]

@@ -1,0 +1,233 @@
+//! Objects that are loaded (the ELF specification's name for libraries and programs), read without a call to the
+//! dynamic linker: what it would be asked is one of the functions that we, or others, put in front of it.
+
+use core::arch::asm;
+use core::ffi::{CStr, c_char};
+
+/// `Elf64_Dyn`.
+#[repr(C)]
+struct Dyn {
+    tag: i64,
+    value: usize,
+}
+
+/// `Elf64_Sym`.
+#[repr(C)]
+struct Sym {
+    name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    value: usize,
+    size: u64,
+}
+
+/// `Elf64_Phdr`.
+#[repr(C)]
+struct Phdr {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: usize,
+    physical: u64,
+    file_size: u64,
+    size: u64,
+    align: u64,
+}
+
+/// The public part of `struct link_map` (link.h).
+#[repr(C)]
+struct LinkMap {
+    base: usize,
+    name: *const c_char,
+    dynamic: *const Dyn,
+    next: *const LinkMap,
+    previous: *const LinkMap,
+}
+
+/// `struct r_debug` (link.h), as far as it is needed.
+#[repr(C)]
+struct Debug {
+    version: i32,
+    first: *const LinkMap,
+}
+
+const PT_DYNAMIC: u32 = 2;
+const DT_HASH: i64 = 4;
+const DT_STRTAB: i64 = 5;
+const DT_SYMTAB: i64 = 6;
+const DT_GNU_HASH: i64 = 0x6fff_fef5;
+const DT_VERSYM: i64 = 0x6fff_fff0;
+/// In a symbol's version: not the one that a reference without a version means.
+const HIDDEN: u16 = 0x8000;
+const STT_OBJECT: u8 = 1;
+const STT_FUNC: u8 = 2;
+
+/// One object.
+#[derive(Clone, Copy)]
+pub struct Object {
+    base: usize,
+    dynamic: *const Dyn,
+}
+
+impl Object {
+    /// The dynamic section's value for `tag`, 0 if it has none.
+    fn value(&self, tag: i64) -> usize {
+        let mut at = self.dynamic;
+        loop {
+            // SAFETY: the dynamic section of an object that is loaded ends with an entry of tag 0.
+            let d = unsafe { &*at };
+            if d.tag == tag {
+                return d.value;
+            }
+            if d.tag == 0 {
+                return 0;
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+
+    /// The same for tags whose value is an address: glibc has added the base in most objects, others have not.
+    fn address<T>(&self, tag: i64) -> *const T {
+        let v = self.value(tag);
+        (if v != 0 && v < self.base { v + self.base } else { v }) as *const T
+    }
+
+    /// The address of the function or variable that this object defines as `name`; of several versions the default one.
+    pub fn find(&self, name: &CStr) -> Option<usize> {
+        let symbols = self.address::<Sym>(DT_SYMTAB);
+        let strings = self.address::<c_char>(DT_STRTAB);
+        let versions = self.address::<u16>(DT_VERSYM);
+        if symbols.is_null() || strings.is_null() {
+            return None;
+        }
+        let judge = |i: u32| {
+            // SAFETY: the index comes from the object's own hash table.
+            let s = unsafe { &*symbols.wrapping_add(i as usize) };
+            let kind = s.info & 15;
+            // SAFETY: one version for each symbol.
+            let hidden = !versions.is_null() && unsafe { *versions.wrapping_add(i as usize) } & HIDDEN != 0;
+            let fits = s.section != 0 && s.value != 0 && (kind == STT_OBJECT || kind == STT_FUNC) && !hidden;
+            // SAFETY: names lie in the object's string table.
+            (fits && unsafe { CStr::from_ptr(strings.wrapping_add(s.name as usize)) } == name)
+                .then_some(self.base.wrapping_add(s.value))
+        };
+        let table = self.address::<u32>(DT_GNU_HASH);
+        if table.is_null() { self.by_hash(name, judge) } else { by_gnu_hash(table, name, judge) }
+    }
+
+    /// The table of the System V ABI; the vDSO of older kernels has no other.
+    fn by_hash(&self, name: &CStr, judge: impl Fn(u32) -> Option<usize>) -> Option<usize> {
+        let table = self.address::<u32>(DT_HASH);
+        if table.is_null() {
+            return None;
+        }
+        let hash = name.to_bytes().iter().fold(0u32, |h, &b| {
+            let h = (h << 4).wrapping_add(b.into());
+            (h ^ (h & 0xf000_0000) >> 24) & 0x0fff_ffff
+        });
+        // SAFETY: two counts, then as many buckets and chain links (System V ABI, figure 5-11).
+        let at = |i: usize| unsafe { *table.wrapping_add(i) };
+        let (buckets, links) = (at(0), at(1));
+        let mut i = at(2 + hash.checked_rem(buckets)? as usize);
+        for _ in 0..links {
+            if i == 0 || i >= links {
+                break;
+            }
+            if let Some(found) = judge(i) {
+                return Some(found);
+            }
+            i = at(2 + buckets as usize + i as usize);
+        }
+        None
+    }
+}
+
+/// GNU's table: four counts, a Bloom filter of words, buckets, then one hash for each symbol; the last of a chain is odd.
+fn by_gnu_hash(table: *const u32, name: &CStr, judge: impl Fn(u32) -> Option<usize>) -> Option<usize> {
+    let hash = name.to_bytes().iter().fold(5381u32, |h, &b| h.wrapping_mul(33).wrapping_add(b.into()));
+    // SAFETY: the table of an object that is loaded; every index below comes from its own counts and chains.
+    let at = |i: usize| unsafe { *table.wrapping_add(i) };
+    let (buckets, first, words) = (at(0), at(1), at(2));
+    let bucket = 4 + 2 * words as usize;
+    let chain = bucket + buckets as usize;
+    let mut i = at(bucket + hash.checked_rem(buckets)? as usize);
+    if i < first {
+        return None;
+    }
+    loop {
+        let h = at(chain + (i - first) as usize);
+        if (h ^ hash) >> 1 == 0
+            && let Some(found) = judge(i)
+        {
+            return Some(found);
+        }
+        if h & 1 != 0 {
+            return None;
+        }
+        i += 1;
+    }
+}
+
+/// The object that the kernel puts into every process (vdso(7)); a tracer or a sandbox may have taken it away.
+pub fn vdso() -> Option<Object> {
+    // SAFETY: takes a number and returns one.
+    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
+    if start == 0 {
+        return None;
+    }
+    // SAFETY: an ELF header: at 32 the place of the program headers, at 56 their number.
+    let (at, count) = unsafe { (*((start + 32) as *const u64) as usize, *((start + 56) as *const u16)) };
+    // SAFETY: the program headers that the ELF header tells of. The object's addresses begin at 0, as those of libraries do.
+    let headers = unsafe { core::slice::from_raw_parts((start + at) as *const Phdr, count.into()) };
+    let dynamic = headers.iter().find(|h| h.kind == PT_DYNAMIC)?.address;
+    Some(Object { base: start, dynamic: (start + dynamic) as *const Dyn })
+}
+
+/// The list of all objects, in the order in which names are looked up in those that the program started with. The dynamic
+/// linker keeps it for debuggers, where glibc's and musl's own names lead to.
+fn list() -> *const LinkMap {
+    let (glibc, musl): (*const Debug, *const *const Debug);
+    // SAFETY: loads the addresses of two variables, null where there is none of that name.
+    unsafe {
+        asm!(
+            ".weak _r_debug",
+            ".weak _dl_debug_addr",
+            "mov {}, [rip + _r_debug@GOTPCREL]",
+            "mov {}, [rip + _dl_debug_addr@GOTPCREL]",
+            out(reg) glibc,
+            out(reg) musl,
+            options(nostack, pure, readonly),
+        );
+    }
+    // SAFETY: both are set before any code runs but the dynamic linker's own. The program is the first, and stays.
+    unsafe {
+        let debug = if glibc.is_null() { musl.as_ref().map_or(core::ptr::null(), |d| *d) } else { glibc };
+        debug.as_ref().map_or(core::ptr::null(), |d| d.first)
+    }
+}
+
+/// This library's own dynamic section.
+fn own() -> *const Dyn {
+    let own;
+    // SAFETY: the linker defines the name in every object, for that object alone.
+    unsafe { asm!("lea {}, [rip + _DYNAMIC]", out(reg) own, options(nostack, pure, nomem)) };
+    own
+}
+
+/// The objects that the search for a name that this library defines would come to next, had it not been found here.
+pub fn after_us() -> impl Iterator<Item = Object> {
+    let own = own();
+    all().skip_while(move |o| o.dynamic != own).skip(1)
+}
+
+/// All objects. Those that were there at the start are never taken out.
+fn all() -> impl Iterator<Item = Object> {
+    let mut at = list();
+    core::iter::from_fn(move || {
+        // SAFETY: null, or an object that is loaded.
+        let map = unsafe { at.as_ref() }?;
+        at = map.next;
+        Some(Object { base: map.base, dynamic: map.dynamic })
+    })
+}
