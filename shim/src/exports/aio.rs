@@ -44,18 +44,40 @@ pub unsafe fn submitting(n: isize, list: *const *const core::ffi::c_void) {
     }
 }
 
-hooks! {
-    fn aio_read(cb: *mut aiocb) -> c_int {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn aio_read(cb: *mut aiocb) -> c_int {
+    // SAFETY: libc gets the program's own argument, from which only `peek` reads.
+    unsafe {
         retire(cb);
         real::aio_read(cb)
     }
-    fn aio_read64(cb: *mut aiocb) -> c_int { aio_read(cb) }
-    fn aio_write(cb: *mut aiocb) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn aio_read64(cb: *mut aiocb) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { aio_read(cb) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn aio_write(cb: *mut aiocb) -> c_int {
+    // SAFETY: libc gets the program's own argument, from which only `peek` reads.
+    unsafe {
         retire(cb);
         real::aio_write(cb)
     }
-    fn aio_write64(cb: *mut aiocb) -> c_int { aio_write(cb) }
-    fn lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, ev: *mut sigevent) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn aio_write64(cb: *mut aiocb) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { aio_write(cb) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, ev: *mut sigevent) -> c_int {
+    // SAFETY: libc gets the program's own arguments, from which only `peek` reads.
+    unsafe {
         for i in 0..usize::try_from(n).unwrap_or(0) {
             match peek(list.wrapping_add(i)) {
                 Ok(cb) => retire(cb),
@@ -64,8 +86,16 @@ hooks! {
         }
         real::lio_listio(mode, list, n, ev)
     }
-    /// Differs from `lio_listio` only in the threads that deliver a `SIGEV_THREAD` notification.
-    fn lio_listio64(mode: c_int, list: *const *mut aiocb, n: c_int, ev: *mut sigevent) -> c_int {
-        lio_listio(mode, list, n, ev)
-    }
+}
+
+/// Differs from `lio_listio` only in the threads that deliver a `SIGEV_THREAD` notification.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn lio_listio64(
+    mode: c_int,
+    list: *const *mut aiocb,
+    n: c_int,
+    ev: *mut sigevent,
+) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { lio_listio(mode, list, n, ev) }
 }

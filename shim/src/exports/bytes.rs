@@ -42,32 +42,58 @@ unsafe fn no_sender(got: ssize_t, a: *mut sockaddr, l: *mut socklen_t) -> ssize_
     }
 }
 
-hooks! {
-    /// Reading nothing returns at once without a look at the socket, unlike `recv` (`sock_read_iter`).
-    fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t {
+/// Reading nothing returns at once without a look at the socket, unlike `recv` (`sock_read_iter`).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(fd) || n == 0 || n > isize::MAX as usize {
             return real::read(fd, b, n);
         }
         let v = one(b, n);
         io::recv(fd, &v, 1, 0, || real::read(fd, b, n))
     }
-    /// glibc's second name for `read`.
-    fn __read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t { read(fd, b, n) }
-    /// `read` with `_FORTIFY_SOURCE`: libc ends the program if the buffer is too small.
-    fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t {
-        if n > room { real::__read_chk(fd, b, n, room) } else { read(fd, b, n) }
-    }
-    fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t {
+}
+
+/// glibc's second name for `read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __read(fd: c_int, b: *mut c_void, n: size_t) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { read(fd, b, n) }
+}
+
+/// `read` with `_FORTIFY_SOURCE`: libc ends the program if the buffer is too small.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __read_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe { if n > room { real::__read_chk(fd, b, n, room) } else { read(fd, b, n) } }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(fd) || n > isize::MAX as usize {
             return real::write(fd, b, n);
         }
         let v = one(b, n);
         io::send(fd, &v, 1, 0, || real::write(fd, b, n))
     }
-    /// glibc's second name for `write`.
-    fn __write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t { write(fd, b, n) }
+}
 
-    fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+/// glibc's second name for `write`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __write(fd: c_int, b: *const c_void, n: size_t) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { write(fd, b, n) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments; `vector_len` has read all elements of the vector.
+    unsafe {
         if !io::carried(fd) {
             return real::readv(fd, v, n);
         }
@@ -77,7 +103,12 @@ hooks! {
             Some(_) => io::recv(fd, v, n as usize, 0, || real::readv(fd, v, n)),
         }
     }
-    fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments; `vector_len` has read all elements of the vector.
+    unsafe {
         if !io::carried(fd) {
             return real::writev(fd, v, n);
         }
@@ -87,9 +118,14 @@ hooks! {
             Some(_) => io::send(fd, v, n as usize, 0, || real::writev(fd, v, n)),
         }
     }
-    /// Offset -1 means "the current position", which a socket accepts; any other is `ESPIPE`. What the
-    /// flags mean to a socket depends on the kernel's version, so with flags the kernel gets the socket.
-    fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+}
+
+/// Offset -1 means "the current position", which a socket accepts; any other is `ESPIPE`. What the
+/// flags mean to a socket depends on the kernel's version, so with flags the kernel gets the socket.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+    // SAFETY: `readv` and libc get the program's own arguments.
+    unsafe {
         if off == -1 && io::carried(fd) {
             if flags == 0 {
                 return readv(fd, v, n);
@@ -98,11 +134,19 @@ hooks! {
         }
         real::preadv2(fd, v, n, off, flags)
     }
-    fn preadv64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
-        preadv2(fd, v, n, off, flags)
-    }
-    /// As `preadv2`.
-    fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn preadv64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { preadv2(fd, v, n, off, flags) }
+}
+
+/// As `preadv2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+    // SAFETY: `writev` and libc get the program's own arguments.
+    unsafe {
         if off == -1 && io::carried(fd) {
             if flags == 0 {
                 return writev(fd, v, n);
@@ -111,32 +155,73 @@ hooks! {
         }
         real::pwritev2(fd, v, n, off, flags)
     }
-    fn pwritev64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
-        pwritev2(fd, v, n, off, flags)
-    }
+}
 
-    fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pwritev64v2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { pwritev2(fd, v, n, off, flags) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn recv(fd: c_int, b: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(fd) {
             return real::recv(fd, b, n, flags);
         }
         let v = one(b, n);
         io::recv(fd, &v, 1, flags, || real::recv(fd, b, n, flags))
     }
-    /// `recv` with `_FORTIFY_SOURCE`.
-    fn __recv_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t {
-        if n > room { real::__recv_chk(fd, b, n, room, flags) } else { recv(fd, b, n, flags) }
-    }
-    fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+}
+
+/// `recv` with `_FORTIFY_SOURCE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __recv_chk(
+    fd: c_int,
+    b: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe { if n > room { real::__recv_chk(fd, b, n, room, flags) } else { recv(fd, b, n, flags) } }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(fd) {
             return real::send(fd, b, n, flags);
         }
         let v = one(b, n);
         io::send(fd, &v, 1, flags, || real::send(fd, b, n, flags))
     }
-    /// glibc's second name for `send`.
-    fn __send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t { send(fd, b, n, flags) }
+}
 
-    fn recvfrom(fd: c_int, b: *mut c_void, n: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
+/// glibc's second name for `send`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __send(fd: c_int, b: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { send(fd, b, n, flags) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn recvfrom(
+    fd: c_int,
+    b: *mut c_void,
+    n: size_t,
+    flags: c_int,
+    a: *mut sockaddr,
+    l: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`),
+    // as is a bad address (`no_sender`).
+    unsafe {
         if !io::carried(fd) {
             return real::recvfrom(fd, b, n, flags, a, l);
         }
@@ -149,35 +234,76 @@ hooks! {
         });
         if by_kernel { r } else { no_sender(r, a, l) }
     }
-    /// `recvfrom` with `_FORTIFY_SOURCE`.
-    fn __recvfrom_chk(fd: c_int, b: *mut c_void, n: size_t, room: size_t, flags: c_int, a: *mut sockaddr, l: *mut socklen_t) -> ssize_t {
-        if n > room {
-            real::__recvfrom_chk(fd, b, n, room, flags, a, l)
-        } else {
-            recvfrom(fd, b, n, flags, a, l)
-        }
+}
+
+/// `recvfrom` with `_FORTIFY_SOURCE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __recvfrom_chk(
+    fd: c_int,
+    b: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+    a: *mut sockaddr,
+    l: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
+        if n > room { real::__recvfrom_chk(fd, b, n, room, flags, a, l) } else { recvfrom(fd, b, n, flags, a, l) }
     }
-    /// A connected stream ignores the address, once the kernel has been able to read it.
-    fn sendto(fd: c_int, b: *const c_void, n: size_t, flags: c_int, a: *const sockaddr, l: socklen_t) -> ssize_t {
+}
+
+/// A connected stream ignores the address, once the kernel has been able to read it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn sendto(
+    fd: c_int,
+    b: *const c_void,
+    n: size_t,
+    flags: c_int,
+    a: *const sockaddr,
+    l: socklen_t,
+) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
+    // program's, and a bad one is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(fd) || refused(a, l) {
             return real::sendto(fd, b, n, flags, a, l);
         }
         let v = one(b, n);
         io::send(fd, &v, 1, flags, || real::sendto(fd, b, n, flags, a, l))
     }
+}
 
-    fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments; a bad `off` is an EFAULT (`usercopy`).
+    unsafe {
         if !io::carried(out) {
             // A socket cannot be the source (sendfile(2)): libc reports that.
             return real::sendfile(out, inp, off, n);
         }
         io::sendfile(out, inp, off, n, || real::sendfile(out, inp, off, n))
     }
-    fn sendfile64(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
-        sendfile(out, inp, off, n)
-    }
-    /// Moves pages between the kernel's socket and a pipe: the socket goes to the kernel.
-    fn splice(i: c_int, io_: *mut off_t, o: c_int, oo: *mut off_t, n: size_t, flags: c_uint) -> ssize_t {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn sendfile64(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
+    // SAFETY: the same function under another name.
+    unsafe { sendfile(out, inp, off, n) }
+}
+
+/// Moves pages between the kernel's socket and a pipe: the socket goes to the kernel.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn splice(
+    i: c_int,
+    io_: *mut off_t,
+    o: c_int,
+    oo: *mut off_t,
+    n: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         leave::retire(i, Reason::Splice);
         leave::retire(o, Reason::Splice);
         real::splice(i, io_, o, oo, n, flags)

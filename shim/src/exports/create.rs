@@ -9,28 +9,33 @@ use shmring::family::Reason;
 
 /// Functions that return the new descriptor, or -1.
 macro_rules! creators {
-    ($($(#[$m:meta])* fn $name:ident = $libc:ident($($a:ident: $t:ty),* $(,)?);)*) => { hooks! {$(
+    ($($(#[$m:meta])* fn $name:ident = $libc:ident($($a:ident: $t:ty),* $(,)?);)*) => {$(
         $(#[$m])*
-        fn $name($($a: $t),*) -> c_int {
-            let fd = real::$libc($($a),*);
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name($($a: $t),*) -> c_int {
+            // SAFETY: libc gets the program's own arguments.
+            let fd = unsafe { real::$libc($($a),*) };
             descriptors::created(fd);
             fd
         }
-    )*}};
+    )*};
 }
 
 /// Functions that return a stream, or null.
 macro_rules! streams {
-    ($($(#[$m:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?);)*) => { hooks! {$(
+    ($($(#[$m:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?);)*) => {$(
         $(#[$m])*
-        fn $name($($a: $t),*) -> *mut FILE {
-            let f = real::$name($($a),*);
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name($($a: $t),*) -> *mut FILE {
+            // SAFETY: libc gets the program's own arguments.
+            let f = unsafe { real::$name($($a),*) };
             if !f.is_null() {
-                descriptors::created(libc::fileno(f));
+                // SAFETY: a stream that libc has just opened.
+                descriptors::created(unsafe { libc::fileno(f) });
             }
             f
         }
-    )*}};
+    )*};
 }
 
 creators! {
@@ -97,8 +102,10 @@ unsafe fn reopening(f: *mut FILE) {
     }
 }
 
-hooks! {
-    fn freopen(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn freopen(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE {
+    // SAFETY: libc gets the program's own arguments; `f` is a stream if it is not null, before as after.
+    unsafe {
         reopening(f);
         let f = real::freopen(p, mode, f);
         if !f.is_null() {
@@ -106,7 +113,12 @@ hooks! {
         }
         f
     }
-    fn freopen64(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn freopen64(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE {
+    // SAFETY: libc gets the program's own arguments; `f` is a stream if it is not null, before as after.
+    unsafe {
         reopening(f);
         let f = real::freopen64(p, mode, f);
         if !f.is_null() {
@@ -114,22 +126,37 @@ hooks! {
         }
         f
     }
-    fn opendir(p: *const c_char) -> *mut DIR {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn opendir(p: *const c_char) -> *mut DIR {
+    // SAFETY: libc gets the program's own argument; `d` is a directory if it is not null.
+    unsafe {
         let d = real::opendir(p);
         if !d.is_null() {
             descriptors::created(libc::dirfd(d));
         }
         d
     }
-    /// A new descriptor only if `fd` is -1; else the mask of an existing one changes.
-    fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
+}
+
+/// A new descriptor only if `fd` is -1; else the mask of an existing one changes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn signalfd(fd: c_int, mask: *const sigset_t, flags: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         let r = real::signalfd(fd, mask, flags);
         if fd == -1 {
             descriptors::created(r);
         }
         r
     }
-    fn pipe(p: *mut c_int) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pipe(p: *mut c_int) -> c_int {
+    // SAFETY: libc gets the program's own argument, and has written both descriptors if it returned 0.
+    unsafe {
         let r = real::pipe(p);
         if r == 0 {
             descriptors::created(*p);
@@ -137,9 +164,19 @@ hooks! {
         }
         r
     }
-    /// glibc's second name for `pipe`.
-    fn __pipe(p: *mut c_int) -> c_int { pipe(p) }
-    fn pipe2(p: *mut c_int, flags: c_int) -> c_int {
+}
+
+/// glibc's second name for `pipe`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __pipe(p: *mut c_int) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { pipe(p) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pipe2(p: *mut c_int, flags: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments, and has written both descriptors if it returned 0.
+    unsafe {
         let r = real::pipe2(p, flags);
         if r == 0 {
             descriptors::created(*p);
@@ -147,7 +184,18 @@ hooks! {
         }
         r
     }
-    fn openpty(main: *mut c_int, sub: *mut c_int, name: *mut c_char, t: *const termios, w: *const winsize) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn openpty(
+    main: *mut c_int,
+    sub: *mut c_int,
+    name: *mut c_char,
+    t: *const termios,
+    w: *const winsize,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments, and has written both descriptors if it returned 0.
+    unsafe {
         let r = real::openpty(main, sub, name, t, w);
         if r == 0 {
             descriptors::created(*main);
@@ -155,16 +203,32 @@ hooks! {
         }
         r
     }
-    /// Puts the terminal on descriptors 0 to 2, inside libc.
-    fn login_tty(fd: c_int) -> c_int {
+}
+
+/// Puts the terminal on descriptors 0 to 2, inside libc.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn login_tty(fd: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         let r = real::login_tty(fd);
         if r == 0 {
             standard_streams_replaced();
         }
         r
     }
-    /// Forks inside libc, which runs the fork handlers; the child then does what `login_tty` does.
-    fn forkpty(main: *mut c_int, name: *mut c_char, t: *const termios, w: *const winsize) -> pid_t {
+}
+
+/// Forks inside libc, which runs the fork handlers; the child then does what `login_tty` does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn forkpty(
+    main: *mut c_int,
+    name: *mut c_char,
+    t: *const termios,
+    w: *const winsize,
+) -> pid_t {
+    // SAFETY: libc gets the program's own arguments but for `fd`, a local; the program's variable is written where libc
+    // would write it.
+    unsafe {
         let mut fd = -1;
         let pid = real::forkpty(&mut fd, name, t, w);
         if pid == 0 {
@@ -177,9 +241,14 @@ hooks! {
         }
         pid
     }
-    /// Forks inside libc, which runs the fork handlers; unless told not to, the child then has /dev/null
-    /// on descriptors 0 to 2. The parent leaves by libc's own `_exit`: for its family it has simply died.
-    fn daemon(nochdir: c_int, noclose: c_int) -> c_int {
+}
+
+/// Forks inside libc, which runs the fork handlers; unless told not to, the child then has /dev/null
+/// on descriptors 0 to 2. The parent leaves by libc's own `_exit`: for its family it has simply died.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn daemon(nochdir: c_int, noclose: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         let r = real::daemon(nochdir, noclose);
         if r == 0 && noclose == 0 {
             standard_streams_replaced();

@@ -5,30 +5,14 @@
 //! and goes to libc. [`symbols`] is the list of all of them, checked by the `symbols` test against what the
 //! library exports and what programs import.
 //!
+//! A function does, and asks of its caller, what its manual page says; comments say only what ours adds.
+//!
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
 //! them. Nothing here allocates, locks or keeps state.
 
 use crate::usercopy;
 use core::ffi::{c_int, c_void};
 use libc::{iovec, timespec};
-
-/// Defines exported functions. The body may do what the caller of the libc function may.
-macro_rules! hooks {
-    ($($(#[$m:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?) -> $r:ty $body:block)*) => {$(
-        #[doc = concat!("`", stringify!($name), "`, as its manual page has it.")]
-        $(#[$m])*
-        ///
-        /// # Safety
-        /// As libc's.
-        #[unsafe(no_mangle)]
-        #[allow(unused_unsafe, clippy::too_many_arguments)]
-        pub unsafe extern "C-unwind" fn $name($($a: $t),*) -> $r {
-            // SAFETY: the program keeps libc's contract for this function; whatever is called here is the
-            // same function or asks for no more than it.
-            unsafe { $body }
-        }
-    )*};
-}
 
 pub mod addr;
 pub mod aio;

@@ -98,8 +98,10 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
     }
 }
 
-hooks! {
-    fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments; `h` is a copy of the header, read so that a bad pointer is an error.
+    unsafe {
         // The kernel reports a header that cannot be read.
         let Ok(h) = peek(m) else { return real::sendmsg(fd, m, flags) };
         if !fds::tracked(fd) {
@@ -110,10 +112,15 @@ hooks! {
         }
         send_one(fd, m, &h, flags).0
     }
+}
 
-    /// As the kernel does it: up to 1024 messages, stopping at the first that fails or goes out in part;
-    /// an error is reported only if it is the first message's (`__sys_sendmmsg`).
-    fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
+/// As the kernel does it: up to 1024 messages, stopping at the first that fails or goes out in part;
+/// an error is reported only if it is the first message's (`__sys_sendmmsg`).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments. The array is read and written by `peek` and `poke`, for which a bad
+    // pointer is an error; nothing else here looks behind `v`.
+    unsafe {
         let n = (n as usize).min(UIO_MAXIOV);
         if !fds::tracked(fd) {
             for i in 0..n {
@@ -153,8 +160,13 @@ hooks! {
         }
         n as c_int
     }
+}
 
-    fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: libc gets the program's own arguments. The header is read and written by `peek` and `poke`, for which a bad
+    // pointer is an error, but where the kernel has just written it.
+    unsafe {
         if !fds::tracked(fd) {
             let r = real::recvmsg(fd, m, flags);
             // The kernel has just written the header.
@@ -187,10 +199,21 @@ hooks! {
         }
         r
     }
+}
 
-    /// As the kernel does it (`do_recvmmsg`): an error of the socket comes first; then message after message; the
-    /// time is looked at only after each. An error behind the first message is kept for the next call.
-    fn recvmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, flags: c_int, t: *mut timespec) -> c_int {
+/// As the kernel does it (`do_recvmmsg`): an error of the socket comes first; then message after message; the
+/// time is looked at only after each. An error behind the first message is kept for the next call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn recvmmsg(
+    fd: c_int,
+    v: *mut mmsghdr,
+    n: c_uint,
+    flags: c_int,
+    t: *mut timespec,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments. The array is written by `poke`, for which a bad pointer is an error;
+    // the headers that are looked into the kernel has just written.
+    unsafe {
         let native = || {
             let r = real::recvmmsg(fd, v, n, flags, t);
             for i in 0..usize::try_from(r).unwrap_or(0) {
@@ -212,7 +235,9 @@ hooks! {
         let mut e: c_int = 0;
         let mut len = size_of::<c_int>() as socklen_t;
         let saved = real::errno();
-        if crate::options::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut e).cast(), &raw mut len) == 0 && e != 0 {
+        if crate::options::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut e).cast(), &raw mut len) == 0
+            && e != 0
+        {
             real::set_errno(e);
             return -1;
         }

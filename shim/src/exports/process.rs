@@ -47,49 +47,104 @@ unsafe fn exec(env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
     r
 }
 
-hooks! {
-    fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        exec(e, || real::execve(p, a, e))
-    }
-    fn execv(p: *const c_char, a: Strings) -> c_int {
-        exec(core::ptr::null(), || real::execv(p, a))
-    }
-    fn execvp(p: *const c_char, a: Strings) -> c_int {
-        exec(core::ptr::null(), || real::execvp(p, a))
-    }
-    fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
-        exec(e, || real::execvpe(p, a, e))
-    }
-    fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
-        exec(e, || real::fexecve(fd, a, e))
-    }
-    fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
-        exec(e, || real::execveat(at, p, a, e, flags))
-    }
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(e, || real::execve(p, a, e)) }
+}
 
-    fn posix_spawn(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
-        at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn execv(p: *const c_char, a: Strings) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(core::ptr::null(), || real::execv(p, a)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn execvp(p: *const c_char, a: Strings) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(core::ptr::null(), || real::execvp(p, a)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(e, || real::execvpe(p, a, e)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(e, || real::fexecve(fd, a, e)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
+    // SAFETY: path, arguments and environment are the program's, as libc will read them.
+    unsafe { exec(e, || real::execveat(at, p, a, e, flags)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn posix_spawn(
+    pid: *mut pid_t,
+    p: *const c_char,
+    f: *const posix_spawn_file_actions_t,
+    at: *const posix_spawnattr_t,
+    a: MutStrings,
+    e: MutStrings,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
+    unsafe {
         processes::before_spawn();
         real::posix_spawn(pid, p, f, at, a, e)
     }
-    fn posix_spawnp(pid: *mut pid_t, p: *const c_char, f: *const posix_spawn_file_actions_t,
-        at: *const posix_spawnattr_t, a: MutStrings, e: MutStrings) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn posix_spawnp(
+    pid: *mut pid_t,
+    p: *const c_char,
+    f: *const posix_spawn_file_actions_t,
+    at: *const posix_spawnattr_t,
+    a: MutStrings,
+    e: MutStrings,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
+    unsafe {
         processes::before_spawn();
         real::posix_spawnp(pid, p, f, at, a, e)
     }
-    /// The child will hold `old` under another number, also if `old` itself closes on exec.
-    fn posix_spawn_file_actions_adddup2(f: *mut posix_spawn_file_actions_t, old: c_int, new: c_int) -> c_int {
+}
+
+/// The child will hold `old` under another number, also if `old` itself closes on exec.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn posix_spawn_file_actions_adddup2(
+    f: *mut posix_spawn_file_actions_t,
+    old: c_int,
+    new: c_int,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         descriptors::handing_on(old);
         real::posix_spawn_file_actions_adddup2(f, old, new)
     }
-    fn system(command: *const c_char) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
+    // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
+    unsafe {
         // A null pointer asks whether there is a shell.
         if !command.is_null() {
             processes::before_spawn();
         }
         real::system(command)
     }
-    fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
+    // SAFETY: libc gets the program's own arguments; `f` is a stream if it is not null.
+    unsafe {
         processes::before_spawn();
         let f = real::popen(command, mode);
         if !f.is_null() {
@@ -97,25 +152,56 @@ hooks! {
         }
         f
     }
-    /// The name that old headers gave `popen`.
-    fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE { popen(command, mode) }
-    /// `popen` into a stream that exists.
-    fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
+}
+
+/// The name that old headers gave `popen`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _IO_popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
+    // SAFETY: the same function under another name.
+    unsafe { popen(command, mode) }
+}
+
+/// `popen` into a stream that exists.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
+    // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
+    unsafe {
         processes::before_spawn();
         real::_IO_proc_open(f, command, mode)
     }
+}
 
-    fn _Fork() -> pid_t {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _Fork() -> pid_t {
+    // SAFETY: no memory is involved but the child's copy of it.
+    unsafe {
         processes::fork_prepare();
         let pid = real::_Fork();
-        if pid == 0 { processes::fork_child() } else { processes::fork_parent() }
+        if pid == 0 {
+            processes::fork_child()
+        } else {
+            processes::fork_parent()
+        }
         pid
     }
-    /// Variadic in C; the last three travel where fixed arguments do. Without `CLONE_VM` it is a fork. With
-    /// it and `CLONE_VFORK` it is `vfork` on another stack. With `CLONE_VM` alone it is a thread or as good
-    /// as one.
-    fn clone(main: Main, stack: *mut c_void, flags: c_int, arg: *mut c_void,
-        ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int {
+}
+
+/// Variadic in C; the last three travel where fixed arguments do. Without `CLONE_VM` it is a fork. With
+/// it and `CLONE_VFORK` it is `vfork` on another stack. With `CLONE_VM` alone it is a thread or as good
+/// as one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn clone(
+    main: Main,
+    stack: *mut c_void,
+    flags: c_int,
+    arg: *mut c_void,
+    ptid: *mut pid_t,
+    tls: *mut c_void,
+    ctid: *mut pid_t,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments; where it gets `start` instead, this frame waits for the call, and the
+    // child has a copy of it.
+    unsafe {
         if flags & libc::CLONE_VM == 0 {
             let start = Start { main, arg };
             processes::fork_prepare();
@@ -131,31 +217,52 @@ hooks! {
         }
         real::clone(main, stack, flags, arg, ptid, tls, ctid)
     }
+}
 
-    /// glibc's second name for `clone`.
-    fn __clone(main: Main, stack: *mut c_void, flags: c_int, arg: *mut c_void,
-        ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int {
-        clone(main, stack, flags, arg, ptid, tls, ctid)
-    }
+/// glibc's second name for `clone`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __clone(
+    main: Main,
+    stack: *mut c_void,
+    flags: c_int,
+    arg: *mut c_void,
+    ptid: *mut pid_t,
+    tls: *mut c_void,
+    ctid: *mut pid_t,
+) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { clone(main, stack, flags, arg, ptid, tls, ctid) }
+}
 
-    fn _exit(code: c_int) -> ! {
-        processes::leaving();
-        end(code)
-    }
-    fn _Exit(code: c_int) -> ! {
-        processes::leaving();
-        end(code)
-    }
-    /// The handlers of `at_quick_exit` run after we have been told, and may still use connections.
-    fn quick_exit(code: c_int) -> ! {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _exit(code: c_int) -> ! {
+    processes::leaving();
+    end(code)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _Exit(code: c_int) -> ! {
+    processes::leaving();
+    end(code)
+}
+
+/// The handlers of `at_quick_exit` run after we have been told, and may still use connections.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
+    // SAFETY: no memory is involved; libc's function does not return.
+    unsafe {
         processes::leaving();
         real::quick_exit(code);
         end(code)
     }
+}
 
-    /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs; without an
-    /// address it is a question whether the kernel knows filters (EFAULT).
-    fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+/// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs; without an
+/// address it is a question whether the kernel knows filters (EFAULT).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    // SAFETY: the kernel gets the program's own arguments.
+    unsafe {
         if op == libc::PR_SET_SECCOMP && (a as u32 != libc::SECCOMP_MODE_FILTER || b != 0) {
             processes::seccomp();
         }

@@ -74,10 +74,20 @@ unsafe fn clone3_forks(args: *const clone_args, size: usize) -> bool {
     }
 }
 
-hooks! {
-    /// Variadic in C: six words, the last on the stack, wherever fixed arguments would be. What is not
-    /// passed is not looked at.
-    fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+/// Variadic in C: six words, the last on the stack, wherever fixed arguments would be. What is not
+/// passed is not looked at.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn syscall(
+    nr: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
+    // SAFETY: each function gets the arguments that the program would have passed to it by name.
+    unsafe {
         let native = || real::syscall(nr, a, b, c, d, e, f);
         // The kernel takes an int from the low half of the register.
         let (ai, bi, ci, di) = (a as c_int, b as c_int, c as c_int, d as c_int);
@@ -123,9 +133,7 @@ hooks! {
             libc::SYS_epoll_create1 => descriptors::epoll_create1(ai) as c_long,
             libc::SYS_epoll_ctl => waits::epoll_ctl(ai, bi, ci, d as _) as c_long,
             libc::SYS_epoll_wait => waits::epoll_wait(ai, b as _, ci, di) as c_long,
-            libc::SYS_epoll_pwait if mask_ok(e as _, f) => {
-                waits::epoll_pwait(ai, b as _, ci, di, e as _) as c_long
-            }
+            libc::SYS_epoll_pwait if mask_ok(e as _, f) => waits::epoll_pwait(ai, b as _, ci, di, e as _) as c_long,
             libc::SYS_epoll_pwait2 if mask_ok(e as _, f) => {
                 waits::epoll_pwait2(ai, b as _, ci, d as _, e as _) as c_long
             }
@@ -156,7 +164,9 @@ hooks! {
                 };
                 let Ok(timeout) = nanos(e as *const timespec) else { return native() };
                 let sets = [b, c, d];
-                if ai <= 0 || !mask_ok(mask.set, mask.size) || sets == [0; 3]
+                if ai <= 0
+                    || !mask_ok(mask.set, mask.size)
+                    || sets == [0; 3]
                     || sets.iter().any(|&s| s != 0 && bad(s as *const u8))
                 {
                     return native();
@@ -174,8 +184,8 @@ hooks! {
             }
 
             libc::SYS_execve | libc::SYS_execveat => {
-                // SAFETY: the program's environment for the next image, as execve will read it.
-                let passed = unsafe { processes::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ }) };
+                // The program's environment for the next image, as execve will read it.
+                let passed = processes::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ });
                 let r = native();
                 passed.take_back();
                 r
@@ -210,11 +220,27 @@ hooks! {
 
             libc::SYS_pipe => create::pipe(a as _) as c_long,
             libc::SYS_pipe2 => create::pipe2(a as _, bi) as c_long,
-            libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 | libc::SYS_creat | libc::SYS_open_by_handle_at
-            | libc::SYS_open_tree | libc::SYS_fsopen | libc::SYS_fsmount | libc::SYS_fspick | libc::SYS_eventfd
-            | libc::SYS_eventfd2 | libc::SYS_timerfd_create | libc::SYS_inotify_init | libc::SYS_inotify_init1
-            | libc::SYS_fanotify_init | libc::SYS_memfd_create | libc::SYS_memfd_secret | libc::SYS_pidfd_open
-            | libc::SYS_userfaultfd | libc::SYS_perf_event_open | libc::SYS_mq_open => {
+            libc::SYS_open
+            | libc::SYS_openat
+            | libc::SYS_openat2
+            | libc::SYS_creat
+            | libc::SYS_open_by_handle_at
+            | libc::SYS_open_tree
+            | libc::SYS_fsopen
+            | libc::SYS_fsmount
+            | libc::SYS_fspick
+            | libc::SYS_eventfd
+            | libc::SYS_eventfd2
+            | libc::SYS_timerfd_create
+            | libc::SYS_inotify_init
+            | libc::SYS_inotify_init1
+            | libc::SYS_fanotify_init
+            | libc::SYS_memfd_create
+            | libc::SYS_memfd_secret
+            | libc::SYS_pidfd_open
+            | libc::SYS_userfaultfd
+            | libc::SYS_perf_event_open
+            | libc::SYS_mq_open => {
                 let r = native();
                 descriptors::created(r as c_int);
                 r

@@ -7,15 +7,27 @@ use core::ffi::{c_char, c_int, c_void};
 use libc::FILE;
 use shmring::family::Reason;
 
-hooks! {
-    fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         leave::retire(fd, Reason::Stdio);
         real::fdopen(fd, mode)
     }
-    /// The name that old headers gave `fdopen`.
-    fn _IO_fdopen(fd: c_int, mode: *const c_char) -> *mut FILE { fdopen(fd, mode) }
-    /// Closes the descriptor inside libc.
-    fn fclose(f: *mut FILE) -> c_int {
+}
+
+/// The name that old headers gave `fdopen`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _IO_fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
+    // SAFETY: the same function under another name.
+    unsafe { fdopen(fd, mode) }
+}
+
+/// Closes the descriptor inside libc.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn fclose(f: *mut FILE) -> c_int {
+    // SAFETY: `f` is the program's stream, which it gives up with this call.
+    unsafe {
         if !f.is_null() {
             let saved = real::errno();
             // A closed or memory stream answers -1, which is nobody's.
@@ -24,15 +36,35 @@ hooks! {
         }
         real::fclose(f)
     }
-    /// The name that old headers gave `fclose`.
-    fn _IO_fclose(f: *mut FILE) -> c_int { fclose(f) }
-    /// A `va_list` is passed as a pointer on x86-64.
-    fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
+}
+
+/// The name that old headers gave `fclose`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn _IO_fclose(f: *mut FILE) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { fclose(f) }
+}
+
+/// A `va_list` is passed as a pointer on x86-64.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         leave::retire(fd, Reason::Stdio);
         real::vdprintf(fd, format, args)
     }
-    /// `vdprintf` with `_FORTIFY_SOURCE`.
-    fn __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, args: *mut c_void) -> c_int {
+}
+
+/// `vdprintf` with `_FORTIFY_SOURCE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __vdprintf_chk(
+    fd: c_int,
+    flag: c_int,
+    format: *const c_char,
+    args: *mut c_void,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         leave::retire(fd, Reason::Stdio);
         real::__vdprintf_chk(fd, flag, format, args)
     }

@@ -32,23 +32,40 @@ fn refused(ev: *mut epoll_event, max: c_int) -> bool {
     max <= 0 || max > MAX_EVENTS || bad(ev)
 }
 
-hooks! {
-    fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the array and the mask are the program's, for libc as for us.
+    unsafe {
         if n == 0 || bad(f) {
             return real::poll(f, n, timeout);
         }
         poll::poll(f, n, millis(timeout), null(), || real::poll(f, n, timeout))
     }
-    /// glibc's second name for `poll`.
-    fn __poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int { poll(f, n, timeout) }
-    /// `poll` with `_FORTIFY_SOURCE`: libc ends the program if the array is too small.
-    fn __poll_chk(f: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int {
+}
+
+/// glibc's second name for `poll`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { poll(f, n, timeout) }
+}
+
+/// `poll` with `_FORTIFY_SOURCE`: libc ends the program if the array is too small.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __poll_chk(f: *mut pollfd, n: nfds_t, timeout: c_int, room: size_t) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         if (room / size_of::<pollfd>()) < n as usize {
             return real::__poll_chk(f, n, timeout, room);
         }
         poll(f, n, timeout)
     }
-    fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int {
+    // SAFETY: the array and the mask are the program's, for libc as for us.
+    unsafe {
         match nanos(t) {
             Ok(ns) if n != 0 && !bad(f) && (m.is_null() || !bad(m)) => {
                 poll::poll(f, n, ns, m, || real::ppoll(f, n, t, m))
@@ -56,15 +73,37 @@ hooks! {
             _ => real::ppoll(f, n, t, m),
         }
     }
-    /// `ppoll` with `_FORTIFY_SOURCE`.
-    fn __ppoll_chk(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t, room: size_t) -> c_int {
+}
+
+/// `ppoll` with `_FORTIFY_SOURCE`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __ppoll_chk(
+    f: *mut pollfd,
+    n: nfds_t,
+    t: *const timespec,
+    m: *const sigset_t,
+    room: size_t,
+) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
         if (room / size_of::<pollfd>()) < n as usize {
             return real::__ppoll_chk(f, n, t, m, room);
         }
         ppoll(f, n, t, m)
     }
-    /// Leaves in `t` the time that was not slept, as Linux does, also when the call fails.
-    fn select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int {
+}
+
+/// Leaves in `t` the time that was not slept, as Linux does, also when the call fails.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn select(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    t: *mut timeval,
+) -> c_int {
+    // SAFETY: the sets are the program's, for libc as for us; the time is read and written by `peek` and `poke`.
+    unsafe {
         if watches_none(n, r, w, e) || !readable(r) || !readable(w) || !readable(e) {
             return real::select(n, r, w, e, t);
         }
@@ -88,45 +127,110 @@ hooks! {
         }
         ready
     }
-    /// glibc's second name for `select`.
-    fn __select(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *mut timeval) -> c_int {
-        select(n, r, w, e, t)
-    }
-    /// POSIX forbids it to change the timeout.
-    fn pselect(n: c_int, r: *mut fd_set, w: *mut fd_set, e: *mut fd_set, t: *const timespec, m: *const sigset_t) -> c_int {
+}
+
+/// glibc's second name for `select`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __select(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    t: *mut timeval,
+) -> c_int {
+    // SAFETY: the same function under another name.
+    unsafe { select(n, r, w, e, t) }
+}
+
+/// POSIX forbids it to change the timeout.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pselect(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    t: *const timespec,
+    m: *const sigset_t,
+) -> c_int {
+    // SAFETY: the sets and the mask are the program's, for libc as for us.
+    unsafe {
         match nanos(t) {
-            Ok(ns) if !watches_none(n, r, w, e) && readable(r) && readable(w) && readable(e)
-                && (m.is_null() || !bad(m)) =>
+            Ok(ns)
+                if !watches_none(n, r, w, e)
+                    && readable(r)
+                    && readable(w)
+                    && readable(e)
+                    && (m.is_null() || !bad(m)) =>
             {
                 poll::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m))
             }
             _ => real::pselect(n, r, w, e, t, m),
         }
     }
-    /// The size is a hint that must be positive (epoll_create(2)).
-    fn epoll_create(n: c_int) -> c_int {
-        if n <= 0 { real::epoll_create(n) } else { descriptors::epoll_create1(0) }
-    }
-    fn epoll_create1(flags: c_int) -> c_int { descriptors::epoll_create1(flags) }
-    fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
+}
+
+/// The size is a hint that must be positive (epoll_create(2)).
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_create(n: c_int) -> c_int {
+    // SAFETY: no memory is involved; what becomes of the descriptors is the program's decision.
+    unsafe { if n <= 0 { real::epoll_create(n) } else { descriptors::epoll_create1(0) } }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: no memory is involved; what becomes of the descriptors is the program's decision.
+    unsafe { descriptors::epoll_create1(flags) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_int {
+    // SAFETY: the event is the program's, for libc as for us.
+    unsafe {
         if op != libc::EPOLL_CTL_DEL && bad(ev) {
             return real::epoll_ctl(ep, op, fd, ev);
         }
         epoll::ctl(ep, op, fd, ev)
     }
-    fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int) -> c_int {
+    // SAFETY: the array and the mask are the program's, for libc as for us.
+    unsafe {
         if refused(ev, n) {
             return real::epoll_wait(ep, ev, n, timeout);
         }
         epoll::wait(ep, ev, n, millis(timeout), null(), || real::epoll_wait(ep, ev, n, timeout))
     }
-    fn epoll_pwait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int, m: *const sigset_t) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_pwait(
+    ep: c_int,
+    ev: *mut epoll_event,
+    n: c_int,
+    timeout: c_int,
+    m: *const sigset_t,
+) -> c_int {
+    // SAFETY: the array and the mask are the program's, for libc as for us.
+    unsafe {
         if refused(ev, n) || (!m.is_null() && bad(m)) {
             return real::epoll_pwait(ep, ev, n, timeout, m);
         }
         epoll::wait(ep, ev, n, millis(timeout), m, || real::epoll_pwait(ep, ev, n, timeout, m))
     }
-    fn epoll_pwait2(ep: c_int, ev: *mut epoll_event, n: c_int, t: *const timespec, m: *const sigset_t) -> c_int {
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn epoll_pwait2(
+    ep: c_int,
+    ev: *mut epoll_event,
+    n: c_int,
+    t: *const timespec,
+    m: *const sigset_t,
+) -> c_int {
+    // SAFETY: the array and the mask are the program's, for libc as for us.
+    unsafe {
         match nanos(t) {
             Ok(ns) if !refused(ev, n) && (m.is_null() || !bad(m)) => {
                 epoll::wait(ep, ev, n, ns, m, || real::epoll_pwait2(ep, ev, n, t, m))
