@@ -186,12 +186,12 @@ fn request(tuple: &Tuple, seq: u32) -> [u8; REQUEST] {
 }
 
 /// Reads the answer with sequence number `seq`; `None` if the message is something else.
-fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, Miss>> {
+pub(crate) fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, Miss>> {
     if b.len() < 20 || os::u32_at(b, 8) != seq {
         return None;
     }
     match os::u16_at(b, 4) {
-        NLMSG_ERROR => match -(os::u32_at(b, 16) as i32) {
+        NLMSG_ERROR => match (os::u32_at(b, 16) as i32).wrapping_neg() {
             libc::ENOENT => Some(Err(Miss::NotFound)),
             errno => Some(Err(Miss::Unavailable(errno))),
         },

@@ -34,6 +34,8 @@
 #![cfg_attr(not(test), deny(unsafe_code))]
 
 pub mod diag;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mailbox;
 pub mod message;
 pub mod registry;

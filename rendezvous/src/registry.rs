@@ -281,7 +281,7 @@ fn prepare(fd: i32, uid: u32) -> Result<Stat, Error> {
 // --- entries
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Entry {
+pub(crate) struct Entry {
     tuple: Tuple,
     cookie: u64,
     mailbox: u64,
@@ -293,7 +293,7 @@ fn checksum(bytes: &[u8; ENTRY]) -> u32 {
     mix(sum ^ last) as u32
 }
 
-fn encode(e: &Entry) -> [u8; ENTRY] {
+pub(crate) fn encode(e: &Entry) -> [u8; ENTRY] {
     let mut b = [0; ENTRY];
     os::put(&mut b, 0, &e.tuple.src);
     os::put(&mut b, 16, &e.tuple.dst);
@@ -309,7 +309,7 @@ fn encode(e: &Entry) -> [u8; ENTRY] {
 }
 
 /// The entry in `b`; `None` if it is empty, torn, garbage or of another version.
-fn decode(b: &[u8; ENTRY]) -> Option<Entry> {
+pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<Entry> {
     if os::u32_at(b, 56) != VERSION || os::u32_at(b, 60) != checksum(b) {
         return None;
     }

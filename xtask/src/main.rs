@@ -2,6 +2,7 @@
 
 mod conformance;
 mod debian;
+mod fuzzing;
 mod junit;
 mod model_checking;
 mod step;
@@ -23,6 +24,8 @@ cargo xtask CHORE
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
   miri                      run the shared memory's tests under Miri
+  fuzz [SECONDS [TARGET...]]
+                            every parser of bytes that others wrote, each for so long (libFuzzer)
   conformance [--quick] [MODULE...]
                             CPython's own network tests, native and under culvert
   differ [ARGS...]          the differential tester
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench(rest),
         ["loom"] => loom(),
         ["miri"] => miri(),
+        ["fuzz", rest @ ..] => fuzz(rest),
         ["conformance", rest @ ..] => conformance::chore(rest),
         ["differ", rest @ ..] => differ("differ", rest),
         ["soak", rest @ ..] => differ("soak", rest),
@@ -209,6 +213,23 @@ fn miri() -> bool {
     }
     let mut tally = Tally::default();
     let ok = model_checking::miri(&mut tally);
+    println!("{tally}");
+    ok
+}
+
+fn fuzz(words: &[&str]) -> bool {
+    let (seconds, targets) = match words {
+        [] => (60, &[][..]),
+        [seconds, targets @ ..] => match seconds.parse() {
+            Ok(n) => (n, targets),
+            Err(_) => {
+                eprintln!("{seconds}: not a number of seconds");
+                return false;
+            }
+        },
+    };
+    let mut tally = Tally::default();
+    let ok = fuzzing::run(Duration::from_secs(seconds), targets, &mut tally);
     println!("{tally}");
     ok
 }

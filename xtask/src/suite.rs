@@ -2,7 +2,7 @@
 //! without the bounds that keep it short.
 
 use crate::step::{Step, Tally};
-use crate::{build, cargo, conformance, culvert, debian, differ_command, library, model_checking, root};
+use crate::{build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub enum Extent {
 
 /// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
 /// libraries to be preloaded, which a test program cannot contain.
-const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe"];
+const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "fuzz"];
 
 /// Builds and runs all tests; true if none failed.
 pub fn test(extent: Extent) -> bool {
@@ -42,6 +42,7 @@ pub fn test(extent: Extent) -> bool {
         }
         model_checking::loom(&mut tally);
         model_checking::miri(&mut tally);
+        fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], &mut tally);
         legacy(extent, &mut tally);
         random(extent, &mut tally);
         if extent != Extent::Quick {
@@ -117,7 +118,7 @@ fn test_of(package: &str, extent: Extent) -> Command {
     // A failed assertion says where it was called from.
     c.env("RUST_BACKTRACE", "1");
     if extent == Extent::Nightly {
-        c.args(["--release"]).env("CULVERT_MODEL", "full").env("CULVERT_FUZZ_SECONDS", "300");
+        c.args(["--release"]).env("CULVERT_MODEL", "full");
     }
     c
 }

@@ -8,10 +8,20 @@ use std::path::Path;
 use shmring::family::{self as layout, ConfiguredPath, Endpoint, FamilyHeader, Reason, State};
 use shmring::switch::{RxPhase, TxPhase};
 
-use super::Direction;
+use serde::Serialize;
 
 /// `Endpoint::rx_up` and `tx_up` of a direction that never moved.
 const NEVER: u64 = u64::MAX;
+
+/// How far one direction of a connection has come. Stable JSON; fields may be added.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct Direction {
+    pub path: &'static str,
+    pub phase: &'static str,
+    pub bytes: u64,
+    pub messages: u64,
+    pub switched_up_at: Option<u64>,
+}
 
 /// What a family says about itself.
 #[derive(Debug)]
@@ -111,7 +121,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The header, and how many endpoints were ever used.
-fn parse_header(bytes: &[u8]) -> Result<(Family, usize), String> {
+pub fn parse_header(bytes: &[u8]) -> Result<(Family, usize), String> {
     if u64_at(bytes, offset_of!(FamilyHeader, magic)) != layout::MAGIC {
         return Err("not a family's memory".into());
     }
@@ -135,7 +145,7 @@ fn parse_header(bytes: &[u8]) -> Result<(Family, usize), String> {
 }
 
 /// `None` for a record that is free, or a socket without a connection.
-fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
+pub fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
     let state = State::from_u32(u32_at(bytes, offset_of!(Endpoint, state)));
     if matches!(state, State::Free | State::Idle) {
         return None;

@@ -30,6 +30,7 @@ mod render;
 mod scan;
 
 use clap::Args;
+use family::Direction;
 use serde::Serialize;
 
 pub use render::columns;
@@ -74,16 +75,6 @@ pub struct Connection {
     pub doorbells: u64,
     pub spins_won: u64,
     pub spins_lost: u64,
-}
-
-/// See the module's documentation.
-#[derive(Serialize, Debug, Clone, PartialEq)]
-pub struct Direction {
-    pub path: &'static str,
-    pub phase: &'static str,
-    pub bytes: u64,
-    pub messages: u64,
-    pub switched_up_at: Option<u64>,
 }
 
 /// Everything the caller may see; only `pid` if given.

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Connection, Direction, Report};
+use super::family::Direction;
+use super::{Connection, Report};
 
 /// One block per process, one line per connection.
 pub fn text(report: &Report) -> String {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use shmring::family::{MEMFD_NAME, State};
 
+use super::family::Direction;
 use super::family::{self, Family, Record};
-use super::{Connection, Direction, Process, Report};
+use super::{Connection, Process, Report};
 use crate::netdiag::{self, Socket};
 
 /// The TCP sockets of one network namespace, by inode.

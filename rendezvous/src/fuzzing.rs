@@ -1,0 +1,26 @@
+//! The parsers of bytes that others wrote, for the fuzzer in `tests/fuzz`. Each panics where what it read contradicts the
+//! bytes.
+
+use crate::{Tuple, diag, message, registry};
+
+/// A datagram in the mailbox. What is accepted is exactly what [`message::Message::encode`] gives.
+pub fn message(data: &[u8]) {
+    if let Ok(m) = message::Message::decode(data) {
+        assert!(m.encode() == data, "accepted, but not what encode gives");
+    }
+}
+
+/// An entry of a registry file: the first bytes of `data`, if there are enough.
+pub fn registry(data: &[u8]) {
+    if let Some(bytes) = data.first_chunk()
+        && let Some(entry) = registry::decode(bytes)
+    {
+        assert!(registry::decode(&registry::encode(&entry)).is_some(), "an entry that was read cannot be written");
+    }
+}
+
+/// The kernel's answer to a question about a connection.
+pub fn diag(data: &[u8]) {
+    let tuple = Tuple { src: [1; 16], dst: [2; 16], sport: 3, dport: 4, scope: 0 };
+    let _ = diag::parse(data, &tuple, 1);
+}

@@ -1,0 +1,49 @@
+//! libFuzzer over the parsers of bytes that somebody else wrote. `FUZZ_TARGET` names the parser; `cargo xtask fuzz` runs all
+//! of them, each for a while. A target fails by a panic, a hang, or memory without bound.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use std::sync::OnceLock;
+
+#[allow(dead_code)]
+#[path = "../../../cli/src/elf.rs"]
+mod elf;
+#[allow(dead_code)]
+#[path = "../../../cli/src/stat/family.rs"]
+mod family;
+#[allow(dead_code)]
+#[path = "../../../cli/src/netdiag.rs"]
+mod netdiag;
+
+type Target = fn(&[u8]);
+
+const TARGETS: &[(&str, Target)] = &[
+    // A datagram in the mailbox: any process of the machine can send one.
+    ("message", rendezvous::fuzzing::message),
+    // An entry of another user's registry file.
+    ("registry", rendezvous::fuzzing::registry),
+    // The kernel's answer about a socket.
+    ("diag", rendezvous::fuzzing::diag),
+    // The memory of a process that `culvert stat` looks at, which any user may have prepared.
+    ("family", |data| {
+        let _ = (family::parse_header(data), family::parse_endpoint(data));
+    }),
+    // A program that is to be run.
+    ("elf", |data| {
+        let _ = elf::parse(data);
+    }),
+    // /proc/net/tcp, which the command reads where the kernel has no socket diagnostics.
+    ("proc-net", |data| {
+        let _ = netdiag::parse_proc(&String::from_utf8_lossy(data));
+    }),
+];
+
+fuzz_target!(|data: &[u8]| {
+    static TARGET: OnceLock<Target> = OnceLock::new();
+    let target = TARGET.get_or_init(|| {
+        let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
+        let names: Vec<_> = TARGETS.iter().map(|t| t.0).collect();
+        TARGETS.iter().find(|t| t.0 == name).unwrap_or_else(|| panic!("FUZZ_TARGET={name}: one of {names:?}")).1
+    });
+    target(data);
+});
