@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit;
 use crate::settings::{LogLevel, PathChoice, Ring, Spin};
 use crate::stat::StatArgs;
+use crate::visible::visible;
 use crate::workload::WorkloadArgs;
 
 /// What the user asked for.
@@ -113,9 +114,15 @@ pub struct BenchArgs {
 pub fn parse(argv: Vec<OsString>) -> Result<Command, u8> {
     // Only `run` must keep 1 and 2 free for the program's own exit status.
     let usage = if argv.get(1).is_some_and(|a| a == "run") { exit::FAILED } else { exit::USAGE };
+    let said: Vec<String> = argv.iter().map(|a| visible(&a.to_string_lossy())).collect();
     Cli::try_parse_from(argv).map(|cli| cli.command).map_err(|e| {
+        // What was typed is in what is said.
+        let shown = Cli::try_parse_from(said).err().filter(|shown| shown.kind() == e.kind());
         // Nothing is left to be done if the terminal is gone.
-        let _ = e.print();
+        match shown {
+            Some(shown) => drop(shown.print()),
+            None => eprintln!("culvert: an argument is not what it must be; try '--help'"),
+        }
         if e.use_stderr() { usage } else { exit::OK }
     })
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::program::{self, Program};
+use crate::visible::visible;
 use crate::{elf, exit, library, netdiag, run, settings};
 
 /// What a check found.
@@ -36,15 +37,15 @@ struct Check {
 }
 
 fn ok(name: &'static str, detail: impl Into<String>) -> Check {
-    Check { name, verdict: Verdict::Ok, detail: detail.into(), remedy: None }
+    Check { name, verdict: Verdict::Ok, detail: visible(&detail.into()), remedy: None }
 }
 
 fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
-    Check { name, verdict: Verdict::Warn, detail: detail.into(), remedy: Some(remedy.into()) }
+    Check { name, verdict: Verdict::Warn, detail: visible(&detail.into()), remedy: Some(visible(&remedy.into())) }
 }
 
 fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Check {
-    Check { name, verdict: Verdict::Fail, detail: detail.into(), remedy: Some(remedy.into()) }
+    Check { name, verdict: Verdict::Fail, detail: visible(&detail.into()), remedy: Some(visible(&remedy.into())) }
 }
 
 /// Runs `culvert doctor`.
@@ -65,7 +66,8 @@ pub fn main(args: &DoctorArgs) -> u8 {
     checks.extend(limits());
     checks.push(seccomp());
     checks.push(processors());
-    checks.extend(environment(std::env::vars()));
+    let lossy = |s: OsString| s.to_string_lossy().into_owned();
+    checks.extend(environment(std::env::vars_os().map(|(k, v)| (lossy(k), lossy(v)))));
     if let Some(library) = &library {
         checks.push(self_test(library));
         if let Some(name) = args.program.first() {
@@ -95,7 +97,7 @@ fn text(checks: &[Check], accelerated: bool, program: Option<&OsString>) -> Stri
             out += &format!("{:27}-> {remedy}\n", "");
         }
     }
-    let who = program.map_or("Programs on this machine".into(), |p| p.to_string_lossy());
+    let who = program.map_or("Programs on this machine".into(), |p| visible(&p.to_string_lossy()));
     out + &match accelerated {
         true => format!("\n{who}: connections to co-located programs under culvert go through shared memory.\n"),
         false => format!("\n{who}: NOT accelerated, for the reasons marked FAIL; everything stays on the kernel.\n"),
@@ -456,18 +458,19 @@ fn imports(program: &Program, library: &Path) -> Check {
         used.dedup();
         names_a_socket_call |= used.iter().any(|u| ["connect", "accept", "accept4", "socket"].contains(&&**u));
         if !used.is_empty() {
-            lines.push(format!("{file}: {}", used.join(" ")));
+            lines.push(visible(&format!("{file}: {}", used.join(" "))));
         }
     }
     let detail = lines.join(&format!("\n{:27}", ""));
-    match names_a_socket_call {
-        true => ok(NAME, detail),
+    let check = match names_a_socket_call {
+        true => ok(NAME, ""),
         false => warn(
             NAME,
-            format!("neither it nor its libraries open TCP connections through libc {detail}"),
+            "neither it nor its libraries open TCP connections through libc ",
             "nothing to do if it loads its network code later (plugins, interpreters)",
         ),
-    }
+    };
+    Check { detail: check.detail.clone() + &detail, ..check }
 }
 
 /// The program and the libraries that the dynamic linker would load for it, libc aside.
@@ -510,6 +513,14 @@ mod tests {
         assert_eq!(of("CULVERT_PATH", "shm"), Verdict::Ok);
         assert_eq!(of("CULVERT_SPIN", "often"), Verdict::Fail);
         assert_eq!(of("CULVERT_SPEED", "high"), Verdict::Warn);
+    }
+
+    #[test]
+    fn what_a_user_named_is_said_without_what_a_terminal_obeys() {
+        let c = &environment([("CULVERT_PATH".to_string(), "x\nok    registry\x1b[2J".to_string())].into_iter())[0];
+        assert!(c.detail.starts_with("CULVERT_PATH=x?ok    registry?[2J: "), "{c:?}");
+        let said = text(&[], true, Some(&OsString::from("a\nb\x1b]0;c\x07")));
+        assert!(said.contains("a?b?]0;c?:"), "{said}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod program;
 mod run;
 mod settings;
 mod stat;
+mod visible;
 mod workload;
 
 /// Entry point, called by libc.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::args::RunArgs;
 use crate::settings::PathChoice;
+use crate::visible::visible;
 use crate::{exit, library, program};
 
 /// Runs the program; returns only if that failed, with the exit code.
@@ -17,7 +18,7 @@ pub fn main(args: RunArgs) -> u8 {
     let library = match library::find(args.library.as_deref()) {
         Ok(path) => path,
         Err(e) => {
-            eprintln!("culvert: {e}");
+            eprintln!("culvert: {}", visible(&e.to_string()));
             return exit::FAILED;
         }
     };
@@ -27,7 +28,7 @@ pub fn main(args: RunArgs) -> u8 {
     let program = match checked {
         Ok(p) => p,
         Err(e) => {
-            eprintln!("culvert: {e}");
+            eprintln!("culvert: {}", visible(&e.to_string()));
             return e.code();
         }
     };
@@ -41,7 +42,7 @@ pub fn main(args: RunArgs) -> u8 {
     let set = set.into_iter().filter_map(|(k, v)| Some((OsString::from(k), v?))).collect();
     let env = environment(std::env::vars_os().collect(), &library, set);
     let error = execute(&program.path, args.program, env);
-    eprintln!("culvert: {}: {error}", program.path.display());
+    eprintln!("culvert: {}: {error}", visible(&program.path.to_string_lossy()));
     match error.raw_os_error() {
         Some(libc::ENOENT) => exit::NOT_FOUND,
         _ => exit::CANNOT_EXECUTE,

@@ -105,7 +105,7 @@ pub fn main(args: &WorkloadArgs) -> u8 {
     match result {
         Ok(()) => exit::OK,
         Err(e) => {
-            eprintln!("culvert workload: {e}");
+            eprintln!("culvert workload: {}", crate::visible::visible(&e.to_string()));
             exit::FAILED
         }
     }

@@ -136,6 +136,10 @@ impl Ep {
             let _ = self.rx_fin.fetch_update(Relaxed, Relaxed, |v| (v < FIN).then_some(seen));
         }
     }
+    /// Notes that the peer wrote what cannot be. True the first time: what was written stays, and each call finds it.
+    pub fn is_corrupt(self) -> bool {
+        self.reason.swap(Reason::Corrupt as u32, Relaxed) != Reason::Corrupt as u32
+    }
     /// Sets the reason shown while it is not accelerated.
     pub fn because(self, why: Reason) {
         self.reason.store(why as u32, Relaxed);

@@ -4,7 +4,7 @@ use crate::endpoint::{BASE, Ep};
 use crate::lock::Lock;
 use crate::{config, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, MEMBERS, Reason, State, VERSION};
 use shmring::{sys, syscall};
 
@@ -71,20 +71,15 @@ fn init() -> bool {
         return false;
     }
     let base = p as *mut u8;
+    let h = base.cast::<FamilyHeader>();
+    // Field by field, into zeros: the padding of a whole struct would be what happens to lie on our stack.
     // SAFETY: the first page is ours alone so far.
     unsafe {
-        base.cast::<FamilyHeader>().write(FamilyHeader {
-            magic: MAGIC,
-            version: VERSION,
-            pid: sys::getpid(),
-            path: AtomicU32::new(config::path()),
-            high: AtomicU32::new(0),
-            free: AtomicU64::new(0),
-            channels: AtomicU64::new(0),
-            disabled: AtomicU32::new(0),
-            members: [const { AtomicU32::new(0) }; MEMBERS],
-        });
-        (*base.cast::<FamilyHeader>()).members[0].store(sys::getpid(), Relaxed);
+        (*h).magic = MAGIC;
+        (*h).version = VERSION;
+        (*h).pid = sys::getpid();
+        (*h).path.store(config::path(), Relaxed);
+        (*h).members[0].store(sys::getpid(), Relaxed);
     }
     BASE.store(base, Release);
     FD.store(fd, Relaxed);

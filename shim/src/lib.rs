@@ -70,6 +70,12 @@ type RegisterAtfork = unsafe extern "C" fn(
 
 /// Run by the dynamic linker, possibly after other libraries' constructors have called us. Before it, culvert is off.
 extern "C" fn start() {
+    // SAFETY: reads a number that the kernel passed to this image.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        // A program with more rights than its caller (ld.so(8), secure-execution mode): the environment is the caller's. None of
+        // it is obeyed, nothing is said, and the path stays the kernel's, as it is until the configuration was read.
+        return log::silence();
+    }
     // Another libc (musl's dynamic linker obeys LD_PRELOAD, too) knows not all of the functions that we put in front of
     // its own. Looked up rather than imported: a dynamic linker that misses a name does not start the program.
     let register = real::address(c"__register_atfork");

@@ -21,6 +21,11 @@ pub enum Level {
     Trace,
 }
 
+/// Nothing is said any more.
+pub fn silence() {
+    LEVEL.store(0, Relaxed);
+}
+
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Error as u8);
 /// Where messages go; the log file's descriptor when there is one.
 pub static FD: AtomicI32 = AtomicI32::new(2);
@@ -54,18 +59,38 @@ pub fn wants(l: Level) -> bool {
     l as u8 <= LEVEL.load(Relaxed)
 }
 
+/// Longest line, its newline included, bytes.
+const LINE: usize = 512;
+
 struct Line {
-    buf: [u8; 512],
+    buf: [u8; LINE],
     len: usize,
+}
+
+/// A character of a message as it is written. Settings and names are other people's: they must not make lines of their own
+/// in a log, nor control the terminal that shows it (C0, DEL, C1; the characters that end a line or turn its direction).
+fn visible(c: char) -> char {
+    match c {
+        '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
+        c if c.is_control() => '?',
+        c => c,
+    }
 }
 
 impl Write for Line {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        // One byte is kept for the newline; what does not fit is cut.
-        let room = self.buf.len() - 1 - self.len;
-        let n = s.len().min(room);
-        self.buf[self.len..self.len + n].copy_from_slice(&s.as_bytes()[..n]);
-        self.len += n;
+        for c in s.chars().map(visible) {
+            let mut bytes = [0; 4];
+            let bytes = c.encode_utf8(&mut bytes).as_bytes();
+            // One byte is kept for the newline; what does not fit is cut.
+            let Some(room) =
+                self.buf.get_mut(self.len..self.len + bytes.len()).filter(|_| self.len + bytes.len() < LINE)
+            else {
+                break;
+            };
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
         Ok(())
     }
 }
@@ -76,7 +101,7 @@ pub fn line(args: fmt::Arguments) {
     if fd == 2 && stderr_id() != Some([STDERR[0].load(Relaxed), STDERR[1].load(Relaxed)]) {
         return;
     }
-    let mut l = Line { buf: [0; 512], len: 0 };
+    let mut l = Line { buf: [0; LINE], len: 0 };
     let _ = write!(l, "culvert[{}]: {}", shmring::sys::getpid(), args);
     l.buf[l.len] = b'\n';
     // SAFETY: the buffer is valid for the length given.

@@ -3,6 +3,7 @@
 use crate::channel::{self, Chan};
 use crate::lock::Lock;
 use crate::{clock, config, fds, poller};
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Incoming, SendError};
@@ -317,16 +318,16 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         if fd < 0 {
             return None;
         }
-        let h = layout::Header {
-            magic: layout::MAGIC,
-            version: layout::VERSION,
-            ring: ring as u32,
-            id,
-            forked: Default::default(),
-        };
+        // Bytes, not the struct: its padding would be what happens to lie on our stack, and another user may read it.
+        let mut h = [0u8; size_of::<layout::Header>()];
+        let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
+        put(offset_of!(layout::Header, magic), &layout::MAGIC.to_ne_bytes());
+        put(offset_of!(layout::Header, version), &layout::VERSION.to_ne_bytes());
+        put(offset_of!(layout::Header, ring), &(ring as u32).to_ne_bytes());
+        put(offset_of!(layout::Header, id), &id.to_ne_bytes());
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
-            && syscall!(libc::SYS_pwrite64, fd, &raw const h, size_of_val(&h), 0) > 0
+            && syscall!(libc::SYS_pwrite64, fd, h.as_ptr(), h.len(), 0) > 0
             && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0;
         if !ok {
             sys::close(fd);

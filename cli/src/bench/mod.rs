@@ -10,6 +10,7 @@ mod rows;
 use serde_json::json;
 
 use crate::args::BenchArgs;
+use crate::visible::visible;
 use crate::{exit, library};
 use procs::{Scratch, Side};
 use report::Outcome;
@@ -20,7 +21,7 @@ pub fn main(args: &BenchArgs) -> u8 {
     let chosen = match choose(&args.rows) {
         Ok(rows) => rows,
         Err(name) => {
-            eprintln!("culvert: no row is called {name}; `culvert bench --list` names them");
+            eprintln!("culvert: no row is called {}; `culvert bench --list` names them", visible(&name));
             return exit::USAGE;
         }
     };
@@ -33,7 +34,7 @@ pub fn main(args: &BenchArgs) -> u8 {
     {
         Ok(both) => both,
         Err(e) => {
-            eprintln!("culvert: {e}");
+            eprintln!("culvert: {}", visible(&e.to_string()));
             return exit::FAILED;
         }
     };

@@ -10,6 +10,7 @@ use super::family::Direction;
 use super::family::{self, Family, Record};
 use super::{Connection, Process, Report};
 use crate::netdiag::{self, Socket};
+use crate::visible::visible;
 
 /// The TCP sockets of one network namespace, by inode.
 type Sockets = HashMap<u64, Socket>;
@@ -96,10 +97,12 @@ fn command(proc: &Path) -> String {
     let line = fs::read(proc.join("cmdline")).unwrap_or_default();
     let mut words: Vec<_> = line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
     if words.is_empty() {
-        words.push(fs::read_to_string(proc.join("comm")).unwrap_or_default().trim_end().to_owned().into());
+        words.push(
+            String::from_utf8_lossy(&fs::read(proc.join("comm")).unwrap_or_default()).trim_end().to_owned().into(),
+        );
     }
     // A process chooses its own command line: keep it from writing to the terminal.
-    words.join(" ").chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    visible(&words.join(" "))
 }
 
 /// The process's id, and its id in its own pid namespace, which is what the library recorded.

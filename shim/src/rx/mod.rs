@@ -273,12 +273,13 @@ unsafe fn nothing(ep: Ep, chan: &Chan, fd: i32, flags: i32) -> Got {
 }
 
 fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
-    crate::log!(
-        Error,
-        "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset",
-        ep.index()
-    );
-    ep.because(shmring::family::Reason::Corrupt);
+    if ep.is_corrupt() {
+        crate::log!(
+            Error,
+            "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset",
+            ep.index()
+        );
+    }
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
         Some(e) if e != 0 => Got::Error(e),

@@ -86,7 +86,13 @@ pub(super) fn turn(ep: Ep, chan: &Chan, fd: i32) -> Turn {
                 ep.tx_phase.store(TxPhase::Rewind as u32, Relaxed);
             }
             TxStep::Corrupt => {
-                ep.because(Reason::Corrupt);
+                if ep.is_corrupt() {
+                    crate::log!(
+                        Error,
+                        "endpoint {}: what its receiver says of the ring contradicts what was sent; connection reset",
+                        ep.index()
+                    );
+                }
                 endpoint::latch(ep, libc::ECONNRESET);
                 return Turn::Error(endpoint::take_latched(ep).unwrap_or(libc::EPIPE));
             }

@@ -1,0 +1,93 @@
+//! Who may talk to a process, and what it says to whom.
+
+use legacy_apps::lab::open_to_all;
+use legacy_apps::{Lab, Mode, Side, is_root, library};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+/// Users of the tests: nobody else has these ids on an ordinary machine.
+const MALLORY: u32 = 61_013;
+
+fn is_several_users() -> bool {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+    }
+    is_root()
+}
+
+fn as_user(uid: u32) -> Command {
+    let mut c = Command::new("setpriv");
+    c.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).args(["--clear-groups", "--"]);
+    c
+}
+
+/// A setuid program that has the library loaded: the caller's variables are the caller's, not the program's.
+#[test]
+fn a_privileged_program_obeys_no_variable_and_says_nothing() {
+    if !is_several_users() {
+        return;
+    }
+    let lab = Lab::new("secure", Mode::Both);
+    open_to_all(lab.dir());
+    let directory = lab.dir().to_str().expect("a path of ASCII").to_owned();
+    std::fs::copy(library(), lab.path("libculvert.so")).expect("the library");
+    let options =
+        ["-Wl,--no-as-needed", &format!("-L{directory}"), "-l:libculvert.so", &format!("-Wl,-rpath,{directory}")];
+    // The source comes last on the command line: the library is named after it.
+    let program = lab.compile("secure.c", &options);
+    let mode = |mode| std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).expect("permissions");
+    let run = || {
+        let log = lab.path("said");
+        let mut c = as_user(MALLORY);
+        c.arg(&program).current_dir(lab.dir());
+        c.env("CULVERT_LOG_FILE", &log).env("CULVERT_LOG", "trace").env("CULVERT_PATH", "x\n* * * * * root\x1b[2J");
+        let out = c.output().expect("setpriv");
+        assert!(out.status.success(), "{out:?}");
+        (String::from_utf8_lossy(&out.stdout).into_owned(), out.stderr, std::fs::read(log).ok())
+    };
+    mode(0o755);
+    let (said, _, log) = run();
+    assert_eq!(said, format!("uid {MALLORY} euid {MALLORY} secure 0 socket 1\n"));
+    let log = String::from_utf8(log.expect("without privilege the library is loaded, and obeys")).expect("text");
+    assert!(log.contains("CULVERT_PATH=x?* * * * * root?[2J is not one of"), "{log:?}");
+    std::fs::remove_file(lab.path("said")).expect("the log");
+    mode(0o4755);
+    let (said, error, log) = run();
+    assert_eq!(said, format!("uid {MALLORY} euid 0 secure 1 socket 1\n"));
+    assert_eq!((String::from_utf8_lossy(&error).as_ref(), log), ("", None));
+}
+
+/// What comes from outside makes no line of its own in the log, and does not reach the terminal as it is.
+#[test]
+fn no_control_character_is_echoed() {
+    let lab = Lab::new("control", Mode::Both);
+    let hostile = "x\nculvert[1]: y\r\x1b[2J\x07\x7f\u{9b}2J\u{202e}";
+    for key in ["PATH", "SPIN", "LOG", "RING", "EAGER", "DIR", "LOG_FILE"] {
+        let mut c = lab.command(Side::Client, "true");
+        for k in ["CULVERT_LOG", "CULVERT_LOG_FILE"] {
+            c.env_remove(k);
+        }
+        // Any text without a slash is the name of a file.
+        let value = if key == "LOG_FILE" { format!("/nowhere/{hostile}") } else { hostile.to_owned() };
+        let out = lab.run("true", c.env(format!("CULVERT_{key}"), value));
+        let said = out.stderr.strip_suffix('\n').unwrap_or(&out.stderr).to_owned();
+        assert!(said.contains(key) && said.contains("x?culvert[1]: y??[2J???2J?"), "{key}: {said:?}");
+        assert!(!said.chars().any(char::is_control), "{key}: {said:?}");
+    }
+    let culvert = |words: &[&str]| {
+        let out = Command::new(legacy_apps::culvert()).args(words).output().expect("culvert");
+        String::from_utf8(out.stderr).expect("text") + &String::from_utf8(out.stdout).expect("text")
+    };
+    for words in [
+        &["run", "--", hostile][..],
+        &["run", "--path", hostile, "p"],
+        &[hostile],
+        &["bench", hostile],
+        &["doctor", hostile],
+    ] {
+        let said = culvert(words);
+        assert!(said.contains("x?culvert[1]: y??[2J???2J?"), "{words:?}: {said:?}");
+        assert!(!said.chars().any(|c| c != '\n' && c.is_control()), "{words:?}: {said:?}");
+        assert!(!said.contains("\nculvert[1]"), "{words:?}: {said:?}");
+    }
+}
