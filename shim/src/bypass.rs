@@ -91,8 +91,9 @@ pub fn suspected(ep: Ep) -> bool {
 /// Looks at some descriptors of this process. Returns where to go on, and why not if it must be the same place.
 fn search(from: i32) -> (i32, Option<Reason>) {
     let how = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // By the thread: /proc shows no descriptors of a process whose first thread has ended.
     // SAFETY: a NUL-terminated path.
-    let dir = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/fd".as_ptr(), how) } as i32;
+    let dir = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, c"/proc/thread-self/fd".as_ptr(), how) } as i32;
     if dir < 0 {
         // Without /proc nobody can tell.
         return (DONE, None);
@@ -145,7 +146,7 @@ fn judge(fd: i32) -> Option<Reason> {
         return None;
     }
     let mut target = [0u8; 32];
-    let path = fds::proc_path(b"/proc/self/fd/", fd);
+    let path = fds::proc_path(b"/proc/thread-self/fd/", fd);
     // SAFETY: a NUL-terminated path, and a buffer of the given length.
     let n = unsafe { syscall!(libc::SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), target.as_mut_ptr(), target.len()) };
     match target.get(..n.max(0) as usize)? {

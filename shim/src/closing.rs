@@ -58,11 +58,33 @@ pub fn end(ep: Ep, chan: &Chan, fd: c_int) {
     // An echo that lies unread would make the kernel send RST.
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {
+        if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
+            // The program may still read it.
+            ep.local().lingers.store(pack(lifeline::lingers(fd)), Relaxed);
+        }
         // tcp_close: a socket closed with unread data sends RST, not FIN.
         lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
+}
+
+/// SO_LINGER in one word that is not 0.
+fn pack(v: libc::linger) -> u64 {
+    1 << 63 | u64::from(v.l_onoff != 0) << 32 | u64::from(v.l_linger as u32)
+}
+
+/// After a receive of a process that is about to end: with nothing left unread the end of the connection is a FIN again.
+#[cold]
+pub fn read_on(ep: Ep, fd: c_int) {
+    if ep.local().lingers.load(Relaxed) == 0 || ep.chan().is_some_and(|chan| ring_unread(ep, chan)) {
+        return;
+    }
+    let was = ep.local().lingers.swap(0, Relaxed);
+    if was != 0 {
+        let v = libc::linger { l_onoff: (was >> 32 & 1) as c_int, l_linger: was as u32 as c_int };
+        lifeline::linger(fd, v);
+    }
 }
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls

@@ -41,6 +41,8 @@ pub struct Local {
     pub answers: AtomicU32,
     /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
     pub inherited: AtomicU32,
+    /// The program's SO_LINGER, while the connection of a process that is about to end has another (`closing`); else 0.
+    pub lingers: AtomicU64,
 }
 
 static LOCALS: [Local; ENDPOINTS] = [const {
@@ -58,6 +60,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         asked: AtomicU32::new(0),
         answers: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
+        lingers: AtomicU64::new(0),
     }
 }; ENDPOINTS];
 

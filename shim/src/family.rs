@@ -123,9 +123,23 @@ pub fn is_filtered() -> bool {
     FILTERED.load(Relaxed)
 }
 
+/// This process is about to end, and has been told so; it may do more before it does.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// See `LEAVING`.
+pub fn begin_leaving() {
+    LEAVING.store(true, Relaxed);
+}
+
+/// See `LEAVING`.
+#[inline(always)]
+pub fn is_leaving() -> bool {
+    LEAVING.load(Relaxed)
+}
+
 /// Whether nothing new is accelerated.
 pub fn disabled() -> bool {
-    is_filtered() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+    is_filtered() || is_leaving() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
 /// Whether calls that do not pass here may use any descriptor.
@@ -174,6 +188,7 @@ pub fn before_fork() {
 
 /// In the child: takes the place.
 pub fn after_fork_child() {
+    LEAVING.store(false, Relaxed);
     MAKING.reset();
     let Some(h) = header() else { return };
     let me = CHILD.load(Relaxed);
@@ -299,6 +314,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.offered.store(0, Relaxed);
     l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
+    l.lingers.store(0, Relaxed);
     l.asked.store(0, Relaxed);
     l.answers.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);

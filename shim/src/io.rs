@@ -4,7 +4,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, closing, config, endpoint, fds, leave, lifeline, real, signals, slots};
+use crate::{attach, closing, config, endpoint, family, fds, leave, lifeline, real, signals, slots};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
@@ -135,6 +135,9 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
         // SAFETY: the caller's obligation; no lock is held here.
         let r = unsafe { rx::recv(ep, chan, fd, iov, n, flags, since, &mut asleep) };
         awake(ep, asleep);
+        if family::is_leaving() {
+            closing::read_on(ep, fd);
+        }
         match r {
             rx::RESTART => continue,
             r => return real::ret(r),

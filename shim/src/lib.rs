@@ -91,6 +91,10 @@ extern "C" fn start() {
     }
     signals::init();
     handoff::take_up();
+    // SAFETY: as for `exit`. What is registered first is run last.
+    if unsafe { real::__cxa_at_quick_exit(last, core::ptr::null_mut()) } == 0 {
+        processes::quick_exit_is_heard();
+    }
     // SAFETY: glibc's function of this name has this type.
     let register: RegisterAtfork = unsafe { core::mem::transmute(register) };
     // SAFETY: registers functions of this library, which is never unloaded (-z nodelete in build.rs).
@@ -104,8 +108,17 @@ extern "C" fn start() {
     };
 }
 
-/// Run at `exit`.
+/// Run at `exit`, among the destructors of all libraries. Those that come later may use connections as well: we are called
+/// again when all are through (glibc's `__run_exit_handlers` runs what is registered meanwhile, too).
 extern "C" fn end() {
+    // SAFETY: `last` ignores its argument; this library is never unloaded.
+    if unsafe { real::__cxa_atexit(last, core::ptr::null_mut(), core::ptr::null_mut()) } != 0 {
+        processes::leaving();
+    }
+}
+
+/// The last handler of `exit`, and the last of `quick_exit`, unless others registered theirs before our constructor ran.
+extern "C" fn last(_: *mut c_void) {
     processes::leaving();
 }
 

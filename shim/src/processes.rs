@@ -5,6 +5,7 @@ use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, channel, closing, epoll, family, handoff, leave, poller, rx, signals, sleepers, tx};
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 use shmring::family::{Reason, State};
@@ -155,11 +156,28 @@ pub extern "C" fn fork_child() {
     family::held().for_each(closing::let_go);
 }
 
-/// At exit: other holders of our connections may use them alone again.
-pub extern "C" fn leaving() {
+/// Whether [`leaving`] is called at the end of `quick_exit`.
+static HEARD: AtomicBool = AtomicBool::new(false);
+
+/// See `HEARD`.
+pub fn quick_exit_is_heard() {
+    HEARD.store(true, Relaxed);
+}
+
+/// At the beginning of `quick_exit`.
+pub fn leaving_quickly() {
+    if !HEARD.load(Relaxed) {
+        leaving();
+    }
+}
+
+/// At exit: what was sent is left where the peer finds it, and other holders of our connections may use them alone again.
+/// Other threads, and handlers of the program's that run after us, may go on until the kernel ends them.
+pub fn leaving() {
     if tls().vfork.get() != 0 {
         return;
     }
+    family::begin_leaving();
     for ep in family::held() {
         let sole = family::sole_holder(ep);
         let fd = ep.local().fd.load(Relaxed);

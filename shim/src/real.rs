@@ -218,6 +218,8 @@ real! {
     fn _IO_proc_open(f: *mut FILE, c: *const c_char, m: *const c_char) -> *mut FILE;
     fn clone(main: unsafe extern "C-unwind" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, arg: *mut c_void, ptid: *mut pid_t, tls: *mut c_void, ctid: *mut pid_t) -> c_int;
     fn quick_exit(code: c_int) -> ();
+    fn __cxa_atexit(f: extern "C" fn(*mut c_void), arg: *mut c_void, dso: *mut c_void) -> c_int;
+    fn __cxa_at_quick_exit(f: extern "C" fn(*mut c_void), dso: *mut c_void) -> c_int;
     // creators of descriptors (they only reset the number's slot)
     fn open(p: *const c_char, flags: c_int, mode: mode_t) -> c_int;
     fn openat(at: c_int, p: *const c_char, flags: c_int, mode: mode_t) -> c_int;

@@ -5,7 +5,7 @@ use shmring::{sys, syscall};
 
 /// Whether the kernel has disabled a oneshot registration: its event mask in fdinfo is then bare.
 pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
-    let path = crate::fds::proc_path(b"/proc/self/fdinfo/", epfd);
+    let path = crate::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
     // SAFETY: a NUL-terminated path.
     let f =
         unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;

@@ -246,12 +246,12 @@ pub unsafe extern "C-unwind" fn _Exit(code: c_int) -> ! {
     end(code)
 }
 
-/// The handlers of `at_quick_exit` run after we have been told, and may still use connections.
+/// The handlers of `at_quick_exit` may still use connections: one of ours is among them, behind the program's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
     // SAFETY: no memory is involved; libc's function does not return.
     unsafe {
-        processes::leaving();
+        processes::leaving_quickly();
         real::quick_exit(code);
         end(code)
     }

@@ -54,3 +54,45 @@ fn another_libc() {
         seen
     });
 }
+
+/// What a program writes while it ends arrives, whatever it has left unread or reads then, in the named order of ending.
+fn ending(how: &str, unread: &[&str]) {
+    for unread in unread {
+        let program = |lab: &Lab| {
+            let dir = lab.dir().display().to_string();
+            lab.compile("lastwords.c", &["-shared", "-fPIC"]);
+            std::fs::rename(lab.path("lastwords"), lab.path("liblastwords.so")).expect("the library just made");
+            let options =
+                [&format!("-L{dir}"), "-Wl,--no-as-needed", "-llastwords", "-pthread", &format!("-Wl,-rpath,{dir}")];
+            let mut command = lab.command(Side::Client, lab.compile("farewell.c", &options));
+            command.args([how, unread]);
+            command
+        };
+        compare_one(&format!("end-{how}"), program, |_, log| on_ring(log) > 0);
+    }
+}
+
+macro_rules! endings {
+    ($($name:ident: $how:literal, $unread:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            ending($how, &$unread);
+        }
+    )*};
+}
+
+endings! {
+    end_of_destructors: "exit", ["0", "1000", "300000"];
+    end_of_quick_exit: "quick_exit", ["0", "1000"];
+    end_of_handlers: "atexit", ["0", "1000"];
+    end_of_a_thread: "key", ["0", "1000"];
+    end_by_another_thread: "other-thread", ["0", "1000"];
+    end_of_a_threads_words: "thread", ["0", "1000"];
+    end_without_handlers: "_exit", ["0", "1000"];
+    end_by_a_system_call: "raw", ["0", "1000"];
+    end_by_a_kill: "killed", ["0", "1000"];
+    end_by_an_abort: "abort", ["0", "1000"];
+    end_of_the_first_thread_alone: "first-thread", ["0"];
+    end_of_streams: "stdio", ["0"];
+    end_of_a_child_first: "shared", ["0"];
+}
