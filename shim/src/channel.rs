@@ -147,7 +147,7 @@ impl Chan {
     pub fn unmap(&'static self) {
         let base = self.base.swap(core::ptr::null_mut(), Relaxed);
         for b in &self.bells {
-            crate::fds::discard(b);
+            crate::own::discard(b);
         }
         // SAFETY: no endpoint of this process refers to the mapping any more (the caller checked).
         unsafe { syscall!(libc::SYS_munmap, base, layout::channel_len(self.ring.load(Relaxed) as usize)) };

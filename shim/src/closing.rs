@@ -4,7 +4,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{epoll, family, lifeline, lock, rx, sleepers, slots, tx};
+use crate::{epoll, family, lifeline, lock, own, rx, sleepers, slots, tx};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -91,7 +91,7 @@ pub fn read_on(ep: Ep, fd: c_int) {
 /// hold the file until they return; ours keep it open under another number.
 fn keep(ep: Ep, fd: c_int) -> bool {
     // SAFETY: no memory is touched.
-    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fds::floor()) } as c_int;
+    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, own::floor()) } as c_int;
     if new < 0 {
         return false;
     }

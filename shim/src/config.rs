@@ -200,6 +200,6 @@ fn open_log(v: &[u8]) -> bool {
         return false;
     }
     log::FD.store(fd as i32, Relaxed);
-    crate::fds::adopt(&log::FD);
+    crate::own::adopt(&log::FD);
     true
 }

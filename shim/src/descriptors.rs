@@ -2,7 +2,7 @@
 
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, closing, config, epoll, family, leave, lifeline, real};
+use crate::{attach, closing, config, epoll, family, leave, lifeline, own, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -206,7 +206,7 @@ fn make_way(old: c_int, new: c_int) -> bool {
         }
         return true;
     }
-    if internal(new) && !fds::move_away(new) {
+    if internal(new) && !own::move_away(new) {
         real::set_errno(libc::EMFILE);
         return false;
     }

@@ -45,7 +45,7 @@ pub fn ensure() -> bool {
 }
 
 fn init() -> bool {
-    if !crate::fds::may_size(FAMILY_LEN) {
+    if !crate::own::may_size(FAMILY_LEN) {
         return false;
     }
     let name = c"culvert-family";
@@ -84,7 +84,7 @@ fn init() -> bool {
     BASE.store(base, Release);
     FD.store(fd, Relaxed);
     // If even this descriptor cannot be kept, `culvert stat` is blind, nothing else.
-    crate::fds::adopt(&FD);
+    crate::own::adopt(&FD);
     true
 }
 

@@ -13,7 +13,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{attach, channel, family, lifeline, mail, rx};
+use crate::{attach, channel, family, lifeline, mail, own, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
@@ -22,7 +22,7 @@ use shmring::{ring, sys, syscall};
 
 /// The number that the memfd has across the exec: just below our own descriptors.
 fn number() -> i32 {
-    fds::floor() - 1
+    own::floor() - 1
 }
 
 /// In an offer's `slot`, in place of a role: another descriptor of the connection that comes before it.

@@ -38,6 +38,7 @@ mod mail;
 mod notify;
 mod objects;
 mod options;
+mod own;
 mod peer;
 mod poll;
 mod poller;

@@ -2,7 +2,7 @@
 
 use crate::channel::{self, Chan};
 use crate::lock::Lock;
-use crate::{clock, config, fds, poller};
+use crate::{clock, config, own, poller};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
@@ -52,7 +52,7 @@ pub const REFUSED: u64 = u64::MAX / 2;
 
 /// The child of a fork has a mailbox of its own, once it needs one.
 pub fn after_fork_child() {
-    fds::discard(&MAILBOX);
+    own::discard(&MAILBOX);
     NAME.store(0, Relaxed);
     for a in KNOCKS.iter().chain(&WELCOMES) {
         a.nonce.store(0, Relaxed);
@@ -73,7 +73,7 @@ pub fn own_mailbox() -> u64 {
         && let Ok(m) = mailbox::open(|fd| fd)
     {
         MAILBOX.store(m.fd, Relaxed);
-        if fds::adopt(&MAILBOX) {
+        if own::adopt(&MAILBOX) {
             NAME.store(m.name, Release);
         }
     }
@@ -264,9 +264,9 @@ fn keep_bells(chan: &'static Chan, pollers: u64, got: &[i32]) -> usize {
     while m != 0 && n < got.len() {
         let p = m.trailing_zeros() as usize;
         m &= m - 1;
-        fds::discard(&chan.bells[p]);
+        own::discard(&chan.bells[p]);
         chan.bells[p].store(got[n], Relaxed);
-        fds::adopt(&chan.bells[p]);
+        own::adopt(&chan.bells[p]);
         n += 1;
     }
     n
@@ -308,7 +308,7 @@ fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[
 
 /// A sealed memfd with a channel's header in it.
 pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
-    if !fds::may_size(layout::channel_len(ring)) {
+    if !own::may_size(layout::channel_len(ring)) {
         return None;
     }
     let name = c"culvert-channel";

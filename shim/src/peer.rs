@@ -1,17 +1,17 @@
 //! What the registry and the kernel know about the other end of a connection. See `rendezvous`.
 
 use crate::endpoint::Ep;
-use crate::{config, fds};
+use crate::{config, own};
 use core::sync::atomic::Ordering::Relaxed;
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Cache};
 use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
 
 /// Who takes part, as their users' processes have published it.
-pub static REGISTRY: Registry = Registry::new(fds::place);
+pub static REGISTRY: Registry = Registry::new(own::place);
 
 /// The kernel's answers to socket diagnostics.
-pub static DIAG: Cache = Cache::new(fds::place);
+pub static DIAG: Cache = Cache::new(own::place);
 
 /// Opens the registry's directory, before the program can `chroot`. False: there is none.
 pub fn open() -> bool {

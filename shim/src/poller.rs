@@ -5,7 +5,7 @@
 //! instead.
 
 use crate::channel::Chan;
-use crate::fds;
+use crate::own;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicI32, AtomicU32};
 use shmring::layout::{DOZING, POLLERS};
@@ -38,7 +38,7 @@ pub fn acquire() -> Option<usize> {
         // SAFETY: creates a descriptor.
         let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
         TABLE[p].bell.store(fd, Relaxed);
-        if fd < 0 || !fds::adopt(&TABLE[p].bell) {
+        if fd < 0 || !own::adopt(&TABLE[p].bell) {
             TABLE[p].bell.store(-1, Relaxed);
             release(p);
             return None;
@@ -74,7 +74,7 @@ pub fn bells(out: &mut [i32; POLLERS]) -> (u64, usize) {
 /// The child of a fork shares its parent's doorbells: it must have its own.
 pub fn after_fork_child() {
     for p in &TABLE {
-        fds::discard(&p.bell);
+        own::discard(&p.bell);
         p.used.store(0, Relaxed);
     }
 }

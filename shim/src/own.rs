@@ -1,0 +1,115 @@
+//! culvert's own descriptors.
+//!
+//! They sit at high numbers, are close-on-exec, and are protected: a program's `close` of one fails with EBADF (to the
+//! program it does not exist), and a `dup2` onto one moves ours out of the way.
+
+use crate::fds::{Kind, MAX, set};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicI32, AtomicPtr};
+use shmring::syscall;
+
+/// As many descriptors culvert holds at most.
+const MOST: usize = 4096;
+
+/// Where each of our descriptors is kept, so that it can be moved.
+static KEPT: [AtomicPtr<AtomicI32>; MOST] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MOST];
+
+/// The first number culvert uses for itself.
+pub fn floor() -> i32 {
+    let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit on ourselves, reading only.
+    unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut r) };
+    // High enough to leave the low numbers alone, low enough to keep the kernel's table small.
+    (r.rlim_cur / 4 * 3).min(8192) as i32
+}
+
+/// How many descriptors culvert may hold: a quarter of the limit. A program short of descriptors keeps them.
+fn budget() -> usize {
+    (floor() / 3).min(MOST as i32) as usize
+}
+
+/// Whether a memfd may have `len` bytes: beyond RLIMIT_FSIZE, ftruncate raises SIGXFSZ in the program.
+pub fn may_size(len: usize) -> bool {
+    let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit on ourselves, reading only.
+    let e = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, 0, &raw mut r) };
+    e == 0 && len as u64 <= r.rlim_cur
+}
+
+/// Moves the descriptor in `place` to a high number, close-on-exec, and protects it. `place` follows it
+/// when it must be moved. On failure the descriptor is closed and `place` becomes -1.
+pub fn adopt(place: &'static AtomicI32) -> bool {
+    let fd = place.load(Relaxed);
+    // SAFETY: duplicates a descriptor we own.
+    let high = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, floor()) } as i32;
+    shmring::sys::close(fd);
+    place.store(-1, Relaxed);
+    if high < 0 {
+        return false;
+    }
+    let free = KEPT.iter().take(budget()).find(|k| {
+        k.compare_exchange(core::ptr::null_mut(), core::ptr::from_ref(place).cast_mut(), Relaxed, Relaxed).is_ok()
+    });
+    if free.is_none() || high as usize >= MAX {
+        shmring::sys::close(high);
+        if let Some(k) = free {
+            k.store(core::ptr::null_mut(), Relaxed);
+        }
+        return false;
+    }
+    place.store(high, Relaxed);
+    set(high, Kind::Ours);
+    true
+}
+
+/// Closes a descriptor of ours.
+pub fn discard(place: &'static AtomicI32) {
+    let fd = place.swap(-1, Relaxed);
+    if fd >= 0 {
+        set(fd, Kind::Other);
+        for k in &KEPT {
+            if k.load(Relaxed).cast_const() == core::ptr::from_ref(place) {
+                k.store(core::ptr::null_mut(), Relaxed);
+            }
+        }
+        shmring::sys::close(fd);
+    }
+}
+
+/// A program wants number `fd`, which is ours: moves ours to another number. False if there is none.
+pub fn move_away(fd: i32) -> bool {
+    for k in &KEPT {
+        let p = k.load(Relaxed);
+        if p.is_null() {
+            continue;
+        }
+        // SAFETY: only `adopt` stores here, and only 'static references.
+        let place = unsafe { &*p };
+        if place.load(Relaxed) == fd {
+            // SAFETY: duplicates a descriptor we own.
+            let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fd + 1) } as i32;
+            if new < 0 || new as usize >= MAX {
+                return false;
+            }
+            set(new, Kind::Ours);
+            place.store(new, Relaxed);
+            set(fd, Kind::Other);
+            return true;
+        }
+    }
+    set(fd, Kind::Other);
+    true
+}
+
+/// Moves a descriptor of ours to a high number and protects it, for owners that recognise it by inode.
+/// Returns the number it has now.
+pub fn place(fd: i32) -> i32 {
+    // SAFETY: duplicates a descriptor we own.
+    let high = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, floor()) } as i32;
+    if high < 0 {
+        return fd;
+    }
+    shmring::sys::close(fd);
+    set(high, Kind::Ours);
+    high
+}
