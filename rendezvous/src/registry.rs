@@ -117,13 +117,13 @@ impl Registry {
         self.forget();
         self.directory.drop_kept();
         self.shared.store(shared, Ordering::Relaxed);
-        self.namespace_changed();
+        self.read_namespace();
         let fd = os::openat(libc::AT_FDCWD, directory, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(Error::from)?;
         self.keep(&self.directory, fd).map(drop)
     }
 
-    /// Reads the network namespace anew; call after `setns` and `unshare`.
-    pub fn namespace_changed(&self) {
+    /// Reads the network namespace.
+    fn read_namespace(&self) {
         let inode = if self.shared.load(Ordering::Relaxed) {
             0
         } else {
@@ -137,7 +137,7 @@ impl Registry {
     }
 
     /// Closes the files (not the directory). They are opened again when needed.
-    pub fn forget(&self) {
+    fn forget(&self) {
         self.own.drop_kept();
         self.seen.drop_kept();
     }
