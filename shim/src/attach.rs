@@ -162,6 +162,9 @@ fn connector(ep: Ep, fd: i32) {
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
         }
+        if lifeline::only_kernel(fd) {
+            return ep.pin(Reason::Option);
+        }
         // The kernel's answer also settles connections between two addresses of this host.
         if !t.is_local_hint() && config::dir().is_none() && diag::find(&DIAG, &t.reversed()).is_err() {
             return ep.pin(Reason::Remote);
@@ -252,6 +255,9 @@ fn acceptor(ep: Ep, fd: i32) {
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
         }
+        if lifeline::only_kernel(fd) {
+            return ep.pin(Reason::Option);
+        }
         match diag::find(&DIAG, &t) {
             Ok(f) => {
                 let Some(cookie) = lifeline::cookie(fd) else { return };
@@ -310,6 +316,9 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.seat(slot, Some(ep));
     let fd = l.fd.load(Relaxed);
+    // Perhaps its listener's.
+    let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
+    ep.rcvlowat.store(low.max(0) as u32, Relaxed);
     crate::tx::buffer_set(ep, chan, fd);
     rx::buffer_set(ep, chan, fd);
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {

@@ -97,7 +97,14 @@ pub fn accepted(listener: c_int, fd: c_int) {
 #[inline]
 fn accept_known(listener: c_int, fd: c_int) {
     match fds::get(listener) {
-        Kind::Endpoint(_) => track(fd, State::Eligible, 2),
+        Kind::Endpoint(from) => {
+            track(fd, State::Eligible, 2);
+            // A connection begins with its listener's options (tcp_create_openreq_child). What the kernel does not tell of them
+            // is known only here.
+            if let Some(ep) = fds::endpoint(fd) {
+                ep.never_waits.store(from.never_waits.load(Relaxed), Relaxed);
+            }
+        }
         // A listener that was inherited, or is no TCP socket: the kernel tells.
         _ if config::enabled() => {
             let tcp = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);

@@ -143,6 +143,10 @@ impl Ep {
     pub fn is_corrupt(self) -> bool {
         self.reason.swap(Reason::Corrupt as u32, Relaxed) != Reason::Corrupt as u32
     }
+    /// Whether receives ([`shmring::family::RCVTIMEO`]) or sends do not wait, whatever `O_NONBLOCK` says.
+    pub fn never_waits(self, which: u32) -> bool {
+        self.never_waits.load(Relaxed) & which != 0
+    }
     /// Sets the reason shown while it is not accelerated.
     pub fn because(self, why: Reason) {
         self.reason.store(why as u32, Relaxed);

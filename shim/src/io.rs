@@ -105,18 +105,16 @@ pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
                 None => continue,
             }
         };
-        const CARRIED: c_int = libc::MSG_PEEK
-            | libc::MSG_WAITALL
-            | libc::MSG_DONTWAIT
-            | libc::MSG_TRUNC
-            | libc::MSG_NOSIGNAL
-            | libc::MSG_CMSG_CLOEXEC;
-        if flags & !CARRIED != 0 {
-            if flags & libc::MSG_OOB != 0 {
+        // Neither is about the stream. All other flags that are not `CARRIED` mean nothing to a TCP socket (tcp_recvmsg).
+        if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+            let r = real();
+            if r >= 0 && flags & libc::MSG_ERRQUEUE == 0 {
                 leave::retire(fd, Reason::Oob);
             }
-            return real();
+            return r;
         }
+        const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let flags = flags & CARRIED;
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         if RxPhase::from_u32(ep.rx_phase.load(Acquire)) == RxPhase::Down
@@ -187,13 +185,8 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
                 None => continue,
             }
         };
-        const CARRIED: c_int = libc::MSG_DONTWAIT
-            | libc::MSG_NOSIGNAL
-            | libc::MSG_MORE
-            | libc::MSG_EOR
-            | libc::MSG_CONFIRM
-            | libc::MSG_DONTROUTE;
-        if flags & !CARRIED != 0 {
+        // All other flags say how packets are made, or mean nothing to a TCP socket (tcp_sendmsg_locked).
+        if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
             return real();
@@ -211,6 +204,12 @@ pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut rea
             },
         }
     }
+}
+
+/// Whether a send asks for a notice when its bytes have left the program's memory (msg_zerocopy.rst): the flag alone means
+/// nothing.
+fn zero_copy(fd: c_int, flags: c_int) -> bool {
+    flags & libc::MSG_ZEROCOPY != 0 && lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY) != Ok(0)
 }
 
 /// `sendfile` to `out`.

@@ -1,6 +1,7 @@
 //! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
 //! [`linger`].
 
+use crate::clock;
 use shmring::family::Reason;
 use shmring::syscall;
 
@@ -39,6 +40,11 @@ pub fn timeout(fd: i32, option: i32) -> Option<u64> {
     Some((tv.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(tv.tv_usec as u64 * 1000))
 }
 
+/// When a wait that begins now has lasted as long as `option` allows, on the monotonic clock; `None` = never.
+pub fn deadline(fd: i32, option: i32) -> Option<u64> {
+    timeout(fd, option).map(|t| clock::now().saturating_add(t))
+}
+
 /// An `int` socket option, or `-errno`.
 pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
     let mut v = 0i32;
@@ -48,9 +54,11 @@ pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
     if r < 0 { Err(-r as i32) } else { Ok(v) }
 }
 
+/// Which buffers the kernel does not adapt any more (Linux 5.14).
+pub const SO_BUF_LOCK: i32 = 72;
+
 /// `SO_SNDBUF` or `SO_RCVBUF` if the program has set it, and the kernel does not adapt it any more (Linux 5.14).
 pub fn locked_buffer(fd: i32, name: i32) -> Option<u32> {
-    const SO_BUF_LOCK: i32 = 72;
     const SNDBUF_LOCK: i32 = 1;
     const RCVBUF_LOCK: i32 = 2;
     let bit = if name == libc::SO_SNDBUF { SNDBUF_LOCK } else { RCVBUF_LOCK };
@@ -59,6 +67,38 @@ pub fn locked_buffer(fd: i32, name: i32) -> Option<u32> {
         return None;
     }
     option(fd, libc::SOL_SOCKET, name).ok().map(|n| n.max(0) as u32)
+}
+
+/// Whether the socket has an option that only the kernel can honour, by itself or from its listener: a rate, a delay, an offset
+/// of peeks, time stamps with each receive, or a program that looks at segments.
+pub fn only_kernel(fd: i32) -> bool {
+    let socket = |name| option(fd, libc::SOL_SOCKET, name);
+    let stamps = [
+        libc::SO_TIMESTAMP,
+        libc::SO_TIMESTAMPNS,
+        libc::SO_TIMESTAMPING,
+        libc::SO_TIMESTAMP_NEW,
+        libc::SO_TIMESTAMPNS_NEW,
+        libc::SO_TIMESTAMPING_NEW,
+    ];
+    // Unlimited is all ones, of which an int has the low half; a kernel that does not know an option cannot have it set.
+    !matches!(socket(libc::SO_MAX_PACING_RATE), Ok(-1) | Err(_))
+        || !matches!(socket(libc::SO_PEEK_OFF), Ok(-1) | Err(_))
+        || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
+        || !matches!(option(fd, libc::IPPROTO_TCP, TCP_TX_DELAY), Ok(0) | Err(_))
+        || filtered(fd)
+}
+
+/// Microseconds by which each segment is delayed (Linux 5.3).
+pub const TCP_TX_DELAY: i32 = 37;
+
+/// Whether a program is attached that looks at segments (sk_get_filter).
+fn filtered(fd: i32) -> bool {
+    let mut n = 0u32;
+    // SAFETY: room for nothing: only the length is written.
+    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, 0, &raw mut n) };
+    // EACCES: one that cannot be shown.
+    n != 0 || r == -libc::EACCES as isize
 }
 
 /// `SO_COOKIE`: the socket's name in this kernel, never reused.
@@ -106,7 +146,8 @@ fn info(fd: i32) -> Option<Info> {
     Some(Info { state: b[0], bytes_acked: word(120), bytes_received: word(128) })
 }
 
-fn queued(fd: i32, request: u64) -> Option<u64> {
+/// What an ioctl that asks for a number of bytes answers.
+pub fn queued(fd: i32, request: u64) -> Option<u64> {
     let mut n = 0i32;
     // SAFETY: writes one int.
     let r = unsafe { syscall!(libc::SYS_ioctl, fd, request, &raw mut n) };

@@ -5,123 +5,232 @@ use crate::endpoint::Ep;
 use crate::{descriptors, endpoint, fds, leave, lifeline, real, rx, tx, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
+use shmring::family::{RCVTIMEO, SNDTIMEO};
 use shmring::family::{Reason, State};
 use shmring::ring;
 
-/// Options at SOL_SOCKET whose setting does not concern the bytes, or only at the connection's ends.
-const HARMLESS_SOCKET: &[c_int] = &[
-    libc::SO_REUSEADDR,
-    libc::SO_REUSEPORT,
-    libc::SO_KEEPALIVE,
-    libc::SO_LINGER,
-    libc::SO_SNDBUF,
-    libc::SO_RCVBUF,
-    libc::SO_SNDBUFFORCE,
-    libc::SO_RCVBUFFORCE,
-    libc::SO_RCVTIMEO,
-    libc::SO_SNDTIMEO,
-    libc::SO_RCVLOWAT,
-    libc::SO_BROADCAST,
-    libc::SO_PRIORITY,
-    libc::SO_DONTROUTE,
-    libc::SO_MARK,
-    libc::SO_BUSY_POLL,
-    libc::SO_INCOMING_CPU,
-    libc::SO_NO_CHECK,
-    libc::SO_OOBINLINE,
-    libc::SO_ZEROCOPY,
-    libc::SO_MAX_PACING_RATE,
-    libc::SO_DEBUG,
-    libc::SO_PREFER_BUSY_POLL,
-    libc::SO_BUSY_POLL_BUDGET,
-    libc::SO_RCVTIMEO_NEW,
-    libc::SO_SNDTIMEO_NEW,
-    libc::SO_BINDTODEVICE,
-    libc::SO_TXTIME,
-];
-/// The same at IPPROTO_TCP.
-const HARMLESS_TCP: &[c_int] = &[
-    libc::TCP_NODELAY,
-    libc::TCP_CORK,
-    libc::TCP_QUICKACK,
-    libc::TCP_KEEPIDLE,
-    libc::TCP_KEEPINTVL,
-    libc::TCP_KEEPCNT,
-    libc::TCP_USER_TIMEOUT,
-    libc::TCP_MAXSEG,
-    libc::TCP_SYNCNT,
-    libc::TCP_LINGER2,
-    libc::TCP_DEFER_ACCEPT,
-    libc::TCP_WINDOW_CLAMP,
-    libc::TCP_CONGESTION,
-    libc::TCP_NOTSENT_LOWAT,
-    libc::TCP_FASTOPEN,
-    libc::TCP_FASTOPEN_CONNECT,
-    libc::TCP_THIN_LINEAR_TIMEOUTS,
-    libc::TCP_THIN_DUPACK,
-    libc::TCP_SAVE_SYN,
-    libc::TCP_TIMESTAMP,
+/// What setting an option does to a connection whose bytes are on a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effect {
+    /// Nothing: it is about packets, addresses, the connection's beginning or its end, which are the lifeline's.
+    None,
+    /// It decides which packets go where: nothing before there is a connection; afterwards it can cut off a lifeline whose ring
+    /// goes on, so the connection goes to the kernel.
+    Route,
+    /// The ring honours it, too: see [`applied`].
+    Both,
+    /// With some values only the kernel can honour it: see [`lifeline::only_kernel`].
+    Kernel,
+    /// The kernel must have the whole stream before it is set.
+    First(Reason),
+}
+
+use Effect::{Both, First, Kernel, None as Nothing, Route};
+
+/// Options at SOL_SOCKET (include/uapi/asm-generic/socket.h). What is not here moves a connection to the kernel once it is set.
+const SOCKET: &[(c_int, Effect)] = &[
+    // What waits longest, or is lost, when the connection is closed: the lifeline is closed, with these options.
+    (libc::SO_LINGER, Nothing),
+    // Probes of a silent connection (tcp_keepalive_timer). The kernel at the other end answers them, whether its program reads
+    // or not, and the lifeline has them, silent as it is.
+    (libc::SO_KEEPALIVE, Nothing),
+    // About `bind`, `listen`, datagrams or nothing.
+    (libc::SO_REUSEADDR, Nothing),
+    (libc::SO_REUSEPORT, Nothing),
+    (libc::SO_ATTACH_REUSEPORT_CBPF, Nothing),
+    (libc::SO_ATTACH_REUSEPORT_EBPF, Nothing),
+    (libc::SO_DETACH_REUSEPORT_BPF, Nothing),
+    (libc::SO_INCOMING_CPU, Nothing),
+    (libc::SO_BROADCAST, Nothing),
+    (libc::SO_NO_CHECK, Nothing),
+    (libc::SO_BSDCOMPAT, Nothing),
+    (libc::SO_RXQ_OVFL, Nothing),
+    (libc::SO_DEBUG, Nothing),
+    // How packets are made, and the kernel waits for them.
+    (libc::SO_PRIORITY, Nothing),
+    (libc::SO_TXTIME, Nothing),
+    (libc::SO_BUSY_POLL, Nothing),
+    (libc::SO_PREFER_BUSY_POLL, Nothing),
+    (libc::SO_BUSY_POLL_BUDGET, Nothing),
+    (SO_RESERVE_MEM, Nothing),
+    (SO_TXREHASH, Nothing),
+    // Urgent data, and what is sent with notices, never travel on a ring: these say how they are read.
+    (libc::SO_OOBINLINE, Nothing),
+    (libc::SO_ZEROCOPY, Nothing),
+    (libc::SO_SELECT_ERR_QUEUE, Nothing),
+    // Where packets go.
+    (libc::SO_DONTROUTE, Route),
+    (libc::SO_MARK, Route),
+    (libc::SO_BINDTODEVICE, Route),
+    (libc::SO_BINDTOIFINDEX, Route),
+    // Limits of what is buffered, and what is waited for.
+    (libc::SO_SNDBUF, Both),
+    (libc::SO_SNDBUFFORCE, Both),
+    (libc::SO_RCVBUF, Both),
+    (libc::SO_RCVBUFFORCE, Both),
+    (lifeline::SO_BUF_LOCK, Both),
+    (libc::SO_RCVLOWAT, Both),
+    (libc::SO_RCVTIMEO, Both),
+    (libc::SO_SNDTIMEO, Both),
+    (libc::SO_RCVTIMEO_NEW, Both),
+    (libc::SO_SNDTIMEO_NEW, Both),
+    // A rate (sk_pacing_rate), control messages with each receive, an offset of peeks, and programs that look at segments.
+    (libc::SO_MAX_PACING_RATE, Kernel),
+    (libc::SO_TIMESTAMP, Kernel),
+    (libc::SO_TIMESTAMPNS, Kernel),
+    (libc::SO_TIMESTAMPING, Kernel),
+    (libc::SO_TIMESTAMP_NEW, Kernel),
+    (libc::SO_TIMESTAMPNS_NEW, Kernel),
+    (libc::SO_TIMESTAMPING_NEW, Kernel),
+    (libc::SO_PEEK_OFF, Kernel),
+    (libc::SO_ATTACH_FILTER, Kernel),
+    (libc::SO_ATTACH_BPF, Kernel),
+    (libc::SO_DETACH_FILTER, Nothing),
 ];
 
-fn harmless(level: c_int, name: c_int) -> bool {
-    match level {
-        libc::SOL_SOCKET => HARMLESS_SOCKET.contains(&name),
-        libc::IPPROTO_TCP => HARMLESS_TCP.contains(&name),
+const SO_RESERVE_MEM: c_int = 73;
+const SO_TXREHASH: c_int = 74;
+
+/// The same at IPPROTO_TCP (include/uapi/linux/tcp.h).
+const TCP: &[(c_int, Effect)] = &[
+    // When segments are sent, how large they are, and how they are acknowledged: the ring has none, and holds nothing back.
+    (libc::TCP_NODELAY, Nothing),
+    (libc::TCP_CORK, Both),
+    (libc::TCP_QUICKACK, Nothing),
+    (libc::TCP_MAXSEG, Nothing),
+    (libc::TCP_WINDOW_CLAMP, Nothing),
+    (libc::TCP_CONGESTION, Nothing),
+    (libc::TCP_THIN_LINEAR_TIMEOUTS, Nothing),
+    (libc::TCP_THIN_DUPACK, Nothing),
+    (TCP_RTO_MAX_MS, Nothing),
+    (TCP_RTO_MIN_US, Nothing),
+    (TCP_DELACK_MAX_US, Nothing),
+    (libc::TCP_TIMESTAMP, Nothing),
+    // The beginning of a connection.
+    (libc::TCP_SYNCNT, Nothing),
+    (libc::TCP_DEFER_ACCEPT, Nothing),
+    (libc::TCP_SAVE_SYN, Nothing),
+    (libc::TCP_FASTOPEN, Nothing),
+    (libc::TCP_FASTOPEN_CONNECT, Nothing),
+    (libc::TCP_FASTOPEN_KEY, Nothing),
+    (libc::TCP_FASTOPEN_NO_COOKIE, Nothing),
+    // Its end: FIN and RST are the lifeline's (tcp_close).
+    (libc::TCP_LINGER2, Nothing),
+    // See SO_KEEPALIVE.
+    (libc::TCP_KEEPIDLE, Nothing),
+    (libc::TCP_KEEPINTVL, Nothing),
+    (libc::TCP_KEEPCNT, Nothing),
+    // Delay of every segment.
+    (lifeline::TCP_TX_DELAY, Kernel),
+    // TLS and others take over the stream from here on; TCP_REPAIR changes positions in it.
+    (libc::TCP_ULP, First(Reason::Ktls)),
+    (libc::TCP_REPAIR, First(Reason::Option)),
+];
+
+const TCP_RTO_MAX_MS: c_int = 44;
+const TCP_RTO_MIN_US: c_int = 45;
+const TCP_DELACK_MAX_US: c_int = 46;
+
+/// `None`: an option that culvert does not know.
+fn effect(level: c_int, name: c_int) -> Option<Effect> {
+    let table = match level {
+        libc::SOL_SOCKET => SOCKET,
+        libc::IPPROTO_TCP => TCP,
+        // Packets that arrive with another one than the peer sends are dropped.
+        libc::IPPROTO_IP if name == libc::IP_MINTTL => return Some(Route),
+        libc::IPPROTO_IPV6 if name == IPV6_MINHOPCOUNT => return Some(Route),
         // Addressing and packet header options: packets are the lifeline's affair.
-        libc::IPPROTO_IP | libc::IPPROTO_IPV6 => true,
-        _ => false,
-    }
+        libc::IPPROTO_IP | libc::IPPROTO_IPV6 => return Some(Nothing),
+        _ => return None,
+    };
+    table.iter().find(|(n, _)| *n == name).map(|(_, effect)| *effect)
 }
+
+const IPV6_MINHOPCOUNT: c_int = 73;
 
 /// `setsockopt`.
 ///
 /// # Safety
 /// As libc's.
 pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void, l: socklen_t) -> c_int {
-    if let Some(ep) = fds::endpoint(fd)
-        && !harmless(level, name)
-    {
-        let why = if level == libc::IPPROTO_TCP && name == libc::TCP_ULP { Reason::Ktls } else { Reason::Option };
-        if ep.state() != State::Idle || level == libc::IPPROTO_TCP {
-            leave::retire(fd, why);
-        } else {
-            ep.pin(why);
-        }
+    // SAFETY: the caller's obligation.
+    let native = || unsafe { real::setsockopt(fd, level, name, v, l) };
+    let Some(ep) = fds::endpoint(fd) else { return native() };
+    let effect = effect(level, name);
+    if let Some(First(why)) = effect {
+        leave::retire(fd, why);
     }
-    if level == libc::IPPROTO_TCP
-        && name == libc::TCP_CORK
+    if (level, name) == (libc::IPPROTO_TCP, libc::TCP_CORK)
         && l as usize >= size_of::<c_int>()
-        && let Some(ep) = fds::endpoint(fd)
         && ep.state() == State::Attached
         // SAFETY: reads the program's int as the kernel would.
         && let Ok(on) = unsafe { usercopy::load(v.cast::<c_int>()) }
     {
-        // SAFETY: the caller's obligation.
-        return tx::cork(ep, on != 0, || unsafe { real::setsockopt(fd, level, name, v, l) });
+        return tx::cork(ep, on != 0, native);
     }
-    // SAFETY: the caller's obligation.
-    let r = unsafe { real::setsockopt(fd, level, name, v, l) };
-    if r == 0
-        && level == libc::SOL_SOCKET
-        && name == libc::SO_RCVLOWAT
-        && let Some(ep) = fds::endpoint(fd)
-    {
-        let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
-        ep.rcvlowat.store(low.max(0) as u32, Relaxed);
+    let r = native();
+    if r < 0 {
+        return r;
     }
-    if r == 0
-        && level == libc::SOL_SOCKET
-        && matches!(name, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVBUF | libc::SO_RCVBUFFORCE)
-        && let Some(ep) = fds::endpoint(fd)
+    let young = ep.state() == State::Idle;
+    match effect {
+        Some(Nothing | First(_)) => {}
+        Some(Both) => {
+            // SAFETY: the kernel has just read it there.
+            unsafe { applied(ep, fd, level, name, v) }
+        }
+        // Looked at again before a connection is attached, also for what it has from its listener.
+        Some(Route | Kernel) if young => {}
+        Some(Route) => leave::retire(fd, Reason::Option),
+        Some(Kernel) if lifeline::only_kernel(fd) => leave::retire(fd, Reason::Option),
+        Some(Kernel) => {}
+        None if young => ep.pin(Reason::Option),
+        None => leave::retire(fd, Reason::Option),
+    }
+    r
+}
+
+/// An option that the ring honours, too, has been set.
+///
+/// # Safety
+/// `v` is where the kernel has just read its value.
+unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void) {
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
+            let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
+            ep.rcvlowat.store(low.max(0) as u32, Relaxed);
+        }
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW | libc::SO_SNDTIMEO | libc::SO_SNDTIMEO_NEW) => {
+            let which = match name {
+                libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW => RCVTIMEO,
+                _ => SNDTIMEO,
+            };
+            // A negative time is none at all, not one without end (sock_set_timeout).
+            // SAFETY: the caller's obligation: both forms begin with seconds of 64 bits.
+            if unsafe { usercopy::load(v.cast::<i64>()) }.is_ok_and(|seconds| seconds < 0) {
+                ep.never_waits.fetch_or(which, Relaxed);
+            } else {
+                ep.never_waits.fetch_and(!which, Relaxed);
+            }
+        }
+        _ => {}
+    }
+    let buffers = matches!(
+        name,
+        libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVBUF | libc::SO_RCVBUFFORCE | lifeline::SO_BUF_LOCK
+    );
+    if level == libc::SOL_SOCKET
+        && buffers
         && ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
-        match name {
-            libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => tx::buffer_set(ep, chan, fd),
-            _ => rx::buffer_set(ep, chan, fd),
+        if !matches!(name, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) {
+            tx::buffer_set(ep, chan, fd);
+        }
+        if !matches!(name, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) {
+            rx::buffer_set(ep, chan, fd);
         }
     }
-    r
 }
 
 /// `getsockopt`: an error that culvert latched is the socket's error.
@@ -129,48 +238,68 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
 /// # Safety
 /// As libc's.
 pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
-    if level == libc::SOL_SOCKET
-        && name == libc::SO_ERROR
-        && let Some(ep) = fds::endpoint(fd)
-        && ep.state() == State::Attached
-    {
-        // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
-        if let Some(chan) = ep.chan()
-            && ep.latched.load(Relaxed) == 0
-            && tx::look(ep, chan, fd, lifeline::ENDED) & lifeline::ENDED != 0
-        {
-            tx::sink(ep, chan, fd);
-        }
-        // SAFETY: the kernel checks the buffers, and says 0 for a socket without an error of its own.
-        let r = unsafe { real::getsockopt(fd, level, name, v, l) };
-        // SAFETY: the kernel has just written to both.
-        unsafe {
-            if r == 0 && *l >= 4 {
-                match *v.cast::<c_int>() {
-                    0 => *v.cast::<c_int>() = endpoint::take_latched(ep).unwrap_or(0),
-                    // The kernel tells it once.
-                    e => ep.note_error(e),
-                }
+    if let Some(ep) = fds::endpoint(fd) {
+        match (level, name) {
+            (libc::SOL_SOCKET, libc::SO_ERROR) if ep.state() == State::Attached => {
+                // SAFETY: the caller's obligation.
+                return unsafe { error(ep, fd, v, l) };
             }
+            (libc::IPPROTO_TCP, libc::TCP_CORK) => tx::tell_cork(ep, fd),
+            // It receives.
+            (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::retire(fd, Reason::Option),
+            _ => {}
         }
-        return r;
-    }
-    if level == libc::IPPROTO_TCP
-        && name == libc::TCP_CORK
-        && let Some(ep) = fds::endpoint(fd)
-    {
-        tx::tell_cork(ep, fd);
     }
     // SAFETY: the caller's obligation.
     unsafe { real::getsockopt(fd, level, name, v, l) }
 }
 
-fn ring_unsent(ep: Ep) -> u64 {
-    let Some(chan) = ep.chan() else { return 0 };
+const TCP_ZEROCOPY_RECEIVE: c_int = 35;
+
+/// `SO_ERROR` of an attached connection, told as the kernel does it (sk_getsockopt): once, and also to a buffer that cannot be
+/// written.
+///
+/// # Safety
+/// The pointers are those of the program's `getsockopt`.
+unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
+    // SAFETY: the program's variable, or a fault.
+    let room = match unsafe { usercopy::load(l) } {
+        Ok(room) if room as c_int >= 0 => room as usize,
+        // The kernel says what is wrong.
+        // SAFETY: the caller's obligation.
+        _ => return unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, v, l) },
+    };
+    // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
+    if let Some(chan) = ep.chan()
+        && ep.latched.load(Relaxed) == 0
+        && tx::look(ep, chan, fd, lifeline::ENDED) & lifeline::ENDED != 0
+    {
+        tx::sink(ep, chan, fd);
+    }
+    let e = match lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
+        Ok(0) => endpoint::take_latched(ep).unwrap_or(0),
+        Ok(e) => {
+            // The kernel tells it once.
+            ep.note_error(e);
+            e
+        }
+        Err(e) => return real::ret(-e as isize) as c_int,
+    };
+    let n = room.min(size_of_val(&e));
+    // SAFETY: at most the local; the program's buffer, or a fault.
+    let written = unsafe { usercopy::copy(v.cast(), (&raw const e).cast(), n) };
+    // SAFETY: the program's variable, or a fault.
+    let told = written.and_then(|()| unsafe { usercopy::store(l, &(n as socklen_t)) });
+    real::ret(if told.is_err() { -libc::EFAULT as isize } else { 0 }) as c_int
+}
+
+/// Bytes on the ring that the peer has not read, or `None` where the kernel has the whole stream.
+fn on_ring(ep: Ep) -> Option<u64> {
+    let chan = ep.chan()?;
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let tail = ep.tx_tail.load(Relaxed);
-    ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail)
-        .map_or(0, |head| tail.wrapping_sub(head))
+    let head = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail);
+    Some(head.map_or(0, |head| tail.wrapping_sub(head)))
 }
 
 /// `ioctl`.
@@ -178,30 +307,53 @@ fn ring_unsent(ep: Ep) -> u64 {
 /// # Safety
 /// As libc's.
 pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
-    if let Some(ep) = fds::endpoint(fd) {
-        match req {
-            libc::FIONREAD | libc::TIOCOUTQ if ep.state() == State::Attached => {
-                // SAFETY: the kernel checks the pointer.
-                let r = unsafe { real::ioctl(fd, req, arg) };
-                if r == 0
-                    && let Some(chan) = ep.chan()
-                {
-                    tx::service(ep, chan, fd);
-                    let p = arg as *mut c_int;
-                    // SAFETY: the kernel has just written an int there.
-                    let kernel = unsafe { *p }.max(0) as u64;
-                    let n = if req == libc::FIONREAD { rx::unread(ep, chan, fd) } else { kernel + ring_unsent(ep) };
-                    // SAFETY: as above.
-                    unsafe { *p = n.min(i32::MAX as u64) as c_int };
-                }
-                return r;
-            }
-            libc::FIOASYNC => leave::retire(fd, Reason::Async),
-            _ => {}
-        }
-    }
     // SAFETY: the caller's obligation.
-    unsafe { real::ioctl(fd, req, arg) }
+    let native = || unsafe { real::ioctl(fd, req, arg) };
+    let Some(ep) = fds::endpoint(fd) else { return native() };
+    let asked = match req {
+        libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK if ep.state() == State::Attached => true,
+        libc::FIOASYNC => {
+            leave::retire(fd, Reason::Async);
+            false
+        }
+        _ => false,
+    };
+    let Some(chan) = ep.chan().filter(|_| asked) else { return native() };
+    tx::service(ep, chan, fd);
+    if req == SIOCATMARK {
+        // Drops an echo that lies before the mark.
+        rx::advance(ep, chan, fd);
+    }
+    let kernel = match lifeline::queued(fd, req) {
+        Some(n) => n,
+        // The kernel says what is wrong.
+        None => return native(),
+    };
+    let n = match req {
+        libc::FIONREAD => rx::unread(ep, chan, fd),
+        // Urgent data is never on a ring: what is there comes before it.
+        SIOCATMARK => kernel * u64::from(rx::on_ring(ep, chan) == 0),
+        // What the receiving socket would hold, unread, has left the sender's, and is acknowledged.
+        _ => kernel + on_ring(ep).unwrap_or(0).saturating_sub(tx::window(ep, chan)),
+    };
+    let n = n.min(i32::MAX as u64) as c_int;
+    // SAFETY: the program's variable, or a fault.
+    let r = unsafe { usercopy::store(arg as *mut c_int, &n) };
+    real::ret(if r.is_err() { -libc::EFAULT as isize } else { 0 }) as c_int
+}
+
+const SIOCOUTQNSD: c_ulong = 0x894b;
+const SIOCATMARK: c_ulong = 0x8905;
+
+/// `sockatmark`, which asks the same (sockatmark(3)).
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn sockatmark(fd: c_int) -> c_int {
+    let mut answer: c_int = 0;
+    // SAFETY: a local for the answer.
+    let r = unsafe { ioctl(fd, SIOCATMARK, (&raw mut answer) as usize) };
+    if r < 0 { r } else { answer }
 }
 
 /// `fcntl`, including the descriptor-making commands.

@@ -6,6 +6,7 @@ use crate::fds::{self, Kind};
 use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::spin::{self, Spun};
+use crate::usercopy::{self, Fault};
 use crate::{clock, config, epoll, mail, poller, readiness, real, rx, signals, sleep};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
@@ -40,29 +41,68 @@ fn uncount(ep: Ep) {
     let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
 }
 
-/// Marks every connection that is not attached as natively waited for, so that none goes up while we
-/// sleep in the kernel. `None`, and undone, if one is or has become attached, or if they are too many to remember.
-fn enter_native(f: &[pollfd]) -> Option<Counted> {
-    let mut c = Counted { n: 0, list: [(0, 0); SMALL] };
-    for p in f {
-        let Some(ep) = fds::endpoint(p.fd) else { continue };
-        let native = match ep.state() {
+/// A program's array of pollfds. It is read and written as the kernel does it, in the program's memory, which another thread
+/// may change: each entry is copied, and of an entry only the answer is written.
+#[derive(Clone, Copy)]
+struct Theirs {
+    at: *mut pollfd,
+    n: usize,
+}
+
+impl Theirs {
+    /// Copies entries, from the `from`th.
+    fn read(self, from: usize, to: &mut [pollfd]) -> Result<(), Fault> {
+        let bytes = size_of_val(to);
+        // SAFETY: no longer than the destination; the source is the program's array, or a fault. Any bits are a pollfd.
+        unsafe { usercopy::copy(to.as_mut_ptr().cast(), self.at.wrapping_add(from).cast_const().cast(), bytes) }
+    }
+
+    /// Shows each entry to `f` until it says no. Whether it never did.
+    fn all(self, mut f: impl FnMut(&pollfd) -> bool) -> Result<bool, Fault> {
+        let mut some = [NOBODY; 64];
+        let mut from = 0;
+        while from < self.n {
+            let some = &mut some[..(self.n - from).min(64)];
+            self.read(from, some)?;
+            if !some.iter().all(&mut f) {
+                return Ok(false);
+            }
+            from += some.len();
+        }
+        Ok(true)
+    }
+
+    /// Writes the answers.
+    fn answer(self, set: &[pollfd]) -> Result<(), Fault> {
+        for (i, p) in set.iter().enumerate() {
+            // SAFETY: the program's array, or a fault.
+            unsafe { usercopy::store(&raw mut (*self.at.wrapping_add(i)).revents, &p.revents)? };
+        }
+        Ok(())
+    }
+}
+
+const NOBODY: pollfd = pollfd { fd: -1, events: 0, revents: 0 };
+
+impl Counted {
+    const NONE: Counted = Counted { n: 0, list: [(0, 0); SMALL] };
+
+    /// Marks the connection as natively waited for if it is not attached, so that it does not go up while we sleep in the
+    /// kernel. False if it is or has become attached, or if they are too many to remember.
+    fn enter(&mut self, fd: i32) -> bool {
+        let Some(ep) = fds::endpoint(fd) else { return true };
+        match ep.state() {
             State::Attached => false,
-            State::Eligible if c.n == SMALL => false,
+            State::Eligible if self.n == SMALL => false,
             State::Eligible => {
-                c.list[c.n] = (ep.index(), ep.life());
+                self.list[self.n] = (ep.index(), ep.life());
                 let counted = count(ep);
-                c.n += usize::from(counted);
+                self.n += usize::from(counted);
                 counted
             }
             _ => true,
-        };
-        if !native {
-            leave_native(&c);
-            return None;
         }
     }
-    Some(c)
 }
 
 fn leave_native(c: &Counted) {
@@ -74,27 +114,20 @@ fn leave_native(c: &Counted) {
     }
 }
 
-/// Whether the set concerns us at all, and takes the next step for connections in it.
-fn concerns(f: &[pollfd]) -> bool {
-    let mut any = false;
-    for p in f {
-        match fds::get(p.fd) {
-            Kind::Endpoint(ep) => match ep.state() {
-                State::Attached => any = true,
-                State::Eligible => any = true,
-                _ => {}
-            },
-            Kind::Epoll(i) => epoll::nest(i),
-            _ => {}
-        }
+/// Whether a descriptor concerns us, in a set that is about to be waited for.
+fn concerns(fd: i32) -> bool {
+    match fds::get(fd) {
+        Kind::Endpoint(ep) => return matches!(ep.state(), State::Attached | State::Eligible),
+        Kind::Epoll(i) => epoll::nest(i),
+        _ => {}
     }
-    any
+    false
 }
 
 /// `poll` and `ppoll`. `timeout` in nanoseconds, `None` = for ever; `mask` as ppoll's.
 ///
 /// # Safety
-/// As libc's; a cancellation point.
+/// As libc's; a cancellation point. Faults are armed.
 pub unsafe fn poll(
     f: *mut pollfd,
     n: nfds_t,
@@ -102,22 +135,74 @@ pub unsafe fn poll(
     mask: *const sigset_t,
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
-    if n == 0 || f.is_null() || n > fds::MAX as nfds_t || !config::enabled() {
+    if n == 0 || n > fds::MAX as nfds_t || !config::enabled() {
         return real();
     }
-    // SAFETY: the program says that it has `n` entries; a bad array faults here as in any code of its own
-    // (poll(2) would say EFAULT; no program passes one on purpose but to test the kernel).
-    let set = unsafe { core::slice::from_raw_parts_mut(f, n as usize) };
-    if !concerns(set) {
+    let theirs = Theirs { at: f, n: n as usize };
+    let mut any = false;
+    let seen = theirs.all(|p| {
+        any |= concerns(p.fd);
+        true
+    });
+    // The kernel says what is wrong.
+    if seen.is_err() || !any {
         return real();
     }
-    if let Some(counted) = enter_native(set) {
+    let mut counted = Counted::NONE;
+    let native = theirs.all(|p| counted.enter(p.fd));
+    if native != Ok(false) {
         let r = real();
         leave_native(&counted);
         return r;
     }
+    leave_native(&counted);
+    let r = if theirs.n + 2 <= SMALL {
+        let mut set = [NOBODY; SMALL];
+        // SAFETY: the caller's obligation.
+        unsafe { serve_theirs(theirs, &mut set[..theirs.n], timeout, mask) }
+    } else if over_limit(theirs.n) {
+        -libc::EINVAL as isize
+    } else {
+        let bytes = theirs.n * size_of::<pollfd>();
+        match mapped(bytes) {
+            None => -libc::ENOMEM as isize,
+            Some(p) => {
+                // SAFETY: a fresh mapping of that size, zeroed.
+                let set = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), theirs.n) };
+                // SAFETY: the caller's obligation.
+                let r = unsafe { serve_theirs(theirs, set, timeout, mask) };
+                // SAFETY: our own mapping.
+                unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+                r
+            }
+        }
+    };
+    real::ret(r) as c_int
+}
+
+/// Whether these are more entries than the kernel takes (do_sys_poll: RLIMIT_NOFILE).
+fn over_limit(n: usize) -> bool {
+    let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit.
+    let r = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut l) };
+    r == 0 && n as u64 > l.rlim_cur
+}
+
+/// Serves a program's array by way of `set`, which is as long.
+///
+/// # Safety
+/// As for [`poll`].
+unsafe fn serve_theirs(theirs: Theirs, set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> isize {
+    if theirs.read(0, set).is_err() {
+        return -libc::EFAULT as isize;
+    }
     // SAFETY: the caller's obligation.
-    real::ret(unsafe { serve(set, timeout, mask, false) }) as c_int
+    let r = unsafe { serve(set, timeout, mask, false) };
+    if r < 0 {
+        // Nothing was found out (do_poll).
+        set.iter_mut().for_each(|p| p.revents = 0);
+    }
+    if theirs.answer(set).is_err() { -libc::EFAULT as isize } else { r }
 }
 
 fn mapped(bytes: usize) -> Option<*mut u8> {
@@ -312,10 +397,53 @@ fn any_stirred(set: &[pollfd]) -> bool {
 const IN_SET: i16 = POLLRDNORM | POLLRDBAND | POLLIN | POLLHUP | POLLERR | POLLNVAL;
 const OUT_SET: i16 = POLLWRBAND | POLLWRNORM | POLLOUT | POLLERR | POLLNVAL;
 
+/// The three sets of `select`, in memory of ours: arrays of longs, as many as `n` bits need. A program's set may be longer
+/// than FD_SETSIZE, or shorter: programs allocate their own.
+struct Sets<'a> {
+    bits: [&'a mut [u64]; 3],
+    /// Whether the program passed it.
+    given: [bool; 3],
+    n: usize,
+}
+
+/// What stands for readable, writable and exceptional (fs/select.c).
+const WANTED: [i16; 3] = [POLLRDNORM | POLLRDBAND | POLLIN, POLLWRBAND | POLLWRNORM | POLLOUT, POLLPRI];
+const SHOWN: [i16; 3] = [IN_SET, OUT_SET, POLLPRI | POLLNVAL];
+
+impl Sets<'_> {
+    /// The events that are asked of a descriptor.
+    fn wanted(&self, fd: usize) -> i16 {
+        let mut events = 0;
+        for (set, wanted) in self.bits.iter().zip(WANTED) {
+            if set[fd / 64] & 1 << (fd % 64) != 0 {
+                events |= wanted;
+            }
+        }
+        events
+    }
+
+    /// Replaces the sets by what `polled` has found. Returns how many bits are set.
+    fn put(&mut self, polled: &[pollfd]) -> isize {
+        let mut hits = 0;
+        for (set, (wanted, shown)) in self.bits.iter_mut().zip(WANTED.into_iter().zip(SHOWN)) {
+            set.fill(0);
+            for p in polled {
+                if p.events & wanted & !(POLLRDNORM | POLLRDBAND | POLLWRNORM | POLLWRBAND) != 0
+                    && p.revents & shown != 0
+                {
+                    set[p.fd as usize / 64] |= 1 << (p.fd % 64);
+                    hits += 1;
+                }
+            }
+        }
+        hits
+    }
+}
+
 /// `select` and `pselect`. `left` receives the time that was not slept, if the program wants it.
 ///
 /// # Safety
-/// As libc's; a cancellation point.
+/// As libc's; a cancellation point. Faults are armed.
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn select(
     n: c_int,
@@ -330,42 +458,90 @@ pub unsafe fn select(
     if n <= 0 || !config::enabled() {
         return real();
     }
+    let theirs = [r, w, e].map(|s| s.cast::<u64>());
     let n = n as usize;
-    // fd_set may be longer than FD_SETSIZE: programs allocate their own. It is an array of longs.
-    let bit = |s: *mut fd_set, fd: usize| {
-        // SAFETY: the program says that each set has at least `n` bits.
-        !s.is_null() && unsafe { *s.cast::<u64>().add(fd / 64) } & (1 << (fd % 64)) != 0
+    let longs = n.div_ceil(64);
+    let mut small = [0u64; 3 * SET];
+    let big = if longs > SET { mapped(longs * 24) } else { None };
+    if longs > SET && big.is_none() {
+        return real();
+    }
+    let all: &mut [u64] = match big {
+        // SAFETY: a fresh mapping of that size.
+        Some(p) => unsafe { core::slice::from_raw_parts_mut(p.cast(), 3 * longs) },
+        None => &mut small[..3 * longs],
     };
-    let wanted = |fd: usize| {
-        let mut ev = 0;
-        if bit(r, fd) {
-            ev |= POLLRDNORM | POLLRDBAND | POLLIN;
-        }
-        if bit(w, fd) {
-            ev |= POLLWRBAND | POLLWRNORM | POLLOUT;
-        }
-        if bit(e, fd) {
-            ev |= POLLPRI;
-        }
-        ev
+    let (a, rest) = all.split_at_mut(longs);
+    let (b, c) = rest.split_at_mut(longs);
+    let mut sets = Sets { bits: [a, b, c], given: theirs.map(|s| !s.is_null()), n };
+    // SAFETY: the program's sets, or a fault.
+    let result = match unsafe { load(&theirs, &mut sets) } {
+        // SAFETY: the caller's obligation.
+        Ok(()) => unsafe { select_in(&theirs, &mut sets, timeout, mask, left, &mut real) },
+        // The kernel says what is wrong.
+        Err(Fault) => real(),
     };
+    if let Some(p) = big {
+        // SAFETY: our own mapping.
+        unsafe { syscall!(libc::SYS_munmap, p, longs * 24) };
+    }
+    result
+}
+
+/// Longs of a set of FD_SETSIZE.
+const SET: usize = libc::FD_SETSIZE / 64;
+
+/// Copies the program's sets.
+///
+/// # Safety
+/// They are what the program passed in.
+unsafe fn load(theirs: &[*mut u64; 3], sets: &mut Sets) -> Result<(), Fault> {
+    for ((set, at), given) in sets.bits.iter_mut().zip(theirs).zip(sets.given) {
+        if given {
+            // SAFETY: no longer than the destination; the program's set, or a fault.
+            unsafe { usercopy::copy(set.as_mut_ptr().cast(), at.cast_const().cast(), size_of_val(&**set))? };
+        }
+    }
+    Ok(())
+}
+
+/// Writes the answers to the program's sets.
+///
+/// # Safety
+/// They are what the program passed in.
+unsafe fn store(theirs: &[*mut u64; 3], sets: &Sets) -> Result<(), Fault> {
+    for ((set, at), given) in sets.bits.iter().zip(theirs).zip(sets.given) {
+        if given {
+            // SAFETY: no longer than the source; the program's set, or a fault.
+            unsafe { usercopy::copy(at.cast(), set.as_ptr().cast(), size_of_val(&**set))? };
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As for [`select`].
+unsafe fn select_in(
+    theirs: &[*mut u64; 3],
+    sets: &mut Sets,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    left: Option<&mut u64>,
+    real: &mut impl FnMut() -> c_int,
+) -> c_int {
     let mut count = 0;
     let mut ours = false;
-    for fd in 0..n {
-        if wanted(fd) != 0 {
+    for fd in 0..sets.n {
+        if sets.wanted(fd) != 0 {
             count += 1;
-            match fds::get(fd as i32) {
-                Kind::Endpoint(ep) => ours |= matches!(ep.state(), State::Attached | State::Eligible),
-                Kind::Epoll(i) => epoll::nest(i),
-                _ => {}
-            }
+            ours |= concerns(fd as i32);
         }
     }
     if !ours {
         return real();
     }
     let bytes = count * size_of::<pollfd>();
-    let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
+    let mut small = [NOBODY; SMALL];
     let big = if count > SMALL { mapped(bytes) } else { None };
     if count > SMALL && big.is_none() {
         real::set_errno(libc::ENOMEM);
@@ -376,49 +552,32 @@ pub unsafe fn select(
         Some(p) => unsafe { core::slice::from_raw_parts_mut(p.cast(), count) },
         None => &mut small[..count],
     };
-    let mut k = 0;
-    for fd in 0..n {
-        let ev = wanted(fd);
-        if ev != 0 {
-            set[k] = pollfd { fd: fd as i32, events: ev, revents: 0 };
-            k += 1;
-        }
+    let watched = (0..sets.n).map(|fd| (fd, sets.wanted(fd))).filter(|(_, events)| *events != 0);
+    for (p, (fd, events)) in set.iter_mut().zip(watched) {
+        *p = pollfd { fd: fd as i32, events, revents: 0 };
     }
     let started = clock::now();
-    let result = if let Some(counted) = enter_native(set) {
-        let x = real();
+    let mut counted = Counted::NONE;
+    let native = set.iter().all(|p| counted.enter(p.fd));
+    let result = if native {
+        let r = real();
         leave_native(&counted);
-        x
+        r
     } else {
+        leave_native(&counted);
         // SAFETY: the caller's obligation.
-        let x = unsafe { serve(set, timeout, mask, true) };
+        let mut r = unsafe { serve(set, timeout, mask, true) };
         if let (Some(left), Some(t)) = (left, timeout) {
             *left = t.saturating_sub(clock::now() - started);
         }
-        if x < 0 {
-            real::ret(x) as c_int
-        } else {
-            let mut hits = 0;
-            for s in [r, w, e] {
-                if !s.is_null() {
-                    for i in 0..n.div_ceil(64) {
-                        let keep = if (i + 1) * 64 <= n { 0 } else { !0u64 << (n % 64) };
-                        // SAFETY: as in `bit`.
-                        unsafe { *s.cast::<u64>().add(i) &= keep };
-                    }
-                }
+        if r >= 0 {
+            r = sets.put(set);
+            // SAFETY: the program's sets, or a fault.
+            if unsafe { store(theirs, sets) }.is_err() {
+                r = -libc::EFAULT as isize;
             }
-            for p in set.iter() {
-                for (s, events, hit) in [(r, POLLIN, IN_SET), (w, POLLOUT, OUT_SET), (e, POLLPRI, POLLPRI | POLLNVAL)] {
-                    if p.events & events != 0 && p.revents & hit != 0 {
-                        // SAFETY: as in `bit`.
-                        unsafe { *s.cast::<u64>().add(p.fd as usize / 64) |= 1 << (p.fd as usize % 64) };
-                        hits += 1;
-                    }
-                }
-            }
-            hits
         }
+        real::ret(r) as c_int
     };
     if let Some(p) = big {
         // SAFETY: our own mapping.

@@ -9,6 +9,7 @@
 //! uses SSE only: no `vzeroupper`, and no AVX state to save in the frame of a signal that arrives.
 
 use core::arch::global_asm;
+use shmring::syscall;
 
 /// The memory was not accessible: `EFAULT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,6 +185,27 @@ pub unsafe fn load<T: Copy>(src: *const T) -> Result<T, Fault> {
 pub unsafe fn store<T: Copy>(dst: *mut T, v: &T) -> Result<(), Fault> {
     // SAFETY: the caller's obligation for `dst`; `v` is a valid reference.
     unsafe { copy(dst.cast(), (v as *const T).cast(), size_of::<T>()) }
+}
+
+/// The first address above what a program can map with four levels of page tables, less the page that the kernel keeps free
+/// (`TASK_SIZE_MAX`).
+const USER_END: usize = 0x7fff_ffff_f000;
+
+/// Whether the kernel refuses `len` bytes at `p` without a look at the memory (`access_ok`): they reach out of the user half
+/// of the address space.
+#[inline(always)]
+pub fn outside<T: ?Sized>(p: *const T, len: usize) -> bool {
+    let end = (p.cast::<u8>() as usize).saturating_add(len);
+    end > USER_END && far_outside(end)
+}
+
+/// The same for what lies above 47 bits: with five levels of page tables a program can have memory there, if it asks for it.
+#[cold]
+fn far_outside(end: usize) -> bool {
+    const WIDE_END: usize = (1 << 56) - 4096;
+    // mincore(2) of nothing says ENOMEM for an address that is not a program's, and touches none.
+    // SAFETY: no memory is accessed.
+    end > WIDE_END || unsafe { syscall!(libc::SYS_mincore, 1usize << 47, 0, 0) } < 0
 }
 
 /// If `rip`, where a fault happened, is in the copy routine: where to go on.

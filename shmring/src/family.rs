@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -149,6 +149,12 @@ pub const UNCORKED: u32 = 1;
 /// [`Endpoint::cork`]: the program has asked for it; the kernel does not know yet.
 pub const CORKED: u32 = 2;
 
+/// [`Endpoint::never_waits`]: a receive does not wait (`SO_RCVTIMEO`). The kernel does not tell: a negative time and none at
+/// all are both read as 0.
+pub const RCVTIMEO: u32 = 1;
+/// [`Endpoint::never_waits`]: a send does not wait (`SO_SNDTIMEO`).
+pub const SNDTIMEO: u32 = 2;
+
 /// [`Endpoint::rx_fin`]: a FIN was seen, before any RST.
 pub const FIN: u32 = 2;
 /// [`Endpoint::rx_fin`]: there was a RST and no FIN.
@@ -191,6 +197,8 @@ pub struct Endpoint {
     pub cork: AtomicU32,
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
+    /// [`RCVTIMEO`], [`SNDTIMEO`]: that option was set to a negative time.
+    pub never_waits: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
     pub holders: [AtomicU64; MEMBERS / 64],
 
@@ -279,6 +287,7 @@ impl Endpoint {
             &self.latched,
             &self.cork,
             &self.peer_pid,
+            &self.never_waits,
         ] {
             w.store(0, Relaxed);
         }

@@ -81,6 +81,15 @@ pub fn limit(sender: &Side, receiver: &Side, size: u64) -> u64 {
     }
 }
 
+/// Bytes that a receiver of the kernel's takes at least before anything is read: half of its buffer, the rest of which is for
+/// the overhead (tcp_win_from_space with tcp_adv_win_scale 1).
+pub fn window(receiver: &Side) -> u64 {
+    match receiver.rcvbuf.load(Ordering::Relaxed) {
+        0 => u64::from(UNLIMITED_RECEIVER) / 4,
+        bytes => u64::from(bytes) / 2,
+    }
+}
+
 /// Moves the home to position `tail`. Only the sender, and only when the ring is empty.
 pub fn rebase(p: &Producer, tail: u64) {
     p.base.store(tail, Ordering::Relaxed);

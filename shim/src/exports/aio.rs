@@ -1,7 +1,7 @@
 //! POSIX asynchronous I/O: glibc's helper threads read and write the descriptor behind our back, so its
 //! socket goes to the kernel first.
 
-use super::peek;
+use super::{idle, peek};
 use crate::fds::{self, Kind};
 use crate::{epoll, leave, real};
 use core::ffi::c_int;
@@ -11,6 +11,9 @@ use shmring::family::Reason;
 /// # Safety
 /// `cb` is a pointer that the program passed in.
 unsafe fn retire(cb: *const aiocb) {
+    if idle() {
+        return;
+    }
     // SAFETY: the program's structure, or a fault.
     if let Ok(fd) = unsafe { peek(&raw const (*cb).aio_fildes) } {
         leave::retire(fd, Reason::Stdio);
@@ -33,6 +36,7 @@ struct Iocb {
 /// # Safety
 /// The pointers are those of the program's call.
 pub unsafe fn submitting(n: isize, list: *const *const core::ffi::c_void) {
+    let n = if idle() { 0 } else { n };
     for i in 0..usize::try_from(n).unwrap_or(0) {
         // SAFETY: the program's structures, or a fault.
         let Ok(Ok(cb)) = (unsafe { peek(list.wrapping_add(i)).map(|p| peek(p.cast::<Iocb>())) }) else { break };
@@ -78,7 +82,7 @@ pub unsafe extern "C-unwind" fn aio_write64(cb: *mut aiocb) -> c_int {
 pub unsafe extern "C-unwind" fn lio_listio(mode: c_int, list: *const *mut aiocb, n: c_int, ev: *mut sigevent) -> c_int {
     // SAFETY: libc gets the program's own arguments, from which only `peek` reads.
     unsafe {
-        for i in 0..usize::try_from(n).unwrap_or(0) {
+        for i in 0..if idle() { 0 } else { usize::try_from(n).unwrap_or(0) } {
             match peek(list.wrapping_add(i)) {
                 Ok(cb) => retire(cb),
                 Err(_) => break,

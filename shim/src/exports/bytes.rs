@@ -1,7 +1,7 @@
 //! Bytes in and out, by flat buffer or vector.
 
-use super::{MAX_RW_COUNT, bad, peek, poke, vector_len};
-use crate::{io, leave, real};
+use super::{MAX_RW_COUNT, Vector, can_read, peek, poke};
+use crate::{io, leave, real, usercopy};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
@@ -11,10 +11,22 @@ fn one(b: *const c_void, n: size_t) -> iovec {
     iovec { iov_base: b.cast_mut(), iov_len: n.min(MAX_RW_COUNT) }
 }
 
+/// Whether `read` and `write` refuse the buffer before they look at the descriptor's state (`vfs_read`, which judges the
+/// length as it was passed).
+fn unusable(b: *const c_void, n: size_t) -> bool {
+    n > isize::MAX as usize || usercopy::outside(b, n)
+}
+
+/// The same for `recv` and `send` (`import_ubuf`, which cuts the length first).
+fn out_of_reach(b: *const c_void, n: size_t) -> bool {
+    usercopy::outside(b, n.min(MAX_RW_COUNT))
+}
+
 /// Whether an address argument of `sendto` is one that the kernel refuses before it looks at the data
 /// (`move_addr_to_kernel`).
 fn refused(a: *const sockaddr, l: socklen_t) -> bool {
-    !a.is_null() && (l as usize > size_of::<libc::sockaddr_storage>() || (l > 0 && bad(a)))
+    // SAFETY: the program's address, or a fault.
+    !a.is_null() && (l as usize > size_of::<libc::sockaddr_storage>() || !unsafe { can_read(a.cast(), l as usize) })
 }
 
 /// Stores the address of a datagram's sender after a receive that the kernel did not do: a stream has
@@ -48,7 +60,7 @@ pub unsafe extern "C-unwind" fn read(fd: c_int, b: *mut c_void, n: size_t) -> ss
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || n == 0 || n > isize::MAX as usize {
+        if !io::carried(fd) || n == 0 || unusable(b, n) {
             return real::read(fd, b, n);
         }
         let v = one(b, n);
@@ -75,7 +87,7 @@ pub unsafe extern "C-unwind" fn write(fd: c_int, b: *const c_void, n: size_t) ->
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || n > isize::MAX as usize {
+        if !io::carried(fd) || unusable(b, n) {
             return real::write(fd, b, n);
         }
         let v = one(b, n);
@@ -92,30 +104,32 @@ pub unsafe extern "C-unwind" fn __write(fd: c_int, b: *const c_void, n: size_t) 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn readv(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
-    // SAFETY: libc gets the program's own arguments; `vector_len` has read all elements of the vector.
+    // SAFETY: libc gets the program's own arguments; `own` lives until the call returns, and a bad vector or buffer is an EFAULT
+    // (`usercopy`).
     unsafe {
         if !io::carried(fd) {
             return real::readv(fd, v, n);
         }
         // A negative count is a huge one here, and refused as such.
-        match vector_len(v, n as usize) {
-            None | Some(0) => real::readv(fd, v, n),
-            Some(_) => io::recv(fd, v, n as usize, 0, || real::readv(fd, v, n)),
+        match Vector::new(v, n as usize) {
+            Some(own) if own.len > 0 => io::recv(fd, own.elements(), own.n, 0, || real::readv(fd, v, n)),
+            _ => real::readv(fd, v, n),
         }
     }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> ssize_t {
-    // SAFETY: libc gets the program's own arguments; `vector_len` has read all elements of the vector.
+    // SAFETY: libc gets the program's own arguments; `own` lives until the call returns, and a bad vector or buffer is an EFAULT
+    // (`usercopy`).
     unsafe {
         if !io::carried(fd) {
             return real::writev(fd, v, n);
         }
-        match vector_len(v, n as usize) {
+        match Vector::new(v, n as usize) {
+            Some(own) if own.len > 0 => io::send(fd, own.elements(), own.n, 0, || real::writev(fd, v, n)),
             // An empty vector returns 0 without a look at the socket (`do_iter_readv_writev`).
-            None | Some(0) => real::writev(fd, v, n),
-            Some(_) => io::send(fd, v, n as usize, 0, || real::writev(fd, v, n)),
+            _ => real::writev(fd, v, n),
         }
     }
 }
@@ -168,7 +182,7 @@ pub unsafe extern "C-unwind" fn recv(fd: c_int, b: *mut c_void, n: size_t, flags
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) {
+        if !io::carried(fd) || out_of_reach(b, n) {
             return real::recv(fd, b, n, flags);
         }
         let v = one(b, n);
@@ -194,7 +208,7 @@ pub unsafe extern "C-unwind" fn send(fd: c_int, b: *const c_void, n: size_t, fla
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) {
+        if !io::carried(fd) || out_of_reach(b, n) {
             return real::send(fd, b, n, flags);
         }
         let v = one(b, n);
@@ -222,7 +236,7 @@ pub unsafe extern "C-unwind" fn recvfrom(
     // program's, and a bad one is an EFAULT (`usercopy`),
     // as is a bad address (`no_sender`).
     unsafe {
-        if !io::carried(fd) {
+        if !io::carried(fd) || out_of_reach(b, n) {
             return real::recvfrom(fd, b, n, flags, a, l);
         }
         let v = one(b, n);
@@ -266,7 +280,7 @@ pub unsafe extern "C-unwind" fn sendto(
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || refused(a, l) {
+        if !io::carried(fd) || out_of_reach(b, n) || refused(a, l) {
             return real::sendto(fd, b, n, flags, a, l);
         }
         let v = one(b, n);

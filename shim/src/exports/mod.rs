@@ -10,7 +10,7 @@
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
 //! them. Nothing here allocates, locks or keeps state.
 
-use crate::usercopy;
+use crate::{family, fds, signals, usercopy};
 use core::ffi::{c_int, c_void};
 use libc::{iovec, timespec};
 
@@ -42,12 +42,21 @@ const KERNEL_SIGSET: usize = 8;
 /// The kernel answers such a pointer with `EFAULT` before it looks at the socket's data, so the call can
 /// simply be left to it. Only a first look: what passes may still fault.
 fn bad<T: ?Sized>(p: *const T) -> bool {
-    (p as *const c_void as usize) < 4096 || beyond(p)
+    (p as *const c_void as usize) < 4096 || usercopy::outside(p, 1)
 }
 
-/// Whether `p` lies in the kernel's half of the address space (`access_ok`).
-fn beyond<T: ?Sized>(p: *const T) -> bool {
-    p as *const c_void as usize >= 0x7fff_ffff_f000
+/// Whether this process has no descriptor that concerns culvert, and never had: its pointers are the kernel's to read.
+fn idle() -> bool {
+    fds::high() == 0
+}
+
+/// Before memory of the program is read or written. A process that has put itself under a system-call filter may not change
+/// the disposition of a signal any more.
+#[inline(always)]
+fn arm() {
+    if !family::is_filtered() {
+        signals::arm_faults();
+    }
 }
 
 /// Reads a structure that the program points to, or a fault.
@@ -58,8 +67,20 @@ unsafe fn peek<T: Copy>(p: *const T) -> Result<T, usercopy::Fault> {
     if bad(p) {
         return Err(usercopy::Fault);
     }
+    arm();
     // SAFETY: the caller's obligation.
     unsafe { usercopy::load(p) }
+}
+
+/// Whether `len` bytes at `p` can be read: at most a `sockaddr_storage`.
+///
+/// # Safety
+/// `p` is a pointer that the program passed in.
+unsafe fn can_read(p: *const u8, len: usize) -> bool {
+    let mut copy = [0u8; size_of::<libc::sockaddr_storage>()];
+    arm();
+    // SAFETY: no longer than the local; the program's memory, or a fault.
+    len == 0 || unsafe { usercopy::copy(copy.as_mut_ptr(), p, len.min(copy.len())) }.is_ok()
 }
 
 /// Writes to where the program points, or a fault.
@@ -70,31 +91,51 @@ unsafe fn poke<T: Copy>(p: *mut T, v: T) -> Result<(), usercopy::Fault> {
     if bad(p) {
         return Err(usercopy::Fault);
     }
+    arm();
     // SAFETY: the caller's obligation.
     unsafe { usercopy::store(p, &v) }
 }
 
-/// Bytes that the vector asks for, or `None` where the kernel would refuse it (`import_iovec`: too many
-/// elements, a negative length, a pointer into the kernel's half). Other bad pointers fault once there is something
-/// to copy, on the ring as on the lifeline.
-///
-/// # Safety
-/// `v` is a pointer that the program passed in.
-unsafe fn vector_len(v: *const iovec, n: usize) -> Option<usize> {
-    if n > UIO_MAXIOV {
-        return None;
-    }
-    let mut total = 0usize;
-    for i in 0..n {
-        // SAFETY: the program's vector, or a fault; any bits are an iovec.
-        let e = unsafe { peek(v.wrapping_add(i)) }.ok()?;
-        if e.iov_len > isize::MAX as usize || (e.iov_len > 0 && beyond(e.iov_base)) {
+/// A program's I/O vector that the kernel would take.
+struct Vector {
+    first: *const iovec,
+    /// A copy of the only element, if there is one only.
+    only: iovec,
+    n: usize,
+    /// Bytes asked for: at most what one call moves.
+    len: usize,
+}
+
+impl Vector {
+    /// `None` where the kernel would refuse it (`__import_iovec`: too many elements, a negative length, a pointer out of
+    /// the user half). Other bad pointers fault once there is something to copy, on the ring as on the lifeline.
+    ///
+    /// # Safety
+    /// `first` is a pointer that the program passed in.
+    unsafe fn new(first: *const iovec, n: usize) -> Option<Vector> {
+        if n > UIO_MAXIOV {
             return None;
         }
-        total = total.saturating_add(e.iov_len);
+        let mut v = Vector { first, only: iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }, n, len: 0 };
+        for i in 0..n {
+            // SAFETY: the program's vector, or a fault; any bits are an iovec.
+            v.only = unsafe { peek(first.wrapping_add(i)) }.ok()?;
+            // A single element is cut before it is judged, the elements of a longer vector are not (`__import_iovec_ubuf`).
+            let judged = if n == 1 { v.only.iov_len.min(MAX_RW_COUNT) } else { v.only.iov_len };
+            if v.only.iov_len > isize::MAX as usize || usercopy::outside(v.only.iov_base, judged) {
+                return None;
+            }
+            v.len = v.len.saturating_add(v.only.iov_len);
+        }
+        // The kernel shortens what is longer.
+        v.len = v.len.min(MAX_RW_COUNT);
+        Some(v)
     }
-    // The kernel shortens what is longer; nobody asks for 2 GiB in one call, so leave it to the kernel.
-    (total <= MAX_RW_COUNT).then_some(total)
+
+    /// As `Buffers` takes it.
+    fn elements(&self) -> *const iovec {
+        if self.n == 1 { &self.only } else { self.first }
+    }
 }
 
 /// A timeout of `poll(2)` or `epoll_wait(2)`, in milliseconds, as nanoseconds; `None` waits for ever.

@@ -1,11 +1,12 @@
 //! Messages: vectors with control data, and the descriptors that travel in it.
 
-use super::{UIO_MAXIOV, nanos, peek, poke, vector_len};
+use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke};
 use crate::fds::{self, Kind};
 use crate::{clock, descriptors, epoll, io, leave, real};
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
+use shmring::syscall;
 
 /// Control message that carries a process descriptor (`SCM_PIDFD`, linux/socket.h).
 const SCM_PIDFD: c_int = 4;
@@ -70,9 +71,26 @@ unsafe fn arrived(m: &msghdr) {
     }
 }
 
-/// Whether the kernel refuses this header before it looks at the socket's data (`__copy_msghdr`).
-fn refused(m: &msghdr) -> bool {
-    m.msg_iovlen > UIO_MAXIOV || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
+/// For 32-bit processes, whose calls set it themselves (linux/socket.h).
+const MSG_CMSG_COMPAT: c_int = c_int::MIN;
+
+/// Whether the kernel refuses this header before it looks at the socket's data (`__copy_msghdr`), or the flags
+/// (`__sys_sendmsg`, unless the kernel was built without calls of 32 bits).
+fn refused(m: &msghdr, flags: c_int) -> bool {
+    m.msg_iovlen > UIO_MAXIOV
+        || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
+        || flags & MSG_CMSG_COMPAT != 0
+            // SAFETY: no memory is touched: the flags are looked at before the descriptor.
+            && unsafe { syscall!(libc::SYS_recvmsg, usize::MAX, 0, MSG_CMSG_COMPAT) } == -libc::EINVAL as isize
+}
+
+/// Whether the kernel can read the name of a message: as much of it as it takes (`__copy_msghdr`).
+///
+/// # Safety
+/// `m` is what the program passed in.
+unsafe fn name_readable(m: &msghdr) -> bool {
+    // SAFETY: the program's name, or a fault.
+    m.msg_name.is_null() || unsafe { can_read(m.msg_name.cast(), m.msg_namelen as usize) }
 }
 
 /// `sendmsg` on a socket that may be ours; `h` is what `m` holds. Also says how many bytes were asked for.
@@ -80,19 +98,20 @@ fn refused(m: &msghdr) -> bool {
 /// # Safety
 /// As `sendmsg`'s.
 unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ssize_t, usize) {
-    // SAFETY: as `sendmsg`'s.
-    let len = if refused(h) { None } else { unsafe { vector_len(h.msg_iov, h.msg_iovlen) } };
+    let vector = match refused(h, flags) {
+        true => None,
+        // SAFETY: as `sendmsg`'s.
+        false => unsafe { if name_readable(h) { Vector::new(h.msg_iov, h.msg_iovlen) } else { None } },
+    };
     // SAFETY: as `sendmsg`'s.
     let native = || unsafe { real::sendmsg(fd, m, flags) };
-    match len {
-        Some(n) if h.msg_controllen == 0 => {
-            // SAFETY: as `sendmsg`'s.
-            (unsafe { io::send(fd, h.msg_iov, h.msg_iovlen, flags, native) }, n)
-        }
-        Some(n) => {
+    match vector {
+        // SAFETY: as `sendmsg`'s.
+        Some(v) if h.msg_controllen == 0 => (unsafe { io::send(fd, v.elements(), v.n, flags, native) }, v.len),
+        Some(v) => {
             // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
             leave::retire(fd, Reason::Option);
-            (native(), n)
+            (native(), v.len)
         }
         None => (native(), 0),
     }
@@ -102,6 +121,9 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
 pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: libc gets the program's own arguments; `h` is a copy of the header, read so that a bad pointer is an error.
     unsafe {
+        if idle() {
+            return real::sendmsg(fd, m, flags);
+        }
         // The kernel reports a header that cannot be read.
         let Ok(h) = peek(m) else { return real::sendmsg(fd, m, flags) };
         if !fds::tracked(fd) {
@@ -122,6 +144,9 @@ pub unsafe extern "C-unwind" fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, 
     // pointer is an error; nothing else here looks behind `v`.
     unsafe {
         let n = (n as usize).min(UIO_MAXIOV);
+        if idle() {
+            return real::sendmmsg(fd, v, n as c_uint, flags);
+        }
         if !fds::tracked(fd) {
             for i in 0..n {
                 match peek(&raw const (*v.wrapping_add(i)).msg_hdr) {
@@ -170,18 +195,17 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int)
         if !fds::tracked(fd) {
             let r = real::recvmsg(fd, m, flags);
             // The kernel has just written the header.
-            if r >= 0 && (*m).msg_controllen != 0 {
+            if r >= 0 && !idle() && (*m).msg_controllen != 0 {
                 arrived(&*m);
             }
             return r;
         }
-        let h = match peek(m) {
-            Ok(h) if !refused(&h) && vector_len(h.msg_iov, h.msg_iovlen).is_some() => h,
-            // The kernel says what is wrong.
-            _ => return real::recvmsg(fd, m, flags),
-        };
+        // The kernel says what is wrong.
+        let Ok(h) = peek(m) else { return real::recvmsg(fd, m, flags) };
+        let vector = if refused(&h, flags) { None } else { Vector::new(h.msg_iov, h.msg_iovlen) };
+        let Some(v) = vector else { return real::recvmsg(fd, m, flags) };
         let mut by_kernel = false;
-        let r = io::recv(fd, h.msg_iov, h.msg_iovlen, flags, || {
+        let r = io::recv(fd, v.elements(), v.n, flags, || {
             let r = real::recvmsg(fd, m, flags);
             by_kernel = r >= 0;
             r
@@ -218,12 +242,15 @@ pub unsafe extern "C-unwind" fn recvmmsg(
             let r = real::recvmmsg(fd, v, n, flags, t);
             for i in 0..usize::try_from(r).unwrap_or(0) {
                 let h = &(*v.add(i)).msg_hdr;
-                if h.msg_controllen != 0 {
+                if !idle() && h.msg_controllen != 0 {
                     arrived(h);
                 }
             }
             r as isize
         };
+        if !fds::tracked(fd) {
+            return native() as c_int;
+        }
         let timeout = match nanos(t) {
             Ok(ns) if flags & libc::MSG_ERRQUEUE == 0 => ns,
             // The kernel says what is wrong, before it looks at the socket's data.

@@ -4,11 +4,11 @@
 //! libc's function of that name (the size of a signal set, time left written back), the difference is kept
 //! here. A number that is none of ours goes to libc untouched.
 
-use super::{KERNEL_SIGSET, addr, bad, bytes, create, fd, msg, nanos, peek, poke, waits};
+use super::{KERNEL_SIGSET, addr, arm, bytes, create, fd, idle, msg, nanos, peek, poke, waits};
 use crate::{clock, descriptors, fds, options, poll, processes, real};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
-use libc::{clone_args, sigset_t, timespec};
+use libc::{clone_args, sigset_t, timespec, timeval};
 use shmring::syscall;
 
 /// `clone3` arguments that we look at end here (its first published size).
@@ -23,8 +23,12 @@ struct SigsetArg {
 }
 
 /// Whether the kernel takes a signal set of this address and size (`set_user_sigmask`).
-fn mask_ok(m: *const sigset_t, size: usize) -> bool {
-    m.is_null() || (size == KERNEL_SIGSET && !bad(m))
+///
+/// # Safety
+/// `m` is a pointer that the program passed in.
+unsafe fn mask_ok(m: *const sigset_t, size: usize) -> bool {
+    // SAFETY: the caller's obligation.
+    m.is_null() || (size == KERNEL_SIGSET && unsafe { waits::mask_readable(m) })
 }
 
 /// Writes the time left back, as the raw calls do (`poll_select_finish`): not for a timeout of zero, and
@@ -133,16 +137,22 @@ pub unsafe extern "C-unwind" fn syscall(
             libc::SYS_epoll_create1 => descriptors::epoll_create1(ai) as c_long,
             libc::SYS_epoll_ctl => waits::epoll_ctl(ai, bi, ci, d as _) as c_long,
             libc::SYS_epoll_wait => waits::epoll_wait(ai, b as _, ci, di) as c_long,
-            libc::SYS_epoll_pwait if mask_ok(e as _, f) => waits::epoll_pwait(ai, b as _, ci, di, e as _) as c_long,
-            libc::SYS_epoll_pwait2 if mask_ok(e as _, f) => {
+            libc::SYS_epoll_pwait if !idle() && mask_ok(e as _, f) => {
+                waits::epoll_pwait(ai, b as _, ci, di, e as _) as c_long
+            }
+            libc::SYS_epoll_pwait2 if !idle() && mask_ok(e as _, f) => {
                 waits::epoll_pwait2(ai, b as _, ci, d as _, e as _) as c_long
             }
             libc::SYS_poll => waits::poll(a as _, b as u64, ci) as c_long,
             libc::SYS_ppoll => {
-                let Ok(timeout) = nanos(c as *const timespec) else { return native() };
-                if !mask_ok(d as _, e) || b == 0 || bad(a as *const u8) {
+                if idle() || b == 0 {
                     return native();
                 }
+                let Ok(timeout) = nanos(c as *const timespec) else { return native() };
+                if !mask_ok(d as _, e) {
+                    return native();
+                }
+                arm();
                 let start = clock::now();
                 let mut by_kernel = false;
                 let r = poll::poll(a as _, b as u64, timeout, d as _, || {
@@ -154,8 +164,14 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 r as c_long
             }
+            // libc's function reads the time itself, and would fault.
+            libc::SYS_select if idle() || e != 0 && peek(e as *const timeval).is_err() => native(),
             libc::SYS_select => waits::select(ai, b as _, c as _, d as _, e as _) as c_long,
             libc::SYS_pselect6 => {
+                if ai <= 0 || [b, c, d] == [0; 3] || idle() {
+                    return native();
+                }
+                arm();
                 let mask = f as *const SigsetArg;
                 let mask = match (mask.is_null(), peek(mask)) {
                     (true, _) => SigsetArg { set: null(), size: 0 },
@@ -163,12 +179,7 @@ pub unsafe extern "C-unwind" fn syscall(
                     (false, Err(_)) => return native(),
                 };
                 let Ok(timeout) = nanos(e as *const timespec) else { return native() };
-                let sets = [b, c, d];
-                if ai <= 0
-                    || !mask_ok(mask.set, mask.size)
-                    || sets == [0; 3]
-                    || sets.iter().any(|&s| s != 0 && bad(s as *const u8))
-                {
+                if !mask_ok(mask.set, mask.size) {
                     return native();
                 }
                 let mut left = timeout.unwrap_or(0);

@@ -50,11 +50,11 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_
     }
 }
 
-/// Out-of-band data never travels on a ring, so the kernel knows.
+/// Out-of-band data never travels on a ring, but comes behind what does.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn sockatmark(fd: c_int) -> c_int {
-    // SAFETY: no memory is involved.
-    unsafe { real::sockatmark(fd) }
+    // SAFETY: no memory of the program's is involved.
+    unsafe { if fds::tracked(fd) { options::sockatmark(fd) } else { real::sockatmark(fd) } }
 }
 
 /// Variadic in C; as for `ioctl`. Duplicating always passes through the table of descriptors: an

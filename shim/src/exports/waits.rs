@@ -1,6 +1,7 @@
 //! poll, select and epoll.
 
-use super::{bad, millis, nanos, peek, poke};
+use super::{arm, bad, idle, millis, nanos, peek, poke};
+use crate::fds::{self, Kind};
 use crate::{descriptors, epoll, poll, real};
 use core::ffi::c_int;
 use core::ptr::null;
@@ -14,31 +15,37 @@ fn select_nanos(t: &timeval) -> Option<u64> {
     Some(s.saturating_mul(1_000_000_000).saturating_add(us * 1000))
 }
 
-/// Whether a set can be read: absent, or somewhere a set can be.
-fn readable(s: *const fd_set) -> bool {
-    s.is_null() || !bad(s)
+/// Whether the kernel can read the signal mask, which it does first (`set_user_sigmask`).
+///
+/// # Safety
+/// `m` is a pointer that the program passed in.
+pub(super) unsafe fn mask_readable(m: *const sigset_t) -> bool {
+    // SAFETY: as much as the kernel reads; any bits are a number.
+    m.is_null() || unsafe { peek(m.cast::<u64>()) }.is_ok()
 }
 
-/// Whether the call watches no descriptor at all: a sleep, which is libc's business.
+/// Whether the call watches no descriptor at all, and is a sleep, or none of ours: then it is libc's business.
 fn watches_none(n: c_int, r: *const fd_set, w: *const fd_set, e: *const fd_set) -> bool {
-    n <= 0 || (r.is_null() && w.is_null() && e.is_null())
+    n <= 0 || (r.is_null() && w.is_null() && e.is_null()) || idle()
 }
 
 /// Events one call can return (`EP_MAX_EVENTS` in fs/eventpoll.c).
 const MAX_EVENTS: c_int = (i32::MAX as usize / size_of::<epoll_event>()) as c_int;
 
-/// Whether the kernel refuses the array before it looks at the set.
-fn refused(ev: *mut epoll_event, max: c_int) -> bool {
-    max <= 0 || max > MAX_EVENTS || bad(ev)
+/// Whether the call is libc's: on a descriptor that is no set of ours, or with an array that the kernel refuses before it
+/// looks at the set.
+fn not_ours(ep: c_int, ev: *mut epoll_event, max: c_int) -> bool {
+    !matches!(fds::get(ep), Kind::Epoll(_)) || max <= 0 || max > MAX_EVENTS || bad(ev)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn poll(f: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
-        if n == 0 || bad(f) {
+        if n == 0 || idle() {
             return real::poll(f, n, timeout);
         }
+        arm();
         poll::poll(f, n, millis(timeout), null(), || real::poll(f, n, timeout))
     }
 }
@@ -66,10 +73,12 @@ pub unsafe extern "C-unwind" fn __poll_chk(f: *mut pollfd, n: nfds_t, timeout: c
 pub unsafe extern "C-unwind" fn ppoll(f: *mut pollfd, n: nfds_t, t: *const timespec, m: *const sigset_t) -> c_int {
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
+        if n == 0 || idle() {
+            return real::ppoll(f, n, t, m);
+        }
+        arm();
         match nanos(t) {
-            Ok(ns) if n != 0 && !bad(f) && (m.is_null() || !bad(m)) => {
-                poll::poll(f, n, ns, m, || real::ppoll(f, n, t, m))
-            }
+            Ok(ns) if mask_readable(m) => poll::poll(f, n, ns, m, || real::ppoll(f, n, t, m)),
             _ => real::ppoll(f, n, t, m),
         }
     }
@@ -104,9 +113,10 @@ pub unsafe extern "C-unwind" fn select(
 ) -> c_int {
     // SAFETY: the sets are the program's, for libc as for us; the time is read and written by `peek` and `poke`.
     unsafe {
-        if watches_none(n, r, w, e) || !readable(r) || !readable(w) || !readable(e) {
+        if watches_none(n, r, w, e) {
             return real::select(n, r, w, e, t);
         }
+        arm();
         if t.is_null() {
             return poll::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
         }
@@ -154,16 +164,12 @@ pub unsafe extern "C-unwind" fn pselect(
 ) -> c_int {
     // SAFETY: the sets and the mask are the program's, for libc as for us.
     unsafe {
+        if watches_none(n, r, w, e) {
+            return real::pselect(n, r, w, e, t, m);
+        }
+        arm();
         match nanos(t) {
-            Ok(ns)
-                if !watches_none(n, r, w, e)
-                    && readable(r)
-                    && readable(w)
-                    && readable(e)
-                    && (m.is_null() || !bad(m)) =>
-            {
-                poll::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m))
-            }
+            Ok(ns) if mask_readable(m) => poll::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m)),
             _ => real::pselect(n, r, w, e, t, m),
         }
     }
@@ -189,6 +195,9 @@ pub unsafe extern "C-unwind" fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *
         if op != libc::EPOLL_CTL_DEL && bad(ev) {
             return real::epoll_ctl(ep, op, fd, ev);
         }
+        if fds::tracked(fd) {
+            arm();
+        }
         epoll::ctl(ep, op, fd, ev)
     }
 }
@@ -197,7 +206,7 @@ pub unsafe extern "C-unwind" fn epoll_ctl(ep: c_int, op: c_int, fd: c_int, ev: *
 pub unsafe extern "C-unwind" fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c_int, timeout: c_int) -> c_int {
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
-        if refused(ev, n) {
+        if not_ours(ep, ev, n) {
             return real::epoll_wait(ep, ev, n, timeout);
         }
         epoll::wait(ep, ev, n, millis(timeout), null(), || real::epoll_wait(ep, ev, n, timeout))
@@ -214,7 +223,7 @@ pub unsafe extern "C-unwind" fn epoll_pwait(
 ) -> c_int {
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
-        if refused(ev, n) || (!m.is_null() && bad(m)) {
+        if not_ours(ep, ev, n) || !mask_readable(m) {
             return real::epoll_pwait(ep, ev, n, timeout, m);
         }
         epoll::wait(ep, ev, n, millis(timeout), m, || real::epoll_pwait(ep, ev, n, timeout, m))
@@ -231,10 +240,11 @@ pub unsafe extern "C-unwind" fn epoll_pwait2(
 ) -> c_int {
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
+        if not_ours(ep, ev, n) {
+            return real::epoll_pwait2(ep, ev, n, t, m);
+        }
         match nanos(t) {
-            Ok(ns) if !refused(ev, n) && (m.is_null() || !bad(m)) => {
-                epoll::wait(ep, ev, n, ns, m, || real::epoll_pwait2(ep, ev, n, t, m))
-            }
+            Ok(ns) if mask_readable(m) => epoll::wait(ep, ev, n, ns, m, || real::epoll_pwait2(ep, ev, n, t, m)),
             _ => real::epoll_pwait2(ep, ev, n, t, m),
         }
     }

@@ -19,6 +19,7 @@ use advance::{all_echoed, go_up, skip};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{end, me, peer};
+use shmring::family::RCVTIMEO;
 use shmring::layout::ECHOED;
 use shmring::ring::{self, Corrupt};
 use shmring::switch::{self, RxPhase, RxStep, RxView, Transit};
@@ -38,7 +39,7 @@ pub enum Got {
 
 /// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
 fn nonblocking(ep: Ep, fd: i32) -> bool {
-    let n = lifeline::nonblocking(fd);
+    let n = lifeline::nonblocking(fd) || ep.never_waits(RCVTIMEO);
     ep.local().blocking.store(u32::from(!n), Relaxed);
     n
 }
@@ -68,6 +69,10 @@ unsafe fn native(ep: Ep, fd: i32, b: &mut Buffers, max: usize, flags: i32) -> Go
     }
 }
 
+/// Bytes that are copied whole or not at all, as the kernel does a segment of its receive queue (skb_copy_datagram_iter): with
+/// a bad pointer among the first of them the call fails and nothing is taken; behind them, they count.
+const SEGMENT: usize = 65_536;
+
 /// Copies up to `n` bytes from ring position `pos`; returns how many reached the program.
 unsafe fn copy_out(chan: &Chan, slot: usize, pos: u64, n: usize, b: &mut Buffers, discard: bool) -> Result<usize, ()> {
     let dir = chan.role().rx();
@@ -76,20 +81,27 @@ unsafe fn copy_out(chan: &Chan, slot: usize, pos: u64, n: usize, b: &mut Buffers
     let base = ring::base(&h.producer[dir]);
     let mem = chan.bytes(slot, dir);
     let mut done = 0;
+    let mut whole = b.place();
     while done < n {
-        let Some((mut dst, room)) = b.piece(n - done) else { break };
+        if done % SEGMENT == 0 {
+            whole = b.place();
+        }
+        let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
         for (off, len) in geo.spans(base, pos.wrapping_add(done as u64), room as u64) {
             // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
             // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
             if !discard && len > 0 && unsafe { usercopy::copy(dst, mem.add(off), len) }.is_err() {
-                return if done > 0 { Ok(done) } else { Err(()) };
+                b.go_to(whole);
+                let taken = done - done % SEGMENT;
+                return if taken > 0 { Ok(taken) } else { Err(()) };
             }
             dst = dst.wrapping_add(len);
         }
         b.advance(room);
         done += room;
     }
-    Ok(done)
+    // Nothing: the program's vector has become shorter since its bytes were counted.
+    if done > 0 { Ok(done) } else { Err(()) }
 }
 
 /// One attempt, with the receiving direction owned. Never blocks.
@@ -428,7 +440,7 @@ pub unsafe fn recv(
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_RCVTIMEO).map(|t| clock::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_RCVTIMEO));
         // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
         let partly = peek && total > 0;
         let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));

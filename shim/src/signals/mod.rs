@@ -163,7 +163,15 @@ pub unsafe fn sigaction(sig: c_int, new: *const sigaction_t, old: *mut sigaction
 /// Not covered: a thread that *blocks* or a process that *ignores* these signals. The kernel kills for a fault
 /// then, without asking any handler.
 pub fn arm_faults() {
-    if ARMED.swap(true, SeqCst) {
+    if !ARMED.load(SeqCst) {
+        arm();
+    }
+}
+
+#[cold]
+fn arm() {
+    // The child of vfork shares the mark with its parent, but not the dispositions.
+    if tls().vfork.get() != 0 || ARMED.swap(true, SeqCst) {
         return;
     }
     let errno = real::errno();

@@ -5,9 +5,10 @@ use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::signals::Runs;
-use crate::{clock, lifeline, usercopy};
+use crate::{lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
+use shmring::family::SNDTIMEO;
 use shmring::{ring, syscall};
 
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
@@ -60,14 +61,14 @@ pub unsafe fn sendfile(
             }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
-        if deadline.is_none() && lifeline::nonblocking(out) {
+        if deadline.is_none() && (lifeline::nonblocking(out) || ep.never_waits(SNDTIMEO)) {
             want_space(ep, chan);
             if stirred(ep, chan) {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(out, libc::SO_SNDTIMEO).map(|t| clock::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::deadline(out, libc::SO_SNDTIMEO));
         *asleep = true;
         // SAFETY: no lock is held.
         if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {

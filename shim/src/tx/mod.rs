@@ -14,7 +14,7 @@ use crate::spin::{self, Spun};
 use crate::{clock, endpoint, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
-use shmring::family::{CORKED, UNCORKED};
+use shmring::family::{CORKED, SNDTIMEO, UNCORKED};
 use shmring::layout::HOME;
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
@@ -30,6 +30,11 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
         Ok(head) => size.saturating_sub(tail.wrapping_sub(head)),
         Err(_) => size,
     }
+}
+
+/// Bytes of those on the ring that the peer's socket would hold, had they come over the lifeline.
+pub fn window(ep: Ep, chan: &Chan) -> u64 {
+    ring::window(sides(chan, chan.slot(ep.slot.load(Relaxed) as usize)).1)
 }
 
 fn limit(ep: Ep, chan: &Chan) -> u64 {
@@ -123,6 +128,10 @@ fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
     tail
 }
 
+/// Bytes that are taken whole or not at all, as the kernel fills a page fragment (tcp_sendmsg_locked, skb_page_frag_refill):
+/// with a bad pointer among the first of them the call fails and nothing is sent; behind them, they count.
+const FRAGMENT: usize = 32_768;
+
 /// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
 unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let slot = ep.slot.load(Relaxed) as usize;
@@ -149,21 +158,27 @@ unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize
     let geo = chan.geometry(dir);
     let mem = chan.bytes(slot, dir);
     let mut done = 0;
+    let mut whole = b.place();
     'fill: while done < room {
-        let Some((mut src, n)) = b.piece(room - done) else { break };
+        if done % FRAGMENT == 0 {
+            whole = b.place();
+        }
+        let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
         for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
             // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
             // the program's, and may fault, which `copy` reports.
             if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
-                if done == 0 {
-                    return Err(libc::EFAULT);
-                }
+                b.go_to(whole);
+                done -= done % FRAGMENT;
                 break 'fill;
             }
             src = src.wrapping_add(len);
         }
         b.advance(n);
         done += n;
+    }
+    if done == 0 {
+        return Err(libc::EFAULT);
     }
     commit(ep, chan, tail, done);
     Ok(done)
@@ -287,14 +302,16 @@ pub unsafe fn send(
             }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
-        if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && lifeline::nonblocking(fd)) {
+        if flags & libc::MSG_DONTWAIT != 0
+            || (deadline.is_none() && (lifeline::nonblocking(fd) || ep.never_waits(SNDTIMEO)))
+        {
             want_space(ep, chan);
             if stirred(ep, chan) {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
-        let d = *deadline.get_or_insert_with(|| lifeline::timeout(fd, libc::SO_SNDTIMEO).map(|t| clock::now() + t));
+        let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_SNDTIMEO));
         *asleep = true;
         // SAFETY: no lock is held.
         if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
