@@ -3,8 +3,8 @@
 use crate::clock::cycles_per_us;
 use crate::config;
 use crate::endpoint::Ep;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::{sys, syscall};
 
 static CPUS: AtomicU32 = AtomicU32::new(1);
@@ -21,13 +21,24 @@ const SPIN_US: u64 = 20;
 const YIELD_US: u64 = 2;
 /// A gap in the spin loop longer than this means that somebody else took our CPU: none is to spare.
 const PREEMPTED_US: u64 = 15;
-/// The same of a gap in which we had let others have it.
-const LENT_US: u64 = 500;
+/// A gap as long as this is another program's time slice: more threads want to run than there are CPUs. A spinner then pays
+/// for each microsecond of its spin with a slice (EEVDF: a thread that yields or has used up its slice waits for the
+/// others', some 3 ms each), where a sleeper would be given the CPU as soon as it is woken.
+const SLICE_US: u64 = 500;
 /// A yield that takes this long had somebody to yield to. The next spin yields before all else: the one that we
 /// wait for is likely to be waiting for this CPU, and then every microsecond of ours is one of its.
 const TAKEN_UP_US: u64 = 2;
 
-/// Notes the number of CPUs.
+/// CPUs of the machine; 0 if that is not known.
+static ONLINE: AtomicU32 = AtomicU32::new(0);
+/// Nobody spins before this time (cycles): the CPUs were crowded a moment ago.
+static QUIET_UNTIL: AtomicU64 = AtomicU64::new(0);
+/// Length of that pause, microseconds; 0 before anybody has spun.
+static QUIET_US: AtomicU64 = AtomicU64::new(0);
+/// The first pause, and the longest: it doubles as long as a spin after it is robbed of a slice again.
+const QUIET: [u64; 2] = [20_000, 1_000_000];
+
+/// Notes the number of CPUs that this process may use.
 pub fn init() {
     let mut set = [0u64; 128];
     // SAFETY: writes at most the size given.
@@ -37,11 +48,90 @@ pub fn init() {
     }
 }
 
+/// A spin that began at `since` was robbed of a time slice: nobody spins for a while.
+#[cold]
+fn robbed(since: u64, rate: u64) {
+    let (before, now) = (QUIET_US.load(Relaxed), sys::cycles());
+    // A pause that was followed by a long time of good spins has nothing to do with this one.
+    let recent = since.saturating_sub(QUIET_UNTIL.load(Relaxed)) < 4 * before * rate;
+    let us = if recent { 2 * before } else { 0 }.clamp(QUIET[0], QUIET[1]);
+    QUIET_US.store(us, Relaxed);
+    QUIET_UNTIL.store(now + us * rate, Relaxed);
+}
+
+/// Whether spinning is out of the question at time `now`. After a pause, and before the first spin of all, the kernel is
+/// asked how many threads want to run.
+fn quiet(now: u64, rate: u64) -> bool {
+    let until = QUIET_UNTIL.load(Relaxed);
+    if now < until {
+        return true;
+    }
+    let us = QUIET_US.load(Relaxed);
+    // One look serves the time that the pause would have been repeated for.
+    if us != 0 && LOOKED.load(Relaxed) == until {
+        return false;
+    }
+    if crowded() {
+        QUIET_US.store(us.max(QUIET[0]), Relaxed);
+        QUIET_UNTIL.store(now + us.max(QUIET[0]) * rate, Relaxed);
+        return true;
+    }
+    QUIET_US.store(us.max(1), Relaxed);
+    LOOKED.store(until, Relaxed);
+    false
+}
+
+/// The end of the pause after which the kernel was asked last.
+static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Whether more threads want to run on the machine than it has CPUs. False where nothing tells.
+#[cold]
+fn crowded() -> bool {
+    if crate::family::is_filtered() {
+        return false;
+    }
+    if ONLINE.load(Relaxed) == 0 {
+        // "0-63": the number of the last.
+        let text = read(c"/sys/devices/system/cpu/online");
+        let digits = text.iter().rposition(u8::is_ascii_digit).map_or(0, |i| i + 1);
+        let begin = text[..digits].iter().rposition(|b| !b.is_ascii_digit()).map_or(0, |i| i + 1);
+        ONLINE.store(number(&text[begin..digits]) + 1, Relaxed);
+    }
+    // proc(5), /proc/loadavg: "0.20 0.18 0.12 3/80 11206", 3 of 80 threads run or want to.
+    let text = read(c"/proc/loadavg");
+    let field = text.split(|b| *b == b' ').nth(3).unwrap_or(&[]);
+    let online = ONLINE.load(Relaxed);
+    online > 1 && number(field) > online
+}
+
+/// The first bytes of a small file; zeros if there is none.
+fn read(path: &core::ffi::CStr) -> [u8; 64] {
+    let mut b = [0; 64];
+    // SAFETY: a NUL-terminated path, and a local of the given length.
+    unsafe {
+        let f = syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) as i32;
+        if f >= 0 {
+            syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len());
+            sys::close(f);
+        }
+    }
+    b
+}
+
+/// The number that begins `text`; 0 if none does.
+fn number(text: &[u8]) -> u32 {
+    let digits = text.iter().take_while(|b| b.is_ascii_digit());
+    digits.fold(0u32, |n, b| n.wrapping_mul(10).wrapping_add(u32::from(b - b'0')))
+}
+
 /// Spins until `ready` or until it is no longer worth it. True if `ready`.
 pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     let auto = config::spin() == config::SPIN_AUTO;
     let us = if auto {
         if CPUS.load(Relaxed) < 2 {
+            return Spun::Not;
+        }
+        if quiet(sys::cycles(), cycles_per_us()) {
             return Spun::Not;
         }
         if SCORE.load(Relaxed) == 0 {
@@ -84,7 +174,11 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
         }
         let t = sys::cycles();
         spent += t.wrapping_sub(last);
-        if auto && t.wrapping_sub(last) > PREEMPTED_US * rate {
+        let gap = t.wrapping_sub(last);
+        if auto && gap > PREEMPTED_US * rate {
+            if gap > SLICE_US * rate {
+                robbed(last, rate);
+            }
             return lost(0, 64);
         }
         if spent > us * rate {
@@ -100,8 +194,11 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             let lent = yielded.wrapping_sub(t);
             let crowded = lent > TAKEN_UP_US * rate;
             CROWDED.store(u32::from(crowded), Relaxed);
-            if auto && lent > LENT_US * rate && !ready() {
-                return lost(0, 64);
+            if auto && lent > SLICE_US * rate {
+                // Also if what we wait for has come meanwhile: it would have come as well, had we slept.
+                robbed(t, rate);
+                lost(0, 0);
+                return if ready() { Spun::Won } else { Spun::Lost };
             }
             patience = YIELD_US * rate;
             // A yield to nobody is our own time.
