@@ -12,10 +12,11 @@ use shmring::layout::{ALL_SHUT, WR_SHUT};
 use shmring::switch::{RxPhase, TxPhase};
 use shmring::syscall;
 
-/// May its bytes go another way than the kernel's? One load.
+/// The connection behind `fd`, if its bytes may go another way than the kernel's. The one look-up of a call: what it
+/// brings is handed on.
 #[inline(always)]
-pub fn carried(fd: c_int) -> bool {
-    fds::carried(fd).is_some()
+pub fn carried(fd: c_int) -> Option<Ep> {
+    fds::carried(fd)
 }
 
 /// Whether calls on it are the kernel's, at least now.
@@ -31,13 +32,12 @@ fn native(ep: Ep, fd: c_int) -> bool {
     }
 }
 
-/// The endpoint and channel of `fd` if its bytes may be on a ring; takes the next step towards that.
+/// The channel of `ep` if its bytes may be on a ring; takes the next step towards that.
 #[inline(always)]
-fn attached(fd: c_int) -> Option<(Ep, &'static Chan)> {
-    let ep = fds::endpoint(fd)?;
+fn attached(ep: Ep, fd: c_int) -> Option<&'static Chan> {
     match ep.state() {
-        State::Attached => Some((ep, ep.chan()?)),
-        State::Eligible if config::enabled() && attach::tick(ep, fd) => Some((ep, ep.chan()?)),
+        State::Attached => ep.chan(),
+        State::Eligible if config::enabled() && attach::tick(ep, fd) => ep.chan(),
         _ => None,
     }
 }
@@ -83,22 +83,30 @@ fn awake(ep: Ep, asleep: bool) {
     }
 }
 
-/// Receives into `iov`. `real` does the same with libc's own function. libc's convention.
+/// Receives into `iov` from `ep`, which `fd` is. `real` does the same with libc's own function. libc's convention.
 ///
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point.
 #[inline]
-pub unsafe fn recv(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
+pub unsafe fn recv(
+    ep: Ep,
+    fd: c_int,
+    iov: *const iovec,
+    n: usize,
+    flags: c_int,
+    mut real: impl FnMut() -> isize,
+) -> isize {
     let since = signals::runs();
+    let mut looked_up = Some(ep);
     loop {
-        let Some(e) = fds::carried(fd) else { return real() };
-        if native(e, fd) {
+        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
+        if native(ep, fd) {
             return real();
         }
-        let Some((ep, chan)) = attached(fd) else {
-            match counted(e, &e.rx_word, READY, &mut real) {
+        let Some(chan) = attached(ep, fd) else {
+            match counted(ep, &ep.rx_word, READY, &mut real) {
                 Some(r) if r > 0 => {
-                    attach::note_answer(e);
+                    attach::note_answer(ep);
                     return r;
                 }
                 Some(r) => return r,
@@ -149,7 +157,7 @@ pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isiz
     if native(e, fd) {
         return Some(real());
     }
-    match attached(fd) {
+    match attached(e, fd) {
         Some(_) => None,
         None => counted(e, &e.rx_word, READY, &mut real),
     }
@@ -166,21 +174,29 @@ pub fn keep_error(fd: c_int, errno: c_int) {
     }
 }
 
-/// Sends from `iov`. `real` does the same with libc's own function. libc's convention.
+/// Sends from `iov` to `ep`, which `fd` is. `real` does the same with libc's own function. libc's convention.
 ///
 /// # Safety
 /// `iov` points to `n` iovecs; a cancellation point.
 #[inline]
-pub unsafe fn send(fd: c_int, iov: *const iovec, n: usize, flags: c_int, mut real: impl FnMut() -> isize) -> isize {
+pub unsafe fn send(
+    ep: Ep,
+    fd: c_int,
+    iov: *const iovec,
+    n: usize,
+    flags: c_int,
+    mut real: impl FnMut() -> isize,
+) -> isize {
     let since = signals::runs();
+    let mut looked_up = Some(ep);
     loop {
-        let Some(e) = fds::carried(fd) else { return real() };
-        if native(e, fd) {
+        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
+        if native(ep, fd) {
             return real();
         }
-        let Some((ep, chan)) = attached(fd) else {
-            attach::note_sent(e);
-            match counted(e, &e.tx_word, UP, &mut real) {
+        let Some(chan) = attached(ep, fd) else {
+            attach::note_sent(ep);
+            match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None => continue,
             }
@@ -212,20 +228,28 @@ fn zero_copy(fd: c_int, flags: c_int) -> bool {
     flags & libc::MSG_ZEROCOPY != 0 && lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY) != Ok(0)
 }
 
-/// `sendfile` to `out`.
+/// `sendfile` to `out`, which is `ep`.
 ///
 /// # Safety
 /// As libc's; a cancellation point.
-pub unsafe fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: usize, mut real: impl FnMut() -> isize) -> isize {
+pub unsafe fn sendfile(
+    ep: Ep,
+    out: c_int,
+    inp: c_int,
+    off: *mut off_t,
+    n: usize,
+    mut real: impl FnMut() -> isize,
+) -> isize {
     let since = signals::runs();
+    let mut looked_up = Some(ep);
     loop {
-        let Some(e) = fds::carried(out) else { return real() };
-        if native(e, out) {
+        let Some(ep) = looked_up.take().or_else(|| fds::carried(out)) else { return real() };
+        if native(ep, out) {
             return real();
         }
-        let Some((ep, chan)) = attached(out) else {
-            attach::note_sent(e);
-            match counted(e, &e.tx_word, UP, &mut real) {
+        let Some(chan) = attached(ep, out) else {
+            attach::note_sent(ep);
+            match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
                 None => continue,
             }

@@ -60,11 +60,11 @@ pub unsafe extern "C-unwind" fn read(fd: c_int, b: *mut c_void, n: size_t) -> ss
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || n == 0 || unusable(b, n) {
+        let Some(ep) = io::carried(fd).filter(|_| n != 0 && !unusable(b, n)) else {
             return real::read(fd, b, n);
-        }
+        };
         let v = one(b, n);
-        io::recv(fd, &v, 1, 0, || real::read(fd, b, n))
+        io::recv(ep, fd, &v, 1, 0, || real::read(fd, b, n))
     }
 }
 
@@ -87,11 +87,11 @@ pub unsafe extern "C-unwind" fn write(fd: c_int, b: *const c_void, n: size_t) ->
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || unusable(b, n) {
+        let Some(ep) = io::carried(fd).filter(|_| !unusable(b, n)) else {
             return real::write(fd, b, n);
-        }
+        };
         let v = one(b, n);
-        io::send(fd, &v, 1, 0, || real::write(fd, b, n))
+        io::send(ep, fd, &v, 1, 0, || real::write(fd, b, n))
     }
 }
 
@@ -107,12 +107,12 @@ pub unsafe extern "C-unwind" fn readv(fd: c_int, v: *const iovec, n: c_int) -> s
     // SAFETY: libc gets the program's own arguments; `own` lives until the call returns, and a bad vector or buffer is an EFAULT
     // (`usercopy`).
     unsafe {
-        if !io::carried(fd) {
+        let Some(ep) = io::carried(fd) else {
             return real::readv(fd, v, n);
-        }
+        };
         // A negative count is a huge one here, and refused as such.
         match Vector::new(v, n as usize) {
-            Some(own) if own.len > 0 => io::recv(fd, own.elements(), own.n, 0, || real::readv(fd, v, n)),
+            Some(own) if own.len > 0 => io::recv(ep, fd, own.elements(), own.n, 0, || real::readv(fd, v, n)),
             _ => real::readv(fd, v, n),
         }
     }
@@ -123,11 +123,11 @@ pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> 
     // SAFETY: libc gets the program's own arguments; `own` lives until the call returns, and a bad vector or buffer is an EFAULT
     // (`usercopy`).
     unsafe {
-        if !io::carried(fd) {
+        let Some(ep) = io::carried(fd) else {
             return real::writev(fd, v, n);
-        }
+        };
         match Vector::new(v, n as usize) {
-            Some(own) if own.len > 0 => io::send(fd, own.elements(), own.n, 0, || real::writev(fd, v, n)),
+            Some(own) if own.len > 0 => io::send(ep, fd, own.elements(), own.n, 0, || real::writev(fd, v, n)),
             // An empty vector returns 0 without a look at the socket (`do_iter_readv_writev`).
             _ => real::writev(fd, v, n),
         }
@@ -140,7 +140,7 @@ pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> 
 pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
     // SAFETY: `readv` and libc get the program's own arguments.
     unsafe {
-        if off == -1 && io::carried(fd) {
+        if off == -1 && io::carried(fd).is_some() {
             if flags == 0 {
                 return readv(fd, v, n);
             }
@@ -161,7 +161,7 @@ pub unsafe extern "C-unwind" fn preadv64v2(fd: c_int, v: *const iovec, n: c_int,
 pub unsafe extern "C-unwind" fn pwritev2(fd: c_int, v: *const iovec, n: c_int, off: off_t, flags: c_int) -> ssize_t {
     // SAFETY: `writev` and libc get the program's own arguments.
     unsafe {
-        if off == -1 && io::carried(fd) {
+        if off == -1 && io::carried(fd).is_some() {
             if flags == 0 {
                 return writev(fd, v, n);
             }
@@ -182,11 +182,11 @@ pub unsafe extern "C-unwind" fn recv(fd: c_int, b: *mut c_void, n: size_t, flags
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || out_of_reach(b, n) {
+        let Some(ep) = io::carried(fd).filter(|_| !out_of_reach(b, n)) else {
             return real::recv(fd, b, n, flags);
-        }
+        };
         let v = one(b, n);
-        io::recv(fd, &v, 1, flags, || real::recv(fd, b, n, flags))
+        io::recv(ep, fd, &v, 1, flags, || real::recv(fd, b, n, flags))
     }
 }
 
@@ -208,11 +208,11 @@ pub unsafe extern "C-unwind" fn send(fd: c_int, b: *const c_void, n: size_t, fla
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || out_of_reach(b, n) {
+        let Some(ep) = io::carried(fd).filter(|_| !out_of_reach(b, n)) else {
             return real::send(fd, b, n, flags);
-        }
+        };
         let v = one(b, n);
-        io::send(fd, &v, 1, flags, || real::send(fd, b, n, flags))
+        io::send(ep, fd, &v, 1, flags, || real::send(fd, b, n, flags))
     }
 }
 
@@ -236,12 +236,12 @@ pub unsafe extern "C-unwind" fn recvfrom(
     // program's, and a bad one is an EFAULT (`usercopy`),
     // as is a bad address (`no_sender`).
     unsafe {
-        if !io::carried(fd) || out_of_reach(b, n) {
+        let Some(ep) = io::carried(fd).filter(|_| !out_of_reach(b, n)) else {
             return real::recvfrom(fd, b, n, flags, a, l);
-        }
+        };
         let v = one(b, n);
         let mut by_kernel = false;
-        let r = io::recv(fd, &v, 1, flags, || {
+        let r = io::recv(ep, fd, &v, 1, flags, || {
             let r = real::recvfrom(fd, b, n, flags, a, l);
             by_kernel = r >= 0;
             r
@@ -280,11 +280,11 @@ pub unsafe extern "C-unwind" fn sendto(
     // SAFETY: libc gets the program's own arguments. `v` lives until the call returns; the buffer that it names is the
     // program's, and a bad one is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(fd) || out_of_reach(b, n) || refused(a, l) {
+        let Some(ep) = io::carried(fd).filter(|_| !out_of_reach(b, n) && !refused(a, l)) else {
             return real::sendto(fd, b, n, flags, a, l);
-        }
+        };
         let v = one(b, n);
-        io::send(fd, &v, 1, flags, || real::sendto(fd, b, n, flags, a, l))
+        io::send(ep, fd, &v, 1, flags, || real::sendto(fd, b, n, flags, a, l))
     }
 }
 
@@ -292,11 +292,11 @@ pub unsafe extern "C-unwind" fn sendto(
 pub unsafe extern "C-unwind" fn sendfile(out: c_int, inp: c_int, off: *mut off_t, n: size_t) -> ssize_t {
     // SAFETY: libc gets the program's own arguments; a bad `off` is an EFAULT (`usercopy`).
     unsafe {
-        if !io::carried(out) {
+        let Some(ep) = io::carried(out) else {
             // A socket cannot be the source (sendfile(2)): libc reports that.
             return real::sendfile(out, inp, off, n);
-        }
-        io::sendfile(out, inp, off, n, || real::sendfile(out, inp, off, n))
+        };
+        io::sendfile(ep, out, inp, off, n, || real::sendfile(out, inp, off, n))
     }
 }
 

@@ -106,8 +106,11 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
     // SAFETY: as `sendmsg`'s.
     let native = || unsafe { real::sendmsg(fd, m, flags) };
     match vector {
-        // SAFETY: as `sendmsg`'s.
-        Some(v) if h.msg_controllen == 0 => (unsafe { io::send(fd, v.elements(), v.n, flags, native) }, v.len),
+        Some(v) if h.msg_controllen == 0 => match io::carried(fd) {
+            // SAFETY: as `sendmsg`'s.
+            Some(ep) => (unsafe { io::send(ep, fd, v.elements(), v.n, flags, native) }, v.len),
+            None => (native(), v.len),
+        },
         Some(v) => {
             // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
             leave::retire(fd, Reason::Option);
@@ -204,8 +207,9 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int)
         let Ok(h) = peek(m) else { return real::recvmsg(fd, m, flags) };
         let vector = if refused(&h, flags) { None } else { Vector::new(h.msg_iov, h.msg_iovlen) };
         let Some(v) = vector else { return real::recvmsg(fd, m, flags) };
+        let Some(ep) = io::carried(fd) else { return real::recvmsg(fd, m, flags) };
         let mut by_kernel = false;
-        let r = io::recv(fd, v.elements(), v.n, flags, || {
+        let r = io::recv(ep, fd, v.elements(), v.n, flags, || {
             let r = real::recvmsg(fd, m, flags);
             by_kernel = r >= 0;
             r
