@@ -81,6 +81,7 @@ extern "C" fn start() {
     // its own. Looked up rather than imported: a dynamic linker that misses a name does not start the program.
     let register = real::address(c"__register_atfork");
     if register == 0 {
+        exports::lookup::off();
         return;
     }
     log::init();
@@ -88,9 +89,13 @@ extern "C" fn start() {
     clock::init();
     spin::init();
     if !config::enabled() {
+        exports::lookup::off();
         return;
     }
     signals::init();
+    if exports::lookup::is_doubtful() {
+        bypass::by(shmring::family::Reason::Raw);
+    }
     handoff::take_up();
     // SAFETY: as for `exit`. What is registered first is run last.
     if unsafe { real::__cxa_at_quick_exit(last, core::ptr::null_mut()) } == 0 {

@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// `Elf64_Dyn`.
 #[repr(C)]
@@ -20,6 +22,18 @@ struct Sym {
     section: u16,
     value: usize,
     size: u64,
+}
+
+/// `Elf64_Verdef`, as far as it is needed.
+#[repr(C)]
+struct Verdef {
+    version: u16,
+    flags: u16,
+    index: u16,
+    count: u16,
+    hash: u32,
+    names: u32,
+    next: u32,
 }
 
 /// `Elf64_Phdr`.
@@ -56,7 +70,10 @@ const PT_DYNAMIC: u32 = 2;
 const DT_HASH: i64 = 4;
 const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
+const DT_SONAME: i64 = 14;
 const DT_GNU_HASH: i64 = 0x6fff_fef5;
+const DT_VERDEF: i64 = 0x6fff_fffc;
+const DT_VERDEFNUM: i64 = 0x6fff_fffd;
 const DT_VERSYM: i64 = 0x6fff_fff0;
 /// In a symbol's version: not the one that a reference without a version means.
 const HIDDEN: u16 = 0x8000;
@@ -70,7 +87,27 @@ pub struct Object {
     dynamic: *const Dyn,
 }
 
+impl PartialEq for Object {
+    fn eq(&self, other: &Object) -> bool {
+        self.dynamic == other.dynamic
+    }
+}
+
 impl Object {
+    /// From the dynamic linker's list.
+    fn of(map: *const LinkMap) -> Option<Object> {
+        // SAFETY: null, or an entry of an object that is loaded.
+        let m = unsafe { map.as_ref() }?;
+        Some(Object { base: m.base, dynamic: m.dynamic })
+    }
+
+    /// Whether it is glibc's main library.
+    pub fn is_libc(&self) -> bool {
+        let (name, strings) = (self.value(DT_SONAME), self.address::<c_char>(DT_STRTAB));
+        // SAFETY: an offset into the object's own string table.
+        name != 0 && !strings.is_null() && unsafe { CStr::from_ptr(strings.wrapping_add(name)) } == c"libc.so.6"
+    }
+
     /// The dynamic section's value for `tag`, 0 if it has none.
     fn value(&self, tag: i64) -> usize {
         let mut at = self.dynamic;
@@ -95,6 +132,30 @@ impl Object {
 
     /// The address of the function or variable that this object defines as `name`; of several versions the default one.
     pub fn find(&self, name: &CStr) -> Option<usize> {
+        self.search(name).map(|(address, _)| address)
+    }
+
+    /// The name of the version that [`Object::find`] finds.
+    pub fn version(&self, name: &CStr) -> Option<&'static CStr> {
+        let (_, version) = self.search(name)?;
+        let mut at = self.address::<Verdef>(DT_VERDEF);
+        let strings = self.address::<c_char>(DT_STRTAB);
+        for _ in 0..self.value(DT_VERDEFNUM) {
+            // SAFETY: as many entries as the object says, each with the distance to the next and to its name's place.
+            let d = unsafe { at.as_ref() }?;
+            if d.index & !HIDDEN == version {
+                // SAFETY: as above; the name lies in the object's string table.
+                return Some(unsafe {
+                    CStr::from_ptr(strings.wrapping_add(*at.wrapping_byte_add(d.names as usize).cast::<u32>() as usize))
+                });
+            }
+            at = at.wrapping_byte_add(d.next as usize);
+        }
+        None
+    }
+
+    /// Address and version of what this object defines as `name`.
+    fn search(&self, name: &CStr) -> Option<(usize, u16)> {
         let symbols = self.address::<Sym>(DT_SYMTAB);
         let strings = self.address::<c_char>(DT_STRTAB);
         let versions = self.address::<u16>(DT_VERSYM);
@@ -106,18 +167,20 @@ impl Object {
             let s = unsafe { &*symbols.wrapping_add(i as usize) };
             let kind = s.info & 15;
             // SAFETY: one version for each symbol.
-            let hidden = !versions.is_null() && unsafe { *versions.wrapping_add(i as usize) } & HIDDEN != 0;
-            let fits = s.section != 0 && s.value != 0 && (kind == STT_OBJECT || kind == STT_FUNC) && !hidden;
+            let version = if versions.is_null() { 0 } else { unsafe { *versions.wrapping_add(i as usize) } };
+            let there = s.section != 0 && s.value != 0 && (kind == STT_OBJECT || kind == STT_FUNC);
             // SAFETY: names lie in the object's string table.
-            (fits && unsafe { CStr::from_ptr(strings.wrapping_add(s.name as usize)) } == name)
-                .then_some(self.base.wrapping_add(s.value))
+            let fits = there
+                && version & HIDDEN == 0
+                && unsafe { CStr::from_ptr(strings.wrapping_add(s.name as usize)) } == name;
+            fits.then_some((self.base.wrapping_add(s.value), version))
         };
         let table = self.address::<u32>(DT_GNU_HASH);
         if table.is_null() { self.by_hash(name, judge) } else { by_gnu_hash(table, name, judge) }
     }
 
     /// The table of the System V ABI; the vDSO of older kernels has no other.
-    fn by_hash(&self, name: &CStr, judge: impl Fn(u32) -> Option<usize>) -> Option<usize> {
+    fn by_hash<T>(&self, name: &CStr, judge: impl Fn(u32) -> Option<T>) -> Option<T> {
         let table = self.address::<u32>(DT_HASH);
         if table.is_null() {
             return None;
@@ -144,7 +207,7 @@ impl Object {
 }
 
 /// GNU's table: four counts, a Bloom filter of words, buckets, then one hash for each symbol; the last of a chain is odd.
-fn by_gnu_hash(table: *const u32, name: &CStr, judge: impl Fn(u32) -> Option<usize>) -> Option<usize> {
+fn by_gnu_hash<T>(table: *const u32, name: &CStr, judge: impl Fn(u32) -> Option<T>) -> Option<T> {
     let hash = name.to_bytes().iter().fold(5381u32, |h, &b| h.wrapping_mul(33).wrapping_add(b.into()));
     // SAFETY: the table of an object that is loaded; every index below comes from its own counts and chains.
     let at = |i: usize| unsafe { *table.wrapping_add(i) };
@@ -215,19 +278,51 @@ fn own() -> *const Dyn {
     own
 }
 
+/// All objects. Those that were there at the start are never taken out.
+fn all() -> impl Iterator<Item = Object> {
+    let mut at = list();
+    core::iter::from_fn(move || {
+        let object = Object::of(at)?;
+        // SAFETY: the entry of `object`.
+        at = unsafe { (*at).next };
+        Some(object)
+    })
+}
+
+/// The objects up to this library, itself included.
+pub fn up_to_us() -> impl Iterator<Item = Object> {
+    let own = own();
+    let mut past = false;
+    all().take_while(move |o| !core::mem::replace(&mut past, o.dynamic == own))
+}
+
+/// This library.
+pub fn us() -> Option<Object> {
+    let own = own();
+    all().find(|o| o.dynamic == own)
+}
+
 /// The objects that the search for a name that this library defines would come to next, had it not been found here.
 pub fn after_us() -> impl Iterator<Item = Object> {
     let own = own();
     all().skip_while(move |o| o.dynamic != own).skip(1)
 }
 
-/// All objects. Those that were there at the start are never taken out.
-fn all() -> impl Iterator<Item = Object> {
-    let mut at = list();
-    core::iter::from_fn(move || {
-        // SAFETY: null, or an object that is loaded.
-        let map = unsafe { at.as_ref() }?;
-        at = map.next;
-        Some(Object { base: map.base, dynamic: map.dynamic })
-    })
+/// The object that `address` lies in, by glibc's `dladdr1`.
+pub fn containing(address: usize) -> Option<Object> {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    const RTLD_DL_LINKMAP: i32 = 2;
+    type Dladdr1 = unsafe extern "C" fn(usize, *mut libc::Dl_info, *mut *const LinkMap, i32) -> i32;
+    let mut f = SLOT.load(Relaxed);
+    if f == 0 {
+        f = after_us().find_map(|o| o.find(c"dladdr1"))?;
+        SLOT.store(f, Relaxed);
+    }
+    let mut info = MaybeUninit::uninit();
+    let mut map = core::ptr::null();
+    // SAFETY: libc's function of this name has this type.
+    let f: Dladdr1 = unsafe { core::mem::transmute(f) };
+    // SAFETY: any address may be asked for; writes two locals.
+    let found = unsafe { f(address, info.as_mut_ptr(), &mut map, RTLD_DL_LINKMAP) };
+    if found == 0 { None } else { Object::of(map) }
 }

@@ -19,6 +19,7 @@ pub mod aio;
 pub mod bytes;
 pub mod create;
 pub mod fd;
+pub mod lookup;
 pub mod msg;
 pub mod process;
 pub mod raw;

@@ -27,6 +27,8 @@ pub enum Route {
     Signal,
     /// By the number of the system call, as the named function.
     Number,
+    /// Who asks libc for one of these functions gets the library's.
+    Lookup,
 }
 
 /// One file of this directory.
@@ -266,6 +268,7 @@ pub const SYMBOLS: &[Family] = &[
         ],
     },
     Family { file: "raw", symbols: &[("syscall", Number)] },
+    Family { file: "lookup", symbols: &[("dlsym", Lookup), ("dlvsym", Lookup)] },
 ];
 
 const NAME: &str = "the kernel socket keeps its names, and they are the connection's";

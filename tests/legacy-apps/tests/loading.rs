@@ -20,12 +20,7 @@ fn a_clock_that_stands_still() {
             let mut command = lab.command(Side::Client, lab.compile("timeouts.c", &[]));
             let clock = lab.compile("frozen.c", &["-shared", "-fPIC"]).display().to_string();
             let culvert = legacy_apps::library().display().to_string();
-            let preload = match (lab.accelerated(Side::Client), order) {
-                (false, _) => clock,
-                (true, "first") => format!("{culvert}:{clock}"),
-                (true, _) => format!("{clock}:{culvert}"),
-            };
-            command.env("LD_PRELOAD", preload);
+            command.env("LD_PRELOAD", preload(lab, &culvert, &clock, order));
             command
         };
         compare_one(&format!("frozen-clock-{order}"), program, |_, log| on_ring(log) > 0);
@@ -95,4 +90,64 @@ endings! {
     end_of_the_first_thread_alone: "first-thread", ["0"];
     end_of_streams: "stdio", ["0"];
     end_of_a_child_first: "shared", ["0"];
+}
+
+/// Runs `c/handles.c`, in which `who` looks functions up; `between`: beside `c/between.c`, built with that.
+fn lookup(how: &str, who: &str, between: Option<(&str, &str)>) {
+    let program = |lab: &Lab| {
+        let library = lab.compile("finder.c", &["-shared", "-fPIC"]).display().to_string();
+        let options = match who {
+            // Behind culvert, too, where libc is looked for.
+            "needed" => vec!["-Wl,--no-as-needed", &library],
+            _ => vec![],
+        };
+        let finder = legacy_apps::file("c/finder.c").display().to_string();
+        let built_in = [options.as_slice(), &[finder.as_str()]].concat();
+        let options = if who == "needed" { &options } else { &built_in };
+        let mut command = lab.command(Side::Client, lab.compile("handles.c", options));
+        command.arg(how).arg(if who == "library" { &library } else { "program" });
+        if let Some((next, order)) = between {
+            let between = lab.compile("between.c", &["-shared", "-fPIC", next]).display().to_string();
+            let culvert = legacy_apps::library().display().to_string();
+            command.env("LD_PRELOAD", preload(lab, &culvert, &between, order));
+        }
+        command
+    };
+    compare_one(&format!("lookup-{who}"), program, |_, log| on_ring(log) > 0);
+}
+
+/// Both libraries in the named order; natively the other one alone.
+fn preload(lab: &Lab, culvert: &str, other: &str, order: &str) -> String {
+    match (lab.accelerated(Side::Client), order) {
+        (false, _) => other.to_owned(),
+        (true, "first") => format!("{culvert}:{other}"),
+        (true, _) => format!("{other}:{culvert}"),
+    }
+}
+
+#[test]
+fn functions_looked_up_by_the_program() {
+    for how in ["handle", "version", "next", "next-version", "default", "again"] {
+        lookup(how, "program", None);
+    }
+}
+
+#[test]
+fn functions_looked_up_by_a_library() {
+    for who in ["library", "needed"] {
+        for how in ["handle", "next", "next-version"] {
+            lookup(how, who, None);
+        }
+    }
+}
+
+/// A library that is called by us, and asks for what is next, must not be sent back to us.
+#[test]
+fn functions_looked_up_between() {
+    for next in ["-DHOW=RTLD_NEXT", "-DHOW=dlopen(\"libc.so.6\",RTLD_NOW)"] {
+        for order in ORDERS {
+            lookup("handle", "program", Some((next, order)));
+            lookup("next", "needed", Some((next, order)));
+        }
+    }
 }
