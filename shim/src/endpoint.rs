@@ -157,6 +157,14 @@ impl core::ops::Deref for Ep {
     type Target = Endpoint;
     #[inline(always)]
     fn deref(&self) -> &Endpoint {
+        self.record()
+    }
+}
+
+impl Ep {
+    /// The family's half.
+    #[inline(always)]
+    pub fn record(self) -> &'static Endpoint {
         let base = BASE.load(Relaxed);
         // SAFETY: handles exist only after `init` succeeded; the index is in range; the memory is
         // mapped for the life of the process and is all atomics.

@@ -327,7 +327,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     }
     let r = real();
     if ep.wr_shut.load(Relaxed) != 0 {
-        tx::finished(ep);
+        tx::finished(ep, chan, fd);
     }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);

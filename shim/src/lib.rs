@@ -22,6 +22,7 @@ mod channel;
 mod clock;
 mod closing;
 mod config;
+mod conn;
 mod descriptors;
 mod endpoint;
 mod epoll;

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -154,6 +154,10 @@ pub const CORKED: u32 = 2;
 pub const RCVTIMEO: u32 = 1;
 /// [`Endpoint::never_waits`]: a send does not wait (`SO_SNDTIMEO`).
 pub const SNDTIMEO: u32 = 2;
+/// [`Endpoint::tx_word`]: bytes go to the ring; threads of the family no longer send natively.
+pub const UP: u32 = 1 << 31;
+/// [`Endpoint::rx_word`]: the ring may be used; threads of the family no longer block natively.
+pub const OPEN: u32 = 1 << 31;
 
 /// [`Endpoint::rx_fin`]: a FIN was seen, before any RST.
 pub const FIN: u32 = 2;
@@ -183,9 +187,9 @@ pub struct Endpoint {
     pub fd: AtomicU32,
     /// Operations so far while `Eligible`; paces the attempts to attach.
     pub ops: AtomicU32,
-    /// Bit 31: READY (the ring may be used). Low bits: threads in a native receive or wait.
+    /// [`OPEN`]. Low bits: threads in a native receive or wait.
     pub rx_word: AtomicU32,
-    /// Bit 31: UP (bytes go to the ring). Low bits: threads in a native send.
+    /// [`UP`]. Low bits: threads in a native send.
     pub tx_word: AtomicU32,
     /// SO_RCVLOWAT, if the program set it; else 0.
     pub rcvlowat: AtomicU32,
@@ -215,6 +219,9 @@ pub struct Endpoint {
     pub rx_token: AtomicU32,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
+    /// Who leaves the ring, and waits for the peer to do its part: others do not receive meanwhile. 0 = nobody. See
+    /// `driver::Leaver`.
+    pub rx_leaving: AtomicU64,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
     /// The head that the sender can be relied on to have seen when it last looked for room.
@@ -303,6 +310,7 @@ impl Endpoint {
         }
         for w in [
             &self.channel,
+            &self.rx_leaving,
             &self.rx_head,
             &self.rx_shown,
             &self.rx_skip,

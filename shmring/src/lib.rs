@@ -6,6 +6,7 @@
 //! loaded once, checked, and only then used.
 #![cfg_attr(not(any(test, loom)), no_std)]
 
+pub mod driver;
 pub mod family;
 pub mod layout;
 pub mod ring;

@@ -13,6 +13,8 @@
 //! A debug build leaves out the large scenarios; `cargo test --release` or `CULVERT_MODEL=full` runs all.
 #![cfg(not(any(loom, miri)))]
 
+#[path = "model/port.rs"]
+mod port;
 #[path = "model/receiver.rs"]
 mod receiver;
 #[path = "model/search.rs"]

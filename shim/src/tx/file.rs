@@ -1,7 +1,7 @@
 //! `sendfile` to an attached endpoint.
 
 use super::turn::untold;
-use super::{Attempt, Sent, commit, failed, go_home, limit, stirred, wait_space, want_space, with_turn};
+use super::{Attempt, Sending, Sent, failed, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::signals::Runs;
@@ -9,7 +9,7 @@ use crate::{lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::family::SNDTIMEO;
-use shmring::{ring, syscall};
+use shmring::syscall;
 
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
 /// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
@@ -38,9 +38,9 @@ pub unsafe fn sendfile(
             return Sent::Done(total as isize);
         }
         let mut end = false;
-        let a = with_turn(ep, chan, out, life, || {
+        let a = with_turn(ep, chan, out, life, |sending| {
             // SAFETY: the direction is ours.
-            let r = unsafe { put_file(ep, chan, inp, off, want) };
+            let r = unsafe { put_file(ep, chan, sending, inp, off, want) };
             if r == Ok(None) {
                 end = true;
             }
@@ -78,48 +78,40 @@ pub unsafe fn sendfile(
 }
 
 /// Reads from the file into the ring. `Ok(None)`: end of file; `Ok(Some(0))`: the ring is full.
-unsafe fn put_file(ep: Ep, chan: &Chan, inp: i32, off: *mut i64, want: usize) -> Result<Option<usize>, i32> {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
+unsafe fn put_file(
+    ep: Ep,
+    chan: &Chan,
+    sending: &mut Sending,
+    inp: i32,
+    off: *mut i64,
+    want: usize,
+) -> Result<Option<usize>, i32> {
     let dir = chan.role().tx();
-    let tail = ep.tx_tail.load(Relaxed);
-    let head = ring::refresh(&h.consumer[dir], ep.tx_head.load(Relaxed), tail).map_err(|_| libc::ECONNRESET)?;
-    ep.tx_head.store(head, Relaxed);
-    let mut base = ep.tx_base.load(Relaxed);
-    if head == tail && tail != base {
-        base = go_home(ep, chan, slot, tail);
-    }
-    let room = limit(ep, chan).saturating_sub(tail.wrapping_sub(head)).min(want as u64);
-    if room == 0 {
-        return Ok(Some(0));
-    }
-    let mem = chan.bytes(slot, dir);
-    let v = chan
-        .geometry(dir)
-        .spans(base, tail, room)
-        .map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
-    // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
-    // libc's own callers only if it is not null: it is read through the kernel below.
-    let r = unsafe {
-        if off.is_null() {
-            syscall!(libc::SYS_readv, inp, v.as_ptr(), 2)
-        } else {
-            let mut at = 0i64;
-            usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
-            let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), 2, at, 0);
-            if r > 0 {
-                let new = at + r as i64;
-                usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;
+    let mut end = false;
+    let r = sending.put(want as u64, |base, tail, room| {
+        let mem = chan.bytes(ep.slot.load(Relaxed) as usize, dir);
+        let v = chan
+            .geometry(dir)
+            .spans(base, tail, room)
+            .map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
+        // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
+        // libc's own callers only if it is not null: it is read through the kernel below.
+        let r = unsafe {
+            if off.is_null() {
+                syscall!(libc::SYS_readv, inp, v.as_ptr(), 2)
+            } else {
+                let mut at = 0i64;
+                usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
+                let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), 2, at, 0);
+                if r > 0 {
+                    let new = at + r as i64;
+                    usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;
+                }
+                r
             }
-            r
-        }
-    };
-    match r {
-        0 => Ok(None),
-        n if n > 0 => {
-            commit(ep, chan, tail, n as usize);
-            Ok(Some(n as usize))
-        }
-        e => Err(-e as i32),
-    }
+        };
+        end = r == 0;
+        if r < 0 { Err(-r as i32) } else { Ok(r as u64) }
+    });
+    if end { Ok(None) } else { r.map(Some) }
 }

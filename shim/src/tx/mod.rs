@@ -1,24 +1,27 @@
 //! Sending on an attached endpoint: lifeline, ring, lifeline, as one stream.
 
 mod file;
+mod sending;
 mod turn;
 
 pub use file::sendfile;
-pub use turn::{LOOK_EVERY_US, UP, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
+pub use shmring::family::UP;
+pub use turn::{LOOK_EVERY_US, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
+use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, endpoint, lifeline, lock, sleep, sleepers, usercopy};
+use crate::{clock, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
+use sending::{Sending, Turn};
 use shmring::family::{CORKED, SNDTIMEO, UNCORKED};
-use shmring::layout::HOME;
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
-use turn::{Turn, sides, turn, untold};
+use turn::untold;
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
@@ -34,13 +37,12 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
 
 /// Bytes of those on the ring that the peer's socket would hold, had they come over the lifeline.
 pub fn window(ep: Ep, chan: &Chan) -> u64 {
-    ring::window(sides(chan, chan.slot(ep.slot.load(Relaxed) as usize)).1)
+    ring::window(conn(ep, chan).peer())
 }
 
 fn limit(ep: Ep, chan: &Chan) -> u64 {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let (me, peer) = sides(chan, h);
-    ring::limit(me, peer, chan.ring() as u64)
+    let c = conn(ep, chan);
+    ring::limit(c.me(), c.peer(), c.size)
 }
 
 /// The program has set `SO_SNDBUF`, or may have before the connection was attached.
@@ -50,7 +52,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let held = lock::take(&ep.tx_token);
     // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
     if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
-        sides(chan, h).0.sndbuf.store(bytes, Relaxed);
+        conn(ep, chan).me().sndbuf.store(bytes, Relaxed);
         // Nor tell another thread, which sleeps until there is room, by another one.
         chan.tell_own(ep.slot.load(Relaxed) as usize);
     }
@@ -92,8 +94,7 @@ pub fn writable(ep: Ep, chan: &Chan) -> bool {
 
 /// Whether something has changed that a sender who waits for space should look at.
 fn stirred(ep: Ep, chan: &Chan) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let (_, peer) = sides(chan, h);
+    let peer = conn(ep, chan).peer();
     match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
         TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != 0,
         TxPhase::Rewind => false,
@@ -103,102 +104,61 @@ fn stirred(ep: Ep, chan: &Chan) -> bool {
 
 /// Marks this side as waiting for ring space. Whoever sleeps arms first, calls this, then looks again.
 pub fn want_space(ep: Ep, chan: &Chan) {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
     ep.tx_blocked.fetch_add(1, Relaxed);
-    ring::want_space(sides(chan, h).0);
+    ring::want_space(conn(ep, chan).me());
 }
 
 /// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
 /// that a connection that was once busy does not keep megabytes.
-fn go_home(ep: Ep, chan: &Chan, slot: usize, tail: u64) -> u64 {
+fn go_home(ep: Ep, chan: &Chan, tail: u64, base: u64) {
     const KEEP: u64 = 256 << 10;
     const EVERY_US: u64 = 100_000;
-    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(ep.tx_base.load(Relaxed)));
+    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(base));
     ep.tx_extent.store(extent, Relaxed);
     if extent > KEEP {
         let t = sys::cycles();
         if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * clock::cycles_per_us() {
-            chan.trim(slot, chan.role().tx());
+            chan.trim(ep.slot.load(Relaxed) as usize, chan.role().tx());
             ep.tx_trimmed.store(t, Relaxed);
             ep.tx_extent.store(0, Relaxed);
         }
     }
-    ep.tx_base.store(tail, Relaxed);
-    ring::rebase(&chan.slot(slot).producer[chan.role().tx()], tail);
-    tail
 }
 
 /// Bytes that are taken whole or not at all, as the kernel fills a page fragment (tcp_sendmsg_locked, skb_page_frag_refill):
 /// with a bad pointer among the first of them the call fails and nothing is sent; behind them, they count.
 const FRAGMENT: usize = 32_768;
 
-/// Copies as much as there is room for; the direction is owned. `Ok(0)`: full.
-unsafe fn put(ep: Ep, chan: &Chan, b: &mut Buffers, want: usize) -> Result<usize, i32> {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
+/// Copies as much as there is room for. `Ok(0)`: full.
+#[inline(always)]
+fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let dir = chan.role().tx();
-    let size = limit(ep, chan);
-    let tail = ep.tx_tail.load(Relaxed);
-    let mut head = ep.tx_head.load(Relaxed);
-    let mut base = ep.tx_base.load(Relaxed);
-    let wanted = want as u64;
-    let in_home = tail.wrapping_sub(base) + wanted <= HOME as u64;
-    if size.saturating_sub(tail.wrapping_sub(head)) < wanted || !in_home {
-        head = ring::refresh(&h.consumer[dir], head, tail).map_err(|_| libc::ECONNRESET)?;
-        ep.tx_head.store(head, Relaxed);
-        if head == tail && tail != base {
-            // Drained: start again at home, where the cache and the page table are warm.
-            base = go_home(ep, chan, slot, tail);
-        }
-    }
-    let room = size.saturating_sub(tail.wrapping_sub(head)).min(wanted) as usize;
-    if room == 0 {
-        return Ok(0);
-    }
-    let geo = chan.geometry(dir);
-    let mem = chan.bytes(slot, dir);
-    let mut done = 0;
-    let mut whole = b.place();
-    'fill: while done < room {
-        if done % FRAGMENT == 0 {
-            whole = b.place();
-        }
-        let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
-        for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
-            // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
-            // the program's, and may fault, which `copy` reports.
-            if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
-                b.go_to(whole);
-                done -= done % FRAGMENT;
-                break 'fill;
+    sending.put(want as u64, |base, tail, room| {
+        let geo = chan.geometry(dir);
+        let mem = chan.bytes(ep.slot.load(Relaxed) as usize, dir);
+        let room = room as usize;
+        let mut done = 0;
+        let mut whole = b.place();
+        'fill: while done < room {
+            if done % FRAGMENT == 0 {
+                whole = b.place();
             }
-            src = src.wrapping_add(len);
+            let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
+            for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+                // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
+                // the program's, and may fault, which `copy` reports.
+                if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
+                    b.go_to(whole);
+                    done -= done % FRAGMENT;
+                    break 'fill;
+                }
+                src = src.wrapping_add(len);
+            }
+            b.advance(n);
+            done += n;
         }
-        b.advance(n);
-        done += n;
-    }
-    if done == 0 {
-        return Err(libc::EFAULT);
-    }
-    commit(ep, chan, tail, done);
-    Ok(done)
-}
-
-/// Publishes `n` bytes that lie in the ring after `tail`, and tells the receiver.
-fn commit(ep: Ep, chan: &Chan, tail: u64, n: usize) {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let new = tail.wrapping_add(n as u64);
-    ep.tx_tail.store(new, Relaxed);
-    let p = &chan.slot(slot).producer[chan.role().tx()];
-    // The base that goes with this tail, also if a holder died after its note of a new one.
-    ring::rebase(p, ep.tx_base.load(Relaxed));
-    ring::publish(p, new);
-    ep.tx_bytes.store(ep.tx_bytes.load(Relaxed) + n as u64, Relaxed);
-    ep.tx_msgs.store(ep.tx_msgs.load(Relaxed) + 1, Relaxed);
-    let rung = chan.notify(slot);
-    if rung > 0 {
-        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
-    }
+        if done == 0 { Err(libc::EFAULT) } else { Ok(done as u64) }
+    })
 }
 
 /// What became of a send.
@@ -217,19 +177,26 @@ enum Attempt {
     Error(i32),
 }
 
-fn with_turn(ep: Ep, chan: &Chan, fd: i32, life: u32, fill: impl FnOnce() -> Result<usize, i32>) -> Attempt {
-    let Some(held) = endpoint::take_living(ep, &ep.tx_token, life) else { return Attempt::Error(libc::EBADF) };
-    let a = match turn(ep, chan, fd) {
+#[inline(always)]
+fn with_turn(
+    ep: Ep,
+    chan: &Chan,
+    fd: i32,
+    life: u32,
+    fill: impl FnOnce(&mut Sending) -> Result<usize, i32>,
+) -> Attempt {
+    let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return Attempt::Error(libc::EBADF) };
+    let a = match sending.turn() {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
         Turn::Error(e) => Attempt::Error(e),
-        Turn::Ring => match fill() {
+        Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
             Ok(n) => Attempt::Took(n),
             Err(e) => Attempt::Error(e),
         },
     };
-    held.release();
+    sending.release();
     a
 }
 
@@ -269,12 +236,11 @@ pub unsafe fn send(
         if want == 0 && total > 0 {
             return Sent::Done(total as isize);
         }
-        let a = with_turn(ep, chan, fd, life, || {
+        let a = with_turn(ep, chan, fd, life, |sending| {
             if want == 0 {
                 return Ok(0);
             }
-            // SAFETY: the direction is ours.
-            unsafe { put(ep, chan, &mut b, want) }
+            put(ep, chan, sending, &mut b, want)
         });
         match a {
             Attempt::Took(n) => {

@@ -1,43 +1,25 @@
-//! The receiving side, one shared access or system call a step, in the order of `shim/src/rx/`
-//! (`make_ready`, `attempt`, `recv`, `advance`, `come_down`, `skip`, `taken_back`, `echoed`), `io.rs` (`recv`,
-//! `quit`, `retire`), `readiness.rs` and `poll.rs` (the pollers), and `handoff.rs` (`pass_on`).
+//! The receiving side: the driver's steps (`shmring::driver`), one effect at a time, and what a thread of a program does
+//! around them: native receives, waiting, `poll`, leaving and exec, as in `shim/src/io.rs`, `shim/src/rx/`, `readiness.rs`,
+//! `poll.rs` and `handoff.rs`.
 
+use crate::port::{self, Of};
 use crate::search::Next;
-use crate::world::{Act, Config, FLAG, RAW, Receiving, SHUT, Slot, Verdict, World, echo_word, rewind_word};
-use shmring::layout::{Producer, READY, REFUSED};
+use crate::world::{Act, Config, FLAG, Receiving, SHUT, Slot, Verdict, World, echo_word, rewind_word};
+use shmring::driver::{self, Began, Brought, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
+use shmring::family::OPEN;
+use shmring::layout::Producer;
 use shmring::ring;
-use shmring::switch::{self, Leave, RxPhase, RxStep, RxView, Transit};
+use shmring::switch::{self, RxPhase};
 use shmring::sync::AtomicU64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
     Idle,
     Ready,
-    ReadyStore,
-    ReadyNotify,
     Take,
-    // attempt
-    Bound,
-    LoadEnd,
-    LoadTail,
-    LoadUp,
-    Skip,
-    Native,
-    NativeUp,
-    TransitRecv,
-    TransitWait,
-    Copy,
-    Head,
-    Consume,
-    Space,
-    SpaceClear,
-    Empty,
-    Mend,
-    // come_down
-    Come,
-    ComePhase,
-    // what recv makes of it
-    GotBytes,
+    // driver::bring, and what recv makes of it
+    Early,
+    Bring(Place),
     GotNothing,
     GotEof,
     GotError,
@@ -53,36 +35,19 @@ pub enum Pc {
     PollSleep,
     // native
     Counted,
-    CountedBack,
     CountedRecv,
     CountedEnd,
     CountedEof,
     Raw,
-    // quit
+    // leaving: driver::begin, see, conclude
     LeaveTake,
-    Refuse,
-    LeaveUp,
-    LeaveAt,
-    LeaveArbiter,
-    LeaveNotify,
-    LeaveLeft,
-    // taken_back
-    BackDown,
-    BackLook,
-    BackLast,
-    // the sender has gone down
-    ClosedDown,
-    ClosedLeft,
-    EchoLook,
-    EchoLast,
-    EchoEnded,
-    EchoArrived,
-    LeaveCome,
-    LeavePhase,
-    LeaveWord,
+    Begin,
+    See(Wait),
+    ConcludeTake(Outcome),
+    Conclude(Outcome, bool),
     LeaveDrop,
     LeaveReset,
-    LeaveRelease,
+    LeaveDone,
     LeaveStays,
     // pass_on
     PassOn,
@@ -90,9 +55,6 @@ pub enum Pc {
     File,
     Done,
 }
-
-/// In register `c`: the lifeline had ended when it was looked at; no bound is known.
-const ENDED: u8 = 0x80;
 
 fn process_dead(c: &Config, w: &World, i: usize) -> bool {
     w.dead & (1 << c.receivers[i]) != 0
@@ -118,7 +80,7 @@ fn ring_end(c: &Config, w: &World) -> u64 {
 /// `rx::on_ring`.
 fn on_ring(c: &Config, w: &World) -> u64 {
     let n = switch::left(available(c, w).unwrap_or(0), u64::from(w.rx.head), ring_end(c, w));
-    if w.rx.phase == RxPhase::Ring as u8 { n } else { 0 }
+    if w.rx.phase == RxPhase::Ring as u8 && w.rx.leaving == 0 { n } else { 0 }
 }
 
 fn doubled(c: &Config, w: &World) -> bool {
@@ -129,88 +91,15 @@ fn doubled(c: &Config, w: &World) -> bool {
     switch::doubled(phase, rewind_word(w.slot().rewind), echo_word(w.slot().echo))
 }
 
-/// `rx::all_echoed`.
-fn all_echoed(c: &Config, w: &World) -> bool {
-    let said = switch::all_echoed(
-        RxPhase::from_u32(u32::from(w.rx.phase)),
-        rewind_word(w.slot().rewind),
-        echo_word(w.slot().echo),
-    );
-    said && arrived(c, w)
-}
-
-/// `rx::arrived`.
-fn arrived(c: &Config, w: &World) -> bool {
-    let m = w.slot();
-    !c.rules.arrived
-        || switch::arrived(
-            u64::from(m.up),
-            u64::from(m.down),
-            echo_word(m.echo),
-            u64::from(w.k.consumed + w.k.queue.len),
-        )
-}
-
-/// `rx::in_transit`.
-fn in_transit(w: &World) -> bool {
-    w.rx.phase < RxPhase::Ring as u8 && w.slot().up != 0
-}
-
-/// `rx::go_up`.
-fn go_up(c: &Config, n: &mut World, i: usize, x: u8) {
-    n.rx.up = x;
-    n.rx.phase = RxPhase::Ring as u8;
-    for j in 0..c.receivers.len() {
-        n.r[j].bell |= n.r[j].armed && c.rules.tell_on_ring && c.receivers[j] == c.receivers[i] && j != i;
-    }
-}
-
-/// The first half of `rx::come_down`.
-fn note_skip(c: &Config, n: &mut World) {
-    let m = n.slot();
-    let to = switch::skip(
-        rewind_word(m.rewind),
-        echo_word(m.echo),
-        u64::from(n.rx.up),
-        u64::from(n.rx.head),
-        u64::from(c.ring),
-    ) as u8;
-    if to != 0 && c.rules.skip {
-        n.rx.skip = to;
-    }
-}
-
-/// The second.
-fn come_down(c: &Config, n: &mut World) {
-    n.rx.phase = RxPhase::Down as u8;
-    if c.rules.tell_again && !matches!(n.slot().rewind, 0 | SHUT) {
-        // A holder that died when it had moved the arbiter may have told nobody.
-        tell(n);
-    }
+/// `rx::in_steps`: what ends the wait may come in a way that tells nobody.
+fn in_steps(c: &Config, w: &World) -> bool {
+    w.rx.leaving != 0 || c.rules.transit_in_steps && w.rx.phase < RxPhase::Ring as u8 && w.slot().up != 0
 }
 
 /// Notifies the peer. An image that got its ring from an exec has none.
 fn tell(n: &mut World) {
     if !n.rx.image {
         n.notify_senders();
-    }
-}
-
-/// `rx::skip`.
-fn skip(n: &mut World) -> bool {
-    let to = n.rx.skip;
-    loop {
-        let left = to.saturating_sub(n.k.consumed);
-        if left == 0 || (n.k.queue.len == 0 && n.k.ended()) {
-            n.rx.skip = 0;
-            return true;
-        }
-        if n.k.queue.len == 0 {
-            return false;
-        }
-        for _ in 0..left.min(n.k.queue.len) {
-            n.kernel_take();
-        }
     }
 }
 
@@ -224,7 +113,7 @@ fn token_free(c: &Config, w: &World) -> bool {
 }
 
 /// Thread `i` has got `k` bytes.
-fn got(n: &mut World, i: usize, k: u8) {
+pub fn got(n: &mut World, i: usize, k: u8) {
     n.r[i].left = match n.r[i].left {
         0 => 0,
         left if left == k => STOPS,
@@ -234,12 +123,6 @@ fn got(n: &mut World, i: usize, k: u8) {
 
 /// In `left`: it has got all that it wants.
 const STOPS: u8 = 0xff;
-
-fn again(n: &mut World, i: usize, seen_end: bool) {
-    n.r[i].rest();
-    n.r[i].then = u8::from(seen_end);
-    n.r[i].pc = Pc::Bound;
-}
 
 fn end(n: &mut World, i: usize, pc: Pc) {
     n.r[i].rest();
@@ -254,20 +137,67 @@ fn want(c: &Config, w: &World, i: usize) -> u8 {
     }
 }
 
+/// The place at which a receive begins.
+fn place(w: &World) -> Place {
+    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: w.rx.head.into(), seen_end: false }
+}
+
 /// What a native receive of at most `max` bytes brings.
-fn native(n: &mut World, i: usize, max: u8) {
+fn native(n: &mut World, i: usize, max: u8) -> Native {
     let k = n.kernel_recv(max);
-    let pc = if k > 0 {
+    if k > 0 {
         got(n, i, k);
-        Pc::GotBytes
+        Native::Bytes(k.into())
     } else if n.k.rst {
-        Pc::GotError
+        Native::Failed(0)
     } else if n.k.fin == 2 {
-        Pc::GotEof
+        Native::End
     } else {
-        Pc::GotNothing
-    };
-    end(n, i, pc);
+        Native::Nothing
+    }
+}
+
+fn unread(act: Act) -> Unread {
+    if matches!(act, Act::Cut | Act::Exec) { Unread::Keep } else { Unread::Rewind }
+}
+
+/// The receiver leaves so: it takes the token to say so, unless it has it.
+fn outcome(c: &Config, n: &mut World, i: usize, wait: Option<Wait>, outcome: Outcome) {
+    if outcome == Outcome::Break {
+        n.g.excused |= match wait {
+            Some(Wait::TakenBack(..)) => n.m.down != n.m.rewind,
+            _ => true,
+        };
+    }
+    if wait == Some(Wait::Echo) && outcome == Outcome::Stay(0) {
+        n.g.excused |= n.slot().echo != 0;
+    }
+    let _ = c;
+    n.r[i].pc = if wait.is_some() { Pc::ConcludeTake(outcome) } else { Pc::Conclude(outcome, false) };
+}
+
+/// Whether the receiver may have enough of waiting, and what it makes of that.
+fn impatient(c: &Config, w: &World, i: usize, wait: Wait) -> Option<World> {
+    let mut o = *w;
+    match wait {
+        // Dead already, and not even the kernel has said so.
+        Wait::TakenBack(..) => o.g.owed |= w.k.fin == 1 && w.m.down == 0,
+        // The sender stopped on its way down, or a holder of several died there.
+        Wait::Closed if crate::sender::outside(c, w) => {}
+        Wait::Echo
+            if w.kernel_room(c) == 0 || w.k.queue.len >= c.window || w.rx.image || crate::sender::outside(c, w) => {}
+        // The rest waits for the next reader to make room; a RST drops it.
+        Wait::Arrival if w.k.queue.len >= c.window => {
+            o.g.late = true;
+            o.g.due = 0;
+        }
+        _ => return None,
+    }
+    match wait.impatient() {
+        Sees::Over(so) => outcome(c, &mut o, i, Some(wait), so),
+        _ => unreachable!("patience ends a wait"),
+    }
+    Some(o)
 }
 
 /// Everything thread `i` can do next.
@@ -305,225 +235,79 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 Pc::PollAdvance
             } else if phase == RxPhase::Down && w.rx.skip == 0 {
                 Pc::Raw
-            } else if w.rx.word == FLAG {
-                Pc::Take
-            } else if w.rx.word == 0 || (!c.rules.count_receivers && w.rx.word & FLAG == 0) {
-                n.rx.word |= FLAG;
-                Pc::Ready
             } else {
-                Pc::Counted
+                Pc::Ready
             };
             "receives"
         }
         Pc::Ready => {
-            if c.rules.ready_by_cas {
-                if w.slot().rx == 0 {
-                    n.slot_mut().rx = READY as u8;
-                }
-                n.r[i].pc = Pc::ReadyNotify;
-            } else {
-                n.r[i].pc = if w.m.rx == 0 { Pc::ReadyStore } else { Pc::Take };
-            }
-            "make_ready: rx"
-        }
-        Pc::ReadyStore => {
-            n.m.rx = READY as u8;
-            n.r[i].pc = Pc::ReadyNotify;
-            "make_ready: READY"
-        }
-        Pc::ReadyNotify => {
-            n.notify_senders();
-            n.r[i].pc = if (c.polls | c.epolls) & (1 << i) != 0 && t.then == 0 { Pc::PollAdvance } else { Pc::Take };
-            "make_ready: notifies"
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| driver::make_ready(p, conn),
+                |mut n, r| {
+                    let polls = (c.polls | c.epolls) & (1 << i) != 0 && t.then == 0;
+                    match r {
+                        None => {}
+                        Some(true) => n.r[i].pc = if polls { Pc::PollAdvance } else { Pc::Take },
+                        Some(false) => n.r[i].pc = Pc::Counted,
+                    }
+                    out.push((n, "make_ready", me));
+                },
+            );
+            return;
         }
         Pc::Take => {
             if !token_free(c, w) {
                 return;
             }
             n.rx.token = 1 + i as u8;
-            again(&mut n, i, false);
+            n.r[i].rest();
+            if c.eager && phase == RxPhase::Ring && w.slot().echo & FLAG != 0 {
+                let mut o = n;
+                o.r[i].pc = Pc::Early;
+                out.push((o, "takes the token, to come down early", me));
+            }
+            n.r[i].pc = Pc::Bring(place(w));
             "takes the token"
         }
-
-        Pc::Bound => {
-            if c.eager && all_echoed(c, w) {
-                let mut o = *w;
-                end(&mut o, i, Pc::Come);
-                o.r[i].then = t.then;
-                out.push((o, "attempt: all is echoed", me));
-            }
-            n.r[i].c = if !c.rules.bounded_native || w.k.ended() { ENDED } else { w.k.queue.len };
-            n.r[i].pc = Pc::LoadEnd;
-            "attempt: FIONREAD"
-        }
-        Pc::LoadEnd => {
-            n.r[i].a = ring_end(c, w) as u8;
-            n.r[i].pc = Pc::LoadTail;
-            "attempt: end"
-        }
-        Pc::LoadTail => {
-            n.r[i].pc = Pc::LoadUp;
-            match available(c, w) {
-                Ok(b) => n.r[i].b = b as u8,
-                Err(_) if phase == RxPhase::Down => {}
-                Err(_) => n.g.verdict = Verdict::Accused,
-            }
-            "attempt: tail"
-        }
-        Pc::LoadUp => {
-            let view = RxView {
-                phase,
-                up: u64::from(w.slot().up),
-                down: u64::from(t.a),
-                head: u64::from(w.rx.head),
-                available: u64::from(t.b),
-            };
-            decide(c, &mut n, i, switch::rx(view));
-            "attempt: up, decides"
-        }
-        Pc::Skip => {
-            if skip(&mut n) {
-                n.r[i].pc = Pc::Native;
-            } else {
-                end(&mut n, i, Pc::GotNothing);
-            }
-            "lifeline: drops the echo"
-        }
-        Pc::Come => {
-            note_skip(c, &mut n);
-            n.r[i].pc = Pc::ComePhase;
-            "come_down: what the lifeline repeats"
-        }
-        Pc::ComePhase => {
-            come_down(c, &mut n);
-            again(&mut n, i, t.then == 1);
-            "come_down: phase"
-        }
-        Pc::Native => {
-            let bound = if phase != RxPhase::Native || t.c == ENDED { want(c, w, i) } else { t.c.min(want(c, w, i)) };
-            if bound == 0 {
-                end(&mut n, i, Pc::GotNothing);
-            } else {
-                native(&mut n, i, bound);
-            }
-            if phase == RxPhase::Native && matches!(n.r[i].pc, Pc::GotNothing | Pc::GotEof) {
-                n.r[i].c = u8::from(n.r[i].pc == Pc::GotEof);
-                n.r[i].pc = Pc::NativeUp;
-            }
-            "lifeline: recv"
-        }
-        Pc::NativeUp => {
-            if w.slot().up != 0 {
-                again(&mut n, i, false);
-            } else {
-                end(&mut n, i, if t.c == 1 { Pc::GotEof } else { Pc::GotNothing });
-            }
-            "lifeline: up again"
-        }
-        Pc::TransitRecv => {
-            native(&mut n, i, t.b.min(want(c, w, i)));
-            if n.k.consumed == w.k.consumed + t.b && c.rules.tell_on_ring {
-                go_up(c, &mut n, i, w.k.consumed + t.b);
-            }
-            "transit: recv"
-        }
-        Pc::TransitWait => {
-            if w.k.rst {
-                n.r[i].pc = Pc::TransitRecv;
-            } else {
-                end(&mut n, i, Pc::GotNothing);
-            }
-            "transit: waits"
-        }
-        Pc::Copy => {
-            let g = c.geometry();
-            let mut ids = [0; 2];
-            for (k, id) in ids.iter_mut().enumerate().take(t.c as usize) {
-                let (at, _) = g.spans(u64::from(w.slot().base), u64::from(w.rx.head) + k as u64, 1)[0];
-                *id = w.slot().cells[at];
-            }
-            n.r[i].a = ids[0];
-            n.r[i].b = ids[1];
-            n.r[i].then = c.ring - (w.slot().tail - w.rx.head).min(c.ring);
-            n.r[i].pc = Pc::Head;
-            "ring: copies"
-        }
-        Pc::Head => {
-            n.rx.head += t.c;
-            for id in [t.a, t.b].into_iter().take(t.c as usize) {
-                n.deliver(if id == RAW { u8::MAX } else { id });
-            }
-            got(&mut n, i, t.c);
-            n.r[i].a = 0;
-            n.r[i].b = 0;
-            n.r[i].pc = Pc::Consume;
-            "ring: own head"
-        }
-        Pc::Consume => {
-            n.slot_mut().head = w.rx.head;
-            n.r[i].pc = Pc::Space;
-            "ring: gives back"
-        }
-        Pc::Space => {
-            let third = (c.ring / 3).max(1);
-            if w.rx.image {
-                end(&mut n, i, Pc::GotBytes);
-                out.push((n, "ring: nobody waits for space", me));
-                return;
-            }
-            let (before, after) =
-                if c.rules.space_after_consume { (0, c.ring - (w.m.tail - w.rx.head)) } else { (t.then, t.then + t.c) };
-            if w.m.want != 0 && before < third && after >= third {
-                n.notify_senders();
-                if c.rules.reader_clears_want {
-                    n.r[i].a = w.m.want;
-                    n.r[i].pc = Pc::SpaceClear;
-                }
-            }
-            if n.r[i].pc == Pc::Space {
-                end(&mut n, i, Pc::GotBytes);
-            }
-            "ring: tells of space"
-        }
-        Pc::SpaceClear => {
-            if w.m.want == t.a {
-                n.m.want = 0;
-            }
-            end(&mut n, i, Pc::GotBytes);
-            "ring: clears the wish for space"
-        }
-        Pc::Empty => {
-            if t.then == 0 {
-                if c.rules.heal && !w.rx.image && (w.m.head != w.rx.head || w.m.want != 0) && t.c != 1 {
-                    n.m.head = w.rx.head;
-                    n.r[i].pc = Pc::Mend;
-                } else if !w.k.readable() {
-                    end(&mut n, i, Pc::GotNothing);
-                } else {
-                    n.rx.fin |= w.k.ended();
-                    again(&mut n, i, true);
-                    if !c.rules.look_after_end {
-                        n.r[i].pc = Pc::Empty;
+        Pc::Early => {
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| if driver::all_echoed(p, conn)? { driver::come_down(p, conn) } else { Ok(()) },
+                |mut n, r| {
+                    if r.is_some() {
+                        n.r[i].pc = Pc::Bring(place(&n));
                     }
-                }
-            } else {
-                native(&mut n, i, want(c, w, i));
-            }
-            "empty: looks at the lifeline"
+                    out.push((n, "all is echoed", me));
+                },
+            );
+            return;
         }
-        Pc::Mend => {
-            if w.m.want != 0 {
-                n.notify_senders();
-            }
-            n.r[i].c = 1;
-            n.r[i].pc = Pc::Empty;
-            "empty: tells of space"
-        }
-
-        Pc::GotBytes => {
-            n.rx.token = 0;
-            end(&mut n, i, Pc::Idle);
-            "got bytes"
+        Pc::Bring(at) => {
+            let want = want(c, w, i);
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                want,
+                |p, conn| driver::bring(p, conn, at, want.into()),
+                |mut n, r| {
+                    if let Some((brought, at)) = r {
+                        brings(&mut n, i, brought, at);
+                    }
+                    out.push((n, "bring", me));
+                },
+            );
+            return;
         }
         Pc::GotEof | Pc::GotError => {
             n.rx.token = 0;
@@ -548,12 +332,13 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         Pc::GotNothing => {
             n.rx.token = 0;
             n.r[i].armed = true;
-            n.r[i].b = u8::from(c.rules.transit_in_steps && in_transit(w));
+            n.r[i].b = u8::from(in_steps(c, w));
             n.r[i].pc = Pc::Stirred;
             "nothing: arms"
         }
         Pc::Stirred => {
             let stirred = match phase {
+                _ if w.rx.leaving != 0 => false,
                 RxPhase::Native => w.slot().up != 0,
                 RxPhase::Ring => w.slot().tail != w.rx.head || ring_end(c, w) == u64::from(w.rx.head) + 1,
                 RxPhase::Transit | RxPhase::Down => false,
@@ -581,22 +366,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             if !token_free(c, w) {
                 return;
             }
+            let mut o = *w;
             // An edge is consumed before anything is looked at.
-            n.k.edge = false;
-            let up = w.slot().up;
-            if phase == RxPhase::Ring && ring_end(c, w) == u64::from(w.rx.head) + 1 {
-                note_skip(c, &mut n);
-                come_down(c, &mut n);
-            } else if up != 0 && matches!(phase, RxPhase::Native | RxPhase::Transit) {
-                if w.k.consumed == up - 1 {
-                    go_up(c, &mut n, i, up - 1);
-                } else {
-                    n.rx.phase = RxPhase::Transit as u8;
-                }
-            }
-            if n.rx.skip != 0 {
-                skip(&mut n);
-            }
+            o.k.edge = false;
+            (n, ()) = port::whole(c, &o, Of::Receiver, i, |p, conn| driver::advance(p, conn, false));
             n.r[i].pc = Pc::PollRing;
             "poll: moves on"
         }
@@ -611,7 +384,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::PollLifeline => {
             n.rx.fin |= w.k.ended();
-            n.r[i].pc = if w.k.readable() && w.rx.skip == 0 && (w.k.ended() || !doubled(c, w)) {
+            n.r[i].pc = if w.rx.leaving == 0 && w.k.readable() && w.rx.skip == 0 && (w.k.ended() || !doubled(c, w)) {
                 n.r[i].then = 1;
                 Pc::Idle
             } else {
@@ -626,12 +399,13 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::PollArm => {
             n.r[i].armed = true;
-            n.r[i].b = u8::from(c.rules.transit_in_steps && in_transit(w));
+            n.r[i].b = u8::from(in_steps(c, w));
             n.r[i].pc = Pc::PollNews;
             "poll: arms"
         }
         Pc::PollNews => {
             let news = match phase {
+                _ if w.rx.leaving != 0 => false,
                 RxPhase::Native => w.slot().up != 0,
                 RxPhase::Ring => on_ring(c, w) > 0 || ring_end(c, w) == u64::from(w.rx.head) + 1,
                 RxPhase::Transit | RxPhase::Down => false,
@@ -661,26 +435,36 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
 
         Pc::Counted => {
-            n.rx.word = w.rx.word.wrapping_add(1);
-            n.r[i].pc = if w.rx.word & FLAG != 0 { Pc::CountedBack } else { Pc::CountedRecv };
-            "counted: enters"
-        }
-        Pc::CountedBack => {
-            n.rx.word = w.rx.word.wrapping_sub(1);
-            n.r[i].pc = Pc::Idle;
-            "counted: steps back"
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| driver::enter_native(p, &conn.ep.rx_word, OPEN),
+                |mut n, r| {
+                    match r {
+                        None => {}
+                        Some(true) => n.r[i].pc = Pc::CountedRecv,
+                        Some(false) => n.r[i].pc = Pc::Idle,
+                    }
+                    out.push((n, "counted: enters", me));
+                },
+            );
+            return;
         }
         Pc::CountedRecv | Pc::Raw => {
             if !w.k.readable() {
                 return;
             }
             let counted = t.pc == Pc::CountedRecv;
-            native(&mut n, i, want(c, w, i));
-            n.r[i].pc = match (n.r[i].pc, counted) {
-                (Pc::GotBytes, true) => Pc::CountedEnd,
-                (Pc::GotBytes, false) => Pc::Idle,
+            let got = native(&mut n, i, want(c, w, i));
+            n.r[i].rest();
+            n.r[i].pc = match (got, counted) {
+                (Native::Bytes(_), true) => Pc::CountedEnd,
+                (Native::Bytes(_), false) => Pc::Idle,
                 (got, counted) => {
-                    if got == Pc::GotEof {
+                    if got == Native::End {
                         n.end_of_stream()
                     } else {
                         n.connection_reset()
@@ -698,184 +482,114 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "counted: leaves"
         }
 
-        Pc::LeaveTake => {
+        Pc::LeaveTake | Pc::ConcludeTake(_) => {
             if !token_free(c, w) {
                 return;
             }
             n.rx.token = 1 + i as u8;
-            n.r[i].pc = if phase == RxPhase::Down { Pc::LeaveDrop } else { Pc::Refuse };
-            "quit: takes the token"
-        }
-        Pc::Refuse => {
-            n.slot_mut().rx = REFUSED as u8;
-            n.r[i].pc = Pc::LeaveUp;
-            "quit: REFUSED"
-        }
-        Pc::LeaveUp => {
-            n.r[i].pc = if w.slot().up == 0 { Pc::LeaveCome } else { Pc::LeaveAt };
-            "quit: up"
-        }
-        Pc::LeaveAt => {
-            let kept =
-                if matches!(act(c, w, i), Act::Cut | Act::Exec) { available(c, w).unwrap_or(0) as u8 } else { 0 };
-            n.r[i].b = w.rx.head + kept;
-            n.r[i].pc = Pc::LeaveArbiter;
-            "quit: how much lies there"
-        }
-        Pc::LeaveArbiter => {
-            n.r[i].c = w.slot().rewind;
-            if w.slot().rewind == 0 || !c.rules.arbiter && w.slot().rewind == SHUT {
-                n.slot_mut().rewind = t.b + 1;
-                n.r[i].c = 0;
-            }
-            n.r[i].pc = Pc::LeaveNotify;
-            "quit: arbiter"
-        }
-        Pc::LeaveNotify => {
-            tell(&mut n);
-            n.r[i].pc = Pc::LeaveLeft;
-            "quit: notifies"
-        }
-        Pc::LeaveLeft => {
-            let keep = matches!(act(c, w, i), Act::Cut | Act::Exec);
-            let there = available(c, w).unwrap_or(0);
-            let left = match t.c {
-                0 => there,
-                _ if phase != RxPhase::Ring && !c.rules.cut_in_transit => 0,
-                _ => switch::left(there, u64::from(w.rx.head), ring_end(c, w)),
+            n.r[i].pc = match t.pc {
+                Pc::ConcludeTake(outcome) => Pc::Conclude(outcome, true),
+                _ => Pc::Begin,
             };
-            let kept = u64::from(t.b - w.rx.head);
-            let left = if keep && t.c == 0 && !c.rules.behind_the_cut { kept } else { left };
-            n.r[i].rest();
-            n.r[i].pc = match switch::leave(rewind_word(t.c), u64::from(w.rx.head), kept, left, u64::from(w.rx.cut)) {
-                Leave::Down => Pc::LeaveCome,
-                Leave::Cut(to) => {
-                    n.rx.cut = to as u8;
-                    Pc::LeaveStays
-                }
-                Leave::Rewound => Pc::BackDown,
-                Leave::Closed if c.rules.down_before_leaving => Pc::ClosedDown,
-                Leave::Closed => Pc::ClosedLeft,
-            };
-            "quit: what is left"
+            "leaving: takes the token"
         }
-
-        Pc::BackDown => {
-            n.r[i].pc = if w.m.down == w.m.rewind { taken_back(&mut n) } else { Pc::BackLook };
-            "taken_back: down"
+        Pc::Begin => {
+            let unread = unread(act(c, w, i));
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| driver::begin(p, conn, unread, 1 + i as u64),
+                |mut n, r| {
+                    match r {
+                        None => {}
+                        Some(Began::Busy) => {
+                            n.rx.token = 0;
+                            n.r[i].pc = Pc::LeaveTake;
+                        }
+                        Some(Began::Down) => {
+                            n.rx.token = 0;
+                            n.r[i].pc = Pc::LeaveDrop;
+                        }
+                        Some(Began::Over(so)) => outcome(c, &mut n, i, None, so),
+                        Some(Began::Wait(wait)) => {
+                            n.rx.token = 0;
+                            n.r[i].pc = Pc::See(wait);
+                        }
+                    }
+                    out.push((n, "leaving: begin", me));
+                },
+            );
+            return;
         }
-        Pc::BackLook => {
-            if w.k.ended() {
-                n.r[i].b = u8::from(!c.rules.look_after_rewind);
-                n.r[i].pc = Pc::BackLast;
-            } else {
-                let mut o = *w;
-                o.r[i].pc = taken_back(&mut o);
-                // Dead already, and not even the kernel has said so.
-                o.g.owed |= w.k.fin == 1 && w.m.down == 0;
-                out.push((o, "taken_back: enough patience", me));
-                n.r[i].pc = Pc::BackDown;
-            }
-            "taken_back: looks at the lifeline"
+        Pc::See(wait) => {
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| driver::see(p, conn, wait),
+                |mut n, r| {
+                    match r {
+                        None => {}
+                        Some(Sees::NotYet) => {
+                            if let Some(o) = impatient(c, &n, i, wait) {
+                                out.push((o, "leaving: enough patience", me));
+                            }
+                        }
+                        Some(Sees::Then(next)) => n.r[i].pc = Pc::See(next),
+                        Some(Sees::Over(so)) => outcome(c, &mut n, i, Some(wait), so),
+                    }
+                    out.push((n, "leaving: see", me));
+                },
+            );
+            return;
         }
-        Pc::BackLast => {
-            n.r[i].b = 0;
-            n.r[i].pc = if t.b == 0 && w.m.down == w.m.rewind || !c.rules.take_back {
-                taken_back(&mut n)
-            } else if switch::killed_over_it(u64::from(w.m.up), u64::from(w.k.consumed + w.k.queue.len))
-                && c.rules.killed_over_it
-            {
-                n.g.excused |= w.m.down != w.m.rewind;
-                n.r[i].c = 1;
-                Pc::LeaveReset
-            } else {
-                n.rx.cut = w.rx.head + available(c, w).unwrap_or(0) as u8 + 1;
-                Pc::LeaveStays
-            };
-            "taken_back: the sender is dead"
-        }
-
-        Pc::ClosedDown => {
-            if w.slot().down != 0 || w.k.ended() {
-                n.r[i].pc = Pc::ClosedLeft;
-            } else if crate::sender::outside(c, w) {
-                // The sender stopped on its way down, or a holder of several died there.
-                n.g.excused = true;
-                n.r[i].c = 1;
-                n.r[i].pc = Pc::LeaveReset;
-            } else {
-                return;
-            }
-            "quit: down"
-        }
-        Pc::ClosedLeft => {
-            n.r[i].pc = if available(c, w) == Ok(0) { Pc::LeaveCome } else { Pc::EchoLook };
-            "quit: what is left, or echoed"
-        }
-        Pc::EchoLook => {
-            if w.k.ended() {
-                n.r[i].pc = Pc::EchoLast;
-            } else if all_there(c, w) {
-                n.r[i].pc = Pc::EchoEnded;
-            } else if w.kernel_room(c) == 0 || w.k.queue.len >= c.window || w.rx.image || crate::sender::outside(c, w) {
-                n.g.excused |= w.slot().echo != 0;
-                n.r[i].pc = Pc::LeaveStays;
-            } else {
-                return;
-            }
-            "echoed: looks"
-        }
-        Pc::EchoLast => {
-            n.r[i].pc = if all_there(c, w) {
-                Pc::EchoEnded
-            } else {
-                n.g.excused |= w.slot().echo != 0;
-                Pc::LeaveStays
-            };
-            "echoed: looks again"
-        }
-        Pc::EchoEnded => {
-            n.r[i].c = u8::from(w.k.ended());
-            n.r[i].pc = Pc::EchoArrived;
-            "echoed: has the peer ended"
-        }
-        Pc::EchoArrived => {
-            n.r[i].c = 0;
-            if arrived(c, w) {
-                n.r[i].pc = Pc::LeaveCome;
-            } else if t.c == 1 {
-                n.r[i].pc = Pc::LeaveStays;
-            } else if w.k.queue.len >= c.window {
-                // The rest waits for the next reader to make room; a RST drops it.
-                n.g.late = true;
-                n.g.due = 0;
-                n.r[i].pc = Pc::LeaveCome;
-            } else if !w.k.ended() && w.k.wire.len > 0 {
-                return;
-            } else {
-                n.r[i].pc = Pc::EchoEnded;
-            }
-            "echoed: has all come"
-        }
-
-        Pc::LeaveCome => {
-            note_skip(c, &mut n);
-            n.r[i].pc = Pc::LeavePhase;
-            "quit: what the lifeline repeats"
-        }
-        Pc::LeavePhase => {
-            come_down(c, &mut n);
-            n.r[i].pc = Pc::LeaveWord;
-            "quit: phase"
-        }
-        Pc::LeaveWord => {
-            n.rx.word = w.rx.word & !FLAG;
-            n.r[i].pc = Pc::LeaveDrop;
-            "quit: word"
+        Pc::Conclude(so, waited) => {
+            let leaver = if waited { 1 + i as u64 } else { 0 };
+            port::advance(
+                c,
+                w,
+                Of::Receiver,
+                i,
+                0,
+                |p, conn| driver::conclude(p, conn, leaver, so),
+                |mut n, r| {
+                    if let Some(complete) = r {
+                        n.rx.token = 0;
+                        n.r[i].pc = match complete {
+                            None => Pc::LeaveTake,
+                            Some(true) => Pc::LeaveDrop,
+                            Some(false) => Pc::LeaveStays,
+                        };
+                    }
+                    out.push((n, "leaving: conclude", me));
+                },
+            );
+            return;
         }
         Pc::LeaveDrop => {
-            if w.rx.skip == 0 || !c.rules.drop_echo || skip(&mut n) {
-                n.r[i].pc = Pc::LeaveRelease;
+            if !token_free(c, w) {
+                return;
+            }
+            let skipped = if c.rules.drop_echo {
+                let step = |p: &mut port::Run, conn: &driver::Conn| loop {
+                    match driver::skip(p, conn)? {
+                        Skipped::Some => {}
+                        other => return Ok(other),
+                    }
+                };
+                let r;
+                (n, r) = port::whole(c, w, Of::Receiver, i, step);
+                r
+            } else {
+                Skipped::All
+            };
+            if skipped == Skipped::All {
+                n.r[i].pc = Pc::LeaveDone;
             } else if n == *w {
                 if echo_word(w.slot().echo) & shmring::layout::ECHOED != 0
                     || !(crate::sender::outside(c, w) || w.rx.image)
@@ -886,17 +600,15 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 n.g.excused = true;
                 n.r[i].pc = Pc::LeaveReset;
             }
-            "quit: drops the echo"
+            "leaving: drops the echo"
         }
         Pc::LeaveReset => {
             n.reset();
             n.k.queue.clear();
-            n.r[i].c = 0;
-            n.r[i].pc = if t.c == 1 { Pc::LeaveCome } else { Pc::LeaveRelease };
-            "quit: resets"
+            n.r[i].pc = Pc::LeaveDone;
+            "leaving: resets"
         }
         Pc::LeaveStays => {
-            n.rx.token = 0;
             tell(&mut n);
             end(&mut n, i, Pc::Idle);
             match act(c, w, i) {
@@ -910,10 +622,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 }
                 Act::Exec | Act::Foreign | Act::Stdin => n.r[i].pc = Pc::PassOn,
             }
-            "quit: something is left"
+            "leaving: something is left"
         }
-        Pc::LeaveRelease => {
-            n.rx.token = 0;
+        Pc::LeaveDone => {
             tell(&mut n);
             end(&mut n, i, Pc::Idle);
             match act(c, w, i) {
@@ -921,7 +632,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 Act::Retire => n.rx.raw = true,
                 Act::Exec | Act::Foreign | Act::Stdin => n.r[i].pc = Pc::PassOn,
             }
-            "quit: all done"
+            "leaving: all done"
         }
 
         Pc::PassOn => {
@@ -946,19 +657,26 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
     out.push((n, label, me));
 }
 
-/// What is unread comes over the lifeline, up to what is kept on the ring.
-fn taken_back(n: &mut World) -> Pc {
-    if n.m.rewind == n.rx.head + 1 {
-        return Pc::LeaveCome;
-    }
-    n.rx.cut = n.m.rewind;
-    Pc::LeaveStays
-}
-
-/// Whether the sender says that all that is unread is on the lifeline.
-fn all_there(c: &Config, w: &World) -> bool {
-    let echo = echo_word(w.slot().echo);
-    echo & shmring::layout::ECHOED != 0 || !c.rules.echo_complete && echo != 0
+/// What a step of a receive has come to.
+fn brings(n: &mut World, i: usize, brought: Brought<(), ()>, at: Place) {
+    let pc = match brought {
+        Brought::Again => Pc::Bring(at),
+        Brought::Bytes(_) | Brought::Last(_) => {
+            n.rx.token = 0;
+            Pc::Idle
+        }
+        Brought::Nothing | Brought::Lifeline(Native::Nothing) | Brought::Behind(Native::Nothing) => Pc::GotNothing,
+        Brought::Lifeline(Native::End) | Brought::Behind(Native::End) => Pc::GotEof,
+        Brought::Lifeline(_) | Brought::Behind(_) => Pc::GotError,
+        Brought::Corrupt(..) => {
+            n.g.verdict = Verdict::Accused;
+            Pc::Done
+        }
+        Brought::Ended(()) | Brought::Beyond | Brought::Fault(()) | Brought::Unknown => {
+            unreachable!("not of the model")
+        }
+    };
+    end(n, i, pc);
 }
 
 /// `handoff::pass_on`, one step: the process has one thread by then, and the sender writes nothing to what it reads.
@@ -1016,47 +734,5 @@ fn pass_on(c: &Config, n: &mut World, act: Act) {
             n.k.queue.clear();
             n.rx.raw = true;
         }
-    }
-}
-
-fn decide(c: &Config, n: &mut World, i: usize, step: RxStep) {
-    let seen_end = n.r[i].then == 1;
-    match step {
-        RxStep::Lifeline if n.rx.phase == RxPhase::Down as u8 && n.rx.skip != 0 => n.r[i].pc = Pc::Skip,
-        RxStep::Lifeline => n.r[i].pc = Pc::Native,
-        RxStep::Transit { x } => {
-            n.rx.phase = RxPhase::Transit as u8;
-            let (consumed, queued) = (u64::from(n.k.consumed), u64::from(n.k.queue.len));
-            n.r[i].b = 0;
-            n.r[i].c = 0;
-            match switch::transit(x, consumed, queued) {
-                Transit::Lifeline => {
-                    n.r[i].b = (x - consumed) as u8;
-                    n.r[i].pc = Pc::TransitRecv;
-                }
-                Transit::Wait => {
-                    n.r[i].b = (x - consumed) as u8;
-                    n.r[i].pc = Pc::TransitWait;
-                }
-                Transit::Ring => {
-                    go_up(c, n, i, x as u8);
-                    again(n, i, seen_end);
-                }
-                Transit::Corrupt => n.g.verdict = Verdict::Accused,
-            }
-        }
-        RxStep::Ring(k) => {
-            end(n, i, Pc::Copy);
-            n.r[i].c = (k as u8).min(want(c, n, i));
-        }
-        RxStep::Empty => {
-            end(n, i, Pc::Empty);
-            n.r[i].then = u8::from(seen_end);
-        }
-        RxStep::Ended => {
-            end(n, i, Pc::Come);
-            n.r[i].then = u8::from(seen_end);
-        }
-        RxStep::Corrupt => n.g.verdict = Verdict::Accused,
     }
 }

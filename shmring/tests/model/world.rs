@@ -1,6 +1,7 @@
 //! What the model's processes share: the kernel's socket, the slot's words and ring, the two families'
 //! memory, and what an observer outside knows (`Ghost`).
 
+use crate::port::Log;
 use shmring::layout::{CLOSED, ECHOED};
 use shmring::ring::Geometry;
 
@@ -127,6 +128,9 @@ pub struct Receiving {
     pub word: u8,
     pub phase: u8,
     pub head: u8,
+    pub shown: u8,
+    /// The thread that leaves, + 1.
+    pub leaving: u8,
     /// Stream position of the switch, `rx_cut` and `rx_skip`.
     pub up: u8,
     pub cut: u8,
@@ -185,7 +189,8 @@ pub struct Thread<P> {
     pub act: u8,
     pub armed: bool,
     pub bell: bool,
-    pub a: u8,
+    /// What the step that it is in has brought so far.
+    pub log: Log,
     pub b: u8,
     pub c: u8,
     /// Where to go on after a shared piece of code.
@@ -194,16 +199,16 @@ pub struct Thread<P> {
 
 impl<P> Thread<P> {
     pub fn new(pc: P, left: u8, act: u8) -> Thread<P> {
-        Thread { pc, left, act, armed: false, bell: false, a: 0, b: 0, c: 0, then: 0 }
+        Thread { pc, left, act, armed: false, bell: false, log: Log::default(), b: 0, c: 0, then: 0 }
     }
     pub fn wipe(&mut self) {
         self.armed = false;
         self.bell = false;
+        self.log = Log::default();
         self.rest();
     }
     /// Dead registers are zeroed, so that states that differ in nothing else are one.
     pub fn rest(&mut self) {
-        self.a = 0;
         self.b = 0;
         self.c = 0;
         self.then = 0;

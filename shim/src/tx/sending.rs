@@ -1,0 +1,250 @@
+//! The sending direction, owned: who has a [`Sending`] has its token.
+
+use super::turn::{LOOK_EVERY_US, look, look_due, untold};
+use super::{go_home, tell_cork};
+use crate::channel::Chan;
+use crate::conn::{conn, sure};
+use crate::endpoint::{Ep, latch, take_latched, take_living};
+use crate::lifeline::{self, ENDED};
+use crate::lock::{self, Held};
+use crate::peer;
+use core::convert::Infallible;
+use core::sync::atomic::Ordering::Relaxed;
+use shmring::driver::{self, Aim, Failure, Given, Outgoing, Port, Put, Seen};
+use shmring::family::Reason;
+use shmring::switch::RxPhase;
+use shmring::{ring, syscall};
+
+/// What the steps of the protocol reach of a connection.
+pub(super) struct Out<'a> {
+    ep: Ep,
+    chan: &'a Chan,
+    fd: i32,
+}
+
+impl Port for Out<'_> {
+    type Stop = Infallible;
+
+    #[inline(always)]
+    fn atom<T: Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Infallible> {
+        Ok(access())
+    }
+    #[inline(always)]
+    fn quiet<T: Seen>(&mut self, access: impl FnOnce() -> T) -> T {
+        access()
+    }
+    #[inline(always)]
+    fn notify(&mut self) -> Result<(), Infallible> {
+        let rung = self.chan.notify(self.ep.slot.load(Relaxed) as usize);
+        if rung > 0 {
+            self.ep.bells.store(self.ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+        }
+        Ok(())
+    }
+    fn tell_own(&mut self) {
+        self.chan.tell_own(self.ep.slot.load(Relaxed) as usize);
+    }
+}
+
+impl Outgoing for Out<'_> {
+    fn natively_sent(&mut self) -> Result<Option<u64>, Infallible> {
+        Ok(lifeline::sent(self.fd, self.ep.role.load(Relaxed) == 1))
+    }
+
+    #[inline]
+    fn ended(&mut self) -> Result<bool, Infallible> {
+        let Out { ep, chan, fd } = *self;
+        if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
+            return Ok(true);
+        }
+        let peer = conn(ep, chan).peer();
+        if peer.gone.load(Relaxed) == 0 && peer.wr_shut.load(Relaxed) == 0 {
+            // Looking at the lifeline is a system call. If something was received since our last send, this is an answer,
+            // and ten times the interval will do: the kernel, too, takes the first send after the peer's death, since the
+            // RST only comes back later. There is still a limit, because what was received may have lain there for long.
+            let heard = ep.rx_head.load(Relaxed);
+            let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
+            if !look_due(ep, chan, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+                return Ok(false);
+            }
+        }
+        Ok(look(ep, chan, fd, ENDED) & ENDED != 0)
+    }
+
+    /// The peer's FIN stands behind what the receive window did not take (tcp_send_fin). A peer that is killed with our
+    /// bytes unread on the kernel sends a RST, which no window holds back; we would hear nothing of its end.
+    fn backlog(&mut self) -> Result<bool, Infallible> {
+        Ok(RxPhase::from_u32(self.ep.rx_phase.load(Relaxed)) != RxPhase::Ring
+            && lifeline::option(self.fd, libc::SOL_SOCKET, libc::SO_RCVBUF)
+                .is_ok_and(|size| lifeline::unread(self.fd) > size as u64 / 8))
+    }
+
+    fn reset(&mut self) -> Result<bool, Infallible> {
+        Ok(lifeline::look(self.fd, 0) != 0)
+    }
+
+    fn killed(&mut self) -> Result<bool, Infallible> {
+        Ok(peer::gone(self.ep, self.fd))
+    }
+
+    fn give(&mut self, base: u64, from: u64, len: u64) -> Result<Given, Infallible> {
+        let dir = self.chan.role().tx();
+        let mem = self.chan.bytes(self.ep.slot.load(Relaxed) as usize, dir);
+        let (off, len) = self.chan.geometry(dir).spans(base, from, len)[0];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the span is inside the ring.
+        let r = unsafe { syscall!(libc::SYS_sendto, self.fd, mem.add(off), len, flags, 0, 0) };
+        Ok(match r {
+            n if n > 0 => Given::Took(n as u64),
+            0 => Given::Full,
+            e if e == -libc::EAGAIN as isize => Given::Full,
+            e => Given::Failed(-e as i32),
+        })
+    }
+
+    #[inline(always)]
+    fn limit(&mut self) -> u64 {
+        let c = conn(self.ep, self.chan);
+        ring::limit(c.me(), c.peer(), c.size)
+    }
+
+    #[inline]
+    fn drained(&mut self, tail: u64, base: u64) {
+        go_home(self.ep, self.chan, tail, base);
+    }
+
+    fn tell_cork(&mut self) {
+        tell_cork(self.ep, self.fd);
+    }
+
+    fn latch(&mut self, failure: Failure) {
+        latch(self.ep, errno(failure));
+    }
+
+    fn because(&mut self, why: Reason) {
+        self.ep.because(why);
+    }
+
+    fn moved(&mut self, up: bool, at: u64) {
+        if up {
+            crate::log!(Debug, "endpoint {}: sending on the ring from byte {at}", self.ep.index());
+        } else {
+            crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {at}", self.ep.index());
+        }
+    }
+}
+
+fn errno(failure: Failure) -> i32 {
+    match failure {
+        Failure::Pipe => libc::EPIPE,
+        Failure::Reset | Failure::Corrupt => libc::ECONNRESET,
+        Failure::Os(e) => e,
+    }
+}
+
+/// What a sender has to do, after the switch protocol has been served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Use the kernel.
+    Lifeline,
+    /// Use the ring.
+    Ring,
+    /// The rewind is not finished: nothing can be sent now.
+    Blocked,
+    /// Report this.
+    Error(i32),
+}
+
+/// The sending direction of a connection, in this thread's hands. While it is, the record, the channel and the slot stay.
+#[must_use]
+pub(super) struct Sending<'a> {
+    port: Out<'a>,
+    held: Held<'a>,
+}
+
+impl<'a> Sending<'a> {
+    /// Takes it; not if the record belongs to another connection by now.
+    #[inline(always)]
+    pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Sending<'a>> {
+        let held = take_living(ep, &ep.record().tx_token, life)?;
+        Some(Sending { port: Out { ep, chan, fd }, held })
+    }
+
+    /// Takes it where the caller knows that the connection lives.
+    pub fn take_now(ep: Ep, chan: &'a Chan, fd: i32) -> Sending<'a> {
+        Sending { port: Out { ep, chan, fd }, held: lock::take(&ep.record().tx_token) }
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn release(self) {
+        self.held.release();
+    }
+
+    /// Serves the protocol until it is clear where the next byte goes.
+    #[inline(always)]
+    pub fn turn(&mut self) -> Turn {
+        let c = conn(self.port.ep, self.port.chan);
+        match sure(driver::turn(&mut self.port, &c, Aim::Send)) {
+            driver::Turn::Lifeline => Turn::Lifeline,
+            driver::Turn::Ring => Turn::Ring,
+            driver::Turn::Blocked => Turn::Blocked,
+            driver::Turn::Latched => self.latched(),
+            driver::Turn::Failed(Failure::Corrupt) => {
+                self.corrupt();
+                self.latched()
+            }
+            driver::Turn::Failed(failure) => Turn::Error(errno(failure)),
+        }
+    }
+
+    /// Takes the direction down for good, for a reason of this side's. An error that it comes to is for the program's own
+    /// calls to report.
+    pub fn leave(&mut self) {
+        let c = conn(self.port.ep, self.port.chan);
+        match sure(driver::turn(&mut self.port, &c, Aim::Leave)) {
+            driver::Turn::Failed(Failure::Corrupt) => self.corrupt(),
+            driver::Turn::Failed(failure) => untold(self.port.ep, errno(failure)),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn corrupt(&mut self) {
+        let ep = self.port.ep;
+        if ep.is_corrupt() {
+            crate::log!(
+                Error,
+                "endpoint {}: what its receiver says of the ring contradicts what was sent; connection reset",
+                ep.index()
+            );
+        }
+        latch(ep, libc::ECONNRESET);
+    }
+
+    #[cold]
+    fn latched(&mut self) -> Turn {
+        Turn::Error(match take_latched(self.port.ep) {
+            Some(0) | None => libc::EPIPE,
+            Some(e) => e,
+        })
+    }
+
+    /// Sends up to `want` bytes on the ring. `fill` gets the position at home, the tail and the room behind it.
+    #[inline(always)]
+    pub fn put(&mut self, want: u64, fill: impl FnOnce(u64, u64, u64) -> Result<u64, i32>) -> Result<usize, i32> {
+        let c = conn(self.port.ep, self.port.chan);
+        match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| Ok(fill(base, tail, room)))) {
+            Put::Took(n) => Ok(n as usize),
+            Put::Full | Put::Nothing => Ok(0),
+            Put::Fault(e) => Err(e),
+            Put::Corrupt => Err(libc::ECONNRESET),
+        }
+    }
+
+    /// After the FIN: what is left of an echo stays unsent.
+    pub fn finished(&mut self) {
+        let c = conn(self.port.ep, self.port.chan);
+        sure(driver::finished(&mut self.port, &c));
+    }
+}

@@ -1,0 +1,253 @@
+//! A receiver leaves the ring for good.
+//!
+//! [`begin`] settles with the sender who was first, under the token. What then has to wait for the sender's part waits
+//! without it: [`see`] looks, as often as the caller's patience allows, and [`conclude`] takes the receiver down, under the
+//! token again. In between `Endpoint::rx_leaving` names the one who leaves, and turns away whoever else would receive: what
+//! comes over the lifeline and what stays on the ring is not settled yet.
+
+use super::receive::{Incoming, arrived, come_down, end, turned_away};
+use super::{Access, Conn, Guard, Port};
+use crate::family::OPEN;
+use crate::layout::{CLOSED, ECHOED, REFUSED};
+use crate::ring;
+use crate::switch::{self, RxPhase};
+use crate::sync::{Ordering, fence};
+
+/// [`Endpoint::rx_leaving`](crate::family::Endpoint::rx_leaving): who leaves, and until when at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaver {
+    /// Its thread id.
+    pub tid: u32,
+    /// Milliseconds of the monotonic clock.
+    pub until: u64,
+}
+
+impl Leaver {
+    /// Thread ids are smaller than 2^22 (PID_MAX_LIMIT, linux/threads.h).
+    const TID_BITS: u32 = 22;
+
+    /// As a word that is not 0.
+    pub fn to_word(self) -> u64 {
+        self.until << Leaver::TID_BITS | u64::from(self.tid)
+    }
+    /// From that word.
+    pub fn from_word(word: u64) -> Leaver {
+        Leaver { tid: word as u32 & ((1 << Leaver::TID_BITS) - 1), until: word >> Leaver::TID_BITS }
+    }
+}
+
+/// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Unread {
+    /// The peer takes them back and sends them over the lifeline.
+    Rewind,
+    /// They stay on the ring, to be read through our calls or handed on at exec; what follows them comes over
+    /// the lifeline. Needs nothing of the peer but that it looks before it sends again.
+    Keep,
+}
+
+/// What the sender has to do before a receiver can leave.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Wait {
+    /// It takes back what lies behind this ring position; so many bytes before it are kept.
+    TakenBack(u64, u64),
+    /// It has gone down: it says where, and with that what it echoes.
+    Closed,
+    /// It completes its echo.
+    Echo,
+    /// The echo comes.
+    Arrival,
+}
+
+/// How a receiver that has left goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// On the lifeline.
+    Come,
+    /// On the ring, which ends at this position + 1, or where its sender says if that is 0.
+    Stay(u64),
+    /// Not at all: what is left of the stream cannot be told.
+    Break,
+}
+
+/// What [`begin`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Began {
+    /// Another one is leaving.
+    Busy,
+    /// It needs nothing of the sender: [`conclude`] at once, under the same token.
+    Over(Outcome),
+    /// The receiver was down already.
+    Down,
+    /// It has to wait.
+    Wait(Wait),
+}
+
+/// What [`see`] saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sees {
+    /// The sender has not done its part.
+    NotYet,
+    /// It has; the next one is this.
+    Then(Wait),
+    /// That was all.
+    Over(Outcome),
+}
+
+impl Wait {
+    /// What to make of a sender that does not do its part in time.
+    pub fn impatient(self) -> Sees {
+        match self {
+            // It will, at its next call.
+            Wait::TakenBack(at, kept) => Sees::Over(taken_back(at, kept)),
+            // What it is about to echo cannot be known, not even that it is nothing.
+            Wait::Closed => Sees::Over(Outcome::Break),
+            Wait::Echo => Sees::Over(Outcome::Stay(0)),
+            // The rest waits for the next reader to make room.
+            Wait::Arrival => Sees::Over(Outcome::Come),
+        }
+    }
+}
+
+fn taken_back(at: u64, kept: u64) -> Outcome {
+    if kept == 0 { Outcome::Come } else { Outcome::Stay(at + 1) }
+}
+
+/// Bytes that the sender has published behind `head`.
+fn there<P: Port>(p: &mut P, c: &Conn, head: u64) -> Result<u64, P::Stop> {
+    Ok(p.atom(|| ring::available(c.published(), head, c.size))?.unwrap_or(0))
+}
+
+/// Begins to leave. If it has to wait, `leaver` keeps others from receiving until [`conclude`].
+pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> Result<Began, P::Stop> {
+    if turned_away(p, c)? {
+        return Ok(Began::Busy);
+    }
+    let phase = RxPhase::from_u32(p.own(&c.ep.rx_phase));
+    if phase == RxPhase::Down {
+        return Ok(Began::Down);
+    }
+    p.say(&c.me().rx, REFUSED)?;
+    fence(Ordering::SeqCst);
+    if p.see(&c.peer().up)? == 0 {
+        return Ok(Began::Over(Outcome::Come));
+    }
+    let head = p.own(&c.ep.rx_head);
+    let kept = if unread == Unread::Keep { there(p, c, head)? } else { 0 };
+    let at = head.wrapping_add(kept);
+    // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
+    let mut found = p.settle(&c.me().rewind, 0, at + 1)?;
+    if found == CLOSED && p.lacks(Guard::Arbiter) {
+        p.say(&c.me().rewind, at + 1)?;
+        found = 0;
+    }
+    // At once: if we die here, the peer must know.
+    p.notify()?;
+    let left = match found {
+        0 if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
+        0 => there(p, c, head)?,
+        _ if phase != RxPhase::Ring && p.lacks(Guard::CutInTransit) => 0,
+        _ => {
+            let end = end(p, c)?;
+            switch::left(there(p, c, head)?, head, end)
+        }
+    };
+    let wait = match switch::leave(found, head, kept, left, p.own(&c.ep.rx_cut)) {
+        switch::Leave::Down => return Ok(Began::Over(Outcome::Come)),
+        switch::Leave::Cut(to) => return Ok(Began::Over(Outcome::Stay(to))),
+        switch::Leave::Rewound => Wait::TakenBack(at, kept),
+        switch::Leave::Closed if p.lacks(Guard::DownBeforeLeaving) => Wait::Echo,
+        switch::Leave::Closed => Wait::Closed,
+    };
+    p.say(&c.ep.rx_leaving, leaver)?;
+    Ok(Began::Wait(wait))
+}
+
+/// Looks whether the sender has done its part. Needs no token: nobody receives meanwhile.
+pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop> {
+    match wait {
+        Wait::TakenBack(at, kept) => {
+            let done = at + 1;
+            if p.see(&c.peer().down)? == done {
+                return Ok(Sees::Over(taken_back(at, kept)));
+            }
+            if !p.peer_ended()? {
+                return Ok(Sees::NotYet);
+            }
+            // In this order: a peer that finishes takes back before its FIN.
+            if p.lacks(Guard::TakeBack) || !p.lacks(Guard::LookAfterRewind) && p.see(&c.peer().down)? == done {
+                return Ok(Sees::Over(taken_back(at, kept)));
+            }
+            let up = p.see(&c.peer().up)?;
+            let killed_over_it = match p.received()? {
+                Some((consumed, queued)) => switch::killed_over_it(up, consumed.saturating_add(queued)),
+                None => true,
+            };
+            if killed_over_it && !p.lacks(Guard::KilledOverIt) {
+                return Ok(Sees::Over(Outcome::Break));
+            }
+            // It was killed before: nobody takes them back.
+            let head = p.own(&c.ep.rx_head);
+            Ok(Sees::Over(Outcome::Stay(head.wrapping_add(there(p, c, head)?) + 1)))
+        }
+        Wait::Closed => {
+            if p.see(&c.peer().down)? == 0 && !p.peer_ended()? {
+                return Ok(Sees::NotYet);
+            }
+            let head = p.own(&c.ep.rx_head);
+            Ok(if there(p, c, head)? == 0 { Sees::Over(Outcome::Come) } else { Sees::Then(Wait::Echo) })
+        }
+        Wait::Echo => {
+            let head = p.own(&c.ep.rx_head);
+            if p.lacks(Guard::DownBeforeLeaving) && there(p, c, head)? == 0 {
+                return Ok(Sees::Over(Outcome::Come));
+            }
+            let ended = p.peer_ended()?;
+            let echo = p.see(&c.peer().echo)?;
+            if echo & ECHOED != 0 || echo != 0 && p.lacks(Guard::EchoComplete) {
+                return Ok(Sees::Then(Wait::Arrival));
+            }
+            Ok(if ended { Sees::Over(Outcome::Stay(0)) } else { Sees::NotYet })
+        }
+        Wait::Arrival => {
+            let ended = p.peer_ended()?;
+            let (up, echo) = (p.see(&c.peer().up)?, p.see(&c.peer().echo)?);
+            if arrived(p, c, up, echo)? {
+                return Ok(Sees::Over(Outcome::Come));
+            }
+            Ok(if ended { Sees::Over(Outcome::Stay(0)) } else { Sees::NotYet })
+        }
+    }
+}
+
+/// Ends what [`begin`] began: `leaver` as there if it had to wait, else 0. `None`: another one has taken it over, since
+/// `leaver` was away for too long.
+/// `Some(true)`: the receiver is on the lifeline for good; else bytes are left on the ring.
+pub fn conclude<P: Incoming>(p: &mut P, c: &Conn, leaver: u64, outcome: Outcome) -> Result<Option<bool>, P::Stop> {
+    if p.own(&c.ep.rx_leaving) != leaver {
+        return Ok(None);
+    }
+    let complete = match outcome {
+        Outcome::Stay(to) => {
+            if to != 0 {
+                p.say(&c.ep.rx_cut, to)?;
+            }
+            false
+        }
+        Outcome::Come | Outcome::Break => {
+            if outcome == Outcome::Break {
+                p.break_off()?;
+            }
+            if p.own(&c.ep.rx_phase) != RxPhase::Down as u32 {
+                come_down(p, c)?;
+            }
+            // Nobody waits for ring bytes any more.
+            p.atom(|| c.ep.rx_word.fetch_and(!OPEN, Ordering::AcqRel))?;
+            true
+        }
+    };
+    if leaver != 0 {
+        p.say(&c.ep.rx_leaving, 0)?;
+    }
+    Ok(Some(complete))
+}

@@ -1,0 +1,496 @@
+//! The receiving direction.
+
+use super::{Access, Conn, Guard, Port};
+use crate::family::OPEN;
+use crate::layout::{CLOSED, READY};
+use crate::ring::{self, Corrupt};
+use crate::switch::{self, RxPhase, RxStep, RxView, Transit};
+use crate::sync::Ordering;
+
+/// What a native receive came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Native {
+    /// So many bytes, at least one.
+    Bytes(u64),
+    /// The end of the stream.
+    End,
+    /// Nothing is there.
+    Nothing,
+    /// This errno.
+    Failed(i32),
+}
+
+/// What a receiver asks of the outside.
+pub trait Incoming: Port {
+    /// Why bytes of the ring could not be handed out.
+    type Fault;
+    /// What ends a stream whose other direction was taken down.
+    type Last;
+
+    /// Bytes of the lifeline consumed so far, and bytes lying there; `None`: it is no connection any more. Nobody may be
+    /// reading at the same time.
+    fn received(&mut self) -> Result<Option<(u64, u64)>, Self::Stop>;
+    /// Whether the lifeline has ended; and bytes lying there, looked at after that.
+    fn lying(&mut self) -> Result<(bool, u64), Self::Stop>;
+    /// Whether the lifeline shows bytes or an end. An end is noted.
+    fn shows(&mut self) -> Result<bool, Self::Stop>;
+    /// Whether the connection was reset, or has ended both ways.
+    fn broken(&mut self) -> Result<bool, Self::Stop>;
+    /// Whether the peer has finished, or the connection is no more.
+    fn peer_ended(&mut self) -> Result<bool, Self::Stop>;
+    /// Receives up to `max` bytes natively, without waiting.
+    fn native(&mut self, max: u64) -> Result<Native, Self::Stop>;
+    /// Drops up to `n` bytes that lie on the lifeline; how many, 0 if it could not.
+    fn discard(&mut self, n: u64) -> Result<u64, Self::Stop>;
+    /// Hands out up to `n` bytes of the ring from position `at`; how many.
+    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, Self::Fault>, Self::Stop>;
+    /// The lifeline has ended and the ring is empty: takes our sending direction down, so that the kernel gives its sequence
+    /// of errors, and says how the stream ends if not as the kernel says.
+    fn end_sending(&mut self) -> Result<Option<Self::Last>, Self::Stop>;
+    /// Whether this receiver only looks ahead (`MSG_PEEK`).
+    fn peeks(&self) -> bool;
+    /// Bytes that may lie on the ring.
+    fn limit(&mut self) -> u64;
+    /// Whether the one who said, in `rx_leaving`, that it leaves is still about to.
+    fn leaves(&mut self, leaver: u64) -> bool;
+    /// Whether the ring came from a program image before this one, which has read from the lifeline we do not know what.
+    fn handed_on(&self) -> bool;
+    /// Resets the connection: its bytes cannot be delivered where they must go.
+    fn break_off(&mut self) -> Result<(), Self::Stop>;
+    /// The receiver went up, at this stream position (`Some`), or down.
+    fn moved(&mut self, _up: Option<u64>) {}
+}
+
+/// Where a receive stands. A peek goes on from here without consuming.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Place {
+    /// The receiver's phase.
+    pub phase: RxPhase,
+    /// Its head.
+    pub head: u64,
+    /// The end of the lifeline was seen: what was published before it is visible.
+    pub seen_end: bool,
+}
+
+impl Place {
+    /// Where the direction is.
+    #[inline(always)]
+    pub fn of<P: Port>(p: &mut P, c: &Conn) -> Place {
+        Place { phase: RxPhase::from_u32(p.own(&c.ep.rx_phase)), head: p.own(&c.ep.rx_head), seen_end: false }
+    }
+}
+
+/// What one step of a receive came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Brought<F, L> {
+    /// Nothing yet: look again, from the new place.
+    Again,
+    /// So many bytes.
+    Bytes(u64),
+    /// So many bytes, and this receive must not go on.
+    Last(u64),
+    /// Nothing is there.
+    Nothing,
+    /// What the lifeline said, on which the direction is: a latched error goes before its end.
+    Lifeline(Native),
+    /// What the lifeline said behind an empty ring, or before one that a RST has cut off.
+    Behind(Native),
+    /// The stream ends so.
+    Ended(L),
+    /// A peek sees no further.
+    Beyond,
+    /// The program's memory cannot be written.
+    Fault(F),
+    /// The kernel does not say how far the lifeline was read.
+    Unknown,
+    /// The peer's claims contradict what was read: where the ring begins, or ends; what was read, and what it claims.
+    Corrupt(&'static str, u64, u64),
+}
+
+type Step<P> = Result<(Brought<<P as Incoming>::Fault, <P as Incoming>::Last>, Place), <P as Port>::Stop>;
+
+/// Whether the caller must not receive: another one leaves the ring, and waits for the peer's part. One that died over
+/// it, or does not come back, is no longer waited for.
+#[inline(always)]
+pub(super) fn turned_away<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
+    match p.own(&c.ep.rx_leaving) {
+        0 => Ok(false),
+        leaver if p.leaves(leaver) => Ok(true),
+        _ => p.say(&c.ep.rx_leaving, 0).map(|()| false),
+    }
+}
+
+/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
+#[inline(always)]
+pub(super) fn end<P: Port>(p: &mut P, c: &Conn) -> Result<u64, P::Stop> {
+    let cut = p.own(&c.ep.rx_cut);
+    let rewind = p.see(&c.me().rewind)?;
+    let down = p.see(&c.peer().down)?;
+    let rewind = if p.lacks(Guard::HealCut) && rewind != CLOSED { 0 } else { rewind };
+    Ok(switch::end(cut, rewind, down))
+}
+
+/// Brings up to `want` bytes from where they are. Never waits.
+#[inline(always)]
+pub fn bring<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P> {
+    if turned_away(p, c)? {
+        return Ok((Brought::Nothing, place));
+    }
+    match place.phase {
+        RxPhase::Ring => ring(p, c, place, want),
+        _ => lifeline(p, c, place, want),
+    }
+}
+
+#[inline(always)]
+fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P> {
+    let Place { head, phase, .. } = place;
+    let down = end(p, c)?;
+    let step = match p.atom(|| ring::available(c.published(), head, c.size))? {
+        Ok(available) => switch::rx(RxView { phase, up: 0, down, head, available }),
+        Err(Corrupt) => RxStep::Corrupt,
+    };
+    let n = match step {
+        RxStep::Ring(n) => n.min(want),
+        RxStep::Empty => return empty(p, c, place, want),
+        RxStep::Ended if head == p.own(&c.ep.rx_head) => {
+            come_down(p, c)?;
+            place.phase = RxPhase::Down;
+            return Ok((Brought::Again, place));
+        }
+        // A peek does not see past an echo that is not complete.
+        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok((Brought::Beyond, place)),
+        RxStep::Ended => {
+            place.phase = RxPhase::Down;
+            return Ok((Brought::Again, place));
+        }
+        _ => return Ok((Brought::Corrupt("end", head, down), place)),
+    };
+    let room =
+        if p.lacks(Guard::SpaceAfterConsume) { c.size - p.own(&c.published().tail).wrapping_sub(head) } else { 0 };
+    let n = match p.copy(head, n)? {
+        Ok(n) => n,
+        Err(fault) => return Ok((Brought::Fault(fault), place)),
+    };
+    place.head = head.wrapping_add(n);
+    if !p.peeks() {
+        p.say(&c.ep.rx_head, place.head)?;
+        p.atom(|| ring::consume(c.consumed(), place.head))?;
+        p.quiet(|| {
+            let (bytes, messages) = (&c.ep.rx_bytes, &c.ep.rx_msgs);
+            bytes.store(bytes.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+            messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        });
+        space_freed(p, c, place.head, room, n)?;
+    }
+    Ok((Brought::Bytes(n), place))
+}
+
+/// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
+///
+/// A writer waits only while more than two thirds of the ring are in use. So the fence that finds its wish
+/// is needed only when the tail is that far from a head that an earlier fence has shown to it: with less,
+/// the writer either saw that head and does not wait, or waited already when that fence looked.
+#[inline(always)]
+fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: u64, before: u64, n: u64) -> Result<(), P::Stop> {
+    let limit = p.limit();
+    let shown = p.own(&c.ep.rx_shown);
+    if p.own(&c.published().tail).wrapping_sub(shown) <= limit / 2 {
+        return Ok(());
+    }
+    p.note(&c.ep.rx_shown, head);
+    let third = (limit / 3).max(1);
+    if p.lacks(Guard::SpaceAfterConsume) && (before >= third || before + n < third) {
+        return Ok(());
+    }
+    serve_wish(p, c, head, limit)
+}
+
+#[inline(always)]
+fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: u64, limit: u64) -> Result<(), P::Stop> {
+    let wish = p.atom(|| ring::wish(c.peer(), c.published(), head, limit).unwrap_or(0))?;
+    if wish != 0 {
+        p.notify()?;
+        if !p.lacks(Guard::ServedByReader) {
+            p.atom(|| ring::served(c.peer(), wish))?;
+        }
+    }
+    Ok(())
+}
+
+/// The ring is empty, and has not ended.
+fn empty<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P> {
+    if !place.seen_end {
+        // A holder died between its note of the head and the sender's, or before it served the wish that it made room for.
+        if !p.lacks(Guard::Heal) && !p.peeks() {
+            if p.own(&c.consumed().head) != place.head {
+                p.atom(|| ring::consume(c.consumed(), place.head))?;
+            }
+            if p.own(&c.peer().want_space) != 0 {
+                let limit = p.limit();
+                serve_wish(p, c, place.head, limit)?;
+            }
+        }
+        if !p.shows()? {
+            return Ok((Brought::Nothing, place));
+        }
+        // What was published before the end is visible after it: look at the ring again.
+        place.seen_end = true;
+        if !p.lacks(Guard::LookAfterEnd) {
+            return Ok((Brought::Again, place));
+        }
+    }
+    if p.own(&c.ep.rx_fin) != 0
+        && let Some(last) = p.end_sending()?
+    {
+        return Ok((Brought::Ended(last), place));
+    }
+    let got = p.native(want)?;
+    Ok((bytes_or(p, got, Brought::Behind), place))
+}
+
+/// Bytes, behind which a peek does not look; or what else the lifeline said.
+#[inline(always)]
+fn bytes_or<P: Incoming>(
+    p: &P,
+    got: Native,
+    other: impl FnOnce(Native) -> Brought<P::Fault, P::Last>,
+) -> Brought<P::Fault, P::Last> {
+    match got {
+        // More buffers than one call took.
+        Native::Bytes(n) if !p.peeks() => Brought::Bytes(n),
+        Native::Bytes(n) => Brought::Last(n),
+        got => other(got),
+    }
+}
+
+/// On the lifeline: for good, or before the ring.
+fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P> {
+    let mut bound = want;
+    if place.phase == RxPhase::Down {
+        loop {
+            match skip(p, c)? {
+                Skipped::All => break,
+                Skipped::Some => {}
+                Skipped::NotYet => return Ok((Brought::Nothing, place)),
+            }
+        }
+    } else {
+        let mut up = p.see(&c.peer().up)?;
+        if place.phase == RxPhase::Native && up == 0 && !p.lacks(Guard::BoundedNative) {
+            // What lies there while the sender is still native is before X. Had we received without bound, it could have
+            // gone up, come down and sent natively in between, and one call would return bytes from both sides of the ring.
+            let (ended, queued) = p.lying()?;
+            if !ended {
+                bound = bound.min(queued);
+            }
+            up = p.see(&c.peer().up)?;
+        }
+        match switch::rx(RxView { phase: place.phase, up, down: 0, head: place.head, available: 0 }) {
+            RxStep::Transit { x } => return transit(p, c, place, want, x),
+            RxStep::Lifeline => {}
+            _ => return Ok((Brought::Corrupt("start", place.head, up), place)),
+        }
+        if bound == 0 {
+            return Ok((Brought::Nothing, place));
+        }
+    }
+    let got = p.native(bound)?;
+    Ok((bytes_or(p, got, Brought::Lifeline), place))
+}
+
+/// The sender is on the ring from `x` on; what lies before that comes first.
+fn transit<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64, x: u64) -> Step<P> {
+    if place.phase == RxPhase::Native {
+        place.phase = RxPhase::Transit;
+        p.say(&c.ep.rx_phase, place.phase as u32)?;
+    }
+    let Some((consumed, queued)) = p.received()? else { return Ok((Brought::Unknown, place)) };
+    match switch::transit(x, consumed, queued) {
+        Transit::Lifeline => {
+            let left = x - consumed;
+            match p.native(left.min(want))? {
+                Native::Bytes(n) if n == left => {
+                    place.phase = RxPhase::Ring;
+                    if !p.peeks() {
+                        go_up(p, c, x)?;
+                    }
+                    Ok((Brought::Bytes(n), place))
+                }
+                // What follows lies on the ring only if this was all before it.
+                Native::Bytes(n) if p.peeks() => Ok((Brought::Last(n), place)),
+                Native::Bytes(n) => Ok((Brought::Bytes(n), place)),
+                other => Ok((Brought::Behind(other), place)),
+            }
+        }
+        // A RST has dropped what was on its way, but for what has come since the kernel was asked. An echo may have come
+        // behind that.
+        Transit::Wait if p.broken()? => {
+            let got = p.native((x - consumed).min(want))?;
+            Ok((bytes_or(p, got, Brought::Behind), place))
+        }
+        Transit::Wait => Ok((Brought::Nothing, place)),
+        Transit::Ring => {
+            place.phase = RxPhase::Ring;
+            go_up(p, c, x)?;
+            Ok((Brought::Again, place))
+        }
+        Transit::Corrupt => Ok((Brought::Corrupt("start", consumed, x), place)),
+    }
+}
+
+/// Moves the receiver to the ring.
+fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: u64) -> Result<(), P::Stop> {
+    p.note(&c.ep.rx_up, x);
+    p.say(&c.ep.rx_phase, RxPhase::Ring as u32)?;
+    // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
+    if !p.lacks(Guard::TellOnRing) {
+        p.tell_own();
+    }
+    p.moved(Some(x));
+    Ok(())
+}
+
+/// Moves the receiver to the lifeline for good, from where it has read the ring to.
+pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
+    let rewind = p.see(&c.me().rewind)?;
+    let echo = p.see(&c.peer().echo)?;
+    if rewind != 0 && rewind != CLOSED && !p.lacks(Guard::TellAgain) {
+        // A holder that died when it had moved the arbiter may have told nobody.
+        p.notify()?;
+    }
+    let up = p.own(&c.ep.rx_up);
+    let to = switch::skip(rewind, echo, up, p.own(&c.ep.rx_head), c.size);
+    if to != 0 && !p.lacks(Guard::Skip) {
+        // Nothing was read there since the ring began; of what an image before this one has read, only the kernel knows.
+        let counted = if p.handed_on() { 0 } else { up.wrapping_add(1) };
+        p.note(&c.ep.rx_at, counted);
+        p.say(&c.ep.rx_skip, to)?;
+    }
+    p.say(&c.ep.rx_phase, RxPhase::Down as u32)?;
+    p.moved(None);
+    Ok(())
+}
+
+/// How far an echo was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Skipped {
+    /// All that was to be dropped is, or nothing was.
+    All,
+    /// Some of it: go on.
+    Some,
+    /// The rest has not come.
+    NotYet,
+}
+
+/// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come.
+pub fn skip<P: Incoming>(p: &mut P, c: &Conn) -> Result<Skipped, P::Stop> {
+    let to = p.own(&c.ep.rx_skip);
+    if to == 0 {
+        return Ok(Skipped::All);
+    }
+    let ended = p.peer_ended()?;
+    let (left, queued) = match p.received()? {
+        Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
+        // Not a connection any more: the kernel says what it is.
+        None => (0, 0),
+    };
+    // A sender that finished, or was killed, may not have repeated all of it.
+    if left == 0 || (queued == 0 && ended) {
+        p.note(&c.ep.rx_at, 0);
+        p.say(&c.ep.rx_skip, 0)?;
+        return Ok(Skipped::All);
+    }
+    if queued == 0 {
+        return Ok(Skipped::NotYet);
+    }
+    let n = p.discard(left.min(queued))?;
+    if n == 0 {
+        return Ok(Skipped::NotYet);
+    }
+    p.quiet(|| {
+        if c.ep.rx_at.load(Ordering::Relaxed) != 0 {
+            c.ep.rx_at.fetch_add(n, Ordering::Relaxed);
+        }
+    });
+    Ok(Skipped::Some)
+}
+
+/// Whether all that lies unread on the ring is on the lifeline, too.
+pub fn all_echoed<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
+    let phase = RxPhase::from_u32(p.own(&c.ep.rx_phase));
+    if phase != RxPhase::Ring {
+        return Ok(false);
+    }
+    let rewind = p.see(&c.me().rewind)?;
+    let echo = p.see(&c.peer().echo)?;
+    let up = p.own(&c.ep.rx_up).wrapping_add(1);
+    Ok(switch::all_echoed(phase, rewind, echo) && arrived(p, c, up, echo)?)
+}
+
+/// Whether a complete echo has come to its end. `up`: where the ring begins, + 1.
+pub(super) fn arrived<P: Incoming>(p: &mut P, c: &Conn, up: u64, echo: u64) -> Result<bool, P::Stop> {
+    if p.lacks(Guard::Arrived) {
+        return Ok(true);
+    }
+    let down = p.see(&c.peer().down)?;
+    Ok(p.received()?.is_some_and(|(consumed, queued)| switch::arrived(up, down, echo, consumed.saturating_add(queued))))
+}
+
+/// Moves a receiver on towards the ring, or down from it, as far as the lifeline allows, without reading. `early`: it comes
+/// down as soon as all that lies on the ring is the lifeline's, too.
+pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::Stop> {
+    if turned_away(p, c)? {
+        return Ok(());
+    }
+    match RxPhase::from_u32(p.own(&c.ep.rx_phase)) {
+        RxPhase::Ring => {
+            let head = p.own(&c.ep.rx_head);
+            if end(p, c)? == head.wrapping_add(1) || early && all_echoed(p, c)? {
+                come_down(p, c)?;
+            }
+        }
+        RxPhase::Native | RxPhase::Transit => {
+            let up = p.see(&c.peer().up)?;
+            if up != 0
+                && let Some((consumed, _)) = p.received()?
+            {
+                if consumed == up - 1 {
+                    go_up(p, c, up - 1)?;
+                } else {
+                    p.say(&c.ep.rx_phase, RxPhase::Transit as u32)?;
+                }
+            }
+        }
+        RxPhase::Down => {}
+    }
+    while skip(p, c)? == Skipped::Some {}
+    Ok(())
+}
+
+/// Declares this side ready to receive on the ring, if no thread of the family waits natively. Needs no token.
+#[inline(always)]
+pub fn make_ready<P: Port>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
+    if p.own(&c.ep.rx_word) == OPEN {
+        return Ok(true);
+    }
+    if p.lacks(Guard::CountReceivers) {
+        p.atom(|| c.ep.rx_word.fetch_or(OPEN, Ordering::AcqRel))?;
+    } else if p.settle(&c.ep.rx_word, 0, OPEN)? != 0 {
+        return Ok(false);
+    }
+    // A refusal by another holder stands.
+    let first = if p.lacks(Guard::ReadyByCas) {
+        let first = p.see(&c.me().rx)? == 0;
+        if first {
+            p.say(&c.me().rx, READY)?;
+        }
+        first
+    } else {
+        p.settle(&c.me().rx, 0, READY)? == 0
+    };
+    if first {
+        p.notify()?;
+    }
+    Ok(true)
+}
