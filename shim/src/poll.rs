@@ -230,8 +230,11 @@ unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t,
     r
 }
 
-/// In `revents` while the call sleeps: see [`count`]. No event has this bit.
-const COUNTED: i16 = 0x4000;
+/// In `events`: the connection is on the ring, and the kernel is asked for what only the lifeline shows. No event has this
+/// bit.
+const MARK: i16 = 0x4000;
+/// In `revents` while the call sleeps: see [`count`].
+const COUNTED: i16 = MARK;
 
 /// `work` has room for the set, a doorbell and the mailbox.
 unsafe fn serve_in(
@@ -246,7 +249,6 @@ unsafe fn serve_in(
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let bell = set.len();
     loop {
-        let mut ready = 0isize;
         let mut others = false;
         for (p, w) in set.iter_mut().zip(work.iter_mut()) {
             *w = *p;
@@ -257,15 +259,16 @@ unsafe fn serve_in(
                         // Another thread waits natively: the lifeline still carries this direction.
                         others = true;
                     }
-                    p.revents = readiness::now(ep, chan, p.fd, p.events) & (p.events | POLLERR | POLLHUP);
-                    ready += isize::from(p.revents != 0);
-                    w.fd = -1;
+                    // What only the lifeline can show is asked for all connections at once.
+                    let r = readiness::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
+                    p.revents = r & (p.events | POLLERR | POLLHUP);
+                    let unseen = p.events & readiness::UNSEEN;
+                    w.events = unseen | MARK;
+                    w.fd = if unseen != 0 { p.fd } else { -1 };
                 }
-                None => {
-                    p.revents = 0;
-                    others |= p.fd >= 0;
-                }
+                None => p.revents = 0,
             }
+            others |= w.fd >= 0;
         }
         if others {
             // SAFETY: the array is ours and as long as said; a zero timeout.
@@ -273,13 +276,11 @@ unsafe fn serve_in(
             if r < 0 && r != -libc::EINTR as isize {
                 return r;
             }
-            for (p, w) in set.iter_mut().zip(work.iter()) {
-                if w.fd >= 0 {
-                    p.revents = w.revents;
-                    ready += isize::from(w.revents != 0);
-                }
+            for (p, w) in set.iter_mut().zip(work.iter()).filter(|(_, w)| w.fd >= 0) {
+                p.revents |= if w.events & MARK != 0 { w.revents & readiness::UNSEEN } else { w.revents };
             }
         }
+        let ready = set.iter().filter(|p| p.revents != 0).count() as isize;
         if strict && set.iter().any(|p| p.revents & POLLNVAL != 0) {
             return -libc::EBADF as isize;
         }

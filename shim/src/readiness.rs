@@ -5,13 +5,13 @@ use crate::endpoint::Ep;
 use crate::lifeline::ENDED;
 use crate::{endpoint, rx, tx};
 use core::sync::atomic::Ordering::Relaxed;
-use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDBAND, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM};
+use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM};
 use shmring::switch::{RxPhase, TxPhase};
 
 const READ: i16 = POLLIN | POLLRDNORM;
 const WRITE: i16 = POLLOUT | POLLWRNORM;
-/// What only the lifeline can show.
-const UNSEEN: i16 = POLLPRI | POLLRDBAND;
+/// What only the lifeline can show: urgent data. tcp_poll has no other band.
+pub const UNSEEN: i16 = POLLPRI;
 
 /// Everything that holds now, as `poll` events. `wanted` (also `poll` events) only says what need not be
 /// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
@@ -29,7 +29,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
     match sending {
         TxPhase::Ring if !look => {
-            if wanted & (WRITE | POLLWRBAND) != 0 {
+            if wanted & WRITE != 0 {
                 if tx::writable(ep, chan) {
                     r |= WRITE;
                 } else {
@@ -57,7 +57,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         return r | READ | WRITE | POLLRDHUP | POLLHUP | err;
     }
     if look {
-        let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDBAND | POLLWRBAND | POLLRDHUP);
+        let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDHUP);
         if seen & ENDED != 0 && sending == TxPhase::Ring {
             tx::sink(ep, chan, fd);
             if ep.latched.load(Relaxed) != 0 {
@@ -67,10 +67,10 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         // An echo that has not been dropped is nothing to read.
         let read =
             if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
-        r |= seen & (read | POLLPRI | POLLRDBAND | ENDED);
+        r |= seen & (read | POLLPRI | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
-            r |= seen & (WRITE | POLLWRBAND);
+            r |= seen & WRITE;
         }
     }
     r
@@ -78,7 +78,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
 
 /// Lifeline events to sleep on for somebody who wants `wanted`, so that nothing already known wakes it.
 pub fn lifeline_events(ep: Ep, chan: &Chan, wanted: i16) -> i16 {
-    let mut e = wanted & (POLLPRI | POLLRDBAND);
+    let mut e = wanted & POLLPRI;
     if wanted & (READ | POLLRDHUP) != 0 || ep.rx_fin.load(Relaxed) == 0 && ep.rd_shut.load(Relaxed) == 0 {
         e |= POLLRDHUP;
     }
