@@ -31,6 +31,7 @@ mod family;
 mod fds;
 mod handoff;
 mod io;
+mod jail;
 mod leave;
 mod lifeline;
 mod lock;
@@ -82,6 +83,10 @@ extern "C" fn start() {
     // its own. Looked up rather than imported: a dynamic linker that misses a name does not start the program.
     let register = real::address(c"__register_atfork");
     if register == 0 {
+        exports::lookup::off();
+        return;
+    }
+    if jail::forbids() {
         exports::lookup::off();
         return;
     }

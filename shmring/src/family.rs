@@ -129,7 +129,7 @@ reasons! {
     SelfConnect = 16, "self-connect", "the socket is connected to itself";
     NoMemory = 17, "no-memory", "shared memory for a ring could not be had";
     NoFd = 18, "no-descriptor", "no descriptor was left for a doorbell";
-    Seccomp = 19, "seccomp", "the process has put itself under a system-call filter";
+    Seccomp = 19, "seccomp", "the process runs under a system-call filter";
     Version = 20, "peer-version", "the peer runs another version of culvert";
     NoRegistry = 21, "no-registry", "the registry could not be opened (no /dev/shm?)";
     Down = 22, "returned", "it was accelerated and went back to the kernel";

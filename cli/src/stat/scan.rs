@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use shmring::family::{MEMFD_NAME, State};
+use shmring::family::{MEMFD_NAME, Reason, State};
 
 use super::family::Direction;
 use super::family::{self, Family, Record};
@@ -60,9 +60,6 @@ fn descriptors(proc: &Path) -> Option<Descriptors> {
 fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Process> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let descriptors = descriptors(&proc)?;
-    if descriptors.families.is_empty() {
-        return None;
-    }
     let mut process = Process {
         pid,
         command: command(&proc),
@@ -75,7 +72,18 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
     };
     // More than one is odd (a program that received another's descriptor); the first that reads well counts.
     let mut families = descriptors.families.iter().map(|path| family::read(path));
-    let family = families.next()?;
+    let Some(family) = families.next() else {
+        // Without a family there is nothing to say, but why, to somebody who has connections.
+        process.disabled_text = under_filter(&proc).then(|| Reason::Seccomp.text());
+        let (key, text) = (Reason::Seccomp.key().to_string(), process.disabled_text?);
+        let family = Family { path: "kernel", disabled: Some((key.clone(), text)), channels: 0, endpoints: Vec::new() };
+        let namespace = fs::read_link(proc.join("ns/net")).unwrap_or_default();
+        let sockets = namespaces.entry(namespace.clone()).or_insert_with(|| sockets(&proc, &namespace));
+        process.path = family.path;
+        process.disabled = Some(key);
+        process.connections = connections(&HashSet::new(), &family, &descriptors.sockets, sockets);
+        return (!process.connections.is_empty()).then_some(process);
+    };
     match families.fold(family, |best, next| best.or(next)) {
         Err(e) => process.error = Some(e),
         Ok(family) => {
@@ -91,6 +99,13 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
         }
     }
     Some(process)
+}
+
+/// Whether the library is loaded in a process under a system-call filter. There it makes no memory for others to read.
+fn under_filter(proc: &Path) -> bool {
+    let read = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
+    let filtered = read("status").lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0"));
+    filtered && read("maps").contains("libculvert")
 }
 
 fn command(proc: &Path) -> String {

@@ -1,7 +1,7 @@
 //! What the library is loaded into: programs and other libraries that put functions in front of libc's as well, and
 //! programs of another libc.
 
-use legacy_apps::{BOTH, Lab, Seen, Side, compare, compare_one, on_ring};
+use legacy_apps::{BOTH, Lab, Mode, PATIENCE, Seen, Side, compare, compare_one, on_ring, procs, stat, wait_for};
 use std::process::{Command, Stdio};
 
 #[test]
@@ -150,4 +150,32 @@ fn functions_looked_up_between() {
             lookup("next", "needed", Some((next, order)));
         }
     }
+}
+
+/// Under a filter that came with the image culvert makes no call that the program does not make anyhow.
+#[test]
+fn filters_that_were_there_before() {
+    for how in ["errno", "kill", "stall"] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("jailed.c", &[]));
+            command.arg(how);
+            command
+        };
+        compare_one(&format!("jailed-{how}"), program, |said, log| said == "status 0" && on_ring(log) == 0);
+    }
+}
+
+#[test]
+fn filters_are_a_reason() {
+    let lab = Lab::new("jailed-reason", Mode::Both);
+    let mut command = lab.command(Side::Client, lab.compile("jailed.c", &[]));
+    let mut p = lab.start("jailed", command.arg("errno").stdin(Stdio::piped()));
+    wait_for("connections with their reason", PATIENCE, || {
+        let ours = procs::working_in(lab.dir());
+        let all = stat::connections().unwrap_or_default();
+        all.iter().filter(|c| ours.contains(&c.pid)).filter(|c| c.reason == "seccomp").count() == 2
+    });
+    drop(p.stdin());
+    assert_eq!(p.wait(PATIENCE).text(), "status 0");
+    lab.finish();
 }
