@@ -1,14 +1,10 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 
-use crate::endpoint::take_living;
-use crate::rx::{READY, TakenBack};
 use crate::{fds, lifeline, rx, slots, tx};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::fence;
+use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
+pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
-use shmring::layout::REFUSED;
-use shmring::switch::{self, Leave, RxPhase};
 
 /// Moves a connection to the kernel for good. No-op for what is not tracked.
 ///
@@ -21,16 +17,6 @@ pub fn retire(fd: c_int, why: Reason) {
     if !quit(fd, why, Unread::Rewind) && !served {
         lifeline::reset(fd, why);
     }
-}
-
-/// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
-    /// The peer takes them back and sends them over the lifeline.
-    Rewind,
-    /// They stay on the ring, to be read through our calls or handed on at exec; what follows them comes over
-    /// the lifeline. Needs nothing of the peer but that it looks before it sends again.
-    Keep,
 }
 
 /// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
@@ -47,61 +33,8 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let Some(chan) = ep.chan() else { return true };
     tx::finish(ep, chan, fd);
     ep.because(why);
-    let slot = ep.slot.load(Relaxed) as usize;
-    let h = chan.slot(slot);
-    let (me, peer) = (&h.side[chan.role() as usize], &h.side[chan.role().peer() as usize]);
-    let Some(held) = take_living(ep, &ep.rx_token, life) else { return true };
-    let mut complete = true;
-    let cut = |to: u64| {
-        ep.rx_cut.store(to, Release);
-        false
-    };
-    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Down {
-        me.rx.store(REFUSED, Release);
-        fence(SeqCst);
-        if peer.up.load(Acquire) != 0 {
-            let head = ep.rx_head.load(Relaxed);
-            let there =
-                || shmring::ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-            let kept = if unread == Unread::Keep { there() } else { 0 };
-            let at = head + kept;
-            // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
-            let found = me.rewind.compare_exchange(0, at + 1, AcqRel, Acquire).err().unwrap_or(0);
-            // At once: if we die here, the peer must know.
-            chan.notify(slot);
-            let left = if found == 0 { there() } else { rx::left(ep, chan, h) };
-            complete = match switch::leave(found, head, kept, left, ep.rx_cut.load(Relaxed)) {
-                Leave::Down => true,
-                Leave::Cut(to) => cut(to),
-                Leave::Rewound => match rx::taken_back(ep, chan, fd, at) {
-                    TakenBack::Yes => kept == 0 || cut(at + 1),
-                    // The peer was killed before: nobody takes them back.
-                    TakenBack::No => cut(head + there() + 1),
-                    TakenBack::Partly => {
-                        lifeline::reset(fd, why);
-                        true
-                    }
-                },
-                Leave::Closed => match rx::closed(ep, chan, fd) {
-                    true => there() == 0 || rx::echoed(ep, chan, fd),
-                    false => {
-                        lifeline::reset(fd, why);
-                        true
-                    }
-                },
-            };
-        }
-        if complete {
-            rx::come_down(ep, chan);
-            // Nobody waits for ring bytes any more.
-            ep.rx_word.fetch_and(!READY, AcqRel);
-        }
-    }
-    if complete && !rx::dropped(ep, fd) {
-        lifeline::reset(fd, why);
-    }
-    held.release();
-    chan.notify(slot);
+    let complete = rx::leave(ep, chan, fd, life, unread, why);
+    chan.notify(ep.slot.load(Relaxed) as usize);
     complete
 }
 

@@ -90,7 +90,7 @@ fn contended(word: &AtomicU32) {
     }
 }
 
-fn dead(tid: u32) -> bool {
+pub fn dead(tid: u32) -> bool {
     // SAFETY: signal 0 only asks.
     unsafe { syscall!(libc::SYS_kill, tid, 0) == -libc::ESRCH as isize }
 }

@@ -65,8 +65,8 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
             }
         }
         // An echo that has not been dropped is nothing to read.
-        let read =
-            if ep.rx_skip.load(Relaxed) == 0 && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
+        let readable = ep.rx_skip.load(Relaxed) == 0 && !rx::leaving(ep);
+        let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | ENDED);
         // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
@@ -82,7 +82,7 @@ pub fn lifeline_events(ep: Ep, chan: &Chan, wanted: i16) -> i16 {
     if wanted & (READ | POLLRDHUP) != 0 || ep.rx_fin.load(Relaxed) == 0 && ep.rd_shut.load(Relaxed) == 0 {
         e |= POLLRDHUP;
     }
-    if !rx::doubled(ep, chan) {
+    if !rx::doubled(ep, chan) && !rx::leaving(ep) {
         e |= wanted & READ;
     }
     match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {

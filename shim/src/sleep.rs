@@ -24,11 +24,11 @@ fn dozes(ep: Ep) -> bool {
     ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && ep.tx_phase.load(Relaxed) != TxPhase::Rewind as u32
 }
 
-/// Whether the sender has gone up and this side has not followed. Another process may read the last bytes before X and
-/// leave the ring's; it cannot tell those who sleep, so they sleep in steps.
+/// Whether the sender has gone up and this side has not followed, or another one leaves the ring. Another process may read
+/// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps.
 pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
-    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0
+    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0 || ep.rx_leaving.load(Relaxed) != 0
 }
 
 /// One sleep.

@@ -1,13 +1,15 @@
-//! Waiting for the peer's part, by one who leaves the ring for good.
+//! Leaving the ring for good, and waiting for the peer's part of that: with no token and no lock of ours held, so that
+//! signals and other calls go on.
 
-use super::advance::{arrived, received, skip};
-use super::look::peer;
+use super::receiving::{Receiving, leaver, see};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::{clock, lifeline, tx};
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use shmring::layout::ECHOED;
-use shmring::{switch, syscall};
+use crate::lifeline;
+use crate::{clock, tx};
+use core::sync::atomic::Ordering::Relaxed;
+use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
+use shmring::family::Reason;
+use shmring::syscall;
 
 /// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
 /// woken there; then this takes microseconds. Otherwise it does it at its next call.
@@ -16,103 +18,107 @@ const PATIENCE_NS: u64 = 50_000_000;
 /// The same where the peer is at it already: inside our library, or its bytes are on their way.
 const LONG_PATIENCE_NS: u64 = 2_000_000_000;
 
-/// Looks until `done`, for `ns` at most.
-fn patiently(ns: u64, mut done: impl FnMut() -> bool) -> bool {
-    let until = clock::now() + ns;
+/// All that one who leaves waits for, and some more: whoever is away for longer is no longer waited for by others.
+const LEAVING_NS: u64 = 2 * LONG_PATIENCE_NS + 20 * PATIENCE_NS;
+
+fn patience(wait: Wait) -> u64 {
+    match wait {
+        Wait::TakenBack(..) | Wait::Arrival => PATIENCE_NS,
+        Wait::Closed | Wait::Echo => LONG_PATIENCE_NS,
+    }
+}
+
+/// Leaves the ring. False: bytes are left on it. `life`: of the record, when the caller found the connection.
+pub fn leave(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason) -> bool {
+    let complete = loop {
+        let me = leaver(LEAVING_NS);
+        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
+        let outcome = match receiving.begin(unread, me) {
+            Began::Down => {
+                receiving.release();
+                break true;
+            }
+            Began::Busy => {
+                // Not for longer than that one said.
+                receiving.release();
+                nap();
+                continue;
+            }
+            Began::Over(outcome) => {
+                let done = receiving.conclude(0, outcome, why);
+                receiving.release();
+                match done {
+                    Some(complete) => break complete,
+                    None => continue,
+                }
+            }
+            Began::Wait(wait) => {
+                receiving.release();
+                wait_for(ep, chan, fd, wait)
+            }
+        };
+        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
+        let done = receiving.conclude(me, outcome, why);
+        receiving.release();
+        // If another one has taken it over: a handler that ran meanwhile, or one that lost patience with us.
+        if let Some(complete) = done {
+            break complete;
+        }
+    };
+    if complete && !dropped(ep, chan, fd, life) {
+        lifeline::reset(fd, why);
+    }
+    complete
+}
+
+/// Waits for the sender to do its part.
+fn wait_for(ep: Ep, chan: &Chan, fd: i32, first: Wait) -> Outcome {
+    let mut wait = first;
+    let mut until = clock::now() + patience(wait);
     loop {
-        if done() {
+        let mut sees = see(ep, chan, fd, wait);
+        if sees == Sees::NotYet {
+            if clock::now() <= until {
+                serve_other(ep);
+                nap();
+                continue;
+            }
+            sees = wait.impatient();
+        }
+        match sees {
+            Sees::Over(outcome) => return outcome,
+            Sees::Then(next) => {
+                wait = next;
+                until = clock::now() + patience(wait);
+            }
+            Sees::NotYet => {}
+        }
+    }
+}
+
+/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
+/// does not come.
+fn dropped(ep: Ep, chan: &Chan, fd: i32, life: u32) -> bool {
+    let until = clock::now() + LONG_PATIENCE_NS;
+    while ep.rx_skip.load(Relaxed) != 0 {
+        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
+        let all = receiving.skip();
+        receiving.release();
+        if all {
             return true;
         }
         if clock::now() > until {
             return false;
         }
-        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
-        // SAFETY: a valid timespec.
-        unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+        nap();
     }
+    true
 }
 
-/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
-/// does not come. The direction is owned.
-pub fn dropped(ep: Ep, fd: i32) -> bool {
-    ep.rx_skip.load(Relaxed) == 0 || patiently(LONG_PATIENCE_NS, || skip(ep, fd))
-}
-
-/// The sender has gone down: waits until it has said where, and with that what it echoes, or has ended. False if it
-/// does neither: what it is about to echo cannot be known, not even that it is nothing.
-pub fn closed(ep: Ep, chan: &Chan, fd: i32) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    patiently(LONG_PATIENCE_NS, || {
-        if p.down.load(Acquire) != 0 || lifeline::peer_ended(fd) {
-            return true;
-        }
-        serve_other(ep);
-        false
-    })
-}
-
-/// The sender has finished: whether all that lies unread on the ring has been repeated on the lifeline. The direction is
-/// owned.
-pub fn echoed(ep: Ep, chan: &Chan, fd: i32) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
-    let complete = || p.echo.load(Acquire) & ECHOED != 0;
-    let mut ended = false;
-    patiently(LONG_PATIENCE_NS, || {
-        if complete() || ended {
-            return true;
-        }
-        ended = lifeline::peer_ended(fd);
-        serve_other(ep);
-        false
-    });
-    if !complete() {
-        return false;
-    }
-    // What has not come by then waits for the next reader to make room.
-    let mut there = false;
-    patiently(PATIENCE_NS, || {
-        ended = lifeline::peer_ended(fd);
-        there = arrived(ep, chan, fd);
-        there || ended
-    });
-    there || !ended
-}
-
-/// Whether a peer took back what lay unread on the ring.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum TakenBack {
-    /// It did, or will at its next call.
-    Yes,
-    /// It was killed before.
-    No,
-    /// It was killed over it.
-    Partly,
-}
-
-/// After the arbiter was moved to ring position `at`: waits a little for the peer to take back what is unread.
-pub fn taken_back(ep: Ep, chan: &Chan, fd: i32, at: u64) -> TakenBack {
-    let slot = ep.slot.load(Relaxed) as usize;
-    let p = peer(chan, chan.slot(slot));
-    chan.notify(slot);
-    let mut ended = false;
-    patiently(PATIENCE_NS, || {
-        // In this order: a peer that finishes serves the rewind before its FIN.
-        if ended || p.down.load(Acquire) == at + 1 {
-            return true;
-        }
-        ended = lifeline::peer_ended(fd);
-        serve_other(ep);
-        false
-    });
-    if !ended || p.down.load(Acquire) == at + 1 {
-        return TakenBack::Yes;
-    }
-    match received(ep, fd) {
-        Some((consumed, queued)) if !switch::killed_over_it(p.up.load(Relaxed), consumed + queued) => TakenBack::No,
-        _ => TakenBack::Partly,
-    }
+fn nap() {
+    let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+    // SAFETY: a valid timespec.
+    unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
 }
 
 /// If this process holds the other end too, perhaps this very thread uses it: does its part.

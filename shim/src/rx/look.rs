@@ -17,7 +17,8 @@ pub(super) fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
 
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
-    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring {
+    // While another one leaves the ring, others do not receive.
+    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring || ep.rx_leaving.load(Relaxed) != 0 {
         return 0;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
@@ -61,6 +62,9 @@ fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> b
     let p = peer(chan, h);
     if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
         return true;
+    }
+    if ep.rx_leaving.load(Relaxed) != 0 {
+        return false;
     }
     match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
         RxPhase::Native => p.up.load(Relaxed) != 0,

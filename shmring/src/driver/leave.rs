@@ -248,6 +248,8 @@ pub fn conclude<P: Incoming>(p: &mut P, c: &Conn, leaver: u64, outcome: Outcome)
     };
     if leaver != 0 {
         p.say(&c.ep.rx_leaving, 0)?;
+        // Who was turned away sleeps, or was told of nothing.
+        p.tell_own();
     }
     Ok(Some(complete))
 }

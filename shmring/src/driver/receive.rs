@@ -70,13 +70,20 @@ pub struct Place {
     pub head: u64,
     /// The end of the lifeline was seen: what was published before it is visible.
     pub seen_end: bool,
+    /// This receive has bytes.
+    pub some: bool,
 }
 
 impl Place {
     /// Where the direction is.
     #[inline(always)]
     pub fn of<P: Port>(p: &mut P, c: &Conn) -> Place {
-        Place { phase: RxPhase::from_u32(p.own(&c.ep.rx_phase)), head: p.own(&c.ep.rx_head), seen_end: false }
+        Place {
+            phase: RxPhase::from_u32(p.own(&c.ep.rx_phase)),
+            head: p.own(&c.ep.rx_head),
+            seen_end: false,
+            some: false,
+        }
     }
 }
 
@@ -97,8 +104,8 @@ pub enum Brought<F, L> {
     Behind(Native),
     /// The stream ends so.
     Ended(L),
-    /// A peek sees no further.
-    Beyond,
+    /// There is no more for this receive: it has bytes, and the ring is empty; or it is a peek, and sees no further.
+    NoMore,
     /// The program's memory cannot be written.
     Fault(F),
     /// The kernel does not say how far the lifeline was read.
@@ -136,10 +143,12 @@ pub fn bring<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<
     if turned_away(p, c)? {
         return Ok((Brought::Nothing, place));
     }
-    match place.phase {
-        RxPhase::Ring => ring(p, c, place, want),
-        _ => lifeline(p, c, place, want),
-    }
+    let (brought, mut place) = match place.phase {
+        RxPhase::Ring => ring(p, c, place, want)?,
+        _ => lifeline(p, c, place, want)?,
+    };
+    place.some |= matches!(brought, Brought::Bytes(_));
+    Ok((brought, place))
 }
 
 #[inline(always)]
@@ -152,6 +161,7 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P
     };
     let n = match step {
         RxStep::Ring(n) => n.min(want),
+        RxStep::Empty if place.some => return Ok((Brought::NoMore, place)),
         RxStep::Empty => return empty(p, c, place, want),
         RxStep::Ended if head == p.own(&c.ep.rx_head) => {
             come_down(p, c)?;
@@ -159,7 +169,7 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P
             return Ok((Brought::Again, place));
         }
         // A peek does not see past an echo that is not complete.
-        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok((Brought::Beyond, place)),
+        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok((Brought::NoMore, place)),
         RxStep::Ended => {
             place.phase = RxPhase::Down;
             return Ok((Brought::Again, place));

@@ -139,7 +139,7 @@ fn want(c: &Config, w: &World, i: usize) -> u8 {
 
 /// The place at which a receive begins.
 fn place(w: &World) -> Place {
-    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: w.rx.head.into(), seen_end: false }
+    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: w.rx.head.into(), seen_end: false, some: false }
 }
 
 /// What a native receive of at most `max` bytes brings.
@@ -672,7 +672,7 @@ fn brings(n: &mut World, i: usize, brought: Brought<(), ()>, at: Place) {
             n.g.verdict = Verdict::Accused;
             Pc::Done
         }
-        Brought::Ended(()) | Brought::Beyond | Brought::Fault(()) | Brought::Unknown => {
+        Brought::Ended(()) | Brought::NoMore | Brought::Fault(()) | Brought::Unknown => {
             unreachable!("not of the model")
         }
     };

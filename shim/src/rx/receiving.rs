@@ -1,0 +1,370 @@
+//! The receiving direction, owned: who has a [`Receiving`] has its token.
+
+use super::advance::received;
+use crate::buffers::Buffers;
+use crate::channel::Chan;
+use crate::conn::{conn, sure};
+use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
+use crate::lifeline::{self, ENDED};
+use crate::lock::{self, Held};
+use crate::{clock, tls, tx, usercopy};
+use core::convert::Infallible;
+use core::sync::atomic::Ordering::Relaxed;
+use libc::iovec;
+use shmring::driver::{
+    self, Began, Brought, Incoming, Leaver, Native, Outcome, Place, Port, Seen, Sees, Skipped, Unread, Wait,
+};
+use shmring::family::Reason;
+use shmring::{ring, syscall};
+
+/// What one look brought.
+pub enum Got {
+    /// Bytes, at least one.
+    Bytes(usize),
+    /// End of the stream.
+    Eof,
+    /// An error to report.
+    Error(i32),
+    /// Nothing yet.
+    Nothing,
+}
+
+/// Bytes that are copied whole or not at all, as the kernel does a segment of its receive queue (skb_copy_datagram_iter): with
+/// a bad pointer among the first of them the call fails and nothing is taken; behind them, they count.
+const SEGMENT: usize = 65_536;
+
+/// What the steps of the protocol reach of a connection.
+pub(super) struct In<'a> {
+    ep: Ep,
+    chan: &'a Chan,
+    fd: i32,
+    /// Where bytes go, if they are asked for, and how.
+    to: Option<&'a mut Buffers>,
+    flags: i32,
+    /// Why the connection leaves, if it does.
+    why: Reason,
+}
+
+impl Port for In<'_> {
+    type Stop = Infallible;
+
+    #[inline(always)]
+    fn atom<T: Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Infallible> {
+        Ok(access())
+    }
+    #[inline(always)]
+    fn quiet<T: Seen>(&mut self, access: impl FnOnce() -> T) -> T {
+        access()
+    }
+    #[inline(always)]
+    fn notify(&mut self) -> Result<(), Infallible> {
+        let rung = self.chan.notify(self.ep.slot.load(Relaxed) as usize);
+        if rung > 0 {
+            self.ep.bells.store(self.ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+        }
+        Ok(())
+    }
+    fn tell_own(&mut self) {
+        self.chan.tell_own(self.ep.slot.load(Relaxed) as usize);
+    }
+}
+
+impl Incoming for In<'_> {
+    type Fault = ();
+    /// The errno, or 0 for an end of the stream without one.
+    type Last = i32;
+
+    fn received(&mut self) -> Result<Option<(u64, u64)>, Infallible> {
+        Ok(received(self.ep, self.fd))
+    }
+
+    fn lying(&mut self) -> Result<(bool, u64), Infallible> {
+        let ended = lifeline::look(self.fd, ENDED) != 0;
+        Ok((ended, lifeline::unread(self.fd)))
+    }
+
+    fn shows(&mut self) -> Result<bool, Infallible> {
+        let seen = lifeline::look(self.fd, libc::POLLIN | ENDED);
+        self.ep.note_end(seen);
+        Ok(seen != 0)
+    }
+
+    fn broken(&mut self) -> Result<bool, Infallible> {
+        Ok(lifeline::look(self.fd, ENDED) & (libc::POLLERR | libc::POLLHUP) != 0)
+    }
+
+    fn peer_ended(&mut self) -> Result<bool, Infallible> {
+        Ok(lifeline::peer_ended(self.fd))
+    }
+
+    fn native(&mut self, max: u64) -> Result<Native, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
+        let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
+        let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
+        let n = b.pieces(max.min(usize::MAX as u64) as usize, &mut v);
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let mut m: libc::msghdr = unsafe { core::mem::zeroed() };
+        m.msg_iov = v.as_mut_ptr();
+        m.msg_iovlen = n;
+        // SAFETY: the kernel checks the program's buffers, which `v` names.
+        let r = unsafe { syscall!(libc::SYS_recvmsg, self.fd, &raw mut m, (self.flags & keep) | libc::MSG_DONTWAIT) };
+        Ok(match r {
+            0 => Native::End,
+            n if n > 0 => {
+                b.skip(n as usize);
+                Native::Bytes(n as u64)
+            }
+            e if e == -libc::EAGAIN as isize => Native::Nothing,
+            e => {
+                self.ep.note_error(-e as i32);
+                Native::Failed(-e as i32)
+            }
+        })
+    }
+
+    fn discard(&mut self, n: u64) -> Result<u64, Infallible> {
+        // tcp(7): MSG_TRUNC discards.
+        let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+        // SAFETY: nothing is written.
+        let r = unsafe { syscall!(libc::SYS_recvfrom, self.fd, 0, n, flags, 0, 0) };
+        Ok(r.max(0) as u64)
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, ()>, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Err(())) };
+        let discard = self.flags & libc::MSG_TRUNC != 0;
+        let dir = self.chan.role().rx();
+        let geo = self.chan.geometry(dir);
+        let slot = self.ep.slot.load(Relaxed) as usize;
+        let base = ring::base(&self.chan.slot(slot).producer[dir]);
+        let mem = self.chan.bytes(slot, dir);
+        let n = n as usize;
+        let mut done = 0;
+        let mut whole = b.place();
+        while done < n {
+            if done % SEGMENT == 0 {
+                whole = b.place();
+            }
+            let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
+            for (off, len) in geo.spans(base, at.wrapping_add(done as u64), room as u64) {
+                // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
+                // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
+                if !discard && len > 0 && unsafe { usercopy::copy(dst, mem.add(off), len) }.is_err() {
+                    b.go_to(whole);
+                    let taken = done - done % SEGMENT;
+                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(()) });
+                }
+                dst = dst.wrapping_add(len);
+            }
+            b.advance(room);
+            done += room;
+        }
+        // Nothing: the program's vector has become shorter since its bytes were counted.
+        Ok(if done > 0 { Ok(done as u64) } else { Err(()) })
+    }
+
+    fn end_sending(&mut self) -> Result<Option<i32>, Infallible> {
+        Ok(tx::settle(self.ep, self.chan, self.fd))
+    }
+
+    #[inline(always)]
+    fn peeks(&self) -> bool {
+        self.flags & libc::MSG_PEEK != 0
+    }
+
+    #[inline(always)]
+    fn limit(&mut self) -> u64 {
+        let c = conn(self.ep, self.chan);
+        ring::limit(c.peer(), c.me(), c.size)
+    }
+
+    #[cold]
+    fn leaves(&mut self, leaver: u64) -> bool {
+        let Leaver { tid, until } = Leaver::from_word(leaver);
+        // Our own: a handler has left our wait by longjmp, or runs inside it.
+        tid != tls::tid() && milliseconds() <= until && !lock::dead(tid)
+    }
+
+    fn handed_on(&self) -> bool {
+        self.chan.id.load(Relaxed) == 0
+    }
+
+    fn break_off(&mut self) -> Result<(), Infallible> {
+        lifeline::reset(self.fd, self.why);
+        Ok(())
+    }
+
+    fn moved(&mut self, up: Option<u64>) {
+        match up {
+            Some(x) => crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", self.ep.index()),
+            None => crate::log!(Debug, "endpoint {}: receiving on the lifeline again", self.ep.index()),
+        }
+    }
+}
+
+/// The monotonic clock.
+fn milliseconds() -> u64 {
+    clock::now() / 1_000_000
+}
+
+/// This thread as one that leaves, for `ns` nanoseconds at most.
+pub(super) fn leaver(ns: u64) -> u64 {
+    Leaver { tid: tls::tid(), until: milliseconds() + ns / 1_000_000 }.to_word()
+}
+
+/// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.
+pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
+    let mut port = In { ep, chan, fd, to: None, flags: 0, why: Reason::None };
+    sure(driver::see(&mut port, &conn(ep, chan), wait))
+}
+
+/// See [`driver::make_ready`]. Needs no token.
+#[inline(always)]
+pub(super) fn make_ready(ep: Ep, chan: &Chan) -> bool {
+    let mut port = In { ep, chan, fd: -1, to: None, flags: 0, why: Reason::None };
+    sure(driver::make_ready(&mut port, &conn(ep, chan)))
+}
+
+/// The receiving direction of a connection, in this thread's hands. While it is, the record, the channel and the slot stay.
+#[must_use]
+pub(super) struct Receiving<'a> {
+    ep: Ep,
+    chan: &'a Chan,
+    fd: i32,
+    held: Held<'a>,
+}
+
+impl<'a> Receiving<'a> {
+    /// Takes it; not if the record belongs to another connection by now.
+    #[inline(always)]
+    pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Receiving<'a>> {
+        let held = take_living(ep, &ep.record().rx_token, life)?;
+        Some(Receiving { ep, chan, fd, held })
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn release(self) {
+        self.held.release();
+    }
+
+    #[inline(always)]
+    fn port<'b>(&self, to: Option<&'b mut Buffers>, flags: i32) -> In<'b>
+    where
+        'a: 'b,
+    {
+        In { ep: self.ep, chan: self.chan, fd: self.fd, to, flags, why: Reason::None }
+    }
+
+    /// One attempt to receive `want` bytes. Never blocks.
+    ///
+    /// It goes on across switch points: less than `want` means that nothing more was there. Programs that use
+    /// edge-triggered events rely on that.
+    #[inline(always)]
+    pub fn attempt(&mut self, b: &mut Buffers, want: usize, flags: i32) -> Got {
+        let ep = self.ep;
+        let c = conn(ep, self.chan);
+        let mut port = self.port(Some(b), flags);
+        if flags & libc::MSG_PEEK != 0 && sure(driver::all_echoed(&mut port, &c)) {
+            // A peek does not see past an echo, unless the direction is down.
+            sure(driver::come_down(&mut port, &c));
+        }
+        let mut place = Place::of(&mut port, &c);
+        let mut total = 0usize;
+        while total < want {
+            let (brought, next) = sure(driver::bring(&mut port, &c, place, (want - total) as u64));
+            place = next;
+            let end = match brought {
+                Brought::Bytes(n) => {
+                    total += n as usize;
+                    continue;
+                }
+                Brought::Again => continue,
+                Brought::Last(n) => return Got::Bytes(total + n as usize),
+                Brought::NoMore => break,
+                Brought::Nothing => Got::Nothing,
+                // An error kept from before comes after the bytes, ahead of the end.
+                Brought::Lifeline(Native::Nothing | Native::End) if total == 0 && unreported(ep) => {
+                    return Got::Error(take_latched(ep).unwrap_or(0));
+                }
+                Brought::Lifeline(native) | Brought::Behind(native) => match native {
+                    Native::Bytes(n) => Got::Bytes(n as usize),
+                    Native::End => Got::Eof,
+                    Native::Nothing => Got::Nothing,
+                    Native::Failed(e) => Got::Error(e),
+                },
+                Brought::Ended(0) => Got::Eof,
+                Brought::Ended(e) => Got::Error(e),
+                Brought::Fault(()) => Got::Error(libc::EFAULT),
+                Brought::Unknown => Got::Error(libc::EIO),
+                Brought::Corrupt(of, here, there) => corrupt(ep, of, here, there),
+            };
+            return some(ep, total, end);
+        }
+        Got::Bytes(total)
+    }
+
+    /// Moves the receiver on as far as the lifeline allows; `early`: also down from the ring, if all that lies there is the
+    /// lifeline's, too.
+    pub fn advance(&mut self, early: bool) {
+        let mut port = self.port(None, 0);
+        sure(driver::advance(&mut port, &conn(self.ep, self.chan), early));
+    }
+
+    /// Drops what the lifeline repeats. True if all of it is gone.
+    pub fn skip(&mut self) -> bool {
+        let mut port = self.port(None, 0);
+        let c = conn(self.ep, self.chan);
+        loop {
+            match sure(driver::skip(&mut port, &c)) {
+                Skipped::Some => {}
+                Skipped::All => return true,
+                Skipped::NotYet => return false,
+            }
+        }
+    }
+
+    /// Begins to leave.
+    pub fn begin(&mut self, unread: Unread, leaver: u64) -> Began {
+        let mut port = self.port(None, 0);
+        sure(driver::begin(&mut port, &conn(self.ep, self.chan), unread, leaver))
+    }
+
+    /// Ends that.
+    pub fn conclude(&mut self, leaver: u64, outcome: Outcome, why: Reason) -> Option<bool> {
+        let mut port = In { why, ..self.port(None, 0) };
+        sure(driver::conclude(&mut port, &conn(self.ep, self.chan), leaver, outcome))
+    }
+}
+
+/// What a receive that has `total` bytes makes of what came after them. Ends and errors are told by the next call, which
+/// finds them again.
+#[inline]
+fn some(ep: Ep, total: usize, got: Got) -> Got {
+    match got {
+        Got::Bytes(n) => Got::Bytes(total + n),
+        got if total == 0 => got,
+        Got::Error(e) if e != libc::EFAULT => {
+            put_back(ep, e);
+            Got::Bytes(total)
+        }
+        _ => Got::Bytes(total),
+    }
+}
+
+#[cold]
+fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
+    if ep.is_corrupt() {
+        crate::log!(
+            Error,
+            "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset",
+            ep.index()
+        );
+    }
+    latch(ep, libc::ECONNRESET);
+    match take_latched(ep) {
+        Some(e) if e != 0 => Got::Error(e),
+        _ => Got::Eof,
+    }
+}
