@@ -8,12 +8,13 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::{clock, config, epoll, family, leave};
+use core::ffi::CStr;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use libc::dirent64;
 use shmring::family::Reason;
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 /// From now on any descriptor may be used by calls that do not pass here.
 pub fn by(why: Reason) {
@@ -90,21 +91,16 @@ pub fn suspected(ep: Ep) -> bool {
 
 /// Looks at some descriptors of this process. Returns where to go on, and why not if it must be the same place.
 fn search(from: i32) -> (i32, Option<Reason>) {
-    let how = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // By the thread: /proc shows no descriptors of a process whose first thread has ended.
-    // SAFETY: a NUL-terminated path.
-    let dir = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, c"/proc/thread-self/fd".as_ptr(), how) } as i32;
+    let dir = lnx::open(c"/proc/thread-self/fd", libc::O_RDONLY | libc::O_DIRECTORY, 0);
     if dir < 0 {
         // Without /proc nobody can tell.
         return (DONE, None);
     }
     let mut buf = [0u64; 512];
     // Behind "." and ".." the position is the number (proc_readfd_common, fs/proc/fd.c).
-    // SAFETY: reads into a local, aligned as the entries are.
-    let n = unsafe {
-        syscall!(libc::SYS_lseek, dir, if from > 0 { from as i64 + 2 } else { 0 }, libc::SEEK_SET);
-        syscall!(libc::SYS_getdents64, dir, buf.as_mut_ptr(), size_of_val(&buf))
-    };
+    lnx::seek(dir, if from > 0 { from as i64 + 2 } else { 0 });
+    let n = lnx::directory_entries(dir, &mut buf);
     // SAFETY: the kernel has filled this many bytes of it.
     let entries = unsafe { core::slice::from_raw_parts(buf.as_ptr().cast::<u8>(), n.max(0) as usize) };
     let mut next = DONE;
@@ -147,8 +143,7 @@ fn judge(fd: i32) -> Option<Reason> {
     }
     let mut target = [0u8; 32];
     let path = fds::proc_path(b"/proc/thread-self/fd/", fd);
-    // SAFETY: a NUL-terminated path, and a buffer of the given length.
-    let n = unsafe { syscall!(libc::SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), target.as_mut_ptr(), target.len()) };
+    let n = lnx::read_link(CStr::from_bytes_until_nul(&path).ok()?, &mut target);
     match target.get(..n.max(0) as usize)? {
         b"anon_inode:[eventpoll]" => Some(Reason::Raw),
         b"anon_inode:[io_uring]" => Some(Reason::IoUring),

@@ -8,7 +8,7 @@ use crate::{epoll, family, lifeline, lock, own, rx, sleepers, slots, tx};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
-use shmring::syscall;
+use shmring::lnx;
 
 /// This process gives up one descriptor of `ep`.
 pub fn release(ep: Ep, fd: c_int) {
@@ -90,8 +90,7 @@ pub fn read_on(ep: Ep, fd: c_int) {
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
 /// hold the file until they return; ours keep it open under another number.
 fn keep(ep: Ep, fd: c_int) -> bool {
-    // SAFETY: no memory is touched.
-    let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, own::floor()) } as c_int;
+    let new = lnx::duplicate(fd, own::floor());
     if new < 0 {
         return false;
     }

@@ -9,6 +9,7 @@ use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use shmring::family::ConfiguredPath;
 use shmring::layout::{RING_MAX, RING_MIN};
+use shmring::lnx;
 
 /// Bytes of one ring unless `CULVERT_RING` says otherwise. The kernel buffers about as much on a loopback
 /// connection before a sender blocks (tcp_wmem and tcp_rmem grow to 4 and 6 MiB), and programs have come
@@ -187,9 +188,9 @@ fn open_log(v: &[u8]) -> bool {
         return false;
     }
     path[..v.len()].copy_from_slice(v);
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    // SAFETY: a NUL-terminated path.
-    let fd = unsafe { shmring::syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600) };
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW;
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
+    let fd = lnx::open(path, flags, 0o600);
     if fd < 0 {
         crate::log!(
             Error,
@@ -199,7 +200,7 @@ fn open_log(v: &[u8]) -> bool {
         );
         return false;
     }
-    log::FD.store(fd as i32, Relaxed);
+    log::FD.store(fd, Relaxed);
     crate::own::adopt(&log::FD);
     true
 }

@@ -6,7 +6,7 @@ use crate::{attach, closing, config, epoll, family, leave, lifeline, own, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
-use shmring::syscall;
+use shmring::lnx;
 
 /// Whether `fd` is culvert's own; to the program it does not exist.
 pub fn internal(fd: c_int) -> bool {
@@ -261,8 +261,7 @@ pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 }
 
 fn open(fd: c_int) -> bool {
-    // SAFETY: no memory is touched.
-    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) >= 0 }
+    lnx::descriptor_flags(fd) >= 0
 }
 
 fn before_close(fd: c_int) {

@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
+use shmring::lnx;
 use shmring::switch::{RxPhase, TxPhase};
-use shmring::syscall;
 
 /// The connection behind `fd`, if its bytes may go another way than the kernel's. The one look-up of a call: what it
 /// brings is handed on.
@@ -280,11 +280,7 @@ pub unsafe fn sendfile(
 }
 
 fn regular(fd: c_int) -> bool {
-    // SAFETY: all-zero bytes are a valid stat.
-    let mut st: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: writes one stat.
-    let r = unsafe { syscall!(libc::SYS_fstat, fd, &raw mut st) };
-    r == 0 && st.st_mode & libc::S_IFMT == libc::S_IFREG
+    lnx::stat(fd).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
 }
 
 /// Waits until a pending rewind has been served, so that what goes natively goes behind it.

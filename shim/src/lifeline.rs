@@ -3,16 +3,13 @@
 
 use crate::clock;
 use shmring::family::Reason;
-use shmring::syscall;
+use shmring::lnx;
 
 /// What the socket shows now: `poll` events, at once.
 #[inline]
 pub fn look(fd: i32, events: i16) -> i16 {
-    let mut p = libc::pollfd { fd, events, revents: 0 };
-    let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: one pollfd; a zero timeout.
-    let r = unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
-    if r > 0 { p.revents } else { 0 }
+    let mut p = [libc::pollfd { fd, events, revents: 0 }];
+    if lnx::poll(&mut p, 0) > 0 { p[0].revents } else { 0 }
 }
 
 /// `POLLRDHUP | POLLHUP | POLLERR`: the peer will send no more, or worse.
@@ -23,17 +20,14 @@ pub const FIN: i16 = libc::POLLRDHUP;
 
 /// `O_NONBLOCK`, asked each time: it belongs to the open file, which others may change.
 pub fn nonblocking(fd: i32) -> bool {
-    // SAFETY: no memory is touched.
-    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFL) };
+    let f = lnx::file_flags(fd);
     f >= 0 && f as i32 & libc::O_NONBLOCK != 0
 }
 
 /// `SO_RCVTIMEO` or `SO_SNDTIMEO` in nanoseconds; `None` = wait for ever.
 pub fn timeout(fd: i32, option: i32) -> Option<u64> {
     let mut tv = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let mut len = size_of::<libc::timeval>() as u32;
-    // SAFETY: writes at most `len` bytes.
-    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, option, &raw mut tv, &raw mut len) };
+    let r = lnx::get_option(fd, libc::SOL_SOCKET, option, &mut tv);
     if r < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0) {
         return None;
     }
@@ -48,9 +42,7 @@ pub fn deadline(fd: i32, option: i32) -> Option<u64> {
 /// An `int` socket option, or `-errno`.
 pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
     let mut v = 0i32;
-    let mut len = 4u32;
-    // SAFETY: writes at most 4 bytes.
-    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, level, name, &raw mut v, &raw mut len) };
+    let r = lnx::get_option(fd, level, name, &mut v);
     if r < 0 { Err(-r as i32) } else { Ok(v) }
 }
 
@@ -94,34 +86,28 @@ pub const TCP_TX_DELAY: i32 = 37;
 
 /// Whether a program is attached that looks at segments (sk_get_filter).
 fn filtered(fd: i32) -> bool {
-    let mut n = 0u32;
-    // SAFETY: room for nothing: only the length is written.
-    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, 0, &raw mut n) };
+    // Room for nothing: the kernel only says how long it is.
+    let r = lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [0u8; 0]);
     // EACCES: one that cannot be shown.
-    n != 0 || r == -libc::EACCES as isize
+    r > 0 || r == -libc::EACCES as isize
 }
 
 /// `SO_COOKIE`: the socket's name in this kernel, never reused.
 pub fn cookie(fd: i32) -> Option<u64> {
     let mut v = 0u64;
-    let mut len = 8u32;
-    // SAFETY: writes at most 8 bytes.
-    let r = unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_COOKIE, &raw mut v, &raw mut len) };
-    (r >= 0 && len == 8).then_some(v)
+    let r = lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut v);
+    (r == 8).then_some(v)
 }
 
 /// Sets `SO_LINGER`.
 pub fn linger(fd: i32, v: libc::linger) {
-    // SAFETY: passes a local.
-    unsafe { syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw const v, size_of_val(&v)) };
+    lnx::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, v);
 }
 
 /// `SO_LINGER`.
 pub fn lingers(fd: i32) -> libc::linger {
     let mut v = libc::linger { l_onoff: 0, l_linger: 0 };
-    let mut len = size_of_val(&v) as u32;
-    // SAFETY: writes at most `len` bytes.
-    unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_LINGER, &raw mut v, &raw mut len) };
+    lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &mut v);
     v
 }
 
@@ -135,11 +121,7 @@ fn info(fd: i32) -> Option<Info> {
     // struct tcp_info of linux/tcp.h: the state is its first byte, tcpi_bytes_acked lies at 120,
     // tcpi_bytes_received at 128 (both since Linux 4.1).
     let mut b = [0u8; 136];
-    let mut len = b.len() as u32;
-    // SAFETY: writes at most `len` bytes.
-    let r =
-        unsafe { syscall!(libc::SYS_getsockopt, fd, libc::IPPROTO_TCP, libc::TCP_INFO, b.as_mut_ptr(), &raw mut len) };
-    if r < 0 || (len as usize) < b.len() {
+    if lnx::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut b) < b.len() as isize {
         return None;
     }
     let word = |at: usize| u64::from_ne_bytes(core::array::from_fn(|i| b[at + i]));
@@ -148,10 +130,7 @@ fn info(fd: i32) -> Option<Info> {
 
 /// What an ioctl that asks for a number of bytes answers.
 pub fn queued(fd: i32, request: u64) -> Option<u64> {
-    let mut n = 0i32;
-    // SAFETY: writes one int.
-    let r = unsafe { syscall!(libc::SYS_ioctl, fd, request, &raw mut n) };
-    (r >= 0).then_some(n.max(0) as u64)
+    lnx::queued(fd, request)
 }
 
 /// Bytes in the socket's receive queue.
@@ -210,7 +189,5 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
 /// Resets a connection whose bytes cannot be delivered where they must go.
 pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
-    let a = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
-    // SAFETY: a valid address; tcp_disconnect sends a RST.
-    unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) };
+    lnx::disconnect(fd);
 }

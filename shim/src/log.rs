@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
-use shmring::syscall;
+use shmring::lnx;
 
 /// Severity; what is above the configured one is not formatted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,11 +34,7 @@ pub static FD: AtomicI32 = AtomicI32::new(2);
 static STDERR: [core::sync::atomic::AtomicU64; 2] = [const { core::sync::atomic::AtomicU64::new(0) }; 2];
 
 fn stderr_id() -> Option<[u64; 2]> {
-    // SAFETY: all-zero bytes are a valid stat.
-    let mut st: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: writes one stat.
-    let r = unsafe { syscall!(libc::SYS_fstat, 2, &raw mut st) };
-    (r == 0).then_some([st.st_dev, st.st_ino])
+    lnx::stat(2).map(|st| [st.st_dev, st.st_ino])
 }
 
 /// Notes what stderr is; from the constructor.
@@ -104,8 +100,7 @@ pub fn line(args: fmt::Arguments) {
     let mut l = Line { buf: [0; LINE], len: 0 };
     let _ = write!(l, "culvert[{}]: {}", shmring::sys::getpid(), args);
     l.buf[l.len] = b'\n';
-    // SAFETY: the buffer is valid for the length given.
-    unsafe { syscall!(libc::SYS_write, fd, l.buf.as_ptr(), l.len + 1) };
+    lnx::write(fd, &l.buf[..l.len + 1]);
 }
 
 /// `log!(Level, "format", ...)`.

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{RCVTIMEO, SNDTIMEO};
 use shmring::family::{Reason, State};
+use shmring::lnx::{SIOCATMARK, SIOCOUTQNSD};
 use shmring::ring;
 
 /// What setting an option does to a connection whose bytes are on a ring.
@@ -341,9 +342,6 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
     let r = unsafe { usercopy::store(arg as *mut c_int, &n) };
     real::ret(if r.is_err() { -libc::EFAULT as isize } else { 0 }) as c_int
 }
-
-const SIOCOUTQNSD: c_ulong = 0x894b;
-const SIOCATMARK: c_ulong = 0x8905;
 
 /// `sockatmark`, which asks the same (sockatmark(3)).
 ///

@@ -6,7 +6,7 @@
 use crate::fds::{Kind, MAX, set};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicPtr};
-use shmring::syscall;
+use shmring::lnx;
 
 /// As many descriptors culvert holds at most.
 const MOST: usize = 4096;
@@ -16,11 +16,9 @@ static KEPT: [AtomicPtr<AtomicI32>; MOST] = [const { AtomicPtr::new(core::ptr::n
 
 /// The first number culvert uses for itself.
 pub fn floor() -> i32 {
-    let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: prlimit on ourselves, reading only.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut r) };
+    let limit = lnx::limit(libc::RLIMIT_NOFILE).unwrap_or(0);
     // High enough to leave the low numbers alone, low enough to keep the kernel's table small.
-    (r.rlim_cur / 4 * 3).min(8192) as i32
+    (limit / 4 * 3).min(8192) as i32
 }
 
 /// How many descriptors culvert may hold: a quarter of the limit. A program short of descriptors keeps them.
@@ -30,18 +28,14 @@ fn budget() -> usize {
 
 /// Whether a memfd may have `len` bytes: beyond RLIMIT_FSIZE, ftruncate raises SIGXFSZ in the program.
 pub fn may_size(len: usize) -> bool {
-    let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: prlimit on ourselves, reading only.
-    let e = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_FSIZE, 0, &raw mut r) };
-    e == 0 && len as u64 <= r.rlim_cur
+    lnx::limit(libc::RLIMIT_FSIZE).is_some_and(|limit| len as u64 <= limit)
 }
 
 /// Moves the descriptor in `place` to a high number, close-on-exec, and protects it. `place` follows it
 /// when it must be moved. On failure the descriptor is closed and `place` becomes -1.
 pub fn adopt(place: &'static AtomicI32) -> bool {
     let fd = place.load(Relaxed);
-    // SAFETY: duplicates a descriptor we own.
-    let high = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, floor()) } as i32;
+    let high = lnx::duplicate(fd, floor());
     shmring::sys::close(fd);
     place.store(-1, Relaxed);
     if high < 0 {
@@ -86,8 +80,7 @@ pub fn move_away(fd: i32) -> bool {
         // SAFETY: only `adopt` stores here, and only 'static references.
         let place = unsafe { &*p };
         if place.load(Relaxed) == fd {
-            // SAFETY: duplicates a descriptor we own.
-            let new = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, fd + 1) } as i32;
+            let new = lnx::duplicate(fd, fd + 1);
             if new < 0 || new as usize >= MAX {
                 return false;
             }
@@ -104,8 +97,7 @@ pub fn move_away(fd: i32) -> bool {
 /// Moves a descriptor of ours to a high number and protects it, for owners that recognise it by inode.
 /// Returns the number it has now.
 pub fn place(fd: i32) -> i32 {
-    // SAFETY: duplicates a descriptor we own.
-    let high = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, floor()) } as i32;
+    let high = lnx::duplicate(fd, floor());
     if high < 0 {
         return fd;
     }

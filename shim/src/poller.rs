@@ -9,7 +9,7 @@ use crate::own;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use core::sync::atomic::{AtomicI32, AtomicU32};
 use shmring::layout::{DOZING, POLLERS};
-use shmring::syscall;
+use shmring::lnx;
 
 struct Poller {
     bell: AtomicI32,
@@ -35,8 +35,7 @@ pub fn acquire() -> Option<usize> {
         .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
     crate::tls::tls().habits.poller.set(p as u32 + 1);
     if TABLE[p].bell.load(Relaxed) < 0 {
-        // SAFETY: creates a descriptor.
-        let fd = unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } as i32;
+        let fd = lnx::eventfd();
         TABLE[p].bell.store(fd, Relaxed);
         if fd < 0 || !own::adopt(&TABLE[p].bell) {
             TABLE[p].bell.store(-1, Relaxed);
@@ -86,18 +85,14 @@ pub fn generation(p: usize) -> u32 {
 
 /// Empties a doorbell that was heard.
 pub fn drain(p: usize) {
-    let mut n = 0u64;
-    // SAFETY: reads 8 bytes into a local; non-blocking.
-    unsafe { syscall!(libc::SYS_read, bell(p), &raw mut n, 8) };
+    lnx::read(bell(p), &mut [0; 8]);
 }
 
 /// Rings one of our own doorbells, if there is one.
 pub fn ring_own(p: usize) {
     let fd = bell(p);
     if fd >= 0 {
-        let one = 1u64;
-        // SAFETY: writes 8 bytes from a local; non-blocking.
-        unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
+        lnx::write(fd, &1u64.to_ne_bytes());
     }
 }
 

@@ -9,7 +9,7 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 use shmring::family::{Reason, State};
-use shmring::syscall;
+use shmring::lnx;
 
 /// Before this process becomes another program: sockets that survive it leave our reach.
 ///
@@ -71,8 +71,7 @@ fn hand_sets_over() {
 
 /// Whether the next image has descriptor `fd`.
 fn inherits(fd: c_int) -> bool {
-    // SAFETY: no memory is touched.
-    let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
+    let f = lnx::descriptor_flags(fd);
     f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
 }
 

@@ -3,10 +3,11 @@
 
 use crate::endpoint::Ep;
 use crate::fds;
+use core::ffi::CStr;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicUsize};
 use libc::c_int;
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 /// A thread in a blocking call on a connection, for those who close its descriptor meanwhile. A thread that left
 /// the call by cancellation or longjmp is still named: see [`slept_on`].
@@ -103,15 +104,13 @@ impl Sleeper {
         // The kernel knows no leading zeros (name_to_int).
         let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
         path.copy_within(16 + zeros.., 16);
-        // SAFETY: a NUL-terminated path.
-        let f = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }
-            as i32;
+        let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
+        let f = lnx::open(path, libc::O_RDONLY, 0);
         if f < 0 {
             return false;
         }
         let mut b = [0u8; 32];
-        // SAFETY: reads into a local.
-        unsafe { syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len()) };
+        lnx::read(f, &mut b);
         sys::close(f);
         // proc(5): "running", or the number of the call and its arguments.
         match b.strip_prefix(b"202 0x") {

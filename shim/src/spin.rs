@@ -5,7 +5,7 @@ use crate::config;
 use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 static CPUS: AtomicU32 = AtomicU32::new(1);
 /// How spinning has been paying off, 0..=SCORE_MAX, and waits until it is tried again.
@@ -41,8 +41,7 @@ const QUIET: [u64; 2] = [20_000, 1_000_000];
 /// Notes the number of CPUs that this process may use.
 pub fn init() {
     let mut set = [0u64; 128];
-    // SAFETY: writes at most the size given.
-    let n = unsafe { syscall!(libc::SYS_sched_getaffinity, 0, size_of_val(&set), set.as_mut_ptr()) };
+    let n = lnx::affinity(&mut set);
     if n > 0 {
         CPUS.store(set[..n as usize / 8].iter().map(|w| w.count_ones()).sum(), Relaxed);
     }
@@ -107,13 +106,10 @@ fn crowded() -> bool {
 /// The first bytes of a small file; zeros if there is none.
 fn read(path: &core::ffi::CStr) -> [u8; 64] {
     let mut b = [0; 64];
-    // SAFETY: a NUL-terminated path, and a local of the given length.
-    unsafe {
-        let f = syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) as i32;
-        if f >= 0 {
-            syscall!(libc::SYS_read, f, b.as_mut_ptr(), b.len());
-            sys::close(f);
-        }
+    let f = lnx::open(path, libc::O_RDONLY, 0);
+    if f >= 0 {
+        lnx::read(f, &mut b);
+        sys::close(f);
     }
     b
 }
@@ -188,8 +184,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
         if t.wrapping_sub(yielded) >= patience {
             // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
             // that want to run, and moves one to a CPU that is idle.
-            // SAFETY: no memory is touched.
-            unsafe { syscall!(libc::SYS_sched_yield) };
+            lnx::yield_cpu();
             yielded = sys::cycles();
             let lent = yielded.wrapping_sub(t);
             let crowded = lent > TAKEN_UP_US * rate;

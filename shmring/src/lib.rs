@@ -9,6 +9,7 @@
 pub mod driver;
 pub mod family;
 pub mod layout;
+pub mod lnx;
 pub mod ring;
 pub mod switch;
 pub mod sync;

@@ -1,14 +1,14 @@
 //! What the kernel tells about a registration: `/proc/self/fdinfo/EPFD`.
 
+use core::ffi::CStr;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EPOLLWAKEUP, c_int};
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 /// Whether the kernel has disabled a oneshot registration: its event mask in fdinfo is then bare.
 pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
     let path = crate::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
-    // SAFETY: a NUL-terminated path.
-    let f =
-        unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) } as i32;
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
+    let f = lnx::open(path, libc::O_RDONLY, 0);
     if f < 0 {
         return false;
     }
@@ -16,8 +16,7 @@ pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
     let mut buf = [0u8; 1024];
     let mut found = None;
     while found.is_none() {
-        // SAFETY: reads into a local.
-        let n = unsafe { syscall!(libc::SYS_read, f, buf.as_mut_ptr(), buf.len()) };
+        let n = lnx::read(f, &mut buf);
         if n <= 0 {
             break;
         }

@@ -21,10 +21,10 @@ use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
-use libc::{c_int, epoll_event};
+use libc::c_int;
 use set::{LEFT, TABLE, TAGGED, each, unlink};
 use shmring::layout::POLLERS;
-use shmring::syscall;
+use shmring::lnx;
 use wait::knock;
 
 /// Upper bits of our `data`, random, so that a program's own data is not mistaken for it.
@@ -38,10 +38,7 @@ fn tag() -> u64 {
     if t != 0 {
         return t;
     }
-    let mut v = 0u64;
-    // SAFETY: writes 8 bytes into a local.
-    unsafe { syscall!(libc::SYS_getrandom, &raw mut v, 8, 0) };
-    let v = (v | 1 << 63 | 1 << 30) & !DOORBELL;
+    let v = (lnx::random() | 1 << 63 | 1 << 30) & !DOORBELL;
     let _ = TAG.compare_exchange(0, v, Relaxed, Relaxed);
     TAG.load(Relaxed)
 }
@@ -52,9 +49,7 @@ fn ours(data: u64) -> Option<u64> {
 }
 
 fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isize {
-    let ev = epoll_event { events, u64: data };
-    // SAFETY: passes a local.
-    unsafe { syscall!(libc::SYS_epoll_ctl, epfd, op, fd, &raw const ev) }
+    lnx::epoll_ctl(epfd, op, fd, events, data)
 }
 
 /// `epoll_create1` succeeded.

@@ -17,7 +17,7 @@ use core::ffi::c_int;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
 use shmring::family::State;
-use shmring::syscall;
+use shmring::lnx;
 
 const SETS: usize = 256;
 const CHUNK: usize = 256;
@@ -163,9 +163,7 @@ pub(super) fn watch(id: u32) -> Option<&'static Watch> {
 
 fn map(len: usize, how: i32) -> Option<*mut u8> {
     let flags = how | libc::MAP_ANONYMOUS;
-    // SAFETY: a fresh anonymous mapping.
-    let p = unsafe { syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
-    (!(-4095..0).contains(&p)).then_some(p as *mut u8)
+    lnx::map(len, flags, -1)
 }
 
 fn link_of(id: u32) -> Option<&'static Link> {
@@ -199,7 +197,7 @@ impl Set {
         let unmap = |p: *mut u8, len: usize| {
             if !p.is_null() {
                 // SAFETY: our own mapping, of this length; nobody in this process refers to it.
-                unsafe { syscall!(libc::SYS_munmap, p, len) };
+                unsafe { lnx::unmap(p, len) };
             }
         };
         self.used.store(0, Relaxed);
