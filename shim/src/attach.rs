@@ -19,7 +19,7 @@ use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
 use crate::mail::{LOCK, MET, REFUSED, knock, own_mailbox, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
-use crate::slots::{detach, free_slot, give_up, offer};
+use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{bypass, config, epoll, family, fds, lifeline, mail, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::Tuple;
@@ -44,9 +44,7 @@ pub fn after_fork_child() {
     LOCK.reset();
     channel::LOCK.reset();
     mail::after_fork_child();
-    for c in channel::all() {
-        c.inherited.store(1, Relaxed);
-    }
+    channel::all().for_each(slots::inherit);
     for ep in family::held() {
         let l = ep.local();
         l.stage.store(0, Relaxed);
@@ -218,7 +216,8 @@ fn connector(ep: Ep, fd: i32) {
                 Ok(f)
                     if f.cookie == acceptor
                         && f.uid == chan.peer_uid.load(Relaxed)
-                        && chan.endpoint(slot - 1).is_none() =>
+                        && chan.endpoint(slot - 1).is_none()
+                        && chan.have_page(slot - 1) =>
                 {
                     ep.local().peer_cookie.store(acceptor, Relaxed);
                     attach(ep, chan, slot - 1);
@@ -242,11 +241,15 @@ fn acceptor(ep: Ep, fd: i32) {
     let l = ep.local();
     let offered = l.offered.load(Relaxed) as usize;
     if offered != 0 {
-        if let Some(chan) = ep.chan()
-            && chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY
-            && allowed(ep)
-        {
-            attach(ep, chan, offered - 1);
+        let Some(chan) = ep.chan() else { return };
+        // In this order: a connector that has left will not take it any more.
+        let left = chan.left_by_peer();
+        if chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY {
+            if allowed(ep) {
+                attach(ep, chan, offered - 1);
+            }
+        } else if left {
+            withdraw(ep);
         }
         return;
     }
@@ -291,11 +294,14 @@ fn acceptor(ep: Ep, fd: i32) {
             || chan.inherited.load(Relaxed) != 0
             || chan.peer_mailbox.load(Relaxed) != peer
             || chan.peer_uid.load(Relaxed) != uid
+            || chan.left_by_peer()
         {
             continue;
         }
         if let Some(slot) = free_slot(chan) {
-            offer(ep, chan, slot);
+            if !offer(ep, chan, slot) {
+                ep.because(Reason::NoMemory);
+            }
             return;
         }
     }
@@ -314,7 +320,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     let l = ep.local();
     l.chan.store(chan.place(), Release);
     chan.used.fetch_or(1 << slot, Relaxed);
-    chan.seat(slot, Some(ep));
+    chan.seat(slot, ep);
     let fd = l.fd.load(Relaxed);
     // Perhaps its listener's.
     let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
@@ -324,7 +330,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         // Given up by another thread. What an acceptor has offered is taken back later.
         if chan.role() == Role::Connector {
-            detach(ep, chan);
+            detach(ep, chan, false);
             l.chan.store(0, Relaxed);
         }
         return;
@@ -358,6 +364,6 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     let l = ep.local();
     l.inherited.store(1, Relaxed);
     l.chan.store(chan.place(), Release);
-    chan.seat(slot, Some(ep));
+    chan.seat(slot, ep);
     ep.state.store(State::Attached as u32, Release);
 }

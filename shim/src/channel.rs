@@ -1,24 +1,43 @@
-//! This process's view of the channels it has mapped, and of their slots.
+//! This process's view of the channels it has mapped, and of their slots. What of their rings is mapped only while it
+//! is needed is in [`bulk`](crate::bulk).
 
+use crate::bulk::{self, Bulk};
 use crate::endpoint::Ep;
 use crate::lock::Lock;
+use crate::own;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
-use shmring::syscall;
+use shmring::{sys, syscall};
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
 
-/// A mapped channel. Entries of the static table are reused, never freed.
+const PAGE: usize = 4096;
+
+/// A channel, at the beginning of a piece of memory in which the channel's fixed part follows on the next page.
+///
+/// Such a piece is made once and never unmapped, nor is the fixed part: a channel that is closed is *replaced*, by zeros
+/// of this process's own, until the piece serves the next channel. Threads in a wait walk all channels without a lock.
+/// One that still walks a channel that another thread closes reads zeros there, or the next channel's words, and
+/// what it stores arms a poller that is armed already, or nobody: no memory of the program's is ever touched.
+#[repr(C)]
 pub struct Chan {
-    /// The mapping; null while the entry is unused.
-    base: AtomicPtr<u8>,
+    /// In use.
+    mapped: AtomicU32,
     role: AtomicU32,
     ring: AtomicU32,
+    /// Place in the table, + 1.
+    place: u32,
     /// Name of the channel.
     pub id: AtomicU64,
+    /// Its memory, for what of it is not mapped.
+    pub(crate) memfd: AtomicI32,
+    /// The memory's inode, by which `memfd` is known to be it still.
+    pub(crate) inode: AtomicU64,
+    /// The bulk of each slot's rings, as far as this process has mapped it.
+    pub(crate) bulk: [[Bulk; 2]; SLOTS],
     /// Mailbox of the process at the other side.
     pub peer_mailbox: AtomicU64,
     /// Its uid, proved by SCM_CREDENTIALS.
@@ -38,33 +57,34 @@ pub struct Chan {
     pub inherited: AtomicU32,
     /// Time stamp at which the lifeline of one of its connections was last seen to be alive, and so its peer.
     alive: AtomicU64,
+    /// No connection has been in it yet.
+    unused: AtomicU32,
 }
 
-static TABLE: [Chan; CHANS] = [const {
-    Chan {
-        base: AtomicPtr::new(core::ptr::null_mut()),
-        role: AtomicU32::new(0),
-        ring: AtomicU32::new(0),
-        id: AtomicU64::new(0),
-        peer_mailbox: AtomicU64::new(0),
-        peer_uid: AtomicU32::new(0),
-        peer_pid: AtomicU32::new(0),
-        bells: [const { AtomicI32::new(-1) }; layout::POLLERS],
-        told: AtomicU64::new(0),
-        slot_ep: [const { AtomicU32::new(0) }; SLOTS],
-        used: AtomicU64::new(0),
-        inherited: AtomicU32::new(0),
-        alive: AtomicU64::new(0),
-    }
-}; CHANS];
+const _: () = assert!(size_of::<Chan>() <= PAGE);
+
+static TABLE: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
+/// Channels that wait for their first connection.
+static UNUSED: AtomicU32 = AtomicU32::new(0);
 /// Guards the table's shape: who is mapped where.
 pub static LOCK: Lock = Lock::new();
+
+/// Whether a channel waits for its first connection.
+pub fn any_unused() -> bool {
+    UNUSED.load(Relaxed) != 0
+}
+
+fn entry(i: usize) -> Option<&'static Chan> {
+    let p = TABLE.get(i)?.load(Acquire);
+    // SAFETY: null, or the beginning of a piece that `piece` made and that stays mapped; all that changes in it is atomic.
+    unsafe { p.as_ref() }
+}
 
 /// Every mapped channel.
 pub fn all() -> impl Iterator<Item = &'static Chan> {
     let n = HIGH.load(Acquire) as usize;
-    TABLE[..n.min(CHANS)].iter().filter(|c| c.mapped())
+    (0..n.min(CHANS)).filter_map(entry).filter(|c| c.mapped())
 }
 
 /// Every mapped channel whose pollers' words are ours: not those of a process that we were forked from, who
@@ -73,10 +93,80 @@ pub fn own() -> impl Iterator<Item = &'static Chan> {
     all().filter(|c| c.inherited.load(Relaxed) == 0)
 }
 
-/// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room; the caller
-/// keeps the descriptor. Call with [`LOCK`] held.
+/// Keeps memory of ours out of core dumps, which are the program's.
+pub fn not_dumped(at: usize, len: usize) {
+    // SAFETY: a mapping of ours; the advice changes nothing that anybody reads.
+    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
+}
+
+/// Zeros of this process's own, at `at` in place of what is mapped there, or at an address of the kernel's choice (0).
+fn zeros(at: usize, len: usize) -> Option<usize> {
+    let fixed = if at == 0 { 0 } else { libc::MAP_FIXED };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+    // SAFETY: a fresh mapping, or one in place of memory of ours.
+    let p = unsafe { syscall!(libc::SYS_mmap, at, len, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
+    if (-4095..0).contains(&p) {
+        return None;
+    }
+    not_dumped(p as usize, len);
+    Some(p as usize)
+}
+
+/// An unused channel. Call with [`LOCK`] held.
+fn unused() -> Option<&'static Chan> {
+    let high = HIGH.load(Relaxed) as usize;
+    if let Some(c) = (0..high.min(CHANS)).filter_map(entry).find(|c| !c.mapped()) {
+        return Some(c);
+    }
+    let place = TABLE.get(high)?;
+    let p = zeros(0, PAGE + layout::FIXED_LEN)? as *mut Chan;
+    // SAFETY: fresh zeros of that size, and ours alone; zeros are a Chan.
+    unsafe { (*p).place = high as u32 + 1 };
+    place.store(p, Release);
+    HIGH.store(high as u32 + 1, Release);
+    entry(high)
+}
+
+/// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room. The descriptor is the
+/// channel's from now on, or closed. Call with [`LOCK`] held.
 pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {
-    let len = layout::channel_len(ring);
+    let c = sized(memfd, layout::channel_len(ring)).and_then(|inode| {
+        let c = unused()?;
+        c.inode.store(inode, Relaxed);
+        c.fix(memfd).then_some(c)
+    });
+    let Some(c) = c else {
+        sys::close(memfd);
+        return None;
+    };
+    c.memfd.store(memfd, Relaxed);
+    for b in &c.bells {
+        b.store(-1, Relaxed);
+    }
+    if !own::adopt(&c.memfd) {
+        // Without the descriptor only the homes could be used.
+        zeros(c.base().addr(), layout::FIXED_LEN);
+        return None;
+    }
+    c.role.store(role as u32, Relaxed);
+    c.ring.store(ring as u32, Relaxed);
+    c.id.store(id, Relaxed);
+    c.told.store(0, Relaxed);
+    c.used.store(0, Relaxed);
+    c.inherited.store(0, Relaxed);
+    c.alive.store(0, Relaxed);
+    c.unused.store(1, Relaxed);
+    UNUSED.fetch_add(1, Relaxed);
+    for s in &c.slot_ep {
+        s.store(0, Relaxed);
+    }
+    c.mapped.store(1, Release);
+    crate::family::count_channel();
+    Some(c)
+}
+
+/// The inode of a memfd whose size is `len`, for ever.
+fn sized(memfd: i32, len: usize) -> Option<u64> {
     // SAFETY: all-zero bytes are a valid stat.
     let mut st: libc::stat = unsafe { core::mem::zeroed() };
     // SAFETY: reads the state of a descriptor we own.
@@ -87,70 +177,88 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
         syscall!(libc::SYS_fcntl, memfd, libc::F_GET_SEALS)
     };
     let fixed = (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) as isize;
-    if seals < 0 || seals & fixed != fixed {
-        return None;
-    }
-    let i = TABLE.iter().position(|c| !c.mapped())?;
-    // SAFETY: a fresh shared mapping of a memfd that can no longer shrink: access cannot raise SIGBUS
-    // but for memory exhaustion.
-    let p = unsafe {
-        syscall!(
-            libc::SYS_mmap,
-            0,
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_NORESERVE,
-            memfd,
-            0
-        )
-    };
-    if (-4095..0).contains(&p) {
-        return None;
-    }
-    let c = &TABLE[i];
-    c.role.store(role as u32, Relaxed);
-    c.ring.store(ring as u32, Relaxed);
-    c.id.store(id, Relaxed);
-    c.told.store(0, Relaxed);
-    c.used.store(0, Relaxed);
-    c.inherited.store(0, Relaxed);
-    c.alive.store(0, Relaxed);
-    for s in &c.slot_ep {
-        s.store(0, Relaxed);
-    }
-    c.base.store(p as *mut u8, Release);
-    HIGH.fetch_max(i as u32 + 1, Release);
-    crate::family::count_channel();
-    Some(c)
+    (seals >= 0 && seals & fixed == fixed).then_some(st.st_ino)
 }
 
 impl Ep {
     /// The channel, if attached and known to this process.
     #[inline(always)]
     pub fn chan(self) -> Option<&'static Chan> {
-        TABLE.get((self.local().chan.load(Acquire) as usize).wrapping_sub(1))
+        entry((self.local().chan.load(Acquire) as usize).wrapping_sub(1))
     }
 }
 
 impl Chan {
     /// Its place in the table, + 1: what [`Local::chan`](crate::endpoint::Local::chan) holds.
     pub fn place(&self) -> u32 {
-        let at = core::ptr::from_ref(self).addr() - TABLE.as_ptr().addr();
-        (at / size_of::<Chan>()) as u32 + 1
+        self.place
     }
 
     fn mapped(&self) -> bool {
-        !self.base.load(Acquire).is_null()
+        self.mapped.load(Acquire) != 0
     }
 
-    /// Unmaps a channel that no endpoint uses. Call with [`LOCK`] held.
-    pub fn unmap(&'static self) {
-        let base = self.base.swap(core::ptr::null_mut(), Relaxed);
-        for b in &self.bells {
-            crate::own::discard(b);
+    /// Where the fixed part is mapped.
+    #[inline(always)]
+    fn base(&self) -> *mut u8 {
+        core::ptr::from_ref(self).cast_mut().cast::<u8>().wrapping_add(PAGE)
+    }
+
+    /// Maps the fixed part, in place of the zeros that are there. False: no memory.
+    fn fix(&self, memfd: i32) -> bool {
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let (at, len) = (self.base(), layout::FIXED_LEN);
+        // SAFETY: in place of this piece's own fixed part. A memfd that can no longer shrink: access cannot raise SIGBUS
+        // but for memory exhaustion, and what is not touched for a connection is had first.
+        let r = unsafe { syscall!(libc::SYS_mmap, at, len, libc::PROT_READ | libc::PROT_WRITE, flags, memfd, 0) };
+        if (-4095..0).contains(&r) {
+            return false;
         }
-        // SAFETY: no endpoint of this process refers to the mapping any more (the caller checked).
-        unsafe { syscall!(libc::SYS_munmap, base, layout::channel_len(self.ring.load(Relaxed) as usize)) };
+        not_dumped(at.addr(), len);
+        let had = bulk::have(at, layout::HOMES_AT);
+        if !had {
+            zeros(at.addr(), len);
+        }
+        had
+    }
+
+    /// Makes sure that the page of a slot is there. False: no memory for it.
+    pub fn have_page(&self, slot: usize) -> bool {
+        bulk::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
+    }
+
+    /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`LOCK`] held.
+    pub fn close(&'static self) {
+        if self.inherited.load(Relaxed) == 0 {
+            self.header().left[self.role() as usize].store(1, Release);
+        }
+        self.used_now();
+        self.mapped.store(0, Release);
+        for slot in 0..SLOTS {
+            self.unmap_bulk(slot);
+        }
+        // If there is no memory even for that, the channel's stays until the piece serves the next one.
+        zeros(self.base().addr(), layout::FIXED_LEN);
+        own::discard(&self.memfd);
+        for b in &self.bells {
+            own::discard(b);
+        }
+    }
+
+    fn used_now(&self) {
+        if self.unused.swap(0, Relaxed) != 0 {
+            UNUSED.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Whether it waits for its first connection.
+    pub fn is_unused(&self) -> bool {
+        self.unused.load(Relaxed) != 0
+    }
+
+    /// Whether the other side puts no new connection into it, nor looks at what is offered in it.
+    pub fn left_by_peer(&self) -> bool {
+        self.header().left[self.role().peer() as usize].load(Acquire) != 0
     }
 
     /// Which side this process is.
@@ -165,15 +273,15 @@ impl Chan {
         self.ring.load(Relaxed) as usize
     }
 
-    /// Where positions lie in ring `dir`.
+    /// Where positions lie in its rings.
     #[inline(always)]
-    pub fn geometry(&self, dir: usize) -> Geometry {
-        Geometry { size: self.ring() as u64, home: layout::home_offset(self.ring(), dir) as u64 }
+    pub fn geometry(&self) -> Geometry {
+        Geometry { size: self.ring() as u64, home: layout::HOME as u64 }
     }
 
     fn header(&self) -> &layout::Header {
-        // SAFETY: the mapping begins with it; what changes in it is atomic.
-        unsafe { &*self.base.load(Relaxed).cast() }
+        // SAFETY: the fixed part begins with it; what changes in it is atomic.
+        unsafe { &*self.base().cast() }
     }
 
     /// This process is about to be forked.
@@ -195,42 +303,29 @@ impl Chan {
     /// Header of a slot.
     #[inline(always)]
     pub fn slot(&self, slot: usize) -> &SlotHeader {
-        let at = layout::header_at(self.ring(), slot % SLOTS);
-        // SAFETY: inside the mapping by layout's arithmetic; all atomics; mapped while in use.
-        unsafe { &*self.base.load(Relaxed).add(at).cast() }
+        let at = layout::header_at(slot % SLOTS);
+        // SAFETY: inside the fixed part by layout's arithmetic; all atomics; always mapped.
+        unsafe { &*self.base().add(at).cast() }
     }
 
-    /// Start of ring `dir` of a slot: `ring()` bytes.
+    /// The home of ring `dir` of a slot: its first [`layout::HOME`] bytes.
     #[inline(always)]
-    pub fn bytes(&self, slot: usize, dir: usize) -> *mut u8 {
-        // SAFETY: inside the mapping by layout's arithmetic.
-        unsafe { self.base.load(Relaxed).add(layout::ring_at(self.ring(), slot % SLOTS, dir)) }
-    }
-
-    /// Gives the bulk of a ring back to the system. The ring must be empty and its sender's direction owned.
-    #[cold]
-    pub fn trim(&self, slot: usize, dir: usize) {
-        if crate::family::is_filtered() {
-            // A filter may kill us for it: the pages serve the slot's next connection.
-            return;
-        }
-        let (at, len) = layout::bulk(self.ring(), slot % SLOTS, dir);
-        // SAFETY: whole pages of our mapping that hold nothing anybody will read.
-        unsafe { syscall!(libc::SYS_madvise, self.base.load(Relaxed).add(at), len, libc::MADV_REMOVE) };
+    pub(crate) fn home(&self, slot: usize, dir: usize) -> *mut u8 {
+        self.base().wrapping_add(layout::home_at(slot % SLOTS, dir))
     }
 
     /// The pollers' words of one side.
     #[inline(always)]
     pub fn queues(&self, side: Role) -> &[Queue; layout::POLLERS] {
         let at = layout::QUEUES_AT + side as usize * size_of::<[Queue; layout::POLLERS]>();
-        // SAFETY: inside the mapping; all atomics.
-        unsafe { &*self.base.load(Relaxed).add(at).cast() }
+        // SAFETY: inside the fixed part; all atomics; always mapped.
+        unsafe { &*self.base().add(at).cast() }
     }
 
     /// The offers.
     pub fn offers(&self) -> &[Offer; layout::OFFERS] {
-        // SAFETY: inside the mapping; all atomics.
-        unsafe { &*self.base.load(Relaxed).add(layout::OFFERS_AT).cast() }
+        // SAFETY: inside the fixed part; all atomics; always mapped.
+        unsafe { &*self.base().add(layout::OFFERS_AT).cast() }
     }
 
     /// Endpoint in a slot.
@@ -242,14 +337,15 @@ impl Chan {
         }
     }
 
-    /// Puts an endpoint into a slot, or takes it out.
-    pub fn seat(&self, slot: usize, ep: Option<Ep>) {
-        self.slot_ep[slot % SLOTS].store(ep.map_or(0, |e| e.index() + 1), Release);
+    /// Puts an endpoint into a slot.
+    pub fn seat(&self, slot: usize, ep: Ep) {
+        self.used_now();
+        self.slot_ep[slot % SLOTS].store(ep.index() + 1, Release);
     }
 
     /// Takes `ep` out of a slot, unless another sits there by now.
-    pub fn unseat(&self, slot: usize, ep: Ep) {
-        let _ = self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed);
+    pub fn unseat(&self, slot: usize, ep: Ep) -> bool {
+        self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed).is_ok()
     }
 
     /// Whether any endpoint of this process sits in it.

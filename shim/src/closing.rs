@@ -4,7 +4,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{epoll, family, lifeline, lock, own, rx, sleepers, slots, tx};
+use crate::{epoll, family, lifeline, lock, own, peer, rx, sleepers, slots, tx};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -30,27 +30,44 @@ pub fn release(ep: Ep, fd: c_int) {
     epoll::forget(ep);
     slots::closing(ep);
     if !family::give_up(ep) {
-        return;
+        if ep.state() == State::Attached {
+            let slots = slots::lock();
+            slots::leave(ep);
+            slots.release();
+        }
+        return slots::tidy();
     }
     slots::bar(ep);
     if ep.state() != State::Attached {
-        return family::free(ep);
+        family::free(ep);
+        return slots::tidy();
     }
     let chan = ep.chan();
     if let Some(chan) = chan {
         end(ep, chan, fd);
     }
+    let dead = chan.is_some_and(|chan| left_much(ep, chan, fd));
     // A thread that is inside with the connection finishes first; the slot, too, is its until then.
     let slots = slots::lock();
     let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
     if let Some(chan) = chan {
-        slots::detach(ep, chan);
+        slots::detach(ep, chan, dead);
     }
     l.chan.store(0, Relaxed);
     family::free(ep);
     tx.release();
     rx.release();
     slots.release();
+    slots::tidy();
+}
+
+/// Whether a peer that was killed has left memory on the rings, which nobody will give back for it.
+fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let [a, b] = &chan.slot(slot).side;
+    // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
+    let open = !family::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
+    open && slots::is_large(chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
 }
 
 /// Before the kernel closes the last descriptor of an attached connection.

@@ -13,7 +13,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{attach, channel, family, lifeline, mail, own, rx};
+use crate::{attach, channel, family, lifeline, mail, own, rx, slots};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, CLOSED, Role, SLOTS};
@@ -149,8 +149,9 @@ pub fn pass_on(preloaded: bool) -> Passed {
                 Some(to) if slot < SLOTS => {
                     // One copy for all descriptors of the socket: what is read through one is read for all.
                     let also = slot > before;
-                    if !also {
-                        copy(ep, from, at, n as usize, to, slot);
+                    if !also && !copy(ep, from, at, n as usize, to, slot) {
+                        lifeline::reset(fd, Reason::Exec);
+                        continue;
                     }
                     let o = &to.offers()[slot];
                     o.connector.store(ep.cookie.load(Relaxed), Relaxed);
@@ -165,14 +166,11 @@ pub fn pass_on(preloaded: bool) -> Passed {
             passed.note(ep, n);
         }
     }
-    if let Some(memfd) = made {
-        // SAFETY: descriptors of ours; without CLOEXEC this one survives.
-        unsafe { syscall!(libc::SYS_dup3, memfd, number(), 0) };
-        sys::close(memfd);
-    }
     if let Some(c) = chan {
+        // SAFETY: descriptors of ours; without CLOEXEC this one survives.
+        unsafe { syscall!(libc::SYS_dup3, c.memfd.load(Relaxed), number(), 0) };
         let held = channel::LOCK.lock();
-        c.unmap();
+        c.close();
         held.release();
     }
     passed
@@ -215,8 +213,15 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
         }
         let dir = chan.role().rx();
         let base = ring::base(&chan.slot(slot).producer[dir]);
-        for (off, len) in chan.geometry(dir).spans(base, ep.rx_head.load(Relaxed), n as u64) {
-            ok &= syscall!(libc::SYS_write, file, chan.bytes(slot, dir).add(off), len) == len as isize;
+        for (mut off, mut len) in chan.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
+            while ok && len > 0 {
+                let Some((p, n)) = chan.read_at(slot, dir, off, len, &mut buf) else {
+                    ok = false;
+                    break;
+                };
+                ok = syscall!(libc::SYS_write, file, p, n) == n as isize;
+                (off, len) = (off + n, len - n);
+            }
         }
         syscall!(libc::SYS_lseek, file, 0, libc::SEEK_SET);
         // The connection must outlive its descriptor 0.
@@ -228,21 +233,31 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
     }
 }
 
-fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize) {
+/// Copies what lies unread on a ring. False: no memory for it.
+fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize) -> bool {
+    if !to.have_page(slot) {
+        return false;
+    }
     let (src, dst) = (from.slot(at), to.slot(slot));
     let (rx, peer) = (from.role().rx(), from.role().peer() as usize);
     let base = ring::base(&src.producer[rx]);
-    let target = to.bytes(slot, Role::Acceptor.rx());
-    let geo = to.geometry(Role::Acceptor.rx());
+    let geo = to.geometry();
     let mut pos = 0u64;
-    for (off, len) in from.geometry(rx).spans(base, ep.rx_head.load(Relaxed), n as u64) {
-        let mut done = 0;
-        for (o, l) in geo.spans(0, pos, len as u64) {
-            // SAFETY: both spans lie inside their rings; the target is ours alone.
-            unsafe { core::ptr::copy_nonoverlapping(from.bytes(at, rx).add(off + done), target.add(o), l) };
-            done += l;
+    let mut buf = [0u8; 4096];
+    for (mut off, mut len) in from.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
+        while len > 0 {
+            let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf) else { return false };
+            for (o, l) in geo.spans(0, pos, n as u64) {
+                let place = layout::byte_at(to.ring(), slot, Role::Acceptor.rx(), o);
+                // SAFETY: `l` bytes of the ring that is left, or of the buffer.
+                let r = unsafe { syscall!(libc::SYS_pwrite64, to.memfd.load(Relaxed), p, l, place) };
+                if r != l as isize {
+                    return false;
+                }
+                p = p.wrapping_add(l);
+            }
+            (off, len, pos) = (off + n, len - n, pos + n as u64);
         }
-        pos += len as u64;
     }
     let side = &dst.side[Role::Connector as usize];
     let (from_peer, mine) = (&src.side[peer], &src.side[1 - peer]);
@@ -262,6 +277,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     // Rebuilt by `take_up`: the phase in which this image left it.
     dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);
     dst.producer[Role::Acceptor.rx()].tail.store(n as u64, Relaxed);
+    true
 }
 
 /// In the constructor: takes up what the previous image passed on.
@@ -272,7 +288,8 @@ pub fn take_up() {
     if seals < 0 {
         return;
     }
-    let mut h = layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default() };
+    let mut h =
+        layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default(), left: Default::default() };
     // SAFETY: reads into a local.
     let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
     if n != size_of_val(&h) as isize
@@ -286,7 +303,6 @@ pub fn take_up() {
     let held = channel::LOCK.lock();
     let chan = channel::map(fd, Role::Acceptor, h.ring as usize, 0);
     held.release();
-    sys::close(fd);
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
@@ -310,4 +326,5 @@ pub fn take_up() {
             fds::set(fd, Kind::Endpoint(ep));
         }
     }
+    slots::close_if_empty(chan);
 }

@@ -17,6 +17,7 @@
 
 mod attach;
 mod buffers;
+mod bulk;
 mod bypass;
 mod channel;
 mod clock;
@@ -30,6 +31,7 @@ mod exports;
 mod family;
 mod fds;
 mod handoff;
+mod headroom;
 mod io;
 mod jail;
 mod leave;

@@ -6,7 +6,7 @@ use crate::signals;
 use crate::tls::tls;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use shmring::syscall;
+use shmring::{sys, syscall};
 
 /// A lock word: 0, or the owner's thread id.
 pub struct Lock(pub AtomicU32);
@@ -87,6 +87,18 @@ fn contended(word: &AtomicU32) {
             return;
         }
         nap(if tries < 220 { 0 } else { 200_000 });
+    }
+}
+
+/// Waits until no other thread of this process owns a lock word.
+pub fn wait_for_own(word: &AtomicU32) {
+    let owned = || {
+        let owner = word.load(Acquire);
+        // SAFETY: signal 0 only asks.
+        owner != 0 && owner != tls().tid() && unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), owner, 0) } == 0
+    };
+    while owned() {
+        nap(50_000);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{clock, config, own, poller};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
-use rendezvous::mailbox::{self, Incoming, SendError};
+use rendezvous::mailbox::{self, Incoming};
 use rendezvous::message::{MAX_FDS, Message, VERSION};
 use shmring::layout::{self, POLLERS, Role};
 use shmring::{sys, syscall};
@@ -220,10 +220,8 @@ fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
                 return 0;
             }
             let held = channel::LOCK.lock();
-            sweep();
             let chan = channel::map(got[0], Role::Connector, ring as usize, channel);
             held.release();
-            sys::close(got[0]);
             let Some(chan) = chan else {
                 crate::log!(Warn, "channel of pid {pid}: not usable, or no memory");
                 return 1;
@@ -280,24 +278,22 @@ fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[
         return 0;
     };
     let held = channel::LOCK.lock();
-    sweep();
     let chan = channel::map(memfd, Role::Acceptor, ring, id);
     held.release();
     let Some(chan) = chan else {
-        sys::close(memfd);
+        crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel");
         return 0;
     };
     let mut out = [-1; MAX_FDS];
-    out[0] = memfd;
+    out[0] = chan.memfd.load(Relaxed);
     let mut bells = [-1; POLLERS];
     let (mine, n) = poller::bells(&mut bells);
     out[1..=n].copy_from_slice(&bells[..n]);
     let m = Message::Channel { from: NAME.load(Relaxed), nonce, channel: id, ring: ring as u32, pollers: mine };
     let sent = mailbox::send(MAILBOX.load(Relaxed), peer, &m, &out[..=n]);
-    sys::close(memfd);
     if sent.is_err() {
         let held = channel::LOCK.lock();
-        chan.unmap();
+        chan.close();
         held.release();
         return 0;
     }
@@ -328,25 +324,14 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
             && syscall!(libc::SYS_pwrite64, fd, h.as_ptr(), h.len(), 0) > 0
-            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0;
+            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0
+            // A doorbell that is rung while another thread closes it must not write here, should the number be this file's.
+            && syscall!(libc::SYS_lseek, fd, 0, libc::SEEK_END) >= 0;
         if !ok {
             sys::close(fd);
             return None;
         }
         Some(fd)
-    }
-}
-
-/// Unmaps channels whose peer is gone. With `channel::LOCK` held.
-fn sweep() {
-    for c in channel::all() {
-        if !c.idle() {
-            continue;
-        }
-        let m = Message::VersionNo { from: NAME.load(Relaxed), nonce: 0, version: VERSION };
-        if mailbox::send(MAILBOX.load(Relaxed), c.peer_mailbox.load(Relaxed), &m, &[]) == Err(SendError::Gone) {
-            c.unmap();
-        }
     }
 }
 

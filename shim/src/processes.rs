@@ -3,7 +3,7 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, channel, closing, epoll, family, handoff, leave, poller, rx, signals, sleepers, tx};
+use crate::{attach, channel, closing, epoll, family, handoff, leave, lock, poller, rx, signals, sleepers, tx};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -199,6 +199,15 @@ pub fn leaving() {
 
 /// A system-call filter is about to be installed: what culvert needs may soon be fatal.
 pub fn seccomp() {
+    for ep in family::held().filter(|e| e.state() == State::Attached) {
+        if let Some(chan) = ep.chan() {
+            // What stays on the rings is read without further calls.
+            let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
+            chan.map_all(ep.slot.load(Relaxed) as usize);
+            tx.release();
+            rx.release();
+        }
+    }
     family::filtered();
     // Asked for by every lock, and no longer to be asked of the kernel.
     tls().tid();

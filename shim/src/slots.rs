@@ -1,10 +1,12 @@
 //! Which connection sits in which slot of a channel: offers, and what becomes of a slot when its connection ends.
 
-use crate::channel::Chan;
+use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
+use crate::family;
 use crate::lock::Held;
 use crate::mail::LOCK;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
 use shmring::layout::{Role, SLOTS};
 
@@ -29,12 +31,14 @@ pub fn free_slot(chan: &Chan) -> Option<usize> {
     (s < SLOTS).then_some(s)
 }
 
-/// Offers `slot` to the peer for `ep`. With `LOCK` held.
-pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
+/// Offers `slot` to the peer for `ep`. False: no memory. With `LOCK` held.
+pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
+    if !chan.have_page(slot) {
+        return false;
+    }
     chan.used.fetch_or(1 << slot, Relaxed);
-    // Nobody uses the slot: what its last connection touched goes back to the system.
-    chan.trim(slot, 0);
-    chan.trim(slot, 1);
+    // Nobody uses the slot: what its last connection left goes back to the system.
+    trim(chan, slot);
     let h = chan.slot(slot);
     for i in 0..2 {
         let s = &h.side[i];
@@ -46,6 +50,7 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
             &s.echo,
             &h.producer[i].tail,
             &h.producer[i].base,
+            &h.producer[i].there,
             &h.consumer[i].head,
         ] {
             w.store(0, Relaxed);
@@ -59,10 +64,26 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) {
     o.connector.store(l.peer_cookie.load(Relaxed), Relaxed);
     o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
     // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
-    chan.seat(slot, Some(ep));
+    chan.seat(slot, ep);
     o.slot.store(slot as u32 + 1, Release);
     l.chan.store(chan.place(), Relaxed);
     l.offered.store(slot as u32 + 1, Relaxed);
+    true
+}
+
+/// Whether the rings of a slot have memory beyond their homes, as their senders say.
+pub fn is_large(chan: &Chan, slot: usize) -> bool {
+    chan.slot(slot).producer.iter().any(|p| p.there.load(Relaxed) != 0)
+}
+
+/// Gives the memory of a slot's rings back to the system. Nobody uses the slot.
+fn trim(chan: &Chan, slot: usize) {
+    if is_large(chan, slot) {
+        for dir in 0..2 {
+            chan.trim(slot, dir);
+            chan.slot(slot).producer[dir].there.store(0, Relaxed);
+        }
+    }
 }
 
 /// Keeps a connection on the kernel for good, unless it is attached. What was offered for it is taken back, if not now
@@ -109,7 +130,7 @@ pub fn bar(ep: Ep) {
 }
 
 /// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
-fn withdraw(ep: Ep) {
+pub fn withdraw(ep: Ep) {
     let l = ep.local();
     let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
     let Some(chan) = ep.chan() else { return };
@@ -118,33 +139,94 @@ fn withdraw(ep: Ep) {
     if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
-    chan.unseat(slot, ep);
+    vacate(ep, chan, slot);
 }
 
-/// The last holder in this process's family is gone: gives the slot back. With [`lock`] held.
-pub fn detach(ep: Ep, chan: &Chan) {
+/// The last holder in this process's family is gone: gives the slot back. `dead`: nobody has the other end any more,
+/// and it did not say so. With [`lock`] held.
+pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    let peer_gone = || h.side[chan.role().peer() as usize].gone.load(Acquire) != 0;
-    let trim = || {
-        // Nobody else uses the slot; it is not offered again before we are gone, too.
-        chan.trim(slot, 0);
-        chan.trim(slot, 1);
-    };
+    let gone = &h.side[chan.role().peer() as usize].gone;
+    if dead {
+        gone.store(1, Relaxed);
+    }
     if chan.role() == Role::Connector {
-        if peer_gone() {
-            trim();
+        if gone.load(Acquire) != 0 {
+            // Nobody else uses the slot; it is not offered again before we are gone, too.
+            trim(chan, slot);
         }
         chan.used.fetch_and(!(1 << slot), Relaxed);
-        chan.unseat(slot, ep);
-        // Last: it may be offered to this process again at once.
+        if chan.unseat(slot, ep) {
+            chan.unmap_bulk(slot);
+        }
+        // In this order: it may be offered to this process again at once.
         h.side[Role::Connector as usize].gone.store(1, Release);
+        close_if_empty(chan);
         return;
     }
     h.side[Role::Acceptor as usize].gone.store(1, Release);
-    if peer_gone() {
-        trim();
+    if gone.load(Acquire) != 0 {
+        trim(chan, slot);
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
-    chan.unseat(slot, ep);
+    vacate(ep, chan, slot);
+}
+
+/// This process has no descriptor of the connection any more; others of its family have. With [`lock`] held.
+pub fn leave(ep: Ep) {
+    let Some(chan) = ep.chan() else { return };
+    let slot = ep.slot.load(Relaxed) as usize;
+    if !family::is_filtered() {
+        // Threads of this process that are inside finish first; no other gets in (`tx::with_turn`, `rx::recv`).
+        fence(SeqCst);
+        crate::lock::wait_for_own(&ep.rx_token);
+        crate::lock::wait_for_own(&ep.tx_token);
+    }
+    ep.local().chan.store(0, Relaxed);
+    vacate(ep, chan, slot);
+}
+
+/// Takes this process's part of a connection out of its slot. The last one takes the channel with it.
+fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
+    if chan.unseat(slot, ep) {
+        chan.unmap_bulk(slot);
+    }
+    close_if_empty(chan);
+}
+
+/// Gives a channel up in which no connection of this process is: at once, since a process may do nothing more for
+/// hours. Not one under a system-call filter, which keeps what it has until it ends. With [`lock`] held, or alone.
+pub fn close_if_empty(chan: &'static Chan) {
+    if chan.idle() && !family::is_filtered() {
+        let held = channel::LOCK.lock();
+        chan.close();
+        held.release();
+    }
+}
+
+/// A connection is closed: gives channels up that wait for their first one, if no other can be meant. Without [`lock`].
+pub fn tidy() {
+    if !channel::any_unused() {
+        return;
+    }
+    let held = LOCK.lock();
+    let waits = |e: Ep| e.state() == State::Eligible && e.local().stage.load(Relaxed) != 0;
+    if !family::held().any(waits) {
+        channel::own().filter(|c| c.is_unused()).for_each(close_if_empty);
+    }
+    held.release();
+}
+
+/// In the child of a fork: of its parent's channel it has the connections that are attached.
+pub fn inherit(chan: &'static Chan) {
+    chan.inherited.store(1, Relaxed);
+    for slot in 0..SLOTS {
+        if let Some(ep) = chan.endpoint(slot)
+            && (ep.state() != State::Attached || ep.local().refs.load(Relaxed) == 0)
+        {
+            chan.unseat(slot, ep);
+        }
+    }
+    close_if_empty(chan);
 }

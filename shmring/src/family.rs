@@ -270,6 +270,8 @@ pub struct Endpoint {
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
     pub tx_heard: AtomicU64,
+    /// Trusted copy of `Producer::there`.
+    pub tx_there: AtomicU64,
     /// Farthest that our ring was filled from its home since its memory was last given back, bytes.
     pub tx_extent: AtomicU64,
     /// When that was (cycles).
@@ -326,6 +328,7 @@ impl Endpoint {
             &self.tx_msgs,
             &self.tx_checked,
             &self.tx_heard,
+            &self.tx_there,
             &self.tx_extent,
             &self.tx_trimmed,
             &self.bells,

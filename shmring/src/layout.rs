@@ -1,15 +1,18 @@
 //! The memory two processes share: one sealed memfd per channel.
 //!
 //! ```text
-//! offset 0        Header                     identity, geometry, offers
+//! offset 0        Header                     identity, geometry
+//! OFFERS_AT       Offer[OFFERS]              slots on offer
 //! QUEUES_AT       Queue[2][POLLERS]          per side and poller: armed word, ready bits
-//! SLOTS_AT        SLOTS x stride(ring)       one connection each
-//!
-//! a slot:  [ ring 0 .......... home 0 | SlotHeader | home 1 .......... ring 1 ]
-//!                              \______ one 4 KiB page ______/
+//! HOMES_AT        SLOTS x 4 KiB              a page for each slot: [ home 0 | SlotHeader | home 1 ]
+//! FIXED_LEN       SLOTS x 2 x bulk           what of the slots' rings does not fit their homes
 //! ```
-//! A ring that has been drained starts again at its *home*, the part that shares a page with the slot's
-//! header: a connection that exchanges small messages, or none, touches one page for both directions.
+//! A ring's first [`HOME`] bytes are its *home*, which shares a page with the slot's header and with the other
+//! direction's home; the rest is its *bulk*. A ring that has been drained starts again at its home: a connection that
+//! exchanges small messages, or none, touches one page for both directions.
+//!
+//! Everything up to [`FIXED_LEN`] is mapped as long as a process uses the channel, and pollers look at nothing else.
+//! The bulk of a ring is mapped by a process that has bytes to write or to read there, and only until the connection ends.
 
 use crate::sync::{AtomicU32, AtomicU64};
 
@@ -18,12 +21,12 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 5 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 6 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
 pub const POLLERS: usize = 64;
-/// Bytes of a ring that share a page with the slot's header.
+/// Bytes of a ring, its first, that share a page with the slot's header.
 pub const HOME: usize = 1536;
 /// Smallest and largest ring, bytes. A power of two.
 pub const RING_MIN: usize = 4096;
@@ -77,6 +80,8 @@ pub struct Header {
     /// Per side: its process has forked since. Other processes may hold its connections: that it lives does not
     /// mean that the holder of a connection does.
     pub forked: [AtomicU32; 2],
+    /// Per side: its process has given the channel up, and puts no new connection into it. Those that are in it go on.
+    pub left: [AtomicU32; 2],
 }
 
 /// An offer: "the connection whose two sockets have these cookies has this slot". Written by the
@@ -158,8 +163,10 @@ pub const REFUSED: u32 = 2;
 pub struct Producer {
     /// Ring position after the last published byte.
     pub tail: AtomicU64,
-    /// Ring position that lies at offset [`home_offset`]; changes only while the ring is empty.
+    /// Ring position that lies at the ring's start; changes only while the ring is empty.
     pub base: AtomicU64,
+    /// Bytes of the ring's bulk, from its beginning, that have memory.
+    pub there: AtomicU64,
     /// When the other side's pollers were told of the first news that they have not taken yet, in cycles of the
     /// time-stamp counter.
     pub told: AtomicU64,
@@ -197,52 +204,49 @@ const _: () = {
 pub const OFFERS_AT: usize = PAGE;
 /// Where the queues begin: `[side][poller]`.
 pub const QUEUES_AT: usize = OFFERS_AT + OFFERS * size_of::<Offer>();
-/// Where the slots begin.
-pub const SLOTS_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
+/// Where the slots' home pages begin.
+pub const HOMES_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
+/// Length of the part that is mapped as long as the channel is used.
+pub const FIXED_LEN: usize = HOMES_AT + SLOTS * PAGE;
 #[cfg(not(loom))]
-const _: () = assert!(QUEUES_AT.is_multiple_of(PAGE) && SLOTS_AT.is_multiple_of(PAGE));
+const _: () = assert!(QUEUES_AT.is_multiple_of(PAGE) && HOMES_AT.is_multiple_of(PAGE));
 
-/// Bytes from one slot to the next.
-pub const fn stride(ring: usize) -> usize {
-    // ring - HOME bytes before the home page, rounded up to pages, on either side of it.
-    2 * (ring - HOME).next_multiple_of(PAGE) + PAGE
+/// Bytes of a ring's bulk: whole pages.
+pub const fn bulk_len(ring: usize) -> usize {
+    (ring - HOME).next_multiple_of(PAGE)
 }
 
 /// Length of a channel's memfd.
 pub const fn channel_len(ring: usize) -> usize {
-    SLOTS_AT + SLOTS * stride(ring)
+    FIXED_LEN + SLOTS * 2 * bulk_len(ring)
 }
 
 /// Offset of slot `i`'s header in the channel.
-pub const fn header_at(ring: usize, i: usize) -> usize {
-    SLOTS_AT + i * stride(ring) + (ring - HOME).next_multiple_of(PAGE) + HOME
+pub const fn header_at(i: usize) -> usize {
+    page_at(i) + HOME
 }
 
-/// Offset of slot `i`'s ring `dir` (0 or 1) in the channel: `ring` contiguous bytes.
-pub const fn ring_at(ring: usize, i: usize, dir: usize) -> usize {
+/// Offset of slot `i`'s page, in which its header lies.
+pub const fn page_at(i: usize) -> usize {
+    HOMES_AT + i * PAGE
+}
+
+/// Offset of the home of slot `i`'s ring `dir` (0 or 1) in the channel: the ring's first [`HOME`] bytes.
+pub const fn home_at(i: usize, dir: usize) -> usize {
     match dir {
-        0 => header_at(ring, i) - ring,
-        _ => header_at(ring, i) + HEADER_ROOM,
+        0 => page_at(i),
+        _ => header_at(i) + HEADER_ROOM,
     }
 }
 
-/// Offset inside ring `dir` at which a drained ring starts again.
-pub const fn home_offset(ring: usize, dir: usize) -> usize {
-    match dir {
-        0 => ring - HOME,
-        _ => 0,
-    }
+/// Offset of the bulk of slot `i`'s ring `dir` in the channel: the ring's bytes from [`HOME`] on.
+pub const fn bulk_at(ring: usize, i: usize, dir: usize) -> usize {
+    FIXED_LEN + (2 * i + dir) * bulk_len(ring)
 }
 
-/// Offset and length of the whole pages of ring `dir` that do not hold the slot's header: what can be given
-/// back to the system while the ring is empty.
-pub const fn bulk(ring: usize, i: usize, dir: usize) -> (usize, usize) {
-    let page = header_at(ring, i) - HOME;
-    let room = (ring - HOME).next_multiple_of(PAGE);
-    match dir {
-        0 => (page - room, room),
-        _ => (page + PAGE, room),
-    }
+/// Offset in the channel of the byte at offset `off` of slot `i`'s ring `dir`.
+pub const fn byte_at(ring: usize, i: usize, dir: usize, off: usize) -> usize {
+    if off < HOME { home_at(i, dir) + off } else { bulk_at(ring, i, dir) + (off - HOME) }
 }
 
 #[cfg(test)]
@@ -250,24 +254,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_tile_the_channel_and_homes_share_the_headers_page() {
-        for ring in [RING_MIN, 1 << 14, 1 << 21] {
-            let mut end = SLOTS_AT;
+    fn homes_share_the_headers_page_and_bulks_tile_the_rest() {
+        for i in 0..SLOTS {
+            let (h, h0, h1) = (header_at(i), home_at(i, 0), home_at(i, 1));
+            assert_eq!(h % 64, 0);
+            assert_eq!(h0 + HOME, h);
+            assert!(h + size_of::<SlotHeader>() <= h1);
+            assert_eq!((h0 / PAGE, (h1 + HOME - 1) / PAGE), (page_at(i) / PAGE, page_at(i) / PAGE));
+            assert!(page_at(i) >= HOMES_AT && page_at(i) + PAGE <= FIXED_LEN);
+        }
+        for ring in [RING_MIN, 1 << 14, 1 << 21, RING_MAX] {
+            let mut end = FIXED_LEN;
             for i in 0..SLOTS {
-                let (h, r0, r1) = (header_at(ring, i), ring_at(ring, i, 0), ring_at(ring, i, 1));
-                assert!(r0 >= end);
-                assert_eq!(r0 + ring, h);
-                assert!(h + size_of::<SlotHeader>() <= r1);
-                let page = h / PAGE;
-                assert_eq!((r0 + home_offset(ring, 0)) / PAGE, page);
-                assert_eq!((r1 + home_offset(ring, 1) + HOME - 1) / PAGE, page);
-                assert_eq!(h % 64, 0);
-                let ((b0, l0), (b1, l1)) = (bulk(ring, i, 0), bulk(ring, i, 1));
-                assert!(b0 >= end && b0 + l0 <= r0 + home_offset(ring, 0));
-                assert!(b1 == r1 + HOME && b1 + l1 <= channel_len(ring) && b1 % PAGE == 0 && b0 % PAGE == 0);
-                end = r1 + ring;
-                assert!(end <= channel_len(ring));
+                for dir in 0..2 {
+                    assert_eq!(bulk_at(ring, i, dir), end);
+                    assert!(HOME + bulk_len(ring) >= ring && bulk_len(ring).is_multiple_of(PAGE));
+                    end += bulk_len(ring);
+                }
             }
+            assert_eq!(end, channel_len(ring));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One direction of one connection: a single-producer, single-consumer ring of bytes.
 //!
 //! TCP has no message boundaries, so the ring has none either: a *position* counts the bytes since the
-//! stream went up, and lies at `(home + position - base) mod size`. `base` moves only while the ring is
+//! stream went up, and lies at `(position - base) mod size`. `base` moves only while the ring is
 //! empty, so that a connection that keeps up uses the same few cache lines over and over.
 //!
 //! Ordering. T (`publish`): `tail.store(Release)` ↔ `Receiver::available`'s `tail.load(Acquire)`: the
@@ -17,7 +17,7 @@ use crate::sync::{AtomicU32, Ordering, fence};
 pub struct Geometry {
     /// Bytes; a power of two.
     pub size: u64,
-    /// Offset of position `base`.
+    /// How many of them, the first, are the ring's home, which lies apart from the rest.
     pub home: u64,
 }
 
@@ -25,13 +25,19 @@ pub struct Geometry {
 pub type Span = (usize, usize);
 
 impl Geometry {
-    /// The one or two pieces that `len` bytes from `pos` occupy. Always inside the ring, whatever the
-    /// arguments; `len` is cut to the ring's size.
-    pub fn spans(&self, base: u64, pos: u64, len: u64) -> [Span; 2] {
+    /// The pieces that `len` bytes from `pos` occupy, in their order; each is all home or all bulk. Always inside the
+    /// ring, whatever the arguments; `len` is cut to the ring's size.
+    pub fn spans(&self, base: u64, pos: u64, len: u64) -> [Span; 3] {
         let len = len.min(self.size);
-        let off = self.home.wrapping_add(pos.wrapping_sub(base)) & (self.size - 1);
-        let first = len.min(self.size - off);
-        [(off as usize, first as usize), (0, (len - first) as usize)]
+        let home = self.home.min(self.size);
+        let off = pos.wrapping_sub(base) & (self.size - 1);
+        // The parts of the ring, from the one that `pos` lies in.
+        let (in_home, bulk) = (off < home, self.size - home);
+        let first = len.min(if in_home { home } else { self.size } - off);
+        let rest = len - first;
+        let (at, second) = if in_home { (home, rest.min(bulk)) } else { (0, rest.min(home)) };
+        let third = if in_home { 0 } else { home };
+        [(off as usize, first as usize), (at as usize, second as usize), (third as usize, (rest - second) as usize)]
     }
 }
 

@@ -107,6 +107,11 @@ pub unsafe fn recv(
     loop {
         let want = if peek { b.len } else { b.len - total };
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return -libc::EBADF as isize };
+        if ep.local().refs.load(Relaxed) == 0 {
+            // See `tx::with_turn`.
+            receiving.release();
+            return -libc::EBADF as isize;
+        }
         let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
         } else if b.len == 0 {

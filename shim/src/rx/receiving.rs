@@ -70,7 +70,8 @@ impl Port for In<'_> {
 }
 
 impl Incoming for In<'_> {
-    type Fault = ();
+    /// EFAULT, or EIO: the ring's memory is lost.
+    type Fault = i32;
     /// The errno, or 0 for an end of the stream without one.
     type Last = i32;
 
@@ -131,14 +132,13 @@ impl Incoming for In<'_> {
     }
 
     #[inline(always)]
-    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, ()>, Infallible> {
-        let Some(b) = &mut self.to else { return Ok(Err(())) };
+    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, i32>, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
         let discard = self.flags & libc::MSG_TRUNC != 0;
         let dir = self.chan.role().rx();
-        let geo = self.chan.geometry(dir);
+        let geo = self.chan.geometry();
         let slot = self.ep.slot.load(Relaxed) as usize;
         let base = ring::base(&self.chan.slot(slot).producer[dir]);
-        let mem = self.chan.bytes(slot, dir);
         let n = n as usize;
         let mut done = 0;
         let mut whole = b.place();
@@ -148,12 +148,20 @@ impl Incoming for In<'_> {
             }
             let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
             for (off, len) in geo.spans(base, at.wrapping_add(done as u64), room as u64) {
-                // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
-                // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
-                if !discard && len > 0 && unsafe { usercopy::copy(dst, mem.add(off), len) }.is_err() {
+                if discard || len == 0 {
+                    continue;
+                }
+                let copied = match self.chan.at(slot, dir, off, len) {
+                    // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
+                    // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
+                    Some(src) => unsafe { usercopy::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
+                    // SAFETY: the program's buffer, which the kernel checks.
+                    None => unsafe { self.chan.read_into(slot, dir, off, len, dst) },
+                };
+                if let Err(e) = copied {
                     b.go_to(whole);
                     let taken = done - done % SEGMENT;
-                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(()) });
+                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(e) });
                 }
                 dst = dst.wrapping_add(len);
             }
@@ -161,7 +169,7 @@ impl Incoming for In<'_> {
             done += room;
         }
         // Nothing: the program's vector has become shorter since its bytes were counted.
-        Ok(if done > 0 { Ok(done as u64) } else { Err(()) })
+        Ok(if done > 0 { Ok(done as u64) } else { Err(libc::EFAULT) })
     }
 
     fn end_sending(&mut self) -> Result<Option<i32>, Infallible> {
@@ -296,7 +304,8 @@ impl<'a> Receiving<'a> {
                 },
                 Brought::Ended(0) => Got::Eof,
                 Brought::Ended(e) => Got::Error(e),
-                Brought::Fault(()) => Got::Error(libc::EFAULT),
+                Brought::Fault(libc::EIO) => corrupt(ep, "memory", ep.rx_head.load(Relaxed), 0),
+                Brought::Fault(e) => Got::Error(e),
                 Brought::Unknown => Got::Error(libc::EIO),
                 Brought::Corrupt(of, here, there) => corrupt(ep, of, here, there),
             };

@@ -1,7 +1,7 @@
 //! `sendfile` to an attached endpoint.
 
 use super::turn::untold;
-use super::{Attempt, Sending, Sent, failed, stirred, wait_space, want_space, with_turn};
+use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::signals::Runs;
@@ -89,20 +89,25 @@ unsafe fn put_file(
     let dir = chan.role().tx();
     let mut end = false;
     let r = sending.put(want as u64, |base, tail, room| {
-        let mem = chan.bytes(ep.slot.load(Relaxed) as usize, dir);
-        let v = chan
-            .geometry(dir)
-            .spans(base, tail, room)
-            .map(|(o, l)| iovec { iov_base: mem.wrapping_add(o).cast(), iov_len: l });
+        let room = fitting(ep, chan, tail.wrapping_sub(base), room)?;
+        let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 3];
+        let mut n = 0;
+        for (off, len) in chan.geometry().spans(base, tail, room) {
+            if len > 0 {
+                let at = chan.at(ep.slot.load(Relaxed) as usize, dir, off, len).ok_or(NO_MEMORY)?;
+                v[n] = iovec { iov_base: at.cast(), iov_len: len };
+                n += 1;
+            }
+        }
         // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
         // libc's own callers only if it is not null: it is read through the kernel below.
         let r = unsafe {
             if off.is_null() {
-                syscall!(libc::SYS_readv, inp, v.as_ptr(), 2)
+                syscall!(libc::SYS_readv, inp, v.as_ptr(), n)
             } else {
                 let mut at = 0i64;
                 usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
-                let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), 2, at, 0);
+                let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), n, at, 0);
                 if r > 0 {
                     let new = at + r as i64;
                     usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;

@@ -14,11 +14,12 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, lifeline, lock, sleep, sleepers, usercopy};
+use crate::{clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use sending::{Sending, Turn};
-use shmring::family::{CORKED, SNDTIMEO, UNCORKED};
+use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
+use shmring::layout::{self, HOME};
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
 use turn::untold;
@@ -118,7 +119,10 @@ fn go_home(ep: Ep, chan: &Chan, tail: u64, base: u64) {
     if extent > KEEP {
         let t = sys::cycles();
         if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * clock::cycles_per_us() {
-            chan.trim(ep.slot.load(Relaxed) as usize, chan.role().tx());
+            let (slot, dir) = (ep.slot.load(Relaxed) as usize, chan.role().tx());
+            chan.trim(slot, dir);
+            ep.tx_there.store(0, Relaxed);
+            chan.slot(slot).producer[dir].there.store(0, Relaxed);
             ep.tx_trimmed.store(t, Relaxed);
             ep.tx_extent.store(0, Relaxed);
         }
@@ -129,14 +133,54 @@ fn go_home(ep: Ep, chan: &Chan, tail: u64, base: u64) {
 /// with a bad pointer among the first of them the call fails and nothing is sent; behind them, they count.
 const FRAGMENT: usize = 32_768;
 
+/// What [`put`] and its like return, as an error, when no memory can be had for a single byte.
+const NO_MEMORY: i32 = -1;
+
+/// How many of `room` bytes, from `at` bytes behind the ring's base on, have memory to be written to: at least one, or
+/// [`NO_MEMORY`]. The direction is owned.
+#[inline]
+fn fitting(ep: Ep, chan: &Chan, at: u64, room: u64) -> Result<u64, i32> {
+    let end = (at + room).min(chan.ring() as u64);
+    if end <= HOME as u64 + ep.tx_there.load(Relaxed) {
+        return Ok(room);
+    }
+    let there = HOME as u64 + grow(ep, chan, end - HOME as u64);
+    match there.checked_sub(at) {
+        _ if end <= there => Ok(room),
+        None | Some(0) => Err(NO_MEMORY),
+        Some(n) => Ok(n),
+    }
+}
+
+/// Gets memory for the first `bytes` of our ring's bulk, and, if it grows, for some more. Returns how many have it.
+#[cold]
+fn grow(ep: Ep, chan: &Chan, bytes: u64) -> u64 {
+    const MOST: u64 = 256 << 10;
+    const PAGE: u64 = 4096;
+    let (slot, dir) = (ep.slot.load(Relaxed) as usize, chan.role().tx());
+    let there = ep.tx_there.load(Relaxed);
+    let all = layout::bulk_len(chan.ring()) as u64;
+    let wanted = bytes.max((2 * there).min(there + MOST)).next_multiple_of(PAGE).min(all);
+    let more = (wanted - there) as usize;
+    let had = headroom::allows(more)
+        && chan.at(slot, dir, HOME + there as usize, more).is_some_and(|at| crate::bulk::have(at, more));
+    if !had {
+        return there;
+    }
+    ep.tx_there.store(wanted, Relaxed);
+    chan.slot(slot).producer[dir].there.store(wanted, Relaxed);
+    wanted
+}
+
 /// Copies as much as there is room for. `Ok(0)`: full.
 #[inline(always)]
 fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize) -> Result<usize, i32> {
     let dir = chan.role().tx();
     sending.put(want as u64, |base, tail, room| {
-        let geo = chan.geometry(dir);
-        let mem = chan.bytes(ep.slot.load(Relaxed) as usize, dir);
-        let room = room as usize;
+        let geo = chan.geometry();
+        let slot = ep.slot.load(Relaxed) as usize;
+        let room = fitting(ep, chan, tail.wrapping_sub(base), room)? as usize;
+        let mut why = libc::EFAULT;
         let mut done = 0;
         let mut whole = b.place();
         'fill: while done < room {
@@ -145,9 +189,16 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
             }
             let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
             for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+                if len == 0 {
+                    continue;
+                }
+                let Some(dst) = chan.at(slot, dir, off, len) else {
+                    why = NO_MEMORY;
+                    break 'fill;
+                };
                 // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
                 // the program's, and may fault, which `copy` reports.
-                if len > 0 && unsafe { usercopy::copy(mem.add(off), src, len) }.is_err() {
+                if unsafe { usercopy::copy(dst, src, len) }.is_err() {
                     b.go_to(whole);
                     done -= done % FRAGMENT;
                     break 'fill;
@@ -157,7 +208,7 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
             b.advance(n);
             done += n;
         }
-        if done == 0 { Err(libc::EFAULT) } else { Ok(done as u64) }
+        if done == 0 { Err(why) } else { Ok(done as u64) }
     })
 }
 
@@ -186,6 +237,12 @@ fn with_turn(
     fill: impl FnOnce(&mut Sending) -> Result<usize, i32>,
 ) -> Attempt {
     let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return Attempt::Error(libc::EBADF) };
+    if ep.local().refs.load(Relaxed) == 0 {
+        // Another thread has closed this process's last descriptor, and others have the connection: this process's part in
+        // the channel is given up (`slots::leave`).
+        sending.release();
+        return Attempt::Error(libc::EBADF);
+    }
     let a = match sending.turn() {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
@@ -193,6 +250,15 @@ fn with_turn(
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
             Ok(n) => Attempt::Took(n),
+            Err(NO_MEMORY) => {
+                sending.leave();
+                ep.because(Reason::NoMemory);
+                match sending.turn() {
+                    Turn::Error(e) => Attempt::Error(e),
+                    Turn::Blocked => Attempt::Full,
+                    Turn::Lifeline | Turn::Ring => Attempt::Native,
+                }
+            }
             Err(e) => Attempt::Error(e),
         },
     };

@@ -89,11 +89,14 @@ impl Outgoing for Out<'_> {
 
     fn give(&mut self, base: u64, from: u64, len: u64) -> Result<Given, Infallible> {
         let dir = self.chan.role().tx();
-        let mem = self.chan.bytes(self.ep.slot.load(Relaxed) as usize, dir);
-        let (off, len) = self.chan.geometry(dir).spans(base, from, len)[0];
+        let (off, len) = self.chan.geometry().spans(base, from, len)[0];
+        let mut small = [0u8; 4096];
+        let Some((p, len)) = self.chan.read_at(self.ep.slot.load(Relaxed) as usize, dir, off, len, &mut small) else {
+            return Ok(Given::Failed(libc::ECONNRESET));
+        };
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the span is inside the ring.
-        let r = unsafe { syscall!(libc::SYS_sendto, self.fd, mem.add(off), len, flags, 0, 0) };
+        // SAFETY: the span is inside the ring, or in the buffer.
+        let r = unsafe { syscall!(libc::SYS_sendto, self.fd, p, len, flags, 0, 0) };
         Ok(match r {
             n if n > 0 => Given::Took(n as u64),
             0 => Given::Full,

@@ -1,0 +1,160 @@
+//! The bulk of rings: what of a slot's two rings does not fit their homes. It is mapped by a process that has bytes
+//! to write or to read there, as far as it has, and unmapped when its part in the connection ends.
+//!
+//! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
+
+use crate::channel::{Chan, not_dumped};
+use crate::family;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicUsize};
+use shmring::layout::{self, HOME, SLOTS};
+use shmring::syscall;
+
+/// The part of a ring's bulk, from its beginning, that this process has mapped.
+pub struct Bulk {
+    at: AtomicPtr<u8>,
+    len: AtomicUsize,
+}
+
+/// Smallest part that is mapped, bytes; larger ones are this times a power of two, so that a ring that grows is mapped anew
+/// a few times only.
+const STEP: usize = 64 << 10;
+
+/// Gets memory for `len` bytes from `at` on, whole pages of a mapping of ours: they can then be written without a
+/// fault, and so without SIGBUS. False: there is none.
+pub fn have(at: *mut u8, len: usize) -> bool {
+    // SAFETY: pages of our own; their contents stay.
+    let r = unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_POPULATE_WRITE) };
+    // Linux before 5.14 does not know the advice.
+    r >= 0 || r == -libc::EINVAL as isize
+}
+
+impl Chan {
+    /// Address of `len` bytes from offset `off` on of ring `dir` of a slot, all of them home or all of them bulk. `None`:
+    /// no address space for them. The direction is owned.
+    #[inline(always)]
+    pub fn at(&self, slot: usize, dir: usize, off: usize, len: usize) -> Option<*mut u8> {
+        if off < HOME {
+            return Some(self.home(slot, dir).wrapping_add(off));
+        }
+        let (b, off) = (&self.bulk[slot % SLOTS][dir], off - HOME);
+        if off + len > b.len.load(Relaxed) && !self.map_bulk(slot, dir, off + len) {
+            return None;
+        }
+        Some(b.at.load(Relaxed).wrapping_add(off))
+    }
+
+    /// The same to read from: from `buf` if it cannot be mapped, and then perhaps fewer bytes. `None`: the memory is lost,
+    /// since somebody has closed its descriptor.
+    pub fn read_at(
+        &self,
+        slot: usize,
+        dir: usize,
+        off: usize,
+        len: usize,
+        buf: &mut [u8],
+    ) -> Option<(*const u8, usize)> {
+        if let Some(p) = self.at(slot, dir, off, len) {
+            return Some((p.cast_const(), len));
+        }
+        let len = len.min(buf.len());
+        // SAFETY: at most `len` bytes of the buffer are written.
+        unsafe { self.read_into(slot, dir, off, len, buf.as_mut_ptr()) }.ok()?;
+        Some((buf.as_ptr(), len))
+    }
+
+    /// Reads bulk that cannot be mapped from the channel's descriptor. `Err`: EFAULT, or EIO if the memory is lost.
+    ///
+    /// # Safety
+    /// The kernel checks `to`, a program's pointer or one to `len` bytes of ours.
+    pub unsafe fn read_into(&self, slot: usize, dir: usize, off: usize, len: usize, to: *mut u8) -> Result<(), i32> {
+        if off < HOME || !self.is_memory() {
+            return Err(libc::EIO);
+        }
+        let at = layout::bulk_at(self.ring(), slot % SLOTS, dir) + off - HOME;
+        // SAFETY: the caller's obligation.
+        let r = unsafe { syscall!(libc::SYS_pread64, self.memfd.load(Relaxed), to, len, at) };
+        match r {
+            n if n == len as isize => Ok(()),
+            e if e == -libc::EFAULT as isize => Err(libc::EFAULT),
+            // A part of it: the rest of the buffer is bad.
+            0.. => Err(libc::EFAULT),
+            _ => Err(libc::EIO),
+        }
+    }
+
+    /// Whether the channel's descriptor is still what it was: a program may close numbers that it does not know.
+    fn is_memory(&self) -> bool {
+        // SAFETY: all-zero bytes are a valid stat.
+        let mut st: libc::stat = unsafe { core::mem::zeroed() };
+        // SAFETY: writes one stat.
+        let r = unsafe { syscall!(libc::SYS_fstat, self.memfd.load(Relaxed), &raw mut st) };
+        r == 0 && st.st_ino == self.inode.load(Relaxed) && st.st_size == layout::channel_len(self.ring()) as i64
+    }
+
+    /// Maps all that a slot's rings have, while that is still allowed. Both directions are owned.
+    pub fn map_all(&self, slot: usize) {
+        for (dir, p) in self.slot(slot).producer.iter().enumerate() {
+            let there = (p.there.load(Relaxed) as usize).min(layout::bulk_len(self.ring()));
+            if there > 0 {
+                let _ = self.at(slot, dir, HOME, there);
+            }
+        }
+    }
+
+    /// Maps at least `len` bytes of a bulk.
+    #[cold]
+    fn map_bulk(&self, slot: usize, dir: usize, len: usize) -> bool {
+        let all = layout::bulk_len(self.ring());
+        let b = &self.bulk[slot % SLOTS][dir];
+        let new = len.max(STEP).next_power_of_two().min(all);
+        if len > all || !self.is_memory() {
+            return false;
+        }
+        let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
+        // SAFETY: a fresh mapping, or one of ours that its only user makes longer; the file cannot shrink.
+        let p = unsafe {
+            if old.is_null() {
+                let (rw, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
+                let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
+                syscall!(libc::SYS_mmap, 0, new, rw, flags, self.memfd.load(Relaxed), at)
+            } else {
+                syscall!(libc::SYS_mremap, old, was, new, libc::MREMAP_MAYMOVE)
+            }
+        };
+        if (-4095..0).contains(&p) {
+            return false;
+        }
+        not_dumped(p as usize, new);
+        b.at.store(p as *mut u8, Relaxed);
+        b.len.store(new, Relaxed);
+        true
+    }
+
+    /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process.
+    pub fn unmap_bulk(&self, slot: usize) {
+        if family::is_filtered() {
+            return;
+        }
+        for b in &self.bulk[slot % SLOTS] {
+            let (at, len) = (b.at.swap(core::ptr::null_mut(), Relaxed), b.len.swap(0, Relaxed));
+            if len != 0 {
+                // SAFETY: a mapping of ours that nobody uses.
+                unsafe { syscall!(libc::SYS_munmap, at, len) };
+            }
+        }
+    }
+
+    /// Gives the bulk of a ring back to the system. Nobody reads or writes it: its direction is owned, and it is empty.
+    #[cold]
+    pub fn trim(&self, slot: usize, dir: usize) {
+        if family::is_filtered() || !self.is_memory() {
+            // A filter may kill us for it: the pages serve the slot's next connection.
+            return;
+        }
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let (at, len) = (layout::bulk_at(self.ring(), slot % SLOTS, dir), layout::bulk_len(self.ring()));
+        // SAFETY: no memory is touched that anybody will read.
+        unsafe { syscall!(libc::SYS_fallocate, self.memfd.load(Relaxed), PUNCH, at, len) };
+    }
+}
