@@ -4,7 +4,7 @@
 //! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
 
 use crate::channel::{Chan, not_dumped};
-use crate::family;
+use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicPtr, AtomicUsize};
 use shmring::layout::{self, HOME, SLOTS};
@@ -133,7 +133,7 @@ impl Chan {
 
     /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process.
     pub fn unmap_bulk(&self, slot: usize) {
-        if family::is_filtered() {
+        if members::is_filtered() {
             return;
         }
         for b in &self.bulk[slot % SLOTS] {
@@ -148,7 +148,7 @@ impl Chan {
     /// Gives the bulk of a ring back to the system. Nobody reads or writes it: its direction is owned, and it is empty.
     #[cold]
     pub fn trim(&self, slot: usize, dir: usize) {
-        if family::is_filtered() || !self.is_memory() {
+        if members::is_filtered() || !self.is_memory() {
             // A filter may kill us for it: the pages serve the slot's next connection.
             return;
         }

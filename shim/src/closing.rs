@@ -4,7 +4,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{epoll, family, lifeline, lock, own, peer, rx, sleepers, slots, tx};
+use crate::{epoll, family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -66,7 +66,7 @@ fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
     let [a, b] = &chan.slot(slot).side;
     // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
-    let open = !family::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
+    let open = !members::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
     open && slots::is_large(chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, closing, config, epoll, family, leave, lifeline, own, real};
+use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -225,6 +225,17 @@ fn make_way(old: c_int, new: c_int) -> bool {
 /// # Safety
 /// As libc's.
 pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
+    // The family's memory gets another number, and the kernel drops this process's lock in it with the old one.
+    let unlocked = tls().vfork.get() == 0 && members::unlocking(new);
+    // SAFETY: the caller's obligation.
+    let r = unsafe { dup2_out_of_the_way(old, new) };
+    if unlocked {
+        members::relock();
+    }
+    r
+}
+
+unsafe fn dup2_out_of_the_way(old: c_int, new: c_int) -> c_int {
     if !make_way(old, new) {
         return -1;
     }
@@ -246,6 +257,17 @@ pub unsafe fn dup2(old: c_int, new: c_int) -> c_int {
 /// # Safety
 /// As libc's.
 pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    // The family's memory gets another number, and the kernel drops this process's lock in it with the old one.
+    let unlocked = tls().vfork.get() == 0 && members::unlocking(new);
+    // SAFETY: the caller's obligation.
+    let r = unsafe { dup3_out_of_the_way(old, new, flags) };
+    if unlocked {
+        members::relock();
+    }
+    r
+}
+
+unsafe fn dup3_out_of_the_way(old: c_int, new: c_int, flags: c_int) -> c_int {
     if !make_way(old, new) {
         return -1;
     }

@@ -4,13 +4,11 @@
 
 use crate::lifeline;
 use crate::lock::{Held, take};
+use crate::members::BASE;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FIN, RST, Reason, State};
 use shmring::layout::Role;
-
-/// The family's memory; null until `family::ensure` has made it.
-pub(crate) static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 
 /// This process's half of an endpoint. Copied by fork.
 #[repr(align(64))]
@@ -175,7 +173,7 @@ impl Ep {
 /// Takes a direction of `ep`, unless the record belongs to another connection by now: another thread has closed
 /// the last descriptor since `life` was noted. While it is held the record, the channel and the slot stay.
 #[inline]
-pub fn take_living(ep: Ep, word: &AtomicU32, life: u32) -> Option<Held<'_>> {
+pub fn take_living(ep: Ep, word: &AtomicU64, life: u32) -> Option<Held<'_>> {
     let held = take(word);
     if ep.life() == life {
         return Some(held);

@@ -1,21 +1,13 @@
 //! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
 
-use crate::endpoint::{BASE, Ep};
+use crate::endpoint::Ep;
 use crate::lock::Lock;
-use crate::{config, peer};
+use crate::members::{BASE, FD, header, my_place};
+use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32};
-use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, MEMBERS, Reason, State, VERSION};
+use core::sync::atomic::{AtomicBool, AtomicU32};
+use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, Member, Reason, State, VERSION};
 use shmring::{sys, syscall};
-
-/// The memfd: `culvert stat` finds it under /proc/PID/fd.
-static FD: AtomicI32 = AtomicI32::new(-1);
-
-fn header() -> Option<&'static FamilyHeader> {
-    let base = BASE.load(Relaxed);
-    // SAFETY: mapped for the life of the process once set.
-    (!base.is_null()).then(|| unsafe { &*base.cast() })
-}
 
 static MAKING: Lock = Lock::new();
 static FAILED: AtomicU32 = AtomicU32::new(0);
@@ -79,12 +71,17 @@ fn init() -> bool {
         (*h).version = VERSION;
         (*h).pid = sys::getpid();
         (*h).path.store(config::path(), Relaxed);
-        (*h).members[0].store(sys::getpid(), Relaxed);
+        (*h).members[0].store(members::first(sys::getpid()).0, Relaxed);
+    }
+    FD.store(fd, Relaxed);
+    // Without the descriptor, or the lock, nobody could tell whether this process lives.
+    if !crate::own::adopt(&FD) || !members::found() {
+        crate::own::discard(&FD);
+        // SAFETY: the mapping made above, to which nobody refers.
+        unsafe { syscall!(libc::SYS_munmap, base, FAMILY_LEN) };
+        return false;
     }
     BASE.store(base, Release);
-    FD.store(fd, Relaxed);
-    // If even this descriptor cannot be kept, `culvert stat` is blind, nothing else.
-    crate::own::adopt(&FD);
     true
 }
 
@@ -101,13 +98,9 @@ pub fn disable(why: Reason) {
     }
 }
 
-/// This process runs under a system-call filter, that may kill it for any call that is not its own. Inherited by fork,
-/// as the filter is.
-static FILTERED: AtomicBool = AtomicBool::new(false);
-
-/// Notes the filter. The rest of the family, such as the server whose sandboxed child this is, goes on.
+/// Notes a system-call filter. The rest of the family, such as the server whose sandboxed child this is, goes on.
 pub fn filtered() {
-    FILTERED.store(true, Relaxed);
+    members::filtered();
     disable_alone(Reason::Seccomp);
 }
 
@@ -116,11 +109,6 @@ pub fn disable_alone(why: Reason) {
     if header().is_some_and(|h| h.pid == sys::getpid()) {
         disable(why);
     }
-}
-
-/// Whether this process may make no call of its own any more, as far as it can do without.
-pub fn is_filtered() -> bool {
-    FILTERED.load(Relaxed)
 }
 
 /// This process is about to end, and has been told so; it may do more before it does.
@@ -139,7 +127,7 @@ pub fn is_leaving() -> bool {
 
 /// Whether nothing new is accelerated.
 pub fn disabled() -> bool {
-    is_filtered() || is_leaving() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+    members::is_filtered() || is_leaving() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
 /// Whether calls that do not pass here may use any descriptor.
@@ -154,29 +142,41 @@ pub fn count_channel() {
     }
 }
 
-/// This process's place among the members, and the place made for the next child.
-static MEMBER: AtomicU32 = AtomicU32::new(0);
-static CHILD: AtomicU32 = AtomicU32::new(NOBODY);
-/// Not a member: the family was full. Such a process leaves everything to the kernel.
-const NOBODY: u32 = u32::MAX;
-const BEING_FORKED: u32 = u32::MAX;
+/// The place kept for the child that is being forked, + 1; 0: there is none.
+static CHILD: AtomicU32 = AtomicU32::new(0);
+/// A child was forked for which there was no place: this process is not alone while that child may live.
+static UNPLACED: AtomicU32 = AtomicU32::new(0);
 
 /// Whether this process takes part.
 pub fn member() -> bool {
-    MEMBER.load(Relaxed) != NOBODY
+    my_place().is_some()
 }
 
-/// Makes a place for a child about to be forked, and lets it hold what this process holds.
-pub fn before_fork() {
-    let Some(h) = header() else { return };
-    let take = || h.members.iter().position(|m| m.compare_exchange(0, BEING_FORKED, AcqRel, Relaxed).is_ok());
-    let place = take().or_else(|| {
+/// Keeps a place for a child about to be forked. False: the family is full, and the child will have no part in it.
+pub fn keep_place() -> bool {
+    CHILD.store(0, Relaxed);
+    if !exists() {
+        return true;
+    }
+    let place = members::keep_place().or_else(|| {
         reap();
-        take()
+        members::keep_place()
     });
-    CHILD.store(place.map_or(NOBODY, |p| p as u32), Relaxed);
+    CHILD.store(place.map_or(0, |p| p as u32 + 1), Relaxed);
+    if place.is_none() {
+        UNPLACED.store(1, Relaxed);
+    }
+    place.is_some()
+}
+
+fn child() -> Option<usize> {
+    (CHILD.load(Relaxed) as usize).checked_sub(1)
+}
+
+/// Lets the child about to be forked hold what this process holds.
+pub fn before_fork() {
     for ep in held() {
-        match place {
+        match child() {
             Some(p) => {
                 ep.holders[p / 64].fetch_or(1 << (p % 64), AcqRel);
             }
@@ -186,15 +186,17 @@ pub fn before_fork() {
     }
 }
 
+/// In the parent, after the fork or the attempt.
+pub fn after_fork_parent() {
+    members::after_fork_parent(clear);
+}
+
 /// In the child: takes the place.
 pub fn after_fork_child() {
     LEAVING.store(false, Relaxed);
     MAKING.reset();
-    let Some(h) = header() else { return };
-    let me = CHILD.load(Relaxed);
-    MEMBER.store(me, Relaxed);
-    if me != NOBODY {
-        h.members[me as usize].store(sys::getpid(), Release);
+    if exists() {
+        members::after_fork_child(child());
     }
 }
 
@@ -209,23 +211,17 @@ pub fn sole_holder(ep: Ep) -> bool {
 
 /// Whether no other process of the family lives that could share what a fork shares.
 pub fn alone() -> bool {
-    let Some(h) = header() else { return false };
-    // Without a place among the members this process's own forks are not known.
-    MEMBER.load(Relaxed) != NOBODY
-        && CHILD.load(Relaxed) != NOBODY
-        && h.members.iter().enumerate().all(|(m, place)| {
-            let pid = place.load(Acquire);
-            // SAFETY: signal 0 only asks.
-            m == MEMBER.load(Relaxed) as usize
-                || pid == 0
-                || pid != BEING_FORKED && unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize
-        })
+    if !exists() || !member() || UNPLACED.load(Relaxed) != 0 {
+        // Without a place among the members this process's own forks are not known.
+        return false;
+    }
+    members::stillborn(clear);
+    !members::others_live()
 }
 
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
-    let me = MEMBER.load(Relaxed) as usize;
-    me < MEMBERS && drop_hold(ep, me)
+    my_place().is_some_and(|me| drop_hold(ep, me))
 }
 
 /// Member `m` holds `ep` no longer. True for exactly one of those who give up last, perhaps at the same time.
@@ -241,30 +237,16 @@ fn drop_hold(ep: Ep, m: usize) -> bool {
 
 /// Gives up what members held that died without saying so.
 fn reap() {
+    members::reap(clear);
+}
+
+/// Gives up what the member in place `m` held, which has died.
+fn clear(m: usize) {
     let Some(h) = header() else { return };
-    if is_filtered() {
-        // Whether they live is nothing that this process may ask.
-        return;
-    }
-    for (m, place) in h.members.iter().enumerate() {
-        let pid = place.load(Acquire);
-        if pid == 0 || pid == BEING_FORKED {
-            continue;
+    for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep::from_index) {
+        if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
+            free(ep);
         }
-        // SAFETY: signal 0 only asks.
-        let gone = unsafe { syscall!(libc::SYS_kill, pid, 0) } == -libc::ESRCH as isize;
-        if !gone || place.compare_exchange(pid, BEING_FORKED, AcqRel, Relaxed).is_err() {
-            continue;
-        }
-        for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep::from_index) {
-            if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
-                // It may have died with them.
-                ep.rx_token.store(0, Relaxed);
-                ep.tx_token.store(0, Relaxed);
-                free(ep);
-            }
-        }
-        place.store(0, Release);
     }
 }
 
@@ -299,10 +281,10 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.generation.fetch_add(1, Relaxed);
     ep.begin();
     ep.role.store(role, Relaxed);
-    ep.pid.store(h.members.get(MEMBER.load(Relaxed) as usize).map_or(0, |m| m.load(Relaxed)), Relaxed);
+    let me = my_place()?;
+    ep.pid.store(Member(h.members[me].load(Relaxed)).pid().unwrap_or(0), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
     for (i, h) in ep.holders.iter().enumerate() {
-        let me = MEMBER.load(Relaxed) as usize;
         h.store(if me / 64 == i { 1 << (me % 64) } else { 0 }, Relaxed);
     }
     ep.because(Reason::Young);

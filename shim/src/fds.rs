@@ -121,6 +121,15 @@ pub fn proc_path(dir: &[u8], fd: i32) -> [u8; 40] {
     path
 }
 
+/// From now on everything but our own descriptors is the kernel's alone.
+pub fn forget_all() {
+    for fd in 0..high() {
+        if !matches!(get(fd), Kind::Ours | Kind::Other) {
+            set(fd, Kind::Other);
+        }
+    }
+}
+
 static HIGH: AtomicU32 = AtomicU32::new(0);
 
 /// One more than the highest number that was ever tracked.

@@ -42,6 +42,13 @@ fn attached(ep: Ep, fd: c_int) -> Option<&'static Chan> {
     }
 }
 
+/// Whether this process has no part in the ring of a connection that is attached: another thread is ending it, or the record
+/// was given to another connection behind this process's back. Either way the descriptor means what the kernel says.
+#[cold]
+fn lost(ep: Ep) -> bool {
+    ep.state() == State::Attached && ep.chan().is_none()
+}
+
 /// Runs a native call while it is counted in `word`; not if `bit` says that the ring is in use.
 #[inline]
 fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
@@ -110,6 +117,7 @@ pub unsafe fn recv(
                     return r;
                 }
                 Some(r) => return r,
+                None if lost(ep) => return real(),
                 None => continue,
             }
         };
@@ -198,6 +206,7 @@ pub unsafe fn send(
             attach::note_sent(ep);
             match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
+                None if lost(ep) => return real(),
                 None => continue,
             }
         };
@@ -251,6 +260,7 @@ pub unsafe fn sendfile(
             attach::note_sent(ep);
             match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,
+                None if lost(ep) => return real(),
                 None => continue,
             }
         };

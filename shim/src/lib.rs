@@ -39,6 +39,7 @@ mod lifeline;
 mod lock;
 mod log;
 mod mail;
+mod members;
 mod notify;
 mod objects;
 mod options;

@@ -1,25 +1,45 @@
-//! Locks that live inside one process (or one family) and are held for a few hundred nanoseconds, never
-//! across a sleep. While one is held the thread is *critical*: signal handlers of the program are deferred
-//! (they could call us again), see `signals`.
+//! Locks that live inside one process (or one family), and are held briefly. While one is held the thread is *critical*:
+//! signal handlers of the program are deferred (they could call us again), see `signals`.
 
-use crate::signals;
 use crate::tls::tls;
-use core::sync::atomic::AtomicU32;
+use crate::{members, signals};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use shmring::{sys, syscall};
+use shmring::{lnx, owner};
 
-/// A lock word: 0, or the owner's thread id.
-pub struct Lock(pub AtomicU32);
+/// This thread as an owner (`shmring::owner`).
+#[inline(always)]
+pub fn myself() -> u64 {
+    match tls().owner.load(Relaxed) {
+        0 => become_owner(),
+        me => me,
+    }
+}
+
+#[cold]
+fn become_owner() -> u64 {
+    let t = tls();
+    let me = members::myself() | u64::from(t.tid());
+    t.owner.store(me, Relaxed);
+    me
+}
+
+/// A lock word: 0, or its owner (`shmring::owner`).
+pub struct Lock(AtomicU64);
 
 /// Releases the lock when told to; no `Drop`, so that frames stay plain for thread cancellation.
 #[must_use]
-pub struct Held<'a>(&'a AtomicU32);
+pub struct Held<'a> {
+    word: &'a AtomicU64,
+    /// What the word becomes.
+    free: u64,
+}
 
 impl Held<'_> {
     /// Unlocks.
     #[inline]
     pub fn release(self) {
-        self.0.store(0, Release);
+        self.word.store(self.free, Release);
         signals::critical_leave();
     }
 }
@@ -27,20 +47,24 @@ impl Held<'_> {
 impl Lock {
     /// Unlocked.
     pub const fn new() -> Lock {
-        Lock(AtomicU32::new(0))
+        Lock(AtomicU64::new(0))
     }
 
     /// Takes the lock; waits for its owner, who holds it briefly, and takes it over if the owner is dead.
     #[inline]
     pub fn lock(&self) -> Held<'_> {
-        take(&self.0)
+        signals::critical_enter();
+        if self.0.compare_exchange(0, myself(), Acquire, Relaxed).is_err() {
+            contended(&self.0);
+        }
+        Held { word: &self.0, free: 0 }
     }
 
     /// Takes the lock unless somebody has it.
     pub fn try_lock(&self) -> Option<Held<'_>> {
         signals::critical_enter();
-        if self.0.compare_exchange(0, tls().tid(), SeqCst, Relaxed).is_ok() {
-            return Some(Held(&self.0));
+        if self.0.compare_exchange(0, myself(), SeqCst, Relaxed).is_ok() {
+            return Some(Held { word: &self.0, free: 0 });
         }
         signals::critical_leave();
         None
@@ -55,25 +79,42 @@ impl Lock {
     pub fn reset(&self) {
         self.0.store(0, Relaxed);
     }
+
+    /// See [`free_after_vfork`].
+    pub fn free_after_vfork(&self) {
+        free(&self.0, 0);
+    }
 }
 
-/// Takes a lock word, wherever it lies.
+/// Frees a token from this thread's child of vfork, which ran as this thread, was killed while it held it, and is no more.
+pub fn free_after_vfork(word: &AtomicU64) {
+    free(word, owner::member(myself()));
+}
+
+fn free(word: &AtomicU64, to: u64) {
+    let _ = word.compare_exchange(myself(), to, Release, Relaxed);
+}
+
+/// Takes a token: the word goes on to name who held it last.
 #[inline]
-pub fn take(word: &AtomicU32) -> Held<'_> {
+pub fn take(word: &AtomicU64) -> Held<'_> {
     signals::critical_enter();
-    if word.compare_exchange(0, tls().tid(), Acquire, Relaxed).is_err() {
+    let me = myself();
+    let free = owner::member(me);
+    if word.compare_exchange(free, me, Acquire, Relaxed).is_err() {
         contended(word);
     }
-    Held(word)
+    Held { word, free }
 }
 
 #[cold]
-fn contended(word: &AtomicU32) {
-    let me = tls().tid();
+fn contended(word: &AtomicU64) {
+    let me = myself();
     let mut tries = 0u32;
     loop {
-        let owner = word.load(Relaxed);
-        if owner == 0 && word.compare_exchange(0, me, Acquire, Relaxed).is_ok() {
+        let held = word.load(Relaxed);
+        let free = owner::tid(held) == 0;
+        if free && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
             return;
         }
         tries += 1;
@@ -81,34 +122,24 @@ fn contended(word: &AtomicU32) {
             core::hint::spin_loop();
             continue;
         }
-        // An owner that was killed leaves at worst an unpublished record: what it guarded is consistent.
-        // Our own id can only be a left-over of a thread whose id was reused.
-        if owner != 0 && (owner == me || dead(owner)) && word.compare_exchange(owner, me, Acquire, Relaxed).is_ok() {
+        // Who died leaves at worst an unpublished record: what it guarded is consistent. A thread that is in no other
+        // section does not hold it: its id is that of a thread that was cancelled, or its child of vfork was killed.
+        let left = if held == me { tls().critical.get() == 1 } else { members::owner_is_dead(held) };
+        if !free && left && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
             return;
         }
-        nap(if tries < 220 { 0 } else { 200_000 });
+        lnx::nap(if tries < 220 { 0 } else { 200_000 });
     }
 }
 
-/// Waits until no other thread of this process owns a lock word.
-pub fn wait_for_own(word: &AtomicU32) {
+/// Waits until no other thread of this process owns a token.
+pub fn wait_for_own(word: &AtomicU64) {
     let owned = || {
-        let owner = word.load(Acquire);
-        // SAFETY: signal 0 only asks.
-        owner != 0 && owner != tls().tid() && unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), owner, 0) } == 0
+        let held = word.load(Acquire);
+        let ours = owner::tid(held) != 0 && owner::member(held) == members::myself();
+        ours && held != myself() && !members::owner_is_dead(held)
     };
     while owned() {
-        nap(50_000);
+        lnx::nap(50_000);
     }
-}
-
-pub fn dead(tid: u32) -> bool {
-    // SAFETY: signal 0 only asks.
-    unsafe { syscall!(libc::SYS_kill, tid, 0) == -libc::ESRCH as isize }
-}
-
-fn nap(ns: i64) {
-    let t = libc::timespec { tv_sec: 0, tv_nsec: ns };
-    // SAFETY: a valid timespec.
-    unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
 }

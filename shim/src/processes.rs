@@ -3,7 +3,7 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, channel, closing, epoll, family, handoff, leave, lock, poller, rx, signals, sleepers, tx};
+use crate::{attach, channel, closing, epoll, family, handoff, leave, lock, mail, poller, rx, signals, sleepers, tx};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -125,19 +125,46 @@ pub fn after_vfork_parent() {
     let v = &tls().vfork;
     v.set(v.get().saturating_sub(1));
     epoll::after_vfork();
+    if tls().critical.get() != 0 {
+        child_died_inside();
+    }
+}
+
+/// The child of a vfork, which ran on this thread's memory, was killed inside a critical section: ends it.
+#[cold]
+fn child_died_inside() {
+    for ep in family::held() {
+        lock::free_after_vfork(&ep.rx_token);
+        lock::free_after_vfork(&ep.tx_token);
+    }
+    epoll::free_after_vfork();
+    mail::LOCK.free_after_vfork();
+    channel::LOCK.free_after_vfork();
+    tls().critical.set(1);
+    // What was put off is for this process to hear.
+    signals::critical_leave();
 }
 
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
+    // The members of a family know of each other.
+    if epoll::any() {
+        family::ensure();
+    }
+    if !family::keep_place() {
+        // The child will have no part in what this process shares: it gets connections and sets of the kernel's.
+        epoll::hand_all_over();
+        leave::retire_all(Reason::Shared, leave::Unread::Rewind, |_| true);
+    }
     attach::before_fork();
     epoll::before_fork();
     channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();
 }
 
-/// After `fork`, in the parent. A fork that failed leaves a place taken and connections shared: they stay
-/// as they are.
+/// After `fork`, in the parent, or after a fork that failed.
 pub extern "C" fn fork_parent() {
+    family::after_fork_parent();
     epoll::after_fork_parent();
     attach::after_fork_parent();
 }
@@ -153,6 +180,10 @@ pub extern "C" fn fork_child() {
     epoll::after_fork_child();
     // The threads that slept are the parent's.
     family::held().for_each(closing::let_go);
+    if family::exists() && !family::member() {
+        fds::forget_all();
+        family::held().for_each(|ep| ep.local().refs.store(0, Relaxed));
+    }
 }
 
 /// Whether [`leaving`] is called at the end of `quick_exit`.

@@ -2,9 +2,9 @@
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
-use crate::family;
 use crate::lock::Held;
 use crate::mail::LOCK;
+use crate::{family, members};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
@@ -177,7 +177,7 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
 pub fn leave(ep: Ep) {
     let Some(chan) = ep.chan() else { return };
     let slot = ep.slot.load(Relaxed) as usize;
-    if !family::is_filtered() {
+    if !members::is_filtered() {
         // Threads of this process that are inside finish first; no other gets in (`tx::with_turn`, `rx::recv`).
         fence(SeqCst);
         crate::lock::wait_for_own(&ep.rx_token);
@@ -198,7 +198,7 @@ fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
 /// Gives a channel up in which no connection of this process is: at once, since a process may do nothing more for
 /// hours. Not one under a system-call filter, which keeps what it has until it ends. With [`lock`] held, or alone.
 pub fn close_if_empty(chan: &'static Chan) {
-    if chan.idle() && !family::is_filtered() {
+    if chan.idle() && !members::is_filtered() {
         let held = channel::LOCK.lock();
         chan.close();
         held.release();

@@ -86,7 +86,7 @@ static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Whether more threads want to run on the machine than it has CPUs. False where nothing tells.
 #[cold]
 fn crowded() -> bool {
-    if crate::family::is_filtered() {
+    if crate::members::is_filtered() {
         return false;
     }
     if ONLINE.load(Relaxed) == 0 {

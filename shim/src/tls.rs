@@ -98,6 +98,8 @@ pub struct Tls {
     tid: Word,
     /// Depth of critical sections: above 0 no program handler runs ([`crate::signals::critical_enter`]).
     pub critical: Word,
+    /// This thread as the owner of a lock; 0: not asked yet (`lock::myself`).
+    pub owner: AtomicU64,
     /// Signals put off by the current critical section.
     pub deferred: Deferred,
     /// Program handlers run on this thread, wrapping.
@@ -129,6 +131,7 @@ impl Tls {
     /// Forgets what a child of `fork` must not inherit: the thread id, signals put off, critical sections.
     pub fn after_fork_child(&self) {
         self.tid.set(0);
+        self.owner.store(0, Relaxed);
         self.critical.set(0);
         self.deferred.count.store(0, Relaxed);
         self.vfork.set(0);

@@ -5,6 +5,7 @@
 //! `culvert stat` reads it through `/proc/PID/fd` with `pread`, as the same user or root, and takes
 //! nothing in it on trust.
 
+use crate::owner;
 use crate::sync::{AtomicU32, AtomicU64};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -42,9 +43,76 @@ pub struct FamilyHeader {
     pub channels: AtomicU64,
     /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are.
     pub disabled: AtomicU32,
-    /// Process ids of the family's members; 0 = free, `u32::MAX` = being forked. A member that was killed
-    /// is noticed by its id when it matters, and its holds are given up for it.
-    pub members: [AtomicU32; MEMBERS],
+    /// The family's members, a [`Member`] each. A member has the byte of the memfd that its place numbers locked
+    /// (fcntl(2), POSIX record locks) as long as it lives. When it matters, others notice that it does not, and give
+    /// up its holds for it.
+    pub members: [AtomicU64; MEMBERS],
+}
+
+/// A place among the members: what it is used for, the generation of that use, and the times that its lock was, or is
+/// (odd), out of use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member(pub u64);
+
+impl Member {
+    /// Kept for a child that is being forked.
+    const BEING_FORKED: u32 = u32::MAX;
+    /// Its process has died; with the place and the low bits of the generation of the member that clears up.
+    const REAPED: u32 = 0xff00_0000;
+
+    fn with(self, state: u32) -> Member {
+        Member(self.0 & !0xffff_ffff | u64::from(state))
+    }
+    fn state(self) -> u32 {
+        self.0 as u32
+    }
+    /// Number of the use of the place.
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32 & ((1 << owner::GENERATION_BITS) - 1)
+    }
+    /// Whether nobody has it.
+    pub fn is_free(self) -> bool {
+        self.state() == 0
+    }
+    /// Whether it is kept for a child.
+    pub fn is_being_forked(self) -> bool {
+        self.state() == Member::BEING_FORKED
+    }
+    /// Process id, in the member's own namespace, for display.
+    pub fn pid(self) -> Option<u32> {
+        (self.state() != 0 && self.state() < Member::REAPED).then(|| self.state())
+    }
+    /// Whether the lock says nothing at present, so that the member counts as alive.
+    pub fn is_unproved(self) -> bool {
+        self.0 >> 56 & 1 != 0
+    }
+    /// The member that clears up after it: place, and the low bits of the generation.
+    pub fn reaper(self) -> Option<(usize, u32)> {
+        let state = self.state();
+        (state >= Member::REAPED && !self.is_being_forked()).then_some((state as usize & 0xff, state >> 8 & 0xffff))
+    }
+    /// Free, after this use.
+    pub fn freed(self) -> Member {
+        let generation = u64::from(self.generation() + 1) & ((1 << owner::GENERATION_BITS) - 1);
+        Member(generation << 32)
+    }
+    /// Kept for a child.
+    pub fn being_forked(self) -> Member {
+        self.with(Member::BEING_FORKED)
+    }
+    /// Process `pid` has it.
+    pub fn taken(self, pid: u32) -> Member {
+        self.with(pid.clamp(1, Member::REAPED - 1))
+    }
+    /// The member in `place`, of `generation`, clears up.
+    pub fn reaped(self, place: usize, generation: u32) -> Member {
+        // The highest value is the one of a place that is being forked.
+        self.with(Member::REAPED | (generation & 0x7fff) << 8 | place as u32 & 0xff)
+    }
+    /// Its lock goes out of use, or comes back into it.
+    pub fn lock_moved(self) -> Member {
+        Member(self.0.wrapping_add(1 << 56))
+    }
 }
 
 /// `CULVERT_PATH`.
@@ -164,6 +232,13 @@ pub const FIN: u32 = 2;
 /// [`Endpoint::rx_fin`]: there was a RST and no FIN.
 pub const RST: u32 = 3;
 
+/// [`Endpoint::handed`]: a process has received, while another one that had received before lives and holds it as well.
+pub const HANDED_RX: u32 = 1;
+/// [`Endpoint::handed`]: the same of sending.
+pub const HANDED_TX: u32 = 2;
+/// [`Endpoint::handed`]: two processes use it by turns; it goes to the kernel.
+pub const CONTESTED: u32 = 4;
+
 /// One TCP socket of the family, shared by all dups of its descriptor.
 ///
 /// Meaningful while `state` is not `Free`: the first group. The rest begins with [`State::Attached`], so that a
@@ -215,13 +290,17 @@ pub struct Endpoint {
     pub tx_blocked: AtomicU32,
 
     // --- receiving
-    /// Owner of the receiving direction: thread id, 0 if none.
-    pub rx_token: AtomicU32,
+    /// Owner of the receiving direction, or who owned it last: see [`owner`].
+    pub rx_token: AtomicU64,
     /// `switch::RxPhase`.
     pub rx_phase: AtomicU32,
+    /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
+    pub rx_fin: AtomicU32,
     /// Who leaves the ring, and waits for the peer to do its part: others do not receive meanwhile. 0 = nobody. See
-    /// `driver::Leaver`.
+    /// [`owner`].
     pub rx_leaving: AtomicU64,
+    /// Until when it does so at most, milliseconds of the monotonic clock.
+    pub rx_leaving_until: AtomicU64,
     /// Ring position consumed (the trusted copy of `Consumer::head`).
     pub rx_head: AtomicU64,
     /// The head that the sender can be relied on to have seen when it last looked for room.
@@ -230,10 +309,10 @@ pub struct Endpoint {
     pub rx_skip: AtomicU64,
     /// While echoes are dropped: lifeline position + 1 that has been read up to, as we have counted; 0 = we have not.
     pub rx_at: AtomicU64,
-    /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
-    pub rx_fin: AtomicU32,
     /// `shutdown(SHUT_RD)` was called.
     pub rd_shut: AtomicU32,
+    /// [`HANDED_RX`], [`HANDED_TX`].
+    pub handed: AtomicU32,
     /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
     pub rx_cut: AtomicU64,
     /// Bytes and messages received through the ring.
@@ -244,10 +323,12 @@ pub struct Endpoint {
     pub rx_up: AtomicU64,
 
     // --- sending
-    /// Owner of the sending direction: thread id, 0 if none.
-    pub tx_token: AtomicU32,
+    /// Owner of the sending direction, or who owned it last: see [`owner`].
+    pub tx_token: AtomicU64,
     /// `switch::TxPhase`.
     pub tx_phase: AtomicU32,
+    /// `shutdown(SHUT_WR)` was called.
+    pub wr_shut: AtomicU32,
     /// Ring position published (the trusted copy of `Producer::tail`).
     pub tx_tail: AtomicU64,
     /// Last head accepted from the peer.
@@ -262,8 +343,6 @@ pub struct Endpoint {
     pub tx_up: AtomicU64,
     /// A `switch::Again`: what is sent over the lifeline although it was published on the ring.
     pub tx_again: AtomicU64,
-    /// `shutdown(SHUT_WR)` was called.
-    pub wr_shut: AtomicU32,
 
     // --- more sending, and statistics
     /// Time stamp (cycles) of the last look at the lifeline by a sender.
@@ -303,11 +382,19 @@ impl Endpoint {
         self.cookie.store(0, Relaxed);
     }
 
-    /// The same for what it needs once it is attached. The tokens are free: who had them gave them back, or was reaped.
+    /// The same for what it needs once it is attached. Its tokens are those of the record's last connection: who held them
+    /// gave them back, or has died.
     pub fn begin_attached(&self) {
-        for w in
-            [&self.slot, &self.tx_blocked, &self.rx_phase, &self.rx_fin, &self.rd_shut, &self.tx_phase, &self.wr_shut]
-        {
+        for w in [
+            &self.slot,
+            &self.tx_blocked,
+            &self.rx_phase,
+            &self.rx_fin,
+            &self.rd_shut,
+            &self.handed,
+            &self.tx_phase,
+            &self.wr_shut,
+        ] {
             w.store(0, Relaxed);
         }
         for w in [
@@ -347,3 +434,37 @@ impl Endpoint {
 const _: () = assert!(size_of::<Endpoint>().is_multiple_of(64) && ENDPOINTS_AT.is_multiple_of(64));
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<FamilyHeader>() <= ENDPOINTS_AT);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_goes_from_hand_to_hand() {
+        let free = Member(0);
+        assert!(free.is_free() && free.pid().is_none() && free.reaper().is_none());
+        let child = free.being_forked();
+        assert!(child.is_being_forked() && !child.is_free() && child.pid().is_none() && child.reaper().is_none());
+        let taken = child.taken(4711);
+        assert_eq!((taken.pid(), taken.is_being_forked(), taken.reaper()), (Some(4711), false, None));
+        let reaped = taken.reaped(255, 0xabcdef);
+        assert_eq!((reaped.reaper(), reaped.pid(), reaped.is_being_forked()), (Some((255, 0x4def)), None, false));
+        let next = reaped.freed();
+        assert!(next.is_free() && next.generation() == 1 && next.0 != free.0);
+    }
+
+    #[test]
+    fn a_lock_that_moves_proves_nothing_and_leaves_a_trace() {
+        let m = Member(0).taken(1);
+        let moving = m.lock_moved();
+        assert!(moving.is_unproved() && !m.is_unproved() && moving.pid() == Some(1));
+        let moved = moving.lock_moved();
+        assert!(!moved.is_unproved() && moved != m && moved.generation() == m.generation());
+    }
+
+    #[test]
+    fn generations_wrap_within_their_bits() {
+        let last = Member(((1 << owner::GENERATION_BITS) - 1) << 32).taken(7);
+        assert_eq!((last.freed().generation(), last.freed().is_free()), (0, true));
+    }
+}

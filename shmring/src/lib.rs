@@ -10,6 +10,7 @@ pub mod driver;
 pub mod family;
 pub mod layout;
 pub mod lnx;
+pub mod owner;
 pub mod ring;
 pub mod switch;
 pub mod sync;

@@ -155,6 +155,16 @@ pub fn after_vfork() {
     set::after_vfork();
 }
 
+/// See [`set::free_after_vfork`].
+pub fn free_after_vfork() {
+    set::free_after_vfork();
+}
+
+/// Whether this process has a set.
+pub fn any() -> bool {
+    set::any()
+}
+
 /// Every set of this process goes on without us.
 pub fn hand_all_over() {
     for fd in 0..fds::high() {

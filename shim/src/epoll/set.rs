@@ -600,13 +600,23 @@ pub(super) fn after_vfork() {
     FORKING.fetch_sub(1, SeqCst);
 }
 
+/// This thread's child of vfork was killed inside a critical section.
+pub(super) fn free_after_vfork() {
+    CHAINS.free_after_vfork();
+    if !CHAINS.is_held() && CHANGES.load(Relaxed) & 1 != 0 {
+        CHANGES.fetch_add(1, Release);
+    }
+    TABLE.iter().filter(|s| s.made()).for_each(|s| s.common().lock.free_after_vfork());
+}
+
+/// Whether this process has a set.
+pub(super) fn any() -> bool {
+    TABLE.iter().any(Set::made)
+}
+
 /// Before a fork: the watches that parent and child will share have their places.
 pub(super) fn before_fork() {
     FORKING.fetch_add(1, SeqCst);
-    // The members of a family know of each other.
-    if TABLE.iter().any(Set::made) {
-        crate::family::ensure();
-    }
     for s in TABLE.iter().filter(|s| s.made()) {
         let held = s.lock();
         if s.owes() {

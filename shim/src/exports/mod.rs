@@ -10,7 +10,7 @@
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
 //! them. Nothing here allocates, locks or keeps state.
 
-use crate::{family, fds, signals, usercopy};
+use crate::{fds, members, signals, usercopy};
 use core::ffi::{c_int, c_void};
 use libc::{iovec, timespec};
 
@@ -55,7 +55,7 @@ fn idle() -> bool {
 /// the disposition of a signal any more.
 #[inline(always)]
 fn arm() {
-    if !family::is_filtered() {
+    if !members::is_filtered() {
         signals::arm_faults();
     }
 }

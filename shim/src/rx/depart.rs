@@ -1,7 +1,7 @@
 //! Leaving the ring for good, and waiting for the peer's part of that: with no token and no lock of ours held, so that
 //! signals and other calls go on.
 
-use super::receiving::{Receiving, leaver, see};
+use super::receiving::{Receiving, see};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::lifeline;
@@ -31,8 +31,8 @@ fn patience(wait: Wait) -> u64 {
 /// Leaves the ring. False: bytes are left on it. `life`: of the record, when the caller found the connection.
 pub fn leave(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason) -> bool {
     let complete = loop {
-        let me = leaver(LEAVING_NS);
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
+        let me = receiving.leaver(LEAVING_NS);
         let outcome = match receiving.begin(unread, me) {
             Began::Down => {
                 receiving.release();

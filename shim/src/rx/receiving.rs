@@ -7,12 +7,12 @@ use crate::conn::{conn, sure};
 use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{clock, tls, tx, usercopy};
+use crate::{clock, members, tx, usercopy};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{
-    self, Began, Brought, Incoming, Leaver, Native, Outcome, Place, Port, Seen, Sees, Skipped, Unread, Wait,
+    self, Began, Brought, Incoming, Native, Outcome, Place, Port, Seen, Sees, Skipped, Unread, Wait,
 };
 use shmring::family::Reason;
 use shmring::{ring, syscall};
@@ -189,9 +189,10 @@ impl Incoming for In<'_> {
 
     #[cold]
     fn leaves(&mut self, leaver: u64) -> bool {
-        let Leaver { tid, until } = Leaver::from_word(leaver);
         // Our own: a handler has left our wait by longjmp, or runs inside it.
-        tid != tls::tid() && milliseconds() <= until && !lock::dead(tid)
+        leaver != lock::myself()
+            && milliseconds() <= self.ep.rx_leaving_until.load(Relaxed)
+            && !members::owner_is_dead(leaver)
     }
 
     fn handed_on(&self) -> bool {
@@ -214,11 +215,6 @@ impl Incoming for In<'_> {
 /// The monotonic clock.
 fn milliseconds() -> u64 {
     clock::now() / 1_000_000
-}
-
-/// This thread as one that leaves, for `ns` nanoseconds at most.
-pub(super) fn leaver(ns: u64) -> u64 {
-    Leaver { tid: tls::tid(), until: milliseconds() + ns / 1_000_000 }.to_word()
 }
 
 /// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.
@@ -332,6 +328,15 @@ impl<'a> Receiving<'a> {
                 Skipped::NotYet => return false,
             }
         }
+    }
+
+    /// This thread as one that leaves, for `ns` nanoseconds at most if nobody else does.
+    pub fn leaver(&mut self, ns: u64) -> u64 {
+        let word = self.ep.rx_leaving.load(Relaxed);
+        if word == 0 || !self.port(None, 0).leaves(word) {
+            self.ep.rx_leaving_until.store(milliseconds() + ns / 1_000_000, Relaxed);
+        }
+        lock::myself()
     }
 
     /// Begins to leave.

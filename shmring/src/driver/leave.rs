@@ -13,29 +13,6 @@ use crate::ring;
 use crate::switch::{self, RxPhase};
 use crate::sync::{Ordering, fence};
 
-/// [`Endpoint::rx_leaving`](crate::family::Endpoint::rx_leaving): who leaves, and until when at most.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Leaver {
-    /// Its thread id.
-    pub tid: u32,
-    /// Milliseconds of the monotonic clock.
-    pub until: u64,
-}
-
-impl Leaver {
-    /// Thread ids are smaller than 2^22 (PID_MAX_LIMIT, linux/threads.h).
-    const TID_BITS: u32 = 22;
-
-    /// As a word that is not 0.
-    pub fn to_word(self) -> u64 {
-        self.until << Leaver::TID_BITS | u64::from(self.tid)
-    }
-    /// From that word.
-    pub fn from_word(word: u64) -> Leaver {
-        Leaver { tid: word as u32 & ((1 << Leaver::TID_BITS) - 1), until: word >> Leaver::TID_BITS }
-    }
-}
-
 /// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Unread {

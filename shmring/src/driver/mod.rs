@@ -15,7 +15,7 @@ mod leave;
 mod receive;
 mod send;
 
-pub use leave::{Began, Leaver, Outcome, Sees, Unread, Wait, begin, conclude, see};
+pub use leave::{Began, Outcome, Sees, Unread, Wait, begin, conclude, see};
 pub use receive::{Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, skip};
 pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put, stage, turn};
 

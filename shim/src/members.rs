@@ -1,0 +1,279 @@
+//! The members of the family: which place is this process's, and which of the others live.
+//!
+//! A member keeps the byte of the family's memfd that its place numbers locked (fcntl(2), POSIX record locks). The kernel
+//! gives such a lock to a process, not to a descriptor: a child of fork does not inherit it; it ends with the last thread,
+//! before the process is a zombie, and with exec, since the memfd is close-on-exec. Others ask for it with F_GETLK, in
+//! whatever pid namespace they are. A process that is stopped keeps it. Asked for in slow paths only.
+
+use crate::own;
+use crate::tls::tls;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::family::{FamilyHeader, MEMBERS, Member};
+use shmring::{owner, sys, syscall};
+
+/// The family's memory; null until `family::ensure` has made it.
+pub static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The memfd: `culvert stat` finds it under /proc/PID/fd. Closing any descriptor of it gives up this process's lock.
+pub static FD: AtomicI32 = AtomicI32::new(-1);
+
+/// This process's place and its generation, as an owner word of no thread. The first member of a family has the first
+/// place, also before there is a family. 0: it is not a member, since the family was full when it was forked.
+static MYSELF: AtomicU64 = AtomicU64::new(FIRST);
+/// `owner::word(0, 1, 0)`: see [`first`].
+const FIRST: u64 = 1 << 33 | 1 << 24;
+
+/// This process runs under a system-call filter that may kill it for any call that is not its own. Inherited by fork,
+/// as the filter is.
+static FILTERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes the filter.
+pub fn filtered() {
+    FILTERED.store(true, Relaxed);
+}
+
+/// Whether this process may make no call of its own any more, as far as it can do without.
+pub fn is_filtered() -> bool {
+    FILTERED.load(Relaxed)
+}
+
+/// The first page of the family's memory.
+pub fn header() -> Option<&'static FamilyHeader> {
+    let base = BASE.load(Acquire);
+    // SAFETY: mapped for the life of the process once set.
+    (!base.is_null()).then(|| unsafe { &*base.cast() })
+}
+
+/// The member word with which a family begins: this process is its first member.
+pub fn first(pid: u32) -> Member {
+    // The generation before is freed.
+    Member(0).freed().taken(pid)
+}
+
+/// This process as an owner word of no thread; 0: it is not a member.
+pub fn myself() -> u64 {
+    MYSELF.load(Relaxed)
+}
+
+/// This process's place; `None`: it is not a member, and leaves everything to the kernel.
+pub fn my_place() -> Option<usize> {
+    owner::place(myself()).map(|(place, _)| place)
+}
+
+/// Locks a place's byte, or unlocks it. False: the kernel does not.
+fn lock(place: usize) -> bool {
+    let l = range(place, libc::F_WRLCK);
+    // SAFETY: passes a local, which the kernel reads.
+    unsafe { syscall!(libc::SYS_fcntl, FD.load(Relaxed), libc::F_SETLK, &raw const l) == 0 }
+}
+
+fn range(place: usize, kind: i32) -> libc::flock {
+    // SAFETY: all-zero bytes are a valid flock.
+    let mut l: libc::flock = unsafe { core::mem::zeroed() };
+    l.l_type = kind as i16;
+    l.l_whence = libc::SEEK_SET as i16;
+    l.l_start = place as i64;
+    l.l_len = 1;
+    l
+}
+
+/// Whether another process has a place's byte locked; also if nobody can tell.
+fn locked(place: usize) -> bool {
+    let mut l = range(place, libc::F_WRLCK);
+    // SAFETY: passes a local, which the kernel reads and writes.
+    let r = unsafe { syscall!(libc::SYS_fcntl, FD.load(Relaxed), libc::F_GETLK, &raw mut l) };
+    r != 0 || l.l_type != libc::F_UNLCK as i16
+}
+
+/// This process has made the family and is its first member. False: its life could not be proved to others.
+pub fn found() -> bool {
+    lock(0)
+}
+
+/// Whether the member that was read as `w` in `place` has died. Not of this process's own place.
+fn is_dead(place: usize, word: &AtomicU64, w: Member) -> bool {
+    // In this order: a lock that was out of use when it was asked for has left a trace in the word.
+    !w.is_unproved() && !is_filtered() && !locked(place) && word.load(Acquire) == w.0
+}
+
+/// Whether the owner of a lock or a token can never give it back. False if nobody can tell.
+pub fn owner_is_dead(word: u64) -> bool {
+    let (Some((place, generation)), tid) = (owner::place(word), owner::tid(word)) else { return false };
+    if owner::member(word) == myself() {
+        // A thread of ours ends inside a call of ours by asynchronous cancellation only. The child of a vfork, which
+        // has our memory, is another process and cannot ask for our threads.
+        return tls().vfork.get() == 0
+            && !is_filtered()
+            // SAFETY: signal 0 only asks.
+            && unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), tid, 0) } == -libc::ESRCH as isize;
+    }
+    let Some(place_word) = header().and_then(|h| h.members.get(place)) else { return false };
+    let w = Member(place_word.load(Acquire));
+    // A place is freed, or claimed by one who clears up, after its member's death, or by the member itself.
+    w.generation() != generation || w.is_free() || w.reaper().is_some() || is_dead(place, place_word, w)
+}
+
+/// Takes a free place for a child that is about to be forked, and keeps it for that.
+pub fn keep_place() -> Option<usize> {
+    let h = header()?;
+    let place = h.members.iter().position(|m| {
+        let w = Member(m.load(Acquire));
+        w.is_free() && m.compare_exchange(w.0, w.being_forked().0, AcqRel, Relaxed).is_ok()
+    })?;
+    watch_birth(place);
+    Some(place)
+}
+
+/// The fork is over, in the parent: gives back the places of children that were not born.
+///
+/// `clear` gives up what they hold.
+pub fn after_fork_parent(clear: impl Fn(usize)) {
+    for b in &BIRTHS {
+        discard(&b.ours);
+    }
+    stillborn(clear);
+}
+
+/// In a child of fork: takes the place that was kept for it, if there is one.
+pub fn after_fork_child(place: Option<usize>) {
+    MYSELF.store(0, Relaxed);
+    if let (Some(h), Some(place)) = (header(), place) {
+        let w = Member(h.members[place].load(Acquire));
+        MYSELF.store(owner::word(place as u32, w.generation(), 0), Relaxed);
+        // A filter that it has inherited may forbid the lock: then nobody can tell when it dies.
+        let proved = !is_filtered() && lock(place);
+        let w = if proved { w } else { w.lock_moved() };
+        h.members[place].store(w.taken(sys::getpid()).0, Release);
+    }
+    // Last: whoever waits for it may now look at the place.
+    for b in &BIRTHS {
+        discard(&b.ours);
+        discard(&b.theirs);
+        b.place.store(0, Relaxed);
+    }
+}
+
+/// A child whose place is kept, until it has taken it. Its parent has one end of a pipe, the child the other: when no
+/// other end is left, the child has taken the place, or has died before, or was never born.
+struct Birth {
+    /// Place + 1; 0: unused.
+    place: AtomicU32,
+    /// The reading end.
+    theirs: AtomicI32,
+    /// The writing end, until the fork is over.
+    ours: AtomicI32,
+}
+
+/// Children that were born and have not taken their place when the next is forked are few; what is beyond keeps its
+/// place if it is killed before it takes it.
+static BIRTHS: [Birth; 8] =
+    [const { Birth { place: AtomicU32::new(0), theirs: AtomicI32::new(-1), ours: AtomicI32::new(-1) } }; 8];
+
+fn discard(fd: &'static AtomicI32) {
+    if fd.load(Relaxed) >= 0 {
+        own::discard(fd);
+    }
+}
+
+/// Begins to watch whether the child takes its place. One fork at a time (`slots::before_fork`).
+fn watch_birth(place: usize) {
+    let Some(b) = BIRTHS.iter().find(|b| b.place.load(Relaxed) == 0).filter(|_| !is_filtered()) else { return };
+    let mut ends = [-1i32; 2];
+    // SAFETY: writes two descriptors into a local.
+    if unsafe { syscall!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
+        return;
+    }
+    b.theirs.store(ends[0], Relaxed);
+    b.ours.store(ends[1], Relaxed);
+    let kept = [own::adopt(&b.theirs), own::adopt(&b.ours)];
+    if kept == [true; 2] {
+        b.place.store(place as u32 + 1, Relaxed);
+    } else {
+        discard(&b.theirs);
+        discard(&b.ours);
+    }
+}
+
+/// Gives back the places of children that died before they took them. With `clear` what they hold is given up.
+pub fn stillborn(clear: impl Fn(usize)) {
+    let Some(h) = header().filter(|_| !is_filtered()) else { return };
+    for b in &BIRTHS {
+        let Some(place) = (b.place.load(Acquire) as usize).checked_sub(1) else { continue };
+        let mut p = libc::pollfd { fd: b.theirs.load(Relaxed), events: 0, revents: 0 };
+        let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: one pollfd and a timeout, both locals.
+        unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
+        let w = Member(h.members[place].load(Acquire));
+        if p.revents & libc::POLLHUP == 0 && w.is_being_forked() {
+            continue;
+        }
+        // One of several threads that come here.
+        if b.place.compare_exchange(place as u32 + 1, 0, AcqRel, Relaxed).is_err() {
+            continue;
+        }
+        discard(&b.theirs);
+        if Member(h.members[place].load(Acquire)).is_being_forked() {
+            clear(place);
+            h.members[place].store(w.freed().0, Release);
+        }
+    }
+}
+
+/// Gives back the places of members that died without saying so. With `clear` what they hold is given up.
+pub fn reap(clear: impl Fn(usize)) {
+    stillborn(&clear);
+    let (Some(h), Some((me, generation))) = (header(), owner::place(myself())) else { return };
+    for (place, word) in h.members.iter().enumerate() {
+        let w = Member(word.load(Acquire));
+        let gone = match w.reaper() {
+            _ if place == me => false,
+            // It died over it.
+            Some((by, generation)) => {
+                by != me
+                    && h.members.get(by).is_some_and(|r| {
+                        let r_word = Member(r.load(Acquire));
+                        let same = r_word.generation() & 0x7fff == generation && r_word.pid().is_some();
+                        !same || is_dead(by, r, r_word)
+                    })
+            }
+            None => w.pid().is_some() && is_dead(place, word, w),
+        };
+        let claim = w.reaped(me, generation);
+        if gone && word.compare_exchange(w.0, claim.0, AcqRel, Relaxed).is_ok() {
+            clear(place);
+            let _ = word.compare_exchange(claim.0, claim.freed().0, AcqRel, Relaxed);
+        }
+    }
+}
+
+/// Whether another process of the family lives, or may be about to.
+pub fn others_live() -> bool {
+    let Some(h) = header() else { return false };
+    h.members.iter().enumerate().any(|(place, word)| {
+        let w = Member(word.load(Acquire));
+        Some(place) != my_place()
+            && !w.is_free()
+            && (w.is_being_forked() || w.pid().is_some() && !is_dead(place, word, w))
+    })
+}
+
+/// The memfd is about to be closed under its number `fd`, having got another one: the kernel then drops this process's
+/// lock. False: it is another descriptor.
+pub fn unlocking(fd: i32) -> bool {
+    fd == FD.load(Relaxed) && turn_lock()
+}
+
+/// ... and was: locks the place again.
+pub fn relock() {
+    if my_place().is_some_and(lock) {
+        turn_lock();
+    }
+}
+
+fn turn_lock() -> bool {
+    let Some(word) = header().and_then(|h| h.members.get(my_place()?)) else { return false };
+    word.fetch_update(AcqRel, Relaxed, |w| Some(Member(w).lock_moved().0)).is_ok()
+}
+
+const _: () = assert!(MEMBERS <= 256);

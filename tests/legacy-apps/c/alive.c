@@ -1,0 +1,169 @@
+/* Processes that share a connection, and of which one is dead, or seems to be, or is not born. One scenario per name.
+ * Prints the same natively and under culvert. SIGALRM ends what hangs. */
+#define _GNU_SOURCE
+#include "pair.h"
+#include <errno.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+static char buf[4096];
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(4);
+}
+
+static void pass(long us)
+{
+	struct timespec t = { 0, us * 1000 };
+	nanosleep(&t, 0);
+}
+
+static void flood(int s)
+{
+	while (send(s, buf, 1 + rand() % 2000, MSG_NOSIGNAL) > 0);
+}
+
+static void echo(int s)
+{
+	char b[64];
+	ssize_t n;
+	while ((n = recv(s, b, sizeof b, 0)) > 0 && send(s, b, n, MSG_NOSIGNAL) == n);
+}
+
+/* Until it is killed, by whomever. */
+static void linger(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;) pause();
+}
+
+static void drain(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	char b[1000];
+	while (recv(fd, b, sizeof b, 0) > 0);
+	_exit(0);
+}
+
+/* A connection that is where it goes. */
+static pid_t meet(void (*peer)(int))
+{
+	pid_t p = pair(peer);
+	exchange(fd, 0);
+	return p;
+}
+
+static void converse(int s, int n)
+{
+	char b[8];
+	for (int i = 0; i < n; i++)
+		if (send(s, "question", 8, MSG_NOSIGNAL) != 8 || recv(s, b, 8, MSG_WAITALL) != 8 || memcmp(b, "question", 8))
+			fail("conversation");
+}
+
+/* A forked process receives as fast as it can and is killed at some moment. It stays a zombie, or another process gets its
+ * id. The other holder goes on. */
+static void killed(int reuse)
+{
+	for (int i = 0; i < 40; i++) {
+		pid_t peer = meet(flood);
+		pid_t c = fork();
+		if (c == 0) drain();
+		pass(1000 + rand() % 3000);
+		kill(c, SIGKILL);
+		siginfo_t dead;
+		waitid(P_PID, c, &dead, WEXITED | WNOWAIT);
+		if (reuse) {
+			waitpid(c, 0, 0);
+			struct clone_args a = { .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&c, .set_tid_size = 1 };
+			pid_t other = syscall(SYS_clone3, &a, sizeof a);
+			if (other == 0) linger();
+			if (other != c) fail("clone3");
+		}
+		alarm(20);
+		for (int n = 0; n < 100; n++)
+			if (recv(fd, buf, sizeof buf, 0) <= 0) fail("recv");
+		alarm(0);
+		kill(c, SIGKILL);
+		kill(peer, SIGKILL);
+		waitpid(c, 0, 0);
+		waitpid(peer, 0, 0);
+		close(fd);
+	}
+	puts("goes on");
+}
+
+/* A child in a pid namespace of its own, where its parent has no id, uses one of the two connections that it inherited. */
+static void foreign(void)
+{
+	meet(echo);
+	int a = fd, l = socket(AF_INET, SOCK_STREAM, 0);
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t n = sizeof at;
+	bind(l, (void *)&at, n);
+	listen(l, 1);
+	getsockname(l, (void *)&at, &n);
+	if (fork() == 0) {
+		int s = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(s, (void *)&at, n)) exit(3);
+		echo(s);
+		exit(0);
+	}
+	int b = accept(l, 0, 0);
+	alarm(30);
+	pid_t c = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+	if (c < 0) fail("clone");
+	if (c == 0) {
+		converse(b, 500);
+		_exit(getpid() == 1 ? 0 : 5);
+	}
+	int status;
+	waitpid(c, &status, 0);
+	printf("child %x\n", status);
+	converse(b, 100);
+	if (recv(a, buf, 1, MSG_DONTWAIT) >= 0 || errno != EAGAIN) fail("nothing");
+	converse(a, 500);
+	puts("goes on");
+}
+
+/* More children than a family has places are not born, or are killed before they do anything. The next one takes part. */
+static void unborn(void)
+{
+	meet(echo);
+	for (int i = 0; i < 300; i++)
+		/* CLONE_SIGHAND without CLONE_VM is refused. */
+		if (syscall(SYS_clone, CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0) != -1 || errno != EINVAL) fail("clone");
+	for (int i = 0; i < 300; i++) {
+		pid_t c = fork();
+		if (c < 0) fail("fork");
+		if (c == 0) linger();
+		kill(c, SIGKILL);
+		waitpid(c, 0, 0);
+	}
+	alarm(30);
+	converse(fd, 100);
+	meet(echo);
+	converse(fd, 100);
+	puts("goes on");
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	if (!strcmp(what, "zombie")) killed(0);
+	else if (!strcmp(what, "reused")) killed(1);
+	else if (!strcmp(what, "foreign")) foreign();
+	else if (!strcmp(what, "unborn")) unborn();
+	else return 2;
+	return 0;
+}

@@ -1,0 +1,42 @@
+//! Who is alive: processes that share a connection, of which one is dead, or stopped, or seems to be, or is not born.
+
+use legacy_apps::{Lab, Side, compare_one, is_root, on_ring};
+
+/// Runs one scenario of `c/alive.c`; `directions` of its connections come on a ring.
+fn scenario(name: &str, directions: usize) {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("alive.c", &["-pthread"]));
+        command.arg(name);
+        command
+    };
+    compare_one(&format!("alive-{name}"), program, |_, log| on_ring(log) >= directions);
+}
+
+/// The same for what only root may do.
+fn scenario_of_root(name: &str, directions: usize) {
+    if is_root() {
+        scenario(name, directions);
+    } else {
+        eprintln!("alive-{name}: skipped, needs root");
+    }
+}
+
+#[test]
+fn a_killed_holder_that_is_a_zombie() {
+    scenario("zombie", 40);
+}
+
+#[test]
+fn a_killed_holder_whose_id_another_process_has() {
+    scenario_of_root("reused", 40);
+}
+
+#[test]
+fn a_holder_in_another_pid_namespace() {
+    scenario_of_root("foreign", 2);
+}
+
+#[test]
+fn children_that_are_not_born() {
+    scenario("unborn", 4);
+}
