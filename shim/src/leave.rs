@@ -1,10 +1,12 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 
+use crate::endpoint::Ep;
 use crate::{fds, lifeline, rx, slots, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
+use shmring::switch::{RxPhase, TxPhase};
 
 /// Moves a connection to the kernel for good. No-op for what is not tracked.
 ///
@@ -36,6 +38,13 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     let complete = rx::leave(ep, chan, fd, life, unread, why);
     chan.notify(ep.slot.load(Relaxed) as usize);
     complete
+}
+
+/// Whether all of a connection is the kernel's, for good.
+pub fn has_left(ep: Ep) -> bool {
+    ep.rx_phase.load(Relaxed) == RxPhase::Down as u32
+        && ep.rx_skip.load(Relaxed) == 0
+        && ep.tx_phase.load(Relaxed) == TxPhase::Down as u32
 }
 
 /// Retires every connection of this process that a program outside our reach could come to use.

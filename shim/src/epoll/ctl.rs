@@ -27,7 +27,11 @@ pub fn nest(i: usize) {
     let Some(epfd) = s.epfd() else { return };
     let held = s.lock();
     settle(s, epfd);
+    // From here on nothing is attached in it.
     s.common().nested.store(1, Relaxed);
+    held.release();
+    evacuate(s);
+    let held = s.lock();
     for (fd, w) in s.watches() {
         give_back(s, epfd, fd, w);
     }
@@ -47,12 +51,12 @@ pub fn hand_over(i: usize) {
     nest(i);
     let s = &TABLE[i];
     let Some(epfd) = s.epfd() else { return };
+    evacuate(s);
     let held = s.lock();
     for (fd, w) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
             continue;
         }
-        to_kernel(Ep::from_index(w.ep.load(Relaxed) - 1));
         let fired = w.flags.load(Relaxed) & FIRED != 0;
         // The nearest to a oneshot that has fired: errors and hangups are always reported, once.
         let events = if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { w.events.load(Relaxed) };
@@ -66,15 +70,40 @@ pub fn hand_over(i: usize) {
     held.release();
 }
 
-/// Moves a connection to the kernel such that the kernel's word about it holds. False: it does not.
-fn to_kernel(ep: Ep) -> bool {
+/// A descriptor of this process for `ep`.
+fn number(ep: Ep) -> Option<c_int> {
     // A child of vfork has our memory, and other files.
     let here = |fd| tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed));
-    let Some(fd) = (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && here(f)) else { return false };
+    (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && here(f))
+}
+
+/// Moves a connection to the kernel. It may wait for the peer: with no set's lock held, since whoever holds a lock defers
+/// signals, and others wait for it.
+fn to_kernel(ep: Ep) {
+    if ep.state() == State::Attached
+        && let Some(fd) = number(ep)
+    {
+        leave::quit(fd, Reason::EpollShared, leave::Unread::Rewind);
+    }
+}
+
+/// Moves all attached connections of a set to the kernel, before its lock is taken for good.
+fn evacuate(s: &Set) {
+    for (_, w) in s.watches() {
+        if w.flags.load(Relaxed) & TAGGED != 0
+            && let Some(index) = w.ep.load(Relaxed).checked_sub(1)
+        {
+            to_kernel(Ep::from_index(index));
+        }
+    }
+}
+
+/// Whether the kernel's word about a connection holds, or will, without anybody's waiting for it.
+fn is_kernels(ep: Ep) -> bool {
+    let Some(fd) = number(ep) else { return false };
     // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
     // for good: until all has been read, and beyond.
-    leave::quit(fd, Reason::EpollShared, leave::Unread::Rewind)
-        || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
+    ep.state() != State::Attached || leave::has_left(ep) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
 }
 
 /// Makes the kernel's registration the program's own again.
@@ -89,7 +118,8 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
     kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
 }
 
-/// Returns a watch to the kernel's keeping, if that can be. With the set's lock held.
+/// Returns a watch to the kernel's keeping, if that can be: its connection has been moved there ([`to_kernel`]). With the
+/// set's lock held.
 fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
     let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
     let flags = w.flags.load(Relaxed);
@@ -100,7 +130,7 @@ fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
         return slots::give_up(ep, Reason::EpollShared);
     }
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
-    if to_kernel(ep) && flags & FIRED == 0 && restore(epfd, fd, w.events.load(Relaxed), w) {
+    if is_kernels(ep) && flags & FIRED == 0 && restore(epfd, fd, w.events.load(Relaxed), w) {
         w.flags.store(0, Relaxed);
         s.attached.fetch_sub(1, Relaxed);
     }
@@ -213,6 +243,9 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         leave::retire(fd, Reason::EpollShared);
         return native();
     }
+    if ep.state() == State::Attached && moves_first(s, epfd, op, fd) {
+        to_kernel(ep);
+    }
     let held = s.lock();
     let r = change(s, i, epfd, op, fd, ep, want, native);
     s.changed();
@@ -258,6 +291,20 @@ fn linked(set: usize, fd: c_int, ep: Ep) -> bool {
     let mut found = false;
     each(ep, |s, f, _| found |= s == set && f == fd);
     found
+}
+
+/// Whether the kernel gets the connection with this change.
+fn moves_first(s: &Set, epfd: c_int, op: c_int, fd: c_int) -> bool {
+    match op {
+        libc::EPOLL_CTL_MOD => s.nested(),
+        libc::EPOLL_CTL_ADD => {
+            let held = s.lock();
+            let served = equip(s, epfd) && s.make(fd).is_some();
+            held.release();
+            !served
+        }
+        _ => false,
+    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -324,7 +371,7 @@ fn change(
                 real::set_errno(libc::EINVAL);
                 return -1;
             }
-            if s.nested() && to_kernel(ep) {
+            if s.nested() && is_kernels(ep) {
                 let r = native();
                 if r == 0 {
                     w.events.store(want.events, Relaxed);
@@ -368,9 +415,12 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         if !attached {
             slots::give_up(ep, why);
         }
-        // Another thread may have attached it meanwhile.
-        if ep.state() == State::Attached && !to_kernel(ep) {
-            lifeline::reset(fd, why);
+        if ep.state() == State::Attached && !is_kernels(ep) {
+            // Another thread has attached it this moment.
+            to_kernel(ep);
+            if !is_kernels(ep) {
+                lifeline::reset(fd, why);
+            }
         }
         return native();
     };
@@ -500,6 +550,7 @@ pub fn closing(ep: Ep) {
     each(ep, |set, at, w| {
         let s = &TABLE[set];
         if s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
+            to_kernel(ep);
             let held = s.lock();
             if w.ep.load(Relaxed) == ep.index() + 1 {
                 give_back(s, s.epfd().unwrap_or(-1), at, w);
@@ -522,6 +573,9 @@ pub fn number_closed(ep: Ep, fd: c_int) {
         });
         let Some(set) = found else { return };
         let s = &TABLE[set];
+        if s.shared() {
+            to_kernel(ep);
+        }
         let held = s.lock();
         if let Some(w) = s.get(fd)
             && w.ep.load(Relaxed) == ep.index() + 1
@@ -552,6 +606,8 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
         return unlink(set, fd, w);
     }
     if !s.spare().is_some_and(|(at, new)| displace(s, epfd, fd, (fd, w), (at, new), ep)) {
+        // There is no place for it: seldom enough to wait for the peer here.
+        to_kernel(ep);
         give_back(s, epfd, fd, w);
         unlink(set, fd, w);
     }

@@ -26,3 +26,10 @@ fn jumped_away() {
 fn number_reused() {
     scenario("reuse");
 }
+
+/// One who passes a connection on waits for its peer, whose bytes nobody can bring; handlers of signals run meanwhile.
+#[test]
+fn a_signal_while_a_connection_leaves() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("leaving.c", &[]));
+    compare_one("leaving", program, |_, log| on_ring(log) > 0 && log.contains("left culvert"));
+}
