@@ -20,9 +20,9 @@ use shmring::layout::{self, CLOSED, Role, SLOTS};
 use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
-/// The number that the memfd has across the exec: just below our own descriptors.
-fn number() -> i32 {
-    own::floor() - 1
+/// The numbers of which the memfd has one across the exec: just below our own descriptors, unless the program uses them.
+fn numbers() -> core::ops::Range<i32> {
+    (own::floor() - 8).max(3)..own::floor()
 }
 
 /// In an offer's `slot`, in place of a role: another descriptor of the connection that comes before it.
@@ -72,6 +72,39 @@ pub struct Passed {
     list: [(u32, u64, u64); SLOTS],
     lingering: usize,
     lingers: [(i32, libc::linger); SLOTS],
+    /// The memfd, under the number that it has across the exec; -1: none.
+    memfd: i32,
+    stdin: Option<Stdin>,
+}
+
+/// A connection of which descriptor 0 was.
+struct Stdin {
+    ep: Ep,
+    /// Another descriptor of it, closed on exec.
+    socket: i32,
+    /// Another one, that the next image has, so that the connection outlives its descriptor 0; -1: it has one anyhow.
+    kept: i32,
+    /// Where this process had read to, and how.
+    head: u64,
+    phase: u32,
+    /// Bytes of the lifeline were taken for the file.
+    taken: bool,
+}
+
+impl Stdin {
+    /// The exec has failed. Bytes that were taken from the lifeline cannot be put back: then the file stays.
+    fn take_back(&self) {
+        if !self.taken {
+            // SAFETY: descriptors of ours.
+            unsafe { syscall!(libc::SYS_dup3, self.socket, 0, 0) };
+            self.ep.rx_head.store(self.head, Relaxed);
+            self.ep.rx_phase.store(self.phase, Relaxed);
+            if self.kept >= 0 {
+                sys::close(self.kept);
+            }
+        }
+        sys::close(self.socket);
+    }
 }
 
 impl Passed {
@@ -93,6 +126,12 @@ impl Passed {
 
     /// The exec has failed.
     pub fn take_back(&self) {
+        if self.memfd >= 0 {
+            sys::close(self.memfd);
+        }
+        if let Some(stdin) = &self.stdin {
+            stdin.take_back();
+        }
         for &(fd, was) in &self.lingers[..self.lingering] {
             lifeline::linger(fd, was);
         }
@@ -106,7 +145,8 @@ impl Passed {
 /// `preloaded`: the image is expected to load culvert.
 pub fn pass_on(preloaded: bool) -> Passed {
     let none = libc::linger { l_onoff: 0, l_linger: 0 };
-    let mut passed = Passed { n: 0, list: [(0, 0, 0); SLOTS], lingering: 0, lingers: [(-1, none); SLOTS] };
+    let mut passed =
+        Passed { n: 0, list: [(0, 0, 0); SLOTS], lingering: 0, lingers: [(-1, none); SLOTS], memfd: -1, stdin: None };
     let mut size = 0;
     let mut count = 0;
     for ep in family::held() {
@@ -116,8 +156,11 @@ pub fn pass_on(preloaded: bool) -> Passed {
             if !is_all(ep, chan, slot) {
                 // More may come, behind the ring, to a reader that we do not serve.
                 lifeline::reset(0, Reason::Exec);
-            } else if !replace_stdin(ep, chan, slot, n as usize) {
-                continue;
+            } else {
+                passed.stdin = replace_stdin(ep, chan, slot, n as usize);
+                if passed.stdin.is_none() {
+                    continue;
+                }
             }
             // What the file holds is consumed.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
@@ -138,7 +181,13 @@ pub fn pass_on(preloaded: bool) -> Passed {
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let held = channel::LOCK.lock();
     let made = if preloaded && count <= SLOTS { mail::new_memory(ring, 0) } else { None };
-    let chan = made.and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
+    let chan = made.and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0)).filter(|c| {
+        passed.memfd = across(c.memfd.load(Relaxed));
+        if passed.memfd < 0 {
+            c.close();
+        }
+        passed.memfd >= 0
+    });
     held.release();
     let mut slot = 0;
     for ep in family::held() {
@@ -167,13 +216,22 @@ pub fn pass_on(preloaded: bool) -> Passed {
         }
     }
     if let Some(c) = chan {
-        // SAFETY: descriptors of ours; without CLOEXEC this one survives.
-        unsafe { syscall!(libc::SYS_dup3, c.memfd.load(Relaxed), number(), 0) };
         let held = channel::LOCK.lock();
         c.close();
         held.release();
     }
     passed
+}
+
+/// Another descriptor of the memfd, under a free number of those under which the next image looks for it; -1: there is none.
+fn across(memfd: i32) -> i32 {
+    // SAFETY: a descriptor of ours; without CLOEXEC the new one survives the exec.
+    let at = unsafe { syscall!(libc::SYS_fcntl, memfd, libc::F_DUPFD, numbers().start) } as i32;
+    if at >= numbers().end {
+        sys::close(at);
+        return -1;
+    }
+    at.max(-1)
 }
 
 /// Whether descriptor 0 and the ring hold everything that is still to come in.
@@ -187,19 +245,27 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
 }
 
 /// Makes descriptor 0 a file of everything that is still to come in.
-fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
+fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<Stdin> {
     let name = c"culvert-stdin";
     // SAFETY: descriptors and locals of ours; every result is checked.
     unsafe {
         let file = syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) as i32;
         if file < 0 {
-            return false;
+            return None;
         }
-        let mut ok = true;
+        let mut stdin = Stdin {
+            ep,
+            socket: syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD_CLOEXEC, own::floor()) as i32,
+            kept: -1,
+            head: ep.rx_head.load(Relaxed),
+            phase: ep.rx_phase.load(Relaxed),
+            taken: false,
+        };
+        let mut ok = stdin.socket >= 0;
         let mut buf = [0u8; 4096];
         // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
         let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
-        while ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
+        while ok && ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
             let consumed = rx::received(ep, 0).map_or(u64::MAX, |(consumed, _)| consumed);
             let before = up.saturating_sub(1).saturating_sub(consumed).min(buf.len() as u64);
             if before == 0 {
@@ -209,6 +275,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
             if r <= 0 {
                 break;
             }
+            stdin.taken = true;
             ok &= syscall!(libc::SYS_write, file, buf.as_ptr(), r) == r;
         }
         let dir = chan.role().rx();
@@ -225,11 +292,18 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> bool {
         }
         syscall!(libc::SYS_lseek, file, 0, libc::SEEK_SET);
         // The connection must outlive its descriptor 0.
-        let others = inheritable(ep.cookie.load(Relaxed)).count() > 1;
-        ok &= others || syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD, number()) >= 0;
-        ok &= syscall!(libc::SYS_dup3, file, 0, 0) == 0;
+        if ok && inheritable(ep.cookie.load(Relaxed)).count() < 2 {
+            stdin.kept = syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD, numbers().start) as i32;
+            ok = stdin.kept >= 0;
+        }
+        ok = ok && syscall!(libc::SYS_dup3, file, 0, 0) == 0;
         sys::close(file);
-        ok
+        if !ok {
+            for fd in [stdin.socket, stdin.kept].into_iter().filter(|&fd| fd >= 0) {
+                sys::close(fd);
+            }
+        }
+        ok.then_some(stdin)
     }
 }
 
@@ -282,7 +356,10 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
 
 /// In the constructor: takes up what the previous image passed on.
 pub fn take_up() {
-    let fd = number();
+    numbers().for_each(take_up_from);
+}
+
+fn take_up_from(fd: i32) {
     // SAFETY: no memory is touched.
     let seals = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) };
     if seals < 0 {

@@ -32,6 +32,7 @@ mod family;
 mod fds;
 mod handoff;
 mod headroom;
+mod images;
 mod io;
 mod jail;
 mod leave;

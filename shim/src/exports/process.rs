@@ -6,7 +6,7 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
-use crate::{descriptors, processes, real};
+use crate::{descriptors, family, images, processes, real};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
 use shmring::syscall;
@@ -38,8 +38,13 @@ fn end(code: c_int) -> ! {
     }
 }
 
-/// Runs `exec` between what must be done before it and, if it fails, after it.
-unsafe fn exec(env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
+/// Runs `exec` between what must be done before it and, if it fails, after it. `missing`: it fails because there is no file
+/// to execute.
+unsafe fn exec(missing: Option<c_int>, env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
+    if let Some(e) = missing {
+        real::set_errno(e);
+        return -1;
+    }
     // SAFETY: the caller's obligation.
     let passed = unsafe { processes::before_exec(env) };
     let r = exec();
@@ -47,40 +52,56 @@ unsafe fn exec(env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
     r
 }
 
+/// [`images::missing`] where an exec needs to be prepared.
+unsafe fn missing(at: c_int, path: *const c_char) -> Option<c_int> {
+    // SAFETY: the caller's obligation.
+    if family::exists() { unsafe { images::missing(at, path) } } else { None }
+}
+
+/// [`images::missing_in_path`] where an exec needs to be prepared.
+unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
+    // SAFETY: the caller's obligation.
+    if family::exists() { unsafe { images::missing_in_path(file) } } else { None }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(e, || real::execve(p, a, e)) }
+    unsafe { exec(missing(libc::AT_FDCWD, p), e, || real::execve(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execv(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(core::ptr::null(), || real::execv(p, a)) }
+    unsafe { exec(missing(libc::AT_FDCWD, p), core::ptr::null(), || real::execv(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvp(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(core::ptr::null(), || real::execvp(p, a)) }
+    unsafe { exec(missing_in_path(p), core::ptr::null(), || real::execvp(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(e, || real::execvpe(p, a, e)) }
+    unsafe { exec(missing_in_path(p), e, || real::execvpe(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(e, || real::fexecve(fd, a, e)) }
+    unsafe { exec(None, e, || real::fexecve(fd, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(e, || real::execveat(at, p, a, e, flags)) }
+    unsafe {
+        // What the flags change about the name is the kernel's to say.
+        let missing = if flags == 0 { missing(at, p) } else { None };
+        exec(missing, e, || real::execveat(at, p, a, e, flags))
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -194,13 +194,8 @@ pub unsafe extern "C-unwind" fn syscall(
                 r as c_long
             }
 
-            libc::SYS_execve | libc::SYS_execveat => {
-                // The program's environment for the next image, as execve will read it.
-                let passed = processes::before_exec(if nr == libc::SYS_execve { c as _ } else { d as _ });
-                let r = native();
-                passed.take_back();
-                r
-            }
+            libc::SYS_execve => super::process::execve(a as _, b as _, c as _) as c_long,
+            libc::SYS_execveat => super::process::execveat(ai, b as _, c as _, d as _, e as c_int) as c_long,
             libc::SYS_fork => forking(nr, 0, 0, 0, 0, 0),
             libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),
             libc::SYS_clone3 if clone3_forks(a as _, b) => forking(nr, a, b, 0, 0, 0),

@@ -1,9 +1,10 @@
 //! Functions that cannot be written in Rust: variadic ones, which must hand every argument register and
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
+use super::process;
 use crate::{bypass, config, leave, processes, real};
 use core::arch::naked_asm;
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use shmring::family::Reason;
 
@@ -67,9 +68,6 @@ macro_rules! jump {
 jump! {
     dprintf => before_dprintf;
     __dprintf_chk => before_dprintf_chk;
-    execl => before_execl;
-    execle => before_execle;
-    execlp => before_execlp;
 }
 
 /// The address of libc's function `name`, or of one that fails as a missing function does.
@@ -103,27 +101,64 @@ extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
     target(&SLOT, c"__dprintf_chk")
 }
 
-// A trampoline does not learn that the exec failed: what was passed on stays with an image that never came. The
-// next attempt passes it on again; a program that gives up and goes on reading misses those bytes.
-extern "C" fn before_execl() -> usize {
-    static SLOT: AtomicUsize = AtomicUsize::new(0);
-    // SAFETY: null stands for the environment of this process.
-    unsafe { processes::before_exec(core::ptr::null()) };
-    target(&SLOT, c"execl")
+/// Exports `$name`, which calls `$exec` with its first argument and the others as an array: those from the registers are
+/// put on the stack below those that lie there.
+macro_rules! lists {
+    ($($name:ident => $exec:ident;)*) => {$(
+        #[doc = concat!("`", stringify!($name), "`, as its manual page has it.")]
+        ///
+        /// # Safety
+        /// As libc's.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name() {
+            naked_asm!(
+                "pop rax",
+                "push r9",
+                "push r8",
+                "push rcx",
+                "push rdx",
+                "push rsi",
+                "mov rsi, rsp",
+                // The return address. The stack is aligned now.
+                "push rax",
+                "call {exec}",
+                "pop rcx",
+                "add rsp, 40",
+                "push rcx",
+                "ret",
+                exec = sym $exec,
+            )
+        }
+    )*};
 }
 
-extern "C" fn before_execle() -> usize {
-    static SLOT: AtomicUsize = AtomicUsize::new(0);
-    // SAFETY: null stands for the environment of this process.
-    unsafe { processes::before_exec(core::ptr::null()) };
-    target(&SLOT, c"execle")
+lists! {
+    execl => exec_list;
+    execle => exec_list_env;
+    execlp => exec_list_path;
 }
 
-extern "C" fn before_execlp() -> usize {
-    static SLOT: AtomicUsize = AtomicUsize::new(0);
-    // SAFETY: null stands for the environment of this process.
-    unsafe { processes::before_exec(core::ptr::null()) };
-    target(&SLOT, c"execlp")
+unsafe extern "C-unwind" fn exec_list(path: *const c_char, list: *const *const c_char) -> c_int {
+    // SAFETY: the program's arguments, which end with a null pointer.
+    unsafe { process::execv(path, list) }
+}
+
+unsafe extern "C-unwind" fn exec_list_path(file: *const c_char, list: *const *const c_char) -> c_int {
+    // SAFETY: as above.
+    unsafe { process::execvp(file, list) }
+}
+
+/// The environment comes behind the null pointer that ends the list.
+unsafe extern "C-unwind" fn exec_list_env(path: *const c_char, list: *const *const c_char) -> c_int {
+    let mut end = list;
+    // SAFETY: as above; the environment is the next argument.
+    unsafe {
+        while !(*end).is_null() {
+            end = end.add(1);
+        }
+        process::execve(path, list, *end.add(1).cast())
+    }
 }
 
 /// Exports `$name`, whose flags are in `$flags`, without `RTLD_DEEPBIND`: an object loaded with it looks in libc before it

@@ -2,6 +2,7 @@
 //! programs of another libc.
 
 use legacy_apps::{BOTH, Lab, Mode, PATIENCE, Seen, Side, compare, compare_one, on_ring, procs, stat, wait_for};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -178,4 +179,19 @@ fn filters_are_a_reason() {
     drop(p.stdin());
     assert_eq!(p.wait(PATIENCE).text(), "status 0");
     lab.finish();
+}
+
+/// An exec that fails changes nothing; the one after it that does not hands on what is left.
+#[test]
+fn execs_that_fail() {
+    for fd in ["0", "7"] {
+        let program = |lab: &Lab| {
+            let text = lab.write("no-program", "neither a program\n");
+            std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+            let mut command = lab.command(Side::Client, lab.compile("failedexec.c", &[]));
+            command.arg(fd).arg(text);
+            command
+        };
+        compare_one(&format!("failed-exec-{fd}"), program, |_, log| on_ring(log) > 0);
+    }
 }

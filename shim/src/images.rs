@@ -1,0 +1,73 @@
+//! Whether an exec will find its file. One that will not needs nothing to be prepared: a search of PATH, in the program or
+//! in `execvp`, fails for most directories, and what an exec prepares for the next image cannot be undone completely.
+
+use crate::{members, processes};
+use core::ffi::{CStr, c_char, c_int};
+use shmring::syscall;
+
+const AT_EACCESS: c_int = 0x200;
+/// Since Linux 5.8.
+const SYS_FACCESSAT2: i64 = 439;
+
+/// The error with which an exec of `path` fails because there is no such file that may be executed (execve(2)).
+///
+/// # Safety
+/// `path` is a pointer that the program passed in; the kernel reads it, or reports a fault.
+pub unsafe fn missing(at: c_int, path: *const c_char) -> Option<c_int> {
+    if members::is_filtered() {
+        // Not a call that the program makes itself.
+        return None;
+    }
+    // SAFETY: the caller's obligation.
+    let r = unsafe { syscall!(SYS_FACCESSAT2, at, path, libc::X_OK, AT_EACCESS) } as c_int;
+    // Anything else is the exec's to say.
+    matches!(-r, libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ELOOP | libc::ENAMETOOLONG | libc::EFAULT)
+        .then_some(-r)
+}
+
+/// The same for a file that is searched for in PATH (execvp(3)).
+///
+/// # Safety
+/// `file` is null or a C string.
+pub unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
+    if file.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's obligation.
+    let name = unsafe { CStr::from_ptr(file) }.to_bytes();
+    if name.contains(&b'/') {
+        // SAFETY: as above.
+        return unsafe { missing(libc::AT_FDCWD, file) };
+    }
+    if name.is_empty() {
+        return Some(libc::ENOENT);
+    }
+    if name.len() > libc::FILENAME_MAX as usize || name.len() > 255 {
+        return Some(libc::ENAMETOOLONG);
+    }
+    // SAFETY: the environment of this process.
+    let path = unsafe { processes::environment(core::ptr::null()) }
+        .find_map(|v| v.strip_prefix(b"PATH="))
+        .unwrap_or(b"/bin:/usr/bin");
+    let mut denied = false;
+    let mut last = libc::ENOENT;
+    for dir in path.split(|b| *b == b':') {
+        let mut whole = [0u8; libc::PATH_MAX as usize + 256];
+        if dir.len() >= libc::PATH_MAX as usize {
+            // As libc does.
+            continue;
+        }
+        let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
+        for (to, from) in whole.iter_mut().zip(dir.iter().chain(slash).chain(name)) {
+            *to = *from;
+        }
+        // SAFETY: NUL-terminated: directory, slash and name are shorter.
+        match unsafe { missing(libc::AT_FDCWD, whole.as_ptr().cast()) } {
+            None => return None,
+            Some(libc::EACCES) => denied = true,
+            Some(e @ (libc::ENOENT | libc::ENOTDIR)) => last = e,
+            Some(e) => return Some(e),
+        }
+    }
+    Some(if denied { libc::EACCES } else { last })
+}
