@@ -8,7 +8,7 @@ use crate::Place;
 use crate::keep::Keep;
 use crate::os;
 use crate::tuple::{Tuple, mapped, unmapped};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A socket, as the kernel describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +22,14 @@ pub struct Found {
     pub inode: u32,
     /// TCP state: 1 established ... 11 closing (`tcp_states.h`).
     pub state: u8,
+}
+
+impl Found {
+    /// Whether this proves that a process of the user `uid` holds the socket. One that nobody holds, as before `accept`, is
+    /// called root's by the kernel (sock_i_uid).
+    pub fn is_held_by(&self, uid: u32) -> bool {
+        self.inode != 0 && self.uid == uid && crate::uid::proves(uid)
+    }
 }
 
 /// Why there is no [`Found`].
@@ -38,17 +46,26 @@ pub enum Miss {
 ///
 /// A thread takes it for the length of a query, so two threads never mix their answers; who finds it taken
 /// opens a temporary one. A forked child does not use its parent's: it would share the receive queue.
+///
+/// Nor is one used from other namespaces than it was opened in: the answers are about the sockets of that network namespace,
+/// in the uids of that user namespace (sk_user_ns), while all else that we compare them with is in the caller's.
 pub struct Cache {
     socket: Keep,
-    /// Process that opened it.
-    pid: AtomicU32,
+    /// Process that opened it, and the namespaces of the thread that did.
+    opener: [AtomicU64; 3],
     place: Place,
+}
+
+/// Process, network namespace and user namespace; 0 for what `/proc` does not tell.
+fn caller() -> [u64; 3] {
+    let inode = |path| os::stat(path).map_or(0, |st| st.ino);
+    [u64::from(os::getpid()), inode(c"/proc/thread-self/ns/net"), inode(c"/proc/self/ns/user")]
 }
 
 impl Cache {
     /// An empty cache. `place` moves the socket, once opened, out of the program's way.
     pub const fn new(place: Place) -> Cache {
-        Cache { socket: Keep::new(), pid: AtomicU32::new(0), place }
+        Cache { socket: Keep::new(), opener: [const { AtomicU64::new(0) }; 3], place }
     }
 
     /// Closes the kept socket.
@@ -59,7 +76,7 @@ impl Cache {
 
     fn take(&self) -> Option<i32> {
         let (fd, _) = self.socket.take()?;
-        if self.pid.load(Ordering::Relaxed) == os::getpid() {
+        if self.opener.each_ref().map(|o| o.load(Ordering::Relaxed)) == caller() {
             return Some(fd);
         }
         os::close(fd);
@@ -69,7 +86,7 @@ impl Cache {
     fn put(&self, fd: i32) {
         // If this fails, somebody closed it under us: the number may already be theirs.
         if let Ok(st) = os::fstat(fd) {
-            self.pid.store(os::getpid(), Ordering::Relaxed);
+            self.opener.iter().zip(caller()).for_each(|(o, now)| o.store(now, Ordering::Relaxed));
             self.socket.put(fd, &st);
         }
     }

@@ -9,14 +9,18 @@
 //!    *that* uid's registry, and an entry counts only if it carries that very cookie. A cookie is never
 //!    used twice while the machine is up, so this one answer settles stale entries, port reuse and
 //!    identity at once.
-//! 3. **Knock.** The acceptor sends [`Knock`](message::Message::Knock) to the [`mailbox`] in the entry.
-//!    The connector answers [`Welcome`](message::Message::Welcome) with its doorbells; the kernel stamps
-//!    the datagram with the sender's uid, which must be the uid of step 2. Then the acceptor sends
-//!    [`Channel`](message::Message::Channel): the shared memory and its own doorbells. The connector in
-//!    turn checks the acceptor's socket with [`diag`] before it uses a connection offered there.
-//! 4. Pairs of processes that have a channel do not come here again, except for a
-//!    [`Doorbell`](message::Message::Doorbell) when a new poller appears, and for [`diag::gone`] before
-//!    memory of a dead connection is used for another.
+//! 3. **Knock.** The acceptor sends [`Knock`](message::Message::Knock), which names the connection by its two cookies, to
+//!    the [`mailbox`] in the entry. The connector looks whether it has published exactly this connection, and asks the kernel
+//!    ([`diag`]) about its other end: the datagram, which the kernel stamps with its sender's uid, must come from a process
+//!    of the user who holds that socket. Nobody else is answered, nor told why. The answer is
+//!    [`Welcome`](message::Message::Welcome), whose uid must be that of step 2; it names a mailbox made for this one answer,
+//!    to which the acceptor sends [`Channel`](message::Message::Channel): the shared memory.
+//! 4. Pairs of processes that have a channel do not come here again, but for [`diag::find`] when a connection is offered
+//!    there. They wake each other by [`bell`]s, whose names and keys they tell each other in the shared memory.
+//!
+//! The shared memory is all that two processes have in common: no other open file passes from one to the other, so that
+//! nobody can make the other wait by what he does to it. Two answers of the kernel's are compared only if they are of the
+//! same namespaces, and name a user who has a number there ([`uid`]).
 //!
 //! Nobody waits for anybody: every call here returns at once, and "full", "not there" or "not yet" leaves
 //! the connection on the kernel, where it already works.
@@ -33,6 +37,7 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(test), deny(unsafe_code))]
 
+pub mod bell;
 pub mod diag;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -40,6 +45,7 @@ pub mod mailbox;
 pub mod message;
 pub mod registry;
 pub mod tuple;
+pub mod uid;
 
 mod keep;
 #[allow(unsafe_code)]

@@ -1,16 +1,23 @@
-//! A process's datagram socket, through which descriptors are passed.
+//! A process's datagram sockets, through which it is asked to share memory.
 //!
-//! Its name is abstract (unix(7)): it has no inode, dies with its last descriptor, and belongs to a network
-//! namespace. Anybody may write to it; so nothing is installed in our descriptor table before the message
-//! has been looked at, the kernel states the sender's uid, and its bound name, which nobody else can have
-//! while it lives, must be the mailbox that the message claims to come from.
+//! Their names are abstract (unix(7)): they have no inode, die with their last descriptor, and belong to a network
+//! namespace. Anybody may write to them, and read their names in `/proc/net/unix`. So:
+//!
+//! * A filter of the socket's drops, before it takes a place in the queue and wakes anybody, what is no message of our
+//!   version. A *mailbox* takes questions and answers, and no descriptor. A descriptor is taken only by an *answer box*, a
+//!   mailbox made for one answer: its filter wants the key that was told to the one who is to answer.
+//! * A descriptor is nothing to receive lightly: whoever drops the last reference to an open file runs its `release` and
+//!   waits for it, as for a socket with SO_LINGER. Linux 6.16 lets a socket refuse them (SO_PASSRIGHTS); a mailbox of an
+//!   older kernel that finds one waiting is *spoilt*: it is never read again, and another takes its place.
+//! * The kernel states the sender's uid. That the sender is who was asked, is proved by the nonce, sent through a *line*: a
+//!   socket connected to the mailbox itself, not to its name, which somebody else may have by now.
 //!
 //! A forked child inherits the descriptor, and would share the queue with its parent: it opens its own.
 //! Nothing here blocks.
 
 use crate::Place;
-use crate::message::{Bad, LEN, MAX_FDS, Message};
-use crate::os;
+use crate::message::{self, LEN, Message, VERSION};
+use crate::os::{self, Filter};
 
 /// An open mailbox. Plain numbers: whoever holds it closes `fd`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,50 +39,64 @@ pub enum SendError {
     Other(i32),
 }
 
+impl SendError {
+    pub(crate) fn from(errno: i32) -> SendError {
+        match errno {
+            libc::EAGAIN => SendError::Full,
+            libc::ECONNREFUSED | libc::ENOENT | libc::ECONNRESET => SendError::Gone,
+            errno => SendError::Other(errno),
+        }
+    }
+}
+
 /// A message and what the kernel says about its sender.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Received {
-    /// The message. Its `from` is the name of the socket that sent it.
+    /// The message.
     pub message: Message,
-    /// Effective uid of the sender when it sent (or one that it was entitled to claim). Users without a
-    /// number in our user namespace all appear as the overflow uid, 65534: no proof of anything there.
+    /// Effective uid of the sender when it sent (or one that it was entitled to claim), in the numbers of our user
+    /// namespace: see [`uid::proves`](crate::uid::proves).
     pub uid: u32,
     /// Process id of the sender, 0 if it has none in our pid namespace. For display only.
     pub pid: u32,
-    /// Descriptors received, all close-on-exec: exactly [`Message::fds`].
-    pub nfds: usize,
 }
 
 /// What [`recv`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming {
-    /// A message of our version.
+    /// A message.
     Message(Received),
-    /// A sender that speaks another version; its descriptors, if any, were dropped.
-    VersionMismatch {
-        /// Its mailbox.
-        from: u64,
-        /// Its nonce.
-        nonce: u64,
-        /// Its version.
-        version: u32,
-        /// It refused one of ours: do not answer.
-        refusal: bool,
-    },
+    /// Nothing that counts; there may be more.
+    Junk,
+    /// There is nothing.
+    Empty,
+    /// A descriptor lies there, and dropping it could wait for its owner: leave this mailbox as it is, open and unread, and
+    /// open another.
+    Spoilt,
+}
+
+/// What [`recv_answer`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// A [`Message::Channel`] and its memfd, close-on-exec, which is the caller's.
+    Channel(Received, i32),
+    /// There is nothing.
+    Empty,
+    /// The sender broke the rules: the answer box, and the descriptor if there is one (not -1), stay open, for to close them
+    /// could wait for their owner.
+    Spoilt(i32),
 }
 
 #[cfg(not(test))]
-const PREFIX: &[u8; 9] = b"\0culvert-";
+pub(crate) const PREFIX: &[u8; 9] = b"\0culvert-";
 /// Unit tests keep out of reach of whoever floods or watches real mailboxes on the machine: the tests of
 /// hostile neighbours do.
 #[cfg(test)]
-const PREFIX: &[u8; 9] = b"\0cv-test-";
+pub(crate) const PREFIX: &[u8; 9] = b"\0cv-test-";
 /// Address family, prefix, 16 hexadecimal digits. Abstract names count by length, without a final NUL.
-const ADDRESS: usize = 2 + PREFIX.len() + 16;
-/// Junk that one call of [`recv`] clears away before it returns.
-const BATCH: usize = 16;
+pub(crate) const ADDRESS: usize = 2 + PREFIX.len() + 16;
 
-fn address(name: u64) -> [u8; ADDRESS] {
+pub(crate) fn address(name: u64) -> [u8; ADDRESS] {
     let mut a = [0; ADDRESS];
     os::put(&mut a, 0, &(libc::AF_UNIX as u16).to_ne_bytes());
     os::put(&mut a, 2, PREFIX);
@@ -85,13 +106,13 @@ fn address(name: u64) -> [u8; ADDRESS] {
     a
 }
 
-/// Opens a mailbox under a random name and has `place` move its descriptor.
+/// Opens a mailbox under a random name and has `place` move its descriptor. With a `key`: an answer box.
 ///
 /// # Errors
 /// `errno` of socket, setsockopt, bind or getrandom.
-pub fn open(place: Place) -> Result<Mailbox, i32> {
+pub fn open(place: Place, key: Option<u64>) -> Result<Mailbox, i32> {
     let fd = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
-    match name_it(fd) {
+    match name_it(fd, key) {
         Ok(name) => Ok(Mailbox { fd: place(fd), name }),
         Err(errno) => {
             os::close(fd);
@@ -100,11 +121,48 @@ pub fn open(place: Place) -> Result<Mailbox, i32> {
     }
 }
 
-fn name_it(fd: i32) -> Result<u64, i32> {
+fn name_it(fd: i32, key: Option<u64>) -> Result<u64, i32> {
     os::set_option(fd, libc::SOL_SOCKET, libc::SO_PASSCRED, 1)?;
+    if key.is_none() {
+        // Where the kernel cannot, `recv` finds out.
+        os::refuse_descriptors(fd);
+    }
+    // Before it has a name, and anybody can write to it.
+    let mut f = Filter::new();
+    f.length(LEN as u32);
+    f.word(0, &message::MAGIC.to_ne_bytes()[..4]);
+    f.word(4, &message::MAGIC.to_ne_bytes()[4..]);
+    f.word(8, &VERSION.to_ne_bytes());
+    match key {
+        Some(key) => {
+            f.word(12, &message::CHANNEL.to_ne_bytes());
+            f.word(24, &key.to_ne_bytes()[..4]);
+            f.word(28, &key.to_ne_bytes()[4..]);
+        }
+        None => f.either(12, &message::KNOCK.to_ne_bytes(), &message::WELCOME.to_ne_bytes()),
+    }
+    f.attach(fd)?;
     let name = os::random()?.max(1);
     os::bind(fd, &address(name))?;
     Ok(name)
+}
+
+/// A socket that is connected to the mailbox `to`: to this very mailbox, whoever has its name later. Whoever holds it closes
+/// it.
+///
+/// # Errors
+/// [`SendError`].
+pub fn line(to: u64) -> Result<i32, SendError> {
+    let fd = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(SendError::Other)?;
+    os::connect(fd, &address(to)).map(|()| fd).map_err(|errno| {
+        os::close(fd);
+        SendError::from(errno)
+    })
+}
+
+/// Whether there is a mailbox `name`. Nothing is put into it: its filter drops what this sends.
+pub fn exists(from_fd: i32, name: u64) -> bool {
+    !matches!(os::sendto(from_fd, &[], &address(name)).map_err(SendError::from), Err(SendError::Gone))
 }
 
 // --- control messages (cmsg(3)), by hand: they are read from bytes that a peer had a part in
@@ -114,11 +172,11 @@ const CMSG_HEADER: usize = 16;
 /// `struct ucred`: pid, uid, gid.
 const UCRED: usize = 12;
 const CREDENTIALS_SPACE: usize = CMSG_HEADER + UCRED + 4;
-/// Padding makes room for one descriptor more than `MAX_FDS`, which [`ancillary`] deals with.
-const RIGHTS_SPACE: usize = CMSG_HEADER + (4 * MAX_FDS).next_multiple_of(8);
+/// One descriptor, and not one more: the kernel has no room for it then, and drops it.
+const RIGHTS_SPACE: usize = CMSG_HEADER + 4;
 
 #[repr(C, align(8))]
-struct Control([u8; CREDENTIALS_SPACE + RIGHTS_SPACE]);
+struct Control([u8; (CREDENTIALS_SPACE + RIGHTS_SPACE).next_multiple_of(8)]);
 
 /// Writes a control message at `at`; returns where the next one begins.
 fn put_cmsg(b: &mut [u8], at: usize, kind: i32, len: usize) -> usize {
@@ -128,12 +186,13 @@ fn put_cmsg(b: &mut [u8], at: usize, kind: i32, len: usize) -> usize {
     at + (CMSG_HEADER + len).next_multiple_of(8)
 }
 
-/// Sends `message` and `fds` (as many as [`Message::fds`]) from the mailbox `from_fd` to the mailbox `to`.
+/// Sends `message`, and `fd` with a [`Message::Channel`], from the socket `from_fd` to the mailbox `to`; `None`: to the
+/// mailbox that it is connected to.
 ///
 /// # Errors
-/// [`SendError`]; `Other(EINVAL)` if the number of descriptors is wrong.
-pub fn send(from_fd: i32, to: u64, message: &Message, fds: &[i32]) -> Result<(), SendError> {
-    if fds.len() != message.fds() {
+/// [`SendError`]; `Other(EINVAL)` if there is a descriptor too many or too few.
+pub fn send(from_fd: i32, to: Option<u64>, message: &Message, fd: Option<i32>) -> Result<(), SendError> {
+    if usize::from(fd.is_some()) != message.fds() {
         return Err(SendError::Other(libc::EINVAL));
     }
     let mut control = Control([0; _]);
@@ -144,33 +203,26 @@ pub fn send(from_fd: i32, to: u64, message: &Message, fds: &[i32]) -> Result<(),
         os::put(b, CMSG_HEADER + 4 * i, &id.to_ne_bytes());
     }
     let mut len = put_cmsg(b, 0, libc::SCM_CREDENTIALS, UCRED);
-    if !fds.is_empty() {
-        for (i, fd) in fds.iter().enumerate() {
-            os::put(b, len + CMSG_HEADER + 4 * i, &fd.to_ne_bytes());
-        }
-        len = put_cmsg(b, len, libc::SCM_RIGHTS, 4 * fds.len());
+    if let Some(fd) = fd {
+        os::put(b, len + CMSG_HEADER, &fd.to_ne_bytes());
+        len = put_cmsg(b, len, libc::SCM_RIGHTS, 4);
     }
-    match os::sendmsg(from_fd, &message.encode(), &address(to), &control.0[..len]) {
-        Ok(_) => Ok(()),
-        Err(libc::EAGAIN) => Err(SendError::Full),
-        Err(libc::ECONNREFUSED | libc::ENOENT) => Err(SendError::Gone),
-        Err(errno) => Err(SendError::Other(errno)),
-    }
+    let name = to.map(address);
+    let address = name.as_ref().map_or(&[][..], |a| &a[..]);
+    os::sendmsg(from_fd, &message.encode(), address, &control.0[..len]).map(drop).map_err(SendError::from)
 }
 
 /// What came in control messages.
 struct Ancillary {
     /// uid, pid
     sender: Option<(u32, u32)>,
-    /// Descriptors stored.
-    nfds: usize,
-    /// There were more than fit, and they were closed.
-    surplus: bool,
+    /// A descriptor, or -1.
+    fd: i32,
 }
 
-/// Reads the control messages the kernel wrote. Descriptors go to `fds`, those beyond its end are closed.
-fn ancillary(b: &[u8], fds: &mut [i32; MAX_FDS]) -> Ancillary {
-    let mut found = Ancillary { sender: None, nfds: 0, surplus: false };
+/// Reads the control messages the kernel wrote.
+fn ancillary(b: &[u8]) -> Ancillary {
+    let mut found = Ancillary { sender: None, fd: -1 };
     let mut rest = b;
     while rest.len() >= CMSG_HEADER {
         // The last one may lack its padding.
@@ -180,20 +232,7 @@ fn ancillary(b: &[u8], fds: &mut [i32; MAX_FDS]) -> Ancillary {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if data.len() >= UCRED => {
                 found.sender = Some((os::u32_at(data, 4), os::u32_at(data, 0)));
             }
-            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                for fd in data.chunks_exact(4).map(|c| os::u32_at(c, 0) as i32) {
-                    match fds.get_mut(found.nfds) {
-                        Some(place) => {
-                            *place = fd;
-                            found.nfds += 1;
-                        }
-                        None => {
-                            os::close(fd);
-                            found.surplus = true;
-                        }
-                    }
-                }
-            }
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) if data.len() >= 4 => found.fd = os::u32_at(data, 0) as i32,
             _ => {}
         }
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or(&[]);
@@ -201,56 +240,58 @@ fn ancillary(b: &[u8], fds: &mut [i32; MAX_FDS]) -> Ancillary {
     found
 }
 
-/// The verdict on one datagram.
-fn judge(data: &[u8], got: &os::Datagram, sender: Option<(u32, u32)>) -> Result<Message, Bad> {
-    // A datagram that did not fit is not ours, unless it is of a version with longer messages.
-    let result = Message::decode(&data[..got.len.min(data.len())]);
-    let from = match result {
-        Ok(message) if got.len == LEN => message.from(),
-        Ok(_) => return Err(Bad::Malformed),
-        Err(Bad::Version { from, .. }) => from,
-        Err(bad) => return Err(bad),
-    };
-    // Credentials of a sender that the kernel could not name, or a name that is not the sender's.
-    if sender.is_none() || got.address.bytes() != address(from) {
-        return Err(Bad::Foreign);
-    }
-    result
+/// One datagram, its message if it is one, and what came with it.
+struct Seen {
+    message: Option<Received>,
+    fd: i32,
+    /// Descriptors lie beside it for which there was no room.
+    more: bool,
 }
 
-/// Takes the next message out of the mailbox; `None` if there is none. Never blocks. Descriptors of a
-/// message are in `fds[..nfds]` and then the caller's; those that come with anything but a sound message
-/// never enter our descriptor table.
-///
-/// At most a few junk datagrams are cleared per call, so a flood costs the flooded process little; call
-/// again when the program calls again. For one thread at a time: two might drop each other's messages.
-pub fn recv(fd: i32, fds: &mut [i32; MAX_FDS]) -> Option<Incoming> {
+fn receive(fd: i32, room: usize, flags: i32) -> Option<Seen> {
     let mut control = Control([0; _]);
     // One byte more than a message, to notice longer ones.
     let mut data = [0u8; LEN + 1];
-    for _ in 0..BATCH {
-        // Look first, with room for the credentials alone.
-        let looked = os::recvmsg(fd, &mut data, &mut control.0[..CREDENTIALS_SPACE], libc::MSG_PEEK).ok()?;
-        let sender = ancillary(&control.0[..looked.control], fds).sender;
-        let expected = judge(&data, &looked, sender).map_or(0, |m| m.fds());
-        let room = if expected > 0 { control.0.len() } else { CREDENTIALS_SPACE };
+    let got = os::recvmsg(fd, &mut data, &mut control.0[..room], flags).ok()?;
+    let came = ancillary(&control.0[..got.control]);
+    let message = if got.len == LEN { Message::decode(&data[..LEN]).ok() } else { None };
+    Some(Seen {
+        message: message.zip(came.sender).map(|(message, (uid, pid))| Received { message, uid, pid }),
+        fd: came.fd,
+        more: got.flags & libc::MSG_CTRUNC != 0,
+    })
+}
 
-        let got = os::recvmsg(fd, &mut data, &mut control.0[..room], 0).ok()?;
-        let came = ancillary(&control.0[..got.control], fds);
-        let verdict = judge(&data, &got, came.sender);
-        // MSG_CTRUNC: there were descriptors for which we left no room, or our table is full.
-        let whole = got.flags & libc::MSG_CTRUNC == 0 && !came.surplus;
-        if let (Ok(message), Some((uid, pid)), true) = (verdict, came.sender, whole)
-            && came.nfds == message.fds()
-        {
-            return Some(Incoming::Message(Received { message, uid, pid, nfds: came.nfds }));
-        }
-        fds[..came.nfds].iter().for_each(|fd| os::close(*fd));
-        if let Err(Bad::Version { from, nonce, version, refusal }) = verdict {
-            return Some(Incoming::VersionMismatch { from, nonce, version, refusal });
-        }
+/// Takes the next message out of a mailbox. Never blocks. For one thread at a time: two might drop each other's messages.
+pub fn recv(fd: i32) -> Incoming {
+    // Look first: what is taken out is dropped, with all that lies beside it.
+    match receive(fd, CREDENTIALS_SPACE, libc::MSG_PEEK) {
+        None => return Incoming::Empty,
+        Some(looked) if looked.more => return Incoming::Spoilt,
+        Some(_) => {}
     }
-    None
+    match receive(fd, CREDENTIALS_SPACE, 0) {
+        None => Incoming::Empty,
+        Some(Seen { message: Some(m), .. }) => Incoming::Message(m),
+        Some(_) => Incoming::Junk,
+    }
+}
+
+/// Takes what came to an answer box. Never blocks. The box has served then, unless it is empty; if it is not spoilt its
+/// descriptor can be closed.
+pub fn recv_answer(fd: i32) -> Answer {
+    let Some(seen) = receive(fd, CREDENTIALS_SPACE + RIGHTS_SPACE, libc::MSG_PEEK) else { return Answer::Empty };
+    // Anything else may be a file whose `flush` or attributes are another user's to answer for (FUSE), which are asked for
+    // when it is closed or looked at.
+    let is_memory = seen.fd >= 0 && os::is_memfd(seen.fd);
+    match seen.message {
+        Some(m) if is_memory && !seen.more => {
+            // The descriptor is another one of the same file: the last is ours.
+            let _ = receive(fd, CREDENTIALS_SPACE, 0);
+            Answer::Channel(m, seen.fd)
+        }
+        _ => Answer::Spoilt(seen.fd),
+    }
 }
 
 #[cfg(test)]

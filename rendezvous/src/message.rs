@@ -1,100 +1,68 @@
-//! The messages that mailboxes exchange: one datagram of 64 bytes each, and descriptors beside it.
+//! The messages that mailboxes exchange: one datagram of 64 bytes each; beside one of them, a descriptor.
 //!
 //! ```text
-//! 0 magic  8 version  12 kind  16 from  24 nonce  32 channel  40 mask  48 ring, role or version  52 zeros
+//! 0 magic  8 version  12 kind  16 from  24 nonce  32 and 40: see below  48 ring  52 zeros
 //! ```
-//! The first 32 bytes, and kind 0, stay as they are in every version, so that two versions can tell each
-//! other politely that they do not understand. A message is a claim by whoever sent it.
+//! A message is a claim by whoever sent it. Those of another version are not heard (see [`mailbox`](crate::mailbox)): the
+//! [`registry`](crate::registry) tells two versions that they do not understand each other.
 
 use crate::os;
-use shmring::layout::{RING_MAX, RING_MIN, Role};
+use shmring::layout::{RING_MAX, RING_MIN};
 
 /// Length of every message, bytes.
 pub const LEN: usize = 64;
 /// `"culvmail"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvmail");
-/// Changes with every incompatible change of the messages or of the shared memory they announce.
-pub const VERSION: u32 = shmring::layout::VERSION << 16 | 1;
-/// Most descriptors beside one message: a channel's memory and a doorbell for each of 64 pollers.
-pub const MAX_FDS: usize = 1 + shmring::layout::POLLERS;
+/// Changes with every incompatible change of the messages, of the doorbells, or of the shared memory that they announce.
+pub const VERSION: u32 = shmring::layout::VERSION << 16 | 2;
 
-/// A message. `from` is the sender's mailbox; `nonce` pairs an answer with its question. Descriptors
-/// travel in the order of the bits of `pollers`, lowest first.
+/// A message. `from` is the mailbox to answer to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// An acceptor asks a connector: shall we share memory? No descriptors.
+    /// An acceptor asks a connector: this is a connection between us; shall we share memory?
     Knock {
         /// Sender's mailbox.
         from: u64,
-        /// Chosen by the acceptor.
+        /// Chosen by the acceptor: whoever repeats it holds the mailbox that was knocked at.
         nonce: u64,
+        /// `SO_COOKIE` of the connector's socket.
+        connector: u64,
+        /// `SO_COOKIE` of the acceptor's socket.
+        acceptor: u64,
     },
-    /// The connector's yes, with the doorbells of its pollers.
+    /// The connector's yes.
     Welcome {
         /// Sender's mailbox.
         from: u64,
         /// The nonce of the knock.
         nonce: u64,
-        /// Bit per poller whose doorbell comes along.
-        pollers: u64,
+        /// The mailbox that takes the [`Message::Channel`], and nothing else.
+        answer: u64,
+        /// What that message must have as its nonce.
+        key: u64,
     },
-    /// The acceptor's shared memory: its memfd, then the doorbells of the acceptor's pollers.
+    /// The acceptor's shared memory, whose memfd comes along.
     Channel {
         /// Sender's mailbox.
         from: u64,
-        /// The nonce of the knock.
+        /// The key of the welcome.
         nonce: u64,
         /// Name of the channel, as in its header.
         channel: u64,
         /// Bytes of one ring; a power of two in the layout's range.
         ring: u32,
-        /// Bit per poller whose doorbell comes along.
-        pollers: u64,
-    },
-    /// More doorbells for an existing channel.
-    Doorbell {
-        /// Sender's mailbox.
-        from: u64,
-        /// The channel.
-        channel: u64,
-        /// The sender's role in it.
-        role: Role,
-        /// Bit per poller whose doorbell comes along; at least one.
-        pollers: u64,
-    },
-    /// "I speak another version than the message with this nonce." Never answered.
-    VersionNo {
-        /// Sender's mailbox.
-        from: u64,
-        /// The nonce of the message refused.
-        nonce: u64,
-        /// The sender's version.
-        version: u32,
     },
 }
 
-const VERSION_NO: u32 = 0;
-const KNOCK: u32 = 1;
-const WELCOME: u32 = 2;
-const CHANNEL: u32 = 3;
-const DOORBELL: u32 = 4;
+pub(crate) const KNOCK: u32 = 1;
+pub(crate) const WELCOME: u32 = 2;
+pub(crate) const CHANNEL: u32 = 3;
 
 /// Why bytes are not a [`Message`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bad {
-    /// Not ours at all.
+    /// Not ours at all, or of another version.
     Foreign,
-    /// Ours, of another version.
-    Version {
-        /// Mailbox of the sender.
-        from: u64,
-        /// Its nonce, to be repeated in a [`Message::VersionNo`].
-        nonce: u64,
-        /// The version it speaks.
-        version: u32,
-        /// It is itself a refusal, and must not be answered.
-        refusal: bool,
-    },
     /// Of our version, but breaks the rules.
     Malformed,
 }
@@ -102,84 +70,65 @@ pub enum Bad {
 impl Message {
     /// Descriptors that belong to this message.
     pub fn fds(&self) -> usize {
-        match self {
-            Message::Knock { .. } | Message::VersionNo { .. } => 0,
-            Message::Welcome { pollers, .. } | Message::Doorbell { pollers, .. } => pollers.count_ones() as usize,
-            Message::Channel { pollers, .. } => 1 + pollers.count_ones() as usize,
-        }
+        usize::from(matches!(self, Message::Channel { .. }))
     }
 
     /// The sender's mailbox.
     pub fn from(&self) -> u64 {
         match *self {
-            Message::Knock { from, .. }
-            | Message::Welcome { from, .. }
-            | Message::Channel { from, .. }
-            | Message::Doorbell { from, .. }
-            | Message::VersionNo { from, .. } => from,
+            Message::Knock { from, .. } | Message::Welcome { from, .. } | Message::Channel { from, .. } => from,
         }
     }
 
     /// The bytes of the message.
     pub fn encode(&self) -> [u8; LEN] {
-        let (kind, nonce, channel, pollers, last) = match *self {
-            Message::VersionNo { nonce, version, .. } => (VERSION_NO, nonce, 0, 0, version),
-            Message::Knock { nonce, .. } => (KNOCK, nonce, 0, 0, 0),
-            Message::Welcome { nonce, pollers, .. } => (WELCOME, nonce, 0, pollers, 0),
-            Message::Channel { nonce, channel, ring, pollers, .. } => (CHANNEL, nonce, channel, pollers, ring),
-            Message::Doorbell { channel, role, pollers, .. } => (DOORBELL, 0, channel, pollers, role as u32),
+        let (kind, nonce, a, b, ring) = match *self {
+            Message::Knock { nonce, connector, acceptor, .. } => (KNOCK, nonce, connector, acceptor, 0),
+            Message::Welcome { nonce, answer, key, .. } => (WELCOME, nonce, answer, key, 0),
+            Message::Channel { nonce, channel, ring, .. } => (CHANNEL, nonce, channel, 0, ring),
         };
-        let mut b = [0; LEN];
-        os::put(&mut b, 0, &MAGIC.to_ne_bytes());
-        os::put(&mut b, 8, &VERSION.to_ne_bytes());
-        os::put(&mut b, 12, &kind.to_ne_bytes());
-        os::put(&mut b, 16, &self.from().to_ne_bytes());
-        os::put(&mut b, 24, &nonce.to_ne_bytes());
-        os::put(&mut b, 32, &channel.to_ne_bytes());
-        os::put(&mut b, 40, &pollers.to_ne_bytes());
-        os::put(&mut b, 48, &last.to_ne_bytes());
-        b
+        let mut bytes = [0; LEN];
+        os::put(&mut bytes, 0, &MAGIC.to_ne_bytes());
+        os::put(&mut bytes, 8, &VERSION.to_ne_bytes());
+        os::put(&mut bytes, 12, &kind.to_ne_bytes());
+        os::put(&mut bytes, 16, &self.from().to_ne_bytes());
+        os::put(&mut bytes, 24, &nonce.to_ne_bytes());
+        os::put(&mut bytes, 32, &a.to_ne_bytes());
+        os::put(&mut bytes, 40, &b.to_ne_bytes());
+        os::put(&mut bytes, 48, &ring.to_ne_bytes());
+        bytes
     }
 
     /// Reads a message. Strict: every accepted byte string is what [`encode`](Message::encode) gives.
     ///
     /// # Errors
     /// [`Bad`].
-    pub fn decode(b: &[u8]) -> Result<Message, Bad> {
-        if b.len() < 32 || os::u64_at(b, 0) != MAGIC {
+    pub fn decode(bytes: &[u8]) -> Result<Message, Bad> {
+        if bytes.len() < 16 || os::u64_at(bytes, 0) != MAGIC || os::u32_at(bytes, 8) != VERSION {
             return Err(Bad::Foreign);
         }
-        let (version, kind) = (os::u32_at(b, 8), os::u32_at(b, 12));
-        let (from, nonce) = (os::u64_at(b, 16), os::u64_at(b, 24));
-        if version != VERSION {
-            return Err(Bad::Version { from, nonce, version, refusal: kind == VERSION_NO });
-        }
-        let (channel, pollers, last) = (os::u64_at(b, 32), os::u64_at(b, 40), os::u32_at(b, 48));
-        let message = match kind {
-            VERSION_NO => Message::VersionNo { from, nonce, version: last },
-            KNOCK => Message::Knock { from, nonce },
-            WELCOME => Message::Welcome { from, nonce, pollers },
-            CHANNEL => Message::Channel { from, nonce, channel, ring: last, pollers },
-            DOORBELL => {
-                let role = match last {
-                    0 => Role::Connector,
-                    1 => Role::Acceptor,
-                    _ => return Err(Bad::Malformed),
-                };
-                Message::Doorbell { from, channel, role, pollers }
-            }
+        let (from, nonce) = (os::u64_at(bytes, 16), os::u64_at(bytes, 24));
+        let (a, b, ring) = (os::u64_at(bytes, 32), os::u64_at(bytes, 40), os::u32_at(bytes, 48));
+        let message = match os::u32_at(bytes, 12) {
+            KNOCK => Message::Knock { from, nonce, connector: a, acceptor: b },
+            WELCOME => Message::Welcome { from, nonce, answer: a, key: b },
+            CHANNEL => Message::Channel { from, nonce, channel: a, ring },
             _ => return Err(Bad::Malformed),
         };
         // Fields that this kind does not use must be zero, and the length exact.
-        if from != 0 && message.is_sound() && b == message.encode() { Ok(message) } else { Err(Bad::Malformed) }
+        if message.is_sound() && bytes == message.encode() { Ok(message) } else { Err(Bad::Malformed) }
     }
 
     fn is_sound(&self) -> bool {
-        match *self {
-            Message::Channel { ring, .. } => ring.is_power_of_two() && (RING_MIN..=RING_MAX).contains(&(ring as usize)),
-            Message::Doorbell { pollers, .. } => pollers != 0,
-            _ => true,
-        }
+        self.from() != 0
+            && match *self {
+                // The kernel gives no socket the cookie 0.
+                Message::Knock { connector, acceptor, .. } => connector != 0 && acceptor != 0,
+                Message::Welcome { answer, key, .. } => answer != 0 && key != 0,
+                Message::Channel { ring, .. } => {
+                    ring.is_power_of_two() && (RING_MIN..=RING_MAX).contains(&(ring as usize))
+                }
+            }
     }
 }
 
@@ -189,31 +138,25 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     pub fn any_message() -> impl Strategy<Value = Message> {
-        let id = 1..=u64::MAX;
+        let id = || 1..=u64::MAX;
         prop_oneof![
-            (id.clone(), any::<u64>()).prop_map(|(from, nonce)| Message::Knock { from, nonce }),
-            (id.clone(), any::<u64>(), any::<u64>()).prop_map(|(from, nonce, pollers)| Message::Welcome {
+            (id(), any::<u64>(), id(), id()).prop_map(|(from, nonce, connector, acceptor)| Message::Knock {
                 from,
                 nonce,
-                pollers
+                connector,
+                acceptor
             }),
-            (id.clone(), any::<u64>(), any::<u64>(), 12u32..=26, any::<u64>()).prop_map(
-                |(from, nonce, channel, bits, pollers)| Message::Channel {
-                    from,
-                    nonce,
-                    channel,
-                    ring: 1 << bits,
-                    pollers
-                }
-            ),
-            (id.clone(), any::<u64>(), any::<bool>(), 1..=u64::MAX).prop_map(|(from, channel, acceptor, pollers)| {
-                let role = if acceptor { Role::Acceptor } else { Role::Connector };
-                Message::Doorbell { from, channel, role, pollers }
-            }),
-            (id, any::<u64>(), any::<u32>()).prop_map(|(from, nonce, version)| Message::VersionNo {
+            (id(), any::<u64>(), id(), id()).prop_map(|(from, nonce, answer, key)| Message::Welcome {
                 from,
                 nonce,
-                version
+                answer,
+                key
+            }),
+            (id(), any::<u64>(), any::<u64>(), 12u32..=26).prop_map(|(from, nonce, channel, bits)| Message::Channel {
+                from,
+                nonce,
+                channel,
+                ring: 1 << bits
             }),
         ]
     }
@@ -222,7 +165,6 @@ pub(crate) mod tests {
         #[test]
         fn what_is_encoded_is_decoded(m in any_message()) {
             prop_assert_eq!(Message::decode(&m.encode()), Ok(m));
-            prop_assert!(m.fds() <= MAX_FDS);
         }
 
         #[test]
@@ -247,7 +189,7 @@ pub(crate) mod tests {
 
         #[test]
         fn noise_behind_a_good_header_is_canonical_or_refused(kind in 0u32..8, body in any::<[u8; 32]>(), rest in any::<[u8; 16]>()) {
-            let mut b = Message::Knock { from: 1, nonce: 0 }.encode();
+            let mut b = Message::Knock { from: 1, nonce: 0, connector: 1, acceptor: 1 }.encode();
             os::put(&mut b, 12, &kind.to_ne_bytes());
             os::put(&mut b, 16, &rest);
             os::put(&mut b, 32, &body);
@@ -259,27 +201,30 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_version_is_recognised_whatever_follows() {
-        let mut b = Message::Knock { from: 7, nonce: 9 }.encode().to_vec();
-        os::put(&mut b, 8, &99u32.to_ne_bytes());
-        b.extend([0xaa; 30]);
-        let version = |refusal| Err(Bad::Version { from: 7, nonce: 9, version: 99, refusal });
-        assert_eq!(Message::decode(&b), version(false));
-        assert_eq!(Message::decode(&b[..32]), version(false));
-        os::put(&mut b, 12, &VERSION_NO.to_ne_bytes());
-        assert_eq!(Message::decode(&b), version(true));
+    fn another_version_is_foreign_whatever_follows() {
+        let mut b = Message::Knock { from: 7, nonce: 9, connector: 1, acceptor: 2 }.encode().to_vec();
+        for version in [0, VERSION - 1, VERSION + 1, u32::MAX] {
+            os::put(&mut b, 8, &version.to_ne_bytes());
+            assert_eq!(Message::decode(&b), Err(Bad::Foreign));
+        }
     }
 
     #[test]
     fn impossible_values_are_refused() {
-        let ok = Message::Channel { from: 1, nonce: 2, channel: 3, ring: 4096, pollers: 1 };
+        let ok = Message::Channel { from: 1, nonce: 2, channel: 3, ring: 4096 };
         for ring in [0u32, 1, 2048, 4097, 12288, 1 << 27, u32::MAX] {
             let mut b = ok.encode();
             os::put(&mut b, 48, &ring.to_ne_bytes());
             assert_eq!(Message::decode(&b), Err(Bad::Malformed), "{ring}");
         }
-        let none = Message::Doorbell { from: 1, channel: 3, role: Role::Acceptor, pollers: 0 };
-        assert_eq!(Message::decode(&none.encode()), Err(Bad::Malformed));
-        assert_eq!(Message::decode(&Message::Knock { from: 0, nonce: 1 }.encode()), Err(Bad::Malformed));
+        for none in [
+            Message::Knock { from: 0, nonce: 1, connector: 1, acceptor: 1 },
+            Message::Knock { from: 1, nonce: 1, connector: 0, acceptor: 1 },
+            Message::Knock { from: 1, nonce: 1, connector: 1, acceptor: 0 },
+            Message::Welcome { from: 1, nonce: 1, answer: 0, key: 1 },
+            Message::Welcome { from: 1, nonce: 1, answer: 1, key: 0 },
+        ] {
+            assert_eq!(Message::decode(&none.encode()), Err(Bad::Malformed));
+        }
     }
 }

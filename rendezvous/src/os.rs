@@ -81,6 +81,22 @@ pub(crate) fn stat(path: &CStr) -> Result<Stat, i32> {
     Ok(Stat::from(&st))
 }
 
+/// Whether a descriptor is memory made by `memfd_create`, or of its kind. Asks nobody but the kernel (fcntl(2), F_GET_SEALS),
+/// whatever else it is.
+pub(crate) fn is_memfd(fd: i32) -> bool {
+    // SAFETY: no memory is involved.
+    check(unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) }).is_ok()
+}
+
+/// Reads the beginning of a file of the kernel's; 0 if that fails.
+pub(crate) fn read_file(path: &CStr, buf: &mut [u8]) -> usize {
+    let Ok(fd) = openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0) else { return 0 };
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
+    let n = check(unsafe { syscall!(libc::SYS_read, fd, buf.as_mut_ptr(), buf.len()) });
+    close(fd);
+    n.unwrap_or(0)
+}
+
 pub(crate) fn ftruncate(fd: i32, len: u64) -> Result<(), i32> {
     // SAFETY: no memory is involved.
     check(unsafe { syscall!(libc::SYS_ftruncate, fd, len) }).map(drop)
@@ -163,21 +179,105 @@ pub(crate) fn set_option(fd: i32, level: i32, name: i32, value: i32) -> Result<(
     check(unsafe { syscall!(libc::SYS_setsockopt, fd, level, name, &raw const value, 4) }).map(drop)
 }
 
-pub(crate) fn sendto(fd: i32, data: &[u8], address: &[u8]) -> Result<usize, i32> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the kernel reads `data` and `address`, each with its own length.
-    let ret =
-        unsafe { syscall!(libc::SYS_sendto, fd, data.as_ptr(), data.len(), flags, address.as_ptr(), address.len()) };
-    check(ret)
+pub(crate) fn connect(fd: i32, address: &[u8]) -> Result<(), i32> {
+    // SAFETY: the kernel reads `address.len()` bytes.
+    check(unsafe { syscall!(libc::SYS_connect, fd, address.as_ptr(), address.len()) }).map(drop)
 }
 
-/// Sends one datagram with ancillary data. Never blocks, never raises SIGPIPE.
+/// Has a Unix socket refuse descriptors, where the kernel can (Linux 6.16).
+pub(crate) fn refuse_descriptors(fd: i32) {
+    const SO_PASSRIGHTS: i32 = 83;
+    let _ = set_option(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, 0);
+}
+
+/// `address` is empty for a connected socket.
+pub(crate) fn sendto(fd: i32, data: &[u8], address: &[u8]) -> Result<usize, i32> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let name = if address.is_empty() { core::ptr::null() } else { address.as_ptr() };
+    // SAFETY: the kernel reads `data` and `address`, each with its own length.
+    check(unsafe { syscall!(libc::SYS_sendto, fd, data.as_ptr(), data.len(), flags, name, address.len()) })
+}
+
+/// Datagrams that one call of [`discard`] takes at most.
+pub(crate) const DISCARDED_AT_ONCE: usize = 16;
+
+/// Receives datagrams, and looks at none; returns how many. Never blocks.
+pub(crate) fn discard(fd: i32) -> usize {
+    // SAFETY: `mmsghdr` is plain integers and pointers, for which all zeros is a value: no buffer of any kind.
+    let mut none: [libc::mmsghdr; DISCARDED_AT_ONCE] = unsafe { core::mem::zeroed() };
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: the kernel writes lengths and flags to the headers, which are as many as said, and nothing elsewhere.
+    let n = unsafe { syscall!(libc::SYS_recvmmsg, fd, none.as_mut_ptr(), DISCARDED_AT_ONCE, flags, 0) };
+    check(n).unwrap_or(0)
+}
+
+/// A classic BPF program (linux/filter.h) that keeps what passes all its tests, and drops the rest: before it is queued, and
+/// before anybody is woken (unix_dgram_sendmsg). The sender is told that it was sent.
+pub(crate) struct Filter {
+    code: [libc::sock_filter; 32],
+    len: usize,
+}
+
+impl Filter {
+    pub fn new() -> Filter {
+        Filter { code: [libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; 32], len: 0 }
+    }
+
+    fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
+        // `attach` refuses a program without an end.
+        if let Some(place) = self.code.get_mut(self.len) {
+            *place = libc::sock_filter { code: code as u16, jt, jf, k };
+            self.len += 1;
+        }
+    }
+
+    fn drop_it(&mut self) {
+        self.push(libc::BPF_RET | libc::BPF_K, 0, 0, 0);
+    }
+
+    /// The length must be this.
+    pub fn length(&mut self, len: u32) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0);
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, len);
+        self.drop_it();
+    }
+
+    /// The four bytes at `at` must be these.
+    pub fn word(&mut self, at: u32, bytes: &[u8]) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, u32::from_be_bytes(array(bytes, 0)));
+        self.drop_it();
+    }
+
+    /// The four bytes at `at` must be the one or the other.
+    pub fn either(&mut self, at: u32, one: &[u8], other: &[u8]) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, u32::from_be_bytes(array(one, 0)));
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, u32::from_be_bytes(array(other, 0)));
+        self.drop_it();
+    }
+
+    pub fn attach(mut self, fd: i32) -> Result<(), i32> {
+        self.push(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX);
+        let program = libc::sock_fprog { len: self.len as u16, filter: self.code.as_mut_ptr() };
+        let len = size_of_val(&program);
+        // SAFETY: the kernel reads `program`, and as many instructions as it says.
+        let ret = unsafe {
+            syscall!(libc::SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &raw const program, len)
+        };
+        check(ret).map(drop)
+    }
+}
+
+/// Sends one datagram with ancillary data. `address` is empty for a connected socket. Never blocks, never raises SIGPIPE.
 pub(crate) fn sendmsg(fd: i32, data: &[u8], address: &[u8], control: &[u8]) -> Result<usize, i32> {
     let iov = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: `msghdr` is plain integers and pointers, for which all zeros is a value.
     let mut hdr: libc::msghdr = unsafe { core::mem::zeroed() };
-    hdr.msg_name = address.as_ptr().cast_mut().cast();
-    hdr.msg_namelen = address.len() as u32;
+    if !address.is_empty() {
+        hdr.msg_name = address.as_ptr().cast_mut().cast();
+        hdr.msg_namelen = address.len() as u32;
+    }
     hdr.msg_iov = (&raw const iov).cast_mut();
     hdr.msg_iovlen = 1;
     hdr.msg_control = control.as_ptr().cast_mut().cast();

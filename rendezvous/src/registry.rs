@@ -16,14 +16,16 @@ use crate::Place;
 use crate::keep::Keep;
 use crate::os::{self, Stat};
 use crate::tuple::{Tuple, mix};
+use crate::uid;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Where the files are unless the operator names a directory.
 pub const DEFAULT_DIRECTORY: &CStr = c"/dev/shm";
 
-/// Changes with every incompatible change of the entry. Others' entries are as good as none.
-pub const VERSION: u32 = 1;
+/// What those who publish speak. The entry itself stays as it is in every version: it tells two versions that they do not
+/// understand each other.
+pub const VERSION: u32 = crate::message::VERSION;
 
 const ENTRY: usize = 64;
 const WAYS: usize = 4;
@@ -49,6 +51,10 @@ pub enum Error {
     NoDescriptor,
     /// Not permitted.
     Denied,
+    /// The connection's other end speaks another version of culvert's messages.
+    OtherVersion,
+    /// The user has no number of its own in this user namespace: see [`uid::proves`](crate::uid::proves).
+    NoUser,
     /// Another `errno` value.
     Other(i32),
 }
@@ -77,6 +83,8 @@ impl Error {
             Error::SizeLimit => "the file size limit forbids a registry",
             Error::NoDescriptor => "no descriptor left for the registry",
             Error::Denied => "no permission for the registry",
+            Error::OtherVersion => "the peer's culvert is of another version",
+            Error::NoUser => "the user is unknown in this user namespace",
             Error::Other(_) => "the registry could not be used",
         }
     }
@@ -179,17 +187,25 @@ impl Registry {
     /// # Errors
     /// [`Error`]; that the user has no registry is not an error but `None`.
     pub fn lookup(&self, uid: u32, tuple: &Tuple, cookie: u64) -> Result<Option<u64>, Error> {
+        if !uid::proves(uid) {
+            return Err(Error::NoUser);
+        }
         let Some((fd, st, home)) = self.file_of(uid)? else { return Ok(None) };
         let bucket = read_bucket(fd, tuple);
         home.put(fd, &st);
         let entries = bucket?;
-        let hit = entries.iter().filter_map(decode).find(|e| e.tuple == *tuple && e.cookie == cookie);
-        Ok(hit.map(|e| e.mailbox))
+        match entries.iter().filter_map(decode).find(|e| e.tuple == *tuple && e.cookie == cookie) {
+            Some(e) if e.version != VERSION => Err(Error::OtherVersion),
+            hit => Ok(hit.map(|e| e.mailbox)),
+        }
     }
 
     /// Our own file, taken out of its slot, opened if need be; `create` it if there is none.
     fn own(&self, create: bool) -> Result<(i32, Stat), Error> {
         let uid = os::geteuid();
+        if !uid::proves(uid) {
+            return Err(Error::NoUser);
+        }
         if let Some(kept) = taken(&self.own, uid) {
             return Ok(kept);
         }
@@ -285,6 +301,7 @@ pub(crate) struct Entry {
     tuple: Tuple,
     cookie: u64,
     mailbox: u64,
+    version: u32,
 }
 
 fn checksum(bytes: &[u8; ENTRY]) -> u32 {
@@ -302,15 +319,15 @@ pub(crate) fn encode(e: &Entry) -> [u8; ENTRY] {
     os::put(&mut b, 36, &e.tuple.scope.to_ne_bytes());
     os::put(&mut b, 40, &e.cookie.to_ne_bytes());
     os::put(&mut b, 48, &e.mailbox.to_ne_bytes());
-    os::put(&mut b, 56, &VERSION.to_ne_bytes());
+    os::put(&mut b, 56, &e.version.to_ne_bytes());
     let sum = checksum(&b);
     os::put(&mut b, 60, &sum.to_ne_bytes());
     b
 }
 
-/// The entry in `b`; `None` if it is empty, torn, garbage or of another version.
+/// The entry in `b`, of whatever version; `None` if it is empty, torn or garbage.
 pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<Entry> {
-    if os::u32_at(b, 56) != VERSION || os::u32_at(b, 60) != checksum(b) {
+    if os::u32_at(b, 56) == 0 || os::u32_at(b, 60) != checksum(b) {
         return None;
     }
     let tuple = Tuple {
@@ -320,7 +337,7 @@ pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<Entry> {
         dport: os::u16_at(b, 34),
         scope: os::u32_at(b, 36),
     };
-    Some(Entry { tuple, cookie: os::u64_at(b, 40), mailbox: os::u64_at(b, 48) })
+    Some(Entry { tuple, cookie: os::u64_at(b, 40), mailbox: os::u64_at(b, 48), version: os::u32_at(b, 56) })
 }
 
 fn bucket_at(tuple: &Tuple) -> u64 {
@@ -352,7 +369,7 @@ fn publish_in(fd: i32, tuple: &Tuple, cookie: u64, mailbox: u64) -> Result<(), E
         // Cookies are handed out in about rising order: the lowest is the most likely to be stale.
         .or_else(|| entries().min_by_key(|(_, e)| e.as_ref().map(|e| e.cookie)))
         .map_or(0, |(way, _)| way);
-    write_entry(fd, tuple, way, &encode(&Entry { tuple: *tuple, cookie, mailbox }))
+    write_entry(fd, tuple, way, &encode(&Entry { tuple: *tuple, cookie, mailbox, version: VERSION }))
 }
 
 fn withdraw_in(fd: i32, tuple: &Tuple, cookie: u64) -> Result<(), Error> {

@@ -153,7 +153,7 @@ fn torn_and_foreign_entries_are_empty() {
     let at = bucket_at(&t);
     let mut good = [0; ENTRY];
     file.read_exact_at(&mut good, at).unwrap();
-    assert_eq!(decode(&good), Some(Entry { tuple: t, cookie: 1, mailbox: 2 }));
+    assert_eq!(decode(&good), Some(Entry { tuple: t, cookie: 1, mailbox: 2, version: VERSION }));
 
     for i in 0..ENTRY {
         let mut torn = good;
@@ -162,7 +162,7 @@ fn torn_and_foreign_entries_are_empty() {
         assert_eq!(f.registry.lookup(me(), &t, 1), Ok(None), "byte {i}");
     }
     // The first half of one entry before the second half of another.
-    let mut mixed = encode(&Entry { tuple: tuple(6), cookie: 3, mailbox: 4 });
+    let mut mixed = encode(&Entry { tuple: tuple(6), cookie: 3, mailbox: 4, version: VERSION });
     mixed[..32].copy_from_slice(&good[..32]);
     file.write_all_at(&mixed, at).unwrap();
     assert_eq!(f.registry.lookup(me(), &t, 1), Ok(None));
@@ -172,7 +172,8 @@ fn torn_and_foreign_entries_are_empty() {
     let sum = checksum(&newer);
     os::put(&mut newer, 60, &sum.to_ne_bytes());
     file.write_all_at(&newer, at).unwrap();
-    assert_eq!(f.registry.lookup(me(), &t, 1), Ok(None));
+    assert_eq!(f.registry.lookup(me(), &t, 1), Err(Error::OtherVersion));
+    assert_eq!(f.registry.lookup(me(), &t, 2), Ok(None), "of another connection");
     f.registry.publish(&t, 1, 2).unwrap();
     assert_eq!(f.registry.lookup(me(), &t, 1), Ok(Some(2)), "garbage is overwritten");
 }
@@ -188,8 +189,8 @@ proptest! {
     }
 
     #[test]
-    fn entries_keep_every_field(src: [u8; 16], dst: [u8; 16], sport: u16, dport: u16, scope: u32, cookie: u64, mailbox: u64) {
-        let e = Entry { tuple: Tuple { src, dst, sport, dport, scope }, cookie, mailbox };
+    fn entries_keep_every_field(src: [u8; 16], dst: [u8; 16], sport: u16, dport: u16, scope: u32, cookie: u64, mailbox: u64, version in 1..=u32::MAX) {
+        let e = Entry { tuple: Tuple { src, dst, sport, dport, scope }, cookie, mailbox, version };
         prop_assert_eq!(decode(&encode(&e)), Some(e));
     }
 }

@@ -1,6 +1,5 @@
 //! What several tests need.
 
-use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -105,12 +104,5 @@ impl Pipe {
             .unwrap()
             .filter(|e| std::fs::read_link(e.as_ref().unwrap().path()).is_ok_and(|t| t == target))
             .count()
-    }
-
-    /// Reads what was written and is there now; at least one byte must be.
-    pub fn drain(&self) -> Vec<u8> {
-        let mut buf = [0; 64];
-        let n = std::fs::File::from(self.read.try_clone().unwrap()).read(&mut buf).unwrap();
-        buf[..n].to_vec()
     }
 }

@@ -8,8 +8,9 @@
 //! publish {tuple, cookie, mailbox}
 //!                                             ask the kernel who is at the other end; look it up
 //!                          <- Knock           no channel with that mailbox yet
-//! Welcome (doorbells) ->
-//!                          <- Channel (memfd, doorbells)
+//! ask the kernel who is at the other end
+//! Welcome ->
+//!                          <- Channel (memfd)
 //!                          <- Offer (in the channel): connection, slot
 //! ask the kernel; attach; READY ->
 //!                          <- attach; READY
@@ -17,13 +18,14 @@
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
-use crate::mail::{LOCK, MET, REFUSED, knock, own_mailbox, read_mailbox, talking};
+use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{bypass, config, epoll, family, fds, lifeline, mail, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
+use rendezvous::registry::Error;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Role, SLOTS};
 
@@ -175,6 +177,7 @@ fn connector(ep: Ep, fd: i32) {
         }
         match REGISTRY.publish(&t, cookie, name) {
             Ok(()) => {
+                published(ep, cookie);
                 if l.stage.swap(1, Relaxed) == 0 {
                     ep.because(Reason::Pending);
                 }
@@ -215,7 +218,7 @@ fn connector(ep: Ep, fd: i32) {
             match diag::find(&DIAG, &t) {
                 Ok(f)
                     if f.cookie == acceptor
-                        && f.uid == chan.peer_uid.load(Relaxed)
+                        && f.is_held_by(chan.peer_uid.load(Relaxed))
                         && chan.endpoint(slot - 1).is_none()
                         && chan.have_page(slot - 1) =>
                 {
@@ -262,6 +265,8 @@ fn acceptor(ep: Ep, fd: i32) {
             return ep.pin(Reason::Option);
         }
         match diag::find(&DIAG, &t) {
+            // Neither proves who is there: a user without a number here, and a socket that nobody holds any more.
+            Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
             Ok(f) => {
                 let Some(cookie) = lifeline::cookie(fd) else { return };
                 ep.cookie.store(cookie, Relaxed);
@@ -278,11 +283,15 @@ fn acceptor(ep: Ep, fd: i32) {
         }
     }
     let uid = l.peer_uid.load(Relaxed);
-    let Ok(Some(peer)) = REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) else {
-        if ep.ops.load(Relaxed) >= PATIENCE {
-            ep.because(Reason::NoPeer);
+    let peer = match REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) {
+        Ok(Some(peer)) => peer,
+        Err(Error::OtherVersion) => return ep.pin(Reason::Version),
+        _ => {
+            if ep.ops.load(Relaxed) >= PATIENCE {
+                ep.because(Reason::NoPeer);
+            }
+            return;
         }
-        return;
     };
     ep.because(Reason::Pending);
     if own_mailbox() == 0 {
@@ -305,9 +314,7 @@ fn acceptor(ep: Ep, fd: i32) {
             return;
         }
     }
-    if knock(peer, uid) == Some(REFUSED) {
-        ep.pin(Reason::Version);
-    }
+    knock(peer, uid, l.peer_cookie.load(Relaxed), ep.cookie.load(Relaxed));
 }
 
 fn attach(ep: Ep, chan: &'static Chan, slot: usize) {

@@ -44,10 +44,6 @@ pub struct Chan {
     pub peer_uid: AtomicU32,
     /// Its pid, for display.
     pub peer_pid: AtomicU32,
-    /// Doorbells of its pollers; -1 where we have none.
-    pub bells: [AtomicI32; layout::POLLERS],
-    /// Our pollers whose doorbells it was sent.
-    pub told: AtomicU64,
     /// Endpoint (index + 1) in each slot.
     slot_ep: [AtomicU32; SLOTS],
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
@@ -140,9 +136,6 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
         return None;
     };
     c.memfd.store(memfd, Relaxed);
-    for b in &c.bells {
-        b.store(-1, Relaxed);
-    }
     if !own::adopt(&c.memfd) {
         // Without the descriptor only the homes could be used.
         zeros(c.base().addr(), layout::FIXED_LEN);
@@ -151,7 +144,6 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.role.store(role as u32, Relaxed);
     c.ring.store(ring as u32, Relaxed);
     c.id.store(id, Relaxed);
-    c.told.store(0, Relaxed);
     c.used.store(0, Relaxed);
     c.inherited.store(0, Relaxed);
     c.alive.store(0, Relaxed);
@@ -240,9 +232,6 @@ impl Chan {
         // If there is no memory even for that, the channel's stays until the piece serves the next one.
         zeros(self.base().addr(), layout::FIXED_LEN);
         own::discard(&self.memfd);
-        for b in &self.bells {
-            own::discard(b);
-        }
     }
 
     fn used_now(&self) {

@@ -1,14 +1,22 @@
-//! Letters between processes: knocks, channels, doorbells. See `rendezvous::message`.
+//! Letters between processes: knocks, welcomes, channels. See `rendezvous::message`.
+//!
+//! Anybody on the machine may write. Who is not the proved other end of a connection of ours gets no answer, and costs one
+//! look at a letter: a knock must name a connection that this process has published, and come from the user who, as the
+//! kernel says, holds its other end.
 
 use crate::channel::{self, Chan};
+use crate::endpoint::Ep;
 use crate::lock::Lock;
-use crate::{clock, config, own, poller};
+use crate::peer::DIAG;
+use crate::{clock, config, lifeline, own, poller};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
-use rendezvous::mailbox::{self, Incoming};
-use rendezvous::message::{MAX_FDS, Message, VERSION};
-use shmring::layout::{self, POLLERS, Role};
+use rendezvous::mailbox::{self, Answer, Incoming, Received, SendError};
+use rendezvous::message::Message;
+use rendezvous::{Tuple, diag, uid};
+use shmring::family::State;
+use shmring::layout::{self, Role};
 use shmring::{sys, syscall};
 
 /// Guards the mailbox, the steps of a rendezvous, and who sits in which slot; taken before the tokens of any connection,
@@ -19,44 +27,70 @@ static MAILBOX: AtomicI32 = AtomicI32::new(-1);
 
 static NAME: AtomicU64 = AtomicU64::new(0);
 
-/// Questions that were asked and not answered yet.
+/// Mailboxes that strangers have spoilt, and answer boxes. They stay open.
+static SPOILT: AtomicU32 = AtomicU32::new(0);
+/// After so many there is no other: whoever can do it once can do it again.
+const SPOILT_MAX: u32 = 8;
+
+/// A knock that was sent and not answered yet.
 struct Asked {
+    /// 0: the place is free.
     nonce: AtomicU64,
     mailbox: AtomicU64,
+    /// Who holds the connector's socket.
     uid: AtomicU32,
     at: AtomicU64,
-    /// Doorbells that went with the answer, for the channel that it will make.
-    told: AtomicU64,
+    /// Socket connected to the mailbox.
+    line: AtomicI32,
 }
 
-const fn asked() -> Asked {
+static KNOCKS: [Asked; 16] = [const {
     Asked {
         nonce: AtomicU64::new(0),
         mailbox: AtomicU64::new(0),
         uid: AtomicU32::new(0),
         at: AtomicU64::new(0),
-        told: AtomicU64::new(0),
+        line: AtomicI32::new(-1),
     }
+}; 16];
+
+/// A knock that was answered, for the channel that is to come.
+struct Welcomed {
+    /// The answer box; -1: the place is free.
+    answer: AtomicI32,
+    mailbox: AtomicU64,
+    /// Who holds the acceptor's socket.
+    uid: AtomicU32,
+    at: AtomicU64,
 }
 
-/// Knocks sent (acceptor) and answered (connector).
-static KNOCKS: [Asked; 64] = [const { asked() }; 64];
+static WELCOMES: [Welcomed; 16] = [const {
+    Welcomed { answer: AtomicI32::new(-1), mailbox: AtomicU64::new(0), uid: AtomicU32::new(0), at: AtomicU64::new(0) }
+}; 16];
 
-static WELCOMES: [Asked; 64] = [const { asked() }; 64];
+/// Of those, as many are one other user's at most.
+const WELCOMES_OF_USER: usize = 4;
 
 /// A knock that brought no answer is repeated after this long, nanoseconds.
 const KNOCK_AGAIN: u64 = 20_000_000;
 
-/// Time of a knock at a peer of another version: never again.
-pub const REFUSED: u64 = u64::MAX / 2;
+/// What was asked or answered is forgotten after this long, nanoseconds.
+const FORGOTTEN: u64 = 5_000_000_000;
+
+impl Asked {
+    fn forget(&'static self) {
+        self.nonce.store(0, Relaxed);
+        own::discard(&self.line);
+    }
+}
 
 /// The child of a fork has a mailbox of its own, once it needs one.
 pub fn after_fork_child() {
     own::discard(&MAILBOX);
     NAME.store(0, Relaxed);
-    for a in KNOCKS.iter().chain(&WELCOMES) {
-        a.nonce.store(0, Relaxed);
-    }
+    KNOCKS.iter().for_each(Asked::forget);
+    WELCOMES.iter().for_each(|w| own::discard(&w.answer));
+    PUBLISHED.iter().flatten().for_each(|p| p.cookie.store(0, Relaxed));
 }
 
 fn random() -> u64 {
@@ -70,7 +104,9 @@ fn random() -> u64 {
 pub fn own_mailbox() -> u64 {
     if NAME.load(Relaxed) == 0
         && crate::tls::tls().vfork.get() == 0
-        && let Ok(m) = mailbox::open(|fd| fd)
+        && SPOILT.load(Relaxed) < SPOILT_MAX
+        && poller::can_ring()
+        && let Ok(m) = mailbox::open(|fd| fd, None)
     {
         MAILBOX.store(m.fd, Relaxed);
         if own::adopt(&MAILBOX) {
@@ -80,170 +116,271 @@ pub fn own_mailbox() -> u64 {
     NAME.load(Relaxed)
 }
 
-/// Knocks, unless that was done. `Some`: the time at which it was.
-pub fn knock(peer: u64, uid: u32) -> Option<u64> {
+// --- what this process has published
+
+/// A connection whose cookie is in the registry, so that a knock that names it is found without a search.
+struct Published {
+    /// 0: none.
+    cookie: AtomicU64,
+    ep: AtomicU32,
+}
+
+const ROWS: usize = 1024;
+
+static PUBLISHED: [[Published; 4]; ROWS] =
+    [const { [const { Published { cookie: AtomicU64::new(0), ep: AtomicU32::new(0) } }; 4] }; ROWS];
+
+impl Published {
+    /// The connection, if it still waits for its acceptor.
+    fn ep(&self) -> Option<Ep> {
+        let cookie = self.cookie.load(Relaxed);
+        let ep = Ep::from_index(self.ep.load(Relaxed));
+        let waits = cookie != 0
+            && ep.local().refs.load(Relaxed) > 0
+            && ep.cookie.load(Relaxed) == cookie
+            && ep.local().stage.load(Relaxed) == 1
+            && ep.role() == Some(Role::Connector)
+            && ep.state() == State::Eligible;
+        waits.then_some(ep)
+    }
+}
+
+fn row(cookie: u64) -> &'static [Published; 4] {
+    // The kernel counts cookies up.
+    &PUBLISHED[cookie as usize % ROWS]
+}
+
+/// Notes that the registry says of `ep` that its socket has this cookie. With `LOCK` held.
+pub fn published(ep: Ep, cookie: u64) {
+    let row = row(cookie);
+    let same = row.iter().find(|p| p.cookie.load(Relaxed) == cookie);
+    let free = || row.iter().find(|p| p.ep().is_none());
+    // One that is pushed out stays on the kernel until it is published again.
+    let place = same.or_else(free).unwrap_or(&row[cookie as usize / ROWS % row.len()]);
+    place.ep.store(ep.index(), Relaxed);
+    place.cookie.store(cookie, Relaxed);
+}
+
+// --- asking and answering
+
+/// Knocks for the connection with these cookies, unless that was done.
+pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
     let now = clock::now();
-    let mut place = None;
-    for k in &KNOCKS {
-        let pending = k.nonce.load(Relaxed) != 0 && now.saturating_sub(k.at.load(Relaxed)) < KNOCK_AGAIN;
-        if pending && k.mailbox.load(Relaxed) == peer {
-            return Some(k.at.load(Relaxed));
-        }
-        if !pending && place.is_none() {
-            place = Some(k);
-        }
+    let age = |k: &Asked| now.saturating_sub(k.at.load(Relaxed));
+    let asked = |k: &Asked| k.nonce.load(Relaxed) != 0;
+    let same = KNOCKS.iter().find(|k| asked(k) && k.mailbox.load(Relaxed) == peer);
+    if same.is_some_and(|k| age(k) < KNOCK_AGAIN) {
+        return;
     }
-    let k = place?;
+    let Some(k) = same.or_else(|| KNOCKS.iter().find(|k| !asked(k) || age(k) > FORGOTTEN)) else { return };
+    k.forget();
+    let Ok(line) = mailbox::line(peer) else { return };
+    k.line.store(line, Relaxed);
+    if !own::adopt(&k.line) {
+        return;
+    }
     let nonce = random();
-    let m = Message::Knock { from: NAME.load(Relaxed), nonce };
-    if mailbox::send(MAILBOX.load(Relaxed), peer, &m, &[]).is_ok() {
-        k.mailbox.store(peer, Relaxed);
-        k.uid.store(uid, Relaxed);
-        k.at.store(now, Relaxed);
-        k.nonce.store(nonce, Relaxed);
-        talk();
+    let m = Message::Knock { from: NAME.load(Relaxed), nonce, connector, acceptor };
+    if mailbox::send(k.line.load(Relaxed), None, &m, None).is_err() {
+        return own::discard(&k.line);
     }
-    None
+    k.mailbox.store(peer, Relaxed);
+    k.uid.store(uid, Relaxed);
+    k.at.store(now, Relaxed);
+    k.nonce.store(nonce, Relaxed);
+    talk();
 }
 
-/// Reads the mailbox, unless somebody is at it; for those who miss a doorbell, and for sleepers it woke. False:
-/// somebody is.
-pub fn collect() -> bool {
-    // The child of vfork has our memory and a table of descriptors of its own: what it received would be noted
-    // here under numbers that mean something else to us.
-    if crate::tls::tls().vfork.get() != 0 {
-        return true;
-    }
-    let held = LOCK.try_lock();
-    let free = held.is_some();
-    if let Some(held) = held {
-        read_mailbox();
-        held.release();
-    }
-    free
-}
+/// Until when the mailbox is not read, because what was there was nobody's who may ask; 0: it is.
+static DEAF_UNTIL: AtomicU64 = AtomicU64::new(0);
 
-/// The mailbox's descriptor, for sleepers; -1 if there is none.
-pub fn mailbox() -> i32 {
-    if NAME.load(Relaxed) == 0 { -1 } else { MAILBOX.load(Relaxed) }
-}
-
-/// Wakes all sleepers of the other side through its mailbox: we do not have the doorbell of the one we mean.
-/// So it is after a fork, whose child its parent's peers do not know.
-pub fn poke(chan: &Chan) {
-    if own_mailbox() != 0 {
-        let m = Message::VersionNo { from: NAME.load(Relaxed), nonce: 0, version: VERSION };
-        let _ = mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[]);
-    }
-}
-
+/// Reads what has come. With `LOCK` held.
 pub fn read_mailbox() {
+    const LETTERS: u32 = 32;
+    const DEAF: u64 = 5_000_000;
     if NAME.load(Relaxed) == 0 {
         return;
     }
-    let mut fds = [-1i32; MAX_FDS];
-    // To the end: an edge-triggered set is not told of what is left. Nobody can make it endless.
-    for _ in 0..4096 {
-        match mailbox::recv(MAILBOX.load(Relaxed), &mut fds) {
-            None => return,
-            Some(Incoming::VersionMismatch { from, nonce, version, refusal }) => {
-                crate::log!(
-                    Info,
-                    "a peer speaks version {version:#x} of culvert's messages, this is {VERSION:#x}; its connections stay on the kernel"
-                );
-                if refusal {
-                    if let Some(k) =
-                        KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from)
-                    {
-                        k.at.store(REFUSED, Relaxed);
-                    }
-                } else {
-                    let m = Message::VersionNo { from: NAME.load(Relaxed), nonce, version: VERSION };
-                    let _ = mailbox::send(MAILBOX.load(Relaxed), from, &m, &[]);
-                }
-            }
-            Some(Incoming::Message(r)) => {
-                let got = &fds[..r.nfds];
-                let kept = heard(r.message, r.uid, r.pid, got);
-                for &fd in &got[kept..] {
-                    sys::close(fd);
-                }
+    read_answers();
+    let deaf = DEAF_UNTIL.load(Relaxed);
+    if deaf != 0 && clock::now() < deaf {
+        return;
+    }
+    DEAF_UNTIL.store(0, Relaxed);
+    let mut useful = false;
+    for _ in 0..LETTERS {
+        match mailbox::recv(MAILBOX.load(Relaxed)) {
+            Incoming::Empty => return,
+            Incoming::Junk => {}
+            Incoming::Message(r) => useful |= heard(r),
+            Incoming::Spoilt => {
+                SPOILT.fetch_add(1, Relaxed);
+                own::abandon(&MAILBOX);
+                NAME.store(0, Relaxed);
+                return;
             }
         }
     }
+    if !useful {
+        // Somebody floods it. Who may ask asks again.
+        DEAF_UNTIL.store(clock::now() + DEAF, Relaxed);
+    }
 }
 
-/// Handles a message; returns how many of the descriptors, from the front, were kept.
-fn heard(m: Message, uid: u32, pid: u32, got: &[i32]) -> usize {
-    match m {
-        Message::Knock { from, nonce } => {
-            MET.store(true, Relaxed);
-            talk();
-            let mut out = [-1; POLLERS];
-            let (pollers, n) = poller::bells(&mut out);
-            let m = Message::Welcome { from: NAME.load(Relaxed), nonce, pollers };
-            if mailbox::send(MAILBOX.load(Relaxed), from, &m, &out[..n]).is_ok() {
-                let oldest = WELCOMES.iter().min_by_key(|w| w.at.load(Relaxed));
-                if let Some(w) = oldest {
-                    w.mailbox.store(from, Relaxed);
-                    w.uid.store(uid, Relaxed);
-                    w.at.store(clock::now(), Relaxed);
-                    w.nonce.store(nonce, Relaxed);
-                    w.told.store(pollers, Relaxed);
-                }
+/// Handles a message. False: it is none of ours.
+fn heard(r: Received) -> bool {
+    match r.message {
+        Message::Knock { from, nonce, connector, acceptor } => {
+            let ep = row(connector).iter().find(|p| p.cookie.load(Relaxed) == connector).and_then(Published::ep);
+            let proved = ep.is_some_and(|ep| is_other_end(ep, connector, acceptor, r.uid));
+            if proved {
+                welcome(from, nonce, r.uid);
             }
-            0
+            proved
         }
-        Message::Welcome { from, nonce, pollers } => {
-            let Some(k) = KNOCKS.iter().find(|k| k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from)
-            else {
-                return 0;
-            };
-            k.nonce.store(0, Relaxed);
-            if k.uid.load(Relaxed) != uid {
+        Message::Welcome { from, nonce, answer, key } => {
+            let asked = |k: &&Asked| nonce != 0 && k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from;
+            let Some(k) = KNOCKS.iter().find(asked) else { return false };
+            // Only who holds the mailbox knows the nonce; whether that is the user who holds the socket, the kernel says.
+            let proved = k.uid.load(Relaxed) == r.uid && uid::proves(r.uid);
+            if proved {
+                make_channel(k, &r, from, answer, key);
+            } else {
                 crate::log!(
                     Warn,
-                    "the mailbox of uid {} is held by uid {uid}; its connections stay on the kernel",
-                    k.uid.load(Relaxed)
+                    "the mailbox of uid {} is held by uid {}; its connections stay on the kernel",
+                    k.uid.load(Relaxed),
+                    r.uid
                 );
-                return 0;
             }
-            make_channel(from, nonce, uid, pid, pollers, got)
+            k.forget();
+            proved
         }
-        Message::Channel { from, nonce, channel, ring, pollers } => {
-            let Some(w) = WELCOMES.iter().find(|w| w.nonce.load(Relaxed) == nonce && w.mailbox.load(Relaxed) == from)
-            else {
-                return 0;
-            };
-            w.nonce.store(0, Relaxed);
-            if w.uid.load(Relaxed) != uid {
-                return 0;
+        // For answer boxes.
+        Message::Channel { .. } => false,
+    }
+}
+
+/// Whether the kernel says that a process of user `who` holds the socket with the cookie `acceptor`, at the other end of
+/// `ep`, which this process has published. The kernel is asked once for each connection, and not more often than is cheap
+/// for all of them.
+fn is_other_end(ep: Ep, connector: u64, acceptor: u64, who: u32) -> bool {
+    let l = ep.local();
+    if l.peer_cookie.load(Relaxed) == 0 {
+        let fd = l.fd.load(Relaxed);
+        // The program may have closed it, and the number be another socket's.
+        if lifeline::cookie(fd) != Some(connector) || !may_ask() {
+            return false;
+        }
+        match Tuple::of(fd, true).map(|t| diag::find(&DIAG, &t)) {
+            // Before it is accepted it is nobody's, and called root's.
+            Ok(Ok(f)) if f.inode != 0 => {
+                l.peer_uid.store(f.uid, Relaxed);
+                l.peer_cookie.store(f.cookie, Relaxed);
             }
-            let held = channel::LOCK.lock();
-            let chan = channel::map(got[0], Role::Connector, ring as usize, channel);
-            held.release();
-            let Some(chan) = chan else {
-                crate::log!(Warn, "channel of pid {pid}: not usable, or no memory");
-                return 1;
-            };
-            introduce(chan, from, uid, pid);
-            chan.told.store(w.told.load(Relaxed), Relaxed);
-            1 + keep_bells(chan, pollers, &got[1..])
+            _ => return false,
         }
-        Message::Doorbell { from, channel, role, pollers } => {
-            let mine = channel::all().find(|c| {
-                c.id.load(Relaxed) == channel && c.role() == role.peer() && c.peer_mailbox.load(Relaxed) == from
-            });
-            mine.map_or(0, |c| if c.peer_uid.load(Relaxed) == uid { keep_bells(c, pollers, got) } else { 0 })
+    }
+    l.peer_cookie.load(Relaxed) == acceptor && l.peer_uid.load(Relaxed) == who && uid::proves(who)
+}
+
+/// Whether the kernel may be asked because of a letter, now.
+fn may_ask() -> bool {
+    const SPAN: u64 = 10_000_000;
+    const QUESTIONS: u32 = 64;
+    static SINCE: AtomicU64 = AtomicU64::new(0);
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let now = clock::now();
+    if now.saturating_sub(SINCE.load(Relaxed)) > SPAN {
+        SINCE.store(now, Relaxed);
+        ASKED.store(0, Relaxed);
+    }
+    ASKED.fetch_add(1, Relaxed) < QUESTIONS
+}
+
+/// Whether another channel with that process is in order: the peer of a connection can ask for one, not for all there are.
+fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
+    const OF_USER: usize = channel::CHANS / 8;
+    let own_user = || who == uid::own();
+    let with = |c: &&Chan| {
+        c.peer_mailbox.load(Relaxed) == mailbox
+            && c.role() == role
+            && c.inherited.load(Relaxed) == 0
+            && !c.left_by_peer()
+    };
+    let of_user = || channel::all().filter(|c| c.peer_uid.load(Relaxed) == who).count();
+    // An acceptor asks for another when it has filled those that it has, as it sees them.
+    channel::all().filter(with).all(|c| c.used.load(Relaxed).count_ones() >= u64::BITS / 2)
+        && (own_user() || of_user() < OF_USER)
+}
+
+/// Answers a knock of the proved other end of a connection.
+fn welcome(from: u64, nonce: u64, who: u32) {
+    MET.store(true, Relaxed);
+    talk();
+    let now = clock::now();
+    let age = |w: &Welcomed| now.saturating_sub(w.at.load(Relaxed));
+    let waits = |w: &&Welcomed| w.answer.load(Relaxed) >= 0;
+    let same = WELCOMES.iter().filter(waits).find(|w| w.mailbox.load(Relaxed) == from && w.uid.load(Relaxed) == who);
+    if same.is_some_and(|w| age(w) < KNOCK_AGAIN / 2) || !may_have_channel(from, who, Role::Connector) {
+        return;
+    }
+    if same.is_none()
+        && who != uid::own()
+        && (SPOILT.load(Relaxed) >= SPOILT_MAX
+            || WELCOMES.iter().filter(waits).filter(|w| w.uid.load(Relaxed) == who).count() >= WELCOMES_OF_USER)
+    {
+        return;
+    }
+    let Some(w) = same.or_else(|| WELCOMES.iter().find(|w| !waits(w))) else { return };
+    own::discard(&w.answer);
+    let key = random();
+    let Ok(answer) = mailbox::open(|fd| fd, Some(key)) else { return };
+    w.answer.store(answer.fd, Relaxed);
+    if !own::adopt(&w.answer) {
+        return;
+    }
+    w.mailbox.store(from, Relaxed);
+    w.uid.store(who, Relaxed);
+    w.at.store(now, Relaxed);
+    let m = Message::Welcome { from: NAME.load(Relaxed), nonce, answer: answer.name, key };
+    if mailbox::send(MAILBOX.load(Relaxed), Some(from), &m, None).is_err() {
+        own::discard(&w.answer);
+    }
+}
+
+/// Takes the channels that have come.
+fn read_answers() {
+    for w in WELCOMES.iter().filter(|w| w.answer.load(Relaxed) >= 0) {
+        match mailbox::recv_answer(w.answer.load(Relaxed)) {
+            Answer::Empty => {
+                if clock::now().saturating_sub(w.at.load(Relaxed)) > FORGOTTEN {
+                    own::discard(&w.answer);
+                }
+            }
+            Answer::Spoilt(_) => {
+                SPOILT.fetch_add(1, Relaxed);
+                own::abandon(&w.answer);
+            }
+            Answer::Channel(r, memfd) => {
+                own::discard(&w.answer);
+                let Message::Channel { from, channel, ring, .. } = r.message else {
+                    sys::close(memfd);
+                    continue;
+                };
+                if w.uid.load(Relaxed) != r.uid || w.mailbox.load(Relaxed) != from {
+                    sys::close(memfd);
+                    continue;
+                }
+                let held = channel::LOCK.lock();
+                let chan = channel::map(memfd, Role::Connector, ring as usize, channel);
+                held.release();
+                match chan {
+                    Some(chan) => introduce(chan, from, r.uid, r.pid),
+                    None => crate::log!(Warn, "channel of pid {}: not usable, or no memory", r.pid),
+                }
+            }
         }
-        // A poke, or a question whether we are there. Of several threads that sleep on the mailbox only the one
-        // that reads it is sure to wake: it wakes the others.
-        Message::VersionNo { nonce: 0, .. } => {
-            poller::ring_all();
-            0
-        }
-        // Peers of our own version refuse nothing.
-        Message::VersionNo { .. } => 0,
     }
 }
 
@@ -255,51 +392,38 @@ fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
     crate::log!(Info, "channel {:x} with pid {pid} (uid {uid}), {} bytes a ring", chan.id.load(Relaxed), chan.ring());
 }
 
-/// Stores doorbells; returns how many descriptors were kept (all: those that cannot be placed are closed).
-fn keep_bells(chan: &'static Chan, pollers: u64, got: &[i32]) -> usize {
-    let mut m = pollers;
-    let mut n = 0;
-    while m != 0 && n < got.len() {
-        let p = m.trailing_zeros() as usize;
-        m &= m - 1;
-        own::discard(&chan.bells[p]);
-        chan.bells[p].store(got[n], Relaxed);
-        own::adopt(&chan.bells[p]);
-        n += 1;
+/// Makes a channel with the process that answered `k`, and passes it on.
+fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
+    let line = k.line.load(Relaxed);
+    // The answer box is its maker's as long as that lives, and keeps it: somebody else might have its name later.
+    let there = Message::Welcome { from: NAME.load(Relaxed), nonce: 0, answer: 1, key: 1 };
+    let lives = matches!(mailbox::send(line, None, &there, None), Ok(()) | Err(SendError::Full));
+    let fresh = clock::now().saturating_sub(k.at.load(Relaxed)) < FORGOTTEN / 2;
+    if !lives || !fresh || !may_have_channel(peer, r.uid, Role::Acceptor) {
+        return;
     }
-    n
-}
-
-fn make_channel(peer: u64, nonce: u64, uid: u32, pid: u32, pollers: u64, got: &[i32]) -> usize {
     let ring = config::ring();
     let id = random();
     let Some(memfd) = new_memory(ring, id) else {
         crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
-        return 0;
+        return;
     };
     let held = channel::LOCK.lock();
     let chan = channel::map(memfd, Role::Acceptor, ring, id);
     held.release();
     let Some(chan) = chan else {
         crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel");
-        return 0;
+        return;
     };
-    let mut out = [-1; MAX_FDS];
-    out[0] = chan.memfd.load(Relaxed);
-    let mut bells = [-1; POLLERS];
-    let (mine, n) = poller::bells(&mut bells);
-    out[1..=n].copy_from_slice(&bells[..n]);
-    let m = Message::Channel { from: NAME.load(Relaxed), nonce, channel: id, ring: ring as u32, pollers: mine };
-    let sent = mailbox::send(MAILBOX.load(Relaxed), peer, &m, &out[..=n]);
+    let m = Message::Channel { from: NAME.load(Relaxed), nonce: key, channel: id, ring: ring as u32 };
+    let sent = mailbox::send(line, Some(answer), &m, Some(chan.memfd.load(Relaxed)));
     if sent.is_err() {
         let held = channel::LOCK.lock();
         chan.close();
         held.release();
-        return 0;
+        return;
     }
-    introduce(chan, peer, uid, pid);
-    chan.told.store(mine, Relaxed);
-    keep_bells(chan, pollers, got)
+    introduce(chan, peer, r.uid, r.pid);
 }
 
 /// A sealed memfd with a channel's header in it.
@@ -324,38 +448,13 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
             && syscall!(libc::SYS_pwrite64, fd, h.as_ptr(), h.len(), 0) > 0
-            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0
-            // A doorbell that is rung while another thread closes it must not write here, should the number be this file's.
-            && syscall!(libc::SYS_lseek, fd, 0, libc::SEEK_END) >= 0;
+            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0;
         if !ok {
             sys::close(fd);
             return None;
         }
         Some(fd)
     }
-}
-
-/// Sends the doorbell of poller `p` to the other side of `chan`.
-fn send_bell(chan: &Chan, p: usize) -> bool {
-    let m = Message::Doorbell {
-        from: NAME.load(Relaxed),
-        channel: chan.id.load(Relaxed),
-        role: chan.role(),
-        pollers: 1 << p,
-    };
-    mailbox::send(MAILBOX.load(Relaxed), chan.peer_mailbox.load(Relaxed), &m, &[poller::bell(p)]).is_ok()
-}
-
-/// Makes sure that the peer has the doorbell of poller `p`. False: it does not, sleep in bounded steps.
-pub fn tell(chan: &Chan, p: usize) -> bool {
-    if chan.told.load(Relaxed) & (1 << p) != 0 {
-        return true;
-    }
-    let sent = send_bell(chan, p);
-    if sent {
-        chan.told.fetch_or(1 << p, Relaxed);
-    }
-    sent
 }
 
 /// Another process has knocked: some of our peers take part, however long they need.

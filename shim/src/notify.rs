@@ -1,7 +1,7 @@
 //! Telling the other side of a channel, or others of this process, that a connection has news.
 
 use crate::channel::Chan;
-use crate::{mail, poller};
+use crate::poller;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::layout::Producer;
@@ -19,7 +19,7 @@ impl Chan {
         ring::notify(&h.side[peer as usize], self.queues(peer), slot, stamp, |sleeper| {
             rung += 1;
             match sleeper {
-                Sleeper::Bell(p) => self.ring_bell(p),
+                Sleeper::Bell(p) => poller::ring_peer(self, p),
                 Sleeper::Word(w) => wake(w),
             }
         });
@@ -44,24 +44,6 @@ impl Chan {
                     Sleeper::Word(w) => wake(w),
                 },
             );
-        }
-    }
-
-    #[cold]
-    fn ring_bell(&self, p: usize) {
-        let mut fd = self.bells[p].load(Relaxed);
-        if fd < 0 {
-            // It was sent to our mailbox before the poller armed, unless that was before we were forked.
-            mail::collect();
-            fd = self.bells[p].load(Relaxed);
-            if fd < 0 {
-                mail::poke(self);
-            }
-        }
-        if fd >= 0 {
-            let one = 1u64;
-            // SAFETY: writes 8 bytes from a local. The eventfd is non-blocking; a full counter is rung.
-            unsafe { syscall!(libc::SYS_write, fd, &raw const one, 8) };
         }
     }
 }

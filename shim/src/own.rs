@@ -56,6 +56,16 @@ pub fn adopt(place: &'static AtomicI32) -> bool {
     true
 }
 
+/// Leaves a descriptor of ours open for good, protected, and nobody's any more: to close it could wait for somebody else.
+pub fn abandon(place: &'static AtomicI32) {
+    place.store(-1, Relaxed);
+    for k in &KEPT {
+        if k.load(Relaxed).cast_const() == core::ptr::from_ref(place) {
+            k.store(core::ptr::null_mut(), Relaxed);
+        }
+    }
+}
+
 /// Closes a descriptor of ours.
 pub fn discard(place: &'static AtomicI32) {
     let fd = place.swap(-1, Relaxed);

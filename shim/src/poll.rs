@@ -7,7 +7,7 @@ use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::spin::{self, Spun};
 use crate::usercopy::{self, Fault};
-use crate::{clock, config, epoll, mail, poller, readiness, real, rx, signals, sleep};
+use crate::{clock, config, epoll, poller, readiness, real, rx, signals, sleep};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
@@ -156,7 +156,7 @@ pub unsafe fn poll(
         return r;
     }
     leave_native(&counted);
-    let r = if theirs.n + 2 <= SMALL {
+    let r = if theirs.n < SMALL {
         let mut set = [NOBODY; SMALL];
         // SAFETY: the caller's obligation.
         unsafe { serve_theirs(theirs, &mut set[..theirs.n], timeout, mask) }
@@ -215,14 +215,14 @@ fn mapped(bytes: usize) -> Option<*mut u8> {
 /// `strict`: a descriptor that is not open at the start is `EBADF`.
 unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, strict: bool) -> isize {
     let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
-    if set.len() + 2 <= SMALL {
+    if set.len() < SMALL {
         // SAFETY: the caller's obligation.
-        return unsafe { serve_in(set, &mut small[..set.len() + 2], timeout, mask, strict) };
+        return unsafe { serve_in(set, &mut small[..set.len() + 1], timeout, mask, strict) };
     }
-    let bytes = (set.len() + 2) * size_of::<pollfd>();
+    let bytes = (set.len() + 1) * size_of::<pollfd>();
     let Some(p) = mapped(bytes) else { return -libc::ENOMEM as isize };
     // SAFETY: a fresh mapping of that size, zeroed.
-    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 2) };
+    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 1) };
     // SAFETY: the caller's obligation.
     let r = unsafe { serve_in(set, big, timeout, mask, strict) };
     // SAFETY: our own mapping.
@@ -236,7 +236,7 @@ const MARK: i16 = 0x4000;
 /// In `revents` while the call sleeps: see [`count`].
 const COUNTED: i16 = MARK;
 
-/// `work` has room for the set, a doorbell and the mailbox.
+/// `work` has room for the set and a doorbell.
 unsafe fn serve_in(
     set: &mut [pollfd],
     work: &mut [pollfd],
@@ -329,14 +329,13 @@ unsafe fn serve_in(
                 bounded = true;
             } else if let Some(n) = poller {
                 poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
-                bounded |= !mail::tell(chan, n);
+                poller::tell(chan, n);
                 chan.queues(chan.role())[n].armed.store(poller::generation(n), Relaxed);
             }
         }
         core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| sleep::in_transit(ep, chan)));
         work[bell] = pollfd { fd: poller.map_or(-1, poller::bell), events: POLLIN, revents: 0 };
-        work[bell + 1] = pollfd { fd: mail::mailbox(), events: POLLIN, revents: 0 };
         if bounded {
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
@@ -344,7 +343,7 @@ unsafe fn serve_in(
             0
         } else {
             // SAFETY: the array is ours; no lock is held.
-            unsafe { signals::ppoll(work.as_mut_ptr(), bell + 2, left, mask, since) }
+            unsafe { signals::ppoll(work.as_mut_ptr(), bell + 1, left, mask, since) }
         };
         for p in set.iter_mut() {
             if p.revents == COUNTED
@@ -367,9 +366,6 @@ unsafe fn serve_in(
                 poller::drain(n);
             }
             poller::release(n);
-        }
-        if work[bell + 1].revents != 0 {
-            mail::collect();
         }
         for (p, w) in set.iter().zip(work.iter()) {
             if w.revents & ENDED != 0

@@ -1,24 +1,62 @@
 //! Pollers: things that wait. A thread in a blocking call is one, and so is an epoll set.
 //!
-//! A poller owns a doorbell (an eventfd) that the peers of its connections ring. Pollers are numbered; the number is
-//! the bit by which peers know it. A process that runs out of pollers or descriptors sleeps in short bounded steps
-//! instead.
+//! A poller owns a doorbell that the peers of its connections ring (`rendezvous::bell`). Pollers are numbered; the number is
+//! the bit by which peers know it, and the place in the shared memory where they find what to ring. A process that runs out
+//! of pollers or descriptors sleeps in short bounded steps instead.
 
 use crate::channel::Chan;
 use crate::own;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
-use core::sync::atomic::{AtomicI32, AtomicU32};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
+use rendezvous::bell;
 use shmring::layout::{DOZING, POLLERS};
-use shmring::lnx;
+use shmring::sys;
 
 struct Poller {
     bell: AtomicI32,
+    /// What rings it.
+    name: AtomicU64,
+    key: AtomicU64,
     used: AtomicU32,
     generation: AtomicU32,
 }
 
-static TABLE: [Poller; POLLERS] =
-    [const { Poller { bell: AtomicI32::new(-1), used: AtomicU32::new(0), generation: AtomicU32::new(0) } }; POLLERS];
+static TABLE: [Poller; POLLERS] = [const {
+    Poller {
+        bell: AtomicI32::new(-1),
+        name: AtomicU64::new(0),
+        key: AtomicU64::new(0),
+        used: AtomicU32::new(0),
+        generation: AtomicU32::new(0),
+    }
+}; POLLERS];
+
+/// The socket that rings. A forked child uses its parent's.
+static RINGER: AtomicI32 = AtomicI32::new(-1);
+
+/// Makes sure that this process can ring. False: it cannot.
+pub fn can_ring() -> bool {
+    if RINGER.load(Relaxed) < 0
+        && let Ok(fd) = bell::ringer(own::place)
+        && RINGER.compare_exchange(-1, fd, AcqRel, Relaxed).is_err()
+    {
+        sys::close(fd);
+    }
+    RINGER.load(Relaxed) >= 0
+}
+
+/// Rings a doorbell, our own or another process's. False: nobody can have heard it.
+fn ring(name: u64, key: u64) -> bool {
+    !SILENT.load(Relaxed) && bell::ring(RINGER.load(Relaxed), name, key).is_ok()
+}
+
+/// This process has gone to the kernel, and may make no call any more that is not its own.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Rings nobody from now on: a system-call filter may kill us for it.
+pub fn silence() {
+    SILENT.store(true, Relaxed);
+}
 
 /// Longest step of a bounded sleep, nanoseconds.
 pub const STEP: u64 = 5_000_000;
@@ -34,16 +72,29 @@ pub fn acquire() -> Option<usize> {
         .or_else(|| (0..POLLERS).find(|&i| TABLE[i].bell.load(Relaxed) >= 0 && take(i)))
         .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
     crate::tls::tls().habits.poller.set(p as u32 + 1);
-    if TABLE[p].bell.load(Relaxed) < 0 {
-        let fd = lnx::eventfd();
-        TABLE[p].bell.store(fd, Relaxed);
-        if fd < 0 || !own::adopt(&TABLE[p].bell) {
-            TABLE[p].bell.store(-1, Relaxed);
-            release(p);
-            return None;
-        }
+    if TABLE[p].bell.load(Relaxed) < 0 && !hang_bell(p) {
+        release(p);
+        return None;
     }
     Some(p)
+}
+
+fn hang_bell(p: usize) -> bool {
+    if !can_ring() {
+        return false;
+    }
+    let Ok(b) = bell::open(|fd| fd) else { return false };
+    let t = &TABLE[p];
+    t.name.store(b.name, Relaxed);
+    t.key.store(b.key, Relaxed);
+    // A thread in another network namespace than the ringer's would hang it where nobody finds it.
+    let heard = ring(b.name, b.key);
+    bell::drain(b.fd);
+    t.bell.store(b.fd, Relaxed);
+    if !heard {
+        sys::close(t.bell.swap(-1, Relaxed));
+    }
+    heard && own::adopt(&t.bell)
 }
 
 /// Gives a poller back; its doorbell is kept for the next.
@@ -54,20 +105,6 @@ pub fn release(p: usize) {
 /// A poller's doorbell.
 pub fn bell(p: usize) -> i32 {
     TABLE[p].bell.load(Relaxed)
-}
-
-/// Pollers that have a doorbell, as a mask, with their descriptors in order.
-pub fn bells(out: &mut [i32; POLLERS]) -> (u64, usize) {
-    let (mut mask, mut n) = (0, 0);
-    for (i, p) in TABLE.iter().enumerate() {
-        let fd = p.bell.load(Relaxed);
-        if fd >= 0 {
-            out[n] = fd;
-            n += 1;
-            mask |= 1 << i;
-        }
-    }
-    (mask, n)
 }
 
 /// The child of a fork shares its parent's doorbells: it must have its own.
@@ -85,20 +122,39 @@ pub fn generation(p: usize) -> u32 {
 
 /// Empties a doorbell that was heard.
 pub fn drain(p: usize) {
-    lnx::read(bell(p), &mut [0; 8]);
+    bell::drain(bell(p));
 }
 
 /// Rings one of our own doorbells, if there is one.
 pub fn ring_own(p: usize) {
-    let fd = bell(p);
-    if fd >= 0 {
-        lnx::write(fd, &1u64.to_ne_bytes());
+    let t = &TABLE[p];
+    if t.bell.load(Relaxed) >= 0 {
+        ring(t.name.load(Relaxed), t.key.load(Relaxed));
     }
 }
 
-/// Rings all our own doorbells.
-pub fn ring_all() {
-    (0..POLLERS).for_each(ring_own);
+/// Rings the doorbell of poller `p` of the other side of `chan`, as that side says. Before the poller was armed, it said so.
+pub fn ring_peer(chan: &Chan, p: usize) {
+    // B: pairs with the fence in `tell`; the poller is known to be armed.
+    fence(Acquire);
+    let q = &chan.queues(chan.role().peer())[p];
+    let name = q.bell.load(Relaxed);
+    if name != 0 {
+        ring(name, q.key.load(Relaxed));
+    }
+}
+
+/// Tells the other side of `chan` what rings poller `p`. Call before the poller is armed there.
+#[inline]
+pub fn tell(chan: &Chan, p: usize) {
+    let (t, q) = (&TABLE[p], &chan.queues(chan.role())[p]);
+    let (name, key) = (t.name.load(Relaxed), t.key.load(Relaxed));
+    if q.bell.load(Relaxed) != name || q.key.load(Relaxed) != key {
+        q.bell.store(name, Relaxed);
+        q.key.store(key, Relaxed);
+        // B
+        fence(Release);
+    }
 }
 
 /// Asks for notifications about `slot` to poller `p`.

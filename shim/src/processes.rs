@@ -244,4 +244,5 @@ pub fn seccomp() {
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
     leave::retire_all(Reason::Seccomp, leave::Unread::Rewind, |_| true);
+    poller::silence();
 }

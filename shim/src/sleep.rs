@@ -2,17 +2,16 @@
 //!
 //! A sleep is a doze first: on the word that the peer clears when it has news, which is the cheapest sleep and the quickest
 //! waking there is. It hears of nothing else, so it is short; after it, or where the lifeline has a say, the thread sleeps
-//! in one system call over lifeline, doorbell and mailbox.
+//! in one system call over lifeline and doorbell.
 
 use crate::channel::Chan;
 use crate::clock::now;
 use crate::endpoint::Ep;
-use crate::mail::tell;
-use crate::poller::{STEP, acquire, bell, drain, generation, release, watch_slot};
+use crate::poller::{STEP, acquire, bell, drain, generation, release, tell, watch_slot};
+use crate::real;
 use crate::signals::{self, Runs};
 use crate::sleepers::lie_on;
 use crate::tls::tls;
-use crate::{mail, real};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use shmring::layout::{DOZING, Queue};
@@ -79,7 +78,8 @@ pub unsafe fn sleep(
     let mut s = Sleep { chan, poller, armed: 0, bounded: true };
     if let Some(p) = poller {
         watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-        s.bounded = !tell(chan, p);
+        tell(chan, p);
+        s.bounded = false;
     }
     let r = match doze(&mut s, ep, deadline, since, &ready) {
         Some(r) => r,
@@ -144,7 +144,7 @@ fn doze(
     Some(Ok(()))
 }
 
-/// Sleeps over lifeline, doorbell and mailbox.
+/// Sleeps over lifeline and doorbell.
 ///
 /// # Safety
 /// As for [`sleep`].
@@ -173,11 +173,10 @@ unsafe fn sleep_deep(
     let mut p = [
         libc::pollfd { fd, events, revents: 0 },
         libc::pollfd { fd: s.poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
-        libc::pollfd { fd: mail::mailbox(), events: libc::POLLIN, revents: 0 },
     ];
     let begun = now();
-    // SAFETY: three valid pollfds; no lock is held; this frame has nothing to drop.
-    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 3, left, core::ptr::null(), since) };
+    // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
+    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
     if now() - begun < STEP {
         // A doze would have done.
         tls().habits.deep.set(0);
@@ -186,9 +185,6 @@ unsafe fn sleep_deep(
         && p[1].revents != 0
     {
         drain(n);
-    }
-    if p[2].revents != 0 {
-        mail::collect();
     }
     if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) }
 }

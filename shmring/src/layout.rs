@@ -21,7 +21,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 6 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 7 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -108,6 +108,11 @@ pub struct Queue {
     _pad: u32,
     /// Bit per slot: "look at this connection".
     pub ready: AtomicU64,
+    /// Name of the poller's doorbell, and what it must be rung with; 0 if it has none. Written by the poller's process,
+    /// before it is armed.
+    pub bell: AtomicU64,
+    /// See [`Queue::bell`].
+    pub key: AtomicU64,
 }
 
 /// What one side says about itself, rarely written: stays shared in the other side's cache.

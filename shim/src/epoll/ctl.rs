@@ -5,12 +5,12 @@ use super::set::{
     EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable,
 };
 use super::wait::{knock, note_edge, stay_armed};
-use super::{DOORBELL, MAILBOX, kernel_ctl, tag};
+use super::{DOORBELL, kernel_ctl, tag};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{leave, lifeline, mail, poller, real, slots};
+use crate::{leave, lifeline, poller, real, slots};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
@@ -154,11 +154,10 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     true
 }
 
-/// Takes its doorbell and the mailbox out of the kernel's set, and its poller back. With the set's lock held.
+/// Takes its doorbell out of the kernel's set, and its poller back. With the set's lock held.
 pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
-    kernel_ctl(epfd, libc::EPOLL_CTL_DEL, mail::mailbox(), 0, 0);
     s.poller.store(0, Relaxed);
     poller::release(p);
 }
@@ -455,7 +454,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     link(i, fd, w, ep);
     s.take_turn(fd);
     if let Some(chan) = taken {
-        keep(s, epfd, fd, w, ep, chan, false);
+        keep(s, fd, w, ep, chan, false);
     } else if ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
@@ -505,25 +504,22 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
         leave::retire(fd, Reason::EpollShared);
         return;
     }
-    keep(s, epfd, fd, w, ep, chan, oneshot);
+    keep(s, fd, w, ep, chan, oneshot);
 }
 
 /// The kernel's registration carries our tag now: the rest of it is kept here. With the set's lock held.
-fn keep(s: &Set, epfd: c_int, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
+fn keep(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
     w.seen.store(0, Relaxed);
     // Who begins to wait is counted before it looks here: one of the two sees the other.
     s.attached.fetch_add(1, SeqCst);
-    // Those who cannot ring the doorbell write to the mailbox. It may be in the set already.
-    // Edge-triggered: in a set that it shares, a child is told of our mailbox, which it cannot read.
-    kernel_ctl(epfd, libc::EPOLL_CTL_ADD, mail::mailbox(), (EPOLLIN | EPOLLET) as u32, tag() | MAILBOX);
     w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
         // The words of our pollers in this channel are those of the process that mapped it.
         s.foreign.store(1, Relaxed);
     } else if let Some(p) = s.poller() {
         poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-        mail::tell(chan, p);
+        poller::tell(chan, p);
         // A thread may sleep in this set already, unarmed in this channel.
         ring::arm(&chan.queues(chan.role())[p], poller::generation(p));
     }

@@ -31,7 +31,6 @@ use wait::knock;
 static TAG: AtomicU64 = AtomicU64::new(0);
 const ID_BITS: u32 = 28;
 const DOORBELL: u64 = (1 << ID_BITS) - 1;
-const MAILBOX: u64 = DOORBELL - 1;
 
 fn tag() -> u64 {
     let t = TAG.load(Relaxed);

@@ -1,11 +1,11 @@
 //! Waiting on a set, and what it reports.
 
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, settle, watch};
-use super::{DOORBELL, MAILBOX, ours};
+use super::{DOORBELL, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::spin::{self, Spun};
-use crate::{channel, clock, family, lifeline, mail, poller, readiness, real, rx, signals, tx, usercopy};
+use crate::{channel, clock, family, lifeline, poller, readiness, real, rx, signals, tx, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
@@ -37,6 +37,7 @@ fn arm(s: &Set) {
     if let Some(p) = s.poller() {
         let g = poller::generation(p);
         for c in channel::own() {
+            poller::tell(c, p);
             c.queues(c.role())[p].armed.store(g, Relaxed);
         }
     }
@@ -277,12 +278,9 @@ const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLL
 fn foreign(s: &Set, e: &epoll_event) -> bool {
     match ours(e.u64) {
         None => return true,
-        Some(DOORBELL) => {}
-        Some(MAILBOX) if crate::mail::collect() => {}
-        Some(MAILBOX) => {
-            // Somebody else is at it, and may be past the last message.
-            if let Some(epfd) = s.epfd() {
-                super::kernel_ctl(epfd, libc::EPOLL_CTL_MOD, crate::mail::mailbox(), (EPOLLIN | EPOLLET) as u32, e.u64);
+        Some(DOORBELL) => {
+            if let Some(p) = s.poller() {
+                poller::drain(p);
             }
         }
         Some(id) => {
@@ -508,16 +506,7 @@ unsafe fn serve(
         }
         s.sleepers.fetch_add(1, Relaxed);
         arm(s);
-        let mut bounded = bounded(s);
-        if let Some(p) = s.poller() {
-            for c in channel::own() {
-                if c.used.load(Relaxed) != 0 {
-                    // A peer that is gone has no mailbox; nor has it news.
-                    bounded |= !mail::tell(c, p) && !c.idle();
-                }
-            }
-        }
-        if bounded {
+        if bounded(s) {
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
         let mut k = Reported::NONE;

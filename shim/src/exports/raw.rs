@@ -203,6 +203,11 @@ pub unsafe extern "C-unwind" fn syscall(
                 processes::leaving();
                 native()
             }
+            // A domain may forbid abstract Unix sockets (LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET), and with them doorbells.
+            libc::SYS_landlock_restrict_self => {
+                processes::seccomp();
+                native()
+            }
             libc::SYS_seccomp => {
                 // As for prctl; the other operations ask what filters can do.
                 if ai as u32 == libc::SECCOMP_SET_MODE_STRICT || ai as u32 == libc::SECCOMP_SET_MODE_FILTER && c != 0 {
