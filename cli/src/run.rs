@@ -38,6 +38,7 @@ pub fn main(args: RunArgs) -> u8 {
         ("CULVERT_LOG", args.log.map(|v| v.to_string().into())),
         ("CULVERT_LOG_FILE", args.log_file.map(|v| v.into_os_string())),
         ("CULVERT_RING", args.ring.map(|v| v.to_string().into())),
+        ("ASAN_OPTIONS", asan_options(&program.image.exports, std::env::var_os("ASAN_OPTIONS"))),
     ];
     let set = set.into_iter().filter_map(|(k, v)| Some((OsString::from(k), v?))).collect();
     let env = environment(std::env::vars_os().collect(), &library, set);
@@ -47,6 +48,20 @@ pub fn main(args: RunArgs) -> u8 {
         Some(libc::ENOENT) => exit::NOT_FOUND,
         _ => exit::CANNOT_EXECUTE,
     }
+}
+
+/// AddressSanitizer's runtime starts behind a preloaded library because the library has the options that say so, unless the
+/// program has some built in: those hide the library's. Then the environment, which comes behind both, says so.
+fn asan_options(exports: &[String], inherited: Option<OsString>) -> Option<OsString> {
+    let own = exports.iter().any(|name| name == "__asan_default_options");
+    own.then(|| {
+        let mut options = inherited.unwrap_or_default();
+        if !options.is_empty() {
+            options.push(":");
+        }
+        options.push("verify_asan_link_order=0");
+        options
+    })
 }
 
 /// The caller's environment with `set` replaced and the library at the end of LD_PRELOAD: what the user
@@ -130,6 +145,14 @@ mod tests {
         assert_eq!(env(&[("LD_PRELOAD", "a.so b.so")], &[]), pairs(&[("LD_PRELOAD", "a.so b.so:/x/libculvert.so")]));
         let already = [("LD_PRELOAD", "/x/libculvert.so:a.so")];
         assert_eq!(env(&already, &[]), pairs(&already));
+    }
+
+    #[test]
+    fn options_that_a_program_has_built_in_are_completed() {
+        let own = ["main".to_string(), "__asan_default_options".to_string()];
+        assert_eq!(asan_options(&own[..1], Some("a=1".into())), None);
+        assert_eq!(asan_options(&own, None), Some("verify_asan_link_order=0".into()));
+        assert_eq!(asan_options(&own, Some("a=1".into())), Some("a=1:verify_asan_link_order=0".into()));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod lookup;
 pub mod msg;
 pub mod process;
 pub mod raw;
+pub mod sanitizer;
 pub mod signal;
 pub mod sockopt;
 pub mod stdio;

@@ -271,6 +271,12 @@ pub const SYMBOLS: &[Family] = &[
     Family { file: "lookup", symbols: &[("dlsym", Lookup), ("dlvsym", Lookup)] },
 ];
 
+/// Names that the library exports and that are not libc's, with the reason.
+pub const OWN: &[(&str, &str)] = &[(
+    "__asan_default_options",
+    "asked for by AddressSanitizer's runtime, which would refuse to start behind another preloaded library",
+)];
+
 const NAME: &str = "the kernel socket keeps its names, and they are the connection's";
 const FILE: &str = "answers for the kernel socket what it answers for the connection";
 const SEEK: &str = "a socket cannot seek: the kernel refuses it (ESPIPE), whatever the connection's state";

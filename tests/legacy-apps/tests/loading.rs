@@ -195,3 +195,40 @@ fn execs_that_fail() {
         compare_one(&format!("failed-exec-{fd}"), program, |_, log| on_ring(log) > 0);
     }
 }
+
+#[test]
+fn sanitized_programs() {
+    for kind in ["address", "undefined", "thread"] {
+        let flag = format!("-fsanitize={kind}");
+        let empty = std::env::temp_dir();
+        let mut cc = Command::new("cc");
+        cc.args([&flag, "-xc", "-", "-shared", "-o", "/dev/null"]).current_dir(empty).stdin(Stdio::null());
+        if !cc.stderr(Stdio::null()).status().is_ok_and(|s| s.success()) {
+            eprintln!("skipped: the compiler has no {flag}");
+            continue;
+        }
+        for own in [None, Some("-DOWN")] {
+            let program = |lab: &Lab| {
+                let options: Vec<&str> = [flag.as_str()].into_iter().chain(own).collect();
+                let made = lab.compile("sanitized.c", &options);
+                if own.is_none() || !lab.accelerated(Side::Client) {
+                    return lab.command(Side::Client, made);
+                }
+                // It has options of its own, which only the command can add to.
+                let mut command = lab.command(Side::Client, legacy_apps::culvert());
+                command.env_remove("LD_PRELOAD").args(["run", "--library"]).arg(legacy_apps::library());
+                command.arg("--").arg(made);
+                command
+            };
+            compare_one(&format!("sanitized-{kind}"), program, |_, log| on_ring(log) > 0);
+        }
+    }
+    // And they find what they are for.
+    compare("sanitized-fault", BOTH, |lab| {
+        let mut seen = Seen::default();
+        let mut command = lab.command(Side::Client, lab.compile("sanitized.c", &["-fsanitize=address"]));
+        let out = lab.run("sanitized", command.arg("fault").env_remove("CULVERT_LOG"));
+        seen.note("found", format!("{} {}", out.status, out.stderr.contains("heap-use-after-free")));
+        seen
+    });
+}
