@@ -21,7 +21,7 @@ use crate::endpoint::Ep;
 use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{bypass, config, epoll, family, fds, lifeline, mail, rx, signals};
+use crate::{bypass, config, conn, epoll, family, fds, lifeline, mail, rx, signals};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
@@ -351,7 +351,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         chan.role()
     );
     epoll::attached(ep, chan);
-    rx::make_ready(ep, chan);
+    conn::make_ready(ep, chan);
 }
 
 /// Seats an endpoint whose bytes the previous program image left in `chan` (see `handoff`).

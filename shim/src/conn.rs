@@ -3,7 +3,8 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::driver::Conn;
+use shmring::driver::{self, Conn};
+use shmring::family::OPEN;
 
 /// The connection of `ep` in `chan`.
 #[inline(always)]
@@ -17,4 +18,59 @@ pub fn conn(ep: Ep, chan: &Chan) -> Conn<'_> {
 pub fn sure<T>(r: Result<T, core::convert::Infallible>) -> T {
     let Ok(v) = r;
     v
+}
+
+/// How the library's ports reach memory and the pollers: a type with `ep` and `chan`.
+macro_rules! port {
+    ($port:ident) => {
+        impl shmring::driver::Port for $port<'_> {
+            type Stop = core::convert::Infallible;
+
+            #[inline(always)]
+            fn atom<T: shmring::driver::Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Self::Stop> {
+                Ok(access())
+            }
+            #[inline(always)]
+            fn quiet<T: shmring::driver::Seen>(&mut self, access: impl FnOnce() -> T) -> T {
+                access()
+            }
+            #[inline(always)]
+            fn notify(&mut self) -> Result<(), Self::Stop> {
+                $crate::conn::notify(self.ep, self.chan);
+                Ok(())
+            }
+            fn tell_own(&mut self) {
+                self.chan.tell_own(self.ep.slot.load(core::sync::atomic::Ordering::Relaxed) as usize);
+            }
+        }
+    };
+}
+pub(crate) use port;
+
+/// Tells the peer of news, and counts the doorbells.
+#[inline(always)]
+pub fn notify(ep: Ep, chan: &Chan) {
+    let rung = chan.notify(ep.slot.load(Relaxed) as usize);
+    if rung > 0 {
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+    }
+}
+
+/// For steps that ask nothing of the lifeline.
+struct Words<'a> {
+    ep: Ep,
+    chan: &'a Chan,
+}
+
+port!(Words);
+
+/// Declares this side ready to receive on the ring, if no thread of the family waits natively. Needs no token.
+#[inline(always)]
+pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
+    ep.rx_word.load(Relaxed) == OPEN || becomes_ready(ep, chan)
+}
+
+#[cold]
+fn becomes_ready(ep: Ep, chan: &Chan) -> bool {
+    sure(driver::make_ready(&mut Words { ep, chan }, &conn(ep, chan)))
 }

@@ -4,7 +4,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, closing, config, endpoint, family, fds, leave, lifeline, real, signals, slots};
+use crate::{attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
@@ -139,7 +139,7 @@ pub unsafe fn recv(
         {
             return real();
         }
-        if !rx::make_ready(ep, chan) {
+        if !conn::make_ready(ep, chan) {
             match counted(ep, &ep.rx_word, READY, &mut real) {
                 Some(r) => return r,
                 None => continue,
@@ -216,7 +216,7 @@ pub unsafe fn send(
             leave_tx(ep, chan, fd, why);
             return real();
         }
-        rx::make_ready(ep, chan);
+        conn::make_ready(ep, chan);
         let mut asleep = false;
         // SAFETY: the caller's obligation; no lock is held here.
         let sent = unsafe { tx::send(ep, chan, fd, iov, n, flags, since, &mut asleep) };
@@ -264,7 +264,7 @@ pub unsafe fn sendfile(
                 None => continue,
             }
         };
-        rx::make_ready(ep, chan);
+        conn::make_ready(ep, chan);
         let mut asleep = false;
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
         let sent = if !off.is_null() || regular(inp) {

@@ -59,6 +59,7 @@ mod slots;
 mod spin;
 mod tls;
 mod tx;
+mod upkeep;
 mod usercopy;
 
 use core::ffi::c_void;

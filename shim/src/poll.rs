@@ -7,7 +7,7 @@ use crate::lifeline::ENDED;
 use crate::rx::READY;
 use crate::spin::{self, Spun};
 use crate::usercopy::{self, Fault};
-use crate::{clock, config, epoll, poller, readiness, real, rx, signals, sleep};
+use crate::{clock, config, conn, epoll, poller, readiness, real, rx, signals, sleep, upkeep};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
@@ -255,12 +255,12 @@ unsafe fn serve_in(
             w.revents = 0;
             match on_ring(p.fd) {
                 Some((ep, chan)) => {
-                    if !rx::make_ready(ep, chan) {
+                    if !conn::make_ready(ep, chan) {
                         // Another thread waits natively: the lifeline still carries this direction.
                         others = true;
                     }
                     // What only the lifeline can show is asked for all connections at once.
-                    let r = readiness::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
+                    let r = upkeep::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
                     p.revents = r & (p.events | POLLERR | POLLHUP);
                     let unseen = p.events & readiness::UNSEEN;
                     w.events = unseen | MARK;

@@ -13,11 +13,19 @@ const WRITE: i16 = POLLOUT | POLLWRNORM;
 /// What only the lifeline can show: urgent data. tcp_poll has no other band.
 pub const UNSEEN: i16 = POLLPRI;
 
-/// Everything that holds now, as `poll` events. `wanted` (also `poll` events) only says what need not be
-/// looked into; where the answer for POLLOUT is no, the peer is asked to tell when it changes.
-pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
-    tx::service(ep, chan, fd);
-    let phase = rx::advance(ep, chan, fd);
+/// What can be said of an endpoint, as `poll` events.
+pub enum Said {
+    /// This holds.
+    Events(i16),
+    /// This holds, and the lifeline has ended under a sending direction that is on the ring: taking that down may latch an
+    /// error.
+    Ended(i16),
+}
+
+/// Everything that holds now. `wanted` (also `poll` events) only says what need not be looked into; where the answer for
+/// POLLOUT is no, the peer is asked to tell when it changes. Moves nothing: see `upkeep`.
+pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
+    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
     let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
     let available = rx::on_ring(ep, chan);
     let mut r = 0;
@@ -54,16 +62,10 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     let latched = ep.latched.load(Relaxed);
     if latched != 0 {
         let err = if latched & endpoint::REPORTED == 0 { POLLERR } else { 0 };
-        return r | READ | WRITE | POLLRDHUP | POLLHUP | err;
+        return Said::Events(r | READ | WRITE | POLLRDHUP | POLLHUP | err);
     }
     if look {
         let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDHUP);
-        if seen & ENDED != 0 && sending == TxPhase::Ring {
-            tx::sink(ep, chan, fd);
-            if ep.latched.load(Relaxed) != 0 {
-                return now(ep, chan, fd, wanted);
-            }
-        }
         // An echo that has not been dropped is nothing to read.
         let readable = ep.rx_skip.load(Relaxed) == 0 && !rx::leaving(ep);
         let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
@@ -72,8 +74,11 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
             r |= seen & WRITE;
         }
+        if seen & ENDED != 0 && sending == TxPhase::Ring {
+            return Said::Ended(r);
+        }
     }
-    r
+    Said::Events(r)
 }
 
 /// Lifeline events to sleep on for somebody who wants `wanted`, so that nothing already known wakes it.

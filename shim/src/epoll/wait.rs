@@ -5,7 +5,7 @@ use super::{DOORBELL, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::spin::{self, Spun};
-use crate::{channel, clock, family, lifeline, poller, readiness, real, rx, signals, tx, usercopy};
+use crate::{channel, clock, family, lifeline, poller, real, rx, signals, tx, upkeep, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
@@ -254,7 +254,7 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     let at = ep.local().fd.load(Relaxed);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
-    let r = readiness::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
+    let r = upkeep::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
     if r != 0 {
         out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) });
         if out.fault {

@@ -1,7 +1,7 @@
 //! The receiving side's way between lifeline and ring: readiness, up, down, and the echo that comes after.
 
 use super::look::{end, me, peer};
-use super::receiving::{self, Receiving};
+use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::{Ep, latch};
@@ -12,12 +12,6 @@ use shmring::switch::{self, RxPhase};
 
 /// `rx_word`: the ring may be used; threads of the family no longer block natively.
 pub const READY: u32 = shmring::family::OPEN;
-
-/// Declares this side ready to receive on the ring, if no thread of the family waits natively.
-#[inline]
-pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
-    ep.rx_word.load(Relaxed) == READY || receiving::make_ready(ep, chan)
-}
 
 /// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
 pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {

@@ -5,7 +5,7 @@ mod depart;
 mod look;
 mod receiving;
 
-pub use advance::{READY, advance, doubled, leaving, make_ready, received};
+pub use advance::{READY, advance, doubled, leaving, received};
 pub use depart::leave;
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
 

@@ -3,7 +3,7 @@
 use super::advance::received;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::conn::{conn, sure};
+use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
@@ -11,9 +11,7 @@ use crate::{clock, members, tx, usercopy};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
-use shmring::driver::{
-    self, Began, Brought, Incoming, Native, Outcome, Place, Port, Seen, Sees, Skipped, Unread, Wait,
-};
+use shmring::driver::{self, Began, Brought, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
 use shmring::family::Reason;
 use shmring::{ring, syscall};
 
@@ -45,29 +43,7 @@ pub(super) struct In<'a> {
     why: Reason,
 }
 
-impl Port for In<'_> {
-    type Stop = Infallible;
-
-    #[inline(always)]
-    fn atom<T: Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Infallible> {
-        Ok(access())
-    }
-    #[inline(always)]
-    fn quiet<T: Seen>(&mut self, access: impl FnOnce() -> T) -> T {
-        access()
-    }
-    #[inline(always)]
-    fn notify(&mut self) -> Result<(), Infallible> {
-        let rung = self.chan.notify(self.ep.slot.load(Relaxed) as usize);
-        if rung > 0 {
-            self.ep.bells.store(self.ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
-        }
-        Ok(())
-    }
-    fn tell_own(&mut self) {
-        self.chan.tell_own(self.ep.slot.load(Relaxed) as usize);
-    }
-}
+port!(In);
 
 impl Incoming for In<'_> {
     /// EFAULT, or EIO: the ring's memory is lost.
@@ -221,13 +197,6 @@ fn milliseconds() -> u64 {
 pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
     let mut port = In { ep, chan, fd, to: None, flags: 0, why: Reason::None };
     sure(driver::see(&mut port, &conn(ep, chan), wait))
-}
-
-/// See [`driver::make_ready`]. Needs no token.
-#[inline(always)]
-pub(super) fn make_ready(ep: Ep, chan: &Chan) -> bool {
-    let mut port = In { ep, chan, fd: -1, to: None, flags: 0, why: Reason::None };
-    sure(driver::make_ready(&mut port, &conn(ep, chan)))
 }
 
 /// The receiving direction of a connection, in this thread's hands. While it is, the record, the channel and the slot stay.

@@ -3,14 +3,14 @@
 use super::turn::{LOOK_EVERY_US, look, look_due, untold};
 use super::{go_home, tell_cork};
 use crate::channel::Chan;
-use crate::conn::{conn, sure};
+use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, take_latched, take_living};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
 use crate::peer;
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::driver::{self, Aim, Failure, Given, Outgoing, Port, Put, Seen};
+use shmring::driver::{self, Aim, Failure, Given, Outgoing, Put};
 use shmring::family::Reason;
 use shmring::switch::RxPhase;
 use shmring::{ring, syscall};
@@ -22,29 +22,7 @@ pub(super) struct Out<'a> {
     fd: i32,
 }
 
-impl Port for Out<'_> {
-    type Stop = Infallible;
-
-    #[inline(always)]
-    fn atom<T: Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Infallible> {
-        Ok(access())
-    }
-    #[inline(always)]
-    fn quiet<T: Seen>(&mut self, access: impl FnOnce() -> T) -> T {
-        access()
-    }
-    #[inline(always)]
-    fn notify(&mut self) -> Result<(), Infallible> {
-        let rung = self.chan.notify(self.ep.slot.load(Relaxed) as usize);
-        if rung > 0 {
-            self.ep.bells.store(self.ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
-        }
-        Ok(())
-    }
-    fn tell_own(&mut self) {
-        self.chan.tell_own(self.ep.slot.load(Relaxed) as usize);
-    }
-}
+port!(Out);
 
 impl Outgoing for Out<'_> {
     fn natively_sent(&mut self) -> Result<Option<u64>, Infallible> {

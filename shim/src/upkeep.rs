@@ -1,0 +1,25 @@
+//! What is done for a connection before anybody is told of it, or waits for it: a peer that has left gets what it did not
+//! read, this side follows to the ring and back, and a sending direction whose lifeline has ended goes down.
+
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::readiness::{self, Said};
+use crate::{rx, tx};
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Everything that holds of `ep` by then, as `poll` events; see [`readiness::ask`].
+pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
+    tx::service(ep, chan, fd);
+    rx::advance(ep, chan, fd);
+    let events = match readiness::ask(ep, chan, fd, wanted) {
+        Said::Events(events) => return events,
+        Said::Ended(events) => events,
+    };
+    tx::sink(ep, chan, fd);
+    if ep.latched.load(Relaxed) == 0 {
+        return events;
+    }
+    match readiness::ask(ep, chan, fd, wanted) {
+        Said::Events(events) | Said::Ended(events) => events,
+    }
+}
