@@ -2,7 +2,7 @@
 
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, real};
+use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, processes, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -45,7 +45,12 @@ fn forget(fd: c_int) {
 
 fn track(fd: c_int, state: State, role: u32) {
     created(fd);
-    if !config::enabled() || tls().vfork.get() != 0 || fd as usize >= fds::MAX || !family::ensure() || !family::member()
+    if !config::enabled()
+        || fds::are_divided()
+        || tls().vfork.get() != 0
+        || fd as usize >= fds::MAX
+        || !family::ensure()
+        || !family::member()
     {
         return;
     }
@@ -299,6 +304,9 @@ fn before_close(fd: c_int) {
 pub unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const UNSHARE: c_int = 2;
     const CLOEXEC: c_int = 4;
+    if flags & UNSHARE != 0 {
+        processes::unsharing();
+    }
     if first > last || flags & !(UNSHARE | CLOEXEC) != 0 || flags & CLOEXEC != 0 {
         // Ours are close-on-exec anyway.
         // SAFETY: the caller's obligation.

@@ -3,8 +3,8 @@
 //! The table is private to the process, as the kernel's is, and copied by fork with it.
 
 use crate::endpoint::Ep;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use shmring::family::{ENDPOINTS, State};
 
 /// Descriptors above this are never tracked: they stay on the kernel.
@@ -92,8 +92,27 @@ pub fn leave_alone(fd: i32) {
     }
 }
 
+/// Threads of this process, or processes that run on its memory, have tables of descriptors of their own: the same number
+/// can be another file to each of them.
+static DIVIDED: AtomicBool = AtomicBool::new(false);
+
+/// See `DIVIDED`.
+pub fn are_divided() -> bool {
+    DIVIDED.load(Relaxed)
+}
+
+/// From now on this table says nothing but which descriptors are ours. False: it did not before.
+pub fn divide() -> bool {
+    let first = !DIVIDED.swap(true, SeqCst);
+    forget_all();
+    first
+}
+
 /// Sets what `fd` is. Numbers beyond the table are ignored.
 pub fn set(fd: i32, kind: Kind) {
+    if are_divided() && !matches!(kind, Kind::Ours | Kind::Other) {
+        return;
+    }
     if (fd as u32 as usize) < MAX {
         let v = match kind {
             Kind::Other => 0,

@@ -3,7 +3,10 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, channel, closing, epoll, family, handoff, leave, lock, mail, poller, rx, signals, sleepers, tx};
+use crate::{
+    attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, poller, real, rx, signals, sleepers,
+    tx,
+};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -143,6 +146,38 @@ fn child_died_inside() {
     tls().critical.set(1);
     // What was put off is for this process to hear.
     signals::critical_leave();
+}
+
+/// Whether what `clone` makes shares memory with its caller, and not descriptors, or the other way round. A `vfork` does,
+/// but its caller waits for it.
+pub fn divides(flags: u64) -> bool {
+    let [vm, files, vfork] = [libc::CLONE_VM, libc::CLONE_FILES, libc::CLONE_VFORK].map(|f| flags & f as u64 != 0);
+    vm != files && !(vm && vfork)
+}
+
+/// Before a thread or a process gets a table of descriptors of its own, while it shares memory with others, or shares its
+/// table with one that has other memory: the table that this library keeps then speaks for one of them at most. What the
+/// process has, and will have, is the kernel's.
+pub fn divide() {
+    if !config::enabled() || fds::are_divided() {
+        return;
+    }
+    epoll::hand_all_over();
+    for fd in 0..fds::high() {
+        leave::retire(fd, Reason::Tables);
+    }
+    if fds::divide() {
+        crate::log!(Info, "{}: everything stays on the kernel", Reason::Tables.text());
+    }
+}
+
+/// Before `unshare(CLONE_FILES)`, which changes nothing for a process of one thread.
+pub fn unsharing() {
+    let p = real::address(c"__libc_single_threaded") as *const c_char;
+    // SAFETY: libc's own variable, a char (sys/single_threaded.h), if it has one.
+    if p.is_null() || unsafe { p.read_volatile() } == 0 {
+        divide();
+    }
 }
 
 /// Before `fork`: the child will hold what we hold.

@@ -210,6 +210,7 @@ reasons! {
     Shut = 29, "shut-down", "it was shut down for reading or writing before it could be accelerated";
     Namespace = 30, "namespace", "the program has libraries in a namespace of their own (dlmopen), which do not call culvert";
     Raw = 31, "raw-calls", "the program has an epoll set that libc did not make, or libc's functions past culvert: it makes calls of its own";
+    Tables = 32, "descriptor-tables", "threads of the program have tables of descriptors of their own";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

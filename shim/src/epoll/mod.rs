@@ -55,7 +55,7 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 pub fn created(fd: c_int) {
     // Calls that do not pass here may look at it.
     let unseen = crate::family::is_bypassed();
-    if fd < 0 || unseen || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
+    if fd < 0 || unseen || fds::are_divided() || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
     let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();

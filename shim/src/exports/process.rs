@@ -6,6 +6,7 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
+use crate::tls::tls;
 use crate::{descriptors, family, images, processes, real};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
@@ -22,8 +23,20 @@ struct Start {
     arg: *mut c_void,
 }
 
+/// The same of one that shares its parent's descriptors.
+unsafe extern "C-unwind" fn sharing_child(start: *mut c_void) -> c_int {
+    tls().after_fork_child();
+    // SAFETY: as for `child`.
+    unsafe { run(start) }
+}
+
 unsafe extern "C-unwind" fn child(start: *mut c_void) -> c_int {
     processes::fork_child();
+    // SAFETY: handed on.
+    unsafe { run(start) }
+}
+
+unsafe fn run(start: *mut c_void) -> c_int {
     // SAFETY: `clone` below passes a `Start` that outlives the call, and of which this process has a copy.
     let s = unsafe { &*start.cast::<Start>() };
     // SAFETY: the program's own function and argument.
@@ -208,7 +221,7 @@ pub unsafe extern "C-unwind" fn _Fork() -> pid_t {
 }
 
 /// Variadic in C; the last three travel where fixed arguments do. Without `CLONE_VM` it is a fork. With
-/// it and `CLONE_VFORK` it is `vfork` on another stack. With `CLONE_VM` alone it is a thread or as good
+/// it and `CLONE_VFORK` it is `vfork` on another stack. With it and `CLONE_FILES` it is a thread or as good
 /// as one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn clone(
@@ -223,6 +236,14 @@ pub unsafe extern "C-unwind" fn clone(
     // SAFETY: libc gets the program's own arguments; where it gets `start` instead, this frame waits for the call, and the
     // child has a copy of it.
     unsafe {
+        if processes::divides(flags as u64) {
+            processes::divide();
+        }
+        if flags & (libc::CLONE_VM | libc::CLONE_FILES) == libc::CLONE_FILES {
+            // What it closes, its parent loses: it has no part in anything, and closes nothing of ours.
+            let start = Start { main, arg };
+            return real::clone(sharing_child, stack, flags, (&raw const start).cast_mut().cast(), ptid, tls, ctid);
+        }
         if flags & libc::CLONE_VM == 0 {
             let start = Start { main, arg };
             processes::fork_prepare();
@@ -253,6 +274,16 @@ pub unsafe extern "C-unwind" fn __clone(
 ) -> c_int {
     // SAFETY: the same function under another name.
     unsafe { clone(main, stack, flags, arg, ptid, tls, ctid) }
+}
+
+/// A thread that unshares its descriptors has a table of its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
+    if flags & libc::CLONE_FILES != 0 {
+        processes::unsharing();
+    }
+    // SAFETY: libc gets the program's own argument.
+    unsafe { real::unshare(flags) }
 }
 
 #[unsafe(no_mangle)]

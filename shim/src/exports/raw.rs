@@ -63,6 +63,11 @@ unsafe fn forking(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) 
     real::ret(r) as c_long
 }
 
+/// Whether one shares memory with its caller, and the other descriptors.
+fn divides(flags: u64) -> bool {
+    (flags & libc::CLONE_VM as u64 != 0) != (flags & libc::CLONE_FILES as u64 != 0)
+}
+
 /// Whether `clone3` with these arguments is a fork.
 ///
 /// # Safety
@@ -197,6 +202,20 @@ pub unsafe extern "C-unwind" fn syscall(
             libc::SYS_execve => super::process::execve(a as _, b as _, c as _) as c_long,
             libc::SYS_execveat => super::process::execveat(ai, b as _, c as _, d as _, e as c_int) as c_long,
             libc::SYS_fork => forking(nr, 0, 0, 0, 0, 0),
+            // Whose child runs on this memory, and is not seen to come or go.
+            libc::SYS_vfork => {
+                processes::divide();
+                native()
+            }
+            libc::SYS_clone if divides(a as u64) => {
+                processes::divide();
+                native()
+            }
+            libc::SYS_clone3 if peek(&raw const (*(a as *const clone_args)).flags).is_ok_and(divides) => {
+                processes::divide();
+                native()
+            }
+            libc::SYS_unshare => super::process::unshare(ai) as c_long,
             libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),
             libc::SYS_clone3 if clone3_forks(a as _, b) => forking(nr, a, b, 0, 0, 0),
             libc::SYS_exit_group => {

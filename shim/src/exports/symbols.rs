@@ -251,6 +251,7 @@ pub const SYMBOLS: &[Family] = &[
             ("_Exit", Process),
             ("quick_exit", Process),
             ("prctl", Process),
+            ("unshare", Process),
         ],
     },
     Family {
@@ -361,8 +362,7 @@ pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("aio_cancel", NO_DESCRIPTOR),
     ("sigprocmask", "the mask belongs to the kernel; waiting passes it on"),
     ("pthread_sigmask", "as sigprocmask"),
-    ("unshare", "a connection outlives its maker's namespaces; a later one finds no registry and stays on the kernel"),
-    ("setns", "as unshare"),
+    ("setns", "a connection outlives its maker's namespaces; a later one finds no registry and stays on the kernel"),
     ("chroot", "what is needed from the file system is open before it"),
     ("setuid", "the peer proved its uid when the channel was made; the kernel does not ask again either"),
     ("setrlimit", "descriptors are had before, or the connection stays on the kernel"),

@@ -4,6 +4,7 @@
 #include "pair.h"
 #include <errno.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -157,13 +158,84 @@ static void unborn(void)
 	puts("goes on");
 }
 
+static int close_all(void *unused)
+{
+	for (int i = 3; i < 64; i++) close(i);
+	return 0;
+}
+
+static int use_and_close(void *unused)
+{
+	converse(fd, 50);
+	close(fd);
+	return 0;
+}
+
+/* A child that shares memory and no descriptors closes what it inherited; one that shares descriptors and no memory closes
+ * what its parent has. */
+static void children_that_share(void)
+{
+	static char stack[1 << 18] __attribute__((aligned(16)));
+	int status;
+	meet(echo);
+	alarm(30);
+	pid_t c = clone(close_all, stack + sizeof stack, CLONE_VM | SIGCHLD, 0);
+	waitpid(c, &status, 0);
+	printf("memory: child %x\n", status);
+	converse(fd, 200);
+	meet(echo);
+	converse(fd, 100);
+	c = clone(use_and_close, stack + sizeof stack, CLONE_FILES | SIGCHLD, 0);
+	waitpid(c, &status, 0);
+	printf("descriptors: child %x\n", status);
+	if (send(fd, "x", 1, MSG_NOSIGNAL) >= 0 || errno != EBADF) fail("closed");
+	puts("goes on");
+}
+
+static pthread_barrier_t turn;
+
+static void *own_table(void *closes)
+{
+	if (unshare(CLONE_FILES)) fail("unshare");
+	pthread_barrier_wait(&turn);
+	if (closes) {
+		close(fd);
+		if (dup2(0, fd) != fd) fail("number");
+	}
+	pthread_barrier_wait(&turn);
+	if (!closes) converse(fd, 200);
+	pthread_barrier_wait(&turn);
+	return 0;
+}
+
+/* A thread with a table of its own closes a connection that the others go on with, or goes on with one that they close. */
+static void table(const char *closes)
+{
+	pthread_t t;
+	meet(echo);
+	alarm(30);
+	pthread_barrier_init(&turn, 0, 2);
+	pthread_create(&t, 0, own_table, (void *)closes);
+	pthread_barrier_wait(&turn);
+	if (!closes) close(fd);
+	pthread_barrier_wait(&turn);
+	if (closes) converse(fd, 200);
+	pthread_barrier_wait(&turn);
+	pthread_join(t, 0);
+	puts("goes on");
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
+	setvbuf(stdout, 0, _IOLBF, 0);
 	if (!strcmp(what, "zombie")) killed(0);
 	else if (!strcmp(what, "reused")) killed(1);
 	else if (!strcmp(what, "foreign")) foreign();
 	else if (!strcmp(what, "unborn")) unborn();
+	else if (!strcmp(what, "share")) children_that_share();
+	else if (!strcmp(what, "table-thread")) table("");
+	else if (!strcmp(what, "table-main")) table(0);
 	else return 2;
 	return 0;
 }

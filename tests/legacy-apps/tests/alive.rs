@@ -40,3 +40,18 @@ fn a_holder_in_another_pid_namespace() {
 fn children_that_are_not_born() {
     scenario("unborn", 4);
 }
+
+#[test]
+fn children_that_share_memory_or_descriptors() {
+    scenario("share", 2);
+}
+
+#[test]
+fn a_thread_with_a_table_of_its_own_closes() {
+    scenario("table-thread", 2);
+}
+
+#[test]
+fn a_thread_with_a_table_of_its_own_goes_on() {
+    scenario("table-main", 2);
+}
