@@ -51,6 +51,7 @@ mod poller;
 mod processes;
 mod readiness;
 mod real;
+mod restless;
 mod rx;
 mod signals;
 mod sleep;

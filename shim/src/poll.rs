@@ -4,6 +4,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::lifeline::ENDED;
+use crate::restless::{self, Restless};
 use crate::rx::READY;
 use crate::spin::{self, Spun};
 use crate::usercopy::{self, Fault};
@@ -248,6 +249,7 @@ unsafe fn serve_in(
     let deadline = timeout.map(|t| if t == 0 { 0 } else { clock::now().saturating_add(t) });
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let bell = set.len();
+    let mut restless = Restless::new();
     loop {
         let mut others = false;
         for (p, w) in set.iter_mut().zip(work.iter_mut()) {
@@ -288,8 +290,8 @@ unsafe fn serve_in(
         if ready > 0 || timeout == Some(0) {
             return ready;
         }
-        let spun = spin::spin(|| any_stirred(set));
-        if spun == Spun::Won {
+        let rest = restless.round(clock::now);
+        if rest.is_none() && spin::spin(|| any_stirred(set)) == Spun::Won {
             continue;
         }
         if signals::interrupted(since, false) {
@@ -303,6 +305,13 @@ unsafe fn serve_in(
                 }
                 some => left = some,
             }
+        }
+        if let Some(time) = rest {
+            // SAFETY: no lock is held; the mask is the caller's.
+            if let Err(libc::EINTR) = unsafe { restless::rest(time, deadline, mask, since) } {
+                return -libc::EINTR as isize;
+            }
+            continue;
         }
         // Only connections that are attached are slept for on the ring; the others are counted as native, which
         // `revents`, 0 for all now, remembers.

@@ -11,6 +11,7 @@ pub mod family;
 pub mod layout;
 pub mod lnx;
 pub mod owner;
+pub mod restless;
 pub mod ring;
 pub mod switch;
 pub mod sync;

@@ -4,6 +4,7 @@ use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, s
 use super::{DOORBELL, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
+use crate::restless::{self, Restless};
 use crate::spin::{self, Spun};
 use crate::{channel, clock, family, lifeline, poller, real, rx, signals, tx, upkeep, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -456,6 +457,7 @@ unsafe fn serve(
         }
     }
     let max = max as usize;
+    let mut restless = Restless::new();
     loop {
         let mut out = Out { at: ev, max, n: 0, fault: false };
         // Neither kind starves the other: half of the room is the kernel's when its turn has come. Who does not
@@ -486,7 +488,8 @@ unsafe fn serve(
         if out.n > 0 || timeout == Some(0) {
             return leave(s, out.n);
         }
-        if !bounded(s) {
+        let rest = restless.round(clock::now);
+        if rest.is_none() && !bounded(s) {
             let mut looks = 0u32;
             let spun = spin::spin(|| {
                 looks += 1;
@@ -503,6 +506,14 @@ unsafe fn serve(
                 // One last look at the kernel's part happened above.
                 return leave(s, 0);
             }
+        }
+        if let Some(time) = rest {
+            // SAFETY: no lock is held; the mask is the caller's.
+            if let Err(libc::EINTR) = unsafe { restless::rest(time, start, mask, since) } {
+                leave(s, 0);
+                return real::ret(-libc::EINTR as isize) as c_int;
+            }
+            continue;
         }
         s.sleepers.fetch_add(1, Relaxed);
         arm(s);

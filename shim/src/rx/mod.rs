@@ -13,6 +13,7 @@ use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::endpoint::{Ep, put_back};
 use crate::lifeline::{self, ENDED};
+use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{clock, fds, lock, poller, sleep, sleepers, tx};
@@ -94,6 +95,7 @@ pub unsafe fn recv(
     let life = ep.life();
     let number = fd;
     let mut ended = false;
+    let mut restless = Restless::new();
     // Who sleeps is not woken for less than the low-water mark, whatever it wants (tcp_data_ready). Who asks anew is
     // answered.
     let mut dozing = false;
@@ -124,6 +126,9 @@ pub unsafe fn recv(
         match got {
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
+                if !peek {
+                    restless = Restless::new();
+                }
                 if total >= target || woke.is_some() {
                     return total as isize;
                 }
@@ -177,11 +182,14 @@ pub unsafe fn recv(
             true => !mixed && (on_ring(ep, chan) >= low(ep, chan).max(total as u64 + 1) || at_end(ep, chan)),
             false => stirred(ep, chan),
         };
-        let spun = spin::spin(ready);
-        spin::count(ep, spun);
-        if spun == Spun::Won {
-            tx::service(ep, chan, fd);
-            continue;
+        let rest = restless.round(clock::now);
+        if rest.is_none() {
+            let spun = spin::spin(ready);
+            spin::count(ep, spun);
+            if spun == Spun::Won {
+                tx::service(ep, chan, fd);
+                continue;
+            }
         }
         let restartable = d.is_none();
         // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`), also a shutdown of the
@@ -198,7 +206,12 @@ pub unsafe fn recv(
         *asleep = true;
         sleepers::lie_down(ep);
         // SAFETY: no lock is held.
-        let woken = unsafe { sleep::sleep(ep, fd, events, step.or(d), slept, ready) };
+        let woken = unsafe {
+            match rest {
+                Some(time) => restless::rest(time, step.or(d), core::ptr::null(), slept),
+                None => sleep::sleep(ep, fd, events, step.or(d), slept, ready),
+            }
+        };
         if !ep.lives(life) {
             return -libc::EBADF as isize;
         }

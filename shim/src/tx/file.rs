@@ -4,8 +4,9 @@ use super::turn::untold;
 use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::restless::Restless;
 use crate::signals::Runs;
-use crate::{lifeline, usercopy};
+use crate::{clock, lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::family::SNDTIMEO;
@@ -31,6 +32,7 @@ pub unsafe fn sendfile(
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let mut restless = Restless::new();
     let life = ep.life();
     loop {
         let want = n - total;
@@ -49,6 +51,7 @@ pub unsafe fn sendfile(
         match a {
             Attempt::Took(k) => {
                 total += k;
+                restless = Restless::new();
                 continue;
             }
             Attempt::Native if total > 0 => return Sent::Done(total as isize),
@@ -63,7 +66,7 @@ pub unsafe fn sendfile(
         }
         if deadline.is_none() && (lifeline::nonblocking(out) || ep.never_waits(SNDTIMEO)) {
             want_space(ep, chan);
-            if stirred(ep, chan) {
+            if stirred(ep, chan) && restless.round(clock::now).is_none() {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
@@ -71,7 +74,7 @@ pub unsafe fn sendfile(
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(out, libc::SO_SNDTIMEO));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0, &mut restless) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }

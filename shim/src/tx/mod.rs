@@ -12,6 +12,7 @@ use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
+use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
@@ -296,6 +297,7 @@ pub unsafe fn send(
     let mut total = 0usize;
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
+    let mut restless = Restless::new();
     let life = ep.life();
     loop {
         let want = b.len - total;
@@ -311,6 +313,7 @@ pub unsafe fn send(
         match a {
             Attempt::Took(n) => {
                 total += n;
+                restless = Restless::new();
                 if total == b.len {
                     return Sent::Done(total as isize);
                 }
@@ -338,7 +341,7 @@ pub unsafe fn send(
             || (deadline.is_none() && (lifeline::nonblocking(fd) || ep.never_waits(SNDTIMEO)))
         {
             want_space(ep, chan);
-            if stirred(ep, chan) {
+            if stirred(ep, chan) && restless.round(clock::now).is_none() {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
@@ -346,13 +349,14 @@ pub unsafe fn send(
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_SNDTIMEO));
         *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0) } {
+        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0, &mut restless) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
 }
 
 /// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
+#[allow(clippy::too_many_arguments)]
 unsafe fn wait_space(
     ep: Ep,
     chan: &Chan,
@@ -361,11 +365,15 @@ unsafe fn wait_space(
     since: Runs,
     slept: &mut Runs,
     partial: bool,
+    restless: &mut Restless,
 ) -> Result<(), i32> {
-    let spun = spin::spin(|| stirred(ep, chan));
-    spin::count(ep, spun);
-    if spun == Spun::Won {
-        return Ok(());
+    let rest = restless.round(clock::now);
+    if rest.is_none() {
+        let spun = spin::spin(|| stirred(ep, chan));
+        spin::count(ep, spun);
+        if spun == Spun::Won {
+            return Ok(());
+        }
     }
     let restartable = deadline.is_none();
     // A call that has sent something is never restarted.
@@ -378,10 +386,13 @@ unsafe fn wait_space(
     sleepers::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
-        sleep::sleep(ep, *fd, events, deadline, *slept, || {
-            want_space(ep, chan);
-            stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
-        })
+        match rest {
+            Some(time) => restless::rest(time, deadline, core::ptr::null(), *slept),
+            None => sleep::sleep(ep, *fd, events, deadline, *slept, || {
+                want_space(ep, chan);
+                stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
+            }),
+        }
     };
     if !ep.lives(life) {
         return Err(libc::EBADF);
