@@ -1,6 +1,168 @@
 //! Whether rings may take more memory.
+//!
+//! A ring's pages are charged to the control group of the sender, who touches them first, and cannot be reclaimed without swap. The
+//! kernel's socket buffers stop growing when memory is short (tcp_under_memory_pressure, mem_cgroup_charge_skmem); so do
+//! rings: where a group of this process has less than a quarter of its limit left, or the machine less than an eighth of
+//! its memory. What file pages take can be had, so it counts as left.
+
+use crate::clock;
+use crate::family;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicI64, AtomicU64};
+use shmring::{sys, syscall};
+
+/// Bytes that may be taken without another look, until [`UNTIL`] (monotonic, nanoseconds).
+static BUDGET: AtomicI64 = AtomicI64::new(0);
+static UNTIL: AtomicU64 = AtomicU64::new(0);
+
+/// How long a look counts, nanoseconds, and which part of what is spare one process takes by it: others look, too.
+const LOOK_NS: u64 = 100_000_000;
+const PART: u64 = 16;
 
 /// Whether `bytes` more may be taken.
-pub fn allows(_bytes: usize) -> bool {
+pub fn allows(bytes: usize) -> bool {
+    if family::is_filtered() {
+        // It may not be asked any more.
+        return true;
+    }
+    let wanted = bytes as i64;
+    let now = clock::now();
+    if now < UNTIL.load(Relaxed) && BUDGET.fetch_sub(wanted, Relaxed) >= wanted {
+        return true;
+    }
+    let spare = spare();
+    if spare < bytes as u64 {
+        UNTIL.store(0, Relaxed);
+        return false;
+    }
+    BUDGET.store((spare / PART).min(i64::MAX as u64) as i64 - wanted, Relaxed);
+    UNTIL.store(now + LOOK_NS, Relaxed);
     true
+}
+
+/// Bytes that rings may take, by the machine's memory and by the limit of each group that this process is in.
+fn spare() -> u64 {
+    let mut buf = [0u8; 4096];
+    let mut least = u64::MAX;
+    let mut machine = u64::MAX;
+    if let Some(text) = read(&[b"/proc/meminfo"], &mut buf)
+        && let (Some(total), Some(left)) = (field(text, b"MemTotal:"), field(text, b"MemAvailable:"))
+    {
+        machine = total << 10;
+        least = (left << 10).saturating_sub(machine / 8);
+    }
+    let mut groups = [0u8; 2048];
+    let Some(groups) = read(&[b"/proc/self/cgroup"], &mut groups) else { return least };
+    for line in groups.split(|b| *b == b'\n') {
+        // cgroups(7): hierarchy, controllers, path.
+        let mut parts = line.splitn(3, |b| *b == b':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        if controllers.is_empty() {
+            for mount in [&b"/sys/fs/cgroup"[..], b"/sys/fs/cgroup/unified"] {
+                least = least.min(in_groups(&V2, mount, path, machine, &mut buf));
+            }
+        } else if controllers.split(|b| *b == b',').any(|c| c == b"memory") {
+            least = least.min(in_groups(&V1, b"/sys/fs/cgroup/memory", path, machine, &mut buf));
+        }
+    }
+    least
+}
+
+/// The files in which a version of control groups tells of memory (the kernel's documentation: cgroup-v2.rst, memory.rst
+/// of cgroup-v1).
+struct Version {
+    limits: [&'static [u8]; 2],
+    usage: &'static [u8],
+    files: [&'static [u8]; 2],
+}
+
+const V2: Version = Version {
+    limits: [b"/memory.max", b"/memory.high"],
+    usage: b"/memory.current",
+    files: [b"inactive_file", b"active_file"],
+};
+
+const V1: Version = Version {
+    limits: [b"/memory.limit_in_bytes", b"/memory.limit_in_bytes"],
+    usage: b"/memory.usage_in_bytes",
+    files: [b"total_inactive_file", b"total_active_file"],
+};
+
+/// The least that any group on the way from `path` to the root of its hierarchy has to spare.
+fn in_groups(v: &Version, mount: &[u8], path: &[u8], machine: u64, buf: &mut [u8; 4096]) -> u64 {
+    let mut least = u64::MAX;
+    let mut path = path;
+    // A container sees its own group as the root of the mount, whatever its path is called outside.
+    loop {
+        let dir = if path == b"/" { &b""[..] } else { path };
+        if let Some(n) = in_group(v, mount, dir, machine, buf) {
+            least = least.min(n);
+        }
+        if dir.is_empty() {
+            return least;
+        }
+        path = &path[..path.iter().rposition(|b| *b == b'/').unwrap_or(0)];
+    }
+}
+
+fn in_group(v: &Version, mount: &[u8], dir: &[u8], machine: u64, buf: &mut [u8; 4096]) -> Option<u64> {
+    let mut limit = u64::MAX;
+    for name in v.limits {
+        // "max" is no number: no limit.
+        if let Some(n) = read(&[mount, dir, name], buf).and_then(number) {
+            limit = limit.min(n);
+        }
+    }
+    if limit >= machine {
+        return None;
+    }
+    let usage = read(&[mount, dir, v.usage], buf).and_then(number)?;
+    let files = match read(&[mount, dir, b"/memory.stat"], buf) {
+        Some(text) => v.files.iter().filter_map(|name| field(text, name)).sum(),
+        None => 0,
+    };
+    Some(left(limit, usage, files))
+}
+
+/// What a group may give to rings.
+fn left(limit: u64, usage: u64, files: u64) -> u64 {
+    limit.saturating_sub(usage.saturating_sub(files)).saturating_sub(limit / 4)
+}
+
+/// The number at the beginning of `text`, after blanks.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = text.trim_ascii_start();
+    let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    (n > 0).then(|| digits[..n].iter().fold(0u64, |v, d| v.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
+}
+
+/// The number in the line that begins with `name`.
+fn field(text: &[u8], name: &[u8]) -> Option<u64> {
+    let rest = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;
+    if !rest.first().is_some_and(|b| *b == b' ') {
+        return None;
+    }
+    number(rest)
+}
+
+/// The beginning of the file whose name is made of `parts`.
+fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut path = [0u8; 512];
+    let mut n = 0;
+    for part in parts {
+        // The last byte stays 0.
+        path.get_mut(n..n + part.len()).filter(|_| n + part.len() < 512)?.copy_from_slice(part);
+        n += part.len();
+    }
+    // SAFETY: a NUL-terminated path; reads into the buffer at most as much as it holds.
+    let r = unsafe {
+        let fd = syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) as i32;
+        if fd < 0 {
+            return None;
+        }
+        let r = syscall!(libc::SYS_read, fd, buf.as_mut_ptr(), buf.len());
+        sys::close(fd);
+        r
+    };
+    (r > 0).then(|| &buf[..r as usize])
 }

@@ -1,0 +1,322 @@
+/* What is left of connections and of peers once they are gone.
+ *
+ *   memory pollers N        threads wait in epoll sets while N client processes come and go
+ *   memory churn HOW N      N connections, one after another; HOW says what happens during each
+ *   memory filled           a peer that does not read is killed, and its connections are closed
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WARM = 60, PEERS = 20 };
+
+static int listener(int *port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bind(s, (void *)&a, l);
+	listen(s, 128);
+	getsockname(s, (void *)&a, &l);
+	*port = ntohs(a.sin_port);
+	return s;
+}
+
+static int dial(int port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port) };
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connect(s, (void *)&a, sizeof a)) exit(3);
+	return s;
+}
+
+/* n exchanges of a byte; 0 once the other end has ended. */
+static int exchange(int s, int first, int n)
+{
+	char b;
+	for (int i = 0; i < n; i++) {
+		if (first && send(s, "x", 1, MSG_NOSIGNAL) != 1) return 0;
+		if (recv(s, &b, 1, 0) != 1) return 0;
+		if (!first && send(s, "x", 1, MSG_NOSIGNAL) != 1) return 0;
+	}
+	return 1;
+}
+
+/* This program again, as a client. vfork: nothing of the server is inherited. */
+static pid_t client(const char *what, int port, int n)
+{
+	char p[16], k[16];
+	sprintf(p, "%d", port);
+	sprintf(k, "%d", n);
+	pid_t c = vfork();
+	if (c == 0) {
+		execl("/proc/self/exe", "memory", what, p, k, (char *)0);
+		_exit(9);
+	}
+	return c;
+}
+
+static long number(const char *file, const char *key)
+{
+	char line[512];
+	long n = -1;
+	FILE *f = fopen(file, "r");
+	while (f && fgets(line, sizeof line, f))
+		if (!strncmp(line, key, strlen(key))) n = atol(line + strlen(key));
+	if (f) fclose(f);
+	return n;
+}
+
+static int lines(const char *file, const char *with)
+{
+	char line[512];
+	int n = 0;
+	FILE *f = fopen(file, "r");
+	while (f && fgets(line, sizeof line, f)) n += strstr(line, with) != 0;
+	if (f) fclose(f);
+	return n;
+}
+
+static int descriptors(void)
+{
+	/* Numbers beyond the soft limit's usual ones are culvert's. */
+	int n = 0;
+	for (int i = 0; i < 20000; i++) n += syscall(SYS_fcntl, i, F_GETFD) >= 0;
+	return n;
+}
+
+struct held {
+	long size, shared, tables;
+	int maps, descriptors;
+};
+
+static struct held held(void)
+{
+	struct held h = {
+		.size = number("/proc/self/status", "VmSize:"),
+		.shared = number("/proc/self/status", "RssShmem:"),
+		.tables = number("/proc/self/status", "VmPTE:"),
+		.maps = lines("/proc/self/maps", "-"),
+		.descriptors = descriptors(),
+	};
+	return h;
+}
+
+/* ---- pollers */
+
+static int waiting;
+
+static void tick(int signal)
+{
+	/* Some time: it falls between the look at a channel and the access, often enough. */
+	struct timespec a, b;
+	(void)signal;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	do clock_gettime(CLOCK_MONOTONIC, &b);
+	while ((b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec < 50000);
+}
+
+static void *poller(void *unused)
+{
+	struct sigevent e = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF };
+	struct itimerspec every = { { 0, 200000 }, { 0, 200000 } };
+	timer_t t;
+	e._sigev_un._tid = syscall(SYS_gettid);
+	timer_create(CLOCK_MONOTONIC, &e, &t);
+	timer_settime(t, 0, &every, 0);
+	int c = accept4(waiting, 0, 0, SOCK_CLOEXEC), set = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event v = { .events = EPOLLIN, .data.fd = c };
+	epoll_ctl(set, EPOLL_CTL_ADD, c, &v);
+	for (;;) {
+		char b;
+		if (epoll_wait(set, &v, 1, 1) > 0) {
+			if (recv(c, &b, 1, 0) != 1) return unused;
+			send(c, "x", 1, MSG_NOSIGNAL);
+		}
+	}
+}
+
+static int pollers(int n)
+{
+	enum { THREADS = 3 };
+	int port, short_port, good = 0;
+	pid_t lasting[THREADS];
+	pthread_t t;
+	struct sigaction sa = { .sa_handler = tick, .sa_flags = SA_RESTART };
+	sigaction(SIGPROF, &sa, 0);
+	waiting = listener(&port);
+	int l = listener(&short_port);
+	for (int i = 0; i < THREADS; i++) {
+		pthread_create(&t, 0, poller, 0);
+		lasting[i] = client("lasting", port, 0);
+	}
+	for (int i = 0; i < n; i++) {
+		int status;
+		pid_t p = client("short", short_port, 24);
+		int c = accept4(l, 0, 0, SOCK_CLOEXEC);
+		exchange(c, 0, 1 << 30);
+		close(c);
+		while (waitpid(p, &status, 0) < 0 && errno == EINTR) continue;
+		good += status == 0;
+	}
+	for (int i = 0; i < THREADS; i++) kill(lasting[i], SIGKILL);
+	printf("%d of %d clients served\n", good, n);
+	fflush(stdout);
+	_exit(0);
+}
+
+/* ---- churn */
+
+static char big[1 << 16];
+
+static void fill(int s)
+{
+	fcntl(s, F_SETFL, O_NONBLOCK);
+	while (send(s, big, sizeof big, MSG_NOSIGNAL) > 0) continue;
+	fcntl(s, F_SETFL, 0);
+}
+
+static void during(const char *how, int s, pid_t peer)
+{
+	char *args[] = { "true", 0 };
+	pid_t c = 0;
+	if (!strcmp(how, "exec")) {
+		c = fork();
+		if (c == 0) {
+			execv("/bin/true", args);
+			_exit(1);
+		}
+	} else if (!strcmp(how, "lasting-exec")) {
+		/* The program that the child becomes lives longer than the connection. */
+		char *sleeper[] = { "sleep", "1000", 0 };
+		c = fork();
+		if (c == 0) {
+			execv("/bin/sleep", sleeper);
+			_exit(1);
+		}
+		char path[64], what[64] = "";
+		sprintf(path, "/proc/%d/comm", c);
+		while (strcmp(what, "sleep\n")) {
+			FILE *f = fopen(path, "r");
+			if (!f || !fgets(what, sizeof what, f)) *what = 0;
+			if (f) fclose(f);
+		}
+		c = 0;
+	} else if (!strcmp(how, "child")) {
+		c = fork();
+		if (c == 0) pause();
+		kill(c, SIGKILL);
+	} else if (!strcmp(how, "closes")) {
+		/* The child has the connection longer than this process, and ends it. */
+		c = fork();
+		if (c == 0) {
+			exchange(s, 0, 1 << 30);
+			_exit(0);
+		}
+		close(s);
+	} else if (!strcmp(how, "killed")) {
+		fill(s);
+		kill(peer, SIGKILL);
+	}
+	if (c) waitpid(c, 0, 0);
+}
+
+static int churn(const char *how, int n)
+{
+	int port, l = listener(&port), processes = !strcmp(how, "peers") || !strcmp(how, "killed");
+	pid_t p = processes ? 0 : client("many", port, n);
+	struct held early = { 0 }, late;
+	for (int i = 0; i < n; i++) {
+		if (processes) p = client(!strcmp(how, "killed") ? "lasting" : "short", port, 2 * WARM);
+		int c = accept4(l, 0, 0, SOCK_CLOEXEC);
+		exchange(c, 0, WARM);
+		during(how, c, p);
+		if (strcmp(how, "killed")) exchange(c, 0, 1 << 30);
+		close(c);
+		if (processes) waitpid(p, 0, 0);
+		/* What a first time leaves is there once. */
+		if (i == n / 4) early = held();
+	}
+	late = held();
+	if (!processes) waitpid(p, 0, 0);
+	signal(SIGTERM, SIG_IGN);
+	kill(0, SIGTERM);
+	if (late.size > early.size + 2048) printf("address space: %ld, then %ld KB\n", early.size, late.size);
+	if (late.shared > early.shared + 64) printf("shared memory: %ld, then %ld KB\n", early.shared, late.shared);
+	if (late.tables > early.tables + 64) printf("page tables: %ld, then %ld KB\n", early.tables, late.tables);
+	if (late.maps > early.maps + 4) printf("mappings: %d, then %d\n", early.maps, late.maps);
+	if (late.descriptors > early.descriptors) printf("descriptors: %d, then %d\n", early.descriptors, late.descriptors);
+	if (lines("/proc/self/maps", "culvert-channel")) printf("a channel is mapped yet\n");
+	if (late.shared > 512) printf("%ld KB of shared memory\n", late.shared);
+	printf("%s: done\n", how);
+	return 0;
+}
+
+/* ---- filled */
+
+static int filled(void)
+{
+	int port, l = listener(&port), s[PEERS];
+	/* All in one process, so that they share a channel. */
+	pid_t p = client("unread", port, PEERS);
+	for (int i = 0; i < PEERS; i++) s[i] = accept4(l, 0, 0, SOCK_CLOEXEC);
+	for (int i = 0; i < PEERS; i++) exchange(s[i], 0, WARM);
+	for (int i = 0; i < PEERS; i++) fill(s[i]);
+	kill(p, SIGKILL);
+	waitpid(p, 0, 0);
+	/* All but one: its memory goes by itself, not only with the channel's. */
+	for (int i = 1; i < PEERS; i++) close(s[i]);
+	long some = number("/proc/self/status", "RssShmem:");
+	close(s[0]);
+	long none = number("/proc/self/status", "RssShmem:");
+	/* Natively the kernel's buffers are nobody's. */
+	printf("%s after all but one, %s after all\n", some < 8192 ? "little" : "much", none < 512 ? "nothing" : "much");
+	return 0;
+}
+
+int main(int n, char **v)
+{
+	signal(SIGPIPE, SIG_IGN);
+	if (n < 2) return 2;
+	if (n > 3 && !strcmp(v[1], "short")) {
+		int s = dial(atoi(v[2]));
+		return !exchange(s, 1, atoi(v[3]));
+	}
+	if (n > 3 && !strcmp(v[1], "lasting")) {
+		struct timespec t = { 0, 2000000 };
+		int s = dial(atoi(v[2]));
+		for (int i = 0; exchange(s, 1, 1); i++)
+			if (i > 2 * WARM) nanosleep(&t, 0);
+		for (;;) pause();
+	}
+	if (n > 3 && !strcmp(v[1], "many")) {
+		for (int i = 0; i < atoi(v[3]); i++) {
+			int s = dial(atoi(v[2]));
+			exchange(s, 1, 2 * WARM);
+			close(s);
+		}
+		return 0;
+	}
+	if (n > 3 && !strcmp(v[1], "unread")) {
+		int many = atoi(v[3]), s[many];
+		for (int i = 0; i < many; i++) s[i] = dial(atoi(v[2]));
+		for (int i = 0; i < many; i++) exchange(s[i], 1, WARM);
+		for (;;) pause();
+	}
+	if (n > 2 && !strcmp(v[1], "pollers")) return pollers(atoi(v[2]));
+	if (n > 3 && !strcmp(v[1], "churn")) return churn(v[2], atoi(v[3]));
+	if (!strcmp(v[1], "filled")) return filled();
+	return 2;
+}
