@@ -29,6 +29,8 @@ pub fn release(ep: Ep, fd: c_int) {
     l.refs.store(0, Relaxed);
     epoll::forget(ep);
     slots::closing(ep);
+    // A child that runs another program by now, or was killed, holds nothing any more.
+    family::sole_holder(ep);
     if !family::give_up(ep) {
         if ep.state() == State::Attached {
             let slots = slots::lock();

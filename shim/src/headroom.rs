@@ -6,7 +6,7 @@
 //! its memory. What file pages take can be had, so it counts as left.
 
 use crate::clock;
-use crate::family;
+use crate::members;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI64, AtomicU64};
 use shmring::{sys, syscall};
@@ -21,7 +21,7 @@ const PART: u64 = 16;
 
 /// Whether `bytes` more may be taken.
 pub fn allows(bytes: usize) -> bool {
-    if family::is_filtered() {
+    if members::is_filtered() {
         // It may not be asked any more.
         return true;
     }
@@ -139,7 +139,7 @@ fn number(text: &[u8]) -> Option<u64> {
 /// The number in the line that begins with `name`.
 fn field(text: &[u8], name: &[u8]) -> Option<u64> {
     let rest = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;
-    if !rest.first().is_some_and(|b| *b == b' ') {
+    if rest.first().is_none_or(|b| *b != b' ') {
         return None;
     }
     number(rest)

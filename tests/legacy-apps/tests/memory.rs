@@ -5,7 +5,6 @@ use legacy_apps::{Lab, Side, compare_one, on_ring};
 fn scenario(args: &'static [&'static str]) {
     let program = |lab: &Lab| {
         let mut command = lab.command(Side::Client, lab.compile("memory.c", &["-pthread"]));
-        // A session of its own: at its end it sends a signal to its group.
         command.args(args);
         command
     };
