@@ -23,7 +23,8 @@ pub fn release(ep: Ep, fd: c_int) {
         }
         return;
     }
-    if ep.state() == State::Attached && sleepers::slept_on(ep) && keep(ep, fd) {
+    let there = ep.state() == State::Attached && peer::is_ours(ep, fd);
+    if there && sleepers::slept_on(ep) && keep(ep, fd) {
         return;
     }
     l.refs.store(0, Relaxed);
@@ -45,10 +46,10 @@ pub fn release(ep: Ep, fd: c_int) {
         return slots::tidy();
     }
     let chan = ep.chan();
-    if let Some(chan) = chan {
+    if let Some(chan) = chan.filter(|_| there) {
         end(ep, chan, fd);
     }
-    let dead = chan.is_some_and(|chan| left_much(ep, chan, fd));
+    let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd));
     // A thread that is inside with the connection finishes first; the slot, too, is its until then.
     let slots = slots::lock();
     let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));

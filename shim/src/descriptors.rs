@@ -2,7 +2,7 @@
 
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, processes, real};
+use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, peer, processes, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
@@ -17,6 +17,16 @@ pub fn internal(fd: c_int) -> bool {
 #[inline]
 pub fn created(fd: c_int) {
     if fd >= 0 && fds::get(fd) != Kind::Other {
+        forget(fd);
+    }
+}
+
+/// Drops what we knew of a number if it is not what it was: see [`peer::is_ours`].
+fn look_again(fd: c_int) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && !peer::is_ours(ep, fd)
+    {
         forget(fd);
     }
 }
@@ -157,6 +167,7 @@ pub unsafe fn close(fd: c_int) -> c_int {
 /// `new` became another name of `old`.
 pub fn duplicated(old: c_int, new: c_int) {
     created(new);
+    look_again(old);
     if tls().vfork.get() != 0 {
         return;
     }

@@ -1,7 +1,7 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 
 use crate::endpoint::Ep;
-use crate::{fds, lifeline, rx, slots, tx};
+use crate::{fds, lifeline, peer, rx, slots, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
@@ -29,7 +29,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         return true;
     }
     slots::give_up(ep, why);
-    if ep.state() != State::Attached {
+    if ep.state() != State::Attached || !peer::is_ours(ep, fd) {
         return true;
     }
     let Some(chan) = ep.chan() else { return true };

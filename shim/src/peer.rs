@@ -1,7 +1,7 @@
 //! What the registry and the kernel know about the other end of a connection. See `rendezvous`.
 
 use crate::endpoint::Ep;
-use crate::{config, own};
+use crate::{config, lifeline, members, own};
 use core::sync::atomic::Ordering::Relaxed;
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Cache};
@@ -36,4 +36,11 @@ pub fn gone(ep: Ep, fd: i32) -> bool {
         // Not connected any more: reset.
         Err(_) => true,
     }
+}
+
+/// Whether `fd` is a descriptor of this connection. The program may have closed that by a call that did not pass here, and
+/// the number be another file's by now: what would be sent, read or set there concerns that. The kernel has ended the
+/// connection then, and the peer takes it for that of a process that was killed.
+pub fn is_ours(ep: Ep, fd: i32) -> bool {
+    members::is_filtered() || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
 }

@@ -255,6 +255,8 @@ real! {
     fn mkostemps(t: *mut c_char, suffix: c_int, flags: c_int) -> c_int;
     fn fopen(p: *const c_char, mode: *const c_char) -> *mut FILE;
     fn fopen64(p: *const c_char, mode: *const c_char) -> *mut FILE;
+    #[allow(non_snake_case)]
+    fn _IO_fopen(p: *const c_char, mode: *const c_char) -> *mut FILE;
     fn freopen(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE;
     fn freopen64(p: *const c_char, mode: *const c_char, f: *mut FILE) -> *mut FILE;
     fn tmpfile() -> *mut FILE;

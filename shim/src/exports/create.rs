@@ -85,6 +85,8 @@ const _: () = assert!(size_of::<mqd_t>() == size_of::<c_int>());
 streams! {
     fn fopen(p: *const c_char, mode: *const c_char);
     fn fopen64(p: *const c_char, mode: *const c_char);
+    /// The name that old headers gave `fopen`.
+    fn _IO_fopen(p: *const c_char, mode: *const c_char);
     fn tmpfile();
     fn tmpfile64();
 }

@@ -44,3 +44,16 @@ fn raw_epoll() {
 fn raw_io_uring() {
     raw("io_uring", "has an io_uring");
 }
+
+/// What is left to do for a connection is not done to another file that has its number by now.
+#[test]
+fn raw_close() {
+    for next in ["accept", "dup", "stream", "file"] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("behind.c", &[]));
+            command.arg(next);
+            command
+        };
+        compare_one(&format!("raw-close-{next}"), program, |_, log| on_ring(log) > 0);
+    }
+}
