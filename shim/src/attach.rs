@@ -362,11 +362,11 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     let phase = h.consumer[0].head.swap(0, Relaxed) as u32;
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
-    ep.rx_phase.store(phase, Relaxed);
+    ep.rx_phase.set(shmring::switch::RxPhase::from_u32(phase));
     ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
     ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
-    ep.tx_phase.store(shmring::switch::TxPhase::Down as u32, Relaxed);
+    ep.tx_phase.set(shmring::switch::TxPhase::Down);
     ep.because(Reason::Inherited);
     let l = ep.local();
     l.inherited.store(1, Relaxed);

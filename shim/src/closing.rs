@@ -147,7 +147,7 @@ pub fn awake(ep: Ep) {
 
 /// Whether bytes that were sent to this side lie unread on the ring.
 pub fn ring_unread(ep: Ep, chan: &Chan) -> bool {
-    if ep.rx_phase.load(Relaxed) == shmring::switch::RxPhase::Down as u32 {
+    if ep.rx_phase.get() == shmring::switch::RxPhase::Down {
         return false;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);

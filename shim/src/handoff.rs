@@ -30,7 +30,7 @@ const ALSO: u32 = u32::MAX;
 
 /// A connection that has left (or whose sender has finished) while bytes of it lie unread on our ring.
 fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
-    if ep.state() != State::Attached || ep.rx_phase.load(Relaxed) == RxPhase::Down as u32 {
+    if ep.state() != State::Attached || ep.rx_phase.get() == RxPhase::Down {
         return None;
     }
     let chan = ep.chan()?;
@@ -86,7 +86,7 @@ struct Stdin {
     kept: i32,
     /// Where this process had read to, and how.
     head: u64,
-    phase: u32,
+    phase: RxPhase,
     /// Bytes of the lifeline were taken for the file.
     taken: bool,
 }
@@ -98,7 +98,7 @@ impl Stdin {
             // SAFETY: descriptors of ours.
             unsafe { syscall!(libc::SYS_dup3, self.socket, 0, 0) };
             self.ep.rx_head.store(self.head, Relaxed);
-            self.ep.rx_phase.store(self.phase, Relaxed);
+            self.ep.rx_phase.set(self.phase);
             if self.kept >= 0 {
                 sys::close(self.kept);
             }
@@ -164,7 +164,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
             }
             // What the file holds is consumed.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
-            ep.rx_phase.store(RxPhase::Down as u32, Relaxed);
+            ep.rx_phase.set(RxPhase::Down);
         }
     }
     for ep in family::held() {
@@ -258,14 +258,14 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<
             socket: syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD_CLOEXEC, own::floor()) as i32,
             kept: -1,
             head: ep.rx_head.load(Relaxed),
-            phase: ep.rx_phase.load(Relaxed),
+            phase: ep.rx_phase.get(),
             taken: false,
         };
         let mut ok = stdin.socket >= 0;
         let mut buf = [0u8; 4096];
         // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
         let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
-        while ok && ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 {
+        while ok && ep.rx_phase.get() != RxPhase::Ring {
             let consumed = rx::received(ep, 0).map_or(u64::MAX, |(consumed, _)| consumed);
             let before = up.saturating_sub(1).saturating_sub(consumed).min(buf.len() as u64);
             if before == 0 {
@@ -349,7 +349,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
     // Rebuilt by `take_up`: the phase in which this image left it.
-    dst.consumer[0].head.store(u64::from(ep.rx_phase.load(Relaxed)), Relaxed);
+    dst.consumer[0].head.store(ep.rx_phase.get() as u64, Relaxed);
     dst.producer[Role::Acceptor.rx()].tail.store(n as u64, Relaxed);
     true
 }

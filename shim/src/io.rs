@@ -5,7 +5,7 @@ use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
 use crate::{attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
@@ -78,7 +78,7 @@ fn noted(ep: Ep, life: u32, real: &mut impl FnMut() -> isize) -> isize {
 /// Runs a native call that sends, once the ring has none of it any more; `None`: it is to be looked at again.
 #[inline]
 fn lifeline_send(ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
-    let down = || ep.tx_phase.load(Relaxed) == TxPhase::Down as u32;
+    let down = || ep.tx_phase.get() == TxPhase::Down;
     counted(ep, &ep.tx_word, UP, real).or_else(|| down().then(|| noted(ep, ep.life(), real)))
 }
 
@@ -133,10 +133,7 @@ pub unsafe fn recv(
         let flags = flags & CARRIED;
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
-        if RxPhase::from_u32(ep.rx_phase.load(Acquire)) == RxPhase::Down
-            && ep.latched.load(Relaxed) == 0
-            && ep.rx_skip.load(Relaxed) == 0
-        {
+        if ep.rx_phase.get() == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
             return real();
         }
         if !conn::make_ready(ep, chan) {

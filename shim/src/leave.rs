@@ -42,9 +42,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
 
 /// Whether all of a connection is the kernel's, for good.
 pub fn has_left(ep: Ep) -> bool {
-    ep.rx_phase.load(Relaxed) == RxPhase::Down as u32
-        && ep.rx_skip.load(Relaxed) == 0
-        && ep.tx_phase.load(Relaxed) == TxPhase::Down as u32
+    ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed) == 0 && ep.tx_phase.get() == TxPhase::Down
 }
 
 /// Retires every connection of this process that a program outside our reach could come to use.

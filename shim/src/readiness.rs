@@ -25,8 +25,8 @@ pub enum Said {
 /// Everything that holds now. `wanted` (also `poll` events) only says what need not be looked into; where the answer for
 /// POLLOUT is no, the peer is asked to tell when it changes. Moves nothing: see `upkeep`.
 pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
-    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
-    let sending = TxPhase::from_u32(ep.tx_phase.load(Relaxed));
+    let phase = ep.rx_phase.get();
+    let sending = ep.tx_phase.get();
     let available = rx::on_ring(ep, chan);
     let mut r = 0;
     let low = rx::low(ep, chan);
@@ -90,7 +90,7 @@ pub fn lifeline_events(ep: Ep, chan: &Chan, wanted: i16) -> i16 {
     if !rx::doubled(ep, chan) && !rx::leaving(ep) {
         e |= wanted & READ;
     }
-    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+    match ep.tx_phase.get() {
         TxPhase::Ring => {}
         // What the peer waits for goes on as soon as the lifeline takes more, whatever the program waits for.
         TxPhase::Rewind => e |= POLLOUT,

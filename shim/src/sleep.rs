@@ -20,14 +20,14 @@ use shmring::switch::{RxPhase, TxPhase};
 
 /// Whether all that ends a sleep on `ep` comes from the peer's hand, but for what can wait for [`STEP`].
 fn dozes(ep: Ep) -> bool {
-    ep.rx_phase.load(Relaxed) == RxPhase::Ring as u32 && ep.tx_phase.load(Relaxed) != TxPhase::Rewind as u32
+    ep.rx_phase.get() == RxPhase::Ring && ep.tx_phase.get() != TxPhase::Rewind
 }
 
 /// Whether the sender has gone up and this side has not followed, or another one leaves the ring. Another process may read
 /// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps.
 pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
-    ep.rx_phase.load(Relaxed) < RxPhase::Ring as u32 && p.up.load(Relaxed) != 0 || ep.rx_leaving.load(Relaxed) != 0
+    ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed) != 0 || ep.rx_leaving.load(Relaxed) != 0
 }
 
 /// One sleep.
@@ -166,7 +166,7 @@ unsafe fn sleep_deep(
         left = Some(left.unwrap_or(STEP).min(STEP));
     }
     let mut events = events;
-    if ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32 {
+    if ep.tx_phase.get() == TxPhase::Rewind {
         // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
         events |= libc::POLLOUT;
     }

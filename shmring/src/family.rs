@@ -6,7 +6,9 @@
 //! nothing in it on trust.
 
 use crate::owner;
+use crate::switch::{RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::word::Coded;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// `"culvfam\x01"`.
@@ -293,8 +295,8 @@ pub struct Endpoint {
     // --- receiving
     /// Owner of the receiving direction, or who owned it last: see [`owner`].
     pub rx_token: AtomicU64,
-    /// `switch::RxPhase`.
-    pub rx_phase: AtomicU32,
+    /// Where the direction is.
+    pub rx_phase: Coded<RxPhase>,
     /// Not 0: FIN, RST or error was seen on the lifeline; [`FIN`] or [`RST`] if it is known which.
     pub rx_fin: AtomicU32,
     /// Who leaves the ring, and waits for the peer to do its part: others do not receive meanwhile. 0 = nobody. See
@@ -326,8 +328,8 @@ pub struct Endpoint {
     // --- sending
     /// Owner of the sending direction, or who owned it last: see [`owner`].
     pub tx_token: AtomicU64,
-    /// `switch::TxPhase`.
-    pub tx_phase: AtomicU32,
+    /// Where the direction is.
+    pub tx_phase: Coded<TxPhase>,
     /// `shutdown(SHUT_WR)` was called.
     pub wr_shut: AtomicU32,
     /// Ring position published (the trusted copy of `Producer::tail`).
@@ -386,16 +388,7 @@ impl Endpoint {
     /// The same for what it needs once it is attached. Its tokens are those of the record's last connection: who held them
     /// gave them back, or has died.
     pub fn begin_attached(&self) {
-        for w in [
-            &self.slot,
-            &self.tx_blocked,
-            &self.rx_phase,
-            &self.rx_fin,
-            &self.rd_shut,
-            &self.handed,
-            &self.tx_phase,
-            &self.wr_shut,
-        ] {
+        for w in [&self.slot, &self.tx_blocked, &self.rx_fin, &self.rd_shut, &self.handed, &self.wr_shut] {
             w.store(0, Relaxed);
         }
         for w in [
@@ -425,6 +418,8 @@ impl Endpoint {
         ] {
             w.store(0, Relaxed);
         }
+        self.rx_phase.set(RxPhase::Native);
+        self.tx_phase.set(TxPhase::Native);
         self.rx_up.store(u64::MAX, Relaxed);
         self.tx_up.store(u64::MAX, Relaxed);
     }

@@ -16,3 +16,4 @@ pub mod ring;
 pub mod switch;
 pub mod sync;
 pub mod sys;
+pub mod word;

@@ -19,9 +19,10 @@
 
 use crate::layout::{CLOSED, ECHOED, READY, REFUSED};
 use crate::ring::Corrupt;
+use crate::word::Code;
 
 /// The receiver's place in a direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u32)]
 pub enum RxPhase {
     /// The sender has not gone up.
@@ -69,6 +70,24 @@ impl TxPhase {
             3 => TxPhase::Rewind,
             _ => TxPhase::Down,
         }
+    }
+}
+
+impl Code for RxPhase {
+    fn code(self) -> u32 {
+        self as u32
+    }
+    fn of(code: u32) -> RxPhase {
+        RxPhase::from_u32(code)
+    }
+}
+
+impl Code for TxPhase {
+    fn code(self) -> u32 {
+        self as u32
+    }
+    fn of(code: u32) -> TxPhase {
+        TxPhase::from_u32(code)
     }
 }
 

@@ -577,8 +577,8 @@ fn lives(s: &Slot, w: &mut Words, steps: u32, rarely: u64) -> Seen {
             }
         }
         if life % 2 == 0 {
-            ep.rx_phase.store(RxPhase::Ring as u32, Ordering::Relaxed);
-            ep.tx_phase.store(TxPhase::Ring as u32, Ordering::Relaxed);
+            ep.rx_phase.set(RxPhase::Ring);
+            ep.tx_phase.set(TxPhase::Ring);
             ep.tx_word.store(shmring::family::UP, Ordering::Relaxed);
             ep.tx_up.store(0, Ordering::Relaxed);
         }

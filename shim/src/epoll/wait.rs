@@ -309,7 +309,7 @@ fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
         if fd >= 0 {
             ep.note_end(lifeline::look(fd, lifeline::ENDED));
         }
-    } else if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
+    } else if ep.tx_phase.get() == TxPhase::Ring {
         // Room on an idle lifeline.
         edge &= !WRITE;
     }

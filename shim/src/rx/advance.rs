@@ -50,7 +50,7 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let life = ep.life();
-    let phase = || RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    let phase = || ep.rx_phase.get();
     // A low-water mark is for the kernel to judge, once it has all.
     let early = ep.rcvlowat.load(Relaxed) > 1 && doubled(ep, chan);
     let c = conn(ep, chan);
@@ -75,6 +75,6 @@ pub fn leaving(ep: Ep) -> bool {
 /// See [`switch::doubled`].
 pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    let phase = ep.rx_phase.get();
     switch::doubled(phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
 }

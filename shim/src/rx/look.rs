@@ -18,7 +18,7 @@ pub(super) fn me<'a>(chan: &Chan, h: &'a SlotHeader) -> &'a layout::Side {
 /// Bytes on the ring that may be read now.
 pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     // While another one leaves the ring, others do not receive.
-    if RxPhase::from_u32(ep.rx_phase.load(Relaxed)) != RxPhase::Ring || ep.rx_leaving.load(Relaxed) != 0 {
+    if ep.rx_phase.get() != RxPhase::Ring || ep.rx_leaving.load(Relaxed) != 0 {
         return 0;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
@@ -60,13 +60,13 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
 fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
-    if ep.tx_phase.load(Relaxed) == switch::TxPhase::Ring as u32 && p.rewind.load(Relaxed) != 0 {
+    if ep.tx_phase.get() == switch::TxPhase::Ring && p.rewind.load(Relaxed) != 0 {
         return true;
     }
     if ep.rx_leaving.load(Relaxed) != 0 {
         return false;
     }
-    match RxPhase::from_u32(ep.rx_phase.load(Relaxed)) {
+    match ep.rx_phase.get() {
         RxPhase::Native => p.up.load(Relaxed) != 0,
         RxPhase::Ring => readable(h) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1,
         RxPhase::Transit | RxPhase::Down => false,

@@ -177,7 +177,7 @@ pub unsafe fn recv(
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_RCVTIMEO));
         // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
         let partly = peek && total > 0;
-        let mixed = partly && (ep.rx_phase.load(Relaxed) != RxPhase::Ring as u32 || at_end(ep, chan));
+        let mixed = partly && (ep.rx_phase.get() != RxPhase::Ring || at_end(ep, chan));
         let ready = || match partly {
             true => !mixed && (on_ring(ep, chan) >= low(ep, chan).max(total as u64 + 1) || at_end(ep, chan)),
             false => stirred(ep, chan),
@@ -235,7 +235,7 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
     let p = peer(chan, h);
-    let phase = RxPhase::from_u32(ep.rx_phase.load(Relaxed));
+    let phase = ep.rx_phase.get();
     let consumed = || received(ep, fd).map_or(0, |(consumed, _)| consumed);
     let queued = lifeline::unread(fd);
     if phase == RxPhase::Down {

@@ -65,7 +65,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 /// uncorks around every answer needs no system call for it. `real` tells the kernel.
 pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
     let held = lock::take(&ep.tx_token);
-    let known = ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 && ep.cork.load(Relaxed) != 0;
+    let known = ep.tx_phase.get() == TxPhase::Ring && ep.cork.load(Relaxed) != 0;
     let r = if known { 0 } else { real() };
     // Once the kernel has nothing corked, it need not hear of it any more.
     let now = match on {
@@ -97,7 +97,7 @@ pub fn writable(ep: Ep, chan: &Chan) -> bool {
 /// Whether something has changed that a sender who waits for space should look at.
 fn stirred(ep: Ep, chan: &Chan) -> bool {
     let peer = conn(ep, chan).peer();
-    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+    match ep.tx_phase.get() {
         TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != 0,
         TxPhase::Rewind => false,
         _ => true,
@@ -380,7 +380,7 @@ unsafe fn wait_space(
     if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
         return Err(libc::EINTR);
     }
-    let rewinding = ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    let rewinding = ep.tx_phase.get() == TxPhase::Rewind;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
     sleepers::lie_down(ep);
@@ -390,7 +390,7 @@ unsafe fn wait_space(
             Some(time) => restless::rest(time, deadline, core::ptr::null(), *slept),
             None => sleep::sleep(ep, *fd, events, deadline, *slept, || {
                 want_space(ep, chan);
-                stirred(ep, chan) || (!rewinding && ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32)
+                stirred(ep, chan) || (!rewinding && ep.tx_phase.get() == TxPhase::Rewind)
             }),
         }
     };
@@ -427,7 +427,7 @@ unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
 
 /// Whether somebody who polls for POLLOUT should look again. Memory only.
 pub fn may_write(ep: Ep, chan: &Chan) -> bool {
-    match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+    match ep.tx_phase.get() {
         TxPhase::Ring => writable(ep, chan),
         _ => false,
     }

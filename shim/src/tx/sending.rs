@@ -52,7 +52,7 @@ impl Outgoing for Out<'_> {
     /// The peer's FIN stands behind what the receive window did not take (tcp_send_fin). A peer that is killed with our
     /// bytes unread on the kernel sends a RST, which no window holds back; we would hear nothing of its end.
     fn backlog(&mut self) -> Result<bool, Infallible> {
-        Ok(RxPhase::from_u32(self.ep.rx_phase.load(Relaxed)) != RxPhase::Ring
+        Ok(self.ep.rx_phase.get() != RxPhase::Ring
             && lifeline::option(self.fd, libc::SOL_SOCKET, libc::SO_RCVBUF)
                 .is_ok_and(|size| lifeline::unread(self.fd) > size as u64 / 8))
     }

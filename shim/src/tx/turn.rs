@@ -54,7 +54,7 @@ pub(super) fn untold(ep: Ep, e: i32) {
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let life = ep.life();
-    let asked = match TxPhase::from_u32(ep.tx_phase.load(Relaxed)) {
+    let asked = match ep.tx_phase.get() {
         TxPhase::Ring => conn(ep, chan).peer().rewind.load(Relaxed) != 0,
         TxPhase::Rewind => true,
         _ => false,
@@ -77,7 +77,7 @@ fn serve(ep: Ep, chan: &Chan, fd: i32, life: u32) {
 /// The lifeline has ended: takes our sending direction down, and latches the error that the kernel would have, had
 /// it had the bytes.
 pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
-    if ep.tx_phase.load(Relaxed) == TxPhase::Ring as u32 {
+    if ep.tx_phase.get() == TxPhase::Ring {
         leave(ep, chan, fd);
     }
 }
@@ -123,7 +123,7 @@ pub fn finished(ep: Ep, chan: &Chan, fd: i32) {
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     service(ep, chan, fd);
-    let rewinding = || ep.tx_phase.load(Relaxed) == TxPhase::Rewind as u32;
+    let rewinding = || ep.tx_phase.get() == TxPhase::Rewind;
     if !rewinding() {
         return;
     }

@@ -100,7 +100,7 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     if turned_away(p, c)? {
         return Ok(Began::Busy);
     }
-    let phase = RxPhase::from_u32(p.own(&c.ep.rx_phase));
+    let phase = p.own(&c.ep.rx_phase);
     if phase == RxPhase::Down {
         return Ok(Began::Down);
     }
@@ -215,7 +215,7 @@ pub fn conclude<P: Incoming>(p: &mut P, c: &Conn, leaver: u64, outcome: Outcome)
             if outcome == Outcome::Break {
                 p.break_off()?;
             }
-            if p.own(&c.ep.rx_phase) != RxPhase::Down as u32 {
+            if p.own(&c.ep.rx_phase) != RxPhase::Down {
                 come_down(p, c)?;
             }
             // Nobody waits for ring bytes any more.

@@ -22,7 +22,9 @@ pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};
 use crate::ring::Corrupt;
+use crate::switch::{RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::word::{Code, Coded};
 
 /// One connection as one family sees it: its record in the family's memory, and the slot, which the peer can write.
 #[derive(Clone, Copy)]
@@ -111,6 +113,20 @@ impl Seen for u64 {
         word
     }
 }
+
+macro_rules! state {
+    ($($state:ty),*) => { $(
+        impl Seen for $state {
+            fn pack(self) -> u64 {
+                u64::from(self.code())
+            }
+            fn unpack(word: u64) -> $state {
+                <$state>::of(word as u32)
+            }
+        }
+    )* };
+}
+state!(RxPhase, TxPhase);
 
 impl Seen for Result<u64, Corrupt> {
     fn pack(self) -> u64 {
@@ -218,6 +234,10 @@ pub(crate) trait Word {
     fn get(&self) -> Self::Value;
     fn own(&self) -> Self::Value;
     fn set(&self, v: Self::Value);
+}
+
+/// A word that several write.
+pub(crate) trait Contended: Word {
     fn swap_from(&self, from: Self::Value, to: Self::Value) -> Self::Value;
 }
 
@@ -237,6 +257,8 @@ macro_rules! word {
             fn set(&self, v: $value) {
                 self.store(v, Ordering::Release);
             }
+        }
+        impl Contended for $atomic {
             #[inline(always)]
             fn swap_from(&self, from: $value, to: $value) -> $value {
                 self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).unwrap_or_else(|found| found)
@@ -245,6 +267,22 @@ macro_rules! word {
     )* };
 }
 word!(AtomicU32 u32, AtomicU64 u64);
+
+impl<T: Code + Seen> Word for Coded<T> {
+    type Value = T;
+    #[inline(always)]
+    fn get(&self) -> T {
+        Coded::get(self)
+    }
+    #[inline(always)]
+    fn own(&self) -> T {
+        Coded::get(self)
+    }
+    #[inline(always)]
+    fn set(&self, v: T) {
+        Coded::set(self, v);
+    }
+}
 
 /// The accesses that steps are made of.
 pub(crate) trait Access: Port {
@@ -270,7 +308,7 @@ pub(crate) trait Access: Port {
     }
     /// Moves a word from `from` to `to`, if it is there; returns what was found.
     #[inline(always)]
-    fn settle<W: Word>(&mut self, w: &W, from: W::Value, to: W::Value) -> Result<W::Value, Self::Stop> {
+    fn settle<W: Contended>(&mut self, w: &W, from: W::Value, to: W::Value) -> Result<W::Value, Self::Stop> {
         self.atom(|| w.swap_from(from, to))
     }
 }

@@ -78,12 +78,7 @@ impl Place {
     /// Where the direction is.
     #[inline(always)]
     pub fn of<P: Port>(p: &mut P, c: &Conn) -> Place {
-        Place {
-            phase: RxPhase::from_u32(p.own(&c.ep.rx_phase)),
-            head: p.own(&c.ep.rx_head),
-            seen_end: false,
-            some: false,
-        }
+        Place { phase: p.own(&c.ep.rx_phase), head: p.own(&c.ep.rx_head), seen_end: false, some: false }
     }
 }
 
@@ -313,7 +308,7 @@ fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P
 fn transit<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64, x: u64) -> Step<P> {
     if place.phase == RxPhase::Native {
         place.phase = RxPhase::Transit;
-        p.say(&c.ep.rx_phase, place.phase as u32)?;
+        p.say(&c.ep.rx_phase, place.phase)?;
     }
     let Some((consumed, queued)) = p.received()? else { return Ok((Brought::Unknown, place)) };
     match switch::transit(x, consumed, queued) {
@@ -352,7 +347,7 @@ fn transit<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64, x: u64
 /// Moves the receiver to the ring.
 fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: u64) -> Result<(), P::Stop> {
     p.note(&c.ep.rx_up, x);
-    p.say(&c.ep.rx_phase, RxPhase::Ring as u32)?;
+    p.say(&c.ep.rx_phase, RxPhase::Ring)?;
     // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
     if !p.lacks(Guard::TellOnRing) {
         p.tell_own();
@@ -377,7 +372,7 @@ pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
         p.note(&c.ep.rx_at, counted);
         p.say(&c.ep.rx_skip, to)?;
     }
-    p.say(&c.ep.rx_phase, RxPhase::Down as u32)?;
+    p.say(&c.ep.rx_phase, RxPhase::Down)?;
     p.moved(None);
     Ok(())
 }
@@ -428,7 +423,7 @@ pub fn skip<P: Incoming>(p: &mut P, c: &Conn) -> Result<Skipped, P::Stop> {
 
 /// Whether all that lies unread on the ring is on the lifeline, too.
 pub fn all_echoed<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
-    let phase = RxPhase::from_u32(p.own(&c.ep.rx_phase));
+    let phase = p.own(&c.ep.rx_phase);
     if phase != RxPhase::Ring {
         return Ok(false);
     }
@@ -453,7 +448,7 @@ pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::S
     if turned_away(p, c)? {
         return Ok(());
     }
-    match RxPhase::from_u32(p.own(&c.ep.rx_phase)) {
+    match p.own(&c.ep.rx_phase) {
         RxPhase::Ring => {
             let head = p.own(&c.ep.rx_head);
             if end(p, c)? == head.wrapping_add(1) || early && all_echoed(p, c)? {
@@ -468,7 +463,7 @@ pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::S
                 if consumed == up - 1 {
                     go_up(p, c, up - 1)?;
                 } else {
-                    p.say(&c.ep.rx_phase, RxPhase::Transit as u32)?;
+                    p.say(&c.ep.rx_phase, RxPhase::Transit)?;
                 }
             }
         }

@@ -140,7 +140,7 @@ pub fn stage<P: Outgoing>(p: &mut P, c: &Conn, aim: Aim, at: Stage) -> Result<Ne
 /// Sees whose turn it is.
 #[inline(always)]
 pub fn look<P: Outgoing>(p: &mut P, c: &Conn, aim: Aim) -> Result<Next, P::Stop> {
-    let phase = TxPhase::from_u32(p.own(&c.ep.tx_phase));
+    let phase = p.own(&c.ep.tx_phase);
     if p.own(&c.ep.latched) != 0 && (aim == Aim::Send || phase == TxPhase::Rewind) {
         return Ok(Next::Done(Turn::Latched));
     }
@@ -165,7 +165,7 @@ pub fn look<P: Outgoing>(p: &mut P, c: &Conn, aim: Aim) -> Result<Next, P::Stop>
     Ok(match switch::tx(view) {
         TxStep::Lifeline if aim == Aim::Leave => {
             // Native senders may be at work; nobody can go up any more.
-            p.say(&c.ep.tx_phase, TxPhase::Down as u32)?;
+            p.say(&c.ep.tx_phase, TxPhase::Down)?;
             Next::Done(Turn::Lifeline)
         }
         TxStep::Lifeline => Next::Done(Turn::Lifeline),
@@ -196,7 +196,7 @@ fn go_up<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     p.note(&c.sent().base, 0);
     p.say(&c.me().up, x + 1)?;
     p.note(&c.ep.tx_up, x);
-    p.say(&c.ep.tx_phase, TxPhase::Ring as u32)?;
+    p.say(&c.ep.tx_phase, TxPhase::Ring)?;
     p.because(crate::family::Reason::None);
     p.moved(true, x);
     // A receiver that refuses meanwhile sees `up`, or the next look sees its refusal.
@@ -252,7 +252,7 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     if let (true, Some(from)) = (p.lacks(Guard::Heal), again.from()) {
         p.note(&c.ep.tx_head, from);
     }
-    p.say(&c.ep.tx_phase, phase as u32)?;
+    p.say(&c.ep.tx_phase, phase)?;
     p.because(crate::family::Reason::Down);
     p.moved(false, tail);
     if let Some(failure) = lost {
@@ -289,7 +289,7 @@ fn take_back<P: Outgoing>(p: &mut P, c: &Conn, from: u64) -> Result<Next, P::Sto
     p.tell_cork();
     p.note(&c.ep.tx_head, from);
     p.say(&c.ep.tx_again, Again::Rewind(from).to_word())?;
-    p.say(&c.ep.tx_phase, TxPhase::Rewind as u32)?;
+    p.say(&c.ep.tx_phase, TxPhase::Rewind)?;
     Ok(Next::Then(Stage::Resend))
 }
 
@@ -305,7 +305,7 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         match again.resume(tail, sent) {
             Ok(at) => at,
             Err(ring::Corrupt) => {
-                p.say(&c.ep.tx_phase, TxPhase::Down as u32)?;
+                p.say(&c.ep.tx_phase, TxPhase::Down)?;
                 return Ok(Next::Done(Turn::Failed(Failure::Reset)));
             }
         }
@@ -319,7 +319,7 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
             }
             Given::Full => Next::Done(Turn::Blocked),
             Given::Failed(e) => {
-                p.say(&c.ep.tx_phase, TxPhase::Down as u32)?;
+                p.say(&c.ep.tx_phase, TxPhase::Down)?;
                 Next::Done(Turn::Failed(Failure::Os(e)))
             }
         });
@@ -332,15 +332,15 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         }
         Again::Undecided | Again::Nothing => {}
     }
-    p.say(&c.ep.tx_phase, TxPhase::Down as u32)?;
+    p.say(&c.ep.tx_phase, TxPhase::Down)?;
     p.notify()?;
     Ok(Next::Then(Stage::Look))
 }
 
 /// After the FIN: what is left of an echo stays unsent.
 pub fn finished<P: Outgoing>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
-    if p.own(&c.ep.tx_phase) == TxPhase::Rewind as u32 {
-        p.say(&c.ep.tx_phase, TxPhase::Down as u32)?;
+    if p.own(&c.ep.tx_phase) == TxPhase::Rewind {
+        p.say(&c.ep.tx_phase, TxPhase::Down)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::world::{Config, FLAG, RAW, SHUT, Slot, World, echo_word, rewind_word}
 use shmring::driver::{Conn, Failure, Given, Guard, Incoming, Native, Outgoing, Port, Seen};
 use shmring::family::{Endpoint, Reason};
 use shmring::layout::{CLOSED, ECHOED, Role, SlotHeader, WR_SHUT};
-use shmring::switch::TxPhase;
+use shmring::switch::{RxPhase, TxPhase};
 use shmring::sync::Ordering::Relaxed;
 
 /// Bytes of the model's home: so few that both ways past it occur.
@@ -105,7 +105,7 @@ impl Memory {
             Of::Sender => {
                 let (e, t) = (&self.tx, &w.tx);
                 e.tx_word.store(counted(t.word), Relaxed);
-                e.tx_phase.store(t.phase.into(), Relaxed);
+                e.tx_phase.set(TxPhase::from_u32(t.phase.into()));
                 e.tx_tail.store(t.tail.into(), Relaxed);
                 e.tx_head.store(t.head.into(), Relaxed);
                 e.tx_base.store(t.base.into(), Relaxed);
@@ -117,7 +117,7 @@ impl Memory {
             Of::Receiver => {
                 let (e, r) = (&self.rx, &w.rx);
                 e.rx_word.store(counted(r.word), Relaxed);
-                e.rx_phase.store(r.phase.into(), Relaxed);
+                e.rx_phase.set(RxPhase::from_u32(r.phase.into()));
                 e.rx_head.store(r.head.into(), Relaxed);
                 e.rx_shown.store(r.shown.into(), Relaxed);
                 e.rx_up.store(r.up.into(), Relaxed);
@@ -148,7 +148,7 @@ impl Memory {
             Of::Sender => {
                 let (e, t) = (&self.tx, &mut w.tx);
                 t.word = count(e.tx_word.load(Relaxed));
-                t.phase = e.tx_phase.load(Relaxed) as u8;
+                t.phase = e.tx_phase.get() as u8;
                 t.tail = e.tx_tail.load(Relaxed) as u8;
                 t.head = e.tx_head.load(Relaxed) as u8;
                 t.base = e.tx_base.load(Relaxed) as u8;
@@ -160,7 +160,7 @@ impl Memory {
             Of::Receiver => {
                 let (e, r) = (&self.rx, &mut w.rx);
                 r.word = count(e.rx_word.load(Relaxed));
-                r.phase = e.rx_phase.load(Relaxed) as u8;
+                r.phase = e.rx_phase.get() as u8;
                 r.head = e.rx_head.load(Relaxed) as u8;
                 r.shown = e.rx_shown.load(Relaxed) as u8;
                 r.up = e.rx_up.load(Relaxed) as u8;
