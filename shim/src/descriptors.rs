@@ -96,6 +96,10 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
             ep.role.store(1, Relaxed);
             let _ = ep.state.compare_exchange(State::Idle as u32, State::Eligible as u32, AcqRel, Relaxed);
         }
+        if r == 0 && ep.state() == State::Attached {
+            // Of a connection, only its end can be asked for: AF_UNSPEC (connect(2)).
+            ep.note_end(lifeline::look(fd, lifeline::ENDED));
+        }
     }
     r
 }

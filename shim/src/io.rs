@@ -200,6 +200,11 @@ pub unsafe fn send(
             return real();
         }
         let Some(chan) = attached(ep, fd) else {
+            if flags & libc::MSG_OOB != 0 {
+                // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
+                // begins.
+                slots::give_up(ep, Reason::Oob);
+            }
             attach::note_sent(ep);
             match counted(ep, &ep.tx_word, UP, &mut real) {
                 Some(r) => return r,

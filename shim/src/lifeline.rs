@@ -77,9 +77,14 @@ pub fn only_kernel(fd: i32) -> bool {
     !matches!(socket(libc::SO_MAX_PACING_RATE), Ok(-1) | Err(_))
         || !matches!(socket(libc::SO_PEEK_OFF), Ok(-1) | Err(_))
         || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
-        || !matches!(option(fd, libc::IPPROTO_TCP, TCP_TX_DELAY), Ok(0) | Err(_))
+        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT, libc::TCP_NOTSENT_LOWAT, TCP_INQ]
+            .iter()
+            .any(|name| !matches!(option(fd, libc::IPPROTO_TCP, *name), Ok(0) | Err(_)))
         || filtered(fd)
 }
+
+/// A control message with each receive that says how much is left (Linux 4.18).
+pub const TCP_INQ: i32 = 36;
 
 /// Microseconds by which each segment is delayed (Linux 5.3).
 pub const TCP_TX_DELAY: i32 = 37;

@@ -121,6 +121,11 @@ const TCP: &[(c_int, Effect)] = &[
     (libc::TCP_KEEPIDLE, Nothing),
     (libc::TCP_KEEPINTVL, Nothing),
     (libc::TCP_KEEPCNT, Nothing),
+    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read), how many may wait,
+    // and a control message with each receive.
+    (libc::TCP_USER_TIMEOUT, Kernel),
+    (libc::TCP_NOTSENT_LOWAT, Kernel),
+    (lifeline::TCP_INQ, Kernel),
     // Delay of every segment.
     (lifeline::TCP_TX_DELAY, Kernel),
     // TLS and others take over the stream from here on; TCP_REPAIR changes positions in it.

@@ -434,7 +434,7 @@ unsafe fn serve(
     mask: *const sigset_t,
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
-    if max <= 0 || ev.is_null() {
+    if max <= 0 {
         return real();
     }
     let since = signals::runs();

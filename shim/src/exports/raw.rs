@@ -31,6 +31,13 @@ unsafe fn mask_ok(m: *const sigset_t, size: usize) -> bool {
     m.is_null() || (size == KERNEL_SIGSET && unsafe { waits::mask_readable(m) })
 }
 
+/// A `timeval` as the kernel takes it (`kern_select`), in nanoseconds; `None`: it does not.
+fn micros(t: &timeval) -> Option<u64> {
+    let s = u64::try_from(t.tv_sec.checked_add(t.tv_usec / 1_000_000)?).ok()?;
+    let us = u64::try_from(t.tv_usec % 1_000_000).ok()?;
+    Some(s.saturating_mul(1_000_000_000).saturating_add(us * 1000))
+}
+
 /// Writes the time left back, as the raw calls do (`poll_select_finish`): not for a timeout of zero, and
 /// without complaint where the memory is read-only.
 ///
@@ -169,9 +176,33 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 r as c_long
             }
-            // libc's function reads the time itself, and would fault.
-            libc::SYS_select if idle() || e != 0 && peek(e as *const timeval).is_err() => native(),
-            libc::SYS_select => waits::select(ai, b as _, c as _, d as _, e as _) as c_long,
+            // libc's function reads and writes the time itself, and would fault.
+            libc::SYS_select => {
+                if ai <= 0 || [b, c, d] == [0; 3] || idle() {
+                    return native();
+                }
+                arm();
+                let timeout = match (e, peek(e as *const timeval)) {
+                    (0, _) => None,
+                    (_, Ok(t)) => match micros(&t) {
+                        Some(ns) => Some(ns),
+                        None => return native(),
+                    },
+                    (_, Err(_)) => return native(),
+                };
+                let mut left = timeout.unwrap_or(0);
+                let mut by_kernel = false;
+                let r = poll::select(ai, b as _, c as _, d as _, timeout, null(), Some(&mut left), || {
+                    by_kernel = true;
+                    native() as c_int
+                });
+                if !by_kernel && timeout.is_some_and(|t| t != 0 && t != u64::MAX) {
+                    let (s, us) = ((left / 1_000_000_000) as i64, (left % 1_000_000_000 / 1000) as i64);
+                    // The kernel does not mind memory that is read-only.
+                    let _ = poke(e as *mut timeval, timeval { tv_sec: s, tv_usec: us });
+                }
+                r as c_long
+            }
             libc::SYS_pselect6 => {
                 if ai <= 0 || [b, c, d] == [0; 3] || idle() {
                     return native();

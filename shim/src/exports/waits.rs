@@ -2,7 +2,7 @@
 
 use super::{arm, bad, idle, millis, nanos, peek, poke};
 use crate::fds::{self, Kind};
-use crate::{descriptors, epoll, poll, real};
+use crate::{descriptors, epoll, poll, real, usercopy};
 use core::ffi::c_int;
 use core::ptr::null;
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
@@ -35,7 +35,10 @@ const MAX_EVENTS: c_int = (i32::MAX as usize / size_of::<epoll_event>()) as c_in
 /// Whether the call is libc's: on a descriptor that is no set of ours, or with an array that the kernel refuses before it
 /// looks at the set.
 fn not_ours(ep: c_int, ev: *mut epoll_event, max: c_int) -> bool {
-    !matches!(fds::get(ep), Kind::Epoll(_)) || max <= 0 || max > MAX_EVENTS || bad(ev)
+    !matches!(fds::get(ep), Kind::Epoll(_))
+        || max <= 0
+        || max > MAX_EVENTS
+        || usercopy::outside(ev, max as usize * size_of::<epoll_event>())
 }
 
 #[unsafe(no_mangle)]

@@ -56,8 +56,13 @@ impl Incoming for In<'_> {
     }
 
     fn lying(&mut self) -> Result<(bool, u64), Infallible> {
-        let ended = lifeline::look(self.fd, ENDED) != 0;
-        Ok((ended, lifeline::unread(self.fd)))
+        let seen = lifeline::look(self.fd, libc::POLLIN | ENDED);
+        let queued = match lifeline::unread(self.fd) {
+            // At an urgent mark the kernel counts nothing of what lies behind it (tcp_inq). A byte brings the reader past it.
+            0 if seen & libc::POLLIN != 0 => 1,
+            n => n,
+        };
+        Ok((seen & ENDED != 0, queued))
     }
 
     fn shows(&mut self) -> Result<bool, Infallible> {

@@ -15,15 +15,48 @@ use shmring::syscall;
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
 /// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
 ///
+/// The offset is read first and written last, as the kernel does it: one that cannot be written is an error, but the bytes are
+/// sent (do_sendfile).
+///
 /// # Safety
-/// `off` is null or valid; a cancellation point; no lock held.
+/// `off` is what the program passed in; a cancellation point; no lock held.
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn sendfile(
     ep: Ep,
     chan: &Chan,
-    mut out: i32,
+    out: i32,
     inp: i32,
     off: *mut i64,
+    n: usize,
+    since: Runs,
+    asleep: &mut bool,
+) -> Sent {
+    let fault = Sent::Done(-libc::EFAULT as isize);
+    if off.is_null() {
+        // SAFETY: the caller's obligation.
+        return unsafe { transmit(ep, chan, out, inp, &mut None, n, since, asleep) };
+    }
+    // SAFETY: the program's variable, or a fault; any bits are an offset.
+    let Ok(at) = (unsafe { usercopy::load(off) }) else { return fault };
+    let mut at = Some(at);
+    // SAFETY: the caller's obligation.
+    let sent = unsafe { transmit(ep, chan, out, inp, &mut at, n, since, asleep) };
+    match (&sent, at) {
+        // SAFETY: the program's variable, or a fault.
+        (Sent::Done(_), Some(at)) if unsafe { usercopy::store(off, &at) }.is_err() => fault,
+        _ => sent,
+    }
+}
+
+/// # Safety
+/// As for [`sendfile`].
+#[allow(clippy::too_many_arguments)]
+unsafe fn transmit(
+    ep: Ep,
+    chan: &Chan,
+    mut out: i32,
+    inp: i32,
+    at: &mut Option<i64>,
     n: usize,
     since: Runs,
     asleep: &mut bool,
@@ -42,7 +75,7 @@ pub unsafe fn sendfile(
         let mut end = false;
         let a = with_turn(ep, chan, out, life, |sending| {
             // SAFETY: the direction is ours.
-            let r = unsafe { put_file(ep, chan, sending, inp, off, want) };
+            let r = unsafe { put_file(ep, chan, sending, inp, at, want) };
             if r == Ok(None) {
                 end = true;
             }
@@ -80,13 +113,13 @@ pub unsafe fn sendfile(
     }
 }
 
-/// Reads from the file into the ring. `Ok(None)`: end of file; `Ok(Some(0))`: the ring is full.
+/// Reads from the file, at `at` or where it stands, into the ring. `Ok(None)`: end of file; `Ok(Some(0))`: the ring is full.
 unsafe fn put_file(
     ep: Ep,
     chan: &Chan,
     sending: &mut Sending,
     inp: i32,
-    off: *mut i64,
+    at: &mut Option<i64>,
     want: usize,
 ) -> Result<Option<usize>, i32> {
     let dir = chan.role().tx();
@@ -102,20 +135,15 @@ unsafe fn put_file(
                 n += 1;
             }
         }
-        // SAFETY: the spans lie inside the ring, unpublished. A program's bad `off` faults here as it does in
-        // libc's own callers only if it is not null: it is read through the kernel below.
+        // SAFETY: the spans lie inside the ring, unpublished.
         let r = unsafe {
-            if off.is_null() {
-                syscall!(libc::SYS_readv, inp, v.as_ptr(), n)
-            } else {
-                let mut at = 0i64;
-                usercopy::copy((&raw mut at).cast(), off.cast(), 8).map_err(|_| libc::EFAULT)?;
-                let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), n, at, 0);
-                if r > 0 {
-                    let new = at + r as i64;
-                    usercopy::copy(off.cast(), (&raw const new).cast(), 8).map_err(|_| libc::EFAULT)?;
+            match at {
+                None => syscall!(libc::SYS_readv, inp, v.as_ptr(), n),
+                Some(at) => {
+                    let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), n, *at, 0);
+                    *at += r.max(0) as i64;
+                    r
                 }
-                r
             }
         };
         end = r == 0;

@@ -1,0 +1,588 @@
+/* Every flag, option value and bad pointer in the calls that culvert takes, on one kind of descriptor: what each returns, and
+ * what it leaves behind. The output is the same natively and under culvert, or culvert is wrong.
+ *
+ * calls KIND TABLE. KIND: tcp (under culvert attached or not, as the environment says), pinned (a connection that only the
+ * kernel can have), pipe, udp, listen, none (a closed number), idle (as udp, in a process that has no TCP socket).
+ * TABLE: recv, send, pointers, waits, options. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *kind;
+/* The descriptor that is tried, and the one at the other end (-1: there is none). */
+static int fd = -1, other = -1;
+static char *none, *readonly, *edge;
+
+static int tcp(void) { return !strcmp(kind, "tcp") || !strcmp(kind, "pinned"); }
+
+static void die(const char *what) { perror(what); exit(3); }
+
+static void make(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	int p[2], on = 1;
+	if (tcp() || !strcmp(kind, "listen")) {
+		int s = socket(AF_INET, SOCK_STREAM, 0);
+		if (bind(s, (void *)&a, l) || listen(s, 1) || getsockname(s, (void *)&a, &l)) die("listen");
+		fcntl(s, F_SETFL, O_NONBLOCK);
+		if (!tcp()) { fd = s; return; }
+		other = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(other, (void *)&a, l)) die("connect");
+		fcntl(s, F_SETFL, 0);
+		if ((fd = accept(s, 0, 0)) < 0) die("accept");
+		close(s);
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+		setsockopt(other, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+		unsigned rate = 2000000000;
+		if (!strcmp(kind, "pinned") && setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate)) die("rate");
+		/* Each side learns where it is. */
+		char b[4];
+		for (int i = 0; i < 3; i++)
+			if (send(other, "ping", 4, 0) != 4 || recv(fd, b, 4, 0) != 4 || send(fd, "pong", 4, 0) != 4 || recv(other, b, 4, 0) != 4) die("ping");
+	} else if (!strcmp(kind, "pipe")) {
+		if (pipe(p)) die("pipe");
+		fd = p[0], other = p[1];
+	} else if (!strcmp(kind, "none")) {
+		fd = dup(2), close(fd);
+		return;
+	} else {
+		fd = socket(AF_INET, SOCK_DGRAM, 0), other = socket(AF_INET, SOCK_DGRAM, 0);
+		struct sockaddr_in b = a;
+		bind(fd, (void *)&a, l), getsockname(fd, (void *)&a, &l);
+		bind(other, (void *)&b, l), getsockname(other, (void *)&b, &l);
+		if (connect(fd, (void *)&b, l) || connect(other, (void *)&a, l)) die("udp");
+	}
+	fcntl(fd, F_SETFL, O_NONBLOCK), fcntl(other, F_SETFL, O_NONBLOCK);
+}
+
+static void unmake(void)
+{
+	if (strcmp(kind, "none") && fd >= 0) close(fd);
+	if (other >= 0) close(other);
+	fd = other = -1;
+}
+
+static unsigned sum(const char *b, long n)
+{
+	unsigned h = 17;
+	for (long i = 0; i < n; i++) h = h * 31 + (unsigned char)b[i];
+	return h;
+}
+
+/* What can be read from `s` now, or soon if less than `want`. */
+static void drain(const char *who, int s, long want)
+{
+	static char b[1 << 20];
+	long n = 0, r;
+	if (s < 0) return;
+	while (n < (long)sizeof b) {
+		struct pollfd p = { s, POLLIN, 0 };
+		if (n < want && poll(&p, 1, 2000) < 1) break;
+		if ((r = read(s, b + n, sizeof b - n)) <= 0) break;
+		n += r;
+	}
+	printf(" %s(%ld %x)", who, n, sum(b, n));
+}
+
+static const char pattern[] = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen jugs.";
+
+/* Puts 64 bytes where `fd` reads. */
+static void feed(void) { if (other >= 0 && write(other, pattern, 64) != 64) die("feed"); }
+
+static void result(const char *name, int i, long r)
+{
+	int e = errno;
+	printf("%s %d: %ld %s", name, i, r, r < 0 ? strerrorname_np(e) : "-");
+}
+
+/* What is left, of a connection as `make` made it. `n`: bytes that may be on their way to the other end. */
+static void after(long n)
+{
+	int left = -1;
+	if (strcmp(kind, "none")) {
+		fcntl(fd, F_SETFL, O_NONBLOCK);
+		struct pollfd p = { fd, POLLIN | POLLPRI | POLLRDHUP, 0 };
+		int r = ioctl(fd, FIONREAD, &left);
+		poll(&p, 1, 0);
+		printf(" | left %d %d events %x", r, left, p.revents);
+		if (strcmp(kind, "listen")) drain("here", fd, 0);
+		if (strcmp(kind, "pipe")) drain("there", other, n);
+	}
+	printf("\n");
+	fflush(stdout);
+}
+
+/* --- flags of receives */
+
+static void recv_flags(void)
+{
+	static const int with[] = { 0, MSG_PEEK, MSG_TRUNC, MSG_PEEK | MSG_TRUNC, MSG_WAITALL, MSG_DONTWAIT };
+	for (int bit = -1; bit < 32; bit++) {
+		for (unsigned w = 0; w < sizeof with / sizeof *with; w++) {
+			int flags = with[w] | (bit < 0 ? 0 : (int)(1u << bit));
+			for (int call = 0; call < 4; call++) {
+				for (int data = 0; data < 2; data++) {
+					char b[40], name[64];
+					struct iovec v[2] = { { b, 7 }, { b + 7, 9 } };
+					struct sockaddr_in a;
+					struct mmsghdr m = { .msg_hdr = { .msg_iov = v, .msg_iovlen = 2, .msg_name = &a, .msg_namelen = sizeof a } };
+					socklen_t l = sizeof a;
+					long r;
+					memset(b, 'z', sizeof b);
+					if (data) feed();
+					errno = 0;
+					sprintf(name, "recv flags %x data %d call", flags, data);
+					switch (call) {
+					case 0: r = recv(fd, b, 16, flags); break;
+					case 1: r = recvfrom(fd, b, 16, flags, (void *)&a, &l); break;
+					case 2: r = recvmsg(fd, &m.msg_hdr, flags); break;
+					default: r = recvmmsg(fd, &m, 1, flags, 0);
+					}
+					result(name, call, r);
+					if (r > 0) printf(" %x", sum(b, 40));
+					if (call >= 2) printf(" flags %x control %zu name %u len %u", m.msg_hdr.msg_flags, m.msg_hdr.msg_controllen, m.msg_hdr.msg_namelen, m.msg_len);
+					after(0);
+				}
+			}
+		}
+	}
+}
+
+static void send_flags(void)
+{
+	for (int bit = -1; bit < 32; bit++) {
+		int flags = (bit < 0 ? 0 : (int)(1u << bit)) | MSG_NOSIGNAL;
+		for (int call = 0; call < 4; call++) {
+			struct iovec v[2] = { { (void *)pattern, 7 }, { (void *)(pattern + 7), 9 } };
+			struct mmsghdr m = { .msg_hdr = { .msg_iov = v, .msg_iovlen = 2 } };
+			char name[64];
+			long r;
+			errno = 0;
+			sprintf(name, "send flags %x call", flags);
+			switch (call) {
+			case 0: r = send(fd, pattern, 16, flags); break;
+			case 1: r = sendto(fd, pattern, 16, flags, 0, 0); break;
+			case 2: r = sendmsg(fd, &m.msg_hdr, flags); break;
+			default: r = sendmmsg(fd, &m, 1, flags);
+			}
+			result(name, call, r);
+			/* What MSG_MORE may hold back goes with it. */
+			long more = tcp() ? send(fd, "tail", 4, MSG_NOSIGNAL) : 0;
+			int mark = -1, r2 = tcp() ? ioctl(other, SIOCATMARK, &mark) : 0;
+			printf(" tail %ld mark %d %d %d", more, r2, mark, tcp() ? sockatmark(fd) : 0);
+			after(flags & MSG_OOB ? 15 + more : (r > 0 ? (call == 3 ? 16 : r) : 0) + more);
+			/* Urgent data stay. */
+			if (flags & MSG_OOB) unmake(), make();
+		}
+	}
+}
+
+/* --- bad pointers */
+
+enum { POINTERS = 9 };
+
+/* A pointer to `size` bytes that is bad in the way `i`, or (0) good. */
+static void *bad(int i, size_t size)
+{
+	static char good[16][4096];
+	static int next;
+	switch (i) {
+	case 0: return memset(good[next++ % 16], 0, sizeof *good);
+	case 1: return 0;
+	case 2: return none;
+	case 3: return readonly;
+	/* Its last byte is beyond the edge; half of it is. */
+	case 4: return edge - size + 1;
+	case 5: return edge - size / 2;
+	case 6: return (void *)0xffff888000000000;
+	case 7: return (void *)0x8000000000000000;
+	default: return (void *)(0x7ffffffff000 - size / 2);
+	}
+}
+
+/* The same with what is good of it filled. */
+static void *filled(int i, const void *from, size_t size)
+{
+	char *p = bad(i, size);
+	if (i == 0) memcpy(p, from, size);
+	if (i == 4) memcpy(p, from, size - 1);
+	if (i == 5) memcpy(p, from, size / 2);
+	return p;
+}
+
+#define TRY(name, n, call) do { errno = 0; long try_ = (call); result(name, i, try_); after(n); } while (0)
+
+static void pointers(void)
+{
+	/* A file to send. */
+	int file = memfd_create("file", 0), sink[2];
+	char b[64];
+	if (write(file, pattern, 64) != 64 || pipe2(sink, O_NONBLOCK)) die("file");
+	for (int i = 0; i < POINTERS; i++) {
+		for (int data = 0; data < 2; data++) {
+#define FEED() do { if (data) feed(); } while (0)
+			FEED(); TRY("read", 0, read(fd, bad(i, 16), 16));
+			FEED(); TRY("recv", 0, recv(fd, bad(i, 16), 16, 0));
+			FEED(); TRY("recv peek", 0, recv(fd, bad(i, 16), 16, MSG_PEEK));
+			FEED(); TRY("recv trunc", 0, recv(fd, bad(i, 16), 16, MSG_TRUNC));
+			FEED(); TRY("recv all", 0, recv(fd, bad(i, 16), 16, MSG_WAITALL));
+			FEED(); TRY("recv none", 0, recv(fd, bad(i, 16), 0, 0));
+			FEED(); TRY("recvfrom", 0, recvfrom(fd, bad(i, 16), 16, 0, 0, 0));
+			socklen_t l = 16;
+			FEED(); TRY("recvfrom address", 0, recvfrom(fd, b, 16, 0, bad(i, 16), &l));
+			FEED(); TRY("recvfrom length", 0, recvfrom(fd, b, 16, 0, (void *)b, bad(i, 4)));
+			struct iovec one = { bad(i, 16), 16 }, two[3] = { { b, 8 }, { bad(i, 16), 16 }, { b + 8, 8 } };
+			struct iovec good = { b, 16 };
+			FEED(); TRY("readv", 0, readv(fd, &one, 1));
+			FEED(); TRY("readv second", 0, readv(fd, two, 3));
+			FEED(); TRY("readv vector", 0, readv(fd, filled(i, &good, sizeof good), 1));
+			FEED(); TRY("readv vectors", 0, readv(fd, filled(i, two, sizeof two), 2));
+			FEED(); TRY("preadv2", 0, preadv2(fd, &one, 1, -1, 0));
+			struct msghdr h = { .msg_iov = &one, .msg_iovlen = 1 };
+			FEED(); TRY("recvmsg", 0, recvmsg(fd, &h, 0));
+			h = (struct msghdr){ .msg_iov = two, .msg_iovlen = 3 };
+			FEED(); TRY("recvmsg second", 0, recvmsg(fd, &h, 0));
+			h = (struct msghdr){ .msg_iov = filled(i, &good, sizeof good), .msg_iovlen = 1 };
+			FEED(); TRY("recvmsg vector", 0, recvmsg(fd, &h, 0));
+			h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1, .msg_name = bad(i, 16), .msg_namelen = 16 };
+			FEED(); TRY("recvmsg name", 0, recvmsg(fd, &h, 0));
+			h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1, .msg_control = bad(i, 64), .msg_controllen = 64 };
+			FEED(); TRY("recvmsg control", 0, recvmsg(fd, &h, 0));
+			h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1 };
+			FEED(); TRY("recvmsg header", 0, recvmsg(fd, filled(i, &h, sizeof h), 0));
+			struct mmsghdr mm = { .msg_hdr = h };
+			FEED(); TRY("recvmmsg", 0, recvmmsg(fd, filled(i, &mm, sizeof mm), 1, 0, 0));
+			struct timespec now = { 0, 0 };
+			FEED(); TRY("recvmmsg time", 0, syscall(SYS_recvmmsg, fd, &mm, 1, 0, filled(i, &now, sizeof now)));
+			FEED(); TRY("splice offset", 0, splice(fd, bad(i, 8), sink[1], 0, 16, SPLICE_F_NONBLOCK));
+			while (read(sink[0], b, sizeof b) > 0) ;
+			if (tcp()) unmake(), make();
+		}
+		int out = strcmp(kind, "pipe") ? fd : other;
+		int n = i == 0 || i == 3 ? 16 : 0;
+		TRY("write", n, write(out, bad(i, 16), 16));
+		TRY("send", n, send(out, bad(i, 16), 16, MSG_NOSIGNAL));
+		TRY("sendto", n, sendto(out, bad(i, 16), 16, MSG_NOSIGNAL, 0, 0));
+		if (tcp()) TRY("sendto address", n, sendto(out, pattern, 16, MSG_NOSIGNAL, bad(i, 16), 16));
+		TRY("send none", 0, tcp() ? send(out, bad(i, 16), 0, MSG_NOSIGNAL) : 0);
+		struct iovec one = { bad(i, 16), 16 }, two[3] = { { (void *)pattern, 8 }, { bad(i, 16), 16 }, { (void *)pattern, 8 } };
+		struct iovec good = { (void *)pattern, 16 };
+		TRY("writev", n, writev(out, &one, 1));
+		TRY("writev second", n ? 32 : 0, writev(out, two, 3));
+		TRY("writev vector", i == 0 ? 16 : 0, writev(out, filled(i, &good, sizeof good), 1));
+		TRY("writev vectors", i == 0 ? 24 : 0, writev(out, filled(i, two, sizeof two), 2));
+		TRY("pwritev2", n, pwritev2(out, &one, 1, -1, 0));
+		struct msghdr h = { .msg_iov = &one, .msg_iovlen = 1 };
+		TRY("sendmsg", n, sendmsg(out, &h, MSG_NOSIGNAL));
+		h = (struct msghdr){ .msg_iov = two, .msg_iovlen = 3 };
+		TRY("sendmsg second", n ? 32 : 0, sendmsg(out, &h, MSG_NOSIGNAL));
+		h = (struct msghdr){ .msg_iov = filled(i, &good, sizeof good), .msg_iovlen = 1 };
+		TRY("sendmsg vector", i == 0 ? 16 : 0, sendmsg(out, &h, MSG_NOSIGNAL));
+		h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1, .msg_name = bad(i, 16), .msg_namelen = 16 };
+		if (tcp()) TRY("sendmsg name", n, sendmsg(out, &h, MSG_NOSIGNAL));
+		h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1, .msg_control = bad(i, 64), .msg_controllen = 64 };
+		if (i) TRY("sendmsg control", 0, sendmsg(out, &h, MSG_NOSIGNAL));
+		if (tcp()) unmake(), make(), out = fd;
+		h = (struct msghdr){ .msg_iov = &good, .msg_iovlen = 1 };
+		TRY("sendmsg header", i == 0 ? 16 : 0, sendmsg(out, filled(i, &h, sizeof h), MSG_NOSIGNAL));
+		struct mmsghdr mm[2] = { { .msg_hdr = h }, { .msg_hdr = h } };
+		TRY("sendmmsg", 0, sendmmsg(out, filled(i, mm, sizeof mm), 2, MSG_NOSIGNAL));
+		if (tcp()) drain("sent", other, i == 0 ? 32 : 0);
+		off_t at = 3;
+		TRY("sendfile offset", n, sendfile(out, file, filled(i, &at, sizeof at), 16));
+		TRY("setsockopt", 0, setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, bad(i, 4), 4));
+		TRY("setsockopt cork", 0, setsockopt(fd, IPPROTO_TCP, TCP_CORK, bad(i, 4), 4));
+		TRY("setsockopt time", 0, setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, bad(i, 16), 16));
+		int four = 4;
+		TRY("getsockopt", 0, getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, bad(i, 4), (void *)&four));
+		TRY("getsockopt length", 0, getsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, b, filled(i, &four, 4)));
+		four = 4;
+		TRY("getsockopt error", 0, getsockopt(fd, SOL_SOCKET, SO_ERROR, bad(i, 4), (void *)&four));
+		TRY("getsockopt error length", 0, getsockopt(fd, SOL_SOCKET, SO_ERROR, b, filled(i, &four, 4)));
+		static const unsigned long asked[] = { FIONREAD, TIOCOUTQ, 0x894b /* SIOCOUTQNSD */, SIOCATMARK, FIONBIO };
+		for (int k = 0; k < 5; k++)
+			if (strcmp(kind, "pipe") || k == 0) TRY("ioctl", 0, ioctl(fd, asked[k], filled(i, &four, 4)));
+		fcntl(fd, F_SETFL, O_NONBLOCK);
+		socklen_t l = 16;
+		TRY("getsockname", 0, getsockname(fd, bad(i, 16), &l));
+		TRY("getpeername length", 0, getpeername(fd, (void *)b, filled(i, &l, 4)));
+		l = 16;
+		TRY("accept", 0, accept(fd, bad(i, 16), &l));
+		TRY("connect", 0, i ? connect(fd, bad(i, 16), 16) : 0);
+		TRY("bind", 0, i ? bind(fd, bad(i, 16), 16) : 0);
+		if (tcp()) unmake(), make();
+	}
+	close(file), close(sink[0]), close(sink[1]);
+}
+
+/* Waits. libc reads some times itself, so those calls are made by number. */
+static void waits(void)
+{
+	int set = epoll_create1(0);
+	struct epoll_event ev = { EPOLLIN, { .u64 = 7 } }, out[4];
+	for (int ready = 0; ready < 2; ready++) {
+		for (int i = 0; i < POINTERS; i++) {
+			struct pollfd p[2] = { { fd, POLLIN, 0 }, { -1, 0, 0 } };
+			struct timespec ts = { 0, 1000 };
+			struct timeval tv = { 0, 1 };
+			struct { const void *set; size_t size; } mask = { 0, 8 };
+			fd_set r;
+			/* The kernel looks at no more than the table of descriptors has room for: at least so many. */
+			int bits = 64;
+			sigset_t empty;
+			sigemptyset(&empty);
+			FD_ZERO(&r);
+			if (strcmp(kind, "none")) FD_SET(fd, &r);
+			if (ready) feed();
+			TRY("poll", 0, poll(filled(i, p, sizeof p), 2, 0));
+			if (ready) feed();
+			TRY("poll by number", 0, syscall(SYS_poll, filled(i, p, sizeof p), 2, 0));
+			if (ready) feed();
+			TRY("ppoll", 0, ppoll(filled(i, p, sizeof p), 2, &ts, 0));
+			/* No time is without end. */
+			int time = (ready && other >= 0) || i != 1;
+			if (ready) feed();
+			if (time) TRY("ppoll time", 0, syscall(SYS_ppoll, p, 2, filled(i, &ts, sizeof ts), 0, 8));
+			if (ready) feed();
+			TRY("ppoll mask", 0, syscall(SYS_ppoll, p, 2, &ts, filled(i, &empty, 8), 8));
+			if (ready) feed();
+			TRY("ppoll size", 0, syscall(SYS_ppoll, p, 2, &ts, &empty, 4));
+			for (int which = 0; which < 3; which++) {
+				void *s = filled(i, &r, bits / 8);
+				if (ready) feed();
+				TRY("select", 0, select(bits, which == 0 ? s : 0, which == 1 ? s : 0, which == 2 ? s : 0, &tv));
+				FD_ZERO(&r);
+				if (strcmp(kind, "none")) FD_SET(fd, &r);
+				fd_set q = r;
+				s = filled(i, &r, bits / 8);
+				if (ready) feed();
+				TRY("pselect", 0, pselect(bits, which == 0 ? s : &q, which == 1 ? s : 0, which == 2 ? s : 0, &ts, 0));
+			}
+			fd_set q = r;
+			if (ready) feed();
+			TRY("select by number", 0, syscall(SYS_select, bits, filled(i, &r, bits / 8), 0, 0, &tv));
+			q = r;
+			if (ready) feed();
+			if (time) TRY("select time", 0, syscall(SYS_select, bits, &q, 0, 0, filled(i, &tv, sizeof tv)));
+			q = r;
+			if (ready) feed();
+			if (time) TRY("pselect time", 0, syscall(SYS_pselect6, bits, &q, 0, 0, filled(i, &ts, sizeof ts), 0));
+			q = r;
+			if (ready) feed();
+			TRY("pselect mask", 0, syscall(SYS_pselect6, bits, &q, 0, 0, &ts, filled(i, &mask, sizeof mask)));
+			q = r;
+			mask.set = bad(i, 8);
+			if (ready) feed();
+			TRY("pselect set", 0, syscall(SYS_pselect6, bits, &q, 0, 0, &ts, &mask));
+			TRY("epoll_ctl add", 0, epoll_ctl(set, EPOLL_CTL_ADD, fd, filled(i, &ev, sizeof ev)));
+			epoll_ctl(set, EPOLL_CTL_ADD, fd, &ev);
+			TRY("epoll_ctl mod", 0, epoll_ctl(set, EPOLL_CTL_MOD, fd, filled(i, &ev, sizeof ev)));
+			if (ready) feed();
+			TRY("epoll_wait", 0, epoll_wait(set, bad(i, sizeof ev), 1, 0));
+			if (ready) feed();
+			TRY("epoll_pwait mask", 0, syscall(SYS_epoll_pwait, set, out, 1, 0, filled(i, &empty, 8), 8));
+			if (ready) feed();
+			if (time) TRY("epoll_pwait2 time", 0, syscall(SYS_epoll_pwait2, set, out, 1, filled(i, &ts, sizeof ts), 0, 8));
+			TRY("epoll_ctl del", 0, epoll_ctl(set, EPOLL_CTL_DEL, fd, bad(i, sizeof ev)));
+		}
+	}
+	/* More than the limit; negative numbers. */
+	int i = 0;
+	struct pollfd p = { fd, POLLIN, 0 };
+	struct timeval odd = { 0, -1 };
+	struct timespec wrong = { 0, 1000000000 };
+	TRY("poll many", 0, poll(&p, 1 << 30, 0));
+	TRY("select negative", 0, select(-1, 0, 0, 0, 0));
+	TRY("select odd time", 0, syscall(SYS_select, 1, 0, 0, 0, &odd));
+	TRY("ppoll wrong time", 0, syscall(SYS_ppoll, &p, 1, &wrong, 0, 8));
+	TRY("epoll_wait none", 0, epoll_wait(set, out, 0, 0));
+	TRY("epoll_wait negative", 0, epoll_wait(set, out, -1, 0));
+	TRY("epoll_wait many", 0, epoll_wait(set, out, INT_MAX, 0));
+	TRY("epoll_wait no set", 0, epoll_wait(fd, out, 1, 0));
+	close(set);
+}
+
+/* --- lengths and numbers of elements */
+
+static void lengths(void)
+{
+	static char b[64];
+	static struct iovec v[1025];
+	static const size_t sizes[] = { 0, 1, 0x7fffefff, 0x7ffff000, 0x7ffff001, 0x80000000, 0xffffffff, 0x100000000, SSIZE_MAX, (size_t)SSIZE_MAX + 1, SIZE_MAX };
+	for (int k = 0; k < 1025; k++) v[k] = (struct iovec){ b + k % 64, 1 };
+	for (int i = 0; i < (int)(sizeof sizes / sizeof *sizes); i++) {
+		size_t n = sizes[i];
+		feed(); TRY("read of", 0, read(fd, edge - 64, n));
+		feed(); TRY("recv of", 0, recv(fd, edge - 64, n, 0));
+		struct iovec one = { edge - 64, n }, two[2] = { { b, 8 }, { edge - 64, n } }, three[3] = { { b, 8 }, { edge - 64, n }, { edge - 64, n } };
+		feed(); TRY("readv of", 0, readv(fd, &one, 1));
+		feed(); TRY("readv two of", 0, readv(fd, two, 2));
+		feed(); TRY("readv three of", 0, readv(fd, three, 3));
+		struct msghdr h = { .msg_iov = two, .msg_iovlen = 2 };
+		feed(); TRY("recvmsg of", 0, recvmsg(fd, &h, 0));
+		if (!tcp()) continue;
+		/* All of it can be read, and what is sent fails at the edge. */
+		TRY("write of", n == 1, n < 2 ? write(fd, edge - 64, n) : 0);
+		TRY("send of", n == 1, n < 2 ? send(fd, edge - 64, n, 0) : 0);
+		TRY("write beyond", 0, n > SSIZE_MAX ? write(fd, edge - 64, n) : 0);
+		two[0].iov_len = 0;
+		TRY("writev beyond", 0, n > SSIZE_MAX ? writev(fd, two, 2) : 0);
+	}
+	static const long counts[] = { -1, 0, 1, 64, 1023, 1024, 1025, INT_MAX, INT_MIN };
+	for (int i = 0; i < (int)(sizeof counts / sizeof *counts); i++) {
+		long n = counts[i];
+		feed(); TRY("readv count", 0, readv(fd, v, n));
+		if (n <= 1024) TRY("writev count", n > 0 && tcp() ? n : 0, tcp() ? writev(fd, v, n) : 0);
+		struct msghdr h = { .msg_iov = v, .msg_iovlen = n };
+		feed(); TRY("recvmsg count", 0, recvmsg(fd, &h, 0));
+		if (n <= 1024) TRY("sendmsg count", n > 0 && tcp() ? n : 0, tcp() ? sendmsg(fd, &h, 0) : 0);
+	}
+	static const int name[] = { -1, INT_MIN, 0, 1, 128, 129, INT_MAX };
+	for (int i = 0; i < 7; i++) {
+		struct iovec one = { b, 16 };
+		char a[256];
+		socklen_t l = name[i];
+		struct msghdr h = { .msg_iov = &one, .msg_iovlen = 1, .msg_name = a, .msg_namelen = name[i] };
+		feed(); TRY("recvmsg name of", 0, recvmsg(fd, &h, 0));
+		feed(); TRY("recvfrom name of", 0, recvfrom(fd, b, 16, 0, (void *)a, &l));
+		if (tcp()) TRY("sendto name of", name[i] >= 0 && name[i] < 129 ? 16 : 0, sendto(fd, b, 16, 0, (void *)a, name[i]));
+	}
+	static const int rw[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 1 << 30 };
+	for (int i = 0; i < 10; i++) {
+		struct iovec one = { b, 16 };
+		feed(); TRY("preadv2 flag", 0, preadv2(fd, &one, 1, -1, rw[i]));
+		feed(); TRY("preadv2 at", 0, preadv2(fd, &one, 1, i, rw[i]));
+		if (tcp()) TRY("pwritev2 flag", -1, pwritev2(fd, &one, 1, -1, rw[i]));
+	}
+}
+
+/* --- options */
+
+/* Those whose value depends on more than what was set. */
+static int varies(int level, int name)
+{
+	static const int sock[] = { SO_PEERSEC, SO_COOKIE, SO_INCOMING_CPU, SO_INCOMING_NAPI_ID, SO_MEMINFO, 71 /* SO_NETNS_COOKIE */, 77 /* SO_PEERPIDFD */, SO_PEERCRED, SO_PEERGROUPS, SO_PEERNAME };
+	static const int own[] = { TCP_INFO, TCP_CC_INFO, TCP_SAVED_SYN, TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_REPAIR_OPTIONS, TCP_QUEUE_SEQ, TCP_REPAIR_WINDOW, TCP_ULP, TCP_FASTOPEN_KEY, TCP_QUICKACK, TCP_ZEROCOPY_RECEIVE, TCP_WINDOW_CLAMP, TCP_TIMESTAMP };
+	if (level == SOL_SOCKET) { for (unsigned i = 0; i < sizeof sock / sizeof *sock; i++) if (sock[i] == name) return 1; }
+	else for (unsigned i = 0; i < sizeof own / sizeof *own; i++) if (own[i] == name) return 1;
+	return 0;
+}
+
+static void get(int level, int name)
+{
+	unsigned char v[32];
+	int length = 16;
+	memset(v, 0x55, sizeof v);
+	errno = 0;
+	int r = getsockopt(fd, level, name, v, (void *)&length);
+	printf(" get %d %s", r, r < 0 ? strerrorname_np(errno) : "-");
+	if (r == 0 && !varies(level, name)) {
+		printf(" %d:", length);
+		for (int k = 0; k < length && k < 16; k++) printf("%02x", v[k]);
+	}
+}
+
+static void options(void)
+{
+	static const long long values[] = { INT_MIN, -1, 0, 1, 2, 100, 65536, INT_MAX };
+	static const int level[] = { SOL_SOCKET, IPPROTO_TCP, IPPROTO_IP, 77 };
+	for (int l = 0; l < 4; l++) {
+		for (int name = 0; name < (l == 0 ? 96 : l == 1 ? 56 : 40); name++) {
+			if (level[l] == IPPROTO_TCP && (name == TCP_REPAIR || name == TCP_ULP)) continue;
+			for (int i = 0; i < 8; i++) {
+				/* Rates of next to nothing, and delays: a test is not to wait for them. */
+				if (level[l] == SOL_SOCKET && name == SO_MAX_PACING_RATE && i != 1 && i != 7) continue;
+				if (level[l] == IPPROTO_TCP && name == 37 && (i < 2 || i > 5)) continue;
+				/* Nor for packets that go elsewhere: one is enough. */
+				if (level[l] == SOL_SOCKET && name == 62 /* SO_BINDTOIFINDEX */ && i > 4) continue;
+				if (level[l] == IPPROTO_IP && name == 21 /* IP_MINTTL */ && i > 5) continue;
+				/* The end of a connection is not tried here. */
+				long long v[2] = { values[i] & 0xffffffff, 0 };
+				char text[64];
+				/* A low-water mark or a timeout of the last value is not the next one's. */
+				sprintf(text, "option %d %d value", level[l], name);
+				errno = 0;
+				result(text, i, setsockopt(fd, level[l], name, v, i % 2 ? 4 : 16));
+				get(level[l], name);
+				if (tcp()) {
+					char b[16];
+					long sent = send(fd, pattern, 16, MSG_NOSIGNAL);
+					struct pollfd p = { other, POLLIN, 0 };
+					poll(&p, 1, 2000);
+					printf(" sent %ld %ld", sent, (long)recv(other, b, 16, 0));
+					sent = send(other, pattern, 16, MSG_NOSIGNAL);
+					p = (struct pollfd){ fd, POLLIN, 0 };
+					if (level[l] != SOL_SOCKET || (name != SO_RCVLOWAT && name != SO_PEEK_OFF)) poll(&p, 1, 2000);
+					printf(" got %ld", (long)recv(fd, b, 16, 0));
+				}
+				printf("\n");
+			}
+			/* Lengths. */
+			static const int lengths[] = { -1, 0, 1, 3, 4, 7, 8, 15, 16, 17, INT_MAX };
+			for (int i = 0; i < 11; i++) {
+				static char v[4096];
+				socklen_t n = lengths[i];
+				memset(v, 0, 64), v[0] = 1;
+				char text[64];
+				sprintf(text, "option %d %d length", level[l], name);
+				if (level[l] == SOL_SOCKET && name == SO_MAX_PACING_RATE) memset(v, 0xff, 8);
+				errno = 0;
+				result(text, i, lengths[i] > 17 ? 0 : setsockopt(fd, level[l], name, v, n));
+				errno = 0;
+				long r = getsockopt(fd, level[l], name, v, &n);
+				printf(" get %ld %s", r, r < 0 ? strerrorname_np(errno) : "-");
+				if (!varies(level[l], name)) printf(" %d", n);
+				printf("\n");
+				fflush(stdout);
+			}
+			if (tcp()) unmake(), make();
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	(void)argc;
+	kind = argv[1];
+	signal(SIGPIPE, SIG_IGN);
+	alarm(200);
+	none = mmap(0, 3 * 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	readonly = none, edge = none + 2 * 65536, none = edge;
+	memset(readonly, 0, 65536);
+	mprotect(none, 65536, PROT_NONE), mprotect(readonly, 65536, PROT_READ);
+	if (strcmp(kind, "idle") && !tcp()) {
+		/* There are descriptors of culvert's to be had. */
+		int s = socket(AF_INET, SOCK_STREAM, 0);
+		dup2(s, 400), close(s);
+	}
+	make();
+	if (!strcmp(argv[2], "recv")) recv_flags();
+	else if (!strcmp(argv[2], "send")) send_flags();
+	else if (!strcmp(argv[2], "pointers")) pointers();
+	else if (!strcmp(argv[2], "waits")) waits();
+	else if (!strcmp(argv[2], "lengths")) lengths();
+	else options();
+	unmake();
+	return 0;
+}

@@ -1,0 +1,64 @@
+//! Every flag, option value and bad pointer, in the calls that culvert takes: results, errors and what is left are the kernel's.
+
+use legacy_apps::{Lab, Side, compare_one, on_ring};
+use std::process::Command;
+
+/// Runs a table of `c/calls.c` on a kind of descriptor.
+fn program(lab: &Lab, kind: &str, table: &str) -> Command {
+    let mut command = lab.command(Side::Client, lab.compile("calls.c", &["-w"]));
+    command.arg(kind).arg(table);
+    command
+}
+
+/// On a connection whose bytes are on rings from the first exchange on, on one that is too young for that at first, and on one that only
+/// the kernel can have.
+fn connections(table: &str) {
+    let eager = |lab: &Lab| {
+        let mut command = program(lab, "tcp", table);
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one(&format!("calls-{table}"), eager, |_, log| on_ring(log) > 1);
+    // It goes over on its way through the table.
+    compare_one(&format!("calls-{table}-young"), |lab| program(lab, "tcp", table), |_, log| on_ring(log) > 0);
+    compare_one(&format!("calls-{table}-pinned"), |lab| program(lab, "pinned", table), |_, log| on_ring(log) == 0);
+}
+
+/// On what is no connection, in a process with sockets of culvert's and in one without.
+fn others(table: &str) {
+    for kind in ["pipe", "udp", "listen", "none", "idle"] {
+        compare_one(&format!("calls-{table}-{kind}"), |lab| program(lab, kind, table), |_, log| on_ring(log) == 0);
+    }
+}
+
+#[test]
+fn flags_of_receives() {
+    connections("recv");
+}
+
+#[test]
+fn flags_of_sends() {
+    connections("send");
+}
+
+#[test]
+fn bad_pointers() {
+    connections("pointers");
+    others("pointers");
+}
+
+#[test]
+fn bad_pointers_of_waits() {
+    connections("waits");
+    others("waits");
+}
+
+#[test]
+fn lengths() {
+    connections("lengths");
+}
+
+#[test]
+fn options() {
+    connections("options");
+}
