@@ -7,6 +7,7 @@ use crate::lock::Lock;
 use crate::own;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::journal::Journal;
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
 use shmring::{sys, syscall};
@@ -51,6 +52,8 @@ pub struct Chan {
     pub used: AtomicU64,
     /// Was mapped before a fork: nothing new is put into it by this process.
     pub inherited: AtomicU32,
+    /// Notes of the family's journal that were copied into it, or need not be.
+    pub noted: AtomicU64,
     /// Time stamp at which the lifeline of one of its connections was last seen to be alive, and so its peer.
     alive: AtomicU64,
     /// No connection has been in it yet.
@@ -146,6 +149,7 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.id.store(id, Relaxed);
     c.used.store(0, Relaxed);
     c.inherited.store(0, Relaxed);
+    c.noted.store(0, Relaxed);
     c.alive.store(0, Relaxed);
     c.unused.store(1, Relaxed);
     UNUSED.fetch_add(1, Relaxed);
@@ -307,6 +311,14 @@ impl Chan {
     #[inline(always)]
     pub fn queues(&self, side: Role) -> &[Queue; layout::POLLERS] {
         let at = layout::QUEUES_AT + side as usize * size_of::<[Queue; layout::POLLERS]>();
+        // SAFETY: inside the fixed part; all atomics; always mapped.
+        unsafe { &*self.base().add(at).cast() }
+    }
+
+    /// What the family of one side did natively, as far as it has copied that.
+    #[inline(always)]
+    pub fn journal(&self, side: Role) -> &Journal {
+        let at = layout::JOURNALS_AT + side as usize * size_of::<Journal>();
         // SAFETY: inside the fixed part; all atomics; always mapped.
         unsafe { &*self.base().add(at).cast() }
     }

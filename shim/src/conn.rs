@@ -20,9 +20,10 @@ pub fn sure<T>(r: Result<T, core::convert::Infallible>) -> T {
     v
 }
 
-/// How the library's ports reach memory and the pollers: a type with `ep` and `chan`.
+/// How the library's ports reach memory and the pollers: a type with `ep` and `chan`, and whether what it tells the peer is
+/// about the stream that it sends ([`notify`]) or not ([`notify_aside`]).
 macro_rules! port {
-    ($port:ident) => {
+    ($port:ident, $notify:ident) => {
         impl shmring::driver::Port for $port<'_> {
             type Stop = core::convert::Infallible;
 
@@ -36,7 +37,7 @@ macro_rules! port {
             }
             #[inline(always)]
             fn notify(&mut self) -> Result<(), Self::Stop> {
-                $crate::conn::notify(self.ep, self.chan);
+                $crate::conn::$notify(self.ep, self.chan);
                 Ok(())
             }
             fn tell_own(&mut self) {
@@ -56,13 +57,21 @@ pub fn notify(ep: Ep, chan: &Chan) {
     }
 }
 
+/// The same of what is not about the stream that this side sends.
+pub fn notify_aside(ep: Ep, chan: &Chan) {
+    let rung = chan.notify_aside(ep.slot.load(Relaxed) as usize);
+    if rung > 0 {
+        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+    }
+}
+
 /// For steps that ask nothing of the lifeline.
 struct Words<'a> {
     ep: Ep,
     chan: &'a Chan,
 }
 
-port!(Words);
+port!(Words, notify_aside);
 
 /// Declares this side ready to receive on the ring, if no thread of the family waits natively. Needs no token.
 #[inline(always)]

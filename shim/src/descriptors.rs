@@ -1,5 +1,6 @@
 //! Descriptors coming and going: every call that makes, duplicates or closes one.
 
+use crate::acts;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, peer, processes, real};
@@ -88,6 +89,7 @@ pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
 /// As libc's; a cancellation point.
 pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     let ep = fds::endpoint(fd);
+    let begun = acts::begin();
     // SAFETY: the caller's obligation.
     let r = unsafe { real::connect(fd, a, l) };
     if let Some(ep) = ep {
@@ -95,6 +97,8 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
         if (r == 0 || real::errno() == libc::EINPROGRESS || real::errno() == libc::EINTR) && ep.state() == State::Idle {
             ep.role.store(1, Relaxed);
             let _ = ep.state.compare_exchange(State::Idle as u32, State::Eligible as u32, AcqRel, Relaxed);
+            ep.ports.store(0, Relaxed);
+            acts::opened(ep, fd, begun);
         }
         if r == 0 && ep.state() == State::Attached {
             // Of a connection, only its end can be asked for: AF_UNSPEC (connect(2)).
@@ -150,6 +154,12 @@ pub unsafe fn epoll_create1(flags: c_int) -> c_int {
     fd
 }
 
+/// What is to be noted once the kernel has closed `fd`, if that ends a connection.
+fn ending(fd: c_int) -> Option<acts::Ending> {
+    let ep = fds::endpoint(fd)?;
+    if ep.local().refs.load(Relaxed) == 1 && tls().vfork.get() == 0 { acts::ending(ep, fd) } else { None }
+}
+
 /// `close`.
 ///
 /// # Safety
@@ -162,7 +172,14 @@ pub unsafe fn close(fd: c_int) -> c_int {
             real::set_errno(libc::EBADF);
             return -1;
         }
-        _ => forget(fd),
+        _ => {
+            let ending = ending(fd);
+            forget(fd);
+            // SAFETY: the caller's obligation.
+            let r = unsafe { real::close(fd) };
+            acts::ended(ending);
+            return r;
+        }
     }
     // SAFETY: the caller's obligation.
     unsafe { real::close(fd) }
@@ -308,7 +325,14 @@ fn open(fd: c_int) -> bool {
 
 fn before_close(fd: c_int) {
     if fds::get(fd) != Kind::Other {
+        ends_soon(fd);
         forget(fd);
+    }
+}
+
+fn ends_soon(fd: c_int) {
+    if let Some(ep) = fds::endpoint(fd).filter(|ep| ep.local().refs.load(Relaxed) == 1 && tls().vfork.get() == 0) {
+        acts::ends_soon(ep, fd);
     }
 }
 
@@ -339,7 +363,10 @@ pub unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
                 }
                 from = fd + 1;
             }
-            _ => forget(fd as c_int),
+            _ => {
+                ends_soon(fd as c_int);
+                forget(fd as c_int);
+            }
         }
     }
     if from <= last {

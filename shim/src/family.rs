@@ -6,8 +6,31 @@ use crate::members::{BASE, FD, header, my_place};
 use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
-use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, MAGIC, Member, Reason, State, VERSION};
+use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, MAGIC, Member, Reason, State, VERSION};
+use shmring::journal::Journal;
 use shmring::{sys, syscall};
+
+/// The family's journal.
+#[inline(always)]
+pub fn journal() -> Option<&'static Journal> {
+    let base = BASE.load(Relaxed);
+    // SAFETY: within the family's memory, mapped for the life of the process once set; all atomics.
+    (!base.is_null()).then(|| unsafe { &*base.add(JOURNAL_AT).cast() })
+}
+
+/// Whether anybody of the family has had a channel.
+#[inline]
+pub fn has_channels() -> bool {
+    header().is_some_and(|h| h.channels.load(Relaxed) != 0)
+}
+
+/// Connections that this process has begun to hold, modulo 2^32.
+static ALLOCATED: AtomicU32 = AtomicU32::new(0);
+
+/// See [`ALLOCATED`].
+pub fn allocated() -> u32 {
+    ALLOCATED.load(Relaxed)
+}
 
 static MAKING: Lock = Lock::new();
 static FAILED: AtomicU32 = AtomicU32::new(0);
@@ -302,6 +325,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);
     ep.state.store(state as u32, Release);
+    ALLOCATED.fetch_add(1, Relaxed);
     Some(ep)
 }
 

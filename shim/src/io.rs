@@ -1,5 +1,6 @@
 //! What the byte-moving calls have in common: which way this call on this endpoint goes.
 
+use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
@@ -26,7 +27,9 @@ fn native(ep: Ep, fd: c_int) -> bool {
         State::Eligible | State::Attached => false,
         State::Idle | State::Free => true,
         State::Pinned => {
-            fds::leave_alone(fd);
+            if !acts::noted(ep.reason.load(Relaxed)) {
+                fds::leave_alone(fd);
+            }
             true
         }
     }
@@ -75,11 +78,36 @@ fn noted(ep: Ep, life: u32, real: &mut impl FnMut() -> isize) -> isize {
     r
 }
 
+/// Runs a native call that sends, and notes it for the order of events.
+#[inline]
+fn send_natively(ep: Ep, fd: c_int, flags: c_int, real: &mut impl FnMut() -> isize) -> isize {
+    let (life, begun) = (ep.life(), acts::begin());
+    let r = real();
+    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    if ep.life() == life {
+        // The last byte of out-of-band data is not part of the stream, for a receiver that does not want it there.
+        acts::sent(ep, fd, begun, r, r - isize::from(flags & libc::MSG_OOB != 0));
+    }
+    r
+}
+
+/// Runs a native call that receives, and counts what it brought.
+#[inline]
+fn receive_natively(ep: Ep, flags: c_int, real: &mut impl FnMut() -> isize) -> isize {
+    let life = ep.life();
+    let r = real();
+    if flags & libc::MSG_PEEK == 0 && ep.life() == life {
+        acts::heard(ep, r);
+    }
+    r
+}
+
 /// Runs a native call that sends, once the ring has none of it any more; `None`: it is to be looked at again.
 #[inline]
-fn lifeline_send(ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+fn lifeline_send(ep: Ep, fd: c_int, flags: c_int, real: &mut impl FnMut() -> isize) -> Option<isize> {
     let down = || ep.tx_phase.get() == TxPhase::Down;
-    counted(ep, &ep.tx_word, UP, real).or_else(|| down().then(|| noted(ep, ep.life(), real)))
+    let mut real = || send_natively(ep, fd, flags, real);
+    counted(ep, &ep.tx_word, UP, &mut real).or_else(|| down().then(|| noted(ep, ep.life(), &mut real)))
 }
 
 /// A call on `ep` is over; if it slept, others must know that it does not any more.
@@ -108,10 +136,10 @@ pub unsafe fn recv(
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
         if native(ep, fd) {
-            return real();
+            return receive_natively(ep, flags, &mut real);
         }
         let Some(chan) = attached(ep, fd) else {
-            match counted(ep, &ep.rx_word, READY, &mut real) {
+            match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
                 Some(r) if r > 0 => {
                     attach::note_answer(ep);
                     return r;
@@ -134,10 +162,10 @@ pub unsafe fn recv(
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         if ep.rx_phase.get() == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
-            return real();
+            return receive_natively(ep, flags, &mut real);
         }
         if !conn::make_ready(ep, chan) {
-            match counted(ep, &ep.rx_word, READY, &mut real) {
+            match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
                 Some(r) => return r,
                 None => continue,
             }
@@ -197,7 +225,7 @@ pub unsafe fn send(
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
         if native(ep, fd) {
-            return real();
+            return send_natively(ep, fd, flags, &mut real);
         }
         let Some(chan) = attached(ep, fd) else {
             if flags & libc::MSG_OOB != 0 {
@@ -206,7 +234,7 @@ pub unsafe fn send(
                 slots::give_up(ep, Reason::Oob);
             }
             attach::note_sent(ep);
-            match counted(ep, &ep.tx_word, UP, &mut real) {
+            match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, &mut real)) {
                 Some(r) => return r,
                 None if lost(ep) => return real(),
                 None => continue,
@@ -216,7 +244,7 @@ pub unsafe fn send(
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
-            return real();
+            return send_natively(ep, fd, flags, &mut real);
         }
         conn::make_ready(ep, chan);
         let mut asleep = false;
@@ -225,7 +253,7 @@ pub unsafe fn send(
         awake(ep, asleep);
         match sent {
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match lifeline_send(ep, &mut real) {
+            Sent::Native => match lifeline_send(ep, fd, flags, &mut real) {
                 Some(r) => return r,
                 None => continue,
             },
@@ -256,11 +284,11 @@ pub unsafe fn sendfile(
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(out)) else { return real() };
         if native(ep, out) {
-            return real();
+            return send_natively(ep, out, 0, &mut real);
         }
         let Some(chan) = attached(ep, out) else {
             attach::note_sent(ep);
-            match counted(ep, &ep.tx_word, UP, &mut real) {
+            match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, &mut real)) {
                 Some(r) => return r,
                 None if lost(ep) => return real(),
                 None => continue,
@@ -280,10 +308,10 @@ pub unsafe fn sendfile(
         match sent {
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
-                return real();
+                return send_natively(ep, out, 0, &mut real);
             }
             Sent::Done(r) => return real::ret(r),
-            Sent::Native => match lifeline_send(ep, &mut real) {
+            Sent::Native => match lifeline_send(ep, out, 0, &mut real) {
                 Some(r) => return r,
                 None => continue,
             },
@@ -307,6 +335,12 @@ fn leave_tx(ep: Ep, chan: &'static Chan, fd: c_int, why: Reason) {
 /// As libc's.
 pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -> c_int {
     let Some(ep) = fds::endpoint(fd) else { return real() };
+    let ending = if how == libc::SHUT_RD { None } else { acts::ending(ep, fd) };
+    let mut real = || {
+        let r = real();
+        acts::ended(ending);
+        r
+    };
     if ep.state() == State::Eligible {
         // Half a connection is not worth a ring.
         slots::give_up(ep, Reason::Shut);

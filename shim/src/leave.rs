@@ -36,7 +36,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
     tx::finish(ep, chan, fd);
     ep.because(why);
     let complete = rx::leave(ep, chan, fd, life, unread, why);
-    chan.notify(ep.slot.load(Relaxed) as usize);
+    chan.notify_aside(ep.slot.load(Relaxed) as usize);
     complete
 }
 

@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), no_std)]
 #![allow(clippy::missing_safety_doc)]
 
+mod acts;
 mod attach;
 mod buffers;
 mod bulk;

@@ -196,3 +196,9 @@ pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
     lnx::disconnect(fd);
 }
+
+/// The port that the socket is bound to; 0 if it is not.
+pub fn local_port(fd: i32) -> u16 {
+    // struct sockaddr_in and sockaddr_in6 alike.
+    lnx::local_address(fd).map_or(0, |a| u16::from_be_bytes([a[2], a[3]]))
+}

@@ -1,22 +1,35 @@
 //! Telling the other side of a channel, or others of this process, that a connection has news.
 
+use crate::acts;
 use crate::channel::Chan;
 use crate::poller;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::layout::Producer;
-use shmring::ring::{Sleeper, Stamp};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use shmring::ring::{About, Sleeper, Stamp};
 use shmring::{ring, sys, syscall};
 
 impl Chan {
-    /// Tells the other side to look at `slot`. Returns how many sleepers were woken.
+    /// Tells the other side to look at `slot`: the stream that this side sends goes on. Returns how many sleepers were
+    /// woken.
     #[inline]
     pub fn notify(&self, slot: usize) -> u32 {
+        acts::pass_on(self);
+        self.tell(slot, About::Stream, &self.slot(slot).producer[self.role().tx()].told)
+    }
+
+    /// The same of anything else.
+    #[inline]
+    pub fn notify_aside(&self, slot: usize) -> u32 {
+        acts::pass_on(self);
+        self.tell(slot, About::Aside, &self.slot(slot).consumer[self.role().rx()].told)
+    }
+
+    #[inline(always)]
+    fn tell(&self, slot: usize, about: About, told: &AtomicU64) -> u32 {
         let peer = self.role().peer();
         let mut rung = 0;
-        let h = self.slot(slot);
-        let stamp = Stamp { producer: &h.producer[self.role().tx()], now: sys::cycles };
-        ring::notify(&h.side[peer as usize], self.queues(peer), slot, stamp, |sleeper| {
+        let stamp = Some(Stamp { told, now: sys::cycles_in_order });
+        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, about, stamp, |sleeper| {
             rung += 1;
             match sleeper {
                 Sleeper::Bell(p) => poller::ring_peer(self, p),
@@ -26,24 +39,17 @@ impl Chan {
         rung
     }
 
-    /// The same for our own side: this thread has changed what others of this process wait for.
+    /// Tells our own side: this thread has changed what others of this process wait for.
     #[cold]
     pub fn tell_own(&self, slot: usize) {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
             let role = self.role();
-            // The time of our own news is for the peer's pollers.
-            let stamp = Stamp { producer: &Producer::default(), now: sys::cycles };
-            ring::notify(
-                &self.slot(slot).side[role as usize],
-                self.queues(role),
-                slot,
-                stamp,
-                |sleeper| match sleeper {
-                    Sleeper::Bell(p) => poller::ring_own(p),
-                    Sleeper::Word(w) => wake(w),
-                },
-            );
+            let side = &self.slot(slot).side[role as usize];
+            ring::notify(side, self.queues(role), slot, About::Aside, None, |sleeper| match sleeper {
+                Sleeper::Bell(p) => poller::ring_own(p),
+                Sleeper::Word(w) => wake(w),
+            });
         }
     }
 }

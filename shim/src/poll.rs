@@ -339,10 +339,10 @@ unsafe fn serve_in(
             } else if let Some(n) = poller {
                 poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, n);
                 poller::tell(chan, n);
-                chan.queues(chan.role())[n].armed.store(poller::generation(n), Relaxed);
+                ring::arm(&chan.queues(chan.role())[n], poller::generation(n));
             }
         }
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        ring::armed();
         bounded |= set.iter().any(|p| on_ring(p.fd).is_some_and(|(ep, chan)| sleep::in_transit(ep, chan)));
         work[bell] = pollfd { fd: poller.map_or(-1, poller::bell), events: POLLIN, revents: 0 };
         if bounded {

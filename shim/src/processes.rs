@@ -1,5 +1,6 @@
 //! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
 
+use crate::acts;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
@@ -246,6 +247,9 @@ pub fn leaving() {
     for ep in family::held() {
         let sole = family::sole_holder(ep);
         let fd = ep.local().fd.load(Relaxed);
+        if sole && fds::endpoint(fd) == Some(ep) {
+            acts::ends_soon(ep, fd);
+        }
         if ep.state() == State::Attached
             && fds::endpoint(fd) == Some(ep)
             && let Some(chan) = ep.chan()

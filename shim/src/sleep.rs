@@ -12,8 +12,7 @@ use crate::real;
 use crate::signals::{self, Runs};
 use crate::sleepers::lie_on;
 use crate::tls::tls;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::fence;
+use core::sync::atomic::Ordering::Relaxed;
 use shmring::layout::{DOZING, Queue};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
@@ -47,13 +46,11 @@ impl Sleep<'_> {
     }
 
     fn arm(&mut self, how: u32) {
-        match self.poller {
-            Some(p) => {
-                self.armed = generation(p) | how;
-                ring::arm(self.queue(p), self.armed);
-            }
-            None => fence(SeqCst),
+        if let Some(p) = self.poller {
+            self.armed = generation(p) | how;
+            ring::arm(self.queue(p), self.armed);
         }
+        ring::armed();
     }
 }
 

@@ -5,6 +5,7 @@
 //! `culvert stat` reads it through `/proc/PID/fd` with `pread`, as the same user or root, and takes
 //! nothing in it on trust.
 
+use crate::journal::Journal;
 use crate::owner;
 use crate::switch::{RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
@@ -14,7 +15,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -24,7 +25,9 @@ pub const MEMBERS: usize = 256;
 /// Where the endpoints begin.
 pub const ENDPOINTS_AT: usize = 4096;
 /// Length of the memfd (sparse).
-pub const FAMILY_LEN: usize = ENDPOINTS_AT + ENDPOINTS * size_of::<Endpoint>();
+pub const FAMILY_LEN: usize = JOURNAL_AT + size_of::<Journal>();
+/// Where the family's journal lies.
+pub const JOURNAL_AT: usize = ENDPOINTS_AT + ENDPOINTS * size_of::<Endpoint>();
 
 /// First page.
 #[repr(C, align(64))]
@@ -283,6 +286,12 @@ pub struct Endpoint {
     pub never_waits: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
     pub holders: [AtomicU64; MEMBERS / 64],
+    /// The connector's port << 16 | the acceptor's; 0 while unknown.
+    pub ports: AtomicU32,
+    /// Bytes sent and received over the lifeline, as this family has counted: a hint, for the order of events.
+    pub sent: AtomicU32,
+    /// See `sent`.
+    pub heard: AtomicU32,
 
     // --- the channel
     /// Channel id.
@@ -379,6 +388,9 @@ impl Endpoint {
             &self.cork,
             &self.peer_pid,
             &self.never_waits,
+            &self.ports,
+            &self.sent,
+            &self.heard,
         ] {
             w.store(0, Relaxed);
         }

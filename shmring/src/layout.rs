@@ -4,6 +4,7 @@
 //! offset 0        Header                     identity, geometry
 //! OFFERS_AT       Offer[OFFERS]              slots on offer
 //! QUEUES_AT       Queue[2][POLLERS]          per side and poller: armed word, ready bits
+//! JOURNALS_AT     Journal[2]                 per side: what it did on the kernel
 //! HOMES_AT        SLOTS x 4 KiB              a page for each slot: [ home 0 | SlotHeader | home 1 ]
 //! FIXED_LEN       SLOTS x 2 x bulk           what of the slots' rings does not fit their homes
 //! ```
@@ -14,6 +15,7 @@
 //! Everything up to [`FIXED_LEN`] is mapped as long as a process uses the channel, and pollers look at nothing else.
 //! The bulk of a ring is mapped by a process that has bytes to write or to read there, and only until the connection ends.
 
+use crate::journal::Journal;
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// `"culvert\x01"`, little endian: a channel of this layout.
@@ -21,7 +23,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 7 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 8 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -106,13 +108,16 @@ pub struct Queue {
     /// Non-zero while the poller sleeps or is about to: its sleep generation, perhaps with [`DOZING`].
     pub armed: AtomicU32,
     _pad: u32,
-    /// Bit per slot: "look at this connection".
+    /// Bit per slot: "look at this connection, its stream goes on". The time is in [`Producer::told`].
     pub ready: AtomicU64,
     /// Name of the poller's doorbell, and what it must be rung with; 0 if it has none. Written by the poller's process,
     /// before it is armed.
     pub bell: AtomicU64,
     /// See [`Queue::bell`].
     pub key: AtomicU64,
+    /// The same for anything else, with [`Consumer::told`]. A word of its own, so that the time of what comes on a
+    /// stream is not that of something that came before and was no event.
+    pub aside: AtomicU64,
 }
 
 /// What one side says about itself, rarely written: stays shared in the other side's cache.
@@ -172,8 +177,8 @@ pub struct Producer {
     pub base: AtomicU64,
     /// Bytes of the ring's bulk, from its beginning, that have memory.
     pub there: AtomicU64,
-    /// When the other side's pollers were told of the first news that they have not taken yet, in cycles of the
-    /// time-stamp counter.
+    /// When the other side's pollers were told of the first news of the stream that they have not taken yet, in cycles of
+    /// the time-stamp counter. One for all pollers: it is that of the one who took its bit last.
     pub told: AtomicU64,
 }
 
@@ -183,6 +188,8 @@ pub struct Producer {
 pub struct Consumer {
     /// Ring position after the last consumed byte.
     pub head: AtomicU64,
+    /// As [`Producer::told`], of news that the receiver has.
+    pub told: AtomicU64,
 }
 
 /// In the middle of a slot.
@@ -209,8 +216,10 @@ const _: () = {
 pub const OFFERS_AT: usize = PAGE;
 /// Where the queues begin: `[side][poller]`.
 pub const QUEUES_AT: usize = OFFERS_AT + OFFERS * size_of::<Offer>();
+/// Where the journals begin: one of each side.
+pub const JOURNALS_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
 /// Where the slots' home pages begin.
-pub const HOMES_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
+pub const HOMES_AT: usize = (JOURNALS_AT + 2 * size_of::<Journal>()).next_multiple_of(PAGE);
 /// Length of the part that is mapped as long as the channel is used.
 pub const FIXED_LEN: usize = HOMES_AT + SLOTS * PAGE;
 #[cfg(not(loom))]

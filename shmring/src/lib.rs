@@ -8,6 +8,7 @@
 
 pub mod driver;
 pub mod family;
+pub mod journal;
 pub mod layout;
 pub mod lnx;
 pub mod owner;

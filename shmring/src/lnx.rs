@@ -178,6 +178,15 @@ pub fn set_option<T: Plain>(fd: i32, level: i32, name: i32, v: T) -> isize {
     unsafe { syscall!(libc::SYS_setsockopt, fd, level, name, &raw const v, size_of::<T>()) }
 }
 
+/// The address that a socket has on this side, as far as `struct sockaddr_in6` goes.
+pub fn local_address(fd: i32) -> Option<[u8; 28]> {
+    let mut address = [0u8; 28];
+    let mut len = address.len() as u32;
+    // SAFETY: writes at most `len` bytes.
+    let r = unsafe { syscall!(libc::SYS_getsockname, fd, address.as_mut_ptr(), &raw mut len) };
+    (r >= 0).then_some(address)
+}
+
 /// Bytes that a TCP socket has not sent yet (linux/sockios.h).
 pub const SIOCOUTQNSD: u64 = 0x894b;
 /// Whether what is read next stands at the urgent mark (asm-generic/sockios.h).

@@ -10,7 +10,8 @@
 //! stable whenever the ring is non-empty, hence `Relaxed`.
 
 use crate::layout::{Consumer, DOZING, Producer, Queue, Side};
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sys;
 
 /// Where positions lie in a ring.
 #[derive(Clone, Copy, Debug)]
@@ -140,37 +141,81 @@ pub enum Sleeper<'a> {
 /// When news came that are new to a poller: of connections that have some, the one that had them first is reported
 /// first, as by the kernel (its ready list is in the order of arrival).
 pub struct Stamp<'a> {
-    /// Of the side that tells.
-    pub producer: &'a Producer,
-    /// Now, in cycles.
+    /// Where the pollers find it.
+    pub told: &'a AtomicU64,
+    /// Now, in cycles, and not before anything that this thread did earlier.
     pub now: fn() -> u64,
+}
+
+/// What a notification is about: there is a bit per slot for each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum About {
+    /// What the sender of a stream did: bytes, its end, a change of the medium ([`Queue::ready`]).
+    Stream,
+    /// Anything else: room, readiness, somebody of the same process who came first ([`Queue::aside`]).
+    Aside,
+}
+
+impl About {
+    fn word(self, queue: &Queue) -> &AtomicU64 {
+        match self {
+            About::Stream => &queue.ready,
+            About::Aside => &queue.aside,
+        }
+    }
+}
+
+/// Sets `bit` in `word`. `stamp` is called before that if the bit is not set, so that whoever finds the bit finds the
+/// stamp of the first of the news that it stands for, until the bit is taken.
+///
+/// Also where the bit is set already the word is written, by a CAS: whoever takes the bit afterwards sees what was
+/// stored before the call. Who took it before makes the CAS fail.
+fn mark(word: &AtomicU64, bit: u64, mut stamp: impl FnMut()) {
+    /// Others that set and take bits make the CAS fail, too. The peer could do so for ever.
+    const TRIES: u32 = 64;
+    sys::prefetch_to_write(core::ptr::from_ref(word));
+    let mut bits = word.load(Ordering::Relaxed);
+    for _ in 0..TRIES {
+        if bits & bit == 0 {
+            stamp();
+        }
+        match word.compare_exchange(bits, bits | bit, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return,
+            Err(now) => bits = now,
+        }
+    }
+    stamp();
+    word.fetch_or(bit, Ordering::AcqRel);
 }
 
 /// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps.
 ///
-/// Call it after the store the other side is to see. The fence pairs with the one in [`arm`]: either the
+/// Call it after the store the other side is to see. The fence pairs with the one in [`armed`]: either the
 /// sleeper's second look sees that store, or we see that it is armed. The doorbell is rung *before* the
 /// armed word is cleared, so that dying in between loses no wake-up. Who sleeps on the word itself is woken after;
 /// dying in between costs it the rest of a doze.
-pub fn notify(side: &Side, queues: &[Queue], slot: usize, stamp: Stamp, mut wake: impl FnMut(Sleeper)) {
+pub fn notify(
+    side: &Side,
+    queues: &[Queue],
+    slot: usize,
+    about: About,
+    stamp: Option<Stamp>,
+    mut wake: impl FnMut(Sleeper),
+) {
     let mut done = 0u64;
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
         let mut m = mask;
-        let first = m != 0 && done == 0;
-        let before = stamp.producer.told.load(Ordering::Relaxed);
-        if first {
-            stamp.producer.told.store((stamp.now)(), Ordering::Relaxed);
-        }
-        let mut known = first;
+        // One time for all pollers.
+        let mut now = None;
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
-            known &= queues[p].ready.fetch_or(1 << slot, Ordering::AcqRel) & 1 << slot != 0;
-        }
-        if known {
-            // Not the first. This way round the line is left alone once the other side knows, nearly always.
-            stamp.producer.told.store(before, Ordering::Relaxed);
+            mark(about.word(&queues[p]), 1 << slot, || {
+                if let Some(s) = &stamp {
+                    s.told.store(*now.get_or_insert_with(s.now), Ordering::Relaxed);
+                }
+            });
         }
         fence(Ordering::SeqCst);
         let mut m = mask;
@@ -196,19 +241,49 @@ pub fn notify(side: &Side, queues: &[Queue], slot: usize, stamp: Stamp, mut wake
     }
 }
 
-/// Declares that the owner of `queue` is about to sleep. After it, look at everything once more.
+/// Declares that the owner of `queue` is about to sleep. Then call [`armed`], and look at everything once more.
 ///
-/// `generation` must differ from that of every earlier sleep: a notifier that is late with clearing the word
-/// must not clear this one. (A swap: it falls before or after such a notifier's CAS, never beside it.)
+/// `generation` must differ from that of every earlier sleep: a notifier that is late with clearing the word compares
+/// it with the one that it saw, and must not clear this one.
+///
+/// A store would do: the notifier's CAS comes before it in the word's modification order and clears an earlier generation,
+/// or after it and fails. It is a swap because loom lets a CAS pass a store that it should have read, and this function
+/// is the one that loom checks.
 pub fn arm(queue: &Queue, generation: u32) {
     queue.armed.swap(generation, Ordering::Relaxed);
+}
+
+/// All queues that concern one sleep are armed. The fence pairs with the one in [`notify`].
+pub fn armed() {
     fence(Ordering::SeqCst);
 }
 
-/// Takes the ready bits.
+/// The bits that are set, without taking them. What they stand for, and the stamps, can be read then.
+pub fn marks(queue: &Queue, about: About) -> u64 {
+    about.word(queue).load(Ordering::Acquire)
+}
+
+/// Takes the bits `which`.
+pub fn take(queue: &Queue, about: About, which: u64) -> u64 {
+    about.word(queue).fetch_and(!which, Ordering::AcqRel) & which
+}
+
+/// Leaves the bits `which` for the next time.
+pub fn leave(queue: &Queue, about: About, which: u64) {
+    about.word(queue).fetch_or(which, Ordering::AcqRel);
+}
+
+/// Whether there are any.
+#[inline(always)]
+pub fn stirred(queue: &Queue) -> bool {
+    queue.ready.load(Ordering::Relaxed) | queue.aside.load(Ordering::Relaxed) != 0
+}
+
+/// Takes all bits.
 pub fn take_ready(queue: &Queue) -> u64 {
-    if queue.ready.load(Ordering::Relaxed) == 0 {
-        return 0;
-    }
-    queue.ready.swap(0, Ordering::AcqRel)
+    let all = |about| match marks(queue, about) {
+        0 => 0,
+        _ => take(queue, about, u64::MAX),
+    };
+    all(About::Stream) | all(About::Aside)
 }

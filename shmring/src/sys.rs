@@ -72,3 +72,26 @@ pub fn cycles() -> u64 {
     // SAFETY: rdtsc is available on every x86-64 CPU and has no side effects.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
+
+/// The same, not before anything that this thread did earlier is done, as far as this CPU knows (lfence; Intel's manual on
+/// rdtsc), and not after anything later has begun.
+#[inline(always)]
+pub fn cycles_in_order() -> u64 {
+    // SAFETY: as above; lfence is part of every x86-64.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+        let t = core::arch::x86_64::_rdtsc();
+        core::arch::x86_64::_mm_lfence();
+        t
+    }
+}
+
+/// Fetches the cache line of `p` for writing: one transaction, where a load and a write behind it make two.
+#[inline(always)]
+pub fn prefetch_to_write<T>(p: *const T) {
+    if cfg!(any(miri, loom)) {
+        return;
+    }
+    // SAFETY: a hint, which faults at no address; CPUs without it take it for a NOP (all x86-64 ones decode it).
+    unsafe { asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
+}

@@ -8,7 +8,7 @@ use shmring::driver::{
 };
 use shmring::family::{Endpoint, Reason};
 use shmring::layout::{CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Role, Side, SlotHeader};
-use shmring::ring::{self, Corrupt, Geometry, Sleeper, Stamp};
+use shmring::ring::{self, About, Corrupt, Geometry, Sleeper, Stamp};
 use shmring::switch::{self, Again, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
 use std::collections::VecDeque;
@@ -71,7 +71,7 @@ proptest! {
             Ok(n) => prop_assert!(n <= size && head.wrapping_add(n) == claim),
             Err(Corrupt) => prop_assert!(claim.wrapping_sub(head) > size),
         }
-        let c = Consumer { head: AtomicU64::new(claim) };
+        let c = Consumer { head: AtomicU64::new(claim), ..Consumer::default() };
         match ring::refresh(&c, known, tail) {
             // What is still in flight never grows by a claim of the receiver.
             Ok(h) => prop_assert!(h == claim && tail.wrapping_sub(h) <= tail.wrapping_sub(known)),
@@ -146,7 +146,7 @@ proptest! {
         let size = 1u64 << bits;
         let g = Geometry { size, home: h % size };
         let p = Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() };
-        let c = Consumer { head: AtomicU64::new(start) };
+        let c = Consumer { head: AtomicU64::new(start), ..Consumer::default() };
         let mut mem = vec![0u8; size as usize];
         let (mut tail, mut base, mut known, mut head) = (start, start, start, start);
         let mut reference = VecDeque::new();
@@ -340,13 +340,15 @@ impl<'a> Victim<'a> {
             &h.side[1],
             &self.slot.queues[1],
             n as usize % 64,
-            Stamp { producer: &h.producer[0], now: || 7 },
+            About::Stream,
+            Some(Stamp { told: &h.producer[0].told, now: || 7 }),
             |s| match s {
                 Sleeper::Bell(p) => assert!(p < POLLERS),
                 Sleeper::Word(_) => {}
             },
         );
         ring::arm(&self.slot.queues[0][0], 1);
+        ring::armed();
         ring::take_ready(&self.slot.queues[0][0]);
     }
 
@@ -653,7 +655,9 @@ fn notifying_ends_whatever_the_peer_claims() {
         q.armed.store(7, Ordering::Relaxed);
     }
     side.pollers.store(1, Ordering::Relaxed);
-    ring::notify(&side, &queues, 63, Stamp { producer: &Producer::default(), now: || 7 }, |s| {
+    let told = AtomicU64::new(0);
+    let stamp = Some(Stamp { told: &told, now: || 7 });
+    ring::notify(&side, &queues, 63, About::Stream, stamp, |s| {
         let Sleeper::Bell(p) = s else { panic!("nobody dozes") };
         rung += 1;
         // The peer adds the next poller each time one is rung, and arms the last again.

@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
 use shmring::layout::{Consumer, DOZING, Producer, Queue, Side};
-use shmring::ring::{self, Geometry, Sleeper, Stamp};
+use shmring::ring::{self, About, Geometry, Sleeper, Stamp};
 use shmring::sync::{AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -33,7 +33,7 @@ impl Ring {
         Ring {
             geo: Geometry { size, home: 1 },
             p: Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() },
-            c: Consumer { head: AtomicU64::new(start) },
+            c: Consumer { head: AtomicU64::new(start), ..Consumer::default() },
             mem: (0..size).map(|_| UnsafeCell::new(0)).collect(),
         }
     }
@@ -127,9 +127,6 @@ fn positions_wrap_around_u64() {
     check(|| transfer(2, 3, 1, u64::MAX - 1));
 }
 
-/// Only the order of events hangs on it.
-const STAMP: fn(&Producer) -> Stamp = |producer| Stamp { producer, now: || 0 };
-
 /// What a sleeper can be woken by.
 struct Poller {
     side: Side,
@@ -162,7 +159,7 @@ impl Poller {
         }
     }
     fn notify(&self, slot: usize) {
-        ring::notify(&self.side, &self.queues, slot, STAMP(&Producer::default()), |s| self.wake(s));
+        ring::notify(&self.side, &self.queues, slot, About::Stream, None, |s| self.wake(s));
     }
     /// Adds its bit, and sleeps on its word, with no end to a doze, until `ready`.
     fn doze(&self, p: usize, ready: impl Fn() -> bool) {
@@ -170,6 +167,7 @@ impl Poller {
         loop {
             let g = self.generation[p].fetch_add(1, Ordering::Relaxed) + 1 | DOZING;
             ring::arm(&self.queues[p], g);
+            ring::armed();
             if ready() {
                 return;
             }
@@ -184,6 +182,7 @@ impl Poller {
         self.side.pollers.fetch_or(1 << p, Ordering::AcqRel);
         loop {
             ring::arm(&self.queues[p], self.generation[p].fetch_add(1, Ordering::Relaxed) + 1);
+            ring::armed();
             if ready() {
                 return;
             }
@@ -302,6 +301,7 @@ fn a_ready_bit_comes_with_its_bytes() {
             let mut bits = ring::take_ready(&x.0.queues[0]);
             if bits == 0 {
                 ring::arm(&x.0.queues[0], generation);
+                ring::armed();
                 bits = ring::take_ready(&x.0.queues[0]);
             }
             if bits & 1 != 0 {
@@ -332,7 +332,7 @@ fn dying_sender(before: bool) {
         let dying = thread::spawn(move || {
             ring::publish(&y.1.p, 1);
             let died = catch_unwind(AssertUnwindSafe(|| {
-                ring::notify(&y.0.side, &y.0.queues, 0, STAMP(&Producer::default()), |s| {
+                ring::notify(&y.0.side, &y.0.queues, 0, About::Stream, None, |s| {
                     if !before {
                         y.0.wake(s);
                     }

@@ -522,6 +522,7 @@ fn keep(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
         poller::tell(chan, p);
         // A thread may sleep in this set already, unarmed in this channel.
         ring::arm(&chan.queues(chan.role())[p], poller::generation(p));
+        ring::armed();
     }
     s.insert(fd);
 }

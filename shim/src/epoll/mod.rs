@@ -10,6 +10,7 @@
 
 mod ctl;
 mod fdinfo;
+mod order;
 mod set;
 mod wait;
 
@@ -74,7 +75,8 @@ pub fn created(fd: c_int) {
     s.refs.store(1, Relaxed);
     s.forgive();
     let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
-    for w in all.into_iter().chain([&s.common().nested]) {
+    s.looked.store(0, Relaxed);
+    for w in all.into_iter().chain([&s.common().nested, &s.must_look]) {
         w.store(0, Relaxed);
     }
     fds::set(fd, Kind::Epoll(i));

@@ -49,6 +49,10 @@ pub(super) struct Link {
     pub ready: AtomicU32,
     /// Its turn in the ready list: [`Set::turns`] when it was last put there, or given to the kernel.
     pub turn: AtomicU64,
+    /// When the news were told for which it is in the ready list; 0: it was reported since, or nobody knows.
+    pub since: AtomicU64,
+    /// How many of the kernel's events come before it, and to which of [`Set::calls`] this belongs (upper 24 bits).
+    pub place: AtomicU32,
 }
 
 /// What the processes that have a set must agree on, besides its watches.
@@ -92,6 +96,12 @@ pub(super) struct Set {
     pub last: AtomicU32,
     pub turns: AtomicU64,
     pub kernel_at: AtomicU64,
+    /// Before all that the kernel has had to report up to this time stamp was reported.
+    pub looked: AtomicU64,
+    /// Something can only be reported after the kernel has been asked.
+    pub must_look: AtomicU32,
+    /// Counts what was put in order ([`Link::place`]).
+    pub calls: AtomicU32,
     pub turn: AtomicU32,
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
@@ -132,6 +142,9 @@ pub(super) static TABLE: [Set; SETS] = [const {
         last: AtomicU32::new(0),
         turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
+        looked: AtomicU64::new(0),
+        must_look: AtomicU32::new(0),
+        calls: AtomicU32::new(0),
         turn: AtomicU32::new(0),
         waiters: AtomicU32::new(0),
         owing: AtomicU32::new(0),
@@ -374,6 +387,54 @@ impl Set {
         }
     }
 
+    /// The same for one that had news at time stamp `since`, which come behind `place` of the kernel's events.
+    pub fn push_at(&self, fd: i32, since: u64, place: usize) {
+        if let Some(l) = self.link(fd).filter(|l| l.ready.load(Relaxed) == 0) {
+            l.since.store(since, Relaxed);
+            l.place.store(self.calls.load(Relaxed) << 8 | place.min(0xff) as u32, Relaxed);
+            self.take_turn(fd);
+            self.put(fd, self.last.load(Relaxed));
+        } else if let Some(l) = self.link(fd).filter(|l| l.since.load(Relaxed) == 0) {
+            // In the list since an earlier report, at the place that the kernel would give it.
+            l.since.store(since, Relaxed);
+        }
+    }
+
+    /// The oldest news of the ready list that have not been reported; of the first 64 that are in it.
+    pub fn oldest(&self) -> Option<u64> {
+        let mut next = self.first.load(Relaxed);
+        let mut oldest = None::<u64>;
+        for _ in 0..64 {
+            let Some(l) = (if next == 0 || next == END { None } else { self.link(next as i32 - 1) }) else { break };
+            let since = l.since.load(Relaxed);
+            if since != 0 {
+                oldest = Some(oldest.map_or(since, |o| o.min(since)));
+            }
+            next = l.ready.load(Relaxed);
+        }
+        oldest
+    }
+
+    /// The first of the ready list, when it had news, and how many of the kernel's events come before it.
+    pub fn next(&self) -> Option<(i32, u64, usize)> {
+        let fd = self.first.load(Relaxed).checked_sub(1)? as i32;
+        let l = self.link(fd)?;
+        let place = l.place.load(Relaxed);
+        let place = if place >> 8 == self.calls.load(Relaxed) { place & 0xff } else { 0 };
+        Some((fd, l.since.load(Relaxed), place as usize))
+    }
+
+    /// How many are in the ready list, up to `max`.
+    pub fn waiting(&self, max: usize) -> usize {
+        let mut next = self.first.load(Relaxed);
+        let mut n = 0;
+        while next != 0 && next != END && n < max {
+            n += 1;
+            next = self.link(next as i32 - 1).map_or(0, |l| l.ready.load(Relaxed));
+        }
+        n
+    }
+
     /// It comes behind all that are in the set and may be ready.
     pub fn take_turn(&self, fd: i32) {
         if let Some(l) = self.link(fd) {
@@ -383,7 +444,15 @@ impl Set {
 
     /// Puts a watch that is reported at the end of the ready list, as ep_send_events does: all of it keeps its order.
     pub fn append(&self, fd: i32) {
+        self.undate(fd);
         self.put(fd, self.last.load(Relaxed));
+    }
+
+    fn undate(&self, fd: i32) {
+        if let Some(l) = self.link(fd) {
+            l.since.store(0, Relaxed);
+            l.place.store(u32::MAX << 8, Relaxed);
+        }
     }
 
     /// Puts a watch that comes from the kernel's ready list, where its place is not known, before those with later turns.
@@ -394,6 +463,7 @@ impl Set {
             let Some(l) = self.link(next as i32 - 1).filter(|l| l.turn.load(Relaxed) < turn) else { break };
             (before, next) = (next, l.ready.load(Relaxed));
         }
+        self.undate(fd);
         self.put(fd, before);
     }
 

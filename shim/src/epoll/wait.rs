@@ -1,6 +1,7 @@
 //! Waiting on a set, and what it reports.
 
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, ignore, settle, watch};
+use super::order::{self, KERNEL_EVENTS, News, Reported};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, settle, watch};
 use super::{DOORBELL, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
@@ -8,16 +9,20 @@ use crate::restless::{self, Restless};
 use crate::spin::{self, Spun};
 use crate::{channel, clock, family, lifeline, poller, real, rx, signals, tx, upkeep, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::fence;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use libc::{c_int, epoll_event, sigset_t};
 use shmring::switch::TxPhase;
-use shmring::{ring, sys, syscall};
+use shmring::{ring, sys};
 
 /// The kernel's part of a busy set is looked at no less often than this.
 const KERNEL_EVERY_US: u64 = 20;
-/// Events that the kernel is asked for at a time.
-const KERNEL_EVENTS: usize = 128;
+/// How often news on rings are reported, one after the other in calls that have no room for more, before the kernel has
+/// its turn.
+const PATIENCE: u32 = 32;
+/// Looks at the kernel in one call that bring nothing but what is not for the program.
+const FULL: u32 = 64;
+/// A peer that acts natively all the time, or says so, does not keep a call from what is ready for longer than this.
+const TRIES: u32 = 8;
 
 /// Rings the set's own doorbell.
 pub(super) fn knock(s: &Set) {
@@ -39,10 +44,10 @@ fn arm(s: &Set) {
         let g = poller::generation(p);
         for c in channel::own() {
             poller::tell(c, p);
-            c.queues(c.role())[p].armed.store(g, Relaxed);
+            ring::arm(&c.queues(c.role())[p], g);
         }
     }
-    fence(SeqCst);
+    ring::armed();
 }
 
 fn disarm(s: &Set) {
@@ -59,7 +64,7 @@ fn disarm(s: &Set) {
 /// Whether a peer has set a ready bit for this set.
 fn stirred(s: &Set) -> bool {
     let Some(p) = s.poller() else { return false };
-    channel::own().any(|c| c.queues(c.role())[p].ready.load(Relaxed) != 0)
+    channel::own().any(|c| ring::stirred(&c.queues(c.role())[p]))
 }
 
 /// Whether news can come to this set without a doorbell.
@@ -67,8 +72,8 @@ fn bounded(s: &Set) -> bool {
     s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
 }
 
-/// Moves ready bits into the ready lists. With the set's lock held.
-fn demultiplex(s: &Set) {
+/// Puts into the ready list what may have news of which no bit tells. With the set's lock held.
+fn scan(s: &Set) {
     let me = s.index();
     if s.inherited.load(Relaxed) != 0 || s.shared() {
         let version = s.common().version.load(Relaxed);
@@ -92,70 +97,6 @@ fn demultiplex(s: &Set) {
                 }
             });
         }
-    }
-    let Some(p) = s.poller() else { return };
-    let mut news = None;
-    for c in channel::own() {
-        let mut bits = ring::take_ready(&c.queues(c.role())[p]);
-        while bits != 0 {
-            let slot = bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            let Some(ep) = c.endpoint(slot) else { continue };
-            let news = news.get_or_insert_with(News::new);
-            if news.full() {
-                news.each(|ep| told(s, ep));
-            }
-            news.add(c.slot(slot).producer[c.role().rx()].told.load(Relaxed), ep);
-        }
-    }
-    if let Some(mut news) = news {
-        news.each(|ep| told(s, ep));
-    }
-}
-
-/// A peer has news of `ep`.
-fn told(s: &Set, ep: Ep) {
-    let me = s.index();
-    let mut parked = false;
-    each(ep, |set, fd, w| {
-        if set == me && w.flags.load(Relaxed) & PARKED != 0 {
-            parked = true;
-        } else if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-            note_edge(ep, w, true);
-            s.push(fd);
-        }
-    });
-    if parked {
-        // Put back soon or left out for long: now it is known to be the latter.
-        ignore(me, ep);
-    }
-}
-
-/// Connections that have news, and since when.
-struct News {
-    list: [(u64, Ep); 64],
-    n: usize,
-}
-
-impl News {
-    fn new() -> News {
-        News { list: [(0, Ep::from_index(0)); 64], n: 0 }
-    }
-
-    fn full(&self) -> bool {
-        self.n == self.list.len()
-    }
-
-    fn add(&mut self, at: u64, ep: Ep) {
-        self.list[self.n] = (at, ep);
-        self.n += 1;
-    }
-
-    /// Takes them in the order of their coming.
-    fn each(&mut self, f: impl FnMut(Ep)) {
-        let list = &mut self.list[..core::mem::take(&mut self.n)];
-        list.sort_unstable_by_key(|(at, _)| *at);
-        list.iter().map(|(_, ep)| *ep).for_each(f);
     }
 }
 
@@ -206,13 +147,11 @@ struct Out {
     max: usize,
     n: usize,
     fault: bool,
+    /// How often this call has found nothing that it could report without asking the kernel again.
+    tries: u32,
 }
 
 impl Out {
-    fn full(&self) -> bool {
-        self.n == self.max || self.fault
-    }
-
     fn put(&mut self, e: epoll_event) {
         if self.fault {
             return;
@@ -224,20 +163,31 @@ impl Out {
     }
 }
 
-/// Fills `out` from the ready list. With the set's lock held.
-fn report(s: &Set, out: &mut Out) {
+/// Fills `out` from the ready list and with the kernel's events, each in its place. With the set's lock held.
+fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
+    let looked = if out.tries > TRIES { u64::MAX } else { s.looked.load(Relaxed) };
     // Each watch is looked at once: those that stay ready go to the end.
     let stop = s.last.load(Relaxed);
-    while !out.full() {
-        let Some((fd, w)) = s.pop() else { break };
-        report_one(s, fd, w, out);
+    let mut given = 0;
+    while let Some((fd, since, place)) = s.next() {
+        let to = place.clamp(given, kernel.len());
+        kernel[given..to].iter().for_each(|e| out.put(*e));
+        given = to;
+        // There is room for what the kernel has told, which it does not tell again.
+        if out.n + (kernel.len() - given) >= out.max || out.fault {
+            break;
+        }
+        let Some((_, w)) = s.pop() else { break };
+        report_one(s, fd, w, since, looked, out);
         if fd as u32 + 1 == stop {
             break;
         }
     }
+    kernel[given..].iter().for_each(|e| out.put(*e));
 }
 
-fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
+/// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.
+fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
     let events = w.events.load(Relaxed);
     let flags = w.flags.load(Relaxed);
     let ep = w.ep.load(Relaxed);
@@ -256,6 +206,11 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, out: &mut Out) {
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
     let r = upkeep::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
+    if r != 0 && since == 0 && seen != w.seen.load(Relaxed) && order::behind(s, chan, looked) {
+        // What came since the last report came after our look at the rings, and perhaps after something that the kernel has.
+        s.must_look.store(1, Relaxed);
+        return s.append(fd);
+    }
     if r != 0 {
         out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) });
         if out.fault {
@@ -275,29 +230,45 @@ const _: () =
     assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
 const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLLHUP as i32);
 
-/// Whether `e` is the program's own. Ours are served: the connections that they concern are queued.
-fn foreign(s: &Set, e: &epoll_event) -> bool {
-    match ours(e.u64) {
-        None => return true,
-        Some(DOORBELL) => {
-            if let Some(p) = s.poller() {
-                poller::drain(p);
+/// Takes what is ours out of the kernel's events, for a set in which nothing is attached.
+fn sift(s: &Set, events: &mut [epoll_event]) -> usize {
+    let mut kept = 0;
+    for i in 0..events.len() {
+        let e = events[i];
+        match ours(e.u64) {
+            None => {
+                events[kept] = e;
+                kept += 1;
             }
-        }
-        Some(id) => {
-            let held = s.lock();
-            if let Some(w) = watch(id as u32)
-                && w.ep.load(Relaxed) != 0
-                && w.flags.load(Relaxed) & TAGGED != 0
-                && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
-            {
-                lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, e.events);
-                s.push((id & 0xf_ffff) as i32);
+            Some(DOORBELL) => drain(s),
+            Some(id) => {
+                let held = s.lock();
+                lifeline_event(s, id, e.events, sys::cycles(), 0);
+                held.release();
             }
-            held.release();
         }
     }
-    false
+    kept
+}
+
+/// The set's doorbell was heard.
+pub(super) fn drain(s: &Set) {
+    if let Some(p) = s.poller() {
+        poller::drain(p);
+    }
+}
+
+/// The kernel, asked at time stamp `begun`, has `events` of the lifeline of a connection, which come after the first
+/// `place` of its other events. With the set's lock held.
+pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: usize) {
+    if let Some(w) = watch(id as u32)
+        && w.ep.load(Relaxed) != 0
+        && w.flags.load(Relaxed) & TAGGED != 0
+        && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
+    {
+        lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, events);
+        s.push_at((id & 0xf_ffff) as i32, begun, place);
+    }
 }
 
 /// The kernel says that `events` hold on the lifeline, one of them newly.
@@ -318,80 +289,77 @@ fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
     }
 }
 
-/// What the kernel reported, in its order.
-struct Reported {
-    got: [epoll_event; KERNEL_EVENTS],
-    n: usize,
-    /// How many of them are reported before the rings' news.
-    before: usize,
-}
-
-impl Reported {
-    const NONE: Reported = Reported { got: [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS], n: 0, before: 0 };
-
-    /// Serves what is ours, and keeps the rest. The doorbell's place tells when the rings' news came; where it was not to
-    /// be rung nothing does, and they are taken to be the elder.
-    fn keep(&mut self, s: &Set, n: usize, slept: bool) {
-        let (kept, rung) = sift(s, &mut self.got[..n]);
-        self.n = kept;
-        self.before = rung.unwrap_or(if slept { kept } else { 0 });
-    }
-}
-
-/// Serves what is ours of the kernel's events, and moves the rest to the front: how many they are, and where among them
-/// the first of ours was.
-fn sift(s: &Set, events: &mut [epoll_event]) -> (usize, Option<usize>) {
-    let mut kept = 0;
-    let mut ours = None;
-    for i in 0..events.len() {
-        let e = events[i];
-        if foreign(s, &e) {
-            events[kept] = e;
-            kept += 1;
-        } else {
-            ours.get_or_insert(kept);
+/// Reports what holds now, without waiting. `asked`: the kernel is asked in any case.
+fn report_now(s: &Set, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
+    let held = s.lock();
+    scan(s);
+    let mut news = News::new();
+    order::gather(s, &mut news);
+    if !asked && s.must_look.load(Relaxed) == 0 && (news.len() == 0 || !order::unseen(s, &news)) {
+        news.sort();
+        order::take_all(s, &news);
+        report(s, out, &[]);
+        if out.n > 0 || out.fault {
+            held.release();
+            return Ok(());
         }
+        news = News::new();
     }
-    (kept, ours)
-}
-
-/// The kernel's part, for at most `max` events, and the ring's. Does not wait.
-fn both_now(s: &Set, epfd: c_int, out: &mut Out, max: usize) -> Result<(), i32> {
-    let max = max.min(KERNEL_EVENTS);
-    let mut k = Reported::NONE;
+    let mut r = Ok(());
+    let mut turned = false;
     // As long as it is full of our own: they are edge-triggered, but more may come.
-    for _ in 0..64 {
-        // SAFETY: the array is valid for its length; a zero timeout.
-        let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, k.got.as_mut_ptr(), max, 0, 0, 8) };
-        s.kernel_at.store(sys::cycles(), Relaxed);
-        if r < 0 {
-            return Err(-r as i32);
+    for _ in 0..FULL {
+        let mut k = Reported::NONE;
+        let since = s.looked.load(Relaxed);
+        news.sort();
+        let room = if turned { Some(out.max.div_ceil(2)) } else { room(s, &news, out.max) };
+        if room.is_none() {
+            // It is the turn of what the rings have, if they have anything.
+            (out.tries, turned) = (TRIES + 1, true);
         }
-        k.keep(s, r as usize, false);
-        if k.n > 0 || (r as usize) < max {
+        r = room.map_or(Ok(()), |room| k.look(s, epfd, room));
+        if r.is_err() {
+            // They are for the next call.
+            order::take_all(s, &news);
             break;
         }
+        merge(s, out, &mut k, &mut news, since);
+        if out.n > 0 || out.fault || room.is_some() && !k.more {
+            break;
+        }
+        news = News::new();
     }
-    report_both(s, &k, out);
-    Ok(())
-}
-
-/// Reports what the kernel has, for which there is room, and what the rings have.
-fn report_both(s: &Set, k: &Reported, out: &mut Out) {
-    let (before, after) = k.got[..k.n].split_at(k.before);
-    before.iter().for_each(|e| out.put(*e));
-    out.max -= after.len();
-    ring_now(s, out);
-    out.max += after.len();
-    after.iter().for_each(|e| out.put(*e));
-}
-
-/// The ring's part.
-fn ring_now(s: &Set, out: &mut Out) {
-    let held = s.lock();
-    demultiplex(s);
-    report(s, out);
     held.release();
+    r
+}
+
+/// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
+/// lock held.
+fn merge(s: &Set, out: &mut Out, k: &mut Reported, news: &mut News, since: u64) {
+    s.must_look.store(0, Relaxed);
+    order::gather(s, news);
+    news.sort();
+    let wait = k.date(s, since, news);
+    k.place(s, news, wait);
+    report(s, out, &k.got[..k.n]);
+}
+
+/// How many events the kernel is asked for, if a call has room for `max`; `None`: it is not asked.
+///
+/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first.
+fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
+    let waiting = news.len() + s.waiting(max.saturating_sub(news.len()));
+    if waiting < max {
+        return Some(max - waiting);
+    }
+    match order::first(s, news) {
+        // The first of all events is the kernel's, or it has an older one.
+        (Some(ring), Some(kernel)) if kernel < ring => Some(1),
+        // Neither kind starves the other. News go first, but not for ever.
+        (Some(_), _) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(PATIENCE) => None,
+        (Some(_), _) => Some(max.div_ceil(2)),
+        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2).then_some(max.div_ceil(2)),
+    }
 }
 
 /// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever.
@@ -451,42 +419,35 @@ unsafe fn serve(
             return r;
         }
         // SAFETY: the kernel has just filled this many.
-        let (n, _) = sift(s, unsafe { core::slice::from_raw_parts_mut(ev, r as usize) });
+        let n = sift(s, unsafe { core::slice::from_raw_parts_mut(ev, r as usize) });
         if n > 0 {
             return leave(s, n);
         }
     }
     let max = max as usize;
     let mut restless = Restless::new();
+    let mut tries = 0;
     loop {
-        let mut out = Out { at: ev, max, n: 0, fault: false };
-        // Neither kind starves the other: half of the room is the kernel's when its turn has come. Who does not
-        // wait wants to know what holds now.
-        let asked = if timeout == Some(0) && max > 1 {
-            true
-        } else if max > 1 {
-            sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * clock::cycles_per_us()
-        } else {
-            s.turn.fetch_xor(1, Relaxed) & 1 != 0
-        };
-        let mut r = Ok(());
-        if asked {
-            r = both_now(s, epfd, &mut out, max.div_ceil(2));
-        } else {
-            ring_now(s, &mut out);
-            if out.n == 0 && !out.fault {
-                r = both_now(s, epfd, &mut out, max);
-            }
-        }
-        if let Err(e) = r {
+        let mut out = Out { at: ev, max, n: 0, fault: false, tries };
+        // Who does not wait wants to know what holds now.
+        let asked = timeout == Some(0)
+            || sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * clock::cycles_per_us();
+        if let Err(e) = report_now(s, epfd, &mut out, asked) {
             return real::ret(-e as isize) as c_int;
         }
         if out.n == 0 && out.fault {
             leave(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;
         }
-        if out.n > 0 || timeout == Some(0) {
+        if out.n > 0 {
             return leave(s, out.n);
+        }
+        if s.must_look.load(Relaxed) != 0 && tries <= TRIES {
+            tries += 1;
+            continue;
+        }
+        if timeout == Some(0) {
+            return leave(s, 0);
         }
         let rest = restless.round(clock::now);
         if rest.is_none() && !bounded(s) {
@@ -521,13 +482,13 @@ unsafe fn serve(
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
         let mut k = Reported::NONE;
+        let room = max.min(KERNEL_EVENTS);
+        let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
         let r = if stirred(s) || s.first.load(Relaxed) != 0 {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
-            unsafe {
-                signals::epoll_pwait(epfd, k.got.as_mut_ptr(), max.min(KERNEL_EVENTS) as c_int, left, mask, since)
-            }
+            unsafe { signals::epoll_pwait(epfd, k.got.as_mut_ptr(), room as c_int, left, mask, since) }
         };
         s.sleepers.fetch_sub(1, Relaxed);
         disarm(s);
@@ -536,17 +497,27 @@ unsafe fn serve(
             leave(s, 0);
             return real::ret(r) as c_int;
         }
-        let mut out = Out { at: ev, max, n: 0, fault: false };
-        k.keep(s, r as usize, true);
+        if r == 0 {
+            continue;
+        }
+        let rung = k.add(s, r as usize, room, begun);
         if k.n == 0 {
             continue;
         }
-        report_both(s, &k, &mut out);
-        if out.n == 0 {
+        // A ring that had news while we slept has rung: at its place, or after all that the kernel had by then.
+        k.base = rung.unwrap_or(k.n);
+        let mut out = Out { at: ev, max, n: 0, fault: false, tries };
+        let held = s.lock();
+        scan(s);
+        merge(s, &mut out, &mut k, &mut News::new(), before);
+        held.release();
+        if out.n == 0 && out.fault {
             leave(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;
         }
-        return leave(s, out.n);
+        if out.n > 0 {
+            return leave(s, out.n);
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     if tail(ep, chan) == ep.rx_head.load(Relaxed) {
         me(chan, h).rcvbuf.store(bytes, Relaxed);
         // It may have filled the ring since we looked, and sleep until there is more room than by the new limit there will be.
-        chan.notify(ep.slot.load(Relaxed) as usize);
+        chan.notify_aside(ep.slot.load(Relaxed) as usize);
     }
     held.release();
 }

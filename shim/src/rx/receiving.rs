@@ -1,6 +1,7 @@
 //! The receiving direction, owned: who has a [`Receiving`] has its token.
 
 use super::advance::received;
+use crate::acts;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
@@ -43,7 +44,7 @@ pub(super) struct In<'a> {
     why: Reason,
 }
 
-port!(In);
+port!(In, notify_aside);
 
 impl Incoming for In<'_> {
     /// EFAULT, or EIO: the ring's memory is lost.
@@ -93,6 +94,9 @@ impl Incoming for In<'_> {
         Ok(match r {
             0 => Native::End,
             n if n > 0 => {
+                if self.flags & libc::MSG_PEEK == 0 {
+                    acts::heard(self.ep, n);
+                }
                 b.skip(n as usize);
                 Native::Bytes(n as u64)
             }
@@ -109,6 +113,7 @@ impl Incoming for In<'_> {
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
         // SAFETY: nothing is written.
         let r = unsafe { syscall!(libc::SYS_recvfrom, self.fd, 0, n, flags, 0, 0) };
+        acts::heard(self.ep, r);
         Ok(r.max(0) as u64)
     }
 

@@ -8,6 +8,7 @@ pub use file::sendfile;
 pub use shmring::family::UP;
 pub use turn::{LOOK_EVERY_US, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
 
+use crate::acts;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::conn;
@@ -322,7 +323,7 @@ pub unsafe fn send(
             Attempt::Native if total > 0 => {
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
-                let r = unsafe { rest(fd, &mut b, want, flags) };
+                let r = unsafe { rest(ep, fd, &mut b, want, flags) };
                 if r < 0 {
                     untold(ep, crate::real::errno());
                 }
@@ -406,12 +407,14 @@ unsafe fn wait_space(
     Ok(())
 }
 
-unsafe fn rest(fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
+unsafe fn rest(ep: Ep, fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
     let mut sent = 0isize;
     while want > 0 {
         let Some((p, n)) = b.piece(want) else { break };
+        let begun = acts::begin();
         // SAFETY: libc's own send: a cancellation point, blocking as the socket says.
         let r = unsafe { crate::real::send(fd, p.cast(), n, flags) };
+        acts::sent(ep, fd, begun, r, r);
         if r < 0 {
             return if sent > 0 { sent } else { r };
         }

@@ -2,6 +2,7 @@
 
 use super::turn::{LOOK_EVERY_US, look, look_due, untold};
 use super::{go_home, tell_cork};
+use crate::acts;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, take_latched, take_living};
@@ -22,7 +23,7 @@ pub(super) struct Out<'a> {
     fd: i32,
 }
 
-port!(Out);
+port!(Out, notify);
 
 impl Outgoing for Out<'_> {
     fn natively_sent(&mut self) -> Result<Option<u64>, Infallible> {
@@ -73,8 +74,10 @@ impl Outgoing for Out<'_> {
             return Ok(Given::Failed(libc::ECONNRESET));
         };
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let begun = acts::begin();
         // SAFETY: the span is inside the ring, or in the buffer.
         let r = unsafe { syscall!(libc::SYS_sendto, self.fd, p, len, flags, 0, 0) };
+        acts::sent(self.ep, self.fd, begun, r, r);
         Ok(match r {
             n if n > 0 => Given::Took(n as u64),
             0 => Given::Full,
@@ -214,8 +217,14 @@ impl<'a> Sending<'a> {
     /// Sends up to `want` bytes on the ring. `fill` gets the position at home, the tail and the room behind it.
     #[inline(always)]
     pub fn put(&mut self, want: u64, fill: impl FnOnce(u64, u64, u64) -> Result<u64, i32>) -> Result<usize, i32> {
-        let c = conn(self.port.ep, self.port.chan);
-        match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| Ok(fill(base, tail, room)))) {
+        let chan = self.port.chan;
+        let c = conn(self.port.ep, chan);
+        match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| {
+            let filled = fill(base, tail, room);
+            // Whoever sees these bytes must know what was done before them.
+            acts::pass_on(chan);
+            Ok(filled)
+        })) {
             Put::Took(n) => Ok(n as usize),
             Put::Full | Put::Nothing => Ok(0),
             Put::Fault(e) => Err(e),

@@ -63,3 +63,36 @@ scenarios! {
     order_kept: 12,
     idle: 6,
 }
+
+/// What a client did first, on whatever connection and medium, is told first (`c/order.c`).
+fn order_of_acts(trigger: &str, variable: Option<(&str, &str)>) {
+    let rounds = legacy_apps::rounds("LEGACY_ORDER_ROUNDS", 300).to_string();
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("order.c", &[]));
+        command.args([trigger, "200", &rounds, "1"]).envs(variable);
+        command
+    };
+    let name = format!("order-{trigger}-{}", variable.map_or("default", |(name, _)| name));
+    compare_one(&name, program, |said, log| said.contains("inversions 0") && on_ring(log) > 8);
+}
+
+#[test]
+fn order_of_acts_level() {
+    order_of_acts("level", None);
+    order_of_acts("level", Some(("CULVERT_SPIN", "off")));
+    order_of_acts("level", Some(("CULVERT_EAGER", "1")));
+}
+
+#[test]
+fn order_of_acts_edge() {
+    order_of_acts("edge", None);
+    order_of_acts("edge", Some(("CULVERT_SPIN", "off")));
+    order_of_acts("edge", Some(("CULVERT_EAGER", "1")));
+}
+
+#[test]
+fn order_of_acts_oneshot() {
+    order_of_acts("oneshot", None);
+    order_of_acts("oneshot", Some(("CULVERT_SPIN", "off")));
+    order_of_acts("oneshot", Some(("CULVERT_EAGER", "1")));
+}

@@ -1,0 +1,199 @@
+//! What this family does on the kernel, and what its peers did there: for the order of events (`shmring::journal`).
+
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::{clock, family, lifeline};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+use rendezvous::Tuple;
+use shmring::family::{Reason, State};
+use shmring::journal::{AT, Act};
+use shmring::layout::Role;
+use shmring::sys;
+
+/// Endpoint + 1 by the connector's port, for each role that this process's end may have.
+static BY_PORT: [[AtomicU32; 65536]; 2] = [const { [const { AtomicU32::new(0) }; 65536] }; 2];
+
+/// `family::allocated` when [`learn`] last looked at all connections.
+static LEARNT: AtomicU32 = AtomicU32::new(0);
+
+/// Time stamp at the beginning of a native act; 0 if nobody needs to know of it.
+#[inline]
+pub fn begin() -> u64 {
+    if family::has_channels() { sys::cycles().max(1) } else { 0 }
+}
+
+/// Whether acts on a connection that is the kernel's for good are to be noted: not if its peer cannot be one of ours.
+pub fn noted(why: u32) -> bool {
+    ![Reason::Remote, Reason::NoPeer, Reason::Config, Reason::SelfConnect, Reason::Mptcp]
+        .map(|r| r as u32)
+        .contains(&why)
+}
+
+/// A call that sent over the lifeline returned `r`; `n` bytes were added to the stream.
+#[inline]
+pub fn sent(ep: Ep, fd: i32, begun: u64, r: isize, n: isize) {
+    if r > 0 {
+        let at = ep.sent.load(Relaxed);
+        ep.sent.store(at.wrapping_add(n as u32), Relaxed);
+        if begun != 0 {
+            note(begun, sys::cycles(), ports(ep, fd), ep.role.load(Relaxed) == 2, false, at);
+        }
+    }
+}
+
+/// `n` bytes were taken from the lifeline.
+#[inline]
+pub fn heard(ep: Ep, n: isize) {
+    if n > 0 {
+        ep.heard.store(ep.heard.load(Relaxed).wrapping_add(n as u32), Relaxed);
+    }
+}
+
+/// The connection was opened.
+pub fn opened(ep: Ep, fd: i32, begun: u64) {
+    if begun != 0 {
+        note(begun, sys::cycles(), ports(ep, fd), false, true, 0);
+    }
+}
+
+/// What must be known of a stream's end before it is made, to be noted after it.
+#[derive(Clone, Copy)]
+pub struct Ending {
+    begun: u64,
+    ports: u32,
+    acceptor: bool,
+    at: u32,
+}
+
+/// This side is about to end its stream: by `close`, `shutdown`, or at exit.
+pub fn ending(ep: Ep, fd: i32) -> Option<Ending> {
+    let begun = begin();
+    let connected = match ep.state() {
+        State::Eligible | State::Attached => true,
+        State::Pinned => noted(ep.reason.load(Relaxed)),
+        State::Idle | State::Free => false,
+    };
+    (begun != 0 && connected).then(|| Ending {
+        begun,
+        ports: ports(ep, fd),
+        acceptor: ep.role.load(Relaxed) == 2,
+        at: ep.sent.load(Relaxed),
+    })
+}
+
+/// This side ends its stream soon, in a call that ends others as well, or with the process.
+pub fn ends_soon(ep: Ep, fd: i32) {
+    const SOON_US: u64 = 10_000;
+    if let Some(e) = ending(ep, fd) {
+        note(e.begun, sys::cycles() + SOON_US * clock::cycles_per_us(), e.ports, e.acceptor, false, e.at);
+    }
+}
+
+/// It has.
+pub fn ended(e: Option<Ending>) {
+    if let Some(e) = e {
+        note(e.begun, sys::cycles(), e.ports, e.acceptor, false, e.at);
+    }
+}
+
+#[cold]
+fn note(begun: u64, ended: u64, ports: u32, by_acceptor: bool, opens: bool, at: u32) {
+    if ports != 0
+        && let Some(journal) = family::journal()
+    {
+        let ports = [(ports >> 16) as u16, ports as u16];
+        journal.add(&Act { begun, ended, ports, by_acceptor, opens, at });
+    }
+}
+
+/// The connector's port and the acceptor's. Two system calls, once.
+fn ports(ep: Ep, fd: i32) -> u32 {
+    let known = ep.ports.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let new = match (ep.role(), Tuple::of(fd, false)) {
+        (Some(Role::Connector), Ok(t)) => u32::from(t.sport) << 16 | u32::from(t.dport),
+        (Some(Role::Acceptor), Ok(t)) => u32::from(t.dport) << 16 | u32::from(t.sport),
+        // Not connected yet, or not any more.
+        (Some(_), Err(_)) | (None, _) => return 0,
+    };
+    ep.ports.store(new, Relaxed);
+    list(ep, new);
+    new
+}
+
+fn list(ep: Ep, ports: u32) {
+    if let Some(role) = ep.role() {
+        BY_PORT[role as usize][(ports >> 16) as usize].store(ep.index() + 1, Relaxed);
+    }
+}
+
+/// The native acts that `chan`'s peer knows of us are as new as those that we know.
+#[inline(always)]
+pub fn pass_on(chan: &Chan) {
+    if let Some(journal) = family::journal()
+        && journal.next() != chan.noted.load(Relaxed)
+    {
+        pass_on_new(chan);
+    }
+}
+
+#[cold]
+fn pass_on_new(chan: &Chan) {
+    if let Some(journal) = family::journal() {
+        // Two threads at once copy some notes twice, which does no harm.
+        let upto = journal.copy(chan.noted.load(Relaxed), chan.journal(chan.role()));
+        chan.noted.store(upto, Relaxed);
+    }
+}
+
+/// Learns which connections this process has, if there are new ones. False: there are none.
+fn learn() -> bool {
+    let now = family::allocated();
+    if LEARNT.swap(now, Relaxed) == now {
+        return false;
+    }
+    for ep in family::held() {
+        if matches!(ep.state(), State::Eligible | State::Attached | State::Pinned) {
+            match ep.ports.load(Relaxed) {
+                0 => _ = ports(ep, ep.local().fd.load(Relaxed)),
+                known => list(ep, known),
+            }
+        }
+    }
+    true
+}
+
+/// This process's end of the connection on which a peer acted.
+pub fn find(act: &Act) -> Option<Ep> {
+    let mine = if act.by_acceptor { Role::Connector } else { Role::Acceptor };
+    let place = &BY_PORT[mine as usize][act.ports[0] as usize];
+    let wanted = u32::from(act.ports[0]) << 16 | u32::from(act.ports[1]);
+    let look = || {
+        let ep = Ep::from_index(place.load(Relaxed).checked_sub(1)?);
+        (ep.ports.load(Relaxed) == wanted && ep.local().refs.load(Relaxed) > 0).then_some(ep)
+    };
+    look().or_else(|| if learn() { look() } else { None })
+}
+
+/// Whether this process has not read what the act brought, as far as we have counted.
+pub fn unread(act: &Act, ep: Ep) -> bool {
+    act.at.wrapping_sub(ep.heard.load(Relaxed)) & AT <= AT / 2
+}
+
+/// The port on which a socket listens; 0 if it has none.
+pub fn listens_on(ep: Ep) -> u16 {
+    if ep.role().is_some() {
+        return 0;
+    }
+    match ep.ports.load(Relaxed) {
+        0 => {
+            let port = lifeline::local_port(ep.local().fd.load(Relaxed));
+            ep.ports.store(u32::from(port), Relaxed);
+            port
+        }
+        known => known as u16,
+    }
+}

@@ -1,0 +1,363 @@
+//! What the kernel has and what the rings have, as one list in the order of events.
+//!
+//! The kernel's ready list is in the order of arrival (ep_poll_callback), without times. News on rings have times. Between
+//! the two stand the native acts that a peer's family notes (`shmring::journal`): with its news on a ring come those
+//! that it did before. So of a connection's news it is known which of the kernel's events were before them: those that such
+//! an act explains, and all that stand before these in the kernel's list. All others are reported after them.
+//!
+//! For that the kernel must be asked *after* the news were seen, or it may not have been asked since the act.
+//! It costs a system call, made only where a peer's journal says that there was an act since the last one
+//! ([`Set::looked`]). And the rings must be looked at after the kernel was asked, since what happened on a ring before an
+//! event that the kernel has is reported before it. News that came with an act that the kernel had not told by then wait
+//! for the next time: they cannot have come before anything that it told, or it would have told of that act, too.
+
+use super::set::{FIRED, PARKED, Set, TAGGED, Watch, each, ignore, watch_id};
+use super::wait::note_edge;
+use super::{DOORBELL, ours, tag};
+use crate::acts;
+use crate::channel::{self, Chan};
+use crate::clock;
+use crate::endpoint::Ep;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{c_int, epoll_event};
+use shmring::family::State;
+use shmring::journal::Act;
+use shmring::ring::{self, About};
+use shmring::{sys, syscall};
+
+/// Events that the kernel is asked for at a time.
+pub(super) const KERNEL_EVENTS: usize = 128;
+/// Connections whose news are taken at a time: the oldest.
+const NEWS: usize = 64;
+
+/// Connections that have news, and since when.
+pub(super) struct News {
+    list: [(u64, Ep, About); NEWS],
+    n: usize,
+}
+
+impl News {
+    pub fn new() -> News {
+        News { list: [(0, Ep::from_index(0), About::Stream); NEWS], n: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    pub fn all(&self) -> &[(u64, Ep, About)] {
+        &self.list[..self.n]
+    }
+
+    /// Adds one; if there is no room, the latest is returned.
+    fn add(&mut self, new: (u64, Ep, About)) -> Option<(u64, Ep, About)> {
+        if let Some(place) = self.list.get_mut(self.n) {
+            *place = new;
+            self.n += 1;
+            return None;
+        }
+        let latest = self.list.iter_mut().max_by_key(|(at, ..)| *at)?;
+        Some(if latest.0 > new.0 { core::mem::replace(latest, new) } else { new })
+    }
+
+    /// In the order of their coming. One that something was sent to counts from then on, whatever else was told of it.
+    pub fn sort(&mut self) {
+        self.list[..self.n].sort_unstable_by_key(|(at, ..)| *at);
+        for i in (0..self.n).rev() {
+            let (_, ep, about) = self.list[i];
+            if about == About::Aside && self.all().iter().any(|(_, e, a)| *e == ep && *a == About::Stream) {
+                self.list.copy_within(i + 1..self.n, i);
+                self.n -= 1;
+            }
+        }
+    }
+}
+
+/// When the news were told for which a bit is set.
+fn told(c: &Chan, slot: usize, about: About) -> &AtomicU64 {
+    let h = c.slot(slot);
+    match about {
+        About::Stream => &h.producer[c.role().rx()].told,
+        About::Aside => &h.consumer[c.role().tx()].told,
+    }
+}
+
+/// Takes the news of the set's connections, those that came first if there are many. With the set's lock held.
+///
+/// While one channel is looked at, news may come to another that was looked at before, and then later ones to this one.
+/// So what was told after we began stays where it is, if there is more than one channel: whatever was told before it
+/// was told before we began, or stays as well.
+pub(super) fn gather(s: &Set, news: &mut News) {
+    /// A peer's time may be any. News are not left lying for more than this.
+    const HELD_US: u64 = 200;
+    let Some(p) = s.poller() else { return };
+    let until = if channel::own().nth(1).is_some() { sys::cycles_in_order() } else { u64::MAX };
+    for c in channel::own() {
+        let q = &c.queues(c.role())[p];
+        if !ring::stirred(q) {
+            continue;
+        }
+        for about in [About::Stream, About::Aside] {
+            let mut bits = ring::marks(q, about);
+            let mut taken = 0;
+            while bits != 0 {
+                let slot = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let Some(ep) = c.endpoint(slot) else {
+                    taken |= 1 << slot;
+                    continue;
+                };
+                let at = told(c, slot, about).load(Relaxed);
+                if at > until && at - until < HELD_US * clock::cycles_per_us() {
+                    continue;
+                }
+                taken |= 1 << slot;
+                if let Some((_, left, of)) = news.add((at, ep, about)) {
+                    put_back(p, left, of, (c, about), &mut taken);
+                }
+            }
+            if taken != 0 {
+                ring::take(q, about, taken);
+            }
+        }
+    }
+}
+
+/// News of `ep` that are left for the next time. Those of channel and kind `here` are in `taken`, and not taken yet.
+fn put_back(p: usize, ep: Ep, of: About, here: (&Chan, About), taken: &mut u64) {
+    let Some(c) = ep.chan() else { return };
+    let bit = 1 << (ep.slot.load(Relaxed) % 64);
+    if core::ptr::eq(c, here.0) && of == here.1 {
+        *taken &= !bit;
+    } else {
+        ring::leave(&c.queues(c.role())[p], of, bit);
+    }
+}
+
+/// Whether a peer that has news has acted natively since the kernel was last asked.
+pub(super) fn unseen(s: &Set, news: &News) -> bool {
+    let looked = s.looked.load(Relaxed);
+    news.all().iter().any(|(_, ep, _)| ep.chan().is_some_and(|c| acted(c, looked)))
+}
+
+/// Whether the peer of `c` has acted natively since time stamp `looked`, as far as it had when it last told us something.
+pub(super) fn acted(c: &Chan, looked: u64) -> bool {
+    c.journal(c.role().peer()).latest() >= looked
+}
+
+/// Whether an event that the peer of `c` has caused natively since time stamp `looked` may not have been told yet.
+pub(super) fn behind(s: &Set, c: &Chan, looked: u64) -> bool {
+    let mut any = false;
+    if acted(c, looked) {
+        c.journal(c.role().peer()).each_since(looked, |act| any = any || concerned(s, &act).is_some());
+    }
+    any
+}
+
+/// What the kernel reported, in its order.
+pub(super) struct Reported {
+    pub got: [epoll_event; KERNEL_EVENTS],
+    /// When each was caused, as far as it is known; else [`UNKNOWN`].
+    at: [u64; KERNEL_EVENTS],
+    pub n: usize,
+    /// The kernel may have more.
+    pub more: bool,
+    /// When it was asked.
+    begun: u64,
+    /// News on rings came not before the event of this number.
+    pub base: usize,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Reported {
+    pub const NONE: Reported = Reported {
+        got: [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS],
+        at: [UNKNOWN; KERNEL_EVENTS],
+        n: 0,
+        more: false,
+        begun: 0,
+        base: 0,
+    };
+
+    /// Asks the kernel for `room` events, without waiting.
+    pub fn look(&mut self, s: &Set, epfd: c_int, room: usize) -> Result<(), i32> {
+        let room = room.min(KERNEL_EVENTS);
+        let begun = sys::cycles_in_order();
+        // SAFETY: the array has this room; a zero timeout.
+        let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, self.got.as_mut_ptr(), room, 0, 0, 8) };
+        s.kernel_at.store(sys::cycles(), Relaxed);
+        if r < 0 {
+            return Err(-r as i32);
+        }
+        self.add(s, r as usize, room, begun);
+        Ok(())
+    }
+
+    /// The kernel has told `n` events, of at most `room`; it was asked at time stamp `begun`.
+    pub fn add(&mut self, s: &Set, n: usize, room: usize, begun: u64) -> Option<usize> {
+        self.more = n == room;
+        self.begun = begun;
+        if !self.more {
+            s.looked.store(begun, Relaxed);
+        }
+        let (mut kept, mut rung) = (0, None);
+        for i in 0..n {
+            let e = self.got[i];
+            match ours(e.u64) {
+                Some(DOORBELL) => {
+                    super::wait::drain(s);
+                    rung.get_or_insert(kept);
+                }
+                _ => {
+                    self.got[kept] = e;
+                    kept += 1;
+                }
+            }
+        }
+        self.n = kept;
+        rung
+    }
+
+    /// Finds out when the events were caused, from the native acts that peers noted since time stamp `since`. Returns
+    /// the time from which on news on rings must wait for events that the kernel has and has not reported yet.
+    pub fn date(&mut self, s: &Set, since: u64, news: &News) -> u64 {
+        let Some(&(newest, ..)) = news.all().last() else { return UNKNOWN };
+        let mut wait = UNKNOWN;
+        for c in channel::own() {
+            if !acted(c, since) {
+                continue;
+            }
+            c.journal(c.role().peer()).each_since(since, |act| {
+                if act.begun < newest
+                    && let Some(data) = concerned(s, &act)
+                {
+                    match (0..self.n).find(|&i| self.got[i].u64 == data) {
+                        Some(i) => self.at[i] = self.at[i].min(act.begun),
+                        // What was done before the kernel was asked is told by now, or is no event here.
+                        None if self.more || act.ended >= self.begun => wait = wait.min(act.begun),
+                        None => {}
+                    }
+                }
+            });
+        }
+        wait
+    }
+
+    /// Puts the connections that have news, and those of whose lifelines the kernel reports, into the ready list in
+    /// the order of events. What is left of the kernel's events are the program's own. With the set's lock held.
+    pub fn place(&mut self, s: &Set, news: &News, wait: u64) {
+        s.calls.store(s.calls.load(Relaxed).wrapping_add(1) & (u32::MAX >> 8), Relaxed);
+        let (mut done, mut kept, mut to) = (0, 0, self.base.min(self.n));
+        for &(at, ep, about) in news.all() {
+            if at > wait {
+                if let (Some(p), Some(c)) = (s.poller(), ep.chan()) {
+                    ring::leave(&c.queues(c.role())[p], about, 1 << (ep.slot.load(Relaxed) % 64));
+                }
+                continue;
+            }
+            if let Some(i) = (to..self.n).rev().find(|&i| self.at[i] < at) {
+                to = i + 1;
+            }
+            self.pass(s, &mut done, &mut kept, to);
+            take_news(s, ep, at, about, kept);
+        }
+        self.pass(s, &mut done, &mut kept, self.n);
+        self.n = kept;
+    }
+
+    /// Goes over the kernel's events from number `done` to `to`; keeps the program's.
+    fn pass(&mut self, s: &Set, done: &mut usize, kept: &mut usize, to: usize) {
+        while *done < to {
+            let e = self.got[*done];
+            *done += 1;
+            match ours(e.u64) {
+                None => {
+                    self.got[*kept] = e;
+                    *kept += 1;
+                }
+                Some(id) => super::wait::lifeline_event(s, id, e.events, self.begun, *kept),
+            }
+        }
+    }
+}
+
+/// Puts connections that have news into the ready list, where none of the kernel's events is to be reported with them.
+/// With the set's lock held.
+pub(super) fn take_all(s: &Set, news: &News) {
+    for &(at, ep, about) in news.all() {
+        take_news(s, ep, at, about, 0);
+    }
+}
+
+/// A peer has news of `ep` since time stamp `at`, which come after the first `place` of the kernel's events.
+fn take_news(s: &Set, ep: Ep, at: u64, about: About, place: usize) {
+    let me = s.index();
+    let (mut parked, mut watched) = (false, false);
+    each(ep, |set, fd, w| {
+        let flags = w.flags.load(Relaxed);
+        if set == me && flags & PARKED != 0 {
+            parked = true;
+        } else if set == me && flags & TAGGED != 0 {
+            watched = true;
+            note_edge(ep, w, true);
+            s.push_at(fd, if about == About::Stream { at } else { 0 }, place);
+        }
+    });
+    // Put back soon or left out for long: now it is known to be the latter. And whoever had the poller's number before
+    // may have asked for news that nobody here wants.
+    if parked || !watched {
+        ignore(me, ep);
+    }
+}
+
+/// Events that show what was done on the connection.
+const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
+
+/// How the kernel names, in this set, the descriptor on which a peer's native act is an event; `None` if it is none here,
+/// or has been seen.
+fn concerned(s: &Set, act: &Act) -> Option<u64> {
+    let me = s.index();
+    let known = acts::find(act);
+    let name = |fd: c_int, w: &Watch| match w.flags.load(Relaxed) {
+        f if f & (PARKED | FIRED) != 0 || w.events.load(Relaxed) & IN == 0 => None,
+        f if f & TAGGED != 0 => Some(tag() | u64::from(watch_id(me, fd))),
+        _ => Some(w.data.load(Relaxed)),
+    };
+    if act.opens {
+        if known.is_some() {
+            // Accepted.
+            return None;
+        }
+        let listens = |w: &Watch| {
+            let ep = Ep::from_index(w.ep.load(Relaxed).wrapping_sub(1));
+            matches!(ep.state(), State::Idle | State::Pinned) && acts::listens_on(ep) == act.ports[1]
+        };
+        return s.watches().find(|(_, w)| listens(w)).and_then(|(fd, w)| name(fd, w));
+    }
+    let ep = known.filter(|ep| acts::unread(act, *ep))?;
+    let mut found = None;
+    each(ep, |set, fd, w| {
+        if set == me {
+            found = found.or(name(fd, w));
+        }
+    });
+    found
+}
+
+/// When the first of what waits to be reported, and was not yet, was told; and when the first event was caused that the
+/// kernel has.
+pub(super) fn first(s: &Set, news: &News) -> (Option<u64>, Option<u64>) {
+    let ring = s.oldest().or(news.all().first().map(|(at, ..)| *at));
+    let mut kernel = None::<u64>;
+    let since = s.looked.load(Relaxed);
+    for c in channel::own().filter(|c| acted(c, since)) {
+        c.journal(c.role().peer()).each_since(since, |act| {
+            if kernel.is_none_or(|at| act.begun < at) && concerned(s, &act).is_some() {
+                kernel = Some(act.begun);
+            }
+        });
+    }
+    (ring, kernel)
+}
