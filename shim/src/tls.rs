@@ -14,8 +14,8 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Signals that one critical section can put off.
-pub const DEFERRED: usize = 8;
+/// Signals that one critical section can put off: eight that come at once, and the six that an instruction can raise.
+pub const DEFERRED: usize = 14;
 /// Descriptors that [`crate::signals::ppoll`] can wait for without blocking signals around the wait.
 pub const WAIT_FDS: usize = 31;
 
@@ -49,6 +49,12 @@ pub struct Deferred {
     /// Slots taken. One read-modify-write instruction, so that a handler that interrupts another one gets
     /// the next slot.
     pub count: AtomicU32,
+    /// Not 0: `mask` counts.
+    pub blocked: Word,
+    /// Those of them that are not queued.
+    pub set: AtomicU64,
+    /// The program's signal mask, while more is blocked.
+    pub mask: AtomicU64,
     /// What the kernel said of each. Slots below `count` are filled when no handler is running.
     pub info: UnsafeCell<[MaybeUninit<libc::siginfo_t>; DEFERRED]>,
 }

@@ -4,6 +4,7 @@
 //! calls only, except for libc's `sigaction`, which is async-signal-safe; `errno` is left alone.
 
 use core::ffi::{c_int, c_void};
+use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{sigaction as sigaction_t, siginfo_t, ucontext_t};
 use shmring::sys::{getpid, gettid};
@@ -40,7 +41,9 @@ pub(super) unsafe extern "C" fn deliver(sig: c_int, info: *mut siginfo_t, ctx: *
     }
     let t = tls();
     // SAFETY: as above.
-    if t.critical.get() != 0 && !raised_here && unsafe { defer(t, sig, info, thunk, action) } {
+    if t.critical.get() != 0 && !raised_here {
+        // SAFETY: as above.
+        unsafe { defer(t, sig, info, &mut *ctx, thunk, action) };
         return 0;
     }
     t.runs.add(1);
@@ -115,16 +118,42 @@ fn with_mask(a: table::Action) -> sigaction_t {
     k
 }
 
-/// Puts the signal off until the critical section ends. False if there is no room.
+/// Signals that are blocked once one was put off: all but those that an instruction can raise, since the kernel kills for
+/// a fault whose signal is blocked, and the two that it never blocks.
+const LATER: u64 = ALL
+    & !(bit(libc::SIGSEGV)
+        | bit(libc::SIGBUS)
+        | bit(libc::SIGFPE)
+        | bit(libc::SIGILL)
+        | bit(libc::SIGTRAP)
+        | bit(libc::SIGSYS)
+        | bit(libc::SIGKILL)
+        | bit(libc::SIGSTOP));
+/// How many of the others there are.
+const SYNCHRONOUS: u32 = 6;
+/// The first signal that is queued: of those before it one at a time is pending (signal(7)).
+const FIRST_QUEUED: c_int = 34;
+
+const fn bit(sig: c_int) -> u64 {
+    1 << (sig - 1)
+}
+
+/// Puts the signal off until the critical section ends. What comes after it is the kernel's to keep until then: it is
+/// blocked in what was interrupted. So few are put off that there is always room: several at once only if the kernel
+/// delivers several at once, each into the handler of the one before.
 ///
 /// # Safety
-/// Called from the handler of `sig` with the kernel's siginfo.
-unsafe fn defer(t: &Tls, sig: c_int, info: *const siginfo_t, thunk: usize, a: table::Action) -> bool {
-    let Ok(slot) = t.deferred.count.fetch_update(Relaxed, Relaxed, |n| (n < DEFERRED as u32).then_some(n + 1)) else {
-        return false;
-    };
-    // SAFETY: the slot is ours alone since the addition: a handler that interrupts this one takes the next.
-    unsafe { (*t.deferred.info.get())[slot as usize].as_mut_ptr().copy_from_nonoverlapping(info, 1) };
+/// Called from the handler of `sig` with the kernel's siginfo and context.
+unsafe fn defer(t: &Tls, sig: c_int, info: *mut siginfo_t, ctx: &mut ucontext_t, thunk: usize, a: table::Action) {
+    let d = &t.deferred;
+    // SAFETY: the kernel has written the first word of the set; the rest of libc's type is not there.
+    let mask = unsafe { &mut *(&raw mut ctx.uc_sigmask).cast::<u64>() };
+    if *mask & LATER != LATER {
+        // The last of several at once belongs to the section itself.
+        d.mask.store(*mask, Relaxed);
+        d.blocked.set(1);
+        *mask |= LATER;
+    }
     if a.flags & libc::SA_RESETHAND != 0 && !(is_fault(sig) && ARMED.load(SeqCst)) {
         // The kernel has reset the disposition for this delivery, which did not take place.
         let errno = real::errno();
@@ -135,25 +164,84 @@ unsafe fn defer(t: &Tls, sig: c_int, info: *const siginfo_t, thunk: usize, a: ta
         unsafe { real::sigaction(sig, &k, core::ptr::null_mut()) };
         real::set_errno(errno);
     }
-    true
+    if sig < FIRST_QUEUED && d.set.fetch_or(bit(sig), Relaxed) & bit(sig) != 0 {
+        // One is pending already.
+        return;
+    }
+    let room = if synchronous(sig) { DEFERRED as u32 } else { DEFERRED as u32 - SYNCHRONOUS };
+    match d.count.fetch_update(Relaxed, Relaxed, |n| (n < room).then_some(n + 1)) {
+        // SAFETY: the slot is ours alone since the addition: a handler that interrupts this one takes the next.
+        Ok(slot) => unsafe { (*d.info.get())[slot as usize].as_mut_ptr().copy_from_nonoverlapping(info, 1) },
+        Err(_) => {
+            // It waits in the kernel, which may have left it unblocked for its handler (SA_NODEFER).
+            set_mask(ALL);
+            // SAFETY: the caller's obligation.
+            unsafe { requeue(sig, info) };
+        }
+    }
+}
+
+/// What waits in the kernel of one signal that it queues, in order: as many as there is room for. How many.
+fn dequeue(sig: c_int, into: &mut [MaybeUninit<siginfo_t>]) -> usize {
+    let set = bit(sig);
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut n = 0;
+    for info in into {
+        // SAFETY: passes locals of the kernel's size; `info` has room for one siginfo.
+        let r = unsafe { syscall!(libc::SYS_rt_sigtimedwait, &raw const set, info.as_mut_ptr(), &raw const now, 8) };
+        if r < 0 {
+            break;
+        }
+        n += 1;
+    }
+    n
+}
+
+/// In the child of a fork that was made inside a section: nothing is put off here, nor blocked for it.
+pub(super) fn forget(t: &Tls) {
+    t.deferred.set.store(0, Relaxed);
+    t.deferred.count.store(0, Relaxed);
+    if t.deferred.blocked.get() != 0 {
+        t.deferred.blocked.set(0);
+        set_mask(t.deferred.mask.load(Relaxed));
+    }
 }
 
 /// Lets the signals arrive that were put off. Their handlers run at the end, and may not return.
 #[cold]
 #[inline(never)]
 pub(super) fn redeliver(t: &Tls) {
+    const BEHIND: usize = 16;
     // Blocked until all are queued: a handler that jumps out must not take the others with it, and a handler that
     // runs before must not queue the same ones.
     let old = set_mask(ALL);
-    let n = t.deferred.count.load(Relaxed) as usize;
+    let d = &t.deferred;
+    let n = (d.count.load(Relaxed) as usize).min(DEFERRED);
+    // SAFETY: slots below the count are filled once the handlers that took them have returned, and all handlers that
+    // interrupted this thread have.
+    let put_off = |i: usize| unsafe { (*d.info.get())[i].as_mut_ptr() };
+    // What the kernel has queued since of a signal comes behind the one that was put off.
+    let mut behind = [const { MaybeUninit::uninit() }; BEHIND];
+    let mut waiting = 0;
+    let mut seen = 0u64;
     for i in 0..n {
-        // SAFETY: slots below the count are filled once the handlers that took them have returned, and all
-        // handlers that interrupted this thread have.
+        // SAFETY: as above.
+        let sig = unsafe { (*put_off(i)).si_signo };
+        if sig >= FIRST_QUEUED && seen & bit(sig) == 0 {
+            seen |= bit(sig);
+            waiting += dequeue(sig, &mut behind[waiting..]);
+        }
+    }
+    for i in 0..n + waiting {
+        // SAFETY: as above; `dequeue` has filled as many.
         unsafe {
-            let info = (*t.deferred.info.get())[i].as_mut_ptr();
+            let info = if i < n { put_off(i) } else { behind[i - n].as_mut_ptr() };
             requeue((*info).si_signo, info);
         }
     }
-    t.deferred.count.store(0, Relaxed);
-    set_mask(old);
+    let mask = if d.blocked.get() != 0 { d.mask.load(Relaxed) } else { old };
+    d.blocked.set(0);
+    d.set.store(0, Relaxed);
+    d.count.store(0, Relaxed);
+    set_mask(mask);
 }

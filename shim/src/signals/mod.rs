@@ -60,7 +60,7 @@ pub fn interrupted(since: Runs, restartable: bool) -> bool {
 }
 
 /// Begins a section in which no program handler runs on this thread: a signal that arrives is put off until
-/// the matching [`critical_leave`]. Nests. No system call that blocks may be made inside.
+/// the matching [`critical_leave`], and the kernel keeps those that come after it. Nests. No system call that blocks may be made inside.
 #[inline(always)]
 pub fn critical_enter() {
     let t = tls();
@@ -101,6 +101,7 @@ pub fn init() {
 /// Dispositions, the table of handlers and armed faults are inherited as they are.
 pub fn after_fork_child() {
     tls().after_fork_child();
+    deliver::forget(tls());
 }
 
 /// Signals that a bad memory access raises.

@@ -184,6 +184,8 @@ pub struct Probe {
     pub enter: extern "C" fn(),
     /// Ends it.
     pub leave: extern "C" fn(),
+    /// In the child of a fork.
+    pub forked: extern "C" fn(),
     /// Copies; -1 is a fault.
     pub copy: unsafe extern "C" fn(*mut u8, *const u8, usize) -> c_int,
     /// Handlers run.
@@ -205,6 +207,7 @@ pub fn probe() -> Probe {
         Some(Probe {
             enter: symbol(c"probe_enter")?,
             leave: symbol(c"probe_leave")?,
+            forked: symbol(c"probe_forked")?,
             copy: symbol(c"probe_copy")?,
             runs: symbol(c"probe_runs")?,
             interrupted: symbol(c"probe_interrupted")?,

@@ -13,6 +13,8 @@ pub const CASES: &[Case] = &[
     ("defer-info", defer_info),
     ("defer-resethand", defer_resethand),
     ("defer-overflow", defer_overflow),
+    ("defer-stacked", defer_stacked),
+    ("defer-fork-inside", defer_fork_inside),
     ("defer-jump", defer_jump),
     ("defer-fault", defer_fault),
     ("defer-fork", defer_fork),
@@ -87,18 +89,68 @@ fn defer_resethand() {
     assert_eq!((counted(), query(SIGUSR1).sa_sigaction), (1, SIG_DFL));
 }
 
+/// However many come, none is handled in the section, none is lost, and those of one signal keep their order.
 fn defer_overflow() {
     let p = probe();
-    install(SIGRTMIN(), H(), SA_SIGINFO, 0);
+    let rt = SIGRTMIN();
+    install(rt, log as *const () as usize, SA_SIGINFO, 0);
     (p.enter)();
-    for v in 0..8 {
-        queue(SIGRTMIN(), v);
+    for v in 0..15 {
+        queue(rt, v);
+        assert!(LOG.lock().unwrap().is_empty(), "the handler has run inside the section");
     }
-    assert_eq!(counted(), 0);
-    queue(SIGRTMIN(), 9);
-    assert_eq!(counted(), 1, "no room: not put off, and not lost");
     (p.leave)();
-    assert_eq!(counted(), 9);
+    let got: Vec<usize> = LOG.lock().unwrap().iter().map(|g| g.2).collect();
+    assert_eq!(got, (0..15).collect::<Vec<usize>>());
+    assert_eq!(mask(), 0);
+}
+
+/// More signals at once than there is room for: the kernel delivers each into the handler of the one before.
+fn defer_stacked() {
+    let p = probe();
+    let all: Vec<c_int> = (SIGRTMIN()..SIGRTMIN() + 12).chain([SIGUSR1, SIGUSR2, SIGHUP, SIGALRM, SIGSEGV]).collect();
+    for &sig in &all {
+        install(sig, H(), SA_SIGINFO | SA_NODEFER, 0);
+    }
+    for kept in [0, bit(SIGTERM)] {
+        COUNT.store(0, SeqCst);
+        let set = all.iter().fold(kept, |set, &sig| set | bit(sig));
+        set_mask(set);
+        all.iter().for_each(|&sig| hit(sig));
+        (p.enter)();
+        set_mask(kept);
+        assert_eq!(counted(), 0, "a handler has run inside the section");
+        // Blocked with the rest, or put off as well.
+        hit(SIGUSR1);
+        hit(SIGSEGV);
+        assert_eq!(counted(), 0);
+        (p.leave)();
+        // Of one that is pending the kernel keeps no second.
+        assert_eq!((counted(), mask()), (all.len() as c_int, kept));
+    }
+    // The section is over.
+    hit(SIGUSR1);
+    assert_eq!(counted(), all.len() as c_int + 1);
+}
+
+/// A child that is forked inside a section in which a signal was put off blocks nothing more than its parent did.
+fn defer_fork_inside() {
+    let p = probe();
+    install(SIGUSR1, H(), SA_SIGINFO, 0);
+    (p.enter)();
+    hit(SIGUSR1);
+    // SAFETY: single-threaded.
+    let pid = unsafe { fork() };
+    if pid == 0 {
+        (p.forked)();
+        hit(SIGUSR1);
+        std::process::exit(if mask() == 0 { counted() } else { 99 });
+    }
+    (p.leave)();
+    let mut status = 0;
+    // SAFETY: a valid local.
+    unsafe { waitpid(pid, &mut status, 0) };
+    assert_eq!((counted(), mask(), WEXITSTATUS(status)), (1, 0, 1));
 }
 
 fn defer_jump() {

@@ -45,6 +45,12 @@ pub extern "C" fn probe_leave() {
     signals::critical_leave();
 }
 
+/// `signals::after_fork_child`.
+#[unsafe(no_mangle)]
+pub extern "C" fn probe_forked() {
+    signals::after_fork_child();
+}
+
 /// `signals::arm_faults`.
 #[unsafe(no_mangle)]
 pub extern "C" fn probe_arm() {
