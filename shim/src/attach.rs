@@ -15,6 +15,7 @@
 //! ask the kernel; attach; READY ->
 //!                          <- attach; READY
 //! ```
+#![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
@@ -29,7 +30,8 @@ use rendezvous::registry::Error;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Role, SLOTS};
 
-/// A fork must not see a connection half attached: this thread keeps everybody out until it has happened.
+/// Before a fork: takes the lock of all steps of a rendezvous, so that the child does not get a connection that is half
+/// attached.
 pub fn before_fork() {
     // Taken up by `after_fork_parent`; the child only forgets it.
     let _ = LOCK.lock();
@@ -60,7 +62,8 @@ pub fn after_fork_child() {
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
 
-/// A peer that has answered this often, in as many operations of its own, would have taken part by now.
+/// Answers after which a peer that has not taken part is taken to run without culvert: in as many operations it would
+/// have taken its own steps.
 const ANSWERS: u32 = 256;
 
 /// Something was sent natively.
@@ -208,7 +211,8 @@ fn connector(ep: Ep, fd: i32) {
             if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
                 continue;
             }
-            // Taken, it stays as it is. It may have been withdrawn and made to another since we looked.
+            // The slot is ours now, and the offer does not change any more. Between our look and the exchange it may
+            // have been withdrawn and made anew for another connection: then it is given back.
             if offer.connector.load(Relaxed) != cookie {
                 offer.slot.store(slot as u32, Release);
                 continue;

@@ -3,31 +3,16 @@
 //!
 //! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
 
-use crate::channel::{Chan, not_dumped};
+use crate::channel::Chan;
 use crate::members;
+use crate::pages::not_dumped;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use core::sync::atomic::{AtomicPtr, AtomicUsize};
 use shmring::layout::{self, HOME, SLOTS};
 use shmring::syscall;
-
-/// The part of a ring's bulk, from its beginning, that this process has mapped.
-pub struct Bulk {
-    at: AtomicPtr<u8>,
-    len: AtomicUsize,
-}
 
 /// Smallest part that is mapped, bytes; larger ones are this times a power of two, so that a ring that grows is mapped anew
 /// a few times only.
 const STEP: usize = 64 << 10;
-
-/// Gets memory for `len` bytes from `at` on, whole pages of a mapping of ours: they can then be written without a
-/// fault, and so without SIGBUS. False: there is none.
-pub fn have(at: *mut u8, len: usize) -> bool {
-    // SAFETY: pages of our own; their contents stay.
-    let r = unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_POPULATE_WRITE) };
-    // Linux before 5.14 does not know the advice.
-    r >= 0 || r == -libc::EINVAL as isize
-}
 
 impl Chan {
     /// Address of `len` bytes from offset `off` on of ring `dir` of a slot, all of them home or all of them bulk. `None`:

@@ -16,7 +16,7 @@ use libc::dirent64;
 use shmring::family::Reason;
 use shmring::{lnx, sys};
 
-/// From now on any descriptor may be used by calls that do not pass here.
+/// From now on calls that do not pass through culvert may use any descriptor: everything goes to the kernel, for good.
 pub fn by(why: Reason) {
     if config::enabled() && family::ensure() {
         family::disable(why);
@@ -33,9 +33,9 @@ static FOUND: AtomicU32 = AtomicU32::new(0);
 // The search. Guarded by the lock of `attach`.
 /// The descriptor at which it goes on; [`DONE`]: nothing was found.
 static AT: AtomicI32 = AtomicI32::new(0);
-/// How often in a row it has stopped at that descriptor.
+/// How often in a row the search has found something at that descriptor.
 static STOPS: AtomicU32 = AtomicU32::new(0);
-/// What it has cost, in cycles, and when the next one begins.
+/// What the search has cost so far, in cycles, and the time (cycles) at which it goes on or begins anew.
 static COST: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 const DONE: i32 = -1;
@@ -89,7 +89,8 @@ pub fn suspected(ep: Ep) -> bool {
     at != DONE
 }
 
-/// Looks at some descriptors of this process. Returns where to go on, and why not if it must be the same place.
+/// Looks at some descriptors of this process. Returns the descriptor at which the next search goes on; with a reason if
+/// that one is suspicious and must be looked at again.
 fn search(from: i32) -> (i32, Option<Reason>) {
     // By the thread: /proc shows no descriptors of a process whose first thread has ended.
     let dir = lnx::open(c"/proc/thread-self/fd", libc::O_RDONLY | libc::O_DIRECTORY, 0);

@@ -1,10 +1,10 @@
 //! This process's view of the channels it has mapped, and of their slots. What of their rings is mapped only while it
 //! is needed is in [`bulk`](crate::bulk).
 
-use crate::bulk::{self, Bulk};
 use crate::endpoint::Ep;
 use crate::lock::Lock;
 use crate::own;
+use crate::pages::{self, Bulk, not_dumped};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
@@ -50,7 +50,7 @@ pub struct Chan {
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
     /// given up by the peer.
     pub used: AtomicU64,
-    /// Was mapped before a fork: nothing new is put into it by this process.
+    /// Mapped by the process that this one was forked from: this process seats no new connection in it.
     pub inherited: AtomicU32,
     /// Notes of the family's journal that were copied into it, or need not be.
     pub noted: AtomicU64,
@@ -90,12 +90,6 @@ pub fn all() -> impl Iterator<Item = &'static Chan> {
 /// goes on using them, nor those of the program image before us.
 pub fn own() -> impl Iterator<Item = &'static Chan> {
     all().filter(|c| c.inherited.load(Relaxed) == 0)
-}
-
-/// Keeps memory of ours out of core dumps, which are the program's.
-pub fn not_dumped(at: usize, len: usize) {
-    // SAFETY: a mapping of ours; the advice changes nothing that anybody reads.
-    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
 }
 
 /// Zeros of this process's own, at `at` in place of what is mapped there, or at an address of the kernel's choice (0).
@@ -211,7 +205,7 @@ impl Chan {
             return false;
         }
         not_dumped(at.addr(), len);
-        let had = bulk::have(at, layout::HOMES_AT);
+        let had = pages::have(at, layout::HOMES_AT);
         if !had {
             zeros(at.addr(), len);
         }
@@ -220,7 +214,7 @@ impl Chan {
 
     /// Makes sure that the page of a slot is there. False: no memory for it.
     pub fn have_page(&self, slot: usize) -> bool {
-        bulk::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
+        pages::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
     }
 
     /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`LOCK`] held.

@@ -1,5 +1,6 @@
 //! A descriptor of a connection is closed. The last one ends the connection, unless a thread sleeps on it: then the
 //! connection lives on under another number until that thread is back.
+#![forbid(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -50,7 +51,7 @@ pub fn release(ep: Ep, fd: c_int) {
         end(ep, chan, fd);
     }
     let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd));
-    // A thread that is inside with the connection finishes first; the slot, too, is its until then.
+    // Another thread may be in a call on the connection: it finishes first, and until then uses the slot.
     let slots = slots::lock();
     let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
     if let Some(chan) = chan {
@@ -121,7 +122,8 @@ fn keep(ep: Ep, fd: c_int) -> bool {
     if !sleepers::slept_on(ep) {
         let_go(ep);
     } else if let Some(chan) = ep.chan() {
-        // They go on under this number: the kernel would look the old one up again.
+        // Wakes the sleepers: they go on under the new number. Their system call has the file itself, but the next one
+        // would look up the old number, which is about to be closed.
         chan.tell_own(ep.slot.load(Relaxed) as usize);
     }
     true

@@ -4,7 +4,6 @@
 //! on the kernel path.
 
 use crate::log::{self, Level};
-use crate::processes;
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use shmring::family::ConfiguredPath;
@@ -62,12 +61,30 @@ pub fn dir() -> Option<&'static CStr> {
     (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) })
 }
 
+/// The strings of an environment, or, for null, of this process's own.
+///
+/// # Safety
+/// `env` is null or a null-terminated array of C strings, which is not changed meanwhile; its strings live as long as used.
+pub unsafe fn environment(env: *const *const c_char) -> impl Iterator<Item = &'static [u8]> {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    // SAFETY: libc's variable.
+    let mut at = if env.is_null() { unsafe { environ } } else { env };
+    core::iter::from_fn(move || {
+        // SAFETY: the caller's obligation; not beyond the end, which is null.
+        let p = unsafe { at.as_ref() }.filter(|p| !p.is_null())?;
+        at = at.wrapping_add(1);
+        // SAFETY: the caller's obligation.
+        Some(unsafe { CStr::from_ptr(*p) }.to_bytes())
+    })
+}
+
 /// The value of a variable. Not by `getenv`: shells and others have one of their own, which may not be ready yet. Called
 /// from the constructor only, before the program can change its environment.
 fn var(name: &CStr) -> Option<&'static [u8]> {
     // SAFETY: libc's variable is null or points to the environment of this image.
-    unsafe { processes::environment(core::ptr::null()) }
-        .find_map(|v| v.strip_prefix(name.to_bytes())?.strip_prefix(b"="))
+    unsafe { environment(core::ptr::null()) }.find_map(|v| v.strip_prefix(name.to_bytes())?.strip_prefix(b"="))
 }
 
 fn text(v: &[u8]) -> &str {

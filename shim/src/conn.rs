@@ -1,4 +1,5 @@
 //! A connection as the steps of the switch protocol see it (`shmring::driver`).
+#![forbid(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;

@@ -1,9 +1,8 @@
 //! Descriptors coming and going: every call that makes, duplicates or closes one.
 
-use crate::acts;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, closing, config, epoll, family, leave, lifeline, members, own, peer, processes, real};
+use crate::{acts, attach, closing, config, epoll, family, leave, lifeline, members, own, peer, processes, real};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};

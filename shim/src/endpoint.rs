@@ -27,7 +27,7 @@ pub struct Local {
     pub peer_uid: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,
-    /// A receive was last found to be blocking: a hint.
+    /// Whether the descriptor was blocking when a receive last asked. A hint: only a short spin depends on it.
     pub blocking: AtomicU32,
     /// Slot offered to the peer in `chan`, + 1, while not attached.
     pub offered: AtomicU32,
@@ -37,7 +37,8 @@ pub struct Local {
     pub asked: AtomicU32,
     /// How often something was received after something was sent.
     pub answers: AtomicU32,
-    /// Descriptor of the endpoint was inherited by fork after it was attached: bounded sleeps.
+    /// The connection was attached by the process that this one was forked from. Its peer knows that process's
+    /// doorbells only: this one sleeps in bounded steps.
     pub inherited: AtomicU32,
     /// The program's SO_LINGER, while the connection of a process that is about to end has another (`closing`); else 0.
     pub lingers: AtomicU64,
@@ -190,7 +191,7 @@ pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);
 }
 
-/// Puts back an error that was taken but not reported after all.
+/// Latches again an error that was taken, because this call returns bytes instead; the next call reports it.
 pub fn put_back(ep: Ep, errno: i32) {
     ep.latched.store(errno as u32, Relaxed);
 }

@@ -1,18 +1,15 @@
 //! The descriptor table: what each descriptor number means to culvert. One relaxed load on the data path.
 //!
 //! The table is private to the process, as the kernel's is, and copied by fork with it.
+#![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use crate::table::{KIND, OURS, TABLE, put, raw};
+pub use crate::table::{MAX, high};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use shmring::family::{ENDPOINTS, State};
 
-/// Descriptors above this are never tracked: they stay on the kernel.
-pub const MAX: usize = 1 << 20;
-
-static TABLE: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
-
-const KIND: u32 = 0x7000_0000;
 /// With [`EP`]: the connection is the kernel's for good, and so are all calls that move its bytes.
 const NATIVE: u32 = 0x8000_0000;
 /// The endpoint. Between this and the kind lies some of its life, so that [`leave_alone`] cannot take the number's
@@ -21,7 +18,6 @@ const INDEX: u32 = ENDPOINTS as u32 - 1;
 const LIFE: u32 = !(KIND | NATIVE | INDEX);
 const EP: u32 = 0x1000_0000;
 const EPOLL: u32 = 0x2000_0000;
-const OURS: u32 = 0x3000_0000;
 
 const _: () = assert!(ENDPOINTS.is_power_of_two());
 
@@ -36,11 +32,6 @@ pub enum Kind {
     Epoll(usize),
     /// culvert's own.
     Ours,
-}
-
-#[inline(always)]
-fn raw(fd: i32) -> u32 {
-    if (fd as u32 as usize) < MAX { TABLE[fd as usize].load(Acquire) } else { 0 }
 }
 
 /// Looks a descriptor up.
@@ -113,18 +104,13 @@ pub fn set(fd: i32, kind: Kind) {
     if are_divided() && !matches!(kind, Kind::Ours | Kind::Other) {
         return;
     }
-    if (fd as u32 as usize) < MAX {
-        let v = match kind {
-            Kind::Other => 0,
-            Kind::Endpoint(e) => word(e),
-            Kind::Epoll(i) => EPOLL | i as u32,
-            Kind::Ours => OURS,
-        };
-        TABLE[fd as usize].store(v, Release);
-        if v != 0 {
-            HIGH.fetch_max(fd as u32 + 1, Relaxed);
-        }
-    }
+    let v = match kind {
+        Kind::Other => 0,
+        Kind::Endpoint(e) => word(e),
+        Kind::Epoll(i) => EPOLL | i as u32,
+        Kind::Ours => OURS,
+    };
+    put(fd, v);
 }
 
 /// The NUL-terminated path of what `/proc` has about a descriptor, which is not negative.
@@ -147,11 +133,4 @@ pub fn forget_all() {
             set(fd, Kind::Other);
         }
     }
-}
-
-static HIGH: AtomicU32 = AtomicU32::new(0);
-
-/// One more than the highest number that was ever tracked.
-pub fn high() -> i32 {
-    HIGH.load(Relaxed) as i32
 }

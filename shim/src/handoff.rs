@@ -25,10 +25,12 @@ fn numbers() -> core::ops::Range<i32> {
     (own::floor() - 8).max(3)..own::floor()
 }
 
-/// In an offer's `slot`, in place of a role: another descriptor of the connection that comes before it.
+/// In an offer's `slot`, where a role stands otherwise: this entry is another descriptor of the connection in the entry
+/// before it.
 const ALSO: u32 = u32::MAX;
 
-/// A connection that has left (or whose sender has finished) while bytes of it lie unread on our ring.
+/// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
+/// unread there.
 fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     if ep.state() != State::Attached || ep.rx_phase.get() == RxPhase::Down {
         return None;
@@ -162,7 +164,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
                     continue;
                 }
             }
-            // What the file holds is consumed.
+            // The bytes that the file holds count as read.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
             ep.rx_phase.set(RxPhase::Down);
         }
@@ -348,7 +350,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     side.gone.store(1, Relaxed);
     dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
-    // Rebuilt by `take_up`: the phase in which this image left it.
+    // The receiving phase of this image, in a word that is free here; `take_up` puts it back.
     dst.consumer[0].head.store(ep.rx_phase.get() as u64, Relaxed);
     dst.producer[Role::Acceptor.rx()].tail.store(n as u64, Relaxed);
     true

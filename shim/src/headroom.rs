@@ -5,8 +5,7 @@
 //! rings: where a group of this process has less than a quarter of its limit left, or the machine less than an eighth of
 //! its memory. What file pages take can be had, so it counts as left.
 
-use crate::clock;
-use crate::members;
+use crate::{clock, members};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI64, AtomicU64};
 use shmring::{sys, syscall};

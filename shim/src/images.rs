@@ -1,7 +1,7 @@
 //! Whether an exec will find its file. One that will not needs nothing to be prepared: a search of PATH, in the program or
 //! in `execvp`, fails for most directories, and what an exec prepares for the next image cannot be undone completely.
 
-use crate::{members, processes};
+use crate::{config, members};
 use core::ffi::{CStr, c_char, c_int};
 use shmring::syscall;
 
@@ -46,7 +46,7 @@ pub unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
         return Some(libc::ENAMETOOLONG);
     }
     // SAFETY: the environment of this process.
-    let path = unsafe { processes::environment(core::ptr::null()) }
+    let path = unsafe { config::environment(core::ptr::null()) }
         .find_map(|v| v.strip_prefix(b"PATH="))
         .unwrap_or(b"/bin:/usr/bin");
     let mut denied = false;

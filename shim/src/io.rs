@@ -1,11 +1,10 @@
 //! What the byte-moving calls have in common: which way this call on this endpoint goes.
 
-use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::tx::{self, Sent, UP};
-use crate::{attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
+use crate::{acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{Reason, State};

@@ -5,8 +5,9 @@
 //! The dynamic linker has opened and read files a moment ago, so that much is allowed. What else is, nobody tells. But the
 //! filter of a container, under which its first process runs as well, was made for programs that it does not know, and
 //! answers with errors, as those of container engines do. Another one was made for this program, or for its kind.
+#![forbid(unsafe_code)]
 
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 /// What `/proc` says of a process: its mode, and how many filters it has (since Linux 5.9).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,17 +27,14 @@ pub fn forbids() -> bool {
 }
 
 fn read(path: &core::ffi::CStr) -> Option<Filters> {
-    let how = libc::O_RDONLY | libc::O_CLOEXEC;
-    // SAFETY: a NUL-terminated path.
-    let fd = unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), how) } as i32;
+    let fd = lnx::open(path, libc::O_RDONLY, 0);
     if fd < 0 {
         return None;
     }
     let mut buf = [0u8; 4096];
     let mut len = 0;
     while let Some(rest) = buf.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        // SAFETY: reads into a local.
-        let n = unsafe { syscall!(libc::SYS_read, fd, rest.as_mut_ptr(), rest.len()) };
+        let n = lnx::read(fd, rest);
         if n <= 0 {
             break;
         }

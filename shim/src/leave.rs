@@ -1,4 +1,5 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
+#![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::{fds, lifeline, peer, rx, slots, tx};

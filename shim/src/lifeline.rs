@@ -1,5 +1,6 @@
 //! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
 //! [`linger`].
+#![forbid(unsafe_code)]
 
 use crate::clock;
 use shmring::family::Reason;

@@ -1,5 +1,6 @@
 //! Locks that live inside one process (or one family), and are held briefly. While one is held the thread is *critical*:
 //! signal handlers of the program are deferred (they could call us again), see `signals`.
+#![forbid(unsafe_code)]
 
 use crate::tls::tls;
 use crate::{members, signals};

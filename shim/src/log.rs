@@ -1,5 +1,6 @@
 //! One-line messages to stderr or `CULVERT_LOG_FILE`, formatted on the stack and written with one system
 //! call: no allocation, no lock, usable in any context.
+#![forbid(unsafe_code)]
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};

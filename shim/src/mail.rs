@@ -457,10 +457,11 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
     }
 }
 
-/// Another process has knocked: some of our peers take part, however long they need.
+/// Another process has knocked: some peers of this process run culvert. From then on a connection without an answer is
+/// not given up (`attach::note_answer`).
 pub static MET: AtomicBool = AtomicBool::new(false);
 
-/// Until when (monotonic, nanoseconds) every connection takes steps more often: somebody was written to, or has written.
+/// Until this time (monotonic, nanoseconds) every connection takes its steps more often: a letter was sent or has come.
 static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 fn talk() {

@@ -1,8 +1,7 @@
 //! Telling the other side of a channel, or others of this process, that a connection has news.
 
-use crate::acts;
 use crate::channel::Chan;
-use crate::poller;
+use crate::{acts, poller};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::ring::{About, Sleeper, Stamp};

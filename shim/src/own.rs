@@ -3,7 +3,7 @@
 //! They sit at high numbers, are close-on-exec, and are protected: a program's `close` of one fails with EBADF (to the
 //! program it does not exist), and a `dup2` onto one moves ours out of the way.
 
-use crate::fds::{Kind, MAX, set};
+use crate::table::{MAX, OURS, put};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicPtr};
 use shmring::lnx;
@@ -52,7 +52,7 @@ pub fn adopt(place: &'static AtomicI32) -> bool {
         return false;
     }
     place.store(high, Relaxed);
-    set(high, Kind::Ours);
+    put(high, OURS);
     true
 }
 
@@ -70,7 +70,7 @@ pub fn abandon(place: &'static AtomicI32) {
 pub fn discard(place: &'static AtomicI32) {
     let fd = place.swap(-1, Relaxed);
     if fd >= 0 {
-        set(fd, Kind::Other);
+        put(fd, 0);
         for k in &KEPT {
             if k.load(Relaxed).cast_const() == core::ptr::from_ref(place) {
                 k.store(core::ptr::null_mut(), Relaxed);
@@ -94,13 +94,13 @@ pub fn move_away(fd: i32) -> bool {
             if new < 0 || new as usize >= MAX {
                 return false;
             }
-            set(new, Kind::Ours);
+            put(new, OURS);
             place.store(new, Relaxed);
-            set(fd, Kind::Other);
+            put(fd, 0);
             return true;
         }
     }
-    set(fd, Kind::Other);
+    put(fd, 0);
     true
 }
 
@@ -112,6 +112,6 @@ pub fn place(fd: i32) -> i32 {
         return fd;
     }
     shmring::sys::close(fd);
-    set(high, Kind::Ours);
+    put(high, OURS);
     high
 }

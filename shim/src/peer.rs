@@ -1,4 +1,5 @@
 //! What the registry and the kernel know about the other end of a connection. See `rendezvous`.
+#![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::{config, lifeline, members, own};

@@ -3,6 +3,7 @@
 //! A poller owns a doorbell that the peers of its connections ring (`rendezvous::bell`). Pollers are numbered; the number is
 //! the bit by which peers know it, and the place in the shared memory where they find what to ring. A process that runs out
 //! of pollers or descriptors sleeps in short bounded steps instead.
+#![forbid(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::own;
@@ -157,7 +158,7 @@ pub fn tell(chan: &Chan, p: usize) {
     }
 }
 
-/// Asks for notifications about `slot` to poller `p`.
+/// Asks the peer to tell poller `p` of news of the connection in `slot`.
 pub fn watch_slot(chan: &Chan, slot: usize, p: usize) {
     let mine = &chan.slot(slot).side[chan.role() as usize].pollers;
     if mine.load(Relaxed) & (1 << p) == 0 {

@@ -1,14 +1,13 @@
 //! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
 
-use crate::acts;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{
-    attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, poller, real, rx, signals, sleepers,
-    tx,
+    acts, attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, poller, real, rx, signals,
+    sleepers, tx,
 };
-use core::ffi::{CStr, c_char};
+use core::ffi::c_char;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -79,30 +78,11 @@ fn inherits(fd: c_int) -> bool {
     f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
 }
 
-/// The strings of an environment, or, for null, of this process's own.
-///
-/// # Safety
-/// `env` is null or a null-terminated array of C strings, which is not changed meanwhile; its strings live as long as used.
-pub unsafe fn environment(env: *const *const c_char) -> impl Iterator<Item = &'static [u8]> {
-    unsafe extern "C" {
-        static environ: *const *const c_char;
-    }
-    // SAFETY: libc's variable.
-    let mut at = if env.is_null() { unsafe { environ } } else { env };
-    core::iter::from_fn(move || {
-        // SAFETY: the caller's obligation; not beyond the end, which is null.
-        let p = unsafe { at.as_ref() }.filter(|p| !p.is_null())?;
-        at = at.wrapping_add(1);
-        // SAFETY: the caller's obligation.
-        Some(unsafe { CStr::from_ptr(*p) }.to_bytes())
-    })
-}
-
 /// Whether an environment makes the dynamic linker load culvert.
 unsafe fn preloads(env: *const *const c_char) -> bool {
     let loads = |v: &[u8]| v.starts_with(b"LD_PRELOAD=") && v.windows(10).any(|w| w == b"libculvert");
     // SAFETY: the caller's obligation.
-    unsafe { environment(env) }.any(loads)
+    unsafe { config::environment(env) }.any(loads)
 }
 
 /// Before a child is created that becomes another program without running our code: what it inherits goes

@@ -1,4 +1,5 @@
 //! What `poll`, `select` and epoll say about an attached endpoint: ring and lifeline as one socket.
+#![forbid(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -51,7 +52,7 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
         TxPhase::Rewind => {}
         _ => look = true,
     }
-    // Nobody but the kernel knows that the peer has ended, or what comes out of band.
+    // Only the kernel knows whether the peer has ended, and what comes out of band.
     if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 {
         look = true;
     }
@@ -70,7 +71,7 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
         let readable = ep.rx_skip.load(Relaxed) == 0 && !rx::leaving(ep);
         let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | ENDED);
-        // With the end in sight our sending side goes down at its next call: the kernel's answer holds.
+        // The peer has ended: our sending side goes down at its next call, so the kernel's answer about writing holds.
         if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
             r |= seen & WRITE;
         }
@@ -92,7 +93,8 @@ pub fn lifeline_events(ep: Ep, chan: &Chan, wanted: i16) -> i16 {
     }
     match ep.tx_phase.get() {
         TxPhase::Ring => {}
-        // What the peer waits for goes on as soon as the lifeline takes more, whatever the program waits for.
+        // A rewind is unfinished: wake when the lifeline takes more, and send what the peer waits for, whatever the
+        // program waits for.
         TxPhase::Rewind => e |= POLLOUT,
         _ => e |= wanted & WRITE,
     }

@@ -17,7 +17,9 @@ use shmring::layout::{DOZING, Queue};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
 
-/// Whether all that ends a sleep on `ep` comes from the peer's hand, but for what can wait for [`STEP`].
+/// Whether a thread may doze on `ep`: everything that can end its sleep is announced by the peer in shared memory, or
+/// can wait for [`STEP`]. Not so while the lifeline carries bytes of the receiving direction, or a rewind waits for
+/// room on it.
 fn dozes(ep: Ep) -> bool {
     ep.rx_phase.get() == RxPhase::Ring && ep.tx_phase.get() != TxPhase::Rewind
 }
@@ -36,7 +38,7 @@ struct Sleep<'a> {
     poller: Option<usize>,
     /// Its word, as this sleep armed it last.
     armed: u32,
-    /// News may come without a wake-up.
+    /// News may come without a wake-up: the sleep lasts [`STEP`] at most.
     bounded: bool,
 }
 
@@ -84,7 +86,7 @@ pub unsafe fn sleep(
         None => unsafe { sleep_deep(&mut s, ep, fd, events, deadline, since, &ready) },
     };
     if let Some(p) = poller {
-        // Not another sleep's: a handler may have forked, and this be the child.
+        // Only the word of this sleep: a handler may have forked inside it, and in the child the word is the parent's.
         let _ = s.queue(p).armed.compare_exchange(s.armed, 0, Relaxed, Relaxed);
         release(p);
     }
@@ -100,19 +102,21 @@ fn left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
     }
 }
 
-/// Whether to sleep; `Err` if the sleep is over.
+/// The last look before the sleep, after arming: `Ok` with the time left if the thread is to sleep, `Err` with the
+/// result if not.
 fn last_look(
     s: &mut Sleep,
     ep: Ep,
     deadline: Option<u64>,
     ready: &impl Fn() -> bool,
 ) -> Result<Option<u64>, Result<(), i32>> {
-    // Before the look: if it is over by then, that look sees the ring.
+    // Asked before `ready`: if the transit ends in between, `ready` sees the bytes on the ring.
     s.bounded |= in_transit(ep, s.chan);
     if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
 }
 
-/// Sleeps on the armed word. `None`: that does not do.
+/// Sleeps on the armed word. `None`: not possible here, or the last dozes were in vain; the caller sleeps over the
+/// lifeline as well.
 fn doze(
     s: &mut Sleep,
     ep: Ep,
@@ -135,7 +139,8 @@ fn doze(
         return Some(Err(libc::EINTR));
     }
     if r == -(libc::ETIMEDOUT as isize) {
-        // In vain. The caller finds out what its descriptor is by now, and comes again.
+        // The doze was in vain. The caller looks at its descriptor, which another thread may have closed, and sleeps
+        // again, not dozing.
         deep.set(1);
     }
     Some(Ok(()))
@@ -164,7 +169,8 @@ unsafe fn sleep_deep(
     }
     let mut events = events;
     if ep.tx_phase.get() == TxPhase::Rewind {
-        // What the peer waits for goes on as soon as the lifeline takes more, whatever this sleep is for.
+        // A rewind is unfinished: the peer waits for bytes that the lifeline did not take. Wake when it takes more, and
+        // send them, whatever this sleep is for.
         events |= libc::POLLOUT;
     }
     let mut p = [
@@ -175,7 +181,7 @@ unsafe fn sleep_deep(
     // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
     let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
     if now() - begun < STEP {
-        // A doze would have done.
+        // The sleep was shorter than a doze may be: the next one is a doze again.
         tls().habits.deep.set(0);
     }
     if let Some(n) = s.poller

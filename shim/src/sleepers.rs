@@ -1,5 +1,6 @@
 //! Which threads of this process are in a blocking call on which connection, for those who close its descriptor
 //! meanwhile.
+#![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::fds;

@@ -1,4 +1,5 @@
 //! Which connection sits in which slot of a channel: offers, and what becomes of a slot when its connection ends.
+#![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
@@ -20,7 +21,8 @@ pub fn free_slot(chan: &Chan) -> Option<usize> {
     if chan.used.load(Relaxed) == u64::MAX {
         for s in 0..SLOTS {
             let side = &chan.slot(s).side;
-            // Seated and yet gone: by a process that we forked, to which we left it.
+            // Seated here and yet given up by this side: this process left the connection to one that it forked, which
+            // has closed it.
             let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
             if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
                 chan.used.fetch_and(!(1 << s), Relaxed);
@@ -112,7 +114,8 @@ pub fn closing(ep: Ep) {
     }
 }
 
-/// Nobody holds the connection any more, and no thread attaches it from now on; one that is about to is done first.
+/// After the last holder gave the connection up: no thread attaches it from here on. A thread that is attaching it now
+/// is waited for.
 pub fn bar(ep: Ep) {
     // In this order: it goes from the one to the other.
     for from in [State::Idle, State::Eligible] {
@@ -120,7 +123,8 @@ pub fn bar(ep: Ep) {
             break;
         }
     }
-    // Who attaches or offers takes the lock and looks at the state, in this order (`step`).
+    // A thread that attaches or offers takes the lock, then looks at the state (`attach::step`); here the state is
+    // changed, then the lock looked at: either it sees Pinned, or we see the lock.
     let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed) != 0;
     if ep.state() != State::Attached && may_be_offered() {
         let held = LOCK.lock();

@@ -1,4 +1,5 @@
 //! Spinning before a sleep: adaptive, off on one CPU, given up when somebody else needs the CPU.
+#![forbid(unsafe_code)]
 
 use crate::clock::cycles_per_us;
 use crate::config;
@@ -11,7 +12,7 @@ static CPUS: AtomicU32 = AtomicU32::new(1);
 /// How spinning has been paying off, 0..=SCORE_MAX, and waits until it is tried again.
 static SCORE: AtomicU32 = AtomicU32::new(SCORE_MAX / 2);
 static PROBE: AtomicU32 = AtomicU32::new(0);
-/// The last yield had somebody to yield to.
+/// Whether another thread ran during the last yield.
 static CROWDED: AtomicU32 = AtomicU32::new(0);
 
 const SCORE_MAX: u32 = 16;
@@ -148,7 +149,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     let rate = cycles_per_us();
     let mut last = sys::cycles();
     let mut yielded = last;
-    // Time of our own, without what others had.
+    // Time that this thread has spun, without the time that others ran in its yields.
     let mut spent = 0;
     let mut patience = if CROWDED.load(Relaxed) != 0 { 0 } else { YIELD_US * rate };
     let lost = |score: u32, probe: u32| {
@@ -190,7 +191,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             let crowded = lent > TAKEN_UP_US * rate;
             CROWDED.store(u32::from(crowded), Relaxed);
             if auto && lent > SLICE_US * rate {
-                // Also if what we wait for has come meanwhile: it would have come as well, had we slept.
+                // Also if the awaited news have come meanwhile: they would have come to a sleeper as well.
                 robbed(t, rate);
                 lost(0, 0);
                 return if ready() { Spun::Won } else { Spun::Lost };

@@ -7,6 +7,7 @@
 
 use crate::journal::Journal;
 use crate::owner;
+pub use crate::owner::MEMBERS;
 use crate::switch::{RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::word::Coded;
@@ -20,8 +21,6 @@ pub const VERSION: u32 = 8;
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
 pub const ENDPOINTS: usize = 65536;
-/// Processes of one family that can hold connections of culvert's at a time; others use the kernel.
-pub const MEMBERS: usize = 256;
 /// Where the endpoints begin.
 pub const ENDPOINTS_AT: usize = 4096;
 /// Length of the memfd (sparse).

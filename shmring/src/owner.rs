@@ -10,6 +10,8 @@
 //! 0          generation   place + 1   thread id; 0: nobody holds it, and the rest names who held it last
 //! ```
 
+/// Processes of one family that can hold connections of culvert's at a time; others use the kernel.
+pub const MEMBERS: usize = 256;
 const TID_BITS: u32 = 24;
 const PLACE_BITS: u32 = 9;
 /// Bits of a place's generation.
@@ -45,7 +47,6 @@ pub fn place(word: u64) -> Option<(usize, u32)> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::family::MEMBERS;
 
     #[test]
     fn a_word_names_thread_member_and_generation() {

@@ -167,7 +167,8 @@ fn lifeline_mask(events: u32) -> u32 {
     // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
     // idle lifeline that could be written all the time stays silent.
     let always = (EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32;
-    // Of an edge nobody could say later which of the two it was.
+    // Edge-triggered: only what the program asked for. The kernel reports an edge once; asked for both directions, it
+    // would report a write edge that could not be told from the read edge that the program waits for.
     always | if events & EPOLLET as u32 != 0 { events & BOTH } else { BOTH }
 }
 
@@ -489,7 +490,7 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
         return unpark(i, epfd, fd, w);
     }
     if s.nested() {
-        // Since the connection was offered.
+        // The watch became one of this kind after the connection had been offered.
         return leave::retire(fd, Reason::EpollShared);
     }
     let events = w.events.load(Relaxed);
@@ -511,7 +512,8 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
 fn keep(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
     w.seen.store(0, Relaxed);
-    // Who begins to wait is counted before it looks here: one of the two sees the other.
+    // A waiter adds itself to `sleepers`, then looks at `attached`; here it is the other way round (both SeqCst): one
+    // of the two sees the other.
     s.attached.fetch_add(1, SeqCst);
     w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
@@ -527,7 +529,7 @@ fn keep(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     s.insert(fd);
 }
 
-/// The kernel knows all about the watches of `ep`.
+/// Tells the kernel whatever it is owed about the watches of `ep`.
 fn settled(ep: Ep) {
     each(ep, |set, at, w| {
         let s = &TABLE[set];

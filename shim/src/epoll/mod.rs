@@ -54,14 +54,14 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 
 /// `epoll_create1` succeeded.
 pub fn created(fd: c_int) {
-    // Calls that do not pass here may look at it.
+    // Calls that do not pass through culvert may wait on the set: nothing is attached in it.
     let unseen = crate::family::is_bypassed();
     if fd < 0 || unseen || fds::are_divided() || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
         return;
     }
     let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();
     let fresh = TABLE.iter().position(|s| take(s, 0));
-    // One that was left to other processes, which are gone.
+    // Or a set that this process had left to other processes, all of which are gone.
     let set = fresh.or_else(|| TABLE.iter().position(|s| s.used.load(Relaxed) == LEFT && !s.shared() && take(s, LEFT)));
     let Some(i) = set else { return lose_track() };
     let s = &TABLE[i];
@@ -141,7 +141,7 @@ pub fn forget(ep: Ep) {
 
 /// Before a fork.
 pub fn before_fork() {
-    // What one of them marks in a set that they share, the other must know for ours.
+    // Parent and child must use the same mark in a set that they share: chosen now if it was not yet.
     tag();
     set::before_fork();
 }

@@ -14,10 +14,9 @@
 use super::set::{FIRED, PARKED, Set, TAGGED, Watch, each, ignore, watch_id};
 use super::wait::note_edge;
 use super::{DOORBELL, ours, tag};
-use crate::acts;
 use crate::channel::{self, Chan};
-use crate::clock;
 use crate::endpoint::Ep;
+use crate::{acts, clock};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, epoll_event};

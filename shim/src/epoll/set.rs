@@ -47,7 +47,8 @@ pub(super) struct Link {
     pub next: AtomicU32,
     /// Next in the set's ready list, fd + 1; `END` for the last.
     pub ready: AtomicU32,
-    /// Its turn in the ready list: [`Set::turns`] when it was last put there, or given to the kernel.
+    /// Its place in the order of the ready list: the value of [`Set::turns`] when the watch was last put there, or
+    /// given to the kernel.
     pub turn: AtomicU64,
     /// When the news were told for which it is in the ready list; 0: it was reported since, or nobody knows.
     pub since: AtomicU64,
@@ -55,7 +56,7 @@ pub(super) struct Link {
     pub place: AtomicU32,
 }
 
-/// What the processes that have a set must agree on, besides its watches.
+/// What all processes that have a set share, besides its watches.
 pub(super) struct Common {
     lock: Lock,
     /// Counts changes, for the other processes.
@@ -106,7 +107,8 @@ pub(super) struct Set {
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
     pub waiters: AtomicU32,
-    /// How much the kernel is owed; the descriptors + 1 of removals, and of a change.
+    /// How many calls of `epoll_ctl` the kernel has not been told of yet: removals (`owed`: their descriptors + 1) and
+    /// at most one change (`change`: its descriptor + 1).
     owing: AtomicU32,
     owed: [AtomicU32; OWED],
     change: AtomicU32,
@@ -116,9 +118,10 @@ pub(super) struct Set {
     pub links: [AtomicPtr<Link>; CHUNKS],
 }
 
-/// [`Watch::events`] while the kernel has something else, that nobody remembers.
+/// [`Watch::events`] of a watch that the kernel has with events that were not noted: a change of it was owed and never
+/// told.
 const UNKNOWN: u32 = u32::MAX;
-/// Removals that a set owes at most. Who takes out and puts back has one or two at a time.
+/// Removals that a set owes at most. A program that takes descriptors out and puts them back has one or two at a time.
 const OWED: usize = 8;
 /// Threads that are forking, or whose child of vfork runs.
 static FORKING: AtomicU32 = AtomicU32::new(0);
@@ -157,7 +160,8 @@ pub(super) static TABLE: [Set; SETS] = [const {
 }; SETS];
 /// Guards the chains of watches; taken inside a set's lock.
 static CHAINS: Lock = Lock::new();
-/// Changes of the chains; odd while one is made. Readers take no lock: they look again.
+/// Counts changes of the chains; odd while a change is being made. A reader takes no lock: it reads again if the count
+/// was odd or has changed.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
 /// Whether `fd` may be watched.
@@ -276,7 +280,7 @@ impl Set {
     pub fn owe(&self, fd: i32, w: &Watch) -> bool {
         let Some(place) = self.owed.iter().find(|o| o.load(Relaxed) == 0).filter(|_| self.own()) else { return false };
         if self.forgo(fd) {
-            // What the kernel has is not what the program last wanted.
+            // The kernel still has the events from before a change that was never told.
             w.events.store(UNKNOWN, Relaxed);
         }
         place.store(fd as u32 + 1, Relaxed);
@@ -288,11 +292,13 @@ impl Set {
         later
     }
 
-    /// One thing more is owed. False: it must not be.
+    /// Adds one to what the kernel is owed. False: a thread may wait or fork, so the kernel must be told now.
     fn defer(&self) -> bool {
-        // Who begins to wait or to fork says so before it looks here: one of the two sees the other.
+        // We add to `owing`, then read `waiters`; `epoll_wait` adds to `waiters`, then reads `owing` (both SeqCst). So
+        // either we see the waiter, and the kernel is told now, or the waiter sees the debt, and settles it before it
+        // sleeps. The same holds for FORKING.
         self.owing.fetch_add(1, SeqCst);
-        // Who ends a fork has shared the set before.
+        // FORKING goes back to 0 only after the fork has marked the set as shared: `own` is up to date if it is 0.
         self.waiters.load(SeqCst) == 0 && FORKING.load(SeqCst) == 0 && self.own()
     }
 
@@ -320,7 +326,8 @@ impl Set {
         owed
     }
 
-    /// The kernel knows, or need not. With the set's lock held.
+    /// The kernel has been told of a watch's removal, or the watch is back: it is owed no more. With the set's lock
+    /// held.
     pub fn owe_no_more(&self, fd: i32, w: &Watch) {
         w.flags.store(0, Relaxed);
         if let Some(o) = self.owed.iter().find(|o| o.load(Relaxed) == fd as u32 + 1) {
@@ -329,7 +336,7 @@ impl Set {
         }
     }
 
-    /// Nothing is owed: another process, or nobody, will see to it.
+    /// Forgets what is owed: the set is another process's to look after, or no longer exists.
     pub fn forgive(&self) {
         for w in self.owed.iter().chain([&self.change, &self.owing]) {
             w.store(0, Relaxed);
@@ -341,7 +348,7 @@ impl Set {
         self.owing.load(SeqCst) != 0
     }
 
-    /// Whether it is owed anything about one watch.
+    /// Whether the kernel is owed the removal or a change of this watch.
     pub fn owes_for(&self, fd: i32, w: &Watch) -> bool {
         self.owes() && (w.flags.load(Relaxed) & PARKED != 0 || self.change.load(Relaxed) == fd as u32 + 1)
     }
@@ -435,7 +442,7 @@ impl Set {
         n
     }
 
-    /// It comes behind all that are in the set and may be ready.
+    /// The watch takes its turn behind every other watch that may be ready.
     pub fn take_turn(&self, fd: i32) {
         if let Some(l) = self.link(fd) {
             l.turn.store(self.turns.fetch_add(1, Relaxed) + 1, Relaxed);
@@ -598,7 +605,7 @@ pub(super) fn ignore(set: usize, ep: Ep) {
         && ep.state() == State::Attached
         && chan.inherited.load(Relaxed) == 0
     {
-        // Its news are no longer this set's.
+        // Peers need not set this set's ready bit for the connection any more.
         chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role() as usize].pollers.fetch_and(!(1 << p), Relaxed);
     }
 }
@@ -706,7 +713,8 @@ pub(super) fn after_fork_parent() {
     FORKING.fetch_sub(1, SeqCst);
 }
 
-/// Child of a fork: nobody else is in here. A lock that a thread of the parent holds, it will release.
+/// In the child of a fork, which has one thread. The locks lie in memory that the parent shares: one that is taken is
+/// held by a thread of the parent, and will be released by it.
 pub(super) fn after_fork_child() {
     CHAINS.reset();
     CHANGES.store(0, Relaxed);

@@ -114,8 +114,8 @@ fn written(ep: Ep, chan: &channel::Chan) -> u64 {
     rx::tail(ep, chan) | u64::from(rx::at_end(ep, chan)) << 63
 }
 
-/// Data that came since the last report is an edge for who asked for data, space after a refusal for who asked
-/// for space (ep_poll_callback looks at the kind of news); nothing else is.
+/// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
+/// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
 ///
 /// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
 pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
@@ -307,7 +307,8 @@ fn report_now(s: &Set, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i3
     }
     let mut r = Ok(());
     let mut turned = false;
-    // As long as it is full of our own: they are edge-triggered, but more may come.
+    // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
+    // behind them may be the program's.
     for _ in 0..FULL {
         let mut k = Reported::NONE;
         let since = s.looked.load(Relaxed);
@@ -376,7 +377,7 @@ pub unsafe fn wait(
 ) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
     let s = &TABLE[i];
-    // From now on the kernel hears of every change at once.
+    // From here on no change is owed (`Set::defer` sees the waiter): the kernel is told of each at once.
     s.waiters.fetch_add(1, SeqCst);
     if s.owes() {
         let held = s.lock();
@@ -410,7 +411,8 @@ unsafe fn serve(
         Some(t) if t > 0 => Some(clock::now().saturating_add(t)),
         _ => None,
     };
-    // Counted first: if a connection comes meanwhile, those who wait here must hear of it, and not of our marks.
+    // The waiter is counted before it looks at the set: a thread that attaches a connection meanwhile sees the count,
+    // and wakes it by `knock`. Otherwise the kernel would report our own mark to the program.
     s.sleepers.fetch_add(1, SeqCst);
     let r = (s.attached.load(SeqCst) == 0).then(&mut real);
     s.sleepers.fetch_sub(1, Relaxed);

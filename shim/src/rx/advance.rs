@@ -4,48 +4,12 @@ use super::look::{end, me, peer};
 use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::conn::conn;
-use crate::endpoint::{Ep, latch};
-use crate::lifeline;
+use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use shmring::family::{FIN, RST};
 use shmring::switch::{self, RxPhase};
 
 /// `rx_word`: the ring may be used; threads of the family no longer block natively.
 pub const READY: u32 = shmring::family::OPEN;
-
-/// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
-pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
-    if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
-        // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
-        if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
-            && e != 0
-        {
-            latch(ep, e);
-            ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
-        }
-    }
-    if let Some(at) = ep.rx_at.load(Relaxed).checked_sub(1) {
-        // A FIN is what the kernel has counted and we have not. An error does not tell: a RST behind a FIN is
-        // ECONNRESET as well, in LAST_ACK.
-        let counted = lifeline::received(fd, Some(false));
-        return counted.map(|(consumed, queued)| (consumed - u64::from(consumed == at + 1), queued));
-    }
-    let fin = match ep.rx_fin.load(Relaxed) {
-        FIN => Some(true),
-        RST => Some(false),
-        _ => ep.chan().and_then(|chan| {
-            let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
-            match ep.wr_shut.load(Relaxed) {
-                // A connection that this side has not shut down is closed by a RST only, whoever has had its error:
-                // perhaps behind the FIN of a peer that has shut down.
-                0 => Some(p.wr_shut.load(Relaxed) != 0),
-                // A peer that has finished says so, unless another program image of its did.
-                _ => (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true),
-            }
-        }),
-    };
-    lifeline::received(fd, fin)
-}
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {

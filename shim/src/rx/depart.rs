@@ -4,8 +4,7 @@
 use super::receiving::{Receiving, see};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::lifeline;
-use crate::{clock, tx};
+use crate::{clock, lifeline, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
 use shmring::family::Reason;

@@ -32,7 +32,8 @@ pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
 }
 
-/// From how many bytes on readers and pollers are told: the low-water mark, unless the ring cannot hold as many.
+/// The number of unread bytes at which a sleeping reader or a poller is woken: SO_RCVLOWAT, but no more than the ring
+/// can hold, or the reader would never wake. A sender that waits for space has filled the ring: then 1.
 pub fn low(ep: Ep, chan: &Chan) -> u64 {
     let low = ep.rcvlowat.load(Relaxed);
     if low <= 1 {

@@ -5,9 +5,10 @@ mod depart;
 mod look;
 mod receiving;
 
-pub use advance::{READY, advance, doubled, leaving, received};
+pub use advance::{READY, advance, doubled, leaving};
 pub use depart::leave;
 pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
+pub use receiving::received;
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -96,8 +97,8 @@ pub unsafe fn recv(
     let number = fd;
     let mut ended = false;
     let mut restless = Restless::new();
-    // Who sleeps is not woken for less than the low-water mark, whatever it wants (tcp_data_ready). Who asks anew is
-    // answered.
+    // Whether this call has slept. One that has returns only at SO_RCVLOWAT bytes (tcp_data_ready does not wake it for
+    // less); one that has not returns whatever is there.
     let mut dozing = false;
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;

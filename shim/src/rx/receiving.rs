@@ -1,19 +1,18 @@
 //! The receiving direction, owned: who has a [`Receiving`] has its token.
 
-use super::advance::received;
-use crate::acts;
+use super::look::peer;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{clock, members, tx, usercopy};
+use crate::{acts, clock, members, tx, usercopy};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Began, Brought, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
-use shmring::family::Reason;
+use shmring::family::{FIN, RST, Reason};
 use shmring::{ring, syscall};
 
 /// What one look brought.
@@ -360,4 +359,39 @@ fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
         Some(e) if e != 0 => Got::Error(e),
         _ => Got::Eof,
     }
+}
+
+/// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
+pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
+    if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
+        // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
+        if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
+            && e != 0
+        {
+            latch(ep, e);
+            ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
+        }
+    }
+    if let Some(at) = ep.rx_at.load(Relaxed).checked_sub(1) {
+        // tcpi_bytes_received counts a FIN as one byte. `rx_at` says how many bytes we have taken: a count that is one
+        // higher includes a FIN, which is subtracted. The socket's error cannot tell it: in LAST_ACK a RST behind a FIN
+        // gives ECONNRESET, too.
+        let counted = lifeline::received(fd, Some(false));
+        return counted.map(|(consumed, queued)| (consumed - u64::from(consumed == at + 1), queued));
+    }
+    let fin = match ep.rx_fin.load(Relaxed) {
+        FIN => Some(true),
+        RST => Some(false),
+        _ => ep.chan().and_then(|chan| {
+            let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+            match ep.wr_shut.load(Relaxed) {
+                // A connection that this side has not shut down is closed by a RST only, whoever has had its error:
+                // perhaps behind the FIN of a peer that has shut down.
+                0 => Some(p.wr_shut.load(Relaxed) != 0),
+                // A peer that has finished says so, unless another program image of its did.
+                _ => (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true),
+            }
+        }),
+    };
+    lifeline::received(fd, fin)
 }

@@ -122,8 +122,9 @@ unsafe fn ppoll_small(fds: *mut pollfd, n: usize, ts: *const timespec, mask: *co
     let r = unsafe { real::ppoll(w.fds.as_ptr().cast_mut().cast(), n as nfds_t + 1, ts, mask) };
     let r = result(r, errno);
     compiler_fence(SeqCst);
-    // This may be a handler's wait inside another one whose call has yet to begin: that one must end at once, so its
-    // descriptor 0 is left impossible. A wait makes its own possible when it begins.
+    // This wait may run in a signal handler that interrupted another wait of this thread just before its system call.
+    // That call must return EINTR: entry 0, which both use, stays impossible, and POLLNVAL ends it at once. Every wait
+    // sets entry 0 for itself when it begins.
     w.fds[0].fd.store(IMPOSSIBLE, Relaxed);
     if r > 0 && w.fds[0].events.load(Relaxed) == 0 {
         for i in 0..n {

@@ -1,6 +1,6 @@
 //! `sendfile` to an attached endpoint.
 
-use super::turn::untold;
+use super::look::untold;
 use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;

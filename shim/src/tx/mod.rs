@@ -1,14 +1,15 @@
 //! Sending on an attached endpoint: lifeline, ring, lifeline, as one stream.
 
 mod file;
+mod look;
 mod sending;
 mod turn;
 
 pub use file::sendfile;
+pub use look::{LOOK_EVERY_US, look, look_due};
 pub use shmring::family::UP;
-pub use turn::{LOOK_EVERY_US, finish, finish_last, finished, flush, leave, look, look_due, service, settle, sink};
+pub use turn::{finish, finish_last, finished, flush, leave, service, settle, sink};
 
-use crate::acts;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::conn;
@@ -16,15 +17,15 @@ use crate::endpoint::Ep;
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
+use crate::{acts, clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
+use look::untold;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
 use shmring::layout::{self, HOME};
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
-use turn::untold;
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
@@ -165,7 +166,7 @@ fn grow(ep: Ep, chan: &Chan, bytes: u64) -> u64 {
     let wanted = bytes.max((2 * there).min(there + MOST)).next_multiple_of(PAGE).min(all);
     let more = (wanted - there) as usize;
     let had = headroom::allows(more)
-        && chan.at(slot, dir, HOME + there as usize, more).is_some_and(|at| crate::bulk::have(at, more));
+        && chan.at(slot, dir, HOME + there as usize, more).is_some_and(|at| crate::pages::have(at, more));
     if !had {
         return there;
     }

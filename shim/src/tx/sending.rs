@@ -1,14 +1,13 @@
 //! The sending direction, owned: who has a [`Sending`] has its token.
 
-use super::turn::{LOOK_EVERY_US, look, look_due, untold};
+use super::look::{LOOK_EVERY_US, look, look_due, untold};
 use super::{go_home, tell_cork};
-use crate::acts;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, take_latched, take_living};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::peer;
+use crate::{acts, peer};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Failure, Given, Outgoing, Put};

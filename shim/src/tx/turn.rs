@@ -1,55 +1,16 @@
 //! The sending side's way between lifeline and ring: up, down, rewind, and the end.
 
+use super::look::untold;
 use super::sending::{Sending, Turn};
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
-use crate::lifeline::{self, ENDED};
+use crate::lifeline::{self};
 use crate::{clock, endpoint};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Reason;
 use shmring::switch::{Again, TxPhase};
-use shmring::{sys, syscall};
-
-/// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
-/// later than a network would tell it. The lifeline of any connection with the same process will do.
-pub const LOOK_EVERY_US: u64 = 20;
-
-/// It looks at its own this often: a connection can end, unseen by culvert, while its process lives on (`ss -K`,
-/// keep-alive, a system call made without libc).
-const LOOK_SELDOM_US: u64 = 2_000;
-
-/// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the
-/// caller does.
-pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
-    let t = sys::cycles();
-    let rate = clock::cycles_per_us();
-    let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
-    match chan.alive() {
-        _ if own <= us * rate => false,
-        Some(at) => own > LOOK_SELDOM_US * rate || t.wrapping_sub(at) > us * rate,
-        None => true,
-    }
-}
-
-/// Looks at the lifeline, and notes what it shows of the end.
-pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
-    let t = sys::cycles();
-    let seen = lifeline::look(fd, events);
-    ep.tx_checked.store(t, Relaxed);
-    chan.note_alive(if seen & ENDED == 0 { t } else { 0 });
-    ep.note_end(seen);
-    seen
-}
-
-/// An error of the connection that this call cannot report: it took bytes before, or is none of the
-/// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
-pub(super) fn untold(ep: Ep, e: i32) {
-    ep.note_error(e);
-    if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
-        ep.latched.store(e as u32, Relaxed);
-    }
-}
+use shmring::syscall;
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {

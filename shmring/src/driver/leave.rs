@@ -112,13 +112,13 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     let head = p.own(&c.ep.rx_head);
     let kept = if unread == Unread::Keep { there(p, c, head)? } else { 0 };
     let at = head.wrapping_add(kept);
-    // Whoever moves the arbiter first decides: a peer that shuts down or closes goes down before.
+    // The arbiter: if this exchange succeeds the receiver has left at `at`. If it fails, the sender went down before.
     let mut found = p.settle(&c.me().rewind, 0, at + 1)?;
     if found == CLOSED && p.lacks(Guard::Arbiter) {
         p.say(&c.me().rewind, at + 1)?;
         found = 0;
     }
-    // At once: if we die here, the peer must know.
+    // Before anything else: if this process is killed here, the peer must have been told.
     p.notify()?;
     let left = match found {
         0 if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
