@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::exit;
+use crate::recall::KernelArgs;
 use crate::settings::{LogLevel, PathChoice, Ring, Spin};
 use crate::stat::StatArgs;
 use crate::visible::visible;
@@ -34,6 +35,12 @@ pub enum Command {
     Run(RunArgs),
     /// Show every process under culvert, its connections, and why those on the kernel are there
     Stat(StatArgs),
+    /// Bring the connections of a running process back to the kernel, for good
+    #[command(
+        after_help = "For example after a packet filter's rule was added that its connections are to obey. Exit \
+        status: 0, or 1 if a process is not under culvert or not the caller's."
+    )]
+    Kernel(KernelArgs),
     /// Say whether this machine, and a program on it, will be accelerated
     #[command(after_help = "Exit status: 0 if it will be accelerated, 1 if not.")]
     Doctor(DoctorArgs),

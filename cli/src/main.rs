@@ -17,6 +17,7 @@ mod exit;
 mod library;
 mod netdiag;
 mod program;
+mod recall;
 mod run;
 mod settings;
 mod stat;
@@ -37,6 +38,7 @@ fn dispatch(argv: Vec<std::ffi::OsString>) -> u8 {
         Err(code) => code,
         Ok(Command::Run(a)) => run::main(a),
         Ok(Command::Stat(a)) => stat::main(&a),
+        Ok(Command::Kernel(a)) => recall::main(&a),
         Ok(Command::Doctor(a)) => doctor::main(&a),
         Ok(Command::Bench(a)) => bench::main(&a),
         Ok(Command::Workload(a)) => workload::main(&a),

@@ -3,6 +3,7 @@
 use crate::endpoint::Ep;
 use crate::lock::Lock;
 use crate::members::{BASE, FD, header, my_place};
+use crate::tls::tls;
 use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
@@ -156,6 +157,18 @@ pub fn disabled() -> bool {
 /// Whether calls that do not pass here may use any descriptor.
 pub fn is_bypassed() -> bool {
     header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Namespace as u32)
+}
+
+/// Whether `culvert kernel` has asked this family to bring its connections back to the kernel. Looked at by each call on a
+/// ring: a word that nobody writes.
+#[inline(always)]
+pub fn is_recalled() -> bool {
+    header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Recalled as u32)
+}
+
+/// Whether `ep` has yet to be brought back, of a family whose connections are to be.
+pub fn is_due(ep: Ep) -> bool {
+    ep.reason.load(Relaxed) != Reason::Recalled as u32 && tls().vfork.get() == 0
 }
 
 /// Counts a channel.

@@ -38,7 +38,12 @@ fn native(ep: Ep, fd: c_int) -> bool {
 #[inline(always)]
 fn attached(ep: Ep, fd: c_int) -> Option<&'static Chan> {
     match ep.state() {
-        State::Attached => ep.chan(),
+        State::Attached => {
+            if family::is_recalled() {
+                leave::recall(ep, fd);
+            }
+            ep.chan()
+        }
         State::Eligible if config::enabled() && attach::tick(ep, fd) => ep.chan(),
         _ => None,
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
-use crate::{fds, lifeline, peer, rx, slots, tx};
+use crate::{family, fds, lifeline, peer, rx, slots, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
@@ -16,7 +16,10 @@ use shmring::switch::{RxPhase, TxPhase};
 /// If the peer was killed, nobody can do that any more. Where the next reader is one that we do not serve, the
 /// connection is then reset rather than cut short, unless nothing was left unread.
 pub fn retire(fd: c_int, why: Reason) {
-    let served = matches!(why, Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory);
+    let served = matches!(
+        why,
+        Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory | Reason::Recalled
+    );
     if !quit(fd, why, Unread::Rewind) && !served {
         lifeline::reset(fd, why);
     }
@@ -52,5 +55,15 @@ pub fn retire_all(why: Reason, unread: Unread, only: impl Fn(c_int) -> bool) {
         if fds::tracked(fd) && only(fd) {
             quit(fd, why, unread);
         }
+    }
+}
+
+/// A connection that is used once `culvert kernel` was asked to bring it back.
+#[cold]
+pub fn recall(ep: Ep, fd: c_int) {
+    if family::is_due(ep) {
+        retire(fd, Reason::Recalled);
+        // Whatever came of it.
+        ep.because(Reason::Recalled);
     }
 }

@@ -45,7 +45,8 @@ pub struct FamilyHeader {
     pub free: AtomicU64,
     /// Channels this family has mapped since it began.
     pub channels: AtomicU64,
-    /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are.
+    /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are. `culvert kernel` writes
+    /// [`Reason::Recalled`] here, in another process's family: then those that are go back when they are used next.
     pub disabled: AtomicU32,
     /// The family's members, a [`Member`] each. A member has the byte of the memfd that its place numbers locked
     /// (fcntl(2), POSIX record locks) as long as it lives. When it matters, others notice that it does not, and give
@@ -215,6 +216,7 @@ reasons! {
     Namespace = 30, "namespace", "the program has libraries in a namespace of their own (dlmopen), which do not call culvert";
     Raw = 31, "raw-calls", "the program has an epoll set that libc did not make, or libc's functions past culvert: it makes calls of its own";
     Tables = 32, "descriptor-tables", "threads of the program have tables of descriptors of their own";
+    Recalled = 33, "recalled", "`culvert kernel` has brought it back to the kernel";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

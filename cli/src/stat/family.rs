@@ -81,11 +81,12 @@ pub fn words(reason: u32) -> (String, &'static str) {
     }
 }
 
-/// Reads the family behind `path`, a link in some `/proc/PID/fd`.
-pub fn read(path: &Path) -> Result<Family, String> {
+/// Opens the memory of the family behind `path`, a link in some `/proc/PID/fd`.
+fn open(path: &Path, write: bool) -> Result<std::fs::File, String> {
     // O_NONBLOCK: the link may lead to a FIFO that somebody gave our name.
     let file = std::fs::File::options()
         .read(true)
+        .write(write)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
         .map_err(|e| e.to_string())?;
@@ -93,6 +94,22 @@ pub fn read(path: &Path) -> Result<Family, String> {
     if meta.mode() & libc::S_IFMT != libc::S_IFREG {
         return Err("not a memfd".into());
     }
+    Ok(file)
+}
+
+/// Asks the family to bring its connections back to the kernel (`FamilyHeader::disabled`).
+pub fn recall(path: &Path) -> Result<(), String> {
+    let file = open(path, true)?;
+    let mut header = vec![0; size_of::<FamilyHeader>()];
+    file.read_exact_at(&mut header, 0).map_err(|e| format!("too short ({e})"))?;
+    parse_header(&header)?;
+    let at = offset_of!(FamilyHeader, disabled) as u64;
+    file.write_all_at(&(Reason::Recalled as u32).to_ne_bytes(), at).map_err(|e| e.to_string())
+}
+
+/// Reads the family behind `path`, a link in some `/proc/PID/fd`.
+pub fn read(path: &Path) -> Result<Family, String> {
+    let file = open(path, false)?;
     let read_at = |len: usize, at: usize| {
         let mut bytes = vec![0; len];
         match file.read_exact_at(&mut bytes, at as u64) {

@@ -82,6 +82,11 @@ pub fn collect(pid: Option<u32>) -> std::io::Result<Report> {
     scan::collect(pid)
 }
 
+/// Asks process `pid` to bring its connections back to the kernel.
+pub fn recall(pid: u32) -> Result<(), String> {
+    scan::recall(pid)
+}
+
 /// `culvert stat`.
 #[derive(Args, Debug, Default)]
 pub struct StatArgs {

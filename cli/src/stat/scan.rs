@@ -101,6 +101,16 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
     Some(process)
 }
 
+/// See [`super::recall`].
+pub fn recall(pid: u32) -> Result<(), String> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let descriptors = descriptors(&proc).ok_or("no such process, or another user's")?;
+    if descriptors.families.is_empty() {
+        return Err("not under culvert, or without a TCP socket so far".into());
+    }
+    descriptors.families.iter().try_for_each(|path| family::recall(path))
+}
+
 /// Whether the library is loaded in a process under a system-call filter. There it makes no memory for others to read.
 fn under_filter(proc: &Path) -> bool {
     let read = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();

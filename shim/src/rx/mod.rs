@@ -17,7 +17,7 @@ use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, fds, lock, poller, sleep, sleepers, tx};
+use crate::{clock, family, fds, lock, poller, sleep, sleepers, tx};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{me, peer};
@@ -109,6 +109,9 @@ pub unsafe fn recv(
     }
     loop {
         let want = if peek { b.len } else { b.len - total };
+        if dozing && total == 0 && family::is_recalled() && family::is_due(ep) {
+            return RESTART;
+        }
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return -libc::EBADF as isize };
         if ep.local().refs.load(Relaxed) == 0 {
             // See `tx::with_turn`.
