@@ -379,11 +379,9 @@ impl<'a> Victim<'a> {
         let mut place = Place::of(self, &c);
         for _ in 0..8 {
             let want = self.some(100);
-            let (brought, next) = driver::bring(self, &c, place, want).unwrap();
-            place = next;
-            match brought {
+            match driver::bring(self, &c, &mut place, want).unwrap() {
                 Brought::Bytes(n) | Brought::Last(n) => assert!(n > 0 && n <= want),
-                Brought::Corrupt(..) => {
+                Brought::Corrupt => {
                     self.seen.corrupt += 1;
                     return;
                 }

@@ -189,6 +189,17 @@ impl Incoming for In<'_> {
         Ok(())
     }
 
+    #[cold]
+    fn contradicts(&mut self, of: &'static str, read: u64, claimed: u64) {
+        if self.ep.is_corrupt() {
+            crate::log!(
+                Error,
+                "endpoint {}: the {of} of the ring ({claimed}) contradicts what was read ({read}); connection reset",
+                self.ep.index()
+            );
+        }
+    }
+
     fn moved(&mut self, up: Option<u64>) {
         match up {
             Some(x) => crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", self.ep.index()),
@@ -255,9 +266,7 @@ impl<'a> Receiving<'a> {
         let mut place = Place::of(&mut port, &c);
         let mut total = 0usize;
         while total < want {
-            let (brought, next) = sure(driver::bring(&mut port, &c, place, (want - total) as u64));
-            place = next;
-            let end = match brought {
+            let end = match sure(driver::bring(&mut port, &c, &mut place, (want - total) as u64)) {
                 Brought::Bytes(n) => {
                     total += n as usize;
                     continue;
@@ -278,10 +287,13 @@ impl<'a> Receiving<'a> {
                 },
                 Brought::Ended(0) => Got::Eof,
                 Brought::Ended(e) => Got::Error(e),
-                Brought::Fault(libc::EIO) => corrupt(ep, "memory", ep.rx_head.load(Relaxed), 0),
+                Brought::Fault(libc::EIO) => {
+                    port.contradicts("memory", ep.rx_head.load(Relaxed), 0);
+                    corrupt(ep)
+                }
                 Brought::Fault(e) => Got::Error(e),
                 Brought::Unknown => Got::Error(libc::EIO),
-                Brought::Corrupt(of, here, there) => corrupt(ep, of, here, there),
+                Brought::Corrupt => corrupt(ep),
             };
             return some(ep, total, end);
         }
@@ -346,14 +358,7 @@ fn some(ep: Ep, total: usize, got: Got) -> Got {
 }
 
 #[cold]
-fn corrupt(ep: Ep, of: &str, here: u64, there: u64) -> Got {
-    if ep.is_corrupt() {
-        crate::log!(
-            Error,
-            "endpoint {}: the {of} of the ring ({there}) contradicts what was read ({here}); connection reset",
-            ep.index()
-        );
-    }
+fn corrupt(ep: Ep) -> Got {
     latch(ep, libc::ECONNRESET);
     match take_latched(ep) {
         Some(e) if e != 0 => Got::Error(e),

@@ -57,6 +57,8 @@ pub trait Incoming: Port {
     fn handed_on(&self) -> bool;
     /// Resets the connection: its bytes cannot be delivered where they must go.
     fn break_off(&mut self) -> Result<(), Self::Stop>;
+    /// Where the ring begins (`"start"`) or ends contradicts what was read: that, and the peer's claim.
+    fn contradicts(&mut self, _of: &'static str, _read: u64, _claimed: u64) {}
     /// The receiver went up, at this stream position (`Some`), or down.
     fn moved(&mut self, _up: Option<u64>) {}
 }
@@ -105,11 +107,11 @@ pub enum Brought<F, L> {
     Fault(F),
     /// The kernel does not say how far the lifeline was read.
     Unknown,
-    /// The peer's claims contradict what was read: where the ring begins, or ends; what was read, and what it claims.
-    Corrupt(&'static str, u64, u64),
+    /// The peer's claims contradict what was read: [`Incoming::contradicts`] has been told.
+    Corrupt,
 }
 
-type Step<P> = Result<(Brought<<P as Incoming>::Fault, <P as Incoming>::Last>, Place), <P as Port>::Stop>;
+type Step<P> = Result<Brought<<P as Incoming>::Fault, <P as Incoming>::Last>, <P as Port>::Stop>;
 
 /// Whether the caller must not receive: another one leaves the ring, and waits for the peer's part. One that died over
 /// it, or does not come back, is no longer waited for.
@@ -132,23 +134,23 @@ pub(super) fn end<P: Port>(p: &mut P, c: &Conn) -> Result<u64, P::Stop> {
     Ok(switch::end(cut, rewind, down))
 }
 
-/// Brings up to `want` bytes from where they are. Never waits.
+/// Brings up to `want` bytes from where they are, and moves `place` on. Never waits.
 #[inline(always)]
-pub fn bring<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P> {
+pub fn bring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
     if turned_away(p, c)? {
-        return Ok((Brought::Nothing, place));
+        return Ok(Brought::Nothing);
     }
-    let (brought, mut place) = match place.phase {
+    let brought = match place.phase {
         RxPhase::Ring => ring(p, c, place, want)?,
         _ => lifeline(p, c, place, want)?,
     };
     place.some |= matches!(brought, Brought::Bytes(_));
-    Ok((brought, place))
+    Ok(brought)
 }
 
 #[inline(always)]
-fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P> {
-    let Place { head, phase, .. } = place;
+fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
+    let Place { head, phase, .. } = *place;
     let down = end(p, c)?;
     let step = match p.atom(|| ring::available(c.published(), head, c.size))? {
         Ok(available) => switch::rx(RxView { phase, up: 0, down, head, available }),
@@ -156,26 +158,29 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P
     };
     let n = match step {
         RxStep::Ring(n) => n.min(want),
-        RxStep::Empty if place.some => return Ok((Brought::NoMore, place)),
+        RxStep::Empty if place.some => return Ok(Brought::NoMore),
         RxStep::Empty => return empty(p, c, place, want),
         RxStep::Ended if head == p.own(&c.ep.rx_head) => {
             come_down(p, c)?;
             place.phase = RxPhase::Down;
-            return Ok((Brought::Again, place));
+            return Ok(Brought::Again);
         }
         // A peek does not see past an echo that is not complete.
-        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok((Brought::NoMore, place)),
+        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok(Brought::NoMore),
         RxStep::Ended => {
             place.phase = RxPhase::Down;
-            return Ok((Brought::Again, place));
+            return Ok(Brought::Again);
         }
-        _ => return Ok((Brought::Corrupt("end", head, down), place)),
+        _ => {
+            p.contradicts("end", head, down);
+            return Ok(Brought::Corrupt);
+        }
     };
     let room =
         if p.lacks(Guard::SpaceAfterConsume) { c.size - p.own(&c.published().tail).wrapping_sub(head) } else { 0 };
     let n = match p.copy(head, n)? {
         Ok(n) => n,
-        Err(fault) => return Ok((Brought::Fault(fault), place)),
+        Err(fault) => return Ok(Brought::Fault(fault)),
     };
     place.head = head.wrapping_add(n);
     if !p.peeks() {
@@ -188,7 +193,7 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P
         });
         space_freed(p, c, place.head, room, n)?;
     }
-    Ok((Brought::Bytes(n), place))
+    Ok(Brought::Bytes(n))
 }
 
 /// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
@@ -211,7 +216,7 @@ fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: u64, before: u64, n: u64)
     serve_wish(p, c, head, limit)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: u64, limit: u64) -> Result<(), P::Stop> {
     let wish = p.atom(|| ring::wish(c.peer(), c.published(), head, limit).unwrap_or(0))?;
     if wish != 0 {
@@ -224,7 +229,8 @@ fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: u64, limit: u64) -> Result
 }
 
 /// The ring is empty, and has not ended.
-fn empty<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<P> {
+#[inline(never)]
+fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
     if !place.seen_end {
         // A holder died between its note of the head and the sender's, or before it served the wish that it made room for.
         if !p.lacks(Guard::Heal) && !p.peeks() {
@@ -237,21 +243,21 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64) -> Step<
             }
         }
         if !p.shows()? {
-            return Ok((Brought::Nothing, place));
+            return Ok(Brought::Nothing);
         }
         // What was published before the end is visible after it: look at the ring again.
         place.seen_end = true;
         if !p.lacks(Guard::LookAfterEnd) {
-            return Ok((Brought::Again, place));
+            return Ok(Brought::Again);
         }
     }
     if p.own(&c.ep.rx_fin) != 0
         && let Some(last) = p.end_sending()?
     {
-        return Ok((Brought::Ended(last), place));
+        return Ok(Brought::Ended(last));
     }
     let got = p.native(want)?;
-    Ok((bytes_or(p, got, Brought::Behind), place))
+    Ok(bytes_or(p, got, Brought::Behind))
 }
 
 /// Bytes, behind which a peek does not look; or what else the lifeline said.
@@ -270,14 +276,15 @@ fn bytes_or<P: Incoming>(
 }
 
 /// On the lifeline: for good, or before the ring.
-fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P> {
+#[inline(never)]
+fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
     let mut bound = want;
     if place.phase == RxPhase::Down {
         loop {
             match skip(p, c)? {
                 Skipped::All => break,
                 Skipped::Some => {}
-                Skipped::NotYet => return Ok((Brought::Nothing, place)),
+                Skipped::NotYet => return Ok(Brought::Nothing),
             }
         }
     } else {
@@ -294,23 +301,26 @@ fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: Place, want: u64) -> Step<P
         match switch::rx(RxView { phase: place.phase, up, down: 0, head: place.head, available: 0 }) {
             RxStep::Transit { x } => return transit(p, c, place, want, x),
             RxStep::Lifeline => {}
-            _ => return Ok((Brought::Corrupt("start", place.head, up), place)),
+            _ => {
+                p.contradicts("start", place.head, up);
+                return Ok(Brought::Corrupt);
+            }
         }
         if bound == 0 {
-            return Ok((Brought::Nothing, place));
+            return Ok(Brought::Nothing);
         }
     }
     let got = p.native(bound)?;
-    Ok((bytes_or(p, got, Brought::Lifeline), place))
+    Ok(bytes_or(p, got, Brought::Lifeline))
 }
 
 /// The sender is on the ring from `x` on; what lies before that comes first.
-fn transit<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64, x: u64) -> Step<P> {
+fn transit<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64, x: u64) -> Step<P> {
     if place.phase == RxPhase::Native {
         place.phase = RxPhase::Transit;
         p.say(&c.ep.rx_phase, place.phase)?;
     }
-    let Some((consumed, queued)) = p.received()? else { return Ok((Brought::Unknown, place)) };
+    let Some((consumed, queued)) = p.received()? else { return Ok(Brought::Unknown) };
     match switch::transit(x, consumed, queued) {
         Transit::Lifeline => {
             let left = x - consumed;
@@ -320,27 +330,30 @@ fn transit<P: Incoming>(p: &mut P, c: &Conn, mut place: Place, want: u64, x: u64
                     if !p.peeks() {
                         go_up(p, c, x)?;
                     }
-                    Ok((Brought::Bytes(n), place))
+                    Ok(Brought::Bytes(n))
                 }
                 // What follows lies on the ring only if this was all before it.
-                Native::Bytes(n) if p.peeks() => Ok((Brought::Last(n), place)),
-                Native::Bytes(n) => Ok((Brought::Bytes(n), place)),
-                other => Ok((Brought::Behind(other), place)),
+                Native::Bytes(n) if p.peeks() => Ok(Brought::Last(n)),
+                Native::Bytes(n) => Ok(Brought::Bytes(n)),
+                other => Ok(Brought::Behind(other)),
             }
         }
         // A RST has dropped what was on its way, but for what has come since the kernel was asked. An echo may have come
         // behind that.
         Transit::Wait if p.broken()? => {
             let got = p.native((x - consumed).min(want))?;
-            Ok((bytes_or(p, got, Brought::Behind), place))
+            Ok(bytes_or(p, got, Brought::Behind))
         }
-        Transit::Wait => Ok((Brought::Nothing, place)),
+        Transit::Wait => Ok(Brought::Nothing),
         Transit::Ring => {
             place.phase = RxPhase::Ring;
             go_up(p, c, x)?;
-            Ok((Brought::Again, place))
+            Ok(Brought::Again)
         }
-        Transit::Corrupt => Ok((Brought::Corrupt("start", consumed, x), place)),
+        Transit::Corrupt => {
+            p.contradicts("start", consumed, x);
+            Ok(Brought::Corrupt)
+        }
     }
 }
 
@@ -357,6 +370,7 @@ fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: u64) -> Result<(), P::Stop> {
 }
 
 /// Moves the receiver to the lifeline for good, from where it has read the ring to.
+#[cold]
 pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
     let rewind = p.see(&c.me().rewind)?;
     let echo = p.see(&c.peer().echo)?;

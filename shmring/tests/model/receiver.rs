@@ -299,7 +299,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                 Of::Receiver,
                 i,
                 want,
-                |p, conn| driver::bring(p, conn, at, want.into()),
+                |p, conn| {
+                    let mut at = at;
+                    driver::bring(p, conn, &mut at, want.into()).map(|brought| (brought, at))
+                },
                 |mut n, r| {
                     if let Some((brought, at)) = r {
                         brings(&mut n, i, brought, at);
@@ -668,7 +671,7 @@ fn brings(n: &mut World, i: usize, brought: Brought<(), ()>, at: Place) {
         Brought::Nothing | Brought::Lifeline(Native::Nothing) | Brought::Behind(Native::Nothing) => Pc::GotNothing,
         Brought::Lifeline(Native::End) | Brought::Behind(Native::End) => Pc::GotEof,
         Brought::Lifeline(_) | Brought::Behind(_) => Pc::GotError,
-        Brought::Corrupt(..) => {
+        Brought::Corrupt => {
             n.g.verdict = Verdict::Accused;
             Pc::Done
         }
