@@ -62,7 +62,7 @@ pub struct Chan {
 
 const _: () = assert!(size_of::<Chan>() <= PAGE);
 
-static TABLE: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CHANS];
+static CHANNELS: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
@@ -75,7 +75,7 @@ pub fn any_unused() -> bool {
 }
 
 fn entry(i: usize) -> Option<&'static Chan> {
-    let p = TABLE.get(i)?.load(Acquire);
+    let p = CHANNELS.get(i)?.load(Acquire);
     // SAFETY: null, or the beginning of a piece that `piece` made and that stays mapped; all that changes in it is atomic.
     unsafe { p.as_ref() }
 }
@@ -111,7 +111,7 @@ fn unused() -> Option<&'static Chan> {
     if let Some(c) = (0..high.min(CHANS)).filter_map(entry).find(|c| !c.mapped()) {
         return Some(c);
     }
-    let place = TABLE.get(high)?;
+    let place = CHANNELS.get(high)?;
     let p = zeros(0, PAGE + layout::FIXED_LEN)? as *mut Chan;
     // SAFETY: fresh zeros of that size, and ours alone; zeros are a Chan.
     unsafe { (*p).place = high as u32 + 1 };

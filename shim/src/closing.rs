@@ -12,7 +12,7 @@ use shmring::family::State;
 use shmring::lnx;
 
 /// This process gives up one descriptor of `ep`.
-pub fn release(ep: Ep, fd: c_int) {
+pub fn drop_descriptor(ep: Ep, fd: c_int) {
     let l = ep.local();
     if l.refs.load(Relaxed) > 1 {
         epoll::number_closed(ep, fd);
@@ -25,7 +25,7 @@ pub fn release(ep: Ep, fd: c_int) {
         return;
     }
     let there = ep.state() == State::Attached && peer::is_ours(ep, fd);
-    if there && sleepers::slept_on(ep) && keep(ep, fd) {
+    if there && sleepers::slept_on(ep) && keep_open(ep, fd) {
         return;
     }
     l.refs.store(0, Relaxed);
@@ -48,7 +48,7 @@ pub fn release(ep: Ep, fd: c_int) {
     }
     let chan = ep.chan();
     if let Some(chan) = chan.filter(|_| there) {
-        end(ep, chan, fd);
+        end_connection(ep, chan, fd);
     }
     let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd));
     // Another thread may be in a call on the connection: it finishes first, and until then uses the slot.
@@ -75,7 +75,7 @@ fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
 }
 
 /// Before the kernel closes the last descriptor of an attached connection.
-pub fn end(ep: Ep, chan: &Chan, fd: c_int) {
+pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     // An echo that lies unread would make the kernel send RST.
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {
@@ -110,7 +110,7 @@ pub fn read_on(ep: Ep, fd: c_int) {
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
 /// hold the file until they return; ours keep it open under another number.
-fn keep(ep: Ep, fd: c_int) -> bool {
+fn keep_open(ep: Ep, fd: c_int) -> bool {
     let new = lnx::duplicate(fd, own::floor());
     if new < 0 {
         return false;
@@ -134,7 +134,7 @@ pub fn let_go(ep: Ep) {
     let fd = ep.local().kept.swap(0, SeqCst) - 1;
     if fd >= 0 {
         fds::set(fd, Kind::Other);
-        release(ep, fd);
+        drop_descriptor(ep, fd);
         shmring::sys::close(fd);
     }
 }

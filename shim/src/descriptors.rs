@@ -42,7 +42,7 @@ fn forget(fd: c_int) {
                 epoll::closing(ep);
             }
             fds::set(fd, Kind::Other);
-            closing::release(ep, fd);
+            closing::drop_descriptor(ep, fd);
         }
         Kind::Epoll(i) => {
             fds::set(fd, Kind::Other);
@@ -137,7 +137,7 @@ fn accept_known(listener: c_int, fd: c_int) {
 }
 
 /// A descriptor that another process sent: not ours to accelerate.
-pub fn received(fd: c_int) {
+pub fn came_in_message(fd: c_int) {
     created(fd);
 }
 

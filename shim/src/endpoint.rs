@@ -119,7 +119,7 @@ impl Ep {
     /// A FIN alone is noted as such: the kernel counts it as a byte received, and after a RST behind it nothing says
     /// any more that it came.
     pub fn note_end(self, seen: i16) {
-        if seen & lifeline::ENDED == lifeline::FIN && self.rd_shut.load(Relaxed) == 0 {
+        if seen & lifeline::ENDED == lifeline::FIN_ALONE && self.rd_shut.load(Relaxed) == 0 {
             self.rx_fin.store(FIN, Relaxed);
         } else if seen & lifeline::ENDED != 0 {
             let _ = self.rx_fin.compare_exchange(0, 1, Relaxed, Relaxed);

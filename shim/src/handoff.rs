@@ -31,7 +31,7 @@ const ALSO: u32 = u32::MAX;
 
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
 /// unread there.
-fn left(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
+fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     if ep.state() != State::Attached || ep.rx_phase.get() == RxPhase::Down {
         return None;
     }
@@ -152,7 +152,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
     let mut size = 0;
     let mut count = 0;
     for ep in family::held() {
-        if let Some((chan, slot, n)) = left(ep)
+        if let Some((chan, slot, n)) = unread_ring(ep)
             && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
         {
             if !is_all(ep, chan, slot) {
@@ -170,7 +170,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
         }
     }
     for ep in family::held() {
-        if let Some((_, _, n)) = left(ep)
+        if let Some((_, _, n)) = unread_ring(ep)
             && inheritable(ep.cookie.load(Relaxed)).next().is_some()
         {
             size = size.max(n);
@@ -193,7 +193,7 @@ pub fn pass_on(preloaded: bool) -> Passed {
     held.release();
     let mut slot = 0;
     for ep in family::held() {
-        let Some((from, at, n)) = left(ep) else { continue };
+        let Some((from, at, n)) = unread_ring(ep) else { continue };
         let before = slot;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             match chan {

@@ -131,7 +131,7 @@ extern "C" fn start() {
 
 /// Run at `exit`, among the destructors of all libraries. Those that come later may use connections as well: we are called
 /// again when all are through (glibc's `__run_exit_handlers` runs what is registered meanwhile, too).
-extern "C" fn end() {
+extern "C" fn at_exit() {
     // SAFETY: `last` ignores its argument; this library is never unloaded.
     if unsafe { real::__cxa_atexit(last, core::ptr::null_mut(), core::ptr::null_mut()) } != 0 {
         processes::leaving();
@@ -149,7 +149,7 @@ static START: extern "C" fn() = start;
 
 #[used]
 #[unsafe(link_section = ".fini_array")]
-static END: extern "C" fn() = end;
+static END: extern "C" fn() = at_exit;
 
 /// A panic is a bug of ours. It cannot unwind into the program, and going on could corrupt its streams.
 #[cfg(not(test))]

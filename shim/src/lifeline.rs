@@ -17,7 +17,7 @@ pub fn look(fd: i32, events: i16) -> i16 {
 pub const ENDED: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
 
 /// What of it a FIN alone shows, unless this side has shut down reading.
-pub const FIN: i16 = libc::POLLRDHUP;
+pub const FIN_ALONE: i16 = libc::POLLRDHUP;
 
 /// `O_NONBLOCK`, asked each time: it belongs to the open file, which others may change.
 pub fn nonblocking(fd: i32) -> bool {

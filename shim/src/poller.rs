@@ -22,7 +22,7 @@ struct Poller {
     generation: AtomicU32,
 }
 
-static TABLE: [Poller; POLLERS] = [const {
+static ALL: [Poller; POLLERS] = [const {
     Poller {
         bell: AtomicI32::new(-1),
         name: AtomicU64::new(0),
@@ -65,15 +65,15 @@ pub const STEP: u64 = 5_000_000;
 /// Takes a poller with a doorbell: the one this thread had last, which its peers know; else one that has a
 /// doorbell; else a new one.
 pub fn acquire() -> Option<usize> {
-    let take = |i: usize| TABLE[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
+    let take = |i: usize| ALL[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
     let last = crate::tls::tls().habits.poller.get() as usize;
     let p = last
         .checked_sub(1)
         .filter(|&i| i < POLLERS && take(i))
-        .or_else(|| (0..POLLERS).find(|&i| TABLE[i].bell.load(Relaxed) >= 0 && take(i)))
+        .or_else(|| (0..POLLERS).find(|&i| ALL[i].bell.load(Relaxed) >= 0 && take(i)))
         .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
     crate::tls::tls().habits.poller.set(p as u32 + 1);
-    if TABLE[p].bell.load(Relaxed) < 0 && !hang_bell(p) {
+    if ALL[p].bell.load(Relaxed) < 0 && !hang_bell(p) {
         release(p);
         return None;
     }
@@ -85,7 +85,7 @@ fn hang_bell(p: usize) -> bool {
         return false;
     }
     let Ok(b) = bell::open(|fd| fd) else { return false };
-    let t = &TABLE[p];
+    let t = &ALL[p];
     t.name.store(b.name, Relaxed);
     t.key.store(b.key, Relaxed);
     // A thread in another network namespace than the ringer's would hang it where nobody finds it.
@@ -100,17 +100,17 @@ fn hang_bell(p: usize) -> bool {
 
 /// Gives a poller back; its doorbell is kept for the next.
 pub fn release(p: usize) {
-    TABLE[p].used.store(0, Relaxed);
+    ALL[p].used.store(0, Relaxed);
 }
 
 /// A poller's doorbell.
 pub fn bell(p: usize) -> i32 {
-    TABLE[p].bell.load(Relaxed)
+    ALL[p].bell.load(Relaxed)
 }
 
 /// The child of a fork shares its parent's doorbells: it must have its own.
 pub fn after_fork_child() {
-    for p in &TABLE {
+    for p in &ALL {
         own::discard(&p.bell);
         p.used.store(0, Relaxed);
     }
@@ -118,7 +118,7 @@ pub fn after_fork_child() {
 
 /// A new sleep generation of a poller; never 0.
 pub fn generation(p: usize) -> u32 {
-    (TABLE[p].generation.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
+    (ALL[p].generation.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
 }
 
 /// Empties a doorbell that was heard.
@@ -128,7 +128,7 @@ pub fn drain(p: usize) {
 
 /// Rings one of our own doorbells, if there is one.
 pub fn ring_own(p: usize) {
-    let t = &TABLE[p];
+    let t = &ALL[p];
     if t.bell.load(Relaxed) >= 0 {
         ring(t.name.load(Relaxed), t.key.load(Relaxed));
     }
@@ -148,7 +148,7 @@ pub fn ring_peer(chan: &Chan, p: usize) {
 /// Tells the other side of `chan` what rings poller `p`. Call before the poller is armed there.
 #[inline]
 pub fn tell(chan: &Chan, p: usize) {
-    let (t, q) = (&TABLE[p], &chan.queues(chan.role())[p]);
+    let (t, q) = (&ALL[p], &chan.queues(chan.role())[p]);
     let (name, key) = (t.name.load(Relaxed), t.key.load(Relaxed));
     if q.bell.load(Relaxed) != name || q.key.load(Relaxed) != key {
         q.bell.store(name, Relaxed);

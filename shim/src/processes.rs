@@ -235,7 +235,7 @@ pub fn leaving() {
             && let Some(chan) = ep.chan()
         {
             if sole {
-                closing::end(ep, chan, fd);
+                closing::end_connection(ep, chan, fd);
             } else {
                 // What a receiver that left waits for must not wait for the others' next call.
                 tx::flush(ep, chan, fd, false);

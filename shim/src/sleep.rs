@@ -94,7 +94,7 @@ pub unsafe fn sleep(
 }
 
 /// Time left, nanoseconds.
-fn left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
+fn time_left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
     match deadline.map(|d| d.checked_sub(now())) {
         None => Ok(None),
         Some(None | Some(0)) => Err(libc::EAGAIN),
@@ -112,7 +112,7 @@ fn last_look(
 ) -> Result<Option<u64>, Result<(), i32>> {
     // Asked before `ready`: if the transit ends in between, `ready` sees the bytes on the ring.
     s.bounded |= in_transit(ep, s.chan);
-    if ready() { Err(Ok(())) } else { left(deadline).map_err(Err) }
+    if ready() { Err(Ok(())) } else { time_left(deadline).map_err(Err) }
 }
 
 /// Sleeps on the armed word. `None`: not possible here, or the last dozes were in vain; the caller sleeps over the

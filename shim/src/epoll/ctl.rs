@@ -1,10 +1,11 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
+use super::edge::note_edge;
 use super::fdinfo::oneshot_fired;
 use super::set::{
-    EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, leave, link, settle, unlink, unpark, watch_id, watchable,
+    EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, disown, each, link, settle, unlink, unpark, watch_id, watchable,
 };
-use super::wait::{knock, note_edge, stay_armed};
+use super::wait::{knock, stay_armed};
 use super::{DOORBELL, kernel_ctl, tag};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -455,7 +456,7 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     link(i, fd, w, ep);
     s.take_turn(fd);
     if let Some(chan) = taken {
-        keep(s, fd, w, ep, chan, false);
+        keep_here(s, fd, w, ep, chan, false);
     } else if ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
@@ -505,11 +506,11 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
         leave::retire(fd, Reason::EpollShared);
         return;
     }
-    keep(s, fd, w, ep, chan, oneshot);
+    keep_here(s, fd, w, ep, chan, oneshot);
 }
 
 /// The kernel's registration carries our tag now: the rest of it is kept here. With the set's lock held.
-fn keep(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
+fn keep_here(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     w.flags.store(TAGGED | EDGE | if fired { FIRED } else { 0 }, Relaxed);
     w.seen.store(0, Relaxed);
     // A waiter adds itself to `sleepers`, then looks at `attached`; here it is the other way round (both SeqCst): one
@@ -582,7 +583,7 @@ pub fn number_closed(ep: Ep, fd: c_int) {
             if s.shared() {
                 // The number is still right in the other processes.
                 give_back(s, s.epfd().unwrap_or(-1), fd, w);
-                leave(set, fd, ep);
+                disown(set, fd, ep);
                 s.changed();
             } else {
                 renumber(s, set, fd, w, ep);

@@ -9,6 +9,7 @@
 //! [`set`] holds the sets, [`ctl`] what is asked of them, [`wait`] what they report.
 
 mod ctl;
+mod edge;
 mod fdinfo;
 mod order;
 mod set;
@@ -109,7 +110,7 @@ pub fn closed(i: usize, epfd: c_int) {
     let shared = s.shared();
     for (fd, w) in s.watches() {
         if shared {
-            set::leave(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+            set::disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
         } else {
             unlink(i, fd, w);
         }
@@ -131,7 +132,7 @@ pub fn forget(ep: Ep) {
         let held = s.lock();
         match s.get(fd) {
             // The kernel has not: others hold the connection.
-            Some(_) if s.shared() && !crate::family::sole_holder(ep) => set::leave(set, fd, ep),
+            Some(_) if s.shared() && !crate::family::sole_holder(ep) => set::disown(set, fd, ep),
             Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
             _ => ep.local().watches.store(0, Relaxed),
         }

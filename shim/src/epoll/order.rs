@@ -11,8 +11,8 @@
 //! event that the kernel has is reported before it. News that came with an act that the kernel had not told by then wait
 //! for the next time: they cannot have come before anything that it told, or it would have told of that act, too.
 
+use super::edge::note_edge;
 use super::set::{FIRED, PARKED, Set, TAGGED, Watch, each, ignore, watch_id};
-use super::wait::note_edge;
 use super::{DOORBELL, ours, tag};
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
@@ -206,7 +206,7 @@ impl Reported {
             let e = self.got[i];
             match ours(e.u64) {
                 Some(DOORBELL) => {
-                    super::wait::drain(s);
+                    super::edge::drain(s);
                     rung.get_or_insert(kept);
                 }
                 _ => {
@@ -276,7 +276,7 @@ impl Reported {
                     self.got[*kept] = e;
                     *kept += 1;
                 }
-                Some(id) => super::wait::lifeline_event(s, id, e.events, self.begun, *kept),
+                Some(id) => super::edge::lifeline_event(s, id, e.events, self.begun, *kept),
             }
         }
     }

@@ -569,7 +569,7 @@ fn unchain(set: usize, fd: i32, ep: Ep) {
 }
 
 /// This process no longer has the connection, or the set; others have. With the set's lock held.
-pub(super) fn leave(set: usize, fd: i32, ep: Ep) {
+pub(super) fn disown(set: usize, fd: i32, ep: Ep) {
     chains(|| unchain(set, fd, ep));
 }
 

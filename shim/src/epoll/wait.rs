@@ -1,17 +1,17 @@
 //! Waiting on a set, and what it reports.
 
+use super::edge::{drain, lifeline_event, note_edge, written};
 use super::order::{self, KERNEL_EVENTS, News, Reported};
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, settle, watch};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, settle};
 use super::{DOORBELL, ours};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::restless::{self, Restless};
 use crate::spin::{self, Spun};
-use crate::{channel, clock, family, lifeline, poller, real, rx, signals, tx, upkeep, usercopy};
+use crate::{channel, clock, family, poller, real, rx, signals, tx, upkeep, usercopy};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use libc::{c_int, epoll_event, sigset_t};
-use shmring::switch::TxPhase;
 use shmring::{ring, sys};
 
 /// The kernel's part of a busy set is looked at no less often than this.
@@ -34,7 +34,7 @@ pub(super) fn knock(s: &Set) {
 /// Arms the set in every channel, for those who do not sleep in our own wait.
 pub(super) fn stay_armed(s: &Set) {
     arm(s);
-    if s.first.load(Relaxed) != 0 || stirred(s) {
+    if s.first.load(Relaxed) != 0 || told_of_news(s) {
         knock(s);
     }
 }
@@ -62,7 +62,7 @@ fn disarm(s: &Set) {
 }
 
 /// Whether a peer has set a ready bit for this set.
-fn stirred(s: &Set) -> bool {
+fn told_of_news(s: &Set) -> bool {
     let Some(p) = s.poller() else { return false };
     channel::own().any(|c| ring::stirred(&c.queues(c.role())[p]))
 }
@@ -108,37 +108,6 @@ fn stirs(ep: Ep, w: &Watch) -> bool {
         || tx::may_write(ep, chan)
         || ep.rx_fin.load(Relaxed) != 0
 }
-
-/// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
-fn written(ep: Ep, chan: &channel::Chan) -> u64 {
-    rx::tail(ep, chan) | u64::from(rx::at_end(ep, chan)) << 63
-}
-
-/// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
-/// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
-///
-/// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
-pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
-    let events = w.events.load(Relaxed);
-    if events & EPOLLET as u32 == 0 {
-        return;
-    }
-    let Some(chan) = ep.chan() else { return };
-    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::at_end(ep, chan);
-    let blocked = ep.tx_blocked.load(Relaxed);
-    let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
-    if space {
-        w.blocked.store(blocked, Relaxed);
-    }
-    if data && events & !WRITE & NEWS != 0 || space && events & WRITE != 0 {
-        w.flags.fetch_or(EDGE, Relaxed);
-    }
-}
-
-const WRITE: u32 = EPOLLOUT as u32 | libc::EPOLLWRNORM as u32 | libc::EPOLLWRBAND as u32;
-const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
-/// All that a program can ask to be told; the rest of its mask says how.
-const NEWS: u32 = 0xffff;
 
 /// Events going to the program's array, which the kernel would write: a bad one is EFAULT, unless something
 /// was written already (ep_send_events).
@@ -249,44 +218,6 @@ fn sift(s: &Set, events: &mut [epoll_event]) -> usize {
         }
     }
     kept
-}
-
-/// The set's doorbell was heard.
-pub(super) fn drain(s: &Set) {
-    if let Some(p) = s.poller() {
-        poller::drain(p);
-    }
-}
-
-/// The kernel, asked at time stamp `begun`, has `events` of the lifeline of a connection, which come after the first
-/// `place` of its other events. With the set's lock held.
-pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: usize) {
-    if let Some(w) = watch(id as u32)
-        && w.ep.load(Relaxed) != 0
-        && w.flags.load(Relaxed) & TAGGED != 0
-        && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
-    {
-        lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, events);
-        s.push_at((id & 0xf_ffff) as i32, begun, place);
-    }
-}
-
-/// The kernel says that `events` hold on the lifeline, one of them newly.
-fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
-    let mut edge = events & (w.events.load(Relaxed) | GONE);
-    if events & GONE != 0 {
-        // Asked again: a closed file that lives on elsewhere may speak under a number that is another's now.
-        let fd = ep.local().fd.load(Relaxed);
-        if fd >= 0 {
-            ep.note_end(lifeline::look(fd, lifeline::ENDED));
-        }
-    } else if ep.tx_phase.get() == TxPhase::Ring {
-        // Room on an idle lifeline.
-        edge &= !WRITE;
-    }
-    if edge != 0 {
-        w.flags.fetch_or(EDGE, Relaxed);
-    }
 }
 
 /// Reports what holds now, without waiting. `asked`: the kernel is asked in any case.
@@ -423,7 +354,7 @@ unsafe fn serve(
         // SAFETY: the kernel has just filled this many.
         let n = sift(s, unsafe { core::slice::from_raw_parts_mut(ev, r as usize) });
         if n > 0 {
-            return leave(s, n);
+            return done_waiting(s, n);
         }
     }
     let max = max as usize;
@@ -438,27 +369,27 @@ unsafe fn serve(
             return real::ret(-e as isize) as c_int;
         }
         if out.n == 0 && out.fault {
-            leave(s, 0);
+            done_waiting(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;
         }
         if out.n > 0 {
-            return leave(s, out.n);
+            return done_waiting(s, out.n);
         }
         if s.must_look.load(Relaxed) != 0 && tries <= TRIES {
             tries += 1;
             continue;
         }
         if timeout == Some(0) {
-            return leave(s, 0);
+            return done_waiting(s, 0);
         }
         let rest = restless.round(clock::now);
         if rest.is_none() && !bounded(s) {
             let mut looks = 0u32;
             let spun = spin::spin(|| {
                 looks += 1;
-                stirred(s) || looks.is_multiple_of(64) && signals::interrupted(since, false)
+                told_of_news(s) || looks.is_multiple_of(64) && signals::interrupted(since, false)
             });
-            if spun == Spun::Won && stirred(s) {
+            if spun == Spun::Won && told_of_news(s) {
                 continue;
             }
         }
@@ -467,13 +398,13 @@ unsafe fn serve(
             left = Some(d.saturating_sub(clock::now()));
             if left == Some(0) {
                 // One last look at the kernel's part happened above.
-                return leave(s, 0);
+                return done_waiting(s, 0);
             }
         }
         if let Some(time) = rest {
             // SAFETY: no lock is held; the mask is the caller's.
             if let Err(libc::EINTR) = unsafe { restless::rest(time, start, mask, since) } {
-                leave(s, 0);
+                done_waiting(s, 0);
                 return real::ret(-libc::EINTR as isize) as c_int;
             }
             continue;
@@ -486,7 +417,7 @@ unsafe fn serve(
         let mut k = Reported::NONE;
         let room = max.min(KERNEL_EVENTS);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
-        let r = if stirred(s) || s.first.load(Relaxed) != 0 {
+        let r = if told_of_news(s) || s.first.load(Relaxed) != 0 {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
@@ -496,7 +427,7 @@ unsafe fn serve(
         disarm(s);
         s.kernel_at.store(sys::cycles(), Relaxed);
         if r < 0 {
-            leave(s, 0);
+            done_waiting(s, 0);
             return real::ret(r) as c_int;
         }
         if r == 0 {
@@ -514,17 +445,17 @@ unsafe fn serve(
         merge(s, &mut out, &mut k, &mut News::new(), before);
         held.release();
         if out.n == 0 && out.fault {
-            leave(s, 0);
+            done_waiting(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;
         }
         if out.n > 0 {
-            return leave(s, out.n);
+            return done_waiting(s, out.n);
         }
     }
 }
 
 /// Before returning to the program: others who wait on this set must still be woken.
-fn leave(s: &Set, n: usize) -> c_int {
+fn done_waiting(s: &Set, n: usize) -> c_int {
     if s.nested() || s.sleepers.load(Relaxed) > 0 {
         stay_armed(s);
     }

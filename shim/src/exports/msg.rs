@@ -66,7 +66,7 @@ unsafe fn arrived(m: &msghdr) {
     // SAFETY: the kernel wrote this control data.
     unsafe {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
-            if kind == libc::SCM_RIGHTS { descriptors::received(fd) } else { descriptors::created(fd) }
+            if kind == libc::SCM_RIGHTS { descriptors::came_in_message(fd) } else { descriptors::created(fd) }
         });
     }
 }

@@ -44,7 +44,7 @@ unsafe fn run(start: *mut c_void) -> c_int {
 }
 
 /// Ends the process as `_exit` does: at once, with all its threads.
-fn end(code: c_int) -> ! {
+fn exit_group(code: c_int) -> ! {
     loop {
         // SAFETY: no memory is involved.
         unsafe { syscall!(libc::SYS_exit_group, code) };
@@ -289,13 +289,13 @@ pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _exit(code: c_int) -> ! {
     processes::leaving();
-    end(code)
+    exit_group(code)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _Exit(code: c_int) -> ! {
     processes::leaving();
-    end(code)
+    exit_group(code)
 }
 
 /// The handlers of `at_quick_exit` may still use connections: one of ours is among them, behind the program's.
@@ -305,7 +305,7 @@ pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
     unsafe {
         processes::leaving_quickly();
         real::quick_exit(code);
-        end(code)
+        exit_group(code)
     }
 }
 

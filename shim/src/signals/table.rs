@@ -31,7 +31,7 @@ unsafe extern "C" {
 const EMPTY: u32 = 0;
 /// Being filled by somebody who may be the frame that we have interrupted: never waited for.
 const FILLING: u32 = 1;
-const READY: u32 = 2;
+const FILLED: u32 = 2;
 
 /// A disposition as the program gave it. Does not change while any signal uses its thunk.
 struct Record {
@@ -130,7 +130,7 @@ fn fill(r: &Record, a: Action) {
     r.handler.store(a.handler, Relaxed);
     r.flags.store(a.flags as u32, Relaxed);
     r.mask.store(a.mask, Relaxed);
-    r.state.store(READY, Release);
+    r.state.store(FILLED, Release);
 }
 
 /// The thunk for `a`. `None` only if every thunk is in use by some signal, which 64 signals cannot do, or being
@@ -139,7 +139,7 @@ fn intern(a: Action) -> Option<usize> {
     for (i, r) in RECORDS.iter().enumerate() {
         let state = r.state.load(Acquire);
         let at = base() + i * STRIDE;
-        if state == READY && action(at) == Some(a) {
+        if state == FILLED && action(at) == Some(a) {
             return Some(at);
         }
         // A record that another frame is filling with the same action is passed over: one thunk more does no harm.
@@ -168,7 +168,7 @@ fn reuse(a: Action) -> Option<usize> {
         // Round robin: the thunk taken is the one unused for longest, so that nobody is still on his way into it.
         let i = CURSOR.fetch_add(1, Relaxed) % THUNKS;
         let r = &RECORDS[i];
-        if !used[i] && r.state.compare_exchange(READY, FILLING, Acquire, Relaxed).is_ok() {
+        if !used[i] && r.state.compare_exchange(FILLED, FILLING, Acquire, Relaxed).is_ok() {
             fill(r, a);
             return Some(base() + i * STRIDE);
         }

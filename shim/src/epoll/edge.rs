@@ -1,0 +1,79 @@
+//! What is an edge: news of the ring, and of the lifeline.
+
+use super::set::{EDGE, Set, TAGGED, Watch, watch};
+use crate::endpoint::Ep;
+use crate::{channel, lifeline, poller, rx, tx};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLOUT, EPOLLRDHUP};
+use shmring::switch::TxPhase;
+
+pub(super) const WRITE: u32 = EPOLLOUT as u32 | libc::EPOLLWRNORM as u32 | libc::EPOLLWRBAND as u32;
+
+pub(super) const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
+
+/// All that a program can ask to be told; the rest of its mask says how.
+pub(super) const NEWS: u32 = 0xffff;
+
+/// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
+pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
+    rx::tail(ep, chan) | u64::from(rx::at_end(ep, chan)) << 63
+}
+
+/// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
+/// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
+///
+/// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
+pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
+    let events = w.events.load(Relaxed);
+    if events & EPOLLET as u32 == 0 {
+        return;
+    }
+    let Some(chan) = ep.chan() else { return };
+    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::at_end(ep, chan);
+    let blocked = ep.tx_blocked.load(Relaxed);
+    let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
+    if space {
+        w.blocked.store(blocked, Relaxed);
+    }
+    if data && events & !WRITE & NEWS != 0 || space && events & WRITE != 0 {
+        w.flags.fetch_or(EDGE, Relaxed);
+    }
+}
+
+/// The set's doorbell was heard.
+pub(super) fn drain(s: &Set) {
+    if let Some(p) = s.poller() {
+        poller::drain(p);
+    }
+}
+
+/// The kernel, asked at time stamp `begun`, has `events` of the lifeline of a connection, which come after the first
+/// `place` of its other events. With the set's lock held.
+pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: usize) {
+    if let Some(w) = watch(id as u32)
+        && w.ep.load(Relaxed) != 0
+        && w.flags.load(Relaxed) & TAGGED != 0
+        && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
+    {
+        lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, events);
+        s.push_at((id & 0xf_ffff) as i32, begun, place);
+    }
+}
+
+/// The kernel says that `events` hold on the lifeline, one of them newly.
+fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
+    let mut edge = events & (w.events.load(Relaxed) | GONE);
+    if events & GONE != 0 {
+        // Asked again: a closed file that lives on elsewhere may speak under a number that is another's now.
+        let fd = ep.local().fd.load(Relaxed);
+        if fd >= 0 {
+            ep.note_end(lifeline::look(fd, lifeline::ENDED));
+        }
+    } else if ep.tx_phase.get() == TxPhase::Ring {
+        // Room on an idle lifeline.
+        edge &= !WRITE;
+    }
+    if edge != 0 {
+        w.flags.fetch_or(EDGE, Relaxed);
+    }
+}
