@@ -255,6 +255,12 @@ pub fn alone() -> bool {
     !members::others_live()
 }
 
+/// Whether the member that an owner word names lives and holds `ep`.
+pub fn holds(word: u64, ep: Ep) -> bool {
+    let held = |(place, _): (usize, u32)| ep.holders[place / 64].load(Acquire) >> (place % 64) & 1 != 0;
+    shmring::owner::place(word).is_some_and(held) && !members::owner_is_dead(word)
+}
+
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
     my_place().is_some_and(|me| drop_hold(ep, me))

@@ -3,11 +3,12 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::rx::{self, READY};
+use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
 use crate::{acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use libc::{c_int, iovec, off_t};
-use shmring::family::{Reason, State};
+use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
 use shmring::lnx;
 use shmring::switch::{RxPhase, TxPhase};
@@ -174,6 +175,12 @@ pub unsafe fn recv(
                 None => continue,
             }
         }
+        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_RCVTIMEO, since };
+        match turns::turn(ep, fd, &ep.rx_token, HANDED_RX, wait) {
+            Turn::Ours => {}
+            Turn::Again => continue,
+            Turn::Failed(e) => return real::ret(-e as isize),
+        }
         let mut asleep = false;
         // SAFETY: the caller's obligation; no lock is held here.
         let r = unsafe { rx::recv(ep, chan, fd, iov, n, flags, since, &mut asleep) };
@@ -251,6 +258,12 @@ pub unsafe fn send(
             return send_natively(ep, fd, flags, &mut real);
         }
         conn::make_ready(ep, chan);
+        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
+        match turns::turn(ep, fd, &ep.tx_token, HANDED_TX, wait) {
+            Turn::Ours => {}
+            Turn::Again => continue,
+            Turn::Failed(e) => return real::ret(-e as isize),
+        }
         let mut asleep = false;
         // SAFETY: the caller's obligation; no lock is held here.
         let sent = unsafe { tx::send(ep, chan, fd, iov, n, flags, since, &mut asleep) };
@@ -299,6 +312,12 @@ pub unsafe fn sendfile(
             }
         };
         conn::make_ready(ep, chan);
+        let wait = || Wait { never: false, option: libc::SO_SNDTIMEO, since };
+        match turns::turn(ep, out, &ep.tx_token, HANDED_TX, wait) {
+            Turn::Ours => {}
+            Turn::Again => continue,
+            Turn::Failed(e) => return real::ret(-e as isize),
+        }
         let mut asleep = false;
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
         let sent = if !off.is_null() || regular(inp) {

@@ -18,7 +18,13 @@ use shmring::switch::{RxPhase, TxPhase};
 pub fn retire(fd: c_int, why: Reason) {
     let served = matches!(
         why,
-        Reason::Oob | Reason::Async | Reason::EpollShared | Reason::NoFd | Reason::NoMemory | Reason::Recalled
+        Reason::Shared
+            | Reason::Oob
+            | Reason::Async
+            | Reason::EpollShared
+            | Reason::NoFd
+            | Reason::NoMemory
+            | Reason::Recalled
     );
     if !quit(fd, why, Unread::Rewind) && !served {
         lifeline::reset(fd, why);

@@ -62,6 +62,7 @@ mod slots;
 mod spin;
 mod table;
 mod tls;
+mod turns;
 mod tx;
 mod upkeep;
 mod usercopy;

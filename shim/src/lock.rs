@@ -129,7 +129,15 @@ fn contended(word: &AtomicU64) {
         if !free && left && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
             return;
         }
+        // Its owner may be stopped: signals are not put off for as long as that, unless this thread holds another lock.
+        let alone = tls().critical.get() == 1;
+        if alone {
+            signals::critical_leave();
+        }
         lnx::nap(if tries < 220 { 0 } else { 200_000 });
+        if alone {
+            signals::critical_enter();
+        }
     }
 }
 

@@ -100,7 +100,7 @@ fn is_dead(place: usize, word: &AtomicU64, w: Member) -> bool {
 /// Whether the owner of a lock or a token can never give it back. False if nobody can tell.
 pub fn owner_is_dead(word: u64) -> bool {
     let (Some((place, generation)), tid) = (owner::place(word), owner::tid(word)) else { return false };
-    if owner::member(word) == myself() {
+    if owner::member(word) == myself() && tid != 0 {
         // A thread of ours ends inside a call of ours by asynchronous cancellation only. The child of a vfork, which
         // has our memory, is another process and cannot ask for our threads.
         return tls().vfork.get() == 0

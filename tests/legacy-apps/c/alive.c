@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-static char buf[4096];
+static char buf[1 << 16];
 
 static void fail(const char *what)
 {
@@ -31,7 +31,7 @@ static void pass(long us)
 
 static void flood(int s)
 {
-	while (send(s, buf, 1 + rand() % 2000, MSG_NOSIGNAL) > 0);
+	while (send(s, buf, 1 + rand() % sizeof buf, MSG_NOSIGNAL) > 0);
 }
 
 static void echo(int s)
@@ -51,8 +51,7 @@ static void linger(void)
 static void drain(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	char b[1000];
-	while (recv(fd, b, sizeof b, 0) > 0);
+	while (recv(fd, buf, sizeof buf, 0) > 0);
 	_exit(0);
 }
 
@@ -76,7 +75,7 @@ static void converse(int s, int n)
  * id. The other holder goes on. */
 static void killed(int reuse)
 {
-	for (int i = 0; i < 40; i++) {
+	for (int i = 0; i < 100; i++) {
 		pid_t peer = meet(flood);
 		pid_t c = fork();
 		if (c == 0) drain();
@@ -225,6 +224,74 @@ static void table(const char *closes)
 	puts("goes on");
 }
 
+static void nothing(int sig) {}
+
+/* Two processes receive on one connection by turns, and one of them is stopped at some moment. The other one goes on, but
+ * for those rounds in which the first was stopped in the middle of a step: then it waits as its call may, which SIGALRM
+ * ends. They must be few. */
+static void stopped(void)
+{
+	struct sigaction a = { .sa_handler = nothing };
+	int helped = 0, rounds = 60;
+	sigaction(SIGALRM, &a, 0);
+	for (int i = 0; i < rounds; i++) {
+		pid_t peer = meet(flood);
+		pid_t c = fork();
+		if (c == 0) drain();
+		for (int n = 0; n < 40; n++) {
+			pass(rand() % 100);
+			if (recv(fd, buf, sizeof buf, 0) <= 0) fail("recv");
+		}
+		pass(rand() % 2000);
+		kill(c, SIGSTOP);
+		int status, kept = 0;
+		waitpid(c, &status, WUNTRACED);
+		alarm(2);
+		for (int n = 0; n < 100; n++)
+			if (recv(fd, buf, sizeof buf, 0) <= 0) {
+				if (errno != EINTR || kept++) fail("recv");
+				kill(c, SIGCONT);
+			}
+		alarm(0);
+		helped += kept;
+		kill(c, SIGKILL);
+		kill(peer, SIGKILL);
+		waitpid(c, 0, 0);
+		waitpid(peer, 0, 0);
+		close(fd);
+	}
+	puts(helped <= rounds / 6 ? "goes on" : "is kept");
+}
+
+/* The same, of one that was stopped before the other one has received anything: it is not kept from signals, nor from
+ * returning. */
+static void stopped_first(void)
+{
+	struct sigaction a = { .sa_handler = nothing };
+	sigaction(SIGALRM, &a, 0);
+	for (int i = 0; i < 40; i++) {
+		pid_t peer = meet(flood);
+		pid_t c = fork();
+		if (c == 0) drain();
+		pass(1000 + rand() % 2000);
+		kill(c, SIGSTOP);
+		int status;
+		waitpid(c, &status, WUNTRACED);
+		if (recv(fd, buf, sizeof buf, MSG_DONTWAIT) <= 0 && errno != EAGAIN) fail("recv");
+		alarm(1);
+		if (recv(fd, buf, sizeof buf, 0) <= 0 && errno != EINTR) fail("recv");
+		alarm(0);
+		kill(c, SIGKILL);
+		waitpid(c, 0, 0);
+		for (int n = 0; n < 10; n++)
+			if (recv(fd, buf, sizeof buf, 0) <= 0) fail("recv");
+		kill(peer, SIGKILL);
+		waitpid(peer, 0, 0);
+		close(fd);
+	}
+	puts("comes back");
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -236,6 +303,8 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "share")) children_that_share();
 	else if (!strcmp(what, "table-thread")) table("");
 	else if (!strcmp(what, "table-main")) table(0);
+	else if (!strcmp(what, "stopped")) stopped();
+	else if (!strcmp(what, "stopped-first")) stopped_first();
 	else return 2;
 	return 0;
 }

@@ -23,12 +23,12 @@ fn scenario_of_root(name: &str, directions: usize) {
 
 #[test]
 fn a_killed_holder_that_is_a_zombie() {
-    scenario("zombie", 40);
+    scenario("zombie", 100);
 }
 
 #[test]
 fn a_killed_holder_whose_id_another_process_has() {
-    scenario_of_root("reused", 40);
+    scenario_of_root("reused", 100);
 }
 
 #[test]
@@ -54,4 +54,14 @@ fn a_thread_with_a_table_of_its_own_closes() {
 #[test]
 fn a_thread_with_a_table_of_its_own_goes_on() {
     scenario("table-main", 2);
+}
+
+#[test]
+fn a_stopped_holder_that_takes_turns() {
+    scenario("stopped", 60);
+}
+
+#[test]
+fn a_stopped_holder_that_was_alone() {
+    scenario("stopped-first", 40);
 }

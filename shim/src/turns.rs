@@ -1,0 +1,87 @@
+//! Whose turn it is: several processes of a family hold one connection, and one of them uses a direction of it at a time.
+//!
+//! The kernel lets a process be stopped, for good, in the middle of a copy from a ring, where nobody else can go on. So a
+//! direction is handed from one process to another once, as accept-then-fork servers need it. When two that both hold it use
+//! it by turns, the connection goes to the kernel, where sharing is the kernel's business.
+
+use crate::endpoint::Ep;
+use crate::{clock, family, leave, lifeline, members, signals};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use shmring::family::{CONTESTED, Reason};
+use shmring::{lnx, owner};
+
+/// What a call on a connection has to do.
+pub enum Turn {
+    /// Go on.
+    Ours,
+    /// Look at the connection again.
+    Again,
+    /// Report this error: another process has the direction, and does not give it back.
+    Failed(i32),
+}
+
+/// Whether this process may use the direction of `token`; `handed`: the direction's bit in `Endpoint::handed`, `timeout`: its
+/// option. One load for the process that used it last.
+#[inline(always)]
+pub fn turn(ep: Ep, fd: i32, token: &AtomicU64, handed: u32, wait: impl FnOnce() -> Wait) -> Turn {
+    let word = token.load(Acquire);
+    if owner::member(word) == members::myself() {
+        return Turn::Ours;
+    }
+    elsewhere(ep, fd, token, word, handed, wait())
+}
+
+/// How long a call may wait.
+pub struct Wait {
+    /// Not at all: MSG_DONTWAIT.
+    pub never: bool,
+    /// SO_RCVTIMEO or SO_SNDTIMEO.
+    pub option: i32,
+    /// Handlers run when the call began.
+    pub since: signals::Runs,
+}
+
+#[cold]
+fn elsewhere(ep: Ep, fd: i32, token: &AtomicU64, word: u64, handed: u32, wait: Wait) -> Turn {
+    let free = owner::tid(word) == 0;
+    if free && ep.handed.load(Acquire) & CONTESTED != 0 || !family::holds(word, ep) {
+        // On its way to the kernel; or it was used by a process that is gone, or that had the record's last connection.
+        return Turn::Ours;
+    }
+    if !free {
+        return wait_for(fd, token, word, wait);
+    }
+    if ep.handed.fetch_or(handed, AcqRel) & handed == 0 {
+        let _ = token.compare_exchange(word, members::myself(), AcqRel, Relaxed);
+    } else if ep.handed.fetch_or(CONTESTED, AcqRel) & CONTESTED == 0 {
+        leave::retire(fd, Reason::Shared);
+    }
+    Turn::Again
+}
+
+/// Waits until the owner of a token has given it back, or is dead, as the call may.
+fn wait_for(fd: i32, token: &AtomicU64, word: u64, wait: Wait) -> Turn {
+    /// One that runs gives it back long before.
+    const GRACE: u64 = 10_000_000;
+    let deadline = lifeline::deadline(fd, wait.option);
+    let grace = clock::now() + GRACE;
+    let never = wait.never || lifeline::nonblocking(fd);
+    let mut tries = 0;
+    while token.load(Acquire) == word && !members::owner_is_dead(word) {
+        tries += 1;
+        if tries < 20 {
+            lnx::yield_cpu();
+            continue;
+        }
+        let now = clock::now();
+        if never && now > grace || deadline.is_some_and(|d| now >= d) {
+            return Turn::Failed(libc::EAGAIN);
+        }
+        if signals::interrupted(wait.since, deadline.is_none()) {
+            return Turn::Failed(libc::EINTR);
+        }
+        lnx::nap(200_000);
+    }
+    Turn::Again
+}
