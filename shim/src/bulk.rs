@@ -5,7 +5,7 @@
 
 use crate::channel::Chan;
 use crate::members;
-use crate::pages::not_dumped;
+use crate::memory;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::{self, HOME, SLOTS};
 use shmring::syscall;
@@ -97,20 +97,15 @@ impl Chan {
             return false;
         }
         let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
-        // SAFETY: a fresh mapping, or one of ours that its only user makes longer; the file cannot shrink.
-        let p = unsafe {
-            if old.is_null() {
-                let (rw, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
-                let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
-                syscall!(libc::SYS_mmap, 0, new, rw, flags, self.memfd.load(Relaxed), at)
-            } else {
-                syscall!(libc::SYS_mremap, old, was, new, libc::MREMAP_MAYMOVE)
-            }
+        let p = if old.is_null() {
+            let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
+            memory::map(0, new, libc::MAP_SHARED | libc::MAP_NORESERVE, self.memfd.load(Relaxed), at)
+        } else {
+            // SAFETY: a mapping of ours that its only user makes longer, and that keeps its advice; the file cannot shrink.
+            let p = unsafe { syscall!(libc::SYS_mremap, old, was, new, libc::MREMAP_MAYMOVE) };
+            (!(-4095..0).contains(&p)).then_some(p as usize)
         };
-        if (-4095..0).contains(&p) {
-            return false;
-        }
-        not_dumped(p as usize, new);
+        let Some(p) = p else { return false };
         b.at.store(p as *mut u8, Relaxed);
         b.len.store(new, Relaxed);
         true

@@ -3,8 +3,8 @@
 
 use crate::endpoint::Ep;
 use crate::lock::Lock;
-use crate::own;
-use crate::pages::{self, Bulk, not_dumped};
+use crate::pages::{self, Bulk};
+use crate::{memory, own};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
@@ -95,14 +95,17 @@ pub fn own() -> impl Iterator<Item = &'static Chan> {
 /// Zeros of this process's own, at `at` in place of what is mapped there, or at an address of the kernel's choice (0).
 fn zeros(at: usize, len: usize) -> Option<usize> {
     let fixed = if at == 0 { 0 } else { libc::MAP_FIXED };
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-    // SAFETY: a fresh mapping, or one in place of memory of ours.
-    let p = unsafe { syscall!(libc::SYS_mmap, at, len, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
-    if (-4095..0).contains(&p) {
-        return None;
-    }
-    not_dumped(p as usize, len);
-    Some(p as usize)
+    memory::map(at, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed, -1, 0)
+}
+
+/// Whether a mapping that begins at `at` is a channel's.
+pub fn holds(at: usize) -> bool {
+    let n = (HIGH.load(Acquire) as usize).min(CHANS);
+    let chan = |c: &Chan| {
+        let start = core::ptr::from_ref(c).addr();
+        (start..start + PAGE + layout::FIXED_LEN).contains(&at)
+    };
+    (0..n).filter_map(entry).any(chan)
 }
 
 /// An unused channel. Call with [`LOCK`] held.
@@ -198,13 +201,11 @@ impl Chan {
     fn fix(&self, memfd: i32) -> bool {
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
         let (at, len) = (self.base(), layout::FIXED_LEN);
-        // SAFETY: in place of this piece's own fixed part. A memfd that can no longer shrink: access cannot raise SIGBUS
-        // but for memory exhaustion, and what is not touched for a connection is had first.
-        let r = unsafe { syscall!(libc::SYS_mmap, at, len, libc::PROT_READ | libc::PROT_WRITE, flags, memfd, 0) };
-        if (-4095..0).contains(&r) {
+        // In place of this piece's own fixed part. A memfd that can no longer shrink: access cannot raise SIGBUS but for
+        // memory exhaustion, and what is touched for a connection is had first.
+        if memory::map(at.addr(), len, flags, memfd, 0).is_none() {
             return false;
         }
-        not_dumped(at.addr(), len);
         let had = pages::have(at, layout::HOMES_AT);
         if !had {
             zeros(at.addr(), len);

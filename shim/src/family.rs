@@ -4,7 +4,7 @@ use crate::endpoint::Ep;
 use crate::lock::Lock;
 use crate::members::{BASE, FD, header, my_place};
 use crate::tls::tls;
-use crate::{config, members, peer};
+use crate::{config, members, memory, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, MAGIC, Member, Reason, State, VERSION};
@@ -71,7 +71,6 @@ fn init() -> bool {
     if fd < 0 {
         return false;
     }
-    let rw = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a fresh memfd, a fresh mapping; failure is checked.
     let p = unsafe {
         if syscall!(libc::SYS_ftruncate, fd, FAMILY_LEN) < 0 {
@@ -80,12 +79,12 @@ fn init() -> bool {
         }
         // Nobody, not even a peer of the same user that opens it through /proc, can shrink it under us.
         syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW);
-        syscall!(libc::SYS_mmap, 0, FAMILY_LEN, rw, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, 0)
+        memory::map(0, FAMILY_LEN, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, 0)
     };
-    if (-4095..0).contains(&p) {
+    let Some(p) = p else {
         sys::close(fd);
         return false;
-    }
+    };
     let base = p as *mut u8;
     let h = base.cast::<FamilyHeader>();
     // Field by field, into zeros: the padding of a whole struct would be what happens to lie on our stack.

@@ -42,6 +42,8 @@ mod lock;
 mod log;
 mod mail;
 mod members;
+mod memory;
+mod mlock;
 mod notify;
 mod objects;
 mod options;
@@ -100,6 +102,7 @@ extern "C" fn start() {
         exports::lookup::off();
         return;
     }
+    memory::init();
     log::init();
     config::init();
     clock::init();

@@ -1,4 +1,4 @@
-//! Memory that culvert maps for channels: given by the kernel before it is touched, and kept out of core dumps.
+//! Memory that culvert maps for channels: given by the kernel before it is touched.
 
 use core::sync::atomic::{AtomicPtr, AtomicUsize};
 use shmring::syscall;
@@ -16,10 +16,4 @@ pub fn have(at: *mut u8, len: usize) -> bool {
     let r = unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_POPULATE_WRITE) };
     // Linux before 5.14 does not know the advice.
     r >= 0 || r == -libc::EINVAL as isize
-}
-
-/// Keeps memory of ours out of core dumps, which are the program's.
-pub fn not_dumped(at: usize, len: usize) {
-    // SAFETY: a mapping of ours; the advice changes nothing that anybody reads.
-    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
 }

@@ -2,6 +2,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
+use crate::memory;
 use crate::tls::tls;
 use crate::{
     acts, attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, poller, real, rx, signals,
@@ -189,6 +190,8 @@ pub extern "C" fn fork_parent() {
 pub extern "C" fn fork_child() {
     tls().after_fork_child();
     signals::after_fork_child();
+    // A child of a fork has no locks (mlock(2)).
+    memory::locks_future(false);
     family::after_fork_child();
     poller::after_fork_child();
     sleepers::after_fork_child();

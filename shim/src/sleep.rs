@@ -13,7 +13,7 @@ use crate::signals::{self, Runs};
 use crate::sleepers::lie_on;
 use crate::tls::tls;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::layout::{DOZING, Queue};
+use shmring::layout::{DOZING, Queue, SLOTS};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
 
@@ -88,6 +88,13 @@ pub unsafe fn sleep(
     if let Some(p) = poller {
         // Only the word of this sleep: a handler may have forked inside it, and in the child the word is the parent's.
         let _ = s.queue(p).armed.compare_exchange(s.armed, 0, Relaxed, Relaxed);
+        let mut others = ring::take_ready(s.queue(p)) & !(1 << (ep.slot.load(Relaxed) % SLOTS as u32));
+        while others != 0 {
+            // Told of a connection that another had this number for.
+            let side = &chan.slot(others.trailing_zeros() as usize).side[chan.role() as usize];
+            side.pollers.fetch_and(!(1 << p), Relaxed);
+            others &= others - 1;
+        }
         release(p);
     }
     r

@@ -104,6 +104,7 @@ pub(super) fn gather(s: &Set, news: &mut News) {
                 let slot = bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 let Some(ep) = c.endpoint(slot) else {
+                    c.slot(slot).side[c.role() as usize].pollers.fetch_and(!(1 << p), Relaxed);
                     taken |= 1 << slot;
                     continue;
                 };

@@ -12,7 +12,7 @@ use super::kernel_ctl;
 use crate::endpoint::Ep;
 use crate::lock::{Held, Lock};
 use crate::tls::tls;
-use crate::{clock, fds};
+use crate::{clock, fds, memory};
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
@@ -179,8 +179,7 @@ pub(super) fn watch(id: u32) -> Option<&'static Watch> {
 }
 
 fn map(len: usize, how: i32) -> Option<*mut u8> {
-    let flags = how | libc::MAP_ANONYMOUS;
-    lnx::map(len, flags, -1)
+    memory::map(0, len, how | libc::MAP_ANONYMOUS, -1, 0).map(|p| p as *mut u8)
 }
 
 fn link_of(id: u32) -> Option<&'static Link> {

@@ -7,7 +7,7 @@
 //! the module `trampoline`.
 
 use crate::tls::tls;
-use crate::{descriptors, family, images, processes, real};
+use crate::{descriptors, family, images, mlock, processes, real};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
 use shmring::syscall;
@@ -307,6 +307,19 @@ pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
         real::quick_exit(code);
         exit_group(code)
     }
+}
+
+/// See [`mlock::mlockall`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn mlockall(flags: c_int) -> c_int {
+    // SAFETY: as the program's.
+    unsafe { mlock::mlockall(flags) }
+}
+/// See [`mlock::munlockall`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn munlockall() -> c_int {
+    // SAFETY: as the program's.
+    unsafe { mlock::munlockall() }
 }
 
 /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs; without an

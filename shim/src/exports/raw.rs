@@ -265,6 +265,8 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 native()
             }
+            libc::SYS_mlockall => super::process::mlockall(ai) as c_long,
+            libc::SYS_munlockall => super::process::munlockall() as c_long,
             libc::SYS_prctl => super::process::prctl(ai, b as u64, c as u64, d as u64, e as u64) as c_long,
 
             // An io_uring would read and write sockets where nobody sees it. Its users fall back to other

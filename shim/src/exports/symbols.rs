@@ -252,6 +252,8 @@ pub const SYMBOLS: &[Family] = &[
             ("_Exit", Process),
             ("quick_exit", Process),
             ("prctl", Process),
+            ("mlockall", Process),
+            ("munlockall", Process),
             ("unshare", Process),
         ],
     },

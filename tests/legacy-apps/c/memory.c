@@ -3,6 +3,8 @@
  *   memory pollers N        threads wait in epoll sets while N client processes come and go
  *   memory churn HOW N      N connections, one after another; HOW says what happens during each
  *   memory filled           a peer that does not read is killed, and its connections are closed
+ *   memory counted          what of several peers is address space, would be dumped, or is locked
+ *   memory limited GROUP    slow readers of a sender in a control group (its directory) with little memory
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -288,6 +291,116 @@ static int filled(void)
 	return 0;
 }
 
+/* ---- counted */
+
+/* KB of mappings that a core would hold: writable, without MADV_DONTDUMP. */
+static long dumped(void)
+{
+	char line[512], perms[8] = "";
+	long size = 0, sum = 0, a, b;
+	FILE *f = fopen("/proc/self/smaps", "r");
+	while (f && fgets(line, sizeof line, f)) {
+		if (sscanf(line, "%lx-%lx %7s", &a, &b, perms) == 3) size = (b - a) >> 10;
+		if (!strncmp(line, "VmFlags:", 8) && perms[1] == 'w' && !strstr(line, " dd")) sum += size;
+	}
+	if (f) fclose(f);
+	return sum;
+}
+
+static int counted(void)
+{
+	int port, l = listener(&port), s[PEERS];
+	pid_t p[PEERS];
+	for (int i = 0; i < 2 * PEERS; i++) {
+		int k = i % PEERS;
+		if (i == PEERS) {
+			/* Once with what is mapped by then, once with what comes. */
+			if (mlockall(MCL_CURRENT | MCL_FUTURE)) return 4;
+			for (int j = 0; j < PEERS; j++) {
+				kill(p[j], SIGKILL);
+				waitpid(p[j], 0, 0);
+				close(s[j]);
+			}
+		}
+		long before = number("/proc/self/status", "VmSize:");
+		p[k] = client("lasting", port, 0);
+		s[k] = accept4(l, 0, 0, SOCK_CLOEXEC);
+		exchange(s[k], 0, WARM);
+		fill(s[k]);
+		long more = number("/proc/self/status", "VmSize:") - before;
+		if (i > 0 && more > 8192) printf("%ld KB of address space for a peer\n", more);
+	}
+	long dump = dumped(), locked = number("/proc/self/status", "VmLck:");
+	if (dump > 4096) printf("%ld KB would be dumped\n", dump);
+	if (locked > 8192 || locked < 512) printf("%ld KB are locked\n", locked);
+	if (munlockall() || number("/proc/self/status", "VmLck:")) printf("some are locked yet\n");
+	for (int i = 0; i < PEERS; i++) kill(p[i], SIGKILL);
+	printf("counted\n");
+	return 0;
+}
+
+/* ---- limited */
+
+static volatile sig_atomic_t go;
+
+static void on_go(int signal)
+{
+	(void)signal;
+	go = 1;
+}
+
+static int limited(const char *group)
+{
+	int port, l = listener(&port), s[PEERS], result[2];
+	long long total = 0, got = -1;
+	char path[512], text[32] = "";
+	if (pipe(result)) return 4;
+	pid_t p = fork();
+	if (p == 0) {
+		char to[16];
+		sprintf(to, "%d", port);
+		dup2(result[1], 1);
+		execl("/proc/self/exe", "memory", "later", to, "0", (char *)0);
+		_exit(9);
+	}
+	close(result[1]);
+	snprintf(path, sizeof path, "%s/cgroup.procs", group);
+	FILE *f = fopen(path, "w");
+	if (!f || fprintf(f, "%d", getpid()) < 0 || fclose(f)) return 5;
+	for (int i = 0; i < PEERS; i++) s[i] = accept4(l, 0, 0, SOCK_CLOEXEC);
+	for (int i = 0; i < PEERS; i++) exchange(s[i], 0, WARM);
+	for (int i = 0; i < PEERS; i++) {
+		fcntl(s[i], F_SETFL, O_NONBLOCK);
+		for (ssize_t r; (r = send(s[i], big, sizeof big, MSG_NOSIGNAL)) > 0;) total += r;
+	}
+	kill(p, SIGUSR1);
+	for (int i = 0; i < PEERS; i++) shutdown(s[i], SHUT_WR);
+	if (read(result[0], text, sizeof text - 1) > 0) got = atoll(text);
+	waitpid(p, 0, 0);
+	printf("%s, %s\n", total > PEERS * 500000LL ? "much was taken" : "little was taken",
+	       got == total ? "all of it came" : "not all of it came");
+	return 0;
+}
+
+static int later(int port)
+{
+	int s[PEERS];
+	long long got = 0;
+	struct sigaction sa = { .sa_handler = on_go };
+	sigset_t usr1, old;
+	sigaction(SIGUSR1, &sa, 0);
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &usr1, &old);
+	for (int i = 0; i < PEERS; i++) s[i] = dial(port);
+	for (int i = 0; i < PEERS; i++) exchange(s[i], 1, WARM);
+	while (!go) sigsuspend(&old);
+	for (int i = 0; i < PEERS; i++)
+		for (ssize_t r; (r = recv(s[i], big, sizeof big, 0)) > 0;) got += r;
+	printf("%lld", got);
+	return 0;
+}
+
 int main(int n, char **v)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -320,5 +433,8 @@ int main(int n, char **v)
 	if (n > 2 && !strcmp(v[1], "pollers")) return pollers(atoi(v[2]));
 	if (n > 3 && !strcmp(v[1], "churn")) return churn(v[2], atoi(v[3]));
 	if (!strcmp(v[1], "filled")) return filled();
+	if (!strcmp(v[1], "counted")) return counted();
+	if (n > 2 && !strcmp(v[1], "later")) return later(atoi(v[2]));
+	if (n > 2 && !strcmp(v[1], "limited")) return limited(v[2]);
 	return 2;
 }

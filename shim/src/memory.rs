@@ -1,0 +1,76 @@
+//! What of the process's memory is culvert's, and so neither in its core dumps nor locked into RAM with the program's.
+
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
+use shmring::syscall;
+
+const PAGE: usize = 4096;
+
+unsafe extern "C" {
+    /// The first byte of this library's image, its ELF header, and the first one behind it (set by the linker).
+    #[link_name = "__ehdr_start"]
+    static IMAGE: u8;
+    #[link_name = "_end"]
+    static IMAGE_END: u8;
+}
+
+/// Where this library lies.
+pub fn image() -> (usize, usize) {
+    ((&raw const IMAGE).addr(), (&raw const IMAGE_END).addr().next_multiple_of(PAGE))
+}
+
+/// Keeps memory of ours out of core dumps.
+pub fn not_dumped(at: usize, len: usize) {
+    // SAFETY: memory of ours; the advice changes nothing that anybody reads.
+    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
+}
+
+/// In the constructor: the library's own tables, some 25 MB of which hardly anything is ever touched.
+pub fn init() {
+    let (start, end) = image();
+    not_dumped(start, end - start);
+}
+
+/// The program has asked for every future mapping to be locked.
+static LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// See [`LOCKED`].
+pub fn locks_future(yes: bool) {
+    LOCKED.store(yes, Relaxed);
+}
+
+/// Maps memory of ours as `mmap` does, readable and writable, and neither locked nor dumped. With MAP_FIXED in place of what
+/// is mapped at `at`, which is accessible all the time.
+pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<usize> {
+    let (rw, failed) = (libc::PROT_READ | libc::PROT_WRITE, |p: isize| (-4095..0).contains(&p));
+    // SAFETY: a fresh mapping, or one in place of memory of ours, as the caller says.
+    let p = unsafe {
+        if !LOCKED.load(Relaxed) {
+            syscall!(libc::SYS_mmap, at, len, rw, flags, fd, offset)
+        } else {
+            // A mapping that nobody may access is not filled, as a locked one would be at once.
+            let flags = flags & !libc::MAP_FIXED;
+            let p = syscall!(libc::SYS_mmap, 0, len, libc::PROT_NONE, flags, fd, offset);
+            if failed(p) {
+                return None;
+            }
+            syscall!(libc::SYS_munlock, p, len);
+            syscall!(libc::SYS_mprotect, p, len, rw);
+            match at {
+                0 => p,
+                at => {
+                    let moved = syscall!(libc::SYS_mremap, p, len, len, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, at);
+                    if failed(moved) {
+                        syscall!(libc::SYS_munmap, p, len);
+                    }
+                    moved
+                }
+            }
+        }
+    };
+    if failed(p) {
+        return None;
+    }
+    not_dumped(p as usize, len);
+    Some(p as usize)
+}
