@@ -6,6 +6,7 @@ use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Conn};
 use shmring::family::OPEN;
+use shmring::sync::AtomicU32;
 
 /// The connection of `ep` in `chan`.
 #[inline(always)]
@@ -73,6 +74,38 @@ struct Words<'a> {
 }
 
 port!(Words, notify_aside);
+
+/// For steps that tell nobody anything.
+struct Alone;
+
+impl driver::Port for Alone {
+    type Stop = core::convert::Infallible;
+
+    #[inline(always)]
+    fn atom<T: driver::Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Self::Stop> {
+        Ok(access())
+    }
+    #[inline(always)]
+    fn quiet<T: driver::Seen>(&mut self, access: impl FnOnce() -> T) -> T {
+        access()
+    }
+    fn notify(&mut self) -> Result<(), Self::Stop> {
+        Ok(())
+    }
+    fn tell_own(&mut self) {}
+}
+
+/// Begins a native call, counted in `word`; not if `bit` says that the ring is in use.
+#[inline(always)]
+pub fn enter_native(word: &AtomicU32, bit: u32) -> bool {
+    sure(driver::enter_native(&mut Alone, word, bit))
+}
+
+/// Ends it.
+#[inline(always)]
+pub fn leave_native(word: &AtomicU32) {
+    sure(driver::leave_native(&mut Alone, word));
+}
 
 /// Declares this side ready to receive on the ring, if no thread of the family waits natively. Needs no token.
 #[inline(always)]

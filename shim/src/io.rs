@@ -6,7 +6,7 @@ use crate::rx::{self, READY};
 use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
 use crate::{acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
@@ -61,14 +61,13 @@ fn lost(ep: Ep) -> bool {
 #[inline]
 fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl FnMut() -> isize) -> Option<isize> {
     let life = ep.life();
-    if word.fetch_add(1, AcqRel) & bit != 0 {
-        word.fetch_sub(1, AcqRel);
+    if !conn::enter_native(word, bit) {
         return None;
     }
     let r = noted(ep, life, real);
     // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
     if ep.life() == life {
-        word.fetch_sub(1, AcqRel);
+        conn::leave_native(word);
     }
     Some(r)
 }
