@@ -129,7 +129,7 @@ fn left(limit: u64, usage: u64, files: u64) -> u64 {
 }
 
 /// The number at the beginning of `text`, after blanks.
-fn number(text: &[u8]) -> Option<u64> {
+pub fn number(text: &[u8]) -> Option<u64> {
     let digits = text.trim_ascii_start();
     let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     (n > 0).then(|| digits[..n].iter().fold(0u64, |v, d| v.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
@@ -145,7 +145,7 @@ fn field(text: &[u8], name: &[u8]) -> Option<u64> {
 }
 
 /// The beginning of the file whose name is made of `parts`.
-fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
+pub fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
     let mut path = [0u8; 512];
     let mut n = 0;
     for part in parts {

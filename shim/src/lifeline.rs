@@ -2,7 +2,9 @@
 //! [`linger`].
 #![forbid(unsafe_code)]
 
-use crate::clock;
+use crate::{clock, headroom};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::Reason;
 use shmring::lnx;
 
@@ -62,6 +64,32 @@ pub fn locked_buffer(fd: i32, name: i32) -> Option<u32> {
     option(fd, libc::SOL_SOCKET, name).ok().map(|n| n.max(0) as u32)
 }
 
+/// How many bytes may wait to be sent, if that is limited: by `TCP_NOTSENT_LOWAT`, or else for all sockets of the network
+/// namespace (tcp_notsent_lowat).
+pub fn unsent(fd: i32) -> Option<u32> {
+    match option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) {
+        Ok(0) => unsent_by_default(),
+        Ok(low) => Some(low as u32),
+        Err(_) => None,
+    }
+}
+
+/// The sysctl, looked at once a second at most.
+fn unsent_by_default() -> Option<u32> {
+    static AT: AtomicU64 = AtomicU64::new(0);
+    static VALUE: AtomicU32 = AtomicU32::new(u32::MAX);
+    let now = clock::now();
+    let at = AT.load(Relaxed);
+    if at == 0 || now.wrapping_sub(at) > 1_000_000_000 {
+        AT.store(now, Relaxed);
+        let mut text = [0u8; 16];
+        let value = headroom::read(&[b"/proc/sys/net/ipv4/tcp_notsent_lowat"], &mut text).and_then(headroom::number);
+        // Nothing to read: no limit.
+        VALUE.store(value.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as u32, Relaxed);
+    }
+    Some(VALUE.load(Relaxed)).filter(|low| *low != u32::MAX)
+}
+
 /// Whether the socket has an option that only the kernel can honour, by itself or from its listener: a rate, a delay, an offset
 /// of peeks, time stamps with each receive, or a program that looks at segments.
 pub fn only_kernel(fd: i32) -> bool {
@@ -78,7 +106,7 @@ pub fn only_kernel(fd: i32) -> bool {
     !matches!(socket(libc::SO_MAX_PACING_RATE), Ok(-1) | Err(_))
         || !matches!(socket(libc::SO_PEEK_OFF), Ok(-1) | Err(_))
         || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
-        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT, libc::TCP_NOTSENT_LOWAT, TCP_INQ]
+        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT, TCP_INQ]
             .iter()
             .any(|name| !matches!(option(fd, libc::IPPROTO_TCP, *name), Ok(0) | Err(_)))
         || filtered(fd)

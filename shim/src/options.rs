@@ -121,10 +121,11 @@ const TCP: &[(c_int, Effect)] = &[
     (libc::TCP_KEEPIDLE, Nothing),
     (libc::TCP_KEEPINTVL, Nothing),
     (libc::TCP_KEEPCNT, Nothing),
-    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read), how many may wait,
-    // and a control message with each receive.
+    // How many bytes may wait to be sent.
+    (libc::TCP_NOTSENT_LOWAT, Both),
+    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read), and a control message
+    // with each receive.
     (libc::TCP_USER_TIMEOUT, Kernel),
-    (libc::TCP_NOTSENT_LOWAT, Kernel),
     (lifeline::TCP_INQ, Kernel),
     // Delay of every segment.
     (lifeline::TCP_TX_DELAY, Kernel),
@@ -225,15 +226,15 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
         name,
         libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVBUF | libc::SO_RCVBUFFORCE | lifeline::SO_BUF_LOCK
     );
-    if level == libc::SOL_SOCKET
-        && buffers
+    let unsent = (level, name) == (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    if (level == libc::SOL_SOCKET && buffers || unsent)
         && ep.state() == State::Attached
         && let Some(chan) = ep.chan()
     {
         if !matches!(name, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) {
             tx::buffer_set(ep, chan, fd);
         }
-        if !matches!(name, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) {
+        if !unsent && !matches!(name, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) {
             rx::buffer_set(ep, chan, fd);
         }
     }

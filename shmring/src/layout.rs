@@ -23,7 +23,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 8 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 9 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -147,10 +147,10 @@ pub struct Side {
     /// of them are the kernel's. A receiver that goes on with the ring drops them there; one that must leave
     /// reads them there.
     pub echo: AtomicU64,
-    /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0. It changes only while the ring is empty,
-    /// so that the receiver knows it when it reads the tail of what was sent under it.
+    /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0; or, with `ring::UNSENT`, of `TCP_NOTSENT_LOWAT`. If it
+    /// becomes less while bytes are on the ring, the sender waits until no receiver judges by what it was.
     pub sndbuf: AtomicU32,
-    /// Receiver: the same of `SO_RCVBUF`. It does not change once [`Side::rx`] is set.
+    /// Receiver: the same of `SO_RCVBUF`.
     pub rcvbuf: AtomicU32,
 }
 

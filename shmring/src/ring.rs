@@ -77,12 +77,17 @@ pub fn refresh(c: &Consumer, known: u64, tail: u64) -> Result<u64, Corrupt> {
 /// (tcp_rmem, tcp(7)) twice, as it grows with large segments.
 const UNLIMITED_RECEIVER: u32 = 2 * 131_072;
 
+/// In [`Side::sndbuf`]: the rest bounds what has not been sent (`TCP_NOTSENT_LOWAT`), which is what the receiver's window does
+/// not take.
+pub const UNSENT: u32 = 1 << 31;
+
 /// Bytes that may lie on a ring of `size` bytes: what the kernel would hold between the two sockets, if the
 /// program has limited the sender's buffer. The ends judge by the same words.
 pub fn limit(sender: &Side, receiver: &Side, size: u64) -> u64 {
     match (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed)) {
         // It grows to megabytes.
         (0, _) => size,
+        (low, _) if low & UNSENT != 0 => size.min(u64::from(low & !UNSENT) + window(receiver)),
         (snd, 0) => size.min(u64::from(snd) + u64::from(UNLIMITED_RECEIVER)),
         (snd, rcv) => size.min(u64::from(snd) + u64::from(rcv)),
     }

@@ -17,7 +17,7 @@ use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, family, fds, lock, poller, sleep, sleepers, tx};
+use crate::{clock, family, fds, poller, sleep, sleepers, tx};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{me, peer};
@@ -53,14 +53,9 @@ fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32) -> Got {
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) else { return };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let held = lock::take(&ep.rx_token);
-    // As for the sender's: a sender that waits has judged by the limit that was.
-    if tail(ep, chan) == ep.rx_head.load(Relaxed) {
-        me(chan, h).rcvbuf.store(bytes, Relaxed);
-        // It may have filled the ring since we looked, and sleep until there is more room than by the new limit there will be.
-        chan.notify_aside(ep.slot.load(Relaxed) as usize);
-    }
-    held.release();
+    me(chan, h).rcvbuf.store(bytes, Relaxed);
+    // A sender that waits has judged by the limit that was.
+    chan.notify_aside(ep.slot.load(Relaxed) as usize);
 }
 
 /// What [`recv`] returns if the call must be made anew: the descriptor has become something else.

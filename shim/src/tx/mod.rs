@@ -18,7 +18,7 @@ use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{acts, clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
 use sending::{Sending, Turn};
@@ -49,18 +49,42 @@ fn limit(ep: Ep, chan: &Chan) -> u64 {
     ring::limit(c.me(), c.peer(), c.size)
 }
 
-/// The program has set `SO_SNDBUF`, or may have before the connection was attached.
+/// The program has set `SO_SNDBUF` or `TCP_NOTSENT_LOWAT`, or may have before the connection was attached: from now on no more
+/// lies on the ring than the kernel would hold.
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
-    let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_SNDBUF) else { return };
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let slot = ep.slot.load(Relaxed) as usize;
+    let snd = lifeline::locked_buffer(fd, libc::SO_SNDBUF).unwrap_or(0);
+    let low = lifeline::unsent(fd);
+    let word = match low {
+        Some(low) if low < chan.ring() as u32 && (snd == 0 || low < snd) => low | ring::UNSENT,
+        _ => snd,
+    };
     let held = lock::take(&ep.tx_token);
-    // The receiver must not judge by another limit than the one that we wait under: not while bytes are on the way.
-    if h.consumer[chan.role().tx()].head.load(Acquire) == ep.tx_tail.load(Relaxed) {
-        conn(ep, chan).me().sndbuf.store(bytes, Relaxed);
-        // Nor tell another thread, which sleeps until there is room, by another one.
-        chan.tell_own(ep.slot.load(Relaxed) as usize);
-    }
+    let before = limit(ep, chan);
+    let old = conn(ep, chan).me().sndbuf.swap(word, Relaxed);
+    let (less, empty) = (limit(ep, chan) < before, space(ep, chan) == limit(ep, chan));
     held.release();
+    if old == word {
+        return;
+    }
+    if less && !empty {
+        // A receiver that has just given room back may have judged by the larger limit that nobody waits for it. After this
+        // every such judgement's room is visible here (membarrier(2)), and no later one is made by that limit.
+        const GLOBAL: i32 = 1;
+        // SAFETY: no memory is involved.
+        if unsafe { syscall!(libc::SYS_membarrier, GLOBAL, 0, 0) } < 0 {
+            let t = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            // SAFETY: a valid timespec.
+            unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+        }
+    }
+    if old != 0 && word > old && (word ^ old) & ring::UNSENT == 0 && space(ep, chan) == 0 {
+        // The kernel would take more now, and the ring cannot.
+        leave(ep, chan, fd);
+        ep.because(Reason::Option);
+    }
+    // Other threads wait for room, by the limit that was.
+    chan.tell_own(slot);
 }
 
 /// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and

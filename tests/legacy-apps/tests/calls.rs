@@ -62,3 +62,39 @@ fn lengths() {
 fn options() {
     connections("options");
 }
+
+/// Runs a case of `py/buffers.py`, on rings from the first exchange on where that can be.
+fn buffers(case: &str, rings: usize) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "buffers.py");
+        command.arg(case).env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one(&format!("buffers-{case}"), program, |_, log| on_ring(log) >= rings);
+}
+
+#[test]
+fn senders_go_on_with_a_larger_buffer() {
+    buffers("sndbuf", 2);
+    buffers("ring", 2);
+}
+
+#[test]
+fn senders_are_told_of_room_in_a_smaller_buffer() {
+    buffers("less", 2);
+}
+
+#[test]
+fn unsent_bytes_are_bounded() {
+    buffers("notsent", 8);
+}
+
+#[test]
+fn a_user_timeout_ends_a_connection_that_is_not_read() {
+    buffers("user_timeout", 2);
+}
+
+#[test]
+fn negative_and_endless_times() {
+    buffers("negative", 10);
+}
