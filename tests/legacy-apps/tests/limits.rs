@@ -3,7 +3,9 @@
 
 use legacy_apps::lab::{free_port, open_to_all, wait_gone};
 use legacy_apps::procs::{registries, signal, status, working_in};
-use legacy_apps::{BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, is_root, stat, wait_for};
+use legacy_apps::{
+    BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, compare_one, is_root, on_ring, stat, wait_for,
+};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -126,6 +128,21 @@ fn programs_that_duplicate_over_every_descriptor() {
         }
         echo(lab, |w| peer(lab, Side::Server, &[], &over(w)), |w| peer(lab, Side::Client, &[], &over(w)))
     });
+}
+
+/// The same once a connection is on a ring, when there is something of culvert's to close.
+#[test]
+fn programs_that_tidy_up_later() {
+    for how in ["close", "close_range", "closefrom", "dup2", "dup3"] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("tidy.c", &["-w"]));
+            command.arg(how);
+            command
+        };
+        // In both directions; both connections, unless the registry is gone.
+        let wanted = if how.starts_with("dup") { 2 } else { 4 };
+        compare_one(&format!("tidy-{how}"), program, |_, log| on_ring(log) >= wanted);
+    }
 }
 
 #[test]
