@@ -97,6 +97,37 @@ pub(crate) fn read_file(path: &CStr, buf: &mut [u8]) -> usize {
     n.unwrap_or(0)
 }
 
+/// `stat` of `name` in a directory, not following links.
+pub(crate) fn lstat_at(dir: i32, name: &CStr) -> Result<Stat, i32> {
+    let mut st = empty_stat();
+    // SAFETY: as for `fstat`; `name` is NUL-terminated.
+    check(unsafe { syscall!(libc::SYS_newfstatat, dir, name.as_ptr(), &raw mut st, libc::AT_SYMLINK_NOFOLLOW) })?;
+    Ok(Stat::from(&st))
+}
+
+pub(crate) fn unlinkat(dir: i32, name: &CStr) {
+    // SAFETY: `name` is NUL-terminated.
+    unsafe { syscall!(libc::SYS_unlinkat, dir, name.as_ptr(), 0) };
+}
+
+/// Entries of a directory, as `struct linux_dirent64`; bytes written, 0 at the end.
+pub(crate) fn getdents(dir: i32, buf: &mut [u8]) -> usize {
+    // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
+    check(unsafe { syscall!(libc::SYS_getdents64, dir, buf.as_mut_ptr(), buf.len()) }).unwrap_or(0)
+}
+
+/// Sets an open file description lock on `len` bytes (0: all that follow). Never waits.
+pub(crate) fn lock(fd: i32, kind: i32, at: u64, len: u64) -> Result<(), i32> {
+    // SAFETY: `flock` is plain integers, for which all zeros is a value.
+    let mut l: libc::flock = unsafe { core::mem::zeroed() };
+    l.l_type = kind as i16;
+    l.l_whence = libc::SEEK_SET as i16;
+    l.l_start = at as i64;
+    l.l_len = len as i64;
+    // SAFETY: the kernel reads one `flock`.
+    check(unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_OFD_SETLK, &raw const l) }).map(drop)
+}
+
 pub(crate) fn ftruncate(fd: i32, len: u64) -> Result<(), i32> {
     // SAFETY: no memory is involved.
     check(unsafe { syscall!(libc::SYS_ftruncate, fd, len) }).map(drop)

@@ -100,6 +100,8 @@ pub struct Registry {
     namespace: AtomicU64,
     /// The namespace is not part of the name.
     shared: AtomicBool,
+    /// What others left has been removed.
+    tidied: AtomicBool,
     place: Place,
 }
 
@@ -112,6 +114,7 @@ impl Registry {
             seen: Keep::new(),
             namespace: AtomicU64::new(0),
             shared: AtomicBool::new(false),
+            tidied: AtomicBool::new(false),
             place,
         }
     }
@@ -144,8 +147,9 @@ impl Registry {
         }
     }
 
-    /// Closes the files (not the directory). They are opened again when needed.
-    fn forget(&self) {
+    /// Closes the files (not the directory). They are opened again when needed. In the child of a fork, so that it counts as
+    /// another user of the file than its parent.
+    pub fn forget(&self) {
         self.own.drop_kept();
         self.seen.drop_kept();
     }
@@ -210,10 +214,90 @@ impl Registry {
             return Ok(kept);
         }
         let flags = libc::O_RDWR | if create { libc::O_CREAT } else { 0 };
-        let fd = self.open(uid, flags)?;
-        // Not kept if the slot has filled meanwhile: then `put` will close it.
-        let fd = if self.own.is_empty() { (self.place)(fd) } else { fd };
-        prepare(fd, uid).inspect_err(|_| os::close(fd)).map(|st| (fd, st))
+        for _ in 0..8 {
+            let fd = self.open(uid, flags)?;
+            // Not kept if the slot has filled meanwhile: then `put` will close it.
+            let fd = if self.own.is_empty() { (self.place)(fd) } else { fd };
+            let st = prepare(fd, uid).inspect_err(|_| os::close(fd))?;
+            in_use(fd);
+            // Removed by one who saw it unused, before we said that it is not?
+            if os::fstat(fd).is_ok_and(|st| st.nlink > 0) {
+                if !self.tidied.swap(true, Ordering::Relaxed) {
+                    self.tidy(uid, st.ino);
+                }
+                return Ok((fd, st));
+            }
+            os::close(fd);
+        }
+        Err(Error::NoDirectory)
+    }
+
+    /// This process publishes nothing any more, as before it ends: removes our own file, unless others use it.
+    pub fn retire(&self) {
+        let uid = os::geteuid();
+        if let Some((fd, st)) = taken(&self.own, uid) {
+            // In this order: of two who end at a time, the second sees that the first is done.
+            if !is_unused(fd) {
+                out_of_use(fd);
+            }
+            if is_unused(fd) {
+                self.remove(&self.name(uid), &st);
+            }
+            os::close(fd);
+        }
+        self.seen.drop_kept();
+    }
+
+    /// Removes a file, if the name still is that file's.
+    fn remove(&self, name: &Name, st: &Stat) {
+        let Some(directory) = self.directory.share() else { return };
+        if os::lstat_at(directory, name.as_cstr()).is_ok_and(|now| (now.dev, now.ino) == (st.dev, st.ino)) {
+            os::unlinkat(directory, name.as_cstr());
+        }
+    }
+
+    /// Removes what those left who did not come to [`retire`](Registry::retire): the files that nobody uses, of this user, for
+    /// root of all users; but not the one with this inode.
+    fn tidy(&self, uid: u32, ours: u64) {
+        let Some(directory) = self.directory.share() else { return };
+        let Ok(list) = os::openat(directory, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0) else { return };
+        let mut entries = [0u8; 4096];
+        for _ in 0..64 {
+            let n = os::getdents(list, &mut entries);
+            let mut rest = entries.get(..n).unwrap_or(&[]);
+            // struct linux_dirent64: inode, offset, length of the entry at 16, type, name from 19 on.
+            while rest.len() > 19 {
+                let len = (os::u16_at(rest, 16) as usize).clamp(20, rest.len());
+                let name = rest[19..len].split(|b| *b == 0).next().unwrap_or(&[]);
+                if os::u64_at(rest, 0) != ours
+                    && let Some((whose, name)) = Name::parse(name)
+                    && (whose == uid || uid == 0)
+                {
+                    self.tidy_one(directory, whose, &name);
+                }
+                rest = &rest[len..];
+            }
+            if n == 0 {
+                break;
+            }
+        }
+        os::close(list);
+    }
+
+    fn tidy_one(&self, directory: i32, whose: u32, name: &Name) {
+        let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let Ok(fd) = os::openat(directory, name.as_cstr(), flags, 0) else { return };
+        if let Ok(st) = accept(fd, whose)
+            && is_unused(fd)
+        {
+            self.remove(name, &st);
+        }
+        os::close(fd);
+    }
+
+    fn name(&self, uid: u32) -> Name {
+        let shared = self.shared.load(Ordering::Relaxed);
+        Name::new(uid, (!shared).then(|| self.namespace.load(Ordering::Relaxed)))
     }
 
     /// `uid`'s file for reading, and the slot it goes back to.
@@ -239,8 +323,7 @@ impl Registry {
 
     fn open(&self, uid: u32, flags: i32) -> Result<i32, Error> {
         let directory = self.directory.share().ok_or(Error::NoDirectory)?;
-        let shared = self.shared.load(Ordering::Relaxed);
-        let name = Name::new(uid, (!shared).then(|| self.namespace.load(Ordering::Relaxed)));
+        let name = self.name(uid);
         // Anybody may have put anything there: a link, or a FIFO or a leased file on which open would wait.
         let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         os::openat(directory, name.as_cstr(), flags, 0o644).map_err(Error::from)
@@ -292,6 +375,32 @@ fn prepare(fd: i32, uid: u32) -> Result<Stat, Error> {
         os::fchmod(fd, 0o644).map_err(Error::from)?;
     }
     Ok(st)
+}
+
+// --- who uses a file
+//
+// Whoever publishes in a file has a lock on a byte of its own far behind the end (an open file description lock, fcntl(2):
+// gone with the process, however that ends). It is a lock for writing, which only the file's owner can have. Whoever removes the
+// file asks for one for reading on all those bytes: he gets it if nobody has one for writing, whatever others, who may read
+// the file, have locked for reading.
+
+/// Where those bytes begin.
+const USERS: u64 = 1 << 40;
+
+/// Says that this process uses `fd`. If another user's lock is in the way, the file may be removed while it is used, and is
+/// made anew.
+fn in_use(fd: i32) {
+    let byte = os::random().unwrap_or(1) >> 24;
+    let _ = os::lock(fd, libc::F_WRLCK, USERS + byte, 1);
+}
+
+fn out_of_use(fd: i32) {
+    let _ = os::lock(fd, libc::F_UNLCK, USERS, 0);
+}
+
+/// Whether nobody uses `fd` but through this very open file.
+fn is_unused(fd: i32) -> bool {
+    os::lock(fd, libc::F_RDLCK, USERS, 0).is_ok()
 }
 
 // --- entries
@@ -399,6 +508,23 @@ impl Name {
             name.push_number(inode);
         }
         name
+    }
+
+    /// `name` of a file of ours, and its user.
+    fn parse(name: &[u8]) -> Option<(u32, Name)> {
+        let mut numbers = name.strip_prefix(b"culvert-")?.split(|b| *b == b'-');
+        let number = |digits: &[u8]| {
+            let digit =
+                |n: u64, b: &u8| n.checked_mul(10)?.checked_add(u64::from(b.checked_sub(b'0').filter(|d| *d < 10)?));
+            digits.iter().try_fold(0u64, digit).filter(|_| !digits.is_empty())
+        };
+        let uid = u32::try_from(number(numbers.next()?)?).ok()?;
+        let parsed = match numbers.next() {
+            Some(namespace) => Name::new(uid, Some(number(namespace)?)),
+            None => Name::new(uid, None),
+        };
+        // The same number written otherwise is no name of ours.
+        (parsed.as_cstr().to_bytes() == name).then_some((uid, parsed))
     }
 
     fn push(&mut self, text: &[u8]) {

@@ -427,6 +427,85 @@ fn descriptors_are_few_high_and_never_somebody_elses() {
 }
 
 #[test]
+fn the_last_to_use_a_file_removes_it() {
+    let f = Fixture::new();
+    let (second, third) = (f.another(), f.another());
+    f.registry.publish(&tuple(1), 1, 1).unwrap();
+    second.publish(&tuple(2), 2, 2).unwrap();
+    assert_eq!(third.lookup(me(), &tuple(1), 1), Ok(Some(1)));
+    f.registry.retire();
+    assert_eq!(third.lookup(me(), &tuple(2), 2), Ok(Some(2)), "it is still used");
+    second.retire();
+    assert!(!f.own_file().exists());
+    second.publish(&tuple(3), 3, 3).unwrap();
+    assert_eq!(third.lookup(me(), &tuple(3), 3), Ok(Some(3)), "the reader notices that it is another file");
+    second.retire();
+    third.retire();
+    assert!(!f.own_file().exists());
+    // Whoever may read it, as another user may, neither keeps it from being used nor from being removed.
+    std::fs::write(f.own_file(), []).unwrap();
+    let stranger = std::fs::File::open(f.own_file()).unwrap();
+    assert_eq!(os::lock(stranger.as_raw_fd(), libc::F_WRLCK, 0, 0), Err(libc::EBADF));
+    os::lock(stranger.as_raw_fd(), libc::F_RDLCK, 0, 0).unwrap();
+    second.publish(&tuple(4), 4, 4).unwrap();
+    assert_eq!(third.lookup(me(), &tuple(4), 4), Ok(Some(4)));
+    second.retire();
+    assert!(!f.own_file().exists());
+}
+
+#[test]
+fn two_that_end_at_a_time_leave_nothing() {
+    let f = Fixture::new();
+    for i in 0..200 {
+        let all: Vec<_> = (0..3).map(|_| f.another()).collect();
+        all.iter().for_each(|r| r.publish(&tuple(1), 1, 1).unwrap());
+        std::thread::scope(|s| all.iter().for_each(|r| drop(s.spawn(|| r.retire()))));
+        assert!(!f.own_file().exists(), "round {i}");
+    }
+}
+
+#[test]
+fn what_the_killed_left_is_removed_by_the_next_and_nothing_else_is() {
+    let f = Fixture::new();
+    let ns = f.registry.namespace.load(Ordering::Relaxed);
+    let file = |name: String| f.dir.join(name);
+    let left = file(format!("culvert-{}-{}", me(), ns + 1));
+    let used = file(format!("culvert-{}-{}", me(), ns + 2));
+    let kept = [
+        file(format!("culvert-{}-0{}", me(), ns + 1)),
+        file(format!("culvert-{}-", me())),
+        file(format!("culvert-{}-1-2", me())),
+        file("culvert-x".into()),
+        file("culvert-4294967296-1".into()),
+    ];
+    for path in kept.iter().chain([&left, &used]) {
+        std::fs::write(path, [0; ENTRY]).unwrap();
+    }
+    let link = file(format!("culvert-{}-{}", me(), ns + 3));
+    std::os::unix::fs::symlink(&left, &link).unwrap();
+    let user = std::fs::OpenOptions::new().write(true).open(&used).unwrap();
+    in_use(user.as_raw_fd());
+    f.registry.publish(&tuple(1), 1, 1).unwrap();
+    assert!(!left.exists());
+    assert!(used.exists() && link.symlink_metadata().is_ok() && f.own_file().exists());
+    assert!(kept.iter().all(|p| p.exists()));
+}
+
+#[test]
+fn a_forked_child_that_ends_leaves_its_parents_file() {
+    let f = Fixture::new();
+    f.registry.publish(&tuple(1), 1, 1).unwrap();
+    let code = in_child(|| {
+        f.registry.forget();
+        f.registry.publish(&tuple(2), 2, 2).unwrap();
+        f.registry.retire();
+        0
+    });
+    assert_eq!(code, 0);
+    assert_eq!(f.another().lookup(me(), &tuple(1), 1), Ok(Some(1)));
+}
+
+#[test]
 fn many_threads_and_processes_share_one_file() {
     let f = Fixture::new();
     std::thread::scope(|s| {

@@ -27,6 +27,21 @@ pub fn open() -> bool {
     opened.is_ok()
 }
 
+/// This process publishes nothing any more: it ends, or becomes another program.
+pub fn retire() {
+    // What a filter leaves to make calls with is the program's.
+    if !crate::members::is_filtered() {
+        REGISTRY.retire();
+    }
+}
+
+/// The child of a fork is another user of the registry than its parent.
+pub fn after_fork_child() {
+    if !crate::members::is_filtered() {
+        REGISTRY.forget();
+    }
+}
+
 /// Whether the kernel says that the socket at the other end has no owner any more.
 pub fn gone(ep: Ep, fd: i32) -> bool {
     match Tuple::of(fd, true) {

@@ -5,7 +5,7 @@ use crate::fds::{self, Kind};
 use crate::memory;
 use crate::tls::tls;
 use crate::{
-    acts, attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, poller, real, rx, signals,
+    acts, attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, peer, poller, real, rx, signals,
     sleepers, tx,
 };
 use core::ffi::c_char;
@@ -35,6 +35,7 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     let mut passed = handoff::pass_on(preloaded);
     // The child of vfork closes nothing of its parent's.
     if tls().vfork.get() == 0 {
+        peer::retire();
         for ep in family::held() {
             closes(ep, &mut passed);
         }
@@ -196,6 +197,7 @@ pub extern "C" fn fork_child() {
     poller::after_fork_child();
     sleepers::after_fork_child();
     attach::after_fork_child();
+    peer::after_fork_child();
     epoll::after_fork_child();
     // The threads that slept are the parent's.
     family::held().for_each(closing::let_go);
@@ -227,6 +229,7 @@ pub fn leaving() {
         return;
     }
     family::begin_leaving();
+    peer::retire();
     for ep in family::held() {
         let sole = family::sole_holder(ep);
         let fd = ep.local().fd.load(Relaxed);

@@ -426,7 +426,7 @@ fn peers_of_different_users() {
     }
 }
 
-/// A third user sends rubbish to every mailbox, tries to open, write, replace and map what the two
+/// A third user speaks culvert's protocol perfectly: she knocks at every mailbox and rings every doorbell, tries to open, write, replace and map what the two
 /// others use, and to take descriptors from them: nothing of it works, and the two go on undisturbed.
 #[test]
 fn a_third_user_cannot_interfere() {
@@ -443,7 +443,8 @@ fn a_third_user_cannot_interfere() {
     let mallory = |pids: &[u32], seconds: &str| {
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
         let mut c = as_user(&lab, Side::Client, MALLORY, &library, Path::new("/usr/bin/python3.11"));
-        c.env_remove("LD_PRELOAD").arg(&script).arg(seconds).arg(pids.join(","));
+        let version = rendezvous::message::VERSION.to_string();
+        c.env_remove("LD_PRELOAD").arg(&script).arg(version).arg(seconds).arg(pids.join(","));
         c
     };
     // She was there first: files with the names that the others' registries will have.

@@ -1,7 +1,10 @@
 //! Who may talk to a process, and what it says to whom.
 
+use legacy_apps::lab::free_port;
 use legacy_apps::lab::open_to_all;
-use legacy_apps::{Lab, Mode, Side, is_root, library};
+use legacy_apps::procs::culvert_mappings;
+use legacy_apps::{Lab, Mode, PATIENCE, Side, is_root, library, poll_until, wait_for};
+use shmring::layout;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -89,5 +92,72 @@ fn no_control_character_is_echoed() {
         assert!(said.contains("x?culvert[1]: y??[2J???2J?"), "{words:?}: {said:?}");
         assert!(!said.chars().any(|c| c != '\n' && c.is_control()), "{words:?}: {said:?}");
         assert!(!said.contains("\nculvert[1]"), "{words:?}: {said:?}");
+    }
+}
+
+/// What `py/hostile.py` knows of the shared memory.
+fn known() -> String {
+    let ring = 4 << 20;
+    let headers: Vec<String> = (0..layout::SLOTS).map(|i| layout::header_at(i).to_string()).collect();
+    format!(
+        r#"{{"version":{},"offers":{},"queues":{},"fixed":{},"headers":[{}],"rx":{},"ring":{ring},"length":{}}}"#,
+        rendezvous::message::VERSION,
+        layout::OFFERS_AT,
+        layout::QUEUES_AT,
+        layout::FIXED_LEN,
+        headers.join(","),
+        std::mem::offset_of!(layout::Side, rx),
+        layout::channel_len(ring),
+    )
+}
+
+/// A peer that sets all ready bits all the time, and clears what is armed, does not keep anybody from timing out, from
+/// hearing signals or others, or from sleeping.
+#[test]
+fn a_peer_that_has_news_for_ever() {
+    let lab = Lab::new("news", Mode::Both);
+    let port = free_port().to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let mut hostile = lab.python(Side::Client, "hostile.py");
+    hostile.env_remove("LD_PRELOAD").arg(known()).args(["connector", "bits", &port]);
+    let hostile = lab.start("hostile", &mut hostile);
+    wait_for("a slot for the hostile peer", PATIENCE, || hostile.stdout().contains("at work"));
+    let out = victim.wait(PATIENCE);
+    let each = "timed out True\nidle True\ninterrupted\n";
+    assert_eq!(out.text(), format!("listening\n{}another's news True", each.repeat(3)), "{}", out.stderr);
+    drop(hostile);
+}
+
+/// Whoever is welcomed and answers with something else than a channel's memory gets nowhere, and holds up nobody.
+#[test]
+fn what_is_no_channel() {
+    for way in ["pipe", "reader", "file", "eventfd", "lingering", "unsealed", "short", "flood"] {
+        let lab = Lab::new(way, Mode::Both);
+        let mut hostile = lab.python(Side::Server, "hostile.py");
+        hostile.env_remove("LD_PRELOAD").arg(known()).args(["acceptor", way, "0"]);
+        let hostile = lab.start("hostile", &mut hostile);
+        wait_for("the listener", PATIENCE, || hostile.stdout().contains('\n'));
+        let port = hostile.stdout().trim().to_owned();
+        let victim = lab.start("victim", lab.python(Side::Client, "victim.py").args(["connector", &port]));
+        let mut most = 0;
+        let pid = victim.pid();
+        assert!(
+            poll_until(PATIENCE, || {
+                most = most.max(culvert_mappings(pid));
+                victim.stdout().contains("exchanged")
+            }),
+            "{way}: {}",
+            victim.describe()
+        );
+        let out = victim.wait(PATIENCE).success();
+        assert_eq!(out.text(), "exchanged", "{way}");
+        // Its family's memory, and what a flood of knocks may bring: one channel.
+        assert!(most <= 2, "{way}: {most}");
+        let said = hostile.wait(PATIENCE).text();
+        assert!(
+            said.contains("welcomed ") && !said.ends_with("welcomed 0"),
+            "{way}: it was welcomed, or nothing was tested: {said}"
+        );
     }
 }

@@ -1,0 +1,243 @@
+"""The proved other end of a connection of a victim's, without culvert and not meaning well. Arguments: what it knows of the
+shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
+
+    connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
+    acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
+"""
+import array
+import fcntl
+import json
+import mmap
+import os
+import socket
+import struct
+import sys
+import time
+
+known, role, way, port = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+MAGIC = b"culvmail"
+KNOCK, WELCOME, CHANNEL = 1, 2, 3
+SO_COOKIE = 57
+MASK = (1 << 64) - 1
+
+
+def mailbox():
+    name = int.from_bytes(os.urandom(8), "little") | 1
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(address(name))
+    s.setblocking(False)
+    return s, name
+
+
+def address(name):
+    return b"\0culvert-%016x" % name
+
+
+def message(kind, nonce, a=0, b=0, ring=0):
+    return struct.pack("<8sIIQQQQI12x", MAGIC, known["version"], kind, me, nonce, a, b, ring)
+
+
+def cookie(s):
+    return struct.unpack("=Q", s.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+
+
+def mix(x):
+    x ^= x >> 31
+    x = x * 0x7FB5D329728EA185 & MASK
+    x ^= x >> 27
+    x = x * 0x81DADEF4BC2DD44D & MASK
+    return x ^ (x >> 33)
+
+
+def registry():
+    namespace = os.stat("/proc/self/ns/net").st_ino
+    return f"/dev/shm/culvert-{os.getuid()}-{namespace}"
+
+
+def place(sport, dport):
+    h = 0x6375_6C76_6572_7431
+    mapped = bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 1])
+    for x in struct.unpack("<4Q", mapped + mapped) + ((sport << 48 | dport << 32),):
+        h = mix(h ^ x)
+    return mapped, h % 4096 * 256
+
+
+def publish(sport, dport, c):
+    mapped, at = place(sport, dport)
+    e = mapped + mapped + struct.pack("<HHIQQI", sport, dport, 0, c, me, known["version"])
+    h = 0x72656769
+    for w in struct.unpack("<7Q", e[:56]):
+        h = mix(h ^ w)
+    e += struct.pack("<I", mix(h ^ struct.unpack("<I", e[56:60])[0]) & 0xFFFFFFFF)
+    fd = os.open(registry(), os.O_RDWR | os.O_CREAT, 0o644)
+    os.ftruncate(fd, 1 << 20)
+    os.pwrite(fd, e, at)
+    os.close(fd)
+
+
+def published(sport, dport, c):
+    """The mailbox that the connector named."""
+    _, at = place(sport, dport)
+    try:
+        fd = os.open(registry(), os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    bucket = os.pread(fd, 256, at)
+    os.close(fd)
+    for i in range(len(bucket) // 64):
+        found, name = struct.unpack_from("<QQ", bucket, 64 * i + 40)
+        if found == c:
+            return name
+    return None
+
+
+def received(s, ancillary=0):
+    """A message, if there is one; others of the machine may write here, too."""
+    try:
+        got = s.recvmsg(65, ancillary)
+    except BlockingIOError:
+        return None
+    return got if len(got[0]) == 64 and got[0].startswith(MAGIC) else None
+
+
+post, me = mailbox()
+
+
+def exchange(c, i):
+    c.sendall(b"%8d" % i)
+    try:
+        return c.recv(8, socket.MSG_WAITALL)
+    except TimeoutError:
+        return b""
+
+
+def connector():
+    c = socket.create_connection(("127.0.0.1", port))
+    c.settimeout(0.2)
+    publish(c.getsockname()[1], port, cookie(c))
+    answer, name = mailbox()
+    memory, taken, i = None, None, 0
+    while True:
+        i += 1
+        # Once it is attached its answers come by the ring, where nobody reads.
+        exchange(c, i)
+        got = received(post)
+        if got and struct.unpack_from("<I", got[0], 12)[0] == KNOCK:
+            frm, nonce = struct.unpack_from("<QQ", got[0], 16)
+            post.sendto(message(WELCOME, nonce, name, 77), address(frm))
+        got = received(answer, socket.CMSG_SPACE(4))
+        if got and got[1]:
+            memory = mmap.mmap(struct.unpack("=i", got[1][-1][2][:4])[0], known["fixed"])
+        if memory and taken is None:
+            for o in range(64):
+                at = known["offers"] + 64 * o + 16
+                slot = struct.unpack_from("<I", memory, at)[0]
+                if slot:
+                    struct.pack_into("<I", memory, at, 0)
+                    taken = slot - 1
+                    struct.pack_into("<I", memory, known["headers"][taken] + known["rx"], 1)
+                    c.settimeout(0.01)
+                    break
+        if taken is not None and i > 100:
+            break
+        if i > 3000:
+            print("never offered a slot", flush=True)
+            sys.exit(2)
+    c.sendall(b"hostile!")
+    print("at work", flush=True)
+    pollers = range(64)
+    base = known["queues"] + 64 * 64
+    ready, armed = [base + 64 * p + 8 for p in pollers], [base + 64 * p for p in pollers]
+    until = time.monotonic() + 60
+    while time.monotonic() < until and os.getppid() != 1:
+        for _ in range(100):
+            for at in ready:
+                memory[at : at + 8] = b"\xff" * 8
+            for at in armed:
+                memory[at : at + 4] = bytes(4)
+
+
+def bad_channel():
+    """A descriptor that is no channel's memory, and the size that is claimed."""
+    if way == "pipe":
+        r, w = os.pipe()
+        os.set_blocking(w, False)
+        try:
+            while True:
+                os.write(w, bytes(65536))
+        except BlockingIOError:
+            os.set_blocking(w, True)
+        return w
+    if way == "reader":
+        r, w = os.pipe()
+        os.close(r)
+        return w
+    if way == "file":
+        return os.open("/proc/self/exe", os.O_RDONLY)
+    if way == "eventfd":
+        return os.eventfd(0xFFFFFFFFFFFFFFFE & 0x7FFFFFFF, 0)
+    if way == "lingering":
+        l = socket.create_server(("127.0.0.1", 0))
+        s = socket.create_connection(l.getsockname())
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        s.setblocking(False)
+        try:
+            while True:
+                s.send(bytes(65536))
+        except BlockingIOError:
+            pass
+        keep.append(l)
+        return s.detach()
+    m = os.memfd_create("hostile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(m, known["length"] - (4096 if way == "short" else 0))
+    if way != "unsealed":
+        fcntl.fcntl(m, 1033, 2 | 4)
+    return m
+
+
+keep = []
+
+
+def acceptor():
+    l = socket.create_server(("127.0.0.1", port))
+    print(l.getsockname()[1], flush=True)
+    c, peer = l.accept()
+    there = None
+    i = done = 0
+    while True:
+        request = c.recv(8, socket.MSG_WAITALL)
+        if len(request) < 8:
+            break
+        c.sendall(request)
+        i += 1
+        # Of a socket that is ours alone the other end's cookie is the kernel's to tell; the victim says it to us.
+        theirs = int(request) if i == 1 else theirs
+        there = there or published(peer[1], port or l.getsockname()[1], theirs)
+        if there and (way == "flood" or i % 40 == 0) and done < 8:
+            for n in range(1500 if way == "flood" else 1):
+                try:
+                    post.sendto(message(KNOCK, n, theirs, cookie(c)), address(there))
+                except OSError:
+                    pass
+        got = received(post)
+        if got and struct.unpack_from("<I", got[0], 12)[0] == WELCOME:
+            _, nonce, answer, key = struct.unpack_from("<QQQQ", got[0], 16)
+            fd = bad_channel()
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+            try:
+                post.sendmsg([message(CHANNEL, key, 5, ring=known["ring"])], rights, 0, address(answer))
+            except OSError:
+                # It has welcomed again meanwhile, to another box.
+                pass
+            if way == "lingering":
+                # In a child, which may be killed: closed here, it would wait.
+                if os.fork() == 0:
+                    os._exit(0)
+            else:
+                os.close(fd)
+            done += 1
+    print("welcomed", done, flush=True)
+
+
+connector() if role == "connector" else acceptor()
+os._exit(0)

@@ -1,0 +1,71 @@
+"""One end of a connection whose other end is hostile (hostile.py). Arguments: role, port."""
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+role, port = sys.argv[1], int(sys.argv[2])
+
+
+class Interrupted(Exception):
+    pass
+
+
+def alarm(*_):
+    raise Interrupted
+
+
+def ticks():
+    t = os.times()
+    return t.user + t.system
+
+
+def timed(c):
+    try:
+        return c.recv(1)
+    except TimeoutError:
+        return b""
+
+
+signal.signal(signal.SIGALRM, alarm)
+if role == "acceptor":
+    listener = socket.create_server(("127.0.0.1", port))
+    print("listening", flush=True)
+    c, _ = listener.accept()
+    ep = select.epoll()
+    ep.register(c, select.EPOLLIN)
+    while True:
+        ep.poll()
+        request = c.recv(8, socket.MSG_WAITALL)
+        if request == b"hostile!":
+            break
+        c.sendall(request)
+    other, another = socket.socketpair()
+    ep.register(other, select.EPOLLIN)
+    # Its bits come all the time. Time-outs, signals and the others' news must count all the same.
+    for wait in (lambda t: ep.poll(t), lambda t: select.select([c], [], [], t)[0], lambda t: c.settimeout(t) or timed(c)):
+        before, begun = ticks(), time.monotonic()
+        quiet = [wait(0.1) for _ in range(10)]
+        print("timed out", all(not q for q in quiet))
+        used, passed = ticks() - before, time.monotonic() - begun
+        print("idle", used < passed / 2)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            wait(3600)
+            print("not interrupted")
+        except Interrupted:
+            print("interrupted")
+    another.send(b"x")
+    print("another's news", ep.poll(60)[0][0] == other.fileno(), flush=True)
+else:
+    c = socket.create_connection(("127.0.0.1", port))
+    # The peer asks for its cookie in the registry; an ordinary peer would ask the kernel.
+    for i in range(1000):
+        request = b"%8d" % (struct.unpack("=Q", c.getsockopt(socket.SOL_SOCKET, 57, 8))[0] if i == 0 else i)
+        c.sendall(request)
+        assert c.recv(8, socket.MSG_WAITALL) == request, i
+    print("exchanged", flush=True)
+
