@@ -368,7 +368,10 @@ unsafe fn serve_in(
                     && chan.inherited.load(Relaxed) == 0
                 {
                     chan.queues(chan.role())[n].armed.store(0, Relaxed);
-                    ring::take_ready(&chan.queues(chan.role())[n]);
+                    poller::disclaim(chan, n, |slot| {
+                        let ep = chan.endpoint(slot);
+                        set.iter().any(|p| ep.is_some() && on_ring(p.fd).map(|(e, _)| e) == ep)
+                    });
                 }
             }
             if work[bell].revents != 0 {

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 use rendezvous::bell;
 use shmring::layout::{DOZING, POLLERS};
+use shmring::ring::{self, About};
 use shmring::sys;
 
 struct Poller {
@@ -163,5 +164,22 @@ pub fn watch_slot(chan: &Chan, slot: usize, p: usize) {
     let mine = &chan.slot(slot).side[chan.role() as usize].pollers;
     if mine.load(Relaxed) & (1 << p) == 0 {
         mine.fetch_or(1 << p, AcqRel);
+    }
+}
+
+/// Poller `p` was told of news of connections of `chan`. Those for which `wanted` says no were asked for by whoever had the
+/// number before: their peers do not tell it any more. To be called by whoever has the number.
+pub fn disclaim(chan: &Chan, p: usize, wanted: impl Fn(usize) -> bool) {
+    let q = &chan.queues(chan.role())[p];
+    for about in [About::Stream, About::Aside] {
+        let mut bits = ring::marks(q, about);
+        while bits != 0 {
+            let slot = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            if !wanted(slot) {
+                chan.slot(slot).side[chan.role() as usize].pollers.fetch_and(!(1 << p), AcqRel);
+                ring::take(q, about, 1 << slot);
+            }
+        }
     }
 }

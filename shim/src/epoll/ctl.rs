@@ -239,8 +239,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         held.release();
     }
     // An exclusive watch wakes one waiter or more (epoll_ctl(2)): from the ring it wakes all.
-    let exclusive = want.events & EPOLLEXCLUSIVE as u32 != 0 && ep.state() != State::Attached;
-    if op == libc::EPOLL_CTL_ADD && (exclusive || !watchable(fd)) {
+    if op == libc::EPOLL_CTL_ADD && !watchable(fd) {
         leave::retire(fd, Reason::EpollShared);
         return native();
     }
@@ -366,12 +365,12 @@ fn change(
             w.flags.store(TAGGED | PARKED, Relaxed);
             0
         }
+        (libc::EPOLL_CTL_MOD, Some(w)) if w.events.load(Relaxed) & EPOLLEXCLUSIVE as u32 != 0 => {
+            // An exclusive watch cannot be changed (epoll_ctl(2)).
+            real::set_errno(libc::EINVAL);
+            -1
+        }
         (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
-            if w.events.load(Relaxed) & EPOLLEXCLUSIVE as u32 != 0 {
-                // An exclusive watch cannot be changed (epoll_ctl(2)).
-                real::set_errno(libc::EINVAL);
-                return -1;
-            }
             if s.nested() && is_kernels(ep) {
                 let r = native();
                 if r == 0 {
@@ -393,7 +392,8 @@ fn change(
             0
         }
         (libc::EPOLL_CTL_MOD, Some(w)) => real::ret(modify(s, epfd, fd, w, want)) as c_int,
-        (libc::EPOLL_CTL_DEL, Some(w)) if s.owe(fd, w) => 0,
+        // An exclusive watch could not be changed into what the descriptor is put back with.
+        (libc::EPOLL_CTL_DEL, Some(w)) if w.events.load(Relaxed) & EPOLLEXCLUSIVE as u32 == 0 && s.owe(fd, w) => 0,
         (libc::EPOLL_CTL_DEL, Some(w)) => {
             let r = native();
             if r == 0 {
@@ -500,9 +500,15 @@ pub(super) fn take_over(s: &Set, i: usize, epfd: c_int, fd: c_int, w: &Watch, ep
     s.forgo(fd);
     // An armed oneshot: see `may_attach`, after which it was armed again.
     // A refusal: the number was closed behind our back while its file lives on.
-    if oneshot && !oneshot_fired(epfd, fd)
-        || kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), tag() | id) < 0
-    {
+    let exclusive = events & EPOLLEXCLUSIVE as u32 != 0;
+    let how = if exclusive {
+        // It cannot be changed. What is ready now is an event of the new watch, too (ep_insert).
+        kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        libc::EPOLL_CTL_ADD
+    } else {
+        libc::EPOLL_CTL_MOD
+    };
+    if oneshot && !oneshot_fired(epfd, fd) || kernel_ctl(epfd, how, fd, lifeline_mask(events), tag() | id) < 0 {
         leave::retire(fd, Reason::EpollShared);
         return;
     }

@@ -704,6 +704,38 @@ def exclusive():
     say("read", s.now())
 
 
+def exclusive_before_attach():
+    """Two sets watch a connection exclusively from before it is one; at least one is told. Such a watch cannot be changed."""
+    l = listener()
+    b = socket.socket()
+    b.setblocking(True)
+    s, t = Set(), Set()
+    for x in (s, t):
+        x.add(b, IN | select.EPOLLEXCLUSIVE, "b")
+    b.connect(l.getsockname())
+    a, _ = l.accept()
+    for n in range(3):
+        a.send(b"x")
+        settled(b, 1)
+        say("one", s.next())
+        say("other", t.next())
+        print(drain(b))
+        say("read", s.now())
+        say("read", t.now())
+    try:
+        s.ep.modify(b, IN)
+        print("changed")
+    except OSError as e:
+        print(e.errno)
+    s.drop(b)
+    s.add(b, IN, "b")
+    s.ep.modify(b, IN | OUT)
+    say("anew", s.now())
+    a.close()
+    say("end", s.next())
+    say("end", t.next())
+
+
 def forked():
     """A set that was made before a fork and is used by the child alone."""
     a, b = pair()

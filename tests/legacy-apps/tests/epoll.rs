@@ -48,6 +48,7 @@ scenarios! {
     timeouts: 2,
     faults: 2,
     exclusive: 2,
+    exclusive_before_attach: 1,
     forked: 2,
     shared: 4,
     kept: 2,
