@@ -22,7 +22,7 @@ pub fn by(why: Reason) {
         family::disable(why);
         epoll::hand_all_over();
         for fd in (0..fds::high()).filter(|&fd| fds::tracked(fd)) {
-            leave::retire(fd, why);
+            leave::surrender(fd, why);
         }
     }
 }

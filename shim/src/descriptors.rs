@@ -231,7 +231,7 @@ pub unsafe fn dup(fd: c_int) -> c_int {
 pub fn handing_on(fd: c_int) {
     match fds::get(fd) {
         Kind::Epoll(i) => epoll::hand_over(i),
-        _ => leave::retire(fd, Reason::Exec),
+        _ => leave::surrender(fd, Reason::Exec),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 #![forbid(unsafe_code)]
 
+use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::{family, fds, lifeline, peer, rx, slots, tx};
 use core::sync::atomic::Ordering::Relaxed;
@@ -9,30 +10,47 @@ pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
 use shmring::switch::{RxPhase, TxPhase};
 
-/// Moves a connection to the kernel for good. No-op for what is not tracked.
+/// Moves a connection to the kernel for good; it is this library that goes on to read it. No-op for what is not tracked.
 ///
-/// Our sending side goes down at once. Our receiving side stops reading the ring; the peer sends what is
-/// unread over the lifeline as soon as it runs in our library again (it is woken if it sleeps there).
-/// If the peer was killed, nobody can do that any more. Where the next reader is one that we do not serve, the
-/// connection is then reset rather than cut short, unless nothing was left unread.
+/// Our sending side goes down at once; what it still has to repeat on the lifeline goes there ahead of our next send. Our
+/// receiving side stops reading the ring; the peer sends what is unread over the lifeline as soon as it runs in our library
+/// again (it is woken if it sleeps there), and our next receive takes it there. Nothing here waits for the lifeline.
 pub fn retire(fd: c_int, why: Reason) {
-    let served = matches!(
-        why,
-        Reason::Shared
-            | Reason::Oob
-            | Reason::Async
-            | Reason::EpollShared
-            | Reason::NoFd
-            | Reason::NoMemory
-            | Reason::Recalled
-    );
-    if !quit(fd, why, Unread::Rewind) && !served {
+    go(fd, why, Unread::Rewind, tx::leave);
+}
+
+/// Moves the sending side to the kernel, so that what the kernel is given next, by a call of its own, comes behind what was
+/// sent before.
+pub fn sending_side(fd: c_int, why: Reason) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+        && let Some(chan) = ep.chan()
+    {
+        tx::finish(ep, chan, fd);
+        ep.because(why);
+    } else {
+        retire(fd, why);
+    }
+}
+
+/// The same where the next reader is one that we do not serve: another program image, another process, stdio, the kernel in
+/// a call of its own.
+///
+/// If the peer was killed, or does not run in our library in time, nobody can give that reader what is unread on the ring.
+/// The connection is then reset rather than cut short, unless nothing was left unread.
+pub fn surrender(fd: c_int, why: Reason) {
+    if !quit(fd, why, Unread::Rewind) {
         lifeline::reset(fd, why);
     }
 }
 
 /// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
 pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
+    go(fd, why, unread, tx::finish)
+}
+
+/// The same; `send` takes the sending side down.
+fn go(fd: c_int, why: Reason, unread: Unread, send: fn(Ep, &Chan, c_int)) -> bool {
     let Some(ep) = fds::endpoint(fd) else { return true };
     let life = ep.life();
     if fds::endpoint(fd) != Some(ep) {
@@ -43,7 +61,7 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
         return true;
     }
     let Some(chan) = ep.chan() else { return true };
-    tx::finish(ep, chan, fd);
+    send(ep, chan, fd);
     ep.because(why);
     let complete = rx::leave(ep, chan, fd, life, unread, why);
     chan.notify_aside(ep.slot.load(Relaxed) as usize);

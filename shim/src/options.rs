@@ -253,7 +253,7 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
             }
             (libc::IPPROTO_TCP, libc::TCP_CORK) => tx::tell_cork(ep, fd),
             // It receives.
-            (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::retire(fd, Reason::Option),
+            (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::surrender(fd, Reason::Option),
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ unsafe fn retire(cb: *const aiocb) {
     }
     // SAFETY: the program's structure, or a fault.
     if let Ok(fd) = unsafe { peek(&raw const (*cb).aio_fildes) } {
-        leave::retire(fd, Reason::Stdio);
+        leave::surrender(fd, Reason::Stdio);
     }
 }
 

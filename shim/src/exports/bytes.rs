@@ -144,7 +144,7 @@ pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, of
             if flags == 0 {
                 return readv(fd, v, n);
             }
-            leave::retire(fd, Reason::Option);
+            leave::surrender(fd, Reason::Option);
         }
         real::preadv2(fd, v, n, off, flags)
     }
@@ -165,7 +165,7 @@ pub unsafe extern "C-unwind" fn pwritev2(fd: c_int, v: *const iovec, n: c_int, o
             if flags == 0 {
                 return writev(fd, v, n);
             }
-            leave::retire(fd, Reason::Option);
+            leave::sending_side(fd, Reason::Option);
         }
         real::pwritev2(fd, v, n, off, flags)
     }
@@ -318,8 +318,8 @@ pub unsafe extern "C-unwind" fn splice(
 ) -> ssize_t {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::retire(i, Reason::Splice);
-        leave::retire(o, Reason::Splice);
+        leave::surrender(i, Reason::Splice);
+        leave::surrender(o, Reason::Splice);
         real::splice(i, io_, o, oo, n, flags)
     }
 }

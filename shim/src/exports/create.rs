@@ -99,7 +99,7 @@ unsafe fn reopening(f: *mut FILE) {
     if !f.is_null() {
         let saved = real::errno();
         // SAFETY: a stream. A closed or memory stream answers -1, which is nobody's.
-        leave::retire(unsafe { libc::fileno(f) }, Reason::Stdio);
+        leave::surrender(unsafe { libc::fileno(f) }, Reason::Stdio);
         real::set_errno(saved);
     }
 }

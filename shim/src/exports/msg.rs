@@ -51,7 +51,7 @@ unsafe fn passing(m: &msghdr) {
             if kind == libc::SCM_RIGHTS {
                 match fds::get(fd) {
                     Kind::Epoll(i) => epoll::hand_over(i),
-                    _ => leave::retire(fd, Reason::Passed),
+                    _ => leave::surrender(fd, Reason::Passed),
                 }
             }
         });
@@ -113,7 +113,7 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
         },
         Some(v) => {
             // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
-            leave::retire(fd, Reason::Option);
+            leave::sending_side(fd, Reason::Option);
             (native(), v.len)
         }
         None => (native(), 0),

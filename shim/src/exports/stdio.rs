@@ -11,7 +11,7 @@ use shmring::family::Reason;
 pub unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::retire(fd, Reason::Stdio);
+        leave::surrender(fd, Reason::Stdio);
         real::fdopen(fd, mode)
     }
 }
@@ -50,7 +50,7 @@ pub unsafe extern "C-unwind" fn _IO_fclose(f: *mut FILE) -> c_int {
 pub unsafe extern "C-unwind" fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::retire(fd, Reason::Stdio);
+        leave::surrender(fd, Reason::Stdio);
         real::vdprintf(fd, format, args)
     }
 }
@@ -65,7 +65,7 @@ pub unsafe extern "C-unwind" fn __vdprintf_chk(
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::retire(fd, Reason::Stdio);
+        leave::surrender(fd, Reason::Stdio);
         real::__vdprintf_chk(fd, flag, format, args)
     }
 }

@@ -38,15 +38,15 @@ def once(last, rate=None):
 
     fill()
     full = sent
-    if rate:
-        # What the kernel has accepted comes no faster than this.
-        sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
     # Under culvert, the connection is attached in these steps, and the sender goes up behind what it has sent.
     for _ in range(200):
         got += receiver.recv(1)
         fill()
         if sent > full + (1 << 20):
             break
+    if rate:
+        # What the kernel has accepted comes no faster than this: the connection is the kernel's again.
+        sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
     last(sender)
     poll = select.poll()
     poll.register(receiver, select.POLLIN)
