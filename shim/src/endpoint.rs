@@ -40,6 +40,8 @@ pub struct Local {
     /// The connection was attached by the process that this one was forked from. Its peer knows that process's
     /// doorbells only: this one sleeps in bounded steps.
     pub inherited: AtomicU32,
+    /// The thread that has the connection's queue for a thread that sleeps on it alone; 0: none (`poller::Alone`).
+    pub alone: AtomicU32,
     /// The program's SO_LINGER, while the connection of a process that is about to end has another (`closing`); else 0.
     pub lingers: AtomicU64,
 }
@@ -59,6 +61,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         asked: AtomicU32::new(0),
         answers: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
+        alone: AtomicU32::new(0),
         lingers: AtomicU64::new(0),
     }
 }; ENDPOINTS];

@@ -337,6 +337,7 @@ pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
     l.offered.store(0, Relaxed);
     l.kept.store(0, Relaxed);
     l.inherited.store(0, Relaxed);
+    l.alone.store(0, Relaxed);
     l.lingers.store(0, Relaxed);
     l.asked.store(0, Relaxed);
     l.answers.store(0, Relaxed);

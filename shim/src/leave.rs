@@ -13,10 +13,16 @@ use shmring::switch::{RxPhase, TxPhase};
 /// Moves a connection to the kernel for good; it is this library that goes on to read it. No-op for what is not tracked.
 ///
 /// Our sending side goes down at once; what it still has to repeat on the lifeline goes there ahead of our next send. Our
-/// receiving side stops reading the ring; the peer sends what is unread over the lifeline as soon as it runs in our library
-/// again (it is woken if it sleeps there), and our next receive takes it there. Nothing here waits for the lifeline.
+/// receiving side reads what lies on the ring, which needs nothing of the peer: it may be busy, or asleep outside of the
+/// library, for as long as it likes. Where somebody waits for the lifeline without us (a signal, an epoll set of another
+/// process, urgent data), the bytes have to go there: the peer sends what is unread over the lifeline as soon as it runs in
+/// our library again (it is woken if it sleeps there). Nothing here waits for the lifeline.
 pub fn retire(fd: c_int, why: Reason) {
-    go(fd, why, Unread::Rewind, tx::leave);
+    let unread = match why {
+        Reason::Option | Reason::Shared | Reason::Recalled => Unread::Keep,
+        _ => Unread::Rewind,
+    };
+    go(fd, why, unread, tx::leave);
 }
 
 /// Moves the sending side to the kernel, so that what the kernel is given next, by a call of its own, comes behind what was

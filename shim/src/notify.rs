@@ -28,10 +28,12 @@ impl Chan {
         let peer = self.role().peer();
         let mut rung = 0;
         let stamp = Some(Stamp { told, now: sys::cycles_in_order });
-        ring::notify(&self.slot(slot).side[peer as usize], self.queues(peer), slot, about, stamp, |sleeper| {
+        let h = self.slot(slot);
+        let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
+        ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
             rung += 1;
             match sleeper {
-                Sleeper::Bell(p) => poller::ring_peer(self, p),
+                Sleeper::Bell(_, q) => poller::ring_at(q),
                 Sleeper::Word(w) => wake(w),
             }
         });
@@ -44,9 +46,10 @@ impl Chan {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
             let role = self.role();
-            let side = &self.slot(slot).side[role as usize];
-            ring::notify(side, self.queues(role), slot, About::Aside, None, |sleeper| match sleeper {
-                Sleeper::Bell(p) => poller::ring_own(p),
+            let h = self.slot(slot);
+            let (side, alone) = (&h.side[role as usize], &h.alone[role as usize]);
+            ring::notify(side, self.queues(role), alone, slot, About::Aside, None, |sleeper| match sleeper {
+                Sleeper::Bell(_, q) => poller::ring_at(q),
                 Sleeper::Word(w) => wake(w),
             });
         }

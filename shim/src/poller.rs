@@ -6,32 +6,75 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::Chan;
+use crate::endpoint::Ep;
 use crate::own;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
 use rendezvous::bell;
-use shmring::layout::{DOZING, POLLERS};
+use shmring::layout::{ALONE, DOZING, POLLERS, Queue};
 use shmring::ring::{self, About};
 use shmring::sys;
 
-struct Poller {
-    bell: AtomicI32,
+struct Bell {
+    fd: AtomicI32,
     /// What rings it.
     name: AtomicU64,
     key: AtomicU64,
+    /// 0, or what it is used by: a poller, or the thread with this id.
     used: AtomicU32,
+}
+
+impl Bell {
+    const fn new() -> Bell {
+        Bell { fd: AtomicI32::new(-1), name: AtomicU64::new(0), key: AtomicU64::new(0), used: AtomicU32::new(0) }
+    }
+
+    fn take(&self, by: u32) -> bool {
+        self.used.compare_exchange(0, by, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Makes sure that it is there; else gives it back.
+    fn ready(&'static self) -> bool {
+        let there = self.fd.load(Relaxed) >= 0 || self.open();
+        if !there {
+            self.used.store(0, Relaxed);
+        }
+        there
+    }
+
+    fn open(&'static self) -> bool {
+        if !can_ring() {
+            return false;
+        }
+        let Ok(b) = bell::open(|fd| fd) else { return false };
+        self.name.store(b.name, Relaxed);
+        self.key.store(b.key, Relaxed);
+        // A thread in another network namespace than the ringer's would hang it where nobody finds it.
+        let heard = ring(b.name, b.key);
+        bell::drain(b.fd);
+        self.fd.store(b.fd, Relaxed);
+        if !heard {
+            sys::close(self.fd.swap(-1, Relaxed));
+        }
+        heard && own::adopt(&self.fd)
+    }
+
+    /// The child of a fork shares its parent's: it must have its own.
+    fn forget(&'static self) {
+        own::discard(&self.fd);
+        self.used.store(0, Relaxed);
+    }
+}
+
+struct Poller {
+    bell: Bell,
     generation: AtomicU32,
 }
 
-static ALL: [Poller; POLLERS] = [const {
-    Poller {
-        bell: AtomicI32::new(-1),
-        name: AtomicU64::new(0),
-        key: AtomicU64::new(0),
-        used: AtomicU32::new(0),
-        generation: AtomicU32::new(0),
-    }
-}; POLLERS];
+static ALL: [Poller; POLLERS] = [const { Poller { bell: Bell::new(), generation: AtomicU32::new(0) } }; POLLERS];
+
+/// Doorbells of threads that sleep on one connection, and have no poller: see `ALONE`.
+static THREADS: [Bell; 1024] = [const { Bell::new() }; 1024];
 
 /// The socket that rings. A forked child uses its parent's.
 static RINGER: AtomicI32 = AtomicI32::new(-1);
@@ -66,55 +109,30 @@ pub const STEP: u64 = 5_000_000;
 /// Takes a poller with a doorbell: the one this thread had last, which its peers know; else one that has a
 /// doorbell; else a new one.
 pub fn acquire() -> Option<usize> {
-    let take = |i: usize| ALL[i].used.compare_exchange(0, 1, AcqRel, Relaxed).is_ok();
+    let take = |i: usize| ALL[i].bell.take(1);
     let last = crate::tls::tls().habits.poller.get() as usize;
     let p = last
         .checked_sub(1)
-        .filter(|&i| i < POLLERS && take(i))
-        .or_else(|| (0..POLLERS).find(|&i| ALL[i].bell.load(Relaxed) >= 0 && take(i)))
-        .or_else(|| (0..POLLERS).find(|&i| take(i)))?;
+        .filter(|&i| i < ALONE && take(i))
+        .or_else(|| (0..ALONE).find(|&i| ALL[i].bell.fd.load(Relaxed) >= 0 && take(i)))
+        .or_else(|| (0..ALONE).find(|&i| take(i)))?;
     crate::tls::tls().habits.poller.set(p as u32 + 1);
-    if ALL[p].bell.load(Relaxed) < 0 && !hang_bell(p) {
-        release(p);
-        return None;
-    }
-    Some(p)
-}
-
-fn hang_bell(p: usize) -> bool {
-    if !can_ring() {
-        return false;
-    }
-    let Ok(b) = bell::open(|fd| fd) else { return false };
-    let t = &ALL[p];
-    t.name.store(b.name, Relaxed);
-    t.key.store(b.key, Relaxed);
-    // A thread in another network namespace than the ringer's would hang it where nobody finds it.
-    let heard = ring(b.name, b.key);
-    bell::drain(b.fd);
-    t.bell.store(b.fd, Relaxed);
-    if !heard {
-        sys::close(t.bell.swap(-1, Relaxed));
-    }
-    heard && own::adopt(&t.bell)
+    ALL[p].bell.ready().then_some(p)
 }
 
 /// Gives a poller back; its doorbell is kept for the next.
 pub fn release(p: usize) {
-    ALL[p].used.store(0, Relaxed);
+    ALL[p].bell.used.store(0, Relaxed);
 }
 
 /// A poller's doorbell.
 pub fn bell(p: usize) -> i32 {
-    ALL[p].bell.load(Relaxed)
+    ALL[p].bell.fd.load(Relaxed)
 }
 
-/// The child of a fork shares its parent's doorbells: it must have its own.
+/// The child of a fork has doorbells of its own.
 pub fn after_fork_child() {
-    for p in &ALL {
-        own::discard(&p.bell);
-        p.used.store(0, Relaxed);
-    }
+    ALL.iter().map(|p| &p.bell).chain(&THREADS).for_each(Bell::forget);
 }
 
 /// A new sleep generation of a poller; never 0.
@@ -129,17 +147,16 @@ pub fn drain(p: usize) {
 
 /// Rings one of our own doorbells, if there is one.
 pub fn ring_own(p: usize) {
-    let t = &ALL[p];
-    if t.bell.load(Relaxed) >= 0 {
-        ring(t.name.load(Relaxed), t.key.load(Relaxed));
+    let b = &ALL[p].bell;
+    if b.fd.load(Relaxed) >= 0 {
+        ring(b.name.load(Relaxed), b.key.load(Relaxed));
     }
 }
 
-/// Rings the doorbell of poller `p` of the other side of `chan`, as that side says. Before the poller was armed, it said so.
-pub fn ring_peer(chan: &Chan, p: usize) {
-    // B: pairs with the fence in `tell`; the poller is known to be armed.
+/// Rings the doorbell that a queue names, as its owner says. Before the poller was armed, it said so.
+pub fn ring_at(q: &Queue) {
+    // B: pairs with the fence in `hang`; the poller is known to be armed.
     fence(Acquire);
-    let q = &chan.queues(chan.role().peer())[p];
     let name = q.bell.load(Relaxed);
     if name != 0 {
         ring(name, q.key.load(Relaxed));
@@ -149,8 +166,13 @@ pub fn ring_peer(chan: &Chan, p: usize) {
 /// Tells the other side of `chan` what rings poller `p`. Call before the poller is armed there.
 #[inline]
 pub fn tell(chan: &Chan, p: usize) {
-    let (t, q) = (&ALL[p], &chan.queues(chan.role())[p]);
-    let (name, key) = (t.name.load(Relaxed), t.key.load(Relaxed));
+    hang(&ALL[p].bell, &chan.queues(chan.role())[p]);
+}
+
+/// Names a doorbell in a queue. Call before the queue is armed.
+#[inline]
+fn hang(b: &Bell, q: &Queue) {
+    let (name, key) = (b.name.load(Relaxed), b.key.load(Relaxed));
     if q.bell.load(Relaxed) != name || q.key.load(Relaxed) != key {
         q.bell.store(name, Relaxed);
         q.key.store(key, Relaxed);
@@ -182,4 +204,67 @@ pub fn disclaim(chan: &Chan, p: usize, wanted: impl Fn(usize) -> bool) {
             }
         }
     }
+}
+
+/// A thread that sleeps on one connection alone, with the connection's own queue for such a thread.
+pub struct Alone {
+    ep: Ep,
+    /// Its doorbell, in [`THREADS`], once it has one.
+    bell: Option<usize>,
+}
+
+impl Alone {
+    /// Takes the queue. `None`: another thread of this process has it, or this process may not use it.
+    pub fn take(ep: Ep) -> Option<Alone> {
+        let (mine, word) = (crate::tls::tid(), &ep.local().alone);
+        // Our own: a handler has left our sleep by longjmp, or sleeps inside it; the outer sleep looks again.
+        let taken = word.load(Relaxed) == mine || word.compare_exchange(0, mine, AcqRel, Relaxed).is_ok();
+        (taken && ep.local().inherited.load(Relaxed) == 0).then_some(Alone { ep, bell: None })
+    }
+
+    /// Where peers find it.
+    pub fn queue(&self, chan: &'static Chan) -> &'static Queue {
+        &chan.slot(self.ep.slot.load(Relaxed) as usize).alone[chan.role() as usize]
+    }
+
+    /// Its doorbell, named in the queue. `None`: there is none to be had.
+    pub fn hang(&mut self, q: &Queue) -> Option<i32> {
+        let (mine, habit) = (crate::tls::tid(), &crate::tls::tls().habits.bell);
+        let of = |i: usize| THREADS.get(i);
+        let take = |i: usize| of(i).is_some_and(|b| b.take(mine));
+        let last = (habit.get() as usize).wrapping_sub(1);
+        let i = Some(last)
+            .filter(|&i| take(i))
+            .or_else(|| (0..THREADS.len()).find(|&i| THREADS[i].fd.load(Relaxed) >= 0 && take(i)))
+            .or_else(|| (0..THREADS.len()).find(|&i| take(i)))?;
+        habit.set(i as u32 + 1);
+        let b = &THREADS[i];
+        if !b.ready() {
+            return None;
+        }
+        self.bell = Some(i);
+        hang(b, q);
+        Some(b.fd.load(Relaxed))
+    }
+
+    /// Empties its doorbell.
+    pub fn drain(&self) {
+        if let Some(i) = self.bell {
+            bell::drain(THREADS[i].fd.load(Relaxed));
+        }
+    }
+
+    /// Gives back what it has.
+    pub fn release(self) {
+        if let Some(i) = self.bell {
+            THREADS[i].used.store(0, Relaxed);
+        }
+        let _ = self.ep.local().alone.compare_exchange(crate::tls::tid(), 0, Release, Relaxed);
+    }
+}
+
+/// A new sleep generation of a thread that sleeps alone; never 0.
+pub fn generation_alone() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    (LAST.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
 }

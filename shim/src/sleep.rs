@@ -7,13 +7,15 @@
 use crate::channel::Chan;
 use crate::clock::now;
 use crate::endpoint::Ep;
-use crate::poller::{STEP, acquire, bell, drain, generation, release, tell, watch_slot};
+use crate::poller::{
+    Alone, STEP, acquire, bell, disclaim, drain, generation, generation_alone, release, tell, watch_slot,
+};
 use crate::real;
 use crate::signals::{self, Runs};
 use crate::sleepers::lie_on;
 use crate::tls::tls;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::layout::{DOZING, Queue, SLOTS};
+use shmring::layout::{ALONE, DOZING, Queue, SLOTS};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
 
@@ -31,28 +33,102 @@ pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed) != 0 || ep.rx_leaving.load(Relaxed) != 0
 }
 
+/// How peers find this sleep.
+enum Place {
+    /// By the connection's own queue for a thread that sleeps on it alone.
+    Alone(Alone),
+    /// By a poller: another thread has that queue.
+    Poller(usize),
+    /// They do not: the process inherited the connection, or is out of pollers.
+    Nowhere,
+}
+
 /// One sleep.
-struct Sleep<'a> {
-    chan: &'a Chan,
-    /// The poller, if there is one whose doorbell the peer has or may be sent.
-    poller: Option<usize>,
-    /// Its word, as this sleep armed it last.
+struct Sleep {
+    chan: &'static Chan,
+    slot: usize,
+    place: Place,
+    /// The word of its queue, as this sleep armed it last.
     armed: u32,
     /// News may come without a wake-up: the sleep lasts [`STEP`] at most.
     bounded: bool,
 }
 
-impl Sleep<'_> {
-    fn queue(&self, p: usize) -> &Queue {
-        &self.chan.queues(self.chan.role())[p]
+impl Sleep {
+    fn new(ep: Ep, chan: &'static Chan) -> Sleep {
+        let place = match Alone::take(ep) {
+            Some(alone) => Place::Alone(alone),
+            None if ep.local().inherited.load(Relaxed) != 0 => Place::Nowhere,
+            None => acquire().map_or(Place::Nowhere, Place::Poller),
+        };
+        let slot = ep.slot.load(Relaxed) as usize;
+        match place {
+            Place::Alone(_) => watch_slot(chan, slot, ALONE),
+            Place::Poller(p) => {
+                watch_slot(chan, slot, p);
+                tell(chan, p);
+            }
+            Place::Nowhere => {}
+        }
+        let bounded = matches!(place, Place::Nowhere);
+        Sleep { chan, slot, place, armed: 0, bounded }
+    }
+
+    fn queue(&self) -> Option<&'static Queue> {
+        match &self.place {
+            Place::Alone(a) => Some(a.queue(self.chan)),
+            Place::Poller(p) => Some(&self.chan.queues(self.chan.role())[*p]),
+            Place::Nowhere => None,
+        }
     }
 
     fn arm(&mut self, how: u32) {
-        if let Some(p) = self.poller {
-            self.armed = generation(p) | how;
-            ring::arm(self.queue(p), self.armed);
+        if let Some(q) = self.queue() {
+            self.armed = how
+                | match self.place {
+                    Place::Poller(p) => generation(p),
+                    _ => generation_alone(),
+                };
+            ring::arm(q, self.armed);
         }
         ring::armed();
+    }
+
+    /// The doorbell to sleep on; -1 if there is none.
+    fn hang(&mut self) -> i32 {
+        match &mut self.place {
+            Place::Alone(a) => {
+                let queue = a.queue(self.chan);
+                a.hang(queue).unwrap_or(-1)
+            }
+            Place::Poller(p) => bell(*p),
+            Place::Nowhere => -1,
+        }
+    }
+
+    fn drain(&self) {
+        match &self.place {
+            Place::Alone(a) => a.drain(),
+            Place::Poller(p) => drain(*p),
+            Place::Nowhere => {}
+        }
+    }
+
+    /// Only the word of this sleep is cleared: a handler may have forked inside it, and in the child the word is the
+    /// parent's.
+    fn end(self) {
+        if let Some(q) = self.queue() {
+            let _ = q.armed.compare_exchange(self.armed, 0, Relaxed, Relaxed);
+        }
+        match self.place {
+            Place::Alone(a) => a.release(),
+            Place::Poller(p) => {
+                disclaim(self.chan, p, |slot| slot == self.slot % SLOTS);
+                ring::take_ready(&self.chan.queues(self.chan.role())[p]);
+                release(p);
+            }
+            Place::Nowhere => {}
+        }
     }
 }
 
@@ -73,30 +149,13 @@ pub unsafe fn sleep(
     // A doze is no cancellation point; nothing is held yet.
     // SAFETY: the caller's obligation.
     unsafe { real::pthread_testcancel() };
-    let poller = if ep.local().inherited.load(Relaxed) != 0 { None } else { acquire() };
-    let mut s = Sleep { chan, poller, armed: 0, bounded: true };
-    if let Some(p) = poller {
-        watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
-        tell(chan, p);
-        s.bounded = false;
-    }
+    let mut s = Sleep::new(ep, chan);
     let r = match doze(&mut s, ep, deadline, since, &ready) {
         Some(r) => r,
         // SAFETY: the caller's obligation.
         None => unsafe { sleep_deep(&mut s, ep, fd, events, deadline, since, &ready) },
     };
-    if let Some(p) = poller {
-        // Only the word of this sleep: a handler may have forked inside it, and in the child the word is the parent's.
-        let _ = s.queue(p).armed.compare_exchange(s.armed, 0, Relaxed, Relaxed);
-        let mut others = ring::take_ready(s.queue(p)) & !(1 << (ep.slot.load(Relaxed) % SLOTS as u32));
-        while others != 0 {
-            // Told of a connection that another had this number for.
-            let side = &chan.slot(others.trailing_zeros() as usize).side[chan.role() as usize];
-            side.pollers.fetch_and(!(1 << p), Relaxed);
-            others &= others - 1;
-        }
-        release(p);
-    }
+    s.end();
     r
 }
 
@@ -132,13 +191,13 @@ fn doze(
     ready: &impl Fn() -> bool,
 ) -> Option<Result<(), i32>> {
     let deep = &tls().habits.deep;
-    let p = s.poller.filter(|_| !s.bounded && deep.get() == 0 && dozes(ep))?;
+    let queue = s.queue().filter(|_| !s.bounded && deep.get() == 0 && dozes(ep))?;
     s.arm(DOZING);
     let left = match last_look(s, ep, deadline, ready) {
         Ok(left) => left,
         Err(over) => return Some(over),
     };
-    let word = &s.queue(p).armed;
+    let word = &queue.armed;
     lie_on(Some(word));
     let r = signals::futex(word, s.armed, left.unwrap_or(STEP).min(STEP), since);
     lie_on(None);
@@ -166,6 +225,9 @@ unsafe fn sleep_deep(
     since: Runs,
     ready: &impl Fn() -> bool,
 ) -> Result<(), i32> {
+    let doorbell = s.hang();
+    // Without one, news come without a wake-up.
+    s.bounded |= doorbell < 0;
     s.arm(0);
     let mut left = match last_look(s, ep, deadline, ready) {
         Ok(left) => left,
@@ -180,10 +242,8 @@ unsafe fn sleep_deep(
         // send them, whatever this sleep is for.
         events |= libc::POLLOUT;
     }
-    let mut p = [
-        libc::pollfd { fd, events, revents: 0 },
-        libc::pollfd { fd: s.poller.map_or(-1, bell), events: libc::POLLIN, revents: 0 },
-    ];
+    let mut p =
+        [libc::pollfd { fd, events, revents: 0 }, libc::pollfd { fd: doorbell, events: libc::POLLIN, revents: 0 }];
     let begun = now();
     // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
     let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
@@ -191,10 +251,8 @@ unsafe fn sleep_deep(
         // The sleep was shorter than a doze may be: the next one is a doze again.
         tls().habits.deep.set(0);
     }
-    if let Some(n) = s.poller
-        && p[1].revents != 0
-    {
-        drain(n);
+    if p[1].revents != 0 {
+        s.drain();
     }
     if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) }
 }

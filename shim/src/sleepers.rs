@@ -5,79 +5,118 @@
 use crate::endpoint::Ep;
 use crate::fds;
 use core::ffi::CStr;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicUsize};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use libc::c_int;
 use shmring::{lnx, sys};
 
 /// A thread in a blocking call on a connection, for those who close its descriptor meanwhile. A thread that left
 /// the call by cancellation or longjmp is still named: see [`slept_on`].
 struct Sleeper {
-    tid: AtomicU32,
-    /// Endpoint index + 1, 0 if none.
-    ep: AtomicU32,
+    /// The thread that had this place last, and the connection that it sleeps on: see [`Who`].
+    who: AtomicU64,
     /// Address of the word that it dozes on, 0 if it does not.
     word: AtomicUsize,
 }
 
-static SLEEPERS: [Sleeper; 256] =
-    [const { Sleeper { tid: AtomicU32::new(0), ep: AtomicU32::new(0), word: AtomicUsize::new(0) } }; 256];
+/// What [`Sleeper::who`] says. One word, so that a place whose thread is awake can be taken by another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Who {
+    tid: u32,
+    /// Endpoint index + 1; 0: it is awake.
+    ep: u32,
+}
+
+impl Who {
+    fn from_word(w: u64) -> Who {
+        Who { tid: (w >> 32) as u32, ep: w as u32 }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.tid) << 32 | u64::from(self.ep)
+    }
+}
+
+static SLEEPERS: [Sleeper; 4096] = [const { Sleeper { who: AtomicU64::new(0), word: AtomicUsize::new(0) } }; 4096];
+/// Places that were ever used are below this one: as many as threads slept at the same time.
+static HIGH: AtomicUsize = AtomicUsize::new(0);
+
+/// The places in use, among others.
+fn known() -> &'static [Sleeper] {
+    &SLEEPERS[..HIGH.load(SeqCst).min(SLEEPERS.len())]
+}
 
 /// The threads that slept are those of the process that this one was forked from.
 pub fn after_fork_child() {
-    for s in &SLEEPERS {
-        s.tid.store(0, Relaxed);
-        s.ep.store(0, Relaxed);
-    }
+    known().iter().for_each(|s| s.who.store(0, Relaxed));
 }
 
 /// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
 pub fn lie_down(ep: Ep) {
     let t = crate::tls::tls();
-    let (mine, place) = (t.tid(), &t.habits.place);
-    let owned = |i: usize| SLEEPERS.get(i).is_some_and(|s| s.tid.load(Relaxed) == mine);
-    let mut i = (place.get() as usize).wrapping_sub(1);
-    if !owned(i) {
-        let take = |s: &Sleeper, from| s.tid.compare_exchange(from, mine, AcqRel, Relaxed).is_ok();
-        let free = SLEEPERS.iter().position(|s| take(s, 0)).or_else(|| {
-            SLEEPERS.iter().position(|s| {
-                let old = s.tid.load(Relaxed);
-                !s.asleep() && take(s, old)
-            })
-        });
-        // More threads than places: this one's sleep is not known to others.
-        let Some(free) = free else { return };
-        i = free;
-        place.set(i as u32 + 1);
+    let me = Who { tid: t.tid(), ep: ep.index() + 1 };
+    let take = |s: &Sleeper, from: Who| {
+        let taken = s.who.compare_exchange(from.word(), me.word(), SeqCst, Relaxed).is_ok();
+        if taken {
+            s.word.store(0, SeqCst);
+        }
+        taken
+    };
+    let own = |s: &Sleeper| {
+        let from = Who::from_word(s.who.load(Relaxed));
+        // A sleep of ours that a handler has left by longjmp, or runs inside, counts as this one.
+        from.tid == me.tid && take(s, from)
+    };
+    if known().get((t.habits.place.get() as usize).wrapping_sub(1)).is_some_and(own) {
+        return;
     }
-    SLEEPERS[i].word.store(0, Relaxed);
-    SLEEPERS[i].ep.store(ep.index() + 1, SeqCst);
+    let awake = |s: &Sleeper| {
+        let from = Who::from_word(s.who.load(Relaxed));
+        from.ep == 0 && take(s, from)
+    };
+    let fresh = || {
+        let n = HIGH.fetch_update(SeqCst, SeqCst, |n| (n < SLEEPERS.len()).then_some(n + 1)).ok()?;
+        awake(&SLEEPERS[n]).then_some(n)
+    };
+    // The thread is gone, or has left its call by cancellation or longjmp.
+    let left = |s: &Sleeper| {
+        let from = Who::from_word(s.who.load(Relaxed));
+        !s.asleep() && take(s, from)
+    };
+    // More threads than places: this one's sleep is not known to others.
+    let place = known().iter().position(awake).or_else(fresh).or_else(|| known().iter().position(left));
+    t.habits.place.set(place.map_or(0, |i| i as u32 + 1));
 }
 
-/// This thread's place among those who sleep.
-fn place() -> Option<&'static Sleeper> {
+/// This thread's place among those who sleep, and what it says.
+fn place() -> Option<(&'static Sleeper, Who)> {
     let t = crate::tls::tls();
-    SLEEPERS.get((t.habits.place.get() as usize).wrapping_sub(1)).filter(|s| s.tid.load(Relaxed) == t.tid())
+    let s = known().get((t.habits.place.get() as usize).wrapping_sub(1))?;
+    let who = Who::from_word(s.who.load(Relaxed));
+    (who.tid == t.tid()).then_some((s, who))
 }
 
 /// Notes the word on which this thread is about to doze.
 pub fn lie_on(word: Option<&AtomicU32>) {
-    if let Some(s) = place() {
+    if let Some((s, _)) = place() {
         s.word.store(word.map_or(0, |w| core::ptr::from_ref(w) as usize), SeqCst);
     }
 }
 
 /// This thread's blocking call is over.
 pub fn wake_up() {
-    if let Some(s) = place() {
-        s.ep.store(0, SeqCst);
+    if let Some((s, who)) = place() {
+        let _ = s.who.compare_exchange(who.word(), Who { ep: 0, ..who }.word(), SeqCst, Relaxed);
     }
 }
 
 /// Whether another thread of this process is in a blocking call on `ep`.
 pub fn slept_on(ep: Ep) -> bool {
     let me = crate::tls::tid();
-    SLEEPERS.iter().any(|s| s.ep.load(SeqCst) == ep.index() + 1 && s.tid.load(Relaxed) != me && s.asleep())
+    known().iter().any(|s| {
+        let who = Who::from_word(s.who.load(SeqCst));
+        who.ep == ep.index() + 1 && who.tid != me && s.asleep()
+    })
 }
 
 /// The number under which a thread that slept on `ep` as `fd` finds its file now.
@@ -97,7 +136,7 @@ impl Sleeper {
     /// Whether the thread sleeps in `ppoll`, or on its word, as our waits do, or runs.
     fn asleep(&self) -> bool {
         let mut path = *b"/proc/self/task/0000000000/syscall\0";
-        let mut v = self.tid.load(Relaxed);
+        let mut v = Who::from_word(self.who.load(Relaxed)).tid;
         for d in path[16..26].iter_mut().rev() {
             *d = b'0' + (v % 10) as u8;
             v /= 10;

@@ -90,6 +90,8 @@ pub struct Wait {
 /// How this thread waited last.
 #[repr(C)]
 pub struct Habits {
+    /// The doorbell that it had when it slept alone, + 1 (`poller::Alone`).
+    pub bell: Word,
     /// The poller that it had, + 1 (`poller::acquire`).
     pub poller: Word,
     /// Its place among those who sleep, + 1 (`sleepers::lie_down`).

@@ -23,7 +23,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 9 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 10 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -100,6 +100,10 @@ pub struct Offer {
 
 /// [`Queue::armed`]: the poller sleeps on this word (`FUTEX_WAIT`), and not for long, instead of on its doorbell.
 pub const DOZING: u32 = 1 << 31;
+
+/// The last poller stands for a thread that sleeps on one connection alone. It has no queue among the others but one in the
+/// connection's slot, [`SlotHeader::alone`], so that there may be as many such threads as connections.
+pub const ALONE: usize = POLLERS - 1;
 
 /// One poller of one side, as the other side sees it.
 #[repr(C, align(64))]
@@ -201,6 +205,8 @@ pub struct SlotHeader {
     pub producer: [Producer; 2],
     /// Indexed by the *sender's* `Role`.
     pub consumer: [Consumer; 2],
+    /// Indexed by `Role as usize`: see [`ALONE`].
+    pub alone: [Queue; 2],
 }
 
 const HEADER_ROOM: usize = PAGE - 2 * HOME;

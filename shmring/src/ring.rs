@@ -9,7 +9,7 @@
 //! `Sender::refresh`'s `head.load(Acquire)`: the reads are done before the room is given back. `base` is
 //! stable whenever the ring is non-empty, hence `Relaxed`.
 
-use crate::layout::{Consumer, DOZING, Producer, Queue, Side};
+use crate::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sys;
 
@@ -137,8 +137,8 @@ pub fn served(sender: &Side, wish: u32) {
 
 /// How a poller that sleeps is woken.
 pub enum Sleeper<'a> {
-    /// This one, by its doorbell.
-    Bell(usize),
+    /// This poller, by the doorbell that its queue names.
+    Bell(usize, &'a Queue),
     /// `FUTEX_WAKE` on this word, which is clear by now.
     Word(&'a AtomicU32),
 }
@@ -193,7 +193,8 @@ fn mark(word: &AtomicU64, bit: u64, mut stamp: impl FnMut()) {
     word.fetch_or(bit, Ordering::AcqRel);
 }
 
-/// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps.
+/// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps. `alone` is the queue of a thread that sleeps on
+/// this slot and nothing else: it needs no mark to know where to look.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`armed`]: either the
 /// sleeper's second look sees that store, or we see that it is armed. The doorbell is rung *before* the
@@ -202,15 +203,17 @@ fn mark(word: &AtomicU64, bit: u64, mut stamp: impl FnMut()) {
 pub fn notify(
     side: &Side,
     queues: &[Queue],
+    alone: &Queue,
     slot: usize,
     about: About,
     stamp: Option<Stamp>,
     mut wake: impl FnMut(Sleeper),
 ) {
+    let queue = |p: usize| if p == ALONE { alone } else { &queues[p] };
     let mut done = 0u64;
     loop {
         let mask = side.pollers.load(Ordering::Relaxed) & !done;
-        let mut m = mask;
+        let mut m = mask & !(1 << ALONE);
         // One time for all pollers.
         let mut now = None;
         while m != 0 {
@@ -227,7 +230,8 @@ pub fn notify(
         while m != 0 {
             let p = m.trailing_zeros() as usize;
             m &= m - 1;
-            let armed = &queues[p].armed;
+            let q = queue(p);
+            let armed = &q.armed;
             let generation = armed.load(Ordering::Relaxed);
             let clear = || armed.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
             if generation & DOZING != 0 {
@@ -235,7 +239,7 @@ pub fn notify(
                     wake(Sleeper::Word(armed));
                 }
             } else if generation != 0 {
-                wake(Sleeper::Bell(p));
+                wake(Sleeper::Bell(p, q));
                 clear();
             }
         }

@@ -216,8 +216,12 @@ struct Slot {
 impl Slot {
     fn new() -> Slot {
         let queues = || (0..POLLERS).map(|_| Queue::default()).collect();
-        let header =
-            SlotHeader { side: Default::default(), producer: Default::default(), consumer: Default::default() };
+        let header = SlotHeader {
+            side: Default::default(),
+            producer: Default::default(),
+            consumer: Default::default(),
+            alone: Default::default(),
+        };
         Slot { header, queues: [queues(), queues()] }
     }
 }
@@ -339,11 +343,12 @@ impl<'a> Victim<'a> {
         ring::notify(
             &h.side[1],
             &self.slot.queues[1],
+            &h.alone[1],
             n as usize % 64,
             About::Stream,
             Some(Stamp { told: &h.producer[0].told, now: || 7 }),
             |s| match s {
-                Sleeper::Bell(p) => assert!(p < POLLERS),
+                Sleeper::Bell(p, _) => assert!(p < POLLERS),
                 Sleeper::Word(_) => {}
             },
         );
@@ -655,13 +660,15 @@ fn notifying_ends_whatever_the_peer_claims() {
     side.pollers.store(1, Ordering::Relaxed);
     let told = AtomicU64::new(0);
     let stamp = Some(Stamp { told: &told, now: || 7 });
-    ring::notify(&side, &queues, 63, About::Stream, stamp, |s| {
-        let Sleeper::Bell(p) = s else { panic!("nobody dozes") };
+    let (alone, queues) = queues.split_last().unwrap();
+    ring::notify(&side, queues, alone, 63, About::Stream, stamp, |s| {
+        let Sleeper::Bell(p, q) = s else { panic!("nobody dozes") };
         rung += 1;
         // The peer adds the next poller each time one is rung, and arms the last again.
         side.pollers.fetch_or(1 << ((p + 1) % 64), Ordering::Relaxed);
-        queues[p].armed.store(9, Ordering::Relaxed);
+        q.armed.store(9, Ordering::Relaxed);
     });
     assert_eq!(rung, 64);
     assert!(queues.iter().all(|q| q.ready.load(Ordering::Relaxed) == 1 << 63));
+    assert_eq!(alone.ready.load(Ordering::Relaxed), 0);
 }

@@ -7,7 +7,7 @@
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
-use shmring::layout::{Consumer, DOZING, Producer, Queue, Side};
+use shmring::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
 use shmring::ring::{self, About, Geometry, Sleeper, Stamp};
 use shmring::sync::{AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -131,6 +131,7 @@ fn positions_wrap_around_u64() {
 struct Poller {
     side: Side,
     queues: [Queue; 2],
+    alone: Queue,
     bells: [Notify; 2],
     /// What the kernel does for `FUTEX_WAIT` and `FUTEX_WAKE`: compares and waits under a lock that the waker takes.
     futex: (Mutex<()>, Condvar),
@@ -144,6 +145,7 @@ impl Poller {
         Poller {
             side: Side::default(),
             queues: Default::default(),
+            alone: Default::default(),
             bells: [Notify::new(), Notify::new()],
             futex,
             generation: Default::default(),
@@ -151,7 +153,7 @@ impl Poller {
     }
     fn wake(&self, sleeper: Sleeper) {
         match sleeper {
-            Sleeper::Bell(p) => self.bells[p].notify(),
+            Sleeper::Bell(p, _) => self.bells[if p == ALONE { 1 } else { p }].notify(),
             Sleeper::Word(_) => {
                 let _held = self.futex.0.lock().unwrap();
                 self.futex.1.notify_all();
@@ -159,20 +161,28 @@ impl Poller {
         }
     }
     fn notify(&self, slot: usize) {
-        ring::notify(&self.side, &self.queues, slot, About::Stream, None, |s| self.wake(s));
+        ring::notify(&self.side, &self.queues, &self.alone, slot, About::Stream, None, |s| self.wake(s));
+    }
+    fn queue(&self, p: usize) -> &Queue {
+        if p == ALONE { &self.alone } else { &self.queues[p] }
+    }
+    /// A new generation, and the doorbell, of a poller of either kind.
+    fn next(&self, p: usize) -> (u32, &Notify) {
+        let place = if p == ALONE { 1 } else { p };
+        (self.generation[place].fetch_add(1, Ordering::Relaxed) + 1, &self.bells[place])
     }
     /// Adds its bit, and sleeps on its word, with no end to a doze, until `ready`.
     fn doze(&self, p: usize, ready: impl Fn() -> bool) {
         self.side.pollers.fetch_or(1 << p, Ordering::AcqRel);
         loop {
-            let g = self.generation[p].fetch_add(1, Ordering::Relaxed) + 1 | DOZING;
-            ring::arm(&self.queues[p], g);
+            let g = self.next(p).0 | DOZING;
+            ring::arm(self.queue(p), g);
             ring::armed();
             if ready() {
                 return;
             }
             let held = self.futex.0.lock().unwrap();
-            if self.queues[p].armed.load(Ordering::Relaxed) == g {
+            if self.queue(p).armed.load(Ordering::Relaxed) == g {
                 drop(self.futex.1.wait(held).unwrap());
             }
         }
@@ -181,12 +191,13 @@ impl Poller {
     fn sleep(&self, p: usize, ready: impl Fn() -> bool) {
         self.side.pollers.fetch_or(1 << p, Ordering::AcqRel);
         loop {
-            ring::arm(&self.queues[p], self.generation[p].fetch_add(1, Ordering::Relaxed) + 1);
+            let (g, bell) = self.next(p);
+            ring::arm(self.queue(p), g);
             ring::armed();
             if ready() {
                 return;
             }
-            self.bells[p].wait();
+            bell.wait();
         }
     }
 }
@@ -209,9 +220,8 @@ fn a_late_poller_misses_nothing() {
     });
 }
 
-#[test]
-fn one_that_dozes_misses_nothing() {
-    check(|| {
+fn one_that_dozes_misses_nothing_as(p: usize) {
+    check(move || {
         let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
         let senders: Vec<_> = (0..2)
             .map(|i| {
@@ -222,7 +232,7 @@ fn one_that_dozes_misses_nothing() {
                 })
             })
             .collect();
-        x.0.doze(0, || published(&x.1.p) && published(&x.2.p));
+        x.0.doze(p, || published(&x.1.p) && published(&x.2.p));
         for s in senders {
             s.join().unwrap();
         }
@@ -230,8 +240,13 @@ fn one_that_dozes_misses_nothing() {
 }
 
 #[test]
-fn one_that_dozes_and_then_sleeps_misses_nothing() {
-    check(|| {
+fn one_that_dozes_misses_nothing() {
+    one_that_dozes_misses_nothing_as(0);
+    one_that_dozes_misses_nothing_as(ALONE);
+}
+
+fn one_that_dozes_and_then_sleeps_misses_nothing_as(p: usize) {
+    check(move || {
         let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
         let y = x.clone();
         let sender = thread::spawn(move || {
@@ -240,10 +255,16 @@ fn one_that_dozes_and_then_sleeps_misses_nothing() {
             ring::publish(&y.2.p, 1);
             y.0.notify(1);
         });
-        x.0.doze(0, || published(&x.1.p));
-        x.0.sleep(0, || published(&x.2.p));
+        x.0.doze(p, || published(&x.1.p));
+        x.0.sleep(p, || published(&x.2.p));
         sender.join().unwrap();
     });
+}
+
+#[test]
+fn one_that_dozes_and_then_sleeps_misses_nothing() {
+    one_that_dozes_and_then_sleeps_misses_nothing_as(0);
+    one_that_dozes_and_then_sleeps_misses_nothing_as(ALONE);
 }
 
 #[test]
@@ -332,7 +353,7 @@ fn dying_sender(before: bool) {
         let dying = thread::spawn(move || {
             ring::publish(&y.1.p, 1);
             let died = catch_unwind(AssertUnwindSafe(|| {
-                ring::notify(&y.0.side, &y.0.queues, 0, About::Stream, None, |s| {
+                ring::notify(&y.0.side, &y.0.queues, &y.0.alone, 0, About::Stream, None, |s| {
                     if !before {
                         y.0.wake(s);
                     }

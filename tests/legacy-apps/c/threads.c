@@ -2,6 +2,9 @@
  * and under culvert. Nothing is waited for by the clock, but a hang. */
 #define _GNU_SOURCE
 #include "pair.h"
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -133,6 +136,64 @@ static void reuse(void)
 	pthread_join(t, 0);
 }
 
+#define MANY 150
+static int ends[MANY][2], seats;
+
+static void *answerer(void *of)
+{
+	int s = ends[(long)of][1];
+	char b[64];
+	ssize_t k;
+	while ((k = recv(s, b, sizeof b, 0)) > 0)
+		if (send(s, b, k, MSG_NOSIGNAL) != k) break;
+	return 0;
+}
+
+/* Times that the threads of this process have gone to sleep by themselves. */
+static long slept(void)
+{
+	long all = 0, one;
+	DIR *d = opendir("/proc/self/task");
+	for (struct dirent *e; (e = readdir(d)); ) {
+		char path[300], line[256];
+		snprintf(path, sizeof path, "/proc/self/task/%s/status", e->d_name);
+		FILE *f = fopen(path, "r");
+		while (f && fgets(line, sizeof line, f))
+			if (sscanf(line, "voluntary_ctxt_switches: %ld", &one) == 1) all += one;
+		if (f) fclose(f);
+	}
+	closedir(d);
+	return all;
+}
+
+/* More threads than there are pollers, each in recv() on a connection of its own: all are answered, and then none of them
+ * stirs. Threads that sleep in steps of milliseconds would go to sleep tens of thousands of times meanwhile. */
+static void many(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	pthread_t t;
+	char b[64] = "x";
+	int listener = socket(AF_INET, SOCK_STREAM, 0), answered = 0;
+	bind(listener, (void *)&a, l);
+	getsockname(listener, (void *)&a, &l);
+	listen(listener, MANY);
+	for (seats = 0; seats < MANY; seats++) {
+		int *e = ends[seats];
+		e[0] = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(e[0], (void *)&a, l) || (e[1] = accept(listener, 0, 0)) < 0) exit(3);
+		pthread_create(&t, 0, answerer, (void *)(long)seats);
+	}
+	for (int round = 0; round < 40; round++)
+		for (int i = 0; i < MANY; i++)
+			answered += send(ends[i][0], b, 64, 0) == 64 && recv(ends[i][0], b, 64, MSG_WAITALL) == 64;
+	printf("answered %d\n", answered);
+	long before = slept();
+	struct timespec second = { 2, 0 };
+	nanosleep(&second, 0);
+	printf("they sleep: %s\n", slept() - before < 20 * MANY ? "yes" : "in steps");
+}
+
 int main(int n, char **v)
 {
 	const char *name = n > 1 ? v[1] : "";
@@ -141,6 +202,7 @@ int main(int n, char **v)
 	if (!strcmp(name, "cancel")) cancel();
 	else if (!strcmp(name, "jump")) jump();
 	else if (!strcmp(name, "reuse")) reuse();
+	else if (!strcmp(name, "many")) many();
 	else return 2;
 	fflush(stdout);
 	_exit(0);

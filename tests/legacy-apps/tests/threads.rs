@@ -27,6 +27,17 @@ fn number_reused() {
     scenario("reuse");
 }
 
+/// More threads than there are pollers, each asleep on a connection of its own.
+#[test]
+fn many_that_sleep() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("threads.c", &["-pthread"]));
+        command.arg("many");
+        command
+    };
+    compare_one("threads-many", program, |_, log| on_ring(log) > 200);
+}
+
 /// One who passes a connection on waits for its peer, whose bytes nobody can bring; handlers of signals run meanwhile.
 #[test]
 fn a_signal_while_a_connection_leaves() {
