@@ -169,12 +169,18 @@ pub extern "C" fn fork_prepare() {
     if epoll::any() {
         family::ensure();
     }
+    // From here on no other thread forks. The place that is kept, and what it is noted in, are this fork's alone: two
+    // children in one place would be one holder, and the first to close a connection would end it for the other.
+    attach::before_fork();
     if !family::keep_place() {
         // The child will have no part in what this process shares: it gets connections and sets of the kernel's.
+        attach::after_fork_parent();
         epoll::hand_all_over();
         leave::retire_all(Reason::Shared, leave::Unread::Rewind, |_| true);
+        attach::before_fork();
+        // Another thread may have forked meanwhile.
+        family::keep_place();
     }
-    attach::before_fork();
     epoll::before_fork();
     channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();

@@ -224,6 +224,77 @@ static void table(const char *closes)
 	puts("goes on");
 }
 
+static int ends[2], closed[2], gone[2];
+
+/* Waits until nobody has the writing end any more. */
+static void all_closed(int *pipe)
+{
+	char b;
+	close(pipe[1]);
+	while (read(pipe[0], &b, 1) > 0);
+}
+
+/* Forks a child that closes the one connection, and goes on with the other. */
+static void *fork_one(void *second)
+{
+	int mine = second != 0;
+	pthread_barrier_wait(&turn);
+	pid_t c = fork();
+	if (c == 0) {
+		alarm(20);
+		all_closed(closed);
+		close(ends[!mine]);
+		all_closed(gone);
+		converse(ends[mine], 100);
+		_exit(0);
+	}
+	return (void *)(intptr_t)c;
+}
+
+/* The peer of one connection has no part in another. */
+static void echo_alone(int s)
+{
+	for (int i = 3; i < 64; i++)
+		if (i != s) close(i);
+	echo(s);
+}
+
+/* Two threads fork at the same time: either child has one connection for itself once its parent and the other child have
+ * closed it. */
+static void abreast(void)
+{
+	pthread_barrier_init(&turn, 0, 2);
+	for (int i = 0; i < 40; i++) {
+		pthread_t t;
+		void *c[2];
+		pid_t peer[2];
+		for (int e = 0; e < 2; e++) {
+			peer[e] = meet(echo_alone);
+			ends[e] = fd;
+		}
+		if (pipe(closed) || pipe(gone)) fail("pipe");
+		pthread_create(&t, 0, fork_one, "second");
+		c[0] = fork_one(0);
+		pthread_join(t, &c[1]);
+		close(ends[0]);
+		close(ends[1]);
+		close(gone[1]);
+		close(closed[1]);
+		for (int e = 0; e < 2; e++) {
+			int status;
+			if (waitpid((intptr_t)c[e], &status, 0) < 0) fail("waitpid");
+			if (status) {
+				printf("round %d: child %x\n", i, status);
+				exit(4);
+			}
+			waitpid(peer[e], 0, 0);
+		}
+		close(closed[0]);
+		close(gone[0]);
+	}
+	puts("go on");
+}
+
 static void nothing(int sig) {}
 
 /* Two processes receive on one connection by turns, and one of them is stopped at some moment. The other one goes on, but
@@ -303,6 +374,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "share")) children_that_share();
 	else if (!strcmp(what, "table-thread")) table("");
 	else if (!strcmp(what, "table-main")) table(0);
+	else if (!strcmp(what, "abreast")) abreast();
 	else if (!strcmp(what, "stopped")) stopped();
 	else if (!strcmp(what, "stopped-first")) stopped_first();
 	else return 2;

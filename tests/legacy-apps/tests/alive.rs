@@ -57,6 +57,11 @@ fn a_thread_with_a_table_of_its_own_goes_on() {
 }
 
 #[test]
+fn children_of_two_threads_that_fork_at_once() {
+    scenario("abreast", 160);
+}
+
+#[test]
 fn a_stopped_holder_that_takes_turns() {
     scenario("stopped", 60);
 }
