@@ -3,7 +3,7 @@
 //!
 //! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
 
-use crate::channel::Chan;
+use crate::channel::{self, Chan};
 use crate::members;
 use crate::memory;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -87,7 +87,7 @@ impl Chan {
         }
     }
 
-    /// Maps at least `len` bytes of a bulk.
+    /// Maps at least `len` bytes of a bulk. The direction is owned; `channel::LOCK` is not held.
     #[cold]
     fn map_bulk(&self, slot: usize, dir: usize, len: usize) -> bool {
         let all = layout::bulk_len(self.ring());
@@ -96,6 +96,8 @@ impl Chan {
         if len > all || !self.is_memory() {
             return false;
         }
+        // Against a fork: where it is mapped is said before the child is made (`channel::before_fork`).
+        let held = channel::LOCK.lock();
         let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
         let p = if old.is_null() {
             let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
@@ -105,13 +107,16 @@ impl Chan {
             let p = unsafe { syscall!(libc::SYS_mremap, old, was, new, libc::MREMAP_MAYMOVE) };
             (!(-4095..0).contains(&p)).then_some(p as usize)
         };
-        let Some(p) = p else { return false };
-        b.at.store(p as *mut u8, Relaxed);
-        b.len.store(new, Relaxed);
-        true
+        if let Some(p) = p {
+            b.at.store(p as *mut u8, Relaxed);
+            b.len.store(new, Relaxed);
+        }
+        held.release();
+        p.is_some()
     }
 
-    /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process.
+    /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process. With
+    /// `mail::LOCK` held, which keeps forks away, or alone.
     pub fn unmap_bulk(&self, slot: usize) {
         if members::is_filtered() {
             return;

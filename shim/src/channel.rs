@@ -4,7 +4,7 @@
 use crate::endpoint::Ep;
 use crate::lock::Lock;
 use crate::pages::{self, Bulk};
-use crate::{memory, own};
+use crate::{memory, own, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
@@ -66,8 +66,21 @@ static CHANNELS: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::n
 static HIGH: AtomicU32 = AtomicU32::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
-/// Guards the table's shape: who is mapped where.
+/// Guards the table's shape, and which bulk is mapped where. May be taken with tokens held.
 pub static LOCK: Lock = Lock::new();
+
+/// This process is about to be forked. Nobody maps bulk meanwhile: the child would have the old address of a mapping that has
+/// moved, where by then another one may lie.
+pub fn before_fork() {
+    // Taken up by `after_fork_parent`; the child only forgets it.
+    let _ = LOCK.lock();
+}
+
+/// See [`before_fork`].
+pub fn after_fork_parent() {
+    LOCK.reset();
+    signals::critical_leave();
+}
 
 /// Whether a channel waits for its first connection.
 pub fn any_unused() -> bool {

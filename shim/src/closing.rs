@@ -33,12 +33,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     slots::closing(ep);
     // A child that runs another program by now, or was killed, holds nothing any more.
     family::sole_holder(ep);
-    if !family::give_up(ep) {
-        if ep.state() == State::Attached {
-            let slots = slots::lock();
-            slots::leave(ep);
-            slots.release();
-        }
+    if !give_up(ep) {
         return slots::tidy();
     }
     slots::bar(ep);
@@ -63,6 +58,21 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     rx.release();
     slots.release();
     slots::tidy();
+}
+
+/// This process holds `ep` no longer. True if nobody in the family does; else its part of the connection is over.
+fn give_up(ep: Ep) -> bool {
+    let Some(chan) = ep.chan() else { return family::give_up(ep) };
+    // As soon as this process has given it up, the last holder may free the record, and another thread of this process attach
+    // a connection of its own in it. So what is to be left is noted before, and nobody attaches until it is left.
+    let held = slots::lock();
+    let slot = ep.slot.load(Relaxed) as usize;
+    let last = family::give_up(ep);
+    if !last {
+        slots::leave(ep, chan, slot);
+    }
+    held.release();
+    last
 }
 
 /// Whether a peer that was killed has left memory on the rings, which nobody will give back for it.

@@ -184,10 +184,12 @@ pub extern "C" fn fork_prepare() {
     epoll::before_fork();
     channel::own().for_each(channel::Chan::note_fork);
     family::before_fork();
+    channel::before_fork();
 }
 
 /// After `fork`, in the parent, or after a fork that failed.
 pub extern "C" fn fork_parent() {
+    channel::after_fork_parent();
     family::after_fork_parent();
     epoll::after_fork_parent();
     attach::after_fork_parent();

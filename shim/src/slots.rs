@@ -169,18 +169,27 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         close_if_empty(chan);
         return;
     }
-    h.side[Role::Acceptor as usize].gone.store(1, Release);
-    if gone.load(Acquire) != 0 {
+    let over = gone.load(Acquire) != 0;
+    if over {
+        // Before we are gone, too: then the slot may be offered again, if not by this process then by the one that it was
+        // forked from.
         trim(chan, slot);
+    }
+    h.side[Role::Acceptor as usize].gone.store(1, Release);
+    if over || gone.load(Acquire) != 0 {
+        if !over && chan.inherited.load(Relaxed) == 0 {
+            // Only this process offers it again.
+            trim(chan, slot);
+        }
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     vacate(ep, chan, slot);
 }
 
-/// This process has no descriptor of the connection any more; others of its family have. With [`lock`] held.
-pub fn leave(ep: Ep) {
-    let Some(chan) = ep.chan() else { return };
-    let slot = ep.slot.load(Relaxed) as usize;
+/// This process has no descriptor of the connection any more that was in this slot; others of its family have, or had. With
+/// [`lock`] held since before it gave the connection up: the record may have become another connection's since, but not one
+/// that is attached.
+pub fn leave(ep: Ep, chan: &'static Chan, slot: usize) {
     if !members::is_filtered() {
         // Threads of this process that are inside finish first; no other gets in (`tx::with_turn`, `rx::recv`).
         fence(SeqCst);
