@@ -96,7 +96,7 @@ const FIRST: [u32; 2] = [6, 8];
 
 fn due(n: u32, acceptor: bool) -> bool {
     n >= FIRST[usize::from(acceptor)]
-        && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(16) && talking()))
+        && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(4) && talking()))
 }
 
 /// Counts an operation of an eligible connection and takes a step if one is due. True if it is attached now.
