@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -115,7 +117,11 @@ fn io_check(name: &'static str, result: io::Result<String>, remedy: &str) -> Che
 fn kernel() -> Vec<Check> {
     vec![
         io_check("memfd", memfd(), "Linux 3.17 or later, and a seccomp filter that allows memfd_create and fcntl"),
-        io_check("eventfd", eventfd(), "a seccomp filter that allows eventfd2"),
+        io_check(
+            "doorbell",
+            doorbell(),
+            "a seccomp filter that allows AF_UNIX sockets with a packet filter (CONFIG_NET)",
+        ),
         io_check(
             "socket diagnostics",
             socket_diagnostics(),
@@ -150,10 +156,25 @@ fn memfd() -> io::Result<String> {
     Ok("memfd_create with seals".into())
 }
 
-fn eventfd() -> io::Result<String> {
-    // SAFETY: creates a descriptor; no memory is involved.
-    own(checked(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?);
-    Ok("eventfd".into())
+/// What wakes a sleeper: a datagram to a filtered socket with an abstract name.
+fn doorbell() -> io::Result<String> {
+    let name = SocketAddr::from_abstract_name(format!("culvert-doctor-{}", std::process::id()))?;
+    let bell = UnixDatagram::bind_addr(&name)?;
+    // BPF_RET | BPF_K: takes the whole of every datagram.
+    let mut all = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut all };
+    let size = size_of_val(&program) as libc::socklen_t;
+    // SAFETY: the kernel reads one sock_fprog and the instruction that it points to, both locals.
+    checked(unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+        libc::setsockopt(bell.as_raw_fd(), level, option, (&raw const program).cast(), size)
+    })?;
+    bell.set_nonblocking(true)?;
+    UnixDatagram::unbound()?.send_to_addr(b"ding", &name)?;
+    match bell.recv(&mut [0; 8])? {
+        4 => Ok("a filtered datagram socket".into()),
+        n => Err(io::Error::other(format!("4 bytes were sent to a socket of our own, {n} came"))),
+    }
 }
 
 fn loopback_pair() -> io::Result<(TcpStream, TcpStream)> {
