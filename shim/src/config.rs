@@ -48,6 +48,11 @@ pub fn ring() -> usize {
     RING.load(Relaxed) as usize
 }
 
+/// The largest ring that is accepted of another user.
+pub fn ring_limit() -> usize {
+    ring().max(RING_DEFAULT as usize)
+}
+
 /// Microseconds to spin before sleeping, or [`SPIN_AUTO`].
 #[inline]
 pub fn spin() -> u64 {

@@ -101,7 +101,12 @@ pub fn line(args: fmt::Arguments) {
     let mut l = Line { buf: [0; LINE], len: 0 };
     let _ = write!(l, "culvert[{}]: {}", shmring::sys::getpid(), args);
     l.buf[l.len] = b'\n';
-    lnx::write(fd, &l.buf[..l.len + 1]);
+    // A line is lost rather than waited for: a peer that provokes messages must not block a program whose standard error
+    // nobody reads.
+    let mut room = [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }];
+    if lnx::poll(&mut room, 0) != 0 {
+        lnx::write(fd, &l.buf[..l.len + 1]);
+    }
 }
 
 /// `log!(Level, "format", ...)`.

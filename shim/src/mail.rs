@@ -372,9 +372,15 @@ fn read_answers() {
                     sys::close(memfd);
                     continue;
                 }
+                // What we send and the peer does not read is our memory: another user does not say how much of it.
+                let foreign = r.uid != rendezvous::uid::own();
+                let fits = !foreign || ring as usize <= config::ring_limit();
                 let held = channel::LOCK.lock();
-                let chan = channel::map(memfd, Role::Connector, ring as usize, channel);
+                let chan = if fits { channel::map(memfd, Role::Connector, ring as usize, channel) } else { None };
                 held.release();
+                if !fits {
+                    sys::close(memfd);
+                }
                 match chan {
                     Some(chan) => introduce(chan, from, r.uid, r.pid),
                     None => crate::log!(Warn, "channel of pid {}: not usable, or no memory", r.pid),
