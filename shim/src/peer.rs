@@ -3,6 +3,7 @@
 
 use crate::endpoint::Ep;
 use crate::{config, lifeline, members, own};
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Cache};
@@ -24,13 +25,18 @@ pub fn open() -> bool {
     if let Err(e) = &opened {
         crate::log!(Warn, "registry in {}: {}; connections stay on the kernel", dir.to_str().unwrap_or("?"), e.text());
     }
+    OPENED.store(opened.is_ok(), Relaxed);
     opened.is_ok()
 }
+
+/// The registry is in use.
+static OPENED: AtomicBool = AtomicBool::new(false);
 
 /// This process publishes nothing any more: it ends, or becomes another program.
 pub fn retire() {
     // What a filter leaves to make calls with is the program's.
-    if !crate::members::is_filtered() {
+    // Where culvert is off, as under a filter that came with the image, every call is the program's.
+    if OPENED.load(Relaxed) && !crate::members::is_filtered() {
         REGISTRY.retire();
     }
 }
