@@ -63,7 +63,19 @@ impl Buffers {
     }
 
     /// The next piece of at most `max` bytes.
+    #[inline(always)]
     pub fn piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
+        let v = self.at.element;
+        // An element that is none has no bytes.
+        if self.at.off < v.iov_len && max > 0 {
+            let n = (v.iov_len - self.at.off).min(max);
+            return Some((v.iov_base.cast::<u8>().wrapping_add(self.at.off), n));
+        }
+        self.next_piece(max)
+    }
+
+    #[inline(never)]
+    fn next_piece(&mut self, max: usize) -> Option<(*mut u8, usize)> {
         while self.at.at < self.n {
             let v = self.at.element;
             if self.at.off >= v.iov_len {
@@ -121,6 +133,7 @@ impl Buffers {
     }
 
     /// Marks `n` bytes of the current piece as done.
+    #[inline(always)]
     pub fn advance(&mut self, n: usize) {
         self.at.off += n;
     }

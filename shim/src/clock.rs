@@ -48,17 +48,20 @@ fn find() -> usize {
 }
 
 /// Time-stamp counter cycles in a microsecond; measured once a millisecond has passed since the start.
+#[inline(always)]
 pub fn cycles_per_us() -> u64 {
     match CYCLES_PER_US.load(Relaxed) {
-        0 => {
-            let us = now().saturating_sub(START[1].load(Relaxed)) / 1000;
-            let rate =
-                sys::cycles().wrapping_sub(START[0].load(Relaxed)).checked_div(us).unwrap_or(0).clamp(100, 10_000);
-            if us >= 1000 {
-                CYCLES_PER_US.store(rate, Relaxed);
-            }
-            if us >= 100 { rate } else { 2500 }
-        }
+        0 => measure(),
         n => n,
     }
+}
+
+#[cold]
+fn measure() -> u64 {
+    let us = now().saturating_sub(START[1].load(Relaxed)) / 1000;
+    let rate = sys::cycles().wrapping_sub(START[0].load(Relaxed)).checked_div(us).unwrap_or(0).clamp(100, 10_000);
+    if us >= 1000 {
+        CYCLES_PER_US.store(rate, Relaxed);
+    }
+    if us >= 100 { rate } else { 2500 }
 }

@@ -11,8 +11,9 @@ use shmring::sync::AtomicU32;
 /// The connection of `ep` in `chan`.
 #[inline(always)]
 pub fn conn(ep: Ep, chan: &Chan) -> Conn<'_> {
+    let ep = ep.record();
     let slot = ep.slot.load(Relaxed) as usize;
-    Conn { ep: ep.record(), slot: chan.slot(slot), role: chan.role(), size: chan.ring() as u64 }
+    Conn { ep, slot: chan.slot(slot), role: chan.role(), size: chan.ring() as u64 }
 }
 
 /// What a step of the protocol comes to in the library, where nothing stops one.
@@ -22,8 +23,8 @@ pub fn sure<T>(r: Result<T, core::convert::Infallible>) -> T {
     v
 }
 
-/// How the library's ports reach memory and the pollers: a type with `ep` and `chan`, and whether what it tells the peer is
-/// about the stream that it sends ([`notify`]) or not ([`notify_aside`]).
+/// How the library's ports reach memory and the pollers: a type with `chan` and `c`, the connection in it, and whether what it
+/// tells the peer is about the stream that it sends ([`notify`]) or not ([`notify_aside`]).
 macro_rules! port {
     ($port:ident, $notify:ident) => {
         impl shmring::driver::Port for $port<'_> {
@@ -39,11 +40,11 @@ macro_rules! port {
             }
             #[inline(always)]
             fn notify(&mut self) -> Result<(), Self::Stop> {
-                $crate::conn::$notify(self.ep, self.chan);
+                $crate::conn::$notify(&self.c, self.chan);
                 Ok(())
             }
             fn tell_own(&mut self) {
-                self.chan.tell_own(self.ep.slot.load(core::sync::atomic::Ordering::Relaxed) as usize);
+                self.chan.tell_own(self.c.ep.slot.load(core::sync::atomic::Ordering::Relaxed) as usize);
             }
         }
     };
@@ -52,25 +53,26 @@ pub(crate) use port;
 
 /// Tells the peer of news, and counts the doorbells.
 #[inline(always)]
-pub fn notify(ep: Ep, chan: &Chan) {
-    let rung = chan.notify(ep.slot.load(Relaxed) as usize);
-    if rung > 0 {
-        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
-    }
+pub fn notify(c: &Conn, chan: &Chan) {
+    count(c, chan.notify_of(c));
 }
 
 /// The same of what is not about the stream that this side sends.
-pub fn notify_aside(ep: Ep, chan: &Chan) {
-    let rung = chan.notify_aside(ep.slot.load(Relaxed) as usize);
+pub fn notify_aside(c: &Conn, chan: &Chan) {
+    count(c, chan.notify_aside(c.ep.slot.load(Relaxed) as usize));
+}
+
+#[inline(always)]
+fn count(c: &Conn, rung: u32) {
     if rung > 0 {
-        ep.bells.store(ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
+        c.ep.bells.store(c.ep.bells.load(Relaxed) + u64::from(rung), Relaxed);
     }
 }
 
 /// For steps that ask nothing of the lifeline.
 struct Words<'a> {
-    ep: Ep,
     chan: &'a Chan,
+    c: Conn<'a>,
 }
 
 port!(Words, notify_aside);
@@ -115,5 +117,6 @@ pub fn make_ready(ep: Ep, chan: &Chan) -> bool {
 
 #[cold]
 fn becomes_ready(ep: Ep, chan: &Chan) -> bool {
-    sure(driver::make_ready(&mut Words { ep, chan }, &conn(ep, chan)))
+    let c = conn(ep, chan);
+    sure(driver::make_ready(&mut Words { chan, c }, &c))
 }

@@ -20,8 +20,37 @@ pub fn carried(fd: c_int) -> Option<Ep> {
     fds::carried(fd)
 }
 
-/// Whether calls on it are the kernel's, at least now.
+/// Which way a call goes, by one look at the state.
+enum Way {
+    /// The kernel's, at least now.
+    Native,
+    /// Bytes may be on this channel's ring.
+    Ring(&'static Chan),
+    /// The connection may come to a ring, or leaves one.
+    Between,
+}
+
+/// Says which way a call goes; takes the next step towards a ring.
 #[inline(always)]
+fn way(ep: Ep, fd: c_int) -> Way {
+    let chan = match ep.state() {
+        State::Attached => on_channel(ep, fd),
+        _ if native(ep, fd) => return Way::Native,
+        _ => attached(ep, fd),
+    };
+    chan.map_or(Way::Between, Way::Ring)
+}
+
+/// The channel of `ep`, which was attached a moment ago.
+#[inline(always)]
+fn on_channel(ep: Ep, fd: c_int) -> Option<&'static Chan> {
+    if family::is_recalled() {
+        leave::recall(ep, fd);
+    }
+    ep.chan()
+}
+
+/// Whether calls on it are the kernel's, at least now.
 fn native(ep: Ep, fd: c_int) -> bool {
     match ep.state() {
         State::Eligible | State::Attached => false,
@@ -36,15 +65,9 @@ fn native(ep: Ep, fd: c_int) -> bool {
 }
 
 /// The channel of `ep` if its bytes may be on a ring; takes the next step towards that.
-#[inline(always)]
 fn attached(ep: Ep, fd: c_int) -> Option<&'static Chan> {
     match ep.state() {
-        State::Attached => {
-            if family::is_recalled() {
-                leave::recall(ep, fd);
-            }
-            ep.chan()
-        }
+        State::Attached => on_channel(ep, fd),
         State::Eligible if config::enabled() && attach::tick(ep, fd) => ep.chan(),
         _ => None,
     }
@@ -139,11 +162,10 @@ pub unsafe fn recv(
     let mut looked_up = Some(ep);
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
-        if native(ep, fd) {
-            return receive_natively(ep, flags, &mut real);
-        }
-        let Some(chan) = attached(ep, fd) else {
-            match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
+        let chan = match way(ep, fd) {
+            Way::Native => return receive_natively(ep, flags, &mut real),
+            Way::Ring(chan) => chan,
+            Way::Between => match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
                 Some(r) if r > 0 => {
                     attach::note_answer(ep);
                     return r;
@@ -151,7 +173,7 @@ pub unsafe fn recv(
                 Some(r) => return r,
                 None if lost(ep) => return real(),
                 None => continue,
-            }
+            },
         };
         // Neither is about the stream. All other flags that are not `CARRIED` mean nothing to a TCP socket (tcp_recvmsg).
         if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
@@ -165,7 +187,11 @@ pub unsafe fn recv(
         let flags = flags & CARRIED;
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
-        if ep.rx_phase.get() == RxPhase::Down && ep.latched.load(Relaxed) == 0 && ep.rx_skip.load(Relaxed) == 0 {
+        let record = ep.record();
+        if record.rx_phase.get() == RxPhase::Down
+            && record.latched.load(Relaxed) == 0
+            && record.rx_skip.load(Relaxed) == 0
+        {
             return receive_natively(ep, flags, &mut real);
         }
         if !conn::make_ready(ep, chan) {
@@ -234,20 +260,21 @@ pub unsafe fn send(
     let mut looked_up = Some(ep);
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
-        if native(ep, fd) {
-            return send_natively(ep, fd, flags, &mut real);
-        }
-        let Some(chan) = attached(ep, fd) else {
-            if flags & libc::MSG_OOB != 0 {
-                // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
-                // begins.
-                slots::give_up(ep, Reason::Oob);
-            }
-            attach::note_sent(ep);
-            match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, &mut real)) {
-                Some(r) => return r,
-                None if lost(ep) => return real(),
-                None => continue,
+        let chan = match way(ep, fd) {
+            Way::Native => return send_natively(ep, fd, flags, &mut real),
+            Way::Ring(chan) => chan,
+            Way::Between => {
+                if flags & libc::MSG_OOB != 0 {
+                    // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
+                    // begins.
+                    slots::give_up(ep, Reason::Oob);
+                }
+                attach::note_sent(ep);
+                match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, &mut real)) {
+                    Some(r) => return r,
+                    None if lost(ep) => return real(),
+                    None => continue,
+                }
             }
         };
         // All other flags say how packets are made, or mean nothing to a TCP socket (tcp_sendmsg_locked).
@@ -299,15 +326,16 @@ pub unsafe fn sendfile(
     let mut looked_up = Some(ep);
     loop {
         let Some(ep) = looked_up.take().or_else(|| fds::carried(out)) else { return real() };
-        if native(ep, out) {
-            return send_natively(ep, out, 0, &mut real);
-        }
-        let Some(chan) = attached(ep, out) else {
-            attach::note_sent(ep);
-            match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, &mut real)) {
-                Some(r) => return r,
-                None if lost(ep) => return real(),
-                None => continue,
+        let chan = match way(ep, out) {
+            Way::Native => return send_natively(ep, out, 0, &mut real),
+            Way::Ring(chan) => chan,
+            Way::Between => {
+                attach::note_sent(ep);
+                match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, &mut real)) {
+                    Some(r) => return r,
+                    None if lost(ep) => return real(),
+                    None => continue,
+                }
             }
         };
         conn::make_ready(ep, chan);

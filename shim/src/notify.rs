@@ -4,6 +4,8 @@ use crate::channel::Chan;
 use crate::{acts, poller};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use shmring::driver::Conn;
+use shmring::layout::{Role, SlotHeader};
 use shmring::ring::{About, Sleeper, Stamp};
 use shmring::{ring, sys, syscall};
 
@@ -13,22 +15,30 @@ impl Chan {
     #[inline]
     pub fn notify(&self, slot: usize) -> u32 {
         acts::pass_on(self);
-        self.tell(slot, About::Stream, &self.slot(slot).producer[self.role().tx()].told)
+        let (role, h) = (self.role(), self.slot(slot));
+        self.tell(slot, h, role, About::Stream, &h.producer[role.tx()].told)
+    }
+
+    /// The same for who has the connection at hand.
+    #[inline(always)]
+    pub fn notify_of(&self, c: &Conn) -> u32 {
+        acts::pass_on(self);
+        self.tell(c.ep.slot.load(Relaxed) as usize, c.slot, c.role, About::Stream, &c.sent().told)
     }
 
     /// The same of anything else.
     #[inline]
     pub fn notify_aside(&self, slot: usize) -> u32 {
         acts::pass_on(self);
-        self.tell(slot, About::Aside, &self.slot(slot).consumer[self.role().rx()].told)
+        let (role, h) = (self.role(), self.slot(slot));
+        self.tell(slot, h, role, About::Aside, &h.consumer[role.rx()].told)
     }
 
     #[inline(always)]
-    fn tell(&self, slot: usize, about: About, told: &AtomicU64) -> u32 {
-        let peer = self.role().peer();
+    fn tell(&self, slot: usize, h: &SlotHeader, role: Role, about: About, told: &AtomicU64) -> u32 {
+        let peer = role.peer();
         let mut rung = 0;
         let stamp = Some(Stamp { told, now: sys::cycles_in_order });
-        let h = self.slot(slot);
         let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
         ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
             rung += 1;

@@ -26,6 +26,14 @@ pub struct Geometry {
 pub type Span = (usize, usize);
 
 impl Geometry {
+    /// Where the ring's `len` bytes from position `pos` on lie, if that is one piece of the home: what nearly all messages are.
+    #[inline(always)]
+    pub fn at_home(&self, base: u64, pos: u64, len: u64) -> Option<usize> {
+        let off = pos.wrapping_sub(base) & (self.size - 1);
+        let room = self.home.min(self.size);
+        (len <= room && off <= room - len).then_some(off as usize)
+    }
+
     /// The pieces that `len` bytes from `pos` occupy, in their order; each is all home or all bulk. Always inside the
     /// ring, whatever the arguments; `len` is cut to the ring's size.
     pub fn spans(&self, base: u64, pos: u64, len: u64) -> [Span; 3] {

@@ -19,7 +19,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let early = ep.rcvlowat.load(Relaxed) > 1 && doubled(ep, chan);
     let c = conn(ep, chan);
     let moves = match phase() {
-        RxPhase::Ring => early || end(ep, c.me(), c.peer()) == ep.rx_head.load(Relaxed) + 1,
+        RxPhase::Ring => early || end(c.ep, c.me(), c.peer()) == ep.rx_head.load(Relaxed) + 1,
         RxPhase::Native | RxPhase::Transit => c.peer().up.load(Acquire) != 0,
         RxPhase::Down => ep.rx_skip.load(Relaxed) != 0,
     };

@@ -1,8 +1,11 @@
 //! What a receiver can tell from memory alone.
 
 use crate::channel::Chan;
+use crate::conn::conn;
 use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use shmring::driver::Conn;
+use shmring::family::Endpoint;
 use shmring::layout::{self, SlotHeader};
 use shmring::ring;
 use shmring::switch::{self, RxPhase};
@@ -29,18 +32,22 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
 pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     let head = ep.rx_head.load(Relaxed);
     let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
-    switch::left(there, head, end(ep, me(chan, h), peer(chan, h)))
+    switch::left(there, head, end(ep.record(), me(chan, h), peer(chan, h)))
 }
 
 /// The number of unread bytes at which a sleeping reader or a poller is woken: SO_RCVLOWAT, but no more than the ring
 /// can hold, or the reader would never wake. A sender that waits for space has filled the ring: then 1.
 pub fn low(ep: Ep, chan: &Chan) -> u64 {
-    let low = ep.rcvlowat.load(Relaxed);
-    if low <= 1 {
-        return 1;
+    low_of(&conn(ep, chan))
+}
+
+#[inline(always)]
+fn low_of(c: &Conn) -> u64 {
+    match c.ep.rcvlowat.load(Relaxed) {
+        0 | 1 => 1,
+        _ if c.peer().want_space.load(Relaxed) != 0 => 1,
+        low => u64::from(low).min(c.size / 3),
     }
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    if peer(chan, h).want_space.load(Relaxed) != 0 { 1 } else { u64::from(low).min(chan.ring() as u64 / 3) }
 }
 
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
@@ -50,17 +57,17 @@ pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
 
 /// Whether something has changed that a receiver should look at. Memory only; may say yes too often.
 pub fn stirred(ep: Ep, chan: &Chan) -> bool {
-    changed(ep, chan, |h| {
-        let tail = h.producer[chan.role().rx()].tail.load(Relaxed);
-        tail.wrapping_sub(ep.rx_head.load(Relaxed)) >= low(ep, chan)
+    changed(ep, chan, |c| {
+        let tail = c.published().tail.load(Relaxed);
+        tail.wrapping_sub(c.ep.rx_head.load(Relaxed)) >= low_of(c)
     })
 }
 
 /// `readable`: whether the ring, if that is where this side receives, holds enough.
 #[inline(always)]
-fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> bool {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    let p = peer(chan, h);
+fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&Conn) -> bool) -> bool {
+    let c = conn(ep, chan);
+    let (ep, p) = (c.ep, c.peer());
     if ep.tx_phase.get() == switch::TxPhase::Ring && p.rewind.load(Relaxed) != 0 {
         return true;
     }
@@ -69,13 +76,13 @@ fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&SlotHeader) -> bool) -> b
     }
     match ep.rx_phase.get() {
         RxPhase::Native => p.up.load(Relaxed) != 0,
-        RxPhase::Ring => readable(h) || end(ep, me(chan, h), p) == ep.rx_head.load(Relaxed) + 1,
+        RxPhase::Ring => readable(&c) || end(ep, c.me(), p) == ep.rx_head.load(Relaxed) + 1,
         RxPhase::Transit | RxPhase::Down => false,
     }
 }
 
 /// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
-pub(super) fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
+pub(super) fn end(ep: &Endpoint, me: &layout::Side, peer: &layout::Side) -> u64 {
     let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
     switch::end(cut, rewind, peer.down.load(Acquire))
 }
@@ -83,7 +90,7 @@ pub(super) fn end(ep: Ep, me: &layout::Side, peer: &layout::Side) -> u64 {
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep, me(chan, h), peer(chan, h)) != 0
+    end(ep.record(), me(chan, h), peer(chan, h)) != 0
 }
 
 /// Whether the peer has said that it sends no more, or no more on the ring.

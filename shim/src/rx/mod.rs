@@ -80,7 +80,8 @@ pub unsafe fn recv(
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
-    let lowat = ep.rcvlowat.load(Relaxed) as usize;
+    let record = ep.record();
+    let lowat = record.rcvlowat.load(Relaxed) as usize;
     // tcp_recvmsg: target = sock_rcvlowat(sk, flags & MSG_WAITALL, len).
     let target = if waitall { b.len } else { lowat.max(1).min(b.len) };
     let peek = flags & libc::MSG_PEEK != 0;
@@ -97,7 +98,7 @@ pub unsafe fn recv(
     let mut dozing = false;
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;
-    let shut = ep.wr_shut.load(Relaxed);
+    let shut = record.wr_shut.load(Relaxed);
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         spin::glance(|| stirred(ep, chan));
@@ -125,11 +126,11 @@ pub unsafe fn recv(
         match got {
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
-                if !peek {
-                    restless = Restless::new();
-                }
                 if total >= target || woke.is_some() {
                     return total as isize;
+                }
+                if !peek {
+                    restless = Restless::new();
                 }
                 if peek {
                     // Behind the end, seen before the last look, there is no more.

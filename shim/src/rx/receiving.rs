@@ -11,7 +11,7 @@ use crate::{acts, clock, members, tx, usercopy};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
-use shmring::driver::{self, Began, Brought, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
+use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
 use shmring::family::{FIN, RST, Reason};
 use shmring::{ring, syscall};
 
@@ -35,6 +35,7 @@ const SEGMENT: usize = 65_536;
 pub(super) struct In<'a> {
     ep: Ep,
     chan: &'a Chan,
+    c: Conn<'a>,
     fd: i32,
     /// Where bytes go, if they are asked for, and how.
     to: Option<&'a mut Buffers>,
@@ -119,42 +120,23 @@ impl Incoming for In<'_> {
     #[inline(always)]
     fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, i32>, Infallible> {
         let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
-        let discard = self.flags & libc::MSG_TRUNC != 0;
-        let dir = self.chan.role().rx();
-        let geo = self.chan.geometry();
-        let slot = self.ep.slot.load(Relaxed) as usize;
-        let base = ring::base(&self.chan.slot(slot).producer[dir]);
-        let n = n as usize;
-        let mut done = 0;
-        let mut whole = b.place();
-        while done < n {
-            if done % SEGMENT == 0 {
-                whole = b.place();
-            }
-            let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
-            for (off, len) in geo.spans(base, at.wrapping_add(done as u64), room as u64) {
-                if discard || len == 0 {
-                    continue;
+        if n <= SEGMENT as u64
+            && self.flags & libc::MSG_TRUNC == 0
+            && let Some(off) = self.chan.geometry().at_home(ring::base(self.c.published()), at, n)
+            && let Some((dst, room)) = b.piece(n as usize)
+            && room == n as usize
+        {
+            let src = self.chan.home(self.c.ep.slot.load(Relaxed) as usize, self.c.role.rx()).wrapping_add(off);
+            // SAFETY: as below.
+            return Ok(match unsafe { usercopy::copy(dst, src, room) } {
+                Ok(()) => {
+                    b.advance(room);
+                    Ok(n)
                 }
-                let copied = match self.chan.at(slot, dir, off, len) {
-                    // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
-                    // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
-                    Some(src) => unsafe { usercopy::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
-                    // SAFETY: the program's buffer, which the kernel checks.
-                    None => unsafe { self.chan.read_into(slot, dir, off, len, dst) },
-                };
-                if let Err(e) = copied {
-                    b.go_to(whole);
-                    let taken = done - done % SEGMENT;
-                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(e) });
-                }
-                dst = dst.wrapping_add(len);
-            }
-            b.advance(room);
-            done += room;
+                Err(_) => Err(libc::EFAULT),
+            });
         }
-        // Nothing: the program's vector has become shorter since its bytes were counted.
-        Ok(if done > 0 { Ok(done as u64) } else { Err(libc::EFAULT) })
+        self.copy_pieces(at, n)
     }
 
     fn end_sending(&mut self) -> Result<Option<i32>, Infallible> {
@@ -168,8 +150,7 @@ impl Incoming for In<'_> {
 
     #[inline(always)]
     fn limit(&mut self) -> u64 {
-        let c = conn(self.ep, self.chan);
-        ring::limit(c.peer(), c.me(), c.size)
+        ring::limit(self.c.peer(), self.c.me(), self.c.size)
     }
 
     #[cold]
@@ -208,6 +189,50 @@ impl Incoming for In<'_> {
     }
 }
 
+impl In<'_> {
+    /// [`Incoming::copy`] where it may be more than one piece.
+    #[inline(never)]
+    fn copy_pieces(&mut self, at: u64, n: u64) -> Result<Result<u64, i32>, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
+        let discard = self.flags & libc::MSG_TRUNC != 0;
+        let dir = self.chan.role().rx();
+        let geo = self.chan.geometry();
+        let slot = self.ep.slot.load(Relaxed) as usize;
+        let base = ring::base(&self.chan.slot(slot).producer[dir]);
+        let n = n as usize;
+        let mut done = 0;
+        let mut whole = b.place();
+        while done < n {
+            if done % SEGMENT == 0 {
+                whole = b.place();
+            }
+            let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
+            for (off, len) in geo.spans(base, at.wrapping_add(done as u64), room as u64) {
+                if discard || len == 0 {
+                    continue;
+                }
+                let copied = match self.chan.at(slot, dir, off, len) {
+                    // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
+                    // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
+                    Some(src) => unsafe { usercopy::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
+                    // SAFETY: the program's buffer, which the kernel checks.
+                    None => unsafe { self.chan.read_into(slot, dir, off, len, dst) },
+                };
+                if let Err(e) = copied {
+                    b.go_to(whole);
+                    let taken = done - done % SEGMENT;
+                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(e) });
+                }
+                dst = dst.wrapping_add(len);
+            }
+            b.advance(room);
+            done += room;
+        }
+        // Nothing: the program's vector has become shorter since its bytes were counted.
+        Ok(if done > 0 { Ok(done as u64) } else { Err(libc::EFAULT) })
+    }
+}
+
 /// The monotonic clock.
 fn milliseconds() -> u64 {
     clock::now() / 1_000_000
@@ -215,8 +240,9 @@ fn milliseconds() -> u64 {
 
 /// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.
 pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
-    let mut port = In { ep, chan, fd, to: None, flags: 0, why: Reason::None };
-    sure(driver::see(&mut port, &conn(ep, chan), wait))
+    let c = conn(ep, chan);
+    let mut port = In { ep, chan, c, fd, to: None, flags: 0, why: Reason::None };
+    sure(driver::see(&mut port, &c, wait))
 }
 
 /// The receiving direction of a connection, in this thread's hands. While it is, the record, the channel and the slot stay.
@@ -224,6 +250,7 @@ pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
 pub(super) struct Receiving<'a> {
     ep: Ep,
     chan: &'a Chan,
+    c: Conn<'a>,
     fd: i32,
     held: Held<'a>,
 }
@@ -233,7 +260,7 @@ impl<'a> Receiving<'a> {
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Receiving<'a>> {
         let held = take_living(ep, &ep.record().rx_token, life)?;
-        Some(Receiving { ep, chan, fd, held })
+        Some(Receiving { ep, chan, c: conn(ep, chan), fd, held })
     }
 
     /// Gives it back.
@@ -247,7 +274,7 @@ impl<'a> Receiving<'a> {
     where
         'a: 'b,
     {
-        In { ep: self.ep, chan: self.chan, fd: self.fd, to, flags, why: Reason::None }
+        In { ep: self.ep, chan: self.chan, c: self.c, fd: self.fd, to, flags, why: Reason::None }
     }
 
     /// One attempt to receive `want` bytes. Never blocks.
@@ -304,13 +331,13 @@ impl<'a> Receiving<'a> {
     /// lifeline's, too.
     pub fn advance(&mut self, early: bool) {
         let mut port = self.port(None, 0);
-        sure(driver::advance(&mut port, &conn(self.ep, self.chan), early));
+        sure(driver::advance(&mut port, &self.c, early));
     }
 
     /// Drops what the lifeline repeats. True if all of it is gone.
     pub fn skip(&mut self) -> bool {
         let mut port = self.port(None, 0);
-        let c = conn(self.ep, self.chan);
+        let c = self.c;
         loop {
             match sure(driver::skip(&mut port, &c)) {
                 Skipped::Some => {}
@@ -332,13 +359,13 @@ impl<'a> Receiving<'a> {
     /// Begins to leave.
     pub fn begin(&mut self, unread: Unread, leaver: u64) -> Began {
         let mut port = self.port(None, 0);
-        sure(driver::begin(&mut port, &conn(self.ep, self.chan), unread, leaver))
+        sure(driver::begin(&mut port, &self.c, unread, leaver))
     }
 
     /// Ends that.
     pub fn conclude(&mut self, leaver: u64, outcome: Outcome, why: Reason) -> Option<bool> {
         let mut port = In { why, ..self.port(None, 0) };
-        sure(driver::conclude(&mut port, &conn(self.ep, self.chan), leaver, outcome))
+        sure(driver::conclude(&mut port, &self.c, leaver, outcome))
     }
 }
 

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::endpoint::Ep;
 use crate::lifeline::{self, ENDED};
 use core::sync::atomic::Ordering::Relaxed;
+use shmring::family::Endpoint;
 use shmring::sys;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
@@ -28,11 +29,20 @@ pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
 /// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the
 /// caller does.
 pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
+    due(ep.record(), chan, us)
+}
+
+#[inline(always)]
+pub(super) fn due(ep: &Endpoint, chan: &Chan, us: u64) -> bool {
     let t = sys::cycles();
     let rate = clock::cycles_per_us();
     let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
+    own > us * rate && others_due(chan, t, own, us, rate)
+}
+
+#[inline(never)]
+fn others_due(chan: &Chan, t: u64, own: u64, us: u64, rate: u64) -> bool {
     match chan.alive() {
-        _ if own <= us * rate => false,
         Some(at) => own > LOOK_SELDOM_US * rate || t.wrapping_sub(at) > us * rate,
         None => true,
     }

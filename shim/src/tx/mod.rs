@@ -24,6 +24,7 @@ use look::untold;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
 use shmring::layout::{self, HOME};
+use shmring::ring::Geometry;
 use shmring::switch::TxPhase;
 use shmring::{ring, sys, syscall};
 
@@ -202,41 +203,64 @@ fn grow(ep: Ep, chan: &Chan, bytes: u64) -> u64 {
 /// Copies as much as there is room for. `Ok(0)`: full.
 #[inline(always)]
 fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize) -> Result<usize, i32> {
-    let dir = chan.role().tx();
+    let c = sending.conn();
+    let geo = Geometry { size: c.size, home: HOME as u64 };
     sending.put(want as u64, |base, tail, room| {
-        let geo = chan.geometry();
-        let slot = ep.slot.load(Relaxed) as usize;
-        let room = fitting(ep, chan, tail.wrapping_sub(base), room)? as usize;
-        let mut why = libc::EFAULT;
-        let mut done = 0;
-        let mut whole = b.place();
-        'fill: while done < room {
-            if done % FRAGMENT == 0 {
-                whole = b.place();
-            }
-            let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
-            for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
-                if len == 0 {
-                    continue;
+        if room <= FRAGMENT as u64
+            && let Some(off) = geo.at_home(base, tail, room)
+            && let Some((src, n)) = b.piece(room as usize)
+            && n == room as usize
+        {
+            let dst = chan.home(c.ep.slot.load(Relaxed) as usize, c.role.tx()).wrapping_add(off);
+            // SAFETY: as below.
+            return match unsafe { usercopy::copy(dst, src, n) } {
+                Ok(()) => {
+                    b.advance(n);
+                    Ok(room)
                 }
-                let Some(dst) = chan.at(slot, dir, off, len) else {
-                    why = NO_MEMORY;
-                    break 'fill;
-                };
-                // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
-                // the program's, and may fault, which `copy` reports.
-                if unsafe { usercopy::copy(dst, src, len) }.is_err() {
-                    b.go_to(whole);
-                    done -= done % FRAGMENT;
-                    break 'fill;
-                }
-                src = src.wrapping_add(len);
-            }
-            b.advance(n);
-            done += n;
+                Err(_) => Err(libc::EFAULT),
+            };
         }
-        if done == 0 { Err(why) } else { Ok(done as u64) }
+        put_pieces(ep, chan, b, base, tail, room)
     })
+}
+
+/// Copies as much of `room` bytes as has memory, where it may be more than one piece.
+#[inline(never)]
+fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: u64, tail: u64, room: u64) -> Result<u64, i32> {
+    let dir = chan.role().tx();
+    let geo = chan.geometry();
+    let slot = ep.slot.load(Relaxed) as usize;
+    let room = fitting(ep, chan, tail.wrapping_sub(base), room)? as usize;
+    let mut why = libc::EFAULT;
+    let mut done = 0;
+    let mut whole = b.place();
+    'fill: while done < room {
+        if done % FRAGMENT == 0 {
+            whole = b.place();
+        }
+        let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
+        for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+            if len == 0 {
+                continue;
+            }
+            let Some(dst) = chan.at(slot, dir, off, len) else {
+                why = NO_MEMORY;
+                break 'fill;
+            };
+            // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
+            // the program's, and may fault, which `copy` reports.
+            if unsafe { usercopy::copy(dst, src, len) }.is_err() {
+                b.go_to(whole);
+                done -= done % FRAGMENT;
+                break 'fill;
+            }
+            src = src.wrapping_add(len);
+        }
+        b.advance(n);
+        done += n;
+    }
+    if done == 0 { Err(why) } else { Ok(done as u64) }
 }
 
 /// What became of a send.
@@ -339,10 +363,10 @@ pub unsafe fn send(
         match a {
             Attempt::Took(n) => {
                 total += n;
-                restless = Restless::new();
                 if total == b.len {
                     return Sent::Done(total as isize);
                 }
+                restless = Restless::new();
                 continue;
             }
             Attempt::Native if total > 0 => {

@@ -1,6 +1,6 @@
 //! The sending direction, owned: who has a [`Sending`] has its token.
 
-use super::look::{LOOK_EVERY_US, look, look_due, untold};
+use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{go_home, tell_cork};
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
@@ -10,7 +10,7 @@ use crate::lock::{self, Held};
 use crate::{acts, peer};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::driver::{self, Aim, Failure, Given, Outgoing, Put};
+use shmring::driver::{self, Aim, Conn, Failure, Given, Outgoing, Put};
 use shmring::family::Reason;
 use shmring::switch::RxPhase;
 use shmring::{ring, syscall};
@@ -19,6 +19,7 @@ use shmring::{ring, syscall};
 pub(super) struct Out<'a> {
     ep: Ep,
     chan: &'a Chan,
+    c: Conn<'a>,
     fd: i32,
 }
 
@@ -29,24 +30,27 @@ impl Outgoing for Out<'_> {
         Ok(lifeline::sent(self.fd, self.ep.role.load(Relaxed) == 1))
     }
 
-    #[inline]
+    #[inline(always)]
     fn ended(&mut self) -> Result<bool, Infallible> {
-        let Out { ep, chan, fd } = *self;
+        let (ep, peer) = (self.c.ep, self.c.peer());
         if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
             return Ok(true);
         }
-        let peer = conn(ep, chan).peer();
         if peer.gone.load(Relaxed) == 0 && peer.wr_shut.load(Relaxed) == 0 {
             // Looking at the lifeline is a system call. If something was received since our last send, this is an answer,
             // and ten times the interval will do: the kernel, too, takes the first send after the peer's death, since the
             // RST only comes back later. There is still a limit, because what was received may have lain there for long.
             let heard = ep.rx_head.load(Relaxed);
-            let answer = ep.tx_heard.swap(heard, Relaxed) != heard;
-            if !look_due(ep, chan, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
+            let answer = ep.tx_heard.load(Relaxed) != heard;
+            if answer {
+                // The direction is owned: nobody else writes it.
+                ep.tx_heard.store(heard, Relaxed);
+            }
+            if !due(ep, self.chan, if answer { 10 * LOOK_EVERY_US } else { LOOK_EVERY_US }) {
                 return Ok(false);
             }
         }
-        Ok(look(ep, chan, fd, ENDED) & ENDED != 0)
+        Ok(self.look_for_end())
     }
 
     /// The peer's FIN stands behind what the receive window did not take (tcp_send_fin). A peer that is killed with our
@@ -87,8 +91,7 @@ impl Outgoing for Out<'_> {
 
     #[inline(always)]
     fn limit(&mut self) -> u64 {
-        let c = conn(self.ep, self.chan);
-        ring::limit(c.me(), c.peer(), c.size)
+        ring::limit(self.c.me(), self.c.peer(), self.c.size)
     }
 
     #[inline]
@@ -114,6 +117,13 @@ impl Outgoing for Out<'_> {
         } else {
             crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {at}", self.ep.index());
         }
+    }
+}
+
+impl Out<'_> {
+    #[cold]
+    fn look_for_end(&self) -> bool {
+        look(self.ep, self.chan, self.fd, ENDED) & ENDED != 0
     }
 }
 
@@ -150,12 +160,13 @@ impl<'a> Sending<'a> {
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Sending<'a>> {
         let held = take_living(ep, &ep.record().tx_token, life)?;
-        Some(Sending { port: Out { ep, chan, fd }, held })
+        Some(Sending { port: Out { ep, chan, c: conn(ep, chan), fd }, held })
     }
 
     /// Takes it where the caller knows that the connection lives.
     pub fn take_now(ep: Ep, chan: &'a Chan, fd: i32) -> Sending<'a> {
-        Sending { port: Out { ep, chan, fd }, held: lock::take(&ep.record().tx_token) }
+        let held = lock::take(&ep.record().tx_token);
+        Sending { port: Out { ep, chan, c: conn(ep, chan), fd }, held }
     }
 
     /// Gives it back.
@@ -167,7 +178,7 @@ impl<'a> Sending<'a> {
     /// Serves the protocol until it is clear where the next byte goes.
     #[inline(always)]
     pub fn turn(&mut self) -> Turn {
-        let c = conn(self.port.ep, self.port.chan);
+        let c = self.port.c;
         match sure(driver::turn(&mut self.port, &c, Aim::Send)) {
             driver::Turn::Lifeline => Turn::Lifeline,
             driver::Turn::Ring => Turn::Ring,
@@ -184,7 +195,7 @@ impl<'a> Sending<'a> {
     /// Takes the direction down for good, for a reason of this side's. An error that it comes to is for the program's own
     /// calls to report.
     pub fn leave(&mut self) {
-        let c = conn(self.port.ep, self.port.chan);
+        let c = self.port.c;
         match sure(driver::turn(&mut self.port, &c, Aim::Leave)) {
             driver::Turn::Failed(Failure::Corrupt) => self.corrupt(),
             driver::Turn::Failed(failure) => untold(self.port.ep, errno(failure)),
@@ -213,11 +224,17 @@ impl<'a> Sending<'a> {
         })
     }
 
+    /// The connection.
+    #[inline(always)]
+    pub fn conn(&self) -> Conn<'a> {
+        self.port.c
+    }
+
     /// Sends up to `want` bytes on the ring. `fill` gets the position at home, the tail and the room behind it.
     #[inline(always)]
     pub fn put(&mut self, want: u64, fill: impl FnOnce(u64, u64, u64) -> Result<u64, i32>) -> Result<usize, i32> {
         let chan = self.port.chan;
-        let c = conn(self.port.ep, chan);
+        let c = self.port.c;
         match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| {
             let filled = fill(base, tail, room);
             // Whoever sees these bytes must know what was done before them.
@@ -233,7 +250,7 @@ impl<'a> Sending<'a> {
 
     /// After the FIN: what is left of an echo stays unsent.
     pub fn finished(&mut self) {
-        let c = conn(self.port.ep, self.port.chan);
+        let c = self.port.c;
         sure(driver::finished(&mut self.port, &c));
     }
 }

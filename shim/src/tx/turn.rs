@@ -13,21 +13,26 @@ use shmring::switch::{Again, TxPhase};
 use shmring::syscall;
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
+#[inline(always)]
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let life = ep.life();
-    let asked = match ep.tx_phase.get() {
-        TxPhase::Ring => conn(ep, chan).peer().rewind.load(Relaxed) != 0,
+    let c = conn(ep, chan);
+    let asked = match c.ep.tx_phase.get() {
+        TxPhase::Ring => c.peer().rewind.load(Relaxed) != 0,
         TxPhase::Rewind => true,
         _ => false,
     };
-    // A latched error is for the program's own calls to report.
-    if asked && ep.latched.load(Relaxed) == 0 {
+    if asked {
         serve(ep, chan, fd, life);
     }
 }
 
 #[cold]
 fn serve(ep: Ep, chan: &Chan, fd: i32, life: u32) {
+    // A latched error is for the program's own calls to report.
+    if ep.latched.load(Relaxed) != 0 {
+        return;
+    }
     let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return };
     if let Turn::Error(e) = sending.turn() {
         untold(ep, e);
