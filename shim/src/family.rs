@@ -239,7 +239,7 @@ pub fn after_fork_child() {
 pub fn sole_holder(ep: Ep) -> bool {
     let count = || ep.holders.iter().map(|h| h.load(Acquire).count_ones()).sum::<u32>();
     count() == 1 || {
-        reap();
+        members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
         count() == 1
     }
 }
@@ -278,7 +278,7 @@ fn drop_hold(ep: Ep, m: usize) -> bool {
 
 /// Gives up what members held that died without saying so.
 fn reap() {
-    members::reap(clear);
+    members::reap(|_| true, clear);
 }
 
 /// Gives up what the member in place `m` held, which has died.

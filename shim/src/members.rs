@@ -195,17 +195,23 @@ fn watch_birth(place: usize) {
     }
 }
 
+/// Whether no writing end is left of the pipe that ends at `fd`.
+fn is_alone(fd: i32) -> bool {
+    let mut p = libc::pollfd { fd, events: 0, revents: 0 };
+    let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: one pollfd and a timeout, both locals.
+    unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
+    p.revents & libc::POLLHUP != 0
+}
+
 /// Gives back the places of children that died before they took them. With `clear` what they hold is given up.
 pub fn stillborn(clear: impl Fn(usize)) {
     let Some(h) = header().filter(|_| !is_filtered()) else { return };
     for b in &BIRTHS {
         let Some(place) = (b.place.load(Acquire) as usize).checked_sub(1) else { continue };
-        let mut p = libc::pollfd { fd: b.theirs.load(Relaxed), events: 0, revents: 0 };
-        let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: one pollfd and a timeout, both locals.
-        unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
         let w = Member(h.members[place].load(Acquire));
-        if p.revents & libc::POLLHUP == 0 && w.is_being_forked() {
+        // One that has taken its place has no need of the pipe.
+        if w.is_being_forked() && !is_alone(b.theirs.load(Relaxed)) {
             continue;
         }
         // One of several threads that come here.
@@ -213,18 +219,19 @@ pub fn stillborn(clear: impl Fn(usize)) {
             continue;
         }
         discard(&b.theirs);
-        if Member(h.members[place].load(Acquire)).is_being_forked() {
+        if w.is_being_forked() && h.members[place].load(Acquire) == w.0 {
             clear(place);
             h.members[place].store(w.freed().0, Release);
         }
     }
 }
 
-/// Gives back the places of members that died without saying so. With `clear` what they hold is given up.
-pub fn reap(clear: impl Fn(usize)) {
+/// Gives back the places of members that died without saying so, among those that `concern` the caller: each of them that
+/// lives costs a system call. With `clear` what the dead hold is given up.
+pub fn reap(concern: impl Fn(usize) -> bool, clear: impl Fn(usize)) {
     stillborn(&clear);
     let (Some(h), Some((me, generation))) = (header(), owner::place(myself())) else { return };
-    for (place, word) in h.members.iter().enumerate() {
+    for (place, word) in h.members.iter().enumerate().filter(|(place, _)| concern(*place)) {
         let w = Member(word.load(Acquire));
         let gone = match w.reaper() {
             _ if place == me => false,

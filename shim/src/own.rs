@@ -22,8 +22,8 @@ pub fn floor() -> i32 {
 }
 
 /// How many descriptors culvert may hold: a quarter of the limit. A program short of descriptors keeps them.
-fn budget() -> usize {
-    (floor() / 3).min(MOST as i32) as usize
+fn budget(floor: i32) -> usize {
+    (floor / 3).min(MOST as i32) as usize
 }
 
 /// Whether a memfd may have `len` bytes: beyond RLIMIT_FSIZE, ftruncate raises SIGXFSZ in the program.
@@ -35,13 +35,14 @@ pub fn may_size(len: usize) -> bool {
 /// when it must be moved. On failure the descriptor is closed and `place` becomes -1.
 pub fn adopt(place: &'static AtomicI32) -> bool {
     let fd = place.load(Relaxed);
-    let high = lnx::duplicate(fd, floor());
+    let floor = floor();
+    let high = lnx::duplicate(fd, floor);
     shmring::sys::close(fd);
     place.store(-1, Relaxed);
     if high < 0 {
         return false;
     }
-    let free = KEPT.iter().take(budget()).find(|k| {
+    let free = KEPT.iter().take(budget(floor)).find(|k| {
         k.compare_exchange(core::ptr::null_mut(), core::ptr::from_ref(place).cast_mut(), Relaxed, Relaxed).is_ok()
     });
     if free.is_none() || high as usize >= MAX {
