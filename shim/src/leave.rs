@@ -19,7 +19,7 @@ use shmring::switch::{RxPhase, TxPhase};
 /// our library again (it is woken if it sleeps there). Nothing here waits for the lifeline.
 pub fn retire(fd: c_int, why: Reason) {
     let unread = match why {
-        Reason::Option | Reason::Shared | Reason::Recalled => Unread::Keep,
+        Reason::Option | Reason::Recalled => Unread::Keep,
         _ => Unread::Rewind,
     };
     go(fd, why, unread, tx::leave);

@@ -5,7 +5,7 @@
 //! it by turns, the connection goes to the kernel, where sharing is the kernel's business.
 
 use crate::endpoint::Ep;
-use crate::{clock, family, leave, lifeline, members, signals};
+use crate::{clock, family, leave, lifeline, members, rx, signals};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use shmring::family::{CONTESTED, Reason};
@@ -52,12 +52,19 @@ fn elsewhere(ep: Ep, fd: i32, token: &AtomicU64, word: u64, handed: u32, wait: W
     if !free {
         return wait_for(fd, token, word, wait);
     }
-    if ep.handed.fetch_or(handed, AcqRel) & handed == 0 {
+    if ep.handed.fetch_or(handed, AcqRel) & handed == 0 || unread(ep) {
+        // Also what lies on the ring is read by turns: only the peer could bring it to the kernel, and it may be busy with
+        // something else for long.
         let _ = token.compare_exchange(word, members::myself(), AcqRel, Relaxed);
     } else if ep.handed.fetch_or(CONTESTED, AcqRel) & CONTESTED == 0 {
         leave::retire(fd, Reason::Shared);
     }
     Turn::Again
+}
+
+/// Whether bytes for this side lie on the ring.
+fn unread(ep: Ep) -> bool {
+    ep.chan().is_some_and(|chan| rx::on_ring(ep, chan) != 0)
 }
 
 /// Waits until the owner of a token has given it back, or is dead, as the call may.
