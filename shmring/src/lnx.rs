@@ -80,12 +80,6 @@ pub fn limit(resource: u32) -> Option<u64> {
     (e == 0).then_some(r.rlim_cur)
 }
 
-/// A doorbell: an eventfd, close-on-exec, on which nothing blocks.
-pub fn eventfd() -> i32 {
-    // SAFETY: no memory is touched.
-    unsafe { syscall!(libc::SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as i32 }
-}
-
 /// A fresh mapping that can be read and written: of `fd`, or of nothing for `MAP_ANONYMOUS`.
 pub fn map(len: usize, flags: i32, fd: i32) -> Option<*mut u8> {
     // SAFETY: the kernel chooses where: memory that exists is not touched.

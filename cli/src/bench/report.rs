@@ -68,7 +68,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Half the distance between the quartiles of `values`,: how much single rounds differ. 0 for fewer than four values,
+/// Half the distance between the quartiles of `values`: how much single rounds differ. 0 for fewer than four values,
 /// which say nothing about it and so excuse no miss.
 fn spread(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
