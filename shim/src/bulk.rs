@@ -2,6 +2,12 @@
 //! to write or to read there, as far as it has, and unmapped when its part in the connection ends.
 //!
 //! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
+//!
+//! What another user sends is not read in a mapping. A page that was never written, or that was punched out of the memfd, is a
+//! hole; whoever touches a hole in a mapping, also to read, gets a page for it, charged to its own control group (shmem_fault).
+//! A sender could say that a whole ring is full that it has never written, and have the reader's group pay for that, until the
+//! reader is killed for want of memory. `pread` takes a hole for zeros and allocates nothing (shmem_file_read_iter), whatever
+//! the sender punches meanwhile. Our own user and root could do worse to us, and are trusted with it.
 
 use crate::channel::{self, Chan};
 use crate::members;
@@ -29,8 +35,21 @@ impl Chan {
         Some(b.at.load(Relaxed).wrapping_add(off))
     }
 
-    /// The same to read from: from `buf` if it cannot be mapped, and then perhaps fewer bytes. `None`: the memory is lost,
-    /// since somebody has closed its descriptor.
+    /// The same to read from. `None`: it is to be read from the descriptor ([`Chan::read_into`]).
+    #[inline(always)]
+    pub fn source(&self, slot: usize, dir: usize, off: usize, len: usize) -> Option<*const u8> {
+        if off >= HOME && self.is_foreign() && dir == self.role().rx() {
+            // What `keep_unread` has copied is ours.
+            let b = &self.bulk[slot % SLOTS][dir];
+            if off - HOME + len > b.len.load(Relaxed) {
+                return None;
+            }
+        }
+        self.at(slot, dir, off, len).map(<*mut u8>::cast_const)
+    }
+
+    /// The same: from `buf` if it cannot be mapped, and then perhaps fewer bytes. `None`: the memory is lost, since somebody
+    /// has closed its descriptor.
     pub fn read_at(
         &self,
         slot: usize,
@@ -39,8 +58,8 @@ impl Chan {
         len: usize,
         buf: &mut [u8],
     ) -> Option<(*const u8, usize)> {
-        if let Some(p) = self.at(slot, dir, off, len) {
-            return Some((p.cast_const(), len));
+        if let Some(p) = self.source(slot, dir, off, len) {
+            return Some((p, len));
         }
         let len = len.min(buf.len());
         // SAFETY: at most `len` bytes of the buffer are written.
@@ -48,7 +67,7 @@ impl Chan {
         Some((buf.as_ptr(), len))
     }
 
-    /// Reads bulk that cannot be mapped from the channel's descriptor. `Err`: EFAULT, or EIO if the memory is lost.
+    /// Reads bulk that is not mapped from the channel's descriptor. `Err`: EFAULT, or EIO if the memory is lost.
     ///
     /// # Safety
     /// The kernel checks `to`, a program's pointer or one to `len` bytes of ours.
@@ -77,14 +96,39 @@ impl Chan {
         r == 0 && st.st_ino == self.inode.load(Relaxed) && st.st_size == layout::channel_len(self.ring()) as i64
     }
 
-    /// Maps all that a slot's rings have, while that is still allowed. Both directions are owned.
-    pub fn map_all(&self, slot: usize) {
-        for (dir, p) in self.slot(slot).producer.iter().enumerate() {
-            let there = (p.there.load(Relaxed) as usize).min(layout::bulk_len(self.ring()));
+    /// Maps all that a slot's rings have, while that is still allowed, but for what another user sends. Of our own ring `there`
+    /// bytes of bulk have memory. Both directions are owned.
+    pub fn map_all(&self, slot: usize, there: u64) {
+        let (tx, rx) = (self.role().tx(), self.role().rx());
+        let claimed = if self.is_foreign() { 0 } else { self.slot(slot).producer[rx].there.load(Relaxed) };
+        for (dir, there) in [(tx, there), (rx, claimed)] {
+            let there = (there as usize).min(layout::bulk_len(self.ring()));
             if there > 0 {
                 let _ = self.at(slot, dir, HOME, there);
             }
         }
+    }
+
+    /// Copies what another user has left on a ring for this process, `len` bytes from position `pos` on, while that is still
+    /// allowed. What follows there reads as zeros, without a call. The direction is owned, and the sender has gone.
+    pub fn keep_unread(&self, slot: usize, base: u64, pos: u64, len: u64) {
+        let (dir, all) = (self.role().rx(), layout::bulk_len(self.ring()));
+        let b = &self.bulk[slot % SLOTS][dir];
+        if !self.is_foreign() || len == 0 || b.len.load(Relaxed) != 0 {
+            return;
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let Some(p) = memory::map(0, all, flags, -1, 0) else { return };
+        let copy = p as *mut u8;
+        for (off, n) in self.geometry().spans(base, pos, len) {
+            if off >= HOME && n > 0 {
+                // SAFETY: fresh memory of ours for the whole bulk, in which the ring's bytes from `HOME` on lie. What cannot be read is
+                // lost, and reads as zeros.
+                let _ = unsafe { self.read_into(slot, dir, off, n, copy.wrapping_add(off - HOME)) };
+            }
+        }
+        b.at.store(copy, Relaxed);
+        b.len.store(all, Relaxed);
     }
 
     /// Maps at least `len` bytes of a bulk. The direction is owned; `channel::LOCK` is not held.

@@ -17,6 +17,9 @@ pub const CHANS: usize = 1024;
 
 const PAGE: usize = 4096;
 
+/// The user who may do anything in our user namespace.
+const ROOT: u32 = 0;
+
 /// A channel, at the beginning of a piece of memory in which the channel's fixed part follows on the next page.
 ///
 /// Such a piece is made once and never unmapped, nor is the fixed part: a channel that is closed is *replaced*, by zeros
@@ -45,6 +48,8 @@ pub struct Chan {
     pub peer_uid: AtomicU32,
     /// Its pid, for display.
     pub peer_pid: AtomicU32,
+    /// Somebody writes to it who is neither our own user nor root.
+    foreign: AtomicU32,
     /// Endpoint (index + 1) in each slot.
     slot_ep: [AtomicU32; SLOTS],
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
@@ -158,6 +163,8 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.ring.store(ring as u32, Relaxed);
     c.id.store(id, Relaxed);
     c.used.store(0, Relaxed);
+    // One without a name is this process's own (`handoff`); of others it is not known yet.
+    c.foreign.store(u32::from(id != 0), Relaxed);
     c.inherited.store(0, Relaxed);
     c.noted.store(0, Relaxed);
     c.alive.store(0, Relaxed);
@@ -260,6 +267,20 @@ impl Chan {
     /// Whether the other side puts no new connection into it, nor looks at what is offered in it.
     pub fn left_by_peer(&self) -> bool {
         self.header().left[self.role().peer() as usize].load(Acquire) != 0
+    }
+
+    /// Who is at the other side, as SCM_CREDENTIALS prove: a mailbox, a user, a process.
+    pub fn introduce(&self, mailbox: u64, uid: u32, pid: u32) {
+        self.peer_mailbox.store(mailbox, Relaxed);
+        self.peer_uid.store(uid, Relaxed);
+        self.peer_pid.store(pid, Relaxed);
+        self.foreign.store(u32::from(uid != ROOT && uid != rendezvous::uid::own()), Relaxed);
+    }
+
+    /// Whether another user writes to it who could not do to this process what its own user can, or root.
+    #[inline(always)]
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.load(Relaxed) != 0
     }
 
     /// Which side this process is.

@@ -392,9 +392,7 @@ fn read_answers() {
 
 fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
     talk();
-    chan.peer_mailbox.store(mailbox, Relaxed);
-    chan.peer_uid.store(uid, Relaxed);
-    chan.peer_pid.store(pid, Relaxed);
+    chan.introduce(mailbox, uid, pid);
     crate::log!(Info, "channel {:x} with pid {pid} (uid {uid}), {} bytes a ring", chan.id.load(Relaxed), chan.ring());
 }
 

@@ -265,9 +265,9 @@ pub fn leaving() {
 pub fn seccomp() {
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
-            // What stays on the rings is read without further calls.
+            // What stays on the rings is read without further calls. What another user sends is copied below, once it is known.
             let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
-            chan.map_all(ep.slot.load(Relaxed) as usize);
+            chan.map_all(ep.slot.load(Relaxed) as usize, ep.tx_there.load(Relaxed));
             tx.release();
             rx.release();
         }
@@ -277,5 +277,12 @@ pub fn seccomp() {
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
     leave::retire_all(Reason::Seccomp, leave::Unread::Rewind, |_| true);
+    for ep in family::held().filter(|e| e.state() == State::Attached) {
+        if let Some(chan) = ep.chan() {
+            let rx = lock::take(&ep.rx_token);
+            rx::keep_unread(ep, chan);
+            rx.release();
+        }
+    }
     poller::silence();
 }

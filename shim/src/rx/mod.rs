@@ -7,7 +7,7 @@ mod receiving;
 
 pub use advance::{READY, advance, doubled, leaving};
 pub use depart::leave;
-pub use look::{at_end, ending, left, low, news, on_ring, stirred, tail};
+pub use look::{at_end, ending, keep_unread, left, low, news, on_ring, stirred, tail};
 pub use receiving::received;
 
 use crate::buffers::Buffers;

@@ -2,6 +2,8 @@
 shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
 
     connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
+    connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
+                       of memory the channel's file has got by that
     acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
 """
 import array
@@ -127,7 +129,8 @@ def connector():
             post.sendto(message(WELCOME, nonce, name, 77), address(frm))
         got = received(answer, socket.CMSG_SPACE(4))
         if got and got[1]:
-            memory = mmap.mmap(struct.unpack("=i", got[1][-1][2][:4])[0], known["fixed"])
+            fd = struct.unpack("=i", got[1][-1][2][:4])[0]
+            memory = mmap.mmap(fd, known["fixed"])
         if memory and taken is None:
             for o in range(64):
                 at = known["offers"] + 64 * o + 16
@@ -143,6 +146,9 @@ def connector():
         if i > 3000:
             print("never offered a slot", flush=True)
             sys.exit(2)
+    if way == "charge":
+        charge(c, memory, fd, taken, 8 * i)
+        return
     c.sendall(b"hostile!")
     print("at work", flush=True)
     pollers = range(64)
@@ -155,6 +161,29 @@ def connector():
                 memory[at : at + 8] = b"\xff" * 8
             for at in armed:
                 memory[at : at + 4] = bytes(4)
+
+
+def word(slot, line, field):
+    """Where a word of a slot lies: those of the connector's lines, which are the first of their kind."""
+    return known["headers"][slot] + known["lines"][line] + known["fields"][field]
+
+
+def charge(c, memory, fd, slot, sent):
+    def pages():
+        return os.fstat(fd).st_blocks * 512
+
+    tail, head, up = word(slot, "producer", "tail"), word(slot, "consumer", "head"), word(slot, "side", "up")
+    full = known["ring"] - 64
+    before = pages()
+    struct.pack_into("<Q", memory, tail, full)
+    # The ring begins behind the next message.
+    struct.pack_into("<Q", memory, up, sent + 8 + 1)
+    c.sendall(b"hostile!")
+    print("at work", flush=True)
+    until = time.monotonic() + 60
+    while struct.unpack_from("<Q", memory, head)[0] != full and time.monotonic() < until:
+        time.sleep(0.01)
+    print("read", struct.unpack_from("<Q", memory, head)[0] == full, "bytes", pages() - before, flush=True)
 
 
 def bad_channel():

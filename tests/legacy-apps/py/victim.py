@@ -1,4 +1,5 @@
-"""One end of a connection whose other end is hostile (hostile.py). Arguments: role, port."""
+"""One end of a connection whose other end is hostile (hostile.py). Arguments: role, port, and for an
+acceptor what the other end does, with a number."""
 import os
 import select
 import signal
@@ -43,6 +44,15 @@ if role == "acceptor":
         if request == b"hostile!":
             break
         c.sendall(request)
+    if sys.argv[3:4] == ["charge"]:
+        left, zeros = int(sys.argv[4]), True
+        while left:
+            got = c.recv(min(left, 1 << 20))
+            zeros = zeros and got and not got.strip(b"\0")
+            left -= len(got)
+        print("zeros", zeros, flush=True)
+        c.recv(1)
+        sys.exit(0)
     other, another = socket.socketpair()
     ep.register(other, select.EPOLLIN)
     # Its bits come all the time. Time-outs, signals and the others' news must count all the same.

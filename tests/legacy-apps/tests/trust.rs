@@ -95,20 +95,78 @@ fn no_control_character_is_echoed() {
     }
 }
 
+/// Bytes of the rings that `py/hostile.py` makes or is given.
+const RING: usize = 4 << 20;
+
 /// What `py/hostile.py` knows of the shared memory.
 fn known() -> String {
-    let ring = 4 << 20;
+    use std::mem::offset_of;
     let headers: Vec<String> = (0..layout::SLOTS).map(|i| layout::header_at(i).to_string()).collect();
+    let lines = [
+        ("side", offset_of!(layout::SlotHeader, side)),
+        ("producer", offset_of!(layout::SlotHeader, producer)),
+        ("consumer", offset_of!(layout::SlotHeader, consumer)),
+    ];
+    let fields = [
+        ("up", offset_of!(layout::Side, up)),
+        ("tail", offset_of!(layout::Producer, tail)),
+        ("head", offset_of!(layout::Consumer, head)),
+    ];
+    let map = |of: &[(&str, usize)]| of.iter().map(|(n, at)| format!(r#""{n}":{at}"#)).collect::<Vec<_>>().join(",");
     format!(
-        r#"{{"version":{},"offers":{},"queues":{},"fixed":{},"headers":[{}],"rx":{},"ring":{ring},"length":{}}}"#,
+        r#"{{"version":{},"offers":{},"queues":{},"fixed":{},"headers":[{}],"rx":{},"ring":{RING},"length":{},"lines":{{{}}},"fields":{{{}}}}}"#,
         rendezvous::message::VERSION,
         layout::OFFERS_AT,
         layout::QUEUES_AT,
         layout::FIXED_LEN,
         headers.join(","),
-        std::mem::offset_of!(layout::Side, rx),
-        layout::channel_len(ring),
+        offset_of!(layout::Side, rx),
+        layout::channel_len(RING),
+        map(&lines),
+        map(&fields),
     )
+}
+
+/// Removes what MALLORY leaves in /dev/shm when it is dropped.
+struct Leavings;
+
+impl Drop for Leavings {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&format!("culvert-{MALLORY}-")) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// `py/hostile.py` as another user's, who may read a copy of it.
+fn hostile_user(lab: &Lab, words: &[&str]) -> Command {
+    open_to_all(lab.dir());
+    let script = lab.write("hostile.py", std::fs::read(legacy_apps::file("py/hostile.py")).expect("the script"));
+    let mut c = lab.command(Side::Client, "setpriv");
+    c.env_remove("LD_PRELOAD").arg(format!("--reuid={MALLORY}")).arg(format!("--regid={MALLORY}"));
+    c.args(["--clear-groups", "--", "/usr/bin/python3.11", "-u"]).arg(script).arg(known()).args(words);
+    c
+}
+
+/// A peer of another user says that it has filled its ring, and has not: whoever reads that gets zeros, and no memory is charged
+/// to it.
+#[test]
+fn a_peer_that_has_others_pay_for_its_ring() {
+    if !is_several_users() {
+        return;
+    }
+    let _leavings = Leavings;
+    let lab = Lab::new("charge", Mode::Both);
+    let port = free_port().to_string();
+    let bytes = (RING - 64).to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "charge", &bytes]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "charge", &port])).success();
+    let out = victim.wait(PATIENCE);
+    assert_eq!(out.text(), "listening\nzeros True", "{}", out.stderr);
+    assert_eq!(hostile.text(), "at work\nread True bytes 0");
 }
 
 /// A peer that sets all ready bits all the time, and clears what is armed, does not keep anybody from timing out, from
