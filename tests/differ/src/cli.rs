@@ -1,13 +1,15 @@
 //! The command line of `differ`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::conductor::{Mode, Setup};
 use crate::generate::{BUDGET, Options};
 use crate::rng::Rng;
-use crate::script::{Record, first_difference};
+use crate::script::{Record, SKIPPED, first_difference, parse};
 use crate::shrink::{self, Run};
+use crate::spaces;
 
 const USAGE: &str = "\
 usage: differ run [--seed S] [--count N] [--seconds T] [options]   compare scenarios S, S+1, ...
@@ -18,13 +20,14 @@ options:
   --steps N         most random steps per scenario (default 70)
   --ring BYTES      CULVERT_RING (default: mixed)
   --spin V          CULVERT_SPIN (default: mixed)
-  --without A,B     leave out kinds of steps: fork exec pspawn scm kill nested exclusive lowat trunc
+  --eager V         CULVERT_EAGER, 0 or 1 (default: mixed)
+  --without A,B     leave out kinds of steps: fork exec pspawn scm kill stop spaces nested exclusive lowat trunc
                     sendfile sendmore negative, or any operation's name
   --keep DIR        where scripts of failing scenarios go (default: the system's temporary directory)
   --shrink SECONDS  time to spend on making a failing scenario smaller (default 20)
   --stop N          stop after N failing scenarios (default 10)
   --verbose         a line per scenario
-exit status: 0 no difference, 1 differences, 2 wrong usage";
+exit status: 0 no difference, 1 differences or a kind of step that never happened in a long run, 2 wrong usage";
 
 struct Cli {
     seed: u64,
@@ -35,6 +38,7 @@ struct Cli {
     steps: usize,
     ring: Option<String>,
     spin: Option<String>,
+    eager: Option<String>,
     without: Vec<String>,
     keep: PathBuf,
     shrink: Duration,
@@ -55,6 +59,7 @@ impl Cli {
             steps: 70,
             ring: None,
             spin: None,
+            eager: None,
             without: Vec::new(),
             keep: std::env::temp_dir(),
             shrink: Duration::from_secs(20),
@@ -87,6 +92,7 @@ impl Cli {
                 }
                 "--steps" => cli.steps = number()? as usize,
                 "--ring" => cli.ring = Some(value.clone()),
+                "--eager" => cli.eager = Some(value.clone()),
                 "--spin" => cli.spin = Some(value.clone()),
                 "--without" => cli.without = value.split(',').map(str::to_owned).collect(),
                 "--keep" => cli.keep = value.into(),
@@ -110,7 +116,8 @@ impl Cli {
         let mode = self.mode.unwrap_or(*rng.pick(&[Mode::All, Mode::All, Mode::All, Mode::First, Mode::Others]));
         let ring = self.ring.clone().or_else(|| rng.chance(25).then(|| "4096".to_owned()));
         let spin = self.spin.clone().unwrap_or_else(|| (*rng.pick(&["off", "auto", "50"])).to_owned());
-        let mut env = vec![("CULVERT_SPIN".to_owned(), spin)];
+        let eager = self.eager.clone().unwrap_or_else(|| (*rng.pick(&["0", "0", "1"])).to_owned());
+        let mut env = vec![("CULVERT_SPIN".to_owned(), spin), ("CULVERT_EAGER".to_owned(), eager)];
         let mut budget = BUDGET;
         if let Some(ring) = ring {
             // Less under way than the ring holds, or a send that the kernel takes would block.
@@ -152,6 +159,95 @@ struct Counts {
     failing: Vec<u64>,
     native_hangs: u64,
     unstable: u64,
+    /// What was done under the library, and how often.
+    actions: BTreeMap<String, u64>,
+}
+
+/// Kinds of steps that a long run must contain, unless it is to leave them out.
+const KINDS: &[&str] = &[
+    "fork",
+    "forkin",
+    "exec",
+    "pspawn",
+    "usend",
+    "urecv",
+    "thread",
+    "kill",
+    "stop",
+    "cont",
+    "spaces",
+    "pid",
+    "user",
+    "root",
+    "mnt",
+    "edge",
+    "oneshot",
+    "exclusive",
+    "eager",
+    "lazy",
+    "spinning",
+    "not spinning",
+    "duplex",
+    "alarm",
+    "signal",
+];
+
+/// A run of so many scenarios is long.
+const LONG: u64 = 400;
+
+impl Counts {
+    /// Counts what happened in a run under the library.
+    fn note(&mut self, setup: &Setup, run: &Run) {
+        let mut add = |kind: &str| *self.actions.entry(kind.to_owned()).or_default() += 1;
+        for (key, value) in &setup.env {
+            match (key.as_str(), value.as_str()) {
+                ("CULVERT_EAGER", "1") => add("eager"),
+                ("CULVERT_EAGER", _) => add("lazy"),
+                ("CULVERT_SPIN", "off") => add("not spinning"),
+                ("CULVERT_SPIN", _) => add("spinning"),
+                _ => {}
+            }
+        }
+        for record in &run.trace {
+            for op in parse(&record.line).iter().filter(|op| record.of(op.who).is_some_and(|r| r != SKIPPED)) {
+                let words: Vec<&str> = op.text.split(' ').collect();
+                add(words[0]);
+                let spaces = match words[0] {
+                    "start" | "forkin" => words.get(2).copied().unwrap_or("-"),
+                    _ => "-",
+                };
+                if spaces != "-" {
+                    add("spaces");
+                    spaces.split(',').for_each(&mut add);
+                }
+                let flags = if words[0] == "epctl" { words[4].parse().unwrap_or(0) } else { 0 };
+                for (flag, name) in
+                    [(libc::EPOLLET, "edge"), (libc::EPOLLONESHOT, "oneshot"), (libc::EPOLLEXCLUSIVE, "exclusive")]
+                {
+                    if flags & flag as u32 != 0 {
+                        add(name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kinds of steps that should have happened by now, and did not.
+    fn missing(&self, cli: &Cli) -> Vec<&'static str> {
+        let off = |kind: &str| {
+            let also = match kind {
+                "usend" | "urecv" => "scm",
+                "cont" => "stop",
+                "forkin" | "pid" | "user" | "root" | "mnt" => "spaces",
+                _ => kind,
+            };
+            cli.without.iter().any(|w| w == kind || w == also)
+                || also == "spaces" && !spaces::allowed()
+                || matches!(kind, "eager" | "lazy") && (cli.eager.is_some() || cli.mode == Some(Mode::Native))
+                || kind.ends_with("spinning") && (cli.spin.is_some() || cli.mode == Some(Mode::Native))
+        };
+        KINDS.iter().copied().filter(|k| !self.actions.contains_key(*k) && !off(k)).collect()
+    }
 }
 
 fn run(cli: &Cli) -> i32 {
@@ -176,10 +272,19 @@ fn run(cli: &Cli) -> i32 {
         counts.unstable,
         counts.native_hangs,
     );
+    let list: Vec<String> = counts.actions.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+    println!("steps: {}", list.join(", "));
+    if !spaces::allowed() {
+        println!("no namespaces: they need root");
+    }
     if !counts.failing.is_empty() {
         println!("failing seeds: {:?}", counts.failing);
     }
-    i32::from(!counts.failing.is_empty() || counts.scenarios == 0)
+    let missing = if counts.scenarios >= LONG { counts.missing(cli) } else { Vec::new() };
+    if !missing.is_empty() {
+        println!("never happened: {}", missing.join(", "));
+    }
+    i32::from(!counts.failing.is_empty() || counts.scenarios == 0 || !missing.is_empty())
 }
 
 fn one(cli: &Cli, seed: u64, counts: &mut Counts) {
@@ -198,6 +303,7 @@ fn one(cli: &Cli, seed: u64, counts: &mut Counts) {
     let lines: Vec<String> = expected.iter().map(|r| r.line.clone()).collect();
     let got = shrink::play(&other, &lines, Some(&expected));
     counts.with_channel += u64::from(got.with_channel > 0);
+    counts.note(&other, &got);
     let Some(at) = first_difference(&expected, &got.trace) else {
         if cli.verbose {
             println!("seed {seed}: equal, {} steps, {} with a channel", lines.len(), got.with_channel);

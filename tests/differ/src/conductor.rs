@@ -7,13 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::model::process_of;
 use crate::raw;
 use crate::script::{BLOCKED, HANG, Record, SKIPPED, SPINS, parse};
+use crate::spaces::Spaces;
 use crate::task;
 
 /// Longest a step may take before it counts as a hang.
@@ -48,6 +51,8 @@ pub struct Setup {
 struct Actor {
     pid: i32,
     tid: i32,
+    /// What it takes for its children's ids is another process here: it is in a pid namespace.
+    elsewhere: bool,
     control: OwnedFd,
     /// The operation that it was left blocked in.
     pending: Option<String>,
@@ -67,6 +72,8 @@ pub struct Conductor<'a> {
     actors: BTreeMap<String, Actor>,
     pids: BTreeSet<i32>,
     ports: Vec<String>,
+    /// Processes that are stopped.
+    stopped: BTreeSet<i32>,
     /// Processes that had a channel mapped when last looked at.
     pub with_channel: usize,
 }
@@ -86,7 +93,16 @@ impl<'a> Conductor<'a> {
             OwnedFd::from_raw_fd(fd)
         };
         let (actors, pids) = (BTreeMap::new(), BTreeSet::new());
-        Conductor { setup, address, listener, actors, pids, ports: Vec::new(), with_channel: 0 }
+        Conductor {
+            setup,
+            address,
+            listener,
+            actors,
+            pids,
+            ports: Vec::new(),
+            stopped: BTreeSet::new(),
+            with_channel: 0,
+        }
     }
 
     /// Performs one step.
@@ -101,7 +117,7 @@ impl<'a> Conductor<'a> {
             }
             let text = self.substitute(op.text);
             match self.actors.get_mut(op.who) {
-                Some(a) if a.pending.is_none() => {
+                Some(a) if a.pending.is_none() && !self.stopped.contains(&a.pid) => {
                     a.pending = Some(op.text.to_owned());
                     raw_send(&a.control, &text);
                     asked.push((op.who.to_owned(), op.timed));
@@ -140,8 +156,10 @@ impl<'a> Conductor<'a> {
         let (shown, hidden) = result.split_once('\t').unwrap_or((&result, ""));
         match op {
             "listen" => self.ports.push(hidden.to_owned()),
-            "fork" | "pspawn" | "thread" => {
-                self.pids.extend(hidden.parse::<i32>().ok().filter(|p| *p > 0));
+            "fork" | "forkin" | "pspawn" | "thread" => {
+                if !self.actors[who].elsewhere {
+                    self.pids.extend(hidden.parse::<i32>().ok().filter(|p| *p > 0));
+                }
                 if !shown.contains("fail") && !self.welcome(&name) {
                     return format!("{shown} but {HANG}");
                 }
@@ -251,7 +269,7 @@ impl<'a> Conductor<'a> {
             if let Some(r) = self.reply(who) {
                 return Settled::Reply(r);
             }
-            asleep = if state == Some('S') { asleep + 1 } else { 0 };
+            asleep = if matches!(state, Some('S' | 'T')) { asleep + 1 } else { 0 };
             if asleep == 3 {
                 return Settled::Asleep;
             }
@@ -292,7 +310,10 @@ impl<'a> Conductor<'a> {
             let mut words = text.split(' ');
             let (Some(who), Some(pid), Some(tid)) = (words.next(), words.next(), words.next()) else { return false };
             let number = |s: &str| s.parse().unwrap_or(0);
-            let actor = Actor { pid: number(pid), tid: number(tid), control, pending: None };
+            // It says what it is called in its own namespace.
+            let (its_pid, its_tid, pid) = (number(pid), number(tid), raw::peer(&control));
+            let tid = task::named(pid, its_tid).unwrap_or(its_tid);
+            let actor = Actor { pid, tid, elsewhere: pid != its_pid, control, pending: None };
             self.pids.insert(actor.pid);
             self.actors.insert(who.to_owned(), actor);
             if who == name {
@@ -302,20 +323,37 @@ impl<'a> Conductor<'a> {
         false
     }
 
-    /// What the conductor does itself: `start A`, `kill A`, `signal A.0 10`.
+    /// The process called `name`.
+    fn pid_of(&self, name: &str) -> Option<i32> {
+        self.actors.iter().find(|(n, _)| process_of(n) == name).map(|(_, a)| a.pid)
+    }
+
+    /// What the conductor does itself: `start A [SPACES]`, `kill A`, `stop A`, `cont A`, `signal A.0 10`.
     fn direct(&mut self, text: &str) -> String {
         let words: Vec<&str> = text.split(' ').collect();
         match words[0] {
-            "start" => self.start(words[1]),
+            "start" => self.start(words[1], words.get(2).copied().unwrap_or("-")),
             "kill" => {
-                let prefix = format!("{}.", words[1]);
-                let Some(pid) = self.actors.iter().find(|(n, _)| n.starts_with(&prefix)).map(|(_, a)| a.pid) else {
-                    return SKIPPED.into();
-                };
+                let Some(pid) = self.pid_of(words[1]) else { return SKIPPED.into() };
                 // SAFETY: the process is ours and not yet reaped, so the pid is still its own.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
                 self.actors.retain(|_, a| a.pid != pid);
+                self.stopped.remove(&pid);
                 if self.bury(pid) { "dead".into() } else { HANG.into() }
+            }
+            "stop" => {
+                let Some(pid) = self.pid_of(words[1]).filter(|p| self.stopped.insert(*p)) else {
+                    return SKIPPED.into();
+                };
+                // SAFETY: as above.
+                unsafe { libc::kill(pid, libc::SIGSTOP) };
+                if self.until(|| task::stopped(pid)) { "stopped".into() } else { HANG.into() }
+            }
+            "cont" => {
+                let Some(pid) = self.pid_of(words[1]).filter(|p| self.stopped.remove(p)) else { return SKIPPED.into() };
+                // SAFETY: as above.
+                unsafe { libc::kill(pid, libc::SIGCONT) };
+                "goes on".into()
             }
             "signal" => {
                 let Some(a) = self.actors.get(words[1]).filter(|a| a.pending.is_some()) else {
@@ -333,8 +371,9 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn start(&mut self, process: &str) -> String {
+    fn start(&mut self, process: &str, spaces: &str) -> String {
         let name = format!("{process}.0");
+        let spaces = Spaces::new(spaces);
         let mut command = Command::new(&self.setup.exe);
         command.args(["actor", &name, &self.address, ""]).stdin(Stdio::null()).env_remove("LD_PRELOAD");
         let preload = match self.setup.mode {
@@ -347,18 +386,28 @@ impl<'a> Conductor<'a> {
             command.env("LD_PRELOAD", &self.setup.lib);
             command.envs(self.setup.env.iter().map(|(k, v)| (k, v)));
         }
-        match command.spawn() {
+        let inner = spaces.clone();
+        // SAFETY: between fork and exec this makes system calls, and writes files; no other thread of ours holds a lock.
+        unsafe { command.pre_exec(move || inner.enter()) };
+        match spaces.around_fork(|| command.spawn()) {
             // The child is reaped through `pids`.
-            Ok(child) => self.pids.insert(child.id() as i32),
-            Err(e) => return format!("cannot start: {e}"),
+            Ok(Ok(child)) => self.pids.insert(child.id() as i32),
+            Ok(Err(e)) | Err(e) => return format!("cannot start: {e}"),
         };
         if self.welcome(&name) { "started".into() } else { HANG.into() }
     }
 
     /// Waits until a dying process has released its files.
     fn bury(&mut self, pid: i32) -> bool {
+        let buried = self.until(|| task::dead(pid));
+        // The first process of a pid namespace takes the others with it.
+        self.actors.retain(|_, a| !a.elsewhere || !task::dead(a.pid));
+        buried
+    }
+
+    fn until(&self, so: impl Fn() -> bool) -> bool {
         let until = Instant::now() + WATCHDOG;
-        while !task::dead(pid) {
+        while !so() {
             if Instant::now() > until {
                 return false;
             }
@@ -390,7 +439,8 @@ impl<'a> Conductor<'a> {
 
     /// Names of the threads that can be given an operation.
     pub fn idle(&self) -> Vec<String> {
-        self.actors.iter().filter(|(_, a)| a.pending.is_none()).map(|(n, _)| n.clone()).collect()
+        let free = |a: &Actor| a.pending.is_none() && !self.stopped.contains(&a.pid);
+        self.actors.iter().filter(|(_, a)| free(a)).map(|(n, _)| n.clone()).collect()
     }
 }
 

@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Model, Waiting, What, process_of};
 use crate::rng::Rng;
 use crate::script::{Record, SKIPPED, parse};
+use crate::spaces::{self, Spaces};
 
 /// What may be under way in one direction, bytes, unless said otherwise.
 pub const BUDGET: i64 = 24_000;
+
+/// Where processes are started, as [`crate::spaces::Spaces`] has it.
+const SPACES: &[&str] = &["user", "root", "mnt", "ipc,uts", "pid", "user,mnt", "root,pid,mnt,ipc,uts", "user,pid"];
 
 /// Shape of the scenarios.
 #[derive(Clone, Debug)]
@@ -105,6 +109,16 @@ impl Generator {
         }
     }
 
+    /// What may take a connection out of the library's reach: not done while a process is stopped, whose turn comes next.
+    fn hands_over(&self, who: &str, text: &str) -> bool {
+        let words: Vec<&str> = text.split(' ').collect();
+        match words[0] {
+            "usend" | "pspawn" | "exec" | "exit" | "close" | "dup2" | "dup3" => true,
+            "epctl" => words[2] == "add" && self.model.set_is_shared(who, words[1]),
+            _ => false,
+        }
+    }
+
     /// The next step; `None` at the end.
     pub fn next_step(&mut self) -> Option<String> {
         if let Some(line) = self.opening.pop() {
@@ -116,13 +130,19 @@ impl Generator {
         while self.left > 0 {
             self.left -= 1;
             for _ in 0..40 {
-                let line = self
-                    .random()
-                    .filter(|l| parse(l).iter().all(|op| self.has(op.text.split(' ').next().unwrap_or(""))));
+                let line = self.random().filter(|l| {
+                    parse(l).iter().all(|op| {
+                        let kind = op.text.split(' ').next().unwrap_or("");
+                        self.has(kind) && (self.model.stopped.is_empty() || !self.hands_over(op.who, op.text))
+                    })
+                });
                 if line.is_some() {
                     return line;
                 }
             }
+        }
+        if let Some(p) = self.model.stopped.first().filter(|_| self.closing.is_none()) {
+            return Some(format!("@ cont {p}"));
         }
         if self.closing.is_none() {
             let mut lines = self.close();
@@ -146,9 +166,10 @@ impl Generator {
         let mut lines = Vec::new();
         let alone = self.rng.chance(20);
         let servers = if alone { "A" } else { "B" };
-        lines.push("@ start A".into());
+        let spaces = ["A", "B"].map(|_| if self.rng.chance(20) { self.spaces() } else { "-" });
+        lines.push(format!("@ start A {}", spaces[0]));
         if !alone {
-            lines.push("@ start B".into());
+            lines.push(format!("@ start B {}", spaces[1]));
         }
         let mut slots = BTreeMap::from([("A", 1), ("B", 1)]);
         let mut fresh = |p: &'static str| {
@@ -204,23 +225,31 @@ impl Generator {
         lines.push("@ channels".into());
         self.opening = lines;
         // Processes come into the model with their `start` steps; the slots are entered now.
-        self.pending_slots(&taken, slots["A"], slots["B"], alone);
-    }
-
-    fn pending_slots(&mut self, taken: &[(&str, usize, usize)], a: usize, b: usize, alone: bool) {
-        for (name, next) in [("A", a), ("B", b)] {
+        for (name, spaces) in ["A", "B"].into_iter().zip(spaces) {
             if name == "B" && alone {
                 continue;
             }
             let of = taken.iter().filter(|(p, ..)| *p == name);
-            let slots = of.map(|(_, s, e)| (*s, What::End(*e))).collect();
-            let process = crate::model::Process { slots, next, threads: 3 };
+            let ends = of.map(|(_, s, e)| (*s, What::End(*e))).collect();
+            let init = Spaces::new(spaces).has("pid").then(|| name.to_owned());
+            let inside = spaces != "-";
+            let process = crate::model::Process { slots: ends, next: slots[name], threads: 3, inside, init };
             self.model.processes.insert(name.into(), process);
         }
     }
 
+    /// New namespaces, if this user may make any.
+    fn spaces(&mut self) -> &'static str {
+        if self.has("spaces") && spaces::allowed() { SPACES[self.rng.below(SPACES.len())] } else { "-" }
+    }
+
     /// One random step, or `None` if the dice chose what cannot be done now.
     fn random(&mut self) -> Option<String> {
+        if let Some(p) = self.model.stopped.first().cloned()
+            && (self.model.idle.is_empty() || self.rng.chance(12))
+        {
+            return Some(format!("@ cont {p}"));
+        }
         if self.model.idle.is_empty() {
             return self.disturb();
         }
@@ -399,7 +428,7 @@ impl Generator {
                     _ => (libc::EPOLLET | libc::EPOLLONESHOT) as u32,
                 };
                 let command = *self.rng.pick(&["add", "add", "mod", "mod", "del"]);
-                let events = if command == "add" && self.rng.chance(5) && self.has("exclusive") {
+                let events = if command == "add" && self.rng.chance(12) && self.has("exclusive") {
                     base & 5 | libc::EPOLLEXCLUSIVE as u32
                 } else {
                     base | extra
@@ -547,7 +576,12 @@ impl Generator {
         match self.rng.below(12) {
             0..=3 if self.children < 4 && self.has("fork") => {
                 self.children += 1;
-                Some(format!("{t} fork {child}.0"))
+                let inside = self.model.processes.get(process)?.inside;
+                let spaces = if !inside && self.rng.chance(30) { self.spaces() } else { "-" };
+                Some(match spaces {
+                    "-" => format!("{t} fork {child}.0"),
+                    spaces => format!("{t} forkin {child}.0 {spaces}"),
+                })
             }
             4..=5 if self.has("exec") => {
                 let preload = i32::from(self.rng.chance(75));
@@ -567,7 +601,10 @@ impl Generator {
                 let n = p.threads;
                 (n < 6).then(|| format!("{t} thread {process}.{}", n + 10))
             }
-            _ if self.model.processes.len() > 2 && self.model.holders(What::End(end)).len() > 1 => {
+            _ if self.model.processes.len() > 2
+                && self.model.processes.get(process)?.init.as_deref() != Some(process)
+                && self.model.holders(What::End(end)).len() > 1 =>
+            {
                 Some(format!("{t} exit {}", self.rng.pick(&["exit", "_exit"])))
             }
             _ => None,
@@ -675,9 +712,18 @@ impl Generator {
                 let ready = x.nonblock || x.timed || self.model.has_reader(e) || self.model.under_way(e) > 0;
                 (alone && !ready).then(|| format!("{t} ~alarm 15 v{v}"))
             }
-            8 if self.rng.chance(15) && self.model.processes.len() > 1 && self.has("kill") => {
+            8 if self.model.processes.len() > 1 && self.has("kill") => {
                 let names: Vec<String> = self.model.processes.keys().cloned().collect();
-                Some(format!("@ kill {}", self.rng.pick(&names)))
+                let name = self.rng.pick(&names).clone();
+                // One that shares all that it has is killed more often.
+                let shared = |e: &usize| self.model.holders(What::End(*e)).len() > 1;
+                let shares = self.model.ends_of(&name).iter().all(shared);
+                self.rng.chance(if shares { 60 } else { 15 }).then(|| format!("@ kill {name}"))
+            }
+            9 if self.has("stop") => {
+                let running = self.model.processes.keys().filter(|p| !self.model.stopped.contains(*p));
+                let names: Vec<String> = running.cloned().collect();
+                (names.len() > 1).then(|| format!("@ stop {}", self.rng.pick(&names)))
             }
             _ => None,
         }

@@ -17,4 +17,5 @@ pub mod raw;
 pub mod rng;
 pub mod script;
 pub mod shrink;
+pub mod spaces;
 pub mod task;

@@ -1,9 +1,10 @@
 //! What the generator knows about a scenario: who holds which end of which connection, how many bytes are
 //! under way, who is blocked in what. Brought up to date from the results seen on the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::script::{BLOCKED, Record, SKIPPED, parse};
+use crate::spaces::Spaces;
 
 /// What a script name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub struct Process {
     pub next: usize,
     /// Next thread number.
     pub threads: usize,
+    /// It has namespaces of its own.
+    pub inside: bool,
+    /// The first process of its pid namespace, with which it dies.
+    pub init: Option<String>,
 }
 
 /// What a blocked thread waits in.
@@ -84,6 +89,8 @@ pub struct Model {
     pub edges: BTreeMap<(usize, u64), (String, String)>,
     /// Descriptors under way to a process: `(process, end)`.
     pub mail: Vec<(String, usize)>,
+    /// Stopped processes.
+    pub stopped: BTreeSet<String>,
     /// Number of listeners so far.
     pub listeners: usize,
 }
@@ -223,7 +230,7 @@ impl Model {
             }
             self.blocked.remove(who);
             if result == "DIED" {
-                self.processes.remove(process_of(who));
+                self.bury(process_of(who), false);
             } else {
                 self.learn_result(who, &text, result);
             }
@@ -256,16 +263,34 @@ impl Model {
         let words: Vec<&str> = text.split(' ').collect();
         match words[0] {
             "start" => {
-                let fresh = Process { slots: BTreeMap::new(), next: 1, threads: 1 };
+                let fresh = Process { slots: BTreeMap::new(), next: 1, threads: 1, inside: false, init: None };
                 self.processes.entry(words[1].to_owned()).or_insert(fresh);
             }
             "kill" => {
-                for end in self.ends_of(words[1]) {
-                    self.break_if_unread(end);
-                }
-                self.processes.remove(words[1]);
+                self.bury(words[1], true);
+            }
+            "stop" => {
+                self.stopped.insert(words[1].to_owned());
+            }
+            "cont" => {
+                self.stopped.remove(words[1]);
             }
             _ => {}
+        }
+    }
+
+    /// Forgets a process that has ended, and those that die with it.
+    fn bury(&mut self, process: &str, breaks: bool) {
+        let dies = |(n, p): (&String, &Process)| *n == process || p.init.as_deref() == Some(process);
+        let dead: Vec<String> = self.processes.iter().filter(|e| dies(*e)).map(|(n, _)| n.clone()).collect();
+        for p in dead {
+            for end in self.ends_of(&p) {
+                if breaks || p != process {
+                    self.break_if_unread(end);
+                }
+            }
+            self.processes.remove(&p);
+            self.stopped.remove(&p);
         }
     }
 
@@ -371,14 +396,25 @@ impl Model {
                     p.threads += 1;
                 }
             }
-            "fork" => {
+            "fork" | "forkin" => {
                 if let Some(p) = self.processes.get(&process).cloned() {
-                    self.processes.insert(process_of(words[1]).to_owned(), Process { threads: 1, ..p });
+                    let mut child = Process { threads: 1, ..p };
+                    let name = process_of(words[1]).to_owned();
+                    if words[0] == "forkin" {
+                        child.inside = true;
+                        if Spaces::new(words[2]).has("pid") {
+                            child.init = Some(name.clone());
+                        }
+                    }
+                    self.processes.insert(name, child);
                 }
             }
             "pspawn" if r == 0 => {
                 let slots = what.map(|w| (slot(2), w)).into_iter().collect();
-                self.processes.insert(process_of(words[1]).to_owned(), Process { slots, next: 40, threads: 1 });
+                let parent = self.processes.get(&process).cloned();
+                let (inside, init) = parent.map_or((false, None), |p| (p.inside, p.init));
+                let child = Process { slots, next: 40, threads: 1, inside, init };
+                self.processes.insert(process_of(words[1]).to_owned(), child);
             }
             "usend" if r == 1 => {
                 if let Some(e) = end {

@@ -3,6 +3,7 @@
 //! Nothing here passes through libc, so a preloaded library neither sees nor delays it.
 
 use std::arch::asm;
+use std::os::fd::AsRawFd;
 
 /// Makes system call `nr`; the result is the kernel's: `>= 0`, or `-errno`.
 ///
@@ -97,4 +98,14 @@ pub fn gettid() -> i32 {
 /// The calling process's id.
 pub fn getpid() -> i32 {
     retry(libc::SYS_getpid, [0; 6]) as i32
+}
+
+/// The process at the other end of a connected Unix socket, as this process's namespace calls it.
+pub fn peer(fd: &impl AsRawFd) -> i32 {
+    let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as u32;
+    let (at, size) = (&raw mut cred as usize, &raw mut len as usize);
+    let (level, name) = (libc::SOL_SOCKET as usize, libc::SO_PEERCRED as usize);
+    retry(libc::SYS_getsockopt, [fd.as_raw_fd() as usize, level, name, at, size, 0]);
+    cred.pid
 }

@@ -18,6 +18,26 @@ pub fn dead(pid: i32) -> bool {
     })
 }
 
+/// True when no thread of `pid` runs any more until it is told to go on.
+pub fn stopped(pid: i32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    tasks.flatten().all(|t| {
+        let tid = t.file_name().to_string_lossy().parse().unwrap_or(0);
+        matches!(state(pid, tid), None | Some('T' | 'Z' | 'X'))
+    })
+}
+
+/// The thread of `pid` that is called `its_tid` in its own pid namespace.
+pub fn named(pid: i32, its_tid: i32) -> Option<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    tasks.flatten().find_map(|t| {
+        let status = fs::read_to_string(t.path().join("status")).ok()?;
+        let names = status.lines().find(|l| l.starts_with("NSpid:"))?;
+        let innermost: i32 = names.split_whitespace().last()?.parse().ok()?;
+        if innermost == its_tid { t.file_name().to_string_lossy().parse().ok() } else { None }
+    })
+}
+
 /// True when a culvert channel is mapped in `pid`: at least one connection of it was offered a ring.
 pub fn has_channel(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/maps"))

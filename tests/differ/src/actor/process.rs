@@ -8,6 +8,7 @@ use super::{
     Args, CONTROL, FDS, FILE_LEN, HANDLED, SLOT_FILE, SLOT_UNIX, SLOTS, call, count_signal, fd_in, handler, install,
     serve, set_slot, shown,
 };
+use crate::spaces::Spaces;
 use crate::{raw, rng};
 
 /// What every process has: a Unix datagram socket named after it, and a file for sendfile.
@@ -38,7 +39,8 @@ pub fn perform(op: &str, a: &mut Args, name: &str, conductor: &str) -> Option<St
             std::thread::spawn(move || serve(&child, &conductor));
             "started".into()
         }
-        "fork" => fork(a.word(), conductor),
+        "fork" => fork(a.word(), "-", conductor),
+        "forkin" => fork(a.word(), a.word(), conductor),
         "exec" => exec(a.word(), a.int() == 1, name, conductor),
         "pspawn" => posix_spawn(a, conductor),
         "exit" => match a.word() {
@@ -84,16 +86,28 @@ fn close_control() {
     }
 }
 
-fn fork(child: &str, conductor: &str) -> String {
-    let pid = call!(fork());
-    if pid == 0 {
-        close_control();
-        // The parent's datagram socket stays the parent's; the number is freed for the child's own.
-        call!(close(fd_in(SLOT_UNIX)));
-        open_unix(child, conductor);
-        serve(child, conductor);
+/// Forks into new namespaces.
+fn fork(child: &str, spaces: &str, conductor: &str) -> String {
+    let spaces = Spaces::new(spaces);
+    let made = spaces.around_fork(|| {
+        let pid = call!(fork());
+        if pid == 0 {
+            close_control();
+            // The parent's datagram socket stays the parent's; the number is freed for the child's own.
+            call!(close(fd_in(SLOT_UNIX)));
+            open_unix(child, conductor);
+            if spaces.enter().is_err() {
+                raw::exit(4);
+            }
+            serve(child, conductor);
+        }
+        pid
+    });
+    match made {
+        Ok(pid) if pid > 0 => format!("forked\t{pid}"),
+        Ok(_) => "fork failed".into(),
+        Err(e) => format!("namespaces fail: {e}"),
     }
-    format!("{}\t{pid}", if pid > 0 { "forked" } else { "fork failed" })
 }
 
 fn table() -> String {

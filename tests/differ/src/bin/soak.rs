@@ -1,13 +1,14 @@
-//! `soak`: checksummed streams both ways over many connections, while processes fork, exec, hand
-//! connections over, half-close and die.
+//! `soak`: checksummed streams both ways over many connections, while processes fork, exec, hand connections over, share
+//! them, half-close, are stopped and die, some of them in namespaces of their own.
 //!
 //! A director starts pairs of *workers*: one listens, one connects, and each serves its connections with
 //! threads. Every connection's first 16 bytes name the stream in each direction (seed, length); every later
 //! byte must be the pattern's at that position, and the end of the stream must come exactly after the last
 //! byte. Only a worker that was killed may end a stream early, and then nothing wrong may have been read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -16,18 +17,26 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use differ::rng::{Rng, pattern};
+use differ::spaces::{self, Spaces};
 use differ::task;
 
 const USAGE: &str = "\
 usage: soak [--seconds T] [--seed S] [--lib PATH] [--pairs N] [--connections N] [--largest BYTES]
-            [--without dup,fork,exec,scm,kill]
+            [--eager 0|1] [--spin V] [--without dup,fork,exec,scm,hold,turns,dies,split,kill,stop,spaces]
   --seconds T       how long (default 60)
   --lib PATH        library to preload into all workers but every fourth (default: none, the kernel alone)
   --pairs N         pairs of worker processes at once (default 3)
   --connections N   connections that a pair has open at once (default 24)
   --largest BYTES   longest stream (default 3000000)
-  --without LIST    no hand-overs of these kinds in mid-stream, no kills
-exit status: 0 clean, 1 a wrong byte, a wrong end or a stall, 2 wrong usage";
+  --eager V         CULVERT_EAGER (default: mixed)
+  --spin V          CULVERT_SPIN (default: mixed)
+  --without LIST    nothing of these kinds. In mid-stream a connection may go on in a duplicate (dup), in a child (fork), in a
+                    new image (exec), after a way through a Unix socket (scm), beside a child that holds it and does
+                    nothing (hold), in a child and here by turns (turns), here when the child that used it was killed
+                    in the act (dies), in two threads (split). Children that share a connection are stopped and go on at
+                    random. Workers are killed (kill), stopped for a moment (stop), and in namespaces (spaces; root only)
+exit status: 0 clean, 1 a wrong byte, a wrong end or a stall, or something of the list that never happened in two
+minutes or more, 2 wrong usage";
 
 /// Longest time without progress on a connection before it counts as stalled.
 const STALL: Duration = Duration::from_secs(20);
@@ -49,6 +58,7 @@ fn main() {
         Some("listen") => listener(&args[1..]),
         Some("connect") => connector(&args[1..]),
         Some("go-on") => go_on(&args[1..]),
+        Some("within") => within(&args[1..]),
         _ => match Cli::parse(&args) {
             Ok(cli) => direct(&cli),
             Err(e) => {
@@ -76,6 +86,20 @@ struct End {
     got: u64,
     /// Choices: chunk sizes and ways of waiting.
     choice: u64,
+    /// Where to say how far it is, for somebody who goes on if this process is killed.
+    log: Option<&'static Log>,
+    /// How many more bytes than `got` may have been received, by somebody who was killed meanwhile.
+    doubt: u64,
+}
+
+/// What a process says of its part in a connection, in memory that it shares with its parent.
+#[derive(Debug, Default)]
+struct Log {
+    sent: AtomicU64,
+    got: AtomicU64,
+    /// Bytes that a call under way may send, and receive.
+    sending: AtomicU64,
+    receiving: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -98,18 +122,24 @@ impl End {
         let (a, b) = (len(), len());
         let (tx, rx, tx_len, rx_len) =
             if client { (seed * 2, seed * 2 + 1, a, b) } else { (seed * 2 + 1, seed * 2, b, a) };
-        End { fd, tx, rx, tx_len, rx_len, sent: 0, got: 0, choice: seed ^ u64::from(client) }
+        let choice = seed ^ u64::from(client);
+        End { fd, tx, rx, tx_len, rx_len, sent: 0, got: 0, choice, log: None, doubt: 0 }
     }
 
     fn arguments(&self) -> String {
-        let End { fd, tx, rx, tx_len, rx_len, sent, got, choice } = self;
+        let End { fd, tx, rx, tx_len, rx_len, sent, got, choice, .. } = self;
         format!("{fd},{tx},{rx},{tx_len},{rx_len},{sent},{got},{choice}")
+    }
+
+    /// The number of the connection.
+    fn seed(&self) -> u64 {
+        self.tx / 2
     }
 
     fn from_arguments(text: &str) -> Option<End> {
         let n: Vec<u64> = text.split(',').map_while(|x| x.parse().ok()).collect();
         let [fd, tx, rx, tx_len, rx_len, sent, got, choice] = n[..] else { return None };
-        Some(End { fd: fd as i32, tx, rx, tx_len, rx_len, sent, got, choice })
+        Some(End { fd: fd as i32, tx, rx, tx_len, rx_len, sent, got, choice, log: None, doubt: 0 })
     }
 
     /// Moves bytes until both streams have ended, or until a random point when `handover` is given.
@@ -121,9 +151,13 @@ impl End {
         let blocking = rng.chance(30);
         let how = rng.below(4);
         let epoll = if how == 3 { call!(epoll_create1(libc::EPOLL_CLOEXEC)) } else { -1 };
-        let edge = if rng.chance(50) { libc::EPOLLET as u32 } else { 0 };
+        let edge =
+            *rng.pick(&[0, libc::EPOLLET, libc::EPOLLET, libc::EPOLLET | libc::EPOLLEXCLUSIVE, libc::EPOLLONESHOT]);
+        let edge = edge as u32;
         if epoll >= 0 {
-            let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP) as u32 | edge;
+            // epoll_ctl(2): EPOLLRDHUP does not go with EPOLLEXCLUSIVE.
+            let hup = if edge & libc::EPOLLEXCLUSIVE as u32 == 0 { libc::EPOLLRDHUP } else { 0 };
+            let events = (libc::EPOLLIN | libc::EPOLLOUT | hup) as u32 | edge;
             let mut e = libc::epoll_event { events, u64: 1 };
             call!(epoll_ctl(epoll, libc::EPOLL_CTL_ADD, self.fd, &raw mut e));
         }
@@ -177,9 +211,16 @@ impl End {
         for (i, b) in buf[..n].iter_mut().enumerate() {
             *b = pattern(self.tx, self.sent + i as u64);
         }
+        if let Some(log) = self.log {
+            log.sending.store(n as u64, SeqCst);
+        }
         match call!(send(self.fd, buf.as_ptr().cast(), n, libc::MSG_NOSIGNAL)) {
             r if r > 0 => {
                 self.sent += r as u64;
+                if let Some(log) = self.log {
+                    log.sent.store(self.sent, SeqCst);
+                    log.sending.store(0, SeqCst);
+                }
                 Ok(true)
             }
             _ if matches!(errno(), libc::EAGAIN | libc::EINTR) => Ok(false),
@@ -196,6 +237,12 @@ impl End {
             let (p, len) = ((&raw const time).cast(), size_of_val(&time) as u32);
             call!(setsockopt(self.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, p, len));
         }
+        if let Some(log) = self.log {
+            log.receiving.store(n as u64, SeqCst);
+        }
+        if self.doubt > 0 && !self.find_place()? {
+            return Ok(false);
+        }
         match call!(recv(self.fd, buf.as_mut_ptr().cast(), n, 0)) {
             0 if self.got == self.rx_len => {
                 *ended = true;
@@ -210,12 +257,100 @@ impl End {
                     }
                 }
                 self.got += r as u64;
+                if let Some(log) = self.log {
+                    log.got.store(self.got, SeqCst);
+                    log.receiving.store(0, SeqCst);
+                }
                 Ok(true)
             }
             _ if block && errno() == libc::EAGAIN => Err(self.stalled("recv")),
             _ if matches!(errno(), libc::EAGAIN | libc::EINTR) => Ok(false),
             _ => Err(Outcome::Broken(format!("recv errno {} after {} of {}", errno(), self.got, self.rx_len))),
         }
+    }
+
+    /// After somebody was killed who received: what comes next says how far he was. False if nothing is there yet.
+    fn find_place(&mut self) -> Result<bool, Outcome> {
+        let mut probe = [0u8; 16];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let n = match call!(recv(self.fd, probe.as_mut_ptr().cast(), probe.len(), flags)) {
+            -1 if matches!(errno(), libc::EAGAIN | libc::EINTR) => return Ok(false),
+            -1 => return Err(Outcome::Broken(format!("recv errno {} in search of the place", errno()))),
+            n => n as usize,
+        };
+        let fits = |p: &u64| (0..n).all(|i| probe[i] == pattern(self.rx, p + i as u64)) && p + n as u64 <= self.rx_len;
+        let mut places = (self.got..=self.got + self.doubt).filter(fits);
+        // Few bytes may fit in several places: then it is the last one, or more are awaited.
+        let place = match (places.next(), n) {
+            (_, 0) if self.got + self.doubt >= self.rx_len => Some(self.rx_len),
+            (_, 0) => return Err(Outcome::Broken(format!("end after {} of {}", self.got, self.rx_len))),
+            (first, 16) => first,
+            (first, _) => match places.next() {
+                None => first,
+                Some(_) if self.rx_len - n as u64 <= self.got + self.doubt => Some(self.rx_len - n as u64),
+                Some(_) => {
+                    call!(usleep(1000));
+                    return Ok(false);
+                }
+            },
+        };
+        match place {
+            Some(p) => {
+                (self.got, self.doubt) = (p, 0);
+                Ok(true)
+            }
+            None => Err(Outcome::Wrong(self.misplaced(&probe[..n], self.got))),
+        }
+    }
+
+    /// Sends in this thread and receives in another, both in blocking calls, to the end of both streams.
+    fn split(&mut self) -> Result<bool, Outcome> {
+        let old = call!(fcntl(self.fd, libc::F_GETFL));
+        call!(fcntl(self.fd, libc::F_SETFL, old & !libc::O_NONBLOCK));
+        let time = libc::timeval { tv_sec: STALL.as_secs() as i64, tv_usec: 0 };
+        for name in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+            let (p, len) = ((&raw const time).cast(), size_of_val(&time) as u32);
+            call!(setsockopt(self.fd, libc::SOL_SOCKET, name, p, len));
+        }
+        let (mut out, mut into) = (*self, *self);
+        let (a, b) = std::thread::scope(|s| {
+            let receiver = s.spawn(move || into.receive_all().map(|()| into.got));
+            (out.send_all(), receiver.join().expect("the receiving thread"))
+        });
+        a?;
+        (self.sent, self.got) = (out.sent, b?);
+        Ok(true)
+    }
+
+    fn send_all(&mut self) -> Result<(), Outcome> {
+        let mut rng = Rng::new(self.choice ^ self.sent << 20 ^ 1);
+        let mut buf = vec![0u8; 1 << 20];
+        let largest = *rng.pick(&[5000, 70_000, 1 << 20]);
+        let mut since = Instant::now();
+        while self.sent < self.tx_len {
+            if self.send_some(&mut buf, rng.length(largest))? {
+                since = Instant::now();
+            } else if since.elapsed() > STALL / 2 {
+                return Err(self.stalled("a blocking send"));
+            }
+        }
+        call!(shutdown(self.fd, libc::SHUT_WR));
+        Ok(())
+    }
+
+    fn receive_all(&mut self) -> Result<(), Outcome> {
+        let mut rng = Rng::new(self.choice ^ self.got << 20 ^ 2);
+        let mut buf = vec![0u8; 1 << 20];
+        let largest = *rng.pick(&[5000, 70_000, 1 << 20]);
+        let (mut ended, mut since) = (false, Instant::now());
+        while !ended {
+            if self.receive_some(&mut buf, rng.length(largest), &mut ended, false)? {
+                since = Instant::now();
+            } else if since.elapsed() > STALL / 2 {
+                return Err(self.stalled("a blocking recv"));
+            }
+        }
+        Ok(())
     }
 
     /// Says whether the wrong bytes belong elsewhere in the stream: lost, repeated or garbled.
@@ -244,7 +379,7 @@ impl End {
         let (r, place) = match how {
             3 => {
                 let mut e = libc::epoll_event { events: want as u32 | edge, u64: 1 };
-                if edge == 0 {
+                if edge & (libc::EPOLLET as u32) == 0 {
                     call!(epoll_ctl(epoll, libc::EPOLL_CTL_MOD, self.fd, &raw mut e));
                 }
                 (call!(epoll_wait(epoll, &raw mut e, 1, ms)), "epoll_wait")
@@ -294,47 +429,67 @@ fn cookie(fd: i32) -> u64 {
 
 fn finish(end: &mut End, stop_at: Option<u64>) -> bool {
     match end.run(stop_at) {
-        Ok(true) => report(&format!("done {}", end.sent + end.got)),
-        Ok(false) => return false,
-        Err(Outcome::Broken(why)) => report(&format!("broken {} {why}", std::process::id())),
-        Err(Outcome::Wrong(why)) => report(&format!("WRONG {} socket {} {why}", std::process::id(), cookie(end.fd))),
+        Ok(false) => false,
+        result => {
+            conclude(end, result);
+            true
+        }
     }
-    call!(close(end.fd));
-    true
 }
 
-/// Serves one end; at a random point it may go on through a dup, a fork or a new image.
+/// Reports how an end ended, and closes it.
+fn conclude(end: &End, result: Result<bool, Outcome>) {
+    let pid = std::process::id();
+    match result {
+        Ok(_) => report(&format!("done {}", end.sent + end.got)),
+        Err(Outcome::Broken(why)) => report(&format!("broken {} {pid} {why}", end.seed())),
+        Err(Outcome::Wrong(why)) => report(&format!("WRONG {} {pid} socket {} {why}", end.seed(), cookie(end.fd))),
+    }
+    call!(close(end.fd));
+}
+
+/// Serves one end; at a random point it may go on in one of many other ways.
 fn serve(mut end: End, without: &str) {
     let mut rng = Rng::new(end.choice ^ 0x50a4);
     let total = end.tx_len + end.rx_len;
-    let stop = rng.chance(45).then(|| rng.next() % (total + 1));
+    let stop = rng.chance(60).then(|| rng.next() % (total + 1));
     if finish(&mut end, stop) {
         return;
     }
-    match rng.below(4) {
-        0 if !without.contains("dup") => {
+    let way = *rng.pick(&["dup", "fork", "exec", "scm", "hold", "turns", "dies", "split"]);
+    if !without.split(',').any(|w| w == way) {
+        report(&format!("did {way}"));
+        if go_another_way(way, &mut end, &mut rng) {
+            return;
+        }
+    }
+    finish(&mut end, None);
+}
+
+/// True if the end has been served.
+fn go_another_way(way: &str, end: &mut End, rng: &mut Rng) -> bool {
+    match way {
+        "dup" => {
             let copy = call!(dup(end.fd));
             if copy >= 0 {
                 call!(close(end.fd));
                 end.fd = copy;
             }
         }
-        1 if !without.contains("fork") => {
+        "fork" => {
             let pid = call!(fork());
             if pid == 0 {
-                // The other connections are the parent's: holding them would hide its death.
-                call!(close_range(3, end.fd as u32 - 1, 0));
-                call!(close_range(end.fd as u32 + 1, u32::MAX, 0));
-                finish(&mut end, None);
+                alone(&[end.fd]);
+                finish(end, None);
                 call!(_exit(0));
             }
             if pid > 0 {
                 call!(close(end.fd));
                 call!(waitpid(pid, std::ptr::null_mut(), 0));
-                return;
+                return true;
             }
         }
-        2 if !without.contains("exec") => {
+        "exec" => {
             let me = std::env::current_exe().expect("this program has a path");
             let mut command = Command::new(me);
             let flags = call!(fcntl(end.fd, libc::F_GETFD));
@@ -342,18 +497,226 @@ fn serve(mut end: End, without: &str) {
             if let Ok(mut child) = command.arg("go-on").arg(end.arguments()).spawn() {
                 call!(close(end.fd));
                 let _ = child.wait();
-                return;
+                return true;
             }
         }
-        3 if !without.contains("scm") => {
+        "scm" => {
             if let Some(fd) = through_a_socket(end.fd) {
                 call!(close(end.fd));
                 end.fd = fd;
             }
         }
-        _ => {}
+        "hold" => return hold(end, rng),
+        "turns" => return take_turns(end, rng),
+        "dies" => return outlive(end, rng),
+        _ => {
+            let result = end.split();
+            conclude(end, result);
+            return true;
+        }
     }
-    finish(&mut end, None);
+    false
+}
+
+/// In a child: closes all but `keep` (whose numbers rise). The other connections are the parent's: holding them would hide
+/// its death.
+fn alone(keep: &[i32]) {
+    let mut from = 3;
+    for fd in keep {
+        if *fd > from {
+            call!(close_range(from as u32, *fd as u32 - 1, 0));
+        }
+        from = from.max(fd + 1);
+    }
+    call!(close_range(from as u32, u32::MAX, 0));
+}
+
+/// Stops `pid` at random moments and lets it go on, while `f` runs.
+fn stopping<T>(pid: i32, seed: u64, f: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut rng = Rng::new(seed);
+            while !over.load(SeqCst) {
+                call!(usleep(rng.range(100, 40_000) as u32));
+                call!(kill(pid, libc::SIGSTOP));
+                call!(usleep(rng.range(100, 150_000) as u32));
+                call!(kill(pid, libc::SIGCONT));
+            }
+        });
+        let result = f();
+        over.store(true, SeqCst);
+        result
+    })
+}
+
+/// Goes on beside a child that has the connection, too, and does nothing but being stopped; perhaps it is killed.
+fn hold(end: &mut End, rng: &mut Rng) -> bool {
+    let pid = call!(fork());
+    if pid == 0 {
+        alone(&[end.fd]);
+        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
+        loop {
+            call!(pause());
+        }
+    }
+    if pid < 0 {
+        return false;
+    }
+    let total = end.tx_len + end.rx_len;
+    let dies_at = rng.chance(50).then(|| end.sent + end.got + rng.next() % (total + 1 - end.sent - end.got));
+    let over = stopping(pid, rng.next(), || finish(end, dies_at));
+    call!(kill(pid, libc::SIGKILL));
+    call!(waitpid(pid, std::ptr::null_mut(), 0));
+    over
+}
+
+/// The next words of whoever has the other end of a pair of sockets; empty when it is gone.
+fn hear_from(fd: i32) -> String {
+    let mut buf = [0u8; 300];
+    loop {
+        match call!(recv(fd, buf.as_mut_ptr().cast(), buf.len(), 0)) {
+            -1 if errno() == libc::EINTR => {}
+            n => return String::from_utf8_lossy(&buf[..n.max(0) as usize]).into_owned(),
+        }
+    }
+}
+
+fn tell(fd: i32, text: &str) {
+    call!(send(fd, text.as_ptr().cast(), text.len(), libc::MSG_NOSIGNAL));
+}
+
+/// A child and this process use the connection by turns; the child is stopped at random, also in the middle of its turn.
+fn take_turns(end: &mut End, rng: &mut Rng) -> bool {
+    let mut pair = [-1; 2];
+    if call!(socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr())) != 0 {
+        return false;
+    }
+    let turns = rng.range(2, 10);
+    let total = end.tx_len + end.rx_len;
+    let stop = move |end: &End, rng: &mut Rng| {
+        let left = total - (end.sent + end.got).min(total);
+        Some(end.sent + end.got + rng.next() % (left / 4 + 2))
+    };
+    let pid = call!(fork());
+    if pid == 0 {
+        let mut keep = [end.fd, pair[1]];
+        keep.sort_unstable();
+        alone(&keep);
+        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
+        while let Some(mut end) = End::from_arguments(&hear_from(pair[1])) {
+            let until = stop(&end, rng);
+            let over = finish(&mut end, until);
+            tell(pair[1], &if over { "over".into() } else { end.arguments() });
+        }
+        call!(_exit(0));
+    }
+    call!(close(pair[1]));
+    let over = pid > 0
+        && stopping(pid, rng.next(), || {
+            (0..turns).any(|turn| {
+                if turn % 2 == 1 {
+                    let until = stop(end, rng);
+                    return finish(end, until);
+                }
+                tell(pair[0], &end.arguments());
+                match End::from_arguments(&hear_from(pair[0])) {
+                    Some(e) => *end = e,
+                    None => {
+                        call!(close(end.fd));
+                        return true;
+                    }
+                }
+                false
+            })
+        });
+    call!(close(pair[0]));
+    if pid > 0 {
+        // Not always of its own accord.
+        if rng.chance(50) {
+            call!(kill(pid, libc::SIGKILL));
+        }
+        call!(waitpid(pid, std::ptr::null_mut(), 0));
+    }
+    over
+}
+
+/// A child uses the connection, and is killed in the act; what it was about to do is known but for one call.
+fn outlive(end: &mut End, rng: &mut Rng) -> bool {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    let map = call!(mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0));
+    if map == libc::MAP_FAILED {
+        return false;
+    }
+    // SAFETY: a page of zeros of our own, which is unmapped when nobody has the reference any more (below).
+    let log: &'static Log = unsafe { &*map.cast::<Log>() };
+    log.sent.store(end.sent, SeqCst);
+    log.got.store(end.got, SeqCst);
+    let pid = call!(fork());
+    if pid == 0 {
+        alone(&[end.fd]);
+        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
+        end.log = Some(log);
+        finish(end, None);
+        call!(_exit(0));
+    }
+    let mut over = false;
+    if pid > 0 {
+        call!(usleep(rng.range(0, 20_000) as u32));
+        call!(kill(pid, libc::SIGKILL));
+        let mut status = 0;
+        call!(waitpid(pid, &raw mut status, 0));
+        (end.sent, end.got) = (log.sent.load(SeqCst), log.got.load(SeqCst));
+        if libc::WIFEXITED(status) {
+            call!(close(end.fd));
+            over = true;
+        } else if log.sending.load(SeqCst) > 0 || end.sent == end.tx_len && end.got == end.rx_len {
+            // How much it has sent only the peer knows; and who has seen both ends may have reported them.
+            report(&format!("cut {}", end.seed()));
+            call!(close(end.fd));
+            over = true;
+        } else {
+            report("did survive");
+            end.doubt = log.receiving.load(SeqCst);
+        }
+    }
+    call!(munmap(map, 4096));
+    over
+}
+
+/// `spaces pid arguments...`: a worker in namespaces of its own, and in the network namespace of process `pid` (if not 0).
+fn within(args: &[String]) -> i32 {
+    let [words, join, arguments @ ..] = args else { return 2 };
+    let join = join.parse().unwrap_or(0);
+    if let Err(e) = if join == 0 { Ok(()) } else { spaces::join_net(join) } {
+        report(&format!("SETUP joining the network namespace of {join}: {e}"));
+        return 1;
+    }
+    let spaces = Spaces::new(words);
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command.args(arguments);
+    if let Some(lib) = std::env::var_os("SOAK_PRELOAD") {
+        command.env("LD_PRELOAD", lib);
+    }
+    let inner = spaces.clone();
+    let enter = move || {
+        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
+        inner.enter()?;
+        if inner.has("net") { spaces::loopback_up() } else { Ok(()) }
+    };
+    // SAFETY: this process has one thread, so the child may do what it likes before it executes.
+    unsafe { command.pre_exec(enter) };
+    match spaces.around_fork(|| command.spawn()) {
+        Ok(Ok(mut child)) => {
+            report(&format!("worker {} {}", arguments[0], child.id()));
+            let _ = child.wait();
+            0
+        }
+        Ok(Err(e)) | Err(e) => {
+            report(&format!("SETUP namespaces {words}: {e}"));
+            1
+        }
+    }
 }
 
 fn go_on(args: &[String]) -> i32 {
@@ -455,7 +818,7 @@ fn connector(args: &[String]) -> i32 {
                     let len = size_of::<libc::sockaddr_in>() as u32;
                     if call!(connect(fd, (&raw const sin).cast(), len)) != 0 || name_exchange(fd, Some(id)).is_none() {
                         call!(close(fd));
-                        report(&format!("broken {} connect errno {}", std::process::id(), errno()));
+                        report(&format!("broken {id} {} connect errno {}", std::process::id(), errno()));
                         return;
                     }
                     report("open");
@@ -512,6 +875,8 @@ struct Cli {
     pairs: usize,
     connections: u64,
     largest: u64,
+    eager: Option<String>,
+    spin: Option<String>,
     without: String,
 }
 
@@ -524,6 +889,8 @@ impl Cli {
             pairs: 3,
             connections: 24,
             largest: 3_000_000,
+            eager: None,
+            spin: None,
             without: "-".to_owned(),
         };
         let mut it = args.iter();
@@ -539,12 +906,18 @@ impl Cli {
                 }
                 "--pairs" => cli.pairs = number()? as usize,
                 "--connections" => cli.connections = number()?,
+                "--eager" => cli.eager = Some(value.clone()),
+                "--spin" => cli.spin = Some(value.clone()),
                 "--without" => cli.without = value.clone(),
                 "--largest" => cli.largest = number()?,
                 _ => return Err(format!("unknown option {flag}")),
             }
         }
         Ok(cli)
+    }
+
+    fn has(&self, kind: &str) -> bool {
+        !self.without.split(',').any(|w| w == kind)
     }
 }
 
@@ -556,8 +929,21 @@ struct Said {
 
 struct Worker {
     child: Child,
+    /// The worker itself, once known: in namespaces it is a child of `child`.
+    pid: Option<i32>,
+    spaces: &'static str,
+    /// Stopped until then.
+    stopped: Option<Instant>,
     /// Closing it asks the connector to stop.
     input: Option<ChildStdin>,
+}
+
+impl Worker {
+    fn signal(&self, sig: i32) {
+        if let Some(pid) = self.pid {
+            call!(kill(pid, sig));
+        }
+    }
 }
 
 struct Pair {
@@ -566,7 +952,14 @@ struct Pair {
     /// A worker of it was killed: its connections may break.
     killed: bool,
     ends_at: Instant,
+    next_stop: Instant,
     stopping: Option<Instant>,
+}
+
+/// A listener that has not got its connector yet.
+struct Opening {
+    listener: Worker,
+    port: Option<String>,
 }
 
 #[derive(Default)]
@@ -575,157 +968,323 @@ struct Totals {
     done: u64,
     broken: u64,
     bytes: u64,
-    kills: u64,
     failures: u64,
     with_channel: u64,
+    /// What was done, and how often.
+    actions: BTreeMap<String, u64>,
+    /// Connections that were given up on purpose.
+    cuts: BTreeSet<u64>,
+    /// Ends that broke, and perhaps had to: pair, connection, line, and when to decide.
+    doubtful: Vec<(usize, u64, String, Instant)>,
 }
 
-fn start(cli: &Cli, args: &[String], preload: bool, pair: usize, said: &mpsc::Sender<Said>) -> Worker {
-    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("LD_PRELOAD");
-    if let (Some(lib), true) = (&cli.lib, preload) {
-        command.env("LD_PRELOAD", lib);
+impl Totals {
+    fn did(&mut self, what: &str) {
+        *self.actions.entry(what.to_owned()).or_default() += 1;
     }
-    let mut child = command.spawn().expect("a worker starts");
-    let out = child.stdout.take().expect("standard output is a pipe");
-    let said = said.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
-            if said.send(Said { pair, line }).is_err() {
-                return;
-            }
-        }
-    });
-    let input = child.stdin.take();
-    Worker { child, input }
+}
+
+/// Where workers may be, as [`Spaces`] has it.
+const SPACES: &[&str] =
+    &["user", "root", "mnt", "pid", "net", "root,net,pid,mnt", "user,pid,mnt", "root,pid,mnt,ipc,uts", "user,net"];
+
+/// What must have happened in a run of two minutes.
+const KINDS: &[&str] = &[
+    "dup",
+    "fork",
+    "exec",
+    "scm",
+    "hold",
+    "turns",
+    "dies",
+    "survive",
+    "split",
+    "kill",
+    "stop",
+    "spaces",
+    "eager",
+    "lazy",
+    "spinning",
+    "not spinning",
+];
+
+/// The director: starts workers, hears what they report, stops and kills them.
+struct Director<'a> {
+    cli: &'a Cli,
+    rng: Rng,
+    totals: Totals,
+    said: mpsc::Sender<Said>,
+    opening: BTreeMap<usize, Opening>,
+    pairs: BTreeMap<usize, Pair>,
 }
 
 fn direct(cli: &Cli) -> i32 {
-    let mut rng = Rng::new(cli.seed);
-    let (tx, rx) = mpsc::channel();
+    let (said, heard) = mpsc::channel();
+    let (rng, totals) = (Rng::new(cli.seed), Totals::default());
+    let mut d = Director { cli, rng, totals, said, opening: BTreeMap::new(), pairs: BTreeMap::new() };
     let begin = Instant::now();
-    let mut totals = Totals::default();
-    let mut pairs: BTreeMap<usize, Pair> = BTreeMap::new();
-    let mut opening: BTreeMap<usize, Worker> = BTreeMap::new();
     let (mut next, mut shown) = (0, Instant::now());
     loop {
-        let over = begin.elapsed() > cli.time || totals.failures > 20;
-        while !over && pairs.len() + opening.len() < cli.pairs {
-            let worker =
-                start(cli, &["listen".into(), cli.largest.to_string(), cli.without.clone()], next % 4 != 3, next, &tx);
-            opening.insert(next, worker);
+        let over = begin.elapsed() > cli.time || d.totals.failures > 20;
+        while !over && d.pairs.len() + d.opening.len() < cli.pairs {
+            d.open(next);
             next += 1;
         }
-        if let Ok(said) = rx.recv_timeout(Duration::from_millis(50)) {
-            hear(cli, said, &mut opening, &mut pairs, &mut totals, &mut rng, &tx);
+        if let Ok(said) = heard.recv_timeout(Duration::from_millis(20)) {
+            d.hear(said);
         }
-        tend(cli, &mut pairs, &mut totals, &mut rng, over);
-        if over && pairs.is_empty() {
+        d.tend(over);
+        d.decide(over && d.pairs.is_empty());
+        if over && d.pairs.is_empty() {
             break;
         }
         if shown.elapsed() > Duration::from_secs(10) {
             shown = Instant::now();
-            summary(&totals, begin);
+            d.summary(begin);
         }
     }
-    for (_, mut w) in opening {
-        let _ = w.child.kill();
-        let _ = w.child.wait();
+    for (_, mut o) in std::mem::take(&mut d.opening) {
+        o.listener.signal(libc::SIGKILL);
+        let _ = o.listener.child.kill();
+        let _ = o.listener.child.wait();
     }
-    summary(&totals, begin);
-    i32::from(totals.failures > 0 || totals.done == 0)
+    d.summary(begin);
+    let list: Vec<String> = d.totals.actions.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+    println!("actions: {}", list.join(", "));
+    let missing = if cli.time >= Duration::from_secs(120) { d.missing() } else { Vec::new() };
+    if !missing.is_empty() {
+        println!("never happened: {}", missing.join(", "));
+    }
+    i32::from(d.totals.failures > 0 || d.totals.done == 0 || !missing.is_empty())
 }
 
-fn summary(t: &Totals, begin: Instant) {
-    println!(
-        "{:.0} s: {} connections opened, {} ends complete, {} broken by kills, {} bytes checked, {} kills, {} pairs seen \
-         with a channel, {} failures",
-        begin.elapsed().as_secs_f64(),
-        t.opened,
-        t.done,
-        t.broken,
-        t.bytes,
-        t.kills,
-        t.with_channel,
-        t.failures
-    );
-}
+impl Director<'_> {
+    fn start(&mut self, args: &[String], preload: bool, pair: usize, spaces: &'static str, join: i32) -> Worker {
+        let cli = self.cli;
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        let inside = spaces != "-" || join != 0;
+        if inside {
+            command.args(["within", spaces, &join.to_string()]);
+            self.totals.did("spaces");
+            spaces.split(',').filter(|s| *s != "-").for_each(|s| self.totals.did(s));
+        }
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("LD_PRELOAD");
+        if let (Some(lib), true) = (&cli.lib, preload) {
+            let eager = cli.eager.clone().unwrap_or_else(|| (*self.rng.pick(&["0", "0", "1"])).to_owned());
+            let spin = cli.spin.clone().unwrap_or_else(|| (*self.rng.pick(&["off", "auto", "50"])).to_owned());
+            self.totals.did(if eager == "1" { "eager" } else { "lazy" });
+            self.totals.did(if spin == "off" { "not spinning" } else { "spinning" });
+            command.env("CULVERT_EAGER", eager).env("CULVERT_SPIN", spin);
+            command.env(if inside { "SOAK_PRELOAD" } else { "LD_PRELOAD" }, lib);
+        }
+        let mut child = command.spawn().expect("a worker starts");
+        let out = child.stdout.take().expect("standard output is a pipe");
+        let said = self.said.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if said.send(Said { pair, line }).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        let pid = (!inside).then(|| child.id() as i32);
+        Worker { child, pid, spaces, stopped: None, input }
+    }
 
-fn hear(
-    cli: &Cli,
-    said: Said,
-    opening: &mut BTreeMap<usize, Worker>,
-    pairs: &mut BTreeMap<usize, Pair>,
-    totals: &mut Totals,
-    rng: &mut Rng,
-    tx: &mpsc::Sender<Said>,
-) {
-    let (word, rest) = said.line.split_once(' ').unwrap_or((&said.line, ""));
-    match word {
-        "port" => {
-            let Some(listener) = opening.remove(&said.pair) else { return };
-            let seed = cli.seed * 1000 + said.pair as u64;
-            let (connections, largest) = (cli.connections.to_string(), cli.largest.to_string());
-            let args = ["connect", rest, &connections, &seed.to_string(), &largest, &cli.without];
-            let connector = start(cli, &args.map(str::to_owned), said.pair % 4 != 2, said.pair, tx);
-            let ends_at = Instant::now() + Duration::from_millis(rng.range(3000, 12_000) as u64);
-            pairs.insert(said.pair, Pair { listener, connector, killed: false, ends_at, stopping: None });
+    /// Namespaces for one worker in three.
+    fn spaces(&mut self) -> &'static str {
+        let some = self.cli.has("spaces") && spaces::allowed() && self.rng.chance(35);
+        if some { SPACES[self.rng.below(SPACES.len())] } else { "-" }
+    }
+
+    fn open(&mut self, pair: usize) {
+        let spaces = self.spaces();
+        let args = ["listen".to_owned(), self.cli.largest.to_string(), self.cli.without.clone()];
+        let listener = self.start(&args, pair % 4 != 3, pair, spaces, 0);
+        self.opening.insert(pair, Opening { listener, port: None });
+    }
+
+    /// Starts the connector of a listener whose port and process are known.
+    fn join(&mut self, pair: usize) {
+        let known = self.opening.get(&pair).is_some_and(|o| o.port.is_some() && o.listener.pid.is_some());
+        let Some(Opening { listener, port: Some(port) }) = known.then(|| self.opening.remove(&pair)).flatten() else {
+            return;
+        };
+        let seed = self.cli.seed * 1000 + pair as u64;
+        let args: [String; 6] = [
+            "connect".to_owned(),
+            port,
+            self.cli.connections.to_string(),
+            seed.to_string(),
+            self.cli.largest.to_string(),
+            self.cli.without.clone(),
+        ];
+        // Both have the listener's network.
+        let net = Spaces::new(listener.spaces).has("net");
+        let mut spaces = self.spaces();
+        if Spaces::new(spaces).has("net") {
+            spaces = "mnt";
         }
-        "open" => totals.opened += 1,
-        "done" => {
-            totals.done += 1;
-            totals.bytes += rest.parse::<u64>().unwrap_or(0);
+        let join = if net { listener.pid.unwrap_or(0) } else { 0 };
+        let connector = self.start(&args, pair % 4 != 2, pair, spaces, join);
+        let ends_at = Instant::now() + Duration::from_millis(self.rng.range(3000, 12_000) as u64);
+        let next_stop = Instant::now();
+        self.pairs.insert(pair, Pair { listener, connector, killed: false, ends_at, next_stop, stopping: None });
+    }
+
+    fn summary(&self, begin: Instant) {
+        let t = &self.totals;
+        println!(
+            "{:.0} s: {} connections opened, {} ends complete, {} broken by kills, {} bytes checked, {} pairs seen with a \
+             channel, {} failures",
+            begin.elapsed().as_secs_f64(),
+            t.opened,
+            t.done,
+            t.broken,
+            t.bytes,
+            t.with_channel,
+            t.failures
+        );
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        let off = |kind: &str| {
+            !self.cli.has(kind)
+                || kind == "survive" && !self.cli.has("dies")
+                || kind == "spaces" && !spaces::allowed()
+                || matches!(kind, "eager" | "lazy") && (self.cli.eager.is_some() || self.cli.lib.is_none())
+                || kind.ends_with("spinning") && (self.cli.spin.is_some() || self.cli.lib.is_none())
+        };
+        KINDS.iter().copied().filter(|k| !self.totals.actions.contains_key(*k) && !off(k)).collect()
+    }
+
+    fn hear(&mut self, said: Said) {
+        let (word, rest) = said.line.split_once(' ').unwrap_or((&said.line, ""));
+        let mut words = rest.split(' ');
+        let seed = || rest.split(' ').next().and_then(|s| s.parse().ok()).unwrap_or(0);
+        match word {
+            "worker" => {
+                let (role, pid) = (words.next(), words.next().and_then(|p| p.parse().ok()));
+                let worker = match (self.opening.get_mut(&said.pair), self.pairs.get_mut(&said.pair)) {
+                    (Some(o), _) => &mut o.listener,
+                    (_, Some(p)) if role == Some("connect") => &mut p.connector,
+                    (_, Some(p)) => &mut p.listener,
+                    _ => return,
+                };
+                worker.pid = pid;
+                self.join(said.pair);
+            }
+            "port" => {
+                if let Some(o) = self.opening.get_mut(&said.pair) {
+                    o.port = Some(rest.to_owned());
+                }
+                self.join(said.pair);
+            }
+            "open" => self.totals.opened += 1,
+            "did" => self.totals.did(rest),
+            "cut" => {
+                self.totals.cuts.insert(seed());
+                self.totals.did("cut");
+            }
+            "done" => {
+                self.totals.done += 1;
+                self.totals.bytes += rest.parse::<u64>().unwrap_or(0);
+            }
+            "broken" if self.pairs.get(&said.pair).is_none_or(|p| p.killed) => self.totals.broken += 1,
+            // Whoever gave the connection up says so in another pipe.
+            "broken" => {
+                let until = Instant::now() + Duration::from_secs(3);
+                self.totals.doubtful.push((said.pair, seed(), said.line.clone(), until));
+            }
+            _ => self.fail(said.pair, &said.line),
         }
-        "broken" if pairs.get(&said.pair).is_none_or(|p| p.killed) => totals.broken += 1,
-        _ => {
-            totals.failures += 1;
-            println!("FAILURE in pair {}: {}", said.pair, said.line);
-            if let Some(p) = pairs.get(&said.pair).filter(|_| totals.failures <= 3 && said.line.contains("STALLED")) {
+    }
+
+    fn fail(&mut self, pair: usize, line: &str) {
+        self.totals.failures += 1;
+        println!("FAILURE in pair {pair}: {line}");
+        if let Some(p) = self.pairs.get(&pair) {
+            println!("  listener in {}, connector in {}", p.listener.spaces, p.connector.spaces);
+            if self.totals.failures <= 3 && line.contains("STALLED") {
                 dump(p);
             }
         }
     }
-}
 
-/// Ends pairs whose time is over: by death of one worker, or by letting the connector finish.
-fn tend(cli: &Cli, pairs: &mut BTreeMap<usize, Pair>, totals: &mut Totals, rng: &mut Rng, over: bool) {
-    let mut finished = Vec::new();
-    for (n, p) in pairs.iter_mut() {
-        if p.stopping.is_none() && (over || Instant::now() > p.ends_at) {
-            p.stopping = Some(Instant::now());
-            let both = [&p.listener, &p.connector].iter().all(|w| task::has_channel(w.child.id() as i32));
-            totals.with_channel += u64::from(both);
-            if !cli.without.contains("kill") && rng.chance(40) {
-                p.killed = true;
-                totals.kills += 1;
-                let victim = if rng.chance(50) { &mut p.listener } else { &mut p.connector };
-                let _ = victim.child.kill();
+    /// Ends that broke: for a reason that was heard of meanwhile, or for none.
+    fn decide(&mut self, at_once: bool) {
+        let due = |until: &Instant| at_once || Instant::now() > *until;
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.totals.doubtful).into_iter().partition(|(.., until)| due(until));
+        self.totals.doubtful = later;
+        for (pair, seed, line, _) in now {
+            if self.totals.cuts.contains(&seed) || self.pairs.get(&pair).is_some_and(|p| p.killed) {
+                self.totals.broken += 1;
+            } else {
+                self.fail(pair, &line);
             }
-            p.connector.input = None;
-        }
-        let Some(since) = p.stopping else { continue };
-        if matches!(p.connector.child.try_wait(), Ok(Some(_))) {
-            finished.push(*n);
-        } else if since.elapsed() > STALL * 3 {
-            totals.failures += 1;
-            println!("FAILURE in pair {n}: the connector does not finish");
-            dump(p);
-            let _ = p.connector.child.kill();
-            finished.push(*n);
         }
     }
-    for n in finished {
-        if let Some(mut p) = pairs.remove(&n) {
-            let _ = p.connector.child.wait();
-            let _ = p.listener.child.kill();
-            let _ = p.listener.child.wait();
+
+    /// Ends pairs whose time is over: by death of one worker, or by letting the connector finish. Stops others for a moment.
+    fn tend(&mut self, over: bool) {
+        let mut finished = Vec::new();
+        let mut lost = Vec::new();
+        let (cli, rng, totals) = (self.cli, &mut self.rng, &mut self.totals);
+        for (n, p) in &mut self.pairs {
+            for w in [&mut p.listener, &mut p.connector] {
+                if w.stopped.is_some_and(|until| Instant::now() > until) {
+                    w.signal(libc::SIGCONT);
+                    w.stopped = None;
+                }
+            }
+            if cli.has("stop") && Instant::now() > p.next_stop {
+                p.next_stop = Instant::now() + Duration::from_millis(rng.range(100, 3000) as u64);
+                let w = if rng.chance(50) { &mut p.listener } else { &mut p.connector };
+                w.signal(libc::SIGSTOP);
+                w.stopped = Some(Instant::now() + Duration::from_millis(rng.range(1, 400) as u64));
+                totals.did("stop");
+            }
+            if p.stopping.is_none() && (over || Instant::now() > p.ends_at) {
+                p.stopping = Some(Instant::now());
+                let both = [&p.listener, &p.connector].iter().all(|w| w.pid.is_some_and(task::has_channel));
+                totals.with_channel += u64::from(both);
+                if cli.has("kill") && rng.chance(40) {
+                    p.killed = true;
+                    totals.did("kill");
+                    let victim = if rng.chance(50) { &p.listener } else { &p.connector };
+                    victim.signal(libc::SIGKILL);
+                }
+                p.connector.input = None;
+            }
+            let Some(since) = p.stopping else { continue };
+            if matches!(p.connector.child.try_wait(), Ok(Some(_))) {
+                finished.push(*n);
+            } else if since.elapsed() > STALL * 3 {
+                lost.push(*n);
+                finished.push(*n);
+            }
+        }
+        for n in lost {
+            self.fail(n, "the connector does not finish");
+            dump(&self.pairs[&n]);
+        }
+        for n in finished {
+            if let Some(p) = self.pairs.remove(&n) {
+                for mut w in [p.connector, p.listener] {
+                    w.signal(libc::SIGKILL);
+                    let _ = w.child.kill();
+                    let _ = w.child.wait();
+                }
+            }
         }
     }
 }
 
 fn dump(p: &Pair) {
     for w in [&p.listener, &p.connector] {
-        println!("{}", task::whereabouts(w.child.id() as i32));
+        println!("{}", task::whereabouts(w.pid.unwrap_or(w.child.id() as i32)));
     }
     if let Ok(culvert) = std::env::var("CULVERT_BIN") {
         match Command::new(culvert).args(["stat", "--json"]).output() {
