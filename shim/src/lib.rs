@@ -1,79 +1,45 @@
 //! libculvert.so: carries the TCP bytes of unmodified programs around the kernel.
 //!
 //! ```text
-//! exports/*      a libc call                 -> an operation on an endpoint (and nothing else)
-//! io             which way this call goes       kernel, or attached
-//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (turn, advance)
-//! sleep          spin, arm, sleep (spin, poller, sleepers, clock)
-//! epoll, poll    readiness for the program's own waits
-//! attach         how a connection gets its slot in a channel (peer, mail, slots); leave: how it goes back
-//! descriptors    made, duplicated, closed (closing); processes: fork, exec, exit
+//! exports/*      a libc call                 -> an operation on an endpoint (`engine::io`), and nothing else
+//! epoll, poll    the program's own waits, with what `engine::readiness` says of a connection
+//! descriptors    made and duplicated; processes: fork, exec, exit; options
 //! bypass         programs that use descriptors without libc
 //! ```
-//! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static
-//! atomics; what other processes share is reached through `channel` and `family` only.
+//! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static atomics.
 #![cfg_attr(not(test), no_std)]
 #![allow(clippy::missing_safety_doc)]
 
-mod acts;
-mod attach;
-mod buffers;
-mod bulk;
 mod bypass;
-mod channel;
-mod clock;
-mod closing;
-mod config;
-mod conn;
 mod descriptors;
-mod endpoint;
 mod epoll;
 mod exports;
-mod family;
-mod fds;
-mod handoff;
-mod headroom;
 mod images;
-mod io;
 mod jail;
-mod leave;
-mod lifeline;
-mod lock;
-mod log;
-mod mail;
-mod members;
-mod memory;
 mod mlock;
-mod notify;
-mod objects;
 mod options;
-mod own;
-mod pages;
-mod peer;
 mod poll;
-mod poller;
 mod processes;
-mod readiness;
-mod real;
-mod restless;
-mod rx;
-mod signals;
-mod sleep;
-mod sleepers;
-mod slots;
-mod spin;
-mod table;
-mod tls;
-mod turns;
-mod tx;
-mod upkeep;
-mod usercopy;
 
 use core::ffi::c_void;
+use engine::{
+    acts, attach, channel, closing, config, conn, endpoint, family, fds, handoff, io, leave, lifeline, lock, mail,
+    members, memory, own, peer, poller, readiness, restless, rx, sleep, sleepers, slots, spin, tx, upkeep, watchers,
+};
+use host::{clock, log, objects, real, signals, tls, usercopy};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
 #[link(name = "c")]
 unsafe extern "C" {}
+
+/// Who watches connections: the program's epoll sets. Those that it might have made without libc count as well.
+static WATCHERS: watchers::Watchers = watchers::Watchers {
+    may_attach: |ep| epoll::may_attach(ep) && !bypass::suspected(ep),
+    attached: epoll::attached,
+    touched: epoll::touched,
+    number_closed: epoll::number_closed,
+    forget: epoll::forget,
+};
 
 /// glibc's `pthread_atfork`, for libraries that are never unloaded.
 type RegisterAtfork = unsafe extern "C" fn(
@@ -102,6 +68,7 @@ extern "C" fn start() {
         exports::lookup::off();
         return;
     }
+    watchers::are(&WATCHERS);
     memory::init();
     log::init();
     config::init();

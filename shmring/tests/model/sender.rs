@@ -1,5 +1,5 @@
 //! The sending side: the driver's steps (`shmring::driver`), one effect at a time, and what a thread of a program does
-//! around them: native sends, waiting, `shutdown` and `close`, as in `shim/src/io.rs` and `shim/src/tx/`.
+//! around them: native sends, waiting, `shutdown` and `close`, as in `engine/src/io.rs` and `engine/src/tx/`.
 
 use crate::port::{self, Of, is_down};
 use crate::search::Next as Successor;

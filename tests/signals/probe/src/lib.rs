@@ -1,22 +1,12 @@
-//! The shim's signal modules, compiled from the shim's own files, in a preload library that does nothing else.
+//! What the library does with signals, in a preload library that does nothing else.
 //! The `probe_*` functions let a test drive what no libc function shows: critical sections, waits, copies.
 #![cfg_attr(not(test), no_std)]
-#![allow(dead_code)]
 
-#[path = "../../../../shim/src/objects.rs"]
-mod objects;
-#[path = "../../../../shim/src/real.rs"]
-mod real;
 #[path = "../../../../shim/src/exports/signal.rs"]
 pub mod signal;
-#[path = "../../../../shim/src/signals/mod.rs"]
-mod signals;
-#[path = "../../../../shim/src/tls.rs"]
-mod tls;
-#[path = "../../../../shim/src/usercopy.rs"]
-mod usercopy;
 
 use core::ffi::{c_int, c_long};
+use host::{real, signals, usercopy};
 
 #[cfg(not(test))]
 #[panic_handler]

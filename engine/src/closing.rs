@@ -5,7 +5,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
-use crate::{epoll, family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx};
+use crate::{family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -15,7 +15,7 @@ use shmring::lnx;
 pub fn drop_descriptor(ep: Ep, fd: c_int) {
     let l = ep.local();
     if l.refs.load(Relaxed) > 1 {
-        epoll::number_closed(ep, fd);
+        watchers::number_closed(ep, fd);
         l.refs.fetch_sub(1, Relaxed);
         if l.fd.load(Relaxed) == fd {
             // Another one serves for looks at the lifeline.
@@ -29,7 +29,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
         return;
     }
     l.refs.store(0, Relaxed);
-    epoll::forget(ep);
+    watchers::forget(ep);
     slots::closing(ep);
     // A child that runs another program by now, or was killed, holds nothing any more.
     family::sole_holder(ep);

@@ -5,7 +5,9 @@ use crate::endpoint::Ep;
 use crate::rx::{self, READY};
 use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
-use crate::{acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots};
+use crate::{
+    acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots, watchers,
+};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
@@ -428,6 +430,6 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         }
     }
     chan.notify(slot);
-    crate::epoll::touched(ep);
+    watchers::touched(ep);
     r
 }

@@ -473,6 +473,7 @@ fn talk() {
     TALK_UNTIL.store(clock::now() + LENGTH, Relaxed);
 }
 
+/// See [`TALK_UNTIL`].
 pub fn talking() -> bool {
     let until = TALK_UNTIL.load(Relaxed);
     until != 0 && clock::now() < until

@@ -22,7 +22,7 @@ use crate::endpoint::Ep;
 use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{bypass, config, conn, epoll, family, fds, lifeline, mail, rx, signals};
+use crate::{config, conn, family, fds, lifeline, mail, rx, signals, watchers};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
@@ -152,11 +152,6 @@ fn step(ep: Ep, fd: i32) -> bool {
     ep.state() == State::Attached
 }
 
-/// Whether the program's sets let it be attached now, those of libc and those that it might have made itself.
-fn allowed(ep: Ep) -> bool {
-    epoll::may_attach(ep) && !bypass::suspected(ep)
-}
-
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
     // Published again now and then: another entry may have taken the place.
@@ -205,7 +200,7 @@ fn connector(ep: Ep, fd: i32) {
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
-            if !allowed(ep) {
+            if !watchers::may_attach(ep) {
                 return;
             }
             if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
@@ -252,7 +247,7 @@ fn acceptor(ep: Ep, fd: i32) {
         // In this order: a connector that has left will not take it any more.
         let left = chan.left_by_peer();
         if chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY {
-            if allowed(ep) {
+            if watchers::may_attach(ep) {
                 attach(ep, chan, offered - 1);
             }
         } else if left {
@@ -354,7 +349,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         chan.id.load(Relaxed),
         chan.role()
     );
-    epoll::attached(ep, chan);
+    watchers::attached(ep, chan);
     conn::make_ready(ep, chan);
 }
 

@@ -1,0 +1,54 @@
+//! How the bytes of a TCP connection leave the kernel, and come back: without a word about how a program's calls get here.
+//!
+//! ```text
+//! io             which way a call goes          kernel, or attached
+//! rx, tx         one stream each                lifeline | ring | lifeline, by shmring::switch (turn, advance)
+//! sleep          spin, arm, sleep (spin, poller, sleepers)
+//! attach         how a connection gets its slot in a channel (peer, mail, slots); leave: how it goes back
+//! closing        how it ends; handoff: unread bytes that cross an exec
+//! readiness      what a wait reports of it
+//! ```
+//! Safety of the whole: the library has no allocator, no threads, no unwinding, and exports no name of libc's. Its state is
+//! static atomics; what other processes share is reached through `channel` and `family` only.
+#![no_std]
+#![allow(clippy::missing_safety_doc)]
+
+pub mod acts;
+pub mod attach;
+pub mod buffers;
+pub mod bulk;
+pub mod channel;
+pub mod closing;
+pub mod config;
+pub mod conn;
+pub mod endpoint;
+pub mod family;
+pub mod fds;
+pub mod handoff;
+pub mod headroom;
+pub mod io;
+pub mod leave;
+pub mod lifeline;
+pub mod lock;
+pub mod mail;
+pub mod members;
+pub mod memory;
+pub mod notify;
+pub mod own;
+pub mod pages;
+pub mod peer;
+pub mod poller;
+pub mod readiness;
+pub mod restless;
+pub mod rx;
+pub mod sleep;
+pub mod sleepers;
+pub mod slots;
+pub mod spin;
+pub mod table;
+pub mod turns;
+pub mod tx;
+pub mod upkeep;
+pub mod watchers;
+
+use host::{clock, log, real, signals, tls, usercopy};

@@ -1,0 +1,21 @@
+//! What a library inside somebody else's process stands on: libc's functions behind its own, thread-local storage, the
+//! program's signals, copies from memory that may be bad, log lines, the time.
+//!
+//! ```text
+//! signals       handlers put off, counted for EINTR; waits that lose no signal
+//! real          the functions behind ours, found by `objects`
+//! usercopy      copies that may fault
+//! clock log     monotonic time; one-line messages
+//! tls           what each thread keeps for itself
+//! ```
+//! No allocator, no threads, no unwinding; nothing here knows of connections.
+#![no_std]
+#![allow(clippy::missing_safety_doc)]
+
+pub mod clock;
+pub mod log;
+pub mod objects;
+pub mod real;
+pub mod signals;
+pub mod tls;
+pub mod usercopy;
