@@ -45,6 +45,12 @@ impl Held<'_> {
     }
 }
 
+impl Default for Lock {
+    fn default() -> Lock {
+        Lock::new()
+    }
+}
+
 impl Lock {
     /// Unlocked.
     pub const fn new() -> Lock {

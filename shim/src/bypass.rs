@@ -5,13 +5,15 @@
 //! never wake them. Before a connection is attached the process is therefore searched for such a set. One that was
 //! made before culvert could see it, inherited or received, looks the same and counts as well.
 
-use crate::endpoint::Ep;
-use crate::fds::{self, Kind};
-use crate::{clock, config, epoll, family, leave};
+use crate::epoll;
 use core::ffi::CStr;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use engine::endpoint::Ep;
+use engine::fds::{self, Kind};
+use engine::{config, family, leave};
+use host::clock;
 use libc::dirent64;
 use shmring::family::Reason;
 use shmring::{lnx, sys};
@@ -82,7 +84,7 @@ pub fn suspected(ep: Ep) -> bool {
         NEXT.store(end + STOP_US * clock::cycles_per_us(), Relaxed);
     }
     if let Some(why) = why.filter(|_| stops >= SURE) {
-        crate::log!(Info, "{}; its connections stay on the kernel", why.text());
+        host::log!(Info, "{}; its connections stay on the kernel", why.text());
         FOUND.store(why as u32, Relaxed);
         family::disable_alone(why);
     }

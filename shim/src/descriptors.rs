@@ -1,9 +1,11 @@
 //! Descriptors coming and going: every call that makes, duplicates or closes one.
 
-use crate::fds::{self, Kind};
-use crate::tls::tls;
-use crate::{acts, attach, closing, config, epoll, family, leave, lifeline, members, own, peer, processes, real};
+use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use engine::fds::{self, Kind};
+use engine::{acts, attach, closing, config, family, leave, lifeline, members, own, peer};
+use host::real;
+use host::tls::tls;
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
 use shmring::lnx;

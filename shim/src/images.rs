@@ -1,8 +1,8 @@
 //! Whether an exec will find its file. One that will not needs nothing to be prepared: a search of PATH, in the program or
 //! in `execvp`, fails for most directories, and what an exec prepares for the next image cannot be undone completely.
 
-use crate::{config, members};
 use core::ffi::{CStr, c_char, c_int};
+use engine::{config, members};
 use shmring::syscall;
 
 const AT_EACCESS: c_int = 0x200;

@@ -22,11 +22,8 @@ mod poll;
 mod processes;
 
 use core::ffi::c_void;
-use engine::{
-    acts, attach, channel, closing, config, conn, endpoint, family, fds, handoff, io, leave, lifeline, lock, mail,
-    members, memory, own, peer, poller, readiness, restless, rx, sleep, sleepers, slots, spin, tx, upkeep, watchers,
-};
-use host::{clock, log, objects, real, signals, tls, usercopy};
+use engine::{config, handoff, memory, spin, watchers};
+use host::{clock, log, real, signals};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
 #[link(name = "c")]

@@ -1,7 +1,8 @@
 //! `mlockall` (mlock(2)) of the program's memory alone.
 
-use crate::{channel, members, memory, real};
 use core::ffi::c_int;
+use engine::{channel, members, memory};
+use host::real;
 use shmring::{lnx, sys, syscall};
 
 /// `mlockall`: locks what the program has, and what the kernel has for it.

@@ -1,9 +1,11 @@
 //! Socket options, ioctl and fcntl on endpoints. What the ring is known to carry faithfully passes; any
 //! other request about the socket moves it to the kernel first.
 
-use crate::endpoint::Ep;
-use crate::{descriptors, endpoint, fds, leave, lifeline, real, rx, tx, usercopy};
+use crate::descriptors;
 use core::sync::atomic::Ordering::Relaxed;
+use engine::endpoint::Ep;
+use engine::{endpoint, fds, leave, lifeline, rx, tx};
+use host::{real, usercopy};
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{RCVTIMEO, SNDTIMEO};
 use shmring::family::{Reason, State};

@@ -1,15 +1,17 @@
 //! `poll` and `select` over sets that hold connections of ours.
 
-use crate::channel::Chan;
-use crate::endpoint::Ep;
-use crate::fds::{self, Kind};
-use crate::lifeline::ENDED;
-use crate::restless::{self, Restless};
-use crate::rx::READY;
-use crate::spin::{self, Spun};
-use crate::usercopy::{self, Fault};
-use crate::{clock, config, conn, epoll, poller, readiness, real, rx, signals, sleep, upkeep};
+use crate::epoll;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use engine::channel::Chan;
+use engine::endpoint::Ep;
+use engine::fds::{self, Kind};
+use engine::lifeline::ENDED;
+use engine::restless::{self, Restless};
+use engine::rx::READY;
+use engine::spin::{self, Spun};
+use engine::{config, conn, poller, readiness, rx, sleep, upkeep};
+use host::usercopy::{self, Fault};
+use host::{clock, real, signals};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
 use shmring::family::State;
@@ -396,7 +398,7 @@ fn any_stirred(set: &[pollfd]) -> bool {
     set.iter().any(|p| match on_ring(p.fd) {
         Some((ep, chan)) => {
             rx::news(ep, chan, p.events & (POLLIN | POLLRDNORM) != 0)
-                || p.events & (POLLOUT | POLLWRNORM) != 0 && crate::tx::may_write(ep, chan)
+                || p.events & (POLLOUT | POLLWRNORM) != 0 && engine::tx::may_write(ep, chan)
         }
         None => false,
     })

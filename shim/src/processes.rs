@@ -1,16 +1,17 @@
 //! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
 
-use crate::endpoint::Ep;
-use crate::fds::{self, Kind};
-use crate::memory;
-use crate::tls::tls;
-use crate::{
-    acts, attach, channel, closing, config, epoll, family, handoff, leave, lock, mail, peer, poller, real, rx, signals,
-    sleepers, tx,
-};
+use crate::epoll;
 use core::ffi::c_char;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
+use engine::endpoint::Ep;
+use engine::fds::{self, Kind};
+use engine::memory;
+use engine::{
+    acts, attach, channel, closing, config, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
+};
+use host::tls::tls;
+use host::{real, signals};
 use libc::c_int;
 use shmring::family::{Reason, State};
 use shmring::lnx;
@@ -150,7 +151,7 @@ pub fn divide() {
         leave::retire(fd, Reason::Tables);
     }
     if fds::divide() {
-        crate::log!(Info, "{}: everything stays on the kernel", Reason::Tables.text());
+        host::log!(Info, "{}: everything stays on the kernel", Reason::Tables.text());
     }
 }
 

@@ -7,12 +7,13 @@ use super::set::{
 };
 use super::wait::{knock, stay_armed};
 use super::{DOORBELL, kernel_ctl, tag};
-use crate::channel::Chan;
-use crate::endpoint::Ep;
-use crate::fds::{self, Kind};
-use crate::tls::tls;
-use crate::{leave, lifeline, poller, real, slots};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use engine::channel::Chan;
+use engine::endpoint::Ep;
+use engine::fds::{self, Kind};
+use engine::{leave, lifeline, poller, slots};
+use host::real;
+use host::tls::tls;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
@@ -220,7 +221,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         epoll_event { events: 0, u64: 0 }
     } else {
         // SAFETY: the program's pointer, read as the kernel would; a bad one is the kernel's to report.
-        match unsafe { crate::usercopy::load(ev) } {
+        match unsafe { host::usercopy::load(ev) } {
             Ok(v) => v,
             Err(_) => return native(),
         }
@@ -555,7 +556,7 @@ pub fn closing(ep: Ep) {
     settled(ep);
     each(ep, |set, at, w| {
         let s = &TABLE[set];
-        if s.inherited.load(Relaxed) == 0 && !crate::family::sole_holder(ep) {
+        if s.inherited.load(Relaxed) == 0 && !engine::family::sole_holder(ep) {
             to_kernel(ep);
             let held = s.lock();
             if w.ep.load(Relaxed) == ep.index() + 1 {

@@ -1,9 +1,9 @@
 //! What is an edge: news of the ring, and of the lifeline.
 
 use super::set::{EDGE, Set, TAGGED, Watch, watch};
-use crate::endpoint::Ep;
-use crate::{channel, lifeline, poller, rx, tx};
 use core::sync::atomic::Ordering::Relaxed;
+use engine::endpoint::Ep;
+use engine::{channel, lifeline, poller, rx, tx};
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLOUT, EPOLLRDHUP};
 use shmring::switch::TxPhase;
 

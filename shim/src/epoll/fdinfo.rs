@@ -6,7 +6,7 @@ use shmring::{lnx, sys};
 
 /// Whether the kernel has disabled a oneshot registration: its event mask in fdinfo is then bare.
 pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
-    let path = crate::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
+    let path = engine::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
     let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
     let f = lnx::open(path, libc::O_RDONLY, 0);
     if f < 0 {

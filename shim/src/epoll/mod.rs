@@ -18,11 +18,11 @@ mod wait;
 pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_back, number_closed};
 pub use wait::wait;
 
-use crate::channel::Chan;
-use crate::endpoint::Ep;
-use crate::fds::{self, Kind};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
+use engine::channel::Chan;
+use engine::endpoint::Ep;
+use engine::fds::{self, Kind};
 use libc::c_int;
 use set::{LEFT, TABLE, TAGGED, each, unlink};
 use shmring::layout::POLLERS;
@@ -56,8 +56,8 @@ fn kernel_ctl(epfd: c_int, op: c_int, fd: c_int, events: u32, data: u64) -> isiz
 /// `epoll_create1` succeeded.
 pub fn created(fd: c_int) {
     // Calls that do not pass through culvert may wait on the set: nothing is attached in it.
-    let unseen = crate::family::is_bypassed();
-    if fd < 0 || unseen || fds::are_divided() || !crate::config::enabled() || crate::tls::tls().vfork.get() != 0 {
+    let unseen = engine::family::is_bypassed();
+    if fd < 0 || unseen || fds::are_divided() || !engine::config::enabled() || host::tls::tls().vfork.get() != 0 {
         return;
     }
     let take = |s: &set::Set, from| s.used.compare_exchange(from, 1, Acquire, Relaxed).is_ok();
@@ -132,7 +132,7 @@ pub fn forget(ep: Ep) {
         let held = s.lock();
         match s.get(fd) {
             // The kernel has not: others hold the connection.
-            Some(_) if s.shared() && !crate::family::sole_holder(ep) => set::disown(set, fd, ep),
+            Some(_) if s.shared() && !engine::family::sole_holder(ep) => set::disown(set, fd, ep),
             Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
             _ => ep.local().watches.store(0, Relaxed),
         }

@@ -14,11 +14,12 @@
 use super::edge::note_edge;
 use super::set::{FIRED, PARKED, Set, TAGGED, Watch, each, ignore, watch_id};
 use super::{DOORBELL, ours, tag};
-use crate::channel::{self, Chan};
-use crate::endpoint::Ep;
-use crate::{acts, clock};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use engine::acts;
+use engine::channel::{self, Chan};
+use engine::endpoint::Ep;
+use host::clock;
 use libc::{c_int, epoll_event};
 use shmring::family::State;
 use shmring::journal::Act;

@@ -9,13 +9,14 @@
 //! ([`settle`]).
 
 use super::kernel_ctl;
-use crate::endpoint::Ep;
-use crate::lock::{Held, Lock};
-use crate::tls::tls;
-use crate::{clock, fds, memory};
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
+use engine::endpoint::Ep;
+use engine::lock::{Held, Lock};
+use engine::{fds, memory};
+use host::clock;
+use host::tls::tls;
 use shmring::family::State;
 use shmring::lnx;
 
@@ -247,7 +248,7 @@ impl Set {
         let now = clock::now();
         if now.saturating_sub(self.shared_at.load(Relaxed)) > EVERY {
             self.shared_at.store(now, Relaxed);
-            if crate::family::alone() {
+            if engine::family::alone() {
                 // What was taken over before the fork stays with the doorbells of a process that is gone.
                 self.foreign.fetch_or(self.inherited.swap(0, Relaxed), Relaxed);
                 self.shared.store(0, Relaxed);
@@ -718,7 +719,7 @@ pub(super) fn after_fork_child() {
     CHAINS.reset();
     CHANGES.store(0, Relaxed);
     FORKING.store(0, Relaxed);
-    for ep in crate::family::held() {
+    for ep in engine::family::held() {
         ep.local().watches.store(0, Relaxed);
     }
     for (i, s) in TABLE.iter().enumerate() {

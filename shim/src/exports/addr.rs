@@ -2,8 +2,10 @@
 //! `getpeername` are libc's own.
 
 use super::bad;
-use crate::{descriptors, fds, io, real};
+use crate::descriptors;
 use core::ffi::c_int;
+use engine::{fds, io};
+use host::real;
 use libc::{sockaddr, socklen_t};
 
 #[unsafe(no_mangle)]

@@ -2,9 +2,11 @@
 //! socket goes to the kernel first.
 
 use super::{idle, peek};
-use crate::fds::{self, Kind};
-use crate::{epoll, leave, real};
+use crate::epoll;
 use core::ffi::c_int;
+use engine::fds::{self, Kind};
+use engine::leave;
+use host::real;
 use libc::{aiocb, sigevent};
 use shmring::family::Reason;
 

@@ -1,8 +1,9 @@
 //! Bytes in and out, by flat buffer or vector.
 
 use super::{MAX_RW_COUNT, Vector, can_read, peek, poke};
-use crate::{io, leave, real, usercopy};
 use core::ffi::{c_int, c_uint, c_void};
+use engine::{io, leave};
+use host::{real, usercopy};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
 

@@ -2,8 +2,10 @@
 //! (`fclose`, the resolver), so a number that comes back from here may still have an entry in the table of
 //! descriptors: each creator resets it.
 
-use crate::{descriptors, leave, real};
+use crate::descriptors;
 use core::ffi::{c_char, c_int, c_uint, c_void};
+use engine::leave;
+use host::real;
 use libc::{DIR, FILE, mode_t, mq_attr, mqd_t, pid_t, sigset_t, termios, winsize};
 use shmring::family::Reason;
 

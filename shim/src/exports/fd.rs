@@ -1,7 +1,8 @@
 //! Descriptors: closed, duplicated, fetched from another process.
 
-use crate::{descriptors, real};
+use crate::descriptors;
 use core::ffi::{c_int, c_uint};
+use host::real;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {

@@ -6,12 +6,13 @@
 //! what it calls in turn, our function would call it, and it us. Whether another library beside it does so on its behalf
 //! nobody can tell: that one is given libc's function, and no connection is carried in this process any more.
 
-use crate::objects::{self, Object};
-use crate::{bypass, real};
+use crate::bypass;
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr::null;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use host::objects::{self, Object};
+use host::real;
 use shmring::family::Reason;
 
 /// Exports `$name`, which calls `$before` with its arguments and its return address. It returns what that found, or

@@ -10,8 +10,9 @@
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
 //! them. Nothing here allocates, locks or keeps state.
 
-use crate::{fds, members, signals, usercopy};
 use core::ffi::{c_int, c_void};
+use engine::{fds, members};
+use host::{signals, usercopy};
 use libc::{iovec, timespec};
 
 pub mod addr;

@@ -1,9 +1,11 @@
 //! Messages: vectors with control data, and the descriptors that travel in it.
 
 use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke};
-use crate::fds::{self, Kind};
-use crate::{clock, descriptors, epoll, io, leave, real};
+use crate::{descriptors, epoll};
 use core::ffi::{c_int, c_uint, c_void};
+use engine::fds::{self, Kind};
+use engine::{io, leave};
+use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
 use shmring::syscall;

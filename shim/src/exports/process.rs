@@ -6,9 +6,11 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
-use crate::tls::tls;
-use crate::{descriptors, family, images, mlock, processes, real};
+use crate::{descriptors, images, mlock, processes};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
+use engine::family;
+use host::real;
+use host::tls::tls;
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
 use shmring::syscall;
 

@@ -5,9 +5,11 @@
 //! here. A number that is none of ours goes to libc untouched.
 
 use super::{KERNEL_SIGSET, addr, arm, bytes, create, fd, idle, msg, nanos, peek, poke, waits};
-use crate::{clock, descriptors, fds, options, poll, processes, real};
+use crate::{descriptors, options, poll, processes};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
+use engine::fds;
+use host::{clock, real};
 use libc::{clone_args, sigset_t, timespec, timeval};
 use shmring::syscall;
 

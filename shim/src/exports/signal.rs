@@ -1,12 +1,12 @@
-//! Installing signal handlers: every way that glibc offers, on top of [`crate::signals::sigaction`].
+//! Installing signal handlers: every way that glibc offers, on top of [`host::signals::sigaction`].
 //!
 //! libc's own `signal` and its kin call libc's `sigaction` directly, past ours, so each is made again here.
 //! `sigvec` is not: glibc keeps it for old binaries only and none can link to it. `sigignore`, `sighold`, `sigrelse`,
 //! `sigpause` install no handler.
 
-use crate::{real, signals};
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use host::{real, signals};
 use libc::{SIG_DFL, SIG_ERR, sigaction as sigaction_t, sighandler_t, sigset_t};
 use shmring::syscall;
 

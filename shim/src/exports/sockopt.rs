@@ -1,7 +1,9 @@
 //! Socket options and the other questions and settings of a descriptor.
 
-use crate::{fds, options, real};
+use crate::options;
 use core::ffi::{c_int, c_ulong, c_void};
+use engine::fds;
+use host::real;
 use libc::socklen_t;
 
 #[unsafe(no_mangle)]

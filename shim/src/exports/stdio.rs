@@ -2,8 +2,10 @@
 //! to the kernel first. `dprintf` is variadic and may be given floating-point values, which
 //! [`super::trampoline`] hands on in their registers.
 
-use crate::{descriptors, leave, real};
+use crate::descriptors;
 use core::ffi::{c_char, c_int, c_void};
+use engine::leave;
+use host::real;
 use libc::FILE;
 use shmring::family::Reason;
 

@@ -2,10 +2,12 @@
 //! the stack on to libc untouched, and `vfork`, whose caller runs twice on one stack.
 
 use super::process;
-use crate::{bypass, config, leave, processes, real};
+use crate::{bypass, processes};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
+use engine::{config, leave};
+use host::real;
 use shmring::family::Reason;
 
 /// Exports `$name`, which calls `$before` with its first argument and then jumps to the address that it

@@ -1,10 +1,11 @@
 //! poll, select and epoll.
 
 use super::{arm, bad, idle, millis, nanos, peek, poke};
-use crate::fds::{self, Kind};
-use crate::{descriptors, epoll, poll, real, usercopy};
+use crate::{descriptors, epoll, poll};
 use core::ffi::c_int;
 use core::ptr::null;
+use engine::fds::{self, Kind};
+use host::{real, usercopy};
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 
 /// A `timeval` of `select` as glibc takes it (sysdeps/unix/sysv/linux/select.c): microseconds, cut to 32

@@ -6,7 +6,7 @@
 pub mod signal;
 
 use core::ffi::{c_int, c_long};
-use host::{real, signals, usercopy};
+use host::{signals, usercopy};
 
 #[cfg(not(test))]
 #[panic_handler]
