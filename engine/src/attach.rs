@@ -333,6 +333,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.rcvlowat.store(low.max(0) as u32, Relaxed);
     crate::tx::buffer_set(ep, chan, fd);
     rx::buffer_set(ep, chan, fd);
+    rx::inq_set(ep, fd);
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
         // Given up by another thread. What an acceptor has offered is taken back later.
         if chan.role() == Role::Connector {
@@ -368,6 +369,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.tx_phase.set(shmring::switch::TxPhase::Down);
     ep.because(Reason::Inherited);
     let l = ep.local();
+    rx::inq_set(ep, l.fd.load(Relaxed));
     l.inherited.store(1, Relaxed);
     l.chan.store(chan.place(), Release);
     chan.seat(slot, ep);

@@ -222,6 +222,16 @@ pub unsafe fn recv(
     }
 }
 
+/// What is left for the next receive of `ep`, if each `recvmsg` is to say so.
+#[inline]
+pub fn inq(ep: Ep, fd: c_int) -> Option<c_int> {
+    if ep.inq.load(Relaxed) == 0 {
+        return None;
+    }
+    // Another thread may have ended the connection: then nothing is left.
+    Some(ep.chan().map_or(0, |chan| rx::inq(ep, chan, fd)))
+}
+
 /// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
 pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
     let Some(e) = fds::carried(fd) else { return Some(real()) };

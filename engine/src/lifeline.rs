@@ -106,7 +106,7 @@ pub fn only_kernel(fd: i32) -> bool {
     !matches!(socket(libc::SO_MAX_PACING_RATE), Ok(-1) | Err(_))
         || !matches!(socket(libc::SO_PEEK_OFF), Ok(-1) | Err(_))
         || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
-        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT, TCP_INQ]
+        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT]
             .iter()
             .any(|name| !matches!(option(fd, libc::IPPROTO_TCP, *name), Ok(0) | Err(_)))
         || filtered(fd)
@@ -191,6 +191,15 @@ pub fn sent(fd: i32, opened: bool) -> Option<u64> {
 /// reading.
 pub fn peer_ended(fd: i32) -> bool {
     info(fd).is_none_or(|i| matches!(i.state, TIME_WAIT | CLOSE | CLOSE_WAIT | LAST_ACK | CLOSING))
+}
+
+/// Whether a FIN has come, as the kernel remembers it (SOCK_DONE): `closed` says it of a connection that is no more.
+pub fn fin_came(fd: i32, closed: impl FnOnce() -> bool) -> bool {
+    match info(fd).map(|i| i.state) {
+        Some(CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT) => true,
+        Some(CLOSE) => closed(),
+        _ => false,
+    }
 }
 
 const TIME_WAIT: u8 = 6;

@@ -125,10 +125,10 @@ const TCP: &[(c_int, Effect)] = &[
     (libc::TCP_KEEPCNT, Nothing),
     // How many bytes may wait to be sent.
     (libc::TCP_NOTSENT_LOWAT, Both),
-    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read), and a control message
-    // with each receive.
+    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read).
     (libc::TCP_USER_TIMEOUT, Kernel),
-    (lifeline::TCP_INQ, Kernel),
+    // A control message with each receive.
+    (lifeline::TCP_INQ, Both),
     // Delay of every segment.
     (lifeline::TCP_TX_DELAY, Kernel),
     // TLS and others take over the stream from here on; TCP_REPAIR changes positions in it.
@@ -209,6 +209,7 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
             let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
             ep.rcvlowat.store(low.max(0) as u32, Relaxed);
         }
+        (libc::IPPROTO_TCP, lifeline::TCP_INQ) => rx::inq_set(ep, fd),
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW | libc::SO_SNDTIMEO | libc::SO_SNDTIMEO_NEW) => {
             let which = match name {
                 libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW => RCVTIMEO,

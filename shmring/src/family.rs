@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -285,6 +285,8 @@ pub struct Endpoint {
     pub peer_pid: AtomicU32,
     /// [`RCVTIMEO`], [`SNDTIMEO`]: that option was set to a negative time.
     pub never_waits: AtomicU32,
+    /// Not 0: `TCP_INQ` is set, as far as calls on the ring are concerned: each `recvmsg` says how much is left.
+    pub inq: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
     pub holders: [AtomicU64; MEMBERS / 64],
     /// The connector's port << 16 | the acceptor's; 0 while unknown.
@@ -389,6 +391,7 @@ impl Endpoint {
             &self.cork,
             &self.peer_pid,
             &self.never_waits,
+            &self.inq,
             &self.ports,
             &self.sent,
             &self.heard,

@@ -12,7 +12,7 @@ pub use receiving::received;
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::endpoint::{Ep, put_back};
+use crate::endpoint::{Ep, REPORTED, put_back};
 use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
@@ -21,7 +21,7 @@ use crate::{clock, family, fds, poller, sleep, sleepers, tx};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{me, peer};
-use receiving::{Got, Receiving};
+use receiving::{Got, Receiving, fin_on_closed};
 use shmring::family::RCVTIMEO;
 use shmring::layout::ECHOED;
 use shmring::switch::{self, RxPhase};
@@ -256,4 +256,39 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
         at => p.down.load(Acquire).saturating_sub(at),
     };
     switch::unread(queued, before, echo, on_ring)
+}
+
+/// The program has set `TCP_INQ`, or may have before the connection was attached.
+pub fn inq_set(ep: Ep, fd: i32) {
+    /// Another thread that sets it at the same time asks, too: whoever stores last has asked after that.
+    const TRIES: u32 = 8;
+    let asked = || u32::from(lifeline::option(fd, libc::IPPROTO_TCP, lifeline::TCP_INQ) == Ok(1));
+    for _ in 0..TRIES {
+        let on = asked();
+        ep.inq.store(on, Relaxed);
+        if asked() == on {
+            return;
+        }
+    }
+}
+
+/// What a `recvmsg` that has received from the ring says of what is left, with `TCP_INQ` (tcp_inq_hint): the bytes that can
+/// be read, and one more once a FIN has come, whether the reader has come to it or not.
+pub fn inq(ep: Ep, chan: &Chan, fd: i32) -> i32 {
+    let slot = ep.slot.load(Relaxed) as usize;
+    let h = chan.slot(slot);
+    // On a ring that goes on, that is all there is.
+    let going_on = ep.rx_phase.get() == RxPhase::Ring && !at_end(ep, chan) && !leaving(ep);
+    let bytes = if going_on { left(ep, chan, h) } else { unread(ep, chan, fd) };
+    bytes.min(i32::MAX as u64 - 1) as i32 + i32::from(finished(ep, chan, fd))
+}
+
+/// Whether the peer has finished. One that was killed does not say so in memory, so the kernel is asked.
+fn finished(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    if ep.rx_fin.load(Relaxed) == 0 && tx::look(ep, chan, fd, ENDED) & ENDED == 0 {
+        return false;
+    }
+    // A peer that was killed before it had read what was sent to it has reset the connection, for the kernel: no FIN came.
+    let reset = ep.latched.load(Relaxed) & !REPORTED == libc::ECONNRESET as u32 && ep.wr_shut.load(Relaxed) == 0;
+    !reset && lifeline::fin_came(fd, || fin_on_closed(ep).unwrap_or_else(|| lifeline::look(fd, 0) & libc::POLLERR == 0))
 }

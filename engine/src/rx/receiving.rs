@@ -411,7 +411,12 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
         let counted = lifeline::received(fd, Some(false));
         return counted.map(|(consumed, queued)| (consumed - u64::from(consumed == at + 1), queued));
     }
-    let fin = match ep.rx_fin.load(Relaxed) {
+    lifeline::received(fd, fin_on_closed(ep))
+}
+
+/// Whether a FIN came on a connection that the kernel has closed by now, if that is known.
+pub(super) fn fin_on_closed(ep: Ep) -> Option<bool> {
+    match ep.rx_fin.load(Relaxed) {
         FIN => Some(true),
         RST => Some(false),
         _ => ep.chan().and_then(|chan| {
@@ -424,6 +429,5 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
                 _ => (p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0).then_some(true),
             }
         }),
-    };
-    lifeline::received(fd, fin)
+    }
 }

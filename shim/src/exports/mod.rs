@@ -99,6 +99,19 @@ unsafe fn poke<T: Copy>(p: *mut T, v: T) -> Result<(), usercopy::Fault> {
     unsafe { usercopy::store(p, &v) }
 }
 
+/// The same of the first `len` bytes of `v`, which has as many.
+///
+/// # Safety
+/// `p` is a pointer that the program passed in.
+unsafe fn poke_bytes<T>(p: *mut u8, v: &T, len: usize) -> Result<(), usercopy::Fault> {
+    if bad(p) {
+        return Err(usercopy::Fault);
+    }
+    arm();
+    // SAFETY: no longer than `v`; the program's memory, or a fault.
+    unsafe { usercopy::copy(p, core::ptr::from_ref(v).cast(), len.min(size_of::<T>())) }
+}
+
 /// A program's I/O vector that the kernel would take.
 struct Vector {
     first: *const iovec,

@@ -1,10 +1,10 @@
 //! Messages: vectors with control data, and the descriptors that travel in it.
 
-use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke};
+use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke, poke_bytes};
 use crate::{descriptors, epoll};
 use core::ffi::{c_int, c_uint, c_void};
 use engine::fds::{self, Kind};
-use engine::{io, leave};
+use engine::{io, leave, lifeline};
 use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -192,6 +192,33 @@ pub unsafe extern "C-unwind" fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, 
     }
 }
 
+/// Writes the control message of `TCP_INQ` where the header says, as far as there is room (put_cmsg). Returns `MSG_CTRUNC`
+/// or no flag, and how many bytes of the room are used. Where the kernel cannot write it says nothing, and uses none.
+///
+/// # Safety
+/// `h` is a header that the program passed in.
+unsafe fn put_inq(h: &msghdr, left: c_int) -> (c_int, usize) {
+    #[repr(C)]
+    struct Inq {
+        header: cmsghdr,
+        left: c_int,
+    }
+    const LEN: usize = HEADER + size_of::<c_int>();
+    let room = h.msg_controllen;
+    if h.msg_control.is_null() || room < HEADER {
+        return (libc::MSG_CTRUNC, 0);
+    }
+    let len = room.min(LEN);
+    let cut = if room < LEN { libc::MSG_CTRUNC } else { 0 };
+    let header = cmsghdr { cmsg_len: len, cmsg_level: libc::IPPROTO_TCP, cmsg_type: lifeline::TCP_INQ };
+    // SAFETY: as `recvmsg`'s: the program's buffer, or a fault.
+    match unsafe { poke_bytes(h.msg_control.cast(), &Inq { header, left }, len) } {
+        // The next message would begin at a multiple of a word (CMSG_SPACE).
+        Ok(()) => (cut, room.min(LEN.next_multiple_of(size_of::<usize>()))),
+        Err(_) => (cut, 0),
+    }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: libc gets the program's own arguments. The header is read and written by `peek` and `poke`, for which a bad
@@ -211,20 +238,24 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int)
         let Some(v) = vector else { return real::recvmsg(fd, m, flags) };
         let Some(ep) = io::carried(fd) else { return real::recvmsg(fd, m, flags) };
         let mut by_kernel = false;
-        let r = io::recv(ep, fd, v.elements(), v.n, flags, || {
+        let mut r = io::recv(ep, fd, v.elements(), v.n, flags, || {
             let r = real::recvmsg(fd, m, flags);
             by_kernel = r >= 0;
             r
         });
         if r >= 0 && !by_kernel {
-            // What the kernel leaves in the header for a stream (`____sys_recvmsg`): no sender, no control
-            // data, and of the flags only the one that it copies from the argument.
+            // What the kernel leaves in the header for a stream (`____sys_recvmsg`): no sender, of the flags only the one that
+            // it copies from the argument, and no control data but what `TCP_INQ` asks for.
+            let (cut, used) = match io::inq(ep, fd) {
+                Some(left) => put_inq(&h, left),
+                None => (0, 0),
+            };
             let name = h.msg_name.is_null() || poke(&raw mut (*m).msg_namelen, 0).is_ok();
-            let rest = poke(&raw mut (*m).msg_controllen, 0).is_ok()
-                && poke(&raw mut (*m).msg_flags, flags & libc::MSG_CMSG_CLOEXEC).is_ok();
+            let rest = poke(&raw mut (*m).msg_flags, flags & libc::MSG_CMSG_CLOEXEC | cut).is_ok()
+                && poke(&raw mut (*m).msg_controllen, used).is_ok();
             if !name || !rest {
                 real::set_errno(libc::EFAULT);
-                return -1;
+                r = -1;
             }
         }
         r

@@ -3,7 +3,7 @@
  *
  * calls KIND TABLE. KIND: tcp (under culvert attached or not, as the environment says), pinned (a connection that only the
  * kernel can have), pipe, udp, listen, none (a closed number), idle (as udp, in a process that has no TCP socket).
- * TABLE: recv, send, pointers, waits, options. */
+ * TABLE: recv, send, pointers, waits, lengths, options, inq. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -37,6 +37,13 @@ static int tcp(void) { return !strcmp(kind, "tcp") || !strcmp(kind, "pinned"); }
 
 static void die(const char *what) { perror(what); exit(3); }
 
+/* A connection that only the kernel can have, if that is what is to be tried. */
+static void pin(int s)
+{
+	unsigned rate = 2000000000;
+	if (!strcmp(kind, "pinned") && setsockopt(s, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate)) die("rate");
+}
+
 static void make(void)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -54,8 +61,7 @@ static void make(void)
 		close(s);
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 		setsockopt(other, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-		unsigned rate = 2000000000;
-		if (!strcmp(kind, "pinned") && setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate)) die("rate");
+		pin(fd);
 		/* Each side learns where it is. */
 		char b[4];
 		for (int i = 0; i < 3; i++)
@@ -561,6 +567,127 @@ static void options(void)
 	}
 }
 
+/* --- TCP_INQ: a control message with each receive */
+
+#ifndef TCP_INQ
+#define TCP_INQ 36
+#endif
+
+static unsigned char room[256];
+
+static void inq_receive(const char *name, int i, void *control, size_t size, int flags, size_t want)
+{
+	static char b[128];
+	struct iovec v = { b, want };
+	char a[32];
+	struct mmsghdr m = { .msg_hdr = { .msg_iov = &v, .msg_iovlen = 1, .msg_name = a, .msg_namelen = sizeof a, .msg_control = control, .msg_controllen = size, .msg_flags = 77 } };
+	memset(room, 0x55, sizeof room);
+	errno = 0;
+	result(name, i, recvmsg(fd, &m.msg_hdr, flags));
+	printf(" flags %x used %zu name %u:", m.msg_hdr.msg_flags, m.msg_hdr.msg_controllen, m.msg_hdr.msg_namelen);
+	if (control == room) for (int k = 0; k < 28; k++) printf("%02x", room[k]);
+}
+
+static void inq_all(const char *name, int flags)
+{
+	static const size_t rooms[] = { 0, 1, 15, 16, 17, 18, 19, 20, 21, 23, 24, 25, 64, 256 };
+	for (int i = 0; i < 14; i++) { feed(); inq_receive(name, i, room, rooms[i], flags, 40); after(0); }
+}
+
+static void inq(void)
+{
+	static const int with[] = { 0, MSG_PEEK, MSG_TRUNC, MSG_WAITALL, MSG_DONTWAIT, MSG_CMSG_CLOEXEC, MSG_PEEK | MSG_TRUNC, MSG_NOSIGNAL, MSG_CTRUNC };
+	int on = 1, off = 0;
+	for (unsigned i = 0; i < sizeof with / sizeof *with; i++) {
+		inq_all("not set", with[i]);
+		setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on);
+		inq_all("set", with[i]);
+		inq_receive("nothing", i, room, 64, with[i], 40), after(0);
+		setsockopt(fd, IPPROTO_TCP, TCP_INQ, &off, sizeof off);
+		inq_all("no longer set", with[i]);
+	}
+	setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on);
+	static const size_t want[] = { 0, 1, 10, 63, 64, 65, 100 };
+	for (int i = 0; i < 7; i++) {
+		feed(); inq_receive("of 64", i, room, 64, 0, want[i]); after(0);
+		feed(), feed(); inq_receive("of 128", i, room, 64, MSG_PEEK, want[i]); inq_receive("then", i, room, 64, 0, want[i]); after(0);
+		feed(); inq_receive("all of 64", i, room, 64, MSG_WAITALL, want[i]); after(0);
+		feed(); inq_receive("trunc", i, room, 64, MSG_TRUNC, want[i]); after(0);
+	}
+	/* Refused values, and lengths, leave it as it is. */
+	static const int values[] = { -1, 2, INT_MAX, INT_MIN };
+	for (int i = 0; i < 4; i++) {
+		errno = 0;
+		result("value", i, setsockopt(fd, IPPROTO_TCP, TCP_INQ, &values[i], 4)), get(IPPROTO_TCP, TCP_INQ);
+		result("length", i, setsockopt(fd, IPPROTO_TCP, TCP_INQ, &off, i)), get(IPPROTO_TCP, TCP_INQ);
+		feed(); inq_receive("still", i, room, 64, 0, 40); after(0);
+	}
+	for (int i = 0; i < POINTERS; i++) {
+		feed(); inq_receive("pointer", i, bad(i, 64), 64, 0, 40); after(0);
+		feed(); inq_receive("pointer", i, bad(i, 20), 20, 0, 40); after(0);
+		feed(); inq_receive("pointer", i, bad(i, 24), 1 << 30, 0, 40); after(0);
+	}
+	/* Each message of several; through another number; by number of the call. */
+	for (int k = 0; k < 3; k++) {
+		char b[64], c[3][32];
+		int use = k == 1 ? dup(fd) : fd;
+		struct iovec v[3] = { { b, 20 }, { b + 20, 20 }, { b + 40, 20 } };
+		struct mmsghdr m[3] = { 0 };
+		for (int i = 0; i < 3; i++) m[i].msg_hdr = (struct msghdr){ .msg_iov = &v[i], .msg_iovlen = 1, .msg_control = c[i], .msg_controllen = i == 1 ? 18 : 32 };
+		memset(c, 0x55, sizeof c);
+		feed();
+		errno = 0;
+		result("several", k, k == 2 ? syscall(SYS_recvmmsg, use, m, 3, MSG_DONTWAIT, 0) : recvmmsg(use, m, 3, MSG_DONTWAIT, 0));
+		for (int i = 0; i < 3; i++) {
+			printf(" %u %x %zu:", m[i].msg_len, m[i].msg_hdr.msg_flags, m[i].msg_hdr.msg_controllen);
+			for (int j = 0; j < 24; j++) printf("%02x", (unsigned char)c[i][j]);
+		}
+		after(0);
+		if (k == 1) close(use);
+	}
+	/* Ends: how much is left, and that the end has come, counts as one. */
+	for (int how = 0; how < 6; how++) {
+		for (int data = 0; data < 3; data++) {
+			unmake(), make();
+			setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on);
+			for (int i = 0; i < data; i++) feed();
+			if (how == 0 || how == 4) shutdown(other, SHUT_WR);
+			if (how == 1) shutdown(other, SHUT_RDWR);
+			if (how == 2) shutdown(fd, SHUT_RD);
+			if (how == 3) close(other), other = -1;
+			if (how == 4) shutdown(fd, SHUT_RDWR);
+			if (how == 5) {
+				struct linger now = { 1, 0 };
+				setsockopt(other, SOL_SOCKET, SO_LINGER, &now, sizeof now), close(other), other = -1;
+			}
+			char name[32];
+			sprintf(name, "end %d data %d", how, data);
+			struct pollfd p = { fd, POLLRDHUP, 0 };
+			poll(&p, 1, 2000);
+			/* What was sent just before a reset may be there or not. */
+			for (int i = 0; i < 5 && (how != 5 || data == 0); i++) { inq_receive(name, i, room, 64, i == 0 ? MSG_PEEK : 0, i == 0 ? 5 : 40); printf("\n"); }
+		}
+	}
+	/* A connection has it of its listener. */
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	int s = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(s, IPPROTO_TCP, TCP_INQ, &on, sizeof on);
+	pin(s);
+	unmake();
+	if (bind(s, (void *)&a, l) || listen(s, 1) || getsockname(s, (void *)&a, &l)) die("listen");
+	other = socket(AF_INET, SOCK_STREAM, 0);
+	if (connect(other, (void *)&a, l) || (fd = accept(s, 0, 0)) < 0) die("connect");
+	close(s);
+	for (int i = 0; i < 40; i++) {
+		get(IPPROTO_TCP, TCP_INQ);
+		feed(); inq_receive("of the listener", i, room, 64, 0, 40); printf("\n");
+		inq_receive("of the listener", i, room, 64, 0, 40); printf("\n");
+		char b[4];
+		if (send(fd, "pong", 4, 0) != 4 || recv(other, b, 4, 0) != 4) die("pong");
+	}
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -582,6 +709,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[2], "pointers")) pointers();
 	else if (!strcmp(argv[2], "waits")) waits();
 	else if (!strcmp(argv[2], "lengths")) lengths();
+	else if (!strcmp(argv[2], "inq")) inq();
 	else options();
 	unmake();
 	return 0;

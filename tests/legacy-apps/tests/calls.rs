@@ -13,12 +13,17 @@ fn program(lab: &Lab, kind: &str, table: &str) -> Command {
 /// On a connection whose bytes are on rings from the first exchange on, on one that is too young for that at first, and on one that only
 /// the kernel can have.
 fn connections(table: &str) {
+    connections_on(table, 1);
+}
+
+/// The same; of the first more than `rings` directions are on rings.
+fn connections_on(table: &str, rings: usize) {
     let eager = |lab: &Lab| {
         let mut command = program(lab, "tcp", table);
         command.env("CULVERT_EAGER", "1");
         command
     };
-    compare_one(&format!("calls-{table}"), eager, |_, log| on_ring(log) > 1);
+    compare_one(&format!("calls-{table}"), eager, |_, log| on_ring(log) > rings);
     // It goes over on its way through the table.
     compare_one(&format!("calls-{table}-young"), |lab| program(lab, "tcp", table), |_, log| on_ring(log) > 0);
     compare_one(&format!("calls-{table}-pinned"), |lab| program(lab, "pinned", table), |_, log| on_ring(log) == 0);
@@ -61,6 +66,12 @@ fn lengths() {
 #[test]
 fn options() {
     connections("options");
+}
+
+#[test]
+fn what_is_left_is_said_with_each_message() {
+    // The last of the connections has the option from its listener, before it comes to a ring.
+    connections_on("inq", 2 * 19);
 }
 
 /// Runs a case of `py/buffers.py`, on rings from the first exchange on where that can be.
