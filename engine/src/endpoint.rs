@@ -44,6 +44,17 @@ pub struct Local {
     pub alone: AtomicU32,
     /// The program's SO_LINGER, while the connection of a process that is about to end has another (`closing`); else 0.
     pub lingers: AtomicU64,
+    /// What a thread that leaves waits for, and its call (`rx::ask`): meaningful for the thread that `Endpoint::rx_leaving`
+    /// names.
+    pub awaited: AtomicU32,
+    /// See `awaited`.
+    pub awaited_by: AtomicU32,
+    /// Of which life of the record.
+    pub awaited_life: AtomicU32,
+    /// Where on the ring it left.
+    pub awaited_at: AtomicU64,
+    /// How much before that it keeps.
+    pub awaited_kept: AtomicU64,
 }
 
 static LOCALS: [Local; ENDPOINTS] = [const {
@@ -63,6 +74,11 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         inherited: AtomicU32::new(0),
         alone: AtomicU32::new(0),
         lingers: AtomicU64::new(0),
+        awaited: AtomicU32::new(0),
+        awaited_by: AtomicU32::new(0),
+        awaited_life: AtomicU32::new(0),
+        awaited_at: AtomicU64::new(0),
+        awaited_kept: AtomicU64::new(0),
     }
 }; ENDPOINTS];
 

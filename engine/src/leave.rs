@@ -1,13 +1,15 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 #![forbid(unsafe_code)]
 
-use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::rx::Patience;
 use crate::{family, fds, lifeline, peer, rx, slots, tx};
+use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
+use shmring::lnx;
 use shmring::switch::{RxPhase, TxPhase};
 
 /// Moves a connection to the kernel for good; it is this library that goes on to read it. No-op for what is not tracked.
@@ -22,7 +24,7 @@ pub fn retire(fd: c_int, why: Reason) {
         Reason::Option | Reason::Recalled => Unread::Keep,
         _ => Unread::Rewind,
     };
-    go(fd, why, unread, tx::leave);
+    Departure { why, flushes: false }.go(one(fd), &|_| true, &|_| unread);
 }
 
 /// Moves the sending side to the kernel, so that what the kernel is given next, by a call of its own, comes behind what was
@@ -52,40 +54,109 @@ pub fn surrender(fd: c_int, why: Reason) {
 
 /// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
 pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
-    go(fd, why, unread, tx::finish)
+    Departure { why, flushes: true }.go(one(fd), &|_| true, &|_| unread);
+    fds::endpoint(fd).is_none_or(|ep| ep.state() != State::Attached || ep.rx_phase.get() == RxPhase::Down)
 }
 
-/// The same; `send` takes the sending side down.
-fn go(fd: c_int, why: Reason, unread: Unread, send: fn(Ep, &Chan, c_int)) -> bool {
-    let Some(ep) = fds::endpoint(fd) else { return true };
-    let life = ep.life();
-    if fds::endpoint(fd) != Some(ep) {
-        return true;
+/// The same of all that `only` names, of this process: their peers are asked first, and then waited for together.
+pub fn quit_all(why: Reason, unread: impl Fn(c_int) -> Unread, only: impl Fn(c_int) -> bool) {
+    Departure { why, flushes: true }.go(0..fds::high(), &only, &unread);
+}
+
+fn one(fd: c_int) -> Range<c_int> {
+    fd..fd.saturating_add(1)
+}
+
+/// Connections on their way to the kernel.
+struct Departure {
+    why: Reason,
+    /// Whether what is native next is not sent by us: all that we have to repeat must be on the lifeline before.
+    flushes: bool,
+}
+
+impl Departure {
+    /// Moves those of `fds` that `only` names. No peer is waited for before all were asked: one that is stopped costs the
+    /// call its patience once, not for each of its connections, and takes nothing from what the others have.
+    fn go(&self, fds: Range<c_int>, only: &dyn Fn(c_int) -> bool, unread: &dyn Fn(c_int) -> Unread) {
+        let patience = Patience::begin();
+        let mut waits = false;
+        for fd in fds.clone().filter(|&fd| fds::tracked(fd) && only(fd)) {
+            waits |= !self.begin(fd, unread(fd), patience);
+        }
+        let mut rounds = 0u32;
+        while waits {
+            serve_own_ends();
+            // Usually it is over in microseconds.
+            lnx::nap(if rounds < 200 { 50_000 } else { 500_000 });
+            rounds += 1;
+            waits = false;
+            for fd in fds.clone() {
+                if self.due(fd) && only(fd) {
+                    waits |= !self.go_on(fd, unread(fd), patience);
+                }
+            }
+        }
     }
-    slots::give_up(ep, why);
-    if ep.state() != State::Attached || !peer::is_ours(ep, fd) {
-        return true;
+
+    /// Takes the sending side down and asks for the receiving one. True if it needs no more.
+    fn begin(&self, fd: c_int, unread: Unread, patience: Patience) -> bool {
+        let Some(ep) = fds::endpoint(fd) else { return true };
+        let life = ep.life();
+        if fds::endpoint(fd) != Some(ep) {
+            return true;
+        }
+        slots::give_up(ep, self.why);
+        if ep.state() != State::Attached || !peer::is_ours(ep, fd) {
+            return true;
+        }
+        let Some(chan) = ep.chan() else { return true };
+        tx::leave(ep, chan, fd);
+        ep.because(self.why);
+        rx::ask(ep, chan, fd, life, unread, self.why, patience);
+        self.go_on(fd, unread, patience)
     }
-    let Some(chan) = ep.chan() else { return true };
-    send(ep, chan, fd);
-    ep.because(why);
-    let complete = rx::leave(ep, chan, fd, life, unread, why);
-    chan.notify_aside(ep.slot.load(Relaxed) as usize);
-    complete
+
+    /// Whether a connection has still to be looked after. Memory only.
+    fn due(&self, fd: c_int) -> bool {
+        fds::endpoint(fd)
+            .is_some_and(|ep| ep.state() == State::Attached && (!rx::departed(ep) || self.flushes && tx::rewinds(ep)))
+    }
+
+    /// Goes on with what was begun. True if it needs no more.
+    fn go_on(&self, fd: c_int, unread: Unread, patience: Patience) -> bool {
+        let Some(ep) = fds::endpoint(fd) else { return true };
+        let life = ep.life();
+        if fds::endpoint(fd) != Some(ep) || ep.state() != State::Attached {
+            return true;
+        }
+        let Some(chan) = ep.chan() else { return true };
+        let flushed = !self.flushes || tx::flushed(ep, chan, fd, patience.is_over(tx::FINISH_NS));
+        let over = rx::look_after(ep, chan, fd, life, unread, self.why, patience);
+        if over {
+            chan.notify_aside(ep.slot.load(Relaxed) as usize);
+        }
+        over && flushed
+    }
+}
+
+/// If this process holds the other end of a connection, too, perhaps this very thread uses it: does its part.
+fn serve_own_ends() {
+    for ep in family::held() {
+        if ep.state() == State::Attached
+            && let Some(chan) = ep.chan()
+            && tx::is_asked(ep, chan)
+            && let cookie = ep.local().peer_cookie.load(Relaxed)
+            && cookie != 0
+            && family::held().any(|e| e.cookie.load(Relaxed) == cookie)
+        {
+            tx::service(ep, chan, ep.local().fd.load(Relaxed));
+        }
+    }
 }
 
 /// Whether all of a connection is the kernel's, for good.
 pub fn has_left(ep: Ep) -> bool {
     ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed) == 0 && ep.tx_phase.get() == TxPhase::Down
-}
-
-/// Retires every connection of this process that a program outside our reach could come to use.
-pub fn retire_all(why: Reason, unread: Unread, only: impl Fn(c_int) -> bool) {
-    for fd in 0..fds::high() {
-        if fds::tracked(fd) && only(fd) {
-            quit(fd, why, unread);
-        }
-    }
 }
 
 /// A connection that is used once `culvert kernel` was asked to bring it back.

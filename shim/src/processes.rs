@@ -28,11 +28,7 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
     let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     hand_sets_over();
-    for fd in 0..fds::high() {
-        if fds::tracked(fd) && inherits(fd) {
-            leave::quit(fd, Reason::Exec, keep(fd));
-        }
-    }
+    leave::quit_all(Reason::Exec, keep, inherits);
     let mut passed = handoff::pass_on(preloaded);
     // The child of vfork closes nothing of its parent's.
     if tls().vfork.get() == 0 {
@@ -93,7 +89,7 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 pub fn before_spawn() {
     hand_sets_over();
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
-    leave::retire_all(Reason::Exec, leave::Unread::Rewind, inherited);
+    leave::quit_all(Reason::Exec, |_| leave::Unread::Rewind, inherited);
 }
 
 /// `vfork` is about to happen on this thread.
@@ -177,7 +173,7 @@ pub extern "C" fn fork_prepare() {
         // The child will have no part in what this process shares: it gets connections and sets of the kernel's.
         attach::after_fork_parent();
         epoll::hand_all_over();
-        leave::retire_all(Reason::Shared, leave::Unread::Rewind, |_| true);
+        leave::quit_all(Reason::Shared, |_| leave::Unread::Rewind, |_| true);
         attach::before_fork();
         // Another thread may have forked meanwhile.
         family::keep_place();
@@ -277,7 +273,7 @@ pub fn seccomp() {
     // Asked for by every lock, and no longer to be asked of the kernel.
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
-    leave::retire_all(Reason::Seccomp, leave::Unread::Rewind, |_| true);
+    leave::quit_all(Reason::Seccomp, |_| leave::Unread::Rewind, |_| true);
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
             let rx = lock::take(&ep.rx_token);

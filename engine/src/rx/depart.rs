@@ -1,133 +1,163 @@
 //! Leaving the ring for good, and waiting for the peer's part of that: with no token and no lock of ours held, so that
-//! signals and other calls go on.
+//! signals and other calls go on. A call that moves many connections asks all their peers before it waits for any, and waits
+//! for all of them together: see `leave`.
 
 use super::receiving::{Receiving, see};
 use crate::channel::Chan;
-use crate::endpoint::Ep;
-use crate::{clock, lifeline, tx};
+use crate::endpoint::{Ep, Local};
+use crate::{clock, lifeline, lock};
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
 use shmring::family::Reason;
-use shmring::syscall;
+use shmring::switch::RxPhase;
 
-/// How long one who leaves waits for the peer to do its part. Usually it is awake in our library, or is
+/// How long one who leaves waits for the peers to do their part. Usually a peer is awake in our library, or is
 /// woken there; then this takes microseconds. Otherwise it does it at its next call.
 const PATIENCE_NS: u64 = 50_000_000;
 
-/// The same where the peer is at it already: inside our library, or its bytes are on their way.
+/// The same where a peer is at it already: inside our library, or its bytes are on their way.
 const LONG_PATIENCE_NS: u64 = 2_000_000_000;
 
 /// All that one who leaves waits for, and some more: whoever is away for longer is no longer waited for by others.
 const LEAVING_NS: u64 = 2 * LONG_PATIENCE_NS + 20 * PATIENCE_NS;
 
-fn patience(wait: Wait) -> u64 {
-    match wait {
-        Wait::TakenBack(..) | Wait::Arrival => PATIENCE_NS,
-        Wait::Closed | Wait::Echo => LONG_PATIENCE_NS,
+/// What one call waits for all the peers of the connections that it moves: it begins with the call, not with each of them.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    since: u64,
+    /// Names the call.
+    call: u32,
+}
+
+impl Patience {
+    /// Begins now.
+    pub fn begin() -> Patience {
+        static CALLS: AtomicU32 = AtomicU32::new(1);
+        Patience { since: clock::now(), call: CALLS.fetch_add(1, Relaxed) }
+    }
+
+    /// Whether the call has lasted for longer than so many nanoseconds.
+    pub fn is_over(self, ns: u64) -> bool {
+        clock::now().saturating_sub(self.since) > ns
+    }
+
+    fn ends(self, wait: Wait) -> bool {
+        self.is_over(match wait {
+            Wait::TakenBack(..) | Wait::Arrival => PATIENCE_NS,
+            Wait::Closed | Wait::Echo => LONG_PATIENCE_NS,
+        })
     }
 }
 
-/// Leaves the ring. False: bytes are left on it. `life`: of the record, when the caller found the connection.
-pub fn leave(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason) -> bool {
-    let complete = loop {
-        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
-        let me = receiving.leaver(LEAVING_NS);
-        let outcome = match receiving.begin(unread, me) {
-            Began::Down => {
+/// Notes what this thread waits for. It leaves, so nobody else does.
+fn note(l: &Local, patience: Patience, life: u32, wait: Wait) {
+    let (kind, at, kept) = match wait {
+        Wait::TakenBack(at, kept) => (1, at, kept),
+        Wait::Closed => (2, 0, 0),
+        Wait::Echo => (3, 0, 0),
+        Wait::Arrival => (4, 0, 0),
+    };
+    l.awaited.store(kind, Relaxed);
+    l.awaited_at.store(at, Relaxed);
+    l.awaited_kept.store(kept, Relaxed);
+    l.awaited_life.store(life, Relaxed);
+    l.awaited_by.store(patience.call, Relaxed);
+}
+
+/// What this call waits for at a connection that this thread leaves.
+fn noted(ep: Ep, patience: Patience) -> Option<Wait> {
+    let l = ep.local();
+    if ep.rx_leaving.load(Relaxed) != lock::myself()
+        || l.awaited_by.load(Relaxed) != patience.call
+        || l.awaited_life.load(Relaxed) != ep.life()
+    {
+        return None;
+    }
+    Some(match l.awaited.load(Relaxed) {
+        1 => Wait::TakenBack(l.awaited_at.load(Relaxed), l.awaited_kept.load(Relaxed)),
+        2 => Wait::Closed,
+        3 => Wait::Echo,
+        _ => Wait::Arrival,
+    })
+}
+
+/// Whether nothing is left to be waited for: the receiver is on the lifeline, and what that repeats is dropped, or it has
+/// left with bytes on the ring.
+pub fn departed(ep: Ep) -> bool {
+    ep.rx_leaving.load(Relaxed) == 0 && (ep.rx_phase.get() != RxPhase::Down || ep.rx_skip.load(Relaxed) == 0)
+}
+
+/// Begins to leave the ring: asks the sender to do its part. `life`: of the record, when the caller found the connection.
+pub fn ask(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason, patience: Patience) {
+    if noted(ep, patience).is_some() {
+        // Asked for by another descriptor of it.
+        return;
+    }
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return };
+    let me = receiving.leaver(LEAVING_NS);
+    match receiving.begin(unread, me) {
+        Began::Down | Began::Busy => {}
+        Began::Over(outcome) => _ = receiving.conclude(0, outcome, why),
+        Began::Wait(wait) => note(ep.local(), patience, life, wait),
+    }
+    receiving.release();
+}
+
+/// Goes on with what [`ask`] began, as far as the sender has done its part. True if there is nothing more to wait for.
+pub fn look_after(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason, patience: Patience) -> bool {
+    if ep.rx_leaving.load(Relaxed) != 0 {
+        match noted(ep, patience) {
+            Some(wait) => {
+                let Some(outcome) = look(ep, chan, fd, life, wait, patience) else { return false };
+                let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
+                // Unless another one has taken it over: a handler that ran meanwhile, or one that lost patience with us.
+                let done = receiving.conclude(lock::myself(), outcome, why);
                 receiving.release();
-                break true;
-            }
-            Began::Busy => {
-                // Not for longer than that one said.
-                receiving.release();
-                nap();
-                continue;
-            }
-            Began::Over(outcome) => {
-                let done = receiving.conclude(0, outcome, why);
-                receiving.release();
-                match done {
-                    Some(complete) => break complete,
-                    None => continue,
+                if done.is_none() {
+                    return false;
                 }
             }
-            Began::Wait(wait) => {
-                receiving.release();
-                wait_for(ep, chan, fd, wait)
-            }
-        };
-        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
-        let done = receiving.conclude(me, outcome, why);
-        receiving.release();
-        // If another one has taken it over: a handler that ran meanwhile, or one that lost patience with us.
-        if let Some(complete) = done {
-            break complete;
+            // Another one leaves: not for longer than that one said.
+            None => ask(ep, chan, fd, life, unread, why, patience),
         }
-    };
-    if complete && !dropped(ep, chan, fd, life) {
-        lifeline::reset(fd, why);
-    }
-    complete
-}
-
-/// Waits for the sender to do its part.
-fn wait_for(ep: Ep, chan: &Chan, fd: i32, first: Wait) -> Outcome {
-    let mut wait = first;
-    let mut until = clock::now() + patience(wait);
-    loop {
-        let mut sees = see(ep, chan, fd, wait);
-        if sees == Sees::NotYet {
-            if clock::now() <= until {
-                serve_other(ep);
-                nap();
-                continue;
-            }
-            sees = wait.impatient();
-        }
-        match sees {
-            Sees::Over(outcome) => return outcome,
-            Sees::Then(next) => {
-                wait = next;
-                until = clock::now() + patience(wait);
-            }
-            Sees::NotYet => {}
+        if ep.rx_leaving.load(Relaxed) != 0 {
+            return false;
         }
     }
-}
-
-/// Drops all that is left of an echo, so that the next reader of the descriptor does not see it. False if it
-/// does not come.
-fn dropped(ep: Ep, chan: &Chan, fd: i32, life: u32) -> bool {
-    let until = clock::now() + LONG_PATIENCE_NS;
-    while ep.rx_skip.load(Relaxed) != 0 {
+    if ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed) != 0 {
+        // All that is left of an echo is dropped, so that the next reader of the descriptor does not see it.
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
         let all = receiving.skip();
         receiving.release();
-        if all {
-            return true;
-        }
-        if clock::now() > until {
+        if !all && !patience.is_over(LONG_PATIENCE_NS) {
             return false;
         }
-        nap();
+        if !all {
+            lifeline::reset(fd, why);
+        }
     }
     true
 }
 
-fn nap() {
-    let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
-    // SAFETY: a valid timespec.
-    unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
-}
-
-/// If this process holds the other end too, perhaps this very thread uses it: does its part.
-fn serve_other(ep: Ep) {
-    let cookie = ep.local().peer_cookie.load(Relaxed);
-    let other = crate::family::held().find(|e| cookie != 0 && e.cookie.load(Relaxed) == cookie);
-    if let Some(e) = other
-        && e.state() == shmring::family::State::Attached
-        && let Some(chan) = e.chan()
-    {
-        tx::service(e, chan, e.local().fd.load(Relaxed));
+/// What has come of a wait; `None`: nothing yet.
+fn look(ep: Ep, chan: &Chan, fd: i32, life: u32, first: Wait, patience: Patience) -> Option<Outcome> {
+    let mut wait = first;
+    loop {
+        let mut sees = see(ep, chan, fd, wait);
+        if sees == Sees::NotYet {
+            if !patience.ends(wait) {
+                return None;
+            }
+            sees = wait.impatient();
+        }
+        match sees {
+            Sees::Over(outcome) => return Some(outcome),
+            Sees::Then(next) => {
+                note(ep.local(), patience, life, next);
+                wait = next;
+            }
+            Sees::NotYet => {}
+        }
     }
 }

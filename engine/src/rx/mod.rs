@@ -6,7 +6,7 @@ mod look;
 mod receiving;
 
 pub use advance::{READY, advance, doubled, leaving};
-pub use depart::leave;
+pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, keep_unread, left, low, news, on_ring, stirred, tail};
 pub use receiving::received;
 

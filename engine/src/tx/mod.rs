@@ -8,7 +8,9 @@ mod turn;
 pub use file::sendfile;
 pub use look::{LOOK_EVERY_US, look, look_due};
 pub use shmring::family::UP;
-pub use turn::{finish, finish_last, finished, flush, leave, service, settle, sink};
+pub use turn::{
+    FINISH_NS, finish, finish_last, finished, flush, flushed, is_asked, leave, rewinds, service, settle, sink,
+};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;

@@ -16,14 +16,19 @@ use shmring::syscall;
 #[inline(always)]
 pub fn service(ep: Ep, chan: &Chan, fd: i32) {
     let life = ep.life();
+    if is_asked(ep, chan) {
+        serve(ep, chan, fd, life);
+    }
+}
+
+/// Whether there is something to serve. Memory only.
+#[inline(always)]
+pub fn is_asked(ep: Ep, chan: &Chan) -> bool {
     let c = conn(ep, chan);
-    let asked = match c.ep.tx_phase.get() {
+    match c.ep.tx_phase.get() {
         TxPhase::Ring => c.peer().rewind.load(Relaxed) != 0,
         TxPhase::Rewind => true,
         _ => false,
-    };
-    if asked {
-        serve(ep, chan, fd, life);
     }
 }
 
@@ -89,7 +94,7 @@ pub fn finished(ep: Ep, chan: &Chan, fd: i32) {
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     service(ep, chan, fd);
-    let rewinding = || ep.tx_phase.get() == TxPhase::Rewind;
+    let rewinding = || rewinds(ep);
     if !rewinding() {
         return;
     }
@@ -110,5 +115,22 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     }
 }
 
+/// Whether something is still to be sent again over the lifeline.
+pub fn rewinds(ep: Ep) -> bool {
+    ep.tx_phase.get() == TxPhase::Rewind
+}
+
+/// As much of [`flush`] as can be done now. True if it needs no more. `late`: it has been tried for [`FINISH_NS`].
+pub fn flushed(ep: Ep, chan: &Chan, fd: i32, late: bool) -> bool {
+    service(ep, chan, fd);
+    if !rewinds(ep) || ep.latched.load(Relaxed) != 0 {
+        return true;
+    }
+    if late {
+        lifeline::reset(fd, Reason::Down);
+    }
+    late
+}
+
 /// How long [`flush`] tries, nanoseconds.
-const FINISH_NS: u64 = 5_000_000_000;
+pub const FINISH_NS: u64 = 5_000_000_000;
