@@ -33,8 +33,9 @@ fn nonblocking(ep: Ep, fd: i32) -> bool {
     n
 }
 
-/// A receive of no bytes: says what one of a byte would come to.
-fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32) -> Got {
+/// A receive of no bytes: says what one of a byte would come to. One that `waited` ends with 0 whatever there is, and leaves
+/// an error to the next call (tcp_recvmsg_locked: behind sk_wait_data comes `while (len > 0)`).
+fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32, waited: bool) -> Got {
     if on_ring(ep, chan) > 0 {
         return Got::Eof;
     }
@@ -45,6 +46,10 @@ fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32) -> Got {
     // A peek consumes nothing.
     match receiving.attempt(&mut probe, 1, flags | libc::MSG_PEEK) {
         Got::Bytes(_) => Got::Eof,
+        Got::Error(e) if waited => {
+            put_back(ep, e);
+            Got::Eof
+        }
         g => g,
     }
 }
@@ -118,7 +123,7 @@ pub unsafe fn recv(
             Got::Nothing
         } else if b.len == 0 {
             // The kernel waits for data to receive nothing of (tcp_recvmsg).
-            nothing(ep, chan, &mut receiving, flags)
+            nothing(ep, chan, &mut receiving, flags, deadline.is_some())
         } else {
             receiving.attempt(&mut b, want, flags)
         };

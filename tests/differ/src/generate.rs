@@ -95,9 +95,10 @@ impl Generator {
         let left = process.slots.iter().filter(|(s, _)| named.is_none_or(|n| n == **s));
         let ends: BTreeSet<usize> =
             left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect();
+        // In a set that several processes have it is the other end, too, that hears of them from the kernel.
+        let heard = |e: &usize| ends.contains(e) || words[0] == "epctl" && ends.contains(&Model::peer(*e));
         for ((ep, data), (process, call)) in &self.model.edges {
-            let theirs =
-                self.model.epolls[*ep].get(data).is_some_and(|e| ends.contains(e)) && !self.model.has_waiter(*ep);
+            let theirs = self.model.epolls[*ep].get(data).is_some_and(heard) && !self.model.has_waiter(*ep);
             if let Some(t) = self.model.idle.iter().find(|t| theirs && process_of(t) == process) {
                 self.due.push(format!("{t} {call}"));
             }
@@ -107,6 +108,17 @@ impl Generator {
                 self.due.push(format!("{t} poll poll 0 v{v}:0"));
             }
         }
+    }
+
+    /// Whether being stopped shows in no blocked call of `process`. On the kernel, one that has received less than it waits for
+    /// returns that when its process goes on, and one with a time-out fails with EINTR (signal(7), "Interruption of system
+    /// calls and library functions by stop signals"); under the library both go on waiting.
+    fn may_stop(&self, process: &str) -> bool {
+        let hidden = |w: &Waiting| match w {
+            Waiting::Read(e) => self.model.under_way(*e) <= 0 && !self.model.ends[*e].limited,
+            _ => true,
+        };
+        self.model.blocked.iter().all(|(t, w)| process_of(t) != process || hidden(w))
     }
 
     /// What may take a connection out of the library's reach: not done while a process is stopped, whose turn comes next.
@@ -721,7 +733,8 @@ impl Generator {
                 self.rng.chance(if shares { 60 } else { 15 }).then(|| format!("@ kill {name}"))
             }
             9 if self.has("stop") => {
-                let running = self.model.processes.keys().filter(|p| !self.model.stopped.contains(*p));
+                let running =
+                    self.model.processes.keys().filter(|p| !self.model.stopped.contains(*p) && self.may_stop(p));
                 let names: Vec<String> = running.cloned().collect();
                 (names.len() > 1).then(|| format!("@ stop {}", self.rng.pick(&names)))
             }

@@ -28,6 +28,8 @@ pub struct End {
     pub messages: usize,
     /// `O_NONBLOCK` is set.
     pub nonblock: bool,
+    /// `SO_RCVTIMEO` is set.
+    pub limited: bool,
     /// `SO_RCVTIMEO` is set and short.
     pub timed: bool,
     /// `SO_RCVLOWAT`.
@@ -194,6 +196,7 @@ impl Model {
             got: 0,
             messages: 0,
             nonblock: false,
+            limited: false,
             timed: false,
             lowat: 1,
             wr_shut: false,
@@ -344,7 +347,10 @@ impl Model {
                 let value: i64 = words[3].parse().unwrap_or(0);
                 let x = &mut self.ends[e];
                 match words[2] {
-                    "rcvtimeo" => x.timed = (1..10_000).contains(&value),
+                    "rcvtimeo" => {
+                        x.limited = value != 0;
+                        x.timed = (1..10_000).contains(&value);
+                    }
                     "lowat" => x.lowat = value.max(1) as usize,
                     "sndbuf" | "rcvbuf" => x.tiny = true,
                     _ => {}

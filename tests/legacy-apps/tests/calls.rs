@@ -109,3 +109,9 @@ fn a_user_timeout_ends_a_connection_that_is_not_read() {
 fn negative_and_endless_times() {
     buffers("negative", 10);
 }
+
+#[test]
+fn receives_of_no_bytes_end_with_none() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("nothing.c", &[]));
+    compare_one("nothing", program, |_, log| on_ring(log) > 0);
+}
