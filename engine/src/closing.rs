@@ -157,12 +157,12 @@ pub fn awake(ep: Ep) {
     }
 }
 
-/// Whether bytes that were sent to this side lie unread on the ring.
+/// Whether bytes that were sent to this side lie unread on the ring, or the peer says that cannot be.
 pub fn ring_unread(ep: Ep, chan: &Chan) -> bool {
     if ep.rx_phase.get() == shmring::switch::RxPhase::Down {
         return false;
     }
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64).unwrap_or(0)
-        > 0
+    let there = shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64);
+    there != Ok(0)
 }

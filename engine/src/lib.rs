@@ -40,6 +40,7 @@ pub mod peer;
 pub mod poller;
 pub mod readiness;
 pub mod restless;
+pub mod ruin;
 pub mod rx;
 pub mod sleep;
 pub mod sleepers;

@@ -232,7 +232,17 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
 /// Resets a connection whose bytes cannot be delivered where they must go.
 pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
+    end(fd);
+}
+
+/// Resets a connection for both ends. This one answers as if the RST had come from the other: ECONNRESET once, then the end
+/// of the stream, and EPIPE to who sends.
+pub fn end(fd: i32) {
+    // The RST, and the error (tcp_disconnect). What the socket is then, it could be made into a connection anew, and says
+    // ENOTCONN.
     lnx::disconnect(fd);
+    // What tcp_reset does with it: both directions are shut (tcp_done). Says ENOTCONN, and does so (inet_shutdown).
+    lnx::shutdown(fd, libc::SHUT_RDWR);
 }
 
 /// The port that the socket is bound to; 0 if it is not.

@@ -114,6 +114,12 @@ pub fn take(word: &AtomicU64) -> Held<'_> {
     Held { word, free }
 }
 
+/// Whether this thread has taken a token and not given it back.
+pub fn is_mine(word: &AtomicU64) -> bool {
+    // The same word of a thread that is in no section is that of one that was cancelled, whose number this one got.
+    tls().critical.get() != 0 && word.load(Relaxed) == myself()
+}
+
 #[cold]
 fn contended(word: &AtomicU64) {
     let me = myself();

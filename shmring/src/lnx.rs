@@ -204,6 +204,12 @@ pub fn disconnect(fd: i32) -> isize {
     unsafe { syscall!(libc::SYS_connect, fd, &raw const a, size_of_val(&a)) }
 }
 
+/// `shutdown(2)`.
+pub fn shutdown(fd: i32, how: i32) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_shutdown, fd, how) }
+}
+
 /// `epoll_ctl(2)`.
 pub fn epoll_ctl(epfd: i32, op: i32, fd: i32, events: u32, data: u64) -> isize {
     let ev = libc::epoll_event { events, u64: data };

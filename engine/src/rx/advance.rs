@@ -1,6 +1,6 @@
 //! The receiving side's way between lifeline and ring: readiness, up, down, and the echo that comes after.
 
-use super::look::{end, me, peer};
+use super::look::{contradiction, end, me, peer};
 use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::conn::conn;
@@ -19,7 +19,9 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let early = ep.rcvlowat.load(Relaxed) > 1 && doubled(ep, chan);
     let c = conn(ep, chan);
     let moves = match phase() {
-        RxPhase::Ring => early || end(c.ep, c.me(), c.peer()) == ep.rx_head.load(Relaxed) + 1,
+        RxPhase::Ring => {
+            early || end(c.ep, c.me(), c.peer()) == ep.rx_head.load(Relaxed) + 1 || contradiction(&c).is_some()
+        }
         RxPhase::Native | RxPhase::Transit => c.peer().up.load(Acquire) != 0,
         RxPhase::Down => ep.rx_skip.load(Relaxed) != 0,
     };

@@ -28,6 +28,24 @@ pub fn on_ring(ep: Ep, chan: &Chan) -> u64 {
     left(ep, chan, h)
 }
 
+/// What this side has read of the ring, and a claim of the peer's about its end that cannot be, if there is one: what a
+/// receive would find. Memory only.
+#[inline(always)]
+pub(super) fn contradiction(c: &Conn) -> Option<(u64, u64)> {
+    if c.ep.rx_phase.get() != RxPhase::Ring || c.ep.rx_leaving.load(Relaxed) != 0 {
+        return None;
+    }
+    let head = c.ep.rx_head.load(Relaxed);
+    // In this order: what is published before the end stays.
+    let end = end(c.ep, c.me(), c.peer());
+    match ring::available(c.published(), head, c.size) {
+        Err(ring::Corrupt) => Some((head, c.published().tail.load(Relaxed))),
+        // Another thread may have read on since.
+        Ok(there) if end != 0 && (end - 1).wrapping_sub(head) > there => Some((head, end)),
+        Ok(_) => None,
+    }
+}
+
 /// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
 pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     let head = ep.rx_head.load(Relaxed);

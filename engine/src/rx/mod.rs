@@ -160,6 +160,8 @@ pub unsafe fn recv(
                 return total as isize;
             }
             Got::Error(e) => return -e as isize,
+            Got::Lost if total > 0 => return total as isize,
+            Got::Lost => return RESTART,
             Got::Nothing => {}
         }
         if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some()) {

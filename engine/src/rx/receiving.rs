@@ -1,13 +1,13 @@
 //! The receiving direction, owned: who has a [`Receiving`] has its token.
 
-use super::look::peer;
+use super::look::{contradiction, peer};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{acts, clock, members, tx, usercopy};
+use crate::{acts, clock, members, ruin, tx, usercopy};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
@@ -25,6 +25,8 @@ pub enum Got {
     Error(i32),
     /// Nothing yet.
     Nothing,
+    /// The connection is lost: what comes of the call the kernel says.
+    Lost,
 }
 
 /// Bytes that are copied whole or not at all, as the kernel does a segment of its receive queue (skb_copy_datagram_iter): with
@@ -253,6 +255,8 @@ pub(super) struct Receiving<'a> {
     c: Conn<'a>,
     fd: i32,
     held: Held<'a>,
+    /// What was found cannot be: the connection is lost.
+    lost: bool,
 }
 
 impl<'a> Receiving<'a> {
@@ -260,13 +264,23 @@ impl<'a> Receiving<'a> {
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Receiving<'a>> {
         let held = take_living(ep, &ep.record().rx_token, life)?;
-        Some(Receiving { ep, chan, c: conn(ep, chan), fd, held })
+        Some(Receiving { ep, chan, c: conn(ep, chan), fd, held, lost: false })
     }
 
-    /// Gives it back.
+    /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
     #[inline(always)]
     pub fn release(self) {
+        if self.lost {
+            return self.ruin();
+        }
         self.held.release();
+    }
+
+    #[cold]
+    fn ruin(self) {
+        let life = self.ep.life();
+        self.held.release();
+        ruin::ruin(self.ep, self.chan, self.fd, life);
     }
 
     #[inline(always)]
@@ -316,11 +330,15 @@ impl<'a> Receiving<'a> {
                 Brought::Ended(e) => Got::Error(e),
                 Brought::Fault(libc::EIO) => {
                     port.contradicts("memory", ep.rx_head.load(Relaxed), 0);
-                    corrupt(ep)
+                    self.lost = true;
+                    Got::Lost
                 }
                 Brought::Fault(e) => Got::Error(e),
                 Brought::Unknown => Got::Error(libc::EIO),
-                Brought::Corrupt => corrupt(ep),
+                Brought::Corrupt => {
+                    self.lost = true;
+                    Got::Lost
+                }
             };
             return some(ep, total, end);
         }
@@ -332,6 +350,10 @@ impl<'a> Receiving<'a> {
     pub fn advance(&mut self, early: bool) {
         let mut port = self.port(None, 0);
         sure(driver::advance(&mut port, &self.c, early));
+        if let Some((head, claimed)) = contradiction(&self.c) {
+            port.contradicts("end", head, claimed);
+            self.lost = true;
+        }
     }
 
     /// Drops what the lifeline repeats. True if all of it is gone.
@@ -381,15 +403,6 @@ fn some(ep: Ep, total: usize, got: Got) -> Got {
             Got::Bytes(total)
         }
         _ => Got::Bytes(total),
-    }
-}
-
-#[cold]
-fn corrupt(ep: Ep) -> Got {
-    latch(ep, libc::ECONNRESET);
-    match take_latched(ep) {
-        Some(e) if e != 0 => Got::Error(e),
-        _ => Got::Eof,
     }
 }
 

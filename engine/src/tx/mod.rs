@@ -165,6 +165,8 @@ const FRAGMENT: usize = 32_768;
 
 /// What [`put`] and its like return, as an error, when no memory can be had for a single byte.
 const NO_MEMORY: i32 = -1;
+/// The same, when the connection is lost: what comes of the call the kernel says.
+const LOST: i32 = -2;
 
 /// How many of `room` bytes, from `at` bytes behind the ring's base on, have memory to be written to: at least one, or
 /// [`NO_MEMORY`]. The direction is owned.
@@ -312,6 +314,7 @@ fn with_turn(
                     Turn::Lifeline | Turn::Ring => Attempt::Native,
                 }
             }
+            Err(LOST) => Attempt::Native,
             Err(e) => Attempt::Error(e),
         },
     };

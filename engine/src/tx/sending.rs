@@ -7,7 +7,7 @@ use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, take_latched, take_living};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{acts, peer};
+use crate::{acts, peer, ruin};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Conn, Failure, Given, Outgoing, Put};
@@ -21,6 +21,8 @@ pub(super) struct Out<'a> {
     chan: &'a Chan,
     c: Conn<'a>,
     fd: i32,
+    /// What was found cannot be, or cannot be told: the connection is lost.
+    lost: bool,
 }
 
 port!(Out, notify);
@@ -74,6 +76,7 @@ impl Outgoing for Out<'_> {
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         let mut small = [0u8; 4096];
         let Some((p, len)) = self.chan.read_at(self.ep.slot.load(Relaxed) as usize, dir, off, len, &mut small) else {
+            self.lost = true;
             return Ok(Given::Failed(libc::ECONNRESET));
         };
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -160,19 +163,30 @@ impl<'a> Sending<'a> {
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Sending<'a>> {
         let held = take_living(ep, &ep.record().tx_token, life)?;
-        Some(Sending { port: Out { ep, chan, c: conn(ep, chan), fd }, held })
+        Some(Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false }, held })
     }
 
     /// Takes it where the caller knows that the connection lives.
     pub fn take_now(ep: Ep, chan: &'a Chan, fd: i32) -> Sending<'a> {
         let held = lock::take(&ep.record().tx_token);
-        Sending { port: Out { ep, chan, c: conn(ep, chan), fd }, held }
+        Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false }, held }
     }
 
-    /// Gives it back.
+    /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
     #[inline(always)]
     pub fn release(self) {
+        if self.port.lost {
+            return self.ruin();
+        }
         self.held.release();
+    }
+
+    #[cold]
+    fn ruin(self) {
+        let Out { ep, chan, fd, .. } = self.port;
+        let life = ep.life();
+        self.held.release();
+        ruin::ruin(ep, chan, fd, life);
     }
 
     /// Serves the protocol until it is clear where the next byte goes.
@@ -184,10 +198,12 @@ impl<'a> Sending<'a> {
             driver::Turn::Ring => Turn::Ring,
             driver::Turn::Blocked => Turn::Blocked,
             driver::Turn::Latched => self.latched(),
-            driver::Turn::Failed(Failure::Corrupt) => {
+            driver::Turn::Failed(Failure::Corrupt | Failure::Reset) => {
                 self.corrupt();
-                self.latched()
+                Turn::Lifeline
             }
+            // The kernel says so.
+            driver::Turn::Failed(_) if self.port.lost => Turn::Lifeline,
             driver::Turn::Failed(failure) => Turn::Error(errno(failure)),
         }
     }
@@ -197,7 +213,8 @@ impl<'a> Sending<'a> {
     pub fn leave(&mut self) {
         let c = self.port.c;
         match sure(driver::turn(&mut self.port, &c, Aim::Leave)) {
-            driver::Turn::Failed(Failure::Corrupt) => self.corrupt(),
+            driver::Turn::Failed(Failure::Corrupt | Failure::Reset) => self.corrupt(),
+            driver::Turn::Failed(_) if self.port.lost => {}
             driver::Turn::Failed(failure) => untold(self.port.ep, errno(failure)),
             _ => {}
         }
@@ -213,7 +230,7 @@ impl<'a> Sending<'a> {
                 ep.index()
             );
         }
-        latch(ep, libc::ECONNRESET);
+        self.port.lost = true;
     }
 
     #[cold]
@@ -244,7 +261,10 @@ impl<'a> Sending<'a> {
             Put::Took(n) => Ok(n as usize),
             Put::Full | Put::Nothing => Ok(0),
             Put::Fault(e) => Err(e),
-            Put::Corrupt => Err(libc::ECONNRESET),
+            Put::Corrupt => {
+                self.corrupt();
+                Err(super::LOST)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::receive::{Incoming, arrived, come_down, end, turned_away};
 use super::{Access, Conn, Guard, Port};
 use crate::family::OPEN;
 use crate::layout::{CLOSED, ECHOED, REFUSED};
-use crate::ring;
+use crate::ring::{self, Corrupt};
 use crate::switch::{self, RxPhase};
 use crate::sync::{Ordering, fence};
 
@@ -90,9 +90,19 @@ fn taken_back(at: u64, kept: u64) -> Outcome {
     if kept == 0 { Outcome::Come } else { Outcome::Stay(at + 1) }
 }
 
-/// Bytes that the sender has published behind `head`.
-fn there<P: Port>(p: &mut P, c: &Conn, head: u64) -> Result<u64, P::Stop> {
-    Ok(p.atom(|| ring::available(c.published(), head, c.size))?.unwrap_or(0))
+/// Bytes that the sender has published behind `head`, as it claims.
+fn there<P: Port>(p: &mut P, c: &Conn, head: u64) -> Result<Result<u64, Corrupt>, P::Stop> {
+    p.atom(|| ring::available(c.published(), head, c.size))
+}
+
+/// The same, where a claim that cannot be ends the leave: nobody can tell what is left of the stream.
+macro_rules! there {
+    ($p:expr, $c:expr, $head:expr, $over:expr) => {
+        match there($p, $c, $head)? {
+            Ok(n) => n,
+            Err(Corrupt) => return Ok($over(Outcome::Break)),
+        }
+    };
 }
 
 /// Begins to leave. If it has to wait, `leaver` keeps others from receiving until [`conclude`].
@@ -110,7 +120,7 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
         return Ok(Began::Over(Outcome::Come));
     }
     let head = p.own(&c.ep.rx_head);
-    let kept = if unread == Unread::Keep { there(p, c, head)? } else { 0 };
+    let kept = if unread == Unread::Keep { there!(p, c, head, Began::Over) } else { 0 };
     let at = head.wrapping_add(kept);
     // The arbiter: if this exchange succeeds the receiver has left at `at`. If it fails, the sender went down before.
     let mut found = p.settle(&c.me().rewind, 0, at + 1)?;
@@ -122,11 +132,11 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     p.notify()?;
     let left = match found {
         0 if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
-        0 => there(p, c, head)?,
+        0 => there!(p, c, head, Began::Over),
         _ if phase != RxPhase::Ring && p.lacks(Guard::CutInTransit) => 0,
         _ => {
             let end = end(p, c)?;
-            switch::left(there(p, c, head)?, head, end)
+            switch::left(there!(p, c, head, Began::Over), head, end)
         }
     };
     let wait = match switch::leave(found, head, kept, left, p.own(&c.ep.rx_cut)) {
@@ -165,18 +175,19 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             }
             // It was killed before: nobody takes them back.
             let head = p.own(&c.ep.rx_head);
-            Ok(Sees::Over(Outcome::Stay(head.wrapping_add(there(p, c, head)?) + 1)))
+            Ok(Sees::Over(Outcome::Stay(head.wrapping_add(there!(p, c, head, Sees::Over)) + 1)))
         }
         Wait::Closed => {
             if p.see(&c.peer().down)? == 0 && !p.peer_ended()? {
                 return Ok(Sees::NotYet);
             }
             let head = p.own(&c.ep.rx_head);
-            Ok(if there(p, c, head)? == 0 { Sees::Over(Outcome::Come) } else { Sees::Then(Wait::Echo) })
+            let left = there!(p, c, head, Sees::Over);
+            Ok(if left == 0 { Sees::Over(Outcome::Come) } else { Sees::Then(Wait::Echo) })
         }
         Wait::Echo => {
             let head = p.own(&c.ep.rx_head);
-            if p.lacks(Guard::DownBeforeLeaving) && there(p, c, head)? == 0 {
+            if p.lacks(Guard::DownBeforeLeaving) && there!(p, c, head, Sees::Over) == 0 {
                 return Ok(Sees::Over(Outcome::Come));
             }
             let ended = p.peer_ended()?;

@@ -2,6 +2,8 @@
 shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
 
     connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
+    connector contradict  says one thing after the other that cannot be, each on a connection of its own
+    connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
     acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
@@ -114,11 +116,46 @@ def exchange(c, i):
 
 
 def connector():
+    if way == "reset":
+        c = socket.create_connection(("127.0.0.1", port))
+        for i in range(20):
+            exchange(c, i)
+        c.sendall(b"hostile!")
+        # In a hurry: the victim must not see an end of its own.
+        c.recv(8, socket.MSG_WAITALL)
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        c.close()
+        return
+    if way == "contradict":
+        for claim in CLAIMS:
+            c, slot, sent = seated()
+            contradict(c, slot, sent, claim)
+        return
+    c, taken, sent = seated()
+    if way == "charge":
+        return charge(c, taken, sent)
+    c.sendall(b"hostile!")
+    print("at work", flush=True)
+    pollers = range(64)
+    ready, armed = [queue(p) + 8 for p in pollers], [queue(p) for p in pollers]
+    until = time.monotonic() + 60
+    while time.monotonic() < until and os.getppid() != 1:
+        for _ in range(100):
+            for at in ready:
+                memory[at : at + 8] = b"\xff" * 8
+            for at in armed:
+                memory[at : at + 4] = bytes(4)
+
+
+def seated():
+    """A connection with the victim, in a slot of a channel that both have; which slot, and how many bytes were sent on it."""
+    global memory, memfd
     c = socket.create_connection(("127.0.0.1", port))
     c.settimeout(0.2)
-    publish(c.getsockname()[1], port, cookie(c))
+    mine = cookie(c)
+    publish(c.getsockname()[1], port, mine)
     answer, name = mailbox()
-    memory, taken, i = None, None, 0
+    taken, i = None, 0
     while True:
         i += 1
         # Once it is attached its answers come by the ring, where nobody reads.
@@ -129,61 +166,111 @@ def connector():
             post.sendto(message(WELCOME, nonce, name, 77), address(frm))
         got = received(answer, socket.CMSG_SPACE(4))
         if got and got[1]:
-            fd = struct.unpack("=i", got[1][-1][2][:4])[0]
-            memory = mmap.mmap(fd, known["fixed"])
+            memfd = struct.unpack("=i", got[1][-1][2][:4])[0]
+            memory = mmap.mmap(memfd, known["fixed"])
         if memory and taken is None:
             for o in range(64):
-                at = known["offers"] + 64 * o + 16
-                slot = struct.unpack_from("<I", memory, at)[0]
-                if slot:
-                    struct.pack_into("<I", memory, at, 0)
+                at = known["offers"] + 64 * o
+                slot = struct.unpack_from("<I", memory, at + 16)[0]
+                if slot and struct.unpack_from("<Q", memory, at)[0] == mine:
+                    struct.pack_into("<I", memory, at + 16, 0)
                     taken = slot - 1
                     struct.pack_into("<I", memory, known["headers"][taken] + known["rx"], 1)
                     c.settimeout(0.01)
                     break
-        if taken is not None and i > 100:
-            break
+        if taken is not None and load(taken, "side", "up", ACCEPTOR):
+            return c, taken, 8 * i
         if i > 3000:
             print("never offered a slot", flush=True)
             sys.exit(2)
-    if way == "charge":
-        charge(c, memory, fd, taken, 8 * i)
-        return
+
+
+memory = memfd = None
+CONNECTOR, ACCEPTOR = 0, 1
+
+
+def queue(p):
+    """Where the victim's poller `p` has its words."""
+    return known["queues"] + 64 * 64 + 64 * p
+
+
+def word(slot, line, field, side=CONNECTOR):
+    """Where a word of a slot lies. The lines of a kind are 64 bytes each: the connector's, then the acceptor's."""
+    return known["headers"][slot] + known["lines"][line] + 64 * side + known["fields"][field]
+
+
+def load(slot, line, field, side=CONNECTOR):
+    return struct.unpack_from("<Q", memory, word(slot, line, field, side))[0]
+
+
+def store(slot, line, field, value, side=CONNECTOR):
+    struct.pack_into("<Q", memory, word(slot, line, field, side), value & MASK)
+
+
+def tell(slot):
+    """Sets the victim's ready bits for the slot, and rings all its doorbells."""
+    for p in range(64):
+        for at in (queue(p) + 8, queue(p) + 32):
+            struct.pack_into("<Q", memory, at, struct.unpack_from("<Q", memory, at)[0] | 1 << slot)
+        bell, key = struct.unpack_from("<QQ", memory, queue(p) + 16)
+        if bell:
+            try:
+                post.sendto(struct.pack("<Q", key), address(bell))
+            except OSError:
+                pass
+
+
+# What a peer can say that cannot be: words, and what is stored there. A number beside a name is added to that word's value.
+CLAIMS = {
+    "left far behind": [("side", "rewind", 1 << 63, CONNECTOR)],
+    "left ahead of what was sent": [("side", "rewind", ("producer", "tail", 100, ACCEPTOR), CONNECTOR)],
+    "published too much": [("producer", "tail", 1 << 40, CONNECTOR)],
+    "ended behind what it published": [("producer", "tail", 8, CONNECTOR), ("side", "down", 100, CONNECTOR)],
+    "ended before what was read": [("side", "down", MASK, CONNECTOR)],
+    "read what was not sent": [("consumer", "head", 1 << 50, ACCEPTOR)],
+    "moved the victim's own arbiter": [("side", "rewind", 1 << 62, ACCEPTOR)],
+}
+
+
+def contradict(c, slot, sent, claim):
+    # Its direction goes up behind the next message.
+    store(slot, "side", "up", sent + 8 + 1)
     c.sendall(b"hostile!")
-    print("at work", flush=True)
-    pollers = range(64)
-    base = known["queues"] + 64 * 64
-    ready, armed = [base + 64 * p + 8 for p in pollers], [base + 64 * p for p in pollers]
     until = time.monotonic() + 60
-    while time.monotonic() < until and os.getppid() != 1:
-        for _ in range(100):
-            for at in ready:
-                memory[at : at + 8] = b"\xff" * 8
-            for at in armed:
-                memory[at : at + 4] = bytes(4)
+    # The answer to it: the victim has read it, and is on its ring.
+    tail = load(slot, "producer", "tail", ACCEPTOR)
+    while load(slot, "producer", "tail", ACCEPTOR) == tail and time.monotonic() < until:
+        time.sleep(0.001)
+    for line, field, value, side in CLAIMS[claim]:
+        if isinstance(value, tuple):
+            value = load(slot, *value[:2], value[3]) + value[2]
+        store(slot, line, field, value, side)
+    tell(slot)
+    # Until the victim has ended it.
+    c.settimeout(60)
+    try:
+        while c.recv(4096):
+            pass
+        print(f"{claim}: ended", flush=True)
+    except OSError as e:
+        print(f"{claim}: {type(e).__name__}", flush=True)
 
 
-def word(slot, line, field):
-    """Where a word of a slot lies: those of the connector's lines, which are the first of their kind."""
-    return known["headers"][slot] + known["lines"][line] + known["fields"][field]
-
-
-def charge(c, memory, fd, slot, sent):
+def charge(c, slot, sent):
     def pages():
-        return os.fstat(fd).st_blocks * 512
+        return os.fstat(memfd).st_blocks * 512
 
-    tail, head, up = word(slot, "producer", "tail"), word(slot, "consumer", "head"), word(slot, "side", "up")
     full = known["ring"] - 64
     before = pages()
-    struct.pack_into("<Q", memory, tail, full)
+    store(slot, "producer", "tail", full)
     # The ring begins behind the next message.
-    struct.pack_into("<Q", memory, up, sent + 8 + 1)
+    store(slot, "side", "up", sent + 8 + 1)
     c.sendall(b"hostile!")
     print("at work", flush=True)
     until = time.monotonic() + 60
-    while struct.unpack_from("<Q", memory, head)[0] != full and time.monotonic() < until:
+    while load(slot, "consumer", "head") != full and time.monotonic() < until:
         time.sleep(0.01)
-    print("read", struct.unpack_from("<Q", memory, head)[0] == full, "bytes", pages() - before, flush=True)
+    print("read", load(slot, "consumer", "head") == full, "bytes", pages() - before, flush=True)
 
 
 def bad_channel():

@@ -1,5 +1,6 @@
 """One end of a connection whose other end is hostile (hostile.py). Arguments: role, port, and for an
 acceptor what the other end does, with a number."""
+import errno
 import os
 import select
 import signal
@@ -32,18 +33,77 @@ def timed(c):
 
 
 signal.signal(signal.SIGALRM, alarm)
-if role == "acceptor":
-    listener = socket.create_server(("127.0.0.1", port))
-    print("listening", flush=True)
-    c, _ = listener.accept()
-    ep = select.epoll()
-    ep.register(c, select.EPOLLIN)
+def says(call):
+    try:
+        return call()
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
+
+def polled(c):
+    p = select.poll()
+    p.register(c, select.POLLIN | select.POLLOUT | select.POLLRDHUP | select.POLLPRI)
+    return p.poll(0)[0][1]
+
+
+def befall(c, ep, sends):
+    """What comes of a connection that is about to be lost: what is told of it, and what calls on it say from then on."""
+    c.setblocking(False)
+    told, useless, until = 0, 0, time.monotonic() + 30
+    while time.monotonic() < until and useless < 100:
+        if sends:
+            first = says(lambda: sends - c.send(bytes(sends)))
+        else:
+            told = dict(ep.poll(1)).get(c.fileno(), 0)
+            first = says(lambda: c.recv(1 << 16)) if told else None
+        if first == "ECONNRESET":
+            break
+        useless += bool(told) and first == "EAGAIN"
+    else:
+        return f"{first}, told in vain {useless} times"
+    told = bool(told & select.EPOLLIN), bool(told & select.EPOLLERR), bool(told & select.EPOLLHUP)
+    calls = [
+        lambda: c.recv(1),
+        lambda: c.recv(1, socket.MSG_PEEK),
+        lambda: c.send(b"x"),
+        lambda: c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR),
+        lambda: c.getpeername(),
+        lambda: polled(c),
+        lambda: dict(ep.poll(0))[c.fileno()],
+        lambda: tuple(map(len, select.select([c], [c], [c], 0))),
+        lambda: c.recv(1),
+    ]
+    return first, told if not sends else "", [says(call) for call in calls]
+
+
+def exchange(c, ep):
     while True:
         ep.poll()
         request = c.recv(8, socket.MSG_WAITALL)
         if request == b"hostile!":
             break
         c.sendall(request)
+
+
+if role == "acceptor":
+    listener = socket.create_server(("127.0.0.1", port))
+    print("listening", flush=True)
+    c, _ = listener.accept()
+    ep = select.epoll()
+    ep.register(c, select.EPOLLIN)
+    exchange(c, ep)
+    if sys.argv[3:4] == ["lost"]:
+        # Connection by connection, by receiving or, where bytes are given, by sending so many at a time.
+        for i, sends in enumerate(map(int, sys.argv[4:])):
+            if i > 0:
+                c, _ = listener.accept()
+                ep = select.epoll()
+                ep.register(c, select.EPOLLIN)
+                exchange(c, ep)
+            c.sendall(b"answered")
+            print(befall(c, ep, sends), flush=True)
+            c.close()
+        sys.exit(0)
     if sys.argv[3:4] == ["charge"]:
         left, zeros = int(sys.argv[4]), True
         while left:

@@ -109,6 +109,8 @@ fn known() -> String {
     ];
     let fields = [
         ("up", offset_of!(layout::Side, up)),
+        ("down", offset_of!(layout::Side, down)),
+        ("rewind", offset_of!(layout::Side, rewind)),
         ("tail", offset_of!(layout::Producer, tail)),
         ("head", offset_of!(layout::Consumer, head)),
     ];
@@ -185,6 +187,38 @@ fn a_peer_that_has_news_for_ever() {
     let each = "timed out True\nidle True\ninterrupted\n";
     assert_eq!(out.text(), format!("listening\n{}another's news True", each.repeat(3)), "{}", out.stderr);
     drop(hostile);
+}
+
+/// A peer says what cannot be, of either direction, by any of its words or the victim's own: the connection is then, for each
+/// call, what a RST makes of it natively.
+#[test]
+fn a_peer_that_contradicts_itself() {
+    let run = |mode: Mode, how: &str, sends: &[&str]| {
+        let lab = Lab::new(how, mode);
+        let port = free_port().to_string();
+        let mut victim = lab.python(Side::Server, "victim.py");
+        let victim = lab.start("victim", victim.args(["acceptor", &port, "lost"]).args(sends));
+        wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+        let mut hostile = lab.python(Side::Client, "hostile.py");
+        hostile.env_remove("LD_PRELOAD").arg(known()).args(["connector", how, &port]);
+        let said = lab.run("hostile", &mut hostile).success().text();
+        let out = victim.wait(PATIENCE).success();
+        let text = out.text();
+        (text.strip_prefix("listening\n").expect("the first line").to_owned(), said, out.stderr)
+    };
+    let native = |sends: &str| run(Mode::Native, "reset", &[sends]).0;
+    let (receiving, sending) = (native("0"), native("65536"));
+    // In the order of `CLAIMS`: what is read of the victim's ring concerns who sends.
+    let sends = ["0", "0", "0", "0", "0", "65536", "0"];
+    let (lost, said, stderr) = run(Mode::Both, "contradict", &sends);
+    let expected: Vec<&str> = sends.iter().map(|s| if *s == "0" { &*receiving } else { &*sending }).collect();
+    let claims: Vec<&str> = said.lines().collect();
+    assert_eq!(claims.len(), sends.len(), "{said}");
+    for ((lost, expected), claim) in lost.lines().zip(expected).zip(claims) {
+        assert_eq!(lost, expected, "{claim}: {stderr}");
+        assert!(claim.ends_with(": ConnectionResetError"), "{claim}");
+    }
+    assert_eq!(lost.lines().count(), sends.len());
 }
 
 /// Whoever is welcomed and answers with something else than a channel's memory gets nowhere, and holds up nobody.
