@@ -2,14 +2,13 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::{clock, family, lifeline};
+use crate::kernel::{K, Kernel as _};
+use crate::{family, lifeline};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
-use rendezvous::Tuple;
 use shmring::family::{Reason, State};
 use shmring::journal::{AT, Act};
 use shmring::layout::Role;
-use shmring::sys;
 
 /// Endpoint + 1 by the connector's port, for each role that this process's end may have.
 static BY_PORT: [[AtomicU32; 65536]; 2] = [const { [const { AtomicU32::new(0) }; 65536] }; 2];
@@ -20,7 +19,7 @@ static LEARNT: AtomicU32 = AtomicU32::new(0);
 /// Time stamp at the beginning of a native act; 0 if nobody needs to know of it.
 #[inline]
 pub fn begin() -> u64 {
-    if family::has_channels() { sys::cycles().max(1) } else { 0 }
+    if family::has_channels() { K::cycles().max(1) } else { 0 }
 }
 
 /// Whether acts on a connection that is the kernel's for good are to be noted: not if its peer cannot be one of ours.
@@ -37,7 +36,7 @@ pub fn sent(ep: Ep, fd: i32, begun: u64, r: isize, n: isize) {
         let at = ep.sent.load(Relaxed);
         ep.sent.store(at.wrapping_add(n as u32), Relaxed);
         if begun != 0 {
-            note(begun, sys::cycles(), ports(ep, fd), ep.role.load(Relaxed) == 2, false, at);
+            note(begun, K::cycles(), ports(ep, fd), ep.role.load(Relaxed) == 2, false, at);
         }
     }
 }
@@ -53,7 +52,7 @@ pub fn heard(ep: Ep, n: isize) {
 /// The connection was opened.
 pub fn opened(ep: Ep, fd: i32, begun: u64) {
     if begun != 0 {
-        note(begun, sys::cycles(), ports(ep, fd), false, true, 0);
+        note(begun, K::cycles(), ports(ep, fd), false, true, 0);
     }
 }
 
@@ -86,14 +85,14 @@ pub fn ending(ep: Ep, fd: i32) -> Option<Ending> {
 pub fn ends_soon(ep: Ep, fd: i32) {
     const SOON_US: u64 = 10_000;
     if let Some(e) = ending(ep, fd) {
-        note(e.begun, sys::cycles() + SOON_US * clock::cycles_per_us(), e.ports, e.acceptor, false, e.at);
+        note(e.begun, K::cycles() + SOON_US * K::cycles_per_us(), e.ports, e.acceptor, false, e.at);
     }
 }
 
 /// It has.
 pub fn ended(e: Option<Ending>) {
     if let Some(e) = e {
-        note(e.begun, sys::cycles(), e.ports, e.acceptor, false, e.at);
+        note(e.begun, K::cycles(), e.ports, e.acceptor, false, e.at);
     }
 }
 
@@ -113,7 +112,7 @@ fn ports(ep: Ep, fd: i32) -> u32 {
     if known != 0 {
         return known;
     }
-    let new = match (ep.role(), Tuple::of(fd, false)) {
+    let new = match (ep.role(), K::ends(fd, false)) {
         (Some(Role::Connector), Ok(t)) => u32::from(t.sport) << 16 | u32::from(t.dport),
         (Some(Role::Acceptor), Ok(t)) => u32::from(t.dport) << 16 | u32::from(t.sport),
         // Not connected yet, or not any more.

@@ -19,12 +19,12 @@
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, family, fds, lifeline, mail, rx, signals, watchers};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
 use shmring::family::{Reason, State};
@@ -156,7 +156,7 @@ fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
     // Published again now and then: another entry may have taken the place.
     if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed).is_power_of_two() {
-        let Ok(t) = Tuple::of(fd, false) else { return };
+        let Ok(t) = K::ends(fd, false) else { return };
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
         }
@@ -213,7 +213,7 @@ fn connector(ep: Ep, fd: i32) {
                 continue;
             }
             let acceptor = offer.acceptor.load(Relaxed);
-            let Ok(t) = Tuple::of(fd, true) else { return };
+            let Ok(t) = K::ends(fd, true) else { return };
             match diag::find(&DIAG, &t) {
                 Ok(f)
                     if f.cookie == acceptor
@@ -255,7 +255,7 @@ fn acceptor(ep: Ep, fd: i32) {
         }
         return;
     }
-    let Ok(t) = Tuple::of(fd, true) else { return };
+    let Ok(t) = K::ends(fd, true) else { return };
     if l.stage.load(Relaxed) == 0 {
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
@@ -318,7 +318,7 @@ fn acceptor(ep: Ep, fd: i32) {
 
 fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
-    signals::arm_faults();
+    K::arm_faults();
     ep.begin_attached();
     ep.slot.store(slot as u32, Relaxed);
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
@@ -356,7 +356,7 @@ fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
 
 /// Seats an endpoint whose bytes the previous program image left in `chan` (see `handoff`).
 pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
-    signals::arm_faults();
+    K::arm_faults();
     ep.begin_attached();
     let h = chan.slot(slot);
     let phase = h.consumer[0].head.swap(0, Relaxed) as u32;

@@ -1,6 +1,6 @@
 //! A program's buffers.
 
-use crate::usercopy;
+use crate::kernel::{K, Kernel as _};
 use libc::iovec;
 
 /// What one call moves at most (`MAX_RW_COUNT` in linux/fs.h: INT_MAX rounded down to a page).
@@ -58,7 +58,7 @@ impl Buffers {
             return unsafe { *self.iov };
         }
         // SAFETY: the program's array, or a fault; any bits are an iovec.
-        let v = unsafe { usercopy::load(self.iov.wrapping_add(i)) };
+        let v = unsafe { K::load(self.iov.wrapping_add(i)) };
         v.unwrap_or(iovec { iov_base: core::ptr::null_mut(), iov_len: MAX_RW_COUNT })
     }
 

@@ -10,11 +10,10 @@
 //! the sender punches meanwhile. Our own user and root could do worse to us, and are trusted with it.
 
 use crate::channel::{self, Chan};
+use crate::kernel::{K, Kernel as _};
 use crate::members;
-use crate::memory;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::{self, HOME, SLOTS};
-use shmring::syscall;
 
 /// Smallest part that is mapped, bytes; larger ones are this times a power of two, so that a ring that grows is mapped anew
 /// a few times only.
@@ -77,7 +76,7 @@ impl Chan {
         }
         let at = layout::bulk_at(self.ring(), slot % SLOTS, dir) + off - HOME;
         // SAFETY: the caller's obligation.
-        let r = unsafe { syscall!(libc::SYS_pread64, self.memfd.load(Relaxed), to, len, at) };
+        let r = unsafe { K::read_at(self.memfd.load(Relaxed), to, len, at) };
         match r {
             n if n == len as isize => Ok(()),
             e if e == -libc::EFAULT as isize => Err(libc::EFAULT),
@@ -89,11 +88,9 @@ impl Chan {
 
     /// Whether the channel's descriptor is still what it was: a program may close numbers that it does not know.
     fn is_memory(&self) -> bool {
-        // SAFETY: all-zero bytes are a valid stat.
-        let mut st: libc::stat = unsafe { core::mem::zeroed() };
-        // SAFETY: writes one stat.
-        let r = unsafe { syscall!(libc::SYS_fstat, self.memfd.load(Relaxed), &raw mut st) };
-        r == 0 && st.st_ino == self.inode.load(Relaxed) && st.st_size == layout::channel_len(self.ring()) as i64
+        K::stat(self.memfd.load(Relaxed)).is_some_and(|st| {
+            st.st_ino == self.inode.load(Relaxed) && st.st_size == layout::channel_len(self.ring()) as i64
+        })
     }
 
     /// Maps all that a slot's rings have, while that is still allowed, but for what another user sends. Of our own ring `there`
@@ -117,9 +114,7 @@ impl Chan {
         if !self.is_foreign() || len == 0 || b.len.load(Relaxed) != 0 {
             return;
         }
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let Some(p) = memory::map(0, all, flags, -1, 0) else { return };
-        let copy = p as *mut u8;
+        let Some(copy) = K::zeros(all) else { return };
         for (off, n) in self.geometry().spans(base, pos, len) {
             if off >= HOME && n > 0 {
                 // SAFETY: fresh memory of ours for the whole bulk, in which the ring's bytes from `HOME` on lie. What cannot be read is
@@ -145,14 +140,13 @@ impl Chan {
         let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
         let p = if old.is_null() {
             let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
-            memory::map(0, new, libc::MAP_SHARED | libc::MAP_NORESERVE, self.memfd.load(Relaxed), at)
+            K::map(self.memfd.load(Relaxed), at, new)
         } else {
             // SAFETY: a mapping of ours that its only user makes longer, and that keeps its advice; the file cannot shrink.
-            let p = unsafe { syscall!(libc::SYS_mremap, old, was, new, libc::MREMAP_MAYMOVE) };
-            (!(-4095..0).contains(&p)).then_some(p as usize)
+            unsafe { K::remap(old, was, new) }
         };
         if let Some(p) = p {
-            b.at.store(p as *mut u8, Relaxed);
+            b.at.store(p, Relaxed);
             b.len.store(new, Relaxed);
         }
         held.release();
@@ -169,7 +163,7 @@ impl Chan {
             let (at, len) = (b.at.swap(core::ptr::null_mut(), Relaxed), b.len.swap(0, Relaxed));
             if len != 0 {
                 // SAFETY: a mapping of ours that nobody uses.
-                unsafe { syscall!(libc::SYS_munmap, at, len) };
+                unsafe { K::unmap(at, len) };
             }
         }
     }
@@ -181,9 +175,7 @@ impl Chan {
             // A filter may kill us for it: the pages serve the slot's next connection.
             return;
         }
-        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let (at, len) = (layout::bulk_at(self.ring(), slot % SLOTS, dir), layout::bulk_len(self.ring()));
-        // SAFETY: no memory is touched that anybody will read.
-        unsafe { syscall!(libc::SYS_fallocate, self.memfd.load(Relaxed), PUNCH, at, len) };
+        let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
+        K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
     }
 }

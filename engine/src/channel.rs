@@ -2,15 +2,15 @@
 //! is needed is in [`bulk`](crate::bulk).
 
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::pages::{self, Bulk};
-use crate::{memory, own, signals};
+use crate::{own, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
-use shmring::{sys, syscall};
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
@@ -110,12 +110,6 @@ pub fn own() -> impl Iterator<Item = &'static Chan> {
     all().filter(|c| c.inherited.load(Relaxed) == 0)
 }
 
-/// Zeros of this process's own, at `at` in place of what is mapped there, or at an address of the kernel's choice (0).
-fn zeros(at: usize, len: usize) -> Option<usize> {
-    let fixed = if at == 0 { 0 } else { libc::MAP_FIXED };
-    memory::map(at, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed, -1, 0)
-}
-
 /// Whether a mapping that begins at `at` is a channel's.
 pub fn holds(at: usize) -> bool {
     let n = (HIGH.load(Acquire) as usize).min(CHANS);
@@ -133,7 +127,7 @@ fn unused() -> Option<&'static Chan> {
         return Some(c);
     }
     let place = CHANNELS.get(high)?;
-    let p = zeros(0, PAGE + layout::FIXED_LEN)? as *mut Chan;
+    let p = K::zeros(PAGE + layout::FIXED_LEN)?.cast::<Chan>();
     // SAFETY: fresh zeros of that size, and ours alone; zeros are a Chan.
     unsafe { (*p).place = high as u32 + 1 };
     place.store(p, Release);
@@ -150,13 +144,13 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
         c.fix(memfd).then_some(c)
     });
     let Some(c) = c else {
-        sys::close(memfd);
+        K::close(memfd);
         return None;
     };
     c.memfd.store(memfd, Relaxed);
     if !own::adopt(&c.memfd) {
         // Without the descriptor only the homes could be used.
-        zeros(c.base().addr(), layout::FIXED_LEN);
+        c.lay(-1);
         return None;
     }
     c.role.store(role as u32, Relaxed);
@@ -180,15 +174,8 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
 
 /// The inode of a memfd whose size is `len`, for ever.
 fn sized(memfd: i32, len: usize) -> Option<u64> {
-    // SAFETY: all-zero bytes are a valid stat.
-    let mut st: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: reads the state of a descriptor we own.
-    let seals = unsafe {
-        if syscall!(libc::SYS_fstat, memfd, &raw mut st) < 0 || st.st_size != len as i64 {
-            return None;
-        }
-        syscall!(libc::SYS_fcntl, memfd, libc::F_GET_SEALS)
-    };
+    let st = K::stat(memfd).filter(|st| st.st_size == len as i64)?;
+    let seals = K::seals(memfd);
     let fixed = (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) as isize;
     (seals >= 0 && seals & fixed == fixed).then_some(st.st_ino)
 }
@@ -217,18 +204,23 @@ impl Chan {
         core::ptr::from_ref(self).cast_mut().cast::<u8>().wrapping_add(PAGE)
     }
 
+    /// Lays the fixed part of a channel's memory, or zeros (-1), in place of what is there.
+    fn lay(&self, memfd: i32) -> bool {
+        let at = core::ptr::from_ref(self).cast_mut().cast::<u8>().wrapping_add(PAGE);
+        // SAFETY: this piece's own fixed part. The memfd can no longer shrink: access cannot raise SIGBUS but for memory
+        // exhaustion, and what is touched for a connection is had first.
+        let there = unsafe { K::replace(at, layout::FIXED_LEN, memfd) };
+        there.is_some()
+    }
+
     /// Maps the fixed part, in place of the zeros that are there. False: no memory.
     fn fix(&self, memfd: i32) -> bool {
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        let (at, len) = (self.base(), layout::FIXED_LEN);
-        // In place of this piece's own fixed part. A memfd that can no longer shrink: access cannot raise SIGBUS but for
-        // memory exhaustion, and what is touched for a connection is had first.
-        if memory::map(at.addr(), len, flags, memfd, 0).is_none() {
+        if !self.lay(memfd) {
             return false;
         }
-        let had = pages::have(at, layout::HOMES_AT);
+        let had = pages::have(self.base(), layout::HOMES_AT);
         if !had {
-            zeros(at.addr(), len);
+            self.lay(-1);
         }
         had
     }
@@ -249,7 +241,7 @@ impl Chan {
             self.unmap_bulk(slot);
         }
         // If there is no memory even for that, the channel's stays until the piece serves the next one.
-        zeros(self.base().addr(), layout::FIXED_LEN);
+        self.lay(-1);
         own::discard(&self.memfd);
     }
 

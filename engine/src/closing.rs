@@ -5,11 +5,11 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
+use crate::kernel::{K, Kernel as _};
 use crate::{family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
-use shmring::lnx;
 
 /// This process gives up one descriptor of `ep`.
 pub fn drop_descriptor(ep: Ep, fd: c_int) {
@@ -121,7 +121,7 @@ pub fn read_on(ep: Ep, fd: c_int) {
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
 /// hold the file until they return; ours keep it open under another number.
 fn keep_open(ep: Ep, fd: c_int) -> bool {
-    let new = lnx::duplicate(fd, own::floor());
+    let new = K::duplicate(fd, own::floor());
     if new < 0 {
         return false;
     }
@@ -145,7 +145,7 @@ pub fn let_go(ep: Ep) {
     if fd >= 0 {
         fds::set(fd, Kind::Other);
         drop_descriptor(ep, fd);
-        shmring::sys::close(fd);
+        K::close(fd);
     }
 }
 

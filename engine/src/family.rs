@@ -1,15 +1,15 @@
 //! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
 
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::members::{BASE, FD, header, my_place};
 use crate::tls::tls;
-use crate::{config, members, memory, peer};
+use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, MAGIC, Member, Reason, State, VERSION};
 use shmring::journal::Journal;
-use shmring::{sys, syscall};
 
 /// The family's journal.
 #[inline(always)]
@@ -64,44 +64,29 @@ fn init() -> bool {
     if !crate::own::may_size(FAMILY_LEN) {
         return false;
     }
-    let name = c"culvert-family";
-    // SAFETY: a C string.
-    let fd =
-        unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) } as i32;
-    if fd < 0 {
-        return false;
-    }
-    // SAFETY: a fresh memfd, a fresh mapping; failure is checked.
-    let p = unsafe {
-        if syscall!(libc::SYS_ftruncate, fd, FAMILY_LEN) < 0 {
-            sys::close(fd);
-            return false;
-        }
-        // Nobody, not even a peer of the same user that opens it through /proc, can shrink it under us.
-        syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW);
-        memory::map(0, FAMILY_LEN, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, 0)
-    };
-    let Some(p) = p else {
-        sys::close(fd);
+    let Some(fd) = K::memory_file(c"culvert-family", FAMILY_LEN) else { return false };
+    // Nobody, not even a peer of the same user that opens it through /proc, can shrink it under us.
+    K::seal(fd, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW);
+    let Some(base) = K::map(fd, 0, FAMILY_LEN) else {
+        K::close(fd);
         return false;
     };
-    let base = p as *mut u8;
     let h = base.cast::<FamilyHeader>();
     // Field by field, into zeros: the padding of a whole struct would be what happens to lie on our stack.
     // SAFETY: the first page is ours alone so far.
     unsafe {
         (*h).magic = MAGIC;
         (*h).version = VERSION;
-        (*h).pid = sys::getpid();
+        (*h).pid = K::pid();
         (*h).path.store(config::path(), Relaxed);
-        (*h).members[0].store(members::first(sys::getpid()).0, Relaxed);
+        (*h).members[0].store(members::first(K::pid()).0, Relaxed);
     }
     FD.store(fd, Relaxed);
     // Without the descriptor, or the lock, nobody could tell whether this process lives.
     if !crate::own::adopt(&FD) || !members::found() {
         crate::own::discard(&FD);
         // SAFETY: the mapping made above, to which nobody refers.
-        unsafe { syscall!(libc::SYS_munmap, base, FAMILY_LEN) };
+        unsafe { K::unmap(base, FAMILY_LEN) };
         return false;
     }
     BASE.store(base, Release);
@@ -129,7 +114,7 @@ pub fn filtered() {
 
 /// Notes why this process attaches nothing any more, which its parent and its siblings may.
 pub fn disable_alone(why: Reason) {
-    if header().is_some_and(|h| h.pid == sys::getpid()) {
+    if header().is_some_and(|h| h.pid == K::pid()) {
         disable(why);
     }
 }

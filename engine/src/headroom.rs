@@ -5,10 +5,11 @@
 //! rings: where a group of this process has less than a quarter of its limit left, or the machine less than an eighth of
 //! its memory. What file pages take can be had, so it counts as left.
 
-use crate::{clock, members};
+use crate::kernel::{K, Kernel as _};
+use crate::members;
+use core::ffi::CStr;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI64, AtomicU64};
-use shmring::{sys, syscall};
 
 /// Bytes that may be taken without another look, until [`UNTIL`] (monotonic, nanoseconds).
 static BUDGET: AtomicI64 = AtomicI64::new(0);
@@ -25,7 +26,7 @@ pub fn allows(bytes: usize) -> bool {
         return true;
     }
     let wanted = bytes as i64;
-    let now = clock::now();
+    let now = K::now();
     if now < UNTIL.load(Relaxed) && BUDGET.fetch_sub(wanted, Relaxed) >= wanted {
         return true;
     }
@@ -153,15 +154,11 @@ pub fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
         path.get_mut(n..n + part.len()).filter(|_| n + part.len() < 512)?.copy_from_slice(part);
         n += part.len();
     }
-    // SAFETY: a NUL-terminated path; reads into the buffer at most as much as it holds.
-    let r = unsafe {
-        let fd = syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) as i32;
-        if fd < 0 {
-            return None;
-        }
-        let r = syscall!(libc::SYS_read, fd, buf.as_mut_ptr(), buf.len());
-        sys::close(fd);
-        r
-    };
+    let fd = K::open(CStr::from_bytes_until_nul(&path).ok()?, libc::O_RDONLY);
+    if fd < 0 {
+        return None;
+    }
+    let r = K::read(fd, buf);
+    K::close(fd);
     (r > 0).then(|| &buf[..r as usize])
 }

@@ -2,6 +2,7 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::rx::{self, READY};
 use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
@@ -12,7 +13,6 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
-use shmring::lnx;
 use shmring::switch::{RxPhase, TxPhase};
 
 /// The connection behind `fd`, if its bytes may go another way than the kernel's. The one look-up of a call: what it
@@ -382,7 +382,7 @@ pub unsafe fn sendfile(
 }
 
 fn regular(fd: c_int) -> bool {
-    lnx::stat(fd).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
+    K::stat(fd).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
 }
 
 /// Waits until a pending rewind has been served, so that what goes natively goes behind it.

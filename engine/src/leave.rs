@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::rx::Patience;
 use crate::{family, fds, lifeline, peer, rx, slots, tx};
 use core::ops::Range;
@@ -9,7 +10,6 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
-use shmring::lnx;
 use shmring::switch::{RxPhase, TxPhase};
 
 /// Moves a connection to the kernel for good; it is this library that goes on to read it. No-op for what is not tracked.
@@ -87,7 +87,7 @@ impl Departure {
         while waits {
             serve_own_ends();
             // Usually it is over in microseconds.
-            lnx::nap(if rounds < 200 { 50_000 } else { 500_000 });
+            K::nap(if rounds < 200 { 50_000 } else { 500_000 });
             rounds += 1;
             waits = false;
             for fd in fds.clone() {

@@ -27,6 +27,7 @@ pub mod fds;
 pub mod handoff;
 pub mod headroom;
 pub mod io;
+pub mod kernel;
 pub mod leave;
 pub mod lifeline;
 pub mod lock;
@@ -52,4 +53,4 @@ pub mod tx;
 pub mod upkeep;
 pub mod watchers;
 
-use host::{clock, log, real, signals, tls, usercopy};
+use host::{log, real, signals, tls};

@@ -2,17 +2,17 @@
 //! [`linger`].
 #![forbid(unsafe_code)]
 
-use crate::{clock, headroom};
+use crate::headroom;
+use crate::kernel::{K, Kernel as _};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::Reason;
-use shmring::lnx;
 
 /// What the socket shows now: `poll` events, at once.
 #[inline]
 pub fn look(fd: i32, events: i16) -> i16 {
     let mut p = [libc::pollfd { fd, events, revents: 0 }];
-    if lnx::poll(&mut p, 0) > 0 { p[0].revents } else { 0 }
+    if K::poll(&mut p, 0) > 0 { p[0].revents } else { 0 }
 }
 
 /// `POLLRDHUP | POLLHUP | POLLERR`: the peer will send no more, or worse.
@@ -23,14 +23,14 @@ pub const FIN_ALONE: i16 = libc::POLLRDHUP;
 
 /// `O_NONBLOCK`, asked each time: it belongs to the open file, which others may change.
 pub fn nonblocking(fd: i32) -> bool {
-    let f = lnx::file_flags(fd);
+    let f = K::file_flags(fd);
     f >= 0 && f as i32 & libc::O_NONBLOCK != 0
 }
 
 /// `SO_RCVTIMEO` or `SO_SNDTIMEO` in nanoseconds; `None` = wait for ever.
 pub fn timeout(fd: i32, option: i32) -> Option<u64> {
     let mut tv = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let r = lnx::get_option(fd, libc::SOL_SOCKET, option, &mut tv);
+    let r = K::get_option(fd, libc::SOL_SOCKET, option, &mut tv);
     if r < 0 || (tv.tv_sec == 0 && tv.tv_usec == 0) {
         return None;
     }
@@ -39,13 +39,13 @@ pub fn timeout(fd: i32, option: i32) -> Option<u64> {
 
 /// When a wait that begins now has lasted as long as `option` allows, on the monotonic clock; `None` = never.
 pub fn deadline(fd: i32, option: i32) -> Option<u64> {
-    timeout(fd, option).map(|t| clock::now().saturating_add(t))
+    timeout(fd, option).map(|t| K::now().saturating_add(t))
 }
 
 /// An `int` socket option, or `-errno`.
 pub fn option(fd: i32, level: i32, name: i32) -> Result<i32, i32> {
     let mut v = 0i32;
-    let r = lnx::get_option(fd, level, name, &mut v);
+    let r = K::get_option(fd, level, name, &mut v);
     if r < 0 { Err(-r as i32) } else { Ok(v) }
 }
 
@@ -78,7 +78,7 @@ pub fn unsent(fd: i32) -> Option<u32> {
 fn unsent_by_default() -> Option<u32> {
     static AT: AtomicU64 = AtomicU64::new(0);
     static VALUE: AtomicU32 = AtomicU32::new(u32::MAX);
-    let now = clock::now();
+    let now = K::now();
     let at = AT.load(Relaxed);
     if at == 0 || now.wrapping_sub(at) > 1_000_000_000 {
         AT.store(now, Relaxed);
@@ -121,7 +121,7 @@ pub const TCP_TX_DELAY: i32 = 37;
 /// Whether a program is attached that looks at segments (sk_get_filter).
 fn filtered(fd: i32) -> bool {
     // Room for nothing: the kernel only says how long it is.
-    let r = lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [0u8; 0]);
+    let r = K::get_option(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [0u8; 0]);
     // EACCES: one that cannot be shown.
     r > 0 || r == -libc::EACCES as isize
 }
@@ -129,19 +129,19 @@ fn filtered(fd: i32) -> bool {
 /// `SO_COOKIE`: the socket's name in this kernel, never reused.
 pub fn cookie(fd: i32) -> Option<u64> {
     let mut v = 0u64;
-    let r = lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut v);
+    let r = K::get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut v);
     (r == 8).then_some(v)
 }
 
 /// Sets `SO_LINGER`.
 pub fn linger(fd: i32, v: libc::linger) {
-    lnx::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, v);
+    K::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, v);
 }
 
 /// `SO_LINGER`.
 pub fn lingers(fd: i32) -> libc::linger {
     let mut v = libc::linger { l_onoff: 0, l_linger: 0 };
-    lnx::get_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &mut v);
+    K::get_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &mut v);
     v
 }
 
@@ -155,7 +155,7 @@ fn info(fd: i32) -> Option<Info> {
     // struct tcp_info of linux/tcp.h: the state is its first byte, tcpi_bytes_acked lies at 120,
     // tcpi_bytes_received at 128 (both since Linux 4.1).
     let mut b = [0u8; 136];
-    if lnx::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut b) < b.len() as isize {
+    if K::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut b) < b.len() as isize {
         return None;
     }
     let word = |at: usize| u64::from_ne_bytes(core::array::from_fn(|i| b[at + i]));
@@ -164,7 +164,7 @@ fn info(fd: i32) -> Option<Info> {
 
 /// What an ioctl that asks for a number of bytes answers.
 pub fn queued(fd: i32, request: u64) -> Option<u64> {
-    lnx::queued(fd, request)
+    K::queued(fd, request)
 }
 
 /// Bytes in the socket's receive queue.
@@ -240,13 +240,13 @@ pub fn reset(fd: i32, why: Reason) {
 pub fn end(fd: i32) {
     // The RST, and the error (tcp_disconnect). What the socket is then, it could be made into a connection anew, and says
     // ENOTCONN.
-    lnx::disconnect(fd);
+    K::disconnect(fd);
     // What tcp_reset does with it: both directions are shut (tcp_done). Says ENOTCONN, and does so (inet_shutdown).
-    lnx::shutdown(fd, libc::SHUT_RDWR);
+    K::shutdown(fd, libc::SHUT_RDWR);
 }
 
 /// The port that the socket is bound to; 0 if it is not.
 pub fn local_port(fd: i32) -> u16 {
     // struct sockaddr_in and sockaddr_in6 alike.
-    lnx::local_address(fd).map_or(0, |a| u16::from_be_bytes([a[2], a[3]]))
+    K::local_address(fd).map_or(0, |a| u16::from_be_bytes([a[2], a[3]]))
 }

@@ -2,11 +2,12 @@
 //! signal handlers of the program are deferred (they could call us again), see `signals`.
 #![forbid(unsafe_code)]
 
+use crate::kernel::{K, Kernel as _};
 use crate::tls::tls;
 use crate::{members, signals};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use shmring::{lnx, owner};
+use shmring::owner;
 
 /// This thread as an owner (`shmring::owner`).
 #[inline(always)]
@@ -146,7 +147,7 @@ fn contended(word: &AtomicU64) {
         if alone {
             signals::critical_leave();
         }
-        lnx::nap(if tries < 220 { 0 } else { 200_000 });
+        K::nap(if tries < 220 { 0 } else { 200_000 });
         if alone {
             signals::critical_enter();
         }
@@ -161,6 +162,6 @@ pub fn wait_for_own(word: &AtomicU64) {
         ours && held != myself() && !members::owner_is_dead(held)
     };
     while owned() {
-        lnx::nap(50_000);
+        K::nap(50_000);
     }
 }

@@ -6,18 +6,18 @@
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::peer::DIAG;
-use crate::{clock, config, lifeline, own, poller};
+use crate::{config, lifeline, own, poller};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Answer, Incoming, Received, SendError};
 use rendezvous::message::Message;
-use rendezvous::{Tuple, diag, uid};
+use rendezvous::{diag, uid};
 use shmring::family::State;
 use shmring::layout::{self, Role};
-use shmring::{sys, syscall};
 
 /// Guards the mailbox, the steps of a rendezvous, and who sits in which slot; taken before the tokens of any connection,
 /// and before `channel::LOCK`.
@@ -94,10 +94,7 @@ pub fn after_fork_child() {
 }
 
 fn random() -> u64 {
-    let mut v = 0u64;
-    // SAFETY: writes 8 bytes into a local.
-    unsafe { syscall!(libc::SYS_getrandom, &raw mut v, 8, 0) };
-    v.max(1)
+    K::random().max(1)
 }
 
 /// Our mailbox; opened at first use. 0 if there is none.
@@ -165,7 +162,7 @@ pub fn published(ep: Ep, cookie: u64) {
 
 /// Knocks for the connection with these cookies, unless that was done.
 pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
-    let now = clock::now();
+    let now = K::now();
     let age = |k: &Asked| now.saturating_sub(k.at.load(Relaxed));
     let asked = |k: &Asked| k.nonce.load(Relaxed) != 0;
     let same = KNOCKS.iter().find(|k| asked(k) && k.mailbox.load(Relaxed) == peer);
@@ -203,7 +200,7 @@ pub fn read_mailbox() {
     }
     read_answers();
     let deaf = DEAF_UNTIL.load(Relaxed);
-    if deaf != 0 && clock::now() < deaf {
+    if deaf != 0 && K::now() < deaf {
         return;
     }
     DEAF_UNTIL.store(0, Relaxed);
@@ -223,7 +220,7 @@ pub fn read_mailbox() {
     }
     if !useful {
         // Somebody floods it. Who may ask asks again.
-        DEAF_UNTIL.store(clock::now() + DEAF, Relaxed);
+        DEAF_UNTIL.store(K::now() + DEAF, Relaxed);
     }
 }
 
@@ -272,7 +269,7 @@ fn is_other_end(ep: Ep, connector: u64, acceptor: u64, who: u32) -> bool {
         if lifeline::cookie(fd) != Some(connector) || !may_ask() {
             return false;
         }
-        match Tuple::of(fd, true).map(|t| diag::find(&DIAG, &t)) {
+        match K::ends(fd, true).map(|t| diag::find(&DIAG, &t)) {
             // Before it is accepted it is nobody's, and called root's.
             Ok(Ok(f)) if f.inode != 0 => {
                 l.peer_uid.store(f.uid, Relaxed);
@@ -290,7 +287,7 @@ fn may_ask() -> bool {
     const QUESTIONS: u32 = 64;
     static SINCE: AtomicU64 = AtomicU64::new(0);
     static ASKED: AtomicU32 = AtomicU32::new(0);
-    let now = clock::now();
+    let now = K::now();
     if now.saturating_sub(SINCE.load(Relaxed)) > SPAN {
         SINCE.store(now, Relaxed);
         ASKED.store(0, Relaxed);
@@ -318,7 +315,7 @@ fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
 fn welcome(from: u64, nonce: u64, who: u32) {
     MET.store(true, Relaxed);
     talk();
-    let now = clock::now();
+    let now = K::now();
     let age = |w: &Welcomed| now.saturating_sub(w.at.load(Relaxed));
     let waits = |w: &&Welcomed| w.answer.load(Relaxed) >= 0;
     let same = WELCOMES.iter().filter(waits).find(|w| w.mailbox.load(Relaxed) == from && w.uid.load(Relaxed) == who);
@@ -354,7 +351,7 @@ fn read_answers() {
     for w in WELCOMES.iter().filter(|w| w.answer.load(Relaxed) >= 0) {
         match mailbox::recv_answer(w.answer.load(Relaxed)) {
             Answer::Empty => {
-                if clock::now().saturating_sub(w.at.load(Relaxed)) > FORGOTTEN {
+                if K::now().saturating_sub(w.at.load(Relaxed)) > FORGOTTEN {
                     own::discard(&w.answer);
                 }
             }
@@ -365,11 +362,11 @@ fn read_answers() {
             Answer::Channel(r, memfd) => {
                 own::discard(&w.answer);
                 let Message::Channel { from, channel, ring, .. } = r.message else {
-                    sys::close(memfd);
+                    K::close(memfd);
                     continue;
                 };
                 if w.uid.load(Relaxed) != r.uid || w.mailbox.load(Relaxed) != from {
-                    sys::close(memfd);
+                    K::close(memfd);
                     continue;
                 }
                 // What we send and the peer does not read is our memory: another user does not say how much of it.
@@ -379,7 +376,7 @@ fn read_answers() {
                 let chan = if fits { channel::map(memfd, Role::Connector, ring as usize, channel) } else { None };
                 held.release();
                 if !fits {
-                    sys::close(memfd);
+                    K::close(memfd);
                 }
                 match chan {
                     Some(chan) => introduce(chan, from, r.uid, r.pid),
@@ -402,7 +399,7 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     // The answer box is its maker's as long as that lives, and keeps it: somebody else might have its name later.
     let there = Message::Welcome { from: NAME.load(Relaxed), nonce: 0, answer: 1, key: 1 };
     let lives = matches!(mailbox::send(line, None, &there, None), Ok(()) | Err(SendError::Full));
-    let fresh = clock::now().saturating_sub(k.at.load(Relaxed)) < FORGOTTEN / 2;
+    let fresh = K::now().saturating_sub(k.at.load(Relaxed)) < FORGOTTEN / 2;
     if !lives || !fresh || !may_have_channel(peer, r.uid, Role::Acceptor) {
         return;
     }
@@ -435,30 +432,20 @@ pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
     if !own::may_size(layout::channel_len(ring)) {
         return None;
     }
-    let name = c"culvert-channel";
-    // SAFETY: system calls on a descriptor of ours and on locals.
-    unsafe {
-        let fd = syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) as i32;
-        if fd < 0 {
-            return None;
-        }
-        // Bytes, not the struct: its padding would be what happens to lie on our stack, and another user may read it.
-        let mut h = [0u8; size_of::<layout::Header>()];
-        let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
-        put(offset_of!(layout::Header, magic), &layout::MAGIC.to_ne_bytes());
-        put(offset_of!(layout::Header, version), &layout::VERSION.to_ne_bytes());
-        put(offset_of!(layout::Header, ring), &(ring as u32).to_ne_bytes());
-        put(offset_of!(layout::Header, id), &id.to_ne_bytes());
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        let ok = syscall!(libc::SYS_ftruncate, fd, layout::channel_len(ring)) >= 0
-            && syscall!(libc::SYS_pwrite64, fd, h.as_ptr(), h.len(), 0) > 0
-            && syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) >= 0;
-        if !ok {
-            sys::close(fd);
-            return None;
-        }
-        Some(fd)
+    // Bytes, not the struct: its padding would be what happens to lie on our stack, and another user may read it.
+    let mut h = [0u8; size_of::<layout::Header>()];
+    let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
+    put(offset_of!(layout::Header, magic), &layout::MAGIC.to_ne_bytes());
+    put(offset_of!(layout::Header, version), &layout::VERSION.to_ne_bytes());
+    put(offset_of!(layout::Header, ring), &(ring as u32).to_ne_bytes());
+    put(offset_of!(layout::Header, id), &id.to_ne_bytes());
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    let fd = K::memory_file(c"culvert-channel", layout::channel_len(ring))?;
+    if K::write_at(fd, &h, 0) <= 0 || K::seal(fd, seals) < 0 {
+        K::close(fd);
+        return None;
     }
+    Some(fd)
 }
 
 /// Another process has knocked: some peers of this process run culvert. From then on a connection without an answer is
@@ -470,11 +457,11 @@ static TALK_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 fn talk() {
     const LENGTH: u64 = 500_000_000;
-    TALK_UNTIL.store(clock::now() + LENGTH, Relaxed);
+    TALK_UNTIL.store(K::now() + LENGTH, Relaxed);
 }
 
 /// See [`TALK_UNTIL`].
 pub fn talking() -> bool {
     let until = TALK_UNTIL.load(Relaxed);
-    until != 0 && clock::now() < until
+    until != 0 && K::now() < until
 }

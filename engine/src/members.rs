@@ -5,12 +5,13 @@
 //! before the process is a zombie, and with exec, since the memfd is close-on-exec. Others ask for it with F_GETLK, in
 //! whatever pid namespace they are. A process that is stopped keeps it. Asked for in slow paths only.
 
+use crate::kernel::{K, Kernel as _};
 use crate::own;
 use crate::tls::tls;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::family::{FamilyHeader, MEMBERS, Member};
-use shmring::{owner, sys, syscall};
+use shmring::owner;
 
 /// The family's memory; null until `family::ensure` has made it.
 pub static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -61,29 +62,14 @@ pub fn my_place() -> Option<usize> {
     owner::place(myself()).map(|(place, _)| place)
 }
 
-/// Locks a place's byte, or unlocks it. False: the kernel does not.
+/// Locks a place's byte. False: the kernel does not.
 fn lock(place: usize) -> bool {
-    let l = range(place, libc::F_WRLCK);
-    // SAFETY: passes a local, which the kernel reads.
-    unsafe { syscall!(libc::SYS_fcntl, FD.load(Relaxed), libc::F_SETLK, &raw const l) == 0 }
-}
-
-fn range(place: usize, kind: i32) -> libc::flock {
-    // SAFETY: all-zero bytes are a valid flock.
-    let mut l: libc::flock = unsafe { core::mem::zeroed() };
-    l.l_type = kind as i16;
-    l.l_whence = libc::SEEK_SET as i16;
-    l.l_start = place as i64;
-    l.l_len = 1;
-    l
+    K::lock_byte(FD.load(Relaxed), place)
 }
 
 /// Whether another process has a place's byte locked; also if nobody can tell.
 fn locked(place: usize) -> bool {
-    let mut l = range(place, libc::F_WRLCK);
-    // SAFETY: passes a local, which the kernel reads and writes.
-    let r = unsafe { syscall!(libc::SYS_fcntl, FD.load(Relaxed), libc::F_GETLK, &raw mut l) };
-    r != 0 || l.l_type != libc::F_UNLCK as i16
+    K::is_byte_locked(FD.load(Relaxed), place)
 }
 
 /// This process has made the family and is its first member. False: its life could not be proved to others.
@@ -103,10 +89,7 @@ pub fn owner_is_dead(word: u64) -> bool {
     if owner::member(word) == myself() && tid != 0 {
         // A thread of ours ends inside a call of ours by asynchronous cancellation only. The child of a vfork, which
         // has our memory, is another process and cannot ask for our threads.
-        return tls().vfork.get() == 0
-            && !is_filtered()
-            // SAFETY: signal 0 only asks.
-            && unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), tid, 0) } == -libc::ESRCH as isize;
+        return tls().vfork.get() == 0 && !is_filtered() && !K::has_thread(tid);
     }
     let Some(place_word) = header().and_then(|h| h.members.get(place)) else { return false };
     let w = Member(place_word.load(Acquire));
@@ -144,7 +127,7 @@ pub fn after_fork_child(place: Option<usize>) {
         // A filter that it has inherited may forbid the lock: then nobody can tell when it dies.
         let proved = !is_filtered() && lock(place);
         let w = if proved { w } else { w.lock_moved() };
-        h.members[place].store(w.taken(sys::getpid()).0, Release);
+        h.members[place].store(w.taken(K::pid()).0, Release);
     }
     // Last: whoever waits for it may now look at the place.
     for b in &BIRTHS {
@@ -179,11 +162,7 @@ fn discard(fd: &'static AtomicI32) {
 /// Begins to watch whether the child takes its place. One fork at a time (`slots::before_fork`).
 fn watch_birth(place: usize) {
     let Some(b) = BIRTHS.iter().find(|b| b.place.load(Relaxed) == 0).filter(|_| !is_filtered()) else { return };
-    let mut ends = [-1i32; 2];
-    // SAFETY: writes two descriptors into a local.
-    if unsafe { syscall!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
-        return;
-    }
+    let Some(ends) = K::pipe() else { return };
     b.theirs.store(ends[0], Relaxed);
     b.ours.store(ends[1], Relaxed);
     let kept = [own::adopt(&b.theirs), own::adopt(&b.ours)];
@@ -197,11 +176,9 @@ fn watch_birth(place: usize) {
 
 /// Whether no writing end is left of the pipe that ends at `fd`.
 fn is_alone(fd: i32) -> bool {
-    let mut p = libc::pollfd { fd, events: 0, revents: 0 };
-    let t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: one pollfd and a timeout, both locals.
-    unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
-    p.revents & libc::POLLHUP != 0
+    let mut p = [libc::pollfd { fd, events: 0, revents: 0 }];
+    K::poll(&mut p, 0);
+    p[0].revents & libc::POLLHUP != 0
 }
 
 /// Gives back the places of children that died before they took them. With `clear` what they hold is given up.

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::syscall;
+use shmring::{lnx, syscall};
 
 const PAGE: usize = 4096;
 
@@ -19,16 +19,10 @@ pub fn image() -> (usize, usize) {
     ((&raw const IMAGE).addr(), (&raw const IMAGE_END).addr().next_multiple_of(PAGE))
 }
 
-/// Keeps memory of ours out of core dumps.
-pub fn not_dumped(at: usize, len: usize) {
-    // SAFETY: memory of ours; the advice changes nothing that anybody reads.
-    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
-}
-
 /// In the constructor: the library's own tables, some 25 MB of which hardly anything is ever touched.
 pub fn init() {
     let (start, end) = image();
-    not_dumped(start, end - start);
+    lnx::not_dumped(start, end - start);
 }
 
 /// The program has asked for every future mapping to be locked.
@@ -41,7 +35,7 @@ pub fn locks_future(yes: bool) {
 
 /// Maps memory of ours as `mmap` does, readable and writable, and neither locked nor dumped. With MAP_FIXED in place of what
 /// is mapped at `at`, which is accessible all the time.
-pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<usize> {
+pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<*mut u8> {
     let (rw, failed) = (libc::PROT_READ | libc::PROT_WRITE, |p: isize| (-4095..0).contains(&p));
     // SAFETY: a fresh mapping, or one in place of memory of ours, as the caller says.
     let p = unsafe {
@@ -71,6 +65,6 @@ pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<
     if failed(p) {
         return None;
     }
-    not_dumped(p as usize, len);
-    Some(p as usize)
+    lnx::not_dumped(p as usize, len);
+    Some(p as *mut u8)
 }

@@ -1,13 +1,14 @@
 //! Telling the other side of a channel, or others of this process, that a connection has news.
 
 use crate::channel::Chan;
+use crate::kernel::{K, Kernel as _};
 use crate::{acts, poller};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::driver::Conn;
 use shmring::layout::{Role, SlotHeader};
+use shmring::ring;
 use shmring::ring::{About, Sleeper, Stamp};
-use shmring::{ring, sys, syscall};
 
 impl Chan {
     /// Tells the other side to look at `slot`: the stream that this side sends goes on. Returns how many sleepers were
@@ -38,13 +39,13 @@ impl Chan {
     fn tell(&self, slot: usize, h: &SlotHeader, role: Role, about: About, told: &AtomicU64) -> u32 {
         let peer = role.peer();
         let mut rung = 0;
-        let stamp = Some(Stamp { told, now: sys::cycles_in_order });
+        let stamp = Some(Stamp { told, now: K::cycles_in_order });
         let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
         ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
             rung += 1;
             match sleeper {
                 Sleeper::Bell(_, q) => poller::ring_at(q),
-                Sleeper::Word(w) => wake(w),
+                Sleeper::Word(w) => K::wake(w),
             }
         });
         rung
@@ -60,14 +61,8 @@ impl Chan {
             let (side, alone) = (&h.side[role as usize], &h.alone[role as usize]);
             ring::notify(side, self.queues(role), alone, slot, About::Aside, None, |sleeper| match sleeper {
                 Sleeper::Bell(_, q) => poller::ring_at(q),
-                Sleeper::Word(w) => wake(w),
+                Sleeper::Word(w) => K::wake(w),
             });
         }
     }
-}
-
-/// Wakes those who doze on `word`.
-fn wake(word: &AtomicU32) {
-    // SAFETY: the kernel takes the address of the word, no more.
-    unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX) };
 }

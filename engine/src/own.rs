@@ -3,10 +3,10 @@
 //! They sit at high numbers, are close-on-exec, and are protected: a program's `close` of one fails with EBADF (to the
 //! program it does not exist), and a `dup2` onto one moves ours out of the way.
 
+use crate::kernel::{K, Kernel as _};
 use crate::table::{MAX, OURS, put};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicPtr};
-use shmring::lnx;
 
 /// As many descriptors culvert holds at most.
 const MOST: usize = 4096;
@@ -16,7 +16,7 @@ static KEPT: [AtomicPtr<AtomicI32>; MOST] = [const { AtomicPtr::new(core::ptr::n
 
 /// The first number culvert uses for itself.
 pub fn floor() -> i32 {
-    let limit = lnx::limit(libc::RLIMIT_NOFILE).unwrap_or(0);
+    let limit = K::limit(libc::RLIMIT_NOFILE).unwrap_or(0);
     // High enough to leave the low numbers alone, low enough to keep the kernel's table small.
     (limit / 4 * 3).min(8192) as i32
 }
@@ -28,7 +28,7 @@ fn budget(floor: i32) -> usize {
 
 /// Whether a memfd may have `len` bytes: beyond RLIMIT_FSIZE, ftruncate raises SIGXFSZ in the program.
 pub fn may_size(len: usize) -> bool {
-    lnx::limit(libc::RLIMIT_FSIZE).is_some_and(|limit| len as u64 <= limit)
+    K::limit(libc::RLIMIT_FSIZE).is_some_and(|limit| len as u64 <= limit)
 }
 
 /// Moves the descriptor in `place` to a high number, close-on-exec, and protects it. `place` follows it
@@ -36,8 +36,8 @@ pub fn may_size(len: usize) -> bool {
 pub fn adopt(place: &'static AtomicI32) -> bool {
     let fd = place.load(Relaxed);
     let floor = floor();
-    let high = lnx::duplicate(fd, floor);
-    shmring::sys::close(fd);
+    let high = K::duplicate(fd, floor);
+    K::close(fd);
     place.store(-1, Relaxed);
     if high < 0 {
         return false;
@@ -46,7 +46,7 @@ pub fn adopt(place: &'static AtomicI32) -> bool {
         k.compare_exchange(core::ptr::null_mut(), core::ptr::from_ref(place).cast_mut(), Relaxed, Relaxed).is_ok()
     });
     if free.is_none() || high as usize >= MAX {
-        shmring::sys::close(high);
+        K::close(high);
         if let Some(k) = free {
             k.store(core::ptr::null_mut(), Relaxed);
         }
@@ -77,7 +77,7 @@ pub fn discard(place: &'static AtomicI32) {
                 k.store(core::ptr::null_mut(), Relaxed);
             }
         }
-        shmring::sys::close(fd);
+        K::close(fd);
     }
 }
 
@@ -91,7 +91,7 @@ pub fn move_away(fd: i32) -> bool {
         // SAFETY: only `adopt` stores here, and only 'static references.
         let place = unsafe { &*p };
         if place.load(Relaxed) == fd {
-            let new = lnx::duplicate(fd, fd + 1);
+            let new = K::duplicate(fd, fd + 1);
             if new < 0 || new as usize >= MAX {
                 return false;
             }
@@ -108,11 +108,11 @@ pub fn move_away(fd: i32) -> bool {
 /// Moves a descriptor of ours to a high number and protects it, for owners that recognise it by inode.
 /// Returns the number it has now.
 pub fn place(fd: i32) -> i32 {
-    let high = lnx::duplicate(fd, floor());
+    let high = K::duplicate(fd, floor());
     if high < 0 {
         return fd;
     }
-    shmring::sys::close(fd);
+    K::close(fd);
     put(high, OURS);
     high
 }

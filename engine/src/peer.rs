@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::{config, lifeline, members, own};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
-use rendezvous::Tuple;
-use rendezvous::diag::{self, Cache};
+use rendezvous::diag::Cache;
 use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
 
 /// Who takes part, as their users' processes have published it.
@@ -50,10 +50,10 @@ pub fn after_fork_child() {
 
 /// Whether the kernel says that the socket at the other end has no owner any more.
 pub fn gone(ep: Ep, fd: i32) -> bool {
-    match Tuple::of(fd, true) {
+    match K::ends(fd, true) {
         Ok(t) => match ep.local().peer_cookie.load(Relaxed) {
             0 => true,
-            cookie => diag::gone(&DIAG, &t, cookie),
+            cookie => K::has_no_holder(&DIAG, &t, cookie),
         },
         // Not connected any more: reset.
         Err(_) => true,

@@ -7,13 +7,12 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::own;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
-use rendezvous::bell;
 use shmring::layout::{ALONE, DOZING, POLLERS, Queue};
 use shmring::ring::{self, About};
-use shmring::sys;
 
 struct Bell {
     fd: AtomicI32,
@@ -46,15 +45,15 @@ impl Bell {
         if !can_ring() {
             return false;
         }
-        let Ok(b) = bell::open(|fd| fd) else { return false };
+        let Ok(b) = K::open_bell() else { return false };
         self.name.store(b.name, Relaxed);
         self.key.store(b.key, Relaxed);
         // A thread in another network namespace than the ringer's would hang it where nobody finds it.
         let heard = ring(b.name, b.key);
-        bell::drain(b.fd);
+        K::drain(b.fd);
         self.fd.store(b.fd, Relaxed);
         if !heard {
-            sys::close(self.fd.swap(-1, Relaxed));
+            K::close(self.fd.swap(-1, Relaxed));
         }
         heard && own::adopt(&self.fd)
     }
@@ -82,17 +81,17 @@ static RINGER: AtomicI32 = AtomicI32::new(-1);
 /// Makes sure that this process can ring. False: it cannot.
 pub fn can_ring() -> bool {
     if RINGER.load(Relaxed) < 0
-        && let Ok(fd) = bell::ringer(own::place)
+        && let Ok(fd) = K::ringer(own::place)
         && RINGER.compare_exchange(-1, fd, AcqRel, Relaxed).is_err()
     {
-        sys::close(fd);
+        K::close(fd);
     }
     RINGER.load(Relaxed) >= 0
 }
 
 /// Rings a doorbell, our own or another process's. False: nobody can have heard it.
 fn ring(name: u64, key: u64) -> bool {
-    !SILENT.load(Relaxed) && bell::ring(RINGER.load(Relaxed), name, key).is_ok()
+    !SILENT.load(Relaxed) && K::ring(RINGER.load(Relaxed), name, key)
 }
 
 /// This process has gone to the kernel, and may make no call any more that is not its own.
@@ -142,7 +141,7 @@ pub fn generation(p: usize) -> u32 {
 
 /// Empties a doorbell that was heard.
 pub fn drain(p: usize) {
-    bell::drain(bell(p));
+    K::drain(bell(p));
 }
 
 /// Rings one of our own doorbells, if there is one.
@@ -250,7 +249,7 @@ impl Alone {
     /// Empties its doorbell.
     pub fn drain(&self) {
         if let Some(i) = self.bell {
-            bell::drain(THREADS[i].fd.load(Relaxed));
+            K::drain(THREADS[i].fd.load(Relaxed));
         }
     }
 

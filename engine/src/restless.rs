@@ -1,7 +1,7 @@
 //! The rest of a wait that is woken again and again for nothing: see `shmring::restless`.
 
-use crate::clock::now;
-use crate::signals::{self, Runs};
+use crate::kernel::{K, Kernel as _};
+use crate::signals::Runs;
 use libc::sigset_t;
 pub use shmring::restless::Restless;
 
@@ -11,12 +11,12 @@ pub use shmring::restless::Restless;
 /// # Safety
 /// `mask` is null or valid. Must be called without locks; a cancellation point.
 pub unsafe fn rest(time: u64, deadline: Option<u64>, mask: *const sigset_t, since: Runs) -> Result<(), i32> {
-    let left = deadline.map_or(time, |d| d.saturating_sub(now()));
+    let left = deadline.map_or(time, |d| d.saturating_sub(K::now()));
     // SAFETY: no descriptors; the rest is the caller's obligation.
-    let r = unsafe { signals::ppoll(core::ptr::null_mut(), 0, Some(left.min(time)), mask, since) };
+    let r = unsafe { K::sleep(&mut [], Some(left.min(time)), mask, since) };
     match r {
         r if r < 0 => Err(-r as i32),
-        _ if deadline.is_some_and(|d| d <= now()) => Err(libc::EAGAIN),
+        _ if deadline.is_some_and(|d| d <= K::now()) => Err(libc::EAGAIN),
         _ => Ok(()),
     }
 }

@@ -5,13 +5,12 @@
 //! in one system call over lifeline and doorbell.
 
 use crate::channel::Chan;
-use crate::clock::now;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::poller::{
     Alone, STEP, acquire, bell, disclaim, drain, generation, generation_alone, release, tell, watch_slot,
 };
-use crate::real;
-use crate::signals::{self, Runs};
+use crate::signals::Runs;
 use crate::sleepers::lie_on;
 use crate::tls::tls;
 use core::sync::atomic::Ordering::Relaxed;
@@ -148,7 +147,7 @@ pub unsafe fn sleep(
     let Some(chan) = ep.chan() else { return Ok(()) };
     // A doze is no cancellation point; nothing is held yet.
     // SAFETY: the caller's obligation.
-    unsafe { real::pthread_testcancel() };
+    unsafe { K::cancellation_point() };
     let mut s = Sleep::new(ep, chan);
     let r = match doze(&mut s, ep, deadline, since, &ready) {
         Some(r) => r,
@@ -161,7 +160,7 @@ pub unsafe fn sleep(
 
 /// Time left, nanoseconds.
 fn time_left(deadline: Option<u64>) -> Result<Option<u64>, i32> {
-    match deadline.map(|d| d.checked_sub(now())) {
+    match deadline.map(|d| d.checked_sub(K::now())) {
         None => Ok(None),
         Some(None | Some(0)) => Err(libc::EAGAIN),
         Some(left) => Ok(left),
@@ -199,7 +198,7 @@ fn doze(
     };
     let word = &queue.armed;
     lie_on(Some(word));
-    let r = signals::futex(word, s.armed, left.unwrap_or(STEP).min(STEP), since);
+    let r = K::sleep_on(word, s.armed, left.unwrap_or(STEP).min(STEP), since);
     lie_on(None);
     if r == -(libc::EINTR as isize) {
         return Some(Err(libc::EINTR));
@@ -244,10 +243,10 @@ unsafe fn sleep_deep(
     }
     let mut p =
         [libc::pollfd { fd, events, revents: 0 }, libc::pollfd { fd: doorbell, events: libc::POLLIN, revents: 0 }];
-    let begun = now();
+    let begun = K::now();
     // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
-    let r = unsafe { signals::ppoll(p.as_mut_ptr(), 2, left, core::ptr::null(), since) };
-    if now() - begun < STEP {
+    let r = unsafe { K::sleep(&mut p, left, core::ptr::null(), since) };
+    if K::now() - begun < STEP {
         // The sleep was shorter than a doze may be: the next one is a doze again.
         tls().habits.deep.set(0);
     }

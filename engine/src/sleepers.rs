@@ -4,11 +4,11 @@
 
 use crate::endpoint::Ep;
 use crate::fds;
+use crate::kernel::{K, Kernel as _};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use libc::c_int;
-use shmring::{lnx, sys};
 
 /// A thread in a blocking call on a connection, for those who close its descriptor meanwhile. A thread that left
 /// the call by cancellation or longjmp is still named: see [`slept_on`].
@@ -145,13 +145,13 @@ impl Sleeper {
         let zeros = path[16..25].iter().take_while(|d| **d == b'0').count();
         path.copy_within(16 + zeros.., 16);
         let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
-        let f = lnx::open(path, libc::O_RDONLY, 0);
+        let f = K::open(path, libc::O_RDONLY);
         if f < 0 {
             return false;
         }
         let mut b = [0u8; 32];
-        lnx::read(f, &mut b);
-        sys::close(f);
+        K::read(f, &mut b);
+        K::close(f);
         // proc(5): "running", or the number of the call and its arguments.
         match b.strip_prefix(b"202 0x") {
             Some(argument) => hexadecimal(argument) == self.word.load(SeqCst),

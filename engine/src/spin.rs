@@ -1,12 +1,11 @@
 //! Spinning before a sleep: adaptive, off on one CPU, given up when somebody else needs the CPU.
 #![forbid(unsafe_code)]
 
-use crate::clock::cycles_per_us;
 use crate::config;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use shmring::{lnx, sys};
 
 static CPUS: AtomicU32 = AtomicU32::new(1);
 /// How spinning has been paying off, 0..=SCORE_MAX, and waits until it is tried again.
@@ -42,7 +41,7 @@ const QUIET: [u64; 2] = [20_000, 1_000_000];
 /// Notes the number of CPUs that this process may use.
 pub fn init() {
     let mut set = [0u64; 128];
-    let n = lnx::affinity(&mut set);
+    let n = K::affinity(&mut set);
     if n > 0 {
         CPUS.store(set[..n as usize / 8].iter().map(|w| w.count_ones()).sum(), Relaxed);
     }
@@ -51,7 +50,7 @@ pub fn init() {
 /// A spin that began at `since` was robbed of a time slice: nobody spins for a while.
 #[cold]
 fn robbed(since: u64, rate: u64) {
-    let (before, now) = (QUIET_US.load(Relaxed), sys::cycles());
+    let (before, now) = (QUIET_US.load(Relaxed), K::cycles());
     // A pause that was followed by a long time of good spins has nothing to do with this one.
     let recent = since.saturating_sub(QUIET_UNTIL.load(Relaxed)) < 4 * before * rate;
     let us = if recent { 2 * before } else { 0 }.clamp(QUIET[0], QUIET[1]);
@@ -107,10 +106,10 @@ fn crowded() -> bool {
 /// The first bytes of a small file; zeros if there is none.
 fn read(path: &core::ffi::CStr) -> [u8; 64] {
     let mut b = [0; 64];
-    let f = lnx::open(path, libc::O_RDONLY, 0);
+    let f = K::open(path, libc::O_RDONLY);
     if f >= 0 {
-        lnx::read(f, &mut b);
-        sys::close(f);
+        K::read(f, &mut b);
+        K::close(f);
     }
     b
 }
@@ -128,7 +127,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
         if CPUS.load(Relaxed) < 2 {
             return Spun::Not;
         }
-        if quiet(sys::cycles(), cycles_per_us()) {
+        if quiet(K::cycles(), K::cycles_per_us()) {
             return Spun::Not;
         }
         if SCORE.load(Relaxed) == 0 {
@@ -146,8 +145,8 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     if us == 0 {
         return Spun::Not;
     }
-    let rate = cycles_per_us();
-    let mut last = sys::cycles();
+    let rate = K::cycles_per_us();
+    let mut last = K::cycles();
     let mut yielded = last;
     // Time that this thread has spun, without the time that others ran in its yields.
     let mut spent = 0;
@@ -169,7 +168,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             }
             core::hint::spin_loop();
         }
-        let t = sys::cycles();
+        let t = K::cycles();
         spent += t.wrapping_sub(last);
         let gap = t.wrapping_sub(last);
         if auto && gap > PREEMPTED_US * rate {
@@ -185,8 +184,8 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
         if t.wrapping_sub(yielded) >= patience {
             // The one we wait for may be waiting for this very CPU. If it is, the scheduler also sees two
             // that want to run, and moves one to a CPU that is idle.
-            lnx::yield_cpu();
-            yielded = sys::cycles();
+            K::yield_cpu();
+            yielded = K::cycles();
             let lent = yielded.wrapping_sub(t);
             let crowded = lent > TAKEN_UP_US * rate;
             CROWDED.store(u32::from(crowded), Relaxed);
@@ -209,8 +208,8 @@ pub fn glance(ready: impl Fn() -> bool) {
     if config::spin() == 0 || CPUS.load(Relaxed) < 2 || SCORE.load(Relaxed) == 0 {
         return;
     }
-    let (start, limit) = (sys::cycles(), US * cycles_per_us());
-    while !ready() && sys::cycles().wrapping_sub(start) < limit {
+    let (start, limit) = (K::cycles(), US * K::cycles_per_us());
+    while !ready() && K::cycles().wrapping_sub(start) < limit {
         core::hint::spin_loop();
     }
 }

@@ -5,11 +5,12 @@
 //! it by turns, the connection goes to the kernel, where sharing is the kernel's business.
 
 use crate::endpoint::Ep;
-use crate::{clock, family, leave, lifeline, members, rx, signals};
+use crate::kernel::{K, Kernel as _};
+use crate::{family, leave, lifeline, members, rx, signals};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use shmring::family::{CONTESTED, Reason};
-use shmring::{lnx, owner};
+use shmring::owner;
 
 /// What a call on a connection has to do.
 pub enum Turn {
@@ -72,23 +73,23 @@ fn wait_for(fd: i32, token: &AtomicU64, word: u64, wait: Wait) -> Turn {
     /// One that runs gives it back long before.
     const GRACE: u64 = 10_000_000;
     let deadline = lifeline::deadline(fd, wait.option);
-    let grace = clock::now() + GRACE;
+    let grace = K::now() + GRACE;
     let never = wait.never || lifeline::nonblocking(fd);
     let mut tries = 0;
     while token.load(Acquire) == word && !members::owner_is_dead(word) {
         tries += 1;
         if tries < 20 {
-            lnx::yield_cpu();
+            K::yield_cpu();
             continue;
         }
-        let now = clock::now();
+        let now = K::now();
         if never && now > grace || deadline.is_some_and(|d| now >= d) {
             return Turn::Failed(libc::EAGAIN);
         }
         if signals::interrupted(wait.since, deadline.is_none()) {
             return Turn::Failed(libc::EINTR);
         }
-        lnx::nap(200_000);
+        K::nap(200_000);
     }
     Turn::Again
 }

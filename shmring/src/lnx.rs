@@ -7,7 +7,8 @@
 use crate::sync::AtomicU32;
 use crate::syscall;
 use core::ffi::CStr;
-use libc::{pollfd, timespec};
+use core::ops::Range;
+use libc::{iovec, pollfd, timespec};
 
 /// Opens a file. `mode` counts for a new one only.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> i32 {
@@ -31,6 +32,35 @@ pub fn write(fd: i32, bytes: &[u8]) -> isize {
 pub fn seek(fd: i32, at: i64) -> isize {
     // SAFETY: no memory is touched.
     unsafe { syscall!(libc::SYS_lseek, fd, at, libc::SEEK_SET) }
+}
+
+/// `pwrite(2)`.
+pub fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
+    // SAFETY: the kernel reads `bytes.len()` bytes.
+    unsafe { syscall!(libc::SYS_pwrite64, fd, bytes.as_ptr(), bytes.len(), at) }
+}
+
+/// `pread(2)`.
+///
+/// # Safety
+/// `into` is memory of ours of `len` bytes, or an address that a program passed in, which the kernel checks.
+pub unsafe fn read_at(fd: i32, into: *mut u8, len: usize, at: usize) -> isize {
+    // SAFETY: the caller's obligation.
+    unsafe { syscall!(libc::SYS_pread64, fd, into, len, at) }
+}
+
+/// Reads from a file into several places, at `at` or where it stands.
+///
+/// # Safety
+/// The elements are memory of ours, or addresses that a program passed in.
+pub unsafe fn read_vector(fd: i32, into: &[iovec], at: Option<i64>) -> isize {
+    // SAFETY: the caller's obligation.
+    unsafe {
+        match at {
+            None => syscall!(libc::SYS_readv, fd, into.as_ptr(), into.len()),
+            Some(at) => syscall!(libc::SYS_preadv, fd, into.as_ptr(), into.len(), at, 0),
+        }
+    }
 }
 
 /// Directory entries (getdents64(2)), which are aligned as `u64`s are. Returns the number of bytes.
@@ -72,6 +102,82 @@ pub fn duplicate(fd: i32, least: i32) -> i32 {
     unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, least) as i32 }
 }
 
+/// The same under a number of the caller's choice.
+pub fn duplicate_to(fd: i32, to: i32, flags: i32) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_dup3, fd, to, flags) }
+}
+
+/// As [`duplicate`], but not close-on-exec.
+pub fn duplicate_to_inherit(fd: i32, least: i32) -> i32 {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_DUPFD, least) as i32 }
+}
+
+/// A pipe: its reading end and its writing end, close-on-exec.
+pub fn pipe() -> Option<[i32; 2]> {
+    let mut ends = [-1i32; 2];
+    // SAFETY: the kernel writes two descriptors into a local.
+    let r = unsafe { syscall!(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    (r >= 0).then_some(ends)
+}
+
+fn byte_lock(at: usize) -> libc::flock {
+    // SAFETY: all-zero bytes are a valid flock.
+    let mut l: libc::flock = unsafe { core::mem::zeroed() };
+    l.l_type = libc::F_WRLCK as i16;
+    l.l_whence = libc::SEEK_SET as i16;
+    l.l_start = at as i64;
+    l.l_len = 1;
+    l
+}
+
+/// Takes a POSIX record lock (fcntl(2)) on one byte of a file. False: another process has it, or the kernel knows no locks.
+pub fn lock_byte(fd: i32, at: usize) -> bool {
+    let l = byte_lock(at);
+    // SAFETY: the kernel reads a local.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_SETLK, &raw const l) == 0 }
+}
+
+/// Whether another process has such a lock; also if nobody can tell.
+pub fn is_byte_locked(fd: i32, at: usize) -> bool {
+    let mut l = byte_lock(at);
+    // SAFETY: the kernel reads and writes a local.
+    let r = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETLK, &raw mut l) };
+    r != 0 || l.l_type != libc::F_UNLCK as i16
+}
+
+/// A file without a name, in memory (memfd_create(2)), or `-errno`. `flags`: `MFD_ALLOW_SEALING`, or 0; close-on-exec.
+pub fn memory_file(name: &CStr, flags: u32) -> i32 {
+    // SAFETY: a NUL-terminated name, which the kernel reads.
+    unsafe { syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC | flags) as i32 }
+}
+
+/// Sets the length of a file.
+pub fn set_length(fd: i32, len: usize) -> isize {
+    // SAFETY: no memory of ours is touched.
+    unsafe { syscall!(libc::SYS_ftruncate, fd, len) }
+}
+
+/// Adds seals to a file in memory.
+pub fn seal(fd: i32, seals: i32) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_ADD_SEALS, seals) }
+}
+
+/// The seals of a file in memory, or `-errno`.
+pub fn seals(fd: i32) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) }
+}
+
+/// Gives a part of a file in memory back to the system: it reads as zeros.
+pub fn punch_hole(fd: i32, part: Range<usize>) -> isize {
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: mappings of it stay as they are, and read zeros.
+    unsafe { syscall!(libc::SYS_fallocate, fd, PUNCH, part.start, part.len()) }
+}
+
 /// The soft limit of a resource; `None` if the kernel does not say.
 pub fn limit(resource: u32) -> Option<u64> {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -94,6 +200,49 @@ pub fn map(len: usize, flags: i32, fd: i32) -> Option<*mut u8> {
 pub unsafe fn unmap(p: *mut u8, len: usize) {
     // SAFETY: the caller's obligation.
     unsafe { syscall!(libc::SYS_munmap, p, len) };
+}
+
+/// Makes a mapping longer, and moves it where there is room. Returns where it is.
+///
+/// # Safety
+/// The range is a mapping of the caller's, and nobody uses its old addresses afterwards.
+pub unsafe fn remap(p: *mut u8, len: usize, new: usize) -> Option<*mut u8> {
+    // SAFETY: the caller's obligation.
+    let p = unsafe { syscall!(libc::SYS_mremap, p, len, new, libc::MREMAP_MAYMOVE) };
+    (!(-4095..0).contains(&p)).then_some(p as *mut u8)
+}
+
+/// Gets memory for whole pages of a mapping: they can then be written without a fault, and so without SIGBUS. Their contents
+/// stay. `-EINVAL`: Linux before 5.14 does not know the advice.
+pub fn populate(p: *mut u8, len: usize) -> isize {
+    // SAFETY: no contents are changed, whatever the range is.
+    unsafe { syscall!(libc::SYS_madvise, p, len, libc::MADV_POPULATE_WRITE) }
+}
+
+/// Keeps memory out of core dumps.
+pub fn not_dumped(at: usize, len: usize) {
+    // SAFETY: the advice changes nothing that anybody reads.
+    unsafe { syscall!(libc::SYS_madvise, at, len, libc::MADV_DONTDUMP) };
+}
+
+/// Sends a signal to the calling thread.
+pub fn raise(signal: i32) {
+    // SAFETY: no memory is touched; what the signal does is the program's.
+    unsafe { syscall!(libc::SYS_tgkill, crate::sys::getpid(), crate::sys::gettid(), signal) };
+}
+
+/// Whether this process has a thread of this id.
+pub fn has_thread(tid: u32) -> bool {
+    // SAFETY: signal 0 only asks.
+    unsafe { syscall!(libc::SYS_tgkill, crate::sys::getpid(), tid, 0) != -libc::ESRCH as isize }
+}
+
+/// What any thread of the machine stored before is visible to this one, and the other way round (membarrier(2)). False: the
+/// kernel does not offer that.
+pub fn barrier_everywhere() -> bool {
+    const GLOBAL: i32 = 1;
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_membarrier, GLOBAL, 0, 0) >= 0 }
 }
 
 /// A random number.
@@ -179,6 +328,34 @@ pub fn local_address(fd: i32) -> Option<[u8; 28]> {
     // SAFETY: writes at most `len` bytes.
     let r = unsafe { syscall!(libc::SYS_getsockname, fd, address.as_mut_ptr(), &raw mut len) };
     (r >= 0).then_some(address)
+}
+
+/// `sendto(2)` without an address.
+///
+/// # Safety
+/// `from` is memory of ours of `len` bytes, or an address that a program passed in.
+pub unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
+    // SAFETY: the caller's obligation.
+    unsafe { syscall!(libc::SYS_sendto, fd, from, len, flags, 0, 0) }
+}
+
+/// `recvmsg(2)` without an address and without control messages.
+///
+/// # Safety
+/// The elements are memory of ours, or addresses that a program passed in.
+pub unsafe fn receive(fd: i32, into: &mut [iovec], flags: i32) -> isize {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut m: libc::msghdr = unsafe { core::mem::zeroed() };
+    m.msg_iov = into.as_mut_ptr();
+    m.msg_iovlen = into.len();
+    // SAFETY: a valid msghdr; the rest is the caller's obligation.
+    unsafe { syscall!(libc::SYS_recvmsg, fd, &raw mut m, flags) }
+}
+
+/// Drops up to `n` bytes that a TCP socket has received, without waiting (tcp(7), MSG_TRUNC).
+pub fn discard(fd: i32, n: u64) -> isize {
+    // SAFETY: nothing is written.
+    unsafe { syscall!(libc::SYS_recvfrom, fd, 0, n, libc::MSG_TRUNC | libc::MSG_DONTWAIT, 0, 0) }
 }
 
 /// Bytes that a TCP socket has not sent yet (linux/sockios.h).

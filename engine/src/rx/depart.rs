@@ -5,7 +5,8 @@
 use super::receiving::{Receiving, see};
 use crate::channel::Chan;
 use crate::endpoint::{Ep, Local};
-use crate::{clock, lifeline, lock};
+use crate::kernel::{K, Kernel as _};
+use crate::{lifeline, lock};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
@@ -34,12 +35,12 @@ impl Patience {
     /// Begins now.
     pub fn begin() -> Patience {
         static CALLS: AtomicU32 = AtomicU32::new(1);
-        Patience { since: clock::now(), call: CALLS.fetch_add(1, Relaxed) }
+        Patience { since: K::now(), call: CALLS.fetch_add(1, Relaxed) }
     }
 
     /// Whether the call has lasted for longer than so many nanoseconds.
     pub fn is_over(self, ns: u64) -> bool {
-        clock::now().saturating_sub(self.since) > ns
+        K::now().saturating_sub(self.since) > ns
     }
 
     fn ends(self, wait: Wait) -> bool {

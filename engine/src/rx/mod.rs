@@ -13,11 +13,12 @@ pub use receiving::received;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::endpoint::{Ep, REPORTED, put_back};
+use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{clock, family, fds, poller, sleep, sleepers, tx};
+use crate::{family, fds, poller, sleep, sleepers, tx};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use look::{me, peer};
@@ -189,7 +190,7 @@ pub unsafe fn recv(
             true => !mixed && (on_ring(ep, chan) >= low(ep, chan).max(total as u64 + 1) || at_end(ep, chan)),
             false => stirred(ep, chan),
         };
-        let rest = restless.round(clock::now);
+        let rest = restless.round(K::now);
         if rest.is_none() {
             let spun = spin::spin(ready);
             spin::count(ep, spun);
@@ -209,7 +210,7 @@ pub unsafe fn recv(
             return if total > 0 { total as isize } else { -libc::EINTR as isize };
         }
         let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
-        let step = (mixed || b.len == 0).then(|| clock::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
+        let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
         sleepers::lie_down(ep);
         // SAFETY: no lock is held.

@@ -5,15 +5,16 @@ use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
+use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{acts, clock, members, ruin, tx, usercopy};
+use crate::{acts, members, ruin, tx};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
 use shmring::family::{FIN, RST, Reason};
-use shmring::{ring, syscall};
+use shmring::ring;
 
 /// What one look brought.
 pub enum Got {
@@ -87,12 +88,8 @@ impl Incoming for In<'_> {
         let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
         let n = b.pieces(max.min(usize::MAX as u64) as usize, &mut v);
-        // SAFETY: all-zero bytes are a valid msghdr.
-        let mut m: libc::msghdr = unsafe { core::mem::zeroed() };
-        m.msg_iov = v.as_mut_ptr();
-        m.msg_iovlen = n;
         // SAFETY: the kernel checks the program's buffers, which `v` names.
-        let r = unsafe { syscall!(libc::SYS_recvmsg, self.fd, &raw mut m, (self.flags & keep) | libc::MSG_DONTWAIT) };
+        let r = unsafe { K::receive(self.fd, &mut v[..n], (self.flags & keep) | libc::MSG_DONTWAIT) };
         Ok(match r {
             0 => Native::End,
             n if n > 0 => {
@@ -111,10 +108,7 @@ impl Incoming for In<'_> {
     }
 
     fn discard(&mut self, n: u64) -> Result<u64, Infallible> {
-        // tcp(7): MSG_TRUNC discards.
-        let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-        // SAFETY: nothing is written.
-        let r = unsafe { syscall!(libc::SYS_recvfrom, self.fd, 0, n, flags, 0, 0) };
+        let r = K::discard(self.fd, n);
         acts::heard(self.ep, r);
         Ok(r.max(0) as u64)
     }
@@ -130,7 +124,7 @@ impl Incoming for In<'_> {
         {
             let src = self.chan.home(self.c.ep.slot.load(Relaxed) as usize, self.c.role.rx()).wrapping_add(off);
             // SAFETY: as below.
-            return Ok(match unsafe { usercopy::copy(dst, src, room) } {
+            return Ok(match unsafe { K::copy(dst, src, room) } {
                 Ok(()) => {
                     b.advance(room);
                     Ok(n)
@@ -216,7 +210,7 @@ impl In<'_> {
                 let copied = match self.chan.source(slot, dir, off, len) {
                     // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
                     // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
-                    Some(src) => unsafe { usercopy::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
+                    Some(src) => unsafe { K::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
                     // SAFETY: the program's buffer, which the kernel checks.
                     None => unsafe { self.chan.read_into(slot, dir, off, len, dst) },
                 };
@@ -237,7 +231,7 @@ impl In<'_> {
 
 /// The monotonic clock.
 fn milliseconds() -> u64 {
-    clock::now() / 1_000_000
+    K::now() / 1_000_000
 }
 
 /// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.

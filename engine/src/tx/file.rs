@@ -4,13 +4,13 @@ use super::look::untold;
 use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
+use crate::lifeline;
 use crate::restless::Restless;
 use crate::signals::Runs;
-use crate::{clock, lifeline, usercopy};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::family::SNDTIMEO;
-use shmring::syscall;
 
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
 /// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
@@ -37,13 +37,13 @@ pub unsafe fn sendfile(
         return unsafe { transmit(ep, chan, out, inp, &mut None, n, since, asleep) };
     }
     // SAFETY: the program's variable, or a fault; any bits are an offset.
-    let Ok(at) = (unsafe { usercopy::load(off) }) else { return fault };
+    let Ok(at) = (unsafe { K::load(off) }) else { return fault };
     let mut at = Some(at);
     // SAFETY: the caller's obligation.
     let sent = unsafe { transmit(ep, chan, out, inp, &mut at, n, since, asleep) };
     match (&sent, at) {
         // SAFETY: the program's variable, or a fault.
-        (Sent::Done(_), Some(at)) if unsafe { usercopy::store(off, &at) }.is_err() => fault,
+        (Sent::Done(_), Some(at)) if unsafe { K::store(off, &at) }.is_err() => fault,
         _ => sent,
     }
 }
@@ -99,7 +99,7 @@ unsafe fn transmit(
         }
         if deadline.is_none() && (lifeline::nonblocking(out) || ep.never_waits(SNDTIMEO)) {
             want_space(ep, chan);
-            if stirred(ep, chan) && restless.round(clock::now).is_none() {
+            if stirred(ep, chan) && restless.round(K::now).is_none() {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
@@ -136,16 +136,10 @@ unsafe fn put_file(
             }
         }
         // SAFETY: the spans lie inside the ring, unpublished.
-        let r = unsafe {
-            match at {
-                None => syscall!(libc::SYS_readv, inp, v.as_ptr(), n),
-                Some(at) => {
-                    let r = syscall!(libc::SYS_preadv, inp, v.as_ptr(), n, *at, 0);
-                    *at += r.max(0) as i64;
-                    r
-                }
-            }
-        };
+        let r = unsafe { K::read_vector(inp, &v[..n], *at) };
+        if let Some(at) = at {
+            *at += r.max(0) as i64;
+        }
         end = r == 0;
         if r < 0 { Err(-r as i32) } else { Ok(r as u64) }
     });

@@ -1,12 +1,11 @@
 //! Looks at the lifeline on behalf of the sending side, and the errors found there that no call has reported yet.
 
 use crate::channel::Chan;
-use crate::clock;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Endpoint;
-use shmring::sys;
 
 /// A sender that never reads looks at its lifeline this often, so that it learns of a peer's death no
 /// later than a network would tell it. The lifeline of any connection with the same process will do.
@@ -18,7 +17,7 @@ const LOOK_SELDOM_US: u64 = 2_000;
 
 /// Looks at the lifeline, and notes what it shows of the end.
 pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
-    let t = sys::cycles();
+    let t = K::cycles();
     let seen = lifeline::look(fd, events);
     ep.tx_checked.store(t, Relaxed);
     chan.note_alive(if seen & ENDED == 0 { t } else { 0 });
@@ -34,8 +33,8 @@ pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {
 
 #[inline(always)]
 pub(super) fn due(ep: &Endpoint, chan: &Chan, us: u64) -> bool {
-    let t = sys::cycles();
-    let rate = clock::cycles_per_us();
+    let t = K::cycles();
+    let rate = K::cycles_per_us();
     let own = t.wrapping_sub(ep.tx_checked.load(Relaxed));
     own > us * rate && others_due(chan, t, own, us, rate)
 }

@@ -16,19 +16,20 @@ use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{acts, clock, headroom, lifeline, lock, sleep, sleepers, usercopy};
+use crate::{acts, headroom, lifeline, lock, sleep, sleepers};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
 use shmring::layout::{self, HOME};
+use shmring::ring;
 use shmring::ring::Geometry;
 use shmring::switch::TxPhase;
-use shmring::{ring, sys, syscall};
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
@@ -73,12 +74,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     if less && !empty {
         // A receiver that has just given room back may have judged by the larger limit that nobody waits for it. After this
         // every such judgement's room is visible here (membarrier(2)), and no later one is made by that limit.
-        const GLOBAL: i32 = 1;
-        // SAFETY: no memory is involved.
-        if unsafe { syscall!(libc::SYS_membarrier, GLOBAL, 0, 0) } < 0 {
-            let t = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-            // SAFETY: a valid timespec.
-            unsafe { syscall!(libc::SYS_nanosleep, &raw const t, 0) };
+        if !K::barrier_everywhere() {
+            K::nap(1_000_000);
         }
     }
     if old != 0 && word > old && (word ^ old) & ring::UNSENT == 0 && space(ep, chan) == 0 {
@@ -110,11 +107,7 @@ pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
 /// Tells the kernel of a cork that it does not know of.
 pub fn tell_cork(ep: Ep, fd: i32) {
     if ep.cork.swap(0, Relaxed) == CORKED {
-        let on = 1i32;
-        // SAFETY: passes a local.
-        unsafe {
-            syscall!(libc::SYS_setsockopt, fd, libc::IPPROTO_TCP, libc::TCP_CORK, &raw const on, size_of_val(&on))
-        };
+        K::set_option(fd, libc::IPPROTO_TCP, libc::TCP_CORK, 1);
     }
 }
 
@@ -147,8 +140,8 @@ fn go_home(ep: Ep, chan: &Chan, tail: u64, base: u64) {
     let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(base));
     ep.tx_extent.store(extent, Relaxed);
     if extent > KEEP {
-        let t = sys::cycles();
-        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * clock::cycles_per_us() {
+        let t = K::cycles();
+        if t.wrapping_sub(ep.tx_trimmed.load(Relaxed)) > EVERY_US * K::cycles_per_us() {
             let (slot, dir) = (ep.slot.load(Relaxed) as usize, chan.role().tx());
             chan.trim(slot, dir);
             ep.tx_there.store(0, Relaxed);
@@ -217,7 +210,7 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
         {
             let dst = chan.home(c.ep.slot.load(Relaxed) as usize, c.role.tx()).wrapping_add(off);
             // SAFETY: as below.
-            return match unsafe { usercopy::copy(dst, src, n) } {
+            return match unsafe { K::copy(dst, src, n) } {
                 Ok(()) => {
                     b.advance(n);
                     Ok(room)
@@ -254,7 +247,7 @@ fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: u64, tail: u64, room: 
             };
             // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
             // the program's, and may fault, which `copy` reports.
-            if unsafe { usercopy::copy(dst, src, len) }.is_err() {
+            if unsafe { K::copy(dst, src, len) }.is_err() {
                 b.go_to(whole);
                 done -= done % FRAGMENT;
                 break 'fill;
@@ -325,8 +318,7 @@ fn with_turn(
 fn failed(e: i32, flags: i32) -> isize {
     if e == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
         // The kernel sends SIGPIPE to the thread (sk_stream_error).
-        // SAFETY: signals our own thread.
-        unsafe { syscall!(libc::SYS_tgkill, sys::getpid(), sys::gettid(), libc::SIGPIPE) };
+        K::raise(libc::SIGPIPE);
     }
     -e as isize
 }
@@ -396,7 +388,7 @@ pub unsafe fn send(
             || (deadline.is_none() && (lifeline::nonblocking(fd) || ep.never_waits(SNDTIMEO)))
         {
             want_space(ep, chan);
-            if stirred(ep, chan) && restless.round(clock::now).is_none() {
+            if stirred(ep, chan) && restless.round(K::now).is_none() {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
@@ -422,7 +414,7 @@ unsafe fn wait_space(
     partial: bool,
     restless: &mut Restless,
 ) -> Result<(), i32> {
-    let rest = restless.round(clock::now);
+    let rest = restless.round(K::now);
     if rest.is_none() {
         let spun = spin::spin(|| stirred(ep, chan));
         spin::count(ep, spun);
@@ -467,7 +459,7 @@ unsafe fn rest(ep: Ep, fd: i32, b: &mut Buffers, mut want: usize, flags: i32) ->
         let Some((p, n)) = b.piece(want) else { break };
         let begun = acts::begin();
         // SAFETY: libc's own send: a cancellation point, blocking as the socket says.
-        let r = unsafe { crate::real::send(fd, p.cast(), n, flags) };
+        let r = unsafe { K::send_as_program(fd, p, n, flags) };
         acts::sent(ep, fd, begun, r, r);
         if r < 0 {
             return if sent > 0 { sent } else { r };

@@ -5,6 +5,7 @@ use super::{go_home, tell_cork};
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
 use crate::endpoint::{Ep, latch, take_latched, take_living};
+use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
 use crate::{acts, peer, ruin};
@@ -12,8 +13,8 @@ use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Conn, Failure, Given, Outgoing, Put};
 use shmring::family::Reason;
+use shmring::ring;
 use shmring::switch::RxPhase;
-use shmring::{ring, syscall};
 
 /// What the steps of the protocol reach of a connection.
 pub(super) struct Out<'a> {
@@ -82,7 +83,7 @@ impl Outgoing for Out<'_> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let begun = acts::begin();
         // SAFETY: the span is inside the ring, or in the buffer.
-        let r = unsafe { syscall!(libc::SYS_sendto, self.fd, p, len, flags, 0, 0) };
+        let r = unsafe { K::send(self.fd, p, len, flags) };
         acts::sent(self.ep, self.fd, begun, r, r);
         Ok(match r {
             n if n > 0 => Given::Took(n as u64),

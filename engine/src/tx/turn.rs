@@ -4,13 +4,13 @@ use super::look::untold;
 use super::sending::{Sending, Turn};
 use crate::channel::Chan;
 use crate::conn::conn;
+use crate::endpoint;
 use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self};
-use crate::{clock, endpoint};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Reason;
 use shmring::switch::{Again, TxPhase};
-use shmring::syscall;
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
 #[inline(always)]
@@ -102,12 +102,9 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
         // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
-    let until = clock::now() + FINISH_NS;
-    while rewinding() && ep.latched.load(Relaxed) == 0 && clock::now() < until {
-        let mut p = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
-        let t = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-        // SAFETY: one pollfd and a timeout, both locals.
-        unsafe { syscall!(libc::SYS_ppoll, &raw mut p, 1, &raw const t, 0, 8) };
+    let until = K::now() + FINISH_NS;
+    while rewinding() && ep.latched.load(Relaxed) == 0 && K::now() < until {
+        K::poll(&mut [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }], 50_000_000);
         service(ep, chan, fd);
     }
     if rewinding() {

@@ -180,7 +180,7 @@ pub(super) fn watch(id: u32) -> Option<&'static Watch> {
 }
 
 fn map(len: usize, how: i32) -> Option<*mut u8> {
-    memory::map(0, len, how | libc::MAP_ANONYMOUS, -1, 0).map(|p| p as *mut u8)
+    memory::map(0, len, how | libc::MAP_ANONYMOUS, -1, 0)
 }
 
 fn link_of(id: u32) -> Option<&'static Link> {
