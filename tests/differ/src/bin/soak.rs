@@ -271,6 +271,9 @@ impl End {
 
     /// After somebody was killed who received: what comes next says how far he was. False if nothing is there yet.
     fn find_place(&mut self) -> Result<bool, Outcome> {
+        // Few bytes may fit in several places: more are awaited, or they are the last ones.
+        let mut hup = libc::pollfd { fd: self.fd, events: libc::POLLRDHUP, revents: 0 };
+        let ended = call!(poll(&raw mut hup, 1, 0)) > 0;
         let mut probe = [0u8; 16];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         let n = match call!(recv(self.fd, probe.as_mut_ptr().cast(), probe.len(), flags)) {
@@ -280,14 +283,13 @@ impl End {
         };
         let fits = |p: &u64| (0..n).all(|i| probe[i] == pattern(self.rx, p + i as u64)) && p + n as u64 <= self.rx_len;
         let mut places = (self.got..=self.got + self.doubt).filter(fits);
-        // Few bytes may fit in several places: then it is the last one, or more are awaited.
         let place = match (places.next(), n) {
             (_, 0) if self.got + self.doubt >= self.rx_len => Some(self.rx_len),
             (_, 0) => return Err(Outcome::Broken(format!("end after {} of {}", self.got, self.rx_len))),
             (first, 16) => first,
             (first, _) => match places.next() {
                 None => first,
-                Some(_) if self.rx_len - n as u64 <= self.got + self.doubt => Some(self.rx_len - n as u64),
+                Some(_) if ended && fits(&(self.rx_len - n as u64)) => Some(self.rx_len - n as u64),
                 Some(_) => {
                     call!(usleep(1000));
                     return Ok(false);
