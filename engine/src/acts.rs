@@ -4,8 +4,8 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::{family, lifeline};
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::{Reason, State};
 use shmring::journal::{AT, Act};
 use shmring::layout::Role;
@@ -13,8 +13,12 @@ use shmring::layout::Role;
 /// Endpoint + 1 by the connector's port, for each role that this process's end may have.
 static BY_PORT: [[AtomicU32; 65536]; 2] = [const { [const { AtomicU32::new(0) }; 65536] }; 2];
 
-/// `family::allocated` when [`learn`] last looked at all connections.
+/// `family::allocated` when [`learn`] last looked at the latest connections.
+static MET: AtomicU32 = AtomicU32::new(0);
+/// The same for all connections; when that was, and how long it took (cycles).
 static LEARNT: AtomicU32 = AtomicU32::new(0);
+static LEARNT_AT: AtomicU64 = AtomicU64::new(0);
+static LEARNING: AtomicU64 = AtomicU64::new(0);
 
 /// Time stamp at the beginning of a native act; 0 if nobody needs to know of it.
 #[inline]
@@ -81,9 +85,11 @@ pub fn ending(ep: Ep, fd: i32) -> Option<Ending> {
     })
 }
 
+/// How far ahead of its end an act is noted at most, microseconds.
+pub const SOON_US: u64 = 10_000;
+
 /// This side ends its stream soon, in a call that ends others as well, or with the process.
 pub fn ends_soon(ep: Ep, fd: i32) {
-    const SOON_US: u64 = 10_000;
     if let Some(e) = ending(ep, fd) {
         note(e.begun, K::cycles() + SOON_US * K::cycles_per_us(), e.ports, e.acceptor, false, e.at);
     }
@@ -149,20 +155,34 @@ fn pass_on_new(chan: &Chan) {
 }
 
 /// Learns which connections this process has, if there are new ones. False: there are none.
+///
+/// A peer of another user can open connections and note acts on others, so that each has us look here: at the latest
+/// connections then. All are looked at for a tenth of the time at most.
 fn learn() -> bool {
-    let now = family::allocated();
-    if LEARNT.swap(now, Relaxed) == now {
-        return false;
+    let (now, at) = (family::allocated(), K::cycles());
+    let latest = MET.swap(now, Relaxed);
+    if latest != now {
+        family::recent(latest).for_each(meet);
     }
-    for ep in family::held() {
-        if matches!(ep.state(), State::Eligible | State::Attached | State::Pinned) {
-            match ep.ports.load(Relaxed) {
-                0 => _ = ports(ep, ep.local().fd.load(Relaxed)),
-                known => list(ep, known),
-            }
+    let due = at.wrapping_sub(LEARNT_AT.load(Relaxed)) / 9 >= LEARNING.load(Relaxed);
+    let all = LEARNT.load(Relaxed) != now && due;
+    if all {
+        family::held().for_each(meet);
+        LEARNT.store(now, Relaxed);
+        let end = K::cycles();
+        LEARNING.store(end.wrapping_sub(at), Relaxed);
+        LEARNT_AT.store(end, Relaxed);
+    }
+    all || latest != now
+}
+
+fn meet(ep: Ep) {
+    if matches!(ep.state(), State::Eligible | State::Attached | State::Pinned) {
+        match ep.ports.load(Relaxed) {
+            0 => _ = ports(ep, ep.local().fd.load(Relaxed)),
+            known => list(ep, known),
         }
     }
-    true
 }
 
 /// This process's end of the connection on which a peer acted.

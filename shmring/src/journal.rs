@@ -141,22 +141,27 @@ impl Journal {
         n
     }
 
-    /// Calls `f` with every act that ended at time stamp `since` or later, the newest first.
-    pub fn each_since(&self, since: u64, mut f: impl FnMut(Act)) {
+    /// Calls `f` with every act that ended from time stamp `since` to `until`, the newest first, of the last `most` notes.
+    /// Returns how many it has looked at.
+    pub fn each_since(&self, since: u64, until: u64, most: u64, mut f: impl FnMut(Act)) -> u64 {
         /// Acts are noted in about the order of their ends; a thread may be late with its note.
         const LATE: u32 = 32;
         let next = self.next();
         let mut older = 0;
-        for n in (next.saturating_sub(NOTES as u64)..next).rev() {
+        let first = next.saturating_sub(most.min(NOTES as u64));
+        for n in (first..next).rev() {
             match self.get(n) {
+                // What is yet to come nobody has done.
+                Some(act) if act.ended > until => {}
                 Some(act) if act.ended >= since => f(act),
                 Some(_) => older += 1,
                 None => {}
             }
             if older == LATE {
-                return;
+                return next - n;
             }
         }
+        next - first
     }
 }
 
@@ -170,8 +175,24 @@ mod tests {
 
     fn since(j: &Journal, t: u64) -> Vec<Act> {
         let mut all = Vec::new();
-        j.each_since(t, |a| all.push(a));
+        j.each_since(t, u64::MAX, u64::MAX, |a| all.push(a));
         all
+    }
+
+    #[test]
+    fn neither_the_future_nor_more_than_was_asked_for_is_looked_at() {
+        let j = Box::<Journal>::default();
+        (0..100).for_each(|t| j.add(&act(t)));
+        let mut all = Vec::new();
+        // Acts end one time stamp after they begin.
+        assert_eq!(j.each_since(80, 90, 1000, |a| all.push(a.ended)), 100 - 79 + 32);
+        assert_eq!(all, (80..=90).rev().collect::<Vec<_>>());
+        all.clear();
+        assert_eq!(j.each_since(0, u64::MAX, 3, |a| all.push(a.ended)), 3);
+        assert_eq!(all, [100, 99, 98]);
+        // Whatever a peer says of how many there are.
+        j.next.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(j.each_since(0, u64::MAX, u64::MAX, |_| panic!("sealed by nobody")), NOTES as u64);
     }
 
     #[test]

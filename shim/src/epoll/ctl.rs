@@ -451,6 +451,8 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
     };
     // What is still in its place belongs to a file that is gone.
     unlink(i, fd, w);
+    // It may listen.
+    s.listed.store(0, Relaxed);
     w.events.store(want.events, Relaxed);
     w.data.store(want.u64, Relaxed);
     w.flags.store(0, Relaxed);

@@ -144,14 +144,44 @@ pub(super) fn unseen(s: &Set, news: &News) -> bool {
 
 /// Whether the peer of `c` has acted natively since time stamp `looked`, as far as it had when it last told us something.
 pub(super) fn acted(c: &Chan, looked: u64) -> bool {
-    c.journal(c.role().peer()).latest() >= looked
+    let latest = c.journal(c.role().peer()).latest();
+    latest >= looked && latest <= horizon()
+}
+
+/// The latest time stamp that an act can have: some are noted a little before they are done. A later one is not believed.
+fn horizon() -> u64 {
+    sys::cycles() + 2 * acts::SOON_US * clock::cycles_per_us()
+}
+
+/// Notes of another user's that are looked at, of one channel at a time, and of all in one call. What a peer notes costs
+/// whoever waits a look at each; one who notes more than that has its acts taken for older than they are.
+const OF_CHANNEL: u32 = 64;
+const OF_CALL: u32 = 512;
+
+/// A call begins to wait, or has slept.
+pub(super) fn begin(s: &Set) {
+    s.patience.store(OF_CALL, Relaxed);
+}
+
+/// Calls `f` with what the peer of `c` has done natively since time stamp `since`, the newest first.
+fn each_act(s: &Set, c: &Chan, since: u64, f: impl FnMut(Act)) {
+    let patience = s.patience.load(Relaxed);
+    let most = if c.is_foreign() { u64::from(patience.min(OF_CHANNEL)) } else { u64::MAX };
+    let looked = c.journal(c.role().peer()).each_since(since, horizon(), most, f);
+    if c.is_foreign() {
+        spend(s, looked as u32);
+    }
+}
+
+fn spend(s: &Set, looks: u32) {
+    s.patience.store(s.patience.load(Relaxed).saturating_sub(looks), Relaxed);
 }
 
 /// Whether an event that the peer of `c` has caused natively since time stamp `looked` may not have been told yet.
 pub(super) fn behind(s: &Set, c: &Chan, looked: u64) -> bool {
     let mut any = false;
     if acted(c, looked) {
-        c.journal(c.role().peer()).each_since(looked, |act| any = any || concerned(s, &act).is_some());
+        each_act(s, c, looked, |act| any = any || concerned(s, &act).is_some());
     }
     any
 }
@@ -230,7 +260,7 @@ impl Reported {
             if !acted(c, since) {
                 continue;
             }
-            c.journal(c.role().peer()).each_since(since, |act| {
+            each_act(s, c, since, |act| {
                 if act.begun < newest
                     && let Some(data) = concerned(s, &act)
                 {
@@ -331,11 +361,7 @@ fn concerned(s: &Set, act: &Act) -> Option<u64> {
             // Accepted.
             return None;
         }
-        let listens = |w: &Watch| {
-            let ep = Ep::from_index(w.ep.load(Relaxed).wrapping_sub(1));
-            matches!(ep.state(), State::Idle | State::Pinned) && acts::listens_on(ep) == act.ports[1]
-        };
-        return s.watches().find(|(_, w)| listens(w)).and_then(|(fd, w)| name(fd, w));
+        return listener(s, act.ports[1]).and_then(|(fd, w)| name(fd, w));
     }
     let ep = known.filter(|ep| acts::unread(act, *ep))?;
     let mut found = None;
@@ -347,6 +373,50 @@ fn concerned(s: &Set, act: &Act) -> Option<u64> {
     found
 }
 
+/// The port on which a watched socket listens, or is bound to; `None`: it does not listen.
+fn listens_on(w: &Watch) -> Option<u16> {
+    let ep = Ep::from_index(w.ep.load(Relaxed).checked_sub(1)?);
+    let may = matches!(ep.state(), State::Idle | State::Pinned) && ep.role().is_none();
+    may.then(|| acts::listens_on(ep))
+}
+
+/// The watch of a socket that listens on `port`. A search is made once, until the set has changed, unless more sockets listen
+/// than are remembered or some are not bound yet.
+fn listener(s: &Set, port: u16) -> Option<(c_int, &'static Watch)> {
+    /// Watches that are looked at in the time of a note.
+    const QUICK: u32 = 8;
+    let known = || {
+        s.listeners.iter().find_map(|l| {
+            let l = l.load(Relaxed);
+            let fd = (l as u32).checked_sub(1).filter(|_| l >> 32 == u64::from(port))? as c_int;
+            s.get(fd).filter(|w| listens_on(w) == Some(port)).map(|w| (fd, w))
+        })
+    };
+    let state = s.state();
+    if let Some(found) = known() {
+        return Some(found);
+    }
+    if s.listed.load(Relaxed) == state {
+        return None;
+    }
+    let (mut found, mut all, mut looks, mut places) = (None, true, 0, s.listeners.iter());
+    s.listeners.iter().for_each(|l| l.store(0, Relaxed));
+    for (fd, w) in s.watches() {
+        looks += 1;
+        let Some(p) = listens_on(w) else { continue };
+        if p == port {
+            found = found.or(Some((fd, w)));
+        }
+        match places.next().filter(|_| p != 0) {
+            Some(place) => place.store(u64::from(p) << 32 | (fd as u64 + 1), Relaxed),
+            None => all = false,
+        }
+    }
+    s.listed.store(if all { state } else { 0 }, Relaxed);
+    spend(s, looks / QUICK);
+    found
+}
+
 /// When the first of what waits to be reported, and was not yet, was told; and when the first event was caused that the
 /// kernel has.
 pub(super) fn first(s: &Set, news: &News) -> (Option<u64>, Option<u64>) {
@@ -354,7 +424,7 @@ pub(super) fn first(s: &Set, news: &News) -> (Option<u64>, Option<u64>) {
     let mut kernel = None::<u64>;
     let since = s.looked.load(Relaxed);
     for c in channel::own().filter(|c| acted(c, since)) {
-        c.journal(c.role().peer()).each_since(since, |act| {
+        each_act(s, c, since, |act| {
             if kernel.is_none_or(|at| act.begun < at) && concerned(s, &act).is_some() {
                 kernel = Some(act.begun);
             }

@@ -100,6 +100,12 @@ pub(super) struct Set {
     pub kernel_at: AtomicU64,
     /// Before all that the kernel has had to report up to this time stamp was reported.
     pub looked: AtomicU64,
+    /// How many more notes of other users' are looked at in this call (`order`).
+    pub patience: AtomicU32,
+    /// Ports on which sockets of the set listen, with the watch's descriptor + 1 in the lower half (`order`).
+    pub listeners: [AtomicU64; LISTENERS],
+    /// Those are all, of the set in this state (see [`Set::state`]); 0: they need not be.
+    pub listed: AtomicU64,
     /// Something can only be reported after the kernel has been asked.
     pub must_look: AtomicU32,
     /// Counts what was put in order ([`Link::place`]).
@@ -122,6 +128,8 @@ pub(super) struct Set {
 /// [`Watch::events`] of a watch that the kernel has with events that were not noted: a change of it was owed and never
 /// told.
 const UNKNOWN: u32 = u32::MAX;
+/// Listening sockets of a set that are found without a search.
+const LISTENERS: usize = 8;
 /// Removals that a set owes at most. A program that takes descriptors out and puts them back has one or two at a time.
 const OWED: usize = 8;
 /// Threads that are forking, or whose child of vfork runs.
@@ -147,6 +155,9 @@ pub(super) static TABLE: [Set; SETS] = [const {
         turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
         looked: AtomicU64::new(0),
+        patience: AtomicU32::new(0),
+        listeners: [const { AtomicU64::new(0) }; LISTENERS],
+        listed: AtomicU64::new(0),
         must_look: AtomicU32::new(0),
         calls: AtomicU32::new(0),
         turn: AtomicU32::new(0),
@@ -269,6 +280,11 @@ impl Set {
         if self.shared.load(Relaxed) != 0 {
             self.common().version.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Names the state of the set that other processes may change; never 0.
+    pub fn state(&self) -> u64 {
+        u64::from(self.common().version.load(Relaxed)) << 1 | 1
     }
 
     /// Whether this process alone decides what is in it, and everybody who looks at it passes here.

@@ -224,6 +224,7 @@ fn sift(s: &Set, events: &mut [epoll_event]) -> usize {
 /// Reports what holds now, without waiting. `asked`: the kernel is asked in any case.
 fn report_now(s: &Set, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
     let held = s.lock();
+    order::begin(s);
     scan(s);
     let mut news = News::new();
     order::gather(s, &mut news);
@@ -442,6 +443,7 @@ unsafe fn serve(
         k.base = rung.unwrap_or(k.n);
         let mut out = Out { at: ev, max, n: 0, fault: false, tries };
         let held = s.lock();
+        order::begin(s);
         scan(s);
         merge(s, &mut out, &mut k, &mut News::new(), before);
         held.release();

@@ -3,6 +3,7 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
 
     connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
     connector contradict  says one thing after the other that cannot be, each on a connection of its own
+    connector journal  has news 200 times, notes in its journal that it opens connections in the far future, and has news again
     connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
@@ -134,6 +135,8 @@ def connector():
     c, taken, sent = seated()
     if way == "charge":
         return charge(c, taken, sent)
+    if way == "journal":
+        return journal(c, taken, sent)
     c.sendall(b"hostile!")
     print("at work", flush=True)
     pollers = range(64)
@@ -271,6 +274,26 @@ def charge(c, slot, sent):
     while load(slot, "consumer", "head") != full and time.monotonic() < until:
         time.sleep(0.01)
     print("read", load(slot, "consumer", "head") == full, "bytes", pages() - before, flush=True)
+
+
+def journal(c, slot, sent):
+    store(slot, "side", "up", sent + 8 + 1)
+    c.sendall(b"hostile!")
+    until = time.monotonic() + 60
+    for n in range(1, 401):
+        store(slot, "producer", "tail", n)
+        tell(slot)
+        while load(slot, "consumer", "head") != n and time.monotonic() < until:
+            pass
+        if n == 200:
+            # Of its own side: how many, the latest; then note by note its number, when it began and ended, and what it is.
+            at, opens = known["journal"], 1 << 30
+            for i in range(512):
+                struct.pack_into("<QQQQ", memory, at + 64 + 32 * i, i + 1, 1, MASK - 2, i << 48 | 7 << 32 | opens)
+            struct.pack_into("<QQ", memory, at, 512, MASK - 1)
+    print("told", n, flush=True)
+    c.settimeout(60)
+    c.recv(1 << 16)
 
 
 def bad_channel():

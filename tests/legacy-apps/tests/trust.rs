@@ -116,7 +116,8 @@ fn known() -> String {
     ];
     let map = |of: &[(&str, usize)]| of.iter().map(|(n, at)| format!(r#""{n}":{at}"#)).collect::<Vec<_>>().join(",");
     format!(
-        r#"{{"version":{},"offers":{},"queues":{},"fixed":{},"headers":[{}],"rx":{},"ring":{RING},"length":{},"lines":{{{}}},"fields":{{{}}}}}"#,
+        r#"{{"journal":{},"version":{},"offers":{},"queues":{},"fixed":{},"headers":[{}],"rx":{},"ring":{RING},"length":{},"lines":{{{}}},"fields":{{{}}}}}"#,
+        layout::JOURNALS_AT,
         rendezvous::message::VERSION,
         layout::OFFERS_AT,
         layout::QUEUES_AT,
@@ -187,6 +188,23 @@ fn a_peer_that_has_news_for_ever() {
     let each = "timed out True\nidle True\ninterrupted\n";
     assert_eq!(out.text(), format!("listening\n{}another's news True", each.repeat(3)), "{}", out.stderr);
     drop(hostile);
+}
+
+/// A peer of another user notes acts that nobody has done. Whoever waits does not look through all it watches for each of them.
+#[test]
+fn a_peer_that_notes_what_it_has_not_done() {
+    if !is_several_users() {
+        return;
+    }
+    let _leavings = Leavings;
+    let lab = Lab::new("journal", Mode::Both);
+    let port = free_port().to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "journal"]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "journal", &port])).success();
+    let out = victim.wait(PATIENCE);
+    assert_eq!(out.text(), "listening\nsame True", "{}", out.stderr);
+    assert_eq!(hostile.text(), "told 400");
 }
 
 /// A peer says what cannot be, of either direction, by any of its words or the victim's own: the connection is then, for each
