@@ -5,7 +5,8 @@
 //! finite piece of our ring followed by the end of the stream. It is copied into a fresh, private channel,
 //! whose memfd crosses the exec under a number that the constructor of the next image looks at. There it is
 //! simply a connection whose sender has gone down: ring to its end, then the lifeline. An image that does
-//! not load culvert would see a truncated stream; such a connection is reset instead.
+//! not load culvert would see a truncated stream; such a connection is reset instead, unless this process goes on to read it,
+//! and the image has it by oversight.
 //!
 //! Standard input is a case of its own, and the usual one: stdio reads it behind our back, preloaded or not.
 //! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
@@ -13,6 +14,7 @@
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
+use crate::tls::tls;
 use crate::{attach, channel, family, lifeline, mail, own, rx, slots};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
@@ -20,12 +22,15 @@ use shmring::layout::{self, CLOSED, Role, SLOTS};
 use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
-/// The numbers of which the memfd has one across the exec: just below our own descriptors, unless the program uses them.
+/// So many memfds cross an exec at most.
+const NUMBERS: usize = 8;
+
+/// The numbers that memfds have across the exec: just below our own descriptors, unless the program uses them.
 fn numbers() -> core::ops::Range<i32> {
-    (own::floor() - 8).max(3)..own::floor()
+    (own::floor() - NUMBERS as i32).max(3)..own::floor()
 }
 
-/// In an offer's `slot`, where a role stands otherwise: this entry is another descriptor of the connection in the entry
+/// In an offer's `slot`, where a role stands otherwise: this entry is another descriptor of a connection that has an entry
 /// before it.
 const ALSO: u32 = u32::MAX;
 
@@ -74,9 +79,11 @@ pub struct Passed {
     list: [(u32, u64, u64); SLOTS],
     lingering: usize,
     lingers: [(i32, libc::linger); SLOTS],
-    /// The memfd, under the number that it has across the exec; -1: none.
-    memfd: i32,
+    /// The memfds, under the numbers that they have across the exec; -1: none.
+    memfds: [i32; NUMBERS],
     stdin: Option<Stdin>,
+    /// This process reads on as well: what the next image gets is a copy.
+    goes_on: bool,
 }
 
 /// A connection of which descriptor 0 was.
@@ -94,13 +101,16 @@ struct Stdin {
 }
 
 impl Stdin {
-    /// The exec has failed. Bytes that were taken from the lifeline cannot be put back: then the file stays.
-    fn take_back(&self) {
-        if !self.taken {
+    /// The exec has failed. Bytes that were taken from the lifeline cannot be put back: then the file stays. Or it was
+    /// another process's, and this one `goes_on`.
+    fn take_back(&self, goes_on: bool) {
+        if !self.taken || goes_on {
             // SAFETY: descriptors of ours.
             unsafe { syscall!(libc::SYS_dup3, self.socket, 0, 0) };
-            self.ep.rx_head.store(self.head, Relaxed);
-            self.ep.rx_phase.set(self.phase);
+            if !goes_on {
+                self.ep.rx_head.store(self.head, Relaxed);
+                self.ep.rx_phase.set(self.phase);
+            }
             if self.kept >= 0 {
                 sys::close(self.kept);
             }
@@ -110,11 +120,38 @@ impl Stdin {
 }
 
 impl Passed {
+    /// The bytes of a connection are the next image's, unless others read on: nothing tells which of the two will.
     fn note(&mut self, ep: Ep, bytes: u64) {
+        if self.goes_on || !family::sole_holder(ep) {
+            return;
+        }
         let head = ep.rx_head.load(Relaxed);
-        self.list[self.n] = (ep.index(), head, bytes);
-        self.n += 1;
+        // Beyond that they are not taken back if the exec fails.
+        if let Some(place) = self.list.get_mut(self.n) {
+            *place = (ep.index(), head, bytes);
+            self.n += 1;
+        }
         ep.rx_head.store(head.wrapping_add(bytes), Relaxed);
+    }
+
+    /// Another channel that the next image has; `None`: there is no memory, or no number for it.
+    fn channel(&mut self, ring: usize) -> Option<&'static channel::Chan> {
+        let held = channel::LOCK.lock();
+        let made = mail::new_memory(ring, 0).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
+        let chan = made.filter(|c| {
+            let free = self.memfds.iter_mut().find(|fd| **fd < 0);
+            let at = if free.is_some() { across(c.memfd.load(Relaxed)) } else { -1 };
+            if at < 0 {
+                c.close();
+                return false;
+            }
+            if let Some(free) = free {
+                *free = at;
+            }
+            true
+        });
+        held.release();
+        chan
     }
 
     /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
@@ -126,13 +163,16 @@ impl Passed {
         }
     }
 
-    /// The exec has failed.
+    /// The exec has failed, or was another process's.
     pub fn take_back(&self) {
-        if self.memfd >= 0 {
-            sys::close(self.memfd);
+        for &fd in self.memfds.iter().filter(|fd| **fd >= 0) {
+            if tls().vfork.get() == 0 {
+                fds::set(fd, Kind::Other);
+            }
+            sys::close(fd);
         }
         if let Some(stdin) = &self.stdin {
-            stdin.take_back();
+            stdin.take_back(self.goes_on);
         }
         for &(fd, was) in &self.lingers[..self.lingering] {
             lifeline::linger(fd, was);
@@ -144,85 +184,87 @@ impl Passed {
 }
 
 /// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
-/// `preloaded`: the image is expected to load culvert.
-pub fn pass_on(preloaded: bool) -> Passed {
+/// `preloaded`: the image is expected to load culvert. `goes_on`: this process, or the one whose memory the child of a vfork
+/// runs on, goes on to read the connections. It has them for itself, as a rule, and the next image by oversight.
+pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
     let none = libc::linger { l_onoff: 0, l_linger: 0 };
-    let mut passed =
-        Passed { n: 0, list: [(0, 0, 0); SLOTS], lingering: 0, lingers: [(-1, none); SLOTS], memfd: -1, stdin: None };
+    let mut passed = Passed {
+        n: 0,
+        list: [(0, 0, 0); SLOTS],
+        lingering: 0,
+        lingers: [(-1, none); SLOTS],
+        memfds: [-1; NUMBERS],
+        stdin: None,
+        goes_on,
+    };
     let mut size = 0;
-    let mut count = 0;
     for ep in family::held() {
-        if let Some((chan, slot, n)) = unread_ring(ep)
-            && inheritable(ep.cookie.load(Relaxed)).next() == Some(0)
-        {
-            if !is_all(ep, chan, slot) {
-                // More may come, behind the ring, to a reader that we do not serve.
-                lifeline::reset(0, Reason::Exec);
-            } else {
-                passed.stdin = replace_stdin(ep, chan, slot, n as usize);
-                if passed.stdin.is_none() {
-                    continue;
-                }
+        let Some((chan, slot, n)) = unread_ring(ep) else { continue };
+        if inheritable(ep.cookie.load(Relaxed)).next() != Some(0) {
+            size = size.max(n);
+            continue;
+        }
+        if !is_all(ep, chan, slot) {
+            // More may come, behind the ring, to a reader that we do not serve.
+            lifeline::reset(0, Reason::Exec);
+        } else {
+            passed.stdin = replace_stdin(ep, chan, slot, n as usize);
+            if passed.stdin.is_none() {
+                continue;
             }
+        }
+        if !goes_on && family::sole_holder(ep) {
             // The bytes that the file holds count as read.
             ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
             ep.rx_phase.set(RxPhase::Down);
         }
     }
-    for ep in family::held() {
-        if let Some((_, _, n)) = unread_ring(ep)
-            && inheritable(ep.cookie.load(Relaxed)).next().is_some()
-        {
-            size = size.max(n);
-            count += 1;
-        }
-    }
-    if count == 0 {
+    if size == 0 {
         return passed;
     }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
-    let held = channel::LOCK.lock();
-    let made = if preloaded && count <= SLOTS { mail::new_memory(ring, 0) } else { None };
-    let chan = made.and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0)).filter(|c| {
-        passed.memfd = across(c.memfd.load(Relaxed));
-        if passed.memfd < 0 {
-            c.close();
-        }
-        passed.memfd >= 0
-    });
-    held.release();
-    let mut slot = 0;
+    let mut to = None;
+    let mut entries = SLOTS;
     for ep in family::held() {
         let Some((from, at, n)) = unread_ring(ep) else { continue };
-        let before = slot;
+        let mut handed = false;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
-            match chan {
-                Some(to) if slot < SLOTS => {
-                    // One copy for all descriptors of the socket: what is read through one is read for all.
-                    let also = slot > before;
-                    if !also && !copy(ep, from, at, n as usize, to, slot) {
-                        lifeline::reset(fd, Reason::Exec);
-                        continue;
-                    }
-                    let o = &to.offers()[slot];
-                    o.connector.store(ep.cookie.load(Relaxed), Relaxed);
-                    o.acceptor.store(fd as u64, Relaxed);
-                    o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
-                    slot += 1;
-                }
-                _ => lifeline::reset(fd, Reason::Exec),
+            if entries == SLOTS && preloaded {
+                close(to);
+                to = passed.channel(ring);
+                entries = 0;
             }
+            // One copy for all descriptors of the socket: what is read through one is read for all.
+            let also = handed;
+            let Some(chan) = to.filter(|to| also || copy(ep, from, at, n as usize, to, entries)) else {
+                // Whoever duplicates it for the next image means it to read there.
+                if !goes_on || fds::endpoint(fd) != Some(ep) {
+                    lifeline::reset(fd, Reason::Exec);
+                }
+                continue;
+            };
+            let o = &chan.offers()[entries];
+            o.connector.store(ep.cookie.load(Relaxed), Relaxed);
+            o.acceptor.store(fd as u64, Relaxed);
+            o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
+            entries += 1;
+            handed = true;
         }
-        if slot > before {
+        if handed {
             passed.note(ep, n);
         }
     }
+    close(to);
+    passed
+}
+
+/// What is in a channel for the next image is there for that one alone.
+fn close(chan: Option<&'static channel::Chan>) {
     if let Some(c) = chan {
         let held = channel::LOCK.lock();
         c.close();
         held.release();
     }
-    passed
 }
 
 /// Another descriptor of the memfd, under a free number of those under which the next image looks for it; -1: there is none.
@@ -232,6 +274,10 @@ fn across(memfd: i32) -> i32 {
     if at >= numbers().end {
         sys::close(at);
         return -1;
+    }
+    if at >= 0 && tls().vfork.get() == 0 {
+        // Not the program's to close, while it goes on beside its child. (A child of vfork has numbers of its own.)
+        fds::set(at, Kind::Ours);
     }
     at.max(-1)
 }
@@ -385,7 +431,6 @@ fn take_up_from(fd: i32) {
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
-    let mut last = None;
     for (slot, o) in chan.offers().iter().enumerate() {
         let role = o.slot.load(Relaxed);
         let fd = o.acceptor.load(Relaxed) as i32;
@@ -393,14 +438,14 @@ fn take_up_from(fd: i32) {
             continue;
         }
         if role == ALSO {
-            if let Some(ep) = last {
+            let cookie = o.connector.load(Relaxed);
+            if let Some(ep) = family::held().find(|ep| ep.cookie.load(Relaxed) == cookie) {
                 fds::set(fd, Kind::Endpoint(ep));
                 ep.local().refs.fetch_add(1, Relaxed);
             }
             continue;
         }
-        last = family::alloc(fd, State::Idle, role - 1);
-        if let Some(ep) = last {
+        if let Some(ep) = family::alloc(fd, State::Idle, role - 1) {
             attach::resume(ep, chan, slot);
             fds::set(fd, Kind::Endpoint(ep));
         }

@@ -24,12 +24,14 @@ pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     // stdio would read the standard streams behind our back, even in an image that loads us.
-    // What the next image is handed, no other process that holds the connection can read.
-    let alone = |fd: c_int| fds::endpoint(fd).is_some_and(family::sole_holder);
+    let goes_on = tls().vfork.get() != 0;
+    // What the next image is handed, no other process that holds the connection can read: not the one that waits for its
+    // child of vfork either.
+    let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
     let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     hand_sets_over();
     leave::quit_all(Reason::Exec, keep, inherits);
-    let mut passed = handoff::pass_on(preloaded);
+    let mut passed = handoff::pass_on(preloaded, goes_on);
     // The child of vfork closes nothing of its parent's.
     if tls().vfork.get() == 0 {
         peer::retire();
@@ -85,11 +87,18 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 }
 
 /// Before a child is created that becomes another program without running our code: what it inherits goes
-/// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell.
-pub fn before_spawn() {
+/// to the kernel, whether it was meant for it or inherited by oversight; nobody can tell. What is left on a ring, since its
+/// sender was killed, the child gets a copy of: it is to be taken back once the child runs its program.
+///
+/// # Safety
+/// `env` is the environment of the child's image, or null for this process's own.
+pub unsafe fn before_spawn(env: *const *const c_char) -> handoff::Passed {
+    // SAFETY: the caller's obligation.
+    let preloaded = unsafe { preloads(env) };
     hand_sets_over();
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     leave::quit_all(Reason::Exec, |_| leave::Unread::Rewind, inherited);
+    handoff::pass_on(preloaded, true)
 }
 
 /// `vfork` is about to happen on this thread.

@@ -7,8 +7,8 @@ use crate::channel::Chan;
 use crate::endpoint::{Ep, Local};
 use crate::kernel::{K, Kernel as _};
 use crate::{lifeline, lock};
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
 use shmring::family::Reason;
 use shmring::switch::RxPhase;
@@ -43,12 +43,28 @@ impl Patience {
         K::now().saturating_sub(self.since) > ns
     }
 
-    fn ends(self, wait: Wait) -> bool {
-        self.is_over(match wait {
-            Wait::TakenBack(..) | Wait::Arrival => PATIENCE_NS,
-            Wait::Closed | Wait::Echo => LONG_PATIENCE_NS,
-        })
+    fn ends(self, wait: Wait, chan: &Chan) -> bool {
+        let long = matches!(wait, Wait::Closed | Wait::Echo);
+        let ends = self.is_over(if long && !is_tardy(chan) { LONG_PATIENCE_NS } else { PATIENCE_NS });
+        if ends && long && is_foreign(chan) {
+            TARDY_UNTIL.store(K::now() + TARDY_NS, Relaxed);
+        }
+        ends
     }
+}
+
+/// A peer of another user that says it is at it, and does nothing, does not get as long again before this time: it could keep
+/// us for as long at each call. One that is at it needs microseconds.
+static TARDY_UNTIL: AtomicU64 = AtomicU64::new(0);
+const TARDY_NS: u64 = 60_000_000_000;
+
+fn is_foreign(chan: &Chan) -> bool {
+    chan.peer_uid.load(Relaxed) != rendezvous::uid::own()
+}
+
+fn is_tardy(chan: &Chan) -> bool {
+    let until = TARDY_UNTIL.load(Relaxed);
+    until != 0 && K::now() < until && is_foreign(chan)
 }
 
 /// Notes what this thread waits for. It leaves, so nobody else does.
@@ -147,7 +163,7 @@ fn look(ep: Ep, chan: &Chan, fd: i32, life: u32, first: Wait, patience: Patience
     loop {
         let mut sees = see(ep, chan, fd, wait);
         if sees == Sees::NotYet {
-            if !patience.ends(wait) {
+            if !patience.ends(wait, chan) {
                 return None;
             }
             sees = wait.impatient();

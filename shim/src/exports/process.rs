@@ -8,6 +8,7 @@
 
 use crate::{descriptors, images, mlock, processes};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
+use core::ptr::null;
 use engine::family;
 use host::real;
 use host::tls::tls;
@@ -119,6 +120,15 @@ pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings
     }
 }
 
+/// Runs `spawn`, which makes a child that becomes another program, between what must be done before it and after it.
+unsafe fn spawning<T>(env: Strings, spawn: impl FnOnce() -> T) -> T {
+    // SAFETY: the caller's obligation.
+    let passed = unsafe { processes::before_spawn(env) };
+    let r = spawn();
+    passed.take_back();
+    r
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn posix_spawn(
     pid: *mut pid_t,
@@ -129,10 +139,7 @@ pub unsafe extern "C-unwind" fn posix_spawn(
     e: MutStrings,
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe {
-        processes::before_spawn();
-        real::posix_spawn(pid, p, f, at, a, e)
-    }
+    unsafe { spawning(e.cast(), || real::posix_spawn(pid, p, f, at, a, e)) }
 }
 
 #[unsafe(no_mangle)]
@@ -145,10 +152,7 @@ pub unsafe extern "C-unwind" fn posix_spawnp(
     e: MutStrings,
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe {
-        processes::before_spawn();
-        real::posix_spawnp(pid, p, f, at, a, e)
-    }
+    unsafe { spawning(e.cast(), || real::posix_spawnp(pid, p, f, at, a, e)) }
 }
 
 /// The child will hold `old` under another number, also if `old` itself closes on exec.
@@ -170,10 +174,7 @@ pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
     unsafe {
         // A null pointer asks whether there is a shell.
-        if !command.is_null() {
-            processes::before_spawn();
-        }
-        real::system(command)
+        if command.is_null() { real::system(command) } else { spawning(null(), || real::system(command)) }
     }
 }
 
@@ -181,8 +182,7 @@ pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
 pub unsafe extern "C-unwind" fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: libc gets the program's own arguments; `f` is a stream if it is not null.
     unsafe {
-        processes::before_spawn();
-        let f = real::popen(command, mode);
+        let f = spawning(null(), || real::popen(command, mode));
         if !f.is_null() {
             descriptors::created(libc::fileno(f));
         }
@@ -201,10 +201,7 @@ pub unsafe extern "C-unwind" fn _IO_popen(command: *const c_char, mode: *const c
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe {
-        processes::before_spawn();
-        real::_IO_proc_open(f, command, mode)
-    }
+    unsafe { spawning(null(), || real::_IO_proc_open(f, command, mode)) }
 }
 
 #[unsafe(no_mangle)]

@@ -4,6 +4,7 @@
 #include "pair.h"
 #include <errno.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -67,18 +68,27 @@ static void say_and_stop(int n)
 		if (recv(ends[i], buf, 1, 0) != 0) exit(3);
 }
 
-static void run(const char *how)
+static char *environment[] = { 0 };
+
+/* Runs a command. What it prints comes before what is printed next. */
+static void run(const char *how, const char *command)
 {
+	char *argv[] = { "sh", "-c", (char *)command, 0 };
+	int status;
+	pid_t c;
+	fflush(stdout);
 	if (!strcmp(how, "system")) {
-		if (system("true")) fail("system");
+		if (system(command)) fail("system");
 	} else if (!strcmp(how, "popen")) {
-		FILE *f = popen("true", "r");
+		char b[100];
+		FILE *f = popen(command, "r");
+		while (f && fgets(b, sizeof b, f)) fputs(b, stdout);
 		if (!f || pclose(f)) fail("popen");
 	} else {
-		int status;
-		pid_t c = !strcmp(how, "vfork") ? vfork() : fork();
-		if (c == 0) {
-			execl("/bin/true", "true", (char *)0);
+		if (!strncmp(how, "posix", 5)) {
+			if (posix_spawn(&c, "/bin/sh", 0, 0, argv, !strcmp(how, "posix-bare") ? environment : environ)) fail("posix_spawn");
+		} else if ((c = !strcmp(how, "vfork") ? vfork() : fork()) == 0) {
+			execv("/bin/sh", argv);
 			_exit(9);
 		}
 		if (waitpid(c, &status, 0) != c || status) fail("exec");
@@ -92,7 +102,7 @@ static void unread(const char *how)
 	pid_t p = meet(n, say_and_stop);
 	await_stop(p);
 	alarm(15);
-	run(how);
+	run(how, "true");
 	alarm(0);
 	kill(p, SIGCONT);
 	for (int i = 0; i < n; i++) {
@@ -138,7 +148,7 @@ static void sent(const char *how)
 			here += r;
 			all += r;
 		}
-	run(how);
+	run(how, "true");
 	for (int i = 0; i < n; i++) shutdown(ends[i], SHUT_WR);
 	kill(p, SIGCONT);
 	int status;
@@ -148,11 +158,48 @@ static void sent(const char *how)
 	printf("%s: %s, %x\n", how, counted == all ? "all arrives" : "it is cut short", status);
 }
 
+static void say_and_die(int n)
+{
+	for (int i = 0; i < n; i++)
+		if (send(ends[i], buf, 100, 0) != 100) exit(3);
+	kill(getpid(), SIGKILL);
+}
+
+/* Bytes that are there on the descriptors from `first` to `last`, and whether they end. */
+static void count(int first, int last)
+{
+	long all = 0, over = 0;
+	ssize_t r;
+	for (int i = first; i <= last; i++) {
+		while ((r = read(i, buf, sizeof buf)) > 0) all += r;
+		over += r == 0 || errno == ECONNRESET;
+	}
+	printf("%ld bytes, %ld ends\n", all, over);
+}
+
+/* What a killed peer has said lies unread on many connections, which a program inherits that reads them, or does not. */
+static void killed(const char *how, const char *self, int n)
+{
+	char command[200];
+	int status, reads = !strncmp(how, "read-", 5);
+	if (reads) how += 5;
+	pid_t p = meet(n, say_and_die);
+	waitpid(p, &status, 0);
+	alarm(30);
+	snprintf(command, sizeof command, reads ? "%s count %d %d" : "true", self, ends[0], ends[n - 1]);
+	run(how, command);
+	/* What that program has read is nobody else's. */
+	if (!reads) count(ends[0], ends[n - 1]);
+}
+
 int main(int argc, char **argv)
 {
-	if (argc != 3) return 2;
+	if (argc < 3) return 2;
 	setvbuf(stdout, 0, _IOLBF, 0);
-	if (!strcmp(argv[1], "unread")) unread(argv[2]);
+	if (argc == 4 && !strcmp(argv[1], "count")) count(atoi(argv[2]), atoi(argv[3]));
+	else if (!strcmp(argv[1], "killed")) killed(argv[2], argv[0], 20);
+	else if (!strcmp(argv[1], "killed-many")) killed(argv[2], argv[0], 150);
+	else if (!strcmp(argv[1], "unread")) unread(argv[2]);
 	else if (!strcmp(argv[1], "sent")) sent(argv[2]);
 	else return 2;
 	return 0;

@@ -15,7 +15,28 @@ fn scenario(name: &str, how: &str, directions: usize) {
 /// A peer that is stopped is waited for once, not for each of its connections.
 #[test]
 fn unread_on_many_connections_with_a_stopped_peer() {
-    for how in ["system", "popen", "fork"] {
+    for how in ["system", "popen", "fork", "vfork"] {
         scenario("unread", how, 400);
     }
+}
+
+/// What a killed peer has said is read by the program that inherits the connection, also if there are many.
+#[test]
+fn a_program_reads_what_a_killed_peer_has_said() {
+    for how in ["read-system", "read-popen", "read-posix", "read-fork", "read-vfork"] {
+        scenario("killed", how, 20);
+    }
+    scenario("killed-many", "read-fork", 150);
+    scenario("killed-many", "read-vfork", 150);
+    scenario("killed-many", "read-posix", 150);
+}
+
+/// A program that inherits such a connection by oversight takes nothing from it, whether it runs under culvert or not.
+#[test]
+fn a_program_does_not_read_what_a_killed_peer_has_said() {
+    for how in ["system", "popen", "posix", "posix-bare", "fork", "vfork"] {
+        scenario("killed", how, 20);
+    }
+    scenario("killed-many", "fork", 150);
+    scenario("killed-many", "vfork", 150);
 }
