@@ -61,7 +61,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "auto|off|MICROSECONDS")]
     pub spin: Option<Spin>,
     /// What to log (CULVERT_LOG)
-    #[arg(long, value_name = "error|warn|info|debug|trace")]
+    #[arg(long, value_name = "off|error|warn|info|debug|trace")]
     pub log: Option<LogLevel>,
     /// Where to log; default standard error (CULVERT_LOG_FILE)
     #[arg(long, value_name = "FILE")]

@@ -68,7 +68,7 @@ impl FromStr for Spin {
     }
 }
 
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl FromStr for LogLevel {
     type Err = String;

@@ -108,6 +108,7 @@ pub fn init() {
     let mut ok = true;
     if let Some(v) = var(c"CULVERT_LOG") {
         match v {
+            b"off" => log::silence(),
             b"error" => log::set_level(Level::Error),
             b"warn" => log::set_level(Level::Warn),
             b"info" => log::set_level(Level::Info),
@@ -117,7 +118,7 @@ pub fn init() {
                 ok = false;
                 crate::log!(
                     Error,
-                    "CULVERT_LOG={} is not one of error, warn, info, debug, trace; staying on the kernel path",
+                    "CULVERT_LOG={} is not one of off, error, warn, info, debug, trace; staying on the kernel path",
                     text(v)
                 );
             }

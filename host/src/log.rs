@@ -2,8 +2,9 @@
 //! call: no allocation, no lock, usable in any context.
 #![forbid(unsafe_code)]
 
+use crate::clock;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use shmring::lnx;
 
 /// Severity; what is above the configured one is not formatted.
@@ -92,8 +93,52 @@ impl Write for Line {
     }
 }
 
-/// Writes one line: `culvert[PID]: message`.
+/// How many lines a span of time takes. Peers can provoke messages, and a log that a program writes for days is not theirs to
+/// fill.
+struct Limit {
+    /// Nanoseconds.
+    span: u64,
+    most: u32,
+    /// When the span began, and how many lines there were to write since.
+    since: AtomicU64,
+    lines: AtomicU32,
+}
+
+impl Limit {
+    const fn new(most: u32, span: u64) -> Limit {
+        Limit { span, most, since: AtomicU64::new(0), lines: AtomicU32::new(0) }
+    }
+
+    /// Whether a line at time `now` is written, and how many of the span before were not. Where threads come at once some lines
+    /// may count in either span.
+    fn take(&self, now: u64) -> (bool, u32) {
+        let since = self.since.load(Relaxed);
+        let mut lost = 0;
+        let over = since == 0 || now.wrapping_sub(since) > self.span;
+        if over && self.since.compare_exchange(since, now.max(1), Relaxed, Relaxed).is_ok() {
+            lost = self.lines.swap(0, Relaxed).saturating_sub(self.most);
+        }
+        (self.lines.fetch_add(1, Relaxed) < self.most, lost)
+    }
+}
+
+static LIMIT: Limit = Limit::new(20, 10_000_000_000);
+
+/// Writes one line, unless there were too many: `culvert[PID]: message`. Who asks to be told of each connection is.
 pub fn line(args: fmt::Arguments) {
+    if !wants(Level::Debug) {
+        let (written, lost) = LIMIT.take(clock::now());
+        if lost > 0 {
+            write_line(format_args!("{lost} lines were left out: at most {} in ten seconds are written", LIMIT.most));
+        }
+        if !written {
+            return;
+        }
+    }
+    write_line(args);
+}
+
+fn write_line(args: fmt::Arguments) {
     let fd = FD.load(Relaxed);
     if fd == 2 && stderr_id() != Some([STDERR[0].load(Relaxed), STDERR[1].load(Relaxed)]) {
         return;

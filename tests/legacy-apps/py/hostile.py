@@ -128,7 +128,7 @@ def connector():
         c.close()
         return
     if way == "contradict":
-        for claim in CLAIMS:
+        for claim in list(CLAIMS) * int(sys.argv[5]):
             c, slot, sent = seated()
             contradict(c, slot, sent, claim)
         return

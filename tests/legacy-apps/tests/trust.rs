@@ -211,24 +211,35 @@ fn a_peer_that_notes_what_it_has_not_done() {
 /// call, what a RST makes of it natively.
 #[test]
 fn a_peer_that_contradicts_itself() {
-    let run = |mode: Mode, how: &str, sends: &[&str]| {
+    const ROUNDS: usize = 20;
+    let run = |mode: Mode, how: &str, sends: &[&str], log: &[(&str, &str)]| {
         let lab = Lab::new(how, mode);
         let port = free_port().to_string();
         let mut victim = lab.python(Side::Server, "victim.py");
+        victim.env_remove("CULVERT_LOG_FILE").env_remove("CULVERT_LOG").envs(log.iter().copied());
         let victim = lab.start("victim", victim.args(["acceptor", &port, "lost"]).args(sends));
         wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
         let mut hostile = lab.python(Side::Client, "hostile.py");
-        hostile.env_remove("LD_PRELOAD").arg(known()).args(["connector", how, &port]);
+        hostile.env_remove("LD_PRELOAD").arg(known()).args(["connector", how, &port, &ROUNDS.to_string()]);
         let said = lab.run("hostile", &mut hostile).success().text();
         let out = victim.wait(PATIENCE).success();
         let text = out.text();
         (text.strip_prefix("listening\n").expect("the first line").to_owned(), said, out.stderr)
     };
-    let native = |sends: &str| run(Mode::Native, "reset", &[sends]).0;
+    let native = |sends: &str| run(Mode::Native, "reset", &[sends], &[]).0;
     let (receiving, sending) = (native("0"), native("65536"));
     // In the order of `CLAIMS`: what is read of the victim's ring concerns who sends.
     let sends = ["0", "0", "0", "0", "0", "65536", "0"];
-    let (lost, said, stderr) = run(Mode::Both, "contradict", &sends);
+    // Each of them can be said; who wants to hear less is not told without end.
+    let sends = sends.repeat(ROUNDS);
+    let (_, _, stderr) = run(Mode::Both, "contradict", &sends, &[("CULVERT_LOG", "off")]);
+    assert_eq!(stderr, "");
+    let begin = std::time::Instant::now();
+    let (lost, said, stderr) = run(Mode::Both, "contradict", &sends, &[]);
+    // 20 in ten seconds, and how many were left out.
+    let most = 21 * (begin.elapsed().as_secs() as usize / 10 + 2);
+    let lines = stderr.lines().count();
+    assert!((20..=most).contains(&lines), "{lines} lines: {stderr}");
     let expected: Vec<&str> = sends.iter().map(|s| if *s == "0" { &*receiving } else { &*sending }).collect();
     let claims: Vec<&str> = said.lines().collect();
     assert_eq!(claims.len(), sends.len(), "{said}");
