@@ -23,7 +23,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{config, conn, family, fds, lifeline, mail, rx, signals, watchers};
+use crate::{config, conn, custody, family, fds, lifeline, mail, rx, signals, watchers};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
@@ -140,7 +140,7 @@ fn step(ep: Ep, fd: i32) -> bool {
     if ep.state.load(SeqCst) == State::Eligible as u32 {
         if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
-        } else {
+        } else if custody::is_ours(ep, fd) {
             match ep.role() {
                 Some(Role::Connector) => connector(ep, fd),
                 Some(Role::Acceptor) => acceptor(ep, fd),

@@ -6,7 +6,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::{family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
+use crate::{custody, family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -36,6 +36,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     if !give_up(ep) {
         return slots::tidy();
     }
+    custody::closing(ep, fd);
     slots::bar(ep);
     if ep.state() != State::Attached {
         family::free(ep);

@@ -8,7 +8,7 @@ use crate::tls::tls;
 use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32};
-use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, MAGIC, Member, Reason, State, VERSION};
+use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, LEAKED, MAGIC, Member, Reason, State, VERSION};
 use shmring::journal::Journal;
 
 /// The family's journal.
@@ -212,7 +212,10 @@ pub fn before_fork() {
                 ep.holders[p / 64].fetch_or(1 << (p % 64), AcqRel);
             }
             // An unknown holder: the connection can never be anybody's alone again.
-            None => ep.pin(Reason::Shared),
+            None => {
+                ep.custody.fetch_or(LEAKED, Relaxed);
+                ep.pin(Reason::Shared);
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::rx::{self, READY};
 use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
 use crate::{
-    acts, attach, closing, config, conn, endpoint, family, fds, leave, lifeline, real, signals, slots, watchers,
+    acts, attach, closing, config, conn, custody, endpoint, family, fds, leave, lifeline, real, signals, slots,
+    watchers,
 };
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
@@ -57,6 +58,8 @@ fn native(ep: Ep, fd: c_int) -> bool {
     match ep.state() {
         State::Eligible | State::Attached => false,
         State::Idle | State::Free => true,
+        // Calls on it are counted: whoever is inside one has the socket still.
+        State::Pinned if custody::was_sent(ep) => false,
         State::Pinned => {
             if !acts::noted(ep.reason.load(Relaxed)) {
                 fds::leave_alone(fd);

@@ -66,6 +66,8 @@ pub trait Kernel {
 
     // Descriptors and files.
 
+    /// Flags of the descriptor (`F_GETFD`).
+    fn descriptor_flags(fd: i32) -> isize;
     /// Flags of the open file (`F_GETFL`).
     fn file_flags(fd: i32) -> isize;
     /// Another number for the same open file, from `least` on, close-on-exec.
@@ -89,6 +91,10 @@ pub trait Kernel {
     fn lock_byte(fd: i32, at: usize) -> bool;
     /// Whether another process has it locked.
     fn is_byte_locked(fd: i32, at: usize) -> bool;
+    /// Locks bytes for the open file itself (`F_WRLCK`), or unlocks them (`F_UNLCK`).
+    fn lock_file(fd: i32, kind: i32, at: u64, len: u64) -> isize;
+    /// Where the first lock begins that an open file has on any of these bytes.
+    fn first_lock(fd: i32, at: u64, len: u64) -> Option<u64>;
     /// The soft limit of a resource.
     fn limit(resource: u32) -> Option<u64>;
 
@@ -270,6 +276,9 @@ mod linux {
             // SAFETY: the caller's obligation.
             unsafe { real::send(fd, from.cast(), len, flags) }
         }
+        fn descriptor_flags(fd: i32) -> isize {
+            lnx::descriptor_flags(fd)
+        }
         fn file_flags(fd: i32) -> isize {
             lnx::file_flags(fd)
         }
@@ -294,6 +303,12 @@ mod linux {
         }
         fn pipe() -> Option<[i32; 2]> {
             lnx::pipe()
+        }
+        fn lock_file(fd: i32, kind: i32, at: u64, len: u64) -> isize {
+            lnx::lock_file(fd, kind, at, len)
+        }
+        fn first_lock(fd: i32, at: u64, len: u64) -> Option<u64> {
+            lnx::first_lock(fd, at, len)
         }
         fn lock_byte(fd: i32, at: usize) -> bool {
             lnx::lock_byte(fd, at)

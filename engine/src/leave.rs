@@ -4,7 +4,7 @@
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::rx::Patience;
-use crate::{family, fds, lifeline, peer, rx, slots, tx};
+use crate::{custody, family, fds, lifeline, peer, rx, slots, tx};
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -104,6 +104,9 @@ impl Departure {
         let life = ep.life();
         if fds::endpoint(fd) != Some(ep) {
             return true;
+        }
+        if self.why == Reason::Exec {
+            custody::leak(ep);
         }
         slots::give_up(ep, self.why);
         if ep.state() != State::Attached || !peer::is_ours(ep, fd) {

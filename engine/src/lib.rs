@@ -21,6 +21,7 @@ pub mod channel;
 pub mod closing;
 pub mod config;
 pub mod conn;
+pub mod custody;
 pub mod endpoint;
 pub mod family;
 pub mod fds;

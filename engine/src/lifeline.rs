@@ -187,6 +187,11 @@ pub fn sent(fd: i32, opened: bool) -> Option<u64> {
     None
 }
 
+/// Whether both sides can still send, and this one has not shut down reading.
+pub fn is_established(fd: i32) -> bool {
+    info(fd).is_some_and(|i| i.state == ESTABLISHED) && look(fd, ENDED) & ENDED == 0
+}
+
 /// Whether the peer has finished, or the connection is no more. [`look`] does not tell while this side has shut down
 /// reading.
 pub fn peer_ended(fd: i32) -> bool {
@@ -202,6 +207,7 @@ pub fn fin_came(fd: i32, closed: impl FnOnce() -> bool) -> bool {
     }
 }
 
+const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
-use engine::{config, family, leave};
+use engine::{config, custody, family, leave};
 use host::clock;
 use libc::dirent64;
 use shmring::family::Reason;
@@ -20,6 +20,7 @@ use shmring::{lnx, sys};
 
 /// From now on calls that do not pass through culvert may use any descriptor: everything goes to the kernel, for good.
 pub fn by(why: Reason) {
+    custody::spoil_all();
     if config::enabled() && family::ensure() {
         family::disable(why);
         epoll::hand_all_over();
@@ -86,6 +87,7 @@ pub fn suspected(ep: Ep) -> bool {
     if let Some(why) = why.filter(|_| stops >= SURE) {
         host::log!(Info, "{}; its connections stay on the kernel", why.text());
         FOUND.store(why as u32, Relaxed);
+        custody::spoil_all();
         family::disable_alone(why);
     }
     at != DONE

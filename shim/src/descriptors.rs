@@ -3,7 +3,7 @@
 use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use engine::fds::{self, Kind};
-use engine::{acts, attach, closing, config, family, leave, lifeline, members, own, peer};
+use engine::{acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer};
 use host::real;
 use host::tls::tls;
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -138,9 +138,20 @@ fn accept_known(listener: c_int, fd: c_int) {
     }
 }
 
-/// A descriptor that another process sent: not ours to accelerate.
-pub fn came_in_message(fd: c_int) {
-    created(fd);
+/// A descriptor that another process sent. `end`: at this end of a pair, and nobody else got it ([`custody`]). Without that
+/// it is not ours to accelerate.
+pub fn came_in_message(fd: c_int, end: Option<u64>) {
+    custody::number(fd);
+    match end {
+        Some(end) if custody::is_connection(fd) => {
+            // Mostly it has been accepted; whoever sent it says.
+            track(fd, State::Eligible, 2);
+            if let Some(ep) = fds::endpoint(fd) {
+                custody::arrived(ep, fd, end);
+            }
+        }
+        _ => created(fd),
+    }
 }
 
 /// `epoll_create1`.
@@ -189,6 +200,7 @@ pub unsafe fn close(fd: c_int) -> c_int {
 /// `new` became another name of `old`.
 pub fn duplicated(old: c_int, new: c_int) {
     created(new);
+    custody::number(new);
     look_again(old);
     if tls().vfork.get() != 0 {
         return;
@@ -231,6 +243,7 @@ pub unsafe fn dup(fd: c_int) -> c_int {
 
 /// What is about to be another program's under another number.
 pub fn handing_on(fd: c_int) {
+    custody::spoil(fd);
     match fds::get(fd) {
         Kind::Epoll(i) => epoll::hand_over(i),
         _ => leave::surrender(fd, Reason::Exec),

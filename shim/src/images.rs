@@ -2,7 +2,7 @@
 //! in `execvp`, fails for most directories, and what an exec prepares for the next image cannot be undone completely.
 
 use core::ffi::{CStr, c_char, c_int};
-use engine::{config, members};
+use engine::{config, custody, members};
 use shmring::syscall;
 
 const AT_EACCESS: c_int = 0x200;
@@ -23,6 +23,20 @@ pub unsafe fn missing(at: c_int, path: *const c_char) -> Option<c_int> {
     // Anything else is the exec's to say.
     matches!(-r, libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ELOOP | libc::ENAMETOOLONG | libc::EFAULT)
         .then_some(-r)
+}
+
+/// A path, where it concerns anybody ([`custody`]), and if it can be read.
+///
+/// # Safety
+/// `path` is a pointer that the program passed in; what it points to is not changed meanwhile.
+pub unsafe fn readable(path: *const c_char) -> Option<&'static CStr> {
+    if path.is_null() || !custody::any() || members::is_filtered() {
+        return None;
+    }
+    // SAFETY: the kernel reads the path, or reports a fault.
+    let r = unsafe { syscall!(libc::SYS_faccessat, libc::AT_FDCWD, path, libc::F_OK) } as c_int;
+    // SAFETY: the kernel has found the end of the string.
+    (!matches!(-r, libc::EFAULT | libc::ENAMETOOLONG)).then(|| unsafe { CStr::from_ptr(path) })
 }
 
 /// The same for a file that is searched for in PATH (execvp(3)).

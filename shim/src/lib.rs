@@ -22,7 +22,7 @@ mod poll;
 mod processes;
 
 use core::ffi::c_void;
-use engine::{config, handoff, memory, spin, watchers};
+use engine::{config, custody, handoff, memory, spin, watchers};
 use host::{clock, log, real, signals};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
@@ -80,6 +80,11 @@ extern "C" fn start() {
         bypass::by(shmring::family::Reason::Raw);
     }
     handoff::take_up();
+    // SAFETY: reads a number that the kernel passed to this image: 0, or the address of a C string that lasts as long as
+    // the image (AT_EXECFN, getauxval(3)).
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;
+    // SAFETY: as above.
+    custody::take_up((!path.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(path) }));
     // SAFETY: as for `exit`. What is registered first is run last.
     if unsafe { real::__cxa_at_quick_exit(last, core::ptr::null_mut()) } == 0 {
         processes::quick_exit_is_heard();

@@ -1,14 +1,14 @@
 //! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
 
 use crate::epoll;
-use core::ffi::c_char;
+use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::memory;
 use engine::{
-    acts, attach, channel, closing, config, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
+    acts, attach, channel, closing, config, custody, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
 };
 use host::tls::tls;
 use host::{real, signals};
@@ -19,10 +19,12 @@ use shmring::lnx;
 /// Before this process becomes another program: sockets that survive it leave our reach.
 ///
 /// # Safety
-/// `env` is the environment of the next image, or null for this process's own.
-pub unsafe fn before_exec(env: *const *const c_char) -> handoff::Passed {
+/// `env` is the environment of the next image, or null for this process's own. `path` is the file that is executed, if that
+/// is known.
+pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
+    custody::before_exec(path, preloaded);
     // stdio would read the standard streams behind our back, even in an image that loads us.
     let goes_on = tls().vfork.get() != 0;
     // What the next image is handed, no other process that holds the connection can read: not the one that waits for its
@@ -96,6 +98,12 @@ pub unsafe fn before_spawn(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     hand_sets_over();
+    custody::before_spawn();
+    for fd in 0..fds::high() {
+        if let Some(ep) = fds::endpoint(fd).filter(|_| inherits(fd)) {
+            custody::leak(ep);
+        }
+    }
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     leave::quit_all(Reason::Exec, |_| leave::Unread::Rewind, inherited);
     handoff::pass_on(preloaded, true)
@@ -269,6 +277,7 @@ pub fn leaving() {
 
 /// A system-call filter is about to be installed: what culvert needs may soon be fatal.
 pub fn seccomp() {
+    custody::spoil_all();
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
             // What stays on the rings is read without further calls. What another user sends is copied below, once it is known.

@@ -217,6 +217,7 @@ reasons! {
     Raw = 31, "raw-calls", "the program has an epoll set that libc did not make, or libc's functions past culvert: it makes calls of its own";
     Tables = 32, "descriptor-tables", "threads of the program have tables of descriptors of their own";
     Recalled = 33, "recalled", "`culvert kernel` has brought it back to the kernel";
+    Received = 34, "received", "another process has sent it here (SCM_RIGHTS), and may still hold it";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.
@@ -245,6 +246,11 @@ pub const HANDED_RX: u32 = 1;
 pub const HANDED_TX: u32 = 2;
 /// [`Endpoint::handed`]: two processes use it by turns; it goes to the kernel.
 pub const CONTESTED: u32 = 4;
+
+/// [`Endpoint::custody`]: the socket came in a message, and nothing proves yet that nobody else holds it.
+pub const FOREIGN: u32 = 1 << 31;
+/// [`Endpoint::custody`]: processes outside of the family may hold the socket, nobody knows how many.
+pub const LEAKED: u32 = 1 << 30;
 
 /// One TCP socket of the family, shared by all dups of its descriptor.
 ///
@@ -287,6 +293,8 @@ pub struct Endpoint {
     pub never_waits: AtomicU32,
     /// Not 0: `TCP_INQ` is set, as far as calls on the ring are concerned: each `recvmsg` says how much is left.
     pub inq: AtomicU32,
+    /// How many references to the socket have left the family in messages; [`FOREIGN`], [`LEAKED`].
+    pub custody: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
     pub holders: [AtomicU64; MEMBERS / 64],
     /// The connector's port << 16 | the acceptor's; 0 while unknown.
@@ -295,6 +303,8 @@ pub struct Endpoint {
     pub sent: AtomicU32,
     /// See `sent`.
     pub heard: AtomicU32,
+    /// The end of a pair of Unix sockets at which it came in or went out in a message. Meaningful while `custody` is not 0.
+    pub way: AtomicU64,
 
     // --- the channel
     /// Channel id.
@@ -392,6 +402,7 @@ impl Endpoint {
             &self.peer_pid,
             &self.never_waits,
             &self.inq,
+            &self.custody,
             &self.ports,
             &self.sent,
             &self.heard,

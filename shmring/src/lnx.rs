@@ -96,6 +96,33 @@ pub fn file_flags(fd: i32) -> isize {
     unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFL) }
 }
 
+fn lock(kind: i32, at: u64, len: u64) -> libc::flock {
+    // SAFETY: all-zero bytes are a valid flock.
+    let mut l: libc::flock = unsafe { core::mem::zeroed() };
+    l.l_type = kind as i16;
+    l.l_whence = libc::SEEK_SET as i16;
+    l.l_start = at as i64;
+    l.l_len = len as i64;
+    l
+}
+
+/// Locks bytes of an open file for itself (F_OFD_SETLK, fcntl(2)): whoever has a descriptor of it keeps the lock, and
+/// nobody else. `kind`: `F_WRLCK` or `F_UNLCK`. Does not wait.
+pub fn lock_file(fd: i32, kind: i32, at: u64, len: u64) -> isize {
+    let l = lock(kind, at, len);
+    // SAFETY: passes a local, which the kernel reads.
+    unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_OFD_SETLK, &raw const l) }
+}
+
+/// Where the first lock begins that is on any of these bytes of the file and not this process's own (F_GETLK): that of an
+/// open file is nobody's own.
+pub fn first_lock(fd: i32, at: u64, len: u64) -> Option<u64> {
+    let mut l = lock(libc::F_WRLCK, at, len);
+    // SAFETY: passes a local, which the kernel reads and writes.
+    let r = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETLK, &raw mut l) };
+    (r == 0 && l.l_type != libc::F_UNLCK as i16).then_some(l.l_start as u64)
+}
+
 /// Another number for the same open file, the lowest that is free from `least` on; close-on-exec.
 pub fn duplicate(fd: i32, least: i32) -> i32 {
     // SAFETY: no memory is touched.
@@ -123,13 +150,7 @@ pub fn pipe() -> Option<[i32; 2]> {
 }
 
 fn byte_lock(at: usize) -> libc::flock {
-    // SAFETY: all-zero bytes are a valid flock.
-    let mut l: libc::flock = unsafe { core::mem::zeroed() };
-    l.l_type = libc::F_WRLCK as i16;
-    l.l_whence = libc::SEEK_SET as i16;
-    l.l_start = at as i64;
-    l.l_len = 1;
-    l
+    lock(libc::F_WRLCK, at as u64, 1)
 }
 
 /// Takes a POSIX record lock (fcntl(2)) on one byte of a file. False: another process has it, or the kernel knows no locks.

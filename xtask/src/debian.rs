@@ -16,6 +16,7 @@ pub const PROGRAMS: &[&str] = &[
     "curl",
     "openssl",
     "python3.11",
+    "nodejs",
     "procps",
     "util-linux",
     "musl-tools",

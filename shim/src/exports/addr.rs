@@ -4,7 +4,7 @@
 use super::bad;
 use crate::descriptors;
 use core::ffi::c_int;
-use engine::{fds, io};
+use engine::{custody, fds, io};
 use host::real;
 use libc::{sockaddr, socklen_t};
 
@@ -28,6 +28,9 @@ pub unsafe extern "C-unwind" fn socketpair(domain: c_int, ty: c_int, proto: c_in
         if r == 0 {
             descriptors::created(*sv);
             descriptors::created(*sv.add(1));
+            if domain == libc::AF_UNIX {
+                custody::paired(*sv, *sv.add(1));
+            }
         }
         r
     }

@@ -60,7 +60,7 @@ pub unsafe extern "C-unwind" fn pidfd_getfd(pidfd: c_int, fd: c_int, flags: c_ui
     unsafe {
         let new = real::pidfd_getfd(pidfd, fd, flags);
         if new >= 0 {
-            descriptors::came_in_message(new);
+            descriptors::came_in_message(new, None);
         }
         new
     }

@@ -4,7 +4,7 @@ use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke, poke_bytes};
 use crate::{descriptors, epoll};
 use core::ffi::{c_int, c_uint, c_void};
 use engine::fds::{self, Kind};
-use engine::{io, leave, lifeline};
+use engine::{custody, io, leave, lifeline};
 use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -42,15 +42,16 @@ unsafe fn each_fd(control: *const c_void, len: usize, mut f: impl FnMut(c_int, c
     }
 }
 
-/// Descriptors about to leave in a message: their sockets go to the kernel first.
+/// Descriptors about to leave in a message through `socket`: their sockets go to the kernel first.
 ///
 /// # Safety
 /// As `sendmsg`'s.
-unsafe fn passing(m: &msghdr) {
+unsafe fn passing(socket: c_int, m: &msghdr) {
     // SAFETY: the caller's obligation.
     unsafe {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
             if kind == libc::SCM_RIGHTS {
+                custody::sending(socket, fd);
                 match fds::get(fd) {
                     Kind::Epoll(i) => epoll::hand_over(i),
                     _ => leave::surrender(fd, Reason::Passed),
@@ -60,17 +61,35 @@ unsafe fn passing(m: &msghdr) {
     }
 }
 
-/// Descriptors that arrived with a message.
+/// Descriptors that arrived with a message from `socket`.
 ///
 /// # Safety
 /// `m` must be as a successful `recvmsg` left it.
-unsafe fn arrived(m: &msghdr) {
+unsafe fn arrived(socket: c_int, m: &msghdr) {
+    let mut end = None;
     // SAFETY: the kernel wrote this control data.
     unsafe {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
-            if kind == libc::SCM_RIGHTS { descriptors::came_in_message(fd) } else { descriptors::created(fd) }
+            if kind == libc::SCM_RIGHTS {
+                let end = *end.get_or_insert_with(|| custody::arriving(socket));
+                descriptors::came_in_message(fd, end);
+            } else {
+                descriptors::created(fd);
+            }
         });
     }
+}
+
+/// Before messages of a socket that is not ours are looked at and left where they are.
+fn peeking(socket: c_int, flags: c_int) {
+    if flags & libc::MSG_PEEK != 0 {
+        custody::peeking(socket);
+    }
+}
+
+/// Whether this process never had a descriptor that a message could concern.
+fn aloof() -> bool {
+    idle() && !custody::any()
 }
 
 /// For 32-bit processes, whose calls set it themselves (linux/socket.h).
@@ -126,14 +145,14 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
 pub unsafe extern "C-unwind" fn sendmsg(fd: c_int, m: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: libc gets the program's own arguments; `h` is a copy of the header, read so that a bad pointer is an error.
     unsafe {
-        if idle() {
+        if aloof() {
             return real::sendmsg(fd, m, flags);
         }
         // The kernel reports a header that cannot be read.
         let Ok(h) = peek(m) else { return real::sendmsg(fd, m, flags) };
         if !fds::tracked(fd) {
             if h.msg_controllen != 0 {
-                passing(&h);
+                passing(fd, &h);
             }
             return real::sendmsg(fd, m, flags);
         }
@@ -149,13 +168,13 @@ pub unsafe extern "C-unwind" fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, 
     // pointer is an error; nothing else here looks behind `v`.
     unsafe {
         let n = (n as usize).min(UIO_MAXIOV);
-        if idle() {
+        if aloof() {
             return real::sendmmsg(fd, v, n as c_uint, flags);
         }
         if !fds::tracked(fd) {
             for i in 0..n {
                 match peek(&raw const (*v.wrapping_add(i)).msg_hdr) {
-                    Ok(h) if h.msg_controllen != 0 => passing(&h),
+                    Ok(h) if h.msg_controllen != 0 => passing(fd, &h),
                     Ok(_) => {}
                     Err(_) => break,
                 }
@@ -225,10 +244,11 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int)
     // pointer is an error, but where the kernel has just written it.
     unsafe {
         if !fds::tracked(fd) {
+            peeking(fd, flags);
             let r = real::recvmsg(fd, m, flags);
             // The kernel has just written the header.
-            if r >= 0 && !idle() && (*m).msg_controllen != 0 {
-                arrived(&*m);
+            if r >= 0 && !aloof() && (*m).msg_controllen != 0 {
+                arrived(fd, &*m);
             }
             return r;
         }
@@ -276,11 +296,12 @@ pub unsafe extern "C-unwind" fn recvmmsg(
     // the headers that are looked into the kernel has just written.
     unsafe {
         let native = || {
+            peeking(fd, flags);
             let r = real::recvmmsg(fd, v, n, flags, t);
             for i in 0..usize::try_from(r).unwrap_or(0) {
                 let h = &(*v.add(i)).msg_hdr;
-                if !idle() && h.msg_controllen != 0 {
-                    arrived(h);
+                if !aloof() && h.msg_controllen != 0 {
+                    arrived(fd, h);
                 }
             }
             r as isize

@@ -9,7 +9,7 @@
 use crate::{descriptors, images, mlock, processes};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::ptr::null;
-use engine::family;
+use engine::{custody, family};
 use host::real;
 use host::tls::tls;
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
@@ -54,18 +54,28 @@ fn exit_group(code: c_int) -> ! {
     }
 }
 
-/// Runs `exec` between what must be done before it and, if it fails, after it. `missing`: it fails because there is no file
-/// to execute.
-unsafe fn exec(missing: Option<c_int>, env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
+/// Runs `exec` between what must be done before it and, if it fails, after it. `path`: the file to execute, null if nobody
+/// knows. `missing`: it fails because there is none.
+unsafe fn exec(path: *const c_char, missing: Option<c_int>, env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
     if let Some(e) = missing {
         real::set_errno(e);
         return -1;
     }
     // SAFETY: the caller's obligation.
-    let passed = unsafe { processes::before_exec(env) };
+    let passed = unsafe { processes::before_exec(images::readable(path), env) };
     let r = exec();
     passed.take_back();
+    custody::exec_failed();
     r
+}
+
+/// What `execvp` executes, if it does not search for it.
+unsafe fn unsearched(file: *const c_char) -> *const c_char {
+    // SAFETY: what is not null is a string of the program's, which is not changed meanwhile.
+    match unsafe { images::readable(file) } {
+        Some(s) if s.to_bytes().contains(&b'/') => file,
+        _ => null(),
+    }
 }
 
 /// [`images::missing`] where an exec needs to be prepared.
@@ -83,31 +93,31 @@ unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(missing(libc::AT_FDCWD, p), e, || real::execve(p, a, e)) }
+    unsafe { exec(p, missing(libc::AT_FDCWD, p), e, || real::execve(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execv(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(missing(libc::AT_FDCWD, p), core::ptr::null(), || real::execv(p, a)) }
+    unsafe { exec(p, missing(libc::AT_FDCWD, p), null(), || real::execv(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvp(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(missing_in_path(p), core::ptr::null(), || real::execvp(p, a)) }
+    unsafe { exec(unsearched(p), missing_in_path(p), null(), || real::execvp(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(missing_in_path(p), e, || real::execvpe(p, a, e)) }
+    unsafe { exec(unsearched(p), missing_in_path(p), e, || real::execvpe(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(None, e, || real::fexecve(fd, a, e)) }
+    unsafe { exec(null(), None, e, || real::fexecve(fd, a, e)) }
 }
 
 #[unsafe(no_mangle)]
@@ -116,7 +126,7 @@ pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings
     unsafe {
         // What the flags change about the name is the kernel's to say.
         let missing = if flags == 0 { missing(at, p) } else { None };
-        exec(missing, e, || real::execveat(at, p, a, e, flags))
+        exec(null(), missing, e, || real::execveat(at, p, a, e, flags))
     }
 }
 

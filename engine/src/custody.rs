@@ -1,0 +1,283 @@
+//! TCP sockets that processes send each other in messages (SCM_RIGHTS): who can know that he is the only one to hold one.
+//!
+//! A server's first process accepts, sends the socket to a worker through a pair of Unix sockets, and closes its own
+//! descriptor. The worker may put the connection onto a ring once nobody else holds the socket. No call tells that, so it
+//! is proved by what each process did, and processes tell each other by marks on the sockets themselves: locks of an *open
+//! file* (F_OFD_SETLK, fcntl(2)), which every holder can see, which last as long as there is a holder, also while the
+//! socket lies in a queue, and which need no memory of ours that could outlive it. Nothing else locks bytes of sockets.
+//!
+//! A sender counts the references that it sends. When its family has closed the last descriptor of a socket that it held
+//! alone, of which it has sent one reference, and which no program image has inherited, that one is all there is: it marks
+//! the socket with the end of the pair at which it went out ([`WAY`]). A sender that is killed before leaves no mark.
+//!
+//! A receiver believes the mark if it names the end of the pair at which it has received the socket, and if nobody can have
+//! got a second descriptor out of the same message, by a peek (`unix_peek_fds` makes one for each). Who peeks there under
+//! culvert marks that end first ([`SPOILT`]). So all who hold that end must run under culvert: it must come from culvert's
+//! `socketpair`; whoever becomes another program with it says so before ([`EXPECTED`]), and that program's culvert takes the
+//! mark away; who hands it on in any other way spoils it. What is sent on by one who does not know himself to be its only
+//! holder is spoilt before it goes.
+//!
+//! Marks are believed whoever has set them: to set one takes the socket itself, and who has a connection's socket may ruin
+//! the connection. The peer attaches it only if the receiver's user is the one who made the socket (`rendezvous`).
+#![forbid(unsafe_code)]
+
+use crate::endpoint::Ep;
+use crate::fds::{self, Kind};
+use crate::kernel::{K, Kernel as _};
+use crate::{config, lifeline};
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicI32};
+use shmring::family::{FOREIGN, LEAKED, OPEN, Reason, State, UP};
+use shmring::layout::Role;
+
+/// From here on: of an end of a pair, its number; of a TCP socket, twice the number of the end into which its only reference
+/// went, + 1 if this side has accepted it.
+const WAY: u64 = 1 << 60;
+/// From here on, of an end: a process has become another program, of this process id and path, which has not shown that it
+/// runs under culvert ([`expected`]).
+const EXPECTED: u64 = 1 << 61;
+/// Of an end: somebody may read there without telling. Of a TCP socket: somebody has sent it on who was not alone.
+const SPOILT: u64 = 1 << 62;
+/// Cookies beyond do not fit. The kernel counts them up from 1.
+const COOKIES: u64 = 1 << 56;
+/// Descriptors of ends that a program image inherits under higher numbers are not looked for.
+const INHERITED: c_int = 64;
+
+/// Whether this process has had an end of a pair that carries marks. Without one nothing here concerns it.
+static ANY: AtomicBool = AtomicBool::new(false);
+/// One more than the highest number that an end may have.
+static HIGH: AtomicI32 = AtomicI32::new(INHERITED);
+
+/// See [`ANY`].
+#[inline]
+pub fn any() -> bool {
+    ANY.load(Relaxed)
+}
+
+/// A descriptor got this number, and may be of an end.
+#[inline]
+pub fn number(fd: c_int) {
+    if any() {
+        HIGH.fetch_max(fd.saturating_add(1), Relaxed);
+    }
+}
+
+fn mark(fd: c_int, at: u64) -> bool {
+    K::lock_file(fd, libc::F_WRLCK, at, 1) == 0
+}
+
+fn marked(fd: c_int, at: u64, len: u64) -> Option<u64> {
+    K::first_lock(fd, at, len)
+}
+
+fn is_unix(fd: c_int) -> bool {
+    lifeline::option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+}
+
+fn is_tcp(fd: c_int) -> bool {
+    lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
+}
+
+/// The number of the end of a pair that `fd` is. Other files are not asked for locks: that may take for ever (FUSE).
+fn end(fd: c_int) -> Option<u64> {
+    if !is_unix(fd) {
+        return None;
+    }
+    marked(fd, WAY, WAY).map(|at| at - WAY).filter(|end| *end < 2 * COOKIES)
+}
+
+/// `socketpair` has made a pair of Unix sockets.
+pub fn paired(a: c_int, b: c_int) {
+    if !config::enabled() || crate::members::is_filtered() {
+        return;
+    }
+    // In this order: a fork finds it set.
+    ANY.store(true, Relaxed);
+    number(a.max(b));
+    // The other one has no mark yet: an end that has one has a sibling that had it, too.
+    if let Some(cookie) = lifeline::cookie(a).filter(|c| *c < COOKIES) {
+        let _ = mark(a, WAY + 2 * cookie) && mark(b, WAY + 2 * cookie + 1);
+    }
+}
+
+/// Every end that this process has, with its number.
+fn ends() -> impl Iterator<Item = c_int> {
+    let all = if any() { HIGH.load(Relaxed).max(fds::high()) } else { 0 };
+    (0..all).filter(|fd| fds::get(*fd) == Kind::Other && end(*fd).is_some())
+}
+
+/// From now on calls that do not pass here may use any descriptor.
+pub fn spoil_all() {
+    ends().for_each(|fd| _ = mark(fd, SPOILT));
+}
+
+/// An end is about to be handed on in a way that nobody follows. No-op for other files.
+pub fn spoil(fd: c_int) {
+    if any() && end(fd).is_some() {
+        mark(fd, SPOILT);
+    }
+}
+
+/// Whether the next image has descriptor `fd`.
+fn inherits(fd: c_int) -> bool {
+    let f = K::descriptor_flags(fd);
+    f >= 0 && f as c_int & libc::FD_CLOEXEC == 0
+}
+
+/// Before a child is created that becomes another program without running our code.
+pub fn before_spawn() {
+    ends().filter(|fd| inherits(*fd)).for_each(|fd| _ = mark(fd, SPOILT));
+}
+
+/// What stands for this process as a program that was started by `path`.
+fn expected(path: &CStr) -> u64 {
+    let hash = path.to_bytes().iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+    own() + u64::from(hash)
+}
+
+/// Where the marks of this process as another program are.
+fn own() -> u64 {
+    // Process ids have 22 bits (PID_MAX_LIMIT).
+    EXPECTED + (u64::from(K::pid()) << 32)
+}
+
+/// Before this process becomes the program in `path`, if that is known. `preloaded`: it is expected to load culvert.
+pub fn before_exec(path: Option<&CStr>, preloaded: bool) {
+    for fd in ends().filter(|fd| inherits(*fd)) {
+        let said = path.is_some_and(|path| preloaded && fd < INHERITED && mark(fd, expected(path)));
+        if !said {
+            mark(fd, SPOILT);
+        }
+    }
+}
+
+/// ... and has not become it.
+pub fn exec_failed() {
+    ends().for_each(|fd| _ = K::lock_file(fd, libc::F_UNLCK, own(), 1 << 32));
+}
+
+/// In the constructor, once it is known that culvert is on: this image is the one that was announced.
+///
+/// Between that and this image may lie others, which did not load culvert, and have left children. Their path was another one:
+/// of two images by one path, which is a file that loads culvert, the first had loaded it.
+/// `path`: what was executed.
+pub fn take_up(path: Option<&CStr>) {
+    for fd in (0..INHERITED).filter(|fd| end(*fd).is_some()) {
+        ANY.store(true, Relaxed);
+        if let Some(path) = path {
+            K::lock_file(fd, libc::F_UNLCK, expected(path), 1);
+        }
+    }
+}
+
+/// Before a message with control data is looked at, and left where it is, on `socket`.
+pub fn peeking(socket: c_int) {
+    spoil(socket);
+}
+
+/// Before a descriptor is sent through `socket`.
+pub fn sending(socket: c_int, fd: c_int) {
+    let ep = match fds::get(fd) {
+        Kind::Endpoint(ep) => ep,
+        // A TCP socket that this process has from somebody else, or an end of a pair.
+        Kind::Other if any() && (is_tcp(fd) || end(fd).is_some()) => {
+            mark(fd, SPOILT);
+            return;
+        }
+        _ => return,
+    };
+    if ep.custody.load(Relaxed) & FOREIGN != 0 {
+        mark(fd, SPOILT);
+    }
+    let alone = ep.custody.load(Relaxed) == 0
+        && ep.state() == State::Eligible
+        // What the kernel does not tell the receiver.
+        && ep.never_waits.load(Relaxed) == 0;
+    let Some((end, cookie)) = alone.then(|| Some((end(socket)?, lifeline::cookie(fd)?))).flatten() else {
+        return leak(ep);
+    };
+    ep.way.store(end ^ 1, Relaxed);
+    ep.cookie.store(cookie, Relaxed);
+    // Before it goes: a reference that was sent by another thread is counted by the time this one closes its own.
+    if ep.custody.fetch_add(1, Relaxed) != 0 {
+        leak(ep);
+    }
+}
+
+/// Processes outside of the family may hold `ep`.
+pub fn leak(ep: Ep) {
+    ep.custody.fetch_or(LEAKED, Relaxed);
+}
+
+/// Whether one reference to `ep` was sent, so that who still uses it here is counted.
+#[inline]
+pub fn was_sent(ep: Ep) -> bool {
+    ep.custody.load(Relaxed) == 1
+}
+
+/// `fd` is the last descriptor of `ep` in this family, and is about to be closed.
+pub fn closing(ep: Ep, fd: c_int) {
+    // A thread that is inside a call has the socket until it returns.
+    let inside = || ep.rx_word.load(Relaxed) & !OPEN != 0 || ep.tx_word.load(Relaxed) & !UP != 0;
+    if was_sent(ep) && !inside() && lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed)) {
+        let accepted = u64::from(ep.role() == Some(Role::Acceptor));
+        mark(fd, WAY + 2 * ep.way.load(Relaxed) + accepted);
+    }
+}
+
+/// A message with descriptors has come from `socket`: the end at which it came, if nobody else can have got them.
+pub fn arriving(socket: c_int) -> Option<u64> {
+    let end = if any() { end(socket)? } else { return None };
+    // All that is not the end's number: programs that are expected, and spoilt ends.
+    marked(socket, EXPECTED, SPOILT + 1 - EXPECTED).is_none().then_some(end)
+}
+
+/// Whether `fd`, which has come, is a connection of which one may come to know that it is held here alone.
+pub fn is_connection(fd: c_int) -> bool {
+    is_tcp(fd) && lifeline::is_established(fd)
+}
+
+/// `ep` came at this end. Its sender is not through with it yet, as far as is known.
+pub fn arrived(ep: Ep, fd: c_int, end: u64) {
+    ep.way.store(end, Relaxed);
+    ep.custody.store(FOREIGN, Relaxed);
+    ep.because(Reason::Received);
+    // What its sender has read and sent, for the order of events.
+    if let Some((consumed, _)) = lifeline::received(fd, None) {
+        ep.heard.store(consumed as u32, Relaxed);
+    }
+    if let Some(sent) = lifeline::sent(fd, false) {
+        ep.sent.store(sent as u32, Relaxed);
+    }
+}
+
+/// Whether it is known that no process outside of the family holds `ep`. With the lock of `attach` held.
+pub fn is_ours(ep: Ep, fd: c_int) -> bool {
+    let custody = ep.custody.load(Relaxed);
+    if custody & FOREIGN == 0 {
+        return true;
+    }
+    let at = WAY + 2 * ep.way.load(Relaxed);
+    let Some(accepted) = [false, true].into_iter().find(|a| marked(fd, at + u64::from(*a), 1).is_some()) else {
+        return false;
+    };
+    // It has served: who gets the socket next must not find it.
+    K::lock_file(fd, libc::F_UNLCK, WAY, WAY);
+    if custody != FOREIGN || marked(fd, SPOILT, 1).is_some() {
+        ep.pin(Reason::Inherited);
+        return false;
+    }
+    if !lifeline::is_established(fd) {
+        // Its sender has shut it down, or the peer has ended it.
+        ep.pin(Reason::Shut);
+        return false;
+    }
+    if !accepted {
+        ep.ports.store(0, Relaxed);
+    }
+    ep.role.store(if accepted { 2 } else { 1 }, Relaxed);
+    ep.custody.store(0, Relaxed);
+    ep.because(Reason::Young);
+    true
+}
