@@ -316,7 +316,7 @@ fn acceptor(ep: Ep, fd: i32) {
     knock(peer, uid, l.peer_cookie.load(Relaxed), ep.cookie.load(Relaxed));
 }
 
-fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
+pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
     K::arm_faults();
     ep.begin_attached();

@@ -63,6 +63,9 @@ pub struct Chan {
     alive: AtomicU64,
     /// No connection has been in it yet.
     unused: AtomicU32,
+    /// Where the fixed part is mapped.
+    #[cfg(test)]
+    base: AtomicPtr<u8>,
 }
 
 const _: () = assert!(size_of::<Chan>() <= PAGE);
@@ -199,9 +202,16 @@ impl Chan {
     }
 
     /// Where the fixed part is mapped.
+    #[cfg(not(test))]
     #[inline(always)]
     fn base(&self) -> *mut u8 {
         core::ptr::from_ref(self).cast_mut().cast::<u8>().wrapping_add(PAGE)
+    }
+
+    /// The same. The simulated kernel cannot put memory in place of other memory.
+    #[cfg(test)]
+    fn base(&self) -> *mut u8 {
+        self.base.load(Acquire)
     }
 
     /// Lays the fixed part of a channel's memory, or zeros (-1), in place of what is there.
@@ -210,6 +220,10 @@ impl Chan {
         // SAFETY: this piece's own fixed part. The memfd can no longer shrink: access cannot raise SIGBUS but for memory
         // exhaustion, and what is touched for a connection is had first.
         let there = unsafe { K::replace(at, layout::FIXED_LEN, memfd) };
+        #[cfg(test)]
+        if let Some(p) = there {
+            self.base.store(p, Release);
+        }
         there.is_some()
     }
 

@@ -71,7 +71,7 @@ pub fn ensure() -> bool {
     exists()
 }
 
-fn init() -> bool {
+pub(crate) fn init() -> bool {
     if !crate::own::may_size(FAMILY_LEN) {
         return false;
     }

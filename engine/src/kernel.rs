@@ -1,8 +1,9 @@
 //! What the engine asks of the kernel, and of the process that it is in: its one way out. (How processes find each other is
 //! `rendezvous`'s, which `peer`, `mail` and `attach` ask.)
 //!
-//! In the library [`K`] is [`Linux`]: system calls, libc's own functions, copies that may fault. Which kernel it is is known
-//! when the crate is compiled: a call through `K` costs what it does.
+//! In the library [`K`] is [`Linux`]: system calls, libc's own functions, copies that may fault. In the tests of this crate it
+//! is a simulated kernel (`sim`), in which nothing happens but what a test does. Which one is known when the crate is
+//! compiled: a call through `K` costs what it does.
 //!
 //! Results are the kernel's, `>= 0` or `-errno`, and `errno` stays as it is, unless it says otherwise.
 
@@ -19,7 +20,11 @@ use rendezvous::diag::Cache;
 use shmring::lnx::Plain;
 
 /// The kernel that the engine runs on.
+#[cfg(not(test))]
 pub type K = Linux;
+/// A simulated one.
+#[cfg(test)]
+pub type K = crate::sim::Simulated;
 
 /// See the module.
 pub trait Kernel {
@@ -223,8 +228,10 @@ pub trait Kernel {
 }
 
 /// Linux, and the libc of this process.
+#[cfg(not(test))]
 pub struct Linux;
 
+#[cfg(not(test))]
 mod linux {
     use super::*;
     use crate::memory;

@@ -10,7 +10,7 @@
 //! ```
 //! Safety of the whole: the library has no allocator, no threads, no unwinding, and exports no name of libc's. Its state is
 //! static atomics; what other processes share is reached through `channel` and `family` only.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![allow(clippy::missing_safety_doc)]
 
 pub mod acts;
@@ -53,5 +53,10 @@ pub mod turns;
 pub mod tx;
 pub mod upkeep;
 pub mod watchers;
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 
 use host::{log, real, signals, tls};

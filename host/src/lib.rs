@@ -12,6 +12,10 @@
 #![no_std]
 #![allow(clippy::missing_safety_doc)]
 
+// Under Miri, which runs no assembly.
+#[cfg(miri)]
+extern crate std;
+
 pub mod clock;
 pub mod log;
 pub mod objects;

@@ -9,6 +9,7 @@
 //! Every field is used by its own thread and by the signal handlers that interrupt that thread, by nobody
 //! else. Relaxed atomics say that to the compiler and cost a plain `mov`.
 
+#[cfg(not(miri))]
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -146,6 +147,7 @@ impl Tls {
     }
 }
 
+#[cfg(not(miri))]
 global_asm!(
     ".pushsection .tbss.culvert_tls,\"awT\",@nobits",
     ".balign 64",
@@ -160,6 +162,7 @@ global_asm!(
 );
 
 /// The calling thread's state. Async-signal-safe; a few instructions.
+#[cfg(not(miri))]
 #[inline(always)]
 pub fn tls() -> &'static Tls {
     let p: *const Tls;
@@ -173,6 +176,26 @@ pub fn tls() -> &'static Tls {
     // fields are interior-mutable, and the storage lives as long as the thread. `Tls` is not `Send`-able as a
     // reference in any API of this crate, so 'static stands for "until this thread ends".
     unsafe { &*p }
+}
+
+/// The same for Miri.
+#[cfg(miri)]
+pub fn tls() -> &'static Tls {
+    /// Those of threads that have ended stay, too.
+    struct All(std::sync::Mutex<std::vec::Vec<&'static Tls>>);
+    // SAFETY: what is in it is only kept.
+    unsafe impl Sync for All {}
+    static ALL: All = All(std::sync::Mutex::new(std::vec::Vec::new()));
+    fn new() -> &'static Tls {
+        // SAFETY: all-zero bytes are a valid `Tls`.
+        let new: &'static Tls = std::boxed::Box::leak(std::boxed::Box::new(unsafe { core::mem::zeroed() }));
+        ALL.0.lock().unwrap_or_else(|e| e.into_inner()).push(new);
+        new
+    }
+    std::thread_local! {
+        static TLS: &'static Tls = new();
+    }
+    TLS.with(|t| *t)
 }
 
 /// The kernel's id of the calling thread.

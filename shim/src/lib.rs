@@ -20,6 +20,7 @@ mod mlock;
 mod options;
 mod poll;
 mod processes;
+mod unwind;
 
 use core::ffi::c_void;
 use engine::{config, custody, handoff, memory, spin, watchers};

@@ -23,7 +23,7 @@ cargo xtask CHORE
                             (--full: every row of the benchmark, in ten)
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
-  miri                      run the shared memory's tests under Miri
+  miri                      run the tests of the shared memory and of the engine under Miri
   fuzz [SECONDS [TARGET...]]
                             every parser of bytes that others wrote, each for so long (libFuzzer)
   conformance [--quick] [MODULE...]

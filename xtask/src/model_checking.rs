@@ -25,18 +25,23 @@ pub fn miri_is_there() -> bool {
     miri_command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
-/// The tests of `shmring` under Miri. Where no toolchain has it, says so: that is no failure.
+/// The tests of `shmring` and of `culvert-engine` under Miri. Where no toolchain has it, says so: that is no failure.
 pub fn miri(tally: &mut Tally) -> bool {
     if !miri_is_there() {
         println!("\n== miri: NOT RUN: no nightly toolchain with the component miri is installed");
         return true;
     }
-    let mut c = miri_command();
-    c.args(["test", "-p", "shmring", "--lib", "--test", "hostile"]).env("CARGO_TARGET_DIR", target().join("miri"));
-    if std::env::var_os("MIRIFLAGS").is_none() {
-        c.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    }
-    Step::tests("miri", c, LIMIT).run(tally)
+    let mut step = |name: &str, what: &[&str]| {
+        let mut c = miri_command();
+        c.arg("test").args(what).env("CARGO_TARGET_DIR", target().join("miri"));
+        if std::env::var_os("MIRIFLAGS").is_none() {
+            c.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        }
+        Step::tests(name, c, LIMIT).run(tally)
+    };
+    let ring = step("miri", &["-p", "shmring", "--lib", "--test", "hostile"]);
+    let engine = step("miri engine", &["-p", "culvert-engine", "--lib"]);
+    ring && engine
 }
 
 /// `cargo +nightly` is rustup's; the cargo that runs this program may be the toolchain's own.

@@ -18,7 +18,6 @@ mod deliver;
 mod mask;
 mod table;
 mod thunk;
-mod unwind;
 
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};

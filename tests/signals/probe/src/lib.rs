@@ -4,6 +4,8 @@
 
 #[path = "../../../../shim/src/exports/signal.rs"]
 pub mod signal;
+#[path = "../../../../shim/src/unwind.rs"]
+mod unwind;
 
 use core::ffi::{c_int, c_long};
 use host::{signals, usercopy};

@@ -1,0 +1,657 @@
+//! A simulated kernel, for the tests of this crate: nothing happens in it but what a test does, so each run is the same.
+//!
+//! It knows connected TCP sockets ([`tcp`]), files in memory, and doorbells. All is one thread's: a call that would sleep runs
+//! what the test has left for that moment ([`Simulated::meanwhile`]), as if other processes ran; if nothing has woken the
+//! sleeper then, and it has no deadline, the test fails: nobody would ever wake it. With a deadline the clock goes on to it.
+//!
+//! [`world`] builds connections on top.
+
+pub mod tcp;
+pub mod world;
+
+use crate::kernel::Kernel;
+use core::ffi::CStr;
+use core::ops::Range;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+use host::signals::Runs;
+use host::usercopy::Fault;
+use libc::{iovec, pollfd, sigset_t};
+use rendezvous::Tuple;
+use rendezvous::bell::Bell;
+use rendezvous::diag::Cache;
+use shmring::lnx::Plain;
+use std::alloc::{Layout, alloc_zeroed};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+use tcp::Tcp;
+
+/// The kernel of the tests.
+pub struct Simulated;
+
+/// Memory that stays where it is, as long as the process.
+#[derive(Clone, Copy)]
+struct Memory {
+    at: *mut u8,
+    len: usize,
+}
+
+/// All of it: nothing of it is lost.
+static MEMORY: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+
+// SAFETY: plain memory that is never freed; tests are one thread each, one at a time.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    fn new(len: usize) -> Memory {
+        let layout = Layout::from_size_align(len.max(1), 4096).expect("a length");
+        // SAFETY: not of length 0.
+        let at = unsafe { alloc_zeroed(layout) };
+        assert!(!at.is_null());
+        let memory = Memory { at, len };
+        MEMORY.lock().unwrap_or_else(|e| e.into_inner()).push(memory);
+        memory
+    }
+}
+
+/// What a descriptor may be.
+enum Object {
+    /// An end of a connection.
+    Socket(usize, usize),
+    /// A file in memory: its bytes and its seals.
+    File(Memory, i32),
+    /// A doorbell: its name and key, and whether it was rung.
+    Bell(u64, u64, bool),
+    /// What rings.
+    Ringer,
+}
+
+/// What no call of the kernel tells.
+#[derive(Clone, Copy, Default)]
+struct Socket {
+    nonblocking: bool,
+    linger: (i32, i32),
+}
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    descriptors: BTreeMap<i32, usize>,
+    objects: Vec<Option<Object>>,
+    sockets: BTreeMap<usize, Socket>,
+    connections: Vec<Tcp>,
+    now: u64,
+    random: u64,
+    /// What happens while somebody sleeps, in turn.
+    meanwhile: VecDeque<Meanwhile>,
+    /// Signals that were raised.
+    raised: Vec<i32>,
+    /// Memory of the program that faults.
+    bad: Vec<Range<usize>>,
+    /// Pages that can still be had.
+    pages: Option<usize>,
+    /// Sleeps that lasted until their deadline.
+    timeouts: u32,
+}
+
+static STATE: Mutex<Option<State>> = Mutex::new(None);
+
+/// The state, for one call: no other is made while it is held.
+struct Held(MutexGuard<'static, Option<State>>);
+
+impl core::ops::Deref for Held {
+    type Target = State;
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("a state")
+    }
+}
+
+impl core::ops::DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("a state")
+    }
+}
+
+fn state() -> Held {
+    let mut held = STATE.lock().unwrap_or_else(|e| e.into_inner());
+    held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, ..State::default() });
+    Held(held)
+}
+
+impl State {
+    fn object(&self, fd: i32) -> Option<&Object> {
+        self.objects.get(*self.descriptors.get(&fd)?)?.as_ref()
+    }
+    fn object_mut(&mut self, fd: i32) -> Option<&mut Object> {
+        self.objects.get_mut(*self.descriptors.get(&fd)?)?.as_mut()
+    }
+    /// The connection behind `fd`, and which end it is.
+    fn socket(&mut self, fd: i32) -> Option<(&mut Tcp, usize)> {
+        match *self.object(fd)? {
+            Object::Socket(connection, end) => Some((&mut self.connections[connection], end)),
+            _ => None,
+        }
+    }
+    fn file(&self, fd: i32) -> Option<Memory> {
+        match self.object(fd)? {
+            Object::File(memory, _) => Some(*memory),
+            _ => None,
+        }
+    }
+    fn free(&self, least: i32) -> i32 {
+        (least..).find(|fd| !self.descriptors.contains_key(fd)).expect("a number")
+    }
+    fn open(&mut self, object: Object) -> i32 {
+        let fd = self.free(3);
+        self.objects.push(Some(object));
+        self.descriptors.insert(fd, self.objects.len() - 1);
+        fd
+    }
+    fn revents(&self, fd: i32, events: i16) -> i16 {
+        match self.object(fd) {
+            Some(&Object::Socket(connection, end)) => {
+                self.connections[connection].poll(end) & (events | libc::POLLHUP | libc::POLLERR)
+            }
+            Some(Object::Bell(_, _, rung)) if *rung => events & libc::POLLIN,
+            Some(_) => 0,
+            None if fd >= 0 => libc::POLLNVAL,
+            None => 0,
+        }
+    }
+    fn poll(&self, fds: &mut [pollfd]) -> isize {
+        fds.iter_mut().fold(0, |n, p| {
+            p.revents = self.revents(p.fd, p.events);
+            n + isize::from(p.revents != 0)
+        })
+    }
+}
+
+/// Runs what the test has left for a sleeper. False: nothing is left.
+fn meanwhile() -> bool {
+    let next = state().meanwhile.pop_front();
+    match next {
+        Some(f) => {
+            f();
+            true
+        }
+        None => false,
+    }
+}
+
+fn code<T>(r: Result<T, i32>, ok: impl FnOnce(T) -> isize) -> isize {
+    match r {
+        Ok(v) => ok(v),
+        Err(e) => -e as isize,
+    }
+}
+
+/// What tests do to the kernel, and what they ask of it.
+impl Simulated {
+    /// A connection: the descriptor of the end that connected, and of the one that was accepted.
+    pub fn connection() -> (i32, i32) {
+        let mut s = state();
+        s.connections.push(Tcp::new());
+        let i = s.connections.len() - 1;
+        (s.open(Object::Socket(i, 0)), s.open(Object::Socket(i, 1)))
+    }
+
+    /// Does something to the connection behind `fd`: it, and which end `fd` is.
+    pub fn tcp<T>(fd: i32, f: impl FnOnce(&mut Tcp, usize) -> T) -> T {
+        let mut s = state();
+        let (tcp, end) = s.socket(fd).expect("a socket");
+        f(tcp, end)
+    }
+
+    /// Leaves something to be done while the next sleeper sleeps.
+    pub fn meanwhile(f: impl FnOnce() + Send + 'static) {
+        state().meanwhile.push_back(Box::new(f));
+    }
+
+    /// Whether all of that has been done.
+    pub fn is_quiet() -> bool {
+        state().meanwhile.is_empty()
+    }
+
+    /// Time passes.
+    pub fn pass(ns: u64) {
+        state().now += ns;
+    }
+
+    /// Makes memory of the program's fault.
+    pub fn spoil(memory: &[u8]) {
+        let at = memory.as_ptr().addr();
+        state().bad.push(at..at + memory.len());
+    }
+
+    /// No more than `pages` pages of shared memory can be had; `None`: as many as anybody wants.
+    pub fn limit_memory(pages: Option<usize>) {
+        state().pages = pages;
+    }
+
+    /// The signals raised since this was asked last.
+    pub fn raised() -> Vec<i32> {
+        core::mem::take(&mut state().raised)
+    }
+
+    /// Sleeps that lasted until their deadline, since this was asked last.
+    pub fn timeouts() -> u32 {
+        core::mem::take(&mut state().timeouts)
+    }
+
+    /// Forgets what a test has left behind in the kernel.
+    fn forget() {
+        let mut s = state();
+        s.meanwhile.clear();
+        s.bad.clear();
+        s.raised.clear();
+        s.pages = None;
+        s.timeouts = 0;
+    }
+
+    /// Open descriptors of sockets and of files.
+    fn count() -> (usize, usize) {
+        let s = state();
+        let sockets = s.descriptors.keys().filter(|fd| matches!(s.object(**fd), Some(Object::Socket(..)))).count();
+        let files = s.descriptors.keys().filter(|fd| matches!(s.object(**fd), Some(Object::File(..)))).count();
+        (sockets, files)
+    }
+
+    /// Receives as the program does, without waiting.
+    pub fn recv(fd: i32, n: usize, peek: bool) -> Result<Vec<u8>, i32> {
+        Self::tcp(fd, |tcp, end| tcp.recv(end, n, peek))
+    }
+
+    fn fill(fd: i32, into: &[iovec], flags: i32) -> isize {
+        let n = into.iter().map(|v| v.iov_len).sum();
+        let peek = flags & libc::MSG_PEEK != 0;
+        code(Self::recv(fd, n, peek), |bytes| {
+            if flags & libc::MSG_TRUNC == 0 {
+                let mut rest = &bytes[..];
+                for v in into {
+                    let (now, later) = rest.split_at(rest.len().min(v.iov_len));
+                    // SAFETY: memory that the caller names.
+                    if unsafe { Self::copy(v.iov_base.cast(), now.as_ptr(), now.len()) }.is_err() {
+                        return -libc::EFAULT as isize;
+                    }
+                    rest = later;
+                }
+            }
+            bytes.len() as isize
+        })
+    }
+}
+
+impl Kernel for Simulated {
+    fn poll(fds: &mut [pollfd], ns: u64) -> isize {
+        let n = state().poll(fds);
+        if n == 0 && ns > 0 {
+            if !meanwhile() {
+                state().now += ns;
+            }
+            return state().poll(fds);
+        }
+        n
+    }
+    fn queued(fd: i32, request: u64) -> Option<u64> {
+        let mut s = state();
+        let (tcp, end) = s.socket(fd)?;
+        match request {
+            libc::FIONREAD => Some(tcp.unread(end)),
+            libc::TIOCOUTQ => Some(tcp.unsent(end)),
+            _ => Some(0),
+        }
+    }
+    fn get_option<T: Plain>(fd: i32, level: i32, name: i32, v: &mut T) -> isize {
+        let mut s = state();
+        let id = s.descriptors.get(&fd).copied().unwrap_or(usize::MAX);
+        let socket = s.sockets.get(&id).copied().unwrap_or_default();
+        let Some((tcp, end)) = s.socket(fd) else { return -libc::ENOTSOCK as isize };
+        let int = |n: i32| n.to_ne_bytes().to_vec();
+        let bytes = match (level, name) {
+            (libc::SOL_SOCKET, libc::SO_COOKIE) => (id as u64 + 1).to_ne_bytes().to_vec(),
+            (libc::SOL_SOCKET, libc::SO_ERROR) => int(tcp.take_error(end)),
+            (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => int(tcp.end(end).lowat as i32),
+            (libc::SOL_SOCKET, libc::SO_RCVBUF) => int(tcp.end(end).room as i32),
+            (libc::SOL_SOCKET, libc::SO_SNDBUF) => int(tcp.end(end).sndbuf as i32),
+            (libc::SOL_SOCKET, libc::SO_LINGER) => [int(socket.linger.0), int(socket.linger.1)].concat(),
+            (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+                let mut b = vec![0u8; 136];
+                let (state, acked, received) = tcp.info(end);
+                b[0] = state;
+                b[120..128].copy_from_slice(&acked.to_ne_bytes());
+                b[128..136].copy_from_slice(&received.to_ne_bytes());
+                b
+            }
+            _ => vec![0; size_of::<T>().min(8)],
+        };
+        let n = bytes.len().min(size_of::<T>());
+        // SAFETY: any bytes are a `T`, and no more are written than it has.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), core::ptr::from_mut(v).cast::<u8>(), n) };
+        n as isize
+    }
+    fn set_option<T: Plain>(fd: i32, level: i32, name: i32, v: T) -> isize {
+        let mut s = state();
+        let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF as isize };
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_LINGER) {
+            // SAFETY: a linger is two ints.
+            let v = unsafe { core::ptr::from_ref(&v).cast::<[i32; 2]>().read_unaligned() };
+            s.sockets.entry(id).or_default().linger = (v[0], v[1]);
+        }
+        0
+    }
+    fn local_address(_: i32) -> Option<[u8; 28]> {
+        None
+    }
+    fn ends(fd: i32, peer_first: bool) -> Result<Tuple, i32> {
+        let mut s = state();
+        let connection = match s.object(fd) {
+            Some(Object::Socket(connection, _)) => *connection as u16,
+            _ => return Err(libc::ENOTSOCK),
+        };
+        let (tcp, end) = s.socket(fd).ok_or(libc::ENOTSOCK)?;
+        if !tcp.is_connected(end) {
+            return Err(libc::ENOTCONN);
+        }
+        let local = [127, 0, 0, 1];
+        let port = |end: usize| if end == 0 { 10_000 + connection } else { 80 };
+        let own = if peer_first { 1 - end } else { end };
+        let address = rendezvous::tuple::mapped(local);
+        Ok(Tuple { src: address, dst: address, sport: port(own), dport: port(1 - own), scope: 0 })
+    }
+    fn has_no_holder(_: &Cache, socket: &Tuple, cookie: u64) -> bool {
+        let s = state();
+        let connection = (socket.sport.max(socket.dport) - 10_000) as usize;
+        let end = usize::from(socket.sport == 80);
+        let id =
+            s.objects.iter().position(|o| matches!(o, Some(Object::Socket(c, e)) if (*c, *e) == (connection, end)));
+        s.connections[connection].is_orphan(end) || id.is_none_or(|id| id as u64 + 1 != cookie)
+    }
+
+    unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
+        // SAFETY: the caller's obligation.
+        let bytes = unsafe { core::slice::from_raw_parts(from, len) };
+        Self::tcp(fd, |tcp, end| code(tcp.send(end, bytes, flags & libc::MSG_NOSIGNAL == 0), |n| n as isize))
+    }
+    unsafe fn receive(fd: i32, into: &mut [iovec], flags: i32) -> isize {
+        Self::fill(fd, into, flags)
+    }
+    fn discard(fd: i32, n: u64) -> isize {
+        code(Self::recv(fd, n as usize, false), |bytes| bytes.len() as isize)
+    }
+    fn disconnect(fd: i32) -> isize {
+        Self::tcp(fd, |tcp, end| tcp.disconnect(end));
+        0
+    }
+    fn shutdown(fd: i32, how: i32) -> isize {
+        Self::tcp(fd, |tcp, end| code(tcp.shutdown(end, how), |()| 0))
+    }
+    unsafe fn send_as_program(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
+        // SAFETY: the caller's obligation.
+        host::real::ret(unsafe { Self::send(fd, from, len, flags) })
+    }
+
+    fn descriptor_flags(_: i32) -> isize {
+        libc::FD_CLOEXEC as isize
+    }
+    fn file_flags(fd: i32) -> isize {
+        let s = state();
+        match s.descriptors.get(&fd) {
+            Some(id) if s.sockets.get(id).is_some_and(|x| x.nonblocking) => libc::O_NONBLOCK as isize,
+            Some(_) => 0,
+            None => -libc::EBADF as isize,
+        }
+    }
+    fn duplicate(fd: i32, least: i32) -> i32 {
+        let mut s = state();
+        let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF };
+        let new = s.free(least);
+        s.descriptors.insert(new, id);
+        new
+    }
+    fn close(fd: i32) {
+        let mut s = state();
+        let Some(id) = s.descriptors.remove(&fd) else { return };
+        if s.descriptors.values().any(|other| *other == id) {
+            return;
+        }
+        let linger = s.sockets.remove(&id).unwrap_or_default().linger;
+        if let Some(Object::Socket(connection, end)) = s.objects[id].take() {
+            s.connections[connection].close(end, linger.0 != 0 && linger.1 == 0);
+        }
+    }
+    fn open(_: &CStr, _: i32) -> i32 {
+        -libc::ENOENT
+    }
+    fn read(_: i32, _: &mut [u8]) -> isize {
+        -libc::EBADF as isize
+    }
+    unsafe fn read_vector(fd: i32, into: &[iovec], at: Option<i64>) -> isize {
+        let Some(file) = state().file(fd) else { return -libc::EBADF as isize };
+        let mut from = at.unwrap_or(0) as usize;
+        let mut done = 0;
+        for v in into {
+            let n = v.iov_len.min(file.len.saturating_sub(from));
+            // SAFETY: inside the file; memory that the caller names.
+            unsafe { core::ptr::copy_nonoverlapping(file.at.wrapping_add(from), v.iov_base.cast(), n) };
+            (from, done) = (from + n, done + n);
+        }
+        done as isize
+    }
+    fn stat(fd: i32) -> Option<libc::stat> {
+        let s = state();
+        // SAFETY: all-zero bytes are a valid stat.
+        let mut st: libc::stat = unsafe { core::mem::zeroed() };
+        st.st_ino = *s.descriptors.get(&fd)? as u64 + 1;
+        st.st_mode = libc::S_IFSOCK;
+        if let Some(file) = s.file(fd) {
+            st.st_size = file.len as i64;
+            st.st_mode = libc::S_IFREG;
+        }
+        Some(st)
+    }
+    fn pipe() -> Option<[i32; 2]> {
+        None
+    }
+    fn lock_byte(_: i32, _: usize) -> bool {
+        true
+    }
+    fn is_byte_locked(_: i32, _: usize) -> bool {
+        false
+    }
+    fn lock_file(_: i32, _: i32, _: u64, _: u64) -> isize {
+        0
+    }
+    fn first_lock(_: i32, _: u64, _: u64) -> Option<u64> {
+        None
+    }
+    fn limit(resource: u32) -> Option<u64> {
+        Some(if resource == libc::RLIMIT_NOFILE { 256 } else { libc::RLIM_INFINITY })
+    }
+
+    fn memory_file(_: &CStr, len: usize) -> Option<i32> {
+        Some(state().open(Object::File(Memory::new(len), 0)))
+    }
+    fn seal(fd: i32, seals: i32) -> isize {
+        match state().object_mut(fd) {
+            Some(Object::File(_, there)) => {
+                *there |= seals;
+                0
+            }
+            _ => -libc::EBADF as isize,
+        }
+    }
+    fn seals(fd: i32) -> isize {
+        match state().object(fd) {
+            Some(Object::File(_, seals)) => *seals as isize,
+            _ => -libc::EBADF as isize,
+        }
+    }
+    fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
+        let Some(file) = state().file(fd) else { return -libc::EBADF as isize };
+        assert!(at + bytes.len() <= file.len);
+        // SAFETY: inside the file.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), file.at.add(at), bytes.len()) };
+        bytes.len() as isize
+    }
+    unsafe fn read_at(fd: i32, into: *mut u8, len: usize, at: usize) -> isize {
+        let Some(file) = state().file(fd) else { return -libc::EBADF as isize };
+        let n = len.min(file.len.saturating_sub(at));
+        // SAFETY: inside the file; memory that the caller names.
+        unsafe { core::ptr::copy_nonoverlapping(file.at.wrapping_add(at), into, n) };
+        n as isize
+    }
+    fn punch_hole(fd: i32, part: Range<usize>) {
+        if let Some(file) = state().file(fd) {
+            assert!(part.end <= file.len);
+            // SAFETY: inside the file.
+            unsafe { core::ptr::write_bytes(file.at.add(part.start), 0, part.len()) };
+        }
+    }
+    fn zeros(len: usize) -> Option<*mut u8> {
+        Some(Memory::new(len).at)
+    }
+    fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8> {
+        let file = state().file(fd)?;
+        assert!(offset + len <= file.len, "a mapping that ends beyond the file");
+        Some(file.at.wrapping_add(offset))
+    }
+    unsafe fn replace(_: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
+        if fd < 0 { Self::zeros(len) } else { Self::map(fd, 0, len) }
+    }
+    unsafe fn remap(at: *mut u8, _: usize, _: usize) -> Option<*mut u8> {
+        // A file's bytes lie one behind the other.
+        Some(at)
+    }
+    unsafe fn unmap(_: *mut u8, _: usize) {}
+    fn populate(_: *mut u8, len: usize) -> isize {
+        let mut s = state();
+        let pages = len.div_ceil(4096);
+        match &mut s.pages {
+            Some(left) if *left < pages => -libc::ENOMEM as isize,
+            Some(left) => {
+                *left -= pages;
+                0
+            }
+            None => 0,
+        }
+    }
+
+    unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) -> Result<(), Fault> {
+        let bad = |at: usize| state().bad.iter().any(|b| at < b.end && at + len > b.start);
+        if len > 0 && (bad(dst.addr()) || bad(src.addr())) {
+            return Err(Fault);
+        }
+        // SAFETY: the caller's obligation.
+        unsafe { core::ptr::copy_nonoverlapping(src, dst, len) };
+        Ok(())
+    }
+    fn arm_faults() {}
+
+    unsafe fn sleep(fds: &mut [pollfd], timeout: Option<u64>, _: *const sigset_t, since: Runs) -> isize {
+        loop {
+            let n = state().poll(fds);
+            if n > 0 {
+                return n;
+            }
+            if host::signals::runs() != since {
+                return -libc::EINTR as isize;
+            }
+            if !meanwhile() {
+                let Some(ns) = timeout else { panic!("a sleep that nobody ends") };
+                let mut s = state();
+                s.now += ns;
+                s.timeouts += 1;
+                return 0;
+            }
+        }
+    }
+    fn sleep_on(word: &AtomicU32, value: u32, timeout: u64, since: Runs) -> isize {
+        while word.load(Relaxed) == value {
+            if host::signals::runs() != since {
+                return -libc::EINTR as isize;
+            }
+            if !meanwhile() {
+                let mut s = state();
+                s.now += timeout;
+                s.timeouts += 1;
+                return -libc::ETIMEDOUT as isize;
+            }
+        }
+        0
+    }
+    fn wake(_: &AtomicU32) {}
+    unsafe fn cancellation_point() {}
+    fn nap(ns: u64) {
+        if !meanwhile() {
+            state().now += ns.max(1);
+        }
+    }
+    fn yield_cpu() {
+        Self::nap(0);
+    }
+    fn barrier_everywhere() -> bool {
+        true
+    }
+    fn affinity(_: &mut [u64]) -> isize {
+        -libc::ENOSYS as isize
+    }
+    fn open_bell() -> Result<Bell, i32> {
+        let (name, key) = (Self::random(), Self::random());
+        Ok(Bell { fd: state().open(Object::Bell(name, key, false)), name, key })
+    }
+    fn ringer(place: fn(i32) -> i32) -> Result<i32, i32> {
+        let fd = state().open(Object::Ringer);
+        Ok(place(fd))
+    }
+    fn ring(ringer: i32, name: u64, key: u64) -> bool {
+        let mut s = state();
+        assert!(matches!(s.object(ringer), Some(Object::Ringer)));
+        let mut heard = false;
+        for o in s.objects.iter_mut().flatten() {
+            if let Object::Bell(n, k, rung) = o
+                && *n == name
+            {
+                heard = true;
+                *rung |= *k == key;
+            }
+        }
+        heard
+    }
+    fn drain(fd: i32) {
+        if let Some(Object::Bell(_, _, rung)) = state().object_mut(fd) {
+            *rung = false;
+        }
+    }
+
+    fn pid() -> u32 {
+        1
+    }
+    fn has_thread(_: u32) -> bool {
+        true
+    }
+    fn raise(signal: i32) {
+        state().raised.push(signal);
+    }
+    fn random() -> u64 {
+        let mut s = state();
+        // Any that do not repeat.
+        s.random = s.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        s.random | 1
+    }
+    fn now() -> u64 {
+        let mut s = state();
+        s.now += 1;
+        s.now
+    }
+    fn cycles() -> u64 {
+        // Three in a nanosecond.
+        3 * Self::now()
+    }
+    fn cycles_in_order() -> u64 {
+        Self::cycles()
+    }
+    fn cycles_per_us() -> u64 {
+        3_000
+    }
+}

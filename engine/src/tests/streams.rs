@@ -1,0 +1,143 @@
+//! The bytes of a stream: native, on a ring, across the switch between them, short and long, peeked at.
+
+use super::*;
+use libc::{EAGAIN, EFAULT, MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
+
+#[test]
+fn a_connection_that_is_not_attached_is_the_kernels() {
+    let world = World::new();
+    let pair = world.pair();
+    assert_eq!(pair.a.send(b"hello"), Ok(5));
+    assert_eq!(on_kernel(&pair), 5);
+    assert_eq!(pair.b.recv(3), Ok(b"hel".to_vec()));
+    assert_eq!(pair.b.peek(9), Ok(b"lo".to_vec()));
+    assert_eq!(pair.b.recv(9), Ok(b"lo".to_vec()));
+    assert_eq!(pair.b.recv(9), Err(EAGAIN));
+    pair.close();
+}
+
+#[test]
+fn once_both_are_ready_bytes_go_by_the_ring() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(b"ring"), Ok(4));
+    assert_eq!(on_kernel(&pair), 0);
+    assert_eq!(pair.b.peek(2), Ok(b"ri".to_vec()));
+    assert_eq!(pair.b.recv(9), Ok(b"ring".to_vec()));
+    assert_eq!(pair.b.recv(9), Err(EAGAIN));
+    pair.close();
+}
+
+#[test]
+fn what_was_sent_natively_comes_first() {
+    let world = World::new();
+    for slow in [false, true] {
+        let pair = world.pair();
+        Simulated::tcp(pair.a.fd, |tcp, _| tcp.slow = slow);
+        assert_eq!(pair.a.send(&bytes(0, 300)), Ok(300));
+        pair.attach(RING);
+        // The receiver declares itself ready before it has read.
+        assert_eq!(pair.b.send(b"x"), Ok(1));
+        assert_eq!(pair.a.send(&bytes(300, 300)), Ok(300));
+        assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Ring);
+        let mut got = Vec::new();
+        for _ in 0..1000 {
+            match pair.b.recv(7) {
+                Ok(some) => got.extend(some),
+                Err(EAGAIN) => Simulated::tcp(pair.a.fd, |tcp, end| tcp.arrive(end, 11)),
+                Err(e) => panic!("errno {e}"),
+            }
+            if got.len() == 600 {
+                break;
+            }
+        }
+        assert_eq!(got, bytes(0, 600), "slow: {slow}");
+        Simulated::tcp(pair.a.fd, |tcp, _| tcp.slow = false);
+        pair.close();
+    }
+}
+
+#[test]
+fn a_full_ring_takes_a_part_and_then_nothing() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let all = bytes(0, 3 * RING);
+    assert_eq!(pair.a.send(&all), Ok(RING));
+    assert_eq!(pair.a.send(&all[RING..]), Err(EAGAIN));
+    assert_eq!(pair.b.recv(1000), Ok(all[..1000].to_vec()));
+    assert_eq!(pair.a.send(&all[RING..]), Ok(1000));
+    let mut got = all[..1000].to_vec();
+    while let Ok(some) = pair.b.recv(4099) {
+        got.extend(some);
+    }
+    assert_eq!(got, all[..RING + 1000]);
+    pair.close();
+}
+
+#[test]
+fn long_streams_go_round_the_ring() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let (mut sent, mut got) = (0, 0);
+    let (total, steps) = if cfg!(miri) { (2 * RING, [9001, 20011]) } else { (50 * RING, [1777, 3001]) };
+    while got < total {
+        while let Ok(n) = pair.a.send(&bytes(sent, steps[0])) {
+            sent += n;
+        }
+        for _ in 0..9 {
+            let Ok(some) = pair.b.recv(steps[1]) else { break };
+            assert_eq!(some, bytes(got, some.len()));
+            got += some.len();
+        }
+    }
+    assert_eq!(on_kernel(&pair), 0);
+    while got < sent {
+        got += pair.b.recv(RING).unwrap().len();
+    }
+    pair.close();
+}
+
+#[test]
+fn flags_of_a_receive() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 100)), Ok(100));
+    assert_eq!(pair.b.recv_with(30, MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT), Ok(bytes(0, 30)));
+    // Discards without writing.
+    assert_eq!(pair.b.recv_with(30, MSG_TRUNC | MSG_DONTWAIT), Ok(vec![0; 30]));
+    assert_eq!(pair.b.recv_with(0, MSG_DONTWAIT), Ok(vec![]));
+    assert_eq!(pair.b.recv_with(100, MSG_WAITALL | MSG_DONTWAIT), Ok(bytes(30, 70)));
+    pair.close();
+}
+
+#[test]
+fn a_bad_pointer_sends_nothing_and_takes_nothing() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let message = bytes(0, 64);
+    Simulated::spoil(&message);
+    assert_eq!(pair.a.send(&message), Err(EFAULT));
+    assert_eq!(pair.a.send(b"good"), Ok(4));
+    assert_eq!(pair.b.recv(64), Ok(b"good".to_vec()));
+    pair.close();
+}
+
+#[test]
+fn without_memory_for_the_ring_the_kernel_takes_the_bytes() {
+    let world = World::new();
+    let pair = warmed(&world);
+    Simulated::limit_memory(Some(0));
+    // What fits the home has its memory; the rest goes over the lifeline, and the direction stays there.
+    let all = bytes(0, 20_000);
+    let mut sent = 0;
+    while sent < all.len() {
+        sent += pair.a.send(&all[sent..]).unwrap();
+    }
+    assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Down);
+    let mut got = Vec::new();
+    while let Ok(some) = pair.b.recv(999) {
+        got.extend(some);
+    }
+    assert_eq!(got, all);
+    pair.close();
+}
