@@ -234,12 +234,16 @@ pub fn after_fork_child() {
     }
 }
 
+/// Whether no other process of the family is noted as a holder of `ep`. One that was killed may be noted still.
+pub fn noted_alone(ep: Ep) -> bool {
+    ep.holders.iter().map(|h| h.load(Acquire).count_ones()).sum::<u32>() == 1
+}
+
 /// Whether this process is the only one of the family that holds `ep`.
 pub fn sole_holder(ep: Ep) -> bool {
-    let count = || ep.holders.iter().map(|h| h.load(Acquire).count_ones()).sum::<u32>();
-    count() == 1 || {
+    noted_alone(ep) || {
         members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
-        count() == 1
+        noted_alone(ep)
     }
 }
 

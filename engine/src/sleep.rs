@@ -3,9 +3,13 @@
 //! A sleep is a doze first: on the word that the peer clears when it has news, which is the cheapest sleep and the quickest
 //! waking there is. It hears of nothing else, so it is short; after it, or where the lifeline has a say, the thread sleeps
 //! in one system call over lifeline and doorbell.
+//!
+//! How long a doze may be follows from how long this thread slept before. Where hundreds of threads keep the CPUs busy, an
+//! answer takes longer than [`STEP`]: each of them would doze in vain, and then pay for the dearer sleep as well.
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::family::noted_alone;
 use crate::kernel::{K, Kernel as _};
 use crate::poller::{
     Alone, STEP, acquire, bell, disclaim, drain, generation, generation_alone, release, tell, watch_slot,
@@ -17,6 +21,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use shmring::layout::{ALONE, DOZING, Queue, SLOTS};
 use shmring::ring;
 use shmring::switch::{RxPhase, TxPhase};
+
+/// Longest doze, nanoseconds, of a thread whose sleeps have been longer than [`STEP`]: how late it can hear of a peer that was
+/// killed.
+const LONGEST: u64 = 40_000_000;
 
 /// Whether a thread may doze on `ep`: everything that can end its sleep is announced by the peer in shared memory, or
 /// can wait for [`STEP`]. Not so while the lifeline carries bytes of the receiving direction, or a rewind waits for
@@ -197,8 +205,11 @@ fn doze(
         Err(over) => return Some(over),
     };
     let word = &queue.armed;
+    // Another holder could take the connection to the kernel, which this thread would hear of when its doze is over.
+    let beyond = if noted_alone(ep) { u64::from(tls().habits.patience.get()) * 1000 } else { 0 };
+    let longest = STEP + beyond;
     lie_on(Some(word));
-    let r = K::sleep_on(word, s.armed, left.unwrap_or(STEP).min(STEP), since);
+    let r = K::sleep_on(word, s.armed, left.map_or(longest, |l| l.min(longest)), since);
     lie_on(None);
     if r == -(libc::EINTR as isize) {
         return Some(Err(libc::EINTR));
@@ -246,9 +257,12 @@ unsafe fn sleep_deep(
     let begun = K::now();
     // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
     let r = unsafe { K::sleep(&mut p, left, core::ptr::null(), since) };
-    if K::now() - begun < STEP {
-        // The sleep was shorter than a doze may be: the next one is a doze again.
-        tls().habits.deep.set(0);
+    let took = K::now() - begun;
+    if took < LONGEST {
+        // The sleep was shorter than a doze may be: the next one is a doze again, long enough for a sleep such as this one.
+        let habits = &tls().habits;
+        habits.patience.set((2 * took).min(LONGEST - STEP) as u32 / 1000);
+        habits.deep.set(0);
     }
     if p[1].revents != 0 {
         s.drain();

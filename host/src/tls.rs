@@ -99,6 +99,8 @@ pub struct Habits {
     pub place: Word,
     /// Not 0: dozing was not enough (`sleep::sleep`).
     pub deep: Word,
+    /// Microseconds that it may doze beyond `poller::STEP` (`sleep::sleep`).
+    pub patience: Word,
 }
 
 /// Thread-local state, all zero in a new thread.
