@@ -33,7 +33,7 @@ const TAKEN_UP_US: u64 = 2;
 static ONLINE: AtomicU32 = AtomicU32::new(0);
 /// Nobody spins before this time (cycles): the CPUs were crowded a moment ago.
 static QUIET_UNTIL: AtomicU64 = AtomicU64::new(0);
-/// Length of that pause, microseconds; 0 before anybody has spun.
+/// Length of that pause, microseconds; 0 before a spinner was robbed.
 static QUIET_US: AtomicU64 = AtomicU64::new(0);
 /// The first pause, and the longest: it doubles as long as a spin after it is robbed of a slice again.
 const QUIET: [u64; 2] = [20_000, 1_000_000];
@@ -58,30 +58,37 @@ fn robbed(since: u64, rate: u64) {
     QUIET_UNTIL.store(now + us * rate, Relaxed);
 }
 
-/// Whether spinning is out of the question at time `now`. After a pause, and before the first spin of all, the kernel is
-/// asked how many threads want to run.
+/// Whether spinning is out of the question at time `now`. The kernel is asked now and then how many threads want to run: a
+/// spinner is not always robbed where others wait for its CPU. Hundreds of threads that run for microseconds each let it
+/// spin, and it even wins, but what it spins away they could have used.
 fn quiet(now: u64, rate: u64) -> bool {
-    let until = QUIET_UNTIL.load(Relaxed);
-    if now < until {
+    if now < QUIET_UNTIL.load(Relaxed) {
         return true;
     }
-    let us = QUIET_US.load(Relaxed);
-    // One look serves the time that the pause would have been repeated for.
-    if us != 0 && LOOKED.load(Relaxed) == until {
+    let next = LOOK_AT.load(Relaxed);
+    if now < next || LOOK_AT.compare_exchange(next, now + LOOK_US * rate, Relaxed, Relaxed).is_err() {
         return false;
     }
-    if crowded() {
-        QUIET_US.store(us.max(QUIET[0]), Relaxed);
-        QUIET_UNTIL.store(now + us.max(QUIET[0]) * rate, Relaxed);
-        return true;
+    if !crowded() {
+        SUSPECT.store(0, Relaxed);
+        return false;
     }
-    QUIET_US.store(us.max(1), Relaxed);
-    LOOKED.store(until, Relaxed);
-    false
+    // One look may have met a thread that ran for a moment only.
+    if SUSPECT.swap(1, Relaxed) == 0 {
+        LOOK_AT.store(now + LOOK_AGAIN_US * rate, Relaxed);
+        return false;
+    }
+    QUIET_UNTIL.store(now + QUIET_US.load(Relaxed).max(QUIET[0]) * rate, Relaxed);
+    true
 }
 
-/// The end of the pause after which the kernel was asked last.
-static LOOKED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// When the kernel is asked next (cycles): before the first spin of all, after a pause, and this long after the last time.
+static LOOK_AT: AtomicU64 = AtomicU64::new(0);
+const LOOK_US: u64 = 2000;
+/// Until a first look that found the CPUs crowded is confirmed.
+const LOOK_AGAIN_US: u64 = 200;
+/// Not 0: the next look that finds them crowded is believed. So is the first of all.
+static SUSPECT: AtomicU32 = AtomicU32::new(1);
 
 /// Whether more threads want to run on the machine than it has CPUs. False where nothing tells.
 #[cold]
