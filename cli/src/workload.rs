@@ -3,6 +3,8 @@
 //! Each prints one line of JSON (a server: its port) when it is ready or done, and a server runs until
 //! it is killed or its parent dies.
 
+mod crowd;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -56,6 +58,25 @@ pub enum Role {
         #[arg(long)]
         seconds: u32,
     },
+    /// Echo server on one `select` call, for some hundred connections
+    SelectServer,
+    /// Wants a CPU until it is killed
+    Hog,
+    /// Threads that exchange messages as fast as they are answered
+    RateClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// Threads
+        #[arg(long, default_value_t = 1)]
+        threads: u32,
+        /// Connections of each thread, used in turn
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
     /// Requests at a fixed rate over several connections
     LoadClient {
         /// Server's port
@@ -95,6 +116,11 @@ pub fn main(args: &WorkloadArgs) -> u8 {
     let result = match args.role.clone() {
         Role::EchoServer => echo_server(),
         Role::EpollServer => epoll_server(),
+        Role::SelectServer => crowd::select_server(),
+        Role::Hog => crowd::hog(),
+        Role::RateClient { port, threads, connections, seconds } => {
+            crowd::rate_client(port, threads, connections, Duration::from_secs(seconds.into()))
+        }
         Role::RttClient { port, size, seconds } => rtt_client(port, size, seconds),
         Role::LoadClient { port, protocol, rate, connections, seconds } => {
             load_client(port, protocol, rate, connections, Duration::from_secs(seconds.into()))

@@ -374,6 +374,8 @@ unsafe fn serve_in(
                         let ep = chan.endpoint(slot);
                         set.iter().any(|p| ep.is_some() && on_ring(p.fd).map(|(e, _)| e) == ep)
                     });
+                    // Each connection is looked at below; the marks would be looked at again after each sleep.
+                    ring::take_ready(&chan.queues(chan.role())[n]);
                 }
             }
             if work[bell].revents != 0 {

@@ -212,6 +212,34 @@ pub const ROWS: &[Row] = &[
         ..BLANK
     },
     Row {
+        id: "threads",
+        title: "300 connections, a thread at each end of each",
+        unit: "ops/s",
+        floor: Floor::Times(1.0),
+        operation: "exchange",
+        run: |s, side| rate(s, side, "echo-server", ["300", "1"], 0),
+        ..BLANK
+    },
+    Row {
+        id: "select",
+        title: "300 connections in one select call, one busy at a time",
+        unit: "ops/s",
+        floor: Floor::Times(1.0),
+        operation: "exchange",
+        run: |s, side| rate(s, side, "select-server", ["1", "300"], 0),
+        ..BLANK
+    },
+    Row {
+        id: "hogs",
+        title: "one connection, beside two busy loops for each CPU",
+        unit: "ops/s",
+        floor: Floor::Times(1.0),
+        operation: "exchange",
+        rounds: 2,
+        run: |s, side| rate(s, side, "echo-server", ["1", "1"], 2),
+        ..BLANK
+    },
+    Row {
         id: "idle",
         title: "1,000 idle connections: memory of both ends",
         unit: "B/conn",
@@ -428,6 +456,22 @@ fn load(s: &Setup, side: Side, protocol: &str, rate: u32) -> io::Result<Sample> 
     let answer = json(&done.output)?;
     let cpu = per_op(server.cpu() - before + done.cpu, number(&answer["operations"])?);
     Ok(Sample { value: cpu, cpu, details: BTreeMap::from([("rate", number(&answer["rate"])?)]) })
+}
+
+/// Exchanges per second of `threads` threads with `connections` connections each, beside `hogs` busy loops for each CPU.
+fn rate(s: &Setup, side: Side, server: &str, [threads, connections]: [&str; 2], hogs: usize) -> io::Result<Sample> {
+    let mut server = s.start(workload(&[server]), side)?;
+    let port = server.first_line()?;
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let mut busy =
+        (0..hogs * cpus).map(|_| s.start(workload(&["hog"]), Side::Kernel)).collect::<io::Result<Vec<_>>>()?;
+    busy.iter_mut().try_for_each(|h| h.first_line().map(drop))?;
+    let seconds = s.seconds.to_string();
+    let args = ["--port", &port, "--threads", threads, "--connections", connections, "--seconds", &seconds];
+    let done = s.start(workload(&[&["rate-client"], &args[..]].concat()), side)?.finish(s.length())?;
+    let answer = json(&done.output)?;
+    let cpu = per_op(server.cpu() + done.cpu, number(&answer["all_operations"])?);
+    Ok(Sample { value: number(&answer["rate"])?, cpu, details: BTreeMap::new() })
 }
 
 fn idle(s: &Setup, side: Side) -> io::Result<Sample> {
