@@ -121,6 +121,12 @@ impl Generator {
         self.model.blocked.iter().all(|(t, w)| process_of(t) != process || hidden(w))
     }
 
+    /// No thread of `process` is in a receive that has taken bytes and waits for more: they would go with it.
+    fn loses_nothing(&self, process: &str) -> bool {
+        let whole = |w: &Waiting| !matches!(w, Waiting::Read(e) if self.model.under_way(*e) > 0);
+        self.model.blocked.iter().all(|(t, w)| process_of(t) != process || whole(w))
+    }
+
     /// What may take a connection out of the library's reach: not done while a process is stopped, whose turn comes next.
     fn hands_over(&self, who: &str, text: &str) -> bool {
         let words: Vec<&str> = text.split(' ').collect();
@@ -595,7 +601,7 @@ impl Generator {
                     spaces => format!("{t} forkin {child}.0 {spaces}"),
                 })
             }
-            4..=5 if self.has("exec") => {
+            4..=5 if self.has("exec") && self.loses_nothing(process) => {
                 let preload = i32::from(self.rng.chance(75));
                 let leaves = preload == 1 || self.model.ends_of(process).iter().all(|e| self.model.can_leave(*e));
                 leaves.then(|| format!("{t} exec {process}.0 {preload}"))
