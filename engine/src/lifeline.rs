@@ -207,6 +207,11 @@ pub fn fin_came(fd: i32, closed: impl FnOnce() -> bool) -> bool {
     }
 }
 
+/// Whether this end has sent its FIN, whichever process shut it down.
+pub fn is_shut(fd: i32) -> bool {
+    info(fd).is_none_or(|i| !matches!(i.state, ESTABLISHED | CLOSE_WAIT))
+}
+
 const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
 const CLOSE: u8 = 7;

@@ -104,7 +104,7 @@ pub unsafe fn recv(
     let mut dozing = false;
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;
-    let shut = record.wr_shut.load(Relaxed);
+    let shut = b.len == 0 && lifeline::is_shut(fd);
     if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         spin::glance(|| stirred(ep, chan));
@@ -201,8 +201,8 @@ pub unsafe fn recv(
         }
         let restartable = d.is_none();
         // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`), also a shutdown of the
-        // other direction, by whomever (inet_shutdown), which is looked for.
-        if b.len == 0 && (signals::runs() != since || ep.wr_shut.load(Relaxed) != shut) {
+        // other direction, by whomever (inet_shutdown), perhaps a program outside the family: the kernel is asked.
+        if b.len == 0 && (signals::runs() != since || lifeline::is_shut(fd) != shut) {
             return 0;
         }
         // A call that has received something is never restarted.

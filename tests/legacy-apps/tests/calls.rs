@@ -112,6 +112,6 @@ fn negative_and_endless_times() {
 
 #[test]
 fn receives_of_no_bytes_end_with_none() {
-    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("nothing.c", &[]));
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("nothing.c", &["-pthread"]));
     compare_one("nothing", program, |_, log| on_ring(log) > 0);
 }
