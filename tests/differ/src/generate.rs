@@ -80,23 +80,10 @@ impl Generator {
     /// library (ARCHITECTURE.md, "Known weaknesses"). Our actors wait outside of it, so each peer gets a call to make:
     /// this delay is accepted, and nothing else. To an edge-triggered watch they come anew, so it is armed anew.
     fn handed_over(&mut self, who: &str, text: &str) {
-        let words: Vec<&str> = text.split(' ').collect();
-        let named = match words[0] {
-            "usend" => Some(words[1]),
-            "pspawn" | "exec" => None,
-            // Into a set that a fork has shared, or out of the process that added it.
-            "epctl" if words[2] == "add" && self.model.set_is_shared(who, words[1]) => Some(words[3]),
-            "close" if self.model.processes.len() > 1 => Some(words[1]),
-            "dup2" | "dup3" if self.model.processes.len() > 1 && words[3].starts_with('v') => Some(words[3]),
-            _ => return,
-        };
-        let Some(process) = self.model.processes.get(process_of(who)) else { return };
-        let named = named.and_then(|v| v.trim_start_matches('v').parse::<usize>().ok());
-        let left = process.slots.iter().filter(|(s, _)| named.is_none_or(|n| n == **s));
-        let ends: BTreeSet<usize> =
-            left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect();
+        let Some(ends) = self.leaving(who, text) else { return };
+        let shared = text.starts_with("epctl");
         // In a set that several processes have it is the other end, too, that hears of them from the kernel.
-        let heard = |e: &usize| ends.contains(e) || words[0] == "epctl" && ends.contains(&Model::peer(*e));
+        let heard = |e: &usize| ends.contains(e) || shared && ends.contains(&Model::peer(*e));
         for ((ep, data), (process, call)) in &self.model.edges {
             let theirs = self.model.epolls[*ep].get(data).is_some_and(heard) && !self.model.has_waiter(*ep);
             if let Some(t) = self.model.idle.iter().find(|t| theirs && process_of(t) == process) {
@@ -127,14 +114,36 @@ impl Generator {
         self.model.blocked.iter().all(|(t, w)| process_of(t) != process || whole(w))
     }
 
-    /// What may take a connection out of the library's reach: not done while a process is stopped, whose turn comes next.
-    fn hands_over(&self, who: &str, text: &str) -> bool {
+    /// The ends that an operation may take out of the library's reach.
+    fn leaving(&self, who: &str, text: &str) -> Option<BTreeSet<usize>> {
         let words: Vec<&str> = text.split(' ').collect();
-        match words[0] {
-            "usend" | "pspawn" | "exec" | "exit" | "close" | "dup2" | "dup3" => true,
-            "epctl" => words[2] == "add" && self.model.set_is_shared(who, words[1]),
-            _ => false,
-        }
+        let named = match words[0] {
+            "usend" => Some(words[1]),
+            "pspawn" | "exec" => None,
+            // Into a set that a fork has shared, or out of the process that added it.
+            "epctl" if words[2] == "add" && self.model.set_is_shared(who, words[1]) => Some(words[3]),
+            "close" if self.model.processes.len() > 1 => Some(words[1]),
+            "dup2" | "dup3" if self.model.processes.len() > 1 && words[3].starts_with('v') => Some(words[3]),
+            _ => return None,
+        };
+        let process = self.model.processes.get(process_of(who))?;
+        let named = named.and_then(|v| v.trim_start_matches('v').parse::<usize>().ok());
+        let left = process.slots.iter().filter(|(s, _)| named.is_none_or(|n| n == **s));
+        Some(left.filter_map(|(_, w)| if let What::End(e) = w { Some(*e) } else { None }).collect())
+    }
+
+    /// Whether the peers that an operation asks for a turn can take it: none is stopped, and where bytes lie unread one has a
+    /// thread that is not blocked in something else.
+    fn may_leave(&self, who: &str, text: &str) -> bool {
+        let Some(ends) = self.leaving(who, text) else { return true };
+        let answers =
+            |e: &usize| self.model.under_way(*e) <= 0 || self.model.free_holder(Model::peer(*e), "").is_some();
+        // Nobody waits for an edge that would come anew, see `handed_over`.
+        let calm = |((ep, data), _): (&(usize, u64), &_)| {
+            let watched = self.model.epolls[*ep].get(data);
+            !watched.is_some_and(|e| ends.contains(e) || ends.contains(&Model::peer(*e))) || !self.model.has_waiter(*ep)
+        };
+        self.model.stopped.is_empty() && ends.iter().all(answers) && self.model.edges.iter().all(calm)
     }
 
     /// The next step; `None` at the end.
@@ -151,7 +160,7 @@ impl Generator {
                 let line = self.random().filter(|l| {
                     parse(l).iter().all(|op| {
                         let kind = op.text.split(' ').next().unwrap_or("");
-                        self.has(kind) && (self.model.stopped.is_empty() || !self.hands_over(op.who, op.text))
+                        self.has(kind) && self.may_leave(op.who, op.text)
                     })
                 });
                 if line.is_some() {
