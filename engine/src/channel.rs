@@ -317,6 +317,11 @@ impl Chan {
         self.header().forked[self.role() as usize].store(1, Relaxed);
     }
 
+    /// Whether a process of this side was forked while it had the channel.
+    pub fn has_forked(&self) -> bool {
+        self.header().forked[self.role() as usize].load(Relaxed) != 0
+    }
+
     /// Time stamp at which the process at the other side was last known to live. `None`: its connections may
     /// be other processes' by now.
     pub fn alive(&self) -> Option<u64> {

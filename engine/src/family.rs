@@ -6,7 +6,7 @@ use crate::lock::Lock;
 use crate::members::{BASE, FD, header, my_place};
 use crate::tls::tls;
 use crate::{config, members, peer};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, LEAKED, MAGIC, Member, Reason, State, VERSION};
 use shmring::journal::Journal;
@@ -144,9 +144,33 @@ pub fn is_leaving() -> bool {
     LEAVING.load(Relaxed)
 }
 
+/// This process moves to another family: no record is begun, and nothing attached, meanwhile.
+static MOVING: AtomicBool = AtomicBool::new(false);
+/// Threads that begin a record.
+static BEGINNING: AtomicU32 = AtomicU32::new(0);
+
+/// Until [`go_on`] no thread begins a record.
+pub fn stand_still() {
+    // Either the thread that begins one sees this (`alloc`), or its count is seen here.
+    MOVING.store(true, SeqCst);
+    while BEGINNING.load(SeqCst) != 0 {
+        K::yield_cpu();
+    }
+}
+
+/// See [`stand_still`].
+pub fn go_on() {
+    UNPLACED.store(0, Relaxed);
+    CHILD.store(0, Relaxed);
+    MOVING.store(false, SeqCst);
+}
+
 /// Whether nothing new is accelerated.
 pub fn disabled() -> bool {
-    members::is_filtered() || is_leaving() || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
+    members::is_filtered()
+        || is_leaving()
+        || MOVING.load(Relaxed)
+        || header().is_none_or(|h| h.disabled.load(Relaxed) != 0)
 }
 
 /// Whether calls that do not pass here may use any descriptor.
@@ -229,6 +253,8 @@ pub fn after_fork_parent() {
 pub fn after_fork_child() {
     LEAVING.store(false, Relaxed);
     MAKING.reset();
+    MOVING.store(false, Relaxed);
+    BEGINNING.store(0, Relaxed);
     if exists() {
         members::after_fork_child(child());
     }
@@ -296,6 +322,13 @@ fn clear(m: usize) {
 
 /// A fresh endpoint held by this process through one descriptor, or `None` when the table is full.
 pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
+    BEGINNING.fetch_add(1, SeqCst);
+    let ep = if MOVING.load(SeqCst) { None } else { begin(fd, state, role) };
+    BEGINNING.fetch_sub(1, Release);
+    ep
+}
+
+fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
     let h = header()?;
     let mut reaped = false;
     let ep = loop {

@@ -77,6 +77,8 @@ pub trait Kernel {
     fn file_flags(fd: i32) -> isize;
     /// Another number for the same open file, from `least` on, close-on-exec.
     fn duplicate(fd: i32, least: i32) -> i32;
+    /// The number `to`, which is ours, becomes another one for the same open file as `fd`, close-on-exec.
+    fn duplicate_to(fd: i32, to: i32) -> i32;
     /// Closes a descriptor of ours.
     fn close(fd: i32);
     /// Opens a file.
@@ -291,6 +293,9 @@ mod linux {
         }
         fn duplicate(fd: i32, least: i32) -> i32 {
             lnx::duplicate(fd, least)
+        }
+        fn duplicate_to(fd: i32, to: i32) -> i32 {
+            lnx::duplicate_to(fd, to, libc::O_CLOEXEC) as i32
         }
         fn close(fd: i32) {
             sys::close(fd);

@@ -38,6 +38,7 @@ pub mod memory;
 pub mod notify;
 pub mod own;
 pub mod pages;
+pub mod parting;
 pub mod peer;
 pub mod poller;
 pub mod readiness;

@@ -154,6 +154,26 @@ fn contended(word: &AtomicU64) {
     }
 }
 
+/// Takes a token, to give it back with [`signals::critical_leave`] and whatever the word is to be then. False, after so many
+/// nanoseconds: another process has it, and keeps it. One of this process's threads gives it back.
+pub fn take_within(word: &AtomicU64, ns: u64) -> bool {
+    let end = K::now() + ns;
+    loop {
+        let held = word.load(Relaxed);
+        let free = owner::tid(held) == 0 || members::owner_is_dead(held);
+        signals::critical_enter();
+        if free && word.compare_exchange(held, myself(), Acquire, Relaxed).is_ok() {
+            return true;
+        }
+        signals::critical_leave();
+        let foreign = owner::member(held) != members::myself();
+        if !free && foreign && K::now() > end {
+            return false;
+        }
+        K::nap(20_000);
+    }
+}
+
 /// Waits until no other thread of this process owns a token.
 pub fn wait_for_own(word: &AtomicU64) {
     let owned = || {

@@ -77,6 +77,23 @@ pub fn found() -> bool {
     lock(0)
 }
 
+/// This process is the only member of another family now, in the same place. False: its life cannot be proved to those that
+/// it will fork.
+pub fn found_anew() -> bool {
+    for b in &BIRTHS {
+        // Those children are born into the old family.
+        discard(&b.ours);
+        discard(&b.theirs);
+        b.place.store(0, Relaxed);
+    }
+    my_place().is_some_and(lock)
+}
+
+/// This process is no member any more.
+pub fn leave() {
+    MYSELF.store(0, Relaxed);
+}
+
 /// Whether the member that was read as `w` in `place` has died. Not of this process's own place.
 fn is_dead(place: usize, word: &AtomicU64, w: Member) -> bool {
     // In this order: a lock that was out of use when it was asked for has left a trace in the word.

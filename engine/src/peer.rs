@@ -48,6 +48,11 @@ pub fn after_fork_child() {
     }
 }
 
+/// This process has another user from now on, and publishes as that one.
+pub fn forget_user() {
+    REGISTRY.forget();
+}
+
 /// Whether the kernel says that the socket at the other end has no owner any more.
 pub fn gone(ep: Ep, fd: i32) -> bool {
     match K::ends(fd, true) {

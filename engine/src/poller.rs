@@ -89,6 +89,18 @@ pub fn can_ring() -> bool {
     RINGER.load(Relaxed) >= 0
 }
 
+/// This process has parted from those that ring with the same socket: they could shut it down.
+pub fn renew_ringer() {
+    let old = RINGER.load(Relaxed);
+    if old >= 0
+        && let Ok(fresh) = K::ringer(|fd| fd)
+    {
+        // Under the same number: a thread may be ringing with it.
+        K::duplicate_to(fresh, old);
+        K::close(fresh);
+    }
+}
+
 /// Rings a doorbell, our own or another process's. False: nobody can have heard it.
 fn ring(name: u64, key: u64) -> bool {
     !SILENT.load(Relaxed) && K::ring(RINGER.load(Relaxed), name, key)

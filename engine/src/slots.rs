@@ -201,7 +201,7 @@ pub fn leave(ep: Ep, chan: &'static Chan, slot: usize) {
 }
 
 /// Takes this process's part of a connection out of its slot. The last one takes the channel with it.
-fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
+pub fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
     if chan.unseat(slot, ep) {
         chan.unmap_bulk(slot);
     }

@@ -272,6 +272,10 @@ real! {
     // raw
     fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
     fn unshare(flags: c_int) -> c_int;
+    fn setuid(user: libc::uid_t) -> c_int;
+    fn seteuid(user: libc::uid_t) -> c_int;
+    fn setreuid(user: libc::uid_t, effective: libc::uid_t) -> c_int;
+    fn setresuid(user: libc::uid_t, effective: libc::uid_t, saved: libc::uid_t) -> c_int;
     fn mlockall(flags: c_int) -> c_int;
     fn munlockall() -> c_int;
     fn prctl(op: c_int, a: usize, b: usize, c: usize, d: usize) -> c_int;

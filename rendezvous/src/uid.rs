@@ -52,6 +52,12 @@ fn maps_all(map: &[u8]) -> bool {
     fields == Some((0, 0, u32::MAX, true))
 }
 
+/// Whether a process whose real, effective and saved user ids were `before` has lost a user by what they are `now`: one that it could be again would be no loss. Root can be
+/// anybody.
+pub fn has_lost(before: [u32; 3], now: [u32; 3]) -> bool {
+    !now.contains(&0) && before.iter().any(|id| !now.contains(id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +85,20 @@ mod tests {
         ] {
             assert!(!maps_all(map), "{}", String::from_utf8_lossy(map));
         }
+    }
+
+    #[test]
+    fn a_user_that_can_be_taken_again_is_not_lost() {
+        assert!(!has_lost([0, 0, 0], [0, 33, 0]));
+        assert!(!has_lost([0, 33, 0], [0, 0, 0]));
+        assert!(!has_lost([0, 0, 0], [33, 33, 0]));
+        assert!(!has_lost([33, 33, 33], [33, 33, 33]));
+    }
+
+    #[test]
+    fn one_that_cannot_is() {
+        assert!(has_lost([0, 0, 0], [33, 33, 33]));
+        assert!(has_lost([0, 33, 0], [33, 33, 33]));
+        assert!(has_lost([1000, 7, 1000], [1000, 1000, 1000]));
     }
 }

@@ -21,6 +21,7 @@ mod options;
 mod poll;
 mod processes;
 mod unwind;
+mod users;
 
 use core::ffi::c_void;
 use engine::{config, custody, handoff, memory, spin, watchers};

@@ -199,6 +199,15 @@ pub fn punch_hole(fd: i32, part: Range<usize>) -> isize {
     unsafe { syscall!(libc::SYS_fallocate, fd, PUNCH, part.start, part.len()) }
 }
 
+/// Real, effective and saved user id of the calling thread; `None` if the kernel does not say.
+pub fn users() -> Option<[u32; 3]> {
+    let mut ids = [0u32; 3];
+    let [real, effective, saved] = &mut ids;
+    // SAFETY: the kernel writes three locals.
+    let r = unsafe { syscall!(libc::SYS_getresuid, &raw mut *real, &raw mut *effective, &raw mut *saved) };
+    (r == 0).then_some(ids)
+}
+
 /// The soft limit of a resource; `None` if the kernel does not say.
 pub fn limit(resource: u32) -> Option<u64> {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

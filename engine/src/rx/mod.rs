@@ -221,7 +221,13 @@ pub unsafe fn recv(
             }
         };
         if !ep.lives(life) {
-            return -libc::EBADF as isize;
+            // This process has left its family, and the connection is the kernel's: as the kernel is told of a new user by a
+            // signal (nptl's setxid), which may end the call early.
+            return match (ep.life() == life, total) {
+                (true, 0) => RESTART,
+                (true, n) => n as isize,
+                _ => -libc::EBADF as isize,
+            };
         }
         fd = sleepers::number(ep, fd);
         match woken {

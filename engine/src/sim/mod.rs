@@ -409,6 +409,13 @@ impl Kernel for Simulated {
         s.descriptors.insert(new, id);
         new
     }
+    fn duplicate_to(fd: i32, to: i32) -> i32 {
+        Self::close(to);
+        let mut s = state();
+        let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF };
+        s.descriptors.insert(to, id);
+        to
+    }
     fn close(fd: i32) {
         let mut s = state();
         let Some(id) = s.descriptors.remove(&fd) else { return };

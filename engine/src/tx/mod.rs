@@ -442,7 +442,8 @@ unsafe fn wait_space(
         }
     };
     if !ep.lives(life) {
-        return Err(libc::EBADF);
+        // As in `rx::recv`: the turn is the lifeline's.
+        return if ep.life() == life { Ok(()) } else { Err(libc::EBADF) };
     }
     match woken {
         Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),

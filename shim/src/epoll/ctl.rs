@@ -74,9 +74,12 @@ pub fn hand_over(i: usize) {
 
 /// A descriptor of this process for `ep`.
 fn number(ep: Ep) -> Option<c_int> {
-    // A child of vfork has our memory, and other files.
-    let here = |fd| tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed));
-    (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && here(f))
+    (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && is_here(ep, f))
+}
+
+/// Whether a descriptor is what the table says. A child of vfork has our memory, and other files.
+fn is_here(ep: Ep, fd: c_int) -> bool {
+    tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
 }
 
 /// Moves a connection to the kernel. It may wait for the peer: with no set's lock held, since whoever holds a lock defers
@@ -91,13 +94,18 @@ fn to_kernel(ep: Ep) {
 
 /// Moves all attached connections of a set to the kernel, before its lock is taken for good.
 fn evacuate(s: &Set) {
-    for (_, w) in s.watches() {
-        if w.flags.load(Relaxed) & TAGGED != 0
-            && let Some(index) = w.ep.load(Relaxed).checked_sub(1)
-        {
-            to_kernel(Ep::from_index(index));
-        }
-    }
+    let me = s.index();
+    leave::quit_all(
+        Reason::EpollShared,
+        |_| leave::Unread::Rewind,
+        |fd| {
+            fds::endpoint(fd).is_some_and(|ep| {
+                let mut watched = false;
+                each(ep, |set, _, w| watched |= set == me && w.flags.load(Relaxed) & TAGGED != 0);
+                watched && ep.state() == State::Attached && is_here(ep, fd)
+            })
+        },
+    );
 }
 
 /// Whether the kernel's word about a connection holds, or will, without anybody's waiting for it.

@@ -167,6 +167,24 @@ pub fn any() -> bool {
     set::any()
 }
 
+/// This process leaves its family: the sets that others have, too, are the kernel's.
+pub fn part() {
+    for fd in 0..fds::high() {
+        if let Kind::Epoll(i) = fds::get(fd)
+            && TABLE[i].may_be_others()
+        {
+            hand_over(i);
+        }
+    }
+    set::part();
+    for fd in 0..fds::high() {
+        // There was no memory for it.
+        if matches!(fds::get(fd), Kind::Epoll(i) if TABLE[i].used.load(Relaxed) == 0) {
+            fds::set(fd, Kind::Other);
+        }
+    }
+}
+
 /// Every set of this process goes on without us.
 pub fn hand_all_over() {
     for fd in 0..fds::high() {

@@ -269,6 +269,12 @@ impl Set {
         true
     }
 
+    /// Whether another process has, or had, the memory of the set.
+    pub fn may_be_others(&self) -> bool {
+        let any = [&self.shared, &self.inherited].iter().any(|w| w.load(Relaxed) != 0);
+        !self.common.load(Acquire).is_null() && (any || self.used.load(Relaxed) == LEFT)
+    }
+
     /// From now on another process of the family may have the set: what it closes, this one may still use.
     fn share(&self) {
         self.shared.store(1, Relaxed);
@@ -720,6 +726,39 @@ pub(super) fn before_fork() {
         }
         s.share();
         held.release();
+    }
+}
+
+/// This process leaves its family: it keeps no memory of sets that others have. They have been handed over. The kernel's sets
+/// go on to be shared, and others' doorbells are in them: what they report is still sifted here.
+pub(super) fn part() {
+    for (i, s) in TABLE.iter().enumerate().filter(|(_, s)| s.may_be_others()) {
+        for (fd, w) in s.watches() {
+            disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+        }
+        while s.pop().is_some() {}
+        s.attached.store(0, Relaxed);
+        s.forgive();
+        // A thread may be waiting on it: it finds an empty set.
+        let anew = |p: *mut u8, len: usize| {
+            let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            p.is_null() || memory::map(p.addr(), len, kind, -1, 0).is_some()
+        };
+        let mut had = anew(s.common.load(Relaxed).cast(), size_of::<Common>());
+        for w in &s.chunks {
+            had &= anew(w.load(Relaxed).cast(), CHUNK * size_of::<Watch>());
+        }
+        for w in [&s.shared, &s.inherited, &s.foreign] {
+            w.store(0, Relaxed);
+        }
+        if !had || s.used.load(Relaxed) == LEFT {
+            if !had {
+                s.disown();
+            }
+            s.used.store(0, Release);
+            continue;
+        }
+        s.common().nested.store(1, Relaxed);
     }
 }
 

@@ -6,13 +6,13 @@
 //! neither, and `_exit` and `quick_exit` run no destructor. `execl` and its like, and `vfork`, are in
 //! the module `trampoline`.
 
-use crate::{descriptors, images, mlock, processes};
+use crate::{descriptors, images, mlock, processes, users};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::ptr::null;
 use engine::{custody, family};
 use host::real;
 use host::tls::tls;
-use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
+use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, uid_t};
 use shmring::syscall;
 
 type Strings = *const *const c_char;
@@ -316,6 +316,34 @@ pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
         real::quick_exit(code);
         exit_group(code)
     }
+}
+
+/// See [`users::watch`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn setuid(user: uid_t) -> c_int {
+    // SAFETY: libc gets the program's own argument.
+    users::watch(|| unsafe { real::setuid(user) })
+}
+
+/// See [`users::watch`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn seteuid(user: uid_t) -> c_int {
+    // SAFETY: libc gets the program's own argument.
+    users::watch(|| unsafe { real::seteuid(user) })
+}
+
+/// See [`users::watch`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn setreuid(user: uid_t, effective: uid_t) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    users::watch(|| unsafe { real::setreuid(user, effective) })
+}
+
+/// See [`users::watch`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn setresuid(user: uid_t, effective: uid_t, saved: uid_t) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    users::watch(|| unsafe { real::setresuid(user, effective, saved) })
 }
 
 /// See [`mlock::mlockall`].

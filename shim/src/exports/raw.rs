@@ -5,7 +5,7 @@
 //! here. A number that is none of ours goes to libc untouched.
 
 use super::{KERNEL_SIGSET, addr, arm, bytes, create, fd, idle, msg, nanos, peek, poke, waits};
-use crate::{descriptors, options, poll, processes};
+use crate::{descriptors, options, poll, processes, users};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use engine::fds;
@@ -267,6 +267,8 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 native()
             }
+            // The calling thread's alone. A process of one thread has no others.
+            libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => users::watch(|| native() as c_int) as c_long,
             libc::SYS_mlockall => super::process::mlockall(ai) as c_long,
             libc::SYS_munlockall => super::process::munlockall() as c_long,
             libc::SYS_prctl => super::process::prctl(ai, b as u64, c as u64, d as u64, e as u64) as c_long,

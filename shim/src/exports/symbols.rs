@@ -255,6 +255,10 @@ pub const SYMBOLS: &[Family] = &[
             ("mlockall", Process),
             ("munlockall", Process),
             ("unshare", Process),
+            ("setuid", Process),
+            ("seteuid", Process),
+            ("setreuid", Process),
+            ("setresuid", Process),
         ],
     },
     Family {
@@ -290,6 +294,7 @@ const STREAM: &str = "works on a stream; a stream on a socket was made by fdopen
 const NO_DESCRIPTOR: &str = "moves no byte of a socket and makes, copies or closes no descriptor of the program";
 const ONLY_LIBC: &str = "GLIBC_PRIVATE: imported by libc's own libraries alone, which use their own sockets";
 const RESOLVER: &str = "uses sockets of its own inside libc, closed before it returns";
+const GROUP: &str = "processes of one user trust each other, whatever their groups";
 const RPC: &str = "Sun RPC, for old binaries only: its sockets live inside libc and are never seen, hence never ours";
 
 /// libc symbols that have to do with a socket's bytes, events or descriptor, or are named like one of the
@@ -366,7 +371,14 @@ pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("pthread_sigmask", "as sigprocmask"),
     ("setns", "a connection outlives its maker's namespaces; a later one finds no registry and stays on the kernel"),
     ("chroot", "what is needed from the file system is open before it"),
-    ("setuid", "the peer proved its uid when the channel was made; the kernel does not ask again either"),
+    ("setgid", GROUP),
+    ("setegid", GROUP),
+    ("setregid", GROUP),
+    ("setresgid", GROUP),
+    ("setgroups", GROUP),
+    ("initgroups", GROUP),
+    ("setfsuid", "a user id for files alone: who has another one is the user he was"),
+    ("setfsgid", GROUP),
     ("setrlimit", "descriptors are had before, or the connection stays on the kernel"),
     ("setrlimit64", "as setrlimit"),
     ("prlimit", "as setrlimit"),

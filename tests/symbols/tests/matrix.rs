@@ -23,7 +23,7 @@ const CARRIERS: &str = "
     aio_read aio_write lio_listio aio_read64 aio_write64 lio_listio64
     fork vfork clone _Fork daemon forkpty login_tty posix_spawn posix_spawnp posix_spawn_file_actions_adddup2 system
     execve execv execvp execvpe execl execle execlp fexecve execveat _exit _Exit exit quick_exit pthread_atfork
-    unshare setns chroot setuid setrlimit prlimit prctl
+    unshare setns chroot setuid seteuid setreuid setresuid setfsuid setgid setegid setregid setresgid setgroups initgroups setrlimit prlimit prctl
     sigaction signal sysv_signal __sysv_signal bsd_signal siginterrupt sigset sigprocmask pthread_sigmask
     syscall getaddrinfo
 ";
