@@ -365,10 +365,9 @@ fn environment(vars: impl Iterator<Item = (String, String)>) -> Vec<Check> {
     const NAME: &str = "environment";
     let mut all = Vec::new();
     for (key, value) in vars.filter(|(k, _)| k.starts_with("CULVERT_")) {
-        let known = ["CULVERT_PATH", "CULVERT_SPIN", "CULVERT_LOG", "CULVERT_LOG_FILE", "CULVERT_RING", "CULVERT_DIR"];
         all.push(match settings::complaint(&key, &value) {
             Some(e) => fail(NAME, format!("{key}={value}: {e}"), format!("unset {key}")),
-            None if !known.contains(&&*key) => {
+            None if !settings::VARIABLES.contains(&&*key) => {
                 warn(NAME, format!("{key} means nothing to this version"), format!("unset {key}"))
             }
             None if key == "CULVERT_PATH" && value == "kernel" => {

@@ -130,6 +130,10 @@ impl fmt::Display for Ring {
     }
 }
 
+/// The variables that it knows.
+pub const VARIABLES: [&str; 6] =
+    ["CULVERT_PATH", "CULVERT_SPIN", "CULVERT_LOG", "CULVERT_LOG_FILE", "CULVERT_RING", "CULVERT_DIR"];
+
 /// Why the library would not take `value` for `variable`; `None` if it would, or if the variable is not
 /// one that it checks.
 pub fn complaint(variable: &str, value: &str) -> Option<String> {

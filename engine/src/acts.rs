@@ -28,9 +28,7 @@ pub fn begin() -> u64 {
 
 /// Whether acts on a connection that is the kernel's for good are to be noted: not if its peer cannot be one of ours.
 pub fn noted(why: u32) -> bool {
-    ![Reason::Remote, Reason::NoPeer, Reason::Config, Reason::SelfConnect, Reason::Mptcp]
-        .map(|r| r as u32)
-        .contains(&why)
+    ![Reason::Remote, Reason::NoPeer, Reason::Config, Reason::SelfConnect].map(|r| r as u32).contains(&why)
 }
 
 /// A call that sent over the lifeline returned `r`; `n` bytes were added to the stream.

@@ -313,6 +313,9 @@ fn acceptor(ep: Ep, fd: i32) {
             return;
         }
     }
+    if mail::is_short() {
+        ep.because(Reason::NoMemory);
+    }
     knock(peer, uid, l.peer_cookie.load(Relaxed), ep.cookie.load(Relaxed));
 }
 

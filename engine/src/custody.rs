@@ -242,6 +242,8 @@ pub fn is_connection(fd: c_int) -> bool {
 pub fn arrived(ep: Ep, fd: c_int, end: u64) {
     ep.way.store(end, Relaxed);
     ep.custody.store(FOREIGN, Relaxed);
+    // The sender's record of this socket may be in the same family.
+    ep.cookie.store(lifeline::cookie(fd).unwrap_or(0), Relaxed);
     ep.because(Reason::Received);
     // What its sender has read and sent, for the order of events.
     if let Some((consumed, _)) = lifeline::received(fd, None) {

@@ -393,6 +393,14 @@ fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
     crate::log!(Info, "channel {:x} with pid {pid} (uid {uid}), {} bytes a ring", chan.id.load(Relaxed), chan.ring());
 }
 
+/// There was no memory, or no descriptor, for the last channel that this process was to make.
+static SHORT: AtomicBool = AtomicBool::new(false);
+
+/// See `SHORT`.
+pub fn is_short() -> bool {
+    SHORT.load(Relaxed)
+}
+
 /// Makes a channel with the process that answered `k`, and passes it on.
 fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     let line = k.line.load(Relaxed);
@@ -405,6 +413,7 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     }
     let ring = config::ring();
     let id = random();
+    SHORT.store(true, Relaxed);
     let Some(memfd) = new_memory(ring, id) else {
         crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
         return;
@@ -416,6 +425,7 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
         crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel");
         return;
     };
+    SHORT.store(false, Relaxed);
     let m = Message::Channel { from: NAME.load(Relaxed), nonce: key, channel: id, ring: ring as u32 };
     let sent = mailbox::send(line, Some(answer), &m, Some(chan.memfd.load(Relaxed)));
     if sent.is_err() {

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -186,10 +186,10 @@ reasons! {
     None = 0, "", "accelerated";
     Young = 1, "young", "too few exchanges so far to be worth a ring";
     Remote = 2, "remote-peer", "the peer is on another host";
-    NoPeer = 3, "peer-without-culvert", "the peer is not running under culvert";
-    Config = 4, "configured", "CULVERT_PATH keeps it on the kernel";
+    NoPeer = 3, "peer-without-culvert", "the peer takes no part: it is not under culvert, or could not use the registry";
+    Config = 4, "configured", "CULVERT_PATH=kernel keeps it there, or a setting that is wrong";
     Shared = 5, "shared-by-processes", "another process holds the same socket";
-    Inherited = 6, "inherited", "the socket was inherited through exec or received from another process";
+    Inherited = 6, "inherited", "the socket came from another program image, or from a process that was not its only holder";
     Stdio = 7, "fdopen", "stdio reads or writes it behind the library's back";
     Passed = 8, "passed-on", "the descriptor was passed to another process (SCM_RIGHTS)";
     Exec = 9, "exec", "the descriptor was handed to a new program image";
@@ -201,14 +201,13 @@ reasons! {
     Ktls = 15, "ktls", "kernel TLS or another upper-layer protocol is attached";
     SelfConnect = 16, "self-connect", "the socket is connected to itself";
     NoMemory = 17, "no-memory", "shared memory for a ring could not be had";
-    NoFd = 18, "no-descriptor", "no descriptor was left for a doorbell";
+    NoFd = 18, "no-descriptor", "no descriptor was left for culvert";
     Seccomp = 19, "seccomp", "the process runs under a system-call filter";
     Version = 20, "peer-version", "the peer runs another version of culvert";
-    NoRegistry = 21, "no-registry", "the registry could not be opened (no /dev/shm?)";
+    NoRegistry = 21, "no-registry", "the registry could not be used: its directory (/dev/shm, CULVERT_DIR) is missing, full, or not to be written";
     Down = 22, "returned", "it was accelerated and went back to the kernel";
     IoUring = 23, "io_uring", "the program has an io_uring, which could use any descriptor";
     Pending = 24, "pending", "waiting for the peer to take part";
-    Mptcp = 25, "not-tcp", "not a plain TCP socket";
     Dead = 26, "peer-gone", "the peer closed or died";
     Corrupt = 27, "corrupt", "the peer wrote nonsense into the shared memory";
     UidMismatch = 28, "unproved", "the kernel did not confirm who the peer is";

@@ -59,15 +59,24 @@ impl Record {
         if self.rx.path == "shm" || self.tx.path == "shm" { "shm" } else { "kernel" }
     }
 
-    /// Why the connection is on the kernel.
-    pub fn reason(&self) -> Option<(String, &'static str)> {
+    /// Why the connection is on the kernel. `ended`: the kernel says that the peer has finished.
+    pub fn reason(&self, ended: bool) -> Option<(String, &'static str)> {
         if self.path() == "shm" {
             return None;
         }
+        // Not said: the state tells.
+        let attached = match [self.rx.phase, self.tx.phase].contains(&"down") {
+            true if ended => Reason::Dead,
+            true => Reason::Down,
+            false => Reason::Pending,
+        };
         match Reason::from_u32(self.reason) {
-            // Not said yet: the state tells.
-            Some(Reason::None) if self.state == State::Attached => Some(words(Reason::Pending as u32)),
+            Some(Reason::None) if self.state == State::Attached => Some(words(attached as u32)),
             Some(Reason::None) => Some(words(Reason::Young as u32)),
+            // What it was when it was attached.
+            Some(Reason::Young | Reason::Pending | Reason::NoPeer) if self.state == State::Attached => {
+                Some(words(attached as u32))
+            }
             _ => Some(words(self.reason)),
         }
     }
@@ -273,14 +282,14 @@ pub mod tests {
         let f = s.read("attached").unwrap();
         assert_eq!((f.path, f.endpoints.len()), ("auto", 2));
         let [on, off] = &f.endpoints[..] else { panic!() };
-        assert_eq!((on.path(), on.reason(), on.cookie, on.doorbells), ("shm", None, 77, 3));
+        assert_eq!((on.path(), on.reason(false), on.cookie, on.doorbells), ("shm", None, 77, 3));
         assert_eq!(
             on.tx,
             Direction { path: "shm", phase: "ring", bytes: 640, messages: 10, switched_up_at: Some(256) }
         );
         assert_eq!((on.rx.path, on.rx.phase, on.rx.switched_up_at), ("kernel", "transit", None));
         assert_eq!((off.path(), off.tx.phase, off.tx.bytes), ("kernel", "native", 0));
-        assert_eq!(off.reason().unwrap().0, "ktls");
+        assert_eq!(off.reason(false).unwrap().0, "ktls");
     }
 
     #[test]
@@ -298,7 +307,7 @@ pub mod tests {
         s.put32(1, offset_of!(Endpoint, state), State::Attached as u32);
         s.put32(2, offset_of!(Endpoint, state), State::Pinned as u32);
         s.put32(2, offset_of!(Endpoint, reason), 9999);
-        let keys: Vec<_> = s.read("reasons").unwrap().endpoints.iter().map(|e| e.reason().unwrap().0).collect();
+        let keys: Vec<_> = s.read("reasons").unwrap().endpoints.iter().map(|e| e.reason(false).unwrap().0).collect();
         assert_eq!(keys, ["young", "pending", "unknown-9999"]);
     }
 

@@ -10,6 +10,7 @@ use super::family::Direction;
 use super::family::{self, Family, Record};
 use super::{Connection, Process, Report};
 use crate::netdiag::{self, Socket};
+use crate::settings;
 use crate::visible::visible;
 
 /// The TCP sockets of one network namespace, by inode.
@@ -74,8 +75,8 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
     let mut families = descriptors.families.iter().map(|path| family::read(path));
     let Some(family) = families.next() else {
         // Without a family there is nothing to say, but why, to somebody who has connections.
-        process.disabled_text = under_filter(&proc).then(|| Reason::Seccomp.text());
-        let (key, text) = (Reason::Seccomp.key().to_string(), process.disabled_text?);
+        let (key, text) = off(&proc)?;
+        process.disabled_text = Some(text);
         let family = Family { path: "kernel", disabled: Some((key.clone(), text)), channels: 0, endpoints: Vec::new() };
         let namespace = fs::read_link(proc.join("ns/net")).unwrap_or_default();
         let sockets = namespaces.entry(namespace.clone()).or_insert_with(|| sockets(&proc, &namespace));
@@ -111,11 +112,44 @@ pub fn recall(pid: u32) -> Result<(), String> {
     descriptors.families.iter().try_for_each(|path| family::recall(path))
 }
 
-/// Whether the library is loaded in a process under a system-call filter. There it makes no memory for others to read.
-fn under_filter(proc: &Path) -> bool {
-    let read = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
-    let filtered = read("status").lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0"));
-    filtered && read("maps").contains("libculvert")
+/// Why a process that was to run under culvert, and has TCP connections, has no memory for others to read. `None`: it was not.
+fn off(proc: &Path) -> Option<(String, &'static str)> {
+    let read = |name: &str| String::from_utf8_lossy(&fs::read(proc.join(name)).unwrap_or_default()).into_owned();
+    let (maps, environment) = (read("maps"), read("environ"));
+    let setting = |name: &str| environment.split('\0').find_map(|v| v.strip_prefix(name)?.strip_prefix('='));
+    let reason = |r: Reason| Some((r.key().to_string(), r.text()));
+    if !maps.contains("libculvert") {
+        return setting("LD_PRELOAD").filter(|v| v.contains("libculvert")).map(|_| {
+            let text = "libculvert.so is not loaded: the program is static, or has more rights than its caller";
+            ("not-loaded".to_string(), text)
+        });
+    }
+    if maps.contains("/ld-musl-") {
+        return Some(("other-libc".to_string(), "the program's libc is not glibc"));
+    }
+    if !proc.join("root/proc/1/status").exists() {
+        return Some(("no-proc".to_string(), "the process sees no /proc, which tells of system-call filters"));
+    }
+    if read("status").lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0")) {
+        return reason(Reason::Seccomp);
+    }
+    let wrong = |name: &str| setting(name).is_some_and(|value| settings::complaint(name, value).is_some());
+    let log = setting("CULVERT_LOG_FILE").is_some_and(|path| !has_open(proc, path));
+    if log || setting("CULVERT_PATH") == Some("kernel") || settings::VARIABLES.iter().any(|name| wrong(name)) {
+        return reason(Reason::Config);
+    }
+    Some(untracked())
+}
+
+/// Whether a process has a file open that this path names.
+fn has_open(proc: &Path, path: &str) -> bool {
+    let all = fs::read_dir(proc.join("fd")).into_iter().flatten().flatten();
+    all.filter_map(|e| fs::read_link(e.path()).ok()).any(|target| target.file_name() == Path::new(path).file_name())
+}
+
+fn untracked() -> (String, &'static str) {
+    let text = "the library did not see this socket begin: it was inherited or received, or not made by libc";
+    ("untracked".to_string(), text)
 }
 
 fn command(proc: &Path) -> String {
@@ -152,8 +186,10 @@ fn sockets(proc: &Path, namespace: &Path) -> Sockets {
 
 /// One entry per connected TCP socket that the process holds.
 fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, sockets: &Sockets) -> Vec<Connection> {
-    let by_cookie: HashMap<u64, &Record> =
-        family.endpoints.iter().filter(|e| e.cookie != 0).map(|e| (e.cookie, e)).collect();
+    // A socket that one process of the family has sent another is two records to it. This process's own says more.
+    let mut known: Vec<&Record> = family.endpoints.iter().filter(|e| e.cookie != 0).collect();
+    known.sort_by_key(|e| (pids.contains(&e.pid), e.state != State::Pinned));
+    let by_cookie: HashMap<u64, &Record> = known.into_iter().map(|e| (e.cookie, e)).collect();
     let by_fd: HashMap<u32, &Record> =
         family.endpoints.iter().filter(|e| e.cookie == 0 && pids.contains(&e.pid)).map(|e| (e.fd, e)).collect();
     // For namespaces whose cookies we cannot see, the descriptor at creation is the best there is.
@@ -176,10 +212,9 @@ fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, 
 
 fn connection(fd: i32, socket: &Socket, record: Option<&Record>, family: &Family) -> Connection {
     let none = || Direction { path: "kernel", phase: "native", bytes: 0, messages: 0, switched_up_at: None };
-    let untracked = || ("untracked".to_string(), "the library did not see this socket begin");
     let reason = match record {
         Some(r) if r.state == State::Eligible && family.disabled.is_some() => family.disabled.clone(),
-        Some(r) => r.reason(),
+        Some(r) => r.reason(tcp_state(socket.state) != "established"),
         None => Some(family.disabled.clone().unwrap_or_else(untracked)),
     };
     let (reason, reason_text) = reason.unzip();

@@ -328,7 +328,7 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         Again::Echo(from) => p.say(&c.me().echo, (from + 1) | ECHOED)?,
         Again::Rewind(from) => {
             p.say(&c.me().down, from + 1)?;
-            p.because(crate::family::Reason::Passed);
+            p.because(crate::family::Reason::Down);
         }
         Again::Undecided | Again::Nothing => {}
     }
