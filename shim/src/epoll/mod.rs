@@ -6,25 +6,34 @@
 //! kept here and served from the ring. Each set with TCP sockets also holds a doorbell, so a thread that
 //! sleeps in the kernel's `epoll_wait` hears of ring events in the same call.
 //!
-//! [`set`] holds the sets, [`ctl`] what is asked of them, [`wait`] what they report.
+//! [`set`] holds the sets and their watches, [`chains`] which watches a connection has, [`ready`] which of a set's have news,
+//! [`owed`] what the kernel has not been told yet. [`ctl`] is what the program asks of a set, [`numbers`] what closing a
+//! descriptor does to it, [`wait`] what it reports, in the order of [`order`]; [`forks`] is what a fork does to all.
 
+mod chains;
 mod ctl;
 mod edge;
 mod fdinfo;
+mod forks;
+mod numbers;
 mod order;
+mod owed;
+mod ready;
 mod set;
 mod wait;
 
-pub use ctl::{closing, ctl, hand_over, may_attach, nest, number_back, number_closed};
+pub use ctl::{ctl, hand_over, may_attach, nest};
+pub use numbers::{closing, number_back, number_closed};
 pub use wait::wait;
 
+use chains::{each, unlink};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use libc::c_int;
-use set::{LEFT, TABLE, TAGGED, each, unlink};
+use set::{LEFT, TABLE, TAGGED};
 use shmring::layout::POLLERS;
 use shmring::lnx;
 use wait::knock;
@@ -110,7 +119,7 @@ pub fn closed(i: usize, epfd: c_int) {
     let shared = s.shared();
     for (fd, w) in s.watches() {
         if shared {
-            set::disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+            chains::disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
         } else {
             unlink(i, fd, w);
         }
@@ -132,7 +141,7 @@ pub fn forget(ep: Ep) {
         let held = s.lock();
         match s.get(fd) {
             // The kernel has not: others hold the connection.
-            Some(_) if s.shared() && !engine::family::sole_holder(ep) => set::disown(set, fd, ep),
+            Some(_) if s.shared() && !engine::family::sole_holder(ep) => chains::disown(set, fd, ep),
             Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
             _ => ep.local().watches.store(0, Relaxed),
         }
@@ -144,22 +153,22 @@ pub fn forget(ep: Ep) {
 pub fn before_fork() {
     // Parent and child must use the same mark in a set that they share: chosen now if it was not yet.
     tag();
-    set::before_fork();
+    forks::before_fork();
 }
 
 /// Before a vfork.
 pub fn before_vfork() {
-    set::before_vfork();
+    forks::before_vfork();
 }
 
 /// After a vfork, in the parent.
 pub fn after_vfork() {
-    set::after_vfork();
+    forks::after_vfork();
 }
 
 /// See [`set::free_after_vfork`].
 pub fn free_after_vfork() {
-    set::free_after_vfork();
+    forks::free_after_vfork();
 }
 
 /// Whether this process has a set.
@@ -176,7 +185,7 @@ pub fn part() {
             hand_over(i);
         }
     }
-    set::part();
+    forks::part();
     for fd in 0..fds::high() {
         // There was no memory for it.
         if matches!(fds::get(fd), Kind::Epoll(i) if TABLE[i].used.load(Relaxed) == 0) {
@@ -196,12 +205,12 @@ pub fn hand_all_over() {
 
 /// After a fork, in the parent.
 pub fn after_fork_parent() {
-    set::after_fork_parent();
+    forks::after_fork_parent();
 }
 
 /// Child of a fork: the kernel's sets are shared with the parent.
 pub fn after_fork_child() {
-    set::after_fork_child();
+    forks::after_fork_child();
 }
 
 /// An endpoint was attached: its watches become ours.

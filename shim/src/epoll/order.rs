@@ -11,8 +11,9 @@
 //! event that the kernel has is reported before it. News that came with an act that the kernel had not told by then wait
 //! for the next time: they cannot have come before anything that it told, or it would have told of that act, too.
 
+use super::chains::{each, ignore};
 use super::edge::note_edge;
-use super::set::{FIRED, PARKED, Set, TAGGED, Watch, each, ignore, watch_id};
+use super::set::{FIRED, PARKED, Set, TAGGED, Watch, watch_id};
 use super::{DOORBELL, ours, tag};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;

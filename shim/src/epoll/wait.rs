@@ -1,8 +1,9 @@
 //! Waiting on a set, and what it reports.
 
+use super::chains::{each, settle};
 use super::edge::{drain, lifeline_event, note_edge, written};
 use super::order::{self, KERNEL_EVENTS, News, Reported};
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, each, settle};
+use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::endpoint::Ep;
