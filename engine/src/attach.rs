@@ -194,7 +194,8 @@ fn connector(ep: Ep, fd: i32) {
         ep.because(Reason::NoPeer);
     }
     let cookie = ep.cookie.load(Relaxed);
-    for chan in channel::all().filter(|c| c.role() == Role::Connector && c.inherited.load(Relaxed) == 0) {
+    let ours = |c: &&Chan| c.role() == Role::Connector && c.inherited.load(Relaxed) == 0;
+    for chan in channel::all().filter(ours).filter(|c| !channel::holds_up(c.peer_uid.load(Relaxed))) {
         for offer in chan.offers() {
             let slot = offer.slot.load(Acquire) as usize;
             if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
@@ -282,6 +283,9 @@ fn acceptor(ep: Ep, fd: i32) {
         }
     }
     let uid = l.peer_uid.load(Relaxed);
+    if channel::holds_up(uid) {
+        return ep.pin(Reason::Slow);
+    }
     let peer = match REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) {
         Ok(Some(peer)) => peer,
         Err(Error::OtherVersion) => return ep.pin(Reason::Version),
@@ -329,6 +333,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     let l = ep.local();
     l.chan.store(chan.place(), Release);
     chan.used.fetch_or(1 << slot, Relaxed);
+    chan.take_back(slot);
     chan.seat(slot, ep);
     let fd = l.fd.load(Relaxed);
     // Perhaps its listener's.

@@ -171,11 +171,18 @@ impl Chan {
     /// Gives the bulk of a ring back to the system. Nobody reads or writes it: its direction is owned, and it is empty.
     #[cold]
     pub fn trim(&self, slot: usize, dir: usize) {
-        if members::is_filtered() || !self.is_memory() {
-            // A filter may kill us for it: the pages serve the slot's next connection.
+        if members::is_filtered()
+            || self.is_foreign() && channel::holds_up(self.peer_uid.load(Relaxed))
+            || !self.is_memory()
+        {
+            // A filter may kill us for it, or the peer make us wait: the pages serve the slot's next connection.
             return;
         }
         let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
+        let begun = if self.is_foreign() { K::now() } else { 0 };
         K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
+        if begun != 0 {
+            channel::note_wait(self.peer_uid.load(Relaxed), K::now().saturating_sub(begun));
+        }
     }
 }

@@ -63,6 +63,8 @@ pub struct Chan {
     alive: AtomicU64,
     /// No connection has been in it yet.
     unused: AtomicU32,
+    /// Pages that a connection of this process has left on its ring for a peer of another user who has not read them, by slot.
+    left: [AtomicU32; SLOTS],
     /// Where the fixed part is mapped.
     #[cfg(test)]
     base: AtomicPtr<u8>,
@@ -72,6 +74,8 @@ const _: () = assert!(size_of::<Chan>() <= PAGE);
 
 static CHANNELS: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
+/// The sum of all [`Chan::left`].
+static LEFT: AtomicU64 = AtomicU64::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
 /// Guards the table's shape, and which bulk is mapped where. May be taken with tokens held.
@@ -88,6 +92,42 @@ pub fn before_fork() {
 pub fn after_fork_parent() {
     LOCK.reset();
     signals::critical_leave();
+}
+
+/// Users who have held up this process where it gave memory of a shared file back, and how often; the user is in the upper half,
+/// + 1.
+static SLOW: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
+
+/// A call on a file that processes of `user` have, too, took `ns` nanoseconds. Who allocates and punches all of the file again
+/// and again holds its lock (inode_lock, shmem_fallocate) for a second at a time.
+pub fn note_wait(user: u32, ns: u64) {
+    const LONG_NS: u64 = 10_000_000;
+    if ns < LONG_NS {
+        return;
+    }
+    let name = (u64::from(user) + 1) << 32;
+    let known = SLOW.iter().find(|s| s.load(Relaxed) >> 32 == name >> 32);
+    let place =
+        known.or_else(|| SLOW.iter().find(|s| s.load(Relaxed) == 0)).unwrap_or(&SLOW[user as usize % SLOW.len()]);
+    let times = place.load(Relaxed) as u32;
+    let times = if known.is_some() { times.saturating_add(1) } else { 1 };
+    place.store(name | u64::from(times), Relaxed);
+    if times == TIMES {
+        crate::log!(Warn, "uid {user} holds up the release of shared memory; its connections stay on the kernel");
+    }
+}
+
+/// So often nothing is made of it: a busy machine is slow, too.
+const TIMES: u32 = 3;
+
+/// Whether new connections with `user` stay on the kernel, since that has held us up.
+pub fn holds_up(user: u32) -> bool {
+    SLOW.iter().any(|s| s.load(Relaxed) >> 32 == u64::from(user) + 1 && s.load(Relaxed) as u32 >= TIMES)
+}
+
+/// Bytes that connections of this process have left for peers of other users.
+pub fn left_behind() -> u64 {
+    LEFT.load(Relaxed) * PAGE as u64
 }
 
 /// Whether a channel waits for its first connection.
@@ -167,7 +207,7 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.alive.store(0, Relaxed);
     c.unused.store(1, Relaxed);
     UNUSED.fetch_add(1, Relaxed);
-    for s in &c.slot_ep {
+    for s in c.slot_ep.iter().chain(&c.left) {
         s.store(0, Relaxed);
     }
     c.mapped.store(1, Release);
@@ -387,6 +427,24 @@ impl Chan {
     /// Takes `ep` out of a slot, unless another sits there by now.
     pub fn unseat(&self, slot: usize, ep: Ep) -> bool {
         self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed).is_ok()
+    }
+
+    /// A connection that is closed leaves `bytes` of memory in a slot.
+    pub fn leave_behind(&self, slot: usize, bytes: u64) {
+        self.take_back(slot);
+        let pages = bytes.div_ceil(PAGE as u64);
+        self.left[slot % SLOTS].store(pages as u32, Relaxed);
+        LEFT.fetch_add(pages, Relaxed);
+    }
+
+    /// What was left in a slot has been given back, or is the next connection's.
+    pub fn take_back(&self, slot: usize) {
+        LEFT.fetch_sub(self.left[slot % SLOTS].swap(0, Relaxed).into(), Relaxed);
+    }
+
+    /// The slots in which something was left.
+    pub fn left_behind(&self) -> impl Iterator<Item = usize> {
+        self.left.iter().enumerate().filter(|(_, n)| n.load(Relaxed) != 0).map(|(slot, _)| slot)
     }
 
     /// Whether any endpoint of this process sits in it.

@@ -2,11 +2,11 @@
 //! connection lives on under another number until that thread is back.
 #![forbid(unsafe_code)]
 
-use crate::channel::Chan;
+use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::{custody, family, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
+use crate::{custody, family, headroom, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::c_int;
 use shmring::family::State;
@@ -46,7 +46,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     if let Some(chan) = chan.filter(|_| there) {
         end_connection(ep, chan, fd);
     }
-    let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd));
+    let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd) || leaves_too_much(ep, chan, fd));
     // Another thread may be in a call on the connection: it finishes first, and until then uses the slot.
     let slots = slots::lock();
     let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
@@ -83,6 +83,23 @@ fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
     // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
     let open = !members::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
     open && slots::is_large(chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
+}
+
+/// Whether so much of this process's memory lies unread by peers of other users, on rings of connections that were closed, that
+/// this one must not add to it. Then it ends with a RST, as in the kernel where there are too many sockets that were closed
+/// and not read (tcp_check_oom).
+fn leaves_too_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
+    let more = slots::unread_by_stranger(ep, chan);
+    let too_much = more != 0 && !headroom::allows_left(channel::left_behind() + more);
+    if too_much {
+        crate::log!(
+            Warn,
+            "endpoint {}: closed with bytes unread, as too many were before; connection reset",
+            ep.index()
+        );
+        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+    }
+    too_much
 }
 
 /// Before the kernel closes the last descriptor of an attached connection.

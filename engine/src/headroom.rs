@@ -40,6 +40,12 @@ pub fn allows(bytes: usize) -> bool {
     true
 }
 
+/// Whether closed connections may leave `bytes` for peers who take their time: a quarter of what rings may take.
+pub fn allows_left(bytes: u64) -> bool {
+    const PART_LEFT: u64 = 4;
+    members::is_filtered() || bytes <= spare() / PART_LEFT
+}
+
 /// Bytes that rings may take, by the machine's memory and by the limit of each group that this process is in.
 fn spare() -> u64 {
     let mut buf = [0u8; 4096];

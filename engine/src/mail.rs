@@ -307,7 +307,8 @@ fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
     };
     let of_user = || channel::all().filter(|c| c.peer_uid.load(Relaxed) == who).count();
     // An acceptor asks for another when it has filled those that it has, as it sees them.
-    channel::all().filter(with).all(|c| c.used.load(Relaxed).count_ones() >= u64::BITS / 2)
+    !channel::holds_up(who)
+        && channel::all().filter(with).all(|c| c.used.load(Relaxed).count_ones() >= u64::BITS / 2)
         && (own_user() || of_user() < OF_USER)
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan};
+use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::lock::Held;
 use crate::mail::LOCK;
@@ -10,6 +11,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
 use shmring::layout::{Role, SLOTS};
+use shmring::ring;
 
 /// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
 pub fn lock() -> Held<'static> {
@@ -80,6 +82,7 @@ pub fn is_large(chan: &Chan, slot: usize) -> bool {
 
 /// Gives the memory of a slot's rings back to the system. Nobody uses the slot.
 fn trim(chan: &Chan, slot: usize) {
+    chan.take_back(slot);
     if is_large(chan, slot) {
         for dir in 0..2 {
             chan.trim(slot, dir);
@@ -159,6 +162,8 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         if gone.load(Acquire) != 0 {
             // Nobody else uses the slot; it is not offered again before we are gone, too.
             trim(chan, slot);
+        } else {
+            leave_unread(ep, chan, slot);
         }
         chan.used.fetch_and(!(1 << slot), Relaxed);
         if chan.unseat(slot, ep) {
@@ -170,6 +175,9 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         return;
     }
     let over = gone.load(Acquire) != 0;
+    if !over {
+        leave_unread(ep, chan, slot);
+    }
     if over {
         // Before we are gone, too: then the slot may be offered again, if not by this process then by the one that it was
         // forked from.
@@ -184,6 +192,45 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     vacate(ep, chan, slot);
+}
+
+/// Bytes of memory on the ring of `ep` that a peer of another user may still want to read; 0 if it has read all.
+///
+/// Such memory is this process's, and stays as long as the peer has the channel, if that does not say that it has closed the
+/// connection. The kernel gives a socket that was closed back to the system after some time, whatever the other end does.
+pub fn unread_by_stranger(ep: Ep, chan: &Chan) -> u64 {
+    if !chan.is_foreign() {
+        return 0;
+    }
+    let (c, tail) = (conn(ep, chan), ep.tx_tail.load(Relaxed));
+    match ring::refresh(c.given_back(), ep.tx_head.load(Relaxed), tail) {
+        Ok(head) if head == tail => 0,
+        _ => ep.tx_there.load(Relaxed),
+    }
+}
+
+/// A connection is closed here, and its peer has not said that it is there.
+fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
+    match unread_by_stranger(ep, chan) {
+        0 if chan.is_foreign() && ep.tx_there.load(Relaxed) != 0 => chan.trim(slot, chan.role().tx()),
+        0 => {}
+        // Of a channel that it has by a fork, this process does not know when the slot is used again.
+        _ if chan.inherited.load(Relaxed) != 0 => {}
+        bytes => chan.leave_behind(slot, bytes),
+    }
+}
+
+/// Gives back what was left for peers who have closed their ends since. With [`lock`] held.
+fn collect() {
+    for chan in channel::own().filter(|c| c.left_behind().next().is_some()) {
+        for slot in chan.left_behind() {
+            if chan.slot(slot).side[chan.role().peer() as usize].gone.load(Acquire) != 0 {
+                chan.trim(slot, chan.role().tx());
+                chan.take_back(slot);
+            }
+        }
+        close_if_empty(chan);
+    }
 }
 
 /// This process has no descriptor of the connection any more that was in this slot; others of its family have, or had. With
@@ -209,9 +256,10 @@ pub fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
 }
 
 /// Gives a channel up in which no connection of this process is: at once, since a process may do nothing more for
-/// hours. Not one under a system-call filter, which keeps what it has until it ends. With [`lock`] held, or alone.
+/// hours. Not one under a system-call filter, which keeps what it has until it ends, nor one in which something lies that is to
+/// be given back. With [`lock`] held, or alone.
 pub fn close_if_empty(chan: &'static Chan) {
-    if chan.idle() && !members::is_filtered() {
+    if chan.idle() && chan.left_behind().next().is_none() && !members::is_filtered() {
         let held = channel::LOCK.lock();
         chan.close();
         held.release();
@@ -220,10 +268,11 @@ pub fn close_if_empty(chan: &'static Chan) {
 
 /// A connection is closed: gives channels up that wait for their first one, if no other can be meant. Without [`lock`].
 pub fn tidy() {
-    if !channel::any_unused() {
+    if !channel::any_unused() && channel::left_behind() == 0 {
         return;
     }
     let held = LOCK.lock();
+    collect();
     let waits = |e: Ep| e.state() == State::Eligible && e.local().stage.load(Relaxed) != 0;
     if !family::held().any(waits) {
         channel::own().filter(|c| c.is_unused()).for_each(close_if_empty);
@@ -235,6 +284,8 @@ pub fn tidy() {
 pub fn inherit(chan: &'static Chan) {
     chan.inherited.store(1, Relaxed);
     for slot in 0..SLOTS {
+        // The parent looks after that.
+        chan.take_back(slot);
         if let Some(ep) = chan.endpoint(slot)
             && (ep.state() != State::Attached || ep.local().refs.load(Relaxed) == 0)
         {

@@ -217,6 +217,7 @@ reasons! {
     Tables = 32, "descriptor-tables", "threads of the program have tables of descriptors of their own";
     Recalled = 33, "recalled", "`culvert kernel` has brought it back to the kernel";
     Received = 34, "received", "another process has sent it here (SCM_RIGHTS), and may still hold it";
+    Slow = 35, "held-up", "processes of the peer's user have held up the release of shared memory";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

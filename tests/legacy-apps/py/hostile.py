@@ -4,16 +4,22 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
     connector contradict  says one thing after the other that cannot be, each on a connection of its own
     connector journal  has news 200 times, notes in its journal that it opens connections in the far future, and has news again
+    connector retain   reads nothing of what it is sent on 12 connections, nor closes them, and says how many bytes that are
+    connector hold     holds the lock of the channel's file nearly all the time while the victim closes connections, until it is
+                       offered no slot any more
     connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
     acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
 """
 import array
+import atexit
+import ctypes
 import fcntl
 import json
 import mmap
 import os
+import select
 import socket
 import struct
 import sys
@@ -132,6 +138,10 @@ def connector():
             c, slot, sent = seated()
             contradict(c, slot, sent, claim)
         return
+    if way == "retain":
+        return retain()
+    if way == "hold":
+        return hold()
     c, taken, sent = seated()
     if way == "charge":
         return charge(c, taken, sent)
@@ -183,9 +193,9 @@ def seated():
                     break
         if taken is not None and load(taken, "side", "up", ACCEPTOR):
             return c, taken, 8 * i
-        if i > 3000:
-            print("never offered a slot", flush=True)
-            sys.exit(2)
+        if i > 3000 or way == "hold" and memory and taken is None and i > 300:
+            print("not offered a slot", flush=True)
+            sys.exit(0 if way == "hold" else 2)
 
 
 memory = memfd = None
@@ -274,6 +284,47 @@ def charge(c, slot, sent):
     while load(slot, "consumer", "head") != full and time.monotonic() < until:
         time.sleep(0.01)
     print("read", load(slot, "consumer", "head") == full, "bytes", pages() - before, flush=True)
+
+
+def hold():
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+    first, _, _ = seated()
+    first.sendall(b"hostile!")
+    holder = os.fork()
+    if holder == 0:
+        # Allocates what is no bulk of a connection's, and punches it out again.
+        at, n = known["length"] // 2, known["length"] // 2
+        while os.getppid() != 1:
+            fallocate(memfd, 0, at, n)
+            fallocate(memfd, 3, at, n)
+        os._exit(0)
+    atexit.register(os.kill, holder, 9)
+    for _ in range(20):
+        c, slot, _ = seated()
+        # The victim need not keep for it what it sends.
+        store(slot, "side", "gone", 1)
+        c.sendall(b"hostile!")
+        until = time.monotonic() + 60
+        while not load(slot, "side", "gone", ACCEPTOR) & 0xFFFFFFFF and time.monotonic() < until:
+            time.sleep(0.001)
+    print("offered slots for ever", flush=True)
+
+
+def retain():
+    kept, ends = [], []
+    for _ in range(12):
+        c, slot, _ = seated()
+        c.sendall(b"hostile!")
+        # The victim sends what it can, and closes: it says that it is gone, then the kernel sends FIN or RST.
+        until = time.monotonic() + 60
+        while not load(slot, "side", "gone", ACCEPTOR) & 0xFFFFFFFF and time.monotonic() < until:
+            time.sleep(0.001)
+        p = select.poll()
+        p.register(c, 0)
+        ends.append(bool(p.poll(1000)))
+        kept.append(c)
+    print("megabytes", os.fstat(memfd).st_blocks * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
 
 
 def journal(c, slot, sent):
@@ -379,4 +430,6 @@ def acceptor():
 
 
 connector() if role == "connector" else acceptor()
-os._exit(0)
+sys.stdout.flush()
+if way != "hold":
+    os._exit(0)

@@ -86,12 +86,36 @@ def exchange(c, ep):
 
 
 if role == "acceptor":
+    if sys.argv[3:4] == ["retain"]:
+        for group in sys.argv[4:]:
+            with open(group + "/cgroup.procs", "w") as procs:
+                procs.write(str(os.getpid()))
     listener = socket.create_server(("127.0.0.1", port))
     print("listening", flush=True)
     c, _ = listener.accept()
     ep = select.epoll()
     ep.register(c, select.EPOLLIN)
     exchange(c, ep)
+    if sys.argv[3:4] in (["retain"], ["hold"]):
+        # One that is kept keeps the channel.
+        kept = [c] if sys.argv[3] == "hold" else []
+        while True:
+            if c in kept:
+                c, _ = listener.accept()
+                ep = select.epoll()
+                ep.register(c, select.EPOLLIN)
+                exchange(c, ep)
+            c.setblocking(False)
+            try:
+                while c.send(bytes(1 << 20)):
+                    pass
+            except BlockingIOError:
+                pass
+            c.close()
+            c, _ = listener.accept()
+            ep = select.epoll()
+            ep.register(c, select.EPOLLIN)
+            exchange(c, ep)
     if sys.argv[3:4] == ["lost"]:
         # Connection by connection, by receiving or, where bytes are given, by sending so many at a time.
         for i, sends in enumerate(map(int, sys.argv[4:])):

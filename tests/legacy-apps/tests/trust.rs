@@ -6,6 +6,7 @@ use legacy_apps::procs::culvert_mappings;
 use legacy_apps::{Lab, Mode, PATIENCE, Side, is_root, library, poll_until, wait_for};
 use shmring::layout;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Users of the tests: nobody else has these ids on an ordinary machine.
@@ -111,6 +112,7 @@ fn known() -> String {
         ("up", offset_of!(layout::Side, up)),
         ("down", offset_of!(layout::Side, down)),
         ("rewind", offset_of!(layout::Side, rewind)),
+        ("gone", offset_of!(layout::Side, gone)),
         ("tail", offset_of!(layout::Producer, tail)),
         ("head", offset_of!(layout::Consumer, head)),
     ];
@@ -205,6 +207,67 @@ fn a_peer_that_notes_what_it_has_not_done() {
     let out = victim.wait(PATIENCE);
     assert_eq!(out.text(), "listening\nsame True", "{}", out.stderr);
     assert_eq!(hostile.text(), "told 400");
+}
+
+/// A control group of 96 MiB, gone with this.
+struct Group(PathBuf);
+
+impl Group {
+    fn make() -> Option<Group> {
+        let (v1, v2) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        let (root, limit) = if Path::new(v1).exists() { (v1, "memory.limit_in_bytes") } else { (v2, "memory.max") };
+        let dir = Path::new(root).join(format!("culvert-trust-{}", std::process::id()));
+        std::fs::create_dir(&dir).ok()?;
+        let group = Group(dir);
+        std::fs::write(group.0.join(limit), (96 << 20).to_string()).ok()?;
+        Some(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A peer of another user does not read what it was sent, and does not say that it has closed its end either. Connections that
+/// were closed leave it a bounded part of this process's memory; the next ones end with a reset.
+#[test]
+fn a_peer_that_keeps_what_it_does_not_read() {
+    let Some(group) = Group::make().filter(|_| is_several_users()) else {
+        eprintln!("skipped: no control group can be made (needs root, and memory control)");
+        return;
+    };
+    let _leavings = Leavings;
+    let lab = Lab::new("retain", Mode::Both);
+    let port = free_port().to_string();
+    let path = group.0.to_string_lossy();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "retain", &path]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let said = lab.run("hostile", &mut hostile_user(&lab, &["connector", "retain", &port])).success().text();
+    drop(victim);
+    let (bytes, ends) = said.strip_prefix("megabytes ").and_then(|s| s.split_once(' ')).expect("what was kept");
+    let megabytes: u32 = bytes.parse().expect("a number");
+    // A quarter of three quarters of the group, less what the victim has, and what one connection may have.
+    assert!((4..=22).contains(&megabytes), "{said}");
+    assert_eq!(ends, "first False last True");
+}
+
+/// A peer of another user holds the lock of a channel's file, so that whoever gives memory back waits. It is noticed, and gets
+/// no connections any more.
+#[test]
+fn a_peer_that_holds_up_who_gives_memory_back() {
+    if !is_several_users() {
+        return;
+    }
+    let _leavings = Leavings;
+    let lab = Lab::new("hold", Mode::Both);
+    let port = free_port().to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "hold"]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "hold", &port])).success();
+    drop(victim);
+    assert_eq!(hostile.text(), "not offered a slot", "{}", hostile.stderr);
 }
 
 /// A peer says what cannot be, of either direction, by any of its words or the victim's own: the connection is then, for each
