@@ -24,7 +24,7 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::{config, lifeline};
+use crate::{config, lifeline, members};
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicI32};
@@ -46,13 +46,15 @@ const INHERITED: c_int = 64;
 
 /// Whether this process has had an end of a pair that carries marks. Without one nothing here concerns it.
 static ANY: AtomicBool = AtomicBool::new(false);
+/// Calls that do not pass here may use any descriptor: what this process counts says nothing.
+static BLIND: AtomicBool = AtomicBool::new(false);
 /// One more than the highest number that an end may have.
 static HIGH: AtomicI32 = AtomicI32::new(INHERITED);
 
-/// See [`ANY`].
+/// See [`ANY`]. Not in a process that may make no call of its own any more: it has spoilt its ends, and attaches nothing.
 #[inline]
 pub fn any() -> bool {
-    ANY.load(Relaxed)
+    ANY.load(Relaxed) && !members::is_filtered()
 }
 
 /// A descriptor got this number, and may be of an end.
@@ -89,7 +91,7 @@ fn end(fd: c_int) -> Option<u64> {
 
 /// `socketpair` has made a pair of Unix sockets.
 pub fn paired(a: c_int, b: c_int) {
-    if !config::enabled() || crate::members::is_filtered() {
+    if !config::enabled() || members::is_filtered() || BLIND.load(Relaxed) {
         return;
     }
     // In this order: a fork finds it set.
@@ -109,6 +111,7 @@ fn ends() -> impl Iterator<Item = c_int> {
 
 /// From now on calls that do not pass here may use any descriptor.
 pub fn spoil_all() {
+    BLIND.store(true, Relaxed);
     ends().for_each(|fd| _ = mark(fd, SPOILT));
 }
 
@@ -187,6 +190,9 @@ pub fn sending(socket: c_int, fd: c_int) {
         }
         _ => return,
     };
+    if !any() || BLIND.load(Relaxed) {
+        return leak(ep);
+    }
     if ep.custody.load(Relaxed) & FOREIGN != 0 {
         mark(fd, SPOILT);
     }
@@ -220,7 +226,12 @@ pub fn was_sent(ep: Ep) -> bool {
 pub fn closing(ep: Ep, fd: c_int) {
     // A thread that is inside a call has the socket until it returns.
     let inside = || ep.rx_word.load(Relaxed) & !OPEN != 0 || ep.tx_word.load(Relaxed) & !UP != 0;
-    if was_sent(ep) && !inside() && lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed)) {
+    if was_sent(ep)
+        && any()
+        && !BLIND.load(Relaxed)
+        && !inside()
+        && lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
+    {
         let accepted = u64::from(ep.role() == Some(Role::Acceptor));
         mark(fd, WAY + 2 * ep.way.load(Relaxed) + accepted);
     }

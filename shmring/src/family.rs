@@ -197,7 +197,7 @@ reasons! {
     Oob = 11, "out-of-band", "out-of-band data is used";
     Async = 12, "async", "signal-driven (O_ASYNC) or asynchronous I/O is used";
     Splice = 13, "splice", "splice or tee moves its bytes";
-    EpollShared = 14, "epoll-exclusive", "an epoll set that culvert cannot serve watches it";
+    EpollShared = 14, "epoll-exclusive", "the epoll set that watches it is also another process's, or another program's, or watched by a set";
     Ktls = 15, "ktls", "kernel TLS or another upper-layer protocol is attached";
     SelfConnect = 16, "self-connect", "the socket is connected to itself";
     NoMemory = 17, "no-memory", "shared memory for a ring could not be had";

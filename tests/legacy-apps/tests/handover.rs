@@ -54,6 +54,30 @@ fn who_else_can_peek_into_the_message() {
     }
 }
 
+/// Runs `py/handed.py`.
+fn handed(how: &str, alone: bool) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "handed.py");
+        command.arg(how);
+        command
+    };
+    compare_one(&format!("handed-{how}"), program, |_, log| (on_ring(log) > 0) == alone);
+}
+
+#[test]
+fn sockets_that_python_sends() {
+    handed("handle", true);
+    // Through a Unix socket with a name; and its sender keeps it.
+    handed("queue", false);
+}
+
+/// What comes from a listener that another program made is nobody else's.
+#[test]
+fn listeners_that_are_inherited() {
+    handed("first-descriptor", true);
+    handed("third-descriptor", true);
+}
+
 /// Node's cluster, whose primary hands on what `policy` says.
 fn cluster(policy: &str) {
     const WORKERS: usize = 2;
