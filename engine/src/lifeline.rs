@@ -106,9 +106,7 @@ pub fn only_kernel(fd: i32) -> bool {
     !matches!(socket(libc::SO_MAX_PACING_RATE), Ok(-1) | Err(_))
         || !matches!(socket(libc::SO_PEEK_OFF), Ok(-1) | Err(_))
         || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
-        || [TCP_TX_DELAY, libc::TCP_USER_TIMEOUT]
-            .iter()
-            .any(|name| !matches!(option(fd, libc::IPPROTO_TCP, *name), Ok(0) | Err(_)))
+        || !matches!(option(fd, libc::IPPROTO_TCP, TCP_TX_DELAY), Ok(0) | Err(_))
         || filtered(fd)
 }
 

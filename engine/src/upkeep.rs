@@ -11,6 +11,9 @@ use core::sync::atomic::Ordering::Relaxed;
 pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
     tx::service(ep, chan, fd);
     rx::advance(ep, chan, fd);
+    if wanted & libc::POLLOUT != 0 {
+        tx::note_waiting(ep, chan);
+    }
     let events = match readiness::ask(ep, chan, fd, wanted) {
         Said::Events(events) => return events,
         Said::Ended(events) => events,

@@ -15,6 +15,8 @@ pub struct Watchers {
     pub attached: fn(Ep, &'static Chan),
     /// Something about it changed on this side (shutdown).
     pub touched: fn(Ep),
+    /// A sending direction on which somebody may wait for room has gone from the ring to the kernel, which may have it.
+    pub gave_way: fn(Ep),
     /// One of several descriptors for it is closed.
     pub number_closed: fn(Ep, c_int),
     /// This process's last descriptor for it is closed.
@@ -49,6 +51,13 @@ pub fn attached(ep: Ep, chan: &'static Chan) {
 pub fn touched(ep: Ep) {
     if let Some(w) = watchers() {
         (w.touched)(ep);
+    }
+}
+
+/// See [`Watchers::gave_way`].
+pub fn gave_way(ep: Ep) {
+    if let Some(w) = watchers() {
+        (w.gave_way)(ep);
     }
 }
 

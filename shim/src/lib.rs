@@ -36,6 +36,7 @@ static WATCHERS: watchers::Watchers = watchers::Watchers {
     may_attach: |ep| epoll::may_attach(ep) && !bypass::suspected(ep),
     attached: epoll::attached,
     touched: epoll::touched,
+    gave_way: epoll::gave_way,
     number_closed: epoll::number_closed,
     forget: epoll::forget,
 };

@@ -125,8 +125,8 @@ const TCP: &[(c_int, Effect)] = &[
     (libc::TCP_KEEPCNT, Nothing),
     // How many bytes may wait to be sent.
     (libc::TCP_NOTSENT_LOWAT, Both),
-    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read).
-    (libc::TCP_USER_TIMEOUT, Kernel),
+    // How long bytes may stay unacknowledged (tcp_probe_timer ends a connection whose peer does not read): see `tx::buffer_set`.
+    (libc::TCP_USER_TIMEOUT, Both),
     // A control message with each receive.
     (lifeline::TCP_INQ, Both),
     // Delay of every segment.
@@ -229,7 +229,7 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
         name,
         libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVBUF | libc::SO_RCVBUFFORCE | lifeline::SO_BUF_LOCK
     );
-    let unsent = (level, name) == (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    let unsent = level == libc::IPPROTO_TCP && matches!(name, libc::TCP_NOTSENT_LOWAT | libc::TCP_USER_TIMEOUT);
     if (level == libc::SOL_SOCKET && buffers || unsent)
         && ep.state() == State::Attached
         && let Some(chan) = ep.chan()

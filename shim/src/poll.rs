@@ -253,6 +253,7 @@ unsafe fn serve_in(
     let bell = set.len();
     let mut restless = Restless::new();
     loop {
+        engine::tx::look_after();
         let mut others = false;
         for (p, w) in set.iter_mut().zip(work.iter_mut()) {
             *w = *p;
@@ -350,6 +351,7 @@ unsafe fn serve_in(
         if bounded {
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
+        left = engine::tx::until_due(left);
         let r = if late || any_stirred(set) {
             0
         } else {

@@ -293,6 +293,8 @@ pub struct Endpoint {
     pub never_waits: AtomicU32,
     /// Not 0: `TCP_INQ` is set, as far as calls on the ring are concerned: each `recvmsg` says how much is left.
     pub inq: AtomicU32,
+    /// Not 0: `TCP_USER_TIMEOUT` is set, as far as the ring is concerned.
+    pub timed: AtomicU32,
     /// How many references to the socket have left the family in messages; [`FOREIGN`], [`LEAKED`].
     pub custody: AtomicU32,
     /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
@@ -370,6 +372,10 @@ pub struct Endpoint {
     pub tx_again: AtomicU64,
 
     // --- more sending, and statistics
+    /// When a sender found no room on the ring, monotonic nanoseconds, with the peer's head at `tx_full_at`; 0 = never.
+    pub tx_full_since: AtomicU64,
+    /// See `tx_full_since`.
+    pub tx_full_at: AtomicU64,
     /// Time stamp (cycles) of the last look at the lifeline by a sender.
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
@@ -403,6 +409,7 @@ impl Endpoint {
             &self.never_waits,
             &self.inq,
             &self.custody,
+            &self.timed,
             &self.ports,
             &self.sent,
             &self.heard,
@@ -434,6 +441,8 @@ impl Endpoint {
             &self.tx_again,
             &self.tx_bytes,
             &self.tx_msgs,
+            &self.tx_full_since,
+            &self.tx_full_at,
             &self.tx_checked,
             &self.tx_heard,
             &self.tx_there,

@@ -1,7 +1,7 @@
 //! `sendfile` to an attached endpoint.
 
 use super::look::untold;
-use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, wait_space, want_space, with_turn};
+use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
@@ -100,6 +100,10 @@ unsafe fn transmit(
         if deadline.is_none() && (lifeline::nonblocking(out) || ep.never_waits(SNDTIMEO)) {
             want_space(ep, chan);
             if stirred(ep, chan) && restless.round(K::now).is_none() {
+                continue;
+            }
+            // SAFETY: no lock is held.
+            if unread::is_timed(ep) && unsafe { unread::gives_way_now(ep, chan, &mut out, &mut slept, asleep) } {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });

@@ -4,6 +4,7 @@ mod file;
 mod look;
 mod sending;
 mod turn;
+mod unread;
 
 pub use file::sendfile;
 pub use look::{LOOK_EVERY_US, look, look_due};
@@ -11,6 +12,7 @@ pub use shmring::family::UP;
 pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flushed, is_asked, leave, rewinds, service, settle, sink,
 };
+pub use unread::{look_after, note_waiting, until_due};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -33,14 +35,15 @@ use shmring::switch::TxPhase;
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
-    let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let size = limit(ep, chan);
-    let tail = ep.tx_tail.load(Relaxed);
-    // The token may be elsewhere: the head is only believed within what was sent.
-    match ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail) {
-        Ok(head) => size.saturating_sub(tail.wrapping_sub(head)),
-        Err(_) => size,
-    }
+    let unread = read_up_to(ep, chan).map_or(0, |head| ep.tx_tail.load(Relaxed).wrapping_sub(head));
+    size.saturating_sub(unread)
+}
+
+/// How far the peer has read our ring. The token may be elsewhere: the peer is only believed within what was sent, else `None`.
+fn read_up_to(ep: Ep, chan: &Chan) -> Option<u64> {
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), ep.tx_tail.load(Relaxed)).ok()
 }
 
 /// Bytes of those on the ring that the peer's socket would hold, had they come over the lifeline.
@@ -53,13 +56,15 @@ fn limit(ep: Ep, chan: &Chan) -> u64 {
     ring::limit(c.me(), c.peer(), c.size)
 }
 
-/// The program has set `SO_SNDBUF` or `TCP_NOTSENT_LOWAT`, or may have before the connection was attached: from now on no more
-/// lies on the ring than the kernel would hold.
+/// The program has set `SO_SNDBUF`, `TCP_NOTSENT_LOWAT` or `TCP_USER_TIMEOUT`, or may have before the connection was attached:
+/// from now on no more lies on the ring than the kernel would hold, or (`unread`) the peer's kernel would take.
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let slot = ep.slot.load(Relaxed) as usize;
+    let timed = unread::set(ep, fd);
     let snd = lifeline::locked_buffer(fd, libc::SO_SNDBUF).unwrap_or(0);
     let low = lifeline::unsent(fd);
     let word = match low {
+        _ if timed => ring::UNSENT,
         Some(low) if low < chan.ring() as u32 && (snd == 0 || low < snd) => low | ring::UNSENT,
         _ => snd,
     };
@@ -78,8 +83,9 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
             K::nap(1_000_000);
         }
     }
-    if old != 0 && word > old && (word ^ old) & ring::UNSENT == 0 && space(ep, chan) == 0 {
-        // The kernel would take more now, and the ring cannot.
+    let more = old != 0 && word > old && (word ^ old) & ring::UNSENT == 0;
+    if (more || timed) && space(ep, chan) == 0 {
+        // The kernel would take more now, and the ring cannot; or there is what the peer's kernel would not have taken.
         leave(ep, chan, fd);
         ep.because(Reason::Option);
     }
@@ -391,6 +397,10 @@ pub unsafe fn send(
             if stirred(ep, chan) && restless.round(K::now).is_none() {
                 continue;
             }
+            // SAFETY: no lock is held.
+            if unread::is_timed(ep) && unsafe { unread::gives_way_now(ep, chan, &mut fd, &mut slept, asleep) } {
+                continue;
+            }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_SNDTIMEO));
@@ -415,6 +425,9 @@ unsafe fn wait_space(
     restless: &mut Restless,
 ) -> Result<(), i32> {
     let rest = restless.round(K::now);
+    if unread::is_timed(ep) && unread::give_way(ep, chan, *fd) {
+        return Ok(());
+    }
     if rest.is_none() {
         let spun = spin::spin(|| stirred(ep, chan));
         spin::count(ep, spun);
@@ -430,6 +443,9 @@ unsafe fn wait_space(
     let rewinding = ep.tx_phase.get() == TxPhase::Rewind;
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
+    // A peer that does not read has until then.
+    let patience = unread::patience(ep, chan).filter(|p| deadline.is_none_or(|d| *p < d));
+    let deadline = patience.or(deadline);
     sleepers::lie_down(ep);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
@@ -447,6 +463,7 @@ unsafe fn wait_space(
     }
     match woken {
         Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(libc::EAGAIN) if patience.is_some() => {}
         Err(e) => return Err(e),
         Ok(()) => {}
     }

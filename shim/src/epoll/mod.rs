@@ -33,7 +33,7 @@ use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use libc::c_int;
-use set::{LEFT, TABLE, TAGGED};
+use set::{EDGE, LEFT, TABLE, TAGGED};
 use shmring::layout::POLLERS;
 use shmring::lnx;
 use wait::knock;
@@ -232,10 +232,23 @@ pub fn attached(ep: Ep, chan: &'static Chan) {
 
 /// Something about the endpoint changed on this side (shutdown): look at it again.
 pub fn touched(ep: Ep) {
+    look_again(ep, 0);
+}
+
+/// Its sending direction has gone to the kernel, with no room on the ring: who waits for room is to look again, also for edges.
+pub fn gave_way(ep: Ep) {
+    look_again(ep, edge::WRITE);
+}
+
+/// `edge`: for a watch that asked for one of these events, this is an edge.
+fn look_again(ep: Ep, edge: u32) {
     each(ep, |set, fd, w| {
         let s = &TABLE[set];
         let held = s.lock();
         if w.flags.load(Relaxed) & TAGGED != 0 {
+            if w.events.load(Relaxed) & edge != 0 {
+                w.flags.fetch_or(EDGE, Relaxed);
+            }
             s.push(fd);
         }
         let wake = s.sleepers.load(Relaxed) > 0;

@@ -382,6 +382,7 @@ unsafe fn serve(
             tries += 1;
             continue;
         }
+        tx::look_after();
         if timeout == Some(0) {
             return done_waiting(s, 0);
         }
@@ -417,6 +418,7 @@ unsafe fn serve(
         if bounded(s) {
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
+        let left = tx::until_due(left);
         let mut k = Reported::NONE;
         let room = max.min(KERNEL_EVENTS);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());

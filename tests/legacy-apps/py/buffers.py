@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 
-USER_TIMEOUT, NOTSENT_LOWAT = 18, 25
+NOTSENT_LOWAT = 25
 
 
 def pair(before=lambda listener, client: None):
@@ -126,28 +126,6 @@ def notsent():
         while got < n:
             got += len(server.recv(1 << 20))
         print("writable", bool(select.select([], [client], [], 20)[1]))
-
-
-def user_timeout():
-    """A peer that does not read ends the connection after the time that was set, whoever set it and when."""
-    for when in ("before", "after", "listener"):
-        def before(listener, client):
-            if when == "before":
-                client.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, 700)
-            if when == "listener":
-                listener.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, 700)
-
-        client, server = pair(before)
-        if when == "listener":
-            client, server = server, client
-        if when == "after":
-            client.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, 700)
-        fill(client)
-        p = select.poll()
-        p.register(client, select.POLLIN)
-        print(when, [events & select.POLLERR for _, events in p.poll(30000)])
-        outcome("send", lambda: client.send(b"x"))
-        outcome("send", lambda: client.send(b"x"))
 
 
 def negative():

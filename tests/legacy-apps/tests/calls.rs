@@ -101,11 +101,6 @@ fn unsent_bytes_are_bounded() {
 }
 
 #[test]
-fn a_user_timeout_ends_a_connection_that_is_not_read() {
-    buffers("user_timeout", 2);
-}
-
-#[test]
 fn negative_and_endless_times() {
     buffers("negative", 10);
 }
@@ -114,4 +109,40 @@ fn negative_and_endless_times() {
 fn receives_of_no_bytes_end_with_none() {
     let program = |lab: &Lab| lab.command(Side::Client, lab.compile("nothing.c", &["-pthread"]));
     compare_one("nothing", program, |_, log| on_ring(log) > 0);
+}
+
+/// Runs cases of `py/unread.py`, on rings from the first exchange on, and as it comes.
+fn unread(cases: &[&str]) {
+    for case in cases {
+        let program = |lab: &Lab| {
+            let mut command = lab.python(Side::Client, "unread.py");
+            command.arg(case);
+            command
+        };
+        let eager = |lab: &Lab| {
+            let mut command = program(lab);
+            command.env("CULVERT_EAGER", "1");
+            command
+        };
+        // What the peer's kernel would take stays on the ring, and all that comes behind.
+        let stays =
+            |log: &str| *case != "little" || log.contains("sending on the lifeline again from ring byte 60081\n");
+        compare_one(&format!("unread-{case}"), eager, |_, log| on_ring(log) >= 2 && stays(log));
+        compare_one(&format!("unread-{case}-young"), program, |_, log| on_ring(log) >= 2);
+    }
+}
+
+#[test]
+fn a_user_timeout_ends_a_connection_that_is_not_read() {
+    unread(&["set", "blocking", "away", "request"]);
+}
+
+#[test]
+fn who_waits_hears_of_a_user_timeout() {
+    unread(&["epolled", "polled", "selected", "receiving"]);
+}
+
+#[test]
+fn a_user_timeout_ends_no_connection_that_is_read() {
+    unread(&["little", "slowly", "lifted", "then_stops"]);
 }

@@ -1,0 +1,215 @@
+//! A peer that does not read, under `TCP_USER_TIMEOUT`.
+//!
+//! The kernel ends a connection whose bytes the peer has not taken for that long (tcp_probe_timer). What the peer's receive
+//! window takes counts as taken, whether its program reads or not. So while the option is set no more than that lies on the ring
+//! (`buffer_set`): it would never time out. A sender that has more to send, or waits for room, and whose peer reads nothing
+//! meanwhile goes down to the kernel, which has its timer.
+
+use super::sending::Sending;
+use super::{read_up_to, stirred, want_space, writable};
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
+use crate::signals::Runs;
+use crate::{family, lifeline, sleep, sleepers, watchers};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use shmring::family::{Reason, State};
+use shmring::switch::TxPhase;
+
+/// How long one who waits for room waits for a peer to read, nanoseconds. The kernel's timer begins that much later.
+const PATIENCE_NS: u64 = 100_000_000;
+
+/// The same of a send that does not wait.
+const GLANCE_NS: u64 = 5_000_000;
+
+/// What is between two such glances in vain, in this process: a program with many peers that do not read gets on.
+const GLANCE_EVERY_NS: u64 = 100_000_000;
+
+/// When somebody must look again, for those who sleep: milliseconds of the monotonic clock, above a number that changes with
+/// each connection noted; 0 = never.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+const COUNT_BITS: u32 = 20;
+
+/// When the last glance was in vain.
+static IN_VAIN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the option is set.
+#[inline(always)]
+pub fn is_timed(ep: Ep) -> bool {
+    ep.timed.load(Relaxed) != 0
+}
+
+/// Until when the peer has time to read, if the option is set and there is not enough room on the ring: from when that was seen
+/// first since the peer has read anything. `None` also if there is room.
+fn due(ep: Ep, chan: &Chan) -> Option<u64> {
+    if !is_timed(ep) || ep.tx_phase.get() != TxPhase::Ring || writable(ep, chan) {
+        return None;
+    }
+    let head = read_up_to(ep, chan)?;
+    let since = ep.tx_full_since.load(Relaxed);
+    if since != 0 && ep.tx_full_at.load(Relaxed) == head {
+        return Some(since + PATIENCE_NS);
+    }
+    let since = K::now();
+    ep.tx_full_at.store(head, Relaxed);
+    ep.tx_full_since.store(since, Relaxed);
+    Some(since + PATIENCE_NS)
+}
+
+/// Until when a sender that finds no room waits for the peer to read. Those who sleep otherwise are told to look by then.
+pub(super) fn patience(ep: Ep, chan: &Chan) -> Option<u64> {
+    let due = due(ep, chan)?;
+    note(due);
+    Some(due)
+}
+
+/// A send that does not wait has found no room: whether the connection goes down, so that the kernel has what it sends. It does
+/// unless the peer reads: has done so since a sender found no room last, or does within [`GLANCE_NS`].
+///
+/// The program may be away for as long as it likes from here on, and nobody else look at the connection.
+///
+/// # Safety
+/// Must be called without locks; a cancellation point.
+pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mut Runs, asleep: &mut bool) -> bool {
+    let (since, at) = (ep.tx_full_since.load(Relaxed), ep.tx_full_at.load(Relaxed));
+    let Some(due) = patience(ep, chan) else { return false };
+    if since != 0 && ep.tx_full_at.load(Relaxed) != at {
+        return false;
+    }
+    let now = K::now();
+    if due > now && now.saturating_sub(IN_VAIN.load(Relaxed)) > GLANCE_EVERY_NS {
+        let life = ep.life();
+        *asleep = true;
+        sleepers::lie_down(ep);
+        // SAFETY: the caller's obligation.
+        let woken = unsafe {
+            sleep::sleep(ep, *fd, libc::POLLRDHUP, Some(now + GLANCE_NS), *slept, || {
+                want_space(ep, chan);
+                stirred(ep, chan)
+            })
+        };
+        if !ep.lives(life) {
+            return false;
+        }
+        *fd = sleepers::number(ep, *fd);
+        if woken != Err(libc::EAGAIN) {
+            // There is room; or a signal came, and the program has its turn.
+            return woken.is_ok();
+        }
+        if read_up_to(ep, chan) != Some(ep.tx_full_at.load(Relaxed)) {
+            return false;
+        }
+        IN_VAIN.store(K::now(), Relaxed);
+    }
+    go(ep, chan, *fd);
+    true
+}
+
+/// Somebody waits for room on the ring.
+#[inline]
+pub fn note_waiting(ep: Ep, chan: &Chan) {
+    if is_timed(ep) {
+        patience(ep, chan);
+    }
+}
+
+/// The option may have been set. Whether it is.
+pub(super) fn set(ep: Ep, fd: i32) -> bool {
+    /// Another thread that sets it at the same time asks, too: whoever stores last has asked after that.
+    const TRIES: u32 = 8;
+    let asked = || !matches!(lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT), Ok(0) | Err(_));
+    let mut timed = false;
+    for _ in 0..TRIES {
+        timed = asked();
+        ep.timed.store(u32::from(timed), Relaxed);
+        if asked() == timed {
+            break;
+        }
+    }
+    timed
+}
+
+/// Goes down to the kernel if the peer had time enough to read. True if it did.
+pub fn give_way(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    match due(ep, chan) {
+        Some(due) if due <= K::now() => {
+            go(ep, chan, fd);
+            true
+        }
+        Some(due) => {
+            note(due);
+            false
+        }
+        None => false,
+    }
+}
+
+/// Goes down to the kernel: who waits for room on the ring waits for the kernel's from now on.
+#[cold]
+pub(super) fn go(ep: Ep, chan: &Chan, fd: i32) {
+    let Some(mut sending) = Sending::take(ep, chan, fd, ep.life()) else { return };
+    sending.leave();
+    sending.release();
+    ep.because(Reason::Option);
+    chan.tell_own(ep.slot.load(Relaxed) as usize);
+    watchers::gave_way(ep);
+}
+
+fn note(due: u64) {
+    let _ = NEXT.fetch_update(AcqRel, Relaxed, |w| {
+        let first = if next(w) == 0 { due } else { due.min(next(w)) };
+        Some(successor(w, first))
+    });
+}
+
+/// What [`NEXT`] is after `word`, if somebody must look at `at`.
+fn successor(word: u64, at: u64) -> u64 {
+    (at / 1_000_000) << COUNT_BITS | word.wrapping_add(1) & ((1 << COUNT_BITS) - 1)
+}
+
+/// When somebody must look, nanoseconds; 0 = never.
+fn next(word: u64) -> u64 {
+    (word >> COUNT_BITS) * 1_000_000
+}
+
+/// How long a thread may sleep that would sleep for `left`: connections whose peers do not read must be looked at.
+#[inline]
+pub fn until_due(left: Option<u64>) -> Option<u64> {
+    match next(NEXT.load(Acquire)) {
+        0 => left,
+        // Not at once, if it is another thread that looks.
+        due => Some(due.saturating_sub(K::now()).max(1_000_000).min(left.unwrap_or(u64::MAX))),
+    }
+}
+
+/// Looks at the connections whose peers do not read, if it is time.
+#[inline]
+pub fn look_after() {
+    let word = NEXT.load(Acquire);
+    if next(word) != 0 && next(word) <= K::now() {
+        look_at_all(word);
+    }
+}
+
+#[cold]
+fn look_at_all(word: u64) {
+    let again = successor(word, K::now() + PATIENCE_NS);
+    if NEXT.compare_exchange(word, again, AcqRel, Relaxed).is_err() {
+        // Another thread does, or has noted one.
+        return;
+    }
+    let mut any = false;
+    for ep in family::held().filter(|ep| is_timed(*ep) && ep.state() == State::Attached) {
+        let fd = ep.local().fd.load(Relaxed);
+        if let Some(chan) = ep.chan()
+            && fd >= 0
+        {
+            any |= !give_way(ep, chan, fd) && due(ep, chan).is_some();
+        }
+    }
+    if !any {
+        // Unless one was noted meanwhile.
+        let _ = NEXT.compare_exchange(again, 0, AcqRel, Relaxed);
+    }
+}
