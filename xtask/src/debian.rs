@@ -16,6 +16,7 @@ pub const PROGRAMS: &[&str] = &[
     "curl",
     "openssl",
     "python3.11",
+    "python3-grpcio",
     "nodejs",
     "procps",
     "util-linux",
