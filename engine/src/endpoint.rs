@@ -236,3 +236,12 @@ pub fn take_latched(ep: Ep) -> Option<i32> {
     ep.latched.store(v | REPORTED, Relaxed);
     Some(v as i32)
 }
+
+/// Takes the error that a `recvmmsg` has kept.
+#[inline(always)]
+pub fn take_kept(ep: Ep) -> Option<i32> {
+    if ep.kept.load(Relaxed) == 0 {
+        return None;
+    }
+    Some(ep.kept.swap(0, Relaxed) as i32).filter(|e| *e != 0)
+}

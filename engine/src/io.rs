@@ -188,7 +188,7 @@ pub unsafe fn recv(
             }
             return r;
         }
-        const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | BREAKS;
         let flags = flags & CARRIED;
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
@@ -197,6 +197,13 @@ pub unsafe fn recv(
             && record.latched.load(Relaxed) == 0
             && record.rx_skip.load(Relaxed) == 0
         {
+            if record.kept.load(Relaxed) != 0
+                && lifeline::unread(fd) == 0
+                && !lifeline::peer_ended(fd)
+                && let Some(e) = endpoint::take_kept(ep)
+            {
+                return real::ret(-e as isize);
+            }
             return receive_natively(ep, flags, &mut real);
         }
         if !conn::make_ready(ep, chan) {
@@ -247,16 +254,27 @@ pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isiz
     }
 }
 
-/// Keeps an error that ended the connection for the next call, where the kernel would set it again.
+/// A `recvmmsg` that has received messages ends with an error, which is kept for the next call (do_recvmmsg: `sk_err`).
 pub fn keep_error(fd: c_int, errno: c_int) {
-    if let Some(ep) = fds::endpoint(fd)
-        && ep.state() == State::Attached
-        && (ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0)
-        && !matches!(errno, libc::EAGAIN | libc::EINTR | libc::EFAULT)
-    {
-        endpoint::put_back(ep, errno);
+    /// What the kernel keeps of an interrupted call that it would start again (linux/errno.h), and tells.
+    const ERESTARTSYS: c_int = 512;
+    let Some(ep) = fds::endpoint(fd).filter(|ep| ep.state() == State::Attached) else { return };
+    match errno {
+        libc::EAGAIN => {}
+        libc::EINTR if lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none() => ep.kept.store(ERESTARTSYS as u32, Relaxed),
+        // The connection has ended by it.
+        libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT
+            if ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0 =>
+        {
+            endpoint::put_back(ep, errno);
+        }
+        e => ep.kept.store(e as u32, Relaxed),
     }
 }
+
+/// For [`recv`], beside the program's flags: a signal ends the wait, also where its handler restarts calls. The kernel refuses
+/// this flag where it means something (MSG_CMSG_COMPAT).
+pub const BREAKS: c_int = rx::BREAKS;
 
 /// Sends from `iov` to `ep`, which `fd` is. `real` does the same with libc's own function. libc's convention.
 ///
@@ -292,6 +310,10 @@ pub unsafe fn send(
                 }
             }
         };
+        // tcp_sendmsg_locked: an error of the socket comes first.
+        if let Some(e) = endpoint::take_kept(ep) {
+            return real::ret(-e as isize);
+        }
         // All other flags say how packets are made, or mean nothing to a TCP socket (tcp_sendmsg_locked).
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
@@ -353,6 +375,9 @@ pub unsafe fn sendfile(
                 }
             }
         };
+        if let Some(e) = endpoint::take_kept(ep) {
+            return real::ret(-e as isize);
+        }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: false, option: libc::SO_SNDTIMEO, since };
         match turns::turn(ep, out, &ep.tx_token, HANDED_TX, wait) {

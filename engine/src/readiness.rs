@@ -29,7 +29,7 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
     let phase = ep.rx_phase.get();
     let sending = ep.tx_phase.get();
     let available = rx::on_ring(ep, chan);
-    let mut r = 0;
+    let mut r = if ep.kept.load(Relaxed) != 0 { POLLERR } else { 0 };
     let low = rx::low(ep, chan);
     // A low-water mark counts what lies behind the end of the ring, too.
     if available >= low || (available > 0 && rx::at_end(ep, chan) && rx::unread(ep, chan, fd) >= low) {

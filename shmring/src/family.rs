@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -287,8 +287,9 @@ pub struct Endpoint {
     pub cookie: AtomicU64,
     /// `TCP_CORK` while sending on the ring, which needs none: [`UNCORKED`], [`CORKED`]; else 0, ask the kernel.
     pub cork: AtomicU32,
-    /// Process id of the peer, for display; 0 if unknown.
-    pub peer_pid: AtomicU32,
+    /// An error that a `recvmmsg` has kept for the next call, behind messages that it received; 0 if none. The connection has not
+    /// ended by it.
+    pub kept: AtomicU32,
     /// [`RCVTIMEO`], [`SNDTIMEO`]: that option was set to a negative time.
     pub never_waits: AtomicU32,
     /// Not 0: `TCP_INQ` is set, as far as calls on the ring are concerned: each `recvmsg` says how much is left.
@@ -305,6 +306,8 @@ pub struct Endpoint {
     pub sent: AtomicU32,
     /// See `sent`.
     pub heard: AtomicU32,
+    /// Process id of the peer, for display; 0 if unknown.
+    pub peer_pid: AtomicU32,
     /// The end of a pair of Unix sockets at which it came in or went out in a message. Meaningful while `custody` is not 0.
     pub way: AtomicU64,
 
@@ -405,6 +408,7 @@ impl Endpoint {
             &self.rcvlowat,
             &self.latched,
             &self.cork,
+            &self.kept,
             &self.peer_pid,
             &self.never_waits,
             &self.inq,

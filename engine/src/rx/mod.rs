@@ -12,7 +12,7 @@ pub use receiving::received;
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::endpoint::{Ep, REPORTED, put_back};
+use crate::endpoint::{self, Ep, REPORTED, put_back};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
@@ -64,6 +64,9 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     chan.notify_aside(ep.slot.load(Relaxed) as usize);
 }
 
+/// A flag for [`recv`], see `io::BREAKS`.
+pub const BREAKS: i32 = libc::c_int::MIN;
+
 /// What [`recv`] returns if the call must be made anew: the descriptor has become something else.
 pub const RESTART: isize = isize::MIN;
 
@@ -86,6 +89,7 @@ pub unsafe fn recv(
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
     let waitall = flags & libc::MSG_WAITALL != 0;
+    let restarts = flags & BREAKS == 0;
     let record = ep.record();
     let lowat = record.rcvlowat.load(Relaxed) as usize;
     // tcp_recvmsg: target = sock_rcvlowat(sk, flags & MSG_WAITALL, len).
@@ -152,6 +156,15 @@ pub unsafe fn recv(
                     continue;
                 }
             }
+            // Shut down on this side only: an error of the socket comes first.
+            Got::Eof
+                if total == 0
+                    && record.kept.load(Relaxed) != 0
+                    && !lifeline::peer_ended(fd)
+                    && unread(ep, chan, fd) == 0 =>
+            {
+                return endpoint::take_kept(ep).map_or(0, |e| -e as isize);
+            }
             Got::Eof => return total as isize,
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
@@ -165,13 +178,23 @@ pub unsafe fn recv(
             Got::Lost => return RESTART,
             Got::Nothing => {}
         }
+        // Behind all bytes (tcp_recvmsg_locked), as an error of the socket.
+        if record.kept.load(Relaxed) != 0 {
+            match total {
+                0 if let Some(e) = endpoint::take_kept(ep) => return -e as isize,
+                0 => {}
+                n => return n as isize,
+            }
+        }
         if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some()) {
             return total as isize;
         }
         match woke.take() {
             // A call that is restarted finds what the number means now; else the wait goes on.
             #[allow(clippy::collapsible_match)]
-            Some(libc::EINTR) if !signals::interrupted(since, lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) => {
+            Some(libc::EINTR)
+                if !signals::interrupted(since, restarts && lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) =>
+            {
                 if fds::endpoint(number) != Some(ep) {
                     return RESTART;
                 }
@@ -199,7 +222,7 @@ pub unsafe fn recv(
                 continue;
             }
         }
-        let restartable = d.is_none();
+        let restartable = restarts && d.is_none();
         // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`), also a shutdown of the
         // other direction, by whomever (inet_shutdown), perhaps a program outside the family: the kernel is asked.
         if b.len == 0 && (signals::runs() != since || lifeline::is_shut(fd) != shut) {

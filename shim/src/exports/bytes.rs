@@ -187,7 +187,7 @@ pub unsafe extern "C-unwind" fn recv(fd: c_int, b: *mut c_void, n: size_t, flags
             return real::recv(fd, b, n, flags);
         };
         let v = one(b, n);
-        io::recv(ep, fd, &v, 1, flags, || real::recv(fd, b, n, flags))
+        io::recv(ep, fd, &v, 1, flags & !io::BREAKS, || real::recv(fd, b, n, flags))
     }
 }
 
@@ -242,7 +242,7 @@ pub unsafe extern "C-unwind" fn recvfrom(
         };
         let v = one(b, n);
         let mut by_kernel = false;
-        let r = io::recv(ep, fd, &v, 1, flags, || {
+        let r = io::recv(ep, fd, &v, 1, flags & !io::BREAKS, || {
             let r = real::recvfrom(fd, b, n, flags, a, l);
             by_kernel = r >= 0;
             r

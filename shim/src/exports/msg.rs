@@ -240,6 +240,15 @@ unsafe fn put_inq(h: &msghdr, left: c_int) -> (c_int, usize) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int) -> ssize_t {
+    // SAFETY: the program's own arguments.
+    unsafe { receive(fd, m, flags, 0) }
+}
+
+/// `recvmsg`; `how`: 0 or [`io::BREAKS`].
+///
+/// # Safety
+/// As `recvmsg`'s.
+unsafe fn receive(fd: c_int, m: *mut msghdr, flags: c_int, how: c_int) -> ssize_t {
     // SAFETY: libc gets the program's own arguments. The header is read and written by `peek` and `poke`, for which a bad
     // pointer is an error, but where the kernel has just written it.
     unsafe {
@@ -258,7 +267,7 @@ pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, m: *mut msghdr, flags: c_int)
         let Some(v) = vector else { return real::recvmsg(fd, m, flags) };
         let Some(ep) = io::carried(fd) else { return real::recvmsg(fd, m, flags) };
         let mut by_kernel = false;
-        let mut r = io::recv(ep, fd, v.elements(), v.n, flags, || {
+        let mut r = io::recv(ep, fd, v.elements(), v.n, flags | how, || {
             let r = real::recvmsg(fd, m, flags);
             by_kernel = r >= 0;
             r
@@ -332,7 +341,9 @@ pub unsafe extern "C-unwind" fn recvmmsg(
         let mut i = 0;
         while i < n as usize {
             let m = v.wrapping_add(i);
-            let got = recvmsg(fd, &raw mut (*m).msg_hdr, once);
+            // Once a message was received the call is not started again.
+            let how = if i > 0 { io::BREAKS } else { 0 };
+            let got = receive(fd, &raw mut (*m).msg_hdr, once, how);
             if got >= 0 && poke(&raw mut (*m).msg_len, got as c_uint).is_err() {
                 real::set_errno(libc::EFAULT);
             } else if got >= 0 {

@@ -3,7 +3,7 @@
  *
  * calls KIND TABLE. KIND: tcp (under culvert attached or not, as the environment says), pinned (a connection that only the
  * kernel can have), pipe, udp, listen, none (a closed number), idle (as udp, in a process that has no TCP socket).
- * TABLE: recv, send, pointers, waits, lengths, options, inq. */
+ * TABLE: recv, send, pointers, waits, lengths, options, inq, kept, interrupted. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -688,6 +688,124 @@ static void inq(void)
 	}
 }
 
+/* --- an error behind messages that were received: recvmmsg keeps it for the next call */
+
+static void kept_next(int next)
+{
+	char b[100] = { 0 };
+	struct iovec v = { b, 16 };
+	struct mmsghdr m = { .msg_hdr = { .msg_iov = &v, .msg_iovlen = 1 } };
+	struct pollfd p = { fd, POLLIN | POLLOUT, 0 };
+	struct epoll_event ev = { EPOLLIN, { .u64 = 1 } };
+	int e = -1, file, set;
+	socklen_t l = sizeof e;
+	errno = 0;
+	switch (next) {
+	case 0: result("recv", next, recv(fd, b, 16, 0)); break;
+	case 1: feed(); result("recv data", next, recv(fd, b, 16, 0)); break;
+	case 2: result("peek", next, recv(fd, b, 16, MSG_PEEK)); break;
+	case 3: result("recv none", next, recv(fd, b, 0, 0)); break;
+	case 4: feed(); result("recvmmsg", next, recvmmsg(fd, &m, 1, 0, 0)); break;
+	case 5: result("send", next, send(fd, pattern, 16, MSG_NOSIGNAL)); break;
+	case 6: result("send none", next, send(fd, pattern, 0, MSG_NOSIGNAL)); break;
+	case 7: result("writev", next, writev(fd, &v, 1)); break;
+	case 8: file = memfd_create("file", 0), write(file, pattern, 64); off_t at = 0; errno = 0; result("sendfile", next, sendfile(fd, file, &at, 16)); close(file); break;
+	case 9: result("poll", next, poll(&p, 1, 0)); printf(" %x", p.revents); break;
+	case 10: set = epoll_create1(0), epoll_ctl(set, EPOLL_CTL_ADD, fd, &ev); result("epoll", next, epoll_wait(set, &ev, 1, 0)); printf(" %x", ev.events); close(set); break;
+	case 11: result("error", next, getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &l)); printf(" %s", e ? strerrorname_np(e) : "0"); break;
+	case 12: shutdown(other, SHUT_WR); p.events = POLLRDHUP; poll(&p, 1, 2000); errno = 0; result("recv at the end", next, recv(fd, b, 16, 0)); break;
+	case 13: shutdown(fd, SHUT_RD); errno = 0; result("recv shut", next, recv(fd, b, 16, 0)); break;
+	case 14: feed(); result("recv all", next, recv(fd, b, 100, MSG_WAITALL)); break;
+	case 15: fcntl(fd, F_SETFL, 0); result("blocking recv", next, recv(fd, b, 16, 0)); break;
+	default: result("recvmsg", next, recvmsg(fd, &m.msg_hdr, 0)); break;
+	}
+	/* It is told once. */
+	errno = 0;
+	result(" then", next, recv(fd, b, 100, MSG_DONTWAIT));
+	errno = 0;
+	result(" then", next, recv(fd, b, 100, MSG_DONTWAIT));
+	errno = 0;
+	result(" then", next, send(fd, pattern, 16, MSG_NOSIGNAL));
+	errno = 0;
+	result(" then", next, send(fd, pattern, 16, MSG_NOSIGNAL));
+	getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &l);
+	printf(" error %d", e);
+}
+
+static void kept(void)
+{
+	for (int how = 0; how < 9; how++) {
+		for (int next = 0; next < 17; next++) {
+			/* It would wait for ever: that there is nothing is no error to keep. */
+			if (how == 5 && next == 15) continue;
+			char b[64];
+			struct iovec v[2] = { { b, 20 }, { b + 20, 20 } };
+			struct mmsghdr m[3] = { { .msg_hdr = { .msg_iov = v, .msg_iovlen = 1 } }, { .msg_hdr = { .msg_iov = v + 1, .msg_iovlen = 1 } } };
+			struct mmsghdr *at = m;
+			char name[40];
+			unmake(), make();
+			fcntl(fd, F_SETFL, O_NONBLOCK);
+			feed();
+			switch (how) {
+			case 0: v[1].iov_base = none; break;
+			case 1: m[1].msg_hdr.msg_iovlen = 1025; break;
+			case 2: m[1].msg_hdr.msg_name = b, m[1].msg_hdr.msg_namelen = -1; break;
+			case 3: m[1].msg_hdr.msg_iov = (void *)none; break;
+			case 4: at = (void *)(edge - sizeof *m), memcpy(at, m, sizeof *m); break;
+			/* Only the first message is there. */
+			case 5: v[0].iov_len = 64; break;
+			case 6: v[1].iov_base = (void *)0xffff888000000000; break;
+			case 7: v[1].iov_len = (size_t)SSIZE_MAX + 1; break;
+			default: m[1].msg_hdr.msg_name = (void *)none, m[1].msg_hdr.msg_namelen = 16; break;
+			}
+			errno = 0;
+			sprintf(name, "kept %d", how);
+			result(name, next, recvmmsg(fd, at, 2, 0, 0));
+			/* What is left of the data would hide the error. */
+			char rest[64];
+			if (next % 2 == 0) printf(" rest %zd", recv(fd, rest, 64, how == 5 ? MSG_PEEK : 0));
+			kept_next(next);
+			printf("\n");
+		}
+	}
+}
+
+static void handled(int signal) { (void)signal; }
+
+/* A signal that comes while a call waits, and what the next call says. Once a message was received the call is over. */
+static void interrupted(void)
+{
+	for (int mode = 0; mode < 4; mode++) {
+		for (int call = 0; call < 3; call++) {
+			unmake(), make();
+			fcntl(fd, F_SETFL, 0);
+			char b[64];
+			struct iovec v[2] = { { b, 20 }, { b + 20, 50 } };
+			struct mmsghdr m[2] = { { .msg_hdr = { .msg_iov = v, .msg_iovlen = 1 } }, { .msg_hdr = { .msg_iov = v + 1, .msg_iovlen = 1 } } };
+			struct sigaction act = { .sa_handler = handled, .sa_flags = mode & 1 ? SA_RESTART : 0 };
+			struct timeval wait = { 100, 0 };
+			char name[40];
+			if (mode & 2) setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+			sigaction(SIGALRM, &act, 0);
+			if (write(other, pattern, 20) != 20) die("write");
+			struct itimerval soon = { { 0, 0 }, { 0, 100000 } };
+			setitimer(ITIMER_REAL, &soon, 0);
+			errno = 0;
+			sprintf(name, "interrupted %d", mode);
+			result(name, call, recvmmsg(fd, m, 2, call == 2 ? MSG_WAITALL : 0, 0));
+			for (int i = 0; i < 2; i++) {
+				int e = errno = 0;
+				socklen_t l = sizeof e;
+				if (call == 0 || i > 0) { long r = recv(fd, b, 10, MSG_DONTWAIT); printf(" then %ld %d", r, errno); }
+				else if (call == 1) getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &l), printf(" error %d", e);
+				else { long r = send(fd, pattern, 16, 0); printf(" then send %ld %d", r, errno); }
+			}
+			printf("\n");
+		}
+	}
+	signal(SIGALRM, SIG_DFL), alarm(200);
+}
+
 int main(int argc, char **argv)
 {
 	(void)argc;
@@ -710,6 +828,8 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[2], "waits")) waits();
 	else if (!strcmp(argv[2], "lengths")) lengths();
 	else if (!strcmp(argv[2], "inq")) inq();
+	else if (!strcmp(argv[2], "kept")) kept();
+	else if (!strcmp(argv[2], "interrupted")) interrupted();
 	else options();
 	unmake();
 	return 0;

@@ -69,6 +69,12 @@ fn options() {
 }
 
 #[test]
+fn errors_behind_messages_are_kept() {
+    connections("kept");
+    connections("interrupted");
+}
+
+#[test]
 fn what_is_left_is_said_with_each_message() {
     // The last of the connections has the option from its listener, before it comes to a ring.
     connections_on("inq", 2 * 19);
