@@ -19,6 +19,7 @@ pub const PROGRAMS: &[&str] = &[
     "python3-grpcio",
     "nodejs",
     "procps",
+    "iproute2",
     "util-linux",
     "musl-tools",
     "postgresql-15",

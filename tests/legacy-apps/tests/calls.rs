@@ -1,6 +1,6 @@
 //! Every flag, option value and bad pointer, in the calls that culvert takes: results, errors and what is left are the kernel's.
 
-use legacy_apps::{Lab, Side, compare_one, on_ring};
+use legacy_apps::{Lab, Side, compare_one, is_root, on_ring};
 use std::process::Command;
 
 /// Runs a table of `c/calls.c` on a kind of descriptor.
@@ -18,14 +18,19 @@ fn connections(table: &str) {
 
 /// The same; of the first more than `rings` directions are on rings.
 fn connections_on(table: &str, rings: usize) {
+    each_new(table, rings);
+    // It goes over on its way through the table.
+    compare_one(&format!("calls-{table}-young"), |lab| program(lab, "tcp", table), |_, log| on_ring(log) > 0);
+}
+
+/// The same for a table that makes a connection for each line, each of them too young to come to a ring but at once.
+fn each_new(table: &str, rings: usize) {
     let eager = |lab: &Lab| {
         let mut command = program(lab, "tcp", table);
         command.env("CULVERT_EAGER", "1");
         command
     };
     compare_one(&format!("calls-{table}"), eager, |_, log| on_ring(log) > rings);
-    // It goes over on its way through the table.
-    compare_one(&format!("calls-{table}-young"), |lab| program(lab, "tcp", table), |_, log| on_ring(log) > 0);
     compare_one(&format!("calls-{table}-pinned"), |lab| program(lab, "pinned", table), |_, log| on_ring(log) == 0);
 }
 
@@ -70,8 +75,8 @@ fn options() {
 
 #[test]
 fn errors_behind_messages_are_kept() {
-    connections("kept");
-    connections("interrupted");
+    each_new("kept", 2 * 150);
+    each_new("interrupted", 2 * 11);
 }
 
 #[test]
@@ -151,4 +156,28 @@ fn who_waits_hears_of_a_user_timeout() {
 #[test]
 fn a_user_timeout_ends_no_connection_that_is_read() {
     unread(&["little", "slowly", "lifted", "then_stops"]);
+}
+
+#[test]
+fn silent_connections_are_ended_by_their_probes() {
+    if !is_root() {
+        return eprintln!("skipped: network namespaces need root");
+    }
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, "unshare");
+        command.args(["-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh", "/usr/bin/python3.11", "-u"]);
+        command.arg(legacy_apps::file("py").join("endings.py")).arg("keepalive").env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("endings-keepalive", program, |_, log| on_ring(log) >= 18);
+}
+
+#[test]
+fn closes_that_linger() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "endings.py");
+        command.arg("linger").env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("endings-linger", program, |_, log| on_ring(log) >= 54);
 }
