@@ -375,6 +375,10 @@ pub unsafe fn sendfile(
                 }
             }
         };
+        if n == 0 {
+            // The kernel looks at the other arguments, and no farther (do_sendfile).
+            return real();
+        }
         if let Some(e) = endpoint::take_kept(ep) {
             return real::ret(-e as isize);
         }

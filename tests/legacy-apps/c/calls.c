@@ -3,7 +3,7 @@
  *
  * calls KIND TABLE. KIND: tcp (under culvert attached or not, as the environment says), pinned (a connection that only the
  * kernel can have), pipe, udp, listen, none (a closed number), idle (as udp, in a process that has no TCP socket).
- * TABLE: recv, send, pointers, waits, lengths, options, inq, kept, interrupted. */
+ * TABLE: recv, send, pointers, waits, lengths, options, inq, kept, interrupted, commands, events. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -770,6 +770,182 @@ static void kept(void)
 	}
 }
 
+/* --- commands and requests of calls that are not about bytes, and numbers of messages */
+
+static void commands(void)
+{
+	static const long values[] = { 0, 1, -1, 2, O_NONBLOCK, O_ASYNC, O_APPEND, O_RDWR, INT_MAX, INT_MIN, 0xffffffff };
+	char name[64], b[64];
+	int i = 0;
+	for (int cmd = -1; cmd < 17; cmd++) {
+		/* Those that make a descriptor, and those that take a pointer, come below. */
+		if (cmd == F_DUPFD || cmd == F_GETLK || cmd == F_SETLK || cmd == F_SETLKW || cmd == 12 || cmd == 13 || cmd == 14) continue;
+		for (i = 0; i < 11; i++) {
+			/* A signal would end the test. */
+			if (cmd == F_SETSIG || cmd == F_SETOWN || (cmd == F_SETFL && values[i] & O_ASYNC)) continue;
+			sprintf(name, "fcntl %d", cmd);
+			feed(); TRY(name, 0, fcntl(fd, cmd, values[i]));
+		}
+	}
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	static const int pointed[] = { F_GETLK, F_SETLK, F_GETOWN_EX, F_SETOWN_EX, F_GET_SEALS, F_ADD_SEALS, F_GETPIPE_SZ, F_SETPIPE_SZ, F_GETLEASE, F_NOTIFY, F_OFD_GETLK };
+	for (int k = 0; k < 11; k++)
+		for (i = 1; i < POINTERS; i++) { sprintf(name, "fcntl pointer %d", pointed[k]); TRY(name, 0, fcntl(fd, pointed[k], bad(i, 32))); }
+	static const unsigned long requests[] = { FIONREAD, TIOCOUTQ, 0x894b, SIOCATMARK, FIONBIO, FIOASYNC, FIOCLEX, FIONCLEX, 0x5460 /* FIOQSIZE */, 0x8903 /* FIOGETOWN */, 0x8904 /* SIOCGPGRP */, 0x8906 /* SIOCGSTAMP */, 0x8912 /* SIOCGIFCONF */, 0x5401 /* TCGETS */, 0x541f, 0, ~0ul };
+	for (int k = 0; k < 17; k++)
+		for (i = 0; i < POINTERS; i++) {
+			int zero[16] = { 0 };
+			if (requests[k] == FIOASYNC && i == 3) continue;
+			sprintf(name, "ioctl %lx", requests[k]);
+			feed(); TRY(name, 0, ioctl(fd, requests[k], filled(i, zero, sizeof zero)));
+			fcntl(fd, F_SETFL, O_NONBLOCK);
+		}
+	static const int numbers[] = { -1, INT_MIN, INT_MAX, 1 << 20 };
+	for (i = 0; i < 4; i++) {
+		TRY("dup2 to", 0, dup2(fd, numbers[i]));
+		TRY("dup2 of", 0, dup2(numbers[i], fd));
+		TRY("dup3 to", 0, dup3(fd, numbers[i], O_CLOEXEC));
+		TRY("dup of", 0, dup(numbers[i]));
+		TRY("dupfd from", 0, i == 2 || i == 3 || i < 2 ? fcntl(fd, F_DUPFD, numbers[i]) : 0);
+		TRY("close", 0, close(numbers[i]));
+	}
+	TRY("dup2 itself", 0, dup2(fd, fd) == fd ? 0 : -1);
+	TRY("dup3 itself", 0, dup3(fd, fd, 0));
+	for (i = 0; i < 32; i++) if (1u << i != O_CLOEXEC) TRY("dup3 flag", 0, dup3(fd, 450, 1u << i));
+	/* Offsets and the like, which a socket has not. */
+	feed();
+	TRY("pread", 0, pread(fd, b, 16, 0));
+	TRY("pwrite", 0, pwrite(fd, b, 16, 0));
+	TRY("lseek", 0, lseek(fd, 0, SEEK_CUR));
+	TRY("fsync", 0, fsync(fd));
+	TRY("ftruncate", 0, ftruncate(fd, 1));
+	struct iovec v[3] = { { b, 16 }, { b + 16, 16 }, { b + 32, 16 } };
+	TRY("preadv", 0, preadv(fd, v, 1, 0));
+	TRY("pwritev", 0, pwritev(fd, v, 1, 0));
+	if (tcp() || !strcmp(kind, "udp")) {
+		struct mmsghdr m[3] = { 0 };
+		for (int k = 0; k < 3; k++) m[k].msg_hdr.msg_iov = v + k, m[k].msg_hdr.msg_iovlen = 1;
+		static const unsigned counts[] = { 0, 1, 2, 3 };
+		for (i = 0; i < 4; i++) {
+			feed(); TRY("recvmmsg count", 0, recvmmsg(fd, m, counts[i], 0, 0));
+			if (tcp()) TRY("sendmmsg count", 16 * counts[i], sendmmsg(fd, m, counts[i], MSG_NOSIGNAL));
+		}
+		static const struct timespec times[] = { { 0, 0 }, { 0, 1 }, { -1, 0 }, { 0, -1 }, { 0, 1000000000 }, { 0, 999999999 }, { (time_t)1 << 62, 0 }, { INT64_MIN, 0 } };
+		for (i = 0; i < 8; i++) {
+			struct timespec t = times[i];
+			feed(); TRY("recvmmsg within", 0, recvmmsg(fd, m, 1, 0, &t));
+			if (times[i].tv_sec < 0 || times[i].tv_nsec < 0 || times[i].tv_nsec > 999999999) printf("left %ld %ld\n", (long)t.tv_sec, t.tv_nsec);
+		}
+		for (i = -1; i < 32; i++) {
+			int flags = i < 0 ? 0 : 1u << i;
+			/* The last message would be waited for. */
+			if (flags == MSG_WAITALL || flags == MSG_OOB || flags == MSG_ERRQUEUE) continue;
+			feed(); TRY("recvmmsg flag", 0, recvmmsg(fd, m, 3, flags, 0));
+			printf("%u %u %u\n", m[0].msg_len, m[1].msg_len, m[2].msg_len);
+		}
+	}
+	if (!tcp()) return;
+	/* Addresses of a connection. */
+	for (int size = 0; size < 20; size += 3) {
+		socklen_t l = size;
+		char a[32];
+		i = size;
+		memset(a, 0x55, sizeof a);
+		TRY("getpeername into", 0, getpeername(fd, (void *)a, &l) || 0);
+		printf("%u %x\n", l, size < 8 ? sum(a, size < 2 ? size : 2) : 0);
+	}
+	struct sockaddr_in self = { .sin_family = AF_INET }, peer;
+	socklen_t l = sizeof peer;
+	getpeername(fd, (void *)&peer, &l);
+	i = 0;
+	TRY("connect again", 0, connect(fd, (void *)&peer, l));
+	TRY("bind again", 0, bind(fd, (void *)&self, sizeof self));
+	TRY("listen", 0, listen(fd, 1));
+	TRY("accept", 0, accept4(fd, 0, 0, 0));
+	for (i = 0; i < 32; i++) TRY("accept4 flag", 0, accept4(fd, 0, 0, 1u << i));
+	/* What splice and sendfile make of odd arguments. */
+	int p[2], file = memfd_create("file", 0);
+	if (pipe2(p, O_NONBLOCK) || write(file, pattern, 64) != 64 || write(p[1], pattern, 64) != 64) die("pipe");
+	for (i = 0; i < 8; i++) {
+		static const size_t sizes[] = { 0, 1, 63, 64, 65, INT_MAX, SSIZE_MAX, SIZE_MAX };
+		off_t at = 0;
+		size_t n = sizes[i];
+		TRY("sendfile size", n > 64 ? 64 : n, sendfile(fd, file, &at, n));
+		at = -1;
+		TRY("sendfile before", 0, sendfile(fd, file, &at, n));
+		at = 1000;
+		TRY("sendfile behind", 0, sendfile(fd, file, &at, n));
+		at = 0;
+		TRY("sendfile of itself", 0, sendfile(fd, fd, 0, n));
+		TRY("sendfile of none", 0, sendfile(fd, -1, &at, n));
+		TRY("sendfile of a pipe", 0, sendfile(fd, p[0], &at, n));
+		TRY("sendfile to a file", 0, sendfile(file, fd, 0, n));
+	}
+	unmake(), make();
+	/* The end comes last: how each value of it leaves the connection. */
+	for (i = -1; i < 5; i++) {
+		for (int data = 0; data < 2; data++) {
+			unmake(), make();
+			if (data) feed();
+			result("shutdown", i, shutdown(fd, i));
+			result(" again", i, shutdown(fd, i));
+			result(" send", i, send(fd, pattern, 16, MSG_NOSIGNAL));
+			for (int k = 0; k < 3; k++) result(" recv", i, recv(fd, b, 40, MSG_DONTWAIT));
+			result(" other", i, recv(other, b, 40, MSG_DONTWAIT | MSG_PEEK));
+			printf("\n");
+		}
+	}
+	close(p[0]), close(p[1]), close(file);
+}
+
+/* Every bit of what a wait can ask for, in each state of a connection; operations of epoll_ctl. */
+static void events(void)
+{
+	for (int state = 0; state < 6; state++) {
+		unmake(), make();
+		if (state == 1 || state == 3) feed();
+		if (state == 2 || state == 3) shutdown(other, SHUT_WR);
+		if (state == 4) shutdown(fd, SHUT_WR);
+		if (state == 5) { struct linger now = { 1, 0 }; setsockopt(other, SOL_SOCKET, SO_LINGER, &now, sizeof now), close(other), other = -1; }
+		struct pollfd p = { fd, state >= 2 && state != 4 ? POLLRDHUP : 0, 0 };
+		if (p.events) poll(&p, 1, 2000);
+		for (int bit = -1; bit < 16; bit++) {
+			p = (struct pollfd){ fd, bit < 0 ? 0 : 1 << bit, 0x5555 };
+			int r = poll(&p, 1, 0);
+			printf("state %d poll %x: %d %x\n", state, p.events & 0xffff, r, p.revents & 0xffff);
+		}
+		int set = epoll_create1(0);
+		for (int bit = -1; bit < 32; bit++) {
+			/* One that lets the machine sleep asks for a right. */
+			if (bit == 29) continue;
+			struct epoll_event ev = { bit < 0 ? 0 : 1u << bit, { .u64 = 7 } }, out = { 0 };
+			for (int op = -1; op < 5; op++) {
+				errno = 0;
+				int r = epoll_ctl(set, op, fd, &ev), e = errno;
+				printf("state %d bit %d op %d: %d %s", state, bit, op, r, r < 0 ? strerrorname_np(e) : "-");
+				r = epoll_wait(set, &out, 1, 0);
+				printf(" wait %d %x;", r, r > 0 ? out.events : 0);
+			}
+			ev.events |= EPOLLIN | EPOLLOUT | EPOLLRDHUP;
+			errno = 0;
+			int r = epoll_ctl(set, EPOLL_CTL_ADD, fd, &ev);
+			printf(" with others %d %s", r, r < 0 ? strerrorname_np(errno) : "-");
+			for (int i = 0; i < 2; i++) { r = epoll_wait(set, &out, 1, 0); printf(" %d %x", r, r > 0 ? out.events : 0); }
+			epoll_ctl(set, EPOLL_CTL_DEL, fd, 0);
+			printf("\n");
+		}
+		fd_set in, of, ex;
+		FD_ZERO(&in);
+		FD_ZERO(&of);
+		FD_ZERO(&ex);
+		FD_SET(fd, &in), FD_SET(fd, &of), FD_SET(fd, &ex);
+		struct timeval now = { 0, 0 };
+		int r = select(fd + 1, &in, &of, &ex, &now);
+		printf("state %d select %d %d %d %d\n", state, r, !!FD_ISSET(fd, &in), !!FD_ISSET(fd, &of), !!FD_ISSET(fd, &ex));
+		close(set);
+	}
+}
+
 static void handled(int signal) { (void)signal; }
 
 /* A signal that comes while a call waits, and what the next call says. Once a message was received the call is over. */
@@ -828,6 +1004,8 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[2], "waits")) waits();
 	else if (!strcmp(argv[2], "lengths")) lengths();
 	else if (!strcmp(argv[2], "inq")) inq();
+	else if (!strcmp(argv[2], "commands")) commands();
+	else if (!strcmp(argv[2], "events")) events();
 	else if (!strcmp(argv[2], "kept")) kept();
 	else if (!strcmp(argv[2], "interrupted")) interrupted();
 	else options();

@@ -74,6 +74,18 @@ fn options() {
 }
 
 #[test]
+fn commands_and_requests() {
+    connections("commands");
+    others("commands");
+}
+
+#[test]
+fn every_event_in_every_state() {
+    // The last one has been reset when it is looked at.
+    each_new("events", 2 * 5);
+}
+
+#[test]
 fn errors_behind_messages_are_kept() {
     each_new("kept", 2 * 150);
     each_new("interrupted", 2 * 11);
