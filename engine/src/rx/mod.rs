@@ -326,6 +326,7 @@ fn finished(ep: Ep, chan: &Chan, fd: i32) -> bool {
         return false;
     }
     // A peer that was killed before it had read what was sent to it has reset the connection, for the kernel: no FIN came.
+    tx::sink(ep, chan, fd);
     let reset = ep.latched.load(Relaxed) & !REPORTED == libc::ECONNRESET as u32 && ep.wr_shut.load(Relaxed) == 0;
     !reset && lifeline::fin_came(fd, || fin_on_closed(ep).unwrap_or_else(|| lifeline::look(fd, 0) & libc::POLLERR == 0))
 }

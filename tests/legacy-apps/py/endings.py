@@ -1,14 +1,16 @@
 """Options by which the kernel ends a connection, or a close waits or resets it. Both ends are here, and the connection is on rings
 where it can be. argv[1] names the case."""
 import errno
+import os
 import select
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
 
-LINGER2, KEEPIDLE, KEEPINTVL, KEEPCNT, USER_TIMEOUT = 8, 4, 5, 6, 18
+LINGER2, KEEPIDLE, KEEPINTVL, KEEPCNT, USER_TIMEOUT, INQ = 8, 4, 5, 6, 18, 36
 
 
 def pair():
@@ -101,6 +103,38 @@ def linger():
         client.send(b"abc")
         client.close()
         print("linger2", seconds, drain(server))
+
+
+def killed():
+    """What is said of the rest (TCP_INQ) when the peer is killed: its end counts as one, unless it had not read everything."""
+    def receive(s):
+        data, control, _, _ = s.recvmsg(20, 64)
+        return len(data), [struct.unpack("i", value)[0] for _, _, value in control]
+
+    for unread in (0, 10):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        pid = os.fork()
+        if pid == 0:
+            peer = socket.socket()
+            peer.connect(listener.getsockname())
+            for _ in range(100):
+                peer.sendall(b"ping"), peer.recv(4)
+            peer.sendall(b"y" * 50)
+            if unread:
+                peer.recv(1, socket.MSG_PEEK)
+            os.kill(os.getpid(), signal.SIGKILL)
+        s, _ = listener.accept()
+        s.setsockopt(socket.IPPROTO_TCP, INQ, 1)
+        for _ in range(100):
+            s.recv(4), s.sendall(b"pong")
+        s.send(b"z" * unread)
+        os.waitpid(pid, 0)
+        # The kernel has the end, and nothing has looked for it: TCP_ESTABLISHED is 1.
+        while s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1:
+            time.sleep(0.01)
+        print(unread, [name(lambda: receive(s)) for _ in range(5)])
 
 
 globals()[sys.argv[1]]()

@@ -187,3 +187,13 @@ fn closes_that_linger() {
     };
     compare_one("endings-linger", program, |_, log| on_ring(log) >= 54);
 }
+
+#[test]
+fn what_is_left_by_a_peer_that_was_killed() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "endings.py");
+        command.arg("killed");
+        command
+    };
+    compare_one("endings-killed", program, |_, log| on_ring(log) >= 4);
+}
