@@ -29,6 +29,7 @@ use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Role, SLOTS};
+use shmring::position::{Claim, StreamPos};
 
 /// Before a fork: takes the lock of all steps of a rendezvous, so that the child does not get a connection that is half
 /// attached.
@@ -367,11 +368,12 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     K::arm_faults();
     ep.begin_attached();
     let h = chan.slot(slot);
-    let phase = h.consumer[0].head.swap(0, Relaxed) as u32;
+    let phase = h.consumer[0].head.word().swap(0, Relaxed) as u32;
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
     ep.rx_phase.set(shmring::switch::RxPhase::from_u32(phase));
-    ep.rx_up.store(h.side[Role::Connector as usize].up.load(Relaxed).wrapping_sub(1), Relaxed);
+    let up = h.side[Role::Connector as usize].up.load(Relaxed);
+    ep.rx_up.store(up.map_or(StreamPos::NEVER, Claim::believed), Relaxed);
     ep.rx_word.store(rx::READY, Relaxed);
     ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
     ep.tx_phase.set(shmring::switch::TxPhase::Down);

@@ -14,6 +14,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::{self, HOME, SLOTS};
+use shmring::position::RingPos;
 
 /// Smallest part that is mapped, bytes; larger ones are this times a power of two, so that a ring that grows is mapped anew
 /// a few times only.
@@ -108,7 +109,7 @@ impl Chan {
 
     /// Copies what another user has left on a ring for this process, `len` bytes from position `pos` on, while that is still
     /// allowed. What follows there reads as zeros, without a call. The direction is owned, and the sender has gone.
-    pub fn keep_unread(&self, slot: usize, base: u64, pos: u64, len: u64) {
+    pub fn keep_unread(&self, slot: usize, base: RingPos, pos: RingPos, len: u64) {
         let (dir, all) = (self.role().rx(), layout::bulk_len(self.ring()));
         let b = &self.bulk[slot % SLOTS][dir];
         if !self.is_foreign() || len == 0 || b.len.load(Relaxed) != 0 {

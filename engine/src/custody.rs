@@ -258,10 +258,10 @@ pub fn arrived(ep: Ep, fd: c_int, end: u64) {
     ep.because(Reason::Received);
     // What its sender has read and sent, for the order of events.
     if let Some((consumed, _)) = lifeline::received(fd, None) {
-        ep.heard.store(consumed as u32, Relaxed);
+        ep.heard.store(consumed.bytes() as u32, Relaxed);
     }
     if let Some(sent) = lifeline::sent(fd, false) {
-        ep.sent.store(sent as u32, Relaxed);
+        ep.sent.store(sent.bytes() as u32, Relaxed);
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Local {
     pub awaited_by: AtomicU32,
     /// Of which life of the record.
     pub awaited_life: AtomicU32,
-    /// Where on the ring it left.
+    /// Where on the ring it left: the number of a `RingPos`.
     pub awaited_at: AtomicU64,
     /// How much before that it keeps.
     pub awaited_kept: AtomicU64,

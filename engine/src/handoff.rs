@@ -18,7 +18,8 @@ use crate::tls::tls;
 use crate::{attach, channel, family, lifeline, mail, own, rx, slots};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
-use shmring::layout::{self, CLOSED, Role, SLOTS};
+use shmring::layout::{self, Arbiter, Role, SLOTS};
+use shmring::position::{RingPos, StreamPos};
 use shmring::switch::{self, RxPhase};
 use shmring::{ring, sys, syscall};
 
@@ -43,7 +44,7 @@ fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     let chan = ep.chan()?;
     let slot = ep.slot.load(Relaxed) as usize;
     let h = chan.slot(slot);
-    if h.side[chan.role() as usize].rewind.load(Relaxed) != CLOSED && ep.rx_cut.load(Relaxed) == 0 {
+    if h.side[chan.role() as usize].rewind.load(Relaxed) != Arbiter::Closed && ep.rx_cut.load(Relaxed).is_none() {
         return None;
     }
     let n = rx::left(ep, chan, h);
@@ -76,7 +77,7 @@ pub fn survives(ep: Ep) -> bool {
 /// connection. They are given back if the exec fails.
 pub struct Passed {
     n: usize,
-    list: [(u32, u64, u64); SLOTS],
+    list: [(u32, RingPos, u64); SLOTS],
     lingering: usize,
     lingers: [(i32, libc::linger); SLOTS],
     /// The memfds, under the numbers that they have across the exec; -1: none.
@@ -94,7 +95,7 @@ struct Stdin {
     /// Another one, that the next image has, so that the connection outlives its descriptor 0; -1: it has one anyhow.
     kept: i32,
     /// Where this process had read to, and how.
-    head: u64,
+    head: RingPos,
     phase: RxPhase,
     /// Bytes of the lifeline were taken for the file.
     taken: bool,
@@ -131,7 +132,7 @@ impl Passed {
             *place = (ep.index(), head, bytes);
             self.n += 1;
         }
-        ep.rx_head.store(head.wrapping_add(bytes), Relaxed);
+        ep.rx_head.store(head.plus(bytes), Relaxed);
     }
 
     /// Another channel that the next image has; `None`: there is no memory, or no number for it.
@@ -178,7 +179,7 @@ impl Passed {
             lifeline::linger(fd, was);
         }
         for &(ep, head, bytes) in &self.list[..self.n] {
-            let _ = Ep::from_index(ep).rx_head.compare_exchange(head.wrapping_add(bytes), head, Relaxed, Relaxed);
+            let _ = Ep::from_index(ep).rx_head.compare_exchange(head.plus(bytes), head, Relaxed, Relaxed);
         }
     }
 }
@@ -190,7 +191,7 @@ pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
     let none = libc::linger { l_onoff: 0, l_linger: 0 };
     let mut passed = Passed {
         n: 0,
-        list: [(0, 0, 0); SLOTS],
+        list: [(0, RingPos::START, 0); SLOTS],
         lingering: 0,
         lingers: [(-1, none); SLOTS],
         memfds: [-1; NUMBERS],
@@ -215,7 +216,7 @@ pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
         }
         if !goes_on && family::sole_holder(ep) {
             // The bytes that the file holds count as read.
-            ep.rx_head.store(ep.rx_head.load(Relaxed).wrapping_add(n), Relaxed);
+            ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed);
             ep.rx_phase.set(RxPhase::Down);
         }
     }
@@ -287,7 +288,7 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
     let h = chan.slot(slot);
     let ended = lifeline::look(0, lifeline::ENDED) != 0;
     let peer = &h.side[chan.role().peer() as usize];
-    let received = rx::received(ep, 0).map_or(u64::MAX, |(consumed, queued)| consumed + queued);
+    let received = rx::received(ep, 0).map_or(StreamPos::NEVER, |(consumed, queued)| consumed.plus(queued));
     let rewind = h.side[chan.role() as usize].rewind.load(Relaxed);
     switch::is_all(rewind, peer.up.load(Relaxed), peer.echo.load(Relaxed), ended, received)
 }
@@ -314,8 +315,8 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<
         // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
         let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
         while ok && ep.rx_phase.get() != RxPhase::Ring {
-            let consumed = rx::received(ep, 0).map_or(u64::MAX, |(consumed, _)| consumed);
-            let before = up.saturating_sub(1).saturating_sub(consumed).min(buf.len() as u64);
+            let consumed = rx::received(ep, 0).map_or(StreamPos::NEVER, |(consumed, _)| consumed);
+            let before = up.map_or(0, |x| x.behind(consumed)).min(buf.len() as u64);
             if before == 0 {
                 break;
             }
@@ -364,12 +365,12 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     let (rx, peer) = (from.role().rx(), from.role().peer() as usize);
     let base = ring::base(&src.producer[rx]);
     let geo = to.geometry();
-    let mut pos = 0u64;
+    let mut pos = RingPos::START;
     let mut buf = [0u8; 4096];
     for (mut off, mut len) in from.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
         while len > 0 {
             let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf) else { return false };
-            for (o, l) in geo.spans(0, pos, n as u64) {
+            for (o, l) in geo.spans(RingPos::START, pos, n as u64) {
                 let place = layout::byte_at(to.ring(), slot, Role::Acceptor.rx(), o);
                 // SAFETY: `l` bytes of the ring that is left, or of the buffer.
                 let r = unsafe { syscall!(libc::SYS_pwrite64, to.memfd.load(Relaxed), p, l, place) };
@@ -378,7 +379,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
                 }
                 p = p.wrapping_add(l);
             }
-            (off, len, pos) = (off + n, len - n, pos + n as u64);
+            (off, len, pos) = (off + n, len - n, pos.plus(n as u64));
         }
     }
     let side = &dst.side[Role::Connector as usize];
@@ -392,13 +393,14 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     );
     side.echo.store(echo, Relaxed);
     side.up.store(up, Relaxed);
-    side.down.store(n as u64 + 1, Relaxed);
+    let end = RingPos::START.plus(n as u64).claim();
+    side.down.store(Some(end), Relaxed);
     side.gone.store(1, Relaxed);
     dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
-    dst.side[Role::Acceptor as usize].rewind.store(CLOSED, Relaxed);
+    dst.side[Role::Acceptor as usize].rewind.store(Arbiter::Closed, Relaxed);
     // The receiving phase of this image, in a word that is free here; `take_up` puts it back.
-    dst.consumer[0].head.store(ep.rx_phase.get() as u64, Relaxed);
-    dst.producer[Role::Acceptor.rx()].tail.store(n as u64, Relaxed);
+    dst.consumer[0].head.word().store(ep.rx_phase.get() as u64, Relaxed);
+    dst.producer[Role::Acceptor.rx()].tail.store(end, Relaxed);
     true
 }
 

@@ -195,7 +195,7 @@ pub unsafe fn recv(
         let record = ep.record();
         if record.rx_phase.get() == RxPhase::Down
             && record.latched.load(Relaxed) == 0
-            && record.rx_skip.load(Relaxed) == 0
+            && record.rx_skip.load(Relaxed).is_none()
         {
             if record.kept.load(Relaxed) != 0
                 && lifeline::unread(fd) == 0

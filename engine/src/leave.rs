@@ -159,7 +159,7 @@ fn serve_own_ends() {
 
 /// Whether all of a connection is the kernel's, for good.
 pub fn has_left(ep: Ep) -> bool {
-    ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed) == 0 && ep.tx_phase.get() == TxPhase::Down
+    ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed).is_none() && ep.tx_phase.get() == TxPhase::Down
 }
 
 /// A connection that is used once `culvert kernel` was asked to bring it back.

@@ -7,6 +7,7 @@ use crate::kernel::{K, Kernel as _};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::Reason;
+use shmring::position::StreamPos;
 
 /// What the socket shows now: `poll` events, at once.
 #[inline]
@@ -170,16 +171,16 @@ pub fn unread(fd: i32) -> u64 {
     queued(fd, libc::FIONREAD).unwrap_or(0)
 }
 
-/// Stream position up to which this side has sent natively: acknowledged plus unacknowledged, read until
+/// Up to where this side has sent natively: acknowledged plus unacknowledged, read until
 /// they belong together. `opened`: this side sent the SYN, which bytes_acked counts. Nobody may be sending
 /// at the same time.
-pub fn sent(fd: i32, opened: bool) -> Option<u64> {
+pub fn sent(fd: i32, opened: bool) -> Option<StreamPos> {
     for _ in 0..64 {
         let before = info(fd)?;
         let out = queued(fd, libc::TIOCOUTQ)?;
         let after = info(fd)?;
         if before.bytes_acked == after.bytes_acked {
-            return (before.bytes_acked + out).checked_sub(u64::from(opened));
+            return (before.bytes_acked + out).checked_sub(u64::from(opened)).map(StreamPos::new);
         }
     }
     None
@@ -217,9 +218,9 @@ const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;
 
-/// Bytes of the lifeline consumed so far, and bytes lying there. Nobody may be reading at the same time.
+/// How far the lifeline was consumed, and bytes lying there. Nobody may be reading at the same time.
 /// `fin`: what is known of a FIN on a connection that has been reset.
-pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
+pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
     for _ in 0..64 {
         let before = info(fd)?;
         let n = unread(fd);
@@ -232,7 +233,7 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(u64, u64)> {
                 CLOSE => fin.unwrap_or_else(|| look(fd, 0) & libc::POLLERR == 0),
                 _ => false,
             };
-            return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (c, n));
+            return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (StreamPos::new(c), n));
         }
     }
     None

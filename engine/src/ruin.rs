@@ -35,10 +35,10 @@ fn end(ep: Ep, fd: i32) {
     } else if peer::is_ours(ep, fd) {
         lifeline::end(fd);
     }
-    for word in [&ep.rx_skip, &ep.rx_at, &ep.rx_leaving] {
-        word.store(0, Relaxed);
-    }
-    ep.tx_again.store(Again::Nothing.to_word(), Relaxed);
+    ep.rx_skip.store(None, Relaxed);
+    ep.rx_at.store(None, Relaxed);
+    ep.rx_leaving.store(0, Relaxed);
+    ep.tx_again.store(Again::Nothing, Relaxed);
     ep.rx_phase.set(RxPhase::Down);
     ep.tx_phase.set(TxPhase::Down);
 }

@@ -37,7 +37,7 @@ fn dozes(ep: Ep) -> bool {
 /// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps.
 pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
-    ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed) != 0 || ep.rx_leaving.load(Relaxed) != 0
+    ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed).is_some() || ep.rx_leaving.load(Relaxed) != 0
 }
 
 /// How peers find this sleep.

@@ -48,14 +48,14 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
         let s = &h.side[i];
         for w in [
             &s.pollers,
-            &s.up,
-            &s.down,
-            &s.rewind,
-            &s.echo,
-            &h.producer[i].tail,
-            &h.producer[i].base,
+            s.up.word(),
+            s.down.word(),
+            s.rewind.word(),
+            s.echo.word(),
+            h.producer[i].tail.word(),
+            h.producer[i].base.word(),
             &h.producer[i].there,
-            &h.consumer[i].head,
+            h.consumer[i].head.word(),
         ] {
             w.store(0, Relaxed);
         }

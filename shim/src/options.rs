@@ -309,7 +309,7 @@ fn on_ring(ep: Ep) -> Option<u64> {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let tail = ep.tx_tail.load(Relaxed);
     let head = ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), tail);
-    Some(head.map_or(0, |head| tail.wrapping_sub(head)))
+    Some(head.map_or(0, |head| tail.since(head)))
 }
 
 /// `ioctl`.

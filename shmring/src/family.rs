@@ -8,7 +8,8 @@
 use crate::journal::Journal;
 use crate::owner;
 pub use crate::owner::MEMBERS;
-use crate::switch::{RxPhase, TxPhase};
+use crate::position::{Claim, RingPos, StreamPos};
+use crate::switch::{Again, RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::word::Coded;
 use core::sync::atomic::Ordering::Relaxed;
@@ -16,7 +17,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -331,26 +332,27 @@ pub struct Endpoint {
     pub rx_leaving: AtomicU64,
     /// Until when it does so at most, milliseconds of the monotonic clock.
     pub rx_leaving_until: AtomicU64,
-    /// Ring position consumed (the trusted copy of `Consumer::head`).
-    pub rx_head: AtomicU64,
+    /// What is consumed (the trusted copy of `Consumer::head`).
+    pub rx_head: Coded<RingPos>,
     /// The head that the sender can be relied on to have seen when it last looked for room.
-    pub rx_shown: AtomicU64,
-    /// Lifeline position before which bytes are echoes of what was read from the ring; 0 = none are left.
-    pub rx_skip: AtomicU64,
-    /// While echoes are dropped: lifeline position + 1 that has been read up to, as we have counted; 0 = we have not.
-    pub rx_at: AtomicU64,
+    pub rx_shown: Coded<RingPos>,
+    /// Where on the lifeline echoes of what was read from the ring end; none are left.
+    pub rx_skip: Coded<Option<StreamPos>>,
+    /// While echoes are dropped: how far the lifeline has been read, as we have counted; none: we have not.
+    pub rx_at: Coded<Option<StreamPos>>,
     /// `shutdown(SHUT_RD)` was called.
     pub rd_shut: AtomicU32,
     /// [`HANDED_RX`], [`HANDED_TX`].
     pub handed: AtomicU32,
-    /// Ring position + 1 at which this side stops reading the ring, having told the sender; 0 = it did not.
-    pub rx_cut: AtomicU64,
+    /// Where this side stops reading the ring, having told the sender; none: it did not. It may be what a dead holder had
+    /// told, read from where the peer can write.
+    pub rx_cut: Coded<Option<Claim<RingPos>>>,
     /// Bytes and messages received through the ring.
     pub rx_bytes: AtomicU64,
     /// See `rx_bytes`.
     pub rx_msgs: AtomicU64,
-    /// Stream position at which the ring began; `u64::MAX` if it did not.
-    pub rx_up: AtomicU64,
+    /// Where the ring began, [`StreamPos::NEVER`] if it did not.
+    pub rx_up: Coded<StreamPos>,
 
     // --- sending
     /// Owner of the sending direction, or who owned it last: see [`owner`].
@@ -359,30 +361,30 @@ pub struct Endpoint {
     pub tx_phase: Coded<TxPhase>,
     /// `shutdown(SHUT_WR)` was called.
     pub wr_shut: AtomicU32,
-    /// Ring position published (the trusted copy of `Producer::tail`).
-    pub tx_tail: AtomicU64,
+    /// What is published (the trusted copy of `Producer::tail`).
+    pub tx_tail: Coded<RingPos>,
     /// Last head accepted from the peer.
-    pub tx_head: AtomicU64,
+    pub tx_head: Coded<RingPos>,
     /// Trusted copy of `Producer::base`.
-    pub tx_base: AtomicU64,
+    pub tx_base: Coded<RingPos>,
     /// Bytes and messages sent through the ring.
     pub tx_bytes: AtomicU64,
     /// See `tx_bytes`.
     pub tx_msgs: AtomicU64,
-    /// Stream position at which the ring began; `u64::MAX` if it did not.
-    pub tx_up: AtomicU64,
-    /// A `switch::Again`: what is sent over the lifeline although it was published on the ring.
-    pub tx_again: AtomicU64,
+    /// Where the ring began, [`StreamPos::NEVER`] if it did not.
+    pub tx_up: Coded<StreamPos>,
+    /// What is sent over the lifeline although it was published on the ring.
+    pub tx_again: Coded<Again>,
 
     // --- more sending, and statistics
     /// When a sender found no room on the ring, monotonic nanoseconds, with the peer's head at `tx_full_at`; 0 = never.
     pub tx_full_since: AtomicU64,
     /// See `tx_full_since`.
-    pub tx_full_at: AtomicU64,
+    pub tx_full_at: Coded<RingPos>,
     /// Time stamp (cycles) of the last look at the lifeline by a sender.
     pub tx_checked: AtomicU64,
     /// `rx_head` at that time or at the last send: a peer whose bytes came since was alive since.
-    pub tx_heard: AtomicU64,
+    pub tx_heard: Coded<RingPos>,
     /// Trusted copy of `Producer::there`.
     pub tx_there: AtomicU64,
     /// Farthest that our ring was filled from its home since its memory was last given back, bytes.
@@ -432,23 +434,23 @@ impl Endpoint {
         for w in [
             &self.channel,
             &self.rx_leaving,
-            &self.rx_head,
-            &self.rx_shown,
-            &self.rx_skip,
-            &self.rx_at,
-            &self.rx_cut,
+            self.rx_head.word(),
+            self.rx_shown.word(),
+            self.rx_skip.word(),
+            self.rx_at.word(),
+            self.rx_cut.word(),
             &self.rx_bytes,
             &self.rx_msgs,
-            &self.tx_tail,
-            &self.tx_head,
-            &self.tx_base,
-            &self.tx_again,
+            self.tx_tail.word(),
+            self.tx_head.word(),
+            self.tx_base.word(),
+            self.tx_again.word(),
             &self.tx_bytes,
             &self.tx_msgs,
             &self.tx_full_since,
-            &self.tx_full_at,
+            self.tx_full_at.word(),
             &self.tx_checked,
-            &self.tx_heard,
+            self.tx_heard.word(),
             &self.tx_there,
             &self.tx_extent,
             &self.tx_trimmed,
@@ -460,8 +462,8 @@ impl Endpoint {
         }
         self.rx_phase.set(RxPhase::Native);
         self.tx_phase.set(TxPhase::Native);
-        self.rx_up.store(u64::MAX, Relaxed);
-        self.tx_up.store(u64::MAX, Relaxed);
+        self.rx_up.store(StreamPos::NEVER, Relaxed);
+        self.tx_up.store(StreamPos::NEVER, Relaxed);
     }
 }
 

@@ -16,7 +16,9 @@
 //! The bulk of a ring is mapped by a process that has bytes to write or to read there, and only until the connection ends.
 
 use crate::journal::Journal;
+use crate::position::{Claim, RingPos, StreamPos};
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::word::{Code, Coded, Numbered};
 
 /// `"culvert\x01"`, little endian: a channel of this layout.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
@@ -130,14 +132,12 @@ pub struct Queue {
 pub struct Side {
     /// Bit per poller of this side to notify when something happens on this slot.
     pub pollers: AtomicU64,
-    /// Sender: stream position + 1 from which this side sends on the ring; 0 = still on the lifeline.
-    pub up: AtomicU64,
-    /// Sender: ring position + 1 at which this side's stream returned to the lifeline; 0 = it did not.
-    pub down: AtomicU64,
-    /// Arbiter of this side's incoming ring, moved from 0 once, by CAS: to ring position + 1 by this side
-    /// when it stops reading the ring there for good (the peer then sends what follows over the
-    /// lifeline), or to [`CLOSED`] by the peer when it goes down. Whoever comes first decides.
-    pub rewind: AtomicU64,
+    /// Sender: from where on this side sends on the ring; none: still on the lifeline.
+    pub up: Coded<Option<Claim<StreamPos>>>,
+    /// Sender: where this side's stream returned to the lifeline; none: it did not.
+    pub down: Coded<Option<Claim<RingPos>>>,
+    /// Of this side's incoming ring.
+    pub rewind: Coded<Arbiter>,
     /// Receiver: [`READY`] or [`REFUSED`].
     pub rx: AtomicU32,
     /// Sender: waits for ring space; 0, or the number of the wish (see [`ring::want_space`](crate::ring::want_space)).
@@ -146,11 +146,9 @@ pub struct Side {
     pub wr_shut: AtomicU32,
     /// No process of this side holds the connection any more.
     pub gone: AtomicU32,
-    /// Sender that went down: ring position + 1 from which on the unread bytes were *also* sent over the
-    /// lifeline, from its position X on; 0 = none were. Published before `down`. [`ECHOED`] is added once all
-    /// of them are the kernel's. A receiver that goes on with the ring drops them there; one that must leave
-    /// reads them there.
-    pub echo: AtomicU64,
+    /// Sender that went down: what it *also* sent over the lifeline, from its position X on; none: nothing. Published before
+    /// `down`. A receiver that goes on with the ring drops it there; one that must leave reads it there.
+    pub echo: Coded<Option<Echo>>,
     /// Sender: bytes of `SO_SNDBUF`, if the program has set it, else 0; or, with `ring::UNSENT`, of `TCP_NOTSENT_LOWAT`. If it
     /// becomes less while bytes are on the ring, the sender waits until no receiver judges by what it was.
     pub sndbuf: AtomicU32,
@@ -158,10 +156,63 @@ pub struct Side {
     pub rcvbuf: AtomicU32,
 }
 
-/// [`Side::rewind`]: the sender has gone down; the receiver must drain the ring to its end.
+/// [`Side::rewind`], moved from `Open` once, by CAS. Whoever comes first decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arbiter {
+    /// The ring goes on.
+    Open,
+    /// The receiver stops reading the ring there for good; the sender sends what follows over the lifeline.
+    Left(Claim<RingPos>),
+    /// The sender has gone down; the receiver must drain the ring to its end.
+    Closed,
+}
+
+/// [`Side::rewind`] as a word: [`Arbiter::Closed`].
 pub const CLOSED: u64 = u64::MAX;
-/// [`Side::echo`]: all of it is the kernel's.
+/// [`Side::echo`] as a word: [`Echo::complete`].
 pub const ECHOED: u64 = 1 << 63;
+
+impl Code for Arbiter {
+    type Bits = u64;
+    #[inline(always)]
+    fn code(self) -> u64 {
+        match self {
+            Arbiter::Open => 0,
+            Arbiter::Left(at) => Some(at).code(),
+            Arbiter::Closed => CLOSED,
+        }
+    }
+    #[inline(always)]
+    fn of(code: u64) -> Arbiter {
+        match Option::<Claim<RingPos>>::of(code) {
+            None => Arbiter::Open,
+            _ if code == CLOSED => Arbiter::Closed,
+            Some(at) => Arbiter::Left(at),
+        }
+    }
+}
+
+/// What a sender that went down has sent, or is about to send, over the lifeline although it lies on the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Echo {
+    /// From there on; up to where the ring ends.
+    pub from: Claim<RingPos>,
+    /// All of it is the kernel's.
+    pub complete: bool,
+}
+
+impl Numbered for Echo {
+    type Bits = u64;
+    #[inline(always)]
+    fn number(self) -> u64 {
+        self.from.number() | if self.complete { ECHOED } else { 0 }
+    }
+    #[inline(always)]
+    fn numbered(number: u64) -> Echo {
+        Echo { from: Claim::numbered(number & !ECHOED), complete: number & ECHOED != 0 }
+    }
+}
+
 /// [`Side::wr_shut`]: this side sends no more.
 pub const WR_SHUT: u32 = 1;
 /// [`Side::wr_shut`]: nor does it receive (`SHUT_RDWR`). The kernel answers what comes then with RST.
@@ -175,10 +226,10 @@ pub const REFUSED: u32 = 2;
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Producer {
-    /// Ring position after the last published byte.
-    pub tail: AtomicU64,
-    /// Ring position that lies at the ring's start; changes only while the ring is empty.
-    pub base: AtomicU64,
+    /// Behind the last published byte.
+    pub tail: Coded<Claim<RingPos>>,
+    /// What lies at the ring's start; changes only while the ring is empty.
+    pub base: Coded<RingPos>,
     /// Bytes of the ring's bulk, from its beginning, that have memory.
     pub there: AtomicU64,
     /// When the other side's pollers were told of the first news of the stream that they have not taken yet, in cycles of
@@ -190,8 +241,8 @@ pub struct Producer {
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Consumer {
-    /// Ring position after the last consumed byte.
-    pub head: AtomicU64,
+    /// Behind the last consumed byte.
+    pub head: Coded<Claim<RingPos>>,
     /// As [`Producer::told`], of news that the receiver has.
     pub told: AtomicU64,
 }

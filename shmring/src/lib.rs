@@ -12,6 +12,7 @@ pub mod journal;
 pub mod layout;
 pub mod lnx;
 pub mod owner;
+pub mod position;
 pub mod restless;
 pub mod ring;
 pub mod switch;

@@ -10,6 +10,7 @@
 //! stable whenever the ring is non-empty, hence `Relaxed`.
 
 use crate::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
+use crate::position::RingPos;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sys;
 
@@ -28,18 +29,18 @@ pub type Span = (usize, usize);
 impl Geometry {
     /// Where the ring's `len` bytes from position `pos` on lie, if that is one piece of the home: what nearly all messages are.
     #[inline(always)]
-    pub fn at_home(&self, base: u64, pos: u64, len: u64) -> Option<usize> {
-        let off = pos.wrapping_sub(base) & (self.size - 1);
+    pub fn at_home(&self, base: RingPos, pos: RingPos, len: u64) -> Option<usize> {
+        let off = pos.since(base) & (self.size - 1);
         let room = self.home.min(self.size);
         (len <= room && off <= room - len).then_some(off as usize)
     }
 
     /// The pieces that `len` bytes from `pos` occupy, in their order; each is all home or all bulk. Always inside the
     /// ring, whatever the arguments; `len` is cut to the ring's size.
-    pub fn spans(&self, base: u64, pos: u64, len: u64) -> [Span; 3] {
+    pub fn spans(&self, base: RingPos, pos: RingPos, len: u64) -> [Span; 3] {
         let len = len.min(self.size);
         let home = self.home.min(self.size);
-        let off = pos.wrapping_sub(base) & (self.size - 1);
+        let off = pos.since(base) & (self.size - 1);
         // The parts of the ring, from the one that `pos` lies in.
         let (in_home, bulk) = (off < home, self.size - home);
         let first = len.min(if in_home { home } else { self.size } - off);
@@ -55,30 +56,35 @@ impl Geometry {
 pub struct Corrupt;
 
 /// Receiver's look at the ring: bytes available after `head`, given the peer's claim.
-pub fn available(p: &Producer, head: u64, size: u64) -> Result<u64, Corrupt> {
-    let n = p.tail.load(Ordering::Acquire).wrapping_sub(head); // T
-    if n <= size { Ok(n) } else { Err(Corrupt) }
+#[inline(always)]
+pub fn available(p: &Producer, head: RingPos, size: u64) -> Result<u64, Corrupt> {
+    let tail = p.tail.load(Ordering::Acquire); // T
+    Ok(tail.within(head, head.plus(size))?.since(head))
 }
 
-/// The base that goes with a tail loaded before.
-pub fn base(p: &Producer) -> u64 {
+/// The base that goes with a tail loaded before. The peer's word for it is enough: places are inside the ring whatever it is.
+#[inline(always)]
+pub fn base(p: &Producer) -> RingPos {
     p.base.load(Ordering::Relaxed)
 }
 
 /// Gives `head` back to the sender.
-pub fn consume(c: &Consumer, head: u64) {
-    c.head.store(head, Ordering::Release); // H
+#[inline(always)]
+pub fn consume(c: &Consumer, head: RingPos) {
+    c.head.store(head.claim(), Ordering::Release); // H
 }
 
 /// Makes everything before `tail` visible to the receiver.
-pub fn publish(p: &Producer, tail: u64) {
-    p.tail.store(tail, Ordering::Release); // T
+#[inline(always)]
+pub fn publish(p: &Producer, tail: RingPos) {
+    p.tail.store(tail.claim(), Ordering::Release); // T
 }
 
 /// The receiver's head as far as it can be believed: between what it said last and what was sent.
-pub fn refresh(c: &Consumer, known: u64, tail: u64) -> Result<u64, Corrupt> {
+#[inline(always)]
+pub fn refresh(c: &Consumer, known: RingPos, tail: RingPos) -> Result<RingPos, Corrupt> {
     let head = c.head.load(Ordering::Acquire); // H
-    if head.wrapping_sub(known) <= tail.wrapping_sub(known) { Ok(head) } else { Err(Corrupt) }
+    head.within(known, tail)
 }
 
 /// What a receiver of the kernel's takes at least before anything is read, if the program did not limit it: the default
@@ -111,7 +117,7 @@ pub fn window(receiver: &Side) -> u64 {
 }
 
 /// Moves the home to position `tail`. Only the sender, and only when the ring is empty.
-pub fn rebase(p: &Producer, tail: u64) {
+pub fn rebase(p: &Producer, tail: RingPos) {
     p.base.store(tail, Ordering::Relaxed);
 }
 
@@ -128,13 +134,13 @@ pub fn want_space(me: &Side) {
 ///
 /// The room is what the sender's tail leaves *after* ours was given back: judged by an earlier tail, a
 /// sender that filled the ring meanwhile and sleeps would be overlooked.
-pub fn wish(sender: &Side, p: &Producer, head: u64, size: u64) -> Option<u32> {
+pub fn wish(sender: &Side, p: &Producer, head: RingPos, size: u64) -> Option<u32> {
     fence(Ordering::SeqCst);
     let wish = sender.want_space.load(Ordering::Relaxed);
     if wish == 0 {
         return None;
     }
-    let used = p.tail.load(Ordering::Relaxed).wrapping_sub(head);
+    let used = p.tail.load(Ordering::Relaxed).behind(head);
     (size.saturating_sub(used) >= size / 3).then_some(wish)
 }
 

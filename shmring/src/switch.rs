@@ -5,19 +5,19 @@
 //! carried by        lifeline    ring (ring position 0 .. Y)    lifeline
 //! ```
 //! The sender alone decides X (`Side::up`) and Y (`Side::down`), each once. A receiver that must leave
-//! stops reading the ring at H for good by moving `Side::rewind` from 0 to H + 1; the sender then sends the
+//! stops reading the ring at H for good by moving `Side::rewind` from open to H; the sender then sends the
 //! bytes from H on over the lifeline, so Y becomes H. A sender that goes down first moves the same word
-//! from 0 to `CLOSED`: of the two exactly one succeeds, so that no byte of the ring is sent twice or lost.
+//! from open to closed: of the two exactly one succeeds, so that no byte of the ring is sent twice or lost.
 //! A receiver that has not let the sender up says `REFUSED`.
 //!
 //! Two refinements. A receiver that can go on reading the ring for a while may move `rewind` to a position
 //! beyond its own (the *cut*). And a sender that goes down repeats over the lifeline what lies unread on the ring
 //! (the *echo*, `Side::echo`): if the receiver must leave after all, it finds it there; else it drops it.
 //!
-//! Everything here is pure: views go in, decisions come out. `shim` executes them; the model in
-//! `tests/switch_model.rs` runs the same functions through every interleaving.
+//! Everything here is pure: views go in, decisions come out. [`driver`](crate::driver) executes them.
 
-use crate::layout::{CLOSED, ECHOED, READY, REFUSED};
+use crate::layout::{Arbiter, Echo, READY, REFUSED};
+use crate::position::{Claim, RingPos, StreamPos};
 use crate::ring::Corrupt;
 use crate::word::Code;
 
@@ -74,18 +74,24 @@ impl TxPhase {
 }
 
 impl Code for RxPhase {
+    type Bits = u32;
+    #[inline(always)]
     fn code(self) -> u32 {
         self as u32
     }
+    #[inline(always)]
     fn of(code: u32) -> RxPhase {
         RxPhase::from_u32(code)
     }
 }
 
 impl Code for TxPhase {
+    type Bits = u32;
+    #[inline(always)]
     fn code(self) -> u32 {
         self as u32
     }
+    #[inline(always)]
     fn of(code: u32) -> TxPhase {
         TxPhase::from_u32(code)
     }
@@ -98,11 +104,11 @@ pub struct RxView {
     /// Own phase.
     pub phase: RxPhase,
     /// `Side::up` of the sender.
-    pub up: u64,
+    pub up: Option<Claim<StreamPos>>,
     /// `Side::down` of the sender.
-    pub down: u64,
+    pub down: Option<Claim<RingPos>>,
     /// Own head.
-    pub head: u64,
+    pub head: RingPos,
     /// Bytes the sender claims beyond `head` (already checked against the ring's size).
     pub available: u64,
 }
@@ -114,8 +120,8 @@ pub enum RxStep {
     Lifeline,
     /// Ask the kernel how far the lifeline has been consumed, then [`transit`].
     Transit {
-        /// Stream position at which the ring begins.
-        x: u64,
+        /// Where the ring begins, as the sender says.
+        x: Claim<StreamPos>,
     },
     /// Take up to this many bytes (> 0) from the ring.
     Ring(u64),
@@ -128,70 +134,64 @@ pub enum RxStep {
 }
 
 /// Decides the receiver's next step.
+#[inline(always)]
 pub fn rx(v: RxView) -> RxStep {
-    match v.phase {
-        RxPhase::Native if v.up == 0 => RxStep::Lifeline,
-        RxPhase::Native | RxPhase::Transit => match v.up {
-            0 => RxStep::Corrupt,
-            up => RxStep::Transit { x: up - 1 },
+    match (v.phase, v.up, v.down) {
+        (RxPhase::Native, None, _) => RxStep::Lifeline,
+        (RxPhase::Native | RxPhase::Transit, Some(x), _) => RxStep::Transit { x },
+        (RxPhase::Transit, None, _) => RxStep::Corrupt,
+        (RxPhase::Ring, _, Some(end)) => match end.within(v.head, v.head.plus(v.available)) {
+            Ok(end) if end == v.head => RxStep::Ended,
+            Ok(end) => RxStep::Ring(end.since(v.head)),
+            Err(Corrupt) => RxStep::Corrupt,
         },
-        RxPhase::Ring if v.down != 0 => {
-            let left = (v.down - 1).wrapping_sub(v.head);
-            if left == 0 {
-                RxStep::Ended
-            } else if left <= v.available {
-                RxStep::Ring(left)
-            } else {
-                RxStep::Corrupt
-            }
-        }
-        RxPhase::Ring if v.available == 0 => RxStep::Empty,
-        RxPhase::Ring => RxStep::Ring(v.available),
-        RxPhase::Down => RxStep::Lifeline,
+        (RxPhase::Ring, _, None) if v.available == 0 => RxStep::Empty,
+        (RxPhase::Ring, _, None) => RxStep::Ring(v.available),
+        (RxPhase::Down, ..) => RxStep::Lifeline,
     }
 }
 
-/// Decides what a receiver in transit does, knowing how many bytes of the lifeline were `consumed` by
-/// whoever read it (kernel's count) and how many lie there `queued`.
-pub fn transit(x: u64, consumed: u64, queued: u64) -> Transit {
-    if consumed < x {
-        if queued == 0 { Transit::Wait } else { Transit::Lifeline }
-    } else if consumed == x {
-        Transit::Ring
-    } else {
-        Transit::Corrupt
+/// Decides what a receiver in transit does, knowing how far the lifeline was `consumed` by whoever read it (kernel's count)
+/// and how many bytes lie there `queued`.
+pub fn transit(x: Claim<StreamPos>, consumed: StreamPos, queued: u64) -> Transit {
+    match (x.behind(consumed), x.up_to(consumed)) {
+        (0, Ok(x)) if x == consumed => Transit::Ring(x),
+        (0, _) => Transit::Corrupt,
+        (left, _) if queued == 0 => Transit::Wait(left),
+        (left, _) => Transit::Lifeline(left),
     }
 }
 
 /// See [`transit`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transit {
-    /// Bytes before X lie on the lifeline: read them.
-    Lifeline,
-    /// Bytes before X are still on their way.
-    Wait,
-    /// All bytes before X are consumed: move to [`RxPhase::Ring`].
-    Ring,
+    /// So many bytes before X are not read, and some of them lie on the lifeline: read them.
+    Lifeline(u64),
+    /// They are still on their way.
+    Wait(u64),
+    /// All bytes before X are consumed, which is here: move to [`RxPhase::Ring`].
+    Ring(StreamPos),
     /// More was consumed than the sender says it sent.
     Corrupt,
 }
 
-/// Ring position + 1 at which the receiver stops reading the ring; 0 = not known yet. `cut`: where it has decided
-/// to; `rewind`: the arbiter; `down`: where the sender says that it went down. Loaded in this order.
-pub fn end(cut: u64, rewind: u64, down: u64) -> u64 {
+/// Where the receiver stops reading the ring; `None`: that is not known yet. `cut`: where it has decided to; `rewind`: the
+/// arbiter; `down`: where the sender says that it went down. Loaded in this order.
+#[inline(always)]
+pub fn end(cut: Option<Claim<RingPos>>, rewind: Arbiter, down: Option<Claim<RingPos>>) -> Option<Claim<RingPos>> {
     match (cut, rewind) {
-        (0, 0 | CLOSED) => down,
+        (None, Arbiter::Open | Arbiter::Closed) => down,
         // A holder that died while it was leaving may have got no further than the arbiter.
-        (0, left) => left,
+        (None, Arbiter::Left(at)) => Some(at),
         (cut, _) => cut,
     }
 }
 
 /// Bytes that the receiver has to read on the ring, of those `available` after `head`.
-pub fn left(available: u64, head: u64, end: u64) -> u64 {
+pub fn left(available: u64, head: RingPos, end: Option<Claim<RingPos>>) -> u64 {
     match end {
-        0 => available,
-        end => available.min((end - 1).wrapping_sub(head)),
+        None => available,
+        Some(end) => available.min(end.behind(head)),
     }
 }
 
@@ -207,44 +207,52 @@ pub fn unread(queued: u64, before: u64, echo: u64, left: u64) -> u64 {
 
 /// Whether the lifeline repeats bytes that lie on the ring yet: what it shows is not what there is to read. Not
 /// in transit: what is left before X comes ahead of the echo, which waits behind it.
-pub fn doubled(phase: RxPhase, rewind: u64, echo: u64) -> bool {
-    phase == RxPhase::Ring && rewind == CLOSED && echo != 0
+pub fn doubled(phase: RxPhase, rewind: Arbiter, echo: Option<Echo>) -> bool {
+    phase == RxPhase::Ring && rewind == Arbiter::Closed && echo.is_some()
 }
 
 /// Whether all that lies unread on the ring is the kernel's, too, as the sender says. See [`arrived`].
-pub fn all_echoed(phase: RxPhase, rewind: u64, echo: u64) -> bool {
-    doubled(phase, rewind, echo) && echo & ECHOED != 0
+pub fn all_echoed(phase: RxPhase, rewind: Arbiter, echo: Option<Echo>) -> bool {
+    doubled(phase, rewind, echo) && is_complete(echo)
+}
+
+/// Whether all that the sender repeats is the kernel's, as it says.
+pub fn is_complete(echo: Option<Echo>) -> bool {
+    echo.is_some_and(|echo| echo.complete)
 }
 
 /// Whether a complete echo has come to its end: the ring need not be read to its own. What its sender's socket still has
-/// of it, a RST drops. `up`, `down`, `echo`: the sender's claims; `received`: bytes that ever came over the lifeline.
-pub fn arrived(up: u64, down: u64, echo: u64, received: u64) -> bool {
-    received >= (up.wrapping_sub(1)).saturating_add(down.wrapping_sub(echo & !ECHOED))
+/// of it, a RST drops. `up`, `down`, `echo`: the sender's claims; `received`: how far the lifeline ever came.
+pub fn arrived(
+    up: Option<Claim<StreamPos>>,
+    down: Option<Claim<RingPos>>,
+    echo: Option<Echo>,
+    received: StreamPos,
+) -> bool {
+    let (Some(up), Some(down), Some(echo)) = (up, down, echo) else { return false };
+    up.plus(down.behind_claim(echo.from)).up_to(received).is_ok()
 }
 
-/// Lifeline position before which a receiver that comes down at `head` finds what it has read on the ring; 0 = it
-/// finds nothing of that. `up`: X; `size`: the ring's.
-pub fn skip(rewind: u64, echo: u64, up: u64, head: u64, size: u64) -> u64 {
-    let echo = echo & !ECHOED;
-    if rewind != CLOSED || echo == 0 {
-        return 0;
-    }
-    let read = head.wrapping_sub(echo - 1);
+/// Where on the lifeline a receiver that comes down at `head` finds the end of what it has read on the ring; `None`: it finds
+/// nothing of that. `up`: X; `size`: the ring's.
+pub fn skip(rewind: Arbiter, echo: Option<Echo>, up: StreamPos, head: RingPos, size: u64) -> Option<StreamPos> {
+    let echo = echo.filter(|_| rewind == Arbiter::Closed)?;
     // More than a ring cannot have been unread: the peer's claim is nonsense, and its stream with it.
-    if read == 0 || read > size { 0 } else { up.wrapping_add(read) }
+    let from = echo.from.within(head.minus(size), head).ok()?;
+    (from != head).then(|| up.plus(head.since(from)))
 }
 
-/// Decides what a receiver does that must leave, once it has tried to move the arbiter from 0 to `head + kept + 1`,
-/// and `found` this there (0: it has moved it). `kept`: bytes that may stay on the ring; `left`: bytes on the ring by
+/// Decides what a receiver does that must leave, once it has tried to move the arbiter from open to `head` + `kept`, and
+/// `found` this there (open: it has moved it). `kept`: bytes that may stay on the ring; `left`: bytes on the ring by
 /// now, up to where it ends if that was settled before; `cut`: where this side had decided to stop by then.
-pub fn leave(found: u64, head: u64, kept: u64, left: u64, cut: u64) -> Leave {
+pub fn leave(found: Arbiter, head: RingPos, kept: u64, left: u64, cut: Option<Claim<RingPos>>) -> Leave {
     match found {
-        CLOSED => Leave::Closed,
+        Arbiter::Closed => Leave::Closed,
         _ if left == 0 => Leave::Down,
-        0 if left == kept => Leave::Cut(head.wrapping_add(kept) + 1),
-        0 => Leave::Rewound,
+        Arbiter::Open if left == kept => Leave::Cut(head.plus(kept).claim()),
+        Arbiter::Open => Leave::Rewound,
         // Left before, perhaps by a holder that died over it.
-        found => Leave::Cut(if cut == 0 { found } else { cut }),
+        Arbiter::Left(at) => Leave::Cut(cut.unwrap_or(at)),
     }
 }
 
@@ -254,7 +262,7 @@ pub enum Leave {
     /// Nothing is left to read on the ring: come down.
     Down,
     /// Note this as the end of the ring; what lies before it is still to be read there.
-    Cut(u64),
+    Cut(Claim<RingPos>),
     /// The sender is to send the rest over the lifeline. Wait a little to see whether it lives: bytes that were
     /// published by one that was killed before are still to be read on the ring.
     Rewound,
@@ -264,31 +272,39 @@ pub enum Leave {
 }
 
 /// A sender that was to take back what was unread has ended without saying that it did. Whether it has sent
-/// anything since it went up at X = `up` - 1: it was killed over it. `received`: bytes that ever came over the
-/// lifeline.
-pub fn killed_over_it(up: u64, received: u64) -> bool {
-    received >= up
+/// anything since it went up at `up`: it was killed over it. `received`: how far the lifeline ever came.
+pub fn killed_over_it(up: Option<Claim<StreamPos>>, received: StreamPos) -> bool {
+    up.is_none_or(|x| x.up_to(received).is_ok_and(|x| x != received))
 }
 
-/// How an exec hands on a ring that begins at stream position `up` - 1: `up` and `echo` of a fresh ring that holds
-/// what lies after `head`.
-pub fn hand_on(rewind: u64, up: u64, echo: u64, head: u64, size: u64) -> (u64, u64) {
-    let echo = echo & !ECHOED;
-    if rewind != CLOSED || echo == 0 {
-        return (up, 0);
-    }
+/// How an exec hands on a ring that begins at `up`: `up` and `echo` of a fresh ring that holds what lies after `head`.
+pub fn hand_on(
+    rewind: Arbiter,
+    up: Option<Claim<StreamPos>>,
+    echo: Option<Echo>,
+    head: RingPos,
+    size: u64,
+) -> (Option<Claim<StreamPos>>, Option<Echo>) {
+    let Some(echo) = echo.filter(|_| rewind == Arbiter::Closed) else { return (up, None) };
     // An echo that the sender did not complete: it begins before what is handed on.
-    (up.wrapping_add(head.wrapping_sub(echo - 1).min(size)), 1)
+    let read = echo.from.before(head).min(size);
+    (up.map(|x| x.plus(read)), Some(Echo { from: RingPos::START.claim(), complete: false }))
 }
 
 /// Whether what is on the lifeline now and on the ring is all that will ever come, so that an exec can hand it on as
-/// a file: the bytes before X, then the ring's. `ended`: the FIN or a RST has come. `received`: bytes that ever came over
-/// the lifeline.
-pub fn is_all(rewind: u64, up: u64, echo: u64, ended: bool, received: u64) -> bool {
+/// a file: the bytes before X, then the ring's. `ended`: the FIN or a RST has come. `received`: how far the lifeline ever
+/// came.
+pub fn is_all(
+    rewind: Arbiter,
+    up: Option<Claim<StreamPos>>,
+    echo: Option<Echo>,
+    ended: bool,
+    received: StreamPos,
+) -> bool {
     // What has not come of the bytes before X, a RST has dropped.
-    let Some(behind) = received.checked_sub(up.wrapping_sub(1)) else { return false };
+    let Some(Ok(x)) = up.map(|x| x.up_to(received)) else { return false };
     // Behind a complete echo comes more, or a RST has dropped that; behind an incomplete one is nothing.
-    ended && echo & ECHOED == 0 && (behind == 0 || rewind == CLOSED && echo != 0)
+    ended && !is_complete(echo) && (x == received || rewind == Arbiter::Closed && echo.is_some())
 }
 
 /// What a sender sends over the lifeline although it has published it on the ring. It decides once, from claims of the
@@ -301,34 +317,34 @@ pub enum Again {
     /// Nothing is sent again.
     Nothing,
     /// The sender went down first: it repeats what lay unread, from this ring position on.
-    Echo(u64),
+    Echo(RingPos),
     /// The receiver left first: the sender takes back what lies behind this ring position.
-    Rewind(u64),
+    Rewind(RingPos),
 }
 
-impl Again {
-    /// As one word, in which 0 is `Undecided`.
-    pub fn to_word(self) -> u64 {
+impl Code for Again {
+    type Bits = u64;
+    fn code(self) -> u64 {
         match self {
             Again::Undecided => 0,
             Again::Nothing => 1,
-            Again::Echo(from) => from << 2 | 2,
-            Again::Rewind(from) => from << 2 | 3,
+            Again::Echo(from) => from.number() << 2 | 2,
+            Again::Rewind(from) => from.number() << 2 | 3,
         }
     }
-
-    /// The decision that `word` encodes.
-    pub fn from_word(word: u64) -> Again {
+    fn of(word: u64) -> Again {
         match word & 3 {
             0 => Again::Undecided,
             1 => Again::Nothing,
-            2 => Again::Echo(word >> 2),
-            _ => Again::Rewind(word >> 2),
+            2 => Again::Echo(RingPos::new(word >> 2)),
+            _ => Again::Rewind(RingPos::new(word >> 2)),
         }
     }
+}
 
-    /// The first ring position that is sent again, if any is.
-    pub fn from(self) -> Option<u64> {
+impl Again {
+    /// From where on the ring is sent again, if it is.
+    pub fn from(self) -> Option<RingPos> {
         match self {
             Again::Undecided | Again::Nothing => None,
             Again::Echo(from) | Again::Rewind(from) => Some(from),
@@ -337,9 +353,9 @@ impl Again {
 
     /// The ring position to go on from, where `sent` bytes have gone over the lifeline since the sender went up. `Err`: more
     /// than lies between the first position and `tail`.
-    pub fn resume(self, tail: u64, sent: u64) -> Result<u64, Corrupt> {
+    pub fn resume(self, tail: RingPos, sent: u64) -> Result<RingPos, Corrupt> {
         let from = self.from().unwrap_or(tail);
-        if sent > tail.wrapping_sub(from) { Err(Corrupt) } else { Ok(from.wrapping_add(sent)) }
+        if sent > tail.since(from) { Err(Corrupt) } else { Ok(from.plus(sent)) }
     }
 }
 
@@ -351,11 +367,11 @@ pub struct TxView {
     /// `Side::rx` of the receiver.
     pub rx: u32,
     /// `Side::rewind` of the receiver.
-    pub rewind: u64,
+    pub rewind: Arbiter,
     /// Receiver's head, as far as believed.
-    pub head: u64,
+    pub head: RingPos,
     /// Own tail.
-    pub tail: u64,
+    pub tail: RingPos,
     /// The lifeline shows FIN, RST or an error.
     pub fin: bool,
 }
@@ -374,32 +390,28 @@ pub enum TxStep {
     GoDown,
     /// Send ring positions `from..tail` natively first, then publish Y = `from` and go on natively.
     Rewind {
-        /// First ring position the receiver did not read.
-        from: u64,
+        /// What the receiver did not read begins there.
+        from: RingPos,
     },
     /// The claims contradict each other.
     Corrupt,
 }
 
 /// Decides the sender's next step.
+#[inline(always)]
 pub fn tx(v: TxView) -> TxStep {
-    match v.phase {
-        TxPhase::Native if v.rx == READY && v.rewind == 0 && !v.fin => TxStep::GoUp,
-        TxPhase::Native | TxPhase::Down => TxStep::Lifeline,
+    match (v.phase, v.rewind) {
+        (TxPhase::Native, Arbiter::Open) if v.rx == READY && !v.fin => TxStep::GoUp,
+        (TxPhase::Native | TxPhase::Down, _) => TxStep::Lifeline,
+        (TxPhase::Ring | TxPhase::Rewind, Arbiter::Left(at)) => match at.within(v.head, v.tail) {
+            Ok(from) => TxStep::Rewind { from },
+            Err(Corrupt) => TxStep::Corrupt,
+        },
+        (TxPhase::Rewind, _) => TxStep::Corrupt,
         // A holder of the same connection died on its way down.
-        TxPhase::Ring if v.rewind == CLOSED => TxStep::GoDown,
-        TxPhase::Ring | TxPhase::Rewind if v.rewind != 0 => {
-            let from = v.rewind - 1;
-            if v.rewind != CLOSED && from.wrapping_sub(v.head) <= v.tail.wrapping_sub(v.head) {
-                TxStep::Rewind { from }
-            } else {
-                TxStep::Corrupt
-            }
-        }
-        TxPhase::Rewind => TxStep::Corrupt,
-        TxPhase::Ring if v.rx == REFUSED && v.tail == 0 => TxStep::GoDown,
-        TxPhase::Ring if v.fin => TxStep::GoDown,
-        TxPhase::Ring => TxStep::Ring,
+        (TxPhase::Ring, Arbiter::Closed) => TxStep::GoDown,
+        (TxPhase::Ring, Arbiter::Open) if v.rx == REFUSED && v.tail == RingPos::START || v.fin => TxStep::GoDown,
+        (TxPhase::Ring, Arbiter::Open) => TxStep::Ring,
     }
 }
 

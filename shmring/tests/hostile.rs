@@ -7,10 +7,12 @@ use shmring::driver::{
     self, Aim, Began, Brought, Conn, Failure, Given, Incoming, Native, Outgoing, Place, Port, Put, Sees, Turn, Unread,
 };
 use shmring::family::{Endpoint, Reason};
-use shmring::layout::{CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Role, Side, SlotHeader};
+use shmring::layout::{Arbiter, CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Role, Side, SlotHeader};
+use shmring::position::{RingPos, StreamPos};
 use shmring::ring::{self, About, Corrupt, Geometry, Sleeper, Stamp};
 use shmring::switch::{self, Again, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
+use shmring::word::{Code, Coded};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
@@ -26,6 +28,10 @@ fn word() -> impl Strategy<Value = u64> {
         (0u64..20).prop_map(|n| u64::MAX - n),
         (0u32..64, 0u64..5).prop_map(|(b, n)| (1u64 << b).wrapping_add(n).wrapping_sub(2)),
     ]
+}
+
+fn pos() -> impl Strategy<Value = RingPos> {
+    word().prop_map(RingPos::new)
 }
 
 fn geometry() -> impl Strategy<Value = Geometry> {
@@ -47,7 +53,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn spans_lie_inside_the_ring(g in geometry(), home in word(), base in word(), pos in word(), len in word()) {
+    fn spans_lie_inside_the_ring(g in geometry(), home in word(), base in pos(), pos in pos(), len in word()) {
         inside(&g, g.spans(base, pos, len), len);
         // A home that layout would never compute does no harm either.
         let g = Geometry { home, ..g };
@@ -55,98 +61,100 @@ proptest! {
     }
 
     #[test]
-    fn spans_are_the_bytes_of_the_reference(bits in 0u32..8, h in any::<u64>(), base in word(), ahead in 0u64..300, len in 0u64..300) {
+    fn spans_are_the_bytes_of_the_reference(bits in 0u32..8, h in any::<u64>(), base in pos(), ahead in 0u64..300, len in 0u64..300) {
         let size = 1u64 << bits;
         let g = Geometry { size, home: h % size };
-        let pos = base.wrapping_add(ahead);
+        let pos = base.plus(ahead);
         let got: Vec<u64> = g.spans(base, pos, len).iter().flat_map(|&(o, n)| (o..o + n).map(|x| x as u64)).collect();
         let want: Vec<u64> = (0..len.min(size)).map(|i| (ahead + i) % size).collect();
         prop_assert_eq!(got, want);
     }
 
     #[test]
-    fn what_is_believed_could_be_true(tail in word(), head in word(), known in word(), claim in word(), size in (0u32..27).prop_map(|b| 1u64 << b)) {
-        let p = Producer { tail: AtomicU64::new(claim), base: AtomicU64::new(0), ..Producer::default() };
+    fn what_is_believed_could_be_true(tail in pos(), head in pos(), known in pos(), claim in pos(), size in (0u32..27).prop_map(|b| 1u64 << b)) {
+        let p = Producer { tail: Coded::new(claim.claim()), ..Producer::default() };
         match ring::available(&p, head, size) {
-            Ok(n) => prop_assert!(n <= size && head.wrapping_add(n) == claim),
-            Err(Corrupt) => prop_assert!(claim.wrapping_sub(head) > size),
+            Ok(n) => prop_assert!(n <= size && head.plus(n) == claim),
+            Err(Corrupt) => prop_assert!(claim.since(head) > size),
         }
-        let c = Consumer { head: AtomicU64::new(claim), ..Consumer::default() };
+        let c = Consumer { head: Coded::new(claim.claim()), ..Consumer::default() };
         match ring::refresh(&c, known, tail) {
             // What is still in flight never grows by a claim of the receiver.
-            Ok(h) => prop_assert!(h == claim && tail.wrapping_sub(h) <= tail.wrapping_sub(known)),
-            Err(Corrupt) => prop_assert!(claim.wrapping_sub(known) > tail.wrapping_sub(known)),
+            Ok(h) => prop_assert!(h == claim && tail.since(h) <= tail.since(known)),
+            Err(Corrupt) => prop_assert!(claim.since(known) > tail.since(known)),
         }
     }
 
     #[test]
     fn the_receivers_decision_stays_within_what_is_available(
-        phase in 0u32..5, up in word(), down in word(), head in word(), available in 0u64..(1 << 26),
-        consumed in word(), queued in 0u64..100,
+        phase in 0u32..5, up in word(), down in word(), head in pos(), available in 0u64..(1 << 26),
+        consumed in word().prop_map(StreamPos::new), queued in 0u64..100,
     ) {
         let phase = RxPhase::from_u32(phase);
+        let (up, down) = (Option::of(up), Option::of(down));
         match switch::rx(RxView { phase, up, down, head, available }) {
             RxStep::Ring(n) => prop_assert!(n > 0 && n <= available && phase == RxPhase::Ring),
-            RxStep::Ended => prop_assert!(phase == RxPhase::Ring && down == head.wrapping_add(1)),
-            RxStep::Empty => prop_assert!(available == 0 && down == 0 && phase == RxPhase::Ring),
-            RxStep::Lifeline => prop_assert!(phase == RxPhase::Down || (phase == RxPhase::Native && up == 0)),
+            RxStep::Ended => prop_assert!(phase == RxPhase::Ring && down == Some(head.claim())),
+            RxStep::Empty => prop_assert!(available == 0 && down.is_none() && phase == RxPhase::Ring),
+            RxStep::Lifeline => prop_assert!(phase == RxPhase::Down || (phase == RxPhase::Native && up.is_none())),
             RxStep::Transit { x } => {
-                prop_assert!(x == up.wrapping_sub(1) && matches!(phase, RxPhase::Native | RxPhase::Transit));
+                prop_assert!(up == Some(x) && matches!(phase, RxPhase::Native | RxPhase::Transit));
                 match switch::transit(x, consumed, queued) {
-                    Transit::Lifeline => prop_assert!(consumed < x && queued > 0),
-                    Transit::Wait => prop_assert!(consumed < x && queued == 0),
-                    Transit::Ring => prop_assert!(consumed == x),
-                    Transit::Corrupt => prop_assert!(consumed > x),
+                    Transit::Lifeline(n) => prop_assert!(consumed.plus(n).claim() == x && n > 0 && queued > 0),
+                    Transit::Wait(n) => prop_assert!(consumed.plus(n).claim() == x && n > 0 && queued == 0),
+                    Transit::Ring(at) => prop_assert!(consumed.claim() == x && at == consumed),
+                    Transit::Corrupt => prop_assert!(consumed.bytes() > x.bytes()),
                 }
             }
-            RxStep::Corrupt => prop_assert!(phase == RxPhase::Transit || (phase == RxPhase::Ring && down != 0)),
+            RxStep::Corrupt => prop_assert!(phase == RxPhase::Transit || (phase == RxPhase::Ring && down.is_some())),
         }
     }
 
     #[test]
     fn the_senders_decision_rewinds_only_what_is_in_flight(
         phase in 0u32..5, rx in prop_oneof![Just(0), Just(READY), Just(REFUSED), any::<u32>()],
-        rewind in prop_oneof![word(), Just(0), Just(CLOSED)], tail in word(), flight in 0u64..(1 << 26), fin in any::<bool>(),
+        rewind in prop_oneof![word(), Just(0), Just(CLOSED)], tail in pos(), flight in 0u64..(1 << 26), fin in any::<bool>(),
     ) {
-        let head = tail.wrapping_sub(flight);
+        let head = tail.minus(flight);
+        let rewind = Arbiter::of(rewind);
         let phase = TxPhase::from_u32(phase);
         match switch::tx(TxView { phase, rx, rewind, head, tail, fin }) {
             TxStep::Rewind { from } => {
-                prop_assert!(tail.wrapping_sub(from) <= flight);
+                prop_assert!(tail.since(from) <= flight);
                 prop_assert!(matches!(phase, TxPhase::Ring | TxPhase::Rewind));
             }
-            TxStep::GoUp => prop_assert!(phase == TxPhase::Native && rx == READY && rewind == 0 && !fin),
-            TxStep::Ring => prop_assert!(phase == TxPhase::Ring && rewind == 0 && !fin),
-            TxStep::GoDown => prop_assert!(phase == TxPhase::Ring && (rewind == 0 || rewind == CLOSED)),
+            TxStep::GoUp => prop_assert!(phase == TxPhase::Native && rx == READY && rewind == Arbiter::Open && !fin),
+            TxStep::Ring => prop_assert!(phase == TxPhase::Ring && rewind == Arbiter::Open && !fin),
+            TxStep::GoDown => prop_assert!(phase == TxPhase::Ring && !matches!(rewind, Arbiter::Left(_))),
             TxStep::Lifeline => prop_assert!(matches!(phase, TxPhase::Native | TxPhase::Down)),
-            TxStep::Corrupt => prop_assert!(rewind != 0 || phase == TxPhase::Rewind),
+            TxStep::Corrupt => prop_assert!(rewind != Arbiter::Open || phase == TxPhase::Rewind),
         }
     }
 
     /// Whatever was decided, and whatever the lifeline is said to have taken: what is sent again lies on the ring.
     #[test]
-    fn what_is_sent_again_was_in_flight(word in word(), tail in word(), sent in word()) {
-        let again = Again::from_word(word);
-        prop_assert_eq!(Again::from_word(again.to_word()), again);
+    fn what_is_sent_again_was_in_flight(word in word(), tail in pos(), sent in word()) {
+        let again = Again::of(word);
+        prop_assert_eq!(Again::of(again.code()), again);
         match again.resume(tail, sent) {
             Ok(at) => {
                 let from = again.from().unwrap_or(tail);
-                prop_assert!(at == from.wrapping_add(sent) && tail.wrapping_sub(at) <= tail.wrapping_sub(from));
+                prop_assert!(at == from.plus(sent) && tail.since(at) <= tail.since(from));
             }
-            Err(Corrupt) => prop_assert!(sent > tail.wrapping_sub(again.from().unwrap_or(tail))),
+            Err(Corrupt) => prop_assert!(sent > tail.since(again.from().unwrap_or(tail))),
         }
     }
 
     /// Random writes, reads and peeks against a queue, from any starting position, with re-basing.
     #[test]
     fn a_ring_is_a_queue(
-        bits in 0u32..7, h in any::<u64>(), start in word(),
+        bits in 0u32..7, h in any::<u64>(), start in pos(),
         ops in proptest::collection::vec((any::<bool>(), 0usize..80, any::<bool>()), 1..if cfg!(miri) { 20 } else { 120 }),
     ) {
         let size = 1u64 << bits;
         let g = Geometry { size, home: h % size };
-        let p = Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() };
-        let c = Consumer { head: AtomicU64::new(start), ..Consumer::default() };
+        let p = Producer { tail: Coded::new(start.claim()), base: Coded::new(start), ..Producer::default() };
+        let c = Consumer { head: Coded::new(start.claim()), ..Consumer::default() };
         let mut mem = vec![0u8; size as usize];
         let (mut tail, mut base, mut known, mut head) = (start, start, start, start);
         let mut reference = VecDeque::new();
@@ -158,7 +166,7 @@ proptest! {
                     base = tail;
                     ring::rebase(&p, base);
                 }
-                let n = (n as u64).min(size - tail.wrapping_sub(known));
+                let n = (n as u64).min(size - tail.since(known));
                 for (off, len) in g.spans(base, tail, n) {
                     for cell in &mut mem[off..off + len] {
                         *cell = next;
@@ -166,7 +174,7 @@ proptest! {
                         next = next.wrapping_add(1);
                     }
                 }
-                tail = tail.wrapping_add(n);
+                tail = tail.plus(n);
                 ring::publish(&p, tail);
             } else {
                 let available = ring::available(&p, head, size).unwrap();
@@ -177,7 +185,7 @@ proptest! {
                 prop_assert_eq!(got, want);
                 if option {
                     reference.drain(..n as usize);
-                    head = head.wrapping_add(n);
+                    head = head.plus(n);
                     ring::consume(&c, head);
                 }
             }
@@ -231,17 +239,17 @@ fn scribble(s: &Slot, w: &mut Words, rarely: u64) {
     // The peer's memory is ours: nothing stops it from writing our words too.
     let h = &s.header;
     for i in 0..2 {
-        let near = h.producer[i].tail.load(Ordering::Relaxed);
+        let near = h.producer[i].tail.word().load(Ordering::Relaxed);
         let (side, p, c) = (&h.side[i], &h.producer[i], &h.consumer[i]);
         let words = [
             &side.pollers,
-            &side.up,
-            &side.down,
-            &side.rewind,
-            &side.echo,
-            &p.tail,
-            &p.base,
-            &c.head,
+            side.up.word(),
+            side.down.word(),
+            side.rewind.word(),
+            side.echo.word(),
+            p.tail.word(),
+            p.base.word(),
+            c.head.word(),
             &s.queues[i][0].ready,
             &s.queues[i][1].ready,
         ];
@@ -268,8 +276,8 @@ fn scribble(s: &Slot, w: &mut Words, rarely: u64) {
     }
     // A claim that could be true, which is believed: it is moved afterwards.
     if w.next().is_multiple_of(16 * rarely) {
-        let tail = h.producer[0].tail.load(Ordering::Relaxed);
-        h.side[1].rewind.store(tail.wrapping_sub(w.next() % 8).wrapping_add(1), Ordering::Release);
+        let tail = h.producer[0].tail.word().load(Ordering::Relaxed);
+        h.side[1].rewind.word().store(tail.wrapping_sub(w.next() % 8).wrapping_add(1), Ordering::Release);
     }
 }
 
@@ -440,9 +448,9 @@ impl Port for Victim<'_> {
 }
 
 impl Outgoing for Victim<'_> {
-    fn natively_sent(&mut self) -> Result<Option<u64>, Infallible> {
+    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Infallible> {
         self.effect();
-        Ok(Some(self.natively))
+        Ok(Some(StreamPos::new(self.natively)))
     }
     fn ended(&mut self) -> Result<bool, Infallible> {
         self.effect();
@@ -464,11 +472,11 @@ impl Outgoing for Victim<'_> {
         self.effect();
         ring::limit(&self.slot.header.side[0], &self.slot.header.side[1], self.size)
     }
-    fn give(&mut self, base: u64, from: u64, len: u64) -> Result<Given, Infallible> {
+    fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Infallible> {
         self.effect();
         // Nothing that was not in flight, and nothing twice.
         let tail = self.ep.tx_tail.load(Ordering::Relaxed);
-        assert!(len > 0 && len <= self.size && from.wrapping_add(len) == tail, "{len} bytes from {from} of {tail}");
+        assert!(len > 0 && len <= self.size && from.plus(len) == tail, "{len} bytes from {from} of {tail}");
         assert!(self.again < self.size, "more was sent again than a ring holds");
         inside(&self.geometry(), self.geometry().spans(base, from, len), len);
         if self.w.next().is_multiple_of(4) {
@@ -477,7 +485,7 @@ impl Outgoing for Victim<'_> {
         let n = self.some(len);
         self.natively += n;
         self.again += n;
-        match Again::from_word(self.ep.tx_again.load(Ordering::Relaxed)) {
+        match self.ep.tx_again.load(Ordering::Relaxed) {
             Again::Echo(_) => self.seen.echoed += n,
             Again::Rewind(_) => self.seen.taken_back += n,
             other => panic!("{other:?}"),
@@ -492,9 +500,9 @@ impl Outgoing for Victim<'_> {
 impl Incoming for Victim<'_> {
     type Fault = ();
     type Last = ();
-    fn received(&mut self) -> Result<Option<(u64, u64)>, Infallible> {
+    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Infallible> {
         self.effect();
-        Ok((!self.w.next().is_multiple_of(50)).then_some((self.consumed, self.w.next() % 8)))
+        Ok((!self.w.next().is_multiple_of(50)).then_some((StreamPos::new(self.consumed), self.w.next() % 8)))
     }
     fn lying(&mut self) -> Result<(bool, u64), Infallible> {
         self.effect();
@@ -530,7 +538,7 @@ impl Incoming for Victim<'_> {
         self.consumed += n;
         Ok(n)
     }
-    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, ()>, Infallible> {
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, ()>, Infallible> {
         self.effect();
         assert!(n > 0 && n <= self.size);
         let base = ring::base(&self.slot.header.producer[1]);
@@ -567,25 +575,25 @@ fn lives(s: &Slot, w: &mut Words, steps: u32, rarely: u64) -> Seen {
         // SAFETY: all of it is atomics, of which zero is a value.
         let ep: Endpoint = unsafe { core::mem::zeroed() };
         ep.begin_attached();
-        let start = if life % 3 == 0 { w.next() >> 8 } else { 0 };
+        let start = RingPos::new(if life % 3 == 0 { w.next() >> 8 } else { 0 });
         for at in [&ep.tx_tail, &ep.tx_head, &ep.tx_base, &ep.rx_head, &ep.rx_shown] {
             at.store(start, Ordering::Relaxed);
         }
         let h = &s.header;
         for i in 0..2 {
             let (side, p, c) = (&h.side[i], &h.producer[i], &h.consumer[i]);
-            for at in [&side.up, &side.down, &side.rewind, &side.echo] {
+            for at in [side.up.word(), side.down.word(), side.rewind.word(), side.echo.word()] {
                 at.store(0, Ordering::Relaxed);
             }
-            for at in [&p.tail, &p.base, &c.head] {
-                at.store(start, Ordering::Relaxed);
+            for at in [p.tail.word(), p.base.word(), c.head.word()] {
+                at.store(start.number(), Ordering::Relaxed);
             }
         }
         if life % 2 == 0 {
             ep.rx_phase.set(RxPhase::Ring);
             ep.tx_phase.set(TxPhase::Ring);
             ep.tx_word.store(shmring::family::UP, Ordering::Relaxed);
-            ep.tx_up.store(0, Ordering::Relaxed);
+            ep.tx_up.store(StreamPos::START, Ordering::Relaxed);
         }
         let mut v = Victim {
             slot: s,

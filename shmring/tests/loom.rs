@@ -8,8 +8,10 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
 use shmring::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
+use shmring::position::RingPos;
 use shmring::ring::{self, About, Geometry, Sleeper, Stamp};
 use shmring::sync::{AtomicU64, Ordering};
+use shmring::word::Coded;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 fn check(f: impl Fn() + Sync + Send + 'static) {
@@ -29,28 +31,29 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(size: u64, start: u64) -> Ring {
+    fn new(size: u64, start: RingPos) -> Ring {
+        let (tail, head) = (Coded::new(start.claim()), Coded::new(start.claim()));
         Ring {
             geo: Geometry { size, home: 1 },
-            p: Producer { tail: AtomicU64::new(start), base: AtomicU64::new(start), ..Producer::default() },
-            c: Consumer { head: AtomicU64::new(start), ..Consumer::default() },
+            p: Producer { tail, base: Coded::new(start), ..Producer::default() },
+            c: Consumer { head, ..Consumer::default() },
             mem: (0..size).map(|_| UnsafeCell::new(0)).collect(),
         }
     }
-    fn places(&self, base: u64, pos: u64, len: u64) -> impl Iterator<Item = &UnsafeCell<u8>> {
+    fn places(&self, base: RingPos, pos: RingPos, len: u64) -> impl Iterator<Item = &UnsafeCell<u8>> {
         self.geo.spans(base, pos, len).into_iter().flat_map(|(off, len)| &self.mem[off..off + len])
     }
 }
 
 /// A sender's private words.
 struct Sender {
-    head: u64,
-    tail: u64,
-    base: u64,
+    head: RingPos,
+    tail: RingPos,
+    base: RingPos,
 }
 
 impl Sender {
-    fn new(start: u64) -> Sender {
+    fn new(start: RingPos) -> Sender {
         Sender { head: start, tail: start, base: start }
     }
     /// As much of `bytes` as there is room for.
@@ -60,32 +63,32 @@ impl Sender {
             self.base = self.tail;
             ring::rebase(&r.p, self.base);
         }
-        let n = bytes.len().min((r.geo.size - (self.tail - self.head)) as usize);
+        let n = bytes.len().min((r.geo.size - self.tail.since(self.head)) as usize);
         for (cell, b) in r.places(self.base, self.tail, n as u64).zip(bytes) {
             // SAFETY: unpublished room; loom fails the test if anybody reads it now.
             cell.with_mut(|c| unsafe { *c = *b });
         }
         if n > 0 {
-            self.tail += n as u64;
+            self.tail = self.tail.plus(n as u64);
             ring::publish(&r.p, self.tail);
         }
         n
     }
 }
 
-fn take(r: &Ring, head: &mut u64, max: u64) -> Vec<u8> {
+fn take(r: &Ring, head: &mut RingPos, max: u64) -> Vec<u8> {
     let n = ring::available(&r.p, *head, r.geo.size).unwrap().min(max);
     // SAFETY: published and not given back; loom fails the test if anybody writes it now.
     let got: Vec<u8> = r.places(ring::base(&r.p), *head, n).map(|cell| cell.with(|c| unsafe { *c })).collect();
     if n > 0 {
-        *head += n;
+        *head = head.plus(n);
         ring::consume(&r.c, *head);
     }
     got
 }
 
 /// Bytes `1..=total` in messages of `msg` through a ring of `size`, both ends spinning.
-fn transfer(size: u64, total: u8, msg: usize, start: u64) {
+fn transfer(size: u64, total: u8, msg: usize, start: RingPos) {
     let r = Arc::new(Ring::new(size, start));
     let s = r.clone();
     let sender = thread::spawn(move || {
@@ -114,17 +117,17 @@ fn transfer(size: u64, total: u8, msg: usize, start: u64) {
 
 #[test]
 fn a_full_ring_wraps() {
-    check(|| transfer(2, 4, 1, 0));
+    check(|| transfer(2, 4, 1, RingPos::START));
 }
 
 #[test]
 fn messages_wrap_and_rebase() {
-    check(|| transfer(4, 6, 3, 0));
+    check(|| transfer(4, 6, 3, RingPos::START));
 }
 
 #[test]
 fn positions_wrap_around_u64() {
-    check(|| transfer(2, 3, 1, u64::MAX - 1));
+    check(|| transfer(2, 3, 1, RingPos::START.minus(2)));
 }
 
 /// What a sleeper can be woken by.
@@ -203,16 +206,16 @@ impl Poller {
 }
 
 fn published(p: &Producer) -> bool {
-    p.tail.load(Ordering::Acquire) != 0
+    p.tail.load(Ordering::Acquire) != RingPos::START.claim()
 }
 
 #[test]
 fn a_late_poller_misses_nothing() {
     check(|| {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START)));
         let y = x.clone();
         let sender = thread::spawn(move || {
-            ring::publish(&y.1.p, 1);
+            ring::publish(&y.1.p, RingPos::new(1));
             y.0.notify(0);
         });
         x.0.sleep(0, || published(&x.1.p));
@@ -222,12 +225,12 @@ fn a_late_poller_misses_nothing() {
 
 fn one_that_dozes_misses_nothing_as(p: usize) {
     check(move || {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         let senders: Vec<_> = (0..2)
             .map(|i| {
                 let y = x.clone();
                 thread::spawn(move || {
-                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, 1);
+                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, RingPos::new(1));
                     y.0.notify(i);
                 })
             })
@@ -247,12 +250,12 @@ fn one_that_dozes_misses_nothing() {
 
 fn one_that_dozes_and_then_sleeps_misses_nothing_as(p: usize) {
     check(move || {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         let y = x.clone();
         let sender = thread::spawn(move || {
-            ring::publish(&y.1.p, 1);
+            ring::publish(&y.1.p, RingPos::new(1));
             y.0.notify(0);
-            ring::publish(&y.2.p, 1);
+            ring::publish(&y.2.p, RingPos::new(1));
             y.0.notify(1);
         });
         x.0.doze(p, || published(&x.1.p));
@@ -270,12 +273,12 @@ fn one_that_dozes_and_then_sleeps_misses_nothing() {
 #[test]
 fn two_senders_wake_one_sleeper() {
     check(|| {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         let senders: Vec<_> = (0..2)
             .map(|i| {
                 let y = x.clone();
                 thread::spawn(move || {
-                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, 1);
+                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, RingPos::new(1));
                     y.0.notify(i);
                 })
             })
@@ -290,10 +293,10 @@ fn two_senders_wake_one_sleeper() {
 #[test]
 fn one_sender_wakes_two_sleepers() {
     check(|| {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START)));
         let (y, z) = (x.clone(), x.clone());
         let sender = thread::spawn(move || {
-            ring::publish(&y.1.p, 1);
+            ring::publish(&y.1.p, RingPos::new(1));
             y.0.notify(0);
         });
         let other = thread::spawn(move || z.0.sleep(1, || published(&z.1.p)));
@@ -306,13 +309,13 @@ fn one_sender_wakes_two_sleepers() {
 #[test]
 fn a_ready_bit_comes_with_its_bytes() {
     check(|| {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         x.0.side.pollers.store(1, Ordering::Relaxed);
         let senders: Vec<_> = (0..2)
             .map(|i| {
                 let y = x.clone();
                 thread::spawn(move || {
-                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, 1);
+                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, RingPos::new(1));
                     y.0.notify(i);
                 })
             })
@@ -348,10 +351,10 @@ fn a_ready_bit_comes_with_its_bytes() {
 /// The sender dies at `ring`: before the doorbell was rung, or after it but before `armed` was cleared.
 fn dying_sender(before: bool) {
     check(move || {
-        let x = Arc::new((Poller::new(), Ring::new(2, 0), Ring::new(2, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         let (y, z) = (x.clone(), x.clone());
         let dying = thread::spawn(move || {
-            ring::publish(&y.1.p, 1);
+            ring::publish(&y.1.p, RingPos::new(1));
             let died = catch_unwind(AssertUnwindSafe(|| {
                 ring::notify(&y.0.side, &y.0.queues, &y.0.alone, 0, About::Stream, None, |s| {
                     if !before {
@@ -366,7 +369,7 @@ fn dying_sender(before: bool) {
             }
         });
         let alive = thread::spawn(move || {
-            ring::publish(&z.2.p, 1);
+            ring::publish(&z.2.p, RingPos::new(1));
             z.0.notify(1);
         });
         x.0.sleep(0, || published(&x.1.p) && published(&x.2.p));
@@ -389,15 +392,15 @@ fn a_sender_that_dies_after_ringing_was_heard() {
 /// `total` are read: the sender must get all of them in.
 fn room(size: u64, total: u8, msg: usize, step: u64) {
     check(move || {
-        let x = Arc::new((Poller::new(), Ring::new(size, 0)));
+        let x = Arc::new((Poller::new(), Ring::new(size, RingPos::START)));
         let y = x.clone();
         let sender = thread::spawn(move || {
             let bytes: Vec<u8> = (1..=total).collect();
-            let mut me = Sender::new(0);
+            let mut me = Sender::new(RingPos::START);
             let mut at = 0;
             while at < bytes.len() {
                 at += me.put(&y.1, &bytes[at..bytes.len().min(at + msg)]);
-                let full = |s: &Sender| s.tail - ring::refresh(&y.1.c, s.head, s.tail).unwrap() == size;
+                let full = |s: &Sender| s.tail.since(ring::refresh(&y.1.c, s.head, s.tail).unwrap()) == size;
                 if at < bytes.len() && full(&me) {
                     y.0.sleep(0, || {
                         ring::want_space(&y.0.side);
@@ -406,7 +409,7 @@ fn room(size: u64, total: u8, msg: usize, step: u64) {
                 }
             }
         });
-        let mut head = 0;
+        let mut head = RingPos::START;
         let mut got = Vec::new();
         while got.len() < total as usize {
             let more = take(&x.1, &mut head, step);

@@ -20,10 +20,12 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let c = conn(ep, chan);
     let moves = match phase() {
         RxPhase::Ring => {
-            early || end(c.ep, c.me(), c.peer()) == ep.rx_head.load(Relaxed) + 1 || contradiction(&c).is_some()
+            early
+                || end(c.ep, c.me(), c.peer()) == Some(ep.rx_head.load(Relaxed).claim())
+                || contradiction(&c).is_some()
         }
-        RxPhase::Native | RxPhase::Transit => c.peer().up.load(Acquire) != 0,
-        RxPhase::Down => ep.rx_skip.load(Relaxed) != 0,
+        RxPhase::Native | RxPhase::Transit => c.peer().up.load(Acquire).is_some(),
+        RxPhase::Down => ep.rx_skip.load(Relaxed).is_some(),
     };
     if moves || leaving(ep) {
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return RxPhase::Down };

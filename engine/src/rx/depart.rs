@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
 use shmring::family::Reason;
+use shmring::position::RingPos;
 use shmring::switch::RxPhase;
 
 /// How long one who leaves waits for the peers to do their part. Usually a peer is awake in our library, or is
@@ -70,7 +71,7 @@ fn is_tardy(chan: &Chan) -> bool {
 /// Notes what this thread waits for. It leaves, so nobody else does.
 fn note(l: &Local, patience: Patience, life: u32, wait: Wait) {
     let (kind, at, kept) = match wait {
-        Wait::TakenBack(at, kept) => (1, at, kept),
+        Wait::TakenBack(at, kept) => (1, at.number(), kept),
         Wait::Closed => (2, 0, 0),
         Wait::Echo => (3, 0, 0),
         Wait::Arrival => (4, 0, 0),
@@ -92,7 +93,7 @@ fn noted(ep: Ep, patience: Patience) -> Option<Wait> {
         return None;
     }
     Some(match l.awaited.load(Relaxed) {
-        1 => Wait::TakenBack(l.awaited_at.load(Relaxed), l.awaited_kept.load(Relaxed)),
+        1 => Wait::TakenBack(RingPos::new(l.awaited_at.load(Relaxed)), l.awaited_kept.load(Relaxed)),
         2 => Wait::Closed,
         3 => Wait::Echo,
         _ => Wait::Arrival,
@@ -102,7 +103,7 @@ fn noted(ep: Ep, patience: Patience) -> Option<Wait> {
 /// Whether nothing is left to be waited for: the receiver is on the lifeline, and what that repeats is dropped, or it has
 /// left with bytes on the ring.
 pub fn departed(ep: Ep) -> bool {
-    ep.rx_leaving.load(Relaxed) == 0 && (ep.rx_phase.get() != RxPhase::Down || ep.rx_skip.load(Relaxed) == 0)
+    ep.rx_leaving.load(Relaxed) == 0 && (ep.rx_phase.get() != RxPhase::Down || ep.rx_skip.load(Relaxed).is_none())
 }
 
 /// Begins to leave the ring: asks the sender to do its part. `life`: of the record, when the caller found the connection.
@@ -142,7 +143,7 @@ pub fn look_after(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: 
             return false;
         }
     }
-    if ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed) != 0 {
+    if ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed).is_some() {
         // All that is left of an echo is dropped, so that the next reader of the descriptor does not see it.
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
         let all = receiving.skip();

@@ -6,7 +6,8 @@ use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::driver::Conn;
 use shmring::family::Endpoint;
-use shmring::layout::{self, SlotHeader};
+use shmring::layout::{self, Arbiter, SlotHeader};
+use shmring::position::{Claim, RingPos};
 use shmring::ring;
 use shmring::switch::{self, RxPhase};
 
@@ -39,10 +40,9 @@ pub(super) fn contradiction(c: &Conn) -> Option<(u64, u64)> {
     // In this order: what is published before the end stays.
     let end = end(c.ep, c.me(), c.peer());
     match ring::available(c.published(), head, c.size) {
-        Err(ring::Corrupt) => Some((head, c.published().tail.load(Relaxed))),
+        Err(ring::Corrupt) => Some((head.number(), c.published().tail.load(Relaxed).number())),
         // Another thread may have read on since.
-        Ok(there) if end != 0 && (end - 1).wrapping_sub(head) > there => Some((head, end)),
-        Ok(_) => None,
+        Ok(there) => end.filter(|end| end.behind(head) > there).map(|end| (head.number(), end.number())),
     }
 }
 
@@ -88,7 +88,7 @@ pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
 pub fn stirred(ep: Ep, chan: &Chan) -> bool {
     changed(ep, chan, |c| {
         let tail = c.published().tail.load(Relaxed);
-        tail.wrapping_sub(c.ep.rx_head.load(Relaxed)) >= low_of(c)
+        tail.behind(c.ep.rx_head.load(Relaxed)) >= low_of(c)
     })
 }
 
@@ -97,21 +97,21 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
 fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&Conn) -> bool) -> bool {
     let c = conn(ep, chan);
     let (ep, p) = (c.ep, c.peer());
-    if ep.tx_phase.get() == switch::TxPhase::Ring && p.rewind.load(Relaxed) != 0 {
+    if ep.tx_phase.get() == switch::TxPhase::Ring && p.rewind.load(Relaxed) != Arbiter::Open {
         return true;
     }
     if ep.rx_leaving.load(Relaxed) != 0 {
         return false;
     }
     match ep.rx_phase.get() {
-        RxPhase::Native => p.up.load(Relaxed) != 0,
-        RxPhase::Ring => readable(&c) || end(ep, c.me(), p) == ep.rx_head.load(Relaxed) + 1,
+        RxPhase::Native => p.up.load(Relaxed).is_some(),
+        RxPhase::Ring => readable(&c) || end(ep, c.me(), p) == Some(ep.rx_head.load(Relaxed).claim()),
         RxPhase::Transit | RxPhase::Down => false,
     }
 }
 
-/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
-pub(super) fn end(ep: &Endpoint, me: &layout::Side, peer: &layout::Side) -> u64 {
+/// Where the ring ends, if it does: where the sender went down, or where this side cut it.
+pub(super) fn end(ep: &Endpoint, me: &layout::Side, peer: &layout::Side) -> Option<Claim<RingPos>> {
     let (cut, rewind) = (ep.rx_cut.load(Acquire), me.rewind.load(Acquire));
     switch::end(cut, rewind, peer.down.load(Acquire))
 }
@@ -119,17 +119,17 @@ pub(super) fn end(ep: &Endpoint, me: &layout::Side, peer: &layout::Side) -> u64 
 /// Whether the ring, empty now, has also ended.
 pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
-    end(ep.record(), me(chan, h), peer(chan, h)) != 0
+    end(ep.record(), me(chan, h), peer(chan, h)).is_some()
 }
 
 /// Whether the peer has said that it sends no more, or no more on the ring.
 pub fn ending(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let p = peer(chan, h);
-    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed) != 0
+    p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0 || p.down.load(Relaxed).is_some()
 }
 
-/// Position published by the sender, as it claims.
-pub fn tail(ep: Ep, chan: &Chan) -> u64 {
+/// Up to where the sender has published, as it claims.
+pub fn tail(ep: Ep, chan: &Chan) -> Claim<RingPos> {
     chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].tail.load(Relaxed)
 }

@@ -24,7 +24,7 @@ use libc::iovec;
 use look::{me, peer};
 use receiving::{Got, Receiving, fin_on_closed};
 use shmring::family::RCVTIMEO;
-use shmring::layout::ECHOED;
+use shmring::position::StreamPos;
 use shmring::switch::{self, RxPhase};
 
 /// `O_NONBLOCK`, as the kernel says now. The answer is kept as a hint, on which nothing but a glance depends.
@@ -273,24 +273,18 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
     let h = chan.slot(slot);
     let p = peer(chan, h);
     let phase = ep.rx_phase.get();
-    let consumed = || received(ep, fd).map_or(0, |(consumed, _)| consumed);
+    let consumed = || received(ep, fd).map_or(StreamPos::START, |(consumed, _)| consumed);
     let queued = lifeline::unread(fd);
     if phase == RxPhase::Down {
-        let left = match ep.rx_skip.load(Relaxed) {
-            0 => 0,
-            to => to.saturating_sub(consumed()),
-        };
+        let left = ep.rx_skip.load(Relaxed).map_or(0, |to| to.since(consumed()));
         return queued - queued.min(left);
     }
-    let up = p.up.load(Acquire);
-    if up == 0 {
-        return queued;
-    }
+    let Some(up) = p.up.load(Acquire) else { return queued };
     let on_ring = left(ep, chan, h);
-    let before = if phase == RxPhase::Ring { 0 } else { (up - 1).saturating_sub(consumed()) };
-    let echo = match p.echo.load(Acquire) & !ECHOED {
-        0 => 0,
-        at => p.down.load(Acquire).saturating_sub(at),
+    let before = if phase == RxPhase::Ring { 0 } else { up.behind(consumed()) };
+    let echo = match (p.echo.load(Acquire), p.down.load(Acquire)) {
+        (Some(echo), Some(down)) => down.behind_claim(echo.from),
+        _ => 0,
     };
     switch::unread(queued, before, echo, on_ring)
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
 use shmring::family::{FIN, RST, Reason};
+use shmring::position::{RingPos, StreamPos};
 use shmring::ring;
 
 /// What one look brought.
@@ -55,7 +56,7 @@ impl Incoming for In<'_> {
     /// The errno, or 0 for an end of the stream without one.
     type Last = i32;
 
-    fn received(&mut self) -> Result<Option<(u64, u64)>, Infallible> {
+    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Infallible> {
         Ok(received(self.ep, self.fd))
     }
 
@@ -114,7 +115,7 @@ impl Incoming for In<'_> {
     }
 
     #[inline(always)]
-    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, i32>, Infallible> {
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, i32>, Infallible> {
         let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
         if n <= SEGMENT as u64
             && self.flags & libc::MSG_TRUNC == 0
@@ -177,7 +178,7 @@ impl Incoming for In<'_> {
         }
     }
 
-    fn moved(&mut self, up: Option<u64>) {
+    fn moved(&mut self, up: Option<StreamPos>) {
         match up {
             Some(x) => crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", self.ep.index()),
             None => crate::log!(Debug, "endpoint {}: receiving on the lifeline again", self.ep.index()),
@@ -188,7 +189,7 @@ impl Incoming for In<'_> {
 impl In<'_> {
     /// [`Incoming::copy`] where it may be more than one piece.
     #[inline(never)]
-    fn copy_pieces(&mut self, at: u64, n: u64) -> Result<Result<u64, i32>, Infallible> {
+    fn copy_pieces(&mut self, at: RingPos, n: u64) -> Result<Result<u64, i32>, Infallible> {
         let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
         let discard = self.flags & libc::MSG_TRUNC != 0;
         let dir = self.chan.role().rx();
@@ -203,7 +204,7 @@ impl In<'_> {
                 whole = b.place();
             }
             let Some((mut dst, room)) = b.piece((n - done).min(SEGMENT - done % SEGMENT)) else { break };
-            for (off, len) in geo.spans(base, at.wrapping_add(done as u64), room as u64) {
+            for (off, len) in geo.spans(base, at.plus(done as u64), room as u64) {
                 if discard || len == 0 {
                     continue;
                 }
@@ -323,7 +324,7 @@ impl<'a> Receiving<'a> {
                 Brought::Ended(0) => Got::Eof,
                 Brought::Ended(e) => Got::Error(e),
                 Brought::Fault(libc::EIO) => {
-                    port.contradicts("memory", ep.rx_head.load(Relaxed), 0);
+                    port.contradicts("memory", ep.rx_head.load(Relaxed).number(), 0);
                     self.lost = true;
                     Got::Lost
                 }
@@ -400,8 +401,8 @@ fn some(ep: Ep, total: usize, got: Got) -> Got {
     }
 }
 
-/// Bytes of the lifeline consumed so far, and bytes lying there. The direction is owned.
-pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
+/// How far the lifeline was consumed, and bytes lying there. The direction is owned.
+pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
     if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
         // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
         if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
@@ -411,12 +412,12 @@ pub fn received(ep: Ep, fd: i32) -> Option<(u64, u64)> {
             ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
         }
     }
-    if let Some(at) = ep.rx_at.load(Relaxed).checked_sub(1) {
+    if let Some(at) = ep.rx_at.load(Relaxed) {
         // tcpi_bytes_received counts a FIN as one byte. `rx_at` says how many bytes we have taken: a count that is one
         // higher includes a FIN, which is subtracted. The socket's error cannot tell it: in LAST_ACK a RST behind a FIN
         // gives ECONNRESET, too.
         let counted = lifeline::received(fd, Some(false));
-        return counted.map(|(consumed, queued)| (consumed - u64::from(consumed == at + 1), queued));
+        return counted.map(|(consumed, queued)| (if consumed == at.plus(1) { at } else { consumed }, queued));
     }
     lifeline::received(fd, fin_on_closed(ep))
 }

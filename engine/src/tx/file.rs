@@ -129,7 +129,7 @@ unsafe fn put_file(
     let dir = chan.role().tx();
     let mut end = false;
     let r = sending.put(want as u64, |base, tail, room| {
-        let room = fitting(ep, chan, tail.wrapping_sub(base), room)?;
+        let room = fitting(ep, chan, tail.since(base), room)?;
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 3];
         let mut n = 0;
         for (off, len) in chan.geometry().spans(base, tail, room) {

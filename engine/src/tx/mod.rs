@@ -28,7 +28,8 @@ use libc::iovec;
 use look::untold;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
-use shmring::layout::{self, HOME};
+use shmring::layout::{self, Arbiter, HOME};
+use shmring::position::RingPos;
 use shmring::ring;
 use shmring::ring::Geometry;
 use shmring::switch::TxPhase;
@@ -36,12 +37,12 @@ use shmring::switch::TxPhase;
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
     let size = limit(ep, chan);
-    let unread = read_up_to(ep, chan).map_or(0, |head| ep.tx_tail.load(Relaxed).wrapping_sub(head));
+    let unread = read_up_to(ep, chan).map_or(0, |head| ep.tx_tail.load(Relaxed).since(head));
     size.saturating_sub(unread)
 }
 
 /// How far the peer has read our ring. The token may be elsewhere: the peer is only believed within what was sent, else `None`.
-fn read_up_to(ep: Ep, chan: &Chan) -> Option<u64> {
+fn read_up_to(ep: Ep, chan: &Chan) -> Option<RingPos> {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), ep.tx_tail.load(Relaxed)).ok()
 }
@@ -126,7 +127,7 @@ pub fn writable(ep: Ep, chan: &Chan) -> bool {
 fn stirred(ep: Ep, chan: &Chan) -> bool {
     let peer = conn(ep, chan).peer();
     match ep.tx_phase.get() {
-        TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != 0,
+        TxPhase::Ring => space(ep, chan) > 0 || peer.rewind.load(Relaxed) != Arbiter::Open,
         TxPhase::Rewind => false,
         _ => true,
     }
@@ -140,10 +141,10 @@ pub fn want_space(ep: Ep, chan: &Chan) {
 
 /// The ring is empty: goes on from its home. A ring that was filled far gives its memory back now and then, so
 /// that a connection that was once busy does not keep megabytes.
-fn go_home(ep: Ep, chan: &Chan, tail: u64, base: u64) {
+fn go_home(ep: Ep, chan: &Chan, tail: RingPos, base: RingPos) {
     const KEEP: u64 = 256 << 10;
     const EVERY_US: u64 = 100_000;
-    let extent = ep.tx_extent.load(Relaxed).max(tail.wrapping_sub(base));
+    let extent = ep.tx_extent.load(Relaxed).max(tail.since(base));
     ep.tx_extent.store(extent, Relaxed);
     if extent > KEEP {
         let t = K::cycles();
@@ -230,11 +231,11 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
 
 /// Copies as much of `room` bytes as has memory, where it may be more than one piece.
 #[inline(never)]
-fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: u64, tail: u64, room: u64) -> Result<u64, i32> {
+fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: RingPos, tail: RingPos, room: u64) -> Result<u64, i32> {
     let dir = chan.role().tx();
     let geo = chan.geometry();
     let slot = ep.slot.load(Relaxed) as usize;
-    let room = fitting(ep, chan, tail.wrapping_sub(base), room)? as usize;
+    let room = fitting(ep, chan, tail.since(base), room)? as usize;
     let mut why = libc::EFAULT;
     let mut done = 0;
     let mut whole = b.place();
@@ -243,7 +244,7 @@ fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: u64, tail: u64, room: 
             whole = b.place();
         }
         let Some((mut src, n)) = b.piece((room - done).min(FRAGMENT - done % FRAGMENT)) else { break };
-        for (off, len) in geo.spans(base, tail.wrapping_add(done as u64), n as u64) {
+        for (off, len) in geo.spans(base, tail.plus(done as u64), n as u64) {
             if len == 0 {
                 continue;
             }

@@ -11,8 +11,9 @@ use crate::lock::{self, Held};
 use crate::{acts, peer, ruin};
 use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::driver::{self, Aim, Conn, Failure, Given, Outgoing, Put};
+use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Outgoing, Put};
 use shmring::family::Reason;
+use shmring::position::{RingPos, StreamPos};
 use shmring::ring;
 use shmring::switch::RxPhase;
 
@@ -29,7 +30,7 @@ pub(super) struct Out<'a> {
 port!(Out, notify);
 
 impl Outgoing for Out<'_> {
-    fn natively_sent(&mut self) -> Result<Option<u64>, Infallible> {
+    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Infallible> {
         Ok(lifeline::sent(self.fd, self.ep.role.load(Relaxed) == 1))
     }
 
@@ -72,7 +73,7 @@ impl Outgoing for Out<'_> {
         Ok(peer::gone(self.ep, self.fd))
     }
 
-    fn give(&mut self, base: u64, from: u64, len: u64) -> Result<Given, Infallible> {
+    fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Infallible> {
         let dir = self.chan.role().tx();
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         let mut small = [0u8; 4096];
@@ -99,7 +100,7 @@ impl Outgoing for Out<'_> {
     }
 
     #[inline]
-    fn drained(&mut self, tail: u64, base: u64) {
+    fn drained(&mut self, tail: RingPos, base: RingPos) {
         go_home(self.ep, self.chan, tail, base);
     }
 
@@ -115,11 +116,12 @@ impl Outgoing for Out<'_> {
         self.ep.because(why);
     }
 
-    fn moved(&mut self, up: bool, at: u64) {
-        if up {
-            crate::log!(Debug, "endpoint {}: sending on the ring from byte {at}", self.ep.index());
-        } else {
-            crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {at}", self.ep.index());
+    fn moved(&mut self, to: Moved) {
+        match to {
+            Moved::Up(at) => crate::log!(Debug, "endpoint {}: sending on the ring from byte {at}", self.ep.index()),
+            Moved::Down(at) => {
+                crate::log!(Debug, "endpoint {}: sending on the lifeline again from ring byte {at}", self.ep.index());
+            }
         }
     }
 }
@@ -250,7 +252,11 @@ impl<'a> Sending<'a> {
 
     /// Sends up to `want` bytes on the ring. `fill` gets the position at home, the tail and the room behind it.
     #[inline(always)]
-    pub fn put(&mut self, want: u64, fill: impl FnOnce(u64, u64, u64) -> Result<u64, i32>) -> Result<usize, i32> {
+    pub fn put(
+        &mut self,
+        want: u64,
+        fill: impl FnOnce(RingPos, RingPos, u64) -> Result<u64, i32>,
+    ) -> Result<usize, i32> {
         let chan = self.port.chan;
         let c = self.port.c;
         match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| {

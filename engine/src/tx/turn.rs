@@ -10,6 +10,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Reason;
+use shmring::layout::Arbiter;
 use shmring::switch::{Again, TxPhase};
 
 /// Serves what the peer may have asked of our sending direction. Cheap when it asked nothing.
@@ -26,7 +27,7 @@ pub fn service(ep: Ep, chan: &Chan, fd: i32) {
 pub fn is_asked(ep: Ep, chan: &Chan) -> bool {
     let c = conn(ep, chan);
     match c.ep.tx_phase.get() {
-        TxPhase::Ring => c.peer().rewind.load(Relaxed) != 0,
+        TxPhase::Ring => c.peer().rewind.load(Relaxed) != Arbiter::Open,
         TxPhase::Rewind => true,
         _ => false,
     }
@@ -98,7 +99,7 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
     if !rewinding() {
         return;
     }
-    if last && matches!(Again::from_word(ep.tx_again.load(Relaxed)), Again::Echo(_)) {
+    if last && matches!(ep.tx_again.load(Relaxed), Again::Echo(_)) {
         // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }

@@ -16,7 +16,7 @@ pub(super) const NEWS: u32 = 0xffff;
 
 /// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
 pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
-    rx::tail(ep, chan) | u64::from(rx::at_end(ep, chan)) << 63
+    rx::tail(ep, chan).number() | u64::from(rx::at_end(ep, chan)) << 63
 }
 
 /// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one

@@ -8,7 +8,8 @@
 use super::receive::{Incoming, arrived, come_down, end, turned_away};
 use super::{Access, Conn, Guard, Port};
 use crate::family::OPEN;
-use crate::layout::{CLOSED, ECHOED, REFUSED};
+use crate::layout::{Arbiter, REFUSED};
+use crate::position::{Claim, RingPos};
 use crate::ring::{self, Corrupt};
 use crate::switch::{self, RxPhase};
 use crate::sync::{Ordering, fence};
@@ -26,8 +27,8 @@ pub enum Unread {
 /// What the sender has to do before a receiver can leave.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Wait {
-    /// It takes back what lies behind this ring position; so many bytes before it are kept.
-    TakenBack(u64, u64),
+    /// It takes back what lies behind this place; so many bytes before it are kept.
+    TakenBack(RingPos, u64),
     /// It has gone down: it says where, and with that what it echoes.
     Closed,
     /// It completes its echo.
@@ -41,8 +42,8 @@ pub enum Wait {
 pub enum Outcome {
     /// On the lifeline.
     Come,
-    /// On the ring, which ends at this position + 1, or where its sender says if that is 0.
-    Stay(u64),
+    /// On the ring, which ends there, or where its sender says.
+    Stay(Option<Claim<RingPos>>),
     /// Not at all: what is left of the stream cannot be told.
     Break,
 }
@@ -79,19 +80,19 @@ impl Wait {
             Wait::TakenBack(at, kept) => Sees::Over(taken_back(at, kept)),
             // What it is about to echo cannot be known, not even that it is nothing.
             Wait::Closed => Sees::Over(Outcome::Break),
-            Wait::Echo => Sees::Over(Outcome::Stay(0)),
+            Wait::Echo => Sees::Over(Outcome::Stay(None)),
             // The rest waits for the next reader to make room.
             Wait::Arrival => Sees::Over(Outcome::Come),
         }
     }
 }
 
-fn taken_back(at: u64, kept: u64) -> Outcome {
-    if kept == 0 { Outcome::Come } else { Outcome::Stay(at + 1) }
+fn taken_back(at: RingPos, kept: u64) -> Outcome {
+    if kept == 0 { Outcome::Come } else { Outcome::Stay(Some(at.claim())) }
 }
 
 /// Bytes that the sender has published behind `head`, as it claims.
-fn there<P: Port>(p: &mut P, c: &Conn, head: u64) -> Result<Result<u64, Corrupt>, P::Stop> {
+fn there<P: Port>(p: &mut P, c: &Conn, head: RingPos) -> Result<Result<u64, Corrupt>, P::Stop> {
     p.atom(|| ring::available(c.published(), head, c.size))
 }
 
@@ -116,23 +117,24 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     }
     p.say(&c.me().rx, REFUSED)?;
     fence(Ordering::SeqCst);
-    if p.see(&c.peer().up)? == 0 {
+    if p.see(&c.peer().up)?.is_none() {
         return Ok(Began::Over(Outcome::Come));
     }
     let head = p.own(&c.ep.rx_head);
     let kept = if unread == Unread::Keep { there!(p, c, head, Began::Over) } else { 0 };
-    let at = head.wrapping_add(kept);
+    let at = head.plus(kept);
+    let left_at = Arbiter::Left(at.claim());
     // The arbiter: if this exchange succeeds the receiver has left at `at`. If it fails, the sender went down before.
-    let mut found = p.settle(&c.me().rewind, 0, at + 1)?;
-    if found == CLOSED && p.lacks(Guard::Arbiter) {
-        p.say(&c.me().rewind, at + 1)?;
-        found = 0;
+    let mut found = p.settle(&c.me().rewind, Arbiter::Open, left_at)?;
+    if found == Arbiter::Closed && p.lacks(Guard::Arbiter) {
+        p.say(&c.me().rewind, left_at)?;
+        found = Arbiter::Open;
     }
     // Before anything else: if this process is killed here, the peer must have been told.
     p.notify()?;
     let left = match found {
-        0 if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
-        0 => there!(p, c, head, Began::Over),
+        Arbiter::Open if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
+        Arbiter::Open => there!(p, c, head, Began::Over),
         _ if phase != RxPhase::Ring && p.lacks(Guard::CutInTransit) => 0,
         _ => {
             let end = end(p, c)?;
@@ -141,7 +143,7 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     };
     let wait = match switch::leave(found, head, kept, left, p.own(&c.ep.rx_cut)) {
         switch::Leave::Down => return Ok(Began::Over(Outcome::Come)),
-        switch::Leave::Cut(to) => return Ok(Began::Over(Outcome::Stay(to))),
+        switch::Leave::Cut(to) => return Ok(Began::Over(Outcome::Stay(Some(to)))),
         switch::Leave::Rewound => Wait::TakenBack(at, kept),
         switch::Leave::Closed if p.lacks(Guard::DownBeforeLeaving) => Wait::Echo,
         switch::Leave::Closed => Wait::Closed,
@@ -154,7 +156,7 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
 pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop> {
     match wait {
         Wait::TakenBack(at, kept) => {
-            let done = at + 1;
+            let done = Some(at.claim());
             if p.see(&c.peer().down)? == done {
                 return Ok(Sees::Over(taken_back(at, kept)));
             }
@@ -167,7 +169,7 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             }
             let up = p.see(&c.peer().up)?;
             let killed_over_it = match p.received()? {
-                Some((consumed, queued)) => switch::killed_over_it(up, consumed.saturating_add(queued)),
+                Some((consumed, queued)) => switch::killed_over_it(up, consumed.plus(queued)),
                 None => true,
             };
             if killed_over_it && !p.lacks(Guard::KilledOverIt) {
@@ -175,10 +177,11 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             }
             // It was killed before: nobody takes them back.
             let head = p.own(&c.ep.rx_head);
-            Ok(Sees::Over(Outcome::Stay(head.wrapping_add(there!(p, c, head, Sees::Over)) + 1)))
+            let end = head.plus(there!(p, c, head, Sees::Over));
+            Ok(Sees::Over(Outcome::Stay(Some(end.claim()))))
         }
         Wait::Closed => {
-            if p.see(&c.peer().down)? == 0 && !p.peer_ended()? {
+            if p.see(&c.peer().down)?.is_none() && !p.peer_ended()? {
                 return Ok(Sees::NotYet);
             }
             let head = p.own(&c.ep.rx_head);
@@ -192,10 +195,10 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             }
             let ended = p.peer_ended()?;
             let echo = p.see(&c.peer().echo)?;
-            if echo & ECHOED != 0 || echo != 0 && p.lacks(Guard::EchoComplete) {
+            if switch::is_complete(echo) || echo.is_some() && p.lacks(Guard::EchoComplete) {
                 return Ok(Sees::Then(Wait::Arrival));
             }
-            Ok(if ended { Sees::Over(Outcome::Stay(0)) } else { Sees::NotYet })
+            Ok(if ended { Sees::Over(Outcome::Stay(None)) } else { Sees::NotYet })
         }
         Wait::Arrival => {
             let ended = p.peer_ended()?;
@@ -203,7 +206,7 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             if arrived(p, c, up, echo)? {
                 return Ok(Sees::Over(Outcome::Come));
             }
-            Ok(if ended { Sees::Over(Outcome::Stay(0)) } else { Sees::NotYet })
+            Ok(if ended { Sees::Over(Outcome::Stay(None)) } else { Sees::NotYet })
         }
     }
 }
@@ -217,7 +220,7 @@ pub fn conclude<P: Incoming>(p: &mut P, c: &Conn, leaver: u64, outcome: Outcome)
     }
     let complete = match outcome {
         Outcome::Stay(to) => {
-            if to != 0 {
+            if to.is_some() {
                 p.say(&c.ep.rx_cut, to)?;
             }
             false

@@ -21,10 +21,10 @@ pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put
 
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};
+use crate::position::{RingPos, StreamPos};
 use crate::ring::Corrupt;
-use crate::switch::{RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::word::{Code, Coded};
+use crate::word::{Code, Coded, Width as _};
 
 /// One connection as one family sees it: its record in the family's memory, and the slot, which the peer can write.
 #[derive(Clone, Copy)]
@@ -114,26 +114,21 @@ impl Seen for u64 {
     }
 }
 
-macro_rules! state {
-    ($($state:ty),*) => { $(
-        impl Seen for $state {
-            fn pack(self) -> u64 {
-                u64::from(self.code())
-            }
-            fn unpack(word: u64) -> $state {
-                <$state>::of(word as u32)
-            }
-        }
-    )* };
-}
-state!(RxPhase, TxPhase);
-
-impl Seen for Result<u64, Corrupt> {
+impl<T: Code> Seen for T {
     fn pack(self) -> u64 {
-        self.unwrap_or(u64::MAX)
+        self.code().widen()
     }
-    fn unpack(word: u64) -> Result<u64, Corrupt> {
-        if word == u64::MAX { Err(Corrupt) } else { Ok(word) }
+    fn unpack(word: u64) -> T {
+        T::of(T::Bits::narrow(word))
+    }
+}
+
+impl<T: Seen> Seen for Result<T, Corrupt> {
+    fn pack(self) -> u64 {
+        self.map_or(u64::MAX, T::pack)
+    }
+    fn unpack(word: u64) -> Result<T, Corrupt> {
+        if word == u64::MAX { Err(Corrupt) } else { Ok(T::unpack(word)) }
     }
 }
 
@@ -205,6 +200,15 @@ pub enum Failure {
     Os(i32),
 }
 
+/// Where a sender has moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moved {
+    /// To the ring, which begins there.
+    Up(StreamPos),
+    /// To the lifeline, with the ring filled up to there.
+    Down(RingPos),
+}
+
 /// How a step reaches memory and the outside. Every method is one effect: what others do comes before it or after it.
 pub trait Port {
     /// Why a step ends between two effects. In the library nothing does that (`Infallible`).
@@ -268,7 +272,7 @@ macro_rules! word {
 }
 word!(AtomicU32 u32, AtomicU64 u64);
 
-impl<T: Code + Seen> Word for Coded<T> {
+impl<T: Code> Word for Coded<T> {
     type Value = T;
     #[inline(always)]
     fn get(&self) -> T {
@@ -281,6 +285,13 @@ impl<T: Code + Seen> Word for Coded<T> {
     #[inline(always)]
     fn set(&self, v: T) {
         Coded::set(self, v);
+    }
+}
+
+impl<T: Code> Contended for Coded<T> {
+    #[inline(always)]
+    fn swap_from(&self, from: T, to: T) -> T {
+        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).unwrap_or_else(|found| found)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Access, Conn, Guard, Port};
 use crate::family::OPEN;
-use crate::layout::{CLOSED, READY};
+use crate::layout::{Arbiter, Echo, READY};
+use crate::position::{Claim, RingPos, StreamPos};
 use crate::ring::{self, Corrupt};
 use crate::switch::{self, RxPhase, RxStep, RxView, Transit};
 use crate::sync::Ordering;
@@ -27,9 +28,9 @@ pub trait Incoming: Port {
     /// What ends a stream whose other direction was taken down.
     type Last;
 
-    /// Bytes of the lifeline consumed so far, and bytes lying there; `None`: it is no connection any more. Nobody may be
+    /// How far the lifeline was consumed, and bytes lying there; `None`: it is no connection any more. Nobody may be
     /// reading at the same time.
-    fn received(&mut self) -> Result<Option<(u64, u64)>, Self::Stop>;
+    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Self::Stop>;
     /// Whether the lifeline has ended; and bytes lying there, looked at after that.
     fn lying(&mut self) -> Result<(bool, u64), Self::Stop>;
     /// Whether the lifeline shows bytes or an end. An end is noted.
@@ -43,7 +44,7 @@ pub trait Incoming: Port {
     /// Drops up to `n` bytes that lie on the lifeline; how many, 0 if it could not.
     fn discard(&mut self, n: u64) -> Result<u64, Self::Stop>;
     /// Hands out up to `n` bytes of the ring from position `at`; how many.
-    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, Self::Fault>, Self::Stop>;
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Self::Fault>, Self::Stop>;
     /// The lifeline has ended and the ring is empty: takes our sending direction down, so that the kernel gives its sequence
     /// of errors, and says how the stream ends if not as the kernel says.
     fn end_sending(&mut self) -> Result<Option<Self::Last>, Self::Stop>;
@@ -59,8 +60,8 @@ pub trait Incoming: Port {
     fn break_off(&mut self) -> Result<(), Self::Stop>;
     /// Where the ring begins (`"start"`) or ends contradicts what was read: that, and the peer's claim.
     fn contradicts(&mut self, _of: &'static str, _read: u64, _claimed: u64) {}
-    /// The receiver went up, at this stream position (`Some`), or down.
-    fn moved(&mut self, _up: Option<u64>) {}
+    /// The receiver went up, to the ring that begins there (`Some`), or down.
+    fn moved(&mut self, _up: Option<StreamPos>) {}
 }
 
 /// Where a receive stands. A peek goes on from here without consuming.
@@ -69,7 +70,7 @@ pub struct Place {
     /// The receiver's phase.
     pub phase: RxPhase,
     /// Its head.
-    pub head: u64,
+    pub head: RingPos,
     /// The end of the lifeline was seen: what was published before it is visible.
     pub seen_end: bool,
     /// This receive has bytes.
@@ -124,13 +125,13 @@ pub(super) fn turned_away<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::S
     }
 }
 
-/// Ring position + 1 at which the ring ends: where the sender went down, or where this side cut it.
+/// Where the ring ends, if it does: where the sender went down, or where this side cut it.
 #[inline(always)]
-pub(super) fn end<P: Port>(p: &mut P, c: &Conn) -> Result<u64, P::Stop> {
+pub(super) fn end<P: Port>(p: &mut P, c: &Conn) -> Result<Option<Claim<RingPos>>, P::Stop> {
     let cut = p.own(&c.ep.rx_cut);
     let rewind = p.see(&c.me().rewind)?;
     let down = p.see(&c.peer().down)?;
-    let rewind = if p.lacks(Guard::HealCut) && rewind != CLOSED { 0 } else { rewind };
+    let rewind = if p.lacks(Guard::HealCut) && rewind != Arbiter::Closed { Arbiter::Open } else { rewind };
     Ok(switch::end(cut, rewind, down))
 }
 
@@ -153,7 +154,7 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
     let Place { head, phase, .. } = *place;
     let down = end(p, c)?;
     let step = match p.atom(|| ring::available(c.published(), head, c.size))? {
-        Ok(available) => switch::rx(RxView { phase, up: 0, down, head, available }),
+        Ok(available) => switch::rx(RxView { phase, up: None, down, head, available }),
         Err(Corrupt) => RxStep::Corrupt,
     };
     let n = match step {
@@ -166,23 +167,22 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
             return Ok(Brought::Again);
         }
         // A peek does not see past an echo that is not complete.
-        RxStep::Ended if p.see(&c.peer().echo)? != 0 => return Ok(Brought::NoMore),
+        RxStep::Ended if p.see(&c.peer().echo)?.is_some() => return Ok(Brought::NoMore),
         RxStep::Ended => {
             place.phase = RxPhase::Down;
             return Ok(Brought::Again);
         }
         _ => {
-            p.contradicts("end", head, down);
+            p.contradicts("end", head.number(), down.map_or(0, Claim::number));
             return Ok(Brought::Corrupt);
         }
     };
-    let room =
-        if p.lacks(Guard::SpaceAfterConsume) { c.size - p.own(&c.published().tail).wrapping_sub(head) } else { 0 };
+    let room = if p.lacks(Guard::SpaceAfterConsume) { c.size - p.own(&c.published().tail).behind(head) } else { 0 };
     let n = match p.copy(head, n)? {
         Ok(n) => n,
         Err(fault) => return Ok(Brought::Fault(fault)),
     };
-    place.head = head.wrapping_add(n);
+    place.head = head.plus(n);
     if !p.peeks() {
         p.say(&c.ep.rx_head, place.head)?;
         p.atom(|| ring::consume(c.consumed(), place.head))?;
@@ -202,10 +202,10 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
 /// is needed only when the tail is that far from a head that an earlier fence has shown to it: with less,
 /// the writer either saw that head and does not wait, or waited already when that fence looked.
 #[inline(always)]
-fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: u64, before: u64, n: u64) -> Result<(), P::Stop> {
+fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: RingPos, before: u64, n: u64) -> Result<(), P::Stop> {
     let limit = p.limit();
     let shown = p.own(&c.ep.rx_shown);
-    if p.own(&c.published().tail).wrapping_sub(shown) <= limit / 2 {
+    if p.own(&c.published().tail).behind(shown) <= limit / 2 {
         return Ok(());
     }
     p.note(&c.ep.rx_shown, head);
@@ -217,7 +217,7 @@ fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: u64, before: u64, n: u64)
 }
 
 #[inline(never)]
-fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: u64, limit: u64) -> Result<(), P::Stop> {
+fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: RingPos, limit: u64) -> Result<(), P::Stop> {
     let wish = p.atom(|| ring::wish(c.peer(), c.published(), head, limit).unwrap_or(0))?;
     if wish != 0 {
         p.notify()?;
@@ -234,7 +234,7 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step
     if !place.seen_end {
         // A holder died between its note of the head and the sender's, or before it served the wish that it made room for.
         if !p.lacks(Guard::Heal) && !p.peeks() {
-            if p.own(&c.consumed().head) != place.head {
+            if p.own(&c.consumed().head) != place.head.claim() {
                 p.atom(|| ring::consume(c.consumed(), place.head))?;
             }
             if p.own(&c.peer().want_space) != 0 {
@@ -289,7 +289,7 @@ fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> S
         }
     } else {
         let mut up = p.see(&c.peer().up)?;
-        if place.phase == RxPhase::Native && up == 0 && !p.lacks(Guard::BoundedNative) {
+        if place.phase == RxPhase::Native && up.is_none() && !p.lacks(Guard::BoundedNative) {
             // What lies there while the sender is still native is before X. Had we received without bound, it could have
             // gone up, come down and sent natively in between, and one call would return bytes from both sides of the ring.
             let (ended, queued) = p.lying()?;
@@ -298,11 +298,11 @@ fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> S
             }
             up = p.see(&c.peer().up)?;
         }
-        match switch::rx(RxView { phase: place.phase, up, down: 0, head: place.head, available: 0 }) {
+        match switch::rx(RxView { phase: place.phase, up, down: None, head: place.head, available: 0 }) {
             RxStep::Transit { x } => return transit(p, c, place, want, x),
             RxStep::Lifeline => {}
             _ => {
-                p.contradicts("start", place.head, up);
+                p.contradicts("start", place.head.number(), up.map_or(0, Claim::bytes));
                 return Ok(Brought::Corrupt);
             }
         }
@@ -315,50 +315,47 @@ fn lifeline<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> S
 }
 
 /// The sender is on the ring from `x` on; what lies before that comes first.
-fn transit<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64, x: u64) -> Step<P> {
+fn transit<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64, x: Claim<StreamPos>) -> Step<P> {
     if place.phase == RxPhase::Native {
         place.phase = RxPhase::Transit;
         p.say(&c.ep.rx_phase, place.phase)?;
     }
     let Some((consumed, queued)) = p.received()? else { return Ok(Brought::Unknown) };
     match switch::transit(x, consumed, queued) {
-        Transit::Lifeline => {
-            let left = x - consumed;
-            match p.native(left.min(want))? {
-                Native::Bytes(n) if n == left => {
-                    place.phase = RxPhase::Ring;
-                    if !p.peeks() {
-                        go_up(p, c, x)?;
-                    }
-                    Ok(Brought::Bytes(n))
+        Transit::Lifeline(left) => match p.native(left.min(want))? {
+            Native::Bytes(n) if n == left => {
+                place.phase = RxPhase::Ring;
+                if !p.peeks() {
+                    go_up(p, c, consumed.plus(n))?;
                 }
-                // What follows lies on the ring only if this was all before it.
-                Native::Bytes(n) if p.peeks() => Ok(Brought::Last(n)),
-                Native::Bytes(n) => Ok(Brought::Bytes(n)),
-                other => Ok(Brought::Behind(other)),
+                Ok(Brought::Bytes(n))
             }
-        }
+            // What follows lies on the ring only if this was all before it.
+            Native::Bytes(n) if p.peeks() => Ok(Brought::Last(n)),
+            Native::Bytes(n) => Ok(Brought::Bytes(n)),
+            other => Ok(Brought::Behind(other)),
+        },
         // A RST has dropped what was on its way, but for what has come since the kernel was asked. An echo may have come
         // behind that.
-        Transit::Wait if p.broken()? => {
-            let got = p.native((x - consumed).min(want))?;
+        Transit::Wait(left) if p.broken()? => {
+            let got = p.native(left.min(want))?;
             Ok(bytes_or(p, got, Brought::Behind))
         }
-        Transit::Wait => Ok(Brought::Nothing),
-        Transit::Ring => {
+        Transit::Wait(_) => Ok(Brought::Nothing),
+        Transit::Ring(x) => {
             place.phase = RxPhase::Ring;
             go_up(p, c, x)?;
             Ok(Brought::Again)
         }
         Transit::Corrupt => {
-            p.contradicts("start", consumed, x);
+            p.contradicts("start", consumed.bytes(), x.bytes());
             Ok(Brought::Corrupt)
         }
     }
 }
 
 /// Moves the receiver to the ring.
-fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: u64) -> Result<(), P::Stop> {
+fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: StreamPos) -> Result<(), P::Stop> {
     p.note(&c.ep.rx_up, x);
     p.say(&c.ep.rx_phase, RxPhase::Ring)?;
     // The sender has told of what lies there when it came; others have gone to sleep since, on the lifeline.
@@ -374,15 +371,15 @@ fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: u64) -> Result<(), P::Stop> {
 pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
     let rewind = p.see(&c.me().rewind)?;
     let echo = p.see(&c.peer().echo)?;
-    if rewind != 0 && rewind != CLOSED && !p.lacks(Guard::TellAgain) {
+    if matches!(rewind, Arbiter::Left(_)) && !p.lacks(Guard::TellAgain) {
         // A holder that died when it had moved the arbiter may have told nobody.
         p.notify()?;
     }
     let up = p.own(&c.ep.rx_up);
     let to = switch::skip(rewind, echo, up, p.own(&c.ep.rx_head), c.size);
-    if to != 0 && !p.lacks(Guard::Skip) {
+    if to.is_some() && !p.lacks(Guard::Skip) {
         // Nothing was read there since the ring began; of what an image before this one has read, only the kernel knows.
-        let counted = if p.handed_on() { 0 } else { up.wrapping_add(1) };
+        let counted = if p.handed_on() { None } else { Some(up) };
         p.note(&c.ep.rx_at, counted);
         p.say(&c.ep.rx_skip, to)?;
     }
@@ -404,20 +401,17 @@ pub enum Skipped {
 
 /// Drops what the lifeline repeats of bytes that were read from the ring, as far as it has come.
 pub fn skip<P: Incoming>(p: &mut P, c: &Conn) -> Result<Skipped, P::Stop> {
-    let to = p.own(&c.ep.rx_skip);
-    if to == 0 {
-        return Ok(Skipped::All);
-    }
+    let Some(to) = p.own(&c.ep.rx_skip) else { return Ok(Skipped::All) };
     let ended = p.peer_ended()?;
     let (left, queued) = match p.received()? {
-        Some((consumed, queued)) => (to.saturating_sub(consumed), queued),
+        Some((consumed, queued)) => (to.since(consumed), queued),
         // Not a connection any more: the kernel says what it is.
         None => (0, 0),
     };
     // A sender that finished, or was killed, may not have repeated all of it.
     if left == 0 || (queued == 0 && ended) {
-        p.note(&c.ep.rx_at, 0);
-        p.say(&c.ep.rx_skip, 0)?;
+        p.note(&c.ep.rx_at, None);
+        p.say(&c.ep.rx_skip, None)?;
         return Ok(Skipped::All);
     }
     if queued == 0 {
@@ -428,9 +422,8 @@ pub fn skip<P: Incoming>(p: &mut P, c: &Conn) -> Result<Skipped, P::Stop> {
         return Ok(Skipped::NotYet);
     }
     p.quiet(|| {
-        if c.ep.rx_at.load(Ordering::Relaxed) != 0 {
-            c.ep.rx_at.fetch_add(n, Ordering::Relaxed);
-        }
+        let at = c.ep.rx_at.load(Ordering::Relaxed);
+        c.ep.rx_at.store(at.map(|at| at.plus(n)), Ordering::Relaxed);
     });
     Ok(Skipped::Some)
 }
@@ -443,17 +436,22 @@ pub fn all_echoed<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
     }
     let rewind = p.see(&c.me().rewind)?;
     let echo = p.see(&c.peer().echo)?;
-    let up = p.own(&c.ep.rx_up).wrapping_add(1);
-    Ok(switch::all_echoed(phase, rewind, echo) && arrived(p, c, up, echo)?)
+    let up = p.own(&c.ep.rx_up).claim();
+    Ok(switch::all_echoed(phase, rewind, echo) && arrived(p, c, Some(up), echo)?)
 }
 
-/// Whether a complete echo has come to its end. `up`: where the ring begins, + 1.
-pub(super) fn arrived<P: Incoming>(p: &mut P, c: &Conn, up: u64, echo: u64) -> Result<bool, P::Stop> {
+/// Whether a complete echo has come to its end. `up`: where the ring begins.
+pub(super) fn arrived<P: Incoming>(
+    p: &mut P,
+    c: &Conn,
+    up: Option<Claim<StreamPos>>,
+    echo: Option<Echo>,
+) -> Result<bool, P::Stop> {
     if p.lacks(Guard::Arrived) {
         return Ok(true);
     }
     let down = p.see(&c.peer().down)?;
-    Ok(p.received()?.is_some_and(|(consumed, queued)| switch::arrived(up, down, echo, consumed.saturating_add(queued))))
+    Ok(p.received()?.is_some_and(|(consumed, queued)| switch::arrived(up, down, echo, consumed.plus(queued))))
 }
 
 /// Moves a receiver on towards the ring, or down from it, as far as the lifeline allows, without reading. `early`: it comes
@@ -465,17 +463,17 @@ pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::S
     match p.own(&c.ep.rx_phase) {
         RxPhase::Ring => {
             let head = p.own(&c.ep.rx_head);
-            if end(p, c)? == head.wrapping_add(1) || early && all_echoed(p, c)? {
+            if end(p, c)? == Some(head.claim()) || early && all_echoed(p, c)? {
                 come_down(p, c)?;
             }
         }
         RxPhase::Native | RxPhase::Transit => {
             let up = p.see(&c.peer().up)?;
-            if up != 0
+            if let Some(x) = up
                 && let Some((consumed, _)) = p.received()?
             {
-                if consumed == up - 1 {
-                    go_up(p, c, up - 1)?;
+                if consumed.claim() == x {
+                    go_up(p, c, consumed)?;
                 } else {
                     p.say(&c.ep.rx_phase, RxPhase::Transit)?;
                 }

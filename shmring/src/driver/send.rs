@@ -1,8 +1,9 @@
 //! The sending direction.
 
-use super::{Access, Conn, Failure, Guard, Port};
+use super::{Access, Conn, Failure, Guard, Moved, Port};
 use crate::family::UP;
-use crate::layout::{ALL_SHUT, CLOSED, ECHOED};
+use crate::layout::{ALL_SHUT, Arbiter, Echo};
+use crate::position::{RingPos, StreamPos};
 use crate::ring;
 use crate::switch::{self, Again, TxPhase, TxStep, TxView};
 use crate::sync::{Ordering, fence};
@@ -20,8 +21,8 @@ pub enum Given {
 
 /// What a sender asks of the outside.
 pub trait Outgoing: Port {
-    /// Stream position up to which this side has sent natively. Nobody may be sending natively at the same time.
-    fn natively_sent(&mut self) -> Result<Option<u64>, Self::Stop>;
+    /// Up to where this side has sent natively. Nobody may be sending natively at the same time.
+    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Self::Stop>;
     /// Whether the lifeline shows the peer's FIN, RST or death, as far as somebody has looked. A look may be due.
     fn ended(&mut self) -> Result<bool, Self::Stop>;
     /// Whether so much lies unread on the lifeline that the peer's FIN may not get through to it.
@@ -32,19 +33,19 @@ pub trait Outgoing: Port {
     fn killed(&mut self) -> Result<bool, Self::Stop>;
     /// Sends bytes of the ring natively, as many as the lifeline takes: up to `len` from position `from`, where `base` is at
     /// home.
-    fn give(&mut self, base: u64, from: u64, len: u64) -> Result<Given, Self::Stop>;
+    fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Self::Stop>;
     /// Bytes that may lie on the ring.
     fn limit(&mut self) -> u64;
     /// The ring is empty at `tail`, and the next byte goes home; what was at home was position `base`.
-    fn drained(&mut self, _tail: u64, _base: u64) {}
+    fn drained(&mut self, _tail: RingPos, _base: RingPos) {}
     /// Tells the kernel of a cork that it does not know of.
     fn tell_cork(&mut self);
     /// Latches an error that the kernel would have queued.
     fn latch(&mut self, failure: Failure);
     /// Says why the direction is where it is.
     fn because(&mut self, why: crate::family::Reason);
-    /// The direction went up, at this stream position (`true`), or down, at this ring position.
-    fn moved(&mut self, _up: bool, _at: u64) {}
+    /// The direction went up, or down.
+    fn moved(&mut self, _: Moved) {}
 }
 
 /// What a caller wants of the sending direction.
@@ -80,8 +81,8 @@ pub enum Stage {
     GoUp,
     /// Go down, unless the receiver has left first.
     GoDown,
-    /// Begin to take back what the receiver, who has left, did not read: from this ring position on.
-    TakeBack(u64),
+    /// Begin to take back what the receiver, who has left, did not read: from there on.
+    TakeBack(RingPos),
     /// Send the next piece of what is sent again.
     Resend,
 }
@@ -193,12 +194,12 @@ fn go_up<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         }
     }
     let Some(x) = p.natively_sent()? else { return give_up(p) };
-    p.note(&c.sent().base, 0);
-    p.say(&c.me().up, x + 1)?;
+    p.note(&c.sent().base, RingPos::START);
+    p.say(&c.me().up, Some(x.claim()))?;
     p.note(&c.ep.tx_up, x);
     p.say(&c.ep.tx_phase, TxPhase::Ring)?;
     p.because(crate::family::Reason::None);
-    p.moved(true, x);
+    p.moved(Moved::Up(x));
     // A receiver that refuses meanwhile sees `up`, or the next look sees its refusal.
     fence(Ordering::SeqCst);
     p.notify()?;
@@ -214,15 +215,14 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     let tail = p.own(&c.ep.tx_tail);
     if !p.lacks(Guard::Heal) {
         // A holder that died after its note of the tail may not have published it.
-        p.say(&c.sent().tail, tail)?;
+        p.say(&c.sent().tail, tail.claim())?;
     }
-    // CLOSED already: a holder died on its way down, or the peer moved its own word; down either way.
-    let found = p.settle(&c.peer().rewind, 0, CLOSED)?;
-    if found != 0 && found != CLOSED {
+    // Closed already: a holder died on its way down, or the peer moved its own word; down either way.
+    if let Arbiter::Left(_) = p.settle(&c.peer().rewind, Arbiter::Open, Arbiter::Closed)? {
         if !p.lacks(Guard::Arbiter) {
             return Ok(Next::Then(Stage::Look));
         }
-        p.say(&c.peer().rewind, CLOSED)?;
+        p.say(&c.peer().rewind, Arbiter::Closed)?;
     }
     let known = p.own(&c.ep.tx_head);
     let head = p.atom(|| ring::refresh(c.given_back(), known, tail))?;
@@ -231,22 +231,22 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         None => (None, false),
         Some(_) => fate(p, c)?,
     };
-    let mut again = Again::from_word(p.own(&c.ep.tx_again));
+    let mut again = p.own(&c.ep.tx_again);
     // The decision of a holder that died on its way down stands: it may have published it.
     if !matches!(again, Again::Nothing | Again::Echo(_)) {
         again = match unread {
             Some(head) if repeats && !p.lacks(Guard::Echo) => Again::Echo(head),
             _ => Again::Nothing,
         };
-        p.say(&c.ep.tx_again, again.to_word())?;
+        p.say(&c.ep.tx_again, again)?;
     }
-    let echo = again.from().map_or(0, |from| from + 1);
+    let echo = again.from().map(|from| Echo { from: from.claim(), complete: false });
     if p.lacks(Guard::EchoBeforeDown) {
-        p.say(&c.me().down, tail + 1)?;
+        p.say(&c.me().down, Some(tail.claim()))?;
         p.say(&c.me().echo, echo)?;
     } else {
         p.say(&c.me().echo, echo)?;
-        p.say(&c.me().down, tail + 1)?;
+        p.say(&c.me().down, Some(tail.claim()))?;
     }
     let phase = if again == Again::Nothing { TxPhase::Down } else { TxPhase::Rewind };
     if let (true, Some(from)) = (p.lacks(Guard::Heal), again.from()) {
@@ -254,7 +254,7 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     }
     p.say(&c.ep.tx_phase, phase)?;
     p.because(crate::family::Reason::Down);
-    p.moved(false, tail);
+    p.moved(Moved::Down(tail));
     if let Some(failure) = lost {
         p.latch(failure);
     }
@@ -284,24 +284,24 @@ fn fate<P: Outgoing>(p: &mut P, c: &Conn) -> Result<(Option<Failure>, bool), P::
     Ok((None, p.see(&c.peer().wr_shut)? & ALL_SHUT == 0))
 }
 
-/// The receiver left first, at ring position `from`.
-fn take_back<P: Outgoing>(p: &mut P, c: &Conn, from: u64) -> Result<Next, P::Stop> {
+/// The receiver left first, at `from`.
+fn take_back<P: Outgoing>(p: &mut P, c: &Conn, from: RingPos) -> Result<Next, P::Stop> {
     p.tell_cork();
     p.note(&c.ep.tx_head, from);
-    p.say(&c.ep.tx_again, Again::Rewind(from).to_word())?;
+    p.say(&c.ep.tx_again, Again::Rewind(from))?;
     p.say(&c.ep.tx_phase, TxPhase::Rewind)?;
     Ok(Next::Then(Stage::Resend))
 }
 
 /// Sends a piece of what the departed receiver left unread, or of the echo, over the lifeline.
 fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
-    let again = Again::from_word(p.own(&c.ep.tx_again));
+    let again = p.own(&c.ep.tx_again);
     let (tail, up, base) = (p.own(&c.ep.tx_tail), p.own(&c.ep.tx_up), p.own(&c.ep.tx_base));
     let at = if p.lacks(Guard::Heal) {
         p.own(&c.ep.tx_head)
     } else {
         // The kernel knows how much has been sent since the direction went up, also by a holder that died.
-        let sent = p.natively_sent()?.map_or(0, |n| n.saturating_sub(up));
+        let sent = p.natively_sent()?.map_or(0, |n| n.since(up));
         match again.resume(tail, sent) {
             Ok(at) => at,
             Err(ring::Corrupt) => {
@@ -312,9 +312,9 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     };
     p.note(&c.ep.tx_head, at);
     if at != tail {
-        return Ok(match p.give(base, at, tail.wrapping_sub(at))? {
+        return Ok(match p.give(base, at, tail.since(at))? {
             Given::Took(n) => {
-                p.note(&c.ep.tx_head, at.wrapping_add(n));
+                p.note(&c.ep.tx_head, at.plus(n));
                 Next::Then(Stage::Resend)
             }
             Given::Full => Next::Done(Turn::Blocked),
@@ -325,9 +325,9 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         });
     }
     match again {
-        Again::Echo(from) => p.say(&c.me().echo, (from + 1) | ECHOED)?,
+        Again::Echo(from) => p.say(&c.me().echo, Some(Echo { from: from.claim(), complete: true }))?,
         Again::Rewind(from) => {
-            p.say(&c.me().down, from + 1)?;
+            p.say(&c.me().down, Some(from.claim()))?;
             p.because(crate::family::Reason::Down);
         }
         Again::Undecided | Again::Nothing => {}
@@ -367,14 +367,14 @@ pub fn put<P: Outgoing, F>(
     p: &mut P,
     c: &Conn,
     want: u64,
-    fill: impl FnOnce(&mut P, u64, u64, u64) -> Result<Result<u64, F>, P::Stop>,
+    fill: impl FnOnce(&mut P, RingPos, RingPos, u64) -> Result<Result<u64, F>, P::Stop>,
 ) -> Result<Put<F>, P::Stop> {
     let limit = p.limit();
     let tail = p.own(&c.ep.tx_tail);
     let mut head = p.own(&c.ep.tx_head);
     let mut base = p.own(&c.ep.tx_base);
-    let in_home = tail.wrapping_sub(base).saturating_add(want) <= P::HOME;
-    if limit.saturating_sub(tail.wrapping_sub(head)) < want || !in_home {
+    let in_home = tail.since(base).saturating_add(want) <= P::HOME;
+    if limit.saturating_sub(tail.since(head)) < want || !in_home {
         head = match p.atom(|| ring::refresh(c.given_back(), head, tail))? {
             Ok(head) => head,
             Err(ring::Corrupt) => return Ok(Put::Corrupt),
@@ -388,7 +388,7 @@ pub fn put<P: Outgoing, F>(
             p.atom(|| ring::rebase(c.sent(), base))?;
         }
     }
-    let room = limit.saturating_sub(tail.wrapping_sub(head)).min(want);
+    let room = limit.saturating_sub(tail.since(head)).min(want);
     if room == 0 {
         return Ok(Put::Full);
     }
@@ -397,7 +397,7 @@ pub fn put<P: Outgoing, F>(
         Ok(n) => n,
         Err(fault) => return Ok(Put::Fault(fault)),
     };
-    let new = tail.wrapping_add(n);
+    let new = tail.plus(n);
     p.say(&c.ep.tx_tail, new)?;
     if !p.lacks(Guard::Heal) {
         // The base that goes with this tail, also if a holder died after its note of a new one.

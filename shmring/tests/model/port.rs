@@ -7,6 +7,7 @@ use crate::world::{Config, FLAG, RAW, SHUT, Slot, World, echo_word, rewind_word}
 use shmring::driver::{Conn, Failure, Given, Guard, Incoming, Native, Outgoing, Port, Seen};
 use shmring::family::{Endpoint, Reason};
 use shmring::layout::{CLOSED, ECHOED, Role, SlotHeader, WR_SHUT};
+use shmring::position::{RingPos, StreamPos};
 use shmring::switch::{RxPhase, TxPhase};
 use shmring::sync::Ordering::Relaxed;
 
@@ -90,27 +91,27 @@ impl Memory {
     fn fill(&self, w: &World, of: Of) {
         let m: &Slot = if of == Of::Receiver { w.slot() } else { &w.m };
         let [s, r] = &self.slot.side;
-        s.up.store(m.up.into(), Relaxed);
-        s.down.store(m.down.into(), Relaxed);
-        s.echo.store(echo_word(m.echo), Relaxed);
+        s.up.word().store(m.up.into(), Relaxed);
+        s.down.word().store(m.down.into(), Relaxed);
+        s.echo.word().store(echo_word(m.echo), Relaxed);
         s.want_space.store(m.want.into(), Relaxed);
         s.wr_shut.store(m.wr_shut.into(), Relaxed);
-        r.rewind.store(rewind_word(m.rewind), Relaxed);
+        r.rewind.word().store(rewind_word(m.rewind), Relaxed);
         r.rx.store(m.rx.into(), Relaxed);
         r.wr_shut.store(if w.k.half { WR_SHUT } else { 0 }, Relaxed);
-        self.slot.producer[0].tail.store(m.tail.into(), Relaxed);
-        self.slot.producer[0].base.store(m.base.into(), Relaxed);
-        self.slot.consumer[0].head.store(m.head.into(), Relaxed);
+        self.slot.producer[0].tail.word().store(m.tail.into(), Relaxed);
+        self.slot.producer[0].base.word().store(m.base.into(), Relaxed);
+        self.slot.consumer[0].head.word().store(m.head.into(), Relaxed);
         match of {
             Of::Sender => {
                 let (e, t) = (&self.tx, &w.tx);
                 e.tx_word.store(counted(t.word), Relaxed);
                 e.tx_phase.set(TxPhase::from_u32(t.phase.into()));
-                e.tx_tail.store(t.tail.into(), Relaxed);
-                e.tx_head.store(t.head.into(), Relaxed);
-                e.tx_base.store(t.base.into(), Relaxed);
-                e.tx_up.store(t.up.into(), Relaxed);
-                e.tx_again.store(t.again.into(), Relaxed);
+                e.tx_tail.word().store(t.tail.into(), Relaxed);
+                e.tx_head.word().store(t.head.into(), Relaxed);
+                e.tx_base.word().store(t.base.into(), Relaxed);
+                e.tx_up.word().store(t.up.into(), Relaxed);
+                e.tx_again.word().store(t.again.into(), Relaxed);
                 e.rx_fin.store(t.fin.into(), Relaxed);
                 e.latched.store(t.latched.into(), Relaxed);
             }
@@ -118,11 +119,11 @@ impl Memory {
                 let (e, r) = (&self.rx, &w.rx);
                 e.rx_word.store(counted(r.word), Relaxed);
                 e.rx_phase.set(RxPhase::from_u32(r.phase.into()));
-                e.rx_head.store(r.head.into(), Relaxed);
-                e.rx_shown.store(r.shown.into(), Relaxed);
-                e.rx_up.store(r.up.into(), Relaxed);
-                e.rx_cut.store(r.cut.into(), Relaxed);
-                e.rx_skip.store(r.skip.into(), Relaxed);
+                e.rx_head.word().store(r.head.into(), Relaxed);
+                e.rx_shown.word().store(r.shown.into(), Relaxed);
+                e.rx_up.word().store(r.up.into(), Relaxed);
+                e.rx_cut.word().store(r.cut.into(), Relaxed);
+                e.rx_skip.word().store(r.skip.into(), Relaxed);
                 e.rx_fin.store(r.fin.into(), Relaxed);
                 e.rx_leaving.store(r.leaving.into(), Relaxed);
             }
@@ -132,28 +133,28 @@ impl Memory {
     fn drain(&self, w: &mut World, of: Of) {
         let [s, r] = &self.slot.side;
         let m: &mut Slot = if of == Of::Receiver { w.slot_mut() } else { &mut w.m };
-        m.up = s.up.load(Relaxed) as u8;
-        m.down = s.down.load(Relaxed) as u8;
-        m.echo = echo_byte(s.echo.load(Relaxed));
+        m.up = s.up.word().load(Relaxed) as u8;
+        m.down = s.down.word().load(Relaxed) as u8;
+        m.echo = echo_byte(s.echo.word().load(Relaxed));
         m.want = s.want_space.load(Relaxed) as u8;
-        m.rewind = match r.rewind.load(Relaxed) {
+        m.rewind = match r.rewind.word().load(Relaxed) {
             CLOSED => SHUT,
             at => at as u8,
         };
         m.rx = r.rx.load(Relaxed) as u8;
-        m.tail = self.slot.producer[0].tail.load(Relaxed) as u8;
-        m.base = self.slot.producer[0].base.load(Relaxed) as u8;
-        m.head = self.slot.consumer[0].head.load(Relaxed) as u8;
+        m.tail = self.slot.producer[0].tail.word().load(Relaxed) as u8;
+        m.base = self.slot.producer[0].base.word().load(Relaxed) as u8;
+        m.head = self.slot.consumer[0].head.word().load(Relaxed) as u8;
         match of {
             Of::Sender => {
                 let (e, t) = (&self.tx, &mut w.tx);
                 t.word = count(e.tx_word.load(Relaxed));
                 t.phase = e.tx_phase.get() as u8;
-                t.tail = e.tx_tail.load(Relaxed) as u8;
-                t.head = e.tx_head.load(Relaxed) as u8;
-                t.base = e.tx_base.load(Relaxed) as u8;
-                t.up = e.tx_up.load(Relaxed) as u8;
-                t.again = e.tx_again.load(Relaxed) as u8;
+                t.tail = e.tx_tail.word().load(Relaxed) as u8;
+                t.head = e.tx_head.word().load(Relaxed) as u8;
+                t.base = e.tx_base.word().load(Relaxed) as u8;
+                t.up = e.tx_up.word().load(Relaxed) as u8;
+                t.again = e.tx_again.word().load(Relaxed) as u8;
                 t.fin = e.rx_fin.load(Relaxed) != 0;
                 t.latched = e.latched.load(Relaxed) != 0;
             }
@@ -161,11 +162,11 @@ impl Memory {
                 let (e, r) = (&self.rx, &mut w.rx);
                 r.word = count(e.rx_word.load(Relaxed));
                 r.phase = e.rx_phase.get() as u8;
-                r.head = e.rx_head.load(Relaxed) as u8;
-                r.shown = e.rx_shown.load(Relaxed) as u8;
-                r.up = e.rx_up.load(Relaxed) as u8;
-                r.cut = e.rx_cut.load(Relaxed) as u8;
-                r.skip = e.rx_skip.load(Relaxed) as u8;
+                r.head = e.rx_head.word().load(Relaxed) as u8;
+                r.shown = e.rx_shown.word().load(Relaxed) as u8;
+                r.up = e.rx_up.word().load(Relaxed) as u8;
+                r.cut = e.rx_cut.word().load(Relaxed) as u8;
+                r.skip = e.rx_skip.word().load(Relaxed) as u8;
                 r.fin = e.rx_fin.load(Relaxed) != 0;
                 r.leaving = e.rx_leaving.load(Relaxed) as u8;
             }
@@ -314,14 +315,14 @@ impl Run<'_> {
     fn publish(&mut self) {
         match self.of {
             Of::Sender => {
-                let tail = self.memory.slot.producer[0].tail.load(Relaxed) as u8;
-                let base = self.memory.tx.tx_base.load(Relaxed) as u8;
+                let tail = self.memory.slot.producer[0].tail.word().load(Relaxed) as u8;
+                let base = self.memory.tx.tx_base.word().load(Relaxed) as u8;
                 for at in self.w.m.tail..tail {
                     name(self.c, &mut self.w, base, at);
                 }
             }
             Of::Receiver => {
-                let head = self.memory.rx.rx_head.load(Relaxed) as u8;
+                let head = self.memory.rx.rx_head.word().load(Relaxed) as u8;
                 let n = head - self.w.rx.head;
                 if n != 0 {
                     for k in 0..n {
@@ -346,7 +347,7 @@ fn name(c: &Config, w: &mut World, base: u8, at: u8) -> u8 {
 }
 
 pub fn cell(c: &Config, base: u8, at: u8) -> usize {
-    c.geometry().spans(base.into(), at.into(), 1)[0].0
+    c.geometry().spans(RingPos::new(base.into()), RingPos::new(at.into()), 1)[0].0
 }
 
 impl Port for Run<'_> {
@@ -430,8 +431,8 @@ impl Port for Run<'_> {
 }
 
 impl Outgoing for Run<'_> {
-    fn natively_sent(&mut self) -> Result<Option<u64>, Stopped> {
-        self.effect(|s| s.w.k.sent).map(|n| Some(n.into()))
+    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Stopped> {
+        self.effect(|s| s.w.k.sent).map(|n| Some(StreamPos::new(n.into())))
     }
     fn ended(&mut self) -> Result<bool, Stopped> {
         if self.memory.tx.rx_fin.load(Relaxed) != 0 && self.at == self.log.len as usize {
@@ -454,7 +455,7 @@ impl Outgoing for Run<'_> {
     fn killed(&mut self) -> Result<bool, Stopped> {
         self.effect(|s| s.w.k.deaf.into()).map(|v| v != 0)
     }
-    fn give(&mut self, base: u64, from: u64, _: u64) -> Result<Given, Stopped> {
+    fn give(&mut self, base: RingPos, from: RingPos, _: u64) -> Result<Given, Stopped> {
         let v = self.effect(|s| {
             if s.w.k.deaf || s.w.k.fin != 0 {
                 return 2;
@@ -462,7 +463,7 @@ impl Outgoing for Run<'_> {
             if s.w.kernel_room(s.c) == 0 {
                 return 0;
             }
-            let id = name(s.c, &mut s.w, base as u8, from as u8);
+            let id = name(s.c, &mut s.w, base.number() as u8, from.number() as u8);
             s.w.kernel_put(s.c, id);
             1
         })?;
@@ -485,13 +486,13 @@ impl Outgoing for Run<'_> {
 
 impl Run<'_> {
     /// Lays `room` bytes behind `tail`.
-    pub fn lay(&mut self, base: u64, tail: u64, room: u64) -> Result<Result<u64, ()>, Stopped> {
+    pub fn lay(&mut self, base: RingPos, tail: RingPos, room: u64) -> Result<Result<u64, ()>, Stopped> {
         let n = self.effect(|s| {
             if !s.c.rules.reader_clears_want {
                 s.memory.slot.side[0].want_space.store(0, Relaxed);
             }
             for k in 0..room as u8 {
-                s.w.m.cells[cell(s.c, base as u8, tail as u8 + k)] = RAW;
+                s.w.m.cells[cell(s.c, base.number() as u8, tail.number() as u8 + k)] = RAW;
             }
             room as u8
         })?;
@@ -503,9 +504,9 @@ impl Incoming for Run<'_> {
     type Fault = ();
     type Last = ();
 
-    fn received(&mut self) -> Result<Option<(u64, u64)>, Stopped> {
+    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Stopped> {
         let v = self.effect(|s| s.w.k.consumed << 4 | s.w.k.queue.len)?;
-        Ok(Some(((v >> 4).into(), (v & 0xf).into())))
+        Ok(Some((StreamPos::new((v >> 4).into()), (v & 0xf).into())))
     }
     fn lying(&mut self) -> Result<(bool, u64), Stopped> {
         let v = self.effect(|s| s.w.k.queue.len << 1 | u8::from(s.w.k.ended()))?;
@@ -557,12 +558,12 @@ impl Incoming for Run<'_> {
         })
         .map(u64::from)
     }
-    fn copy(&mut self, at: u64, n: u64) -> Result<Result<u64, ()>, Stopped> {
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, ()>, Stopped> {
         let v = self.effect(|s| {
-            let (m, base) = (*s.w.slot(), s.memory.slot.producer[0].base.load(Relaxed) as u8);
+            let (m, base) = (*s.w.slot(), s.memory.slot.producer[0].base.word().load(Relaxed) as u8);
             let mut v = NONE << 4;
             for k in 0..n as u8 {
-                let id = m.cells[cell(s.c, base, at as u8 + k)].min(GARBAGE);
+                let id = m.cells[cell(s.c, base, at.number() as u8 + k)].min(GARBAGE);
                 v = v & !(0xf << (4 * k)) | id << (4 * k);
             }
             v

@@ -4,13 +4,14 @@
 
 use crate::port::{self, Of};
 use crate::search::Next;
-use crate::world::{Act, Config, FLAG, Receiving, SHUT, Slot, Verdict, World, echo_word, rewind_word};
+use crate::world::{Act, Config, FLAG, Receiving, SHUT, Slot, Verdict, World, arbiter, echo, echo_word};
 use shmring::driver::{self, Began, Brought, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
 use shmring::family::OPEN;
-use shmring::layout::Producer;
+use shmring::layout::{Arbiter, Producer};
+use shmring::position::{Claim, RingPos, StreamPos};
 use shmring::ring;
 use shmring::switch::{self, RxPhase};
-use shmring::sync::AtomicU64;
+use shmring::word::{Code, Coded};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
@@ -62,24 +63,29 @@ fn process_dead(c: &Config, w: &World, i: usize) -> bool {
 
 fn available(c: &Config, w: &World) -> Result<u64, ring::Corrupt> {
     let m = w.slot();
-    let p = Producer {
-        tail: AtomicU64::new(u64::from(m.tail)),
-        base: AtomicU64::new(u64::from(m.base)),
-        ..Producer::default()
-    };
-    ring::available(&p, u64::from(w.rx.head), u64::from(c.ring))
+    let p = Producer { tail: Coded::new(at(m.tail).claim()), base: Coded::new(at(m.base)), ..Producer::default() };
+    ring::available(&p, at(w.rx.head), u64::from(c.ring))
+}
+
+fn at(pos: u8) -> RingPos {
+    RingPos::new(pos.into())
+}
+
+/// What the model's byte of a word stands for.
+fn word<T: Code<Bits = u64>>(byte: u8) -> T {
+    T::of(byte.into())
 }
 
 /// Where the ring ends, as far as it is known.
-fn ring_end(c: &Config, w: &World) -> u64 {
+fn ring_end(c: &Config, w: &World) -> Option<Claim<RingPos>> {
     let m = w.slot();
-    let rewind = if c.rules.heal_cut || m.rewind == SHUT { rewind_word(m.rewind) } else { 0 };
-    switch::end(u64::from(w.rx.cut), rewind, u64::from(m.down))
+    let rewind = if c.rules.heal_cut || m.rewind == SHUT { arbiter(m.rewind) } else { Arbiter::Open };
+    switch::end(word(w.rx.cut), rewind, word(m.down))
 }
 
 /// `rx::on_ring`.
 fn on_ring(c: &Config, w: &World) -> u64 {
-    let n = switch::left(available(c, w).unwrap_or(0), u64::from(w.rx.head), ring_end(c, w));
+    let n = switch::left(available(c, w).unwrap_or(0), at(w.rx.head), ring_end(c, w));
     if w.rx.phase == RxPhase::Ring as u8 && w.rx.leaving == 0 { n } else { 0 }
 }
 
@@ -88,7 +94,7 @@ fn doubled(c: &Config, w: &World) -> bool {
         RxPhase::Transit if !c.rules.doubled_in_ring => RxPhase::Ring,
         phase => phase,
     };
-    switch::doubled(phase, rewind_word(w.slot().rewind), echo_word(w.slot().echo))
+    switch::doubled(phase, arbiter(w.slot().rewind), echo(w.slot().echo))
 }
 
 /// `rx::in_steps`: what ends the wait may come in a way that tells nobody.
@@ -139,7 +145,7 @@ fn want(c: &Config, w: &World, i: usize) -> u8 {
 
 /// The place at which a receive begins.
 fn place(w: &World) -> Place {
-    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: w.rx.head.into(), seen_end: false, some: false }
+    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: at(w.rx.head), seen_end: false, some: false }
 }
 
 /// What a native receive of at most `max` bytes brings.
@@ -169,7 +175,7 @@ fn outcome(c: &Config, n: &mut World, i: usize, wait: Option<Wait>, outcome: Out
             _ => true,
         };
     }
-    if wait == Some(Wait::Echo) && outcome == Outcome::Stay(0) {
+    if wait == Some(Wait::Echo) && outcome == Outcome::Stay(None) {
         n.g.excused |= n.slot().echo != 0;
     }
     let _ = c;
@@ -343,7 +349,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             let stirred = match phase {
                 _ if w.rx.leaving != 0 => false,
                 RxPhase::Native => w.slot().up != 0,
-                RxPhase::Ring => w.slot().tail != w.rx.head || ring_end(c, w) == u64::from(w.rx.head) + 1,
+                RxPhase::Ring => w.slot().tail != w.rx.head || ring_end(c, w) == Some(at(w.rx.head).claim()),
                 RxPhase::Transit | RxPhase::Down => false,
             };
             if stirred {
@@ -410,7 +416,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             let news = match phase {
                 _ if w.rx.leaving != 0 => false,
                 RxPhase::Native => w.slot().up != 0,
-                RxPhase::Ring => on_ring(c, w) > 0 || ring_end(c, w) == u64::from(w.rx.head) + 1,
+                RxPhase::Ring => on_ring(c, w) > 0 || ring_end(c, w) == Some(at(w.rx.head).claim()),
                 RxPhase::Transit | RxPhase::Down => false,
             };
             if news {
@@ -686,19 +692,20 @@ fn brings(n: &mut World, i: usize, brought: Brought<(), ()>, at: Place) {
 fn pass_on(c: &Config, n: &mut World, act: Act) {
     let (m, rx) = (*n.slot(), n.rx);
     let there = available(c, n).unwrap_or(0);
-    let left = switch::left(there, u64::from(rx.head), ring_end(c, n)) as u8;
+    let left = switch::left(there, at(rx.head), ring_end(c, n)) as u8;
     if rx.phase == RxPhase::Down as u8 || left == 0 {
         n.rx.raw = true;
         return;
     }
     let mut ids = [0; 4];
     for (k, id) in ids.iter_mut().enumerate().take(left as usize) {
-        *id = m.cells[c.geometry().spans(u64::from(m.base), u64::from(rx.head) + k as u64, 1)[0].0];
+        *id = m.cells[c.geometry().spans(at(m.base), at(rx.head).plus(k as u64), 1)[0].0];
     }
     let received = n.k.consumed + n.k.queue.len;
     let all = match c.rules.file_is_all {
         true => {
-            switch::is_all(rewind_word(m.rewind), u64::from(m.up), echo_word(m.echo), n.k.ended(), u64::from(received))
+            let received = StreamPos::new(received.into());
+            switch::is_all(arbiter(m.rewind), word(m.up), echo(m.echo), n.k.ended(), received)
         }
         false => m.rewind == SHUT || n.k.ended(),
     };
@@ -715,19 +722,22 @@ fn pass_on(c: &Config, n: &mut World, act: Act) {
             n.rx = Receiving { filed: true, ..Receiving::default() };
         }
         Act::Exec => {
-            let (up, echo) = switch::hand_on(
-                rewind_word(m.rewind),
-                u64::from(m.up),
-                echo_word(m.echo),
-                u64::from(rx.head),
-                u64::from(c.ring),
-            );
-            let up = if c.rules.hand_on_behind { up as u8 } else { m.up };
+            let (up, echo) =
+                switch::hand_on(arbiter(m.rewind), word(m.up), echo(m.echo), at(rx.head), u64::from(c.ring));
+            let up = if c.rules.hand_on_behind { up.code() as u8 } else { m.up };
             let mut cells = [0; 4];
             for (k, id) in ids.iter().enumerate().take(left as usize) {
-                cells[c.geometry().spans(0, k as u64, 1)[0].0] = *id;
+                cells[c.geometry().spans(RingPos::START, at(k as u8), 1)[0].0] = *id;
             }
-            n.h = Slot { up, down: left + 1, rewind: SHUT, echo: echo as u8, tail: left, cells, ..Slot::default() };
+            n.h = Slot {
+                up,
+                down: left + 1,
+                rewind: SHUT,
+                echo: echo.code() as u8,
+                tail: left,
+                cells,
+                ..Slot::default()
+            };
             n.rx =
                 Receiving { word: FLAG, phase: rx.phase, up: up - 1, fin: rx.fin, image: true, ..Receiving::default() };
         }

@@ -2,8 +2,9 @@
 //! memory, and what an observer outside knows (`Ghost`).
 
 use crate::port::Log;
-use shmring::layout::{CLOSED, ECHOED};
+use shmring::layout::{Arbiter, CLOSED, ECHOED, Echo};
 use shmring::ring::Geometry;
+use shmring::word::Code;
 
 /// Longest stream any scenario sends, plus one.
 pub const MAX: usize = 8;
@@ -102,6 +103,16 @@ pub fn rewind_word(v: u8) -> u64 {
 /// `Side::echo` as the production word.
 pub fn echo_word(v: u8) -> u64 {
     u64::from(v & !FLAG) | if v & FLAG != 0 { ECHOED } else { 0 }
+}
+
+/// `Side::rewind`.
+pub fn arbiter(v: u8) -> Arbiter {
+    Arbiter::of(rewind_word(v))
+}
+
+/// `Side::echo`.
+pub fn echo(v: u8) -> Option<Echo> {
+    Code::of(echo_word(v))
 }
 
 /// Family memory of the sending side.
