@@ -168,7 +168,7 @@ pub fn exec_failed() {
 pub fn take_up(path: Option<&CStr>) {
     for fd in (0..INHERITED).filter(|fd| end(*fd).is_some()) {
         ANY.store(true, Relaxed);
-        if let Some(path) = path {
+        if let Some(path) = path.filter(|_| !BLIND.load(Relaxed)) {
             K::lock_file(fd, libc::F_UNLCK, expected(path), 1);
         }
     }

@@ -113,6 +113,7 @@ static void serve_other(int s)
 static void receiver(void)
 {
 	int fds[8] = { -1, -1 }, n, other = 0;
+	if (is("user")) check(setuid(65534) == 0, "setuid");
 	if (is("peeked") || is("peeked-plain") || is("spawned") || is("wrapped")) hear(ready[0]);
 	n = receive_fds(p[1], 0, fds);
 	int s = fds[0];
@@ -371,7 +372,7 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		_exit(0);
 	}
-	all[n++] = start(is("wrapped") ? wrapped : is("child") || is("onward") || is("onward-kept") ? receiver : image);
+	all[n++] = start(is("wrapped") ? wrapped : is("child") || is("user") || is("onward") || is("onward-kept") ? receiver : image);
 	if (is("peeked")) all[n++] = start(peeker);
 	if (is("peeked-plain")) all[n++] = start(plain);
 	if (is("spawned")) all[n++] = start(spawned);

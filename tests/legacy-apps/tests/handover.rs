@@ -3,7 +3,9 @@
 
 use legacy_apps::lab::free_port;
 use legacy_apps::procs::{children, listening};
-use legacy_apps::{ALL, Lab, Mode, PATIENCE, Seen, Side, compare, compare_one, on_ring, shm_expected, stat, wait_for};
+use legacy_apps::{
+    ALL, Lab, Mode, PATIENCE, Seen, Side, compare, compare_one, is_root, on_ring, shm_expected, stat, wait_for,
+};
 use std::process::Stdio;
 
 /// Runs `c/handover.c` with the named holders of the socket.
@@ -37,6 +39,16 @@ fn a_receiver_that_forks_afterwards() {
 fn senders_that_are_not_through_with_it() {
     for sender in ["keeps", "forked", "killed", "inside", "onward-kept"] {
         handover(sender, false);
+    }
+}
+
+/// The socket is its maker's, to the peer: another user proves nothing by it.
+#[test]
+fn a_receiver_of_another_user() {
+    if is_root() {
+        handover("user", false);
+    } else {
+        eprintln!("skipped: needs a second user");
     }
 }
 
