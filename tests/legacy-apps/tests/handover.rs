@@ -66,6 +66,24 @@ fn who_else_can_peek_into_the_message() {
     }
 }
 
+/// Processes that send each other sockets, look into messages, fork, become other programs and are killed, and serve their
+/// connections in turns, as drawn by lot.
+#[test]
+fn holders_by_lot() {
+    for (seed, eager) in [("1", true), ("2", true), ("4", true), ("5", false)] {
+        let program = |lab: &Lab| {
+            let mut command = lab.python(Side::Client, "holders.py");
+            command.args([seed, "300"]);
+            if eager {
+                command.env("CULVERT_EAGER", "1");
+            }
+            command
+        };
+        // Without haste few come so far.
+        compare_one(&format!("holders-{seed}"), program, |_, log| on_ring(log) > 0 || !eager);
+    }
+}
+
 /// Runs `py/handed.py`.
 fn handed(how: &str, alone: bool) {
     let program = |lab: &Lab| {
