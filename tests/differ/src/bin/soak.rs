@@ -533,6 +533,28 @@ fn alone(keep: &[i32]) {
     call!(close_range(from as u32, u32::MAX, 0));
 }
 
+/// fork(2), whose child dies with this process: a stopped one that outlived it would hold all its connections.
+fn fork_that_dies_with_us() -> i32 {
+    let mut pipe = [-1; 2];
+    call!(pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC));
+    let parent = std::process::id() as i32;
+    let pid = call!(fork());
+    if pid == 0 {
+        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
+        if call!(getppid()) != parent {
+            call!(_exit(0));
+        }
+        call!(write(pipe[1], c"r".as_ptr().cast(), 1));
+    }
+    call!(close(pipe[1]));
+    if pid > 0 {
+        let mut b = [0u8; 1];
+        while call!(read(pipe[0], b.as_mut_ptr().cast(), 1)) < 0 && errno() == libc::EINTR {}
+    }
+    call!(close(pipe[0]));
+    pid
+}
+
 /// Stops `pid` at random moments and lets it go on, while `f` runs.
 fn stopping<T>(pid: i32, seed: u64, f: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
@@ -554,10 +576,9 @@ fn stopping<T>(pid: i32, seed: u64, f: impl FnOnce() -> T) -> T {
 
 /// Goes on beside a child that has the connection, too, and does nothing but being stopped; perhaps it is killed.
 fn hold(end: &mut End, rng: &mut Rng) -> bool {
-    let pid = call!(fork());
+    let pid = fork_that_dies_with_us();
     if pid == 0 {
         alone(&[end.fd]);
-        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
         loop {
             call!(pause());
         }
@@ -600,12 +621,11 @@ fn take_turns(end: &mut End, rng: &mut Rng) -> bool {
         let left = total - (end.sent + end.got).min(total);
         Some(end.sent + end.got + rng.next() % (left / 4 + 2))
     };
-    let pid = call!(fork());
+    let pid = fork_that_dies_with_us();
     if pid == 0 {
         let mut keep = [end.fd, pair[1]];
         keep.sort_unstable();
         alone(&keep);
-        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
         while let Some(mut end) = End::from_arguments(&hear_from(pair[1])) {
             let until = stop(&end, rng);
             let over = finish(&mut end, until);
@@ -654,10 +674,9 @@ fn outlive(end: &mut End, rng: &mut Rng) -> bool {
     let log: &'static Log = unsafe { &*map.cast::<Log>() };
     log.sent.store(end.sent, SeqCst);
     log.got.store(end.got, SeqCst);
-    let pid = call!(fork());
+    let pid = fork_that_dies_with_us();
     if pid == 0 {
         alone(&[end.fd]);
-        call!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL));
         end.log = Some(log);
         finish(end, None);
         call!(_exit(0));
