@@ -15,7 +15,7 @@ use host::tls::tls;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
-use shmring::ring;
+use shmring::{lnx, ring, sys};
 
 /// The set is watched from outside (another set, `poll`). Its descriptor must then be readable exactly when one
 /// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
@@ -60,7 +60,8 @@ pub fn hand_over(i: usize) {
         let fired = w.flags.load(Relaxed) & FIRED != 0;
         // The nearest to a oneshot that has fired: errors and hangups are always reported, once.
         let events = if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { w.events.load(Relaxed) };
-        if restore(epfd, fd, events, w) {
+        let restored = if watchable(fd) { restore(epfd, fd, events, w) } else { restore_closed(epfd, events, w) };
+        if restored {
             w.flags.store(0, Relaxed);
             s.attached.fetch_sub(1, Relaxed);
         }
@@ -124,6 +125,20 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
         libc::EPOLL_CTL_MOD
     };
     kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
+}
+
+/// The same for a watch whose number was closed while its file lives on: the kernel knows the registration by both, so the
+/// file gets that number once more for the moment. Not where another file has it by now.
+fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
+    let was = w.was.load(Relaxed) as c_int;
+    let Some(ep) = w.ep.load(Relaxed).checked_sub(1).map(Ep::from_index) else { return false };
+    let Some(file) = number(ep) else { return false };
+    let again = lnx::duplicate(file, was);
+    let restored = again == was && restore(epfd, was, events, w);
+    if again >= 0 {
+        sys::close(again);
+    }
+    restored
 }
 
 /// Returns a watch to the kernel's keeping, if that can be: its connection has been moved there ([`to_kernel`]). With the

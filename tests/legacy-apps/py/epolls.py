@@ -860,6 +860,34 @@ def kept_on():
     say("added", s.next())
 
 
+def kept_closed():
+    """A set that is kept across exec, in which a connection is watched by a number that was closed."""
+    a, b = pair()
+    s = Set()
+    number = os.dup(b.fileno())
+    s.add(number, IN, "number")
+    t = Set()
+    t.add(number, IN | ET, "number")
+    os.close(number)
+    a.send(b"1")
+    settled(b, 1)
+    for x in (a, b, s.ep, t.ep):
+        os.set_inheritable(x.fileno(), True)
+    sys.stdout.flush()
+    numbers = [str(x) for x in (a.fileno(), b.fileno(), number, s.ep.fileno(), t.ep.fileno())]
+    os.execv(sys.executable, [sys.executable, __file__, "kept_closed_on", *numbers])
+
+
+def kept_closed_on():
+    a, b = (socket.socket(fileno=int(n)) for n in sys.argv[2:4])
+    number = int(sys.argv[4])
+    for n in sys.argv[5:]:
+        s = select.epoll.fromfd(int(n))
+        print("after exec", [(fd == number, e) for fd, e in s.poll(PATIENCE)])
+    print(b.recv(8))
+    print("read", s.poll(0))
+
+
 def twice():
     """Two descriptors of a connection that are kept across exec: what is read through one is read for both."""
     a, b = pair()

@@ -52,6 +52,7 @@ scenarios! {
     forked: 2,
     shared: 4,
     kept: 2,
+    kept_closed: 2,
     twice: 2,
     passed: 2,
     owed: 0,
