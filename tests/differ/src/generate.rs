@@ -97,15 +97,20 @@ impl Generator {
         }
     }
 
-    /// Whether being stopped shows in no blocked call of `process`. On the kernel, one that has received less than it waits for
-    /// returns that when its process goes on, and one with a time-out fails with EINTR (signal(7), "Interruption of system
+    /// Whether being stopped shows in no blocked call of `process`. On the kernel, one that has received less than it waits for,
+    /// or waits for nothing, returns that when its process goes on, and one with a time-out fails with EINTR (signal(7), "Interruption of system
     /// calls and library functions by stop signals"); under the library both go on waiting.
     fn may_stop(&self, process: &str) -> bool {
         let hidden = |w: &Waiting| match w {
             Waiting::Read(e) => self.model.under_way(*e) <= 0 && !self.model.ends[*e].limited,
             _ => true,
         };
-        self.model.blocked.iter().all(|(t, w)| process_of(t) != process || hidden(w))
+        // The third word is the length, or the lengths.
+        let none = |t: &String| {
+            let text = self.blocked_in.get(t).map_or("", String::as_str);
+            text.split(' ').nth(2).is_some_and(|n| n.split(',').all(|n| n == "0"))
+        };
+        self.model.blocked.iter().all(|(t, w)| process_of(t) != process || hidden(w) && !none(t))
     }
 
     /// No thread of `process` is in a receive that has taken bytes and waits for more: they would go with it.
