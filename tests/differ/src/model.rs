@@ -57,6 +57,9 @@ pub struct Process {
     pub threads: usize,
     /// It has namespaces of its own.
     pub inside: bool,
+    /// It was forked, and an epoll set with it: through an exec that keeps its parent's doorbell (ARCHITECTURE.md, "Known
+    /// weaknesses").
+    pub has_parents_set: bool,
     /// The first process of its pid namespace, with which it dies.
     pub init: Option<String>,
 }
@@ -266,7 +269,14 @@ impl Model {
         let words: Vec<&str> = text.split(' ').collect();
         match words[0] {
             "start" => {
-                let fresh = Process { slots: BTreeMap::new(), next: 1, threads: 1, inside: false, init: None };
+                let fresh = Process {
+                    slots: BTreeMap::new(),
+                    next: 1,
+                    threads: 1,
+                    inside: false,
+                    has_parents_set: false,
+                    init: None,
+                };
                 self.processes.entry(words[1].to_owned()).or_insert(fresh);
             }
             "kill" => {
@@ -406,6 +416,7 @@ impl Model {
                 if let Some(p) = self.processes.get(&process).cloned() {
                     let mut child = Process { threads: 1, ..p };
                     let name = process_of(words[1]).to_owned();
+                    child.has_parents_set |= child.slots.values().any(|w| matches!(w, What::Epoll(_)));
                     if words[0] == "forkin" {
                         child.inside = true;
                         if Spaces::new(words[2]).has("pid") {
@@ -419,7 +430,7 @@ impl Model {
                 let slots = what.map(|w| (slot(2), w)).into_iter().collect();
                 let parent = self.processes.get(&process).cloned();
                 let (inside, init) = parent.map_or((false, None), |p| (p.inside, p.init));
-                let child = Process { slots, next: 40, threads: 1, inside, init };
+                let child = Process { slots, next: 40, threads: 1, inside, has_parents_set: false, init };
                 self.processes.insert(process_of(words[1]).to_owned(), child);
             }
             "usend" if r == 1 => {
