@@ -68,6 +68,8 @@ pub trait Kernel {
     /// # Safety
     /// As for [`Kernel::send`].
     unsafe fn send_as_program(fd: i32, from: *const u8, len: usize, flags: i32) -> isize;
+    /// libc's `sendfile`, likewise: from `at`, or from where the file stands.
+    fn sendfile_as_program(out: i32, inp: i32, at: Option<&mut i64>, len: usize) -> isize;
 
     // Descriptors and files.
 
@@ -284,6 +286,11 @@ mod linux {
         unsafe fn send_as_program(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
             // SAFETY: the caller's obligation.
             unsafe { real::send(fd, from.cast(), len, flags) }
+        }
+        fn sendfile_as_program(out: i32, inp: i32, at: Option<&mut i64>, len: usize) -> isize {
+            let at = at.map_or(core::ptr::null_mut(), core::ptr::from_mut);
+            // SAFETY: null, or a variable that lives as long as the call.
+            unsafe { real::sendfile(out, inp, at, len) }
         }
         fn descriptor_flags(fd: i32) -> isize {
             lnx::descriptor_flags(fd)

@@ -390,6 +390,17 @@ impl Kernel for Simulated {
         // SAFETY: the caller's obligation.
         host::real::ret(unsafe { Self::send(fd, from, len, flags) })
     }
+    fn sendfile_as_program(out: i32, inp: i32, at: Option<&mut i64>, len: usize) -> isize {
+        let Some(file) = state().file(inp) else { return host::real::ret(-libc::EBADF as isize) };
+        let from = at.as_deref().map_or(0, |at| *at as usize);
+        let n = len.min(file.len.saturating_sub(from));
+        // SAFETY: inside the file.
+        let r = unsafe { Self::send(out, file.at.wrapping_add(from), n, 0) };
+        if let Some(at) = at {
+            *at += r.max(0) as i64;
+        }
+        host::real::ret(r)
+    }
 
     fn descriptor_flags(_: i32) -> isize {
         libc::FD_CLOEXEC as isize

@@ -1,6 +1,8 @@
 //! The bytes of a stream: native, on a ring, across the switch between them, short and long, peeked at.
 
 use super::*;
+use crate::io;
+use crate::kernel::Kernel;
 use libc::{EAGAIN, EFAULT, MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
 
 #[test]
@@ -139,5 +141,27 @@ fn without_memory_for_the_ring_the_kernel_takes_the_bytes() {
         got.extend(some);
     }
     assert_eq!(got, all);
+    pair.close();
+}
+
+#[test]
+fn a_file_is_sent_whole_where_the_ring_gets_no_memory() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let all = bytes(0, 20_000);
+    let file = Simulated::memory_file(c"file", all.len()).unwrap();
+    Simulated::write_at(file, &all, 0);
+    Simulated::limit_memory(Some(0));
+    let mut at = 500;
+    let (ep, fd) = (pair.a.ep, pair.a.fd);
+    // SAFETY: a local variable.
+    let sent = unsafe { io::sendfile(ep, fd, file, &raw mut at, 15_000, || unreachable!("it begins on the ring")) };
+    assert_eq!((sent, at), (15_000, 15_500));
+    let mut got = Vec::new();
+    while let Ok(some) = pair.b.recv(999) {
+        got.extend(some);
+    }
+    assert_eq!(got, all[500..15_500]);
+    Simulated::close(file);
     pair.close();
 }

@@ -2,6 +2,7 @@
 
 use super::look::untold;
 use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};
+use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
@@ -87,7 +88,16 @@ unsafe fn transmit(
                 restless = Restless::new();
                 continue;
             }
-            Attempt::Native if total > 0 => return Sent::Done(total as isize),
+            Attempt::Native if total > 0 => {
+                // The rest goes to the kernel, as in `send`.
+                let begun = acts::begin();
+                let r = K::sendfile_as_program(out, inp, at.as_mut(), want);
+                acts::sent(ep, out, begun, r, r);
+                if r < 0 {
+                    untold(ep, crate::real::errno());
+                }
+                return Sent::Done(total as isize + r.max(0));
+            }
             Attempt::Native => return Sent::Native,
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
