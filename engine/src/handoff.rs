@@ -121,6 +121,21 @@ impl Stdin {
 }
 
 impl Passed {
+    /// Nothing. `goes_on`: this process, or the one whose memory the child of a vfork runs on, goes on to read the connections.
+    /// It has them for itself, as a rule, and the next image by oversight.
+    pub fn new(goes_on: bool) -> Passed {
+        let none = libc::linger { l_onoff: 0, l_linger: 0 };
+        Passed {
+            n: 0,
+            list: [(0, RingPos::START, 0); SLOTS],
+            lingering: 0,
+            lingers: [(-1, none); SLOTS],
+            memfds: [-1; NUMBERS],
+            stdin: None,
+            goes_on,
+        }
+    }
+
     /// The bytes of a connection are the next image's, unless others read on: nothing tells which of the two will.
     fn note(&mut self, ep: Ep, bytes: u64) {
         if self.goes_on || !family::sole_holder(ep) {
@@ -185,19 +200,9 @@ impl Passed {
 }
 
 /// Before `exec`, after every inheritable connection has quit: passes on what could not be re-sent.
-/// `preloaded`: the image is expected to load culvert. `goes_on`: this process, or the one whose memory the child of a vfork
-/// runs on, goes on to read the connections. It has them for itself, as a rule, and the next image by oversight.
-pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
-    let none = libc::linger { l_onoff: 0, l_linger: 0 };
-    let mut passed = Passed {
-        n: 0,
-        list: [(0, RingPos::START, 0); SLOTS],
-        lingering: 0,
-        lingers: [(-1, none); SLOTS],
-        memfds: [-1; NUMBERS],
-        stdin: None,
-        goes_on,
-    };
+/// `preloaded`: the image is expected to load culvert.
+pub fn pass_on(passed: &mut Passed, preloaded: bool) {
+    let goes_on = passed.goes_on;
     let mut size = 0;
     for ep in family::held() {
         let Some((chan, slot, n)) = unread_ring(ep) else { continue };
@@ -221,7 +226,7 @@ pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
         }
     }
     if size == 0 {
-        return passed;
+        return;
     }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let mut to = None;
@@ -256,7 +261,6 @@ pub fn pass_on(preloaded: bool, goes_on: bool) -> Passed {
         }
     }
     close(to);
-    passed
 }
 
 /// What is in a channel for the next image is there for that one alone.

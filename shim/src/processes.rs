@@ -31,15 +31,19 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
     // child of vfork either.
     let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
     let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
-    hand_sets_over();
-    leave::quit_all(Reason::Exec, keep, inherits);
-    let mut passed = handoff::pass_on(preloaded, goes_on);
+    let mut passed = handoff::Passed::new(goes_on);
     // The child of vfork closes nothing of its parent's.
-    if tls().vfork.get() == 0 {
-        peer::retire();
+    if !goes_on {
+        // Before they leave with a set that survives: what lies unread counts, also if the peer is asked to take it back.
         for ep in family::held() {
             closes(ep, &mut passed);
         }
+    }
+    hand_sets_over();
+    leave::quit_all(Reason::Exec, keep, inherits);
+    handoff::pass_on(&mut passed, preloaded);
+    if !goes_on {
+        peer::retire();
     }
     passed
 }
@@ -106,7 +110,9 @@ pub unsafe fn before_spawn(env: *const *const c_char) -> handoff::Passed {
     }
     let inherited = |fd: c_int| inherits(fd) && fds::endpoint(fd).is_some_and(|e| e.state() != State::Idle);
     leave::quit_all(Reason::Exec, |_| leave::Unread::Rewind, inherited);
-    handoff::pass_on(preloaded, true)
+    let mut passed = handoff::Passed::new(true);
+    handoff::pass_on(&mut passed, preloaded);
+    passed
 }
 
 /// `vfork` is about to happen on this thread.

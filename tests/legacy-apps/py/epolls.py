@@ -888,6 +888,39 @@ def kept_closed_on():
     print("read", s.poll(0))
 
 
+def closed_by_exec():
+    """An exec closes a connection with a byte unread, and keeps the set that it is in: the peer is told of a reset."""
+    a, b = pair()
+    for x in (a, b):
+        x.setblocking(True)
+    if os.fork() == 0:
+        b.close()
+        for _ in range(20):
+            a.send(b"p")
+            a.recv(1)
+        a.send(b"1")
+        # By its state (TCP_ESTABLISHED is 1), since a call that waits would take part in what the exec asks for.
+        while a.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\1":
+            os.sched_yield()
+        for _ in range(2):
+            print("send", refusal(lambda: a.send(b"x")))
+        sys.stdout.flush()
+        os._exit(0)
+    a.close()
+    for _ in range(20):
+        b.recv(1)
+        b.send(b"q")
+    s = Set()
+    s.add(b, IN, "b")
+    settled(b, 1)
+    os.set_inheritable(s.ep.fileno(), True)
+    os.execv(sys.executable, [sys.executable, __file__, "closed_by_exec_on"])
+
+
+def closed_by_exec_on():
+    os.wait()
+
+
 def twice():
     """Two descriptors of a connection that are kept across exec: what is read through one is read for both."""
     a, b = pair()

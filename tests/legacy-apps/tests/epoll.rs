@@ -53,6 +53,7 @@ scenarios! {
     shared: 4,
     kept: 2,
     kept_closed: 2,
+    closed_by_exec: 2,
     twice: 2,
     passed: 2,
     owed: 0,
