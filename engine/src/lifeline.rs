@@ -242,7 +242,12 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
 /// Resets a connection whose bytes cannot be delivered where they must go.
 pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
-    end(fd);
+    K::disconnect(fd);
+    // Of a connection that had ended before, and whose error was asked for, there is no error now (tcp_disconnect). Who reads it
+    // is told ENOTCONN then, which is no end of a stream.
+    if look(fd, 0) & libc::POLLERR != 0 {
+        K::shutdown(fd, libc::SHUT_RDWR);
+    }
 }
 
 /// Resets a connection for both ends. This one answers as if the RST had come from the other: ECONNRESET once, then the end
