@@ -629,7 +629,14 @@ impl Generator {
                     && !self.model.processes.get(process)?.has_parents_set =>
             {
                 let preload = i32::from(self.rng.chance(75));
-                let leaves = preload == 1 || self.model.ends_of(process).iter().all(|e| self.model.can_leave(*e));
+                let alone = |e: &usize| self.model.holders(What::End(*e)).iter().all(|(p, _)| p == process);
+                // To an image with the library unread bytes are handed on, as a copy where others hold the connection; an
+                // error is not ("Known weaknesses").
+                let leaves = self
+                    .model
+                    .ends_of(process)
+                    .iter()
+                    .all(|e| !self.model.ends[*e].broken && (self.model.can_leave(*e) || preload == 1 && alone(e)));
                 leaves.then(|| format!("{t} exec {process}.0 {preload}"))
             }
             6..=7 if self.children < 4 && self.has("pspawn") => {
