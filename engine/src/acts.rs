@@ -3,7 +3,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
-use crate::{family, lifeline};
+use crate::{family, lifeline, members};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::{Reason, State};
@@ -110,10 +110,17 @@ fn note(begun: u64, ended: u64, ports: u32, by_acceptor: bool, opens: bool, at: 
     }
 }
 
-/// The connector's port and the acceptor's. Two system calls, once.
+/// A system-call filter is about to be installed, which may forbid the questions of [`ports`].
+pub fn before_filter() {
+    for ep in family::held() {
+        ports(ep, ep.local().fd.load(Relaxed));
+    }
+}
+
+/// The connector's port and the acceptor's. Two system calls, once; not behind a filter.
 fn ports(ep: Ep, fd: i32) -> u32 {
     let known = ep.ports.load(Relaxed);
-    if known != 0 {
+    if known != 0 || members::is_filtered() {
         return known;
     }
     let new = match (ep.role(), K::ends(fd, false)) {

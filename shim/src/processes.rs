@@ -284,6 +284,7 @@ pub fn leaving() {
 /// A system-call filter is about to be installed: what culvert needs may soon be fatal.
 pub fn seccomp() {
     custody::spoil_all();
+    acts::before_filter();
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
             // What stays on the rings is read without further calls. What another user sends is copied below, once it is known.

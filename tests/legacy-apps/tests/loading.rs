@@ -166,6 +166,13 @@ fn filters_that_were_there_before() {
     }
 }
 
+/// A filter that the program installs itself: from then on culvert makes no call of its own, for no connection.
+#[test]
+fn filters_that_come_later() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("sandboxed.c", &[]));
+    compare_one("sandboxed", program, |said, log| said == "status 0" && on_ring(log) > 0);
+}
+
 #[test]
 fn filters_are_a_reason() {
     let lab = Lab::new("jailed-reason", Mode::Both);
