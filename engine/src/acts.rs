@@ -213,6 +213,7 @@ pub fn listens_on(ep: Ep) -> u16 {
         return 0;
     }
     match ep.ports.load(Relaxed) {
+        0 if members::is_filtered() => 0,
         0 => {
             let port = lifeline::local_port(ep.local().fd.load(Relaxed));
             ep.ports.store(u32::from(port), Relaxed);
