@@ -120,7 +120,8 @@ pub fn tell_cork(ep: Ep, fd: i32) {
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
 pub fn writable(ep: Ep, chan: &Chan) -> bool {
-    space(ep, chan) >= limit(ep, chan) / 3
+    // The words of the limit are the peer's to write: however small it says that is, without room there is none.
+    space(ep, chan) >= (limit(ep, chan) / 3).max(1)
 }
 
 /// Whether something has changed that a sender who waits for space should look at.

@@ -7,6 +7,7 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector retain   reads nothing of what it is sent on 12 connections, nor closes them, and says how many bytes that are
     connector hold     holds the lock of the channel's file nearly all the time while the victim closes connections, until it is
                        offered no slot any more
+    connector narrow   says, of both ends, that hardly a byte may lie on the ring, when more does
     connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
@@ -145,6 +146,8 @@ def connector():
     c, taken, sent = seated()
     if way == "charge":
         return charge(c, taken, sent)
+    if way == "narrow":
+        return narrow(c, taken)
     if way == "journal":
         return journal(c, taken, sent)
     c.sendall(b"hostile!")
@@ -325,6 +328,20 @@ def retain():
         ends.append(bool(p.poll(1000)))
         kept.append(c)
     print("megabytes", os.fstat(memfd).st_blocks * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
+
+
+def narrow(c, slot):
+    for side in (CONNECTOR, ACCEPTOR):
+        for buffer in ("sndbuf", "rcvbuf"):
+            struct.pack_into("<I", memory, word(slot, "side", buffer, side), 1)
+    c.sendall(b"hostile!")
+    print("narrow", flush=True)
+    c.settimeout(60)
+    try:
+        while c.recv(1 << 16):
+            pass
+    except OSError:
+        pass
 
 
 def journal(c, slot, sent):

@@ -113,6 +113,8 @@ fn known() -> String {
         ("down", offset_of!(layout::Side, down)),
         ("rewind", offset_of!(layout::Side, rewind)),
         ("gone", offset_of!(layout::Side, gone)),
+        ("sndbuf", offset_of!(layout::Side, sndbuf)),
+        ("rcvbuf", offset_of!(layout::Side, rcvbuf)),
         ("tail", offset_of!(layout::Producer, tail)),
         ("head", offset_of!(layout::Consumer, head)),
     ];
@@ -207,6 +209,19 @@ fn a_peer_that_notes_what_it_has_not_done() {
     let out = victim.wait(PATIENCE);
     assert_eq!(out.text(), "listening\nsame True", "{}", out.stderr);
     assert_eq!(hostile.text(), "told 400");
+}
+
+/// A peer says of both ends' buffers that they have no room. Nobody is told to write who cannot.
+#[test]
+fn a_peer_that_leaves_no_room() {
+    let lab = Lab::new("narrow", Mode::Both);
+    let port = free_port().to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "narrow"]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let mut hostile = lab.python(Side::Client, "hostile.py");
+    hostile.env_remove("LD_PRELOAD").arg(known()).args(["connector", "narrow", &port]);
+    assert_eq!(lab.run("hostile", &mut hostile).success().text(), "narrow");
+    assert_eq!(victim.wait(PATIENCE).success().text(), "listening\nin vain 0");
 }
 
 /// A control group of 96 MiB, gone with this.
