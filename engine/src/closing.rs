@@ -82,7 +82,7 @@ fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
     let [a, b] = &chan.slot(slot).side;
     // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
     let open = !members::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
-    open && slots::is_large(chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
+    open && slots::is_large(ep, chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
 }
 
 /// Whether so much of this process's memory lies unread by peers of other users, on rings of connections that were closed, that

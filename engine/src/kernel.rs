@@ -187,7 +187,7 @@ pub trait Kernel {
     unsafe fn sleep(fds: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, since: Runs) -> isize;
     /// Sleeps while `word` is `value`, for `timeout` nanoseconds at most; `-EINTR` as above.
     fn sleep_on(word: &AtomicU32, value: u32, timeout: u64, since: Runs) -> isize;
-    /// Wakes all who sleep on `word`.
+    /// Wakes the one who sleeps on `word`.
     fn wake(word: &AtomicU32);
     /// A cancellation point that does nothing else.
     ///

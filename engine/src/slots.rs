@@ -75,15 +75,21 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     true
 }
 
-/// Whether the rings of a slot have memory beyond their homes, as their senders say.
-pub fn is_large(chan: &Chan, slot: usize) -> bool {
+/// Whether the rings of a slot have memory beyond their homes, as the channel says, in which a peer writes, too.
+fn says_large(chan: &Chan, slot: usize) -> bool {
     chan.slot(slot).producer.iter().any(|p| p.there.load(Relaxed) != 0)
 }
 
-/// Gives the memory of a slot's rings back to the system. Nobody uses the slot.
+/// Whether the rings of `ep`, in this slot, have memory beyond their homes: this side's by the family's own record.
+pub fn is_large(ep: Ep, chan: &Chan, slot: usize) -> bool {
+    ep.tx_there.load(Relaxed) != 0 || says_large(chan, slot)
+}
+
+/// Gives the memory of a slot's rings back to the system. Nobody uses the slot. Another user's word that there is none is not
+/// taken: what this side wrote would stay charged to it.
 fn trim(chan: &Chan, slot: usize) {
     chan.take_back(slot);
-    if is_large(chan, slot) {
+    if chan.is_foreign() || says_large(chan, slot) {
         for dir in 0..2 {
             chan.trim(slot, dir);
             chan.slot(slot).producer[dir].there.store(0, Relaxed);

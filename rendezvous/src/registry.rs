@@ -30,6 +30,8 @@ pub const VERSION: u32 = crate::message::VERSION;
 const ENTRY: usize = 64;
 const WAYS: usize = 4;
 const BUCKET: usize = ENTRY * WAYS;
+/// Files of other users' that root looks at ([`Registry::tidy`]).
+const OTHERS: u32 = 8;
 /// Room for 16384 connections on their way to a channel; the file is sparse, 1 MiB when full.
 const BUCKETS: u64 = 4096;
 const LEN: u64 = BUCKETS * BUCKET as u64;
@@ -257,11 +259,13 @@ impl Registry {
     }
 
     /// Removes what those left who did not come to [`retire`](Registry::retire): the files that nobody uses, of this user, for
-    /// root of all users; but not the one with this inode.
+    /// root of all users; but not the one with this inode. Another user may have made thousands of files, and locks that the
+    /// kernel goes through when one of them is closed: root looks at [`OTHERS`] of other users' at most.
     fn tidy(&self, uid: u32, ours: u64) {
         let Some(directory) = self.directory.share() else { return };
         let Ok(list) = os::openat(directory, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0) else { return };
         let mut entries = [0u8; 4096];
+        let mut others = 0;
         for _ in 0..64 {
             let n = os::getdents(list, &mut entries);
             let mut rest = entries.get(..n).unwrap_or(&[]);
@@ -271,8 +275,9 @@ impl Registry {
                 let name = rest[19..len].split(|b| *b == 0).next().unwrap_or(&[]);
                 if os::u64_at(rest, 0) != ours
                     && let Some((whose, name)) = Name::parse(name)
-                    && (whose == uid || uid == 0)
+                    && (whose == uid || uid == 0 && others < OTHERS)
                 {
+                    others += u32::from(whose != uid);
                     self.tidy_one(directory, whose, &name);
                 }
                 rest = &rest[len..];

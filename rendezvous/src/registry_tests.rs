@@ -492,6 +492,23 @@ fn what_the_killed_left_is_removed_by_the_next_and_nothing_else_is() {
 }
 
 #[test]
+fn root_looks_at_a_few_of_another_users_files() {
+    if !is_root() {
+        return;
+    }
+    let f = Fixture::new();
+    let names = (1..100).map(|n| f.dir.join(format!("culvert-4321-{n}")));
+    let files: Vec<_> = names.collect();
+    for path in &files {
+        std::fs::write(path, [0; ENTRY]).unwrap();
+        std::os::unix::fs::chown(path, Some(4321), None).unwrap();
+    }
+    f.registry.publish(&tuple(1), 1, 1).unwrap();
+    let left = files.iter().filter(|p| p.exists()).count();
+    assert_eq!(left, files.len() - OTHERS as usize);
+}
+
+#[test]
 fn a_forked_child_that_ends_leaves_its_parents_file() {
     let f = Fixture::new();
     f.registry.publish(&tuple(1), 1, 1).unwrap();

@@ -302,10 +302,11 @@ pub fn poll(fds: &mut [pollfd], ns: u64) -> isize {
     unsafe { syscall!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), &raw const t, 0, 8) }
 }
 
-/// Wakes all who wait on `word` (futex(2)).
+/// Wakes the one who waits on `word` (futex(2)). A hostile peer may let thousands of threads wait there: whoever wakes them
+/// would pay for each.
 pub fn futex_wake(word: &AtomicU32) {
     // SAFETY: the kernel takes the address of the word, no more.
-    unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, i32::MAX) };
+    unsafe { syscall!(libc::SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, 1) };
 }
 
 /// Lets another thread have this CPU.

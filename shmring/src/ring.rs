@@ -96,16 +96,22 @@ const UNLIMITED_RECEIVER: u32 = 2 * 131_072;
 pub const UNSENT: u32 = 1 << 31;
 
 /// Bytes that may lie on a ring of `size` bytes: what the kernel would hold between the two sockets, if the
-/// program has limited the sender's buffer. The ends judge by the same words.
+/// program has limited the sender's buffer. The ends judge by the same words, in which a peer may have written anything: what
+/// no two sockets of the kernel's have counts as the least that they have.
 pub fn limit(sender: &Side, receiver: &Side, size: u64) -> u64 {
-    match (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed)) {
+    let held = match (sender.sndbuf.load(Ordering::Relaxed), receiver.rcvbuf.load(Ordering::Relaxed)) {
         // It grows to megabytes.
         (0, _) => size,
-        (low, _) if low & UNSENT != 0 => size.min(u64::from(low & !UNSENT) + window(receiver)),
-        (snd, 0) => size.min(u64::from(snd) + u64::from(UNLIMITED_RECEIVER)),
-        (snd, rcv) => size.min(u64::from(snd) + u64::from(rcv)),
-    }
+        (low, _) if low & UNSENT != 0 => u64::from(low & !UNSENT) + window(receiver),
+        (snd, 0) => u64::from(snd) + u64::from(UNLIMITED_RECEIVER),
+        (snd, rcv) => u64::from(snd) + u64::from(rcv),
+    };
+    held.max(LEAST_HELD).min(size)
 }
+
+/// The window of the smallest receive buffer (SOCK_MIN_RCVBUF, net/sock.h: 2,304 bytes), which TCP_NOTSENT_LOWAT may have
+/// nothing added to. With a limit of a few bytes there would be room for a send by one count, and none by another.
+const LEAST_HELD: u64 = 1152;
 
 /// Bytes that a receiver of the kernel's takes at least before anything is read: half of its buffer, the rest of which is for
 /// the overhead (tcp_win_from_space with tcp_adv_win_scale 1).
@@ -309,4 +315,35 @@ pub fn take_ready(queue: &Queue) -> u64 {
         _ => take(queue, about, u64::MAX),
     };
     all(About::Stream) | all(About::Aside)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn side(sndbuf: u32, rcvbuf: u32) -> Side {
+        // SAFETY: a side is atomics; all zero is one that has said nothing.
+        let side: Side = unsafe { core::mem::zeroed() };
+        side.sndbuf.store(sndbuf, Ordering::Relaxed);
+        side.rcvbuf.store(rcvbuf, Ordering::Relaxed);
+        side
+    }
+
+    #[test]
+    fn what_may_lie_on_a_ring_is_what_the_kernel_would_hold() {
+        let of = |snd, rcv| limit(&side(snd, 0), &side(0, rcv), 1 << 22);
+        assert_eq!(of(0, 0), 1 << 22);
+        assert_eq!(of(4608, 2304), 4608 + 2304);
+        assert_eq!(of(4608, 0), 4608 + u64::from(UNLIMITED_RECEIVER));
+        assert_eq!(of(UNSENT, 2304), 1152);
+        assert_eq!(of(u32::MAX & !UNSENT, u32::MAX), 1 << 22);
+    }
+
+    #[test]
+    fn buffers_that_nobody_has_leave_room_to_send() {
+        for (snd, rcv) in [(1, 1), (1, 0), (UNSENT | 1, 1), (UNSENT, 1)] {
+            let least = limit(&side(snd, 0), &side(0, rcv), 4096);
+            assert!(least / 3 > 0, "{snd} {rcv}: {least}");
+        }
+    }
 }
