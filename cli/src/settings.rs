@@ -131,8 +131,8 @@ impl fmt::Display for Ring {
 }
 
 /// The variables that it knows.
-pub const VARIABLES: [&str; 6] =
-    ["CULVERT_PATH", "CULVERT_SPIN", "CULVERT_LOG", "CULVERT_LOG_FILE", "CULVERT_RING", "CULVERT_DIR"];
+pub const VARIABLES: [&str; 7] =
+    ["CULVERT_PATH", "CULVERT_SPIN", "CULVERT_LOG", "CULVERT_LOG_FILE", "CULVERT_RING", "CULVERT_DIR", "CULVERT_PEERS"];
 
 /// Why the library would not take `value` for `variable`; `None` if it would, or if the variable is not
 /// one that it checks.
@@ -146,6 +146,7 @@ pub fn complaint(variable: &str, value: &str) -> Option<String> {
         "CULVERT_SPIN" => value.parse::<Spin>().err(),
         "CULVERT_LOG" => value.parse::<LogLevel>().err(),
         "CULVERT_RING" => value.parse::<Ring>().err(),
+        "CULVERT_PEERS" => (!matches!(value, "any" | "own")).then(|| "expected any or own".into()),
         // The library keeps both in buffers of its own: it allocates nothing.
         "CULVERT_DIR" => (!value.starts_with('/') || value.len() >= 200)
             .then(|| "expected an absolute path shorter than 200 bytes".into()),
@@ -188,6 +189,7 @@ mod tests {
             ("CULVERT_RING", "1024"),
             ("CULVERT_SPIN", "1000001"),
             ("CULVERT_DIR", "relative"),
+            ("CULVERT_PEERS", "me"),
         ] {
             assert!(complaint(variable, value).is_some(), "{variable}={value}");
         }

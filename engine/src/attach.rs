@@ -268,6 +268,7 @@ fn acceptor(ep: Ep, fd: i32) {
         match diag::find(&DIAG, &t) {
             // Neither proves who is there: a user without a number here, and a socket that nobody holds any more.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
+            Ok(f) if !config::admits(f.uid) => return ep.pin(Reason::OtherUser),
             Ok(f) => {
                 let Some(cookie) = lifeline::cookie(fd) else { return };
                 ep.cookie.store(cookie, Relaxed);

@@ -21,6 +21,7 @@ pub const SPIN_AUTO: u64 = u64::MAX;
 static PATH: AtomicU32 = AtomicU32::new(ConfiguredPath::Kernel as u32);
 static RING: AtomicU32 = AtomicU32::new(RING_DEFAULT);
 static SPIN: AtomicU64 = AtomicU64::new(SPIN_AUTO);
+static OWN_PEERS: AtomicU32 = AtomicU32::new(0);
 static DIR: AtomicPtr<c_char> = AtomicPtr::new(core::ptr::null_mut());
 
 /// `CULVERT_EAGER=1`, for tests: connections go up at once where both ends can, not after some exchanges.
@@ -51,6 +52,12 @@ pub fn ring() -> usize {
 /// The largest ring that is accepted of another user.
 pub fn ring_limit() -> usize {
     ring().max(RING_DEFAULT as usize)
+}
+
+/// Whether this process shares memory with processes of user `uid`: not under `CULVERT_PEERS=own`, unless it is its own user,
+/// or root, who can do to it what he likes anyway.
+pub fn admits(uid: u32) -> bool {
+    OWN_PEERS.load(Relaxed) == 0 || uid == 0 || uid == rendezvous::uid::own()
 }
 
 /// Microseconds to spin before sleeping, or [`SPIN_AUTO`].
@@ -165,6 +172,14 @@ pub fn init() {
         Some(v) => {
             ok = false;
             crate::log!(Error, "CULVERT_EAGER={} is not 0 or 1; staying on the kernel path", text(v));
+        }
+    }
+    match var(c"CULVERT_PEERS") {
+        None | Some(b"any") => {}
+        Some(b"own") => OWN_PEERS.store(1, Relaxed),
+        Some(v) => {
+            ok = false;
+            crate::log!(Error, "CULVERT_PEERS={} is not any or own; staying on the kernel path", text(v));
         }
     }
     if let Some(v) = var(c"CULVERT_DIR") {

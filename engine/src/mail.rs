@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Answer, Incoming, Received, SendError};
 use rendezvous::message::Message;
 use rendezvous::{diag, uid};
+use shmring::family::Reason;
 use shmring::family::State;
 use shmring::layout::{self, Role};
 
@@ -230,8 +231,10 @@ fn heard(r: Received) -> bool {
         Message::Knock { from, nonce, connector, acceptor } => {
             let ep = row(connector).iter().find(|p| p.cookie.load(Relaxed) == connector).and_then(Published::ep);
             let proved = ep.is_some_and(|ep| is_other_end(ep, connector, acceptor, r.uid));
-            if proved {
-                welcome(from, nonce, r.uid);
+            match ep.filter(|_| proved) {
+                Some(ep) if !config::admits(r.uid) => ep.pin(Reason::OtherUser),
+                Some(_) => welcome(from, nonce, r.uid),
+                None => {}
             }
             proved
         }

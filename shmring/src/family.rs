@@ -218,6 +218,7 @@ reasons! {
     Tables = 32, "descriptor-tables", "threads of the program have tables of descriptors of their own";
     Recalled = 33, "recalled", "`culvert kernel` has brought it back to the kernel";
     Received = 34, "received", "another process has sent it here (SCM_RIGHTS), and may still hold it";
+    OtherUser = 36, "other-user", "CULVERT_PEERS=own, and the peer is another user's";
     Slow = 35, "held-up", "processes of the peer's user have held up the release of shared memory";
 }
 

@@ -4,7 +4,7 @@
 use legacy_apps::lab::{free_port, open_to_all, wait_gone};
 use legacy_apps::procs::{registries, signal, status, working_in};
 use legacy_apps::{
-    BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, compare_one, is_root, on_ring, stat, wait_for,
+    BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, compare_one, is_root, on_ring, poll_until, stat, wait_for,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -423,6 +423,58 @@ fn peers_of_different_users() {
             drop(server);
             seen
         });
+    }
+}
+
+/// A program under `CULVERT_PEERS=own` shares memory with its own user's processes and root's, whichever end it is; its connections
+/// with others' work all the same.
+#[test]
+fn a_program_may_refuse_other_users_memory() {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let _users = Users;
+    for (strict, other, admitted) in [(ALICE, ALICE, true), (ALICE, 0, true), (ALICE, BOB, false), (0, BOB, false)] {
+        for listens in [true, false] {
+            compare("own-peers", BOTH, |lab| {
+                let (program, library) = for_everybody(lab);
+                let port = free_port();
+                let text = port.to_string();
+                let own = |mut c: Command, does: bool| {
+                    if does {
+                        c.env("CULVERT_PEERS", "own");
+                    }
+                    c
+                };
+                let (server, client) = if listens { (strict, other) } else { (other, strict) };
+                let c = as_user(lab, Side::Server, server, &library, &program);
+                let server = lab.serve("echo", port, own(c, listens).args(["echo", &text]));
+                let c = as_user(lab, Side::Client, client, &library, &program);
+                let mut on =
+                    lab.start("ping-on", own(c, !listens).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
+                let input = on.stdin();
+                if admitted {
+                    lab.assert_shm(server.pid());
+                } else if lab.accelerated(Side::Client) {
+                    let strict = if listens { server.pid() } else { on.pid() };
+                    let mut last = Ok(Vec::new());
+                    let refused = poll_until(PATIENCE, || {
+                        last = stat::connections();
+                        let all = last.as_deref().unwrap_or_default();
+                        all.iter().any(|c| c.pid == strict && c.path == "kernel" && c.reason == "other-user")
+                    });
+                    assert!(refused, "{last:?}");
+                    let shared = |c: &stat::Connection| [server.pid(), on.pid()].contains(&c.pid) && c.path == "shm";
+                    assert!(!last.iter().flatten().any(shared), "{last:?}");
+                }
+                drop(input);
+                let mut seen = Seen::default();
+                seen.note("ping-on", on.wait(PATIENCE).status);
+                drop(server);
+                seen
+            });
+        }
     }
 }
 
