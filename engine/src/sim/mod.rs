@@ -66,11 +66,12 @@ enum Object {
     Ringer,
 }
 
-/// What no call of the kernel tells.
-#[derive(Clone, Copy, Default)]
+/// What is a socket's, and not its connection's.
+#[derive(Clone, Default)]
 struct Socket {
     nonblocking: bool,
-    linger: (i32, i32),
+    /// Options that were set, by level and name.
+    options: BTreeMap<(i32, i32), Vec<u8>>,
 }
 
 type Meanwhile = Box<dyn FnOnce() + Send>;
@@ -84,7 +85,7 @@ struct State {
     now: u64,
     random: u64,
     /// What happens while somebody sleeps, in turn.
-    meanwhile: VecDeque<Meanwhile>,
+    meanwhile: VecDeque<Option<Meanwhile>>,
     /// Signals that were raised.
     raised: Vec<i32>,
     /// Memory of the program that faults.
@@ -167,10 +168,10 @@ impl State {
     }
 }
 
-/// Runs what the test has left for a sleeper. False: nothing is left.
+/// Runs what the test has left for a sleeper. False: there is nothing for this one.
 fn meanwhile() -> bool {
     let next = state().meanwhile.pop_front();
-    match next {
+    match next.flatten() {
         Some(f) => {
             f();
             true
@@ -205,7 +206,19 @@ impl Simulated {
 
     /// Leaves something to be done while the next sleeper sleeps.
     pub fn meanwhile(f: impl FnOnce() + Send + 'static) {
-        state().meanwhile.push_back(Box::new(f));
+        state().meanwhile.push_back(Some(Box::new(f)));
+    }
+
+    /// The next sleeper sleeps in vain, until its deadline.
+    pub fn nothing_meanwhile() {
+        state().meanwhile.push_back(None);
+    }
+
+    /// Sets O_NONBLOCK.
+    pub fn set_nonblocking(fd: i32) {
+        let mut s = state();
+        let id = s.descriptors[&fd];
+        s.sockets.entry(id).or_default().nonblocking = true;
     }
 
     /// Whether all of that has been done.
@@ -305,7 +318,7 @@ impl Kernel for Simulated {
     fn get_option<T: Plain>(fd: i32, level: i32, name: i32, v: &mut T) -> isize {
         let mut s = state();
         let id = s.descriptors.get(&fd).copied().unwrap_or(usize::MAX);
-        let socket = s.sockets.get(&id).copied().unwrap_or_default();
+        let set = s.sockets.get(&id).and_then(|socket| socket.options.get(&(level, name)).cloned());
         let Some((tcp, end)) = s.socket(fd) else { return -libc::ENOTSOCK as isize };
         let int = |n: i32| n.to_ne_bytes().to_vec();
         let bytes = match (level, name) {
@@ -314,7 +327,6 @@ impl Kernel for Simulated {
             (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => int(tcp.end(end).lowat as i32),
             (libc::SOL_SOCKET, libc::SO_RCVBUF) => int(tcp.end(end).room as i32),
             (libc::SOL_SOCKET, libc::SO_SNDBUF) => int(tcp.end(end).sndbuf as i32),
-            (libc::SOL_SOCKET, libc::SO_LINGER) => [int(socket.linger.0), int(socket.linger.1)].concat(),
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 let mut b = vec![0u8; 136];
                 let (state, acked, received) = tcp.info(end);
@@ -323,7 +335,7 @@ impl Kernel for Simulated {
                 b[128..136].copy_from_slice(&received.to_ne_bytes());
                 b
             }
-            _ => vec![0; size_of::<T>().min(8)],
+            _ => set.unwrap_or_else(|| vec![0; size_of::<T>()]),
         };
         let n = bytes.len().min(size_of::<T>());
         // SAFETY: any bytes are a `T`, and no more are written than it has.
@@ -333,11 +345,14 @@ impl Kernel for Simulated {
     fn set_option<T: Plain>(fd: i32, level: i32, name: i32, v: T) -> isize {
         let mut s = state();
         let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF as isize };
-        if (level, name) == (libc::SOL_SOCKET, libc::SO_LINGER) {
-            // SAFETY: a linger is two ints.
-            let v = unsafe { core::ptr::from_ref(&v).cast::<[i32; 2]>().read_unaligned() };
-            s.sockets.entry(id).or_default().linger = (v[0], v[1]);
+        // SAFETY: a value is its bytes; there are no options with padding.
+        let bytes = unsafe { core::slice::from_raw_parts((&raw const v).cast::<u8>(), size_of::<T>()) }.to_vec();
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT)
+            && let Some((tcp, end)) = s.socket(fd)
+        {
+            tcp.end(end).lowat = i32::from_ne_bytes(bytes[..4].try_into().expect("an int")) as usize;
         }
+        s.sockets.entry(id).or_default().options.insert((level, name), bytes);
         0
     }
     fn local_address(_: i32) -> Option<[u8; 28]> {
@@ -433,9 +448,12 @@ impl Kernel for Simulated {
         if s.descriptors.values().any(|other| *other == id) {
             return;
         }
-        let linger = s.sockets.remove(&id).unwrap_or_default().linger;
+        let options = s.sockets.remove(&id).unwrap_or_default().options;
+        let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
+        // l_onoff and l_linger.
+        let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
         if let Some(Object::Socket(connection, end)) = s.objects[id].take() {
-            s.connections[connection].close(end, linger.0 != 0 && linger.1 == 0);
+            s.connections[connection].close(end, abort);
         }
     }
     fn open(_: &CStr, _: i32) -> i32 {

@@ -18,10 +18,11 @@ static ONE: Mutex<()> = Mutex::new(());
 /// While it lives, the engine and the kernel are this test's.
 pub struct World {
     _one: MutexGuard<'static, ()>,
+    abandoned: bool,
 }
 
 /// Bytes of a ring, unless a test needs others.
-pub const RING: usize = 64 << 10;
+pub const RING: usize = if cfg!(miri) { 8 << 10 } else { 64 << 10 };
 
 impl World {
     pub fn new() -> World {
@@ -46,7 +47,12 @@ impl World {
             (0..64).filter_map(|s| chan.endpoint(s).map(|ep| (s, ep))).for_each(|(s, ep)| _ = chan.unseat(s, ep));
             chan.close();
         }
-        World { _one: one }
+        World { _one: one, abandoned: false }
+    }
+
+    /// The test has failed: what it leaves behind is the next one's to clear up.
+    pub fn abandon(mut self) {
+        self.abandoned = true;
     }
 
     /// A connection on the kernel.
@@ -76,7 +82,7 @@ impl World {
 impl Drop for World {
     /// Whatever a test has done: once all is closed, nothing of it is left.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.abandoned || std::thread::panicking() {
             return;
         }
         assert!(Simulated::is_quiet(), "what was left for a sleeper was not done");

@@ -1,7 +1,10 @@
 //! Two endpoints on a simulated kernel: what each call comes to, and that nothing is left behind (`World`).
 
 mod closing;
+mod leaving;
+mod reference;
 mod streams;
+mod waiting;
 
 use crate::sim::Simulated;
 use crate::sim::world::{Pair, RING, World};

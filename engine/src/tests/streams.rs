@@ -81,7 +81,7 @@ fn long_streams_go_round_the_ring() {
     let world = World::new();
     let pair = warmed(&world);
     let (mut sent, mut got) = (0, 0);
-    let (total, steps) = if cfg!(miri) { (2 * RING, [9001, 20011]) } else { (50 * RING, [1777, 3001]) };
+    let (total, steps) = if cfg!(miri) { (2 * RING, [3001, 5011]) } else { (50 * RING, [1777, 3001]) };
     while got < total {
         while let Ok(n) = pair.a.send(&bytes(sent, steps[0])) {
             sent += n;
@@ -130,7 +130,7 @@ fn without_memory_for_the_ring_the_kernel_takes_the_bytes() {
     let pair = warmed(&world);
     Simulated::limit_memory(Some(0));
     // What fits the home has its memory; the rest goes over the lifeline, and the direction stays there.
-    let all = bytes(0, 20_000);
+    let all = bytes(0, RING / 3);
     let mut sent = 0;
     while sent < all.len() {
         sent += pair.a.send(&all[sent..]).unwrap();

@@ -1,0 +1,124 @@
+//! The way back to the kernel: rewind, cut, echo, a peer that cannot do its part.
+
+use super::*;
+use crate::leave::{self, Unread};
+use crate::{rx, tx};
+use libc::{EAGAIN, ECONNRESET};
+use shmring::family::Reason;
+
+/// Reads what is there, in pieces.
+fn drain(side: crate::sim::world::Side) -> Vec<u8> {
+    let mut got = Vec::new();
+    loop {
+        match side.recv(701) {
+            Ok(some) if some.is_empty() => return got,
+            Ok(some) => got.extend(some),
+            Err(EAGAIN) => return got,
+            Err(e) => panic!("errno {e} after {} bytes", got.len()),
+        }
+    }
+}
+
+#[test]
+fn a_receiver_that_leaves_gets_what_it_did_not_read_over_the_lifeline() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+    assert_eq!(pair.b.recv(1_000), Ok(bytes(0, 1_000)));
+    leave::retire(pair.b.fd, Reason::Async);
+    assert_eq!(on_kernel(&pair), 4_000);
+    assert_eq!((pair.b.ep.rx_phase.get(), pair.b.ep.tx_phase.get()), (RxPhase::Down, TxPhase::Down));
+    assert_eq!(pair.a.send(&bytes(5_000, 1_000)), Ok(1_000));
+    // By the kernel's own call, as somebody would who does not know of us.
+    assert_eq!(Simulated::recv(pair.b.fd, 9_000, false), Ok(bytes(1_000, 5_000)));
+    assert_eq!(pair.b.send(b"back"), Ok(4));
+    assert_eq!(pair.a.recv(9), Ok(b"back".to_vec()));
+    assert!(leave::has_left(pair.a.ep) && leave::has_left(pair.b.ep));
+    pair.close();
+}
+
+#[test]
+fn a_receiver_that_stays_reads_the_ring_to_its_end_and_then_the_lifeline() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
+    leave::retire(pair.b.fd, Reason::Option);
+    assert_eq!(pair.a.send(&bytes(3_000, 1_000)), Ok(1_000));
+    assert_eq!(drain(pair.b), bytes(0, 4_000));
+    assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Down);
+    pair.close();
+}
+
+#[test]
+fn what_a_sender_repeats_over_the_lifeline_is_read_once() {
+    let world = World::new();
+    for peeked in [0, 1, 2_000] {
+        let pair = warmed(&world);
+        assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
+        tx::finish(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+        assert_eq!(on_kernel(&pair), 3_000, "an echo of all that lies unread");
+        assert_eq!(pair.b.peek(peeked), Ok(bytes(0, peeked)));
+        assert_eq!(rx::unread(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd), 3_000);
+        assert_eq!(pair.a.send(&bytes(3_000, 500)), Ok(500));
+        assert_eq!(rx::unread(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd), 3_500);
+        assert_eq!(pair.b.recv(1_234), Ok(bytes(0, 1_234)));
+        assert_eq!(drain(pair.b), bytes(1_234, 2_266));
+        pair.close();
+    }
+}
+
+#[test]
+fn an_echo_that_the_lifeline_does_not_take_at_once_comes_later() {
+    let world = World::new();
+    let pair = warmed(&world);
+    Simulated::tcp(pair.a.fd, |tcp, end| tcp.end(1 - end).room = 700);
+    Simulated::tcp(pair.a.fd, |tcp, end| tcp.end(end).sndbuf = 900);
+    assert_eq!(pair.a.send(&bytes(0, 4_000)), Ok(4_000));
+    tx::leave(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+    // The echo blocks what comes behind it.
+    assert_eq!(pair.a.send(b"behind"), Err(EAGAIN));
+    let mut got = Vec::new();
+    let mut sent = 0;
+    for _ in 0..100 {
+        got.extend(drain(pair.b));
+        if sent == 0 {
+            sent = pair.a.send(&bytes(4_000, 300)).unwrap_or(0);
+        }
+    }
+    assert_eq!(sent, 300);
+    assert_eq!(got, bytes(0, 4_300));
+    pair.close();
+}
+
+#[test]
+fn both_sides_leave_at_once() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 2_000)), Ok(2_000));
+    assert_eq!(pair.b.send(&bytes(7, 2_000)), Ok(2_000));
+    leave::retire(pair.a.fd, Reason::Splice);
+    leave::retire(pair.b.fd, Reason::Splice);
+    assert_eq!(drain(pair.a), bytes(7, 2_000));
+    assert_eq!(drain(pair.b), bytes(0, 2_000));
+    assert!(leave::has_left(pair.a.ep) && leave::has_left(pair.b.ep));
+    pair.close();
+}
+
+#[test]
+fn a_killed_peer_cannot_bring_what_it_had_sent_to_the_lifeline() {
+    let world = World::new();
+    // Whoever goes on reading in our library gets it from the ring ...
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 100)), Ok(100));
+    pair.a.die();
+    assert!(!leave::quit(pair.b.fd, Reason::Exec, Unread::Rewind));
+    assert_eq!(drain(pair.b), bytes(0, 100));
+    pair.b.close();
+    // ... and another reader a reset rather than a stream that is cut short.
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 100)), Ok(100));
+    pair.a.die();
+    leave::surrender(pair.b.fd, Reason::Passed);
+    assert_eq!(Simulated::recv(pair.b.fd, 9, false), Err(ECONNRESET));
+    pair.b.close();
+}

@@ -1,0 +1,144 @@
+//! Calls that wait: who wakes them, and that nobody sleeps for ever (the simulated kernel panics where nobody would wake a
+//! sleeper).
+
+use super::*;
+use libc::{EAGAIN, SO_RCVLOWAT, SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET};
+
+fn set_timeout(fd: i32, option: i32, ms: i64) {
+    use crate::kernel::Kernel;
+    Simulated::set_option(fd, SOL_SOCKET, option, libc::timeval { tv_sec: 0, tv_usec: ms * 1000 });
+}
+
+/// The next blocking calls of this thread doze, or sleep on the lifeline as well.
+fn sleep_deep(deep: bool) {
+    host::tls::tls().habits.deep.set(deep.into());
+}
+
+#[test]
+fn a_receiver_is_woken_by_a_send() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        sleep_deep(deep);
+        Simulated::meanwhile(move || assert_eq!(pair.a.send(b"news"), Ok(4)));
+        assert_eq!(pair.b.recv_with(9, 0), Ok(b"news".to_vec()));
+        assert_eq!(Simulated::timeouts(), 0, "deep: {deep}");
+        pair.close();
+    }
+}
+
+#[test]
+fn a_receiver_that_has_dozed_in_vain_is_woken_all_the_same() {
+    let world = World::new();
+    let pair = warmed(&world);
+    sleep_deep(false);
+    Simulated::nothing_meanwhile();
+    Simulated::meanwhile(move || assert_eq!(pair.a.send(b"late"), Ok(4)));
+    assert_eq!(pair.b.recv_with(9, 0), Ok(b"late".to_vec()));
+    assert_eq!(Simulated::timeouts(), 1, "the doze");
+    pair.close();
+}
+
+#[test]
+fn a_sender_is_woken_by_room() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        let all = bytes(0, RING + RING / 2);
+        sleep_deep(deep);
+        let (b, half) = (pair.b, all[..RING / 2].to_vec());
+        Simulated::meanwhile(move || assert_eq!(b.recv(half.len()).as_ref(), Ok(&half)));
+        assert_eq!(pair.a.send_with(&all, 0), Ok(all.len()));
+        assert_eq!(Simulated::timeouts(), 0, "deep: {deep}");
+        let mut got = all[..RING / 2].to_vec();
+        while let Ok(some) = pair.b.recv(RING) {
+            got.extend(some);
+        }
+        assert!(got == all);
+        pair.close();
+    }
+}
+
+#[test]
+fn a_receiver_hears_of_the_end() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        sleep_deep(deep);
+        Simulated::meanwhile(move || pair.a.close());
+        assert_eq!(pair.b.recv_with(9, 0), Ok(vec![]));
+        assert_eq!(Simulated::timeouts(), 0, "deep: {deep}");
+        pair.b.close();
+    }
+}
+
+#[test]
+fn a_receiver_hears_of_a_killed_peer_within_a_step() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        sleep_deep(deep);
+        Simulated::meanwhile(move || pair.a.die());
+        assert_eq!(pair.b.recv_with(9, 0), Ok(vec![]));
+        assert_eq!(Simulated::timeouts(), u32::from(!deep), "deep: {deep}");
+        pair.b.close();
+    }
+}
+
+#[test]
+fn a_receiver_follows_a_sender_that_goes_back_to_the_lifeline() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        sleep_deep(deep);
+        Simulated::meanwhile(move || {
+            crate::leave::retire(pair.a.fd, shmring::family::Reason::Oob);
+            assert_eq!(pair.a.send(b"native"), Ok(6));
+        });
+        assert_eq!(pair.b.recv_with(9, 0), Ok(b"native".to_vec()));
+        pair.close();
+    }
+}
+
+#[test]
+fn deadlines_are_kept() {
+    let world = World::new();
+    let pair = warmed(&world);
+    use crate::kernel::Kernel;
+    set_timeout(pair.b.fd, SO_RCVTIMEO, 70);
+    let begun = Simulated::now();
+    assert_eq!(pair.b.recv_with(9, 0), Err(EAGAIN));
+    let waited = Simulated::now() - begun;
+    assert!((70_000_000..80_000_000).contains(&waited), "{waited} ns");
+    set_timeout(pair.a.fd, SO_SNDTIMEO, 70);
+    let begun = Simulated::now();
+    assert_eq!(pair.a.send_with(&bytes(0, RING + 9), 0), Ok(RING));
+    let waited = Simulated::now() - begun;
+    assert!((70_000_000..80_000_000).contains(&waited), "{waited} ns");
+    assert_eq!(pair.b.recv(RING), Ok(bytes(0, RING)));
+    pair.close();
+}
+
+#[test]
+fn a_low_water_mark_holds_a_sleeper_back() {
+    let world = World::new();
+    let pair = warmed(&world);
+    use crate::kernel::Kernel;
+    Simulated::set_option(pair.b.fd, SOL_SOCKET, SO_RCVLOWAT, 100);
+    pair.b.ep.rcvlowat.store(100, core::sync::atomic::Ordering::Relaxed);
+    sleep_deep(true);
+    for _ in 0..3 {
+        Simulated::meanwhile(move || assert_eq!(pair.a.send(&[7; 40]), Ok(40)));
+    }
+    assert_eq!(pair.b.recv_with(999, 0), Ok(vec![7; 120]));
+    pair.close();
+}
+
+#[test]
+fn a_nonblocking_descriptor_does_not_wait() {
+    let world = World::new();
+    let pair = warmed(&world);
+    Simulated::set_nonblocking(pair.b.fd);
+    assert_eq!(pair.b.recv_with(9, 0), Err(EAGAIN));
+    pair.close();
+}
