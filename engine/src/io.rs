@@ -1,15 +1,14 @@
-//! What the byte-moving calls have in common: which way this call on this endpoint goes.
+//! The calls that move bytes: what each does on each path (`path`).
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
+use crate::path::{self, Call, Path};
 use crate::rx::{self, READY};
+use crate::signals::{self, Runs};
 use crate::turns::{self, Turn, Wait};
 use crate::tx::{self, Sent, UP};
-use crate::{
-    acts, attach, closing, config, conn, custody, endpoint, family, fds, leave, lifeline, real, signals, slots,
-    watchers,
-};
+use crate::{acts, attach, closing, conn, endpoint, family, fds, leave, lifeline, real, slots, watchers};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
@@ -21,68 +20,6 @@ use shmring::switch::{RxPhase, TxPhase};
 #[inline(always)]
 pub fn carried(fd: c_int) -> Option<Ep> {
     fds::carried(fd)
-}
-
-/// Which way a call goes, by one look at the state.
-enum Way {
-    /// The kernel's, at least now.
-    Native,
-    /// Bytes may be on this channel's ring.
-    Ring(&'static Chan),
-    /// The connection may come to a ring, or leaves one.
-    Between,
-}
-
-/// Says which way a call goes; takes the next step towards a ring.
-#[inline(always)]
-fn way(ep: Ep, fd: c_int) -> Way {
-    let chan = match ep.state() {
-        State::Attached => on_channel(ep, fd),
-        _ if native(ep, fd) => return Way::Native,
-        _ => attached(ep, fd),
-    };
-    chan.map_or(Way::Between, Way::Ring)
-}
-
-/// The channel of `ep`, which was attached a moment ago.
-#[inline(always)]
-fn on_channel(ep: Ep, fd: c_int) -> Option<&'static Chan> {
-    if family::is_recalled() {
-        leave::recall(ep, fd);
-    }
-    ep.chan()
-}
-
-/// Whether calls on it are the kernel's, at least now.
-fn native(ep: Ep, fd: c_int) -> bool {
-    match ep.state() {
-        State::Eligible | State::Attached => false,
-        State::Idle | State::Free => true,
-        // Calls on it are counted: whoever is inside one has the socket still.
-        State::Pinned if custody::was_sent(ep) => false,
-        State::Pinned => {
-            if !acts::noted(ep.reason.load(Relaxed)) {
-                fds::leave_alone(fd);
-            }
-            true
-        }
-    }
-}
-
-/// The channel of `ep` if its bytes may be on a ring; takes the next step towards that.
-fn attached(ep: Ep, fd: c_int) -> Option<&'static Chan> {
-    match ep.state() {
-        State::Attached => on_channel(ep, fd),
-        State::Eligible if config::enabled() && attach::tick(ep, fd) => ep.chan(),
-        _ => None,
-    }
-}
-
-/// Whether this process has no part in the ring of a connection that is attached: another thread is ending it, or the record
-/// was given to another connection behind this process's back. Either way the descriptor means what the kernel says.
-#[cold]
-fn lost(ep: Ep) -> bool {
-    ep.state() == State::Attached && ep.chan().is_none()
 }
 
 /// Runs a native call while it is counted in `word`; not if `bit` says that the ring is in use.
@@ -163,30 +100,59 @@ pub unsafe fn recv(
     flags: c_int,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let since = signals::runs();
-    let mut looked_up = Some(ep);
-    loop {
-        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
-        let chan = match way(ep, fd) {
-            Way::Native => return receive_natively(ep, flags, &mut real),
-            Way::Ring(chan) => chan,
-            Way::Between => match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
-                Some(r) if r > 0 => {
-                    attach::note_answer(ep);
-                    return r;
-                }
-                Some(r) => return r,
-                None if lost(ep) => return real(),
-                None => continue,
-            },
-        };
+    let call = Receive { fd, iov, n, flags, since: signals::runs(), real: &mut real };
+    // SAFETY: the caller's obligation.
+    unsafe { path::carry(ep, fd, call) }
+}
+
+struct Receive<'a, F> {
+    fd: c_int,
+    iov: *const iovec,
+    n: usize,
+    flags: c_int,
+    /// Handlers run when the call began.
+    since: Runs,
+    real: &'a mut F,
+}
+
+impl<F: FnMut() -> isize> Receive<'_, F> {
+    #[inline(always)]
+    fn try_natively(&mut self, ep: Ep) -> Option<isize> {
+        let (flags, real) = (self.flags, &mut *self.real);
+        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, real))
+    }
+}
+
+impl<F: FnMut() -> isize> Call for Receive<'_, F> {
+    #[inline(always)]
+    fn real(&mut self) -> isize {
+        (self.real)()
+    }
+
+    #[inline(always)]
+    fn natively(&mut self, ep: Ep) -> isize {
+        receive_natively(ep, self.flags, self.real)
+    }
+
+    #[inline(always)]
+    fn counted(&mut self, ep: Ep) -> Option<isize> {
+        let r = self.try_natively(ep);
+        if r.is_some_and(|r| r > 0) {
+            attach::note_answer(ep);
+        }
+        r
+    }
+
+    #[inline(always)]
+    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
+        let (fd, flags) = (self.fd, self.flags);
         // Neither is about the stream. All other flags that are not `CARRIED` mean nothing to a TCP socket (tcp_recvmsg).
         if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
-            let r = real();
+            let r = self.real();
             if r >= 0 && flags & libc::MSG_ERRQUEUE == 0 {
                 leave::retire(fd, Reason::Oob);
             }
-            return r;
+            return Some(r);
         }
         const CARRIED: c_int = libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_TRUNC | BREAKS;
         let flags = flags & CARRIED;
@@ -202,32 +168,30 @@ pub unsafe fn recv(
                 && !lifeline::peer_ended(fd)
                 && let Some(e) = endpoint::take_kept(ep)
             {
-                return real::ret(-e as isize);
+                return Some(real::ret(-e as isize));
             }
-            return receive_natively(ep, flags, &mut real);
+            return Some(receive_natively(ep, flags, self.real));
         }
         if !conn::make_ready(ep, chan) {
-            match counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, &mut real)) {
-                Some(r) => return r,
-                None => continue,
-            }
+            return self.try_natively(ep);
         }
+        let since = self.since;
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_RCVTIMEO, since };
         match turns::turn(ep, fd, &ep.rx_token, HANDED_RX, wait) {
             Turn::Ours => {}
-            Turn::Again => continue,
-            Turn::Failed(e) => return real::ret(-e as isize),
+            Turn::Again => return None,
+            Turn::Failed(e) => return Some(real::ret(-e as isize)),
         }
         let mut asleep = false;
-        // SAFETY: the caller's obligation; no lock is held here.
-        let r = unsafe { rx::recv(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+        // SAFETY: the program's iovecs, as `recv` was given them; no lock is held here.
+        let r = unsafe { rx::recv(ep, chan, fd, self.iov, self.n, flags, since, &mut asleep) };
         awake(ep, asleep);
         if family::is_leaving() {
             closing::read_on(ep, fd);
         }
         match r {
-            rx::RESTART => continue,
-            r => return real::ret(r),
+            rx::RESTART => None,
+            r => Some(real::ret(r)),
         }
     }
 }
@@ -244,13 +208,11 @@ pub fn inq(ep: Ep, fd: c_int) -> Option<c_int> {
 
 /// Makes a receiving call by `real` if the kernel has all of it to itself; `None` if the ring may be concerned.
 pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isize> {
-    let Some(e) = fds::carried(fd) else { return Some(real()) };
-    if native(e, fd) {
-        return Some(real());
-    }
-    match attached(e, fd) {
-        Some(_) => None,
-        None => counted(e, &e.rx_word, READY, &mut real),
+    let Some(ep) = fds::carried(fd) else { return Some(real()) };
+    match Path::of(ep, fd) {
+        Path::Kernel => Some(real()),
+        Path::Between => counted(ep, &ep.rx_word, READY, &mut real),
+        Path::Shm(_) => None,
     }
 }
 
@@ -289,54 +251,71 @@ pub unsafe fn send(
     flags: c_int,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let since = signals::runs();
-    let mut looked_up = Some(ep);
-    loop {
-        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
-        let chan = match way(ep, fd) {
-            Way::Native => return send_natively(ep, fd, flags, &mut real),
-            Way::Ring(chan) => chan,
-            Way::Between => {
-                if flags & libc::MSG_OOB != 0 {
-                    // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
-                    // begins.
-                    slots::give_up(ep, Reason::Oob);
-                }
-                attach::note_sent(ep);
-                match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, &mut real)) {
-                    Some(r) => return r,
-                    None if lost(ep) => return real(),
-                    None => continue,
-                }
-            }
-        };
+    let call = Send { fd, iov, n, flags, since: signals::runs(), real: &mut real };
+    // SAFETY: the caller's obligation.
+    unsafe { path::carry(ep, fd, call) }
+}
+
+struct Send<'a, F> {
+    fd: c_int,
+    iov: *const iovec,
+    n: usize,
+    flags: c_int,
+    /// Handlers run when the call began.
+    since: Runs,
+    real: &'a mut F,
+}
+
+impl<F: FnMut() -> isize> Call for Send<'_, F> {
+    #[inline(always)]
+    fn real(&mut self) -> isize {
+        (self.real)()
+    }
+
+    #[inline(always)]
+    fn natively(&mut self, ep: Ep) -> isize {
+        send_natively(ep, self.fd, self.flags, self.real)
+    }
+
+    #[inline(always)]
+    fn counted(&mut self, ep: Ep) -> Option<isize> {
+        if self.flags & libc::MSG_OOB != 0 {
+            // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
+            // begins.
+            slots::give_up(ep, Reason::Oob);
+        }
+        attach::note_sent(ep);
+        let (fd, flags, real) = (self.fd, self.flags, &mut *self.real);
+        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, real))
+    }
+
+    #[inline(always)]
+    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
+        let (fd, flags, since) = (self.fd, self.flags, self.since);
         // tcp_sendmsg_locked: an error of the socket comes first.
         if let Some(e) = endpoint::take_kept(ep) {
-            return real::ret(-e as isize);
+            return Some(real::ret(-e as isize));
         }
         // All other flags say how packets are made, or mean nothing to a TCP socket (tcp_sendmsg_locked).
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
-            return send_natively(ep, fd, flags, &mut real);
+            return Some(self.natively(ep));
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
         match turns::turn(ep, fd, &ep.tx_token, HANDED_TX, wait) {
             Turn::Ours => {}
-            Turn::Again => continue,
-            Turn::Failed(e) => return real::ret(-e as isize),
+            Turn::Again => return None,
+            Turn::Failed(e) => return Some(real::ret(-e as isize)),
         }
         let mut asleep = false;
-        // SAFETY: the caller's obligation; no lock is held here.
-        let sent = unsafe { tx::send(ep, chan, fd, iov, n, flags, since, &mut asleep) };
+        // SAFETY: the program's iovecs, as `send` was given them; no lock is held here.
+        let sent = unsafe { tx::send(ep, chan, fd, self.iov, self.n, flags, since, &mut asleep) };
         awake(ep, asleep);
         match sent {
-            Sent::Done(r) => return real::ret(r),
-            Sent::Native => match lifeline_send(ep, fd, flags, &mut real) {
-                Some(r) => return r,
-                None => continue,
-            },
+            Sent::Done(r) => Some(real::ret(r)),
+            Sent::Native => lifeline_send(ep, fd, flags, self.real),
         }
     }
 }
@@ -359,41 +338,57 @@ pub unsafe fn sendfile(
     n: usize,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let since = signals::runs();
-    let mut looked_up = Some(ep);
-    loop {
-        let Some(ep) = looked_up.take().or_else(|| fds::carried(out)) else { return real() };
-        let chan = match way(ep, out) {
-            Way::Native => return send_natively(ep, out, 0, &mut real),
-            Way::Ring(chan) => chan,
-            Way::Between => {
-                attach::note_sent(ep);
-                match counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, &mut real)) {
-                    Some(r) => return r,
-                    None if lost(ep) => return real(),
-                    None => continue,
-                }
-            }
-        };
-        if n == 0 {
+    let call = SendFile { out, inp, off, n, since: signals::runs(), real: &mut real };
+    // SAFETY: the caller's obligation.
+    unsafe { path::carry(ep, out, call) }
+}
+
+struct SendFile<'a, F> {
+    out: c_int,
+    inp: c_int,
+    off: *mut off_t,
+    n: usize,
+    /// Handlers run when the call began.
+    since: Runs,
+    real: &'a mut F,
+}
+
+impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
+    fn real(&mut self) -> isize {
+        (self.real)()
+    }
+
+    fn natively(&mut self, ep: Ep) -> isize {
+        send_natively(ep, self.out, 0, self.real)
+    }
+
+    fn counted(&mut self, ep: Ep) -> Option<isize> {
+        attach::note_sent(ep);
+        let (out, real) = (self.out, &mut *self.real);
+        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, real))
+    }
+
+    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
+        if self.n == 0 {
             // The kernel looks at the other arguments, and no farther (do_sendfile).
-            return real();
+            return Some(self.real());
         }
+        let (out, inp, since) = (self.out, self.inp, self.since);
         if let Some(e) = endpoint::take_kept(ep) {
-            return real::ret(-e as isize);
+            return Some(real::ret(-e as isize));
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: false, option: libc::SO_SNDTIMEO, since };
         match turns::turn(ep, out, &ep.tx_token, HANDED_TX, wait) {
             Turn::Ours => {}
-            Turn::Again => continue,
-            Turn::Failed(e) => return real::ret(-e as isize),
+            Turn::Again => return None,
+            Turn::Failed(e) => return Some(real::ret(-e as isize)),
         }
         let mut asleep = false;
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
-        let sent = if !off.is_null() || regular(inp) {
-            // SAFETY: the caller's obligation; no lock is held here.
-            let sent = unsafe { tx::sendfile(ep, chan, out, inp, off, n, since, &mut asleep) };
+        let sent = if !self.off.is_null() || regular(inp) {
+            // SAFETY: what the program passed to `sendfile`; no lock is held here.
+            let sent = unsafe { tx::sendfile(ep, chan, out, inp, self.off, self.n, since, &mut asleep) };
             awake(ep, asleep);
             sent
         } else {
@@ -402,13 +397,10 @@ pub unsafe fn sendfile(
         match sent {
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
-                return send_natively(ep, out, 0, &mut real);
+                Some(self.natively(ep))
             }
-            Sent::Done(r) => return real::ret(r),
-            Sent::Native => match lifeline_send(ep, out, 0, &mut real) {
-                Some(r) => return r,
-                None => continue,
-            },
+            Sent::Done(r) => Some(real::ret(r)),
+            Sent::Native => lifeline_send(ep, out, 0, self.real),
         }
     }
 }

@@ -39,6 +39,7 @@ pub mod notify;
 pub mod own;
 pub mod pages;
 pub mod parting;
+pub mod path;
 pub mod peer;
 pub mod poller;
 pub mod readiness;

@@ -2,6 +2,7 @@
 
 mod closing;
 mod leaving;
+mod paths;
 mod reference;
 mod streams;
 mod waiting;
