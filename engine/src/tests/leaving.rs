@@ -122,3 +122,25 @@ fn a_killed_peer_cannot_bring_what_it_had_sent_to_the_lifeline() {
     assert_eq!(Simulated::recv(pair.b.fd, 9, false), Err(ECONNRESET));
     pair.b.close();
 }
+
+/// Bytes before the switch point lie on the lifeline, the rest on a ring that was cut: a peek leaves both, and must not begin
+/// again with the first.
+#[test]
+fn a_peek_across_a_ring_that_has_ended_sees_each_byte_once() {
+    let world = World::new();
+    for on_ring in [0, 1, 500] {
+        let pair = world.pair();
+        assert_eq!(pair.a.send(&bytes(0, 300)), Ok(300));
+        pair.attach(RING);
+        assert_eq!(pair.b.send(b"ready"), Ok(5));
+        if on_ring > 0 {
+            assert_eq!(pair.a.send(&bytes(300, on_ring)), Ok(on_ring));
+        }
+        leave::retire(pair.b.fd, Reason::Option);
+        assert_eq!(pair.b.peek(999), Ok(bytes(0, 300 + on_ring)));
+        assert_eq!(drain(pair.b), bytes(0, 300 + on_ring));
+        assert_eq!(pair.a.send(&bytes(7, 70)), Ok(70));
+        assert_eq!(drain(pair.b), bytes(7, 70));
+        pair.close();
+    }
+}

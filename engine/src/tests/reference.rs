@@ -138,7 +138,7 @@ fn compare(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { 500 },
+        cases: if cfg!(miri) { 3 } else { std::env::var("ENGINE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(500) },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

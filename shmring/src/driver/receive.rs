@@ -161,6 +161,8 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
         RxStep::Ring(n) => n.min(want),
         RxStep::Empty if place.some => return Ok(Brought::NoMore),
         RxStep::Empty => return empty(p, c, place, want),
+        // A peek that came here past bytes of the lifeline has left them there. Behind the ring it would see them again.
+        RxStep::Ended if p.peeks() && p.own(&c.ep.rx_phase) != RxPhase::Ring => return Ok(Brought::NoMore),
         RxStep::Ended if head == p.own(&c.ep.rx_head) => {
             come_down(p, c)?;
             place.phase = RxPhase::Down;
