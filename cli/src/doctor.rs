@@ -1,4 +1,6 @@
 //! `culvert doctor`: will programs on this machine be accelerated, and this one?
+// Unsafe here: libc's calls.
+#![allow(unsafe_code)]
 
 use std::ffi::OsString;
 use std::io;

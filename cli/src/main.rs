@@ -8,6 +8,7 @@
 //! over closed standard descriptors, and a program started by `culvert run` would inherit both.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code))]
+#![deny(unsafe_code)]
 
 mod args;
 mod bench;
@@ -25,7 +26,9 @@ mod visible;
 mod workload;
 
 /// Entry point, called by libc.
+// Unsafe here: its name is libc's to find.
 #[cfg(not(test))]
+#[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: std::ffi::c_int, _argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
     // std's args_os() does not depend on its start-up code: on glibc it is filled in from .init_array.

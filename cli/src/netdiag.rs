@@ -1,4 +1,6 @@
 //! What the kernel says about TCP sockets: `NETLINK_SOCK_DIAG` and `/proc/PID/net/tcp`.
+// Unsafe here: netlink messages are structures of C.
+#![allow(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,4 +1,6 @@
 //! Can this program be served by a preloaded library?
+// Unsafe here: libc's calls.
+#![allow(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;

@@ -1,4 +1,6 @@
 //! `culvert run`: put the library into LD_PRELOAD and become the program.
+// Unsafe here: libc's calls.
+#![allow(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -2,6 +2,8 @@
 //!
 //! Each prints one line of JSON (a server: its port) when it is ready or done, and a server runs until
 //! it is killed or its parent dies.
+// Unsafe here: sockets and signals, by libc.
+#![allow(unsafe_code)]
 
 mod crowd;
 

@@ -1,4 +1,6 @@
 //! A program's buffers.
+// Unsafe here: the program's iovecs are read through its pointers.
+#![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
 use libc::iovec;

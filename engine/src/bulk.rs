@@ -8,6 +8,8 @@
 //! A sender could say that a whole ring is full that it has never written, and have the reader's group pay for that, until the
 //! reader is killed for want of memory. `pread` takes a hole for zeros and allocates nothing (shmem_file_read_iter), whatever
 //! the sender punches meanwhile. Our own user and root could do worse to us, and are trusted with it.
+// Unsafe here: rings are mapped, moved and unmapped.
+#![allow(unsafe_code)]
 
 use crate::channel::{self, Chan};
 use crate::kernel::{K, Kernel as _};

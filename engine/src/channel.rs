@@ -1,5 +1,7 @@
 //! This process's view of the channels it has mapped, and of their slots. What of their rings is mapped only while it
 //! is needed is in [`bulk`](crate::bulk).
+// Unsafe here: the words of a channel are references into its mapping.
+#![allow(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};

@@ -2,6 +2,8 @@
 //!
 //! A wrong value is reported in one line that names it and says what is accepted; the program then runs
 //! on the kernel path.
+// Unsafe here: the environment is libc's, as C strings.
+#![allow(unsafe_code)]
 
 use crate::log::{self, Level};
 use core::ffi::{CStr, c_char};

@@ -1,6 +1,8 @@
 //! A connection as this process sees it.
 //!
 //! An endpoint's shared half ([`Endpoint`]) is the family's; its [`Local`] half is this process's.
+// Unsafe here: a record is a reference into the family's memory.
+#![allow(unsafe_code)]
 
 use crate::lifeline;
 use crate::lock::{Held, take};

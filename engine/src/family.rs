@@ -1,4 +1,6 @@
 //! The family's memory and the endpoints in it. See `shmring::family` for what it holds.
+// Unsafe here: the family's memory is laid out and referred to here.
+#![allow(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};

@@ -11,6 +11,8 @@
 //! Standard input is a case of its own, and the usual one: stdio reads it behind our back, preloaded or not.
 //! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
 //! stays open under its other numbers). To the program it is no socket any more: `getpeername(0)` fails.
+// Unsafe here: ring memory is written to files.
+#![allow(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};

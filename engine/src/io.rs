@@ -1,4 +1,6 @@
 //! The calls that move bytes: what each does on each path (`path`).
+// Unsafe here: the program's iovecs are handed on, and calls are cancellation points.
+#![allow(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;

@@ -6,6 +6,8 @@
 //! compiled: a call through `K` costs what it does.
 //!
 //! Results are the kernel's, `>= 0` or `-errno`, and `errno` stays as it is, unless it says otherwise.
+// Unsafe here: the kernel and libc take pointers: each call says what they must be.
+#![allow(unsafe_code)]
 
 use core::ffi::CStr;
 use core::mem::MaybeUninit;

@@ -11,6 +11,7 @@
 //! Safety of the whole: the library has no allocator, no threads, no unwinding, and exports no name of libc's. Its state is
 //! static atomics; what other processes share is reached through `channel` and `family` only.
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
 #![allow(clippy::missing_safety_doc)]
 
 pub mod acts;

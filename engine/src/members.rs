@@ -4,6 +4,8 @@
 //! gives such a lock to a process, not to a descriptor: a child of fork does not inherit it; it ends with the last thread,
 //! before the process is a zombie, and with exec, since the memfd is close-on-exec. Others ask for it with F_GETLK, in
 //! whatever pid namespace they are. A process that is stopped keeps it. Asked for in slow paths only.
+// Unsafe here: the family's header is a reference into its memory.
+#![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
 use crate::own;

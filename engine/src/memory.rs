@@ -1,4 +1,6 @@
 //! What of the process's memory is culvert's, and so neither in its core dumps nor locked into RAM with the program's.
+// Unsafe here: it maps memory, and asks the linker where the library lies.
+#![allow(unsafe_code)]
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;

@@ -2,6 +2,8 @@
 //!
 //! They sit at high numbers, are close-on-exec, and are protected: a program's `close` of one fails with EBADF (to the
 //! program it does not exist), and a `dup2` onto one moves ours out of the way.
+// Unsafe here: where a descriptor is kept is kept as a pointer.
+#![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
 use crate::table::{MAX, OURS, put};

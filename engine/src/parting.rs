@@ -4,6 +4,8 @@
 //! over by somebody whom the others do not trust, as is the purpose of giving it up. It gets a family of its own, at the same
 //! address and with the same records: its descriptors, waits and threads notice nothing. What it holds together with others,
 //! or in a channel that others have, goes to the kernel first.
+// Unsafe here: the family's memory is copied and replaced.
+#![allow(unsafe_code)]
 
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};

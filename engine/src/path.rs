@@ -2,6 +2,8 @@
 //!
 //! A call ([`Call`]) says what it does on each path, and [`carry`] chooses: there is one `match` over [`Path`] in the library.
 //! ARCHITECTURE.md ("Another path") says what else a new one needs.
+// Unsafe here: a call is a cancellation point.
+#![allow(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;

@@ -1,4 +1,6 @@
 //! The rest of a wait that is woken again and again for nothing: see `shmring::restless`.
+// Unsafe here: a rest is a cancellation point, with the program's signal mask.
+#![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;

@@ -6,6 +6,8 @@
 //!
 //! How long a doze may be follows from how long this thread slept before. Where hundreds of threads keep the CPUs busy, an
 //! answer takes longer than [`STEP`]: each of them would doze in vain, and then pay for the dearer sleep as well.
+// Unsafe here: a sleep is a cancellation point: it is `unsafe` to make one with something to drop, or a lock held.
+#![allow(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;

@@ -1,5 +1,7 @@
 //! Who watches connections in the program's name: its epoll sets. They are not the engine's; whoever has them says so once,
 //! with [`are`]. Until then nobody watches.
+// Unsafe here: the table is kept as a pointer.
+#![allow(unsafe_code)]
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;

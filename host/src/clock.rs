@@ -1,4 +1,6 @@
 //! The time: monotonic nanoseconds, and the rate of the time-stamp counter.
+// Unsafe here: the vDSO's function is called by its address.
+#![allow(unsafe_code)]
 
 use crate::objects;
 use core::sync::atomic::Ordering::Relaxed;

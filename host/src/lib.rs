@@ -10,6 +10,7 @@
 //! ```
 //! No allocator, no threads, no unwinding; nothing here knows of connections.
 #![no_std]
+#![deny(unsafe_code)]
 #![allow(clippy::missing_safety_doc)]
 
 // Under Miri, which runs no assembly.

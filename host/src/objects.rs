@@ -1,5 +1,7 @@
 //! Objects that are loaded (the ELF specification's name for libraries and programs), read without a call to the
 //! dynamic linker: what it would be asked is one of the functions that we, or others, put in front of it.
+// Unsafe here: what the dynamic linker and the kernel have loaded is read through pointers.
+#![allow(unsafe_code)]
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char};

@@ -4,6 +4,8 @@
 //! A function is resolved at its first call, not in a constructor: another library's constructor may call
 //! us before ours has run. A function that this libc lacks answers as the kernel does for an unknown call:
 //! -1 with `ENOSYS`.
+// Unsafe here: libc's functions are called by their addresses.
+#![allow(unsafe_code)]
 
 use crate::objects;
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};

@@ -8,6 +8,8 @@
 //!
 //! Every field is used by its own thread and by the signal handlers that interrupt that thread, by nobody
 //! else. Relaxed atomics say that to the compiler and cost a plain `mov`.
+// Unsafe here: the storage is declared and found in assembly.
+#![allow(unsafe_code)]
 
 #[cfg(not(miri))]
 use core::arch::{asm, global_asm};

@@ -7,6 +7,8 @@
 //!
 //! The routine keeps the stack pointer where it was, so that it can be left from any of its instructions, and
 //! uses SSE only: no `vzeroupper`, and no AVX state to save in the frame of a signal that arrives.
+// Unsafe here: the copy is assembly.
+#![allow(unsafe_code)]
 
 use core::arch::global_asm;
 use shmring::syscall;

@@ -4,6 +4,8 @@
 //! their own (rustix, and with it smol and async-std), or hand them to an io_uring (liburing). A byte on a ring would
 //! never wake them. Before a connection is attached the process is therefore searched for such a set. One that was
 //! made before culvert could see it, inherited or received, looks the same and counts as well.
+// Unsafe here: directory entries are bytes that the kernel has written.
+#![allow(unsafe_code)]
 
 use crate::epoll;
 use core::ffi::CStr;

@@ -1,4 +1,6 @@
 //! Descriptors coming and going: every call that makes, duplicates or closes one.
+// Unsafe here: libc's own functions are called as the program called ours.
+#![allow(unsafe_code)]
 
 use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};

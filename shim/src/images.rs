@@ -1,5 +1,7 @@
 //! Whether an exec will find its file. One that will not needs nothing to be prepared: a search of PATH, in the program or
 //! in `execvp`, fails for most directories, and what an exec prepares for the next image cannot be undone completely.
+// Unsafe here: paths are the program's C strings.
+#![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char, c_int};
 use engine::{config, custody, members};

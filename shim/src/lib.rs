@@ -8,6 +8,7 @@
 //! ```
 //! Safety of the whole: the library has no allocator, no threads, no unwinding. Its state is static atomics.
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
 #![allow(clippy::missing_safety_doc)]
 
 mod bypass;
@@ -29,6 +30,7 @@ use host::{clock, log, real, signals};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
 #[link(name = "c")]
+#[allow(unsafe_code)]
 unsafe extern "C" {}
 
 /// Who watches connections: the program's epoll sets. Those that it might have made without libc count as well.
@@ -50,6 +52,8 @@ type RegisterAtfork = unsafe extern "C" fn(
 ) -> i32;
 
 /// Run by the dynamic linker, possibly after other libraries' constructors have called us. Before it, culvert is off.
+// Unsafe here: what the kernel and libc hand to a library at its start are pointers.
+#[allow(unsafe_code)]
 extern "C" fn start() {
     // SAFETY: reads a number that the kernel passed to this image.
     if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
@@ -107,6 +111,8 @@ extern "C" fn start() {
 
 /// Run at `exit`, among the destructors of all libraries. Those that come later may use connections as well: we are called
 /// again when all are through (glibc's `__run_exit_handlers` runs what is registered meanwhile, too).
+// Unsafe here: it registers a function with libc.
+#[allow(unsafe_code)]
 extern "C" fn at_exit() {
     // SAFETY: `last` ignores its argument; this library is never unloaded.
     if unsafe { real::__cxa_atexit(last, core::ptr::null_mut(), core::ptr::null_mut()) } != 0 {
@@ -119,17 +125,22 @@ extern "C" fn last(_: *mut c_void) {
     processes::leaving();
 }
 
+// Unsafe here, and below: where a static lies.
 #[used]
+#[allow(unsafe_code)]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = start;
 
 #[used]
+#[allow(unsafe_code)]
 #[unsafe(link_section = ".fini_array")]
 static END: extern "C" fn() = at_exit;
 
 /// A panic is a bug of ours. It cannot unwind into the program, and going on could corrupt its streams.
 #[cfg(not(test))]
 #[panic_handler]
+// Unsafe here: `abort`.
+#[allow(unsafe_code)]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     log!(Error, "internal error, aborting rather than losing a byte: {info}");
     // SAFETY: ends the process.

@@ -1,4 +1,6 @@
 //! `mlockall` (mlock(2)) of the program's memory alone.
+// Unsafe here: libc's mlockall, and locks of the program's mappings.
+#![allow(unsafe_code)]
 
 use core::ffi::c_int;
 use engine::{channel, members, memory};

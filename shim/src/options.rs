@@ -1,5 +1,7 @@
 //! Socket options, ioctl and fcntl on endpoints. What the ring is known to carry faithfully passes; any
 //! other request about the socket moves it to the kernel first.
+// Unsafe here: option values are the program's memory.
+#![allow(unsafe_code)]
 
 use crate::descriptors;
 use core::sync::atomic::Ordering::Relaxed;

@@ -1,4 +1,6 @@
 //! `poll` and `select` over sets that hold connections of ours.
+// Unsafe here: pollfds and fd_sets are the program's memory.
+#![allow(unsafe_code)]
 
 use crate::epoll;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};

@@ -1,4 +1,6 @@
 //! Processes coming and going: fork, vfork, exec, spawn, exit, and a process that gives up its system calls.
+// Unsafe here: the environment of an exec is the program's, and one variable libc's.
+#![allow(unsafe_code)]
 
 use crate::epoll;
 use core::ffi::{CStr, c_char};

@@ -9,6 +9,8 @@
 //! is lost; code that a cancellation may unwind through must keep it so (no token, no guard across a sleep).
 //!
 //! The symbol is hidden, so that a program linked to a shared Rust standard library keeps its own.
+// Unsafe here: it is assembly.
+#![allow(unsafe_code)]
 
 core::arch::global_asm!(
     ".pushsection .text.rust_eh_personality,\"ax\",@progbits",

@@ -5,6 +5,7 @@
 //! Nothing here knows about libc's socket API. Everything another process can write is a claim: it is
 //! loaded once, checked, and only then used.
 #![cfg_attr(not(any(test, loom)), no_std)]
+#![deny(unsafe_code)]
 
 pub mod driver;
 pub mod family;

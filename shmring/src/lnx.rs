@@ -3,6 +3,8 @@
 //! Safe means: a call touches no memory but its arguments and what the kernel hands out. What a descriptor is, and whether
 //! it may be closed or changed, is for the caller to know. Results are the kernel's, `>= 0` or `-errno`, and `errno` stays
 //! as it is: see [`sys`](crate::sys), whose bare call all of this is made of.
+// Unsafe here: it makes the system calls.
+#![allow(unsafe_code)]
 
 use crate::sync::AtomicU32;
 use crate::syscall;

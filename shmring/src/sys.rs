@@ -4,6 +4,8 @@
 //! work before the dynamic linker has resolved anything, and must be safe in a signal handler and after
 //! `fork` in a threaded program. A bare system call is all of that; libc's wrappers are none of it.
 //! Results are the kernel's: `>= 0`, or `-errno`.
+// Unsafe here: it is where system calls and special instructions are made.
+#![allow(unsafe_code)]
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("culvert supports x86-64 only: see ARCHITECTURE.md, \"Portability\"");

@@ -3,6 +3,8 @@
 //! Everything started here dies with the benchmark: a [`Job`] kills its process tree when it is dropped, the
 //! signal thread kills all descendants on SIGINT, SIGTERM and SIGHUP, and each direct child asks the
 //! kernel to be killed should the benchmark itself be killed. All by process id.
+// Unsafe here: processes and their resources, by libc.
+#![allow(unsafe_code)]
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};

@@ -1,4 +1,6 @@
 //! Finds the processes under culvert, and the sockets behind their endpoints.
+// Unsafe here: libc's calls.
+#![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;

@@ -1,4 +1,6 @@
 //! Receiving on an attached endpoint: lifeline, ring, lifeline, as one stream.
+// Unsafe here: the program's iovecs; a receive is a cancellation point.
+#![allow(unsafe_code)]
 
 mod advance;
 mod depart;

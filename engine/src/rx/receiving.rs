@@ -1,4 +1,6 @@
 //! The receiving direction, owned: who has a [`Receiving`] has its token.
+// Unsafe here: bytes are copied from a ring into the program's memory.
+#![allow(unsafe_code)]
 
 use super::look::{contradiction, peer};
 use crate::buffers::Buffers;

@@ -5,6 +5,8 @@
 //! sleeper then, and it has no deadline, the test fails: nobody would ever wake it. With a deadline the clock goes on to it.
 //!
 //! [`world`] builds connections on top.
+// Unsafe here: it is the kernel: it reads and writes what pointers name.
+#![allow(unsafe_code)]
 
 pub mod tcp;
 pub mod world;

@@ -1,4 +1,6 @@
 //! Connections of the simulated kernel as the engine sees them: both ends in this process, as two endpoints of its family.
+// Unsafe here: it calls what a program calls.
+#![allow(unsafe_code)]
 
 use super::Simulated;
 use crate::channel;

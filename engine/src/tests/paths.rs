@@ -1,4 +1,6 @@
 //! Which path a call takes, with a call that only notes where it was sent.
+// Unsafe here: a call is a cancellation point.
+#![allow(unsafe_code)]
 
 use super::*;
 use crate::channel::Chan;

@@ -1,4 +1,6 @@
 //! `sendfile` to an attached endpoint.
+// Unsafe here: the program's offset, and ring memory that the kernel writes.
+#![allow(unsafe_code)]
 
 use super::look::untold;
 use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};

@@ -1,4 +1,6 @@
 //! The sending direction, owned: who has a [`Sending`] has its token.
+// Unsafe here: ring memory is given to the kernel.
+#![allow(unsafe_code)]
 
 use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{go_home, tell_cork};

@@ -12,6 +12,8 @@
 //! - A handler must not run while its thread holds a direction of a connection, since it may use that
 //!   connection or never come back: [`critical_enter`] puts it off for the few hundred nanoseconds.
 //! - A fault in [`usercopy`] is an `EFAULT` ([`arm_faults`]).
+// Unsafe here: it works on what the kernel hands to signal handlers, and on the program's dispositions.
+#![allow(unsafe_code)]
 
 mod blocking;
 mod deliver;

@@ -9,6 +9,8 @@
 //! [`set`] holds the sets and their watches, [`chains`] which watches a connection has, [`ready`] which of a set's have news,
 //! [`owed`] what the kernel has not been told yet. [`ctl`] is what the program asks of a set, [`numbers`] what closing a
 //! descriptor does to it, [`wait`] what it reports, in the order of [`order`]; [`forks`] is what a fork does to all.
+// Unsafe here: events are the program's memory; sets are shared with forks as references into a mapping.
+#![allow(unsafe_code)]
 
 mod chains;
 mod ctl;

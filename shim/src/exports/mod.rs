@@ -9,6 +9,8 @@
 //!
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
 //! them. Nothing here allocates, locks or keeps state.
+// Unsafe here: they are C functions: what they are given is the program's.
+#![allow(unsafe_code)]
 
 use core::ffi::{c_int, c_void};
 use engine::{fds, members};
