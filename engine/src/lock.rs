@@ -78,6 +78,17 @@ impl Lock {
         None
     }
 
+    /// Takes a lock in memory that processes share, and on which nothing depends that one of them could not bear: from an owner
+    /// in another process that keeps it for `ns` nanoseconds, since it is stopped, perhaps for good, the lock is taken all the
+    /// same. With another lock held that keeps this process's own threads from each other.
+    #[inline]
+    pub fn lock_among(&self, ns: u64) -> Among<'_> {
+        if self.0.compare_exchange(0, myself(), Acquire, Relaxed).is_err() {
+            wrest(&self.0, ns);
+        }
+        Among { word: &self.0 }
+    }
+
     /// Whether somebody holds it. Ordered as `try_lock` is (`SeqCst`).
     pub fn is_held(&self) -> bool {
         self.0.load(SeqCst) != 0
@@ -91,6 +102,39 @@ impl Lock {
     /// See [`free_after_vfork`].
     pub fn free_after_vfork(&self) {
         free(&self.0, 0);
+    }
+}
+
+/// A lock taken by [`Lock::lock_among`].
+#[must_use]
+pub struct Among<'a> {
+    word: &'a AtomicU64,
+}
+
+impl Among<'_> {
+    /// Unlocks, unless another process has taken the lock meanwhile.
+    #[inline]
+    pub fn release(self) {
+        free(self.word, 0);
+    }
+}
+
+#[cold]
+fn wrest(word: &AtomicU64, ns: u64) {
+    let end = K::now() + ns;
+    let mut tries = 0u32;
+    loop {
+        let held = word.load(Relaxed);
+        tries += 1;
+        let kept = held != 0 && tries > 200 && (members::owner_is_dead(held) || K::now() > end);
+        if (held == 0 || kept) && word.compare_exchange(held, myself(), Acquire, Relaxed).is_ok() {
+            return;
+        }
+        if tries < 200 {
+            core::hint::spin_loop();
+        } else {
+            K::nap(if tries < 220 { 0 } else { 200_000 });
+        }
     }
 }
 

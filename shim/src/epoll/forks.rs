@@ -27,7 +27,10 @@ pub(super) fn free_after_vfork() {
     if !CHAINS.is_held() && CHANGES.load(Relaxed) & 1 != 0 {
         CHANGES.fetch_add(1, Release);
     }
-    TABLE.iter().filter(|s| s.made()).for_each(|s| s.common().lock.free_after_vfork());
+    for s in TABLE.iter().filter(|s| s.made()) {
+        s.common().lock.free_after_vfork();
+        s.own.free_after_vfork();
+    }
 }
 
 /// Before a fork: the watches that parent and child will share have their places.
@@ -85,8 +88,8 @@ pub(super) fn after_fork_parent() {
     FORKING.fetch_sub(1, SeqCst);
 }
 
-/// In the child of a fork, which has one thread. The locks lie in memory that the parent shares: one that is taken is
-/// held by a thread of the parent, and will be released by it.
+/// In the child of a fork, which has one thread. One lock of each set lies in memory that the parent shares: if it is
+/// taken it is held by a thread of the parent.
 pub(super) fn after_fork_child() {
     CHAINS.reset();
     CHANGES.store(0, Relaxed);
@@ -99,6 +102,7 @@ pub(super) fn after_fork_child() {
         if s.used.load(Relaxed) == 0 && s.common.load(Relaxed).is_null() {
             continue;
         }
+        s.own.reset();
         s.sleepers.store(0, Relaxed);
         if !s.made() {
             // What the parent will use for a set of its own.

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
-use engine::lock::{Held, Lock};
+use engine::lock::{Among, Held, Lock};
 use engine::{fds, memory};
 use host::clock;
 use host::tls::tls;
@@ -69,6 +69,8 @@ pub(super) const PARKED: u32 = 8;
 pub(super) const END: u32 = u32::MAX;
 
 pub(super) struct Set {
+    /// Held by a thread of this process.
+    pub own: Lock,
     /// 1: in use; [`LEFT`].
     pub used: AtomicU32,
     pub refs: AtomicU32,
@@ -116,6 +118,23 @@ pub(super) struct Set {
     pub links: [AtomicPtr<Link>; CHUNKS],
 }
 
+/// A set's lock, held.
+#[must_use]
+pub(super) struct SetHeld<'a> {
+    own: Held<'a>,
+    others: Option<Among<'a>>,
+}
+
+impl SetHeld<'_> {
+    /// Unlocks.
+    pub fn release(self) {
+        if let Some(others) = self.others {
+            others.release();
+        }
+        self.own.release();
+    }
+}
+
 /// [`Watch::events`] of a watch that the kernel has with events that were not noted: a change of it was owed and never
 /// told.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -131,6 +150,7 @@ pub(super) const LEFT: u32 = 2;
 
 pub(super) static TABLE: [Set; SETS] = [const {
     Set {
+        own: Lock::new(),
         used: AtomicU32::new(0),
         refs: AtomicU32::new(0),
         poller: AtomicU32::new(0),
@@ -221,9 +241,16 @@ impl Set {
         }
     }
 
-    /// Its lock.
-    pub fn lock(&self) -> Held<'static> {
-        self.common().lock.lock()
+    /// Its lock: of this process's threads, and of all processes that may have the set.
+    ///
+    /// Among processes it is a courtesy. What they share are the words of watches, each of which is whole at any time; lists
+    /// and chains are each process's own. So one that is stopped while it holds the lock is waited for a moment only: what it
+    /// was about to change it changes when it goes on, as if it had called then.
+    pub fn lock(&self) -> SetHeld<'_> {
+        const PATIENCE: u64 = 50_000_000;
+        let own = self.own.lock();
+        let others = self.may_be_others().then(|| self.common().lock.lock_among(PATIENCE));
+        SetHeld { own, others }
     }
 
     /// Whether nothing is attached in it any more.

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -363,6 +364,39 @@ static void stopped_first(void)
 	puts("comes back");
 }
 
+/* A process that has the same epoll set is stopped at some moment while it changes it. The other one goes on with the set. */
+static void stopped_set(void)
+{
+	meet(echo);
+	int ep = epoll_create1(0);
+	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = 5 };
+	if (ep < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev)) fail("epoll");
+	converse(fd, 100);
+	for (int i = 0; i < 60; i++) {
+		pid_t c = fork();
+		if (c == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;) {
+				ev.events ^= EPOLLOUT;
+				if (epoll_ctl(ep, EPOLL_CTL_MOD, fd, &ev)) _exit(3);
+			}
+		}
+		pass(1000 + rand() % 3000);
+		kill(c, SIGSTOP);
+		int status;
+		waitpid(c, &status, WUNTRACED);
+		alarm(10);
+		ev.events = EPOLLIN;
+		if (epoll_ctl(ep, EPOLL_CTL_MOD, fd, &ev)) fail("epoll_ctl");
+		if (epoll_wait(ep, &ev, 1, 0) != 0) fail("nothing");
+		if (send(fd, "x", 1, 0) != 1 || epoll_wait(ep, &ev, 1, -1) != 1 || recv(fd, buf, 1, 0) != 1) fail("epoll_wait");
+		alarm(0);
+		kill(c, SIGKILL);
+		waitpid(c, 0, 0);
+	}
+	puts("goes on");
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -377,6 +411,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "abreast")) abreast();
 	else if (!strcmp(what, "stopped")) stopped();
 	else if (!strcmp(what, "stopped-first")) stopped_first();
+	else if (!strcmp(what, "stopped-set")) stopped_set();
 	else return 2;
 	return 0;
 }

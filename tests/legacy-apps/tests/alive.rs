@@ -70,3 +70,8 @@ fn a_stopped_holder_that_takes_turns() {
 fn a_stopped_holder_that_was_alone() {
     scenario("stopped-first", 40);
 }
+
+#[test]
+fn a_stopped_process_that_has_the_same_epoll_set() {
+    scenario("stopped-set", 2);
+}
