@@ -1,4 +1,6 @@
 //! The bytes of a stream: native, on a ring, across the switch between them, short and long, peeked at.
+// `sendfile` takes the program's pointer.
+#![allow(unsafe_code)]
 
 use super::*;
 use crate::io;
