@@ -182,10 +182,7 @@ impl Chan {
             return;
         }
         let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
-        let begun = if self.is_foreign() { K::now() } else { 0 };
-        K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
-        if begun != 0 {
-            channel::note_wait(self.peer_uid.load(Relaxed), K::now().saturating_sub(begun));
-        }
+        let punch = || K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
+        if self.is_foreign() { channel::timed(self.peer_uid.load(Relaxed), punch) } else { punch() }
     }
 }

@@ -100,13 +100,24 @@ pub fn after_fork_parent() {
 /// + 1.
 static SLOW: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
 
-/// A call on a file that processes of `user` have, too, took `ns` nanoseconds. Who allocates and punches all of the file again
-/// and again holds its lock (inode_lock, shmem_fallocate) for a second at a time.
-pub fn note_wait(user: u32, ns: u64) {
+/// Runs a call on a file that processes of `user` have, too, and notes if it has waited long for them. Who allocates and punches
+/// all of the file again and again holds its lock (inode_lock, shmem_fallocate) for a second at a time.
+pub fn timed(user: u32, call: impl FnOnce()) {
     const LONG_NS: u64 = 10_000_000;
-    if ns < LONG_NS {
+    let (begun, before) = (K::now(), K::thread_usage());
+    call();
+    if K::now().saturating_sub(begun) < LONG_NS {
         return;
     }
+    // On a busy machine a thread is away for as long without having waited. One that waits for a lock sleeps, or spins as long
+    // as its holder runs (rwsem_optimistic_spin).
+    let after = K::thread_usage();
+    if after.1 != before.1 || after.0.saturating_sub(before.0) > LONG_NS / 2 {
+        note_wait(user);
+    }
+}
+
+fn note_wait(user: u32) {
     let name = (u64::from(user) + 1) << 32;
     let known = SLOW.iter().find(|s| s.load(Relaxed) >> 32 == name >> 32);
     let place =
@@ -119,7 +130,7 @@ pub fn note_wait(user: u32, ns: u64) {
     }
 }
 
-/// So often nothing is made of it: a busy machine is slow, too.
+/// So often it takes.
 const TIMES: u32 = 3;
 
 /// Whether new connections with `user` stay on the kernel, since that has held us up.

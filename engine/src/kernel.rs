@@ -126,6 +126,8 @@ pub trait Kernel {
     unsafe fn read_at(fd: i32, into: *mut u8, len: usize, at: usize) -> isize;
     /// Gives a part of it back to the system: it reads as zeros.
     fn punch_hole(fd: i32, part: Range<usize>);
+    /// What this thread has used of the CPU, nanoseconds, and how often it has waited for something.
+    fn thread_usage() -> (u64, u64);
     /// `len` zeros of this process's own, at an address of the kernel's choice.
     fn zeros(len: usize) -> Option<*mut u8>;
     /// A file's bytes from `offset` on, at an address of the kernel's choice.
@@ -363,6 +365,9 @@ mod linux {
         }
         fn punch_hole(fd: i32, part: Range<usize>) {
             lnx::punch_hole(fd, part);
+        }
+        fn thread_usage() -> (u64, u64) {
+            lnx::thread_usage()
         }
         fn zeros(len: usize) -> Option<*mut u8> {
             memory::map(0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)

@@ -201,6 +201,16 @@ pub fn punch_hole(fd: i32, part: Range<usize>) -> isize {
     unsafe { syscall!(libc::SYS_fallocate, fd, PUNCH, part.start, part.len()) }
 }
 
+/// What the calling thread has used of the CPU, nanoseconds, and how often it has waited for something.
+pub fn thread_usage() -> (u64, u64) {
+    // SAFETY: all-zero bytes are a valid rusage.
+    let mut u: libc::rusage = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel writes one rusage.
+    unsafe { syscall!(libc::SYS_getrusage, libc::RUSAGE_THREAD, &raw mut u) };
+    let ns = |t: libc::timeval| t.tv_sec as u64 * 1_000_000_000 + t.tv_usec as u64 * 1000;
+    (ns(u.ru_utime) + ns(u.ru_stime), u.ru_nvcsw as u64)
+}
+
 /// Real, effective and saved user id of the calling thread; `None` if the kernel does not say.
 pub fn users() -> Option<[u32; 3]> {
     let mut ids = [0u32; 3];

@@ -539,6 +539,9 @@ impl Kernel for Simulated {
         unsafe { core::ptr::copy_nonoverlapping(file.at.wrapping_add(at), into, n) };
         n as isize
     }
+    fn thread_usage() -> (u64, u64) {
+        (0, 0)
+    }
     fn punch_hole(fd: i32, part: Range<usize>) {
         if let Some(file) = state().file(fd) {
             assert!(part.end <= file.len);

@@ -134,27 +134,34 @@ fn known() -> String {
     )
 }
 
-/// Removes what MALLORY leaves in /dev/shm when it is dropped.
-struct Leavings;
+/// A hostile user of a test's own: what it leaves in /dev/shm is removed when this is dropped.
+struct Hostile(u32);
 
-impl Drop for Leavings {
+impl Drop for Hostile {
     fn drop(&mut self) {
         for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&format!("culvert-{MALLORY}-")) {
+            if entry.file_name().to_string_lossy().starts_with(&format!("culvert-{}-", self.0)) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
     }
 }
 
-/// `py/hostile.py` as another user's, who may read a copy of it.
-fn hostile_user(lab: &Lab, words: &[&str]) -> Command {
-    open_to_all(lab.dir());
-    let script = lab.write("hostile.py", std::fs::read(legacy_apps::file("py/hostile.py")).expect("the script"));
-    let mut c = lab.command(Side::Client, "setpriv");
-    c.env_remove("LD_PRELOAD").arg(format!("--reuid={MALLORY}")).arg(format!("--regid={MALLORY}"));
-    c.args(["--clear-groups", "--", "/usr/bin/python3.11", "-u"]).arg(script).arg(known()).args(words);
-    c
+impl Hostile {
+    /// The `n`th user. Tests that run at the same time would remove each other's registry.
+    fn user(n: u32) -> Hostile {
+        Hostile(MALLORY + n)
+    }
+
+    /// `py/hostile.py` as this user's, who may read a copy of it.
+    fn peer(&self, lab: &Lab, words: &[&str]) -> Command {
+        open_to_all(lab.dir());
+        let script = lab.write("hostile.py", std::fs::read(legacy_apps::file("py/hostile.py")).expect("the script"));
+        let mut c = lab.command(Side::Client, "setpriv");
+        c.env_remove("LD_PRELOAD").arg(format!("--reuid={}", self.0)).arg(format!("--regid={}", self.0));
+        c.args(["--clear-groups", "--", "/usr/bin/python3.11", "-u"]).arg(script).arg(known()).args(words);
+        c
+    }
 }
 
 /// A peer of another user says that it has filled its ring, and has not: whoever reads that gets zeros, and no memory is charged
@@ -164,13 +171,13 @@ fn a_peer_that_has_others_pay_for_its_ring() {
     if !is_several_users() {
         return;
     }
-    let _leavings = Leavings;
+    let user = Hostile::user(1);
     let lab = Lab::new("charge", Mode::Both);
     let port = free_port().to_string();
     let bytes = (RING - 64).to_string();
     let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "charge", &bytes]));
     wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
-    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "charge", &port])).success();
+    let hostile = lab.run("hostile", &mut user.peer(&lab, &["connector", "charge", &port])).success();
     let out = victim.wait(PATIENCE);
     assert_eq!(out.text(), "listening\nzeros True", "{}", out.stderr);
     assert_eq!(hostile.text(), "at work\nread True bytes 0");
@@ -200,12 +207,12 @@ fn a_peer_that_notes_what_it_has_not_done() {
     if !is_several_users() {
         return;
     }
-    let _leavings = Leavings;
+    let user = Hostile::user(2);
     let lab = Lab::new("journal", Mode::Both);
     let port = free_port().to_string();
     let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "journal"]));
     wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
-    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "journal", &port])).success();
+    let hostile = lab.run("hostile", &mut user.peer(&lab, &["connector", "journal", &port])).success();
     let out = victim.wait(PATIENCE);
     assert_eq!(out.text(), "listening\nsame True", "{}", out.stderr);
     assert_eq!(hostile.text(), "told 400");
@@ -253,13 +260,13 @@ fn a_peer_that_keeps_what_it_does_not_read() {
         eprintln!("skipped: no control group can be made (needs root, and memory control)");
         return;
     };
-    let _leavings = Leavings;
+    let user = Hostile::user(3);
     let lab = Lab::new("retain", Mode::Both);
     let port = free_port().to_string();
     let path = group.0.to_string_lossy();
     let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "retain", &path]));
     wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
-    let said = lab.run("hostile", &mut hostile_user(&lab, &["connector", "retain", &port])).success().text();
+    let said = lab.run("hostile", &mut user.peer(&lab, &["connector", "retain", &port])).success().text();
     drop(victim);
     let (bytes, ends) = said.strip_prefix("megabytes ").and_then(|s| s.split_once(' ')).expect("what was kept");
     let megabytes: u32 = bytes.parse().expect("a number");
@@ -275,12 +282,12 @@ fn a_peer_that_holds_up_who_gives_memory_back() {
     if !is_several_users() {
         return;
     }
-    let _leavings = Leavings;
+    let user = Hostile::user(4);
     let lab = Lab::new("hold", Mode::Both);
     let port = free_port().to_string();
     let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "hold"]));
     wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
-    let hostile = lab.run("hostile", &mut hostile_user(&lab, &["connector", "hold", &port])).success();
+    let hostile = lab.run("hostile", &mut user.peer(&lab, &["connector", "hold", &port])).success();
     drop(victim);
     assert_eq!(hostile.text(), "not offered a slot", "{}", hostile.stderr);
 }
@@ -289,7 +296,7 @@ fn a_peer_that_holds_up_who_gives_memory_back() {
 /// call, what a RST makes of it natively.
 #[test]
 fn a_peer_that_contradicts_itself() {
-    const ROUNDS: usize = 20;
+    const ROUNDS: usize = 8;
     let run = |mode: Mode, how: &str, sends: &[&str], log: &[(&str, &str)]| {
         let lab = Lab::new(how, mode);
         let port = free_port().to_string();
