@@ -8,9 +8,12 @@
 //! What another process has written is a [`Claim`]. It becomes a position by [`Claim::within`], and can be compared, but not
 //! counted on.
 
-use crate::ring::Corrupt;
 use crate::word::{Code, Numbered};
 use core::fmt;
+
+/// The peer wrote something that cannot be: this connection is lost, nothing else is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Corrupt;
 
 /// Bytes of a direction of a connection before a place in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

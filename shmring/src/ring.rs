@@ -10,7 +10,7 @@
 //! stable whenever the ring is non-empty, hence `Relaxed`.
 
 use crate::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
-use crate::position::RingPos;
+use crate::position::{Corrupt, RingPos};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::sys;
 
@@ -50,10 +50,6 @@ impl Geometry {
         [(off as usize, first as usize), (at as usize, second as usize), (third as usize, (rest - second) as usize)]
     }
 }
-
-/// The peer wrote something that cannot be: this connection is lost, nothing else is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Corrupt;
 
 /// Receiver's look at the ring: bytes available after `head`, given the peer's claim.
 #[inline(always)]

@@ -17,8 +17,8 @@
 //! Everything here is pure: views go in, decisions come out. [`driver`](crate::driver) executes them.
 
 use crate::layout::{Arbiter, Echo, READY, REFUSED};
+use crate::position::Corrupt;
 use crate::position::{Claim, RingPos, StreamPos};
-use crate::ring::Corrupt;
 use crate::word::Code;
 
 /// The receiver's place in a direction.

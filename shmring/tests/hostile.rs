@@ -8,8 +8,9 @@ use shmring::driver::{
 };
 use shmring::family::{Endpoint, Reason};
 use shmring::layout::{Arbiter, CLOSED, Consumer, POLLERS, Producer, Queue, READY, REFUSED, Role, Side, SlotHeader};
+use shmring::position::Corrupt;
 use shmring::position::{RingPos, StreamPos};
-use shmring::ring::{self, About, Corrupt, Geometry, Sleeper, Stamp};
+use shmring::ring::{self, About, Geometry, Sleeper, Stamp};
 use shmring::switch::{self, Again, RxPhase, RxStep, RxView, Transit, TxPhase, TxStep, TxView};
 use shmring::sync::{AtomicU64, Ordering};
 use shmring::word::{Code, Coded};

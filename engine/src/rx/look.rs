@@ -40,7 +40,7 @@ pub(super) fn contradiction(c: &Conn) -> Option<(u64, u64)> {
     // In this order: what is published before the end stays.
     let end = end(c.ep, c.me(), c.peer());
     match ring::available(c.published(), head, c.size) {
-        Err(ring::Corrupt) => Some((head.number(), c.published().tail.load(Relaxed).number())),
+        Err(shmring::position::Corrupt) => Some((head.number(), c.published().tail.load(Relaxed).number())),
         // Another thread may have read on since.
         Ok(there) => end.filter(|end| end.behind(head) > there).map(|end| (head.number(), end.number())),
     }

@@ -9,8 +9,9 @@ use super::receive::{Incoming, arrived, come_down, end, turned_away};
 use super::{Access, Conn, Guard, Port};
 use crate::family::OPEN;
 use crate::layout::{Arbiter, REFUSED};
+use crate::position::Corrupt;
 use crate::position::{Claim, RingPos};
-use crate::ring::{self, Corrupt};
+use crate::ring;
 use crate::switch::{self, RxPhase};
 use crate::sync::{Ordering, fence};
 

@@ -21,8 +21,8 @@ pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put
 
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};
+use crate::position::Corrupt;
 use crate::position::{RingPos, StreamPos};
-use crate::ring::Corrupt;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::word::{Code, Coded, Width as _};
 

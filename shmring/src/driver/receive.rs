@@ -3,8 +3,9 @@
 use super::{Access, Conn, Guard, Port};
 use crate::family::OPEN;
 use crate::layout::{Arbiter, Echo, READY};
+use crate::position::Corrupt;
 use crate::position::{Claim, RingPos, StreamPos};
-use crate::ring::{self, Corrupt};
+use crate::ring;
 use crate::switch::{self, RxPhase, RxStep, RxView, Transit};
 use crate::sync::Ordering;
 

@@ -304,7 +304,7 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         let sent = p.natively_sent()?.map_or(0, |n| n.since(up));
         match again.resume(tail, sent) {
             Ok(at) => at,
-            Err(ring::Corrupt) => {
+            Err(crate::position::Corrupt) => {
                 p.say(&c.ep.tx_phase, TxPhase::Down)?;
                 return Ok(Next::Done(Turn::Failed(Failure::Reset)));
             }
@@ -377,7 +377,7 @@ pub fn put<P: Outgoing, F>(
     if limit.saturating_sub(tail.since(head)) < want || !in_home {
         head = match p.atom(|| ring::refresh(c.given_back(), head, tail))? {
             Ok(head) => head,
-            Err(ring::Corrupt) => return Ok(Put::Corrupt),
+            Err(crate::position::Corrupt) => return Ok(Put::Corrupt),
         };
         p.note(&c.ep.tx_head, head);
         if head == tail && tail != base {

@@ -61,7 +61,7 @@ fn process_dead(c: &Config, w: &World, i: usize) -> bool {
     w.dead & (1 << c.receivers[i]) != 0
 }
 
-fn available(c: &Config, w: &World) -> Result<u64, ring::Corrupt> {
+fn available(c: &Config, w: &World) -> Result<u64, shmring::position::Corrupt> {
     let m = w.slot();
     let p = Producer { tail: Coded::new(at(m.tail).claim()), base: Coded::new(at(m.base)), ..Producer::default() };
     ring::available(&p, at(w.rx.head), u64::from(c.ring))
