@@ -7,22 +7,9 @@ import struct
 import sys
 import threading
 
+from ends import pair
+
 NOTSENT_LOWAT = 25
-
-
-def pair(before=lambda listener, client: None):
-    listener, client = socket.socket(), socket.socket()
-    before(listener, client)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1)
-    client.connect(listener.getsockname())
-    server, _ = listener.accept()
-    listener.close()
-    for s in (client, server):
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for _ in range(20):
-        client.sendall(b"ping"), server.recv(4), server.sendall(b"pong"), client.recv(4)
-    return client, server
 
 
 def fill(s, size=65536):

@@ -10,21 +10,9 @@ import subprocess
 import sys
 import time
 
+from ends import pair
+
 LINGER2, KEEPIDLE, KEEPINTVL, KEEPCNT, USER_TIMEOUT, INQ = 8, 4, 5, 6, 18, 36
-
-
-def pair():
-    listener, client = socket.socket(), socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1)
-    client.connect(listener.getsockname())
-    server, _ = listener.accept()
-    listener.close()
-    for s in (client, server):
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for _ in range(20):
-        client.sendall(b"ping"), server.recv(4), server.sendall(b"pong"), client.recv(4)
-    return client, server
 
 
 def name(call):
