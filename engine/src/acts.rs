@@ -9,9 +9,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::{Reason, State};
 use shmring::journal::{AT, Act};
 use shmring::layout::Role;
+use shmring::word::Coded;
 
-/// Endpoint + 1 by the connector's port, for each role that this process's end may have.
-static BY_PORT: [[AtomicU32; 65536]; 2] = [const { [const { AtomicU32::new(0) }; 65536] }; 2];
+/// Endpoint by the connector's port, for each role that this process's end may have.
+static BY_PORT: [[Coded<Option<Ep>>; 65536]; 2] = [const { [const { Coded::zero() }; 65536] }; 2];
 
 /// `family::allocated` when [`learn`] last looked at the latest connections.
 static MET: AtomicU32 = AtomicU32::new(0);
@@ -136,7 +137,7 @@ fn ports(ep: Ep, fd: i32) -> u32 {
 
 fn list(ep: Ep, ports: u32) {
     if let Some(role) = ep.role() {
-        BY_PORT[role as usize][(ports >> 16) as usize].store(ep.index() + 1, Relaxed);
+        BY_PORT[role as usize][(ports >> 16) as usize].store(Some(ep), Relaxed);
     }
 }
 
@@ -196,7 +197,7 @@ pub fn find(act: &Act) -> Option<Ep> {
     let place = &BY_PORT[mine as usize][act.ports[0] as usize];
     let wanted = u32::from(act.ports[0]) << 16 | u32::from(act.ports[1]);
     let look = || {
-        let ep = Ep::from_index(place.load(Relaxed).checked_sub(1)?);
+        let ep = place.load(Relaxed)?;
         (ep.ports.load(Relaxed) == wanted && ep.local().refs.load(Relaxed) > 0).then_some(ep)
     };
     look().or_else(|| if learn() { look() } else { None })

@@ -53,7 +53,7 @@ pub fn after_fork_child() {
     for ep in family::held() {
         let l = ep.local();
         l.stage.store(0, Relaxed);
-        l.offered.store(0, Relaxed);
+        l.offered.store(None, Relaxed);
         if ep.state() == State::Attached {
             l.inherited.store(1, Relaxed);
         }
@@ -109,7 +109,7 @@ pub fn tick(ep: Ep, fd: i32) -> bool {
     }
     let n = ep.ops.load(Relaxed).wrapping_add(1);
     ep.ops.store(n, Relaxed);
-    if ep.local().offered.load(Relaxed) == 0 && !due(n, ep.role.load(Relaxed) == 2) {
+    if ep.local().offered.load(Relaxed).is_none() && !due(n, ep.role.load(Relaxed) == 2) {
         return false;
     }
     step(ep, fd)
@@ -198,20 +198,21 @@ fn connector(ep: Ep, fd: i32) {
     let ours = |c: &&Chan| c.role() == Role::Connector && c.inherited.load(Relaxed) == 0;
     for chan in channel::all().filter(ours).filter(|c| !channel::holds_up(c.peer_uid.load(Relaxed))) {
         for offer in chan.offers() {
-            let slot = offer.slot.load(Acquire) as usize;
-            if slot == 0 || slot > SLOTS || offer.connector.load(Relaxed) != cookie {
+            let Some(offered) = offer.slot.load(Acquire) else { continue };
+            let slot = offered as usize;
+            if slot >= SLOTS || offer.connector.load(Relaxed) != cookie {
                 continue;
             }
             if !watchers::may_attach(ep) {
                 return;
             }
-            if offer.slot.compare_exchange(slot as u32, 0, AcqRel, Relaxed).is_err() {
+            if offer.slot.compare_exchange(Some(offered), None, AcqRel, Relaxed).is_err() {
                 continue;
             }
             // The slot is ours now, and the offer does not change any more. Between our look and the exchange it may
             // have been withdrawn and made anew for another connection: then it is given back.
             if offer.connector.load(Relaxed) != cookie {
-                offer.slot.store(slot as u32, Release);
+                offer.slot.store(Some(offered), Release);
                 continue;
             }
             let acceptor = offer.acceptor.load(Relaxed);
@@ -220,11 +221,11 @@ fn connector(ep: Ep, fd: i32) {
                 Ok(f)
                     if f.cookie == acceptor
                         && f.is_held_by(chan.peer_uid.load(Relaxed))
-                        && chan.endpoint(slot - 1).is_none()
-                        && chan.have_page(slot - 1) =>
+                        && chan.endpoint(slot).is_none()
+                        && chan.have_page(slot) =>
                 {
                     ep.local().peer_cookie.store(acceptor, Relaxed);
-                    attach(ep, chan, slot - 1);
+                    attach(ep, chan, slot);
                     let _ = REGISTRY.withdraw(&t.reversed(), cookie);
                 }
                 _ => {
@@ -243,14 +244,14 @@ fn connector(ep: Ep, fd: i32) {
 
 fn acceptor(ep: Ep, fd: i32) {
     let l = ep.local();
-    let offered = l.offered.load(Relaxed) as usize;
-    if offered != 0 {
+    if let Some(slot) = l.offered.load(Relaxed) {
+        let slot = slot as usize;
         let Some(chan) = ep.chan() else { return };
         // In this order: a connector that has left will not take it any more.
         let left = chan.left_by_peer();
-        if chan.slot(offered - 1).side[Role::Connector as usize].rx.load(Acquire) == layout::READY {
+        if chan.slot(slot).side[Role::Connector as usize].rx.load(Acquire) == layout::READY {
             if watchers::may_attach(ep) {
-                attach(ep, chan, offered - 1);
+                attach(ep, chan, slot);
             }
         } else if left {
             withdraw(ep);
@@ -333,7 +334,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);
     let l = ep.local();
-    l.chan.store(chan.place(), Release);
+    l.chan.store(Some(chan.place()), Release);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.take_back(slot);
     chan.seat(slot, ep);
@@ -348,11 +349,11 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
         // Given up by another thread. What an acceptor has offered is taken back later.
         if chan.role() == Role::Connector {
             detach(ep, chan, false);
-            l.chan.store(0, Relaxed);
+            l.chan.store(None, Relaxed);
         }
         return;
     }
-    l.offered.store(0, Relaxed);
+    l.offered.store(None, Relaxed);
     crate::log!(
         Debug,
         "endpoint {}: attached to channel {:x} slot {slot} as {:?}",
@@ -382,7 +383,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     let l = ep.local();
     rx::inq_set(ep, l.fd.load(Relaxed));
     l.inherited.store(1, Relaxed);
-    l.chan.store(chan.place(), Release);
+    l.chan.store(Some(chan.place()), Release);
     chan.seat(slot, ep);
     ep.state.store(State::Attached as u32, Release);
 }

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
+use shmring::word::Coded;
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
@@ -34,7 +35,7 @@ pub struct Chan {
     mapped: AtomicU32,
     role: AtomicU32,
     ring: AtomicU32,
-    /// Place in the table, + 1.
+    /// Place in the table.
     place: u32,
     /// Name of the channel.
     pub id: AtomicU64,
@@ -52,8 +53,8 @@ pub struct Chan {
     pub peer_pid: AtomicU32,
     /// Somebody writes to it who is neither our own user nor root.
     foreign: AtomicU32,
-    /// Endpoint (index + 1) in each slot.
-    slot_ep: [AtomicU32; SLOTS],
+    /// Endpoint in each slot.
+    slot_ep: [Coded<Option<Ep>>; SLOTS],
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
     /// given up by the peer.
     pub used: AtomicU64,
@@ -185,7 +186,7 @@ fn unused() -> Option<&'static Chan> {
     let place = CHANNELS.get(high)?;
     let p = K::zeros(PAGE + layout::FIXED_LEN)?.cast::<Chan>();
     // SAFETY: fresh zeros of that size, and ours alone; zeros are a Chan.
-    unsafe { (*p).place = high as u32 + 1 };
+    unsafe { (*p).place = high as u32 };
     place.store(p, Release);
     HIGH.store(high as u32 + 1, Release);
     entry(high)
@@ -220,9 +221,8 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
     c.alive.store(0, Relaxed);
     c.unused.store(1, Relaxed);
     UNUSED.fetch_add(1, Relaxed);
-    for s in c.slot_ep.iter().chain(&c.left) {
-        s.store(0, Relaxed);
-    }
+    c.slot_ep.iter().for_each(|s| s.store(None, Relaxed));
+    c.left.iter().for_each(|s| s.store(0, Relaxed));
     c.mapped.store(1, Release);
     crate::family::count_channel();
     Some(c)
@@ -240,12 +240,12 @@ impl Ep {
     /// The channel, if attached and known to this process.
     #[inline(always)]
     pub fn chan(self) -> Option<&'static Chan> {
-        entry((self.local().chan.load(Acquire) as usize).wrapping_sub(1))
+        entry(self.local().chan.load(Acquire)? as usize)
     }
 }
 
 impl Chan {
-    /// Its place in the table, + 1: what [`Local::chan`](crate::endpoint::Local::chan) holds.
+    /// Its place in the table: what [`Local::chan`](crate::endpoint::Local::chan) holds.
     pub fn place(&self) -> u32 {
         self.place
     }
@@ -425,21 +425,18 @@ impl Chan {
     /// Endpoint in a slot.
     #[inline]
     pub fn endpoint(&self, slot: usize) -> Option<Ep> {
-        match self.slot_ep[slot % SLOTS].load(Acquire) {
-            0 => None,
-            i => Some(Ep::from_index(i - 1)),
-        }
+        self.slot_ep[slot % SLOTS].load(Acquire)
     }
 
     /// Puts an endpoint into a slot.
     pub fn seat(&self, slot: usize, ep: Ep) {
         self.used_now();
-        self.slot_ep[slot % SLOTS].store(ep.index() + 1, Release);
+        self.slot_ep[slot % SLOTS].store(Some(ep), Release);
     }
 
     /// Takes `ep` out of a slot, unless another sits there by now.
     pub fn unseat(&self, slot: usize, ep: Ep) -> bool {
-        self.slot_ep[slot % SLOTS].compare_exchange(ep.index() + 1, 0, Release, Relaxed).is_ok()
+        self.slot_ep[slot % SLOTS].compare_exchange(Some(ep), None, Release, Relaxed).is_ok()
     }
 
     /// A connection that is closed leaves `bytes` of memory in a slot.
@@ -462,6 +459,6 @@ impl Chan {
 
     /// Whether any endpoint of this process sits in it.
     pub fn idle(&self) -> bool {
-        self.slot_ep.iter().all(|s| s.load(Relaxed) == 0)
+        self.slot_ep.iter().all(|s| s.load(Relaxed).is_none())
     }
 }

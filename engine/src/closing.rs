@@ -53,7 +53,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     if let Some(chan) = chan {
         slots::detach(ep, chan, dead);
     }
-    l.chan.store(0, Relaxed);
+    l.chan.store(None, Relaxed);
     family::free(ep);
     tx.release();
     rx.release();
@@ -146,7 +146,7 @@ fn keep_open(ep: Ep, fd: c_int) -> bool {
     fds::set(new, Kind::Ours);
     let l = ep.local();
     l.fd.store(new, Relaxed);
-    l.kept.store(new + 1, SeqCst);
+    l.kept.store(Some(new as u32), SeqCst);
     if !sleepers::slept_on(ep) {
         let_go(ep);
     } else if let Some(chan) = ep.chan() {
@@ -159,8 +159,8 @@ fn keep_open(ep: Ep, fd: c_int) -> bool {
 
 /// The last thread that slept on `ep` after its descriptor was closed is back: closes it.
 pub fn let_go(ep: Ep) {
-    let fd = ep.local().kept.swap(0, SeqCst) - 1;
-    if fd >= 0 {
+    if let Some(fd) = ep.local().kept.swap(None, SeqCst) {
+        let fd = fd as i32;
         fds::set(fd, Kind::Other);
         drop_descriptor(ep, fd);
         K::close(fd);
@@ -170,7 +170,7 @@ pub fn let_go(ep: Ep) {
 /// A blocking call on `ep` that slept is over.
 pub fn awake(ep: Ep) {
     sleepers::wake_up();
-    if ep.local().kept.load(SeqCst) != 0 && !sleepers::slept_on(ep) {
+    if ep.local().kept.load(SeqCst).is_some() && !sleepers::slept_on(ep) {
         let_go(ep);
     }
 }

@@ -11,14 +11,16 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 use shmring::family::{ENDPOINTS, ENDPOINTS_AT, Endpoint, FIN, RST, Reason, State};
 use shmring::layout::Role;
+use shmring::position::RingPos;
+use shmring::word::{Coded, Numbered};
 
 /// This process's half of an endpoint. Copied by fork.
 #[repr(align(64))]
 pub struct Local {
     /// Descriptors of this process that refer to the endpoint.
     pub refs: AtomicU32,
-    /// Channel, once attached or offered: its place in the table of channels, + 1.
-    pub chan: AtomicU32,
+    /// Channel, once attached or offered: its place in the table of channels.
+    pub chan: Coded<Option<u32>>,
     /// First watch of it in an epoll set of this process (index + 1).
     pub watches: AtomicU32,
     /// Progress of the rendezvous: see `attach`.
@@ -31,10 +33,10 @@ pub struct Local {
     pub fd: AtomicI32,
     /// Whether the descriptor was blocking when a receive last asked. A hint: only a short spin depends on it.
     pub blocking: AtomicU32,
-    /// Slot offered to the peer in `chan`, + 1, while not attached.
-    pub offered: AtomicU32,
-    /// Descriptor + 1 under which a connection lives on that was closed while a thread sleeps on it.
-    pub kept: AtomicI32,
+    /// Slot offered to the peer in `chan`, while not attached.
+    pub offered: Coded<Option<u32>>,
+    /// Descriptor under which a connection lives on that was closed while a thread sleeps on it.
+    pub kept: Coded<Option<u32>>,
     /// Something was sent, and nothing received since.
     pub asked: AtomicU32,
     /// How often something was received after something was sent.
@@ -53,8 +55,8 @@ pub struct Local {
     pub awaited_by: AtomicU32,
     /// Of which life of the record.
     pub awaited_life: AtomicU32,
-    /// Where on the ring it left: the number of a `RingPos`.
-    pub awaited_at: AtomicU64,
+    /// Where on the ring it left.
+    pub awaited_at: Coded<RingPos>,
     /// How much before that it keeps.
     pub awaited_kept: AtomicU64,
 }
@@ -62,15 +64,15 @@ pub struct Local {
 static LOCALS: [Local; ENDPOINTS] = [const {
     Local {
         refs: AtomicU32::new(0),
-        chan: AtomicU32::new(0),
+        chan: Coded::zero(),
         watches: AtomicU32::new(0),
         stage: AtomicU32::new(0),
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
         blocking: AtomicU32::new(0),
-        offered: AtomicU32::new(0),
-        kept: AtomicI32::new(0),
+        offered: Coded::zero(),
+        kept: Coded::zero(),
         asked: AtomicU32::new(0),
         answers: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
@@ -79,7 +81,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         awaited: AtomicU32::new(0),
         awaited_by: AtomicU32::new(0),
         awaited_life: AtomicU32::new(0),
-        awaited_at: AtomicU64::new(0),
+        awaited_at: Coded::zero(),
         awaited_kept: AtomicU64::new(0),
     }
 }; ENDPOINTS];
@@ -87,6 +89,18 @@ static LOCALS: [Local; ENDPOINTS] = [const {
 /// Handle of an endpoint: an index below `ENDPOINTS`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ep(u32);
+
+impl Numbered for Ep {
+    type Bits = u32;
+    #[inline(always)]
+    fn number(self) -> u32 {
+        self.0
+    }
+    #[inline(always)]
+    fn numbered(number: u32) -> Ep {
+        Ep::from_index(number)
+    }
+}
 
 impl Ep {
     /// From the descriptor table, which holds valid indices only.

@@ -335,8 +335,7 @@ fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
     let mut reaped = false;
     let ep = loop {
         let free = h.free.load(Acquire);
-        let i = free as u32;
-        if i == 0 {
+        let Some(i) = free.first else {
             let n = h.high.load(Relaxed);
             if n as usize >= ENDPOINTS {
                 if reaped {
@@ -350,9 +349,9 @@ fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
                 break Ep::from_index(n);
             }
             continue;
-        }
-        let ep = Ep::from_index(i - 1);
-        let next = u64::from(ep.next_free.load(Relaxed)) | (((free >> 32) + 1) << 32);
+        };
+        let ep = Ep::from_index(i);
+        let next = free.then(ep.next_free.load(Relaxed));
         if h.free.compare_exchange(free, next, AcqRel, Relaxed).is_ok() {
             break ep;
         }
@@ -369,11 +368,11 @@ fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
     ep.because(Reason::Young);
     let l = ep.local();
     l.refs.store(1, Relaxed);
-    l.chan.store(0, Relaxed);
+    l.chan.store(None, Relaxed);
     l.watches.store(0, Relaxed);
     l.stage.store(0, Relaxed);
-    l.offered.store(0, Relaxed);
-    l.kept.store(0, Relaxed);
+    l.offered.store(None, Relaxed);
+    l.kept.store(None, Relaxed);
     l.inherited.store(0, Relaxed);
     l.alone.store(0, Relaxed);
     l.lingers.store(0, Relaxed);
@@ -394,8 +393,8 @@ pub fn free(ep: Ep) {
     ep.state.store(State::Free as u32, Release);
     loop {
         let free = h.free.load(Acquire);
-        ep.next_free.store(free as u32, Relaxed);
-        let new = u64::from(ep.index() + 1) | (((free >> 32) + 1) << 32);
+        ep.next_free.store(free.first, Relaxed);
+        let new = free.then(Some(ep.index()));
         if h.free.compare_exchange(free, new, AcqRel, Relaxed).is_ok() {
             return;
         }

@@ -35,7 +35,7 @@ fn numbers() -> core::ops::Range<i32> {
 
 /// In an offer's `slot`, where a role stands otherwise: this entry is another descriptor of a connection that has an entry
 /// before it.
-const ALSO: u32 = u32::MAX;
+const ALSO: u32 = u32::MAX - 1;
 
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
 /// unread there.
@@ -254,7 +254,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             let o = &chan.offers()[entries];
             o.connector.store(ep.cookie.load(Relaxed), Relaxed);
             o.acceptor.store(fd as u64, Relaxed);
-            o.slot.store(if also { ALSO } else { ep.role.load(Relaxed) + 1 }, Relaxed);
+            o.slot.store(Some(if also { ALSO } else { ep.role.load(Relaxed) }), Relaxed);
             entries += 1;
             handed = true;
         }
@@ -440,9 +440,9 @@ fn take_up_from(fd: i32) {
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
     for (slot, o) in chan.offers().iter().enumerate() {
-        let role = o.slot.load(Relaxed);
+        let Some(role) = o.slot.load(Relaxed) else { continue };
         let fd = o.acceptor.load(Relaxed) as i32;
-        if role == 0 || lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
+        if lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
             continue;
         }
         if role == ALSO {
@@ -453,7 +453,7 @@ fn take_up_from(fd: i32) {
             }
             continue;
         }
-        if let Some(ep) = family::alloc(fd, State::Idle, role - 1) {
+        if let Some(ep) = family::alloc(fd, State::Idle, role) {
             attach::resume(ep, chan, slot);
             fds::set(fd, Kind::Endpoint(ep));
         }

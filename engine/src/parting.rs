@@ -15,14 +15,14 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 use host::signals;
 use shmring::family::{
-    ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, JOURNAL_AT, MAGIC, Reason, State, VERSION,
+    ENDPOINTS, ENDPOINTS_AT, Endpoint, FAMILY_LEN, FamilyHeader, FreeList, JOURNAL_AT, MAGIC, Reason, State, VERSION,
 };
 use shmring::journal::Journal;
 
 /// Whether a connection may stay where it is: nobody else has it, nor its channel.
 fn stays(ep: Ep) -> bool {
     let alone = |chan: &channel::Chan| chan.inherited.load(Relaxed) == 0 && !chan.has_forked();
-    family::sole_holder(ep) && (ep.local().chan.load(Relaxed) == 0 || ep.chan().is_some_and(alone))
+    family::sole_holder(ep) && (ep.local().chan.load(Relaxed).is_none() || ep.chan().is_some_and(alone))
 }
 
 /// This process, which has given up its user, leaves its family. Its epoll sets have left what it shares before.
@@ -130,7 +130,7 @@ fn copy(new: *mut u8) -> bool {
     n.high.store(high, Relaxed);
     let free = free_records(h);
     let mut gone = false;
-    let mut first = 0;
+    let mut first = None;
     for i in 0..high {
         let ep = Ep::from_index(i);
         let at = ENDPOINTS_AT + i as usize * size_of::<Endpoint>();
@@ -143,7 +143,7 @@ fn copy(new: *mut u8) -> bool {
             // What is neither is in a thread's hands, which begins or ends a connection of this process's in it.
             if others || free.get(i as usize / 64).is_some_and(|w| w.load(Relaxed) >> (i % 64) & 1 != 0) {
                 to.next_free.store(first, Relaxed);
-                first = i + 1;
+                first = Some(i);
             }
             continue;
         }
@@ -159,7 +159,7 @@ fn copy(new: *mut u8) -> bool {
             gone = true;
         }
     }
-    n.free.store(u64::from(first) | 1 << 32, Relaxed);
+    n.free.store(FreeList { first, tag: 1 }, Relaxed);
     fence(Release);
     gone
 }
@@ -174,10 +174,10 @@ fn has_gone(ep: Ep) -> bool {
 fn free_records(h: &FamilyHeader) -> &'static [AtomicU64; ENDPOINTS / 64] {
     static FREE: [AtomicU64; ENDPOINTS / 64] = [const { AtomicU64::new(0) }; ENDPOINTS / 64];
     FREE.iter().for_each(|w| w.store(0, Relaxed));
-    let mut at = h.free.load(Acquire) as u32;
+    let mut at = h.free.load(Acquire).first;
     // Others change it meanwhile.
     for _ in 0..ENDPOINTS {
-        let Some(i) = at.checked_sub(1).filter(|i| (*i as usize) < ENDPOINTS) else { break };
+        let Some(i) = at.filter(|i| (*i as usize) < ENDPOINTS) else { break };
         FREE[i as usize / 64].fetch_or(1 << (i % 64), Relaxed);
         at = Ep::from_index(i).next_free.load(Relaxed);
     }
@@ -188,8 +188,8 @@ fn free_records(h: &FamilyHeader) -> &'static [AtomicU64; ENDPOINTS / 64] {
 fn forget_channels() {
     for ep in family::held() {
         if ep.state() == State::Pinned
-            && ep.local().chan.load(Relaxed) != 0
-            && ep.local().offered.load(Relaxed) == 0
+            && ep.local().chan.load(Relaxed).is_some()
+            && ep.local().offered.load(Relaxed).is_none()
             && let Some(chan) = ep.chan()
         {
             slots::leave(ep, chan, ep.slot.load(Relaxed) as usize);
@@ -204,7 +204,7 @@ fn abandon() {
         ep.local().refs.store(0, Relaxed);
         if let Some(chan) = ep.chan() {
             let slots = slots::lock();
-            ep.local().chan.store(0, Relaxed);
+            ep.local().chan.store(None, Relaxed);
             slots::vacate(ep, chan, ep.slot.load(Relaxed) as usize);
             slots.release();
         }

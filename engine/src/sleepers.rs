@@ -9,6 +9,7 @@ use core::ffi::CStr;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use libc::c_int;
+use shmring::word::Code;
 
 /// A thread in a blocking call on a connection, for those who close its descriptor meanwhile. A thread that left
 /// the call by cancellation or longjmp is still named: see [`slept_on`].
@@ -23,17 +24,17 @@ struct Sleeper {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Who {
     tid: u32,
-    /// Endpoint index + 1; 0: it is awake.
-    ep: u32,
+    /// None: it is awake.
+    ep: Option<Ep>,
 }
 
 impl Who {
     fn from_word(w: u64) -> Who {
-        Who { tid: (w >> 32) as u32, ep: w as u32 }
+        Who { tid: (w >> 32) as u32, ep: Option::of(w as u32) }
     }
 
     fn word(self) -> u64 {
-        u64::from(self.tid) << 32 | u64::from(self.ep)
+        u64::from(self.tid) << 32 | u64::from(self.ep.code())
     }
 }
 
@@ -54,7 +55,7 @@ pub fn after_fork_child() {
 /// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
 pub fn lie_down(ep: Ep) {
     let t = crate::tls::tls();
-    let me = Who { tid: t.tid(), ep: ep.index() + 1 };
+    let me = Who { tid: t.tid(), ep: Some(ep) };
     let take = |s: &Sleeper, from: Who| {
         let taken = s.who.compare_exchange(from.word(), me.word(), SeqCst, Relaxed).is_ok();
         if taken {
@@ -72,7 +73,7 @@ pub fn lie_down(ep: Ep) {
     }
     let awake = |s: &Sleeper| {
         let from = Who::from_word(s.who.load(Relaxed));
-        from.ep == 0 && take(s, from)
+        from.ep.is_none() && take(s, from)
     };
     let fresh = || {
         let n = HIGH.fetch_update(SeqCst, SeqCst, |n| (n < SLEEPERS.len()).then_some(n + 1)).ok()?;
@@ -106,7 +107,7 @@ pub fn lie_on(word: Option<&AtomicU32>) {
 /// This thread's blocking call is over.
 pub fn wake_up() {
     if let Some((s, who)) = place() {
-        let _ = s.who.compare_exchange(who.word(), Who { ep: 0, ..who }.word(), SeqCst, Relaxed);
+        let _ = s.who.compare_exchange(who.word(), Who { ep: None, ..who }.word(), SeqCst, Relaxed);
     }
 }
 
@@ -115,20 +116,20 @@ pub fn slept_on(ep: Ep) -> bool {
     let me = crate::tls::tid();
     known().iter().any(|s| {
         let who = Who::from_word(s.who.load(SeqCst));
-        who.ep == ep.index() + 1 && who.tid != me && s.asleep()
+        who.ep == Some(ep) && who.tid != me && s.asleep()
     })
 }
 
 /// The number under which a thread that slept on `ep` as `fd` finds its file now.
 pub fn number(ep: Ep, fd: c_int) -> c_int {
     match ep.local().kept.load(SeqCst) {
-        0 if fds::endpoint(fd) == Some(ep) => fd,
+        Some(kept) => kept as c_int,
+        None if fds::endpoint(fd) == Some(ep) => fd,
         // Another thread has closed this number; the connection has others.
-        0 => match ep.local().fd.load(Relaxed) {
+        None => match ep.local().fd.load(Relaxed) {
             -1 => fd,
             other => other,
         },
-        kept => kept - 1,
     }
 }
 

@@ -69,9 +69,9 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
     // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
     chan.seat(slot, ep);
-    o.slot.store(slot as u32 + 1, Release);
-    l.chan.store(chan.place(), Relaxed);
-    l.offered.store(slot as u32 + 1, Relaxed);
+    o.slot.store(Some(slot as u32), Release);
+    l.chan.store(Some(chan.place()), Relaxed);
+    l.offered.store(Some(slot as u32), Relaxed);
     true
 }
 
@@ -101,7 +101,7 @@ fn trim(chan: &Chan, slot: usize) {
 /// then when it is closed.
 pub fn give_up(ep: Ep, why: Reason) {
     ep.pin(why);
-    if ep.local().offered.load(Relaxed) != 0
+    if ep.local().offered.load(Relaxed).is_some()
         && let Some(held) = LOCK.try_lock()
     {
         // Another thread may have closed it meanwhile, and the record be somebody else's.
@@ -114,7 +114,7 @@ pub fn give_up(ep: Ep, why: Reason) {
 
 /// This process closes the connection: an offer that was not taken up is void.
 pub fn closing(ep: Ep) {
-    if ep.local().offered.load(Relaxed) != 0 {
+    if ep.local().offered.load(Relaxed).is_some() {
         let held = LOCK.lock();
         if ep.state() != State::Attached {
             withdraw(ep);
@@ -134,7 +134,7 @@ pub fn bar(ep: Ep) {
     }
     // A thread that attaches or offers takes the lock, then looks at the state (`attach::step`); here the state is
     // changed, then the lock looked at: either it sees Pinned, or we see the lock.
-    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed) != 0;
+    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed).is_some();
     if ep.state() != State::Attached && may_be_offered() {
         let held = LOCK.lock();
         withdraw(ep);
@@ -145,11 +145,12 @@ pub fn bar(ep: Ep) {
 /// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
 pub fn withdraw(ep: Ep) {
     let l = ep.local();
-    let Some(slot) = (l.offered.swap(0, Relaxed) as usize).checked_sub(1) else { return };
+    let Some(offered) = l.offered.swap(None, Relaxed) else { return };
     let Some(chan) = ep.chan() else { return };
-    l.chan.store(0, Relaxed);
+    let slot = offered as usize;
+    l.chan.store(None, Relaxed);
     // A connector that has already taken it gives it back itself.
-    if chan.offers()[slot].slot.swap(0, Relaxed) as usize == slot + 1 {
+    if chan.offers()[slot].slot.swap(None, Relaxed) == Some(offered) {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     vacate(ep, chan, slot);
@@ -249,7 +250,7 @@ pub fn leave(ep: Ep, chan: &'static Chan, slot: usize) {
         crate::lock::wait_for_own(&ep.rx_token);
         crate::lock::wait_for_own(&ep.tx_token);
     }
-    ep.local().chan.store(0, Relaxed);
+    ep.local().chan.store(None, Relaxed);
     vacate(ep, chan, slot);
 }
 

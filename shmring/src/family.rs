@@ -11,7 +11,7 @@ pub use crate::owner::MEMBERS;
 use crate::position::{Claim, RingPos, StreamPos};
 use crate::switch::{Again, RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
-use crate::word::Coded;
+use crate::word::{Code, Coded};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// `"culvfam\x01"`.
@@ -42,8 +42,8 @@ pub struct FamilyHeader {
     pub path: AtomicU32,
     /// Endpoints `0..high` have been used at some time.
     pub high: AtomicU32,
-    /// Head of the free list: endpoint index + 1 in the low 32 bits, a tag against ABA in the high 32.
-    pub free: AtomicU64,
+    /// Head of the free list.
+    pub free: Coded<FreeList>,
     /// Channels this family has mapped since it began.
     pub channels: AtomicU64,
     /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are. `culvert kernel` writes
@@ -53,6 +53,32 @@ pub struct FamilyHeader {
     /// (fcntl(2), POSIX record locks) as long as it lives. When it matters, others notice that it does not, and give
     /// up its holds for it.
     pub members: [AtomicU64; MEMBERS],
+}
+
+/// The head of the list of free endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FreeList {
+    /// Index of the first.
+    pub first: Option<u32>,
+    /// Changes of the head so far: one that was the first, and is again, is another head.
+    pub tag: u32,
+}
+
+impl FreeList {
+    /// The next head, with this one first.
+    pub fn then(self, first: Option<u32>) -> FreeList {
+        FreeList { first, tag: self.tag.wrapping_add(1) }
+    }
+}
+
+impl Code for FreeList {
+    type Bits = u64;
+    fn code(self) -> u64 {
+        u64::from(self.first.code()) | u64::from(self.tag) << 32
+    }
+    fn of(code: u64) -> FreeList {
+        FreeList { first: Option::of(code as u32), tag: (code >> 32) as u32 }
+    }
 }
 
 /// A place among the members: what it is used for, the generation of that use, and the times that its lock was, or is
@@ -265,8 +291,8 @@ pub struct Endpoint {
     pub state: AtomicU32,
     /// A [`Reason`].
     pub reason: AtomicU32,
-    /// Next free endpoint (index + 1), while `state` is `Free`.
-    pub next_free: AtomicU32,
+    /// Index of the next free endpoint, while `state` is `Free`.
+    pub next_free: Coded<Option<u32>>,
     /// Incremented each time the record is reused.
     pub generation: AtomicU32,
     /// 1 connector, 2 acceptor, 0 unknown.

@@ -96,8 +96,8 @@ pub struct Offer {
     pub connector: AtomicU64,
     /// `SO_COOKIE` of the acceptor's socket.
     pub acceptor: AtomicU64,
-    /// Slot index + 1; 0 when there is no offer.
-    pub slot: AtomicU32,
+    /// Index of the slot; none when there is no offer.
+    pub slot: Coded<Option<u32>>,
 }
 
 /// [`Queue::armed`]: the poller sleeps on this word (`FUTEX_WAIT`), and not for long, instead of on its doorbell.

@@ -8,6 +8,9 @@ use core::marker::PhantomData;
 pub trait Width: Copy + PartialEq {
     /// As the word is shared.
     type Atomic;
+    /// Nothing is in it yet.
+    #[cfg(not(loom))]
+    const ZERO: Self::Atomic;
     /// As 64 bits, of which a narrower one uses the low ones.
     fn widen(self) -> u64;
     /// From those.
@@ -28,6 +31,10 @@ macro_rules! width {
     ($($bits:ident $atomic:ident),*) => { $(
         impl Width for $bits {
             type Atomic = $atomic;
+            // Each use makes a word of its own.
+            #[cfg(not(loom))]
+            #[allow(clippy::declare_interior_mutable_const)]
+            const ZERO: $atomic = $atomic::new(0);
             #[inline(always)]
             fn widen(self) -> u64 {
                 self as u64
@@ -125,6 +132,11 @@ impl<T: Code + fmt::Debug> fmt::Debug for Coded<T> {
 }
 
 impl<T: Code> Coded<T> {
+    /// A word that holds what 0 stands for: in a static.
+    #[cfg(not(loom))]
+    pub const fn zero() -> Coded<T> {
+        Coded(T::Bits::ZERO, PhantomData)
+    }
     /// A word that holds `value`.
     pub fn new(value: T) -> Coded<T> {
         Coded(value.code().atomic(), PhantomData)

@@ -9,8 +9,8 @@ use loom::sync::{Arc, Condvar, Mutex, Notify};
 use loom::thread;
 use shmring::layout::{ALONE, Consumer, DOZING, Producer, Queue, Side};
 use shmring::position::RingPos;
-use shmring::ring::{self, About, Geometry, Sleeper, Stamp};
-use shmring::sync::{AtomicU64, Ordering};
+use shmring::ring::{self, About, Geometry, Sleeper};
+use shmring::sync::Ordering;
 use shmring::word::Coded;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

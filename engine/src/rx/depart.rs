@@ -71,10 +71,10 @@ fn is_tardy(chan: &Chan) -> bool {
 /// Notes what this thread waits for. It leaves, so nobody else does.
 fn note(l: &Local, patience: Patience, life: u32, wait: Wait) {
     let (kind, at, kept) = match wait {
-        Wait::TakenBack(at, kept) => (1, at.number(), kept),
-        Wait::Closed => (2, 0, 0),
-        Wait::Echo => (3, 0, 0),
-        Wait::Arrival => (4, 0, 0),
+        Wait::TakenBack(at, kept) => (1, at, kept),
+        Wait::Closed => (2, RingPos::START, 0),
+        Wait::Echo => (3, RingPos::START, 0),
+        Wait::Arrival => (4, RingPos::START, 0),
     };
     l.awaited.store(kind, Relaxed);
     l.awaited_at.store(at, Relaxed);
@@ -93,7 +93,7 @@ fn noted(ep: Ep, patience: Patience) -> Option<Wait> {
         return None;
     }
     Some(match l.awaited.load(Relaxed) {
-        1 => Wait::TakenBack(RingPos::new(l.awaited_at.load(Relaxed)), l.awaited_kept.load(Relaxed)),
+        1 => Wait::TakenBack(l.awaited_at.load(Relaxed), l.awaited_kept.load(Relaxed)),
         2 => Wait::Closed,
         3 => Wait::Echo,
         _ => Wait::Arrival,

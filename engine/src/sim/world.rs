@@ -122,7 +122,7 @@ impl Pair {
         held.release();
         let held = slots::lock();
         assert!(slots::offer(self.b.ep, accepts, 0));
-        assert_eq!(connects.offers()[0].slot.swap(0, Relaxed), 1);
+        assert_eq!(connects.offers()[0].slot.swap(None, Relaxed), Some(0));
         attach::attach(self.a.ep, connects, 0);
         attach::attach(self.b.ep, accepts, 0);
         held.release();
@@ -222,7 +222,7 @@ impl Side {
         fds::set(self.fd, Kind::Other);
         let (l, chan) = (self.ep.local(), self.ep.chan());
         l.refs.store(0, Relaxed);
-        l.chan.store(0, Relaxed);
+        l.chan.store(None, Relaxed);
         self.ep.holders.iter().for_each(|h| h.store(0, Relaxed));
         family::free(self.ep);
         if let Some(chan) = chan {
