@@ -115,8 +115,10 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
 #[inline]
 pub fn accepted(listener: c_int, fd: c_int) {
     accept_known(listener, fd);
-    if config::eager() && fds::tracked(fd) {
-        attach::hurry();
+    if config::eager()
+        && let Some(ep) = fds::endpoint(fd)
+    {
+        attach::hurry(ep);
     }
 }
 

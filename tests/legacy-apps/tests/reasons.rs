@@ -45,7 +45,6 @@ macro_rules! as_it_is {
 
 as_it_is! {
     young "young";
-    peer_without_culvert "peer-without-culvert";
     shared_by_processes "shared-by-processes";
     received "received";
     inherited "inherited";
@@ -65,6 +64,17 @@ as_it_is! {
     shut_down "shut-down";
     namespace "namespace";
     descriptor_tables "descriptor-tables";
+}
+
+/// Also by those that would go up at once: waiting for such a peer costs them most.
+#[test]
+fn peer_without_culvert() {
+    for eager in ["0", "1"] {
+        scenario("peer-without-culvert", |_, mut c| {
+            c.env("CULVERT_EAGER", eager);
+            c
+        });
+    }
 }
 
 #[test]
