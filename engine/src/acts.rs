@@ -39,7 +39,7 @@ pub fn sent(ep: Ep, fd: i32, begun: u64, r: isize, n: isize) {
         let at = ep.sent.load(Relaxed);
         ep.sent.store(at.wrapping_add(n as u32), Relaxed);
         if begun != 0 {
-            note(begun, K::cycles(), ports(ep, fd), ep.role.load(Relaxed) == 2, false, at);
+            note(begun, K::cycles(), ports(ep, fd), ep.role() == Some(Role::Acceptor), false, at);
         }
     }
 }
@@ -79,7 +79,7 @@ pub fn ending(ep: Ep, fd: i32) -> Option<Ending> {
     (begun != 0 && connected).then(|| Ending {
         begun,
         ports: ports(ep, fd),
-        acceptor: ep.role.load(Relaxed) == 2,
+        acceptor: ep.role() == Some(Role::Acceptor),
         at: ep.sent.load(Relaxed),
     })
 }

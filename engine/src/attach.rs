@@ -109,7 +109,7 @@ pub fn tick(ep: Ep, fd: i32) -> bool {
         hurry(ep);
         return ep.state() == State::Attached;
     }
-    if ep.local().offered.load(Relaxed).is_none() && !due(n, ep.role.load(Relaxed) == 2) {
+    if ep.local().offered.load(Relaxed).is_none() && !due(n, ep.role() == Some(Role::Acceptor)) {
         return false;
     }
     step(ep, fd)

@@ -146,7 +146,7 @@ fn keep_open(ep: Ep, fd: c_int) -> bool {
     fds::set(new, Kind::Ours);
     let l = ep.local();
     l.fd.store(new, Relaxed);
-    l.kept.store(Some(new as u32), SeqCst);
+    l.kept.store(Some(new), SeqCst);
     if !sleepers::slept_on(ep) {
         let_go(ep);
     } else if let Some(chan) = ep.chan() {
@@ -160,7 +160,6 @@ fn keep_open(ep: Ep, fd: c_int) -> bool {
 /// The last thread that slept on `ep` after its descriptor was closed is back: closes it.
 pub fn let_go(ep: Ep) {
     if let Some(fd) = ep.local().kept.swap(None, SeqCst) {
-        let fd = fd as i32;
         fds::set(fd, Kind::Other);
         drop_descriptor(ep, fd);
         K::close(fd);

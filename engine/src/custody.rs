@@ -289,7 +289,7 @@ pub fn is_ours(ep: Ep, fd: c_int) -> bool {
     if !accepted {
         ep.ports.store(0, Relaxed);
     }
-    ep.role.store(if accepted { 2 } else { 1 }, Relaxed);
+    ep.role.store(Some(if accepted { Role::Acceptor } else { Role::Connector }), Relaxed);
     ep.custody.store(0, Relaxed);
     ep.because(Reason::Young);
     true

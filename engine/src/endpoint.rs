@@ -21,8 +21,8 @@ pub struct Local {
     pub refs: AtomicU32,
     /// Channel, once attached or offered: its place in the table of channels.
     pub chan: Coded<Option<u32>>,
-    /// First watch of it in an epoll set of this process (index + 1).
-    pub watches: AtomicU32,
+    /// First watch of it in an epoll set of this process.
+    pub watches: Coded<Option<u32>>,
     /// Progress of the rendezvous: see `attach`.
     pub stage: AtomicU32,
     /// What the kernel said about the socket at the other end.
@@ -36,7 +36,7 @@ pub struct Local {
     /// Slot offered to the peer in `chan`, while not attached.
     pub offered: Coded<Option<u32>>,
     /// Descriptor under which a connection lives on that was closed while a thread sleeps on it.
-    pub kept: Coded<Option<u32>>,
+    pub kept: Coded<Option<i32>>,
     /// Something was sent, and nothing received since.
     pub asked: AtomicU32,
     /// How often something was received after something was sent.
@@ -65,7 +65,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
     Local {
         refs: AtomicU32::new(0),
         chan: Coded::zero(),
-        watches: AtomicU32::new(0),
+        watches: Coded::zero(),
         stage: AtomicU32::new(0),
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
@@ -125,11 +125,7 @@ impl Ep {
     }
     /// Which end it is, once known.
     pub fn role(self) -> Option<Role> {
-        match self.role.load(Relaxed) {
-            1 => Some(Role::Connector),
-            2 => Some(Role::Acceptor),
-            _ => None,
-        }
+        self.role.load(Relaxed)
     }
     /// Keeps it on the kernel for good, unless it is attached (see `leave::retire` for that).
     pub fn pin(self, why: Reason) {

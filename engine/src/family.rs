@@ -12,6 +12,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, LEAKED, MAGIC, Member, Reason, State, VERSION};
 use shmring::journal::Journal;
+use shmring::layout::Role;
+use shmring::word::Coded;
 
 /// The family's journal.
 #[inline(always)]
@@ -163,7 +165,7 @@ pub fn stand_still() {
 /// See [`stand_still`].
 pub fn go_on() {
     UNPLACED.store(0, Relaxed);
-    CHILD.store(0, Relaxed);
+    CHILD.store(None, Relaxed);
     MOVING.store(false, SeqCst);
 }
 
@@ -199,8 +201,8 @@ pub fn count_channel() {
     }
 }
 
-/// The place kept for the child that is being forked, + 1; 0: there is none.
-static CHILD: AtomicU32 = AtomicU32::new(0);
+/// The place kept for the child that is being forked.
+static CHILD: Coded<Option<u32>> = Coded::zero();
 /// A child was forked for which there was no place: this process is not alone while that child may live.
 static UNPLACED: AtomicU32 = AtomicU32::new(0);
 
@@ -211,7 +213,7 @@ pub fn member() -> bool {
 
 /// Keeps a place for a child about to be forked. False: the family is full, and the child will have no part in it.
 pub fn keep_place() -> bool {
-    CHILD.store(0, Relaxed);
+    CHILD.store(None, Relaxed);
     if !exists() {
         return true;
     }
@@ -219,7 +221,7 @@ pub fn keep_place() -> bool {
         reap();
         members::keep_place()
     });
-    CHILD.store(place.map_or(0, |p| p as u32 + 1), Relaxed);
+    CHILD.store(place.map(|p| p as u32), Relaxed);
     if place.is_none() {
         UNPLACED.store(1, Relaxed);
     }
@@ -227,7 +229,7 @@ pub fn keep_place() -> bool {
 }
 
 fn child() -> Option<usize> {
-    (CHILD.load(Relaxed) as usize).checked_sub(1)
+    CHILD.load(Relaxed).map(|p| p as usize)
 }
 
 /// Lets the child about to be forked hold what this process holds.
@@ -323,14 +325,14 @@ fn clear(m: usize) {
 }
 
 /// A fresh endpoint held by this process through one descriptor, or `None` when the table is full.
-pub fn alloc(fd: i32, state: State, role: u32) -> Option<Ep> {
+pub fn alloc(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
     BEGINNING.fetch_add(1, SeqCst);
     let ep = if MOVING.load(SeqCst) { None } else { begin(fd, state, role) };
     BEGINNING.fetch_sub(1, Release);
     ep
 }
 
-fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
+fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
     let h = header()?;
     let mut reaped = false;
     let ep = loop {
@@ -369,7 +371,7 @@ fn begin(fd: i32, state: State, role: u32) -> Option<Ep> {
     let l = ep.local();
     l.refs.store(1, Relaxed);
     l.chan.store(None, Relaxed);
-    l.watches.store(0, Relaxed);
+    l.watches.store(None, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(None, Relaxed);
     l.kept.store(None, Relaxed);

@@ -23,6 +23,7 @@ use shmring::family::{Reason, State};
 use shmring::layout::{self, Arbiter, Role, SLOTS};
 use shmring::position::{RingPos, StreamPos};
 use shmring::switch::{self, RxPhase};
+use shmring::word::Code;
 use shmring::{ring, sys, syscall};
 
 /// So many memfds cross an exec at most.
@@ -254,7 +255,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             let o = &chan.offers()[entries];
             o.connector.store(ep.cookie.load(Relaxed), Relaxed);
             o.acceptor.store(fd as u64, Relaxed);
-            o.slot.store(Some(if also { ALSO } else { ep.role.load(Relaxed) }), Relaxed);
+            o.slot.store(Some(if also { ALSO } else { ep.role().code() }), Relaxed);
             entries += 1;
             handed = true;
         }
@@ -453,7 +454,7 @@ fn take_up_from(fd: i32) {
             }
             continue;
         }
-        if let Some(ep) = family::alloc(fd, State::Idle, role) {
+        if let Some(ep) = family::alloc(fd, State::Idle, Option::of(role)) {
             attach::resume(ep, chan, slot);
             fds::set(fd, Kind::Endpoint(ep));
         }

@@ -11,9 +11,10 @@ use crate::kernel::{K, Kernel as _};
 use crate::own;
 use crate::tls::tls;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64};
 use shmring::family::{FamilyHeader, MEMBERS, Member};
 use shmring::owner;
+use shmring::word::Coded;
 
 /// The family's memory; null until `family::ensure` has made it.
 pub static BASE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -86,7 +87,7 @@ pub fn found_anew() -> bool {
         // Those children are born into the old family.
         discard(&b.ours);
         discard(&b.theirs);
-        b.place.store(0, Relaxed);
+        b.place.store(None, Relaxed);
     }
     my_place().is_some_and(lock)
 }
@@ -152,15 +153,15 @@ pub fn after_fork_child(place: Option<usize>) {
     for b in &BIRTHS {
         discard(&b.ours);
         discard(&b.theirs);
-        b.place.store(0, Relaxed);
+        b.place.store(None, Relaxed);
     }
 }
 
 /// A child whose place is kept, until it has taken it. Its parent has one end of a pipe, the child the other: when no
 /// other end is left, the child has taken the place, or has died before, or was never born.
 struct Birth {
-    /// Place + 1; 0: unused.
-    place: AtomicU32,
+    /// The place that is kept for it; none: this record is unused.
+    place: Coded<Option<u32>>,
     /// The reading end.
     theirs: AtomicI32,
     /// The writing end, until the fork is over.
@@ -170,7 +171,7 @@ struct Birth {
 /// Children that were born and have not taken their place when the next is forked are few; what is beyond keeps its
 /// place if it is killed before it takes it.
 static BIRTHS: [Birth; 8] =
-    [const { Birth { place: AtomicU32::new(0), theirs: AtomicI32::new(-1), ours: AtomicI32::new(-1) } }; 8];
+    [const { Birth { place: Coded::zero(), theirs: AtomicI32::new(-1), ours: AtomicI32::new(-1) } }; 8];
 
 fn discard(fd: &'static AtomicI32) {
     if fd.load(Relaxed) >= 0 {
@@ -180,13 +181,13 @@ fn discard(fd: &'static AtomicI32) {
 
 /// Begins to watch whether the child takes its place. One fork at a time (`slots::before_fork`).
 fn watch_birth(place: usize) {
-    let Some(b) = BIRTHS.iter().find(|b| b.place.load(Relaxed) == 0).filter(|_| !is_filtered()) else { return };
+    let Some(b) = BIRTHS.iter().find(|b| b.place.load(Relaxed).is_none()).filter(|_| !is_filtered()) else { return };
     let Some(ends) = K::pipe() else { return };
     b.theirs.store(ends[0], Relaxed);
     b.ours.store(ends[1], Relaxed);
     let kept = [own::adopt(&b.theirs), own::adopt(&b.ours)];
     if kept == [true; 2] {
-        b.place.store(place as u32 + 1, Relaxed);
+        b.place.store(Some(place as u32), Relaxed);
     } else {
         discard(&b.theirs);
         discard(&b.ours);
@@ -204,14 +205,15 @@ fn is_alone(fd: i32) -> bool {
 pub fn stillborn(clear: impl Fn(usize)) {
     let Some(h) = header().filter(|_| !is_filtered()) else { return };
     for b in &BIRTHS {
-        let Some(place) = (b.place.load(Acquire) as usize).checked_sub(1) else { continue };
+        let Some(born) = b.place.load(Acquire) else { continue };
+        let place = born as usize;
         let w = Member(h.members[place].load(Acquire));
         // One that has taken its place has no need of the pipe.
         if w.is_being_forked() && !is_alone(b.theirs.load(Relaxed)) {
             continue;
         }
         // One of several threads that come here.
-        if b.place.compare_exchange(place as u32 + 1, 0, AcqRel, Relaxed).is_err() {
+        if b.place.compare_exchange(Some(born), None, AcqRel, Relaxed).is_err() {
             continue;
         }
         discard(&b.theirs);

@@ -121,13 +121,14 @@ pub const STEP: u64 = 5_000_000;
 /// doorbell; else a new one.
 pub fn acquire() -> Option<usize> {
     let take = |i: usize| ALL[i].bell.take(1);
-    let last = crate::tls::tls().habits.poller.get() as usize;
-    let p = last
-        .checked_sub(1)
+    let habit = &crate::tls::tls().habits.poller;
+    let p = habit
+        .load(Relaxed)
+        .map(|i| i as usize)
         .filter(|&i| i < ALONE && take(i))
         .or_else(|| (0..ALONE).find(|&i| ALL[i].bell.fd.load(Relaxed) >= 0 && take(i)))
         .or_else(|| (0..ALONE).find(|&i| take(i)))?;
-    crate::tls::tls().habits.poller.set(p as u32 + 1);
+    habit.store(Some(p as u32), Relaxed);
     ALL[p].bell.ready().then_some(p)
 }
 
@@ -243,12 +244,13 @@ impl Alone {
         let (mine, habit) = (crate::tls::tid(), &crate::tls::tls().habits.bell);
         let of = |i: usize| THREADS.get(i);
         let take = |i: usize| of(i).is_some_and(|b| b.take(mine));
-        let last = (habit.get() as usize).wrapping_sub(1);
-        let i = Some(last)
+        let i = habit
+            .load(Relaxed)
+            .map(|i| i as usize)
             .filter(|&i| take(i))
             .or_else(|| (0..THREADS.len()).find(|&i| THREADS[i].fd.load(Relaxed) >= 0 && take(i)))
             .or_else(|| (0..THREADS.len()).find(|&i| take(i)))?;
-        habit.set(i as u32 + 1);
+        habit.store(Some(i as u32), Relaxed);
         let b = &THREADS[i];
         if !b.ready() {
             return None;

@@ -52,6 +52,11 @@ pub fn after_fork_child() {
     known().iter().for_each(|s| s.who.store(0, Relaxed));
 }
 
+/// The place that this thread had last.
+fn habitual() -> Option<&'static Sleeper> {
+    known().get(crate::tls::tls().habits.place.load(Relaxed)? as usize)
+}
+
 /// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
 pub fn lie_down(ep: Ep) {
     let t = crate::tls::tls();
@@ -68,7 +73,7 @@ pub fn lie_down(ep: Ep) {
         // A sleep of ours that a handler has left by longjmp, or runs inside, counts as this one.
         from.tid == me.tid && take(s, from)
     };
-    if known().get((t.habits.place.get() as usize).wrapping_sub(1)).is_some_and(own) {
+    if habitual().is_some_and(own) {
         return;
     }
     let awake = |s: &Sleeper| {
@@ -86,13 +91,13 @@ pub fn lie_down(ep: Ep) {
     };
     // More threads than places: this one's sleep is not known to others.
     let place = known().iter().position(awake).or_else(fresh).or_else(|| known().iter().position(left));
-    t.habits.place.set(place.map_or(0, |i| i as u32 + 1));
+    t.habits.place.store(place.map(|i| i as u32), Relaxed);
 }
 
 /// This thread's place among those who sleep, and what it says.
 fn place() -> Option<(&'static Sleeper, Who)> {
     let t = crate::tls::tls();
-    let s = known().get((t.habits.place.get() as usize).wrapping_sub(1))?;
+    let s = habitual()?;
     let who = Who::from_word(s.who.load(Relaxed));
     (who.tid == t.tid()).then_some((s, who))
 }
@@ -123,7 +128,7 @@ pub fn slept_on(ep: Ep) -> bool {
 /// The number under which a thread that slept on `ep` as `fd` finds its file now.
 pub fn number(ep: Ep, fd: c_int) -> c_int {
     match ep.local().kept.load(SeqCst) {
-        Some(kept) => kept as c_int,
+        Some(kept) => kept,
         None if fds::endpoint(fd) == Some(ep) => fd,
         // Another thread has closed this number; the connection has others.
         None => match ep.local().fd.load(Relaxed) {

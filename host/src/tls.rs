@@ -16,6 +16,7 @@ use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use shmring::word::Coded;
 
 /// Signals that one critical section can put off: eight that come at once, and the six that an instruction can raise.
 pub const DEFERRED: usize = 14;
@@ -93,12 +94,12 @@ pub struct Wait {
 /// How this thread waited last.
 #[repr(C)]
 pub struct Habits {
-    /// The doorbell that it had when it slept alone, + 1 (`poller::Alone`).
-    pub bell: Word,
-    /// The poller that it had, + 1 (`poller::acquire`).
-    pub poller: Word,
-    /// Its place among those who sleep, + 1 (`sleepers::lie_down`).
-    pub place: Word,
+    /// The doorbell that it had when it slept alone (`poller::Alone`).
+    pub bell: Coded<Option<u32>>,
+    /// The poller that it had (`poller::acquire`).
+    pub poller: Coded<Option<u32>>,
+    /// Its place among those who sleep (`sleepers::lie_down`).
+    pub place: Coded<Option<u32>>,
     /// Not 0: dozing was not enough (`sleep::sleep`).
     pub deep: Word,
     /// Microseconds that it may doze beyond `poller::STEP` (`sleep::sleep`).

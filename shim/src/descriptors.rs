@@ -10,6 +10,7 @@ use host::real;
 use host::tls::tls;
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
+use shmring::layout::Role;
 use shmring::lnx;
 
 /// Whether `fd` is culvert's own; to the program it does not exist.
@@ -57,7 +58,7 @@ fn forget(fd: c_int) {
     }
 }
 
-fn track(fd: c_int, state: State, role: u32) {
+fn track(fd: c_int, state: State, role: Option<Role>) {
     created(fd);
     if !config::enabled()
         || fds::are_divided()
@@ -83,7 +84,7 @@ pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
     let tcp = (domain == libc::AF_INET || domain == libc::AF_INET6)
         && ty & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == libc::SOCK_STREAM
         && (proto == 0 || proto == libc::IPPROTO_TCP);
-    if tcp { track(fd, State::Idle, 0) } else { created(fd) }
+    if tcp { track(fd, State::Idle, None) } else { created(fd) }
 }
 
 /// `connect`.
@@ -98,7 +99,7 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     if let Some(ep) = ep {
         // In progress counts: nothing is done about the connection before its first bytes.
         if (r == 0 || real::errno() == libc::EINPROGRESS || real::errno() == libc::EINTR) && ep.state() == State::Idle {
-            ep.role.store(1, Relaxed);
+            ep.role.store(Some(Role::Connector), Relaxed);
             let _ = ep.state.compare_exchange(State::Idle as u32, State::Eligible as u32, AcqRel, Relaxed);
             ep.ports.store(0, Relaxed);
             acts::opened(ep, fd, begun);
@@ -126,7 +127,7 @@ pub fn accepted(listener: c_int, fd: c_int) {
 fn accept_known(listener: c_int, fd: c_int) {
     match fds::get(listener) {
         Kind::Endpoint(from) => {
-            track(fd, State::Eligible, 2);
+            track(fd, State::Eligible, Some(Role::Acceptor));
             // A connection begins with its listener's options (tcp_create_openreq_child). What the kernel does not tell of them
             // is known only here.
             if let Some(ep) = fds::endpoint(fd) {
@@ -136,7 +137,7 @@ fn accept_known(listener: c_int, fd: c_int) {
         // A listener that was inherited, or is no TCP socket: the kernel tells.
         _ if config::enabled() => {
             let tcp = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
-            if tcp { track(fd, State::Eligible, 2) } else { created(fd) }
+            if tcp { track(fd, State::Eligible, Some(Role::Acceptor)) } else { created(fd) }
         }
         _ => created(fd),
     }
@@ -149,7 +150,7 @@ pub fn came_in_message(fd: c_int, end: Option<u64>) {
     match end {
         Some(end) if custody::is_connection(fd) => {
             // Mostly it has been accepted; whoever sent it says.
-            track(fd, State::Eligible, 2);
+            track(fd, State::Eligible, Some(Role::Acceptor));
             if let Some(ep) = fds::endpoint(fd) {
                 custody::arrived(ep, fd, end);
             }

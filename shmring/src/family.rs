@@ -6,12 +6,13 @@
 //! nothing in it on trust.
 
 use crate::journal::Journal;
+use crate::layout::Role;
 use crate::owner;
 pub use crate::owner::MEMBERS;
 use crate::position::{Claim, RingPos, StreamPos};
 use crate::switch::{Again, RxPhase, TxPhase};
 use crate::sync::{AtomicU32, AtomicU64};
-use crate::word::{Code, Coded};
+use crate::word::{Code, Coded, Numbered};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// `"culvfam\x01"`.
@@ -53,6 +54,18 @@ pub struct FamilyHeader {
     /// (fcntl(2), POSIX record locks) as long as it lives. When it matters, others notice that it does not, and give
     /// up its holds for it.
     pub members: [AtomicU64; MEMBERS],
+}
+
+impl Numbered for Role {
+    type Bits = u32;
+    #[inline(always)]
+    fn number(self) -> u32 {
+        self as u32
+    }
+    #[inline(always)]
+    fn numbered(number: u32) -> Role {
+        if number == Role::Connector as u32 { Role::Connector } else { Role::Acceptor }
+    }
 }
 
 /// The head of the list of free endpoints.
@@ -295,8 +308,8 @@ pub struct Endpoint {
     pub next_free: Coded<Option<u32>>,
     /// Incremented each time the record is reused.
     pub generation: AtomicU32,
-    /// 1 connector, 2 acceptor, 0 unknown.
-    pub role: AtomicU32,
+    /// Which end it is, once known.
+    pub role: Coded<Option<Role>>,
     /// Process that created the socket, and its descriptor there at that time.
     pub pid: AtomicU32,
     /// See `pid`.

@@ -11,6 +11,7 @@
 //! Everything here is a hint, written by another process: a false note can only garble the order of events.
 
 use crate::sync::{AtomicU64, Ordering, fence};
+use crate::word::Coded;
 
 /// Notes that a journal holds; an older one is overwritten.
 pub const NOTES: usize = 512;
@@ -48,8 +49,8 @@ impl Act {
 #[repr(C, align(32))]
 #[derive(Default)]
 struct Note {
-    /// The note's number + 1, while the rest belongs to it.
-    seal: AtomicU64,
+    /// The note's number, while the rest belongs to it.
+    seal: Coded<Option<u64>>,
     begun: AtomicU64,
     ended: AtomicU64,
     what: AtomicU64,
@@ -82,12 +83,12 @@ impl Journal {
     pub fn add(&self, act: &Act) {
         let n = self.next.fetch_add(1, Ordering::AcqRel);
         let note = &self.notes[n as usize % NOTES];
-        note.seal.store(0, Ordering::Relaxed);
+        note.seal.store(None, Ordering::Relaxed);
         fence(Ordering::Release);
         note.begun.store(act.begun, Ordering::Relaxed);
         note.ended.store(act.ended, Ordering::Relaxed);
         note.what.store(act.pack(), Ordering::Relaxed);
-        note.seal.store(n + 1, Ordering::Release);
+        note.seal.store(Some(n), Ordering::Release);
         self.latest.fetch_max(act.ended, Ordering::Release);
     }
 
@@ -106,13 +107,13 @@ impl Journal {
     /// Note number `n`, if it is complete and was not overwritten.
     fn get(&self, n: u64) -> Option<Act> {
         let note = &self.notes[n as usize % NOTES];
-        if note.seal.load(Ordering::Acquire) != n.wrapping_add(1) {
+        if note.seal.load(Ordering::Acquire) != Some(n) {
             return None;
         }
         let (begun, ended) = (note.begun.load(Ordering::Relaxed), note.ended.load(Ordering::Relaxed));
         let what = note.what.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        (note.seal.load(Ordering::Relaxed) == n.wrapping_add(1)).then_some(Act {
+        (note.seal.load(Ordering::Relaxed) == Some(n)).then_some(Act {
             begun,
             ended,
             ports: [(what >> 48) as u16, (what >> 32) as u16],

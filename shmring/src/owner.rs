@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! 63 .. 57   56 .. 33     32 .. 24    23 .. 0
-//! 0          generation   place + 1   thread id; 0: nobody holds it, and the rest names who held it last
+//! 0          generation   place       thread id; 0: nobody holds it, and the rest names who held it last
 //! ```
+
+use crate::word::Code;
 
 /// Processes of one family that can hold connections of culvert's at a time; others use the kernel.
 pub const MEMBERS: usize = 256;
@@ -23,7 +25,7 @@ const TID: u64 = (1 << TID_BITS) - 1;
 /// A thread id has 22 bits at most (PID_MAX_LIMIT, linux/threads.h).
 pub fn word(place: u32, generation: u32, tid: u32) -> u64 {
     let generation = u64::from(generation) & ((1 << GENERATION_BITS) - 1);
-    generation << (TID_BITS + PLACE_BITS) | u64::from(place + 1) << TID_BITS | u64::from(tid) & TID
+    generation << (TID_BITS + PLACE_BITS) | u64::from(Some(place).code()) << TID_BITS | u64::from(tid) & TID
 }
 
 /// The thread that holds it; 0 = nobody.
@@ -40,8 +42,8 @@ pub fn member(word: u64) -> u64 {
 
 /// Place and generation of a word's member; `None`: it has none.
 pub fn place(word: u64) -> Option<(usize, u32)> {
-    let place = (word >> TID_BITS) as u32 & ((1 << PLACE_BITS) - 1);
-    Some((place.checked_sub(1)? as usize, (word >> (TID_BITS + PLACE_BITS)) as u32 & ((1 << GENERATION_BITS) - 1)))
+    let place = Option::<u32>::of((word >> TID_BITS) as u32 & ((1 << PLACE_BITS) - 1))?;
+    Some((place as usize, (word >> (TID_BITS + PLACE_BITS)) as u32 & ((1 << GENERATION_BITS) - 1)))
 }
 
 #[cfg(all(test, not(loom)))]

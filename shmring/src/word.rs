@@ -99,6 +99,31 @@ impl Numbered for u32 {
     }
 }
 
+impl Numbered for u64 {
+    type Bits = u64;
+    #[inline(always)]
+    fn number(self) -> u64 {
+        self
+    }
+    #[inline(always)]
+    fn numbered(number: u64) -> u64 {
+        number
+    }
+}
+
+/// A descriptor: one that is negative is none.
+impl Numbered for i32 {
+    type Bits = u32;
+    #[inline(always)]
+    fn number(self) -> u32 {
+        self as u32
+    }
+    #[inline(always)]
+    fn numbered(number: u32) -> i32 {
+        number as i32
+    }
+}
+
 impl<T: Numbered> Code for Option<T> {
     type Bits = T::Bits;
     #[inline(always)]
@@ -174,5 +199,31 @@ impl<T: Code> Coded<T> {
     /// The word, for who clears a record, and for tests.
     pub fn word(&self) -> &<T::Bits as Width>::Atomic {
         &self.0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_zeros_is_none_and_every_place_is_told_from_it() {
+        let w = Coded::<Option<u32>>::zero();
+        assert_eq!(w.get(), None);
+        for place in [0, 1, 77, u32::MAX - 1] {
+            w.set(Some(place));
+            assert_eq!((w.get(), w.word().load(Ordering::Relaxed)), (Some(place), place + 1));
+            assert_eq!(w.compare_exchange(None, Some(3), Ordering::Relaxed, Ordering::Relaxed), Err(Some(place)));
+        }
+        assert_eq!(w.swap(None, Ordering::Relaxed), Some(u32::MAX - 1));
+        assert_eq!(w.get(), None);
+    }
+
+    #[test]
+    fn a_negative_descriptor_is_none() {
+        let w = Coded::new(Some(0));
+        assert_eq!(w.get(), Some(0));
+        w.set(Some(-1));
+        assert_eq!(w.get(), None);
     }
 }

@@ -61,12 +61,12 @@ impl World {
     pub fn pair(&self) -> Pair {
         let (a, b) = Simulated::connection();
         let side = |fd, role| {
-            let ep = family::alloc(fd, State::Eligible, role).expect("a record");
+            let ep = family::alloc(fd, State::Eligible, Some(role)).expect("a record");
             ep.cookie.store(lifeline::cookie(fd).expect("a cookie"), Relaxed);
             fds::set(fd, Kind::Endpoint(ep));
             Side { fd, ep }
         };
-        let (a, b) = (side(a, 1), side(b, 2));
+        let (a, b) = (side(a, Role::Connector), side(b, Role::Acceptor));
         for (one, other) in [(&a, &b), (&b, &a)] {
             one.ep.local().peer_cookie.store(other.ep.cookie.load(Relaxed), Relaxed);
         }

@@ -15,6 +15,7 @@ use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Outgoing, Put};
 use shmring::family::Reason;
+use shmring::layout::Role;
 use shmring::position::{RingPos, StreamPos};
 use shmring::ring;
 use shmring::switch::RxPhase;
@@ -33,7 +34,7 @@ port!(Out, notify);
 
 impl Outgoing for Out<'_> {
     fn natively_sent(&mut self) -> Result<Option<StreamPos>, Infallible> {
-        Ok(lifeline::sent(self.fd, self.ep.role.load(Relaxed) == 1))
+        Ok(lifeline::sent(self.fd, self.ep.role() == Some(Role::Connector)))
     }
 
     #[inline(always)]

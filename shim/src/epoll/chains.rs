@@ -35,7 +35,7 @@ fn chains(change: impl FnOnce()) {
 /// Makes `w` a watch of `ep`. With the set's lock held.
 pub(super) fn link(set: usize, fd: i32, w: &Watch, ep: Ep) {
     chains(|| {
-        w.ep.store(ep.index() + 1, Relaxed);
+        w.ep.store(Some(ep), Relaxed);
         chain(set, fd, ep);
     });
 }
@@ -43,17 +43,17 @@ pub(super) fn link(set: usize, fd: i32, w: &Watch, ep: Ep) {
 pub(super) fn chain(set: usize, fd: i32, ep: Ep) {
     if let Some(l) = TABLE[set].link(fd) {
         l.next.store(ep.local().watches.load(Relaxed), Relaxed);
-        ep.local().watches.store(watch_id(set, fd) + 1, Release);
+        ep.local().watches.store(Some(watch_id(set, fd)), Release);
     }
 }
 
 /// Takes a watch out of its endpoint's chain.
 fn unchain(set: usize, fd: i32, ep: Ep) {
-    let id = watch_id(set, fd) + 1;
+    let id = watch_id(set, fd);
     let mut place = &ep.local().watches;
     for _ in 0..CHAIN_MAX {
-        let at = place.load(Relaxed);
-        let Some(l) = (if at == 0 { None } else { link_of(at - 1) }) else { break };
+        let Some(at) = place.load(Relaxed) else { break };
+        let Some(l) = link_of(at) else { break };
         if at == id {
             place.store(l.next.load(Relaxed), Relaxed);
             break;
@@ -69,13 +69,9 @@ pub(super) fn disown(set: usize, fd: i32, ep: Ep) {
 
 /// Ends a watch. With the set's lock held.
 pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
-    let ep = w.ep.load(Relaxed);
-    if ep == 0 {
-        return;
-    }
-    let ep = Ep::from_index(ep - 1);
+    let Some(ep) = w.ep.load(Relaxed) else { return };
     chains(|| {
-        w.ep.store(0, Relaxed);
+        w.ep.store(None, Relaxed);
         unchain(set, fd, ep);
     });
     let flags = w.flags.swap(0, Relaxed);
@@ -114,10 +110,11 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
         let before = CHANGES.load(Acquire);
         let mut at = ep.local().watches.load(Acquire);
         for _ in 0..CHAIN_MAX {
-            let Some(w) = (if at == 0 { None } else { watch(at - 1) }) else { break };
-            let next = link_of(at - 1).map_or(0, |l| l.next.load(Relaxed));
-            if w.ep.load(Relaxed) == ep.index() + 1 {
-                f(((at - 1) >> 20) as usize, ((at - 1) & 0xf_ffff) as i32, w);
+            let Some(id) = at else { break };
+            let Some(w) = watch(id) else { break };
+            let next = link_of(id).and_then(|l| l.next.load(Relaxed));
+            if w.ep.load(Relaxed) == Some(ep) {
+                f((id >> 20) as usize, (id & 0xf_ffff) as i32, w);
             }
             at = next;
         }
@@ -131,7 +128,7 @@ pub(super) fn each(ep: Ep, mut f: impl FnMut(usize, i32, &'static Watch)) {
 
 /// Takes a parked watch out of the kernel's set. With the set's lock held.
 pub(super) fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
-    if w.ep.load(Relaxed) != 0 && w.flags.load(Relaxed) & PARKED != 0 {
+    if w.ep.load(Relaxed).is_some() && w.flags.load(Relaxed) & PARKED != 0 {
         kernel_ctl(epfd, libc::EPOLL_CTL_DEL, fd, 0, 0);
         unlink(set, fd, w);
     }
@@ -140,9 +137,9 @@ pub(super) fn unpark(set: usize, epfd: c_int, fd: c_int, w: &Watch) {
 /// Tells the kernel what it is owed. With the set's lock held.
 pub(super) fn settle(s: &Set, epfd: c_int) {
     settle_change(s, epfd);
-    for fd in s.owed.iter().filter_map(|o| o.load(Relaxed).checked_sub(1)) {
-        if let Some(w) = s.get(fd as c_int) {
-            unpark(s.index(), epfd, fd as c_int, w);
+    for fd in s.owed.iter().filter_map(|o| o.load(Relaxed)) {
+        if let Some(w) = s.get(fd) {
+            unpark(s.index(), epfd, fd, w);
         }
     }
 }

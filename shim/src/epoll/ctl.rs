@@ -32,7 +32,7 @@ pub fn nest(i: usize) {
     held.release();
     evacuate(s);
     let held = s.lock();
-    for (fd, w) in s.watches() {
+    for (fd, w, _) in s.watches() {
         give_back(s, epfd, fd, w);
     }
     if s.attached.load(Relaxed) == 0 {
@@ -53,7 +53,7 @@ pub fn hand_over(i: usize) {
     let Some(epfd) = s.epfd() else { return };
     evacuate(s);
     let held = s.lock();
-    for (fd, w) in s.watches() {
+    for (fd, w, _) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
             continue;
         }
@@ -131,7 +131,7 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
 /// file gets that number once more for the moment. Not where another file has it by now.
 fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
     let was = w.was.load(Relaxed) as c_int;
-    let Some(ep) = w.ep.load(Relaxed).checked_sub(1).map(Ep::from_index) else { return false };
+    let Some(ep) = w.ep.load(Relaxed) else { return false };
     let Some(file) = number(ep) else { return false };
     let again = lnx::duplicate(file, was);
     let restored = again == was && restore(epfd, was, events, w);
@@ -144,7 +144,7 @@ fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
 /// Returns a watch to the kernel's keeping, if that can be: its connection has been moved there ([`to_kernel`]). With the
 /// set's lock held.
 pub(super) fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
-    let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+    let Some(ep) = w.ep.load(Relaxed) else { return };
     let flags = w.flags.load(Relaxed);
     if flags & PARKED != 0 {
         return unpark(s.index(), epfd, fd, w);
@@ -165,7 +165,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     if s.shared() || s.inherited.load(Relaxed) != 0 || s.nested() {
         return false;
     }
-    if s.poller.load(Relaxed) != 0 {
+    if s.poller().is_some() {
         return true;
     }
     let Some(p) = poller::acquire() else { return false };
@@ -173,7 +173,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
         poller::release(p);
         return false;
     }
-    s.poller.store(p as u32 + 1, Relaxed);
+    s.poller.store(Some(p as u32), Relaxed);
     true
 }
 
@@ -181,7 +181,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
 pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
-    s.poller.store(0, Relaxed);
+    s.poller.store(None, Relaxed);
     poller::release(p);
 }
 
@@ -271,7 +271,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     let held = s.lock();
     let r = change(s, i, epfd, op, fd, ep, want, native);
     s.changed();
-    let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed) != 0 && s.sleepers.load(SeqCst) > 0;
+    let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed).is_some() && s.sleepers.load(SeqCst) > 0;
     held.release();
     if wake {
         knock(s);

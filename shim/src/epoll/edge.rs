@@ -51,11 +51,11 @@ pub(super) fn drain(s: &Set) {
 /// `place` of its other events. With the set's lock held.
 pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: usize) {
     if let Some(w) = watch(id as u32)
-        && w.ep.load(Relaxed) != 0
+        && let Some(ep) = w.ep.load(Relaxed)
         && w.flags.load(Relaxed) & TAGGED != 0
-        && Ep::from_index(w.ep.load(Relaxed) - 1).local().refs.load(Relaxed) > 0
+        && ep.local().refs.load(Relaxed) > 0
     {
-        lifeline_news(Ep::from_index(w.ep.load(Relaxed) - 1), w, events);
+        lifeline_news(ep, w, events);
         s.push_at((id & 0xf_ffff) as i32, begun, place);
     }
 }

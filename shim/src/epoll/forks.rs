@@ -1,9 +1,8 @@
 //! What becomes of the sets in a fork, a vfork, and when a process leaves its family.
 
 use super::chains::{CHAINS, CHANGES, chain, disown, settle};
-use super::set::{CHUNK, Common, FORKING, LEFT, SPARE, Set, TABLE, Watch};
+use super::set::{CHUNK, Common, FORKING, LEFT, Listed, SPARE, Set, TABLE, Watch};
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
-use engine::endpoint::Ep;
 use engine::{fds, memory};
 
 /// Before a vfork: the child may look at a set, or hand it on, without the descriptors that are owed in it.
@@ -53,8 +52,8 @@ pub(super) fn before_fork() {
 /// go on to be shared, and others' doorbells are in them: what they report is still sifted here.
 pub(super) fn part() {
     for (i, s) in TABLE.iter().enumerate().filter(|(_, s)| s.may_be_others()) {
-        for (fd, w) in s.watches() {
-            disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+        for (fd, _, ep) in s.watches() {
+            disown(i, fd, ep);
         }
         while s.pop().is_some() {}
         s.attached.store(0, Relaxed);
@@ -95,7 +94,7 @@ pub(super) fn after_fork_child() {
     CHANGES.store(0, Relaxed);
     FORKING.store(0, Relaxed);
     for ep in engine::family::held() {
-        ep.local().watches.store(0, Relaxed);
+        ep.local().watches.store(None, Relaxed);
     }
     for (i, s) in TABLE.iter().enumerate() {
         // Never used, or forgotten. Written, they would cost every child a megabyte of its own.
@@ -112,19 +111,17 @@ pub(super) fn after_fork_child() {
         s.share();
         s.forgive();
         s.inherited.store(1, Relaxed);
-        s.poller.store(0, Relaxed);
+        s.poller.store(None, Relaxed);
         // Lists and chains may have been in the middle of a change.
-        s.first.store(0, Relaxed);
-        s.last.store(0, Relaxed);
+        s.empty();
         for l in s.links.iter().enumerate().filter(|(_, c)| !c.load(Relaxed).is_null()) {
             for fd in l.0 * CHUNK..(l.0 + 1) * CHUNK {
                 if let Some(l) = s.link(fd as i32) {
-                    l.ready.store(0, Relaxed);
+                    l.ready.store(Listed::Out, Relaxed);
                 }
             }
         }
-        for (fd, w) in s.watches() {
-            let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+        for (fd, _, ep) in s.watches() {
             if ep.local().refs.load(Relaxed) > 0 {
                 chain(i, fd, ep);
             }

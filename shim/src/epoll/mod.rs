@@ -82,11 +82,13 @@ pub fn created(fd: c_int) {
         return lose_track();
     }
     if fresh.is_none() {
-        s.watches().for_each(|(_, w)| w.ep.store(0, Relaxed));
+        s.watches().for_each(|(_, w, _)| w.ep.store(None, Relaxed));
     }
     s.refs.store(1, Relaxed);
     s.forgive();
-    let all = [&s.poller, &s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.first, &s.last];
+    s.poller.store(None, Relaxed);
+    s.empty();
+    let all = [&s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign];
     s.looked.store(0, Relaxed);
     for w in all.into_iter().chain([&s.common().nested, &s.must_look]) {
         w.store(0, Relaxed);
@@ -119,9 +121,9 @@ pub fn closed(i: usize, epfd: c_int) {
     }
     let held = s.lock();
     let shared = s.shared();
-    for (fd, w) in s.watches() {
+    for (fd, w, ep) in s.watches() {
         if shared {
-            chains::disown(i, fd, Ep::from_index(w.ep.load(Relaxed) - 1));
+            chains::disown(i, fd, ep);
         } else {
             unlink(i, fd, w);
         }
@@ -144,8 +146,8 @@ pub fn forget(ep: Ep) {
         match s.get(fd) {
             // The kernel has not: others hold the connection.
             Some(_) if s.shared() && !engine::family::sole_holder(ep) => chains::disown(set, fd, ep),
-            Some(w) if w.ep.load(Relaxed) == ep.index() + 1 => unlink(set, fd, w),
-            _ => ep.local().watches.store(0, Relaxed),
+            Some(w) if w.ep.load(Relaxed) == Some(ep) => unlink(set, fd, w),
+            _ => ep.local().watches.store(None, Relaxed),
         }
         held.release();
     }
@@ -221,7 +223,7 @@ pub fn attached(ep: Ep, chan: &'static Chan) {
         let s = &TABLE[set];
         let Some(epfd) = s.epfd() else { return };
         let held = s.lock();
-        if w.ep.load(Relaxed) == ep.index() + 1 {
+        if w.ep.load(Relaxed) == Some(ep) {
             ctl::take_over(s, set, epfd, fd, w, ep, chan);
         }
         let wake = s.sleepers.load(SeqCst) > 0;

@@ -36,7 +36,7 @@ pub fn closing(ep: Ep) {
         if s.inherited.load(Relaxed) == 0 && !engine::family::sole_holder(ep) {
             to_kernel(ep);
             let held = s.lock();
-            if w.ep.load(Relaxed) == ep.index() + 1 {
+            if w.ep.load(Relaxed) == Some(ep) {
                 give_back(s, s.epfd().unwrap_or(-1), at, w);
                 s.changed();
             }
@@ -62,7 +62,7 @@ pub fn number_closed(ep: Ep, fd: c_int) {
         }
         let held = s.lock();
         if let Some(w) = s.get(fd)
-            && w.ep.load(Relaxed) == ep.index() + 1
+            && w.ep.load(Relaxed) == Some(ep)
         {
             if s.shared() {
                 // The number is still right in the other processes.
@@ -117,7 +117,7 @@ pub fn number_back(ep: Ep, fd: c_int) {
         let s = &TABLE[set];
         let held = s.lock();
         if let (Some(w), Some(epfd)) = (s.get(at), s.epfd())
-            && w.ep.load(Relaxed) == ep.index() + 1
+            && w.ep.load(Relaxed) == Some(ep)
             && w.was.load(Relaxed) == fd as u32
             && let Some(place) = s.make(fd)
         {

@@ -13,7 +13,7 @@
 
 use super::chains::{each, ignore};
 use super::edge::note_edge;
-use super::set::{FIRED, PARKED, Set, TAGGED, Watch, watch_id};
+use super::set::{FIRED, Listener, PARKED, Set, TAGGED, Watch, watch_id};
 use super::{DOORBELL, ours, tag};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
@@ -376,7 +376,7 @@ fn concerned(s: &Set, act: &Act) -> Option<u64> {
 
 /// The port on which a watched socket listens, or is bound to; `None`: it does not listen.
 fn listens_on(w: &Watch) -> Option<u16> {
-    let ep = Ep::from_index(w.ep.load(Relaxed).checked_sub(1)?);
+    let ep = w.ep.load(Relaxed)?;
     let may = matches!(ep.state(), State::Idle | State::Pinned) && ep.role().is_none();
     may.then(|| acts::listens_on(ep))
 }
@@ -388,8 +388,7 @@ fn listener(s: &Set, port: u16) -> Option<(c_int, &'static Watch)> {
     const QUICK: u32 = 8;
     let known = || {
         s.listeners.iter().find_map(|l| {
-            let l = l.load(Relaxed);
-            let fd = (l as u32).checked_sub(1).filter(|_| l >> 32 == u64::from(port))? as c_int;
+            let fd = l.load(Relaxed).filter(|l| l.port == port)?.fd;
             s.get(fd).filter(|w| listens_on(w) == Some(port)).map(|w| (fd, w))
         })
     };
@@ -401,15 +400,15 @@ fn listener(s: &Set, port: u16) -> Option<(c_int, &'static Watch)> {
         return None;
     }
     let (mut found, mut all, mut looks, mut places) = (None, true, 0, s.listeners.iter());
-    s.listeners.iter().for_each(|l| l.store(0, Relaxed));
-    for (fd, w) in s.watches() {
+    s.listeners.iter().for_each(|l| l.store(None, Relaxed));
+    for (fd, w, _) in s.watches() {
         looks += 1;
         let Some(p) = listens_on(w) else { continue };
         if p == port {
             found = found.or(Some((fd, w)));
         }
         match places.next().filter(|_| p != 0) {
-            Some(place) => place.store(u64::from(p) << 32 | (fd as u64 + 1), Relaxed),
+            Some(place) => place.store(Some(Listener { port: p, fd }), Relaxed),
             None => all = false,
         }
     }

@@ -14,12 +14,14 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 impl Set {
     /// Owes the kernel the removal of a watch that it keeps. False: it must be told now. With the set's lock held.
     pub fn owe(&self, fd: i32, w: &Watch) -> bool {
-        let Some(place) = self.owed.iter().find(|o| o.load(Relaxed) == 0).filter(|_| self.own()) else { return false };
+        let Some(place) = self.owed.iter().find(|o| o.load(Relaxed).is_none()).filter(|_| self.own()) else {
+            return false;
+        };
         if self.forgo(fd) {
             // The kernel still has the events from before a change that was never told.
             w.events.store(UNKNOWN, Relaxed);
         }
-        place.store(fd as u32 + 1, Relaxed);
+        place.store(Some(fd), Relaxed);
         w.flags.store(PARKED, Relaxed);
         let later = self.defer();
         if !later {
@@ -44,19 +46,19 @@ impl Set {
         if !self.own() || w.flags.load(Relaxed) != 0 {
             return false;
         }
-        if self.change.load(Relaxed) == fd as u32 + 1 {
+        if self.change.load(Relaxed) == Some(fd) {
             return true;
         }
         settle_change(self, epfd);
-        self.change.store(fd as u32 + 1, Relaxed);
+        self.change.store(Some(fd), Relaxed);
         self.defer() || !self.forgo(fd)
     }
 
     /// The change of a watch need not be told any more. True if there was one. With the set's lock held.
     pub fn forgo(&self, fd: i32) -> bool {
-        let owed = self.change.load(Relaxed) == fd as u32 + 1;
+        let owed = self.change.load(Relaxed) == Some(fd);
         if owed {
-            self.change.store(0, Relaxed);
+            self.change.store(None, Relaxed);
             self.owing.fetch_sub(1, Relaxed);
         }
         owed
@@ -66,17 +68,16 @@ impl Set {
     /// held.
     pub fn owe_no_more(&self, fd: i32, w: &Watch) {
         w.flags.store(0, Relaxed);
-        if let Some(o) = self.owed.iter().find(|o| o.load(Relaxed) == fd as u32 + 1) {
-            o.store(0, Relaxed);
+        if let Some(o) = self.owed.iter().find(|o| o.load(Relaxed) == Some(fd)) {
+            o.store(None, Relaxed);
             self.owing.fetch_sub(1, Relaxed);
         }
     }
 
     /// Forgets what is owed: the set is another process's to look after, or no longer exists.
     pub fn forgive(&self) {
-        for w in self.owed.iter().chain([&self.change, &self.owing]) {
-            w.store(0, Relaxed);
-        }
+        self.owed.iter().chain([&self.change]).for_each(|o| o.store(None, Relaxed));
+        self.owing.store(0, Relaxed);
     }
 
     /// Whether the kernel is owed anything.
@@ -86,15 +87,15 @@ impl Set {
 
     /// Whether the kernel is owed the removal or a change of this watch.
     pub fn owes_for(&self, fd: i32, w: &Watch) -> bool {
-        self.owes() && (w.flags.load(Relaxed) & PARKED != 0 || self.change.load(Relaxed) == fd as u32 + 1)
+        self.owes() && (w.flags.load(Relaxed) & PARKED != 0 || self.change.load(Relaxed) == Some(fd))
     }
 }
 
 pub(super) fn settle_change(s: &Set, epfd: c_int) {
-    if let Some(fd) = s.change.load(Relaxed).checked_sub(1)
-        && s.forgo(fd as c_int)
-        && let Some(w) = s.get(fd as c_int)
+    if let Some(fd) = s.change.load(Relaxed)
+        && s.forgo(fd)
+        && let Some(w) = s.get(fd)
     {
-        kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd as c_int, w.events.load(Relaxed), w.data.load(Relaxed));
+        kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, w.events.load(Relaxed), w.data.load(Relaxed));
     }
 }

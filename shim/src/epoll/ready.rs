@@ -1,13 +1,13 @@
 //! The ready list of a set: which of its watches have news, in the order in which they are reported.
 #![forbid(unsafe_code)]
 
-use super::set::{END, Set, Watch};
+use super::set::{Listed, Set, Watch};
 use core::sync::atomic::Ordering::Relaxed;
 
 impl Set {
     /// Puts a watch at the end of the ready list, if it is not in it.
     pub fn push(&self, fd: i32) {
-        if self.link(fd).is_some_and(|l| l.ready.load(Relaxed) == 0) {
+        if self.is_out(fd) {
             self.take_turn(fd);
             self.append(fd);
         }
@@ -15,7 +15,7 @@ impl Set {
 
     /// The same for one that had news at time stamp `since`, which come behind `place` of the kernel's events.
     pub fn push_at(&self, fd: i32, since: u64, place: usize) {
-        if let Some(l) = self.link(fd).filter(|l| l.ready.load(Relaxed) == 0) {
+        if let Some(l) = self.link(fd).filter(|_| self.is_out(fd)) {
             l.since.store(since, Relaxed);
             l.place.store(self.calls.load(Relaxed) << 8 | place.min(0xff) as u32, Relaxed);
             self.take_turn(fd);
@@ -31,19 +31,19 @@ impl Set {
         let mut next = self.first.load(Relaxed);
         let mut oldest = None::<u64>;
         for _ in 0..64 {
-            let Some(l) = (if next == 0 || next == END { None } else { self.link(next as i32 - 1) }) else { break };
+            let Some(l) = next.and_then(|fd| self.link(fd)) else { break };
             let since = l.since.load(Relaxed);
             if since != 0 {
                 oldest = Some(oldest.map_or(since, |o| o.min(since)));
             }
-            next = l.ready.load(Relaxed);
+            next = l.ready.load(Relaxed).next();
         }
         oldest
     }
 
     /// The first of the ready list, when it had news, and how many of the kernel's events come before it.
     pub fn next(&self) -> Option<(i32, u64, usize)> {
-        let fd = self.first.load(Relaxed).checked_sub(1)? as i32;
+        let fd = self.first.load(Relaxed)?;
         let l = self.link(fd)?;
         let place = l.place.load(Relaxed);
         let place = if place >> 8 == self.calls.load(Relaxed) { place & 0xff } else { 0 };
@@ -54,9 +54,9 @@ impl Set {
     pub fn waiting(&self, max: usize) -> usize {
         let mut next = self.first.load(Relaxed);
         let mut n = 0;
-        while next != 0 && next != END && n < max {
+        while let Some(fd) = next.filter(|_| n < max) {
             n += 1;
-            next = self.link(next as i32 - 1).map_or(0, |l| l.ready.load(Relaxed));
+            next = self.link(fd).and_then(|l| l.ready.load(Relaxed).next());
         }
         n
     }
@@ -84,39 +84,42 @@ impl Set {
     /// Puts a watch that comes from the kernel's ready list, where its place is not known, before those with later turns.
     pub fn insert(&self, fd: i32) {
         let Some(turn) = self.link(fd).map(|l| l.turn.load(Relaxed)) else { return };
-        let (mut before, mut next) = (0, self.first.load(Relaxed));
-        while next != 0 && next != END {
-            let Some(l) = self.link(next as i32 - 1).filter(|l| l.turn.load(Relaxed) < turn) else { break };
-            (before, next) = (next, l.ready.load(Relaxed));
+        let (mut before, mut next) = (None, self.first.load(Relaxed));
+        while let Some(at) = next {
+            let Some(l) = self.link(at).filter(|l| l.turn.load(Relaxed) < turn) else { break };
+            (before, next) = (next, l.ready.load(Relaxed).next());
         }
         self.undate(fd);
         self.put(fd, before);
     }
 
-    /// Puts a watch behind another one in the ready list, or before all (`before` = 0), if it is not in it.
-    fn put(&self, fd: i32, before: u32) {
-        let Some(l) = self.link(fd).filter(|l| l.ready.load(Relaxed) == 0) else { return };
-        let place = match if before == 0 { None } else { self.link(before as i32 - 1) } {
-            Some(l) => &l.ready,
-            None => &self.first,
+    /// Puts a watch behind the one of `before` in the ready list, or before all, if it is not in it.
+    fn put(&self, fd: i32, before: Option<i32>) {
+        let Some(l) = self.link(fd).filter(|_| self.is_out(fd)) else { return };
+        let next = match before.and_then(|fd| self.link(fd)) {
+            Some(before) => before.ready.swap(Listed::Before(fd), Relaxed).next(),
+            None => self.first.swap(Some(fd), Relaxed),
         };
-        let next = place.swap(fd as u32 + 1, Relaxed);
-        if next == 0 || next == END {
-            self.last.store(fd as u32 + 1, Relaxed);
+        if next.is_none() {
+            self.last.store(Some(fd), Relaxed);
         }
-        l.ready.store(if next == 0 { END } else { next }, Relaxed);
+        l.ready.store(next.map_or(Listed::Last, Listed::Before), Relaxed);
+    }
+
+    /// Forgets what was in the ready list.
+    pub fn empty(&self) {
+        self.first.store(None, Relaxed);
+        self.last.store(None, Relaxed);
     }
 
     /// Takes the first watch of the ready list.
     pub fn pop(&self) -> Option<(i32, &'static Watch)> {
-        let fd = self.first.load(Relaxed).checked_sub(1)? as i32;
+        let fd = self.first.load(Relaxed)?;
         let w = self.get(fd)?;
-        let next = self.link(fd)?.ready.swap(0, Relaxed);
-        if next == END {
-            self.first.store(0, Relaxed);
-            self.last.store(0, Relaxed);
-        } else {
-            self.first.store(next, Relaxed);
+        let next = self.link(fd)?.ready.swap(Listed::Out, Relaxed).next();
+        self.first.store(next, Relaxed);
+        if next.is_none() {
+            self.last.store(None, Relaxed);
         }
         Some((fd, w))
     }

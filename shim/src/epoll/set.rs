@@ -5,11 +5,13 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use engine::endpoint::Ep;
 use engine::lock::{Among, Held, Lock};
 use engine::{fds, memory};
 use host::clock;
 use host::tls::tls;
 use shmring::lnx;
+use shmring::word::{Code, Coded, Numbered};
 
 const SETS: usize = 256;
 pub(super) const CHUNK: usize = 256;
@@ -20,8 +22,8 @@ pub(super) const SPARE: i32 = (fds::MAX - CHUNK) as i32;
 
 /// One descriptor in one set. All zero = none. Guarded by the set's lock. Shared with forked children.
 pub(super) struct Watch {
-    /// Endpoint index + 1.
-    pub ep: AtomicU32,
+    /// Its endpoint; none: nothing is watched here.
+    pub ep: Coded<Option<Ep>>,
     pub events: AtomicU32,
     pub data: AtomicU64,
     pub flags: AtomicU32,
@@ -35,10 +37,10 @@ pub(super) struct Watch {
 
 /// This process's part of a watch.
 pub(super) struct Link {
-    /// Next watch of the same endpoint, id + 1.
-    pub next: AtomicU32,
-    /// Next in the set's ready list, fd + 1; `END` for the last.
-    pub ready: AtomicU32,
+    /// Name of the next watch of the same endpoint ([`watch_id`]).
+    pub next: Coded<Option<u32>>,
+    /// Where it stands in the set's ready list.
+    pub ready: Coded<Listed>,
     /// Its place in the order of the ready list: the value of [`Set::turns`] when the watch was last put there, or
     /// given to the kernel.
     pub turn: AtomicU64,
@@ -46,6 +48,61 @@ pub(super) struct Link {
     pub since: AtomicU64,
     /// How many of the kernel's events come before it, and to which of [`Set::calls`] this belongs (upper 24 bits).
     pub place: AtomicU32,
+}
+
+/// Where a watch stands in the ready list of its set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// It is not in the list.
+    Out,
+    /// At the end.
+    Last,
+    /// Before the watch of this descriptor.
+    Before(i32),
+}
+
+impl Listed {
+    /// The next in the list.
+    pub fn next(self) -> Option<i32> {
+        match self {
+            Listed::Out | Listed::Last => None,
+            Listed::Before(fd) => Some(fd),
+        }
+    }
+}
+
+impl Code for Listed {
+    type Bits = u32;
+    fn code(self) -> u32 {
+        match self {
+            Listed::Out => 0,
+            Listed::Last => u32::MAX,
+            Listed::Before(fd) => Some(fd).code(),
+        }
+    }
+    fn of(code: u32) -> Listed {
+        match code {
+            u32::MAX => Listed::Last,
+            code => Option::of(code).map_or(Listed::Out, Listed::Before),
+        }
+    }
+}
+
+/// A listening socket of a set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listener {
+    pub port: u16,
+    pub fd: i32,
+}
+
+impl Numbered for Listener {
+    type Bits = u64;
+    fn number(self) -> u64 {
+        u64::from(self.port) << 32 | u64::from(self.fd as u32)
+    }
+    fn numbered(number: u64) -> Listener {
+        Listener { port: (number >> 32) as u16, fd: number as i32 }
+    }
 }
 
 /// What all processes that have a set share, besides its watches.
@@ -66,7 +123,6 @@ pub(super) const EDGE: u32 = 4;
 /// The program has taken it out of the set. It stays in the kernel's, tagged: programs take descriptors out and
 /// put them back for every message, and need not go to the kernel for it. Without [`TAGGED`]: owed.
 pub(super) const PARKED: u32 = 8;
-pub(super) const END: u32 = u32::MAX;
 
 pub(super) struct Set {
     /// Held by a thread of this process.
@@ -74,8 +130,8 @@ pub(super) struct Set {
     /// 1: in use; [`LEFT`].
     pub used: AtomicU32,
     pub refs: AtomicU32,
-    /// Poller number + 1.
-    pub poller: AtomicU32,
+    /// Number of its poller.
+    pub poller: Coded<Option<u32>>,
     pub attached: AtomicU32,
     pub sleepers: AtomicU32,
     /// Other processes of the family may have it, too.
@@ -87,16 +143,17 @@ pub(super) struct Set {
     pub inherited: AtomicU32,
     /// Watches a connection whose peer does not have our doorbells: bounded sleeps.
     pub foreign: AtomicU32,
-    pub first: AtomicU32,
-    pub last: AtomicU32,
+    /// The ready list.
+    pub first: Coded<Option<i32>>,
+    pub last: Coded<Option<i32>>,
     pub turns: AtomicU64,
     pub kernel_at: AtomicU64,
     /// Before all that the kernel has had to report up to this time stamp was reported.
     pub looked: AtomicU64,
     /// How many more notes of other users' are looked at in this call (`order`).
     pub patience: AtomicU32,
-    /// Ports on which sockets of the set listen, with the watch's descriptor + 1 in the lower half (`order`).
-    pub listeners: [AtomicU64; LISTENERS],
+    /// Sockets of the set that listen (`order`).
+    pub listeners: [Coded<Option<Listener>>; LISTENERS],
     /// Those are all, of the set in this state (see [`Set::state`]); 0: they need not be.
     pub listed: AtomicU64,
     /// Something can only be reported after the kernel has been asked.
@@ -107,11 +164,11 @@ pub(super) struct Set {
     /// Threads of this process inside `epoll_wait` on it. One that was cancelled there counts for ever, and so do, in a
     /// child, those of its parent: a handler may have forked inside, whose child leaves the call as well.
     pub waiters: AtomicU32,
-    /// How many calls of `epoll_ctl` the kernel has not been told of yet: removals (`owed`: their descriptors + 1) and
-    /// at most one change (`change`: its descriptor + 1).
+    /// How many calls of `epoll_ctl` the kernel has not been told of yet: removals (`owed`: their descriptors) and
+    /// at most one change (`change`: its descriptor).
     pub owing: AtomicU32,
-    pub owed: [AtomicU32; OWED],
-    pub change: AtomicU32,
+    pub owed: [Coded<Option<i32>>; OWED],
+    pub change: Coded<Option<i32>>,
     /// Shared memory, as the watches are: see [`after_fork_child`] for whose.
     pub common: AtomicPtr<Common>,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
@@ -153,7 +210,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         own: Lock::new(),
         used: AtomicU32::new(0),
         refs: AtomicU32::new(0),
-        poller: AtomicU32::new(0),
+        poller: Coded::zero(),
         attached: AtomicU32::new(0),
         sleepers: AtomicU32::new(0),
         shared: AtomicU32::new(0),
@@ -161,21 +218,21 @@ pub(super) static TABLE: [Set; SETS] = [const {
         version: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
         foreign: AtomicU32::new(0),
-        first: AtomicU32::new(0),
-        last: AtomicU32::new(0),
+        first: Coded::zero(),
+        last: Coded::zero(),
         turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
         looked: AtomicU64::new(0),
         patience: AtomicU32::new(0),
-        listeners: [const { AtomicU64::new(0) }; LISTENERS],
+        listeners: [const { Coded::zero() }; LISTENERS],
         listed: AtomicU64::new(0),
         must_look: AtomicU32::new(0),
         calls: AtomicU32::new(0),
         turn: AtomicU32::new(0),
         waiters: AtomicU32::new(0),
         owing: AtomicU32::new(0),
-        owed: [const { AtomicU32::new(0) }; OWED],
-        change: AtomicU32::new(0),
+        owed: [const { Coded::zero() }; OWED],
+        change: Coded::zero(),
         common: AtomicPtr::new(core::ptr::null_mut()),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
         links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
@@ -336,21 +393,26 @@ impl Set {
 
     /// Its poller, if it has one.
     pub fn poller(&self) -> Option<usize> {
-        (self.poller.load(Relaxed) as usize).checked_sub(1)
+        self.poller.load(Relaxed).map(|p| p as usize)
     }
 
-    /// Every watch of the set.
-    pub fn watches(&self) -> impl Iterator<Item = (i32, &'static Watch)> {
+    /// Every watch of the set, and what it watches.
+    pub fn watches(&self) -> impl Iterator<Item = (i32, &'static Watch, Ep)> {
         let used = self.chunks.iter().enumerate().filter(|(_, place)| !place.load(Relaxed).is_null());
         let fds = used.flat_map(|(c, _)| (c * CHUNK..(c + 1) * CHUNK).map(|fd| fd as i32));
-        fds.filter_map(|fd| Some((fd, self.get(fd)?))).filter(|(_, w)| w.ep.load(Relaxed) != 0)
+        fds.filter_map(|fd| self.get(fd).and_then(|w| Some((fd, w, w.ep.load(Relaxed)?))))
+    }
+
+    /// Whether a watch is not in the ready list, and could be.
+    pub fn is_out(&self, fd: i32) -> bool {
+        self.link(fd).is_some_and(|l| l.ready.load(Relaxed) == Listed::Out)
     }
 
     /// A free place for a watch whose number was closed. With the set's lock held.
     pub fn spare(&self) -> Option<(i32, &'static Watch)> {
         self.make(SPARE)?;
         let mut places = (SPARE..fds::MAX as i32).filter_map(|at| Some((at, self.get(at)?)));
-        places.find(|(at, w)| w.ep.load(Relaxed) == 0 && self.link(*at).is_some_and(|l| l.ready.load(Relaxed) == 0))
+        places.find(|(at, w)| w.ep.load(Relaxed).is_none() && self.is_out(*at))
     }
 
     /// A descriptor of this process for it.

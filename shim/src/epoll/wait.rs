@@ -36,7 +36,7 @@ pub(super) fn knock(s: &Set) {
 /// Arms the set in every channel, for those who do not sleep in our own wait.
 pub(super) fn stay_armed(s: &Set) {
     arm(s);
-    if s.first.load(Relaxed) != 0 || told_of_news(s) {
+    if s.first.load(Relaxed).is_some() || told_of_news(s) {
         knock(s);
     }
 }
@@ -80,8 +80,7 @@ fn scan(s: &Set) {
     if s.inherited.load(Relaxed) != 0 || s.shared() {
         let version = s.common().version.load(Relaxed);
         let all = s.inherited.load(Relaxed) != 0 || s.version.swap(version, Relaxed) != version;
-        for (fd, w) in s.watches() {
-            let ep = Ep::from_index(w.ep.load(Relaxed) - 1);
+        for (fd, w, ep) in s.watches() {
             if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED
                 && ep.local().refs.load(Relaxed) > 0
                 && (all || stirs(ep, w))
@@ -150,7 +149,7 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
         }
         let Some((_, w)) = s.pop() else { break };
         report_one(s, fd, w, since, looked, out);
-        if fd as u32 + 1 == stop {
+        if Some(fd) == stop {
             break;
         }
     }
@@ -161,12 +160,11 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
 fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
     let events = w.events.load(Relaxed);
     let flags = w.flags.load(Relaxed);
-    let ep = w.ep.load(Relaxed);
     let edge = events & EPOLLET as u32 != 0;
-    if ep == 0 || flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
+    let Some(ep) = w.ep.load(Relaxed) else { return };
+    if flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
         return;
     }
-    let ep = Ep::from_index(ep - 1);
     // Closed here; another process that has the set still holds it.
     if ep.local().refs.load(Relaxed) == 0 {
         return;
@@ -422,7 +420,7 @@ unsafe fn serve(
         let mut k = Reported::NONE;
         let room = max.min(KERNEL_EVENTS);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
-        let r = if told_of_news(s) || s.first.load(Relaxed) != 0 {
+        let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
