@@ -236,17 +236,36 @@ pub fn unreported(ep: Ep) -> bool {
     !matches!(ep.latched.load(Relaxed), 0 | REPORTED.. | PIPE)
 }
 
-/// Takes the latched error: `Some(errno)` the first time, `Some(0)` afterwards, `None` if there is none.
-pub fn take_latched(ep: Ep) -> Option<i32> {
+/// A latched error, as a call finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Latched {
+    /// An earlier call has reported it.
+    Reported,
+    /// This call is to report it: the errno.
+    Now(i32),
+}
+
+impl Latched {
+    /// The errno, if this call is to report it.
+    pub fn now(self) -> Option<i32> {
+        match self {
+            Latched::Reported => None,
+            Latched::Now(errno) => Some(errno),
+        }
+    }
+}
+
+/// Takes the latched error, if there is one. From then on it is [`Latched::Reported`].
+pub fn take_latched(ep: Ep) -> Option<Latched> {
     let v = ep.latched.load(Relaxed);
     if v == 0 {
         return None;
     }
     if v & REPORTED != 0 {
-        return Some(0);
+        return Some(Latched::Reported);
     }
     ep.latched.store(v | REPORTED, Relaxed);
-    Some(v as i32)
+    Some(Latched::Now(v as i32))
 }
 
 /// Takes the error that a `recvmmsg` has kept.

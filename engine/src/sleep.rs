@@ -103,15 +103,15 @@ impl Sleep {
         ring::armed();
     }
 
-    /// The doorbell to sleep on; -1 if there is none.
-    fn hang(&mut self) -> i32 {
+    /// The doorbell to sleep on; `None`: there is none to be had.
+    fn hang(&mut self) -> Option<i32> {
         match &mut self.place {
             Place::Alone(a) => {
                 let queue = a.queue(self.chan);
-                a.hang(queue).unwrap_or(-1)
+                a.hang(queue)
             }
-            Place::Poller(p) => bell(*p),
-            Place::Nowhere => -1,
+            Place::Poller(p) => Some(bell(*p)),
+            Place::Nowhere => None,
         }
     }
 
@@ -239,7 +239,7 @@ unsafe fn sleep_deep(
 ) -> Result<(), i32> {
     let doorbell = s.hang();
     // Without one, news come without a wake-up.
-    s.bounded |= doorbell < 0;
+    s.bounded |= doorbell.is_none();
     s.arm(0);
     let mut left = match last_look(s, ep, deadline, ready) {
         Ok(left) => left,
@@ -254,8 +254,10 @@ unsafe fn sleep_deep(
         // send them, whatever this sleep is for.
         events |= libc::POLLOUT;
     }
-    let mut p =
-        [libc::pollfd { fd, events, revents: 0 }, libc::pollfd { fd: doorbell, events: libc::POLLIN, revents: 0 }];
+    let mut p = [
+        libc::pollfd { fd, events, revents: 0 },
+        libc::pollfd { fd: doorbell.unwrap_or(-1), events: libc::POLLIN, revents: 0 },
+    ];
     let begun = K::now();
     // SAFETY: two valid pollfds; no lock is held; this frame has nothing to drop.
     let r = unsafe { K::sleep(&mut p, left, core::ptr::null(), since) };

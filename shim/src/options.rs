@@ -289,7 +289,7 @@ unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
         tx::sink(ep, chan, fd);
     }
     let e = match lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
-        Ok(0) => endpoint::take_kept(ep).or_else(|| endpoint::take_latched(ep)).unwrap_or(0),
+        Ok(0) => endpoint::take_kept(ep).or_else(|| endpoint::take_latched(ep)?.now()).unwrap_or(0),
         Ok(e) => {
             // The kernel tells it once.
             ep.note_error(e);

@@ -500,7 +500,7 @@ impl Outgoing for Victim<'_> {
 
 impl Incoming for Victim<'_> {
     type Fault = ();
-    type Last = ();
+    type Ending = ();
     fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Infallible> {
         self.effect();
         Ok((!self.w.next().is_multiple_of(50)).then_some((StreamPos::new(self.consumed), self.w.next() % 8)))

@@ -6,7 +6,7 @@ use super::look::{contradiction, peer};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
-use crate::endpoint::{Ep, latch, put_back, take_latched, take_living, unreported};
+use crate::endpoint::{Ep, Latched, latch, put_back, take_latched, take_living, unreported};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
@@ -33,6 +33,14 @@ pub enum Got {
     Lost,
 }
 
+/// Which memory it is that bytes could not be copied from or to.
+pub(super) enum Fault {
+    /// The program's.
+    Program,
+    /// The ring's, which is lost.
+    Ring,
+}
+
 /// Bytes that are copied whole or not at all, as the kernel does a segment of its receive queue (skb_copy_datagram_iter): with
 /// a bad pointer among the first of them the call fails and nothing is taken; behind them, they count.
 const SEGMENT: usize = 65_536;
@@ -53,10 +61,8 @@ pub(super) struct In<'a> {
 port!(In, notify_aside);
 
 impl Incoming for In<'_> {
-    /// EFAULT, or EIO: the ring's memory is lost.
-    type Fault = i32;
-    /// The errno, or 0 for an end of the stream without one.
-    type Last = i32;
+    type Fault = Fault;
+    type Ending = Latched;
 
     fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Infallible> {
         Ok(received(self.ep, self.fd))
@@ -117,8 +123,8 @@ impl Incoming for In<'_> {
     }
 
     #[inline(always)]
-    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, i32>, Infallible> {
-        let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Err(Fault::Program)) };
         if n <= SEGMENT as u64
             && self.flags & libc::MSG_TRUNC == 0
             && let Some(off) = self.chan.geometry().at_home(ring::base(self.c.published()), at, n)
@@ -132,13 +138,13 @@ impl Incoming for In<'_> {
                     b.advance(room);
                     Ok(n)
                 }
-                Err(_) => Err(libc::EFAULT),
+                Err(_) => Err(Fault::Program),
             });
         }
         self.copy_pieces(at, n)
     }
 
-    fn end_sending(&mut self) -> Result<Option<i32>, Infallible> {
+    fn end_sending(&mut self) -> Result<Option<Latched>, Infallible> {
         Ok(tx::settle(self.ep, self.chan, self.fd))
     }
 
@@ -191,8 +197,8 @@ impl Incoming for In<'_> {
 impl In<'_> {
     /// [`Incoming::copy`] where it may be more than one piece.
     #[inline(never)]
-    fn copy_pieces(&mut self, at: RingPos, n: u64) -> Result<Result<u64, i32>, Infallible> {
-        let Some(b) = &mut self.to else { return Ok(Err(libc::EFAULT)) };
+    fn copy_pieces(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Infallible> {
+        let Some(b) = &mut self.to else { return Ok(Err(Fault::Program)) };
         let discard = self.flags & libc::MSG_TRUNC != 0;
         let dir = self.chan.role().rx();
         let geo = self.chan.geometry();
@@ -213,9 +219,10 @@ impl In<'_> {
                 let copied = match self.chan.source(slot, dir, off, len) {
                     // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
                     // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
-                    Some(src) => unsafe { K::copy(dst, src, len) }.map_err(|_| libc::EFAULT),
+                    Some(src) => unsafe { K::copy(dst, src, len) }.map_err(|_| Fault::Program),
                     // SAFETY: the program's buffer, which the kernel checks.
-                    None => unsafe { self.chan.read_into(slot, dir, off, len, dst) },
+                    None => unsafe { self.chan.read_into(slot, dir, off, len, dst) }
+                        .map_err(|e| if e == libc::EFAULT { Fault::Program } else { Fault::Ring }),
                 };
                 if let Err(e) = copied {
                     b.go_to(whole);
@@ -228,7 +235,7 @@ impl In<'_> {
             done += room;
         }
         // Nothing: the program's vector has become shorter since its bytes were counted.
-        Ok(if done > 0 { Ok(done as u64) } else { Err(libc::EFAULT) })
+        Ok(if done > 0 { Ok(done as u64) } else { Err(Fault::Program) })
     }
 }
 
@@ -314,8 +321,13 @@ impl<'a> Receiving<'a> {
                 Brought::NoMore => break,
                 Brought::Nothing => Got::Nothing,
                 // An error kept from before comes after the bytes, ahead of the end.
-                Brought::Lifeline(Native::Nothing | Native::End) if total == 0 && unreported(ep) => {
-                    return Got::Error(take_latched(ep).unwrap_or(0));
+                Brought::Lifeline(native @ (Native::Nothing | Native::End)) if total == 0 && unreported(ep) => {
+                    return match take_latched(ep).and_then(Latched::now) {
+                        Some(e) => Got::Error(e),
+                        // Another thread has reported it meanwhile.
+                        None if native == Native::End => Got::Eof,
+                        None => Got::Nothing,
+                    };
                 }
                 Brought::Lifeline(native) | Brought::Behind(native) => match native {
                     Native::Bytes(n) => Got::Bytes(n as usize),
@@ -323,14 +335,14 @@ impl<'a> Receiving<'a> {
                     Native::Nothing => Got::Nothing,
                     Native::Failed(e) => Got::Error(e),
                 },
-                Brought::Ended(0) => Got::Eof,
-                Brought::Ended(e) => Got::Error(e),
-                Brought::Fault(libc::EIO) => {
+                Brought::Ended(Latched::Reported) => Got::Eof,
+                Brought::Ended(Latched::Now(e)) => Got::Error(e),
+                Brought::Fault(Fault::Ring) => {
                     port.contradicts("memory", ep.rx_head.load(Relaxed).number(), 0);
                     self.lost = true;
                     Got::Lost
                 }
-                Brought::Fault(e) => Got::Error(e),
+                Brought::Fault(Fault::Program) => Got::Error(libc::EFAULT),
                 Brought::Unknown => Got::Error(libc::EIO),
                 Brought::Corrupt => {
                     self.lost = true;

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::look::untold;
-use super::{Attempt, NO_MEMORY, Sending, Sent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};
+use super::{Attempt, Sending, Sent, Unsent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};
 use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -137,7 +137,7 @@ unsafe fn put_file(
     inp: i32,
     at: &mut Option<i64>,
     want: usize,
-) -> Result<Option<usize>, i32> {
+) -> Result<Option<usize>, Unsent> {
     let dir = chan.role().tx();
     let mut end = false;
     let r = sending.put(want as u64, |base, tail, room| {
@@ -146,7 +146,7 @@ unsafe fn put_file(
         let mut n = 0;
         for (off, len) in chan.geometry().spans(base, tail, room) {
             if len > 0 {
-                let at = chan.at(ep.slot.load(Relaxed) as usize, dir, off, len).ok_or(NO_MEMORY)?;
+                let at = chan.at(ep.slot.load(Relaxed) as usize, dir, off, len).ok_or(Unsent::NoMemory)?;
                 v[n] = iovec { iov_base: at.cast(), iov_len: len };
                 n += 1;
             }
@@ -157,7 +157,7 @@ unsafe fn put_file(
             *at += r.max(0) as i64;
         }
         end = r == 0;
-        if r < 0 { Err(-r as i32) } else { Ok(r as u64) }
+        if r < 0 { Err(Unsent::Error(-r as i32)) } else { Ok(r as u64) }
     });
     if end { Ok(None) } else { r.map(Some) }
 }

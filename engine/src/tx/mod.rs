@@ -122,8 +122,7 @@ pub fn tell_cork(ep: Ep, fd: i32) {
 
 /// Whether `poll` would say POLLOUT for the ring: a third is free (sk_stream_is_writeable).
 pub fn writable(ep: Ep, chan: &Chan) -> bool {
-    // The words of the limit are the peer's to write: however small it says that is, without room there is none.
-    space(ep, chan) >= (limit(ep, chan) / 3).max(1)
+    space(ep, chan) >= limit(ep, chan) / 3
 }
 
 /// Whether something has changed that a sender who waits for space should look at.
@@ -166,15 +165,21 @@ fn go_home(ep: Ep, chan: &Chan, tail: RingPos, base: RingPos) {
 /// with a bad pointer among the first of them the call fails and nothing is sent; behind them, they count.
 const FRAGMENT: usize = 32_768;
 
-/// What [`put`] and its like return, as an error, when no memory can be had for a single byte.
-const NO_MEMORY: i32 = -1;
-/// The same, when the connection is lost: what comes of the call the kernel says.
-const LOST: i32 = -2;
+/// Why nothing was laid into the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unsent {
+    /// No memory can be had for a single byte.
+    NoMemory,
+    /// The connection is lost: what comes of the call the kernel says.
+    Lost,
+    /// The call fails with this errno.
+    Error(i32),
+}
 
-/// How many of `room` bytes, from `at` bytes behind the ring's base on, have memory to be written to: at least one, or
-/// [`NO_MEMORY`]. The direction is owned.
+/// How many of `room` bytes, from `at` bytes behind the ring's base on, have memory to be written to: at least one. The
+/// direction is owned.
 #[inline]
-fn fitting(ep: Ep, chan: &Chan, at: u64, room: u64) -> Result<u64, i32> {
+fn fitting(ep: Ep, chan: &Chan, at: u64, room: u64) -> Result<u64, Unsent> {
     let end = (at + room).min(chan.ring() as u64);
     if end <= HOME as u64 + ep.tx_there.load(Relaxed) {
         return Ok(room);
@@ -182,7 +187,7 @@ fn fitting(ep: Ep, chan: &Chan, at: u64, room: u64) -> Result<u64, i32> {
     let there = HOME as u64 + grow(ep, chan, end - HOME as u64);
     match there.checked_sub(at) {
         _ if end <= there => Ok(room),
-        None | Some(0) => Err(NO_MEMORY),
+        None | Some(0) => Err(Unsent::NoMemory),
         Some(n) => Ok(n),
     }
 }
@@ -209,7 +214,7 @@ fn grow(ep: Ep, chan: &Chan, bytes: u64) -> u64 {
 
 /// Copies as much as there is room for. `Ok(0)`: full.
 #[inline(always)]
-fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize) -> Result<usize, i32> {
+fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize) -> Result<usize, Unsent> {
     let c = sending.conn();
     let geo = Geometry { size: c.size, home: HOME as u64 };
     sending.put(want as u64, |base, tail, room| {
@@ -225,7 +230,7 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
                     b.advance(n);
                     Ok(room)
                 }
-                Err(_) => Err(libc::EFAULT),
+                Err(_) => Err(Unsent::Error(libc::EFAULT)),
             };
         }
         put_pieces(ep, chan, b, base, tail, room)
@@ -234,12 +239,12 @@ fn put(ep: Ep, chan: &Chan, sending: &mut Sending, b: &mut Buffers, want: usize)
 
 /// Copies as much of `room` bytes as has memory, where it may be more than one piece.
 #[inline(never)]
-fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: RingPos, tail: RingPos, room: u64) -> Result<u64, i32> {
+fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: RingPos, tail: RingPos, room: u64) -> Result<u64, Unsent> {
     let dir = chan.role().tx();
     let geo = chan.geometry();
     let slot = ep.slot.load(Relaxed) as usize;
     let room = fitting(ep, chan, tail.since(base), room)? as usize;
-    let mut why = libc::EFAULT;
+    let mut why = Unsent::Error(libc::EFAULT);
     let mut done = 0;
     let mut whole = b.place();
     'fill: while done < room {
@@ -252,7 +257,7 @@ fn put_pieces(ep: Ep, chan: &Chan, b: &mut Buffers, base: RingPos, tail: RingPos
                 continue;
             }
             let Some(dst) = chan.at(slot, dir, off, len) else {
-                why = NO_MEMORY;
+                why = Unsent::NoMemory;
                 break 'fill;
             };
             // SAFETY: the destination is inside the ring and unpublished: nobody reads it. The source is
@@ -292,7 +297,7 @@ fn with_turn(
     chan: &Chan,
     fd: i32,
     life: u32,
-    fill: impl FnOnce(&mut Sending) -> Result<usize, i32>,
+    fill: impl FnOnce(&mut Sending) -> Result<usize, Unsent>,
 ) -> Attempt {
     let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return Attempt::Error(libc::EBADF) };
     if ep.local().refs.load(Relaxed) == 0 {
@@ -308,7 +313,7 @@ fn with_turn(
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
             Ok(n) => Attempt::Took(n),
-            Err(NO_MEMORY) => {
+            Err(Unsent::NoMemory) => {
                 sending.leave();
                 ep.because(Reason::NoMemory);
                 match sending.turn() {
@@ -317,8 +322,8 @@ fn with_turn(
                     Turn::Lifeline | Turn::Ring => Attempt::Native,
                 }
             }
-            Err(LOST) => Attempt::Native,
-            Err(e) => Attempt::Error(e),
+            Err(Unsent::Lost) => Attempt::Native,
+            Err(Unsent::Error(e)) => Attempt::Error(e),
         },
     };
     sending.release();

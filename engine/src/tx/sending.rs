@@ -3,10 +3,10 @@
 #![allow(unsafe_code)]
 
 use super::look::{LOOK_EVERY_US, due, look, untold};
-use super::{go_home, tell_cork};
+use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
 use crate::conn::{conn, port, sure};
-use crate::endpoint::{Ep, latch, take_latched, take_living};
+use crate::endpoint::{Ep, Latched, latch, take_latched, take_living};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
@@ -242,8 +242,8 @@ impl<'a> Sending<'a> {
     #[cold]
     fn latched(&mut self) -> Turn {
         Turn::Error(match take_latched(self.port.ep) {
-            Some(0) | None => libc::EPIPE,
-            Some(e) => e,
+            Some(Latched::Reported) | None => libc::EPIPE,
+            Some(Latched::Now(e)) => e,
         })
     }
 
@@ -258,8 +258,8 @@ impl<'a> Sending<'a> {
     pub fn put(
         &mut self,
         want: u64,
-        fill: impl FnOnce(RingPos, RingPos, u64) -> Result<u64, i32>,
-    ) -> Result<usize, i32> {
+        fill: impl FnOnce(RingPos, RingPos, u64) -> Result<u64, Unsent>,
+    ) -> Result<usize, Unsent> {
         let chan = self.port.chan;
         let c = self.port.c;
         match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| {
@@ -270,10 +270,10 @@ impl<'a> Sending<'a> {
         })) {
             Put::Took(n) => Ok(n as usize),
             Put::Full | Put::Nothing => Ok(0),
-            Put::Fault(e) => Err(e),
+            Put::Fault(why) => Err(why),
             Put::Corrupt => {
                 self.corrupt();
-                Err(super::LOST)
+                Err(Unsent::Lost)
             }
         }
     }

@@ -4,8 +4,7 @@ use super::look::untold;
 use super::sending::{Sending, Turn};
 use crate::channel::Chan;
 use crate::conn::conn;
-use crate::endpoint;
-use crate::endpoint::Ep;
+use crate::endpoint::{self, Ep, Latched};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self};
 use core::sync::atomic::Ordering::Relaxed;
@@ -55,11 +54,14 @@ pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
 }
 
 /// The lifeline has ended and the incoming ring is drained: takes our sending direction down, so that the
-/// kernel gives the native sequence of errors, and returns the latched error, if any (`Some(0)`: reported).
-pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
+/// kernel gives the native sequence of errors, and returns the latched error, if any.
+pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<Latched> {
     sink(ep, chan, fd);
     // See `endpoint::unreported`.
-    if ep.latched.load(Relaxed) == libc::EPIPE as u32 { Some(0) } else { endpoint::take_latched(ep) }
+    match ep.latched.load(Relaxed) == libc::EPIPE as u32 {
+        true => Some(Latched::Reported),
+        false => endpoint::take_latched(ep),
+    }
 }
 
 /// Takes the sending direction down for good, for a reason of this side's.

@@ -26,8 +26,8 @@ pub enum Native {
 pub trait Incoming: Port {
     /// Why bytes of the ring could not be handed out.
     type Fault;
-    /// What ends a stream whose other direction was taken down.
-    type Last;
+    /// How a stream ends whose other direction was taken down, if not as the kernel says.
+    type Ending;
 
     /// How far the lifeline was consumed, and bytes lying there; `None`: it is no connection any more. Nobody may be
     /// reading at the same time.
@@ -48,7 +48,7 @@ pub trait Incoming: Port {
     fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Self::Fault>, Self::Stop>;
     /// The lifeline has ended and the ring is empty: takes our sending direction down, so that the kernel gives its sequence
     /// of errors, and says how the stream ends if not as the kernel says.
-    fn end_sending(&mut self) -> Result<Option<Self::Last>, Self::Stop>;
+    fn end_sending(&mut self) -> Result<Option<Self::Ending>, Self::Stop>;
     /// Whether this receiver only looks ahead (`MSG_PEEK`).
     fn peeks(&self) -> bool;
     /// Bytes that may lie on the ring.
@@ -88,7 +88,7 @@ impl Place {
 
 /// What one step of a receive came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Brought<F, L> {
+pub enum Brought<F, E> {
     /// Nothing yet: look again, from the new place.
     Again,
     /// So many bytes.
@@ -102,7 +102,7 @@ pub enum Brought<F, L> {
     /// What the lifeline said behind an empty ring, or before one that a RST has cut off.
     Behind(Native),
     /// The stream ends so.
-    Ended(L),
+    Ended(E),
     /// There is no more for this receive: it has bytes, and the ring is empty; or it is a peek, and sees no further.
     NoMore,
     /// The program's memory cannot be written.
@@ -113,7 +113,7 @@ pub enum Brought<F, L> {
     Corrupt,
 }
 
-type Step<P> = Result<Brought<<P as Incoming>::Fault, <P as Incoming>::Last>, <P as Port>::Stop>;
+type Step<P> = Result<Brought<<P as Incoming>::Fault, <P as Incoming>::Ending>, <P as Port>::Stop>;
 
 /// Whether the caller must not receive: another one leaves the ring, and waits for the peer's part. One that died over
 /// it, or does not come back, is no longer waited for.
@@ -268,8 +268,8 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step
 fn bytes_or<P: Incoming>(
     p: &P,
     got: Native,
-    other: impl FnOnce(Native) -> Brought<P::Fault, P::Last>,
-) -> Brought<P::Fault, P::Last> {
+    other: impl FnOnce(Native) -> Brought<P::Fault, P::Ending>,
+) -> Brought<P::Fault, P::Ending> {
     match got {
         // More buffers than one call took.
         Native::Bytes(n) if !p.peeks() => Brought::Bytes(n),

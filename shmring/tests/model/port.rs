@@ -502,7 +502,7 @@ impl Run<'_> {
 
 impl Incoming for Run<'_> {
     type Fault = ();
-    type Last = ();
+    type Ending = ();
 
     fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Stopped> {
         let v = self.effect(|s| s.w.k.consumed << 4 | s.w.k.queue.len)?;
