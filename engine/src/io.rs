@@ -438,6 +438,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     }
     let Some(chan) = ep.chan() else { return real() };
     let slot = ep.slot.load(Relaxed) as usize;
+    let ended = ep.wr_shut.load(Relaxed);
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
         // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
         let all = how == libc::SHUT_RDWR || ep.rd_shut.load(Relaxed) != 0;
@@ -465,7 +466,12 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
             chan.slot(slot).side[chan.role() as usize].wr_shut.fetch_or(ALL_SHUT, Release);
         }
     }
-    chan.notify(slot);
+    if ep.wr_shut.load(Relaxed) != ended {
+        chan.notify(slot);
+    } else {
+        // The peer hears of no FIN: none is sent for an end of receiving, and no second one.
+        chan.notify_aside(slot);
+    }
     watchers::touched(ep);
     r
 }

@@ -5,6 +5,7 @@ use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
+use crate::lifeline;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::switch::{self, RxPhase};
 
@@ -45,4 +46,14 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let phase = ep.rx_phase.get();
     switch::doubled(phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
+}
+
+/// Whether all that the lifeline has to read repeats what lies on the ring.
+pub fn only_repeats(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+    doubled(ep, chan)
+        && p.echo.load(Acquire).zip(p.down.load(Acquire)).is_some_and(|(echo, down)| {
+            // `down` is published behind the echo's beginning.
+            lifeline::unread(fd) <= down.behind_claim(echo.from)
+        })
 }

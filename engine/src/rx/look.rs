@@ -122,6 +122,12 @@ pub fn at_end(ep: Ep, chan: &Chan) -> bool {
     end(ep.record(), me(chan, h), peer(chan, h)).is_some()
 }
 
+/// Whether the ring has ended, and the stream with it, as the peer says.
+pub fn is_last(ep: Ep, chan: &Chan) -> bool {
+    let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
+    at_end(ep, chan) && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) != 0
+}
+
 /// Whether the peer has said that it sends no more, or no more on the ring.
 pub fn ending(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);

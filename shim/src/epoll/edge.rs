@@ -9,27 +9,30 @@ use shmring::switch::TxPhase;
 
 pub(super) const WRITE: u32 = EPOLLOUT as u32 | libc::EPOLLWRNORM as u32 | libc::EPOLLWRBAND as u32;
 
+const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDNORM as u32;
+
 pub(super) const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
 
 /// All that a program can ask to be told; the rest of its mask says how.
 pub(super) const NEWS: u32 = 0xffff;
 
-/// How far the sender has come on the ring, and whether it goes no farther: what makes an edge if it changes.
+/// How far the sender has come on the ring, and whether that is the end of its stream: what makes an edge if it changes.
+/// A sender that goes back to the kernel is no news.
 pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
-    rx::tail(ep, chan).number() | u64::from(rx::at_end(ep, chan)) << 63
+    rx::tail(ep, chan).number() | u64::from(rx::is_last(ep, chan)) << 63
 }
 
 /// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
 /// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
 ///
-/// `told`: by the sender; then the end of the ring is one each time. Who only looks sees it all the time.
+/// `told`: by the sender, of its stream; then the end of it is one each time. Who only looks sees it all the time.
 pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::at_end(ep, chan);
+    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::is_last(ep, chan);
     let blocked = ep.tx_blocked.load(Relaxed);
     let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
     if space {
@@ -63,15 +66,25 @@ pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: u
 /// The kernel says that `events` hold on the lifeline, one of them newly.
 fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
     let mut edge = events & (w.events.load(Relaxed) | GONE);
+    let fd = ep.local().fd.load(Relaxed);
     if events & GONE != 0 {
         // Asked again: a closed file that lives on elsewhere may speak under a number that is another's now.
-        let fd = ep.local().fd.load(Relaxed);
         if fd >= 0 {
             ep.note_end(lifeline::look(fd, lifeline::ENDED));
         }
-    } else if ep.tx_phase.get() == TxPhase::Ring {
-        // Room on an idle lifeline.
-        edge &= !WRITE;
+    } else {
+        if ep.tx_phase.get() == TxPhase::Ring {
+            // Room on an idle lifeline.
+            edge &= !WRITE;
+        }
+        if let Some(chan) = ep.chan()
+            && fd >= 0
+            && edge & READ != 0
+            && rx::only_repeats(ep, chan, fd)
+        {
+            // They were an edge when they came on the ring.
+            edge &= !READ;
+        }
     }
     if edge != 0 {
         w.flags.fetch_or(EDGE, Relaxed);

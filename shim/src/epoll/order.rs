@@ -333,8 +333,9 @@ fn take_news(s: &Set, ep: Ep, at: u64, about: About, place: usize) {
             parked = true;
         } else if set == me && flags & TAGGED != 0 {
             watched = true;
-            note_edge(ep, w, true);
-            s.push_at(fd, if about == About::Stream { at } else { 0 }, place);
+            let of_stream = about == About::Stream;
+            note_edge(ep, w, of_stream);
+            s.push_at(fd, if of_stream { at } else { 0 }, place);
         }
     });
     // Put back soon or left out for long: now it is known to be the latter. And whoever had the poller's number before

@@ -1354,6 +1354,48 @@ def hidden():
                 say(f"{how}, {n}", s.now(n))
 
 
+def no_second_edge():
+    """An end of receiving is nothing to the other side, nor is an end that was told before."""
+    for first in (socket.SHUT_WR, socket.SHUT_RDWR):
+        a, b = pair()
+        e = Set()
+        e.add(b, IN | ET, "b")
+        b.send(b"not read")
+        a.shutdown(first)
+        say("ended", e.next())
+        for how in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+            a.shutdown(how)
+            say(f"then {how}", e.now())
+        print("read", drain(b))
+
+
+def repeated():
+    """What lies unread when the other side goes back to the kernel was an edge when it came."""
+    a, b = pair()
+    e = Set()
+    e.add(b, IN | ET, "b")
+    a.send(b"x" * 100)
+    say("data", e.next())
+    # An option that only the kernel can honour.
+    a.setsockopt(socket.SOL_SOCKET, 47, struct.pack("=I", 1 << 30))
+    # The lifeline has them, too, by the time that these came.
+    c, d = pair()
+    c.send(b"y")
+    settled(d, 1)
+    say("moved", e.now())
+    # One number is closed, another keeps the file.
+    f = b.dup()
+    b.close()
+    say("closed", e.now())
+    a.send(b"x" * 10)
+    say("more", e.next())
+    say("again", e.now())
+    settled(f, 110)
+    print("read", drain(f))
+    a.send(b"z")
+    say("new", e.next())
+
+
 def idle():
     """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
     a, b = pair()

@@ -62,6 +62,8 @@ scenarios! {
     number_back: 4,
     first_wait: 2,
     hidden: 20,
+    no_second_edge: 2,
+    repeated: 2,
     order: 10,
     order_kept: 12,
     idle: 6,
