@@ -21,6 +21,8 @@ const KERNEL_EVERY_US: u64 = 20;
 /// How often news on rings are reported, one after the other in calls that have no room for more, before the kernel has
 /// its turn.
 const PATIENCE: u32 = 32;
+/// The same where what the kernel has is known to be younger.
+const LONG_PATIENCE: u32 = 4096;
 /// Looks at the kernel in one call that bring nothing but what is not for the program.
 const FULL: u32 = 64;
 /// A peer that acts natively all the time, or says so, does not keep a call from what is ready for longer than this.
@@ -288,8 +290,11 @@ fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     match order::first(s, news) {
         // The first of all events is the kernel's, or it has an older one.
         (Some(ring), Some(kernel)) if kernel < ring => Some(1),
+        // The first is a ring's. All that is older than what the kernel has will have been told soon: not for ever, though,
+        // since a peer that says when it had news may say what it likes.
+        (Some(_), Some(_)) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE) => None,
         // Neither kind starves the other. News go first, but not for ever.
-        (Some(_), _) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(PATIENCE) => None,
+        (Some(_), None) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(PATIENCE) => None,
         (Some(_), _) => Some(max.div_ceil(2)),
         (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2).then_some(max.div_ceil(2)),
     }

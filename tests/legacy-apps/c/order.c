@@ -2,12 +2,14 @@
  * is told. What the client did first must be noted first.
  *
  * usage: order TRIGGER MAXEVENTS ROUNDS SEED
- *   TRIGGER: level | edge | oneshot. Prints what was done, and each inversion; the last line has their number.
+ *   TRIGGER: level | edge | oneshot, or poll | ppoll | select | pselect: then it is these that tell, of all at once, and
+ *   MAXEVENTS does not count. Prints what was done, and each inversion; the last line has their number.
  *
  * Connections are old (on the ring, under culvert), young (few exchanges) or pinned (out-of-band data was sent). In each
  * round the client does some things to different ones: sends, opens, closes, shuts down, resets. In half of the rounds the
  * server is busy meanwhile, and finds all of it at once.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,31 +30,70 @@
 enum { KINDS = 3, EACH = 4, CONNS = KINDS * EACH, PARTS = 8 };
 
 /* ---- server ---- */
-/* An entry of its log: what was told of which connection, by the client's port. */
-struct seen { uint16_t port; uint8_t what; };
+/* An entry of its log: what was told of which connection, by the client's port, and by which call, if that has no order of its own. */
+struct seen { uint32_t at; uint16_t port; uint8_t what; };
 static struct seen seen[4096];
 static unsigned nseen;
+static uint32_t told_at;
+static int all_at_once;
 static uint16_t ports[65536];
 static uint32_t trigger;
 static int ep;
 
 static void note(uint16_t port, char what) {
-    if (nseen < 4096) seen[nseen++] = (struct seen){port, (uint8_t)what};
+    if (!all_at_once) told_at++;
+    if (nseen < 4096) seen[nseen++] = (struct seen){told_at, port, (uint8_t)what};
 }
 
+/* Descriptors for poll and select. */
+static struct pollfd polled[256];
+static unsigned npolled;
+
 static void watch(int op, int fd, uint32_t how) {
+    if (all_at_once) {
+        polled[npolled++] = (struct pollfd){fd, POLLIN | POLLRDHUP, 0};
+        return;
+    }
     struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | how, .data.fd = fd};
     CHECK(epoll_ctl(ep, op, fd, &e));
 }
 
-static void serve(int ls, int ctl, int max) {
+static void forget(int fd) {
+    for (unsigned i = 0; i < npolled; i++)
+        if (polled[i].fd == fd) polled[i] = polled[--npolled];
+}
+
+/* Waits with poll or select, and says what they said as epoll would. */
+static int wait_for_all(const char *how, struct epoll_event *ev) {
+    int n = 0, top = 0, r;
+    struct timespec long_time = {1000, 0};
+    told_at++;
+    if (strstr(how, "poll")) {
+        r = *how == 'p' && how[1] == 'p' ? ppoll(polled, npolled, &long_time, 0) : poll(polled, npolled, -1);
+    } else {
+        fd_set in;
+        FD_ZERO(&in);
+        for (unsigned i = 0; i < npolled; i++) {
+            FD_SET(polled[i].fd, &in);
+            if (polled[i].fd > top) top = polled[i].fd;
+        }
+        r = *how == 'p' ? pselect(top + 1, &in, 0, 0, &long_time, 0) : select(top + 1, &in, 0, 0, 0);
+        for (unsigned i = 0; i < npolled; i++) polled[i].revents = r > 0 && FD_ISSET(polled[i].fd, &in) ? POLLIN : 0;
+    }
+    if (r < 0) return r;
+    for (unsigned i = 0; i < npolled; i++)
+        if (polled[i].revents) ev[n++].data.fd = polled[i].fd;
+    return n;
+}
+
+static void serve(int ls, int ctl, const char *how, int max) {
     ep = epoll_create1(0);
     CHECK(ep);
     watch(EPOLL_CTL_ADD, ls, 0);
     watch(EPOLL_CTL_ADD, ctl, 0);
     for (;;) {
         struct epoll_event ev[256];
-        int n = epoll_wait(ep, ev, max, -1);
+        int n = all_at_once ? wait_for_all(how, ev) : epoll_wait(ep, ev, max, -1);
         if (n < 0 && errno == EINTR) continue;
         CHECK(n);
         for (int i = 0; i < n; i++) {
@@ -93,6 +135,7 @@ static void serve(int ls, int ctl, int max) {
                 } while (r > 0);
                 if (gone) {
                     if (!told) note(ports[fd], 'e');
+                    forget(fd);
                     close(fd);
                 } else if (!told && r < 0) {
                     /* Out-of-band data is told with the rest. An event without anything would be wrong otherwise. */
@@ -162,6 +205,7 @@ static unsigned ask_log(int ctl, struct seen *log, unsigned room) {
 
 int main(int argc, char **argv) {
     if (argc < 5) return 2;
+    all_at_once = !!strstr(argv[1], "poll") || !!strstr(argv[1], "select");
     trigger = !strcmp(argv[1], "edge") ? EPOLLET : !strcmp(argv[1], "oneshot") ? EPOLLONESHOT : 0;
     int max = atoi(argv[2]), rounds = atoi(argv[3]), sv[2];
     state = strtoull(argv[4], 0, 0) * 2654435761u + 88172645463325252u;
@@ -178,7 +222,7 @@ int main(int argc, char **argv) {
         CHECK(listen(ls, 100));
         CHECK(getsockname(ls, (void *)&a, &l));
         CHECK(write(sv[1], &a.sin_port, 2));
-        serve(ls, sv[1], max);
+        serve(ls, sv[1], argv[1], max);
     }
     close(sv[1]);
     int ctl = sv[0];
@@ -266,7 +310,7 @@ int main(int argc, char **argv) {
             int at = -1;
             for (unsigned j = 0; j < got; j++)
                 if (log[j].port == order[k]) { at = (int)j; break; }
-            if (at < 0 || at < last || (log[at].what == '0')) bad = 1;
+            if (at < 0 || (last >= 0 && log[at].at < log[last].at) || (log[at].what == '0')) bad = 1;
             last = at;
         }
         steps += m;

@@ -101,3 +101,22 @@ fn order_of_acts_oneshot() {
     order_of_acts("oneshot", Some(("CULVERT_SPIN", "off")));
     // Not with CULVERT_EAGER: see "Known weaknesses" in ARCHITECTURE.md.
 }
+
+/// Poll and select say all at once: what was done first is never missing where what was done later is said.
+#[test]
+fn order_of_acts_polled() {
+    for call in ["poll", "ppoll"] {
+        order_of_acts(call, None);
+        order_of_acts(call, Some(("CULVERT_SPIN", "off")));
+        order_of_acts(call, Some(("CULVERT_EAGER", "1")));
+    }
+}
+
+#[test]
+fn order_of_acts_selected() {
+    for call in ["select", "pselect"] {
+        order_of_acts(call, None);
+        order_of_acts(call, Some(("CULVERT_SPIN", "off")));
+        order_of_acts(call, Some(("CULVERT_EAGER", "1")));
+    }
+}
