@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
-use crate::table::{KIND, OURS, TABLE, put, raw};
+use crate::table::{KIND, OURS, WORDS, put, raw};
 pub use crate::table::{MAX, high};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -78,7 +78,7 @@ pub fn leave_alone(fd: i32) {
         let ep = Ep::from_index(v & INDEX);
         // In this order: pinned is for life.
         if ep.state() == State::Pinned && word(ep) == v {
-            let _ = TABLE[fd as usize].compare_exchange(v, v | NATIVE, Relaxed, Relaxed);
+            let _ = WORDS[fd as usize].compare_exchange(v, v | NATIVE, Relaxed, Relaxed);
         }
     }
 }

@@ -132,8 +132,8 @@ pub fn acquire() -> Option<usize> {
     ALL[p].bell.ready().then_some(p)
 }
 
-/// Gives a poller back; its doorbell is kept for the next.
-pub fn release(p: usize) {
+/// Frees a poller for another thread; its doorbell is kept for that.
+pub fn free(p: usize) {
     ALL[p].bell.used.store(0, Relaxed);
 }
 
@@ -268,7 +268,7 @@ impl Alone {
     }
 
     /// Gives back what it has.
-    pub fn release(self) {
+    pub fn free(self) {
         if let Some(i) = self.bell {
             THREADS[i].used.store(0, Relaxed);
         }

@@ -14,7 +14,7 @@ use crate::endpoint::Ep;
 use crate::family::noted_alone;
 use crate::kernel::{K, Kernel as _};
 use crate::poller::{
-    Alone, STEP, acquire, bell, disclaim, drain, generation, generation_alone, release, tell, watch_slot,
+    Alone, STEP, acquire, bell, disclaim, drain, free, generation, generation_alone, tell, watch_slot,
 };
 use crate::signals::Runs;
 use crate::sleepers::lie_on;
@@ -130,11 +130,11 @@ impl Sleep {
             let _ = q.armed.compare_exchange(self.armed, 0, Relaxed, Relaxed);
         }
         match self.place {
-            Place::Alone(a) => a.release(),
+            Place::Alone(a) => a.free(),
             Place::Poller(p) => {
                 disclaim(self.chan, p, |slot| slot == self.slot % SLOTS);
                 ring::take_ready(&self.chan.queues(self.chan.role())[p]);
-                release(p);
+                free(p);
             }
             Place::Nowhere => {}
         }

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 pub const MAX: usize = if cfg!(miri) { 1 << 10 } else { 1 << 20 };
 
 /// The words.
-pub static TABLE: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
+pub static WORDS: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
 
 /// The bits that say what a number is.
 pub const KIND: u32 = 0x7000_0000;
@@ -19,7 +19,7 @@ pub const OURS: u32 = 0x3000_0000;
 /// The word of a number; 0: nothing is known of it.
 #[inline(always)]
 pub fn raw(fd: i32) -> u32 {
-    if (fd as u32 as usize) < MAX { TABLE[fd as usize].load(Acquire) } else { 0 }
+    if (fd as u32 as usize) < MAX { WORDS[fd as usize].load(Acquire) } else { 0 }
 }
 
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -32,7 +32,7 @@ pub fn high() -> i32 {
 /// Sets the word of a number. Numbers beyond the table are ignored.
 pub fn put(fd: i32, word: u32) {
     if (fd as u32 as usize) < MAX {
-        TABLE[fd as usize].store(word, Release);
+        WORDS[fd as usize].store(word, Release);
         if word != 0 {
             HIGH.fetch_max(fd as u32 + 1, Relaxed);
         }

@@ -132,7 +132,7 @@ impl Registry {
         self.shared.store(shared, Ordering::Relaxed);
         self.read_namespace();
         let fd = os::openat(libc::AT_FDCWD, directory, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(Error::from)?;
-        self.keep(&self.directory, fd).map(drop)
+        self.stash(&self.directory, fd).map(drop)
     }
 
     /// Reads the network namespace.
@@ -334,7 +334,7 @@ impl Registry {
         os::openat(directory, name.as_cstr(), flags, 0o644).map_err(Error::from)
     }
 
-    fn keep(&self, slot: &Keep, fd: i32) -> Result<(), Error> {
+    fn stash(&self, slot: &Keep, fd: i32) -> Result<(), Error> {
         let fd = (self.place)(fd);
         let st = os::fstat(fd).map_err(Error::from)?;
         slot.put(fd, &st);

@@ -385,7 +385,7 @@ unsafe fn serve_in(
             if work[bell].revents != 0 {
                 poller::drain(n);
             }
-            poller::release(n);
+            poller::free(n);
         }
         for (p, w) in set.iter().zip(work.iter()) {
             if w.revents & ENDED != 0

@@ -3,7 +3,7 @@
 use super::chains::{each, link, settle, unlink, unpark};
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
-use super::wait::{knock, stay_armed};
+use super::wait::{rouse, stay_armed};
 use super::{DOORBELL, kernel_ctl, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::channel::Chan;
@@ -170,7 +170,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     }
     let Some(p) = poller::acquire() else { return false };
     if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, poller::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
-        poller::release(p);
+        poller::free(p);
         return false;
     }
     s.poller.store(Some(p as u32), Relaxed);
@@ -182,7 +182,7 @@ pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
     s.poller.store(None, Relaxed);
-    poller::release(p);
+    poller::free(p);
 }
 
 /// News of the lifeline that an attached watch gets from the kernel.
@@ -274,7 +274,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed).is_some() && s.sleepers.load(SeqCst) > 0;
     held.release();
     if wake {
-        knock(s);
+        rouse(s);
     }
     if s.nested() {
         stay_armed(s);

@@ -38,7 +38,7 @@ use libc::c_int;
 use set::{EDGE, LEFT, TABLE, TAGGED};
 use shmring::layout::POLLERS;
 use shmring::lnx;
-use wait::knock;
+use wait::rouse;
 
 /// Upper bits of our `data`, random, so that a program's own data is not mistaken for it.
 static TAG: AtomicU64 = AtomicU64::new(0);
@@ -229,7 +229,7 @@ pub fn attached(ep: Ep, chan: &'static Chan) {
         let wake = s.sleepers.load(SeqCst) > 0;
         held.release();
         if wake {
-            knock(s);
+            rouse(s);
         }
     });
 }
@@ -258,7 +258,7 @@ fn look_again(ep: Ep, edge: u32) {
         let wake = s.sleepers.load(Relaxed) > 0;
         held.release();
         if wake {
-            knock(s);
+            rouse(s);
         }
     });
 }

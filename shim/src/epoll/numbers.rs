@@ -6,7 +6,7 @@ use super::chains::{disown, each, link, settle, unlink, unpark};
 use super::ctl::{give_back, lifeline_mask, to_kernel};
 use super::edge::note_edge;
 use super::set::{PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
-use super::wait::knock;
+use super::wait::rouse;
 use super::{kernel_ctl, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::endpoint::Ep;
@@ -158,7 +158,7 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
     note_edge(ep, new, false);
     s.push(to);
     if s.sleepers.load(SeqCst) > 0 {
-        knock(s);
+        rouse(s);
     }
     true
 }

@@ -29,7 +29,7 @@ const FULL: u32 = 64;
 const TRIES: u32 = 8;
 
 /// Rings the set's own doorbell.
-pub(super) fn knock(s: &Set) {
+pub(super) fn rouse(s: &Set) {
     if let Some(p) = s.poller() {
         poller::ring_own(p);
     }
@@ -39,7 +39,7 @@ pub(super) fn knock(s: &Set) {
 pub(super) fn stay_armed(s: &Set) {
     arm(s);
     if s.first.load(Relaxed).is_some() || told_of_news(s) {
-        knock(s);
+        rouse(s);
     }
 }
 
@@ -349,7 +349,7 @@ unsafe fn serve(
         _ => None,
     };
     // The waiter is counted before it looks at the set: a thread that attaches a connection meanwhile sees the count,
-    // and wakes it by `knock`. Otherwise the kernel would report our own mark to the program.
+    // and wakes it by `rouse`. Otherwise the kernel would report our own mark to the program.
     s.sleepers.fetch_add(1, SeqCst);
     let r = (s.attached.load(SeqCst) == 0).then(&mut real);
     s.sleepers.fetch_sub(1, Relaxed);
