@@ -1,12 +1,13 @@
-//! `CULVERT_*`, read once, in the constructor: programs overwrite their environment later.
+//! `CULVERT_*`: settings, which somebody hands over once ([`init`]).
 //!
 //! A wrong value is reported in one line that names it and says what is accepted; the program then runs
 //! on the kernel path.
-// Unsafe here: the environment is libc's, as C strings.
+// Unsafe here: `CULVERT_DIR` is kept in a static buffer.
 #![allow(unsafe_code)]
 
 use crate::log::{self, Level};
 use core::ffi::{CStr, c_char};
+use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use shmring::family::ConfiguredPath;
 use shmring::layout::{RING_MAX, RING_MIN};
@@ -16,6 +17,9 @@ use shmring::lnx;
 /// connection before a sender blocks (tcp_wmem and tcp_rmem grow to 4 and 6 MiB), and programs have come
 /// to rely on it.
 const RING_DEFAULT: u32 = 4 << 20;
+
+/// Room for `CULVERT_DIR`, with the zero behind it.
+const DIR_MAX: usize = 200;
 
 /// `CULVERT_SPIN=auto`.
 pub const SPIN_AUTO: u64 = u64::MAX;
@@ -75,32 +79,6 @@ pub fn dir() -> Option<&'static CStr> {
     (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) })
 }
 
-/// The strings of an environment, or, for null, of this process's own.
-///
-/// # Safety
-/// `env` is null or a null-terminated array of C strings, which is not changed meanwhile; its strings live as long as used.
-pub unsafe fn environment(env: *const *const c_char) -> impl Iterator<Item = &'static [u8]> {
-    unsafe extern "C" {
-        static environ: *const *const c_char;
-    }
-    // SAFETY: libc's variable.
-    let mut at = if env.is_null() { unsafe { environ } } else { env };
-    core::iter::from_fn(move || {
-        // SAFETY: the caller's obligation; not beyond the end, which is null.
-        let p = unsafe { at.as_ref() }.filter(|p| !p.is_null())?;
-        at = at.wrapping_add(1);
-        // SAFETY: the caller's obligation.
-        Some(unsafe { CStr::from_ptr(*p) }.to_bytes())
-    })
-}
-
-/// The value of a variable. Not by `getenv`: shells and others have one of their own, which may not be ready yet. Called
-/// from the constructor only, before the program can change its environment.
-fn var(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: libc's variable is null or points to the environment of this image.
-    unsafe { environment(core::ptr::null()) }.find_map(|v| v.strip_prefix(name.to_bytes())?.strip_prefix(b"="))
-}
-
 fn text(v: &[u8]) -> &str {
     core::str::from_utf8(v).unwrap_or("(not UTF-8)")
 }
@@ -112,113 +90,147 @@ fn number(v: &[u8]) -> Option<u64> {
     v.iter().try_fold(0u64, |n, &c| c.is_ascii_digit().then(|| n * 10 + u64::from(c - b'0')))
 }
 
-/// Reads the environment.
-pub fn init() {
-    let mut ok = true;
-    if let Some(v) = var(c"CULVERT_LOG") {
-        match v {
-            b"off" => log::silence(),
-            b"error" => log::set_level(Level::Error),
-            b"warn" => log::set_level(Level::Warn),
-            b"info" => log::set_level(Level::Info),
-            b"debug" => log::set_level(Level::Debug),
-            b"trace" => log::set_level(Level::Trace),
-            _ => {
-                ok = false;
+/// A setting's value by its name, if it is set.
+pub trait Variables: Fn(&str) -> Option<&'static [u8]> {}
+
+impl<F: Fn(&str) -> Option<&'static [u8]>> Variables for F {}
+
+/// Takes over the settings. Before anything else here is asked.
+pub fn init(variables: impl Variables) {
+    // First: they say where the rest's mistakes are told, and whether.
+    let logs = init_log(&variables);
+    let s = Settings::read(&variables);
+    RING.store(s.ring, Relaxed);
+    SPIN.store(s.spin, Relaxed);
+    EAGER.store(s.eager.into(), Relaxed);
+    OWN_PEERS.store(s.own_peers.into(), Relaxed);
+    if let Some(dir) = s.dir {
+        keep_dir(dir);
+    }
+    PATH.store(if logs && s.right { s.path as u32 } else { ConfiguredPath::Kernel as u32 }, Relaxed);
+}
+
+/// False: a value is wrong.
+fn init_log(variables: &impl Variables) -> bool {
+    let level = match variables("CULVERT_LOG") {
+        None => true,
+        Some(b"off") => {
+            log::silence();
+            true
+        }
+        Some(v) => match level(v) {
+            Some(level) => {
+                log::set_level(level);
+                true
+            }
+            None => {
                 crate::log!(
                     Error,
                     "CULVERT_LOG={} is not one of off, error, warn, info, debug, trace; staying on the kernel path",
                     text(v)
                 );
+                false
             }
-        }
-    }
-    if let Some(v) = var(c"CULVERT_LOG_FILE") {
-        ok &= open_log(v);
-    }
-    if let Some(v) = var(c"CULVERT_SPIN") {
-        match v {
-            b"auto" => {}
-            b"off" => SPIN.store(0, Relaxed),
-            _ => match number(v) {
-                Some(us) if us <= 1_000_000 => SPIN.store(us, Relaxed),
-                _ => {
-                    ok = false;
-                    crate::log!(
-                        Error,
-                        "CULVERT_SPIN={} is not auto, off, or microseconds up to 1000000; staying on the kernel path",
-                        text(v)
-                    );
-                }
-            },
-        }
-    }
-    if let Some(v) = var(c"CULVERT_RING") {
-        match number(v) {
-            Some(n) if n.is_power_of_two() && (RING_MIN as u64..=RING_MAX as u64).contains(&n) => {
-                RING.store(n as u32, Relaxed)
-            }
-            _ => {
-                ok = false;
-                crate::log!(
-                    Error,
-                    "CULVERT_RING={} is not a power of two from {RING_MIN} to {RING_MAX} bytes; staying on the kernel path",
-                    text(v)
-                );
-            }
-        }
-    }
-    match var(c"CULVERT_EAGER") {
-        None | Some(b"0") => {}
-        Some(b"1") => EAGER.store(1, Relaxed),
-        Some(v) => {
-            ok = false;
-            crate::log!(Error, "CULVERT_EAGER={} is not 0 or 1; staying on the kernel path", text(v));
-        }
-    }
-    match var(c"CULVERT_PEERS") {
-        None | Some(b"any") => {}
-        Some(b"own") => OWN_PEERS.store(1, Relaxed),
-        Some(v) => {
-            ok = false;
-            crate::log!(Error, "CULVERT_PEERS={} is not any or own; staying on the kernel path", text(v));
-        }
-    }
-    if let Some(v) = var(c"CULVERT_DIR") {
-        ok &= keep_dir(v);
-    }
-    let path = match var(c"CULVERT_PATH") {
-        None | Some(b"auto") => ConfiguredPath::Auto,
-        Some(b"shm") => ConfiguredPath::Shm,
-        Some(b"kernel") => ConfiguredPath::Kernel,
-        Some(b"zstack") => {
-            crate::log!(Error, "CULVERT_PATH=zstack is reserved and not built yet; staying on the kernel path");
-            ConfiguredPath::Kernel
-        }
-        Some(v) => {
-            crate::log!(Error, "CULVERT_PATH={} is not one of auto, shm, kernel; staying on the kernel path", text(v));
-            ConfiguredPath::Kernel
-        }
+        },
     };
-    PATH.store(if ok { path as u32 } else { ConfiguredPath::Kernel as u32 }, Relaxed);
+    variables("CULVERT_LOG_FILE").is_none_or(open_log) && level
 }
 
-fn keep_dir(v: &[u8]) -> bool {
-    static mut BUF: [u8; 200] = [0; 200];
-    if v.first() != Some(&b'/') || v.len() >= 200 {
-        crate::log!(
-            Error,
-            "CULVERT_DIR={} is not an absolute path shorter than 200 bytes; staying on the kernel path",
-            text(v)
-        );
-        return false;
+fn level(v: &[u8]) -> Option<Level> {
+    Some(match v {
+        b"error" => Level::Error,
+        b"warn" => Level::Warn,
+        b"info" => Level::Info,
+        b"debug" => Level::Debug,
+        b"trace" => Level::Trace,
+        _ => return None,
+    })
+}
+
+/// What the variables say, but for the log's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Settings {
+    path: ConfiguredPath,
+    ring: u32,
+    spin: u64,
+    eager: bool,
+    own_peers: bool,
+    dir: Option<&'static [u8]>,
+    /// None of them has a value that it cannot have. What has is as if it were not set.
+    right: bool,
+}
+
+impl Settings {
+    fn read(variables: &impl Variables) -> Settings {
+        let mut s = Settings {
+            path: ConfiguredPath::Auto,
+            ring: RING_DEFAULT,
+            spin: SPIN_AUTO,
+            eager: false,
+            own_peers: false,
+            dir: None,
+            right: true,
+        };
+        match variables("CULVERT_SPIN") {
+            None | Some(b"auto") => {}
+            Some(b"off") => s.spin = 0,
+            Some(v) => match number(v) {
+                Some(us) if us <= 1_000_000 => s.spin = us,
+                _ => s.wrong("CULVERT_SPIN", v, format_args!("auto, off, or microseconds up to 1000000")),
+            },
+        }
+        match variables("CULVERT_RING").map(|v| (v, number(v))) {
+            None => {}
+            Some((_, Some(n))) if n.is_power_of_two() && (RING_MIN as u64..=RING_MAX as u64).contains(&n) => {
+                s.ring = n as u32;
+            }
+            Some((v, _)) => {
+                s.wrong("CULVERT_RING", v, format_args!("a power of two from {RING_MIN} to {RING_MAX} bytes"));
+            }
+        }
+        match variables("CULVERT_EAGER") {
+            None | Some(b"0") => {}
+            Some(b"1") => s.eager = true,
+            Some(v) => s.wrong("CULVERT_EAGER", v, format_args!("0 or 1")),
+        }
+        match variables("CULVERT_PEERS") {
+            None | Some(b"any") => {}
+            Some(b"own") => s.own_peers = true,
+            Some(v) => s.wrong("CULVERT_PEERS", v, format_args!("any or own")),
+        }
+        match variables("CULVERT_DIR") {
+            Some(v) if v.first() != Some(&b'/') || v.len() >= DIR_MAX => {
+                s.wrong("CULVERT_DIR", v, format_args!("an absolute path shorter than {DIR_MAX} bytes"));
+            }
+            dir => s.dir = dir,
+        }
+        match variables("CULVERT_PATH") {
+            None | Some(b"auto") => {}
+            Some(b"shm") => s.path = ConfiguredPath::Shm,
+            Some(b"kernel") => s.path = ConfiguredPath::Kernel,
+            Some(b"zstack") => {
+                s.path = ConfiguredPath::Kernel;
+                crate::log!(Error, "CULVERT_PATH=zstack is reserved and not built yet; staying on the kernel path");
+            }
+            Some(v) => s.wrong("CULVERT_PATH", v, format_args!("one of auto, shm, kernel")),
+        }
+        s
     }
+
+    #[cold]
+    fn wrong(&mut self, name: &str, v: &[u8], accepted: fmt::Arguments) {
+        self.right = false;
+        crate::log!(Error, "{name}={} is not {accepted}; staying on the kernel path", text(v));
+    }
+}
+
+/// Keeps a copy: programs overwrite their environment.
+fn keep_dir(v: &[u8]) {
+    static mut BUF: [u8; DIR_MAX] = [0; DIR_MAX];
     let b = &raw mut BUF;
-    // SAFETY: written once, in the constructor, before any reader; the length was checked and the last
-    // byte stays 0.
-    unsafe { core::ptr::copy_nonoverlapping(v.as_ptr(), b.cast(), v.len()) };
+    // SAFETY: written once, in `init`, before any reader; `Settings::read` has checked the length, and the last byte stays 0.
+    unsafe { core::ptr::copy_nonoverlapping(v.as_ptr(), b.cast(), v.len().min(DIR_MAX - 1)) };
     DIR.store(b.cast(), Relaxed);
-    true
 }
 
 fn open_log(v: &[u8]) -> bool {
@@ -243,4 +255,53 @@ fn open_log(v: &[u8]) -> bool {
     log::FD.store(fd, Relaxed);
     crate::own::adopt(&log::FD);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(set: &'static [(&str, &str)]) -> Settings {
+        let find = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes());
+        Settings::read(&find)
+    }
+
+    #[test]
+    fn what_is_not_set_is_as_documented() {
+        let s = read(&[]);
+        assert_eq!((s.path, s.ring, s.spin, s.eager), (ConfiguredPath::Auto, RING_DEFAULT, SPIN_AUTO, false));
+        assert_eq!((s.own_peers, s.dir, s.right), (false, None, true));
+    }
+
+    #[test]
+    fn each_setting_is_taken_over() {
+        assert_eq!(read(&[("CULVERT_PATH", "shm")]).path, ConfiguredPath::Shm);
+        assert_eq!(read(&[("CULVERT_PATH", "kernel")]).path, ConfiguredPath::Kernel);
+        assert_eq!(read(&[("CULVERT_RING", "65536")]).ring, 65536);
+        assert_eq!(read(&[("CULVERT_SPIN", "off")]).spin, 0);
+        assert_eq!(read(&[("CULVERT_SPIN", "auto")]).spin, SPIN_AUTO);
+        assert_eq!(read(&[("CULVERT_SPIN", "1000000")]).spin, 1_000_000);
+        assert!(read(&[("CULVERT_EAGER", "1")]).eager);
+        assert!(read(&[("CULVERT_PEERS", "own")]).own_peers);
+        assert_eq!(read(&[("CULVERT_DIR", "/run/culvert")]).dir, Some(&b"/run/culvert"[..]));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_wrong_and_changes_nothing() {
+        let long = "/23456789".repeat(23);
+        let cases: &[(&str, &[&str])] = &[
+            ("CULVERT_PATH", &["", "Shm", "tcp", "auto "]),
+            ("CULVERT_RING", &["", "0", "4095", "4097", "65537", "-65536", "1e6", "0x10000", "18446744073709551616"]),
+            ("CULVERT_SPIN", &["", "on", "1000001", "-1", "1.5", "+1", "9999999999999"]),
+            ("CULVERT_EAGER", &["", "2", "yes"]),
+            ("CULVERT_PEERS", &["", "root", "OWN"]),
+            ("CULVERT_DIR", &["", "run", "./run", long.leak()]),
+        ];
+        for (name, values) in cases {
+            for value in *values {
+                let s = Settings::read(&|n: &str| (n == *name).then_some(value.as_bytes()));
+                assert_eq!(s, Settings { right: false, ..read(&[]) }, "{name}={value}");
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! real          the functions behind ours, found by `objects`
 //! usercopy      copies that may fault
 //! clock log     monotonic time; one-line messages
+//! environment   variables
 //! tls           what each thread keeps for itself
 //! ```
 //! No allocator, no threads, no unwinding; nothing here knows of connections.
@@ -18,6 +19,7 @@
 extern crate std;
 
 pub mod clock;
+pub mod environment;
 pub mod log;
 pub mod objects;
 pub mod real;

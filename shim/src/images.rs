@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char, c_int};
-use engine::{config, custody, members};
+use engine::{custody, members};
+use host::environment;
 use shmring::syscall;
 
 const AT_EACCESS: c_int = 0x200;
@@ -62,7 +63,7 @@ pub unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
         return Some(libc::ENAMETOOLONG);
     }
     // SAFETY: the environment of this process.
-    let path = unsafe { config::environment(core::ptr::null()) }
+    let path = unsafe { environment::strings(core::ptr::null()) }
         .find_map(|v| v.strip_prefix(b"PATH="))
         .unwrap_or(b"/bin:/usr/bin");
     let mut denied = false;

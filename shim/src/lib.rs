@@ -26,7 +26,7 @@ mod users;
 
 use core::ffi::c_void;
 use engine::{config, custody, handoff, memory, spin, watchers};
-use host::{clock, log, real, signals};
+use host::{clock, environment, log, real, signals};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
 #[link(name = "c")]
@@ -75,7 +75,8 @@ extern "C" fn start() {
     watchers::are(&WATCHERS);
     memory::init();
     log::init();
-    config::init();
+    // SAFETY: this is the constructor: the program does not run yet.
+    config::init(|name| unsafe { environment::variable(name) });
     clock::init();
     spin::init();
     if !config::enabled() {

@@ -13,7 +13,7 @@ use engine::{
     acts, attach, channel, closing, config, custody, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
 };
 use host::tls::tls;
-use host::{real, signals};
+use host::{environment, real, signals};
 use libc::c_int;
 use shmring::family::{Reason, State};
 use shmring::lnx;
@@ -91,7 +91,7 @@ fn inherits(fd: c_int) -> bool {
 unsafe fn preloads(env: *const *const c_char) -> bool {
     let loads = |v: &[u8]| v.starts_with(b"LD_PRELOAD=") && v.windows(10).any(|w| w == b"libculvert");
     // SAFETY: the caller's obligation.
-    unsafe { config::environment(env) }.any(loads)
+    unsafe { environment::strings(env) }.any(loads)
 }
 
 /// Before a child is created that becomes another program without running our code: what it inherits goes
