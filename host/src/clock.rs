@@ -6,7 +6,7 @@ use crate::objects;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU64, AtomicUsize};
 use libc::timespec;
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 static START: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
@@ -21,14 +21,13 @@ pub fn init() {
 /// Monotonic time, nanoseconds. From the kernel, not from libc: the program, or a library of its, may have put another
 /// clock in front of that (one that stands still, for a test), which is not the clock that sleeps are measured by.
 pub fn now() -> u64 {
-    let mut t = timespec { tv_sec: 0, tv_nsec: 0 };
     let clock = match CLOCK.load(Relaxed) {
         0 => find(),
         clock => clock,
     };
+    let mut t = timespec { tv_sec: 0, tv_nsec: 0 };
     if clock == NONE {
-        // SAFETY: writes one timespec.
-        unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut t) };
+        t = lnx::clock();
     } else {
         // SAFETY: `find` took the address from the vDSO's symbol table; vdso(7) has the type.
         let clock: extern "C" fn(libc::clockid_t, *mut timespec) -> i32 = unsafe { core::mem::transmute(clock) };

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
-use shmring::syscall;
+use shmring::lnx;
 
 /// The memory was not accessible: `EFAULT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -205,9 +205,7 @@ pub fn outside<T: ?Sized>(p: *const T, len: usize) -> bool {
 #[cold]
 fn far_outside(end: usize) -> bool {
     const WIDE_END: usize = (1 << 56) - 4096;
-    // mincore(2) of nothing says ENOMEM for an address that is not a program's, and touches none.
-    // SAFETY: no memory is accessed.
-    end > WIDE_END || unsafe { syscall!(libc::SYS_mincore, 1usize << 47, 0, 0) } < 0
+    end > WIDE_END || !lnx::is_of_user_space(1 << 47)
 }
 
 /// If `rip`, where a fault happened, is in the copy routine: where to go on.

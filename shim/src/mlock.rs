@@ -1,11 +1,11 @@
 //! `mlockall` (mlock(2)) of the program's memory alone.
-// Unsafe here: libc's mlockall, and locks of the program's mappings.
+// Unsafe here: libc's mlockall.
 #![allow(unsafe_code)]
 
 use core::ffi::c_int;
 use engine::{channel, members, memory};
 use host::real;
-use shmring::{lnx, sys, syscall};
+use shmring::{lnx, sys};
 
 /// `mlockall`: locks what the program has, and what the kernel has for it.
 ///
@@ -40,14 +40,11 @@ pub unsafe fn mlockall(flags: c_int) -> c_int {
         }
     }
     mappings(|at, len, ours| {
-        // SAFETY: the contents of memory stay. Errors are ignored, as the kernel does for single mappings (apply_mlockall_flags).
-        unsafe {
-            match ours {
-                true => syscall!(libc::SYS_munlock, at, len),
-                false if flags & libc::MCL_ONFAULT != 0 => syscall!(libc::SYS_mlock2, at, len, libc::MLOCK_ONFAULT),
-                false => syscall!(libc::SYS_mlock, at, len),
-            }
-        };
+        // Errors are ignored, as the kernel does for single mappings (apply_mlockall_flags).
+        match ours {
+            true => lnx::unlock_pages(at, len),
+            false => lnx::lock_pages(at, len, flags & libc::MCL_ONFAULT != 0),
+        }
     });
     memory::locks_future(flags & libc::MCL_FUTURE != 0);
     // For what is mapped from now on, as the program has asked.

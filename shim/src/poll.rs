@@ -17,7 +17,7 @@ use host::{clock, real, signals};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
 use shmring::family::State;
-use shmring::{ring, syscall};
+use shmring::{lnx, ring, syscall};
 
 /// Entries kept on the stack; longer arrays get a mapping for the time of the call.
 const SMALL: usize = 128;
@@ -187,10 +187,7 @@ pub unsafe fn poll(
 
 /// Whether these are more entries than the kernel takes (do_sys_poll: RLIMIT_NOFILE).
 fn over_limit(n: usize) -> bool {
-    let mut l = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes one rlimit.
-    let r = unsafe { syscall!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, &raw mut l) };
-    r == 0 && n as u64 > l.rlim_cur
+    lnx::limit(libc::RLIMIT_NOFILE).is_some_and(|limit| n as u64 > limit)
 }
 
 /// Serves a program's array by way of `set`, which is as long.
@@ -251,7 +248,6 @@ unsafe fn serve_in(
 ) -> isize {
     let since = signals::runs();
     let deadline = timeout.map(|t| if t == 0 { 0 } else { clock::now().saturating_add(t) });
-    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let bell = set.len();
     let mut restless = Restless::new();
     loop {
@@ -278,8 +274,7 @@ unsafe fn serve_in(
             others |= w.fd >= 0;
         }
         if others {
-            // SAFETY: the array is ours and as long as said; a zero timeout.
-            let r = unsafe { syscall!(libc::SYS_ppoll, work.as_mut_ptr(), set.len(), &raw const zero, 0, 8) };
+            let r = lnx::poll(&mut work[..set.len()], 0);
             if r < 0 && r != -libc::EINTR as isize {
                 return r;
             }

@@ -7,8 +7,9 @@
 #![allow(unsafe_code)]
 
 use crate::sync::AtomicU32;
-use crate::syscall;
+use crate::{sys, syscall};
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use libc::{iovec, pollfd, timespec};
 
@@ -254,6 +255,30 @@ pub unsafe fn remap(p: *mut u8, len: usize, new: usize) -> Option<*mut u8> {
     (!(-4095..0).contains(&p)).then_some(p as *mut u8)
 }
 
+/// Locks pages into memory (mlock(2)); `on_fault`: each once it is touched.
+pub fn lock_pages(at: usize, len: usize, on_fault: bool) {
+    // SAFETY: the contents of memory stay, whatever the range is.
+    unsafe {
+        match on_fault {
+            true => syscall!(libc::SYS_mlock2, at, len, libc::MLOCK_ONFAULT),
+            false => syscall!(libc::SYS_mlock, at, len),
+        }
+    };
+}
+
+/// Undoes it.
+pub fn unlock_pages(at: usize, len: usize) {
+    // SAFETY: as above.
+    unsafe { syscall!(libc::SYS_munlock, at, len) };
+}
+
+/// Whether a program may have memory at an address.
+pub fn is_of_user_space(at: usize) -> bool {
+    // mincore(2) of nothing says ENOMEM for an address that is not a program's, and touches none.
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_mincore, at, 0, 0) >= 0 }
+}
+
 /// Gets memory for whole pages of a mapping: they can then be written without a fault, and so without SIGBUS. Their contents
 /// stay. `-EINVAL`: Linux before 5.14 does not know the advice.
 pub fn populate(p: *mut u8, len: usize) -> isize {
@@ -271,6 +296,46 @@ pub fn not_dumped(at: usize, len: usize) {
 pub fn raise(signal: i32) {
     // SAFETY: no memory is touched; what the signal does is the program's.
     unsafe { syscall!(libc::SYS_tgkill, crate::sys::getpid(), crate::sys::gettid(), signal) };
+}
+
+/// Changes the calling thread's signal mask, of the kernel's size: `SIG_BLOCK`, `SIG_UNBLOCK`, `SIG_SETMASK`. The mask before.
+pub fn signal_mask(how: i32, set: u64) -> u64 {
+    let mut before = 0u64;
+    // SAFETY: reads and writes two locals of the kernel's size. A signal that this unblocks finds the program's handler.
+    unsafe { syscall!(libc::SYS_rt_sigprocmask, how, &raw const set, &raw mut before, 8) };
+    before
+}
+
+/// The address of a signal's handler, as the kernel has it.
+pub fn handler(signal: i32) -> usize {
+    // The kernel's struct: handler, flags, restorer, mask (asm/signal.h).
+    let mut action = [0usize; 4];
+    // SAFETY: a query into a local of the kernel's size.
+    unsafe { syscall!(libc::SYS_rt_sigaction, signal, 0, action.as_mut_ptr(), 8) };
+    action[0]
+}
+
+/// Takes a signal of `set` that waits for the calling thread, and what the kernel says of it. False: none does.
+pub fn take_signal(set: u64, info: &mut MaybeUninit<libc::siginfo_t>) -> bool {
+    let now = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: reads locals of the kernel's size; `info` has room for one siginfo.
+    unsafe { syscall!(libc::SYS_rt_sigtimedwait, &raw const set, info.as_mut_ptr(), &raw const now, 8) >= 0 }
+}
+
+/// Sends a signal to the calling thread with `info` as it is: of a signal to itself the kernel lets a thread forge that
+/// (rt_tgsigqueueinfo(2)).
+pub fn queue_signal(signal: i32, info: &libc::siginfo_t) -> isize {
+    let (pid, tid) = (sys::getpid(), sys::gettid());
+    // SAFETY: the kernel reads a siginfo.
+    unsafe { syscall!(libc::SYS_rt_tgsigqueueinfo, pid, tid, signal, core::ptr::from_ref(info)) }
+}
+
+/// Ends the process at once, with all its threads.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: no memory is touched.
+        unsafe { syscall!(libc::SYS_exit_group, code) };
+    }
 }
 
 /// Whether this process has a thread of this id.
@@ -293,6 +358,14 @@ pub fn random() -> u64 {
     // SAFETY: the kernel writes 8 bytes into a local.
     unsafe { syscall!(libc::SYS_getrandom, &raw mut v, 8, 0) };
     v
+}
+
+/// The monotonic clock.
+pub fn clock() -> timespec {
+    let mut t = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec.
+    unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut t) };
+    t
 }
 
 /// Sleeps; a signal may end it early.
@@ -435,4 +508,16 @@ pub fn epoll_ctl(epfd: i32, op: i32, fd: i32, events: u32, data: u64) -> isize {
     let ev = libc::epoll_event { events, u64: data };
     // SAFETY: the kernel reads a local.
     unsafe { syscall!(libc::SYS_epoll_ctl, epfd, op, fd, &raw const ev) }
+}
+
+/// `epoll_wait(2)` without waiting; how many events, or `-errno`.
+pub fn epoll_events(epfd: i32, into: &mut [libc::epoll_event]) -> isize {
+    // SAFETY: the kernel writes at most `into.len()` events there; no signal mask.
+    unsafe { syscall!(libc::SYS_epoll_pwait, epfd, into.as_mut_ptr(), into.len(), 0, 0, 8) }
+}
+
+/// Whether the kernel refuses a flag of `recvmsg(2)` before it looks at anything else.
+pub fn refuses_flag(flag: i32) -> bool {
+    // SAFETY: no memory is touched: the flags are looked at before descriptor and header.
+    unsafe { syscall!(libc::SYS_recvmsg, usize::MAX, 0, flag) == -libc::EINVAL as isize }
 }

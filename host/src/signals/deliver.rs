@@ -7,8 +7,7 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use libc::{sigaction as sigaction_t, siginfo_t, ucontext_t};
-use shmring::sys::{getpid, gettid};
-use shmring::syscall;
+use shmring::lnx;
 
 use super::mask::{ALL, set_mask};
 use super::{ARMED, blocking, is_fault, table};
@@ -78,23 +77,18 @@ unsafe fn default_action(sig: c_int, info: *mut siginfo_t) {
     unsafe { requeue(sig, info) };
 }
 
-/// Sends `sig` to this very thread with `info` as it is. The kernel lets a thread forge its own siginfo
-/// (rt_tgsigqueueinfo(2)).
+/// Sends `sig` to this very thread again.
 ///
 /// # Safety
-/// `info` is valid.
+/// `info` is valid, and nobody else's.
 unsafe fn requeue(sig: c_int, info: *mut siginfo_t) {
-    let (pid, tid) = (getpid(), gettid());
     // SAFETY: the caller's obligation.
-    let r = unsafe { syscall!(libc::SYS_rt_tgsigqueueinfo, pid, tid, sig, info) };
-    if r < 0 {
+    let info = unsafe { &mut *info };
+    if lnx::queue_signal(sig, info) < 0 {
         // EAGAIN: no room for the siginfo of a real-time signal (RLIMIT_SIGPENDING). One that says `kill` is
         // delivered without room (kernel/signal.c, __send_signal_locked).
-        // SAFETY: as above.
-        unsafe {
-            (*info).si_code = libc::SI_USER;
-            syscall!(libc::SYS_rt_tgsigqueueinfo, pid, tid, sig, info);
-        }
+        info.si_code = libc::SI_USER;
+        lnx::queue_signal(sig, info);
     }
 }
 
@@ -183,13 +177,9 @@ unsafe fn defer(t: &Tls, sig: c_int, info: *mut siginfo_t, ctx: &mut ucontext_t,
 
 /// What waits in the kernel of one signal that it queues, in order: as many as there is room for. How many.
 fn dequeue(sig: c_int, into: &mut [MaybeUninit<siginfo_t>]) -> usize {
-    let set = bit(sig);
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let mut n = 0;
     for info in into {
-        // SAFETY: passes locals of the kernel's size; `info` has room for one siginfo.
-        let r = unsafe { syscall!(libc::SYS_rt_sigtimedwait, &raw const set, info.as_mut_ptr(), &raw const now, 8) };
-        if r < 0 {
+        if !lnx::take_signal(bit(sig), info) {
             break;
         }
         n += 1;

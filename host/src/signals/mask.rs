@@ -1,16 +1,13 @@
 //! Signal masks, as one word of the kernel's size.
 
-use shmring::syscall;
+use shmring::lnx;
 
 /// All signals but libc's own two (32 cancels threads, 33 changes ids): blocking those would stop cancellation.
 pub(super) const ALL: u64 = !(1 << 31 | 1 << 32);
 
 /// Replaces the thread's signal mask, and returns the one before.
 pub(super) fn set_mask(new: u64) -> u64 {
-    let mut old = 0u64;
-    // SAFETY: reads and writes two locals of the kernel's size.
-    unsafe { syscall!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const new, &raw mut old, 8) };
-    old
+    lnx::signal_mask(libc::SIG_SETMASK, new)
 }
 
 /// First 64 bits of libc's set: the signals that exist.

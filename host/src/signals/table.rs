@@ -9,7 +9,7 @@
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use libc::sigaction as sigaction_t;
-use shmring::syscall;
+use shmring::lnx;
 
 use super::mask::mask_bits;
 use super::{HANDLERS, is_fault};
@@ -156,11 +156,7 @@ fn intern(a: Action) -> Option<usize> {
 fn reuse(a: Action) -> Option<usize> {
     let mut used = [false; THUNKS];
     for sig in 1..=64 {
-        // The kernel's struct: handler, flags, restorer, mask (asm/signal.h).
-        let mut k = [0usize; 4];
-        // SAFETY: a query into a local of the kernel's size.
-        unsafe { syscall!(libc::SYS_rt_sigaction, sig, 0, k.as_mut_ptr(), 8) };
-        if let Some(i) = index(k[0]) {
+        if let Some(i) = index(lnx::handler(sig)) {
             used[i] = true;
         }
     }

@@ -26,7 +26,7 @@ use libc::{c_int, epoll_event};
 use shmring::family::State;
 use shmring::journal::Act;
 use shmring::ring::{self, About};
-use shmring::{sys, syscall};
+use shmring::{lnx, sys};
 
 /// Events that the kernel is asked for at a time.
 pub(super) const KERNEL_EVENTS: usize = 128;
@@ -218,8 +218,7 @@ impl Reported {
     pub fn look(&mut self, s: &Set, epfd: c_int, room: usize) -> Result<(), i32> {
         let room = room.min(KERNEL_EVENTS);
         let begun = sys::cycles_in_order();
-        // SAFETY: the array has this room; a zero timeout.
-        let r = unsafe { syscall!(libc::SYS_epoll_pwait, epfd, self.got.as_mut_ptr(), room, 0, 0, 8) };
+        let r = lnx::epoll_events(epfd, &mut self.got[..room]);
         s.kernel_at.store(sys::cycles(), Relaxed);
         if r < 0 {
             return Err(-r as i32);

@@ -8,7 +8,7 @@ use engine::{custody, io, leave, lifeline};
 use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
-use shmring::syscall;
+use shmring::lnx;
 
 /// Control message that carries a process descriptor (`SCM_PIDFD`, linux/socket.h).
 const SCM_PIDFD: c_int = 4;
@@ -100,9 +100,7 @@ const MSG_CMSG_COMPAT: c_int = c_int::MIN;
 fn refused(m: &msghdr, flags: c_int) -> bool {
     m.msg_iovlen > UIO_MAXIOV
         || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
-        || flags & MSG_CMSG_COMPAT != 0
-            // SAFETY: no memory is touched: the flags are looked at before the descriptor.
-            && unsafe { syscall!(libc::SYS_recvmsg, usize::MAX, 0, MSG_CMSG_COMPAT) } == -libc::EINVAL as isize
+        || flags & MSG_CMSG_COMPAT != 0 && lnx::refuses_flag(MSG_CMSG_COMPAT)
 }
 
 /// Whether the kernel can read the name of a message: as much of it as it takes (`__copy_msghdr`).

@@ -13,7 +13,7 @@ use engine::{custody, family};
 use host::real;
 use host::tls::tls;
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, uid_t};
-use shmring::syscall;
+use shmring::lnx;
 
 type Strings = *const *const c_char;
 type MutStrings = *const *mut c_char;
@@ -44,14 +44,6 @@ unsafe fn run(start: *mut c_void) -> c_int {
     let s = unsafe { &*start.cast::<Start>() };
     // SAFETY: the program's own function and argument.
     unsafe { (s.main)(s.arg) }
-}
-
-/// Ends the process as `_exit` does: at once, with all its threads.
-fn exit_group(code: c_int) -> ! {
-    loop {
-        // SAFETY: no memory is involved.
-        unsafe { syscall!(libc::SYS_exit_group, code) };
-    }
 }
 
 /// Runs `exec` between what must be done before it and, if it fails, after it. `path`: the file to execute, null if nobody
@@ -298,13 +290,13 @@ pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _exit(code: c_int) -> ! {
     processes::leaving();
-    exit_group(code)
+    lnx::exit(code)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _Exit(code: c_int) -> ! {
     processes::leaving();
-    exit_group(code)
+    lnx::exit(code)
 }
 
 /// The handlers of `at_quick_exit` may still use connections: one of ours is among them, behind the program's.
@@ -314,7 +306,7 @@ pub unsafe extern "C-unwind" fn quick_exit(code: c_int) -> ! {
     unsafe {
         processes::leaving_quickly();
         real::quick_exit(code);
-        exit_group(code)
+        lnx::exit(code)
     }
 }
 

@@ -8,7 +8,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use host::{real, signals};
 use libc::{SIG_DFL, SIG_ERR, sigaction as sigaction_t, sighandler_t, sigset_t};
-use shmring::syscall;
+use shmring::lnx;
 
 /// Signals that `siginterrupt` has told `signal` not to restart (glibc: `_sigintr`).
 static INTERRUPTING: AtomicU64 = AtomicU64::new(0);
@@ -120,18 +120,13 @@ pub extern "C" fn sigset(sig: c_int, disposition: sighandler_t) -> sighandler_t 
         real::set_errno(libc::EINVAL);
         return SIG_ERR;
     }
-    let set = set_of(bit(sig));
-    let mut before = set_of(0);
     let hold = disposition == SIG_HOLD;
     let Some(old) = (if hold { exchange(sig, core::ptr::null()) } else { install(sig, disposition, 0, 0) }) else {
         return SIG_ERR;
     };
     let how = if hold { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
-    // SAFETY: two locals, of which the kernel uses the first 8 bytes. A pending signal that this unblocks is delivered to
-    // the new handler.
-    unsafe { syscall!(libc::SYS_rt_sigprocmask, how, &raw const set, &raw mut before, 8) };
-    // SAFETY: `sigset_t` is an array of at least one 64-bit word.
-    let before = unsafe { *(&raw const before).cast::<u64>() };
+    // A pending signal that this unblocks is delivered to the new handler.
+    let before = lnx::signal_mask(how, bit(sig));
     if before & bit(sig) != 0 { SIG_HOLD } else { old }
 }
 
