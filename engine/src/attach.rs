@@ -23,7 +23,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{config, conn, custody, family, fds, lifeline, mail, rx, signals, watchers};
+use crate::{config, conn, custody, family, fds, lifeline, mail, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
@@ -209,7 +209,7 @@ fn connector(ep: Ep, fd: i32) {
     }
     let cookie = ep.cookie.load(Relaxed);
     let ours = |c: &&Chan| c.role() == Role::Connector && c.inherited.load(Relaxed) == 0;
-    for chan in channel::all().filter(ours).filter(|c| !channel::holds_up(c.peer_uid.load(Relaxed))) {
+    for chan in channel::all().filter(ours).filter(|c| !slow::holds_up(c.peer_uid.load(Relaxed))) {
         for offer in chan.offers() {
             let Some(offered) = offer.slot.load(Acquire) else { continue };
             let slot = offered as usize;
@@ -299,7 +299,7 @@ fn acceptor(ep: Ep, fd: i32) {
         }
     }
     let uid = l.peer_uid.load(Relaxed);
-    if channel::holds_up(uid) {
+    if slow::holds_up(uid) {
         return ep.pin(Reason::Slow);
     }
     let peer = match REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) {
@@ -335,6 +335,9 @@ fn acceptor(ep: Ep, fd: i32) {
     }
     if mail::is_short() {
         ep.because(Reason::NoMemory);
+    }
+    if sealed::is_on_its_way(peer, uid) {
+        return;
     }
     knock(peer, uid, l.peer_cookie.load(Relaxed), ep.cookie.load(Relaxed));
 }

@@ -3,11 +3,7 @@
 //!
 //! Only who owns a direction touches the bulk of its ring, so a mapping that moves or goes away is nobody else's.
 //!
-//! What another user sends is not read in a mapping. A page that was never written, or that was punched out of the memfd, is a
-//! hole; whoever touches a hole in a mapping, also to read, gets a page for it, charged to its own control group (shmem_fault).
-//! A sender could say that a whole ring is full that it has never written, and have the reader's group pay for that, until the
-//! reader is killed for want of memory. `pread` takes a hole for zeros and allocates nothing (shmem_file_read_iter), whatever
-//! the sender punches meanwhile. Our own user and root could do worse to us, and are trusted with it.
+//! In a channel with another user's process all is mapped from the beginning and stays (`sealed`).
 // Unsafe here: rings are mapped, moved and unmapped.
 #![allow(unsafe_code)]
 
@@ -16,7 +12,6 @@ use crate::kernel::{K, Kernel as _};
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::layout::{self, HOME, SLOTS};
-use shmring::position::RingPos;
 
 /// Smallest part that is mapped, bytes; larger ones are this times a power of two, so that a ring that grows is mapped anew
 /// a few times only.
@@ -37,19 +32,6 @@ impl Chan {
         Some(b.at.load(Relaxed).wrapping_add(off))
     }
 
-    /// The same to read from. `None`: it is to be read from the descriptor ([`Chan::read_into`]).
-    #[inline(always)]
-    pub fn source(&self, slot: usize, dir: usize, off: usize, len: usize) -> Option<*const u8> {
-        if off >= HOME && self.is_foreign() && dir == self.role().rx() {
-            // What `keep_unread` has copied is ours.
-            let b = &self.bulk[slot % SLOTS][dir];
-            if off - HOME + len > b.len.load(Relaxed) {
-                return None;
-            }
-        }
-        self.at(slot, dir, off, len).map(<*mut u8>::cast_const)
-    }
-
     /// The same: from `buf` if it cannot be mapped, and then perhaps fewer bytes. `None`: the memory is lost, since somebody
     /// has closed its descriptor.
     pub fn read_at(
@@ -60,7 +42,7 @@ impl Chan {
         len: usize,
         buf: &mut [u8],
     ) -> Option<(*const u8, usize)> {
-        if let Some(p) = self.source(slot, dir, off, len) {
+        if let Some(p) = self.at(slot, dir, off, len) {
             return Some((p, len));
         }
         let len = len.min(buf.len());
@@ -96,11 +78,11 @@ impl Chan {
         })
     }
 
-    /// Maps all that a slot's rings have, while that is still allowed, but for what another user sends. Of our own ring `there`
-    /// bytes of bulk have memory. Both directions are owned.
+    /// Maps all that a slot's rings have, while that is still allowed. Of our own ring `there` bytes of bulk have memory. Both
+    /// directions are owned.
     pub fn map_all(&self, slot: usize, there: u64) {
         let (tx, rx) = (self.role().tx(), self.role().rx());
-        let claimed = if self.is_foreign() { 0 } else { self.slot(slot).producer[rx].there.load(Relaxed) };
+        let claimed = self.slot(slot).producer[rx].there.load(Relaxed);
         for (dir, there) in [(tx, there), (rx, claimed)] {
             let there = (there as usize).min(layout::bulk_len(self.ring()));
             if there > 0 {
@@ -109,33 +91,13 @@ impl Chan {
         }
     }
 
-    /// Copies what another user has left on a ring for this process, `len` bytes from position `pos` on, while that is still
-    /// allowed. What follows there reads as zeros, without a call. The direction is owned, and the sender has gone.
-    pub fn keep_unread(&self, slot: usize, base: RingPos, pos: RingPos, len: u64) {
-        let (dir, all) = (self.role().rx(), layout::bulk_len(self.ring()));
-        let b = &self.bulk[slot % SLOTS][dir];
-        if !self.is_foreign() || len == 0 || b.len.load(Relaxed) != 0 {
-            return;
-        }
-        let Some(copy) = K::zeros(all) else { return };
-        for (off, n) in self.geometry().spans(base, pos, len) {
-            if off >= HOME && n > 0 {
-                // SAFETY: fresh memory of ours for the whole bulk, in which the ring's bytes from `HOME` on lie. What cannot be read is
-                // lost, and reads as zeros.
-                let _ = unsafe { self.read_into(slot, dir, off, n, copy.wrapping_add(off - HOME)) };
-            }
-        }
-        b.at.store(copy, Relaxed);
-        b.len.store(all, Relaxed);
-    }
-
     /// Maps at least `len` bytes of a bulk. The direction is owned; `channel::LOCK` is not held.
     #[cold]
     fn map_bulk(&self, slot: usize, dir: usize, len: usize) -> bool {
         let all = layout::bulk_len(self.ring());
         let b = &self.bulk[slot % SLOTS][dir];
         let new = len.max(STEP).next_power_of_two().min(all);
-        if len > all || !self.is_memory() {
+        if len > all || self.is_sealed() || !self.is_memory() {
             return false;
         }
         // Against a fork: where it is mapped is said before the child is made (`channel::before_fork`).
@@ -159,7 +121,7 @@ impl Chan {
     /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process. With
     /// `mail::LOCK` held, which keeps forks away, or alone.
     pub fn unmap_bulk(&self, slot: usize) {
-        if members::is_filtered() {
+        if members::is_filtered() || self.is_sealed() {
             return;
         }
         for b in &self.bulk[slot % SLOTS] {
@@ -174,15 +136,11 @@ impl Chan {
     /// Gives the bulk of a ring back to the system. Nobody reads or writes it: its direction is owned, and it is empty.
     #[cold]
     pub fn trim(&self, slot: usize, dir: usize) {
-        if members::is_filtered()
-            || self.is_foreign() && channel::holds_up(self.peer_uid.load(Relaxed))
-            || !self.is_memory()
-        {
-            // A filter may kill us for it, or the peer make us wait: the pages serve the slot's next connection.
+        if members::is_filtered() || self.is_sealed() || !self.is_memory() {
+            // A filter may kill us for it, or a seal forbid it: the pages serve the slot's next connection.
             return;
         }
         let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
-        let punch = || K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
-        if self.is_foreign() { channel::timed(self.peer_uid.load(Relaxed), punch) } else { punch() }
+        K::punch_hole(self.memfd.load(Relaxed), at..at + layout::bulk_len(self.ring()));
     }
 }

@@ -8,6 +8,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::pages::{self, Bulk};
 use crate::{own, signals};
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
@@ -53,6 +54,8 @@ pub struct Chan {
     pub peer_pid: AtomicU32,
     /// Somebody writes to it who is neither our own user nor root.
     foreign: AtomicU32,
+    /// All of it is mapped, and none of it can be given up: see `sealed`.
+    sealed: AtomicU32,
     /// Endpoint in each slot.
     slot_ep: [Coded<Option<Ep>>; SLOTS],
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
@@ -95,48 +98,6 @@ pub fn before_fork() {
 pub fn after_fork_parent() {
     LOCK.reset();
     signals::critical_leave();
-}
-
-/// Users who have held up this process where it gave memory of a shared file back, and how often; the user is in the upper half,
-/// + 1.
-static SLOW: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
-
-/// Runs a call on a file that processes of `user` have, too, and notes if it has waited long for them. Who allocates and punches
-/// all of the file again and again holds its lock (inode_lock, shmem_fallocate) for a second at a time.
-pub fn timed(user: u32, call: impl FnOnce()) {
-    const LONG_NS: u64 = 10_000_000;
-    let (begun, before) = (K::now(), K::thread_usage());
-    call();
-    if K::now().saturating_sub(begun) < LONG_NS {
-        return;
-    }
-    // On a busy machine a thread is away for as long without having waited. One that waits for a lock sleeps, or spins as long
-    // as its holder runs (rwsem_optimistic_spin).
-    let after = K::thread_usage();
-    if after.1 != before.1 || after.0.saturating_sub(before.0) > LONG_NS / 2 {
-        note_wait(user);
-    }
-}
-
-fn note_wait(user: u32) {
-    let name = (u64::from(user) + 1) << 32;
-    let known = SLOW.iter().find(|s| s.load(Relaxed) >> 32 == name >> 32);
-    let place =
-        known.or_else(|| SLOW.iter().find(|s| s.load(Relaxed) == 0)).unwrap_or(&SLOW[user as usize % SLOW.len()]);
-    let times = place.load(Relaxed) as u32;
-    let times = if known.is_some() { times.saturating_add(1) } else { 1 };
-    place.store(name | u64::from(times), Relaxed);
-    if times == TIMES {
-        crate::log!(Warn, "uid {user} holds up the release of shared memory; its connections stay on the kernel");
-    }
-}
-
-/// So often it takes.
-const TIMES: u32 = 3;
-
-/// Whether new connections with `user` stay on the kernel, since that has held us up.
-pub fn holds_up(user: u32) -> bool {
-    SLOW.iter().any(|s| s.load(Relaxed) >> 32 == u64::from(user) + 1 && s.load(Relaxed) as u32 >= TIMES)
 }
 
 /// Bytes that connections of this process have left for peers of other users.
@@ -192,6 +153,27 @@ fn unused() -> Option<&'static Chan> {
     entry(high)
 }
 
+/// A memfd with a channel's header in it. It cannot change its size; `seals` are added.
+pub fn new_memory(ring: usize, id: u64, seals: i32) -> Option<i32> {
+    if !own::may_size(layout::channel_len(ring)) {
+        return None;
+    }
+    // Bytes, not the struct: its padding would be what happens to lie on our stack, and another user may read it.
+    let mut h = [0u8; size_of::<layout::Header>()];
+    let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
+    put(offset_of!(layout::Header, magic), &layout::MAGIC.to_ne_bytes());
+    put(offset_of!(layout::Header, version), &layout::VERSION.to_ne_bytes());
+    put(offset_of!(layout::Header, ring), &(ring as u32).to_ne_bytes());
+    put(offset_of!(layout::Header, id), &id.to_ne_bytes());
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | seals;
+    let fd = K::memory_file(c"culvert-channel", layout::channel_len(ring))?;
+    if K::write_at(fd, &h, 0) <= 0 || K::seal(fd, seals) < 0 {
+        K::close(fd);
+        return None;
+    }
+    Some(fd)
+}
+
 /// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room. The descriptor is the
 /// channel's from now on, or closed. Call with [`LOCK`] held.
 pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {
@@ -210,22 +192,132 @@ pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan
         c.lay(-1);
         return None;
     }
-    c.role.store(role as u32, Relaxed);
-    c.ring.store(ring as u32, Relaxed);
-    c.id.store(id, Relaxed);
-    c.used.store(0, Relaxed);
-    // One without a name is this process's own (`handoff`); of others it is not known yet.
-    c.foreign.store(u32::from(id != 0), Relaxed);
-    c.inherited.store(0, Relaxed);
-    c.noted.store(0, Relaxed);
-    c.alive.store(0, Relaxed);
-    c.unused.store(1, Relaxed);
-    UNUSED.fetch_add(1, Relaxed);
-    c.slot_ep.iter().for_each(|s| s.store(None, Relaxed));
-    c.left.iter().for_each(|s| s.store(0, Relaxed));
-    c.mapped.store(1, Release);
-    crate::family::count_channel();
+    c.sealed.store(0, Relaxed);
+    c.open(role, ring, id);
     Some(c)
+}
+
+/// All of a channel's memory, in one mapping.
+pub struct Whole {
+    at: AtomicPtr<u8>,
+    ring: AtomicU32,
+}
+
+impl Whole {
+    /// Nothing.
+    pub const fn none() -> Whole {
+        Whole { at: AtomicPtr::new(core::ptr::null_mut()), ring: AtomicU32::new(0) }
+    }
+
+    /// Maps a channel's memory for this process alone: no child of it has it. False: there is no room.
+    pub fn map(&self, memory: i32, ring: usize) -> bool {
+        let len = layout::channel_len(ring);
+        let Some(at) = K::map(memory, 0, len) else { return false };
+        self.at.store(at, Relaxed);
+        self.ring.store(ring as u32, Relaxed);
+        let own = K::inherit(at, len, false) >= 0;
+        if !own {
+            self.unmap();
+        }
+        own
+    }
+
+    /// Unmaps it.
+    pub fn unmap(&self) {
+        let at = self.at.swap(core::ptr::null_mut(), Relaxed);
+        if !at.is_null() {
+            // SAFETY: the mapping that `map` made, to which nobody refers: who does has made a channel of it (`enter`).
+            unsafe { K::unmap(at, layout::channel_len(self.ring.load(Relaxed) as usize)) };
+        }
+    }
+
+    /// This process has it not.
+    pub fn forget(&self) {
+        self.at.store(core::ptr::null_mut(), Relaxed);
+    }
+}
+
+/// Makes a channel of memory that is mapped as a whole, and sealed. `None`: there is no room. Mapping and descriptor are the channel's
+/// from now on, or taken away. Without [`LOCK`]; no fork happens meanwhile.
+pub fn enter(whole: &Whole, memory: &'static AtomicI32, role: Role, id: u64) -> Option<&'static Chan> {
+    let held = LOCK.lock();
+    let ring = whole.ring.load(Relaxed) as usize;
+    let entered = sized(memory.load(Relaxed), layout::channel_len(ring)).and_then(|inode| {
+        let c = unused()?;
+        c.inode.store(inode, Relaxed);
+        c.memfd.store(K::duplicate(memory.load(Relaxed), own::floor()), Relaxed);
+        (own::adopt(&c.memfd)).then_some(c)
+    });
+    own::discard(memory);
+    let entered = entered.filter(|c| {
+        let fits = c.take_in(whole, ring);
+        if !fits {
+            own::discard(&c.memfd);
+        }
+        fits
+    });
+    match entered {
+        Some(c) => {
+            c.sealed.store(1, Relaxed);
+            c.open(role, ring, id);
+        }
+        None => whole.unmap(),
+    }
+    held.release();
+    entered
+}
+
+impl Chan {
+    /// The memory is in place: takes the channel into use.
+    fn open(&self, role: Role, ring: usize, id: u64) {
+        self.role.store(role as u32, Relaxed);
+        self.ring.store(ring as u32, Relaxed);
+        self.id.store(id, Relaxed);
+        self.used.store(0, Relaxed);
+        // One without a name is this process's own (`handoff`); of others it is not known yet.
+        self.foreign.store(u32::from(id != 0), Relaxed);
+        self.inherited.store(0, Relaxed);
+        self.noted.store(0, Relaxed);
+        self.alive.store(0, Relaxed);
+        self.unused.store(1, Relaxed);
+        UNUSED.fetch_add(1, Relaxed);
+        self.slot_ep.iter().for_each(|s| s.store(None, Relaxed));
+        self.left.iter().for_each(|s| s.store(0, Relaxed));
+        self.mapped.store(1, Release);
+        crate::family::count_channel();
+    }
+
+    /// Takes a mapping of all of a channel's memory into its place: the fixed part to this piece's, the rings' bulk where it is.
+    /// False: it cannot be moved, or there is no memory for what is touched of every channel.
+    fn take_in(&self, whole: &Whole, ring: usize) -> bool {
+        let at = whole.at.load(Relaxed);
+        K::inherit(at, layout::channel_len(ring), true);
+        let place = core::ptr::from_ref(self).cast_mut().cast::<u8>().wrapping_add(PAGE);
+        // SAFETY: a mapping that nobody uses yet; at `place` lie zeros of this piece that nobody uses.
+        let Some(fixed) = (unsafe { K::relocate(at, layout::FIXED_LEN, place) }) else { return false };
+        #[cfg(test)]
+        self.base.store(fixed, Release);
+        let bulk = at.wrapping_add(layout::FIXED_LEN);
+        if !pages::have(fixed, layout::HOMES_AT) {
+            self.lay(-1);
+            // SAFETY: the rest of the mapping, which nobody uses.
+            unsafe { K::unmap(bulk, layout::channel_len(ring) - layout::FIXED_LEN) };
+            whole.forget();
+            return false;
+        }
+        whole.forget();
+        let len = layout::bulk_len(ring);
+        for (i, b) in self.bulk.iter().flatten().enumerate() {
+            b.at.store(bulk.wrapping_add(i * len), Relaxed);
+            b.len.store(len, Relaxed);
+        }
+        true
+    }
+}
+
+/// Whether `memory` is as long as a channel's with such rings, for ever.
+pub fn is_sized(memory: i32, ring: usize) -> bool {
+    sized(memory, layout::channel_len(ring)).is_some()
 }
 
 /// The inode of a memfd whose size is `len`, for ever.
@@ -304,8 +396,16 @@ impl Chan {
         }
         self.used_now();
         self.mapped.store(0, Release);
-        for slot in 0..SLOTS {
-            self.unmap_bulk(slot);
+        if self.is_sealed() {
+            let all = self.bulk[0][0].at.load(Relaxed);
+            for b in self.bulk.iter().flatten() {
+                b.at.store(core::ptr::null_mut(), Relaxed);
+                b.len.store(0, Relaxed);
+            }
+            // SAFETY: what `take_in` has left where it was; no connection of this process is in the channel.
+            unsafe { K::unmap(all, layout::channel_len(self.ring()) - layout::FIXED_LEN) };
+        } else {
+            (0..SLOTS).for_each(|slot| self.unmap_bulk(slot));
         }
         // If there is no memory even for that, the channel's stays until the piece serves the next one.
         self.lay(-1);
@@ -340,6 +440,12 @@ impl Chan {
     #[inline(always)]
     pub fn is_foreign(&self) -> bool {
         self.foreign.load(Relaxed) != 0
+    }
+
+    /// Whether it is another user's, too, and all of it is mapped for good: see [`sealed`](crate::sealed).
+    #[inline(always)]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Relaxed) != 0
     }
 
     /// Which side this process is.

@@ -55,11 +55,6 @@ pub fn ring() -> usize {
     RING.load(Relaxed) as usize
 }
 
-/// The largest ring that is accepted of another user.
-pub fn ring_limit() -> usize {
-    ring().max(RING_DEFAULT as usize)
-}
-
 /// Whether this process shares memory with processes of user `uid`: not under `CULVERT_PEERS=own`, unless it is its own user,
 /// or root, who can do to it what he likes anyway.
 pub fn admits(uid: u32) -> bool {

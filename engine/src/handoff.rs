@@ -17,7 +17,7 @@
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::tls::tls;
-use crate::{attach, channel, family, lifeline, mail, own, rx, slots};
+use crate::{attach, channel, family, lifeline, own, rx, slots};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Arbiter, Role, SLOTS};
@@ -156,7 +156,8 @@ impl Passed {
     /// Another channel that the next image has; `None`: there is no memory, or no number for it.
     fn channel(&mut self, ring: usize) -> Option<&'static channel::Chan> {
         let held = channel::LOCK.lock();
-        let made = mail::new_memory(ring, 0).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
+        let made =
+            channel::new_memory(ring, 0, libc::F_SEAL_SEAL).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
         let chan = made.filter(|c| {
             let free = self.memfds.iter_mut().find(|fd| **fd < 0);
             let at = if free.is_some() { across(c.memfd.load(Relaxed)) } else { -1 };

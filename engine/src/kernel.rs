@@ -117,6 +117,12 @@ pub trait Kernel {
     fn seal(fd: i32, seals: i32) -> isize;
     /// Its seals.
     fn seals(fd: i32) -> isize;
+    /// Opens it anew; nobody but its owner and root can. The number, or `-errno`.
+    fn reopen(fd: i32) -> i32;
+    /// Keeps everybody but its owner and root from opening it.
+    fn keep_private(fd: i32) -> isize;
+    /// Whether nobody else has it, open or mapped. All who have it have opened it anew.
+    fn is_open_once(fd: i32) -> bool;
     /// Writes to it.
     fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize;
     /// Reads from it.
@@ -143,6 +149,15 @@ pub trait Kernel {
     /// # Safety
     /// The range is a mapping of the caller's, and nobody uses its old addresses afterwards.
     unsafe fn remap(at: *mut u8, len: usize, new: usize) -> Option<*mut u8>;
+    /// Moves a mapping, or a part of one, to `to`, in place of what is there. Where it is: at `to`, unless the kernel is a simulated
+    /// one.
+    ///
+    /// # Safety
+    /// The range is a mapping of the caller's, and nobody uses its old addresses afterwards. At `to` there are as many bytes of
+    /// memory of ours, on whose contents nobody relies.
+    unsafe fn relocate(at: *mut u8, len: usize, to: *mut u8) -> Option<*mut u8>;
+    /// Says whether a child of fork has a mapping of ours, too.
+    fn inherit(at: *mut u8, len: usize, yes: bool) -> isize;
     /// Takes a mapping away.
     ///
     /// # Safety
@@ -356,6 +371,15 @@ mod linux {
         fn seals(fd: i32) -> isize {
             lnx::seals(fd)
         }
+        fn reopen(fd: i32) -> i32 {
+            lnx::reopen(fd)
+        }
+        fn keep_private(fd: i32) -> isize {
+            lnx::set_mode(fd, 0o600)
+        }
+        fn is_open_once(fd: i32) -> bool {
+            lnx::is_open_once(fd)
+        }
         fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
             lnx::write_at(fd, bytes, at)
         }
@@ -382,6 +406,13 @@ mod linux {
         unsafe fn remap(at: *mut u8, len: usize, new: usize) -> Option<*mut u8> {
             // SAFETY: the caller's obligation.
             unsafe { lnx::remap(at, len, new) }
+        }
+        unsafe fn relocate(at: *mut u8, len: usize, to: *mut u8) -> Option<*mut u8> {
+            // SAFETY: the caller's obligation.
+            unsafe { lnx::relocate(at, len, to) }.then_some(to)
+        }
+        fn inherit(at: *mut u8, len: usize, yes: bool) -> isize {
+            lnx::inherit(at, len, yes)
         }
         unsafe fn unmap(at: *mut u8, len: usize) {
             // SAFETY: the caller's obligation.

@@ -9,8 +9,7 @@ use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::peer::DIAG;
-use crate::{config, lifeline, own, poller};
-use core::mem::offset_of;
+use crate::{config, lifeline, own, poller, sealed, slow};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Answer, Incoming, Received, SendError};
@@ -18,7 +17,7 @@ use rendezvous::message::Message;
 use rendezvous::{diag, uid};
 use shmring::family::Reason;
 use shmring::family::State;
-use shmring::layout::{self, Role};
+use shmring::layout::Role;
 
 /// Guards the mailbox, the steps of a rendezvous, and who sits in which slot; taken before the tokens of any connection,
 /// and before `channel::LOCK`.
@@ -91,6 +90,7 @@ pub fn after_fork_child() {
     NAME.store(0, Relaxed);
     KNOCKS.iter().for_each(Asked::forget);
     WELCOMES.iter().for_each(|w| own::discard(&w.answer));
+    sealed::after_fork_child();
     PUBLISHED.iter().flatten().for_each(|p| p.cookie.store(0, Relaxed));
 }
 
@@ -200,6 +200,7 @@ pub fn read_mailbox() {
         return;
     }
     read_answers();
+    sealed::take_up(introduce);
     let deaf = DEAF_UNTIL.load(Relaxed);
     if deaf != 0 && K::now() < deaf {
         return;
@@ -310,7 +311,7 @@ fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
     };
     let of_user = || channel::all().filter(|c| c.peer_uid.load(Relaxed) == who).count();
     // An acceptor asks for another when it has filled those that it has, as it sees them.
-    !channel::holds_up(who)
+    !slow::holds_up(who)
         && channel::all().filter(with).all(|c| c.used.load(Relaxed).count_ones() >= u64::BITS / 2)
         && (own_user() || of_user() < OF_USER)
 }
@@ -373,15 +374,20 @@ fn read_answers() {
                     K::close(memfd);
                     continue;
                 }
-                // What we send and the peer does not read is our memory: another user does not say how much of it.
-                let foreign = r.uid != rendezvous::uid::own();
-                let fits = !foreign || ring as usize <= config::ring_limit();
-                let held = channel::LOCK.lock();
-                let chan = if fits { channel::map(memfd, Role::Connector, ring as usize, channel) } else { None };
-                held.release();
-                if !fits {
-                    K::close(memfd);
-                }
+                let ring = ring as usize;
+                let chan = if r.uid == uid::own() {
+                    let held = channel::LOCK.lock();
+                    let chan = channel::map(memfd, Role::Connector, ring, channel);
+                    held.release();
+                    chan
+                } else if sealed::is_acceptable(memfd, ring) {
+                    sealed::accept(memfd, r.uid, ring, channel)
+                } else {
+                    // Whoever closes it last frees it, as much as that is.
+                    SPOILT.fetch_add(1, Relaxed);
+                    own::place(memfd);
+                    None
+                };
                 match chan {
                     Some(chan) => introduce(chan, from, r.uid, r.pid),
                     None => crate::log!(Warn, "channel of pid {}: not usable, or no memory", r.pid),
@@ -415,10 +421,19 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     if !lives || !fresh || !may_have_channel(peer, r.uid, Role::Acceptor) {
         return;
     }
+    SHORT.store(true, Relaxed);
+    if r.uid != uid::own() {
+        let Some(o) = sealed::make(peer, r.uid, r.pid) else { return };
+        SHORT.store(false, Relaxed);
+        let m = Message::Channel { from: NAME.load(Relaxed), nonce: key, channel: o.id, ring: o.ring as u32 };
+        // What does not arrive is asked for again.
+        let _ = mailbox::send(line, Some(answer), &m, Some(o.memory));
+        K::close(o.memory);
+        return talk();
+    }
     let ring = config::ring();
     let id = random();
-    SHORT.store(true, Relaxed);
-    let Some(memfd) = new_memory(ring, id) else {
+    let Some(memfd) = channel::new_memory(ring, id, libc::F_SEAL_SEAL) else {
         crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
         return;
     };
@@ -439,27 +454,6 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
         return;
     }
     introduce(chan, peer, r.uid, r.pid);
-}
-
-/// A sealed memfd with a channel's header in it.
-pub fn new_memory(ring: usize, id: u64) -> Option<i32> {
-    if !own::may_size(layout::channel_len(ring)) {
-        return None;
-    }
-    // Bytes, not the struct: its padding would be what happens to lie on our stack, and another user may read it.
-    let mut h = [0u8; size_of::<layout::Header>()];
-    let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
-    put(offset_of!(layout::Header, magic), &layout::MAGIC.to_ne_bytes());
-    put(offset_of!(layout::Header, version), &layout::VERSION.to_ne_bytes());
-    put(offset_of!(layout::Header, ring), &(ring as u32).to_ne_bytes());
-    put(offset_of!(layout::Header, id), &id.to_ne_bytes());
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    let fd = K::memory_file(c"culvert-channel", layout::channel_len(ring))?;
-    if K::write_at(fd, &h, 0) <= 0 || K::seal(fd, seals) < 0 {
-        K::close(fd);
-        return None;
-    }
-    Some(fd)
 }
 
 /// Another process has knocked: some peers of this process run culvert. From then on a connection without an answer is

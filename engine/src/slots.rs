@@ -85,11 +85,10 @@ pub fn is_large(ep: Ep, chan: &Chan, slot: usize) -> bool {
     ep.tx_there.load(Relaxed) != 0 || says_large(chan, slot)
 }
 
-/// Gives the memory of a slot's rings back to the system. Nobody uses the slot. Another user's word that there is none is not
-/// taken: what this side wrote would stay charged to it.
+/// Gives the memory of a slot's rings back to the system. Nobody uses the slot.
 fn trim(chan: &Chan, slot: usize) {
     chan.take_back(slot);
-    if chan.is_foreign() || says_large(chan, slot) {
+    if says_large(chan, slot) {
         for dir in 0..2 {
             chan.trim(slot, dir);
             chan.slot(slot).producer[dir].there.store(0, Relaxed);
@@ -219,7 +218,6 @@ pub fn unread_by_stranger(ep: Ep, chan: &Chan) -> u64 {
 /// A connection is closed here, and its peer has not said that it is there.
 fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
     match unread_by_stranger(ep, chan) {
-        0 if chan.is_foreign() && ep.tx_there.load(Relaxed) != 0 => chan.trim(slot, chan.role().tx()),
         0 => {}
         // Of a channel that it has by a fork, this process does not know when the slot is used again.
         _ if chan.inherited.load(Relaxed) != 0 => {}
@@ -232,7 +230,6 @@ fn collect() {
     for chan in channel::own().filter(|c| c.left_behind().next().is_some()) {
         for slot in chan.left_behind() {
             if chan.slot(slot).side[chan.role().peer() as usize].gone.load(Acquire) != 0 {
-                chan.trim(slot, chan.role().tx());
                 chan.take_back(slot);
             }
         }

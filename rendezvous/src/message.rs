@@ -14,7 +14,7 @@ pub const LEN: usize = 64;
 /// `"culvmail"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvmail");
 /// Changes with every incompatible change of the messages, of the doorbells, or of the shared memory that they announce.
-pub const VERSION: u32 = shmring::layout::VERSION << 16 | 2;
+pub const VERSION: u32 = shmring::layout::VERSION << 16 | 3;
 
 /// A message. `from` is the mailbox to answer to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -289,7 +289,7 @@ pub fn seccomp() {
     acts::before_filter();
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
-            // What stays on the rings is read without further calls. What another user sends is copied below, once it is known.
+            // What stays on the rings is read without further calls.
             let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
             chan.map_all(ep.slot.load(Relaxed) as usize, ep.tx_there.load(Relaxed));
             tx.release();
@@ -301,12 +301,5 @@ pub fn seccomp() {
     tls().tid();
     // What stayed on the ring could not be read without calls that the program does not make itself.
     leave::quit_all(Reason::Seccomp, |_| leave::Unread::Rewind, |_| true);
-    for ep in family::held().filter(|e| e.state() == State::Attached) {
-        if let Some(chan) = ep.chan() {
-            let rx = lock::take(&ep.rx_token);
-            rx::keep_unread(ep, chan);
-            rx.release();
-        }
-    }
     poller::silence();
 }

@@ -258,7 +258,8 @@ reasons! {
     Recalled = 33, "recalled", "`culvert kernel` has brought it back to the kernel";
     Received = 34, "received", "another process has sent it here (SCM_RIGHTS), and may still hold it";
     OtherUser = 36, "other-user", "CULVERT_PEERS=own, and the peer is another user's";
-    Slow = 35, "held-up", "processes of the peer's user have held up the release of shared memory";
+    Slow = 35, "held-up", "processes of the peer's user have held up this one";
+    Unread = 37, "unread", "the peer had not read for a while what was sent, and a ring shared with another user holds little";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

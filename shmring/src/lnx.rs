@@ -195,6 +195,45 @@ pub fn seals(fd: i32) -> isize {
     unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) }
 }
 
+/// Opens the file behind a descriptor of ours anew, to read and write, close-on-exec, or `-errno`: needs /proc.
+pub fn reopen(fd: i32) -> i32 {
+    const DIR: &[u8] = b"/proc/self/fd/";
+    let (mut path, mut digits) = ([0u8; 32], [0u8; 10]);
+    path[..DIR.len()].copy_from_slice(DIR);
+    let (mut left, mut n) = (fd.unsigned_abs(), 0);
+    while n == 0 || left > 0 {
+        digits[n] = b'0' + (left % 10) as u8;
+        (left, n) = (left / 10, n + 1);
+    }
+    for (to, digit) in path[DIR.len()..].iter_mut().zip(digits[..n].iter().rev()) {
+        *to = *digit;
+    }
+    match CStr::from_bytes_until_nul(&path) {
+        Ok(path) if fd >= 0 => open(path, libc::O_RDWR, 0),
+        _ => -libc::EBADF,
+    }
+}
+
+/// Sets who may open a file (fchmod(2)).
+pub fn set_mode(fd: i32, mode: u32) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_fchmod, fd, mode) }
+}
+
+/// Whether nobody else has the file behind `fd` open or mapped. The file is our own user's, and all who have it have opened it.
+///
+/// A lease for writing is given to the only one who has a file open (fcntl(2), F_SETLEASE; check_conflicting_open); it is given
+/// back at once. Does not wait.
+pub fn is_open_once(fd: i32) -> bool {
+    // SAFETY: no memory is touched.
+    let alone = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_SETLEASE, libc::F_WRLCK) } == 0;
+    if alone {
+        // SAFETY: as above.
+        unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_SETLEASE, libc::F_UNLCK) };
+    }
+    alone
+}
+
 /// Gives a part of a file in memory back to the system: it reads as zeros.
 pub fn punch_hole(fd: i32, part: Range<usize>) -> isize {
     const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -277,6 +316,25 @@ pub fn is_of_user_space(at: usize) -> bool {
     // mincore(2) of nothing says ENOMEM for an address that is not a program's, and touches none.
     // SAFETY: no memory is touched.
     unsafe { syscall!(libc::SYS_mincore, at, 0, 0) >= 0 }
+}
+
+/// Moves a mapping, or a part of one, to `to`, in place of what is mapped there.
+///
+/// # Safety
+/// The range is a mapping of the caller's, and nobody uses its old addresses afterwards. At `to` there are as many bytes of
+/// memory of the caller's, on whose contents nobody relies.
+pub unsafe fn relocate(p: *mut u8, len: usize, to: *mut u8) -> bool {
+    const FLAGS: i32 = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: the caller's obligation.
+    let p = unsafe { syscall!(libc::SYS_mremap, p, len, len, FLAGS, to) };
+    !(-4095..0).contains(&p)
+}
+
+/// Says whether a child of fork has a mapping, too.
+pub fn inherit(at: *mut u8, len: usize, yes: bool) -> isize {
+    let advice = if yes { libc::MADV_DOFORK } else { libc::MADV_DONTFORK };
+    // SAFETY: the advice changes nothing that anybody reads in this process.
+    unsafe { syscall!(libc::SYS_madvise, at, len, advice) }
 }
 
 /// Gets memory for whole pages of a mapping: they can then be written without a fault, and so without SIGBUS. Their contents

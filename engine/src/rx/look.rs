@@ -53,17 +53,6 @@ pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
     switch::left(there, head, end(ep.record(), me(chan, h), peer(chan, h)))
 }
 
-/// A system-call filter is about to be installed: keeps what this side has still to read on the ring, if it could not be read
-/// without a call. The direction is owned.
-pub fn keep_unread(ep: Ep, chan: &Chan) {
-    if ep.rx_phase.get() != RxPhase::Down {
-        let slot = ep.slot.load(Relaxed) as usize;
-        let h = chan.slot(slot);
-        let base = ring::base(&h.producer[chan.role().rx()]);
-        chan.keep_unread(slot, base, ep.rx_head.load(Relaxed), left(ep, chan, h));
-    }
-}
-
 /// The number of unread bytes at which a sleeping reader or a poller is woken: SO_RCVLOWAT, but no more than the ring
 /// can hold, or the reader would never wake. A sender that waits for space has filled the ring: then 1.
 pub fn low(ep: Ep, chan: &Chan) -> u64 {

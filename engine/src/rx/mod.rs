@@ -9,7 +9,7 @@ mod receiving;
 
 pub use advance::{READY, advance, doubled, leaving, only_repeats};
 pub use depart::{Patience, ask, departed, look_after};
-pub use look::{at_end, ending, is_last, keep_unread, left, low, news, on_ring, stirred, tail};
+pub use look::{at_end, ending, is_last, left, low, news, on_ring, stirred, tail};
 pub use receiving::received;
 
 use crate::buffers::Buffers;

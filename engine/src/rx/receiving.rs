@@ -216,7 +216,7 @@ impl In<'_> {
                 if discard || len == 0 {
                     continue;
                 }
-                let copied = match self.chan.source(slot, dir, off, len) {
+                let copied = match self.chan.at(slot, dir, off, len) {
                     // SAFETY: the source is inside the ring; the destination is the program's, and may fault,
                     // which `copy` reports. The peer may write the source meanwhile: bytes, whatever they are.
                     Some(src) => unsafe { K::copy(dst, src, len) }.map_err(|_| Fault::Program),

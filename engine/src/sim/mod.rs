@@ -525,6 +525,15 @@ impl Kernel for Simulated {
             _ => -libc::EBADF as isize,
         }
     }
+    fn reopen(fd: i32) -> i32 {
+        Self::duplicate(fd, 3)
+    }
+    fn keep_private(_: i32) -> isize {
+        0
+    }
+    fn is_open_once(_: i32) -> bool {
+        false
+    }
     fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
         let Some(file) = state().file(fd) else { return -libc::EBADF as isize };
         assert!(at + bytes.len() <= file.len);
@@ -563,6 +572,13 @@ impl Kernel for Simulated {
     unsafe fn remap(at: *mut u8, _: usize, _: usize) -> Option<*mut u8> {
         // A file's bytes lie one behind the other.
         Some(at)
+    }
+    unsafe fn relocate(at: *mut u8, _: usize, _: *mut u8) -> Option<*mut u8> {
+        // As `replace`.
+        Some(at)
+    }
+    fn inherit(_: *mut u8, _: usize, _: bool) -> isize {
+        0
     }
     unsafe fn unmap(_: *mut u8, _: usize) {}
     fn populate(_: *mut u8, len: usize) -> isize {

@@ -7,7 +7,7 @@ use crate::channel;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::Kernel;
-use crate::{attach, closing, family, io, lifeline, mail, slots, upkeep};
+use crate::{attach, closing, family, io, lifeline, slots, upkeep};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{MSG_DONTWAIT, MSG_PEEK, iovec};
 use shmring::family::State;
@@ -114,7 +114,7 @@ pub struct Pair {
 impl Pair {
     /// Does what two processes do when they have found each other (`attach`).
     pub fn attach(&self, ring: usize) {
-        let memfd = mail::new_memory(ring, 7).expect("memory");
+        let memfd = channel::new_memory(ring, 7, libc::F_SEAL_SEAL).expect("memory");
         let other = Simulated::duplicate(memfd, 3);
         let held = channel::LOCK.lock();
         let accepts = channel::map(memfd, Role::Acceptor, ring, 7).expect("a channel");

@@ -115,7 +115,7 @@ unsafe fn transmit(
                 continue;
             }
             // SAFETY: no lock is held.
-            if unread::is_timed(ep) && unsafe { unread::gives_way_now(ep, chan, &mut out, &mut slept, asleep) } {
+            if unsafe { unread::gives_way_now(ep, chan, &mut out, &mut slept, asleep) } {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });

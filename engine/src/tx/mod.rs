@@ -407,7 +407,7 @@ pub unsafe fn send(
                 continue;
             }
             // SAFETY: no lock is held.
-            if unread::is_timed(ep) && unsafe { unread::gives_way_now(ep, chan, &mut fd, &mut slept, asleep) } {
+            if unsafe { unread::gives_way_now(ep, chan, &mut fd, &mut slept, asleep) } {
                 continue;
             }
             return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
@@ -434,7 +434,7 @@ unsafe fn wait_space(
     restless: &mut Restless,
 ) -> Result<(), i32> {
     let rest = restless.round(K::now);
-    if unread::is_timed(ep) && unread::give_way(ep, chan, *fd) {
+    if unread::give_way(ep, chan, *fd) {
         return Ok(());
     }
     if rest.is_none() {

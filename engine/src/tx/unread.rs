@@ -1,9 +1,13 @@
-//! A peer that does not read, under `TCP_USER_TIMEOUT`.
+//! A peer that does not read, on a ring that holds less than the kernel's buffers would.
 //!
-//! The kernel ends a connection whose bytes the peer has not taken for that long (tcp_probe_timer). What the peer's receive
-//! window takes counts as taken, whether its program reads or not. So while the option is set no more than that lies on the ring
-//! (`buffer_set`): it would never time out. A sender that has more to send, or waits for room, and whose peer reads nothing
-//! meanwhile goes down to the kernel, which has its timer.
+//! Two cases. A ring that is shared with another user is small (`sealed`): two programs that write much to each other before they
+//! read would wait for each other for ever, where the kernel takes some megabytes of each. And under `TCP_USER_TIMEOUT` the kernel
+//! ends a connection whose bytes the peer has not taken for that long (tcp_probe_timer). What the peer's receive window takes
+//! counts as taken, whether its program reads or not. So while the option is set no more than that lies on the ring
+//! (`buffer_set`): it would never time out.
+//!
+//! A sender that has more to send, or waits for room, and whose peer reads nothing meanwhile goes down to the kernel, which
+//! has more room, and its timer.
 
 use super::sending::Sending;
 use super::{read_up_to, stirred, want_space, writable};
@@ -36,14 +40,20 @@ static IN_VAIN: AtomicU64 = AtomicU64::new(0);
 
 /// Whether the option is set.
 #[inline(always)]
-pub fn is_timed(ep: Ep) -> bool {
+fn is_timed(ep: Ep) -> bool {
     ep.timed.load(Relaxed) != 0
 }
 
-/// Until when the peer has time to read, if the option is set and there is not enough room on the ring: from when that was seen
+/// Whether a sender goes down if its peer does not read.
+#[inline(always)]
+fn minds(ep: Ep, chan: &Chan) -> bool {
+    is_timed(ep) || chan.is_sealed()
+}
+
+/// Until when the peer has time to read, if the sender minds and there is not enough room on the ring: from when that was seen
 /// first since the peer has read anything. `None` also if there is room.
 fn due(ep: Ep, chan: &Chan) -> Option<u64> {
-    if !is_timed(ep) || ep.tx_phase.get() != TxPhase::Ring || writable(ep, chan) {
+    if !minds(ep, chan) || ep.tx_phase.get() != TxPhase::Ring || writable(ep, chan) {
         return None;
     }
     let head = read_up_to(ep, chan)?;
@@ -64,8 +74,8 @@ pub(super) fn patience(ep: Ep, chan: &Chan) -> Option<u64> {
     Some(due)
 }
 
-/// A send that does not wait has found no room: whether the connection goes down, so that the kernel has what it sends. It does
-/// unless the peer reads: has done so since a sender found no room last, or does within [`GLANCE_NS`].
+/// A send that does not wait has found no room: whether the connection goes down, so that the kernel has what it sends. It does,
+/// under the option, unless the peer reads: has done so since a sender found no room last, or does within [`GLANCE_NS`].
 ///
 /// The program may be away for as long as it likes from here on, and nobody else look at the connection.
 ///
@@ -74,7 +84,7 @@ pub(super) fn patience(ep: Ep, chan: &Chan) -> Option<u64> {
 pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mut Runs, asleep: &mut bool) -> bool {
     let (since, at) = (ep.tx_full_since.load(Relaxed), ep.tx_full_at.load(Relaxed));
     let Some(due) = patience(ep, chan) else { return false };
-    if since != 0 && ep.tx_full_at.load(Relaxed) != at {
+    if !is_timed(ep) || since != 0 && ep.tx_full_at.load(Relaxed) != at {
         return false;
     }
     let now = K::now();
@@ -109,9 +119,7 @@ pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mu
 /// Somebody waits for room on the ring.
 #[inline]
 pub fn note_waiting(ep: Ep, chan: &Chan) {
-    if is_timed(ep) {
-        patience(ep, chan);
-    }
+    patience(ep, chan);
 }
 
 /// The option may have been set. Whether it is.
@@ -151,7 +159,7 @@ pub(super) fn go(ep: Ep, chan: &Chan, fd: i32) {
     let Some(mut sending) = Sending::take(ep, chan, fd, ep.life()) else { return };
     sending.leave();
     sending.release();
-    ep.because(Reason::Option);
+    ep.because(if is_timed(ep) { Reason::Option } else { Reason::Unread });
     chan.tell_own(ep.slot.load(Relaxed) as usize);
     watchers::gave_way(ep);
 }
@@ -200,9 +208,10 @@ fn look_at_all(word: u64) {
         return;
     }
     let mut any = false;
-    for ep in family::held().filter(|ep| is_timed(*ep) && ep.state() == State::Attached) {
+    for ep in family::held().filter(|ep| ep.state() == State::Attached) {
         let fd = ep.local().fd.load(Relaxed);
         if let Some(chan) = ep.chan()
+            && minds(ep, chan)
             && fd >= 0
         {
             any |= !give_way(ep, chan, fd) && due(ep, chan).is_some();

@@ -4,18 +4,20 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector bits     sets all ready bits of the victim's pollers, and clears what they arm, for as long as it lives
     connector contradict  says one thing after the other that cannot be, each on a connection of its own
     connector journal  has news 200 times, notes in its journal that it opens connections in the far future, and has news again
-    connector retain   reads nothing of what it is sent on 12 connections, nor closes them, and says how many bytes that are
-    connector hold     holds the lock of the channel's file nearly all the time while the victim closes connections, until it is
-                       offered no slot any more
+    connector retain   reads nothing of what it is sent on 300 connections, nor closes them, and says how many bytes that are
+    connector punch    tries to give up parts of the memory, once it is in use
+    connector unsealed gives up all of the memory again and again, and never seals it
     connector narrow   says, of both ends, that hardly a byte may lie on the ring, when more does
     connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
+    acceptor hold      answers a welcome with memory whose lock it holds nearly all the time
     acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
 """
 import array
 import atexit
 import ctypes
+import errno
 import fcntl
 import json
 import mmap
@@ -61,9 +63,9 @@ def mix(x):
     return x ^ (x >> 33)
 
 
-def registry():
+def registry(uid=None):
     namespace = os.stat("/proc/self/ns/net").st_ino
-    return f"/dev/shm/culvert-{os.getuid()}-{namespace}"
+    return f"/dev/shm/culvert-{os.getuid() if uid is None else uid}-{namespace}"
 
 
 def place(sport, dport):
@@ -91,7 +93,8 @@ def published(sport, dport, c):
     """The mailbox that the connector named."""
     _, at = place(sport, dport)
     try:
-        fd = os.open(registry(), os.O_RDONLY)
+        # In the tests whoever connects to another user is root.
+        fd = os.open(registry(0 if way == "hold" else None), os.O_RDONLY)
     except FileNotFoundError:
         return None
     bucket = os.pread(fd, 256, at)
@@ -141,9 +144,9 @@ def connector():
         return
     if way == "retain":
         return retain()
-    if way == "hold":
-        return hold()
     c, taken, sent = seated()
+    if way == "punch":
+        return punch(c, taken)
     if way == "charge":
         return charge(c, taken, sent)
     if way == "narrow":
@@ -165,14 +168,16 @@ def connector():
 
 def seated():
     """A connection with the victim, in a slot of a channel that both have; which slot, and how many bytes were sent on it."""
-    global memory, memfd
+    global memory, memfd, ring
     c = socket.create_connection(("127.0.0.1", port))
     c.settimeout(0.2)
     mine = cookie(c)
-    publish(c.getsockname()[1], port, mine)
     answer, name = mailbox()
-    taken, i = None, 0
+    taken, i, last = None, 0, 10_000
     while True:
+        if i % 50 == 0:
+            # Again and again: a process of root's takes away a registry that nobody has locked.
+            publish(c.getsockname()[1], port, mine)
         i += 1
         # Once it is attached its answers come by the ring, where nobody reads.
         exchange(c, i)
@@ -183,7 +188,17 @@ def seated():
         got = received(answer, socket.CMSG_SPACE(4))
         if got and got[1]:
             memfd = struct.unpack("=i", got[1][-1][2][:4])[0]
+            ring = struct.unpack_from("<I", got[0], 48)[0]
+            memories.append(memfd)
             memory = mmap.mmap(memfd, known["fixed"])
+            if way == "unsealed":
+                # It comes again: who has not sealed it may not have got it.
+                if len(memories) == 1:
+                    punch_for_ever()
+                    last = i + 1000
+            elif fcntl.fcntl(memfd, F_GET_SEALS) & F_SEAL_SEAL == 0:
+                # Another user's: it is not used before.
+                fcntl.fcntl(memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
         if memory and taken is None:
             for o in range(64):
                 at = known["offers"] + 64 * o
@@ -196,12 +211,58 @@ def seated():
                     break
         if taken is not None and load(taken, "side", "up", ACCEPTOR):
             return c, taken, 8 * i
-        if i > 3000 or way == "hold" and memory and taken is None and i > 300:
+        if i > last:
             print("not offered a slot", flush=True)
-            sys.exit(0 if way == "hold" else 2)
+            sys.exit(0 if way == "unsealed" else 2)
 
 
-memory = memfd = None
+memory = memfd = ring = None
+memories = []
+F_ADD_SEALS, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_FUTURE_WRITE = 1033, 1034, 1, 16
+PUNCH = 3
+libc = ctypes.CDLL(None, use_errno=True)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def in_background(step):
+    """Does a thing for as long as this process lives."""
+    child = os.fork()
+    if child == 0:
+        while os.getppid() != 1:
+            step()
+        os._exit(0)
+    atexit.register(os.kill, child, 9)
+
+
+def allocate_and_punch(fd):
+    n = os.fstat(fd).st_size
+    libc.fallocate(fd, 0, 0, n)
+    libc.fallocate(fd, PUNCH, 0, n)
+
+
+def punch_for_ever():
+    print("has the memory", flush=True)
+    in_background(lambda: allocate_and_punch(memfd))
+
+
+def punch(c, slot):
+    """What the calls say that would give up a part of the memory, and what there is afterwards."""
+    store(slot, "side", "sndbuf", 77)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for call in (
+        lambda: libc.fallocate(memfd, PUNCH, 0, known["fixed"]),
+        lambda: libc.madvise(at, known["fixed"] & ~4095, 9),
+        lambda: os.ftruncate(memfd, 0),
+        lambda: mmap.mmap(memfd, known["fixed"]),
+        lambda: os.pwrite(memfd, b"x", 0),
+    ):
+        ctypes.set_errno(0)
+        try:
+            print(errno.errorcode.get(call() and ctypes.get_errno(), "allowed"), end=" ")
+        except OSError as e:
+            print(errno.errorcode[e.errno], end=" ")
+    print(load(slot, "side", "sndbuf") & 0xFFFFFFFF, flush=True)
 CONNECTOR, ACCEPTOR = 0, 1
 
 
@@ -276,7 +337,7 @@ def charge(c, slot, sent):
     def pages():
         return os.fstat(memfd).st_blocks * 512
 
-    full = known["ring"] - 64
+    full = ring - 64
     before = pages()
     store(slot, "producer", "tail", full)
     # The ring begins behind the next message.
@@ -289,34 +350,9 @@ def charge(c, slot, sent):
     print("read", load(slot, "consumer", "head") == full, "bytes", pages() - before, flush=True)
 
 
-def hold():
-    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-    first, _, _ = seated()
-    first.sendall(b"hostile!")
-    holder = os.fork()
-    if holder == 0:
-        # Allocates what is no bulk of a connection's, and punches it out again.
-        at, n = known["length"] // 2, known["length"] // 2
-        while os.getppid() != 1:
-            fallocate(memfd, 0, at, n)
-            fallocate(memfd, 3, at, n)
-        os._exit(0)
-    atexit.register(os.kill, holder, 9)
-    for _ in range(20):
-        c, slot, _ = seated()
-        # The victim need not keep for it what it sends.
-        store(slot, "side", "gone", 1)
-        c.sendall(b"hostile!")
-        until = time.monotonic() + 60
-        while not load(slot, "side", "gone", ACCEPTOR) & 0xFFFFFFFF and time.monotonic() < until:
-            time.sleep(0.001)
-    print("offered slots for ever", flush=True)
-
-
 def retain():
     kept = []
-    for _ in range(12):
+    for _ in range(300):
         c, slot, _ = seated()
         c.sendall(b"hostile!")
         # The victim sends what it can, and closes: it says that it is gone.
@@ -332,7 +368,7 @@ def retain():
 
     # The last one's RST may be about to come; the first one is long over by then.
     ends = [is_reset(c, 30_000 if c is kept[-1] else 0) for c in reversed(kept)][::-1]
-    print("megabytes", os.fstat(memfd).st_blocks * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
+    print("megabytes", sum(os.fstat(fd).st_blocks for fd in memories) * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
 
 
 def narrow(c, slot):
@@ -401,9 +437,13 @@ def bad_channel():
         keep.append(l)
         return s.detach()
     m = os.memfd_create("hostile", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(m, known["length"] - (4096 if way == "short" else 0))
+    small = way == "hold"
+    os.ftruncate(m, known["small length"] if small else known["length"] - (4096 if way == "short" else 0))
     if way != "unsealed":
-        fcntl.fcntl(m, 1033, 2 | 4)
+        fcntl.fcntl(m, F_ADD_SEALS, 2 | 4)
+    if way == "hold":
+        for _ in range(4):
+            in_background(lambda: allocate_and_punch(m))
     return m
 
 
@@ -411,6 +451,7 @@ keep = []
 
 
 def acceptor():
+    global post, me
     l = socket.create_server(("127.0.0.1", port))
     print(l.getsockname()[1], flush=True)
     c, peer = l.accept()
@@ -437,7 +478,8 @@ def acceptor():
             fd = bad_channel()
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
             try:
-                post.sendmsg([message(CHANNEL, key, 5, ring=known["ring"])], rights, 0, address(answer))
+                claimed = known["small" if way == "hold" else "ring"]
+                post.sendmsg([message(CHANNEL, key, 5, ring=claimed)], rights, 0, address(answer))
             except OSError:
                 # It has welcomed again meanwhile, to another box.
                 pass
@@ -448,10 +490,13 @@ def acceptor():
             else:
                 os.close(fd)
             done += 1
+            if way == "hold":
+                # As another process would.
+                post, me = mailbox()
     print("welcomed", done, flush=True)
 
 
 connector() if role == "connector" else acceptor()
 sys.stdout.flush()
-if way != "hold":
+if way not in ("hold", "unsealed"):
     os._exit(0)

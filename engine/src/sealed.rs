@@ -1,0 +1,197 @@
+//! Channels with other users' processes: memory that nobody can give up again.
+//!
+//! Who may write a shared file may also punch holes into it (fallocate(2), madvise(2) with MADV_REMOVE), as slowly as he likes, and
+//! whoever touches such a part meanwhile waits for him in the kernel (shmem_falloc_wait). The seal F_SEAL_FUTURE_WRITE forbids
+//! that to everybody, and for good, and leaves writable the mappings that are there. So both map all of the memory, then it is
+//! sealed, and it is touched after that only.
+//!
+//! ```text
+//! acceptor                                    connector
+//! make memory, map it
+//! Channel ->
+//!                                             map it, seal it
+//! see the seal; offer slots
+//! ```
+//! To set a seal one waits for whoever punches (inode_lock, in memfd_add_seals as in shmem_fallocate): where the seal is, nobody
+//! punches any more. To ask for seals one does not wait. So the acceptor, whom many talk to, waits for nobody; a connector
+//! can be made to wait by the process that it has connected to, while it maps and seals.
+//!
+//! Such memory stays until the channel is closed, so its rings are small ([`RING`]); a sender whose peer does not read them goes to
+//! the kernel's buffers (`tx/unread.rs`).
+#![forbid(unsafe_code)]
+
+use crate::channel::{self, Chan, Whole};
+use crate::kernel::{K, Kernel as _};
+use crate::{config, own, slow};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use shmring::layout::Role;
+
+/// Bytes of one ring, at most.
+pub const RING: usize = 128 << 10;
+
+/// Forbids new writable mappings, writing and punching.
+const SEAL: i32 = libc::F_SEAL_FUTURE_WRITE;
+
+/// Memory that was made for a channel and is not sealed yet. Nobody in this process touches it.
+struct Waiting {
+    memory: AtomicI32,
+    whole: Whole,
+    /// The process that has it mapped: no child of it has. 0: the place is free.
+    of: AtomicU32,
+    id: AtomicU64,
+    mailbox: AtomicU64,
+    uid: AtomicU32,
+    pid: AtomicU32,
+    /// When it was passed on, or last seen not to be sealed.
+    since: AtomicU64,
+}
+
+static WAITING: [Waiting; 64] = [const {
+    Waiting {
+        memory: AtomicI32::new(-1),
+        whole: Whole::none(),
+        of: AtomicU32::new(0),
+        id: AtomicU64::new(0),
+        mailbox: AtomicU64::new(0),
+        uid: AtomicU32::new(0),
+        pid: AtomicU32::new(0),
+        since: AtomicU64::new(0),
+    }
+}; 64];
+
+/// Of those, as many are one user's at most.
+const OF_USER: usize = 4;
+
+/// Who has not sealed the memory after this long, nanoseconds, may have ended.
+const LONG_NS: u64 = 1_000_000_000;
+
+/// All that this process has made and still waits for. With `mail::LOCK` held, as for all here.
+fn waiting() -> impl Iterator<Item = &'static Waiting> {
+    let me = K::pid();
+    WAITING.iter().filter(move |w| w.of.load(Relaxed) == me)
+}
+
+fn known(mailbox: u64, uid: u32) -> Option<&'static Waiting> {
+    waiting().find(|w| w.mailbox.load(Relaxed) == mailbox && w.uid.load(Relaxed) == uid)
+}
+
+/// Whether memory has just been passed on to the process with this mailbox.
+pub fn is_on_its_way(mailbox: u64, uid: u32) -> bool {
+    const SOON_NS: u64 = 20_000_000;
+    known(mailbox, uid).is_some_and(|w| K::now().saturating_sub(w.since.load(Relaxed)) < SOON_NS)
+}
+
+/// Memory for a channel, on its way to the other side.
+pub struct Offered {
+    /// To be passed on, and closed.
+    pub memory: i32,
+    /// The channel's name.
+    pub id: u64,
+    /// Bytes of a ring.
+    pub ring: usize,
+}
+
+/// Memory for a channel with process `pid` of user `uid`: what was made before, if that has not come, or more. `None`: there is none, or enough
+/// of it waits for that user.
+pub fn make(mailbox: u64, uid: u32, pid: u32) -> Option<Offered> {
+    let w = match known(mailbox, uid) {
+        Some(w) => w,
+        None => begin(mailbox, uid, pid)?,
+    };
+    w.since.store(K::now(), Relaxed);
+    let memory = K::reopen(w.memory.load(Relaxed));
+    let ring = config::ring().min(RING);
+    (memory >= 0).then_some(Offered { memory, id: w.id.load(Relaxed), ring })
+}
+
+fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
+    let of_user = waiting().filter(|w| w.uid.load(Relaxed) == uid).count();
+    let w = WAITING.iter().find(|w| w.of.load(Relaxed) == 0).filter(|_| of_user < OF_USER)?;
+    let (ring, id) = (config::ring().min(RING), K::random().max(1));
+    let first = channel::new_memory(ring, id, 0)?;
+    // Opened anew, so that the kernel counts who has it (`Kernel::is_open_once`).
+    K::keep_private(first);
+    let memory = K::reopen(first);
+    K::close(first);
+    if memory < 0 {
+        crate::log!(Warn, "/proc/self/fd: errno {}; connections with other users stay on the kernel", -memory);
+        return None;
+    }
+    w.memory.store(memory, Relaxed);
+    if !own::adopt(&w.memory) {
+        return None;
+    }
+    if !w.whole.map(w.memory.load(Relaxed), ring) {
+        own::discard(&w.memory);
+        return None;
+    }
+    w.id.store(id, Relaxed);
+    w.mailbox.store(mailbox, Relaxed);
+    w.uid.store(uid, Relaxed);
+    w.pid.store(pid, Relaxed);
+    w.of.store(K::pid(), Relaxed);
+    Some(w)
+}
+
+/// Takes the channels into use that have been sealed, and gives up those that nobody else has any more. `introduce` is told of
+/// each: mailbox, user and process of the other side.
+pub fn take_up(introduce: impl Fn(&'static Chan, u64, u32, u32)) {
+    for w in waiting() {
+        let memory = w.memory.load(Relaxed);
+        if has_seal(memory) {
+            w.of.store(0, Relaxed);
+            match channel::enter(&w.whole, &w.memory, Role::Acceptor, w.id.load(Relaxed)) {
+                Some(chan) => introduce(chan, w.mailbox.load(Relaxed), w.uid.load(Relaxed), w.pid.load(Relaxed)),
+                None => crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel"),
+            }
+        } else if K::now().saturating_sub(w.since.load(Relaxed)) > LONG_NS {
+            // To unmap it while another process punches would be to wait for that (i_mmap_rwsem).
+            w.since.store(K::now(), Relaxed);
+            if K::is_open_once(memory) {
+                w.of.store(0, Relaxed);
+                w.whole.unmap();
+                own::discard(&w.memory);
+            }
+        }
+    }
+}
+
+fn has_seal(memory: i32) -> bool {
+    let seals = K::seals(memory);
+    seals >= 0 && seals & SEAL as isize != 0
+}
+
+/// Whether memory that another user has passed on can become a channel.
+pub fn is_acceptable(memory: i32, ring: usize) -> bool {
+    ring <= RING && channel::is_sized(memory, ring)
+}
+
+/// Maps and seals such memory. `None`: there is no room for it, or it cannot be sealed.
+pub fn accept(memory: i32, uid: u32, ring: usize, id: u64) -> Option<&'static Chan> {
+    static PASSED: AtomicI32 = AtomicI32::new(-1);
+    static WHOLE: Whole = Whole::none();
+    PASSED.store(memory, Relaxed);
+    if !own::adopt(&PASSED) {
+        return None;
+    }
+    let mut sealed = false;
+    slow::timed(uid, || {
+        let memory = PASSED.load(Relaxed);
+        sealed = WHOLE.map(memory, ring) && K::seal(memory, SEAL) >= 0 && has_seal(memory);
+    });
+    if !sealed {
+        WHOLE.unmap();
+        own::discard(&PASSED);
+        return None;
+    }
+    channel::enter(&WHOLE, &PASSED, Role::Connector, id)
+}
+
+/// The child of a fork has none of it.
+pub fn after_fork_child() {
+    for w in WAITING.iter().filter(|w| w.of.swap(0, Relaxed) != 0) {
+        w.whole.forget();
+        own::discard(&w.memory);
+    }
+}
