@@ -79,9 +79,8 @@ fn give_up(ep: Ep) -> bool {
 /// Whether a peer that was killed has left memory on the rings, which nobody will give back for it.
 fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
-    let [a, b] = &chan.slot(slot).side;
     // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
-    let open = !members::is_filtered() && a.wr_shut.load(Relaxed) | b.wr_shut.load(Relaxed) == 0;
+    let open = !members::is_filtered() && chan.slot(slot).side[chan.role() as usize].wr_shut.load(Relaxed) == 0;
     open && slots::is_large(ep, chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
 }
 

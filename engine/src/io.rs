@@ -64,13 +64,25 @@ fn send_natively(ep: Ep, fd: c_int, flags: c_int, real: &mut impl FnMut() -> isi
 
 /// Runs a native call that receives, and counts what it brought.
 #[inline]
-fn receive_natively(ep: Ep, flags: c_int, real: &mut impl FnMut() -> isize) -> isize {
+fn receive_natively(ep: Ep, fd: c_int, flags: c_int, real: &mut impl FnMut() -> isize) -> isize {
     let life = ep.life();
     let r = real();
+    if r == 0 {
+        return end_of_lifeline(ep, fd, life);
+    }
     if flags & libc::MSG_PEEK == 0 && ep.life() == life {
         acts::heard(ep, r);
     }
     r
+}
+
+/// A native receive has returned 0, while bytes of this side's may lie on the ring.
+#[cold]
+fn end_of_lifeline(ep: Ep, fd: c_int, life: u32) -> isize {
+    match ep.chan() {
+        Some(chan) if ep.lives(life) => tx::settle_native(ep, chan, fd).map_or(0, |e| real::ret(-e as isize)),
+        _ => 0,
+    }
 }
 
 /// Runs a native call that sends, once the ring has none of it any more; `None`: it is to be looked at again.
@@ -120,8 +132,8 @@ struct Receive<'a, F> {
 impl<F: FnMut() -> isize> Receive<'_, F> {
     #[inline(always)]
     fn try_natively(&mut self, ep: Ep) -> Option<isize> {
-        let (flags, real) = (self.flags, &mut *self.real);
-        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, flags, real))
+        let (fd, flags, real) = (self.fd, self.flags, &mut *self.real);
+        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, fd, flags, real))
     }
 }
 
@@ -133,7 +145,7 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
 
     #[inline(always)]
     fn natively(&mut self, ep: Ep) -> isize {
-        receive_natively(ep, self.flags, self.real)
+        receive_natively(ep, self.fd, self.flags, self.real)
     }
 
     #[inline(always)]
@@ -172,7 +184,7 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
             {
                 return Some(real::ret(-e as isize));
             }
-            return Some(receive_natively(ep, flags, self.real));
+            return Some(receive_natively(ep, fd, flags, self.real));
         }
         if !conn::make_ready(ep, chan) {
             return self.try_natively(ep);
@@ -446,6 +458,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
             .wr_shut
             .store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
+        // Of a connection that this side has shut down, an error does not tell any more how it ended.
+        rx::note_failure(ep, fd);
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);

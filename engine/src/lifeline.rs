@@ -233,7 +233,9 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
                 CLOSE => fin.unwrap_or_else(|| look(fd, 0) & libc::POLLERR == 0),
                 _ => false,
             };
-            return (after.bytes_received).checked_sub(n + u64::from(fin)).map(|c| (StreamPos::new(c), n));
+            // No FIN came if the bytes alone are all that was counted.
+            let consumed = after.bytes_received.checked_sub(n)?;
+            return Some((StreamPos::new(consumed.saturating_sub(u64::from(fin))), n));
         }
     }
     None

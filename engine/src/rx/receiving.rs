@@ -329,6 +329,9 @@ impl<'a> Receiving<'a> {
                         None => Got::Nothing,
                     };
                 }
+                Brought::Lifeline(Native::End) | Brought::Behind(Native::End) if total == 0 => {
+                    tx::settle_native(ep, self.chan, self.fd).map_or(Got::Eof, Got::Error)
+                }
                 Brought::Lifeline(native) | Brought::Behind(native) => match native {
                     Native::Bytes(n) => Got::Bytes(n as usize),
                     Native::End => Got::Eof,
@@ -415,8 +418,8 @@ fn some(ep: Ep, total: usize, got: Got) -> Got {
     }
 }
 
-/// How far the lifeline was consumed, and bytes lying there. The direction is owned.
-pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
+/// If the lifeline has ended with an error, takes it, and notes what it says of the end.
+pub fn note_failure(ep: Ep, fd: i32) {
     if ep.rx_fin.load(Relaxed) < FIN && lifeline::look(fd, 0) & libc::POLLERR != 0 {
         // Only its error tells whether a RST came behind a FIN: EPIPE (tcp_reset in CLOSE_WAIT). To ask takes it.
         if let Ok(e) = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR)
@@ -426,6 +429,11 @@ pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
             ep.rx_fin.store(if e == libc::EPIPE { FIN } else { RST }, Relaxed);
         }
     }
+}
+
+/// How far the lifeline was consumed, and bytes lying there. The direction is owned.
+pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
+    note_failure(ep, fd);
     if let Some(at) = ep.rx_at.load(Relaxed) {
         // tcpi_bytes_received counts a FIN as one byte. `rx_at` says how many bytes we have taken: a count that is one
         // higher includes a FIN, which is subtracted. The socket's error cannot tell it: in LAST_ACK a RST behind a FIN

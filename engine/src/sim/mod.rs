@@ -8,6 +8,7 @@
 // Unsafe here: it is the kernel: it reads and writes what pointers name.
 #![allow(unsafe_code)]
 
+pub mod faults;
 pub mod tcp;
 pub mod world;
 
@@ -16,6 +17,7 @@ use core::ffi::CStr;
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use faults::{Plan, Want};
 use host::signals::Runs;
 use host::usercopy::Fault;
 use libc::{iovec, pollfd, sigset_t};
@@ -46,10 +48,12 @@ unsafe impl Send for Memory {}
 
 impl Memory {
     fn new(len: usize) -> Memory {
-        let layout = Layout::from_size_align(len.max(1), 4096).expect("a length");
+        // Zeros that nobody has touched cost nothing, unless the allocator has to align them.
+        let layout = Layout::from_size_align(len + 4096, 16).expect("a length");
         // SAFETY: not of length 0.
         let at = unsafe { alloc_zeroed(layout) };
         assert!(!at.is_null());
+        let at = at.wrapping_add(at.align_offset(4096));
         let memory = Memory { at, len };
         MEMORY.lock().unwrap_or_else(|e| e.into_inner()).push(memory);
         memory
@@ -96,6 +100,9 @@ struct State {
     pages: Option<usize>,
     /// Sleeps that lasted until their deadline.
     timeouts: u32,
+    /// Calls that fail, and how many have.
+    plan: Option<Plan>,
+    refused: u32,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
@@ -261,6 +268,7 @@ impl Simulated {
         s.bad.clear();
         s.raised.clear();
         s.pages = None;
+        s.plan = None;
         s.timeouts = 0;
     }
 
@@ -275,6 +283,39 @@ impl Simulated {
     /// Receives as the program does, without waiting.
     pub fn recv(fd: i32, n: usize, peek: bool) -> Result<Vec<u8>, i32> {
         Self::tcp(fd, |tcp, end| tcp.recv(end, n, peek))
+    }
+
+    /// What a program's own call on the kernel comes to: it waits until `want` bytes are moved (sk_wait_data, sk_stream_wait_memory).
+    /// `call` gets how many are; `option`: that of its timeout.
+    pub fn wait_for(fd: i32, flags: i32, option: i32, want: usize, call: impl Fn(usize) -> isize) -> isize {
+        let mut begun = host::signals::runs();
+        let timeout = {
+            let s = state();
+            let set = s.descriptors.get(&fd).and_then(|id| s.sockets.get(id)?.options.get(&(libc::SOL_SOCKET, option)));
+            set.is_some_and(|v| v.iter().any(|b| *b != 0))
+        };
+        let mut done = 0;
+        loop {
+            let r = call(done);
+            done += r.max(0) as usize;
+            if r >= 0 && done < want.max(1) && r != 0 {
+                continue;
+            }
+            let or_done = |r| if done > 0 { done as isize } else { r };
+            let nonblocking = flags & libc::MSG_DONTWAIT != 0 || Self::file_flags(fd) & libc::O_NONBLOCK as isize != 0;
+            if r != -libc::EAGAIN as isize || nonblocking {
+                return or_done(r);
+            }
+            if host::signals::interrupted(begun, !timeout && done == 0) {
+                return or_done(-libc::EINTR as isize);
+            }
+            // Made again, if a handler has run (SA_RESTART).
+            begun = host::signals::runs();
+            if !meanwhile() {
+                assert!(timeout, "a call that nobody ends");
+                return or_done(r);
+            }
+        }
     }
 
     fn fill(fd: i32, into: &[iovec], flags: i32) -> isize {
@@ -432,6 +473,9 @@ impl Kernel for Simulated {
     }
     fn duplicate(fd: i32, least: i32) -> i32 {
         let mut s = state();
+        if s.is_refused(Want::Descriptors) {
+            return -libc::EMFILE;
+        }
         let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF };
         let new = s.free(least);
         s.descriptors.insert(new, id);
@@ -508,7 +552,11 @@ impl Kernel for Simulated {
     }
 
     fn memory_file(_: &CStr, len: usize) -> Option<i32> {
-        Some(state().open(Object::File(Memory::new(len), 0)))
+        let mut s = state();
+        if s.is_refused(Want::Descriptors) || s.is_refused(Want::Memory) {
+            return None;
+        }
+        Some(s.open(Object::File(Memory::new(len), 0)))
     }
     fn seal(fd: i32, seals: i32) -> isize {
         match state().object_mut(fd) {
@@ -559,11 +607,15 @@ impl Kernel for Simulated {
         }
     }
     fn zeros(len: usize) -> Option<*mut u8> {
-        Some(Memory::new(len).at)
+        (!state().is_refused(Want::Memory)).then(|| Memory::new(len).at)
     }
     fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8> {
-        let file = state().file(fd)?;
+        let mut s = state();
+        let file = s.file(fd)?;
         assert!(offset + len <= file.len, "a mapping that ends beyond the file");
+        if s.is_refused(Want::Memory) {
+            return None;
+        }
         Some(file.at.wrapping_add(offset))
     }
     unsafe fn replace(_: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
@@ -571,7 +623,7 @@ impl Kernel for Simulated {
     }
     unsafe fn remap(at: *mut u8, _: usize, _: usize) -> Option<*mut u8> {
         // A file's bytes lie one behind the other.
-        Some(at)
+        (!state().is_refused(Want::Memory)).then_some(at)
     }
     unsafe fn relocate(at: *mut u8, _: usize, _: *mut u8) -> Option<*mut u8> {
         // As `replace`.
@@ -583,6 +635,9 @@ impl Kernel for Simulated {
     unsafe fn unmap(_: *mut u8, _: usize) {}
     fn populate(_: *mut u8, len: usize) -> isize {
         let mut s = state();
+        if s.is_refused(Want::Memory) {
+            return -libc::ENOMEM as isize;
+        }
         let pages = len.div_ceil(4096);
         match &mut s.pages {
             Some(left) if *left < pages => -libc::ENOMEM as isize,
@@ -654,11 +709,19 @@ impl Kernel for Simulated {
         -libc::ENOSYS as isize
     }
     fn open_bell() -> Result<Bell, i32> {
+        if state().is_refused(Want::Descriptors) {
+            return Err(libc::EMFILE);
+        }
         let (name, key) = (Self::random(), Self::random());
         Ok(Bell { fd: state().open(Object::Bell(name, key, false)), name, key })
     }
     fn ringer(place: fn(i32) -> i32) -> Result<i32, i32> {
-        let fd = state().open(Object::Ringer);
+        let mut s = state();
+        if s.is_refused(Want::Descriptors) {
+            return Err(libc::EMFILE);
+        }
+        let fd = s.open(Object::Ringer);
+        drop(s);
         Ok(place(fd))
     }
     fn ring(ringer: i32, name: u64, key: u64) -> bool {

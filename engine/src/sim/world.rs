@@ -3,11 +3,12 @@
 #![allow(unsafe_code)]
 
 use super::Simulated;
-use crate::channel;
+use crate::channel::{self, Chan, Whole};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::Kernel;
-use crate::{attach, closing, family, io, lifeline, slots, upkeep};
+use crate::{attach, closing, family, io, lifeline, own, slots, upkeep};
+use core::sync::atomic::AtomicI32;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{MSG_DONTWAIT, MSG_PEEK, iovec};
 use shmring::family::State;
@@ -73,6 +74,21 @@ impl World {
         Pair { a, b }
     }
 
+    /// A channel between two processes, as seen from both. `None`: there was no memory, or no descriptor.
+    pub fn lane(&self, ring: usize, neighbour: Neighbour) -> Option<Lane> {
+        Lane::new(ring, neighbour)
+    }
+
+    /// What connections have left unread for other users' processes that were killed since stays (ARCHITECTURE, "Known
+    /// weaknesses"). Here the dead say that they are gone.
+    pub fn let_strangers_go(&self) {
+        for chan in channel::all().filter(|chan| chan.is_foreign()) {
+            let gone = |slot| &chan.slot(slot).side[chan.role().peer() as usize].gone;
+            chan.left_behind().for_each(|slot| gone(slot).store(1, Relaxed));
+        }
+        slots::tidy();
+    }
+
     /// A connection in a channel of its own; nothing has been sent.
     pub fn attached(&self) -> Pair {
         let pair = self.pair();
@@ -111,22 +127,114 @@ pub struct Pair {
     pub b: Side,
 }
 
+/// Whose process is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Neighbour {
+    /// Our own user's.
+    Own,
+    /// Another user's.
+    Stranger,
+}
+
+/// A channel, as each of its two processes has it.
+#[derive(Clone, Copy)]
+pub struct Lane {
+    id: u64,
+    accepts: &'static Chan,
+    connects: &'static Chan,
+}
+
+/// Memory of channels with strangers, on its way.
+static MEMORY: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
+static WHOLE: [Whole; 2] = [const { Whole::none() }; 2];
+
+impl Lane {
+    fn new(ring: usize, neighbour: Neighbour) -> Option<Lane> {
+        let id = Simulated::random();
+        let memfd = channel::new_memory(ring, id, 0)?;
+        let sent = Simulated::duplicate(memfd, 3);
+        let end = |i: usize, fd, role| match neighbour {
+            _ if fd < 0 => None,
+            Neighbour::Own => {
+                let held = channel::LOCK.lock();
+                let chan = channel::map(fd, role, ring, id);
+                held.release();
+                chan
+            }
+            // All of it is mapped before it is used, as in `sealed`.
+            Neighbour::Stranger => {
+                MEMORY[i].store(fd, Relaxed);
+                if !own::adopt(&MEMORY[i]) {
+                    return None;
+                }
+                if !WHOLE[i].map(MEMORY[i].load(Relaxed), ring) {
+                    own::discard(&MEMORY[i]);
+                    return None;
+                }
+                channel::enter(&WHOLE[i], &MEMORY[i], role, id)
+            }
+        };
+        let (accepts, connects) = (end(0, memfd, Role::Acceptor), end(1, sent, Role::Connector));
+        let both = accepts.zip(connects);
+        if both.is_none() {
+            let held = channel::LOCK.lock();
+            accepts.iter().chain(&connects).for_each(|chan| chan.close());
+            held.release();
+        }
+        let (accepts, connects) = both?;
+        for (chan, mailbox) in [(accepts, 1), (connects, 2)] {
+            match neighbour {
+                // Who may do anything is as good as our own.
+                Neighbour::Own => chan.introduce(mailbox, 0, 1),
+                // A channel is a stranger's until it is known whose it is.
+                Neighbour::Stranger => chan.peer_uid.store(54_321, Relaxed),
+            }
+            assert!([chan.is_foreign(), chan.is_sealed()] == [neighbour == Neighbour::Stranger; 2]);
+        }
+        Some(Lane { id, accepts, connects })
+    }
+
+    /// Whether both processes have it still, and connections may be added.
+    pub fn is_open(&self) -> bool {
+        let there = |chan: &Chan| channel::all().any(|c| c.place() == chan.place() && c.id.load(Relaxed) == self.id);
+        there(self.accepts) && there(self.connects)
+    }
+}
+
 impl Pair {
-    /// Does what two processes do when they have found each other (`attach`).
+    /// Does what two processes do when they have found each other, in a channel of its own.
     pub fn attach(&self, ring: usize) {
-        let memfd = channel::new_memory(ring, 7, libc::F_SEAL_SEAL).expect("memory");
-        let other = Simulated::duplicate(memfd, 3);
-        let held = channel::LOCK.lock();
-        let accepts = channel::map(memfd, Role::Acceptor, ring, 7).expect("a channel");
-        let connects = channel::map(other, Role::Connector, ring, 7).expect("a channel");
-        held.release();
+        let lane = Lane::new(ring, Neighbour::Own).expect("a channel");
+        assert!(self.attach_in(lane));
+    }
+
+    /// Does what two processes do when they have a channel (`attach::acceptor`, `attach::connector`). False: the channel is full, or
+    /// there was no memory for it; the connection stays on the kernel.
+    pub fn attach_in(&self, lane: Lane) -> bool {
+        let Lane { accepts, connects, .. } = lane;
         let held = slots::lock();
-        assert!(slots::offer(self.b.ep, accepts, 0));
-        assert_eq!(connects.offers()[0].slot.swap(None, Relaxed), Some(0));
-        attach::attach(self.a.ep, connects, 0);
-        attach::attach(self.b.ep, accepts, 0);
+        // One that a connector has taken up, and could not use, is not made again.
+        let offered = self.b.ep.local().offered.load(Relaxed).is_some();
+        if !offered
+            && let Some(slot) = slots::free_slot(accepts)
+            && slots::offer(self.b.ep, accepts, slot)
+        {
+            assert_eq!(connects.offers()[slot].slot.swap(None, Relaxed), Some(slot as u32));
+            if connects.endpoint(slot).is_none() && connects.have_page(slot) {
+                attach::attach(self.a.ep, connects, slot);
+                attach::attach(self.b.ep, accepts, slot);
+            }
+        }
         held.release();
-        assert!(self.both(|s| s.ep.state() == State::Attached));
+        let attached = |s: Side| s.ep.state() == State::Attached;
+        assert_eq!(attached(self.a), attached(self.b));
+        attached(self.a)
+    }
+
+    /// The slot that it has.
+    pub fn slot(&self) -> usize {
+        assert_eq!(self.a.ep.slot.load(Relaxed), self.b.ep.slot.load(Relaxed));
+        self.a.ep.slot.load(Relaxed) as usize
     }
 
     pub fn both(&self, f: impl Fn(Side) -> bool) -> bool {
@@ -154,7 +262,10 @@ impl Side {
         let v = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let fd = self.fd;
         // SAFETY: a local slice.
-        let real = self.natively(move || unsafe { Simulated::send(fd, v.iov_base.cast(), v.iov_len, flags) });
+        let send = move |done| unsafe {
+            Simulated::send(fd, v.iov_base.cast::<u8>().wrapping_add(done), v.iov_len - done, flags)
+        };
+        let real = self.natively(move || Simulated::wait_for(fd, flags, libc::SO_SNDTIMEO, v.iov_len, send));
         match fds::carried(fd) {
             // SAFETY: one iovec, of a local slice.
             Some(ep) => result(unsafe { io::send(ep, fd, &raw const v, 1, flags, real) }),
@@ -172,8 +283,13 @@ impl Side {
         let mut v = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: n };
         let (fd, at) = (self.fd, &raw mut v);
         // SAFETY: one iovec, of a local vector.
-        let real =
-            self.natively(move || unsafe { Simulated::receive(fd, core::slice::from_raw_parts_mut(at, 1), flags) });
+        let receive = move |done| unsafe {
+            let iovec { iov_base, iov_len } = *at;
+            let rest = iovec { iov_base: iov_base.cast::<u8>().wrapping_add(done).cast(), iov_len: iov_len - done };
+            Simulated::receive(fd, &mut [rest], flags)
+        };
+        let want = if flags & libc::MSG_WAITALL != 0 && flags & MSG_PEEK == 0 { n } else { 1 };
+        let real = self.natively(move || Simulated::wait_for(fd, flags, libc::SO_RCVTIMEO, want, receive));
         let r = match fds::carried(fd) {
             // SAFETY: as above.
             Some(ep) => result(unsafe { io::recv(ep, fd, at, 1, flags, real) }),
@@ -221,12 +337,13 @@ impl Side {
         Simulated::close(self.fd);
         fds::set(self.fd, Kind::Other);
         let (l, chan) = (self.ep.local(), self.ep.chan());
+        let slot = l.offered.swap(None, Relaxed).unwrap_or(self.ep.slot.load(Relaxed));
         l.refs.store(0, Relaxed);
         l.chan.store(None, Relaxed);
         self.ep.holders.iter().for_each(|h| h.store(0, Relaxed));
         family::free(self.ep);
         if let Some(chan) = chan {
-            chan.unseat(self.ep.slot.load(Relaxed) as usize, self.ep);
+            chan.unseat(slot as usize, self.ep);
             slots::close_if_empty(chan);
         }
     }

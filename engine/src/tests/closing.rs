@@ -91,3 +91,91 @@ fn a_reset_of_the_lifeline_is_told_after_the_bytes() {
     assert_eq!(pair.b.send(b"x"), Err(EPIPE));
     pair.close();
 }
+
+#[test]
+fn a_killed_peer_that_has_not_read_has_reset_whichever_way_its_own_bytes_came() {
+    let world = World::new();
+    let told = |b: crate::sim::world::Side| {
+        assert_eq!(b.recv(9), Err(ECONNRESET));
+        assert_eq!(b.recv(9), Ok(vec![]));
+        assert_eq!(b.send(b"x"), Err(EPIPE));
+        b.close();
+    };
+    // It has never sent anything.
+    let pair = world.attached();
+    assert_eq!(pair.b.send(b"unread"), Ok(6));
+    pair.a.die();
+    told(pair.b);
+    // It has sent, and went back to the kernel.
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(b"x"), Ok(1));
+    crate::leave::sending_side(pair.a.fd, shmring::family::Reason::Splice);
+    assert_eq!(pair.b.send(b"unread"), Ok(6));
+    pair.a.die();
+    assert_eq!(pair.b.recv(9), Ok(b"x".to_vec()));
+    told(pair.b);
+    // The reader waits in the kernel since before there was a ring.
+    let pair = world.pair();
+    Simulated::meanwhile(move || {
+        pair.attach(RING);
+        assert_eq!(pair.b.send(b"unread"), Ok(6));
+        assert_eq!(on_kernel(&pair), 0);
+        pair.a.die();
+    });
+    assert_eq!(pair.b.recv_with(9, 0), Err(ECONNRESET));
+    assert_eq!(pair.b.recv(9), Ok(vec![]));
+    pair.b.close();
+    // It had read everything, or only this side has shut down.
+    let pair = world.attached();
+    assert_eq!(pair.b.send(b"read"), Ok(4));
+    assert_eq!(pair.a.recv(9), Ok(b"read".to_vec()));
+    pair.a.die();
+    assert_eq!(pair.b.recv(9), Ok(vec![]));
+    pair.b.close();
+    let pair = world.attached();
+    assert_eq!(pair.b.send(b"unread"), Ok(6));
+    assert_eq!(pair.b.shutdown(libc::SHUT_RD), Ok(()));
+    assert_eq!(pair.b.recv(9), Ok(vec![]));
+    assert_eq!(pair.b.send(b", and more"), Ok(10));
+    assert_eq!(pair.a.recv(99), Ok(b"unread, and more".to_vec()));
+    pair.close();
+}
+
+#[test]
+fn what_a_peer_sent_before_it_reset_is_read_also_by_one_who_shuts_down_behind_it() {
+    let world = World::new();
+    for before in [0, 30] {
+        let pair = world.pair();
+        assert_eq!(pair.a.send(&bytes(0, before)), Ok(before));
+        assert_eq!(pair.b.recv(before).map_or(0, |got| got.len()), before);
+        pair.attach(RING);
+        // The one reason for a RST, then what is read behind it.
+        assert_eq!(pair.b.send(b"unread"), Ok(6));
+        assert_eq!(pair.a.send(&bytes(before, 40)), Ok(40));
+        pair.a.close();
+        assert_eq!(pair.b.shutdown(SHUT_WR), Err(libc::ENOTCONN));
+        assert_eq!(pair.b.send(b"x"), Err(ECONNRESET));
+        assert_eq!(pair.b.recv(99), Ok(bytes(before, 40)));
+        assert_eq!(pair.b.recv(99), Ok(vec![]));
+        pair.b.close();
+    }
+}
+
+/// What it did not read is this process's memory.
+#[test]
+fn nothing_is_left_for_a_stranger_that_was_killed() {
+    use crate::sim::world::Neighbour;
+    let world = World::new();
+    for shuts_first in [false, true] {
+        let lane = world.lane(RING, Neighbour::Stranger).unwrap();
+        let pair = world.pair();
+        assert!(pair.attach_in(lane));
+        assert_eq!(pair.a.send(&bytes(0, RING / 2)), Ok(RING / 2));
+        if shuts_first {
+            assert_eq!(pair.b.shutdown(SHUT_WR), Ok(()));
+        }
+        pair.b.die();
+        pair.a.close();
+        assert_eq!(crate::channel::all().count(), 0);
+    }
+}

@@ -2,18 +2,38 @@
 
 mod closing;
 mod leaving;
+mod many;
 mod paths;
 mod reference;
+mod shortage;
+mod signals;
 mod streams;
 mod waiting;
 
 use crate::sim::Simulated;
 use crate::sim::world::{Pair, RING, World};
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use shmring::switch::{RxPhase, TxPhase};
 
 /// `n` bytes that tell where in the stream they stand.
 fn bytes(from: usize, n: usize) -> Vec<u8> {
     (from..from + n).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
+}
+
+/// How random tests run: `few` times under Miri, else as often as ENGINE_CASES says. A failure prints the seed, with which
+/// ENGINE_SEED repeats it, and what is left of it once all that does not matter is taken out.
+fn cases(few: u32) -> ProptestConfig {
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+    let seed = number("ENGINE_SEED").unwrap_or_else(now);
+    // Shown if the test fails.
+    println!("ENGINE_SEED={seed}");
+    ProptestConfig {
+        cases: if cfg!(miri) { few } else { number("ENGINE_CASES").map_or(300, |n| n as u32) },
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    }
 }
 
 /// Sends both ways until both directions of both ends are on the rings.

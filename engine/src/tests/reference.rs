@@ -137,11 +137,7 @@ fn compare(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { std::env::var("ENGINE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(500) },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(3))]
 
     #[test]
     fn a_program_cannot_tell_the_ring_from_the_kernel(ops in prop::collection::vec(op(), 0..if cfg!(miri) { 12 } else { 80 })) {

@@ -64,6 +64,17 @@ pub fn settle(ep: Ep, chan: &Chan, fd: i32) -> Option<Latched> {
     }
 }
 
+/// A receive has come to the end of the stream on the lifeline, not by way of a ring. A peer that was killed may have left bytes of
+/// ours unread on the other ring: then the error of which the kernel would have told instead of the end, unless it was told before.
+#[inline]
+pub fn settle_native(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
+    if ep.tx_phase.get() != TxPhase::Ring || !lifeline::peer_ended(fd) {
+        return None;
+    }
+    ep.note_end(lifeline::look(fd, lifeline::ENDED));
+    settle(ep, chan, fd).and_then(Latched::now)
+}
+
 /// Takes the sending direction down for good, for a reason of this side's.
 pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     let mut sending = Sending::take_now(ep, chan, fd);

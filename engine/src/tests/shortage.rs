@@ -1,0 +1,96 @@
+//! Memory and descriptors run out, at any call that needs some: no byte is lost or doubled, nothing is left behind, and what the
+//! rings cannot carry goes by the kernel.
+
+use super::*;
+use crate::sim::faults::Want;
+use crate::sim::world::{Neighbour, Side};
+use libc::EAGAIN;
+
+/// Runs `story` with the first call failing that needs `want`, then with the second, and so on, until none is left to fail.
+fn at_every_call(want: Want, story: impl Fn(&World, Neighbour)) {
+    for neighbour in [Neighbour::Own, Neighbour::Stranger] {
+        for lasting in [false, true] {
+            let mut n = 0;
+            loop {
+                let world = World::new();
+                Simulated::refuse(want, n, lasting);
+                story(&world, neighbour);
+                if Simulated::refused() == 0 {
+                    break;
+                }
+                n += if cfg!(miri) { 9 } else { 1 };
+            }
+            assert!(n > 3, "{n} calls that need {want:?} (lasting: {lasting}, {neighbour:?})");
+        }
+    }
+}
+
+/// Moves bytes as long as any are taken, and returns what arrived.
+fn pump(from: Side, to: Side, message: &[u8]) -> Vec<u8> {
+    let (mut sent, mut got) = (0, Vec::new());
+    for _ in 0..10_000 {
+        if sent < message.len() {
+            match from.send(&message[sent..]) {
+                Ok(n) => sent += n,
+                Err(e) => assert_eq!(e, EAGAIN, "after {sent} bytes"),
+            }
+        }
+        match to.recv(RING / 3) {
+            Ok(some) => got.extend(some),
+            Err(e) => assert_eq!(e, EAGAIN, "after {} bytes", got.len()),
+        }
+        if got.len() >= message.len() {
+            return got;
+        }
+    }
+    panic!("{} of {} bytes arrived", got.len(), message.len());
+}
+
+/// Two connections in one channel, with more bytes than a ring holds, both ways.
+fn two_connections(world: &World, neighbour: Neighbour) {
+    let lane = world.lane(RING, neighbour);
+    for _ in 0..2 {
+        let pair = world.pair();
+        assert_eq!(pair.a.send(&bytes(0, 100)), Ok(100));
+        if let Some(lane) = lane.filter(|lane| lane.is_open()) {
+            pair.attach_in(lane);
+        }
+        let message = bytes(100, RING + RING / 4);
+        assert_eq!(pump(pair.b, pair.a, &message), message);
+        let all = [bytes(0, 100), message.clone()].concat();
+        let mut got = pair.b.recv(100).unwrap();
+        got.extend(pump(pair.a, pair.b, &message));
+        assert!(got == all);
+        assert_eq!(pair.a.recv(9), Err(EAGAIN));
+        assert_eq!(pair.b.recv(9), Err(EAGAIN));
+        pair.a.close();
+        assert_eq!(pair.b.recv(9), Ok(vec![]));
+        pair.b.close();
+    }
+}
+
+#[test]
+fn memory_that_runs_out_at_any_call_costs_no_byte() {
+    at_every_call(Want::Memory, two_connections);
+}
+
+/// Blocking calls, which want doorbells.
+fn sleepers(world: &World, neighbour: Neighbour) {
+    let pair = world.pair();
+    if let Some(lane) = world.lane(RING, neighbour) {
+        pair.attach_in(lane);
+    }
+    for deep in [true, false] {
+        host::tls::tls().habits.deep.set(u32::from(deep));
+        Simulated::meanwhile(move || assert_eq!(pair.a.send(b"news"), Ok(4)));
+        assert_eq!(pair.b.recv_with(9, 0), Ok(b"news".to_vec()));
+        Simulated::meanwhile(move || assert_eq!(pair.b.send(b"back"), Ok(4)));
+        assert_eq!(pair.a.recv_with(9, 0), Ok(b"back".to_vec()));
+    }
+    pair.close();
+}
+
+#[test]
+fn descriptors_that_run_out_at_any_call_wake_all_the_same() {
+    at_every_call(Want::Descriptors, sleepers);
+}
