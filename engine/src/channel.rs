@@ -36,6 +36,12 @@ pub struct Chan {
     mapped: AtomicU32,
     role: AtomicU32,
     ring: AtomicU32,
+    /// All of it is mapped, and none of it can be given up: see `sealed`.
+    sealed: AtomicU32,
+    /// Its connections go back to the kernel: see `notify`.
+    shunned: AtomicU32,
+    /// How often the peer's doorbells were dear.
+    pub(crate) dear: AtomicU32,
     /// Place in the table.
     place: u32,
     /// Name of the channel.
@@ -54,8 +60,6 @@ pub struct Chan {
     pub peer_pid: AtomicU32,
     /// Somebody writes to it who is neither our own user nor root.
     foreign: AtomicU32,
-    /// All of it is mapped, and none of it can be given up: see `sealed`.
-    sealed: AtomicU32,
     /// Endpoint in each slot.
     slot_ep: [Coded<Option<Ep>>; SLOTS],
     /// Slots in use: by an endpoint of this process or, on the acceptor's side, offered or not yet
@@ -278,6 +282,8 @@ impl Chan {
         self.foreign.store(u32::from(id != 0), Relaxed);
         self.inherited.store(0, Relaxed);
         self.noted.store(0, Relaxed);
+        self.shunned.store(0, Relaxed);
+        self.dear.store(0, Relaxed);
         self.alive.store(0, Relaxed);
         self.unused.store(1, Relaxed);
         UNUSED.fetch_add(1, Relaxed);
@@ -446,6 +452,17 @@ impl Chan {
     #[inline(always)]
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Relaxed) != 0
+    }
+
+    /// Whether its connections go back to the kernel, each when it is used next.
+    #[inline(always)]
+    pub fn is_shunned(&self) -> bool {
+        self.shunned.load(Relaxed) != 0
+    }
+
+    /// From now on they do.
+    pub fn shun(&self) {
+        self.shunned.store(1, Relaxed);
     }
 
     /// Which side this process is.

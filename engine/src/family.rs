@@ -189,9 +189,9 @@ pub fn is_recalled() -> bool {
     header().is_some_and(|h| h.disabled.load(Relaxed) == Reason::Recalled as u32)
 }
 
-/// Whether `ep` has yet to be brought back, of a family whose connections are to be.
-pub fn is_due(ep: Ep) -> bool {
-    ep.reason.load(Relaxed) != Reason::Recalled as u32 && tls().vfork.get() == 0
+/// Whether `ep`, which is to be brought back for a reason, has yet to be.
+pub fn is_due(ep: Ep, why: Reason) -> bool {
+    ep.reason.load(Relaxed) != why as u32 && tls().vfork.get() == 0
 }
 
 /// Counts a channel.

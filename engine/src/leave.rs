@@ -162,12 +162,12 @@ pub fn has_left(ep: Ep) -> bool {
     ep.rx_phase.get() == RxPhase::Down && ep.rx_skip.load(Relaxed).is_none() && ep.tx_phase.get() == TxPhase::Down
 }
 
-/// A connection that is used once `culvert kernel` was asked to bring it back.
+/// A connection that is used, and is to go back to the kernel, once, whatever comes of it: `culvert kernel` was asked to bring it back,
+/// or its peer is to have none on a ring.
 #[cold]
-pub fn recall(ep: Ep, fd: c_int) {
-    if family::is_due(ep) {
-        retire(fd, Reason::Recalled);
-        // Whatever came of it.
-        ep.because(Reason::Recalled);
+pub fn recall(ep: Ep, fd: c_int, why: Reason) {
+    if family::is_due(ep, why) {
+        retire(fd, why);
+        ep.because(why);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::channel::Chan;
 use crate::kernel::{K, Kernel as _};
-use crate::{acts, poller};
+use crate::{acts, poller, slow};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::Conn;
@@ -38,17 +38,34 @@ impl Chan {
     #[inline(always)]
     fn tell(&self, slot: usize, h: &SlotHeader, role: Role, about: About, told: &AtomicU64) -> u32 {
         let peer = role.peer();
-        let mut rung = 0;
+        let (mut rung, mut since) = (0, None);
         let stamp = Some(Stamp { told, now: K::cycles_in_order });
         let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
         ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
+            if rung == 1 && self.is_foreign() {
+                since = Some(K::thread_usage().0);
+            }
             rung += 1;
             match sleeper {
                 Sleeper::Bell(_, q) => poller::ring_at(q),
                 Sleeper::Word(w) => K::wake(w),
             }
         });
+        if let Some(since) = since {
+            self.weigh(K::thread_usage().0.saturating_sub(since));
+        }
         rung
+    }
+
+    /// A doorbell is a socket of its owner's, whose filter runs at the cost of whoever rings: so does the kernel run a TCP socket's when
+    /// somebody sends to it over the loopback. But a peer can have 64 doorbells for a connection. Of another user's, all but
+    /// the first took `ns` of this thread's time: a peer whose doorbells are dear again and again goes to the kernel.
+    #[cold]
+    fn weigh(&self, ns: u64) {
+        const DEAR_NS: u64 = 100_000;
+        if ns > DEAR_NS && slow::note_dear(&self.dear, self.peer_uid.load(Relaxed)) {
+            self.shun();
+        }
     }
 
     /// Tells our own side: this thread has changed what others of this process wait for.

@@ -10,7 +10,7 @@ use crate::endpoint::Ep;
 use crate::{acts, attach, config, custody, family, fds, leave};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
-use shmring::family::State;
+use shmring::family::{Reason, State};
 
 /// Where the bytes of a call go.
 pub enum Path {
@@ -80,9 +80,13 @@ pub unsafe fn carry(ep: Ep, fd: c_int, mut call: impl Call) -> isize {
 #[inline(always)]
 fn on_channel(ep: Ep, fd: c_int) -> Option<&'static Chan> {
     if family::is_recalled() {
-        leave::recall(ep, fd);
+        leave::recall(ep, fd, Reason::Recalled);
     }
-    ep.chan()
+    let chan = ep.chan();
+    if chan.is_some_and(Chan::is_shunned) {
+        leave::recall(ep, fd, Reason::Slow);
+    }
+    chan
 }
 
 /// Whether calls on it are the kernel's, at least now.

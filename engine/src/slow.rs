@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Users who have held up this process, and how often; the user is in the upper half, + 1.
 static SLOW: [AtomicU64; 32] = [const { AtomicU64::new(0) }; 32];
@@ -23,6 +23,16 @@ pub fn timed(user: u32, call: impl FnOnce()) {
     if after.1 != before.1 || after.0.saturating_sub(before.0) > LONG_NS / 2 {
         note_wait(user);
     }
+}
+
+/// Notes that processes of `user` make whoever deals with them pay too much. True: so often that it is to end.
+pub fn note_dear(times: &AtomicU32, user: u32) -> bool {
+    const MOST: u32 = 16;
+    let ends = times.fetch_add(1, Relaxed) == MOST;
+    if ends {
+        (0..TIMES).for_each(|_| note_wait(user));
+    }
+    ends
 }
 
 fn note_wait(user: u32) {

@@ -7,6 +7,7 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector retain   reads nothing of what it is sent on 300 connections, nor closes them, and says how many bytes that are
     connector punch    tries to give up parts of the memory, once it is in use
     connector unsealed gives up all of the memory again and again, and never seals it
+    connector bells    sleeps on 63 doorbells at a time, whose filters take as long as they can
     connector narrow   says, of both ends, that hardly a byte may lie on the ring, when more does
     connector reset    is not hostile at all: resets its connection
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
@@ -149,6 +150,8 @@ def connector():
         return punch(c, taken)
     if way == "charge":
         return charge(c, taken, sent)
+    if way == "bells":
+        return bells(c, taken)
     if way == "narrow":
         return narrow(c, taken)
     if way == "journal":
@@ -369,6 +372,34 @@ def retain():
     # The last one's RST may be about to come; the first one is long over by then.
     ends = [is_reset(c, 30_000 if c is kept[-1] else 0) for c in reversed(kept)][::-1]
     print("megabytes", sum(os.fstat(fd).st_blocks for fd in memories) * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
+
+
+def bells(c, slot):
+    # BPF_LD | BPF_ABS of a random number, again and again; then the whole message is taken.
+    costly = struct.pack("=HBBI", 0x20, 0, 0, 0xFFFFF038) * 4000 + struct.pack("=HBBI", 6, 0, 0, 0xFFFFFFFF)
+    program = ctypes.create_string_buffer(costly, len(costly))
+    for p in range(63):
+        s, name = mailbox()
+        s.setsockopt(socket.SOL_SOCKET, 26, struct.pack("=HxxxxxxQ", 4001, ctypes.addressof(program)))
+        keep.append(s)
+        struct.pack_into("<QQ", memory, known["queues"] + 64 * p + 16, name, 1)
+    store(slot, "side", "pollers", (1 << 63) - 1)
+    c.settimeout(30)
+    for i in range(400):
+        for p in range(63):
+            struct.pack_into("<I", memory, known["queues"] + 64 * p, 1)
+        tail = load(slot, "producer", "tail", ACCEPTOR)
+        c.sendall(b"%8d" % i)
+        until = time.monotonic() + 30
+        while load(slot, "producer", "tail", ACCEPTOR) == tail and time.monotonic() < until:
+            if load(slot, "side", "down", ACCEPTOR):
+                # It has gone to the kernel, and so do its answers, those that were not read on the ring first.
+                answers = b""
+                while not answers.endswith(b"%8d" % i):
+                    answers += c.recv(4096)
+                print("on the kernel", flush=True)
+                return
+    print("rung for ever", flush=True)
 
 
 def narrow(c, slot):

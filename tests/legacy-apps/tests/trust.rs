@@ -111,6 +111,7 @@ fn known() -> String {
         ("consumer", offset_of!(layout::SlotHeader, consumer)),
     ];
     let fields = [
+        ("pollers", offset_of!(layout::Side, pollers)),
         ("up", offset_of!(layout::Side, up)),
         ("down", offset_of!(layout::Side, down)),
         ("rewind", offset_of!(layout::Side, rewind)),
@@ -309,6 +310,25 @@ fn a_peer_that_gives_up_memory() {
             _ => assert_eq!(said, "has the memory\nnot offered a slot"),
         }
     }
+}
+
+/// A peer of another user has whoever tells it of news pay for the filters of many doorbells. It goes to the kernel, and gets no
+/// connections any more.
+#[test]
+fn a_peer_whose_doorbells_are_dear() {
+    if !is_several_users() {
+        return;
+    }
+    let user = Hostile::user(6);
+    let lab = Lab::new("bells", Mode::Both);
+    let port = free_port().to_string();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let hostile = lab.run("hostile", &mut user.peer(&lab, &["connector", "bells", &port])).success();
+    drop(victim);
+    let log = std::fs::read_to_string(lab.path("culvert.log")).expect("culvert's log");
+    assert_eq!(hostile.text(), "on the kernel", "{log}");
+    assert!(log.contains("holds up this process"), "{log}");
 }
 
 /// A peer of another user holds the lock of the memory that it passes on, so that whoever seals it waits. It is noticed, and gets no
