@@ -134,6 +134,8 @@ pub trait Kernel {
     fn punch_hole(fd: i32, part: Range<usize>);
     /// What this thread has used of the CPU, nanoseconds, and how often it has waited for something.
     fn thread_usage() -> (u64, u64);
+    /// What this thread has used of the CPU up to this moment, nanoseconds.
+    fn thread_time() -> u64;
     /// `len` zeros of this process's own, at an address of the kernel's choice.
     fn zeros(len: usize) -> Option<*mut u8>;
     /// A file's bytes from `offset` on, at an address of the kernel's choice.
@@ -392,6 +394,9 @@ mod linux {
         }
         fn thread_usage() -> (u64, u64) {
             lnx::thread_usage()
+        }
+        fn thread_time() -> u64 {
+            lnx::thread_time()
         }
         fn zeros(len: usize) -> Option<*mut u8> {
             memory::map(0, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)

@@ -43,7 +43,7 @@ impl Chan {
         let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
         ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
             if rung == 1 && self.is_foreign() {
-                since = Some(K::thread_usage().0);
+                since = Some(K::thread_time());
             }
             rung += 1;
             match sleeper {
@@ -52,7 +52,7 @@ impl Chan {
             }
         });
         if let Some(since) = since {
-            self.weigh(K::thread_usage().0.saturating_sub(since));
+            self.weigh(K::thread_time().saturating_sub(since));
         }
         rung
     }

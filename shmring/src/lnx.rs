@@ -251,6 +251,14 @@ pub fn thread_usage() -> (u64, u64) {
     (ns(u.ru_utime) + ns(u.ru_stime), u.ru_nvcsw as u64)
 }
 
+/// What the calling thread has used of the CPU, nanoseconds, up to this moment (getrusage(2) counts to the last tick).
+pub fn thread_time() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
 /// Real, effective and saved user id of the calling thread; `None` if the kernel does not say.
 pub fn users() -> Option<[u32; 3]> {
     let mut ids = [0u32; 3];

@@ -117,7 +117,7 @@ pub unsafe fn recv(
     }
     loop {
         let want = if peek { b.len } else { b.len - total };
-        if dozing && total == 0 && family::is_recalled() && family::is_due(ep, Reason::Recalled) {
+        if dozing && total == 0 && family::is_recalled() && family::is_due(ep, shmring::family::Reason::Recalled) {
             return RESTART;
         }
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return -libc::EBADF as isize };

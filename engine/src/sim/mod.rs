@@ -599,6 +599,9 @@ impl Kernel for Simulated {
     fn thread_usage() -> (u64, u64) {
         (0, 0)
     }
+    fn thread_time() -> u64 {
+        0
+    }
     fn punch_hole(fd: i32, part: Range<usize>) {
         if let Some(file) = state().file(fd) {
             assert!(part.end <= file.len);
