@@ -585,3 +585,24 @@ impl Chan {
         self.slot_ep.iter().all(|s| s.load(Relaxed).is_none())
     }
 }
+
+/// What each process has for itself; of channels, of all that any process has had.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    LOCK.words(each);
+    each((&LEFT).into());
+    each((&UNUSED).into());
+    for c in (0..HIGH.load(Relaxed) as usize).filter_map(entry) {
+        let small =
+            [&c.mapped, &c.role, &c.ring, &c.peer_uid, &c.peer_pid, &c.foreign, &c.inherited, &c.unused, &c.sealed];
+        small.into_iter().chain(&c.left).for_each(|w| each(w.into()));
+        c.slot_ep.iter().for_each(|w| each(w.into()));
+        [&c.id, &c.inode, &c.peer_mailbox, &c.used, &c.noted, &c.alive].into_iter().for_each(|w| each(w.into()));
+        each((&c.memfd).into());
+        each((&c.base).into());
+        for b in c.bulk.iter().flatten() {
+            each((&b.at).into());
+            each((&b.len).into());
+        }
+    }
+}

@@ -276,3 +276,30 @@ pub fn take_kept(ep: Ep) -> Option<i32> {
     }
     Some(ep.kept.swap(0, Relaxed) as i32).filter(|e| *e != 0)
 }
+
+/// What each process has for itself, as far as tests go.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    for l in &LOCALS[..80] {
+        each((&l.refs).into());
+        each((&l.chan).into());
+        each((&l.watches).into());
+        each((&l.stage).into());
+        each((&l.peer_cookie).into());
+        each((&l.peer_uid).into());
+        each((&l.fd).into());
+        each((&l.blocking).into());
+        each((&l.offered).into());
+        each((&l.kept).into());
+        each((&l.asked).into());
+        each((&l.answers).into());
+        each((&l.inherited).into());
+        each((&l.alone).into());
+        each((&l.lingers).into());
+        each((&l.awaited).into());
+        each((&l.awaited_by).into());
+        each((&l.awaited_life).into());
+        each((&l.awaited_at).into());
+        each((&l.awaited_kept).into());
+    }
+}

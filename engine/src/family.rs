@@ -408,3 +408,11 @@ pub fn held() -> impl Iterator<Item = Ep> {
     let n = header().map_or(0, |h| h.high.load(Acquire)).min(ENDPOINTS as u32);
     (0..n).map(Ep::from_index).filter(|e| e.local().refs.load(Relaxed) > 0)
 }
+
+/// What each process has for itself.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    each((&CHILD).into());
+    each((&UNPLACED).into());
+    each((&LEAVING).into());
+}

@@ -99,6 +99,12 @@ impl Lock {
         self.0.store(0, Relaxed);
     }
 
+    /// What each process has for itself.
+    #[cfg(test)]
+    pub fn words(&'static self, each: &mut dyn FnMut(crate::sim::process::Word)) {
+        each((&self.0).into());
+    }
+
     /// See [`free_after_vfork`].
     pub fn free_after_vfork(&self) {
         free(&self.0, 0);

@@ -282,3 +282,14 @@ fn turn_lock() -> bool {
 }
 
 const _: () = assert!(MEMBERS <= 256);
+
+/// What each process has for itself.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    each((&MYSELF).into());
+    for b in &BIRTHS {
+        each((&b.place).into());
+        each((&b.theirs).into());
+        each((&b.ours).into());
+    }
+}

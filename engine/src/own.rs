@@ -118,3 +118,14 @@ pub fn place(fd: i32) -> i32 {
     put(high, OURS);
     high
 }
+
+/// What each process has for itself, as far as tests go.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    // Their numbers are with those whose they are; that they are kept is the same word.
+    for kept in &KEPT[..64] {
+        // SAFETY: a pointer as a pointer to something else, which nobody reads by it.
+        let word: &'static AtomicPtr<u8> = unsafe { &*core::ptr::from_ref(kept).cast() };
+        each(word.into());
+    }
+}

@@ -281,3 +281,16 @@ pub fn generation_alone() -> u32 {
     static LAST: AtomicU32 = AtomicU32::new(0);
     (LAST.fetch_add(1, Relaxed).wrapping_add(1) & !DOZING).max(1)
 }
+
+/// What each process has for itself, as far as tests go.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    each((&RINGER).into());
+    each((&SILENT).into());
+    for b in ALL.iter().map(|p| &p.bell).chain(&THREADS[..16]) {
+        each((&b.fd).into());
+        each((&b.name).into());
+        each((&b.key).into());
+        each((&b.used).into());
+    }
+}

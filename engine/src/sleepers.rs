@@ -170,3 +170,9 @@ fn hexadecimal(digits: &[u8]) -> usize {
     let digits = digits.iter().map_while(|b| (*b as char).to_digit(16));
     digits.fold(0, |n, d| n << 4 | d as usize)
 }
+
+/// What each process has for itself, as far as tests go.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    SLEEPERS[..16].iter().for_each(|s| each((&s.who).into()));
+}

@@ -38,3 +38,9 @@ pub fn put(fd: i32, word: u32) {
         }
     }
 }
+
+/// What each process has for itself, as far as tests go.
+#[cfg(test)]
+pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
+    WORDS[..400].iter().for_each(|word| each(word.into()));
+}

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod faults;
+pub mod process;
 pub mod tcp;
 pub mod world;
 
@@ -70,6 +71,10 @@ enum Object {
     Bell(u64, u64, bool),
     /// What rings.
     Ringer,
+    /// The reading end of a pipe, with the number of the writing end's object.
+    Reader(usize),
+    /// The writing end.
+    Writer,
 }
 
 /// What is a socket's, and not its connection's.
@@ -84,7 +89,15 @@ type Meanwhile = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
+    /// The process that runs, and the last that was made.
+    process: u32,
+    processes: u32,
+    /// Its descriptors.
     descriptors: BTreeMap<i32, usize>,
+    /// Those of others.
+    others: BTreeMap<u32, BTreeMap<i32, usize>>,
+    /// Bytes of files that are locked: file and byte, and by which process.
+    locks: BTreeMap<(usize, usize), u32>,
     objects: Vec<Option<Object>>,
     sockets: BTreeMap<usize, Socket>,
     connections: Vec<Tcp>,
@@ -100,6 +113,8 @@ struct State {
     pages: Option<usize>,
     /// Sleeps that lasted until their deadline.
     timeouts: u32,
+    /// Naps in which nothing happened.
+    naps: u32,
     /// Calls that fail, and how many have.
     plan: Option<Plan>,
     refused: u32,
@@ -124,8 +139,9 @@ impl core::ops::DerefMut for Held {
 }
 
 fn state() -> Held {
+    process::call();
     let mut held = STATE.lock().unwrap_or_else(|e| e.into_inner());
-    held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, ..State::default() });
+    held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, process: 1, processes: 1, ..State::default() });
     Held(held)
 }
 
@@ -158,12 +174,27 @@ impl State {
         self.descriptors.insert(fd, self.objects.len() - 1);
         fd
     }
+    /// A descriptor of an object has been closed.
+    fn closed(&mut self, id: usize) {
+        let tables = self.others.values().chain([&self.descriptors]);
+        if tables.flat_map(BTreeMap::values).any(|other| *other == id) {
+            return;
+        }
+        let options = self.sockets.remove(&id).unwrap_or_default().options;
+        let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
+        // l_onoff and l_linger.
+        let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
+        if let Some(Object::Socket(connection, end)) = self.objects[id].take() {
+            self.connections[connection].close(end, abort);
+        }
+    }
     fn revents(&self, fd: i32, events: i16) -> i16 {
         match self.object(fd) {
             Some(&Object::Socket(connection, end)) => {
                 self.connections[connection].poll(end) & (events | libc::POLLHUP | libc::POLLERR)
             }
             Some(Object::Bell(_, _, rung)) if *rung => events & libc::POLLIN,
+            Some(Object::Reader(writer)) if self.objects[*writer].is_none() => libc::POLLHUP,
             Some(_) => 0,
             None if fd >= 0 => libc::POLLNVAL,
             None => 0,
@@ -261,6 +292,37 @@ impl Simulated {
         core::mem::take(&mut state().timeouts)
     }
 
+    /// The process that runs.
+    fn process() -> u32 {
+        state().process
+    }
+
+    /// A new process with the same descriptors; the old one goes on.
+    fn fork() -> u32 {
+        let mut s = state();
+        s.processes += 1;
+        let (child, descriptors) = (s.processes, s.descriptors.clone());
+        s.others.insert(child, descriptors);
+        child
+    }
+
+    /// Another process runs.
+    fn become_process(pid: u32) {
+        let mut s = state();
+        let theirs = s.others.remove(&pid).expect("a process");
+        let ours = core::mem::replace(&mut s.descriptors, theirs);
+        let was = core::mem::replace(&mut s.process, pid);
+        s.others.insert(was, ours);
+    }
+
+    /// A process that does not run ends.
+    fn end_process(pid: u32) {
+        let mut s = state();
+        s.locks.retain(|_, by| *by != pid);
+        let descriptors = s.others.remove(&pid).unwrap_or_default();
+        descriptors.into_values().for_each(|id| s.closed(id));
+    }
+
     /// Forgets what a test has left behind in the kernel.
     fn forget() {
         let mut s = state();
@@ -270,6 +332,7 @@ impl Simulated {
         s.pages = None;
         s.plan = None;
         s.timeouts = 0;
+        s.naps = 0;
     }
 
     /// Open descriptors of sockets and of files.
@@ -491,16 +554,10 @@ impl Kernel for Simulated {
     fn close(fd: i32) {
         let mut s = state();
         let Some(id) = s.descriptors.remove(&fd) else { return };
-        if s.descriptors.values().any(|other| *other == id) {
-            return;
-        }
-        let options = s.sockets.remove(&id).unwrap_or_default().options;
-        let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
-        // l_onoff and l_linger.
-        let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
-        if let Some(Object::Socket(connection, end)) = s.objects[id].take() {
-            s.connections[connection].close(end, abort);
-        }
+        // Any descriptor of a file takes the process's locks with it (fcntl(2)).
+        let process = s.process;
+        s.locks.retain(|(file, _), by| (*file, *by) != (id, process));
+        s.closed(id);
     }
     fn open(_: &CStr, _: i32) -> i32 {
         -libc::ENOENT
@@ -533,13 +590,23 @@ impl Kernel for Simulated {
         Some(st)
     }
     fn pipe() -> Option<[i32; 2]> {
-        None
+        let mut s = state();
+        if s.is_refused(Want::Descriptors) {
+            return None;
+        }
+        let writer = s.open(Object::Writer);
+        let id = s.descriptors[&writer];
+        Some([s.open(Object::Reader(id)), writer])
     }
-    fn lock_byte(_: i32, _: usize) -> bool {
-        true
+    fn lock_byte(fd: i32, at: usize) -> bool {
+        let mut s = state();
+        let (Some(&id), process) = (s.descriptors.get(&fd), s.process) else { return false };
+        *s.locks.entry((id, at)).or_insert(process) == process
     }
-    fn is_byte_locked(_: i32, _: usize) -> bool {
-        false
+    fn is_byte_locked(fd: i32, at: usize) -> bool {
+        let s = state();
+        let held = s.descriptors.get(&fd).and_then(|id| s.locks.get(&(*id, at)));
+        held.is_some_and(|process| *process != s.process)
     }
     fn lock_file(_: i32, _: i32, _: u64, _: u64) -> isize {
         0
@@ -699,7 +766,10 @@ impl Kernel for Simulated {
     unsafe fn cancellation_point() {}
     fn nap(ns: u64) {
         if !meanwhile() {
-            state().now += ns.max(1);
+            let mut s = state();
+            s.now += ns.max(1);
+            s.naps += 1;
+            assert!(s.naps < 200_000, "a wait that nobody ends");
         }
     }
     fn yield_cpu() {
@@ -748,7 +818,7 @@ impl Kernel for Simulated {
     }
 
     fn pid() -> u32 {
-        1
+        Self::process()
     }
     fn has_thread(_: u32) -> bool {
         true

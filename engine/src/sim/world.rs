@@ -2,7 +2,7 @@
 // Unsafe here: it calls what a program calls.
 #![allow(unsafe_code)]
 
-use super::Simulated;
+use super::{Simulated, process};
 use crate::channel::{self, Chan, Whole};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
@@ -30,6 +30,7 @@ pub const RING: usize = if cfg!(miri) { 8 << 10 } else { 64 << 10 };
 impl World {
     pub fn new() -> World {
         let one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+        process::forget();
         Simulated::forget();
         if !family::exists() {
             assert!(family::init());

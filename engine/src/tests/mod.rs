@@ -1,6 +1,7 @@
 //! Two endpoints on a simulated kernel: what each call comes to, and that nothing is left behind (`World`).
 
 mod closing;
+mod forks;
 mod leaving;
 mod many;
 mod paths;
