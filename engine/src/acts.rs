@@ -16,7 +16,8 @@ static BY_PORT: [[Coded<Option<Ep>>; 65536]; 2] = [const { [const { Coded::zero(
 
 /// `family::allocated` when [`learn`] last looked at the latest connections.
 static MET: AtomicU32 = AtomicU32::new(0);
-/// The same for all connections; when that was, and how long it took (cycles).
+/// `family::allocated` when [`learn`] last looked at all connections; the time stamp of that look, and the cycles that it
+/// took.
 static LEARNT: AtomicU32 = AtomicU32::new(0);
 static LEARNT_AT: AtomicU64 = AtomicU64::new(0);
 static LEARNING: AtomicU64 = AtomicU64::new(0);
@@ -118,7 +119,8 @@ pub fn before_filter() {
     }
 }
 
-/// The connector's port and the acceptor's. Two system calls, once; not behind a filter.
+/// The connector's port and the acceptor's. The kernel is asked once for each connection (two system calls), and not at all
+/// by a process that has installed a system-call filter.
 fn ports(ep: Ep, fd: i32) -> u32 {
     let known = ep.ports.load(Relaxed);
     if known != 0 || members::is_filtered() {
@@ -160,10 +162,10 @@ fn pass_on_new(chan: &Chan) {
     }
 }
 
-/// Learns which connections this process has, if there are new ones. False: there are none.
+/// Looks whether this process has connections that are not listed yet, and lists them. False: it has none.
 ///
-/// A peer of another user can open connections and note acts on others, so that each has us look here: at the latest
-/// connections then. All are looked at for a tenth of the time at most.
+/// A peer of another user can make us look here as often as it likes: it opens a connection, and notes acts on others. So
+/// only the latest connections are looked at each time, and all of them for no more than a tenth of the time.
 fn learn() -> bool {
     let (now, at) = (family::allocated(), K::cycles());
     let latest = MET.swap(now, Relaxed);

@@ -92,7 +92,7 @@ impl<F: Fn(&str) -> Option<&'static [u8]>> Variables for F {}
 
 /// Takes over the settings. Before anything else here is asked.
 pub fn init(variables: impl Variables) {
-    // First: they say where the rest's mistakes are told, and whether.
+    // First, since the log's variables say where mistakes in the others are reported, and whether.
     let logs = init_log(&variables);
     let s = Settings::read(&variables);
     RING.store(s.ring, Relaxed);
@@ -151,7 +151,7 @@ struct Settings {
     eager: bool,
     own_peers: bool,
     dir: Option<&'static [u8]>,
-    /// None of them has a value that it cannot have. What has is as if it were not set.
+    /// False: a variable has a value that it cannot have. The setting is then as if the variable were not set.
     right: bool,
 }
 

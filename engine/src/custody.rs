@@ -31,27 +31,30 @@ use core::sync::atomic::{AtomicBool, AtomicI32};
 use shmring::family::{FOREIGN, LEAKED, OPEN, Reason, State, UP};
 use shmring::layout::Role;
 
-/// From here on: of an end of a pair, its number; of a TCP socket, twice the number of the end into which its only reference
-/// went, + 1 if this side has accepted it.
+/// Locks from this offset on. On an end of a pair: the offset is the end's number. On a TCP socket: twice the number of the
+/// end into which its only reference was sent, and one more if this side has accepted the connection.
 const WAY: u64 = 1 << 60;
-/// From here on, of an end: a process has become another program, of this process id and path, which has not shown that it
-/// runs under culvert ([`expected`]).
+/// Locks from this offset on, on an end of a pair: a process that had the end has become another program, and that program
+/// has not shown yet that it runs under culvert. The offset tells the process id and a digest of the program's path
+/// ([`expected`]).
 const EXPECTED: u64 = 1 << 61;
-/// Of an end: somebody may read there without telling. Of a TCP socket: somebody has sent it on who was not alone.
+/// A lock here, on an end of a pair: somebody may receive there without telling. On a TCP socket: a process has sent it on
+/// that was not its only holder.
 const SPOILT: u64 = 1 << 62;
-/// Cookies beyond do not fit. The kernel counts them up from 1.
+/// Cookies from this one on do not fit below [`EXPECTED`]. The kernel counts cookies up from 1.
 const COOKIES: u64 = 1 << 56;
-/// Descriptors of ends that a program image inherits under higher numbers are not looked for.
+/// Ends of pairs that a program image has inherited are looked for among the descriptors below this one.
 const INHERITED: c_int = 64;
 
-/// Whether this process has had an end of a pair that carries marks. Without one nothing here concerns it.
+/// Whether this process has had an end of a pair that carries marks. If it has not, nothing in this module concerns it.
 static ANY: AtomicBool = AtomicBool::new(false);
-/// Calls that do not pass here may use any descriptor: what this process counts says nothing.
+/// Calls that do not pass through this library may use any descriptor of this process, so what it counts proves nothing.
 static BLIND: AtomicBool = AtomicBool::new(false);
 /// One more than the highest number that an end may have.
 static HIGH: AtomicI32 = AtomicI32::new(INHERITED);
 
-/// See [`ANY`]. Not in a process that may make no call of its own any more: it has spoilt its ends, and attaches nothing.
+/// See [`ANY`]. False in a process that must make no system call of culvert's own any more: it has spoilt its ends, and
+/// attaches nothing.
 #[inline]
 pub fn any() -> bool {
     ANY.load(Relaxed) && !members::is_filtered()
@@ -94,7 +97,7 @@ pub fn paired(a: c_int, b: c_int) {
     if !config::enabled() || members::is_filtered() || BLIND.load(Relaxed) {
         return;
     }
-    // In this order: a fork finds it set.
+    // Set before the ends are marked, so that a child that another thread forks meanwhile finds it set.
     ANY.store(true, Relaxed);
     number(a.max(b));
     // The other one has no mark yet: an end that has one has a sibling that had it, too.
@@ -109,7 +112,7 @@ fn ends() -> impl Iterator<Item = c_int> {
     (0..all).filter(|fd| fds::get(*fd) == Kind::Other && end(*fd).is_some())
 }
 
-/// From now on calls that do not pass here may use any descriptor.
+/// From now on calls that do not pass through this library may use any descriptor of this process.
 pub fn spoil_all() {
     BLIND.store(true, Relaxed);
     ends().for_each(|fd| _ = mark(fd, SPOILT));
@@ -133,13 +136,13 @@ pub fn before_spawn() {
     ends().filter(|fd| inherits(*fd)).for_each(|fd| _ = mark(fd, SPOILT));
 }
 
-/// What stands for this process as a program that was started by `path`.
+/// Where the mark of this process lies once it has become the program in `path`.
 fn expected(path: &CStr) -> u64 {
     let hash = path.to_bytes().iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
     own() + u64::from(hash)
 }
 
-/// Where the marks of this process as another program are.
+/// The first offset at which this process, as another program, may have a mark.
 fn own() -> u64 {
     // Process ids have 22 bits (PID_MAX_LIMIT).
     EXPECTED + (u64::from(K::pid()) << 32)
@@ -155,7 +158,7 @@ pub fn before_exec(path: Option<&CStr>, preloaded: bool) {
     }
 }
 
-/// ... and has not become it.
+/// The exec that [`before_exec`] announced has failed: the marks are taken away.
 pub fn exec_failed() {
     ends().for_each(|fd| _ = K::lock_file(fd, libc::F_UNLCK, own(), 1 << 32));
 }
@@ -205,13 +208,14 @@ pub fn sending(socket: c_int, fd: c_int) {
     };
     ep.way.store(end ^ 1, Relaxed);
     ep.cookie.store(cookie, Relaxed);
-    // Before it goes: a reference that was sent by another thread is counted by the time this one closes its own.
+    // Counted before the message is sent: when another thread closes the last descriptor, it sees the count of every
+    // reference that was sent.
     if ep.custody.fetch_add(1, Relaxed) != 0 {
         leak(ep);
     }
 }
 
-/// Processes outside of the family may hold `ep`.
+/// From now on processes outside of the family may hold `ep`.
 pub fn leak(ep: Ep) {
     ep.custody.fetch_or(LEAKED, Relaxed);
 }
@@ -249,7 +253,7 @@ pub fn is_connection(fd: c_int) -> bool {
     is_tcp(fd) && lifeline::is_established(fd)
 }
 
-/// `ep` came at this end. Its sender is not through with it yet, as far as is known.
+/// `ep` came in a message at this end of a pair. Its sender may still hold it, until the mark says that it does not.
 pub fn arrived(ep: Ep, fd: c_int, end: u64) {
     ep.way.store(end, Relaxed);
     ep.custody.store(FOREIGN, Relaxed);
@@ -275,7 +279,7 @@ pub fn is_ours(ep: Ep, fd: c_int) -> bool {
     let Some(accepted) = [false, true].into_iter().find(|a| marked(fd, at + u64::from(*a), 1).is_some()) else {
         return false;
     };
-    // It has served: who gets the socket next must not find it.
+    // The mark has served. It is taken away, or the next process that gets the socket would believe it.
     K::lock_file(fd, libc::F_UNLCK, WAY, WAY);
     if custody != FOREIGN || marked(fd, SPOILT, 1).is_some() {
         ep.pin(Reason::Inherited);

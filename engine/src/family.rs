@@ -37,10 +37,11 @@ pub fn allocated() -> u32 {
     ALLOCATED.load(Acquire)
 }
 
-/// The records of the last of them, each at its number modulo their number.
+/// The records of the last 16 of them: that of number `n` in place `n % 16`.
 static RECENT: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
 
-/// Those that this process has begun to hold after the first `since`, as far as that is remembered.
+/// The connections that this process has begun to hold since [`allocated`] was `since`: the last 16 of them, if there are
+/// more.
 pub fn recent(since: u32) -> impl Iterator<Item = Ep> {
     let now = allocated();
     let n = now.wrapping_sub(since).min(RECENT.len() as u32);
@@ -383,7 +384,8 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
     l.peer_cookie.store(0, Relaxed);
     l.fd.store(fd, Relaxed);
     ep.state.store(state as u32, Release);
-    // Two threads at once may take the same place: then one is only found by who looks at all.
+    // Two threads that allocate at the same time may write the same place: one of the two records is then found only by
+    // those who look at all.
     RECENT[ALLOCATED.load(Relaxed) as usize % RECENT.len()].store(ep.index(), Relaxed);
     ALLOCATED.fetch_add(1, Release);
     Some(ep)

@@ -40,7 +40,8 @@ pub fn allows(bytes: usize) -> bool {
     true
 }
 
-/// Whether closed connections may leave `bytes` for peers who take their time: a quarter of what rings may take.
+/// Whether closed connections may leave `bytes` in all on their rings, for peers that have not read them yet: a quarter of
+/// what rings may take.
 pub fn allows_left(bytes: u64) -> bool {
     const PART_LEFT: u64 = 4;
     members::is_filtered() || bytes <= spare() / PART_LEFT

@@ -232,13 +232,13 @@ pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isiz
 
 /// A `recvmmsg` that has received messages ends with an error, which is kept for the next call (do_recvmmsg: `sk_err`).
 pub fn keep_error(fd: c_int, errno: c_int) {
-    /// What the kernel keeps of an interrupted call that it would start again (linux/errno.h), and tells.
+    /// The error that the kernel keeps, and reports, of an interrupted call that it would start again (linux/errno.h).
     const ERESTARTSYS: c_int = 512;
     let Some(ep) = fds::endpoint(fd).filter(|ep| ep.state() == State::Attached) else { return };
     match errno {
         libc::EAGAIN => {}
         libc::EINTR if lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none() => ep.kept.store(ERESTARTSYS as u32, Relaxed),
-        // The connection has ended by it.
+        // This error has ended the connection.
         libc::ECONNRESET | libc::EPIPE | libc::ETIMEDOUT
             if ep.latched.load(Relaxed) != 0 || lifeline::look(fd, 0) & libc::POLLHUP != 0 =>
         {

@@ -245,8 +245,8 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
 pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());
     K::disconnect(fd);
-    // Of a connection that had ended before, and whose error was asked for, there is no error now (tcp_disconnect). Who reads it
-    // is told ENOTCONN then, which is no end of a stream.
+    // If the connection had ended before, and its error was asked for, the socket has no error now (tcp_disconnect). A
+    // program that reads it is told ENOTCONN, and does not take that for the end of the stream.
     if look(fd, 0) & libc::POLLERR != 0 {
         K::shutdown(fd, libc::SHUT_RDWR);
     }

@@ -36,7 +36,8 @@ pub fn part() {
         |_| leave::Unread::Rewind,
         |fd| fds::endpoint(fd).is_some_and(|ep| ep.state() == State::Attached && !stays(ep)),
     );
-    // The rest of the family does not know of this holder any more, nor this one of them: neither may attach it.
+    // From now on the rest of the family does not know that this process holds these connections, and this one does not know
+    // of the rest: neither may attach them.
     for ep in family::held().filter(|ep| !stays(*ep)) {
         slots::give_up(ep, Reason::Shared);
         custody::leak(ep);
@@ -59,7 +60,8 @@ pub fn part() {
 fn take_records() -> bool {
     let Some((fd, new)) = memory() else { return false };
     let slots = slots::lock();
-    // No other thread is in the middle of a step. One of another process may be, and be stopped there: that step is not ours.
+    // Once both tokens of a connection are taken, no other thread of this process is in the middle of a step at it. A thread
+    // of another process may be, and may be stopped there: its step is at the family's record, not at our copy.
     let taken = family::held().filter(|ep| ep.state() == State::Attached).map(own_both).sum::<u32>();
     let gone = copy(new);
     // SAFETY: the range is the family's memory, mapped for ever; what anybody relies on has been copied.
@@ -140,7 +142,8 @@ fn copy(new: *mut u8) -> bool {
             to.generation.store(ep.generation.load(Relaxed), Relaxed);
             let others = ep.holders.iter().any(|w| w.load(Relaxed) != 0)
                 && ep.holders[me / 64].load(Relaxed) >> (me % 64) & 1 == 0;
-            // What is neither is in a thread's hands, which begins or ends a connection of this process's in it.
+            // A record that others do not hold and that is not on the list of free ones is being filled or emptied by a
+            // thread of this process.
             if others || free.get(i as usize / 64).is_some_and(|w| w.load(Relaxed) >> (i % 64) & 1 != 0) {
                 to.next_free.store(first, Relaxed);
                 first = Some(i);
@@ -164,8 +167,8 @@ fn copy(new: *mut u8) -> bool {
     gone
 }
 
-/// Whether nothing of a connection is on a ring any more that others of the family have. A thread that sleeps on it goes on
-/// with what it knows.
+/// Whether a connection that others of the family hold, too, has left its ring altogether. Not while a thread sleeps on it:
+/// that goes on with the channel that it knows.
 fn has_gone(ep: Ep) -> bool {
     ep.state() == State::Attached && !stays(ep) && leave::has_left(ep) && !sleepers::slept_on(ep)
 }
@@ -175,7 +178,7 @@ fn free_records(h: &FamilyHeader) -> &'static [AtomicU64; ENDPOINTS / 64] {
     static FREE: [AtomicU64; ENDPOINTS / 64] = [const { AtomicU64::new(0) }; ENDPOINTS / 64];
     FREE.iter().for_each(|w| w.store(0, Relaxed));
     let mut at = h.free.load(Acquire).first;
-    // Others change it meanwhile.
+    // Other processes change the list meanwhile, so it may lead in a circle: as many steps as there are records.
     for _ in 0..ENDPOINTS {
         let Some(i) = at.filter(|i| (*i as usize) < ENDPOINTS) else { break };
         FREE[i as usize / 64].fetch_or(1 << (i % 64), Relaxed);

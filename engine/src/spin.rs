@@ -33,7 +33,7 @@ const TAKEN_UP_US: u64 = 2;
 static ONLINE: AtomicU32 = AtomicU32::new(0);
 /// Nobody spins before this time (cycles): the CPUs were crowded a moment ago.
 static QUIET_UNTIL: AtomicU64 = AtomicU64::new(0);
-/// Length of that pause, microseconds; 0 before a spinner was robbed.
+/// How long the last such pause was, microseconds; 0: no spinner was robbed of its CPU yet.
 static QUIET_US: AtomicU64 = AtomicU64::new(0);
 /// The first pause, and the longest: it doubles as long as a spin after it is robbed of a slice again.
 const QUIET: [u64; 2] = [20_000, 1_000_000];
@@ -58,9 +58,9 @@ fn robbed(since: u64, rate: u64) {
     QUIET_UNTIL.store(now + us * rate, Relaxed);
 }
 
-/// Whether spinning is out of the question at time `now`. The kernel is asked now and then how many threads want to run: a
-/// spinner is not always robbed where others wait for its CPU. Hundreds of threads that run for microseconds each let it
-/// spin, and it even wins, but what it spins away they could have used.
+/// Whether nobody may spin at time `now`. Being robbed of the CPU does not show all of it: hundreds of threads that each run
+/// for microseconds let a spinner have its CPU, and it even wins, but they could have used the time. So the kernel is asked
+/// now and then how many threads want to run.
 fn quiet(now: u64, rate: u64) -> bool {
     if now < QUIET_UNTIL.load(Relaxed) {
         return true;
@@ -85,9 +85,9 @@ fn quiet(now: u64, rate: u64) -> bool {
 /// When the kernel is asked next (cycles): before the first spin of all, after a pause, and this long after the last time.
 static LOOK_AT: AtomicU64 = AtomicU64::new(0);
 const LOOK_US: u64 = 2000;
-/// Until a first look that found the CPUs crowded is confirmed.
+/// How long after a first look that found the CPUs crowded the second one follows, which confirms it.
 const LOOK_AGAIN_US: u64 = 200;
-/// Not 0: the next look that finds them crowded is believed. So is the first of all.
+/// Not 0: the next look that finds the CPUs crowded is believed, without a second one. So is the first look of all.
 static SUSPECT: AtomicU32 = AtomicU32::new(1);
 
 /// Whether more threads want to run on the machine than it has CPUs. False where nothing tells.

@@ -29,14 +29,15 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
     custody::before_exec(path, preloaded);
     // stdio would read the standard streams behind our back, even in an image that loads us.
     let goes_on = tls().vfork.get() != 0;
-    // What the next image is handed, no other process that holds the connection can read: not the one that waits for its
-    // child of vfork either.
+    // What the next image is handed no other process reads that holds the connection: not even the one that waits for its
+    // child of vfork.
     let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
     let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     let mut passed = handoff::Passed::new(goes_on);
     // The child of vfork closes nothing of its parent's.
     if !goes_on {
-        // Before they leave with a set that survives: what lies unread counts, also if the peer is asked to take it back.
+        // Asked before connections leave with an epoll set that survives the exec: what lies unread now counts, even if the
+        // peer is asked to take it back.
         for ep in family::held() {
             closes(ep, &mut passed);
         }

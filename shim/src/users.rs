@@ -7,10 +7,11 @@ use libc::c_int;
 use rendezvous::uid;
 use shmring::lnx;
 
-/// Runs a call that may change the user ids of this process. What a process is trusted with goes by the best of its three:
-/// a server that takes on a client's for a moment (`seteuid`) stays who it is.
+/// Runs a call that may change the user ids of this process. The strongest of its three user ids says what it is trusted
+/// with: a server that takes on a client's effective id for a moment (`seteuid`) has given up nothing.
 pub fn watch(call: impl FnOnce() -> c_int) -> c_int {
-    // A child of vfork runs on its parent's memory, until it runs another program.
+    // A child of vfork runs on its parent's memory until it executes a program: leaving the family there would take the
+    // parent out of it.
     if !config::enabled() || !family::exists() || tls().vfork.get() != 0 || engine::members::is_filtered() {
         return call();
     }

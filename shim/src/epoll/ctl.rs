@@ -127,8 +127,8 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
     kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
 }
 
-/// The same for a watch whose number was closed while its file lives on: the kernel knows the registration by both, so the
-/// file gets that number once more for the moment. Not where another file has it by now.
+/// The same for a watch whose number was closed while its file lives on. The kernel knows a registration by number and file,
+/// so the file gets that number once more for the moment; not if another file has it by now.
 fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
     let was = w.was.load(Relaxed) as c_int;
     let Some(ep) = w.ep.load(Relaxed) else { return false };
@@ -470,9 +470,9 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
             None
         }
     };
-    // What is still in its place belongs to a file that is gone.
+    // A watch that still stands in this place was of a file that is closed by now.
     unlink(i, fd, w);
-    // It may listen.
+    // The new watch may be of a listening socket: the list of those is to be made anew.
     s.listed.store(0, Relaxed);
     w.events.store(want.events, Relaxed);
     w.data.store(want.u64, Relaxed);
@@ -492,8 +492,9 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
 
 /// Whether the connection's watches allow it to be attached now.
 ///
-/// A oneshot that is armed may fire in the kernel while it is taken over; nobody could tell whether it did.
-/// One that has fired rests until the program arms it: and who has its event usually does the next I/O.
+/// A oneshot that is armed may fire in the kernel while its watch is taken over, and nobody could tell whether it did: not
+/// then. One that has fired rests until the program arms it, and the thread that got its event usually makes the next call
+/// on the connection: then it may.
 pub fn may_attach(ep: Ep) -> bool {
     let mut may = true;
     each(ep, |set, fd, w| {

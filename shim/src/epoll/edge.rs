@@ -25,7 +25,8 @@ pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
 /// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
 /// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
 ///
-/// `told`: by the sender, of its stream; then the end of it is one each time. Who only looks sees it all the time.
+/// `told`: the sender has told of news of its stream. Then the end of the stream is an edge each time that it does; to a
+/// caller that only looks, the end shows all the time, and is none.
 pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {

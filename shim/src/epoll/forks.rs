@@ -48,8 +48,8 @@ pub(super) fn before_fork() {
     }
 }
 
-/// This process leaves its family: it keeps no memory of sets that others have. They have been handed over. The kernel's sets
-/// go on to be shared, and others' doorbells are in them: what they report is still sifted here.
+/// This process leaves its family, and keeps no memory of sets that others have; they have been handed over before. The
+/// kernel's sets stay shared, with others' doorbells in them, so what the kernel reports of them is still sifted here.
 pub(super) fn part() {
     for (i, s) in TABLE.iter().enumerate().filter(|(_, s)| s.may_be_others()) {
         for (fd, _, ep) in s.watches() {
@@ -58,7 +58,7 @@ pub(super) fn part() {
         while s.pop().is_some() {}
         s.attached.store(0, Relaxed);
         s.forgive();
-        // A thread may be waiting on it: it finds an empty set.
+        // Replaced, not unmapped: a thread of this process that waits on the set finds an empty one.
         let anew = |p: *mut u8, len: usize| {
             let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
             p.is_null() || memory::map(p.addr(), len, kind, -1, 0).is_some()
@@ -97,14 +97,14 @@ pub(super) fn after_fork_child() {
         ep.local().watches.store(None, Relaxed);
     }
     for (i, s) in TABLE.iter().enumerate() {
-        // Never used, or forgotten. Written, they would cost every child a megabyte of its own.
+        // Never used, or forgotten. Sets of which a word is written cost every child pages of its own: a megabyte for all.
         if s.used.load(Relaxed) == 0 && s.common.load(Relaxed).is_null() {
             continue;
         }
         s.own.reset();
         s.sleepers.store(0, Relaxed);
         if !s.made() {
-            // What the parent will use for a set of its own.
+            // A set that was being made: its memory is what the parent will use for a set of its own.
             s.disown();
             continue;
         }

@@ -191,7 +191,7 @@ pub fn part() {
     }
     forks::part();
     for fd in 0..fds::high() {
-        // There was no memory for it.
+        // `forks::part` had no memory for it.
         if matches!(fds::get(fd), Kind::Epoll(i) if TABLE[i].used.load(Relaxed) == 0) {
             fds::set(fd, Kind::Other);
         }
@@ -239,7 +239,8 @@ pub fn touched(ep: Ep) {
     look_again(ep, 0);
 }
 
-/// Its sending direction has gone to the kernel, with no room on the ring: who waits for room is to look again, also for edges.
+/// The connection's sending direction has gone to the kernel, when the ring had no room: whoever waits for room is to look
+/// again, and so are edge-triggered watches.
 pub fn gave_way(ep: Ep) {
     look_again(ep, edge::WRITE);
 }

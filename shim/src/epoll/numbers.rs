@@ -85,12 +85,12 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
     }
     if w.flags.load(Relaxed) & TAGGED == 0 {
         settle(s, epfd);
-        // The kernel's alone, for good.
+        // A watch that is the kernel's alone stays so for good.
         slots::give_up(ep, Reason::EpollShared);
         return unlink(set, fd, w);
     }
     if !s.spare().is_some_and(|(at, new)| displace(s, epfd, fd, (fd, w), (at, new), ep)) {
-        // There is no place for it: seldom enough to wait for the peer here.
+        // There is no place for the watch. That is so seldom that the peer may be waited for here.
         to_kernel(ep);
         give_back(s, epfd, fd, w);
         unlink(set, fd, w);
@@ -101,7 +101,7 @@ fn renumber(s: &Set, set: usize, fd: c_int, w: &Watch, ep: Ep) {
 pub fn number_back(ep: Ep, fd: c_int) {
     let mut from = 0;
     loop {
-        // One in each set, in their order: a watch that cannot be moved is not met again.
+        // One watch of each set, by the sets' order: a watch that cannot be moved is not found again.
         let mut found: Option<(usize, c_int)> = None;
         each(ep, |set, at, w| {
             if set >= from
@@ -121,7 +121,7 @@ pub fn number_back(ep: Ep, fd: c_int) {
             && w.was.load(Relaxed) == fd as u32
             && let Some(place) = s.make(fd)
         {
-            // What is still in its place belongs to a file that is gone.
+            // A watch that still stands in this place was of a file that is closed by now.
             unlink(set, fd, place);
             displace(s, epfd, fd, (at, w), (fd, place), ep);
             s.changed();
@@ -154,7 +154,7 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
     {
         poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
     }
-    // News that came while it had no place.
+    // News may have come while the watch had no place.
     note_edge(ep, new, false);
     s.push(to);
     if s.sleepers.load(SeqCst) > 0 {

@@ -21,7 +21,7 @@ impl Set {
             self.take_turn(fd);
             self.put(fd, self.last.load(Relaxed));
         } else if let Some(l) = self.link(fd).filter(|l| l.since.load(Relaxed) == 0) {
-            // In the list since an earlier report, at the place that the kernel would give it.
+            // It stands in the list since an earlier report, in the place that the kernel would give it.
             l.since.store(since, Relaxed);
         }
     }
