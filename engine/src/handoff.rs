@@ -24,7 +24,7 @@ use shmring::layout::{self, Arbiter, Role, SLOTS};
 use shmring::position::{RingPos, StreamPos};
 use shmring::switch::{self, RxPhase};
 use shmring::word::Code;
-use shmring::{ring, sys, syscall};
+use shmring::{lnx, ring, sys, syscall};
 
 /// So many memfds cross an exec at most.
 const NUMBERS: usize = 8;
@@ -54,26 +54,22 @@ fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     (n > 0).then_some((chan, slot, n))
 }
 
+/// Whether `fd` is open, and stays so across an exec.
+fn is_inherited(fd: i32) -> bool {
+    let flags = lnx::descriptor_flags(fd);
+    flags >= 0 && flags as i32 & libc::FD_CLOEXEC == 0
+}
+
 /// Every descriptor of this process, inheritable, that refers to the socket with this cookie. A child of
 /// vfork has descriptors that the table, its parent's, does not know.
 fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
-    (0..fds::high().max(1024)).filter(move |&fd| {
-        if fds::get(fd) == Kind::Ours {
-            return false;
-        }
-        // SAFETY: no memory is touched.
-        let f = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) };
-        f >= 0 && f as i32 & libc::FD_CLOEXEC == 0 && lifeline::cookie(fd) == Some(cookie)
-    })
+    (0..fds::high().max(1024))
+        .filter(move |&fd| fds::get(fd) != Kind::Ours && is_inherited(fd) && lifeline::cookie(fd) == Some(cookie))
 }
 
 /// Whether the next image has a descriptor of `ep`.
 pub fn survives(ep: Ep) -> bool {
-    (0..fds::high()).any(|fd| {
-        // SAFETY: no memory is touched.
-        fds::endpoint(fd) == Some(ep)
-            && unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GETFD) } & libc::FD_CLOEXEC as isize == 0
-    })
+    (0..fds::high()).any(|fd| fds::endpoint(fd) == Some(ep) && is_inherited(fd))
 }
 
 /// Bytes that the next image has got, and that nobody else may read: the parent of a forked child has the same
@@ -83,8 +79,8 @@ pub struct Passed {
     list: [(u32, RingPos, u64); SLOTS],
     lingering: usize,
     lingers: [(i32, libc::linger); SLOTS],
-    /// The memfds, under the numbers that they have across the exec; -1: none.
-    memfds: [i32; NUMBERS],
+    /// The memfds, under the numbers that they have across the exec.
+    memfds: [Option<i32>; NUMBERS],
     stdin: Option<Stdin>,
     /// This process reads on as well: what the next image gets is a copy.
     goes_on: bool,
@@ -95,8 +91,9 @@ struct Stdin {
     ep: Ep,
     /// Another descriptor of it, closed on exec.
     socket: i32,
-    /// Another one, that the next image has, so that the connection outlives its descriptor 0; -1: it has one anyhow.
-    kept: i32,
+    /// Another one, that the next image has, so that the connection outlives its descriptor 0; `None`: it has one
+    /// anyhow.
+    kept: Option<i32>,
     /// Where this process had read to, and how.
     head: RingPos,
     phase: RxPhase,
@@ -109,15 +106,12 @@ impl Stdin {
     /// another process's, and this one `goes_on`.
     fn take_back(&self, goes_on: bool) {
         if !self.taken || goes_on {
-            // SAFETY: descriptors of ours.
-            unsafe { syscall!(libc::SYS_dup3, self.socket, 0, 0) };
+            lnx::duplicate_to(self.socket, 0, 0);
             if !goes_on {
                 self.ep.rx_head.store(self.head, Relaxed);
                 self.ep.rx_phase.set(self.phase);
             }
-            if self.kept >= 0 {
-                sys::close(self.kept);
-            }
+            self.kept.map(sys::close);
         }
         sys::close(self.socket);
     }
@@ -133,7 +127,7 @@ impl Passed {
             list: [(0, RingPos::START, 0); SLOTS],
             lingering: 0,
             lingers: [(-1, none); SLOTS],
-            memfds: [-1; NUMBERS],
+            memfds: [None; NUMBERS],
             stdin: None,
             goes_on,
         }
@@ -159,16 +153,15 @@ impl Passed {
         let made =
             channel::new_memory(ring, 0, libc::F_SEAL_SEAL).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
         let chan = made.filter(|c| {
-            let free = self.memfds.iter_mut().find(|fd| **fd < 0);
-            let at = if free.is_some() { across(c.memfd.load(Relaxed)) } else { -1 };
-            if at < 0 {
+            let free = self.memfds.iter_mut().find(|fd| fd.is_none());
+            let crossed = free.is_some_and(|free| {
+                *free = across(c.memfd.load(Relaxed));
+                free.is_some()
+            });
+            if !crossed {
                 c.close();
-                return false;
             }
-            if let Some(free) = free {
-                *free = at;
-            }
-            true
+            crossed
         });
         held.release();
         chan
@@ -185,7 +178,7 @@ impl Passed {
 
     /// The exec has failed, or was another process's.
     pub fn take_back(&self) {
-        for &fd in self.memfds.iter().filter(|fd| **fd >= 0) {
+        for &fd in self.memfds.iter().flatten() {
             if tls().vfork.get() == 0 {
                 fds::set(fd, Kind::Other);
             }
@@ -276,19 +269,20 @@ fn close(chan: Option<&'static channel::Chan>) {
     }
 }
 
-/// Another descriptor of the memfd, under a free number of those under which the next image looks for it; -1: there is none.
-fn across(memfd: i32) -> i32 {
-    // SAFETY: a descriptor of ours; without CLOEXEC the new one survives the exec.
-    let at = unsafe { syscall!(libc::SYS_fcntl, memfd, libc::F_DUPFD, numbers().start) } as i32;
+/// Another descriptor of the memfd, under a free number of those under which the next image looks for it; `None`: there is none.
+fn across(memfd: i32) -> Option<i32> {
+    let at = lnx::duplicate_to_inherit(memfd, numbers().start);
     if at >= numbers().end {
         sys::close(at);
-        return -1;
     }
-    if at >= 0 && tls().vfork.get() == 0 {
+    if !numbers().contains(&at) {
+        return None;
+    }
+    if tls().vfork.get() == 0 {
         // Not the program's to close, while it goes on beside its child. (A child of vfork has numbers of its own.)
         fds::set(at, Kind::Ours);
     }
-    at.max(-1)
+    Some(at)
 }
 
 /// Whether descriptor 0 and the ring hold everything that is still to come in.
@@ -303,65 +297,72 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
 
 /// Makes descriptor 0 a file of everything that is still to come in.
 fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<Stdin> {
-    let name = c"culvert-stdin";
-    // SAFETY: descriptors and locals of ours; every result is checked.
-    unsafe {
-        let file = syscall!(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) as i32;
-        if file < 0 {
-            return None;
-        }
-        let mut stdin = Stdin {
-            ep,
-            socket: syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD_CLOEXEC, own::floor()) as i32,
-            kept: -1,
-            head: ep.rx_head.load(Relaxed),
-            phase: ep.rx_phase.get(),
-            taken: false,
-        };
-        let mut ok = stdin.socket >= 0;
-        let mut buf = [0u8; 4096];
-        // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
-        let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
-        while ok && ep.rx_phase.get() != RxPhase::Ring {
-            let consumed = rx::received(ep, 0).map_or(StreamPos::NEVER, |(consumed, _)| consumed);
-            let before = up.map_or(0, |x| x.behind(consumed)).min(buf.len() as u64);
-            if before == 0 {
-                break;
-            }
-            let r = syscall!(libc::SYS_recvfrom, 0, buf.as_mut_ptr(), before, libc::MSG_DONTWAIT, 0, 0);
-            if r <= 0 {
-                break;
-            }
-            stdin.taken = true;
-            ok &= syscall!(libc::SYS_write, file, buf.as_ptr(), r) == r;
-        }
-        let dir = chan.role().rx();
-        let base = ring::base(&chan.slot(slot).producer[dir]);
-        for (mut off, mut len) in chan.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
-            while ok && len > 0 {
-                let Some((p, n)) = chan.read_at(slot, dir, off, len, &mut buf) else {
-                    ok = false;
-                    break;
-                };
-                ok = syscall!(libc::SYS_write, file, p, n) == n as isize;
-                (off, len) = (off + n, len - n);
-            }
-        }
-        syscall!(libc::SYS_lseek, file, 0, libc::SEEK_SET);
-        // The connection must outlive its descriptor 0.
-        if ok && inheritable(ep.cookie.load(Relaxed)).count() < 2 {
-            stdin.kept = syscall!(libc::SYS_fcntl, 0, libc::F_DUPFD, numbers().start) as i32;
-            ok = stdin.kept >= 0;
-        }
-        ok = ok && syscall!(libc::SYS_dup3, file, 0, 0) == 0;
-        sys::close(file);
-        if !ok {
-            for fd in [stdin.socket, stdin.kept].into_iter().filter(|&fd| fd >= 0) {
-                sys::close(fd);
-            }
-        }
-        ok.then_some(stdin)
+    let file = lnx::memory_file(c"culvert-stdin", 0);
+    if file < 0 {
+        return None;
     }
+    let mut stdin = Stdin {
+        ep,
+        socket: lnx::duplicate(0, own::floor()),
+        kept: None,
+        head: ep.rx_head.load(Relaxed),
+        phase: ep.rx_phase.get(),
+        taken: false,
+    };
+    let mut ok = stdin.socket >= 0 && fill(file, chan, slot, n, &mut stdin);
+    lnx::seek(file, 0);
+    // The connection must outlive its descriptor 0.
+    if ok && inheritable(ep.cookie.load(Relaxed)).count() < 2 {
+        stdin.kept = Some(lnx::duplicate_to_inherit(0, numbers().start)).filter(|fd| *fd >= 0);
+        ok = stdin.kept.is_some();
+    }
+    ok = ok && lnx::duplicate_to(file, 0, 0) == 0;
+    sys::close(file);
+    if !ok {
+        Some(stdin.socket).filter(|fd| *fd >= 0).into_iter().chain(stdin.kept).for_each(|fd| {
+            sys::close(fd);
+        });
+    }
+    ok.then_some(stdin)
+}
+
+/// Writes everything that is still to come in to `file`: `n` bytes of it lie on the ring. False: not all could be written.
+fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdin) -> bool {
+    let ep = stdin.ep;
+    let mut buf = [0u8; 4096];
+    // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
+    let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
+    while ep.rx_phase.get() != RxPhase::Ring {
+        let consumed = rx::received(ep, 0).map_or(StreamPos::NEVER, |(consumed, _)| consumed);
+        let before = up.map_or(0, |x| x.behind(consumed)).min(buf.len() as u64);
+        if before == 0 {
+            break;
+        }
+        let into = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: before as usize };
+        // SAFETY: a part of our buffer.
+        let r = unsafe { lnx::receive(0, &mut [into], libc::MSG_DONTWAIT) };
+        if r <= 0 {
+            break;
+        }
+        stdin.taken = true;
+        if lnx::write(file, &buf[..r as usize]) != r {
+            return false;
+        }
+    }
+    let dir = chan.role().rx();
+    let base = ring::base(&chan.slot(slot).producer[dir]);
+    for (mut off, mut len) in chan.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
+        while len > 0 {
+            let Some((p, n)) = chan.read_at(slot, dir, off, len, &mut buf) else { return false };
+            // SAFETY: `n` bytes of the ring, which its sender may still write to, or of the buffer: no reference is made.
+            let written = unsafe { syscall!(libc::SYS_write, file, p, n) };
+            if written != n as isize {
+                return false;
+            }
+            (off, len) = (off + n, len - n);
+        }
+    }
+    true
 }
 
 /// Copies what lies unread on a ring. False: no memory for it.
@@ -380,7 +381,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
             let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf) else { return false };
             for (o, l) in geo.spans(RingPos::START, pos, n as u64) {
                 let place = layout::byte_at(to.ring(), slot, Role::Acceptor.rx(), o);
-                // SAFETY: `l` bytes of the ring that is left, or of the buffer.
+                // SAFETY: `l` bytes of the ring that is left, which its sender may still write to, or of the buffer.
                 let r = unsafe { syscall!(libc::SYS_pwrite64, to.memfd.load(Relaxed), p, l, place) };
                 if r != l as isize {
                     return false;
@@ -418,15 +419,13 @@ pub fn take_up() {
 }
 
 fn take_up_from(fd: i32) {
-    // SAFETY: no memory is touched.
-    let seals = unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_GET_SEALS) };
-    if seals < 0 {
+    if lnx::seals(fd) < 0 {
         return;
     }
     let mut h =
         layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default(), left: Default::default() };
-    // SAFETY: reads into a local.
-    let n = unsafe { syscall!(libc::SYS_pread64, fd, &raw mut h, size_of_val(&h), 0) };
+    // SAFETY: reads into a local, for which any bytes are valid.
+    let n = unsafe { lnx::read_at(fd, (&raw mut h).cast(), size_of_val(&h), 0) };
     if n != size_of_val(&h) as isize
         || h.magic != layout::MAGIC
         || h.version != layout::VERSION
