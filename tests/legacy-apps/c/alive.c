@@ -2,14 +2,13 @@
  * Prints the same natively and under culvert. SIGALRM ends what hangs. */
 #define _GNU_SOURCE
 #include "pair.h"
+#include "talk.h"
 #include <errno.h>
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -17,12 +16,6 @@
 #include <time.h>
 
 static char buf[1 << 16];
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(4);
-}
 
 static void pass(long us)
 {
@@ -33,13 +26,6 @@ static void pass(long us)
 static void flood(int s)
 {
 	while (send(s, buf, 1 + rand() % sizeof buf, MSG_NOSIGNAL) > 0);
-}
-
-static void echo(int s)
-{
-	char b[64];
-	ssize_t n;
-	while ((n = recv(s, b, sizeof b, 0)) > 0 && send(s, b, n, MSG_NOSIGNAL) == n);
 }
 
 /* Until it is killed, by whomever. */
@@ -62,14 +48,6 @@ static pid_t meet(void (*peer)(int))
 	pid_t p = pair(peer);
 	exchange(fd, 0);
 	return p;
-}
-
-static void converse(int s, int n)
-{
-	char b[8];
-	for (int i = 0; i < n; i++)
-		if (send(s, "question", 8, MSG_NOSIGNAL) != 8 || recv(s, b, 8, MSG_WAITALL) != 8 || memcmp(b, "question", 8))
-			fail("conversation");
 }
 
 /* A forked process receives as fast as it can and is killed at some moment. It stays a zombie, or another process gets its

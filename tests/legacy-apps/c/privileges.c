@@ -2,12 +2,11 @@
  * what hangs. */
 #define _GNU_SOURCE
 #include "pair.h"
+#include "talk.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -16,33 +15,18 @@
 
 enum { NOBODY = 61003 };
 
-static void fail(const char *what)
+/* Dies with the test. */
+static void answer(int s)
 {
-	perror(what);
-	exit(4);
-}
-
-static void echo(int s)
-{
-	char b[64];
-	ssize_t n;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while ((n = recv(s, b, sizeof b, 0)) > 0 && send(s, b, n, MSG_NOSIGNAL) == n);
+	echo(s);
 }
 
 static pid_t meet(void)
 {
-	pid_t p = pair(echo);
+	pid_t p = pair(answer);
 	exchange(fd, 0);
 	return p;
-}
-
-static void converse(int s, int n)
-{
-	char b[8];
-	for (int i = 0; i < n; i++)
-		if (send(s, "question", 8, MSG_NOSIGNAL) != 8 || recv(s, b, 8, MSG_WAITALL) != 8 || memcmp(b, "question", 8))
-			fail("conversation");
 }
 
 static void give_up(const char *how)

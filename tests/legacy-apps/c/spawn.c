@@ -2,22 +2,15 @@
  * SIGALRM ends what hangs. */
 #define _GNU_SOURCE
 #include "pair.h"
+#include "talk.h"
 #include <errno.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 static char buf[1 << 16];
 static int *ends;
-
-static void fail(const char *what)
-{
-	perror(what);
-	exit(4);
-}
 
 /* Starts a peer that connects `n` times, and takes those connections. Both ends are brought to where they go. */
 static pid_t meet(int n, void (*peer)(int))

@@ -5,10 +5,7 @@ import select
 import socket
 import termios
 
-
-def stream(size):
-    return bytes(i * 7 % 251 for i in range(251)) * (size // 251 + 1)
-
+from ahead import connection, stream
 
 SO_MAX_PACING_RATE = 47
 
@@ -21,29 +18,8 @@ def unread(s):
 
 
 def once(last, rate=None):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = socket.create_connection(listener.getsockname())
-        receiver, _ = listener.accept()
-    sender.setblocking(False)
+    sender, receiver, sent, got = connection()
     receiver.setblocking(False)
-    data, sent, got = stream(64 << 20), 0, bytearray()
-
-    def fill():
-        nonlocal sent
-        while True:
-            try:
-                sent += sender.send(data[sent:sent + (1 << 18)])
-            except BlockingIOError:
-                return
-
-    fill()
-    full = sent
-    # Under culvert, the connection is attached in these steps, and the sender goes up behind what it has sent.
-    for _ in range(200):
-        got += receiver.recv(1)
-        fill()
-        if sent > full + (1 << 20):
-            break
     if rate:
         # What the kernel has accepted comes no faster than this: the connection is the kernel's again.
         sender.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate)
@@ -58,7 +34,7 @@ def once(last, rate=None):
             got += receiver.recv(100_000)
     sender.close()
     assert poll.poll(20_000) and receiver.recv(1) == b""
-    assert bytes(got) == data[:sent], (len(got), sent)
+    assert bytes(got) == stream(sent)[:sent], (len(got), sent)
     receiver.close()
 
 
