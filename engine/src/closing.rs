@@ -49,7 +49,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd) || leaves_too_much(ep, chan, fd));
     // Another thread may be in a call on the connection: it finishes first, and until then uses the slot.
     let slots = slots::lock();
-    let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
+    let (rx, tx) = (lock::take_last(&ep.rx_token), lock::take_last(&ep.tx_token));
     if let Some(chan) = chan {
         slots::detach(ep, chan, dead);
     }

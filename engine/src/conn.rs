@@ -3,10 +3,11 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
+use crate::lock;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Conn};
-use shmring::family::OPEN;
-use shmring::sync::AtomicU32;
+use shmring::family::{Endpoint, OPEN, SHARED};
+use shmring::sync::{AtomicU32, AtomicU64};
 
 /// The connection of `ep` in `chan`.
 #[inline(always)]
@@ -16,19 +17,35 @@ pub fn conn(ep: Ep, chan: &Chan) -> Conn<'_> {
     Conn { ep, slot: chan.slot(slot), role: chan.role(), size: chan.ring() as u64 }
 }
 
-/// What a step of the protocol comes to in the library, where nothing stops one.
+/// What a step of the protocol comes to where nothing stops one.
 #[inline(always)]
 pub fn sure<T>(r: Result<T, core::convert::Infallible>) -> T {
     let Ok(v) = r;
     v
 }
 
-/// How the library's ports reach memory and the pollers: a type with `chan` and `c`, the connection in it, and whether what it
-/// tells the peer is about the stream that it sends ([`notify`]) or not ([`notify_aside`]).
+/// A step of the protocol has ended between two effects, as if its process had been killed there: another process has taken
+/// the direction, which this one had lent (`shmring::owner::LENT`).
+pub struct Taken;
+
+/// Runs `f`, which changes nothing that anybody else goes by. In a connection that other processes hold, too, its token is lent
+/// meanwhile: this process may be stopped in the middle, for good.
+#[inline(always)]
+pub fn openly<T>(ep: &Endpoint, token: &AtomicU64, f: impl FnOnce() -> T) -> Result<T, Taken> {
+    if ep.handed.load(Relaxed) & SHARED == 0 {
+        return Ok(f());
+    }
+    let lent = lock::lend(token);
+    let done = f();
+    if lent.is_none_or(|lent| lent.back()) { Ok(done) } else { Err(Taken) }
+}
+
+/// How the library's ports reach memory and the pollers: a type with `chan` and `c`, the connection in it; its methods that tell
+/// the peer, and that tell it as the last effect of a step; and what stops a step.
 macro_rules! port {
-    ($port:ident, $notify:ident) => {
+    ($port:ident, $notify:ident, $last:ident, $stop:ty) => {
         impl shmring::driver::Port for $port<'_> {
-            type Stop = core::convert::Infallible;
+            type Stop = $stop;
 
             #[inline(always)]
             fn atom<T: shmring::driver::Seen>(&mut self, access: impl FnOnce() -> T) -> Result<T, Self::Stop> {
@@ -40,7 +57,11 @@ macro_rules! port {
             }
             #[inline(always)]
             fn notify(&mut self) -> Result<(), Self::Stop> {
-                $crate::conn::$notify(&self.c, self.chan);
+                self.$notify()
+            }
+            #[inline(always)]
+            fn notify_last(&mut self) -> Result<(), Self::Stop> {
+                self.$last();
                 Ok(())
             }
             fn tell_own(&mut self) {
@@ -75,7 +96,17 @@ struct Words<'a> {
     c: Conn<'a>,
 }
 
-port!(Words, notify_aside);
+port!(Words, tell, tell_last, core::convert::Infallible);
+
+impl Words<'_> {
+    fn tell(&self) -> Result<(), core::convert::Infallible> {
+        notify_aside(&self.c, self.chan);
+        Ok(())
+    }
+    fn tell_last(&self) {
+        let Ok(()) = self.tell();
+    }
+}
 
 /// For steps that tell nobody anything.
 struct Alone;

@@ -203,10 +203,11 @@ impl Ep {
 }
 
 /// Takes a direction of `ep`, unless the record belongs to another connection by now: another thread has closed
-/// the last descriptor since `life` was noted. While it is held the record, the channel and the slot stay.
+/// the last descriptor since `life` was noted; or another process keeps the direction ([`take`]). While it is held the record,
+/// the channel and the slot stay.
 #[inline]
-pub fn take_living(ep: Ep, word: &AtomicU64, life: u32) -> Option<Held<'_>> {
-    let held = take(word);
+pub fn take_living<'a>(ep: Ep, word: &'a AtomicU64, taken: Option<&AtomicU32>, life: u32) -> Option<Held<'a>> {
+    let held = take(word, taken)?;
     if ep.life() == life {
         return Some(held);
     }

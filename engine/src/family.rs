@@ -10,7 +10,9 @@ use crate::tls::tls;
 use crate::{config, members, peer};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32};
-use shmring::family::{ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, LEAKED, MAGIC, Member, Reason, State, VERSION};
+use shmring::family::{
+    ENDPOINTS, FAMILY_LEN, FamilyHeader, JOURNAL_AT, LEAKED, MAGIC, Member, Reason, SHARED, State, VERSION,
+};
 use shmring::journal::Journal;
 use shmring::layout::Role;
 use shmring::word::Coded;
@@ -236,6 +238,9 @@ fn child() -> Option<usize> {
 /// Lets the child about to be forked hold what this process holds.
 pub fn before_fork() {
     for ep in held() {
+        if ep.state() == State::Attached {
+            ep.handed.fetch_or(SHARED, AcqRel);
+        }
         match child() {
             Some(p) => {
                 ep.holders[p / 64].fetch_or(1 << (p % 64), AcqRel);
@@ -257,6 +262,7 @@ pub fn after_fork_parent() {
 /// In the child: takes the place.
 pub fn after_fork_child() {
     LEAVING.store(false, Relaxed);
+    crate::lock::after_fork_child();
     MAKING.reset();
     MOVING.store(false, Relaxed);
     BEGINNING.store(0, Relaxed);

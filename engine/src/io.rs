@@ -8,12 +8,12 @@ use crate::kernel::{K, Kernel as _};
 use crate::path::{self, Call, Path};
 use crate::rx::{self, READY};
 use crate::signals::{self, Runs};
-use crate::turns::{self, Turn, Wait};
+use crate::turns::{self, Direction, Turn, Wait};
 use crate::tx::{self, Sent, UP};
 use crate::{acts, attach, closing, conn, endpoint, family, fds, leave, lifeline, real, slots, watchers};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
-use shmring::family::{HANDED_RX, HANDED_TX, Reason, State};
+use shmring::family::{Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
 use shmring::switch::{RxPhase, TxPhase};
 
@@ -191,7 +191,7 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
         }
         let since = self.since;
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_RCVTIMEO, since };
-        match turns::turn(ep, fd, &ep.rx_token, HANDED_RX, wait) {
+        match turns::turn(ep, fd, Direction::Incoming, wait) {
             Turn::Ours => {}
             Turn::Again => return None,
             Turn::Failed(e) => return Some(real::ret(-e as isize)),
@@ -318,7 +318,7 @@ impl<F: FnMut() -> isize> Call for Send<'_, F> {
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, fd, &ep.tx_token, HANDED_TX, wait) {
+        match turns::turn(ep, fd, Direction::Outgoing, wait) {
             Turn::Ours => {}
             Turn::Again => return None,
             Turn::Failed(e) => return Some(real::ret(-e as isize)),
@@ -330,6 +330,7 @@ impl<F: FnMut() -> isize> Call for Send<'_, F> {
         match sent {
             Sent::Done(r) => Some(real::ret(r)),
             Sent::Native => lifeline_send(ep, fd, flags, self.real),
+            Sent::Again => None,
         }
     }
 }
@@ -393,7 +394,7 @@ impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: false, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, out, &ep.tx_token, HANDED_TX, wait) {
+        match turns::turn(ep, out, Direction::Outgoing, wait) {
             Turn::Ours => {}
             Turn::Again => return None,
             Turn::Failed(e) => return Some(real::ret(-e as isize)),
@@ -415,6 +416,7 @@ impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
             }
             Sent::Done(r) => Some(real::ret(r)),
             Sent::Native => lifeline_send(ep, out, 0, self.real),
+            Sent::Again => None,
         }
     }
 }

@@ -94,6 +94,8 @@ pub trait Kernel {
     /// # Safety
     /// The elements are memory of ours.
     unsafe fn read_vector(fd: i32, into: &[iovec], at: Option<i64>) -> isize;
+    /// Moves the place where a file stands by `n` bytes.
+    fn step(fd: i32, n: i64);
     /// What a descriptor is.
     fn stat(fd: i32) -> Option<libc::stat>;
     /// A pipe: its reading end and its writing end.
@@ -337,6 +339,9 @@ mod linux {
         unsafe fn read_vector(fd: i32, into: &[iovec], at: Option<i64>) -> isize {
             // SAFETY: the caller's obligation.
             unsafe { lnx::read_vector(fd, into, at) }
+        }
+        fn step(fd: i32, n: i64) {
+            lnx::step(fd, n);
         }
         fn stat(fd: i32) -> Option<libc::stat> {
             lnx::stat(fd)

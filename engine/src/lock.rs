@@ -5,9 +5,9 @@
 use crate::kernel::{K, Kernel as _};
 use crate::tls::tls;
 use crate::{members, signals};
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use shmring::owner;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use shmring::owner::{self, LENT};
 
 /// This thread as an owner (`shmring::owner`).
 #[inline(always)]
@@ -44,6 +44,12 @@ impl Held<'_> {
         self.word.store(self.free, Release);
         signals::critical_leave();
     }
+
+    /// Ends the section of a token that another process has taken.
+    #[cold]
+    pub fn is_taken(self) {
+        signals::critical_leave();
+    }
 }
 
 impl Default for Lock {
@@ -63,7 +69,9 @@ impl Lock {
     pub fn lock(&self) -> Held<'_> {
         signals::critical_enter();
         if self.0.compare_exchange(0, myself(), Acquire, Relaxed).is_err() {
-            contended(&self.0);
+            while !contended(&self.0, None) {
+                signals::critical_enter();
+            }
         }
         Held { word: &self.0, free: 0 }
     }
@@ -146,23 +154,45 @@ fn wrest(word: &AtomicU64, ns: u64) {
 
 /// Frees a token from this thread's child of vfork, which ran as this thread, was killed while it held it, and is no more.
 pub fn free_after_vfork(word: &AtomicU64) {
-    free(word, owner::member(myself()));
+    let me = myself();
+    let mine = lending(word, owner::tid(me));
+    for l in &LENDING {
+        let _ = l.compare_exchange(mine, 0, Release, Relaxed);
+    }
+    let _ = word.compare_exchange(me | LENT, owner::member(me), Release, Relaxed);
+    free(word, owner::member(me));
 }
 
 fn free(word: &AtomicU64, to: u64) {
     let _ = word.compare_exchange(myself(), to, Release, Relaxed);
 }
 
-/// Takes a token: the word goes on to name who held it last.
+/// How long a token is left to an owner that has lent it, nanoseconds. One that runs goes on long before.
+pub const GRACE_NS: u64 = 10_000_000;
+
+/// How long a token is left to an owner in another process that lives, and has not lent it.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Takes a token: the word goes on to name who held it last. `None`: its owner, a thread of another process, keeps it, since it
+/// is stopped, perhaps for good. From one that has lent it, it is taken, and `taken` set before.
 #[inline]
-pub fn take(word: &AtomicU64) -> Held<'_> {
+pub fn take<'a>(word: &'a AtomicU64, taken: Option<&AtomicU32>) -> Option<Held<'a>> {
     signals::critical_enter();
     let me = myself();
     let free = owner::member(me);
-    if word.compare_exchange(free, me, Acquire, Relaxed).is_err() {
-        contended(word);
+    if word.compare_exchange(free, me, Acquire, Relaxed).is_err() && !contended(word, taken) {
+        return None;
     }
-    Held { word, free }
+    Some(Held { word, free })
+}
+
+/// Takes a token that no other process can keep, since none holds the connection any more.
+pub fn take_last(word: &AtomicU64) -> Held<'_> {
+    loop {
+        if let Some(held) = take(word, None) {
+            return held;
+        }
+    }
 }
 
 /// Whether this thread has taken a token and not given it back.
@@ -171,15 +201,19 @@ pub fn is_mine(word: &AtomicU64) -> bool {
     tls().critical.get() != 0 && word.load(Relaxed) == myself()
 }
 
+/// True with the token taken; false, and in no critical section for it, if another process keeps it.
 #[cold]
-fn contended(word: &AtomicU64) {
+fn contended(word: &AtomicU64, taken: Option<&AtomicU32>) -> bool {
     let me = myself();
     let mut tries = 0u32;
+    let mut since = 0;
     loop {
-        let held = word.load(Relaxed);
+        let held = word.load(Acquire);
         let free = owner::tid(held) == 0;
-        if free && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
-            return;
+        let foreign = owner::member(held) != owner::member(me);
+        let lending = foreign && is_lending(word);
+        if free && !lending && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
+            return true;
         }
         tries += 1;
         if tries < 200 {
@@ -188,9 +222,9 @@ fn contended(word: &AtomicU64) {
         }
         // Who died leaves at worst an unpublished record: what it guarded is consistent. A thread that is in no other
         // section does not hold it: its id is that of a thread that was cancelled, or its child of vfork was killed.
-        let left = if held == me { tls().critical.get() == 1 } else { members::owner_is_dead(held) };
-        if !free && left && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
-            return;
+        let left = if held & !LENT == me { tls().critical.get() == 1 } else { members::owner_is_dead(held) };
+        if !free && left && !lending && word.compare_exchange(held, me, Acquire, Relaxed).is_ok() {
+            return true;
         }
         // Its owner may be stopped: signals are not put off for as long as that, unless this thread holds another lock.
         let alone = tls().critical.get() == 1;
@@ -201,6 +235,107 @@ fn contended(word: &AtomicU64) {
         if alone {
             signals::critical_enter();
         }
+        if free || !foreign || word.load(Relaxed) != held {
+            since = 0;
+            continue;
+        }
+        let now = K::now();
+        if since == 0 {
+            since = now;
+        }
+        if now - since > GRACE_NS && !lending && seize(word, held, me, taken) {
+            return true;
+        }
+        // With another lock or token held, which keeps others waiting and signals from being handled, not for long.
+        if now - since > if alone { PATIENCE_NS } else { 2 * GRACE_NS } {
+            signals::critical_leave();
+            return false;
+        }
+    }
+}
+
+/// Takes a token from an owner that has lent it, for `me`; not from another one. `taken` is set before, if the owner may go on
+/// to do what the next one must know of.
+pub fn seize(word: &AtomicU64, held: u64, me: u64, taken: Option<&AtomicU32>) -> bool {
+    if !owner::is_lent(held) || is_lending(word) {
+        return false;
+    }
+    if let Some(taken) = taken {
+        taken.store(1, SeqCst);
+    }
+    word.compare_exchange(held, me, AcqRel, Relaxed).is_ok()
+}
+
+/// What this process's threads do under tokens that they have lent, a word each: the token (the low half of its address, which
+/// no two tokens of a family share) and the thread; 0: nothing. Who takes such a token for another thread of this process waits
+/// for that: it may be a copy from or to a mapping of this process's, which the next owner could move or take away.
+static LENDING: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+fn lending(word: &AtomicU64, tid: u32) -> u64 {
+    (core::ptr::from_ref(word).addr() as u64) << 32 | u64::from(tid)
+}
+
+/// Whether another thread of this process does something under the token, whoever has that by now.
+pub fn is_lending(word: &AtomicU64) -> bool {
+    let me = owner::tid(myself());
+    LENDING.iter().any(|l| {
+        let w = l.load(Acquire);
+        let tid = w as u32;
+        // One that was cancelled asynchronously does nothing any more.
+        w != 0
+            && w == lending(word, tid)
+            && tid != me
+            && (K::has_thread(tid) || l.compare_exchange(w, 0, AcqRel, Relaxed).is_err())
+    })
+}
+
+/// In the child of a fork: those threads are the parent's.
+pub fn after_fork_child() {
+    LENDING.iter().for_each(|l| l.store(0, Relaxed));
+}
+
+/// Runs `f` as a thread of another process, `other`, that has the same memory of the family.
+#[cfg(test)]
+pub fn run_as<T>(other: u64, f: impl FnOnce() -> T) -> T {
+    let t = tls();
+    let (owner, critical) = (t.owner.load(Relaxed), t.critical.get());
+    let member = members::change(owner::member(other));
+    let lent: Vec<u64> = LENDING.iter().map(|l| l.swap(0, Relaxed)).collect();
+    t.owner.store(other, Relaxed);
+    t.critical.set(0);
+    let r = f();
+    LENDING.iter().zip(lent).for_each(|(l, was)| l.store(was, Relaxed));
+    members::change(member);
+    t.owner.store(owner, Relaxed);
+    t.critical.set(critical);
+    r
+}
+
+/// A token that its owner, this thread, has lent.
+#[must_use]
+pub struct Lent<'a> {
+    word: &'a AtomicU64,
+    place: &'static AtomicU64,
+}
+
+/// Lends a token that this thread has: until it is taken [back](Lent::back), other processes may take it. `None`: it stays as it
+/// is, since too many threads of this process do that.
+pub fn lend(word: &AtomicU64) -> Option<Lent<'_>> {
+    let me = myself();
+    let mine = lending(word, owner::tid(me));
+    let place =
+        LENDING.iter().find(|l| l.load(Relaxed) == 0 && l.compare_exchange(0, mine, AcqRel, Relaxed).is_ok())?;
+    word.store(me | LENT, Release);
+    Some(Lent { word, place })
+}
+
+impl Lent<'_> {
+    /// Takes it back. False: another process has it. Then this thread has no right to it any more.
+    pub fn back(self) -> bool {
+        let me = myself();
+        let back = self.word.compare_exchange(me | LENT, me, AcqRel, Relaxed).is_ok();
+        self.place.store(0, Release);
+        back
     }
 }
 
@@ -212,7 +347,7 @@ pub fn take_within(word: &AtomicU64, ns: u64) -> bool {
         let held = word.load(Relaxed);
         let free = owner::tid(held) == 0 || members::owner_is_dead(held);
         signals::critical_enter();
-        if free && word.compare_exchange(held, myself(), Acquire, Relaxed).is_ok() {
+        if free && !is_lending(word) && word.compare_exchange(held, myself(), Acquire, Relaxed).is_ok() {
             return true;
         }
         signals::critical_leave();
@@ -224,12 +359,12 @@ pub fn take_within(word: &AtomicU64, ns: u64) -> bool {
     }
 }
 
-/// Waits until no other thread of this process owns a token.
+/// Waits until no other thread of this process owns a token, or does something under one that it has lent.
 pub fn wait_for_own(word: &AtomicU64) {
     let owned = || {
         let held = word.load(Acquire);
         let ours = owner::tid(held) != 0 && owner::member(held) == members::myself();
-        ours && held != myself() && !members::owner_is_dead(held)
+        ours && held != myself() && !members::owner_is_dead(held) || is_lending(word)
     };
     while owned() {
         K::nap(50_000);

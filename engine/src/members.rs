@@ -92,6 +92,12 @@ pub fn found_anew() -> bool {
     my_place().is_some_and(lock)
 }
 
+/// For tests: this process is another member; which it was.
+#[cfg(test)]
+pub fn change(member: u64) -> u64 {
+    MYSELF.swap(member, Relaxed)
+}
+
 /// This process is no member any more.
 pub fn leave() {
     MYSELF.store(0, Relaxed);

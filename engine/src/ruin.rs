@@ -15,10 +15,10 @@ use shmring::switch::{Again, RxPhase, TxPhase};
 pub fn ruin(ep: Ep, chan: &Chan, fd: i32, life: u32) {
     let mut held = [None, None];
     if !lock::is_mine(&ep.rx_token) {
-        held[0] = take_living(ep, &ep.record().rx_token, life);
+        held[0] = take_living(ep, &ep.record().rx_token, None, life);
     }
     // In this order, as everybody who takes both.
-    held[1] = take_living(ep, &ep.record().tx_token, life);
+    held[1] = take_living(ep, &ep.record().tx_token, Some(&ep.record().tx_taken), life);
     if held[1].is_some() {
         end(ep, fd);
     }

@@ -6,10 +6,11 @@
 
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
+use crate::lock::{self, GRACE_NS};
 use crate::{family, leave, lifeline, members, rx, signals};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use shmring::family::{CONTESTED, Reason};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use shmring::family::{CONTESTED, HANDED_RX, HANDED_TX, Reason};
 use shmring::owner;
 
 /// What a call on a connection has to do.
@@ -22,15 +23,50 @@ pub enum Turn {
     Failed(i32),
 }
 
-/// Whether this process may use the direction of `token`; `handed`: the direction's bit in `Endpoint::handed`, `timeout`: its
-/// option. One load for the process that used it last.
+/// Whether this process may use a direction. One load for the process that used it last.
 #[inline(always)]
-pub fn turn(ep: Ep, fd: i32, token: &AtomicU64, handed: u32, wait: impl FnOnce() -> Wait) -> Turn {
-    let word = token.load(Acquire);
+pub fn turn(ep: Ep, fd: i32, direction: Direction, wait: impl FnOnce() -> Wait) -> Turn {
+    let word = direction.token(ep).load(Acquire);
     if owner::member(word) == members::myself() {
         return Turn::Ours;
     }
-    elsewhere(ep, fd, token, word, handed, wait())
+    elsewhere(ep, fd, direction, word, wait())
+}
+
+/// A direction of a connection.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    /// What is received.
+    Incoming,
+    /// What is sent.
+    Outgoing,
+}
+
+impl Direction {
+    #[inline(always)]
+    fn token(self, ep: Ep) -> &'static AtomicU64 {
+        let record = ep.record();
+        match self {
+            Direction::Incoming => &record.rx_token,
+            Direction::Outgoing => &record.tx_token,
+        }
+    }
+
+    /// Its bit in `Endpoint::handed`.
+    fn handed(self) -> u32 {
+        match self {
+            Direction::Incoming => HANDED_RX,
+            Direction::Outgoing => HANDED_TX,
+        }
+    }
+
+    /// What is set before it is taken from a process that goes on, if that matters to the next one.
+    fn taken(self, ep: Ep) -> Option<&'static AtomicU32> {
+        match self {
+            Direction::Incoming => None,
+            Direction::Outgoing => Some(&ep.record().tx_taken),
+        }
+    }
 }
 
 /// How long a call may wait.
@@ -44,14 +80,15 @@ pub struct Wait {
 }
 
 #[cold]
-fn elsewhere(ep: Ep, fd: i32, token: &AtomicU64, word: u64, handed: u32, wait: Wait) -> Turn {
+fn elsewhere(ep: Ep, fd: i32, direction: Direction, word: u64, wait: Wait) -> Turn {
+    let (token, handed) = (direction.token(ep), direction.handed());
     let free = owner::tid(word) == 0;
     if free && ep.handed.load(Acquire) & CONTESTED != 0 || !family::holds(word, ep) {
         // On its way to the kernel; or it was used by a process that is gone, or that had the record's last connection.
         return Turn::Ours;
     }
-    if !free {
-        return wait_for(fd, token, word, wait);
+    if !free || lock::is_lending(token) {
+        return wait_for(ep, fd, direction, word, wait);
     }
     if ep.handed.fetch_or(handed, AcqRel) & handed == 0 || unread(ep) {
         // Also what lies on the ring is read by turns: only the peer could bring it to the kernel, and it may be busy with
@@ -69,20 +106,25 @@ fn unread(ep: Ep) -> bool {
 }
 
 /// Waits until the owner of a token has given it back, or is dead, as the call may.
-fn wait_for(fd: i32, token: &AtomicU64, word: u64, wait: Wait) -> Turn {
-    /// One that runs gives it back long before.
-    const GRACE: u64 = 10_000_000;
+fn wait_for(ep: Ep, fd: i32, direction: Direction, word: u64, wait: Wait) -> Turn {
+    let token = direction.token(ep);
     let deadline = lifeline::deadline(fd, wait.option);
-    let grace = K::now() + GRACE;
+    let grace = K::now() + GRACE_NS;
     let never = wait.never || lifeline::nonblocking(fd);
     let mut tries = 0;
-    while token.load(Acquire) == word && !members::owner_is_dead(word) {
+    // Held, or another thread of this process is not done with it yet (`lock::is_lending`).
+    while token.load(Acquire) == word
+        && (lock::is_lending(token) || !members::owner_is_dead(word) && owner::tid(word) != 0)
+    {
         tries += 1;
         if tries < 20 {
             K::yield_cpu();
             continue;
         }
         let now = K::now();
+        if now > grace && lock::seize(token, word, members::myself(), direction.taken(ep)) {
+            return Turn::Again;
+        }
         if never && now > grace || deadline.is_some_and(|d| now >= d) {
             return Turn::Failed(libc::EAGAIN);
         }

@@ -291,10 +291,12 @@ pub fn seccomp() {
     for ep in family::held().filter(|e| e.state() == State::Attached) {
         if let Some(chan) = ep.chan() {
             // What stays on the rings is read without further calls.
-            let (rx, tx) = (lock::take(&ep.rx_token), lock::take(&ep.tx_token));
-            chan.map_all(ep.slot.load(Relaxed) as usize, ep.tx_there.load(Relaxed));
-            tx.release();
-            rx.release();
+            let rx = lock::take(&ep.rx_token, None);
+            let tx = lock::take(&ep.tx_token, Some(&ep.tx_taken));
+            if rx.is_some() && tx.is_some() {
+                chan.map_all(ep.slot.load(Relaxed) as usize, ep.tx_there.load(Relaxed));
+            }
+            tx.into_iter().chain(rx).for_each(lock::Held::release);
         }
     }
     family::filtered();

@@ -18,7 +18,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -288,6 +288,8 @@ pub const HANDED_RX: u32 = 1;
 pub const HANDED_TX: u32 = 2;
 /// [`Endpoint::handed`]: two processes use it by turns; it goes to the kernel.
 pub const CONTESTED: u32 = 4;
+/// [`Endpoint::handed`]: other processes have held it since it was attached.
+pub const SHARED: u32 = 8;
 
 /// [`Endpoint::custody`]: the socket came in a message, and nothing proves yet that nobody else holds it.
 pub const FOREIGN: u32 = 1 << 31;
@@ -383,7 +385,7 @@ pub struct Endpoint {
     pub rx_at: Coded<Option<StreamPos>>,
     /// `shutdown(SHUT_RD)` was called.
     pub rd_shut: AtomicU32,
-    /// [`HANDED_RX`], [`HANDED_TX`].
+    /// [`HANDED_RX`], [`HANDED_TX`], [`CONTESTED`], [`SHARED`].
     pub handed: AtomicU32,
     /// Where this side stops reading the ring, having told the sender; none: it did not. It may be what a dead holder had
     /// told, read from where the peer can write.
@@ -402,6 +404,8 @@ pub struct Endpoint {
     pub tx_phase: Coded<TxPhase>,
     /// `shutdown(SHUT_WR)` was called.
     pub wr_shut: AtomicU32,
+    /// Not 0: the direction was taken from a process that may go on to copy to where the next byte would lie. It goes down.
+    pub tx_taken: AtomicU32,
     /// What is published (the trusted copy of `Producer::tail`).
     pub tx_tail: Coded<RingPos>,
     /// Last head accepted from the peer.
@@ -469,7 +473,9 @@ impl Endpoint {
     /// The same for what it needs once it is attached. Its tokens are those of the record's last connection: who held them
     /// gave them back, or has died.
     pub fn begin_attached(&self) {
-        for w in [&self.slot, &self.tx_blocked, &self.rx_fin, &self.rd_shut, &self.handed, &self.wr_shut] {
+        for w in
+            [&self.slot, &self.tx_blocked, &self.rx_fin, &self.rd_shut, &self.handed, &self.wr_shut, &self.tx_taken]
+        {
             w.store(0, Relaxed);
         }
         for w in [

@@ -37,6 +37,12 @@ pub fn seek(fd: i32, at: i64) -> isize {
     unsafe { syscall!(libc::SYS_lseek, fd, at, libc::SEEK_SET) }
 }
 
+/// Moves the place where a file stands by `n` bytes.
+pub fn step(fd: i32, n: i64) -> isize {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_lseek, fd, n, libc::SEEK_CUR) }
+}
+
 /// `pwrite(2)`.
 pub fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
     // SAFETY: the kernel reads `bytes.len()` bytes.

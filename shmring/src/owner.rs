@@ -6,8 +6,8 @@
 //! generation. Whether that member lives is what the lock on its place says (`shim`, `members.rs`).
 //!
 //! ```text
-//! 63 .. 57   56 .. 33     32 .. 24    23 .. 0
-//! 0          generation   place       thread id; 0: nobody holds it, and the rest names who held it last
+//! 63     62 .. 57   56 .. 33     32 .. 24    23 .. 0
+//! LENT   0          generation   place       thread id; 0: nobody holds it, and the rest names who held it last
 //! ```
 
 use crate::word::Code;
@@ -19,6 +19,11 @@ const PLACE_BITS: u32 = 9;
 /// Bits of a place's generation.
 pub const GENERATION_BITS: u32 = 24;
 const TID: u64 = (1 << TID_BITS) - 1;
+
+/// In the word of a token: its owner does something that changes nothing until it has taken this bit off, such as a copy that
+/// is not published. It may be stopped meanwhile, for good. Another process may take the token from it, by an exchange against
+/// this very word; the owner finds that it cannot take the bit off, and that what it did does not count.
+pub const LENT: u64 = 1 << 63;
 
 /// The owner word of thread `tid` of the member in `place`, of its `generation`-th use; of no thread: `tid` = 0.
 ///
@@ -37,7 +42,13 @@ pub fn tid(word: u64) -> u32 {
 /// The member of an owner word, as a word that nobody holds. 0 = none.
 #[inline(always)]
 pub fn member(word: u64) -> u64 {
-    word & !TID
+    word & !TID & !LENT
+}
+
+/// Whether another process may take it from its owner.
+#[inline(always)]
+pub fn is_lent(word: u64) -> bool {
+    word & LENT != 0
 }
 
 /// Place and generation of a word's member; `None`: it has none.
@@ -62,6 +73,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_word_that_is_lent_names_the_same_owner() {
+        let w = word(255, (1 << GENERATION_BITS) - 1, 4_194_304);
+        let lent = w | LENT;
+        assert!(is_lent(lent) && !is_lent(w));
+        assert_eq!((tid(lent), member(lent), place(lent)), (tid(w), member(w), place(w)));
     }
 
     #[test]

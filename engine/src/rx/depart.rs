@@ -112,7 +112,14 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: Reason,
         // Asked for by another descriptor of it.
         return;
     }
-    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return };
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else {
+        if ep.lives(life) {
+            // Another process keeps the direction, stopped in the middle of a step that nobody can complete. Whoever reads next
+            // would miss what is on the ring.
+            lifeline::reset(fd, why);
+        }
+        return;
+    };
     let me = receiving.leaver(LEAVING_NS);
     match receiving.begin(unread, me) {
         Began::Down | Began::Busy => {}

@@ -120,7 +120,13 @@ pub unsafe fn recv(
         if dozing && total == 0 && family::is_recalled() && family::is_due(ep, shmring::family::Reason::Recalled) {
             return RESTART;
         }
-        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return -libc::EBADF as isize };
+        let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else {
+            return match total {
+                0 if ep.lives(life) => RESTART,
+                0 => -libc::EBADF as isize,
+                n => n as isize,
+            };
+        };
         if ep.local().refs.load(Relaxed) == 0 {
             // See `tx::with_turn`.
             receiving.release();
@@ -178,6 +184,9 @@ pub unsafe fn recv(
             Got::Error(e) => return -e as isize,
             Got::Lost if total > 0 => return total as isize,
             Got::Lost => return RESTART,
+            // What was taken before counts; a peek begins again.
+            Got::Taken if total > 0 && !peek => continue,
+            Got::Taken => return RESTART,
             Got::Nothing => {}
         }
         // Behind all bytes (tcp_recvmsg_locked), as an error of the socket.

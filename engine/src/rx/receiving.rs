@@ -5,17 +5,16 @@
 use super::look::{contradiction, peer};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::conn::{conn, port, sure};
+use crate::conn::{Taken, conn, notify_aside, openly, port};
 use crate::endpoint::{Ep, Latched, latch, put_back, take_latched, take_living, unreported};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
 use crate::{acts, members, ruin, tx};
-use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
-use shmring::family::{FIN, RST, Reason};
+use shmring::family::{FIN, RST, Reason, SHARED};
 use shmring::position::{RingPos, StreamPos};
 use shmring::ring;
 
@@ -29,6 +28,8 @@ pub enum Got {
     Error(i32),
     /// Nothing yet.
     Nothing,
+    /// Another process has taken the direction: the call is to be made anew.
+    Taken,
     /// The connection is lost: what comes of the call the kernel says.
     Lost,
 }
@@ -56,21 +57,25 @@ pub(super) struct In<'a> {
     flags: i32,
     /// Why the connection leaves, if it does.
     why: Reason,
+    /// Another process has taken the direction, behind what this step was about.
+    taken: bool,
 }
 
-port!(In, notify_aside);
+port!(In, tell, tell_last, Taken);
 
 impl Incoming for In<'_> {
     type Fault = Fault;
     type Ending = Latched;
 
-    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Infallible> {
+    fn received(&mut self) -> Result<Option<(StreamPos, u64)>, Taken> {
         Ok(received(self.ep, self.fd))
     }
 
-    fn lying(&mut self) -> Result<(bool, u64), Infallible> {
-        let seen = lifeline::look(self.fd, libc::POLLIN | ENDED);
-        let queued = match lifeline::unread(self.fd) {
+    fn lying(&mut self) -> Result<(bool, u64), Taken> {
+        let (seen, unread) = openly(self.c.ep, &self.c.ep.rx_token, || {
+            (lifeline::look(self.fd, libc::POLLIN | ENDED), lifeline::unread(self.fd))
+        })?;
+        let queued = match unread {
             // At an urgent mark the kernel counts nothing of what lies behind it (tcp_inq). A byte brings the reader past it.
             0 if seen & libc::POLLIN != 0 => 1,
             n => n,
@@ -78,21 +83,21 @@ impl Incoming for In<'_> {
         Ok((seen & ENDED != 0, queued))
     }
 
-    fn shows(&mut self) -> Result<bool, Infallible> {
-        let seen = lifeline::look(self.fd, libc::POLLIN | ENDED);
+    fn shows(&mut self) -> Result<bool, Taken> {
+        let seen = openly(self.c.ep, &self.c.ep.rx_token, || lifeline::look(self.fd, libc::POLLIN | ENDED))?;
         self.ep.note_end(seen);
         Ok(seen != 0)
     }
 
-    fn broken(&mut self) -> Result<bool, Infallible> {
+    fn broken(&mut self) -> Result<bool, Taken> {
         Ok(lifeline::look(self.fd, ENDED) & (libc::POLLERR | libc::POLLHUP) != 0)
     }
 
-    fn peer_ended(&mut self) -> Result<bool, Infallible> {
+    fn peer_ended(&mut self) -> Result<bool, Taken> {
         Ok(lifeline::peer_ended(self.fd))
     }
 
-    fn native(&mut self, max: u64) -> Result<Native, Infallible> {
+    fn native(&mut self, max: u64) -> Result<Native, Taken> {
         let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
         let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
@@ -116,35 +121,18 @@ impl Incoming for In<'_> {
         })
     }
 
-    fn discard(&mut self, n: u64) -> Result<u64, Infallible> {
+    fn discard(&mut self, n: u64) -> Result<u64, Taken> {
         let r = K::discard(self.fd, n);
         acts::heard(self.ep, r);
         Ok(r.max(0) as u64)
     }
 
     #[inline(always)]
-    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Infallible> {
-        let Some(b) = &mut self.to else { return Ok(Err(Fault::Program)) };
-        if n <= SEGMENT as u64
-            && self.flags & libc::MSG_TRUNC == 0
-            && let Some(off) = self.chan.geometry().at_home(ring::base(self.c.published()), at, n)
-            && let Some((dst, room)) = b.piece(n as usize)
-            && room == n as usize
-        {
-            let src = self.chan.home(self.c.ep.slot.load(Relaxed) as usize, self.c.role.rx()).wrapping_add(off);
-            // SAFETY: as below.
-            return Ok(match unsafe { K::copy(dst, src, room) } {
-                Ok(()) => {
-                    b.advance(room);
-                    Ok(n)
-                }
-                Err(_) => Err(Fault::Program),
-            });
-        }
-        self.copy_pieces(at, n)
+    fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        if self.c.ep.handed.load(Relaxed) & SHARED == 0 { Ok(self.copy_now(at, n)) } else { self.copy_openly(at, n) }
     }
 
-    fn end_sending(&mut self) -> Result<Option<Latched>, Infallible> {
+    fn end_sending(&mut self) -> Result<Option<Latched>, Taken> {
         Ok(tx::settle(self.ep, self.chan, self.fd))
     }
 
@@ -170,7 +158,7 @@ impl Incoming for In<'_> {
         self.chan.id.load(Relaxed) == 0
     }
 
-    fn break_off(&mut self) -> Result<(), Infallible> {
+    fn break_off(&mut self) -> Result<(), Taken> {
         lifeline::reset(self.fd, self.why);
         Ok(())
     }
@@ -195,10 +183,56 @@ impl Incoming for In<'_> {
 }
 
 impl In<'_> {
+    fn tell(&mut self) -> Result<(), Taken> {
+        notify_aside(&self.c, self.chan);
+        Ok(())
+    }
+
+    /// The bytes are counted by now, and to tell the peer once more would do no harm.
+    #[inline(always)]
+    fn tell_last(&mut self) {
+        let ep = self.c.ep;
+        self.taken |= openly(ep, &ep.rx_token, || notify_aside(&self.c, self.chan)).is_err();
+    }
+
+    /// [`Incoming::copy`] of a connection that other processes hold, too. Until the bytes are counted nothing depends on them.
+    #[cold]
+    fn copy_openly(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        let before = self.to.as_ref().map(|b| b.place());
+        let ep = self.c.ep;
+        let copied = openly(ep, &ep.rx_token, || self.copy_now(at, n));
+        if let (Err(Taken), Some(b), Some(before)) = (&copied, &mut self.to, before) {
+            b.go_to(before);
+        }
+        copied
+    }
+
+    #[inline(always)]
+    fn copy_now(&mut self, at: RingPos, n: u64) -> Result<u64, Fault> {
+        let Some(b) = &mut self.to else { return Err(Fault::Program) };
+        if n <= SEGMENT as u64
+            && self.flags & libc::MSG_TRUNC == 0
+            && let Some(off) = self.chan.geometry().at_home(ring::base(self.c.published()), at, n)
+            && let Some((dst, room)) = b.piece(n as usize)
+            && room == n as usize
+        {
+            let src = self.chan.home(self.c.ep.slot.load(Relaxed) as usize, self.c.role.rx()).wrapping_add(off);
+            // SAFETY: as below.
+            return match unsafe { K::copy(dst, src, room) } {
+                Ok(()) => {
+                    b.advance(room);
+                    Ok(n)
+                }
+                Err(_) => Err(Fault::Program),
+            };
+        }
+        self.copy_pieces(at, n)
+    }
+
     /// [`Incoming::copy`] where it may be more than one piece.
     #[inline(never)]
-    fn copy_pieces(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Infallible> {
-        let Some(b) = &mut self.to else { return Ok(Err(Fault::Program)) };
+    fn copy_pieces(&mut self, at: RingPos, n: u64) -> Result<u64, Fault> {
+        let Some(b) = &mut self.to else { return Err(Fault::Program) };
         let discard = self.flags & libc::MSG_TRUNC != 0;
         let dir = self.chan.role().rx();
         let geo = self.chan.geometry();
@@ -227,7 +261,7 @@ impl In<'_> {
                 if let Err(e) = copied {
                     b.go_to(whole);
                     let taken = done - done % SEGMENT;
-                    return Ok(if taken > 0 { Ok(taken as u64) } else { Err(e) });
+                    return if taken > 0 { Ok(taken as u64) } else { Err(e) };
                 }
                 dst = dst.wrapping_add(len);
             }
@@ -235,7 +269,7 @@ impl In<'_> {
             done += room;
         }
         // Nothing: the program's vector has become shorter since its bytes were counted.
-        Ok(if done > 0 { Ok(done as u64) } else { Err(Fault::Program) })
+        if done > 0 { Ok(done as u64) } else { Err(Fault::Program) }
     }
 }
 
@@ -247,8 +281,8 @@ fn milliseconds() -> u64 {
 /// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.
 pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
     let c = conn(ep, chan);
-    let mut port = In { ep, chan, c, fd, to: None, flags: 0, why: Reason::None };
-    sure(driver::see(&mut port, &c, wait))
+    let mut port = In { ep, chan, c, fd, to: None, flags: 0, why: Reason::None, taken: false };
+    driver::see(&mut port, &c, wait).unwrap_or(Sees::NotYet)
 }
 
 /// The receiving direction of a connection, in this thread's hands. While it is, the record, the channel and the slot stay.
@@ -261,27 +295,32 @@ pub(super) struct Receiving<'a> {
     held: Held<'a>,
     /// What was found cannot be: the connection is lost.
     lost: bool,
+    /// Another process has taken the direction.
+    taken: bool,
 }
 
 impl<'a> Receiving<'a> {
-    /// Takes it; not if the record belongs to another connection by now.
+    /// Takes it; not if the record belongs to another connection by now, or another process keeps the direction.
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Receiving<'a>> {
-        let held = take_living(ep, &ep.record().rx_token, life)?;
-        Some(Receiving { ep, chan, c: conn(ep, chan), fd, held, lost: false })
+        let held = take_living(ep, &ep.record().rx_token, None, life)?;
+        Some(Receiving { ep, chan, c: conn(ep, chan), fd, held, lost: false, taken: false })
     }
 
     /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
     #[inline(always)]
     pub fn release(self) {
-        if self.lost {
-            return self.ruin();
+        if self.lost | self.taken {
+            return self.end();
         }
         self.held.release();
     }
 
     #[cold]
-    fn ruin(self) {
+    fn end(self) {
+        if self.taken {
+            return self.held.is_taken();
+        }
         let life = self.ep.life();
         self.held.release();
         ruin::ruin(self.ep, self.chan, self.fd, life);
@@ -292,7 +331,7 @@ impl<'a> Receiving<'a> {
     where
         'a: 'b,
     {
-        In { ep: self.ep, chan: self.chan, c: self.c, fd: self.fd, to, flags, why: Reason::None }
+        In { ep: self.ep, chan: self.chan, c: self.c, fd: self.fd, to, flags, why: Reason::None, taken: false }
     }
 
     /// One attempt to receive `want` bytes. Never blocks.
@@ -304,16 +343,26 @@ impl<'a> Receiving<'a> {
         let ep = self.ep;
         let c = conn(ep, self.chan);
         let mut port = self.port(Some(b), flags);
-        if flags & libc::MSG_PEEK != 0 && sure(driver::all_echoed(&mut port, &c)) {
+        if flags & libc::MSG_PEEK != 0 {
             // A peek does not see past an echo, unless the direction is down.
-            sure(driver::come_down(&mut port, &c));
+            match driver::all_echoed(&mut port, &c) {
+                Ok(true) if driver::come_down(&mut port, &c).is_ok() => {}
+                Ok(false) => {}
+                _ => return self.is_taken(0),
+            }
         }
         let mut place = Place::of(&mut port, &c);
         let mut total = 0usize;
         while total < want {
-            let end = match sure(driver::bring(&mut port, &c, &mut place, (want - total) as u64)) {
+            let Ok(brought) = driver::bring(&mut port, &c, &mut place, (want - total) as u64) else {
+                return self.is_taken(total);
+            };
+            let end = match brought {
                 Brought::Bytes(n) => {
                     total += n as usize;
+                    if port.taken {
+                        return self.is_taken(total);
+                    }
                     continue;
                 }
                 Brought::Again => continue,
@@ -357,11 +406,21 @@ impl<'a> Receiving<'a> {
         Got::Bytes(total)
     }
 
+    /// Another process has taken the direction, after `total` bytes.
+    #[cold]
+    fn is_taken(&mut self, total: usize) -> Got {
+        self.taken = true;
+        if total > 0 { Got::Bytes(total) } else { Got::Taken }
+    }
+
     /// Moves the receiver on as far as the lifeline allows; `early`: also down from the ring, if all that lies there is the
     /// lifeline's, too.
     pub fn advance(&mut self, early: bool) {
         let mut port = self.port(None, 0);
-        sure(driver::advance(&mut port, &self.c, early));
+        if driver::advance(&mut port, &self.c, early).is_err() {
+            self.taken = true;
+            return;
+        }
         if let Some((head, claimed)) = contradiction(&self.c) {
             port.contradicts("end", head, claimed);
             self.lost = true;
@@ -373,10 +432,14 @@ impl<'a> Receiving<'a> {
         let mut port = self.port(None, 0);
         let c = self.c;
         loop {
-            match sure(driver::skip(&mut port, &c)) {
-                Skipped::Some => {}
-                Skipped::All => return true,
-                Skipped::NotYet => return false,
+            match driver::skip(&mut port, &c) {
+                Ok(Skipped::Some) => {}
+                Ok(Skipped::All) => return true,
+                Ok(Skipped::NotYet) => return false,
+                Err(Taken) => {
+                    self.taken = true;
+                    return false;
+                }
             }
         }
     }
@@ -393,13 +456,19 @@ impl<'a> Receiving<'a> {
     /// Begins to leave.
     pub fn begin(&mut self, unread: Unread, leaver: u64) -> Began {
         let mut port = self.port(None, 0);
-        sure(driver::begin(&mut port, &self.c, unread, leaver))
+        driver::begin(&mut port, &self.c, unread, leaver).unwrap_or_else(|Taken| {
+            self.taken = true;
+            Began::Busy
+        })
     }
 
     /// Ends that.
     pub fn conclude(&mut self, leaver: u64, outcome: Outcome, why: Reason) -> Option<bool> {
         let mut port = In { why, ..self.port(None, 0) };
-        sure(driver::conclude(&mut port, &self.c, leaver, outcome))
+        driver::conclude(&mut port, &self.c, leaver, outcome).unwrap_or_else(|Taken| {
+            self.taken = true;
+            None
+        })
     }
 }
 

@@ -107,6 +107,8 @@ struct State {
     meanwhile: VecDeque<Option<Meanwhile>>,
     /// Signals that were raised.
     raised: Vec<i32>,
+    /// What happens in the middle of the next copy.
+    in_copy: Option<Meanwhile>,
     /// Memory of the program that faults.
     bad: Vec<Range<usize>>,
     /// Pages that can still be had.
@@ -249,6 +251,11 @@ impl Simulated {
         state().meanwhile.push_back(Some(Box::new(f)));
     }
 
+    /// Leaves something to be done in the middle of the next copy: whoever copies is stopped there so long.
+    pub fn in_copy(f: impl FnOnce() + Send + 'static) {
+        state().in_copy = Some(Box::new(f));
+    }
+
     /// The next sleeper sleeps in vain, until its deadline.
     pub fn nothing_meanwhile() {
         state().meanwhile.push_back(None);
@@ -263,7 +270,8 @@ impl Simulated {
 
     /// Whether all of that has been done.
     pub fn is_quiet() -> bool {
-        state().meanwhile.is_empty()
+        let s = state();
+        s.meanwhile.is_empty() && s.in_copy.is_none()
     }
 
     /// Time passes.
@@ -327,6 +335,7 @@ impl Simulated {
     fn forget() {
         let mut s = state();
         s.meanwhile.clear();
+        s.in_copy = None;
         s.bad.clear();
         s.raised.clear();
         s.pages = None;
@@ -577,6 +586,7 @@ impl Kernel for Simulated {
         }
         done as isize
     }
+    fn step(_: i32, _: i64) {}
     fn stat(fd: i32) -> Option<libc::stat> {
         let s = state();
         // SAFETY: all-zero bytes are a valid stat.
@@ -724,8 +734,13 @@ impl Kernel for Simulated {
         if len > 0 && (bad(dst.addr()) || bad(src.addr())) {
             return Err(Fault);
         }
+        let stopped = state().in_copy.take();
+        let half = stopped.as_ref().map_or(len, |_| len / 2);
         // SAFETY: the caller's obligation.
-        unsafe { core::ptr::copy_nonoverlapping(src, dst, len) };
+        unsafe { core::ptr::copy_nonoverlapping(src, dst, half) };
+        stopped.into_iter().for_each(|f| f());
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(src.wrapping_add(half), dst.wrapping_add(half), len - half) };
         Ok(())
     }
     fn arm_faults() {}

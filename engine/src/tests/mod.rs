@@ -6,6 +6,7 @@ mod leaving;
 mod many;
 mod paths;
 mod reference;
+mod shared;
 mod shortage;
 mod signals;
 mod streams;

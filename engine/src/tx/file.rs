@@ -101,6 +101,8 @@ unsafe fn transmit(
                 return Sent::Done(total as isize + r.max(0));
             }
             Attempt::Native => return Sent::Native,
+            Attempt::Taken if total > 0 => continue,
+            Attempt::Taken => return Sent::Again,
             Attempt::Full if end => return Sent::Done(total as isize),
             Attempt::Full => {}
             Attempt::Error(e) if total > 0 => {
@@ -140,6 +142,7 @@ unsafe fn put_file(
 ) -> Result<Option<usize>, Unsent> {
     let dir = chan.role().tx();
     let mut end = false;
+    let (before, mut read) = (*at, 0);
     let r = sending.put(want as u64, |base, tail, room| {
         let room = fitting(ep, chan, tail.since(base), room)?;
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 3];
@@ -153,11 +156,20 @@ unsafe fn put_file(
         }
         // SAFETY: the spans lie inside the ring, unpublished.
         let r = unsafe { K::read_vector(inp, &v[..n], *at) };
+        read = r.max(0) as i64;
         if let Some(at) = at {
-            *at += r.max(0) as i64;
+            *at += read;
         }
         end = r == 0;
         if r < 0 { Err(Unsent::Error(-r as i32)) } else { Ok(r as u64) }
     });
+    if r == Err(Unsent::Taken) {
+        // None of it was sent. Where the file stands is the program's, and was moved.
+        match before {
+            None => K::step(inp, -read),
+            before => *at = before,
+        }
+        return Err(Unsent::Taken);
+    }
     if end { Ok(None) } else { r.map(Some) }
 }

@@ -72,7 +72,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         Some(low) if low < chan.ring() as u32 && (snd == 0 || low < snd) => low | ring::UNSENT,
         _ => snd,
     };
-    let held = lock::take(&ep.tx_token);
+    // From a process that keeps the direction, and is stopped there, nobody else sends now.
+    let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return };
     let before = limit(ep, chan);
     let old = conn(ep, chan).me().sndbuf.swap(word, Relaxed);
     let (less, empty) = (limit(ep, chan) < before, space(ep, chan) == limit(ep, chan));
@@ -100,7 +101,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 /// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
 /// uncorks around every answer needs no system call for it. `real` tells the kernel.
 pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
-    let held = lock::take(&ep.tx_token);
+    let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return real() };
     let known = ep.tx_phase.get() == TxPhase::Ring && ep.cork.load(Relaxed) != 0;
     let r = if known { 0 } else { real() };
     // Once the kernel has nothing corked, it need not hear of it any more.
@@ -173,6 +174,8 @@ enum Unsent {
     NoMemory,
     /// The connection is lost: what comes of the call the kernel says.
     Lost,
+    /// Another process has taken the direction: nothing was sent.
+    Taken,
     /// The call fails with this errno.
     Error(i32),
 }
@@ -282,6 +285,8 @@ pub enum Sent {
     Done(isize),
     /// Nothing was taken: the kernel must do it.
     Native,
+    /// Nothing was taken, and another process has the direction: the call is to be made anew.
+    Again,
 }
 
 /// One attempt to fill the ring under the token, by `fill`.
@@ -289,6 +294,8 @@ enum Attempt {
     Took(usize),
     Full,
     Native,
+    /// Another process has taken the direction.
+    Taken,
     Error(i32),
 }
 
@@ -300,7 +307,9 @@ fn with_turn(
     life: u32,
     fill: impl FnOnce(&mut Sending) -> Result<usize, Unsent>,
 ) -> Attempt {
-    let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return Attempt::Error(libc::EBADF) };
+    let Some(mut sending) = Sending::take(ep, chan, fd, life) else {
+        return if ep.lives(life) { Attempt::Taken } else { Attempt::Error(libc::EBADF) };
+    };
     if ep.local().refs.load(Relaxed) == 0 {
         // Another thread has closed this process's last descriptor, and others have the connection: this process's part in
         // the channel is given up (`slots::leave`).
@@ -310,6 +319,7 @@ fn with_turn(
     let a = match sending.turn() {
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
+        Turn::Taken => Attempt::Taken,
         Turn::Error(e) => Attempt::Error(e),
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
@@ -320,10 +330,12 @@ fn with_turn(
                 match sending.turn() {
                     Turn::Error(e) => Attempt::Error(e),
                     Turn::Blocked => Attempt::Full,
+                    Turn::Taken => Attempt::Taken,
                     Turn::Lifeline | Turn::Ring => Attempt::Native,
                 }
             }
             Err(Unsent::Lost) => Attempt::Native,
+            Err(Unsent::Taken) => Attempt::Taken,
             Err(Unsent::Error(e)) => Attempt::Error(e),
         },
     };
@@ -371,7 +383,12 @@ pub unsafe fn send(
             if want == 0 {
                 return Ok(0);
             }
-            put(ep, chan, sending, &mut b, want)
+            let before = b.place();
+            let put = put(ep, chan, sending, &mut b, want);
+            if put == Err(Unsent::Taken) {
+                b.go_to(before);
+            }
+            put
         });
         match a {
             Attempt::Took(n) => {
@@ -392,6 +409,8 @@ pub unsafe fn send(
                 return Sent::Done(total as isize + r.max(0));
             }
             Attempt::Native => return Sent::Native,
+            Attempt::Taken if total > 0 => continue,
+            Attempt::Taken => return Sent::Again,
             Attempt::Full if want == 0 => return Sent::Done(0),
             Attempt::Full => {}
             Attempt::Error(e) if total > 0 => {

@@ -5,16 +5,15 @@
 use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
-use crate::conn::{conn, port, sure};
+use crate::conn::{Taken, conn, notify, openly, port};
 use crate::endpoint::{Ep, Latched, latch, take_latched, take_living};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
 use crate::{acts, peer, ruin};
-use core::convert::Infallible;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Outgoing, Put};
-use shmring::family::Reason;
+use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Next, Outgoing, Put};
+use shmring::family::{Reason, SHARED};
 use shmring::layout::Role;
 use shmring::position::{RingPos, StreamPos};
 use shmring::ring;
@@ -28,17 +27,21 @@ pub(super) struct Out<'a> {
     fd: i32,
     /// What was found cannot be, or cannot be told: the connection is lost.
     lost: bool,
+    /// Another process has taken the direction.
+    taken: bool,
+    /// The token is lent already, for a look that changes nothing.
+    glances: bool,
 }
 
-port!(Out, notify);
+port!(Out, tell, tell_last, Taken);
 
 impl Outgoing for Out<'_> {
-    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Infallible> {
+    fn natively_sent(&mut self) -> Result<Option<StreamPos>, Taken> {
         Ok(lifeline::sent(self.fd, self.ep.role() == Some(Role::Connector)))
     }
 
     #[inline(always)]
-    fn ended(&mut self) -> Result<bool, Infallible> {
+    fn ended(&mut self) -> Result<bool, Taken> {
         let (ep, peer) = (self.c.ep, self.c.peer());
         if ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0 {
             return Ok(true);
@@ -57,26 +60,26 @@ impl Outgoing for Out<'_> {
                 return Ok(false);
             }
         }
-        Ok(self.look_for_end())
+        self.look_for_end()
     }
 
     /// The peer's FIN stands behind what the receive window did not take (tcp_send_fin). A peer that is killed with our
     /// bytes unread on the kernel sends a RST, which no window holds back; we would hear nothing of its end.
-    fn backlog(&mut self) -> Result<bool, Infallible> {
+    fn backlog(&mut self) -> Result<bool, Taken> {
         Ok(self.ep.rx_phase.get() != RxPhase::Ring
             && lifeline::option(self.fd, libc::SOL_SOCKET, libc::SO_RCVBUF)
                 .is_ok_and(|size| lifeline::unread(self.fd) > size as u64 / 8))
     }
 
-    fn reset(&mut self) -> Result<bool, Infallible> {
+    fn reset(&mut self) -> Result<bool, Taken> {
         Ok(lifeline::look(self.fd, 0) != 0)
     }
 
-    fn killed(&mut self) -> Result<bool, Infallible> {
+    fn killed(&mut self) -> Result<bool, Taken> {
         Ok(peer::gone(self.ep, self.fd))
     }
 
-    fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Infallible> {
+    fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Taken> {
         let dir = self.chan.role().tx();
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         let mut small = [0u8; 4096];
@@ -130,9 +133,22 @@ impl Outgoing for Out<'_> {
 }
 
 impl Out<'_> {
+    /// Whoever takes the direction meanwhile tells the peer once more, which does no harm.
+    #[inline(always)]
+    fn tell(&mut self) -> Result<(), Taken> {
+        openly(self.c.ep, &self.c.ep.tx_token, || notify(&self.c, self.chan))
+    }
+
+    /// The bytes are published by now, and are this thread's, whoever has the direction.
+    #[inline(always)]
+    fn tell_last(&mut self) {
+        self.taken |= self.tell().is_err();
+    }
+
     #[cold]
-    fn look_for_end(&self) -> bool {
-        look(self.ep, self.chan, self.fd, ENDED) & ENDED != 0
+    fn look_for_end(&self) -> Result<bool, Taken> {
+        let look = || look(self.ep, self.chan, self.fd, ENDED) & ENDED != 0;
+        if self.glances { Ok(look()) } else { openly(self.c.ep, &self.c.ep.tx_token, look) }
     }
 }
 
@@ -153,6 +169,8 @@ pub(super) enum Turn {
     Ring,
     /// The rewind is not finished: nothing can be sent now.
     Blocked,
+    /// Another process has taken the direction.
+    Taken,
     /// Report this.
     Error(i32),
 }
@@ -165,30 +183,38 @@ pub(super) struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    /// Takes it; not if the record belongs to another connection by now.
+    /// Takes it; not if the record belongs to another connection by now, or another process keeps the direction.
     #[inline(always)]
     pub fn take(ep: Ep, chan: &'a Chan, fd: i32, life: u32) -> Option<Sending<'a>> {
-        let held = take_living(ep, &ep.record().tx_token, life)?;
-        Some(Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false }, held })
+        let record = ep.record();
+        Some(Sending::new(ep, chan, fd, take_living(ep, &record.tx_token, Some(&record.tx_taken), life)?))
     }
 
-    /// Takes it where the caller knows that the connection lives.
-    pub fn take_now(ep: Ep, chan: &'a Chan, fd: i32) -> Sending<'a> {
-        let held = lock::take(&ep.record().tx_token);
-        Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false }, held }
+    /// Takes it where the caller knows that the connection lives. `None`: another process keeps the direction.
+    pub fn take_now(ep: Ep, chan: &'a Chan, fd: i32) -> Option<Sending<'a>> {
+        let record = ep.record();
+        Some(Sending::new(ep, chan, fd, lock::take(&record.tx_token, Some(&record.tx_taken))?))
+    }
+
+    #[inline(always)]
+    fn new(ep: Ep, chan: &'a Chan, fd: i32, held: Held<'a>) -> Sending<'a> {
+        Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false }, held }
     }
 
     /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
     #[inline(always)]
     pub fn release(self) {
-        if self.port.lost {
-            return self.ruin();
+        if self.port.lost | self.port.taken {
+            return self.end();
         }
         self.held.release();
     }
 
     #[cold]
-    fn ruin(self) {
+    fn end(self) {
+        if self.port.taken {
+            return self.held.is_taken();
+        }
         let Out { ep, chan, fd, .. } = self.port;
         let life = ep.life();
         self.held.release();
@@ -199,7 +225,16 @@ impl<'a> Sending<'a> {
     #[inline(always)]
     pub fn turn(&mut self) -> Turn {
         let c = self.port.c;
-        match sure(driver::turn(&mut self.port, &c, Aim::Send)) {
+        if c.ep.handed.load(Relaxed) & SHARED != 0
+            && let Some(turn) = self.glance()
+        {
+            return turn;
+        }
+        let Ok(turn) = driver::turn(&mut self.port, &c, Aim::Send) else {
+            self.port.taken = true;
+            return Turn::Taken;
+        };
+        match turn {
             driver::Turn::Lifeline => Turn::Lifeline,
             driver::Turn::Ring => Turn::Ring,
             driver::Turn::Blocked => Turn::Blocked,
@@ -214,11 +249,34 @@ impl<'a> Sending<'a> {
         }
     }
 
+    /// Whether it is plainly the ring's turn. A process that sends on a connection of others as well is here for as long as in a
+    /// copy: it can be done without here, too.
+    #[cold]
+    fn glance(&mut self) -> Option<Turn> {
+        let (c, port) = (self.port.c, &mut self.port);
+        port.glances = true;
+        let next = openly(c.ep, &c.ep.tx_token, || driver::look(port, &c, Aim::Send));
+        self.port.glances = false;
+        match next {
+            Ok(Ok(Next::Done(driver::Turn::Ring))) => Some(Turn::Ring),
+            Ok(_) => None,
+            Err(Taken) => {
+                self.port.taken = true;
+                Some(Turn::Taken)
+            }
+        }
+    }
+
     /// Takes the direction down for good, for a reason of this side's. An error that it comes to is for the program's own
     /// calls to report.
     pub fn leave(&mut self) {
         let c = self.port.c;
-        match sure(driver::turn(&mut self.port, &c, Aim::Leave)) {
+        let Ok(turn) = driver::turn(&mut self.port, &c, Aim::Leave) else {
+            // Whoever has taken it takes it down.
+            self.port.taken = true;
+            return;
+        };
+        match turn {
             driver::Turn::Failed(Failure::Corrupt | Failure::Reset) => self.corrupt(),
             driver::Turn::Failed(_) if self.port.lost => {}
             driver::Turn::Failed(failure) => untold(self.port.ep, errno(failure)),
@@ -262,12 +320,20 @@ impl<'a> Sending<'a> {
     ) -> Result<usize, Unsent> {
         let chan = self.port.chan;
         let c = self.port.c;
-        match sure(driver::put(&mut self.port, &c, want, |_, base, tail, room| {
-            let filled = fill(base, tail, room);
-            // Whoever sees these bytes must know what was done before them.
-            acts::pass_on(chan);
-            Ok(filled)
-        })) {
+        let put = driver::put(&mut self.port, &c, want, |_, base, tail, room| {
+            // Until they are published nothing depends on these bytes. Who takes the direction meanwhile does not write there.
+            openly(c.ep, &c.ep.tx_token, || {
+                let filled = fill(base, tail, room);
+                // Whoever sees these bytes must know what was done before them.
+                acts::pass_on(chan);
+                filled
+            })
+        });
+        let Ok(put) = put else {
+            self.port.taken = true;
+            return Err(Unsent::Taken);
+        };
+        match put {
             Put::Took(n) => Ok(n as usize),
             Put::Full | Put::Nothing => Ok(0),
             Put::Fault(why) => Err(why),
@@ -281,6 +347,6 @@ impl<'a> Sending<'a> {
     /// After the FIN: what is left of an echo stays unsent.
     pub fn finished(&mut self) {
         let c = self.port.c;
-        sure(driver::finished(&mut self.port, &c));
+        let _ = driver::finished(&mut self.port, &c);
     }
 }

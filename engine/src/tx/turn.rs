@@ -77,7 +77,11 @@ pub fn settle_native(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
 
 /// Takes the sending direction down for good, for a reason of this side's.
 pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
-    let mut sending = Sending::take_now(ep, chan, fd);
+    let Some(mut sending) = Sending::take_now(ep, chan, fd) else {
+        // It is stopped in the middle of a step that nobody can complete: what is sent next would come at a wrong place.
+        lifeline::reset(fd, Reason::Shared);
+        return;
+    };
     sending.leave();
     sending.release();
 }
@@ -99,9 +103,10 @@ pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
 
 /// After the FIN: what is left of an echo stays unsent.
 pub fn finished(ep: Ep, chan: &Chan, fd: i32) {
-    let mut sending = Sending::take_now(ep, chan, fd);
-    sending.finished();
-    sending.release();
+    if let Some(mut sending) = Sending::take_now(ep, chan, fd) {
+        sending.finished();
+        sending.release();
+    }
 }
 
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is

@@ -4,7 +4,7 @@
 //! before what, and what is told to whom after which store. There is no system call here and no clock; what only the
 //! outside can say or do (the kernel's counts, a native send, a doorbell) is asked of a [`Port`].
 //!
-//! Three run this code. In the library a port is a connection, and nothing stops a step. Under the model checker
+//! Three run this code. In the library a port is a connection. Under the model checker
 //! (`tests/switch_model.rs`) a port lets one effect through and stops there, so that other threads, the kernel and `kill -9`
 //! come between any two. The hostile peer (`tests/hostile.rs`) writes what it likes before each effect.
 //!
@@ -211,7 +211,8 @@ pub enum Moved {
 
 /// How a step reaches memory and the outside. Every method is one effect: what others do comes before it or after it.
 pub trait Port {
-    /// Why a step ends between two effects. In the library nothing does that (`Infallible`).
+    /// Why a step ends between two effects. In the library: another process has taken the direction, which this one had lent
+    /// ([`owner::LENT`](crate::owner::LENT)) for an effect that changes nothing, such as a copy.
     type Stop;
     /// Bytes of a ring that share a page with the slot's header.
     const HOME: u64 = layout::HOME as u64;
@@ -223,6 +224,11 @@ pub trait Port {
     fn quiet<T: Seen>(&mut self, access: impl FnOnce() -> T) -> T;
     /// Tells the pollers of the peer to look at this connection.
     fn notify(&mut self) -> Result<(), Self::Stop>;
+    /// The same, where nothing follows in the step that needs the token.
+    #[inline(always)]
+    fn notify_last(&mut self) -> Result<(), Self::Stop> {
+        self.notify()
+    }
     /// Tells the other threads of this process.
     fn tell_own(&mut self);
     /// For the tests: whether the protocol is to go without this guard.

@@ -216,14 +216,21 @@ fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: RingPos, before: u64, n: 
     if p.lacks(Guard::SpaceAfterConsume) && (before >= third || before + n < third) {
         return Ok(());
     }
-    serve_wish(p, c, head, limit)
+    serve_wish(p, c, head, limit, P::notify_last)
 }
 
 #[inline(never)]
-fn serve_wish<P: Incoming>(p: &mut P, c: &Conn, head: RingPos, limit: u64) -> Result<(), P::Stop> {
+fn serve_wish<P: Incoming>(
+    p: &mut P,
+    c: &Conn,
+    head: RingPos,
+    limit: u64,
+    notify: impl FnOnce(&mut P) -> Result<(), P::Stop>,
+) -> Result<(), P::Stop> {
     let wish = p.atom(|| ring::wish(c.peer(), c.published(), head, limit).unwrap_or(0))?;
     if wish != 0 {
-        p.notify()?;
+        notify(p)?;
+        // The wish has a number of its own: another reader takes back no other.
         if !p.lacks(Guard::ServedByReader) {
             p.atom(|| ring::served(c.peer(), wish))?;
         }
@@ -242,7 +249,7 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step
             }
             if p.own(&c.peer().want_space) != 0 {
                 let limit = p.limit();
-                serve_wish(p, c, place.head, limit)?;
+                serve_wish(p, c, place.head, limit, P::notify)?;
             }
         }
         if !p.shows()? {

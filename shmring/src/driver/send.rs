@@ -161,7 +161,7 @@ pub fn look<P: Outgoing>(p: &mut P, c: &Conn, aim: Aim) -> Result<Next, P::Stop>
         rewind: p.see(&c.peer().rewind)?,
         head: p.own(&c.ep.tx_head),
         tail: p.own(&c.ep.tx_tail),
-        fin: aim == Aim::Leave || p.ended()?,
+        fin: aim == Aim::Leave || p.own(&c.ep.tx_taken) != 0 || p.ended()?,
     };
     Ok(match switch::tx(view) {
         TxStep::Lifeline if aim == Aim::Leave => {
@@ -409,6 +409,6 @@ pub fn put<P: Outgoing, F>(
         bytes.store(bytes.load(Ordering::Relaxed) + n, Ordering::Relaxed);
         messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     });
-    p.notify()?;
+    p.notify_last()?;
     Ok(Put::Took(n))
 }

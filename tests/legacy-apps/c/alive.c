@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -310,6 +311,7 @@ static void stopped(void)
 		waitpid(peer, 0, 0);
 		close(fd);
 	}
+	if (getenv("ALIVE_HELPED")) fprintf(stderr, "helped %d of %d\n", helped, rounds);
 	puts(helped <= rounds / 6 ? "goes on" : "is kept");
 }
 
@@ -340,6 +342,124 @@ static void stopped_first(void)
 		close(fd);
 	}
 	puts("comes back");
+}
+
+static char large[4 << 20];
+
+static void drain_much(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (recv(fd, large, sizeof large, 0) > 0);
+	_exit(0);
+}
+
+static void flood_much(int s)
+{
+	while (send(s, large, sizeof large, MSG_NOSIGNAL) > 0);
+}
+
+/* The same, of one that receives much at a time, and is stopped in the middle of that more often than not. The other one
+ * receives, and so does the first once it goes on. */
+static void stopped_copying(void)
+{
+	struct sigaction a = { .sa_handler = nothing };
+	int helped = 0, rounds = 40;
+	sigaction(SIGALRM, &a, 0);
+	for (int i = 0; i < rounds; i++) {
+		pid_t peer = meet(flood_much);
+		pid_t c = fork();
+		if (c == 0) drain_much();
+		pass(10000 + rand() % 5000);
+		kill(c, SIGSTOP);
+		int status, kept = 0;
+		waitpid(c, &status, WUNTRACED);
+		alarm(2);
+		for (int n = 0; n < 20; n++)
+			if (recv(fd, buf, sizeof buf, 0) <= 0) {
+				if (errno != EINTR || kept++) fail("recv");
+				kill(c, SIGCONT);
+			}
+		alarm(0);
+		kill(c, SIGCONT);
+		helped += kept;
+		pass(2000);
+		kill(c, SIGKILL);
+		kill(peer, SIGKILL);
+		if (waitpid(c, &status, 0) != c || !WIFSIGNALED(status)) fail("the first one");
+		waitpid(peer, 0, 0);
+		close(fd);
+	}
+	if (getenv("ALIVE_HELPED")) fprintf(stderr, "helped %d of %d\n", helped, rounds);
+	puts(helped <= rounds / 6 ? "goes on" : "is kept");
+}
+
+/* What three processes count of one stream. */
+struct counts {
+	long by[2], got[2];
+	int over;
+};
+static struct counts *counts;
+
+/* Sends its letter, in pieces as large as `n`, until it is over. */
+static void tell(int s, int who, size_t n, int pieces)
+{
+	memset(large, 'a' + who, n);
+	for (int i = 0; pieces ? i < pieces : !counts->over; i++) {
+		ssize_t r = send(s, large, n, MSG_NOSIGNAL);
+		if (r < 0 && errno != EINTR) fail("send");
+		if (r > 0) counts->by[who] += r;
+	}
+}
+
+static void count(int s)
+{
+	ssize_t n;
+	while ((n = recv(s, large, sizeof large, 0)) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			if (large[i] == 'a' || large[i] == 'b') counts->got[large[i] - 'a']++;
+}
+
+/* Two processes send on one connection, and one of them is stopped at some moment. The other one goes on, and so does the
+ * first, later; whatever either has been told that it sent arrives, once. */
+static void stopped_sending(void)
+{
+	struct sigaction a = { .sa_handler = nothing };
+	int helped = 0, rounds = 40;
+	sigaction(SIGALRM, &a, 0);
+	counts = mmap(0, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	for (int i = 0; i < rounds; i++) {
+		memset(counts, 0, sizeof *counts);
+		pid_t peer = meet(count);
+		pid_t c = fork();
+		if (c == 0) {
+			tell(fd, 0, i % 2 ? 100 + rand() % 10000 : 1 << 18, 0);
+			_exit(0);
+		}
+		pass(2000 + rand() % 5000);
+		kill(c, SIGSTOP);
+		int status;
+		waitpid(c, &status, WUNTRACED);
+		alarm(2);
+		tell(fd, 1, 1000, 1);
+		if (!counts->by[1]) {
+			helped++;
+			kill(c, SIGCONT);
+		}
+		alarm(0);
+		tell(fd, 1, 7000, 30);
+		kill(c, SIGCONT);
+		tell(fd, 1, 7000, 30);
+		counts->over = 1;
+		if (waitpid(c, &status, 0) != c || status) fail("the first one");
+		close(fd);
+		waitpid(peer, 0, 0);
+		if (memcmp(counts->by, counts->got, sizeof counts->by)) {
+			printf("round %d: sent %ld and %ld, got %ld and %ld\n", i, counts->by[0], counts->by[1], counts->got[0], counts->got[1]);
+			exit(4);
+		}
+	}
+	if (getenv("ALIVE_HELPED")) fprintf(stderr, "helped %d of %d\n", helped, rounds);
+	puts(helped <= rounds / 6 ? "goes on" : "is kept");
 }
 
 /* A process that has the same epoll set is stopped at some moment while it changes it. The other one goes on with the set. */
@@ -389,6 +509,8 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "abreast")) abreast();
 	else if (!strcmp(what, "stopped")) stopped();
 	else if (!strcmp(what, "stopped-first")) stopped_first();
+	else if (!strcmp(what, "stopped-copying")) stopped_copying();
+	else if (!strcmp(what, "stopped-sending")) stopped_sending();
 	else if (!strcmp(what, "stopped-set")) stopped_set();
 	else return 2;
 	return 0;

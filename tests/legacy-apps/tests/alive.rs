@@ -75,3 +75,13 @@ fn a_stopped_holder_that_was_alone() {
 fn a_stopped_process_that_has_the_same_epoll_set() {
     scenario("stopped-set", 2);
 }
+
+#[test]
+fn a_stopped_holder_that_receives_much() {
+    scenario("stopped-copying", 40);
+}
+
+#[test]
+fn a_stopped_holder_that_sends() {
+    scenario("stopped-sending", 40);
+}
