@@ -20,7 +20,7 @@
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
-use crate::mail::{LOCK, MET, knock, own_mailbox, published, read_mailbox, talking};
+use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, rx, sealed, signals, slow, watchers};
@@ -35,19 +35,19 @@ use shmring::position::{Claim, StreamPos};
 /// attached.
 pub fn before_fork() {
     // Taken up by `after_fork_parent`; the child only forgets it.
-    let _ = LOCK.lock();
+    let _ = RENDEZVOUS.lock();
 }
 
 /// See [`before_fork`].
 pub fn after_fork_parent() {
-    LOCK.reset();
+    RENDEZVOUS.reset();
     signals::critical_leave();
 }
 
 /// The child of a fork has its own mailbox and takes no part in its parent's negotiations.
 pub fn after_fork_child() {
-    LOCK.reset();
-    channel::LOCK.reset();
+    RENDEZVOUS.reset();
+    channel::MAPPING.reset();
     mail::after_fork_child();
     channel::all().for_each(slots::inherit);
     for ep in family::held() {
@@ -63,8 +63,8 @@ pub fn after_fork_child() {
 /// Operations after which a peer that has not taken part is said to be without culvert.
 const PATIENCE: u32 = 64;
 
-/// Answers after which a peer that has not taken part is taken to run without culvert: in as many operations it would
-/// have taken its own steps.
+/// A peer that has sent so many answers, and taken no step of the rendezvous, is taken to run without culvert: in as many
+/// operations it would have taken its steps.
 const ANSWERS: u32 = 256;
 
 /// Something was sent natively.
@@ -76,8 +76,8 @@ pub fn note_sent(ep: Ep) {
     }
 }
 
-/// Something was received natively. A peer without culvert is given up, by a process that has none with it: the
-/// connection costs nothing any more.
+/// Something was received natively. Where this process has no peer with culvert, the connection is then given up, and costs
+/// nothing any more.
 #[inline]
 pub fn note_answer(ep: Ep) {
     let l = ep.local();
@@ -91,8 +91,8 @@ pub fn note_answer(ep: Ep) {
     }
 }
 
-/// Operations before the first step: a connection for one request and its answer costs nothing. The acceptor
-/// asks the kernel who is at the other end, which is dear, so it comes second.
+/// Operations before the first step of a connector and of an acceptor: a connection for one request and its answer costs
+/// nothing. The acceptor's comes second, since it asks the kernel who is at the other end, which is dear.
 const FIRST: [u32; 2] = [6, 8];
 
 fn due(n: u32, acceptor: bool) -> bool {
@@ -115,9 +115,10 @@ pub fn tick(ep: Ep, fd: i32) -> bool {
     step(ep, fd)
 }
 
-/// Tests only: takes every step that this process can take alone, now. A connection with both ends in
-/// this process is attached before its first bytes. `used` is in use; the others of this process come along, each of them for
-/// as long as it is young: a peer that takes no part by then is left alone, or every use would pay for all.
+/// For tests (`CULVERT_EAGER`): takes at once every step that this process can take alone, so that a connection with both
+/// ends in this process is attached before its first bytes. Its other connections take their steps along with `used`, each
+/// for as long as it is young: with a peer that takes no part, every use of any connection would pay for all others for
+/// ever.
 #[cold]
 pub fn hurry(used: Ep) {
     for round in 0..8 {
@@ -150,7 +151,7 @@ fn step(ep: Ep, fd: i32) -> bool {
     if family::disabled() || crate::tls::tls().vfork.get() != 0 {
         return false;
     }
-    let Some(held) = LOCK.try_lock() else { return false };
+    let Some(held) = RENDEZVOUS.try_lock() else { return false };
     if ep.state.load(SeqCst) == State::Eligible as u32 {
         if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
@@ -168,7 +169,7 @@ fn step(ep: Ep, fd: i32) -> bool {
 
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
-    // Published again now and then: another entry may have taken the place.
+    // Published again now and then: another connection's entry may have taken the place in the registry.
     if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed).is_power_of_two() {
         let Ok(t) = K::ends(fd, false) else { return };
         if t.is_self() {
@@ -260,7 +261,8 @@ fn acceptor(ep: Ep, fd: i32) {
     if let Some(slot) = l.offered.load(Relaxed) {
         let slot = slot as usize;
         let Some(chan) = ep.chan() else { return };
-        // In this order: a connector that has left will not take it any more.
+        // Looked at before the connector's READY: if it has left by now and READY is not there, it will not take the offer
+        // any more.
         let left = chan.left_by_peer();
         if chan.slot(slot).side[Role::Connector as usize].rx.load(Acquire) == layout::READY {
             if watchers::may_attach(ep) {
@@ -280,7 +282,7 @@ fn acceptor(ep: Ep, fd: i32) {
             return ep.pin(Reason::Option);
         }
         match diag::find(&DIAG, &t) {
-            // Neither proves who is there: a user without a number here, and a socket that nobody holds any more.
+            // Neither a user who has no number here nor a socket that nobody holds any more proves who is there.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
             Ok(f) if !config::admits(f.uid) => return ep.pin(Reason::OtherUser),
             Ok(f) => {
@@ -362,7 +364,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     rx::buffer_set(ep, chan, fd);
     rx::inq_set(ep, fd);
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {
-        // Given up by another thread. What an acceptor has offered is taken back later.
+        // Another thread has given the connection up meanwhile. An acceptor's offer is taken back when it is closed.
         if chan.role() == Role::Connector {
             detach(ep, chan, false);
             l.chan.store(None, Relaxed);

@@ -91,7 +91,7 @@ impl Chan {
         }
     }
 
-    /// Maps at least `len` bytes of a bulk. The direction is owned; `channel::LOCK` is not held.
+    /// Maps at least `len` bytes of a bulk. The direction is owned; `channel::MAPPING` is not held.
     #[cold]
     fn map_bulk(&self, slot: usize, dir: usize, len: usize) -> bool {
         let all = layout::bulk_len(self.ring());
@@ -101,7 +101,7 @@ impl Chan {
             return false;
         }
         // Against a fork: where it is mapped is said before the child is made (`channel::before_fork`).
-        let held = channel::LOCK.lock();
+        let held = channel::MAPPING.lock();
         let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
         let p = if old.is_null() {
             let at = layout::bulk_at(self.ring(), slot % SLOTS, dir);
@@ -119,7 +119,7 @@ impl Chan {
     }
 
     /// This process touches the rings of a slot no more: both directions are owned, or nobody else is in this process. With
-    /// `mail::LOCK` held, which keeps forks away, or alone.
+    /// `mail::RENDEZVOUS` held, which keeps forks away, or alone.
     pub fn unmap_bulk(&self, slot: usize) {
         if members::is_filtered() || self.is_sealed() {
             return;

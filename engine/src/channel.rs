@@ -89,18 +89,18 @@ static LEFT: AtomicU64 = AtomicU64::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
 /// Guards the table's shape, and which bulk is mapped where. May be taken with tokens held.
-pub static LOCK: Lock = Lock::new();
+pub static MAPPING: Lock = Lock::new();
 
 /// This process is about to be forked. Nobody maps bulk meanwhile: the child would have the old address of a mapping that has
 /// moved, where by then another one may lie.
 pub fn before_fork() {
     // Taken up by `after_fork_parent`; the child only forgets it.
-    let _ = LOCK.lock();
+    let _ = MAPPING.lock();
 }
 
 /// See [`before_fork`].
 pub fn after_fork_parent() {
-    LOCK.reset();
+    MAPPING.reset();
     signals::critical_leave();
 }
 
@@ -142,7 +142,7 @@ pub fn holds(at: usize) -> bool {
     (0..n).filter_map(entry).any(chan)
 }
 
-/// An unused channel. Call with [`LOCK`] held.
+/// An unused channel. Call with [`MAPPING`] held.
 fn unused() -> Option<&'static Chan> {
     let high = HIGH.load(Relaxed) as usize;
     if let Some(c) = (0..high.min(CHANS)).filter_map(entry).find(|c| !c.mapped()) {
@@ -179,7 +179,7 @@ pub fn new_memory(ring: usize, id: u64, seals: i32) -> Option<i32> {
 }
 
 /// Maps `memfd` as a channel. `None` if it is not what it should be, or there is no room. The descriptor is the
-/// channel's from now on, or closed. Call with [`LOCK`] held.
+/// channel's from now on, or closed. Call with [`MAPPING`] held.
 pub fn map(memfd: i32, role: Role, ring: usize, id: u64) -> Option<&'static Chan> {
     let c = sized(memfd, layout::channel_len(ring)).and_then(|inode| {
         let c = unused()?;
@@ -242,9 +242,9 @@ impl Whole {
 }
 
 /// Makes a channel of memory that is mapped as a whole, and sealed. `None`: there is no room. Mapping and descriptor are the channel's
-/// from now on, or taken away. Without [`LOCK`]; no fork happens meanwhile.
+/// from now on, or taken away. Without [`MAPPING`]; no fork happens meanwhile.
 pub fn enter(whole: &Whole, memory: &'static AtomicI32, role: Role, id: u64) -> Option<&'static Chan> {
-    let held = LOCK.lock();
+    let held = MAPPING.lock();
     let ring = whole.ring.load(Relaxed) as usize;
     let entered = sized(memory.load(Relaxed), layout::channel_len(ring)).and_then(|inode| {
         let c = unused()?;
@@ -395,7 +395,7 @@ impl Chan {
         pages::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
     }
 
-    /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`LOCK`] held.
+    /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`MAPPING`] held.
     pub fn close(&'static self) {
         if self.inherited.load(Relaxed) == 0 {
             self.header().left[self.role() as usize].store(1, Release);
@@ -589,7 +589,7 @@ impl Chan {
 /// What each process has for itself; of channels, of all that any process has had.
 #[cfg(test)]
 pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
-    LOCK.words(each);
+    MAPPING.words(each);
     each((&LEFT).into());
     each((&UNUSED).into());
     for c in (0..HIGH.load(Relaxed) as usize).filter_map(entry) {

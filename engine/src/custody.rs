@@ -163,7 +163,8 @@ pub fn exec_failed() {
     ends().for_each(|fd| _ = K::lock_file(fd, libc::F_UNLCK, own(), 1 << 32));
 }
 
-/// In the constructor, once it is known that culvert is on: this image is the one that was announced.
+/// In the constructor, once it is known that culvert is on: this image is the one that [`before_exec`] announced, and takes
+/// its mark away.
 ///
 /// Between that and this image may lie others, which did not load culvert, and have left children. Their path was another one:
 /// of two images by one path, which is a file that loads culvert, the first had loaded it.
@@ -220,7 +221,8 @@ pub fn leak(ep: Ep) {
     ep.custody.fetch_or(LEAKED, Relaxed);
 }
 
-/// Whether one reference to `ep` was sent, so that who still uses it here is counted.
+/// Whether one reference to `ep` was sent. Then the calls on it are counted, so that it is known when this process is
+/// through with it.
 #[inline]
 pub fn was_sent(ep: Ep) -> bool {
     ep.custody.load(Relaxed) == 1
@@ -228,7 +230,7 @@ pub fn was_sent(ep: Ep) -> bool {
 
 /// `fd` is the last descriptor of `ep` in this family, and is about to be closed.
 pub fn closing(ep: Ep, fd: c_int) {
-    // A thread that is inside a call has the socket until it returns.
+    // A thread that is inside a call on the socket holds it until the call returns.
     let inside = || ep.rx_word.load(Relaxed) & !OPEN != 0 || ep.tx_word.load(Relaxed) & !UP != 0;
     if was_sent(ep)
         && any()
@@ -248,7 +250,8 @@ pub fn arriving(socket: c_int) -> Option<u64> {
     marked(socket, EXPECTED, SPOILT + 1 - EXPECTED).is_none().then_some(end)
 }
 
-/// Whether `fd`, which has come, is a connection of which one may come to know that it is held here alone.
+/// Whether `fd`, which has come in a message, is a connection of which it can be proved later that this process is its only
+/// holder.
 pub fn is_connection(fd: c_int) -> bool {
     is_tcp(fd) && lifeline::is_established(fd)
 }
@@ -269,7 +272,7 @@ pub fn arrived(ep: Ep, fd: c_int, end: u64) {
     }
 }
 
-/// Whether it is known that no process outside of the family holds `ep`. With the lock of `attach` held.
+/// Whether it is known that no process outside of the family holds `ep`. With `mail::RENDEZVOUS` held.
 pub fn is_ours(ep: Ep, fd: c_int) -> bool {
     let custody = ep.custody.load(Relaxed);
     if custody & FOREIGN == 0 {

@@ -149,7 +149,7 @@ impl Passed {
 
     /// Another channel that the next image has; `None`: there is no memory, or no number for it.
     fn channel(&mut self, ring: usize) -> Option<&'static channel::Chan> {
-        let held = channel::LOCK.lock();
+        let held = channel::MAPPING.lock();
         let made =
             channel::new_memory(ring, 0, libc::F_SEAL_SEAL).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
         let chan = made.filter(|c| {
@@ -263,7 +263,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
 /// What is in a channel for the next image is there for that one alone.
 fn close(chan: Option<&'static channel::Chan>) {
     if let Some(c) = chan {
-        let held = channel::LOCK.lock();
+        let held = channel::MAPPING.lock();
         c.close();
         held.release();
     }
@@ -434,7 +434,7 @@ fn take_up_from(fd: i32) {
     {
         return;
     }
-    let held = channel::LOCK.lock();
+    let held = channel::MAPPING.lock();
     let chan = channel::map(fd, Role::Acceptor, h.ring as usize, 0);
     held.release();
     let Some(chan) = chan else { return };

@@ -20,8 +20,8 @@ use shmring::family::State;
 use shmring::layout::Role;
 
 /// Guards the mailbox, the steps of a rendezvous, and who sits in which slot; taken before the tokens of any connection,
-/// and before `channel::LOCK`.
-pub static LOCK: Lock = Lock::new();
+/// and before `channel::MAPPING`.
+pub static RENDEZVOUS: Lock = Lock::new();
 
 static MAILBOX: AtomicI32 = AtomicI32::new(-1);
 
@@ -29,7 +29,7 @@ static NAME: AtomicU64 = AtomicU64::new(0);
 
 /// Mailboxes that strangers have spoilt, and answer boxes. They stay open.
 static SPOILT: AtomicU32 = AtomicU32::new(0);
-/// After so many there is no other: whoever can do it once can do it again.
+/// After so many spoilt mailboxes this process makes no other: whoever can spoil one can spoil the next.
 const SPOILT_MAX: u32 = 8;
 
 /// A knock that was sent and not answered yet.
@@ -148,7 +148,7 @@ fn row(cookie: u64) -> &'static [Published; 4] {
     &PUBLISHED[cookie as usize % ROWS]
 }
 
-/// Notes that the registry says of `ep` that its socket has this cookie. With `LOCK` held.
+/// Notes that the registry says of `ep` that its socket has this cookie. With `RENDEZVOUS` held.
 pub fn published(ep: Ep, cookie: u64) {
     let row = row(cookie);
     let same = row.iter().find(|p| p.cookie.load(Relaxed) == cookie);
@@ -189,10 +189,10 @@ pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
     talk();
 }
 
-/// Until when the mailbox is not read, because what was there was nobody's who may ask; 0: it is.
+/// Until this time the mailbox is not read, since all that was in it came from nobody who may ask; 0: it is read.
 static DEAF_UNTIL: AtomicU64 = AtomicU64::new(0);
 
-/// Reads what has come. With `LOCK` held.
+/// Reads what has come. With `RENDEZVOUS` held.
 pub fn read_mailbox() {
     const LETTERS: u32 = 32;
     const DEAF: u64 = 5_000_000;
@@ -242,7 +242,8 @@ fn heard(r: Received) -> bool {
         Message::Welcome { from, nonce, answer, key } => {
             let asked = |k: &&Asked| nonce != 0 && k.nonce.load(Relaxed) == nonce && k.mailbox.load(Relaxed) == from;
             let Some(k) = KNOCKS.iter().find(asked) else { return false };
-            // Only who holds the mailbox knows the nonce; whether that is the user who holds the socket, the kernel says.
+            // Only the process that holds the mailbox knows the nonce. Whether its user is the one who holds the socket the
+            // kernel has said.
             let proved = k.uid.load(Relaxed) == r.uid && uid::proves(r.uid);
             if proved {
                 make_channel(k, &r, from, answer, key);
@@ -269,7 +270,7 @@ fn is_other_end(ep: Ep, connector: u64, acceptor: u64, who: u32) -> bool {
     let l = ep.local();
     if l.peer_cookie.load(Relaxed) == 0 {
         let fd = l.fd.load(Relaxed);
-        // The program may have closed it, and the number be another socket's.
+        // The program may have closed the descriptor meanwhile, and its number be another socket's.
         if lifeline::cookie(fd) != Some(connector) || !may_ask() {
             return false;
         }
@@ -299,7 +300,8 @@ fn may_ask() -> bool {
     ASKED.fetch_add(1, Relaxed) < QUESTIONS
 }
 
-/// Whether another channel with that process is in order: the peer of a connection can ask for one, not for all there are.
+/// Whether that process may have another channel with this one: it can ask for one when its connections fill those that it
+/// has, not for all there are.
 fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
     const OF_USER: usize = channel::CHANS / 8;
     let own_user = || who == uid::own();
@@ -376,7 +378,7 @@ fn read_answers() {
                 }
                 let ring = ring as usize;
                 let chan = if r.uid == uid::own() {
-                    let held = channel::LOCK.lock();
+                    let held = channel::MAPPING.lock();
                     let chan = channel::map(memfd, Role::Connector, ring, channel);
                     held.release();
                     chan
@@ -403,7 +405,7 @@ fn introduce(chan: &Chan, mailbox: u64, uid: u32, pid: u32) {
     crate::log!(Info, "channel {:x} with pid {pid} (uid {uid}), {} bytes a ring", chan.id.load(Relaxed), chan.ring());
 }
 
-/// There was no memory, or no descriptor, for the last channel that this process was to make.
+/// The last channel that this process was to make failed for want of memory or of a descriptor.
 static SHORT: AtomicBool = AtomicBool::new(false);
 
 /// See `SHORT`.
@@ -414,7 +416,7 @@ pub fn is_short() -> bool {
 /// Makes a channel with the process that answered `k`, and passes it on.
 fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     let line = k.line.load(Relaxed);
-    // The answer box is its maker's as long as that lives, and keeps it: somebody else might have its name later.
+    // The maker of an answer box keeps it as long as it lives, or somebody else might get its name.
     let there = Message::Welcome { from: NAME.load(Relaxed), nonce: 0, answer: 1, key: 1 };
     let lives = matches!(mailbox::send(line, None, &there, None), Ok(()) | Err(SendError::Full));
     let fresh = K::now().saturating_sub(k.at.load(Relaxed)) < FORGOTTEN / 2;
@@ -437,7 +439,7 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
         crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
         return;
     };
-    let held = channel::LOCK.lock();
+    let held = channel::MAPPING.lock();
     let chan = channel::map(memfd, Role::Acceptor, ring, id);
     held.release();
     let Some(chan) = chan else {
@@ -448,7 +450,7 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     let m = Message::Channel { from: NAME.load(Relaxed), nonce: key, channel: id, ring: ring as u32 };
     let sent = mailbox::send(line, Some(answer), &m, Some(chan.memfd.load(Relaxed)));
     if sent.is_err() {
-        let held = channel::LOCK.lock();
+        let held = channel::MAPPING.lock();
         chan.close();
         held.release();
         return;

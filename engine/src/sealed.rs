@@ -37,7 +37,7 @@ const SEAL: i32 = libc::F_SEAL_FUTURE_WRITE;
 struct Waiting {
     memory: AtomicI32,
     whole: Whole,
-    /// The process that has it mapped: no child of it has. 0: the place is free.
+    /// The process that has it mapped: a child of it has not. 0: the place is free.
     of: AtomicU32,
     id: AtomicU64,
     mailbox: AtomicU64,
@@ -63,10 +63,10 @@ static WAITING: [Waiting; 64] = [const {
 /// Of those, as many are one user's at most.
 const OF_USER: usize = 4;
 
-/// Who has not sealed the memory after this long, nanoseconds, may have ended.
+/// A process that has not sealed the memory after this long, nanoseconds, may have ended: then it is asked who still has it.
 const LONG_NS: u64 = 1_000_000_000;
 
-/// All that this process has made and still waits for. With `mail::LOCK` held, as for all here.
+/// All that this process has made and still waits for. With `mail::RENDEZVOUS` held, as for all here.
 fn waiting() -> impl Iterator<Item = &'static Waiting> {
     let me = K::pid();
     WAITING.iter().filter(move |w| w.of.load(Relaxed) == me)
@@ -146,7 +146,7 @@ pub fn take_up(introduce: impl Fn(&'static Chan, u64, u32, u32)) {
                 None => crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel"),
             }
         } else if K::now().saturating_sub(w.since.load(Relaxed)) > LONG_NS {
-            // To unmap it while another process punches would be to wait for that (i_mmap_rwsem).
+            // Unmapping it would wait for a process that punches it (i_mmap_rwsem).
             w.since.store(K::now(), Relaxed);
             if K::is_open_once(memory) {
                 w.of.store(0, Relaxed);

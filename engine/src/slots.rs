@@ -5,7 +5,7 @@ use crate::channel::{self, Chan};
 use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::lock::Held;
-use crate::mail::LOCK;
+use crate::mail::RENDEZVOUS;
 use crate::{family, members};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
@@ -15,16 +15,16 @@ use shmring::ring;
 
 /// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
 pub fn lock() -> Held<'static> {
-    LOCK.lock()
+    RENDEZVOUS.lock()
 }
 
-/// A slot that neither side uses. With `LOCK` held, as for all that frees slots.
+/// A slot that neither side uses. With `RENDEZVOUS` held, as for all that frees slots.
 pub fn free_slot(chan: &Chan) -> Option<usize> {
     if chan.used.load(Relaxed) == u64::MAX {
         for s in 0..SLOTS {
             let side = &chan.slot(s).side;
-            // Seated here and yet given up by this side: this process left the connection to one that it forked, which
-            // has closed it.
+            // A slot in which a connection of ours sits, and which this side has given up all the same: this process left
+            // the connection to one that it forked, and that has closed it.
             let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
             if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
                 chan.used.fetch_and(!(1 << s), Relaxed);
@@ -35,7 +35,7 @@ pub fn free_slot(chan: &Chan) -> Option<usize> {
     (s < SLOTS).then_some(s)
 }
 
-/// Offers `slot` to the peer for `ep`. False: no memory. With `LOCK` held.
+/// Offers `slot` to the peer for `ep`. False: no memory. With `RENDEZVOUS` held.
 pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     if !chan.have_page(slot) {
         return false;
@@ -101,7 +101,7 @@ fn trim(chan: &Chan, slot: usize) {
 pub fn give_up(ep: Ep, why: Reason) {
     ep.pin(why);
     if ep.local().offered.load(Relaxed).is_some()
-        && let Some(held) = LOCK.try_lock()
+        && let Some(held) = RENDEZVOUS.try_lock()
     {
         // Another thread may have closed it meanwhile, and the record be somebody else's.
         if ep.state() == State::Pinned {
@@ -114,7 +114,7 @@ pub fn give_up(ep: Ep, why: Reason) {
 /// This process closes the connection: an offer that was not taken up is void.
 pub fn closing(ep: Ep) {
     if ep.local().offered.load(Relaxed).is_some() {
-        let held = LOCK.lock();
+        let held = RENDEZVOUS.lock();
         if ep.state() != State::Attached {
             withdraw(ep);
         }
@@ -133,15 +133,15 @@ pub fn bar(ep: Ep) {
     }
     // A thread that attaches or offers takes the lock, then looks at the state (`attach::step`); here the state is
     // changed, then the lock looked at: either it sees Pinned, or we see the lock.
-    let may_be_offered = || LOCK.is_held() || ep.local().offered.load(Relaxed).is_some();
+    let may_be_offered = || RENDEZVOUS.is_held() || ep.local().offered.load(Relaxed).is_some();
     if ep.state() != State::Attached && may_be_offered() {
-        let held = LOCK.lock();
+        let held = RENDEZVOUS.lock();
         withdraw(ep);
         held.release();
     }
 }
 
-/// Takes back a slot that is on offer. With `LOCK` held, against a thread that is about to attach.
+/// Takes back a slot that is on offer. With `RENDEZVOUS` held, against a thread that is about to attach.
 pub fn withdraw(ep: Ep) {
     let l = ep.local();
     let Some(offered) = l.offered.swap(None, Relaxed) else { return };
@@ -166,7 +166,8 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
     }
     if chan.role() == Role::Connector {
         if gone.load(Acquire) != 0 {
-            // Nobody else uses the slot; it is not offered again before we are gone, too.
+            // The peer is gone, so nobody else uses the slot; and it is not offered again before this side says that it is
+            // gone, too.
             trim(chan, slot);
         } else {
             leave_unread(ep, chan, slot);
@@ -175,7 +176,7 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         if chan.unseat(slot, ep) {
             chan.unmap_bulk(slot);
         }
-        // In this order: it may be offered to this process again at once.
+        // Last: from then on the acceptor may offer the slot to this process again.
         h.side[Role::Connector as usize].gone.store(1, Release);
         close_if_empty(chan);
         return;
@@ -185,8 +186,8 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         leave_unread(ep, chan, slot);
     }
     if over {
-        // Before we are gone, too: then the slot may be offered again, if not by this process then by the one that it was
-        // forked from.
+        // Before this side says that it is gone: from then on the slot may be offered again, by this process or by the one
+        // that it was forked from.
         trim(chan, slot);
     }
     h.side[Role::Acceptor as usize].gone.store(1, Release);
@@ -215,11 +216,11 @@ pub fn unread_by_stranger(ep: Ep, chan: &Chan) -> u64 {
     }
 }
 
-/// A connection is closed here, and its peer has not said that it is there.
+/// A connection is closed here while its peer has not closed it: notes how much memory stays on its ring.
 fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
     match unread_by_stranger(ep, chan) {
         0 => {}
-        // Of a channel that it has by a fork, this process does not know when the slot is used again.
+        // A channel that this process has by a fork: it is not told when the slot is used again.
         _ if chan.inherited.load(Relaxed) != 0 => {}
         bytes => chan.leave_behind(slot, bytes),
     }
@@ -259,23 +260,24 @@ pub fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
     close_if_empty(chan);
 }
 
-/// Gives a channel up in which no connection of this process is: at once, since a process may do nothing more for
-/// hours. Not one under a system-call filter, which keeps what it has until it ends, nor one in which something lies that is to
+/// Gives a channel up in which this process has no connection any more: at once, since the process may make no call for
+/// hours. Not under a system-call filter, where it keeps what it has until it ends; nor while memory lies in it that is to
 /// be given back. With [`lock`] held, or alone.
 pub fn close_if_empty(chan: &'static Chan) {
     if chan.idle() && chan.left_behind().next().is_none() && !members::is_filtered() {
-        let held = channel::LOCK.lock();
+        let held = channel::MAPPING.lock();
         chan.close();
         held.release();
     }
 }
 
-/// A connection is closed: gives channels up that wait for their first one, if no other can be meant. Without [`lock`].
+/// A connection was closed: gives up channels that wait for their first connection, unless another connection of this
+/// process may be meant. Without [`lock`].
 pub fn tidy() {
     if !channel::any_unused() && channel::left_behind() == 0 {
         return;
     }
-    let held = LOCK.lock();
+    let held = RENDEZVOUS.lock();
     collect();
     let waits = |e: Ep| e.state() == State::Eligible && e.local().stage.load(Relaxed) != 0;
     if !family::held().any(waits) {

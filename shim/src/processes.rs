@@ -147,8 +147,8 @@ fn child_died_inside() {
         lock::free_after_vfork(&ep.tx_token);
     }
     epoll::free_after_vfork();
-    mail::LOCK.free_after_vfork();
-    channel::LOCK.free_after_vfork();
+    mail::RENDEZVOUS.free_after_vfork();
+    channel::MAPPING.free_after_vfork();
     tls().critical.set(1);
     // What was put off is for this process to hear.
     signals::critical_leave();

@@ -93,7 +93,7 @@ fn words() -> Vec<Word> {
     poller::words(each);
     sleepers::words(each);
     endpoint::words(each);
-    crate::mail::LOCK.words(each);
+    crate::mail::RENDEZVOUS.words(each);
     channel::words(each);
     all
 }

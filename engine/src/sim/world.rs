@@ -157,7 +157,7 @@ impl Lane {
         let end = |i: usize, fd, role| match neighbour {
             _ if fd < 0 => None,
             Neighbour::Own => {
-                let held = channel::LOCK.lock();
+                let held = channel::MAPPING.lock();
                 let chan = channel::map(fd, role, ring, id);
                 held.release();
                 chan
@@ -178,7 +178,7 @@ impl Lane {
         let (accepts, connects) = (end(0, memfd, Role::Acceptor), end(1, sent, Role::Connector));
         let both = accepts.zip(connects);
         if both.is_none() {
-            let held = channel::LOCK.lock();
+            let held = channel::MAPPING.lock();
             accepts.iter().chain(&connects).for_each(|chan| chan.close());
             held.release();
         }

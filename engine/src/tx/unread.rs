@@ -21,17 +21,19 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use shmring::family::{Reason, State};
 use shmring::switch::TxPhase;
 
-/// How long one who waits for room waits for a peer to read, nanoseconds. The kernel's timer begins that much later.
+/// How long a sender that waits for room lets its peer read nothing before it goes down to the kernel, nanoseconds. The
+/// kernel's timer begins that much later.
 const PATIENCE_NS: u64 = 100_000_000;
 
 /// The same of a send that does not wait.
 const GLANCE_NS: u64 = 5_000_000;
 
-/// What is between two such glances in vain, in this process: a program with many peers that do not read gets on.
+/// The least time between two glances of this process that were in vain, so that a program with many peers that do not read
+/// gets on.
 const GLANCE_EVERY_NS: u64 = 100_000_000;
 
-/// When somebody must look again, for those who sleep: milliseconds of the monotonic clock, above a number that changes with
-/// each connection noted; 0 = never.
+/// When some thread must look again at connections whose peers do not read, for those that sleep: milliseconds of the
+/// monotonic clock, above a number that changes with each connection noted; 0 = never.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 const COUNT_BITS: u32 = 20;
 
@@ -50,8 +52,8 @@ fn minds(ep: Ep, chan: &Chan) -> bool {
     is_timed(ep) || chan.is_sealed()
 }
 
-/// Until when the peer has time to read, if the sender minds and there is not enough room on the ring: from when that was seen
-/// first since the peer has read anything. `None` also if there is room.
+/// Until when the peer has time to read, if the sender minds and there is not enough room on the ring. The time begins when
+/// that is first seen since the peer last read. `None` also if there is room.
 fn due(ep: Ep, chan: &Chan) -> Option<u64> {
     if !minds(ep, chan) || ep.tx_phase.get() != TxPhase::Ring || writable(ep, chan) {
         return None;
@@ -67,7 +69,8 @@ fn due(ep: Ep, chan: &Chan) -> Option<u64> {
     Some(since + PATIENCE_NS)
 }
 
-/// Until when a sender that finds no room waits for the peer to read. Those who sleep otherwise are told to look by then.
+/// Until when a sender that finds no room waits for the peer to read. Notes the time, so that threads that sleep on other
+/// things look at the connection by then.
 pub(super) fn patience(ep: Ep, chan: &Chan) -> Option<u64> {
     let due = due(ep, chan)?;
     note(due);
@@ -104,7 +107,7 @@ pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mu
         }
         *fd = sleepers::number(ep, *fd);
         if woken != Err(libc::EAGAIN) {
-            // There is room; or a signal came, and the program has its turn.
+            // There is room; or a signal came, whose handler is to run before this call goes on.
             return woken.is_ok();
         }
         if read_up_to(ep, chan) != Some(ep.tx_full_at.load(Relaxed)) {
@@ -153,7 +156,7 @@ pub fn give_way(ep: Ep, chan: &Chan, fd: i32) -> bool {
     }
 }
 
-/// Goes down to the kernel: who waits for room on the ring waits for the kernel's from now on.
+/// Goes down to the kernel. Whoever waits for room on the ring waits for the kernel's room from now on.
 #[cold]
 pub(super) fn go(ep: Ep, chan: &Chan, fd: i32) {
     let Some(mut sending) = Sending::take(ep, chan, fd, ep.life()) else { return };
