@@ -8,6 +8,7 @@ use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
 use crate::{custody, family, headroom, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::fence;
 use libc::c_int;
 use shmring::family::State;
 
@@ -21,6 +22,15 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
             // Another one serves for looks at the lifeline.
             let other = (0..fds::high()).find(|&f| f != fd && fds::endpoint(f) == Some(ep));
             l.fd.store(other.unwrap_or(-1), Relaxed);
+        }
+        // A thread that sleeps on this number would go on to ask for what becomes of that: the kernel looks a number up anew
+        // each time that it looks at a file for ppoll (do_pollfd).
+        fence(SeqCst);
+        if ep.state() == State::Attached
+            && sleepers::slept_on(ep)
+            && let Some(chan) = ep.chan()
+        {
+            chan.tell_own(ep.slot.load(Relaxed) as usize);
         }
         return;
     }

@@ -7,7 +7,7 @@ use crate::fds;
 use crate::kernel::{K, Kernel as _};
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 use libc::c_int;
 use shmring::word::Code;
 
@@ -57,8 +57,15 @@ fn habitual() -> Option<&'static Sleeper> {
     known().get(crate::tls::tls().habits.place.load(Relaxed)? as usize)
 }
 
-/// Notes that this thread is about to sleep on `ep`, until [`wake_up`].
-pub fn lie_down(ep: Ep) {
+/// Notes that this thread is about to sleep on `ep` as `fd`, until [`wake_up`]. Returns the number to sleep on. Who closes that
+/// from now on sees the sleeper and wakes it.
+pub fn lie_down(ep: Ep, fd: c_int) -> c_int {
+    take_place(ep);
+    fence(SeqCst);
+    number(ep, fd)
+}
+
+fn take_place(ep: Ep) {
     let t = crate::tls::tls();
     let me = Who { tid: t.tid(), ep: Some(ep) };
     let take = |s: &Sleeper, from: Who| {

@@ -246,7 +246,7 @@ pub unsafe fn recv(
         let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
         let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
-        sleepers::lie_down(ep);
+        fd = sleepers::lie_down(ep, fd);
         // SAFETY: no lock is held.
         let woken = unsafe {
             match rest {

@@ -69,7 +69,7 @@ unsafe fn transmit(
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
     let mut restless = Restless::new();
-    let life = ep.life();
+    let (life, number) = (ep.life(), out);
     loop {
         let want = n - total;
         if want == 0 {
@@ -90,11 +90,14 @@ unsafe fn transmit(
                 restless = Restless::new();
                 continue;
             }
-            Attempt::Native if total > 0 => {
+            Attempt::Native if total > 0 || out != number => {
                 // The rest goes to the kernel, as in `send`.
                 let begun = acts::begin();
                 let r = K::sendfile_as_program(out, inp, at.as_mut(), want);
                 acts::sent(ep, out, begun, r, r);
+                if r < 0 && total == 0 {
+                    return Sent::Done(-crate::real::errno() as isize);
+                }
                 if r < 0 {
                     untold(ep, crate::real::errno());
                 }

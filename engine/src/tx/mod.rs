@@ -373,7 +373,7 @@ pub unsafe fn send(
     let mut deadline: Option<Option<u64>> = None;
     let mut slept = since;
     let mut restless = Restless::new();
-    let life = ep.life();
+    let (life, number) = (ep.life(), fd);
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
@@ -399,10 +399,14 @@ pub unsafe fn send(
                 restless = Restless::new();
                 continue;
             }
-            Attempt::Native if total > 0 => {
+            // Also if another thread has closed the program's number meanwhile, which may be another file's by now.
+            Attempt::Native if total > 0 || fd != number && b.len > 0 => {
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
                 let r = unsafe { rest(ep, fd, &mut b, want, flags) };
+                if r < 0 && total == 0 {
+                    return Sent::Done(-crate::real::errno() as isize);
+                }
                 if r < 0 {
                     untold(ep, crate::real::errno());
                 }
@@ -475,7 +479,7 @@ unsafe fn wait_space(
     // A peer that does not read has until then.
     let patience = unread::patience(ep, chan).filter(|p| deadline.is_none_or(|d| *p < d));
     let deadline = patience.or(deadline);
-    sleepers::lie_down(ep);
+    *fd = sleepers::lie_down(ep, *fd);
     // SAFETY: the caller's obligation.
     let woken = unsafe {
         match rest {
@@ -490,6 +494,7 @@ unsafe fn wait_space(
         // As in `rx::recv`: the turn is the lifeline's.
         return if ep.life() == life { Ok(()) } else { Err(libc::EBADF) };
     }
+    *fd = sleepers::number(ep, *fd);
     match woken {
         Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
         Err(libc::EAGAIN) if patience.is_some() => {}

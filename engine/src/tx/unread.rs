@@ -94,7 +94,7 @@ pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mu
     if due > now && now.saturating_sub(IN_VAIN.load(Relaxed)) > GLANCE_EVERY_NS {
         let life = ep.life();
         *asleep = true;
-        sleepers::lie_down(ep);
+        *fd = sleepers::lie_down(ep, *fd);
         // SAFETY: the caller's obligation.
         let woken = unsafe {
             sleep::sleep(ep, *fd, libc::POLLRDHUP, Some(now + GLANCE_NS), *slept, || {

@@ -67,6 +67,17 @@ fn polling_in_transit() {
     compare_one("python-transit", program, |_, log| on_ring(log) == 3);
 }
 
+/// A number is given to another file under a thread that waits in a call on it.
+#[test]
+fn replaced_under_a_call() {
+    let program = |lab: &Lab| {
+        let mut c = lab.python(Side::Client, "replaced.py");
+        c.env("CULVERT_EAGER", "1");
+        c
+    };
+    compare_one("python-replaced", program, |_, log| on_ring(log) >= 20);
+}
+
 /// The answer is on the ring when a FIN and a RST come on the lifeline.
 #[test]
 fn answered_and_reset() {
