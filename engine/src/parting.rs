@@ -19,15 +19,27 @@ use shmring::family::{
 };
 use shmring::journal::Journal;
 
-/// Whether a connection may stay where it is: nobody else has it, nor its channel.
+/// Whether a channel's memory may be whose-ever this process is. With that of a channel between two processes of one user each can
+/// hold up the other (`sealed`): they trusted each other with it.
+fn is_anybodys(chan: &channel::Chan) -> bool {
+    chan.is_sealed() || chan.peer_pid.load(Relaxed) == K::pid()
+}
+
+/// Whether this process, when it gives up its user, has something that it must leave.
+pub fn is_due() -> bool {
+    !family::alone() || channel::all().any(|chan| !is_anybodys(chan))
+}
+
+/// Whether a connection may stay where it is: nobody else has it, nor its channel, and the channel is not of the user's that
+/// this process was.
 fn stays(ep: Ep) -> bool {
-    let alone = |chan: &channel::Chan| chan.inherited.load(Relaxed) == 0 && !chan.has_forked();
+    let alone = |chan: &channel::Chan| chan.inherited.load(Relaxed) == 0 && !chan.has_forked() && is_anybodys(chan);
     family::sole_holder(ep) && (ep.local().chan.load(Relaxed).is_none() || ep.chan().is_some_and(alone))
 }
 
 /// This process, which has given up its user, leaves its family. Its epoll sets have left what it shares before.
 pub fn part() {
-    if !family::exists() || family::alone() || members::is_filtered() {
+    if !family::exists() || !is_due() || members::is_filtered() {
         return;
     }
     family::stand_still();
@@ -48,6 +60,9 @@ pub fn part() {
     if !moved {
         abandon();
     }
+    let slots = slots::lock();
+    channel::own().filter(|chan| !is_anybodys(chan)).for_each(slots::close_if_empty);
+    slots.release();
     family::go_on();
     crate::log!(
         Info,

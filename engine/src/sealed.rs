@@ -47,6 +47,15 @@ struct Waiting {
     since: AtomicU64,
 }
 
+impl Waiting {
+    /// Closes it, without a look at where it may be mapped.
+    fn leave(&'static self) {
+        self.of.store(0, Relaxed);
+        self.whole.forget();
+        own::discard(&self.memory);
+    }
+}
+
 static WAITING: [Waiting; 64] = [const {
     Waiting {
         memory: AtomicI32::new(-1),
@@ -92,8 +101,8 @@ pub struct Offered {
     pub ring: usize,
 }
 
-/// Memory for a channel with process `pid` of user `uid`: what was made before, if that has not come, or more. `None`: there is none, or enough
-/// of it waits for that user.
+/// Memory for a channel with process `pid` of user `uid`: what was made before, if that has not come, or more. `None`: there is
+/// none, or enough of it waits for that user.
 pub fn make(mailbox: u64, uid: u32, pid: u32) -> Option<Offered> {
     let w = match known(mailbox, uid) {
         Some(w) => w,
@@ -101,6 +110,10 @@ pub fn make(mailbox: u64, uid: u32, pid: u32) -> Option<Offered> {
     };
     w.since.store(K::now(), Relaxed);
     let memory = K::reopen(w.memory.load(Relaxed));
+    if memory == -libc::EACCES {
+        // This process made it as another user. Where it is mapped nobody looks; to unmap it could be to wait.
+        w.leave();
+    }
     let ring = config::ring().min(RING);
     (memory >= 0).then_some(Offered { memory, id: w.id.load(Relaxed), ring })
 }
@@ -190,8 +203,5 @@ pub fn accept(memory: i32, uid: u32, ring: usize, id: u64) -> Option<&'static Ch
 
 /// The child of a fork has none of it.
 pub fn after_fork_child() {
-    for w in WAITING.iter().filter(|w| w.of.swap(0, Relaxed) != 0) {
-        w.whole.forget();
-        own::discard(&w.memory);
-    }
+    WAITING.iter().filter(|w| w.of.load(Relaxed) != 0).for_each(Waiting::leave);
 }

@@ -19,7 +19,7 @@ pub fn watch(call: impl FnOnce() -> c_int) -> c_int {
     let r = call();
     if let (Some(before), Some(now)) = (before, lnx::users())
         && uid::has_lost(before, now)
-        && !family::alone()
+        && parting::is_due()
     {
         epoll::part();
         parting::part();

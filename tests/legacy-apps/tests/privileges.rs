@@ -25,6 +25,12 @@ fn a_child_that_is_taken_over_reaches_nothing_of_its_parents() {
 }
 
 #[test]
+fn what_it_shares_with_a_process_of_its_former_user_is_left() {
+    scenario("former", "setuid", 2, true);
+    scenario("former", "setresuid", 2, true);
+}
+
+#[test]
 fn both_go_on_with_what_they_share() {
     for how in ["setuid", "setreuid", "setresuid", "seteuid", "syscall"] {
         scenario("both", how, 2, true);
