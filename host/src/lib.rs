@@ -10,12 +10,12 @@
 //! tls           what each thread keeps for itself
 //! ```
 //! No allocator, no threads, no unwinding; nothing here knows of connections.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 #![allow(clippy::missing_safety_doc)]
 
 // Under Miri, which runs no assembly.
-#[cfg(miri)]
+#[cfg(all(miri, not(test)))]
 extern crate std;
 
 pub mod clock;
@@ -26,3 +26,6 @@ pub mod real;
 pub mod signals;
 pub mod tls;
 pub mod usercopy;
+
+#[cfg(test)]
+mod tests;

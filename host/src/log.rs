@@ -167,3 +167,87 @@ macro_rules! log {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    fn written(text: &str) -> String {
+        let mut l = Line { buf: [0; LINE], len: 0 };
+        write!(l, "{text}").expect("it is cut, at worst");
+        String::from_utf8(l.buf[..l.len].to_vec()).expect("whole characters")
+    }
+
+    #[test]
+    fn what_controls_a_terminal_or_a_line_is_not_written() {
+        for c in (0..0x20).chain(0x7f..0xa0).filter_map(char::from_u32) {
+            assert_eq!(written(&format!("a{c}b")), "a?b", "{c:?}");
+        }
+        for c in ['\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}'] {
+            assert_eq!(written(&format!("a{c}b")), "a?b", "{c:?}");
+        }
+        let plain = " ~\u{a0}\u{2027}\u{202f}\u{2065}\u{206a}äß€\u{1f980}";
+        assert_eq!(written(plain), plain);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters_and_keeps_room_for_its_end() {
+        for (c, bytes) in [('x', 1), ('ä', 2), ('€', 3), ('\u{1f980}', 4)] {
+            let text = written(&c.to_string().repeat(LINE));
+            assert_eq!(text.len(), (LINE - 1) / bytes * bytes);
+        }
+        // What comes in the same piece behind a character that did not fit is not written in its place.
+        let text = written(&format!("{}€x", "x".repeat(LINE - 2)));
+        assert_eq!(text, "x".repeat(LINE - 2));
+    }
+
+    #[test]
+    fn a_span_takes_so_many_lines_and_the_next_says_how_many_it_lost() {
+        let limit = Limit::new(3, 100);
+        let start = 1_000;
+        assert!((0..3).all(|i| limit.take(start + i) == (true, 0)));
+        assert!((0..7).all(|i| limit.take(start + 10 + i) == (false, 0)));
+        // Up to its end.
+        assert_eq!(limit.take(start + 100), (false, 0));
+        assert_eq!(limit.take(start + 101), (true, 8));
+        assert_eq!(limit.take(start + 102), (true, 0));
+        // Nothing was lost in a span that was not full; a clock that begins at 0 is as good.
+        assert_eq!(limit.take(start + 300), (true, 0));
+        let limit = Limit::new(1, 100);
+        assert_eq!(limit.take(0), (true, 0));
+        assert_eq!(limit.take(1), (false, 0));
+    }
+
+    /// All that concerns the one place where lines go.
+    #[test]
+    fn lines_go_where_they_should_and_wait_for_nobody() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        FD.store(writer.as_raw_fd(), Relaxed);
+        set_level(Level::Debug);
+        assert!(wants(Level::Error) && wants(Level::Debug) && !wants(Level::Trace));
+        crate::log!(Debug, "one {}\n", "line");
+        crate::log!(Trace, "not this one");
+        let begin = format!("culvert[{}]: ", std::process::id());
+        let mut got = [0; 2 * LINE];
+        let n = reader.read(&mut got).expect("a line");
+        assert_eq!(std::str::from_utf8(&got[..n]), Ok(&*format!("{begin}one line?\n")));
+        // Nobody reads: lines are lost. A line that waited would never be through.
+        for i in 0..10_000 {
+            crate::log!(Error, "line {i} of many");
+        }
+        // Nor to another file that has the number of standard error by now: this one was never looked at.
+        FD.store(2, Relaxed);
+        assert!(stderr_id().is_some_and(|id| id != [0, 0]));
+        write_line(format_args!("this is not to be seen"));
+        silence();
+        assert!(!wants(Level::Error));
+        set_level(Level::Error);
+        drop(writer);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).expect("lines");
+        assert!(rest.starts_with(&format!("{begin}line 0 of many\n{begin}line 1 of many\n")));
+        assert!(rest.lines().count() < 10_000);
+    }
+}

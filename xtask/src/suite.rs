@@ -23,9 +23,8 @@ pub enum Extent {
 }
 
 /// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
-/// libraries to be preloaded, which a test program cannot contain, and what is in `culvert-host` is tested through them
-/// (tests/signals).
-const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "culvert-host", "fuzz"];
+/// libraries to be preloaded, which a test program cannot contain.
+const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "fuzz"];
 
 /// Builds and runs all tests; true if none failed.
 pub fn test(extent: Extent) -> bool {

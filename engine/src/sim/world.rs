@@ -141,7 +141,8 @@ pub enum Neighbour {
 #[derive(Clone, Copy)]
 pub struct Lane {
     id: u64,
-    accepts: &'static Chan,
+    /// Of the process that accepted.
+    pub accepts: &'static Chan,
     connects: &'static Chan,
 }
 

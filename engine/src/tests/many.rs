@@ -5,6 +5,7 @@ use super::*;
 use crate::leave;
 use crate::sim::faults::Want;
 use crate::sim::world::{Lane, Neighbour, Side};
+use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
 use proptest::prelude::*;
 use shmring::family::{Reason, State};
@@ -304,7 +305,7 @@ fn slots_are_used_again() {
         };
         let mut pairs: Vec<_> = (0..4).map(|_| attached()).collect();
         let mut used = 0u64;
-        for round in 0..if cfg!(miri) { 20 } else { 200 } {
+        for round in 0..if cfg!(miri) { 6 } else { 200 } {
             // What a connection leaves in its slot is not the next one's.
             let old = pairs.remove(7 * round % 4);
             warm(&old);
@@ -327,29 +328,33 @@ fn slots_are_used_again() {
                 assert_eq!(pair.b.recv(999), Ok(bytes(i, 500)));
             }
         }
-        assert!(used.count_ones() > if cfg!(miri) { 4 } else { 60 }, "{used:b}");
+        assert!(used.count_ones() > if cfg!(miri) { 2 } else { 60 }, "{used:b}");
         pairs.into_iter().for_each(Pair::close);
     }
 }
 
 #[test]
 fn a_full_channel_takes_no_more() {
+    // Under Miri the other slots are said to be used.
+    const SLOTS: usize = if cfg!(miri) { 3 } else { 64 };
+    const FREED: usize = SLOTS / 2;
     let world = World::new();
     let lane = world.lane(8 << 10, Neighbour::Own).unwrap();
-    let pairs: Vec<_> = (0..65).map(|_| world.pair()).collect();
+    lane.accepts.used.store(if SLOTS == 64 { 0 } else { u64::MAX << SLOTS }, Relaxed);
+    let pairs: Vec<_> = (0..=SLOTS).map(|_| world.pair()).collect();
     let attached = pairs.iter().filter(|pair| pair.attach_in(lane)).count();
-    assert_eq!(attached, 64);
-    let last = pairs[64];
+    assert_eq!(attached, SLOTS);
+    let last = pairs[SLOTS];
     assert_eq!(last.a.send(b"native"), Ok(6));
     assert_eq!(on_kernel(&last), 6);
     assert_eq!(last.b.recv(9), Ok(b"native".to_vec()));
     // A slot becomes free when both ends have left it.
-    pairs[17].a.close();
+    pairs[FREED].a.close();
     assert!(!last.attach_in(lane));
-    pairs[17].b.close();
+    pairs[FREED].b.close();
     assert!(last.attach_in(lane));
-    assert_eq!(last.slot(), 17);
-    for (i, pair) in pairs.iter().enumerate().filter(|(i, _)| *i != 17) {
+    assert_eq!(last.slot(), FREED);
+    for (i, pair) in pairs.iter().enumerate().filter(|(i, _)| *i != FREED) {
         assert_eq!(pair.a.send(&[i as u8]), Ok(1));
         assert_eq!(pair.b.recv(9), Ok(vec![i as u8]));
         pair.close();

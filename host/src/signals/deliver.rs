@@ -175,16 +175,27 @@ unsafe fn defer(t: &Tls, sig: c_int, info: *mut siginfo_t, ctx: &mut ucontext_t,
     }
 }
 
-/// What waits in the kernel of one signal that it queues, in order: as many as there is room for. How many.
-fn dequeue(sig: c_int, into: &mut [MaybeUninit<siginfo_t>]) -> usize {
-    let mut n = 0;
-    for info in into {
-        if !lnx::take_signal(bit(sig), info) {
-            break;
+/// A signal of this thread's own that only marks a place in the queue. No kernel sends such a code.
+fn marker(sig: c_int) -> siginfo_t {
+    // SAFETY: all zero is a valid siginfo.
+    let mut info: siginfo_t = unsafe { core::mem::zeroed() };
+    (info.si_signo, info.si_code) = (sig, MARKER);
+    info
+}
+
+const MARKER: c_int = c_int::MIN + 0x63_75_6c;
+
+/// What waits in the kernel of one signal that it queues, up to the marker, goes to the end of the queue, as it is.
+fn move_behind(sig: c_int) {
+    let mut info = MaybeUninit::uninit();
+    while lnx::take_signal(bit(sig), &mut info) {
+        // SAFETY: the call has filled it.
+        if unsafe { info.assume_init_ref() }.si_code == MARKER {
+            return;
         }
-        n += 1;
+        // SAFETY: as above.
+        unsafe { requeue(sig, info.as_mut_ptr()) };
     }
-    n
 }
 
 /// In the child of a fork that was made inside a section: nothing is put off here, nor blocked for it.
@@ -201,7 +212,6 @@ pub(super) fn forget(t: &Tls) {
 #[cold]
 #[inline(never)]
 pub(super) fn redeliver(t: &Tls) {
-    const BEHIND: usize = 16;
     // Blocked until all are queued: a handler that jumps out must not take the others with it, and a handler that
     // runs before must not queue the same ones.
     let old = set_mask(ALL);
@@ -210,25 +220,22 @@ pub(super) fn redeliver(t: &Tls) {
     // SAFETY: slots below the count are filled once the handlers that took them have returned, and all handlers that
     // interrupted this thread have.
     let put_off = |i: usize| unsafe { (*d.info.get())[i].as_mut_ptr() };
-    // What the kernel has queued since of a signal comes behind the one that was put off.
-    let mut behind = [const { MaybeUninit::uninit() }; BEHIND];
-    let mut waiting = 0;
-    let mut seen = 0u64;
+    // What the kernel has queued since of a signal is to come behind the one that was put off. Up to the marker it is taken out of the
+    // queue, and put behind.
+    let mut marked = 0u64;
     for i in 0..n {
         // SAFETY: as above.
         let sig = unsafe { (*put_off(i)).si_signo };
-        if sig >= FIRST_QUEUED && seen & bit(sig) == 0 {
-            seen |= bit(sig);
-            waiting += dequeue(sig, &mut behind[waiting..]);
+        // Without room for a marker the order is lost, and no signal.
+        if sig >= FIRST_QUEUED && marked & bit(sig) == 0 && lnx::queue_signal(sig, &marker(sig)) >= 0 {
+            marked |= bit(sig);
         }
     }
-    for i in 0..n + waiting {
-        // SAFETY: as above; `dequeue` has filled as many.
-        unsafe {
-            let info = if i < n { put_off(i) } else { behind[i - n].as_mut_ptr() };
-            requeue((*info).si_signo, info);
-        }
+    for i in 0..n {
+        // SAFETY: as above.
+        unsafe { requeue((*put_off(i)).si_signo, put_off(i)) };
     }
+    (FIRST_QUEUED..=64).filter(|sig| marked & bit(*sig) != 0).for_each(move_behind);
     let mask = if d.blocked.get() != 0 { d.mask.load(Relaxed) } else { old };
     d.blocked.set(0);
     d.set.store(0, Relaxed);
