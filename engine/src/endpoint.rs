@@ -105,7 +105,7 @@ impl Numbered for Ep {
 impl Ep {
     /// From the descriptor table, which holds valid indices only.
     #[inline(always)]
-    pub fn from_index(i: u32) -> Ep {
+    pub const fn from_index(i: u32) -> Ep {
         Ep(i % ENDPOINTS as u32)
     }
     /// Its index.

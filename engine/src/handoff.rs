@@ -329,7 +329,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<
 /// Writes everything that is still to come in to `file`: `n` bytes of it lie on the ring. False: not all could be written.
 fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdin) -> bool {
     let ep = stdin.ep;
-    let mut buf = [0u8; 4096];
+    let mut buf = [0u8; 1024];
     // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
     let up = chan.slot(slot).side[chan.role().peer() as usize].up.load(Relaxed);
     while ep.rx_phase.get() != RxPhase::Ring {
@@ -375,7 +375,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     let base = ring::base(&src.producer[rx]);
     let geo = to.geometry();
     let mut pos = RingPos::START;
-    let mut buf = [0u8; 4096];
+    let mut buf = [0u8; 1024];
     for (mut off, mut len) in from.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
         while len > 0 {
             let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf) else { return false };

@@ -49,29 +49,28 @@ pub fn allows_left(bytes: u64) -> bool {
 
 /// Bytes that rings may take, by the machine's memory and by the limit of each group that this process is in.
 fn spare() -> u64 {
-    let mut buf = [0u8; 4096];
-    let mut least = u64::MAX;
-    let mut machine = u64::MAX;
-    if let Some(text) = read(&[b"/proc/meminfo"], &mut buf)
-        && let (Some(total), Some(left)) = (field(text, b"MemTotal:"), field(text, b"MemAvailable:"))
-    {
+    let (mut total, mut available) = (None, None);
+    lines(&[b"/proc/meminfo"], |line| {
+        total = total.or(field(line, b"MemTotal:"));
+        available = available.or(field(line, b"MemAvailable:"));
+    });
+    let (mut least, mut machine) = (u64::MAX, u64::MAX);
+    if let (Some(total), Some(left)) = (total, available) {
         machine = total << 10;
         least = (left << 10).saturating_sub(machine / 8);
     }
-    let mut groups = [0u8; 2048];
-    let Some(groups) = read(&[b"/proc/self/cgroup"], &mut groups) else { return least };
-    for line in groups.split(|b| *b == b'\n') {
+    lines(&[b"/proc/self/cgroup"], |line| {
         // cgroups(7): hierarchy, controllers, path.
         let mut parts = line.splitn(3, |b| *b == b':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { return };
         if controllers.is_empty() {
             for mount in [&b"/sys/fs/cgroup"[..], b"/sys/fs/cgroup/unified"] {
-                least = least.min(in_groups(&V2, mount, path, machine, &mut buf));
+                least = least.min(in_groups(&V2, mount, path, machine));
             }
         } else if controllers.split(|b| *b == b',').any(|c| c == b"memory") {
-            least = least.min(in_groups(&V1, b"/sys/fs/cgroup/memory", path, machine, &mut buf));
+            least = least.min(in_groups(&V1, b"/sys/fs/cgroup/memory", path, machine));
         }
-    }
+    });
     least
 }
 
@@ -96,13 +95,13 @@ const V1: Version = Version {
 };
 
 /// The least that any group on the way from `path` to the root of its hierarchy has to spare.
-fn in_groups(v: &Version, mount: &[u8], path: &[u8], machine: u64, buf: &mut [u8; 4096]) -> u64 {
+fn in_groups(v: &Version, mount: &[u8], path: &[u8], machine: u64) -> u64 {
     let mut least = u64::MAX;
     let mut path = path;
     // A container sees its own group as the root of the mount, whatever its path is called outside.
     loop {
         let dir = if path == b"/" { &b""[..] } else { path };
-        if let Some(n) = in_group(v, mount, dir, machine, buf) {
+        if let Some(n) = in_group(v, mount, dir, machine) {
             least = least.min(n);
         }
         if dir.is_empty() {
@@ -112,22 +111,22 @@ fn in_groups(v: &Version, mount: &[u8], path: &[u8], machine: u64, buf: &mut [u8
     }
 }
 
-fn in_group(v: &Version, mount: &[u8], dir: &[u8], machine: u64, buf: &mut [u8; 4096]) -> Option<u64> {
+fn in_group(v: &Version, mount: &[u8], dir: &[u8], machine: u64) -> Option<u64> {
     let mut limit = u64::MAX;
     for name in v.limits {
         // "max" is no number: no limit.
-        if let Some(n) = read(&[mount, dir, name], buf).and_then(number) {
+        if let Some(n) = figure(&[mount, dir, name]) {
             limit = limit.min(n);
         }
     }
     if limit >= machine {
         return None;
     }
-    let usage = read(&[mount, dir, v.usage], buf).and_then(number)?;
-    let files = match read(&[mount, dir, b"/memory.stat"], buf) {
-        Some(text) => v.files.iter().filter_map(|name| field(text, name)).sum(),
-        None => 0,
-    };
+    let usage = figure(&[mount, dir, v.usage])?;
+    let mut files = 0;
+    lines(&[mount, dir, b"/memory.stat"], |line| {
+        files += v.files.iter().filter_map(|name| field(line, name)).sum::<u64>();
+    });
     Some(left(limit, usage, files))
 }
 
@@ -137,23 +136,64 @@ fn left(limit: u64, usage: u64, files: u64) -> u64 {
 }
 
 /// The number at the beginning of `text`, after blanks.
-pub fn number(text: &[u8]) -> Option<u64> {
+fn number(text: &[u8]) -> Option<u64> {
     let digits = text.trim_ascii_start();
     let n = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     (n > 0).then(|| digits[..n].iter().fold(0u64, |v, d| v.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
 }
 
-/// The number in the line that begins with `name`.
-fn field(text: &[u8], name: &[u8]) -> Option<u64> {
-    let rest = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(name))?;
+/// The number in a line that begins with `name`.
+fn field(line: &[u8], name: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(name)?;
     if rest.first().is_none_or(|b| *b != b' ') {
         return None;
     }
     number(rest)
 }
 
-/// The beginning of the file whose name is made of `parts`.
-pub fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
+/// The number at the beginning of a file.
+pub fn figure(parts: &[&[u8]]) -> Option<u64> {
+    let fd = open(parts)?;
+    let mut text = [0u8; 24];
+    let r = K::read(fd, &mut text);
+    K::close(fd);
+    text.get(..r.max(0) as usize).and_then(number)
+}
+
+/// Shows each line of a file to `f`, in pieces of the file that need little room: the stack of whoever sends may be short. A line
+/// that is longer than [`LINE`] is passed over.
+fn lines(parts: &[&[u8]], mut f: impl FnMut(&[u8])) {
+    let Some(fd) = open(parts) else { return };
+    let mut text = [0u8; LINE];
+    let (mut held, mut within) = (0, false);
+    loop {
+        let r = K::read(fd, &mut text[held..]);
+        if r <= 0 {
+            break;
+        }
+        held += r as usize;
+        let mut from = 0;
+        while let Some(n) = text[from..held].iter().position(|b| *b == b'\n') {
+            if !within {
+                f(&text[from..from + n]);
+            }
+            within = false;
+            from += n + 1;
+        }
+        if from == 0 && held == LINE {
+            (within, from) = (true, held);
+        }
+        text.copy_within(from..held, 0);
+        held -= from;
+    }
+    K::close(fd);
+}
+
+/// A path of [`open`]'s and what stands before it in /proc/self/cgroup.
+const LINE: usize = 640;
+
+/// Opens the file whose name is made of `parts`.
+fn open(parts: &[&[u8]]) -> Option<i32> {
     let mut path = [0u8; 512];
     let mut n = 0;
     for part in parts {
@@ -162,10 +202,24 @@ pub fn read<'a>(parts: &[&[u8]], buf: &'a mut [u8]) -> Option<&'a [u8]> {
         n += part.len();
     }
     let fd = K::open(CStr::from_bytes_until_nul(&path).ok()?, libc::O_RDONLY);
-    if fd < 0 {
-        return None;
+    (fd >= 0).then_some(fd)
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_however_the_file_comes() {
+        let dir = std::env::temp_dir().join(std::format!("culvert-lines-{}", std::process::id()));
+        let long = "x".repeat(LINE);
+        let text = std::format!("first 1\n{}\n\n{long}yy\nbehind 2\nno end", "z".repeat(LINE - 1));
+        std::fs::write(&dir, &text).unwrap();
+        let mut seen = std::vec::Vec::new();
+        let path = dir.to_str().unwrap().as_bytes().to_vec();
+        lines(&[&path], |line| seen.push((line.len(), field(line, b"behind"))));
+        std::fs::remove_file(&dir).unwrap();
+        assert_eq!(seen, [(7, None), (LINE - 1, None), (0, None), (8, Some(2))]);
     }
-    let r = K::read(fd, buf);
-    K::close(fd);
-    (r > 0).then(|| &buf[..r as usize])
 }

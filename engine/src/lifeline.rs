@@ -83,8 +83,7 @@ fn unsent_by_default() -> Option<u32> {
     let at = AT.load(Relaxed);
     if at == 0 || now.wrapping_sub(at) > 1_000_000_000 {
         AT.store(now, Relaxed);
-        let mut text = [0u8; 16];
-        let value = headroom::read(&[b"/proc/sys/net/ipv4/tcp_notsent_lowat"], &mut text).and_then(headroom::number);
+        let value = headroom::figure(&[b"/proc/sys/net/ipv4/tcp_notsent_lowat"]);
         // Nothing to read: no limit.
         VALUE.store(value.unwrap_or(u64::MAX).min(u64::from(u32::MAX)) as u32, Relaxed);
     }

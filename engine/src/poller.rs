@@ -19,9 +19,12 @@ struct Bell {
     /// What rings it.
     name: AtomicU64,
     key: AtomicU64,
-    /// 0, or what it is used by: a poller, or the thread with this id.
+    /// 0, or what it is used by: [`SET`], or the thread with this id.
     used: AtomicU32,
 }
+
+/// [`Bell::used`]: an epoll set's. No thread has this id.
+const SET: u32 = u32::MAX;
 
 impl Bell {
     const fn new() -> Bell {
@@ -32,11 +35,30 @@ impl Bell {
         self.used.compare_exchange(0, by, AcqRel, Relaxed).is_ok()
     }
 
+    /// The same for thread `me`, which may have it already: a handler has left its wait by longjmp, or waits inside it. Then the
+    /// outer wait ends when the handler returns.
+    fn take_again(&self, me: u32) -> bool {
+        self.used.load(Relaxed) == me || self.take(me)
+    }
+
+    /// Takes it from a thread that has ended inside its wait (pthread_cancel). Asked for before a new doorbell is made.
+    fn take_over(&self, me: u32) -> bool {
+        match self.used.load(Relaxed) {
+            0 | SET => false,
+            tid => has_ended(tid) && self.used.compare_exchange(tid, me, AcqRel, Relaxed).is_ok(),
+        }
+    }
+
+    /// Gives back what thread `me` has, unless it has done so already inside a handler.
+    fn give_back(&self, me: u32) {
+        let _ = self.used.compare_exchange(me, 0, Release, Relaxed);
+    }
+
     /// Makes sure that it is there; else gives it back.
     fn ready(&'static self) -> bool {
         let there = self.fd.load(Relaxed) >= 0 || self.open();
         if !there {
-            self.used.store(0, Relaxed);
+            self.give_back(crate::tls::tid());
         }
         there
     }
@@ -63,6 +85,12 @@ impl Bell {
         own::discard(&self.fd);
         self.used.store(0, Relaxed);
     }
+}
+
+/// Whether a thread of this process has ended. False if nobody can tell.
+fn has_ended(tid: u32) -> bool {
+    // The child of a vfork is another process, and cannot ask for our threads.
+    crate::tls::tls().vfork.get() == 0 && !crate::members::is_filtered() && !K::has_thread(tid)
 }
 
 struct Poller {
@@ -117,24 +145,62 @@ pub fn silence() {
 /// Longest step of a bounded sleep, nanoseconds.
 pub const STEP: u64 = 5_000_000;
 
-/// Takes a poller with a doorbell: the one this thread had last, which its peers know; else one that has a
+/// Takes a poller with a doorbell for this thread: the one that it had last, which its peers know; else one that has a
 /// doorbell; else a new one.
 pub fn acquire() -> Option<usize> {
-    let take = |i: usize| ALL[i].bell.take(1);
+    let me = crate::tls::tid();
     let habit = &crate::tls::tls().habits.poller;
-    let p = habit
-        .load(Relaxed)
-        .map(|i| i as usize)
-        .filter(|&i| i < ALONE && take(i))
-        .or_else(|| (0..ALONE).find(|&i| ALL[i].bell.fd.load(Relaxed) >= 0 && take(i)))
-        .or_else(|| (0..ALONE).find(|&i| take(i)))?;
+    let last = habit.load(Relaxed).map(|i| i as usize).filter(|&i| i < ALONE && ALL[i].bell.take_again(me));
+    let p = match last {
+        Some(p) => p,
+        None => find(&ALL[..ALONE], |p| &p.bell, me)?,
+    };
     habit.store(Some(p as u32), Relaxed);
     ALL[p].bell.ready().then_some(p)
 }
 
-/// Frees a poller for another thread; its doorbell is kept for that.
+/// The same for an epoll set.
+pub fn acquire_for_set() -> Option<usize> {
+    let p = acquire()?;
+    ALL[p].bell.used.store(SET, Relaxed);
+    Some(p)
+}
+
+/// Takes one that has a doorbell; else one of a thread that has ended; else one without.
+fn find<T>(all: &'static [T], bell: impl Fn(&'static T) -> &'static Bell, me: u32) -> Option<usize> {
+    /// A search for threads that have ended asks the kernel for each: one that was in vain is not made again so soon.
+    const AGAIN_NS: u64 = 10_000_000;
+    static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
+    let hung = |b: &Bell| b.fd.load(Relaxed) >= 0;
+    let position = |take: &dyn Fn(&Bell) -> bool| all.iter().position(|b| take(bell(b)));
+    let left = || {
+        let now = K::now();
+        if now < NOT_BEFORE.load(Relaxed) {
+            return None;
+        }
+        let found = position(&|b| hung(b) && b.take_over(me));
+        if found.is_none() {
+            NOT_BEFORE.store(now + AGAIN_NS, Relaxed);
+        }
+        found
+    };
+    position(&|b| hung(b) && b.take(me)).or_else(left).or_else(|| position(&|b| b.take(me)))
+}
+
+/// Frees this thread's poller for another; its doorbell is kept for that.
 pub fn free(p: usize) {
-    ALL[p].bell.used.store(0, Relaxed);
+    ALL[p].bell.give_back(crate::tls::tid());
+}
+
+/// The same for an epoll set's.
+pub fn free_of_set(p: usize) {
+    ALL[p].bell.give_back(SET);
+}
+
+/// Whether poller `p` is still this thread's: a handler that ran inside its wait may have waited, too, with the same one, and
+/// given it back.
+pub fn is_mine(p: usize) -> bool {
+    ALL[p].bell.used.load(Relaxed) == crate::tls::tid()
 }
 
 /// A poller's doorbell.
@@ -230,7 +296,12 @@ impl Alone {
     pub fn take(ep: Ep) -> Option<Alone> {
         let (mine, word) = (crate::tls::tid(), &ep.local().alone);
         // Our own: a handler has left our sleep by longjmp, or sleeps inside it; the outer sleep looks again.
-        let taken = word.load(Relaxed) == mine || word.compare_exchange(0, mine, AcqRel, Relaxed).is_ok();
+        let taken = match word.load(Relaxed) {
+            tid if tid == mine => true,
+            0 => word.compare_exchange(0, mine, AcqRel, Relaxed).is_ok(),
+            // It has ended inside its sleep.
+            tid => has_ended(tid) && word.compare_exchange(tid, mine, AcqRel, Relaxed).is_ok(),
+        };
         (taken && ep.local().inherited.load(Relaxed) == 0).then_some(Alone { ep, bell: None })
     }
 
@@ -242,14 +313,12 @@ impl Alone {
     /// Its doorbell, named in the queue. `None`: there is none to be had.
     pub fn hang(&mut self, q: &Queue) -> Option<i32> {
         let (mine, habit) = (crate::tls::tid(), &crate::tls::tls().habits.bell);
-        let of = |i: usize| THREADS.get(i);
-        let take = |i: usize| of(i).is_some_and(|b| b.take(mine));
-        let i = habit
-            .load(Relaxed)
-            .map(|i| i as usize)
-            .filter(|&i| take(i))
-            .or_else(|| (0..THREADS.len()).find(|&i| THREADS[i].fd.load(Relaxed) >= 0 && take(i)))
-            .or_else(|| (0..THREADS.len()).find(|&i| take(i)))?;
+        let last =
+            habit.load(Relaxed).map(|i| i as usize).filter(|&i| THREADS.get(i).is_some_and(|b| b.take_again(mine)));
+        let i = match last {
+            Some(last) => last,
+            None => find(&THREADS, |b| b, mine)?,
+        };
         habit.store(Some(i as u32), Relaxed);
         let b = &THREADS[i];
         if !b.ready() {
@@ -262,7 +331,9 @@ impl Alone {
 
     /// Empties its doorbell.
     pub fn drain(&self) {
-        if let Some(i) = self.bell {
+        if let Some(i) = self.bell
+            && THREADS[i].used.load(Relaxed) == crate::tls::tid()
+        {
             K::drain(THREADS[i].fd.load(Relaxed));
         }
     }
@@ -270,7 +341,7 @@ impl Alone {
     /// Gives back what it has.
     pub fn free(self) {
         if let Some(i) = self.bell {
-            THREADS[i].used.store(0, Relaxed);
+            THREADS[i].give_back(crate::tls::tid());
         }
         let _ = self.ep.local().alone.compare_exchange(crate::tls::tid(), 0, Release, Relaxed);
     }

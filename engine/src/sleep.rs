@@ -14,7 +14,7 @@ use crate::endpoint::Ep;
 use crate::family::noted_alone;
 use crate::kernel::{K, Kernel as _};
 use crate::poller::{
-    Alone, STEP, acquire, bell, disclaim, drain, free, generation, generation_alone, tell, watch_slot,
+    Alone, STEP, acquire, bell, disclaim, drain, free, generation, generation_alone, is_mine, tell, watch_slot,
 };
 use crate::signals::Runs;
 use crate::sleepers::lie_on;
@@ -118,8 +118,8 @@ impl Sleep {
     fn drain(&self) {
         match &self.place {
             Place::Alone(a) => a.drain(),
-            Place::Poller(p) => drain(*p),
-            Place::Nowhere => {}
+            Place::Poller(p) if is_mine(*p) => drain(*p),
+            Place::Poller(_) | Place::Nowhere => {}
         }
     }
 
@@ -132,8 +132,10 @@ impl Sleep {
         match self.place {
             Place::Alone(a) => a.free(),
             Place::Poller(p) => {
-                disclaim(self.chan, p, |slot| slot == self.slot % SLOTS);
-                ring::take_ready(&self.chan.queues(self.chan.role())[p]);
+                if is_mine(p) {
+                    disclaim(self.chan, p, |slot| slot == self.slot % SLOTS);
+                    ring::take_ready(&self.chan.queues(self.chan.role())[p]);
+                }
                 free(p);
             }
             Place::Nowhere => {}

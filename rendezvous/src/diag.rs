@@ -269,7 +269,7 @@ fn listed(fd: i32, family: i32, tuple: &Tuple, cookie: u64) -> Result<bool, i32>
     ask[16] = family as u8;
     os::sendto(fd, &ask, &KERNEL)?;
     let mut held = false;
-    let mut b = [0u8; 2048];
+    let mut b = [0u8; 1024];
     for _ in 0..DUMP_PARTS {
         // Reading a part makes the kernel produce the next one: there is nothing to wait for.
         let got = os::recvmsg(fd, &mut b, &mut [], 0)?;

@@ -264,9 +264,9 @@ impl Registry {
     fn tidy(&self, uid: u32, ours: u64) {
         let Some(directory) = self.directory.share() else { return };
         let Ok(list) = os::openat(directory, c".", libc::O_RDONLY | libc::O_DIRECTORY, 0) else { return };
-        let mut entries = [0u8; 4096];
+        let mut entries = [0u8; 1024];
         let mut others = 0;
-        for _ in 0..64 {
+        for _ in 0..256 {
             let n = os::getdents(list, &mut entries);
             let mut rest = entries.get(..n).unwrap_or(&[]);
             // struct linux_dirent64: inode, offset, length of the entry at 16, type, name from 19 on.

@@ -104,7 +104,7 @@ fn search(from: i32) -> (i32, Option<Reason>) {
         // Without /proc nobody can tell.
         return (DONE, None);
     }
-    let mut buf = [0u64; 512];
+    let mut buf = [0u64; 256];
     // Behind "." and ".." the position is the number (proc_readfd_common, fs/proc/fd.c).
     lnx::seek(dir, if from > 0 { from as i64 + 2 } else { 0 });
     let n = lnx::directory_entries(dir, &mut buf);

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 #![allow(clippy::missing_safety_doc)]
 
+mod arrays;
 mod bypass;
 mod descriptors;
 mod epoll;

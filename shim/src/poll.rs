@@ -2,6 +2,7 @@
 // Unsafe here: pollfds and fd_sets are the program's memory.
 #![allow(unsafe_code)]
 
+use crate::arrays::Array;
 use crate::epoll;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use engine::channel::Chan;
@@ -17,10 +18,10 @@ use host::{clock, real, signals};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
 use shmring::family::State;
-use shmring::{lnx, ring, syscall};
+use shmring::{lnx, ring};
 
-/// Entries kept on the stack; longer arrays get a mapping for the time of the call.
-const SMALL: usize = 128;
+/// Entries kept on the stack.
+const SMALL: usize = 32;
 
 fn on_ring(fd: i32) -> Option<(Ep, &'static Chan)> {
     let ep = fds::endpoint(fd)?;
@@ -64,10 +65,10 @@ impl Theirs {
 
     /// Shows each entry to `f` until it says no. Whether it never did.
     fn all(self, mut f: impl FnMut(&pollfd) -> bool) -> Result<bool, Fault> {
-        let mut some = [NOBODY; 64];
+        let mut some = [NOBODY; SMALL];
         let mut from = 0;
         while from < self.n {
-            let some = &mut some[..(self.n - from).min(64)];
+            let some = &mut some[..(self.n - from).min(SMALL)];
             self.read(from, some)?;
             if !some.iter().all(&mut f) {
                 return Ok(false);
@@ -168,16 +169,12 @@ pub unsafe fn poll(
     } else if over_limit(theirs.n) {
         -libc::EINVAL as isize
     } else {
-        let bytes = theirs.n * size_of::<pollfd>();
-        match mapped(bytes) {
+        match Array::take(theirs.n * size_of::<pollfd>()) {
             None => -libc::ENOMEM as isize,
-            Some(p) => {
-                // SAFETY: a fresh mapping of that size, zeroed.
-                let set = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), theirs.n) };
-                // SAFETY: the caller's obligation.
-                let r = unsafe { serve_theirs(theirs, set, timeout, mask) };
-                // SAFETY: our own mapping.
-                unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+            Some(array) => {
+                // SAFETY: zeros are a pollfd; used up to `release`, and the rest is the caller's obligation.
+                let r = unsafe { serve_theirs(theirs, &mut array.of()[..theirs.n], timeout, mask) };
+                array.release();
                 r
             }
         }
@@ -207,28 +204,17 @@ unsafe fn serve_theirs(theirs: Theirs, set: &mut [pollfd], timeout: Option<u64>,
     if theirs.answer(set).is_err() { -libc::EFAULT as isize } else { r }
 }
 
-fn mapped(bytes: usize) -> Option<*mut u8> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a fresh anonymous mapping.
-    let p = unsafe { syscall!(libc::SYS_mmap, 0, bytes, libc::PROT_READ | libc::PROT_WRITE, flags, usize::MAX, 0) };
-    if (-4095..0).contains(&p) { None } else { Some(p as *mut u8) }
-}
-
 /// `strict`: a descriptor that is not open at the start is `EBADF`.
 unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t, strict: bool) -> isize {
-    let mut small = [pollfd { fd: -1, events: 0, revents: 0 }; SMALL];
+    let mut small = [NOBODY; SMALL];
     if set.len() < SMALL {
         // SAFETY: the caller's obligation.
         return unsafe { serve_in(set, &mut small[..set.len() + 1], timeout, mask, strict) };
     }
-    let bytes = (set.len() + 1) * size_of::<pollfd>();
-    let Some(p) = mapped(bytes) else { return -libc::ENOMEM as isize };
-    // SAFETY: a fresh mapping of that size, zeroed.
-    let big = unsafe { core::slice::from_raw_parts_mut(p.cast::<pollfd>(), set.len() + 1) };
-    // SAFETY: the caller's obligation.
-    let r = unsafe { serve_in(set, big, timeout, mask, strict) };
-    // SAFETY: our own mapping.
-    unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+    let Some(array) = Array::take((set.len() + 1) * size_of::<pollfd>()) else { return -libc::ENOMEM as isize };
+    // SAFETY: zeros are a pollfd; used up to `release`, and the rest is the caller's obligation.
+    let r = unsafe { serve_in(set, &mut array.of()[..set.len() + 1], timeout, mask, strict) };
+    array.release();
     r
 }
 
@@ -363,7 +349,7 @@ unsafe fn serve_in(
             }
             p.revents = 0;
         }
-        if let Some(n) = poller {
+        if let Some(n) = poller.filter(|n| poller::is_mine(*n)) {
             for p in set.iter() {
                 if let Some((_, chan)) = on_ring(p.fd)
                     && chan.inherited.load(Relaxed) == 0
@@ -474,13 +460,13 @@ pub unsafe fn select(
     let n = n as usize;
     let longs = n.div_ceil(64);
     let mut small = [0u64; 3 * SET];
-    let big = if longs > SET { mapped(longs * 24) } else { None };
+    let big = if longs > SET { Array::take(longs * 24) } else { None };
     if longs > SET && big.is_none() {
         return real();
     }
-    let all: &mut [u64] = match big {
-        // SAFETY: a fresh mapping of that size.
-        Some(p) => unsafe { core::slice::from_raw_parts_mut(p.cast(), 3 * longs) },
+    let all: &mut [u64] = match &big {
+        // SAFETY: any bits are a number; used up to `release`.
+        Some(array) => unsafe { &mut array.of()[..3 * longs] },
         None => &mut small[..3 * longs],
     };
     let (a, rest) = all.split_at_mut(longs);
@@ -493,9 +479,8 @@ pub unsafe fn select(
         // The kernel says what is wrong.
         Err(Fault) => real(),
     };
-    if let Some(p) = big {
-        // SAFETY: our own mapping.
-        unsafe { syscall!(libc::SYS_munmap, p, longs * 24) };
+    if let Some(array) = big {
+        array.release();
     }
     result
 }
@@ -552,16 +537,15 @@ unsafe fn select_in(
     if !ours {
         return real();
     }
-    let bytes = count * size_of::<pollfd>();
     let mut small = [NOBODY; SMALL];
-    let big = if count > SMALL { mapped(bytes) } else { None };
+    let big = if count > SMALL { Array::take(count * size_of::<pollfd>()) } else { None };
     if count > SMALL && big.is_none() {
         real::set_errno(libc::ENOMEM);
         return -1;
     }
-    let set: &mut [pollfd] = match big {
-        // SAFETY: a fresh mapping of that size.
-        Some(p) => unsafe { core::slice::from_raw_parts_mut(p.cast(), count) },
+    let set: &mut [pollfd] = match &big {
+        // SAFETY: zeros are a pollfd; used up to `release`.
+        Some(array) => unsafe { &mut array.of()[..count] },
         None => &mut small[..count],
     };
     let watched = (0..sets.n).map(|fd| (fd, sets.wanted(fd))).filter(|(_, events)| *events != 0);
@@ -591,9 +575,8 @@ unsafe fn select_in(
         }
         real::ret(r) as c_int
     };
-    if let Some(p) = big {
-        // SAFETY: our own mapping.
-        unsafe { syscall!(libc::SYS_munmap, p, bytes) };
+    if let Some(array) = big {
+        array.release();
     }
     result
 }

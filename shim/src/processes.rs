@@ -2,7 +2,7 @@
 // Unsafe here: the environment of an exec is the program's, and one variable libc's.
 #![allow(unsafe_code)]
 
-use crate::epoll;
+use crate::{arrays, epoll};
 use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -220,7 +220,9 @@ pub extern "C" fn fork_parent() {
 
 /// After `fork`, in the child.
 pub extern "C" fn fork_child() {
+    let parent = tls().tid();
     tls().after_fork_child();
+    arrays::after_fork_child(parent);
     signals::after_fork_child();
     // A child of a fork has no locks (mlock(2)).
     memory::locks_future(false);

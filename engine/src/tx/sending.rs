@@ -82,7 +82,8 @@ impl Outgoing for Out<'_> {
     fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Taken> {
         let dir = self.chan.role().tx();
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
-        let mut small = [0u8; 4096];
+        // For what is not mapped, which is rare; whoever calls may have a short stack.
+        let mut small = [0u8; 512];
         let Some((p, len)) = self.chan.read_at(self.ep.slot.load(Relaxed) as usize, dir, off, len, &mut small) else {
             self.lost = true;
             return Ok(Given::Failed(libc::ECONNRESET));

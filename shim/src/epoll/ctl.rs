@@ -168,9 +168,9 @@ fn equip(s: &Set, epfd: c_int) -> bool {
     if s.poller().is_some() {
         return true;
     }
-    let Some(p) = poller::acquire() else { return false };
+    let Some(p) = poller::acquire_for_set() else { return false };
     if kernel_ctl(epfd, libc::EPOLL_CTL_ADD, poller::bell(p), (EPOLLIN | EPOLLET) as u32, tag() | DOORBELL) < 0 {
-        poller::free(p);
+        poller::free_of_set(p);
         return false;
     }
     s.poller.store(Some(p as u32), Relaxed);
@@ -182,7 +182,7 @@ pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
     s.poller.store(None, Relaxed);
-    poller::free(p);
+    poller::free_of_set(p);
 }
 
 /// News of the lifeline that an attached watch gets from the kernel.

@@ -14,6 +14,7 @@
 
 mod chains;
 mod ctl;
+mod desk;
 mod edge;
 mod fdinfo;
 mod forks;

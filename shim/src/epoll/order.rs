@@ -12,6 +12,7 @@
 //! for the next time: they cannot have come before anything that it told, or it would have told of that act, too.
 
 use super::chains::{each, ignore};
+use super::desk::{KERNEL_EVENTS, News, Reported, UNKNOWN};
 use super::edge::note_edge;
 use super::set::{FIRED, Listener, PARKED, Set, TAGGED, Watch, watch_id};
 use super::{DOORBELL, ours, tag};
@@ -27,54 +28,6 @@ use shmring::family::State;
 use shmring::journal::Act;
 use shmring::ring::{self, About};
 use shmring::{lnx, sys};
-
-/// Events that the kernel is asked for at a time.
-pub(super) const KERNEL_EVENTS: usize = 128;
-/// Connections whose news are taken at a time: the oldest.
-const NEWS: usize = 64;
-
-/// Connections that have news, and since when.
-pub(super) struct News {
-    list: [(u64, Ep, About); NEWS],
-    n: usize,
-}
-
-impl News {
-    pub fn new() -> News {
-        News { list: [(0, Ep::from_index(0), About::Stream); NEWS], n: 0 }
-    }
-
-    pub fn len(&self) -> usize {
-        self.n
-    }
-
-    pub fn all(&self) -> &[(u64, Ep, About)] {
-        &self.list[..self.n]
-    }
-
-    /// Adds one; if there is no room, the latest is returned.
-    fn add(&mut self, new: (u64, Ep, About)) -> Option<(u64, Ep, About)> {
-        if let Some(place) = self.list.get_mut(self.n) {
-            *place = new;
-            self.n += 1;
-            return None;
-        }
-        let latest = self.list.iter_mut().max_by_key(|(at, ..)| *at)?;
-        Some(if latest.0 > new.0 { core::mem::replace(latest, new) } else { new })
-    }
-
-    /// In the order of their coming. One that something was sent to counts from then on, whatever else was told of it.
-    pub fn sort(&mut self) {
-        self.list[..self.n].sort_unstable_by_key(|(at, ..)| *at);
-        for i in (0..self.n).rev() {
-            let (_, ep, about) = self.list[i];
-            if about == About::Aside && self.all().iter().any(|(_, e, a)| *e == ep && *a == About::Stream) {
-                self.list.copy_within(i + 1..self.n, i);
-                self.n -= 1;
-            }
-        }
-    }
-}
 
 /// When the news were told for which a bit is set.
 fn told(c: &Chan, slot: usize, about: About) -> &AtomicU64 {
@@ -188,32 +141,7 @@ pub(super) fn behind(s: &Set, c: &Chan, looked: u64) -> bool {
     any
 }
 
-/// What the kernel reported, in its order.
-pub(super) struct Reported {
-    pub got: [epoll_event; KERNEL_EVENTS],
-    /// When each was caused, as far as it is known; else [`UNKNOWN`].
-    at: [u64; KERNEL_EVENTS],
-    pub n: usize,
-    /// The kernel may have more.
-    pub more: bool,
-    /// When it was asked.
-    begun: u64,
-    /// News on rings came not before the event of this number.
-    pub base: usize,
-}
-
-const UNKNOWN: u64 = u64::MAX;
-
 impl Reported {
-    pub const NONE: Reported = Reported {
-        got: [epoll_event { events: 0, u64: 0 }; KERNEL_EVENTS],
-        at: [UNKNOWN; KERNEL_EVENTS],
-        n: 0,
-        more: false,
-        begun: 0,
-        base: 0,
-    };
-
     /// Asks the kernel for `room` events, without waiting.
     pub fn look(&mut self, s: &Set, epfd: c_int, room: usize) -> Result<(), i32> {
         let room = room.min(KERNEL_EVENTS);
@@ -227,10 +155,18 @@ impl Reported {
         Ok(())
     }
 
+    /// The same for events that the kernel has told to one who slept.
+    pub fn bring(&mut self, s: &Set, told: &[epoll_event], room: usize, begun: u64) -> Option<usize> {
+        let n = told.len().min(KERNEL_EVENTS);
+        self.got[..n].copy_from_slice(&told[..n]);
+        self.add(s, n, room, begun)
+    }
+
     /// The kernel has told `n` events, of at most `room`; it was asked at time stamp `begun`.
-    pub fn add(&mut self, s: &Set, n: usize, room: usize, begun: u64) -> Option<usize> {
+    fn add(&mut self, s: &Set, n: usize, room: usize, begun: u64) -> Option<usize> {
         self.more = n == room;
         self.begun = begun;
+        self.at[..n].fill(UNKNOWN);
         if !self.more {
             s.looked.store(begun, Relaxed);
         }

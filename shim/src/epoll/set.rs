@@ -3,6 +3,8 @@
 //! The kernel's set is one for all processes that a fork made, and so are our watches: they lie in memory that parent
 //! and child share. Each process has its own ready list and its own chains of watches.
 
+use super::desk::Desk;
+use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 use engine::endpoint::Ep;
@@ -173,16 +175,30 @@ pub(super) struct Set {
     pub common: AtomicPtr<Common>,
     pub chunks: [AtomicPtr<Watch>; CHUNKS],
     pub links: [AtomicPtr<Link>; CHUNKS],
+    /// Whoever holds the lock works on it.
+    desk: Locked,
 }
+
+struct Locked(UnsafeCell<Desk>);
+
+// SAFETY: reached through `SetHeld`, of which there is one in this process at a time.
+unsafe impl Sync for Locked {}
 
 /// A set's lock, held.
 #[must_use]
 pub(super) struct SetHeld<'a> {
     own: Held<'a>,
     others: Option<Among<'a>>,
+    desk: &'a Locked,
 }
 
 impl SetHeld<'_> {
+    /// The set's desk.
+    pub fn desk(&mut self) -> &mut Desk {
+        // SAFETY: `own` keeps this process's other threads out, and the borrow any other use by this one.
+        unsafe { &mut *self.desk.0.get() }
+    }
+
     /// Unlocks.
     pub fn release(self) {
         if let Some(others) = self.others {
@@ -236,6 +252,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         common: AtomicPtr::new(core::ptr::null_mut()),
         chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
         links: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
+        desk: Locked(UnsafeCell::new(Desk::NEW)),
     }
 }; SETS];
 /// Whether `fd` may be watched.
@@ -307,7 +324,7 @@ impl Set {
         const PATIENCE: u64 = 50_000_000;
         let own = self.own.lock();
         let others = self.may_be_others().then(|| self.common().lock.lock_among(PATIENCE));
-        SetHeld { own, others }
+        SetHeld { own, others, desk: &self.desk }
     }
 
     /// Whether nothing is attached in it any more.

@@ -1,8 +1,9 @@
 //! Waiting on a set, and what it reports.
 
 use super::chains::{each, settle};
+use super::desk::{Desk, NO_EVENT, News, SLEEPS_FOR};
 use super::edge::{drain, lifeline_event, note_edge, written};
-use super::order::{self, KERNEL_EVENTS, News, Reported};
+use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -224,53 +225,60 @@ fn sift(s: &Set, events: &mut [epoll_event]) -> usize {
 
 /// Reports what holds now, without waiting. `asked`: the kernel is asked in any case.
 fn report_now(s: &Set, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
-    let held = s.lock();
-    order::begin(s);
-    scan(s);
-    let mut news = News::new();
-    order::gather(s, &mut news);
-    if !asked && s.must_look.load(Relaxed) == 0 && (news.len() == 0 || !order::unseen(s, &news)) {
-        news.sort();
-        order::take_all(s, &news);
-        report(s, out, &[]);
-        if out.n > 0 || out.fault {
-            held.release();
-            return Ok(());
-        }
-        news = News::new();
-    }
-    let mut r = Ok(());
-    let mut turned = false;
-    // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
-    // behind them may be the program's.
-    for _ in 0..FULL {
-        let mut k = Reported::NONE;
-        let since = s.looked.load(Relaxed);
-        news.sort();
-        let room = if turned { Some(out.max.div_ceil(2)) } else { room(s, &news, out.max) };
-        if room.is_none() {
-            // It is the turn of what the rings have, if they have anything.
-            (out.tries, turned) = (TRIES + 1, true);
-        }
-        r = room.map_or(Ok(()), |room| k.look(s, epfd, room));
-        if r.is_err() {
-            // They are for the next call.
-            order::take_all(s, &news);
-            break;
-        }
-        merge(s, out, &mut k, &mut news, since);
-        if out.n > 0 || out.fault || room.is_some() && !k.more {
-            break;
-        }
-        news = News::new();
-    }
+    let mut held = s.lock();
+    let r = report_at(s, held.desk(), epfd, out, asked);
     held.release();
     r
 }
 
+/// The same with the set's lock held.
+fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
+    order::begin(s);
+    scan(s);
+    desk.news.clear();
+    order::gather(s, &mut desk.news);
+    if !asked && s.must_look.load(Relaxed) == 0 && (desk.news.len() == 0 || !order::unseen(s, &desk.news)) {
+        desk.news.sort();
+        order::take_all(s, &desk.news);
+        report(s, out, &[]);
+        if out.n > 0 || out.fault {
+            return Ok(());
+        }
+        desk.news.clear();
+    }
+    let mut turned = false;
+    // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
+    // behind them may be the program's.
+    for _ in 0..FULL {
+        let Desk { kernel: k, news } = &mut *desk;
+        k.clear();
+        let since = s.looked.load(Relaxed);
+        news.sort();
+        let room = if turned { Some(out.max.div_ceil(2)) } else { room(s, news, out.max) };
+        match room {
+            // It is the turn of what the rings have, if they have anything.
+            None => (out.tries, turned) = (TRIES + 1, true),
+            Some(room) => {
+                if let Err(e) = k.look(s, epfd, room) {
+                    // They are for the next call.
+                    order::take_all(s, news);
+                    return Err(e);
+                }
+            }
+        }
+        merge(s, out, desk, since);
+        if out.n > 0 || out.fault || room.is_some() && !desk.kernel.more {
+            break;
+        }
+        desk.news.clear();
+    }
+    Ok(())
+}
+
 /// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
 /// lock held.
-fn merge(s: &Set, out: &mut Out, k: &mut Reported, news: &mut News, since: u64) {
+fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
+    let Desk { kernel: k, news } = desk;
     s.must_look.store(0, Relaxed);
     order::gather(s, news);
     news.sort();
@@ -422,14 +430,14 @@ unsafe fn serve(
             left = Some(left.unwrap_or(poller::STEP).min(poller::STEP));
         }
         let left = tx::until_due(left);
-        let mut k = Reported::NONE;
-        let room = max.min(KERNEL_EVENTS);
+        let mut told = [NO_EVENT; SLEEPS_FOR];
+        let room = max.min(SLEEPS_FOR);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
         let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
-            unsafe { signals::epoll_pwait(epfd, k.got.as_mut_ptr(), room as c_int, left, mask, since) }
+            unsafe { signals::epoll_pwait(epfd, told.as_mut_ptr(), room as c_int, left, mask, since) }
         };
         s.sleepers.fetch_sub(1, Relaxed);
         disarm(s);
@@ -441,18 +449,8 @@ unsafe fn serve(
         if r == 0 {
             continue;
         }
-        let rung = k.add(s, r as usize, room, begun);
-        if k.n == 0 {
-            continue;
-        }
-        // A ring that had news while we slept has rung: at its place, or after all that the kernel had by then.
-        k.base = rung.unwrap_or(k.n);
         let mut out = Out { at: ev, max, n: 0, fault: false, tries };
-        let held = s.lock();
-        order::begin(s);
-        scan(s);
-        merge(s, &mut out, &mut k, &mut News::new(), before);
-        held.release();
+        report_told(s, &told[..r as usize], room, [before, begun], &mut out);
         if out.n == 0 && out.fault {
             done_waiting(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;
@@ -461,6 +459,24 @@ unsafe fn serve(
             return done_waiting(s, out.n);
         }
     }
+}
+
+/// Reports what the kernel has `told`, of at most `room` events, to one who slept, and what the rings have. `before`, `begun`: when
+/// the kernel had been asked before, and was asked now.
+fn report_told(s: &Set, told: &[epoll_event], room: usize, [before, begun]: [u64; 2], out: &mut Out) {
+    let mut held = s.lock();
+    let desk = held.desk();
+    desk.kernel.clear();
+    let rung = desk.kernel.bring(s, told, room, begun);
+    if desk.kernel.n > 0 {
+        // A ring that had news while we slept has rung: at its place, or after all that the kernel had by then.
+        desk.kernel.base = rung.unwrap_or(desk.kernel.n);
+        order::begin(s);
+        scan(s);
+        desk.news.clear();
+        merge(s, out, desk, before);
+    }
+    held.release();
 }
 
 /// Before returning to the program: others who wait on this set must still be woken.
