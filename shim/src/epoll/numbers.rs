@@ -26,14 +26,15 @@ fn settled(ep: Ep) {
     });
 }
 
-/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours
-/// holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
+/// This process is about to close its last descriptor of `ep`. A set goes on to report a connection that a child of ours, or a
+/// message on its way, holds (epoll(7), Q6), which we could not look at any more. A child closes what it inherited and does not use.
 pub fn closing(ep: Ep) {
     // Others may keep the file open, and with it the kernel's watch.
     settled(ep);
     each(ep, |set, at, w| {
         let s = &TABLE[set];
-        if s.inherited.load(Relaxed) == 0 && !engine::family::sole_holder(ep) {
+        let passed = ep.reason.load(Relaxed) == Reason::Passed as u32;
+        if s.inherited.load(Relaxed) == 0 && (passed || !engine::family::sole_holder(ep)) {
             to_kernel(ep);
             let held = s.lock();
             if w.ep.load(Relaxed) == Some(ep) {

@@ -22,7 +22,7 @@ options:
   --spin V          CULVERT_SPIN (default: mixed)
   --eager V         CULVERT_EAGER, 0 or 1 (default: mixed)
   --without A,B     leave out kinds of steps: fork exec pspawn scm kill stop spaces nested exclusive lowat trunc
-                    sendfile sendmore negative, or any operation's name
+                    sendfile sendmore negative usertimeout inq, or any operation's name
   --keep DIR        where scripts of failing scenarios go (default: the system's temporary directory)
   --shrink SECONDS  time to spend on making a failing scenario smaller (default 20)
   --stop N          stop after N failing scenarios (default 10)

@@ -518,7 +518,17 @@ impl Generator {
             8 => format!("{t} stat v{v}"),
             _ => format!(
                 "{t} getopt v{v} {}",
-                self.rng.pick(&["error", "error", "nodelay", "lowat", "type", "acceptconn", "domain"])
+                self.rng.pick(&[
+                    "error",
+                    "error",
+                    "nodelay",
+                    "lowat",
+                    "type",
+                    "acceptconn",
+                    "domain",
+                    "usertimeout",
+                    "inq"
+                ])
             ),
         })
     }
@@ -527,7 +537,7 @@ impl Generator {
         if self.model.has_reader(end) || self.model.has_poller(end) {
             return None;
         }
-        Some(match self.rng.below(8) {
+        Some(match self.rng.below(10) {
             0..=2 => {
                 let on = i32::from(!self.model.ends[end].nonblock);
                 format!("{t} nonblock v{v} {on} {}", self.rng.pick(&["fcntl", "ioctl"]))
@@ -536,6 +546,11 @@ impl Generator {
             4 => format!("{t} setopt v{v} sndtimeo {}", self.rng.pick(&[20, 0])),
             5 if self.has("lowat") => format!("{t} setopt v{v} lowat {}", self.rng.pick(&[1, 1, 10, 500])),
             6 => format!("{t} setopt v{v} keepalive 1"),
+            // Longer than any scenario: what it changes is how much a ring may hold.
+            7 if self.has("usertimeout") => {
+                format!("{t} setopt v{v} usertimeout {}", self.rng.pick(&[60_000, 60_000, 0]))
+            }
+            8 if self.has("inq") => format!("{t} setopt v{v} inq {}", self.rng.pick(&[1, 1, 0])),
             _ => format!("{t} setopt v{v} quickack 1"),
         })
     }

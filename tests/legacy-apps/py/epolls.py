@@ -1396,6 +1396,28 @@ def repeated():
     say("new", e.next())
 
 
+def in_flight():
+    """A set goes on to report a file whose last number is closed while a message that nobody has received holds it."""
+    for events in (IN | OUT, IN | OUT | ET, IN | OUT | ONESHOT):
+        a, b = pair()
+        one, other = socket.socketpair()
+        e = Set()
+        e.add(b, events, "b")
+        socket.send_fds(one, [b"x"], [b.fileno()])
+        b.close()
+        say("open", e.now())
+        a.send(b"x")
+        # It has come by the time that what was sent after it has.
+        c, d = pair()
+        c.send(b"y")
+        settled(d, 1)
+        say("data", e.now())
+        _, fds, _, _ = socket.recv_fds(other, 1, 1)
+        print("read", os.read(fds[0], 10))
+        os.close(fds[0])
+        say("closed", e.now())
+
+
 def idle():
     """A connected pair at rest: threads asleep in epoll, poll and recv are not woken."""
     a, b = pair()

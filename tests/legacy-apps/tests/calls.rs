@@ -97,6 +97,21 @@ fn what_is_left_is_said_with_each_message() {
     connections_on("inq", 2 * 19);
 }
 
+/// The names that fortified programs and large files have for calls, and ways to a socket's bytes beside the usual ones.
+#[test]
+fn other_names_and_other_ways() {
+    for (kind, rings) in [("tcp", 200), ("pinned", 0)] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("names.c", &["-w", "-pthread"]));
+            command.arg(kind).env("CULVERT_EAGER", "1");
+            command
+        };
+        compare_one(&format!("names-{kind}"), program, |_, log| {
+            on_ring(log) >= rings && (rings > 0) == (on_ring(log) > 0)
+        });
+    }
+}
+
 /// Runs a case of `py/buffers.py`, on rings from the first exchange on where that can be.
 fn buffers(case: &str, rings: usize) {
     let program = |lab: &Lab| {

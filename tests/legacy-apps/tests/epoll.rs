@@ -64,6 +64,7 @@ scenarios! {
     hidden: 20,
     no_second_edge: 2,
     repeated: 2,
+    in_flight: 2,
     order: 10,
     order_kept: 12,
     idle: 6,

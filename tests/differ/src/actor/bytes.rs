@@ -125,6 +125,10 @@ fn receive(op: &str, a: &mut Args) -> String {
             let done = shown(|| call!(recvmsg(fd, &raw mut m, flags)) as i64);
             if done.0 >= 0 {
                 extra = format!(" flags={:x} control={} name={}", m.msg_flags, m.msg_controllen, m.msg_namelen);
+                // cmsg(3): length, level and type, then what it says: TCP_INQ's number.
+                if m.msg_controllen > 0 {
+                    extra += &format!(" says={:x},{}", control[1], control[2] as u32);
+                }
             }
             done
         }

@@ -221,6 +221,8 @@ fn setopt(a: &mut Args) -> String {
         "lowat" => plain(libc::SOL_SOCKET, libc::SO_RCVLOWAT),
         "sndbuf" => plain(libc::SOL_SOCKET, libc::SO_SNDBUF),
         "rcvbuf" => plain(libc::SOL_SOCKET, libc::SO_RCVBUF),
+        "usertimeout" => plain(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+        "inq" => plain(libc::IPPROTO_TCP, libc::TCP_INQ),
         "rcvtimeo" => timeout(libc::SO_RCVTIMEO),
         "sndtimeo" => timeout(libc::SO_SNDTIMEO),
         "linger" => {
@@ -240,6 +242,8 @@ fn getopt(a: &mut Args) -> String {
         "type" => (libc::SOL_SOCKET, libc::SO_TYPE),
         "acceptconn" => (libc::SOL_SOCKET, libc::SO_ACCEPTCONN),
         "domain" => (libc::SOL_SOCKET, libc::SO_DOMAIN),
+        "usertimeout" => (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+        "inq" => (libc::IPPROTO_TCP, libc::TCP_INQ),
         other => panic!("unknown option {other}"),
     };
     let (mut value, mut len) = (-7i32, 4u32);
