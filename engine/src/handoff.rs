@@ -111,7 +111,9 @@ impl Stdin {
                 self.ep.rx_head.store(self.head, Relaxed);
                 self.ep.rx_phase.set(self.phase);
             }
-            self.kept.map(sys::close);
+            if let Some(kept) = self.kept {
+                sys::close(kept);
+            }
         }
         sys::close(self.socket);
     }
