@@ -142,3 +142,94 @@ fn a_nonblocking_descriptor_does_not_wait() {
     assert_eq!(pair.b.recv_with(9, 0), Err(EAGAIN));
     pair.close();
 }
+
+/// A connection with another user's process, which has gone up in both directions.
+fn with_stranger(world: &World) -> Pair {
+    use crate::sim::world::Neighbour;
+    let pair = world.pair();
+    assert!(pair.attach_in(world.lane(RING, Neighbour::Stranger).expect("a channel")));
+    warm(&pair);
+    pair
+}
+
+/// Sends until there is no room; how many bytes.
+fn fill(pair: &Pair) -> usize {
+    let mut sent = 0;
+    loop {
+        match pair.a.send(&bytes(sent, 999)) {
+            Ok(n) => sent += n,
+            Err(EAGAIN) => return sent,
+            Err(e) => panic!("errno {e}"),
+        }
+    }
+}
+
+#[test]
+fn who_tries_again_and_again_gets_the_kernels_room() {
+    let world = World::new();
+    let pair = with_stranger(&world);
+    let sent = fill(&pair);
+    Simulated::pass(90_000_000);
+    assert_eq!(pair.a.send(b"late"), Err(EAGAIN), "the peer has its time");
+    Simulated::pass(20_000_000);
+    assert_eq!(pair.a.send(b"late"), Ok(4));
+    assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Down);
+    let mut got = vec![];
+    while let Ok(some) = pair.b.recv(RING) {
+        got.extend(some);
+    }
+    assert!(got == [&bytes(0, sent)[..], b"late"].concat());
+    pair.close();
+    world.let_strangers_go();
+}
+
+#[test]
+fn a_peer_that_reads_now_and_then_keeps_the_ring() {
+    let world = World::new();
+    let pair = with_stranger(&world);
+    for _ in 0..3 {
+        fill(&pair);
+        Simulated::pass(90_000_000);
+        assert_eq!(pair.b.recv(50).map(|some| some.len()), Ok(50));
+    }
+    Simulated::pass(90_000_000);
+    fill(&pair);
+    assert_eq!((on_kernel(&pair), pair.a.ep.tx_phase.get()), (0, TxPhase::Ring));
+    while pair.b.recv(RING).is_ok() {}
+    pair.close();
+    world.let_strangers_go();
+}
+
+#[test]
+fn a_deadline_does_not_come_before_the_kernels_room() {
+    let world = World::new();
+    for ms in [20, 70, 400] {
+        let pair = with_stranger(&world);
+        set_timeout(pair.a.fd, SO_SNDTIMEO, ms);
+        let all = bytes(0, RING + 9);
+        assert_eq!(pair.a.send_with(&all, 0), Ok(all.len()), "{ms} ms");
+        let mut got = vec![];
+        while let Ok(some) = pair.b.recv(RING) {
+            got.extend(some);
+        }
+        assert!(got == all);
+        pair.close();
+        world.let_strangers_go();
+    }
+}
+
+/// A thread that sleeps with the connection among what it watches does not know by itself that it is to look at it some time.
+#[test]
+fn who_watches_a_full_ring_is_told_to_look_at_it() {
+    use core::sync::atomic::Ordering::Relaxed;
+    let world = World::new();
+    let pair = with_stranger(&world);
+    let (chan, slot) = (pair.a.ep.chan().expect("a channel"), pair.slot());
+    let watcher = &chan.queues(chan.role())[5];
+    chan.slot(slot).side[chan.role() as usize].pollers.fetch_or(1 << 5, Relaxed);
+    fill(&pair);
+    assert_eq!(watcher.aside.load(Relaxed), 1 << slot);
+    while pair.b.recv(RING).is_ok() {}
+    pair.close();
+    world.let_strangers_go();
+}

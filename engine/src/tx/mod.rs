@@ -477,7 +477,9 @@ unsafe fn wait_space(
     let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
     let life = ep.life();
     // A peer that does not read has until then.
-    let patience = unread::patience(ep, chan).filter(|p| deadline.is_none_or(|d| *p < d));
+    let patience = unread::patience(ep, chan);
+    let early = patience.and_then(|p| unread::before_deadline(chan, p, deadline?));
+    let patience = early.or(patience.filter(|p| deadline.is_none_or(|d| *p < d)));
     let deadline = patience.or(deadline);
     *fd = sleepers::lie_down(ep, *fd);
     // SAFETY: the caller's obligation.
@@ -497,6 +499,7 @@ unsafe fn wait_space(
     *fd = sleepers::number(ep, *fd);
     match woken {
         Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
+        Err(libc::EAGAIN) if early.is_some() => unread::go(ep, chan, *fd),
         Err(libc::EAGAIN) if patience.is_some() => {}
         Err(e) => return Err(e),
         Ok(()) => {}

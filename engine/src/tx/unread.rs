@@ -77,20 +77,39 @@ pub(super) fn patience(ep: Ep, chan: &Chan) -> Option<u64> {
     Some(due)
 }
 
-/// A send that does not wait has found no room: whether the connection goes down, so that the kernel has what it sends. It does,
-/// under the option, unless the peer reads: has done so since a sender found no room last, or does within [`GLANCE_NS`].
+/// When a sender on a small ring goes down whose call ends (SO_SNDTIMEO) before the peer has had its time: after a quarter of
+/// what is left. The kernel may have had room for all at once. `None`: the call does not end before `due`.
+pub(super) fn before_deadline(chan: &Chan, due: u64, deadline: u64) -> Option<u64> {
+    let now = K::now();
+    (chan.is_sealed() && deadline <= due).then(|| now + deadline.saturating_sub(now) / 4)
+}
+
+/// A send that does not wait has found no room: whether the connection goes down, so that the kernel has what it sends.
 ///
-/// The program may be away for as long as it likes from here on, and nobody else look at the connection.
+/// On a small ring it does once the peer has had time to read: a program that tries again and again, and asks nobody when to,
+/// gets on. Under the option it does at once, unless the peer reads: has done so since a sender found no room last, or does within
+/// [`GLANCE_NS`]. The program may be away for as long as it likes from here on, and nobody else look at the connection.
 ///
 /// # Safety
 /// Must be called without locks; a cancellation point.
 pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mut Runs, asleep: &mut bool) -> bool {
     let (since, at) = (ep.tx_full_since.load(Relaxed), ep.tx_full_at.load(Relaxed));
     let Some(due) = patience(ep, chan) else { return false };
-    if !is_timed(ep) || since != 0 && ep.tx_full_at.load(Relaxed) != at {
+    let reads = since != 0 && ep.tx_full_at.load(Relaxed) != at;
+    if since == 0 || reads {
+        // A thread that watches the connection may sleep without an end: it is to look by then.
+        chan.tell_own(ep.slot.load(Relaxed) as usize);
+    }
+    if reads {
         return false;
     }
     let now = K::now();
+    if !is_timed(ep) {
+        if due <= now {
+            go(ep, chan, *fd);
+        }
+        return due <= now;
+    }
     if due > now && now.saturating_sub(IN_VAIN.load(Relaxed)) > GLANCE_EVERY_NS {
         let life = ep.life();
         *asleep = true;
