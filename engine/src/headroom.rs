@@ -162,12 +162,17 @@ pub fn figure(parts: &[&[u8]]) -> Option<u64> {
 
 /// Shows each line of a file to `f`, in pieces of the file that need little room: the stack of whoever sends may be short. A line
 /// that is longer than [`LINE`] is passed over.
-fn lines(parts: &[&[u8]], mut f: impl FnMut(&[u8])) {
+fn lines(parts: &[&[u8]], f: impl FnMut(&[u8])) {
     let Some(fd) = open(parts) else { return };
+    each_line(|text| K::read(fd, text), f);
+    K::close(fd);
+}
+
+fn each_line(mut read: impl FnMut(&mut [u8]) -> isize, mut f: impl FnMut(&[u8])) {
     let mut text = [0u8; LINE];
     let (mut held, mut within) = (0, false);
     loop {
-        let r = K::read(fd, &mut text[held..]);
+        let r = read(&mut text[held..]);
         if r <= 0 {
             break;
         }
@@ -186,7 +191,6 @@ fn lines(parts: &[&[u8]], mut f: impl FnMut(&[u8])) {
         text.copy_within(from..held, 0);
         held -= from;
     }
-    K::close(fd);
 }
 
 /// A path of [`open`]'s and what stands before it in /proc/self/cgroup.
@@ -206,20 +210,23 @@ fn open(parts: &[&[u8]]) -> Option<i32> {
 }
 
 #[cfg(test)]
-#[cfg(not(miri))]
 mod tests {
     use super::*;
 
     #[test]
     fn lines_are_whole_however_the_file_comes() {
-        let dir = std::env::temp_dir().join(std::format!("culvert-lines-{}", std::process::id()));
         let long = "x".repeat(LINE);
         let text = std::format!("first 1\n{}\n\n{long}yy\nbehind 2\nno end", "z".repeat(LINE - 1));
-        std::fs::write(&dir, &text).unwrap();
-        let mut seen = std::vec::Vec::new();
-        let path = dir.to_str().unwrap().as_bytes().to_vec();
-        lines(&[&path], |line| seen.push((line.len(), field(line, b"behind"))));
-        std::fs::remove_file(&dir).unwrap();
-        assert_eq!(seen, [(7, None), (LINE - 1, None), (0, None), (8, Some(2))]);
+        for most in [1, 7, LINE, 2 * LINE] {
+            let (mut seen, mut rest) = (std::vec::Vec::new(), text.as_bytes());
+            let read = |into: &mut [u8]| {
+                let n = rest.len().min(into.len()).min(most);
+                into[..n].copy_from_slice(&rest[..n]);
+                rest = &rest[n..];
+                n as isize
+            };
+            each_line(read, |line| seen.push((line.len(), field(line, b"behind"))));
+            assert_eq!(seen, [(7, None), (LINE - 1, None), (0, None), (8, Some(2))]);
+        }
     }
 }

@@ -147,23 +147,35 @@ fn without_memory_for_the_ring_the_kernel_takes_the_bytes() {
 }
 
 #[test]
+fn a_short_message_is_not_divided_where_the_ring_gets_no_memory() {
+    let world = World::new();
+    let pair = warmed(&world);
+    Simulated::limit_memory(Some(0));
+    let all = bytes(0, 2800);
+    assert_eq!(pair.a.send(&all), Ok(2800));
+    assert_eq!(on_kernel(&pair), 2800);
+    assert_eq!(pair.b.recv(9999), Ok(all));
+    pair.close();
+}
+
+#[test]
 fn a_file_is_sent_whole_where_the_ring_gets_no_memory() {
     let world = World::new();
     let pair = warmed(&world);
-    let all = bytes(0, 20_000);
+    let all = bytes(0, 50_000);
     let file = Simulated::memory_file(c"file", all.len()).unwrap();
     Simulated::write_at(file, &all, 0);
     Simulated::limit_memory(Some(0));
     let mut at = 500;
     let (ep, fd) = (pair.a.ep, pair.a.fd);
     // SAFETY: a local variable.
-    let sent = unsafe { io::sendfile(ep, fd, file, &raw mut at, 15_000, || unreachable!("it begins on the ring")) };
-    assert_eq!((sent, at), (15_000, 15_500));
+    let sent = unsafe { io::sendfile(ep, fd, file, &raw mut at, 45_000, || unreachable!("it begins on the ring")) };
+    assert_eq!((sent, at), (45_000, 45_500));
     let mut got = Vec::new();
     while let Ok(some) = pair.b.recv(999) {
         got.extend(some);
     }
-    assert_eq!(got, all[500..15_500]);
+    assert_eq!(got, all[500..45_500]);
     Simulated::close(file);
     pair.close();
 }

@@ -191,6 +191,8 @@ fn fitting(ep: Ep, chan: &Chan, at: u64, room: u64) -> Result<u64, Unsent> {
     let there = HOME as u64 + grow(ep, chan, end - HOME as u64);
     match there.checked_sub(at) {
         _ if end <= there => Ok(room),
+        // What the kernel hands over as one piece is not divided: it has all of it.
+        _ if room <= FRAGMENT as u64 => Err(Unsent::NoMemory),
         None | Some(0) => Err(Unsent::NoMemory),
         Some(n) => Ok(n),
     }
