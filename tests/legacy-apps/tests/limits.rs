@@ -426,6 +426,42 @@ fn peers_of_different_users() {
     }
 }
 
+/// A ring between two users holds less than the kernel's buffers do. Programs that send much to each other before they read do not
+/// wait for each other for ever.
+#[test]
+fn two_users_that_send_before_they_read() {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let _users = Users;
+    for way in ["block", "poll", "waitall", "lowat"] {
+        compare(&format!("crossed-{way}"), BOTH, |lab| {
+            let (_, library) = for_everybody(lab);
+            let script = std::fs::read(legacy_apps::file("py/crossed.py")).expect("the script");
+            let script = lab.write("crossed.py", script);
+            let end = |side, uid, port: &str| {
+                let mut c = as_user(lab, side, uid, &library, Path::new("/usr/bin/python3.11"));
+                c.arg(&script).args([way, port]);
+                c
+            };
+            let server = lab.start("server", &mut end(Side::Server, ALICE, "0"));
+            wait_for("the listener", PATIENCE, || server.stdout().contains('\n'));
+            let port = server.stdout().trim().to_owned();
+            let client = lab.run("client", &mut end(Side::Client, 0, &port));
+            let server = server.wait(PATIENCE);
+            if lab.accelerated(Side::Client) {
+                let log = std::fs::read_to_string(lab.path("culvert.log")).expect("culvert's log");
+                assert!(on_ring(&log) >= 2, "{log}");
+            }
+            let mut seen = Seen::default();
+            seen.note("client", format!("{} {}", client.status, client.text()));
+            seen.note("server", format!("{} {}", server.status, server.text().replace(&port, "")));
+            seen
+        });
+    }
+}
+
 /// A program under `CULVERT_PEERS=own` shares memory with its own user's processes and root's, whichever end it is; its connections
 /// with others' work all the same.
 #[test]
