@@ -5,6 +5,7 @@ mod forks;
 mod leaving;
 mod many;
 mod paths;
+mod readiness;
 mod reference;
 mod shared;
 mod shortage;
