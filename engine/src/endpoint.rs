@@ -57,6 +57,8 @@ pub struct Local {
     pub awaited_life: AtomicU32,
     /// Where on the ring it left.
     pub awaited_at: Coded<RingPos>,
+    /// A receive that does not wait was turned away by one that leaves.
+    pub turned_away: AtomicU32,
     /// How much before that it keeps.
     pub awaited_kept: AtomicU64,
 }
@@ -82,6 +84,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         awaited_by: AtomicU32::new(0),
         awaited_life: AtomicU32::new(0),
         awaited_at: Coded::zero(),
+        turned_away: AtomicU32::new(0),
         awaited_kept: AtomicU64::new(0),
     }
 }; ENDPOINTS];

@@ -240,6 +240,13 @@ pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
     None
 }
 
+/// Bytes that the socket takes at once, though its peer read nothing: three quarters of its buffer (SO_SNDBUF, which counts the
+/// kernel's own overhead, too), less what lies there.
+pub fn takes(fd: i32) -> u64 {
+    let size = option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap_or(0);
+    (size.max(0) as u64 / 4 * 3).saturating_sub(K::queued(fd, libc::TIOCOUTQ).unwrap_or(0))
+}
+
 /// Resets a connection whose bytes cannot be delivered where they must go.
 pub fn reset(fd: i32, why: Reason) {
     crate::log!(Error, "fd {fd}: left culvert ({}) with bytes that only culvert holds; connection reset", why.text());

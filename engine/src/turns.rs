@@ -7,7 +7,7 @@
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::lock::{self, GRACE_NS};
-use crate::{family, leave, lifeline, members, rx, signals};
+use crate::{family, leave, lifeline, members, rx, signals, watchers};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::family::{CONTESTED, HANDED_RX, HANDED_TX, Reason};
@@ -126,6 +126,7 @@ fn wait_for(ep: Ep, fd: i32, direction: Direction, word: u64, wait: Wait) -> Tur
             return Turn::Again;
         }
         if never && now > grace || deadline.is_some_and(|d| now >= d) {
+            watchers::turned_away(ep);
             return Turn::Failed(libc::EAGAIN);
         }
         if signals::interrupted(wait.since, deadline.is_none()) {

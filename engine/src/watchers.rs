@@ -19,6 +19,9 @@ pub struct Watchers {
     pub touched: fn(Ep),
     /// A sending direction on which somebody may wait for room has gone from the ring to the kernel, which may have it.
     pub gave_way: fn(Ep),
+    /// A call that does not wait was told to come again, though there may be bytes, or room: another one had the direction, or was
+    /// leaving it. Edge-triggered watches are told once more.
+    pub turned_away: fn(Ep),
     /// One of several descriptors for it is closed.
     pub number_closed: fn(Ep, c_int),
     /// This process's last descriptor for it is closed.
@@ -60,6 +63,13 @@ pub fn touched(ep: Ep) {
 pub fn gave_way(ep: Ep) {
     if let Some(w) = watchers() {
         (w.gave_way)(ep);
+    }
+}
+
+/// See [`Watchers::turned_away`].
+pub fn turned_away(ep: Ep) {
+    if let Some(w) = watchers() {
+        (w.turned_away)(ep);
     }
 }
 

@@ -40,6 +40,7 @@ static WATCHERS: watchers::Watchers = watchers::Watchers {
     attached: epoll::attached,
     touched: epoll::touched,
     gave_way: epoll::gave_way,
+    turned_away: epoll::turned_away,
     number_closed: epoll::number_closed,
     forget: epoll::forget,
 };

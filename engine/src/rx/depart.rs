@@ -6,8 +6,8 @@ use super::receiving::{Receiving, see};
 use crate::channel::Chan;
 use crate::endpoint::{Ep, Local};
 use crate::kernel::{K, Kernel as _};
-use crate::{lifeline, lock};
-use core::sync::atomic::Ordering::Relaxed;
+use crate::{lifeline, lock, watchers};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
 use shmring::family::Reason;
@@ -141,6 +141,9 @@ pub fn look_after(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: 
                 receiving.release();
                 if done.is_none() {
                     return false;
+                }
+                if ep.local().turned_away.swap(0, SeqCst) != 0 {
+                    watchers::turned_away(ep);
                 }
             }
             // Another one leaves: not for longer than that one said.

@@ -21,7 +21,7 @@ use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{family, fds, poller, sleep, sleepers, tx};
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use libc::iovec;
 use look::{me, peer};
 use receiving::{Got, Receiving, fin_on_closed};
@@ -214,6 +214,12 @@ pub unsafe fn recv(
             None => {}
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
+            if total == 0 && leaving(ep) {
+                ep.local().turned_away.store(1, SeqCst);
+                if !leaving(ep) {
+                    continue;
+                }
+            }
             return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
         }
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_RCVTIMEO));

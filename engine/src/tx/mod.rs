@@ -25,7 +25,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{acts, headroom, lifeline, lock, sleep, sleepers};
+use crate::{acts, headroom, lifeline, lock, sleep, sleepers, watchers};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
@@ -93,6 +93,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         // The kernel would take more now, and the ring cannot; or there is what the peer's kernel would not have taken.
         leave(ep, chan, fd);
         ep.because(Reason::Option);
+        watchers::gave_way(ep);
     }
     // Other threads wait for room, by the limit that was.
     chan.tell_own(slot);

@@ -31,6 +31,8 @@ pub(super) struct Out<'a> {
     taken: bool,
     /// The token is lent already, for a look that changes nothing.
     glances: bool,
+    /// Nothing comes behind what is repeated but a FIN: it need not be complete.
+    last: bool,
 }
 
 port!(Out, tell, tell_last, Taken);
@@ -109,6 +111,13 @@ impl Outgoing for Out<'_> {
     #[inline]
     fn drained(&mut self, tail: RingPos, base: RingPos) {
         go_home(self.ep, self.chan, tail, base);
+    }
+
+    #[cold]
+    fn repeats(&mut self, unread: u64) -> bool {
+        /// What any socket takes.
+        const LITTLE: u64 = 64 << 10;
+        self.last || unread <= LITTLE || unread <= lifeline::takes(self.fd)
     }
 
     fn tell_cork(&mut self) {
@@ -199,7 +208,10 @@ impl<'a> Sending<'a> {
 
     #[inline(always)]
     fn new(ep: Ep, chan: &'a Chan, fd: i32, held: Held<'a>) -> Sending<'a> {
-        Sending { port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false }, held }
+        Sending {
+            port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false, last: false },
+            held,
+        }
     }
 
     /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
@@ -266,6 +278,12 @@ impl<'a> Sending<'a> {
                 Some(Turn::Taken)
             }
         }
+    }
+
+    /// The same before a FIN.
+    pub fn leave_last(&mut self) {
+        self.port.last = true;
+        self.leave();
     }
 
     /// Takes the direction down for good, for a reason of this side's. An error that it comes to is for the program's own

@@ -77,12 +77,16 @@ pub fn settle_native(ep: Ep, chan: &Chan, fd: i32) -> Option<i32> {
 
 /// Takes the sending direction down for good, for a reason of this side's.
 pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
+    go_down(ep, chan, fd, |sending| sending.leave());
+}
+
+fn go_down(ep: Ep, chan: &Chan, fd: i32, go: impl FnOnce(&mut Sending)) {
     let Some(mut sending) = Sending::take_now(ep, chan, fd) else {
         // It is stopped in the middle of a step that nobody can complete: what is sent next would come at a wrong place.
         lifeline::reset(fd, Reason::Shared);
         return;
     };
-    sending.leave();
+    go(&mut sending);
     sending.release();
 }
 
@@ -97,7 +101,7 @@ pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
 
 /// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
 pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
-    leave(ep, chan, fd);
+    go_down(ep, chan, fd, |sending| sending.leave_last());
     flush(ep, chan, fd, true);
 }
 

@@ -9,7 +9,7 @@ use shmring::switch::TxPhase;
 
 pub(super) const WRITE: u32 = EPOLLOUT as u32 | libc::EPOLLWRNORM as u32 | libc::EPOLLWRBAND as u32;
 
-const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDNORM as u32;
+pub(super) const READ: u32 = libc::EPOLLIN as u32 | libc::EPOLLRDNORM as u32;
 
 pub(super) const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
 

@@ -246,6 +246,11 @@ pub fn gave_way(ep: Ep) {
     look_again(ep, edge::WRITE);
 }
 
+/// A call was told that nothing can be done, for another reason than that: whoever waits for an edge is to try again.
+pub fn turned_away(ep: Ep) {
+    look_again(ep, edge::READ | edge::WRITE);
+}
+
 /// `edge`: for a watch that asked for one of these events, this is an edge.
 fn look_again(ep: Ep, edge: u32) {
     each(ep, |set, fd, w| {

@@ -182,12 +182,21 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             Ok(Sees::Over(Outcome::Stay(Some(end.claim()))))
         }
         Wait::Closed => {
-            if p.see(&c.peer().down)?.is_none() && !p.peer_ended()? {
+            let down = p.see(&c.peer().down)?;
+            if down.is_none() && !p.peer_ended()? {
                 return Ok(Sees::NotYet);
             }
             let head = p.own(&c.ep.rx_head);
-            let left = there!(p, c, head, Sees::Over);
-            Ok(if left == 0 { Sees::Over(Outcome::Come) } else { Sees::Then(Wait::Echo) })
+            if there!(p, c, head, Sees::Over) == 0 {
+                return Ok(Sees::Over(Outcome::Come));
+            }
+            // It says what it repeats before it says that it has gone down.
+            let none = down.is_some() && p.see(&c.peer().echo)?.is_none();
+            Ok(if none && !p.lacks(Guard::EchoBeforeDown) {
+                Sees::Over(Outcome::Stay(None))
+            } else {
+                Sees::Then(Wait::Echo)
+            })
         }
         Wait::Echo => {
             let head = p.own(&c.ep.rx_head);

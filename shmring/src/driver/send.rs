@@ -38,6 +38,11 @@ pub trait Outgoing: Port {
     fn limit(&mut self) -> u64;
     /// The ring is empty at `tail`, and the next byte goes home; what was at home was position `base`.
     fn drained(&mut self, _tail: RingPos, _base: RingPos) {}
+    /// Whether so many bytes that lie unread are to be repeated over the lifeline: not if it does not take them, whoever reads there.
+    /// What comes next would wait behind them.
+    fn repeats(&mut self, _unread: u64) -> bool {
+        true
+    }
     /// Tells the kernel of a cork that it does not know of.
     fn tell_cork(&mut self);
     /// Latches an error that the kernel would have queued.
@@ -235,7 +240,7 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     // The decision of a holder that died on its way down stands: it may have published it.
     if !matches!(again, Again::Nothing | Again::Echo(_)) {
         again = match unread {
-            Some(head) if repeats && !p.lacks(Guard::Echo) => Again::Echo(head),
+            Some(head) if repeats && p.repeats(tail.since(head)) && !p.lacks(Guard::Echo) => Again::Echo(head),
             _ => Again::Nothing,
         };
         p.say(&c.ep.tx_again, again)?;

@@ -60,6 +60,36 @@ def ring():
     print("goes on", sent.wait(20 if more else 0.2) or not more)
 
 
+def edge():
+    """The same of one that waits for an edge."""
+    client, server = pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 << 20)
+    set_ = select.epoll()
+    set_.register(client, select.EPOLLOUT | select.EPOLLET)
+    fill(client, 1 << 20)
+    # What the kernel moves on to the other end makes room for more.
+    while fill(client, 1000) or set_.poll(0.2):
+        pass
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    more = client.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > 4 << 20
+    # A machine that does not allow so much says so in both runs.
+    print("told", bool(set_.poll(20 if more else 0.2)) or not more)
+    print("has room", not more or client.send(b"x"))
+
+    # An option that leaves the room as it is, until the peer reads.
+    client, server = pair()
+    set_ = select.epoll()
+    set_.register(client, select.EPOLLOUT | select.EPOLLET)
+    sent = fill(client, 1 << 20)
+    while n := fill(client, 1000):
+        sent += n
+        set_.poll(0.2)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    while sent:
+        sent -= len(server.recv(min(sent, 1 << 20)))
+    print("told", bool(set_.poll(10)))
+
+
 def less():
     """A buffer that is made smaller while bytes are on their way: a sender that waits is told of room all the same."""
     client, server = pair()

@@ -126,6 +126,7 @@ fn buffers(case: &str, rings: usize) {
 fn senders_go_on_with_a_larger_buffer() {
     buffers("sndbuf", 2);
     buffers("ring", 2);
+    buffers("edge", 2);
 }
 
 #[test]

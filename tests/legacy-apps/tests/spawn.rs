@@ -40,3 +40,14 @@ fn a_program_does_not_read_what_a_killed_peer_has_said() {
     scenario("killed-many", "fork", 150);
     scenario("killed-many", "vfork", 150);
 }
+
+/// More lies on a ring, unread, than the kernel's buffers hold.
+#[test]
+fn much_that_a_stopped_peer_has_not_read() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "spawning.py");
+        command.env("CULVERT_EAGER", "1").env("CULVERT_RING", (16 << 20).to_string());
+        command
+    };
+    compare_one("spawn-much", program, |_, log| on_ring(log) >= 2);
+}
