@@ -304,6 +304,9 @@ fn acceptor(ep: Ep, fd: i32) {
     if slow::holds_up(uid) {
         return ep.pin(Reason::Slow);
     }
+    if uid != rendezvous::uid::own() && sealed::is_impossible() {
+        return ep.pin(Reason::Unsealed);
+    }
     let peer = match REGISTRY.lookup(uid, &t, l.peer_cookie.load(Relaxed)) {
         Ok(Some(peer)) => peer,
         Err(Error::OtherVersion) => return ep.pin(Reason::Version),

@@ -7,7 +7,7 @@ use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::pages::{self, Bulk};
-use crate::{own, signals};
+use crate::{headroom, own, signals};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -75,6 +75,8 @@ pub struct Chan {
     unused: AtomicU32,
     /// Pages that a connection of this process has left on its ring for a peer of another user who has not read them, by slot.
     left: [AtomicU32; SLOTS],
+    /// Pages of this side's ring in each slot that have memory which only the channel's end gives back.
+    kept: [AtomicU32; SLOTS],
     /// Where the fixed part is mapped.
     #[cfg(test)]
     base: AtomicPtr<u8>,
@@ -86,6 +88,8 @@ static CHANNELS: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::n
 static HIGH: AtomicU32 = AtomicU32::new(0);
 /// The sum of all [`Chan::left`].
 static LEFT: AtomicU64 = AtomicU64::new(0);
+/// The sum of all [`Chan::kept`].
+static KEPT: AtomicU64 = AtomicU64::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
 /// Guards the table's shape, and which bulk is mapped where. May be taken with tokens held.
@@ -107,6 +111,12 @@ pub fn after_fork_parent() {
 /// Bytes that connections of this process have left for peers of other users.
 pub fn left_behind() -> u64 {
     LEFT.load(Relaxed) * PAGE as u64
+}
+
+/// Bytes that channels with other users keep for this process's rings.
+#[cfg(test)]
+pub fn kept() -> u64 {
+    KEPT.load(Relaxed) * PAGE as u64
 }
 
 /// Whether a channel waits for its first connection.
@@ -289,6 +299,7 @@ impl Chan {
         UNUSED.fetch_add(1, Relaxed);
         self.slot_ep.iter().for_each(|s| s.store(None, Relaxed));
         self.left.iter().for_each(|s| s.store(0, Relaxed));
+        self.kept.iter().for_each(|s| s.store(0, Relaxed));
         self.mapped.store(1, Release);
         crate::family::count_channel();
     }
@@ -401,6 +412,7 @@ impl Chan {
             self.header().left[self.role() as usize].store(1, Release);
         }
         self.used_now();
+        KEPT.fetch_sub(self.kept.iter().map(|n| u64::from(n.swap(0, Relaxed))).sum(), Relaxed);
         self.mapped.store(0, Release);
         if self.is_sealed() {
             let all = self.bulk[0][0].at.load(Relaxed);
@@ -562,6 +574,23 @@ impl Chan {
         self.slot_ep[slot % SLOTS].compare_exchange(Some(ep), None, Release, Relaxed).is_ok()
     }
 
+    /// Whether `bytes` of this side's ring in a slot may have memory. What is shared with another user stays until the channel ends,
+    /// also when the connection is long closed: that peer must not have too much of it. The direction is owned.
+    pub fn may_keep(&self, slot: usize, bytes: u64) -> bool {
+        let kept = &self.kept[slot % SLOTS];
+        let (pages, before) = (bytes.div_ceil(PAGE as u64), u64::from(kept.load(Relaxed)));
+        if !self.is_sealed() || pages <= before {
+            return true;
+        }
+        let more = pages - before;
+        let may = headroom::allows_kept((KEPT.load(Relaxed) + more) * PAGE as u64);
+        if may {
+            kept.store(pages as u32, Relaxed);
+            KEPT.fetch_add(more, Relaxed);
+        }
+        may
+    }
+
     /// A connection that is closed leaves `bytes` of memory in a slot.
     pub fn leave_behind(&self, slot: usize, bytes: u64) {
         self.take_back(slot);
@@ -591,11 +620,12 @@ impl Chan {
 pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
     MAPPING.words(each);
     each((&LEFT).into());
+    each((&KEPT).into());
     each((&UNUSED).into());
     for c in (0..HIGH.load(Relaxed) as usize).filter_map(entry) {
         let small =
             [&c.mapped, &c.role, &c.ring, &c.peer_uid, &c.peer_pid, &c.foreign, &c.inherited, &c.unused, &c.sealed];
-        small.into_iter().chain(&c.left).for_each(|w| each(w.into()));
+        small.into_iter().chain(&c.left).chain(&c.kept).for_each(|w| each(w.into()));
         c.slot_ep.iter().for_each(|w| each(w.into()));
         [&c.id, &c.inode, &c.peer_mailbox, &c.used, &c.noted, &c.alive].into_iter().for_each(|w| each(w.into()));
         each((&c.memfd).into());

@@ -47,6 +47,12 @@ pub fn allows_left(bytes: u64) -> bool {
     members::is_filtered() || bytes <= spare() / PART_LEFT
 }
 
+/// Whether channels with other users may keep `bytes` in all, whatever becomes of their connections: half of what rings may take.
+pub fn allows_kept(bytes: u64) -> bool {
+    const PART_KEPT: u64 = 2;
+    members::is_filtered() || bytes <= spare() / PART_KEPT
+}
+
 /// Bytes that rings may take, by the machine's memory and by the limit of each group that this process is in.
 fn spare() -> u64 {
     let (mut total, mut available) = (None, None);

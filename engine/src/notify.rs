@@ -38,10 +38,16 @@ impl Chan {
     #[inline(always)]
     fn tell(&self, slot: usize, h: &SlotHeader, role: Role, about: About, told: &AtomicU64) -> u32 {
         let peer = role.peer();
-        let (mut rung, mut since) = (0, None);
         let stamp = Some(Stamp { told, now: K::cycles_in_order });
-        let (side, alone) = (&h.side[peer as usize], &h.alone[peer as usize]);
-        ring::notify(side, self.queues(peer), alone, slot, about, stamp, |sleeper| {
+        self.wake(peer, slot, h, about, stamp)
+    }
+
+    /// Wakes who sleeps on `slot` at `side`; how many.
+    #[inline(always)]
+    fn wake(&self, side: Role, slot: usize, h: &SlotHeader, about: About, stamp: Option<Stamp>) -> u32 {
+        let (mut rung, mut since) = (0, None);
+        let (queues, alone) = (self.queues(side), &h.alone[side as usize]);
+        ring::notify(&h.side[side as usize], queues, alone, slot, about, stamp, |sleeper| {
             if rung == 1 && self.is_foreign() {
                 since = Some(K::thread_time());
             }
@@ -68,18 +74,13 @@ impl Chan {
         }
     }
 
-    /// Tells our own side: this thread has changed what others of this process wait for.
+    /// Tells our own side: this thread has changed what others of this process wait for. The names of their doorbells lie in
+    /// memory that the peer writes, too, and are weighed as its own.
     #[cold]
     pub fn tell_own(&self, slot: usize) {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
-            let role = self.role();
-            let h = self.slot(slot);
-            let (side, alone) = (&h.side[role as usize], &h.alone[role as usize]);
-            ring::notify(side, self.queues(role), alone, slot, About::Aside, None, |sleeper| match sleeper {
-                Sleeper::Bell(_, q) => poller::ring_at(q),
-                Sleeper::Word(w) => K::wake(w),
-            });
+            self.wake(self.role(), slot, self.slot(slot), About::Aside, None);
         }
     }
 }

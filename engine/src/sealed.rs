@@ -118,6 +118,40 @@ pub fn make(mailbox: u64, uid: u32, pid: u32) -> Option<Offered> {
     (memory >= 0).then_some(Offered { memory, id: w.id.load(Relaxed), ring })
 }
 
+/// Whether memory can be sealed on this machine, and opened anew by this process: see [`is_impossible`].
+static MEANS: AtomicU32 = AtomicU32::new(UNTRIED);
+const UNTRIED: u32 = 0;
+const GIVEN: u32 = 1;
+const LACKING: u32 = 2;
+
+/// Whether this process can make no memory for other users' processes, now or later: the kernel does not know the seal (Linux
+/// before 5.1), or there is no /proc. Nobody need be asked for a channel then, again and again.
+pub fn is_impossible() -> bool {
+    if MEANS.load(Relaxed) == UNTRIED
+        && let Some(memory) = K::memory_file(c"culvert-seal", 0)
+    {
+        let seals = K::seal(memory, SEAL);
+        let opened = K::reopen(memory);
+        if opened >= 0 {
+            K::close(opened);
+        }
+        K::close(memory);
+        // A shortage passes.
+        let short = [-libc::EMFILE, -libc::ENFILE, -libc::ENOMEM].contains(&opened);
+        let lacks = seals < 0 || opened < 0 && !short;
+        if lacks {
+            crate::log!(
+                Warn,
+                "seal: {seals}, /proc/self/fd: {opened} (errno); connections with other users stay on the kernel"
+            );
+        }
+        if lacks || opened >= 0 {
+            MEANS.store(if lacks { LACKING } else { GIVEN }, Relaxed);
+        }
+    }
+    MEANS.load(Relaxed) == LACKING
+}
+
 fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
     let of_user = waiting().filter(|w| w.uid.load(Relaxed) == uid).count();
     let w = WAITING.iter().find(|w| w.of.load(Relaxed) == 0).filter(|_| of_user < OF_USER)?;
@@ -128,7 +162,6 @@ fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
     let memory = K::reopen(first);
     K::close(first);
     if memory < 0 {
-        crate::log!(Warn, "/proc/self/fd: errno {}; connections with other users stay on the kernel", -memory);
         return None;
     }
     w.memory.store(memory, Relaxed);
@@ -192,16 +225,40 @@ pub fn accept(memory: i32, uid: u32, ring: usize, id: u64) -> Option<&'static Ch
     slow::timed(uid, || {
         let memory = PASSED.load(Relaxed);
         sealed = WHOLE.map(memory, ring) && K::seal(memory, SEAL) >= 0 && has_seal(memory);
+        if !sealed {
+            // This can wait for the other side, too.
+            WHOLE.unmap();
+            own::discard(&PASSED);
+        }
     });
-    if !sealed {
-        WHOLE.unmap();
-        own::discard(&PASSED);
-        return None;
-    }
-    channel::enter(&WHOLE, &PASSED, Role::Connector, id)
+    if sealed { channel::enter(&WHOLE, &PASSED, Role::Connector, id) } else { None }
 }
 
 /// The child of a fork has none of it.
 pub fn after_fork_child() {
     WAITING.iter().filter(|w| w.of.load(Relaxed) != 0).for_each(Waiting::leave);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Simulated;
+    use crate::sim::faults::Want;
+    use crate::sim::world::World;
+
+    #[test]
+    fn a_kernel_without_the_seal_is_asked_for_it_once() {
+        let _world = World::new();
+        for (seals, impossible) in [(true, false), (false, true)] {
+            MEANS.store(UNTRIED, Relaxed);
+            Simulated::refuse(Want::Descriptors, 0, true);
+            assert!(!is_impossible(), "without a descriptor nobody knows");
+            Simulated::refused();
+            Simulated::refuse(Want::Seal, if seals { 9 } else { 0 }, true);
+            assert_eq!(is_impossible(), impossible);
+            assert_eq!(is_impossible(), impossible);
+            assert_eq!(Simulated::refused(), u32::from(!seals), "asked once");
+        }
+        MEANS.store(UNTRIED, Relaxed);
+    }
 }

@@ -260,6 +260,7 @@ reasons! {
     OtherUser = 36, "other-user", "CULVERT_PEERS=own, and the peer is another user's";
     Slow = 35, "held-up", "processes of the peer's user have held up this one";
     Unread = 37, "unread", "the peer had not read for a while what was sent, and a ring shared with another user holds little";
+    Unsealed = 38, "unsealed", "memory for a peer of another user cannot be sealed here: Linux before 5.1, or no /proc";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

@@ -9,6 +9,8 @@ pub enum Want {
     Memory,
     /// Descriptors.
     Descriptors,
+    /// The seal F_SEAL_FUTURE_WRITE: the kernel is older.
+    Seal,
 }
 
 /// Calls that fail.

@@ -636,7 +636,11 @@ impl Kernel for Simulated {
         Some(s.open(Object::File(Memory::new(len), 0)))
     }
     fn seal(fd: i32, seals: i32) -> isize {
-        match state().object_mut(fd) {
+        let mut s = state();
+        if seals & libc::F_SEAL_FUTURE_WRITE != 0 && s.is_refused(Want::Seal) {
+            return -libc::EINVAL as isize;
+        }
+        match s.object_mut(fd) {
             Some(Object::File(_, there)) => {
                 *there |= seals;
                 0

@@ -94,3 +94,25 @@ fn sleepers(world: &World, neighbour: Neighbour) {
 fn descriptors_that_run_out_at_any_call_wake_all_the_same() {
     at_every_call(Want::Descriptors, sleepers);
 }
+
+/// What a channel with another user's process keeps for its rings is counted once for each of them, and until the channel ends.
+#[test]
+fn what_strangers_channels_keep_is_counted() {
+    use crate::channel;
+    let world = World::new();
+    let lane = world.lane(RING, Neighbour::Stranger).expect("a channel");
+    let (stays, mut most) = (world.pair(), 0);
+    assert!(stays.attach_in(lane));
+    for _ in 0..3 {
+        let pair = world.pair();
+        assert!(pair.attach_in(lane));
+        assert_eq!(pair.a.send(&bytes(0, RING / 2)), Ok(RING / 2));
+        assert_eq!(pair.b.recv(RING).map(|some| some.len()), Ok(RING / 2));
+        pair.close();
+        assert!(channel::kept() >= (RING / 2 - shmring::layout::HOME) as u64, "it is there yet");
+        assert!(most == 0 || channel::kept() == most, "the next connection in that slot has it");
+        most = channel::kept();
+    }
+    stays.close();
+    assert_eq!(channel::kept(), 0);
+}

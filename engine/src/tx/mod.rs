@@ -210,6 +210,7 @@ fn grow(ep: Ep, chan: &Chan, bytes: u64) -> u64 {
     let wanted = bytes.max((2 * there).min(there + MOST)).next_multiple_of(PAGE).min(all);
     let more = (wanted - there) as usize;
     let had = headroom::allows(more)
+        && chan.may_keep(slot, wanted)
         && chan.at(slot, dir, HOME + there as usize, more).is_some_and(|at| crate::pages::have(at, more));
     if !had {
         return there;
