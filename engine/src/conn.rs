@@ -32,12 +32,12 @@ pub struct Taken;
 /// meanwhile: this process may be stopped in the middle, for good.
 #[inline(always)]
 pub fn openly<T>(ep: &Endpoint, token: &AtomicU64, f: impl FnOnce() -> T) -> Result<T, Taken> {
-    if ep.handed.load(Relaxed) & SHARED == 0 {
-        return Ok(f());
-    }
-    let lent = lock::lend(token);
+    let lent = if ep.handed.load(Relaxed) & SHARED != 0 { lock::lend(token) } else { None };
     let done = f();
-    if lent.is_none_or(|lent| lent.back()) { Ok(done) } else { Err(Taken) }
+    match lent.map(lock::Lent::back) {
+        Some(false) => Err(Taken),
+        _ => Ok(done),
+    }
 }
 
 /// How the library's ports reach memory and the pollers: a type with `chan` and `c`, the connection in it; its methods that tell

@@ -320,6 +320,7 @@ pub struct Lent<'a> {
 
 /// Lends a token that this thread has: until it is taken [back](Lent::back), other processes may take it. `None`: it stays as it
 /// is, since too many threads of this process do that.
+#[cold]
 pub fn lend(word: &AtomicU64) -> Option<Lent<'_>> {
     let me = myself();
     let mine = lending(word, owner::tid(me));
@@ -331,6 +332,7 @@ pub fn lend(word: &AtomicU64) -> Option<Lent<'_>> {
 
 impl Lent<'_> {
     /// Takes it back. False: another process has it. Then this thread has no right to it any more.
+    #[cold]
     pub fn back(self) -> bool {
         let me = myself();
         let back = self.word.compare_exchange(me | LENT, me, AcqRel, Relaxed).is_ok();
