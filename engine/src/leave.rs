@@ -61,6 +61,27 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
 /// The same of all that `only` names, of this process: their peers are asked first, and then waited for together.
 pub fn quit_all(why: Reason, unread: impl Fn(c_int) -> Unread, only: impl Fn(c_int) -> bool) {
     Departure { why, flushes: true }.go(0..fds::high(), &only, &unread);
+    if why == Reason::Exec {
+        (0..fds::high()).filter(|&fd| fds::tracked(fd) && only(fd)).for_each(hand_error_on);
+    }
+}
+
+/// The next image of a connection that has ended by a peer's death is told what the kernel would tell it, had it had the bytes
+/// that the peer did not read: it ends the connection so. Where the kernel has closed the connection by itself, its error may have
+/// been asked for already; nothing brings it back.
+fn hand_error_on(fd: c_int) {
+    let Some(ep) = fds::endpoint(fd).filter(|ep| ep.state() == State::Attached && has_left(*ep)) else { return };
+    let latched = ep.latched.load(Relaxed);
+    if latched == 0 || !peer::is_ours(ep, fd) || lifeline::look(fd, 0) != 0 || lifeline::unread(fd) != 0 {
+        return;
+    }
+    lifeline::end(fd);
+    if latched != libc::ECONNRESET as u32 {
+        // It was told, or is none that a receiver is told: what remains is that the connection has ended.
+        let _ = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR);
+    }
+    // From now on the kernel answers, each holder as it comes.
+    ep.latched.store(0, Relaxed);
 }
 
 fn one(fd: c_int) -> Range<c_int> {
@@ -113,6 +134,9 @@ impl Departure {
             return true;
         }
         let Some(chan) = ep.chan() else { return true };
+        // A peer that was killed gets nothing repeated: the kernel would answer that with another error than it has for bytes that
+        // were there before.
+        ep.note_end(lifeline::look(fd, lifeline::ENDED));
         tx::leave(ep, chan, fd);
         ep.because(self.why);
         rx::ask(ep, chan, fd, life, unread, self.why, patience);

@@ -213,3 +213,9 @@ fn what_is_left_by_a_peer_that_was_killed() {
     };
     compare_one("endings-killed", program, |_, log| on_ring(log) >= 4);
 }
+
+#[test]
+fn what_an_heir_is_told_of_a_peer_that_was_killed() {
+    let program = |lab: &Lab| lab.python(Side::Client, "told.py");
+    compare_one("told", program, |_, log| on_ring(log) >= 24);
+}
