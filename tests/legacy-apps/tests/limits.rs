@@ -435,7 +435,7 @@ fn two_users_that_send_before_they_read() {
         return;
     }
     let _users = Users;
-    for way in ["block", "poll", "waitall", "lowat"] {
+    for way in ["block", "poll", "waitall", "lowat", "retry", "held"] {
         compare(&format!("crossed-{way}"), BOTH, |lab| {
             let (_, library) = for_everybody(lab);
             let script = std::fs::read(legacy_apps::file("py/crossed.py")).expect("the script");
