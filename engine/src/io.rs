@@ -203,10 +203,7 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
         if family::is_leaving() {
             closing::read_on(ep, fd);
         }
-        match r {
-            rx::RESTART => None,
-            r => Some(real::ret(r)),
-        }
+        r.map(real::ret)
     }
 }
 

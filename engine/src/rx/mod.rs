@@ -69,10 +69,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 /// A flag for [`recv`], see `io::BREAKS`.
 pub const BREAKS: i32 = libc::c_int::MIN;
 
-/// What [`recv`] returns if the call must be made anew: the descriptor has become something else.
-pub const RESTART: isize = isize::MIN;
-
-/// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`).
+/// `recv` and its kin on an attached, ready endpoint: the kernel's convention (bytes or `-errno`); `None`: the
+/// call must be made anew, since the descriptor has become something else.
 /// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
 ///
 /// # Safety
@@ -87,9 +85,9 @@ pub unsafe fn recv(
     flags: i32,
     since: Runs,
     asleep: &mut bool,
-) -> isize {
+) -> Option<isize> {
     // SAFETY: the caller's iovecs.
-    let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return -libc::EINVAL as isize };
+    let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Some(-libc::EINVAL as isize) };
     let waitall = flags & libc::MSG_WAITALL != 0;
     let restarts = flags & BREAKS == 0;
     let record = ep.record();
@@ -118,19 +116,19 @@ pub unsafe fn recv(
     loop {
         let want = if peek { b.len } else { b.len - total };
         if dozing && total == 0 && family::is_recalled() && family::is_due(ep, shmring::family::Reason::Recalled) {
-            return RESTART;
+            return None;
         }
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else {
             return match total {
-                0 if ep.lives(life) => RESTART,
-                0 => -libc::EBADF as isize,
-                n => n as isize,
+                0 if ep.lives(life) => None,
+                0 => Some(-libc::EBADF as isize),
+                n => Some(n as isize),
             };
         };
         if ep.local().refs.load(Relaxed) == 0 {
             // See `tx::with_turn`.
             receiving.release();
-            return -libc::EBADF as isize;
+            return Some(-libc::EBADF as isize);
         }
         let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
@@ -145,7 +143,7 @@ pub unsafe fn recv(
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
                 if total >= target || woke.is_some() {
-                    return total as isize;
+                    return Some(total as isize);
                 }
                 if !peek {
                     restless = Restless::new();
@@ -153,7 +151,7 @@ pub unsafe fn recv(
                 if peek {
                     // Behind the end, seen before the last look, there is no more.
                     if ended {
-                        return total as isize;
+                        return Some(total as isize);
                     }
                     ended = lifeline::look(fd, ENDED) != 0;
                     b.rewind();
@@ -171,34 +169,34 @@ pub unsafe fn recv(
                     && !lifeline::peer_ended(fd)
                     && unread(ep, chan, fd) == 0 =>
             {
-                return endpoint::take_kept(ep).map_or(0, |e| -e as isize);
+                return Some(endpoint::take_kept(ep).map_or(0, |e| -e as isize));
             }
-            Got::Eof => return total as isize,
+            Got::Eof => return Some(total as isize),
             Got::Error(e) if total > 0 => {
                 // Reported by the next call: errors come after the bytes.
                 if e != libc::EFAULT {
                     put_back(ep, e);
                 }
-                return total as isize;
+                return Some(total as isize);
             }
-            Got::Error(e) => return -e as isize,
-            Got::Lost if total > 0 => return total as isize,
-            Got::Lost => return RESTART,
+            Got::Error(e) => return Some(-e as isize),
+            Got::Lost if total > 0 => return Some(total as isize),
+            Got::Lost => return None,
             // What was taken before counts; a peek begins again.
             Got::Taken if total > 0 && !peek => continue,
-            Got::Taken => return RESTART,
+            Got::Taken => return None,
             Got::Nothing => {}
         }
         // Behind all bytes (tcp_recvmsg_locked), as an error of the socket.
         if record.kept.load(Relaxed) != 0 {
             match total {
-                0 if let Some(e) = endpoint::take_kept(ep) => return -e as isize,
+                0 if let Some(e) = endpoint::take_kept(ep) => return Some(-e as isize),
                 0 => {}
-                n => return n as isize,
+                n => return Some(n as isize),
             }
         }
         if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some()) {
-            return total as isize;
+            return Some(total as isize);
         }
         match woke.take() {
             // A call that is restarted finds what the number means now; else the wait goes on.
@@ -207,10 +205,10 @@ pub unsafe fn recv(
                 if !signals::interrupted(since, restarts && lifeline::timeout(fd, libc::SO_RCVTIMEO).is_none()) =>
             {
                 if fds::endpoint(number) != Some(ep) {
-                    return RESTART;
+                    return None;
                 }
             }
-            Some(e) => return -e as isize,
+            Some(e) => return Some(-e as isize),
             None => {}
         }
         if flags & libc::MSG_DONTWAIT != 0 || (deadline.is_none() && nonblocking(ep, fd)) {
@@ -220,7 +218,7 @@ pub unsafe fn recv(
                     continue;
                 }
             }
-            return if total > 0 { total as isize } else { -libc::EAGAIN as isize };
+            return Some(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
         }
         let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_RCVTIMEO));
         // A peek that wants more than it sees: the lifeline would be readable all the time for what was seen there.
@@ -243,11 +241,11 @@ pub unsafe fn recv(
         // Whatever wakes a receive of no bytes ends it (tcp_recvmsg_locked: `while (len > 0)`), also a shutdown of the
         // other direction, by whomever (inet_shutdown), perhaps a program outside the family: the kernel is asked.
         if b.len == 0 && (signals::runs() != since || lifeline::is_shut(fd) != shut) {
-            return 0;
+            return Some(0);
         }
         // A call that has received something is never restarted.
         if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
-            return if total > 0 { total as isize } else { -libc::EINTR as isize };
+            return Some(if total > 0 { total as isize } else { -libc::EINTR as isize });
         }
         let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
         let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
@@ -264,15 +262,15 @@ pub unsafe fn recv(
             // This process has left its family, and the connection is the kernel's: as the kernel is told of a new user by a
             // signal (nptl's setxid), which may end the call early.
             return match (ep.life() == life, total) {
-                (true, 0) => RESTART,
-                (true, n) => n as isize,
-                _ => -libc::EBADF as isize,
+                (true, 0) => None,
+                (true, n) => Some(n as isize),
+                _ => Some(-libc::EBADF as isize),
             };
         }
         fd = sleepers::number(ep, fd);
         match woken {
             Err(libc::EAGAIN) if step.is_some() => {}
-            Err(_) if b.len == 0 => return 0,
+            Err(_) if b.len == 0 => return Some(0),
             Err(e) => {
                 slept = signals::runs();
                 woke = Some(e);
