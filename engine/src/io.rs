@@ -114,43 +114,49 @@ pub unsafe fn recv(
     flags: c_int,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let call = Receive { fd, iov, n, flags, since: signals::runs(), real: &mut real };
+    let call = Receive(Vectors { fd, iov, n, flags, since: signals::runs() });
     // SAFETY: the caller's obligation.
-    unsafe { path::carry(ep, fd, call) }
+    unsafe { path::carry(ep, fd, call, &mut real) }
 }
 
-struct Receive<'a, F> {
+/// What the program passed to a call that moves bytes from or to its memory.
+struct Vectors {
     fd: c_int,
     iov: *const iovec,
     n: usize,
     flags: c_int,
     /// Handlers run when the call began.
     since: Runs,
-    real: &'a mut F,
 }
 
-impl<F: FnMut() -> isize> Receive<'_, F> {
-    #[inline(always)]
-    fn try_natively(&mut self, ep: Ep) -> Option<isize> {
-        let (fd, flags, real) = (self.fd, self.flags, &mut *self.real);
-        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, fd, flags, real))
+/// Waits until the direction is this process's to use. `Err`: the call comes to that, or (`None`) is to be made anew.
+#[inline(always)]
+fn my_turn(ep: Ep, fd: c_int, direction: Direction, wait: impl Fn() -> Wait) -> Result<(), Option<isize>> {
+    match turns::turn(ep, fd, direction, wait) {
+        Turn::Ours => Ok(()),
+        Turn::Again => Err(None),
+        Turn::Failed(e) => Err(Some(real::ret(-e as isize))),
     }
 }
 
-impl<F: FnMut() -> isize> Call for Receive<'_, F> {
+struct Receive(Vectors);
+
+impl Receive {
     #[inline(always)]
-    fn real(&mut self) -> isize {
-        (self.real)()
+    fn try_natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, self.0.fd, self.0.flags, real))
+    }
+}
+
+impl Call for Receive {
+    #[inline(always)]
+    fn natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        receive_natively(ep, self.0.fd, self.0.flags, real)
     }
 
     #[inline(always)]
-    fn natively(&mut self, ep: Ep) -> isize {
-        receive_natively(ep, self.fd, self.flags, self.real)
-    }
-
-    #[inline(always)]
-    fn counted(&mut self, ep: Ep) -> Option<isize> {
-        let r = self.try_natively(ep);
+    fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let r = self.try_natively(ep, real);
         if r.is_some_and(|r| r > 0) {
             attach::note_answer(ep);
         }
@@ -158,11 +164,11 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
     }
 
     #[inline(always)]
-    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
-        let (fd, flags) = (self.fd, self.flags);
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let Vectors { fd, iov, n, flags, since } = self.0;
         // Neither is about the stream. All other flags that are not `CARRIED` mean nothing to a TCP socket (tcp_recvmsg).
         if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
-            let r = self.real();
+            let r = real();
             if r >= 0 && flags & libc::MSG_ERRQUEUE == 0 {
                 leave::retire(fd, Reason::Oob);
             }
@@ -184,21 +190,18 @@ impl<F: FnMut() -> isize> Call for Receive<'_, F> {
             {
                 return Some(real::ret(-e as isize));
             }
-            return Some(receive_natively(ep, fd, flags, self.real));
+            return Some(receive_natively(ep, fd, flags, real));
         }
         if !conn::make_ready(ep, chan) {
-            return self.try_natively(ep);
+            return self.try_natively(ep, real);
         }
-        let since = self.since;
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_RCVTIMEO, since };
-        match turns::turn(ep, fd, Direction::Incoming, wait) {
-            Turn::Ours => {}
-            Turn::Again => return None,
-            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        if let Err(done) = my_turn(ep, fd, Direction::Incoming, wait) {
+            return done;
         }
         let mut asleep = false;
         // SAFETY: the program's iovecs, as `recv` was given them; no lock is held here.
-        let r = unsafe { rx::recv(ep, chan, fd, self.iov, self.n, flags, since, &mut asleep) };
+        let r = unsafe { rx::recv(ep, chan, fd, iov, n, flags, since, &mut asleep) };
         awake(ep, asleep);
         if family::is_leaving() {
             closing::read_on(ep, fd);
@@ -262,47 +265,33 @@ pub unsafe fn send(
     flags: c_int,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let call = Send { fd, iov, n, flags, since: signals::runs(), real: &mut real };
+    let call = Send(Vectors { fd, iov, n, flags, since: signals::runs() });
     // SAFETY: the caller's obligation.
-    unsafe { path::carry(ep, fd, call) }
+    unsafe { path::carry(ep, fd, call, &mut real) }
 }
 
-struct Send<'a, F> {
-    fd: c_int,
-    iov: *const iovec,
-    n: usize,
-    flags: c_int,
-    /// Handlers run when the call began.
-    since: Runs,
-    real: &'a mut F,
-}
+struct Send(Vectors);
 
-impl<F: FnMut() -> isize> Call for Send<'_, F> {
+impl Call for Send {
     #[inline(always)]
-    fn real(&mut self) -> isize {
-        (self.real)()
+    fn natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        send_natively(ep, self.0.fd, self.0.flags, real)
     }
 
     #[inline(always)]
-    fn natively(&mut self, ep: Ep) -> isize {
-        send_natively(ep, self.fd, self.flags, self.real)
-    }
-
-    #[inline(always)]
-    fn counted(&mut self, ep: Ep) -> Option<isize> {
-        if self.flags & libc::MSG_OOB != 0 {
+    fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        if self.0.flags & libc::MSG_OOB != 0 {
             // Past an urgent mark the kernel does not count what it has received (tcp_inq), so nobody could say where a ring
             // begins.
             slots::give_up(ep, Reason::Oob);
         }
         attach::note_sent(ep);
-        let (fd, flags, real) = (self.fd, self.flags, &mut *self.real);
-        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, fd, flags, real))
+        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, self.0.fd, self.0.flags, real))
     }
 
     #[inline(always)]
-    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
-        let (fd, flags, since) = (self.fd, self.flags, self.since);
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let Vectors { fd, iov, n, flags, since } = self.0;
         // tcp_sendmsg_locked: an error of the socket comes first.
         if let Some(e) = endpoint::take_kept(ep) {
             return Some(real::ret(-e as isize));
@@ -311,22 +300,20 @@ impl<F: FnMut() -> isize> Call for Send<'_, F> {
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
-            return Some(self.natively(ep));
+            return Some(self.natively(ep, real));
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, fd, Direction::Outgoing, wait) {
-            Turn::Ours => {}
-            Turn::Again => return None,
-            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        if let Err(done) = my_turn(ep, fd, Direction::Outgoing, wait) {
+            return done;
         }
         let mut asleep = false;
         // SAFETY: the program's iovecs, as `send` was given them; no lock is held here.
-        let sent = unsafe { tx::send(ep, chan, fd, self.iov, self.n, flags, since, &mut asleep) };
+        let sent = unsafe { tx::send(ep, chan, fd, iov, n, flags, since, &mut asleep) };
         awake(ep, asleep);
         match sent {
             Sent::Done(r) => Some(real::ret(r)),
-            Sent::Native => lifeline_send(ep, fd, flags, self.real),
+            Sent::Native => lifeline_send(ep, fd, flags, real),
             Sent::Again => None,
         }
     }
@@ -350,40 +337,34 @@ pub unsafe fn sendfile(
     n: usize,
     mut real: impl FnMut() -> isize,
 ) -> isize {
-    let call = SendFile { out, inp, off, n, since: signals::runs(), real: &mut real };
+    let call = SendFile { out, inp, off, n, since: signals::runs() };
     // SAFETY: the caller's obligation.
-    unsafe { path::carry(ep, out, call) }
+    unsafe { path::carry(ep, out, call, &mut real) }
 }
 
-struct SendFile<'a, F> {
+struct SendFile {
     out: c_int,
     inp: c_int,
     off: *mut off_t,
     n: usize,
     /// Handlers run when the call began.
     since: Runs,
-    real: &'a mut F,
 }
 
-impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
-    fn real(&mut self) -> isize {
-        (self.real)()
+impl Call for SendFile {
+    fn natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        send_natively(ep, self.out, 0, real)
     }
 
-    fn natively(&mut self, ep: Ep) -> isize {
-        send_natively(ep, self.out, 0, self.real)
-    }
-
-    fn counted(&mut self, ep: Ep) -> Option<isize> {
+    fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
         attach::note_sent(ep);
-        let (out, real) = (self.out, &mut *self.real);
-        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, out, 0, real))
+        counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, self.out, 0, real))
     }
 
-    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
         if self.n == 0 {
             // The kernel looks at the other arguments, and no farther (do_sendfile).
-            return Some(self.real());
+            return Some(real());
         }
         let (out, inp, since) = (self.out, self.inp, self.since);
         if let Some(e) = endpoint::take_kept(ep) {
@@ -391,10 +372,8 @@ impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: false, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, out, Direction::Outgoing, wait) {
-            Turn::Ours => {}
-            Turn::Again => return None,
-            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        if let Err(done) = my_turn(ep, out, Direction::Outgoing, wait) {
+            return done;
         }
         let mut asleep = false;
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
@@ -409,10 +388,10 @@ impl<F: FnMut() -> isize> Call for SendFile<'_, F> {
         match sent {
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
-                Some(self.natively(ep))
+                Some(self.natively(ep, real))
             }
             Sent::Done(r) => Some(real::ret(r)),
-            Sent::Native => lifeline_send(ep, out, 0, self.real),
+            Sent::Native => lifeline_send(ep, out, 0, real),
             Sent::Again => None,
         }
     }

@@ -36,19 +36,18 @@ impl Path {
     }
 }
 
-/// A call of the program that moves bytes of a connection. libc's convention: -1 and `errno`.
+/// A call of the program that moves bytes of a connection. `real` makes it by libc's own function, whatever the descriptor
+/// means. libc's convention: -1 and `errno`.
 pub trait Call {
-    /// Makes it by libc's own function, whatever the descriptor means.
-    fn real(&mut self) -> isize;
     /// Makes it on [`Path::Kernel`].
-    fn natively(&mut self, ep: Ep) -> isize;
+    fn natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> isize;
     /// Makes it on [`Path::Between`]. `None`: the stream has moved; the path is to be looked for again.
-    fn counted(&mut self, ep: Ep) -> Option<isize>;
+    fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize>;
     /// Makes it on [`Path::Shm`]. `None`: as above.
     ///
     /// # Safety
     /// A cancellation point: no lock is held.
-    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize>;
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize>;
 }
 
 /// Makes `call` on `ep`, which is what `fd` was when it was looked up, by whatever path that has.
@@ -56,19 +55,19 @@ pub trait Call {
 /// # Safety
 /// A cancellation point: no lock is held.
 #[inline(always)]
-pub unsafe fn carry(ep: Ep, fd: c_int, mut call: impl Call) -> isize {
+pub unsafe fn carry(ep: Ep, fd: c_int, call: impl Call, real: &mut impl FnMut() -> isize) -> isize {
     let mut looked_up = Some(ep);
     loop {
         // Looked up once, unless the call is to be made anew: the number may mean something else by then.
-        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return call.real() };
+        let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
         let done = match Path::of(ep, fd) {
-            Path::Kernel => return call.natively(ep),
-            Path::Between => match call.counted(ep) {
-                None if is_lost(ep) => return call.real(),
+            Path::Kernel => return call.natively(ep, real),
+            Path::Between => match call.counted(ep, real) {
+                None if is_lost(ep) => return real(),
                 done => done,
             },
             // SAFETY: the caller's obligation.
-            Path::Shm(chan) => unsafe { call.by_ring(ep, chan) },
+            Path::Shm(chan) => unsafe { call.by_ring(ep, chan, real) },
         };
         if let Some(r) = done {
             return r;

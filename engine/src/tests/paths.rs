@@ -7,40 +7,42 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::path::{self, Call};
+use core::cell::{Cell, RefCell};
 use shmring::family::{Reason, State};
 
 /// A call, and what happens when it is first sent to be counted: then the stream has moved.
 struct Noted<'a, F> {
-    way: &'a mut Vec<&'static str>,
-    moves: Option<F>,
+    way: &'a RefCell<Vec<&'static str>>,
+    moves: Cell<Option<F>>,
 }
 
 impl<F: FnOnce()> Call for Noted<'_, F> {
-    fn real(&mut self) -> isize {
-        self.way.push("real");
-        1
-    }
-    fn natively(&mut self, _: Ep) -> isize {
-        self.way.push("kernel");
+    fn natively(&self, _: Ep, _: &mut impl FnMut() -> isize) -> isize {
+        self.way.borrow_mut().push("kernel");
         2
     }
-    fn counted(&mut self, _: Ep) -> Option<isize> {
-        self.way.push("between");
+    fn counted(&self, _: Ep, _: &mut impl FnMut() -> isize) -> Option<isize> {
+        self.way.borrow_mut().push("between");
         self.moves.take()?();
         None
     }
-    unsafe fn by_ring(&mut self, ep: Ep, chan: &'static Chan) -> Option<isize> {
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, _: &mut impl FnMut() -> isize) -> Option<isize> {
         assert_eq!(ep.chan().map(Chan::place), Some(chan.place()));
-        self.way.push("shm");
+        self.way.borrow_mut().push("shm");
         Some(3)
     }
 }
 
 fn way(pair: &Pair, moves: impl FnOnce()) -> Vec<&'static str> {
-    let mut way = Vec::new();
+    let way = RefCell::new(Vec::new());
+    let mut real = || {
+        way.borrow_mut().push("real");
+        1
+    };
+    let call = Noted { way: &way, moves: Cell::new(Some(moves)) };
     // SAFETY: no lock is held.
-    unsafe { path::carry(pair.a.ep, pair.a.fd, Noted { way: &mut way, moves: Some(moves) }) };
-    way
+    unsafe { path::carry(pair.a.ep, pair.a.fd, call, &mut real) };
+    way.into_inner()
 }
 
 #[test]
