@@ -3,17 +3,15 @@
 #![allow(unsafe_code)]
 
 use super::look::untold;
-use super::{Attempt, Sending, Sent, Unsent, failed, fitting, stirred, unread, wait_space, want_space, with_turn};
+use super::room::Sender;
+use super::{Attempt, Sending, Sent, Unsent, failed, fitting, with_turn};
 use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
-use crate::lifeline;
-use crate::restless::Restless;
 use crate::signals::Runs;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
-use shmring::family::SNDTIMEO;
 
 /// `sendfile` into the ring: the kernel copies the file's pages straight into it.
 /// `asleep` becomes true if it slept: then the caller must say that it is `awake`.
@@ -57,7 +55,7 @@ pub unsafe fn sendfile(
 unsafe fn transmit(
     ep: Ep,
     chan: &Chan,
-    mut out: i32,
+    out: i32,
     inp: i32,
     at: &mut Option<i64>,
     n: usize,
@@ -66,17 +64,15 @@ unsafe fn transmit(
 ) -> Sent {
     let n = n.min(0x7fff_f000);
     let mut total = 0usize;
-    let mut deadline: Option<Option<u64>> = None;
-    let mut slept = since;
-    let mut restless = Restless::new();
-    let (life, number) = (ep.life(), out);
+    let mut sender = Sender::new(out, false, since, asleep);
+    let life = ep.life();
     loop {
         let want = n - total;
         if want == 0 {
             return Sent::Done(total as isize);
         }
         let mut end = false;
-        let a = with_turn(ep, chan, out, life, |sending| {
+        let a = with_turn(ep, chan, sender.fd, life, |sending| {
             // SAFETY: the direction is ours.
             let r = unsafe { put_file(ep, chan, sending, inp, at, want) };
             if r == Ok(None) {
@@ -87,14 +83,14 @@ unsafe fn transmit(
         match a {
             Attempt::Took(k) => {
                 total += k;
-                restless = Restless::new();
+                sender.has_sent();
                 continue;
             }
-            Attempt::Native if total > 0 || out != number => {
+            Attempt::Native if total > 0 || sender.fd != out => {
                 // The rest goes to the kernel, as in `send`.
                 let begun = acts::begin();
-                let r = K::sendfile_as_program(out, inp, at.as_mut(), want);
-                acts::sent(ep, out, begun, r, r);
+                let r = K::sendfile_as_program(sender.fd, inp, at.as_mut(), want);
+                acts::sent(ep, sender.fd, begun, r, r);
                 if r < 0 && total == 0 {
                     return Sent::Done(-crate::real::errno() as isize);
                 }
@@ -114,21 +110,8 @@ unsafe fn transmit(
             }
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
-        if deadline.is_none() && (lifeline::nonblocking(out) || ep.never_waits(SNDTIMEO)) {
-            want_space(ep, chan);
-            if stirred(ep, chan) && restless.round(K::now).is_none() {
-                continue;
-            }
-            // SAFETY: no lock is held.
-            if unsafe { unread::gives_way_now(ep, chan, &mut out, &mut slept, asleep) } {
-                continue;
-            }
-            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
-        }
-        let d = *deadline.get_or_insert_with(|| lifeline::deadline(out, libc::SO_SNDTIMEO));
-        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut out, d, since, &mut slept, total > 0, &mut restless) } {
+        if let Err(e) = unsafe { sender.wait(ep, chan, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }

@@ -4,6 +4,7 @@
 
 mod file;
 mod look;
+mod room;
 mod sending;
 mod turn;
 mod unread;
@@ -22,15 +23,14 @@ use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
-use crate::restless::{self, Restless};
-use crate::signals::{self, Runs};
-use crate::spin::{self, Spun};
-use crate::{acts, headroom, lifeline, lock, sleep, sleepers, watchers};
+use crate::signals::Runs;
+use crate::{acts, headroom, lifeline, lock};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
+use room::Sender;
 use sending::{Sending, Turn};
-use shmring::family::{CORKED, Reason, SNDTIMEO, UNCORKED};
+use shmring::family::{CORKED, Reason, UNCORKED};
 use shmring::layout::{self, Arbiter, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
@@ -364,7 +364,7 @@ fn failed(e: i32, flags: i32) -> isize {
 pub unsafe fn send(
     ep: Ep,
     chan: &Chan,
-    mut fd: i32,
+    fd: i32,
     iov: *const iovec,
     n: usize,
     flags: i32,
@@ -374,16 +374,14 @@ pub unsafe fn send(
     // SAFETY: the caller's iovecs.
     let Some(mut b) = (unsafe { Buffers::new(iov, n) }) else { return Sent::Done(-libc::EINVAL as isize) };
     let mut total = 0usize;
-    let mut deadline: Option<Option<u64>> = None;
-    let mut slept = since;
-    let mut restless = Restless::new();
-    let (life, number) = (ep.life(), fd);
+    let mut sender = Sender::new(fd, flags & libc::MSG_DONTWAIT != 0, since, asleep);
+    let life = ep.life();
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
             return Sent::Done(total as isize);
         }
-        let a = with_turn(ep, chan, fd, life, |sending| {
+        let a = with_turn(ep, chan, sender.fd, life, |sending| {
             if want == 0 {
                 return Ok(0);
             }
@@ -400,14 +398,14 @@ pub unsafe fn send(
                 if total == b.len {
                     return Sent::Done(total as isize);
                 }
-                restless = Restless::new();
+                sender.has_sent();
                 continue;
             }
             // Also if another thread has closed the program's number meanwhile, which may be another file's by now.
-            Attempt::Native if total > 0 || fd != number && b.len > 0 => {
+            Attempt::Native if total > 0 || sender.fd != fd && b.len > 0 => {
                 // The rest goes to the kernel, with this call's own flags.
                 // SAFETY: as above.
-                let r = unsafe { rest(ep, fd, &mut b, want, flags) };
+                let r = unsafe { rest(ep, sender.fd, &mut b, want, flags) };
                 if r < 0 && total == 0 {
                     return Sent::Done(-crate::real::errno() as isize);
                 }
@@ -427,89 +425,11 @@ pub unsafe fn send(
             }
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
-        if flags & libc::MSG_DONTWAIT != 0
-            || (deadline.is_none() && (lifeline::nonblocking(fd) || ep.never_waits(SNDTIMEO)))
-        {
-            want_space(ep, chan);
-            if stirred(ep, chan) && restless.round(K::now).is_none() {
-                continue;
-            }
-            // SAFETY: no lock is held.
-            if unsafe { unread::gives_way_now(ep, chan, &mut fd, &mut slept, asleep) } {
-                continue;
-            }
-            return Sent::Done(if total > 0 { total as isize } else { -libc::EAGAIN as isize });
-        }
-        let d = *deadline.get_or_insert_with(|| lifeline::deadline(fd, libc::SO_SNDTIMEO));
-        *asleep = true;
         // SAFETY: no lock is held.
-        if let Err(e) = unsafe { wait_space(ep, chan, &mut fd, d, since, &mut slept, total > 0, &mut restless) } {
+        if let Err(e) = unsafe { sender.wait(ep, chan, total > 0) } {
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
-}
-
-/// Waits until the ring has room. `Err`: EINTR or EAGAIN (timeout).
-#[allow(clippy::too_many_arguments)]
-unsafe fn wait_space(
-    ep: Ep,
-    chan: &Chan,
-    fd: &mut i32,
-    deadline: Option<u64>,
-    since: Runs,
-    slept: &mut Runs,
-    partial: bool,
-    restless: &mut Restless,
-) -> Result<(), i32> {
-    let rest = restless.round(K::now);
-    if unread::give_way(ep, chan, *fd) {
-        return Ok(());
-    }
-    if rest.is_none() {
-        let spun = spin::spin(|| stirred(ep, chan));
-        spin::count(ep, spun);
-        if spun == Spun::Won {
-            return Ok(());
-        }
-    }
-    let restartable = deadline.is_none();
-    // A call that has sent something is never restarted.
-    if signals::interrupted(since, restartable) || partial && signals::runs() != *slept {
-        return Err(libc::EINTR);
-    }
-    let rewinding = ep.tx_phase.get() == TxPhase::Rewind;
-    let events = if rewinding { libc::POLLOUT } else { libc::POLLRDHUP };
-    let life = ep.life();
-    // A peer that does not read has until then.
-    let patience = unread::patience(ep, chan);
-    let early = patience.and_then(|p| unread::before_deadline(chan, p, deadline?));
-    let patience = early.or(patience.filter(|p| deadline.is_none_or(|d| *p < d)));
-    let deadline = patience.or(deadline);
-    *fd = sleepers::lie_down(ep, *fd);
-    // SAFETY: the caller's obligation.
-    let woken = unsafe {
-        match rest {
-            Some(time) => restless::rest(time, deadline, core::ptr::null(), *slept),
-            None => sleep::sleep(ep, *fd, events, deadline, *slept, || {
-                want_space(ep, chan);
-                stirred(ep, chan) || (!rewinding && ep.tx_phase.get() == TxPhase::Rewind)
-            }),
-        }
-    };
-    if !ep.lives(life) {
-        // As in `rx::recv`: the turn is the lifeline's.
-        return if ep.life() == life { Ok(()) } else { Err(libc::EBADF) };
-    }
-    *fd = sleepers::number(ep, *fd);
-    match woken {
-        Err(libc::EINTR) if !partial && !signals::interrupted(since, restartable) => *slept = signals::runs(),
-        Err(libc::EAGAIN) if early.is_some() => unread::go(ep, chan, *fd),
-        Err(libc::EAGAIN) if patience.is_some() => {}
-        Err(e) => return Err(e),
-        Ok(()) => {}
-    }
-    ep.tx_checked.store(0, Relaxed);
-    Ok(())
 }
 
 unsafe fn rest(ep: Ep, fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {
