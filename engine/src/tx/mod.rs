@@ -24,7 +24,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
-use crate::{acts, headroom, lifeline, lock};
+use crate::{acts, headroom, lifeline, lock, watchers};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
