@@ -344,6 +344,13 @@ impl Simulated {
         s.naps = 0;
     }
 
+    /// Nobody has a socket any more: the connections and their ports are forgotten.
+    fn forget_connections() {
+        let mut s = state();
+        assert!(!s.objects.iter().flatten().any(|o| matches!(o, Object::Socket(..))));
+        s.connections.clear();
+    }
+
     /// Open descriptors of sockets and of files.
     fn count() -> (usize, usize) {
         let s = state();

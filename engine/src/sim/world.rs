@@ -42,6 +42,7 @@ impl World {
                 Simulated::close(fd);
             }
         }
+        Simulated::forget_connections();
         for ep in family::held() {
             ep.local().refs.store(0, Relaxed);
             ep.holders.iter().for_each(|h| h.store(0, Relaxed));

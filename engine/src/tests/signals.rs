@@ -1,6 +1,9 @@
 //! Handlers of the program that run while one of its calls waits: which calls end then, and with what (signal(7)), at any of the
 //! waits that a call comes to, compared with the kernel alone.
 
+// A call is a cancellation point.
+#![allow(unsafe_code)]
+
 use super::*;
 use crate::kernel::Kernel as _;
 use crate::sim::world::{Neighbour, Side};
@@ -146,4 +149,27 @@ fn take(side: Side, n: usize) -> Vec<u8> {
         got.extend(side.recv(n - got.len()).unwrap());
     }
     got
+}
+
+/// While a call waits, a handler closes its descriptor, and the number becomes another file's. The call that the kernel makes again
+/// after the handler is one on that file.
+#[test]
+fn a_call_that_is_made_again_finds_what_the_number_is_by_then() {
+    use crate::fds::{self, Kind};
+    let world = World::new();
+    for restarts in [true, false] {
+        let pair = warmed(&world);
+        let fd = pair.b.fd;
+        Simulated::meanwhile(move || {
+            fds::set(fd, Kind::Other);
+            handler(restarts);
+        });
+        let mut byte = [0u8; 9];
+        let v = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 9 };
+        // SAFETY: one iovec, of a local array.
+        let r = unsafe { crate::io::recv(pair.b.ep, fd, &raw const v, 1, 0, || 77) };
+        assert_eq!(r, if restarts { 77 } else { -1 });
+        fds::set(fd, Kind::Endpoint(pair.b.ep));
+        pair.close();
+    }
 }

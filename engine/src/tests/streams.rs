@@ -182,3 +182,44 @@ fn a_file_is_sent_whole_where_the_ring_gets_no_memory() {
     Simulated::close(file);
     pair.close();
 }
+
+/// What lies on the ring for another user's process is this one's memory: with one that does not read it goes to the kernel, which
+/// charges its receiver.
+#[test]
+fn a_stranger_that_does_not_read_has_the_kernels_buffers() {
+    use crate::sim::world::Neighbour;
+    let world = World::new();
+    for neighbour in [Neighbour::Own, Neighbour::Stranger] {
+        for reads in [false, true] {
+            let pair = world.pair();
+            assert!(pair.attach_in(world.lane(RING, neighbour).unwrap()));
+            warm(&pair);
+            let all = bytes(0, 2 * RING);
+            let mut sent = 0;
+            let mut got = Vec::new();
+            for _ in 0..20 {
+                while let Ok(n @ 1..) = pair.a.send(&all[sent..]) {
+                    sent += n;
+                }
+                Simulated::pass(30_000_000);
+                if reads {
+                    got.extend(pair.b.recv(1_000).unwrap());
+                }
+            }
+            let left = neighbour == Neighbour::Stranger && !reads;
+            assert_eq!(
+                pair.a.ep.tx_phase.get(),
+                if left { TxPhase::Down } else { TxPhase::Ring },
+                "{neighbour:?}, {reads}"
+            );
+            while sent < all.len() || got.len() < sent {
+                if let Ok(n) = pair.a.send(&all[sent..]) {
+                    sent += n;
+                }
+                got.extend(pair.b.recv(RING).unwrap_or_default());
+            }
+            assert!(got == all);
+            pair.close();
+        }
+    }
+}
