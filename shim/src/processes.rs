@@ -13,7 +13,7 @@ use engine::{
     acts, attach, channel, closing, config, custody, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
 };
 use host::tls::tls;
-use host::{environment, real, signals};
+use host::{clock, environment, real, signals};
 use libc::c_int;
 use shmring::family::{Reason, State};
 use shmring::lnx;
@@ -263,6 +263,8 @@ pub fn leaving() {
     }
     family::begin_leaving();
     peer::retire();
+    // One time for all connections: peers that do not read keep the process no longer than one of them would.
+    let until = clock::now() + tx::FINISH_NS;
     for ep in family::held() {
         let sole = family::sole_holder(ep);
         let fd = ep.local().fd.load(Relaxed);
@@ -277,7 +279,7 @@ pub fn leaving() {
                 closing::end_connection(ep, chan, fd);
             } else {
                 // What a receiver that left waits for must not wait for the others' next call.
-                tx::flush(ep, chan, fd, false);
+                tx::flush_until(ep, chan, fd, false, until);
             }
         }
         if !sole && ep.local().refs.swap(0, Relaxed) > 0 {

@@ -1,6 +1,7 @@
 //! The way back to the kernel: rewind, cut, echo, a peer that cannot do its part.
 
 use super::*;
+use crate::kernel::Kernel as _;
 use crate::leave::{self, Unread};
 use crate::{rx, tx};
 use libc::{EAGAIN, ECONNRESET};
@@ -143,4 +144,26 @@ fn a_peek_across_a_ring_that_has_ended_sees_each_byte_once() {
         assert_eq!(drain(pair.b), bytes(7, 70));
         pair.close();
     }
+}
+
+/// A call that leaves many connections, whose peers do not read, lasts as long as for one of them.
+#[test]
+fn peers_that_do_not_read_are_waited_for_together() {
+    let world = World::new();
+    let pairs = [(); 3].map(|()| warmed(&world));
+    for pair in &pairs {
+        Simulated::tcp(pair.a.fd, |tcp, end| tcp.end(1 - end).room = 700);
+        Simulated::tcp(pair.a.fd, |tcp, end| tcp.end(end).sndbuf = 900);
+        assert_eq!(pair.a.send(&bytes(0, 4_000)), Ok(4_000));
+        tx::leave(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+        assert!(tx::rewinds(pair.a.ep));
+    }
+    let until = Simulated::now() + tx::FINISH_NS;
+    for pair in &pairs {
+        tx::flush_until(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd, false, until);
+    }
+    assert!(Simulated::now() < until + tx::FINISH_NS / 2);
+    // What was to be repeated is missing: no stream that seems complete.
+    assert!(pairs.iter().all(|pair| pair.a.send(b"x").is_err()));
+    pairs.into_iter().for_each(Pair::close);
 }

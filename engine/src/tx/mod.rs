@@ -13,8 +13,8 @@ pub use file::sendfile;
 pub use look::{LOOK_EVERY_US, look, look_due};
 pub use shmring::family::UP;
 pub use turn::{
-    FINISH_NS, finish, finish_last, finished, flush, flushed, is_asked, leave, rewinds, service, settle, settle_native,
-    sink,
+    FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, leave, rewinds, service, settle,
+    settle_native, sink,
 };
 pub use unread::{look_after, note_waiting, until_due};
 

@@ -116,6 +116,11 @@ pub fn finished(ep: Ep, chan: &Chan, fd: i32) {
 /// Serves a rewind to its end. If the receiver does not read its lifeline for `FINISH_NS`, the connection is
 /// reset: what it asked for would be missing from a stream that seems complete.
 pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
+    flush_until(ep, chan, fd, last, K::now() + FINISH_NS);
+}
+
+/// The same, with the time at which a call that does so for many connections gives up.
+pub fn flush_until(ep: Ep, chan: &Chan, fd: i32, last: bool, until: u64) {
     service(ep, chan, fd);
     let rewinding = || rewinds(ep);
     if !rewinding() {
@@ -125,7 +130,6 @@ pub fn flush(ep: Ep, chan: &Chan, fd: i32, last: bool) {
         // Not down yet: what another thread or process sent before the FIN would be taken for the rest of the echo.
         return;
     }
-    let until = K::now() + FINISH_NS;
     while rewinding() && ep.latched.load(Relaxed) == 0 && K::now() < until {
         K::poll(&mut [libc::pollfd { fd, events: libc::POLLOUT, revents: 0 }], 50_000_000);
         service(ep, chan, fd);
