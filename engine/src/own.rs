@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
-use crate::table::{MAX, OURS, put};
+use crate::table::{MAX, OURS, put, raw};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicPtr};
 
@@ -44,6 +44,10 @@ pub fn adopt(place: &'static AtomicI32) -> bool {
     if high < 0 {
         return false;
     }
+    if raw(high) == OURS {
+        // The number was free: what was ours under it is closed.
+        lost(high);
+    }
     let free = KEPT.iter().take(budget(floor)).find(|k| {
         k.compare_exchange(core::ptr::null_mut(), core::ptr::from_ref(place).cast_mut(), Relaxed, Relaxed).is_ok()
     });
@@ -64,6 +68,18 @@ pub fn abandon(place: &'static AtomicI32) {
     place.store(-1, Relaxed);
     for k in &KEPT {
         if k.load(Relaxed).cast_const() == core::ptr::from_ref(place) {
+            k.store(core::ptr::null_mut(), Relaxed);
+        }
+    }
+}
+
+/// Number `fd` was ours; a system call of the program's own has closed it, and it may be another file's now. Who kept a
+/// descriptor there has none.
+pub fn lost(fd: i32) {
+    for k in &KEPT {
+        let p = k.load(Relaxed);
+        // SAFETY: only `adopt` stores here, and only 'static references.
+        if !p.is_null() && unsafe { &*p }.compare_exchange(fd, -1, Relaxed, Relaxed).is_ok() {
             k.store(core::ptr::null_mut(), Relaxed);
         }
     }

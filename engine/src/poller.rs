@@ -117,6 +117,13 @@ pub fn can_ring() -> bool {
     RINGER.load(Relaxed) >= 0
 }
 
+/// Number `fd` was ours and is another file's now. Nobody waits for that file, and nothing is written to it: a connected socket
+/// takes bytes for any address.
+pub fn lost(fd: i32) {
+    own::lost(fd);
+    let _ = RINGER.compare_exchange(fd, -1, AcqRel, Relaxed);
+}
+
 /// This process has parted from those that ring with the same socket: they could shut it down.
 pub fn renew_ringer() {
     let old = RINGER.load(Relaxed);

@@ -13,6 +13,7 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::family::noted_alone;
 use crate::kernel::{K, Kernel as _};
+use crate::own;
 use crate::poller::{
     Alone, STEP, acquire, bell, disclaim, drain, free, generation, generation_alone, is_mine, tell, watch_slot,
 };
@@ -270,7 +271,9 @@ unsafe fn sleep_deep(
         habits.patience.set((2 * took).min(LONGEST - STEP) as u32 / 1000);
         habits.deep.set(0);
     }
-    if p[1].revents != 0 {
+    if p[1].revents & libc::POLLNVAL != 0 {
+        doorbell.into_iter().for_each(own::lost);
+    } else if p[1].revents != 0 {
         s.drain();
     }
     if r == -libc::EINTR as isize { Err(libc::EINTR) } else { Ok(()) }

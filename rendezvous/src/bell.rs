@@ -63,10 +63,13 @@ pub fn ringer(place: Place) -> Result<i32, i32> {
 /// [`SendError`]: nobody was woken.
 pub fn ring(ringer: i32, name: u64, key: u64) -> Result<(), SendError> {
     let (key, to) = (key.to_ne_bytes(), address(name));
-    match os::sendto(ringer, &key, &to) {
+    match os::sendto(ringer, &key, &to).map_err(SendError::from) {
+        Ok(_) => Ok(()),
+        Err(SendError::Gone) => Err(SendError::Gone),
         // Full is the doorbell, or else this socket of ours: what was rung with it and is not heard yet counts against its
-        // buffer, also if those who do not listen are others. A new one has an empty buffer.
-        Err(libc::EAGAIN) => {
+        // buffer, also if those who do not listen are others. A new one has an empty buffer. Any other error says that the
+        // number is not our socket's: a program that closes what it does not know by system calls of its own has closed it.
+        Err(SendError::Full | SendError::Other(_)) => {
             let fresh = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(SendError::Other)?;
             let sent = os::sendto(fresh, &key, &to);
             os::close(fresh);
@@ -75,8 +78,6 @@ pub fn ring(ringer: i32, name: u64, key: u64) -> Result<(), SendError> {
                 Err(errno) => Err(SendError::from(errno)),
             }
         }
-        Ok(_) => Ok(()),
-        Err(errno) => Err(SendError::from(errno)),
     }
 }
 
@@ -152,6 +153,18 @@ mod tests {
         assert!(full, "the socket's own buffer is exhausted, or nothing was tested");
         ring(r.as_raw_fd(), b.name, b.key).unwrap();
         assert!(rung(&b));
+    }
+
+    #[test]
+    fn it_is_rung_by_one_whose_socket_was_closed_or_is_another_file() {
+        let (b, _fd, r) = bell();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for ringer in [-1, null.as_raw_fd(), own(os::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap()).as_raw_fd()] {
+            ring(ringer, b.name, b.key).unwrap();
+            assert!(rung(&b));
+            drain(b.fd);
+        }
+        drop(r);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use engine::fds::{self, Kind};
-use engine::{acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer};
+use engine::{acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer, poller};
 use host::real;
 use host::tls::tls;
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -53,7 +53,13 @@ fn forget(fd: c_int) {
             fds::set(fd, Kind::Other);
             epoll::closed(i, fd);
         }
-        Kind::Ours => fds::set(fd, Kind::Other),
+        Kind::Ours => {
+            // Closed by a system call of the program's own, and given to another file since.
+            fds::set(fd, Kind::Other);
+            // Without its lock this process is not known to live: nobody is to conclude that it has died.
+            members::unlocking(fd);
+            poller::lost(fd);
+        }
         Kind::Other => {}
     }
 }

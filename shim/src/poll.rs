@@ -363,7 +363,9 @@ unsafe fn serve_in(
                     ring::take_ready(&chan.queues(chan.role())[n]);
                 }
             }
-            if work[bell].revents != 0 {
+            if work[bell].revents & POLLNVAL != 0 {
+                poller::lost(work[bell].fd);
+            } else if work[bell].revents != 0 {
                 poller::drain(n);
             }
             poller::free(n);

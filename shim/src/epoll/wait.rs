@@ -74,7 +74,9 @@ fn told_of_news(s: &Set) -> bool {
 
 /// Whether news can come to this set without a doorbell.
 fn bounded(s: &Set) -> bool {
-    s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
+    // A program that closes by system calls of its own has closed the doorbell.
+    let deaf = s.poller().is_some_and(|p| poller::bell(p) < 0);
+    deaf || s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
 }
 
 /// Puts into the ready list what may have news of which no bit tells. With the set's lock held.

@@ -57,3 +57,10 @@ fn raw_close() {
         compare_one(&format!("raw-close-{next}"), program, |_, log| on_ring(log) > 0);
     }
 }
+
+/// Whose numbers of ours have become other files rings its peers all the same, and writes to none of those files.
+#[test]
+fn numbers_of_ours_that_a_program_has_closed_and_used() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("closeall.c", &[]));
+    compare_one("bypass-closeall", program, |_, log| on_ring(log) > 0);
+}
