@@ -294,6 +294,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many bytes")]
 fn slots_are_used_again() {
     for neighbour in [Neighbour::Own, Neighbour::Stranger] {
         let world = World::new();
@@ -305,7 +306,7 @@ fn slots_are_used_again() {
         };
         let mut pairs: Vec<_> = (0..4).map(|_| attached()).collect();
         let mut used = 0u64;
-        for round in 0..if cfg!(miri) { 6 } else { 200 } {
+        for round in 0..200 {
             // What a connection leaves in its slot is not the next one's.
             let old = pairs.remove(7 * round % 4);
             warm(&old);
@@ -328,7 +329,7 @@ fn slots_are_used_again() {
                 assert_eq!(pair.b.recv(999), Ok(bytes(i, 500)));
             }
         }
-        assert!(used.count_ones() > if cfg!(miri) { 2 } else { 60 }, "{used:b}");
+        assert!(used.count_ones() > 60, "{used:b}");
         pairs.into_iter().for_each(Pair::close);
     }
 }

@@ -1,6 +1,8 @@
 //! Two endpoints on a simulated kernel: what each call comes to, and that nothing is left behind (`World`).
 
 mod closing;
+// To change the process is to copy thousands of words: minutes for one test, under Miri.
+#[cfg(not(miri))]
 mod forks;
 mod leaving;
 mod many;
