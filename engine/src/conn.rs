@@ -32,7 +32,8 @@ pub struct Taken;
 /// meanwhile: this process may be stopped in the middle, for good.
 #[inline(always)]
 pub fn openly<T>(ep: &Endpoint, token: &AtomicU64, f: impl FnOnce() -> T) -> Result<T, Taken> {
-    let lent = if ep.handed.load(Relaxed) & SHARED != 0 { lock::lend(token) } else { None };
+    let lent =
+        if ep.handed.load(Relaxed) & SHARED != 0 { lock::lend(token).map_err(|lock::Lost| Taken)? } else { None };
     let done = f();
     match lent.map(lock::Lent::back) {
         Some(false) => Err(Taken),

@@ -318,16 +318,26 @@ pub struct Lent<'a> {
     place: &'static AtomicU64,
 }
 
+/// This thread has not the token that it was to lend: another process has taken it, at an earlier time that it was lent.
+pub struct Lost;
+
 /// Lends a token that this thread has: until it is taken [back](Lent::back), other processes may take it. `None`: it stays as it
-/// is, since too many threads of this process do that.
+/// is, since it is lent already, or too many threads of this process do that.
 #[cold]
-pub fn lend(word: &AtomicU64) -> Option<Lent<'_>> {
+pub fn lend(word: &AtomicU64) -> Result<Option<Lent<'_>>, Lost> {
     let me = myself();
     let mine = lending(word, owner::tid(me));
-    let place =
-        LENDING.iter().find(|l| l.load(Relaxed) == 0 && l.compare_exchange(0, mine, AcqRel, Relaxed).is_ok())?;
-    word.store(me | LENT, Release);
-    Some(Lent { word, place })
+    let free = |l: &&AtomicU64| l.load(Relaxed) == 0 && l.compare_exchange(0, mine, AcqRel, Relaxed).is_ok();
+    let Some(place) = LENDING.iter().find(free) else {
+        return if word.load(Relaxed) & !LENT == me { Ok(None) } else { Err(Lost) };
+    };
+    match word.compare_exchange(me, me | LENT, AcqRel, Relaxed) {
+        Ok(_) => Ok(Some(Lent { word, place })),
+        Err(held) => {
+            place.store(0, Release);
+            if held == me | LENT { Ok(None) } else { Err(Lost) }
+        }
+    }
 }
 
 impl Lent<'_> {

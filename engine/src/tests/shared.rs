@@ -210,3 +210,24 @@ fn a_leave_behind_another_step_ends() {
         pair.close();
     }
 }
+
+#[test]
+fn who_has_lost_a_direction_does_not_lend_it() {
+    let world = World::new();
+    let (pair, other) = shared(&world);
+    let ep = pair.b.ep;
+    let token = &ep.record().tx_token;
+    let held = lock::take(token, Some(&ep.record().tx_taken)).expect("a token that nobody has");
+    let mine = token.load(Relaxed);
+    let lent = lock::lend(token).ok().flatten().expect("a place for it");
+    assert_eq!(token.load(Relaxed), mine | LENT);
+    assert!(matches!(lock::lend(token), Ok(None)), "it is lent already");
+    assert!(other.does(|| lock::seize(token, mine | LENT, other.word(), Some(&ep.record().tx_taken))));
+    assert!(!lent.back());
+    assert!(lock::lend(token).is_err());
+    assert_eq!(token.load(Relaxed), other.word(), "the other one has it still");
+    held.is_taken();
+    token.store(owner::member(other.word()), Relaxed);
+    other.ends();
+    pair.close();
+}

@@ -237,6 +237,9 @@ impl<'a> Sending<'a> {
     /// Serves the protocol until it is clear where the next byte goes.
     #[inline(always)]
     pub fn turn(&mut self) -> Turn {
+        if self.port.taken {
+            return Turn::Taken;
+        }
         let c = self.port.c;
         if c.ep.handed.load(Relaxed) & SHARED != 0
             && let Some(turn) = self.glance()
