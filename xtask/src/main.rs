@@ -212,7 +212,7 @@ fn miri() -> bool {
         }
     }
     let mut tally = Tally::default();
-    let ok = model_checking::miri(&mut tally);
+    let ok = model_checking::miri(true, &mut tally);
     println!("{tally}");
     ok
 }

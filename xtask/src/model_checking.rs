@@ -25,8 +25,22 @@ pub fn miri_is_there() -> bool {
     miri_command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 
-/// The tests of `shmring` and of `culvert-engine` under Miri. Where no toolchain has it, says so: that is no failure.
-pub fn miri(tally: &mut Tally) -> bool {
+/// Tests of the engine, by parts of their names, that take minutes each under Miri.
+const SLOW: [&str; 11] = [
+    "many::",
+    "shortage::",
+    "signals::",
+    "readiness::",
+    "forks::",
+    "shared::",
+    "reference::",
+    "killed",
+    "before_it_reset",
+];
+
+/// The tests of `shmring` and of `culvert-engine` under Miri; `all`: also those that take minutes. Where no toolchain has it, says
+/// so: that is no failure.
+pub fn miri(all: bool, tally: &mut Tally) -> bool {
     if !miri_is_there() {
         println!("\n== miri: NOT RUN: no nightly toolchain with the component miri is installed");
         return true;
@@ -40,7 +54,12 @@ pub fn miri(tally: &mut Tally) -> bool {
         Step::tests(name, c, LIMIT).run(tally)
     };
     let ring = step("miri", &["-p", "shmring", "--lib", "--test", "hostile"]);
-    let engine = step("miri engine", &["-p", "culvert-engine", "--lib"]);
+    let mut words = vec!["-p", "culvert-engine", "--lib"];
+    if !all {
+        words.push("--");
+        words.extend(SLOW.iter().flat_map(|part| ["--skip", part]));
+    }
+    let engine = step("miri engine", &words);
     ring && engine
 }
 

@@ -41,7 +41,7 @@ pub fn test(extent: Extent) -> bool {
             }
         }
         model_checking::loom(&mut tally);
-        model_checking::miri(&mut tally);
+        model_checking::miri(extent == Extent::Nightly, &mut tally);
         fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], &mut tally);
         legacy(extent, &mut tally);
         random(extent, &mut tally);
