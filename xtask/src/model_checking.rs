@@ -34,6 +34,8 @@ const SLOW: [&str; 11] = [
     "forks::",
     "shared::",
     "reference::",
+    "waiting::",
+    "leaving::",
     "killed",
     "before_it_reset",
 ];
