@@ -91,7 +91,11 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let more = old != 0 && word > old && (word ^ old) & ring::UNSENT == 0;
     if (more || timed) && space(ep, chan) == 0 {
         // The kernel would take more now, and the ring cannot; or there is what the peer's kernel would not have taken.
-        leave(ep, chan, fd);
+        if timed {
+            turn::leave_to_timer(ep, chan, fd)
+        } else {
+            leave(ep, chan, fd)
+        }
         ep.because(Reason::Option);
         watchers::gave_way(ep);
     }
