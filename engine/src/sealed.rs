@@ -30,6 +30,11 @@ use shmring::layout::Role;
 /// Bytes of one ring, at most.
 pub const RING: usize = 128 << 10;
 
+/// Bytes of one ring in the channels that this process makes.
+fn ring() -> usize {
+    config::ring().min(RING)
+}
+
 /// Forbids new writable mappings, writing and punching.
 const SEAL: i32 = libc::F_SEAL_FUTURE_WRITE;
 
@@ -114,7 +119,7 @@ pub fn make(mailbox: u64, uid: u32, pid: u32) -> Option<Offered> {
         // This process made it as another user. Where it is mapped nobody looks; to unmap it could be to wait.
         w.leave();
     }
-    let ring = config::ring().min(RING);
+    let ring = ring();
     (memory >= 0).then_some(Offered { memory, id: w.id.load(Relaxed), ring })
 }
 
@@ -155,7 +160,7 @@ pub fn is_impossible() -> bool {
 fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
     let of_user = waiting().filter(|w| w.uid.load(Relaxed) == uid).count();
     let w = WAITING.iter().find(|w| w.of.load(Relaxed) == 0).filter(|_| of_user < OF_USER)?;
-    let (ring, id) = (config::ring().min(RING), K::random().max(1));
+    let (ring, id) = (ring(), K::random().max(1));
     let first = channel::new_memory(ring, id, 0)?;
     // Opened anew, so that the kernel counts who has it (`Kernel::is_open_once`).
     K::keep_private(first);

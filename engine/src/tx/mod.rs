@@ -24,7 +24,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
-use crate::{acts, headroom, lifeline, lock, watchers};
+use crate::{acts, headroom, lifeline, lock};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
@@ -89,15 +89,12 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         }
     }
     let more = old != 0 && word > old && (word ^ old) & ring::UNSENT == 0;
-    if (more || timed) && space(ep, chan) == 0 {
-        // The kernel would take more now, and the ring cannot; or there is what the peer's kernel would not have taken.
-        if timed {
-            turn::leave_to_timer(ep, chan, fd)
-        } else {
-            leave(ep, chan, fd)
-        }
-        ep.because(Reason::Option);
-        watchers::gave_way(ep);
+    if timed && space(ep, chan) == 0 {
+        // There is what the peer's kernel would not have taken: its program has some time to read it.
+        unread::note_waiting(ep, chan);
+    } else if more && space(ep, chan) == 0 {
+        // The kernel would take more now, and the ring cannot.
+        unread::go_because(ep, chan, fd, Reason::Option);
     }
     // Other threads wait for room, by the limit that was.
     chan.tell_own(slot);

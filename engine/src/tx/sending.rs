@@ -31,8 +31,9 @@ pub(super) struct Out<'a> {
     taken: bool,
     /// The token is lent already, for a look that changes nothing.
     glances: bool,
-    /// Nothing comes behind what is repeated but a FIN: it need not be complete.
-    last: bool,
+    /// What lies unread is repeated on the lifeline, whether that takes it at once or not: nothing comes behind it but a FIN, or the
+    /// kernel's timer is to count for it.
+    repeating: bool,
 }
 
 port!(Out, tell, tell_last, Taken);
@@ -117,7 +118,7 @@ impl Outgoing for Out<'_> {
     fn repeats(&mut self, unread: u64) -> bool {
         /// What any socket takes.
         const LITTLE: u64 = 64 << 10;
-        self.last || unread <= LITTLE || unread <= lifeline::takes(self.fd)
+        self.repeating || unread <= LITTLE || unread <= lifeline::takes(self.fd)
     }
 
     fn tell_cork(&mut self) {
@@ -209,7 +210,7 @@ impl<'a> Sending<'a> {
     #[inline(always)]
     fn new(ep: Ep, chan: &'a Chan, fd: i32, held: Held<'a>) -> Sending<'a> {
         Sending {
-            port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false, last: false },
+            port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false, repeating: false },
             held,
         }
     }
@@ -283,9 +284,9 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// The same before a FIN.
-    pub fn leave_last(&mut self) {
-        self.port.last = true;
+    /// The same; what lies unread is repeated on the lifeline, whether that takes it at once or not.
+    pub fn leave_repeating(&mut self) {
+        self.port.repeating = true;
         self.leave();
     }
 

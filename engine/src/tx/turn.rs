@@ -80,12 +80,6 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     go_down(ep, chan, fd, |sending| sending.leave());
 }
 
-/// The same under `TCP_USER_TIMEOUT`: what lies unread is sent over the lifeline as well, however long that takes, so that the
-/// kernel's timer counts for it.
-pub fn leave_to_timer(ep: Ep, chan: &Chan, fd: i32) {
-    go_down(ep, chan, fd, |sending| sending.leave_last());
-}
-
 fn go_down(ep: Ep, chan: &Chan, fd: i32, go: impl FnOnce(&mut Sending)) {
     let Some(mut sending) = Sending::take_now(ep, chan, fd) else {
         // It is stopped in the middle of a step that nobody can complete: what is sent next would come at a wrong place.
@@ -107,7 +101,7 @@ pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
 
 /// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
 pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
-    go_down(ep, chan, fd, |sending| sending.leave_last());
+    go_down(ep, chan, fd, |sending| sending.leave_repeating());
     flush(ep, chan, fd, true);
 }
 

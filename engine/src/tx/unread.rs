@@ -178,10 +178,20 @@ pub fn give_way(ep: Ep, chan: &Chan, fd: i32) -> bool {
 /// Goes down to the kernel. Whoever waits for room on the ring waits for the kernel's room from now on.
 #[cold]
 pub(super) fn go(ep: Ep, chan: &Chan, fd: i32) {
+    go_because(ep, chan, fd, if is_timed(ep) { Reason::Option } else { Reason::Unread });
+}
+
+/// The same, for a reason of the caller's. Under the option what lies unread is sent over the lifeline as well, whether that
+/// takes it at once or not: the kernel's timer counts for what the kernel has.
+pub(super) fn go_because(ep: Ep, chan: &Chan, fd: i32, why: Reason) {
     let Some(mut sending) = Sending::take(ep, chan, fd, ep.life()) else { return };
-    sending.leave();
+    if is_timed(ep) {
+        sending.leave_repeating()
+    } else {
+        sending.leave()
+    }
     sending.release();
-    ep.because(if is_timed(ep) { Reason::Option } else { Reason::Unread });
+    ep.because(why);
     chan.tell_own(ep.slot.load(Relaxed) as usize);
     watchers::gave_way(ep);
 }

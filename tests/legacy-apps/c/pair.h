@@ -20,8 +20,8 @@ static inline void exchange(int s, int first)
 	}
 }
 
-/* Starts a peer, and takes its connection. */
-static inline pid_t pair(void (*peer)(int))
+/* Starts a peer, and takes its connection, on which the peer has exchanged something if it is to be `warm`: this end must, too. */
+static inline pid_t start(void (*peer)(int), int warm)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t l = sizeof a;
@@ -34,11 +34,16 @@ static inline pid_t pair(void (*peer)(int))
 		close(s);
 		s = socket(AF_INET, SOCK_STREAM, 0);
 		if (connect(s, (void *)&a, l)) exit(3);
-		exchange(s, 1);
+		if (warm) exchange(s, 1);
 		peer(s);
 		exit(0);
 	}
 	fd = accept(s, 0, 0);
 	close(s);
 	return p;
+}
+
+static inline pid_t pair(void (*peer)(int))
+{
+	return start(peer, 1);
 }

@@ -192,20 +192,7 @@ int main(int n, char **v)
 	alarm(100);
 	call = v[2];
 	if (!strcmp(v[1], "coroutine")) {
-		struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-		socklen_t l = sizeof a;
-		int s = socket(AF_INET, SOCK_STREAM, 0);
-		bind(s, (void *)&a, l);
-		listen(s, 1);
-		getsockname(s, (void *)&a, &l);
-		if (fork() == 0) {
-			close(s);
-			s = socket(AF_INET, SOCK_STREAM, 0);
-			if (connect(s, (void *)&a, l)) exit(3);
-			answer(s);
-			exit(0);
-		}
-		fd = accept(s, 0, 0);
+		start(answer, 0);
 		coroutine();
 		return 0;
 	}
