@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
 use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
-use shmring::word::Coded;
+use shmring::word::{Code, Coded};
 
 /// Channels one process can have mapped at a time; connections beyond them stay on the kernel.
 pub const CHANS: usize = 1024;
@@ -77,12 +77,49 @@ pub struct Chan {
     left: [AtomicU32; SLOTS],
     /// Pages of this side's ring in each slot that have memory which only the channel's end gives back.
     kept: [AtomicU32; SLOTS],
+    /// Who else may use a slot that this process has left.
+    heirs: [Coded<Heir>; SLOTS],
     /// Where the fixed part is mapped.
     #[cfg(test)]
     base: AtomicPtr<u8>,
 }
 
 const _: () = assert!(size_of::<Chan>() <= PAGE);
+
+/// Who has a slot on this side that no connection of this process is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Heir {
+    /// Nobody.
+    None,
+    /// Processes of this process's family, as long as any of them holds that record in that life: a connection that was
+    /// forked, and that this process has closed.
+    Holders {
+        /// The record.
+        ep: Ep,
+        /// Its [life](Ep::life).
+        life: u32,
+    },
+    /// Perhaps processes of a family that this process is in no more.
+    Unknown,
+}
+
+impl Code for Heir {
+    type Bits = u64;
+    fn code(self) -> u64 {
+        match self {
+            Heir::None => 0,
+            Heir::Holders { ep, life } => u64::from(Some(ep).code()) | u64::from(life) << 32,
+            Heir::Unknown => u64::MAX,
+        }
+    }
+    fn of(code: u64) -> Heir {
+        match (code, Option::<Ep>::of(code as u32)) {
+            (0, _) | (_, None) => Heir::None,
+            (u64::MAX, _) => Heir::Unknown,
+            (_, Some(ep)) => Heir::Holders { ep, life: (code >> 32) as u32 },
+        }
+    }
+}
 
 static CHANNELS: [AtomicPtr<Chan>; CHANS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; CHANS];
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -300,6 +337,7 @@ impl Chan {
         self.slot_ep.iter().for_each(|s| s.store(None, Relaxed));
         self.left.iter().for_each(|s| s.store(0, Relaxed));
         self.kept.iter().for_each(|s| s.store(0, Relaxed));
+        self.heirs.iter().for_each(|s| s.store(Heir::None, Relaxed));
         self.mapped.store(1, Release);
         crate::family::count_channel();
     }
@@ -609,6 +647,22 @@ impl Chan {
         self.left.iter().enumerate().filter(|(_, n)| n.load(Relaxed) != 0).map(|(slot, _)| slot)
     }
 
+    /// Who has a slot that no connection of this process is in.
+    pub fn heir(&self, slot: usize) -> Heir {
+        self.heirs[slot % SLOTS].load(Relaxed)
+    }
+
+    /// This process has no part in a slot any more; `heir` may.
+    pub fn leave_to(&self, slot: usize, heir: Heir) {
+        self.heirs[slot % SLOTS].store(heir, Relaxed);
+    }
+
+    /// This process is about to be in another family: of those whom it has left slots to it will hear no more.
+    pub fn lose_heirs(&self) {
+        let known = self.heirs.iter().filter(|h| h.load(Relaxed) != Heir::None);
+        known.for_each(|h| h.store(Heir::Unknown, Relaxed));
+    }
+
     /// Whether any endpoint of this process sits in it.
     pub fn idle(&self) -> bool {
         self.slot_ep.iter().all(|s| s.load(Relaxed).is_none())
@@ -627,6 +681,7 @@ pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
             [&c.mapped, &c.role, &c.ring, &c.peer_uid, &c.peer_pid, &c.foreign, &c.inherited, &c.unused, &c.sealed];
         small.into_iter().chain(&c.left).chain(&c.kept).for_each(|w| each(w.into()));
         c.slot_ep.iter().for_each(|w| each(w.into()));
+        c.heirs.iter().for_each(|w| each(w.into()));
         [&c.id, &c.inode, &c.peer_mailbox, &c.used, &c.noted, &c.alive].into_iter().for_each(|w| each(w.into()));
         each((&c.memfd).into());
         each((&c.base).into());

@@ -2,7 +2,7 @@
 //! connection lives on under another number until that thread is back.
 #![forbid(unsafe_code)]
 
-use crate::channel::{self, Chan};
+use crate::channel::{self, Chan, Heir};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
@@ -53,10 +53,13 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
         return slots::tidy();
     }
     let chan = ep.chan();
+    let mut dead = false;
     if let Some(chan) = chan.filter(|_| there) {
+        // Before what lies unread is repeated: the RST that comes back ends the kernel's knowledge of the peer's socket.
+        let left = left_much(ep, chan, fd);
         end_connection(ep, chan, fd);
+        dead = left || leaves_too_much(ep, chan, fd);
     }
-    let dead = there && chan.is_some_and(|chan| left_much(ep, chan, fd) || leaves_too_much(ep, chan, fd));
     // Another thread may be in a call on the connection: it finishes first, and until then uses the slot.
     let slots = slots::lock();
     let (rx, tx) = (lock::take_last(&ep.rx_token), lock::take_last(&ep.tx_token));
@@ -78,9 +81,10 @@ fn give_up(ep: Ep) -> bool {
     // a connection of its own in it. So what is to be left is noted before, and nobody attaches until it is left.
     let held = slots::lock();
     let slot = ep.slot.load(Relaxed) as usize;
+    let life = ep.life();
     let last = family::give_up(ep);
     if !last {
-        slots::leave(ep, chan, slot);
+        slots::leave(ep, chan, slot, Heir::Holders { ep, life });
     }
     held.release();
     last
@@ -89,9 +93,7 @@ fn give_up(ep: Ep) -> bool {
 /// Whether a peer that was killed has left memory on the rings, which nobody will give back for it.
 fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
     let slot = ep.slot.load(Relaxed) as usize;
-    // Once both have shut down the kernel does not know the connection any more, whoever reads its ring.
-    let open = !members::is_filtered() && chan.slot(slot).side[chan.role() as usize].wr_shut.load(Relaxed) == 0;
-    open && slots::is_large(ep, chan, slot) && lifeline::peer_ended(fd) && peer::gone(ep, fd)
+    !members::is_filtered() && slots::is_large(ep, chan, slot) && lifeline::peer_ended(fd) && peer::was_killed(ep, fd)
 }
 
 /// Whether so much of this process's memory lies unread by peers of other users, on rings of connections that were closed, that

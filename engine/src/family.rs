@@ -284,6 +284,19 @@ pub fn sole_holder(ep: Ep) -> bool {
     }
 }
 
+/// Whether no process of the family holds `ep` any more as it was in that life, nor is about to be done with it.
+pub fn is_over(ep: Ep, life: u32) -> bool {
+    if ep.life() == life {
+        members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
+    }
+    // Who was the last to hold it has begun the next life (`drop_hold`), and then ends the connection and frees the record.
+    match ep.life().wrapping_sub(life) {
+        0 => false,
+        1 => ep.state() == State::Free,
+        _ => true,
+    }
+}
+
 /// Whether no other process of the family lives that could share what a fork shares.
 pub fn alone() -> bool {
     if !exists() || !member() || UNPLACED.load(Relaxed) != 0 {

@@ -46,6 +46,8 @@ pub trait Kernel {
     fn ends(fd: i32, peer_first: bool) -> Result<Tuple, i32>;
     /// Whether nobody holds the socket with these addresses (its own first) and this cookie any more.
     fn has_no_holder(cache: &Cache, socket: &Tuple, cookie: u64) -> bool;
+    /// Whether it is known to be a socket that nobody holds.
+    fn is_orphan(cache: &Cache, socket: &Tuple, cookie: u64) -> bool;
 
     // What moves a socket's bytes, and ends it.
 
@@ -288,6 +290,9 @@ mod linux {
         }
         fn has_no_holder(cache: &Cache, socket: &Tuple, cookie: u64) -> bool {
             diag::gone(cache, socket, cookie)
+        }
+        fn is_orphan(cache: &Cache, socket: &Tuple, cookie: u64) -> bool {
+            diag::is_orphan(cache, socket, cookie)
         }
         unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
             // SAFETY: the caller's obligation.

@@ -7,6 +7,7 @@
 // Unsafe here: the family's memory is copied and replaced.
 #![allow(unsafe_code)]
 
+use crate::channel::{Chan, Heir};
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::members::{BASE, FD, header};
@@ -79,6 +80,7 @@ fn take_records() -> bool {
     // of another process may be, and may be stopped there: its step is at the family's record, not at our copy.
     let taken = family::held().filter(|ep| ep.state() == State::Attached).map(own_both).sum::<u32>();
     let gone = copy(new);
+    channel::own().for_each(Chan::lose_heirs);
     // SAFETY: the range is the family's memory, mapped for ever; what anybody relies on has been copied.
     let replaced = unsafe { K::replace(BASE.load(Relaxed), FAMILY_LEN, fd) }.is_some();
     // SAFETY: the mapping that `memory` made, to which nobody refers.
@@ -210,7 +212,7 @@ fn forget_channels() {
             && ep.local().offered.load(Relaxed).is_none()
             && let Some(chan) = ep.chan()
         {
-            slots::leave(ep, chan, ep.slot.load(Relaxed) as usize);
+            slots::leave(ep, chan, ep.slot.load(Relaxed) as usize, Heir::Unknown);
         }
     }
 }

@@ -65,6 +65,14 @@ pub fn gone(ep: Ep, fd: i32) -> bool {
     }
 }
 
+/// Whether the kernel knows the socket at the other end, and that no process holds it: nobody will ever read what lies on the
+/// ring for it. Where the kernel knows the connection no more, since it was reset or both ends have finished, that is not
+/// known: a process may hold the other socket, and read the ring.
+pub fn was_killed(ep: Ep, fd: i32) -> bool {
+    let cookie = ep.local().peer_cookie.load(Relaxed);
+    cookie != 0 && K::ends(fd, true).is_ok_and(|t| K::is_orphan(&DIAG, &t, cookie))
+}
+
 /// Whether `fd` is a descriptor of this connection. The program may have closed that by a call that did not pass here, and
 /// the number be another file's by now: what would be sent, read or set there concerns that. The kernel has ended the
 /// connection then, and the peer takes it for that of a process that was killed.

@@ -1,7 +1,7 @@
 //! Which connection sits in which slot of a channel: offers, and what becomes of a slot when its connection ends.
 #![forbid(unsafe_code)]
 
-use crate::channel::{self, Chan};
+use crate::channel::{self, Chan, Heir};
 use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::lock::Held;
@@ -22,17 +22,25 @@ pub fn lock() -> Held<'static> {
 pub fn free_slot(chan: &Chan) -> Option<usize> {
     if chan.used.load(Relaxed) == u64::MAX {
         for s in 0..SLOTS {
-            let side = &chan.slot(s).side;
-            // A slot in which a connection of ours sits, and which this side has given up all the same: this process left
-            // the connection to one that it forked, and that has closed it.
-            let idle = chan.endpoint(s).is_none() || side[Role::Acceptor as usize].gone.load(Acquire) != 0;
-            if idle && side[Role::Connector as usize].gone.load(Acquire) != 0 {
+            let [connector, acceptor] = [Role::Connector, Role::Acceptor].map(|r| &chan.slot(s).side[r as usize].gone);
+            let left = chan.endpoint(s).is_none() && connector.load(Acquire) != 0;
+            if left && (acceptor.load(Acquire) != 0 || is_empty(chan, s)) {
                 chan.used.fetch_and(!(1 << s), Relaxed);
             }
         }
     }
     let s = (!chan.used.load(Relaxed)).trailing_zeros() as usize;
     (s < SLOTS).then_some(s)
+}
+
+/// Whether nobody is in a slot that this process has left, although nobody of this side has said so in the channel: nobody ever
+/// was, or who was there last has been killed.
+fn is_empty(chan: &Chan, slot: usize) -> bool {
+    match chan.heir(slot) {
+        Heir::None => true,
+        Heir::Holders { ep, life } => family::is_over(ep, life),
+        Heir::Unknown => false,
+    }
 }
 
 /// Offers `slot` to the peer for `ep`. False: no memory. With `RENDEZVOUS` held.
@@ -67,6 +75,7 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     let o = &chan.offers()[slot];
     o.connector.store(l.peer_cookie.load(Relaxed), Relaxed);
     o.acceptor.store(ep.cookie.load(Relaxed), Relaxed);
+    chan.leave_to(slot, Heir::None);
     // From here on the slot is this endpoint's, also if the connector takes it and is gone before we attach.
     chan.seat(slot, ep);
     o.slot.store(Some(slot as u32), Release);
@@ -238,10 +247,10 @@ fn collect() {
     }
 }
 
-/// This process has no descriptor of the connection any more that was in this slot; others of its family have, or had. With
+/// This process has no descriptor of the connection any more that was in this slot; others, as `heir` says, have or had. With
 /// [`lock`] held since before it gave the connection up: the record may have become another connection's since, but not one
 /// that is attached.
-pub fn leave(ep: Ep, chan: &'static Chan, slot: usize) {
+pub fn leave(ep: Ep, chan: &'static Chan, slot: usize, heir: Heir) {
     if !members::is_filtered() {
         // Threads of this process that are inside finish first; no other gets in (`tx::with_turn`, `rx::recv`).
         fence(SeqCst);
@@ -249,6 +258,7 @@ pub fn leave(ep: Ep, chan: &'static Chan, slot: usize) {
         crate::lock::wait_for_own(&ep.tx_token);
     }
     ep.local().chan.store(None, Relaxed);
+    chan.leave_to(slot, heir);
     vacate(ep, chan, slot);
 }
 

@@ -137,6 +137,16 @@ pub fn gone(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
     }
 }
 
+/// Whether the kernel knows this socket, and that no process holds it any more. Stronger than [`gone`]: the kernel forgets a
+/// connection once both ends have finished, or one has reset it, and processes may hold the two sockets for long after that.
+///
+/// Ask only about sockets that a process has held, as for [`gone`].
+pub fn is_orphan(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
+    /// What is left of a connection that both ends have finished. It has no holder, whoever holds the socket that was.
+    const TIME_WAIT: u8 = 6;
+    find(cache, tuple).is_ok_and(|found| found.cookie == cookie && found.inode == 0 && found.state != TIME_WAIT)
+}
+
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
@@ -369,6 +379,45 @@ mod tests {
         let after = find(&cache, &tuple).unwrap();
         assert_eq!((after.inode, after.cookie), (0, before.cookie));
         assert_ne!(after.state, before.state);
+    }
+
+    #[test]
+    fn a_socket_that_a_process_holds_is_no_orphan_whatever_became_of_the_connection() {
+        use std::io::Write;
+        let _guard = no_forks();
+        let cache = Cache::new(place);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for client_first in [false, true] {
+            for how in ["drop", "reset", "finish"] {
+                let (client, mut server) = accepted(&listener, "127.0.0.1");
+                let (tuple, cookie) = (Tuple::of(client.as_raw_fd(), true).unwrap(), cookie(&server));
+                let is_orphan = || is_orphan(&cache, &tuple, cookie);
+                assert!(!is_orphan());
+                let finish = |s: &std::net::TcpStream| s.shutdown(std::net::Shutdown::Write).unwrap();
+                if client_first {
+                    finish(&client);
+                }
+                match how {
+                    "drop" => {
+                        drop(server);
+                        // A connection that both ends have finished is forgotten.
+                        assert_eq!(is_orphan(), !client_first);
+                    }
+                    "reset" => {
+                        server.write_all(b"unread").unwrap();
+                        drop(client);
+                        assert!(!is_orphan(), "reset, and held");
+                    }
+                    _ => {
+                        finish(&server);
+                        if !client_first {
+                            finish(&client);
+                        }
+                        assert!(!is_orphan(), "finished by both, and held");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

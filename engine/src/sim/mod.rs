@@ -417,6 +417,11 @@ impl Simulated {
     }
 }
 
+/// The connection and the end of it that these addresses are.
+fn named(socket: &Tuple) -> (usize, usize) {
+    ((socket.sport.max(socket.dport) - 10_000) as usize, usize::from(socket.sport == 80))
+}
+
 impl Kernel for Simulated {
     fn poll(fds: &mut [pollfd], ns: u64) -> isize {
         let n = state().poll(fds);
@@ -498,11 +503,16 @@ impl Kernel for Simulated {
     }
     fn has_no_holder(_: &Cache, socket: &Tuple, cookie: u64) -> bool {
         let s = state();
-        let connection = (socket.sport.max(socket.dport) - 10_000) as usize;
-        let end = usize::from(socket.sport == 80);
+        let (connection, end) = named(socket);
         let id =
             s.objects.iter().position(|o| matches!(o, Some(Object::Socket(c, e)) if (*c, *e) == (connection, end)));
         s.connections[connection].is_orphan(end) || id.is_none_or(|id| id as u64 + 1 != cookie)
+    }
+    fn is_orphan(_: &Cache, socket: &Tuple, _: u64) -> bool {
+        let (connection, end) = named(socket);
+        let tcp = &state().connections[connection];
+        // The kernel forgets one that is closed.
+        tcp.is_orphan(end) && tcp.is_connected(end)
     }
 
     unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {

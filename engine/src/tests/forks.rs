@@ -4,7 +4,7 @@
 use super::*;
 use crate::kernel::Kernel as _;
 use crate::sim::process::Process;
-use crate::sim::world::{Neighbour, Side};
+use crate::sim::world::{Lane, Neighbour, Side};
 use libc::{EAGAIN, ECONNRESET, EPIPE, SHUT_WR};
 use std::sync::{Arc, Mutex};
 
@@ -40,6 +40,50 @@ fn a_child_serves_what_its_parent_accepted() {
         assert_eq!(pair.a.recv(9), Ok(vec![]));
         pair.a.close();
         child.kill();
+    }
+}
+
+/// As many of `n` new connections as find a slot in the channel.
+fn fill(world: &World, lane: Lane, n: usize) -> Vec<Pair> {
+    let (attached, others) = (0..n).map(|_| world.pair()).partition(|pair: &Pair| pair.attach_in(lane));
+    let others: Vec<Pair> = others;
+    others.into_iter().for_each(Pair::close);
+    attached
+}
+
+#[test]
+fn a_slot_is_not_offered_again_before_a_child_has_read_what_is_there() {
+    let world = World::new();
+    for (neighbour, killed) in NEIGHBOURS.into_iter().flat_map(|n| [(n, false), (n, true)]) {
+        let lane = world.lane(RING, neighbour).unwrap();
+        let mut others = fill(&world, lane, 1);
+        let pair = world.pair();
+        assert!(pair.attach_in(lane));
+        warm(&pair);
+        let child = Process::fork();
+        child.run(|| (pair.a.close(), others.iter().for_each(|other| (other.a.close(), other.b.close()).1)).1);
+        pair.b.close();
+        assert_eq!(pair.a.send(b"unread"), Ok(6));
+        pair.a.close();
+        // The parent has nothing in the slot any more, and its connector is gone.
+        others.extend(fill(&world, lane, 64));
+        assert_eq!(others.len(), 63);
+        for other in &others {
+            warm(other);
+            assert_eq!(other.a.send(&bytes(0, 900)), Ok(900));
+        }
+        if killed {
+            child.kill();
+        } else {
+            assert_eq!(child.run(|| pair.b.recv(9_999)), Ok(b"unread".to_vec()));
+            assert_eq!(child.run(|| pair.b.recv(9_999)), Ok(vec![]));
+            child.run(|| pair.b.close());
+            child.kill();
+        }
+        // Now it is.
+        let last = fill(&world, lane, 2);
+        assert_eq!(last.len(), 1);
+        others.into_iter().chain(last).for_each(Pair::close);
     }
 }
 

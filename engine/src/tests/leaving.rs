@@ -4,7 +4,7 @@ use super::*;
 use crate::kernel::Kernel as _;
 use crate::leave::{self, Unread};
 use crate::{rx, tx};
-use libc::{EAGAIN, ECONNRESET};
+use libc::{EAGAIN, ECONNRESET, SHUT_WR};
 use shmring::family::Reason;
 
 /// Reads what is there, in pieces.
@@ -89,6 +89,26 @@ fn an_echo_that_the_lifeline_does_not_take_at_once_comes_later() {
     assert_eq!(sent, 300);
     assert_eq!(got, bytes(0, 4_300));
     pair.close();
+}
+
+/// A program image that culvert does not see has finished the stream, such as one that the connection was handed on to.
+#[test]
+fn what_lies_on_the_ring_stays_there_for_a_peer_that_has_finished_too() {
+    let world = World::new();
+    for (a_finishes, b_finishes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let pair = warmed(&world);
+        assert_eq!(pair.a.send(&bytes(0, 6_000)), Ok(6_000));
+        tx::leave(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+        if a_finishes {
+            Simulated::shutdown(pair.a.fd, SHUT_WR);
+        }
+        if b_finishes {
+            assert_eq!(pair.b.shutdown(SHUT_WR), Ok(()));
+        }
+        pair.a.close();
+        assert!(drain(pair.b) == bytes(0, 6_000), "{a_finishes} {b_finishes}");
+        pair.b.close();
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Cli {
     eager: Option<String>,
     spin: Option<String>,
     without: String,
+    /// Where all workers are, if not here and there.
+    spaces: Option<&'static str>,
 }
 
 impl Cli {
@@ -37,6 +39,7 @@ impl Cli {
             eager: None,
             spin: None,
             without: "-".to_owned(),
+            spaces: None,
         };
         let mut it = args.iter();
         while let Some(flag) = it.next() {
@@ -55,6 +58,11 @@ impl Cli {
                 "--spin" => cli.spin = Some(value.clone()),
                 "--without" => cli.without = value.clone(),
                 "--largest" => cli.largest = number()?,
+                "--spaces" => {
+                    let known = SPACES.iter().chain(&["-"]).find(|s| *s == value);
+                    cli.spaces =
+                        Some(known.ok_or_else(|| format!("--spaces: {value:?} is none of {SPACES:?} and \"-\""))?);
+                }
                 _ => return Err(format!("unknown option {flag}")),
             }
         }
@@ -240,6 +248,9 @@ impl Director<'_> {
 
     /// Namespaces for one worker in three.
     fn spaces(&mut self) -> &'static str {
+        if let Some(spaces) = self.cli.spaces {
+            return spaces;
+        }
         let some = self.cli.has("spaces") && spaces::allowed() && self.rng.chance(35);
         if some { SPACES[self.rng.below(SPACES.len())] } else { "-" }
     }

@@ -300,7 +300,10 @@ impl End {
         match place {
             Some(p) if p > at => format!("LOST {} bytes at {at} of {}", p - at, self.rx_len),
             Some(p) => format!("REPEATED {} bytes at {at} of {}", at - p, self.rx_len),
-            None => format!("GARBLED at {at} of {} ({} bytes left in the read)", self.rx_len, found.len()),
+            None => {
+                let bytes: String = found.iter().take(64).map(|b| format!("{b:02x}")).collect();
+                format!("GARBLED at {at} of {} ({} bytes left in the read): {bytes} {self:?}", self.rx_len, found.len())
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use worker::{connector, go_on, listener, within};
 
 const USAGE: &str = "\
 usage: soak [--seconds T] [--seed S] [--lib PATH] [--pairs N] [--connections N] [--largest BYTES]
-            [--eager 0|1] [--spin V] [--without dup,fork,exec,scm,hold,turns,dies,split,kill,stop,spaces]
+            [--eager 0|1] [--spin V] [--spaces S] [--without dup,fork,exec,scm,hold,turns,dies,split,kill,stop,spaces]
   --seconds T       how long (default 60)
   --lib PATH        library to preload into all workers but every fourth (default: none, the kernel alone)
   --pairs N         pairs of worker processes at once (default 3)
@@ -30,6 +30,7 @@ usage: soak [--seconds T] [--seed S] [--lib PATH] [--pairs N] [--connections N] 
   --largest BYTES   longest stream (default 3000000)
   --eager V         CULVERT_EAGER (default: mixed)
   --spin V          CULVERT_SPIN (default: mixed)
+  --spaces S        namespaces of every worker, such as root or user,pid,mnt; -: none (default: mixed)
   --without LIST    nothing of these kinds. In mid-stream a connection may go on in a duplicate (dup), in a child (fork), in a
                     new image (exec), after a way through a Unix socket (scm), beside a child that holds it and does
                     nothing (hold), in a child and here by turns (turns), here when the child that used it was killed

@@ -24,6 +24,11 @@ fn cookie(fd: i32) -> u64 {
     v
 }
 
+thread_local! {
+    /// How the connection goes on that this thread serves.
+    static WAY: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
+}
+
 fn finish(end: &mut End, stop_at: Option<u64>) -> bool {
     match end.run(stop_at) {
         Ok(false) => false,
@@ -40,7 +45,10 @@ fn conclude(end: &End, result: Result<bool, Outcome>) {
     match result {
         Ok(_) => report(&format!("done {}", end.sent + end.got)),
         Err(Outcome::Broken(why)) => report(&format!("broken {} {pid} {why}", end.seed())),
-        Err(Outcome::Wrong(why)) => report(&format!("WRONG {} {pid} socket {} {why}", end.seed(), cookie(end.fd))),
+        Err(Outcome::Wrong(why)) => {
+            let way = WAY.with(|w| w.get());
+            report(&format!("WRONG {} {pid} socket {} ({way}) {why}", end.seed(), cookie(end.fd)));
+        }
     }
     call!(close(end.fd));
 }
@@ -48,6 +56,7 @@ fn conclude(end: &End, result: Result<bool, Outcome>) {
 /// Serves one end; at a random point it may go on in one of many other ways.
 fn serve(mut end: End, without: &str) {
     let mut rng = Rng::new(end.choice ^ 0x50a4);
+    WAY.with(|w| w.set("plainly"));
     let total = end.tx_len + end.rx_len;
     let stop = rng.chance(60).then(|| rng.next() % (total + 1));
     if finish(&mut end, stop) {
@@ -56,6 +65,7 @@ fn serve(mut end: End, without: &str) {
     let way = *rng.pick(&["dup", "fork", "exec", "scm", "hold", "turns", "dies", "split"]);
     if !without.split(',').any(|w| w == way) {
         report(&format!("did {way}"));
+        WAY.with(|w| w.set(way));
         if go_another_way(way, &mut end, &mut rng) {
             return;
         }
