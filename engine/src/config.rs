@@ -283,14 +283,15 @@ mod tests {
 
     #[test]
     fn a_value_that_cannot_be_is_wrong_and_changes_nothing() {
-        let long = "/23456789".repeat(23);
+        static LONG: std::sync::OnceLock<std::string::String> = std::sync::OnceLock::new();
+        let long = LONG.get_or_init(|| "/23456789".repeat(23));
         let cases: &[(&str, &[&str])] = &[
             ("CULVERT_PATH", &["", "Shm", "tcp", "auto "]),
             ("CULVERT_RING", &["", "0", "4095", "4097", "65537", "-65536", "1e6", "0x10000", "18446744073709551616"]),
             ("CULVERT_SPIN", &["", "on", "1000001", "-1", "1.5", "+1", "9999999999999"]),
             ("CULVERT_EAGER", &["", "2", "yes"]),
             ("CULVERT_PEERS", &["", "root", "OWN"]),
-            ("CULVERT_DIR", &["", "run", "./run", long.leak()]),
+            ("CULVERT_DIR", &["", "run", "./run", long]),
         ];
         for (name, values) in cases {
             for value in *values {

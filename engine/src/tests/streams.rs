@@ -162,6 +162,7 @@ fn a_short_message_is_not_divided_where_the_ring_gets_no_memory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the ring is smaller than what is not divided, so nothing begins there")]
 fn a_file_is_sent_whole_where_the_ring_gets_no_memory() {
     let world = World::new();
     let pair = warmed(&world);
@@ -203,7 +204,7 @@ fn a_stranger_that_does_not_read_has_the_kernels_buffers() {
                 }
                 Simulated::pass(30_000_000);
                 if reads {
-                    got.extend(pair.b.recv(1_000).unwrap());
+                    got.extend(pair.b.recv(RING / 64).unwrap());
                 }
             }
             let left = neighbour == Neighbour::Stranger && !reads;
