@@ -279,15 +279,20 @@ pub fn noted_alone(ep: Ep) -> bool {
 /// Whether this process is the only one of the family that holds `ep`.
 pub fn sole_holder(ep: Ep) -> bool {
     noted_alone(ep) || {
-        members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
+        reap_holders(ep);
         noted_alone(ep)
     }
+}
+
+/// Gives up what holders of `ep` held that died without saying so.
+fn reap_holders(ep: Ep) {
+    members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
 }
 
 /// Whether no process of the family holds `ep` any more as it was in that life, nor is about to be done with it.
 pub fn is_over(ep: Ep, life: u32) -> bool {
     if ep.life() == life {
-        members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
+        reap_holders(ep);
     }
     // Who was the last to hold it has begun the next life (`drop_hold`), and then ends the connection and frees the record.
     match ep.life().wrapping_sub(life) {
