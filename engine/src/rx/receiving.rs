@@ -46,6 +46,9 @@ pub(super) enum Fault {
 /// a bad pointer among the first of them the call fails and nothing is taken; behind them, they count.
 const SEGMENT: usize = 65_536;
 
+/// Flags of a receive that a native one gets, too.
+const KEEP: i32 = libc::MSG_PEEK | libc::MSG_TRUNC;
+
 /// What the steps of the protocol reach of a connection.
 pub(super) struct In<'a> {
     ep: Ep,
@@ -99,11 +102,10 @@ impl Incoming for In<'_> {
 
     fn native(&mut self, max: u64) -> Result<Native, Taken> {
         let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
-        let keep = libc::MSG_PEEK | libc::MSG_TRUNC;
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
         let n = b.pieces(max.min(usize::MAX as u64) as usize, &mut v);
         // SAFETY: the kernel checks the program's buffers, which `v` names.
-        let r = unsafe { K::receive(self.fd, &mut v[..n], (self.flags & keep) | libc::MSG_DONTWAIT) };
+        let r = unsafe { K::receive(self.fd, &mut v[..n], (self.flags & KEEP) | libc::MSG_DONTWAIT) };
         Ok(match r {
             0 => Native::End,
             n if n > 0 => {
@@ -117,6 +119,34 @@ impl Incoming for In<'_> {
             e => {
                 self.ep.note_error(-e as i32);
                 Native::Failed(-e as i32)
+            }
+        })
+    }
+
+    /// The kernel has no offset for a peek (but `SO_PEEK_OFF`, which is the program's), so it copies the `before` bytes once more
+    /// to the beginning of the program's buffers, where they are.
+    fn peek_behind(&mut self, before: u64, max: u64) -> Result<Native, Taken> {
+        let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
+        let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
+        let place = b.place();
+        b.rewind();
+        let again = b.pieces(before as usize, &mut v[..16]);
+        b.go_to(place);
+        if v[..again].iter().map(|p| p.iov_len as u64).sum::<u64>() != before {
+            return Ok(Native::Nothing);
+        }
+        let n = again + b.pieces(max as usize, &mut v[again..]);
+        // SAFETY: the kernel checks the program's buffers, which `v` names.
+        let r = unsafe { K::receive(self.fd, &mut v[..n], (self.flags & KEEP) | libc::MSG_DONTWAIT) };
+        Ok(match r - before as isize {
+            n if r > 0 && n > 0 => {
+                b.skip(n as usize);
+                Native::Bytes(n as u64)
+            }
+            _ if r >= 0 || r == -libc::EAGAIN as isize => Native::Nothing,
+            _ => {
+                self.ep.note_error(-r as i32);
+                Native::Failed(-r as i32)
             }
         })
     }

@@ -159,10 +159,41 @@ fn a_peek_across_a_ring_that_has_ended_sees_each_byte_once() {
         }
         leave::retire(pair.b.fd, Reason::Option);
         assert_eq!(pair.b.peek(999), Ok(bytes(0, 300 + on_ring)));
-        assert_eq!(drain(pair.b), bytes(0, 300 + on_ring));
-        assert_eq!(pair.a.send(&bytes(7, 70)), Ok(70));
-        assert_eq!(drain(pair.b), bytes(7, 70));
+        // Behind the ring the lifeline goes on.
+        assert_eq!(pair.a.send(&bytes(300 + on_ring, 70)), Ok(70));
+        let all = bytes(0, 370 + on_ring);
+        for peeked in [299, 300 + on_ring, 305 + on_ring, 999] {
+            assert_eq!(pair.b.peek(peeked), Ok(all[..peeked.min(all.len())].to_vec()));
+        }
+        assert_eq!(drain(pair.b), all);
         pair.close();
+    }
+}
+
+/// The sender has gone up and down before anything was read: its bytes lie before, on and behind the ring.
+#[test]
+fn a_peek_sees_before_on_and_behind_a_ring() {
+    let world = World::new();
+    for (before, on_ring) in [(0, 5), (3, 0), (3, 5), (40, 2_000)] {
+        for seen_by_receiver in [false, true] {
+            let pair = world.pair();
+            assert_eq!(pair.a.send(&bytes(0, before)), Ok(before));
+            pair.attach(RING);
+            assert_eq!(pair.b.send(b"ready"), Ok(5));
+            assert_eq!(pair.a.send(&bytes(before, on_ring)), Ok(on_ring));
+            if seen_by_receiver {
+                assert_eq!(pair.b.peek(1), Ok(bytes(0, 1)));
+            }
+            leave::retire(pair.a.fd, Reason::Option);
+            let total = before + on_ring + 600;
+            assert_eq!(pair.a.send(&bytes(before + on_ring, 600)), Ok(600));
+            let all = bytes(0, total);
+            for peeked in [before + on_ring + 1, total, total + 99] {
+                assert_eq!(pair.b.peek(peeked), Ok(all[..peeked.min(total)].to_vec()), "{before} {on_ring} {peeked}");
+            }
+            assert_eq!(drain(pair.b), all);
+            pair.close();
+        }
     }
 }
 

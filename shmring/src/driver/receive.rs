@@ -42,6 +42,11 @@ pub trait Incoming: Port {
     fn peer_ended(&mut self) -> Result<bool, Self::Stop>;
     /// Receives up to `max` bytes natively, without waiting.
     fn native(&mut self, max: u64) -> Result<Native, Self::Stop>;
+    /// Looks at up to `max` bytes that lie on the lifeline behind the next `before`, which this peek has seen. Only a receiver
+    /// that peeks is asked.
+    fn peek_behind(&mut self, _before: u64, _max: u64) -> Result<Native, Self::Stop> {
+        Ok(Native::Nothing)
+    }
     /// Drops up to `n` bytes that lie on the lifeline; how many, 0 if it could not.
     fn discard(&mut self, n: u64) -> Result<u64, Self::Stop>;
     /// Hands out up to `n` bytes of the ring from position `at`; how many.
@@ -76,13 +81,15 @@ pub struct Place {
     pub seen_end: bool,
     /// This receive has bytes.
     pub some: bool,
+    /// Bytes of the lifeline that a peek has seen before those of the ring, and has left there.
+    pub before: u64,
 }
 
 impl Place {
     /// Where the direction is.
     #[inline(always)]
     pub fn of<P: Port>(p: &mut P, c: &Conn) -> Place {
-        Place { phase: p.own(&c.ep.rx_phase), head: p.own(&c.ep.rx_head), seen_end: false, some: false }
+        Place { phase: p.own(&c.ep.rx_phase), head: p.own(&c.ep.rx_head), seen_end: false, some: false, before: 0 }
     }
 }
 
@@ -162,19 +169,12 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
         RxStep::Ring(n) => n.min(want),
         RxStep::Empty if place.some => return Ok(Brought::NoMore),
         RxStep::Empty => return empty(p, c, place, want),
-        // A peek that came here past bytes of the lifeline has left them there. Behind the ring it would see them again.
-        RxStep::Ended if p.peeks() && p.own(&c.ep.rx_phase) != RxPhase::Ring => return Ok(Brought::NoMore),
-        RxStep::Ended if head == p.own(&c.ep.rx_head) => {
+        RxStep::Ended if head == p.own(&c.ep.rx_head) && p.own(&c.ep.rx_phase) == RxPhase::Ring => {
             come_down(p, c)?;
             place.phase = RxPhase::Down;
             return Ok(Brought::Again);
         }
-        // A peek does not see past an echo that is not complete.
-        RxStep::Ended if p.see(&c.peer().echo)?.is_some() => return Ok(Brought::NoMore),
-        RxStep::Ended => {
-            place.phase = RxPhase::Down;
-            return Ok(Brought::Again);
-        }
+        RxStep::Ended => return behind(p, c, place, want),
         _ => {
             p.contradicts("end", head.number(), down.map_or(0, Claim::number));
             return Ok(Brought::Corrupt);
@@ -270,6 +270,22 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step
     Ok(bytes_or(p, got, Brought::Behind))
 }
 
+/// A peek has seen all of a ring that has ended, and looks at the lifeline: behind what it has seen there before the ring, and
+/// behind what an echo repeats.
+#[cold]
+fn behind<P: Incoming>(p: &mut P, c: &Conn, place: &Place, want: u64) -> Step<P> {
+    let Some((consumed, _)) = p.received()? else { return Ok(Brought::NoMore) };
+    let up = match p.own(&c.ep.rx_phase) {
+        RxPhase::Ring => p.own(&c.ep.rx_up),
+        _ => consumed.plus(place.before),
+    };
+    let rewind = p.see(&c.me().rewind)?;
+    let echo = p.see(&c.peer().echo)?;
+    let repeated = switch::skip(rewind, echo, up, place.head, c.size);
+    let got = p.peek_behind(repeated.map_or(place.before, |to| to.since(consumed)), want)?;
+    Ok(bytes_or(p, got, Brought::Behind))
+}
+
 /// Bytes, behind which a peek does not look; or what else the lifeline said.
 #[inline(always)]
 fn bytes_or<P: Incoming>(
@@ -335,7 +351,9 @@ fn transit<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64, x: Cl
         Transit::Lifeline(left) => match p.native(left.min(want))? {
             Native::Bytes(n) if n == left => {
                 place.phase = RxPhase::Ring;
-                if !p.peeks() {
+                if p.peeks() {
+                    place.before = n;
+                } else {
                     go_up(p, c, consumed.plus(n))?;
                 }
                 Ok(Brought::Bytes(n))

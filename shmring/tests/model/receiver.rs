@@ -145,7 +145,7 @@ fn want(c: &Config, w: &World, i: usize) -> u8 {
 
 /// The place at which a receive begins.
 fn place(w: &World) -> Place {
-    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: at(w.rx.head), seen_end: false, some: false }
+    Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: at(w.rx.head), seen_end: false, some: false, before: 0 }
 }
 
 /// What a native receive of at most `max` bytes brings.
