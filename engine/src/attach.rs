@@ -18,7 +18,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan};
-use crate::endpoint::Ep;
+use crate::endpoint::{self, Ep};
 use crate::kernel::{K, Kernel as _};
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
@@ -392,6 +392,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.begin_attached();
     let h = chan.slot(slot);
     let phase = h.consumer[0].head.word().swap(0, Relaxed) as u32;
+    let error = h.consumer[1].head.word().swap(0, Relaxed) as i32;
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
     ep.rx_phase.set(shmring::switch::RxPhase::from_u32(phase));
@@ -401,6 +402,9 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
     ep.tx_phase.set(shmring::switch::TxPhase::Down);
     ep.because(Reason::Inherited);
+    if error > 0 {
+        endpoint::latch(ep, error);
+    }
     let l = ep.local();
     rx::inq_set(ep, l.fd.load(Relaxed));
     l.inherited.store(1, Relaxed);

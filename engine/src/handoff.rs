@@ -6,7 +6,7 @@
 //! whose memfd crosses the exec under a number that the constructor of the next image looks at. There it is
 //! simply a connection whose sender has gone down: ring to its end, then the lifeline. An image that does
 //! not load culvert would see a truncated stream; such a connection is reset instead, unless this process goes on to read it,
-//! and the image has it by oversight.
+//! and the image has it by oversight. So does an error cross that this library has taken from the kernel and told nobody.
 //!
 //! Standard input is a case of its own, and the usual one: stdio reads it behind our back, preloaded or not.
 //! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
@@ -14,7 +14,7 @@
 // Unsafe here: ring memory is written to files.
 #![allow(unsafe_code)]
 
-use crate::endpoint::Ep;
+use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
 use crate::{attach, channel, family, lifeline, own, rx, slots};
@@ -52,6 +52,15 @@ fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     }
     let n = rx::left(ep, chan, h);
     (n > 0).then_some((chan, slot, n))
+}
+
+/// What the next image cannot have from the kernel: as [`unread_ring`]; or no bytes, but an error of the connection that this
+/// library has taken to know how it ended, and that no call has reported. Without it a stream that was reset would end well.
+fn left_behind(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
+    unread_ring(ep).or_else(|| {
+        let due = ep.state() == State::Attached && endpoint::unreported(ep);
+        due.then(|| ep.chan()).flatten().map(|chan| (chan, ep.slot.load(Relaxed) as usize, 0))
+    })
 }
 
 /// Whether `fd` is open, and stays so across an exec.
@@ -137,7 +146,7 @@ impl Passed {
 
     /// The bytes of a connection are the next image's, unless others read on: nothing tells which of the two will.
     fn note(&mut self, ep: Ep, bytes: u64) {
-        if self.goes_on || !family::sole_holder(ep) {
+        if bytes == 0 || self.goes_on || !family::sole_holder(ep) {
             return;
         }
         let head = ep.rx_head.load(Relaxed);
@@ -224,14 +233,15 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             ep.rx_phase.set(RxPhase::Down);
         }
     }
-    if size == 0 {
+    if size == 0 && !(preloaded && family::held().any(|ep| left_behind(ep).is_some())) {
         return;
     }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let mut to = None;
     let mut entries = SLOTS;
     for ep in family::held() {
-        let Some((from, at, n)) = unread_ring(ep) else { continue };
+        let left = if preloaded { left_behind(ep) } else { unread_ring(ep) };
+        let Some((from, at, n)) = left else { continue };
         let mut handed = false;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             if entries == SLOTS && preloaded {
@@ -242,8 +252,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             // One copy for all descriptors of the socket: what is read through one is read for all.
             let also = handed;
             let Some(chan) = to.filter(|to| also || copy(ep, from, at, n as usize, to, entries)) else {
-                // Whoever duplicates it for the next image means it to read there.
-                if !goes_on || fds::endpoint(fd) != Some(ep) {
+                // Whoever duplicates it for the next image means it to read there. Where only an error is left, the kernel has
+                // closed the connection.
+                if n > 0 && (!goes_on || fds::endpoint(fd) != Some(ep)) {
                     lifeline::reset(fd, Reason::Exec);
                 }
                 continue;
@@ -367,7 +378,7 @@ fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdi
     true
 }
 
-/// Copies what lies unread on a ring. False: no memory for it.
+/// Copies what lies unread on a ring, if anything, and an error that is due. False: no memory for it.
 fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize) -> bool {
     if !to.have_page(slot) {
         return false;
@@ -409,8 +420,11 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     side.gone.store(1, Relaxed);
     dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(Arbiter::Closed, Relaxed);
-    // The receiving phase of this image, in a word that is free here; `take_up` puts it back.
+    // The receiving phase of this image, and an error that nobody was told of, in words that are free here; `attach::resume` takes
+    // them out.
     dst.consumer[0].head.word().store(ep.rx_phase.get() as u64, Relaxed);
+    let error = if endpoint::unreported(ep) { ep.latched.load(Relaxed) } else { 0 };
+    dst.consumer[1].head.word().store(u64::from(error), Relaxed);
     dst.producer[Role::Acceptor.rx()].tail.store(end, Relaxed);
     true
 }

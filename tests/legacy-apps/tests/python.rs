@@ -96,6 +96,13 @@ fn reset() {
     compare_one("python-reset", program, |_, log| on_ring(log) > 0);
 }
 
+/// A program gets a connection that was reset, and whose error this library had to take: it is told.
+#[test]
+fn reset_handed_on() {
+    let program = |lab: &Lab| lab.python(Side::Client, "reset_on.py");
+    compare_one("python-reset-on", program, |_, log| on_ring(log) > 0);
+}
+
 /// What was sent lies on the ring when the peer is killed, and what it was sent, too.
 #[test]
 fn killed() {
