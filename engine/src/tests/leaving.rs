@@ -3,12 +3,13 @@
 use super::*;
 use crate::kernel::Kernel as _;
 use crate::leave::{self, Unread};
+use crate::sim::world::Side;
 use crate::{rx, tx};
-use libc::{EAGAIN, ECONNRESET, SHUT_WR};
+use libc::{EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
 use shmring::family::Reason;
 
 /// Reads what is there, in pieces.
-fn drain(side: crate::sim::world::Side) -> Vec<u8> {
+fn drain(side: Side) -> Vec<u8> {
     let mut got = Vec::new();
     loop {
         match side.recv(701) {
@@ -217,4 +218,64 @@ fn peers_that_do_not_read_are_waited_for_together() {
     // What was to be repeated is missing: no stream that seems complete.
     assert!(pairs.iter().all(|pair| pair.a.send(b"x").is_err()));
     pairs.into_iter().for_each(Pair::close);
+}
+
+/// The error of a connection that its peer has reset is for the program's own calls. What a sender repeats for a receiver that has
+/// left, or for one that may yet leave, must not take it from them.
+#[test]
+fn an_error_outlasts_the_way_back() {
+    type Leaves = fn(Side);
+    let back: [Leaves; 4] = [
+        |s| leave::sending_side(s.fd, Reason::Splice),
+        |s| leave::retire(s.fd, Reason::Async),
+        |s| leave::retire(s.fd, Reason::Option),
+        |_| {},
+    ];
+    let all = POLLIN | POLLOUT | POLLRDHUP;
+    let world = World::new();
+    for ours in back {
+        for theirs in back {
+            for shuts in [true, false] {
+                let (pair, reference) = (warmed(&world), world.pair());
+                let both = [pair, reference];
+                both.iter().for_each(|pair| assert_eq!(pair.b.send(b"unread"), Ok(6)));
+                theirs(pair.a);
+                if shuts {
+                    both.iter().for_each(|pair| assert_eq!(pair.a.shutdown(SHUT_WR), Ok(())));
+                }
+                both.iter().for_each(|pair| pair.a.close());
+                ours(pair.b);
+                let error = if shuts { EPIPE } else { ECONNRESET };
+                assert!(both.iter().all(|pair| pair.b.poll(all) & POLLERR != 0));
+                assert!(both.iter().all(|pair| pair.b.send(b"more") == Err(error)));
+                assert!(both.iter().all(|pair| pair.b.poll(all) & POLLERR == 0));
+                assert!(both.iter().all(|pair| pair.b.recv(9) == Ok(vec![])));
+                assert!(both.iter().all(|pair| pair.b.send(b"more") == Err(EPIPE)));
+                both.iter().for_each(|pair| pair.b.close());
+            }
+        }
+    }
+}
+
+/// A send that has sent something ends with that, and leaves the error to the next call; nor does it raise SIGPIPE.
+#[test]
+fn a_send_that_is_cut_short_keeps_the_error() {
+    let world = World::new();
+    for (shuts, error) in [(true, EPIPE), (false, ECONNRESET)] {
+        let pair = warmed(&world);
+        assert_eq!(pair.b.send(b"unread"), Ok(6));
+        Simulated::in_copy(move || {
+            if shuts {
+                assert_eq!(pair.a.shutdown(SHUT_WR), Ok(()));
+            }
+            pair.a.close();
+        });
+        let done = pair.b.send_with(&bytes(0, 2 * RING), libc::MSG_DONTWAIT).unwrap();
+        assert!(0 < done && done < 2 * RING, "{done}");
+        assert_eq!(Simulated::tcp(pair.b.fd, |tcp, end| tcp.end(end).sigpipes), 0);
+        assert_eq!(pair.b.poll(0) & POLLERR, POLLERR);
+        assert_eq!(pair.b.send(b"more"), Err(error));
+        assert_eq!(pair.b.poll(0) & POLLERR, 0);
+        pair.b.close();
+    }
 }

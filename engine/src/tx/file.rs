@@ -2,9 +2,9 @@
 // Unsafe here: the program's offset, and ring memory that the kernel writes.
 #![allow(unsafe_code)]
 
-use super::look::untold;
+use super::look::{latched, untold};
 use super::room::Sender;
-use super::{Attempt, Sending, Sent, Unsent, failed, fitting, with_turn};
+use super::{Attempt, Sending, Sent, Unsent, failed, fitting, keeps_error, with_turn};
 use crate::acts;
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -86,6 +86,8 @@ unsafe fn transmit(
                 sender.has_sent();
                 continue;
             }
+            Attempt::Latched if total > 0 => return Sent::Done(total as isize),
+            Attempt::Native if total > 0 && keeps_error(sender.fd) => return Sent::Done(total as isize),
             Attempt::Native if total > 0 || sender.fd != out => {
                 // The rest goes to the kernel, as in `send`.
                 let begun = acts::begin();
@@ -108,6 +110,7 @@ unsafe fn transmit(
                 untold(ep, e);
                 return Sent::Done(total as isize);
             }
+            Attempt::Latched => return Sent::Done(failed(latched(ep), 0)),
             Attempt::Error(e) => return Sent::Done(failed(e, 0)),
         }
         // SAFETY: no lock is held.

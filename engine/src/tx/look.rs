@@ -1,7 +1,7 @@
 //! Looks at the lifeline on behalf of the sending side, and the errors found there that no call has reported yet.
 
 use crate::channel::Chan;
-use crate::endpoint::Ep;
+use crate::endpoint::{Ep, Latched, put_back, take_latched};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use core::sync::atomic::Ordering::Relaxed;
@@ -49,9 +49,26 @@ fn others_due(chan: &Chan, t: u64, own: u64, us: u64, rate: u64) -> bool {
 
 /// An error of the connection that this call cannot report: it took bytes before, or is none of the
 /// program's. The kernel has told it once and would go on with an end of the stream; the next call reports it.
+///
+/// The caller has looked before that the lifeline had no error, and was not shut ([`lifeline::look`]). So EPIPE is the error of a
+/// RST that came since (tcp_reset in CLOSE_WAIT), unless this side has shut down sending meanwhile: no error then (tcp_sendmsg_locked).
 pub(super) fn untold(ep: Ep, e: i32) {
     ep.note_error(e);
-    if matches!(e, libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH) {
-        ep.latched.store(e as u32, Relaxed);
+    let kept = match e {
+        libc::ECONNRESET | libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH => true,
+        libc::EPIPE => ep.wr_shut.load(Relaxed) == 0,
+        _ => false,
+    };
+    if kept {
+        put_back(ep, e);
+    }
+}
+
+/// The latched error, as a call that sends reports it.
+#[cold]
+pub(super) fn latched(ep: Ep) -> i32 {
+    match take_latched(ep) {
+        Some(Latched::Reported) | None => libc::EPIPE,
+        Some(Latched::Now(e)) => e,
     }
 }

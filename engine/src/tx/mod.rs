@@ -27,7 +27,7 @@ use crate::signals::Runs;
 use crate::{acts, headroom, lifeline, lock};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
-use look::untold;
+use look::{latched, untold};
 use room::Sender;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, UNCORKED};
@@ -301,6 +301,8 @@ enum Attempt {
     Native,
     /// Another process has taken the direction.
     Taken,
+    /// An error is latched.
+    Latched,
     Error(i32),
 }
 
@@ -325,6 +327,7 @@ fn with_turn(
         Turn::Lifeline => Attempt::Native,
         Turn::Blocked => Attempt::Full,
         Turn::Taken => Attempt::Taken,
+        Turn::Latched => Attempt::Latched,
         Turn::Error(e) => Attempt::Error(e),
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
@@ -333,6 +336,7 @@ fn with_turn(
                 sending.leave();
                 ep.because(Reason::NoMemory);
                 match sending.turn() {
+                    Turn::Latched => Attempt::Latched,
                     Turn::Error(e) => Attempt::Error(e),
                     Turn::Blocked => Attempt::Full,
                     Turn::Taken => Attempt::Taken,
@@ -402,9 +406,12 @@ pub unsafe fn send(
                 sender.has_sent();
                 continue;
             }
+            Attempt::Latched if total > 0 => return Sent::Done(total as isize),
+            Attempt::Native if total > 0 && keeps_error(sender.fd) => return Sent::Done(total as isize),
             // Also if another thread has closed the program's number meanwhile, which may be another file's by now.
             Attempt::Native if total > 0 || sender.fd != fd && b.len > 0 => {
-                // The rest goes to the kernel, with this call's own flags.
+                // The rest goes to the kernel, with this call's own flags. A call that has sent something raises no SIGPIPE.
+                let flags = if total > 0 { flags | libc::MSG_NOSIGNAL } else { flags };
                 // SAFETY: as above.
                 let r = unsafe { rest(ep, sender.fd, &mut b, want, flags) };
                 if r < 0 && total == 0 {
@@ -424,6 +431,7 @@ pub unsafe fn send(
                 untold(ep, e);
                 return Sent::Done(total as isize);
             }
+            Attempt::Latched => return Sent::Done(failed(latched(ep), flags)),
             Attempt::Error(e) => return Sent::Done(failed(e, flags)),
         }
         // SAFETY: no lock is held.
@@ -431,6 +439,13 @@ pub unsafe fn send(
             return Sent::Done(if total > 0 { total as isize } else { -e as isize });
         }
     }
+}
+
+/// Whether the connection is no more, and the kernel may keep an error for the next call: a send that has sent something leaves it
+/// there, and ends (tcp_sendmsg_locked: `do_error`).
+#[cold]
+fn keeps_error(fd: i32) -> bool {
+    lifeline::look(fd, 0) != 0
 }
 
 unsafe fn rest(ep: Ep, fd: i32, b: &mut Buffers, mut want: usize, flags: i32) -> isize {

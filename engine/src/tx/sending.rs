@@ -6,7 +6,7 @@ use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
 use crate::conn::{Taken, conn, notify, openly, port};
-use crate::endpoint::{Ep, Latched, latch, take_latched, take_living};
+use crate::endpoint::{Ep, latch, take_living};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
@@ -182,7 +182,9 @@ pub(super) enum Turn {
     Blocked,
     /// Another process has taken the direction.
     Taken,
-    /// Report this.
+    /// Report the latched error ([`latched`]).
+    Latched,
+    /// Report this, which the kernel will not tell again.
     Error(i32),
 }
 
@@ -255,7 +257,7 @@ impl<'a> Sending<'a> {
             driver::Turn::Lifeline => Turn::Lifeline,
             driver::Turn::Ring => Turn::Ring,
             driver::Turn::Blocked => Turn::Blocked,
-            driver::Turn::Latched => self.latched(),
+            driver::Turn::Latched => Turn::Latched,
             driver::Turn::Failed(Failure::Corrupt | Failure::Reset) => {
                 self.corrupt();
                 Turn::Lifeline
@@ -318,14 +320,6 @@ impl<'a> Sending<'a> {
             );
         }
         self.port.lost = true;
-    }
-
-    #[cold]
-    fn latched(&mut self) -> Turn {
-        Turn::Error(match take_latched(self.port.ep) {
-            Some(Latched::Reported) | None => libc::EPIPE,
-            Some(Latched::Now(e)) => e,
-        })
     }
 
     /// The connection.

@@ -317,6 +317,11 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     };
     p.note(&c.ep.tx_head, at);
     if at != tail {
+        if p.reset()? {
+            // Nothing gets there any more. The kernel keeps its error, for the call or the poll that asks next.
+            p.say(&c.ep.tx_phase, TxPhase::Down)?;
+            return Ok(Next::Then(Stage::Look));
+        }
         return Ok(match p.give(base, at, tail.since(at))? {
             Given::Took(n) => {
                 p.note(&c.ep.tx_head, at.plus(n));
