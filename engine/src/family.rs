@@ -291,7 +291,7 @@ fn reap_holders(ep: Ep) {
 
 /// Whether no process of the family holds `ep` any more as it was in that life, nor is about to be done with it.
 pub fn is_over(ep: Ep, life: u32) -> bool {
-    if ep.life() == life {
+    if ep.life().wrapping_sub(life) <= 1 && ep.state() != State::Free {
         reap_holders(ep);
     }
     // Who was the last to hold it has begun the next life (`drop_hold`), and then ends the connection and frees the record.
@@ -323,15 +323,20 @@ pub fn give_up(ep: Ep) -> bool {
     my_place().is_some_and(|me| drop_hold(ep, me))
 }
 
-/// Member `m` holds `ep` no longer. True for exactly one of those who give up last, perhaps at the same time.
+/// Member `m` holds `ep` no longer. True for exactly one of those who give up last, perhaps at the same time: it is noted as the
+/// holder of the next life until the record is free, so that whoever clears up after it frees the record if it is killed before.
 fn drop_hold(ep: Ep, m: usize) -> bool {
     // Stays the same as long as anybody holds it.
     let life = ep.life();
     let bit = 1 << (m % 64);
     // A connection that another thread made while this process was being forked is not held by the child.
-    ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
+    let last = ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
         && ep.holders.iter().all(|h| h.load(Acquire) == 0)
-        && ep.generation.compare_exchange(life, life.wrapping_add(1), AcqRel, Relaxed).is_ok()
+        && ep.generation.compare_exchange(life, life.wrapping_add(1), AcqRel, Relaxed).is_ok();
+    if last {
+        ep.holders[m / 64].fetch_or(bit, AcqRel);
+    }
+    last
 }
 
 /// Gives up what members held that died without saying so.
@@ -419,6 +424,8 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
 pub fn free(ep: Ep) {
     let Some(h) = header() else { return };
     ep.state.store(State::Free as u32, Release);
+    // After that: whoever clears up after this process leaves free records alone.
+    ep.holders.iter().for_each(|h| h.store(0, Relaxed));
     loop {
         let free = h.free.load(Acquire);
         ep.next_free.store(free.first, Relaxed);

@@ -2,10 +2,12 @@
 //! nothing from the others, and the last one to go ends the connection.
 
 use super::*;
+use crate::family;
 use crate::kernel::Kernel as _;
 use crate::sim::process::Process;
 use crate::sim::world::{Lane, Neighbour, Side};
 use libc::{EAGAIN, ECONNRESET, EPIPE, SHUT_WR};
+use shmring::family::State;
 use std::sync::{Arc, Mutex};
 
 /// A connection with both directions on the rings, whose accepted end a child holds, too.
@@ -84,6 +86,39 @@ fn a_slot_is_not_offered_again_before_a_child_has_read_what_is_there() {
         let last = fill(&world, lane, 2);
         assert_eq!(last.len(), 1);
         others.into_iter().chain(last).for_each(Pair::close);
+    }
+}
+
+/// The last holder is killed at any call that it makes of the kernel while it closes: the record is free again, and so is the slot.
+#[test]
+fn a_last_holder_that_is_killed_in_its_close_leaves_no_record_and_no_slot() {
+    let world = World::new();
+    for neighbour in NEIGHBOURS {
+        for calls in 0.. {
+            let lane = world.lane(RING, neighbour).unwrap();
+            let others = fill(&world, lane, 63);
+            let pair = world.pair();
+            assert!(pair.attach_in(lane));
+            warm(&pair);
+            let life = pair.b.ep.life();
+            let child = Process::fork();
+            child.run(|| (pair.a.close(), others.iter().for_each(|other| (other.a.close(), other.b.close()).1)).1);
+            pair.b.close();
+            pair.a.close();
+            let finished = child.run_for(calls, || pair.b.close()).is_some();
+            child.kill();
+            let last = fill(&world, lane, 1);
+            let context = format!("killed at call {calls}, {neighbour:?}");
+            assert_eq!(last.len(), 1, "{context}");
+            others.into_iter().chain(last).for_each(Pair::close);
+            // Also where the slot was free before the record.
+            assert!(family::is_over(pair.b.ep, life), "{context}");
+            assert_eq!(pair.b.ep.state(), State::Free, "{context}");
+            if finished {
+                assert!(calls > 1, "{context}");
+                break;
+            }
+        }
     }
 }
 
