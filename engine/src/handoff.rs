@@ -434,6 +434,24 @@ pub fn take_up() {
     numbers().for_each(take_up_from);
 }
 
+/// A connection that was passed on, and is no longer under its number, is looked for below this one.
+const RENUMBERED: i32 = 1024;
+
+/// Descriptor `fd` is of the connection in `slot`: of its record, which it makes if it is the first.
+fn seat(fd: i32, cookie: u64, role: u32, chan: &'static channel::Chan, slot: usize) {
+    if let Some(ep) = family::held().find(|ep| ep.cookie.load(Relaxed) == cookie) {
+        if fds::endpoint(fd) != Some(ep) {
+            fds::set(fd, Kind::Endpoint(ep));
+            ep.local().refs.fetch_add(1, Relaxed);
+        }
+    } else if role != ALSO
+        && let Some(ep) = family::alloc(fd, State::Idle, Option::of(role))
+    {
+        attach::resume(ep, chan, slot);
+        fds::set(fd, Kind::Endpoint(ep));
+    }
+}
+
 fn take_up_from(fd: i32) {
     if lnx::seals(fd) < 0 {
         return;
@@ -458,21 +476,16 @@ fn take_up_from(fd: i32) {
     chan.inherited.store(1, Relaxed);
     for (slot, o) in chan.offers().iter().enumerate() {
         let Some(role) = o.slot.load(Relaxed) else { continue };
+        let cookie = o.connector.load(Relaxed);
         let fd = o.acceptor.load(Relaxed) as i32;
-        if lifeline::cookie(fd) != Some(o.connector.load(Relaxed)) {
-            continue;
-        }
-        if role == ALSO {
-            let cookie = o.connector.load(Relaxed);
-            if let Some(ep) = family::held().find(|ep| ep.cookie.load(Relaxed) == cookie) {
-                fds::set(fd, Kind::Endpoint(ep));
-                ep.local().refs.fetch_add(1, Relaxed);
+        let is_it = |fd: &i32| lifeline::cookie(*fd) == Some(cookie);
+        if is_it(&fd) {
+            seat(fd, cookie, role, chan, slot);
+        } else if role != ALSO {
+            // The actions of a posix_spawn have given it other numbers, which nobody knew when it was passed on.
+            for fd in (0..RENUMBERED).filter(is_it) {
+                seat(fd, cookie, role, chan, slot);
             }
-            continue;
-        }
-        if let Some(ep) = family::alloc(fd, State::Idle, Option::of(role)) {
-            attach::resume(ep, chan, slot);
-            fds::set(fd, Kind::Endpoint(ep));
         }
     }
     slots::close_if_empty(chan);

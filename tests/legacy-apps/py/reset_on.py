@@ -9,7 +9,7 @@ import sys
 
 from reset import LAST, ORDERS, act
 
-WAYS = "exec", "twice", "spawn"
+WAYS = "exec", "twice", "spawn", "renumbered"
 
 
 def pair(warm):
@@ -60,6 +60,13 @@ def hand_on(way, order, end, looks, before):
     if way == "spawn":
         subprocess.run(program("exec", number, order), pass_fds=[number], check=True)
         os._exit(0)
+    if way == "renumbered":
+        # What posix_spawn does with descriptors, libc does by itself.
+        other = 200
+        renumber = [(os.POSIX_SPAWN_DUP2, number, other), (os.POSIX_SPAWN_CLOSE, number)]
+        child = os.posix_spawn(sys.executable, program("exec", other, order), os.environ, file_actions=renumber)
+        os.waitpid(child, 0)
+        os._exit(0)
     os.execv(sys.executable, program(way, number, order))
 
 
@@ -72,7 +79,7 @@ if __name__ == "__main__":
         sys.exit()
     for i, order in enumerate(ORDERS):
         for j, before in enumerate((0, 1, len(LAST))):
-            way, end, looks = WAYS[(i + j) % 3], ("linger", "unread")[i % 2], i // 2 % 2 == 1
+            way, end, looks = WAYS[(i + j) % 4], ("linger", "unread")[i % 2], i // 2 % 2 == 1
             print(way, order, end, looks, before, flush=True)
             if os.fork() == 0:
                 hand_on(way, order, end, looks, before)
