@@ -51,6 +51,8 @@ pub struct End {
 pub struct Process {
     /// Script names in use.
     pub slots: BTreeMap<usize, What>,
+    /// Those of them that an exec closes.
+    pub closed_on_exec: BTreeSet<usize>,
     /// Next unused script name.
     pub next: usize,
     /// Next thread number.
@@ -128,6 +130,23 @@ impl Model {
     pub fn set_is_shared(&self, who: &str, slot: &str) -> bool {
         let Some(what @ What::Epoll(_)) = self.what(who, slot) else { return false };
         self.holders(what).iter().any(|(p, _)| p != process_of(who))
+    }
+
+    /// Whether somebody waits for two connections at a time that end with `process`. The kernel closes descriptor by descriptor
+    /// (close_files in kernel/file.c): who waits is woken by the first, and may have looked before the second.
+    pub fn ends_piecemeal(&self, process: &str) -> bool {
+        let alone = |e: &&usize| {
+            let holders = self.holders(What::End(Self::peer(**e)));
+            !holders.is_empty() && holders.iter().all(|(p, _)| p == process)
+        };
+        self.blocked.values().any(|w| {
+            let waited: BTreeSet<usize> = match w {
+                Waiting::Poll(ends) => ends.iter().copied().collect(),
+                Waiting::Epoll(set) => self.epolls[*set].values().copied().collect(),
+                Waiting::Read(_) | Waiting::Other => return false,
+            };
+            waited.iter().filter(alone).count() > 1
+        })
     }
 
     /// The ends that a process holds.
@@ -271,6 +290,7 @@ impl Model {
             "start" => {
                 let fresh = Process {
                     slots: BTreeMap::new(),
+                    closed_on_exec: BTreeSet::new(),
                     next: 1,
                     threads: 1,
                     inside: false,
@@ -383,6 +403,7 @@ impl Model {
                 }
                 self.unslot(&process, slot(1));
             }
+            "accept" if words[3] != "0" => self.closes_on_exec(&process, slot(2)),
             "dup" | "dup2" | "dup3" | "dupfd" if r >= 0 => {
                 if words[0].ends_with(['2', '3']) && words[3].starts_with('v') {
                     if let Some(What::End(e)) = self.what(who, words[3]) {
@@ -393,6 +414,10 @@ impl Model {
                 if let (Some(w), Some(p)) = (what, self.processes.get_mut(&process)) {
                     p.slots.insert(slot(2), w);
                 }
+                // The actor passes O_CLOEXEC to dup3.
+                if words[0] == "dup3" || words[0] == "dupfd" && words[4] == "1" {
+                    self.closes_on_exec(&process, slot(2));
+                }
             }
             "epctl" => self.learn_epctl(who, &words, r),
             "epcreate" => {
@@ -402,7 +427,20 @@ impl Model {
                     p.slots.insert(slot(1), What::Epoll(n));
                 }
             }
-            "exec" if words[2] == "1" => {
+            "exec" => {
+                if result != "exec ok" {
+                    return;
+                }
+                let closed = self.processes.get_mut(&process).map(|p| std::mem::take(&mut p.closed_on_exec));
+                for s in closed.into_iter().flatten() {
+                    if let Some(What::End(e)) = self.processes.get(&process).and_then(|p| p.slots.get(&s).copied()) {
+                        self.break_if_unread(e);
+                    }
+                    self.unslot(&process, s);
+                }
+                if words[2] != "1" {
+                    return;
+                }
                 for e in self.ends_of(&process) {
                     self.ends[e].kept = self.ends[e].got + self.under_way(e).max(0);
                 }
@@ -430,7 +468,9 @@ impl Model {
                 let slots = what.map(|w| (slot(2), w)).into_iter().collect();
                 let parent = self.processes.get(&process).cloned();
                 let (inside, init) = parent.map_or((false, None), |p| (p.inside, p.init));
-                let child = Process { slots, next: 40, threads: 1, inside, has_parents_set: false, init };
+                let closed_on_exec = BTreeSet::new();
+                let child =
+                    Process { slots, closed_on_exec, next: 40, threads: 1, inside, has_parents_set: false, init };
                 self.processes.insert(process_of(words[1]).to_owned(), child);
             }
             "usend" if r == 1 => {
@@ -443,6 +483,9 @@ impl Model {
                 let (_, e) = self.mail.remove(at);
                 if let Some(p) = self.processes.get_mut(&process) {
                     p.slots.insert(slot(1), What::End(e));
+                }
+                if words[2] != "0" {
+                    self.closes_on_exec(&process, slot(1));
                 }
             }
             _ => {}
@@ -473,9 +516,16 @@ impl Model {
         }
     }
 
+    fn closes_on_exec(&mut self, process: &str, slot: usize) {
+        if let Some(p) = self.processes.get_mut(process) {
+            p.closed_on_exec.insert(slot);
+        }
+    }
+
     fn unslot(&mut self, process: &str, slot: usize) {
         if let Some(p) = self.processes.get_mut(process) {
             p.slots.remove(&slot);
+            p.closed_on_exec.remove(&slot);
         }
     }
 
