@@ -440,8 +440,11 @@ impl Chan {
     }
 
     /// Makes sure that the page of a slot is there. False: no memory for it.
+    ///
+    /// What is shared with another user may stay for as long as he likes: near a limit there is none for him.
     pub fn have_page(&self, slot: usize) -> bool {
-        pages::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
+        let may = !self.is_sealed() || headroom::allows(PAGE);
+        may && pages::have(self.base().wrapping_add(layout::page_at(slot % SLOTS)), PAGE)
     }
 
     /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`MAPPING`] held.

@@ -22,10 +22,10 @@
 
 use crate::channel::{self, Chan, Whole};
 use crate::kernel::{K, Kernel as _};
-use crate::{config, own, slow};
+use crate::{config, headroom, own, slow};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
-use shmring::layout::Role;
+use shmring::layout::{self, Role};
 
 /// Bytes of one ring, at most.
 pub const RING: usize = 128 << 10;
@@ -157,9 +157,21 @@ pub fn is_impossible() -> bool {
     MEANS.load(Relaxed) == LACKING
 }
 
+/// Whether there is memory for a channel's fixed part, far from any limit.
+///
+/// The other side can keep a channel's memory when this process has long closed it, where no count of this process's includes it:
+/// by a duplicate, or a mapping that it has hidden. The pages are charged to who touched them first. So channel upon channel
+/// would fill this process's control group, and get it killed.
+fn has_room() -> bool {
+    headroom::allows(layout::FIXED_LEN)
+}
+
 fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
     let of_user = waiting().filter(|w| w.uid.load(Relaxed) == uid).count();
     let w = WAITING.iter().find(|w| w.of.load(Relaxed) == 0).filter(|_| of_user < OF_USER)?;
+    if !has_room() {
+        return None;
+    }
     let (ring, id) = (ring(), K::random().max(1));
     let first = channel::new_memory(ring, id, 0)?;
     // Opened anew, so that the kernel counts who has it (`Kernel::is_open_once`).
@@ -229,7 +241,7 @@ pub fn accept(memory: i32, uid: u32, ring: usize, id: u64) -> Option<&'static Ch
     let mut sealed = false;
     slow::timed(uid, || {
         let memory = PASSED.load(Relaxed);
-        sealed = WHOLE.map(memory, ring) && K::seal(memory, SEAL) >= 0 && has_seal(memory);
+        sealed = has_room() && WHOLE.map(memory, ring) && K::seal(memory, SEAL) >= 0 && has_seal(memory);
         if !sealed {
             // This can wait for the other side, too.
             WHOLE.unmap();

@@ -5,6 +5,8 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector contradict  says one thing after the other that cannot be, each on a connection of its own
     connector journal  has news 200 times, notes in its journal that it opens connections in the far future, and has news again
     connector retain   reads nothing of what it is sent on 300 connections, nor closes them, and says how many bytes that are
+    connector hoard    says that its connections are closed, and keeps their memory, up to so many megabytes in all (another
+                       argument), or until it gets no more
     connector punch    tries to give up parts of the memory, once it is in use
     connector unsealed gives up all of the memory again and again, and never seals it
     connector bells    sleeps on 63 doorbells at a time, whose filters take as long as they can
@@ -145,6 +147,8 @@ def connector():
         return
     if way == "retain":
         return retain()
+    if way == "hoard":
+        return hoard(int(sys.argv[5]) << 20)
     c, taken, sent = seated()
     if way == "punch":
         return punch(c, taken)
@@ -214,6 +218,8 @@ def seated():
                     break
         if taken is not None and load(taken, "side", "up", ACCEPTOR):
             return c, taken, 8 * i
+        if i > last and way == "hoard":
+            return None
         if i > last:
             print("not offered a slot", flush=True)
             sys.exit(0 if way == "unsealed" else 2)
@@ -372,6 +378,30 @@ def retain():
     # The last one's RST may be about to come; the first one is long over by then.
     ends = [is_reset(c, 30_000 if c is kept[-1] else 0) for c in reversed(kept)][::-1]
     print("megabytes", sum(os.fstat(fd).st_blocks for fd in memories) * 512 >> 20, "first", ends[0], "last", ends[-1], flush=True)
+
+
+def hoard(most):
+    """Says of each connection that it is closed, so that its channel is given up, and keeps the memory."""
+    global memory, post, me
+
+    def kept():
+        return sum(os.fstat(fd).st_blocks for fd in memories) * 512
+
+    refused = False
+    while not refused and kept() < most:
+        memory = None
+        # As one process after the other.
+        post, me = mailbox()
+        if got := seated():
+            c, slot, _ = got
+            c.sendall(b"hostile!")
+            until = time.monotonic() + 60
+            while not load(slot, "side", "gone", ACCEPTOR) & 0xFFFFFFFF and time.monotonic() < until:
+                time.sleep(0.001)
+            struct.pack_into("<I", memory, word(slot, "side", "gone"), 1)
+            c.close()
+        refused = not got
+    print("megabytes", kept() >> 20, "of", len(memories), "refused" if refused else "", flush=True)
 
 
 def bells(c, slot):

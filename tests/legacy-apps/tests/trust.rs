@@ -237,17 +237,17 @@ fn a_peer_that_leaves_no_room() {
     assert_eq!(victim.wait(PATIENCE).success().text(), "listening\nin vain 0");
 }
 
-/// A control group of 96 MiB, gone with this.
+/// A control group with a limit, gone with this.
 struct Group(PathBuf);
 
 impl Group {
-    fn make() -> Option<Group> {
+    fn make(megabytes: u64) -> Option<Group> {
         let (v1, v2) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
         let (root, limit) = if Path::new(v1).exists() { (v1, "memory.limit_in_bytes") } else { (v2, "memory.max") };
-        let dir = Path::new(root).join(format!("culvert-trust-{}", std::process::id()));
+        let dir = Path::new(root).join(format!("culvert-trust-{}-{megabytes}", std::process::id()));
         std::fs::create_dir(&dir).ok()?;
         let group = Group(dir);
-        std::fs::write(group.0.join(limit), (96 << 20).to_string()).ok()?;
+        std::fs::write(group.0.join(limit), (megabytes << 20).to_string()).ok()?;
         Some(group)
     }
 }
@@ -262,7 +262,7 @@ impl Drop for Group {
 /// were closed leave it a bounded part of this process's memory; the next ones end with a reset.
 #[test]
 fn a_peer_that_keeps_what_it_does_not_read() {
-    let Some(group) = Group::make().filter(|_| is_several_users()) else {
+    let Some(group) = Group::make(96).filter(|_| is_several_users()) else {
         eprintln!("skipped: no control group can be made (needs root, and memory control)");
         return;
     };
@@ -279,6 +279,28 @@ fn a_peer_that_keeps_what_it_does_not_read() {
     // A quarter of three quarters of the group, less what the victim has, and what one connection may have.
     assert!((4..=22).contains(&megabytes), "{said}");
     assert_eq!(ends, "first False last True");
+}
+
+/// A peer of another user says that its connections are closed, so that their channels are given up, and keeps the memory, which counts
+/// against the victim's limit. Before that is reached there are no channels for it any more.
+#[test]
+fn a_peer_that_hoards_channels() {
+    const LIMIT: u64 = 40;
+    let Some(group) = Group::make(LIMIT).filter(|_| is_several_users()) else {
+        eprintln!("skipped: no control group can be made (needs root, and memory control)");
+        return;
+    };
+    let user = Hostile::user(9);
+    let lab = Lab::new("hoard", Mode::Both);
+    let port = free_port().to_string();
+    let path = group.0.to_string_lossy();
+    let victim = lab.start("victim", lab.python(Side::Server, "victim.py").args(["acceptor", &port, "retain", &path]));
+    wait_for("the listener", PATIENCE, || victim.stdout().contains("listening"));
+    let most = (LIMIT * 3 / 4 + 2).to_string();
+    let said = lab.run("hostile", &mut user.peer(&lab, &["connector", "hoard", &port, &most])).success().text();
+    drop(victim);
+    let kept = said.strip_prefix("megabytes ").and_then(|s| s.strip_suffix(" refused")).expect("what was kept");
+    assert!(kept.split(" of ").nth(1).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 9)), "{said}");
 }
 
 /// No part of a channel's memory that another user has, too, can be given up, nor can the file be written or mapped anew. What
