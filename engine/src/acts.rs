@@ -14,6 +14,10 @@ use shmring::word::Coded;
 /// Endpoint by the connector's port, for each role that this process's end may have.
 static BY_PORT: [[Coded<Option<Ep>>; 65536]; 2] = [const { [const { Coded::zero() }; 65536] }; 2];
 
+/// When this process last met a connection that it has accepted, by the connector's port: an opening noted before that is over,
+/// even where the connection has been closed since.
+static MET_AT: [AtomicU64; 65536] = [const { AtomicU64::new(0) }; 65536];
+
 /// `family::allocated` when [`learn`] last looked at the latest connections.
 static MET: AtomicU32 = AtomicU32::new(0);
 /// `family::allocated` when [`learn`] last looked at all connections; the time stamp of that look, and the cycles that it
@@ -139,7 +143,11 @@ fn ports(ep: Ep, fd: i32) -> u32 {
 
 fn list(ep: Ep, ports: u32) {
     if let Some(role) = ep.role() {
-        BY_PORT[role as usize][(ports >> 16) as usize].store(Some(ep), Relaxed);
+        let port = (ports >> 16) as usize;
+        BY_PORT[role as usize][port].store(Some(ep), Relaxed);
+        if role == Role::Acceptor {
+            MET_AT[port].store(K::cycles(), Relaxed);
+        }
     }
 }
 
@@ -203,6 +211,11 @@ pub fn find(act: &Act) -> Option<Ep> {
         (ep.ports.load(Relaxed) == wanted && ep.local().refs.load(Relaxed) > 0).then_some(ep)
     };
     look().or_else(|| if learn() { look() } else { None })
+}
+
+/// Whether the connection that the act opened has been accepted here, as far as is known without a look at `find`.
+pub fn was_met(act: &Act) -> bool {
+    act.begun < MET_AT[act.ports[0] as usize].load(Relaxed)
 }
 
 /// Whether this process has not read what the act brought, as far as we have counted.

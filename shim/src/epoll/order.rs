@@ -141,6 +141,20 @@ pub(super) fn behind(s: &Set, c: &Chan, looked: u64) -> bool {
     any
 }
 
+/// Whether the kernel has an event to tell, which it keeps.
+pub(super) fn has_events(s: &Set, epfd: c_int) -> bool {
+    let begun = sys::cycles_in_order();
+    let any = lifeline::look(epfd, libc::POLLIN) != 0;
+    if !any {
+        s.looked.store(begun, Relaxed);
+        s.kernel_at.store(sys::cycles(), Relaxed);
+        s.has_since.store(0, Relaxed);
+    } else if s.has_since.load(Relaxed) == 0 {
+        s.has_since.store(sys::cycles_in_order(), Relaxed);
+    }
+    any
+}
+
 impl Reported {
     /// Asks the kernel for `room` events, without waiting.
     pub fn look(&mut self, s: &Set, epfd: c_int, room: usize) -> Result<(), i32> {
@@ -297,7 +311,7 @@ fn concerned(s: &Set, act: &Act) -> Option<u64> {
         _ => Some(w.data.load(Relaxed)),
     };
     if act.opens {
-        if known.is_some() {
+        if known.is_some() || acts::was_met(act) {
             // Accepted.
             return None;
         }

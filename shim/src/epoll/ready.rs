@@ -106,6 +106,19 @@ impl Set {
         l.ready.store(next.map_or(Listed::Last, Listed::Before), Relaxed);
     }
 
+    /// Takes a watch out of the ready list, which stands there behind the one of `before`, or first.
+    pub fn take_out(&self, before: Option<i32>, fd: i32) {
+        let Some(l) = self.link(fd) else { return };
+        let next = l.ready.swap(Listed::Out, Relaxed).next();
+        match before.and_then(|fd| self.link(fd)) {
+            Some(before) => before.ready.store(next.map_or(Listed::Last, Listed::Before), Relaxed),
+            None => self.first.store(next, Relaxed),
+        }
+        if next.is_none() {
+            self.last.store(before, Relaxed);
+        }
+    }
+
     /// Forgets what was in the ready list.
     pub fn empty(&self) {
         self.first.store(None, Relaxed);

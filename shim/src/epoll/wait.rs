@@ -7,6 +7,7 @@ use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::restless::{self, Restless};
@@ -24,6 +25,8 @@ const KERNEL_EVERY_US: u64 = 20;
 const PATIENCE: u32 = 32;
 /// The same where what the kernel has is known to be younger.
 const LONG_PATIENCE: u32 = 4096;
+/// A call that has room for so few events at most gets one of the kernel's at a time ([`report_few`]).
+const FEW: usize = 4;
 /// Looks at the kernel in one call that bring nothing but what is not for the program.
 const FULL: u32 = 64;
 /// A peer that acts natively all the time, or says so, does not keep a call from what is ready for longer than this.
@@ -161,25 +164,32 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
     kernel[given..].iter().for_each(|e| out.put(*e));
 }
 
-/// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.
-fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
+/// What a watch of the ready list has to report; `None`: it has no part in that. And how far its sender had come.
+fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     let events = w.events.load(Relaxed);
     let flags = w.flags.load(Relaxed);
     let edge = events & EPOLLET as u32 != 0;
-    let Some(ep) = w.ep.load(Relaxed) else { return };
+    let ep = w.ep.load(Relaxed)?;
     if flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
-        return;
+        return None;
     }
     // Closed here; another process that has the set still holds it.
     if ep.local().refs.load(Relaxed) == 0 {
-        return;
+        return None;
     }
-    let Some(chan) = ep.chan() else { return };
+    let chan = ep.chan()?;
     let seen = written(ep, chan);
     let at = ep.local().fd.load(Relaxed);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
-    let r = upkeep::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask;
+    Some((chan, seen, upkeep::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask))
+}
+
+/// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.
+fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
+    let Some((chan, seen, r)) = holds(fd, w) else { return };
+    let (events, flags) = (w.events.load(Relaxed), w.flags.load(Relaxed));
+    let edge = events & EPOLLET as u32 != 0;
     if r != 0 && since == 0 && seen != w.seen.load(Relaxed) && order::behind(s, chan, looked) {
         // What came since the last report came after our look at the rings, and perhaps after something that the kernel has.
         s.must_look.store(1, Relaxed);
@@ -248,6 +258,9 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
         }
         desk.news.clear();
     }
+    if is_few(s, out.max) {
+        return report_few(s, desk, epfd, out);
+    }
     let mut turned = false;
     // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
     // behind them may be the program's.
@@ -277,6 +290,86 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
     Ok(())
 }
 
+/// Whether a call with room for `max` events gets one of the kernel's at a time. Not where others wait, too: what each of them is
+/// told has no order, and whoever only looked at what the kernel has would leave it to them.
+fn is_few(s: &Set, max: usize) -> bool {
+    max <= FEW && s.waiters.load(Relaxed) == 1 && !s.shared()
+}
+
+/// The same for a call that has room for few events. What the kernel tells it does not tell again, and news that came to a ring
+/// earlier, but were seen after that, might find no room. So one event at a time is asked for, and only one that the
+/// kernel had before the rings were looked at: whatever they have later came after it.
+fn report_few(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result<(), i32> {
+    let mut turned = false;
+    drop_stale(s);
+    for _ in 0..FULL {
+        let any = order::has_events(s, epfd);
+        let Desk { kernel: k, news } = &mut *desk;
+        k.clear();
+        order::gather(s, news);
+        news.sort();
+        let since = s.looked.load(Relaxed);
+        let asks = any && (turned || is_kernels_turn(s, news));
+        if asks {
+            if let Err(e) = k.look(s, epfd, 1) {
+                order::take_all(s, news);
+                return Err(e);
+            }
+            k.base = k.n;
+            s.has_since.store(0, Relaxed);
+        }
+        merge(s, out, desk, since);
+        // What the rings had was not ready: now the kernel's turn has come.
+        turned = any && !asks;
+        if out.n > 0 || out.fault || !turned && !desk.kernel.more {
+            break;
+        }
+        desk.news.clear();
+    }
+    Ok(())
+}
+
+/// Takes out of the ready list what is not ready, as far as the kernel would look at its own: up to the first that is ready. Without
+/// this, what stands there since an earlier report, and has been read since, would keep its place for later news.
+fn drop_stale(s: &Set) {
+    /// The list may be as long as the set.
+    const LOOKS: usize = 16;
+    let (mut before, mut next) = (None, s.first.load(Relaxed));
+    for _ in 0..LOOKS {
+        let Some(fd) = next else { return };
+        let (Some(w), Some(l)) = (s.get(fd), s.link(fd)) else { return };
+        next = l.ready.load(Relaxed).next();
+        let dated = l.since.load(Relaxed) != 0;
+        match holds(fd, w) {
+            _ if dated => before = Some(fd),
+            Some((.., r)) if r != 0 => return,
+            held => {
+                s.take_out(before, fd);
+                if let Some((_, seen, _)) = held {
+                    w.seen.store(seen, Relaxed);
+                    w.flags.store(w.flags.load(Relaxed) & !EDGE, Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the first event that the kernel has, which it had by [`Set::has_since`], comes before what the rings have.
+fn is_kernels_turn(s: &Set, news: &News) -> bool {
+    if news.len() + s.waiting(1) == 0 {
+        return true;
+    }
+    match order::first(s, news) {
+        // A peer that says when it had news may say what it likes.
+        (Some(ring), kernel) => {
+            kernel.is_some_and(|kernel| kernel < ring)
+                || ring > s.has_since.load(Relaxed)
+                || s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE)
+        }
+        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2),
+    }
+}
+
 /// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
 /// lock held.
 fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
@@ -291,11 +384,12 @@ fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
 
 /// How many events the kernel is asked for, if a call has room for `max`; `None`: it is not asked.
 ///
-/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first.
+/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first: half of
+/// the room is left for what comes to them before they are looked at once more.
 fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     let waiting = news.len() + s.waiting(max.saturating_sub(news.len()));
     if waiting < max {
-        return Some(max - waiting);
+        return Some((max - waiting).div_ceil(2));
     }
     match order::first(s, news) {
         // The first of all events is the kernel's, or it has an older one.
@@ -433,7 +527,7 @@ unsafe fn serve(
         }
         let left = tx::until_due(left);
         let mut told = [NO_EVENT; SLEEPS_FOR];
-        let room = max.min(SLEEPS_FOR);
+        let room = if is_few(s, max) { 1 } else { max.div_ceil(2).min(SLEEPS_FOR) };
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
         let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
             0
