@@ -14,6 +14,7 @@
 // Unsafe here: ring memory is written to files.
 #![allow(unsafe_code)]
 
+use crate::channel::mapping;
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::tls::tls;
@@ -162,7 +163,7 @@ impl Passed {
     fn channel(&mut self, ring: usize) -> Option<&'static channel::Chan> {
         let held = channel::MAPPING.lock();
         let made =
-            channel::new_memory(ring, 0, libc::F_SEAL_SEAL).and_then(|fd| channel::map(fd, Role::Acceptor, ring, 0));
+            mapping::new_memory(ring, 0, libc::F_SEAL_SEAL).and_then(|fd| mapping::map(fd, Role::Acceptor, ring, 0));
         let chan = made.filter(|c| {
             let free = self.memfds.iter_mut().find(|fd| fd.is_none());
             let crossed = free.is_some_and(|free| {
@@ -469,7 +470,7 @@ fn take_up_from(fd: i32) {
         return;
     }
     let held = channel::MAPPING.lock();
-    let chan = channel::map(fd, Role::Acceptor, h.ring as usize, 0);
+    let chan = mapping::map(fd, Role::Acceptor, h.ring as usize, 0);
     held.release();
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);

@@ -4,7 +4,7 @@
 //! look at a letter: a knock must name a connection that this process has published, and come from the user who, as the
 //! kernel says, holds its other end.
 
-use crate::channel::{self, Chan};
+use crate::channel::{self, Chan, mapping};
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
@@ -379,7 +379,7 @@ fn read_answers() {
                 let ring = ring as usize;
                 let chan = if r.uid == uid::own() {
                     let held = channel::MAPPING.lock();
-                    let chan = channel::map(memfd, Role::Connector, ring, channel);
+                    let chan = mapping::map(memfd, Role::Connector, ring, channel);
                     held.release();
                     chan
                 } else if sealed::is_acceptable(memfd, ring) {
@@ -435,12 +435,12 @@ fn make_channel(k: &Asked, r: &Received, peer: u64, answer: u64, key: u64) {
     }
     let ring = config::ring();
     let id = random();
-    let Some(memfd) = channel::new_memory(ring, id, libc::F_SEAL_SEAL) else {
+    let Some(memfd) = mapping::new_memory(ring, id, libc::F_SEAL_SEAL) else {
         crate::log!(Warn, "no memory for a channel; connections stay on the kernel");
         return;
     };
     let held = channel::MAPPING.lock();
-    let chan = channel::map(memfd, Role::Acceptor, ring, id);
+    let chan = mapping::map(memfd, Role::Acceptor, ring, id);
     held.release();
     let Some(chan) = chan else {
         crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel");

@@ -20,7 +20,8 @@
 //! the kernel's buffers (`tx/unread.rs`).
 #![forbid(unsafe_code)]
 
-use crate::channel::{self, Chan, Whole};
+use crate::channel::Chan;
+use crate::channel::mapping::{self, Whole};
 use crate::kernel::{K, Kernel as _};
 use crate::{config, headroom, own, slow};
 use core::sync::atomic::Ordering::Relaxed;
@@ -173,7 +174,7 @@ fn begin(mailbox: u64, uid: u32, pid: u32) -> Option<&'static Waiting> {
         return None;
     }
     let (ring, id) = (ring(), K::random().max(1));
-    let first = channel::new_memory(ring, id, 0)?;
+    let first = mapping::new_memory(ring, id, 0)?;
     // Opened anew, so that the kernel counts who has it (`Kernel::is_open_once`).
     K::keep_private(first);
     let memory = K::reopen(first);
@@ -204,7 +205,7 @@ pub fn take_up(introduce: impl Fn(&'static Chan, u64, u32, u32)) {
         let memory = w.memory.load(Relaxed);
         if has_seal(memory) {
             w.of.store(0, Relaxed);
-            match channel::enter(&w.whole, &w.memory, Role::Acceptor, w.id.load(Relaxed)) {
+            match mapping::enter(&w.whole, &w.memory, Role::Acceptor, w.id.load(Relaxed)) {
                 Some(chan) => introduce(chan, w.mailbox.load(Relaxed), w.uid.load(Relaxed), w.pid.load(Relaxed)),
                 None => crate::log!(Warn, "no memory, or no descriptor, for a channel; connections stay on the kernel"),
             }
@@ -227,7 +228,7 @@ fn has_seal(memory: i32) -> bool {
 
 /// Whether memory that another user has passed on can become a channel.
 pub fn is_acceptable(memory: i32, ring: usize) -> bool {
-    ring <= RING && channel::is_sized(memory, ring)
+    ring <= RING && mapping::is_sized(memory, ring)
 }
 
 /// Maps and seals such memory. `None`: there is no room for it, or it cannot be sealed.
@@ -248,7 +249,7 @@ pub fn accept(memory: i32, uid: u32, ring: usize, id: u64) -> Option<&'static Ch
             own::discard(&PASSED);
         }
     });
-    if sealed { channel::enter(&WHOLE, &PASSED, Role::Connector, id) } else { None }
+    if sealed { mapping::enter(&WHOLE, &PASSED, Role::Connector, id) } else { None }
 }
 
 /// The child of a fork has none of it.

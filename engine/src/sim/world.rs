@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{Simulated, process};
-use crate::channel::{self, Chan, Whole};
+use crate::channel::mapping::{self, Whole};
+use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::Kernel;
@@ -154,13 +155,13 @@ static WHOLE: [Whole; 2] = [const { Whole::none() }; 2];
 impl Lane {
     fn new(ring: usize, neighbour: Neighbour) -> Option<Lane> {
         let id = Simulated::random();
-        let memfd = channel::new_memory(ring, id, 0)?;
+        let memfd = mapping::new_memory(ring, id, 0)?;
         let sent = Simulated::duplicate(memfd, 3);
         let end = |i: usize, fd, role| match neighbour {
             _ if fd < 0 => None,
             Neighbour::Own => {
                 let held = channel::MAPPING.lock();
-                let chan = channel::map(fd, role, ring, id);
+                let chan = mapping::map(fd, role, ring, id);
                 held.release();
                 chan
             }
@@ -174,7 +175,7 @@ impl Lane {
                     own::discard(&MEMORY[i]);
                     return None;
                 }
-                channel::enter(&WHOLE[i], &MEMORY[i], role, id)
+                mapping::enter(&WHOLE[i], &MEMORY[i], role, id)
             }
         };
         let (accepts, connects) = (end(0, memfd, Role::Acceptor), end(1, sent, Role::Connector));
