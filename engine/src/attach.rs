@@ -27,7 +27,7 @@ use crate::{config, conn, custody, family, fds, lifeline, mail, rx, sealed, sign
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
-use shmring::family::{Reason, State};
+use shmring::family::{OPEN, Reason, State};
 use shmring::layout::{self, Role, SLOTS};
 use shmring::position::{Claim, StreamPos};
 
@@ -398,7 +398,7 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     ep.rx_phase.set(shmring::switch::RxPhase::from_u32(phase));
     let up = h.side[Role::Connector as usize].up.load(Relaxed);
     ep.rx_up.store(up.map_or(StreamPos::NEVER, Claim::believed), Relaxed);
-    ep.rx_word.store(rx::READY, Relaxed);
+    ep.rx_word.store(OPEN, Relaxed);
     ep.wr_shut.store(h.side[chan.role() as usize].wr_shut.load(Relaxed), Relaxed);
     ep.tx_phase.set(shmring::switch::TxPhase::Down);
     ep.because(Reason::Inherited);

@@ -6,14 +6,14 @@ use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::path::{self, Call, Path};
-use crate::rx::{self, READY};
+use crate::rx;
 use crate::signals::{self, Runs};
 use crate::turns::{self, Direction, Turn, Wait};
 use crate::tx::{self, Sent, UP};
 use crate::{acts, attach, closing, conn, endpoint, family, fds, leave, lifeline, real, slots, watchers};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
-use shmring::family::{Reason, State};
+use shmring::family::{OPEN, Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
 use shmring::switch::{RxPhase, TxPhase};
 
@@ -144,7 +144,7 @@ struct Receive(Vectors);
 impl Receive {
     #[inline(always)]
     fn try_natively(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        counted(ep, &ep.rx_word, READY, &mut || receive_natively(ep, self.0.fd, self.0.flags, real))
+        counted(ep, &ep.rx_word, OPEN, &mut || receive_natively(ep, self.0.fd, self.0.flags, real))
     }
 }
 
@@ -225,7 +225,7 @@ pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isiz
     let Some(ep) = fds::carried(fd) else { return Some(real()) };
     match Path::of(ep, fd) {
         Path::Kernel => Some(real()),
-        Path::Between => counted(ep, &ep.rx_word, READY, &mut real),
+        Path::Between => counted(ep, &ep.rx_word, OPEN, &mut real),
         Path::Shm(_) => None,
     }
 }

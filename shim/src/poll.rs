@@ -10,14 +10,13 @@ use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::lifeline::ENDED;
 use engine::restless::{self, Restless};
-use engine::rx::READY;
 use engine::spin::{self, Spun};
 use engine::{config, conn, poller, readiness, rx, sleep, upkeep};
 use host::usercopy::{self, Fault};
 use host::{clock, real, signals};
 use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDBAND, POLLRDNORM, POLLWRBAND, POLLWRNORM};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t};
-use shmring::family::State;
+use shmring::family::{OPEN, State};
 use shmring::{lnx, ring};
 
 /// Entries kept on the stack.
@@ -36,7 +35,7 @@ struct Counted {
 
 /// Counts a native wait on `ep`. False, undone: the ring is in use.
 fn count(ep: Ep) -> bool {
-    let native = ep.rx_word.fetch_add(1, AcqRel) & READY == 0;
+    let native = ep.rx_word.fetch_add(1, AcqRel) & OPEN == 0;
     if !native {
         uncount(ep);
     }
@@ -44,7 +43,7 @@ fn count(ep: Ep) -> bool {
 }
 
 fn uncount(ep: Ep) {
-    let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !READY != 0 { Some(w - 1) } else { None });
+    let _ = ep.rx_word.fetch_update(AcqRel, Relaxed, |w| if w & !OPEN != 0 { Some(w - 1) } else { None });
 }
 
 /// A program's array of pollfds. It is read and written as the kernel does it, in the program's memory, which another thread

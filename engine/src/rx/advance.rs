@@ -9,9 +9,6 @@ use crate::lifeline;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::switch::{self, RxPhase};
 
-/// `rx_word`: the ring may be used; threads of the family no longer block natively.
-pub const READY: u32 = shmring::family::OPEN;
-
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
     let life = ep.life();
