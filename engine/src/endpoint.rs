@@ -160,15 +160,15 @@ impl Ep {
         }
     }
     /// Notes an error that the kernel reported, once: afterwards nothing says any more whether a FIN came before the RST
-    /// (tcp_reset: EPIPE in CLOSE_WAIT). Only of a connection that this side has not shut down. The first counts: once it
+    /// (tcp_reset: EPIPE in CLOSE_WAIT). EPIPE says so only while this side has not shut down. The first counts: once it
     /// was taken, whoever sends gets EPIPE (sk_stream_error).
     pub fn note_error(self, errno: i32) {
         let seen = match errno {
-            libc::EPIPE => FIN,
+            libc::EPIPE if self.wr_shut.load(Relaxed) == 0 => FIN,
             libc::ECONNRESET | libc::ETIMEDOUT => RST,
             _ => return,
         };
-        if self.state() == State::Attached && self.wr_shut.load(Relaxed) == 0 {
+        if self.state() == State::Attached {
             let _ = self.rx_fin.fetch_update(Relaxed, Relaxed, |v| (v < FIN).then_some(seen));
         }
     }

@@ -545,12 +545,15 @@ pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
 
 /// Whether a FIN came on a connection that the kernel has closed by now, if that is known.
 pub(super) fn fin_on_closed(ep: Ep) -> Option<bool> {
-    match ep.rx_fin.load(Relaxed) {
+    let noted = ep.rx_fin.load(Relaxed);
+    match noted {
         FIN => Some(true),
-        RST => Some(false),
+        RST if ep.wr_shut.load(Relaxed) == 0 => Some(false),
         _ => ep.chan().and_then(|chan| {
             let p = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize));
             match ep.wr_shut.load(Relaxed) {
+                // In LAST_ACK and CLOSING a RST behind a FIN is ECONNRESET, too: then the peer has said that it finishes.
+                _ if noted == RST => Some(p.wr_shut.load(Relaxed) != 0),
                 // A connection that this side has not shut down is closed by a RST only, whoever has had its error:
                 // perhaps behind the FIN of a peer that has shut down.
                 0 => Some(p.wr_shut.load(Relaxed) != 0),

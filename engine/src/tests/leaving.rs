@@ -279,3 +279,21 @@ fn a_send_that_is_cut_short_keeps_the_error() {
         pair.b.close();
     }
 }
+
+/// A RST that comes without a FIN, to an end that has shut down: what its peer repeated over the lifeline is not read twice.
+#[test]
+fn a_reset_without_a_fin_is_not_counted_as_a_byte() {
+    let world = World::new();
+    let pair = world.pair();
+    assert_eq!(pair.a.send(b"0"), Ok(1));
+    pair.attach(RING);
+    assert_eq!(pair.b.recv(1), Ok(b"0".to_vec()));
+    assert_eq!(pair.a.send(b"1"), Ok(1));
+    assert_eq!(pair.b.send(b"unread"), Ok(6));
+    assert_eq!(pair.b.shutdown(SHUT_WR), Ok(()));
+    pair.a.close();
+    assert_eq!(pair.b.send(b"more"), Err(ECONNRESET));
+    assert_eq!(pair.b.recv(9), Ok(b"1".to_vec()));
+    assert_eq!(pair.b.recv(9), Ok(vec![]));
+    pair.b.close();
+}
