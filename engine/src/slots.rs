@@ -7,6 +7,7 @@ use crate::endpoint::Ep;
 use crate::lock::Held;
 use crate::mail::RENDEZVOUS;
 use crate::{family, members};
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
@@ -235,8 +236,30 @@ fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
     }
 }
 
-/// Gives back what was left for peers who have closed their ends since. With [`lock`] held.
+/// Channels of which the kernel is asked, at most, whether the other side still has them, each time that a connection is closed.
+const ASKED: usize = 4;
+static TURN: AtomicU32 = AtomicU32::new(0);
+
+/// Whether in the channel is only what was left for a peer of another user, who has all of it as long as he has the channel.
+fn is_left(chan: &Chan) -> bool {
+    chan.idle() && chan.left_behind().next().is_some() && chan.is_sealed() && chan.role() == Role::Acceptor
+}
+
+/// Gives back what was left for peers who have closed their ends since, or have been killed: who was killed has not said so in
+/// the channel, and of a connection that was reset the kernel does not say how it ended. With [`lock`] held.
 fn collect() {
+    let left = || channel::own().filter(|c| is_left(c));
+    let n = left().count();
+    if n > 0 {
+        // By turns: who keeps many channels does not make a call dear.
+        let from = TURN.fetch_add(ASKED as u32, Relaxed) as usize % n;
+        for chan in left().skip(from).chain(left().take(from)).take(ASKED) {
+            if chan.is_ours_alone() {
+                chan.left_behind().for_each(|slot| chan.take_back(slot));
+                close_if_empty(chan);
+            }
+        }
+    }
     for chan in channel::own().filter(|c| c.left_behind().next().is_some()) {
         for slot in chan.left_behind() {
             if chan.slot(slot).side[chan.role().peer() as usize].gone.load(Acquire) != 0 {

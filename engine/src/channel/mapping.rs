@@ -212,6 +212,11 @@ impl Chan {
         }
         true
     }
+    /// Whether nobody but this process and its children has the memory of a sealed channel that this user made. Asks the kernel.
+    pub fn is_ours_alone(&self) -> bool {
+        K::is_open_once(self.memfd.load(Relaxed))
+    }
+
     /// Gives the channel up: no connection of this process is in it. The other side's go on. Call with [`MAPPING`] held.
     pub fn close(&'static self) {
         if self.inherited.load(Relaxed) == 0 {

@@ -462,6 +462,37 @@ fn two_users_that_send_before_they_read() {
     }
 }
 
+/// Clients of another user are killed with more than a ring unread, which the kernel counts as a reset: their channels are given up
+/// with their connections.
+#[test]
+fn clients_of_another_user_that_are_killed_unread() {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let _users = Users;
+    let lab = Lab::new("unread-by-dead", Mode::Both);
+    let (_, library) = for_everybody(&lab);
+    let program = lab.compile("killed.c", &[]);
+    let end = |side, uid, words: &[&str]| {
+        let mut c = as_user(&lab, side, uid, &library, &program);
+        c.args(words);
+        c
+    };
+    let server = lab.start("server", &mut end(Side::Server, 0, &["server"]));
+    wait_for("the listener", PATIENCE, || server.stdout().contains('\n'));
+    let port = server.stdout().lines().next().expect("a port").to_owned();
+    let gone = || server.stdout().lines().filter(|line| line.starts_with("had")).count();
+    for n in 1..=5 {
+        lab.start("client", &mut end(Side::Client, ALICE, &["client", &port])).wait(PATIENCE);
+        wait_for("the end", PATIENCE, || gone() == n);
+    }
+    let said = server.stdout();
+    assert!(said.contains("had 1 "), "no client was attached: {said}");
+    // The last may not have been gone altogether when the server closed its end.
+    assert!(said.lines().last().is_some_and(|l| l.ends_with("has 0") || l.ends_with("has 1")), "{said}");
+}
+
 /// A program under `CULVERT_PEERS=own` shares memory with its own user's processes and root's, whichever end it is; its connections
 /// with others' work all the same.
 #[test]

@@ -1,0 +1,74 @@
+/* Clients ask for more than a ring holds, look at the first byte, and are killed. How many channels does the server keep?
+ *
+ * usage: killed server         prints its port, and for each client that is gone how many channels it had with it and has
+ *        killed client PORT    is killed by itself */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static char big[300000];
+
+static int channels(void) {
+    DIR *d = opendir("/proc/self/fd");
+    int n = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char path[300], to[300] = "";
+        snprintf(path, sizeof path, "/proc/self/fd/%s", e->d_name);
+        if (readlink(path, to, sizeof to - 1) > 0 && strstr(to, "culvert-channel")) n++;
+    }
+    closedir(d);
+    return n;
+}
+
+static int client(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    char b[32] = "ping";
+    if (connect(s, (void *)&a, sizeof a)) return 2;
+    for (int i = 0; i < 60; i++)
+        if (write(s, b, 32) != 32 || recv(s, b, 32, MSG_WAITALL) != 32) return 2;
+    if (write(s, "BIG", 3) != 3 || recv(s, b, 1, MSG_PEEK) != 1) return 2;
+    usleep(300000);
+    return raise(SIGKILL);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 2) return client(atoi(argv[2]));
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int ls = socket(AF_INET, SOCK_STREAM, 0), ep = epoll_create1(0), had = 0;
+    if (bind(ls, (void *)&a, len) || listen(ls, 9) || getsockname(ls, (void *)&a, &len)) return 2;
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = ls};
+    epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
+    printf("%d\n", ntohs(a.sin_port));
+    fflush(stdout);
+    while (epoll_wait(ep, &e, 1, -1) == 1) {
+        char b[4096];
+        if (e.data.fd == ls) {
+            struct epoll_event c = {.events = EPOLLIN, .data.fd = accept(ls, 0, 0)};
+            epoll_ctl(ep, EPOLL_CTL_ADD, c.data.fd, &c);
+            continue;
+        }
+        ssize_t n = recv(e.data.fd, b, sizeof b, MSG_DONTWAIT);
+        if (n == 3) {
+            had = channels();
+            n = send(e.data.fd, big, sizeof big, MSG_DONTWAIT | MSG_NOSIGNAL);
+        } else if (n > 0) {
+            n = send(e.data.fd, b, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
+        if (n <= 0) {
+            close(e.data.fd);
+            printf("had %d has %d\n", had, channels());
+            fflush(stdout);
+        }
+    }
+}
