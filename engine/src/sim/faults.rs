@@ -1,6 +1,7 @@
 //! Calls of the simulated kernel that fail for want of something.
 
-use super::{Simulated, State, state};
+use super::Simulated;
+use super::state::{State, state};
 
 /// What there is none of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

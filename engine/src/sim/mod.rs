@@ -10,6 +10,7 @@
 
 pub mod faults;
 pub mod process;
+mod state;
 pub mod tcp;
 pub mod world;
 
@@ -18,7 +19,7 @@ use core::ffi::CStr;
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
-use faults::{Plan, Want};
+use faults::Want;
 use host::signals::Runs;
 use host::usercopy::Fault;
 use libc::{iovec, pollfd, sigset_t};
@@ -26,189 +27,11 @@ use rendezvous::Tuple;
 use rendezvous::bell::Bell;
 use rendezvous::diag::Cache;
 use shmring::lnx::Plain;
-use std::alloc::{Layout, alloc_zeroed};
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard};
+use state::{Memory, Object, state};
 use tcp::Tcp;
 
 /// The kernel of the tests.
 pub struct Simulated;
-
-/// Memory that stays where it is, as long as the process.
-#[derive(Clone, Copy)]
-struct Memory {
-    at: *mut u8,
-    len: usize,
-}
-
-/// All of it: nothing of it is lost.
-static MEMORY: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
-
-// SAFETY: plain memory that is never freed; tests are one thread each, one at a time.
-unsafe impl Send for Memory {}
-
-impl Memory {
-    fn new(len: usize) -> Memory {
-        // Zeros that nobody has touched cost nothing, unless the allocator has to align them.
-        let layout = Layout::from_size_align(len + 4096, 16).expect("a length");
-        // SAFETY: not of length 0.
-        let at = unsafe { alloc_zeroed(layout) };
-        assert!(!at.is_null());
-        let at = at.wrapping_add(at.align_offset(4096));
-        let memory = Memory { at, len };
-        MEMORY.lock().unwrap_or_else(|e| e.into_inner()).push(memory);
-        memory
-    }
-}
-
-/// What a descriptor may be.
-enum Object {
-    /// An end of a connection.
-    Socket(usize, usize),
-    /// A file in memory: its bytes and its seals.
-    File(Memory, i32),
-    /// A doorbell: its name and key, and whether it was rung.
-    Bell(u64, u64, bool),
-    /// What rings.
-    Ringer,
-    /// The reading end of a pipe, with the number of the writing end's object.
-    Reader(usize),
-    /// The writing end.
-    Writer,
-}
-
-/// What is a socket's, and not its connection's.
-#[derive(Clone, Default)]
-struct Socket {
-    nonblocking: bool,
-    /// Options that were set, by level and name.
-    options: BTreeMap<(i32, i32), Vec<u8>>,
-}
-
-type Meanwhile = Box<dyn FnOnce() + Send>;
-
-#[derive(Default)]
-struct State {
-    /// The process that runs, and the last that was made.
-    process: u32,
-    processes: u32,
-    /// Its descriptors.
-    descriptors: BTreeMap<i32, usize>,
-    /// Those of others.
-    others: BTreeMap<u32, BTreeMap<i32, usize>>,
-    /// Bytes of files that are locked: file and byte, and by which process.
-    locks: BTreeMap<(usize, usize), u32>,
-    objects: Vec<Option<Object>>,
-    sockets: BTreeMap<usize, Socket>,
-    connections: Vec<Tcp>,
-    now: u64,
-    random: u64,
-    /// What happens while somebody sleeps, in turn.
-    meanwhile: VecDeque<Option<Meanwhile>>,
-    /// Signals that were raised.
-    raised: Vec<i32>,
-    /// What happens in the middle of the next copy.
-    in_copy: Option<Meanwhile>,
-    /// Memory of the program that faults.
-    bad: Vec<Range<usize>>,
-    /// Pages that can still be had.
-    pages: Option<usize>,
-    /// Sleeps that lasted until their deadline.
-    timeouts: u32,
-    /// Naps in which nothing happened.
-    naps: u32,
-    /// Calls that fail, and how many have.
-    plan: Option<Plan>,
-    refused: u32,
-}
-
-static STATE: Mutex<Option<State>> = Mutex::new(None);
-
-/// The state, for one call: no other is made while it is held.
-struct Held(MutexGuard<'static, Option<State>>);
-
-impl core::ops::Deref for Held {
-    type Target = State;
-    fn deref(&self) -> &State {
-        self.0.as_ref().expect("a state")
-    }
-}
-
-impl core::ops::DerefMut for Held {
-    fn deref_mut(&mut self) -> &mut State {
-        self.0.as_mut().expect("a state")
-    }
-}
-
-fn state() -> Held {
-    process::call();
-    let mut held = STATE.lock().unwrap_or_else(|e| e.into_inner());
-    held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, process: 1, processes: 1, ..State::default() });
-    Held(held)
-}
-
-impl State {
-    fn object(&self, fd: i32) -> Option<&Object> {
-        self.objects.get(*self.descriptors.get(&fd)?)?.as_ref()
-    }
-    fn object_mut(&mut self, fd: i32) -> Option<&mut Object> {
-        self.objects.get_mut(*self.descriptors.get(&fd)?)?.as_mut()
-    }
-    /// The connection behind `fd`, and which end it is.
-    fn socket(&mut self, fd: i32) -> Option<(&mut Tcp, usize)> {
-        match *self.object(fd)? {
-            Object::Socket(connection, end) => Some((&mut self.connections[connection], end)),
-            _ => None,
-        }
-    }
-    fn file(&self, fd: i32) -> Option<Memory> {
-        match self.object(fd)? {
-            Object::File(memory, _) => Some(*memory),
-            _ => None,
-        }
-    }
-    fn free(&self, least: i32) -> i32 {
-        (least..).find(|fd| !self.descriptors.contains_key(fd)).expect("a number")
-    }
-    fn open(&mut self, object: Object) -> i32 {
-        let fd = self.free(3);
-        self.objects.push(Some(object));
-        self.descriptors.insert(fd, self.objects.len() - 1);
-        fd
-    }
-    /// A descriptor of an object has been closed.
-    fn closed(&mut self, id: usize) {
-        let tables = self.others.values().chain([&self.descriptors]);
-        if tables.flat_map(BTreeMap::values).any(|other| *other == id) {
-            return;
-        }
-        let options = self.sockets.remove(&id).unwrap_or_default().options;
-        let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
-        // l_onoff and l_linger.
-        let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
-        if let Some(Object::Socket(connection, end)) = self.objects[id].take() {
-            self.connections[connection].close(end, abort);
-        }
-    }
-    fn revents(&self, fd: i32, events: i16) -> i16 {
-        match self.object(fd) {
-            Some(&Object::Socket(connection, end)) => {
-                self.connections[connection].poll(end) & (events | libc::POLLHUP | libc::POLLERR)
-            }
-            Some(Object::Bell(_, _, rung)) if *rung => events & libc::POLLIN,
-            Some(Object::Reader(writer)) if self.objects[*writer].is_none() => libc::POLLHUP,
-            Some(_) => 0,
-            None if fd >= 0 => libc::POLLNVAL,
-            None => 0,
-        }
-    }
-    fn poll(&self, fds: &mut [pollfd]) -> isize {
-        fds.iter_mut().fold(0, |n, p| {
-            p.revents = self.revents(p.fd, p.events);
-            n + isize::from(p.revents != 0)
-        })
-    }
-}
 
 /// Runs what the test has left for a sleeper. False: there is nothing for this one.
 fn meanwhile() -> bool {

@@ -1,0 +1,188 @@
+//! What the simulated kernel remembers: processes, descriptors and what is behind them, files in memory, the clock.
+// Unsafe here: memory of files comes from the allocator, and is never freed.
+#![allow(unsafe_code)]
+
+use super::faults::Plan;
+use super::process;
+use super::tcp::Tcp;
+use core::ops::Range;
+use libc::pollfd;
+use std::alloc::{Layout, alloc_zeroed};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+/// Memory that stays where it is, as long as the process.
+#[derive(Clone, Copy)]
+pub(super) struct Memory {
+    pub(super) at: *mut u8,
+    pub(super) len: usize,
+}
+
+/// All of it: nothing of it is lost.
+pub(super) static MEMORY: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+
+// SAFETY: plain memory that is never freed; tests are one thread each, one at a time.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    pub(super) fn new(len: usize) -> Memory {
+        // Zeros that nobody has touched cost nothing, unless the allocator has to align them.
+        let layout = Layout::from_size_align(len + 4096, 16).expect("a length");
+        // SAFETY: not of length 0.
+        let at = unsafe { alloc_zeroed(layout) };
+        assert!(!at.is_null());
+        let at = at.wrapping_add(at.align_offset(4096));
+        let memory = Memory { at, len };
+        MEMORY.lock().unwrap_or_else(|e| e.into_inner()).push(memory);
+        memory
+    }
+}
+
+/// What a descriptor may be.
+pub(super) enum Object {
+    /// An end of a connection.
+    Socket(usize, usize),
+    /// A file in memory: its bytes and its seals.
+    File(Memory, i32),
+    /// A doorbell: its name and key, and whether it was rung.
+    Bell(u64, u64, bool),
+    /// What rings.
+    Ringer,
+    /// The reading end of a pipe, with the number of the writing end's object.
+    Reader(usize),
+    /// The writing end.
+    Writer,
+}
+
+/// What is a socket's, and not its connection's.
+#[derive(Clone, Default)]
+pub(super) struct Socket {
+    pub(super) nonblocking: bool,
+    /// Options that were set, by level and name.
+    pub(super) options: BTreeMap<(i32, i32), Vec<u8>>,
+}
+
+pub(super) type Meanwhile = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+pub(super) struct State {
+    /// The process that runs, and the last that was made.
+    pub(super) process: u32,
+    pub(super) processes: u32,
+    /// Its descriptors.
+    pub(super) descriptors: BTreeMap<i32, usize>,
+    /// Those of others.
+    pub(super) others: BTreeMap<u32, BTreeMap<i32, usize>>,
+    /// Bytes of files that are locked: file and byte, and by which process.
+    pub(super) locks: BTreeMap<(usize, usize), u32>,
+    pub(super) objects: Vec<Option<Object>>,
+    pub(super) sockets: BTreeMap<usize, Socket>,
+    pub(super) connections: Vec<Tcp>,
+    pub(super) now: u64,
+    pub(super) random: u64,
+    /// What happens while somebody sleeps, in turn.
+    pub(super) meanwhile: VecDeque<Option<Meanwhile>>,
+    /// Signals that were raised.
+    pub(super) raised: Vec<i32>,
+    /// What happens in the middle of the next copy.
+    pub(super) in_copy: Option<Meanwhile>,
+    /// Memory of the program that faults.
+    pub(super) bad: Vec<Range<usize>>,
+    /// Pages that can still be had.
+    pub(super) pages: Option<usize>,
+    /// Sleeps that lasted until their deadline.
+    pub(super) timeouts: u32,
+    /// Naps in which nothing happened.
+    pub(super) naps: u32,
+    /// Calls that fail, and how many have.
+    pub(super) plan: Option<Plan>,
+    pub(super) refused: u32,
+}
+
+pub(super) static STATE: Mutex<Option<State>> = Mutex::new(None);
+
+/// The state, for one call: no other is made while it is held.
+pub(super) struct Held(MutexGuard<'static, Option<State>>);
+
+impl core::ops::Deref for Held {
+    type Target = State;
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("a state")
+    }
+}
+
+impl core::ops::DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("a state")
+    }
+}
+
+pub(super) fn state() -> Held {
+    process::call();
+    let mut held = STATE.lock().unwrap_or_else(|e| e.into_inner());
+    held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, process: 1, processes: 1, ..State::default() });
+    Held(held)
+}
+
+impl State {
+    pub(super) fn object(&self, fd: i32) -> Option<&Object> {
+        self.objects.get(*self.descriptors.get(&fd)?)?.as_ref()
+    }
+    pub(super) fn object_mut(&mut self, fd: i32) -> Option<&mut Object> {
+        self.objects.get_mut(*self.descriptors.get(&fd)?)?.as_mut()
+    }
+    /// The connection behind `fd`, and which end it is.
+    pub(super) fn socket(&mut self, fd: i32) -> Option<(&mut Tcp, usize)> {
+        match *self.object(fd)? {
+            Object::Socket(connection, end) => Some((&mut self.connections[connection], end)),
+            _ => None,
+        }
+    }
+    pub(super) fn file(&self, fd: i32) -> Option<Memory> {
+        match self.object(fd)? {
+            Object::File(memory, _) => Some(*memory),
+            _ => None,
+        }
+    }
+    pub(super) fn free(&self, least: i32) -> i32 {
+        (least..).find(|fd| !self.descriptors.contains_key(fd)).expect("a number")
+    }
+    pub(super) fn open(&mut self, object: Object) -> i32 {
+        let fd = self.free(3);
+        self.objects.push(Some(object));
+        self.descriptors.insert(fd, self.objects.len() - 1);
+        fd
+    }
+    /// A descriptor of an object has been closed.
+    pub(super) fn closed(&mut self, id: usize) {
+        let tables = self.others.values().chain([&self.descriptors]);
+        if tables.flat_map(BTreeMap::values).any(|other| *other == id) {
+            return;
+        }
+        let options = self.sockets.remove(&id).unwrap_or_default().options;
+        let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
+        // l_onoff and l_linger.
+        let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
+        if let Some(Object::Socket(connection, end)) = self.objects[id].take() {
+            self.connections[connection].close(end, abort);
+        }
+    }
+    pub(super) fn revents(&self, fd: i32, events: i16) -> i16 {
+        match self.object(fd) {
+            Some(&Object::Socket(connection, end)) => {
+                self.connections[connection].poll(end) & (events | libc::POLLHUP | libc::POLLERR)
+            }
+            Some(Object::Bell(_, _, rung)) if *rung => events & libc::POLLIN,
+            Some(Object::Reader(writer)) if self.objects[*writer].is_none() => libc::POLLHUP,
+            Some(_) => 0,
+            None if fd >= 0 => libc::POLLNVAL,
+            None => 0,
+        }
+    }
+    pub(super) fn poll(&self, fds: &mut [pollfd]) -> isize {
+        fds.iter_mut().fold(0, |n, p| {
+            p.revents = self.revents(p.fd, p.events);
+            n + isize::from(p.revents != 0)
+        })
+    }
+}
