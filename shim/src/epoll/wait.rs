@@ -25,8 +25,9 @@ const KERNEL_EVERY_US: u64 = 20;
 const PATIENCE: u32 = 32;
 /// The same where what the kernel has is known to be younger.
 const LONG_PATIENCE: u32 = 4096;
-/// A call that has room for so few events at most gets one of the kernel's at a time ([`report_few`]).
-const FEW: usize = 4;
+/// A call that has room for as many events leaves half of it for news on rings; one that has room for fewer is told all that is
+/// ready and fits, as programs with small arrays expect.
+const MANY: usize = 8;
 /// Looks at the kernel in one call that bring nothing but what is not for the program.
 const FULL: u32 = 64;
 /// A peer that acts natively all the time, or says so, does not keep a call from what is ready for longer than this.
@@ -258,8 +259,8 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
         }
         desk.news.clear();
     }
-    if is_few(s, out.max) {
-        return report_few(s, desk, epfd, out);
+    if is_single(s, out.max) {
+        return report_single(s, desk, epfd, out);
     }
     let mut turned = false;
     // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
@@ -290,16 +291,21 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
     Ok(())
 }
 
-/// Whether a call with room for `max` events gets one of the kernel's at a time. Not where others wait, too: what each of them is
-/// told has no order, and whoever only looked at what the kernel has would leave it to them.
-fn is_few(s: &Set, max: usize) -> bool {
-    max <= FEW && s.waiters.load(Relaxed) == 1 && !s.shared()
+/// Room for what the kernel is asked for, of room for `max` events.
+fn share(max: usize) -> usize {
+    if max >= MANY { max.div_ceil(2) } else { max }
 }
 
-/// The same for a call that has room for few events. What the kernel tells it does not tell again, and news that came to a ring
+/// Whether a call has room for one event only, and must find out whose turn it is. Not where others wait, too: what each of them is
+/// told has no order, and whoever only looked at what the kernel has would leave it to them.
+fn is_single(s: &Set, max: usize) -> bool {
+    max == 1 && s.waiters.load(Relaxed) == 1 && !s.shared()
+}
+
+/// The same for a call that has room for one event. What the kernel tells it does not tell again, and news that came to a ring
 /// earlier, but were seen after that, might find no room. So one event at a time is asked for, and only one that the
 /// kernel had before the rings were looked at: whatever they have later came after it.
-fn report_few(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result<(), i32> {
+fn report_single(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result<(), i32> {
     let mut turned = false;
     drop_stale(s);
     for _ in 0..FULL {
@@ -384,12 +390,12 @@ fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
 
 /// How many events the kernel is asked for, if a call has room for `max`; `None`: it is not asked.
 ///
-/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first: half of
-/// the room is left for what comes to them before they are looked at once more.
+/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first: of
+/// much room half is left for what comes to them before they are looked at once more.
 fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     let waiting = news.len() + s.waiting(max.saturating_sub(news.len()));
     if waiting < max {
-        return Some((max - waiting).div_ceil(2));
+        return Some(share(max - waiting));
     }
     match order::first(s, news) {
         // The first of all events is the kernel's, or it has an older one.
@@ -527,7 +533,7 @@ unsafe fn serve(
         }
         let left = tx::until_due(left);
         let mut told = [NO_EVENT; SLEEPS_FOR];
-        let room = if is_few(s, max) { 1 } else { max.div_ceil(2).min(SLEEPS_FOR) };
+        let room = share(max).min(SLEEPS_FOR);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
         let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
             0
