@@ -1,7 +1,5 @@
 //! Calls of the simulated kernel that fail for want of something.
-
-use super::Simulated;
-use super::state::{State, state};
+#![forbid(unsafe_code)]
 
 /// What there is none of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +14,7 @@ pub enum Want {
 
 /// Calls that fail.
 #[derive(Clone, Copy)]
-pub struct Plan {
+struct Plan {
     want: Want,
     /// So many calls that need it succeed before.
     after: u32,
@@ -24,7 +22,25 @@ pub struct Plan {
     lasting: bool,
 }
 
-impl State {
+/// Calls that are to fail, and how many have.
+#[derive(Default)]
+pub struct Faults {
+    plan: Option<Plan>,
+    refused: u32,
+}
+
+impl Faults {
+    /// The call after the next `after` that need `want` fails, and with `lasting` all that follow.
+    pub fn refuse(&mut self, want: Want, after: u32, lasting: bool) {
+        *self = Faults { plan: Some(Plan { want, after, lasting }), refused: 0 };
+    }
+
+    /// No call fails any more. How many have.
+    pub fn end(&mut self) -> u32 {
+        self.plan = None;
+        self.refused
+    }
+
     /// Whether a call that needs `want` fails now.
     pub fn is_refused(&mut self, want: Want) -> bool {
         let Some(plan) = self.plan.as_mut().filter(|plan| plan.want == want) else { return false };
@@ -37,21 +53,5 @@ impl State {
             self.plan = None;
         }
         true
-    }
-}
-
-impl Simulated {
-    /// The call after the next `after` that need `want` fails, and with `lasting` all that follow.
-    pub fn refuse(want: Want, after: u32, lasting: bool) {
-        let mut s = state();
-        s.plan = Some(Plan { want, after, lasting });
-        s.refused = 0;
-    }
-
-    /// No call fails any more. How many have.
-    pub fn refused() -> u32 {
-        let mut s = state();
-        s.plan = None;
-        s.refused
     }
 }

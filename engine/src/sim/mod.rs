@@ -54,6 +54,16 @@ fn code<T>(r: Result<T, i32>, ok: impl FnOnce(T) -> isize) -> isize {
 
 /// What tests do to the kernel, and what they ask of it.
 impl Simulated {
+    /// The call after the next `after` that need `want` fails, and with `lasting` all that follow.
+    pub fn refuse(want: Want, after: u32, lasting: bool) {
+        state().faults.refuse(want, after, lasting);
+    }
+
+    /// No call fails any more. How many have.
+    pub fn refused() -> u32 {
+        state().faults.end()
+    }
+
     /// A connection: the descriptor of the end that connected, and of the one that was accepted.
     pub fn connection() -> (i32, i32) {
         let mut s = state();
@@ -162,7 +172,7 @@ impl Simulated {
         s.bad.clear();
         s.raised.clear();
         s.pages = None;
-        s.plan = None;
+        s.faults.end();
         s.timeouts = 0;
         s.naps = 0;
     }
@@ -385,7 +395,7 @@ impl Kernel for Simulated {
     }
     fn duplicate(fd: i32, least: i32) -> i32 {
         let mut s = state();
-        if s.is_refused(Want::Descriptors) {
+        if s.faults.is_refused(Want::Descriptors) {
             return -libc::EMFILE;
         }
         let Some(&id) = s.descriptors.get(&fd) else { return -libc::EBADF };
@@ -441,7 +451,7 @@ impl Kernel for Simulated {
     }
     fn pipe() -> Option<[i32; 2]> {
         let mut s = state();
-        if s.is_refused(Want::Descriptors) {
+        if s.faults.is_refused(Want::Descriptors) {
             return None;
         }
         let writer = s.open(Object::Writer);
@@ -470,14 +480,14 @@ impl Kernel for Simulated {
 
     fn memory_file(_: &CStr, len: usize) -> Option<i32> {
         let mut s = state();
-        if s.is_refused(Want::Descriptors) || s.is_refused(Want::Memory) {
+        if s.faults.is_refused(Want::Descriptors) || s.faults.is_refused(Want::Memory) {
             return None;
         }
         Some(s.open(Object::File(Memory::new(len), 0)))
     }
     fn seal(fd: i32, seals: i32) -> isize {
         let mut s = state();
-        if seals & libc::F_SEAL_FUTURE_WRITE != 0 && s.is_refused(Want::Seal) {
+        if seals & libc::F_SEAL_FUTURE_WRITE != 0 && s.faults.is_refused(Want::Seal) {
             return -libc::EINVAL as isize;
         }
         match s.object_mut(fd) {
@@ -531,13 +541,13 @@ impl Kernel for Simulated {
         }
     }
     fn zeros(len: usize) -> Option<*mut u8> {
-        (!state().is_refused(Want::Memory)).then(|| Memory::new(len).at)
+        (!state().faults.is_refused(Want::Memory)).then(|| Memory::new(len).at)
     }
     fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8> {
         let mut s = state();
         let file = s.file(fd)?;
         assert!(offset + len <= file.len, "a mapping that ends beyond the file");
-        if s.is_refused(Want::Memory) {
+        if s.faults.is_refused(Want::Memory) {
             return None;
         }
         Some(file.at.wrapping_add(offset))
@@ -547,7 +557,7 @@ impl Kernel for Simulated {
     }
     unsafe fn remap(at: *mut u8, _: usize, _: usize) -> Option<*mut u8> {
         // A file's bytes lie one behind the other.
-        (!state().is_refused(Want::Memory)).then_some(at)
+        (!state().faults.is_refused(Want::Memory)).then_some(at)
     }
     unsafe fn relocate(at: *mut u8, _: usize, _: *mut u8) -> Option<*mut u8> {
         // As `replace`.
@@ -559,7 +569,7 @@ impl Kernel for Simulated {
     unsafe fn unmap(_: *mut u8, _: usize) {}
     fn populate(_: *mut u8, len: usize) -> isize {
         let mut s = state();
-        if s.is_refused(Want::Memory) {
+        if s.faults.is_refused(Want::Memory) {
             return -libc::ENOMEM as isize;
         }
         let pages = len.div_ceil(4096);
@@ -641,7 +651,7 @@ impl Kernel for Simulated {
         -libc::ENOSYS as isize
     }
     fn open_bell() -> Result<Bell, i32> {
-        if state().is_refused(Want::Descriptors) {
+        if state().faults.is_refused(Want::Descriptors) {
             return Err(libc::EMFILE);
         }
         let (name, key) = (Self::random(), Self::random());
@@ -649,7 +659,7 @@ impl Kernel for Simulated {
     }
     fn ringer(place: fn(i32) -> i32) -> Result<i32, i32> {
         let mut s = state();
-        if s.is_refused(Want::Descriptors) {
+        if s.faults.is_refused(Want::Descriptors) {
             return Err(libc::EMFILE);
         }
         let fd = s.open(Object::Ringer);

@@ -2,7 +2,7 @@
 // Unsafe here: memory of files comes from the allocator, and is never freed.
 #![allow(unsafe_code)]
 
-use super::faults::Plan;
+use super::faults::Faults;
 use super::process;
 use super::tcp::Tcp;
 use core::ops::Range;
@@ -94,9 +94,7 @@ pub(super) struct State {
     pub(super) timeouts: u32,
     /// Naps in which nothing happened.
     pub(super) naps: u32,
-    /// Calls that fail, and how many have.
-    pub(super) plan: Option<Plan>,
-    pub(super) refused: u32,
+    pub(super) faults: Faults,
 }
 
 pub(super) static STATE: Mutex<Option<State>> = Mutex::new(None);
