@@ -329,6 +329,15 @@ impl Proc {
         self.signal(signal);
         self.wait(PATIENCE)
     }
+
+    /// Waits until the program has printed two more lines: for a peer that prints one for each hundred exchanges, proof that
+    /// they go on.
+    #[track_caller]
+    pub fn must_progress(&self, what: &str) {
+        let lines = || self.stdout().lines().count();
+        let before = lines();
+        wait_for(what, PATIENCE, || lines() > before + 1);
+    }
 }
 
 impl Drop for Proc {

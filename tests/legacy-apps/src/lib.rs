@@ -203,3 +203,22 @@ pub fn culvert() -> PathBuf {
 pub fn file(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
+
+/// Exchanges of three sizes through an echo server; `server` and `client` start what runs them.
+pub fn echo(
+    lab: &Lab,
+    server: impl Fn(&[&str]) -> std::process::Command,
+    client: impl Fn(&[&str]) -> std::process::Command,
+) -> Seen {
+    let mut seen = Seen::default();
+    let port = lab::free_port();
+    let text = port.to_string();
+    let running = lab.serve("echo", port, &mut server(&["echo", &text]));
+    for (connections, count, size) in [("4", "300", "64"), ("2", "20", "100000"), ("1", "3", "3000000")] {
+        let out = lab.run("ping", &mut client(&["ping", &text, connections, count, size]));
+        seen.note(format!("{connections} x {count} x {size}"), format!("{} {}", out.text(), out.status));
+    }
+    running.signal(libc::SIGTERM);
+    drop(running);
+    seen
+}

@@ -1,13 +1,12 @@
 //! Bad input and limits: wrong settings, few descriptors, programs that close what they do not know,
-//! daemons, stopped peers, no shared memory, and users who are not each other.
+//! daemons, stopped peers, no shared memory, many connections.
 
-use legacy_apps::lab::{free_port, open_to_all, wait_gone};
-use legacy_apps::procs::{registries, signal, status, working_in};
+use legacy_apps::lab::{free_port, wait_gone};
+use legacy_apps::procs::{signal, status, working_in};
 use legacy_apps::{
-    BOTH, Lab, Mode, PATIENCE, Proc, Seen, Side, compare, compare_one, is_root, on_ring, poll_until, stat, wait_for,
+    BOTH, Lab, Mode, PATIENCE, Seen, Side, compare, compare_one, echo, is_root, on_ring, stat, wait_for,
 };
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -22,21 +21,6 @@ fn peer(lab: &Lab, side: Side, prefix: &[&str], words: &[&str]) -> Command {
     let mut c = lab.command(side, first);
     c.args(rest).arg(program).args(words);
     c
-}
-
-/// Exchanges of three sizes through an echo server; `server` and `client` start what runs them.
-fn echo(lab: &Lab, server: impl Fn(&[&str]) -> Command, client: impl Fn(&[&str]) -> Command) -> Seen {
-    let mut seen = Seen::default();
-    let port = free_port();
-    let text = port.to_string();
-    let running = lab.serve("echo", port, &mut server(&["echo", &text]));
-    for (connections, count, size) in [("4", "300", "64"), ("2", "20", "100000"), ("1", "3", "3000000")] {
-        let out = lab.run("ping", &mut client(&["ping", &text, connections, count, size]));
-        seen.note(format!("{connections} x {count} x {size}"), format!("{} {}", out.text(), out.status));
-    }
-    running.signal(libc::SIGTERM);
-    drop(running);
-    seen
 }
 
 #[test]
@@ -218,17 +202,6 @@ fn daemons_that_fork_twice() {
     });
 }
 
-/// Lines printed so far: each says that 100 more exchanges were made.
-fn progress(p: &Proc) -> usize {
-    p.stdout().lines().count()
-}
-
-#[track_caller]
-fn must_progress(p: &Proc, what: &str) {
-    let before = progress(p);
-    wait_for(what, PATIENCE, || progress(p) > before + 1);
-}
-
 #[test]
 fn a_stopped_peer_delays_only_itself() {
     let lab = Lab::new("stopped", Mode::Both);
@@ -243,24 +216,24 @@ fn a_stopped_peer_delays_only_itself() {
     };
     let (mut one, mut two) = (start(), start());
     let (first_input, second_input) = (one.stdin(), two.stdin());
-    must_progress(&one, "exchanges of the first client");
-    must_progress(&two, "exchanges of the second client");
+    one.must_progress("exchanges of the first client");
+    two.must_progress("exchanges of the second client");
     for _ in 0..5 {
         one.signal(libc::SIGSTOP);
         wait_for("the first client to stop", PATIENCE, || status(one.pid()).is_some_and(|s| s.state == 'T'));
-        must_progress(&two, "exchanges beside a stopped client");
+        two.must_progress("exchanges beside a stopped client");
         // Somebody new comes meanwhile: the stopped one does not answer any handshake.
         let out = lab.run("ping", &mut peer(&lab, Side::Client, &[], &["ping", &port.to_string(), "2", "100", "64"]));
         assert!(out.status.success(), "{}", out.stderr);
         one.signal(libc::SIGCONT);
-        must_progress(&one, "exchanges after SIGCONT");
+        one.must_progress("exchanges after SIGCONT");
     }
     // A server that is stopped delays its clients, and they go on when it does.
     server.signal(libc::SIGSTOP);
     wait_for("the server to stop", PATIENCE, || status(server.pid()).is_some_and(|s| s.state == 'T'));
     server.signal(libc::SIGCONT);
-    must_progress(&one, "exchanges of the first client");
-    must_progress(&two, "exchanges of the second client");
+    one.must_progress("exchanges of the first client");
+    two.must_progress("exchanges of the second client");
     drop((first_input, second_input));
     for p in [one, two] {
         assert!(p.wait(PATIENCE).status.success());
@@ -296,7 +269,7 @@ fn a_peer_of_another_version() {
             let server = lab.serve("echo", port.parse().unwrap(), &mut start(Side::Server, &["echo", &port]));
             let mut client = lab.start("ping-on", start(Side::Client, &["ping-on", &port, "64"]).stdin(Stdio::piped()));
             let input = client.stdin();
-            wait_for("exchanges", PATIENCE, || progress(&client) > 100);
+            wait_for("exchanges", PATIENCE, || client.stdout().lines().count() > 100);
             if lab.accelerated(side) {
                 // The command is of the server's version, or of the client's: it sees its like.
                 let here = if side == Side::Server { client.pid() } else { server.pid() };
@@ -331,288 +304,6 @@ fn no_shared_memory_directory() {
             echo(lab, |w| peer(lab, Side::Server, &prefix, w), |w| peer(lab, Side::Client, &prefix, w))
         });
     }
-}
-
-/// Copies of the programs that every user may execute, wherever the repository lies.
-fn for_everybody(lab: &Lab) -> (PathBuf, PathBuf) {
-    let copy = |from: PathBuf, name: &str| {
-        let to = lab.path(name);
-        std::fs::copy(&from, &to).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
-        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)).expect("permissions");
-        to
-    };
-    open_to_all(lab.dir());
-    let library =
-        if lab.accelerated(Side::Client) { copy(legacy_apps::library(), "libculvert.so") } else { PathBuf::new() };
-    (copy(legacy_apps::lab::peer_program(), "legacy-peer"), library)
-}
-
-/// `program` as user `uid`, who has no name, no group of others and no capability.
-fn as_user(lab: &Lab, side: Side, uid: u32, library: &Path, program: &Path) -> Command {
-    let mut c = lab.command(side, "setpriv");
-    c.env_remove("LD_PRELOAD")
-        .arg(format!("--reuid={uid}"))
-        .arg(format!("--regid={uid}"))
-        .args(["--clear-groups", "--"]);
-    if lab.accelerated(side) {
-        c.arg("env").arg(format!("LD_PRELOAD={}", library.display()));
-    }
-    c.arg(program);
-    c
-}
-
-/// Users of the tests: nobody else has these ids on an ordinary machine.
-const ALICE: u32 = 61_001;
-const BOB: u32 = 61_002;
-const MALLORY: u32 = 61_003;
-
-/// Removes what the tests' users leave in /dev/shm when it is dropped.
-struct Users;
-
-impl Drop for Users {
-    fn drop(&mut self) {
-        for (name, _) in registries() {
-            if [ALICE, BOB, MALLORY].iter().any(|u| name.starts_with(&format!("culvert-{u}-"))) {
-                let _ = std::fs::remove_file(PathBuf::from("/dev/shm").join(name));
-            }
-        }
-    }
-}
-
-#[test]
-fn peers_of_different_users() {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users");
-        return;
-    }
-    let _users = Users;
-    for (server_uid, client_uid) in [(ALICE, BOB), (ALICE, ALICE), (0, ALICE), (ALICE, 0)] {
-        compare("users", BOTH, |lab| {
-            let (program, library) = for_everybody(lab);
-            let mut seen = echo(
-                lab,
-                |w| {
-                    let mut c = as_user(lab, Side::Server, server_uid, &library, &program);
-                    c.args(w);
-                    c
-                },
-                |w| {
-                    let mut c = as_user(lab, Side::Client, client_uid, &library, &program);
-                    c.args(w);
-                    c
-                },
-            );
-            let port = free_port();
-            let text = port.to_string();
-            let server = lab.serve(
-                "echo",
-                port,
-                as_user(lab, Side::Server, server_uid, &library, &program).args(["echo", &text]),
-            );
-            let mut on = lab.start(
-                "ping-on",
-                as_user(lab, Side::Client, client_uid, &library, &program)
-                    .args(["ping-on", &text, "64"])
-                    .stdin(Stdio::piped()),
-            );
-            let input = on.stdin();
-            lab.assert_shm(server.pid());
-            lab.assert_shm(on.pid());
-            drop(input);
-            seen.note("ping-on", on.wait(PATIENCE).status);
-            drop(server);
-            seen
-        });
-    }
-}
-
-/// A ring between two users holds less than the kernel's buffers do. Programs that send much to each other before they read do not
-/// wait for each other for ever.
-#[test]
-fn two_users_that_send_before_they_read() {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users");
-        return;
-    }
-    let _users = Users;
-    for way in ["block", "poll", "waitall", "lowat", "retry", "held"] {
-        compare(&format!("crossed-{way}"), BOTH, |lab| {
-            let (_, library) = for_everybody(lab);
-            let script = std::fs::read(legacy_apps::file("py/crossed.py")).expect("the script");
-            let script = lab.write("crossed.py", script);
-            let end = |side, uid, port: &str| {
-                let mut c = as_user(lab, side, uid, &library, Path::new("/usr/bin/python3.11"));
-                c.arg(&script).args([way, port]);
-                c
-            };
-            let server = lab.start("server", &mut end(Side::Server, ALICE, "0"));
-            wait_for("the listener", PATIENCE, || server.stdout().contains('\n'));
-            let port = server.stdout().trim().to_owned();
-            let client = lab.run("client", &mut end(Side::Client, 0, &port));
-            let server = server.wait(PATIENCE);
-            if lab.accelerated(Side::Client) {
-                let log = std::fs::read_to_string(lab.path("culvert.log")).expect("culvert's log");
-                assert!(on_ring(&log) >= 2, "{log}");
-            }
-            let mut seen = Seen::default();
-            seen.note("client", format!("{} {}", client.status, client.text()));
-            seen.note("server", format!("{} {}", server.status, server.text().replace(&port, "")));
-            seen
-        });
-    }
-}
-
-/// Clients of another user are killed with more than a ring unread, which the kernel counts as a reset: their channels are given up
-/// with their connections.
-#[test]
-fn clients_of_another_user_that_are_killed_unread() {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users");
-        return;
-    }
-    let _users = Users;
-    let lab = Lab::new("unread-by-dead", Mode::Both);
-    let (_, library) = for_everybody(&lab);
-    let program = lab.compile("killed.c", &[]);
-    let end = |side, uid, words: &[&str]| {
-        let mut c = as_user(&lab, side, uid, &library, &program);
-        c.args(words);
-        c
-    };
-    let server = lab.start("server", &mut end(Side::Server, 0, &["server"]));
-    wait_for("the listener", PATIENCE, || server.stdout().contains('\n'));
-    let port = server.stdout().lines().next().expect("a port").to_owned();
-    let gone = || server.stdout().lines().filter(|line| line.starts_with("had")).count();
-    for n in 1..=5 {
-        lab.start("client", &mut end(Side::Client, ALICE, &["client", &port])).wait(PATIENCE);
-        wait_for("the end", PATIENCE, || gone() == n);
-    }
-    let said = server.stdout();
-    assert!(said.contains("had 1 "), "no client was attached: {said}");
-    // The last may not have been gone altogether when the server closed its end.
-    assert!(said.lines().last().is_some_and(|l| l.ends_with("has 0") || l.ends_with("has 1")), "{said}");
-}
-
-/// A program under `CULVERT_PEERS=own` shares memory with its own user's processes and root's, whichever end it is; its connections
-/// with others' work all the same.
-#[test]
-fn a_program_may_refuse_other_users_memory() {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users");
-        return;
-    }
-    let _users = Users;
-    for (strict, other, admitted) in [(ALICE, ALICE, true), (ALICE, 0, true), (ALICE, BOB, false), (0, BOB, false)] {
-        for listens in [true, false] {
-            compare("own-peers", BOTH, |lab| {
-                let (program, library) = for_everybody(lab);
-                let port = free_port();
-                let text = port.to_string();
-                let own = |mut c: Command, does: bool| {
-                    if does {
-                        c.env("CULVERT_PEERS", "own");
-                    }
-                    c
-                };
-                let (server, client) = if listens { (strict, other) } else { (other, strict) };
-                let c = as_user(lab, Side::Server, server, &library, &program);
-                let server = lab.serve("echo", port, own(c, listens).args(["echo", &text]));
-                let c = as_user(lab, Side::Client, client, &library, &program);
-                let mut on =
-                    lab.start("ping-on", own(c, !listens).args(["ping-on", &text, "64"]).stdin(Stdio::piped()));
-                let input = on.stdin();
-                if admitted {
-                    lab.assert_shm(server.pid());
-                } else if lab.accelerated(Side::Client) {
-                    let strict = if listens { server.pid() } else { on.pid() };
-                    let mut last = Ok(Vec::new());
-                    let refused = poll_until(PATIENCE, || {
-                        last = stat::connections();
-                        let all = last.as_deref().unwrap_or_default();
-                        all.iter().any(|c| c.pid == strict && c.path == "kernel" && c.reason == "other-user")
-                    });
-                    assert!(refused, "{last:?}");
-                    let shared = |c: &stat::Connection| [server.pid(), on.pid()].contains(&c.pid) && c.path == "shm";
-                    assert!(!last.iter().flatten().any(shared), "{last:?}");
-                }
-                drop(input);
-                let mut seen = Seen::default();
-                seen.note("ping-on", on.wait(PATIENCE).status);
-                drop(server);
-                seen
-            });
-        }
-    }
-}
-
-/// A third user speaks culvert's protocol perfectly: she knocks at every mailbox and rings every doorbell, tries to open, write, replace and map what the two
-/// others use, and to take descriptors from them: nothing of it works, and the two go on undisturbed.
-#[test]
-fn a_third_user_cannot_interfere() {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users");
-        return;
-    }
-    let _users = Users;
-    let lab = Lab::new("mallory", Mode::Both);
-    let (program, library) = for_everybody(&lab);
-    let script = lab.write("mallory.py", std::fs::read(legacy_apps::file("py/mallory.py")).expect("the script"));
-    let port = free_port();
-    let text = port.to_string();
-    let mallory = |pids: &[u32], seconds: &str| {
-        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-        let mut c = as_user(&lab, Side::Client, MALLORY, &library, Path::new("/usr/bin/python3.11"));
-        let version = rendezvous::message::VERSION.to_string();
-        c.env_remove("LD_PRELOAD").arg(&script).arg(version).arg(seconds).arg(pids.join(","));
-        c
-    };
-    // She was there first: files with the names that the others' registries will have.
-    let squatted: Vec<_> = [ALICE, BOB].map(|uid| (uid, squat(uid))).into_iter().collect();
-    let server = lab.serve("echo", port, as_user(&lab, Side::Server, ALICE, &library, &program).args(["echo", &text]));
-    let squat_ping =
-        lab.run("ping", as_user(&lab, Side::Client, BOB, &library, &program).args(["ping", &text, "2", "300", "64"]));
-    assert!(squat_ping.status.success(), "with foreign files in the registries' place: {}", squat_ping.stderr);
-    drop(server);
-    for (_, path) in squatted {
-        let _ = std::fs::remove_file(path);
-    }
-    let port = free_port();
-    let text = port.to_string();
-    let server = lab.serve("echo", port, as_user(&lab, Side::Server, ALICE, &library, &program).args(["echo", &text]));
-    // She floods the mailboxes from before the two meet until well after.
-    let start = |seconds| lab.start("mallory", &mut mallory(&[server.pid()], seconds));
-    let early = start("3");
-    let mut on = lab.start(
-        "ping-on",
-        as_user(&lab, Side::Client, BOB, &library, &program).args(["ping-on", &text, "64"]).stdin(Stdio::piped()),
-    );
-    let input = on.stdin();
-    must_progress(&on, "exchanges beside a hostile user");
-    let out = early.wait(PATIENCE);
-    assert!(out.status.success(), "{} {}", out.text(), out.stderr);
-    lab.assert_shm(on.pid());
-    let out = lab.run("mallory", &mut mallory(&[server.pid(), on.pid()], "1"));
-    assert!(out.status.success(), "a third user got through: {} {}", out.text(), out.stderr);
-    must_progress(&on, "exchanges after a hostile user's attempts");
-    if legacy_apps::shm_expected() {
-        let all = stat::connections().expect("culvert stat");
-        assert!(all.iter().any(|c| c.pid == on.pid() && c.path == "shm"), "moved off shared memory: {all:?}");
-    }
-    drop(input);
-    assert!(on.wait(PATIENCE).status.success());
-    server.stop(libc::SIGTERM);
-    lab.finish();
-}
-
-/// A file of MALLORY's where `uid`'s registry of this network namespace is going to be.
-fn squat(uid: u32) -> PathBuf {
-    let namespace = std::fs::read_link("/proc/self/ns/net").expect("a network namespace");
-    let inode: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    let path = PathBuf::from(format!("/dev/shm/culvert-{uid}-{inode}"));
-    std::fs::write(&path, vec![0xff; 1 << 16]).expect("a file in /dev/shm");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("permissions");
-    std::os::unix::fs::chown(&path, Some(MALLORY), Some(MALLORY)).expect("another owner");
-    path
 }
 
 #[test]
@@ -656,7 +347,7 @@ fn idle_connections_cost_no_cpu() {
     let server = lab.serve("lines", port, lab.python(Side::Server, "lines.py").arg(&text));
     let mut on = lab.start("ping-on", peer(&lab, Side::Client, &[], &["ping-on", &text, "64"]).stdin(Stdio::piped()));
     let input = on.stdin();
-    must_progress(&on, "exchanges");
+    on.must_progress("exchanges");
     lab.assert_shm(server.pid());
     // The client stops in the middle; what the server then does is wait.
     on.signal(libc::SIGSTOP);
@@ -669,7 +360,7 @@ fn idle_connections_cost_no_cpu() {
     };
     wait_for("half a second without CPU time", PATIENCE, quiet);
     on.signal(libc::SIGCONT);
-    must_progress(&on, "exchanges afterwards");
+    on.must_progress("exchanges afterwards");
     drop(input);
     assert!(on.wait(PATIENCE).status.success());
     server.stop(libc::SIGTERM);
