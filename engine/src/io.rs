@@ -428,14 +428,17 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     }
     let Some(chan) = ep.chan() else { return real() };
     let slot = ep.slot.load(Relaxed) as usize;
+    let said = &chan.slot(slot).side[chan.role() as usize].wr_shut;
     let ended = ep.wr_shut.load(Relaxed);
     if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
-        // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
-        let all = how == libc::SHUT_RDWR || ep.rd_shut.load(Relaxed) != 0;
-        chan.slot(slot).side[chan.role() as usize]
-            .wr_shut
-            .store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
-        ep.note_end(lifeline::look(fd, lifeline::ENDED));
+        let seen = lifeline::look(fd, lifeline::ENDED);
+        // What has been reset sends no FIN any more: to say that one follows would make the peer count it as a byte that came.
+        if seen & libc::POLLHUP == 0 {
+            // A FIN that follows is no sign of death: what we sent may still be read, and we may still read.
+            let all = how == libc::SHUT_RDWR || ep.rd_shut.load(Relaxed) != 0;
+            said.store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
+        }
+        ep.note_end(seen);
         // Of a connection that this side has shut down, an error does not tell any more how it ended.
         rx::note_failure(ep, fd);
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
@@ -454,8 +457,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     }
     if how == libc::SHUT_RD || how == libc::SHUT_RDWR {
         ep.rd_shut.store(1, Release);
-        if ep.wr_shut.load(Relaxed) != 0 {
-            chan.slot(slot).side[chan.role() as usize].wr_shut.fetch_or(ALL_SHUT, Release);
+        if said.load(Relaxed) != 0 {
+            said.fetch_or(ALL_SHUT, Release);
         }
     }
     if ep.wr_shut.load(Relaxed) != ended {

@@ -139,7 +139,7 @@ impl Departure {
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
         tx::leave(ep, chan, fd);
         ep.because(self.why);
-        rx::ask(ep, chan, fd, life, unread, self.why, patience);
+        rx::ask(ep, chan, fd, life, still_to_come(ep, unread), self.why, patience);
         self.go_on(fd, unread, patience)
     }
 
@@ -158,12 +158,19 @@ impl Departure {
         }
         let Some(chan) = ep.chan() else { return true };
         let flushed = !self.flushes || tx::flushed(ep, chan, fd, patience.is_over(tx::FINISH_NS));
-        let over = rx::look_after(ep, chan, fd, life, unread, self.why, patience);
+        let over = rx::look_after(ep, chan, fd, life, still_to_come(ep, unread), self.why, patience);
         if over {
             chan.notify_aside(ep.slot.load(Relaxed) as usize);
         }
         over && flushed
     }
+}
+
+/// Behind a shutdown of both directions the kernel takes no data: it answers with a RST (tcp_rcv_state_process). So what lies unread
+/// on the ring stays there. Whoever waits in the kernel misses nothing by it: since the shutdown that shows the end, whatever
+/// there is to read (tcp_poll).
+fn still_to_come(ep: Ep, unread: Unread) -> Unread {
+    if ep.rd_shut.load(Relaxed) != 0 && ep.wr_shut.load(Relaxed) != 0 { Unread::Keep } else { unread }
 }
 
 /// If this process holds the other end of a connection, too, perhaps this very thread uses it: does its part.

@@ -111,6 +111,16 @@ impl Tcp {
             }
             return;
         }
+        if n > 0
+            && !from.under_way.is_empty()
+            && to.shutdown & RCV_SHUTDOWN != 0
+            && matches!(to.state, FIN_WAIT1 | FIN_WAIT2)
+        {
+            // Data behind a shutdown of both directions resets both ends (tcp_rcv_state_process).
+            Self::reset(to);
+            Self::reset(from);
+            return;
+        }
         let n = n.min(from.under_way.len()).min(to.room.saturating_sub(to.queue.len()));
         to.queue.extend(from.under_way.drain(..n));
         from.acked += n as u64;

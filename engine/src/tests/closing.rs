@@ -1,7 +1,9 @@
 //! How a connection ends: close, half-close, a peer that is killed, resets.
 
 use super::*;
-use libc::{EAGAIN, ECONNRESET, EPIPE, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use crate::leave::{self, Unread};
+use libc::{EAGAIN, ECONNRESET, EPIPE, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
+use shmring::family::Reason;
 
 #[test]
 fn what_was_sent_before_a_close_is_read_and_then_the_end() {
@@ -177,5 +179,34 @@ fn nothing_is_left_for_a_stranger_that_was_killed() {
         pair.b.die();
         pair.a.close();
         assert_eq!(crate::channel::all().count(), 0);
+    }
+}
+
+/// The kernel answers data behind a shutdown of both directions with a RST (tcp_rcv_state_process): what lies unread on the ring by
+/// then does not come again.
+#[test]
+fn what_lies_unread_when_both_directions_are_shut_down_is_read_wherever_the_connection_goes() {
+    let world = World::new();
+    for shuts in [&[SHUT_RDWR][..], &[SHUT_RD, SHUT_WR], &[SHUT_WR, SHUT_RD]] {
+        for why in [Reason::EpollShared, Reason::Async, Reason::Option] {
+            let pair = warmed(&world);
+            assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+            assert_eq!(pair.b.recv(1_000), Ok(bytes(0, 1_000)));
+            for how in shuts {
+                assert_eq!(pair.b.shutdown(*how), Ok(()));
+            }
+            leave::quit(pair.b.fd, why, Unread::Rewind);
+            leave::retire(pair.b.fd, why);
+            assert_eq!(pair.a.poll(POLLIN | POLLRDHUP), POLLIN | POLLRDHUP, "{why:?} {shuts:?}");
+            assert_eq!(pair.a.recv(9), Ok(vec![]));
+            assert_ne!(pair.b.poll(POLLIN) & POLLHUP, 0);
+            assert_eq!(pair.b.recv(9_999), Ok(bytes(1_000, 4_000)));
+            assert_eq!(pair.b.recv(9), Ok(vec![]));
+            assert!(leave::has_left(pair.b.ep));
+            // Nobody reads that, and the kernel says so.
+            assert_eq!(pair.a.send(b"x"), Ok(1));
+            assert_eq!(pair.a.send(b"x"), Err(EPIPE));
+            pair.close();
+        }
     }
 }

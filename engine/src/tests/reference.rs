@@ -4,7 +4,7 @@
 use super::*;
 use crate::leave;
 use crate::sim::world::Side;
-use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
 use proptest::prelude::*;
 use shmring::family::Reason;
 
@@ -15,7 +15,7 @@ enum Op {
     Recv(bool, usize),
     Peek(bool, usize),
     Poll(bool),
-    Shutdown(bool),
+    Shutdown(bool, i32),
     /// Of the connection that is not the reference.
     Attach,
     /// It goes back to the kernel, with what is unread sent again.
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Recv(e, n)),
         2 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Peek(e, n)),
         4 => end.prop_map(Op::Poll),
-        1 => end.prop_map(Op::Shutdown),
+        1 => (end, prop_oneof![3 => Just(SHUT_WR), 1 => Just(SHUT_RD), 1 => Just(SHUT_RDWR)]).prop_map(|(e, how)| Op::Shutdown(e, how)),
         2 => Just(Op::Attach),
         1 => end.prop_map(Op::Rewind),
         1 => end.prop_map(Op::Cut),
@@ -94,9 +94,9 @@ fn compare(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
                 let events = POLLIN | POLLOUT | POLLRDHUP;
                 prop_assert_eq!(ours.poll(events), reference.poll(events));
             }
-            Op::Shutdown(a) => {
+            Op::Shutdown(a, how) => {
                 let (ours, reference) = both(a);
-                prop_assert_eq!(ours.shutdown(SHUT_WR), reference.shutdown(SHUT_WR));
+                prop_assert_eq!(ours.shutdown(how), reference.shutdown(how));
             }
             Op::Attach => {
                 // Half a connection is not attached.
