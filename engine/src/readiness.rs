@@ -67,8 +67,9 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
     }
     if look {
         let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDHUP);
-        // An echo that has not been dropped is nothing to read.
-        let readable = ep.rx_skip.load(Relaxed).is_none() && !rx::leaving(ep);
+        // An echo that has not been dropped is nothing to read; the end that this side has made of it is.
+        let shut = ep.rd_shut.load(Relaxed) != 0;
+        let readable = (shut || ep.rx_skip.load(Relaxed).is_none()) && !rx::leaving(ep);
         let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
         r |= seen & (read | POLLPRI | ENDED);
         // The peer has ended: our sending side goes down at its next call, so the kernel's answer about writing holds.

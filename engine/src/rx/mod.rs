@@ -57,6 +57,16 @@ fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32, waited: b
     }
 }
 
+/// Of one who has shut down reading the stream ends wherever nothing is there (tcp_recvmsg_locked): also before what is on its way,
+/// and what repeats what was read.
+#[inline(always)]
+fn or_end(ep: Ep, got: Got) -> Got {
+    match got {
+        Got::Nothing if ep.rd_shut.load(Relaxed) != 0 && !leaving(ep) => Got::Eof,
+        got => got,
+    }
+}
+
 /// The program has set `SO_RCVBUF`, or may have before the connection was attached.
 pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) else { return };
@@ -139,7 +149,7 @@ pub unsafe fn recv(
             receiving.attempt(&mut b, want, flags)
         };
         receiving.release();
-        match got {
+        match or_end(ep, got) {
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
                 if total >= target || woke.is_some() {

@@ -210,3 +210,34 @@ fn what_lies_unread_when_both_directions_are_shut_down_is_read_wherever_the_conn
         }
     }
 }
+
+#[test]
+fn an_echo_on_its_way_is_nothing_that_one_who_has_shut_down_reading_waits_for() {
+    let world = World::new();
+    for shuts_first in [true, false] {
+        let pair = warmed(&world);
+        Simulated::tcp(pair.a.fd, |tcp, end| (tcp.end(end).sndbuf, tcp.end(1 - end).room) = (900, 700));
+        assert_eq!(pair.a.send(&bytes(0, 4_000)), Ok(4_000));
+        if shuts_first {
+            assert_eq!(pair.b.shutdown(SHUT_RD), Ok(()));
+        }
+        // The lifeline does not take all of the echo.
+        crate::tx::leave(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+        if !shuts_first {
+            assert_eq!(pair.b.shutdown(SHUT_RD), Ok(()));
+        }
+        assert_eq!(pair.b.recv(9_999), Ok(bytes(0, 4_000)));
+        assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Rewind);
+        assert_eq!(pair.b.poll(POLLIN | POLLRDHUP), POLLIN | POLLRDHUP);
+        assert_eq!(pair.b.recv(9), Ok(vec![]));
+        assert_eq!(pair.b.recv_with(9, 0), Ok(vec![]), "nor does it wait");
+        for _ in 0..10 {
+            _ = pair.a.poll(POLLOUT);
+            assert_eq!(pair.b.recv(9), Ok(vec![]));
+        }
+        // Nothing keeps others from sending, nor this end from reading that (tcp_recvmsg_locked).
+        assert_eq!(pair.a.send(b"more"), Ok(4));
+        assert_eq!(pair.b.recv(9), Ok(b"more".to_vec()));
+        pair.close();
+    }
+}
