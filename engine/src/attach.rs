@@ -17,14 +17,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use crate::channel::{self, Chan};
+use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
 use crate::kernel::{K, Kernel as _};
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, rx, sealed, signals, slow, watchers};
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
 use shmring::family::{OPEN, Reason, State};
@@ -220,7 +220,7 @@ fn connector(ep: Ep, fd: i32) {
             if !watchers::may_attach(ep) {
                 return;
             }
-            if offer.slot.compare_exchange(Some(offered), None, AcqRel, Relaxed).is_err() {
+            if !slots::take(chan, slot) {
                 continue;
             }
             // The slot is ours now, and the offer does not change any more. Between our look and the exchange it may
@@ -230,7 +230,7 @@ fn connector(ep: Ep, fd: i32) {
                 continue;
             }
             let acceptor = offer.acceptor.load(Relaxed);
-            let Ok(t) = K::ends(fd, true) else { return };
+            let Ok(t) = K::ends(fd, true) else { return slots::refuse(chan, slot) };
             match diag::find(&DIAG, &t) {
                 Ok(f)
                     if f.cookie == acceptor
@@ -249,6 +249,7 @@ fn connector(ep: Ep, fd: i32) {
                         ep.index()
                     );
                     ep.because(Reason::UidMismatch);
+                    slots::refuse(chan, slot);
                 }
             }
             return;
@@ -358,6 +359,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     l.chan.store(Some(chan.place()), Release);
     chan.used.fetch_or(1 << slot, Relaxed);
     chan.take_back(slot);
+    chan.leave_to(slot, Heir::None);
     chan.seat(slot, ep);
     let fd = l.fd.load(Relaxed);
     // Perhaps its listener's.

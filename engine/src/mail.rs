@@ -300,17 +300,17 @@ fn may_ask() -> bool {
     ASKED.fetch_add(1, Relaxed) < QUESTIONS
 }
 
+/// Whether connections between this process, in this role, and that one may be added to a channel.
+fn is_with(c: &Chan, mailbox: u64, role: Role) -> bool {
+    c.peer_mailbox.load(Relaxed) == mailbox && c.role() == role && c.inherited.load(Relaxed) == 0 && !c.left_by_peer()
+}
+
 /// Whether that process may have another channel with this one: it can ask for one when its connections fill those that it
 /// has, not for all there are.
 fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
     const OF_USER: usize = channel::CHANS / 8;
     let own_user = || who == uid::own();
-    let with = |c: &&Chan| {
-        c.peer_mailbox.load(Relaxed) == mailbox
-            && c.role() == role
-            && c.inherited.load(Relaxed) == 0
-            && !c.left_by_peer()
-    };
+    let with = |c: &&Chan| is_with(c, mailbox, role);
     let of_user = || channel::all().filter(|c| c.peer_uid.load(Relaxed) == who).count();
     // An acceptor asks for another when it has filled those that it has, as it sees them.
     !slow::holds_up(who)
@@ -327,6 +327,11 @@ fn welcome(from: u64, nonce: u64, who: u32) {
     let waits = |w: &&Welcomed| w.answer.load(Relaxed) >= 0;
     let same = WELCOMES.iter().filter(waits).find(|w| w.mailbox.load(Relaxed) == from && w.uid.load(Relaxed) == who);
     if same.is_some_and(|w| age(w) < KNOCK_AGAIN / 2) || !may_have_channel(from, who, Role::Connector) {
+        return;
+    }
+    // Those in which this process has slots of children that were killed. The acceptor looks for one before it asks again.
+    let with = |c: &&Chan| is_with(c, from, Role::Connector) && c.peer_uid.load(Relaxed) == who;
+    if channel::all().filter(with).any(Chan::give_up_for_heirs) {
         return;
     }
     if same.is_none()

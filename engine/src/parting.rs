@@ -177,6 +177,9 @@ fn copy(new: *mut u8) -> bool {
         if has_gone(ep) {
             to.state.store(State::Pinned as u32, Relaxed);
             gone = true;
+        } else if let Some(chan) = ep.chan().filter(|chan| chan.inherited.load(Relaxed) != 0) {
+            // Before the family can take this process for dead (`take_records`).
+            chan.carry_off();
         }
     }
     n.free.store(FreeList { first, tag: 1 }, Relaxed);

@@ -8,7 +8,7 @@ use crate::lock::Held;
 use crate::mail::RENDEZVOUS;
 use crate::{family, members};
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
 use shmring::layout::{Role, SLOTS};
@@ -25,23 +25,14 @@ pub fn free_slot(chan: &Chan) -> Option<usize> {
         for s in 0..SLOTS {
             let [connector, acceptor] = [Role::Connector, Role::Acceptor].map(|r| &chan.slot(s).side[r as usize].gone);
             let left = chan.endpoint(s).is_none() && connector.load(Acquire) != 0;
-            if left && (acceptor.load(Acquire) != 0 || is_empty(chan, s)) {
+            // Nobody of this side has said so if nobody ever was there, or who was there last has been killed.
+            if left && (acceptor.load(Acquire) != 0 || chan.has_no_heir(s)) {
                 chan.used.fetch_and(!(1 << s), Relaxed);
             }
         }
     }
     let s = (!chan.used.load(Relaxed)).trailing_zeros() as usize;
     (s < SLOTS).then_some(s)
-}
-
-/// Whether nobody is in a slot that this process has left, although nobody of this side has said so in the channel: nobody ever
-/// was, or who was there last has been killed.
-fn is_empty(chan: &Chan, slot: usize) -> bool {
-    match chan.heir(slot) {
-        Heir::None => true,
-        Heir::Holders { ep, life } => family::is_over(ep, life),
-        Heir::Unknown => false,
-    }
 }
 
 /// Offers `slot` to the peer for `ep`. False: no memory. With `RENDEZVOUS` held.
@@ -83,6 +74,22 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     l.chan.store(Some(chan.place()), Relaxed);
     l.offered.store(Some(slot as u32), Relaxed);
     true
+}
+
+/// Takes what is on offer in `slot`, in the process that connected. False: it is not on offer any more. With `RENDEZVOUS` held.
+pub fn take(chan: &Chan, slot: usize) -> bool {
+    // Perhaps this process has said for one that was killed that nobody of this side is there (`Chan::give_up_for_heirs`) when the
+    // acceptor had offered the slot already. Before it is taken, lest the acceptor, if it withdraws, finds it left.
+    chan.slot(slot).side[Role::Connector as usize].gone.store(0, Relaxed);
+    chan.offers()[slot].slot.compare_exchange(Some(slot as u32), None, AcqRel, Relaxed).is_ok()
+}
+
+/// What this process has [taken](take) it cannot use. With `RENDEZVOUS` held.
+pub fn refuse(chan: &Chan, slot: usize) {
+    // Unless the acceptor has offered a slot that is in use.
+    if chan.endpoint(slot).is_none() {
+        chan.slot(slot).side[Role::Connector as usize].gone.store(1, Release);
+    }
 }
 
 /// Whether the rings of a slot have memory beyond their homes, as the channel says, in which a peer writes, too.
@@ -158,8 +165,8 @@ pub fn withdraw(ep: Ep) {
     let Some(chan) = ep.chan() else { return };
     let slot = offered as usize;
     l.chan.store(None, Relaxed);
-    // A connector that has already taken it gives it back itself.
-    if chan.offers()[slot].slot.swap(None, Relaxed) == Some(offered) {
+    // A connector that has already taken it gives it back itself. Acquire: then its `gone` is what it has stored before (`take`).
+    if chan.offers()[slot].slot.swap(None, Acquire) == Some(offered) {
         chan.used.fetch_and(!(1 << slot), Relaxed);
     }
     vacate(ep, chan, slot);

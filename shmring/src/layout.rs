@@ -81,12 +81,18 @@ pub struct Header {
     pub ring: u32,
     /// Random name of the channel, unique to the pair.
     pub id: u64,
-    /// Per side: its process has forked since. Other processes may hold its connections: that it lives does not
-    /// mean that the holder of a connection does.
+    /// Per side: [`FORKED`], [`CARRIED_OFF`].
     pub forked: [AtomicU32; 2],
     /// Per side: its process has given the channel up, and puts no new connection into it. Those that are in it go on.
     pub left: [AtomicU32; 2],
 }
+
+/// [`Header::forked`]: the side's process has forked since. Other processes may hold its connections: that it lives does not
+/// mean that the holder of a connection does.
+pub const FORKED: u32 = 1;
+/// [`Header::forked`]: a process that was forked has left the family with connections that are in the channel: the family does
+/// not know who holds them.
+pub const CARRIED_OFF: u32 = 2;
 
 /// An offer: "the connection whose two sockets have these cookies has this slot". Written by the
 /// acceptor; `slot` is stored last. Read by the connector, who stores 0 to `slot` to take or refuse it.

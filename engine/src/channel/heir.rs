@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
+use crate::family;
 use shmring::word::Code;
 
 /// Who has a slot on this side that no connection of this process is in.
@@ -19,6 +20,17 @@ pub enum Heir {
     },
     /// Perhaps processes of a family that this process is in no more.
     Unknown,
+}
+
+impl Heir {
+    /// Whether nobody has the slot any more.
+    pub fn is_over(self) -> bool {
+        match self {
+            Heir::None => true,
+            Heir::Holders { ep, life } => family::is_over(ep, life),
+            Heir::Unknown => false,
+        }
+    }
 }
 
 impl Code for Heir {

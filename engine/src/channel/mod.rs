@@ -15,7 +15,7 @@ use crate::{headroom, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::journal::Journal;
-use shmring::layout::{self, Offer, Queue, Role, SLOTS, SlotHeader};
+use shmring::layout::{self, CARRIED_OFF, FORKED, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
 use shmring::word::Coded;
 
@@ -285,7 +285,7 @@ impl Chan {
 
     /// This process is about to be forked.
     pub fn note_fork(&self) {
-        self.header().forked[self.role() as usize].store(1, Relaxed);
+        self.header().forked[self.role() as usize].fetch_or(FORKED, Relaxed);
     }
 
     /// Whether a process of this side was forked while it had the channel.
@@ -397,9 +397,40 @@ impl Chan {
         self.heirs[slot % SLOTS].load(Relaxed)
     }
 
-    /// This process has no part in a slot any more; `heir` may.
+    /// This process has no part in a slot any more; `heir` may. `None` as long as a connection of this process is in it.
     pub fn leave_to(&self, slot: usize, heir: Heir) {
         self.heirs[slot % SLOTS].store(heir, Relaxed);
+    }
+
+    /// Whether nobody of this side has a slot that no connection of this process is in.
+    ///
+    /// Not known in a channel that a process has taken with it into another family.
+    pub fn has_no_heir(&self, slot: usize) -> bool {
+        let carried = self.header().forked[self.role() as usize].load(Acquire) & CARRIED_OFF != 0;
+        let heir = self.heir(slot);
+        heir == Heir::None || !carried && heir.is_over()
+    }
+
+    /// Says, in the process that connected, for those who were killed what they could not: that nobody of this side is in a slot
+    /// any more that this process had left to them. True: there was such a slot. With [`RENDEZVOUS`](crate::mail::RENDEZVOUS) held.
+    ///
+    /// One of them may have said it before it was killed, and the acceptor have offered the slot again: see `slots::take`.
+    pub fn give_up_for_heirs(&self) -> bool {
+        let mut any = false;
+        for slot in 0..SLOTS {
+            if self.heir(slot) != Heir::None && self.has_no_heir(slot) {
+                self.leave_to(slot, Heir::None);
+                self.used.fetch_and(!(1 << slot), Relaxed);
+                any |= self.slot(slot).side[self.role() as usize].gone.swap(1, Release) == 0;
+            }
+        }
+        any
+    }
+
+    /// This process has connections in it that it takes with it into another family: of those the processes that it leaves hear
+    /// no more. Before they can take it for dead.
+    pub fn carry_off(&self) {
+        self.header().forked[self.role() as usize].fetch_or(FORKED | CARRIED_OFF, Release);
     }
 
     /// This process is about to be in another family: of those whom it has left slots to it will hear no more.

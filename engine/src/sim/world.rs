@@ -145,7 +145,8 @@ pub struct Lane {
     id: u64,
     /// Of the process that accepted.
     pub accepts: &'static Chan,
-    connects: &'static Chan,
+    /// Of the process that connected.
+    pub connects: &'static Chan,
 }
 
 /// Memory of channels with strangers, on its way.
@@ -223,10 +224,12 @@ impl Pair {
             && let Some(slot) = slots::free_slot(accepts)
             && slots::offer(self.b.ep, accepts, slot)
         {
-            assert_eq!(connects.offers()[slot].slot.swap(None, Relaxed), Some(slot as u32));
+            assert!(slots::take(connects, slot));
             if connects.endpoint(slot).is_none() && connects.have_page(slot) {
                 attach::attach(self.a.ep, connects, slot);
                 attach::attach(self.b.ep, accepts, slot);
+            } else {
+                slots::refuse(connects, slot);
             }
         }
         held.release();

@@ -1,7 +1,9 @@
 /* Clients ask for more than a ring holds, look at the first byte, and are killed. How many channels does the server keep?
  *
  * usage: killed server         prints its port, and for each client that is gone how many channels it had with it and has
- *        killed client PORT    is killed by itself */
+ *        killed client PORT    is killed by itself
+ *        killed children PORT N   N connections, one after the other, each of which a child has that is killed; beside them one
+ *                              connection that stays until the end */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -13,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char big[300000];
@@ -29,19 +32,48 @@ static int channels(void) {
     return n;
 }
 
-static int client(int port) {
+static int connection(int port) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int s = socket(AF_INET, SOCK_STREAM, 0);
     char b[32] = "ping";
-    if (connect(s, (void *)&a, sizeof a)) return 2;
+    if (connect(s, (void *)&a, sizeof a)) exit(2);
     for (int i = 0; i < 60; i++)
-        if (write(s, b, 32) != 32 || recv(s, b, 32, MSG_WAITALL) != 32) return 2;
+        if (write(s, b, 32) != 32 || recv(s, b, 32, MSG_WAITALL) != 32) exit(2);
+    return s;
+}
+
+static int children(int port, int n) {
+    char b[32] = "stays";
+    int stays = connection(port);
+    for (int i = 0; i < n; i++) {
+        int s = connection(port), said[2], status;
+        if (pipe(said)) return 2;
+        pid_t child = fork();
+        if (!child) {
+            if (write(s, b, 32) != 32 || recv(s, b, 32, MSG_WAITALL) != 32 || write(said[1], b, 1) != 1) return 2;
+            for (;;) pause();
+        }
+        close(s);
+        close(said[1]);
+        if (read(said[0], b, 1) != 1) return 2;
+        close(said[0]);
+        kill(child, SIGKILL);
+        if (waitpid(child, &status, 0) != child || !WIFSIGNALED(status)) return 2;
+    }
+    if (write(stays, b, 32) != 32 || recv(stays, b, 32, MSG_WAITALL) != 32) return 2;
+    return 0;
+}
+
+static int client(int port) {
+    int s = connection(port);
+    char b[32];
     if (write(s, "BIG", 3) != 3 || recv(s, b, 1, MSG_PEEK) != 1) return 2;
     usleep(300000);
     return raise(SIGKILL);
 }
 
 int main(int argc, char **argv) {
+    if (argc > 3) return children(atoi(argv[2]), atoi(argv[3]));
     if (argc > 2) return client(atoi(argv[2]));
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof a;

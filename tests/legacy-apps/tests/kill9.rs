@@ -6,7 +6,7 @@
 
 use legacy_apps::lab::free_port;
 use legacy_apps::procs::{culvert_mappings, descriptor_kinds, descriptors, registries, working_in};
-use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, poll_until, rounds, wait_for};
+use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, on_ring, poll_until, rounds, wait_for};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -254,4 +254,26 @@ fn both_ends_die_at_once() {
         wait_for("nothing of the round to be left", PATIENCE, || working_in(lab.dir()).is_empty());
     }
     lab.finish();
+}
+
+/// The connector's children are killed, each with a connection that it alone has by then: their slots are the next connections', in the
+/// channel that is there.
+#[test]
+fn connections_of_killed_children_need_no_channels_of_their_own() {
+    const CHILDREN: usize = 150;
+    let lab = Lab::new("killed-children", Mode::Both);
+    let program = lab.compile("killed.c", &[]);
+    let server = lab.start("server", lab.command(Side::Server, &program).arg("server"));
+    wait_for("the listener", PATIENCE, || server.stdout().contains('\n'));
+    let port = server.stdout().trim().to_owned();
+    let client = lab.command(Side::Client, &program).args(["children", &port, &CHILDREN.to_string()]).status();
+    assert!(client.expect("the client").success());
+    let lines =
+        || server.stdout().lines().filter(|line| line.starts_with("had")).map(str::to_owned).collect::<Vec<_>>();
+    wait_for("the ends", PATIENCE, || lines().len() == CHILDREN + 1);
+    let log = std::fs::read_to_string(lab.path("culvert.log")).expect("culvert's log");
+    assert!(on_ring(&log) >= CHILDREN, "{log}");
+    // Both sides speak of each.
+    let channels = log.lines().filter(|line| line.ends_with(" bytes a ring")).count();
+    assert!((2..=6).contains(&channels), "{channels}: {log}");
 }
