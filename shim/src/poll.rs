@@ -223,6 +223,71 @@ const MARK: i16 = 0x4000;
 /// In `revents` while the call sleeps: see [`count`].
 const COUNTED: i16 = MARK;
 
+/// Finds out what each entry has. What was done first, on whichever connection, is told first, or with what came later: the rings
+/// are looked at before the kernel is asked, and if the kernel has something, once more. What they have since then
+/// may be older than that, or younger than what came to the kernel meanwhile: so both are asked again.
+fn look(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
+    /// Peers that act all the time do not keep a call from what is ready for longer than this.
+    const TRIES: u32 = 8;
+    for _ in 0..TRIES {
+        let asks = look_at_rings(set, work);
+        let told = asks && look_at_kernel(set, work)?;
+        if !told || !set.iter().any(has_more) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What the connection of an entry has on the ring; `None`: it is not there.
+fn holds(p: &pollfd) -> Option<i16> {
+    let (ep, chan) = on_ring(p.fd)?;
+    // What only the lifeline can show is asked for all connections at once.
+    let r = upkeep::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
+    Some(r & (p.events | POLLERR | POLLHUP))
+}
+
+/// Whether a ring has what it had not when the entry was looked at.
+fn has_more(p: &pollfd) -> bool {
+    holds(p).is_some_and(|r| r & !p.revents != 0)
+}
+
+/// Puts into `set` what the rings have, and into `work` what the kernel is to be asked. Whether it is to be asked anything.
+fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
+    let mut asks = false;
+    for (p, w) in set.iter_mut().zip(work.iter_mut()) {
+        *w = *p;
+        w.revents = 0;
+        if let Some((ep, chan)) = on_ring(p.fd)
+            && !conn::make_ready(ep, chan)
+        {
+            // Another thread waits natively: the lifeline still carries this direction.
+            asks = true;
+        }
+        let held = holds(p);
+        p.revents = held.unwrap_or(0);
+        if held.is_some() {
+            let unseen = p.events & readiness::UNSEEN;
+            w.events = unseen | MARK;
+            w.fd = if unseen != 0 { p.fd } else { -1 };
+        }
+        asks |= w.fd >= 0;
+    }
+    asks
+}
+
+/// Asks the kernel what `work` says, and adds that to `set`. Whether it has told anything.
+fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<bool, isize> {
+    let r = lnx::poll(&mut work[..set.len()], 0);
+    if r < 0 && r != -libc::EINTR as isize {
+        return Err(r);
+    }
+    for (p, w) in set.iter_mut().zip(work.iter()).filter(|(_, w)| w.fd >= 0) {
+        p.revents |= if w.events & MARK != 0 { w.revents & readiness::UNSEEN } else { w.revents };
+    }
+    Ok(r > 0)
+}
+
 /// `work` has room for the set and a doorbell.
 unsafe fn serve_in(
     set: &mut [pollfd],
@@ -237,35 +302,8 @@ unsafe fn serve_in(
     let mut restless = Restless::new();
     loop {
         engine::tx::look_after();
-        let mut others = false;
-        for (p, w) in set.iter_mut().zip(work.iter_mut()) {
-            *w = *p;
-            w.revents = 0;
-            match on_ring(p.fd) {
-                Some((ep, chan)) => {
-                    if !conn::make_ready(ep, chan) {
-                        // Another thread waits natively: the lifeline still carries this direction.
-                        others = true;
-                    }
-                    // What only the lifeline can show is asked for all connections at once.
-                    let r = upkeep::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
-                    p.revents = r & (p.events | POLLERR | POLLHUP);
-                    let unseen = p.events & readiness::UNSEEN;
-                    w.events = unseen | MARK;
-                    w.fd = if unseen != 0 { p.fd } else { -1 };
-                }
-                None => p.revents = 0,
-            }
-            others |= w.fd >= 0;
-        }
-        if others {
-            let r = lnx::poll(&mut work[..set.len()], 0);
-            if r < 0 && r != -libc::EINTR as isize {
-                return r;
-            }
-            for (p, w) in set.iter_mut().zip(work.iter()).filter(|(_, w)| w.fd >= 0) {
-                p.revents |= if w.events & MARK != 0 { w.revents & readiness::UNSEEN } else { w.revents };
-            }
+        if let Err(e) = look(set, work) {
+            return e;
         }
         let ready = set.iter().filter(|p| p.revents != 0).count() as isize;
         if strict && set.iter().any(|p| p.revents & POLLNVAL != 0) {

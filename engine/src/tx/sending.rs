@@ -84,6 +84,7 @@ impl Outgoing for Out<'_> {
 
     fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Taken> {
         let dir = self.chan.role().tx();
+        let all = len;
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         // For what is not mapped, which is rare; whoever calls may have a short stack.
         let mut small = [0u8; 512];
@@ -91,7 +92,9 @@ impl Outgoing for Out<'_> {
             self.lost = true;
             return Ok(Given::Failed(libc::ECONNRESET));
         };
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // Nagle's rule would keep the rest until the peer has acknowledged this piece, which its kernel delays.
+        let more = if (len as u64) < all { libc::MSG_MORE } else { 0 };
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
         let begun = acts::begin();
         // SAFETY: the span is inside the ring, or in the buffer.
         let r = unsafe { K::send(self.fd, p, len, flags) };

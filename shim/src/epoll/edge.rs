@@ -44,6 +44,17 @@ pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
     }
 }
 
+/// A descriptor of `ep`, which is watched under number `fd`.
+pub(super) fn number(ep: Ep, fd: i32) -> i32 {
+    let at = ep.local().fd.load(Relaxed);
+    if at >= 0 { at } else { fd }
+}
+
+/// Does what the peer of a watched connection has asked for: one that has left the ring waits for what it did not read.
+pub(super) fn serve_peer(ep: Ep, chan: &channel::Chan, fd: i32) {
+    tx::service(ep, chan, number(ep, fd));
+}
+
 /// The set's doorbell was heard.
 pub(super) fn drain(s: &Set) {
     if let Some(p) = s.poller() {

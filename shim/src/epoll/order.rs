@@ -283,6 +283,9 @@ fn take_news(s: &Set, ep: Ep, at: u64, about: About, place: usize) {
         let flags = w.flags.load(Relaxed);
         if set == me && flags & PARKED != 0 {
             parked = true;
+            if let Some(chan) = ep.chan() {
+                super::edge::serve_peer(ep, chan, fd);
+            }
         } else if set == me && flags & TAGGED != 0 {
             watched = true;
             let of_stream = about == About::Stream;

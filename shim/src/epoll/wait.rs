@@ -2,7 +2,7 @@
 
 use super::chains::{each, settle};
 use super::desk::{Desk, NO_EVENT, News, SLEEPS_FOR};
-use super::edge::{drain, lifeline_event, note_edge, written};
+use super::edge::{drain, lifeline_event, note_edge, number, serve_peer, written};
 use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
 use super::{DOORBELL, ours};
@@ -169,21 +169,22 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
 fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     let events = w.events.load(Relaxed);
     let flags = w.flags.load(Relaxed);
-    let edge = events & EPOLLET as u32 != 0;
     let ep = w.ep.load(Relaxed)?;
-    if flags & TAGGED == 0 || flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
-        return None;
-    }
     // Closed here; another process that has the set still holds it.
-    if ep.local().refs.load(Relaxed) == 0 {
+    if flags & TAGGED == 0 || ep.local().refs.load(Relaxed) == 0 {
         return None;
     }
     let chan = ep.chan()?;
+    let edge = events & EPOLLET as u32 != 0;
+    if flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
+        // The program is not told; what its peer has asked for, which may be all that the peer waits for, is done.
+        serve_peer(ep, chan, fd);
+        return None;
+    }
     let seen = written(ep, chan);
-    let at = ep.local().fd.load(Relaxed);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
     let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
-    Some((chan, seen, upkeep::now(ep, chan, if at >= 0 { at } else { fd }, mask) & mask))
+    Some((chan, seen, upkeep::now(ep, chan, number(ep, fd), mask) & mask))
 }
 
 /// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.

@@ -555,6 +555,56 @@ def killed():
     print(b.recv(1))
 
 
+def left_asleep():
+    """The other end leaves for the kernel with bytes unread, while this one sleeps in a set that has nothing to say of it."""
+    def client(address, done):
+        signal.alarm(PATIENCE)
+        c = socket.create_connection(address)
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(8):
+            c.sendall(b"ping")
+            c.recv(4, socket.MSG_WAITALL)
+        c.sendall(b"last")
+        while len(c.recv(4, socket.MSG_PEEK)) < 4:
+            pass
+        while open(f"/proc/{os.getppid()}/stat").read().rsplit(")")[1].split()[0] != "S":
+            pass
+        r, w = os.pipe()
+        got = b""
+        while len(got) < 4:
+            got += os.read(r, os.splice(c.fileno(), w, 4 - len(got)))
+        os.write(done, got)
+        os._exit(0)
+
+    for how, events in (("level", IN), ("edge", IN | ET), ("edge and room", IN | OUT | ET), ("fired", IN | ONESHOT), ("removed", IN)):
+        l = listener()
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            client(l.getsockname(), w)
+        b, _ = l.accept()
+        b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        set = select.epoll()
+        set.register(b, events)
+        set.register(r, IN)
+        last = False
+        while (r, IN) not in set.poll(1000, 1):
+            try:
+                last = b.recv(4) == b"last"
+                b.send(b"pong")
+            except BlockingIOError:
+                pass
+            if how == "removed" and last:
+                set.unregister(b)
+            elif events & ONESHOT and not last:
+                set.modify(b, events)
+            b.setblocking(False)
+        print(how, os.read(r, 4), os.waitpid(pid, 0)[1])
+        for s in (b, l, set):
+            s.close()
+        os.close(r), os.close(w)
+
+
 def single():
     """One event at a time, from connections and from a pipe: each call finds one, and each gets its turn."""
     s = Set()

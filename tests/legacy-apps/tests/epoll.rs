@@ -41,6 +41,7 @@ scenarios! {
     duplicates: 4,
     ends: 12,
     killed: 2,
+    left_asleep: 10,
     single: 6,
     fairness: 24,
     small_buffers: 1,
