@@ -56,8 +56,8 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
     if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 {
         look = true;
     }
-    // A peer that ends says so in memory, too, unless it was killed.
-    if !look && (tx::look_due(ep, chan, tx::LOOK_EVERY_US) || wanted & POLLRDHUP != 0 && rx::ending(ep, chan)) {
+    // A peer that ends says so in memory, too, unless it was killed: from then on each question is the kernel's to answer.
+    if !look && (rx::ending(ep, chan) || tx::look_due(ep, chan, tx::LOOK_EVERY_US)) {
         look = true;
     }
     let latched = ep.latched.load(Relaxed);

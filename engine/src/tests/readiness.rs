@@ -100,6 +100,30 @@ fn each_event_alone() {
     pair.b.close();
 }
 
+#[test]
+fn an_end_that_the_peer_has_said_is_told_at_once_whatever_is_asked_for() {
+    let world = World::new();
+    let ended = POLLIN | POLLOUT | POLLRDHUP | POLLHUP | POLLERR;
+    for wanted in [0, POLLIN, POLLOUT, POLLRDHUP] {
+        let lane = world.lane(crate::sim::world::RING, crate::sim::world::Neighbour::Own).unwrap();
+        let [pair, other] = [world.pair(), world.pair()];
+        for pair in [pair, other] {
+            assert!(pair.attach_in(lane));
+            warm(&pair);
+        }
+        for side in [pair.a, pair.b] {
+            assert_eq!(side.send(b"unread"), Ok(6));
+        }
+        // Both were looked at a moment ago: no look is due.
+        Simulated::pass(5_000_000);
+        assert_eq!([pair.b.poll(0), other.b.poll(0)], [0, 0]);
+        pair.a.close();
+        assert_eq!(pair.b.poll(wanted), ended & (wanted | POLLHUP | POLLERR), "{wanted}");
+        pair.b.close();
+        other.close();
+    }
+}
+
 /// The end of a process: what it has not read by then is a RST, unless it reads it after all.
 #[test]
 #[cfg_attr(miri, ignore = "to change the process takes too long")]
