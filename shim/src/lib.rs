@@ -22,6 +22,7 @@ mod mlock;
 mod options;
 mod poll;
 mod processes;
+mod select;
 mod unwind;
 mod users;
 

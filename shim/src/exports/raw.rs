@@ -5,7 +5,7 @@
 //! here. A number that is none of ours goes to libc untouched.
 
 use super::{KERNEL_SIGSET, addr, arm, bytes, create, fd, idle, msg, nanos, peek, poke, waits};
-use crate::{descriptors, options, poll, processes, users};
+use crate::{descriptors, options, poll, processes, select, users};
 use core::ffi::{c_int, c_long, c_uint};
 use core::ptr::null;
 use engine::fds;
@@ -194,7 +194,7 @@ pub unsafe extern "C-unwind" fn syscall(
                 };
                 let mut left = timeout.unwrap_or(0);
                 let mut by_kernel = false;
-                let r = poll::select(ai, b as _, c as _, d as _, timeout, null(), Some(&mut left), || {
+                let r = select::select(ai, b as _, c as _, d as _, timeout, null(), Some(&mut left), || {
                     by_kernel = true;
                     native() as c_int
                 });
@@ -222,7 +222,7 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 let mut left = timeout.unwrap_or(0);
                 let mut by_kernel = false;
-                let r = poll::select(ai, b as _, c as _, d as _, timeout, mask.set, Some(&mut left), || {
+                let r = select::select(ai, b as _, c as _, d as _, timeout, mask.set, Some(&mut left), || {
                     by_kernel = true;
                     native() as c_int
                 });

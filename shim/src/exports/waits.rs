@@ -1,7 +1,7 @@
 //! poll, select and epoll.
 
 use super::{arm, bad, idle, millis, nanos, peek, poke};
-use crate::{descriptors, epoll, poll};
+use crate::{descriptors, epoll, poll, select};
 use core::ffi::c_int;
 use core::ptr::null;
 use engine::fds::{self, Kind};
@@ -122,14 +122,14 @@ pub unsafe extern "C-unwind" fn select(
         }
         arm();
         if t.is_null() {
-            return poll::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
+            return select::select(n, r, w, e, None, null(), None, || real::select(n, r, w, e, t));
         }
         let Some(ns) = peek(t).ok().and_then(|t| select_nanos(&t)) else {
             return real::select(n, r, w, e, t);
         };
         let mut left = ns;
         let mut by_libc = false;
-        let ready = poll::select(n, r, w, e, Some(ns), null(), Some(&mut left), || {
+        let ready = select::select(n, r, w, e, Some(ns), null(), Some(&mut left), || {
             by_libc = true;
             real::select(n, r, w, e, t)
         });
@@ -173,7 +173,7 @@ pub unsafe extern "C-unwind" fn pselect(
         }
         arm();
         match nanos(t) {
-            Ok(ns) if mask_readable(m) => poll::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m)),
+            Ok(ns) if mask_readable(m) => select::select(n, r, w, e, ns, m, None, || real::pselect(n, r, w, e, t, m)),
             _ => real::pselect(n, r, w, e, t, m),
         }
     }
