@@ -39,6 +39,9 @@ fn numbers() -> core::ops::Range<i32> {
 /// before it.
 const ALSO: u32 = u32::MAX - 1;
 
+/// In an offer's `acceptor`, beside the descriptor: another process may read these bytes, too.
+const COPIED: u64 = 1 << 32;
+
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
 /// unread there.
 fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
@@ -53,6 +56,12 @@ fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
     }
     let n = rx::left(ep, chan, h);
     (n > 0).then_some((chan, slot, n))
+}
+
+/// Whether bytes of `ep` are to be read here that the kernel does not know, and will not: they lie on a ring that has ended, or
+/// that this side has left. Memory only.
+pub fn has_bytes(ep: Ep) -> bool {
+    unread_ring(ep).is_some()
 }
 
 /// What the next image cannot have from the kernel: as [`unread_ring`]; or no bytes, but an error of the connection that this
@@ -262,7 +271,8 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             };
             let o = &chan.offers()[entries];
             o.connector.store(ep.cookie.load(Relaxed), Relaxed);
-            o.acceptor.store(fd as u64, Relaxed);
+            let copied = if goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
+            o.acceptor.store(fd as u64 | copied, Relaxed);
             o.slot.store(Some(if also { ALSO } else { ep.role().code() }), Relaxed);
             entries += 1;
             handed = true;
@@ -430,9 +440,10 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     true
 }
 
-/// In the constructor: takes up what the previous image passed on.
-pub fn take_up() {
-    numbers().for_each(take_up_from);
+/// In the constructor: takes up what the previous image passed on. `has` is told of each connection whose unread bytes are this
+/// image's alone.
+pub fn take_up(has: impl Fn(Ep)) {
+    numbers().for_each(|fd| take_up_from(fd, &has));
 }
 
 /// A connection that was passed on, and is no longer under its number, is looked for below this one.
@@ -453,7 +464,7 @@ fn seat(fd: i32, cookie: u64, role: u32, chan: &'static channel::Chan, slot: usi
     }
 }
 
-fn take_up_from(fd: i32) {
+fn take_up_from(fd: i32, has: &impl Fn(Ep)) {
     if lnx::seals(fd) < 0 {
         return;
     }
@@ -487,6 +498,15 @@ fn take_up_from(fd: i32) {
             for fd in (0..RENUMBERED).filter(is_it) {
                 seat(fd, cookie, role, chan, slot);
             }
+        }
+    }
+    for o in chan.offers().iter().filter(|o| o.slot.load(Relaxed).is_some_and(|role| role != ALSO)) {
+        let cookie = o.connector.load(Relaxed);
+        if o.acceptor.load(Relaxed) & COPIED == 0
+            && let Some(ep) = family::held().find(|ep| ep.cookie.load(Relaxed) == cookie)
+            && has_bytes(ep)
+        {
+            has(ep);
         }
     }
     slots::close_if_empty(chan);

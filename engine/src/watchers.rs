@@ -22,6 +22,8 @@ pub struct Watchers {
     /// A call that does not wait was told to come again, though there may be bytes, or room: another one had the direction, or was
     /// leaving it. Edge-triggered watches are told once more.
     pub turned_away: fn(Ep),
+    /// Its ring has ended, and nothing is left on it. Told with the receiving direction owned.
+    pub drained: fn(Ep),
     /// One of several descriptors for it is closed.
     pub number_closed: fn(Ep, c_int),
     /// This process's last descriptor for it is closed.
@@ -70,6 +72,13 @@ pub fn gave_way(ep: Ep) {
 pub fn turned_away(ep: Ep) {
     if let Some(w) = watchers() {
         (w.turned_away)(ep);
+    }
+}
+
+/// See [`Watchers::drained`].
+pub fn drained(ep: Ep) {
+    if let Some(w) = watchers() {
+        (w.drained)(ep);
     }
 }
 

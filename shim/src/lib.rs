@@ -42,6 +42,7 @@ static WATCHERS: watchers::Watchers = watchers::Watchers {
     touched: epoll::touched,
     gave_way: epoll::gave_way,
     turned_away: epoll::turned_away,
+    drained: epoll::drained,
     number_closed: epoll::number_closed,
     forget: epoll::forget,
 };
@@ -90,7 +91,7 @@ extern "C" fn start() {
     if exports::lookup::is_doubtful() {
         bypass::by(shmring::family::Reason::Raw);
     }
-    handoff::take_up();
+    handoff::take_up(epoll::handed_on);
     // SAFETY: reads a number that the kernel passed to this image: 0, or the address of a C string that lasts as long as
     // the image (AT_EXECFN, getauxval(3)).
     let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;

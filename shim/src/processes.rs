@@ -43,6 +43,7 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
         }
     }
     hand_sets_over();
+    epoll::put_back();
     leave::quit_all(Reason::Exec, keep, inherits);
     handoff::pass_on(&mut passed, preloaded);
     if !goes_on {

@@ -575,6 +575,12 @@ pub fn shutdown(fd: i32, how: i32) -> isize {
     unsafe { syscall!(libc::SYS_shutdown, fd, how) }
 }
 
+/// `eventfd(2)`, readable until it is read from; close-on-exec. The descriptor, or `-errno`.
+pub fn readable_event() -> i32 {
+    // SAFETY: no memory is touched.
+    unsafe { syscall!(libc::SYS_eventfd2, 1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as i32 }
+}
+
 /// `epoll_ctl(2)`.
 pub fn epoll_ctl(epfd: i32, op: i32, fd: i32, events: u32, data: u64) -> isize {
     let ev = libc::epoll_event { events, u64: data };

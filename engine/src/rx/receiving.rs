@@ -10,7 +10,7 @@ use crate::endpoint::{Ep, Latched, latch, put_back, take_latched, take_living, u
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{acts, members, ruin, tx};
+use crate::{acts, members, ruin, tx, watchers};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Sees, Skipped, Unread, Wait};
@@ -207,8 +207,16 @@ impl Incoming for In<'_> {
     fn moved(&mut self, up: Option<StreamPos>) {
         match up {
             Some(x) => crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", self.ep.index()),
-            None => crate::log!(Debug, "endpoint {}: receiving on the lifeline again", self.ep.index()),
+            None => {
+                crate::log!(Debug, "endpoint {}: receiving on the lifeline again", self.ep.index());
+                self.drained();
+            }
         }
+    }
+
+    #[cold]
+    fn drained(&mut self) {
+        watchers::drained(self.ep);
     }
 }
 

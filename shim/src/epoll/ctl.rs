@@ -4,12 +4,12 @@ use super::chains::{each, link, settle, unlink, unpark};
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
 use super::wait::{rouse, stay_armed};
-use super::{DOORBELL, kernel_ctl, tag};
+use super::{DOORBELL, kernel_ctl, standin, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
-use engine::{leave, lifeline, poller, slots};
+use engine::{handoff, leave, lifeline, poller, slots};
 use host::real;
 use host::tls::tls;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
@@ -53,7 +53,7 @@ pub fn hand_over(i: usize) {
     let Some(epfd) = s.epfd() else { return };
     evacuate(s);
     let held = s.lock();
-    for (fd, w, _) in s.watches() {
+    for (fd, w, ep) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
             continue;
         }
@@ -64,6 +64,9 @@ pub fn hand_over(i: usize) {
         if restored {
             w.flags.store(0, Relaxed);
             s.attached.fetch_sub(1, Relaxed);
+            if !fired {
+                standin::stand(epfd, fd, ep, events, w.data.load(Relaxed));
+            }
         }
     }
     unequip(s, epfd);
@@ -153,9 +156,11 @@ pub(super) fn give_back(s: &Set, epfd: c_int, fd: c_int, w: &Watch) {
         return slots::give_up(ep, Reason::EpollShared);
     }
     // A oneshot that has fired stays with us until it is armed again: the kernel knows no such registration.
-    if is_kernels(ep) && flags & FIRED == 0 && restore(epfd, fd, w.events.load(Relaxed), w) {
+    let events = w.events.load(Relaxed);
+    if (is_kernels(ep) || handoff::has_bytes(ep)) && flags & FIRED == 0 && restore(epfd, fd, events, w) {
         w.flags.store(0, Relaxed);
         s.attached.fetch_sub(1, Relaxed);
+        standin::stand(epfd, fd, ep, events, w.data.load(Relaxed));
     }
 }
 
@@ -205,6 +210,18 @@ fn concerns_kernel(old: u32, new: u32) -> bool {
     lifeline_mask(old) != lifeline_mask(new) || (old ^ new) & EPOLLWAKEUP as u32 != 0
 }
 
+/// What a call of `epoll_ctl` asks for; `None`: it cannot be read, which is the kernel's to report.
+///
+/// # Safety
+/// `ev` is the program's.
+unsafe fn wanted(op: c_int, ev: *const epoll_event) -> Option<epoll_event> {
+    if op == libc::EPOLL_CTL_DEL {
+        return Some(epoll_event { events: 0, u64: 0 });
+    }
+    // SAFETY: the program's pointer, read as the kernel would.
+    unsafe { host::usercopy::load(ev) }.ok()
+}
+
 /// `epoll_ctl`.
 ///
 /// # Safety
@@ -213,12 +230,23 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
     // SAFETY: the caller's obligation.
     let native = || unsafe { real::epoll_ctl(epfd, op, fd, ev) };
     let Kind::Epoll(i) = fds::get(epfd) else {
+        // A set that we do not know: inherited, received, or one too many.
+        let ep = fds::endpoint(fd);
+        // SAFETY: the caller's obligation.
+        let want = ep.and_then(|_| unsafe { wanted(op, ev) });
+        if let (Some(ep), Some(want)) = (ep, want)
+            && let Some(r) = standin::ctl(epfd, op, fd, ep, want)
+        {
+            return r;
+        }
         let r = native();
         if r == 0 && op != libc::EPOLL_CTL_DEL {
-            // A set that we do not know: inherited, received, or one too many.
             match fds::get(fd) {
                 Kind::Epoll(inner) => nest(inner),
                 _ => leave::retire(fd, Reason::EpollShared),
+            }
+            if let (Some(ep), Some(want)) = (ep, want) {
+                standin::stand(epfd, fd, ep, want.events, want.u64);
             }
         }
         return r;
@@ -238,15 +266,8 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         }
         _ => return native(),
     };
-    let want = if op == libc::EPOLL_CTL_DEL {
-        epoll_event { events: 0, u64: 0 }
-    } else {
-        // SAFETY: the program's pointer, read as the kernel would; a bad one is the kernel's to report.
-        match unsafe { host::usercopy::load(ev) } {
-            Ok(v) => v,
-            Err(_) => return native(),
-        }
-    };
+    // SAFETY: the caller's obligation.
+    let Some(want) = (unsafe { wanted(op, ev) }) else { return native() };
     if want.events & EPOLLEXCLUSIVE as u32 != 0 && (op != libc::EPOLL_CTL_ADD || want.events & !WITH_EXCLUSIVE != 0) {
         // Refused.
         return native();
@@ -269,7 +290,10 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         to_kernel(ep);
     }
     let held = s.lock();
-    let r = change(s, i, epfd, op, fd, ep, want, native);
+    let r = match stands_in(s, epfd, op, fd, ep, want) {
+        Some(r) => r,
+        None => change(s, i, epfd, op, fd, ep, want, native),
+    };
     s.changed();
     let wake = s.attached.load(Relaxed) > 0 && s.first.load(Relaxed).is_some() && s.sleepers.load(SeqCst) > 0;
     held.release();
@@ -280,6 +304,27 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         stay_armed(s);
     }
     r
+}
+
+/// The same where something stands in the set for the connection. With the set's lock held.
+fn stands_in(s: &Set, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Option<c_int> {
+    if !standin::any() || s.own() {
+        return None;
+    }
+    let w = s.get(fd).filter(|_| linked(s.index(), fd, ep));
+    if w.is_some_and(|w| w.flags.load(Relaxed) != 0) {
+        return None;
+    }
+    let r = standin::ctl(epfd, op, fd, ep, want)?;
+    match w {
+        Some(w) if r == 0 && op == libc::EPOLL_CTL_DEL => unlink(s.index(), fd, w),
+        Some(w) if r == 0 => {
+            w.events.store(want.events, Relaxed);
+            w.data.store(want.u64, Relaxed);
+        }
+        _ => {}
+    }
+    Some(r)
 }
 
 /// Changes a watch that the kernel keeps, or puts it back. With the set's lock held.
@@ -441,7 +486,10 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
         if ep.state() == State::Attached && !is_kernels(ep) {
             // Another thread has attached it this moment.
             to_kernel(ep);
-            if !is_kernels(ep) {
+            if let Some(r) = standin::ctl(epfd, libc::EPOLL_CTL_ADD, fd, ep, want) {
+                return r;
+            }
+            if !is_kernels(ep) && !handoff::has_bytes(ep) {
                 lifeline::reset(fd, why);
             }
         }

@@ -1,18 +1,51 @@
-//! What the kernel tells about a registration: `/proc/self/fdinfo/EPFD`.
+//! What the kernel tells about the registrations of a set: `/proc/self/fdinfo/EPFD`.
 
 use core::ffi::CStr;
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EPOLLWAKEUP, c_int};
 use shmring::{lnx, sys};
 
-/// Whether the kernel has disabled a oneshot registration: its event mask in fdinfo is then bare.
-pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
-    let path = engine::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
-    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return false };
-    let f = lnx::open(path, libc::O_RDONLY, 0);
-    if f < 0 {
-        return false;
+/// A registration, as the kernel has it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Registration {
+    /// The number by which it was made.
+    pub fd: c_int,
+    pub events: u32,
+    pub data: u64,
+    /// Of the file.
+    inode: u64,
+}
+
+impl Registration {
+    /// Whether `fd`, which is a socket, is the file: the kernel knows registrations of closed numbers, too.
+    pub fn is_of(&self, fd: c_int) -> bool {
+        lnx::stat(fd).is_some_and(|st| st.st_ino == self.inode)
     }
-    let mut state = FdInfo::default();
+
+    /// Whether it is a oneshot that has fired: the mask is bare then.
+    fn has_fired(&self) -> bool {
+        const PRIVATE: u32 = (EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE) as u32;
+        self.events & !PRIVATE == 0
+    }
+}
+
+/// Whether the kernel has disabled a oneshot registration.
+pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
+    each(epfd, |r| r.fd == fd).is_some_and(|r| r.has_fired())
+}
+
+/// Whether `fd`, a socket, is registered.
+pub(super) fn has(epfd: c_int, fd: c_int) -> bool {
+    each(epfd, |r| r.fd == fd && r.is_of(fd)).is_some()
+}
+
+/// Calls `stop` with each registration, until it says yes; that one. None if `epfd` is no set.
+pub(super) fn each(epfd: c_int, mut stop: impl FnMut(&Registration) -> bool) -> Option<Registration> {
+    let path = engine::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);
+    let f = lnx::open(CStr::from_bytes_until_nul(&path).ok()?, libc::O_RDONLY, 0);
+    if f < 0 {
+        return None;
+    }
+    let mut line = Line::default();
     let mut buf = [0u8; 1024];
     let mut found = None;
     while found.is_none() {
@@ -20,65 +53,59 @@ pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
         if n <= 0 {
             break;
         }
-        for &b in &buf[..n as usize] {
-            if let Some((tfd, events)) = state.feed(b)
-                && tfd == fd as u64
-            {
-                found = Some(events);
-                break;
-            }
-        }
+        found = buf[..n as usize].iter().find_map(|&b| line.feed(b).filter(&mut stop));
     }
     sys::close(f);
-    const PRIVATE: u64 = (EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE) as u32 as u64;
-    found.is_some_and(|e| e & !PRIVATE == 0)
+    found
 }
 
-/// Reads "tfd: N events: X data: ..." (fs/eventpoll.c, ep_show_fdinfo) byte by byte.
+/// Reads "tfd: N events: X data: X pos:N ino:X sdev:X" (fs/eventpoll.c, ep_show_fdinfo) byte by byte.
 #[derive(Default)]
-struct FdInfo {
-    word: u32,
-    number: u64,
+struct Line {
+    name: u32,
+    /// Behind the colon.
+    value: bool,
     digits: u32,
-    tfd: u64,
-    hex: bool,
-    armed: bool,
+    number: u64,
+    is_set: bool,
+    of: Registration,
 }
 
-impl FdInfo {
-    fn feed(&mut self, b: u8) -> Option<(u64, u64)> {
-        if b == b'\n' {
-            let tfd = self.tfd;
-            *self = FdInfo { tfd, ..FdInfo::default() };
-            return None;
-        }
-        if b == b':' {
-            self.armed = self.word == hash(b"tfd") || self.word == hash(b"events");
-            self.hex = self.word == hash(b"events");
-            self.number = 0;
-            self.digits = 0;
-            self.word = 0;
-            return None;
-        }
-        if b == b' ' || b == b'\t' {
-            self.word = 0;
-            if self.armed && self.digits > 0 {
-                self.armed = false;
-                if self.hex {
-                    return Some((self.tfd, self.number));
-                }
-                self.tfd = self.number;
+impl Line {
+    /// The registration, at the end of its line.
+    fn feed(&mut self, b: u8) -> Option<Registration> {
+        match (b, self.value) {
+            (b'\n', _) => {
+                self.end_of_value();
+                let line = core::mem::take(self);
+                return line.is_set.then_some(line.of);
             }
-            return None;
-        }
-        if self.armed {
-            let d = (b as char).to_digit(16).unwrap_or(0);
-            self.number = self.number * if self.hex { 16 } else { 10 } + u64::from(d);
-            self.digits += 1;
-        } else {
-            self.word = self.word.wrapping_mul(31).wrapping_add(u32::from(b));
+            (b':', false) => (self.value, self.digits, self.number) = (true, 0, 0),
+            (b' ' | b'\t', true) if self.digits > 0 => self.end_of_value(),
+            (b' ' | b'\t', _) => {}
+            (b, true) => {
+                let base = if self.name == hash(b"tfd") { 10 } else { 16 };
+                let digit = (b as char).to_digit(16).unwrap_or(0);
+                self.number = self.number.wrapping_mul(base).wrapping_add(u64::from(digit));
+                self.digits += 1;
+            }
+            (b, false) => self.name = self.name.wrapping_mul(31).wrapping_add(u32::from(b)),
         }
         None
+    }
+
+    fn end_of_value(&mut self) {
+        let n = self.number;
+        if self.value && self.name == hash(b"tfd") {
+            (self.of.fd, self.is_set) = (n as c_int, true);
+        } else if self.value && self.name == hash(b"events") {
+            self.of.events = n as u32;
+        } else if self.value && self.name == hash(b"data") {
+            self.of.data = n;
+        } else if self.value && self.name == hash(b"ino") {
+            self.of.inode = n;
+        }
+        (self.name, self.value) = (0, false);
     }
 }
 

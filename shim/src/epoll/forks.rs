@@ -2,6 +2,7 @@
 
 use super::chains::{CHAINS, CHANGES, chain, disown, settle};
 use super::set::{CHUNK, Common, FORKING, LEFT, Listed, SPARE, Set, TABLE, Watch};
+use super::standin;
 use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use engine::{fds, memory};
 
@@ -22,6 +23,7 @@ pub(super) fn after_vfork() {
 
 /// This thread's child of vfork was killed inside a critical section.
 pub(super) fn free_after_vfork() {
+    standin::free_after_vfork();
     CHAINS.free_after_vfork();
     if !CHAINS.is_held() && CHANGES.load(Relaxed) & 1 != 0 {
         CHANGES.fetch_add(1, Release);
@@ -90,6 +92,7 @@ pub(super) fn after_fork_parent() {
 /// In the child of a fork, which has one thread. One lock of each set lies in memory that the parent shares: if it is
 /// taken it is held by a thread of the parent.
 pub(super) fn after_fork_child() {
+    standin::after_fork_child();
     CHAINS.reset();
     CHANGES.store(0, Relaxed);
     FORKING.store(0, Relaxed);

@@ -7,7 +7,7 @@
 //! sleeps in the kernel's `epoll_wait` hears of ring events in the same call.
 //!
 //! [`set`] holds the sets and their watches, [`chains`] which watches a connection has, [`ready`] which of a set's have news,
-//! [`owed`] what the kernel has not been told yet. [`ctl`] is what the program asks of a set, [`numbers`] what closing a
+//! [`owed`] what the kernel has not been told yet, [`standin`] what stands in a set for bytes that the kernel does not have. [`ctl`] is what the program asks of a set, [`numbers`] what closing a
 //! descriptor does to it, [`wait`] what it reports, in the order of [`order`]; [`forks`] is what a fork does to all.
 // Unsafe here: events are the program's memory; sets are shared with forks as references into a mapping.
 #![allow(unsafe_code)]
@@ -23,10 +23,12 @@ mod order;
 mod owed;
 mod ready;
 mod set;
+mod standin;
 mod wait;
 
 pub use ctl::{ctl, hand_over, may_attach, nest};
 pub use numbers::{closing, number_back, number_closed};
+pub use standin::{drained, handed_on, merged, put_back};
 pub use wait::wait;
 
 use chains::{each, unlink};
@@ -139,6 +141,7 @@ pub fn closed(i: usize, epfd: c_int) {
 
 /// The process's last descriptor of `ep` is closed: the kernel has dropped it from its sets.
 pub fn forget(ep: Ep) {
+    standin::forget(ep);
     for _ in 0..1024 {
         let mut first = None;
         each(ep, |set, fd, _| first = first.or(Some((set, fd))));

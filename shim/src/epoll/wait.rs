@@ -5,6 +5,7 @@ use super::desk::{Desk, NO_EVENT, News, SLEEPS_FOR};
 use super::edge::{drain, lifeline_event, note_edge, number, serve_peer, written};
 use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
+use super::standin::merged;
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::channel::Chan;
@@ -435,7 +436,8 @@ pub unsafe fn wait(
     // SAFETY: the caller's obligation.
     let r = unsafe { serve(s, epfd, ev, max, timeout, mask, real) };
     s.waiters.fetch_sub(1, Relaxed);
-    r
+    // SAFETY: as for `serve`, which has filled this many.
+    unsafe { merged(ev, r) }
 }
 
 /// Waits as [`wait`] does, counted as a waiter.

@@ -68,6 +68,8 @@ pub trait Incoming: Port {
     fn contradicts(&mut self, _of: &'static str, _read: u64, _claimed: u64) {}
     /// The receiver went up, to the ring that begins there (`Some`), or down.
     fn moved(&mut self, _up: Option<StreamPos>) {}
+    /// The ring has ended, and all that was on it has been read.
+    fn drained(&mut self) {}
 }
 
 /// Where a receive stands. A peek goes on from here without consuming.
@@ -195,6 +197,9 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
             messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         });
         space_freed(p, c, place.head, room, n)?;
+        if down == Some(place.head.claim()) {
+            p.drained();
+        }
     }
     Ok(Brought::Bytes(n))
 }

@@ -1516,4 +1516,5 @@ def idle():
         w.join()
 
 
-globals()[sys.argv[1]]()
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

@@ -71,6 +71,39 @@ scenarios! {
     idle: 6,
 }
 
+/// Runs one case of `py/heirs.py`: a connection with bytes unread and a set that come by exec.
+fn heir(case: &str) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "heirs.py");
+        command.arg(case);
+        command
+    };
+    compare_one(&format!("heir-{case}"), program, |_, log| on_ring(log) >= 2);
+}
+
+macro_rules! heirs {
+    ($($test:ident: $case:literal,)*) => {$(
+        #[test]
+        fn $test() {
+            heir($case);
+        }
+    )*};
+}
+
+heirs! {
+    heirs_level: "level",
+    heirs_other_events: "other_events",
+    heirs_edge: "edge",
+    heirs_oneshot: "oneshot",
+    heirs_oneshot_read_before: "read_before",
+    heirs_removed: "removed",
+    heirs_duplicates: "duplicates",
+    heirs_sleeper: "sleeper",
+    heirs_set_around_it: "around",
+    heirs_own_set: "own_set",
+    heirs_second_exec: "further",
+}
+
 /// What a client did first, on whatever connection and medium, is told first (`c/order.c`).
 fn order_of_acts(trigger: &str, variable: Option<(&str, &str)>) {
     order_of_acts_in(trigger, 200, variable);

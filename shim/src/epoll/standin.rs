@@ -1,0 +1,383 @@
+//! What stands in a set for bytes that the kernel does not have.
+//!
+//! A set that only the kernel serves (it came by exec or in a message, it is watched by another set, it has been handed over)
+//! does not tell of bytes that lie on a ring: the kernel knows nothing of them. Where nobody can bring them to the lifeline any
+//! more, since the peer has finished or an exec handed them on, an eventfd that is readable stands in the kernel's set for
+//! them, with the program's own data: so all that the kernel tells, it tells whoever waits on the set, in this process or
+//! another, whether he sleeps already, waits on a set around it, or in `poll`. It is readable until the last of those bytes has
+//! been read; no more will come to a ring that has ended.
+//!
+//! The connection itself stays registered beside it, and what the kernel tells of the two in one call is made one event
+//! ([`merged`]). Not so for a oneshot, of which only one of the two may fire: it will, since there are bytes to read, so the
+//! connection is registered again when the program arms it without any, or when they have been read before it fired.
+// Unsafe here: events are the program's memory.
+#![allow(unsafe_code)]
+
+use super::edge::READ;
+use super::fdinfo::{self, oneshot_fired};
+use super::kernel_ctl;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use engine::endpoint::Ep;
+use engine::lock::Lock;
+use engine::{fds, handoff, lifeline, own};
+use host::real;
+use host::tls::tls;
+use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT};
+use libc::{c_int, epoll_event};
+use shmring::family::Reason;
+use shmring::lnx;
+use shmring::word::Coded;
+
+struct StandIn {
+    /// For whom it stands; none: it is free.
+    ep: Coded<Option<Ep>>,
+    /// By which number the program registered the connection.
+    fd: AtomicI32,
+    /// The eventfd.
+    event: AtomicI32,
+    /// Another descriptor for the set, if the connection is not registered there now.
+    set: AtomicI32,
+    /// What the program asked for.
+    events: AtomicU32,
+    data: AtomicU64,
+}
+
+const MOST: usize = 256;
+static ALL: [StandIn; MOST] = [const {
+    StandIn {
+        ep: Coded::zero(),
+        fd: AtomicI32::new(-1),
+        event: AtomicI32::new(-1),
+        set: AtomicI32::new(-1),
+        events: AtomicU32::new(0),
+        data: AtomicU64::new(0),
+    }
+}; MOST];
+/// How many there are.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Guards them. Taken inside a set's lock, and with a connection's token held; no other lock is taken inside it.
+static LOCK: Lock = Lock::new();
+
+/// Whether anything stands in any set.
+pub fn any() -> bool {
+    COUNT.load(Relaxed) != 0
+}
+
+/// Whether a registration for `events` is to be told of bytes that the kernel does not have.
+fn due(ep: Ep, events: u32) -> bool {
+    events & READ != 0 && handoff::has_bytes(ep)
+}
+
+fn is_oneshot(events: u32) -> bool {
+    events & EPOLLONESHOT as u32 != 0
+}
+
+/// All of a connection's.
+fn of(ep: Ep) -> impl Iterator<Item = &'static StandIn> {
+    ALL.iter().filter(move |s| s.ep.load(Relaxed) == Some(ep))
+}
+
+/// What stands for the connection, registered by this number, in the set behind `epfd`.
+fn find(ep: Ep, fd: c_int, epfd: c_int) -> Option<&'static StandIn> {
+    of(ep).find(|s| s.fd.load(Relaxed) == fd && s.is_in(epfd))
+}
+
+impl StandIn {
+    /// Whether the connection itself is not registered.
+    fn is_alone(&self) -> bool {
+        self.set.load(Relaxed) >= 0
+    }
+
+    /// Whether it stands in the set behind `epfd`.
+    fn is_in(&self, epfd: c_int) -> bool {
+        let event = self.event.load(Relaxed);
+        match kernel_ctl(epfd, EPOLL_CTL_ADD, event, 0, 0) {
+            0.. => {
+                kernel_ctl(epfd, EPOLL_CTL_DEL, event, 0, 0);
+                false
+            }
+            e => e == -libc::EEXIST as isize,
+        }
+    }
+
+    /// Registers it for what the program asked for. False: the kernel refuses.
+    fn register(&self, epfd: c_int, op: c_int, events: u32, data: u64) -> bool {
+        const HOW: u32 = (EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE) as u32;
+        self.events.store(events, Relaxed);
+        self.data.store(data, Relaxed);
+        kernel_ctl(epfd, op, self.event.load(Relaxed), EPOLLIN as u32 | events & HOW, data) >= 0
+    }
+
+    /// From now on the connection is not registered beside it. False: no descriptor is to be had for the set.
+    fn stay_alone(&'static self, epfd: c_int) -> bool {
+        if self.is_alone() {
+            return true;
+        }
+        self.set.store(lnx::duplicate(epfd, 0), Relaxed);
+        self.is_alone() && own::adopt(&self.set)
+    }
+
+    fn end(&'static self) {
+        own::discard(&self.event);
+        own::discard(&self.set);
+        self.ep.store(None, Relaxed);
+        COUNT.fetch_sub(1, Relaxed);
+    }
+
+    /// There are no such bytes any more. A oneshot that has fired rests until the program arms it.
+    fn settle(&'static self) {
+        let mut count = [0; 8];
+        lnx::read(self.event.load(Relaxed), &mut count);
+        if self.is_alone() {
+            let set = self.set.load(Relaxed);
+            if oneshot_fired(set, self.event.load(Relaxed)) {
+                return;
+            }
+            kernel_ctl(set, EPOLL_CTL_DEL, self.event.load(Relaxed), 0, 0);
+            self.bring_back(set, self.events.load(Relaxed));
+        }
+        self.end();
+    }
+
+    /// Registers the connection again. With the lock held.
+    fn bring_back(&self, epfd: c_int, events: u32) {
+        let fd = self.fd.load(Relaxed);
+        if fds::endpoint(fd) == self.ep.load(Relaxed) {
+            kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, self.data.load(Relaxed));
+        }
+    }
+}
+
+/// `epoll_ctl` for a connection, in a set that is the kernel's; `None`: the call is the kernel's alone.
+pub fn ctl(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Option<c_int> {
+    // A removal asks for no events.
+    let concerned = any() || due(ep, want.events);
+    if !concerned || tls().vfork.get() != 0 || fds::are_divided() {
+        return None;
+    }
+    let held = LOCK.lock();
+    let r = change(epfd, op, fd, ep, want);
+    held.release();
+    if let Some(Err(Lost)) = r {
+        lifeline::reset(fd, Reason::EpollShared);
+    }
+    Some(real::ret(r?.unwrap_or(0)) as c_int)
+}
+
+/// Nothing can stand in the set for it.
+struct Lost;
+
+fn change(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Option<Result<isize, Lost>> {
+    let found = find(ep, fd, epfd);
+    let (events, data) = (want.events, want.u64);
+    let exclusive = events & EPOLLEXCLUSIVE as u32 != 0;
+    match (op, found) {
+        (EPOLL_CTL_DEL, Some(s)) => {
+            let r = if s.is_alone() { 0 } else { kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0) };
+            if r >= 0 {
+                kernel_ctl(epfd, EPOLL_CTL_DEL, s.event.load(Relaxed), 0, 0);
+                s.end();
+            }
+            return Some(Ok(r));
+        }
+        (EPOLL_CTL_ADD, Some(_)) => return Some(Ok(-libc::EEXIST as isize)),
+        (EPOLL_CTL_ADD, None) => {}
+        // An exclusive watch cannot be changed, nor be made by a change (epoll_ctl(2)).
+        (EPOLL_CTL_MOD, _) if !exclusive => {}
+        _ => return None,
+    }
+    let due = due(ep, events);
+    if found.is_none() && !due {
+        return None;
+    }
+    let alone = found.is_some_and(StandIn::is_alone);
+    if due && is_oneshot(events) {
+        // Refused (EPOLLEXCLUSIVE_OK_BITS, fs/eventpoll.c).
+        if exclusive {
+            return None;
+        }
+        // The kernel would say so of the number; but it is not to be registered, not even for a moment.
+        if op == EPOLL_CTL_ADD && fdinfo::has(epfd, fd) {
+            return Some(Ok(-libc::EEXIST as isize));
+        }
+        if op == EPOLL_CTL_MOD && !alone {
+            let r = kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
+            if r < 0 {
+                return Some(Ok(r));
+            }
+        }
+    } else {
+        let op = if alone { EPOLL_CTL_ADD } else { op };
+        let r = kernel_ctl(epfd, op, fd, events, data);
+        if r < 0 {
+            return Some(Ok(r));
+        }
+    }
+    if !due {
+        if let Some(s) = found {
+            kernel_ctl(epfd, EPOLL_CTL_DEL, s.event.load(Relaxed), 0, 0);
+            s.end();
+        }
+        return Some(Ok(0));
+    }
+    Some(place(epfd, fd, ep, found, events, data).map(|()| 0))
+}
+
+/// Puts into the set what stands for the connection, of which that knows nothing now if it is a oneshot.
+fn place(epfd: c_int, fd: c_int, ep: Ep, found: Option<&'static StandIn>, events: u32, data: u64) -> Result<(), Lost> {
+    let op = if found.is_some() { EPOLL_CTL_MOD } else { EPOLL_CTL_ADD };
+    let Some(s) = found.or_else(|| make(ep, fd)) else { return Err(Lost) };
+    let kept = if is_oneshot(events) {
+        s.stay_alone(epfd)
+    } else {
+        own::discard(&s.set);
+        true
+    };
+    if !kept || !s.register(epfd, op, events, data) {
+        s.end();
+        return Err(Lost);
+    }
+    if !handoff::has_bytes(ep) {
+        // Another thread has read them meanwhile, and found nothing to settle.
+        s.settle();
+    }
+    Ok(())
+}
+
+/// A new one, in no set yet.
+fn make(ep: Ep, fd: c_int) -> Option<&'static StandIn> {
+    let s = ALL.iter().find(|s| s.ep.load(Relaxed).is_none())?;
+    s.event.store(lnx::readable_event(), Relaxed);
+    if s.event.load(Relaxed) < 0 || !own::adopt(&s.event) {
+        return None;
+    }
+    s.fd.store(fd, Relaxed);
+    s.ep.store(Some(ep), Relaxed);
+    COUNT.fetch_add(1, SeqCst);
+    Some(s)
+}
+
+/// The kernel has just been given a registration of a connection, of which bytes may lie where it does not see them. An
+/// exclusive one cannot be changed: it is told of them as the others are.
+pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
+    if !due(ep, events) || tls().vfork.get() != 0 {
+        return;
+    }
+    let held = LOCK.lock();
+    let mut lost = false;
+    let stands = find(ep, fd, epfd).is_some();
+    if !stands && (!is_oneshot(events) || !oneshot_fired(epfd, fd)) {
+        if is_oneshot(events) {
+            kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
+        }
+        lost = place(epfd, fd, ep, None, events, data).is_err();
+        if lost && is_oneshot(events) {
+            kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, data);
+        }
+    }
+    held.release();
+    if lost {
+        lifeline::reset(fd, Reason::EpollShared);
+    }
+}
+
+/// This image was handed unread bytes of `ep`, for itself alone: sets that came with them and have the connection tell of them.
+pub fn handed_on(ep: Ep) {
+    for epfd in 0..fds::high().max(1024) {
+        if fds::get(epfd) == fds::Kind::Other {
+            fdinfo::each(epfd, |r| {
+                if fds::endpoint(r.fd) == Some(ep) && r.is_of(r.fd) {
+                    stand(epfd, r.fd, ep, r.events, r.data);
+                }
+                false
+            });
+        }
+    }
+}
+
+/// All that `ep` had on its ring has been read.
+pub fn drained(ep: Ep) {
+    if !any() {
+        return;
+    }
+    let held = LOCK.lock();
+    of(ep).for_each(StandIn::settle);
+    held.release();
+}
+
+/// This process's last descriptor of `ep` is closed.
+pub fn forget(ep: Ep) {
+    if any() && tls().vfork.get() == 0 {
+        let held = LOCK.lock();
+        of(ep).for_each(StandIn::end);
+        held.release();
+    }
+}
+
+/// Before an exec: the next image finds in the sets what the program registered, and nothing else. If the exec fails both stay there,
+/// lest the bytes be forgotten: then a oneshot may fire twice.
+pub fn put_back() {
+    if !any() || tls().vfork.get() != 0 {
+        return;
+    }
+    let held = LOCK.lock();
+    for s in ALL.iter().filter(|s| s.ep.load(Relaxed).is_some() && s.is_alone()) {
+        let set = s.set.load(Relaxed);
+        let fired = oneshot_fired(set, s.event.load(Relaxed));
+        // The nearest to a oneshot that has fired: see `ctl::hand_over`.
+        s.bring_back(set, if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { s.events.load(Relaxed) });
+        own::discard(&s.set);
+    }
+    held.release();
+}
+
+/// In the child of a fork: a thread of the parent may have held the lock.
+pub fn after_fork_child() {
+    LOCK.reset();
+}
+
+/// This thread's child of vfork was killed inside a critical section.
+pub fn free_after_vfork() {
+    LOCK.free_after_vfork();
+}
+
+/// What `epoll_wait` returned, with one event for each registration.
+///
+/// # Safety
+/// The kernel has just filled `n` events at `ev`, if `n` is positive.
+pub unsafe fn merged(ev: *mut epoll_event, n: c_int) -> c_int {
+    if n < 1 || !any() {
+        return n;
+    }
+    // SAFETY: the caller's obligation.
+    merge(unsafe { core::slice::from_raw_parts_mut(ev, n as usize) }) as c_int
+}
+
+#[cold]
+fn merge(told: &mut [epoll_event]) -> usize {
+    let held = LOCK.lock();
+    let mut n = told.len();
+    for s in ALL.iter().filter(|s| s.ep.load(Relaxed).is_some()) {
+        let (data, asked) = (s.data.load(Relaxed), s.events.load(Relaxed));
+        let Some(first) = told[..n].iter().position(|e| e.u64 == data) else { continue };
+        let mut kept = first + 1;
+        for i in first + 1..n {
+            let e = told[i];
+            if e.u64 == data {
+                told[first].events |= e.events;
+            } else {
+                told[kept] = e;
+                kept += 1;
+            }
+        }
+        n = kept;
+        let e = &mut told[first];
+        if e.events & EPOLLIN as u32 != 0 {
+            // A socket that can be read shows all the bits that say so.
+            e.events = e.events & !READ | asked & READ;
+        }
+    }
+    held.release();
+    n
+}

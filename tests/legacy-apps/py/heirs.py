@@ -1,0 +1,287 @@
+"""A program that gets a connection and an epoll set by exec, with bytes unread that a busy peer had sent: what that set says.
+
+Argument: a case. The peer is another process, which calls nothing on its connection unless it is told to. Prints the same
+natively and under culvert.
+"""
+import os
+import select
+import socket
+import sys
+import threading
+
+from epolls import CTL_ADD, CTL_DEL, CTL_MOD, ET, IN, ONESHOT, OUT, PATIENCE, RDHUP, Set, drain, say, settled
+
+UNREAD = b"unread" * 50
+
+
+def peer(port, orders, done):
+    s = socket.create_connection(("127.0.0.1", port))
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(20):
+        s.sendall(b"warm")
+        assert s.recv(4, socket.MSG_WAITALL) == b"warm"
+    s.sendall(UNREAD)
+    os.write(done, b".")
+    while order := os.read(orders, 1):
+        if order == b"m":
+            s.sendall(b"more")
+        else:
+            s.close()
+        os.write(done, b".")
+    os._exit(0)
+
+
+class Heir:
+    """What an image has: the connection, a set, and the peer's ear."""
+
+    def __init__(self, numbers):
+        fd, ep, self.orders, self.done = self.numbers = numbers
+        self.b = socket.socket(fileno=fd)
+        self.b.setblocking(False)
+        self.s = Set()
+        self.s.ep.close()
+        self.s.ep = select.epoll.fromfd(ep)
+        self.s.names[fd] = "b"
+
+    def order(self, what):
+        os.write(self.orders, what)
+        os.read(self.done, 1)
+
+    def more(self):
+        self.order(b"m")
+        settled(self.b, 4)
+
+    def ctl(self, op, events=0):
+        try:
+            self.s.exactly(op, self.b, events)
+        except OSError as e:
+            print("refused", e.errno)
+
+    def become(self, case):
+        for n in self.numbers:
+            os.set_inheritable(n, True)
+        self.s.ep.fileno()
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, __file__, case, *map(str, self.numbers)])
+
+
+def begin(case, prepare=None):
+    """Becomes the image of a case, with everything in place."""
+    heard, orders = os.pipe()
+    done, said = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if os.fork() == 0:
+            os.close(orders)
+            os.close(done)
+            peer(listener.getsockname()[1], heard, said)
+        os.close(heard)
+        os.close(said)
+        b, _ = listener.accept()
+    b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(20):
+        assert b.recv(4, socket.MSG_WAITALL) == b"warm"
+        b.sendall(b"warm")
+    os.read(done, 1)
+    settled(b, len(UNREAD))
+    ep = select.epoll()
+    h = Heir([b.detach(), os.dup(ep.fileno()), orders, done])
+    if prepare:
+        prepare(h)
+    h.become(case + "_on")
+
+
+def level_on(h):
+    h.ctl(CTL_ADD, IN | OUT)
+    say("added", h.s.next())
+    h.ctl(CTL_ADD, IN)
+    print(len(h.b.recv(100)))
+    say("some", h.s.now())
+    print(drain(h.b))
+    say("read", h.s.now())
+    h.more()
+    say("more", h.s.next())
+    print(drain(h.b))
+    h.ctl(CTL_MOD, IN | RDHUP)
+    say("changed", h.s.now())
+    h.order(b"c")
+    say("closed", h.s.next())
+
+
+def other_events_on(h):
+    h.ctl(CTL_ADD, OUT | RDHUP)
+    say("added", h.s.next())
+    h.ctl(CTL_MOD, IN | RDHUP)
+    say("changed", h.s.next())
+    h.ctl(CTL_MOD, OUT)
+    say("changed", h.s.next())
+    h.order(b"c")
+    h.ctl(CTL_MOD, IN | RDHUP)
+    # The FIN is on its way.
+    p = select.poll()
+    p.register(h.b, select.POLLRDHUP)
+    p.poll()
+    say("closed", h.s.now())
+    print(drain(h.b))
+    say("read", h.s.now())
+
+
+def edge_on(h):
+    h.ctl(CTL_ADD, IN | OUT | ET)
+    say("added", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_MOD, IN | ET)
+    say("changed", h.s.next())
+    print(drain(h.b))
+    say("read", h.s.now())
+    h.more()
+    say("more", h.s.next())
+    say("again", h.s.now())
+
+
+def oneshot_on(h):
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    say("added", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    h.ctl(CTL_MOD, OUT | ONESHOT)
+    say("for room", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    print(drain(h.b))
+    h.more()
+    say("not armed", h.s.now())
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    print(drain(h.b))
+    h.ctl(CTL_MOD, IN)
+    say("level", h.s.now())
+    h.more()
+    say("more", h.s.next())
+
+
+def read_before_on(h):
+    """A oneshot whose bytes are read before anybody waits is armed still."""
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    print(drain(h.b))
+    say("read", h.s.now())
+    h.ctl(CTL_ADD, IN)
+    h.more()
+    say("more", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_DEL)
+    h.ctl(CTL_DEL)
+
+
+def removed_on(h):
+    for events in (IN, IN | ET, IN | ONESHOT):
+        h.ctl(CTL_ADD, events)
+        h.ctl(CTL_DEL)
+        say("removed", h.s.now())
+        h.ctl(CTL_DEL)
+        h.ctl(CTL_MOD, events)
+        h.ctl(CTL_ADD, events)
+        say("added", h.s.next())
+        h.ctl(CTL_DEL)
+    h.ctl(CTL_ADD, IN)
+    h.b.close()
+    say("closed", h.s.now())
+
+
+def duplicates_on(h):
+    """The set and the connection by other numbers."""
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    other = select.epoll.fromfd(os.dup(h.s.ep.fileno()))
+    h.s.ep.close()
+    h.s.ep = other
+    twice = h.b.dup()
+    h.s.add(twice, IN | ET, "twice")
+    say("both", h.s.next())
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    print(drain(twice))
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("read", h.s.now())
+    h.more()
+    say("more", h.s.next())
+
+
+def sleeper_on(h):
+    """Who sleeps in the set already is woken."""
+    for events in (IN, IN | ET, IN | ONESHOT):
+        told = []
+        thread = threading.Thread(target=lambda: told.extend(h.s.next()))
+        thread.start()
+        while True:
+            with open(f"/proc/self/task/{thread.native_id}/syscall") as f:
+                # epoll_wait, epoll_pwait, epoll_pwait2
+                if f.read().split()[0] in ("232", "281", "441"):
+                    break
+            os.sched_yield()
+        h.ctl(CTL_ADD, events)
+        thread.join()
+        say("woken", told)
+        h.ctl(CTL_DEL)
+
+
+def around_on(h):
+    """The set is watched by another one, and by poll."""
+    outer = select.epoll()
+    outer.register(h.s.ep, IN)
+    p = select.poll()
+    p.register(h.s.ep, select.POLLIN)
+    seen = lambda what: print(what, len(outer.poll(0)), len(p.poll(0)))
+    seen("empty")
+    h.ctl(CTL_ADD, IN)
+    seen("added")
+    print(len(h.b.recv(100)))
+    seen("some")
+    print(drain(h.b))
+    seen("read")
+
+
+def own_set_on(h):
+    """A set of the image's own, which another one watches afterwards; and before."""
+    for first in (True, False):
+        s = Set()
+        if first:
+            s.add(h.b, IN, "b")
+            say("own", s.next())
+        p = select.poll()
+        p.register(s.ep, select.POLLIN)
+        print("poll", len(p.poll(0)))
+        if not first:
+            s.add(h.b, IN, "b")
+        print("poll", len(p.poll(PATIENCE * 1000)))
+        say("own", s.next())
+        if not first:
+            print(drain(h.b))
+            print("poll", len(p.poll(0)))
+            h.more()
+            print("poll", len(p.poll(PATIENCE * 1000)))
+            say("more", s.next())
+
+
+def further_on(h):
+    """A oneshot for bytes that were handed on, and a second exec."""
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    h.become("further_still")
+
+
+def further_still(h):
+    say("armed", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    print(drain(h.b))
+
+
+if __name__ == "__main__":
+    case, numbers = sys.argv[1], [int(n) for n in sys.argv[2:]]
+    if numbers:
+        globals()[case](Heir(numbers))
+    else:
+        begin(case)
