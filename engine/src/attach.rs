@@ -155,6 +155,8 @@ fn step(ep: Ep, fd: i32) -> bool {
     if ep.state.load(SeqCst) == State::Eligible as u32 {
         if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
+        } else if !rendezvous::uid::is_one() {
+            ep.because(Reason::UserIds);
         } else if custody::is_ours(ep, fd) {
             match ep.role() {
                 Some(Role::Connector) => connector(ep, fd),

@@ -196,7 +196,7 @@ static DEAF_UNTIL: AtomicU64 = AtomicU64::new(0);
 pub fn read_mailbox() {
     const LETTERS: u32 = 32;
     const DEAF: u64 = 5_000_000;
-    if NAME.load(Relaxed) == 0 {
+    if NAME.load(Relaxed) == 0 || !uid::is_one() {
         return;
     }
     read_answers();

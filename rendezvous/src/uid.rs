@@ -21,6 +21,12 @@ pub fn own() -> u32 {
     os::geteuid()
 }
 
+/// Whether this process is one user's. One that acts for a user (`seteuid`), and has or can take the rights of another, must not
+/// take that user's processes for its own user's: they can do nothing to it.
+pub fn is_one() -> bool {
+    os::getresuid().is_ok_and(|[real, effective, saved]| real == effective && effective == saved)
+}
+
 fn overflow() -> u32 {
     let mut b = [0; 16];
     let n = os::read_file(c"/proc/sys/kernel/overflowuid", &mut b);

@@ -16,12 +16,12 @@ struct Filters {
     count: Option<u64>,
 }
 
-/// Whether culvert stays off here: under a filter that the container's first process has not got, and where nobody can
-/// tell whether there is one.
+/// Whether culvert stays off here: under a filter that the container's first process has not got, or that refuses what culvert
+/// cannot do without, and where nobody can tell whether there is one.
 pub fn forbids() -> bool {
     match read(c"/proc/self/status") {
         Some(Filters { mode: 0, .. }) => false,
-        Some(own) => own.count.is_none() || read(c"/proc/1/status") != Some(own),
+        Some(own) => own.count.is_none() || read(c"/proc/1/status") != Some(own) || lnx::refuses_waiting(),
         None => true,
     }
 }

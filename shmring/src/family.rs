@@ -261,6 +261,7 @@ reasons! {
     Slow = 35, "held-up", "processes of the peer's user have held up this one";
     Unread = 37, "unread", "the peer had not read for a while what was sent, and a ring shared with another user holds little";
     Unsealed = 38, "unsealed", "memory for a peer of another user cannot be sealed here: Linux before 5.1, or no /proc";
+    UserIds = 39, "user-ids", "the program's real, effective and saved user ids differ: it acts for one user, and has another's rights";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

@@ -23,7 +23,7 @@ struct Container<'a> {
     spaces: &'a [&'a str],
     /// Shell commands that are run inside first.
     setup: &'a str,
-    /// A command that runs the program.
+    /// A program of the tests that runs the container's, and its first words.
     wrapper: &'a str,
     /// Set for the program.
     environment: &'a [(&'a str, &'a str)],
@@ -106,8 +106,9 @@ fn alike(name: &str, reasons: &[&str], like: Container) {
         let dir = lab.path("shared");
         std::fs::create_dir_all(&dir).expect("a directory");
         let dir = dir.to_string_lossy();
+        let (program, words) = like.wrapper.split_once(' ').unwrap_or((like.wrapper, ""));
         let wrapper =
-            if like.wrapper.is_empty() { String::new() } else { lab.compile(like.wrapper, &[]).display().to_string() };
+            if program.is_empty() { String::new() } else { format!("{} {words}", lab.compile(program, &[]).display()) };
         let setup = like.setup.replace("SHARED", &dir);
         let environment = [("CULVERT_DIR", &*dir)];
         let c = Container { setup: &setup, wrapper: &wrapper, environment: &environment, ..like };
@@ -125,6 +126,15 @@ fn one_network_and_a_shared_directory() {
 #[test]
 fn an_engines_filter() {
     alike("engine", &[], Container { wrapper: "contained.c", ..Default::default() });
+}
+
+/// Under one that also refuses a call by which culvert waits, or hears of news.
+#[test]
+fn a_filter_against_waiting() {
+    for call in [libc::SYS_recvmmsg, libc::SYS_ppoll] {
+        let wrapper = format!("contained.c {call}");
+        alike("deaf", &["seccomp"], Container { wrapper: &wrapper, ..Default::default() });
+    }
 }
 
 /// Each has its own users as well, all of which have a number outside.

@@ -129,6 +129,16 @@ fn no_descriptor() {
     scenario("no-descriptor", |lab, c| under(lab, "ulimit -n 16", &c));
 }
 
+/// A program of root's that acts for a user shares no memory with anybody: that user's processes would pass for its own.
+#[test]
+fn user_ids() {
+    if is_root() {
+        scenario("user-ids", |_, c| c);
+    } else {
+        eprintln!("skipped: another user's id needs root");
+    }
+}
+
 /// In a user namespace that knows no user, nobody's answers prove anything.
 #[test]
 fn unproved() {
