@@ -141,7 +141,7 @@ impl Ep {
     }
     /// Names this use of the record: see [`Ep::lives`].
     pub fn life(self) -> u32 {
-        self.generation.load(Acquire)
+        self.life.load(Acquire).number
     }
     /// Whether the record still belongs to the connection it belonged to: another thread may close the
     /// descriptor while this one sleeps on it.

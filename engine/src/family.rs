@@ -243,7 +243,7 @@ pub fn before_fork() {
         }
         match child() {
             Some(p) => {
-                ep.holders[p / 64].fetch_or(1 << (p % 64), AcqRel);
+                ep.holders.add(p);
             }
             // An unknown holder: the connection can never be anybody's alone again.
             None => {
@@ -273,7 +273,8 @@ pub fn after_fork_child() {
 
 /// Whether no other process of the family is noted as a holder of `ep`. One that was killed may be noted still.
 pub fn noted_alone(ep: Ep) -> bool {
-    ep.holders.iter().map(|h| h.load(Acquire).count_ones()).sum::<u32>() == 1
+    // None is this process, which has given it up and ends it.
+    ep.holders.count() <= 1
 }
 
 /// Whether this process is the only one of the family that holds `ep`.
@@ -286,7 +287,7 @@ pub fn sole_holder(ep: Ep) -> bool {
 
 /// Gives up what holders of `ep` held that died without saying so.
 fn reap_holders(ep: Ep) {
-    members::reap(|m| ep.holders[m / 64].load(Acquire) >> (m % 64) & 1 != 0, clear);
+    members::reap(|m| ep.holders.knows(m), clear);
 }
 
 /// Whether no process of the family holds `ep` any more as it was in that life, nor is about to be done with it.
@@ -294,7 +295,7 @@ pub fn is_over(ep: Ep, life: u32) -> bool {
     if ep.life().wrapping_sub(life) <= 1 && ep.state() != State::Free {
         reap_holders(ep);
     }
-    // Who was the last to hold it has begun the next life (`drop_hold`), and then ends the connection and frees the record.
+    // Who was the last to hold it has begun the next life (`Holders::give_up`), and then ends the connection and frees the record.
     match ep.life().wrapping_sub(life) {
         0 => false,
         1 => ep.state() == State::Free,
@@ -314,29 +315,12 @@ pub fn alone() -> bool {
 
 /// Whether the member that an owner word names lives and holds `ep`.
 pub fn holds(word: u64, ep: Ep) -> bool {
-    let held = |(place, _): (usize, u32)| ep.holders[place / 64].load(Acquire) >> (place % 64) & 1 != 0;
-    shmring::owner::place(word).is_some_and(held) && !members::owner_is_dead(word)
+    shmring::owner::place(word).is_some_and(|(place, _)| ep.holders.has(place)) && !members::owner_is_dead(word)
 }
 
 /// This process holds `ep` no longer. True if nobody in the family does: the caller ends it, and frees it.
 pub fn give_up(ep: Ep) -> bool {
-    my_place().is_some_and(|me| drop_hold(ep, me))
-}
-
-/// Member `m` holds `ep` no longer. True for exactly one of those who give up last, perhaps at the same time: it is noted as the
-/// holder of the next life until the record is free, so that whoever clears up after it frees the record if it is killed before.
-fn drop_hold(ep: Ep, m: usize) -> bool {
-    // Stays the same as long as anybody holds it.
-    let life = ep.life();
-    let bit = 1 << (m % 64);
-    // A connection that another thread made while this process was being forked is not held by the child.
-    let last = ep.holders[m / 64].fetch_and(!bit, AcqRel) & bit != 0
-        && ep.holders.iter().all(|h| h.load(Acquire) == 0)
-        && ep.generation.compare_exchange(life, life.wrapping_add(1), AcqRel, Relaxed).is_ok();
-    if last {
-        ep.holders[m / 64].fetch_or(bit, AcqRel);
-    }
-    last
+    my_place().is_some_and(|me| ep.holders.give_up(&ep.life, me))
 }
 
 /// Gives up what members held that died without saying so.
@@ -348,8 +332,13 @@ fn reap() {
 fn clear(m: usize) {
     let Some(h) = header() else { return };
     for ep in (0..h.high.load(Acquire).min(ENDPOINTS as u32)).map(Ep::from_index) {
-        if ep.state.load(Relaxed) != State::Free as u32 && drop_hold(ep, m) {
+        if ep.state() == State::Free {
+            continue;
+        }
+        if ep.holders.give_up(&ep.life, m) {
             free(ep);
+        } else {
+            ep.holders.forget(m);
         }
     }
 }
@@ -388,15 +377,13 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
             break ep;
         }
     };
-    ep.generation.fetch_add(1, Relaxed);
+    ep.life.store(ep.life.load(Relaxed).next(), Relaxed);
     ep.begin();
     ep.role.store(role, Relaxed);
     let me = my_place()?;
     ep.pid.store(Member(h.members[me].load(Relaxed)).pid().unwrap_or(0), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
-    for (i, h) in ep.holders.iter().enumerate() {
-        h.store(if me / 64 == i { 1 << (me % 64) } else { 0 }, Relaxed);
-    }
+    ep.holders.begin(me);
     ep.because(Reason::Young);
     let l = ep.local();
     l.refs.store(1, Relaxed);
@@ -425,7 +412,7 @@ pub fn free(ep: Ep) {
     let Some(h) = header() else { return };
     ep.state.store(State::Free as u32, Release);
     // After that: whoever clears up after this process leaves free records alone.
-    ep.holders.iter().for_each(|h| h.store(0, Relaxed));
+    ep.holders.clear();
     loop {
         let free = h.free.load(Acquire);
         ep.next_free.store(free.first, Relaxed);

@@ -156,9 +156,8 @@ fn copy(new: *mut u8) -> bool {
         // SAFETY: within the new memory, which is ours alone.
         let to = unsafe { &*new.add(at).cast::<Endpoint>() };
         if ep.local().refs.load(Relaxed) == 0 {
-            to.generation.store(ep.generation.load(Relaxed), Relaxed);
-            let others = ep.holders.iter().any(|w| w.load(Relaxed) != 0)
-                && ep.holders[me / 64].load(Relaxed) >> (me % 64) & 1 == 0;
+            to.life.store(ep.life.load(Relaxed), Relaxed);
+            let others = ep.holders.knows_any() && !ep.holders.knows(me);
             // A record that others do not hold and that is not on the list of free ones is being filled or emptied by a
             // thread of this process.
             if others || free.get(i as usize / 64).is_some_and(|w| w.load(Relaxed) >> (i % 64) & 1 != 0) {
@@ -168,9 +167,7 @@ fn copy(new: *mut u8) -> bool {
             continue;
         }
         words(old.wrapping_add(at), new.wrapping_add(at), size_of::<Endpoint>());
-        for (w, word) in to.holders.iter().enumerate() {
-            word.store(if w == me / 64 { 1 << (me % 64) } else { 0 }, Relaxed);
-        }
+        to.holders.begin(me);
         for token in [&to.rx_token, &to.tx_token] {
             token.store(members::myself(), Relaxed);
         }

@@ -5,6 +5,7 @@
 //! `culvert stat` reads it through `/proc/PID/fd` with `pread`, as the same user or root, and takes
 //! nothing in it on trust.
 
+use crate::holders::{Holders, Life};
 use crate::journal::Journal;
 use crate::layout::Role;
 use crate::owner;
@@ -18,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 13;
+pub const VERSION: u32 = 14;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
@@ -301,7 +302,7 @@ pub const LEAKED: u32 = 1 << 30;
 /// One TCP socket of the family, shared by all dups of its descriptor.
 ///
 /// Meaningful while `state` is not `Free`: the first group. The rest begins with [`State::Attached`], so that a
-/// connection for one request and its answer touches two lines of memory.
+/// connection for one request and its answer touches three lines of memory.
 #[repr(C, align(64))]
 pub struct Endpoint {
     // --- identity and life
@@ -311,8 +312,8 @@ pub struct Endpoint {
     pub reason: AtomicU32,
     /// Index of the next free endpoint, while `state` is `Free`.
     pub next_free: Coded<Option<u32>>,
-    /// Incremented each time the record is reused.
-    pub generation: AtomicU32,
+    /// [`RCVTIMEO`], [`SNDTIMEO`]: that option was set to a negative time.
+    pub never_waits: AtomicU32,
     /// Which end it is, once known.
     pub role: Coded<Option<Role>>,
     /// Process that created the socket, and its descriptor there at that time.
@@ -336,16 +337,14 @@ pub struct Endpoint {
     /// An error that a `recvmmsg` has kept for the next call, behind messages that it received; 0 if none. The connection has not
     /// ended by it.
     pub kept: AtomicU32,
-    /// [`RCVTIMEO`], [`SNDTIMEO`]: that option was set to a negative time.
-    pub never_waits: AtomicU32,
     /// Not 0: `TCP_INQ` is set, as far as calls on the ring are concerned: each `recvmsg` says how much is left.
     pub inq: AtomicU32,
     /// Not 0: `TCP_USER_TIMEOUT` is set, as far as the ring is concerned.
     pub timed: AtomicU32,
     /// How many references to the socket have left the family in messages; [`FOREIGN`], [`LEAKED`].
     pub custody: AtomicU32,
-    /// Bit per member of the family ([`FamilyHeader::members`]) that holds a descriptor of it.
-    pub holders: [AtomicU64; MEMBERS / 64],
+    /// Which use of the record this is.
+    pub life: Coded<Life>,
     /// The connector's port << 16 | the acceptor's; 0 while unknown.
     pub ports: AtomicU32,
     /// Bytes sent and received over the lifeline, as this family has counted: a hint, for the order of events.
@@ -354,6 +353,8 @@ pub struct Endpoint {
     pub heard: AtomicU32,
     /// Process id of the peer, for display; 0 if unknown.
     pub peer_pid: AtomicU32,
+    /// Which members of the family ([`FamilyHeader::members`]) hold a descriptor of it.
+    pub holders: Holders,
     /// The end of a pair of Unix sockets at which it came in or went out in a message. Meaningful while `custody` is not 0.
     pub way: AtomicU64,
 

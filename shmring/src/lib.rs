@@ -9,6 +9,7 @@
 
 pub mod driver;
 pub mod family;
+pub mod holders;
 pub mod journal;
 pub mod layout;
 pub mod lnx;

@@ -23,7 +23,7 @@ impl Other {
             members[0].store(first.lock_moved().0, Relaxed);
         }
         members[Other::PLACE].store(Member(0).taken(4711).lock_moved().0, Relaxed);
-        ep.holders[0].fetch_or(1 << Other::PLACE, Relaxed);
+        ep.holders.add(Other::PLACE);
         ep.handed.fetch_or(SHARED, Relaxed);
         Other(ep)
     }
@@ -44,7 +44,7 @@ impl Other {
 
     fn ends(self) {
         self.killed();
-        self.0.holders[0].fetch_and(!(1 << Other::PLACE), Relaxed);
+        self.0.holders.forget(Other::PLACE);
     }
 }
 
