@@ -24,6 +24,11 @@ pub fn retire(fd: c_int, why: Reason) {
         Reason::Option | Reason::Recalled => Unread::Keep,
         _ => Unread::Rewind,
     };
+    retire_with(fd, why, unread);
+}
+
+/// The same with `unread` bytes left where they are, or not, as the caller says.
+pub fn retire_with(fd: c_int, why: Reason, unread: Unread) {
     Departure { why, flushes: false }.go(one(fd), &|_| true, &|_| unread);
 }
 

@@ -20,6 +20,11 @@ use shmring::{lnx, ring, sys};
 /// The set is watched from outside (another set, `poll`). Its descriptor must then be readable exactly when one
 /// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
 pub fn nest(i: usize) {
+    leave_to_kernel(i, unread_here);
+}
+
+/// `unread`: what becomes of what is unread on its connections.
+fn leave_to_kernel(i: usize, unread: fn(Ep) -> leave::Unread) {
     let s = &TABLE[i];
     if s.nested() {
         return;
@@ -30,7 +35,7 @@ pub fn nest(i: usize) {
     // From here on nothing is attached in it.
     s.common().nested.store(1, Relaxed);
     held.release();
-    evacuate(s);
+    evacuate(s, unread);
     let held = s.lock();
     for (fd, w, _) in s.watches() {
         give_back(s, epfd, fd, w);
@@ -48,10 +53,11 @@ pub fn nest(i: usize) {
 /// The set is about to leave our reach, with an exec or in a message: the kernel's registrations become the
 /// program's own.
 pub fn hand_over(i: usize) {
-    nest(i);
+    let rewind = |_| leave::Unread::Rewind;
+    leave_to_kernel(i, rewind);
     let s = &TABLE[i];
     let Some(epfd) = s.epfd() else { return };
-    evacuate(s);
+    evacuate(s, rewind);
     let held = s.lock();
     for (fd, w, ep) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
@@ -87,19 +93,30 @@ fn is_here(ep: Ep, fd: c_int) -> bool {
 /// Moves a connection to the kernel. It may wait for the peer: with no set's lock held, since whoever holds a lock defers
 /// signals, and others wait for it.
 pub(super) fn to_kernel(ep: Ep) {
+    move_to_kernel(ep, leave::Unread::Rewind);
+}
+
+fn move_to_kernel(ep: Ep, unread: leave::Unread) {
     if ep.state() == State::Attached
         && let Some(fd) = number(ep)
     {
-        leave::quit(fd, Reason::EpollShared, leave::Unread::Rewind);
+        leave::quit(fd, Reason::EpollShared, unread);
     }
 }
 
+/// What becomes of what is unread on a connection that goes to the kernel while this process goes on to read it. It stays where it
+/// is, so that nothing depends on the peer, which may be busy or be killed: [`standin`] tells of it. Not where another process
+/// may read it, whom this process does not hear of.
+fn unread_here(ep: Ep) -> leave::Unread {
+    if engine::family::sole_holder(ep) { leave::Unread::Keep } else { leave::Unread::Rewind }
+}
+
 /// Moves all attached connections of a set to the kernel, before its lock is taken for good.
-fn evacuate(s: &Set) {
+fn evacuate(s: &Set, unread: fn(Ep) -> leave::Unread) {
     let me = s.index();
     leave::quit_all(
         Reason::EpollShared,
-        |_| leave::Unread::Rewind,
+        |fd| fds::endpoint(fd).map_or(leave::Unread::Rewind, unread),
         |fd| {
             fds::endpoint(fd).is_some_and(|ep| {
                 let mut watched = false;
@@ -243,7 +260,8 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         if r == 0 && op != libc::EPOLL_CTL_DEL {
             match fds::get(fd) {
                 Kind::Epoll(inner) => nest(inner),
-                _ => leave::retire(fd, Reason::EpollShared),
+                Kind::Endpoint(ep) => leave::retire_with(fd, Reason::EpollShared, unread_here(ep)),
+                _ => {}
             }
             if let (Some(ep), Some(want)) = (ep, want) {
                 standin::stand(epfd, fd, ep, want.events, want.u64);
@@ -287,7 +305,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         return native();
     }
     if ep.state() == State::Attached && moves_first(s, epfd, op, fd) {
-        to_kernel(ep);
+        move_to_kernel(ep, unread_here(ep));
     }
     let held = s.lock();
     let r = match stands_in(s, epfd, op, fd, ep, want) {
@@ -308,7 +326,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
 
 /// The same where something stands in the set for the connection. With the set's lock held.
 fn stands_in(s: &Set, epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Option<c_int> {
-    if !standin::any() || s.own() {
+    if s.own() {
         return None;
     }
     let w = s.get(fd).filter(|_| linked(s.index(), fd, ep));
@@ -438,13 +456,14 @@ fn change(
             -1
         }
         (libc::EPOLL_CTL_MOD, Some(w)) if w.flags.load(Relaxed) & TAGGED != 0 => {
-            if s.nested() && is_kernels(ep) {
+            if s.nested() && (is_kernels(ep) || handoff::has_bytes(ep)) {
                 let r = native();
                 if r == 0 {
                     w.events.store(want.events, Relaxed);
                     w.data.store(want.u64, Relaxed);
                     w.flags.store(0, Relaxed);
                     s.attached.fetch_sub(1, Relaxed);
+                    standin::stand(epfd, fd, ep, want.events, want.u64);
                 }
                 return r;
             }
@@ -484,8 +503,8 @@ fn add(s: &Set, i: usize, epfd: c_int, fd: c_int, ep: Ep, want: epoll_event, nat
             slots::give_up(ep, why);
         }
         if ep.state() == State::Attached && !is_kernels(ep) {
-            // Another thread has attached it this moment.
-            to_kernel(ep);
+            // Another thread has attached it this moment; or bytes are left here.
+            move_to_kernel(ep, unread_here(ep));
             if let Some(r) = standin::ctl(epfd, libc::EPOLL_CTL_ADD, fd, ep, want) {
                 return r;
             }

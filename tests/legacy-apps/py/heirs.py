@@ -5,6 +5,7 @@ natively and under culvert.
 """
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -65,12 +66,13 @@ class Heir:
         os.execv(sys.executable, [sys.executable, __file__, case, *map(str, self.numbers)])
 
 
-def begin(case, prepare=None):
-    """Becomes the image of a case, with everything in place."""
+def begin(case):
+    """Becomes the image of a case, with everything in place, or runs it here."""
     heard, orders = os.pipe()
     done, said = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
             os.close(orders)
             os.close(done)
             peer(listener.getsockname()[1], heard, said)
@@ -85,9 +87,11 @@ def begin(case, prepare=None):
     settled(b, len(UNREAD))
     ep = select.epoll()
     h = Heir([b.detach(), os.dup(ep.fileno()), orders, done])
-    if prepare:
-        prepare(h)
-    h.become(case + "_on")
+    h.peer = child
+    if case + "_here" in globals():
+        globals()[case + "_here"](h)
+    else:
+        h.become(case + "_on")
 
 
 def level_on(h):
@@ -263,6 +267,61 @@ def own_set_on(h):
             h.more()
             print("poll", len(p.poll(PATIENCE * 1000)))
             say("more", s.next())
+
+
+def polled(h):
+    """A look at the set by poll: from then on the set is the kernel's."""
+    p = select.poll()
+    p.register(h.s.ep, select.POLLIN)
+    return len(p.poll(0))
+
+
+def whole(h):
+    """The peer is killed, and all that it sent is there."""
+    os.kill(h.peer, signal.SIGKILL)
+    os.waitpid(h.peer, 0)
+    print(drain(h.b))
+    say("end", h.s.next())
+
+
+def watched_here(h):
+    """A set with the connection in it becomes the kernel's while the peer is busy."""
+    h.ctl(CTL_ADD, IN | RDHUP)
+    say("added", h.s.next())
+    print("poll", polled(h))
+    say("still", h.s.next())
+    whole(h)
+
+
+def watched_before_here(h):
+    print("poll", polled(h))
+    h.ctl(CTL_ADD, IN | RDHUP | ET)
+    print("poll", polled(h))
+    say("added", h.s.next())
+    say("again", h.s.now())
+    whole(h)
+
+
+def watched_for_room_here(h):
+    h.ctl(CTL_ADD, OUT)
+    say("added", h.s.next())
+    print("poll", polled(h))
+    h.ctl(CTL_MOD, IN | RDHUP)
+    say("changed", h.s.next())
+    whole(h)
+
+
+def spawned_here(h):
+    """A child inherits the set, by oversight."""
+    os.set_inheritable(h.s.ep.fileno(), True)
+    child = os.posix_spawn("/bin/true", ["true"], os.environ)
+    os.waitpid(child, 0)
+    h.ctl(CTL_ADD, IN | RDHUP | ONESHOT)
+    say("added", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_MOD, IN | RDHUP)
+    say("changed", h.s.next())
+    whole(h)
 
 
 def further_on(h):

@@ -71,7 +71,8 @@ scenarios! {
     idle: 6,
 }
 
-/// Runs one case of `py/heirs.py`: a connection with bytes unread and a set that come by exec.
+/// Runs one case of `py/heirs.py`: a connection with bytes unread and a set that come by exec, or
+/// become the kernel's.
 fn heir(case: &str) {
     let program = |lab: &Lab| {
         let mut command = lab.python(Side::Client, "heirs.py");
@@ -102,6 +103,10 @@ heirs! {
     heirs_set_around_it: "around",
     heirs_own_set: "own_set",
     heirs_second_exec: "further",
+    busy_peer_of_a_set_that_is_watched: "watched",
+    busy_peer_and_a_watched_set: "watched_before",
+    busy_peer_and_a_watched_set_for_room: "watched_for_room",
+    busy_peer_and_a_set_that_a_child_has: "spawned",
 }
 
 /// What a client did first, on whatever connection and medium, is told first (`c/order.c`).
