@@ -284,6 +284,9 @@ fn acceptor(ep: Ep, fd: i32) {
         if lifeline::only_kernel(fd) {
             return ep.pin(Reason::Option);
         }
+        if lifeline::is_translated(fd, &t) {
+            return ep.pin(Reason::Translated);
+        }
         match diag::find(&DIAG, &t) {
             // Neither a user who has no number here nor a socket that nobody holds any more proves who is there.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),

@@ -6,6 +6,7 @@ use crate::headroom;
 use crate::kernel::{K, Kernel as _};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use rendezvous::Tuple;
 use shmring::family::Reason;
 use shmring::position::StreamPos;
 
@@ -108,6 +109,16 @@ pub fn only_kernel(fd: i32) -> bool {
         || stamps.iter().any(|name| !matches!(socket(*name), Ok(0) | Err(_)))
         || !matches!(option(fd, libc::IPPROTO_TCP, TCP_TX_DELAY), Ok(0) | Err(_))
         || filtered(fd)
+}
+
+/// Whether a client has asked for another address than `at`, on which its connection was accepted (netfilter's `SO_ORIGINAL_DST`, for IPv6 and
+/// IPv4 alike; no answer: there is no translation). Then another connection may have the addresses that its other end has here.
+pub fn is_translated(fd: i32, at: &Tuple) -> bool {
+    const SO_ORIGINAL_DST: i32 = 80;
+    let level = if at.is_v4() { libc::IPPROTO_IP } else { libc::IPPROTO_IPV6 };
+    let mut asked_for = [0u8; size_of::<libc::sockaddr_in6>()];
+    let r = K::get_option(fd, level, SO_ORIGINAL_DST, &mut asked_for);
+    r > 0 && at.leads_to(&asked_for) == Some(false)
 }
 
 /// A control message with each receive that says how much is left (Linux 4.18).

@@ -101,6 +101,11 @@ impl Tuple {
         self.src == self.dst || (is_loopback(&self.src) && is_loopback(&self.dst))
     }
 
+    /// Whether `sockaddr`, a `sockaddr_in` or `sockaddr_in6`, is the destination; `None`: it is neither of these.
+    pub fn leads_to(&self, sockaddr: &[u8]) -> Option<bool> {
+        parse(sockaddr).ok().map(|h| (h.address, h.port) == (self.dst, self.dport))
+    }
+
     /// Whether the socket is connected to itself (TCP simultaneous open with one socket).
     pub fn is_self(&self) -> bool {
         self.src == self.dst && self.sport == self.dport

@@ -20,6 +20,7 @@ pub const PROGRAMS: &[&str] = &[
     "nodejs",
     "procps",
     "iproute2",
+    "iptables",
     "util-linux",
     "musl-tools",
     "postgresql-15",

@@ -66,6 +66,15 @@ def configured():
 no_registry = not_loaded = no_memory = unproved = no_descriptor = configured
 
 
+def translated():
+    """Port 8000 leads to 8080. IPv4 comes to a socket of IPv6, too."""
+    with socket.create_server(("", 8080), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        a = socket.create_connection((sys.argv[2], 8000))
+        b, _ = listener.accept()
+    talk(a, b, 100)
+    return a, b
+
+
 def user_ids():
     os.seteuid(65533)
     return configured()

@@ -139,6 +139,29 @@ fn user_ids() {
     }
 }
 
+/// A rule leads it elsewhere: another connection may have the addresses that its ends have.
+#[test]
+fn translated() {
+    let rule = "iptables -t nat -A OUTPUT -p tcp -m addrtype --dst-type LOCAL --dport 8000 -j REDIRECT --to-ports 8080";
+    let works = |what: &str| {
+        let status = Command::new("unshare").args(["-n", "sh", "-c", what]).stderr(Stdio::null()).status();
+        status.is_ok_and(|s| s.success())
+    };
+    if !is_root() || !works(rule) {
+        return eprintln!("skipped: no rules of a packet filter here");
+    }
+    for host in ["127.0.0.1", "::1"] {
+        let six = if host == "::1" { "6" } else { "" };
+        let rule = rule.replacen("tables", &format!("{six}tables"), 1);
+        scenario("translated", |lab, c| {
+            let mut inside = lab.command(Side::Client, "unshare");
+            inside.args(["-n", "sh", "-c", &format!("ip link set lo up; {rule}; exec \"$@\""), "sh"]);
+            inside.arg(c.get_program()).args(c.get_args()).arg(host);
+            inside
+        });
+    }
+}
+
 /// In a user namespace that knows no user, nobody's answers prove anything.
 #[test]
 fn unproved() {
