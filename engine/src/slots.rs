@@ -247,15 +247,11 @@ fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
 const ASKED: usize = 4;
 static TURN: AtomicU32 = AtomicU32::new(0);
 
-/// Whether in the channel is only what was left for a peer of another user, who has all of it as long as he has the channel.
-fn is_left(chan: &Chan) -> bool {
-    chan.idle() && chan.left_behind().next().is_some() && chan.is_sealed() && chan.role() == Role::Acceptor
-}
-
-/// Gives back what was left for peers who have closed their ends since, or have been killed: who was killed has not said so in
-/// the channel, and of a connection that was reset the kernel does not say how it ended. With [`lock`] held.
+/// Gives back what peers of other users have given up since, or were killed: who was killed has not said so in the channel, and of
+/// a connection that was reset the kernel does not say how it ended; nor is a peer believed who says that he has left. With [`lock`]
+/// held.
 fn collect() {
-    let left = || channel::own().filter(|c| is_left(c));
+    let left = || channel::own().filter(|c| c.idle() && c.is_at_our_cost());
     let n = left().count();
     if n > 0 {
         // By turns: who keeps many channels does not make a call dear.
@@ -263,10 +259,11 @@ fn collect() {
         for chan in left().skip(from).chain(left().take(from)).take(ASKED) {
             if chan.is_ours_alone() {
                 chan.left_behind().for_each(|slot| chan.take_back(slot));
-                close_if_empty(chan);
+                close(chan);
             }
         }
     }
+    channel::note_pinned(left().next().is_some());
     for chan in channel::own().filter(|c| c.left_behind().next().is_some()) {
         for slot in chan.left_behind() {
             if chan.slot(slot).side[chan.role().peer() as usize].gone.load(Acquire) != 0 {
@@ -302,26 +299,35 @@ pub fn vacate(ep: Ep, chan: &'static Chan, slot: usize) {
 
 /// Gives a channel up in which this process has no connection any more: at once, since the process may make no call for
 /// hours. Not under a system-call filter, where it keeps what it has until it ends; nor while memory lies in it that is to
-/// be given back. With [`lock`] held, or alone.
+/// be given back, nor while another user's process has memory that is charged to this one: how much that is must be known, lest he
+/// keep channel upon channel. With [`lock`] held, or alone.
 pub fn close_if_empty(chan: &'static Chan) {
-    if chan.idle() && chan.left_behind().next().is_none() && !members::is_filtered() {
-        let held = channel::MAPPING.lock();
-        chan.close();
-        held.release();
+    if !chan.idle() || chan.left_behind().next().is_some() || members::is_filtered() {
+        return;
     }
+    if chan.is_at_our_cost() && !chan.is_ours_alone() {
+        return channel::note_pinned(true);
+    }
+    close(chan);
+}
+
+fn close(chan: &'static Chan) {
+    let held = channel::MAPPING.lock();
+    chan.close();
+    held.release();
 }
 
 /// A connection was closed: gives up channels that wait for their first connection, unless another connection of this
 /// process may be meant. Without [`lock`].
 pub fn tidy() {
-    if !channel::any_unused() && channel::left_behind() == 0 {
+    if !channel::any_unused() && !channel::any_pinned() && channel::left_behind() == 0 {
         return;
     }
     let held = RENDEZVOUS.lock();
     collect();
     let waits = |e: Ep| e.state() == State::Eligible && e.local().stage.load(Relaxed) != 0;
     if !family::held().any(waits) {
-        channel::own().filter(|c| c.is_unused()).for_each(close_if_empty);
+        channel::own().filter(|c| c.is_unused() && !c.is_at_our_cost()).for_each(close_if_empty);
     }
     held.release();
 }

@@ -95,6 +95,8 @@ static HIGH: AtomicU32 = AtomicU32::new(0);
 static LEFT: AtomicU64 = AtomicU64::new(0);
 /// The sum of all [`Chan::kept`].
 static KEPT: AtomicU64 = AtomicU64::new(0);
+/// Not 0: channels without a connection may be open, since another user's process had their memory (`slots::close_if_empty`).
+static PINNED: AtomicU32 = AtomicU32::new(0);
 /// Channels that wait for their first connection.
 static UNUSED: AtomicU32 = AtomicU32::new(0);
 /// Guards the table's shape, and which bulk is mapped where. May be taken with tokens held.
@@ -122,6 +124,16 @@ pub fn left_behind() -> u64 {
 #[cfg(test)]
 pub fn kept() -> u64 {
     KEPT.load(Relaxed) * PAGE as u64
+}
+
+/// Whether channels without a connection may be open, since another user's process had their memory.
+pub fn any_pinned() -> bool {
+    PINNED.load(Relaxed) != 0
+}
+
+/// See [`any_pinned`]. With the slots' lock held, or alone.
+pub fn note_pinned(any: bool) {
+    PINNED.store(any.into(), Relaxed);
 }
 
 /// Whether a channel waits for its first connection.
@@ -258,6 +270,11 @@ impl Chan {
     /// From now on they do.
     pub fn shun(&self) {
         self.shunned.store(1, Relaxed);
+    }
+
+    /// Whether its memory is charged to this process until all who have it, of another user too, give it up.
+    pub fn is_at_our_cost(&self) -> bool {
+        self.is_sealed() && self.role() == Role::Acceptor && self.inherited.load(Relaxed) == 0
     }
 
     /// Which side this process is.
@@ -451,6 +468,7 @@ pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
     MAPPING.words(each);
     each((&LEFT).into());
     each((&KEPT).into());
+    each((&PINNED).into());
     each((&UNUSED).into());
     for c in (0..HIGH.load(Relaxed) as usize).filter_map(entry) {
         let small =

@@ -505,13 +505,23 @@ impl Kernel for Simulated {
         }
     }
     fn reopen(fd: i32) -> i32 {
-        Self::duplicate(fd, 3)
+        let mut s = state();
+        if s.faults.is_refused(Want::Descriptors) {
+            return -libc::EMFILE;
+        }
+        match s.object(fd) {
+            Some(&Object::File(memory, seals)) => s.open(Object::File(memory, seals)),
+            _ => -libc::EBADF,
+        }
     }
     fn keep_private(_: i32) -> isize {
         0
     }
-    fn is_open_once(_: i32) -> bool {
-        false
+    fn is_open_once(fd: i32) -> bool {
+        let s = state();
+        let memory = s.file(fd);
+        let same = |o: &&Object| matches!(o, Object::File(m, _) if memory.is_some_and(|memory| memory.at == m.at));
+        s.objects.iter().flatten().filter(same).count() == 1
     }
     fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
         let Some(file) = state().file(fd) else { return -libc::EBADF as isize };

@@ -108,6 +108,9 @@ impl Drop for World {
         }
         assert!(Simulated::is_quiet(), "what was left for a sleeper was not done");
         assert_eq!(family::held().count(), 0, "connections are left");
+        // The last close may have found that the other end was there.
+        slots::tidy();
+        assert!(!channel::any_pinned(), "channels are looked for that are not there");
         assert_eq!(channel::all().count(), 0, "channels are left");
         // The family's memory stays.
         assert_eq!(Simulated::count(), (0, 1), "sockets and files are left");
@@ -157,7 +160,11 @@ impl Lane {
     fn new(ring: usize, neighbour: Neighbour) -> Option<Lane> {
         let id = Simulated::random();
         let memfd = mapping::new_memory(ring, id, 0)?;
-        let sent = Simulated::duplicate(memfd, 3);
+        // As they are sent: what another user gets is opened anew (`sealed::make`).
+        let sent = match neighbour {
+            Neighbour::Own => Simulated::duplicate(memfd, 3),
+            Neighbour::Stranger => Simulated::reopen(memfd),
+        };
         let end = |i: usize, fd, role| match neighbour {
             _ if fd < 0 => None,
             Neighbour::Own => {

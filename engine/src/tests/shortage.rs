@@ -2,6 +2,7 @@
 //! rings cannot carry goes by the kernel.
 
 use super::*;
+use crate::kernel::Kernel as _;
 use crate::sim::faults::Want;
 use crate::sim::world::{Neighbour, Side};
 use libc::EAGAIN;
@@ -115,4 +116,72 @@ fn what_strangers_channels_keep_is_counted() {
     }
     stays.close();
     assert_eq!(channel::kept(), 0);
+}
+
+/// A stranger says that its connections are closed, and keeps the memory: that counts until it is given up, which is found when another
+/// connection is closed.
+#[test]
+fn a_channel_that_a_stranger_keeps_counts_until_he_gives_it_up() {
+    use crate::channel;
+    let world = World::new();
+    let lane = world.lane(RING, Neighbour::Stranger).expect("a channel");
+    let keeps = Simulated::reopen(lane.accepts.memfd.load(core::sync::atomic::Ordering::Relaxed));
+    let pair = world.pair();
+    assert!(pair.attach_in(lane));
+    assert_eq!(pair.b.send(&bytes(0, RING / 2)), Ok(RING / 2));
+    assert_eq!(pair.a.recv(RING).map(|some| some.len()), Ok(RING / 2));
+    pair.close();
+    let kept = channel::kept();
+    assert!(kept >= (RING / 2 - shmring::layout::HOME) as u64);
+    world.attached().close();
+    assert_eq!((channel::all().count(), channel::kept()), (1, kept));
+    Simulated::close(keeps);
+    world.attached().close();
+    assert_eq!((channel::all().count(), channel::kept()), (0, 0));
+}
+
+/// More of them than are asked for at a time: no one's keeping hides that another has given up his.
+#[test]
+fn channels_that_strangers_have_given_up_are_found_by_turns() {
+    use crate::channel;
+    let world = World::new();
+    let mut kept = Vec::new();
+    for _ in 0..6 {
+        let lane = world.lane(RING, Neighbour::Stranger).expect("a channel");
+        kept.push(Simulated::reopen(lane.accepts.memfd.load(core::sync::atomic::Ordering::Relaxed)));
+        let pair = world.pair();
+        assert!(pair.attach_in(lane));
+        pair.close();
+    }
+    let closes = |n| (0..n).for_each(|_| world.attached().close());
+    closes(3);
+    assert_eq!(channel::all().count(), 6);
+    for (i, memory) in kept.into_iter().rev().enumerate() {
+        Simulated::close(memory);
+        if i < 2 {
+            closes(2);
+            assert_eq!(channel::all().count(), 5 - i);
+        }
+    }
+    closes(1);
+    assert_eq!(channel::all().count(), 0);
+}
+
+/// A channel that no connection was put into ends when no connection of this process may be meant, and the other side has left.
+#[test]
+fn a_channel_that_nobody_used_is_given_up() {
+    use crate::channel;
+    use core::sync::atomic::Ordering::Relaxed;
+    let world = World::new();
+    for (neighbour, closes) in [(Neighbour::Own, 1), (Neighbour::Stranger, 2)] {
+        assert!(world.lane(RING, neighbour).is_some());
+        let waits = world.pair();
+        waits.b.ep.local().stage.store(1, Relaxed);
+        (0..3).for_each(|_| world.attached().close());
+        assert_eq!(channel::all().count(), 2);
+        waits.b.ep.local().stage.store(0, Relaxed);
+        (0..closes).for_each(|_| world.attached().close());
+        assert_eq!(channel::all().count(), 0);
+        waits.close();
+    }
 }
