@@ -23,7 +23,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{config, conn, custody, family, fds, lifeline, mail, rx, sealed, signals, slow, watchers};
+use crate::{config, conn, custody, family, fds, lifeline, mail, own, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
@@ -155,6 +155,8 @@ fn step(ep: Ep, fd: i32) -> bool {
     if ep.state.load(SeqCst) == State::Eligible as u32 {
         if !family::sole_holder(ep) {
             ep.because(Reason::Shared);
+        } else if own::are_few() {
+            ep.because(Reason::NoFd);
         } else if !rendezvous::uid::is_one() {
             ep.because(Reason::UserIds);
         } else if custody::is_ours(ep, fd) {

@@ -71,7 +71,10 @@ pub fn ensure() -> bool {
             }
         } else {
             FAILED.store(1, Relaxed);
-            crate::log!(Warn, "no shared memory (memfd_create); everything stays on the kernel");
+            crate::log!(
+                Warn,
+                "no shared memory (memfd_create), or too few descriptors (ulimit -n); everything stays on the kernel"
+            );
         }
     }
     held.release();
@@ -79,7 +82,7 @@ pub fn ensure() -> bool {
 }
 
 pub(crate) fn init() -> bool {
-    if !crate::own::may_size(FAMILY_LEN) {
+    if crate::own::are_few() || !crate::own::may_size(FAMILY_LEN) {
         return false;
     }
     let Some(fd) = K::memory_file(c"culvert-family", FAMILY_LEN) else { return false };

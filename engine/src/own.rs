@@ -9,6 +9,7 @@ use crate::kernel::{K, Kernel as _};
 use crate::table::{MAX, OURS, put, raw};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicI32, AtomicPtr};
+use shmring::family::FEW_DESCRIPTORS;
 
 /// As many descriptors culvert holds at most.
 const MOST: usize = if cfg!(miri) { 64 } else { 4096 };
@@ -21,6 +22,11 @@ pub fn floor() -> i32 {
     let limit = K::limit(libc::RLIMIT_NOFILE).unwrap_or(0);
     // High enough to leave the low numbers alone, low enough to keep the kernel's table small.
     (limit / 4 * 3).min(8192) as i32
+}
+
+/// Whether the program may have so few descriptors that it would miss those that culvert takes.
+pub fn are_few() -> bool {
+    K::limit(libc::RLIMIT_NOFILE).is_none_or(|limit| limit < FEW_DESCRIPTORS)
 }
 
 /// How many descriptors culvert may hold: a quarter of the limit. A program short of descriptors keeps them.

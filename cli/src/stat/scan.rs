@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use shmring::family::{MEMFD_NAME, Reason, State};
+use shmring::family::{FEW_DESCRIPTORS, MEMFD_NAME, Reason, State};
 
 use super::family::Direction;
 use super::family::{self, Family, Record};
@@ -134,6 +134,10 @@ fn off(proc: &Path) -> Option<(String, &'static str)> {
     }
     if read("status").lines().any(|l| l.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0")) {
         return reason(Reason::Seccomp);
+    }
+    let soft = |l: &str| l.strip_prefix("Max open files")?.split_ascii_whitespace().next()?.parse::<u64>().ok();
+    if read("limits").lines().find_map(soft).is_some_and(|limit| limit < FEW_DESCRIPTORS) {
+        return reason(Reason::NoFd);
     }
     let wrong = |name: &str| setting(name).is_some_and(|value| settings::complaint(name, value).is_some());
     let log = setting("CULVERT_LOG_FILE").is_some_and(|path| !has_open(proc, path));

@@ -74,7 +74,7 @@ fn rings_of_silly_sizes() {
 
 #[test]
 fn few_descriptors() {
-    for limit in ["--nofile=64:64", "--nofile=16:16"] {
+    for limit in ["--nofile=300:300", "--nofile=64:64", "--nofile=12:12"] {
         compare("nofile", BOTH, |lab| {
             let prefix = ["prlimit", limit, "--"];
             echo(lab, |w| peer(lab, Side::Server, &prefix, w), |w| peer(lab, Side::Client, &prefix, w))
