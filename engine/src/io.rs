@@ -467,6 +467,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         // The peer hears of no FIN: none is sent for an end of receiving, and no second one.
         chan.notify_aside(slot);
     }
+    // Who waits for room waits no more (inet_shutdown: sk_state_change).
+    chan.tell_holders(slot);
     watchers::touched(ep);
     r
 }

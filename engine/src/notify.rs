@@ -80,7 +80,14 @@ impl Chan {
     pub fn tell_own(&self, slot: usize) {
         // The pollers' words of an inherited channel are those of the process that mapped it.
         if self.inherited.load(Relaxed) == 0 {
-            self.wake(self.role(), slot, self.slot(slot), About::Aside, None);
+            self.tell_holders(slot);
         }
+    }
+
+    /// The same, also of what others of the family wait for: in an inherited channel the pollers' words are those of the process
+    /// that mapped it, and those who inherited it sleep in steps.
+    #[cold]
+    pub fn tell_holders(&self, slot: usize) {
+        self.wake(self.role(), slot, self.slot(slot), About::Aside, None);
     }
 }

@@ -210,9 +210,11 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
             let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
             ep.rcvlowat.store(low.max(0) as u32, Relaxed);
-            if ep.chan().is_some_and(|chan| chan.is_sealed() && low as usize > chan.ring() / 3) {
+            match ep.chan() {
                 // A ring between two users is too small to hold it (`rx::low`).
-                leave::retire(fd, Reason::Option);
+                Some(chan) if chan.is_sealed() && low as usize > chan.ring() / 3 => leave::retire(fd, Reason::Option),
+                Some(chan) => rx::low_set(ep, chan),
+                None => {}
             }
         }
         (libc::IPPROTO_TCP, lifeline::TCP_INQ) => rx::inq_set(ep, fd),

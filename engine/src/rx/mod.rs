@@ -20,7 +20,7 @@ use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{family, fds, poller, sleep, sleepers, tx};
+use crate::{family, fds, poller, sleep, sleepers, tx, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use libc::iovec;
 use look::{me, peer};
@@ -74,6 +74,15 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     me(chan, h).rcvbuf.store(bytes, Relaxed);
     // A sender that waits has judged by the limit that was.
     chan.notify_aside(ep.slot.load(Relaxed) as usize);
+}
+
+/// The program has set `SO_RCVLOWAT`. Whoever waits, and has enough by the new mark, is told (tcp_set_rcvlowat); of the lifeline the
+/// kernel tells.
+pub fn low_set(ep: Ep, chan: &Chan) {
+    if on_ring(ep, chan) >= low(ep, chan) {
+        chan.tell_holders(ep.slot.load(Relaxed) as usize);
+        watchers::readable(ep);
+    }
 }
 
 /// A flag for [`recv`], see `io::BREAKS`.

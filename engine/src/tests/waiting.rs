@@ -60,6 +60,22 @@ fn a_sender_is_woken_by_room() {
 }
 
 #[test]
+fn a_sender_is_woken_by_a_shutdown_of_its_own_side() {
+    let world = World::new();
+    for deep in [false, true] {
+        let pair = warmed(&world);
+        let all = bytes(0, RING + RING / 2);
+        sleep_deep(deep);
+        Simulated::meanwhile(move || assert_eq!(pair.a.shutdown(libc::SHUT_WR), Ok(())));
+        assert_eq!(pair.a.send_with(&all, 0), Ok(RING));
+        assert_eq!(Simulated::timeouts(), 0, "deep: {deep}");
+        assert_eq!(pair.a.send(b"more"), Err(libc::EPIPE));
+        while pair.b.recv(RING).is_ok_and(|some| !some.is_empty()) {}
+        pair.close();
+    }
+}
+
+#[test]
 fn a_receiver_hears_of_the_end() {
     let world = World::new();
     for deep in [false, true] {

@@ -96,8 +96,8 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
         // The kernel would take more now, and the ring cannot.
         unread::go_because(ep, chan, fd, Reason::Option);
     }
-    // Other threads wait for room, by the limit that was.
-    chan.tell_own(slot);
+    // Others wait for room, by the limit that was.
+    chan.tell_holders(slot);
 }
 
 /// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and

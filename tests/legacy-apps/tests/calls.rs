@@ -150,6 +150,26 @@ fn receives_of_no_bytes_end_with_none() {
     compare_one("nothing", program, |_, log| on_ring(log) > 0);
 }
 
+/// Runs a case of `py/waking.py`, on rings from the first exchange on.
+fn woken(case: &str) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "waking.py");
+        command.arg(case).env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one(&format!("waking-{case}"), program, |_, log| on_ring(log) >= 32);
+}
+
+#[test]
+fn who_waits_is_told_of_a_lower_mark() {
+    woken("lowered");
+}
+
+#[test]
+fn who_waits_for_room_is_told_of_a_shutdown() {
+    woken("shut");
+}
+
 /// Runs cases of `py/unread.py`, on rings from the first exchange on.
 fn unread(cases: &[&str]) {
     for case in cases {
