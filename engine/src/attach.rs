@@ -19,12 +19,13 @@
 
 use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{HOME, K, Kernel as _};
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, own, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
 use shmring::family::{OPEN, Reason, State};
@@ -171,6 +172,33 @@ fn step(ep: Ep, fd: i32) -> bool {
     ep.state() == State::Attached
 }
 
+/// Whether the kernel's answers are about this connection: its socket lives in the network namespace in which this process
+/// asks, has its mailbox and is rung. A socket stays where it was made, so one that lives elsewhere is the kernel's for good.
+/// `own`: its addresses, its own end first.
+fn is_at_home(ep: Ep, fd: i32, own: &Tuple) -> bool {
+    // Of sockets that are bound to a device there may be two with the same addresses in one namespace (VRF), and the kernel,
+    // asked for them, tells of one that is not bound. The other ones that have a scope are asked for by their interface.
+    if own.scope == 0 && lifeline::is_bound_to_device(fd) {
+        ep.pin(Reason::Option);
+        return false;
+    }
+    match diag::is_at_home(&DIAG, fd, own) {
+        Ok(true) => return true,
+        Ok(false) => ep.pin(Reason::OtherNetwork),
+        Err(errno) => ep.because(match errno {
+            libc::EMFILE | libc::ENFILE => Reason::NoFd,
+            rendezvous::home::ELSEWHERE => Reason::OtherNetwork,
+            _ => Reason::UidMismatch,
+        }),
+    }
+    false
+}
+
+/// There is no mailbox. A thread that is not at home makes none.
+fn no_mailbox(ep: Ep) {
+    ep.because(if HOME.is_here() == Ok(false) { Reason::OtherNetwork } else { Reason::NoFd });
+}
+
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
     // Published again now and then: another connection's entry may have taken the place in the registry.
@@ -182,15 +210,22 @@ fn connector(ep: Ep, fd: i32) {
         if lifeline::only_kernel(fd) {
             return ep.pin(Reason::Option);
         }
+        if !is_at_home(ep, fd, &t) {
+            return;
+        }
         // The kernel's answer also settles connections between two addresses of this host.
-        if !t.is_local_hint() && config::dir().is_none() && diag::find(&DIAG, &t.reversed()).is_err() {
-            return ep.pin(Reason::Remote);
+        if !t.is_local_hint() && config::dir().is_none() {
+            match diag::find(&DIAG, &t.reversed()) {
+                Ok(_) => {}
+                Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
+                Err(_) => return ep.pin(Reason::Remote),
+            }
         }
         let Some(cookie) = lifeline::cookie(fd) else { return };
         ep.cookie.store(cookie, Relaxed);
         let name = own_mailbox();
         if name == 0 {
-            return ep.because(Reason::NoFd);
+            return no_mailbox(ep);
         }
         match REGISTRY.publish(&t, cookie, name) {
             Ok(()) => {
@@ -289,6 +324,9 @@ fn acceptor(ep: Ep, fd: i32) {
         if lifeline::is_translated(fd, &t) {
             return ep.pin(Reason::Translated);
         }
+        if !is_at_home(ep, fd, &t.reversed()) {
+            return;
+        }
         match diag::find(&DIAG, &t) {
             // Neither a user who has no number here nor a socket that nobody holds any more proves who is there.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
@@ -302,6 +340,7 @@ fn acceptor(ep: Ep, fd: i32) {
                 l.stage.store(1, Relaxed);
             }
             Err(Miss::NotFound) => return ep.pin(Reason::Remote),
+            Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
             Err(Miss::Unavailable(e)) => {
                 crate::log!(Warn, "socket diagnostics: errno {e}; connections stay on the kernel");
                 return ep.pin(Reason::UidMismatch);
@@ -327,7 +366,7 @@ fn acceptor(ep: Ep, fd: i32) {
     };
     ep.because(Reason::Pending);
     if own_mailbox() == 0 {
-        return ep.because(Reason::NoFd);
+        return no_mailbox(ep);
     }
     read_mailbox();
     for chan in channel::all() {

@@ -19,6 +19,7 @@ use libc::{iovec, pollfd, sigset_t};
 use rendezvous::Tuple;
 use rendezvous::bell::Bell;
 use rendezvous::diag::Cache;
+use rendezvous::home::Home;
 use shmring::lnx::Plain;
 
 /// The kernel that the engine runs on.
@@ -227,12 +228,12 @@ pub trait Kernel {
     fn barrier_everywhere() -> bool;
     /// The CPUs that this thread may use, a bit each; how many bytes.
     fn affinity(into: &mut [u64]) -> isize;
-    /// Makes a doorbell.
+    /// Makes a doorbell, at home.
     fn open_bell() -> Result<Bell, i32>;
     /// Makes a socket to ring with; `place` moves its descriptor.
     fn ringer(place: fn(i32) -> i32) -> Result<i32, i32>;
     /// Rings. False: nobody can have heard it.
-    fn ring(ringer: i32, name: u64, key: u64) -> bool;
+    fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> bool;
     /// Takes away that a doorbell was rung.
     fn drain(fd: i32);
 
@@ -255,6 +256,10 @@ pub trait Kernel {
     /// Cycles in a microsecond.
     fn cycles_per_us() -> u64;
 }
+
+/// The network namespace in which this process's doorbells, its ringer, its mailbox and what it asks the kernel with live, and
+/// all connections that it attaches.
+pub static HOME: Home = Home::new();
 
 /// Linux, and the libc of this process.
 #[cfg(not(test))]
@@ -475,14 +480,14 @@ mod linux {
             lnx::affinity(into)
         }
         fn open_bell() -> Result<Bell, i32> {
-            bell::open(|fd| fd)
+            bell::open(|fd| fd, &HOME)
         }
         fn ringer(place: fn(i32) -> i32) -> Result<i32, i32> {
-            bell::ringer(place)
+            bell::ringer(place, &HOME)
         }
         #[inline]
-        fn ring(ringer: i32, name: u64, key: u64) -> bool {
-            bell::ring(ringer, name, key).is_ok()
+        fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> bool {
+            bell::ring(ringer, name, key, &HOME, spare).is_ok()
         }
         fn drain(fd: i32) {
             bell::drain(fd);

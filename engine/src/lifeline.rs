@@ -121,6 +121,12 @@ pub fn is_translated(fd: i32, at: &Tuple) -> bool {
     r > 0 && at.leads_to(&asked_for) == Some(false)
 }
 
+/// Whether the socket is bound to a device, by the program, by its listener, or as all of a VRF's are.
+pub fn is_bound_to_device(fd: i32) -> bool {
+    // The kernel says how long the device's name is.
+    K::get_option(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &mut [0u8; libc::IFNAMSIZ]) > 0
+}
+
 /// A control message with each receive that says how much is left (Linux 4.18).
 pub const TCP_INQ: i32 = 36;
 

@@ -6,7 +6,7 @@
 
 use crate::channel::{self, Chan, mapping};
 use crate::endpoint::Ep;
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{HOME, K, Kernel as _};
 use crate::lock::Lock;
 use crate::peer::DIAG;
 use crate::{config, lifeline, own, poller, sealed, slow};
@@ -104,7 +104,7 @@ pub fn own_mailbox() -> u64 {
         && crate::tls::tls().vfork.get() == 0
         && SPOILT.load(Relaxed) < SPOILT_MAX
         && poller::can_ring()
-        && let Ok(m) = mailbox::open(|fd| fd, None)
+        && let Ok(m) = mailbox::open(|fd| fd, None, &HOME)
     {
         MAILBOX.store(m.fd, Relaxed);
         if own::adopt(&MAILBOX) {
@@ -172,7 +172,7 @@ pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
     }
     let Some(k) = same.or_else(|| KNOCKS.iter().find(|k| !asked(k) || age(k) > FORGOTTEN)) else { return };
     k.forget();
-    let Ok(line) = mailbox::line(peer) else { return };
+    let Ok(line) = mailbox::line(peer, &HOME) else { return };
     k.line.store(line, Relaxed);
     if !own::adopt(&k.line) {
         return;
@@ -276,7 +276,7 @@ fn is_other_end(ep: Ep, connector: u64, acceptor: u64, who: u32) -> bool {
         }
         match K::ends(fd, true).map(|t| diag::find(&DIAG, &t)) {
             // Before it is accepted it is nobody's, and called root's.
-            Ok(Ok(f)) if f.inode != 0 => {
+            Ok(Ok(f)) if f.is_held() => {
                 l.peer_uid.store(f.uid, Relaxed);
                 l.peer_cookie.store(f.cookie, Relaxed);
             }
@@ -344,7 +344,7 @@ fn welcome(from: u64, nonce: u64, who: u32) {
     let Some(w) = same.or_else(|| WELCOMES.iter().find(|w| !waits(w))) else { return };
     own::discard(&w.answer);
     let key = random();
-    let Ok(answer) = mailbox::open(|fd| fd, Some(key)) else { return };
+    let Ok(answer) = mailbox::open(|fd| fd, Some(key), &HOME) else { return };
     w.answer.store(answer.fd, Relaxed);
     if !own::adopt(&w.answer) {
         return;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{HOME, K, Kernel as _};
 use crate::{config, lifeline, members, own};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,7 @@ use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
 pub static REGISTRY: Registry = Registry::new(own::place);
 
 /// The kernel's answers to socket diagnostics.
-pub static DIAG: Cache = Cache::new(own::place);
+pub static DIAG: Cache = Cache::new(own::place, &HOME);
 
 /// Opens the registry's directory, before the program can `chroot`. False: there is none.
 pub fn open() -> bool {

@@ -70,7 +70,6 @@ impl Bell {
         let Ok(b) = K::open_bell() else { return false };
         self.name.store(b.name, Relaxed);
         self.key.store(b.key, Relaxed);
-        // A thread in another network namespace than the ringer's would hang it where nobody finds it.
         let heard = ring(b.name, b.key);
         K::drain(b.fd);
         self.fd.store(b.fd, Relaxed);
@@ -103,7 +102,8 @@ static ALL: [Poller; POLLERS] = [const { Poller { bell: Bell::new(), generation:
 /// Doorbells of threads that sleep on one connection, and have no poller: see `ALONE`.
 static THREADS: [Bell; 1024] = [const { Bell::new() }; 1024];
 
-/// The socket that rings. A forked child uses its parent's.
+/// The socket that rings. A forked child uses its parent's, and so has its parent's home (`rendezvous::home`): wherever it goes,
+/// its peers are where this rings.
 static RINGER: AtomicI32 = AtomicI32::new(-1);
 
 /// Makes sure that this process can ring. False: it cannot.
@@ -124,7 +124,8 @@ pub fn lost(fd: i32) {
     let _ = RINGER.compare_exchange(fd, -1, AcqRel, Relaxed);
 }
 
-/// This process has parted from those that ring with the same socket: they could shut it down.
+/// This process has parted from those that ring with the same socket: they could shut it down. A thread that is not at home
+/// leaves it at that.
 pub fn renew_ringer() {
     let old = RINGER.load(Relaxed);
     if old >= 0
@@ -138,7 +139,8 @@ pub fn renew_ringer() {
 
 /// Rings a doorbell, our own or another process's. False: nobody can have heard it.
 fn ring(name: u64, key: u64) -> bool {
-    !SILENT.load(Relaxed) && K::ring(RINGER.load(Relaxed), name, key)
+    let mut spare = ALL.iter().map(|p| p.bell.fd.load(Relaxed)).filter(|fd| *fd >= 0);
+    !SILENT.load(Relaxed) && K::ring(RINGER.load(Relaxed), name, key, &mut spare)
 }
 
 /// This process has gone to the kernel, and may make no call any more that is not its own.

@@ -6,6 +6,7 @@
 //! takes a place in the queue and wakes anybody. The key is told to peers, in the memory that is shared with them.
 
 use crate::Place;
+use crate::home::Home;
 use crate::mailbox::{SendError, address};
 use crate::os::{self, Filter};
 
@@ -20,12 +21,12 @@ pub struct Bell {
     pub key: u64,
 }
 
-/// Makes a doorbell and has `place` move its descriptor.
+/// Makes a doorbell, at home, and has `place` move its descriptor.
 ///
 /// # Errors
-/// `errno` of socket, setsockopt, bind or getrandom.
-pub fn open(place: Place) -> Result<Bell, i32> {
-    let fd = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+/// `errno` of socket, setsockopt, bind or getrandom; those of [`Home`].
+pub fn open(place: Place, home: &Home) -> Result<Bell, i32> {
+    let fd = home.socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
     match name_it(fd) {
         Ok((name, key)) => Ok(Bell { fd: place(fd), name, key }),
         Err(errno) => {
@@ -49,19 +50,26 @@ fn name_it(fd: i32) -> Result<(u64, u64), i32> {
     Ok((name, key))
 }
 
-/// A socket to ring doorbells with.
+/// A socket to ring doorbells with, at home: it finds them whatever namespace the thread is in that rings.
 ///
 /// # Errors
-/// `errno` of socket.
-pub fn ringer(place: Place) -> Result<i32, i32> {
-    os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map(place)
+/// `errno` of socket; those of [`Home`].
+pub fn ringer(place: Place, home: &Home) -> Result<i32, i32> {
+    home.socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map(place)
 }
 
-/// Rings the doorbell `name`. Never blocks. `Ok` as well if it has been rung so often that no more fits.
+/// Rings the doorbell `name`. Never blocks. `Ok` as well if it has been rung so often that no more fits. `spare`: other datagram
+/// sockets of ours, at home.
 ///
 /// # Errors
 /// [`SendError`]: nobody was woken.
-pub fn ring(ringer: i32, name: u64, key: u64) -> Result<(), SendError> {
+pub fn ring(
+    ringer: i32,
+    name: u64,
+    key: u64,
+    home: &Home,
+    spare: &mut dyn Iterator<Item = i32>,
+) -> Result<(), SendError> {
     let (key, to) = (key.to_ne_bytes(), address(name));
     match os::sendto(ringer, &key, &to).map_err(SendError::from) {
         Ok(_) => Ok(()),
@@ -70,9 +78,18 @@ pub fn ring(ringer: i32, name: u64, key: u64) -> Result<(), SendError> {
         // buffer, also if those who do not listen are others. A new one has an empty buffer. Any other error says that the
         // number is not our socket's: a program that closes what it does not know by system calls of its own has closed it.
         Err(SendError::Full | SendError::Other(_)) => {
-            let fresh = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(SendError::Other)?;
-            let sent = os::sendto(fresh, &key, &to);
-            os::close(fresh);
+            let sent = match home.socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0) {
+                Ok(fresh) => {
+                    let sent = os::sendto(fresh, &key, &to);
+                    os::close(fresh);
+                    sent
+                }
+                // The thread is not at home, or there is no descriptor for it. The others have buffers of their own.
+                Err(errno) => {
+                    let mut sent = spare.map(|fd| os::sendto(fd, &key, &to));
+                    sent.find(|s| *s != Err(libc::EAGAIN)).unwrap_or(Err(errno))
+                }
+            };
             match sent {
                 Ok(_) | Err(libc::EAGAIN) => Ok(()),
                 Err(errno) => Err(SendError::from(errno)),
@@ -97,8 +114,12 @@ mod tests {
     use std::os::fd::{AsRawFd, OwnedFd};
 
     fn bell() -> (Bell, OwnedFd, OwnedFd) {
-        let b = open(place).unwrap();
-        (b, own(b.fd), own(ringer(place).unwrap()))
+        let b = open(place, &HOME).unwrap();
+        (b, own(b.fd), own(ringer(place, &HOME).unwrap()))
+    }
+
+    fn rings(r: &OwnedFd, name: u64, key: u64) -> Result<(), SendError> {
+        ring(r.as_raw_fd(), name, key, &HOME, &mut std::iter::empty())
     }
 
     fn rung(b: &Bell) -> bool {
@@ -112,13 +133,13 @@ mod tests {
         let (b, _fd, r) = bell();
         assert!(!rung(&b));
         for wrong in [0, b.key ^ 1, b.key ^ 1 << 63, !b.key] {
-            assert_eq!(ring(r.as_raw_fd(), b.name, wrong), Ok(()), "a stranger is not told either");
+            assert_eq!(rings(&r, b.name, wrong), Ok(()), "a stranger is not told either");
         }
         for bytes in [&[][..], &b.key.to_ne_bytes()[..7], &[&b.key.to_ne_bytes()[..], &[0]].concat()] {
             os::sendto(r.as_raw_fd(), bytes, &address(b.name)).unwrap();
         }
         assert!(!rung(&b));
-        ring(r.as_raw_fd(), b.name, b.key).unwrap();
+        rings(&r, b.name, b.key).unwrap();
         assert!(rung(&b));
         drain(b.fd);
         assert!(!rung(&b));
@@ -128,11 +149,11 @@ mod tests {
     fn a_full_doorbell_is_rung_and_strangers_cannot_fill_it() {
         let (b, _fd, r) = bell();
         for _ in 0..10_000 {
-            ring(r.as_raw_fd(), b.name, b.key ^ 2).unwrap();
+            rings(&r, b.name, b.key ^ 2).unwrap();
         }
         assert!(!rung(&b));
         for _ in 0..10_000 {
-            ring(r.as_raw_fd(), b.name, b.key).unwrap();
+            rings(&r, b.name, b.key).unwrap();
         }
         assert!(rung(&b));
         drain(b.fd);
@@ -146,13 +167,44 @@ mod tests {
         let deaf: Vec<_> = (0..100).map(|_| bell()).collect();
         for (d, ..) in &deaf {
             for _ in 0..20 {
-                ring(r.as_raw_fd(), d.name, d.key).unwrap();
+                rings(&r, d.name, d.key).unwrap();
             }
         }
         let full = os::sendto(r.as_raw_fd(), &b.key.to_ne_bytes(), &address(b.name)) == Err(libc::EAGAIN);
         assert!(full, "the socket's own buffer is exhausted, or nothing was tested");
-        ring(r.as_raw_fd(), b.name, b.key).unwrap();
+        rings(&r, b.name, b.key).unwrap();
         assert!(rung(&b));
+    }
+
+    /// Also by a thread that has gone to another network namespace, where the names are others'.
+    #[test]
+    fn a_thread_that_is_not_at_home_rings_there_and_makes_no_doorbell() {
+        let Some(away) = Away::new() else { return };
+        let (b, _fd, r) = bell();
+        let spare = [own(ringer(place, &HOME).unwrap()), own(open(place, &HOME).unwrap().fd)];
+        let deaf: Vec<_> = (0..100).map(|_| bell()).collect();
+        away.run(|| {
+            rings(&r, b.name, b.key).unwrap();
+            assert!(rung(&b));
+            drain(b.fd);
+            assert_eq!(open(place, &HOME).map(|b| b.fd), Err(crate::home::ELSEWHERE));
+            assert_eq!(ringer(place, &HOME), Err(crate::home::ELSEWHERE));
+            // The ringer's own buffer is exhausted, then the first spare one's; somebody has the same name where this thread is.
+            let impostor = own(os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).unwrap());
+            os::bind(impostor.as_raw_fd(), &address(b.name)).unwrap();
+            for fd in [r.as_raw_fd(), spare[0].as_raw_fd()] {
+                let fill = |d: &Bell| os::sendto(fd, &d.key.to_ne_bytes(), &address(d.name));
+                deaf.iter().flat_map(|(d, ..)| [d; 20]).for_each(|d| _ = fill(d));
+                assert_eq!(fill(&deaf[99].0), Err(libc::EAGAIN));
+                assert!(!rung(&deaf[99].0), "the doorbell was full, not the buffer");
+            }
+            assert_eq!(rings(&r, b.name, b.key), Err(SendError::Other(crate::home::ELSEWHERE)));
+            assert!(!rung(&b));
+            ring(r.as_raw_fd(), b.name, b.key, &HOME, &mut spare.iter().map(|fd| fd.as_raw_fd())).unwrap();
+            assert!(rung(&b));
+            let mut none = [0; 8];
+            assert!(os::recvmsg(impostor.as_raw_fd(), &mut none, &mut [], 0).is_err(), "the impostor was rung");
+        });
     }
 
     #[test]
@@ -160,7 +212,7 @@ mod tests {
         let (b, _fd, r) = bell();
         let null = std::fs::File::open("/dev/null").unwrap();
         for ringer in [-1, null.as_raw_fd(), own(os::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap()).as_raw_fd()] {
-            ring(ringer, b.name, b.key).unwrap();
+            ring(ringer, b.name, b.key, &HOME, &mut std::iter::empty()).unwrap();
             assert!(rung(&b));
             drain(b.fd);
         }
@@ -172,6 +224,6 @@ mod tests {
         let _guard = no_forks();
         let (b, fd, r) = bell();
         drop(fd);
-        assert_eq!(ring(r.as_raw_fd(), b.name, b.key), Err(SendError::Gone));
+        assert_eq!(rings(&r, b.name, b.key), Err(SendError::Gone));
     }
 }

@@ -1,10 +1,11 @@
 //! What the kernel says about the socket at the other end: `NETLINK_SOCK_DIAG`, see sock_diag(7).
 //!
 //! An exact query is answered before `sendto` returns, so nothing here ever waits. It needs no privilege.
-//! Answers are about the network namespace in which the netlink socket was opened, that of the calling
-//! thread; after `setns` or `unshare(CLONE_NEWNET)` call [`Cache::forget`].
+//! Answers are about the network namespace in which the netlink socket was opened, and say nothing of a connection that
+//! lives in another one: every socket asked is at [`home`](crate::home), and so must the connection's be ([`is_at_home`]).
 
 use crate::Place;
+use crate::home::{ELSEWHERE, Home};
 use crate::keep::Keep;
 use crate::os;
 use crate::tuple::{Tuple, mapped, unmapped};
@@ -28,7 +29,16 @@ impl Found {
     /// Whether this proves that a process of the user `uid` holds the socket. One that nobody holds, as before `accept`, is
     /// called root's by the kernel (sock_i_uid).
     pub fn is_held_by(&self, uid: u32) -> bool {
-        self.inode != 0 && self.uid == uid && crate::uid::proves(uid)
+        self.is_held() && self.uid == uid && crate::uid::proves(uid)
+    }
+
+    /// Whether a process holds it, and it has been connected: anybody may give a socket any peer's address and try to connect
+    /// it (SYN_SENT), also an address behind which the kernel's packet filter has put another one (DNAT).
+    pub fn is_held(&self) -> bool {
+        const SYN_SENT: u8 = 2;
+        const SYN_RECV: u8 = 3;
+        const NEW_SYN_RECV: u8 = 12;
+        self.inode != 0 && ![SYN_SENT, SYN_RECV, NEW_SYN_RECV].contains(&self.state)
     }
 }
 
@@ -38,6 +48,8 @@ pub enum Miss {
     /// The kernel knows no such socket in this network namespace. A kernel without the TCP diagnostics
     /// module says the same, and so it does of a socket bound to a device (`SO_BINDTODEVICE`).
     NotFound,
+    /// The calling thread is not at home, and there is no socket of before to ask with.
+    Elsewhere,
     /// The kernel could not be asked; an `errno` value.
     Unavailable(i32),
 }
@@ -47,25 +59,26 @@ pub enum Miss {
 /// A thread takes it for the length of a query, so two threads never mix their answers; who finds it taken
 /// opens a temporary one. A forked child does not use its parent's: it would share the receive queue.
 ///
-/// Nor is one used from other namespaces than it was opened in: the answers are about the sockets of that network namespace,
-/// in the uids of that user namespace (sk_user_ns), while all else that we compare them with is in the caller's.
+/// Nor is one used from another user namespace than it was opened in: the answers are in the uids of that one (sk_user_ns),
+/// while all else that we compare them with is in the caller's. The network namespace of all of them is home, whichever the
+/// caller's is.
 pub struct Cache {
     socket: Keep,
-    /// Process that opened it, and the namespaces of the thread that did.
-    opener: [AtomicU64; 3],
+    /// Process that opened it, and the user namespace of the thread that did.
+    opener: [AtomicU64; 2],
     place: Place,
+    home: &'static Home,
 }
 
-/// Process, network namespace and user namespace; 0 for what `/proc` does not tell.
-fn caller() -> [u64; 3] {
-    let inode = |path| os::stat(path).map_or(0, |st| st.ino);
-    [u64::from(os::getpid()), inode(c"/proc/thread-self/ns/net"), inode(c"/proc/self/ns/user")]
+/// Process and user namespace; 0 for what `/proc` does not tell.
+fn caller() -> [u64; 2] {
+    [u64::from(os::getpid()), os::stat(c"/proc/self/ns/user").map_or(0, |st| st.ino)]
 }
 
 impl Cache {
     /// An empty cache. `place` moves the socket, once opened, out of the program's way.
-    pub const fn new(place: Place) -> Cache {
-        Cache { socket: Keep::new(), opener: [const { AtomicU64::new(0) }; 3], place }
+    pub const fn new(place: Place, home: &'static Home) -> Cache {
+        Cache { socket: Keep::new(), opener: [const { AtomicU64::new(0) }; 2], place, home }
     }
 
     /// Closes the kept socket.
@@ -109,7 +122,7 @@ pub fn find(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
             }
         }
     }
-    let mut fd = open().map_err(Miss::Unavailable)?;
+    let mut fd = open(cache.home).map_err(|e| if e == ELSEWHERE { Miss::Elsewhere } else { Miss::Unavailable(e) })?;
     let answer = ask(fd, tuple);
     if cache.socket.is_empty() && !matches!(answer, Err(Miss::Unavailable(_))) {
         fd = (cache.place)(fd);
@@ -120,6 +133,29 @@ pub fn find(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
     answer
 }
 
+/// Whether the connected socket `fd` is one that the kernel's answers are about: it lives at home. `own`: its addresses, its
+/// own end first. One system call, or four more on a kernel that does not say where a socket lives.
+///
+/// Whoever takes the other end of a connection for proved asks this first. In another namespace anybody may have a connection
+/// with the same addresses.
+///
+/// # Errors
+/// `errno`: nobody can tell now.
+pub fn is_at_home(cache: &Cache, fd: i32, own: &Tuple) -> Result<bool, i32> {
+    if let Some(told) = cache.home.has(fd)? {
+        return Ok(told);
+    }
+    // Is the one that has these addresses at home this very socket? Inodes of sockets are unique over namespaces, if not for
+    // ever (get_next_ino counts 32 bits); cookies were counted in each until Linux 5.10.
+    let (inode, cookie) = (os::fstat(fd)?.ino, os::cookie_of(fd)?);
+    match find(cache, own) {
+        Ok(found) => Ok(u64::from(found.inode) == inode && found.cookie == cookie),
+        Err(Miss::NotFound) => Ok(false),
+        Err(Miss::Elsewhere) => Err(ELSEWHERE),
+        Err(Miss::Unavailable(errno)) => Err(errno),
+    }
+}
+
 /// Whether the socket with these addresses (local end first) and this cookie is gone for good: the kernel
 /// knows no such socket, or knows that no process holds it. `false` if the kernel could not be asked.
 ///
@@ -128,12 +164,12 @@ pub fn find(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
 /// millisecond; ask about peers that did not say goodbye.
 ///
 /// Two traps for callers. A connection waiting in a listener's queue also has no holder; ask only about
-/// sockets that a process has held. And a socket in another network namespace than the calling thread's is not found.
+/// sockets that a process has held. And a socket that does not live at home is not found.
 pub fn gone(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
     match find(cache, tuple) {
         Ok(found) => found.cookie != cookie || found.inode == 0,
-        Err(Miss::NotFound) => searched(tuple, cookie).unwrap_or(false),
-        Err(Miss::Unavailable(_)) => false,
+        Err(Miss::NotFound) => searched(cache.home, tuple, cookie).unwrap_or(false),
+        Err(Miss::Elsewhere | Miss::Unavailable(_)) => false,
     }
 }
 
@@ -166,8 +202,8 @@ const STRAY: usize = 4;
 /// Datagrams of a dump that are read before giving up. With a filter on both ports one or two come.
 const DUMP_PARTS: usize = 32;
 
-fn open() -> Result<i32, i32> {
-    os::socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)
+fn open(home: &Home) -> Result<i32, i32> {
+    home.socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)
 }
 
 fn request(tuple: &Tuple, seq: u32) -> [u8; REQUEST] {
@@ -257,11 +293,11 @@ fn ask(fd: i32, tuple: &Tuple) -> Result<Found, Miss> {
 }
 
 /// Whether no socket with these ports has this cookie and a holder, by looking at all of them.
-fn searched(tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
+fn searched(home: &Home, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
     // A v6 socket with v4-mapped addresses is listed under its own family.
     let families = [libc::AF_INET, libc::AF_INET6];
     for family in &families[if tuple.is_v4() { 0 } else { 1 }..] {
-        let fd = open()?;
+        let fd = open(home)?;
         let held = listed(fd, *family, tuple, cookie);
         os::close(fd);
         if held? {
@@ -327,7 +363,7 @@ mod tests {
 
     #[test]
     fn each_end_finds_the_other_by_its_cookie() {
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         for (listen, host) in kinds() {
             let listener = TcpListener::bind((listen, 0)).unwrap();
             let (client, server) = accepted(&listener, host);
@@ -347,7 +383,7 @@ mod tests {
     #[test]
     fn a_closed_socket_is_gone_though_its_listener_lives() {
         let _guard = no_forks();
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         for (listen, host) in kinds() {
             let listener = TcpListener::bind((listen, 0)).unwrap();
             let (client, server) = accepted(&listener, host);
@@ -370,7 +406,7 @@ mod tests {
     #[test]
     fn an_orphan_has_no_inode() {
         let _guard = no_forks();
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, server) = accepted(&listener, "127.0.0.1");
         let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
@@ -385,7 +421,7 @@ mod tests {
     fn a_socket_that_a_process_holds_is_no_orphan_whatever_became_of_the_connection() {
         use std::io::Write;
         let _guard = no_forks();
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for client_first in [false, true] {
             for how in ["drop", "reset", "finish"] {
@@ -422,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_not_the_answer_and_nonsense_is_not_found() {
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut t = Tuple { src: mapped([127, 0, 0, 1]), dst: mapped([127, 0, 0, 1]), sport: port, dport: 1, scope: 0 };
@@ -436,7 +472,7 @@ mod tests {
     #[test]
     fn a_socket_bound_to_a_device_is_not_gone() {
         let _guard = no_forks();
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, server) = accepted(&listener, "127.0.0.1");
         // SAFETY: three bytes of name.
@@ -460,13 +496,96 @@ mod tests {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let (client, server) = accepted(&listener, "127.0.0.1");
         let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
-        assert_eq!(searched(&tuple, cookie(&server)), Ok(false));
-        assert_eq!(searched(&tuple, cookie(&server) + 1), Ok(true));
+        assert_eq!(searched(&HOME, &tuple, cookie(&server)), Ok(false));
+        assert_eq!(searched(&HOME, &tuple, cookie(&server) + 1), Ok(true));
+    }
+
+    /// Two connections with the same addresses, in two namespaces.
+    #[test]
+    fn a_connection_that_lives_elsewhere_is_not_taken_for_the_one_at_home() {
+        let Some(away) = Away::new() else { return };
+        static OLD: Home = Home::on_an_old_kernel();
+        assert_eq!(OLD.is_here(), Ok(true));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, server) = accepted(&listener, "127.0.0.1");
+        let (theirs, ours) = (client.local_addr().unwrap(), listener.local_addr().unwrap());
+        let (_listener, their_client, their_server) = away.run(|| {
+            let listener = TcpListener::bind(ours).unwrap();
+            let client = own(os::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap());
+            let address = |a: std::net::SocketAddr| {
+                let mut b = [0; 16];
+                os::put(&mut b, 0, &(libc::AF_INET as u16).to_ne_bytes());
+                os::put(&mut b, 2, &a.port().to_be_bytes());
+                os::put(&mut b, 4, &[127, 0, 0, 1]);
+                b
+            };
+            os::bind(client.as_raw_fd(), &address(theirs)).unwrap();
+            assert_eq!(os::connect(client.as_raw_fd(), &address(ours)), Err(libc::EINPROGRESS));
+            let (server, _) = listener.accept().unwrap();
+            (listener, std::net::TcpStream::from(client), server)
+        });
+        assert_eq!(their_client.peer_addr().unwrap(), ours);
+        for home in [&HOME, &OLD] {
+            let (cache, fresh) = (Cache::new(place, home), Cache::new(place, home));
+            for (fd, lives_here) in [(&client, true), (&server, true), (&their_client, false), (&their_server, false)] {
+                let tuple = Tuple::of(fd.as_raw_fd(), false).unwrap();
+                assert_eq!(is_at_home(&cache, fd.as_raw_fd(), &tuple), Ok(lives_here));
+                // Whoever asks, as far as he can.
+                let kept = find(&cache, &tuple).unwrap();
+                away.run(|| {
+                    assert_eq!(is_at_home(&cache, fd.as_raw_fd(), &tuple), Ok(lives_here));
+                    assert_eq!(find(&cache, &tuple), Ok(kept));
+                    assert_eq!(find(&fresh, &tuple), Err(Miss::Elsewhere));
+                    assert!(!gone(&fresh, &tuple, kept.cookie), "nobody can be asked");
+                });
+            }
+            let elsewhere = Tuple { sport: 1, ..Tuple::of(client.as_raw_fd(), false).unwrap() };
+            away.run(|| assert!(!gone(&cache, &elsewhere, 1), "the table at home cannot be searched from there"));
+            cache.forget();
+        }
+    }
+
+    /// Anybody may try to connect a socket of any addresses that are this host's.
+    #[test]
+    fn a_socket_that_was_never_connected_proves_nobody() {
+        let cache = Cache::new(place, &HOME);
+        let listener = own(os::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap());
+        let address = |port: u16| {
+            let mut b = [0; 16];
+            os::put(&mut b, 0, &(libc::AF_INET as u16).to_ne_bytes());
+            os::put(&mut b, 2, &port.to_be_bytes());
+            os::put(&mut b, 4, &[127, 0, 0, 1]);
+            b
+        };
+        os::bind(listener.as_raw_fd(), &address(0)).unwrap();
+        // SAFETY: plain numbers.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let bound = os::address_of(listener.as_raw_fd(), os::End::Local).unwrap();
+        let port = u16::from_be_bytes(os::array(bound.bytes(), 2));
+        // One more than the queue takes stay half open.
+        let tries: Vec<_> = (0..3)
+            .map(|_| {
+                let s = own(os::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap());
+                assert_eq!(os::connect(s.as_raw_fd(), &address(port)), Err(libc::EINPROGRESS));
+                s
+            })
+            .collect();
+        let own_port = |fd: i32| u16::from_be_bytes(os::array(os::address_of(fd, os::End::Local).unwrap().bytes(), 2));
+        let mut states = Vec::new();
+        for s in &tries {
+            let v4 = mapped([127, 0, 0, 1]);
+            let tuple = Tuple { src: v4, dst: v4, sport: own_port(s.as_raw_fd()), dport: port, scope: 0 };
+            let found = find(&cache, &tuple).unwrap();
+            assert_ne!(found.inode, 0);
+            assert_eq!(found.is_held_by(uid()), found.state == 1);
+            states.push(found.state);
+        }
+        assert!(states.contains(&1) && states.contains(&2), "{states:?}");
     }
 
     #[test]
     fn the_socket_is_kept_and_recognised() {
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, server) = accepted(&listener, "127.0.0.1");
         let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
@@ -489,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_forked_child_asks_through_a_socket_of_its_own() {
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, server) = accepted(&listener, "127.0.0.1");
         let tuple = Tuple::of(client.as_raw_fd(), true).unwrap();
@@ -507,7 +626,7 @@ mod tests {
 
     #[test]
     fn threads_never_get_each_others_answers() {
-        let cache = Cache::new(place);
+        let cache = Cache::new(place, &HOME);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let pairs: Vec<_> = (0..4).map(|_| accepted(&listener, "127.0.0.1")).collect();
         std::thread::scope(|s| {

@@ -20,7 +20,7 @@
 //!
 //! The shared memory is all that two processes have in common: no other open file passes from one to the other, so that
 //! nobody can make the other wait by what he does to it. Two answers of the kernel's are compared only if they are of the
-//! same namespaces, and name a user who has a number there ([`uid`]).
+//! same namespaces, and name a user who has a number there ([`uid`], [`home`]).
 //!
 //! Nobody waits for anybody: every call here returns at once, and "full", "not there" or "not yet" leaves
 //! the connection on the kernel, where it already works.
@@ -41,6 +41,7 @@ pub mod bell;
 pub mod diag;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod home;
 pub mod mailbox;
 pub mod message;
 pub mod registry;

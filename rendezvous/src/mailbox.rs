@@ -16,6 +16,7 @@
 //! Nothing here blocks.
 
 use crate::Place;
+use crate::home::Home;
 use crate::message::{self, LEN, Message, VERSION};
 use crate::os::{self, Filter};
 
@@ -106,12 +107,12 @@ pub(crate) fn address(name: u64) -> [u8; ADDRESS] {
     a
 }
 
-/// Opens a mailbox under a random name and has `place` move its descriptor. With a `key`: an answer box.
+/// Opens a mailbox, at home, under a random name and has `place` move its descriptor. With a `key`: an answer box.
 ///
 /// # Errors
-/// `errno` of socket, setsockopt, bind or getrandom.
-pub fn open(place: Place, key: Option<u64>) -> Result<Mailbox, i32> {
-    let fd = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+/// `errno` of socket, setsockopt, bind or getrandom; those of [`Home`].
+pub fn open(place: Place, key: Option<u64>, home: &Home) -> Result<Mailbox, i32> {
+    let fd = home.socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
     match name_it(fd, key) {
         Ok(name) => Ok(Mailbox { fd: place(fd), name }),
         Err(errno) => {
@@ -147,13 +148,13 @@ fn name_it(fd: i32, key: Option<u64>) -> Result<u64, i32> {
     Ok(name)
 }
 
-/// A socket that is connected to the mailbox `to`: to this very mailbox, whoever has its name later. Whoever holds it closes
+/// A socket, at home, that is connected to the mailbox `to`: to this very mailbox, whoever has its name later. Whoever holds it closes
 /// it.
 ///
 /// # Errors
 /// [`SendError`].
-pub fn line(to: u64) -> Result<i32, SendError> {
-    let fd = os::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(SendError::Other)?;
+pub fn line(to: u64, home: &Home) -> Result<i32, SendError> {
+    let fd = home.socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0).map_err(SendError::Other)?;
     os::connect(fd, &address(to)).map(|()| fd).map_err(|errno| {
         os::close(fd);
         SendError::from(errno)

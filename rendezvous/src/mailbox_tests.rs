@@ -12,10 +12,10 @@ struct Post {
 
 impl Post {
     fn new() -> Post {
-        Post::of(open(place, None).unwrap())
+        Post::of(open(place, None, &HOME).unwrap())
     }
     fn answer_box(key: u64) -> Post {
-        Post::of(open(place, Some(key)).unwrap())
+        Post::of(open(place, Some(key), &HOME).unwrap())
     }
     fn of(m: Mailbox) -> Post {
         Post { fd: own(m.fd), name: m.name }
@@ -173,7 +173,7 @@ fn junk_takes_no_room_and_wakes_nobody() {
 fn a_line_leads_to_the_mailbox_and_not_to_its_name() {
     let _guard = no_forks();
     let (a, b) = (Post::new(), Post::new());
-    let l = own(line(b.name).unwrap());
+    let l = own(line(b.name, &HOME).unwrap());
     send(l.as_raw_fd(), None, &knock(&a), None).unwrap();
     assert_eq!(b.recv().unwrap().message, knock(&a));
     assert!(exists(a.raw(), b.name));
@@ -189,7 +189,7 @@ fn a_line_leads_to_the_mailbox_and_not_to_its_name() {
     assert_eq!(recv(thief.as_raw_fd()), Incoming::Empty);
     assert!(exists(a.raw(), name));
     drop(thief);
-    assert_eq!(line(name), Err(SendError::Gone));
+    assert_eq!(line(name, &HOME), Err(SendError::Gone));
     assert!(!exists(a.raw(), name));
 }
 
@@ -279,7 +279,7 @@ fn no_datagram_is_taken_for_another() {
 fn a_whole_meeting() {
     let (acceptor, connector) = (Post::new(), Post::new());
     let m = memory();
-    let l = own(line(connector.name).unwrap());
+    let l = own(line(connector.name, &HOME).unwrap());
     let knock = Message::Knock { from: acceptor.name, nonce: 77, connector: 1, acceptor: 2 };
     send(l.as_raw_fd(), None, &knock, None).unwrap();
 

@@ -224,6 +224,25 @@ pub(crate) fn connect(fd: i32, address: &[u8]) -> Result<(), i32> {
     check(unsafe { syscall!(libc::SYS_connect, fd, address.as_ptr(), address.len()) }).map(drop)
 }
 
+/// The number of the network namespace that a socket lives in: unique while the machine is up, never 0 (Linux 5.14).
+pub(crate) fn network_of(fd: i32) -> Result<u64, i32> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let (mut id, mut len) = (0u64, 8u32);
+    // SAFETY: `len` says 8, the room in `id`; the kernel writes no more than that, and then `len`.
+    check(unsafe { syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, &raw mut id, &raw mut len) })?;
+    if len == 8 && id != 0 { Ok(id) } else { Err(libc::EPROTO) }
+}
+
+/// `SO_COOKIE`.
+pub(crate) fn cookie_of(fd: i32) -> Result<u64, i32> {
+    let (mut cookie, mut len) = (0u64, 8u32);
+    // SAFETY: `len` says 8, the room in `cookie`; the kernel writes no more than that, and then `len`.
+    check(unsafe {
+        syscall!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, libc::SO_COOKIE, &raw mut cookie, &raw mut len)
+    })?;
+    Ok(cookie)
+}
+
 /// Has a Unix socket refuse descriptors, where the kernel can (Linux 6.16).
 pub(crate) fn refuse_descriptors(fd: i32) {
     const SO_PASSRIGHTS: i32 = 83;

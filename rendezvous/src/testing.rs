@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use crate::home::Home;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -104,5 +105,41 @@ impl Pipe {
             .unwrap()
             .filter(|e| std::fs::read_link(e.as_ref().unwrap().path()).is_ok_and(|t| t == target))
             .count()
+    }
+}
+
+/// Where the tests are at home.
+pub static HOME: Home = Home::new();
+
+/// Another network namespace, empty but for its loopback.
+pub struct Away(OwnedFd);
+
+impl Away {
+    /// `None`: only root may make one.
+    pub fn new() -> Option<Away> {
+        if !is_root() {
+            eprintln!("skipped: network namespaces need root");
+            return None;
+        }
+        // Before a thread that is elsewhere could settle it.
+        assert_eq!(HOME.is_here(), Ok(true));
+        let made = std::thread::spawn(|| {
+            // SAFETY: the thread's own namespace; the thread ends.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(up.is_ok_and(|s| s.success()));
+            std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
+        });
+        Some(Away(made.join().unwrap()))
+    }
+
+    /// Runs `f` in a thread that is there.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let there = || {
+            // SAFETY: plain numbers; the thread ends.
+            assert_eq!(unsafe { libc::setns(self.0.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+            f()
+        };
+        std::thread::scope(|s| s.spawn(there).join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
     }
 }

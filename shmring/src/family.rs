@@ -266,6 +266,7 @@ reasons! {
     Unsealed = 38, "unsealed", "memory for a peer of another user cannot be sealed here: Linux before 5.1, or no /proc";
     UserIds = 39, "user-ids", "the program's real, effective and saved user ids differ: it acts for one user, and has another's rights";
     Translated = 41, "translated", "an address of the connection is translated (NAT), and the kernel cannot say whose the other end is";
+    OtherNetwork = 42, "other-network", "its socket, or the thread that uses it, is in another network namespace than culvert's own sockets in its process";
 }
 
 /// [`Endpoint::cork`]: neither the program nor the kernel holds back small segments.

@@ -676,7 +676,7 @@ impl Kernel for Simulated {
         drop(s);
         Ok(place(fd))
     }
-    fn ring(ringer: i32, name: u64, key: u64) -> bool {
+    fn ring(ringer: i32, name: u64, key: u64, _: &mut dyn Iterator<Item = i32>) -> bool {
         let mut s = state();
         assert!(matches!(s.object(ringer), Some(Object::Ringer)));
         let mut heard = false;

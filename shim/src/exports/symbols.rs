@@ -369,7 +369,10 @@ pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("aio_cancel", NO_DESCRIPTOR),
     ("sigprocmask", "the mask belongs to the kernel; waiting passes it on"),
     ("pthread_sigmask", "as sigprocmask"),
-    ("setns", "a connection outlives its maker's namespaces; a later one finds no registry and stays on the kernel"),
+    (
+        "setns",
+        "a connection outlives its maker's namespaces; one that lives elsewhere than culvert's sockets stays on the kernel",
+    ),
     ("chroot", "what is needed from the file system is open before it"),
     ("setgid", GROUP),
     ("setegid", GROUP),
