@@ -32,7 +32,8 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
     // What the next image is handed no other process reads that holds the connection: not even the one that waits for its
     // child of vfork.
     let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
-    let keep = |fd: c_int| if preloaded && fd > 2 && alone(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
+    let keeps = |fd: c_int| preloaded && fd > 2 && alone(fd) && inherits(fd);
+    let keep = |fd: c_int| if keeps(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     let mut passed = handoff::Passed::new(goes_on);
     // The child of vfork closes nothing of its parent's.
     if !goes_on {
@@ -42,7 +43,7 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
             closes(ep, &mut passed);
         }
     }
-    hand_sets_over();
+    hand_sets_over(&keep);
     epoll::put_back();
     leave::quit_all(Reason::Exec, keep, inherits);
     handoff::pass_on(&mut passed, preloaded);
@@ -72,13 +73,13 @@ fn closes(ep: Ep, passed: &mut handoff::Passed) {
 }
 
 /// The epoll sets that the next image has are the kernel's. Before its connections are handed on: what lies unread on
-/// those that are in such a set must be on the lifeline, where the set sees it.
-fn hand_sets_over() {
+/// those that are in such a set must be on the lifeline, where the set sees it, unless the image is handed it (`unread`).
+fn hand_sets_over(unread: &dyn Fn(c_int) -> leave::Unread) {
     for fd in 0..fds::high() {
         if let Kind::Epoll(i) = fds::get(fd)
             && inherits(fd)
         {
-            epoll::hand_over(i);
+            epoll::hand_over_with(i, unread);
         }
     }
 }
@@ -105,7 +106,7 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 pub unsafe fn before_spawn(env: *const *const c_char) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
-    hand_sets_over();
+    hand_sets_over(&|_| leave::Unread::Rewind);
     custody::before_spawn();
     for fd in 0..fds::high() {
         if let Some(ep) = fds::endpoint(fd).filter(|_| inherits(fd)) {
@@ -124,7 +125,7 @@ pub fn before_vfork() {
     let v = &tls().vfork;
     if v.get() == 0 {
         // The child execs next. It may have closed what is in the sets by then, and has our memory.
-        hand_sets_over();
+        hand_sets_over(&|_| leave::Unread::Rewind);
     }
     v.set(v.get() + 1);
     epoll::before_vfork();

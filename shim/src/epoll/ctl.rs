@@ -20,11 +20,11 @@ use shmring::{lnx, ring, sys};
 /// The set is watched from outside (another set, `poll`). Its descriptor must then be readable exactly when one
 /// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
 pub fn nest(i: usize) {
-    leave_to_kernel(i, unread_here);
+    leave_to_kernel(i, &|fd| fds::endpoint(fd).map_or(leave::Unread::Rewind, unread_here));
 }
 
 /// `unread`: what becomes of what is unread on its connections.
-fn leave_to_kernel(i: usize, unread: fn(Ep) -> leave::Unread) {
+fn leave_to_kernel(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     let s = &TABLE[i];
     if s.nested() {
         return;
@@ -53,11 +53,15 @@ fn leave_to_kernel(i: usize, unread: fn(Ep) -> leave::Unread) {
 /// The set is about to leave our reach, with an exec or in a message: the kernel's registrations become the
 /// program's own.
 pub fn hand_over(i: usize) {
-    let rewind = |_| leave::Unread::Rewind;
-    leave_to_kernel(i, rewind);
+    hand_over_with(i, &|_| leave::Unread::Rewind);
+}
+
+/// The same where the next image is handed what is unread on some connections, and tells of it ([`standin::handed_on`]).
+pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
+    leave_to_kernel(i, unread);
     let s = &TABLE[i];
     let Some(epfd) = s.epfd() else { return };
-    evacuate(s, rewind);
+    evacuate(s, unread);
     let held = s.lock();
     for (fd, w, ep) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
@@ -112,19 +116,15 @@ fn unread_here(ep: Ep) -> leave::Unread {
 }
 
 /// Moves all attached connections of a set to the kernel, before its lock is taken for good.
-fn evacuate(s: &Set, unread: fn(Ep) -> leave::Unread) {
+fn evacuate(s: &Set, unread: &dyn Fn(c_int) -> leave::Unread) {
     let me = s.index();
-    leave::quit_all(
-        Reason::EpollShared,
-        |fd| fds::endpoint(fd).map_or(leave::Unread::Rewind, unread),
-        |fd| {
-            fds::endpoint(fd).is_some_and(|ep| {
-                let mut watched = false;
-                each(ep, |set, _, w| watched |= set == me && w.flags.load(Relaxed) & TAGGED != 0);
-                watched && ep.state() == State::Attached && is_here(ep, fd)
-            })
-        },
-    );
+    leave::quit_all(Reason::EpollShared, unread, |fd| {
+        fds::endpoint(fd).is_some_and(|ep| {
+            let mut watched = false;
+            each(ep, |set, _, w| watched |= set == me && w.flags.load(Relaxed) & TAGGED != 0);
+            watched && ep.state() == State::Attached && is_here(ep, fd)
+        })
+    });
 }
 
 /// Whether the kernel's word about a connection holds, or will, without anybody's waiting for it.

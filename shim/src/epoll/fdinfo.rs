@@ -11,8 +11,8 @@ pub(super) struct Registration {
     pub fd: c_int,
     pub events: u32,
     pub data: u64,
-    /// Of the file.
-    inode: u64,
+    /// Of the file. Sockets and pipes are counted together (get_next_ino, fs/inode.c).
+    pub inode: u64,
 }
 
 impl Registration {

@@ -26,7 +26,7 @@ mod set;
 mod standin;
 mod wait;
 
-pub use ctl::{ctl, hand_over, may_attach, nest};
+pub use ctl::{ctl, hand_over, hand_over_with, may_attach, nest};
 pub use numbers::{closing, number_back, number_closed};
 pub use standin::{drained, handed_on, merged, put_back};
 pub use wait::wait;

@@ -268,7 +268,8 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
     let mut lost = false;
     let stands = find(ep, fd, epfd).is_some();
     if !stands && (!is_oneshot(events) || !oneshot_fired(epfd, fd)) {
-        if is_oneshot(events) {
+        // By a number that was closed it cannot be taken out.
+        if is_oneshot(events) && fds::endpoint(fd) == Some(ep) {
             kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
         }
         lost = place(epfd, fd, ep, None, events, data).is_err();
@@ -284,10 +285,13 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
 
 /// This image was handed unread bytes of `ep`, for itself alone: sets that came with them and have the connection tell of them.
 pub fn handed_on(ep: Ep) {
+    let fd = ep.local().fd.load(Relaxed);
+    let Some(inode) = lnx::stat(fd).map(|st| st.st_ino) else { return };
     for epfd in 0..fds::high().max(1024) {
         if fds::get(epfd) == fds::Kind::Other {
             fdinfo::each(epfd, |r| {
-                if fds::endpoint(r.fd) == Some(ep) && r.is_of(r.fd) {
+                // Perhaps by a number that was closed.
+                if r.inode == inode {
                     stand(epfd, r.fd, ep, r.events, r.data);
                 }
                 false

@@ -88,6 +88,8 @@ def begin(case):
     ep = select.epoll()
     h = Heir([b.detach(), os.dup(ep.fileno()), orders, done])
     h.peer = child
+    if case + "_before" in globals():
+        globals()[case + "_before"](h)
     if case + "_here" in globals():
         globals()[case + "_here"](h)
     else:
@@ -322,6 +324,76 @@ def spawned_here(h):
     h.ctl(CTL_MOD, IN | RDHUP)
     say("changed", h.s.next())
     whole(h)
+
+
+def kept_before(h):
+    """The set has the connection before the exec."""
+    h.ctl(CTL_ADD, IN | RDHUP)
+    say("before", h.s.next())
+
+
+def kept_on(h):
+    say("kept", h.s.next())
+    print(len(h.b.recv(100)))
+    say("some", h.s.now())
+    print(drain(h.b))
+    say("read", h.s.now())
+    h.more()
+    say("more", h.s.next())
+
+
+def kept_oneshot_before(h):
+    h.ctl(CTL_ADD, IN | RDHUP | ONESHOT)
+
+
+def kept_oneshot_on(h):
+    say("kept", h.s.next())
+    say("again", h.s.now())
+    h.ctl(CTL_MOD, IN | ET)
+    say("changed", h.s.next())
+    print(drain(h.b))
+    h.more()
+    say("more", h.s.next())
+
+
+def kept_fired_before(h):
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    say("before", h.s.next())
+
+
+def kept_fired_on(h):
+    say("kept", h.s.now())
+    h.ctl(CTL_MOD, IN | RDHUP)
+    say("changed", h.s.next())
+    print(drain(h.b))
+    h.order(b"c")
+    say("closed", h.s.next())
+
+
+def kept_closed_before(h):
+    """The set knows the connection by a number that has been closed."""
+    number = h.b.dup()
+    h.s.add(number, IN | RDHUP, "closed")
+    number.close()
+
+
+def kept_closed_on(h):
+    print("kept", h.s.ep.poll(PATIENCE)[0][1])
+    print(drain(h.b))
+    print("read", len(h.s.ep.poll(0)))
+    h.more()
+    print("more", h.s.ep.poll(PATIENCE)[0][1])
+
+
+def kept_for_room_before(h):
+    h.ctl(CTL_ADD, OUT | ET)
+
+
+def kept_for_room_on(h):
+    say("kept", h.s.next())
+    h.ctl(CTL_MOD, IN | OUT | ET)
+    say("changed", h.s.next())
+    print(drain(h.b))
 
 
 def further_on(h):
