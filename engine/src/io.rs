@@ -5,6 +5,7 @@
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
+use crate::leave::Moves;
 use crate::path::{self, Call, Path};
 use crate::rx;
 use crate::signals::{self, Runs};
@@ -300,7 +301,7 @@ impl Call for Send {
         if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN) != 0 || zero_copy(fd, flags) {
             let why = if flags & libc::MSG_OOB != 0 { Reason::Oob } else { Reason::Option };
             leave_tx(ep, chan, fd, why);
-            return Some(self.natively(ep, real));
+            return Some(leave::told(ep, fd, Moves::Out(flags), || self.natively(ep, real)));
         }
         conn::make_ready(ep, chan);
         let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
@@ -388,7 +389,7 @@ impl Call for SendFile {
         match sent {
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
-                Some(self.natively(ep, real))
+                Some(leave::told(ep, out, Moves::Out(0), || self.natively(ep, real)))
             }
             Sent::Done(r) => Some(real::ret(r)),
             Sent::Native => lifeline_send(ep, out, 0, real),

@@ -245,6 +245,8 @@ pub trait Kernel {
     fn has_thread(tid: u32) -> bool;
     /// Sends a signal to the calling thread.
     fn raise(signal: i32);
+    /// Makes a call of the program's, libc's convention, whose SIGPIPE with EPIPE does not reach the thread.
+    fn without_sigpipe(call: impl FnOnce() -> isize) -> isize;
     /// A random number.
     fn random() -> u64;
     /// Monotonic time, nanoseconds.
@@ -500,6 +502,18 @@ mod linux {
         }
         fn raise(signal: i32) {
             lnx::raise(signal);
+        }
+        fn without_sigpipe(call: impl FnOnce() -> isize) -> isize {
+            const PIPE: u64 = 1 << (libc::SIGPIPE - 1);
+            let before = lnx::signal_mask(libc::SIG_BLOCK, PIPE);
+            // One that waits already, of which a second one would not be told, is the program's.
+            let waits = lnx::signals_that_wait() & PIPE != 0;
+            let r = call();
+            if r < 0 && crate::real::errno() == libc::EPIPE && !waits {
+                lnx::take_signal(PIPE, &mut core::mem::MaybeUninit::uninit());
+            }
+            lnx::signal_mask(libc::SIG_SETMASK, before);
+            r
         }
         fn random() -> u64 {
             lnx::random()

@@ -1,10 +1,10 @@
 //! Leaving the ring: a connection goes back to the kernel for good.
 #![forbid(unsafe_code)]
 
-use crate::endpoint::Ep;
+use crate::endpoint::{self, Ep, Latched, REPORTED};
 use crate::kernel::{K, Kernel as _};
 use crate::rx::Patience;
-use crate::{custody, family, fds, lifeline, peer, rx, slots, tx};
+use crate::{acts, custody, family, fds, lifeline, peer, real, rx, slots, tx};
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -52,9 +52,76 @@ pub fn sending_side(fd: c_int, why: Reason) {
 /// If the peer was killed, or does not run in our library in time, nobody can give that reader what is unread on the ring.
 /// The connection is then reset rather than cut short, unless nothing was left unread.
 pub fn surrender(fd: c_int, why: Reason) {
-    if !quit(fd, why, Unread::Rewind) {
+    if quit(fd, why, Unread::Rewind) {
+        hand_error_on(fd);
+    } else {
         lifeline::reset(fd, why);
     }
+}
+
+/// What a call does with the bytes of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moves {
+    /// It sends some, with these flags.
+    Out(c_int),
+    /// It receives some.
+    In,
+}
+
+/// Makes a call by `real` that the kernel does by itself, on the lifeline of a connection that has left for it, or that is the
+/// kernel's anyhow. It is for some bytes. libc's convention.
+pub fn natively(fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize {
+    let Some(ep) = fds::endpoint(fd) else { return real() };
+    let (life, begun) = (ep.life(), acts::begin());
+    let r = told(ep, fd, moves, real);
+    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    if ep.life() == life {
+        match moves {
+            Moves::Out(_) => acts::sent(ep, fd, begun, r, r),
+            Moves::In => acts::heard(ep, r),
+        }
+    }
+    r
+}
+
+/// Makes such a call on `ep`. An error of the connection that this library has taken from the kernel, or found in its place, and that
+/// no call has reported, comes where the kernel's would.
+pub fn told(ep: Ep, fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize {
+    if ep.state() != State::Attached {
+        return real();
+    }
+    // tcp_sendmsg_locked and tcp_splice_read: ahead of what is sent, behind what is to be read.
+    let first =
+        moves != Moves::In || ep.kept.load(Relaxed) != 0 && lifeline::unread(fd) == 0 && !lifeline::peer_ended(fd);
+    if first && let Some(e) = endpoint::take_kept(ep) {
+        return real::ret(-e as isize);
+    }
+    let life = ep.life();
+    let (latched, sends) = (ep.latched.load(Relaxed), moves != Moves::In);
+    let due = if sends { latched != 0 && latched & REPORTED == 0 } else { endpoint::unreported(ep) };
+    if let Moves::Out(flags) = moves
+        && due
+        && lifeline::look(fd, 0) == 0
+    {
+        // The kernel has not had it, and would send.
+        return real::ret(tx::failed(tx::latched(ep), flags));
+    }
+    // The kernel, which has the error no more, says EPIPE, and sends SIGPIPE, which goes with EPIPE alone (sk_stream_error).
+    let r = if due && sends && latched != libc::EPIPE as u32 { K::without_sigpipe(real) } else { real() };
+    if !ep.lives(life) {
+        return r;
+    }
+    let instead = if sends { r < 0 && real::errno() == libc::EPIPE } else { r == 0 };
+    if due
+        && instead
+        && let Some(e) = endpoint::take_latched(ep).and_then(Latched::now)
+    {
+        return real::ret(-e as isize);
+    }
+    if r < 0 {
+        ep.note_error(real::errno());
+    }
+    r
 }
 
 /// Moves a connection to the kernel for good, as far as it goes. False: bytes are left on the ring.
@@ -71,7 +138,7 @@ pub fn quit_all(why: Reason, unread: impl Fn(c_int) -> Unread, only: impl Fn(c_i
     }
 }
 
-/// The next image of a connection that has ended by a peer's death is told what the kernel would tell it, had it had the bytes
+/// The next reader of a connection that has ended by a peer's death is told what the kernel would tell it, had it had the bytes
 /// that the peer did not read: it ends the connection so. Where the kernel has closed the connection by itself, its error may have
 /// been asked for already; nothing brings it back.
 fn hand_error_on(fd: c_int) {

@@ -387,6 +387,14 @@ pub fn handler(signal: i32) -> usize {
     action[0]
 }
 
+/// The signals that wait for the calling thread, or for any of this process.
+pub fn signals_that_wait() -> u64 {
+    let mut set = 0u64;
+    // SAFETY: a query into a local of the kernel's size.
+    unsafe { syscall!(libc::SYS_rt_sigpending, &raw mut set, 8) };
+    set
+}
+
 /// Takes a signal of `set` that waits for the calling thread, and what the kernel says of it. False: none does.
 pub fn take_signal(set: u64, info: &mut MaybeUninit<libc::siginfo_t>) -> bool {
     let now = timespec { tv_sec: 0, tv_nsec: 0 };

@@ -351,7 +351,8 @@ impl Kernel for Simulated {
     unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
         // SAFETY: the caller's obligation.
         let bytes = unsafe { core::slice::from_raw_parts(from, len) };
-        Self::tcp(fd, |tcp, end| code(tcp.send(end, bytes, flags & libc::MSG_NOSIGNAL == 0), |n| n as isize))
+        let signal = flags & libc::MSG_NOSIGNAL == 0 && !state().no_sigpipe;
+        Self::tcp(fd, |tcp, end| code(tcp.send(end, bytes, signal), |n| n as isize))
     }
     unsafe fn receive(fd: i32, into: &mut [iovec], flags: i32) -> isize {
         Self::fill(fd, into, flags)
@@ -704,6 +705,12 @@ impl Kernel for Simulated {
     }
     fn raise(signal: i32) {
         state().raised.push(signal);
+    }
+    fn without_sigpipe(call: impl FnOnce() -> isize) -> isize {
+        state().no_sigpipe = true;
+        let r = call();
+        state().no_sigpipe = false;
+        r
     }
     fn random() -> u64 {
         let mut s = state();

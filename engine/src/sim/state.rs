@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) meanwhile: VecDeque<Option<Meanwhile>>,
     /// Signals that were raised.
     pub(super) raised: Vec<i32>,
+    /// SIGPIPE does not reach the thread.
+    pub(super) no_sigpipe: bool,
     /// What happens in the middle of the next copy.
     pub(super) in_copy: Option<Meanwhile>,
     /// Memory of the program that faults.

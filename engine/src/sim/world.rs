@@ -8,6 +8,7 @@ use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
 use crate::kernel::Kernel;
+use crate::leave::{self, Moves};
 use crate::{attach, closing, family, io, lifeline, own, slots, upkeep};
 use core::sync::atomic::AtomicI32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -310,6 +311,27 @@ impl Side {
             None => result(real()),
         }?;
         bytes.truncate(r);
+        Ok(bytes)
+    }
+
+    /// A send that is the kernel's alone, such as a splice, once the connection has left.
+    pub fn send_by_kernel(&self, bytes: &[u8]) -> Result<usize, i32> {
+        // SAFETY: a slice.
+        let send = || host::real::ret(unsafe { Simulated::send(self.fd, bytes.as_ptr(), bytes.len(), 0) });
+        result(leave::natively(self.fd, Moves::Out(0), send))
+    }
+
+    /// A receive of that kind.
+    pub fn recv_by_kernel(&self, n: usize) -> Result<Vec<u8>, i32> {
+        let mut bytes = Vec::new();
+        let receive = || match Simulated::recv(self.fd, n, false) {
+            Ok(got) => {
+                bytes = got;
+                bytes.len() as isize
+            }
+            Err(e) => host::real::ret(-e as isize),
+        };
+        result(leave::natively(self.fd, Moves::In, receive))?;
         Ok(bytes)
     }
 

@@ -297,3 +297,47 @@ fn a_reset_without_a_fin_is_not_counted_as_a_byte() {
     assert_eq!(pair.b.recv(9), Ok(vec![]));
     pair.b.close();
 }
+
+/// What the kernel is asked to do by itself, such as a splice, finds no error there that this library has taken to know how the
+/// connection ended.
+#[test]
+fn a_call_of_the_kernels_own_is_told_the_error_that_the_kernel_would_tell() {
+    let world = World::new();
+    let send = |side: Side| side.send_by_kernel(b"x");
+    let recv = |side: Side| side.recv_by_kernel(99).map(|bytes| bytes.len());
+    let sigpipes = |side: Side| Simulated::tcp(side.fd, |tcp, end| tcp.end(end).sigpipes);
+    for reset in [0, 1, 2] {
+        for receives in [false, true] {
+            let pair = warmed(&world);
+            assert_eq!(pair.a.send(b"unread"), Ok(6));
+            match reset {
+                0 => pair.b.close(),
+                1 => pair.b.die(),
+                // The error has been taken by the time.
+                _ => {
+                    pair.b.close();
+                    assert_ne!(pair.a.poll(POLLIN) & POLLERR, 0);
+                    crate::rx::note_failure(pair.a.ep, pair.a.fd);
+                }
+            }
+            leave::surrender(pair.a.fd, Reason::Splice);
+            assert_ne!(pair.a.poll(POLLIN) & POLLERR, 0);
+            assert_eq!(if receives { recv(pair.a) } else { send(pair.a) }, Err(ECONNRESET), "{reset}");
+            assert_eq!(pair.a.poll(POLLIN) & POLLERR, 0, "told once");
+            assert_eq!(sigpipes(pair.a), 0);
+            assert_eq!(recv(pair.a), Ok(0));
+            assert_eq!(send(pair.a), Err(EPIPE));
+            assert_eq!(sigpipes(pair.a), 1);
+            pair.a.close();
+        }
+    }
+    // Behind a FIN a reset is EPIPE, and of that a receiver is told nothing.
+    let pair = warmed(&world);
+    assert_eq!(pair.b.shutdown(SHUT_WR), Ok(()));
+    assert_eq!(pair.a.send(b"unread"), Ok(6));
+    pair.b.close();
+    leave::surrender(pair.a.fd, Reason::Splice);
+    assert_eq!((recv(pair.a), send(pair.a), sigpipes(pair.a)), (Ok(0), Err(EPIPE), 1));
+    assert_eq!(pair.a.poll(POLLIN) & POLLERR, 0);
+    pair.a.close();
+}

@@ -66,7 +66,7 @@ pub(super) fn untold(ep: Ep, e: i32) {
 
 /// The latched error, as a call that sends reports it.
 #[cold]
-pub(super) fn latched(ep: Ep) -> i32 {
+pub fn latched(ep: Ep) -> i32 {
     match take_latched(ep) {
         Some(Latched::Reported) | None => libc::EPIPE,
         Some(Latched::Now(e)) => e,

@@ -10,7 +10,7 @@ mod turn;
 mod unread;
 
 pub use file::sendfile;
-pub use look::{LOOK_EVERY_US, look, look_due};
+pub use look::{LOOK_EVERY_US, latched, look, look_due};
 pub use shmring::family::UP;
 pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, leave, rewinds, service, settle,
@@ -27,7 +27,7 @@ use crate::signals::Runs;
 use crate::{acts, headroom, lifeline, lock};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
-use look::{latched, untold};
+use look::untold;
 use room::Sender;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, UNCORKED};
@@ -352,7 +352,8 @@ fn with_turn(
     a
 }
 
-fn failed(e: i32, flags: i32) -> isize {
+/// What a send comes to that fails with `e`: SIGPIPE, too, unless `flags` forbid it.
+pub fn failed(e: i32, flags: i32) -> isize {
     if e == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
         // The kernel sends SIGPIPE to the thread (sk_stream_error).
         K::raise(libc::SIGPIPE);

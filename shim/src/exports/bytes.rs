@@ -2,7 +2,8 @@
 
 use super::{MAX_RW_COUNT, Vector, can_read, peek, poke};
 use core::ffi::{c_int, c_uint, c_void};
-use engine::{io, leave};
+use engine::io;
+use engine::leave::{self, Moves};
 use host::{real, usercopy};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
@@ -146,6 +147,9 @@ pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, of
                 return readv(fd, v, n);
             }
             leave::surrender(fd, Reason::Option);
+            if Vector::new(v, n as usize).is_some_and(|v| v.len > 0) {
+                return leave::natively(fd, Moves::In, || real::preadv2(fd, v, n, off, flags));
+            }
         }
         real::preadv2(fd, v, n, off, flags)
     }
@@ -167,6 +171,9 @@ pub unsafe extern "C-unwind" fn pwritev2(fd: c_int, v: *const iovec, n: c_int, o
                 return writev(fd, v, n);
             }
             leave::sending_side(fd, Reason::Option);
+            if Vector::new(v, n as usize).is_some_and(|v| v.len > 0) {
+                return leave::natively(fd, Moves::Out(0), || real::pwritev2(fd, v, n, off, flags));
+            }
         }
         real::pwritev2(fd, v, n, off, flags)
     }
@@ -319,8 +326,13 @@ pub unsafe extern "C-unwind" fn splice(
 ) -> ssize_t {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
+        let real = || real::splice(i, io_, o, oo, n, flags);
+        if n == 0 {
+            // The kernel looks at nothing (splice(2)).
+            return real();
+        }
         leave::surrender(i, Reason::Splice);
         leave::surrender(o, Reason::Splice);
-        real::splice(i, io_, o, oo, n, flags)
+        leave::natively(i, Moves::In, || leave::natively(o, Moves::Out(0), real))
     }
 }

@@ -4,7 +4,8 @@ use super::{UIO_MAXIOV, Vector, can_read, idle, nanos, peek, poke, poke_bytes};
 use crate::{descriptors, epoll};
 use core::ffi::{c_int, c_uint, c_void};
 use engine::fds::{self, Kind};
-use engine::{custody, io, leave, lifeline};
+use engine::leave::{self, Moves};
+use engine::{custody, io, lifeline};
 use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -133,7 +134,7 @@ unsafe fn send_one(fd: c_int, m: *const msghdr, h: &msghdr, flags: c_int) -> (ss
         Some(v) => {
             // Control data of a TCP socket asks the kernel for something: time stamps, zero copy, TLS records.
             leave::sending_side(fd, Reason::Option);
-            (native(), v.len)
+            (leave::natively(fd, Moves::Out(flags), native), v.len)
         }
         None => (native(), 0),
     }

@@ -4,7 +4,7 @@
 
 use crate::descriptors;
 use core::ffi::{c_char, c_int, c_void};
-use engine::leave;
+use engine::leave::{self, Moves};
 use host::real;
 use libc::FILE;
 use shmring::family::Reason;
@@ -53,7 +53,7 @@ pub unsafe extern "C-unwind" fn vdprintf(fd: c_int, format: *const c_char, args:
     // SAFETY: libc gets the program's own arguments.
     unsafe {
         leave::surrender(fd, Reason::Stdio);
-        real::vdprintf(fd, format, args)
+        leave::natively(fd, Moves::Out(0), || real::vdprintf(fd, format, args) as isize) as c_int
     }
 }
 
@@ -68,6 +68,6 @@ pub unsafe extern "C-unwind" fn __vdprintf_chk(
     // SAFETY: libc gets the program's own arguments.
     unsafe {
         leave::surrender(fd, Reason::Stdio);
-        real::__vdprintf_chk(fd, flag, format, args)
+        leave::natively(fd, Moves::Out(0), || real::__vdprintf_chk(fd, flag, format, args) as isize) as c_int
     }
 }
