@@ -378,15 +378,18 @@ impl Call for SendFile {
         }
         let mut asleep = false;
         // With an offset, what is no file is found out by reading it: the kernel reads nothing then (ESPIPE, EISDIR).
+        const ESPIPE: isize = libc::ESPIPE as isize;
         let sent = if !self.off.is_null() || regular(inp) {
             // SAFETY: what the program passed to `sendfile`; no lock is held here.
             let sent = unsafe { tx::sendfile(ep, chan, out, inp, self.off, self.n, since, &mut asleep) };
             awake(ep, asleep);
             sent
         } else {
-            Sent::Done(-libc::ESPIPE as isize)
+            Sent::Done(-ESPIPE)
         };
         match sent {
+            // Of a pipe or a socket the kernel sends nothing, and says so before it looks at ours (splice_direct_to_actor).
+            Sent::Done(r) if r == -ESPIPE && has_no_place(inp) => Some(real()),
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
                 Some(leave::told(ep, out, Moves::Out(0), || self.natively(ep, real)))
@@ -398,8 +401,17 @@ impl Call for SendFile {
     }
 }
 
+fn kind(fd: c_int) -> Option<libc::mode_t> {
+    K::stat(fd).map(|st| st.st_mode & libc::S_IFMT)
+}
+
 fn regular(fd: c_int) -> bool {
-    K::stat(fd).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG)
+    kind(fd) == Some(libc::S_IFREG)
+}
+
+/// Whether no position can be set in it (lseek(2)).
+fn has_no_place(fd: c_int) -> bool {
+    matches!(kind(fd), Some(libc::S_IFIFO | libc::S_IFSOCK))
 }
 
 /// Waits until a pending rewind has been served, so that what goes natively goes behind it.

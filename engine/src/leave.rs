@@ -97,15 +97,20 @@ pub fn told(ep: Ep, fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> is
         return real::ret(-e as isize);
     }
     let life = ep.life();
-    let (latched, sends) = (ep.latched.load(Relaxed), moves != Moves::In);
-    let due = if sends { latched != 0 && latched & REPORTED == 0 } else { endpoint::unreported(ep) };
     if let Moves::Out(flags) = moves
-        && due
+        && ep.latched.load(Relaxed) != 0
         && lifeline::look(fd, 0) == 0
     {
-        // The kernel has not had it, and would send.
-        return real::ret(tx::failed(tx::latched(ep), flags));
+        // The kernel has never had the error, and would send: the peer was killed while bytes of this side lay on the ring. It can
+        // have it now, unless that dropped what is unread.
+        quit(fd, Reason::Splice, Unread::Keep);
+        hand_error_on(fd);
+        if ep.latched.load(Relaxed) != 0 {
+            return real::ret(tx::failed(tx::latched(ep), flags));
+        }
     }
+    let (latched, sends) = (ep.latched.load(Relaxed), moves != Moves::In);
+    let due = if sends { latched != 0 && latched & REPORTED == 0 } else { endpoint::unreported(ep) };
     // The kernel, which has the error no more, says EPIPE, and sends SIGPIPE, which goes with EPIPE alone (sk_stream_error).
     let r = if due && sends && latched != libc::EPIPE as u32 { K::without_sigpipe(real) } else { real() };
     if !ep.lives(life) {

@@ -2,11 +2,12 @@
 
 use super::{MAX_RW_COUNT, Vector, can_read, peek, poke};
 use core::ffi::{c_int, c_uint, c_void};
-use engine::io;
-use engine::leave::{self, Moves};
+use engine::leave::{self, Moves, Unread};
+use engine::{fds, io, lifeline};
 use host::{real, usercopy};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
+use shmring::lnx;
 
 /// One buffer as a vector, no longer than the kernel would take it.
 fn one(b: *const c_void, n: size_t) -> iovec {
@@ -136,6 +137,9 @@ pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> 
     }
 }
 
+/// Flags of `preadv2` that a socket takes.
+const PLAIN: c_int = libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC | libc::RWF_NOWAIT | libc::RWF_APPEND;
+
 /// Offset -1 means "the current position", which a socket accepts; any other is `ESPIPE`. What the
 /// flags mean to a socket depends on the kernel's version, so with flags the kernel gets the socket.
 #[unsafe(no_mangle)]
@@ -146,8 +150,12 @@ pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, of
             if flags == 0 {
                 return readv(fd, v, n);
             }
-            leave::surrender(fd, Reason::Option);
+            let left = !leave::quit(fd, Reason::Option, Unread::Rewind);
             if Vector::new(v, n as usize).is_some_and(|v| v.len > 0) {
+                // What nobody sends again is on the ring: such flags mean nothing where bytes are there.
+                if left && flags & !PLAIN == 0 {
+                    return readv(fd, v, n);
+                }
                 return leave::natively(fd, Moves::In, || real::preadv2(fd, v, n, off, flags));
             }
         }
@@ -314,7 +322,8 @@ pub unsafe extern "C-unwind" fn sendfile64(out: c_int, inp: c_int, off: *mut off
     unsafe { sendfile(out, inp, off, n) }
 }
 
-/// Moves pages between the kernel's socket and a pipe: the socket goes to the kernel.
+/// Moves pages between the kernel's socket and a pipe: a socket that bytes come from goes to the kernel, and the sending side of
+/// one that they go to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn splice(
     i: c_int,
@@ -331,8 +340,51 @@ pub unsafe extern "C-unwind" fn splice(
             // The kernel looks at nothing (splice(2)).
             return real();
         }
-        leave::surrender(i, Reason::Splice);
-        leave::surrender(o, Reason::Splice);
+        if fds::tracked(o) {
+            leave::sending_side(o, Reason::Splice);
+        }
+        if !leave::quit(i, Reason::Splice, Unread::Rewind)
+            && io_.is_null()
+            && oo.is_null()
+            && flags & !SPLICE_F_ALL == 0
+            && let Some(r) = copied(i, o, n, flags)
+        {
+            return r;
+        }
+        if !fds::tracked(i) && lifeline::unread(i) == 0 {
+            // The kernel has nothing to send, and does not look at the socket.
+            return real();
+        }
         leave::natively(i, Moves::In, || leave::natively(o, Moves::Out(0), real))
+    }
+}
+
+/// All flags of `splice` (linux/splice.h).
+const SPLICE_F_ALL: c_uint = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MORE | libc::SPLICE_F_GIFT;
+
+/// `splice` into pipe `o` of what lies on a ring, and nobody sends again: a copy of so much that the pipe takes it whole, or none of
+/// it (pipe(7), PIPE_BUF). `None`: the kernel says what becomes of it.
+unsafe fn copied(i: c_int, o: c_int, n: size_t, flags: c_uint) -> Option<ssize_t> {
+    let mut some = [0u8; 512];
+    let at: *mut c_void = some.as_mut_ptr().cast();
+    let is_pipe = lnx::stat(o).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    // SAFETY: a buffer of that length; then libc gets the bytes that were put there.
+    unsafe {
+        if !is_pipe {
+            return None;
+        }
+        let there = recv(i, at, n.min(some.len()), libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        if there <= 0 {
+            return Some(there).filter(|there| *there < 0 && real::errno() != libc::EAGAIN);
+        }
+        if flags & libc::SPLICE_F_NONBLOCK != 0 && lifeline::look(o, libc::POLLOUT) == 0 {
+            real::set_errno(libc::EAGAIN);
+            return Some(-1);
+        }
+        let r = real::write(o, at, there as usize);
+        if r > 0 {
+            recv(i, at, r as usize, libc::MSG_DONTWAIT);
+        }
+        Some(r)
     }
 }

@@ -52,7 +52,7 @@ pub unsafe extern "C-unwind" fn _IO_fclose(f: *mut FILE) -> c_int {
 pub unsafe extern "C-unwind" fn vdprintf(fd: c_int, format: *const c_char, args: *mut c_void) -> c_int {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::surrender(fd, Reason::Stdio);
+        leave::sending_side(fd, Reason::Stdio);
         leave::natively(fd, Moves::Out(0), || real::vdprintf(fd, format, args) as isize) as c_int
     }
 }
@@ -67,7 +67,7 @@ pub unsafe extern "C-unwind" fn __vdprintf_chk(
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments.
     unsafe {
-        leave::surrender(fd, Reason::Stdio);
+        leave::sending_side(fd, Reason::Stdio);
         leave::natively(fd, Moves::Out(0), || real::__vdprintf_chk(fd, flag, format, args) as isize) as c_int
     }
 }

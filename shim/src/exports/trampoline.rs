@@ -93,13 +93,13 @@ extern "C" fn missing() -> c_int {
 
 extern "C" fn before_dprintf(fd: c_int) -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    leave::surrender(fd, Reason::Stdio);
+    leave::sending_side(fd, Reason::Stdio);
     target(&SLOT, c"dprintf")
 }
 
 extern "C" fn before_dprintf_chk(fd: c_int) -> usize {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
-    leave::surrender(fd, Reason::Stdio);
+    leave::sending_side(fd, Reason::Stdio);
     target(&SLOT, c"__dprintf_chk")
 }
 

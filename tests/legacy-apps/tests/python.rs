@@ -96,6 +96,14 @@ fn reset() {
     compare_one("python-reset", program, |_, log| on_ring(log) > 0);
 }
 
+/// The kernel does not know how a connection ended, since this library had to take its error, or has it not seen at all; and is
+/// called by the program all the same.
+#[test]
+fn reset_by_splice() {
+    let program = |lab: &Lab| lab.python(Side::Client, "reset_splice.py");
+    compare_one("python-reset-splice", program, |_, log| on_ring(log) >= 300);
+}
+
 /// A program gets a connection that was reset, and whose error this library had to take: it is told.
 #[test]
 fn reset_handed_on() {
