@@ -23,6 +23,10 @@ pub const DEFERRED: usize = 14;
 /// Descriptors that [`crate::signals::ppoll`] can wait for without blocking signals around the wait.
 pub const WAIT_FDS: usize = 31;
 
+/// What the kernel has of a `siginfo_t` (`struct kernel_siginfo`, since Linux 4.20): what is behind it is zeros. The dynamic linker has
+/// little room for thread-local storage of a preloaded library, and none for more than 1.5 KiB beside an auditing one.
+pub type Info = [u64; 6];
+
 /// A `u32` of this thread.
 #[repr(transparent)]
 pub struct Word(AtomicU32);
@@ -60,7 +64,7 @@ pub struct Deferred {
     /// The program's signal mask, while more is blocked.
     pub mask: AtomicU64,
     /// What the kernel said of each. Slots below `count` are filled when no handler is running.
-    pub info: UnsafeCell<[MaybeUninit<libc::siginfo_t>; DEFERRED]>,
+    pub info: UnsafeCell<[MaybeUninit<Info>; DEFERRED]>,
 }
 
 /// One `pollfd` that a handler may rewrite while the system call that reads it has not begun.
@@ -151,6 +155,8 @@ impl Tls {
         self.vfork.set(0);
     }
 }
+
+const _: () = assert!(size_of::<Tls>() <= 1088);
 
 #[cfg(not(miri))]
 global_asm!(

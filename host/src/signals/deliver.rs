@@ -11,7 +11,7 @@ use shmring::lnx;
 
 use super::mask::{ALL, set_mask};
 use super::{ARMED, blocking, is_fault, table};
-use crate::tls::{DEFERRED, Tls, tls};
+use crate::tls::{DEFERRED, Info, Tls, tls};
 use crate::{real, usercopy};
 
 /// Called by every thunk. Returns the program's handler to jump to, or 0 to return from the signal.
@@ -165,7 +165,7 @@ unsafe fn defer(t: &Tls, sig: c_int, info: *mut siginfo_t, ctx: &mut ucontext_t,
     let room = if synchronous(sig) { DEFERRED as u32 } else { DEFERRED as u32 - SYNCHRONOUS };
     match d.count.fetch_update(Relaxed, Relaxed, |n| (n < room).then_some(n + 1)) {
         // SAFETY: the slot is ours alone since the addition: a handler that interrupts this one takes the next.
-        Ok(slot) => unsafe { (*d.info.get())[slot as usize].as_mut_ptr().copy_from_nonoverlapping(info, 1) },
+        Ok(slot) => unsafe { (*d.info.get())[slot as usize].as_mut_ptr().copy_from_nonoverlapping(info.cast(), 1) },
         Err(_) => {
             // It waits in the kernel, which may have left it unblocked for its handler (SA_NODEFER).
             set_mask(ALL);
@@ -173,6 +173,15 @@ unsafe fn defer(t: &Tls, sig: c_int, info: *mut siginfo_t, ctx: &mut ucontext_t,
             unsafe { requeue(sig, info) };
         }
     }
+}
+
+/// The siginfo of which this much was kept.
+fn whole(kept: Info) -> siginfo_t {
+    // SAFETY: all zero is a valid siginfo.
+    let mut info: siginfo_t = unsafe { core::mem::zeroed() };
+    // SAFETY: it is longer than what was kept of it, and aligned alike.
+    unsafe { (&raw mut info).cast::<Info>().write(kept) };
+    info
 }
 
 /// A signal of this thread's own that only marks a place in the queue. No kernel sends such a code.
@@ -219,21 +228,21 @@ pub(super) fn redeliver(t: &Tls) {
     let n = (d.count.load(Relaxed) as usize).min(DEFERRED);
     // SAFETY: slots below the count are filled once the handlers that took them have returned, and all handlers that
     // interrupted this thread have.
-    let put_off = |i: usize| unsafe { (*d.info.get())[i].as_mut_ptr() };
+    let put_off = |i: usize| whole(unsafe { (*d.info.get())[i].assume_init() });
     // What the kernel has queued since of a signal is to come behind the one that was put off. Up to the marker it is taken out of the
     // queue, and put behind.
     let mut marked = 0u64;
     for i in 0..n {
-        // SAFETY: as above.
-        let sig = unsafe { (*put_off(i)).si_signo };
+        let sig = put_off(i).si_signo;
         // Without room for a marker the order is lost, and no signal.
         if sig >= FIRST_QUEUED && marked & bit(sig) == 0 && lnx::queue_signal(sig, &marker(sig)) >= 0 {
             marked |= bit(sig);
         }
     }
     for i in 0..n {
-        // SAFETY: as above.
-        unsafe { requeue((*put_off(i)).si_signo, put_off(i)) };
+        let mut info = put_off(i);
+        // SAFETY: it is ours.
+        unsafe { requeue(info.si_signo, &mut info) };
     }
     (FIRST_QUEUED..=64).filter(|sig| marked & bit(*sig) != 0).for_each(move_behind);
     let mask = if d.blocked.get() != 0 { d.mask.load(Relaxed) } else { old };

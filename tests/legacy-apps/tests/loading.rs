@@ -28,6 +28,17 @@ fn a_clock_that_stands_still() {
     }
 }
 
+/// An auditing library leaves little room for thread-local storage of those that are preloaded.
+#[test]
+fn audited_programs() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("plain.c", &[]));
+        command.env("LD_AUDIT", lab.compile("auditor.c", &["-shared", "-fPIC"]));
+        command
+    };
+    compare_one("audited", program, |_, _| true);
+}
+
 /// musl's dynamic linker obeys LD_PRELOAD and refuses to start what it cannot bind completely.
 #[test]
 fn another_libc() {
