@@ -3,6 +3,7 @@
 use super::chains::{each, link, settle, unlink, unpark};
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
+use super::spent::spend;
 use super::wait::{rouse, stay_armed};
 use super::{DOORBELL, kernel_ctl, standin, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -63,14 +64,18 @@ pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     let Some(epfd) = s.epfd() else { return };
     evacuate(s, unread);
     let held = s.lock();
+    spend(s, epfd);
     for (fd, w, ep) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
             continue;
         }
         let fired = w.flags.load(Relaxed) & FIRED != 0;
-        // The nearest to a oneshot that has fired: errors and hangups are always reported, once.
+        // The nearest to a oneshot that has fired and is not spent: errors and hangups are always reported, once.
         let events = if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { w.events.load(Relaxed) };
-        let restored = if watchable(fd) { restore(epfd, fd, events, w) } else { restore_closed(epfd, events, w) };
+        let restored = match watchable(fd) {
+            true => fired && oneshot_fired(epfd, fd) || restore(epfd, fd, events, w),
+            false => restore_closed(epfd, events, w),
+        };
         if restored {
             w.flags.store(0, Relaxed);
             s.attached.fetch_sub(1, Relaxed);

@@ -16,13 +16,14 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Whether `fd`, which is a socket, is the file: the kernel knows registrations of closed numbers, too.
+    /// Whether `fd` is the file: the kernel knows registrations of closed numbers, too. (What is no file of a file system, as an
+    /// eventfd, cannot be told from others.)
     pub fn is_of(&self, fd: c_int) -> bool {
         lnx::stat(fd).is_some_and(|st| st.st_ino == self.inode)
     }
 
     /// Whether it is a oneshot that has fired: the mask is bare then.
-    fn has_fired(&self) -> bool {
+    pub fn has_fired(&self) -> bool {
         const PRIVATE: u32 = (EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE) as u32;
         self.events & !PRIVATE == 0
     }

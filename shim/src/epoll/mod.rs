@@ -23,6 +23,7 @@ mod order;
 mod owed;
 mod ready;
 mod set;
+mod spent;
 mod standin;
 mod wait;
 

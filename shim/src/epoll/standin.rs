@@ -43,6 +43,9 @@ struct StandIn {
     data: AtomicU64,
 }
 
+/// What is told, asked for or not.
+const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
+
 const MOST: usize = 256;
 static ALL: [StandIn; MOST] = [const {
     StandIn {
@@ -350,21 +353,25 @@ pub fn free_after_vfork() {
 ///
 /// # Safety
 /// The kernel has just filled `n` events at `ev`, if `n` is positive.
-pub unsafe fn merged(ev: *mut epoll_event, n: c_int) -> c_int {
-    if n < 1 || !any() {
+pub unsafe fn merged(epfd: c_int, ev: *mut epoll_event, n: c_int) -> c_int {
+    if n < 1 || !any() || tls().vfork.get() != 0 {
         return n;
     }
     // SAFETY: the caller's obligation.
-    merge(unsafe { core::slice::from_raw_parts_mut(ev, n as usize) }) as c_int
+    merge(epfd, unsafe { core::slice::from_raw_parts_mut(ev, n as usize) }) as c_int
 }
 
 #[cold]
-fn merge(told: &mut [epoll_event]) -> usize {
+fn merge(epfd: c_int, told: &mut [epoll_event]) -> usize {
     let held = LOCK.lock();
     let mut n = told.len();
-    for s in ALL.iter().filter(|s| s.ep.load(Relaxed).is_some()) {
+    for s in &ALL {
+        let Some(ep) = s.ep.load(Relaxed) else { continue };
         let (data, asked) = (s.data.load(Relaxed), s.events.load(Relaxed));
         let Some(first) = told[..n].iter().position(|e| e.u64 == data) else { continue };
+        if !s.is_in(epfd) {
+            continue;
+        }
         let mut kept = first + 1;
         for i in first + 1..n {
             let e = told[i];
@@ -376,11 +383,11 @@ fn merge(told: &mut [epoll_event]) -> usize {
             }
         }
         n = kept;
+        // All that holds is told with it (ep_send_events), and all the bits that say that a socket can be read.
         let e = &mut told[first];
-        if e.events & EPOLLIN as u32 != 0 {
-            // A socket that can be read shows all the bits that say so.
-            e.events = e.events & !READ | asked & READ;
-        }
+        let readable = if due(ep, asked) || e.events & EPOLLIN as u32 != 0 { READ } else { 0 };
+        let kernels = lifeline::look(ep.local().fd.load(Relaxed), asked as i16) as u16;
+        e.events = (e.events & !READ | readable | u32::from(kernels)) & (asked | ALWAYS);
     }
     held.release();
     n

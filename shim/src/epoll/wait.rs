@@ -437,7 +437,7 @@ pub unsafe fn wait(
     let r = unsafe { serve(s, epfd, ev, max, timeout, mask, real) };
     s.waiters.fetch_sub(1, Relaxed);
     // SAFETY: as for `serve`, which has filled this many.
-    unsafe { merged(ev, r) }
+    unsafe { merged(epfd, ev, r) }
 }
 
 /// Waits as [`wait`] does, counted as a waiter.

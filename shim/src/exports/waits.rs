@@ -211,7 +211,7 @@ pub unsafe extern "C-unwind" fn epoll_wait(ep: c_int, ev: *mut epoll_event, n: c
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
         if not_ours(ep, ev, n) {
-            return epoll::merged(ev, real::epoll_wait(ep, ev, n, timeout));
+            return epoll::merged(ep, ev, real::epoll_wait(ep, ev, n, timeout));
         }
         epoll::wait(ep, ev, n, millis(timeout), null(), || real::epoll_wait(ep, ev, n, timeout))
     }
@@ -228,7 +228,7 @@ pub unsafe extern "C-unwind" fn epoll_pwait(
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
         if not_ours(ep, ev, n) || !mask_readable(m) {
-            return epoll::merged(ev, real::epoll_pwait(ep, ev, n, timeout, m));
+            return epoll::merged(ep, ev, real::epoll_pwait(ep, ev, n, timeout, m));
         }
         epoll::wait(ep, ev, n, millis(timeout), m, || real::epoll_pwait(ep, ev, n, timeout, m))
     }
@@ -245,11 +245,11 @@ pub unsafe extern "C-unwind" fn epoll_pwait2(
     // SAFETY: the array and the mask are the program's, for libc as for us.
     unsafe {
         if not_ours(ep, ev, n) {
-            return epoll::merged(ev, real::epoll_pwait2(ep, ev, n, t, m));
+            return epoll::merged(ep, ev, real::epoll_pwait2(ep, ev, n, t, m));
         }
         match nanos(t) {
             Ok(ns) if mask_readable(m) => epoll::wait(ep, ev, n, ns, m, || real::epoll_pwait2(ep, ev, n, t, m)),
-            _ => epoll::merged(ev, real::epoll_pwait2(ep, ev, n, t, m)),
+            _ => epoll::merged(ep, ev, real::epoll_pwait2(ep, ev, n, t, m)),
         }
     }
 }

@@ -36,7 +36,7 @@ class Heir:
     """What an image has: the connection, a set, and the peer's ear."""
 
     def __init__(self, numbers):
-        fd, ep, self.orders, self.done = self.numbers = numbers
+        fd, ep, self.orders, self.done, *self.rest = self.numbers = numbers
         self.b = socket.socket(fileno=fd)
         self.b.setblocking(False)
         self.s = Set()
@@ -370,6 +370,60 @@ def kept_fired_on(h):
     say("closed", h.s.next())
 
 
+def others_of(h, fds):
+    """What is ready in the set beside the connection; of each kind of registration one that tells only once."""
+    for fd, events in zip(fds, (IN | ET, IN | ONESHOT, IN)):
+        h.s.add(fd, events, "pipe")
+
+
+def ready_pipes():
+    fds = []
+    for _ in range(3):
+        r, w = os.pipe()
+        os.write(w, b"x")
+        fds.append(r)
+    return fds
+
+
+def fired_here(h):
+    """A oneshot that has fired does not tell of the end either, whoever has got the set meanwhile. What the set had to tell
+    beside it, it tells."""
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    say("fired", h.s.next())
+    others_of(h, ready_pipes())
+    os.set_inheritable(h.s.ep.fileno(), True)
+    child = os.posix_spawn("/bin/true", ["true"], os.environ)
+    os.waitpid(child, 0)
+    say("spawned", h.s.now())
+    say("again", h.s.now())
+    h.b.shutdown(socket.SHUT_RDWR)
+    say("shut down", h.s.now())
+    h.ctl(CTL_MOD, IN | RDHUP | ONESHOT)
+    say("armed", h.s.next())
+
+
+def fired_exec_before(h):
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    say("fired", h.s.next())
+    pipes = ready_pipes()
+    others_of(h, pipes)
+    for fd in pipes:
+        os.set_inheritable(fd, True)
+    h.numbers += pipes
+
+
+def fired_exec_on(h):
+    for fd in h.rest:
+        h.s.names[fd] = "pipe"
+    say("kept", h.s.now())
+    say("again", h.s.now())
+    h.order(b"c")
+    h.b.shutdown(socket.SHUT_RDWR)
+    say("shut down", h.s.now())
+    h.ctl(CTL_MOD, IN | RDHUP | ONESHOT)
+    say("armed", h.s.next())
+
+
 def kept_closed_before(h):
     """The set knows the connection by a number that has been closed."""
     number = h.b.dup()
@@ -394,6 +448,19 @@ def kept_for_room_on(h):
     h.ctl(CTL_MOD, IN | OUT | ET)
     say("changed", h.s.next())
     print(drain(h.b))
+
+
+def two_sets_on(h):
+    """Another set has the connection, too, for something else."""
+    other = Set()
+    other.add(h.b, OUT | RDHUP, "other")
+    polled_set = select.poll()
+    polled_set.register(other.ep, select.POLLIN)
+    polled_set.poll()
+    for events in (IN, IN | ONESHOT):
+        h.ctl(CTL_MOD if events & ONESHOT else CTL_ADD, events)
+        say("this", h.s.next())
+        say("other", other.next())
 
 
 def further_on(h):

@@ -1,0 +1,63 @@
+//! Oneshots that have fired here, in a set that the kernel gets: it knows such a registration only once it has told of it
+//! itself (`ep_send_events`, fs/eventpoll.c); one that was changed reports errors and hangups always.
+#![forbid(unsafe_code)]
+
+use super::desk::NO_EVENT;
+use super::edge::drain;
+use super::fdinfo::{self, Registration};
+use super::set::{FIRED, PARKED, Set, TAGGED, watch_id, watchable};
+use super::{DOORBELL, kernel_ctl, ours, tag};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
+use libc::{c_int, epoll_event};
+use shmring::lnx;
+
+/// Lets the kernel tell of the set's oneshots that have fired, under our own data, wherever it has anything to tell. What else it tells
+/// then, it is made to tell again. With the set's lock held.
+pub(super) fn spend(s: &Set, epfd: c_int) {
+    const ANY: u32 = (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLONESHOT) as u32;
+    let fired = || {
+        s.watches()
+            .filter(|(fd, w, _)| w.flags.load(Relaxed) & (TAGGED | FIRED | PARKED) == TAGGED | FIRED && watchable(*fd))
+    };
+    if fired().next().is_none() || fdinfo::each(epfd, |r| told_once(r) && !can_change(r)).is_some() {
+        return;
+    }
+    for (fd, ..) in fired() {
+        kernel_ctl(epfd, EPOLL_CTL_MOD, fd, ANY, tag() | u64::from(watch_id(s.index(), fd)));
+    }
+    // Any that do not fit stay armed, and are not taken for spent.
+    let mut told = [NO_EVENT; 128];
+    let n = lnx::epoll_events(epfd, &mut told).max(0) as usize;
+    for e in told.iter().take(n) {
+        match ours(e.u64) {
+            None => tell_again(epfd, e),
+            Some(DOORBELL) => drain(s),
+            // All of these are registered anew.
+            Some(_) => {}
+        }
+    }
+}
+
+/// Whether the kernel, having told of it, does not tell of it again by itself.
+fn told_once(r: &Registration) -> bool {
+    r.events & (EPOLLET | EPOLLONESHOT) as u32 != 0 && ours(r.data).is_none()
+}
+
+/// Whether this process can change it: by its number, and not an exclusive one (epoll_ctl(2)).
+fn can_change(r: &Registration) -> bool {
+    r.events & EPOLLEXCLUSIVE as u32 == 0 && r.is_of(r.fd)
+}
+
+/// A registration that is changed is looked at once more (ep_modify).
+fn tell_again(epfd: c_int, e: &epoll_event) {
+    let data = e.u64;
+    fdinfo::each(epfd, |r| {
+        if r.data == data && told_once(r) && can_change(r) {
+            // A oneshot has lost its events by now: what was told holds still.
+            let events = if r.has_fired() { r.events | e.events } else { r.events };
+            kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, events, data);
+        }
+        false
+    });
+}
