@@ -3,8 +3,8 @@
 use super::{MAX_RW_COUNT, Vector, can_read, peek, poke};
 use core::ffi::{c_int, c_uint, c_void};
 use engine::leave::{self, Moves, Unread};
-use engine::{fds, io, lifeline};
-use host::{real, usercopy};
+use engine::{family, fds, io, lifeline};
+use host::{real, signals, usercopy};
 use libc::{iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use shmring::family::Reason;
 use shmring::lnx;
@@ -137,6 +137,14 @@ pub unsafe extern "C-unwind" fn writev(fd: c_int, v: *const iovec, n: c_int) -> 
     }
 }
 
+/// Moves a connection to the kernel, for a call of which what is unread on the ring can be read by one of ours: so it need not wait for
+/// the peer. True: there is nothing of that.
+fn leave_by_reading(fd: c_int, why: Reason) -> bool {
+    // Another process that has it may be about to use the lifeline alone.
+    let alone = fds::endpoint(fd).is_none_or(family::sole_holder);
+    leave::quit(fd, why, if alone { Unread::Keep } else { Unread::Rewind })
+}
+
 /// Flags of `preadv2` that a socket takes.
 const PLAIN: c_int = libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC | libc::RWF_NOWAIT | libc::RWF_APPEND;
 
@@ -150,12 +158,13 @@ pub unsafe extern "C-unwind" fn preadv2(fd: c_int, v: *const iovec, n: c_int, of
             if flags == 0 {
                 return readv(fd, v, n);
             }
-            let left = !leave::quit(fd, Reason::Option, Unread::Rewind);
+            if flags & !PLAIN != 0 {
+                leave::surrender(fd, Reason::Option);
+            } else if !leave_by_reading(fd, Reason::Option) {
+                // Such flags mean nothing where bytes are there.
+                return readv(fd, v, n);
+            }
             if Vector::new(v, n as usize).is_some_and(|v| v.len > 0) {
-                // What nobody sends again is on the ring: such flags mean nothing where bytes are there.
-                if left && flags & !PLAIN == 0 {
-                    return readv(fd, v, n);
-                }
                 return leave::natively(fd, Moves::In, || real::preadv2(fd, v, n, off, flags));
             }
         }
@@ -343,13 +352,13 @@ pub unsafe extern "C-unwind" fn splice(
         if fds::tracked(o) {
             leave::sending_side(o, Reason::Splice);
         }
-        if !leave::quit(i, Reason::Splice, Unread::Rewind)
-            && io_.is_null()
-            && oo.is_null()
-            && flags & !SPLICE_F_ALL == 0
-            && let Some(r) = copied(i, o, n, flags)
-        {
-            return r;
+        if io_.is_null() && oo.is_null() && flags & !SPLICE_F_ALL == 0 && is_pipe(o) {
+            let since = signals::runs();
+            if !leave_by_reading(i, Reason::Splice) {
+                return copied(i, o, n, flags, since);
+            }
+        } else {
+            leave::surrender(i, Reason::Splice);
         }
         if !fds::tracked(i) && lifeline::unread(i) == 0 {
             // The kernel has nothing to send, and does not look at the socket.
@@ -362,29 +371,62 @@ pub unsafe extern "C-unwind" fn splice(
 /// All flags of `splice` (linux/splice.h).
 const SPLICE_F_ALL: c_uint = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MORE | libc::SPLICE_F_GIFT;
 
-/// `splice` into pipe `o` of what lies on a ring, and nobody sends again: a copy of so much that the pipe takes it whole, or none of
-/// it (pipe(7), PIPE_BUF). `None`: the kernel says what becomes of it.
-unsafe fn copied(i: c_int, o: c_int, n: size_t, flags: c_uint) -> Option<ssize_t> {
-    let mut some = [0u8; 512];
+fn is_pipe(fd: c_int) -> bool {
+    lnx::stat(fd).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFIFO)
+}
+
+/// `splice` into pipe `o` of what lies on a ring that `i` has left: by a copy of so much that a pipe that has room takes it whole
+/// (pipe(7), PIPE_BUF).
+///
+/// # Safety
+/// A cancellation point; no lock held.
+unsafe fn copied(i: c_int, o: c_int, n: size_t, flags: c_uint, since: signals::Runs) -> ssize_t {
+    let mut some = [0u8; 1024];
     let at: *mut c_void = some.as_mut_ptr().cast();
-    let is_pipe = lnx::stat(o).is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFIFO);
-    // SAFETY: a buffer of that length; then libc gets the bytes that were put there.
+    let room = || lifeline::look(o, libc::POLLOUT);
+    // SAFETY: libc gets locals of the lengths that are said.
     unsafe {
-        if !is_pipe {
-            return None;
+        // As the kernel does: room first, then the bytes (splice_file_to_pipe).
+        while room() == 0 {
+            if flags & libc::SPLICE_F_NONBLOCK != 0 || lifeline::nonblocking(o) {
+                real::set_errno(libc::EAGAIN);
+                return -1;
+            }
+            if await_room(o) < 0 && signals::interrupted(since, true) {
+                return -1;
+            }
         }
-        let there = recv(i, at, n.min(some.len()), libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        if room() & libc::POLLERR != 0 {
+            // Nobody reads there (wait_for_space).
+            lnx::raise(libc::SIGPIPE);
+            real::set_errno(libc::EPIPE);
+            return -1;
+        }
+        let there = recv(i, at, n.min(some.len()), 0);
         if there <= 0 {
-            return Some(there).filter(|there| *there < 0 && real::errno() != libc::EAGAIN);
+            return there;
         }
-        if flags & libc::SPLICE_F_NONBLOCK != 0 && lifeline::look(o, libc::POLLOUT) == 0 {
-            real::set_errno(libc::EAGAIN);
-            return Some(-1);
+        let (mut done, saved) = (0, real::errno());
+        while done < there {
+            // They are nowhere else by now: others who write to the pipe are waited for.
+            match real::write(o, at.wrapping_byte_add(done as usize), (there - done) as usize) {
+                n if n > 0 => done += n,
+                _ if matches!(real::errno(), libc::EAGAIN | libc::EINTR) => _ = await_room(o),
+                _ if done > 0 => break,
+                r => return r,
+            }
         }
-        let r = real::write(o, at, there as usize);
-        if r > 0 {
-            recv(i, at, r as usize, libc::MSG_DONTWAIT);
-        }
-        Some(r)
+        real::set_errno(saved);
+        done
     }
+}
+
+/// Waits until pipe `o` has room.
+///
+/// # Safety
+/// A cancellation point; no lock held.
+unsafe fn await_room(o: c_int) -> c_int {
+    let mut wait = libc::pollfd { fd: o, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: a local.
+    unsafe { real::poll(&raw mut wait, 1, -1) }
 }

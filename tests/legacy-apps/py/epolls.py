@@ -557,7 +557,7 @@ def killed():
 
 def left_asleep():
     """The other end leaves for the kernel with bytes unread, while this one sleeps in a set that has nothing to say of it."""
-    def client(address, done):
+    def client(address, done, how):
         signal.alarm(PATIENCE)
         c = socket.create_connection(address)
         c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -570,6 +570,9 @@ def left_asleep():
         while open(f"/proc/{os.getppid()}/stat").read().rsplit(")")[1].split()[0] != "S":
             pass
         r, w = os.pipe()
+        if how != "removed":
+            # stdio would read it there.
+            os.dup2(c.fileno(), 0)
         got = b""
         while len(got) < 4:
             got += os.read(r, os.splice(c.fileno(), w, 4 - len(got)))
@@ -581,7 +584,7 @@ def left_asleep():
         r, w = os.pipe()
         pid = os.fork()
         if pid == 0:
-            client(l.getsockname(), w)
+            client(l.getsockname(), w, how)
         b, _ = l.accept()
         b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         set = select.epoll()

@@ -1,6 +1,6 @@
-"""A connection is reset, or its peer killed with bytes unread, or this side shuts it down both ways, and calls that the kernel makes
-by itself find what there is to read, and are told of the end: splice, sendfile from a pipe, vectors with flags, messages with control
-data. Before and after them this side looks, asks and sends."""
+"""A connection is reset, or its peer killed with bytes unread or stopped, or this side shuts it down both ways, and calls that the
+kernel makes by itself find what there is to read, and are told of the end: splice, sendfile from a pipe, vectors with flags, messages
+with control data. Before and after them this side looks, asks and sends."""
 import os
 import select
 import signal
@@ -40,6 +40,10 @@ def act(s, order):
                     r = os.splice(out, s.fileno(), 0)
                 case "i":
                     r = os.splice(s.fileno(), inp, 100)
+                case "F":
+                    # A full pipe.
+                    os.write(inp, bytes(65_536))
+                    r = os.splice(s.fileno(), inp, 100, flags=os.SPLICE_F_NONBLOCK)
                 case "f":
                     os.write(inp, b"x")
                     r = os.sendfile(s.fileno(), out, None, 1)
@@ -74,7 +78,7 @@ def peer(address, last, how):
             s.sendall(b"w")
             s.recv(1)
         s.sendall(b"l" * last)
-        if how == "shut":
+        if how in ("shut", "stopped"):
             signal.pause()
         # Until there is something: it stays unread.
         s.recv(1, socket.MSG_PEEK)
@@ -95,8 +99,12 @@ def end(listener, order, last, how):
             s.sendall(b"w")
         if last:
             s.recv(last, socket.MSG_PEEK | socket.MSG_WAITALL)
-        if how == "shut":
-            s.shutdown(socket.SHUT_RDWR)
+        if how in ("shut", "stopped"):
+            if how == "shut":
+                s.shutdown(socket.SHUT_RDWR)
+            else:
+                os.kill(child, signal.SIGSTOP)
+                os.waitpid(child, os.WUNTRACED)
             done = list(act(s, order))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -118,3 +126,6 @@ if __name__ == "__main__":
             for last in 0, 5:
                 for how in "closes", "killed", "shut":
                     print(order, last, how, *end(listener, order, last, how), flush=True)
+        # What has been sent is there, whatever the peer does.
+        for order in "iiii", "viviv", "pipip", "rivo", "oivr", "opipo", "wimv", "iFiF":
+            print(order, *end(listener, order, 1_000, "stopped"), flush=True)
