@@ -54,6 +54,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// It was left to the kernel because its socket lives in another network namespace than its process.
+    pub fn is_elsewhere(&self) -> bool {
+        self.reason == Reason::OtherNetwork as u32 && self.state != State::Free
+    }
+
     /// `"shm"` if a direction is on its ring, else `"kernel"`.
     pub fn path(&self) -> &'static str {
         if self.rx.path == "shm" || self.tx.path == "shm" { "shm" } else { "kernel" }

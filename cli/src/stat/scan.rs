@@ -18,14 +18,49 @@ use crate::visible::visible;
 /// The TCP sockets of one network namespace, by inode.
 type Sockets = HashMap<u64, Socket>;
 
+/// Those of the namespaces that were looked at.
+#[derive(Default)]
+struct Networks {
+    known: HashMap<PathBuf, Sockets>,
+    /// They are all in which some process lives.
+    all: bool,
+}
+
+impl Networks {
+    /// The sockets of the namespace in which a process or thread is.
+    fn of(&mut self, task: &Path) -> &Sockets {
+        let namespace = fs::read_link(task.join("ns/net")).unwrap_or_default();
+        self.known.entry(namespace.clone()).or_insert_with(|| sockets(task, &namespace))
+    }
+
+    /// A socket of a process that does not live where its process does.
+    fn elsewhere(&mut self, proc: &Path, inode: u64) -> Option<&Socket> {
+        let tasks = |of: &Path| {
+            let number = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
+            let entries = fs::read_dir(of).into_iter().flatten().flatten();
+            entries.filter(move |e| e.file_name().to_str().is_some_and(number)).map(|e| e.path()).collect::<Vec<_>>()
+        };
+        for thread in tasks(&proc.join("task")) {
+            self.of(&thread);
+        }
+        if !self.all {
+            self.all = true;
+            for process in tasks(Path::new("/proc")) {
+                self.of(&process);
+            }
+        }
+        self.known.values().find_map(|sockets| sockets.get(&inode))
+    }
+}
+
 /// See [`super::collect`].
 pub fn collect(only: Option<u32>) -> std::io::Result<Report> {
     let pids: Vec<u32> = match only {
         Some(pid) => vec![pid],
         None => fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect(),
     };
-    let mut namespaces = HashMap::new();
-    let mut processes: Vec<_> = pids.into_iter().filter_map(|pid| process(pid, &mut namespaces)).collect();
+    let mut networks = Networks::default();
+    let mut processes: Vec<_> = pids.into_iter().filter_map(|pid| process(pid, &mut networks)).collect();
     processes.sort_by_key(|p| p.pid);
     Ok(Report { processes })
 }
@@ -60,7 +95,7 @@ fn descriptors(proc: &Path) -> Option<Descriptors> {
     Some(found)
 }
 
-fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Process> {
+fn process(pid: u32, networks: &mut Networks) -> Option<Process> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let descriptors = descriptors(&proc)?;
     let mut process = Process {
@@ -80,11 +115,9 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
         let (key, text) = off(&proc)?;
         process.disabled_text = Some(text);
         let family = Family { path: "kernel", disabled: Some((key.clone(), text)), channels: 0, endpoints: Vec::new() };
-        let namespace = fs::read_link(proc.join("ns/net")).unwrap_or_default();
-        let sockets = namespaces.entry(namespace.clone()).or_insert_with(|| sockets(&proc, &namespace));
         process.path = family.path;
         process.disabled = Some(key);
-        process.connections = connections(&HashSet::new(), &family, &descriptors.sockets, sockets);
+        process.connections = connections(&HashSet::new(), &family, &descriptors.sockets, &proc, networks);
         return (!process.connections.is_empty()).then_some(process);
     };
     match families.fold(family, |best, next| best.or(next)) {
@@ -92,9 +125,7 @@ fn process(pid: u32, namespaces: &mut HashMap<PathBuf, Sockets>) -> Option<Proce
         Ok(family) => {
             process.path = family.path;
             process.channels = family.channels;
-            let namespace = fs::read_link(proc.join("ns/net")).unwrap_or_default();
-            let sockets = namespaces.entry(namespace.clone()).or_insert_with(|| sockets(&proc, &namespace));
-            process.connections = connections(&own_pids(&proc, pid), &family, &descriptors.sockets, sockets);
+            process.connections = connections(&own_pids(&proc, pid), &family, &descriptors.sockets, &proc, networks);
             if let Some((key, text)) = family.disabled {
                 process.disabled = Some(key);
                 process.disabled_text = Some(text);
@@ -191,7 +222,13 @@ fn sockets(proc: &Path, namespace: &Path) -> Sockets {
 }
 
 /// One entry per connected TCP socket that the process holds.
-fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, sockets: &Sockets) -> Vec<Connection> {
+fn connections(
+    pids: &HashSet<u32>,
+    family: &Family,
+    held: &BTreeMap<u64, i32>,
+    proc: &Path,
+    networks: &mut Networks,
+) -> Vec<Connection> {
     // A socket that one process of the family has sent another is two records to it. This process's own says more.
     let mut known: Vec<&Record> = family.endpoints.iter().filter(|e| e.cookie != 0).collect();
     known.sort_by_key(|e| (pids.contains(&e.pid), e.state != State::Pinned));
@@ -201,6 +238,7 @@ fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, 
     // For namespaces whose cookies we cannot see, the descriptor at creation is the best there is.
     let by_old_fd: HashMap<u32, &Record> =
         family.endpoints.iter().filter(|e| pids.contains(&e.pid)).map(|e| (e.fd, e)).collect();
+    let sockets = networks.of(proc);
     let mut found: Vec<_> = held
         .iter()
         .filter_map(|(inode, fd)| {
@@ -209,27 +247,40 @@ fn connections(pids: &HashSet<u32>, family: &Family, held: &BTreeMap<u64, i32>, 
                 Some(cookie) => by_cookie.get(&cookie).or_else(|| by_fd.get(&(*fd as u32))),
                 None => by_old_fd.get(&(*fd as u32)),
             };
-            Some(connection(*fd, socket, record.copied(), family))
+            Some(connection(*fd, Some(socket), record.copied(), family))
         })
         .collect();
+    let strays = held.iter().filter(|(inode, _)| !sockets.contains_key(inode));
+    let strays = strays.filter_map(|(inode, fd)| Some((*inode, *fd, *by_old_fd.get(&(*fd as u32))?)));
+    let strays: Vec<_> = strays.filter(|(_, _, record)| record.is_elsewhere()).collect();
+    for (inode, fd, record) in strays {
+        // Where no process lives nobody can be asked for its addresses.
+        let socket = networks.elsewhere(proc, inode);
+        if socket.is_none_or(Socket::connected) {
+            found.push(connection(fd, socket, Some(record), family));
+        }
+    }
     found.sort_by_key(|c| c.fd);
     found
 }
 
-fn connection(fd: i32, socket: &Socket, record: Option<&Record>, family: &Family) -> Connection {
+fn connection(fd: i32, socket: Option<&Socket>, record: Option<&Record>, family: &Family) -> Connection {
     let none = || Direction { path: "kernel", phase: "native", bytes: 0, messages: 0, switched_up_at: None };
+    let state = tcp_state(socket.map_or(0, |s| s.state));
+    let address =
+        |of: fn(&Socket) -> std::net::SocketAddr| socket.map_or_else(|| "?".to_string(), |s| of(s).to_string());
     let reason = match record {
         Some(r) if r.state == State::Eligible && family.disabled.is_some() => family.disabled.clone(),
-        Some(r) => r.reason(tcp_state(socket.state) != "established"),
+        Some(r) => r.reason(socket.is_some() && state != "established"),
         None => Some(family.disabled.clone().unwrap_or_else(untracked)),
     };
     let (reason, reason_text) = reason.unzip();
     Connection {
         fd: Some(fd),
-        local: socket.local.to_string(),
-        peer: socket.peer.to_string(),
+        local: address(|s| s.local),
+        peer: address(|s| s.peer),
         peer_pid: record.and_then(|r| r.peer_pid),
-        tcp_state: tcp_state(socket.state),
+        tcp_state: state,
         state: match record.map(|r| r.state) {
             Some(State::Attached) => "attached",
             Some(State::Pinned) => "pinned",

@@ -15,6 +15,9 @@ shared memory (JSON), a role, a way, the port of the victim, or 0 to listen.
     connector charge   says that it has filled its ring, of which it has written nothing, and when that was read, how many bytes
                        of memory the channel's file has got by that
     acceptor hold      answers a welcome with memory whose lock it holds nearly all the time
+    acceptor twin, connector twin
+                       has a connection with the addresses of a victim's, whose own lives in another network namespace (more
+                       arguments: the connector's port, and the cookie of the victim's socket), and says what it hears
     acceptor WAY       answers a welcome with what is no channel, or knocks a thousand times
 """
 import array
@@ -97,7 +100,7 @@ def published(sport, dport, c):
     _, at = place(sport, dport)
     try:
         # In the tests whoever connects to another user is root.
-        fd = os.open(registry(0 if way == "hold" else None), os.O_RDONLY)
+        fd = os.open(registry(0 if way in ("hold", "twin") else None), os.O_RDONLY)
     except FileNotFoundError:
         return None
     bucket = os.pread(fd, 256, at)
@@ -171,6 +174,25 @@ def connector():
                 memory[at : at + 8] = b"\xff" * 8
             for at in armed:
                 memory[at : at + 4] = bytes(4)
+
+
+def twin():
+    sport, its = int(sys.argv[5]), int(sys.argv[6])
+    listener = socket.create_server(("127.0.0.1", port))
+    c = socket.socket()
+    c.bind(("127.0.0.1", sport))
+    c.connect(("127.0.0.1", port))
+    s, _ = listener.accept()
+    print("at work", flush=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and os.getppid() != 1:
+        if role == "connector":
+            publish(sport, port, cookie(c))
+        elif name := published(sport, port, its):
+            post.sendto(message(KNOCK, 7, its, cookie(s)), address(name))
+        if got := received(post):
+            print("heard", ["", "a knock", "a welcome"][struct.unpack_from("<I", got[0], 12)[0]], flush=True)
+        time.sleep(0.001)
 
 
 def seated():
@@ -557,6 +579,8 @@ def acceptor():
     print("welcomed", done, flush=True)
 
 
+if way == "twin":
+    twin()
 connector() if role == "connector" else acceptor()
 sys.stdout.flush()
 if way not in ("hold", "unsealed"):

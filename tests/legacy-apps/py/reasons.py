@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+import networks
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -292,6 +294,41 @@ def descriptor_tables():
     thread = threading.Thread(target=lambda: (libc.unshare(0x400), sys.stdin.read()))
     thread.start()
     time.sleep(0.2)
+    return a, b
+
+
+def other_network():
+    other, how = networks.Network(), sys.argv[2]
+    if how == "made":
+        # Both ends; the one that is accepted is its listener's.
+        with other:
+            listener, a = socket.create_server(("127.0.0.1", 0)), socket.socket()
+        a.connect(listener.getsockname())
+        b, _ = listener.accept()
+    elif how == "received":
+        # Made by another process, which keeps nothing.
+        mine, its = socket.socketpair()
+        child = os.fork()
+        if child == 0:
+            with other:
+                ends = pair()
+            for end in ends:
+                socket.send_fds(its, [b"x"], [end.fileno()])
+                end.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        a, b = (socket.socket(fileno=socket.recv_fds(mine, 1, 1)[1][0]) for _ in range(2))
+    else:
+        # A child, which has its parent's home.
+        warm(*pair())
+        child = os.fork()
+        if child:
+            print("ready", flush=True)
+            os.waitpid(child, 0)
+            os._exit(0)
+        other.__enter__()
+        a, b = pair()
+    talk(a, b, 100)
     return a, b
 
 

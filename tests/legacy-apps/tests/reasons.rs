@@ -162,6 +162,20 @@ fn translated() {
     }
 }
 
+/// Sockets that were made in another network namespace than this process's own ones, and threads that have gone there.
+#[test]
+fn other_network() {
+    if !is_root() {
+        return eprintln!("skipped: network namespaces need root");
+    }
+    for how in ["made", "received", "child"] {
+        scenario("other-network", |_, mut c| {
+            c.arg(how);
+            c
+        });
+    }
+}
+
 /// In a user namespace that knows no user, nobody's answers prove anything.
 #[test]
 fn unproved() {

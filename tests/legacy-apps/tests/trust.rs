@@ -1,13 +1,13 @@
 //! Who may talk to a process, and what it says to whom.
 
 use legacy_apps::lab::free_port;
-use legacy_apps::lab::open_to_all;
+use legacy_apps::lab::{line, open_to_all};
 use legacy_apps::procs::culvert_mappings;
 use legacy_apps::{Lab, Mode, PATIENCE, Side, is_root, library, poll_until, wait_for};
 use shmring::layout;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Users of the tests: nobody else has these ids on an ordinary machine.
 const MALLORY: u32 = 61_013;
@@ -187,6 +187,46 @@ fn a_peer_that_has_others_pay_for_its_ring() {
     let bytes = hostile.text();
     let bytes: usize = bytes.strip_prefix("at work\nread True bytes ").and_then(|n| n.parse().ok()).expect("a number");
     assert!(bytes <= SMALL, "{bytes}");
+}
+
+/// A process uses a connection that lives in another network namespace. A stranger has one with the same addresses in the
+/// process's own: he is not its other end, whatever he says.
+fn a_twin(victim: &str, role: &str, n: u32) {
+    if !is_several_users() {
+        return;
+    }
+    let user = Hostile::user(n);
+    let lab = Lab::new(&format!("twin-{victim}"), Mode::Both);
+    let mut command = lab.command(Side::Client, "unshare");
+    command.args(["-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh", "/usr/bin/python3.11", "-u"]);
+    command.arg(legacy_apps::file("py/networks.py")).arg(victim).stdin(Stdio::piped());
+    let mut p = lab.start("victim", &mut command);
+    let mut input = p.stdin().expect("its standard input");
+    wait_for("the victim's addresses", PATIENCE, || p.stdout().contains("addresses") && p.stdout().ends_with('\n'));
+    let said = p.stdout();
+    let [_, sport, dport, cookie] = said.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    let peer = user.peer(&lab, &[role, "twin", dport, sport, cookie]);
+    let mut inside = lab.command(Side::Client, "nsenter");
+    inside.env_remove("LD_PRELOAD").arg(format!("--net=/proc/{}/ns/net", p.pid()));
+    inside.arg(peer.get_program()).args(peer.get_args());
+    let hostile = lab.start("hostile", &mut inside);
+    wait_for("the stranger's connection", PATIENCE, || hostile.stdout().contains("at work"));
+    line(&mut input, "");
+    let out = p.wait(PATIENCE).success();
+    assert!(out.text().contains("the victim has all answers"), "{} {}", out.text(), out.stderr);
+    let heard = hostile.stdout();
+    hostile.stop(libc::SIGKILL);
+    assert_eq!(heard, "at work\n", "the victim took a stranger for its peer");
+}
+
+#[test]
+fn a_stranger_with_the_addresses_of_an_acceptor_elsewhere() {
+    a_twin("connects", "acceptor", 31);
+}
+
+#[test]
+fn a_stranger_with_the_addresses_of_a_connector_elsewhere() {
+    a_twin("accepts", "connector", 32);
 }
 
 /// A peer that sets all ready bits all the time, and clears what is armed, does not keep anybody from timing out, from

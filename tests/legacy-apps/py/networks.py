@@ -1,0 +1,168 @@
+"""Sockets, threads and processes in two network namespaces: the one that this process is started in, and one that it makes.
+
+    enters            a connection here; then a forked child goes to the other one, and talks to a server there
+    moves             a connection here, and the process goes to the other one; then its peer is killed
+    connects, accepts a connection with a peer without culvert in the other one, used from here; says its ports and its cookie,
+                      and goes on when a line comes
+    serve             answers with what it is sent
+    pings PORT        asks for ever
+"""
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+libc = ctypes.CDLL(None, use_errno=True)
+NEWNET = 0x40000000
+SO_COOKIE = 57
+
+
+class Network:
+    """Another network namespace, with a loopback. In a `with` the calling thread is there."""
+
+    def __init__(self):
+        maker = threading.Thread(target=self.make)
+        maker.start()
+        maker.join()
+        self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+    def make(self):
+        assert libc.unshare(NEWNET) == 0
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        self.there = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+    def __enter__(self):
+        assert libc.setns(self.there, NEWNET) == 0
+
+    def __exit__(self, *_):
+        assert libc.setns(self.home, NEWNET) == 0
+
+
+def another(culvert, *words):
+    """Another process of this program, in the namespace of the calling thread."""
+    env = {k: v for k, v in os.environ.items() if culvert or k != "LD_PRELOAD"}
+    return subprocess.Popen([sys.executable, "-u", __file__, *words], env=env, stdout=subprocess.PIPE)
+
+
+def connected(port):
+    c = socket.create_connection(("127.0.0.1", port))
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 5, 0))
+    return c
+
+
+def ask(c, who, times, pause):
+    """Pauses, so that the peer sleeps."""
+    for i in range(times):
+        c.sendall(b"%64d" % i)
+        try:
+            assert c.recv(64, socket.MSG_WAITALL) == b"%64d" % i
+        except OSError as e:
+            print(who, "has no answer:", e.strerror, flush=True)
+            return
+        time.sleep(pause)
+    print(who, "has all answers", flush=True)
+
+
+def serve():
+    def answer(c):
+        while got := c.recv(4096):
+            c.sendall(got)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1])
+        while True:
+            threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
+
+def pings(port):
+    c = connected(int(port))
+    while True:
+        c.sendall(b"x")
+        if not c.recv(1):
+            return
+        time.sleep(0.0005)
+
+
+def enters():
+    other = Network()
+    here = another(True, "serve")
+    with other:
+        there = another(True, "serve")
+    c, port = connected(int(here.stdout.readline())), int(there.stdout.readline())
+    ask(c, "here", 400, 0)
+    ask(c, "here", 10, 0.02)
+    child = os.fork()
+    if child == 0:
+        # The one that it has inherited as well.
+        ask(c, "the child, here,", 10, 0.02)
+        with other:
+            ask(c, "the child, from there,", 10, 0.02)
+            c.close()
+            there_too = connected(port)
+            ask(there_too, "the child, there,", 400, 0.001)
+            ask(there_too, "the child, there,", 10, 0.05)
+        os._exit(0)
+    os.waitpid(child, 0)
+    ask(c, "here, afterwards,", 10, 0.02)
+    here.kill()
+    there.kill()
+
+
+def moves():
+    other = Network()
+    server = another(True, "serve")
+    c = connected(int(server.stdout.readline()))
+    ask(c, "here", 400, 0)
+    with other:
+        ask(c, "from there", 400, 0)
+        ask(c, "from there", 10, 0.05)
+        thread = threading.Thread(target=ask, args=(c, "another thread", 20, 0.02))
+        thread.start()
+        thread.join()
+        server.kill()
+        server.wait()
+        try:
+            print("at the end", c.recv(1))
+        except OSError as e:
+            print("at the end", e.strerror)
+
+
+def begin(c, sport, dport):
+    cookie = struct.unpack("=Q", c.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+    print("addresses", sport, dport, cookie, flush=True)
+    sys.stdin.readline()
+
+
+def connects():
+    other = Network()
+    with other:
+        server = another(False, "serve")
+        c = socket.socket()
+    port = int(server.stdout.readline())
+    c.connect(("127.0.0.1", port))
+    begin(c, c.getsockname()[1], port)
+    ask(c, "the victim", 3000, 0.0005)
+    server.kill()
+
+
+def accepts():
+    other = Network()
+    with other:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        client = another(False, "pings", str(port))
+    # It lives where its listener does.
+    c, _ = listener.accept()
+    begin(c, c.getpeername()[1], port)
+    for _ in range(3000):
+        c.sendall(c.recv(64))
+    print("the victim has all answers", flush=True)
+    client.kill()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
