@@ -23,7 +23,7 @@ use crate::kernel::{HOME, K, Kernel as _};
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
 use crate::peer::{DIAG, REGISTRY};
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
-use crate::{config, conn, custody, family, fds, lifeline, mail, own, rx, sealed, signals, slow, watchers};
+use crate::{config, conn, custody, family, fds, lifeline, mail, own, peer, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
@@ -183,7 +183,10 @@ fn is_at_home(ep: Ep, fd: i32, own: &Tuple) -> bool {
         return false;
     }
     match diag::is_at_home(&DIAG, fd, own) {
-        Ok(true) => return true,
+        Ok(true) => {
+            peer::come_home();
+            return true;
+        }
         Ok(false) => ep.pin(Reason::OtherNetwork),
         Err(errno) => ep.because(match errno {
             libc::EMFILE | libc::ENFILE => Reason::NoFd,

@@ -29,6 +29,16 @@ pub fn open() -> bool {
     opened.is_ok()
 }
 
+/// The registry is the one at home from now on. A connection that lives there was seen; the directory may have been opened by a
+/// thread that was elsewhere, for its socket.
+pub fn come_home() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if !DONE.load(Relaxed) && HOME.is_here() == Ok(true) {
+        REGISTRY.come_home();
+        DONE.store(true, Relaxed);
+    }
+}
+
 /// The registry is in use.
 static OPENED: AtomicBool = AtomicBool::new(false);
 

@@ -135,18 +135,24 @@ impl Registry {
         self.stash(&self.directory, fd).map(drop)
     }
 
-    /// Reads the network namespace.
+    /// Reads the network namespace: the calling thread's. Without /proc everybody who has none meets at 0, or at what was read
+    /// before.
     fn read_namespace(&self) {
-        let inode = if self.shared.load(Ordering::Relaxed) {
-            0
-        } else {
-            // Threads may be in different namespaces. Without /proc everybody who has none meets at 0.
-            let paths = [c"/proc/thread-self/ns/net", c"/proc/self/ns/net"];
-            paths.iter().find_map(|p| os::stat(p).ok()).map_or(0, |st| st.ino)
-        };
-        if self.namespace.swap(inode, Ordering::Relaxed) != inode {
+        if self.shared.load(Ordering::Relaxed) {
+            return;
+        }
+        let paths = [c"/proc/thread-self/ns/net", c"/proc/self/ns/net"];
+        if let Some(st) = paths.iter().find_map(|p| os::stat(p).ok())
+            && self.namespace.swap(st.ino, Ordering::Relaxed) != st.ino
+        {
             self.forget();
         }
+    }
+
+    /// To be called by a thread that is at home ([`Home`](crate::home::Home)), once that is known: the one that called
+    /// [`configure`](Registry::configure) may have been elsewhere.
+    pub fn come_home(&self) {
+        self.read_namespace();
     }
 
     /// Closes the files (not the directory). They are opened again when needed. In the child of a fork, so that it counts as

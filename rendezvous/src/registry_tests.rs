@@ -116,6 +116,20 @@ fn the_file_is_sparse_readable_and_named_after_user_and_namespace() {
 }
 
 #[test]
+fn a_registry_that_was_opened_elsewhere_is_the_one_at_home() {
+    let Some(away) = Away::new() else { return };
+    let f = Fixture::new();
+    let registry = Registry::new(place);
+    away.run(|| registry.configure(&c(&f.dir), false).unwrap());
+    registry.come_home();
+    away.run(|| registry.publish(&tuple(1), 1, 1).unwrap());
+    let inode = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+    assert!(f.dir.join(format!("culvert-{}-{inode}", me())).is_file());
+    registry.forget();
+    registry.directory.drop_kept();
+}
+
+#[test]
 fn names_are_decimal_and_fit() {
     assert_eq!(Name::new(0, None).as_cstr(), c"culvert-0");
     assert_eq!(Name::new(1000, Some(4026531840)).as_cstr(), c"culvert-1000-4026531840");

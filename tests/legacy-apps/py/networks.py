@@ -165,4 +165,6 @@ def accepts():
 
 
 if __name__ == "__main__":
+    # As a listener of its own would be, the first socket of this process is made here.
+    socket.socket().close()
     globals()[sys.argv[1]](*sys.argv[2:])
