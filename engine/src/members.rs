@@ -4,6 +4,10 @@
 //! gives such a lock to a process, not to a descriptor: a child of fork does not inherit it; it ends with the last thread,
 //! before the process is a zombie, and with exec, since the memfd is close-on-exec. Others ask for it with F_GETLK, in
 //! whatever pid namespace they are. A process that is stopped keeps it. Asked for in slow paths only.
+//!
+//! A child that is being forked cannot lock anything before it runs. So its parent locks the byte that the child's place numbers in
+//! another file (`BIRTHS`), by an opening of its own (F_OFD_SETLK): that lock goes with the opening, which the child inherits,
+//! and ends when both have closed it or are dead.
 // Unsafe here: the family's header is a reference into its memory.
 #![allow(unsafe_code)]
 
@@ -83,12 +87,14 @@ pub fn found() -> bool {
 /// This process is the only member of another family now, in the same place. False: its life cannot be proved to those that
 /// it will fork.
 pub fn found_anew() -> bool {
-    for b in &BIRTHS {
+    for b in &WATCHED {
         // Those children are born into the old family.
         discard(&b.ours);
         discard(&b.theirs);
         b.place.store(None, Relaxed);
     }
+    discard(&BIRTHS);
+    FORKS.store(false, Relaxed);
     my_place().is_some_and(lock)
 }
 
@@ -123,22 +129,85 @@ pub fn owner_is_dead(word: u64) -> bool {
     w.generation() != generation || w.is_free() || w.reaper().is_some() || is_dead(place, place_word, w)
 }
 
+/// The family's file for [`BIRTH`]. Made before the family's first fork: all of its members have the same, or none.
+static BIRTHS: AtomicI32 = AtomicI32::new(-1);
+/// By which it is known to be that file still.
+static BIRTHS_INODE: AtomicU64 = AtomicU64::new(0);
+/// The family has forked, or is about to.
+static FORKS: AtomicBool = AtomicBool::new(false);
+
+/// This process's opening of [`BIRTHS`] for the child that it forks, and in that child the same, until the place is taken.
+static BIRTH: AtomicI32 = AtomicI32::new(-1);
+
+fn births() -> Option<i32> {
+    let fd = BIRTHS.load(Relaxed);
+    let same = |st: libc::stat| st.st_ino == BIRTHS_INODE.load(Relaxed);
+    (fd >= 0 && K::stat(fd).is_some_and(same)).then_some(fd)
+}
+
+/// For tests: whether the file is there.
+#[cfg(test)]
+pub fn has_births() -> bool {
+    births().is_some()
+}
+
+/// Opens the file of births anew. `None`: there is none, or no /proc.
+fn open_birth() -> Option<i32> {
+    if is_filtered() {
+        return None;
+    }
+    if !FORKS.swap(true, Relaxed) {
+        let made = K::memory_file(c"culvert-births", 0)?;
+        BIRTHS_INODE.store(K::stat(made).map_or(0, |st| st.st_ino), Relaxed);
+        BIRTHS.store(made, Relaxed);
+        own::adopt(&BIRTHS);
+    }
+    let birth = K::reopen(births()?);
+    if birth < 0 {
+        return None;
+    }
+    BIRTH.store(birth, Relaxed);
+    own::adopt(&BIRTH).then(|| BIRTH.load(Relaxed))
+}
+
+/// Whether nobody lives who forks the child, or is the child, that a place is kept for. Then the place's word, if it is the same
+/// still, will be nobody's.
+fn is_unborn(place: usize) -> bool {
+    // Looked at again: a descriptor that is not ours any more says nothing.
+    births().is_some_and(|fd| K::first_lock(fd, place as u64, 1).is_none() && births() == Some(fd))
+}
+
 /// Takes a free place for a child that is about to be forked, and keeps it for that.
 pub fn keep_place() -> Option<usize> {
     let h = header()?;
-    let place = h.members.iter().position(|m| {
+    let birth = open_birth();
+    let place = h.members.iter().enumerate().position(|(place, m)| {
         let w = Member(m.load(Acquire));
-        w.is_free() && m.compare_exchange(w.0, w.being_forked().0, AcqRel, Relaxed).is_ok()
-    })?;
-    watch_birth(place);
-    Some(place)
+        if !w.is_free() {
+            return false;
+        }
+        let Some(birth) = birth else {
+            return m.compare_exchange(w.0, w.being_forked().0, AcqRel, Relaxed).is_ok();
+        };
+        // Before the place is kept: from then on a birth that is not locked is over. If another process has kept it meanwhile, its child
+        // counts as alive until this fork is over.
+        K::lock_file(birth, libc::F_WRLCK, place as u64, 1) == 0
+            && m.compare_exchange(w.0, w.being_born().0, AcqRel, Relaxed).is_ok()
+    });
+    match place {
+        None => discard(&BIRTH),
+        Some(place) if birth.is_none() => watch_birth(place),
+        Some(_) => {}
+    }
+    place
 }
 
 /// The fork is over, in the parent: gives back the places of children that were not born.
 ///
 /// `clear` gives up what they hold.
 pub fn after_fork_parent(clear: impl Fn(usize)) {
-    for b in &BIRTHS {
+    discard(&BIRTH);
+    for b in &WATCHED {
         discard(&b.ours);
     }
     stillborn(clear);
@@ -156,14 +225,15 @@ pub fn after_fork_child(place: Option<usize>) {
         h.members[place].store(w.taken(K::pid()).0, Release);
     }
     // Last: whoever waits for it may now look at the place.
-    for b in &BIRTHS {
+    discard(&BIRTH);
+    for b in &WATCHED {
         discard(&b.ours);
         discard(&b.theirs);
         b.place.store(None, Relaxed);
     }
 }
 
-/// A child whose place is kept, until it has taken it. Its parent has one end of a pipe, the child the other: when no
+/// A child whose place is kept, until it has taken it, where its birth cannot be locked. Its parent has one end of a pipe, the child the other: when no
 /// other end is left, the child has taken the place, or has died before, or was never born.
 struct Birth {
     /// The place that is kept for it; none: this record is unused.
@@ -176,7 +246,7 @@ struct Birth {
 
 /// Children that were born and have not taken their place when the next is forked are few; what is beyond keeps its
 /// place if it is killed before it takes it.
-static BIRTHS: [Birth; 8] =
+static WATCHED: [Birth; 8] =
     [const { Birth { place: Coded::zero(), theirs: AtomicI32::new(-1), ours: AtomicI32::new(-1) } }; 8];
 
 fn discard(fd: &'static AtomicI32) {
@@ -187,7 +257,7 @@ fn discard(fd: &'static AtomicI32) {
 
 /// Begins to watch whether the child takes its place. One fork at a time (`slots::before_fork`).
 fn watch_birth(place: usize) {
-    let Some(b) = BIRTHS.iter().find(|b| b.place.load(Relaxed).is_none()).filter(|_| !is_filtered()) else { return };
+    let Some(b) = WATCHED.iter().find(|b| b.place.load(Relaxed).is_none()).filter(|_| !is_filtered()) else { return };
     let Some(ends) = K::pipe() else { return };
     b.theirs.store(ends[0], Relaxed);
     b.ours.store(ends[1], Relaxed);
@@ -210,7 +280,13 @@ fn is_alone(fd: i32) -> bool {
 /// Gives back the places of children that died before they took them. With `clear` what they hold is given up.
 pub fn stillborn(clear: impl Fn(usize)) {
     let Some(h) = header().filter(|_| !is_filtered()) else { return };
-    for b in &BIRTHS {
+    for (place, word) in h.members.iter().enumerate() {
+        let w = Member(word.load(Acquire));
+        if w.is_being_born() && is_unborn(place) {
+            take_over(word, w, place, &clear);
+        }
+    }
+    for b in &WATCHED {
         let Some(born) = b.place.load(Acquire) else { continue };
         let place = born as usize;
         let w = Member(h.members[place].load(Acquire));
@@ -234,7 +310,7 @@ pub fn stillborn(clear: impl Fn(usize)) {
 /// lives costs a system call. With `clear` what the dead hold is given up.
 pub fn reap(concern: impl Fn(usize) -> bool, clear: impl Fn(usize)) {
     stillborn(&clear);
-    let (Some(h), Some((me, generation))) = (header(), owner::place(myself())) else { return };
+    let (Some(h), Some(me)) = (header(), my_place()) else { return };
     for (place, word) in h.members.iter().enumerate().filter(|(place, _)| concern(*place)) {
         let w = Member(word.load(Acquire));
         let gone = match w.reaper() {
@@ -250,11 +326,19 @@ pub fn reap(concern: impl Fn(usize) -> bool, clear: impl Fn(usize)) {
             }
             None => w.pid().is_some() && is_dead(place, word, w),
         };
-        let claim = w.reaped(me, generation);
-        if gone && word.compare_exchange(w.0, claim.0, AcqRel, Relaxed).is_ok() {
-            clear(place);
-            let _ = word.compare_exchange(claim.0, claim.freed().0, AcqRel, Relaxed);
+        if gone {
+            take_over(word, w, place, &clear);
         }
+    }
+}
+
+/// Gives back a place whose member is dead, unless somebody else does. With `clear` what it holds is given up.
+fn take_over(word: &AtomicU64, w: Member, place: usize, clear: impl Fn(usize)) {
+    let Some((me, generation)) = owner::place(myself()) else { return };
+    let claim = w.reaped(me, generation);
+    if word.compare_exchange(w.0, claim.0, AcqRel, Relaxed).is_ok() {
+        clear(place);
+        let _ = word.compare_exchange(claim.0, claim.freed().0, AcqRel, Relaxed);
     }
 }
 
@@ -293,7 +377,11 @@ const _: () = assert!(MEMBERS <= 256);
 #[cfg(test)]
 pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
     each((&MYSELF).into());
-    for b in &BIRTHS {
+    each((&BIRTHS).into());
+    each((&BIRTHS_INODE).into());
+    each((&FORKS).into());
+    each((&BIRTH).into());
+    for b in &WATCHED {
         each((&b.place).into());
         each((&b.theirs).into());
         each((&b.ours).into());

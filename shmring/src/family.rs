@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 14;
+pub const VERSION: u32 = 15;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// A program that may have fewer descriptors than this (RLIMIT_NOFILE) would miss those that culvert takes: it is left alone.
@@ -105,6 +105,8 @@ pub struct Member(pub u64);
 impl Member {
     /// Kept for a child that is being forked.
     const BEING_FORKED: u32 = u32::MAX;
+    /// The same, and parent and child have the place's birth locked until the child has taken it.
+    const BEING_BORN: u32 = u32::MAX - 1;
     /// Its process has died; with the place and the low bits of the generation of the member that clears up.
     const REAPED: u32 = 0xff00_0000;
 
@@ -124,7 +126,11 @@ impl Member {
     }
     /// Whether it is kept for a child.
     pub fn is_being_forked(self) -> bool {
-        self.state() == Member::BEING_FORKED
+        self.state() == Member::BEING_FORKED || self.is_being_born()
+    }
+    /// Whether it is kept for a child, and whoever looks can tell whether that will be there.
+    pub fn is_being_born(self) -> bool {
+        self.state() == Member::BEING_BORN
     }
     /// Process id, in the member's own namespace, for display.
     pub fn pid(self) -> Option<u32> {
@@ -148,13 +154,17 @@ impl Member {
     pub fn being_forked(self) -> Member {
         self.with(Member::BEING_FORKED)
     }
+    /// Kept for a child whose birth is locked.
+    pub fn being_born(self) -> Member {
+        self.with(Member::BEING_BORN)
+    }
     /// Process `pid` has it.
     pub fn taken(self, pid: u32) -> Member {
         self.with(pid.clamp(1, Member::REAPED - 1))
     }
     /// The member in `place`, of `generation`, clears up.
     pub fn reaped(self, place: usize, generation: u32) -> Member {
-        // The highest value is the one of a place that is being forked.
+        // The highest values are those of a place that is being forked.
         self.with(Member::REAPED | (generation & 0x7fff) << 8 | place as u32 & 0xff)
     }
     /// Its lock goes out of use, or comes back into it.
@@ -537,7 +547,9 @@ mod tests {
         assert!(free.is_free() && free.pid().is_none() && free.reaper().is_none());
         let child = free.being_forked();
         assert!(child.is_being_forked() && !child.is_free() && child.pid().is_none() && child.reaper().is_none());
-        let taken = child.taken(4711);
+        let born = free.being_born();
+        assert!(born.is_being_forked() && born.is_being_born() && !child.is_being_born() && born.reaper().is_none());
+        let taken = born.taken(4711);
         assert_eq!((taken.pid(), taken.is_being_forked(), taken.reaper()), (Some(4711), false, None));
         let reaped = taken.reaped(255, 0xabcdef);
         assert_eq!((reaped.reaper(), reaped.pid(), reaped.is_being_forked()), (Some((255, 0x4def)), None, false));

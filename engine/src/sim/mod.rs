@@ -27,7 +27,7 @@ use rendezvous::Tuple;
 use rendezvous::bell::Bell;
 use rendezvous::diag::Cache;
 use shmring::lnx::Plain;
-use state::{Memory, Object, state};
+use state::{Memory, Object, state, unseen};
 use tcp::Tcp;
 
 /// The kernel of the tests.
@@ -135,7 +135,7 @@ impl Simulated {
 
     /// The process that runs.
     fn process() -> u32 {
-        state().process
+        unseen().process
     }
 
     /// A new process with the same descriptors; the old one goes on.
@@ -149,7 +149,7 @@ impl Simulated {
 
     /// Another process runs.
     fn become_process(pid: u32) {
-        let mut s = state();
+        let mut s = unseen();
         let theirs = s.others.remove(&pid).expect("a process");
         let ours = core::mem::replace(&mut s.descriptors, theirs);
         let was = core::mem::replace(&mut s.process, pid);
@@ -158,7 +158,7 @@ impl Simulated {
 
     /// A process that does not run ends.
     fn end_process(pid: u32) {
-        let mut s = state();
+        let mut s = unseen();
         s.locks.retain(|_, by| *by != pid);
         let descriptors = s.others.remove(&pid).unwrap_or_default();
         descriptors.into_values().for_each(|id| s.closed(id));
@@ -185,7 +185,7 @@ impl Simulated {
     }
 
     /// Open descriptors of sockets and of files.
-    fn count() -> (usize, usize) {
+    pub fn count() -> (usize, usize) {
         let s = state();
         let sockets = s.descriptors.keys().filter(|fd| matches!(s.object(**fd), Some(Object::Socket(..)))).count();
         let files = s.descriptors.keys().filter(|fd| matches!(s.object(**fd), Some(Object::File(..)))).count();
@@ -469,11 +469,21 @@ impl Kernel for Simulated {
         let held = s.descriptors.get(&fd).and_then(|id| s.locks.get(&(*id, at)));
         held.is_some_and(|process| *process != s.process)
     }
-    fn lock_file(_: i32, _: i32, _: u64, _: u64) -> isize {
-        0
+    /// Of one byte, of a file in memory; sockets are not locked.
+    fn lock_file(fd: i32, kind: i32, at: u64, len: u64) -> isize {
+        let mut s = state();
+        let Some(file) = s.file(fd) else { return 0 };
+        assert_eq!(len, 1);
+        let (id, key) = (s.descriptors[&fd], (file.at.addr(), at));
+        if kind == libc::F_UNLCK {
+            s.opening_locks.retain(|k, by| (*k, *by) != (key, id));
+            return 0;
+        }
+        if *s.opening_locks.entry(key).or_insert(id) == id { 0 } else { -libc::EAGAIN as isize }
     }
-    fn first_lock(_: i32, _: u64, _: u64) -> Option<u64> {
-        None
+    fn first_lock(fd: i32, at: u64, _: u64) -> Option<u64> {
+        let s = state();
+        s.opening_locks.contains_key(&(s.file(fd)?.at.addr(), at)).then_some(at)
     }
     fn limit(resource: u32) -> Option<u64> {
         Some(if resource == libc::RLIMIT_NOFILE { 256 } else { libc::RLIM_INFINITY })

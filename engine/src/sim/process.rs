@@ -216,6 +216,11 @@ impl Process {
         child
     }
 
+    /// All but the first, and the one that runs.
+    pub fn others() -> Vec<Process> {
+        images().iter().map(|(pid, _)| Process(*pid)).filter(|p| p.0 != FIRST).collect()
+    }
+
     /// Runs `f` in it.
     pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
         let _back = Back(switch_to(self.0));

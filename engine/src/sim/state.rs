@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) others: BTreeMap<u32, BTreeMap<i32, usize>>,
     /// Bytes of files that are locked: file and byte, and by which process.
     pub(super) locks: BTreeMap<(usize, usize), u32>,
+    /// Bytes of files that openings have locked: where the file is, and byte, and by which opening.
+    pub(super) opening_locks: BTreeMap<(usize, u64), usize>,
     pub(super) objects: Vec<Option<Object>>,
     pub(super) sockets: BTreeMap<usize, Socket>,
     pub(super) connections: Vec<Tcp>,
@@ -117,8 +119,14 @@ impl core::ops::DerefMut for Held {
     }
 }
 
+/// For a call that the process makes that runs.
 pub(super) fn state() -> Held {
     process::call();
+    unseen()
+}
+
+/// For what is no process's call.
+pub(super) fn unseen() -> Held {
     let mut held = STATE.lock().unwrap_or_else(|e| e.into_inner());
     held.get_or_insert_with(|| State { now: 1_000_000_000, random: 1, process: 1, processes: 1, ..State::default() });
     Held(held)
@@ -159,6 +167,7 @@ impl State {
         if tables.flat_map(BTreeMap::values).any(|other| *other == id) {
             return;
         }
+        self.opening_locks.retain(|_, by| *by != id);
         let options = self.sockets.remove(&id).unwrap_or_default().options;
         let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
         // l_onoff and l_linger.

@@ -7,8 +7,9 @@ use crate::sim::faults::Want;
 use crate::sim::process::Process;
 use crate::sim::world::{Lane, Neighbour, Side};
 use crate::{family, slots};
+use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, ECONNRESET, EPIPE, SHUT_WR};
-use shmring::family::State;
+use shmring::family::{Member, State};
 use std::sync::{Arc, Mutex};
 
 /// A connection with both directions on the rings, whose accepted end a child holds, too.
@@ -567,4 +568,42 @@ fn a_close_with_bytes_unread_by_the_last_holder_resets() {
     assert_eq!(pair.a.recv(9), Err(ECONNRESET));
     pair.a.close();
     child.kill();
+}
+
+/// A process is killed at any call that it makes while it forks: no place stays kept for its child, nor does that hold anything. If the
+/// child is there, and has not taken its place, it has it until it is dead, too.
+#[test]
+fn a_process_that_is_killed_while_it_forks_leaves_no_place_taken() {
+    let world = World::new();
+    let kept = || {
+        let members = crate::members::header().unwrap().members.iter();
+        members.filter(|m| Member(m.load(Relaxed)).is_being_forked()).count()
+    };
+    let mut orphans = 0;
+    for calls in 0.. {
+        let (pair, child) = forked(&world, Neighbour::Own);
+        let had = child.run(Simulated::count);
+        let finished = child.run_for(calls, || _ = Process::fork()).is_some();
+        child.kill();
+        let context = format!("killed at call {calls}");
+        for orphan in Process::others() {
+            assert!(!family::alone(), "{context}");
+            orphans += u32::from(!finished);
+            // What the birth was locked by is not kept.
+            assert!(!finished || orphan.run(Simulated::count) == had, "{context}");
+            orphan.kill();
+        }
+        assert!(family::alone() && family::sole_holder(pair.b.ep), "{context}");
+        // A fork that fails.
+        assert_eq!((kept(), family::keep_place().then(kept)), (0, Some(1)), "{context}");
+        family::after_fork_parent();
+        assert_eq!(kept(), 0, "{context}");
+        assert_eq!(pair.a.send(b"goes on"), Ok(7));
+        assert_eq!(pair.b.recv(9), Ok(b"goes on".to_vec()), "{context}");
+        pair.close();
+        if finished {
+            assert!(calls > 5 && orphans > 1, "{context}");
+            break;
+        }
+    }
 }

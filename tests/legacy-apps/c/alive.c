@@ -5,6 +5,8 @@
 #include "talk.h"
 #include <errno.h>
 #include <linux/sched.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -134,6 +136,50 @@ static void unborn(void)
 	converse(fd, 100);
 	meet(echo);
 	converse(fd, 100);
+	puts("goes on");
+}
+
+/* prctl without libc: nobody is to prepare for a filter. */
+static long bare_prctl(long option, long a, const void *b)
+{
+	register long r10 __asm__("r10") = 0;
+	register long r8 __asm__("r8") = 0;
+	long r = SYS_prctl;
+	__asm__ volatile("syscall" : "+a"(r) : "D"(option), "S"(a), "d"(b), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+	return r;
+}
+
+/* As many processes are killed inside fork, at the system call that would make the child. The next ones take part. */
+static void killed_in_fork(void)
+{
+	struct sock_filter kills[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof kills / sizeof *kills, kills };
+	int status;
+	meet(echo);
+	for (int i = 0; i < 300; i++) {
+		pid_t c = fork();
+		if (c < 0) fail("fork");
+		if (c == 0) {
+			if (bare_prctl(PR_SET_NO_NEW_PRIVS, 1, 0)) _exit(1);
+			if (bare_prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) _exit(1);
+			fork();
+			_exit(1);
+		}
+		if (waitpid(c, &status, 0) != c || !WIFSIGNALED(status)) fail("not killed");
+	}
+	alarm(30);
+	converse(fd, 100);
+	/* The dead leave a place to one. */
+	for (int i = 0; i < 2; i++) {
+		meet(echo);
+		converse(fd, 100);
+	}
 	puts("goes on");
 }
 
@@ -503,6 +549,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "reused")) killed(1);
 	else if (!strcmp(what, "foreign")) foreign();
 	else if (!strcmp(what, "unborn")) unborn();
+	else if (!strcmp(what, "killed-in-fork")) killed_in_fork();
 	else if (!strcmp(what, "share")) children_that_share();
 	else if (!strcmp(what, "table-thread")) table("");
 	else if (!strcmp(what, "table-main")) table(0);

@@ -42,6 +42,11 @@ fn children_that_are_not_born() {
 }
 
 #[test]
+fn processes_that_are_killed_while_they_fork() {
+    scenario("killed-in-fork", 6);
+}
+
+#[test]
 fn children_that_share_memory_or_descriptors() {
     scenario("share", 2);
 }
