@@ -1,5 +1,5 @@
 //! The modules of each crate use each other as ARCHITECTURE.md ("Layers") says: each only those of lower lines, and no files
-//! in a circle. Read from the sources' paths (`crate::`, `super::`, `self::`), in `use` lines and elsewhere.
+//! in a circle; a folder's mod.rs is its face, and that it names its own files counts for none. Read from the sources' paths (`crate::`, `super::`, `self::`), in `use` lines and elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
