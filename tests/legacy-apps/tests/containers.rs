@@ -137,6 +137,12 @@ fn a_filter_against_waiting() {
     }
 }
 
+/// On a kernel that does not tell in which network namespace a socket lives.
+#[test]
+fn an_older_kernel() {
+    alike("older", &[], Container { wrapper: "older.c", ..Default::default() });
+}
+
 /// Each has its own users as well, all of which have a number outside.
 #[test]
 fn own_users() {

@@ -3,12 +3,19 @@
 use legacy_apps::{Lab, Side, compare_one, is_root, on_ring};
 use std::process::Command;
 
-/// Runs `py/networks.py`, all of it in a network namespace of its own.
-fn program(lab: &Lab, what: &str) -> Command {
+/// Runs `py/networks.py`, all of it in a network namespace of its own. `older`: as on a kernel that does not tell in which one a
+/// socket lives.
+fn program(lab: &Lab, what: &str, older: bool) -> Command {
     let dir = lab.path("registry");
     std::fs::create_dir_all(&dir).expect("a directory");
     let mut command = lab.command(Side::Client, "unshare");
-    command.args(["-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh", "/usr/bin/python3.11", "-u"]);
+    // The first process there is under the filter, too, so culvert is on.
+    command.args(["-n", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+    if older {
+        command.arg(lab.compile("older.c", &[]));
+    }
+    command.args(["/usr/bin/python3.11", "-u"]);
     // All namespaces share it: those who meet in one find each other.
     command.arg(legacy_apps::file("py/networks.py")).arg(what).env("CULVERT_DIR", dir);
     command
@@ -18,7 +25,9 @@ fn runs(what: &str) {
     if !is_root() {
         return eprintln!("skipped: network namespaces need root");
     }
-    compare_one(&format!("networks-{what}"), |lab| program(lab, what), |_, log| on_ring(log) >= 2);
+    for (name, older) in [("networks", false), ("older", true)] {
+        compare_one(&format!("{name}-{what}"), |lab| program(lab, what, older), |_, log| on_ring(log) >= 2);
+    }
 }
 
 /// The child of a fork rings with its parent's socket.

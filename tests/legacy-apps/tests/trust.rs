@@ -190,16 +190,25 @@ fn a_peer_that_has_others_pay_for_its_ring() {
 }
 
 /// A process uses a connection that lives in another network namespace. A stranger has one with the same addresses in the
-/// process's own: he is not its other end, whatever he says.
-fn a_twin(victim: &str, role: &str, n: u32) {
+/// process's own: he is not its other end, whatever he says. `older`: as on a kernel that does not tell where a socket lives.
+fn a_twin(victim: &str, role: &str, n: u32, older: bool) {
     if !is_several_users() {
         return;
     }
     let user = Hostile::user(n);
-    let lab = Lab::new(&format!("twin-{victim}"), Mode::Both);
+    let lab = Lab::new(&format!("twin-{victim}-{older}"), Mode::Both);
     let mut command = lab.command(Side::Client, "unshare");
-    command.args(["-n", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh", "/usr/bin/python3.11", "-u"]);
-    command.arg(legacy_apps::file("py/networks.py")).arg(victim).stdin(Stdio::piped());
+    // The first process there is under the filter, too, so culvert is on.
+    command.args(["-n", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+    if older {
+        command.arg(lab.compile("older.c", &[]));
+    }
+    command
+        .args(["/usr/bin/python3.11", "-u"])
+        .arg(legacy_apps::file("py/networks.py"))
+        .arg(victim)
+        .stdin(Stdio::piped());
     let mut p = lab.start("victim", &mut command);
     let mut input = p.stdin().expect("its standard input");
     wait_for("the victim's addresses", PATIENCE, || p.stdout().contains("addresses") && p.stdout().ends_with('\n'));
@@ -221,12 +230,14 @@ fn a_twin(victim: &str, role: &str, n: u32) {
 
 #[test]
 fn a_stranger_with_the_addresses_of_an_acceptor_elsewhere() {
-    a_twin("connects", "acceptor", 31);
+    a_twin("connects", "acceptor", 31, false);
+    a_twin("connects", "acceptor", 31, true);
 }
 
 #[test]
 fn a_stranger_with_the_addresses_of_a_connector_elsewhere() {
-    a_twin("accepts", "connector", 32);
+    a_twin("accepts", "connector", 32, false);
+    a_twin("accepts", "connector", 32, true);
 }
 
 /// A peer that sets all ready bits all the time, and clears what is armed, does not keep anybody from timing out, from
