@@ -11,8 +11,8 @@ use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::{handoff, leave, lifeline, poller, slots};
-use host::real;
 use host::tls::tls;
+use host::{clock, real};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
@@ -27,7 +27,7 @@ pub fn nest(i: usize) {
 /// `unread`: what becomes of what is unread on its connections.
 fn leave_to_kernel(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     let s = &TABLE[i];
-    if s.nested() {
+    if s.left.load(Relaxed) != 0 {
         return;
     }
     let Some(epfd) = s.epfd() else { return };
@@ -35,11 +35,17 @@ fn leave_to_kernel(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     settle(s, epfd);
     // From here on nothing is attached in it.
     s.common().nested.store(1, Relaxed);
+    s.left.store(1, Relaxed);
     held.release();
     evacuate(s, unread);
     let held = s.lock();
     for (fd, w, _) in s.watches() {
         give_back(s, epfd, fd, w);
+    }
+    if s.may_be_others() {
+        // Others may have given back watches, too.
+        let tagged = s.watches().filter(|(_, w, _)| w.flags.load(Relaxed) & TAGGED != 0).count();
+        s.attached.store(tagged as u32, Relaxed);
     }
     if s.attached.load(Relaxed) == 0 {
         unequip(s, epfd);
@@ -59,8 +65,9 @@ pub fn hand_over(i: usize) {
 
 /// The same where the next image is handed what is unread on some connections, and tells of it ([`standin::handed_on`]).
 pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
-    leave_to_kernel(i, unread);
     let s = &TABLE[i];
+    let others = s.may_be_others() && s.watches().any(|(_, w, _)| w.flags.load(Relaxed) & TAGGED != 0);
+    leave_to_kernel(i, unread);
     let Some(epfd) = s.epfd() else { return };
     evacuate(s, unread);
     let held = s.lock();
@@ -87,6 +94,26 @@ pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     unequip(s, epfd);
     s.changed();
     held.release();
+    if others {
+        others_leave(s);
+    }
+}
+
+/// The other processes that have a set leave it to the kernel at their next call, or within a step if they wait on it. Until then
+/// their doorbells are in it, and what they alone hold is not the kernel's: a moment's patience, once for a set.
+fn others_leave(s: &Set) {
+    const PATIENCE: u64 = 20_000_000;
+    let since = clock::now();
+    while s.shared() && s.common().doorbells.load(Relaxed) != 0 && clock::now() - since < PATIENCE {
+        lnx::nap(200_000);
+    }
+}
+
+/// Does what [`nest`] does, if another process has made the set the kernel's.
+pub(super) fn follow(s: &Set) {
+    if s.shared.load(Relaxed) != 0 && s.is_to_be_left() && tls().vfork.get() == 0 {
+        nest(s.index());
+    }
 }
 
 /// A descriptor of this process for `ep`.
@@ -201,6 +228,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
         return false;
     }
     s.poller.store(Some(p as u32), Relaxed);
+    s.common().doorbells.fetch_add(1, Relaxed);
     true
 }
 
@@ -209,6 +237,7 @@ pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
     s.poller.store(None, Relaxed);
+    s.common().doorbells.fetch_sub(1, Relaxed);
     poller::free_of_set(p);
 }
 
@@ -296,6 +325,7 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
         return native();
     }
     let s = &TABLE[i];
+    follow(s);
     if op == libc::EPOLL_CTL_ADD
         && want.events & EPOLLEXCLUSIVE as u32 != 0
         && let Some(w) = s.get(fd)

@@ -30,7 +30,6 @@ mod wait;
 pub use ctl::{ctl, hand_over, hand_over_with, may_attach, nest};
 pub use numbers::{closing, number_back, number_closed};
 pub use standin::{drained, handed_on, merged, put_back};
-pub use wait::wait;
 
 use chains::{each, unlink};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -38,7 +37,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
-use libc::c_int;
+use libc::{c_int, epoll_event, sigset_t};
 use set::{EDGE, LEFT, TABLE, TAGGED};
 use shmring::layout::POLLERS;
 use shmring::lnx;
@@ -92,10 +91,10 @@ pub fn created(fd: c_int) {
     s.forgive();
     s.poller.store(None, Relaxed);
     s.empty();
-    let all = [&s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign];
+    let all = [&s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.left];
     s.looked.store(0, Relaxed);
     s.has_since.store(0, Relaxed);
-    for w in all.into_iter().chain([&s.common().nested, &s.must_look]) {
+    for w in all.into_iter().chain([&s.common().nested, &s.common().doorbells, &s.must_look]) {
         w.store(0, Relaxed);
     }
     fds::set(fd, Kind::Epoll(i));
@@ -111,6 +110,22 @@ fn lose_track() {
 /// Whether libc has made an epoll set that is not known here.
 pub fn lost_track() -> bool {
     LOST.load(Relaxed)
+}
+
+/// `epoll_wait` and its kin; see [`wait::wait`].
+///
+/// # Safety
+/// As libc's; a cancellation point.
+pub unsafe fn wait(
+    epfd: c_int,
+    ev: *mut epoll_event,
+    max: c_int,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    real: impl FnMut() -> c_int,
+) -> c_int {
+    // SAFETY: the caller's obligation.
+    unsafe { wait::wait(epfd, ev, max, timeout, mask, ctl::follow, real) }
 }
 
 /// Another descriptor for set `i`.

@@ -114,6 +114,8 @@ pub(super) struct Common {
     pub version: AtomicU32,
     /// Watched through another set or `poll`, or out of our reach: nothing is attached in it any more.
     pub nested: AtomicU32,
+    /// How many processes have a doorbell in it.
+    pub doorbells: AtomicU32,
 }
 
 /// The kernel's registration carries our tag.
@@ -143,6 +145,8 @@ pub(super) struct Set {
     pub version: AtomicU32,
     /// Belongs to a fork family's parent: bounded sleeps.
     pub inherited: AtomicU32,
+    /// It is the kernel's ([`Common::nested`]), and this process has left what it had in it to the kernel.
+    pub left: AtomicU32,
     /// Watches a connection whose peer does not have our doorbells: bounded sleeps.
     pub foreign: AtomicU32,
     /// The ready list.
@@ -235,6 +239,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         shared_at: AtomicU64::new(0),
         version: AtomicU32::new(0),
         inherited: AtomicU32::new(0),
+        left: AtomicU32::new(0),
         foreign: AtomicU32::new(0),
         first: Coded::zero(),
         last: Coded::zero(),
@@ -335,6 +340,11 @@ impl Set {
         self.common().nested.load(Relaxed) != 0
     }
 
+    /// Whether another process has made it the kernel's, and this one has not left to the kernel what it has there.
+    pub fn is_to_be_left(&self) -> bool {
+        self.left.load(Relaxed) == 0 && self.nested()
+    }
+
     /// Whether another process of the family may have the set. One that is gone is noticed with time.
     pub fn shared(&self) -> bool {
         const EVERY: u64 = 5_000_000;
@@ -344,7 +354,7 @@ impl Set {
         let now = clock::now();
         if now.saturating_sub(self.shared_at.load(Relaxed)) > EVERY {
             self.shared_at.store(now, Relaxed);
-            if engine::family::alone() {
+            if engine::family::alone() && !self.is_to_be_left() {
                 // What was taken over before the fork stays with the doorbells of a process that is gone.
                 self.foreign.fetch_or(self.inherited.swap(0, Relaxed), Relaxed);
                 self.shared.store(0, Relaxed);

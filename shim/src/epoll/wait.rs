@@ -412,7 +412,8 @@ fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     }
 }
 
-/// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever.
+/// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever. `follow` leaves a set to the kernel that another process has
+/// left to it.
 ///
 /// # Safety
 /// As libc's; a cancellation point.
@@ -422,6 +423,7 @@ pub unsafe fn wait(
     max: c_int,
     timeout: Option<u64>,
     mask: *const sigset_t,
+    follow: fn(&Set),
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
@@ -433,8 +435,9 @@ pub unsafe fn wait(
         settle(s, epfd);
         held.release();
     }
+    follow(s);
     // SAFETY: the caller's obligation.
-    let r = unsafe { serve(s, epfd, ev, max, timeout, mask, real) };
+    let r = unsafe { serve(s, epfd, ev, max, timeout, mask, follow, real) };
     s.waiters.fetch_sub(1, Relaxed);
     // SAFETY: as for `serve`, which has filled this many.
     unsafe { merged(epfd, ev, r) }
@@ -444,6 +447,7 @@ pub unsafe fn wait(
 ///
 /// # Safety
 /// As [`wait`]'s.
+#[allow(clippy::too_many_arguments)]
 unsafe fn serve(
     s: &Set,
     epfd: c_int,
@@ -451,6 +455,7 @@ unsafe fn serve(
     max: c_int,
     timeout: Option<u64>,
     mask: *const sigset_t,
+    follow: fn(&Set),
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
     if max <= 0 {
@@ -480,6 +485,7 @@ unsafe fn serve(
     let mut restless = Restless::new();
     let mut tries = 0;
     loop {
+        follow(s);
         let mut out = Out { at: ev, max, n: 0, fault: false, tries };
         // Who does not wait wants to know what holds now.
         let asked = timeout == Some(0)

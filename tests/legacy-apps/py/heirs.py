@@ -424,6 +424,90 @@ def fired_exec_on(h):
     say("armed", h.s.next())
 
 
+def start_image(h, case, closing):
+    """Another image gets the set by fork and exec, and the connection, or not. Both can talk by h.orders and h.done of its own."""
+    heard, orders = os.pipe()
+    done, said = os.pipe()
+    # The connection's number is needed as the data only.
+    names = [h.b.fileno(), h.s.ep.fileno(), heard, said]
+    sys.stdout.flush()
+    if os.fork() == 0:
+        if closing:
+            h.b.close()
+        for n in names[closing:]:
+            os.set_inheritable(n, True)
+        os.execv(sys.executable, [sys.executable, __file__, case, *map(str, names)])
+    os.close(heard)
+    os.close(said)
+    os.read(done, 1)
+    return orders, done
+
+
+class Image:
+    """What such an image has."""
+
+    def __init__(self, numbers):
+        self.b, ep, self.heard, self.said = numbers
+        self.ep = select.epoll.fromfd(ep)
+        os.write(self.said, b".")
+        os.read(self.heard, 1)
+
+
+def told_elsewhere_here(h):
+    """A child that has closed the connection runs another image with the set: it is told of the connection, which is its parent's."""
+    h.ctl(CTL_ADD, IN)
+    print(drain(h.b))
+    say("before", h.s.now())
+    orders, done = start_image(h, "told_elsewhere_image", True)
+    say("started", h.s.now())
+    h.more()
+    os.write(orders, b".")
+    os.wait()
+    say("here", h.s.next())
+    print(drain(h.b))
+
+
+def told_elsewhere_image(numbers):
+    i = Image(numbers)
+    print("there", [(fd == i.b, e) for fd, e in i.ep.poll(PATIENCE)])
+    sys.stdout.flush()
+
+
+def strangers_here(h):
+    """Both wait on the set: what the image is told has the data that the program registered."""
+    h.ctl(CTL_ADD, IN | ET)
+    print(drain(h.b))
+    orders, done = start_image(h, "strangers_image", True)
+    # From here on this process knows that the set is the kernel's.
+    say("started", h.s.now())
+    over = threading.Event()
+
+    def wait():
+        while not over.is_set():
+            h.s.ep.poll(0.05)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    os.write(orders, b".")
+    for _ in range(200):
+        h.more()
+        drain(h.b)
+    os.close(orders)
+    print("strange", os.read(done, 100))
+    over.set()
+    thread.join()
+
+
+def strangers_image(numbers):
+    i = Image(numbers)
+    p = select.poll()
+    p.register(i.heard, select.POLLHUP)
+    strange = 0
+    while not p.poll(0):
+        strange += sum(fd != i.b for fd, _ in i.ep.poll(0.01))
+    os.write(i.said, b"%d" % strange)
+
+
 def kept_closed_before(h):
     """The set knows the connection by a number that has been closed."""
     number = h.b.dup()
@@ -479,7 +563,9 @@ def further_still(h):
 
 if __name__ == "__main__":
     case, numbers = sys.argv[1], [int(n) for n in sys.argv[2:]]
-    if numbers:
+    if case.endswith("_image"):
+        globals()[case](numbers)
+    elif numbers:
         globals()[case](Heir(numbers))
     else:
         begin(case)

@@ -109,6 +109,8 @@ heirs! {
     heirs_kept_oneshot_fired: "kept_fired",
     fired_in_a_set_that_a_child_has: "fired",
     fired_in_a_set_that_is_kept: "fired_exec",
+    another_image_is_told: "told_elsewhere",
+    another_image_is_told_no_marks: "strangers",
     heirs_kept_by_a_closed_number: "kept_closed",
     heirs_kept_for_room: "kept_for_room",
     busy_peer_of_a_set_that_is_watched: "watched",
