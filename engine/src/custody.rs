@@ -264,7 +264,7 @@ pub fn arrived(ep: Ep, fd: c_int, end: u64) {
     ep.cookie.store(lifeline::cookie(fd).unwrap_or(0), Relaxed);
     ep.because(Reason::Received);
     // What its sender has read and sent, for the order of events.
-    if let Some((consumed, _)) = lifeline::received(fd, None) {
+    if let Some((consumed, _)) = lifeline::received(fd, None, &ep.urgent) {
         ep.heard.store(consumed.bytes() as u32, Relaxed);
     }
     if let Some(sent) = lifeline::sent(fd, false) {

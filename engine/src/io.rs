@@ -169,6 +169,9 @@ impl Call for Receive {
         let Vectors { fd, iov, n, flags, since } = self.0;
         // Neither is about the stream. All other flags that are not `CARRIED` mean nothing to a TCP socket (tcp_recvmsg).
         if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+            if flags & libc::MSG_OOB != 0 && lifeline::look(fd, libc::POLLPRI) & libc::POLLPRI != 0 {
+                ep.urgent.store(1, Relaxed);
+            }
             let r = real();
             if r >= 0 && flags & libc::MSG_ERRQUEUE == 0 {
                 leave::retire(fd, Reason::Oob);

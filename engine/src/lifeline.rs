@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use rendezvous::Tuple;
 use shmring::family::Reason;
+use shmring::lnx::SIOCATMARK;
 use shmring::position::StreamPos;
 
 /// What the socket shows now: `poll` events, at once.
@@ -187,6 +188,34 @@ pub fn unread(fd: i32) -> u64 {
     queued(fd, libc::FIONREAD).unwrap_or(0)
 }
 
+/// Whether what is read next stands at the urgent mark, before which a receive that has something ends (tcp_recvmsg_locked).
+pub fn at_mark(fd: i32) -> bool {
+    queued(fd, SIOCATMARK) == Some(1)
+}
+
+/// Bytes in the receive queue, also behind an urgent mark, where [`unread`] stops (tcp_inq); at no mark of a socket that takes
+/// urgent data for part of the stream. So it is made one for a moment, and the only one that might notice is a receive of urgent data at the
+/// same time. `urgent` is kept by the caller: whether such data has come.
+pub fn queued_all(fd: i32, urgent: &AtomicU32) -> u64 {
+    if urgent.load(Relaxed) == 0 {
+        if look(fd, libc::POLLPRI) & libc::POLLPRI == 0 {
+            return unread(fd);
+        }
+        // Once it has been read the kernel shows it no more, and its mark still counts.
+        urgent.store(1, Relaxed);
+    }
+    let inline = |on: i32| K::set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, on);
+    let changes = option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE) == Ok(0);
+    if changes {
+        inline(1);
+    }
+    let n = unread(fd);
+    if changes {
+        inline(0);
+    }
+    n
+}
+
 /// Up to where this side has sent natively: acknowledged plus unacknowledged, read until
 /// they belong together. `opened`: this side sent the SYN, which bytes_acked counts. Nobody may be sending
 /// at the same time.
@@ -235,11 +264,11 @@ const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;
 
 /// How far the lifeline was consumed, and bytes lying there. Nobody may be reading at the same time.
-/// `fin`: what is known of a FIN on a connection that has been reset.
-pub fn received(fd: i32, fin: Option<bool>) -> Option<(StreamPos, u64)> {
+/// `fin`: what is known of a FIN on a connection that has been reset. `urgent`: whether urgent data is known to have come.
+pub fn received(fd: i32, fin: Option<bool>, urgent: &AtomicU32) -> Option<(StreamPos, u64)> {
     for _ in 0..64 {
         let before = info(fd)?;
-        let n = unread(fd);
+        let n = queued_all(fd, urgent);
         let after = info(fd)?;
         if before.bytes_received == after.bytes_received && before.state == after.state {
             // rcv_nxt, and bytes_received with it, counts a FIN as one byte (tcp_rcv_nxt_update); tcp_inq does

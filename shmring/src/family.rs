@@ -379,6 +379,8 @@ pub struct Endpoint {
     pub slot: AtomicU32,
     /// Times that a sender found no room on the ring (for edges).
     pub tx_blocked: AtomicU32,
+    /// Not 0: urgent data has come on the lifeline. From a mark that lies there on FIONREAD counts nothing.
+    pub urgent: AtomicU32,
 
     // --- receiving
     /// Owner of the receiving direction, or who owned it last: see [`owner`].
@@ -490,9 +492,16 @@ impl Endpoint {
     /// The same for what it needs once it is attached. Its tokens are those of the record's last connection: who held them
     /// gave them back, or has died.
     pub fn begin_attached(&self) {
-        for w in
-            [&self.slot, &self.tx_blocked, &self.rx_fin, &self.rd_shut, &self.handed, &self.wr_shut, &self.tx_taken]
-        {
+        for w in [
+            &self.slot,
+            &self.tx_blocked,
+            &self.urgent,
+            &self.rx_fin,
+            &self.rd_shut,
+            &self.handed,
+            &self.wr_shut,
+            &self.tx_taken,
+        ] {
             w.store(0, Relaxed);
         }
         for w in [

@@ -51,6 +51,6 @@ pub fn only_repeats(ep: Ep, chan: &Chan, fd: i32) -> bool {
     doubled(ep, chan)
         && p.echo.load(Acquire).zip(p.down.load(Acquire)).is_some_and(|(echo, down)| {
             // `down` is published behind the echo's beginning.
-            lifeline::unread(fd) <= down.behind_claim(echo.from)
+            lifeline::queued_all(fd, &ep.record().urgent) <= down.behind_claim(echo.from)
         })
 }

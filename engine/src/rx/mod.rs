@@ -47,7 +47,7 @@ fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32, waited: b
     // SAFETY: one local iovec.
     let Some(mut probe) = (unsafe { Buffers::new(&raw const v, 1) }) else { return Got::Nothing };
     // A peek consumes nothing.
-    match receiving.attempt(&mut probe, 1, flags | libc::MSG_PEEK) {
+    match receiving.attempt(&mut probe, 1, flags | libc::MSG_PEEK, false) {
         Got::Bytes(_) => Got::Eof,
         Got::Error(e) if waited => {
             put_back(ep, e);
@@ -65,6 +65,18 @@ fn or_end(ep: Ep, got: Got) -> Got {
         Got::Nothing if ep.rd_shut.load(Relaxed) != 0 && !leaving(ep) => Got::Eof,
         got => got,
     }
+}
+
+/// Whether what this side receives next comes from the ring.
+fn on_ring_yet(ep: Ep, chan: &Chan) -> bool {
+    ep.rx_phase.get() == RxPhase::Ring && !at_end(ep, chan)
+}
+
+/// Whether a call that has received something is over, whatever it waits for: what comes next is urgent (tcp_recvmsg_locked). One
+/// that only looks has seen what lies before the mark.
+fn marked(ep: Ep, chan: &Chan, fd: i32, peek: bool) -> bool {
+    !on_ring_yet(ep, chan)
+        && if peek { lifeline::look(fd, libc::POLLPRI) & libc::POLLPRI != 0 } else { lifeline::at_mark(fd) }
 }
 
 /// The program has set `SO_RCVBUF`, or may have before the connection was attached.
@@ -155,13 +167,13 @@ pub unsafe fn recv(
             // The kernel waits for data to receive nothing of (tcp_recvmsg).
             nothing(ep, chan, &mut receiving, flags, deadline.is_some())
         } else {
-            receiving.attempt(&mut b, want, flags)
+            receiving.attempt(&mut b, want, flags, total > 0 && !peek)
         };
         receiving.release();
         match or_end(ep, got) {
             Got::Bytes(n) => {
                 total = if peek { n } else { total + n };
-                if total >= target || woke.is_some() {
+                if total >= target || woke.is_some() || marked(ep, chan, fd, peek) {
                     return Some(total as isize);
                 }
                 if !peek {
@@ -214,7 +226,7 @@ pub unsafe fn recv(
                 n => return Some(n as isize),
             }
         }
-        if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some()) {
+        if total > 0 && (ep.rd_shut.load(Relaxed) != 0 || woke.is_some() || marked(ep, chan, fd, peek)) {
             return Some(total as isize);
         }
         match woke.take() {
@@ -266,7 +278,11 @@ pub unsafe fn recv(
         if signals::interrupted(since, restartable) || total > 0 && signals::runs() != slept {
             return Some(if total > 0 { total as isize } else { -libc::EINTR as isize });
         }
-        let events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        let mut events = if partly { libc::POLLRDHUP } else { libc::POLLIN | libc::POLLRDHUP };
+        if total > 0 && !on_ring_yet(ep, chan) {
+            // A mark ends this call.
+            events |= libc::POLLPRI;
+        }
         let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
         fd = sleepers::lie_down(ep, fd);

@@ -62,6 +62,10 @@ pub(super) struct In<'a> {
     why: Reason,
     /// Another process has taken the direction, behind what this step was about.
     taken: bool,
+    /// The call has bytes: it ends at an urgent mark.
+    some: bool,
+    /// The ring has ended, and all that was on it has been read.
+    drained: bool,
 }
 
 port!(In, tell, tell_last, Taken);
@@ -75,15 +79,13 @@ impl Incoming for In<'_> {
     }
 
     fn lying(&mut self) -> Result<(bool, u64), Taken> {
-        let (seen, unread) = openly(self.c.ep, &self.c.ep.rx_token, || {
-            (lifeline::look(self.fd, libc::POLLIN | ENDED), lifeline::unread(self.fd))
-        })?;
-        let queued = match unread {
-            // At an urgent mark the kernel counts nothing of what lies behind it (tcp_inq). A byte brings the reader past it.
-            0 if seen & libc::POLLIN != 0 => 1,
-            n => n,
-        };
-        Ok((seen & ENDED != 0, queued))
+        let ep = self.c.ep;
+        openly(ep, &ep.rx_token, || {
+            let seen = lifeline::look(self.fd, ENDED | libc::POLLPRI);
+            let urgent = seen & libc::POLLPRI != 0 || ep.urgent.load(Relaxed) != 0;
+            let n = if urgent { lifeline::queued_all(self.fd, &ep.urgent) } else { lifeline::unread(self.fd) };
+            (seen & ENDED != 0, n)
+        })
     }
 
     fn shows(&mut self) -> Result<bool, Taken> {
@@ -101,6 +103,9 @@ impl Incoming for In<'_> {
     }
 
     fn native(&mut self, max: u64) -> Result<Native, Taken> {
+        if self.stops() {
+            return Ok(Native::Nothing);
+        }
         let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 16];
         let n = b.pieces(max.min(usize::MAX as u64) as usize, &mut v);
@@ -126,6 +131,9 @@ impl Incoming for In<'_> {
     /// The kernel has no offset for a peek (but `SO_PEEK_OFF`, which is the program's), so it copies the `before` bytes once more
     /// to the beginning of the program's buffers, where they are.
     fn peek_behind(&mut self, before: u64, max: u64) -> Result<Native, Taken> {
+        if before == 0 && self.stops() {
+            return Ok(Native::Nothing);
+        }
         let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
         let place = b.place();
@@ -216,11 +224,17 @@ impl Incoming for In<'_> {
 
     #[cold]
     fn drained(&mut self) {
+        self.drained = true;
         watchers::drained(self.ep);
     }
 }
 
 impl In<'_> {
+    /// Whether the lifeline has no more for a call that has bytes: what it has next is urgent.
+    fn stops(&self) -> bool {
+        self.some && lifeline::at_mark(self.fd)
+    }
+
     fn tell(&mut self) -> Result<(), Taken> {
         notify_aside(&self.c, self.chan);
         Ok(())
@@ -319,7 +333,8 @@ fn milliseconds() -> u64 {
 /// What the sender has done of what a receiver that leaves waits for. Needs no token: nobody receives meanwhile.
 pub(super) fn see(ep: Ep, chan: &Chan, fd: i32, wait: Wait) -> Sees {
     let c = conn(ep, chan);
-    let mut port = In { ep, chan, c, fd, to: None, flags: 0, why: Reason::None, taken: false };
+    let mut port =
+        In { ep, chan, c, fd, to: None, flags: 0, why: Reason::None, taken: false, some: false, drained: false };
     driver::see(&mut port, &c, wait).unwrap_or(Sees::NotYet)
 }
 
@@ -369,18 +384,20 @@ impl<'a> Receiving<'a> {
     where
         'a: 'b,
     {
-        In { ep: self.ep, chan: self.chan, c: self.c, fd: self.fd, to, flags, why: Reason::None, taken: false }
+        let (ep, chan, c, fd) = (self.ep, self.chan, self.c, self.fd);
+        In { ep, chan, c, fd, to, flags, why: Reason::None, taken: false, some: false, drained: false }
     }
 
-    /// One attempt to receive `want` bytes. Never blocks.
+    /// One attempt to receive `want` bytes. Never blocks. `some_before`: the call has received some already.
     ///
     /// It goes on across switch points: less than `want` means that nothing more was there. Programs that use
     /// edge-triggered events rely on that.
     #[inline(always)]
-    pub fn attempt(&mut self, b: &mut Buffers, want: usize, flags: i32) -> Got {
+    pub fn attempt(&mut self, b: &mut Buffers, want: usize, flags: i32, some_before: bool) -> Got {
         let ep = self.ep;
         let c = conn(ep, self.chan);
         let mut port = self.port(Some(b), flags);
+        port.some = some_before;
         if flags & libc::MSG_PEEK != 0 {
             // A peek does not see past an echo, unless the direction is down.
             match driver::all_echoed(&mut port, &c) {
@@ -398,6 +415,7 @@ impl<'a> Receiving<'a> {
             let end = match brought {
                 Brought::Bytes(n) => {
                     total += n as usize;
+                    port.some = true;
                     if port.taken {
                         return self.is_taken(total);
                     }
@@ -440,6 +458,11 @@ impl<'a> Receiving<'a> {
                 }
             };
             return some(ep, total, end);
+        }
+        if port.drained {
+            // What the lifeline repeats is dropped at once: where its reader stands decides what becomes of an urgent byte when
+            // another one comes (tcp_check_urg).
+            self.advance(false);
         }
         Got::Bytes(total)
     }
@@ -545,10 +568,10 @@ pub fn received(ep: Ep, fd: i32) -> Option<(StreamPos, u64)> {
         // tcpi_bytes_received counts a FIN as one byte. `rx_at` says how many bytes we have taken: a count that is one
         // higher includes a FIN, which is subtracted. The socket's error cannot tell it: in LAST_ACK a RST behind a FIN
         // gives ECONNRESET, too.
-        let counted = lifeline::received(fd, Some(false));
+        let counted = lifeline::received(fd, Some(false), &ep.record().urgent);
         return counted.map(|(consumed, queued)| (if consumed == at.plus(1) { at } else { consumed }, queued));
     }
-    lifeline::received(fd, fin_on_closed(ep))
+    lifeline::received(fd, fin_on_closed(ep), &ep.record().urgent)
 }
 
 /// Whether a FIN came on a connection that the kernel has closed by now, if that is known.

@@ -170,6 +170,37 @@ fn who_waits_for_room_is_told_of_a_shutdown() {
     woken("shut");
 }
 
+/// Runs a case of `py/urgent.py`, on rings from the first exchange on, and on rings that come on the way.
+fn urgent(case: &str, rings: usize) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "urgent.py");
+        command.arg(case);
+        command
+    };
+    let eager = |lab: &Lab| {
+        let mut command = program(lab);
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one(&format!("urgent-{case}"), program, |_, log| on_ring(log) >= rings);
+    compare_one(&format!("urgent-{case}-eager"), eager, |_, log| on_ring(log) >= rings);
+}
+
+#[test]
+fn receives_end_at_an_urgent_mark() {
+    urgent("marks", 192);
+}
+
+#[test]
+fn who_sleeps_is_woken_by_urgent_data() {
+    urgent("asleep", 26);
+}
+
+#[test]
+fn urgent_data_among_other_steps() {
+    urgent("chance", 800);
+}
+
 /// Runs cases of `py/unread.py`, on rings from the first exchange on.
 fn unread(cases: &[&str]) {
     for case in cases {
