@@ -484,7 +484,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         chan.notify_aside(slot);
     }
     // Who waits for room waits no more (inet_shutdown: sk_state_change).
-    chan.tell_holders(slot);
     watchers::touched(ep);
+    chan.tell_holders(slot);
     r
 }

@@ -92,8 +92,9 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 /// kernel tells.
 pub fn low_set(ep: Ep, chan: &Chan) {
     if on_ring(ep, chan) >= low(ep, chan) {
-        chan.tell_holders(ep.slot.load(Relaxed) as usize);
+        // In this order: another process that has the set, too, finds the edge when it is woken.
         watchers::readable(ep);
+        chan.tell_holders(ep.slot.load(Relaxed) as usize);
     }
 }
 
