@@ -413,9 +413,8 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
 /// Gives an endpoint back. Nobody in the family holds it any more.
 pub fn free(ep: Ep) {
     let Some(h) = header() else { return };
+    // From here on whoever clears up after this process leaves the record alone. Who held it is noted until it is used again.
     ep.state.store(State::Free as u32, Release);
-    // After that: whoever clears up after this process leaves free records alone.
-    ep.holders.clear();
     loop {
         let free = h.free.load(Acquire);
         ep.next_free.store(free.first, Relaxed);

@@ -1,6 +1,6 @@
 //! Which members of a family hold a connection, and who of them ends it: the last to give it up. A member may be killed anywhere.
 //!
-//! A member that has given a connection up stays noted as one that did, until the record is free or whoever clears up after it has
+//! A member that has given a connection up stays noted as one that did, until the record is used again or whoever clears up after it has
 //! taken the note away. So a member that is killed between giving up and finding that it was the last has left a trace: who clears up
 //! goes through the same steps for it. Who ends the connection is written in the same word by which the record's life is over.
 
@@ -64,15 +64,10 @@ fn holding(word: u64) -> u64 {
 }
 
 impl Holders {
-    /// A connection begins, and `member` alone holds it.
+    /// A connection begins in a record that nobody else uses, and `member` alone holds it.
     pub fn begin(&self, member: usize) {
         let (at, bit) = bits(member);
         self.0.iter().enumerate().for_each(|(i, w)| w.store(if i == at { bit } else { 0 }, Relaxed));
-    }
-
-    /// The record is free.
-    pub fn clear(&self) {
-        self.0.iter().for_each(|w| w.store(0, Relaxed));
     }
 
     /// A member that did not live until now will hold it, as its parent does.
@@ -188,8 +183,6 @@ mod tests {
         holders.begin(9);
         holders.add(200);
         assert!(!holders.give_up(&life, 200) && holders.give_up(&life, 9));
-        holders.clear();
-        assert!(!holders.knows_any());
         life.store(life.load(Relaxed).next(), Relaxed);
         holders.begin(3);
         assert_eq!((holders.count(), holders.knows(200), life.load(Relaxed).ended_by), (1, false, None));

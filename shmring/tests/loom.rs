@@ -452,7 +452,7 @@ struct Record {
 }
 
 impl Record {
-    /// The connection has ended: the record is free, and at once another member's. As `clear` and `begin`, which store: loom does not
+    /// The connection has ended: the record is free, and at once another member's. As `begin`, which stores: loom does not
     /// put plain stores and exchanges of the same word in one order, and would show the last reader what was overwritten.
     fn end(&self, members: [usize; 2], next: usize) {
         self.ended.fetch_add(1, Ordering::Relaxed);

@@ -47,7 +47,6 @@ impl World {
         Simulated::forget_connections();
         for ep in family::held() {
             ep.local().refs.store(0, Relaxed);
-            ep.holders.clear();
             family::free(ep);
         }
         for chan in channel::all() {
@@ -377,7 +376,6 @@ impl Side {
         let slot = l.offered.swap(None, Relaxed).unwrap_or(self.ep.slot.load(Relaxed));
         l.refs.store(0, Relaxed);
         l.chan.store(None, Relaxed);
-        self.ep.holders.clear();
         family::free(self.ep);
         if let Some(chan) = chan {
             chan.unseat(slot as usize, self.ep);

@@ -217,9 +217,11 @@ fn a_child_that_is_killed_in_its_close_keeps_no_slot_of_its_connectors() {
         for calls in 0.. {
             let (lane, others, pair, child) = forked_connector(&world, neighbour);
             let finished = child.run_for(calls, || pair.a.close()).is_some();
+            let context = format!("killed at call {calls}, {neighbour:?}");
+            // Where it is stopped it may be about to use the slot.
+            assert!(!lane.connects.give_up_for_heirs(), "{context}");
             child.kill();
             pair.b.close();
-            let context = format!("killed at call {calls}, {neighbour:?}");
             let said = slots::free_slot(lane.accepts).is_some();
             assert_eq!(lane.connects.give_up_for_heirs(), !said, "{context}");
             let last = fill(&world, lane, 1);
@@ -606,4 +608,78 @@ fn a_process_that_is_killed_while_it_forks_leaves_no_place_taken() {
             break;
         }
     }
+}
+
+/// A child that gets the place of one that had closed a connection, and has died, holds that connection as any other child does.
+#[test]
+fn a_child_in_the_place_of_a_dead_one_holds_what_its_parent_holds() {
+    let world = World::new();
+    let (pair, dead) = forked(&world, Neighbour::Own);
+    let place = dead.run(crate::members::my_place);
+    dead.run(|| pair.b.close());
+    let other = warmed(&world);
+    let second = Process::fork();
+    second.run(|| (pair.a.close(), other.close()).1);
+    dead.kill();
+    // Whoever looks for holders of something gives the place back.
+    assert!(!family::sole_holder(pair.b.ep));
+    let child = Process::fork();
+    assert_eq!(child.run(crate::members::my_place), place);
+    child.run(|| (pair.a.close(), other.close()).1);
+    second.run(|| pair.b.close());
+    pair.b.close();
+    assert_eq!(pair.a.send(b"to the child"), Ok(12));
+    assert_eq!(child.run(|| pair.b.recv(99)), Ok(b"to the child".to_vec()));
+    child.run(|| pair.b.close());
+    assert_eq!(pair.a.recv(9), Ok(vec![]));
+    pair.a.close();
+    other.close();
+    [second, child].into_iter().for_each(Process::kill);
+}
+
+/// A child has what is attached, not what its parent has offered; and it keeps no channel for what a stranger may still read.
+#[test]
+fn a_child_keeps_no_channel_longer_than_its_connections() {
+    let world = World::new();
+    let pair = world.pair();
+    let lane = world.lane(RING, Neighbour::Own).unwrap();
+    let held = slots::lock();
+    assert!(slots::offer(pair.b.ep, lane.accepts, 5));
+    held.release();
+    let child = Process::fork();
+    child.run(|| {
+        assert_eq!(crate::channel::all().count(), 0);
+        pair.close();
+    });
+    child.kill();
+    pair.close();
+    let (pair, child) = forked(&world, Neighbour::Stranger);
+    pair.b.close();
+    child.run(|| {
+        assert_eq!(pair.b.send(&bytes(0, RING / 2)), Ok(RING / 2));
+        pair.b.close();
+        assert_eq!(crate::channel::all().count(), 0);
+    });
+    assert_eq!(pair.a.recv(RING), Ok(bytes(0, RING / 2)));
+    pair.a.close();
+    child.kill();
+}
+
+/// What another thread offers for a connection that is being closed is taken back.
+#[test]
+fn a_connection_that_is_closed_leaves_no_offer() {
+    let world = World::new();
+    let pair = world.pair();
+    let lane = world.lane(RING, Neighbour::Own).unwrap();
+    let stays = world.pair();
+    assert!(stays.attach_in(lane));
+    let held = slots::lock();
+    assert!(slots::offer(pair.b.ep, lane.accepts, 5));
+    held.release();
+    slots::bar(pair.b.ep);
+    assert_eq!(pair.b.ep.state(), State::Pinned);
+    assert_eq!((lane.accepts.offers()[5].slot.load(Relaxed), lane.accepts.used.load(Relaxed)), (None, 1));
+    assert!(lane.accepts.endpoint(5).is_none());
+    pair.close();
+    stays.close();
 }
