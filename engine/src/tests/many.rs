@@ -6,7 +6,7 @@ use crate::leave;
 use crate::sim::faults::Want;
 use crate::sim::world::{Lane, Neighbour, Side};
 use core::sync::atomic::Ordering::Relaxed;
-use libc::{EAGAIN, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use libc::{EAGAIN, POLLIN, POLLOUT, POLLRDHUP};
 use proptest::prelude::*;
 use shmring::family::{Reason, State};
 
@@ -23,7 +23,7 @@ enum Op {
     Recv(bool, usize),
     Peek(bool, usize),
     Poll(bool),
-    Shutdown(bool),
+    Shutdown(bool, i32),
     Close(bool),
     /// Of the connection that is not the reference.
     Attach,
@@ -54,7 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Recv(e, n)),
         2 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Peek(e, n)),
         3 => end.prop_map(Op::Poll),
-        1 => end.prop_map(Op::Shutdown),
+        1 => (end, how()).prop_map(|(e, how)| Op::Shutdown(e, how)),
         2 => end.prop_map(Op::Close),
         4 => Just(Op::Attach),
         1 => end.prop_map(Op::Rewind),
@@ -139,7 +139,7 @@ impl Both {
     fn apply(&mut self, op: Op, lane: &mut dyn FnMut() -> Option<Lane>) -> Result<(), TestCaseError> {
         let end = match op {
             Op::Send(e, _) | Op::Recv(e, _) | Op::Peek(e, _) => e,
-            Op::Poll(e) | Op::Shutdown(e) | Op::Close(e) | Op::Rewind(e) | Op::Cut(e) | Op::Echo(e) => e,
+            Op::Poll(e) | Op::Shutdown(e, _) | Op::Close(e) | Op::Rewind(e) | Op::Cut(e) | Op::Echo(e) => e,
             Op::Attach => return self.attach(lane),
         };
         if !self.open[usize::from(end)] {
@@ -156,7 +156,7 @@ impl Both {
                 let events = POLLIN | POLLOUT | POLLRDHUP;
                 prop_assert_eq!(ours.poll(events), reference.poll(events));
             }
-            Op::Shutdown(_) => prop_assert_eq!(ours.shutdown(SHUT_WR), reference.shutdown(SHUT_WR)),
+            Op::Shutdown(_, how) => prop_assert_eq!(ours.shutdown(how), reference.shutdown(how)),
             Op::Close(_) => {
                 ours.close();
                 reference.close();

@@ -17,12 +17,19 @@ mod waiting;
 
 use crate::sim::Simulated;
 use crate::sim::world::{Pair, RING, World};
+use libc::{SHUT_RD, SHUT_RDWR, SHUT_WR};
+use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use shmring::switch::{RxPhase, TxPhase};
 
 /// `n` bytes that tell where in the stream they stand.
 fn bytes(from: usize, n: usize) -> Vec<u8> {
     (from..from + n).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
+}
+
+/// How a program shuts a connection down.
+fn how() -> impl Strategy<Value = i32> {
+    prop_oneof![3 => Just(SHUT_WR), 1 => Just(SHUT_RD), 1 => Just(SHUT_RDWR)]
 }
 
 /// How random tests run: `few` times under Miri, else as often as ENGINE_CASES says. A failure prints the seed, with which

@@ -4,7 +4,7 @@
 use super::*;
 use crate::leave;
 use crate::sim::world::Side;
-use libc::{POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
+use libc::{POLLIN, POLLOUT, POLLRDHUP};
 use proptest::prelude::*;
 use shmring::family::Reason;
 
@@ -38,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Recv(e, n)),
         2 => (end, 1..RING / 12).prop_map(|(e, n)| Op::Peek(e, n)),
         4 => end.prop_map(Op::Poll),
-        1 => (end, prop_oneof![3 => Just(SHUT_WR), 1 => Just(SHUT_RD), 1 => Just(SHUT_RDWR)]).prop_map(|(e, how)| Op::Shutdown(e, how)),
+        1 => (end, how()).prop_map(|(e, how)| Op::Shutdown(e, how)),
         2 => Just(Op::Attach),
         1 => end.prop_map(Op::Rewind),
         1 => end.prop_map(Op::Cut),
