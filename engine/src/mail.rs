@@ -8,8 +8,8 @@ use crate::channel::{self, Chan, mapping};
 use crate::endpoint::Ep;
 use crate::kernel::{HOME, K, Kernel as _};
 use crate::lock::Lock;
-use crate::peer::DIAG;
-use crate::{config, lifeline, own, poller, sealed, slow};
+use crate::peer::{DIAG, REGISTRY};
+use crate::{config, lifeline, members, own, poller, sealed, slow};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 use rendezvous::mailbox::{self, Answer, Incoming, Received, SendError};
@@ -187,6 +187,15 @@ pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
     k.at.store(now, Relaxed);
     k.nonce.store(nonce, Relaxed);
     talk();
+}
+
+/// The program has changed its root directory: see [`Registry::shut_in`](rendezvous::registry::Registry::shut_in).
+pub fn shut_in() {
+    if !members::is_filtered() {
+        let held = RENDEZVOUS.lock();
+        REGISTRY.shut_in();
+        held.release();
+    }
 }
 
 /// Until this time the mailbox is not read, since all that was in it came from nobody who may ask; 0: it is read.

@@ -274,6 +274,9 @@ real! {
     // raw
     fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
     fn unshare(flags: c_int) -> c_int;
+    fn setns(fd: c_int, kind: c_int) -> c_int;
+    fn chroot(path: *const c_char) -> c_int;
+    fn pivot_root(new: *const c_char, old: *const c_char) -> c_int;
     fn setuid(user: libc::uid_t) -> c_int;
     fn seteuid(user: libc::uid_t) -> c_int;
     fn setreuid(user: libc::uid_t, effective: libc::uid_t) -> c_int;

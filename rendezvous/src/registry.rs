@@ -93,7 +93,7 @@ impl Error {
 }
 
 /// The registry; meant to be a `static`. Keeps at most three descriptors: the directory (so that it works
-/// on after `chroot`), our own file, and the last file of others that was read.
+/// on after `chroot`, see [`shut_in`](Registry::shut_in)), our own file, and the last file of others that was read.
 pub struct Registry {
     directory: Keep,
     own: Keep,
@@ -133,6 +133,17 @@ impl Registry {
         self.read_namespace();
         let fd = os::openat(libc::AT_FDCWD, directory, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(Error::from)?;
         self.stash(&self.directory, fd).map(drop)
+    }
+
+    /// The program has changed its root directory. A directory that was open before leads out of the new root, to whoever takes the
+    /// program over: a mount of it alone takes its place, which leads nowhere else. Without the right to make one it is
+    /// closed, and every later call that would open a file says [`Error::NoDirectory`].
+    pub fn shut_in(&self) {
+        let Some((open, st)) = self.directory.take() else { return };
+        if let Ok(fd) = os::detached(open) {
+            self.directory.put((self.place)(fd), &st);
+        }
+        os::close(open);
     }
 
     /// Reads the network namespace: the calling thread's. Without /proc everybody who has none meets at 0, or at what was read

@@ -9,7 +9,7 @@
 use crate::{descriptors, images, mlock, processes, users};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::ptr::null;
-use engine::{custody, family};
+use engine::{custody, family, mail};
 use host::real;
 use host::tls::tls;
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, uid_t};
@@ -285,6 +285,34 @@ pub unsafe extern "C-unwind" fn unshare(flags: c_int) -> c_int {
     }
     // SAFETY: libc gets the program's own argument.
     unsafe { real::unshare(flags) }
+}
+
+/// Tells the rendezvous of a call that may have changed the root directory.
+fn root_changed(r: c_int) -> c_int {
+    if r == 0 {
+        mail::shut_in();
+    }
+    r
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn chroot(path: *const c_char) -> c_int {
+    // SAFETY: libc gets the program's own argument.
+    root_changed(unsafe { real::chroot(path) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pivot_root(new: *const c_char, old: *const c_char) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    root_changed(unsafe { real::pivot_root(new, old) })
+}
+
+/// Another mount namespace has another root (setns(2)). That of a connection's socket is looked at when it is attached.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn setns(fd: c_int, kind: c_int) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    let r = unsafe { real::setns(fd, kind) };
+    if kind == 0 || kind & libc::CLONE_NEWNS != 0 { root_changed(r) } else { r }
 }
 
 #[unsafe(no_mangle)]

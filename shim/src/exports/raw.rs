@@ -249,6 +249,9 @@ pub unsafe extern "C-unwind" fn syscall(
                 native()
             }
             libc::SYS_unshare => super::process::unshare(ai) as c_long,
+            libc::SYS_setns => super::process::setns(ai, b as _) as c_long,
+            libc::SYS_chroot => super::process::chroot(a as _) as c_long,
+            libc::SYS_pivot_root => super::process::pivot_root(a as _, b as _) as c_long,
             libc::SYS_clone if a & libc::CLONE_VM as usize == 0 && b == 0 => forking(nr, a, b, c, d, e),
             libc::SYS_clone3 if clone3_forks(a as _, b) => forking(nr, a, b, 0, 0, 0),
             libc::SYS_exit_group => {

@@ -24,6 +24,27 @@ fn a_child_that_is_taken_over_reaches_nothing_of_its_parents() {
     scenario("taken-over", "setresuid", 4, true);
 }
 
+/// A directory that was open before the jail would lead out of it, whoever takes the program over.
+#[test]
+fn a_jail_has_no_way_out() {
+    if !is_root() {
+        return eprintln!("skipped: a jail needs root");
+    }
+    // After a mount namespace of its own it cannot see the registry any more.
+    for (how, directions) in [("chroot", 4), ("syscall", 4), ("pivot", 2)] {
+        let program = |lab: &Lab| {
+            let empty = lab.path("empty");
+            std::fs::create_dir_all(&empty).expect("a directory");
+            let mut command = lab.command(Side::Client, lab.compile("jail.c", &[]));
+            command.arg(how).arg(empty);
+            command
+        };
+        compare_one(&format!("jail-{how}"), program, |said, log| {
+            said.contains("ways out: 0") && on_ring(log) >= directions
+        });
+    }
+}
+
 #[test]
 fn what_it_shares_with_a_process_of_its_former_user_is_left() {
     scenario("former", "setuid", 2, true);
