@@ -1,6 +1,7 @@
 """Sockets, threads and processes in two network namespaces: the one that this process is started in, and one that it makes.
 
     enters            a connection here; then a forked child goes to the other one, and talks to a server there
+    survives          a child has a connection from its parent, and uses it in the other one when the peer was killed
     moves             a connection here, and the process goes to the other one; then its peer is killed
     connects, accepts a connection with a peer without culvert in the other one, used from here; says its ports and its cookie,
                       and goes on when a line comes
@@ -9,6 +10,8 @@
 """
 import ctypes
 import os
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -110,6 +113,39 @@ def enters():
     ask(c, "here, afterwards,", 10, 0.02)
     here.kill()
     there.kill()
+
+
+def stopped(pid):
+    threads = [open(f"/proc/{pid}/task/{t}/stat").read() for t in os.listdir(f"/proc/{pid}/task")]
+    return all(t.rpartition(")")[2].split()[0] == "T" for t in threads)
+
+
+def survives():
+    other = Network()
+    server = another(True, "serve")
+    c = connected(int(server.stdout.readline()))
+    ask(c, "here", 400, 0)
+    child = os.fork()
+    if child == 0:
+        ask(c, "the child", 10, 0.01)
+        with other:
+            # More than the peer takes in a call. What it has not read resets the connection.
+            os.kill(server.pid, signal.SIGSTOP)
+            while not stopped(server.pid):
+                pass
+            c.sendall(bytes(65536))
+            os.kill(server.pid, signal.SIGKILL)
+            select.select([c], [], [])
+            for call in (lambda: c.recv(1), lambda: c.send(b"x"), lambda: c.recv(1)):
+                try:
+                    print("the child is told", call())
+                except OSError as e:
+                    print("the child is told", e.strerror)
+            sys.stdout.flush()
+        os._exit(0)
+    c.close()
+    os.waitpid(child, 0)
+    server.wait()
 
 
 def moves():

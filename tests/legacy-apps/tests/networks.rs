@@ -36,6 +36,12 @@ fn a_child_that_goes_to_another_network() {
     runs("enters");
 }
 
+/// It has no socket to ask the kernel with who holds the other end.
+#[test]
+fn a_child_that_is_elsewhere_when_its_peer_is_killed() {
+    runs("survives");
+}
+
 #[test]
 fn a_connection_that_is_used_from_another_network() {
     runs("moves");
