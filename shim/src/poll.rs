@@ -256,8 +256,8 @@ fn has_more(p: &pollfd) -> bool {
 fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
     let mut asks = false;
     for (p, w) in set.iter_mut().zip(work.iter_mut()) {
-        *w = *p;
-        w.revents = 0;
+        // The program may ask for a bit that is no event.
+        *w = pollfd { fd: p.fd, events: p.events & !MARK, revents: 0 };
         if let Some((ep, chan)) = on_ring(p.fd)
             && !conn::make_ready(ep, chan)
         {
