@@ -241,3 +241,63 @@ fn an_echo_on_its_way_is_nothing_that_one_who_has_shut_down_reading_waits_for() 
         pair.close();
     }
 }
+
+/// What the kernel has reported of the end, which it reports once, is noted, and stays as it was seen first.
+#[test]
+fn how_a_connection_ended_is_noted_as_the_kernel_reports_it() {
+    use crate::lifeline::FIN_ALONE;
+    use core::sync::atomic::Ordering::Relaxed;
+    use libc::{ETIMEDOUT, POLLERR};
+    use shmring::family::{FIN, RST};
+    let world = World::new();
+    let pair = world.attached();
+    let ep = pair.b.ep;
+    // Ended, and not known how.
+    const SOMEHOW: u32 = 1;
+    for (before, shut, errno, after) in [
+        // tcp_reset: in CLOSE_WAIT, that is behind a FIN.
+        (0, 0, EPIPE, FIN),
+        (SOMEHOW, 0, EPIPE, FIN),
+        // sk_stream_error: this side has shut down.
+        (0, 1, EPIPE, 0),
+        (SOMEHOW, 1, EPIPE, SOMEHOW),
+        (0, 0, ECONNRESET, RST),
+        (SOMEHOW, 1, ECONNRESET, RST),
+        (0, 0, ETIMEDOUT, RST),
+        // What was seen first counts.
+        (FIN, 0, ECONNRESET, FIN),
+        (RST, 0, EPIPE, RST),
+        (0, 0, EAGAIN, 0),
+    ] {
+        ep.rx_fin.store(before, Relaxed);
+        ep.wr_shut.store(shut, Relaxed);
+        ep.note_error(errno);
+        assert_eq!(ep.rx_fin.load(Relaxed), after, "{before} {shut} {errno}");
+    }
+    for (before, shut, seen, after) in [
+        (0, 0, POLLIN | POLLOUT, 0),
+        (0, 0, FIN_ALONE | POLLIN, FIN),
+        (SOMEHOW, 0, FIN_ALONE, FIN),
+        // This side has shut down for reading: the kernel shows that alike.
+        (0, 1, FIN_ALONE, SOMEHOW),
+        (0, 0, POLLHUP | POLLERR | POLLRDHUP, SOMEHOW),
+        (RST, 0, POLLHUP | POLLERR | POLLRDHUP, RST),
+        (FIN, 0, POLLHUP | POLLERR | POLLRDHUP, FIN),
+    ] {
+        ep.rx_fin.store(before, Relaxed);
+        ep.rd_shut.store(shut, Relaxed);
+        ep.note_end(seen);
+        assert_eq!(ep.rx_fin.load(Relaxed), after, "{before} {shut} {seen:x}");
+    }
+    for word in [&ep.rx_fin, &ep.wr_shut, &ep.rd_shut] {
+        word.store(0, Relaxed);
+    }
+    pair.close();
+    // One that is not attached has the kernel's own word.
+    let pair = world.pair();
+    let before = pair.b.ep.rx_fin.load(Relaxed);
+    pair.b.ep.note_error(ECONNRESET);
+    pair.b.ep.note_error(EPIPE);
+    assert_eq!(pair.b.ep.rx_fin.load(Relaxed), before);
+    pair.close();
+}

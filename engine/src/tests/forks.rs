@@ -683,3 +683,40 @@ fn a_connection_that_is_closed_leaves_no_offer() {
     pair.close();
     stays.close();
 }
+
+/// Who clears up after a dead member does so alone, until it is dead itself.
+#[test]
+fn one_that_dies_while_it_clears_up_is_cleared_up_after() {
+    let world = World::new();
+    let members = &crate::members::header().unwrap().members;
+    let place = |p: Process| p.run(|| crate::members::my_place().unwrap());
+    for killed in [true, false] {
+        let (pair, dead) = forked(&world, Neighbour::Own);
+        let clears = Process::fork();
+        clears.run(|| pair.close());
+        let (died, by) = (place(dead), place(clears));
+        dead.kill();
+        let word = &members[died];
+        let was = Member(word.load(Relaxed));
+        let generation = |place: usize| Member(members[place].load(Relaxed)).generation();
+        let begun_by = |place: usize, generation| {
+            word.store(was.reaped(place, generation).0, Relaxed);
+            family::sole_holder(pair.b.ep)
+        };
+        // Another thread of this process does it.
+        let me = crate::members::my_place().unwrap();
+        assert!(!begun_by(me, generation(me)));
+        // One that lives does it; then it is dead, or another has its place.
+        assert!(!begun_by(by, generation(by)));
+        if killed {
+            clears.kill();
+            assert!(family::sole_holder(pair.b.ep));
+        } else {
+            assert!(begun_by(by, generation(by) + 1));
+            clears.kill();
+        }
+        assert_eq!(pair.b.ep.holders.count(), 1);
+        assert!(!pair.b.ep.holders.knows(died));
+        pair.close();
+    }
+}
