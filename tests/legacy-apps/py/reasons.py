@@ -152,8 +152,15 @@ def exec_():
 
 
 def socket_option():
-    a, b = pair()
-    b.setsockopt(socket.SOL_SOCKET, 47, 1 << 20)  # SO_MAX_PACING_RATE
+    if "device" in sys.argv:
+        # What is accepted is bound to it, too.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+            a = socket.create_connection(listener.getsockname())
+            b, _ = listener.accept()
+    else:
+        a, b = pair()
+        b.setsockopt(socket.SOL_SOCKET, 47, 1 << 20)  # SO_MAX_PACING_RATE
     talk(a, b, 100)
     return a, b
 

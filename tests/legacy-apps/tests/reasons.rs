@@ -77,6 +77,15 @@ fn peer_without_culvert() {
     }
 }
 
+/// Two connections of one namespace may have the same addresses, if they are bound to devices.
+#[test]
+fn bound_to_a_device() {
+    scenario("socket-option", |_, mut c| {
+        c.arg("device");
+        c
+    });
+}
+
 #[test]
 fn configured() {
     scenario("configured", |_, mut c| {
