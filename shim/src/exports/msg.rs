@@ -101,7 +101,11 @@ const MSG_CMSG_COMPAT: c_int = c_int::MIN;
 fn refused(m: &msghdr, flags: c_int) -> bool {
     m.msg_iovlen > UIO_MAXIOV
         || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
-        || flags & MSG_CMSG_COMPAT != 0 && lnx::refuses_flag(MSG_CMSG_COMPAT)
+        || refused_flags(flags)
+}
+
+fn refused_flags(flags: c_int) -> bool {
+    flags & MSG_CMSG_COMPAT != 0 && lnx::refuses_flag(MSG_CMSG_COMPAT)
 }
 
 /// Whether the kernel can read the name of a message: as much of it as it takes (`__copy_msghdr`).
@@ -178,6 +182,10 @@ pub unsafe extern "C-unwind" fn sendmmsg(fd: c_int, v: *mut mmsghdr, n: c_uint, 
                     Err(_) => break,
                 }
             }
+            return real::sendmmsg(fd, v, n as c_uint, flags);
+        }
+        // The flags are looked at before anything else, also where there is no message.
+        if refused_flags(flags) {
             return real::sendmmsg(fd, v, n as c_uint, flags);
         }
         let saved = real::errno();
@@ -318,7 +326,7 @@ pub unsafe extern "C-unwind" fn recvmmsg(
             return native() as c_int;
         }
         let timeout = match nanos(t) {
-            Ok(ns) if flags & libc::MSG_ERRQUEUE == 0 => ns,
+            Ok(ns) if flags & libc::MSG_ERRQUEUE == 0 && !refused_flags(flags) => ns,
             // The kernel says what is wrong, before it looks at the socket's data.
             _ => return native() as c_int,
         };

@@ -831,6 +831,17 @@ static void commands(void)
 			feed(); TRY("recvmmsg count", 0, recvmmsg(fd, m, counts[i], 0, 0));
 			if (tcp()) TRY("sendmmsg count", 16 * counts[i], sendmmsg(fd, m, counts[i], MSG_NOSIGNAL));
 		}
+		/* Messages that are none, and flags that come before them. */
+		static const int early[] = { 0, INT_MIN /* MSG_CMSG_COMPAT */, INT_MIN | MSG_DONTWAIT, MSG_WAITFORONE };
+		for (i = 0; i < 16; i++) {
+			int flags = early[i / 4] | MSG_NOSIGNAL;
+			unsigned n = i % 4 < 2 ? 0 : 1025 * (i % 4 - 2) + 1;
+			struct mmsghdr *at = i % 2 ? 0 : n > 1 ? 0 : m;
+			struct timespec t = { 0, 0 };
+			TRY("sendmmsg early", tcp() && n == 1 && at ? 16 : 0, tcp() || !n || !at ? sendmmsg(fd, at, n, flags) : 0);
+			feed(); TRY("recvmmsg early", 0, recvmmsg(fd, at, n, flags, 0));
+			feed(); TRY("recvmmsg early within", 0, recvmmsg(fd, at, n, flags, &t));
+		}
 		static const struct timespec times[] = { { 0, 0 }, { 0, 1 }, { -1, 0 }, { 0, -1 }, { 0, 1000000000 }, { 0, 999999999 }, { (time_t)1 << 62, 0 }, { INT64_MIN, 0 } };
 		for (i = 0; i < 8; i++) {
 			struct timespec t = times[i];
