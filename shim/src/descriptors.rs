@@ -5,7 +5,9 @@
 use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use engine::fds::{self, Kind};
-use engine::{acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer, poller};
+use engine::{
+    acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer, poller, ruin, watchers,
+};
 use host::real;
 use host::tls::tls;
 use libc::{c_int, c_uint, sockaddr, socklen_t};
@@ -110,9 +112,13 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
             ep.ports.store(0, Relaxed);
             acts::opened(ep, fd, begun);
         }
-        if r == 0 && ep.state() == State::Attached {
+        if r == 0
+            && ep.state() == State::Attached
+            && let Some(chan) = ep.chan()
+        {
             // Of a connection, only its end can be asked for: AF_UNSPEC (connect(2)).
-            ep.note_end(lifeline::look(fd, lifeline::ENDED));
+            ruin::disconnected(ep, chan);
+            watchers::touched(ep);
         }
     }
     r

@@ -381,6 +381,8 @@ pub struct Endpoint {
     pub tx_blocked: AtomicU32,
     /// Not 0: urgent data has come on the lifeline. From a mark that lies there on FIONREAD counts nothing.
     pub urgent: AtomicU32,
+    /// How often its program has disconnected the socket (`sk_disconnects`).
+    pub disconnects: AtomicU32,
 
     // --- receiving
     /// Owner of the receiving direction, or who owned it last: see [`owner`].
@@ -496,6 +498,7 @@ impl Endpoint {
             &self.slot,
             &self.tx_blocked,
             &self.urgent,
+            &self.disconnects,
             &self.rx_fin,
             &self.rd_shut,
             &self.handed,

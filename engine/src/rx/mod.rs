@@ -286,6 +286,7 @@ pub unsafe fn recv(
         }
         let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
+        let disconnects = record.disconnects.load(Relaxed);
         fd = sleepers::lie_down(ep, fd);
         // SAFETY: no lock is held.
         let woken = unsafe {
@@ -304,6 +305,10 @@ pub unsafe fn recv(
             };
         }
         fd = sleepers::number(ep, fd);
+        if record.disconnects.load(Relaxed) != disconnects {
+            // Its error is left to the next call (sk_wait_event).
+            return Some(if total > 0 { total as isize } else { -libc::EPIPE as isize });
+        }
         match woken {
             Err(libc::EAGAIN) if step.is_some() => {}
             Err(_) if b.len == 0 => return Some(0),

@@ -301,3 +301,18 @@ fn how_a_connection_ended_is_noted_as_the_kernel_reports_it() {
     assert_eq!(pair.b.ep.rx_fin.load(Relaxed), before);
     pair.close();
 }
+
+#[test]
+fn what_is_unread_goes_with_a_connection_that_is_disconnected() {
+    use crate::kernel::Kernel;
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.b.send(b"unread"), Ok(6));
+    Simulated::disconnect(pair.a.fd);
+    crate::ruin::disconnected(pair.a.ep, pair.a.ep.chan().expect("a channel"));
+    assert_eq!(pair.a.recv(9), Err(ECONNRESET));
+    assert_eq!(pair.a.recv(9), Err(libc::ENOTCONN));
+    assert_eq!(pair.b.recv(9), Err(ECONNRESET));
+    assert_eq!(pair.b.recv(9), Ok(vec![]));
+    pair.close();
+}

@@ -99,9 +99,7 @@ const MSG_CMSG_COMPAT: c_int = c_int::MIN;
 /// Whether the kernel refuses this header before it looks at the socket's data (`__copy_msghdr`), or the flags
 /// (`__sys_sendmsg`, unless the kernel was built without calls of 32 bits).
 fn refused(m: &msghdr, flags: c_int) -> bool {
-    m.msg_iovlen > UIO_MAXIOV
-        || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0)
-        || refused_flags(flags)
+    m.msg_iovlen > UIO_MAXIOV || (!m.msg_name.is_null() && (m.msg_namelen as c_int) < 0) || refused_flags(flags)
 }
 
 fn refused_flags(flags: c_int) -> bool {

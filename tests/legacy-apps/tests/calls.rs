@@ -170,6 +170,16 @@ fn who_waits_for_room_is_told_of_a_shutdown() {
     woken("shut");
 }
 
+#[test]
+fn what_is_unread_when_a_socket_is_disconnected() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "disconnected.py");
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("disconnected", program, |_, log| on_ring(log) >= 80);
+}
+
 /// Runs a case of `py/urgent.py`, on rings from the first exchange on, and on rings that come on the way.
 fn urgent(case: &str, rings: usize) {
     let program = |lab: &Lab| {

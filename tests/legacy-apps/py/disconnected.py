@@ -1,0 +1,118 @@
+"""A connection is disconnected (connect(2), AF_UNSPEC) while bytes lie unread, in either direction: they are gone with it, who sleeps
+is woken, and the socket can be connected anew (tcp_disconnect). Both ends are here, and the connection is on rings where it can be."""
+import array
+import ctypes
+import errno
+import fcntl
+import select
+import socket
+import termios
+import threading
+
+from ends import pair
+
+libc = ctypes.CDLL(None, use_errno=True)
+PATIENCE = 20
+
+
+def disconnect(s):
+    """A struct sockaddr of zeros."""
+    ctypes.set_errno(0)
+    return libc.connect(s.fileno(), ctypes.create_string_buffer(16), 16), ctypes.get_errno()
+
+
+def outcome(call):
+    try:
+        got = call()
+    except OSError as e:
+        return errno.errorcode[e.errno]
+    return len(got) if isinstance(got, bytes) else got
+
+
+def unread(s):
+    answer = array.array("i", [-1])
+    fcntl.ioctl(s, termios.FIONREAD, answer)
+    return answer[0]
+
+
+def events(s):
+    p = select.poll()
+    p.register(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
+    return [e for _, e in p.poll(0)]
+
+
+def send(s):
+    return s.send(b"x", socket.MSG_NOSIGNAL)
+
+
+for back in (False, True):
+    for mine in (b"", b"unread"):
+        for theirs in (b"", b"sent"):
+            for state in ("", "wr", "rd", "peer", "both"):
+                a, b = pair()
+                if back:
+                    a, b = b, a
+                for s in (a, b):
+                    s.setblocking(False)
+                b.send(mine), a.send(theirs)
+                if state in ("wr", "both"):
+                    a.shutdown(socket.SHUT_WR)
+                if state == "rd":
+                    a.shutdown(socket.SHUT_RD)
+                if state in ("peer", "both"):
+                    b.shutdown(socket.SHUT_WR)
+                    # It has come.
+                    p = select.poll()
+                    p.register(a, select.POLLRDHUP)
+                    p.poll(PATIENCE * 1000)
+                print(back, mine, theirs, state, disconnect(a), unread(a), events(a))
+                print(outcome(lambda: a.recv(3)), outcome(lambda: a.recv(99)), outcome(lambda: send(a)), events(a))
+                print(a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), outcome(a.getpeername))
+                print(events(b), unread(b), outcome(lambda: b.recv(99)), outcome(lambda: b.recv(99)), outcome(lambda: send(b)))
+                print(disconnect(a))
+
+for lies in (False, True):
+    a, b = pair()
+    if lies:
+        b.send(b"unread"), a.send(b"sent")
+    print(disconnect(a))
+    listener = socket.create_server(("127.0.0.1", 0))
+    a.connect(listener.getsockname())
+    c, _ = listener.accept()
+    for _ in range(20):
+        c.sendall(b"ping"), a.recv(4), a.sendall(b"pong"), c.recv(4)
+    c.setblocking(False)
+    print(outcome(lambda: b.recv(9)), outcome(lambda: b.recv(9)), outcome(lambda: c.recv(9)))
+    a.shutdown(socket.SHUT_WR)
+    print(outcome(lambda: a.recv(9, socket.MSG_DONTWAIT)), outcome(lambda: send(c)), outcome(lambda: a.recv(9)))
+
+
+def full(s):
+    while True:
+        try:
+            s.send(b"x" * 65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+
+
+def polled(s):
+    p = select.poll()
+    p.register(s, select.POLLIN)
+    return [e for _, e in p.poll(PATIENCE * 1000)]
+
+
+def epolled(s):
+    p = select.epoll()
+    p.register(s, select.EPOLLIN)
+    return [e for _, e in p.poll(PATIENCE)]
+
+
+for wait in (lambda s: outcome(lambda: s.recv(9)), lambda s: (full(s), outcome(lambda: send(s)))[1], polled, epolled):
+    a, b = pair()
+    told = []
+    waiting, over = threading.Event(), threading.Event()
+    waiter = threading.Thread(target=lambda: (waiting.set(), told.append(wait(a)), over.set()), daemon=True)
+    waiter.start()
+    waiting.wait()
+    early = over.wait(0.3)
+    print(disconnect(a), early, over.wait(PATIENCE / 2), told)
