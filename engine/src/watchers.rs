@@ -19,8 +19,6 @@ pub struct Watchers {
     pub touched: fn(Ep),
     /// A sending direction on which somebody may wait for room has gone from the ring to the kernel, which may have it.
     pub gave_way: fn(Ep),
-    /// What is there to read counts as news: an edge.
-    pub readable: fn(Ep),
     /// A call that does not wait was told to come again, though there may be bytes, or room: another one had the direction, or was
     /// leaving it. Edge-triggered watches are told once more.
     pub turned_away: fn(Ep),
@@ -67,13 +65,6 @@ pub fn touched(ep: Ep) {
 pub fn gave_way(ep: Ep) {
     if let Some(w) = watchers() {
         (w.gave_way)(ep);
-    }
-}
-
-/// See [`Watchers::readable`].
-pub fn readable(ep: Ep) {
-    if let Some(w) = watchers() {
-        (w.readable)(ep);
     }
 }
 

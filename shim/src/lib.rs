@@ -41,7 +41,6 @@ static WATCHERS: watchers::Watchers = watchers::Watchers {
     attached: epoll::attached,
     touched: epoll::touched,
     gave_way: epoll::gave_way,
-    readable: epoll::readable,
     turned_away: epoll::turned_away,
     drained: epoll::drained,
     number_closed: epoll::number_closed,

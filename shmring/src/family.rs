@@ -381,6 +381,8 @@ pub struct Endpoint {
     pub tx_blocked: AtomicU32,
     /// Not 0: urgent data has come on the lifeline. From a mark that lies there on FIONREAD counts nothing.
     pub urgent: AtomicU32,
+    /// How often what there is to read has become news without more of it (for edges).
+    pub renewed: AtomicU32,
     /// How often its program has disconnected the socket (`sk_disconnects`).
     pub disconnects: AtomicU32,
 
@@ -498,6 +500,7 @@ impl Endpoint {
             &self.slot,
             &self.tx_blocked,
             &self.urgent,
+            &self.renewed,
             &self.disconnects,
             &self.rx_fin,
             &self.rd_shut,

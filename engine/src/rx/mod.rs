@@ -92,8 +92,9 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
 /// kernel tells.
 pub fn low_set(ep: Ep, chan: &Chan) {
     if on_ring(ep, chan) >= low(ep, chan) {
-        // In this order: another process that has the set, too, finds the edge when it is woken.
-        watchers::readable(ep);
+        // In this order: who is woken finds an edge.
+        ep.renewed.fetch_add(1, Relaxed);
+        watchers::touched(ep);
         chan.tell_holders(ep.slot.load(Relaxed) as usize);
     }
 }

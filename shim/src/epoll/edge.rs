@@ -16,10 +16,11 @@ pub(super) const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
 /// All that a program can ask to be told; the rest of its mask says how.
 pub(super) const NEWS: u32 = 0xffff;
 
-/// How far the sender has come on the ring, and whether that is the end of its stream: what makes an edge if it changes.
-/// A sender that goes back to the kernel is no news.
+/// How far the sender has come on the ring, whether that is the end of its stream, and how often a lower mark has made news of what is
+/// there: what makes an edge if it changes. A sender that goes back to the kernel is no news.
 pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
-    rx::tail(ep, chan).number() | u64::from(rx::is_last(ep, chan)) << 63
+    let renewed = u64::from(ep.renewed.load(Relaxed) & 0x7fff) << 48;
+    (rx::tail(ep, chan).number() ^ renewed) | u64::from(rx::is_last(ep, chan)) << 63
 }
 
 /// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one

@@ -266,11 +266,6 @@ pub fn gave_way(ep: Ep) {
     look_again(ep, edge::WRITE);
 }
 
-/// What is there to read is told once more, also to edge-triggered watches.
-pub fn readable(ep: Ep) {
-    look_again(ep, edge::READ);
-}
-
 /// A call was told that nothing can be done, for another reason than that: whoever waits for an edge is to try again.
 pub fn turned_away(ep: Ep) {
     look_again(ep, edge::READ | edge::WRITE);

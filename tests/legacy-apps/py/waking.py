@@ -56,7 +56,29 @@ def woken(name, by, wait, act):
     print(name, by, early, over.wait(PATIENCE / 2), told)
 
 
+def child_woken(name, way, s, events, act):
+    """What a process that a fork made, and that waits in a way of its own, is told of what this one does."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        wait = way(s, events)
+        os.write(told, b"x")
+        print(name, "in a child", wait())
+        os._exit(0)
+    os.read(ready, 1)
+    threading.Event().wait(0.2)
+    act()
+    os.waitpid(child, 0)
+    os.close(ready), os.close(told)
+
+
 def lowered():
+    for way in (polled, selected, epolled, edged):
+        client, server = pair()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 100)
+        client.send(b"x" * 50)
+        child_woken(way.__name__, way, server, select.POLLIN,
+                    lambda: server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10))
     for by in ("thread", "child"):
         for way in (polled, selected, epolled, edged):
             for low in (60, 10):
@@ -90,6 +112,10 @@ def outcome(call):
 
 
 def shut():
+    for way in (polled, selected, epolled, edged):
+        client, server = pair()
+        full(client)
+        child_woken(way.__name__, way, client, select.POLLOUT, lambda: client.shutdown(socket.SHUT_WR))
     for by in ("thread", "child"):
         for way in (polled, selected, epolled, edged):
             client, server = pair()
