@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
 use shmring::family::{Reason, State};
+use shmring::layout::{ALONE, SLOTS};
 use shmring::switch::{RxPhase, TxPhase};
 
 /// Moves a connection to the kernel for good; it is this library that goes on to read it. No-op for what is not tracked.
@@ -159,6 +160,74 @@ fn hand_error_on(fd: c_int) {
     }
     // From now on the kernel answers, each holder as it comes.
     ep.latched.store(0, Relaxed);
+}
+
+/// Connections with bytes unread whose peers have shown that they run in our library: they take those bytes back at once.
+pub struct Answering {
+    n: usize,
+    list: [u32; SLOTS],
+}
+
+/// What a peer that answers is asked to send again. It does not wait for room for so much.
+const AGAIN_MAX: u64 = 16 << 10;
+
+/// How long a peer that sleeps in our library gets to show that it can be woken.
+const ANSWER_NS: u64 = 100_000_000;
+
+impl Answering {
+    /// Wakes the peers that sleep in our library, of the connections of `only`, and notes who sleeps anew. Who does not was stopped
+    /// or killed, or goes on with its program. Nothing is asked of a peer meanwhile, so that bytes can still be kept.
+    pub fn of(only: impl Fn(c_int) -> bool) -> Answering {
+        let mut asked = [0; SLOTS];
+        let mut n = 0;
+        for fd in 0..fds::high() {
+            let Some(ep) = fds::endpoint(fd).filter(|ep| n < SLOTS && may_answer(*ep) && only(fd)) else { continue };
+            // Whose doorbell is rung sleeps, and its word is 0 when this returns, unless it has answered already.
+            if !asked[..n].contains(&ep.index())
+                && let Some(chan) = ep.chan()
+                && chan.notify_aside(ep.slot.load(Relaxed) as usize) > 0
+            {
+                asked[n] = ep.index();
+                n += 1;
+            }
+        }
+        let mut answering = Answering { n: 0, list: [0; SLOTS] };
+        let patience = Patience::begin();
+        while answering.n < n && !patience.is_over(ANSWER_NS) {
+            for &index in &asked[..n] {
+                if !answering.list[..answering.n].contains(&index) && sleeps(Ep::from_index(index)) {
+                    answering.list[answering.n] = index;
+                    answering.n += 1;
+                }
+            }
+            if answering.n < n {
+                K::nap(50_000);
+            }
+        }
+        answering
+    }
+
+    /// Whether `ep` is one of them.
+    pub fn has(&self, ep: Ep) -> bool {
+        self.list[..self.n].contains(&ep.index())
+    }
+}
+
+/// Whether it matters that the peer of `ep` answers: it can take back what lies unread.
+fn may_answer(ep: Ep) -> bool {
+    ep.state() == State::Attached
+        && ep.chan().is_some_and(|chan| chan.id.load(Relaxed) != 0 && (1..=AGAIN_MAX).contains(&rx::on_ring(ep, chan)))
+}
+
+/// Whether somebody at the other end of `ep` sleeps in our library, and watches it there.
+fn sleeps(ep: Ep) -> bool {
+    let Some(chan) = ep.chan() else { return false };
+    let peer = chan.role().peer();
+    let h = chan.slot(ep.slot.load(Relaxed) as usize);
+    let pollers = h.side[peer as usize].pollers.load(Relaxed);
+    let queues = chan.queues(peer).iter().enumerate();
+    let alone = pollers & 1 << ALONE != 0 && h.alone[peer as usize].armed.load(Relaxed) != 0;
+    alone || queues.filter(|(p, _)| *p != ALONE && pollers & 1 << p != 0).any(|(_, q)| q.armed.load(Relaxed) != 0)
 }
 
 fn one(fd: c_int) -> Range<c_int> {

@@ -33,7 +33,11 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> han
     // child of vfork.
     let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
     let keeps = |fd: c_int| preloaded && fd > 2 && alone(fd) && inherits(fd);
-    let keep = |fd: c_int| if keeps(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
+    // On the lifeline everybody has them, whatever the next image does with the connection: so they go there if the peer takes
+    // them back at once.
+    let answering = leave::Answering::of(keeps);
+    let answers = |fd: c_int| fds::endpoint(fd).is_some_and(|ep| answering.has(ep));
+    let keep = |fd: c_int| if keeps(fd) && !answers(fd) { leave::Unread::Keep } else { leave::Unread::Rewind };
     let mut passed = handoff::Passed::new(goes_on);
     // The child of vfork closes nothing of its parent's.
     if !goes_on {

@@ -51,3 +51,21 @@ fn much_that_a_stopped_peer_has_not_read() {
     };
     compare_one("spawn-much", program, |_, log| on_ring(log) >= 2);
 }
+
+/// What lies unread when a program becomes a shell is read by whom the shell hands the connection on to, once, while the peer
+/// is as `how`.
+fn chains(how: &str, chains: &[&str]) {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "chained.py");
+        command.arg(how).args(chains);
+        command
+    };
+    compare_one(&format!("spawn-chained-{how}"), program, |_, log| on_ring(log) >= 2 * chains.len());
+}
+
+#[test]
+fn a_chain_of_programs_reads_what_a_peer_that_waits_has_said() {
+    let all =
+        ["zero", "zero-bash", "zero-stdio", "nine", "child", "children", "turns", "python", "python-child", "unread"];
+    chains("recv", &all);
+}
