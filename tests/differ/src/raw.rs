@@ -33,6 +33,22 @@ fn retry(nr: i64, args: [usize; 6]) -> isize {
     }
 }
 
+/// The state of a TCP socket (net/tcp_states.h).
+pub fn tcp_state(fd: i32) -> Option<u8> {
+    // The first byte of struct tcp_info.
+    let (mut state, mut len) = (0u8, 1u32);
+    let [level, name] = [libc::IPPROTO_TCP, libc::TCP_INFO].map(|n| n as usize);
+    let r = retry(libc::SYS_getsockopt, [fd as usize, level, name, &raw mut state as usize, &raw mut len as usize, 0]);
+    (r == 0).then_some(state)
+}
+
+/// Whether a TCP socket has something that it has not sent yet, be it a FIN.
+pub fn has_unsent(fd: i32) -> bool {
+    const SIOCOUTQNSD: usize = 0x894b;
+    let mut n = 0i32;
+    retry(libc::SYS_ioctl, [fd as usize, SIOCOUTQNSD, &raw mut n as usize, 0, 0, 0]) == 0 && n > 0
+}
+
 /// An abstract Unix address and its length.
 pub fn address(name: &str) -> (libc::sockaddr_un, u32) {
     // SAFETY: sockaddr_un is plain data for which zero is valid.

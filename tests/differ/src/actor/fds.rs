@@ -1,6 +1,7 @@
 //! Calls that make, name, copy, configure and close descriptors.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 use super::{Args, CONTROL, FDS, SLOTS, call, shown};
 use crate::raw::CONTROL_FDS;
@@ -84,6 +85,23 @@ fn keep(slot: usize, f: impl FnOnce() -> i32) -> String {
     text
 }
 
+/// Waits for the peer's kernel to acknowledge a FIN. It takes its time with that (a delayed ACK, some 40 ms, or none), and the
+/// acknowledgement wakes whoever watches this end (tcp_rcv_state_process: sk_state_change in FIN_WAIT1, "wake up lingering close()"): a
+/// second edge, which a set that gets the connection later has or has not, by chance. Not if the FIN waits for the peer's window.
+fn await_acknowledgement(fd: i32) {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    // FIN_WAIT1, LAST_ACK, CLOSING (net/tcp_states.h).
+    const SENT: [u8; 3] = [4, 9, 11];
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if !crate::raw::tcp_state(fd).is_some_and(|state| SENT.contains(&state)) || crate::raw::has_unsent(fd) {
+            return;
+        }
+        // Not asleep: the conductor would take the call for one that waits.
+        std::thread::yield_now();
+    }
+}
+
 pub fn perform(op: &str, a: &mut Args) -> Option<String> {
     Some(match op {
         "listen" => listen(a),
@@ -101,7 +119,11 @@ pub fn perform(op: &str, a: &mut Args) -> Option<String> {
         "names" => names(a.fd()),
         "shutdown" => {
             let (fd, how) = (a.fd(), a.int() as i32);
-            shown(|| i64::from(call!(shutdown(fd, how)))).1
+            let (r, text) = shown(|| i64::from(call!(shutdown(fd, how))));
+            if r == 0 && how != libc::SHUT_RD {
+                await_acknowledgement(fd);
+            }
+            text
         }
         "close" => {
             let slot = a.slot();
@@ -284,4 +306,33 @@ fn close_unknown() -> String {
     }
     let (_, range) = shown(|| i64::from(call!(close_range(CONTROL_FDS.end as u32, u32::MAX, 0))));
     format!("closed={closed} range {range}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::await_acknowledgement;
+    use crate::raw::tcp_state;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_fin_is_acknowledged_before_the_next_step() {
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT2: u8 = 5;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut b, _) = listener.accept().unwrap();
+        // From the first answer on ACKs are delayed.
+        for _ in 0..50 {
+            a.write_all(b"x").unwrap();
+            b.read_exact(&mut [0]).unwrap();
+            b.write_all(b"y").unwrap();
+            a.read_exact(&mut [0]).unwrap();
+        }
+        assert_eq!(tcp_state(a.as_raw_fd()), Some(ESTABLISHED));
+        a.shutdown(Shutdown::Both).unwrap();
+        await_acknowledgement(a.as_raw_fd());
+        assert_eq!(tcp_state(a.as_raw_fd()), Some(FIN_WAIT2));
+    }
 }
