@@ -32,8 +32,8 @@ impl Chan {
         Some(b.at.load(Relaxed).wrapping_add(off))
     }
 
-    /// The same: from `buf` if it cannot be mapped, and then perhaps fewer bytes. `None`: the memory is lost, since somebody
-    /// has closed its descriptor.
+    /// The same: from `buf` if it cannot be mapped, and then perhaps fewer bytes. So it is where the direction is not `owned`: whoever
+    /// owns it may move the mapping meanwhile. `None`: the memory is lost, since somebody has closed its descriptor.
     pub fn read_at(
         &self,
         slot: usize,
@@ -41,8 +41,11 @@ impl Chan {
         off: usize,
         len: usize,
         buf: &mut [u8],
+        owned: bool,
     ) -> Option<(*const u8, usize)> {
-        if let Some(p) = self.at(slot, dir, off, len) {
+        if (owned || off < HOME)
+            && let Some(p) = self.at(slot, dir, off, len)
+        {
             return Some((p, len));
         }
         let len = len.min(buf.len());

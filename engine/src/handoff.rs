@@ -17,6 +17,7 @@
 use crate::channel::mapping;
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
+use crate::lock::Held;
 use crate::tls::tls;
 use crate::{attach, channel, family, lifeline, own, rx, slots};
 use core::sync::atomic::Ordering::Relaxed;
@@ -223,25 +224,16 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let goes_on = passed.goes_on;
     let mut size = 0;
     for ep in family::held() {
-        let Some((chan, slot, n)) = unread_ring(ep) else { continue };
+        let Some((.., n)) = unread_ring(ep) else { continue };
         if inheritable(ep.cookie.load(Relaxed)).next() != Some(0) {
             size = size.max(n);
             continue;
         }
-        if !is_all(ep, chan, slot) {
-            // More may come, behind the ring, to a reader that we do not serve.
-            lifeline::reset(0, Reason::Exec);
-        } else {
-            passed.stdin = replace_stdin(ep, chan, slot, n as usize);
-            if passed.stdin.is_none() {
-                continue;
-            }
+        let held = receiver(ep);
+        if let Some(stdin) = hand_stdin_on(ep, held.is_some(), goes_on) {
+            passed.stdin = Some(stdin);
         }
-        if !goes_on && family::sole_holder(ep) {
-            // The bytes that the file holds count as read.
-            ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed);
-            ep.rx_phase.set(RxPhase::Down);
-        }
+        held.into_iter().for_each(Held::release);
     }
     if size == 0 && !(preloaded && family::held().any(|ep| left_behind(ep).is_some())) {
         return;
@@ -251,8 +243,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let mut entries = SLOTS;
     for ep in family::held() {
         let left = if preloaded { left_behind(ep) } else { unread_ring(ep) };
-        let Some((from, at, n)) = left else { continue };
-        let mut handed = false;
+        let Some((.., n)) = left else { continue };
+        // Bytes in the copy; `None`: there is none yet.
+        let mut handed = None;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
             if entries == SLOTS && preloaded {
                 close(to);
@@ -260,11 +253,16 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
                 entries = 0;
             }
             // One copy for all descriptors of the socket: what is read through one is read for all.
-            let also = handed;
-            let Some(chan) = to.filter(|to| also || copy(ep, from, at, n as usize, to, entries)) else {
-                // Whoever duplicates it for the next image means it to read there. Where only an error is left, the kernel has
-                // closed the connection.
-                if n > 0 && (!goes_on || fds::endpoint(fd) != Some(ep)) {
+            let also = handed.is_some();
+            if !also {
+                handed = to.and_then(|to| copy(ep, to, entries));
+            }
+            let (Some(chan), Some(_)) = (to, handed) else {
+                // A child of vfork that has duplicated it means its image to read there. (In this process it may be a duplicate that
+                // another thread makes at this moment.) Where only an error is left, the kernel has closed the connection; and
+                // another thread may have read what was there.
+                let duplicated = || tls().vfork.get() != 0 && fds::endpoint(fd) != Some(ep);
+                if n > 0 && (!goes_on || duplicated()) && has_bytes(ep) {
                     lifeline::reset(fd, Reason::Exec);
                 }
                 continue;
@@ -275,9 +273,8 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             o.acceptor.store(fd as u64 | copied, Relaxed);
             o.slot.store(Some(if also { ALSO } else { ep.role().code() }), Relaxed);
             entries += 1;
-            handed = true;
         }
-        if handed {
+        if let Some(n) = handed {
             passed.note(ep, n);
         }
     }
@@ -319,8 +316,32 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
     switch::is_all(rewind, peer.up.load(Relaxed), peer.echo.load(Relaxed), ended, received)
 }
 
+/// The receiving direction of `ep`, in this thread's hands: no other thread reads on, or moves a mapping, while bytes of the ring are
+/// copied. `None`: another process keeps it.
+fn receiver(ep: Ep) -> Option<Held<'static>> {
+    endpoint::take_living(ep, &ep.record().rx_token, None, ep.life())
+}
+
+/// Descriptor 0 of the next image becomes a file. `None`: nothing has been made. `owned`: see [`bytes`].
+fn hand_stdin_on(ep: Ep, owned: bool, goes_on: bool) -> Option<Stdin> {
+    let (chan, slot, n) = unread_ring(ep)?;
+    let mut stdin = None;
+    if is_all(ep, chan, slot) {
+        stdin = Some(replace_stdin(ep, chan, slot, n as usize, owned)?);
+    } else {
+        // More may come, behind the ring, to a reader that we do not serve.
+        lifeline::reset(0, Reason::Exec);
+    }
+    if !goes_on && family::sole_holder(ep) {
+        // The bytes that the file holds count as read.
+        ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed);
+        ep.rx_phase.set(RxPhase::Down);
+    }
+    stdin
+}
+
 /// Makes descriptor 0 a file of everything that is still to come in.
-fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<Stdin> {
+fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: bool) -> Option<Stdin> {
     let file = lnx::memory_file(c"culvert-stdin", 0);
     if file < 0 {
         return None;
@@ -333,7 +354,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<
         phase: ep.rx_phase.get(),
         taken: false,
     };
-    let mut ok = stdin.socket >= 0 && fill(file, chan, slot, n, &mut stdin);
+    let mut ok = stdin.socket >= 0 && fill(file, chan, slot, n, &mut stdin, owned);
     lnx::seek(file, 0);
     // The connection must outlive its descriptor 0.
     if ok && inheritable(ep.cookie.load(Relaxed)).count() < 2 {
@@ -351,7 +372,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize) -> Option<
 }
 
 /// Writes everything that is still to come in to `file`: `n` bytes of it lie on the ring. False: not all could be written.
-fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdin) -> bool {
+fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdin, owned: bool) -> bool {
     let ep = stdin.ep;
     let mut buf = [0u8; 1024];
     // In transit the lifeline's bytes come first; behind them may lie a part of an echo.
@@ -377,7 +398,7 @@ fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdi
     let base = ring::base(&chan.slot(slot).producer[dir]);
     for (mut off, mut len) in chan.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
         while len > 0 {
-            let Some((p, n)) = chan.read_at(slot, dir, off, len, &mut buf) else { return false };
+            let Some((p, n)) = chan.read_at(slot, dir, off, len, &mut buf, owned) else { return false };
             // SAFETY: `n` bytes of the ring, which its sender may still write to, or of the buffer: no reference is made.
             let written = unsafe { syscall!(libc::SYS_write, file, p, n) };
             if written != n as isize {
@@ -389,11 +410,23 @@ fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdi
     true
 }
 
-/// Copies what lies unread on a ring, if anything, and an error that is due. False: no memory for it.
-fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize) -> bool {
+/// Copies what lies unread on a ring, if anything, and an error that is due. How many bytes; `None`: no memory for it, or nothing is
+/// left by now.
+fn copy(ep: Ep, to: &channel::Chan, slot: usize) -> Option<u64> {
     if !to.have_page(slot) {
-        return false;
+        return None;
     }
+    let held = receiver(ep);
+    let copied = left_behind(ep).and_then(|(from, at, n)| {
+        let fits = n <= to.ring() as u64;
+        (fits && copy_from(ep, from, at, n as usize, to, slot, held.is_some())).then_some(n)
+    });
+    held.into_iter().for_each(Held::release);
+    copied
+}
+
+/// See [`copy`]. False: no memory for it.
+fn copy_from(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, slot: usize, owned: bool) -> bool {
     let (src, dst) = (from.slot(at), to.slot(slot));
     let (rx, peer) = (from.role().rx(), from.role().peer() as usize);
     let base = ring::base(&src.producer[rx]);
@@ -402,7 +435,7 @@ fn copy(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Chan, s
     let mut buf = [0u8; 1024];
     for (mut off, mut len) in from.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {
         while len > 0 {
-            let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf) else { return false };
+            let Some((mut p, n)) = from.read_at(at, rx, off, len, &mut buf, owned) else { return false };
             for (o, l) in geo.spans(RingPos::START, pos, n as u64) {
                 let place = layout::byte_at(to.ring(), slot, Role::Acceptor.rx(), o);
                 // SAFETY: `l` bytes of the ring that is left, which its sender may still write to, or of the buffer.

@@ -88,7 +88,8 @@ impl Outgoing for Out<'_> {
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         // For what is not mapped, which is rare; whoever calls may have a short stack.
         let mut small = [0u8; 512];
-        let Some((p, len)) = self.chan.read_at(self.ep.slot.load(Relaxed) as usize, dir, off, len, &mut small) else {
+        let Some((p, len)) = self.chan.read_at(self.ep.slot.load(Relaxed) as usize, dir, off, len, &mut small, true)
+        else {
             self.lost = true;
             return Ok(Given::Failed(libc::ECONNRESET));
         };

@@ -69,3 +69,14 @@ fn a_chain_of_programs_reads_what_a_peer_that_waits_has_said() {
         ["zero", "zero-bash", "zero-stdio", "nine", "child", "children", "turns", "python", "python-child", "unread"];
     chains("recv", &all);
 }
+
+/// Another thread reads a connection that a program would inherit, and of which what is unread is copied.
+#[test]
+fn another_thread_reads_meanwhile() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("overlook.c", &["-pthread"]));
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("spawn-overlook", program, |_, log| on_ring(log) >= 100);
+}
