@@ -442,8 +442,8 @@ pub fn resume(ep: Ep, chan: &'static Chan, slot: usize) {
     K::arm_faults();
     ep.begin_attached();
     let h = chan.slot(slot);
-    let phase = h.consumer[0].head.word().swap(0, Relaxed) as u32;
-    let error = h.consumer[1].head.word().swap(0, Relaxed) as i32;
+    let phase = h.consumer[0].told.load(Relaxed) as u32;
+    let error = h.consumer[1].told.load(Relaxed) as i32;
     ep.slot.store(slot as u32, Relaxed);
     ep.cookie.store(chan.offers()[slot].connector.load(Relaxed), Relaxed);
     ep.rx_phase.set(shmring::switch::RxPhase::from_u32(phase));

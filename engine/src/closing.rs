@@ -123,7 +123,12 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
             ep.local().lingers.store(pack(lifeline::lingers(fd)), Relaxed);
         }
         // tcp_close: a socket closed with unread data sends RST, not FIN.
-        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+        if chan.id.load(Relaxed) == 0 {
+            // Other program images may go on to read it.
+            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, pack(lifeline::lingers(fd)));
+        } else {
+            lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+        }
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
@@ -142,9 +147,13 @@ pub fn read_on(ep: Ep, fd: c_int) {
     }
     let was = ep.local().lingers.swap(0, Relaxed);
     if was != 0 {
-        let v = libc::linger { l_onoff: (was >> 32 & 1) as c_int, l_linger: was as u32 as c_int };
-        lifeline::linger(fd, v);
+        lifeline::linger(fd, unpack(was));
     }
+}
+
+/// What [`pack`] has packed.
+pub fn unpack(was: u64) -> libc::linger {
+    libc::linger { l_onoff: (was >> 32 & 1) as c_int, l_linger: was as u32 as c_int }
 }
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls
@@ -190,6 +199,7 @@ pub fn ring_unread(ep: Ep, chan: &Chan) -> bool {
     if ep.rx_phase.get() == shmring::switch::RxPhase::Down {
         return false;
     }
+    rx::follow(ep, chan);
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let there = shmring::ring::available(&h.producer[chan.role().rx()], ep.rx_head.load(Relaxed), chan.ring() as u64);
     there != Ok(0)

@@ -43,6 +43,9 @@ const ALSO: u32 = u32::MAX - 1;
 /// In an offer's `acceptor`, beside the descriptor: another process may read these bytes, too.
 const COPIED: u64 = 1 << 32;
 
+/// ... and its holder has passed the channel on once more: the descriptors may have other numbers by then, and more.
+const AGAIN: u64 = 1 << 33;
+
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
 /// unread there.
 fn unread_ring(ep: Ep) -> Option<(&'static channel::Chan, usize, u64)> {
@@ -101,6 +104,8 @@ pub struct Passed {
     lingers: [(i32, libc::linger); SLOTS],
     /// The memfds, under the numbers that they have across the exec.
     memfds: [Option<i32>; NUMBERS],
+    /// Channels that this image was handed itself, and that the next one has, too.
+    again: [Option<u32>; NUMBERS],
     stdin: Option<Stdin>,
     /// This process reads on as well: what the next image gets is a copy.
     goes_on: bool,
@@ -150,6 +155,7 @@ impl Passed {
             lingering: 0,
             lingers: [(-1, none); SLOTS],
             memfds: [None; NUMBERS],
+            again: [None; NUMBERS],
             stdin: None,
             goes_on,
         }
@@ -187,6 +193,29 @@ impl Passed {
         });
         held.release();
         chan
+    }
+
+    /// The channels that this image was handed itself, and in which bytes are left, the next one has, too: whoever reads those
+    /// first has them (`rx::common`).
+    fn pass_again(&mut self) {
+        for ep in family::held() {
+            let Some((chan, slot, _)) = left_behind(ep).filter(|(chan, ..)| chan.id.load(Relaxed) == 0) else {
+                continue;
+            };
+            if inheritable(ep.cookie.load(Relaxed)).next().is_none() {
+                continue;
+            }
+            if !self.again.contains(&Some(chan.place())) {
+                let free = self.memfds.iter().position(Option::is_none);
+                let Some((at, fd)) = free.and_then(|at| Some((at, across(chan.memfd.load(Relaxed))?))) else {
+                    continue;
+                };
+                self.memfds[at] = Some(fd);
+                self.again[at] = Some(chan.place());
+            }
+            describe(ep, chan, slot);
+            chan.offers()[slot].acceptor.fetch_or(COPIED | AGAIN, Relaxed);
+        }
     }
 
     /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
@@ -238,12 +267,18 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     if size == 0 && !(preloaded && family::held().any(|ep| left_behind(ep).is_some())) {
         return;
     }
+    if preloaded {
+        passed.pass_again();
+    }
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let mut to = None;
     let mut entries = SLOTS;
     for ep in family::held() {
         let left = if preloaded { left_behind(ep) } else { unread_ring(ep) };
-        let Some((.., n)) = left else { continue };
+        let Some((from, _, n)) = left else { continue };
+        if preloaded && passed.again.contains(&Some(from.place())) {
+            continue;
+        }
         // Bytes in the copy; `None`: there is none yet.
         let mut handed = None;
         for fd in inheritable(ep.cookie.load(Relaxed)) {
@@ -334,7 +369,11 @@ fn hand_stdin_on(ep: Ep, owned: bool, goes_on: bool) -> Option<Stdin> {
     }
     if !goes_on && family::sole_holder(ep) {
         // The bytes that the file holds count as read.
-        ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed);
+        let head = ep.rx_head.load(Relaxed);
+        if chan.id.load(Relaxed) == 0 {
+            rx::claim(chan, slot, head, n);
+        }
+        ep.rx_head.store(head.plus(n), Relaxed);
         ep.rx_phase.set(RxPhase::Down);
     }
     stdin
@@ -462,15 +501,21 @@ fn copy_from(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Ch
     let end = RingPos::START.plus(n as u64).claim();
     side.down.store(Some(end), Relaxed);
     side.gone.store(1, Relaxed);
-    dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
     dst.side[Role::Acceptor as usize].rewind.store(Arbiter::Closed, Relaxed);
-    // The receiving phase of this image, and an error that nobody was told of, in words that are free here; `attach::resume` takes
-    // them out.
-    dst.consumer[0].head.word().store(ep.rx_phase.get() as u64, Relaxed);
-    let error = if endpoint::unreported(ep) { ep.latched.load(Relaxed) } else { 0 };
-    dst.consumer[1].head.word().store(u64::from(error), Relaxed);
+    describe(ep, to, slot);
     dst.producer[Role::Acceptor.rx()].tail.store(end, Relaxed);
     true
+}
+
+/// Notes for the next image how this one has the connection.
+fn describe(ep: Ep, to: &channel::Chan, slot: usize) {
+    let dst = to.slot(slot);
+    dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
+    // The receiving phase of this image, and an error that nobody was told of, in words that are free here (nobody sleeps on this channel); `attach::resume` reads
+    // them.
+    dst.consumer[0].told.store(ep.rx_phase.get() as u64, Relaxed);
+    let error = if endpoint::unreported(ep) { ep.latched.load(Relaxed) } else { 0 };
+    dst.consumer[1].told.store(u64::from(error), Relaxed);
 }
 
 /// In the constructor: takes up what the previous image passed on. `has` is told of each connection whose unread bytes are this
@@ -524,10 +569,12 @@ fn take_up_from(fd: i32, has: &impl Fn(Ep)) {
         let cookie = o.connector.load(Relaxed);
         let fd = o.acceptor.load(Relaxed) as i32;
         let is_it = |fd: &i32| lifeline::cookie(*fd) == Some(cookie);
-        if is_it(&fd) {
+        let again = o.acceptor.load(Relaxed) & AGAIN != 0;
+        if is_it(&fd) && !again {
             seat(fd, cookie, role, chan, slot);
         } else if role != ALSO {
-            // The actions of a posix_spawn have given it other numbers, which nobody knew when it was passed on.
+            // The actions of a posix_spawn, or an image that was handed it before, have given it other numbers, which nobody knew
+            // when it was passed on.
             for fd in (0..RENUMBERED).filter(is_it) {
                 seat(fd, cookie, role, chan, slot);
             }

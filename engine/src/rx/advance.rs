@@ -1,5 +1,6 @@
 //! The receiving side's way between lifeline and ring: readiness, up, down, and the echo that comes after.
 
+use super::common::follow;
 use super::look::{contradiction, end, me, peer};
 use super::receiving::Receiving;
 use crate::channel::Chan;
@@ -11,6 +12,7 @@ use shmring::switch::{self, RxPhase};
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
 pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
+    follow(ep, chan);
     let life = ep.life();
     let phase = || ep.rx_phase.get();
     // A low-water mark is for the kernel to judge, once it has all.

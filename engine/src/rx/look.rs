@@ -1,5 +1,6 @@
 //! What a receiver can tell from memory alone.
 
+use super::common::follow;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
@@ -48,6 +49,7 @@ pub(super) fn contradiction(c: &Conn) -> Option<(u64, u64)> {
 
 /// Bytes that this side has to read on the ring, as far as they are published, whatever comes before them.
 pub fn left(ep: Ep, chan: &Chan, h: &SlotHeader) -> u64 {
+    follow(ep, chan);
     let head = ep.rx_head.load(Relaxed);
     let there = ring::available(&h.producer[chan.role().rx()], head, chan.ring() as u64).unwrap_or(0);
     switch::left(there, head, end(ep.record(), me(chan, h), peer(chan, h)))
@@ -84,6 +86,7 @@ pub fn stirred(ep: Ep, chan: &Chan) -> bool {
 /// `readable`: whether the ring, if that is where this side receives, holds enough.
 #[inline(always)]
 fn changed(ep: Ep, chan: &Chan, readable: impl FnOnce(&Conn) -> bool) -> bool {
+    follow(ep, chan);
     let c = conn(ep, chan);
     let (ep, p) = (c.ep, c.peer());
     if ep.tx_phase.get() == switch::TxPhase::Ring && p.rewind.load(Relaxed) != Arbiter::Open {

@@ -2,6 +2,7 @@
 // Unsafe here: bytes are copied from a ring into the program's memory.
 #![allow(unsafe_code)]
 
+use super::common;
 use super::look::{contradiction, peer};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -167,7 +168,7 @@ impl Incoming for In<'_> {
 
     #[inline(always)]
     fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
-        if self.c.ep.handed.load(Relaxed) & SHARED == 0 { Ok(self.copy_now(at, n)) } else { self.copy_openly(at, n) }
+        if self.handed_on() { self.copy_common(at, n) } else { self.copy_held(at, n) }
     }
 
     fn end_sending(&mut self) -> Result<Option<Latched>, Taken> {
@@ -255,6 +256,30 @@ impl In<'_> {
         let copied = openly(ep, &ep.rx_token, || self.copy_now(at, n));
         if let (Err(Taken), Some(b), Some(before)) = (&copied, &mut self.to, before) {
             b.go_to(before);
+        }
+        copied
+    }
+
+    #[inline(always)]
+    fn copy_held(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        if self.c.ep.handed.load(Relaxed) & SHARED == 0 { Ok(self.copy_now(at, n)) } else { self.copy_openly(at, n) }
+    }
+
+    /// [`Incoming::copy`] of what an exec handed on. No bytes: others have read from there meanwhile.
+    #[cold]
+    fn copy_common(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        let slot = self.c.ep.slot.load(Relaxed) as usize;
+        if self.peeks() {
+            return self.copy_held(at, n);
+        }
+        if !common::claim(self.chan, slot, at, n) {
+            return Ok(Ok(0));
+        }
+        let copied = self.copy_held(at, n);
+        match copied {
+            Ok(Ok(got)) if got == n => common::read_on(self.chan, slot, self.fd),
+            Ok(Ok(got)) => common::give_back(self.chan, slot, at, n, got),
+            _ => common::give_back(self.chan, slot, at, n, 0),
         }
         copied
     }
@@ -406,6 +431,7 @@ impl<'a> Receiving<'a> {
                 _ => return self.is_taken(0),
             }
         }
+        common::follow(ep, self.chan);
         let mut place = Place::of(&mut port, &c);
         let mut total = 0usize;
         while total < want {
@@ -413,6 +439,11 @@ impl<'a> Receiving<'a> {
                 return self.is_taken(total);
             };
             let end = match brought {
+                Brought::Bytes(0) => {
+                    common::follow(ep, self.chan);
+                    place = Place::of(&mut port, &c);
+                    continue;
+                }
                 Brought::Bytes(n) => {
                     total += n as usize;
                     port.some = true;

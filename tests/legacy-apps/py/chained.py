@@ -14,12 +14,13 @@ CHAINS = {
     "zero": "exec head -c 50 <&3 >&2",
     "zero-bash": "exec bash -c 'read x; read y; echo $x $y >&2; head -c 30 >&2' <&3",
     "zero-stdio": "exec sed -u q <&3 >&2",
-    "nine": "exec bash -c 'read -u 9 x; head -c 40 <&9 >&2' 9<&3 3<&-",
+    "nine": "exec bash -c 'for i in 1 2 3 4 5; do read -u 9 x; echo $x >&2; done' 9<&3 3<&-",
     "child": "bash -c 'for i in 1 2 3 4 5; do read -u 3 x; echo $x >&2; done'",
     "children": "for i in 1 2 3 4 5; do bash -c 'read -u 3 x; echo $x >&2'; done",
     "turns": "bash -c 'read -u 3 x; echo $x >&2'; exec bash -c 'for i in 1 2 3 4; do read -u 3 x; echo $x >&2; done'",
     "python": "exec python3 -c 'import os; os.write(2, os.read(3, 50))'",
     "python-child": "python3 -c 'import os; os.write(2, os.read(3, 30))'; python3 -c 'import os; os.write(2, os.read(3, 20))'",
+    "together": "for i in 1 2 3 4 5; do python3 -c 'import os; os.write(2, os.read(3, 10))' & done; wait",
     "unread": "bash -c 'read -u 3 x; echo $x >&2'",
 }
 
@@ -71,6 +72,8 @@ def peer(how, chain):
     if how == "recv":
         said = child.stderr.read()
     child.wait()
+    if chain == "together":
+        said = b"".join(sorted(said.splitlines(keepends=True)))
     print(chain, said.decode(), end, flush=True)
     c.close()
 

@@ -80,3 +80,9 @@ fn another_thread_reads_meanwhile() {
     };
     compare_one("spawn-overlook", program, |_, log| on_ring(log) >= 100);
 }
+
+/// What is handed on by exec, since its peer does not answer, is handed on again, and shared by those who have it.
+#[test]
+fn a_chain_of_programs_reads_what_a_busy_peer_has_said() {
+    chains("busy", &["nine", "child", "children", "turns", "python", "python-child", "together", "unread"]);
+}
