@@ -214,7 +214,8 @@ impl Passed {
                 self.again[at] = Some(chan.place());
             }
             describe(ep, chan, slot);
-            chan.offers()[slot].acceptor.fetch_or(COPIED | AGAIN, Relaxed);
+            let copied = if self.goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
+            chan.offers()[slot].acceptor.fetch_or(copied | AGAIN, Relaxed);
         }
     }
 
