@@ -139,9 +139,6 @@ pub fn quit(fd: c_int, why: Reason, unread: Unread) -> bool {
 /// The same of all that `only` names, of this process: their peers are asked first, and then waited for together.
 pub fn quit_all(why: Reason, unread: impl Fn(c_int) -> Unread, only: impl Fn(c_int) -> bool) {
     Departure { why, flushes: true }.go(0..fds::high(), &only, &unread);
-    if why == Reason::Exec {
-        (0..fds::high()).filter(|&fd| fds::tracked(fd) && only(fd)).for_each(hand_error_on);
-    }
 }
 
 /// The next reader of a connection that has ended by a peer's death is told what the kernel would tell it, had it had the bytes
@@ -262,6 +259,10 @@ impl Departure {
                     waits |= !self.go_on(fd, unread(fd), patience);
                 }
             }
+        }
+        // From now on another image is told by the kernel how the connection ended, or who waits on a set of the kernel's.
+        if matches!(self.why, Reason::Exec | Reason::EpollShared) {
+            fds.filter(|&fd| fds::tracked(fd) && only(fd)).for_each(hand_error_on);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::kernel::Kernel as _;
 use crate::leave::{self, Unread};
 use crate::sim::world::Side;
 use crate::{rx, tx};
-use libc::{EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use libc::{EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
 use shmring::family::Reason;
 
 /// Reads what is there, in pieces.
@@ -143,6 +143,37 @@ fn a_killed_peer_cannot_bring_what_it_had_sent_to_the_lifeline() {
     leave::surrender(pair.b.fd, Reason::Passed);
     assert_eq!(Simulated::recv(pair.b.fd, 9, false), Err(ECONNRESET));
     pair.b.close();
+}
+
+/// A set that the kernel serves is told of the end as the kernel would have known it, had it had the bytes that a killed peer
+/// has not read.
+#[test]
+fn a_set_of_the_kernels_is_told_that_a_killed_peer_has_reset() {
+    let world = World::new();
+    let shown = |side: Side| crate::lifeline::look(side.fd, POLLIN | POLLRDHUP);
+    let moves: [fn(i32); 3] = [
+        |fd| leave::retire_with(fd, Reason::EpollShared, Unread::Keep),
+        |fd| _ = leave::quit(fd, Reason::EpollShared, Unread::Rewind),
+        |fd| leave::quit_all(Reason::EpollShared, |_| Unread::Rewind, |f| f == fd),
+    ];
+    for moves in moves {
+        for told in [false, true] {
+            let pair = warmed(&world);
+            assert_eq!(pair.a.send(b"unread"), Ok(6));
+            pair.b.die();
+            if told {
+                assert_eq!(pair.a.recv(9), Err(ECONNRESET));
+            }
+            moves(pair.a.fd);
+            let error = if told { 0 } else { POLLERR };
+            assert_eq!(shown(pair.a), POLLIN | POLLRDHUP | POLLHUP | error);
+            if !told {
+                assert_eq!(pair.a.send(b"x"), Err(ECONNRESET));
+            }
+            assert_eq!((pair.a.send(b"x"), pair.a.recv(9)), (Err(EPIPE), Ok(vec![])));
+            pair.a.close();
+        }
+    }
 }
 
 /// Bytes before the switch point lie on the lifeline, the rest on a ring that was cut: a peek leaves both, and must not begin
