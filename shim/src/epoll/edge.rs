@@ -18,23 +18,26 @@ pub(super) const NEWS: u32 = 0xffff;
 
 /// How far the sender has come on the ring, whether that is the end of its stream, and how often a lower mark has made news of what is
 /// there: what makes an edge if it changes. A sender that goes back to the kernel is no news.
+///
+/// A sender says in memory that it ends before its FIN is on its way. Until that has come the kernel does not show the end, and
+/// whoever looked again, for whatever reason, would be told of the bytes before it alone; of the FIN the kernel tells, an edge by
+/// itself.
 pub(super) fn written(ep: Ep, chan: &channel::Chan) -> u64 {
     let renewed = u64::from(ep.renewed.load(Relaxed) & 0x7fff) << 48;
-    (rx::tail(ep, chan).number() ^ renewed) | u64::from(rx::is_last(ep, chan)) << 63
+    let fd = ep.local().fd.load(Relaxed);
+    let ended = rx::is_last(ep, chan) && (fd < 0 || lifeline::look(fd, lifeline::ENDED) != 0);
+    (rx::tail(ep, chan).number() ^ renewed) | u64::from(ended) << 63
 }
 
 /// Bytes that came since the last report are an edge for a watch that asked for data; space after a refused send is one
 /// for a watch that asked for space (ep_poll_callback looks at the kind of news). Nothing else is an edge.
-///
-/// `told`: the sender has told of news of its stream. Then the end of the stream is an edge each time that it does; to a
-/// caller that only looks, the end shows all the time, and is none.
-pub(super) fn note_edge(ep: Ep, w: &Watch, told: bool) {
+pub(super) fn note_edge(ep: Ep, w: &Watch) {
     let events = w.events.load(Relaxed);
     if events & EPOLLET as u32 == 0 {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = written(ep, chan) != w.seen.load(Relaxed) || told && rx::is_last(ep, chan);
+    let data = written(ep, chan) != w.seen.load(Relaxed);
     let blocked = ep.tx_blocked.load(Relaxed);
     let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
     if space {

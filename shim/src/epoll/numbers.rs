@@ -156,7 +156,7 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
         poller::watch_slot(chan, ep.slot.load(Relaxed) as usize, p);
     }
     // News may have come while the watch had no place.
-    note_edge(ep, new, false);
+    note_edge(ep, new);
     s.push(to);
     if s.sleepers.load(SeqCst) > 0 {
         rouse(s);

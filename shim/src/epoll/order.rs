@@ -289,7 +289,7 @@ fn take_news(s: &Set, ep: Ep, at: u64, about: About, place: usize) {
         } else if set == me && flags & TAGGED != 0 {
             watched = true;
             let of_stream = about == About::Stream;
-            note_edge(ep, w, of_stream);
+            note_edge(ep, w);
             s.push_at(fd, if of_stream { at } else { 0 }, place);
         }
     });

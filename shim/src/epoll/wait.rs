@@ -95,7 +95,7 @@ fn scan(s: &Set) {
                 && ep.local().refs.load(Relaxed) > 0
                 && (all || stirs(ep, w))
             {
-                note_edge(ep, w, false);
+                note_edge(ep, w);
                 s.push(fd);
             }
         }
@@ -103,7 +103,7 @@ fn scan(s: &Set) {
         for ep in family::held().filter(|e| e.local().inherited.load(Relaxed) != 0) {
             each(ep, |set, fd, w| {
                 if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w, false);
+                    note_edge(ep, w);
                     s.push(fd);
                 }
             });

@@ -1422,6 +1422,37 @@ def no_second_edge():
         print("read", drain(b))
 
 
+def end_behind_bytes():
+    """Whoever sleeps on a set that another process has, too, is told of an end together with the bytes that lie before it."""
+    for i in range(40):
+        a, b = pair()
+        e = Set()
+        e.add(b, IN | OUT | RDHUP | ET, "b")
+        a.send(b"not read")
+        settled(b, 8)
+        say("data", e.next())
+        r, w = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(w)
+            os.read(r, 1)
+            os._exit(0)
+        os.close(r)
+        told = []
+        waiting = threading.Event()
+        waiter = threading.Thread(target=lambda: (waiting.set(), told.extend(e.next())))
+        waiter.start()
+        waiting.wait()
+        wait_asleep(waiter.native_id)
+        a.shutdown(socket.SHUT_WR)
+        waiter.join()
+        say("ended", told)
+        os.close(w)
+        os.waitpid(child, 0)
+        for s in (a, b):
+            s.close()
+
+
 def repeated():
     """What lies unread when the other side goes back to the kernel was an edge when it came."""
     a, b = pair()

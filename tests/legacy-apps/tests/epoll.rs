@@ -64,6 +64,7 @@ scenarios! {
     first_wait: 2,
     hidden: 20,
     no_second_edge: 2,
+    end_behind_bytes: 80,
     repeated: 2,
     in_flight: 2,
     order: 10,
