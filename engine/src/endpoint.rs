@@ -221,6 +221,10 @@ pub fn take_living<'a>(ep: Ep, word: &'a AtomicU64, taken: Option<&AtomicU32>, l
 /// Error latched in an endpoint that was already reported.
 pub const REPORTED: u32 = 1 << 31;
 
+/// [`shmring::family::Endpoint::wr_shut`]: by the time that this side shut down, an error was latched. So the error is not from behind an end
+/// that came later.
+pub const AFTER_RESET: u32 = 4;
+
 /// Latches an error that the kernel would have queued.
 pub fn latch(ep: Ep, errno: i32) {
     let _ = ep.latched.compare_exchange(0, errno as u32, Relaxed, Relaxed);

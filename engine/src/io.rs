@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::channel::Chan;
-use crate::endpoint::Ep;
+use crate::endpoint::{AFTER_RESET, Ep};
 use crate::kernel::{K, Kernel as _};
 use crate::leave::Moves;
 use crate::path::{self, Call, Path};
@@ -460,8 +460,11 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
         // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
         // did not read is on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);
-        ep.wr_shut.store(1, Release);
-        if ep.latched.load(Relaxed) != 0 {
+        let reset = ep.latched.load(Relaxed) != 0;
+        if ended == 0 {
+            ep.wr_shut.store(if reset { WR_SHUT | AFTER_RESET } else { WR_SHUT }, Release);
+        }
+        if reset {
             // Reset, had all bytes been the kernel's (inet_shutdown).
             real::set_errno(libc::ENOTCONN);
             return -1;

@@ -16,7 +16,7 @@ pub use receiving::{note_failure, received};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::endpoint::{self, Ep, REPORTED, put_back};
+use crate::endpoint::{self, AFTER_RESET, Ep, REPORTED, put_back};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
@@ -380,6 +380,8 @@ fn finished(ep: Ep, chan: &Chan, fd: i32) -> bool {
     }
     // A peer that was killed before it had read what was sent to it has reset the connection, for the kernel: no FIN came.
     tx::sink(ep, chan, fd);
-    let reset = ep.latched.load(Relaxed) & !REPORTED == libc::ECONNRESET as u32 && ep.wr_shut.load(Relaxed) == 0;
+    let shut = ep.wr_shut.load(Relaxed);
+    let early = shut == 0 || shut & AFTER_RESET != 0;
+    let reset = ep.latched.load(Relaxed) & !REPORTED == libc::ECONNRESET as u32 && early;
     !reset && lifeline::fin_came(fd, || fin_on_closed(ep).unwrap_or_else(|| lifeline::look(fd, 0) & libc::POLLERR == 0))
 }

@@ -81,6 +81,30 @@ fn a_sender_hears_of_a_killed_peer() {
     pair.a.close();
 }
 
+/// What is left to read behind a reset is nothing, not an end (tcp_inq_hint: SOCK_DONE), whatever this side shuts down afterwards.
+#[test]
+fn a_shutdown_after_a_reset_makes_no_end_of_it() {
+    let world = World::new();
+    for how in [None, Some(SHUT_WR), Some(SHUT_RDWR)] {
+        for again in [false, true] {
+            let pair = warmed(&world);
+            assert_eq!(pair.a.send(b"unread"), Ok(6));
+            pair.b.die();
+            if again {
+                assert_eq!(pair.a.recv(9), Err(ECONNRESET));
+            }
+            for how in how.into_iter().chain(how.filter(|_| again)) {
+                assert_eq!(pair.a.shutdown(how), Err(libc::ENOTCONN));
+            }
+            let left = || crate::rx::inq(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+            assert_eq!(left(), 0, "{how:?} {again}");
+            assert_eq!(pair.a.recv(9), if again { Ok(vec![]) } else { Err(ECONNRESET) });
+            assert_eq!(left(), 0, "{how:?} {again}");
+            pair.a.close();
+        }
+    }
+}
+
 #[test]
 fn a_reset_of_the_lifeline_is_told_after_the_bytes() {
     let world = World::new();
