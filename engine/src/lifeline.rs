@@ -286,6 +286,20 @@ pub fn received(fd: i32, fin: Option<bool>, urgent: &AtomicU32) -> Option<(Strea
     None
 }
 
+/// A number for what the socket shows and what has passed over it, never 0: as long as it is the same there were no news.
+/// `None`: of the events in `mask`, which a set has asked for, it shows none.
+pub fn state_of_news(fd: i32, mask: i16) -> Option<u64> {
+    let seen = look(fd, libc::POLLIN | libc::POLLOUT | libc::POLLPRI | ENDED);
+    let shows = seen & (mask | libc::POLLERR | libc::POLLHUP) != 0;
+    let Info { state, bytes_acked, bytes_received } = info(fd).filter(|_| shows)?;
+    let sent = bytes_acked.wrapping_add(queued(fd, libc::TIOCOUTQ).unwrap_or(0));
+    let parts = [seen as u16 as u64, u64::from(state), bytes_received, sent];
+    // FNV-1a, of words.
+    let mixed =
+        parts.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, v| (h ^ v).wrapping_mul(0x0100_0000_01b3).rotate_left(29));
+    Some(mixed | 1)
+}
+
 /// Bytes that the socket takes at once, though its peer read nothing: three quarters of its buffer (SO_SNDBUF, which counts the
 /// kernel's own overhead, too), less what lies there.
 pub fn takes(fd: i32) -> u64 {

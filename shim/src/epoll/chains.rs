@@ -75,6 +75,8 @@ pub(super) fn unlink(set: usize, fd: i32, w: &Watch) {
         unchain(set, fd, ep);
     });
     let flags = w.flags.swap(0, Relaxed);
+    w.retold.store(0, Relaxed);
+    w.heard.store(0, Relaxed);
     TABLE[set].forgo(fd);
     if flags & TAGGED == 0 {
         if flags & PARKED != 0 {

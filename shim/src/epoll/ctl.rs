@@ -1,6 +1,7 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
 use super::chains::{each, link, settle, unlink, unpark};
+use super::edge::lifeline_mask;
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
 use super::spent::spend;
@@ -13,7 +14,7 @@ use engine::fds::{self, Kind};
 use engine::{handoff, leave, lifeline, poller, slots};
 use host::tls::tls;
 use host::{clock, real};
-use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, EPOLLWAKEUP};
+use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
 use shmring::{lnx, ring, sys};
@@ -241,20 +242,9 @@ pub(super) fn unequip(s: &Set, epfd: c_int) {
     poller::free_of_set(p);
 }
 
-/// News of the lifeline that an attached watch gets from the kernel.
-pub(super) fn lifeline_mask(events: u32) -> u32 {
-    // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
-    // idle lifeline that could be written all the time stays silent.
-    let always = (EPOLLRDHUP | EPOLLET) as u32 | events & EPOLLPRI as u32;
-    // Edge-triggered: only what the program asked for. The kernel reports an edge once; asked for both directions, it
-    // would report a write edge that could not be told from the read edge that the program waits for.
-    always | if events & EPOLLET as u32 != 0 { events & BOTH } else { BOTH }
-}
-
 /// What the kernel lets go with EPOLLEXCLUSIVE (EPOLLEXCLUSIVE_OK_BITS, fs/eventpoll.c).
 const WITH_EXCLUSIVE: u32 =
     (EPOLLIN | EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE) as u32;
-const BOTH: u32 = (EPOLLIN | EPOLLOUT) as u32;
 
 /// Whether the kernel must be told of a change of a watch.
 fn concerns_kernel(old: u32, new: u32) -> bool {

@@ -16,6 +16,18 @@ pub(super) const GONE: u32 = (EPOLLRDHUP | EPOLLHUP | EPOLLERR) as u32;
 /// All that a program can ask to be told; the rest of its mask says how.
 pub(super) const NEWS: u32 = 0xffff;
 
+const BOTH: u32 = (libc::EPOLLIN | EPOLLOUT) as u32;
+
+/// News of the lifeline that an attached watch gets from the kernel.
+pub(super) fn lifeline_mask(events: u32) -> u32 {
+    // EPOLLOUT: a direction that has not gone up, or has come down, is written natively. Edge-triggered, an
+    // idle lifeline that could be written all the time stays silent.
+    let always = (EPOLLRDHUP | EPOLLET) as u32 | events & libc::EPOLLPRI as u32;
+    // Edge-triggered: only what the program asked for. The kernel reports an edge once; asked for both directions, it
+    // would report a write edge that could not be told from the read edge that the program waits for.
+    always | if events & EPOLLET as u32 != 0 { events & BOTH } else { BOTH }
+}
+
 /// How far the sender has come on the ring, whether that is the end of its stream, and how often a lower mark has made news of what is
 /// there: what makes an edge if it changes. A sender that goes back to the kernel is no news.
 ///
@@ -101,6 +113,15 @@ fn lifeline_news(ep: Ep, w: &Watch, events: u32) {
             // They were an edge when they came on the ring.
             edge &= !READ;
         }
+    }
+    let retold = w.retold.swap(0, Relaxed);
+    let mask = lifeline_mask(w.events.load(Relaxed)) as i16;
+    if retold != 0 && fd >= 0 && lifeline::state_of_news(fd, mask) == Some(retold) {
+        // The kernel looked at the watch once more, since that was moved.
+        return;
+    }
+    if events & GONE != 0 && fd >= 0 {
+        w.heard.store(lifeline::state_of_news(fd, mask).unwrap_or(0), Relaxed);
     }
     if edge != 0 {
         w.flags.fetch_or(EDGE, Relaxed);

@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::chains::{disown, each, link, settle, unlink, unpark};
-use super::ctl::{give_back, lifeline_mask, to_kernel};
-use super::edge::note_edge;
+use super::ctl::{give_back, to_kernel};
+use super::edge::{lifeline_mask, note_edge};
 use super::set::{PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
 use super::wait::rouse;
 use super::{kernel_ctl, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::endpoint::Ep;
-use engine::{poller, slots};
+use engine::{lifeline, poller, slots};
 use libc::c_int;
 use shmring::family::Reason;
 
@@ -131,13 +131,32 @@ pub fn number_back(ep: Ep, fd: c_int) {
     }
 }
 
+/// How the lifeline stands of a watch that is about to be moved: for that the kernel looks at it once more, and tells what it shows
+/// (ep_modify), which is an edge only if it was not told before. 0: it may not have been told.
+///
+/// In this order: what comes after the look at the lifeline makes that stand otherwise by the time that the kernel tells of it. A thread that
+/// waits may have been told, and not have come to the watch, which it does not find any more.
+fn all_told(s: &Set, epfd: c_int, fd: c_int, w: &Watch) -> u64 {
+    let events = w.events.load(Relaxed);
+    if events & libc::EPOLLET as u32 == 0 || s.shared() {
+        return 0;
+    }
+    let quiet = || s.waiters.load(SeqCst) == 0;
+    let before = quiet();
+    let stands = lifeline::state_of_news(fd, lifeline_mask(events) as i16).unwrap_or(0);
+    // If the kernel has nothing to tell of the whole set, it has told of this one.
+    let told = stands == w.heard.load(Relaxed) || before && lifeline::look(epfd, libc::POLLIN) == 0 && quiet();
+    if told { stands } else { 0 }
+}
+
 /// Moves a watch of ours, which the kernel knows by `fd`, from one place to another. False: the kernel does not know it.
 /// With the set's lock held.
 fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, new): (c_int, &Watch), ep: Ep) -> bool {
     let set = s.index();
     let (events, data, flags) = (w.events.load(Relaxed), w.data.load(Relaxed), w.flags.load(Relaxed));
-    let (seen, blocked) = (w.seen.load(Relaxed), w.blocked.load(Relaxed));
+    let (seen, blocked, heard) = (w.seen.load(Relaxed), w.blocked.load(Relaxed), w.heard.load(Relaxed));
     let id = tag() | u64::from(watch_id(set, to));
+    let retold = all_told(s, epfd, fd, w);
     if kernel_ctl(epfd, libc::EPOLL_CTL_MOD, fd, lifeline_mask(events), id) < 0 {
         return false;
     }
@@ -148,6 +167,8 @@ fn displace(s: &Set, epfd: c_int, fd: c_int, (from, w): (c_int, &Watch), (to, ne
     new.seen.store(seen, Relaxed);
     new.blocked.store(blocked, Relaxed);
     new.was.store(fd as u32, Relaxed);
+    new.retold.store(retold, Relaxed);
+    new.heard.store(heard, Relaxed);
     link(set, to, new, ep);
     s.attached.fetch_add(1, Relaxed);
     if let (Some(p), Some(chan)) = (s.poller(), ep.chan())

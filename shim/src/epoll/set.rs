@@ -35,6 +35,11 @@ pub(super) struct Watch {
     pub blocked: AtomicU32,
     /// In a place that is no descriptor's: the number, since closed, that the kernel knows it by.
     pub was: AtomicU32,
+    /// How the lifeline stood ([`engine::lifeline::state_of_news`]) when the kernel was made to tell of it once more, though nothing was new;
+    /// 0: it was not.
+    pub retold: AtomicU64,
+    /// How it stood when the kernel last told of its end. What the program was told then came after that.
+    pub heard: AtomicU64,
 }
 
 /// This process's part of a watch.

@@ -1422,6 +1422,62 @@ def no_second_edge():
         print("read", drain(b))
 
 
+def number_moved():
+    """What was told is not told again because a number is closed, or is made anew, while another one keeps the connection."""
+    for asked in (IN | ET, IN | OUT | RDHUP | ET):
+        for ended in (False, True):
+            a, b = pair()
+            e = Set()
+            e.add(b, asked, "b")
+            e.now()
+            # An option that only the kernel can honour.
+            a.setsockopt(socket.SOL_SOCKET, 47, struct.pack("=I", 1 << 30))
+            a.send(b"x" * 100)
+            settled(b, 100)
+            if ended:
+                a.shutdown(socket.SHUT_WR)
+                p = select.poll()
+                p.register(b, RDHUP)
+                p.poll(PATIENCE * 1000)
+            say("data", e.now())
+            say("again", e.now())
+            number = b.fileno()
+            f = b.dup()
+            b.close()
+            say("closed", e.now())
+            os.dup2(f.fileno(), number)
+            say("back", e.now())
+            os.close(number)
+            say("closed again", e.now())
+            say("and again", e.now())
+            if ended:
+                # The kernel has something to tell of another one.
+                os.dup2(f.fileno(), number)
+                r, w = os.pipe()
+                e.add(r, IN | ET, "pipe")
+                os.write(w, b"x")
+                os.close(number)
+                say("beside", e.now())
+                os.close(r)
+                os.close(w)
+            if not ended:
+                a.send(b"y" * 10)
+                settled(f, 110)
+                say("more", e.now())
+                os.dup2(f.fileno(), number)
+                a.send(b"z")
+                settled(f, 111)
+                os.close(number)
+                say("more, closed", e.now())
+                a.shutdown(socket.SHUT_WR)
+                p = select.poll()
+                p.register(f, RDHUP)
+                p.poll(PATIENCE * 1000)
+            say("end", e.now())
+            f.close()
+            a.close()
+
+
 def end_behind_bytes():
     """Whoever sleeps on a set that another process has, too, is told of an end together with the bytes that lie before it."""
     for i in range(40):

@@ -65,6 +65,7 @@ scenarios! {
     hidden: 20,
     no_second_edge: 2,
     end_behind_bytes: 80,
+    number_moved: 2,
     repeated: 2,
     in_flight: 2,
     order: 10,
