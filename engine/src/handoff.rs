@@ -17,9 +17,11 @@
 use crate::channel::mapping;
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
+use crate::kernel::{K, Kernel as _};
 use crate::lock::Held;
 use crate::tls::tls;
 use crate::{attach, channel, family, lifeline, own, rx, slots};
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
 use shmring::layout::{self, Arbiter, Role, SLOTS};
@@ -35,6 +37,10 @@ const NUMBERS: usize = 8;
 fn numbers() -> core::ops::Range<i32> {
     (own::floor() - NUMBERS as i32).max(3)..own::floor()
 }
+
+/// Memfds that every child of this process inherits now, whomever they are meant for: another thread is making a child, or waits
+/// for one (system(3)).
+static SHOWN: AtomicU32 = AtomicU32::new(0);
 
 /// In an offer's `slot`, where a role stands otherwise: this entry is another descriptor of a connection that has an entry
 /// before it.
@@ -219,6 +225,18 @@ impl Passed {
         }
     }
 
+    /// All that the next image has is in the memfds. Where a memfd stands (lseek(2)) says when that was `begun`: of those that an
+    /// image finds it takes up the last ones, lest it take what is meant for another one. What another thread has begun to pass on
+    /// later has all that this one has: the connections have left the ring before.
+    fn complete(&mut self, begun: u64) {
+        if self.memfds == [None; NUMBERS] && SHOWN.load(Relaxed) != 0 {
+            close(self.channel(layout::RING_MIN));
+        }
+        for &fd in self.memfds.iter().flatten() {
+            lnx::seek(fd, begun as i64);
+        }
+    }
+
     /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
     pub fn linger(&mut self, fd: i32) {
         if let Some(place) = self.lingers.get_mut(self.lingering) {
@@ -233,6 +251,7 @@ impl Passed {
         for &fd in self.memfds.iter().flatten() {
             if tls().vfork.get() == 0 {
                 fds::set(fd, Kind::Other);
+                SHOWN.fetch_sub(1, Relaxed);
             }
             sys::close(fd);
         }
@@ -252,6 +271,7 @@ impl Passed {
 /// `preloaded`: the image is expected to load culvert.
 pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let goes_on = passed.goes_on;
+    let begun = K::now();
     let mut size = 0;
     for ep in family::held() {
         let Some((.., n)) = unread_ring(ep) else { continue };
@@ -266,6 +286,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         held.into_iter().for_each(Held::release);
     }
     if size == 0 && !(preloaded && family::held().any(|ep| left_behind(ep).is_some())) {
+        if preloaded {
+            passed.complete(begun);
+        }
         return;
     }
     if preloaded {
@@ -315,6 +338,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         }
     }
     close(to);
+    if preloaded {
+        passed.complete(begun);
+    }
 }
 
 /// What is in a channel for the next image is there for that one alone.
@@ -338,6 +364,7 @@ fn across(memfd: i32) -> Option<i32> {
     if tls().vfork.get() == 0 {
         // Not the program's to close, while it goes on beside its child. (A child of vfork has numbers of its own.)
         fds::set(at, Kind::Ours);
+        SHOWN.fetch_add(1, Relaxed);
     }
     Some(at)
 }
@@ -522,7 +549,29 @@ fn describe(ep: Ep, to: &channel::Chan, slot: usize) {
 /// In the constructor: takes up what the previous image passed on. `has` is told of each connection whose unread bytes are this
 /// image's alone.
 pub fn take_up(has: impl Fn(Ep)) {
-    numbers().for_each(|fd| take_up_from(fd, &has));
+    let made = |fd: i32| handed_on(fd).map(|_| lnx::step(fd, 0));
+    let last = numbers().filter_map(made).max().unwrap_or(0);
+    for fd in numbers() {
+        match handed_on(fd) {
+            Some(ring) if last > 0 && made(fd) == Some(last) => take_up_from(fd, ring, &has),
+            // Another image's, or incomplete yet.
+            Some(_) => sys::close(fd),
+            None => {}
+        }
+    }
+}
+
+/// Bytes of a ring in the memfd `fd`, if it is one that an image passes on.
+fn handed_on(fd: i32) -> Option<usize> {
+    if lnx::seals(fd) < 0 {
+        return None;
+    }
+    let mut h =
+        layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default(), left: Default::default() };
+    // SAFETY: reads into a local, for which any bytes are valid.
+    let n = unsafe { lnx::read_at(fd, (&raw mut h).cast(), size_of_val(&h), 0) };
+    let is = n == size_of_val(&h) as isize && h.magic == layout::MAGIC && h.version == layout::VERSION && h.id == 0;
+    is.then_some(h.ring as usize)
 }
 
 /// A connection that was passed on, and is no longer under its number, is looked for below this one.
@@ -543,24 +592,12 @@ fn seat(fd: i32, cookie: u64, role: u32, chan: &'static channel::Chan, slot: usi
     }
 }
 
-fn take_up_from(fd: i32, has: &impl Fn(Ep)) {
-    if lnx::seals(fd) < 0 {
-        return;
-    }
-    let mut h =
-        layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default(), left: Default::default() };
-    // SAFETY: reads into a local, for which any bytes are valid.
-    let n = unsafe { lnx::read_at(fd, (&raw mut h).cast(), size_of_val(&h), 0) };
-    if n != size_of_val(&h) as isize
-        || h.magic != layout::MAGIC
-        || h.version != layout::VERSION
-        || h.id != 0
-        || !family::ensure()
-    {
+fn take_up_from(fd: i32, ring: usize, has: &impl Fn(Ep)) {
+    if !family::ensure() {
         return;
     }
     let held = channel::MAPPING.lock();
-    let chan = mapping::map(fd, Role::Acceptor, h.ring as usize, 0);
+    let chan = mapping::map(fd, Role::Acceptor, ring, 0);
     held.release();
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);

@@ -86,3 +86,14 @@ fn another_thread_reads_meanwhile() {
 fn a_chain_of_programs_reads_what_a_busy_peer_has_said() {
     chains("busy", &["nine", "child", "children", "turns", "python", "python-child", "together", "unread"]);
 }
+
+/// A program reads what its parent has left of a connection, and nothing of what another program that runs meanwhile was handed.
+#[test]
+fn a_program_that_runs_has_inherited_the_connection_before() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("beside.c", &["-pthread"]));
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("spawn-beside", program, |_, log| on_ring(log) >= 2);
+}
