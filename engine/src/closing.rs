@@ -135,7 +135,7 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
 }
 
 /// SO_LINGER in one word that is not 0.
-fn pack(v: libc::linger) -> u64 {
+pub fn pack(v: libc::linger) -> u64 {
     1 << 63 | u64::from(v.l_onoff != 0) << 32 | u64::from(v.l_linger as u32)
 }
 

@@ -67,6 +67,11 @@ pub fn closing(chan: &Chan, slot: usize, fd: i32, was: u64) {
     read_on(chan, slot, fd);
 }
 
+/// Bytes are handed on in `slot`, and whoever hands them on may close before they are read there. `was`: SO_LINGER by now, packed.
+pub fn expect_closing(chan: &Chan, slot: usize, was: u64) {
+    lingers(chan, slot).store(was, SeqCst);
+}
+
 /// If all is read, the end of the connection is a FIN again, although a holder has closed before.
 pub fn read_on(chan: &Chan, slot: usize, fd: i32) {
     if head(chan, slot).load(SeqCst) >= all(chan, slot) {

@@ -97,3 +97,14 @@ fn a_program_that_runs_has_inherited_the_connection_before() {
     };
     compare_one("spawn-beside", program, |_, log| on_ring(log) >= 2);
 }
+
+/// A program reads on what its parent has closed: the connection ends well when it has read all.
+#[test]
+fn a_program_reads_on_what_its_parent_has_closed() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("copied.c", &[]));
+        command.env("CULVERT_EAGER", "1").env("CULVERT_RING", (16 << 20).to_string());
+        command
+    };
+    compare_one("spawn-copied", program, |_, log| on_ring(log) >= 2);
+}
