@@ -120,23 +120,18 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     if ring_unread(ep, chan) {
         if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
             // The program may still read it.
-            ep.local().lingers.store(pack(lifeline::lingers(fd)), Relaxed);
+            ep.local().lingers.store(lifeline::pack(lifeline::lingers(fd)), Relaxed);
         }
         // tcp_close: a socket closed with unread data sends RST, not FIN.
         if chan.id.load(Relaxed) == 0 {
             // Other program images may go on to read it.
-            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, pack(lifeline::lingers(fd)));
+            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, lifeline::pack(lifeline::lingers(fd)));
         } else {
             lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
         }
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
-}
-
-/// SO_LINGER in one word that is not 0.
-pub fn pack(v: libc::linger) -> u64 {
-    1 << 63 | u64::from(v.l_onoff != 0) << 32 | u64::from(v.l_linger as u32)
 }
 
 /// After a receive of a process that is about to end: with nothing left unread the end of the connection is a FIN again.
@@ -147,13 +142,8 @@ pub fn read_on(ep: Ep, fd: c_int) {
     }
     let was = ep.local().lingers.swap(0, Relaxed);
     if was != 0 {
-        lifeline::linger(fd, unpack(was));
+        lifeline::linger(fd, lifeline::unpack(was));
     }
-}
-
-/// What [`pack`] has packed.
-pub fn unpack(was: u64) -> libc::linger {
-    libc::linger { l_onoff: (was >> 32 & 1) as c_int, l_linger: was as u32 as c_int }
 }
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls

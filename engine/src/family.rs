@@ -355,7 +355,7 @@ pub fn alloc(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
 }
 
 fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
-    let h = header()?;
+    let (h, me) = (header()?, my_place()?);
     let mut reaped = false;
     let ep = loop {
         let free = h.free.load(Acquire);
@@ -380,13 +380,13 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
             break ep;
         }
     };
-    ep.life.store(ep.life.load(Relaxed).next(), Relaxed);
+    // In this order: whoever clears up after a dead member, and is late, sees that it has no part in the new life.
+    ep.holders.begin(me);
+    ep.life.store(ep.life.load(Relaxed).next(), Release);
     ep.begin();
     ep.role.store(role, Relaxed);
-    let me = my_place()?;
     ep.pid.store(Member(h.members[me].load(Relaxed)).pid().unwrap_or(0), Relaxed);
     ep.fd.store(fd as u32, Relaxed);
-    ep.holders.begin(me);
     ep.because(Reason::Young);
     let l = ep.local();
     l.refs.store(1, Relaxed);

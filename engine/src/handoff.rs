@@ -20,7 +20,7 @@ use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Held;
 use crate::tls::tls;
-use crate::{attach, channel, closing, family, lifeline, own, rx, slots};
+use crate::{attach, channel, family, lifeline, own, rx, slots};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::{Reason, State};
@@ -316,7 +316,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             if !also {
                 handed = to.and_then(|to| copy(ep, to, entries));
                 if let Some(to) = to.filter(|_| handed.is_some_and(|n| n > 0)) {
-                    rx::expect_closing(to, entries, closing::pack(lifeline::lingers(fd)));
+                    rx::expect_closing(to, entries, lifeline::pack(lifeline::lingers(fd)));
                 }
             }
             let (Some(chan), Some(_)) = (to, handed) else {

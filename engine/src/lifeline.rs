@@ -178,6 +178,22 @@ fn info(fd: i32) -> Option<Info> {
     Some(Info { state: b[0], bytes_acked: word(120), bytes_received: word(128) })
 }
 
+/// Whether the socket is in no connection: it has been disconnected, or reset.
+pub fn is_closed(fd: i32) -> bool {
+    const CLOSE: u8 = 7;
+    info(fd).is_some_and(|i| i.state == CLOSE)
+}
+
+/// SO_LINGER in one word that is not 0.
+pub fn pack(v: libc::linger) -> u64 {
+    1 << 63 | u64::from(v.l_onoff != 0) << 32 | u64::from(v.l_linger as u32)
+}
+
+/// What [`pack`] has packed.
+pub fn unpack(was: u64) -> libc::linger {
+    libc::linger { l_onoff: (was >> 32 & 1) as i32, l_linger: was as u32 as i32 }
+}
+
 /// What an ioctl that asks for a number of bytes answers.
 pub fn queued(fd: i32, request: u64) -> Option<u64> {
     K::queued(fd, request)

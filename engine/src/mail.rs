@@ -191,7 +191,8 @@ pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
 
 /// The program has changed its root directory: see [`Registry::shut_in`](rendezvous::registry::Registry::shut_in).
 pub fn shut_in() {
-    if !members::is_filtered() {
+    // A child of vfork runs on its parent's memory, and has descriptors of its own, until it becomes another program.
+    if !members::is_filtered() && crate::tls::tls().vfork.get() == 0 {
         let held = RENDEZVOUS.lock();
         REGISTRY.shut_in();
         held.release();

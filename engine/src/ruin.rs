@@ -5,7 +5,7 @@
 use crate::channel::Chan;
 use crate::endpoint::{Ep, REPORTED, latch, take_living};
 use crate::lock::Held;
-use crate::{lifeline, lock, members, peer};
+use crate::{lifeline, lock, members, peer, watchers};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::switch::{Again, RxPhase, TxPhase};
 
@@ -17,6 +17,7 @@ pub fn ruin(ep: Ep, chan: &Chan, fd: i32, life: u32) {
         reset(ep, fd);
         end(ep);
     });
+    watchers::drained(ep);
     // Whoever sleeps on the ring looks at the lifeline.
     chan.tell_own(ep.slot.load(Relaxed) as usize);
 }
@@ -35,6 +36,7 @@ pub fn disconnected(ep: Ep, chan: &Chan) {
         ep.disconnects.fetch_add(1, Relaxed);
         [&ep.rx_fin, &ep.rd_shut, &ep.wr_shut].iter().for_each(|w| w.store(0, Relaxed));
     });
+    watchers::drained(ep);
     // Whoever sleeps on the ring looks at the lifeline.
     chan.tell_holders(ep.slot.load(Relaxed) as usize);
 }

@@ -115,8 +115,9 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
         if r == 0
             && ep.state() == State::Attached
             && let Some(chan) = ep.chan()
+            && lifeline::is_closed(fd)
         {
-            // Of a connection, only its end can be asked for: AF_UNSPEC (connect(2)).
+            // Its end was asked for: AF_UNSPEC (connect(2)). The first call behind one that was told EINPROGRESS succeeds, too.
             ruin::disconnected(ep, chan);
             watchers::touched(ep);
         }

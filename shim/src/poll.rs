@@ -239,17 +239,16 @@ fn look(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
     Ok(())
 }
 
-/// What the connection of an entry has on the ring; `None`: it is not there.
-fn holds(p: &pollfd) -> Option<i16> {
-    let (ep, chan) = on_ring(p.fd)?;
+/// What the connection of an entry has on the ring.
+fn holds(p: &pollfd, ep: Ep, chan: &Chan) -> i16 {
     // What only the lifeline can show is asked for all connections at once.
     let r = upkeep::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
-    Some(r & (p.events | POLLERR | POLLHUP))
+    r & (p.events | POLLERR | POLLHUP)
 }
 
 /// Whether a ring has what it had not when the entry was looked at.
 fn has_more(p: &pollfd) -> bool {
-    holds(p).is_some_and(|r| r & !p.revents != 0)
+    on_ring(p.fd).is_some_and(|(ep, chan)| holds(p, ep, chan) & !p.revents != 0)
 }
 
 /// Puts into `set` what the rings have, and into `work` what the kernel is to be asked. Whether it is to be asked anything.
@@ -258,15 +257,11 @@ fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
     for (p, w) in set.iter_mut().zip(work.iter_mut()) {
         // The program may ask for a bit that is no event.
         *w = pollfd { fd: p.fd, events: p.events & !MARK, revents: 0 };
-        if let Some((ep, chan)) = on_ring(p.fd)
-            && !conn::make_ready(ep, chan)
-        {
+        p.revents = 0;
+        if let Some((ep, chan)) = on_ring(p.fd) {
             // Another thread waits natively: the lifeline still carries this direction.
-            asks = true;
-        }
-        let held = holds(p);
-        p.revents = held.unwrap_or(0);
-        if held.is_some() {
+            asks |= !conn::make_ready(ep, chan);
+            p.revents = holds(p, ep, chan);
             let unseen = p.events & readiness::UNSEEN;
             w.events = unseen | MARK;
             w.fd = if unseen != 0 { p.fd } else { -1 };

@@ -457,8 +457,8 @@ impl Record {
     fn end(&self, members: [usize; 2], next: usize) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         members.into_iter().for_each(|m| self.holders.forget(m));
-        self.life.store(self.life.load(Ordering::Relaxed).next(), Ordering::Relaxed);
         self.holders.add(next);
+        self.life.store(self.life.load(Ordering::Relaxed).next(), Ordering::Release);
     }
 }
 

@@ -77,7 +77,7 @@ pub fn read_on(chan: &Chan, slot: usize, fd: i32) {
     if head(chan, slot).load(SeqCst) >= all(chan, slot) {
         let was = lingers(chan, slot).swap(0, SeqCst);
         if was != 0 {
-            lifeline::linger(fd, crate::closing::unpack(was));
+            lifeline::linger(fd, crate::lifeline::unpack(was));
         }
     }
 }

@@ -116,3 +116,29 @@ for wait in (lambda s: outcome(lambda: s.recv(9)), lambda s: (full(s), outcome(l
     waiting.wait()
     early = over.wait(0.3)
     print(disconnect(a), early, over.wait(PATIENCE / 2), told)
+
+# The first call behind one that was told EINPROGRESS succeeds, and disconnects nothing.
+listener = socket.create_server(("127.0.0.1", 0))
+a = socket.socket()
+a.setblocking(False)
+print(errno.errorcode[a.connect_ex(listener.getsockname())])
+b, _ = listener.accept()
+a.setblocking(True)
+for _ in range(400):
+    a.sendall(b"ping"), b.recv(4), b.sendall(b"pong"), a.recv(4)
+again = a.connect_ex(listener.getsockname())
+a.sendall(b"ping"), b.sendall(b"pong")
+print(again, b.recv(4), a.recv(4), errno.errorcode[a.connect_ex(listener.getsockname())])
+
+# What a set within a set has told of is gone with the connection.
+a, b = pair()
+inner, outer = select.epoll(), select.epoll()
+inner.register(a, select.EPOLLIN)
+b.send(b"unread")
+print([e for _, e in inner.poll(PATIENCE)])
+outer.register(inner, select.EPOLLIN)
+print(len(outer.poll(PATIENCE)))
+disconnect(a)
+listener = socket.create_server(("127.0.0.1", 0))
+a.connect(listener.getsockname())
+print(inner.poll(0), outer.poll(0))
