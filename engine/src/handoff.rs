@@ -89,11 +89,19 @@ fn is_inherited(fd: i32) -> bool {
     flags >= 0 && flags as i32 & libc::FD_CLOEXEC == 0
 }
 
-/// Every descriptor of this process, inheritable, that refers to the socket with this cookie. A child of
-/// vfork has descriptors that the table, its parent's, does not know.
-fn inheritable(cookie: u64) -> impl Iterator<Item = i32> {
-    (0..fds::high().max(1024))
-        .filter(move |&fd| fds::get(fd) != Kind::Ours && is_inherited(fd) && lifeline::cookie(fd) == Some(cookie))
+/// Whether the program lets `fd` go across an exec. A child of vfork has descriptors that the table, its parent's, does not know.
+fn is_handed_down(fd: &i32) -> bool {
+    fds::get(*fd) != Kind::Ours && is_inherited(*fd)
+}
+
+/// Behind all such numbers.
+fn inheritable_end() -> i32 {
+    (0..fds::high().max(1024)).rev().find(is_handed_down).map_or(0, |last| last + 1)
+}
+
+/// Every such descriptor below `end` that refers to the socket with this cookie.
+fn inheritable(cookie: u64, end: i32) -> impl Iterator<Item = i32> {
+    (0..end).filter(is_handed_down).filter(move |&fd| lifeline::cookie(fd) == Some(cookie))
 }
 
 /// Whether the next image has a descriptor of `ep`.
@@ -297,6 +305,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let ring = (size as usize).next_power_of_two().max(layout::RING_MIN);
     let mut to = None;
     let mut entries = SLOTS;
+    let end = inheritable_end();
     for ep in family::held() {
         let left = if preloaded { left_behind(ep) } else { unread_ring(ep) };
         let Some((from, _, n)) = left else { continue };
@@ -305,7 +314,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         }
         // Bytes in the copy; `None`: there is none yet.
         let mut handed = None;
-        for fd in inheritable(ep.cookie.load(Relaxed)) {
+        for fd in inheritable(ep.cookie.load(Relaxed), end) {
             if entries == SLOTS && preloaded {
                 close(to);
                 to = passed.channel(ring);
@@ -549,19 +558,19 @@ fn describe(ep: Ep, to: &channel::Chan, slot: usize) {
     dst.consumer[1].told.store(u64::from(error), Relaxed);
 }
 
-/// In the constructor: takes up what the previous image passed on. `has` is told of each connection whose unread bytes are this
-/// image's alone.
-pub fn take_up(has: impl Fn(Ep)) {
+/// In the constructor: takes up what the previous image passed on. Whether this image [has](is_heir) unread bytes by it.
+pub fn take_up() -> bool {
     let made = |fd: i32| handed_on(fd).map(|_| lnx::step(fd, 0));
     let last = numbers().filter_map(made).max().unwrap_or(0);
     for fd in numbers() {
         match handed_on(fd) {
-            Some(ring) if last > 0 && made(fd) == Some(last) => take_up_from(fd, ring, &has),
+            Some(ring) if last > 0 && made(fd) == Some(last) => take_up_from(fd, ring),
             // Another image's, or incomplete yet.
             Some(_) => sys::close(fd),
             None => {}
         }
     }
+    family::held().any(is_heir)
 }
 
 /// Bytes of a ring in the memfd `fd`, if it is one that an image passes on.
@@ -575,6 +584,17 @@ fn handed_on(fd: i32) -> Option<usize> {
     let n = unsafe { lnx::read_at(fd, (&raw mut h).cast(), size_of_val(&h), 0) };
     let is = n == size_of_val(&h) as isize && h.magic == layout::MAGIC && h.version == layout::VERSION && h.id == 0;
     is.then_some(h.ring as usize)
+}
+
+/// Whether unread bytes of `ep` came by exec, for this image alone.
+pub fn is_heir(ep: Ep) -> bool {
+    let Some(chan) = ep.chan().filter(|chan| chan.id.load(Relaxed) == 0) else { return false };
+    let cookie = ep.cookie.load(Relaxed);
+    let is_its = |o: &&layout::Offer| {
+        o.slot.load(Relaxed).is_some_and(|role| role != ALSO) && o.connector.load(Relaxed) == cookie
+    };
+    let offer = chan.offers().iter().find(is_its);
+    offer.is_some_and(|o| o.acceptor.load(Relaxed) & COPIED == 0) && has_bytes(ep)
 }
 
 /// A connection that was passed on, and is no longer under its number, is looked for below this one.
@@ -595,7 +615,7 @@ fn seat(fd: i32, cookie: u64, role: u32, chan: &'static channel::Chan, slot: usi
     }
 }
 
-fn take_up_from(fd: i32, ring: usize, has: &impl Fn(Ep)) {
+fn take_up_from(fd: i32, ring: usize) {
     if !family::ensure() {
         return;
     }
@@ -605,30 +625,26 @@ fn take_up_from(fd: i32, ring: usize, has: &impl Fn(Ep)) {
     let Some(chan) = chan else { return };
     chan.used.store(u64::MAX, Relaxed);
     chan.inherited.store(1, Relaxed);
-    for (slot, o) in chan.offers().iter().enumerate() {
-        let Some(role) = o.slot.load(Relaxed) else { continue };
-        let cookie = o.connector.load(Relaxed);
-        let fd = o.acceptor.load(Relaxed) as i32;
-        let is_it = |fd: &i32| lifeline::cookie(*fd) == Some(cookie);
-        let again = o.acceptor.load(Relaxed) & AGAIN != 0;
-        if is_it(&fd) && !again {
-            seat(fd, cookie, role, chan, slot);
-        } else if role != ALSO {
-            // The actions of a posix_spawn, or an image that was handed it before, have given it other numbers, which nobody knew
-            // when it was passed on.
-            for fd in (0..RENUMBERED).filter(is_it) {
+    let offers = || chan.offers().iter().enumerate().filter_map(|(slot, o)| Some((slot, o, o.slot.load(Relaxed)?)));
+    let at = |o: &layout::Offer| (o.acceptor.load(Relaxed) as i32, o.connector.load(Relaxed));
+    let stayed = |o: &layout::Offer| {
+        let (fd, cookie) = at(o);
+        o.acceptor.load(Relaxed) & AGAIN == 0 && lifeline::cookie(fd) == Some(cookie)
+    };
+    // The actions of a posix_spawn, or an image that was handed it before, have given it other numbers, which nobody knew
+    // when it was passed on.
+    if offers().any(|(_, o, role)| role != ALSO && !stayed(o)) {
+        for fd in 0..RENUMBERED {
+            let Some(cookie) = lifeline::cookie(fd) else { continue };
+            let of_it = offers().find(|(_, o, role)| *role != ALSO && at(o).1 == cookie && !stayed(o));
+            if let Some((slot, _, role)) = of_it {
                 seat(fd, cookie, role, chan, slot);
             }
         }
     }
-    for o in chan.offers().iter().filter(|o| o.slot.load(Relaxed).is_some_and(|role| role != ALSO)) {
-        let cookie = o.connector.load(Relaxed);
-        if o.acceptor.load(Relaxed) & COPIED == 0
-            && let Some(ep) = family::held().find(|ep| ep.cookie.load(Relaxed) == cookie)
-            && has_bytes(ep)
-        {
-            has(ep);
-        }
+    for (slot, o, role) in offers().filter(|(_, o, _)| stayed(o)) {
+        let (fd, cookie) = at(o);
+        seat(fd, cookie, role, chan, slot);
     }
     slots::close_if_empty(chan);
 }

@@ -91,7 +91,9 @@ extern "C" fn start() {
     if exports::lookup::is_doubtful() {
         bypass::by(shmring::family::Reason::Raw);
     }
-    handoff::take_up(epoll::handed_on);
+    if handoff::take_up() {
+        epoll::handed_on();
+    }
     // SAFETY: reads a number that the kernel passed to this image: 0, or the address of a C string that lasts as long as
     // the image (AT_EXECFN, getauxval(3)).
     let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;

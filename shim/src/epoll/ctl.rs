@@ -118,7 +118,7 @@ pub(super) fn follow(s: &Set) {
 }
 
 /// A descriptor of this process for `ep`.
-fn number(ep: Ep) -> Option<c_int> {
+pub(super) fn number(ep: Ep) -> Option<c_int> {
     (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && is_here(ep, f))
 }
 

@@ -8,26 +8,29 @@
 //! been read; no more will come to a ring that has ended.
 //!
 //! The connection itself stays registered beside it, and what the kernel tells of the two in one call is made one event
-//! ([`merged`]). Not so for a oneshot, of which only one of the two may fire: it will, since there are bytes to read, so the
+//! ([`merged`]), unless the program has given the same data to something else in the set, too: whose event is whose cannot be told then.
+//! Not so for a oneshot, of which only one of the two may fire: it will, since there are bytes to read, so the
 //! connection is registered again when the program arms it without any, or when they have been read before it fired.
 // Unsafe here: events are the program's memory.
 #![allow(unsafe_code)]
 
+use super::ctl::number;
 use super::edge::READ;
 use super::fdinfo::{self, oneshot_fired};
 use super::kernel_ctl;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, fence};
 use engine::endpoint::Ep;
 use engine::lock::Lock;
-use engine::{fds, handoff, lifeline, own};
+use engine::{family, fds, handoff, lifeline, own};
 use host::real;
 use host::tls::tls;
+use host::usercopy::{self, Fault};
 use libc::{EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT};
 use libc::{c_int, epoll_event};
 use shmring::family::Reason;
-use shmring::lnx;
 use shmring::word::Coded;
+use shmring::{lnx, sys};
 
 struct StandIn {
     /// For whom it stands; none: it is free.
@@ -143,11 +146,20 @@ impl StandIn {
         self.end();
     }
 
-    /// Registers the connection again. With the lock held.
+    /// Registers the connection again. With the lock held. If the number that the program registered is closed while another keeps
+    /// the connection, it is this one's for the moment; not if another file has it by now.
     fn bring_back(&self, epfd: c_int, events: u32) {
-        let fd = self.fd.load(Relaxed);
-        if fds::endpoint(fd) == self.ep.load(Relaxed) {
+        let (fd, ep) = (self.fd.load(Relaxed), self.ep.load(Relaxed));
+        let again = match ep.filter(|_| fds::endpoint(fd) != ep).map(number) {
+            None => None,
+            Some(Some(file)) => Some(lnx::duplicate(file, fd)),
+            Some(None) => return,
+        };
+        if again.is_none_or(|again| again == fd) {
             kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, self.data.load(Relaxed));
+        }
+        if let Some(again) = again.filter(|&again| again >= 0) {
+            sys::close(again);
         }
     }
 }
@@ -161,6 +173,12 @@ pub fn ctl(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Opti
     }
     let held = LOCK.lock();
     let r = change(epfd, op, fd, ep, want);
+    if let Some(Err(Lost)) = r
+        && is_oneshot(want.events)
+    {
+        // The set is to tell of the reset.
+        kernel_ctl(epfd, EPOLL_CTL_ADD, fd, want.events, want.u64);
+    }
     held.release();
     if let Some(Err(Lost)) = r {
         lifeline::reset(fd, Reason::EpollShared);
@@ -241,6 +259,8 @@ fn place(epfd: c_int, fd: c_int, ep: Ep, found: Option<&'static StandIn>, events
         s.end();
         return Err(Lost);
     }
+    // A reader moves its head, then looks for what stands ([`drained`]); here it is the other way round: one of the two sees the other.
+    fence(SeqCst);
     if !handoff::has_bytes(ep) {
         // Another thread has read them meanwhile, and found nothing to settle.
         s.settle();
@@ -286,25 +306,40 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
     }
 }
 
-/// This image was handed unread bytes of `ep`, for itself alone: sets that came with them and have the connection tell of them.
-pub fn handed_on(ep: Ep) {
-    let fd = ep.local().fd.load(Relaxed);
-    let Some(inode) = lnx::stat(fd).map(|st| st.st_ino) else { return };
+/// This image was handed unread bytes, for itself alone: sets that came with them and have such connections tell of them.
+pub fn handed_on() {
+    // What is in no set.
+    let stranger = lnx::readable_event();
+    if stranger < 0 {
+        return;
+    }
     for epfd in 0..fds::high().max(1024) {
-        if fds::get(epfd) == fds::Kind::Other {
+        // The kernel says so of sets only.
+        let is_set = || kernel_ctl(epfd, EPOLL_CTL_DEL, stranger, 0, 0) == -libc::ENOENT as isize;
+        if fds::get(epfd) == fds::Kind::Other && is_set() {
             fdinfo::each(epfd, |r| {
-                // Perhaps by a number that was closed.
-                if r.inode == inode {
+                if let Some(ep) = heir(r) {
                     stand(epfd, r.fd, ep, r.events, r.data);
                 }
                 false
             });
         }
     }
+    sys::close(stranger);
+}
+
+/// The connection that is registered, if this image was handed bytes of it. Perhaps by a number that was closed.
+fn heir(r: &fdinfo::Registration) -> Option<Ep> {
+    if r.is_of(r.fd) {
+        return fds::endpoint(r.fd).filter(|ep| handoff::is_heir(*ep));
+    }
+    family::held().find(|ep| handoff::is_heir(*ep) && r.is_of(ep.local().fd.load(Relaxed)))
 }
 
 /// All that `ep` had on its ring has been read.
 pub fn drained(ep: Ep) {
+    // See `place`.
+    fence(SeqCst);
     if !any() {
         return;
     }
@@ -357,38 +392,95 @@ pub unsafe fn merged(epfd: c_int, ev: *mut epoll_event, n: c_int) -> c_int {
     if n < 1 || !any() || tls().vfork.get() != 0 {
         return n;
     }
-    // SAFETY: the caller's obligation.
-    merge(epfd, unsafe { core::slice::from_raw_parts_mut(ev, n as usize) }) as c_int
+    let mut told = Told { at: ev, n: n as usize };
+    let held = LOCK.lock();
+    // The program has taken its memory away meanwhile: then what it is told is lost to it in any case.
+    let _ = merge(epfd, &mut told);
+    held.release();
+    told.n as c_int
 }
 
-#[cold]
-fn merge(epfd: c_int, told: &mut [epoll_event]) -> usize {
-    let held = LOCK.lock();
-    let mut n = told.len();
-    for s in &ALL {
-        let Some(ep) = s.ep.load(Relaxed) else { continue };
-        let (data, asked) = (s.data.load(Relaxed), s.events.load(Relaxed));
-        let Some(first) = told[..n].iter().position(|e| e.u64 == data) else { continue };
-        if !s.is_in(epfd) {
-            continue;
-        }
-        let mut kept = first + 1;
-        for i in first + 1..n {
-            let e = told[i];
-            if e.u64 == data {
-                told[first].events |= e.events;
-            } else {
-                told[kept] = e;
-                kept += 1;
+/// Events in the program's memory, which another of its threads may unmap.
+struct Told {
+    at: *mut epoll_event,
+    n: usize,
+}
+
+impl Told {
+    fn get(&self, i: usize) -> Result<epoll_event, Fault> {
+        // SAFETY: the program's pointer, where the kernel has put `n` events (`merged`); any bytes are an event.
+        unsafe { usercopy::load(self.at.wrapping_add(i)) }
+    }
+
+    fn set(&mut self, i: usize, e: &epoll_event) -> Result<(), Fault> {
+        // SAFETY: as in `get`; the program lets the kernel write there, and so us.
+        unsafe { usercopy::store(self.at.wrapping_add(i), e) }
+    }
+
+    /// The first event with such data.
+    fn position(&self, data: u64) -> Result<Option<usize>, Fault> {
+        for i in 0..self.n {
+            if self.get(i)?.u64 == data {
+                return Ok(Some(i));
             }
         }
-        n = kept;
-        // All that holds is told with it (ep_send_events), and all the bits that say that a socket can be read.
-        let e = &mut told[first];
-        let readable = if due(ep, asked) || e.events & EPOLLIN as u32 != 0 { READ } else { 0 };
-        let kernels = lifeline::look(ep.local().fd.load(Relaxed), asked as i16) as u16;
-        e.events = (e.events & !READ | readable | u32::from(kernels)) & (asked | ALWAYS);
+        Ok(None)
     }
-    held.release();
-    n
+}
+
+/// With the lock held.
+#[cold]
+fn merge(epfd: c_int, told: &mut Told) -> Result<(), Fault> {
+    // Of each that stands in this set and may be told of: whether it has been seen there, and something else with its data,
+    // besides the connection.
+    let mut found = [None::<(bool, bool)>; MOST];
+    for (s, f) in ALL.iter().zip(&mut found) {
+        if s.ep.load(Relaxed).is_some() && told.position(s.data.load(Relaxed))?.is_some() && s.is_in(epfd) {
+            *f = Some((false, false));
+        }
+    }
+    if found.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    fdinfo::each(epfd, |r| {
+        for (s, f) in ALL.iter().zip(&mut found) {
+            if let (Some((itself, other)), Some(ep)) = (f, s.ep.load(Relaxed))
+                && s.data.load(Relaxed) == r.data
+            {
+                let is_itself = r.fd == s.event.load(Relaxed);
+                let is_its = r.fd == s.fd.load(Relaxed) && r.is_of(ep.local().fd.load(Relaxed));
+                *itself |= is_itself;
+                *other |= !(is_itself || is_its);
+            }
+        }
+        false
+    });
+    for (s, f) in ALL.iter().zip(&found) {
+        if let (Some(ep), Some((true, false))) = (s.ep.load(Relaxed), f) {
+            merge_one(s, ep, told)?;
+        }
+    }
+    Ok(())
+}
+
+fn merge_one(s: &StandIn, ep: Ep, told: &mut Told) -> Result<(), Fault> {
+    let (data, asked) = (s.data.load(Relaxed), s.events.load(Relaxed));
+    let Some(first) = told.position(data)? else { return Ok(()) };
+    let mut one = told.get(first)?;
+    let mut kept = first + 1;
+    for i in first + 1..told.n {
+        let e = told.get(i)?;
+        if e.u64 == data {
+            one.events |= e.events;
+        } else {
+            told.set(kept, &e)?;
+            kept += 1;
+        }
+    }
+    told.n = kept;
+    // All that holds is told with it (ep_send_events), and all the bits that say that a socket can be read.
+    let readable = if due(ep, asked) || one.events & EPOLLIN as u32 != 0 { READ } else { 0 };
+    let kernels = lifeline::look(ep.local().fd.load(Relaxed), asked as i16) as u16;
+    one.events = (one.events & !READ | readable | u32::from(kernels)) & (asked | ALWAYS);
+    told.set(first, &one)
 }

@@ -7,10 +7,11 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 
-from epolls import CTL_ADD, CTL_DEL, CTL_MOD, ET, IN, ONESHOT, OUT, PATIENCE, RDHUP, Set, drain, say, settled
+from epolls import CTL_ADD, CTL_DEL, CTL_MOD, ET, IN, ONESHOT, OUT, PATIENCE, RDHUP, Set, drain, libc, say, settled
 
 UNREAD = b"unread" * 50
 
@@ -231,6 +232,46 @@ def sleeper_on(h):
         thread.join()
         say("woken", told)
         h.ctl(CTL_DEL)
+
+
+def same_data_on(h):
+    """Something else in the set has the data of the connection: what it tells, once, is told, and not for the connection."""
+    r, w = os.pipe()
+    for fd, events in ((h.b.fileno(), IN), (w, OUT | ET)):
+        event = struct.pack("=Iq", events, h.b.fileno())
+        assert libc.epoll_ctl(h.s.ep.fileno(), CTL_ADD, fd, event) == 0
+    say("both", h.s.next())
+    say("again", h.s.now())
+    os.close(w)
+    os.close(r)
+    h.ctl(CTL_MOD, IN | OUT)
+    say("alone", h.s.now())
+
+
+def closed_on(h):
+    """A oneshot by a number that is closed, while another keeps the connection: armed still when the bytes are read."""
+    number = h.b.dup()
+    h.s.add(number, IN | ONESHOT, "closed")
+    number.close()
+    print(drain(h.b))
+    say("read", h.s.now())
+    h.more()
+    print("more", [e for _, e in h.s.ep.poll(PATIENCE)])
+    print("again", [e for _, e in h.s.ep.poll(0)])
+
+
+def crowded_on(h):
+    """More registrations for such bytes than there are places: a oneshot tells, if only of the end."""
+    h.ctl(CTL_ADD, OUT)
+    other = Set()
+    p = select.poll()
+    p.register(other.ep, select.POLLIN)
+    p.poll(0)
+    numbers = [h.b.dup() for _ in range(256)]
+    for n in numbers:
+        other.add(n, IN, "other")
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    print(len(h.s.next()))
 
 
 def around_on(h):
