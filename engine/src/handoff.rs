@@ -212,11 +212,12 @@ impl Passed {
     /// The channels that this image was handed itself, and in which bytes are left, the next one has, too: whoever reads those
     /// first has them (`rx::common`).
     fn pass_again(&mut self) {
+        let end = inheritable_end();
         for ep in family::held() {
             let Some((chan, slot, _)) = left_behind(ep).filter(|(chan, ..)| chan.id.load(Relaxed) == 0) else {
                 continue;
             };
-            if inheritable(ep.cookie.load(Relaxed)).next().is_none() {
+            if inheritable(ep.cookie.load(Relaxed), end).next().is_none() {
                 continue;
             }
             if !self.again.contains(&Some(chan.place())) {
@@ -283,7 +284,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let mut size = 0;
     for ep in family::held() {
         let Some((.., n)) = unread_ring(ep) else { continue };
-        if inheritable(ep.cookie.load(Relaxed)).next() != Some(0) {
+        if inheritable(ep.cookie.load(Relaxed), 1).next().is_none() {
             size = size.max(n);
             continue;
         }
@@ -436,7 +437,7 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: boo
     let mut ok = stdin.socket >= 0 && fill(file, chan, slot, n, &mut stdin, owned);
     lnx::seek(file, 0);
     // The connection must outlive its descriptor 0.
-    if ok && inheritable(ep.cookie.load(Relaxed)).count() < 2 {
+    if ok && inheritable(ep.cookie.load(Relaxed), inheritable_end()).count() < 2 {
         stdin.kept = Some(lnx::duplicate_to_inherit(0, numbers().start)).filter(|fd| *fd >= 0);
         ok = stdin.kept.is_some();
     }
