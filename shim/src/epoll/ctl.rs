@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
-use engine::{handoff, leave, lifeline, poller, slots};
+use engine::{handoff, leave, lifeline, members, poller, slots};
 use host::tls::tls;
 use host::{clock, real};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, EPOLLWAKEUP};
@@ -101,11 +101,16 @@ pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
 }
 
 /// The other processes that have a set leave it to the kernel at their next call, or within a step if they wait on it. Until then
-/// their doorbells are in it, and what they alone hold is not the kernel's: a moment's patience, once for a set.
+/// a doorbell may be in it, and what they alone hold is not the kernel's: a moment's patience, once for a set, unless whose it is has
+/// died.
 fn others_leave(s: &Set) {
     const PATIENCE: u64 = 20_000_000;
     let since = clock::now();
-    while s.shared() && s.common().doorbells.load(Relaxed) != 0 && clock::now() - since < PATIENCE {
+    let another_has_one = || {
+        let whose = s.common().doorbell.load(Relaxed);
+        whose != 0 && whose != members::myself() && !members::owner_is_dead(whose)
+    };
+    while s.shared() && another_has_one() && clock::now() - since < PATIENCE {
         lnx::nap(200_000);
     }
 }
@@ -229,7 +234,7 @@ fn equip(s: &Set, epfd: c_int) -> bool {
         return false;
     }
     s.poller.store(Some(p as u32), Relaxed);
-    s.common().doorbells.fetch_add(1, Relaxed);
+    s.common().doorbell.store(members::myself(), Relaxed);
     true
 }
 
@@ -238,7 +243,7 @@ pub(super) fn unequip(s: &Set, epfd: c_int) {
     let Some(p) = s.poller() else { return };
     kernel_ctl(epfd, libc::EPOLL_CTL_DEL, poller::bell(p), 0, 0);
     s.poller.store(None, Relaxed);
-    s.common().doorbells.fetch_sub(1, Relaxed);
+    let _ = s.common().doorbell.compare_exchange(members::myself(), 0, Relaxed, Relaxed);
     poller::free_of_set(p);
 }
 

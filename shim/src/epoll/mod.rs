@@ -94,7 +94,8 @@ pub fn created(fd: c_int) {
     let all = [&s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.left];
     s.looked.store(0, Relaxed);
     s.has_since.store(0, Relaxed);
-    for w in all.into_iter().chain([&s.common().nested, &s.common().doorbells, &s.must_look]) {
+    s.common().doorbell.store(0, Relaxed);
+    for w in all.into_iter().chain([&s.common().nested, &s.must_look]) {
         w.store(0, Relaxed);
     }
     fds::set(fd, Kind::Epoll(i));

@@ -119,8 +119,9 @@ pub(super) struct Common {
     pub version: AtomicU32,
     /// Watched through another set or `poll`, or out of our reach: nothing is attached in it any more.
     pub nested: AtomicU32,
-    /// How many processes have a doorbell in it.
-    pub doorbells: AtomicU32,
+    /// Which process has a doorbell in it (`shmring::owner`); 0: none. One at most gets one ([`super::ctl::equip`]): none while
+    /// another that may have the set lives.
+    pub doorbell: AtomicU64,
 }
 
 /// The kernel's registration carries our tag.

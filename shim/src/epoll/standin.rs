@@ -292,16 +292,18 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
     let stands = find(ep, fd, epfd).is_some();
     if !stands && (!is_oneshot(events) || !oneshot_fired(epfd, fd)) {
         // By a number that was closed it cannot be taken out.
-        if is_oneshot(events) && fds::endpoint(fd) == Some(ep) {
+        let takes_out = is_oneshot(events) && fds::endpoint(fd) == Some(ep);
+        if takes_out {
             kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
         }
         lost = place(epfd, fd, ep, None, events, data).is_err();
-        if lost && is_oneshot(events) {
+        if lost && takes_out {
             kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, data);
         }
     }
     held.release();
-    if lost {
+    // The number that was registered may be another file's by now.
+    if let Some(fd) = lost.then(|| number(ep)).flatten() {
         lifeline::reset(fd, Reason::EpollShared);
     }
 }
