@@ -9,6 +9,8 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, fence};
 use engine::endpoint::Ep;
 use engine::lock::Lock;
+use engine::{fds, lifeline};
+use host::tls::tls;
 use shmring::family::State;
 
 /// Guards the chains of watches; taken inside a set's lock.
@@ -144,4 +146,14 @@ pub(super) fn settle(s: &Set, epfd: c_int) {
             unpark(s.index(), epfd, fd, w);
         }
     }
+}
+
+/// A descriptor of this process for `ep`.
+pub(super) fn descriptor(ep: Ep) -> Option<c_int> {
+    (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && is_here(ep, f))
+}
+
+/// Whether a descriptor is what the table says. A child of vfork has our memory, and other files.
+pub(super) fn is_here(ep: Ep, fd: c_int) -> bool {
+    tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
 }

@@ -1,6 +1,6 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
-use super::chains::{each, link, settle, unlink, unpark};
+use super::chains::{descriptor, each, is_here, link, settle, unlink, unpark};
 use super::edge::lifeline_mask;
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
@@ -122,16 +122,6 @@ pub(super) fn follow(s: &Set) {
     }
 }
 
-/// A descriptor of this process for `ep`.
-pub(super) fn number(ep: Ep) -> Option<c_int> {
-    (0..fds::high()).find(|&f| fds::endpoint(f) == Some(ep) && is_here(ep, f))
-}
-
-/// Whether a descriptor is what the table says. A child of vfork has our memory, and other files.
-fn is_here(ep: Ep, fd: c_int) -> bool {
-    tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
-}
-
 /// Moves a connection to the kernel. It may wait for the peer: with no set's lock held, since whoever holds a lock defers
 /// signals, and others wait for it.
 pub(super) fn to_kernel(ep: Ep) {
@@ -140,7 +130,7 @@ pub(super) fn to_kernel(ep: Ep) {
 
 fn move_to_kernel(ep: Ep, unread: leave::Unread) {
     if ep.state() == State::Attached
-        && let Some(fd) = number(ep)
+        && let Some(fd) = descriptor(ep)
     {
         leave::quit(fd, Reason::EpollShared, unread);
     }
@@ -167,7 +157,7 @@ fn evacuate(s: &Set, unread: &dyn Fn(c_int) -> leave::Unread) {
 
 /// Whether the kernel's word about a connection holds, or will, without anybody's waiting for it.
 fn is_kernels(ep: Ep) -> bool {
-    let Some(fd) = number(ep) else { return false };
+    let Some(fd) = descriptor(ep) else { return false };
     // Where the peer cannot take back what is unread, it has ended its side, which makes the lifeline readable
     // for good: until all has been read, and beyond.
     ep.state() != State::Attached || leave::has_left(ep) || lifeline::look(fd, libc::POLLIN | lifeline::ENDED) != 0
@@ -190,7 +180,7 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
 fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
     let was = w.was.load(Relaxed) as c_int;
     let Some(ep) = w.ep.load(Relaxed) else { return false };
-    let Some(file) = number(ep) else { return false };
+    let Some(file) = descriptor(ep) else { return false };
     let again = lnx::duplicate(file, was);
     let restored = again == was && restore(epfd, was, events, w);
     if again >= 0 {

@@ -14,7 +14,7 @@
 // Unsafe here: events are the program's memory.
 #![allow(unsafe_code)]
 
-use super::ctl::number;
+use super::chains::descriptor;
 use super::edge::READ;
 use super::fdinfo::{self, oneshot_fired};
 use super::kernel_ctl;
@@ -150,7 +150,7 @@ impl StandIn {
     /// the connection, it is this one's for the moment; not if another file has it by now.
     fn bring_back(&self, epfd: c_int, events: u32) {
         let (fd, ep) = (self.fd.load(Relaxed), self.ep.load(Relaxed));
-        let again = match ep.filter(|_| fds::endpoint(fd) != ep).map(number) {
+        let again = match ep.filter(|_| fds::endpoint(fd) != ep).map(descriptor) {
             None => None,
             Some(Some(file)) => Some(lnx::duplicate(file, fd)),
             Some(None) => return,
@@ -303,7 +303,7 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
     }
     held.release();
     // The number that was registered may be another file's by now.
-    if let Some(fd) = lost.then(|| number(ep)).flatten() {
+    if let Some(fd) = lost.then(|| descriptor(ep)).flatten() {
         lifeline::reset(fd, Reason::EpollShared);
     }
 }
