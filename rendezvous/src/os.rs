@@ -13,15 +13,6 @@ pub(crate) fn geteuid() -> u32 {
     unsafe { syscall!(libc::SYS_geteuid) as u32 }
 }
 
-/// Real, effective and saved user id of the calling thread.
-pub(crate) fn getresuid() -> Result<[u32; 3], i32> {
-    let mut ids = [0u32; 3];
-    let [real, effective, saved] = &mut ids;
-    // SAFETY: the kernel writes three locals.
-    check(unsafe { syscall!(libc::SYS_getresuid, &raw mut *real, &raw mut *effective, &raw mut *saved) })?;
-    Ok(ids)
-}
-
 pub(crate) fn getegid() -> u32 {
     // SAFETY: takes no arguments and cannot fail.
     unsafe { syscall!(libc::SYS_getegid) as u32 }

@@ -1,6 +1,7 @@
 //! What a uid proves.
 
 use crate::os;
+use shmring::lnx;
 
 /// The number by which the kernel calls every user who has none in our user namespace, unless the machine's administrator
 /// has chosen another (`/proc/sys/kernel/overflowuid`).
@@ -24,7 +25,7 @@ pub fn own() -> u32 {
 /// Whether this process is one user's. One that acts for a user (`seteuid`), and has or can take the rights of another, must not
 /// take that user's processes for its own user's: they can do nothing to it.
 pub fn is_one() -> bool {
-    os::getresuid().is_ok_and(|[real, effective, saved]| real == effective && effective == saved)
+    lnx::users().is_some_and(|[real, effective, saved]| real == effective && effective == saved)
 }
 
 fn overflow() -> u32 {

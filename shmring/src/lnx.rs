@@ -470,13 +470,9 @@ pub fn poll(fds: &mut [pollfd], ns: u64) -> isize {
 /// Whether a system-call filter refuses what a program that waits needs, and may have never called: to wait for descriptors, and to
 /// take many messages at a time. Without them it would be deaf, or be told errors that its own calls do not have.
 pub fn refuses_waiting() -> bool {
-    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let nothing = core::ptr::null::<u8>();
-    // SAFETY: no descriptors, and a valid timespec.
-    let wait = unsafe { syscall!(libc::SYS_ppoll, nothing, 0, &raw const at_once, 0, 8) };
     // SAFETY: there is no such descriptor, and there are no messages.
-    let take = unsafe { syscall!(libc::SYS_recvmmsg, -1i32, nothing, 0, 0, 0) };
-    wait != 0 || take != -libc::EBADF as isize
+    let take = unsafe { syscall!(libc::SYS_recvmmsg, -1i32, core::ptr::null::<u8>(), 0, 0, 0) };
+    poll(&mut [], 0) != 0 || take != -libc::EBADF as isize
 }
 
 /// Wakes the one who waits on `word` (futex(2)). A hostile peer may let thousands of threads wait there: whoever wakes them

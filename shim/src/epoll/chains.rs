@@ -12,6 +12,7 @@ use engine::lock::Lock;
 use engine::{fds, lifeline};
 use host::tls::tls;
 use shmring::family::State;
+use shmring::{lnx, sys};
 
 /// Guards the chains of watches; taken inside a set's lock.
 pub(super) static CHAINS: Lock = Lock::new();
@@ -156,4 +157,15 @@ pub(super) fn descriptor(ep: Ep) -> Option<c_int> {
 /// Whether a descriptor is what the table says. A child of vfork has our memory, and other files.
 pub(super) fn is_here(ep: Ep, fd: c_int) -> bool {
     tls().vfork.get() == 0 || lifeline::cookie(fd) == Some(ep.cookie.load(Relaxed))
+}
+
+/// Does `f` while `number`, under which the kernel knows a registration of `ep`, is a descriptor of it: if it was closed while another one
+/// keeps the connection, that is duplicated for the moment. `None`: another file has the number by now, or nobody keeps it.
+pub(super) fn under_closed<T>(ep: Ep, number: c_int, f: impl FnOnce() -> T) -> Option<T> {
+    let again = lnx::duplicate(descriptor(ep)?, number);
+    let done = (again == number).then(f);
+    if again >= 0 {
+        sys::close(again);
+    }
+    done
 }

@@ -1,6 +1,6 @@
 //! Registrations: what the program asks of a set, and who keeps it, the kernel or we.
 
-use super::chains::{descriptor, each, is_here, link, settle, unlink, unpark};
+use super::chains::{descriptor, each, is_here, link, settle, under_closed, unlink, unpark};
 use super::edge::lifeline_mask;
 use super::fdinfo::oneshot_fired;
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
@@ -17,7 +17,7 @@ use host::{clock, real};
 use libc::{EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, EPOLLWAKEUP};
 use libc::{c_int, epoll_event};
 use shmring::family::{Reason, State};
-use shmring::{lnx, ring, sys};
+use shmring::{lnx, ring};
 
 /// The set is watched from outside (another set, `poll`). Its descriptor must then be readable exactly when one
 /// of its members is ready, at any moment, which only the kernel can tell: its connections go there.
@@ -175,18 +175,11 @@ fn restore(epfd: c_int, fd: c_int, events: u32, w: &Watch) -> bool {
     kernel_ctl(epfd, op, fd, events, w.data.load(Relaxed)) >= 0
 }
 
-/// The same for a watch whose number was closed while its file lives on. The kernel knows a registration by number and file,
-/// so the file gets that number once more for the moment; not if another file has it by now.
+/// The same for a watch whose number was closed while its file lives on.
 fn restore_closed(epfd: c_int, events: u32, w: &Watch) -> bool {
     let was = w.was.load(Relaxed) as c_int;
     let Some(ep) = w.ep.load(Relaxed) else { return false };
-    let Some(file) = descriptor(ep) else { return false };
-    let again = lnx::duplicate(file, was);
-    let restored = again == was && restore(epfd, was, events, w);
-    if again >= 0 {
-        sys::close(again);
-    }
-    restored
+    under_closed(ep, was, || restore(epfd, was, events, w)) == Some(true)
 }
 
 /// Returns a watch to the kernel's keeping, if that can be: its connection has been moved there ([`to_kernel`]). With the

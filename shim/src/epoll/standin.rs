@@ -14,7 +14,7 @@
 // Unsafe here: events are the program's memory.
 #![allow(unsafe_code)]
 
-use super::chains::descriptor;
+use super::chains::{descriptor, under_closed};
 use super::edge::READ;
 use super::fdinfo::{self, oneshot_fired};
 use super::kernel_ctl;
@@ -146,20 +146,13 @@ impl StandIn {
         self.end();
     }
 
-    /// Registers the connection again. With the lock held. If the number that the program registered is closed while another keeps
-    /// the connection, it is this one's for the moment; not if another file has it by now.
+    /// Registers the connection again, perhaps by a number that was closed. With the lock held.
     fn bring_back(&self, epfd: c_int, events: u32) {
         let (fd, ep) = (self.fd.load(Relaxed), self.ep.load(Relaxed));
-        let again = match ep.filter(|_| fds::endpoint(fd) != ep).map(descriptor) {
-            None => None,
-            Some(Some(file)) => Some(lnx::duplicate(file, fd)),
-            Some(None) => return,
-        };
-        if again.is_none_or(|again| again == fd) {
-            kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, self.data.load(Relaxed));
-        }
-        if let Some(again) = again.filter(|&again| again >= 0) {
-            sys::close(again);
+        let register = || kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, self.data.load(Relaxed));
+        match ep.filter(|_| fds::endpoint(fd) != ep) {
+            None => _ = register(),
+            Some(ep) => _ = under_closed(ep, fd, register),
         }
     }
 }

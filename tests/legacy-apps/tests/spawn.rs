@@ -70,15 +70,20 @@ fn a_chain_of_programs_reads_what_a_peer_that_waits_has_said() {
     chains("recv", &all);
 }
 
-/// Another thread reads a connection that a program would inherit, and of which what is unread is copied.
-#[test]
-fn another_thread_reads_meanwhile() {
+/// A program whose connections are attached before their first bytes: under culvert at least `rings` directions are.
+fn attached_at_once(name: &str, source: &str, flags: &[&str], rings: usize) {
     let program = |lab: &Lab| {
-        let mut command = lab.command(Side::Client, lab.compile("overlook.c", &["-pthread"]));
+        let mut command = lab.command(Side::Client, lab.compile(source, flags));
         command.env("CULVERT_EAGER", "1");
         command
     };
-    compare_one("spawn-overlook", program, |_, log| on_ring(log) >= 100);
+    compare_one(name, program, |_, log| on_ring(log) >= rings);
+}
+
+/// Another thread reads a connection that a program would inherit, and of which what is unread is copied.
+#[test]
+fn another_thread_reads_meanwhile() {
+    attached_at_once("spawn-overlook", "overlook.c", &["-pthread"], 100);
 }
 
 /// What is handed on by exec, since its peer does not answer, is handed on again, and shared by those who have it.
@@ -90,12 +95,7 @@ fn a_chain_of_programs_reads_what_a_busy_peer_has_said() {
 /// A program reads what its parent has left of a connection, and nothing of what another program that runs meanwhile was handed.
 #[test]
 fn a_program_that_runs_has_inherited_the_connection_before() {
-    let program = |lab: &Lab| {
-        let mut command = lab.command(Side::Client, lab.compile("beside.c", &["-pthread"]));
-        command.env("CULVERT_EAGER", "1");
-        command
-    };
-    compare_one("spawn-beside", program, |_, log| on_ring(log) >= 2);
+    attached_at_once("spawn-beside", "beside.c", &["-pthread"], 2);
 }
 
 /// A program reads on what its parent has closed: the connection ends well when it has read all.
