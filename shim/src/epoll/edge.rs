@@ -3,7 +3,7 @@
 use super::set::{EDGE, Set, TAGGED, Watch, watch};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
-use engine::{channel, lifeline, poller, rx, tx};
+use engine::{channel, lifeline, rx, tx};
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLOUT, EPOLLRDHUP};
 use shmring::switch::TxPhase;
 
@@ -69,13 +69,6 @@ pub(super) fn number(ep: Ep, fd: i32) -> i32 {
 /// Does what the peer of a watched connection has asked for: one that has left the ring waits for what it did not read.
 pub(super) fn serve_peer(ep: Ep, chan: &channel::Chan, fd: i32) {
     tx::service(ep, chan, number(ep, fd));
-}
-
-/// The set's doorbell was heard.
-pub(super) fn drain(s: &Set) {
-    if let Some(p) = s.poller() {
-        poller::drain(p);
-    }
 }
 
 /// The kernel, asked at time stamp `begun`, has `events` of the lifeline of a connection, which come after the first

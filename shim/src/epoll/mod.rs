@@ -7,30 +7,36 @@
 //! sleeps in the kernel's `epoll_wait` hears of ring events in the same call.
 //!
 //! [`set`] holds the sets and their watches, [`chains`] which watches a connection has, [`ready`] which of a set's have news,
-//! [`owed`] what the kernel has not been told yet, [`standin`] what stands in a set for bytes that the kernel does not have. [`ctl`] is what the program asks of a set, [`numbers`] what closing a
-//! descriptor does to it, [`wait`] what it reports, in the order of [`order`]; [`forks`] is what a fork does to all.
+//! [`owed`] what the kernel has not been told yet, [`standin`] what stands in a set for bytes that the kernel does not have, [`bell`] what wakes who sleeps in one. [`ctl`] is what the program asks of a set,
+//! [`numbers`] what closing a descriptor does to it, [`handover`] what makes it the kernel's, [`wait`] who waits on it, [`report`] what he is told, in the order of
+//! [`order`]; [`forks`] is what a fork does to all.
 // Unsafe here: events are the program's memory; sets are shared with forks as references into a mapping.
 #![allow(unsafe_code)]
 
+mod bell;
 mod chains;
 mod ctl;
 mod desk;
 mod edge;
 mod fdinfo;
 mod forks;
+mod handover;
 mod numbers;
 mod order;
 mod owed;
 mod ready;
+mod report;
 mod set;
 mod spent;
 mod standin;
 mod wait;
 
-pub use ctl::{ctl, hand_over, hand_over_with, may_attach, nest};
+pub use ctl::{ctl, may_attach};
+pub use handover::{hand_over, hand_over_with, nest};
 pub use numbers::{closing, number_back, number_closed};
 pub use standin::{drained, handed_on, merged, put_back};
 
+use bell::rouse;
 use chains::{each, unlink};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64};
@@ -41,7 +47,6 @@ use libc::{c_int, epoll_event, sigset_t};
 use set::{EDGE, LEFT, TABLE, TAGGED};
 use shmring::layout::POLLERS;
 use shmring::lnx;
-use wait::rouse;
 
 /// Upper bits of our `data`, random, so that a program's own data is not mistaken for it.
 static TAG: AtomicU64 = AtomicU64::new(0);
@@ -126,7 +131,7 @@ pub unsafe fn wait(
     real: impl FnMut() -> c_int,
 ) -> c_int {
     // SAFETY: the caller's obligation.
-    unsafe { wait::wait(epfd, ev, max, timeout, mask, ctl::follow, real) }
+    unsafe { wait::wait(epfd, ev, max, timeout, mask, real) }
 }
 
 /// Another descriptor for set `i`.
@@ -151,7 +156,7 @@ pub fn closed(i: usize, epfd: c_int) {
     }
     // What was ready goes, too.
     while s.pop().is_some() {}
-    ctl::unequip(s, epfd);
+    bell::unequip(s, epfd);
     held.release();
     s.used.store(if shared { LEFT } else { 0 }, Release);
 }

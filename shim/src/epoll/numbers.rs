@@ -2,11 +2,11 @@
 //! number while a duplicate of the file does, and that number may soon be another file's.
 #![forbid(unsafe_code)]
 
+use super::bell::rouse;
 use super::chains::{disown, each, link, settle, unlink, unpark};
-use super::ctl::{give_back, to_kernel};
 use super::edge::{lifeline_mask, note_edge};
+use super::handover::{give_back, to_kernel};
 use super::set::{PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
-use super::wait::rouse;
 use super::{kernel_ctl, tag};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use engine::endpoint::Ep;

@@ -189,7 +189,7 @@ impl Reported {
             let e = self.got[i];
             match ours(e.u64) {
                 Some(DOORBELL) => {
-                    super::edge::drain(s);
+                    super::bell::drain(s);
                     rung.get_or_insert(kept);
                 }
                 _ => {

@@ -119,7 +119,7 @@ pub(super) struct Common {
     pub version: AtomicU32,
     /// Watched through another set or `poll`, or out of our reach: nothing is attached in it any more.
     pub nested: AtomicU32,
-    /// Which process has a doorbell in it (`shmring::owner`); 0: none. One at most gets one ([`super::ctl::equip`]): none while
+    /// Which process has a doorbell in it (`shmring::owner`); 0: none. One at most gets one ([`super::bell::equip`]): none while
     /// another that may have the set lives.
     pub doorbell: AtomicU64,
 }

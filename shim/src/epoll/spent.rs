@@ -2,8 +2,8 @@
 //! itself (`ep_send_events`, fs/eventpoll.c); one that was changed reports errors and hangups always.
 #![forbid(unsafe_code)]
 
+use super::bell::drain;
 use super::desk::NO_EVENT;
-use super::edge::drain;
 use super::fdinfo::{self, Registration};
 use super::set::{FIRED, PARKED, Set, TAGGED, watch_id, watchable};
 use super::{DOORBELL, kernel_ctl, ours, tag};

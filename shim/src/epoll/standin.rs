@@ -362,7 +362,7 @@ pub fn put_back() {
     for s in ALL.iter().filter(|s| s.ep.load(Relaxed).is_some() && s.is_alone()) {
         let set = s.set.load(Relaxed);
         let fired = oneshot_fired(set, s.event.load(Relaxed));
-        // The nearest to a oneshot that has fired: see `ctl::hand_over`.
+        // The nearest to a oneshot that has fired: see `handover::hand_over`.
         s.bring_back(set, if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { s.events.load(Relaxed) });
         own::discard(&s.set);
     }

@@ -1,419 +1,25 @@
-//! Waiting on a set, and what it reports.
+//! Waiting on a set.
 
-use super::chains::{each, settle};
-use super::desk::{Desk, NO_EVENT, News, SLEEPS_FOR};
-use super::edge::{drain, lifeline_event, note_edge, number, serve_peer, written};
-use super::order;
-use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch};
+use super::bell::{arm, bounded, disarm, stay_armed, told_of_news};
+use super::chains::settle;
+use super::desk::{NO_EVENT, SLEEPS_FOR};
+use super::handover::follow;
+use super::report::{Out, TRIES, report_now, report_told, share, sift};
+use super::set::{Set, TABLE};
 use super::standin::merged;
-use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use engine::channel::Chan;
-use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::restless::{self, Restless};
 use engine::spin::{self, Spun};
-use engine::{channel, family, poller, rx, tx, upkeep};
-use host::{clock, real, signals, usercopy};
-use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
+use engine::{poller, tx};
+use host::{clock, real, signals};
 use libc::{c_int, epoll_event, sigset_t};
-use shmring::{ring, sys};
+use shmring::sys;
 
 /// The kernel's part of a busy set is looked at no less often than this.
 const KERNEL_EVERY_US: u64 = 20;
-/// How often news on rings are reported, one after the other in calls that have no room for more, before the kernel has
-/// its turn.
-const PATIENCE: u32 = 32;
-/// The same where what the kernel has is known to be younger.
-const LONG_PATIENCE: u32 = 4096;
-/// A call that has room for as many events leaves half of it for news on rings; one that has room for fewer is told all that is
-/// ready and fits, as programs with small arrays expect.
-const MANY: usize = 8;
-/// Looks at the kernel in one call that bring nothing but what is not for the program.
-const FULL: u32 = 64;
-/// A peer that acts natively all the time, or says so, does not keep a call from what is ready for longer than this.
-const TRIES: u32 = 8;
 
-/// Rings the set's own doorbell.
-pub(super) fn rouse(s: &Set) {
-    if let Some(p) = s.poller() {
-        poller::ring_own(p);
-    }
-}
-
-/// Arms the set in every channel, for those who do not sleep in our own wait.
-pub(super) fn stay_armed(s: &Set) {
-    arm(s);
-    if s.first.load(Relaxed).is_some() || told_of_news(s) {
-        rouse(s);
-    }
-}
-
-fn arm(s: &Set) {
-    if let Some(p) = s.poller() {
-        let g = poller::generation(p);
-        for c in channel::own() {
-            poller::tell(c, p);
-            ring::arm(&c.queues(c.role())[p], g);
-        }
-    }
-    ring::armed();
-}
-
-fn disarm(s: &Set) {
-    if let Some(p) = s.poller() {
-        for c in channel::own() {
-            let q = &c.queues(c.role())[p];
-            if q.armed.load(Relaxed) != 0 {
-                q.armed.store(0, Relaxed);
-            }
-        }
-    }
-}
-
-/// Whether a peer has set a ready bit for this set.
-fn told_of_news(s: &Set) -> bool {
-    let Some(p) = s.poller() else { return false };
-    channel::own().any(|c| ring::stirred(&c.queues(c.role())[p]))
-}
-
-/// Whether news can come to this set without a doorbell.
-fn bounded(s: &Set) -> bool {
-    // A program that closes by system calls of its own has closed the doorbell.
-    let deaf = s.poller().is_some_and(|p| poller::bell(p) < 0);
-    deaf || s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
-}
-
-/// Puts into the ready list what may have news of which no bit tells. With the set's lock held.
-fn scan(s: &Set) {
-    let me = s.index();
-    if s.inherited.load(Relaxed) != 0 || s.shared() {
-        let version = s.common().version.load(Relaxed);
-        let all = s.inherited.load(Relaxed) != 0 || s.version.swap(version, Relaxed) != version;
-        for (fd, w, ep) in s.watches() {
-            if w.flags.load(Relaxed) & (TAGGED | PARKED) == TAGGED
-                && ep.local().refs.load(Relaxed) > 0
-                && (all || stirs(ep, w))
-            {
-                note_edge(ep, w);
-                s.push(fd);
-            }
-        }
-    } else if s.foreign.load(Relaxed) != 0 {
-        for ep in family::held().filter(|e| e.local().inherited.load(Relaxed) != 0) {
-            each(ep, |set, fd, w| {
-                if set == me && w.flags.load(Relaxed) & TAGGED != 0 {
-                    note_edge(ep, w);
-                    s.push(fd);
-                }
-            });
-        }
-    }
-}
-
-/// Whether a watch in a set that another process has, too, should be looked at. Memory only.
-fn stirs(ep: Ep, w: &Watch) -> bool {
-    let Some(chan) = ep.chan() else { return false };
-    w.flags.load(Relaxed) & EDGE != 0
-        || rx::stirred(ep, chan)
-        || tx::may_write(ep, chan)
-        || ep.rx_fin.load(Relaxed) != 0
-}
-
-/// Events going to the program's array, which the kernel would write: a bad one is EFAULT, unless something
-/// was written already (ep_send_events).
-struct Out {
-    at: *mut epoll_event,
-    max: usize,
-    n: usize,
-    fault: bool,
-    /// How often this call has found nothing that it could report without asking the kernel again.
-    tries: u32,
-}
-
-impl Out {
-    fn put(&mut self, e: epoll_event) {
-        if self.fault {
-            return;
-        }
-        // SAFETY: within the `max` events that the program says it has room for; faults are reported.
-        let ok = unsafe { usercopy::store(self.at.add(self.n), &e) }.is_ok();
-        self.n += usize::from(ok);
-        self.fault = !ok;
-    }
-}
-
-/// Fills `out` from the ready list and with the kernel's events, each in its place. With the set's lock held.
-fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
-    let looked = if out.tries > TRIES { u64::MAX } else { s.looked.load(Relaxed) };
-    // Each watch is looked at once: those that stay ready go to the end.
-    let stop = s.last.load(Relaxed);
-    let mut given = 0;
-    while let Some((fd, since, place)) = s.next() {
-        let to = place.clamp(given, kernel.len());
-        kernel[given..to].iter().for_each(|e| out.put(*e));
-        given = to;
-        // There is room for what the kernel has told, which it does not tell again.
-        if out.n + (kernel.len() - given) >= out.max || out.fault {
-            break;
-        }
-        let Some((_, w)) = s.pop() else { break };
-        report_one(s, fd, w, since, looked, out);
-        if Some(fd) == stop {
-            break;
-        }
-    }
-    kernel[given..].iter().for_each(|e| out.put(*e));
-}
-
-/// What a watch of the ready list has to report; `None`: it has no part in that. And how far its sender had come.
-fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
-    let events = w.events.load(Relaxed);
-    let flags = w.flags.load(Relaxed);
-    let ep = w.ep.load(Relaxed)?;
-    // Closed here; another process that has the set still holds it.
-    if flags & TAGGED == 0 || ep.local().refs.load(Relaxed) == 0 {
-        return None;
-    }
-    let chan = ep.chan()?;
-    let edge = events & EPOLLET as u32 != 0;
-    if flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
-        // The program is not told; what its peer has asked for, which may be all that the peer waits for, is done.
-        serve_peer(ep, chan, fd);
-        return None;
-    }
-    let seen = written(ep, chan);
-    // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
-    let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
-    Some((chan, seen, upkeep::now(ep, chan, number(ep, fd), mask) & mask))
-}
-
-/// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.
-fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
-    let Some((chan, seen, r)) = holds(fd, w) else { return };
-    let (events, flags) = (w.events.load(Relaxed), w.flags.load(Relaxed));
-    let edge = events & EPOLLET as u32 != 0;
-    if r != 0 && since == 0 && seen != w.seen.load(Relaxed) && order::behind(s, chan, looked) {
-        // What came since the last report came after our look at the rings, and perhaps after something that the kernel has.
-        s.must_look.store(1, Relaxed);
-        return s.append(fd);
-    }
-    if r != 0 {
-        out.put(epoll_event { events: r as u16 as u32, u64: w.data.load(Relaxed) });
-        if out.fault {
-            // Not reported: still to be.
-            return s.append(fd);
-        }
-    }
-    w.seen.store(seen, Relaxed);
-    let fired = if r != 0 && events & EPOLLONESHOT as u32 != 0 { FIRED } else { 0 };
-    w.flags.store(flags & !EDGE | fired, Relaxed);
-    if r != 0 && !edge && fired == 0 {
-        s.append(fd);
-    }
-}
-
-const _: () =
-    assert!(EPOLLIN == libc::POLLIN as i32 && EPOLLOUT == libc::POLLOUT as i32 && EPOLLRDHUP == libc::POLLRDHUP as i32);
-const _: () = assert!(EPOLLERR == libc::POLLERR as i32 && EPOLLHUP == libc::POLLHUP as i32);
-
-/// Takes what is ours out of the kernel's events, for a set in which nothing is attached.
-fn sift(s: &Set, events: &mut [epoll_event]) -> usize {
-    let mut kept = 0;
-    for i in 0..events.len() {
-        let e = events[i];
-        match ours(e.u64) {
-            None => {
-                events[kept] = e;
-                kept += 1;
-            }
-            Some(DOORBELL) => drain(s),
-            Some(id) => {
-                let held = s.lock();
-                lifeline_event(s, id, e.events, sys::cycles(), 0);
-                held.release();
-            }
-        }
-    }
-    kept
-}
-
-/// Reports what holds now, without waiting. `asked`: the kernel is asked in any case.
-fn report_now(s: &Set, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
-    let mut held = s.lock();
-    let r = report_at(s, held.desk(), epfd, out, asked);
-    held.release();
-    r
-}
-
-/// The same with the set's lock held.
-fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) -> Result<(), i32> {
-    order::begin(s);
-    scan(s);
-    desk.news.clear();
-    order::gather(s, &mut desk.news);
-    if !asked && s.must_look.load(Relaxed) == 0 && (desk.news.len() == 0 || !order::unseen(s, &desk.news)) {
-        desk.news.sort();
-        order::take_all(s, &desk.news);
-        report(s, out, &[]);
-        if out.n > 0 || out.fault {
-            return Ok(());
-        }
-        desk.news.clear();
-    }
-    if is_single(s, out.max) {
-        return report_single(s, desk, epfd, out);
-    }
-    let mut turned = false;
-    // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
-    // behind them may be the program's.
-    for _ in 0..FULL {
-        let Desk { kernel: k, news } = &mut *desk;
-        k.clear();
-        let since = s.looked.load(Relaxed);
-        news.sort();
-        let room = if turned { Some(out.max.div_ceil(2)) } else { room(s, news, out.max) };
-        match room {
-            // It is the turn of what the rings have, if they have anything.
-            None => (out.tries, turned) = (TRIES + 1, true),
-            Some(room) => {
-                if let Err(e) = k.look(s, epfd, room) {
-                    // They are for the next call.
-                    order::take_all(s, news);
-                    return Err(e);
-                }
-            }
-        }
-        merge(s, out, desk, since);
-        if out.n > 0 || out.fault || room.is_some() && !desk.kernel.more {
-            break;
-        }
-        desk.news.clear();
-    }
-    Ok(())
-}
-
-/// Room for what the kernel is asked for, of room for `max` events.
-fn share(max: usize) -> usize {
-    if max >= MANY { max.div_ceil(2) } else { max }
-}
-
-/// Whether a call has room for one event only, and must find out whose turn it is. Not where others wait, too: what each of them is
-/// told has no order, and whoever only looked at what the kernel has would leave it to them.
-fn is_single(s: &Set, max: usize) -> bool {
-    max == 1 && s.waiters.load(Relaxed) == 1 && !s.shared()
-}
-
-/// The same for a call that has room for one event. What the kernel tells it does not tell again, and news that came to a ring
-/// earlier, but were seen after that, might find no room. So one event at a time is asked for, and only one that the
-/// kernel had before the rings were looked at: whatever they have later came after it.
-fn report_single(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result<(), i32> {
-    let mut turned = false;
-    drop_stale(s);
-    for _ in 0..FULL {
-        let any = order::has_events(s, epfd);
-        let Desk { kernel: k, news } = &mut *desk;
-        k.clear();
-        order::gather(s, news);
-        news.sort();
-        let since = s.looked.load(Relaxed);
-        let asks = any && (turned || is_kernels_turn(s, news));
-        if asks {
-            if let Err(e) = k.look(s, epfd, 1) {
-                order::take_all(s, news);
-                return Err(e);
-            }
-            k.base = k.n;
-            s.has_since.store(0, Relaxed);
-        }
-        merge(s, out, desk, since);
-        // What the rings had was not ready: now the kernel's turn has come.
-        turned = any && !asks;
-        if out.n > 0 || out.fault || !turned && !desk.kernel.more {
-            break;
-        }
-        desk.news.clear();
-    }
-    Ok(())
-}
-
-/// Takes out of the ready list what is not ready, as far as the kernel would look at its own: up to the first that is ready. Without
-/// this, what stands there since an earlier report, and has been read since, would keep its place for later news.
-fn drop_stale(s: &Set) {
-    /// The list may be as long as the set.
-    const LOOKS: usize = 16;
-    let (mut before, mut next) = (None, s.first.load(Relaxed));
-    for _ in 0..LOOKS {
-        let Some(fd) = next else { return };
-        let (Some(w), Some(l)) = (s.get(fd), s.link(fd)) else { return };
-        next = l.ready.load(Relaxed).next();
-        let dated = l.since.load(Relaxed) != 0;
-        match holds(fd, w) {
-            _ if dated => before = Some(fd),
-            Some((.., r)) if r != 0 => return,
-            held => {
-                s.take_out(before, fd);
-                if let Some((_, seen, _)) = held {
-                    w.seen.store(seen, Relaxed);
-                    w.flags.store(w.flags.load(Relaxed) & !EDGE, Relaxed);
-                }
-            }
-        }
-    }
-}
-
-/// Whether the first event that the kernel has, which it had by [`Set::has_since`], comes before what the rings have.
-fn is_kernels_turn(s: &Set, news: &News) -> bool {
-    if news.len() + s.waiting(1) == 0 {
-        return true;
-    }
-    match order::first(s, news) {
-        // A peer that says when it had news may say what it likes.
-        (Some(ring), kernel) => {
-            kernel.is_some_and(|kernel| kernel < ring)
-                || ring > s.has_since.load(Relaxed)
-                || s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE)
-        }
-        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2),
-    }
-}
-
-/// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
-/// lock held.
-fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
-    let Desk { kernel: k, news } = desk;
-    s.must_look.store(0, Relaxed);
-    order::gather(s, news);
-    news.sort();
-    let wait = k.date(s, since, news);
-    k.place(s, news, wait);
-    report(s, out, &k.got[..k.n]);
-}
-
-/// How many events the kernel is asked for, if a call has room for `max`; `None`: it is not asked.
-///
-/// What it tells must fit, since it does not tell everything again; and so must what the rings have, if it came first: of
-/// much room half is left for what comes to them before they are looked at once more.
-fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
-    let waiting = news.len() + s.waiting(max.saturating_sub(news.len()));
-    if waiting < max {
-        return Some(share(max - waiting));
-    }
-    match order::first(s, news) {
-        // The first of all events is the kernel's, or it has an older one.
-        (Some(ring), Some(kernel)) if kernel < ring => Some(1),
-        // The first is a ring's. All that is older than what the kernel has will have been told soon: not for ever, though,
-        // since a peer that says when it had news may say what it likes.
-        (Some(_), Some(_)) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE) => None,
-        // Neither kind starves the other. News go first, but not for ever.
-        (Some(_), None) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(PATIENCE) => None,
-        (Some(_), _) => Some(max.div_ceil(2)),
-        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2).then_some(max.div_ceil(2)),
-    }
-}
-
-/// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever. `follow` leaves a set to the kernel that another process has
-/// left to it.
+/// `epoll_wait` and its kin. `timeout` in nanoseconds, `None` = for ever.
 ///
 /// # Safety
 /// As libc's; a cancellation point.
@@ -423,7 +29,6 @@ pub unsafe fn wait(
     max: c_int,
     timeout: Option<u64>,
     mask: *const sigset_t,
-    follow: fn(&Set),
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
@@ -437,7 +42,7 @@ pub unsafe fn wait(
     }
     follow(s);
     // SAFETY: the caller's obligation.
-    let r = unsafe { serve(s, epfd, ev, max, timeout, mask, follow, real) };
+    let r = unsafe { serve(s, epfd, ev, max, timeout, mask, real) };
     s.waiters.fetch_sub(1, Relaxed);
     // SAFETY: as for `serve`, which has filled this many.
     unsafe { merged(epfd, ev, r) }
@@ -447,7 +52,6 @@ pub unsafe fn wait(
 ///
 /// # Safety
 /// As [`wait`]'s.
-#[allow(clippy::too_many_arguments)]
 unsafe fn serve(
     s: &Set,
     epfd: c_int,
@@ -455,7 +59,6 @@ unsafe fn serve(
     max: c_int,
     timeout: Option<u64>,
     mask: *const sigset_t,
-    follow: fn(&Set),
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
     if max <= 0 {
@@ -570,24 +173,6 @@ unsafe fn serve(
             return done_waiting(s, out.n);
         }
     }
-}
-
-/// Reports what the kernel has `told`, of at most `room` events, to one who slept, and what the rings have. `before`, `begun`: when
-/// the kernel had been asked before, and was asked now.
-fn report_told(s: &Set, told: &[epoll_event], room: usize, [before, begun]: [u64; 2], out: &mut Out) {
-    let mut held = s.lock();
-    let desk = held.desk();
-    desk.kernel.clear();
-    let rung = desk.kernel.bring(s, told, room, begun);
-    if desk.kernel.n > 0 {
-        // A ring that had news while we slept has rung: at its place, or after all that the kernel had by then.
-        desk.kernel.base = rung.unwrap_or(desk.kernel.n);
-        order::begin(s);
-        scan(s);
-        desk.news.clear();
-        merge(s, out, desk, before);
-    }
-    held.release();
 }
 
 /// Before returning to the program: others who wait on this set must still be woken.
