@@ -14,7 +14,7 @@ use engine::spin::{self, Spun};
 use engine::{config, conn, poller, readiness, rx, sleep, upkeep};
 use host::usercopy::{self, Fault};
 use host::{clock, real, signals};
-use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLRDNORM, POLLWRNORM};
+use libc::{POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM};
 use libc::{c_int, nfds_t, pollfd, sigset_t};
 use shmring::family::{OPEN, State};
 use shmring::{lnx, ring};
@@ -224,15 +224,18 @@ const MARK: i16 = 0x4000;
 const COUNTED: i16 = MARK;
 
 /// Finds out what each entry has. What was done first, on whichever connection, is told first, or with what came later: the rings
-/// are looked at before the kernel is asked, and if the kernel has something, once more. What they have since then
-/// may be older than that, or younger than what came to the kernel meanwhile: so both are asked again.
+/// are looked at before the kernel is asked, and if anything is ready, once more. What a ring has since it was looked at
+/// may be older than what was found behind it, on another ring or by the kernel, or younger than what came to the kernel
+/// meanwhile: so both are asked again, until no ring has more than what is told.
 fn look(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
     /// Peers that act all the time do not keep a call from what is ready for longer than this.
     const TRIES: u32 = 8;
     for _ in 0..TRIES {
         let asks = look_at_rings(set, work);
-        let told = asks && look_at_kernel(set, work)?;
-        if !told || !set.iter().any(has_more) {
+        if asks {
+            look_at_kernel(set, work)?;
+        }
+        if set.len() == 1 || set.iter().all(|p| p.revents == 0) || !set.iter().any(has_more) {
             break;
         }
     }
@@ -248,7 +251,9 @@ fn holds(p: &pollfd, ep: Ep, chan: &Chan) -> i16 {
 
 /// Whether a ring has what it had not when the entry was looked at.
 fn has_more(p: &pollfd) -> bool {
-    on_ring(p.fd).is_some_and(|(ep, chan)| holds(p, ep, chan) & !p.revents != 0)
+    /// All that TCP tells (tcp_poll), but what only the lifeline shows.
+    const TOLD: i16 = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP;
+    p.events & TOLD & !p.revents != 0 && on_ring(p.fd).is_some_and(|(ep, chan)| holds(p, ep, chan) & !p.revents != 0)
 }
 
 /// Puts into `set` what the rings have, and into `work` what the kernel is to be asked. Whether it is to be asked anything.
@@ -271,8 +276,8 @@ fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
     asks
 }
 
-/// Asks the kernel what `work` says, and adds that to `set`. Whether it has told anything.
-fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<bool, isize> {
+/// Asks the kernel what `work` says, and adds that to `set`.
+fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
     let r = lnx::poll(&mut work[..set.len()], 0);
     if r < 0 && r != -libc::EINTR as isize {
         return Err(r);
@@ -280,7 +285,7 @@ fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<bool, isize
     for (p, w) in set.iter_mut().zip(work.iter()).filter(|(_, w)| w.fd >= 0) {
         p.revents |= if w.events & MARK != 0 { w.revents & readiness::UNSEEN } else { w.revents };
     }
-    Ok(r > 0)
+    Ok(())
 }
 
 /// `work` has room for the set and a doorbell.

@@ -115,7 +115,7 @@ pub fn compare_one(name: &str, program: impl Fn(&Lab) -> Command, proof: impl Fn
         let said = lab.run(name, &mut command).success().text();
         if lab.accelerated(Side::Client) && shm_expected() {
             let log = std::fs::read_to_string(&log).expect("culvert's log");
-            assert!(proof(&said, &log), "{name}: not what this is to test:\n{log}");
+            assert!(proof(&said, &log), "{name}: not what this is to test:\n{said}\n{log}");
         }
         let mut seen = Seen::default();
         seen.note("said", said);

@@ -4,7 +4,7 @@
 //! memory before their first bytes, so that every event in it is culvert's. Without rings in it, a scenario is about
 //! connections that stay on the kernel.
 
-use legacy_apps::{Lab, Side, compare_one, on_ring};
+use legacy_apps::{Lab, Mode, Side, compare_one, on_ring, shm_expected};
 
 /// Runs one scenario; under culvert at least `rings` directions must have gone through shared memory.
 fn scenario(name: &str, rings: usize) {
@@ -170,21 +170,45 @@ fn order_of_acts_in_small_arrays() {
     }
 }
 
-/// Poll and select say all at once: what was done first is never missing where what was done later is said.
+/// Poll and select tell all at once: what was done first is never missing where what was done later is told. The kernel, which
+/// looks at one descriptor after another, does not keep to that, so that there is nothing to compare with.
+fn order_of_acts_told_at_once(call: &str) {
+    for variable in [None, Some(("CULVERT_SPIN", "off")), Some(("CULVERT_EAGER", "1"))] {
+        let rounds = legacy_apps::rounds("LEGACY_ORDER_ROUNDS", 300).to_string();
+        no_inversion("order.c", &[call, "200", &rounds, "1"], variable);
+    }
+}
+
+fn no_inversion(source: &str, arguments: &[&str], variable: Option<(&str, &str)>) {
+    let name = format!("{source}-{}-{}", arguments[0], variable.map_or("default", |(name, _)| name));
+    let lab = Lab::new(&name, Mode::Both);
+    let log = lab.path("culvert.txt");
+    let mut command = lab.command(Side::Client, lab.compile(source, &[]));
+    command.args(arguments).envs(variable).env("CULVERT_LOG", "debug").env("CULVERT_LOG_FILE", &log);
+    let said = lab.run(&name, &mut command).success().text();
+    if lab.accelerated(Side::Client) && shm_expected() {
+        let log = std::fs::read_to_string(&log).expect("culvert's log");
+        assert!(on_ring(&log) > 8, "{name}: not on the ring:\n{log}");
+        assert_eq!(said.lines().last(), Some("inversions 0"), "{name}: {said}\n{log}");
+    }
+    lab.finish();
+}
+
 #[test]
 fn order_of_acts_polled() {
-    for call in ["poll", "ppoll"] {
-        order_of_acts(call, None);
-        order_of_acts(call, Some(("CULVERT_SPIN", "off")));
-        order_of_acts(call, Some(("CULVERT_EAGER", "1")));
-    }
+    order_of_acts_told_at_once("poll");
+    order_of_acts_told_at_once("ppoll");
 }
 
 #[test]
 fn order_of_acts_selected() {
-    for call in ["select", "pselect"] {
-        order_of_acts(call, None);
-        order_of_acts(call, Some(("CULVERT_SPIN", "off")));
-        order_of_acts(call, Some(("CULVERT_EAGER", "1")));
-    }
+    order_of_acts_told_at_once("select");
+    order_of_acts_told_at_once("pselect");
+}
+
+/// Between the first look at the first of many connections and that at the last, a client has time for both.
+#[test]
+fn order_of_acts_in_a_long_list() {
+    no_inversion("scans.c", &["300", "20000"], None);
+    no_inversion("scans.c", &["100", "20000"], None);
 }
