@@ -267,6 +267,7 @@ pub fn after_fork_child() {
     LEAVING.store(false, Relaxed);
     crate::lock::after_fork_child();
     MAKING.reset();
+    crate::lifeline::INLINE.reset();
     MOVING.store(false, Relaxed);
     BEGINNING.store(0, Relaxed);
     if exists() {

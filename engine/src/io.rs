@@ -172,7 +172,13 @@ impl Call for Receive {
             if flags & libc::MSG_OOB != 0 && lifeline::look(fd, libc::POLLPRI) & libc::POLLPRI != 0 {
                 ep.urgent.store(1, Relaxed);
             }
-            let r = real();
+            let mut r = real();
+            if r < 0 && flags & libc::MSG_OOB != 0 && real::errno() == libc::EINVAL {
+                // So answers a socket that takes urgent data for part of the stream (tcp_recv_urg), and this one may have been one
+                // only for a moment.
+                lifeline::as_set(|| {});
+                r = real();
+            }
             if r >= 0 && flags & libc::MSG_ERRQUEUE == 0 {
                 leave::retire(fd, Reason::Oob);
             }

@@ -49,6 +49,8 @@ pub trait Kernel {
     fn has_no_holder(cache: &Cache, socket: &Tuple, cookie: u64) -> bool;
     /// Whether it is known to be a socket that nobody holds.
     fn is_orphan(cache: &Cache, socket: &Tuple, cookie: u64) -> bool;
+    /// Bytes that it has to read, behind an urgent mark, too. `None`: the kernel does not say.
+    fn unread(cache: &Cache, socket: &Tuple, cookie: u64) -> Option<u64>;
 
     // What moves a socket's bytes, and ends it.
 
@@ -300,6 +302,9 @@ mod linux {
         }
         fn is_orphan(cache: &Cache, socket: &Tuple, cookie: u64) -> bool {
             diag::is_orphan(cache, socket, cookie)
+        }
+        fn unread(cache: &Cache, socket: &Tuple, cookie: u64) -> Option<u64> {
+            diag::unread(cache, socket, cookie)
         }
         unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {
             // SAFETY: the caller's obligation.

@@ -2,11 +2,13 @@
 //! [`linger`].
 #![forbid(unsafe_code)]
 
-use crate::headroom;
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{HOME, K, Kernel as _};
+use crate::lock::Lock;
+use crate::{headroom, members, own};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use rendezvous::Tuple;
+use rendezvous::diag::Cache;
 use shmring::family::Reason;
 use shmring::lnx::SIOCATMARK;
 use shmring::position::StreamPos;
@@ -209,17 +211,33 @@ pub fn at_mark(fd: i32) -> bool {
     queued(fd, SIOCATMARK) == Some(1)
 }
 
-/// Bytes in the receive queue, also behind an urgent mark, where [`unread`] stops (tcp_inq); at no mark of a socket that takes
-/// urgent data for part of the stream. So it is made one for a moment, and the only one that might notice is a receive of urgent data at the
-/// same time. `urgent` is kept by the caller: whether such data has come.
+/// Bytes in the receive queue, also behind an urgent mark, where [`unread`] stops (tcp_inq). `urgent` is kept by the caller:
+/// whether urgent data has come.
 pub fn queued_all(fd: i32, urgent: &AtomicU32) -> u64 {
+    counted_all(fd, urgent).unwrap_or_else(|| counted_inline(fd))
+}
+
+/// The same; `None` if that cannot be told without a change of the socket.
+pub fn counted_all(fd: i32, urgent: &AtomicU32) -> Option<u64> {
     if urgent.load(Relaxed) == 0 {
         if look(fd, libc::POLLPRI) & libc::POLLPRI == 0 {
-            return unread(fd);
+            return Some(unread(fd));
         }
         // Once it has been read the kernel shows it no more, and its mark still counts.
         urgent.store(1, Relaxed);
     }
+    if members::is_filtered() {
+        return None;
+    }
+    // Socket diagnostics know no mark.
+    K::unread(&DIAG, &K::ends(fd, false).ok()?, cookie(fd)?)
+}
+
+/// The same of a socket that diagnostics do not tell of: its connection is no more. At no mark stops a socket that takes urgent data for
+/// part of the stream, so it is made one for a moment.
+#[cold]
+fn counted_inline(fd: i32) -> u64 {
+    let held = INLINE.lock();
     let inline = |on: i32| K::set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, on);
     let changes = option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE) == Ok(0);
     if changes {
@@ -229,8 +247,23 @@ pub fn queued_all(fd: i32, urgent: &AtomicU32) -> u64 {
     if changes {
         inline(0);
     }
+    held.release();
     n
 }
+
+/// Held while `SO_OOBINLINE` of some socket is not what its program has set.
+pub static INLINE: Lock = Lock::new();
+
+/// Makes a call that sets or tells `SO_OOBINLINE` while it is what the program has set; `call` does not wait.
+pub fn as_set<T>(call: impl FnOnce() -> T) -> T {
+    let held = INLINE.lock();
+    let r = call();
+    held.release();
+    r
+}
+
+/// The kernel's answers to socket diagnostics.
+pub static DIAG: Cache = Cache::new(own::place, &HOME);
 
 /// Up to where this side has sent natively: acknowledged plus unacknowledged, read until
 /// they belong together. `opened`: this side sent the SYN, which bytes_acked counts. Nobody may be sending

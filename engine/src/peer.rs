@@ -3,17 +3,14 @@
 
 use crate::endpoint::Ep;
 use crate::kernel::{HOME, K, Kernel as _};
+pub use crate::lifeline::DIAG;
 use crate::{config, lifeline, members, own};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
-use rendezvous::diag::Cache;
 use rendezvous::registry::{DEFAULT_DIRECTORY, Registry};
 
 /// Who takes part, as their users' processes have published it.
 pub static REGISTRY: Registry = Registry::new(own::place);
-
-/// The kernel's answers to socket diagnostics.
-pub static DIAG: Cache = Cache::new(own::place, &HOME);
 
 /// Opens the registry's directory, before the program can `chroot`. False: there is none.
 pub fn open() -> bool {

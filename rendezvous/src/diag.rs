@@ -23,6 +23,8 @@ pub struct Found {
     pub inode: u32,
     /// TCP state: 1 established ... 11 closing (`tcp_states.h`).
     pub state: u8,
+    /// How far what has been received goes beyond what has been read, a FIN counted as one byte (tcp_diag_get_info).
+    pub queued: u32,
 }
 
 impl Found {
@@ -187,6 +189,15 @@ pub fn is_orphan(cache: &Cache, tuple: &Tuple, cookie: u64) -> bool {
     find(cache, tuple).is_ok_and(|found| found.cookie == cookie && found.inode == 0 && found.state != TIME_WAIT)
 }
 
+/// Bytes in the receive queue of the socket with these addresses (local end first) and this cookie, whatever urgent mark lies among
+/// them. `None`: the kernel does not say, as of a connection that is no more.
+pub fn unread(cache: &Cache, tuple: &Tuple, cookie: u64) -> Option<u64> {
+    let found = find(cache, tuple).ok().filter(|found| found.cookie == cookie)?;
+    // TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: the peer's FIN has come.
+    let fin = matches!(found.state, 6 | 8 | 9 | 11);
+    Some(u64::from(found.queued.saturating_sub(u32::from(fin))))
+}
+
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
@@ -272,6 +283,7 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, M
                 uid: os::u32_at(b, 80),
                 inode: os::u32_at(b, 84),
                 state: b[17],
+                queued: os::u32_at(b, 72),
             }))
         }
         _ => None,
@@ -404,6 +416,31 @@ mod tests {
             drop(client);
             assert!(gone(&cache, &of_client, c));
             assert!(gone(&cache, &of_server, s));
+        }
+    }
+
+    #[test]
+    fn what_is_unread_is_counted_behind_an_urgent_mark_and_without_the_end() {
+        use std::io::{Read, Write};
+        let cache = Cache::new(place, &HOME);
+        for (listen, host) in kinds() {
+            let listener = TcpListener::bind((listen, 0)).unwrap();
+            let (mut client, server) = accepted(&listener, host);
+            let (own, name) = (Tuple::of(client.as_raw_fd(), false).unwrap(), cookie(&client));
+            let unread = || unread(&cache, &own, name);
+            assert_eq!(unread(), Some(0));
+            (&server).write_all(b"before").unwrap();
+            let urgent = b"abc!";
+            // SAFETY: sends a local array.
+            let sent = unsafe { libc::send(server.as_raw_fd(), urgent.as_ptr().cast(), urgent.len(), libc::MSG_OOB) };
+            assert_eq!(sent, 4);
+            (&server).write_all(b"after").unwrap();
+            assert_eq!(unread(), Some(15));
+            assert_eq!(client.read(&mut [0; 4]).unwrap(), 4);
+            assert_eq!(unread(), Some(11));
+            server.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(unread(), Some(11), "a FIN is no byte");
+            assert_eq!(super::unread(&cache, &own, name + 1), None);
         }
     }
 

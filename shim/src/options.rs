@@ -179,7 +179,7 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
     {
         return tx::cork(ep, on != 0, native);
     }
-    let r = native();
+    let r = if is_inline(level, name) { lifeline::as_set(native) } else { native() };
     if r < 0 {
         return r;
     }
@@ -199,6 +199,11 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
         None => leave::retire(fd, Reason::Option),
     }
     r
+}
+
+/// The option that is changed for a moment to count what lies behind an urgent mark.
+fn is_inline(level: c_int, name: c_int) -> bool {
+    (level, name) == (libc::SOL_SOCKET, libc::SO_OOBINLINE)
 }
 
 /// An option that the ring honours, too, has been set.
@@ -265,6 +270,10 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
             (libc::IPPROTO_TCP, libc::TCP_CORK) => tx::tell_cork(ep, fd),
             // It receives.
             (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::surrender(fd, Reason::Option),
+            _ if is_inline(level, name) => {
+                // SAFETY: the caller's obligation.
+                return lifeline::as_set(|| unsafe { real::getsockopt(fd, level, name, v, l) });
+            }
             _ => {}
         }
     }

@@ -10,7 +10,8 @@ use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::memory;
 use engine::{
-    acts, attach, channel, closing, config, custody, family, handoff, leave, lock, mail, peer, poller, rx, sleepers, tx,
+    acts, attach, channel, closing, config, custody, family, handoff, leave, lifeline, lock, mail, peer, poller, rx,
+    sleepers, tx,
 };
 use host::tls::tls;
 use host::{clock, environment, real, signals};
@@ -154,6 +155,7 @@ fn child_died_inside() {
     }
     epoll::free_after_vfork();
     mail::RENDEZVOUS.free_after_vfork();
+    lifeline::INLINE.free_after_vfork();
     channel::MAPPING.free_after_vfork();
     tls().critical.set(1);
     // What was put off is for this process to hear.

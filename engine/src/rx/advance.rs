@@ -53,6 +53,7 @@ pub fn only_repeats(ep: Ep, chan: &Chan, fd: i32) -> bool {
     doubled(ep, chan)
         && p.echo.load(Acquire).zip(p.down.load(Acquire)).is_some_and(|(echo, down)| {
             // `down` is published behind the echo's beginning.
-            lifeline::queued_all(fd, &ep.record().urgent) <= down.behind_claim(echo.from)
+            let all = lifeline::counted_all(fd, &ep.record().urgent);
+            all.is_some_and(|all| all <= down.behind_claim(echo.from))
         })
 }

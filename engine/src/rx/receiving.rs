@@ -81,12 +81,14 @@ impl Incoming for In<'_> {
 
     fn lying(&mut self) -> Result<(bool, u64), Taken> {
         let ep = self.c.ep;
-        openly(ep, &ep.rx_token, || {
+        let (seen, n) = openly(ep, &ep.rx_token, || {
             let seen = lifeline::look(self.fd, ENDED | libc::POLLPRI);
-            let urgent = seen & libc::POLLPRI != 0 || ep.urgent.load(Relaxed) != 0;
-            let n = if urgent { lifeline::queued_all(self.fd, &ep.urgent) } else { lifeline::unread(self.fd) };
-            (seen & ENDED != 0, n)
-        })
+            (seen, lifeline::unread(self.fd))
+        })?;
+        let urgent = seen & libc::POLLPRI != 0 || ep.urgent.load(Relaxed) != 0;
+        // Not with the token lent: this may change the socket for a moment.
+        let n = if urgent { lifeline::queued_all(self.fd, &ep.urgent) } else { n };
+        Ok((seen & ENDED != 0, n))
     }
 
     fn shows(&mut self) -> Result<bool, Taken> {

@@ -94,6 +94,13 @@ impl Simulated {
         state().meanwhile.push_back(None);
     }
 
+    /// Whether a socket option was ever set.
+    pub fn was_set(fd: i32, level: i32, name: i32) -> bool {
+        let s = state();
+        let socket = s.descriptors.get(&fd).and_then(|id| s.sockets.get(id));
+        socket.is_some_and(|socket| socket.options.contains_key(&(level, name)))
+    }
+
     /// Sets O_NONBLOCK.
     pub fn set_nonblocking(fd: i32) {
         let mut s = state();
@@ -346,6 +353,10 @@ impl Kernel for Simulated {
         let tcp = &state().connections[connection];
         // The kernel forgets one that is closed.
         tcp.is_orphan(end) && tcp.is_connected(end)
+    }
+    fn unread(_: &Cache, socket: &Tuple, _: u64) -> Option<u64> {
+        let (connection, end) = named(socket);
+        Some(state().connections[connection].unread(end))
     }
 
     unsafe fn send(fd: i32, from: *const u8, len: usize, flags: i32) -> isize {

@@ -94,6 +94,7 @@ fn words() -> Vec<Word> {
     sleepers::words(each);
     endpoint::words(each);
     crate::mail::RENDEZVOUS.words(each);
+    crate::lifeline::INLINE.words(each);
     channel::words(each);
     all
 }

@@ -5,7 +5,10 @@ use crate::kernel::Kernel as _;
 use crate::leave::{self, Unread};
 use crate::sim::world::Side;
 use crate::{rx, tx};
-use libc::{EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{
+    EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SO_OOBINLINE, SOL_SOCKET,
+};
 use shmring::family::Reason;
 
 /// Reads what is there, in pieces.
@@ -65,6 +68,24 @@ fn what_a_sender_repeats_over_the_lifeline_is_read_once() {
         assert_eq!(rx::unread(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd), 3_500);
         assert_eq!(pair.b.recv(1_234), Ok(bytes(0, 1_234)));
         assert_eq!(drain(pair.b), bytes(1_234, 2_266));
+        pair.close();
+    }
+}
+
+/// Another thread may set or ask for the option by which the kernel counts behind an urgent mark, or read the urgent byte.
+#[test]
+fn what_lies_behind_urgent_data_is_counted_without_a_change_of_the_socket() {
+    let world = World::new();
+    for peeked in [0, 1, 2_000] {
+        let pair = warmed(&world);
+        pair.b.ep.record().urgent.store(1, Relaxed);
+        assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
+        tx::finish(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+        assert_eq!(pair.b.peek(peeked), Ok(bytes(0, peeked)));
+        assert_eq!(rx::unread(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd), 3_000);
+        assert_eq!(pair.a.send(&bytes(3_000, 500)), Ok(500));
+        assert_eq!(drain(pair.b), bytes(0, 3_500));
+        assert!(!Simulated::was_set(pair.b.fd, SOL_SOCKET, SO_OOBINLINE));
         pair.close();
     }
 }
