@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan, Heir};
-use crate::endpoint::Ep;
+use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
 use crate::{custody, family, headroom, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
@@ -108,7 +108,7 @@ fn leaves_too_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
             "endpoint {}: closed with bytes unread, as too many were before; connection reset",
             ep.index()
         );
-        lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+        lifeline::linger(fd, lifeline::RESETS);
     }
     too_much
 }
@@ -118,16 +118,16 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     // An echo that lies unread would make the kernel send RST.
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {
-        if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
-            // The program may still read it.
-            ep.local().lingers.store(lifeline::pack(lifeline::lingers(fd)), Relaxed);
-        }
         // tcp_close: a socket closed with unread data sends RST, not FIN.
         if chan.id.load(Relaxed) == 0 {
-            // Other program images may go on to read it.
+            // This program, or other images, may go on to read it.
             rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, lifeline::pack(lifeline::lingers(fd)));
         } else {
-            lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+            if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
+                // The program may still read it.
+                ep.local().lingers.store(lifeline::pack(lifeline::lingers(fd)), Relaxed);
+            }
+            lifeline::linger(fd, lifeline::RESETS);
         }
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
@@ -144,6 +144,28 @@ pub fn read_on(ep: Ep, fd: c_int) {
     if was != 0 {
         lifeline::linger(fd, lifeline::unpack(was));
     }
+}
+
+/// Makes a call about SO_LINGER with what the program has set there. While bytes lie unread that the kernel does not know, the socket
+/// may have [`lifeline::RESETS`] instead.
+pub fn with_own_linger(ep: Ep, fd: c_int, native: impl FnOnce() -> c_int) -> c_int {
+    let Some(chan) = ep.chan().filter(|_| ep.state() == State::Attached) else { return native() };
+    if chan.id.load(Relaxed) == 0 {
+        // Who reads the last of those bytes puts the program's back.
+        let held = endpoint::take_living(ep, &ep.record().rx_token, None, ep.life());
+        let r = rx::with_own_linger(chan, ep.slot.load(Relaxed) as usize, fd, native);
+        held.into_iter().for_each(lock::Held::release);
+        return r;
+    }
+    let was = ep.local().lingers.load(Relaxed);
+    if was == 0 {
+        return native();
+    }
+    lifeline::linger(fd, lifeline::unpack(was));
+    let r = native();
+    ep.local().lingers.store(lifeline::pack(lifeline::lingers(fd)), Relaxed);
+    lifeline::linger(fd, lifeline::RESETS);
+    r
 }
 
 /// The last descriptor of a connection is closed while a thread of this process sleeps on it. The kernel's own calls

@@ -246,12 +246,13 @@ impl Passed {
         }
     }
 
-    /// The exec will close `fd`, with bytes unread: that sends RST, not FIN (tcp_close).
+    /// When the last descriptor of the connection of `fd` is closed, its end is a RST, unless the exec fails: the exec itself closes
+    /// it with bytes unread, or the next image may before it has read them (tcp_close).
     pub fn linger(&mut self, fd: i32) {
         if let Some(place) = self.lingers.get_mut(self.lingering) {
             *place = (fd, lifeline::lingers(fd));
             self.lingering += 1;
-            lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+            lifeline::linger(fd, lifeline::RESETS);
         }
     }
 
@@ -313,6 +314,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         if preloaded && passed.again.contains(&Some(from.place())) {
             continue;
         }
+        let copied = if goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
         // Bytes in the copy; `None`: there is none yet.
         let mut handed = None;
         for fd in inheritable(ep.cookie.load(Relaxed), end) {
@@ -327,6 +329,10 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
                 handed = to.and_then(|to| copy(ep, to, entries));
                 if let Some(to) = to.filter(|_| handed.is_some_and(|n| n > 0)) {
                     rx::expect_closing(to, entries, lifeline::pack(lifeline::lingers(fd)));
+                    if copied == 0 {
+                        // An image that is killed before it has read them ends the connection with a RST (tcp_close), not a FIN.
+                        passed.linger(fd);
+                    }
                 }
             }
             let (Some(chan), Some(_)) = (to, handed) else {
@@ -341,7 +347,6 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             };
             let o = &chan.offers()[entries];
             o.connector.store(ep.cookie.load(Relaxed), Relaxed);
-            let copied = if goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
             o.acceptor.store(fd as u64 | copied, Relaxed);
             o.slot.store(Some(if also { ALSO } else { ep.role().code() }), Relaxed);
             entries += 1;
@@ -413,6 +418,7 @@ fn hand_stdin_on(ep: Ep, owned: bool, goes_on: bool) -> Option<Stdin> {
         let head = ep.rx_head.load(Relaxed);
         if chan.id.load(Relaxed) == 0 {
             rx::claim(chan, slot, head, n);
+            rx::read_on(chan, slot, ep.local().fd.load(Relaxed));
         }
         ep.rx_head.store(head.plus(n), Relaxed);
         ep.rx_phase.set(RxPhase::Down);

@@ -151,8 +151,15 @@ pub fn cookie(fd: i32) -> Option<u64> {
     (r == 8).then_some(v)
 }
 
+/// An `SO_LINGER` with which the last close of a connection sends RST (tcp_close).
+pub const RESETS: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
+
 /// Sets `SO_LINGER`.
 pub fn linger(fd: i32, v: libc::linger) {
+    if v.l_onoff == 0 && v.l_linger != 0 {
+        // The kernel takes a time only with the option on, and shows it still when that is off again (sk_setsockopt).
+        K::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, ..v });
+    }
     K::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, v);
 }
 

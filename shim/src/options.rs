@@ -6,7 +6,7 @@
 use crate::descriptors;
 use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
-use engine::{endpoint, fds, leave, lifeline, rx, tx};
+use engine::{closing, endpoint, fds, leave, lifeline, rx, tx};
 use host::{real, usercopy};
 use libc::{c_int, c_ulong, c_void, socklen_t};
 use shmring::family::{RCVTIMEO, SNDTIMEO};
@@ -179,7 +179,11 @@ pub unsafe fn setsockopt(fd: c_int, level: c_int, name: c_int, v: *const c_void,
     {
         return tx::cork(ep, on != 0, native);
     }
-    let r = if is_inline(level, name) { lifeline::as_set(native) } else { native() };
+    let r = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_LINGER) => closing::with_own_linger(ep, fd, native),
+        _ if is_inline(level, name) => lifeline::as_set(native),
+        _ => native(),
+    };
     if r < 0 {
         return r;
     }
@@ -261,8 +265,11 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
 /// # Safety
 /// As libc's.
 pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
+    // SAFETY: the caller's obligation.
+    let native = || unsafe { real::getsockopt(fd, level, name, v, l) };
     if let Some(ep) = fds::endpoint(fd) {
         match (level, name) {
+            (libc::SOL_SOCKET, libc::SO_LINGER) => return closing::with_own_linger(ep, fd, native),
             (libc::SOL_SOCKET, libc::SO_ERROR) if ep.state() == State::Attached => {
                 // SAFETY: the caller's obligation.
                 return unsafe { error(ep, fd, v, l) };
@@ -270,15 +277,11 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
             (libc::IPPROTO_TCP, libc::TCP_CORK) => tx::tell_cork(ep, fd),
             // It receives.
             (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::surrender(fd, Reason::Option),
-            _ if is_inline(level, name) => {
-                // SAFETY: the caller's obligation.
-                return lifeline::as_set(|| unsafe { real::getsockopt(fd, level, name, v, l) });
-            }
+            _ if is_inline(level, name) => return lifeline::as_set(native),
             _ => {}
         }
     }
-    // SAFETY: the caller's obligation.
-    unsafe { real::getsockopt(fd, level, name, v, l) }
+    native()
 }
 
 const TCP_ZEROCOPY_RECEIVE: c_int = 35;

@@ -63,8 +63,32 @@ pub fn give_back(chan: &Chan, slot: usize, at: RingPos, n: u64, got: u64) {
 /// A holder closes, with bytes unread: if that is the last one, the kernel is to send RST. `was`: SO_LINGER, packed.
 pub fn closing(chan: &Chan, slot: usize, fd: i32, was: u64) {
     let _ = lingers(chan, slot).compare_exchange(0, was, SeqCst, SeqCst);
-    lifeline::linger(fd, libc::linger { l_onoff: 1, l_linger: 0 });
+    lifeline::linger(fd, lifeline::RESETS);
     read_on(chan, slot, fd);
+}
+
+/// Makes a call about SO_LINGER with what the program has set there.
+pub fn with_own_linger(chan: &Chan, slot: usize, fd: i32, native: impl FnOnce() -> i32) -> i32 {
+    let kept = lingers(chan, slot);
+    let was = kept.load(SeqCst);
+    if was == 0 {
+        return native();
+    }
+    // Otherwise nobody has closed yet who has handed them on.
+    let resets = lifeline::pack(lifeline::lingers(fd)) == lifeline::pack(lifeline::RESETS);
+    if resets {
+        lifeline::linger(fd, lifeline::unpack(was));
+    }
+    let r = native();
+    let now = lifeline::pack(lifeline::lingers(fd));
+    if resets {
+        lifeline::linger(fd, lifeline::RESETS);
+    }
+    if kept.compare_exchange(was, now, SeqCst, SeqCst).is_err() {
+        // Another image has read all of it meanwhile.
+        lifeline::linger(fd, lifeline::unpack(now));
+    }
+    r
 }
 
 /// Bytes are handed on in `slot`, and whoever hands them on may close before they are read there. `was`: SO_LINGER by now, packed.
@@ -77,7 +101,7 @@ pub fn read_on(chan: &Chan, slot: usize, fd: i32) {
     if head(chan, slot).load(SeqCst) >= all(chan, slot) {
         let was = lingers(chan, slot).swap(0, SeqCst);
         if was != 0 {
-            lifeline::linger(fd, crate::lifeline::unpack(was));
+            lifeline::linger(fd, lifeline::unpack(was));
         }
     }
 }

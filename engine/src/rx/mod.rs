@@ -9,7 +9,7 @@ mod look;
 mod receiving;
 
 pub use advance::{advance, doubled, leaving, only_repeats};
-pub use common::{claim, closing, expect_closing, follow};
+pub use common::{claim, closing, expect_closing, follow, read_on, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, left, low, news, on_ring, stirred, tail};
 pub use receiving::{note_failure, received};

@@ -92,6 +92,35 @@ fn a_chain_of_programs_reads_what_a_busy_peer_has_said() {
     chains("busy", &["nine", "child", "children", "turns", "python", "python-child", "together", "unread"]);
 }
 
+/// An image that is killed, or ends, before it has read what was handed on has reset the connection; one that has read all of it
+/// has not. SO_LINGER is the program's meanwhile.
+#[test]
+fn what_a_peer_sees_when_an_image_ends() {
+    let cases = [
+        "killed",
+        "killed_behind_some",
+        "killed_behind_all",
+        "killed_in_the_next",
+        "killed_in_the_next_behind_all",
+        "ends",
+        "ends_behind_all",
+        "ends_with_more",
+        "closes",
+        "closes_behind_all",
+        "child_reads",
+        "lingers",
+        "resets",
+        "aborts_no_more",
+        "fails",
+    ];
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "bequests.py");
+        command.args(cases);
+        command
+    };
+    compare_one("spawn-bequests", program, |_, log| on_ring(log) >= 2 * cases.len());
+}
+
 /// A program reads what its parent has left of a connection, and nothing of what another program that runs meanwhile was handed.
 #[test]
 fn a_program_that_runs_has_inherited_the_connection_before() {
