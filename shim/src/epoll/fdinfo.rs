@@ -34,11 +34,6 @@ pub(super) fn oneshot_fired(epfd: c_int, fd: c_int) -> bool {
     each(epfd, |r| r.fd == fd).is_some_and(|r| r.has_fired())
 }
 
-/// Whether `fd`, a socket, is registered.
-pub(super) fn has(epfd: c_int, fd: c_int) -> bool {
-    each(epfd, |r| r.fd == fd && r.is_of(fd)).is_some()
-}
-
 /// Calls `stop` with each registration, until it says yes; that one. None if `epfd` is no set.
 pub(super) fn each(epfd: c_int, mut stop: impl FnMut(&Registration) -> bool) -> Option<Registration> {
     let path = engine::fds::proc_path(b"/proc/thread-self/fdinfo/", epfd);

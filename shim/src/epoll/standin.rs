@@ -10,7 +10,8 @@
 //! The connection itself stays registered beside it, and what the kernel tells of the two in one call is made one event
 //! ([`merged`]), unless the program has given the same data to something else in the set, too: whose event is whose cannot be told then.
 //! Not so for a oneshot, of which only one of the two may fire: it will, since there are bytes to read, so the
-//! connection is registered again when the program arms it without any, or when they have been read before it fired.
+//! connection's own registration *rests* (it asks for nothing, and tells of errors and hangups alone) until the program arms it without any, or
+//! they have been read before it fired. It is never taken out: other processes may have the set, and go on to use it if this one is killed.
 // Unsafe here: events are the program's memory.
 #![allow(unsafe_code)]
 
@@ -39,12 +40,15 @@ struct StandIn {
     fd: AtomicI32,
     /// The eventfd.
     event: AtomicI32,
-    /// Another descriptor for the set, if the connection is not registered there now.
+    /// Another descriptor for the set, if the connection's own registration rests.
     set: AtomicI32,
     /// What the program asked for.
     events: AtomicU32,
     data: AtomicU64,
 }
+
+/// What a registration that rests asks for.
+const RESTING: u32 = (EPOLLONESHOT | EPOLLET) as u32;
 
 /// What is told, asked for or not.
 const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP) as u32;
@@ -70,9 +74,11 @@ pub fn any() -> bool {
     COUNT.load(Relaxed) != 0
 }
 
-/// Whether a registration for `events` is to be told of bytes that the kernel does not have.
+/// Whether a registration for `events` is to be told of bytes that the kernel does not have. A oneshot is told by the kernel if the peer
+/// has finished: then the lifeline can be read for good (tcp_poll).
 fn due(ep: Ep, events: u32) -> bool {
-    events & READ != 0 && handoff::has_bytes(ep)
+    let has_ended = || lifeline::look(ep.local().fd.load(Relaxed), lifeline::ENDED) & lifeline::ENDED != 0;
+    events & READ != 0 && handoff::has_bytes(ep) && !(is_oneshot(events) && has_ended())
 }
 
 fn is_oneshot(events: u32) -> bool {
@@ -90,7 +96,7 @@ fn find(ep: Ep, fd: c_int, epfd: c_int) -> Option<&'static StandIn> {
 }
 
 impl StandIn {
-    /// Whether the connection itself is not registered.
+    /// Whether the connection's own registration rests.
     fn is_alone(&self) -> bool {
         self.set.load(Relaxed) >= 0
     }
@@ -115,7 +121,7 @@ impl StandIn {
         kernel_ctl(epfd, op, self.event.load(Relaxed), EPOLLIN as u32 | events & HOW, data) >= 0
     }
 
-    /// From now on the connection is not registered beside it. False: no descriptor is to be had for the set.
+    /// From now on the connection's own registration rests. False: no descriptor is to be had for the set.
     fn stay_alone(&'static self, epfd: c_int) -> bool {
         if self.is_alone() {
             return true;
@@ -141,19 +147,25 @@ impl StandIn {
                 return;
             }
             kernel_ctl(set, EPOLL_CTL_DEL, self.event.load(Relaxed), 0, 0);
-            self.bring_back(set, self.events.load(Relaxed));
+            self.arm(set, self.events.load(Relaxed));
         }
         self.end();
     }
 
-    /// Registers the connection again, perhaps by a number that was closed. With the lock held.
-    fn bring_back(&self, epfd: c_int, events: u32) {
-        let (fd, ep) = (self.fd.load(Relaxed), self.ep.load(Relaxed));
-        let register = || kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, self.data.load(Relaxed));
-        match ep.filter(|_| fds::endpoint(fd) != ep) {
-            None => _ = register(),
-            Some(ep) => _ = under_closed(ep, fd, register),
+    /// Arms the connection's own registration, perhaps by a number that was closed. With the lock held.
+    fn arm(&self, epfd: c_int, events: u32) {
+        if let Some(ep) = self.ep.load(Relaxed) {
+            change_registration(epfd, self.fd.load(Relaxed), ep, events, self.data.load(Relaxed));
         }
+    }
+}
+
+/// Changes the registration of a connection, perhaps by a number that was closed.
+fn change_registration(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
+    let change = || kernel_ctl(epfd, EPOLL_CTL_MOD, fd, events, data);
+    match fds::endpoint(fd) == Some(ep) {
+        true => _ = change(),
+        false => _ = under_closed(ep, fd, change),
     }
 }
 
@@ -170,7 +182,7 @@ pub fn ctl(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Opti
         && is_oneshot(want.events)
     {
         // The set is to tell of the reset.
-        kernel_ctl(epfd, EPOLL_CTL_ADD, fd, want.events, want.u64);
+        kernel_ctl(epfd, EPOLL_CTL_MOD, fd, want.events, want.u64);
     }
     held.release();
     if let Some(Err(Lost)) = r {
@@ -188,7 +200,7 @@ fn change(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Optio
     let exclusive = events & EPOLLEXCLUSIVE as u32 != 0;
     match (op, found) {
         (EPOLL_CTL_DEL, Some(s)) => {
-            let r = if s.is_alone() { 0 } else { kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0) };
+            let r = kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
             if r >= 0 {
                 kernel_ctl(epfd, EPOLL_CTL_DEL, s.event.load(Relaxed), 0, 0);
                 s.end();
@@ -205,28 +217,14 @@ fn change(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Optio
     if found.is_none() && !due {
         return None;
     }
-    let alone = found.is_some_and(StandIn::is_alone);
-    if due && is_oneshot(events) {
-        // Refused (EPOLLEXCLUSIVE_OK_BITS, fs/eventpoll.c).
-        if exclusive {
-            return None;
-        }
-        // The kernel would say so of the number; but it is not to be registered, not even for a moment.
-        if op == EPOLL_CTL_ADD && fdinfo::has(epfd, fd) {
-            return Some(Ok(-libc::EEXIST as isize));
-        }
-        if op == EPOLL_CTL_MOD && !alone {
-            let r = kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
-            if r < 0 {
-                return Some(Ok(r));
-            }
-        }
-    } else {
-        let op = if alone { EPOLL_CTL_ADD } else { op };
-        let r = kernel_ctl(epfd, op, fd, events, data);
-        if r < 0 {
-            return Some(Ok(r));
-        }
+    let rests = due && is_oneshot(events);
+    // Refused (EPOLLEXCLUSIVE_OK_BITS, fs/eventpoll.c).
+    if rests && exclusive {
+        return None;
+    }
+    let r = kernel_ctl(epfd, op, fd, if rests { RESTING } else { events }, data);
+    if r < 0 {
+        return Some(Ok(r));
     }
     if !due {
         if let Some(s) = found {
@@ -238,7 +236,7 @@ fn change(epfd: c_int, op: c_int, fd: c_int, ep: Ep, want: epoll_event) -> Optio
     Some(place(epfd, fd, ep, found, events, data).map(|()| 0))
 }
 
-/// Puts into the set what stands for the connection, of which that knows nothing now if it is a oneshot.
+/// Puts into the set what stands for the connection, whose own registration rests now if it is a oneshot.
 fn place(epfd: c_int, fd: c_int, ep: Ep, found: Option<&'static StandIn>, events: u32, data: u64) -> Result<(), Lost> {
     let op = if found.is_some() { EPOLL_CTL_MOD } else { EPOLL_CTL_ADD };
     let Some(s) = found.or_else(|| make(ep, fd)) else { return Err(Lost) };
@@ -284,14 +282,12 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
     let mut lost = false;
     let stands = find(ep, fd, epfd).is_some();
     if !stands && (!is_oneshot(events) || !oneshot_fired(epfd, fd)) {
-        // By a number that was closed it cannot be taken out.
-        let takes_out = is_oneshot(events) && fds::endpoint(fd) == Some(ep);
-        if takes_out {
-            kernel_ctl(epfd, EPOLL_CTL_DEL, fd, 0, 0);
+        if is_oneshot(events) {
+            change_registration(epfd, fd, ep, RESTING, data);
         }
         lost = place(epfd, fd, ep, None, events, data).is_err();
-        if lost && takes_out {
-            kernel_ctl(epfd, EPOLL_CTL_ADD, fd, events, data);
+        if lost && is_oneshot(events) {
+            change_registration(epfd, fd, ep, events, data);
         }
     }
     held.release();
@@ -363,7 +359,7 @@ pub fn put_back() {
         let set = s.set.load(Relaxed);
         let fired = oneshot_fired(set, s.event.load(Relaxed));
         // The nearest to a oneshot that has fired: see `handover::hand_over`.
-        s.bring_back(set, if fired { (EPOLLONESHOT | EPOLLET) as u32 } else { s.events.load(Relaxed) });
+        s.arm(set, if fired { RESTING } else { s.events.load(Relaxed) });
         own::discard(&s.set);
     }
     held.release();

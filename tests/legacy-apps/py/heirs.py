@@ -170,6 +170,24 @@ def oneshot_on(h):
     say("more", h.s.next())
 
 
+def killed_on(h):
+    """A oneshot that a process has registered which is killed then: whoever has the set, too, finds it there."""
+    child = os.fork()
+    if child == 0:
+        h.ctl(CTL_ADD, IN | ONESHOT)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    h.ctl(CTL_ADD, IN | ONESHOT)
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.next())
+    say("again", h.s.now())
+    print(drain(h.b))
+    h.more()
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("more", h.s.next())
+    h.ctl(CTL_DEL)
+
+
 def read_before_on(h):
     """A oneshot whose bytes are read before anybody waits is armed still."""
     h.ctl(CTL_ADD, IN | ONESHOT)

@@ -98,6 +98,7 @@ heirs! {
     heirs_other_events: "other_events",
     heirs_edge: "edge",
     heirs_oneshot: "oneshot",
+    heirs_oneshot_of_a_killed_process: "killed",
     heirs_oneshot_read_before: "read_before",
     heirs_removed: "removed",
     heirs_duplicates: "duplicates",
