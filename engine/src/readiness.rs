@@ -26,8 +26,16 @@ pub enum Said {
 /// Everything that holds now. `wanted` (also `poll` events) only says what need not be looked into; where the answer for
 /// POLLOUT is no, the peer is asked to tell when it changes. Moves nothing: see `upkeep`.
 pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
+    let (events, look) = in_memory(ep, chan, fd, wanted);
+    if look { add(ep, chan, events, tx::look(ep, chan, fd, LOOK)) } else { Said::Events(events) }
+}
+
+/// What is looked for on a lifeline that must be asked.
+pub const LOOK: i16 = READ | WRITE | POLLPRI | POLLRDHUP;
+
+/// What memory says, and whether only the lifeline says the rest: then [`LOOK`] is looked for there, and [`add`]ed.
+pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     let phase = ep.rx_phase.get();
-    let sending = ep.tx_phase.get();
     let available = rx::on_ring(ep, chan);
     let mut r = if ep.kept.load(Relaxed) != 0 { POLLERR } else { 0 };
     let low = rx::low(ep, chan);
@@ -36,7 +44,7 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
         r |= READ;
     }
     let mut look = ep.rx_fin.load(Relaxed) != 0 || ep.rd_shut.load(Relaxed) != 0;
-    match sending {
+    match ep.tx_phase.get() {
         TxPhase::Ring if !look => {
             if wanted & WRITE != 0 {
                 if tx::writable(ep, chan) {
@@ -63,24 +71,24 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
     let latched = ep.latched.load(Relaxed);
     if latched != 0 {
         let err = if latched & endpoint::REPORTED == 0 { POLLERR } else { 0 };
-        return Said::Events(r | READ | WRITE | POLLRDHUP | POLLHUP | err);
+        return (r | READ | WRITE | POLLRDHUP | POLLHUP | err, false);
     }
-    if look {
-        let seen = tx::look(ep, chan, fd, READ | WRITE | POLLPRI | POLLRDHUP);
-        // An echo that has not been dropped is nothing to read; the end that this side has made of it is.
-        let shut = ep.rd_shut.load(Relaxed) != 0;
-        let readable = (shut || ep.rx_skip.load(Relaxed).is_none()) && !rx::leaving(ep);
-        let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
-        r |= seen & (read | POLLPRI | ENDED);
-        // The peer has ended: our sending side goes down at its next call, so the kernel's answer about writing holds.
-        if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
-            r |= seen & WRITE;
-        }
-        if seen & ENDED != 0 && sending == TxPhase::Ring {
-            return Said::Ended(r);
-        }
+    (r, look)
+}
+
+/// Adds what the lifeline shows to what memory says.
+pub fn add(ep: Ep, chan: &Chan, mut r: i16, seen: i16) -> Said {
+    let sending = ep.tx_phase.get();
+    // An echo that has not been dropped is nothing to read; the end that this side has made of it is.
+    let shut = ep.rd_shut.load(Relaxed) != 0;
+    let readable = (shut || ep.rx_skip.load(Relaxed).is_none()) && !rx::leaving(ep);
+    let read = if readable && (seen & ENDED != 0 || !rx::doubled(ep, chan)) { READ } else { 0 };
+    r |= seen & (read | POLLPRI | ENDED);
+    // The peer has ended: our sending side goes down at its next call, so the kernel's answer about writing holds.
+    if sending == TxPhase::Native || sending == TxPhase::Down || seen & ENDED != 0 {
+        r |= seen & WRITE;
     }
-    Said::Events(r)
+    if seen & ENDED != 0 && sending == TxPhase::Ring { Said::Ended(r) } else { Said::Events(r) }
 }
 
 /// Lifeline events to sleep on for somebody who wants `wanted`, so that nothing already known wakes it.

@@ -9,12 +9,23 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Everything that holds of `ep` by then, as `poll` events; see [`readiness::ask`].
 pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
+    let (events, look) = in_memory(ep, chan, fd, wanted);
+    if look { with(ep, chan, fd, wanted, events, tx::look(ep, chan, fd, readiness::LOOK)) } else { events }
+}
+
+/// What memory says of `ep` by then, and whether its lifeline is to be asked for the rest; see [`readiness::in_memory`].
+pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     tx::service(ep, chan, fd);
     rx::advance(ep, chan, fd);
     if wanted & libc::POLLOUT != 0 {
         tx::note_waiting(ep, chan);
     }
-    let events = match readiness::ask(ep, chan, fd, wanted) {
+    readiness::in_memory(ep, chan, fd, wanted)
+}
+
+/// Everything that holds of `ep`, of which memory said `events`, and the lifeline has `seen` since.
+pub fn with(ep: Ep, chan: &Chan, fd: i32, wanted: i16, events: i16, seen: i16) -> i16 {
+    let events = match readiness::add(ep, chan, events, seen) {
         Said::Events(events) => return events,
         Said::Ended(events) => events,
     };

@@ -220,6 +220,8 @@ pub(crate) unsafe fn serve(set: &mut [pollfd], timeout: Option<u64>, mask: *cons
 /// In `events`: the connection is on the ring, and the kernel is asked for what only the lifeline shows. No event has this
 /// bit.
 const MARK: i16 = 0x4000;
+/// In `events`, beside [`MARK`]: the lifeline must be asked for [`readiness::LOOK`], of which this is one.
+const ASKED: i16 = libc::POLLRDHUP;
 /// In `revents` while the call sleeps: see [`count`].
 const COUNTED: i16 = MARK;
 
@@ -235,25 +237,42 @@ fn look(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
         if asks {
             look_at_kernel(set, work)?;
         }
-        if set.len() == 1 || set.iter().all(|p| p.revents == 0) || !set.iter().any(has_more) {
+        if set.len() == 1
+            || set.iter().all(|p| p.revents == 0)
+            || !set.iter().zip(work.iter()).any(|(p, w)| has_more(p, w))
+        {
             break;
         }
     }
     Ok(())
 }
 
-/// What the connection of an entry has on the ring.
-fn holds(p: &pollfd, ep: Ep, chan: &Chan) -> i16 {
-    // What only the lifeline can show is asked for all connections at once.
-    let r = upkeep::now(ep, chan, p.fd, p.events & !readiness::UNSEEN);
-    r & (p.events | POLLERR | POLLHUP)
+/// What the connection of an entry has on the ring, and whether its lifeline must be asked: that is done for all connections at
+/// once.
+fn holds(p: &pollfd, ep: Ep, chan: &Chan) -> (i16, bool) {
+    upkeep::in_memory(ep, chan, p.fd, p.events & !readiness::UNSEEN)
 }
 
-/// Whether a ring has what it had not when the entry was looked at.
-fn has_more(p: &pollfd) -> bool {
+/// Of `events`, those that the entry is told.
+fn told(p: &pollfd, events: i16) -> i16 {
+    events & (p.events | POLLERR | POLLHUP)
+}
+
+/// Whether a ring has what it had not when the entry was looked at, `w` being what the kernel was asked of it since.
+fn has_more(p: &pollfd, w: &pollfd) -> bool {
     /// All that TCP tells (tcp_poll), but what only the lifeline shows.
     const TOLD: i16 = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM | POLLRDHUP;
-    p.events & TOLD & !p.revents != 0 && on_ring(p.fd).is_some_and(|(ep, chan)| holds(p, ep, chan) & !p.revents != 0)
+    let untold = p.events & TOLD & !p.revents;
+    if untold == 0 {
+        return false;
+    }
+    let Some((ep, chan)) = on_ring(p.fd) else { return false };
+    // Of most connections these words tell that they have not.
+    if !stirred(untold, ep, chan) && !rx::ending(ep, chan) {
+        return false;
+    }
+    let (events, look) = holds(p, ep, chan);
+    look && w.fd < 0 || told(p, events) & !p.revents != 0
 }
 
 /// Puts into `set` what the rings have, and into `work` what the kernel is to be asked. Whether it is to be asked anything.
@@ -266,10 +285,11 @@ fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
         if let Some((ep, chan)) = on_ring(p.fd) {
             // Another thread waits natively: the lifeline still carries this direction.
             asks |= !conn::make_ready(ep, chan);
-            p.revents = holds(p, ep, chan);
+            let (events, look) = holds(p, ep, chan);
+            p.revents = told(p, events);
             let unseen = p.events & readiness::UNSEEN;
-            w.events = unseen | MARK;
-            w.fd = if unseen != 0 { p.fd } else { -1 };
+            w.events = MARK | if look { readiness::LOOK } else { unseen };
+            w.fd = if look || unseen != 0 { p.fd } else { -1 };
         }
         asks |= w.fd >= 0;
     }
@@ -278,12 +298,24 @@ fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
 
 /// Asks the kernel what `work` says, and adds that to `set`.
 fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
+    let begun = shmring::sys::cycles();
     let r = lnx::poll(&mut work[..set.len()], 0);
     if r < 0 && r != -libc::EINTR as isize {
         return Err(r);
     }
     for (p, w) in set.iter_mut().zip(work.iter()).filter(|(_, w)| w.fd >= 0) {
-        p.revents |= if w.events & MARK != 0 { w.revents & readiness::UNSEEN } else { w.revents };
+        p.revents |= match w.events {
+            e if e & MARK == 0 => w.revents,
+            e if e & ASKED == 0 => w.revents & readiness::UNSEEN,
+            _ => match on_ring(p.fd) {
+                Some((ep, chan)) if r >= 0 => {
+                    engine::tx::looked(ep, chan, begun, w.revents);
+                    let wanted = p.events & !readiness::UNSEEN;
+                    told(p, upkeep::with(ep, chan, p.fd, wanted, p.revents, w.revents))
+                }
+                _ => 0,
+            },
+        };
     }
     Ok(())
 }
@@ -422,10 +454,12 @@ unsafe fn serve_in(
 
 fn any_stirred(set: &[pollfd]) -> bool {
     set.iter().any(|p| match on_ring(p.fd) {
-        Some((ep, chan)) => {
-            rx::news(ep, chan, p.events & (POLLIN | POLLRDNORM) != 0)
-                || p.events & (POLLOUT | POLLWRNORM) != 0 && engine::tx::may_write(ep, chan)
-        }
+        Some((ep, chan)) => stirred(p.events, ep, chan),
         None => false,
     })
+}
+
+fn stirred(events: i16, ep: Ep, chan: &Chan) -> bool {
+    rx::news(ep, chan, events & (POLLIN | POLLRDNORM) != 0)
+        || events & (POLLOUT | POLLWRNORM) != 0 && engine::tx::may_write(ep, chan)
 }

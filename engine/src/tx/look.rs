@@ -19,10 +19,15 @@ const LOOK_SELDOM_US: u64 = 2_000;
 pub fn look(ep: Ep, chan: &Chan, fd: i32, events: i16) -> i16 {
     let t = K::cycles();
     let seen = lifeline::look(fd, events);
+    looked(ep, chan, t, seen);
+    seen
+}
+
+/// Notes what a look that began at `t` has seen of the end.
+pub fn looked(ep: Ep, chan: &Chan, t: u64, seen: i16) {
     ep.tx_checked.store(t, Relaxed);
     chan.note_alive(if seen & ENDED == 0 { t } else { 0 });
     ep.note_end(seen);
-    seen
 }
 
 /// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the

@@ -10,7 +10,7 @@ mod turn;
 mod unread;
 
 pub use file::sendfile;
-pub use look::{LOOK_EVERY_US, latched, look, look_due};
+pub use look::{LOOK_EVERY_US, latched, look, look_due, looked};
 pub use shmring::family::UP;
 pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, leave, rewinds, service, settle,

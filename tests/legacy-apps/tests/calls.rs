@@ -280,3 +280,14 @@ fn what_an_heir_is_told_of_a_peer_that_was_killed() {
     let program = |lab: &Lab| lab.python(Side::Client, "told.py");
     compare_one("told", program, |_, log| on_ring(log) >= 24);
 }
+
+/// One system call for all connections that only the kernel knows about, as natively, and not one for each.
+#[test]
+fn half_closed_connections_are_asked_for_at_once() {
+    let program = |lab: &Lab| {
+        let mut command = lab.command(Side::Client, lab.compile("halfclosed.c", &[]));
+        command.env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("half-closed", program, |_, log| on_ring(log) >= 120);
+}
