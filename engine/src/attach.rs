@@ -197,6 +197,23 @@ fn is_at_home(ep: Ep, fd: i32, own: &Tuple) -> bool {
     false
 }
 
+/// Whether the other end of a connection, which is `t`'s destination, can be in this network namespace by its address.
+fn is_peer_here(ep: Ep, t: &Tuple) -> bool {
+    if t.is_local_hint() {
+        return true;
+    }
+    match diag::leads_here(&DIAG, t) {
+        Ok(true) => return true,
+        Ok(false) => ep.pin(Reason::Remote),
+        Err(errno) => ep.because(match errno {
+            libc::EMFILE | libc::ENFILE => Reason::NoFd,
+            rendezvous::home::ELSEWHERE => Reason::OtherNetwork,
+            _ => Reason::UidMismatch,
+        }),
+    }
+    false
+}
+
 /// There is no mailbox. A thread that is not at home makes none.
 fn no_mailbox(ep: Ep) {
     ep.because(if HOME.is_here() == Ok(false) { Reason::OtherNetwork } else { Reason::NoFd });
@@ -223,6 +240,9 @@ fn connector(ep: Ep, fd: i32) {
                 Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
                 Err(_) => return ep.pin(Reason::Remote),
             }
+        }
+        if !is_peer_here(ep, &t) {
+            return;
         }
         let Some(cookie) = lifeline::cookie(fd) else { return };
         ep.cookie.store(cookie, Relaxed);
@@ -334,6 +354,7 @@ fn acceptor(ep: Ep, fd: i32) {
             // Neither a user who has no number here nor a socket that nobody holds any more proves who is there.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
             Ok(f) if !config::admits(f.uid) => return ep.pin(Reason::OtherUser),
+            Ok(_) if !is_peer_here(ep, &t.reversed()) => return,
             Ok(f) => {
                 let Some(cookie) = lifeline::cookie(fd) else { return };
                 ep.cookie.store(cookie, Relaxed);

@@ -158,6 +158,73 @@ pub fn is_at_home(cache: &Cache, fd: i32, own: &Tuple) -> Result<bool, i32> {
     }
 }
 
+/// Whether what is sent to `tuple`'s destination stays in this network namespace, by the kernel's routes (rtnetlink(7)). Five system
+/// calls; waits for nothing.
+///
+/// If not, the other end is somewhere else, even if the kernel knows a socket here with its addresses: a proxy that speaks to a
+/// server with the address and port of its client (IP_TRANSPARENT, IPV6_FREEBIND) has two sockets of which each has the
+/// addresses of the other one's peer.
+///
+/// # Errors
+/// `errno`: nobody can tell now.
+pub fn leads_here(cache: &Cache, tuple: &Tuple) -> Result<bool, i32> {
+    let fd = cache.home.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    let seq = shmring::sys::cycles() as u32;
+    let (ask, len) = way(tuple, seq);
+    let mut b = [0u8; 1024];
+    let got = os::sendto(fd, &ask[..len], &KERNEL).and_then(|_| os::recvmsg(fd, &mut b, &mut [], 0));
+    os::close(fd);
+    let got = got?;
+    if is_kernel_s(&got) { parse_way(&b[..got.len.min(b.len())], seq) } else { Err(libc::EPROTO) }
+}
+
+/// `nlmsghdr`, `rtmsg`, an address and an interface's index, each with its `rtattr`.
+const WAY: usize = 16 + 12 + 20 + 8;
+
+/// Asks which way leads to `tuple`'s destination; how long that is.
+fn way(tuple: &Tuple, seq: u32) -> ([u8; WAY], usize) {
+    let v4 = unmapped(&tuple.dst);
+    let (family, address) = match &v4 {
+        Some(v4) => (libc::AF_INET, &v4[..]),
+        None => (libc::AF_INET6, &tuple.dst[..]),
+    };
+    let mut b = [0u8; WAY];
+    let mut len = 28;
+    let mut attribute = |kind: u16, value: &[u8]| {
+        os::put(&mut b, len, &(4 + value.len() as u16).to_ne_bytes());
+        os::put(&mut b, len + 2, &kind.to_ne_bytes());
+        os::put(&mut b, len + 4, value);
+        len += 4 + value.len();
+    };
+    attribute(libc::RTA_DST, address);
+    if tuple.scope != 0 {
+        attribute(libc::RTA_OIF, &tuple.scope.to_ne_bytes());
+    }
+    os::put(&mut b, 0, &(len as u32).to_ne_bytes());
+    os::put(&mut b, 4, &libc::RTM_GETROUTE.to_ne_bytes());
+    os::put(&mut b, 6, &NLM_F_REQUEST.to_ne_bytes());
+    os::put(&mut b, 8, &seq.to_ne_bytes());
+    // Family, and bits of the address.
+    os::put(&mut b, 16, &[family as u8, 8 * address.len() as u8]);
+    (b, len)
+}
+
+/// Whether the answer to [`way`] is that it ends here.
+pub(crate) fn parse_way(b: &[u8], seq: u32) -> Result<bool, i32> {
+    if b.len() < 24 || os::u32_at(b, 8) != seq {
+        return Err(libc::EPROTO);
+    }
+    match os::u16_at(b, 4) {
+        libc::RTM_NEWROUTE => Ok(b[23] == libc::RTN_LOCAL),
+        // There is no way, or none that is allowed.
+        NLMSG_ERROR => match (os::u32_at(b, 16) as i32).wrapping_neg() {
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL => Ok(false),
+            errno => Err(errno),
+        },
+        _ => Err(libc::EPROTO),
+    }
+}
+
 /// Whether the socket with these addresses (local end first) and this cookie is gone for good: the kernel
 /// knows no such socket, or knows that no process holds it. `false` if the kernel could not be asked; but `true` if that is
 /// because the calling thread is not at home, and has no socket of before to ask with. Callers ask when the connection has
@@ -290,15 +357,19 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, M
     }
 }
 
+/// Whether the kernel has sent it (`nl_pid` 0): a privileged process could write to our port as well.
+fn is_kernel_s(got: &os::Datagram) -> bool {
+    let from = got.address.bytes();
+    from.len() == KERNEL.len() && os::u32_at(from, 4) == 0
+}
+
 fn ask(fd: i32, tuple: &Tuple) -> Result<Found, Miss> {
     let seq = shmring::sys::cycles() as u32;
     os::sendto(fd, &request(tuple, seq), &KERNEL).map_err(Miss::Unavailable)?;
     let mut b = [0u8; 256];
     for _ in 0..STRAY {
         let got = os::recvmsg(fd, &mut b, &mut [], 0).map_err(Miss::Unavailable)?;
-        // nl_pid 0 is the kernel; a privileged process could write to our port as well.
-        let from = got.address.bytes();
-        if from.len() != KERNEL.len() || os::u32_at(from, 4) != 0 {
+        if !is_kernel_s(&got) {
             continue;
         }
         if let Some(answer) = parse(&b[..got.len.min(b.len())], tuple, seq) {
@@ -442,6 +513,25 @@ mod tests {
             assert_eq!(unread(), Some(11), "a FIN is no byte");
             assert_eq!(super::unread(&cache, &own, name + 1), None);
         }
+    }
+
+    #[test]
+    fn only_the_addresses_of_this_network_lead_here() {
+        let cache = Cache::new(place, &HOME);
+        let to = |dst| Tuple { src: mapped([127, 0, 0, 1]), dst, sport: 1, dport: 2, scope: 0 };
+        for dst in [[127, 0, 0, 1], [127, 3, 2, 1]] {
+            assert_eq!(leads_here(&cache, &to(mapped(dst))), Ok(true));
+        }
+        let six = std::net::Ipv6Addr::LOCALHOST.octets();
+        assert_eq!(leads_here(&cache, &Tuple { src: six, ..to(six) }), Ok(v6_loopback()));
+        // TEST-NET-3 and the prefix for documentation (RFC 5737, RFC 3849): whether there is a way or not, they are nobody's.
+        assert_eq!(leads_here(&cache, &to(mapped([203, 0, 113, 1]))), Ok(false));
+        let mut doc = [0; 16];
+        doc[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        assert_eq!(leads_here(&cache, &Tuple { src: six, ..to(doc) }), Ok(false));
+        assert_eq!(leads_here(&cache, &to(mapped([255; 4]))), Ok(false), "broadcast");
+        let link = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77).octets();
+        assert_eq!(leads_here(&cache, &Tuple { scope: 1, ..to(link) }), Ok(false));
     }
 
     #[test]

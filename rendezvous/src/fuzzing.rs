@@ -23,4 +23,5 @@ pub fn registry(data: &[u8]) {
 pub fn diag(data: &[u8]) {
     let tuple = Tuple { src: [1; 16], dst: [2; 16], sport: 3, dport: 4, scope: 0 };
     let _ = diag::parse(data, &tuple, 1);
+    let _ = diag::parse_way(data, 1);
 }

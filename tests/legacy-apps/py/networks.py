@@ -5,9 +5,12 @@
     moves             a connection here, and the process goes to the other one; then its peer is killed
     connects, accepts a connection with a peer without culvert in the other one, used from here; says its ports and its cookie,
                       and goes on when a line comes
+    spoofs 4|6 FLAG   a proxy here that speaks to a server in one namespace with the address and port of its client in another;
+                      FLAG of IP or IPv6 lets it; and a connection between two addresses of this namespace
     serve             answers with what it is sent
     pings PORT        asks for ever
 """
+import contextlib
 import ctypes
 import os
 import select
@@ -198,6 +201,78 @@ def accepts():
         c.sendall(c.recv(64))
     print("the victim has all answers", flush=True)
     client.kill()
+
+
+def spoofs(version, flag):
+    """A client and a server, each in a network of its own, and the way between them leads through here, where everything that comes
+    is taken in. So this process has two sockets of which each has the addresses of the other one's peer."""
+    six = version == "6"
+    family, bits = (socket.AF_INET6, 64) if six else (socket.AF_INET, 24)
+    flag = {"IP_TRANSPARENT": (0, 19), "IPV6_FREEBIND": (41, 78)}[flag]
+    ip = lambda *words: subprocess.run(["ip", f"-{version}", *words], check=True)
+    address = lambda net, host: f"fd09:{net}::{host}" if six else f"10.9.{net}.{host}"
+    others = [Network(), Network()]
+    for net, other in enumerate(others):
+        ip("link", "add", f"here{net}", "type", "veth", "peer", "name", f"there{net}")
+        subprocess.run(["ip", "link", "set", f"there{net}", "netns", f"/proc/self/fd/{other.there}"], check=True,
+                       pass_fds=[other.there])
+        for dev, host in (f"here{net}", 1), (f"there{net}", 2):
+            with other if host == 2 else contextlib.nullcontext():
+                ip("address", "add", f"{address(net, host)}/{bits}", "dev", dev, *["nodad"] * six)
+                ip("link", "set", dev, "up")
+        with other:
+            ip("route", "add", "default", "via", address(net, 1))
+        ip("rule", "add", "iif", f"here{net}", "lookup", "100")
+    ip("route", "add", "local", "default", "dev", "lo", "table", "100")
+    # The second address of an interface.
+    ip("address", "add", f"{address(1, 5)}/{bits}", "dev", "here1", *["nodad"] * six)
+
+    def endless(c, to=None):
+        while got := c.recv(4096):
+            (to or c).sendall(got)
+        (to or c).shutdown(socket.SHUT_WR)
+
+    def listening(host, then):
+        listener = socket.create_server(host, family=family)
+
+        def run():
+            while True:
+                c, peer = listener.accept()
+                then(c, peer)
+
+        threading.Thread(target=run, daemon=True).start()
+        return listener.getsockname()[1]
+
+    def begin(*words):
+        threading.Thread(target=endless, args=words, daemon=True).start()
+
+    def proxied(c, peer):
+        server = socket.socket(family)
+        server.setsockopt(*flag, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(peer)
+        server.connect(c.getsockname())
+        begin(c, server)
+        begin(server, c)
+
+    with others[1]:
+        port = listening((address(1, 2), 0), lambda c, _: begin(c))
+    proxy = socket.socket(family)
+    proxy.setsockopt(*flag, 1)
+    proxy.bind(("", port))
+    proxy.listen()
+    threading.Thread(target=lambda: proxied(*proxy.accept()), daemon=True).start()
+    with others[0]:
+        client = socket.socket(family)
+    client.settimeout(10)
+    client.connect((address(1, 2), port))
+    ask(client, "the client of the proxy", 400, 0)
+
+    port = listening((address(1, 5), 0), lambda c, _: begin(c))
+    near = socket.socket(family)
+    near.bind((address(0, 1), 0))
+    near.connect((address(1, 5), port))
+    ask(near, "here", 400, 0)
 
 
 if __name__ == "__main__":

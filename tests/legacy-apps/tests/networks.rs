@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Runs `py/networks.py`, all of it in a network namespace of its own. `older`: as on a kernel that does not tell in which one a
 /// socket lives.
-fn program(lab: &Lab, what: &str, older: bool) -> Command {
+fn program(lab: &Lab, what: &[&str], older: bool) -> Command {
     let dir = lab.path("registry");
     std::fs::create_dir_all(&dir).expect("a directory");
     let mut command = lab.command(Side::Client, "unshare");
@@ -17,7 +17,7 @@ fn program(lab: &Lab, what: &str, older: bool) -> Command {
     }
     command.args(["/usr/bin/python3.11", "-u"]);
     // All namespaces share it: those who meet in one find each other.
-    command.arg(legacy_apps::file("py/networks.py")).arg(what).env("CULVERT_DIR", dir);
+    command.arg(legacy_apps::file("py/networks.py")).args(what).env("CULVERT_DIR", dir);
     command
 }
 
@@ -26,7 +26,23 @@ fn runs(what: &str) {
         return eprintln!("skipped: network namespaces need root");
     }
     for (name, older) in [("networks", false), ("older", true)] {
-        compare_one(&format!("{name}-{what}"), |lab| program(lab, what, older), |_, log| on_ring(log) >= 2);
+        compare_one(&format!("{name}-{what}"), |lab| program(lab, &[what], older), |_, log| on_ring(log) >= 2);
+    }
+}
+
+/// Its two sockets, one accepted and one connected, have each other's addresses. They are not each other's ends, which are in other
+/// namespaces; those of another connection are both here.
+#[test]
+fn a_proxy_with_its_client_s_address() {
+    if !is_root() {
+        return eprintln!("skipped: network namespaces need root");
+    }
+    for (version, flag) in [("4", "IP_TRANSPARENT"), ("6", "IP_TRANSPARENT"), ("6", "IPV6_FREEBIND")] {
+        compare_one(
+            &format!("spoofs-{version}-{flag}"),
+            |lab| program(lab, &["spoofs", version, flag], false),
+            |_, log| on_ring(log) == 2,
+        );
     }
 }
 
