@@ -476,6 +476,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
             return -1;
         }
     }
+    let reset = how == libc::SHUT_RD && tx::is_reset(ep, chan, fd);
     let r = real();
     if ep.wr_shut.load(Relaxed) != 0 {
         tx::finished(ep, chan, fd);
@@ -495,5 +496,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
     // Who waits for room waits no more (inet_shutdown: sk_state_change).
     watchers::touched(ep);
     chan.tell_holders(slot);
+    if reset {
+        real::set_errno(libc::ENOTCONN);
+        return -1;
+    }
     r
 }

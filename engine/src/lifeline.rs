@@ -189,7 +189,6 @@ fn info(fd: i32) -> Option<Info> {
 
 /// Whether the socket is in no connection: it has been disconnected, or reset.
 pub fn is_closed(fd: i32) -> bool {
-    const CLOSE: u8 = 7;
     info(fd).is_some_and(|i| i.state == CLOSE)
 }
 
@@ -314,7 +313,8 @@ pub fn is_shut(fd: i32) -> bool {
 
 const ESTABLISHED: u8 = 1;
 const TIME_WAIT: u8 = 6;
-const CLOSE: u8 = 7;
+/// The state of a socket that is in no connection (include/net/tcp_states.h).
+pub const CLOSE: u8 = 7;
 const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;

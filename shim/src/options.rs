@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
 use engine::{closing, endpoint, fds, leave, lifeline, rx, tx};
 use host::{real, usercopy};
-use libc::{c_int, c_ulong, c_void, socklen_t};
+use libc::{c_int, c_ulong, c_void, sockaddr, socklen_t};
 use shmring::family::{RCVTIMEO, SNDTIMEO};
 use shmring::family::{Reason, State};
 use shmring::lnx::{SIOCATMARK, SIOCOUTQNSD};
@@ -277,11 +277,40 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
             (libc::IPPROTO_TCP, libc::TCP_CORK) => tx::tell_cork(ep, fd),
             // It receives.
             (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => leave::surrender(fd, Reason::Option),
+            (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+                let r = native();
+                // SAFETY: the kernel has just written there, if there was room.
+                if r == 0 && is_reset(ep, fd) && unsafe { usercopy::load(l) }.is_ok_and(|n| n > 0) {
+                    // tcpi_state. A fault: the program has taken the memory away since.
+                    // SAFETY: as above.
+                    let _ = unsafe { usercopy::store(v.cast(), &lifeline::CLOSE) };
+                }
+                return r;
+            }
             _ if is_inline(level, name) => return lifeline::as_set(native),
             _ => {}
         }
     }
     native()
+}
+
+/// Whether there is no connection any more although the kernel knows one.
+fn is_reset(ep: Ep, fd: c_int) -> bool {
+    ep.state() == State::Attached && ep.chan().is_some_and(|chan| tx::is_reset(ep, chan, fd))
+}
+
+/// `getpeername`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn getpeername(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int {
+    if fds::endpoint(fd).is_some_and(|ep| is_reset(ep, fd)) {
+        // inet_getname, before anything is written.
+        real::set_errno(libc::ENOTCONN);
+        return -1;
+    }
+    // SAFETY: the caller's obligation.
+    unsafe { real::getpeername(fd, a, l) }
 }
 
 const TCP_ZEROCOPY_RECEIVE: c_int = 35;
@@ -300,12 +329,7 @@ unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
         _ => return unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, v, l) },
     };
     // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
-    if let Some(chan) = ep.chan()
-        && ep.latched.load(Relaxed) == 0
-        && tx::look(ep, chan, fd, lifeline::ENDED) & lifeline::ENDED != 0
-    {
-        tx::sink(ep, chan, fd);
-    }
+    is_reset(ep, fd);
     let e = match lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
         Ok(0) => endpoint::take_kept(ep).or_else(|| endpoint::take_latched(ep)?.now()).unwrap_or(0),
         Ok(e) => {

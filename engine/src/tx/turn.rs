@@ -1,12 +1,12 @@
 //! The sending side's way between lifeline and ring: up, down, rewind, and the end.
 
-use super::look::untold;
+use super::look::{look, untold};
 use super::sending::{Sending, Turn};
 use crate::channel::Chan;
 use crate::conn::conn;
-use crate::endpoint::{self, Ep, Latched};
+use crate::endpoint::{self, Ep, Latched, REPORTED};
 use crate::kernel::{K, Kernel as _};
-use crate::lifeline::{self};
+use crate::lifeline::{self, ENDED};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Reason;
 use shmring::layout::Arbiter;
@@ -51,6 +51,15 @@ pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
     if ep.tx_phase.get() == TxPhase::Ring {
         leave(ep, chan, fd);
     }
+}
+
+/// The same, if the lifeline has ended. Whether there is no connection any more, had the kernel had the bytes of the rings: the socket of
+/// one whose peer was killed, or has closed, before it has read them has only ended, and goes on to say so.
+pub fn is_reset(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    if ep.latched.load(Relaxed) == 0 && look(ep, chan, fd, ENDED) & ENDED != 0 {
+        sink(ep, chan, fd);
+    }
+    matches!((ep.latched.load(Relaxed) & !REPORTED) as i32, libc::ECONNRESET | libc::EPIPE)
 }
 
 /// The lifeline has ended and the incoming ring is drained: takes our sending direction down, so that the

@@ -1,8 +1,8 @@
-//! Sockets: made, connected, accepted, shut down. Names stay the kernel's: `bind`, `getsockname` and
-//! `getpeername` are libc's own.
+//! Sockets: made, connected, accepted, shut down. Names stay the kernel's: `bind` and `getsockname` are libc's own, and
+//! `getpeername` only knows better where there is no connection any more.
 
 use super::bad;
-use crate::descriptors;
+use crate::{descriptors, options};
 use core::ffi::c_int;
 use engine::{custody, fds, io};
 use host::real;
@@ -76,6 +76,17 @@ pub unsafe extern "C-unwind" fn connect(fd: c_int, a: *const sockaddr, l: sockle
 pub unsafe extern "C-unwind" fn __connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     // SAFETY: the same function under another name.
     unsafe { connect(fd, a, l) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn getpeername(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int {
+    // SAFETY: libc gets the program's own arguments.
+    unsafe {
+        if !fds::tracked(fd) {
+            return real::getpeername(fd, a, l);
+        }
+        options::getpeername(fd, a, l)
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -131,6 +131,7 @@ pub unsafe extern "C-unwind" fn syscall(
             libc::SYS_accept => addr::accept(ai, b as _, c as _) as c_long,
             libc::SYS_accept4 => addr::accept4(ai, b as _, c as _, di) as c_long,
             libc::SYS_connect => addr::connect(ai, b as _, c as u32) as c_long,
+            libc::SYS_getpeername => addr::getpeername(ai, b as _, c as _) as c_long,
             libc::SYS_shutdown => addr::shutdown(ai, bi) as c_long,
             libc::SYS_setsockopt if fds::tracked(ai) => options::setsockopt(ai, bi, ci, d as _, e as u32) as c_long,
             libc::SYS_getsockopt if fds::tracked(ai) => options::getsockopt(ai, bi, ci, d as _, e as _) as c_long,

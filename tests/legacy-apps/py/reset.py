@@ -22,8 +22,21 @@ def act(s, order):
                     yield s.recv(100)
                 case "1":
                     yield s.recv(1)
+                case "n":
+                    yield s.getpeername()[0]
+                case "l":
+                    yield s.getsockname()[0]
+                case "i":
+                    # tcpi_state
+                    yield s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0]
+                case "e":
+                    p = select.poll()
+                    p.register(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
+                    yield [events for _, events in p.poll(0)]
+                case "0" | "2":
+                    yield s.shutdown(socket.SHUT_RD if what == "0" else socket.SHUT_RDWR)
         except OSError as e:
-            yield type(e).__name__
+            yield e.errno
 
 
 def end(listener, order, warm, answered, delay):

@@ -315,7 +315,7 @@ impl Generator {
             25..=47 => self.receive(&t, slot, end),
             48..=57 => self.poll(&t, &ends),
             58..=69 => self.epoll(&t, &process, slot, end),
-            70..=75 => self.ask(&t, slot, end),
+            70..=75 => self.ask(&t, slot),
             76..=79 => self.configure(&t, slot, end),
             80..=82 => self.copy(&t, &process, slot),
             83..=84 => self.finish(&t, slot, end),

@@ -187,12 +187,11 @@ impl Generator {
         }
     }
 
-    pub(super) fn ask(&mut self, t: &str, v: usize, end: usize) -> Option<String> {
+    pub(super) fn ask(&mut self, t: &str, v: usize) -> Option<String> {
         Some(match self.rng.below(10) {
             0..=4 => format!("{t} fionread v{v}"),
             5 => format!("{t} outq v{v}"),
-            // getpeername still names a peer that was killed before it had read everything ("Known weaknesses").
-            6 if !self.model.ends[end].broken => format!("{t} names v{v}"),
+            6 => format!("{t} names v{v}"),
             7 => format!("{t} getfl v{v}"),
             8 => format!("{t} stat v{v}"),
             _ => format!(
