@@ -119,7 +119,7 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
-        if chan.id.load(Relaxed) == 0 {
+        if chan.is_handed_on() {
             // This program, or other images, may go on to read it.
             rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, lifeline::pack(lifeline::lingers(fd)));
         } else {
@@ -150,7 +150,7 @@ pub fn read_on(ep: Ep, fd: c_int) {
 /// may have [`lifeline::RESETS`] instead.
 pub fn with_own_linger(ep: Ep, fd: c_int, native: impl FnOnce() -> c_int) -> c_int {
     let Some(chan) = ep.chan().filter(|_| ep.state() == State::Attached) else { return native() };
-    if chan.id.load(Relaxed) == 0 {
+    if chan.is_handed_on() {
         // Who reads the last of those bytes puts the program's back.
         let held = endpoint::take_living(ep, &ep.record().rx_token, None, ep.life());
         let r = rx::with_own_linger(chan, ep.slot.load(Relaxed) as usize, fd, native);

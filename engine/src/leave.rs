@@ -213,7 +213,7 @@ impl Answering {
 /// Whether it matters that the peer of `ep` answers: it can take back what lies unread.
 fn may_answer(ep: Ep) -> bool {
     ep.state() == State::Attached
-        && ep.chan().is_some_and(|chan| chan.id.load(Relaxed) != 0 && (1..=AGAIN_MAX).contains(&rx::on_ring(ep, chan)))
+        && ep.chan().is_some_and(|chan| !chan.is_handed_on() && (1..=AGAIN_MAX).contains(&rx::on_ring(ep, chan)))
 }
 
 /// Whether somebody at the other end of `ep` sleeps in our library, and watches it there.

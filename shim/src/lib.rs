@@ -92,7 +92,7 @@ extern "C" fn start() {
         bypass::by(shmring::family::Reason::Raw);
     }
     if handoff::take_up() {
-        epoll::handed_on();
+        epoll::stand_for_heirs();
     }
     // SAFETY: reads a number that the kernel passed to this image: 0, or the address of a C string that lasts as long as
     // the image (AT_EXECFN, getauxval(3)).

@@ -170,6 +170,12 @@ pub fn holds(at: usize) -> bool {
 }
 
 impl Chan {
+    /// Whether its bytes were handed on by a program image before this one (`handoff`): such a channel has no name.
+    #[inline(always)]
+    pub fn is_handed_on(&self) -> bool {
+        self.id.load(Relaxed) == 0
+    }
+
     /// The memory is in place: takes the channel into use.
     fn open(&self, role: Role, ring: usize, id: u64) {
         self.role.store(role as u32, Relaxed);

@@ -32,7 +32,7 @@ fn all(chan: &Chan, slot: usize) -> u64 {
 /// Takes over what others have read.
 #[inline(always)]
 pub fn follow(ep: Ep, chan: &Chan) {
-    if chan.id.load(Relaxed) == 0 {
+    if chan.is_handed_on() {
         catch_up(ep, chan);
     }
 }

@@ -2,7 +2,8 @@
 //! signals and other calls go on. A call that moves many connections asks all their peers before it waits for any, and waits
 //! for all of them together: see `leave`.
 
-use super::receiving::{Receiving, see};
+use super::port::see;
+use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::endpoint::{Ep, Local};
 use crate::kernel::{K, Kernel as _};

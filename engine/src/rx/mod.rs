@@ -3,16 +3,18 @@
 #![allow(unsafe_code)]
 
 mod advance;
+mod arrived;
 mod common;
 mod depart;
 mod look;
+mod port;
 mod receiving;
 
 pub use advance::{advance, doubled, leaving, only_repeats};
+pub use arrived::{note_failure, received};
 pub use common::{claim, closing, expect_closing, follow, read_on, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, left, low, news, on_ring, stirred, tail};
-pub use receiving::{note_failure, received};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -23,10 +25,11 @@ use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
 use crate::{family, fds, poller, sleep, sleepers, tx, watchers};
+use arrived::fin_on_closed;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use libc::iovec;
 use look::{me, peer};
-use receiving::{Got, Receiving, fin_on_closed};
+use receiving::{Got, Receiving};
 use shmring::family::RCVTIMEO;
 use shmring::position::StreamPos;
 use shmring::switch::{self, RxPhase};

@@ -60,7 +60,7 @@ pub fn hand_over(i: usize) {
     hand_over_with(i, &|_| leave::Unread::Rewind);
 }
 
-/// The same where the next image is handed what is unread on some connections, and tells of it ([`standin::handed_on`]).
+/// The same where the next image is handed what is unread on some connections, and tells of it ([`standin::stand_for_heirs`]).
 pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     let s = &TABLE[i];
     let others = s.may_be_others() && s.watches().any(|(_, w, _)| w.flags.load(Relaxed) & TAGGED != 0);

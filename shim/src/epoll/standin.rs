@@ -298,7 +298,7 @@ pub fn stand(epfd: c_int, fd: c_int, ep: Ep, events: u32, data: u64) {
 }
 
 /// This image was handed unread bytes, for itself alone: sets that came with them and have such connections tell of them.
-pub fn handed_on() {
+pub fn stand_for_heirs() {
     // What is in no set.
     let stranger = lnx::readable_event();
     if stranger < 0 {

@@ -1,6 +1,6 @@
 //! The receiving side: the driver's steps (`shmring::driver`), one effect at a time, and what a thread of a program does
 //! around them: native receives, waiting, `poll`, leaving and exec, as in `engine/src/io.rs`, `engine/src/rx/`, `readiness.rs`,
-//! `poll.rs` and `handoff.rs`.
+//! `poll.rs` and `handoff/`.
 
 use crate::port::{self, Of};
 use crate::search::Next;
