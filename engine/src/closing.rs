@@ -121,7 +121,7 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
         if chan.is_handed_on() {
             // This program, or other images, may go on to read it.
-            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd, lifeline::pack(lifeline::lingers(fd)));
+            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd);
         } else {
             if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
                 // The program may still read it.

@@ -22,12 +22,12 @@ pub(super) struct Stdin {
     /// Where this process had read to, and how.
     head: RingPos,
     phase: RxPhase,
-    /// Bytes of the lifeline were taken for the file.
+    /// Bytes were taken for the file that cannot be put back: of the lifeline, or of what other images have, too.
     taken: bool,
 }
 
 impl Stdin {
-    /// The exec has failed. Bytes that were taken from the lifeline cannot be put back: then the file stays. Or it was
+    /// The exec has failed. Bytes that cannot be put back were taken: then the file stays. Or it was
     /// another process's, and this one `goes_on`.
     pub(super) fn take_back(&self, goes_on: bool) {
         if !self.taken || goes_on {
@@ -57,28 +57,30 @@ fn is_all(ep: Ep, chan: &channel::Chan, slot: usize) -> bool {
 /// Descriptor 0 of the next image becomes a file. `None`: nothing has been made. `owned`: see `Chan::read_at`.
 pub(super) fn hand_on(ep: Ep, owned: bool, goes_on: bool) -> Option<Stdin> {
     let (chan, slot, n) = unread_ring(ep)?;
+    let alone = !goes_on && family::sole_holder(ep);
     let mut stdin = None;
     if is_all(ep, chan, slot) {
-        stdin = Some(replace_stdin(ep, chan, slot, n as usize, owned)?);
+        stdin = Some(replace_stdin(ep, chan, slot, n as usize, owned, alone)?);
     } else {
         // More may come, behind the ring, to a reader that we do not serve.
         lifeline::reset(0, Reason::Exec);
-    }
-    if !goes_on && family::sole_holder(ep) {
-        // The bytes that the file holds count as read.
-        let head = ep.rx_head.load(Relaxed);
-        if chan.is_handed_on() {
-            rx::claim(chan, slot, head, n);
-            rx::read_on(chan, slot, ep.local().fd.load(Relaxed));
+        if alone && chan.is_handed_on() {
+            rx::take_rest(chan, slot);
         }
-        ep.rx_head.store(head.plus(n), Relaxed);
+    }
+    if alone {
+        // The bytes that the file holds count as read.
+        match chan.is_handed_on() {
+            true => rx::follow(ep, chan),
+            false => ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed),
+        }
         ep.rx_phase.set(RxPhase::Down);
     }
     stdin
 }
 
-/// Makes descriptor 0 a file of everything that is still to come in.
-fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: bool) -> Option<Stdin> {
+/// Makes descriptor 0 a file of everything that is still to come in. `alone`: nobody else is to read it.
+fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: bool, alone: bool) -> Option<Stdin> {
     let file = lnx::memory_file(c"culvert-stdin", 0);
     if file < 0 {
         return None;
@@ -99,6 +101,11 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: boo
         ok = stdin.kept.is_some();
     }
     ok = ok && lnx::duplicate_to(file, 0, 0) == 0;
+    if ok && alone && chan.is_handed_on() {
+        // What other images have read meanwhile is passed over.
+        lnx::seek(file, rx::take_rest(chan, slot).since(stdin.head) as i64);
+        stdin.taken = true;
+    }
     sys::close(file);
     if !ok {
         Some(stdin.socket).filter(|fd| *fd >= 0).into_iter().chain(stdin.kept).for_each(|fd| {

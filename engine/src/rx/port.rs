@@ -258,20 +258,29 @@ impl<'a> In<'a> {
     /// [`Incoming::copy`] of what an exec handed on. No bytes: others have read from there meanwhile.
     #[cold]
     fn copy_common(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
-        let slot = self.c.ep.slot.load(Relaxed) as usize;
         if self.peeks() {
             return self.copy_held(at, n);
         }
-        if !common::claim(self.chan, slot, at, n) {
-            return Ok(Ok(0));
-        }
-        let copied = self.copy_held(at, n);
+        let slot = self.c.ep.slot.load(Relaxed) as usize;
+        let before = self.to.as_ref().map(|b| b.place());
+        let mut stopped = None;
+        let copied = common::words(self.chan, slot).receive(at, || {
+            self.copy_held(at, n).unwrap_or_else(|Taken| {
+                stopped = Some(Taken);
+                Ok(0)
+            })
+        });
         match copied {
-            Ok(Ok(got)) if got == n => common::read_on(self.chan, slot, self.fd),
-            Ok(Ok(got)) => common::give_back(self.chan, slot, at, n, got),
-            _ => common::give_back(self.chan, slot, at, n, 0),
+            _ if stopped.is_some() => return Err(Taken),
+            Ok(Some(_)) => common::read_on(self.chan, slot, self.fd),
+            Ok(None) => {
+                if let (Some(b), Some(before)) = (&mut self.to, before) {
+                    b.go_to(before);
+                }
+            }
+            Err(_) => {}
         }
-        copied
+        Ok(copied.map(|n| n.unwrap_or(0)))
     }
 
     #[inline(always)]

@@ -105,9 +105,16 @@ impl<'a> Receiving<'a> {
             };
             let end = match brought {
                 Brought::Bytes(0) => {
+                    // Other images have read from there.
+                    let head = place.head;
                     common::follow(ep, self.chan);
-                    place = Place::of(&mut port, &c);
-                    continue;
+                    place = Place { some: total > 0, ..Place::of(&mut port, &c) };
+                    if place.head != head {
+                        continue;
+                    }
+                    port.contradicts("head", head.number(), 0);
+                    self.lost = true;
+                    Got::Lost
                 }
                 Brought::Bytes(n) => {
                     total += n as usize;
