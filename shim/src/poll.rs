@@ -143,6 +143,7 @@ pub unsafe fn poll(
     if n == 0 || n > fds::MAX as nfds_t || !config::enabled() {
         return real();
     }
+    epoll::settle_read();
     let theirs = Theirs { at: f, n: n as usize };
     let mut any = false;
     let seen = theirs.all(|p| {

@@ -34,7 +34,7 @@ mod wait;
 pub use ctl::{ctl, may_attach};
 pub use handover::{hand_over, hand_over_with, nest};
 pub use numbers::{closing, number_back, number_closed};
-pub use standin::{drained, merged, put_back, stand_for_heirs};
+pub use standin::{drained, merged, put_back, settle_read, stand_for_heirs};
 
 use bell::rouse;
 use chains::{each, unlink};

@@ -339,6 +339,24 @@ pub fn drained(ep: Ep) {
     held.release();
 }
 
+/// Before somebody waits: other program images, which tell nobody, may have read the last of some bytes.
+pub fn settle_read() {
+    if any() && tls().vfork.get() == 0 {
+        settle_what_others_read();
+    }
+}
+
+#[cold]
+fn settle_what_others_read() {
+    let held = LOCK.lock();
+    for s in ALL.iter() {
+        if s.ep.load(Relaxed).is_some_and(|ep| !handoff::has_bytes(ep)) {
+            s.settle();
+        }
+    }
+    held.release();
+}
+
 /// This process's last descriptor of `ep` is closed.
 pub fn forget(ep: Ep) {
     if any() && tls().vfork.get() == 0 {

@@ -33,9 +33,10 @@ fn watches_none(n: c_int, r: *const fd_set, w: *const fd_set, e: *const fd_set) 
 /// Events one call can return (`EP_MAX_EVENTS` in fs/eventpoll.c).
 const MAX_EVENTS: c_int = (i32::MAX as usize / size_of::<epoll_event>()) as c_int;
 
-/// Whether the call is libc's: on a descriptor that is no set of ours, or with an array that the kernel refuses before it
+/// Before a wait on a set. Whether the call is libc's: on a descriptor that is no set of ours, or with an array that the kernel refuses before it
 /// looks at the set.
 fn not_ours(ep: c_int, ev: *mut epoll_event, max: c_int) -> bool {
+    epoll::settle_read();
     !matches!(fds::get(ep), Kind::Epoll(_))
         || max <= 0
         || max > MAX_EVENTS
