@@ -24,11 +24,8 @@ pub(super) fn numbers() -> core::ops::Range<i32> {
 /// before it.
 pub(super) const ALSO: u32 = u32::MAX - 1;
 
-/// In an offer's `acceptor`, beside the descriptor: another process may read these bytes, too.
-pub(super) const COPIED: u64 = 1 << 32;
-
-/// ... and its holder has passed the channel on once more: the descriptors may have other numbers by then, and more.
-pub(super) const AGAIN: u64 = 1 << 33;
+/// In an offer's `acceptor`, beside the descriptor: its holder has passed the channel on once more: the descriptors may have other numbers by then, and more.
+pub(super) const AGAIN: u64 = 1 << 32;
 
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie
 /// unread there.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::crossing::{
-    AGAIN, ALSO, COPIED, NUMBERS, has_bytes, inheritable, inheritable_end, left_behind, numbers, receiver, unread_ring,
+    AGAIN, ALSO, NUMBERS, has_bytes, inheritable, inheritable_end, left_behind, numbers, receiver, unread_ring,
 };
 use super::stdin::{self, Stdin};
 use crate::channel::{self, mapping};
@@ -112,8 +112,12 @@ impl Passed {
                 self.again[at] = Some(chan.place());
             }
             describe(ep, chan, slot);
-            let copied = if self.goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
-            chan.offers()[slot].acceptor.fetch_or(copied | AGAIN, Relaxed);
+            let offer = &chan.offers()[slot];
+            offer.acceptor.fetch_or(AGAIN, Relaxed);
+            // What this process's child is handed by that changes nothing for the image that this process may become later.
+            if !self.goes_on && !family::sole_holder(ep) {
+                let _ = offer.heir.compare_exchange(K::pid(), 0, Relaxed, Relaxed);
+            }
         }
     }
 
@@ -197,7 +201,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         if preloaded && passed.again.contains(&Some(from.place())) {
             continue;
         }
-        let copied = if goes_on || !family::sole_holder(ep) { COPIED } else { 0 };
+        let alone = !goes_on && family::sole_holder(ep);
         // Bytes in the copy; `None`: there is none yet.
         let mut handed = None;
         for fd in inheritable(ep.cookie.load(Relaxed), end) {
@@ -212,7 +216,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
                 handed = to.and_then(|to| copy(ep, to, entries));
                 if let Some(to) = to.filter(|_| handed.is_some_and(|n| n > 0)) {
                     rx::expect_closing(to, entries, lifeline::pack(lifeline::lingers(fd)));
-                    if copied == 0 {
+                    if alone {
                         // An image that is killed before it has read them ends the connection with a RST (tcp_close), not a FIN.
                         passed.linger(fd);
                     }
@@ -230,7 +234,8 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             };
             let o = &chan.offers()[entries];
             o.connector.store(ep.cookie.load(Relaxed), Relaxed);
-            o.acceptor.store(fd as u64 | copied, Relaxed);
+            o.acceptor.store(fd as u64, Relaxed);
+            o.heir.store(if alone { K::pid() } else { 0 }, Relaxed);
             o.slot.store(Some(if also { ALSO } else { ep.role().code() }), Relaxed);
             entries += 1;
         }

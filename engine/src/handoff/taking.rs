@@ -2,10 +2,11 @@
 // Unsafe here: a header is read into a local.
 #![allow(unsafe_code)]
 
-use super::crossing::{AGAIN, ALSO, COPIED, has_bytes, numbers};
+use super::crossing::{AGAIN, ALSO, has_bytes, numbers};
 use crate::channel::{self, mapping};
 use crate::endpoint::Ep;
 use crate::fds::{self, Kind};
+use crate::kernel::{K, Kernel as _};
 use crate::{attach, family, lifeline, slots};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::State;
@@ -49,7 +50,7 @@ pub fn is_heir(ep: Ep) -> bool {
         o.slot.load(Relaxed).is_some_and(|role| role != ALSO) && o.connector.load(Relaxed) == cookie
     };
     let offer = chan.offers().iter().find(is_its);
-    offer.is_some_and(|o| o.acceptor.load(Relaxed) & COPIED == 0) && has_bytes(ep)
+    offer.is_some_and(|o| o.heir.load(Relaxed) == K::pid()) && has_bytes(ep)
 }
 
 /// A connection that was passed on, and is no longer under its number, is looked for below this one.

@@ -620,6 +620,47 @@ def further_still(h):
     print(drain(h.b))
 
 
+def further_spawned_on(h):
+    """A child that had the bytes, too, for a moment, and then a second exec."""
+    h.ctl(CTL_ADD, IN)
+    child = os.posix_spawn("/bin/true", ["true"], os.environ)
+    os.waitpid(child, 0)
+    say("spawned", h.s.next())
+    h.become("further_spawned_still")
+
+
+def further_spawned_still(h):
+    say("kept", h.s.next())
+    print(drain(h.b))
+    say("read", h.s.now())
+
+
+def read_elsewhere_on(h):
+    """Another image reads what a set of this one tells of."""
+    h.ctl(CTL_ADD, IN)
+    say("added", h.s.next())
+    orders, done = start_image(h, "read_elsewhere_image", False)
+    os.write(orders, b".")
+    os.read(done, 1)
+    say("read there", h.s.now())
+    print("poll", polled(h))
+    h.ctl(CTL_MOD, IN | ONESHOT)
+    say("armed", h.s.now())
+    h.more()
+    say("more", h.s.next())
+    print(drain(h.b))
+    os.close(orders)
+    os.wait()
+
+
+def read_elsewhere_image(numbers):
+    i = Image(numbers)
+    print("there", drain(socket.socket(fileno=i.b)))
+    sys.stdout.flush()
+    os.write(i.said, b".")
+    os.read(i.heard, 1)
+
+
 if __name__ == "__main__":
     case, numbers = sys.argv[1], [int(n) for n in sys.argv[2:]]
     if case.endswith("_image"):

@@ -119,6 +119,8 @@ heirs! {
     another_image_is_told_no_marks: "strangers",
     heirs_kept_by_a_closed_number: "kept_closed",
     heirs_kept_for_room: "kept_for_room",
+    heirs_second_exec_behind_a_spawn: "further_spawned",
+    heirs_read_elsewhere: "read_elsewhere",
     busy_peer_of_a_set_that_is_watched: "watched",
     busy_peer_and_a_watched_set: "watched_before",
     busy_peer_and_a_watched_set_for_room: "watched_for_room",
