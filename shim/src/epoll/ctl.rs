@@ -7,7 +7,7 @@ use super::fdinfo::oneshot_fired;
 use super::handover::{follow, is_kernels, move_to_kernel, nest, unread_here};
 use super::set::{EDGE, FIRED, PARKED, Set, TABLE, TAGGED, Watch, watch_id, watchable};
 use super::{kernel_ctl, standin, tag};
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use engine::channel::Chan;
 use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
@@ -415,6 +415,7 @@ fn keep_here(s: &Set, fd: c_int, w: &Watch, ep: Ep, chan: &Chan, fired: bool) {
     // A waiter adds itself to `sleepers`, then looks at `attached`; here it is the other way round (both SeqCst): one
     // of the two sees the other.
     s.attached.fetch_add(1, SeqCst);
+    s.taken_over.fetch_add(1, Release);
     w.blocked.store(ep.tx_blocked.load(Relaxed), Relaxed);
     if chan.inherited.load(Relaxed) != 0 {
         // The words of our pollers in this channel are those of the process that mapped it.

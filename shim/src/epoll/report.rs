@@ -78,6 +78,8 @@ pub(super) struct Out {
     pub fault: bool,
     /// How often this call has found nothing that it could report without asking the kernel again.
     pub tries: u32,
+    /// Watches became ours while the kernel told of some as the program's.
+    pub moved: bool,
 }
 
 impl Out {
@@ -107,7 +109,13 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
             break;
         }
         let Some((_, w)) = s.pop() else { break };
-        report_one(s, fd, w, since, looked, out);
+        if out.moved && kernel.iter().any(|e| e.u64 == w.data.load(Relaxed)) {
+            // The kernel may have told of this very watch, and nobody can tell whether it did if others have the same data: once
+            // in a call, and what holds after it in the next.
+            s.append(fd);
+        } else {
+            report_one(s, fd, w, since, looked, out);
+        }
         if Some(fd) == stop {
             break;
         }
@@ -358,9 +366,17 @@ fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
 }
 
 /// Reports what the kernel has `told`, of at most `room` events, to one who slept, and what the rings have. `before`, `begun`: when
-/// the kernel had been asked before, and was asked now.
-pub(super) fn report_told(s: &Set, told: &[epoll_event], room: usize, [before, begun]: [u64; 2], out: &mut Out) {
+/// the kernel had been asked before, and was asked now. `taken_over`: how many watches had become ours by then.
+pub(super) fn report_told(
+    s: &Set,
+    told: &[epoll_event],
+    room: usize,
+    [before, begun]: [u64; 2],
+    taken_over: u32,
+    out: &mut Out,
+) {
     let mut held = s.lock();
+    out.moved = s.taken_over.load(Relaxed) != taken_over;
     let desk = held.desk();
     desk.kernel.clear();
     let rung = desk.kernel.bring(s, told, room, begun);

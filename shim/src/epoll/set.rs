@@ -143,6 +143,8 @@ pub(super) struct Set {
     /// Number of its poller.
     pub poller: Coded<Option<u32>>,
     pub attached: AtomicU32,
+    /// Counts watches that became ours: what the kernel told of one before that, it told as the program's.
+    pub taken_over: AtomicU32,
     pub sleepers: AtomicU32,
     /// Other processes of the family may have it, too.
     pub shared: AtomicU32,
@@ -240,6 +242,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         refs: AtomicU32::new(0),
         poller: Coded::zero(),
         attached: AtomicU32::new(0),
+        taken_over: AtomicU32::new(0),
         sleepers: AtomicU32::new(0),
         shared: AtomicU32::new(0),
         shared_at: AtomicU64::new(0),

@@ -7,7 +7,7 @@ use super::handover::follow;
 use super::report::{Out, TRIES, report_now, report_told, share, sift};
 use super::set::{Set, TABLE};
 use super::standin::merged;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use engine::fds::{self, Kind};
 use engine::restless::{self, Restless};
 use engine::spin::{self, Spun};
@@ -89,7 +89,7 @@ unsafe fn serve(
     let mut tries = 0;
     loop {
         follow(s);
-        let mut out = Out { at: ev, max, n: 0, fault: false, tries };
+        let mut out = Out { at: ev, max, n: 0, fault: false, tries, moved: false };
         // Who does not wait wants to know what holds now.
         let asked = timeout == Some(0)
             || sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * clock::cycles_per_us();
@@ -146,6 +146,7 @@ unsafe fn serve(
         let left = tx::until_due(left);
         let mut told = [NO_EVENT; SLEEPS_FOR];
         let room = share(max).min(SLEEPS_FOR);
+        let taken_over = s.taken_over.load(Acquire);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
         let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
             0
@@ -163,8 +164,8 @@ unsafe fn serve(
         if r == 0 {
             continue;
         }
-        let mut out = Out { at: ev, max, n: 0, fault: false, tries };
-        report_told(s, &told[..r as usize], room, [before, begun], &mut out);
+        let mut out = Out { at: ev, max, n: 0, fault: false, tries, moved: false };
+        report_told(s, &told[..r as usize], room, [before, begun], taken_over, &mut out);
         if out.n == 0 && out.fault {
             done_waiting(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;

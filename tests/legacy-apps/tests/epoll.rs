@@ -215,3 +215,10 @@ fn order_of_acts_in_a_long_list() {
     no_inversion("scans.c", &["300", "20000"], None);
     no_inversion("scans.c", &["100", "20000"], None);
 }
+
+/// A connection goes to a ring after the kernel has told a thread of it, and before that has come back from its wait: it is told once.
+#[test]
+fn told_while_it_goes_to_a_ring() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("comeback.c", &["-pthread"]));
+    compare_one("comeback", program, |_, log| on_ring(log) > 20);
+}
