@@ -66,6 +66,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     if let Some(chan) = chan {
         slots::detach(ep, chan, dead);
     }
+    rx::forget(ep);
     l.chan.store(None, Relaxed);
     family::free(ep);
     tx.release();
@@ -84,6 +85,7 @@ fn give_up(ep: Ep) -> bool {
     let life = ep.life();
     let last = family::give_up(ep);
     if !last {
+        rx::forget(ep);
         slots::leave(ep, chan, slot, Heir::Holders { ep, life });
     }
     held.release();
@@ -119,9 +121,9 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
-        if chan.is_handed_on() {
+        if rx::is_common(ep, chan) {
             // This program, or other images, may go on to read it.
-            rx::closing(chan, ep.slot.load(Relaxed) as usize, fd);
+            rx::closing(ep, chan, fd);
         } else {
             if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
                 // The program may still read it.
@@ -150,10 +152,10 @@ pub fn read_on(ep: Ep, fd: c_int) {
 /// may have [`lifeline::RESETS`] instead.
 pub fn with_own_linger(ep: Ep, fd: c_int, native: impl FnOnce() -> c_int) -> c_int {
     let Some(chan) = ep.chan().filter(|_| ep.state() == State::Attached) else { return native() };
-    if chan.is_handed_on() {
+    if rx::is_common(ep, chan) {
         // Who reads the last of those bytes puts the program's back.
         let held = endpoint::take_living(ep, &ep.record().rx_token, None, ep.life());
-        let r = rx::with_own_linger(chan, ep.slot.load(Relaxed) as usize, fd, native);
+        let r = rx::with_own_linger(ep, chan, fd, native);
         held.into_iter().for_each(lock::Held::release);
         return r;
     }

@@ -23,6 +23,12 @@ pub struct Local {
     pub chan: Coded<Option<u32>>,
     /// First watch of it in an epoll set of this process.
     pub watches: Coded<Option<u32>>,
+    /// Channel in which this process has handed on what is unread on the ring, and from whose head it reads on itself (`rx::common`).
+    pub passed: Coded<Option<u32>>,
+    /// Its slot there.
+    pub passed_slot: AtomicU32,
+    /// Where those bytes begin on the ring.
+    pub passed_at: Coded<RingPos>,
     /// Progress of the rendezvous: see `attach`.
     pub stage: AtomicU32,
     /// What the kernel said about the socket at the other end.
@@ -68,6 +74,9 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         refs: AtomicU32::new(0),
         chan: Coded::zero(),
         watches: Coded::zero(),
+        passed: Coded::zero(),
+        passed_slot: AtomicU32::new(0),
+        passed_at: Coded::zero(),
         stage: AtomicU32::new(0),
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
@@ -295,6 +304,9 @@ pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
         each((&l.refs).into());
         each((&l.chan).into());
         each((&l.watches).into());
+        each((&l.passed).into());
+        each((&l.passed_slot).into());
+        each((&l.passed_at).into());
         each((&l.stage).into());
         each((&l.peer_cookie).into());
         each((&l.peer_uid).into());

@@ -393,6 +393,7 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
     l.refs.store(1, Relaxed);
     l.chan.store(None, Relaxed);
     l.watches.store(None, Relaxed);
+    l.passed.store(None, Relaxed);
     l.stage.store(0, Relaxed);
     l.offered.store(None, Relaxed);
     l.kept.store(None, Relaxed);

@@ -240,6 +240,7 @@ pub extern "C" fn fork_child() {
     attach::after_fork_child();
     peer::after_fork_child();
     epoll::after_fork_child();
+    handoff::after_fork_child();
     // The threads that slept are the parent's.
     family::held().for_each(closing::let_go);
     if family::exists() && !family::member() {

@@ -15,6 +15,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 /// The words of such bytes.
 #[derive(Clone, Copy)]
 pub struct Common<'a> {
+    /// Where the bytes begin in this image's ring: at its start, but for the process that has handed them on and goes on to read.
+    base: RingPos,
     head: &'a Coded<Claim<RingPos>>,
     end: &'a Coded<Claim<RingPos>>,
     lingers: &'a AtomicU64,
@@ -35,9 +37,10 @@ impl<'a> Common<'a> {
     /// In the slot whose ring the side with this role has been handed. The other direction carries nothing: what its receiver and its
     /// sender would write is free.
     #[inline(always)]
-    pub fn of(slot: &'a SlotHeader, receiver: Role) -> Common<'a> {
+    pub fn of(slot: &'a SlotHeader, receiver: Role, base: RingPos) -> Common<'a> {
         let idle = receiver.tx();
         Common {
+            base,
             head: &slot.consumer[idle].head,
             end: &slot.producer[receiver.rx()].tail,
             lingers: &slot.producer[idle].told,
@@ -46,8 +49,13 @@ impl<'a> Common<'a> {
 
     /// With words of its own.
     #[cfg(loom)]
-    pub fn with(head: &'a Coded<Claim<RingPos>>, end: &'a Coded<Claim<RingPos>>, lingers: &'a AtomicU64) -> Common<'a> {
-        Common { head, end, lingers }
+    pub fn with(
+        base: RingPos,
+        head: &'a Coded<Claim<RingPos>>,
+        end: &'a Coded<Claim<RingPos>>,
+        lingers: &'a AtomicU64,
+    ) -> Common<'a> {
+        Common { base, head, end, lingers }
     }
 
     /// How many bytes there are.
@@ -64,12 +72,12 @@ impl<'a> Common<'a> {
     /// Moves this image's own head, `mine`, to where the images have read to.
     pub fn follow(&self, mine: &Coded<RingPos>) -> Followed {
         let was = mine.load(Relaxed);
-        let (read, noted) = (self.head.load(Acquire).behind(RingPos::START), was.since(RingPos::START));
+        let (read, noted) = (self.head.load(Acquire).behind(RingPos::START), was.since(self.base));
         if read <= noted || read > self.all() {
             return Followed::Here;
         }
         // If it fails, this image has read on meanwhile, or follows already.
-        let _ = mine.compare_exchange(was, RingPos::START.plus(read), Relaxed, Relaxed);
+        let _ = mine.compare_exchange(was, self.base.plus(read), Relaxed, Relaxed);
         if read == self.all() { Followed::Drained } else { Followed::On }
     }
 
@@ -83,14 +91,15 @@ impl<'a> Common<'a> {
 
     /// The `n` bytes from position `at` are this image's, which has a copy of them. False: others have read from there meanwhile.
     pub fn take(&self, at: RingPos, n: u64) -> bool {
-        self.head.compare_exchange(at.claim(), at.plus(n).claim(), AcqRel, Relaxed).is_ok()
+        let from = RingPos::START.plus(at.since(self.base));
+        self.head.compare_exchange(from.claim(), from.plus(n).claim(), AcqRel, Relaxed).is_ok()
     }
 
     /// All that is left is this image's, from there on.
     pub fn take_rest(&self) -> RingPos {
         loop {
             let read = self.head.load(Acquire).behind(RingPos::START);
-            let at = RingPos::START.plus(read);
+            let at = self.base.plus(read);
             if read >= self.all() || self.take(at, self.all() - read) {
                 return at;
             }

@@ -529,6 +529,9 @@ enum Order {
 const RESETS: u64 = 1;
 const LINGERS: u64 = 2;
 
+/// Where the bytes begin in each image's ring: the first one has handed them on, and reads on where its ring is about to wrap.
+const BASES: [RingPos; 2] = [RingPos::START.minus(1), RingPos::START];
+
 /// Bytes that were handed on, as two images have them.
 struct HandedOn {
     head: Coded<Claim<RingPos>>,
@@ -547,13 +550,20 @@ impl HandedOn {
             head: Coded::new(RingPos::START.claim()),
             end: Coded::new(RingPos::new(bytes).claim()),
             lingers: loom::sync::atomic::AtomicU64::new(0),
-            heads: [Coded::new(RingPos::START), Coded::new(RingPos::START)],
+            heads: BASES.map(Coded::new),
             returned: (0..bytes).map(|_| Default::default()).collect(),
             socket: Mutex::new(LINGERS),
         })
     }
-    fn common(&self) -> Common<'_> {
-        Common::with(&self.head, &self.end, &self.lingers)
+    fn common(&self, image: usize) -> Common<'_> {
+        Common::with(BASES[image], &self.head, &self.end, &self.lingers)
+    }
+    fn bytes(&self) -> u64 {
+        self.returned.len() as u64
+    }
+    /// Whether an image notes that all has been read.
+    fn at_end(&self, image: usize) -> bool {
+        self.heads[image].load(Ordering::Relaxed).since(BASES[image]) == self.bytes()
     }
     fn set(&self, to: u64) {
         *self.socket.lock().unwrap() = to;
@@ -563,9 +573,9 @@ impl HandedOn {
     fn recv(&self, image: usize, want: u64, copying: Copying, order: Order) -> bool {
         let mine = &self.heads[image];
         for attempt in 0.. {
-            self.common().follow(mine);
+            self.common(image).follow(mine);
             let at = mine.load(Ordering::Relaxed);
-            let n = self.end.load(Ordering::Relaxed).behind(at).min(want);
+            let n = (self.bytes() - at.since(BASES[image])).min(want);
             if n == 0 {
                 return true;
             }
@@ -574,9 +584,10 @@ impl HandedOn {
                 _ => Ok(n),
             };
             let got = match order {
-                Order::CopiesFirst => self.common().receive(at, || copied),
-                Order::TakesFirst if !self.common().take(at, n) => Ok(None),
+                Order::CopiesFirst => self.common(image).receive(at, || copied),
+                Order::TakesFirst if !self.common(image).take(at, n) => Ok(None),
                 Order::TakesFirst if copied.is_err() => {
+                    let at = RingPos::START.plus(at.since(BASES[image]));
                     let (from, to) = (at.plus(n).claim(), at.claim());
                     let _ = self.head.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
                     Err(())
@@ -587,8 +598,8 @@ impl HandedOn {
                 Ok(Some(_)) if copying == Copying::Dies => return false,
                 Ok(Some(n)) => {
                     mine.store(at.plus(n), Ordering::Relaxed);
-                    self.common().read_on(|was| self.set(was));
-                    let first = at.since(RingPos::START) as usize;
+                    self.common(image).read_on(|was| self.set(was));
+                    let first = at.since(BASES[image]) as usize;
                     self.returned[first..first + n as usize].iter().for_each(|b| {
                         b.fetch_add(1, Ordering::Relaxed);
                     });
@@ -602,8 +613,7 @@ impl HandedOn {
 
     /// Reads `want` bytes at a time, until nothing is left or the reader is dead.
     fn read(&self, image: usize, want: u64, copying: Copying, order: Order) {
-        let end = |at: RingPos| self.end.load(Ordering::Relaxed) == at.claim();
-        while !end(self.heads[image].load(Ordering::Relaxed)) && self.recv(image, want, copying, order) {}
+        while !self.at_end(image) && self.recv(image, want, copying, order) {}
     }
 
     /// How many bytes no program was given. None was given twice.
@@ -620,7 +630,7 @@ fn two_images_read(copying: Copying, order: Order) {
         let x = HandedOn::new(2);
         let (y, z) = (x.clone(), x.clone());
         let other = thread::spawn(move || y.read(1, 1, Copying::Well, order));
-        let asks = thread::spawn(move || z.common().follow(&z.heads[0]));
+        let asks = thread::spawn(move || z.common(0).follow(&z.heads[0]));
         x.read(0, 2, copying, order);
         other.join().unwrap();
         asks.join().unwrap();
@@ -630,10 +640,10 @@ fn two_images_read(copying: Copying, order: Order) {
             _ => assert_eq!(x.missing(), 0),
         }
         // Nothing is left that somebody could wait for.
-        assert!(x.common().is_read());
-        for mine in &x.heads {
-            x.common().follow(mine);
-            assert_eq!(mine.load(Ordering::Relaxed), RingPos::new(2));
+        assert!(x.common(0).is_read());
+        for (image, mine) in x.heads.iter().enumerate() {
+            x.common(image).follow(mine);
+            assert!(x.at_end(image));
         }
     });
 }
@@ -668,8 +678,8 @@ fn who_follows_hears_of_the_end() {
         let y = x.clone();
         let other = thread::spawn(move || y.read(1, 1, Copying::Well, Order::CopiesFirst));
         let mut told = 0;
-        while x.heads[0].load(Ordering::Relaxed) != RingPos::new(2) {
-            match x.common().follow(&x.heads[0]) {
+        while !x.at_end(0) {
+            match x.common(0).follow(&x.heads[0]) {
                 Followed::Here => thread::yield_now(),
                 Followed::On => assert_eq!(told, 0),
                 Followed::Drained => told += 1,
@@ -688,15 +698,15 @@ fn closing_with_bytes_unread_resets_only_what_nobody_reads() {
         check(move || {
             let x = HandedOn::new(1);
             if known {
-                x.common().expect_closing(LINGERS);
+                x.common(0).expect_closing(LINGERS);
             }
             let closers: Vec<_> = (0..2)
                 .map(|_| {
                     let y = x.clone();
                     thread::spawn(move || {
-                        if !y.common().is_read() {
+                        if !y.common(1).is_read() {
                             let was = Some(*y.socket.lock().unwrap()).filter(|was| *was != RESETS);
-                            y.common().closing(was, || y.set(RESETS), |was| y.set(was));
+                            y.common(1).closing(was, || y.set(RESETS), |was| y.set(was));
                         }
                     })
                 })

@@ -147,6 +147,11 @@ fn entry(i: usize) -> Option<&'static Chan> {
     unsafe { p.as_ref() }
 }
 
+/// The channel at this place in the table.
+pub fn at(place: u32) -> Option<&'static Chan> {
+    entry(place as usize)
+}
+
 /// Every mapped channel.
 pub fn all() -> impl Iterator<Item = &'static Chan> {
     let n = HIGH.load(Acquire) as usize;
@@ -209,6 +214,13 @@ impl Ep {
 }
 
 impl Chan {
+    /// Makes it one in which no connection is seated, and no poller's words are this process's.
+    pub fn keep(&self) {
+        self.used.store(u64::MAX, Relaxed);
+        self.inherited.store(1, Relaxed);
+        self.used_now();
+    }
+
     /// Its place in the table: what [`Local::chan`](crate::endpoint::Local::chan) holds.
     pub fn place(&self) -> u32 {
         self.place

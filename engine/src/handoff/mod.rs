@@ -17,5 +17,5 @@ mod stdin;
 mod taking;
 
 pub use crossing::{has_bytes, survives};
-pub use passing::{Passed, pass_on};
+pub use passing::{Passed, after_fork_child, pass_on};
 pub use taking::{is_heir, take_up};

@@ -10,7 +10,7 @@ use crate::channel::{self, mapping};
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::lock::Held;
+use crate::lock::{Held, Lock};
 use crate::tls::tls;
 use crate::{family, lifeline, rx};
 use core::sync::atomic::AtomicU32;
@@ -24,6 +24,14 @@ use shmring::{lnx, ring, switch, sys, syscall};
 /// Memfds that every child of this process inherits now, whomever they are meant for: another thread is making a child, or waits
 /// for one (system(3)).
 static SHOWN: AtomicU32 = AtomicU32::new(0);
+
+/// Held by who makes or looks for what is handed on.
+static PASSING: Lock = Lock::new();
+
+/// In the child of a fork: a thread of the parent may have held the lock.
+pub fn after_fork_child() {
+    PASSING.reset();
+}
 
 /// Bytes that the next image has got, and that nobody else may read: the parent of a forked child has the same
 /// connection. They are given back if the exec fails.
@@ -92,23 +100,19 @@ impl Passed {
         chan
     }
 
-    /// The channels that this image was handed itself, and in which bytes are left, the next one has, too: whoever reads those
-    /// first has them (`rx::common`).
+    /// The channels that this image was handed itself, or has handed to another one, and in which bytes are left, the next one has,
+    /// too: whoever reads those first has them (`rx::common`).
     fn pass_again(&mut self) {
         let end = inheritable_end();
         for ep in family::held() {
-            let Some((chan, slot, _)) = left_behind(ep).filter(|(chan, ..)| chan.is_handed_on()) else {
-                continue;
-            };
-            if inheritable(ep.cookie.load(Relaxed), end).next().is_none() {
-                continue;
-            }
+            let Some((chan, slot)) = left_behind(ep).and_then(|(chan, ..)| rx::carrier(ep, chan)) else { continue };
+            let Some(fd) = inheritable(ep.cookie.load(Relaxed), end).next() else { continue };
             if !self.again.contains(&Some(chan.place())) {
                 let free = self.memfds.iter().position(Option::is_none);
-                let Some((at, fd)) = free.and_then(|at| Some((at, across(chan.memfd.load(Relaxed))?))) else {
+                let Some((at, memfd)) = free.and_then(|at| Some((at, across_anew(chan.memfd.load(Relaxed))?))) else {
                     continue;
                 };
-                self.memfds[at] = Some(fd);
+                self.memfds[at] = Some(memfd);
                 self.again[at] = Some(chan.place());
             }
             describe(ep, chan, slot);
@@ -117,6 +121,12 @@ impl Passed {
             // What this process's child is handed by that changes nothing for the image that this process may become later.
             if !self.goes_on && !family::sole_holder(ep) {
                 let _ = offer.heir.compare_exchange(K::pid(), 0, Relaxed, Relaxed);
+            } else if !self.goes_on && ep.local().passed.load(Relaxed).is_some() {
+                offer.heir.store(K::pid(), Relaxed);
+                if has_bytes(ep) {
+                    // As what is copied for that image alone.
+                    self.linger(fd);
+                }
             }
         }
     }
@@ -188,6 +198,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         }
         return;
     }
+    // Of two programs that are started at the same time one is handed what the other one is. (The child of a vfork has descriptors that
+    // this process has not: what it makes is for its image alone.)
+    let in_turn = (preloaded && tls().vfork.get() == 0).then(|| PASSING.lock());
     if preloaded {
         passed.pass_again();
     }
@@ -198,7 +211,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     for ep in family::held() {
         let left = if preloaded { left_behind(ep) } else { unread_ring(ep) };
         let Some((from, _, n)) = left else { continue };
-        if preloaded && passed.again.contains(&Some(from.place())) {
+        if preloaded && rx::carrier(ep, from).is_some_and(|(chan, _)| passed.again.contains(&Some(chan.place()))) {
             continue;
         }
         let alone = !goes_on && family::sole_holder(ep);
@@ -213,7 +226,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             // One copy for all descriptors of the socket: what is read through one is read for all.
             let also = handed.is_some();
             if !also {
-                handed = to.and_then(|to| copy(ep, to, entries));
+                handed = to.and_then(|to| copy(ep, to, entries, goes_on && in_turn.is_some()));
                 if let Some(to) = to.filter(|_| handed.is_some_and(|n| n > 0)) {
                     rx::expect_closing(to, entries, lifeline::pack(lifeline::lingers(fd)));
                     if alone {
@@ -247,15 +260,27 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     if preloaded {
         passed.complete(begun);
     }
+    in_turn.into_iter().for_each(Held::release);
 }
 
-/// What is in a channel for the next image is there for that one alone.
+/// What is in a channel for the next image is there for that one alone, unless this process reads on from there.
 fn close(chan: Option<&'static channel::Chan>) {
-    if let Some(c) = chan {
+    if let Some(c) = chan.filter(|c| !rx::is_shared(c)) {
         let held = channel::MAPPING.lock();
         c.close();
         held.release();
     }
+}
+
+/// As [`across`], and it stands elsewhere in the file than any other descriptor, where /proc is there: see [`Passed::complete`].
+fn across_anew(memfd: i32) -> Option<i32> {
+    let opened = lnx::reopen(memfd);
+    if opened < 0 {
+        return across(memfd);
+    }
+    let at = across(opened);
+    sys::close(opened);
+    at
 }
 
 /// Another descriptor of the memfd, under a free number of those under which the next image looks for it; `None`: there is none.
@@ -276,8 +301,8 @@ fn across(memfd: i32) -> Option<i32> {
 }
 
 /// Copies what lies unread on a ring, if anything, and an error that is due. How many bytes; `None`: no memory for it, or nothing is
-/// left by now.
-fn copy(ep: Ep, to: &channel::Chan, slot: usize) -> Option<u64> {
+/// left by now. `shares`: this process reads on from the copy, if it is the only one that has the connection.
+fn copy(ep: Ep, to: &channel::Chan, slot: usize, shares: bool) -> Option<u64> {
     if !to.have_page(slot) {
         return None;
     }
@@ -286,6 +311,10 @@ fn copy(ep: Ep, to: &channel::Chan, slot: usize) -> Option<u64> {
         let fits = n <= to.ring() as u64;
         (fits && copy_from(ep, from, at, n as usize, to, slot, held.is_some())).then_some(n)
     });
+    if shares && held.is_some() && copied.is_some_and(|n| n > 0) && family::sole_holder(ep) {
+        to.keep();
+        rx::share(ep, to, slot);
+    }
     held.into_iter().for_each(Held::release);
     copied
 }

@@ -64,13 +64,13 @@ pub(super) fn hand_on(ep: Ep, owned: bool, goes_on: bool) -> Option<Stdin> {
     } else {
         // More may come, behind the ring, to a reader that we do not serve.
         lifeline::reset(0, Reason::Exec);
-        if alone && chan.is_handed_on() {
-            rx::take_rest(chan, slot);
+        if alone {
+            rx::take_rest(ep, chan);
         }
     }
     if alone {
         // The bytes that the file holds count as read.
-        match chan.is_handed_on() {
+        match rx::is_common(ep, chan) {
             true => rx::follow(ep, chan),
             false => ep.rx_head.store(ep.rx_head.load(Relaxed).plus(n), Relaxed),
         }
@@ -101,9 +101,12 @@ fn replace_stdin(ep: Ep, chan: &channel::Chan, slot: usize, n: usize, owned: boo
         ok = stdin.kept.is_some();
     }
     ok = ok && lnx::duplicate_to(file, 0, 0) == 0;
-    if ok && alone && chan.is_handed_on() {
+    if ok
+        && alone
+        && let Some(from) = rx::take_rest(ep, chan)
+    {
         // What other images have read meanwhile is passed over.
-        lnx::seek(file, rx::take_rest(chan, slot).since(stdin.head) as i64);
+        lnx::seek(file, from.since(stdin.head) as i64);
         stdin.taken = true;
     }
     sys::close(file);

@@ -79,8 +79,7 @@ fn take_up_from(fd: i32, ring: usize) {
     let chan = mapping::map(fd, Role::Acceptor, ring, 0);
     held.release();
     let Some(chan) = chan else { return };
-    chan.used.store(u64::MAX, Relaxed);
-    chan.inherited.store(1, Relaxed);
+    chan.keep();
     let offers = || chan.offers().iter().enumerate().filter_map(|(slot, o)| Some((slot, o, o.slot.load(Relaxed)?)));
     let at = |o: &layout::Offer| (o.acceptor.load(Relaxed) as i32, o.connector.load(Relaxed));
     let stayed = |o: &layout::Offer| {

@@ -12,7 +12,9 @@ mod receiving;
 
 pub use advance::{advance, doubled, leaving, only_repeats};
 pub use arrived::{note_failure, received};
-pub use common::{closing, expect_closing, follow, take_rest, with_own_linger};
+pub use common::{
+    carrier, closing, expect_closing, follow, forget, is_common, is_shared, share, take_rest, with_own_linger,
+};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, left, low, news, on_ring, stirred, tail};
 

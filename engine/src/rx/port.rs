@@ -153,7 +153,7 @@ impl Incoming for In<'_> {
 
     #[inline(always)]
     fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
-        if self.handed_on() { self.copy_common(at, n) } else { self.copy_held(at, n) }
+        if common::is_common(self.ep, self.chan) { self.copy_common(at, n) } else { self.copy_held(at, n) }
     }
 
     fn end_sending(&mut self) -> Result<Option<Latched>, Taken> {
@@ -179,7 +179,7 @@ impl Incoming for In<'_> {
     }
 
     fn handed_on(&self) -> bool {
-        self.chan.is_handed_on()
+        common::is_common(self.ep, self.chan)
     }
 
     fn break_off(&mut self) -> Result<(), Taken> {
@@ -255,16 +255,15 @@ impl<'a> In<'a> {
         if self.c.ep.handed.load(Relaxed) & SHARED == 0 { Ok(self.copy_now(at, n)) } else { self.copy_openly(at, n) }
     }
 
-    /// [`Incoming::copy`] of what an exec handed on. No bytes: others have read from there meanwhile.
+    /// [`Incoming::copy`] of what other images have, too. No bytes: others have read from there meanwhile.
     #[cold]
     fn copy_common(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
-        if self.peeks() {
+        let Some(common) = common::common(self.ep, self.chan).filter(|_| !self.peeks()) else {
             return self.copy_held(at, n);
-        }
-        let slot = self.c.ep.slot.load(Relaxed) as usize;
+        };
         let before = self.to.as_ref().map(|b| b.place());
         let mut stopped = None;
-        let copied = common::words(self.chan, slot).receive(at, || {
+        let copied = common.receive(at, || {
             self.copy_held(at, n).unwrap_or_else(|Taken| {
                 stopped = Some(Taken);
                 Ok(0)
@@ -272,7 +271,7 @@ impl<'a> In<'a> {
         });
         match copied {
             _ if stopped.is_some() => return Err(Taken),
-            Ok(Some(_)) => common::read_on(self.chan, slot, self.fd),
+            Ok(Some(_)) => common::read_on(self.ep, self.chan, self.fd),
             Ok(None) => {
                 if let (Some(b), Some(before)) = (&mut self.to, before) {
                     b.go_to(before);

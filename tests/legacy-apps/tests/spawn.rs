@@ -137,3 +137,16 @@ fn a_program_reads_on_what_its_parent_has_closed() {
     };
     compare_one("spawn-copied", program, |_, log| on_ring(log) >= 2);
 }
+
+/// What programs inherit, whether they are meant to read it or not, is read once, by whoever comes first.
+#[test]
+fn what_several_programs_inherit_is_read_once() {
+    for how in ["sibling", "sibling-thread", "parent", "turns", "late"] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("shares.c", &["-pthread"]));
+            command.arg(how).env("CULVERT_EAGER", "1").env("CULVERT_RING", (16 << 20).to_string());
+            command
+        };
+        compare_one(&format!("spawn-shares-{how}"), program, |_, log| on_ring(log) >= 2);
+    }
+}
