@@ -32,12 +32,24 @@ pub struct Taken;
 /// meanwhile: this process may be stopped in the middle, for good.
 #[inline(always)]
 pub fn openly<T>(ep: &Endpoint, token: &AtomicU64, f: impl FnOnce() -> T) -> Result<T, Taken> {
-    let lent =
-        if ep.handed.load(Relaxed) & SHARED != 0 { lock::lend(token).map_err(|lock::Lost| Taken)? } else { None };
+    let lent = lend(ep, token)?;
     let done = f();
+    back(lent)?;
+    Ok(done)
+}
+
+/// The beginning of [`openly`], for who must not make a call of what comes between: its end is [`back`].
+#[inline(always)]
+pub fn lend<'a>(ep: &Endpoint, token: &'a AtomicU64) -> Result<Option<lock::Lent<'a>>, Taken> {
+    if ep.handed.load(Relaxed) & SHARED != 0 { lock::lend(token).map_err(|lock::Lost| Taken) } else { Ok(None) }
+}
+
+/// The end of [`openly`].
+#[inline(always)]
+pub fn back(lent: Option<lock::Lent>) -> Result<(), Taken> {
     match lent.map(lock::Lent::back) {
         Some(false) => Err(Taken),
-        _ => Ok(done),
+        _ => Ok(()),
     }
 }
 

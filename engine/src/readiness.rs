@@ -10,7 +10,8 @@ use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, PO
 use shmring::switch::{RxPhase, TxPhase};
 
 const READ: i16 = POLLIN | POLLRDNORM;
-const WRITE: i16 = POLLOUT | POLLWRNORM;
+/// Room to write, by either name.
+pub const WRITE: i16 = POLLOUT | POLLWRNORM;
 /// What only the lifeline can show: urgent data. tcp_poll has no other band.
 pub const UNSEEN: i16 = POLLPRI;
 

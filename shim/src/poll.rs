@@ -268,8 +268,7 @@ fn has_more(p: &pollfd, w: &pollfd) -> bool {
         return false;
     }
     let Some((ep, chan)) = on_ring(p.fd) else { return false };
-    // Of most connections these words tell that they have not.
-    if !stirred(untold, ep, chan) && !rx::ending(ep, chan) {
+    if untold & readiness::WRITE == 0 && rx::is_quiet(ep, chan) {
         return false;
     }
     let (events, look) = holds(p, ep, chan);
@@ -455,12 +454,10 @@ unsafe fn serve_in(
 
 fn any_stirred(set: &[pollfd]) -> bool {
     set.iter().any(|p| match on_ring(p.fd) {
-        Some((ep, chan)) => stirred(p.events, ep, chan),
+        Some((ep, chan)) => {
+            rx::news(ep, chan, p.events & (POLLIN | POLLRDNORM) != 0)
+                || p.events & (POLLOUT | POLLWRNORM) != 0 && engine::tx::may_write(ep, chan)
+        }
         None => false,
     })
-}
-
-fn stirred(events: i16, ep: Ep, chan: &Chan) -> bool {
-    rx::news(ep, chan, events & (POLLIN | POLLRDNORM) != 0)
-        || events & (POLLOUT | POLLWRNORM) != 0 && engine::tx::may_write(ep, chan)
 }

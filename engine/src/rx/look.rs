@@ -70,6 +70,26 @@ fn low_of(c: &Conn) -> u64 {
     }
 }
 
+/// Whether nothing has come, and nothing is to be done: both directions are on their rings, the incoming one is empty, and nobody
+/// has said or heard anything of leaving, of an end or of an error. Memory only.
+#[inline(always)]
+pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
+    let c = conn(ep, chan);
+    let (ep, p) = (c.ep, c.peer());
+    c.published().tail.load(Acquire) == ep.rx_head.load(Relaxed).claim()
+        && ep.rx_phase.get() == RxPhase::Ring
+        && ep.tx_phase.get() == switch::TxPhase::Ring
+        && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) == 0
+        && p.down.load(Relaxed).is_none()
+        && p.rewind.load(Relaxed) == Arbiter::Open
+        && c.me().rewind.load(Relaxed) == Arbiter::Open
+        && ep.rx_cut.load(Relaxed).is_none()
+        && ep.rx_leaving.load(Relaxed) == 0
+        && ep.rx_fin.load(Relaxed) | ep.rd_shut.load(Relaxed) | ep.latched.load(Relaxed) | ep.kept.load(Relaxed) == 0
+        // Bytes that an exec handed on, of which another process may have read.
+        && chan.id.load(Relaxed) != 0
+}
+
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.
 pub fn news(ep: Ep, chan: &Chan, wants_in: bool) -> bool {
     changed(ep, chan, |_| wants_in && on_ring(ep, chan) >= low(ep, chan))

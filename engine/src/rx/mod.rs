@@ -16,7 +16,7 @@ pub use common::{
     carrier, closing, expect_closing, follow, forget, is_common, is_shared, share, take_rest, with_own_linger,
 };
 pub use depart::{Patience, ask, departed, look_after};
-pub use look::{at_end, ending, is_last, left, low, news, on_ring, stirred, tail};
+pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;

@@ -5,7 +5,7 @@
 use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
-use crate::conn::{Taken, conn, notify, openly, port};
+use crate::conn::{Taken, back, conn, lend, notify, openly, port};
 use crate::endpoint::{Ep, latch, take_living};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
@@ -151,7 +151,9 @@ impl Out<'_> {
     /// Whoever takes the direction meanwhile tells the peer once more, which does no harm.
     #[inline(always)]
     fn tell(&mut self) -> Result<(), Taken> {
-        openly(self.c.ep, &self.c.ep.tx_token, || notify(&self.c, self.chan))
+        let lent = lend(self.c.ep, &self.c.ep.tx_token)?;
+        notify(&self.c, self.chan);
+        back(lent)
     }
 
     /// The bytes are published by now, and are this thread's, whoever has the direction.
@@ -343,12 +345,12 @@ impl<'a> Sending<'a> {
         let c = self.port.c;
         let put = driver::put(&mut self.port, &c, want, |_, base, tail, room| {
             // Until they are published nothing depends on these bytes. Who takes the direction meanwhile does not write there.
-            openly(c.ep, &c.ep.tx_token, || {
-                let filled = fill(base, tail, room);
-                // Whoever sees these bytes must know what was done before them.
-                acts::pass_on(chan);
-                filled
-            })
+            let lent = lend(c.ep, &c.ep.tx_token)?;
+            let filled = fill(base, tail, room);
+            // Whoever sees these bytes must know what was done before them.
+            acts::pass_on(chan);
+            back(lent)?;
+            Ok(filled)
         });
         let Ok(put) = put else {
             self.port.taken = true;
