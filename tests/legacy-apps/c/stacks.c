@@ -186,11 +186,79 @@ static void leave(int jumps)
 		size() > bytes + 400 ? "more and more" : "as much");
 }
 
+/* All calls of a connection's life, both ends of it. */
+static void live(void)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t l = sizeof a;
+	int listener = socket(AF_INET, SOCK_STREAM, 0), waits = epoll_create1(0), end[2];
+	struct epoll_event e = { .events = EPOLLIN };
+	struct iovec v;
+	struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1 };
+	char b[64] = { 0 };
+	bind(listener, (void *)&a, l);
+	listen(listener, 1);
+	getsockname(listener, (void *)&a, &l);
+	end[0] = socket(AF_INET, SOCK_STREAM, 0);
+	if (connect(end[0], (void *)&a, l)) _exit(3);
+	end[1] = accept(listener, 0, 0);
+	epoll_ctl(waits, EPOLL_CTL_ADD, end[1], &e);
+	v = (struct iovec){ b, sizeof b };
+	for (int i = 0; i < WARM; i++) {
+		struct pollfd p = { end[0], POLLIN, 0 };
+		if (sendmsg(end[0], &m, 0) != sizeof b) _exit(4);
+		if (epoll_wait(waits, &e, 1, -1) != 1 || recvmsg(end[1], &m, 0) != sizeof b) _exit(5);
+		if (send(end[1], b, sizeof b, 0) != sizeof b) _exit(6);
+		if (poll(&p, 1, -1) != 1 || recv(end[0], b, sizeof b, 0) != sizeof b) _exit(7);
+	}
+	shutdown(end[0], SHUT_WR);
+	if (recv(end[1], b, 1, 0) != 0) _exit(8);
+	close(end[0]), close(end[1]), close(listener), close(waits);
+}
+
+static void *lives(void *unused)
+{
+	live();
+	return 0;
+}
+
+static void handles(int sig)
+{
+	live();
+}
+
+/* A process whose first sockets are made on the shortest stack of a thread, or in a handler on one of 8 KB (SIGSTKSZ). */
+static void first(void)
+{
+	enum { PAGE = 4096, STACK = 8192 };
+	if (!strcmp(call, "thread")) {
+		pthread_attr_t a;
+		pthread_t p;
+		pthread_attr_init(&a);
+		pthread_attr_setstacksize(&a, PTHREAD_STACK_MIN);
+		if (pthread_create(&p, &a, lives, 0)) fail("pthread_create");
+		pthread_join(p, 0);
+	} else {
+		char *stack = mmap(0, PAGE + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		stack_t s = { .ss_sp = stack + PAGE, .ss_size = STACK };
+		struct sigaction a = { .sa_handler = handles, .sa_flags = SA_ONSTACK };
+		mprotect(stack, PAGE, PROT_NONE);
+		sigaltstack(&s, 0);
+		sigaction(SIGUSR1, &a, 0);
+		raise(SIGUSR1);
+	}
+	puts("lived");
+}
+
 int main(int n, char **v)
 {
 	if (n != 3) return 2;
 	alarm(100);
 	call = v[2];
+	if (!strcmp(v[1], "first")) {
+		first();
+		return 0;
+	}
 	if (!strcmp(v[1], "coroutine")) {
 		start(answer, 0);
 		coroutine();

@@ -21,6 +21,12 @@ fn coroutines_with_two_pages() {
     scenario("coroutine", &["recv", "poll", "select", "epoll"]);
 }
 
+/// A thread's first call makes what culvert has for a thread, and a process's first connection what it has for a process.
+#[test]
+fn the_first_sockets_on_the_shortest_stack() {
+    scenario("first", &["thread", "handler"]);
+}
+
 #[test]
 fn cancelled_on_the_shortest_stack() {
     scenario("cancel", &["recv", "poll", "select", "epoll", "sendmsg"]);
