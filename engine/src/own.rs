@@ -24,7 +24,9 @@ pub fn floor() -> i32 {
     (limit / 4 * 3).min(8192) as i32
 }
 
-/// Whether the program may have so few descriptors that it would miss those that culvert takes.
+/// Whether the program may have so few descriptors that it would miss those that culvert takes. It may lower its limit at any time: so
+/// this is asked before a family is made, before a connection takes a step towards a ring, and before a doorbell is made. What a connection
+/// needs that leaves a ring is not refused for that.
 pub fn are_few() -> bool {
     K::limit(libc::RLIMIT_NOFILE).is_none_or(|limit| limit < FEW_DESCRIPTORS)
 }

@@ -64,7 +64,7 @@ impl Bell {
     }
 
     fn open(&'static self) -> bool {
-        if !can_ring() {
+        if !can_ring() || own::are_few() {
             return false;
         }
         let Ok(b) = K::open_bell() else { return false };

@@ -82,6 +82,17 @@ fn few_descriptors() {
     }
 }
 
+/// Also where the limit is lowered later: then no more of them are culvert's.
+#[test]
+fn descriptors_that_become_few() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "lowered.py");
+        command.arg("server").env("CULVERT_EAGER", "1");
+        command
+    };
+    compare_one("lowered", program, |_, log| on_ring(log) >= 2);
+}
+
 #[test]
 fn little_memory() {
     // Locked memory, file sizes and address space: what mapping shared memory may run into.
