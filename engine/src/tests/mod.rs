@@ -12,6 +12,7 @@ mod reference;
 mod shared;
 mod shortage;
 mod signals;
+mod slots;
 mod streams;
 mod waiting;
 
