@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 
+from ends import answer, ask
+
 SAID = b"".join(b"%04d:line\n" % i for i in range(5))
 
 CHAINS = {
@@ -33,9 +35,7 @@ def state(pid):
 
 def reader(port, chain, how):
     s = socket.create_connection(("127.0.0.1", port))
-    for _ in range(300):
-        s.sendall(b"ping")
-        s.recv(4)
+    ask(s, 300)
     while len(s.recv(50, socket.MSG_PEEK)) < 50:
         pass
     while how == "recv" and state(os.getppid()) != "S":
@@ -57,9 +57,7 @@ def peer(how, chain):
             stderr=subprocess.PIPE,
         )
         c, _ = listener.accept()
-    for _ in range(300):
-        c.recv(4)
-        c.sendall(b"pong")
+    answer(c, 300)
     c.settimeout(60)
     c.sendall(SAID)
     if how == "busy":

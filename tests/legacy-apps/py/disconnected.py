@@ -1,18 +1,14 @@
 """A connection is disconnected (connect(2), AF_UNSPEC) while bytes lie unread, in either direction: they are gone with it, who sleeps
 is woken, and the socket can be connected anew (tcp_disconnect). Both ends are here, and the connection is on rings where it can be."""
-import array
 import ctypes
 import errno
-import fcntl
 import select
 import socket
 import termios
-import threading
 
-from ends import pair
+from ends import PATIENCE, asked, epolled, exchange, outcome, pair, polled, waiter
 
 libc = ctypes.CDLL(None, use_errno=True)
-PATIENCE = 20
 
 
 def disconnect(s):
@@ -21,24 +17,12 @@ def disconnect(s):
     return libc.connect(s.fileno(), ctypes.create_string_buffer(16), 16), ctypes.get_errno()
 
 
-def outcome(call):
-    try:
-        got = call()
-    except OSError as e:
-        return errno.errorcode[e.errno]
-    return len(got) if isinstance(got, bytes) else got
-
-
 def unread(s):
-    answer = array.array("i", [-1])
-    fcntl.ioctl(s, termios.FIONREAD, answer)
-    return answer[0]
+    return asked(s, termios.FIONREAD)
 
 
 def events(s):
-    p = select.poll()
-    p.register(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
-    return [e for _, e in p.poll(0)]
+    return polled(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP, 0)
 
 
 def send(s):
@@ -62,9 +46,7 @@ for back in (False, True):
                 if state in ("peer", "both"):
                     b.shutdown(socket.SHUT_WR)
                     # It has come.
-                    p = select.poll()
-                    p.register(a, select.POLLRDHUP)
-                    p.poll(PATIENCE * 1000)
+                    polled(a, select.POLLRDHUP)
                 print(back, mine, theirs, state, disconnect(a), unread(a), events(a))
                 print(outcome(lambda: a.recv(3)), outcome(lambda: a.recv(99)), outcome(lambda: send(a)), events(a))
                 print(a.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), outcome(a.getpeername))
@@ -79,8 +61,7 @@ for lies in (False, True):
     listener = socket.create_server(("127.0.0.1", 0))
     a.connect(listener.getsockname())
     c, _ = listener.accept()
-    for _ in range(20):
-        c.sendall(b"ping"), a.recv(4), a.sendall(b"pong"), c.recv(4)
+    exchange(c, a)
     c.setblocking(False)
     print(outcome(lambda: b.recv(9)), outcome(lambda: b.recv(9)), outcome(lambda: c.recv(9)))
     a.shutdown(socket.SHUT_WR)
@@ -95,25 +76,14 @@ def full(s):
             return
 
 
-def polled(s):
-    p = select.poll()
-    p.register(s, select.POLLIN)
-    return [e for _, e in p.poll(PATIENCE * 1000)]
-
-
-def epolled(s):
-    p = select.epoll()
-    p.register(s, select.EPOLLIN)
-    return [e for _, e in p.poll(PATIENCE)]
-
-
-for wait in (lambda s: outcome(lambda: s.recv(9)), lambda s: (full(s), outcome(lambda: send(s)))[1], polled, epolled):
+for wait in (
+    lambda s: outcome(lambda: s.recv(9)),
+    lambda s: (full(s), outcome(lambda: send(s)))[1],
+    lambda s: polled(s, select.POLLIN),
+    lambda s: epolled(s, select.EPOLLIN),
+):
     a, b = pair()
-    told = []
-    waiting, over = threading.Event(), threading.Event()
-    waiter = threading.Thread(target=lambda: (waiting.set(), told.append(wait(a)), over.set()), daemon=True)
-    waiter.start()
-    waiting.wait()
+    told, over = waiter(lambda: wait(a))
     early = over.wait(0.3)
     print(disconnect(a), early, over.wait(PATIENCE / 2), told)
 
@@ -124,8 +94,7 @@ a.setblocking(False)
 print(errno.errorcode[a.connect_ex(listener.getsockname())])
 b, _ = listener.accept()
 a.setblocking(True)
-for _ in range(400):
-    a.sendall(b"ping"), b.recv(4), b.sendall(b"pong"), a.recv(4)
+exchange(a, b, 400)
 again = a.connect_ex(listener.getsockname())
 a.sendall(b"ping"), b.sendall(b"pong")
 print(again, b.recv(4), a.recv(4), errno.errorcode[a.connect_ex(listener.getsockname())])

@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 
+import ends
 from epolls import CTL_ADD, CTL_DEL, CTL_MOD, ET, IN, ONESHOT, OUT, PATIENCE, RDHUP, Set, drain, libc, say, settled
 
 UNREAD = b"unread" * 50
@@ -19,9 +20,7 @@ UNREAD = b"unread" * 50
 def peer(port, orders, done):
     s = socket.create_connection(("127.0.0.1", port))
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for _ in range(20):
-        s.sendall(b"warm")
-        assert s.recv(4, socket.MSG_WAITALL) == b"warm"
+    ends.ask(s)
     s.sendall(UNREAD)
     os.write(done, b".")
     while order := os.read(orders, 1):
@@ -81,9 +80,7 @@ def begin(case):
         os.close(said)
         b, _ = listener.accept()
     b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for _ in range(20):
-        assert b.recv(4, socket.MSG_WAITALL) == b"warm"
-        b.sendall(b"warm")
+    ends.answer(b)
     os.read(done, 1)
     settled(b, len(UNREAD))
     ep = select.epoll()
@@ -372,11 +369,15 @@ def watched_for_room_here(h):
     whole(h)
 
 
-def spawned_here(h):
+def spawn_with_the_set(h):
     """A child inherits the set, by oversight."""
     os.set_inheritable(h.s.ep.fileno(), True)
     child = os.posix_spawn("/bin/true", ["true"], os.environ)
     os.waitpid(child, 0)
+
+
+def spawned_here(h):
+    spawn_with_the_set(h)
     h.ctl(CTL_ADD, IN | RDHUP | ONESHOT)
     say("added", h.s.next())
     say("again", h.s.now())
@@ -450,9 +451,7 @@ def fired_here(h):
     h.ctl(CTL_ADD, IN | ONESHOT)
     say("fired", h.s.next())
     others_of(h, ready_pipes())
-    os.set_inheritable(h.s.ep.fileno(), True)
-    child = os.posix_spawn("/bin/true", ["true"], os.environ)
-    os.waitpid(child, 0)
+    spawn_with_the_set(h)
     say("spawned", h.s.now())
     say("again", h.s.now())
     h.b.shutdown(socket.SHUT_RDWR)

@@ -1,36 +1,15 @@
 """Urgent data behind bytes that lie unread, wherever they are: a receive ends at the mark (tcp_recvmsg_locked), no byte comes twice,
 and who sleeps is woken. Both ends are here, and the connection is on rings where it can be. argv[1] names the case."""
-import array
-import errno
-import fcntl
 import random
 import select
 import socket
 import sys
 import termios
-import threading
-import zlib
 
-from ends import pair
+from ends import PATIENCE, asked, epolled, outcome, pair, polled, waiter
 
 SIOCATMARK = 0x8905
-PATIENCE = 20
 OOB = socket.MSG_OOB
-
-
-def asked(s, request):
-    answer = array.array("i", [-1])
-    fcntl.ioctl(s, request, answer)
-    return answer[0]
-
-
-def outcome(call):
-    """Of bytes how many, and a sum over them."""
-    try:
-        got = call()
-    except OSError as e:
-        return errno.errorcode[e.errno]
-    return (len(got), zlib.crc32(got) & 0xFFFF) if isinstance(got, bytes) else got
 
 
 def marks():
@@ -62,17 +41,6 @@ def marks():
 
 def asleep():
     """Who waits when the urgent byte comes."""
-
-    def polled(s, events):
-        p = select.poll()
-        p.register(s, events)
-        return [e for _, e in p.poll(PATIENCE * 1000)]
-
-    def epolled(s, events):
-        p = select.epoll()
-        p.register(s, events)
-        return [e for _, e in p.poll(PATIENCE)]
-
     all_of = socket.MSG_WAITALL
     for name, urgent, wait in (
         ("recv", b"abc!", lambda s: outcome(lambda: s.recv(100))),
@@ -91,11 +59,7 @@ def asleep():
                 continue  # it does not wait
             a, b = pair()
             a.send(first)
-            told = []
-            waiting, over = threading.Event(), threading.Event()
-            waiter = threading.Thread(target=lambda: (waiting.set(), told.append(wait(b)), over.set()), daemon=True)
-            waiter.start()
-            waiting.wait()
+            told, over = waiter(lambda: wait(b))
             early = over.wait(0.2)
             a.send(urgent, OOB)
             print(name, first, early, over.wait(PATIENCE / 2), told, asked(b, SIOCATMARK))
@@ -134,9 +98,7 @@ def steps(seed):
         elif what == "count":
             got = asked(s, termios.FIONREAD)
         elif what == "poll":
-            p = select.poll()
-            p.register(s, select.POLLIN | select.POLLPRI | select.POLLRDHUP)
-            got = [e for _, e in p.poll(0)]
+            got = polled(s, select.POLLIN | select.POLLPRI | select.POLLRDHUP, 0)
         else:
             inline[i] = 1 - inline[i]
             got = s.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline[i])
@@ -149,9 +111,7 @@ def steps(seed):
             s.close()
         other = ends[0] if s is ends[1] else ends[1]
         if other.fileno() >= 0:
-            p = select.poll()
-            p.register(other, select.POLLRDHUP)
-            p.poll(PATIENCE * 1000)
+            polled(other, select.POLLRDHUP)
     for s in ends:
         s.close()
 
