@@ -22,7 +22,20 @@ pub fn ruin(ep: Ep, chan: &Chan, fd: i32, life: u32) {
     chan.tell_own(ep.slot.load(Relaxed) as usize);
 }
 
-/// The program has disconnected the lifeline (connect(2), AF_UNSPEC). What lay unread is gone with the connection, and so is what
+/// The program is about to disconnect the lifeline: said before, as by the kernel (`sk_disconnects` in __inet_stream_connect), since
+/// the kernel wakes who sleeps in a receive there, and that receive must know why.
+#[cold]
+pub fn disconnecting(ep: Ep) {
+    ep.disconnects.fetch_add(1, Relaxed);
+}
+
+/// The kernel refused to disconnect it.
+#[cold]
+pub fn not_disconnected(ep: Ep) {
+    ep.disconnects.fetch_sub(1, Relaxed);
+}
+
+/// The program has disconnected the lifeline (connect(2), AF_UNSPEC), and [`disconnecting`] was called before. What lay unread is gone with the connection, and so is what
 /// either side had shut down (tcp_disconnect); an error that was not told is the socket's still.
 #[cold]
 pub fn disconnected(ep: Ep, chan: &Chan) {
@@ -33,7 +46,6 @@ pub fn disconnected(ep: Ep, chan: &Chan) {
             told if told & REPORTED != 0 => {}
             errno => ep.kept.store(errno, Relaxed),
         }
-        ep.disconnects.fetch_add(1, Relaxed);
         [&ep.rx_fin, &ep.rd_shut, &ep.wr_shut].iter().for_each(|w| w.store(0, Relaxed));
     });
     watchers::drained(ep);

@@ -8,8 +8,8 @@ use engine::fds::{self, Kind};
 use engine::{
     acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer, poller, ruin, watchers,
 };
-use host::real;
 use host::tls::tls;
+use host::{real, usercopy};
 use libc::{c_int, c_uint, sockaddr, socklen_t};
 use shmring::family::{Reason, State};
 use shmring::layout::Role;
@@ -95,6 +95,15 @@ pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
     if tcp { track(fd, State::Idle, None) } else { created(fd) }
 }
 
+/// Whether an address asks for the end of the connection: AF_UNSPEC (connect(2)).
+fn is_unspecified(a: *const sockaddr, l: socklen_t) -> bool {
+    let mut family: libc::sa_family_t = 0;
+    let size = size_of_val(&family);
+    // SAFETY: the family comes first in every address (`sa_family`); a bad one is a fault, of which the kernel tells.
+    let copied = l as usize >= size && unsafe { usercopy::copy((&raw mut family).cast(), a.cast(), size) }.is_ok();
+    copied && i32::from(family) == libc::AF_UNSPEC
+}
+
 /// `connect`.
 ///
 /// # Safety
@@ -102,8 +111,13 @@ pub fn socket(fd: c_int, domain: c_int, ty: c_int, proto: c_int) {
 pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     let ep = fds::endpoint(fd);
     let begun = acts::begin();
+    let disconnects = ep.filter(|ep| ep.state() == State::Attached && is_unspecified(a, l));
+    disconnects.inspect(|ep| ruin::disconnecting(*ep));
     // SAFETY: the caller's obligation.
     let r = unsafe { real::connect(fd, a, l) };
+    if r != 0 {
+        disconnects.inspect(|ep| ruin::not_disconnected(*ep));
+    }
     if let Some(ep) = ep {
         // In progress counts: nothing is done about the connection before its first bytes.
         if (r == 0 || real::errno() == libc::EINPROGRESS || real::errno() == libc::EINTR) && ep.state() == State::Idle {

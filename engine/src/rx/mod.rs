@@ -136,6 +136,7 @@ pub unsafe fn recv(
     let target = if waitall { b.len } else { lowat.max(1).min(b.len) };
     let peek = flags & libc::MSG_PEEK != 0;
     let mut total = 0usize;
+    let mut disconnects: Option<u32> = None;
     let mut deadline: Option<Option<u64>> = None;
     // `since` decides EINTR for the whole call; `slept` is the part of it that no sleep has heard of yet.
     let mut slept = since;
@@ -294,7 +295,7 @@ pub unsafe fn recv(
         }
         let step = (mixed || b.len == 0).then(|| K::now() + poller::STEP).filter(|s| d.is_none_or(|d| *s < d));
         *asleep = true;
-        let disconnects = record.disconnects.load(Relaxed);
+        let before = *disconnects.get_or_insert_with(|| record.disconnects.load(Relaxed));
         fd = sleepers::lie_down(ep, fd);
         // SAFETY: no lock is held.
         let woken = unsafe {
@@ -313,8 +314,8 @@ pub unsafe fn recv(
             };
         }
         fd = sleepers::number(ep, fd);
-        if record.disconnects.load(Relaxed) != disconnects {
-            // Its error is left to the next call (sk_wait_event).
+        if record.disconnects.load(Relaxed) != before {
+            // The error is left to the next call (sk_wait_event).
             return Some(if total > 0 { total as isize } else { -libc::EPIPE as isize });
         }
         match woken {

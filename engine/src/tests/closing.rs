@@ -1,7 +1,9 @@
 //! How a connection ends: close, half-close, a peer that is killed, resets.
 
+use super::waiting::sleep_deep;
 use super::*;
 use crate::leave::{self, Unread};
+use crate::sim::world::Side;
 use libc::{EAGAIN, ECONNRESET, EPIPE, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
 use shmring::family::Reason;
 
@@ -326,13 +328,38 @@ fn how_a_connection_ended_is_noted_as_the_kernel_reports_it() {
     pair.close();
 }
 
+/// Disconnects the lifeline, up to where the kernel wakes who sleeps there.
+fn disconnect(side: Side) {
+    use crate::kernel::Kernel;
+    crate::ruin::disconnecting(side.ep);
+    Simulated::disconnect(side.fd);
+}
+
+/// Who slept is told EPIPE, and the error is the next call's, also where the sleeper is woken by the kernel before the thread that
+/// disconnects is back from it.
+#[test]
+fn who_sleeps_when_a_connection_is_disconnected_leaves_the_error() {
+    let world = World::new();
+    for dozes in [false, true] {
+        let pair = warmed(&world);
+        sleep_deep(!dozes);
+        if dozes {
+            Simulated::nothing_meanwhile();
+        }
+        Simulated::meanwhile(move || disconnect(pair.a));
+        assert_eq!(pair.a.recv_with(9, 0), Err(EPIPE), "dozes: {dozes}");
+        crate::ruin::disconnected(pair.a.ep, pair.a.ep.chan().expect("a channel"));
+        assert_eq!(pair.a.recv(9), Err(ECONNRESET));
+        pair.close();
+    }
+}
+
 #[test]
 fn what_is_unread_goes_with_a_connection_that_is_disconnected() {
-    use crate::kernel::Kernel;
     let world = World::new();
     let pair = warmed(&world);
     assert_eq!(pair.b.send(b"unread"), Ok(6));
-    Simulated::disconnect(pair.a.fd);
+    disconnect(pair.a);
     crate::ruin::disconnected(pair.a.ep, pair.a.ep.chan().expect("a channel"));
     assert_eq!(pair.a.recv(9), Err(ECONNRESET));
     assert_eq!(pair.a.recv(9), Err(libc::ENOTCONN));

@@ -10,7 +10,7 @@ fn set_timeout(fd: i32, option: i32, ms: i64) {
 }
 
 /// The next blocking calls of this thread doze, or sleep on the lifeline as well.
-fn sleep_deep(deep: bool) {
+pub(super) fn sleep_deep(deep: bool) {
     host::tls::tls().habits.deep.set(deep.into());
 }
 
