@@ -1,19 +1,19 @@
-//! The environment of this process, and of programs that it starts.
-// Unsafe here: environments are arrays of C strings, libc's or the program's.
+//! The environment of this process.
+// Unsafe here: it is an array of C strings of libc's.
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char};
 
-/// The strings of an environment, or, for null, of this process's own.
+/// The strings of this process's own environment.
 ///
 /// # Safety
-/// `env` is null or a null-terminated array of C strings, which is not changed meanwhile; its strings live as long as used.
-pub unsafe fn strings(env: *const *const c_char) -> impl Iterator<Item = &'static [u8]> {
+/// It is not changed meanwhile; its strings live as long as used.
+pub unsafe fn own() -> impl Iterator<Item = &'static [u8]> {
     unsafe extern "C" {
         static environ: *const *const c_char;
     }
     // SAFETY: libc's variable.
-    let mut at = if env.is_null() { unsafe { environ } } else { env };
+    let mut at = unsafe { environ };
     core::iter::from_fn(move || {
         // SAFETY: the caller's obligation; not beyond the end, which is null.
         let p = unsafe { at.as_ref() }.filter(|p| !p.is_null())?;
@@ -30,5 +30,5 @@ pub unsafe fn strings(env: *const *const c_char) -> impl Iterator<Item = &'stati
 /// The program does not change its environment meanwhile: in the constructor, before it runs.
 pub unsafe fn variable(name: &str) -> Option<&'static [u8]> {
     // SAFETY: libc's variable is null or points to the environment of this image; the caller's obligation.
-    unsafe { strings(core::ptr::null()) }.find_map(|v| v.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    unsafe { own() }.find_map(|v| v.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }

@@ -6,7 +6,7 @@
 //! real          the functions behind ours, found by `objects`
 //! usercopy      copies that may fault
 //! clock log     monotonic time; one-line messages
-//! environment   variables
+//! environment   variables; given: those that a program passes on
 //! tls           what each thread keeps for itself
 //! ```
 //! No allocator, no threads, no unwinding; nothing here knows of connections.
@@ -20,6 +20,7 @@ extern crate std;
 
 pub mod clock;
 pub mod environment;
+pub mod given;
 pub mod log;
 pub mod objects;
 pub mod real;

@@ -63,9 +63,7 @@ pub unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
         return Some(libc::ENAMETOOLONG);
     }
     // SAFETY: the environment of this process.
-    let path = unsafe { environment::strings(core::ptr::null()) }
-        .find_map(|v| v.strip_prefix(b"PATH="))
-        .unwrap_or(b"/bin:/usr/bin");
+    let path = unsafe { environment::own() }.find_map(|v| v.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
     let mut denied = false;
     let mut last = libc::ENOENT;
     for dir in path.split(|b| *b == b':') {

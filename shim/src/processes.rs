@@ -10,11 +10,12 @@ use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::memory;
 use engine::{
-    acts, attach, channel, closing, config, custody, family, handoff, leave, lifeline, lock, mail, peer, poller, rx,
-    sleepers, tx,
+    acts, attach, channel, closing, config, custody, family, handoff, leave, lifeline, lock, mail, members, peer,
+    poller, rx, sleepers, tx,
 };
+use host::given::Environment;
 use host::tls::tls;
-use host::{clock, environment, real, signals};
+use host::{clock, real, signals};
 use libc::c_int;
 use shmring::family::{Reason, State};
 use shmring::lnx;
@@ -22,9 +23,8 @@ use shmring::lnx;
 /// Before this process becomes another program: sockets that survive it leave our reach.
 ///
 /// # Safety
-/// `env` is the environment of the next image, or null for this process's own. `path` is the file that is executed, if that
-/// is known.
-pub unsafe fn before_exec(path: Option<&CStr>, env: *const *const c_char) -> handoff::Passed {
+/// `env` is the environment of the next image, which is not changed meanwhile. `path` is the file that is executed, if that is known.
+pub unsafe fn before_exec(path: Option<&CStr>, env: Environment) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     custody::before_exec(path, preloaded);
@@ -96,10 +96,23 @@ fn inherits(fd: c_int) -> bool {
 }
 
 /// Whether an environment makes the dynamic linker load culvert.
-unsafe fn preloads(env: *const *const c_char) -> bool {
+unsafe fn preloads(env: Environment) -> bool {
+    if fds::high() == 0 && !custody::any() {
+        // Nothing is handed on, and the pointers are the kernel's to read.
+        return false;
+    }
+    arm_faults();
     let loads = |v: &[u8]| v.starts_with(b"LD_PRELOAD=") && v.windows(10).any(|w| w == b"libculvert");
     // SAFETY: the caller's obligation.
-    unsafe { environment::strings(env) }.any(loads)
+    unsafe { env.any(loads) }
+}
+
+/// Before memory of the program is read. A process that has put itself under a system-call filter may not change the disposition of a
+/// signal any more.
+fn arm_faults() {
+    if !members::is_filtered() {
+        signals::arm_faults();
+    }
 }
 
 /// Before a child is created that becomes another program without running our code: what it inherits goes
@@ -107,8 +120,8 @@ unsafe fn preloads(env: *const *const c_char) -> bool {
 /// sender was killed, the child gets a copy of: it is to be taken back once the child runs its program.
 ///
 /// # Safety
-/// `env` is the environment of the child's image, or null for this process's own.
-pub unsafe fn before_spawn(env: *const *const c_char) -> handoff::Passed {
+/// `env` is the environment of the child's image, which is not changed meanwhile.
+pub unsafe fn before_spawn(env: Environment) -> handoff::Passed {
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     hand_sets_over(&|_| leave::Unread::Rewind);
@@ -131,6 +144,10 @@ pub fn before_vfork() {
     if v.get() == 0 {
         // The child execs next. It may have closed what is in the sets by then, and has our memory.
         hand_sets_over(&|_| leave::Unread::Rewind);
+        if fds::high() != 0 {
+            // The child cannot: its dispositions are its own.
+            arm_faults();
+        }
     }
     v.set(v.get() + 1);
     epoll::before_vfork();

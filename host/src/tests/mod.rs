@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod clock;
+mod given;
 mod signals;
 mod tls;
 mod usercopy;

@@ -5,13 +5,13 @@ use core::ptr;
 const PAGE: usize = 4096;
 
 /// Pages that can be used between two that fault.
-struct Guarded {
+pub(super) struct Guarded {
     at: *mut u8,
     pages: usize,
 }
 
 impl Guarded {
-    fn new(pages: usize) -> Guarded {
+    pub fn new(pages: usize) -> Guarded {
         arm_faults();
         let len = (pages + 2) * PAGE;
         // SAFETY: a new mapping.
@@ -25,13 +25,13 @@ impl Guarded {
         Guarded { at, pages }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: mapped, and this one's.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.pages * PAGE) }
     }
 
     /// `n` bytes before the page that faults behind.
-    fn before_end(&self, n: usize) -> *mut u8 {
+    pub fn before_end(&self, n: usize) -> *mut u8 {
         self.at.wrapping_add(self.pages * PAGE - n)
     }
 }

@@ -10,6 +10,7 @@ use crate::{descriptors, images, mlock, processes, users};
 use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::ptr::null;
 use engine::{custody, family, mail};
+use host::given::Environment;
 use host::real;
 use host::tls::tls;
 use libc::{FILE, pid_t, posix_spawn_file_actions_t, posix_spawnattr_t, uid_t};
@@ -48,7 +49,7 @@ unsafe fn run(start: *mut c_void) -> c_int {
 
 /// Runs `exec` between what must be done before it and, if it fails, after it. `path`: the file to execute, null if nobody
 /// knows. `missing`: it fails because there is none.
-unsafe fn exec(path: *const c_char, missing: Option<c_int>, env: Strings, exec: impl FnOnce() -> c_int) -> c_int {
+unsafe fn exec(path: *const c_char, missing: Option<c_int>, env: Environment, exec: impl FnOnce() -> c_int) -> c_int {
     if let Some(e) = missing {
         real::set_errno(e);
         return -1;
@@ -85,31 +86,31 @@ unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execve(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(p, missing(libc::AT_FDCWD, p), e, || real::execve(p, a, e)) }
+    unsafe { exec(p, missing(libc::AT_FDCWD, p), Environment::Array(e), || real::execve(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execv(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(p, missing(libc::AT_FDCWD, p), null(), || real::execv(p, a)) }
+    unsafe { exec(p, missing(libc::AT_FDCWD, p), Environment::Own, || real::execv(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvp(p: *const c_char, a: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(unsearched(p), missing_in_path(p), null(), || real::execvp(p, a)) }
+    unsafe { exec(unsearched(p), missing_in_path(p), Environment::Own, || real::execvp(p, a)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn execvpe(p: *const c_char, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(unsearched(p), missing_in_path(p), e, || real::execvpe(p, a, e)) }
+    unsafe { exec(unsearched(p), missing_in_path(p), Environment::Array(e), || real::execvpe(p, a, e)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
-    unsafe { exec(null(), None, e, || real::fexecve(fd, a, e)) }
+    unsafe { exec(null(), None, Environment::Array(e), || real::fexecve(fd, a, e)) }
 }
 
 #[unsafe(no_mangle)]
@@ -118,12 +119,12 @@ pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings
     unsafe {
         // What the flags change about the name is the kernel's to say.
         let missing = if flags == 0 { missing(at, p) } else { None };
-        exec(null(), missing, e, || real::execveat(at, p, a, e, flags))
+        exec(null(), missing, Environment::Array(e), || real::execveat(at, p, a, e, flags))
     }
 }
 
 /// Runs `spawn`, which makes a child that becomes another program, between what must be done before it and after it.
-unsafe fn spawning<T>(env: Strings, spawn: impl FnOnce() -> T) -> T {
+unsafe fn spawning<T>(env: Environment, spawn: impl FnOnce() -> T) -> T {
     // SAFETY: the caller's obligation.
     let passed = unsafe { processes::before_spawn(env) };
     let r = spawn();
@@ -141,7 +142,7 @@ pub unsafe extern "C-unwind" fn posix_spawn(
     e: MutStrings,
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe { spawning(e.cast(), || real::posix_spawn(pid, p, f, at, a, e)) }
+    unsafe { spawning(Environment::Array(e.cast()), || real::posix_spawn(pid, p, f, at, a, e)) }
 }
 
 #[unsafe(no_mangle)]
@@ -154,7 +155,7 @@ pub unsafe extern "C-unwind" fn posix_spawnp(
     e: MutStrings,
 ) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe { spawning(e.cast(), || real::posix_spawnp(pid, p, f, at, a, e)) }
+    unsafe { spawning(Environment::Array(e.cast()), || real::posix_spawnp(pid, p, f, at, a, e)) }
 }
 
 /// The child will hold `old` under another number, also if `old` itself closes on exec.
@@ -176,7 +177,7 @@ pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
     unsafe {
         // A null pointer asks whether there is a shell.
-        if command.is_null() { real::system(command) } else { spawning(null(), || real::system(command)) }
+        if command.is_null() { real::system(command) } else { spawning(Environment::Own, || real::system(command)) }
     }
 }
 
@@ -184,7 +185,7 @@ pub unsafe extern "C-unwind" fn system(command: *const c_char) -> c_int {
 pub unsafe extern "C-unwind" fn popen(command: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: libc gets the program's own arguments; `f` is a stream if it is not null.
     unsafe {
-        let f = spawning(null(), || real::popen(command, mode));
+        let f = spawning(Environment::Own, || real::popen(command, mode));
         if !f.is_null() {
             descriptors::created(libc::fileno(f));
         }
@@ -203,7 +204,7 @@ pub unsafe extern "C-unwind" fn _IO_popen(command: *const c_char, mode: *const c
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn _IO_proc_open(f: *mut FILE, command: *const c_char, mode: *const c_char) -> *mut FILE {
     // SAFETY: libc gets the program's own arguments, also where a child runs before this returns.
-    unsafe { spawning(null(), || real::_IO_proc_open(f, command, mode)) }
+    unsafe { spawning(Environment::Own, || real::_IO_proc_open(f, command, mode)) }
 }
 
 #[unsafe(no_mangle)]

@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,10 +22,12 @@
 #include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -506,6 +509,59 @@ static void get(int level, int name)
 	if (r == 0 && !varies(level, name)) {
 		printf(" %d:", length);
 		for (int k = 0; k < length && k < 16; k++) printf("%02x", v[k]);
+	}
+}
+
+/* --- programs and new descriptors */
+
+/* `r` of a call that makes descriptor `r`. */
+static long closed(long r) { return r < 0 ? r : close(r); }
+
+static void programs(void)
+{
+	/* It may be executed, and is no program: whatever is passed to it is read before that is found out. */
+	char path[64];
+	int made = memfd_create("no-program", MFD_CLOEXEC);
+	if (write(made, pattern, 16) != 16) die("file");
+	sprintf(path, "/proc/self/fd/%d", made);
+	/* One that is open for writing is not executed. */
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	close(made);
+	sprintf(path, "/proc/self/fd/%d", file);
+	for (int i = 0; i < POINTERS; i++) {
+		char *args[] = { "name", 0 }, *env[] = { "A=b", 0 }, *odd[] = { "A=b", filled(i, "C=d", 4), 0 };
+		size_t size = strlen(path) + 1;
+		TRY("execve path", 0, execve(filled(i, path, size), args, env));
+		TRY("execve arguments", 0, execve(path, filled(i, args, sizeof args), env));
+		TRY("execve argument", 0, execve(path, odd, env));
+		TRY("execve environment", 0, execve(path, args, filled(i, env, sizeof env)));
+		TRY("execve variable", 0, execve(path, args, odd));
+		TRY("execv path", 0, execv(filled(i, path, size), args));
+		TRY("execv arguments", 0, execv(path, filled(i, args, sizeof args)));
+		TRY("fexecve environment", 0, fexecve(file, args, filled(i, env, sizeof env)));
+		TRY("execveat path", 0, execveat(AT_FDCWD, filled(i, path, size), args, env, 0));
+		TRY("execveat environment", 0, execveat(file, "", args, filled(i, env, sizeof env), AT_EMPTY_PATH));
+		TRY("posix_spawn path", 0, posix_spawn(0, filled(i, path, size), 0, 0, args, env));
+		TRY("posix_spawn environment", 0, posix_spawn(0, path, 0, 0, args, filled(i, env, sizeof env)));
+		TRY("posix_spawn variable", 0, posix_spawn(0, path, 0, 0, args, odd));
+		pid_t p = vfork();
+		if (p == 0) {
+			execve(path, args, filled(i, env, sizeof env));
+			_exit(errno);
+		}
+		int status = 0;
+		waitpid(p, &status, 0);
+		TRY("execve environment in a child of vfork", 0, WEXITSTATUS(status));
+		int *two = bad(i, 8);
+		TRY("pipe", 0, pipe(two));
+		if (i == 0) close(two[0]), close(two[1]);
+		two = bad(i, 8);
+		TRY("socketpair", 0, socketpair(AF_UNIX, SOCK_STREAM, 0, two));
+		if (i == 0) close(two[0]), close(two[1]);
+		TRY("socketpair of another kind", 0, socketpair(AF_INET, SOCK_STREAM, 0, bad(i, 8)));
+		TRY("signalfd", 0, closed(signalfd(-1, bad(i, 8), 0)));
+		TRY("open", 0, closed(open(filled(i, path, size), O_RDONLY)));
+		TRY("openat", 0, closed(openat(AT_FDCWD, filled(i, path, size), O_RDONLY)));
 	}
 }
 
@@ -1014,6 +1070,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[2], "send")) send_flags();
 	else if (!strcmp(argv[2], "pointers")) pointers();
 	else if (!strcmp(argv[2], "waits")) waits();
+	else if (!strcmp(argv[2], "programs")) programs();
 	else if (!strcmp(argv[2], "lengths")) lengths();
 	else if (!strcmp(argv[2], "inq")) inq();
 	else if (!strcmp(argv[2], "commands")) commands();

@@ -63,6 +63,13 @@ fn bad_pointers_of_waits() {
     others("waits");
 }
 
+/// Of calls that execute a program, or make descriptors. The first of them takes the connection to the kernel.
+#[test]
+fn bad_pointers_of_programs_and_new_descriptors() {
+    each_new("programs", 1);
+    others("programs");
+}
+
 #[test]
 fn lengths() {
     connections("lengths");
