@@ -1,13 +1,18 @@
 //! Slots of a channel that children of a fork have: when one is offered again, and who gives up the slot of a child that was killed.
+// Unsafe here: a channel's memory is read as it is.
+#![allow(unsafe_code)]
 
 use super::forks::{NEIGHBOURS, forked};
 use super::*;
+use crate::kernel::Kernel as _;
 use crate::sim::faults::Want;
 use crate::sim::process::Process;
 use crate::sim::world::{Lane, Neighbour, Side};
 use crate::{family, slots};
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::State;
+use shmring::layout::{self, Header};
 
 /// As many of `n` new connections as find a slot in the channel.
 fn fill(world: &World, lane: Lane, n: usize) -> Vec<Pair> {
@@ -316,4 +321,28 @@ fn a_connection_that_is_closed_leaves_no_offer() {
     assert!(lane.accepts.endpoint(5).is_none());
     pair.close();
     stays.close();
+}
+
+/// Another user reads what a new channel's memory holds: nothing that lay on this process's stack.
+#[test]
+fn a_new_channel_holds_its_header_and_zeros() {
+    let _world = World::new();
+    let memory = crate::channel::mapping::new_memory(RING, 0x1234_5678_9abc_def0, 0).unwrap();
+    let mut page = [0xaau8; 4096];
+    // SAFETY: as many bytes as there is room for.
+    assert_eq!(unsafe { Simulated::read_at(memory, page.as_mut_ptr(), page.len(), 0) }, 4096);
+    let h = |at: usize, len: usize| page[at..at + len].to_vec();
+    assert_eq!(h(offset_of!(Header, magic), 8), layout::MAGIC.to_ne_bytes());
+    assert_eq!(h(offset_of!(Header, version), 4), layout::VERSION.to_ne_bytes());
+    assert_eq!(h(offset_of!(Header, ring), 4), (RING as u32).to_ne_bytes());
+    assert_eq!(h(offset_of!(Header, id), 8), 0x1234_5678_9abc_def0u64.to_ne_bytes());
+    let said = [
+        (offset_of!(Header, magic), 8),
+        (offset_of!(Header, version), 4),
+        (offset_of!(Header, ring), 4),
+        (offset_of!(Header, id), 8),
+    ];
+    let is_said = |i: usize| said.iter().any(|(at, len)| (*at..at + len).contains(&i));
+    assert!(page.iter().enumerate().all(|(i, b)| *b == 0 || is_said(i)));
+    Simulated::close(memory);
 }

@@ -2,7 +2,10 @@
 //! sleeper).
 
 use super::*;
+use crate::poller;
+use crate::sim::world::Neighbour;
 use libc::{EAGAIN, SO_RCVLOWAT, SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET};
+use shmring::ring::{self, About};
 
 fn set_timeout(fd: i32, option: i32, ms: i64) {
     use crate::kernel::Kernel;
@@ -248,4 +251,34 @@ fn who_watches_a_full_ring_is_told_to_look_at_it() {
     while pair.b.recv(RING).is_ok() {}
     pair.close();
     world.let_strangers_go();
+}
+
+/// Connections that whoever had a poller's number before had asked for are not the next one's news, and their peers do not tell it of
+/// them any more.
+#[test]
+fn a_poller_does_not_take_on_the_news_of_whoever_had_its_number() {
+    let world = World::new();
+    let lane = world.lane(RING, Neighbour::Own).unwrap();
+    let pairs = [world.pair(), world.pair()];
+    let [former, own] = &pairs;
+    let p = poller::acquire().unwrap();
+    for pair in &pairs {
+        assert!(pair.attach_in(lane));
+        warm(pair);
+        poller::watch_slot(lane.accepts, pair.slot(), p);
+    }
+    let news = || {
+        let q = &lane.accepts.queues(lane.accepts.role())[p];
+        pairs.each_ref().map(|pair| ring::marks(q, About::Stream) & (1 << pair.slot()) != 0)
+    };
+    let send = || pairs.iter().for_each(|pair| assert_eq!(pair.a.send(b"news"), Ok(4)));
+    send();
+    assert_eq!(news(), [true, true]);
+    poller::disclaim(lane.accepts, p, |slot| slot == own.slot());
+    assert_eq!(news(), [false, true]);
+    assert_eq!(former.b.recv(9), Ok(b"news".to_vec()));
+    send();
+    assert_eq!(news(), [false, true]);
+    poller::free(p);
+    pairs.into_iter().for_each(Pair::close);
 }
