@@ -178,6 +178,10 @@ impl Passed {
 /// `preloaded`: the image is expected to load culvert.
 pub fn pass_on(passed: &mut Passed, preloaded: bool) {
     let goes_on = passed.goes_on;
+    // Of two programs that are started at the same time one is handed what the other one is. (The child of a vfork has descriptors that
+    // this process has not: what it makes is for its image alone.) Whose turn is later has begun later, lest an image take up what
+    // was made before its own for the last ([`Passed::complete`]).
+    let in_turn = (preloaded && tls().vfork.get() == 0).then(|| PASSING.lock());
     let begun = K::now();
     let mut size = 0;
     for ep in family::held() {
@@ -196,11 +200,9 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
         if preloaded {
             passed.complete(begun);
         }
+        in_turn.into_iter().for_each(Held::release);
         return;
     }
-    // Of two programs that are started at the same time one is handed what the other one is. (The child of a vfork has descriptors that
-    // this process has not: what it makes is for its image alone.)
-    let in_turn = (preloaded && tls().vfork.get() == 0).then(|| PASSING.lock());
     if preloaded {
         passed.pass_again();
     }
