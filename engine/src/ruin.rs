@@ -53,6 +53,13 @@ pub fn disconnected(ep: Ep, chan: &Chan) {
     chan.tell_holders(ep.slot.load(Relaxed) as usize);
 }
 
+/// The connection of `ep` has been reset, and nobody is to read what lay on the ring.
+#[cold]
+pub fn forget(ep: Ep, chan: &Chan) {
+    owning_both(ep, ep.life(), || end(ep));
+    chan.tell_own(ep.slot.load(Relaxed) as usize);
+}
+
 /// Does `f` with both directions, unless another process keeps one.
 fn owning_both(ep: Ep, life: u32, f: impl FnOnce()) {
     let mut held = [None, None];

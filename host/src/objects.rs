@@ -68,7 +68,19 @@ struct Debug {
     first: *const LinkMap,
 }
 
+/// `Elf64_Rela`.
+#[repr(C)]
+struct Rela {
+    at: usize,
+    info: u64,
+    addend: i64,
+}
+
 const PT_DYNAMIC: u32 = 2;
+const DT_PLTRELSZ: i64 = 2;
+const DT_RELA: i64 = 7;
+const DT_RELASZ: i64 = 8;
+const DT_JMPREL: i64 = 23;
 const DT_HASH: i64 = 4;
 const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
@@ -181,6 +193,29 @@ impl Object {
         if table.is_null() { self.by_hash(name, judge) } else { by_gnu_hash(table, name, judge) }
     }
 
+    /// Whether it uses a function or a variable of one of these names, wherever that is defined.
+    fn uses(&self, names: &[&CStr]) -> bool {
+        let symbols = self.address::<Sym>(DT_SYMTAB);
+        let strings = self.address::<c_char>(DT_STRTAB);
+        if symbols.is_null() || strings.is_null() {
+            return false;
+        }
+        [(DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)].iter().any(|&(table, size)| {
+            let first = self.address::<Rela>(table);
+            (0..if first.is_null() { 0 } else { self.value(size) / size_of::<Rela>() }).any(|i| {
+                // SAFETY: as many entries as the object says.
+                let symbol = unsafe { (*first.wrapping_add(i)).info >> 32 } as usize;
+                if symbol == 0 {
+                    return false;
+                }
+                // SAFETY: a relocation's symbol is in the object's table.
+                let name = unsafe { (*symbols.wrapping_add(symbol)).name };
+                // SAFETY: names lie in the object's string table.
+                names.contains(&unsafe { CStr::from_ptr(strings.wrapping_add(name as usize)) })
+            })
+        })
+    }
+
     /// The table of the System V ABI; the vDSO of older kernels has no other.
     fn by_hash<T>(&self, name: &CStr, judge: impl Fn(u32) -> Option<T>) -> Option<T> {
         let table = self.address::<u32>(DT_HASH);
@@ -289,6 +324,11 @@ fn all() -> impl Iterator<Item = Object> {
         at = unsafe { (*at).next };
         Some(object)
     })
+}
+
+/// Whether an object other than libc uses a function or a variable of one of these names.
+pub fn any_uses(names: &[&CStr]) -> bool {
+    all().any(|o| !o.is_libc() && o.uses(names))
 }
 
 /// The objects up to this library, itself included.

@@ -243,8 +243,10 @@ pub fn duplicated(old: c_int, new: c_int) {
             fds::set(new, Kind::Endpoint(ep));
             epoll::number_back(ep, new);
             if new <= 2 {
-                // Usually an exec follows, which hands on what could not be re-sent.
-                leave::quit(new, Reason::Stdio, leave::Unread::Rewind);
+                // stdio reads descriptor 0 behind our back, and writes to the others. Usually an exec follows, which hands on what
+                // could not be re-sent.
+                let unread = if new == 0 { leave::Unread::Rewind } else { leave::Unread::Keep };
+                leave::quit(new, Reason::Stdio, unread);
             }
         }
         Kind::Endpoint(_) => leave::retire(old, Reason::NoFd),

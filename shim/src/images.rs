@@ -5,8 +5,33 @@
 
 use core::ffi::{CStr, c_char, c_int};
 use engine::{custody, members};
-use host::environment;
+use host::{environment, objects};
 use shmring::syscall;
+
+/// What reads libc's stream `stdin`, by system calls of libc's own, and the stream itself.
+const STDIN: &[&CStr] = &[
+    c"stdin",
+    c"_IO_2_1_stdin_",
+    c"getchar",
+    c"getchar_unlocked",
+    c"gets",
+    c"__gets_chk",
+    c"getpass",
+    c"getwchar",
+    c"getwchar_unlocked",
+    c"scanf",
+    c"vscanf",
+    c"__isoc99_scanf",
+    c"__isoc99_vscanf",
+    c"__isoc23_scanf",
+    c"__isoc23_vscanf",
+    c"wscanf",
+    c"vwscanf",
+    c"__isoc99_wscanf",
+    c"__isoc99_vwscanf",
+    c"__isoc23_wscanf",
+    c"__isoc23_vwscanf",
+];
 
 const AT_EACCESS: c_int = 0x200;
 /// Since Linux 5.8.
@@ -85,4 +110,9 @@ pub unsafe fn missing_in_path(file: *const c_char) -> Option<c_int> {
         }
     }
     Some(if denied { libc::EACCES } else { last })
+}
+
+/// Whether what is loaded of this program may read descriptor 0 by stdio.
+pub fn uses_stdin() -> bool {
+    objects::any_uses(STDIN)
 }

@@ -94,6 +94,13 @@ extern "C" fn start() {
     if handoff::take_up() {
         epoll::stand_for_heirs();
     }
+    if handoff::stdin_is_handed_on() {
+        if images::uses_stdin() {
+            handoff::forbid_stdin();
+        } else {
+            exports::trampoline::mind_stdin();
+        }
+    }
     // SAFETY: reads a number that the kernel passed to this image: 0, or the address of a C string that lasts as long as
     // the image (AT_EXECFN, getauxval(3)).
     let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;

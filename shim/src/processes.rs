@@ -28,12 +28,12 @@ pub unsafe fn before_exec(path: Option<&CStr>, env: Environment) -> handoff::Pas
     // SAFETY: the caller's obligation.
     let preloaded = unsafe { preloads(env) };
     custody::before_exec(path, preloaded);
-    // stdio would read the standard streams behind our back, even in an image that loads us.
+    // stdio would read descriptor 0 behind our back, even in an image that loads us.
     let goes_on = tls().vfork.get() != 0;
     // What the next image is handed no other process reads that holds the connection: not even the one that waits for its
     // child of vfork.
     let alone = |fd: c_int| !goes_on && fds::endpoint(fd).is_some_and(family::sole_holder);
-    let keeps = |fd: c_int| preloaded && fd > 2 && alone(fd) && inherits(fd);
+    let keeps = |fd: c_int| preloaded && fd != 0 && alone(fd) && inherits(fd);
     // On the lifeline everybody has them, whatever the next image does with the connection: so they go there if the peer takes
     // them back at once.
     let answering = leave::Answering::of(keeps);

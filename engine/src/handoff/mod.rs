@@ -9,8 +9,9 @@
 //! and the image has it by oversight. So does an error cross that this library has taken from the kernel and told nobody.
 //!
 //! Standard input is a case of its own, and the usual one: stdio reads it behind our back, preloaded or not.
-//! All that will ever come in is known, so descriptor 0 becomes a file with just those bytes (the socket
-//! stays open under its other numbers). To the program it is no socket any more: `getpeername(0)` fails.
+//! Where all that will ever come in is known, descriptor 0 becomes a file with just those bytes (the socket
+//! stays open under its other numbers). To the program it is no socket any more: `getpeername(0)` fails. Else it is handed on as
+//! under another number, and the next image looks whether anything in it uses stdio's `stdin`.
 mod crossing;
 mod passing;
 mod stdin;
@@ -18,4 +19,5 @@ mod taking;
 
 pub use crossing::{has_bytes, survives};
 pub use passing::{Passed, after_fork_child, pass_on};
+pub use stdin::{forbid as forbid_stdin, is_handed_on as stdin_is_handed_on};
 pub use taking::{is_heir, take_up};

@@ -191,7 +191,10 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             continue;
         }
         let held = receiver(ep);
-        if let Some(stdin) = stdin::hand_on(ep, held.is_some(), goes_on) {
+        if preloaded && stdin::may_go_on(ep) {
+            // As under any other number, unless that image reads it by stdio (`stdin::forbid`).
+            size = size.max(n);
+        } else if let Some(stdin) = stdin::hand_on(ep, held.is_some(), goes_on) {
             passed.stdin = Some(stdin);
         }
         held.into_iter().for_each(Held::release);

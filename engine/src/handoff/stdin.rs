@@ -1,10 +1,10 @@
-//! Descriptor 0 of the next image, as a file.
+//! Descriptor 0 of the next image, as a file; and of this one, if it is a connection with bytes that were handed on.
 // Unsafe here: ring memory is written to the file.
 #![allow(unsafe_code)]
 
-use super::crossing::{inheritable, inheritable_end, numbers, unread_ring};
+use super::crossing::{has_bytes, inheritable, inheritable_end, numbers, unread_ring};
 use crate::endpoint::Ep;
-use crate::{channel, family, lifeline, own, rx};
+use crate::{channel, family, fds, lifeline, own, ruin, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::family::Reason;
 use shmring::position::{RingPos, StreamPos};
@@ -42,6 +42,27 @@ impl Stdin {
         }
         sys::close(self.socket);
     }
+}
+
+/// Whether unread bytes that an exec handed on are descriptor 0's.
+pub fn is_handed_on() -> bool {
+    fds::endpoint(0).is_some_and(|ep| ep.chan().is_some_and(channel::Chan::is_handed_on) && has_bytes(ep))
+}
+
+/// This program may read them by stdio, which makes system calls of libc's own: it would not see them, but what comes behind. So
+/// the connection is reset.
+pub fn forbid() {
+    if let Some(ep) = fds::endpoint(0)
+        && let Some(chan) = ep.chan()
+    {
+        lifeline::reset(0, Reason::Stdio);
+        ruin::forget(ep, chan);
+    }
+}
+
+/// Whether more may come in by descriptor 0 than it and the ring hold.
+pub(super) fn may_go_on(ep: Ep) -> bool {
+    unread_ring(ep).is_some_and(|(chan, slot, _)| !is_all(ep, chan, slot))
 }
 
 /// Whether descriptor 0 and the ring hold everything that is still to come in.

@@ -33,7 +33,7 @@ pub mod stdio;
 // Data for people and for the test; the library itself has no use for it.
 #[allow(dead_code)]
 pub mod symbols;
-mod trampoline;
+pub mod trampoline;
 pub mod waits;
 
 /// What one call moves at most (`MAX_RW_COUNT` in linux/fs.h: INT_MAX rounded down to a page).

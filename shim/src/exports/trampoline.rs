@@ -5,8 +5,8 @@ use super::process;
 use crate::{bypass, processes};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int};
-use core::sync::atomic::{AtomicUsize, Ordering};
-use engine::{config, leave};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use engine::{config, handoff, leave};
 use host::real;
 use shmring::family::Reason;
 
@@ -209,8 +209,20 @@ fn loader(target: usize) -> Loader {
     Loader { target, keep: keep as usize }
 }
 
+/// An exec has handed on bytes of descriptor 0, and nothing that is loaded reads that by stdio.
+static MINDS_STDIN: AtomicBool = AtomicBool::new(false);
+
+/// See `MINDS_STDIN`.
+pub fn mind_stdin() {
+    MINDS_STDIN.store(true, Ordering::Relaxed);
+}
+
 extern "C" fn before_dlopen() -> Loader {
     static SLOT: AtomicUsize = AtomicUsize::new(0);
+    if MINDS_STDIN.load(Ordering::Relaxed) && handoff::stdin_is_handed_on() {
+        // What is loaded may read it by stdio.
+        handoff::forbid_stdin();
+    }
     loader(target(&SLOT, c"dlopen"))
 }
 

@@ -12,7 +12,10 @@ import sys
 import tempfile
 
 SAID = b"unread" * 10
-CONNECTION = 3
+
+
+def number_of(case):
+    return 2 if case == "read_from_2" else 3
 
 
 def linger(s):
@@ -65,6 +68,10 @@ def killed_in_the_next_behind_all(s):
 def rest(s):
     print(read(s, len(SAID) - 20))
     wait_for_death()
+
+
+def read_from_2(s):
+    print(read(s, len(SAID)))
 
 
 def ends(s):
@@ -159,10 +166,10 @@ def reader(port, case):
         s.recv(4)
     while len(s.recv(100, socket.MSG_PEEK)) < len(SAID):
         pass
-    if s.fileno() != CONNECTION:
-        os.dup2(s.fileno(), CONNECTION)
+    if s.fileno() != number_of(case):
+        os.dup2(s.fileno(), number_of(case))
         s.close()
-        s = socket.socket(fileno=CONNECTION)
+        s = socket.socket(fileno=number_of(case))
     globals().get(case + "_before", lambda s: None)(s)
     become(case, s)
 
@@ -200,7 +207,7 @@ def peer(case):
 
 
 if sys.argv[1] == "heir":
-    globals()[sys.argv[2]](socket.socket(fileno=CONNECTION))
+    globals()[sys.argv[2]](socket.socket(fileno=number_of(sys.argv[2])))
 elif sys.argv[1] == "reader":
     reader(int(sys.argv[3]), sys.argv[2])
 else:

@@ -14,6 +14,7 @@ SAID = b"".join(b"%04d:line\n" % i for i in range(5))
 
 CHAINS = {
     "zero": "exec head -c 50 <&3 >&2",
+    "zero-sh": "exec sh -c 'read x; echo $x >&2; exec head -c 40 >&2' <&3",
     "zero-bash": "exec bash -c 'read x; read y; echo $x $y >&2; head -c 30 >&2' <&3",
     "zero-stdio": "exec sed -u q <&3 >&2",
     "nine": "exec bash -c 'for i in 1 2 3 4 5; do read -u 9 x; echo $x >&2; done' 9<&3 3<&-",

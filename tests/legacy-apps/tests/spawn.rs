@@ -89,7 +89,8 @@ fn another_thread_reads_meanwhile() {
 /// What is handed on by exec, since its peer does not answer, is handed on again, and shared by those who have it.
 #[test]
 fn a_chain_of_programs_reads_what_a_busy_peer_has_said() {
-    chains("busy", &["nine", "child", "children", "turns", "python", "python-child", "together", "unread"]);
+    let all = ["zero", "zero-sh", "nine", "child", "children", "turns", "python", "python-child", "together", "unread"];
+    chains("busy", &all);
 }
 
 /// An image that is killed, or ends, before it has read what was handed on has reset the connection; one that has read all of it
@@ -102,6 +103,7 @@ fn what_a_peer_sees_when_an_image_ends() {
         "killed_behind_all",
         "killed_in_the_next",
         "killed_in_the_next_behind_all",
+        "read_from_2",
         "ends",
         "ends_behind_all",
         "ends_with_more",
