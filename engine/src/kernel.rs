@@ -29,6 +29,18 @@ pub type K = Linux;
 #[cfg(test)]
 pub type K = crate::sim::Simulated;
 
+/// What has become of a doorbell that was rung.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// Its owner hears it.
+    Heard,
+    /// Nobody can have heard it: there is no such doorbell.
+    Unheard,
+    /// This process may not ring it. Something that restricts processes, such as Landlock, forbids it (landlock(7),
+    /// LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET).
+    Forbidden,
+}
+
 /// See the module.
 pub trait Kernel {
     // What a socket shows.
@@ -234,8 +246,8 @@ pub trait Kernel {
     fn open_bell() -> Result<Bell, i32>;
     /// Makes a socket to ring with; `place` moves its descriptor.
     fn ringer(place: fn(i32) -> i32) -> Result<i32, i32>;
-    /// Rings. False: nobody can have heard it.
-    fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> bool;
+    /// Rings.
+    fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> Rung;
     /// Takes away that a doorbell was rung.
     fn drain(fd: i32);
 
@@ -493,8 +505,13 @@ mod linux {
             bell::ringer(place, &HOME)
         }
         #[inline]
-        fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> bool {
-            bell::ring(ringer, name, key, &HOME, spare).is_ok()
+        fn ring(ringer: i32, name: u64, key: u64, spare: &mut dyn Iterator<Item = i32>) -> Rung {
+            match bell::ring(ringer, name, key, &HOME, spare) {
+                Ok(()) => Rung::Heard,
+                // Who is stopped by a send to a socket of ours that takes all senders: security_unix_may_send.
+                Err(rendezvous::mailbox::SendError::Other(libc::EPERM | libc::EACCES)) => Rung::Forbidden,
+                Err(_) => Rung::Unheard,
+            }
         }
         fn drain(fd: i32) {
             bell::drain(fd);

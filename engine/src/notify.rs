@@ -1,11 +1,12 @@
 //! Telling the other side of a channel, or others of this process, that a connection has news.
 
 use crate::channel::Chan;
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{K, Kernel as _, Rung};
 use crate::{acts, poller, slow};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::Conn;
+use shmring::family::Reason;
 use shmring::layout::{Role, SlotHeader};
 use shmring::ring;
 use shmring::ring::{About, Sleeper, Stamp};
@@ -45,7 +46,7 @@ impl Chan {
     /// Wakes who sleeps on `slot` at `side`; how many.
     #[inline(always)]
     fn wake(&self, side: Role, slot: usize, h: &SlotHeader, about: About, stamp: Option<Stamp>) -> u32 {
-        let (mut rung, mut since) = (0, None);
+        let (mut rung, mut since, mut forbidden) = (0, None, false);
         let (queues, alone) = (self.queues(side), &h.alone[side as usize]);
         ring::notify(&h.side[side as usize], queues, alone, slot, about, stamp, |sleeper| {
             if rung == 1 && self.is_foreign() {
@@ -53,10 +54,14 @@ impl Chan {
             }
             rung += 1;
             match sleeper {
-                Sleeper::Bell(_, q) => poller::ring_at(q),
+                Sleeper::Bell(_, q) => forbidden |= poller::ring_at(q) == Rung::Forbidden,
                 Sleeper::Word(w) => K::wake(w),
             }
         });
+        if forbidden {
+            // Who sleeps hears of the lifeline.
+            self.shun(Reason::Seccomp);
+        }
         if let Some(since) = since {
             self.weigh(K::thread_time().saturating_sub(since));
         }
@@ -70,7 +75,7 @@ impl Chan {
     fn weigh(&self, ns: u64) {
         const DEAR_NS: u64 = 100_000;
         if ns > DEAR_NS && slow::note_dear(&self.dear, self.peer_uid.load(Relaxed)) {
-            self.shun();
+            self.shun(Reason::Slow);
         }
     }
 

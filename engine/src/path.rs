@@ -67,7 +67,14 @@ pub unsafe fn carry(ep: Ep, fd: c_int, call: impl Call, real: &mut impl FnMut() 
                 done => done,
             },
             // SAFETY: the caller's obligation.
-            Path::Shm(chan) => unsafe { call.by_ring(ep, chan, real) },
+            Path::Shm(chan) => unsafe {
+                let done = call.by_ring(ep, chan, real);
+                if chan.is_shunned() {
+                    // Since this very call, perhaps, which could not wake the peer: the next one may never come.
+                    shunned(fd);
+                }
+                done
+            },
         };
         if let Some(r) = done {
             return r;
@@ -82,10 +89,20 @@ fn on_channel(ep: Ep, fd: c_int) -> Option<&'static Chan> {
         leave::recall(ep, fd, Reason::Recalled);
     }
     let chan = ep.chan();
-    if chan.is_some_and(Chan::is_shunned) {
-        leave::recall(ep, fd, Reason::Slow);
+    if let Some(chan) = chan.filter(|c| c.is_shunned()) {
+        leave::recall(ep, fd, chan.shunned_for());
     }
     chan
+}
+
+/// Brings `fd` back to the kernel if it is on a ring of a channel that is shunned.
+#[cold]
+fn shunned(fd: c_int) {
+    if let Some(ep) = fds::endpoint(fd)
+        && ep.state() == State::Attached
+    {
+        on_channel(ep, fd);
+    }
 }
 
 /// Whether calls on it are the kernel's, at least now.

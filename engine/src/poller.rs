@@ -7,7 +7,7 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::kernel::{K, Kernel as _};
+use crate::kernel::{K, Kernel as _, Rung};
 use crate::own;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, fence};
@@ -70,7 +70,7 @@ impl Bell {
         let Ok(b) = K::open_bell() else { return false };
         self.name.store(b.name, Relaxed);
         self.key.store(b.key, Relaxed);
-        let heard = ring(b.name, b.key);
+        let heard = ring(b.name, b.key) == Rung::Heard;
         K::drain(b.fd);
         self.fd.store(b.fd, Relaxed);
         if !heard {
@@ -137,10 +137,10 @@ pub fn renew_ringer() {
     }
 }
 
-/// Rings a doorbell, our own or another process's. False: nobody can have heard it.
-fn ring(name: u64, key: u64) -> bool {
+/// Rings a doorbell, our own or another process's.
+fn ring(name: u64, key: u64) -> Rung {
     let mut spare = ALL.iter().map(|p| p.bell.fd.load(Relaxed)).filter(|fd| *fd >= 0);
-    !SILENT.load(Relaxed) && K::ring(RINGER.load(Relaxed), name, key, &mut spare)
+    if SILENT.load(Relaxed) { Rung::Unheard } else { K::ring(RINGER.load(Relaxed), name, key, &mut spare) }
 }
 
 /// This process has gone to the kernel, and may make no call any more that is not its own.
@@ -241,13 +241,11 @@ pub fn ring_own(p: usize) {
 }
 
 /// Rings the doorbell that a queue names, as its owner says. Before the poller was armed, it said so.
-pub fn ring_at(q: &Queue) {
+pub fn ring_at(q: &Queue) -> Rung {
     // B: pairs with the fence in `hang`; the poller is known to be armed.
     fence(Acquire);
     let name = q.bell.load(Relaxed);
-    if name != 0 {
-        ring(name, q.key.load(Relaxed));
-    }
+    if name == 0 { Rung::Unheard } else { ring(name, q.key.load(Relaxed)) }
 }
 
 /// Tells the other side of `chan` what rings poller `p`. Call before the poller is armed there.

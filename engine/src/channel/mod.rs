@@ -14,6 +14,7 @@ use crate::pages::Bulk;
 use crate::{headroom, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use shmring::family::Reason;
 use shmring::journal::Journal;
 use shmring::layout::{self, CARRIED_OFF, FORKED, Offer, Queue, Role, SLOTS, SlotHeader};
 use shmring::ring::Geometry;
@@ -285,9 +286,14 @@ impl Chan {
         self.shunned.load(Relaxed) != 0
     }
 
+    /// Why.
+    pub fn shunned_for(&self) -> Reason {
+        if self.shunned.load(Relaxed) == Reason::Seccomp as u32 { Reason::Seccomp } else { Reason::Slow }
+    }
+
     /// From now on they do.
-    pub fn shun(&self) {
-        self.shunned.store(1, Relaxed);
+    pub fn shun(&self, why: Reason) {
+        self.shunned.store(why as u32, Relaxed);
     }
 
     /// Whether its memory is charged to this process until all who have it, of another user too, give it up.

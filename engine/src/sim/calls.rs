@@ -5,7 +5,7 @@
 use super::Simulated;
 use super::faults::Want;
 use super::state::{Memory, Object, state};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Rung};
 use core::ffi::CStr;
 use core::ops::Range;
 use core::sync::atomic::AtomicU32;
@@ -478,7 +478,7 @@ impl Kernel for Simulated {
         drop(s);
         Ok(place(fd))
     }
-    fn ring(ringer: i32, name: u64, key: u64, _: &mut dyn Iterator<Item = i32>) -> bool {
+    fn ring(ringer: i32, name: u64, key: u64, _: &mut dyn Iterator<Item = i32>) -> Rung {
         let mut s = state();
         assert!(matches!(s.object(ringer), Some(Object::Ringer)));
         let mut heard = false;
@@ -490,7 +490,7 @@ impl Kernel for Simulated {
                 *rung |= *k == key;
             }
         }
-        heard
+        if heard { Rung::Heard } else { Rung::Unheard }
     }
     fn drain(fd: i32) {
         if let Some(Object::Bell(_, _, rung)) = state().object_mut(fd) {

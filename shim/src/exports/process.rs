@@ -380,13 +380,22 @@ pub unsafe extern "C-unwind" fn munlockall() -> c_int {
     unsafe { mlock::munlockall() }
 }
 
+const PR_SET_SYSCALL_USER_DISPATCH: c_int = 59;
+
 /// Variadic in C; five words in registers. A system-call filter may forbid what a connection needs; without an
 /// address it is a question whether the kernel knows filters (EFAULT).
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn prctl(op: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
     // SAFETY: the kernel gets the program's own arguments.
     unsafe {
-        if op == libc::PR_SET_SECCOMP && (a as u32 != libc::SECCOMP_MODE_FILTER || b != 0) {
+        let filters = match op {
+            libc::PR_SET_SECCOMP => a as u32 != libc::SECCOMP_MODE_FILTER || b != 0,
+            // System calls from other code than the program names become SIGSYS
+            // (Documentation/admin-guide/syscall-user-dispatch.rst): ours, but not libc's.
+            PR_SET_SYSCALL_USER_DISPATCH => a != 0,
+            _ => false,
+        };
+        if filters {
             processes::seccomp();
         }
         real::prctl(op, a as usize, b as usize, c as usize, d as usize)

@@ -184,6 +184,19 @@ fn filters_that_come_later() {
     compare_one("sandboxed", program, |said, log| said == "status 0" && on_ring(log) > 0);
 }
 
+/// It cannot ring its peer's doorbell any more, or make no call of culvert's own. Where the kernel does not know how to forbid that, both say so.
+#[test]
+fn programs_that_confine_themselves() {
+    for how in ["scoped", "dispatched"] {
+        let program = |lab: &Lab| {
+            let mut command = lab.command(Side::Client, lab.compile("confined.c", &[]));
+            command.arg(how).env("CULVERT_SPIN", "off");
+            command
+        };
+        compare_one(&format!("confined-{how}"), program, |_, log| on_ring(log) > 0);
+    }
+}
+
 #[test]
 fn filters_are_a_reason() {
     let lab = Lab::new("jailed-reason", Mode::Both);
