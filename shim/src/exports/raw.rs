@@ -7,10 +7,12 @@
 use super::{KERNEL_SIGSET, addr, arm, bytes, create, fd, idle, msg, nanos, peek, poke, waits};
 use crate::{descriptors, options, poll, processes, select, users};
 use core::ffi::{c_int, c_long, c_uint};
+use core::mem::offset_of;
 use core::ptr::null;
-use engine::fds;
+use engine::{fds, leave};
 use host::{clock, real};
 use libc::{clone_args, sigset_t, timespec, timeval};
+use shmring::family::Reason;
 use shmring::syscall;
 
 /// `clone3` arguments that we look at end here (its first published size).
@@ -90,6 +92,46 @@ unsafe fn clone3_forks(args: *const clone_args, size: usize) -> bool {
         (Ok(flags), Ok(stack)) => flags & libc::CLONE_VM as u64 == 0 && stack == 0,
         _ => false,
     }
+}
+
+/// `union bpf_attr` of BPF_MAP_UPDATE_ELEM (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Update {
+    map: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The connection that bpf(2) is about to put into a map of sockets, if it is one of ours: from then on a program in the kernel gets the bytes
+/// that come on it, and those that are sent.
+///
+/// # Safety
+/// `attributes` is a pointer that the program passed in.
+unsafe fn into_sockmap(cmd: usize, attributes: *const Update, len: usize) -> Option<c_int> {
+    const UPDATE_ELEM: usize = 2;
+    const GET_INFO: c_int = 15;
+    const SOCKMAP: u32 = 15;
+    const SOCKHASH: u32 = 18;
+    // The last field may be missing.
+    if idle() || cmd as u32 as usize != UPDATE_ELEM || len < offset_of!(Update, flags) {
+        return None;
+    }
+    // SAFETY: the program's structure, or a fault; `flags` is not read.
+    let (map, value) =
+        unsafe { (peek(&raw const (*attributes).map).ok()?, peek(&raw const (*attributes).value).ok()?) };
+    // SAFETY: as above. A value of 8 bytes is a descriptor, too (sock_map_update_elem_sys).
+    let fd = unsafe { peek(value as usize as *const c_int) }.ok()?;
+    if !fds::tracked(fd) {
+        return None;
+    }
+    let mut kind = 0u32;
+    // bpf_fd, info_len, info; of `struct bpf_map_info` the type comes first.
+    let mut info = [u64::from(map) | (size_of::<u32>() as u64) << 32, &raw mut kind as u64];
+    // SAFETY: the kernel reads `info`, writes how long what it tells is there, and four bytes to `kind`.
+    let r = unsafe { syscall!(libc::SYS_bpf, GET_INFO, info.as_mut_ptr(), size_of_val(&info)) };
+    (r == 0 && [SOCKMAP, SOCKHASH].contains(&kind)).then_some(fd)
 }
 
 /// Variadic in C: six words, the last on the stack, wherever fixed arguments would be. What is not
@@ -286,6 +328,13 @@ pub unsafe extern "C-unwind" fn syscall(
 
             libc::SYS_io_submit => {
                 super::aio::submitting(b as isize, c as _);
+                native()
+            }
+
+            libc::SYS_bpf => {
+                if let Some(fd) = into_sockmap(a, b as _, c) {
+                    leave::surrender(fd, Reason::Splice);
+                }
                 native()
             }
 

@@ -64,3 +64,11 @@ fn numbers_of_ours_that_a_program_has_closed_and_used() {
     let program = |lab: &Lab| lab.command(Side::Client, lab.compile("closeall.c", &[]));
     compare_one("bypass-closeall", program, |_, log| on_ring(log) > 0);
 }
+
+/// The kernel answers for a program that has put its connection into a map of sockets. Where it knows none, or does not let this user make
+/// one, both say so.
+#[test]
+fn sockmaps() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("sockmap.c", &[]));
+    compare_one("bypass-sockmap", program, |_, log| on_ring(log) > 0);
+}
