@@ -82,7 +82,13 @@ pub unsafe fn ctl(epfd: c_int, op: c_int, fd: c_int, ev: *mut epoll_event) -> c_
             real::set_errno(libc::EBADF);
             return -1;
         }
-        _ => return native(),
+        _ => {
+            // Not while a thread that waits on the set has the kernel look at it once more (`again.rs`).
+            let held = TABLE[i].own.lock();
+            let r = native();
+            held.release();
+            return r;
+        }
     };
     // SAFETY: the caller's obligation.
     let Some(want) = (unsafe { wanted(op, ev) }) else { return native() };

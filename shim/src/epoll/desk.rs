@@ -2,6 +2,7 @@
 //! (PTHREAD_STACK_MIN, a coroutine's).
 #![forbid(unsafe_code)]
 
+use super::again::Known;
 use engine::endpoint::Ep;
 use libc::epoll_event;
 use shmring::ring::About;
@@ -24,10 +25,11 @@ pub(super) struct News {
 pub(super) struct Desk {
     pub kernel: Reported,
     pub news: News,
+    pub known: Known,
 }
 
 impl Desk {
-    pub const NEW: Desk = Desk { kernel: Reported::NONE, news: News::NONE };
+    pub const NEW: Desk = Desk { kernel: Reported::NONE, news: News::NONE, known: Known::NONE };
 }
 
 impl News {

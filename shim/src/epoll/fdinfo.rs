@@ -16,6 +16,8 @@ pub(super) struct Registration {
 }
 
 impl Registration {
+    pub const NONE: Registration = Registration { fd: 0, events: 0, data: 0, inode: 0 };
+
     /// Whether `fd` is the file: the kernel knows registrations of closed numbers, too. (What is no file of a file system, as an
     /// eventfd, cannot be told from others.)
     pub fn is_of(&self, fd: c_int) -> bool {

@@ -9,10 +9,11 @@
 //! [`set`] holds the sets and their watches, [`chains`] which watches a connection has, [`ready`] which of a set's have news,
 //! [`owed`] what the kernel has not been told yet, [`standin`] what stands in a set for bytes that the kernel does not have, [`bell`] what wakes who sleeps in one. [`ctl`] is what the program asks of a set,
 //! [`numbers`] what closing a descriptor does to it, [`handover`] what makes it the kernel's, [`wait`] who waits on it, [`report`] what he is told, in the order of
-//! [`order`]; [`forks`] is what a fork does to all.
+//! [`order`], and [`again`] what the kernel is to tell once more; [`forks`] is what a fork does to all.
 // Unsafe here: events are the program's memory; sets are shared with forks as references into a mapping.
 #![allow(unsafe_code)]
 
+mod again;
 mod bell;
 mod chains;
 mod ctl;
@@ -100,7 +101,7 @@ pub fn created(fd: c_int) {
     s.looked.store(0, Relaxed);
     s.has_since.store(0, Relaxed);
     s.common().doorbell.store(0, Relaxed);
-    for w in all.into_iter().chain([&s.common().nested, &s.must_look]) {
+    for w in all.into_iter().chain([&s.common().nested, &s.must_look, &s.returned]) {
         w.store(0, Relaxed);
     }
     fds::set(fd, Kind::Epoll(i));

@@ -1,7 +1,7 @@
 //! The ready list of a set: which of its watches have news, in the order in which they are reported.
 #![forbid(unsafe_code)]
 
-use super::set::{Listed, Set, Watch};
+use super::set::{Link, Listed, Set, Watch};
 use core::sync::atomic::Ordering::Relaxed;
 
 impl Set {
@@ -44,10 +44,34 @@ impl Set {
     /// The first of the ready list, when it had news, and how many of the kernel's events come before it.
     pub fn next(&self) -> Option<(i32, u64, usize)> {
         let fd = self.first.load(Relaxed)?;
-        let l = self.link(fd)?;
+        let (since, place) = self.place_of(self.link(fd)?);
+        Some((fd, since, place))
+    }
+
+    /// When one of the ready list had news, and how many of the kernel's events come before it.
+    pub fn place_of(&self, l: &Link) -> (u64, usize) {
         let place = l.place.load(Relaxed);
         let place = if place >> 8 == self.calls.load(Relaxed) { place & 0xff } else { 0 };
-        Some((fd, l.since.load(Relaxed), place as usize))
+        (l.since.load(Relaxed), place as usize)
+    }
+
+    /// The first `told` of the kernel's events have been reported, and the kernel will tell the others again: what comes behind some of those
+    /// comes behind them in the next call, too.
+    pub fn move_up(&self, told: usize) {
+        let calls = self.calls.load(Relaxed).wrapping_add(1) & (u32::MAX >> 8);
+        let mut next = self.first.load(Relaxed);
+        while let Some(l) = next.and_then(|fd| self.link(fd)) {
+            let (_, place) = self.place_of(l);
+            if place > told {
+                l.place.store(calls << 8 | (place - told) as u32, Relaxed);
+            }
+            next = l.ready.load(Relaxed).next();
+        }
+    }
+
+    /// Counts decisions between what the kernel has and what the rings have; each `n`th is the other way round.
+    pub fn is_nth_turn(&self, n: u32) -> bool {
+        self.turn.fetch_add(1, Relaxed).wrapping_add(1).is_multiple_of(n)
     }
 
     /// How many are in the ready list, up to `max`.

@@ -1,20 +1,22 @@
 //! What a set reports, in the order of events.
 
+use super::again::Known;
 use super::bell::drain;
 use super::chains::each;
-use super::desk::{Desk, News};
+use super::desk::{Desk, KERNEL_EVENTS, News, Reported};
 use super::edge::{lifeline_event, note_edge, number, serve_peer, written};
+use super::fdinfo::Registration;
 use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TAGGED, Watch};
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::channel::Chan;
 use engine::endpoint::Ep;
-use engine::{family, rx, tx, upkeep};
+use engine::{family, fds, rx, tx, upkeep};
 use host::usercopy;
 use libc::{EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP};
 use libc::{c_int, epoll_event};
-use shmring::sys;
+use shmring::{lnx, sys};
 
 /// How often news on rings are reported, one after the other in calls that have no room for more, before the kernel has
 /// its turn.
@@ -84,13 +86,117 @@ pub(super) struct Out {
 
 impl Out {
     fn put(&mut self, e: epoll_event) {
-        if self.fault {
+        if self.fault || self.n >= self.max {
             return;
         }
         // SAFETY: within the `max` events that the program says it has room for; faults are reported.
         let ok = unsafe { usercopy::store(self.at.add(self.n), &e) }.is_ok();
         self.n += usize::from(ok);
         self.fault = !ok;
+    }
+}
+
+/// How many of the last of the kernel's events find no room: news on rings that were told before them, and were seen afterwards, come first.
+fn without_room(s: &Set, out: &Out, kernel: usize) -> usize {
+    if kernel + s.waiting(out.max + 1 - kernel.min(out.max)) <= out.max {
+        return 0;
+    }
+    let (mut back, mut ahead) = (0, 0);
+    let mut next = s.first.load(Relaxed);
+    while let Some(fd) = next.filter(|_| kernel > back) {
+        let (Some(w), Some(l)) = (s.get(fd), s.link(fd)) else { break };
+        next = l.ready.load(Relaxed).next();
+        let (since, place) = s.place_of(l);
+        if place >= kernel - back {
+            break;
+        }
+        if holds(fd, w).is_none_or(|(.., r)| r == 0) {
+            continue;
+        }
+        if ahead + kernel - back >= out.max {
+            // What stands there since an earlier report takes turns with the kernel's (`room`).
+            if since == 0 {
+                break;
+            }
+            back += 1;
+        }
+        ahead += 1;
+    }
+    back
+}
+
+/// Gives back to the kernel what [`without_room`] says, and returns how many are left; what cannot be given back is told. A peer that says when it
+/// had news may say what it likes: the kernel has its turn now and then.
+fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Known) -> usize {
+    let n = k.n;
+    let back = if n == 0 { 0 } else { without_room(s, out, n) };
+    // An event of a watch that has become ours meanwhile is no registration's any more.
+    let turned = back == 0 || out.moved || s.shared() || s.is_nth_turn(LONG_PATIENCE);
+    // Of sockets that the kernel keeps.
+    let asked = |r: &Registration| {
+        let w = s.get(r.fd).filter(|w| w.flags.load(Relaxed) == 0 && w.data.load(Relaxed) == r.data)?;
+        let ep = w.ep.load(Relaxed)?;
+        (fds::endpoint(r.fd) == Some(ep)).then(|| w.events.load(Relaxed))
+    };
+    if turned || !known.read(epfd, asked) || !k.got[..n].iter().all(|e| known.has(e)) {
+        return n;
+    }
+    // What the kernel has behind them is to stay behind them.
+    let all = if k.more { take(s, epfd, k, n, KERNEL_EVENTS) } else { n };
+    let stays = |e: &epoll_event| known.stays(e);
+    // Level-triggered ones are in its list still, in the order in which it last told of them: those that come before what is given back go
+    // behind it.
+    let listed = if k.more { &k.got[n..all] } else { &k.got[..n] };
+    let first = k.got[n - back..n].iter().find(|e| stays(e)).map(|e| e.u64);
+    let before = first.map_or(0, |first| listed.iter().filter(|e| stays(e)).take_while(|e| e.u64 != first).count());
+    turn_over(s, epfd, k, known, all, before);
+    // The others go to its end, one by one, and so these must.
+    let mixed = k.got[n - back..all].iter().any(|e| !stays(e));
+    let mut kept = n - back;
+    for i in n - back..all {
+        let e = k.got[i];
+        if stays(&e) {
+            let again = i >= n && k.got[..n].iter().any(|old| old.u64 == e.u64);
+            turn_over(s, epfd, k, known, all, usize::from(mixed && !again));
+        } else if !known.put_back(epfd, &e) {
+            k.got[kept] = e;
+            kept += 1;
+        }
+    }
+    if mixed {
+        let told = k.got[..n - back].iter().filter(|e| stays(e)).count();
+        turn_over(s, epfd, k, known, all, told);
+    }
+    kept
+}
+
+/// Asks the kernel for more events, which come behind the `from` that are there: up to `to`. Returns how many there are then.
+fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize {
+    let to = to.min(KERNEL_EVENTS);
+    if from >= to {
+        return from;
+    }
+    let told = lnx::epoll_events(epfd, &mut k.got[from..to]).max(0) as usize;
+    let mut kept = from;
+    for i in from..from + told {
+        let e = k.got[i];
+        match ours(e.u64) {
+            Some(DOORBELL) => drain(s),
+            Some(id) => lifeline_event(s, id, e.events, k.begun, from),
+            None => {
+                k.got[kept] = e;
+                kept += 1;
+            }
+        }
+    }
+    kept
+}
+
+/// The first `count` events that the kernel has go to the end of its list. The `from` that are there are kept.
+fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize, count: usize) {
+    let to = take(s, epfd, k, from, from + count);
+    for e in &k.got[from..to] {
+        known.put_back(epfd, e);
     }
 }
 
@@ -221,7 +327,7 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
     // Again as long as the array came back full of our own events: those are edge-triggered and do not come again, but
     // behind them may be the program's.
     for _ in 0..FULL {
-        let Desk { kernel: k, news } = &mut *desk;
+        let Desk { kernel: k, news, .. } = &mut *desk;
         k.clear();
         let since = s.looked.load(Relaxed);
         news.sort();
@@ -237,7 +343,7 @@ fn report_at(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out, asked: bool) 
                 }
             }
         }
-        merge(s, out, desk, since);
+        merge(s, epfd, out, desk, since);
         if out.n > 0 || out.fault || room.is_some() && !desk.kernel.more {
             break;
         }
@@ -265,7 +371,7 @@ fn report_single(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result
     drop_stale(s);
     for _ in 0..FULL {
         let any = order::has_events(s, epfd);
-        let Desk { kernel: k, news } = &mut *desk;
+        let Desk { kernel: k, news, .. } = &mut *desk;
         k.clear();
         order::gather(s, news);
         news.sort();
@@ -279,7 +385,7 @@ fn report_single(s: &Set, desk: &mut Desk, epfd: c_int, out: &mut Out) -> Result
             k.base = k.n;
             s.has_since.store(0, Relaxed);
         }
-        merge(s, out, desk, since);
+        merge(s, epfd, out, desk, since);
         // What the rings had was not ready: now the kernel's turn has come.
         turned = any && !asks;
         if out.n > 0 || out.fault || !turned && !desk.kernel.more {
@@ -317,7 +423,7 @@ fn drop_stale(s: &Set) {
 
 /// Whether the first event that the kernel has, which it had by [`Set::has_since`], comes before what the rings have.
 fn is_kernels_turn(s: &Set, news: &News) -> bool {
-    if news.len() + s.waiting(1) == 0 {
+    if news.len() + s.waiting(1) == 0 || s.returned.load(Relaxed) > 0 {
         return true;
     }
     match order::first(s, news) {
@@ -325,22 +431,31 @@ fn is_kernels_turn(s: &Set, news: &News) -> bool {
         (Some(ring), kernel) => {
             kernel.is_some_and(|kernel| kernel < ring)
                 || ring > s.has_since.load(Relaxed)
-                || s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE)
+                || s.is_nth_turn(LONG_PATIENCE)
         }
-        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2),
+        (None, _) => s.is_nth_turn(2),
     }
 }
 
 /// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
 /// lock held.
-fn merge(s: &Set, out: &mut Out, desk: &mut Desk, since: u64) {
-    let Desk { kernel: k, news } = desk;
+fn merge(s: &Set, epfd: c_int, out: &mut Out, desk: &mut Desk, since: u64) {
+    let Desk { kernel: k, news, known } = desk;
     s.must_look.store(0, Relaxed);
+    s.returned.store(0, Relaxed);
     order::gather(s, news);
     news.sort();
     let wait = k.date(s, since, news);
     k.place(s, news, wait);
-    report(s, out, &k.got[..k.n]);
+    let told = make_room(s, epfd, out, k, known);
+    report(s, out, &k.got[..told]);
+    if told < k.n {
+        // The kernel has again what it had told, and is asked for it before the rest of what is ready is reported.
+        s.looked.store(since, Relaxed);
+        s.must_look.store(1, Relaxed);
+        s.returned.store((k.n - told) as u32, Relaxed);
+        s.move_up(told);
+    }
 }
 
 /// How many events the kernel is asked for, if a call has room for `max`; `None`: it is not asked.
@@ -352,16 +467,20 @@ fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     if waiting < max {
         return Some(share(max - waiting));
     }
+    let returned = s.returned.load(Relaxed) as usize;
+    if returned > 0 {
+        return Some(returned.min(max));
+    }
     match order::first(s, news) {
         // The first of all events is the kernel's, or it has an older one.
         (Some(ring), Some(kernel)) if kernel < ring => Some(1),
         // The first is a ring's. All that is older than what the kernel has will have been told soon: not for ever, though,
         // since a peer that says when it had news may say what it likes.
-        (Some(_), Some(_)) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(LONG_PATIENCE) => None,
+        (Some(_), Some(_)) if !s.is_nth_turn(LONG_PATIENCE) => None,
         // Neither kind starves the other. News go first, but not for ever.
-        (Some(_), None) if !s.turn.fetch_add(1, Relaxed).is_multiple_of(PATIENCE) => None,
+        (Some(_), None) if !s.is_nth_turn(PATIENCE) => None,
         (Some(_), _) => Some(max.div_ceil(2)),
-        (None, _) => s.turn.fetch_add(1, Relaxed).is_multiple_of(2).then_some(max.div_ceil(2)),
+        (None, _) => s.is_nth_turn(2).then_some(max.div_ceil(2)),
     }
 }
 
@@ -369,6 +488,7 @@ fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
 /// the kernel had been asked before, and was asked now. `taken_over`: how many watches had become ours by then.
 pub(super) fn report_told(
     s: &Set,
+    epfd: c_int,
     told: &[epoll_event],
     room: usize,
     [before, begun]: [u64; 2],
@@ -386,7 +506,7 @@ pub(super) fn report_told(
         order::begin(s);
         scan(s);
         desk.news.clear();
-        merge(s, out, desk, before);
+        merge(s, epfd, out, desk, before);
     }
     held.release();
 }

@@ -174,6 +174,8 @@ pub(super) struct Set {
     pub listed: AtomicU64,
     /// Something can only be reported after the kernel has been asked.
     pub must_look: AtomicU32,
+    /// Events that the kernel has told, and was made to have again (`report::make_room`): they are the first of all.
+    pub returned: AtomicU32,
     /// Counts what was put in order ([`Link::place`]).
     pub calls: AtomicU32,
     pub turn: AtomicU32,
@@ -260,6 +262,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         listeners: [const { Coded::zero() }; LISTENERS],
         listed: AtomicU64::new(0),
         must_look: AtomicU32::new(0),
+        returned: AtomicU32::new(0),
         calls: AtomicU32::new(0),
         turn: AtomicU32::new(0),
         waiters: AtomicU32::new(0),

@@ -2,14 +2,14 @@
 //! itself (`ep_send_events`, fs/eventpoll.c); one that was changed reports errors and hangups always.
 #![forbid(unsafe_code)]
 
+use super::again::{can_change, tell_again, told_once};
 use super::bell::drain;
 use super::desk::NO_EVENT;
-use super::fdinfo::{self, Registration};
+use super::fdinfo;
 use super::set::{FIRED, PARKED, Set, TAGGED, watch_id, watchable};
 use super::{DOORBELL, kernel_ctl, ours, tag};
 use core::sync::atomic::Ordering::Relaxed;
-use libc::{EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
-use libc::{c_int, epoll_event};
+use libc::{EPOLL_CTL_MOD, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, c_int};
 use shmring::lnx;
 
 /// Lets the kernel tell of the set's oneshots that have fired, under our own data, wherever it has anything to tell. What else it tells
@@ -37,27 +37,4 @@ pub(super) fn spend(s: &Set, epfd: c_int) {
             Some(_) => {}
         }
     }
-}
-
-/// Whether the kernel, having told of it, does not tell of it again by itself.
-fn told_once(r: &Registration) -> bool {
-    r.events & (EPOLLET | EPOLLONESHOT) as u32 != 0 && ours(r.data).is_none()
-}
-
-/// Whether this process can change it: by its number, and not an exclusive one (epoll_ctl(2)).
-fn can_change(r: &Registration) -> bool {
-    r.events & EPOLLEXCLUSIVE as u32 == 0 && r.is_of(r.fd)
-}
-
-/// A registration that is changed is looked at once more (ep_modify).
-fn tell_again(epfd: c_int, e: &epoll_event) {
-    let data = e.u64;
-    fdinfo::each(epfd, |r| {
-        if r.data == data && told_once(r) && can_change(r) {
-            // A oneshot has lost its events by now: what was told holds still.
-            let events = if r.has_fired() { r.events | e.events } else { r.events };
-            kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, events, data);
-        }
-        false
-    });
 }

@@ -165,7 +165,7 @@ unsafe fn serve(
             continue;
         }
         let mut out = Out { at: ev, max, n: 0, fault: false, tries, moved: false };
-        report_told(s, &told[..r as usize], room, [before, begun], taken_over, &mut out);
+        report_told(s, epfd, &told[..r as usize], room, [before, begun], taken_over, &mut out);
         if out.n == 0 && out.fault {
             done_waiting(s, 0);
             return real::ret(-libc::EFAULT as isize) as c_int;

@@ -1,0 +1,88 @@
+//! What the kernel has told, and the program was not told, is told once more: a registration that is changed, if only into itself, is
+//! looked at again, and goes behind all that the kernel has to report if it is ready (ep_modify, fs/eventpoll.c).
+#![forbid(unsafe_code)]
+
+use super::fdinfo::{self, Registration};
+use super::{kernel_ctl, ours};
+use core::ffi::c_int;
+use libc::{EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, epoll_event};
+
+/// Whether the kernel, having told of it, does not tell of it again by itself.
+pub(super) fn told_once(r: &Registration) -> bool {
+    r.events & (EPOLLET | EPOLLONESHOT) as u32 != 0 && ours(r.data).is_none()
+}
+
+/// Whether this process can change it: by its number, and not an exclusive one (epoll_ctl(2)).
+pub(super) fn can_change(r: &Registration) -> bool {
+    r.events & EPOLLEXCLUSIVE as u32 == 0 && r.is_of(r.fd)
+}
+
+/// Changes a registration, of which the kernel has told `told`, into itself.
+fn change(epfd: c_int, r: &Registration, told: u32) -> bool {
+    // A oneshot has lost its events by now: what was told holds still.
+    let events = if r.has_fired() { r.events | told } else { r.events };
+    kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, events, r.data) >= 0
+}
+
+/// Has the kernel tell of `e` once more, and of whatever else has its data.
+pub(super) fn tell_again(epfd: c_int, e: &epoll_event) {
+    let data = e.u64;
+    fdinfo::each(epfd, |r| {
+        if r.data == data && told_once(r) && can_change(r) {
+            change(epfd, r, e.events);
+        }
+        false
+    });
+}
+
+/// The registrations of a set.
+pub(super) struct Known {
+    list: [Registration; KNOWN],
+    n: usize,
+}
+
+/// Whoever has more in a set seldom has room for so few events that some are to be told again.
+const KNOWN: usize = 64;
+
+impl Known {
+    pub const NONE: Known = Known { list: [Registration::NONE; KNOWN], n: 0 };
+
+    /// Asks the kernel for them. False: there are some of which the kernel could not be made to tell again. With the set's lock held, for which
+    /// the program's changes of the set wait. `asked`: what the program asked for, if that is known, which the kernel has forgotten of a oneshot
+    /// that has fired.
+    pub fn read(&mut self, epfd: c_int, asked: impl Fn(&Registration) -> Option<u32>) -> bool {
+        self.n = 0;
+        let fits = fdinfo::each(epfd, |r| {
+            // Of two with the same data nobody knows which one was told of.
+            let can = ours(r.data).is_some() || self.get(r.data).is_none() && (!told_once(r) || can_change(r));
+            match self.list.get_mut(self.n).filter(|_| can) {
+                Some(place) => (*place, self.n) = (*r, self.n + 1),
+                None => return true,
+            }
+            false
+        });
+        for r in &mut self.list[..self.n] {
+            r.events = asked(r).unwrap_or(r.events);
+        }
+        fits.is_none()
+    }
+
+    /// Whether `e` is of one of them.
+    pub fn has(&self, e: &epoll_event) -> bool {
+        self.get(e.u64).is_some()
+    }
+
+    fn get(&self, data: u64) -> Option<&Registration> {
+        self.list[..self.n].iter().find(|r| r.data == data)
+    }
+
+    /// Whether the kernel has `e` in its list still, at the end, although it has told of it.
+    pub fn stays(&self, e: &epoll_event) -> bool {
+        self.get(e.u64).is_some_and(|r| !told_once(r))
+    }
+
+    /// Has the kernel tell of `e` again, if it does not do so by itself. False: it does not.
+    pub fn put_back(&self, epfd: c_int, e: &epoll_event) -> bool {
+        self.get(e.u64).is_some_and(|r| !told_once(r) || change(epfd, r, e.events))
+    }
+}
