@@ -1,4 +1,5 @@
-//! What this family does on the kernel, and what its peers did there: for the order of events (`shmring::journal`).
+//! Notes of what this family and its peers did natively, which `epoll` and `poll` need to tell events in their order
+//! (`shmring::journal`).
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
@@ -18,7 +19,7 @@ static BY_PORT: [[Coded<Option<Ep>>; 65536]; 2] = [const { [const { Coded::zero(
 /// even where the connection has been closed since.
 static MET_AT: [AtomicU64; 65536] = [const { AtomicU64::new(0) }; 65536];
 
-/// `family::allocated` when [`learn`] last looked at the latest connections.
+/// The value of `family::allocated` when [`learn`] last looked at the latest connections.
 static MET: AtomicU32 = AtomicU32::new(0);
 /// `family::allocated` when [`learn`] last looked at all connections; the time stamp of that look, and the cycles that it
 /// took.

@@ -61,7 +61,7 @@ pub fn after_fork_child() {
     }
 }
 
-/// Operations after which a peer that has not taken part is said to be without culvert.
+/// Operations on a connection after which `culvert stat` says of a peer that has not taken part: without culvert.
 const PATIENCE: u32 = 64;
 
 /// A peer that has sent so many answers, and taken no step of the rendezvous, is taken to run without culvert: in as many
@@ -214,7 +214,7 @@ fn is_peer_here(ep: Ep, t: &Tuple) -> bool {
     false
 }
 
-/// There is no mailbox. A thread that is not at home makes none.
+/// This process has no mailbox: the calling thread is not at home, where mailboxes are made, or there was no descriptor for one.
 fn no_mailbox(ep: Ep) {
     ep.because(if HOME.is_here() == Ok(false) { Reason::OtherNetwork } else { Reason::NoFd });
 }
@@ -285,8 +285,9 @@ fn connector(ep: Ep, fd: i32) {
             if !slots::take(chan, slot) {
                 continue;
             }
-            // The slot is ours now, and the offer does not change any more. Between our look and the exchange it may
-            // have been withdrawn and made anew for another connection: then it is given back.
+            // The slot is this connection's now, and the acceptor does not change the offer any more. Between the look at the
+            // offer and the exchange the acceptor may have withdrawn it and made it anew for another connection: then the slot is
+            // given back.
             if offer.connector.load(Relaxed) != cookie {
                 offer.slot.store(Some(offered), Release);
                 continue;

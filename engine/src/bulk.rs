@@ -103,7 +103,7 @@ impl Chan {
         if len > all || self.is_sealed() || !self.is_memory() {
             return false;
         }
-        // Against a fork: where it is mapped is said before the child is made (`channel::before_fork`).
+        // No fork may happen meanwhile: `channel::before_fork` tells the child, before it is made, what is mapped.
         let held = channel::MAPPING.lock();
         let (old, was) = (b.at.load(Acquire), b.len.load(Relaxed));
         let p = if old.is_null() {

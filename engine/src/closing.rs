@@ -136,7 +136,8 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     tx::finish_last(ep, chan, fd);
 }
 
-/// After a receive of a process that is about to end: with nothing left unread the end of the connection is a FIN again.
+/// After a receive by a process that is about to end. If nothing is unread any more the connection is to end with a FIN, where a
+/// RST had been prepared.
 #[cold]
 pub fn read_on(ep: Ep, fd: c_int) {
     if ep.local().lingers.load(Relaxed) == 0 || ep.chan().is_some_and(|chan| ring_unread(ep, chan)) {
@@ -208,7 +209,7 @@ pub fn awake(ep: Ep) {
     }
 }
 
-/// Whether bytes that were sent to this side lie unread on the ring, or the peer says that cannot be.
+/// Whether bytes for this side lie unread on the ring. True also if what the peer says of its ring contradicts itself.
 pub fn ring_unread(ep: Ep, chan: &Chan) -> bool {
     if ep.rx_phase.get() == shmring::switch::RxPhase::Down {
         return false;

@@ -282,7 +282,7 @@ pub fn is_ours(ep: Ep, fd: c_int) -> bool {
     let Some(accepted) = [false, true].into_iter().find(|a| marked(fd, at + u64::from(*a), 1).is_some()) else {
         return false;
     };
-    // The mark has served. It is taken away, or the next process that gets the socket would believe it.
+    // The mark has served. It is removed here, since the next process that is sent the socket would believe it.
     K::lock_file(fd, libc::F_UNLCK, WAY, WAY);
     if custody != FOREIGN || marked(fd, SPOILT, 1).is_some() {
         ep.pin(Reason::Inherited);

@@ -227,7 +227,7 @@ pub fn take_living<'a>(ep: Ep, word: &'a AtomicU64, taken: Option<&AtomicU32>, l
     None
 }
 
-/// Error latched in an endpoint that was already reported.
+/// In a latched error: a call has reported it already.
 pub const REPORTED: u32 = 1 << 31;
 
 /// [`shmring::family::Endpoint::wr_shut`]: by the time that this side shut down, an error was latched. So the error is not from behind an end

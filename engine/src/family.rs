@@ -299,7 +299,8 @@ pub fn is_over(ep: Ep, life: u32) -> bool {
     if ep.life().wrapping_sub(life) <= 1 && ep.state() != State::Free {
         reap_holders(ep);
     }
-    // Who was the last to hold it has begun the next life (`Holders::give_up`), and then ends the connection and frees the record.
+    // The last holder has begun the record's next life (`Holders::give_up`); after that it ends the connection and frees the
+    // record.
     match ep.life().wrapping_sub(life) {
         0 => false,
         1 => ep.state() == State::Free,
@@ -381,7 +382,8 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
             break ep;
         }
     };
-    // In this order: whoever clears up after a dead member, and is late, sees that it has no part in the new life.
+    // In this order: a process that still clears up after a dead member of the life before sees that this member is no holder in
+    // the new life.
     ep.holders.begin(me);
     ep.life.store(ep.life.load(Relaxed).next(), Release);
     ep.begin();

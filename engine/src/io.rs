@@ -33,7 +33,7 @@ fn counted(ep: Ep, word: &shmring::sync::AtomicU32, bit: u32, real: &mut impl Fn
         return None;
     }
     let r = noted(ep, life, real);
-    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    // Another thread may have closed the descriptor meanwhile, and the record may be another connection's by now.
     if ep.life() == life {
         conn::leave_native(word);
     }
@@ -77,7 +77,8 @@ fn receive_natively(ep: Ep, fd: c_int, flags: c_int, real: &mut impl FnMut() -> 
     r
 }
 
-/// A native receive has returned 0, while bytes of this side's may lie on the ring.
+/// A native receive has returned 0. If the peer was killed with bytes of this side's unread on the ring, the call fails with
+/// ECONNRESET instead, as it would if the kernel had had those bytes.
 #[cold]
 fn end_of_lifeline(ep: Ep, fd: c_int, life: u32) -> isize {
     match ep.chan() {
@@ -373,7 +374,7 @@ impl Call for SendFile {
 
     unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
         if self.n == 0 {
-            // The kernel looks at the other arguments, and no farther (do_sendfile).
+            // The kernel reports what is wrong with the other arguments, and touches no file (do_sendfile).
             return Some(real());
         }
         let (out, inp, since) = (self.out, self.inp, self.since);
@@ -397,7 +398,8 @@ impl Call for SendFile {
             Sent::Done(-ESPIPE)
         };
         match sent {
-            // Of a pipe or a socket the kernel sends nothing, and says so before it looks at ours (splice_direct_to_actor).
+            // From a pipe or a socket the kernel's sendfile sends nothing, and it refuses before it looks at the connection
+            // (splice_direct_to_actor).
             Sent::Done(r) if r == -ESPIPE && has_no_place(inp) => Some(real()),
             Sent::Done(r) if matches!(-r as i32, libc::ESPIPE | libc::EISDIR | libc::EINVAL) && !regular(inp) => {
                 leave_tx(ep, chan, out, Reason::Splice);
@@ -461,10 +463,10 @@ pub unsafe fn shutdown(fd: c_int, how: c_int, mut real: impl FnMut() -> c_int) -
             said.store(if all { WR_SHUT | ALL_SHUT } else { WR_SHUT }, Release);
         }
         ep.note_end(seen);
-        // Of a connection that this side has shut down, an error does not tell any more how it ended.
+        // The failure is noted before the shutdown: after it an error does not tell any more how the peer ended the connection.
         rx::note_failure(ep, fd);
-        // Down before the FIN: then either the receiver drains the ring, or it left before and everything it
-        // did not read is on the lifeline ahead of the FIN.
+        // The sending side goes down before the FIN is sent. So either the receiver reads the ring to its end, or it had left the
+        // ring, and all that it did not read there lies on the lifeline ahead of the FIN.
         tx::finish_last(ep, chan, fd);
         let reset = ep.latched.load(Relaxed) != 0;
         if ended == 0 {

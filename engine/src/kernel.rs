@@ -55,7 +55,8 @@ pub trait Kernel {
     fn set_option<T: Plain>(fd: i32, level: i32, name: i32, v: T) -> isize;
     /// Its address on this side, as far as `struct sockaddr_in6` goes.
     fn local_address(fd: i32) -> Option<[u8; 28]>;
-    /// Its addresses on both sides, this one first, or with `peer_first` the other. `Err`: not connected, or no more.
+    /// The addresses of a connected socket: its own end first, or with `peer_first` the other end first. `Err`: it is not
+    /// connected, or not any more.
     fn ends(fd: i32, peer_first: bool) -> Result<Tuple, i32>;
     /// Whether nobody holds the socket with these addresses (its own first) and this cookie any more.
     fn has_no_holder(cache: &Cache, socket: &Tuple, cookie: u64) -> bool;
@@ -87,7 +88,7 @@ pub trait Kernel {
     /// # Safety
     /// As for [`Kernel::send`].
     unsafe fn send_as_program(fd: i32, from: *const u8, len: usize, flags: i32) -> isize;
-    /// libc's `sendfile`, likewise: from `at`, or from where the file stands.
+    /// libc's `sendfile`, made as the program's call: from `at` on, or, without it, from the file's own position on.
     fn sendfile_as_program(out: i32, inp: i32, at: Option<&mut i64>, len: usize) -> isize;
 
     // Descriptors and files.
@@ -259,7 +260,8 @@ pub trait Kernel {
     fn has_thread(tid: u32) -> bool;
     /// Sends a signal to the calling thread.
     fn raise(signal: i32);
-    /// Makes a call of the program's, libc's convention, whose SIGPIPE with EPIPE does not reach the thread.
+    /// Makes a call of libc's for the program (-1 and `errno`). If it fails with EPIPE, the SIGPIPE that comes with that does not
+    /// reach the thread.
     fn without_sigpipe(call: impl FnOnce() -> isize) -> isize;
     /// A random number.
     fn random() -> u64;

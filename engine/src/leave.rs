@@ -28,7 +28,7 @@ pub fn retire(fd: c_int, why: Reason) {
     retire_with(fd, why, unread);
 }
 
-/// The same with `unread` bytes left where they are, or not, as the caller says.
+/// The same; `unread` says whether bytes that lie unread on the ring stay there or are brought to the lifeline.
 pub fn retire_with(fd: c_int, why: Reason, unread: Unread) {
     Departure { why, flushes: false }.go(one(fd), &|_| true, &|_| unread);
 }
@@ -75,7 +75,7 @@ pub fn natively(fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize 
     let Some(ep) = fds::endpoint(fd) else { return real() };
     let (life, begun) = (ep.life(), acts::begin());
     let r = told(ep, fd, moves, real);
-    // Another thread may have closed the descriptor meanwhile, and the record be somebody else's.
+    // Another thread may have closed the descriptor meanwhile, and the record may be another connection's by now.
     if ep.life() == life {
         match moves {
             Moves::Out(_) => acts::sent(ep, fd, begun, r, r),
@@ -85,8 +85,8 @@ pub fn natively(fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize 
     r
 }
 
-/// Makes such a call on `ep`. An error of the connection that this library has taken from the kernel, or found in its place, and that
-/// no call has reported, comes where the kernel's would.
+/// Makes such a call on `ep`. If this library has taken an error of the connection from the kernel, or has found one that the
+/// kernel does not know, and no call has reported it, this call reports it where the kernel would report its own.
 pub fn told(ep: Ep, fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize {
     if ep.state() != State::Attached {
         return real();
@@ -165,7 +165,7 @@ pub struct Answering {
     list: [u32; SLOTS],
 }
 
-/// What a peer that answers is asked to send again. It does not wait for room for so much.
+/// The most bytes that a peer which answers is asked to send again: for so few it need not wait for room on the lifeline.
 const AGAIN_MAX: u64 = 16 << 10;
 
 /// How long a peer that sleeps in our library gets to show that it can be woken.
@@ -234,7 +234,8 @@ fn one(fd: c_int) -> Range<c_int> {
 /// Connections on their way to the kernel.
 struct Departure {
     why: Reason,
-    /// Whether what is native next is not sent by us: all that we have to repeat must be on the lifeline before.
+    /// Whether the next native bytes are sent by somebody else (stdio, another program): all that this side has to repeat must
+    /// lie on the lifeline before.
     flushes: bool,
 }
 

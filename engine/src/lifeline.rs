@@ -1,5 +1,5 @@
-//! Questions to the kernel about an endpoint's socket. None of them changes it, or consumes an error, but
-//! [`linger`].
+//! Questions to the kernel about an endpoint's socket. Except where it is said, none of them changes the socket or consumes its
+//! error.
 #![forbid(unsafe_code)]
 
 use crate::kernel::{HOME, K, Kernel as _};
@@ -20,7 +20,8 @@ pub fn look(fd: i32, events: i16) -> i16 {
     if K::poll(&mut p, 0) > 0 { p[0].revents } else { 0 }
 }
 
-/// `POLLRDHUP | POLLHUP | POLLERR`: the peer will send no more, or worse.
+/// The events of an end: the peer sends no more (`POLLRDHUP`), both directions have ended (`POLLHUP`), the connection has failed
+/// (`POLLERR`).
 pub const ENDED: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
 
 /// What of it a FIN alone shows, unless this side has shut down reading.
@@ -342,8 +343,8 @@ pub fn received(fd: i32, fin: Option<bool>, urgent: &AtomicU32) -> Option<(Strea
     None
 }
 
-/// A number for what the socket shows and what has passed over it, never 0: as long as it is the same there were no news.
-/// `None`: of the events in `mask`, which a set has asked for, it shows none.
+/// A number, never 0, that stands for the events which the socket shows and the bytes that have passed over it: as long as the
+/// number is the same nothing new has happened. `None`: the socket shows none of the events in `mask`, which a set has asked for.
 pub fn state_of_news(fd: i32, mask: i16) -> Option<u64> {
     let seen = look(fd, libc::POLLIN | libc::POLLOUT | libc::POLLPRI | ENDED);
     let shows = seen & (mask | libc::POLLERR | libc::POLLHUP) != 0;

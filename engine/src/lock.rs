@@ -86,9 +86,9 @@ impl Lock {
         None
     }
 
-    /// Takes a lock in memory that processes share, and on which nothing depends that one of them could not bear: from an owner
-    /// in another process that keeps it for `ns` nanoseconds, since it is stopped, perhaps for good, the lock is taken all the
-    /// same. With another lock held that keeps this process's own threads from each other.
+    /// Takes a lock that processes share. If its owner, in another process, keeps it for `ns` nanoseconds (it may be stopped for
+    /// good), the lock is taken from that owner: so it may protect only what two processes can change at the same time without
+    /// harm. The caller holds another lock, which keeps this process's own threads from each other.
     #[inline]
     pub fn lock_among(&self, ns: u64) -> Among<'_> {
         if self.0.compare_exchange(0, myself(), Acquire, Relaxed).is_err() {

@@ -161,7 +161,7 @@ pub fn published(ep: Ep, cookie: u64) {
 
 // --- asking and answering
 
-/// Knocks for the connection with these cookies, unless that was done.
+/// Knocks for the connection with these cookies, unless this process has knocked for it already.
 pub fn knock(peer: u64, uid: u32, connector: u64, acceptor: u64) {
     let now = K::now();
     let age = |k: &Asked| now.saturating_sub(k.at.load(Relaxed));

@@ -125,7 +125,8 @@ pub fn owner_is_dead(word: u64) -> bool {
     }
     let Some(place_word) = header().and_then(|h| h.members.get(place)) else { return false };
     let w = Member(place_word.load(Acquire));
-    // A place is freed, or claimed by one who clears up, after its member's death, or by the member itself.
+    // A place is freed by its own member, or, after the member's death, by the process that clears up; that process claims it
+    // first.
     w.generation() != generation || w.is_free() || w.reaper().is_some() || is_dead(place, place_word, w)
 }
 

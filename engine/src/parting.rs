@@ -175,7 +175,7 @@ fn copy(new: *mut u8) -> bool {
             to.state.store(State::Pinned as u32, Relaxed);
             gone = true;
         } else if let Some(chan) = ep.chan().filter(|chan| chan.inherited.load(Relaxed) != 0) {
-            // Before the family can take this process for dead (`take_records`).
+            // This must come before `take_records`, from which on the family may take this process for dead.
             chan.carry_off();
         }
     }

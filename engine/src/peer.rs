@@ -41,8 +41,8 @@ static OPENED: AtomicBool = AtomicBool::new(false);
 
 /// This process publishes nothing any more: it ends, or becomes another program.
 pub fn retire() {
-    // What a filter leaves to make calls with is the program's.
-    // Where culvert is off, as under a filter that came with the image, every call is the program's.
+    // A process under a system-call filter makes no call here that its program does not make, nor does one in which culvert is
+    // off.
     if OPENED.load(Relaxed) && !crate::members::is_filtered() {
         REGISTRY.retire();
     }

@@ -65,7 +65,8 @@ pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 {
         look = true;
     }
-    // A peer that ends says so in memory, too, unless it was killed: from then on each question is the kernel's to answer.
+    // Once the peer has said in shared memory that it ends, every question is asked of the kernel, too. A peer that was killed
+    // says nothing: for that the lifeline is looked at now and then.
     if !look && (rx::ending(ep, chan) || tx::look_due(ep, chan, tx::LOOK_EVERY_US)) {
         look = true;
     }

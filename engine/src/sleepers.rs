@@ -1,5 +1,5 @@
-//! Which threads of this process are in a blocking call on which connection, for those who close its descriptor
-//! meanwhile.
+//! Which threads of this process are in a blocking call on which connection: a thread that closes the connection's descriptor
+//! meanwhile must know.
 #![forbid(unsafe_code)]
 
 use crate::endpoint::Ep;

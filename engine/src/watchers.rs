@@ -19,8 +19,8 @@ pub struct Watchers {
     pub touched: fn(Ep),
     /// A sending direction on which somebody may wait for room has gone from the ring to the kernel, which may have it.
     pub gave_way: fn(Ep),
-    /// A call that does not wait was told to come again, though there may be bytes, or room: another one had the direction, or was
-    /// leaving it. Edge-triggered watches are told once more.
+    /// A call that does not wait got EAGAIN although there may be bytes, or room, because another thread or process had the
+    /// direction or was leaving it. Edge-triggered watches tell of the connection once more.
     pub turned_away: fn(Ep),
     /// Its ring has ended, and nothing is left on it. Told with the receiving direction owned.
     pub drained: fn(Ep),

@@ -50,7 +50,7 @@ pub enum Miss {
     /// The kernel knows no such socket in this network namespace. A kernel without the TCP diagnostics
     /// module says the same, and so it does of a socket bound to a device (`SO_BINDTODEVICE`).
     NotFound,
-    /// The calling thread is not at home, and there is no socket of before to ask with.
+    /// The calling thread is not at home, and no socket was kept from earlier to ask with.
     Elsewhere,
     /// The kernel could not be asked; an `errno` value.
     Unavailable(i32),
@@ -99,7 +99,7 @@ impl Cache {
     }
 
     fn put(&self, fd: i32) {
-        // If this fails, somebody closed it under us: the number may already be theirs.
+        // If this fails the program has closed our descriptor meanwhile, and may have another file under its number.
         if let Ok(st) = os::fstat(fd) {
             self.opener.iter().zip(caller()).for_each(|(o, now)| o.store(now, Ordering::Relaxed));
             self.socket.put(fd, &st);

@@ -71,8 +71,8 @@ pub enum Incoming {
     Junk,
     /// There is nothing.
     Empty,
-    /// A descriptor lies there, and dropping it could wait for its owner: leave this mailbox as it is, open and unread, and
-    /// open another.
+    /// A descriptor lies in the queue, and whoever drops it may have to wait for its owner: the mailbox is to be left open and
+    /// unread, and another one opened.
     Spoilt,
 }
 

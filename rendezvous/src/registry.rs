@@ -255,7 +255,8 @@ impl Registry {
     pub fn retire(&self) {
         let uid = os::geteuid();
         if let Some((fd, st)) = taken(&self.own, uid) {
-            // In this order: of two who end at a time, the second sees that the first is done.
+            // In this order: of two processes that end at the same time, the second one sees that the first one does not use the
+            // file any more.
             if !is_unused(fd) {
                 out_of_use(fd);
             }

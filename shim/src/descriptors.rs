@@ -161,7 +161,7 @@ fn accept_known(listener: c_int, fd: c_int) {
                 ep.never_waits.store(from.never_waits.load(Relaxed), Relaxed);
             }
         }
-        // A listener that was inherited, or is no TCP socket: the kernel tells.
+        // The listener was inherited, or is no TCP socket: the kernel is asked what was accepted.
         _ if config::enabled() => {
             let tcp = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
             if tcp { track(fd, State::Eligible, Some(Role::Acceptor)) } else { created(fd) }

@@ -231,7 +231,7 @@ const COUNTED: i16 = MARK;
 /// may be older than what was found behind it, on another ring or by the kernel, or younger than what came to the kernel
 /// meanwhile: so both are asked again, until no ring has more than what is told.
 fn look(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> {
-    /// Peers that act all the time do not keep a call from what is ready for longer than this.
+    /// Looks at the rings and the kernel in one call: peers that act all the time keep it no longer from returning what is ready.
     const TRIES: u32 = 8;
     for _ in 0..TRIES {
         let asks = look_at_rings(set, work);
@@ -283,7 +283,7 @@ fn look_at_rings(set: &mut [pollfd], work: &mut [pollfd]) -> bool {
         *w = pollfd { fd: p.fd, events: p.events & !MARK, revents: 0 };
         p.revents = 0;
         if let Some((ep, chan)) = on_ring(p.fd) {
-            // Another thread waits natively: the lifeline still carries this direction.
+            // Another thread waits in a native receive, so READY cannot be said yet: this direction stays on the lifeline.
             asks |= !conn::make_ready(ep, chan);
             let (events, look) = holds(p, ep, chan);
             p.revents = told(p, events);

@@ -22,7 +22,8 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 pub const VERSION: u32 = 15;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
-/// A program that may have fewer descriptors than this (RLIMIT_NOFILE) would miss those that culvert takes: it is left alone.
+/// A program whose limit of descriptors (RLIMIT_NOFILE) is below this would miss those that culvert takes: its connections stay
+/// on the kernel.
 pub const FEW_DESCRIPTORS: u64 = 256;
 /// Endpoints one family can have at a time; a connection beyond them stays on the kernel, untracked.
 pub const ENDPOINTS: usize = if cfg!(miri) { 256 } else { 65536 };

@@ -181,7 +181,7 @@ pub enum Transit {
 pub fn end(cut: Option<Claim<RingPos>>, rewind: Arbiter, down: Option<Claim<RingPos>>) -> Option<Claim<RingPos>> {
     match (cut, rewind) {
         (None, Arbiter::Open | Arbiter::Closed) => down,
-        // A holder that died while it was leaving may have got no further than the arbiter.
+        // A holder that was killed while it was leaving may have changed the arbiter and not yet noted the cut.
         (None, Arbiter::Left(at)) => Some(at),
         (cut, _) => cut,
     }

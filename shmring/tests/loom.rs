@@ -365,7 +365,8 @@ fn dying_sender(before: bool) {
                     resume_unwind(Box::new(()));
                 });
             }));
-            // A doorbell that was rung wakes. One that was not leaves it to the lifeline: the kernel's FIN.
+            // If the doorbell was rung, the sleeper wakes by it. If the sender died before, the sleeper wakes by the lifeline,
+            // where the kernel sends a FIN.
             if died.is_ok() || before {
                 y.0.bells[0].notify();
             }
@@ -463,8 +464,8 @@ impl Record {
     }
 }
 
-/// Members give a connection up at the same time. One is killed anywhere in that, and somebody clears up after it: the connection
-/// is ended once, and whose the record is next is not touched by who comes late.
+/// Members give a connection up at the same time. One of them is killed at any step of that, and another process clears up after
+/// it: the connection is ended once, and a process that comes late does not touch the record's next connection.
 #[test]
 fn the_last_holder_ends_a_connection_once_also_if_it_is_killed() {
     const NEXT: usize = 2;

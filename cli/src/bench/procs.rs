@@ -77,8 +77,8 @@ pub fn guard(scratch: &Path) {
 /// Set when a signal has asked for the end.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Does not return once the signal thread is ending the process: what fails from then on fails because its
-/// programs were killed, and the exit code is the signal thread's to give.
+/// Once the signal thread is ending this process, this does not return: a row that fails then fails because its programs were
+/// killed, and the exit code is the one that the signal thread gives.
 pub fn leave_to_signal() {
     while ENDING.load(Ordering::SeqCst) {
         std::thread::park();

@@ -254,7 +254,7 @@ fn connections(
     let strays = strays.filter_map(|(inode, fd)| Some((*inode, *fd, *by_old_fd.get(&(*fd as u32))?)));
     let strays: Vec<_> = strays.filter(|(_, _, record)| record.is_elsewhere()).collect();
     for (inode, fd, record) in strays {
-        // Where no process lives nobody can be asked for its addresses.
+        // If no process lives in the socket's network namespace, there is nobody there to ask for its addresses.
         let socket = networks.elsewhere(proc, inode);
         if socket.is_none_or(Socket::connected) {
             found.push(connection(fd, socket, Some(record), family));

@@ -334,8 +334,8 @@ impl Chan {
         self.header().forked[self.role() as usize].load(Relaxed) != 0
     }
 
-    /// Time stamp at which the process at the other side was last known to live. `None`: its connections may
-    /// be other processes' by now.
+    /// The time stamp at which the process at the other side was last known to live. `None`: it has forked, so that its
+    /// connections may be other processes' by now.
     pub fn alive(&self) -> Option<u64> {
         (self.header().forked[self.role().peer() as usize].load(Relaxed) == 0).then(|| self.alive.load(Relaxed))
     }

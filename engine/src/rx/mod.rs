@@ -64,8 +64,8 @@ fn nothing(ep: Ep, chan: &Chan, receiving: &mut Receiving, flags: i32, waited: b
     }
 }
 
-/// Of one who has shut down reading the stream ends wherever nothing is there (tcp_recvmsg_locked): also before what is on its way,
-/// and what repeats what was read.
+/// For a side that has shut down reading, the stream ends as soon as nothing can be read (tcp_recvmsg_locked), even if bytes are
+/// still on their way, or an echo is still to be skipped.
 #[inline(always)]
 fn or_end(ep: Ep, got: Got) -> Got {
     match got {
@@ -91,7 +91,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     let Some(bytes) = lifeline::locked_buffer(fd, libc::SO_RCVBUF) else { return };
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     me(chan, h).rcvbuf.store(bytes, Relaxed);
-    // A sender that waits has judged by the limit that was.
+    // A sender that waits for room has decided by the limit that was set before.
     chan.notify_aside(ep.slot.load(Relaxed) as usize);
 }
 
@@ -144,8 +144,8 @@ pub unsafe fn recv(
     let number = fd;
     let mut ended = false;
     let mut restless = Restless::new();
-    // Whether this call has slept. One that has returns only at SO_RCVLOWAT bytes (tcp_data_ready does not wake it for
-    // less); one that has not returns whatever is there.
+    // Whether this call has slept. A call that has slept returns only once SO_RCVLOWAT bytes are there (tcp_data_ready does not
+    // wake it for less); a call that has not slept returns whatever is there.
     let mut dozing = false;
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;
@@ -174,7 +174,7 @@ pub unsafe fn recv(
         let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
         } else if b.len == 0 {
-            // The kernel waits for data to receive nothing of (tcp_recvmsg).
+            // A receive of 0 bytes waits for data, too, of which it takes nothing (tcp_recvmsg).
             nothing(ep, chan, &mut receiving, flags, deadline.is_some())
         } else {
             receiving.attempt(&mut b, want, flags, total > 0 && !peek)
@@ -356,7 +356,8 @@ pub fn unread(ep: Ep, chan: &Chan, fd: i32) -> u64 {
 
 /// The program has set `TCP_INQ`, or may have before the connection was attached.
 pub fn inq_set(ep: Ep, fd: i32) {
-    /// Another thread that sets it at the same time asks, too: whoever stores last has asked after that.
+    /// Two threads may do this at the same time. Each asks again after it has stored: so whoever stores last has asked after
+    /// that, too.
     const TRIES: u32 = 8;
     let asked = || u32::from(lifeline::option(fd, libc::IPPROTO_TCP, lifeline::TCP_INQ) == Ok(1));
     for _ in 0..TRIES {

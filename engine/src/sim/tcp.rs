@@ -104,7 +104,8 @@ impl Tcp {
             [a, b] => (b, a),
         };
         if to.state == CLOSE || to.orphan && !from.under_way.is_empty() {
-            // Nobody is there, or will ever read it (tcp_rcv_state_process): a RST comes back.
+            // The receiving socket is closed, or nobody will ever read these bytes (tcp_rcv_state_process): it answers with a
+            // RST.
             if !from.under_way.is_empty() || from.fin_under_way && to.state == CLOSE {
                 to.end();
                 Self::reset(from);

@@ -83,7 +83,8 @@ fn a_sender_hears_of_a_killed_peer() {
     pair.a.close();
 }
 
-/// What is left to read behind a reset is nothing, not an end (tcp_inq_hint: SOCK_DONE), whatever this side shuts down afterwards.
+/// Behind a reset there is nothing left to read, and that is no end of the stream (tcp_inq_hint: SOCK_DONE), whatever this side
+/// shuts down afterwards.
 #[test]
 fn a_shutdown_after_a_reset_makes_no_end_of_it() {
     let world = World::new();

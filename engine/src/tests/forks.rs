@@ -213,8 +213,8 @@ fn survives(pair: Pair, step: Step, context: &str) {
     pair.a.close();
 }
 
-/// The child is stopped for good instead. The other's calls do not hang: without waiting they say EAGAIN at worst, and once the
-/// stopped one is killed all goes on.
+/// The child is stopped at that call instead, and never goes on. The parent's calls do not hang: if they do not wait they say
+/// EAGAIN at worst, and once the child is killed the parent goes on.
 #[test]
 fn a_holder_that_is_stopped_in_any_step_does_not_hang_the_others() {
     let world = World::new();
@@ -405,7 +405,7 @@ fn one_that_dies_while_it_clears_up_is_cleared_up_after() {
         // Another thread of this process does it.
         let me = crate::members::my_place().unwrap();
         assert!(!begun_by(me, generation(me)));
-        // One that lives does it; then it is dead, or another has its place.
+        // A process that lives clears up; then that process is dead, or another process has its place.
         assert!(!begun_by(by, generation(by)));
         if killed {
             clears.kill();

@@ -166,8 +166,8 @@ fn a_killed_peer_cannot_bring_what_it_had_sent_to_the_lifeline() {
     pair.b.close();
 }
 
-/// A set that the kernel serves is told of the end as the kernel would have known it, had it had the bytes that a killed peer
-/// has not read.
+/// A killed peer had bytes unread on the ring. An epoll set of the kernel's is told of the reset that the kernel would have made
+/// of that, had those bytes been in its queue.
 #[test]
 fn a_set_of_the_kernels_is_told_that_a_killed_peer_has_reset() {
     let world = World::new();

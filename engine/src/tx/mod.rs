@@ -106,7 +106,7 @@ pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
     let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return real() };
     let known = ep.tx_phase.get() == TxPhase::Ring && ep.cork.load(Relaxed) != 0;
     let r = if known { 0 } else { real() };
-    // Once the kernel has nothing corked, it need not hear of it any more.
+    // A cork of which the kernel does not know (`known`) is taken away here alone.
     let now = match on {
         true if known => CORKED,
         false if known || r == 0 => UNCORKED,

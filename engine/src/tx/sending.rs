@@ -274,8 +274,8 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Whether it is plainly the ring's turn. A process that sends on a connection of others as well is here for as long as in a
-    /// copy: it can be done without here, too.
+    /// Whether it is plainly the ring's turn. On a connection that other processes hold, too, the token is lent meanwhile, as in
+    /// a copy: a process that is stopped here keeps it from nobody.
     #[cold]
     fn glance(&mut self) -> Option<Turn> {
         let (c, port) = (self.port.c, &mut self.port);

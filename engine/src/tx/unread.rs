@@ -126,7 +126,7 @@ pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mu
         }
         *fd = sleepers::number(ep, *fd);
         if woken != Err(libc::EAGAIN) {
-            // There is room; or a signal came, whose handler is to run before this call goes on.
+            // The wait has ended since there is room, or since a signal came, whose handler must run before this call goes on.
             return woken.is_ok();
         }
         if read_up_to(ep, chan) != Some(ep.tx_full_at.load(Relaxed)) {

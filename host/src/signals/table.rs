@@ -104,8 +104,8 @@ pub(super) fn to_kernel(sig: c_int, k: &mut sigaction_t, armed: bool) {
     }
     if index(k.sa_sigaction).is_some() || k.sa_sigaction == libc::SIG_IGN || (k.sa_sigaction == libc::SIG_DFL && !fault)
     {
-        // A thunk here was read from the kernel by other means than us. SIG_IGN stays the kernel's, for faults
-        // too: unlike a handler it is inherited over exec.
+        // A program that passes one of our thunks has read it from the kernel without libc: nothing is noted. SIG_IGN is given to
+        // the kernel as it is, also for faults, since a program that is executed inherits it, unlike a handler.
         return;
     }
     let default = k.sa_sigaction == libc::SIG_DFL;

@@ -117,7 +117,8 @@ pub unsafe extern "C-unwind" fn fexecve(fd: c_int, a: Strings, e: Strings) -> c_
 pub unsafe extern "C-unwind" fn execveat(at: c_int, p: *const c_char, a: Strings, e: Strings, flags: c_int) -> c_int {
     // SAFETY: path, arguments and environment are the program's, as libc will read them.
     unsafe {
-        // What the flags change about the name is the kernel's to say.
+        // With flags the path may mean another file (AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW): only the kernel can say whether it is
+        // missing.
         let missing = if flags == 0 { missing(at, p) } else { None };
         exec(null(), missing, Environment::Array(e), || real::execveat(at, p, a, e, flags))
     }

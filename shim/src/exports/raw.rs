@@ -313,7 +313,7 @@ pub unsafe extern "C-unwind" fn syscall(
                 }
                 native()
             }
-            // The calling thread's alone. A process of one thread has no others.
+            // These change the ids of the calling thread alone; in a process with one thread those are the process's ids.
             libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => users::watch(|| native() as c_int) as c_long,
             libc::SYS_mlockall => super::process::mlockall(ai) as c_long,
             libc::SYS_munlockall => super::process::munlockall() as c_long,

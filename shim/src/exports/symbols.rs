@@ -7,7 +7,7 @@
 /// What becomes of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// On a socket of ours it is carried out by the endpoint, else by libc.
+    /// If the descriptor is a TCP socket that culvert knows, the endpoint carries the call out, else libc.
     Endpoint,
     /// Readiness of our sockets and of the kernel's descriptors, merged.
     Wait,

@@ -18,7 +18,7 @@ use crate::sync::{Ordering, fence};
 /// How the bytes that lie unread on the ring reach whoever reads the descriptor next.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Unread {
-    /// The peer takes them back and sends them over the lifeline.
+    /// The peer takes unread bytes back and sends them over the lifeline.
     Rewind,
     /// They stay on the ring, to be read through our calls or handed on at exec; what follows them comes over
     /// the lifeline. Needs nothing of the peer but that it looks before it sends again.
@@ -190,7 +190,7 @@ pub fn see<P: Incoming>(p: &mut P, c: &Conn, wait: Wait) -> Result<Sees, P::Stop
             if there!(p, c, head, Sees::Over) == 0 {
                 return Ok(Sees::Over(Outcome::Come));
             }
-            // It says what it repeats before it says that it has gone down.
+            // The sender stores what it repeats (`echo`) before it stores that it has gone down.
             let none = down.is_some() && p.see(&c.peer().echo)?.is_none();
             Ok(if none && !p.lacks(Guard::EchoBeforeDown) {
                 Sees::Over(Outcome::Stay(None))

@@ -247,7 +247,8 @@ fn serve_wish<P: Incoming>(
 #[inline(never)]
 fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
     if !place.seen_end {
-        // A holder died between its note of the head and the sender's, or before it served the wish that it made room for.
+        // A holder of this end was killed after it had stored the new head in the family's memory, and before it stored it where
+        // the sender sees it, or before it woke the sender that waits for room.
         if !p.lacks(Guard::Heal) && !p.peeks() {
             if p.own(&c.consumed().head) != place.head.claim() {
                 p.atom(|| ring::consume(c.consumed(), place.head))?;

@@ -273,7 +273,7 @@ pub struct Rules {
     pub count_senders: bool,
     /// A sender that goes down repeats over the lifeline what lies unread on the ring.
     pub echo: bool,
-    /// It says what it repeats before it says that it has gone down.
+    /// The sender stores what it repeats (`echo`) before it stores that it has gone down.
     pub echo_before_down: bool,
     /// A receiver that leaves trusts an echo only when all of it is the kernel's.
     pub echo_complete: bool,
