@@ -260,7 +260,10 @@ fn shared_memory() -> Vec<Check> {
 fn probe_directory(directory: &Path) -> Check {
     use std::os::unix::fs::OpenOptionsExt;
     const NAME: &str = "shared memory";
-    let remedy = "mount -t tmpfs tmpfs /dev/shm (in a container: --shm-size or a tmpfs volume)";
+    let remedy = match std::env::var_os("CULVERT_DIR") {
+        Some(_) => "CULVERT_DIR must name a directory that exists and that this user may write",
+        None => "mount -t tmpfs tmpfs /dev/shm (in a container: --shm-size or a tmpfs volume)",
+    };
     let file = std::fs::File::options().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(directory);
     let file = match file {
         Ok(f) => f,
@@ -483,16 +486,19 @@ fn imports(program: &Program, library: &Path) -> Check {
             lines.push(visible(&format!("{file}: {}", used.join(" "))));
         }
     }
-    let detail = lines.join(&format!("\n{:27}", ""));
     let check = match names_a_socket_call {
         true => ok(NAME, ""),
-        false => warn(
-            NAME,
-            "neither it nor its libraries open TCP connections through libc ",
-            "nothing to do if it loads its network code later (plugins, interpreters)",
-        ),
+        false => {
+            lines.insert(0, String::new());
+            warn(
+                NAME,
+                "neither it nor its libraries open TCP connections through libc",
+                "nothing to do if it loads its network code later (plugins, interpreters)",
+            )
+        }
     };
-    Check { detail: check.detail.clone() + &detail, ..check }
+    // What the lines say is visible already.
+    Check { detail: check.detail.clone() + &lines.join(&format!("\n{:27}", "")), ..check }
 }
 
 /// The program and the libraries that the dynamic linker would load for it, libc aside.

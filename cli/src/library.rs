@@ -43,7 +43,7 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, String> {
 }
 
 fn usable(path: &Path) -> Result<(), String> {
-    elf::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    elf::read(path).map_err(|e| format!("{}: {e}; it must be the {NAME} of this version", path.display()))?;
     // ld.so(8): the list is separated by spaces or colons, neither can be escaped, and $ORIGIN, $LIB and
     // $PLATFORM are expanded.
     let text = path.as_os_str().as_encoded_bytes();

@@ -78,7 +78,11 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         match &self.why {
-            Why::NotFound => f.write_str("not found"),
+            Why::NotFound => f.write_str(match self.path.as_os_str().as_bytes() {
+                [b'-', ..] => "neither an option of `culvert run` (--help names those) nor a program in PATH",
+                path if path.contains(&b'/') => "no such file",
+                _ => "no such program in PATH; name one outside of it by its path",
+            }),
             Why::NotExecutable(e) => write!(f, "cannot execute: {e}"),
             Why::Elf(ElfError::NotElf) => f.write_str("neither an ELF program nor a script with a #! line"),
             Why::Elf(e) => e.fmt(f),

@@ -15,8 +15,12 @@ use crate::{exit, stat};
 #[derive(Args, Debug)]
 pub struct KernelArgs {
     /// Processes under culvert; their forks go along
-    #[arg(required = true, value_name = "PID")]
+    #[arg(required = true, value_name = "PID", value_parser = process_id)]
     pub pids: Vec<u32>,
+}
+
+fn process_id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a process id, as `culvert stat` shows it".into())
 }
 
 /// How long connections that are in use are waited for.

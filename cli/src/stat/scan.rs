@@ -138,9 +138,9 @@ fn process(pid: u32, networks: &mut Networks) -> Option<Process> {
 /// See [`super::recall`].
 pub fn recall(pid: u32) -> Result<(), String> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    let descriptors = descriptors(&proc).ok_or("no such process, or another user's")?;
+    let descriptors = descriptors(&proc).ok_or("no such process, or another user's, which only root may ask")?;
     if descriptors.families.is_empty() {
-        return Err("not under culvert, or without a TCP socket so far".into());
+        return Err("not under culvert, or without a TCP socket so far; `culvert stat` names those that are".into());
     }
     descriptors.families.iter().try_for_each(|path| family::recall(path))
 }
