@@ -6,7 +6,7 @@ use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::{custody, family, headroom, lifeline, lock, members, own, peer, rx, sleepers, slots, tx, watchers};
+use crate::{custody, family, headroom, lifeline, lock, members, own, peer, ruin, rx, sleepers, slots, tx, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::c_int;
@@ -147,6 +147,17 @@ pub fn read_on(ep: Ep, fd: c_int) {
     if was != 0 {
         lifeline::linger(fd, lifeline::unpack(was));
     }
+}
+
+/// The program has disconnected the socket (see [`ruin::disconnected`]). Nothing lies unread any more, for nobody: the socket lingers as the
+/// program has set it, since another connection may come, and end well.
+pub fn disconnected(ep: Ep, chan: &Chan, fd: c_int) {
+    if rx::is_common(ep, chan) {
+        rx::take_rest(ep, chan);
+        rx::follow(ep, chan);
+    }
+    ruin::disconnected(ep, chan);
+    read_on(ep, fd);
 }
 
 /// Makes a call about SO_LINGER with what the program has set there. While bytes lie unread that the kernel does not know, the socket

@@ -132,7 +132,7 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
             && lifeline::is_closed(fd)
         {
             // Its end was asked for: AF_UNSPEC (connect(2)). The first call behind one that was told EINPROGRESS succeeds, too.
-            ruin::disconnected(ep, chan);
+            closing::disconnected(ep, chan, fd);
             watchers::touched(ep);
         }
     }

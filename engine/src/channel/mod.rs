@@ -11,7 +11,7 @@ pub use heir::Heir;
 use crate::endpoint::Ep;
 use crate::lock::Lock;
 use crate::pages::Bulk;
-use crate::{headroom, signals};
+use crate::{family, headroom, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use shmring::family::Reason;
@@ -480,9 +480,14 @@ impl Chan {
         known.for_each(|h| h.store(Heir::Unknown, Relaxed));
     }
 
-    /// Whether any endpoint of this process sits in it.
+    /// Whether no endpoint of this process sits in it, or reads on what this process has handed on there.
     pub fn idle(&self) -> bool {
-        self.slot_ep.iter().all(|s| s.load(Relaxed).is_none())
+        self.slot_ep.iter().all(|s| s.load(Relaxed).is_none()) && !self.is_shared()
+    }
+
+    /// Whether this process reads on what it has handed on there (`rx::common`).
+    pub fn is_shared(&self) -> bool {
+        self.is_handed_on() && family::held().any(|ep| ep.local().passed.load(Relaxed) == Some(self.place))
     }
 }
 

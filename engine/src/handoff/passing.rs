@@ -270,7 +270,7 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
 
 /// What is in a channel for the next image is there for that one alone, unless this process reads on from there.
 fn close(chan: Option<&'static channel::Chan>) {
-    if let Some(c) = chan.filter(|c| !rx::is_shared(c)) {
+    if let Some(c) = chan.filter(|c| !c.is_shared()) {
         let held = channel::MAPPING.lock();
         c.close();
         held.release();

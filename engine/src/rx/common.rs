@@ -5,7 +5,7 @@
 
 use crate::channel::{self, Chan};
 use crate::endpoint::Ep;
-use crate::{family, lifeline};
+use crate::lifeline;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::common::{Common, Followed};
 use shmring::position::RingPos;
@@ -50,15 +50,10 @@ pub fn share(ep: Ep, to: &Chan, slot: usize) {
     l.passed.set(Some(to.place()));
 }
 
-/// Whether this process reads on from `chan` what it has handed on there.
-pub fn is_shared(chan: &Chan) -> bool {
-    family::held().any(|ep| ep.local().passed.load(Relaxed) == Some(chan.place()))
-}
-
 /// The connection is over for this process.
 pub fn forget(ep: Ep) {
     if let Some(chan) = ep.local().passed.swap(None, Relaxed).and_then(channel::at)
-        && !is_shared(chan)
+        && !chan.is_shared()
     {
         let held = channel::MAPPING.lock();
         chan.close();

@@ -12,9 +12,7 @@ mod receiving;
 
 pub use advance::{advance, doubled, leaving, only_repeats};
 pub use arrived::{note_failure, received};
-pub use common::{
-    carrier, closing, expect_closing, follow, forget, is_common, is_shared, share, take_rest, with_own_linger,
-};
+pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
 

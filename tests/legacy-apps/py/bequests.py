@@ -3,6 +3,7 @@ the peer sees of that end, and what SO_LINGER says meanwhile, is printed for eac
 
 Arguments: cases. The peer calls nothing on its connection until the other program has ended.
 """
+import ctypes
 import os
 import signal
 import socket
@@ -141,6 +142,22 @@ def aborts_no_more_before(s):
 def aborts_no_more(s):
     set_linger(s, 0, 0)
     print(linger(s), read(s, len(SAID)), linger(s))
+
+
+def disconnects_before(s):
+    set_linger(s, 1, 5)
+
+
+def disconnects(s):
+    """What is unread goes with the connection: another one, of the same socket, ends well."""
+    unspecified = ctypes.create_string_buffer(16)
+    print(ctypes.CDLL(None).connect(s.fileno(), unspecified, len(unspecified)), linger(s))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        s.connect(listener.getsockname())
+        c, _ = listener.accept()
+    s.sendall(b"hello")
+    s.close()
+    print(c.recv(5, socket.MSG_WAITALL), seen(lambda: c.recv(1)))
 
 
 def fails_before(s):

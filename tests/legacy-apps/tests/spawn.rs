@@ -113,6 +113,7 @@ fn what_a_peer_sees_when_an_image_ends() {
         "lingers",
         "resets",
         "aborts_no_more",
+        "disconnects",
         "fails",
     ];
     let program = |lab: &Lab| {
@@ -151,4 +152,10 @@ fn what_several_programs_inherit_is_read_once() {
         };
         compare_one(&format!("spawn-shares-{how}"), program, |_, log| on_ring(log) >= 2);
     }
+}
+
+/// What a program has handed on, and goes on to read itself, its forks read with it.
+#[test]
+fn a_fork_reads_on_what_programs_were_handed() {
+    compare_one("spawn-shared", |lab| lab.python(Side::Client, "shared.py"), |_, log| on_ring(log) >= 2);
 }
