@@ -7,9 +7,12 @@ use super::{kernel_ctl, ours};
 use core::ffi::c_int;
 use libc::{EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, epoll_event};
 
-/// Whether the kernel, having told of it, does not tell of it again by itself.
+/// The kernel, having told of such a registration, does not tell of it again by itself.
+const ONCE: u32 = (EPOLLET | EPOLLONESHOT) as u32;
+
+/// Whether it is one of those, and the program's.
 pub(super) fn told_once(r: &Registration) -> bool {
-    r.events & (EPOLLET | EPOLLONESHOT) as u32 != 0 && ours(r.data).is_none()
+    r.events & ONCE != 0 && ours(r.data).is_none()
 }
 
 /// Whether this process can change it: by its number, and not an exclusive one (epoll_ctl(2)).
@@ -78,11 +81,13 @@ impl Known {
 
     /// Whether the kernel has `e` in its list still, at the end, although it has told of it.
     pub fn stays(&self, e: &epoll_event) -> bool {
-        self.get(e.u64).is_some_and(|r| !told_once(r))
+        self.get(e.u64).is_some_and(|r| r.events & ONCE == 0)
     }
 
     /// Has the kernel tell of `e` again, if it does not do so by itself. False: it does not.
     pub fn put_back(&self, epfd: c_int, e: &epoll_event) -> bool {
-        self.get(e.u64).is_some_and(|r| !told_once(r) || change(epfd, r, e.events))
+        // `read` has asked of the program's registrations whether they can be changed.
+        let can = |r: &Registration| ours(r.data).is_none() || can_change(r);
+        self.get(e.u64).is_some_and(|r| r.events & ONCE == 0 || can(r) && change(epfd, r, e.events))
     }
 }

@@ -159,8 +159,11 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
             let again = i >= n && k.got[..n].iter().any(|old| old.u64 == e.u64);
             turn_over(s, epfd, k, known, all, usize::from(mixed && !again));
         } else if !known.put_back(epfd, &e) {
-            k.got[kept] = e;
-            kept += 1;
+            // It comes now, behind those that do.
+            match ours(e.u64) {
+                Some(id) => lifeline_event(s, id, e.events, k.begun, kept),
+                None => (k.got[kept], kept) = (e, kept + 1),
+            }
         }
     }
     if mixed {
@@ -170,7 +173,8 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
     kept
 }
 
-/// Asks the kernel for more events, which come behind the `from` that are there: up to `to`. Returns how many there are then.
+/// Asks the kernel for more events, which come behind the `from` that are there: up to `to`. Returns how many there are then. News of
+/// lifelines are among them, and are not told of here: they have their places among the others, which the kernel is to tell again.
 fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize {
     let to = to.min(KERNEL_EVENTS);
     if from >= to {
@@ -182,8 +186,7 @@ fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize
         let e = k.got[i];
         match ours(e.u64) {
             Some(DOORBELL) => drain(s),
-            Some(id) => lifeline_event(s, id, e.events, k.begun, from),
-            None => {
+            _ => {
                 k.got[kept] = e;
                 kept += 1;
             }
@@ -196,7 +199,11 @@ fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize
 fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize, count: usize) {
     let to = take(s, epfd, k, from, from + count);
     for e in &k.got[from..to] {
-        known.put_back(epfd, e);
+        if !known.put_back(epfd, e)
+            && let Some(id) = ours(e.u64)
+        {
+            lifeline_event(s, id, e.events, k.begun, from);
+        }
     }
 }
 
@@ -464,10 +471,11 @@ fn merge(s: &Set, epfd: c_int, out: &mut Out, desk: &mut Desk, since: u64) {
 /// much room half is left for what comes to them before they are looked at once more.
 fn room(s: &Set, news: &News, max: usize) -> Option<usize> {
     let waiting = news.len() + s.waiting(max.saturating_sub(news.len()));
-    if waiting < max {
-        return Some(share(max - waiting));
-    }
     let returned = s.returned.load(Relaxed) as usize;
+    if waiting < max {
+        // What comes behind some of those that it has again (`move_up`) is told behind them only if they are all here.
+        return Some(share(max - waiting).max(returned.min(max)));
+    }
     if returned > 0 {
         return Some(returned.min(max));
     }
