@@ -91,3 +91,42 @@ impl Known {
         self.get(e.u64).is_some_and(|r| r.events & ONCE == 0 || can(r) && change(epfd, r, e.events))
     }
 }
+
+/// Events that were given back in the last call that looked, and when the kernel was asked that first told of each.
+pub(super) struct Returned {
+    list: [(u64, u64); KNOWN],
+    n: usize,
+}
+
+impl Returned {
+    pub const NONE: Returned = Returned { list: [(0, 0); KNOWN], n: 0 };
+
+    pub fn clear(&mut self) {
+        self.n = 0;
+    }
+
+    /// By when the kernel had `e`, if that was given back.
+    pub fn since(&self, e: &epoll_event) -> Option<u64> {
+        self.list[..self.n].iter().find(|(data, _)| *data == e.u64).map(|(_, since)| *since)
+    }
+
+    /// `back` are given back, of which the kernel has told when it was asked at time stamp `begun`; no others are.
+    pub fn replace(&mut self, back: &[epoll_event], begun: u64) {
+        let mut kept = 0;
+        for i in 0..self.n {
+            if back.iter().any(|e| e.u64 == self.list[i].0) {
+                self.list[kept] = self.list[i];
+                kept += 1;
+            }
+        }
+        self.n = kept;
+        for e in back {
+            if self.since(e).is_none()
+                && let Some(place) = self.list.get_mut(self.n)
+            {
+                *place = (e.u64, begun);
+                self.n += 1;
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! (PTHREAD_STACK_MIN, a coroutine's).
 #![forbid(unsafe_code)]
 
-use super::again::Known;
+use super::again::{Known, Returned};
 use engine::endpoint::Ep;
 use libc::epoll_event;
 use shmring::ring::About;
@@ -26,10 +26,12 @@ pub(super) struct Desk {
     pub kernel: Reported,
     pub news: News,
     pub known: Known,
+    pub returned: Returned,
 }
 
 impl Desk {
-    pub const NEW: Desk = Desk { kernel: Reported::NONE, news: News::NONE, known: Known::NONE };
+    pub const NEW: Desk =
+        Desk { kernel: Reported::NONE, news: News::NONE, known: Known::NONE, returned: Returned::NONE };
 }
 
 impl News {

@@ -1,6 +1,6 @@
 //! What a set reports, in the order of events.
 
-use super::again::Known;
+use super::again::{Known, Returned};
 use super::bell::drain;
 use super::chains::each;
 use super::desk::{Desk, KERNEL_EVENTS, News, Reported};
@@ -97,7 +97,9 @@ impl Out {
 }
 
 /// How many of the last of the kernel's events find no room: news on rings that were told before them, and were seen afterwards, come first.
-fn without_room(s: &Set, out: &Out, kernel: usize) -> usize {
+/// What was given back before gives way to nothing that was told since: connections that are busy all the time would keep it from the program.
+fn without_room(s: &Set, out: &Out, told: &[epoll_event], returned: &Returned) -> usize {
+    let kernel = told.len();
     if kernel + s.waiting(out.max + 1 - kernel.min(out.max)) <= out.max {
         return 0;
     }
@@ -115,7 +117,7 @@ fn without_room(s: &Set, out: &Out, kernel: usize) -> usize {
         }
         if ahead + kernel - back >= out.max {
             // What stands there since an earlier report takes turns with the kernel's (`room`).
-            if since == 0 {
+            if since == 0 || returned.since(&told[kernel - back - 1]).is_some_and(|had| since > had) {
                 break;
             }
             back += 1;
@@ -127,9 +129,9 @@ fn without_room(s: &Set, out: &Out, kernel: usize) -> usize {
 
 /// Gives back to the kernel what [`without_room`] says, and returns how many are left; what cannot be given back is told. A peer that says when it
 /// had news may say what it likes: the kernel has its turn now and then.
-fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Known) -> usize {
+fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Known, returned: &mut Returned) -> usize {
     let n = k.n;
-    let back = if n == 0 { 0 } else { without_room(s, out, n) };
+    let back = if n == 0 { 0 } else { without_room(s, out, &k.got[..n], returned) };
     // An event of a watch that has become ours meanwhile is no registration's any more.
     let turned = back == 0 || out.moved || s.shared() || s.is_nth_turn(LONG_PATIENCE);
     // Of sockets that the kernel keeps.
@@ -141,6 +143,7 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
     if turned || !known.read(epfd, asked) || !k.got[..n].iter().all(|e| known.has(e)) {
         return n;
     }
+    returned.replace(&k.got[n - back..n], k.begun);
     // What the kernel has behind them is to stay behind them.
     let all = if k.more { take(s, epfd, k, n, KERNEL_EVENTS) } else { n };
     let stays = |e: &epoll_event| known.stays(e);
@@ -447,14 +450,16 @@ fn is_kernels_turn(s: &Set, news: &News) -> bool {
 /// Reports what the kernel has told and what the rings have. `since`: when the kernel had been asked before. With the set's
 /// lock held.
 fn merge(s: &Set, epfd: c_int, out: &mut Out, desk: &mut Desk, since: u64) {
-    let Desk { kernel: k, news, known } = desk;
+    let Desk { kernel: k, news, known, returned } = desk;
     s.must_look.store(0, Relaxed);
-    s.returned.store(0, Relaxed);
+    if s.returned.swap(0, Relaxed) == 0 {
+        returned.clear();
+    }
     order::gather(s, news);
     news.sort();
     let wait = k.date(s, since, news);
     k.place(s, news, wait);
-    let told = make_room(s, epfd, out, k, known);
+    let told = make_room(s, epfd, out, k, known, returned);
     report(s, out, &k.got[..told]);
     if told < k.n {
         // The kernel has again what it had told, and is asked for it before the rest of what is ready is reported.

@@ -239,3 +239,10 @@ fn told_while_it_goes_to_a_ring() {
     let program = |lab: &Lab| lab.command(Side::Client, lab.compile("comeback.c", &["-pthread"]));
     compare_one("comeback", program, |_, log| on_ring(log) > 20);
 }
+
+/// What the kernel has told, and gave way to older news on rings, does not give way to all that come later.
+#[test]
+fn busy_connections_keep_nothing_else_from_a_small_array() {
+    let program = |lab: &Lab| lab.command(Side::Client, lab.compile("patience.c", &[]));
+    compare_one("patience", program, |_, log| on_ring(log) > 20);
+}
