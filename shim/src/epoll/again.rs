@@ -70,9 +70,10 @@ impl Known {
         fits.is_none()
     }
 
-    /// Whether `e` is of one of them.
+    /// Whether `e` is of one of them, and all is known of that: a oneshot that is armed with what was told alone would not tell of what else the
+    /// program waits for.
     pub fn has(&self, e: &epoll_event) -> bool {
-        self.get(e.u64).is_some()
+        self.get(e.u64).is_some_and(|r| !r.has_fired())
     }
 
     fn get(&self, data: u64) -> Option<&Registration> {

@@ -1,5 +1,5 @@
 /* Connections that have news again as soon as they have been told of, and a pipe that becomes ready now and then, in a set whose waiter has
- * room for few events: within how many calls it is told of the pipe. */
+ * room for few events: within how many calls it is told of the pipe. And whether it is told of a oneshot that is ready in another way by then. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -20,6 +20,13 @@ static void watch(int set, int op, int fd, unsigned how)
 	if (epoll_ctl(set, op, fd, &e)) fail("epoll_ctl");
 }
 
+/* What a connection said is answered, and it says more. */
+static void exchange(int fd)
+{
+	char b[8];
+	if (recv(fd, b, 8, MSG_DONTWAIT) != 1 || send(of[fd], "x", 1, 0) != 1) fail("exchange");
+}
+
 /* The calls of `epoll_wait` that it took, each with room for `room` events. */
 static int calls_until_told(int set, int room, unsigned how)
 {
@@ -36,13 +43,40 @@ static int calls_until_told(int set, int room, unsigned how)
 			if (fd == ends[0]) {
 				if (read(fd, b, 1) != 1) fail("read");
 				told = 1;
-			} else if (recv(fd, b, 8, MSG_DONTWAIT) != 1 || send(of[fd], "x", 1, 0) != 1) {
-				fail("exchange");
+			} else {
+				exchange(fd);
 			}
 			if (how & EPOLLONESHOT) watch(set, EPOLL_CTL_MOD, fd, how);
 		}
 	}
 	return calls;
+}
+
+/* A oneshot for both directions of a socket that can be written. After `calls` it cannot any more, and can be read: it is told of in any case. */
+static int is_told(int set, int room, int calls)
+{
+	static const char much[65536];
+	struct epoll_event e[8];
+	int pair[2], told = 0;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair)) fail("socketpair");
+	watch(set, EPOLL_CTL_ADD, pair[0], EPOLLOUT | EPOLLONESHOT);
+	for (int i = 1; i <= MOST && !told; i++) {
+		int n = epoll_wait(set, e, room, -1);
+		if (n < 1) fail("epoll_wait");
+		for (int k = 0; k < n; k++) {
+			if (e[k].data.fd == pair[0])
+				told = 1;
+			else
+				exchange(e[k].data.fd);
+		}
+		if (i == calls) {
+			while (write(pair[0], much, sizeof much) > 0) {}
+			if (write(pair[1], "i", 1) != 1) fail("write");
+		}
+	}
+	close(pair[0]);
+	close(pair[1]);
+	return told;
 }
 
 static void in_a_set(int room, unsigned how)
@@ -57,6 +91,11 @@ static void in_a_set(int room, unsigned how)
 		if (send(far[i], "x", 1, 0) != 1) fail("send");
 	for (int i = 0; i < ROUNDS; i++) late += calls_until_told(set, room, how) > MOST;
 	printf("room for %d, %x: told too late %d times\n", room, how, late);
+	if (how == 0) {
+		int missed = 0;
+		for (int calls = 1; calls < 70; calls++) missed += !is_told(set, room, calls);
+		printf("never told %d times\n", missed);
+	}
 	close(set);
 	for (int i = 0; i < BUSY; i++)
 		if (recv(near[i], b, 8, 0) != 1) fail("rest");
