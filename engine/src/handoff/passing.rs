@@ -231,13 +231,10 @@ pub fn pass_on(passed: &mut Passed, preloaded: bool) {
             // One copy for all descriptors of the socket: what is read through one is read for all.
             let also = handed.is_some();
             if !also {
-                handed = to.and_then(|to| copy(ep, to, entries, goes_on && in_turn.is_some()));
-                if let Some(to) = to.filter(|_| handed.is_some_and(|n| n > 0)) {
-                    rx::expect_closing(to, entries, lifeline::pack(lifeline::lingers(fd)));
-                    if alone {
-                        // An image that is killed before it has read them ends the connection with a RST (tcp_close), not a FIN.
-                        passed.linger(fd);
-                    }
+                handed = to.and_then(|to| copy(ep, fd, to, entries, goes_on && in_turn.is_some()));
+                if alone && handed.is_some_and(|n| n > 0) {
+                    // An image that is killed before it has read them ends the connection with a RST (tcp_close), not a FIN.
+                    passed.linger(fd);
                 }
             }
             let (Some(chan), Some(_)) = (to, handed) else {
@@ -306,8 +303,9 @@ fn across(memfd: i32) -> Option<i32> {
 }
 
 /// Copies what lies unread on a ring, if anything, and an error that is due. How many bytes; `None`: no memory for it, or nothing is
-/// left by now. `shares`: this process reads on from the copy, if it is the only one that has the connection.
-fn copy(ep: Ep, to: &channel::Chan, slot: usize, shares: bool) -> Option<u64> {
+/// left by now. `fd`: a descriptor of the connection. `shares`: this process reads on from the copy, if it is the only one that has
+/// the connection.
+fn copy(ep: Ep, fd: i32, to: &channel::Chan, slot: usize, shares: bool) -> Option<u64> {
     if !to.have_page(slot) {
         return None;
     }
@@ -316,6 +314,10 @@ fn copy(ep: Ep, to: &channel::Chan, slot: usize, shares: bool) -> Option<u64> {
         let fits = n <= to.ring() as u64;
         (fits && copy_from(ep, from, at, n as usize, to, slot, held.is_some())).then_some(n)
     });
+    if copied.is_some_and(|n| n > 0) {
+        // Before another thread of this process can read all of them there.
+        rx::expect_closing(to, slot, lifeline::pack(lifeline::lingers(fd)));
+    }
     if shares && held.is_some() && copied.is_some_and(|n| n > 0) && family::sole_holder(ep) {
         to.keep();
         rx::share(ep, to, slot);
