@@ -85,11 +85,20 @@ impl Known {
         self.get(e.u64).is_some_and(|r| r.events & ONCE == 0)
     }
 
-    /// Has the kernel tell of `e` again, if it does not do so by itself. False: it does not.
+    /// `e` has been told, and is to leave the kernel's list until it is put back: one that stays is told once more, and no further. False:
+    /// it cannot be.
+    pub fn take_out(&self, epfd: c_int, e: &epoll_event) -> bool {
+        self.get(e.u64).is_some_and(|r| {
+            r.events & ONCE != 0
+                || can_change(r) && kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, r.events | EPOLLET as u32, r.data) >= 0
+        })
+    }
+
+    /// Has the kernel tell of `e`, which is not in its list, again. False: it does not.
     pub fn put_back(&self, epfd: c_int, e: &epoll_event) -> bool {
-        // `read` has asked of the program's registrations whether they can be changed.
-        let can = |r: &Registration| ours(r.data).is_none() || can_change(r);
-        self.get(e.u64).is_some_and(|r| r.events & ONCE == 0 || can(r) && change(epfd, r, e.events))
+        // `read` has asked of the program's registrations that are told once whether they can be changed.
+        let can = |r: &Registration| told_once(r) || can_change(r);
+        self.get(e.u64).is_some_and(|r| can(r) && change(epfd, r, e.events))
     }
 }
 

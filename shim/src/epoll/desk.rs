@@ -19,6 +19,9 @@ const NEWS: usize = 64;
 pub(super) struct News {
     list: [(u64, Ep, About); NEWS],
     n: usize,
+    /// Those that were left on their rings, until the rings are looked at again.
+    left: [(u64, Ep, About); NEWS],
+    left_n: usize,
 }
 
 /// All zero before the first use.
@@ -35,7 +38,8 @@ impl Desk {
 }
 
 impl News {
-    const NONE: News = News { list: [(0, Ep::from_index(0), About::Stream); NEWS], n: 0 };
+    const NO_NEWS: [(u64, Ep, About); NEWS] = [(0, Ep::from_index(0), About::Stream); NEWS];
+    const NONE: News = News { list: News::NO_NEWS, n: 0, left: News::NO_NEWS, left_n: 0 };
 
     pub fn clear(&mut self) {
         self.n = 0;
@@ -58,6 +62,25 @@ impl News {
         }
         let latest = self.list.iter_mut().max_by_key(|(at, ..)| *at)?;
         Some(if latest.0 > new.0 { core::mem::replace(latest, new) } else { new })
+    }
+
+    /// Number `i` is left for a later look. Its bit was taken, so that the peer, if it has had more news since, has given them a time of
+    /// their own: the first ones keep theirs.
+    pub fn leave(&mut self, i: usize) {
+        if let (Some(news), Some(place)) = (self.list.get(i), self.left.get_mut(self.left_n)) {
+            (*place, self.left_n) = (*news, self.left_n + 1);
+        }
+    }
+
+    /// When the first of the news of `ep` came, the latest of which came at `at`.
+    pub fn first_of(&self, at: u64, ep: Ep, about: About) -> u64 {
+        let left = self.left[..self.left_n].iter().filter(|(_, e, a)| (*e, *a) == (ep, about));
+        left.map(|(at, ..)| *at).fold(at, u64::min)
+    }
+
+    /// The rings have been looked at.
+    pub fn forget_left(&mut self) {
+        self.left_n = 0;
     }
 
     /// In the order of their coming. One that something was sent to counts from then on, whatever else was told of it.

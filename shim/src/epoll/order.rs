@@ -64,7 +64,7 @@ pub(super) fn gather(s: &Set, news: &mut News) {
                     taken |= 1 << slot;
                     continue;
                 };
-                let at = told(c, slot, about).load(Relaxed);
+                let at = news.first_of(told(c, slot, about).load(Relaxed), ep, about);
                 if at > until && at - until < HELD_US * clock::cycles_per_us() {
                     continue;
                 }
@@ -78,6 +78,7 @@ pub(super) fn gather(s: &Set, news: &mut News) {
             }
         }
     }
+    news.forget_left();
 }
 
 /// News of `ep` that are left for the next time. Those of channel and kind `here` are in `taken`, and not taken yet.
@@ -231,11 +232,13 @@ impl Reported {
 
     /// Puts the connections that have news, and those of whose lifelines the kernel reports, into the ready list in
     /// the order of events. What is left of the kernel's events are the program's own. With the set's lock held.
-    pub fn place(&mut self, s: &Set, news: &News, wait: u64) {
+    pub fn place(&mut self, s: &Set, news: &mut News, wait: u64) {
         s.calls.store(s.calls.load(Relaxed).wrapping_add(1) & (u32::MAX >> 8), Relaxed);
         let (mut done, mut kept, mut to) = (0, 0, self.base.min(self.n));
-        for &(at, ep, about) in news.all() {
+        for i in 0..news.len() {
+            let Some(&(at, ep, about)) = news.all().get(i) else { break };
             if at > wait {
+                news.leave(i);
                 if let (Some(p), Some(c)) = (s.poller(), ep.chan()) {
                     ring::leave(&c.queues(c.role())[p], about, 1 << (ep.slot.load(Relaxed) % 64));
                 }

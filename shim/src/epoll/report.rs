@@ -143,24 +143,23 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
     if turned || !known.read(epfd, asked) || !k.got[..n].iter().all(|e| known.has(e)) {
         return n;
     }
+    // They leave the kernel's list for now: level-triggered ones went to its end, before what came meanwhile.
+    if !k.got[n - back..n].iter().all(|e| known.take_out(epfd, e)) {
+        k.got[n - back..n].iter().filter(|e| known.stays(e)).for_each(|e| _ = known.put_back(epfd, e));
+        return n;
+    }
     returned.replace(&k.got[n - back..n], k.begun);
-    // What the kernel has behind them is to stay behind them.
-    let all = if k.more { take(s, epfd, k, n, KERNEL_EVENTS) } else { n };
-    let stays = |e: &epoll_event| known.stays(e);
-    // Level-triggered ones are in its list still, in the order in which it last told of them: those that come before what is given back go
-    // behind it.
-    let listed = if k.more { &k.got[n..all] } else { &k.got[..n] };
-    let first = k.got[n - back..n].iter().find(|e| stays(e)).map(|e| e.u64);
-    let before = first.map_or(0, |first| listed.iter().filter(|e| stays(e)).take_while(|e| e.u64 != first).count());
-    turn_over(s, epfd, k, known, all, before);
-    // The others go to its end, one by one, and so these must.
-    let mixed = k.got[n - back..all].iter().any(|e| !stays(e));
+    // What the kernel has besides is to stay behind them, in its order: one after the other they go to the end of its list.
+    let all = take(s, epfd, k, n, KERNEL_EVENTS);
     let mut kept = n - back;
     for i in n - back..all {
         let e = k.got[i];
-        if stays(&e) {
-            let again = i >= n && k.got[..n].iter().any(|old| old.u64 == e.u64);
-            turn_over(s, epfd, k, known, all, usize::from(mixed && !again));
+        if i >= n && k.got[n - back..n].iter().any(|old| old.u64 == e.u64) {
+            continue;
+        }
+        if i >= n && known.stays(&e) {
+            // It is the first of the list.
+            turn_over(s, epfd, k, known, all);
         } else if !known.put_back(epfd, &e) {
             // It comes now, behind those that do.
             match ours(e.u64) {
@@ -168,10 +167,6 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
                 None => (k.got[kept], kept) = (e, kept + 1),
             }
         }
-    }
-    if mixed {
-        let told = k.got[..n - back].iter().filter(|e| stays(e)).count();
-        turn_over(s, epfd, k, known, all, told);
     }
     kept
 }
@@ -198,11 +193,12 @@ fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize
     kept
 }
 
-/// The first `count` events that the kernel has go to the end of its list. The `from` that are there are kept.
-fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize, count: usize) {
-    let to = take(s, epfd, k, from, from + count);
+/// The first event that the kernel has goes to the end of its list. The `from` that are there are kept.
+fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize) {
+    let to = take(s, epfd, k, from, from + 1);
     for e in &k.got[from..to] {
-        if !known.put_back(epfd, e)
+        if !known.stays(e)
+            && !known.put_back(epfd, e)
             && let Some(id) = ours(e.u64)
         {
             lifeline_event(s, id, e.events, k.begun, from);

@@ -4,7 +4,7 @@
 //! memory before their first bytes, so that every event in it is culvert's. Without rings in it, a scenario is about
 //! connections that stay on the kernel.
 
-use legacy_apps::{BOTH, Lab, Mode, Seen, Side, compare, compare_one, on_ring, shm_expected};
+use legacy_apps::{Lab, Mode, Side, compare_one, on_ring, shm_expected};
 
 /// Runs one scenario; under culvert at least `rings` directions must have gone through shared memory.
 fn scenario(name: &str, rings: usize) {
@@ -167,7 +167,7 @@ fn order_of_acts_edge() {
 fn order_of_acts_oneshot() {
     order_of_acts("oneshot", None);
     order_of_acts("oneshot", Some(("CULVERT_SPIN", "off")));
-    // Not with CULVERT_EAGER: see "Known weaknesses" in ARCHITECTURE.md.
+    order_of_acts("oneshot", Some(("CULVERT_EAGER", "1")));
 }
 
 /// Half of an array is left for news on rings.
