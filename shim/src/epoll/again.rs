@@ -102,7 +102,7 @@ impl Known {
     }
 }
 
-/// Events that were given back in the last call that looked, and when the kernel was asked that first told of each.
+/// Events that were given back in the last call that looked, and by when the kernel had each at the first look that told of it.
 pub(super) struct Returned {
     list: [(u64, u64); KNOWN],
     n: usize,
@@ -120,8 +120,8 @@ impl Returned {
         self.list[..self.n].iter().find(|(data, _)| *data == e.u64).map(|(_, since)| *since)
     }
 
-    /// `back` are given back, of which the kernel has told when it was asked at time stamp `begun`; no others are.
-    pub fn replace(&mut self, back: &[epoll_event], begun: u64) {
+    /// `back` are given back, of which the kernel has told by time stamp `at`; no others are.
+    pub fn replace(&mut self, back: &[epoll_event], at: u64) {
         let mut kept = 0;
         for i in 0..self.n {
             if back.iter().any(|e| e.u64 == self.list[i].0) {
@@ -134,7 +134,7 @@ impl Returned {
             if self.since(e).is_none()
                 && let Some(place) = self.list.get_mut(self.n)
             {
-                *place = (e.u64, begun);
+                *place = (e.u64, at);
                 self.n += 1;
             }
         }

@@ -148,7 +148,8 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
         k.got[n - back..n].iter().filter(|e| known.stays(e)).for_each(|e| _ = known.put_back(epfd, e));
         return n;
     }
-    returned.replace(&k.got[n - back..n], k.begun);
+    // Who slept asked long before: what came to the rings until now may be older.
+    returned.replace(&k.got[n - back..n], sys::cycles());
     // What the kernel has besides is to stay behind them, in its order: one after the other they go to the end of its list.
     let all = take(s, epfd, k, n, KERNEL_EVENTS);
     let mut kept = n - back;
