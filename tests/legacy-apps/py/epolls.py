@@ -593,8 +593,11 @@ def left_asleep():
         last = False
         while (r, IN) not in set.poll(1000, 1):
             try:
-                last = b.recv(4) == b"last"
-                b.send(b"pong")
+                got = b.recv(4)
+                last = got == b"last"
+                # To one that has ended nothing can be sent.
+                if got:
+                    b.send(b"pong")
             except BlockingIOError:
                 pass
             if how == "removed" and last:
