@@ -122,8 +122,11 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     if ring_unread(ep, chan) {
         // tcp_close: a socket closed with unread data sends RST, not FIN.
         if rx::is_common(ep, chan) {
-            // This program, or other images, may go on to read it.
-            rx::closing(ep, chan, fd);
+            // This program, or other images, may go on to read it; on the lifeline, if that repeats it, where the kernel knows what
+            // is unread.
+            if !rx::comes_again(ep, chan, fd) {
+                rx::closing(ep, chan, fd);
+            }
         } else {
             if family::is_leaving() && ep.local().lingers.load(Relaxed) == 0 {
                 // The program may still read it.

@@ -1,5 +1,6 @@
 //! The receiving side's way between lifeline and ring: readiness, up, down, and the echo that comes after.
 
+use super::arrived::fin_on_closed;
 use super::common::follow;
 use super::look::{contradiction, end, me, peer};
 use super::receiving::Receiving;
@@ -8,6 +9,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::lifeline;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use shmring::position::StreamPos;
 use shmring::switch::{self, RxPhase};
 
 /// Moves a receiver on towards the ring as far as the lifeline allows, without reading. Returns its phase.
@@ -45,6 +47,25 @@ pub fn doubled(ep: Ep, chan: &Chan) -> bool {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     let phase = ep.rx_phase.get();
     switch::doubled(phase, me(chan, h).rewind.load(Acquire), peer(chan, h).echo.load(Acquire))
+}
+
+/// Whether what lies unread on the ring comes over the lifeline, too: some of it has come, and the kernel knows whether somebody
+/// has read that; or it is still on its way, and is answered with a RST if it finds the socket closed (tcp_rcv_state_process).
+/// False if its sender has ended before it could repeat anything.
+pub fn comes_again(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    if !doubled(ep, chan) {
+        return false;
+    }
+    let up = peer(chan, chan.slot(ep.slot.load(Relaxed) as usize)).up.load(Acquire);
+    // In this order: what is repeated comes ahead of the end.
+    let ended = lifeline::peer_ended(fd);
+    // The socket's error is for those to hear who read on.
+    let come = || lifeline::received(fd, fin_on_closed(ep), &ep.record().urgent);
+    let more = |(consumed, queued): (StreamPos, u64)| {
+        let all = consumed.plus(queued);
+        up.is_some_and(|x| x.up_to(all).is_ok_and(|x| x != all))
+    };
+    !ended || come().is_some_and(more)
 }
 
 /// Whether all that the lifeline has to read repeats what lies on the ring.

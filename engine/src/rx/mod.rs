@@ -10,7 +10,7 @@ mod look;
 mod port;
 mod receiving;
 
-pub use advance::{advance, doubled, leaving, only_repeats};
+pub use advance::{advance, comes_again, doubled, leaving, only_repeats};
 pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};

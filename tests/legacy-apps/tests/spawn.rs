@@ -141,6 +141,13 @@ fn a_program_reads_on_what_its_parent_has_closed() {
     compare_one("spawn-copied", program, |_, log| on_ring(log) >= 2);
 }
 
+/// A program has a connection by oversight, and a copy of what is unread there, which the kernel gets as well: it ends, and the
+/// connection goes on.
+#[test]
+fn a_connection_becomes_inheritable_while_a_program_is_started() {
+    attached_at_once("spawn-late", "late.c", &["-pthread"], 8);
+}
+
 /// What programs inherit, whether they are meant to read it or not, is read once, by whoever comes first.
 #[test]
 fn what_several_programs_inherit_is_read_once() {
