@@ -1,7 +1,7 @@
 //! Two endpoints on a simulated kernel: what each call comes to, and that nothing is left behind (`World`).
 
 mod closing;
-// To change the process is to copy thousands of words: minutes for one test, under Miri.
+// To change the process is to copy thousands of words: minutes for one test, under Miri. So it is in `slots`.
 #[cfg(not(miri))]
 mod forks;
 mod leaving;
@@ -12,6 +12,7 @@ mod reference;
 mod shared;
 mod shortage;
 mod signals;
+#[cfg(not(miri))]
 mod slots;
 mod streams;
 mod waiting;
