@@ -34,7 +34,8 @@ pub fn ask(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> Said {
 /// What is looked for on a lifeline that must be asked.
 pub const LOOK: i16 = READ | WRITE | POLLPRI | POLLRDHUP;
 
-/// What memory says, and whether only the lifeline says the rest: then [`LOOK`] is looked for there, and [`add`]ed.
+/// What memory says, and whether only the lifeline says the rest: then [`LOOK`] is looked for there, and [`add`]ed. Now and then that takes
+/// a look at the lifeline, too.
 pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     let phase = ep.rx_phase.get();
     let available = rx::on_ring(ep, chan);
@@ -65,10 +66,9 @@ pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     if phase != RxPhase::Ring || (available == 0 && rx::at_end(ep, chan)) || wanted & UNSEEN != 0 {
         look = true;
     }
-    // Once the peer has said in shared memory that it ends, every question is asked of the kernel, too. A peer that was killed
-    // says nothing: for that the lifeline is looked at now and then.
-    if !look && (rx::ending(ep, chan) || tx::look_due(ep, chan, tx::LOOK_EVERY_US)) {
-        look = true;
+    // Once the peer has said in shared memory that it ends, every question is asked of the kernel, too.
+    if !look {
+        look = rx::ending(ep, chan) || shows(ep, chan, fd);
     }
     let latched = ep.latched.load(Relaxed);
     if latched != 0 {
@@ -76,6 +76,12 @@ pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
         return (r | READ | WRITE | POLLRDHUP | POLLHUP | err, false);
     }
     (r, look)
+}
+
+/// Whether the lifeline shows anything, if a look at it is due: a peer that was killed says nothing in memory. The look is made at once,
+/// since that at one connection will do for all with this peer (`tx::LOOK_EVERY_US`).
+pub fn shows(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    tx::look_due(ep, chan, tx::LOOK_EVERY_US) && tx::look(ep, chan, fd, LOOK & !WRITE) != 0
 }
 
 /// Adds what the lifeline shows to what memory says.

@@ -17,7 +17,7 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
 pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
     // So are most, where many are looked at.
     if wanted & (readiness::WRITE | readiness::UNSEEN) == 0 && rx::is_quiet(ep, chan) {
-        return (0, tx::look_due(ep, chan, tx::LOOK_EVERY_US));
+        return (0, readiness::shows(ep, chan, fd));
     }
     tx::service(ep, chan, fd);
     rx::advance(ep, chan, fd);
