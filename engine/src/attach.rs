@@ -20,8 +20,9 @@
 use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
 use crate::kernel::{HOME, K, Kernel as _};
+use crate::lifeline::DIAG;
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
-use crate::peer::{DIAG, REGISTRY};
+use crate::peer::REGISTRY;
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, own, peer, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -188,13 +189,18 @@ fn is_at_home(ep: Ep, fd: i32, own: &Tuple) -> bool {
             return true;
         }
         Ok(false) => ep.pin(Reason::OtherNetwork),
-        Err(errno) => ep.because(match errno {
-            libc::EMFILE | libc::ENFILE => Reason::NoFd,
-            rendezvous::home::ELSEWHERE => Reason::OtherNetwork,
-            _ => Reason::UidMismatch,
-        }),
+        Err(errno) => ep.because(unanswered(errno)),
     }
     false
+}
+
+/// Why nobody can tell now, by the error of a question to the kernel.
+fn unanswered(errno: i32) -> Reason {
+    match errno {
+        libc::EMFILE | libc::ENFILE => Reason::NoFd,
+        rendezvous::home::ELSEWHERE => Reason::OtherNetwork,
+        _ => Reason::UidMismatch,
+    }
 }
 
 /// Whether the other end of a connection, which is `t`'s destination, can be in this network namespace by its address.
@@ -205,11 +211,7 @@ fn is_peer_here(ep: Ep, t: &Tuple) -> bool {
     match diag::leads_here(&DIAG, t) {
         Ok(true) => return true,
         Ok(false) => ep.pin(Reason::Remote),
-        Err(errno) => ep.because(match errno {
-            libc::EMFILE | libc::ENFILE => Reason::NoFd,
-            rendezvous::home::ELSEWHERE => Reason::OtherNetwork,
-            _ => Reason::UidMismatch,
-        }),
+        Err(errno) => ep.because(unanswered(errno)),
     }
     false
 }

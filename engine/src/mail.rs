@@ -7,8 +7,9 @@
 use crate::channel::{self, Chan, mapping};
 use crate::endpoint::Ep;
 use crate::kernel::{HOME, K, Kernel as _};
+use crate::lifeline::DIAG;
 use crate::lock::Lock;
-use crate::peer::{DIAG, REGISTRY};
+use crate::peer::REGISTRY;
 use crate::{config, lifeline, members, own, poller, sealed, slow};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};

@@ -3,7 +3,7 @@
 
 use crate::endpoint::Ep;
 use crate::kernel::{HOME, K, Kernel as _};
-pub use crate::lifeline::DIAG;
+use crate::lifeline::DIAG;
 use crate::{config, lifeline, members, own};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;

@@ -35,8 +35,9 @@ pub fn not_disconnected(ep: Ep) {
     ep.disconnects.fetch_sub(1, Relaxed);
 }
 
-/// The program has disconnected the lifeline (connect(2), AF_UNSPEC), and [`disconnecting`] was called before. What lay unread is gone with the connection, and so is what
-/// either side had shut down (tcp_disconnect); an error that was not told is the socket's still.
+/// The program has disconnected the lifeline (connect(2), AF_UNSPEC), and [`disconnecting`] was called before. What lay unread is
+/// gone with the connection, and so is what either side had shut down (tcp_disconnect); an error that was not told is the socket's
+/// still.
 #[cold]
 pub fn disconnected(ep: Ep, chan: &Chan) {
     owning_both(ep, ep.life(), || {

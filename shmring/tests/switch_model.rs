@@ -8,7 +8,7 @@
 //! told of something finds it; and from every state some continuation ends well (no deadlock, no livelock, no
 //! poller that is never told). Allowed is one loss, and the model names it (`Ghost::owed`): a sender that *dies*
 //! after the receiver retired takes the unread ring bytes with it. Memory is sequentially consistent here;
-//! `loom.rs` checks the orderings.
+//! `loom/rings.rs` checks the orderings.
 //!
 //! A debug build leaves out the large scenarios; `cargo test --release` or `CULVERT_MODEL=full` runs all.
 #![cfg(not(any(loom, miri)))]

@@ -24,7 +24,8 @@ pub(super) fn numbers() -> core::ops::Range<i32> {
 /// before it.
 pub(super) const ALSO: u32 = u32::MAX - 1;
 
-/// In an offer's `acceptor`, beside the descriptor: its holder has passed the channel on once more: the descriptors may have other numbers by then, and more.
+/// In an offer's `acceptor`, beside the descriptor: its holder has passed the channel on once more. By then the descriptors may have
+/// other numbers, and be more.
 pub(super) const AGAIN: u64 = 1 << 32;
 
 /// Channel, slot and number of bytes, if this side has left the ring, or its sender has finished, while bytes lie

@@ -317,10 +317,10 @@ fn copy(ep: Ep, fd: i32, to: &channel::Chan, slot: usize, shares: bool) -> Optio
     if copied.is_some_and(|n| n > 0) {
         // Before another thread of this process can read all of them there.
         rx::expect_closing(to, slot, lifeline::pack(lifeline::lingers(fd)));
-    }
-    if shares && held.is_some() && copied.is_some_and(|n| n > 0) && family::sole_holder(ep) {
-        to.keep();
-        rx::share(ep, to, slot);
+        if shares && held.is_some() && family::sole_holder(ep) {
+            to.keep();
+            rx::share(ep, to, slot);
+        }
     }
     held.into_iter().for_each(Held::release);
     copied
@@ -373,8 +373,8 @@ fn copy_from(ep: Ep, from: &channel::Chan, at: usize, n: usize, to: &channel::Ch
 fn describe(ep: Ep, to: &channel::Chan, slot: usize) {
     let dst = to.slot(slot);
     dst.side[Role::Acceptor as usize].wr_shut.store(ep.wr_shut.load(Relaxed), Relaxed);
-    // The receiving phase of this image, and an error that nobody was told of, in words that are free here (nobody sleeps on this channel); `attach::resume` reads
-    // them.
+    // The receiving phase of this image, and an error that nobody was told of, in words that are free here (nobody sleeps on this
+    // channel); `attach::resume` reads them.
     dst.consumer[0].told.store(ep.rx_phase.get() as u64, Relaxed);
     let error = if endpoint::unreported(ep) { ep.latched.load(Relaxed) } else { 0 };
     dst.consumer[1].told.store(u64::from(error), Relaxed);

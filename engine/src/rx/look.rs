@@ -87,7 +87,7 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
         && ep.rx_leaving.load(Relaxed) == 0
         && ep.rx_fin.load(Relaxed) | ep.rd_shut.load(Relaxed) | ep.latched.load(Relaxed) | ep.kept.load(Relaxed) == 0
         // Bytes that an exec handed on, of which another process may have read.
-        && chan.id.load(Relaxed) != 0
+        && !chan.is_handed_on()
 }
 
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.

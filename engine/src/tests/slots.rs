@@ -22,6 +22,13 @@ fn fill(world: &World, lane: Lane, n: usize) -> Vec<Pair> {
     attached
 }
 
+/// The connection that finds the last free slot of the channel: one more does not find any.
+fn in_the_last_slot(world: &World, lane: Lane) -> Vec<Pair> {
+    let last = fill(world, lane, 2);
+    assert_eq!(last.len(), 1);
+    last
+}
+
 /// What a child closes so that of all that it has inherited one end stays: the pair's other end.
 fn keep_one_end(other_end: Side, others: &[Pair]) {
     other_end.close();
@@ -61,9 +68,7 @@ fn a_slot_is_not_offered_again_before_a_child_has_read_what_is_there() {
             child.kill();
         }
         // Now it is.
-        let last = fill(&world, lane, 2);
-        assert_eq!(last.len(), 1);
-        others.into_iter().chain(last).for_each(Pair::close);
+        others.into_iter().chain(in_the_last_slot(&world, lane)).for_each(Pair::close);
     }
 }
 
@@ -129,8 +134,7 @@ fn the_slot_of_a_connectors_killed_child_is_used_again() {
         pair.b.close();
         assert_eq!(fill(&world, lane, 1).len(), 0);
         assert!(lane.connects.give_up_for_heirs() && !lane.connects.give_up_for_heirs());
-        let last = fill(&world, lane, 2);
-        assert_eq!(last.len(), 1);
+        let last = in_the_last_slot(&world, lane);
         last.iter().for_each(warm);
         others.extend(last);
         others.into_iter().for_each(Pair::close);
@@ -271,9 +275,7 @@ fn a_slot_that_was_taken_in_vain_is_used_again() {
     assert_eq!(fill(&world, lane, 1).len(), 0);
     assert_eq!(pair.b.recv(99), Ok(b"by the kernel".to_vec()));
     pair.close();
-    let last = fill(&world, lane, 1);
-    assert_eq!(last.len(), 1);
-    others.into_iter().chain(last).for_each(Pair::close);
+    others.into_iter().chain(in_the_last_slot(&world, lane)).for_each(Pair::close);
 }
 
 /// A child has what is attached, not what its parent has offered; and it keeps no channel for what a stranger may still read.

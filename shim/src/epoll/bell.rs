@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::set::Set;
-use super::{DOORBELL, kernel_ctl, tag};
+use super::{DOORBELL, kernel_ctl, ours, tag};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::{channel, members, poller};
-use libc::{EPOLLET, EPOLLIN, c_int};
+use libc::{EPOLLET, EPOLLIN, c_int, epoll_event};
 use shmring::ring;
 
 /// Gives the set a poller and a doorbell. False: none to be had.
@@ -84,6 +84,23 @@ pub(super) fn bounded(s: &Set) -> bool {
     // A program that closes by system calls of its own has closed the doorbell.
     let deaf = s.poller().is_some_and(|p| poller::bell(p) < 0);
     deaf || s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
+}
+
+/// Takes the doorbell's own events out of those that the kernel has told. Returns how many are left, and, if the doorbell was rung, how
+/// many of these come before that.
+pub(super) fn hear(s: &Set, told: &mut [epoll_event]) -> (usize, Option<usize>) {
+    let (mut kept, mut rung) = (0, None);
+    for i in 0..told.len() {
+        let e = told[i];
+        if ours(e.u64) == Some(DOORBELL) {
+            drain(s);
+            rung.get_or_insert(kept);
+        } else {
+            told[kept] = e;
+            kept += 1;
+        }
+    }
+    (kept, rung)
 }
 
 /// The set's doorbell was heard.

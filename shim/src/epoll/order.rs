@@ -11,11 +11,12 @@
 //! event that the kernel has is reported before it. News that came with an act that the kernel had not told by then wait
 //! for the next time: they cannot have come before anything that it told, or it would have told of that act, too.
 
+use super::bell::hear;
 use super::chains::{each, ignore};
 use super::desk::{KERNEL_EVENTS, News, Reported, UNKNOWN};
 use super::edge::note_edge;
 use super::set::{FIRED, Listener, PARKED, Set, TAGGED, Watch, watch_id};
-use super::{DOORBELL, ours, tag};
+use super::{ours, tag};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use engine::acts;
@@ -185,20 +186,7 @@ impl Reported {
         if !self.more {
             s.looked.store(begun, Relaxed);
         }
-        let (mut kept, mut rung) = (0, None);
-        for i in 0..n {
-            let e = self.got[i];
-            match ours(e.u64) {
-                Some(DOORBELL) => {
-                    super::bell::drain(s);
-                    rung.get_or_insert(kept);
-                }
-                _ => {
-                    self.got[kept] = e;
-                    kept += 1;
-                }
-            }
-        }
+        let (kept, rung) = hear(s, &mut self.got[..n]);
         self.n = kept;
         rung
     }

@@ -1,7 +1,7 @@
 //! What a set reports, in the order of events.
 
 use super::again::{Known, Returned};
-use super::bell::drain;
+use super::bell::{drain, hear};
 use super::chains::each;
 use super::desk::{Desk, KERNEL_EVENTS, News, Reported};
 use super::edge::{lifeline_event, note_edge, number, serve_peer, written};
@@ -127,8 +127,8 @@ fn without_room(s: &Set, out: &Out, told: &[epoll_event], returned: &Returned) -
     back
 }
 
-/// Gives back to the kernel what [`without_room`] says, and returns how many are left; what cannot be given back is told. A peer that says when it
-/// had news may say what it likes: the kernel has its turn now and then.
+/// Gives back to the kernel what [`without_room`] says, and returns how many are left; what cannot be given back is told. A peer
+/// that says when it had news may say what it likes: the kernel has its turn now and then.
 fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Known, returned: &mut Returned) -> usize {
     let n = k.n;
     let back = if n == 0 { 0 } else { without_room(s, out, &k.got[..n], returned) };
@@ -180,18 +180,7 @@ fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize
         return from;
     }
     let told = lnx::epoll_events(epfd, &mut k.got[from..to]).max(0) as usize;
-    let mut kept = from;
-    for i in from..from + told {
-        let e = k.got[i];
-        match ours(e.u64) {
-            Some(DOORBELL) => drain(s),
-            _ => {
-                k.got[kept] = e;
-                kept += 1;
-            }
-        }
-    }
-    kept
+    from + hear(s, &mut k.got[from..from + told]).0
 }
 
 /// The first event that the kernel has goes to the end of its list. The `from` that are there are kept.

@@ -1,14 +1,11 @@
 /* While one thread starts a program, another one makes a connection inheritable: that program has it by oversight, and a copy of what
  * is unread, and ends. Then the program is started that is to have the connection: what it says at last arrives, and the end. */
 #define _GNU_SOURCE
-#include "pair.h"
-#include <errno.h>
+#include "heir.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -28,18 +25,12 @@ static void stop(int s)
 
 static void speak(int s)
 {
-	ssize_t n, at = 0;
-	char b;
 	close(slow);
 	close(over[1]);
 	send(s, all, LENGTH, MSG_NOSIGNAL);
 	shutdown(s, SHUT_WR);
 	if (write(said[1], "x", 1) != 1) exit(3);
-	/* Until nobody has the other end any more. */
-	read(over[0], &b, 1);
-	while ((n = recv(s, all, sizeof all, 0)) > 0) at += n;
-	printf("the peer: %zd bytes, %s\n", at, n ? strerror(errno) : "the end");
-	fflush(stdout);
+	read_answer(s, over[0], all, sizeof all);
 }
 
 /* A program that does nothing. */
@@ -105,14 +96,7 @@ static void once(char *self)
 
 int main(int argc, char **argv)
 {
-	if (argc > 1) {
-		ssize_t n, at = 0;
-		int s = atoi(argv[1]);
-		while ((n = recv(s, all, sizeof all, 0)) > 0) at += n;
-		printf("the program: %zd bytes, %s\n", at, n ? strerror(errno) : "the end");
-		fflush(stdout);
-		return send(s, all, ANSWER, MSG_NOSIGNAL) != ANSWER;
-	}
+	if (argc > 1) return read_and_answer(atoi(argv[1]), all, sizeof all, ANSWER);
 	for (int i = 0; i < ROUNDS; i++) once(argv[0]);
 	return 0;
 }

@@ -7,13 +7,10 @@
  * turns: programs read pieces, one after the other, and this one reads on in between.
  * late: this one closes when a program has read all. */
 #define _GNU_SOURCE
-#include "pair.h"
-#include <errno.h>
+#include "heir.h"
 #include <poll.h>
 #include <pthread.h>
 #include <spawn.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/wait.h>
 
 enum { MUCH = 15000000, PIECE = 1000000, ANSWER = 100000 };
@@ -26,15 +23,10 @@ static int over[2], go[2], said[2];
 static void speak(int s)
 {
 	ssize_t n, at = 0;
-	char b;
 	close(over[1]);
 	while (at < MUCH && (n = send(s, all + at, MUCH - at, MSG_NOSIGNAL)) > 0) at += n;
 	shutdown(s, SHUT_WR);
-	/* Until nobody has the other end any more. */
-	read(over[0], &b, 1);
-	for (at = 0; (n = recv(s, got, sizeof got, 0)) > 0; at += n);
-	printf("the peer: %zd bytes, %s\n", at, n ? strerror(errno) : "the end");
-	fflush(stdout);
+	read_answer(s, over[0], got, sizeof got);
 }
 
 /* Reads up to `most` bytes, from which the stream has `from` before. */
