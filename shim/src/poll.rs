@@ -313,11 +313,18 @@ fn look_at_kernel(set: &mut [pollfd], work: &mut [pollfd]) -> Result<(), isize> 
                     let wanted = p.events & !readiness::UNSEEN;
                     told(p, upkeep::with(ep, chan, p.fd, wanted, p.revents, w.revents))
                 }
+                None if r >= 0 => natively(p),
                 _ => 0,
             },
         };
     }
     Ok(())
+}
+
+/// What the kernel says of a connection that has left the ring since it was looked at there.
+fn natively(p: &pollfd) -> i16 {
+    let mut one = [pollfd { events: p.events & !MARK, revents: 0, ..*p }];
+    if lnx::poll(&mut one, 0) < 0 { 0 } else { one[0].revents }
 }
 
 /// `work` has room for the set and a doorbell.

@@ -11,12 +11,12 @@ use libc::{EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, epoll_event};
 const ONCE: u32 = (EPOLLET | EPOLLONESHOT) as u32;
 
 /// Whether it is one of those, and the program's.
-pub(super) fn told_once(r: &Registration) -> bool {
+fn told_once(r: &Registration) -> bool {
     r.events & ONCE != 0 && ours(r.data).is_none()
 }
 
 /// Whether this process can change it: by its number, and not an exclusive one (epoll_ctl(2)).
-pub(super) fn can_change(r: &Registration) -> bool {
+fn can_change(r: &Registration) -> bool {
     r.events & EPOLLEXCLUSIVE as u32 == 0 && r.is_of(r.fd)
 }
 
@@ -25,17 +25,6 @@ fn change(epfd: c_int, r: &Registration, told: u32) -> bool {
     // A oneshot has lost its events by now: what was told holds still.
     let events = if r.has_fired() { r.events | told } else { r.events };
     kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, events, r.data) >= 0
-}
-
-/// Has the kernel tell of `e` once more, and of whatever else has its data.
-pub(super) fn tell_again(epfd: c_int, e: &epoll_event) {
-    let data = e.u64;
-    fdinfo::each(epfd, |r| {
-        if r.data == data && told_once(r) && can_change(r) {
-            change(epfd, r, e.events);
-        }
-        false
-    });
 }
 
 /// The registrations of a set.
@@ -58,16 +47,33 @@ impl Known {
         let fits = fdinfo::each(epfd, |r| {
             // Of two with the same data nobody knows which one was told of.
             let can = ours(r.data).is_some() || self.get(r.data).is_none() && (!told_once(r) || can_change(r));
-            match self.list.get_mut(self.n).filter(|_| can) {
-                Some(place) => (*place, self.n) = (*r, self.n + 1),
-                None => return true,
-            }
-            false
+            !(can && self.add(r))
         });
         for r in &mut self.list[..self.n] {
             r.events = asked(r).unwrap_or(r.events);
         }
         fits.is_none()
+    }
+
+    /// Asks the kernel for those of the program that it tells of once. False: there are some that cannot be changed, or too many.
+    pub fn read_told_once(&mut self, epfd: c_int) -> bool {
+        self.n = 0;
+        let left_out = fdinfo::each(epfd, |r| told_once(r) && !(can_change(r) && self.add(r)));
+        left_out.is_none()
+    }
+
+    fn add(&mut self, r: &Registration) -> bool {
+        let place = self.list.get_mut(self.n);
+        self.n += usize::from(place.is_some());
+        place.map(|p| *p = *r).is_some()
+    }
+
+    /// Has the kernel tell of `e` once more, and of whatever else has its data: with all that the program asked for, which the kernel has
+    /// forgotten of a oneshot by now. One that had fired before is not told of.
+    pub fn tell_again(&self, epfd: c_int, e: &epoll_event) {
+        for r in self.list[..self.n].iter().filter(|r| r.data == e.u64 && !r.has_fired()) {
+            kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, r.events, r.data);
+        }
     }
 
     /// Whether `e` is of one of them, and all is known of that: a oneshot that is armed with what was told alone would not tell of what else the

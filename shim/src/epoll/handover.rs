@@ -67,8 +67,8 @@ pub fn hand_over_with(i: usize, unread: &dyn Fn(c_int) -> leave::Unread) {
     leave_to_kernel(i, unread);
     let Some(epfd) = s.epfd() else { return };
     evacuate(s, unread);
-    let held = s.lock();
-    spend(s, epfd);
+    let mut held = s.lock();
+    spend(s, epfd, &mut held.desk().known);
     for (fd, w, ep) in s.watches() {
         if w.flags.load(Relaxed) & TAGGED == 0 {
             continue;

@@ -158,10 +158,13 @@ fn make_room(s: &Set, epfd: c_int, out: &Out, k: &mut Reported, known: &mut Know
         if i >= n && k.got[n - back..n].iter().any(|old| old.u64 == e.u64) {
             continue;
         }
-        if i >= n && known.stays(&e) {
+        let left = if i >= n && known.stays(&e) {
             // It is the first of the list.
-            turn_over(s, epfd, k, known, all);
-        } else if !known.put_back(epfd, &e) {
+            turn_over(s, epfd, k, known, all)
+        } else {
+            (!known.put_back(epfd, &e)).then_some(e)
+        };
+        if let Some(e) = left {
             // It comes now, behind those that do.
             match ours(e.u64) {
                 Some(id) => lifeline_event(s, id, e.events, k.begun, kept),
@@ -183,17 +186,12 @@ fn take(s: &Set, epfd: c_int, k: &mut Reported, from: usize, to: usize) -> usize
     from + hear(s, &mut k.got[from..from + told]).0
 }
 
-/// The first event that the kernel has goes to the end of its list. The `from` that are there are kept.
-fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize) {
+/// The first event that the kernel has goes to the end of its list. One that cannot be put back is returned: the kernel does not tell of it
+/// again. The `from` that are there are kept.
+fn turn_over(s: &Set, epfd: c_int, k: &mut Reported, known: &Known, from: usize) -> Option<epoll_event> {
     let to = take(s, epfd, k, from, from + 1);
-    for e in &k.got[from..to] {
-        if !known.stays(e)
-            && !known.put_back(epfd, e)
-            && let Some(id) = ours(e.u64)
-        {
-            lifeline_event(s, id, e.events, k.begun, from);
-        }
-    }
+    let first = *k.got[from..to].first()?;
+    (!known.stays(&first) && !known.put_back(epfd, &first)).then_some(first)
 }
 
 /// Fills `out` from the ready list and with the kernel's events, each in its place. With the set's lock held.

@@ -2,10 +2,9 @@
 //! itself (`ep_send_events`, fs/eventpoll.c); one that was changed reports errors and hangups always.
 #![forbid(unsafe_code)]
 
-use super::again::{can_change, tell_again, told_once};
+use super::again::Known;
 use super::bell::drain;
 use super::desk::NO_EVENT;
-use super::fdinfo;
 use super::set::{FIRED, PARKED, Set, TAGGED, watch_id, watchable};
 use super::{DOORBELL, kernel_ctl, ours, tag};
 use core::sync::atomic::Ordering::Relaxed;
@@ -13,14 +12,14 @@ use libc::{EPOLL_CTL_MOD, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
 use shmring::lnx;
 
 /// Lets the kernel tell of the set's oneshots that have fired, under our own data, wherever it has anything to tell. What else it tells
-/// then, it is made to tell again. With the set's lock held.
-pub(super) fn spend(s: &Set, epfd: c_int) {
+/// then, it is made to tell again (`known`: room for what that is). With the set's lock held.
+pub(super) fn spend(s: &Set, epfd: c_int, known: &mut Known) {
     const ANY: u32 = (EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLONESHOT) as u32;
     let fired = || {
         s.watches()
             .filter(|(fd, w, _)| w.flags.load(Relaxed) & (TAGGED | FIRED | PARKED) == TAGGED | FIRED && watchable(*fd))
     };
-    if fired().next().is_none() || fdinfo::each(epfd, |r| told_once(r) && !can_change(r)).is_some() {
+    if fired().next().is_none() || !known.read_told_once(epfd) {
         return;
     }
     for (fd, ..) in fired() {
@@ -31,7 +30,7 @@ pub(super) fn spend(s: &Set, epfd: c_int) {
     let n = lnx::epoll_events(epfd, &mut told).max(0) as usize;
     for e in told.iter().take(n) {
         match ours(e.u64) {
-            None => tell_again(epfd, e),
+            None => known.tell_again(epfd, e),
             Some(DOORBELL) => drain(s),
             // All of these are registered anew.
             Some(_) => {}

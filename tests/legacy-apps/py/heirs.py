@@ -451,7 +451,11 @@ def fired_here(h):
     h.ctl(CTL_ADD, IN | ONESHOT)
     say("fired", h.s.next())
     others_of(h, ready_pipes())
+    mine, other = socket.socketpair()
+    h.s.add(mine, IN | OUT | ONESHOT, "pair")
     spawn_with_the_set(h)
+    # It had room to tell of before, and is to tell of this as well.
+    other.send(b"x")
     say("spawned", h.s.now())
     say("again", h.s.now())
     h.b.shutdown(socket.SHUT_RDWR)
