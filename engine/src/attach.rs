@@ -26,9 +26,9 @@ use crate::peer::REGISTRY;
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, own, peer, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use rendezvous::Tuple;
 use rendezvous::diag::{self, Miss};
 use rendezvous::registry::Error;
+use rendezvous::{Tuple, route};
 use shmring::family::{OPEN, Reason, State};
 use shmring::layout::{self, Role, SLOTS};
 use shmring::position::{Claim, StreamPos};
@@ -208,7 +208,7 @@ fn is_peer_here(ep: Ep, t: &Tuple) -> bool {
     if t.is_local_hint() {
         return true;
     }
-    match diag::leads_here(&DIAG, t) {
+    match route::leads_here(&HOME, t) {
         Ok(true) => return true,
         Ok(false) => ep.pin(Reason::Remote),
         Err(errno) => ep.because(unanswered(errno)),

@@ -7,6 +7,7 @@
 use crate::Place;
 use crate::home::{ELSEWHERE, Home};
 use crate::keep::Keep;
+use crate::netlink::{self, HEADER};
 use crate::os;
 use crate::tuple::{Tuple, mapped, unmapped};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -158,73 +159,6 @@ pub fn is_at_home(cache: &Cache, fd: i32, own: &Tuple) -> Result<bool, i32> {
     }
 }
 
-/// Whether what is sent to `tuple`'s destination stays in this network namespace, by the kernel's routes (rtnetlink(7)). Five system
-/// calls; waits for nothing.
-///
-/// If not, the other end is somewhere else, even if the kernel knows a socket here with its addresses: a proxy that speaks to a
-/// server with the address and port of its client (IP_TRANSPARENT, IPV6_FREEBIND) has two sockets of which each has the
-/// addresses of the other one's peer.
-///
-/// # Errors
-/// `errno`: nobody can tell now.
-pub fn leads_here(cache: &Cache, tuple: &Tuple) -> Result<bool, i32> {
-    let fd = cache.home.socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-    let seq = shmring::sys::cycles() as u32;
-    let (ask, len) = way(tuple, seq);
-    let mut b = [0u8; 1024];
-    let got = os::sendto(fd, &ask[..len], &KERNEL).and_then(|_| os::recvmsg(fd, &mut b, &mut [], 0));
-    os::close(fd);
-    let got = got?;
-    if is_kernel_s(&got) { parse_way(&b[..got.len.min(b.len())], seq) } else { Err(libc::EPROTO) }
-}
-
-/// `nlmsghdr`, `rtmsg`, an address and an interface's index, each with its `rtattr`.
-const WAY: usize = 16 + 12 + 20 + 8;
-
-/// Asks which way leads to `tuple`'s destination; how long that is.
-fn way(tuple: &Tuple, seq: u32) -> ([u8; WAY], usize) {
-    let v4 = unmapped(&tuple.dst);
-    let (family, address) = match &v4 {
-        Some(v4) => (libc::AF_INET, &v4[..]),
-        None => (libc::AF_INET6, &tuple.dst[..]),
-    };
-    let mut b = [0u8; WAY];
-    let mut len = 28;
-    let mut attribute = |kind: u16, value: &[u8]| {
-        os::put(&mut b, len, &(4 + value.len() as u16).to_ne_bytes());
-        os::put(&mut b, len + 2, &kind.to_ne_bytes());
-        os::put(&mut b, len + 4, value);
-        len += 4 + value.len();
-    };
-    attribute(libc::RTA_DST, address);
-    if tuple.scope != 0 {
-        attribute(libc::RTA_OIF, &tuple.scope.to_ne_bytes());
-    }
-    os::put(&mut b, 0, &(len as u32).to_ne_bytes());
-    os::put(&mut b, 4, &libc::RTM_GETROUTE.to_ne_bytes());
-    os::put(&mut b, 6, &NLM_F_REQUEST.to_ne_bytes());
-    os::put(&mut b, 8, &seq.to_ne_bytes());
-    // Family, and bits of the address.
-    os::put(&mut b, 16, &[family as u8, 8 * address.len() as u8]);
-    (b, len)
-}
-
-/// Whether the answer to [`way`] is that it ends here.
-pub(crate) fn parse_way(b: &[u8], seq: u32) -> Result<bool, i32> {
-    if b.len() < 24 || os::u32_at(b, 8) != seq {
-        return Err(libc::EPROTO);
-    }
-    match os::u16_at(b, 4) {
-        libc::RTM_NEWROUTE => Ok(b[23] == libc::RTN_LOCAL),
-        // There is no way, or none that is allowed.
-        NLMSG_ERROR => match (os::u32_at(b, 16) as i32).wrapping_neg() {
-            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL => Ok(false),
-            errno => Err(errno),
-        },
-        _ => Err(libc::EPROTO),
-    }
-}
-
 /// Whether the socket with these addresses (local end first) and this cookie is gone for good: the kernel
 /// knows no such socket, or knows that no process holds it. `false` if the kernel could not be asked; but `true` if that is
 /// because the calling thread is not at home, and has no socket of before to ask with. Callers ask when the connection has
@@ -267,34 +201,24 @@ pub fn unread(cache: &Cache, tuple: &Tuple, cookie: u64) -> Option<u64> {
 
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
-/// `struct sockaddr_nl` of the kernel: family, and zeros.
-const KERNEL: [u8; 12] = [libc::AF_NETLINK as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// `nlmsghdr` and `inet_diag_req_v2`.
-const REQUEST: usize = 16 + 56;
-/// `nlmsghdr` and the fixed part of `inet_diag_msg`.
-const REPLY: usize = 16 + 72;
+/// The header and `inet_diag_req_v2`.
+const REQUEST: usize = HEADER + 56;
+/// The header and the fixed part of `inet_diag_msg`.
+const REPLY: usize = HEADER + 72;
 /// Answers to earlier questions that are skipped before giving up.
 const STRAY: usize = 4;
 /// Datagrams of a dump that are read before giving up. With a filter on both ports one or two come.
 const DUMP_PARTS: usize = 32;
 
 fn open(home: &Home) -> Result<i32, i32> {
-    home.socket(libc::AF_NETLINK, libc::SOCK_RAW, NETLINK_SOCK_DIAG)
+    netlink::socket(home, NETLINK_SOCK_DIAG)
 }
 
-fn request(tuple: &Tuple, seq: u32) -> [u8; REQUEST] {
+/// `flags`: beside NLM_F_REQUEST.
+fn request(tuple: &Tuple, flags: u16, seq: u32) -> [u8; REQUEST] {
     let mut b = [0u8; REQUEST];
-    // struct nlmsghdr
-    os::put(&mut b, 0, &(REQUEST as u32).to_ne_bytes());
-    os::put(&mut b, 4, &SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    os::put(&mut b, 6, &NLM_F_REQUEST.to_ne_bytes());
-    os::put(&mut b, 8, &seq.to_ne_bytes());
+    netlink::begin(&mut b, REQUEST, SOCK_DIAG_BY_FAMILY, flags, seq);
     // struct inet_diag_req_v2: family, protocol, extensions, padding, states (ignored by exact queries)
     b[17] = libc::IPPROTO_TCP as u8;
     os::put(&mut b, 20, &u32::MAX.to_ne_bytes());
@@ -324,11 +248,11 @@ fn request(tuple: &Tuple, seq: u32) -> [u8; REQUEST] {
 
 /// Reads the answer with sequence number `seq`; `None` if the message is something else.
 pub(crate) fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, Miss>> {
-    if b.len() < 20 || os::u32_at(b, 8) != seq {
+    if b.len() < netlink::SHORTEST || netlink::sequence(b) != seq {
         return None;
     }
-    match os::u16_at(b, 4) {
-        NLMSG_ERROR => match (os::u32_at(b, 16) as i32).wrapping_neg() {
+    match netlink::kind(b) {
+        netlink::ERROR => match netlink::errno(b) {
             libc::ENOENT => Some(Err(Miss::NotFound)),
             errno => Some(Err(Miss::Unavailable(errno))),
         },
@@ -357,22 +281,13 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, seq: u32) -> Option<Result<Found, M
     }
 }
 
-/// Whether the kernel has sent it (`nl_pid` 0): a privileged process could write to our port as well.
-fn is_kernel_s(got: &os::Datagram) -> bool {
-    let from = got.address.bytes();
-    from.len() == KERNEL.len() && os::u32_at(from, 4) == 0
-}
-
 fn ask(fd: i32, tuple: &Tuple) -> Result<Found, Miss> {
     let seq = shmring::sys::cycles() as u32;
-    os::sendto(fd, &request(tuple, seq), &KERNEL).map_err(Miss::Unavailable)?;
-    let mut b = [0u8; 256];
+    netlink::send(fd, &request(tuple, 0, seq)).map_err(Miss::Unavailable)?;
+    let mut b = [0u8; 512];
     for _ in 0..STRAY {
-        let got = os::recvmsg(fd, &mut b, &mut [], 0).map_err(Miss::Unavailable)?;
-        if !is_kernel_s(&got) {
-            continue;
-        }
-        if let Some(answer) = parse(&b[..got.len.min(b.len())], tuple, seq) {
+        let got = netlink::receive(fd, &mut b).map_err(Miss::Unavailable)?;
+        if let Some(answer) = got.and_then(|b| parse(b, tuple, seq)) {
             return answer;
         }
     }
@@ -397,32 +312,29 @@ fn searched(home: &Home, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
 /// Whether a dump of `family`, filtered by `tuple`'s ports, has a held socket with this cookie.
 fn listed(fd: i32, family: i32, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
     let seq = shmring::sys::cycles() as u32;
-    let mut ask = request(tuple, seq);
-    os::put(&mut ask, 6, &(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    ask[16] = family as u8;
-    os::sendto(fd, &ask, &KERNEL)?;
+    let mut ask = request(tuple, netlink::DUMP, seq);
+    ask[HEADER] = family as u8;
+    netlink::send(fd, &ask)?;
     let mut held = false;
     let mut b = [0u8; 1024];
     for _ in 0..DUMP_PARTS {
         // Reading a part makes the kernel produce the next one: there is nothing to wait for.
-        let got = os::recvmsg(fd, &mut b, &mut [], 0)?;
-        let mut rest = b.get(..got.len).ok_or(libc::EMSGSIZE)?;
-        while rest.len() >= 16 {
-            let len = os::u32_at(rest, 0) as usize;
-            let message = rest.get(..len).filter(|m| m.len() >= 16).ok_or(libc::EPROTO)?;
-            if os::u32_at(message, 8) != seq || os::u16_at(message, 6) & NLM_F_DUMP_INTR != 0 {
+        let Some(mut rest) = netlink::receive(fd, &mut b)? else { continue };
+        while rest.len() >= HEADER {
+            let (message, after) = netlink::split(rest)?;
+            if netlink::sequence(message) != seq || netlink::was_disturbed(message) {
                 return Err(libc::EPROTO);
             }
-            match os::u16_at(message, 4) {
-                NLMSG_DONE => return Ok(held),
-                NLMSG_ERROR => return Err(-(os::u32_at(message, 16) as i32)),
+            match netlink::kind(message) {
+                netlink::DONE => return Ok(held),
+                netlink::ERROR if message.len() >= netlink::SHORTEST => return Err(netlink::errno(message)),
                 SOCK_DIAG_BY_FAMILY if message.len() >= REPLY => {
                     let this = os::u32_at(message, 60) as u64 | (os::u32_at(message, 64) as u64) << 32;
                     held |= this == cookie && os::u32_at(message, 84) != 0;
                 }
                 _ => return Err(libc::EPROTO),
             }
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+            rest = after;
         }
     }
     Err(libc::EMSGSIZE)

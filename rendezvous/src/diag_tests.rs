@@ -84,25 +84,6 @@ fn what_is_unread_is_counted_behind_an_urgent_mark_and_without_the_end() {
 }
 
 #[test]
-fn only_the_addresses_of_this_network_lead_here() {
-    let cache = Cache::new(place, &HOME);
-    let to = |dst| Tuple { src: mapped([127, 0, 0, 1]), dst, sport: 1, dport: 2, scope: 0 };
-    for dst in [[127, 0, 0, 1], [127, 3, 2, 1]] {
-        assert_eq!(leads_here(&cache, &to(mapped(dst))), Ok(true));
-    }
-    let six = std::net::Ipv6Addr::LOCALHOST.octets();
-    assert_eq!(leads_here(&cache, &Tuple { src: six, ..to(six) }), Ok(v6_loopback()));
-    // TEST-NET-3 and the prefix for documentation (RFC 5737, RFC 3849): whether there is a way or not, they are nobody's.
-    assert_eq!(leads_here(&cache, &to(mapped([203, 0, 113, 1]))), Ok(false));
-    let mut doc = [0; 16];
-    doc[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
-    assert_eq!(leads_here(&cache, &Tuple { src: six, ..to(doc) }), Ok(false));
-    assert_eq!(leads_here(&cache, &to(mapped([255; 4]))), Ok(false), "broadcast");
-    let link = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x77).octets();
-    assert_eq!(leads_here(&cache, &Tuple { scope: 1, ..to(link) }), Ok(false));
-}
-
-#[test]
 fn an_orphan_has_no_inode() {
     let _guard = no_forks();
     let cache = Cache::new(place, &HOME);

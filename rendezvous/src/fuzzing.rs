@@ -1,7 +1,7 @@
 //! The parsers of bytes that others wrote, for the fuzzer in `tests/fuzz`. Each panics where what it read contradicts the
 //! bytes.
 
-use crate::{Tuple, diag, message, registry};
+use crate::{Tuple, diag, message, registry, route};
 
 /// A datagram in the mailbox. What is accepted is exactly what [`message::Message::encode`] gives.
 pub fn message(data: &[u8]) {
@@ -19,9 +19,9 @@ pub fn registry(data: &[u8]) {
     }
 }
 
-/// The kernel's answer to a question about a connection.
+/// The kernel's answers to a question about a connection, and to one about a route.
 pub fn diag(data: &[u8]) {
     let tuple = Tuple { src: [1; 16], dst: [2; 16], sport: 3, dport: 4, scope: 0 };
     let _ = diag::parse(data, &tuple, 1);
-    let _ = diag::parse_way(data, 1);
+    let _ = route::parse(data, 1);
 }

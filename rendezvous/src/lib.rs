@@ -45,10 +45,12 @@ pub mod home;
 pub mod mailbox;
 pub mod message;
 pub mod registry;
+pub mod route;
 pub mod tuple;
 pub mod uid;
 
 mod keep;
+mod netlink;
 #[allow(unsafe_code)]
 mod os;
 

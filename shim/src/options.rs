@@ -329,7 +329,9 @@ unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
         _ => return unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, v, l) },
     };
     // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
-    is_reset(ep, fd);
+    if let Some(chan) = ep.chan() {
+        tx::sink_if_ended(ep, chan, fd);
+    }
     let e = match lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
         Ok(0) => endpoint::take_kept(ep).or_else(|| endpoint::take_latched(ep)?.now()).unwrap_or(0),
         Ok(e) => {

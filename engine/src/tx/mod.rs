@@ -14,7 +14,7 @@ pub use look::{LOOK_EVERY_US, latched, look, look_due, looked};
 pub use shmring::family::UP;
 pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, is_reset, leave, rewinds, service,
-    settle, settle_native, sink,
+    settle, settle_native, sink, sink_if_ended,
 };
 pub use unread::{look_after, note_waiting, until_due};
 

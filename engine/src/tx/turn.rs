@@ -53,12 +53,17 @@ pub fn sink(ep: Ep, chan: &Chan, fd: i32) {
     }
 }
 
-/// The same, if the lifeline has ended. Whether there is no connection any more, had the kernel had the bytes of the rings: the socket of
-/// one whose peer was killed, or has closed, before it has read them has only ended, and goes on to say so.
-pub fn is_reset(ep: Ep, chan: &Chan, fd: i32) -> bool {
+/// The same, if the lifeline has ended and no error is latched.
+pub fn sink_if_ended(ep: Ep, chan: &Chan, fd: i32) {
     if ep.latched.load(Relaxed) == 0 && look(ep, chan, fd, ENDED) & ENDED != 0 {
         sink(ep, chan, fd);
     }
+}
+
+/// Whether there is no connection any more, had the kernel had the bytes of the rings: the socket of one whose peer was killed, or has
+/// closed, before it has read them has only ended, and goes on to say so.
+pub fn is_reset(ep: Ep, chan: &Chan, fd: i32) -> bool {
+    sink_if_ended(ep, chan, fd);
     matches!((ep.latched.load(Relaxed) & !REPORTED) as i32, libc::ECONNRESET | libc::EPIPE)
 }
 
