@@ -127,8 +127,8 @@ fn number(text: &[u8]) -> u32 {
     digits.fold(0u32, |n, b| n.wrapping_mul(10).wrapping_add(u32::from(b - b'0')))
 }
 
-/// Spins until `ready` or until it is no longer worth it. True if `ready`.
-pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
+/// Spins until `ready` or until it is no longer worth it.
+pub fn spin(ready: impl FnMut() -> bool) -> Spun {
     let auto = config::spin() == config::SPIN_AUTO;
     let us = if auto {
         if CPUS.load(Relaxed) < 2 {
@@ -149,13 +149,16 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
     } else {
         config::spin()
     };
-    if us == 0 {
-        return Spun::Not;
-    }
+    if us == 0 { Spun::Not } else { spin_for(us, auto, ready) }
+}
+
+/// Spins for up to `us` microseconds. `auto`: of this thread's own time, and less if that does not pay off; otherwise of all time, which the
+/// program has set: beside busy loops each yield may last as long as their time slices.
+pub(crate) fn spin_for(us: u64, auto: bool, mut ready: impl FnMut() -> bool) -> Spun {
     let rate = K::cycles_per_us();
     let mut last = K::cycles();
     let mut yielded = last;
-    // Time that this thread has spun, without the time that others ran in its yields.
+    // Time that this thread has spun; in `auto` without the time that others ran in its yields.
     let mut spent = 0;
     let mut patience = if CROWDED.load(Relaxed) != 0 { 0 } else { YIELD_US * rate };
     let lost = |score: u32, probe: u32| {
@@ -204,7 +207,7 @@ pub fn spin(mut ready: impl FnMut() -> bool) -> Spun {
             }
             patience = YIELD_US * rate;
             // A yield to nobody is our own time.
-            last = if crowded { yielded } else { t };
+            last = if auto && crowded { yielded } else { t };
         }
     }
 }

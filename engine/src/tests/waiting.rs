@@ -282,3 +282,22 @@ fn a_poller_does_not_take_on_the_news_of_whoever_had_its_number() {
     poller::free(p);
     pairs.into_iter().for_each(Pair::close);
 }
+
+#[test]
+fn a_spin_whose_length_is_set_ends_though_others_take_the_cpu_in_each_yield() {
+    use crate::kernel::Kernel;
+    use crate::spin::{self, Spun};
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    static YIELDS: AtomicU32 = AtomicU32::new(0);
+    fn others_run() {
+        Simulated::pass(3_000_000);
+        if YIELDS.fetch_add(1, SeqCst) < 20 {
+            Simulated::meanwhile(others_run);
+        }
+    }
+    let _world = World::new();
+    Simulated::meanwhile(others_run);
+    assert!(spin::spin_for(50, false, || false) == Spun::Lost);
+    assert_eq!(YIELDS.swap(20, SeqCst), 1, "3 ms are more than 50 us");
+    Simulated::yield_cpu();
+}
