@@ -146,7 +146,9 @@ impl Kernel for Simulated {
         Self::tcp(fd, |tcp, end| code(tcp.send(end, bytes, signal), |n| n as isize))
     }
     unsafe fn receive(fd: i32, into: &mut [iovec], flags: i32) -> isize {
-        Self::fill(fd, into, flags)
+        let r = Self::fill(fd, into, flags);
+        state().vain += u32::from(r == -libc::EAGAIN as isize);
+        r
     }
     fn discard(fd: i32, n: u64) -> isize {
         code(Self::recv(fd, n as usize, false), |bytes| bytes.len() as isize)

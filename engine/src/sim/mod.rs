@@ -107,6 +107,11 @@ impl Simulated {
         core::mem::take(&mut state().timeouts)
     }
 
+    /// Receives that found nothing, since this was asked last.
+    pub fn vain_receives() -> u32 {
+        core::mem::take(&mut state().vain)
+    }
+
     /// The process that runs.
     fn process() -> u32 {
         unseen().process
@@ -148,6 +153,7 @@ impl Simulated {
         s.pages = None;
         s.faults.end();
         s.timeouts = 0;
+        s.vain = 0;
         s.naps = 0;
     }
 

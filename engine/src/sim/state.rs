@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) timeouts: u32,
     /// Naps in which nothing happened.
     pub(super) naps: u32,
+    /// Receives that found nothing.
+    pub(super) vain: u32,
     pub(super) faults: Faults,
 }
 

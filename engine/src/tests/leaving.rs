@@ -393,3 +393,22 @@ fn a_call_of_the_kernels_own_is_told_the_error_that_the_kernel_would_tell() {
     assert_eq!(pair.a.poll(POLLIN) & POLLERR, 0);
     pair.a.close();
 }
+
+/// A native receive goes over an urgent mark if it has no bytes itself, and the mark may come between a question and the receive.
+#[test]
+fn a_receive_that_has_bytes_asks_the_lifeline_only_for_what_has_come() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(b"before"), Ok(6));
+    Simulated::meanwhile(move || leave::surrender(pair.a.fd, Reason::Splice));
+    // The receiver sleeps several times, now on the lifeline.
+    for _ in 0..9 {
+        Simulated::meanwhile(|| Simulated::pass(1_000_000));
+    }
+    Simulated::meanwhile(move || assert_eq!(pair.a.send_by_kernel(b"behind"), Ok(6)));
+    Simulated::vain_receives();
+    assert_eq!(pair.b.recv_with(12, libc::MSG_WAITALL), Ok(b"beforebehind".to_vec()));
+    assert_eq!(Simulated::vain_receives(), 0);
+    pair.a.close();
+    pair.b.close();
+}
