@@ -89,7 +89,7 @@ impl Incoming for In<'_> {
     }
 
     fn native(&mut self, max: u64) -> Result<Native, Taken> {
-        let max = if self.some { max.min(self.before_mark()) } else { max };
+        let max = self.up_to_mark(max);
         if max == 0 {
             return Ok(Native::Nothing);
         }
@@ -118,6 +118,10 @@ impl Incoming for In<'_> {
     /// The kernel has no offset for a peek (but `SO_PEEK_OFF`, which is the program's), so it copies the `before` bytes once more
     /// to the beginning of the program's buffers, where they are.
     fn peek_behind(&mut self, before: u64, max: u64) -> Result<Native, Taken> {
+        let max = if before == 0 { self.up_to_mark(max) } else { max };
+        if max == 0 {
+            return Ok(Native::Nothing);
+        }
         let Some(b) = &mut self.to else { return Ok(Native::Nothing) };
         let mut v = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 32];
         let place = b.place();
@@ -219,19 +223,20 @@ impl<'a> In<'a> {
         In { ep, chan, c, fd, to, flags, why: Reason::None, taken: false, some: false, drained: false }
     }
 
-    /// How much the lifeline has for a call that has bytes, or any number if it has ended. Nothing where it stands at an urgent mark: a
-    /// native receive, which does not know of those bytes, would go over the mark (tcp_recvmsg_locked). Nor may one be made in the hope that
-    /// something has come: it may be a mark. A mark that comes from now on lies behind all that has come (tcp_check_urg).
-    fn before_mark(&self) -> u64 {
+    /// How many of `max` bytes a native receive may ask for. If the call has bytes: what has come, or any number if the lifeline has
+    /// ended, and nothing where that stands at an urgent mark: a native receive, which does not know of those bytes, would go over the
+    /// mark (tcp_recvmsg_locked). Nor may one be made in the hope that something has come: it may be a mark. A mark that comes from now
+    /// on lies behind all that has come (tcp_check_urg).
+    fn up_to_mark(&self, max: u64) -> u64 {
+        if !self.some {
+            return max;
+        }
         let n = lifeline::unread(self.fd);
         let ended = n == 0 && lifeline::look(self.fd, ENDED) & ENDED != 0;
         if n == 0 && !ended || lifeline::at_mark(self.fd) {
-            0
-        } else if ended {
-            u64::MAX
-        } else {
-            n
+            return 0;
         }
+        if ended { max } else { max.min(n) }
     }
 
     fn tell(&mut self) -> Result<(), Taken> {
