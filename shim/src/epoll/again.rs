@@ -72,7 +72,7 @@ impl Known {
     /// forgotten of a oneshot by now. One that had fired before is not told of.
     pub fn tell_again(&self, epfd: c_int, e: &epoll_event) {
         for r in self.list[..self.n].iter().filter(|r| r.data == e.u64 && !r.has_fired()) {
-            kernel_ctl(epfd, EPOLL_CTL_MOD, r.fd, r.events, r.data);
+            change(epfd, r, e.events);
         }
     }
 

@@ -211,7 +211,8 @@ fn a_late_poller_misses_nothing() {
     });
 }
 
-fn one_that_dozes_misses_nothing_as(p: usize) {
+/// Two senders, each on a ring of its own, beside a receiver that is to `wait` until both have sent.
+fn two_senders(wait: impl Fn(&Poller, &dyn Fn() -> bool) + Send + Sync + 'static) {
     check(move || {
         let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
         let senders: Vec<_> = (0..2)
@@ -223,7 +224,7 @@ fn one_that_dozes_misses_nothing_as(p: usize) {
                 })
             })
             .collect();
-        x.0.doze(p, || published(&x.1.p) && published(&x.2.p));
+        wait(&x.0, &|| published(&x.1.p) && published(&x.2.p));
         for s in senders {
             s.join().unwrap();
         }
@@ -232,8 +233,9 @@ fn one_that_dozes_misses_nothing_as(p: usize) {
 
 #[test]
 fn one_that_dozes_misses_nothing() {
-    one_that_dozes_misses_nothing_as(0);
-    one_that_dozes_misses_nothing_as(ALONE);
+    for p in [0, ALONE] {
+        two_senders(move |poller, both| poller.doze(p, both));
+    }
 }
 
 fn one_that_dozes_and_then_sleeps_misses_nothing_as(p: usize) {
@@ -260,22 +262,7 @@ fn one_that_dozes_and_then_sleeps_misses_nothing() {
 
 #[test]
 fn two_senders_wake_one_sleeper() {
-    check(|| {
-        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
-        let senders: Vec<_> = (0..2)
-            .map(|i| {
-                let y = x.clone();
-                thread::spawn(move || {
-                    ring::publish(if i == 0 { &y.1.p } else { &y.2.p }, RingPos::new(1));
-                    y.0.notify(i);
-                })
-            })
-            .collect();
-        x.0.sleep(0, || published(&x.1.p) && published(&x.2.p));
-        for s in senders {
-            s.join().unwrap();
-        }
-    });
+    two_senders(|poller, both| poller.sleep(0, both));
 }
 
 #[test]
