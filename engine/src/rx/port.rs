@@ -232,7 +232,8 @@ impl<'a> In<'a> {
             return max;
         }
         let n = lifeline::unread(self.fd);
-        let ended = n == 0 && lifeline::look(self.fd, ENDED) & ENDED != 0;
+        // Or the number has been closed, which the receive says.
+        let ended = n == 0 && lifeline::look(self.fd, ENDED) != 0;
         if n == 0 && !ended || lifeline::at_mark(self.fd) {
             return 0;
         }
