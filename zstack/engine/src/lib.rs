@@ -1,0 +1,12 @@
+//! A TCP/IP engine that copies no payload. Packets and time go in, packets and events come out; it has no clock, no thread, no
+//! socket, and allocates nothing per packet.
+//!
+//! [`stack::Stack`] is the face. [`payload::Host`] is whoever owns the streams' memory, [`port::Port`] the device.
+
+#![deny(unsafe_code)]
+
+pub mod payload;
+pub mod port;
+pub mod stack;
+pub mod tcp;
+pub mod time;
