@@ -5,7 +5,9 @@
 
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
 pub mod payload;
+#[allow(unsafe_code)]
 pub mod port;
 pub mod stack;
 pub mod tcp;
