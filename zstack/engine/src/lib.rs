@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod counters;
 #[allow(unsafe_code)]
 pub mod payload;
 #[allow(unsafe_code)]

@@ -1,0 +1,210 @@
+//! What is counted: every packet that is dropped, by its reason, and what the protocol did that an operator may want to know.
+
+use std::ops::{Index, IndexMut};
+
+macro_rules! counters {
+    ($($(#[doc = $text:literal])+ $name:ident $label:literal)*) => {
+        /// A reason or an occurrence. Its [name](Counter::name) is what `zstack stat` shows.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Counter {
+            $($(#[doc = $text])+ $name,)*
+        }
+
+        impl Counter {
+            /// All of them, in the order of [`Counters::iter`].
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)*];
+
+            /// The name under which it is shown: words joined by `_`, the layer first.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$name => $label,)*
+                }
+            }
+
+            /// What it counts, as a sentence.
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Counter::$name => concat!($($text,)+).trim_ascii_start(),)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets that the port gave us.
+    Received "port_received"
+    /// Frames that the port took; a frame that it cuts into segments is one.
+    Sent "port_sent"
+    /// Frames that the port had no room for; they were built again later.
+    PortFull "port_full"
+    /// Frames that the port can never send: too long, or malformed for the device.
+    PortUnfit "port_unfit"
+    /// Payload bytes that the engine copied. The engine has no way to copy payload: this stays 0.
+    CopiedBytes "copied_bytes"
+
+    /// Frames too short for their link header.
+    LinkShort "link_short"
+    /// Frames to another station's address.
+    LinkOtherStation "link_other_station"
+    /// Frames of another VLAN, or without the tag that is ours.
+    LinkOtherVlan "link_other_vlan"
+    /// Frames of an ethertype that we do not speak.
+    LinkUnknownType "link_unknown_type"
+
+    /// ARP or NDP messages with wrong lengths, types or checksums.
+    NeighbourMalformed "neighbour_malformed"
+    /// Neighbours that did not answer.
+    NeighbourFailed "neighbour_failed"
+    /// Packets dropped because too many wait for a neighbour's answer, or because it did not come.
+    NeighbourPendingDropped "neighbour_pending_dropped"
+
+    /// IP packets with a wrong version, header length or total length.
+    IpMalformed "ip_malformed"
+    /// IPv4 headers with a wrong checksum.
+    IpChecksum "ip_checksum"
+    /// Fragments: not reassembled.
+    IpFragment "ip_fragment"
+    /// Packets to an address that is not ours.
+    IpNotOurs "ip_not_ours"
+    /// Packets from our own address, that we did not send.
+    IpSourceOurs "ip_source_ours"
+    /// Packets from a broadcast address.
+    IpSourceBroadcast "ip_source_broadcast"
+    /// Packets from a multicast address.
+    IpSourceMulticast "ip_source_multicast"
+    /// Packets from an unspecified or loopback address.
+    IpSourceInvalid "ip_source_invalid"
+    /// TCP to a broadcast or multicast address.
+    IpDestinationMany "ip_destination_many"
+    /// Packets of a transport protocol that we do not speak.
+    IpUnknownProtocol "ip_unknown_protocol"
+    /// Packets with a chain of IPv6 extension headers that we do not follow.
+    IpExtension "ip_extension"
+    /// Packets that could not be sent because no route leads to their destination.
+    IpNoRoute "ip_no_route"
+
+    /// ICMP messages too short, of an unknown type, or quoting too little.
+    IcmpMalformed "icmp_malformed"
+    /// ICMP messages with a wrong checksum.
+    IcmpChecksum "icmp_checksum"
+    /// Echo requests that were answered.
+    IcmpEcho "icmp_echo"
+    /// Answers by ICMP that the rate limit withheld.
+    IcmpLimited "icmp_limited"
+    /// ICMP errors about a segment that a connection has in flight (RFC 5927), told to it.
+    IcmpError "icmp_error"
+    /// ICMP errors about no connection of ours.
+    IcmpUnknown "icmp_unknown"
+    /// ICMP errors that quote a sequence number which is not in flight (RFC 5927, section 4.1).
+    IcmpOutside "icmp_outside"
+    /// ICMP errors that name an MTU below the least that the protocol allows, or not below the one in use.
+    IcmpMtu "icmp_mtu"
+
+    /// Segments whose header or options do not fit.
+    TcpMalformed "tcp_malformed"
+    /// Segments with a wrong checksum.
+    TcpChecksum "tcp_checksum"
+    /// Segments for no connection and no listener.
+    TcpUnknown "tcp_unknown"
+    /// RSTs sent for them.
+    TcpUnknownReset "tcp_unknown_reset"
+    /// RSTs for them that the rate limit withheld.
+    TcpUnknownLimited "tcp_unknown_limited"
+
+    /// SYNs for a listener.
+    SynReceived "syn_received"
+    /// SYNs dropped because the listener's backlog of established connections was full.
+    SynBacklogFull "syn_backlog_full"
+    /// SYNs dropped because the stack has all the connections that it may have.
+    SynConnectionsFull "syn_connections_full"
+    /// SYNs dropped because a deferred listener has too many half-open connections; it cannot answer with a cookie.
+    SynDeferredFull "syn_deferred_full"
+    /// SYN-ACKs that carried a cookie (RFC 4987, section 3.6): too many connections were half open.
+    CookieSent "cookie_sent"
+    /// Connections made from a cookie.
+    CookieAccepted "cookie_accepted"
+    /// ACKs to a listener whose number is no cookie of ours, or an old one.
+    CookieInvalid "cookie_invalid"
+    /// Connections of deferred listeners that were refused.
+    DeferredRefused "deferred_refused"
+
+    /// Connections that connect opened.
+    Opened "opened"
+    /// Connections that reached ESTABLISHED.
+    Established "established"
+    /// Connections that ended, for whatever reason.
+    Ended "ended"
+    /// Connections that came into TIME_WAIT.
+    TimeWait "time_wait"
+    /// TIME_WAITs given up early, the oldest first, because there were too many.
+    TimeWaitEvicted "time_wait_evicted"
+    /// TIME_WAITs that a new SYN ended (RFC 6191).
+    TimeWaitReused "time_wait_reused"
+    /// Segments that a connection in TIME_WAIT answered or dropped.
+    TimeWaitSegment "time_wait_segment"
+}
+
+/// How often each [`Counter`] was counted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Counters([u64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters([0; Counter::ALL.len()])
+    }
+}
+
+impl Counters {
+    /// One more.
+    #[inline]
+    pub fn count(&mut self, counter: Counter) {
+        self[counter] += 1;
+    }
+
+    /// Each with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
+        Counter::ALL.iter().map(|&counter| (counter, self[counter]))
+    }
+}
+
+impl Index<Counter> for Counters {
+    type Output = u64;
+    #[inline]
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl IndexMut<Counter> for Counters {
+    #[inline]
+    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.0[counter as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_say_something() {
+        let names: HashSet<_> = Counter::ALL.iter().map(|counter| counter.name()).collect();
+        assert_eq!(names.len(), Counter::ALL.len());
+        for counter in Counter::ALL {
+            assert!(counter.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", counter.name());
+            assert!(counter.text().ends_with('.'), "{}", counter.text());
+        }
+    }
+
+    #[test]
+    fn counting() {
+        let mut counters = Counters::default();
+        counters.count(Counter::TcpChecksum);
+        counters.count(Counter::TcpChecksum);
+        assert_eq!(counters[Counter::TcpChecksum], 2);
+        assert_eq!(counters.iter().map(|(_, n)| n).sum::<u64>(), 2);
+    }
+}
