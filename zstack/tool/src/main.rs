@@ -1,1 +1,3 @@
+//! The tools of the Z-stack engine.
+
 fn main() {}
