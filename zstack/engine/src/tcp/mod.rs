@@ -1,5 +1,6 @@
 //! One connection (RFC 9293).
 
+use crate::stack::ListenerId;
 use serde::{Deserialize, Serialize};
 
 /// Why a connection ended, in the terms of errno(3).
@@ -26,6 +27,9 @@ pub enum Cause {
 /// What has happened to a connection, apart from bytes and room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
+    /// The connection is a listener's: the first event of such a connection, told right before [`Event::Asked`] (deferred
+    /// listeners) or [`Event::Established`] (the others). The stack tells it, not the connection.
+    Incoming(ListenerId),
     /// A listener's new connection waits for `Stack::accept` or `Stack::refuse`: its SYN is not answered yet (deferred
     /// listeners only).
     Asked,
