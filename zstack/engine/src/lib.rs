@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod net;
 #[allow(unsafe_code)]
 pub mod payload;
 #[allow(unsafe_code)]

@@ -1,0 +1,16 @@
+//! Below TCP: Ethernet with or without a VLAN tag, ARP and NDP, routes, IP's checks of what arrives, ICMP both ways, and the
+//! path MTU. [`Interface`] is all of it for one port.
+//!
+//! It queues no packet. Who wants to send and is told [`Unsent::Unresolved`] asks again when [`Interface::event`] names that
+//! neighbour. Left out: duplicate address detection, MLD reports, router advertisements and redirects (routes are static),
+//! and the reassembly of fragments (they are dropped and counted).
+
+mod address;
+mod drop;
+mod interface;
+mod report;
+
+pub use address::Address;
+pub use drop::{Drops, Reason};
+pub use interface::{Config, ConfigError, Event, Interface, NeighbourId, Path, Route, Segment, Unsent, Verdict};
+pub use report::{Kind, Quoted, Report};
