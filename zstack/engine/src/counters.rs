@@ -57,8 +57,10 @@ counters! {
     NeighbourMalformed "neighbour_malformed"
     /// Neighbours that did not answer.
     NeighbourFailed "neighbour_failed"
-    /// Packets dropped because too many wait for a neighbour's answer, or because it did not come.
-    NeighbourPendingDropped "neighbour_pending_dropped"
+    /// What ARP and NDP say of neighbours that we have nothing to do with, or in a way that need not be believed.
+    NeighbourIgnored "neighbour_ignored"
+    /// Neighbours forgotten because the cache was full.
+    NeighbourEvicted "neighbour_evicted"
 
     /// IP packets with a wrong version, header length or total length.
     IpMalformed "ip_malformed"
@@ -93,6 +95,12 @@ counters! {
     IcmpEcho "icmp_echo"
     /// Answers by ICMP that the rate limit withheld.
     IcmpLimited "icmp_limited"
+    /// ICMP messages of types that are not acted upon: redirects, advertisements of routers, errors about errors.
+    IcmpUnwanted "icmp_unwanted"
+    /// UDP datagrams answered by "port unreachable".
+    UdpUnreachable "udp_unreachable"
+    /// UDP datagrams too short, or with a wrong checksum.
+    UdpMalformed "udp_malformed"
     /// ICMP errors about a segment that a connection has in flight (RFC 5927), told to it.
     IcmpError "icmp_error"
     /// ICMP errors about no connection of ours.

@@ -1,7 +1,8 @@
 //! One port's link and network layer.
 
 use super::address::unicast;
-use super::{Address, Drops, Reason, Report};
+use super::{Address, Report};
+use crate::counters::{Counter, Counters};
 use crate::port::{Capabilities, Medium};
 use crate::time::Time;
 use std::net::IpAddr;
@@ -125,7 +126,7 @@ pub enum Verdict {
     /// It told us something of a neighbour; nothing follows but perhaps [events](Interface::event).
     Done,
     /// It was dropped, and counted.
-    Dropped(Reason),
+    Dropped(Counter),
 }
 
 /// The link and network layer of one port.
@@ -134,7 +135,6 @@ pub struct Interface {
     pub(super) config: Config,
     pub(super) medium: Medium,
     pub(super) mtu: u16,
-    pub(super) drops: Drops,
 }
 
 impl Interface {
@@ -147,15 +147,23 @@ impl Interface {
         if let Some(bad) = config.addresses.iter().find(|address| !unicast(address.ip)) {
             return Err(ConfigError(format!("{}: no host can have this address", bad.ip)));
         }
-        Ok(Interface { config, medium: port.medium, mtu: port.mtu, drops: Drops::default() })
+        Ok(Interface { config, medium: port.medium, mtu: port.mtu })
     }
 
     /// Looks at a frame that arrived. `verified`: its transport checksum is known to be right. An answer, if one is due, is
-    /// built in `reply`, which should have room for the MTU and 18 bytes more.
-    pub fn receive(&mut self, now: Time, frame: &[u8], verified: bool, reply: &mut [u8]) -> Verdict {
+    /// built in `reply`, which should have room for the MTU and 18 bytes more. What is dropped or
+    /// answered is counted in `counters`.
+    pub fn receive(
+        &mut self,
+        now: Time,
+        frame: &[u8],
+        verified: bool,
+        reply: &mut [u8],
+        counters: &mut Counters,
+    ) -> Verdict {
         let _ = (now, frame, verified, reply, self.medium);
-        self.drops.count(Reason::Protocol);
-        Verdict::Dropped(Reason::Protocol)
+        counters.count(Counter::IpUnknownProtocol);
+        Verdict::Dropped(Counter::IpUnknownProtocol)
     }
 
     /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the start of `out`, and says how
@@ -247,10 +255,5 @@ impl Interface {
     pub fn due(&mut self, now: Time, out: &mut [u8]) -> Option<usize> {
         let _ = (now, out);
         None
-    }
-
-    /// What was dropped.
-    pub fn drops(&self) -> &Drops {
-        &self.drops
     }
 }

@@ -6,11 +6,9 @@
 //! and the reassembly of fragments (they are dropped and counted).
 
 mod address;
-mod drop;
 mod interface;
 mod report;
 
 pub use address::Address;
-pub use drop::{Drops, Reason};
 pub use interface::{Config, ConfigError, Event, Interface, NeighbourId, Path, Route, Segment, Unsent, Verdict};
 pub use report::{Kind, Quoted, Report};
