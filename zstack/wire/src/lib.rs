@@ -3,6 +3,11 @@
 
 #![deny(unsafe_code)]
 
+pub mod checksum;
+mod foreign;
+pub mod ipv4;
+pub mod ipv6;
+pub mod protocol;
 pub mod seq;
 pub mod tcp;
 

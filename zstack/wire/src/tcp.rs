@@ -2,6 +2,63 @@
 
 use crate::Seq;
 use serde::{Deserialize, Serialize};
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The length of a header without options.
+pub const HEADER: usize = 20;
+
+/// The length of the longest header.
+pub const MAX_HEADER: usize = 60;
+
+/// Where in the header the checksum stands.
+pub const CHECKSUM: usize = 16;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Raw {
+    source: U16,
+    destination: U16,
+    seq: U32,
+    ack: U32,
+    /// The header's length in words of 4 bytes, in the upper four bits; the lower ones are ignored (RFC 9293, section 3.1).
+    offset: u8,
+    flags: u8,
+    window: U16,
+    checksum: U16,
+    urgent: U16,
+}
+
+/// The timestamps option behind two NOPs, as nearly every segment has it (RFC 7323, appendix A).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawTimestamps {
+    lead: U32,
+    value: U32,
+    echo: U32,
+}
+
+const TIMESTAMPS_LEAD: u32 = 0x0101_080a;
+
+/// Kinds of options (IANA, "TCP Option Kind Numbers").
+mod kind {
+    pub const END: u8 = 0;
+    pub const NOP: u8 = 1;
+    pub const MSS: u8 = 2;
+    pub const SCALE: u8 = 3;
+    pub const SACK_PERMITTED: u8 = 4;
+    pub const SACK: u8 = 5;
+    pub const TIMESTAMPS: u8 = 8;
+}
+
+/// Why bytes are not a TCP segment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Malformed {
+    /// Fewer bytes than a header has.
+    Truncated,
+    /// The header's length is below 20 bytes, or more than there are.
+    HeaderLength,
+}
 
 /// The control bits, as they stand in the header's byte 13.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -101,3 +158,188 @@ pub struct Header {
     /// SACK blocks.
     pub sack: Sack,
 }
+
+impl Header {
+    /// Reads the header that `bytes`, a whole segment, begin with; the number is the header's length, where the payload begins.
+    /// The checksum is not looked at.
+    ///
+    /// Options that are unknown, of a wrong length, or out of place (those of a SYN elsewhere) are skipped. An option that
+    /// reaches beyond the header ends the options, and the segment is taken with those before it, as by Linux
+    /// (`tcp_parse_options`).
+    ///
+    /// # Errors
+    /// The lengths contradict each other.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<(Header, usize), Malformed> {
+        let Ok((raw, rest)) = Raw::ref_from_prefix(bytes) else { return Err(Malformed::Truncated) };
+        let len = usize::from(raw.offset >> 4) * 4;
+        let Some(options) = len.checked_sub(HEADER).and_then(|n| rest.get(..n)) else {
+            return Err(Malformed::HeaderLength);
+        };
+        let mut header = Header {
+            source: raw.source.get(),
+            destination: raw.destination.get(),
+            seq: Seq(raw.seq.get()),
+            ack: Seq(raw.ack.get()),
+            flags: Flags(raw.flags),
+            window: raw.window.get(),
+            urgent: raw.urgent.get(),
+            ..Header::default()
+        };
+        if let Ok(t) = RawTimestamps::ref_from_bytes(options)
+            && t.lead.get() == TIMESTAMPS_LEAD
+        {
+            header.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
+        } else if !options.is_empty() {
+            header.parse_options(options);
+        }
+        Ok((header, len))
+    }
+
+    #[inline(never)]
+    fn parse_options(&mut self, mut options: &[u8]) {
+        let syn = self.flags.has(Flags::SYN);
+        while let [kind, rest @ ..] = options {
+            match *kind {
+                kind::END => return,
+                kind::NOP => {
+                    options = rest;
+                    continue;
+                }
+                _ => {}
+            }
+            let [len, ..] = rest else { return };
+            let Some((body, behind)) = usize::from(*len).checked_sub(1).and_then(|n| rest.split_at_checked(n)) else {
+                return;
+            };
+            // The body begins with the length, unless that was 1.
+            let [_, body @ ..] = body else { return };
+            options = behind;
+            match (*kind, body) {
+                // An MSS of 0 says nothing.
+                (kind::MSS, &[a, b]) if syn => self.mss = Some(u16::from_be_bytes([a, b])).filter(|m| *m != 0),
+                (kind::SCALE, &[scale]) if syn => self.scale = Some(scale),
+                (kind::SACK_PERMITTED, []) if syn => self.sack_permitted = true,
+                (kind::TIMESTAMPS, body) => {
+                    if let Ok(t) = <[U32; 2]>::read_from_bytes(body) {
+                        self.timestamps = Some(Timestamps { value: t[0].get(), echo: t[1].get() });
+                    }
+                }
+                (kind::SACK, body) => {
+                    if let Ok(edges) = <[[U32; 2]]>::ref_from_bytes(body) {
+                        self.sack = Sack::default();
+                        for [left, right] in edges {
+                            self.sack.push(Range { left: Seq(left.get()), right: Seq(right.get()) });
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The length that the header has when it is [emitted](Header::emit): a multiple of 4, from 20 to 60.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "no header is empty")]
+    pub fn len(&self) -> usize {
+        let syn = self.syn_options();
+        let sack = self.fitting(HEADER + syn);
+        HEADER + syn + if sack > 0 { 4 + 8 * sack } else { 0 }
+    }
+
+    /// Writes the header to the first [`len`](Header::len) bytes of `into`, and says how many these are. The checksum's field is
+    /// 0. The options stand as Linux places them (`tcp_options_write`); of the SACK blocks there are as many, from the first
+    /// on, as fit.
+    ///
+    /// # Panics
+    /// If `into` is shorter.
+    #[inline]
+    pub fn emit(&self, into: &mut [u8]) -> usize {
+        let mut raw = Raw {
+            source: U16::new(self.source),
+            destination: U16::new(self.destination),
+            seq: U32::new(self.seq.0),
+            ack: U32::new(self.ack.0),
+            offset: 0,
+            flags: self.flags.0,
+            window: U16::new(self.window),
+            checksum: U16::ZERO,
+            urgent: U16::new(self.urgent),
+        };
+        let plain = self.mss.is_none() & self.scale.is_none() & !self.sack_permitted & (self.sack.count == 0);
+        let len = match self.timestamps {
+            Some(t) if plain => {
+                const LEN: usize = HEADER + 12;
+                let into = into.first_chunk_mut::<LEN>().expect("room for the header");
+                let option =
+                    RawTimestamps { lead: U32::new(TIMESTAMPS_LEAD), value: U32::new(t.value), echo: U32::new(t.echo) };
+                into[HEADER..].copy_from_slice(option.as_bytes());
+                LEN
+            }
+            None if plain => HEADER,
+            _ => self.emit_options(into),
+        };
+        raw.offset = (len as u8) << 2;
+        into[..HEADER].copy_from_slice(raw.as_bytes());
+        len
+    }
+
+    /// The bytes of all options but SACK.
+    #[inline]
+    fn syn_options(&self) -> usize {
+        let word = |present: bool| if present { 4 } else { 0 };
+        // SACK-permitted stands in the place of the timestamps' two NOPs.
+        let timestamps = if self.timestamps.is_some() { 12 } else { word(self.sack_permitted) };
+        word(self.mss.is_some()) + timestamps + word(self.scale.is_some())
+    }
+
+    /// How many SACK blocks fit behind `len` bytes of header.
+    #[inline]
+    fn fitting(&self, len: usize) -> usize {
+        usize::from(self.sack.count).min((MAX_HEADER - len).saturating_sub(4) / 8)
+    }
+
+    /// Writes the options; the number is the header's length.
+    #[inline(never)]
+    fn emit_options(&self, into: &mut [u8]) -> usize {
+        let mut at = HEADER;
+        let mut word = |a: u8, b: u8, c: u8, d: u8| {
+            into[at..at + 4].copy_from_slice(&[a, b, c, d]);
+            at += 4;
+            at
+        };
+        let mut len = HEADER;
+        if let Some(mss) = self.mss {
+            let [a, b] = mss.to_be_bytes();
+            len = word(kind::MSS, 4, a, b);
+        }
+        if let Some(t) = self.timestamps {
+            if self.sack_permitted {
+                word(kind::SACK_PERMITTED, 2, kind::TIMESTAMPS, 10);
+            } else {
+                word(kind::NOP, kind::NOP, kind::TIMESTAMPS, 10);
+            }
+            for number in [t.value, t.echo] {
+                let [a, b, c, d] = number.to_be_bytes();
+                len = word(a, b, c, d);
+            }
+        } else if self.sack_permitted {
+            len = word(kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2);
+        }
+        if let Some(scale) = self.scale {
+            len = word(kind::NOP, kind::SCALE, 3, scale);
+        }
+        let blocks = self.fitting(len);
+        if blocks > 0 {
+            word(kind::NOP, kind::NOP, kind::SACK, 2 + 8 * blocks as u8);
+            for number in self.sack.blocks[..blocks].iter().flat_map(|b| [b.left.0, b.right.0]) {
+                let [a, b, c, d] = number.to_be_bytes();
+                len = word(a, b, c, d);
+            }
+        }
+        len
+    }
+}
+
+#[cfg(test)]
+mod tests;
