@@ -1,5 +1,7 @@
 //! One connection (RFC 9293).
 
+pub mod recovery;
+
 use crate::stack::ListenerId;
 use serde::{Deserialize, Serialize};
 
