@@ -11,6 +11,7 @@ pub mod net;
 pub mod payload;
 #[allow(unsafe_code)]
 pub mod port;
+pub mod sockets;
 pub mod stack;
 pub mod tcp;
 pub mod time;

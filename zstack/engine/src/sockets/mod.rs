@@ -1,0 +1,911 @@
+//! A ready-made [`Host`]: a socket for each connection, with rings, buffers that are sent by reference, and received buffers that are kept.
+//!
+//! **Out.** [`Sockets::write`] copies into a ring of the socket's own; [`Sockets::reserve`] and [`Sockets::commit`] let the
+//! caller fill that ring in place; [`Sockets::send`] queues memory of somebody else ([`Still`]), which is kept until the engine
+//! has released it. They mix in any order on one connection.
+//!
+//! **In.** What arrives is either copied once into a ring, which is the reassembly buffer too (bytes ahead of a gap go to their
+//! place at once), or, if the socket [keeps](Receive::Keep) buffers, kept in the port's own memory. A buffer is copied
+//! all the same where keeping would cost the port more than it saves: payload of at most [`Config::small`] bytes, bytes that
+//! arrive out of order, a connection over its [`Config::quota`], and a port that runs [out of buffers](Buffer::scarce); then
+//! all that the connection keeps is copied and given back too. [`Sockets::read`] copies out of both, [`Sockets::peek`] and [`Sockets::consume`] copy nothing.
+//!
+//! **Readiness** is told once per change ([`Sockets::next_ready`]), with the state as it is when it is told: a socket is
+//! queued when bytes can be read that could not before, when a write that found too little room may go on, and when a
+//! direction or the connection ends. The queue allocates nothing: it holds each socket at most once.
+//!
+//! **Memory.** Rings are taken on first use from spare ones, and given back when nothing is in them. An idle socket costs its
+//! entry here (64 bytes, and 8 in tables) beside what the stack needs.
+
+mod incoming;
+#[allow(unsafe_code)]
+mod memory;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+
+pub use memory::{Stable, Still};
+
+use crate::payload::{Buffer, Host, Spans};
+use crate::stack::{ConnId, ListenerId};
+use crate::tcp::{Cause, Event};
+use incoming::Incoming;
+use memory::Block;
+use outgoing::Outgoing;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+/// What the sockets may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Bytes of the ring that writes are copied to; a power of two.
+    pub send_ring: u32,
+    /// Bytes that a connection may receive ahead of its reader: the largest window, and the size of the receive ring; a power
+    /// of two.
+    pub receive_ring: u32,
+    /// Bytes that a connection may queue by reference and not have released yet. One piece is always taken.
+    pub references: u64,
+    /// Bytes of the port's pool that a connection may keep.
+    pub quota: usize,
+    /// What a kept buffer counts at least in the quota: the size of the port's buffers, in bytes.
+    pub buffer: usize,
+    /// Payload of at most so many bytes is copied, not kept.
+    pub small: usize,
+    /// Rings of either kind that are kept for the next socket that needs one.
+    pub spare: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            send_ring: 256 << 10,
+            receive_ring: 256 << 10,
+            references: 1 << 20,
+            quota: 512 << 10,
+            buffer: 2048,
+            small: 256,
+            spare: 64,
+        }
+    }
+}
+
+/// A configuration that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    what: &'static str,
+    value: u32,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} bytes: give a power of two from 4096 to {} bytes", self.what, self.value, 1u32 << 30)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A socket's name. The generation tells it from others that had its index before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Socket {
+    /// Dense: small numbers are used again. Fit for an index into a table of the caller's.
+    pub index: u32,
+    /// How many sockets had the index before.
+    pub generation: u32,
+}
+
+/// What happens to the buffers that a connection receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Receive {
+    /// Their payload is copied to the ring at once.
+    #[default]
+    Copy,
+    /// They are kept until they were read, where that is wise (see the [module](self)).
+    Keep,
+}
+
+/// Why a call on a socket did nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// There is nothing to read, or no room to write, now; readiness will be told (EAGAIN).
+    WouldBlock,
+    /// The connection is not established yet (EAGAIN for a stream that is being opened; ENOTCONN).
+    Connecting,
+    /// This side has shut its outgoing stream, or the connection ended in order: nothing can be written (EPIPE).
+    Shut,
+    /// The connection has ended, for this reason.
+    Ended(Cause),
+    /// No socket of this name (EBADF).
+    Stale,
+}
+
+/// The number in errno(3) that says the same, on Linux. 0 for [`Cause::Done`].
+pub fn errno(cause: Cause) -> i32 {
+    match cause {
+        Cause::Done => 0,
+        Cause::Refused => 111,
+        Cause::Reset => 104,
+        Cause::TimedOut => 110,
+        Cause::HostUnreachable => 113,
+        Cause::NetUnreachable => 101,
+        Cause::Aborted => 103,
+        Cause::PortGone => 100,
+    }
+}
+
+impl Error {
+    /// The number in errno(3) that says the same, on Linux.
+    pub fn errno(self) -> i32 {
+        match self {
+            Error::WouldBlock | Error::Connecting => 11,
+            Error::Shut | Error::Ended(Cause::Done) => 32,
+            Error::Ended(cause) => errno(cause),
+            Error::Stale => 9,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::WouldBlock => f.write_str("not now"),
+            Error::Connecting => f.write_str("not connected yet"),
+            Error::Shut => f.write_str("nothing can be sent any more"),
+            Error::Ended(cause) => f.write_str(text(*cause)),
+            Error::Stale => f.write_str("no such socket"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> std::io::Error {
+        std::io::Error::from_raw_os_error(error.errno())
+    }
+}
+
+/// The cause in words.
+pub fn text(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Done => "closed",
+        Cause::Refused => "connection refused",
+        Cause::Reset => "connection reset by peer",
+        Cause::TimedOut => "connection timed out",
+        Cause::HostUnreachable => "no route to host",
+        Cause::NetUnreachable => "network is unreachable",
+        Cause::Aborted => "connection aborted",
+        Cause::PortGone => "network is down: the port is gone",
+    }
+}
+
+/// What a socket is ready for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ready {
+    /// A read would not block: there are bytes, or the stream's end, or an error.
+    pub readable: bool,
+    /// A write would not block: there is room, or an error.
+    pub writable: bool,
+    /// The peer sends no more.
+    pub peer_closed: bool,
+    /// The connection has ended: nothing comes or goes any more. Bytes that had arrived can still be read.
+    pub hang_up: bool,
+    /// Why it ended, if not in order.
+    pub error: Option<Cause>,
+}
+
+/// Payload bytes, by what was done with them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Copies {
+    /// Copied from the caller to a ring ([`Sockets::write`]).
+    pub written: u64,
+    /// Filled in place ([`Sockets::commit`]): not copied here.
+    pub committed: u64,
+    /// Queued by reference: not copied.
+    pub referenced: u64,
+    /// Copied from the port's buffers to a ring.
+    pub received: u64,
+    /// Kept in the port's buffers: not copied.
+    pub kept: u64,
+    /// Copied from kept buffers to a ring after all, because the port ran short.
+    pub spilled: u64,
+    /// Copied to the caller ([`Sockets::read`]).
+    pub read: u64,
+}
+
+impl Copies {
+    /// Bytes that were copied, whatever for.
+    pub fn copied(&self) -> u64 {
+        self.written + self.received + self.spilled + self.read
+    }
+}
+
+/// What has happened to a socket; bits of [`Entry::state`].
+mod state {
+    /// The handshake is complete.
+    pub const ESTABLISHED: u16 = 1;
+    /// The peer sends no more.
+    pub const PEER_CLOSED: u16 = 2;
+    /// The stack said that it ended.
+    pub const ENDED: u16 = 4;
+    /// The stack gave the connection's name up.
+    pub const FREE: u16 = 8;
+    /// The caller sends no more.
+    pub const SHUT: u16 = 16;
+    /// The caller has closed it.
+    pub const CLOSED: u16 = 32;
+    /// It is in the queue of ready sockets.
+    pub const QUEUED: u16 = 64;
+    /// A write found too little room.
+    pub const STARVED: u16 = 128;
+    /// Buffers are kept.
+    pub const KEEP: u16 = 256;
+    /// It waits to be accepted.
+    pub const WAITING: u16 = 512;
+}
+use state::*;
+
+const NONE: u32 = u32::MAX;
+
+/// What is needed only while bytes are here.
+#[derive(Debug)]
+struct Streams<B> {
+    outgoing: Outgoing,
+    incoming: Incoming<B>,
+}
+
+/// A socket.
+#[derive(Debug)]
+struct Entry<B> {
+    generation: u32,
+    state: u16,
+    cause: Cause,
+    conn: ConnId,
+    /// Of the outgoing stream: behind the last byte that was written.
+    end: u64,
+    /// Everything below may be used again.
+    released: u64,
+    /// Of the incoming stream: everything below can be read.
+    published: u64,
+    /// Everything below was read.
+    consumed: u64,
+    /// The edge that the stack was told.
+    edge: u64,
+    streams: Option<Box<Streams<B>>>,
+}
+
+/// The sockets of a stack. Used by one thread; no call blocks.
+#[derive(Debug)]
+pub struct Sockets<B> {
+    config: Config,
+    entries: Vec<Entry<B>>,
+    unused: Vec<u32>,
+    /// By the index of a connection: its socket.
+    by_connection: Vec<u32>,
+    ready: VecDeque<u32>,
+    waiting: HashMap<ListenerId, VecDeque<u32>>,
+    /// Boxes, and rings, for whoever needs one next.
+    #[expect(clippy::vec_box, reason = "the boxes are what is spared")]
+    spare: Vec<Box<Streams<B>>>,
+    send_rings: Vec<Block>,
+    receive_rings: Vec<Block>,
+    copies: Copies,
+    /// What `listen` said of the buffers of its connections.
+    receive: HashMap<ListenerId, Receive>,
+}
+
+impl<B: Buffer> Sockets<B> {
+    /// No sockets yet.
+    ///
+    /// # Errors
+    /// A ring's size is no power of two, or less than a page or more than 1 GiB.
+    pub fn new(config: Config) -> Result<Sockets<B>, ConfigError> {
+        for (what, value) in [("a send ring", config.send_ring), ("a receive ring", config.receive_ring)] {
+            if !value.is_power_of_two() || !(4096..=1 << 30).contains(&value) {
+                return Err(ConfigError { what, value });
+            }
+        }
+        Ok(Sockets {
+            config,
+            entries: Vec::new(),
+            unused: Vec::new(),
+            by_connection: Vec::new(),
+            ready: VecDeque::new(),
+            waiting: HashMap::new(),
+            spare: Vec::new(),
+            send_rings: Vec::new(),
+            receive_rings: Vec::new(),
+            copies: Copies::default(),
+            receive: HashMap::new(),
+        })
+    }
+
+    /// The room that a connection begins with: what `Listen::room` and `Connect::room` should say.
+    pub fn room(&self) -> u64 {
+        u64::from(self.config.receive_ring)
+    }
+
+    /// Payload bytes copied and not copied, since the beginning.
+    pub fn copies(&self) -> Copies {
+        self.copies
+    }
+
+    /// What happens to the buffers of the connections that a listener accepts from now on.
+    pub fn set_listener_receive(&mut self, listener: ListenerId, receive: Receive) {
+        self.receive.insert(listener, receive);
+    }
+
+    /// A socket for a connection that the caller has opened.
+    pub fn open(&mut self, conn: ConnId, receive: Receive) -> Socket {
+        let index = self.unused.pop().unwrap_or_else(|| {
+            self.entries.push(Entry {
+                generation: 0,
+                state: 0,
+                cause: Cause::Done,
+                conn,
+                end: 0,
+                released: 0,
+                published: 0,
+                consumed: 0,
+                edge: 0,
+                streams: None,
+            });
+            self.entries.len() as u32 - 1
+        });
+        let edge = self.room();
+        let entry = &mut self.entries[index as usize];
+        debug_assert!(entry.streams.is_none());
+        *entry = Entry {
+            generation: entry.generation,
+            // The one who had the index before may be in the queue still.
+            state: entry.state & QUEUED | if receive == Receive::Keep { KEEP } else { 0 },
+            cause: Cause::Done,
+            conn,
+            end: 0,
+            released: 0,
+            published: 0,
+            consumed: 0,
+            edge,
+            streams: None,
+        };
+        let place = conn.index as usize;
+        if self.by_connection.len() <= place {
+            self.by_connection.resize(place + 1, NONE);
+        }
+        self.by_connection[place] = index;
+        Socket { index, generation: entry.generation }
+    }
+
+    /// The next connection that came to `listener`.
+    pub fn accept(&mut self, listener: ListenerId) -> Option<Socket> {
+        let waiting = self.waiting.get_mut(&listener)?;
+        let index = waiting.pop_front()?;
+        let entry = &mut self.entries[index as usize];
+        entry.state &= !WAITING;
+        let socket = Socket { index, generation: entry.generation };
+        // What came before the caller knew of the socket is told now.
+        if entry.state & QUEUED == 0 && (entry.published > entry.consumed || entry.state & (PEER_CLOSED | ENDED) != 0) {
+            entry.state |= QUEUED;
+            self.ready.push_back(index);
+        }
+        Some(socket)
+    }
+
+    /// Sockets that came to `listener` and wait to be accepted.
+    pub fn waiting(&self, listener: ListenerId) -> usize {
+        self.waiting.get(&listener).map_or(0, VecDeque::len)
+    }
+
+    /// The sockets that wait for nobody any more, because their listener is gone: the caller closes them.
+    pub fn forget_listener(&mut self, listener: ListenerId) -> Vec<Socket> {
+        self.receive.remove(&listener);
+        let waiting = self.waiting.remove(&listener).unwrap_or_default();
+        let named = waiting.into_iter().map(|index| {
+            let entry = &mut self.entries[index as usize];
+            entry.state &= !WAITING;
+            Socket { index, generation: entry.generation }
+        });
+        named.collect()
+    }
+
+    /// The connection of a socket; `None` if the stack has given it up, or there is no such socket.
+    pub fn connection(&self, socket: Socket) -> Option<ConnId> {
+        self.entry(socket).filter(|e| e.state & FREE == 0).map(|e| e.conn)
+    }
+
+    /// The socket of a connection, if the caller has not closed it.
+    pub fn socket(&self, conn: ConnId) -> Option<Socket> {
+        let index = *self.by_connection.get(conn.index as usize)?;
+        let entry = self.entries.get(index as usize)?;
+        (entry.conn == conn && entry.state & CLOSED == 0).then_some(Socket { index, generation: entry.generation })
+    }
+
+    /// The next socket of which something has changed, and what it is ready for now.
+    pub fn next_ready(&mut self) -> Option<(Socket, Ready)> {
+        while let Some(index) = self.ready.pop_front() {
+            let entry = &mut self.entries[index as usize];
+            entry.state &= !QUEUED;
+            if entry.state & (CLOSED | WAITING) != 0 {
+                continue;
+            }
+            let socket = Socket { index, generation: entry.generation };
+            return Some((socket, self.ready(socket)));
+        }
+        None
+    }
+
+    /// Tells of the socket once more, though nothing may have changed: for a caller who wants to serve others first.
+    pub fn again(&mut self, socket: Socket) {
+        if self.entry(socket).is_some() {
+            self.queue(socket.index as usize);
+        }
+    }
+
+    /// What a socket is ready for.
+    pub fn ready(&self, socket: Socket) -> Ready {
+        let Some(entry) = self.entry(socket) else {
+            return Ready { readable: true, writable: true, peer_closed: true, hang_up: true, error: None };
+        };
+        let ended = entry.state & ENDED != 0;
+        let peer_closed = ended || entry.state & PEER_CLOSED != 0;
+        Ready {
+            readable: peer_closed || entry.published > entry.consumed,
+            writable: ended || entry.state & SHUT != 0 || (entry.state & ESTABLISHED != 0 && self.has_room(entry)),
+            peer_closed,
+            hang_up: ended,
+            error: if ended && entry.cause != Cause::Done { Some(entry.cause) } else { None },
+        }
+    }
+
+    /// Whether the handshake was completed.
+    pub fn established(&self, socket: Socket) -> bool {
+        self.entry(socket).is_some_and(|e| e.state & ESTABLISHED != 0)
+    }
+
+    /// Bytes that can be read.
+    pub fn unread(&self, socket: Socket) -> u64 {
+        self.entry(socket).map_or(0, |e| e.published - e.consumed)
+    }
+
+    /// Bytes that were written and that the engine has not released: the peer has not acknowledged them, or a port may read them.
+    pub fn unreleased(&self, socket: Socket) -> u64 {
+        self.entry(socket).map_or(0, |e| e.end - e.released)
+    }
+
+    /// Bytes of the port's buffers that the socket keeps.
+    pub fn pinned(&self, socket: Socket) -> usize {
+        self.entry(socket).and_then(|e| e.streams.as_ref()).map_or(0, |s| s.incoming.pinned())
+    }
+
+    /// Whether buffers are kept from now on; what is kept already stays so.
+    pub fn set_receive(&mut self, socket: Socket, receive: Receive) {
+        if let Some(entry) = self.entry_mut(socket) {
+            entry.state = entry.state & !KEEP | if receive == Receive::Keep { KEEP } else { 0 };
+        }
+    }
+
+    /// Copies bytes that have arrived; 0: the stream has ended, or `into` is empty. Tell the stack the new [edge](Sockets::take_edge) afterwards.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`]: there are none. [`Error::Ended`]: there are none, and the connection did not end in order.
+    pub fn read(&mut self, socket: Socket, into: &mut [u8]) -> Result<usize, Error> {
+        let mut n = 0;
+        while n < into.len() {
+            let piece = match self.peek(socket) {
+                Ok(piece) if !piece.is_empty() => piece,
+                other if n == 0 => return other.map(<[u8]>::len),
+                _ => break,
+            };
+            let take = piece.len().min(into.len() - n);
+            into[n..n + take].copy_from_slice(&piece[..take]);
+            n += take;
+            self.consume(socket, take)?;
+        }
+        self.copies.read += n as u64;
+        Ok(n)
+    }
+
+    /// Bytes that have arrived, where they are: those that lie in one piece of memory (a buffer of the port's, or the ring up to its end).
+    /// None: the stream has ended.
+    ///
+    /// # Errors
+    /// As of [`Sockets::read`].
+    pub fn peek(&self, socket: Socket) -> Result<&[u8], Error> {
+        let entry = self.entry(socket).ok_or(Error::Stale)?;
+        if entry.published > entry.consumed {
+            let streams = entry.streams.as_ref().expect("there are bytes");
+            return Ok(streams.incoming.piece(entry.consumed, entry.published));
+        }
+        match entry.state {
+            state if state & PEER_CLOSED != 0 => Ok(&[]),
+            state if state & ENDED != 0 && entry.cause == Cause::Done => Ok(&[]),
+            state if state & ENDED != 0 => Err(Error::Ended(entry.cause)),
+            state if state & ESTABLISHED == 0 => Err(Error::Connecting),
+            _ => Err(Error::WouldBlock),
+        }
+    }
+
+    /// All bytes that have arrived, where they are: a slice for every piece of memory.
+    pub fn pieces(&self, socket: Socket) -> impl Iterator<Item = &[u8]> {
+        let entry = self.entry(socket);
+        let (mut at, end) = entry.map_or((0, 0), |e| (e.consumed, e.published));
+        let incoming = entry.and_then(|e| e.streams.as_ref()).map(|s| &s.incoming);
+        std::iter::from_fn(move || {
+            let piece = incoming?.piece(at, end);
+            at += piece.len() as u64;
+            if piece.is_empty() { None } else { Some(piece) }
+        })
+    }
+
+    /// The first `n` bytes that can be read are done with: their memory may be used again. Tell the stack the new
+    /// [edge](Sockets::take_edge) afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    ///
+    /// # Panics
+    /// If fewer can be read.
+    pub fn consume(&mut self, socket: Socket, n: usize) -> Result<(), Error> {
+        let entry = self.entry_mut(socket).ok_or(Error::Stale)?;
+        assert!(n as u64 <= entry.published - entry.consumed, "more was consumed than has arrived");
+        entry.consumed += n as u64;
+        if let Some(streams) = &mut entry.streams {
+            streams.incoming.consume(entry.consumed);
+        }
+        self.settle(socket.index as usize);
+        Ok(())
+    }
+
+    /// The edge of the window, if it has moved by so much that the stack should know: by an eighth of the ring. The rest is told later, and leaves the
+    /// window larger than seven eighths when all was read.
+    pub fn take_edge(&mut self, socket: Socket) -> Option<(ConnId, u64)> {
+        let room = self.room();
+        let entry = self.entry_mut(socket)?;
+        let edge = entry.consumed + room;
+        if entry.state & (ENDED | PEER_CLOSED) != 0 || edge - entry.edge < room / 8 {
+            return None;
+        }
+        entry.edge = edge;
+        Some((entry.conn, edge))
+    }
+
+    /// Copies as much as there is room for; tell the stack ([`Sockets::end`]) afterwards.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`], [`Error::Connecting`]: there is no room, or no connection, now. Others: there never will be.
+    pub fn write(&mut self, socket: Socket, bytes: &[u8]) -> Result<usize, Error> {
+        if bytes.is_empty() {
+            return self.writable(socket).map(|_| 0);
+        }
+        let index = self.writable(socket)?;
+        self.ring_to_send(index);
+        let entry = &mut self.entries[index];
+        let n = entry.streams.as_mut().map_or(0, |s| s.outgoing.write(entry.end, bytes));
+        entry.end += n as u64;
+        if n < bytes.len() {
+            entry.state |= STARVED;
+        }
+        self.copies.written += n as u64;
+        if n == 0 { Err(Error::WouldBlock) } else { Ok(n) }
+    }
+
+    /// The ring's free bytes in one or two stretches, `most` at most, to be filled in place; [`Sockets::commit`] sends them.
+    ///
+    /// # Errors
+    /// As of [`Sockets::write`].
+    pub fn reserve(&mut self, socket: Socket, most: usize) -> Result<(&mut [u8], &mut [u8]), Error> {
+        let index = self.writable(socket)?;
+        self.ring_to_send(index);
+        let Entry { streams, state, .. } = &mut self.entries[index];
+        let (first, second) = streams.as_mut().expect("just given").outgoing.free(most);
+        if first.is_empty() && most > 0 {
+            *state |= STARVED;
+            return Err(Error::WouldBlock);
+        }
+        Ok((first, second))
+    }
+
+    /// The first `n` of the reserved bytes were filled, and follow in the stream. Tell the stack ([`Sockets::end`]) afterwards.
+    ///
+    /// # Errors
+    /// As of [`Sockets::write`].
+    ///
+    /// # Panics
+    /// If fewer are free.
+    pub fn commit(&mut self, socket: Socket, n: usize) -> Result<(), Error> {
+        let index = self.writable(socket)?;
+        let entry = &mut self.entries[index];
+        match &mut entry.streams {
+            Some(streams) => streams.outgoing.commit(entry.end, n),
+            None => assert!(n == 0, "nothing was reserved"),
+        }
+        entry.end += n as u64;
+        self.copies.committed += n as u64;
+        self.settle(index);
+        Ok(())
+    }
+
+    /// Queues memory of somebody else: it is sent from where it is, and kept until it is released. Tell the stack ([`Sockets::end`]) afterwards.
+    ///
+    /// Two pieces of memory at most go into one segment: many tiny ones make short segments; write those instead.
+    ///
+    /// # Errors
+    /// The piece comes back, with the reason as of [`Sockets::write`]; [`Error::WouldBlock`]: so much is queued already
+    /// ([`Config::references`]).
+    pub fn send(&mut self, socket: Socket, piece: Still) -> Result<(), (Error, Still)> {
+        let index = match self.writable(socket) {
+            Ok(index) => index,
+            Err(error) => return Err((error, piece)),
+        };
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let most = self.config.references;
+        self.streams(index);
+        let entry = &mut self.entries[index];
+        let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
+        let queued = outgoing.referenced();
+        if queued > 0 && queued + piece.len() as u64 > most {
+            entry.state |= STARVED;
+            return Err((Error::WouldBlock, piece));
+        }
+        self.copies.referenced += piece.len() as u64;
+        let len = piece.len() as u64;
+        outgoing.push(entry.end, piece);
+        entry.end += len;
+        Ok(())
+    }
+
+    /// The connection, and the end of what was written to it: what [`crate::stack::Stack`]'s `commit` is to be told.
+    pub fn end(&self, socket: Socket) -> Option<(ConnId, u64)> {
+        self.entry(socket).filter(|e| e.state & FREE == 0).map(|e| (e.conn, e.end))
+    }
+
+    /// Nothing can be written any more; tell the stack.
+    pub fn shut(&mut self, socket: Socket) {
+        if let Some(entry) = self.entry_mut(socket) {
+            entry.state |= SHUT;
+        }
+    }
+
+    /// Gives the name up. Returns whether bytes were unread: then the peer should learn by a reset that they reached nobody
+    /// (RFC 2525, section 2.17). What was written stays until the stack has sent it.
+    pub fn close(&mut self, socket: Socket) -> bool {
+        let Some(entry) = self.entry_mut(socket) else { return false };
+        let unread = entry.published > entry.consumed;
+        entry.state |= CLOSED | SHUT;
+        entry.consumed = entry.published;
+        if let Some(streams) = &mut entry.streams {
+            streams.incoming.clear();
+        }
+        entry.generation = entry.generation.wrapping_add(1);
+        self.settle(socket.index as usize);
+        self.retire(socket.index as usize);
+        unread
+    }
+
+    fn entry(&self, socket: Socket) -> Option<&Entry<B>> {
+        self.entries.get(socket.index as usize).filter(|e| e.generation == socket.generation && e.state & CLOSED == 0)
+    }
+
+    fn entry_mut(&mut self, socket: Socket) -> Option<&mut Entry<B>> {
+        let entry = self.entries.get_mut(socket.index as usize)?;
+        (entry.generation == socket.generation && entry.state & CLOSED == 0).then_some(entry)
+    }
+
+    /// The index of the socket of a connection, closed or not.
+    fn index(&self, conn: ConnId) -> Option<usize> {
+        let index = *self.by_connection.get(conn.index as usize)?;
+        self.entries.get(index as usize).filter(|e| e.conn == conn && e.state & FREE == 0).map(|_| index as usize)
+    }
+
+    /// The socket's index, if something could be written to it.
+    fn writable(&self, socket: Socket) -> Result<usize, Error> {
+        let entry = self.entry(socket).ok_or(Error::Stale)?;
+        match entry.state {
+            state if state & ENDED != 0 && entry.cause != Cause::Done => Err(Error::Ended(entry.cause)),
+            state if state & (ENDED | SHUT) != 0 => Err(Error::Shut),
+            state if state & ESTABLISHED == 0 => Err(Error::Connecting),
+            _ => Ok(socket.index as usize),
+        }
+    }
+
+    fn has_room(&self, entry: &Entry<B>) -> bool {
+        entry.streams.as_ref().is_none_or(|s| {
+            s.outgoing.used() < self.config.send_ring as usize && s.outgoing.referenced() < self.config.references
+        })
+    }
+
+    fn queue(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        if entry.state & (QUEUED | CLOSED) == 0 {
+            entry.state |= QUEUED;
+            self.ready.push_back(index as u32);
+        }
+    }
+
+    /// Sees to it that the socket has streams.
+    fn streams(&mut self, index: usize) -> &mut Streams<B> {
+        let spare = &mut self.spare;
+        self.entries[index].streams.get_or_insert_with(|| {
+            let fresh = || Box::new(Streams { outgoing: Outgoing::default(), incoming: Incoming::new() });
+            spare.pop().unwrap_or_else(fresh)
+        })
+    }
+
+    fn ring_to_send(&mut self, index: usize) {
+        if !self.streams(index).outgoing.has_ring() {
+            let len = self.config.send_ring as usize;
+            let ring = self.send_rings.pop().unwrap_or_else(|| Block::new(len));
+            self.streams(index).outgoing.give_ring(ring);
+        }
+    }
+
+    fn ring_to_receive(&mut self, index: usize) {
+        if !self.streams(index).incoming.has_ring() {
+            let len = self.config.receive_ring as usize;
+            let ring = self.receive_rings.pop().unwrap_or_else(|| Block::new(len));
+            let consumed = self.entries[index].consumed;
+            self.streams(index).incoming.give_ring(ring, consumed);
+        }
+    }
+
+    /// Gives back what the socket does not need now.
+    fn settle(&mut self, index: usize) {
+        let most = self.config.spare;
+        let entry = &mut self.entries[index];
+        let Some(streams) = &mut entry.streams else { return };
+        let (sent, received) = (streams.outgoing.is_empty(), streams.incoming.is_empty(entry.consumed));
+        if sent
+            && let Some(ring) = streams.outgoing.take_idle_ring()
+            && self.send_rings.len() < most
+        {
+            self.send_rings.push(ring);
+        }
+        if received
+            && let Some(ring) = streams.incoming.take_idle_ring(entry.consumed)
+            && self.receive_rings.len() < most
+        {
+            self.receive_rings.push(ring);
+        }
+        if sent
+            && received
+            && let Some(mut streams) = entry.streams.take()
+            && self.spare.len() < most
+        {
+            streams.incoming.clear();
+            self.spare.push(streams);
+        }
+    }
+
+    /// Makes the index of a socket that the caller and the stack have both given up free for others.
+    fn retire(&mut self, index: usize) {
+        let entry = &mut self.entries[index];
+        if entry.state & (CLOSED | FREE) != CLOSED | FREE {
+            return;
+        }
+        if let Some(mut streams) = entry.streams.take() {
+            streams.outgoing.clear();
+            streams.incoming.clear();
+            entry.streams = Some(streams);
+            self.settle(index);
+        }
+        let entry = &mut self.entries[index];
+        // It stays in the queue if it is there; whoever has the index then is told of once more than needed.
+        entry.state = CLOSED | FREE | entry.state & QUEUED;
+        self.unused.push(index as u32);
+    }
+}
+
+// SAFETY: spans point into blocks and pieces that `outgoing` holds until `release` has passed their end, or `Event::Free` came:
+// `Outgoing::clear` is called by `retire` alone, which looks for FREE, and a ring is given back only when nothing is in it.
+#[allow(unsafe_code)]
+unsafe impl<B: Buffer> Host for Sockets<B> {
+    type Buffer = B;
+
+    fn spans(&mut self, conn: ConnId, from: u64, len: u32) -> Spans {
+        let streams = self.index(conn).and_then(|index| self.entries[index].streams.as_ref());
+        streams.map_or(Spans::EMPTY, |s| s.outgoing.spans(from, len))
+    }
+
+    fn release(&mut self, conn: ConnId, to: u64) {
+        let Some(index) = self.index(conn) else { return };
+        let entry = &mut self.entries[index];
+        if let Some(streams) = &mut entry.streams {
+            streams.outgoing.release(to);
+        }
+        entry.released = entry.released.max(to.min(entry.end));
+        if entry.state & STARVED != 0 {
+            // Told when half is free again, or all of what was queued is gone: not for every segment.
+            let outgoing = entry.streams.as_ref().map(|s| &s.outgoing);
+            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used() as u64, o.referenced()));
+            if used <= u64::from(self.config.send_ring / 2) && referenced <= self.config.references / 2 {
+                entry.state &= !STARVED;
+                self.queue(index);
+            }
+        }
+        self.settle(index);
+    }
+
+    fn place(&mut self, conn: ConnId, at: u64, buffer: B, range: Range<usize>) -> bool {
+        let Some(index) = self.index(conn) else { return false };
+        let Config { receive_ring, quota, buffer: least, small, .. } = self.config;
+        let entry = &mut self.entries[index];
+        let end = at + range.len() as u64;
+        if entry.state & CLOSED != 0 || at < entry.published || end > entry.consumed + u64::from(receive_ring) {
+            return false;
+        }
+        let scarce = buffer.scarce();
+        let mut buffer = buffer;
+        if entry.state & KEEP != 0 && !scarce && range.len() > small && at == entry.published {
+            let cost = buffer.bytes().len().max(least);
+            let incoming = &mut self.streams(index).incoming;
+            if incoming.pinned() + cost <= quota {
+                let n = range.len() as u64;
+                match incoming.keep(at, buffer, range.clone(), cost) {
+                    Ok(()) => {
+                        self.copies.kept += n;
+                        return true;
+                    }
+                    Err(back) => buffer = back,
+                }
+            }
+        }
+        self.ring_to_receive(index);
+        let streams = self.streams(index);
+        let spilled = if scarce { streams.incoming.spill() } else { 0 };
+        streams.incoming.copy(at, &buffer.bytes()[range.clone()]);
+        self.copies.spilled += spilled;
+        self.copies.received += range.len() as u64;
+        true
+    }
+
+    fn publish(&mut self, conn: ConnId, to: u64) {
+        let Some(index) = self.index(conn) else { return };
+        let entry = &mut self.entries[index];
+        if to > entry.published && entry.state & CLOSED == 0 {
+            entry.published = to;
+            self.queue(index);
+        }
+    }
+
+    fn event(&mut self, conn: ConnId, event: Event) {
+        if let Event::Incoming(listener) = event {
+            let receive = self.receive.get(&listener).copied().unwrap_or_default();
+            let socket = self.open(conn, receive);
+            self.entries[socket.index as usize].state |= WAITING;
+            self.waiting.entry(listener).or_default().push_back(socket.index);
+            return;
+        }
+        let Some(index) = self.index(conn) else { return };
+        let entry = &mut self.entries[index];
+        match event {
+            Event::Incoming(_) | Event::Asked => {}
+            Event::Established => entry.state |= ESTABLISHED,
+            Event::PeerClosed => entry.state |= PEER_CLOSED,
+            Event::Ended(cause) => {
+                entry.state |= ENDED;
+                entry.cause = cause;
+            }
+            Event::Free => {
+                entry.state |= FREE;
+                let place = entry.conn.index as usize;
+                let ended = entry.state & ENDED != 0;
+                entry.state |= ENDED;
+                if !ended {
+                    entry.cause = Cause::Aborted;
+                }
+                self.by_connection[place] = NONE;
+                if let Some(streams) = &mut self.entries[index].streams {
+                    streams.outgoing.clear();
+                }
+                self.settle(index);
+                self.retire(index);
+                if ended {
+                    return;
+                }
+            }
+        }
+        self.queue(index);
+    }
+}

@@ -1,0 +1,187 @@
+//! The outgoing stream of a connection: a ring and pieces sent by reference, in any order.
+
+use super::memory::{Block, Still};
+use crate::payload::{Span, Spans};
+use std::collections::VecDeque;
+
+/// Where the bytes of a piece are.
+#[derive(Debug)]
+enum Source {
+    /// In the ring, from this place on.
+    Ring(u32),
+    /// With somebody else; kept until all of them are released.
+    Still(Still),
+}
+
+/// A stretch of the stream.
+#[derive(Debug)]
+struct Piece {
+    /// Positions in the stream.
+    start: u64,
+    end: u64,
+    source: Source,
+}
+
+/// What was written and is not released yet.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    ring: Option<Block>,
+    /// Where in the ring the next byte goes.
+    write: usize,
+    /// Bytes of the ring in use, counted from the write place back.
+    used: usize,
+    /// Bytes in pieces of others.
+    referenced: u64,
+    /// Contiguous: each begins where the last ended.
+    pieces: VecDeque<Piece>,
+}
+
+impl Outgoing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes of others that are kept.
+    pub(super) fn referenced(&self) -> u64 {
+        self.referenced
+    }
+
+    /// Bytes of the ring that are taken.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn has_ring(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    pub(super) fn give_ring(&mut self, ring: Block) {
+        debug_assert!(self.ring.is_none() && self.used == 0);
+        self.write = 0;
+        self.ring = Some(ring);
+    }
+
+    /// The ring, if nothing is in it.
+    pub(super) fn take_idle_ring(&mut self) -> Option<Block> {
+        if self.used == 0 { self.ring.take() } else { None }
+    }
+
+    /// The ring's free bytes, as one or two stretches of memory, up to `most`.
+    pub(super) fn free(&mut self, most: usize) -> (&mut [u8], &mut [u8]) {
+        let (write, used) = (self.write, self.used);
+        let Some(ring) = &mut self.ring else { return (&mut [], &mut []) };
+        let len = ring.len();
+        let free = (len - used).min(most);
+        let first = free.min(len - write);
+        ring.split_mut(write..write + first, 0..free - first)
+    }
+
+    /// `n` bytes that were written to the free stretches, in their order, are the stream's from position `end` on.
+    pub(super) fn commit(&mut self, end: u64, n: usize) {
+        let len = self.ring.as_ref().map_or(0, Block::len);
+        assert!(n <= len - self.used, "more was committed than reserved");
+        if n == 0 {
+            return;
+        }
+        match self.pieces.back_mut() {
+            // The ring's bytes follow one another unless a piece of others lies between.
+            Some(Piece { end: last, source: Source::Ring(_), .. }) => *last = end + n as u64,
+            _ => self.pieces.push_back(Piece {
+                start: end,
+                end: end + n as u64,
+                source: Source::Ring(self.write as u32),
+            }),
+        }
+        self.write = (self.write + n) % len;
+        self.used += n;
+    }
+
+    /// Copies what fits; returns how much that was.
+    pub(super) fn write(&mut self, end: u64, bytes: &[u8]) -> usize {
+        let (first, second) = self.free(bytes.len());
+        let (a, b) = (first.len(), second.len());
+        first.copy_from_slice(&bytes[..a]);
+        second.copy_from_slice(&bytes[a..a + b]);
+        self.commit(end, a + b);
+        a + b
+    }
+
+    /// Bytes of somebody else follow.
+    pub(super) fn push(&mut self, end: u64, still: Still) {
+        if still.is_empty() {
+            return;
+        }
+        self.referenced += still.len() as u64;
+        self.pieces.push_back(Piece { start: end, end: end + still.len() as u64, source: Source::Still(still) });
+    }
+
+    /// The memory of `len` bytes from `from` on: less where they lie in more than two stretches.
+    pub(super) fn spans(&self, from: u64, len: u32) -> Spans {
+        // Nearly always the first: what is sent first was written first, and a ring's bytes are one piece.
+        let first = match self.pieces.front() {
+            Some(piece) if from < piece.end => 0,
+            _ => self.pieces.partition_point(|piece| piece.end <= from),
+        };
+        let mut found = [Span::EMPTY; 2];
+        let (mut count, mut from, mut left) = (0, from, len as usize);
+        for piece in self.pieces.range(first..) {
+            if count == 2 || left == 0 {
+                break;
+            }
+            debug_assert!(piece.start <= from && from < piece.end, "released already, or not committed");
+            let take = left.min((piece.end - from) as usize);
+            let offset = (from - piece.start) as usize;
+            let mut add = |span: Span| {
+                if count < 2 && span.len > 0 {
+                    found[count] = span;
+                    count += 1;
+                    from += u64::from(span.len);
+                    left -= span.len as usize;
+                }
+            };
+            match (&piece.source, &self.ring) {
+                (Source::Still(still), _) => add(still.span(offset, take)),
+                (Source::Ring(place), Some(ring)) => {
+                    let at = (*place as usize + offset) % ring.len();
+                    let straight = take.min(ring.len() - at);
+                    add(ring.span(at..at + straight));
+                    add(ring.span(0..take - straight));
+                }
+                (Source::Ring(_), None) => debug_assert!(false, "a piece of a ring that is gone"),
+            }
+        }
+        Spans(found)
+    }
+
+    /// Nobody reads what lies below `to` any more.
+    pub(super) fn release(&mut self, to: u64) {
+        while let Some(piece) = self.pieces.front_mut() {
+            let done = piece.end <= to;
+            match &mut piece.source {
+                Source::Ring(place) => {
+                    let n = piece.end.min(to).saturating_sub(piece.start);
+                    self.used -= n as usize;
+                    piece.start += n;
+                    *place = ((*place as usize + n as usize) % self.ring.as_ref().map_or(1, Block::len)) as u32;
+                }
+                // All of it or nothing: its owner can do nothing with a part.
+                Source::Still(still) if done => self.referenced -= still.len() as u64,
+                Source::Still(_) => {}
+            }
+            if !done {
+                break;
+            }
+            self.pieces.pop_front();
+        }
+        if self.used == 0 {
+            // The memory that was touched last is in the cache.
+            self.write = 0;
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.pieces.clear();
+        (self.used, self.referenced, self.write) = (0, 0, 0);
+    }
+}

@@ -1,0 +1,433 @@
+use super::*;
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A port's buffer: `alive` counts those that were not dropped.
+#[derive(Debug)]
+struct Packet {
+    bytes: Vec<u8>,
+    scarce: bool,
+    alive: Rc<Cell<i32>>,
+}
+
+impl Packet {
+    fn new(bytes: Vec<u8>, scarce: bool, alive: &Rc<Cell<i32>>) -> Packet {
+        alive.set(alive.get() + 1);
+        Packet { bytes, scarce, alive: alive.clone() }
+    }
+}
+
+impl Drop for Packet {
+    fn drop(&mut self) {
+        self.alive.set(self.alive.get() - 1);
+    }
+}
+
+impl Buffer for Packet {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    fn scarce(&self) -> bool {
+        self.scarce
+    }
+}
+
+const CONN: ConnId = ConnId { index: 3, generation: 7 };
+const RING: u32 = 4096;
+
+fn config() -> Config {
+    Config {
+        send_ring: RING,
+        receive_ring: RING,
+        references: 6000,
+        quota: 5000,
+        buffer: 1000,
+        small: 50,
+        ..Config::default()
+    }
+}
+
+fn established(receive: Receive) -> (Sockets<Packet>, Socket) {
+    let mut sockets = Sockets::new(config()).unwrap();
+    let socket = sockets.open(CONN, receive);
+    assert_eq!(sockets.write(socket, b"x"), Err(Error::Connecting));
+    sockets.event(CONN, Event::Established);
+    (sockets, socket)
+}
+
+/// The byte of a stream at a position.
+fn pattern(at: u64) -> u8 {
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+fn stream(at: u64, len: usize) -> Vec<u8> {
+    (at..at + len as u64).map(pattern).collect()
+}
+
+fn read_spans(spans: Spans) -> Vec<u8> {
+    let mut all = Vec::new();
+    for span in spans.0 {
+        for i in 0..span.len as usize {
+            // SAFETY: the socket says that this is readable until it is released.
+            #[allow(unsafe_code)]
+            all.push(unsafe { span.start.add(i).read() });
+        }
+    }
+    all
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize),
+    Fill {
+        most: usize,
+        use_: usize,
+    },
+    Reference {
+        len: usize,
+        kind: u8,
+    },
+    /// The engine looks at a part of what was not released (thousandths of it), as it may at any time.
+    Look {
+        from: u64,
+        len: u32,
+    },
+    Release(u64),
+    /// A segment at `ahead` bytes behind what was published.
+    Segment {
+        ahead: u64,
+        len: usize,
+        scarce: bool,
+    },
+    Read(usize),
+    Consume(usize),
+    Keep(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0usize..3000).prop_map(Step::Write),
+        (0usize..5000, 0usize..5000).prop_map(|(most, use_)| Step::Fill { most, use_ }),
+        (0usize..3000, 0u8..4).prop_map(|(len, kind)| Step::Reference { len, kind }),
+        (0u64..1000, 0u32..6000).prop_map(|(from, len)| Step::Look { from, len }),
+        (0u64..1001).prop_map(Step::Release),
+        (prop_oneof![3 => Just(0u64), 1 => 0u64..3000], 1usize..1500, proptest::bool::weighted(0.1))
+            .prop_map(|(ahead, len, scarce)| Step::Segment { ahead, len, scarce }),
+        (0usize..3000).prop_map(Step::Read),
+        (0usize..3000).prop_map(Step::Consume),
+        any::<bool>().prop_map(Step::Keep),
+    ]
+}
+
+/// What was placed and not published, and the rule by which a receiver publishes.
+#[derive(Default)]
+struct Reassembly {
+    published: u64,
+    ahead: Vec<(u64, u64)>,
+}
+
+impl Reassembly {
+    fn placed(&mut self, from: u64, to: u64) {
+        self.ahead.push((from, to));
+        self.ahead.sort_unstable();
+        for (from, to) in &self.ahead {
+            if *from <= self.published {
+                self.published = self.published.max(*to);
+            }
+        }
+        let published = self.published;
+        self.ahead.retain(|(_, to)| *to > published);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn any_mix_of_calls_is_the_same_stream(steps in proptest::collection::vec(step(), 1..120)) {
+        let alive = Rc::new(Cell::new(0));
+        let (mut sockets, socket) = established(Receive::Keep);
+        let (mut end, mut released, mut read) = (0u64, 0u64, 0u64);
+        let mut arrived = Reassembly::default();
+        let mut shared: Vec<(u64, Arc<[u8]>)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Write(len) => match sockets.write(socket, &stream(end, len)) {
+                    Ok(n) => end += n as u64,
+                    Err(error) => prop_assert_eq!(error, Error::WouldBlock),
+                },
+                Step::Fill { most, use_ } => match sockets.reserve(socket, most) {
+                    Ok((a, b)) => {
+                        let n = use_.min(a.len() + b.len());
+                        for (i, byte) in a.iter_mut().chain(b).take(n).enumerate() {
+                            *byte = pattern(end + i as u64);
+                        }
+                        sockets.commit(socket, n).unwrap();
+                        end += n as u64;
+                    }
+                    Err(error) => prop_assert_eq!(error, Error::WouldBlock),
+                },
+                Step::Reference { len, kind } => {
+                    let bytes = stream(end, len);
+                    let piece = match kind {
+                        0 => Still::from(bytes),
+                        1 => Still::from(Arc::new(bytes)),
+                        _ => {
+                            let mut padded = vec![0xee; 10];
+                            padded.extend(bytes);
+                            let whole: Arc<[u8]> = padded.into();
+                            shared.push((end + len as u64, whole.clone()));
+                            Still::from(whole).slice(10..10 + len)
+                        }
+                    };
+                    match sockets.send(socket, piece) {
+                        Ok(()) => end += len as u64,
+                        Err((error, back)) => {
+                            prop_assert_eq!(error, Error::WouldBlock);
+                            prop_assert_eq!(back.len(), len);
+                            drop(back);
+                            if kind > 1 {
+                                shared.pop();
+                            }
+                        }
+                    }
+                }
+                Step::Look { from, len } => {
+                    let from = released + (end - released) * from / 1000;
+                    let len = len.min((end - from) as u32);
+                    let found = read_spans(sockets.spans(CONN, from, len));
+                    prop_assert!(found.len() <= len as usize && (len == 0 || !found.is_empty()));
+                    prop_assert_eq!(&found, &stream(from, found.len()));
+                }
+                Step::Release(part) => {
+                    released += (end - released) * part / 1000;
+                    sockets.release(CONN, released);
+                    for (end, owner) in &shared {
+                        prop_assert_eq!(Arc::strong_count(owner) == 1, *end <= released || owner.len() == 10);
+                    }
+                    shared.retain(|(end, _)| *end > released);
+                }
+                Step::Segment { ahead, len, scarce } => {
+                    let at = arrived.published + ahead;
+                    let edge = read + u64::from(RING);
+                    let len = len.min(edge.saturating_sub(at) as usize);
+                    if len > 0 {
+                        let mut packet = vec![0xdd; 40];
+                        packet.extend(stream(at, len));
+                        packet.push(0xdd);
+                        prop_assert!(sockets.place(CONN, at, Packet::new(packet, scarce, &alive), 40..40 + len));
+                        arrived.placed(at, at + len as u64);
+                        sockets.publish(CONN, arrived.published);
+                        if scarce {
+                            prop_assert_eq!((alive.get(), sockets.pinned(socket)), (0, 0));
+                        }
+                    }
+                }
+                Step::Read(len) => {
+                    let mut into = vec![0; len];
+                    match sockets.read(socket, &mut into) {
+                        Ok(n) => {
+                            prop_assert_eq!(n as u64, (len as u64).min(arrived.published - read));
+                            prop_assert_eq!(&into[..n], &stream(read, n)[..]);
+                            read += n as u64;
+                        }
+                        Err(error) => {
+                            prop_assert_eq!((error, arrived.published), (Error::WouldBlock, read));
+                        }
+                    }
+                }
+                Step::Consume(most) => {
+                    let all: Vec<u8> = sockets.pieces(socket).flatten().copied().collect();
+                    prop_assert_eq!(&all, &stream(read, (arrived.published - read) as usize));
+                    let n = most.min(all.len());
+                    sockets.consume(socket, n).unwrap();
+                    read += n as u64;
+                }
+                Step::Keep(keep) => sockets.set_receive(socket, if keep { Receive::Keep } else { Receive::Copy }),
+            }
+            prop_assert!(sockets.pinned(socket) <= config().quota);
+            prop_assert_eq!(sockets.unread(socket), arrived.published - read);
+            prop_assert_eq!(sockets.unreleased(socket), end - released);
+        }
+        // Everything is given back.
+        sockets.release(CONN, end);
+        let rest = sockets.unread(socket) as usize;
+        sockets.consume(socket, rest).unwrap();
+        if arrived.ahead.is_empty() {
+            prop_assert!(sockets.entries[socket.index as usize].streams.is_none());
+        }
+        prop_assert_eq!(alive.get(), 0);
+        for (_, owner) in &shared {
+            prop_assert_eq!(Arc::strong_count(owner), 1);
+        }
+    }
+}
+
+#[test]
+fn zero_copy_both_ways_copies_nothing() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    sockets.send(socket, Still::from(&b"never copied"[..])).unwrap();
+    let mut packet = vec![0; 40];
+    packet.extend(stream(0, 1000));
+    assert!(sockets.place(CONN, 0, Packet::new(packet, false, &alive), 40..1040));
+    sockets.publish(CONN, 1000);
+    assert_eq!(alive.get(), 1);
+    assert_eq!(sockets.peek(socket).unwrap(), stream(0, 1000));
+    sockets.consume(socket, 400).unwrap();
+    assert_eq!((alive.get(), sockets.peek(socket).unwrap().len()), (1, 600));
+    sockets.consume(socket, 600).unwrap();
+    assert_eq!(alive.get(), 0);
+    let copies = sockets.copies();
+    assert_eq!((copies.copied(), copies.referenced, copies.kept), (0, 12, 1000));
+}
+
+#[test]
+fn small_payload_and_scarce_buffers_are_copied_in_order_with_what_is_kept() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    let mut at = 0;
+    for (len, scarce, held) in [(100, false, 1), (20, false, 1), (100, false, 2), (100, true, 0), (60, false, 1)] {
+        let packet = Packet::new(stream(at, len), scarce, &alive);
+        assert!(sockets.place(CONN, at, packet, 0..len));
+        at += len as u64;
+        sockets.publish(CONN, at);
+        assert_eq!(alive.get(), held);
+    }
+    let mut all = vec![0; at as usize];
+    assert_eq!(sockets.read(socket, &mut all), Ok(at as usize));
+    assert_eq!(all, stream(0, at as usize));
+    assert_eq!(sockets.copies().spilled, 200);
+}
+
+#[test]
+fn a_slow_reader_pins_no_more_than_its_quota() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    for i in 0..40 {
+        let at = i * 60;
+        assert!(sockets.place(CONN, at, Packet::new(stream(at, 60), false, &alive), 0..60));
+        sockets.publish(CONN, at + 60);
+    }
+    // 5000 bytes of quota, and a buffer counts 1000 whatever is in it.
+    assert_eq!((alive.get(), sockets.pinned(socket)), (5, 5000));
+    let mut all = vec![0; 2400];
+    assert_eq!(sockets.read(socket, &mut all), Ok(2400));
+    assert_eq!(all, stream(0, 2400));
+}
+
+#[test]
+fn what_is_behind_the_edge_is_not_taken() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, _) = established(Receive::Copy);
+    let edge = u64::from(RING);
+    assert!(!sockets.place(CONN, edge - 10, Packet::new(vec![0; 11], false, &alive), 0..11));
+    assert!(sockets.place(CONN, edge - 10, Packet::new(vec![0; 10], false, &alive), 0..10));
+    assert_eq!(alive.get(), 0);
+}
+
+#[test]
+fn readiness_is_told_once_and_again_when_a_starved_writer_has_room() {
+    let (mut sockets, socket) = established(Receive::Copy);
+    let ready = sockets.next_ready().unwrap();
+    assert_eq!(ready, (socket, Ready { writable: true, ..Ready::default() }));
+    assert_eq!(sockets.next_ready(), None);
+    assert_eq!(sockets.write(socket, &[1; 5000]), Ok(4096));
+    assert_eq!(sockets.write(socket, &[1; 5000]), Err(Error::WouldBlock));
+    sockets.release(CONN, 1000);
+    assert_eq!(sockets.next_ready(), None);
+    sockets.release(CONN, 3000);
+    assert_eq!(sockets.next_ready().unwrap().0, socket);
+    sockets.release(CONN, 4096);
+    assert_eq!(sockets.next_ready(), None);
+}
+
+#[test]
+fn an_end_is_told_with_its_errno_after_what_had_arrived() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Copy);
+    assert!(sockets.place(CONN, 0, Packet::new(vec![5; 3], false, &alive), 0..3));
+    sockets.publish(CONN, 3);
+    sockets.event(CONN, Event::Ended(Cause::Reset));
+    sockets.event(CONN, Event::Free);
+    let (_, ready) = sockets.next_ready().unwrap();
+    assert!(ready.readable && ready.writable && ready.hang_up && ready.error == Some(Cause::Reset));
+    // The connection's name may belong to another by now; the socket's is its own.
+    let other = sockets.open(ConnId { index: 3, generation: 8 }, Receive::Copy);
+    assert_ne!(other.index, socket.index);
+    let mut into = [0; 8];
+    assert_eq!(sockets.read(socket, &mut into), Ok(3));
+    assert_eq!(sockets.read(socket, &mut into), Err(Error::Ended(Cause::Reset)));
+    assert_eq!(sockets.write(socket, b"x").unwrap_err().errno(), 104);
+    assert!(!sockets.close(socket));
+    assert_eq!(sockets.read(socket, &mut into), Err(Error::Stale));
+    let third = sockets.open(ConnId { index: 4, generation: 0 }, Receive::Copy);
+    assert_eq!((third.index, third.generation), (socket.index, socket.generation + 1));
+}
+
+#[test]
+fn what_a_closed_socket_wrote_stays_until_it_is_released() {
+    let (mut sockets, socket) = established(Receive::Copy);
+    let owner: Arc<[u8]> = Arc::from(&b"by reference"[..]);
+    sockets.write(socket, b"copied, ").unwrap();
+    sockets.send(socket, owner.clone().into()).unwrap();
+    assert!(!sockets.close(socket));
+    assert_eq!(read_spans(sockets.spans(CONN, 0, 20)), b"copied, by reference");
+    sockets.event(CONN, Event::Ended(Cause::Reset));
+    assert_eq!(Arc::strong_count(&owner), 2);
+    sockets.event(CONN, Event::Free);
+    assert_eq!(Arc::strong_count(&owner), 1);
+    assert_eq!(sockets.next_ready(), None);
+}
+
+#[test]
+fn a_listener_s_connections_wait_and_what_came_meanwhile_is_told() {
+    let alive = Rc::new(Cell::new(0));
+    let mut sockets: Sockets<Packet> = Sockets::new(config()).unwrap();
+    let listener = ListenerId(4);
+    sockets.set_listener_receive(listener, Receive::Keep);
+    sockets.event(CONN, Event::Incoming(listener));
+    sockets.event(CONN, Event::Established);
+    assert!(sockets.place(CONN, 0, Packet::new(vec![5; 100], false, &alive), 0..100));
+    sockets.publish(CONN, 100);
+    assert_eq!(sockets.next_ready(), None);
+    let socket = sockets.accept(listener).unwrap();
+    assert_eq!(sockets.accept(listener), None);
+    assert_eq!(alive.get(), 1);
+    let (told, ready) = sockets.next_ready().unwrap();
+    assert!(told == socket && ready.readable && ready.writable);
+    // Closing with bytes unread is to be seen by the peer.
+    assert!(sockets.close(socket));
+    assert_eq!(alive.get(), 0);
+}
+
+#[test]
+fn the_stack_is_told_of_room_by_eighths() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Copy);
+    assert!(sockets.place(CONN, 0, Packet::new(vec![5; 600], false, &alive), 0..600));
+    sockets.publish(CONN, 600);
+    sockets.consume(socket, 511).unwrap();
+    assert_eq!(sockets.take_edge(socket), None);
+    sockets.consume(socket, 1).unwrap();
+    assert_eq!(sockets.take_edge(socket), Some((CONN, 4096 + 512)));
+    assert_eq!(sockets.take_edge(socket), None);
+}
+
+#[test]
+fn memory_of_an_idle_socket() {
+    assert!(size_of::<Entry<Packet>>() <= 64);
+    let (mut sockets, socket) = established(Receive::Copy);
+    sockets.write(socket, b"some").unwrap();
+    assert!(sockets.entries[0].streams.is_some());
+    sockets.release(CONN, 4);
+    assert!(sockets.entries[0].streams.is_none());
+    assert_eq!((sockets.spare.len(), sockets.send_rings.len()), (1, 1));
+}
+
+#[test]
+fn a_ring_that_cannot_be_is_named() {
+    let error = Sockets::<Packet>::new(Config { send_ring: 5000, ..config() }).unwrap_err();
+    assert_eq!(error.to_string(), "a send ring of 5000 bytes: give a power of two from 4096 to 1073741824 bytes");
+}
