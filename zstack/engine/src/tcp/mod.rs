@@ -1,6 +1,27 @@
 //! One connection (RFC 9293).
+//!
+//! [`Tcb`] is the connection: segments, calls and time go in, segments and events come out through its [`Context`]. It knows
+//! neither addresses nor memory, and has no clock.
 
+mod assembler;
+mod calls;
+mod context;
+mod input;
+mod open;
+mod options;
+mod output;
 pub mod recovery;
+mod state;
+mod tcb;
+mod time_wait;
+mod timers;
+
+pub use assembler::Assembler;
+pub use context::{Context, Sent};
+pub use options::Options;
+pub use state::{Info, Phase, Stamps, State};
+pub use tcb::{Cookie, Start, Tcb, Unreachable};
+pub use time_wait::{TIME_WAIT, TimeWait, Verdict};
 
 use crate::stack::ListenerId;
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,128 @@
+//! The states of a connection, and a connection as plain data.
+
+use super::Cause;
+use crate::time::Micros;
+use serde::{Deserialize, Serialize};
+use zstack_wire::Seq;
+
+/// The state of a connection (RFC 9293, section 3.3.2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Phase {
+    /// A SYN has come and its answer is withheld (deferred listeners): for the peer we are still in LISTEN.
+    Listen,
+    /// SYN-SENT.
+    SynSent,
+    /// SYN-RECEIVED.
+    SynReceived,
+    /// ESTABLISHED.
+    Established,
+    /// CLOSE-WAIT.
+    CloseWait,
+    /// FIN-WAIT-1.
+    FinWait1,
+    /// FIN-WAIT-2.
+    FinWait2,
+    /// CLOSING.
+    Closing,
+    /// LAST-ACK.
+    LastAck,
+    /// TIME-WAIT.
+    TimeWait,
+    /// CLOSED.
+    Closed,
+}
+
+/// Both ends' timestamps, where they were agreed upon (RFC 7323).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stamps {
+    /// TS.Recent.
+    pub recent: u32,
+    /// What our clock, in milliseconds, is added to for TSval.
+    pub offset: u32,
+}
+
+/// A synchronised connection as plain data: what [`Tcb::adopt`](super::Tcb::adopt) builds one from. Bytes between `una` and
+/// `nxt` count as sent, by somebody else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// From ESTABLISHED to LAST-ACK.
+    pub phase: Phase,
+    /// SND.UNA.
+    pub una: Seq,
+    /// SND.NXT.
+    pub nxt: Seq,
+    /// The position in the outgoing stream of the byte with number `una`.
+    pub una_position: u64,
+    /// The position up to which the outgoing stream is committed.
+    pub end: u64,
+    /// Whether a FIN follows there.
+    pub fin: bool,
+    /// SND.WND, in bytes.
+    pub wnd: u32,
+    /// The largest window that the peer ever offered, in bytes.
+    pub max_wnd: u32,
+    /// SND.WL1.
+    pub wl1: Seq,
+    /// SND.WL2.
+    pub wl2: Seq,
+    /// RCV.NXT.
+    pub rcv_nxt: Seq,
+    /// The position in the incoming stream of the byte with number `rcv_nxt`: so much was published.
+    pub rcv_position: u64,
+    /// RCV.NXT + RCV.WND, as the peer was last told.
+    pub rcv_edge: Seq,
+    /// The position up to which there is room for the incoming stream.
+    pub room: u64,
+    /// The largest segment to send, in bytes of payload, not counting what options take.
+    pub mss: u16,
+    /// Both window scales: the peer's, then ours.
+    pub scales: Option<(u8, u8)>,
+    /// Whether selective acknowledgements were agreed upon.
+    pub sack: bool,
+    /// Whether timestamps were.
+    pub stamps: Option<Stamps>,
+}
+
+/// A connection for whoever looks at it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Info {
+    /// Its state.
+    pub phase: Phase,
+    /// Why it ended, if it has.
+    pub cause: Option<Cause>,
+    /// Bytes that the peer has acknowledged.
+    pub acknowledged: u64,
+    /// Bytes that were sent and not acknowledged.
+    pub in_flight: u32,
+    /// Bytes that are committed and not sent.
+    pub unsent: u64,
+    /// Bytes that were received in order.
+    pub received: u64,
+    /// Ranges that were received ahead of order.
+    pub gaps: u8,
+    /// The window that the peer offers, in bytes.
+    pub window: u32,
+    /// The window that we last offered, in bytes.
+    pub offered: u32,
+    /// The largest segment to send, in bytes of payload.
+    pub mss: u16,
+    /// Congestion window, in bytes.
+    pub cwnd: u32,
+    /// Slow start threshold, in bytes.
+    pub ssthresh: u32,
+    /// Smoothed round-trip time.
+    pub srtt: Micros,
+    /// Its variation.
+    pub rttvar: Micros,
+    /// Retransmission timeout.
+    pub rto: Micros,
+    /// Segments that were sent again.
+    pub retransmits: u32,
+    /// Both window scales: the peer's, then ours.
+    pub scales: Option<(u8, u8)>,
+    /// Whether selective acknowledgements were agreed upon.
+    pub sack: bool,
+    /// Whether timestamps were.
+    pub timestamps: bool,
+}
