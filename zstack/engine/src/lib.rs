@@ -6,12 +6,19 @@
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod isn;
 pub mod net;
 #[allow(unsafe_code)]
 pub mod payload;
 #[allow(unsafe_code)]
 pub mod port;
+pub mod sip;
+pub mod slab;
 pub mod sockets;
 pub mod stack;
+pub mod table;
 pub mod tcp;
 pub mod time;
+pub mod time_wait;
+pub mod tuple;
+pub mod wheel;

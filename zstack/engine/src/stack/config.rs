@@ -1,0 +1,197 @@
+//! What a stack, a listener and a connection are asked for with, what they answer, and why they refuse.
+
+use super::{ConnId, ListenerId};
+use crate::net::{Address, Route};
+use crate::tcp::{Info as TcpInfo, Options};
+use crate::time::Time;
+use std::net::{IpAddr, SocketAddr};
+
+/// What a stack is built from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Our addresses, each with the length of its network's prefix. Neighbours within it are reached without a gateway.
+    pub addresses: Vec<Address>,
+    /// Routes through gateways; the most specific one that matches is taken. A default gateway is the route with prefix 0.
+    pub routes: Vec<Route>,
+    /// Our Ethernet address; needed on a port whose packets begin with an Ethernet header.
+    pub mac: Option<[u8; 6]>,
+    /// The VLAN that we are in (802.1Q): frames are sent with its tag, and those without it are dropped.
+    pub vlan: Option<u16>,
+    /// Whether listeners and connections may use addresses that are not ours: packets to any unicast address are taken.
+    pub any_address: bool,
+    /// The secret under which tuples are hashed, initial sequence numbers, cookies, timestamps and ephemeral ports chosen. It
+    /// must be unpredictable, and another one at each start.
+    pub key: [u8; 16],
+    /// What listeners and connections get if they ask for nothing else.
+    pub tcp: Options,
+    /// How much there may be of everything.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// One address, no gateway, and defaults.
+    pub fn new(address: Address, key: [u8; 16]) -> Config {
+        Config {
+            addresses: vec![address],
+            routes: Vec::new(),
+            mac: None,
+            vlan: None,
+            any_address: false,
+            key,
+            tcp: Options::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How much there may be of everything; the memory that a stack uses is bounded by these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Connections in all states but TIME_WAIT.
+    pub connections: u32,
+    /// Connections whose handshake a peer has begun and not completed. Beyond them SYNs are answered with cookies.
+    pub half_open: u32,
+    /// Connections in TIME_WAIT; the oldest is given up for a new one.
+    pub time_wait: u32,
+    /// Packets that one turn receives at most.
+    pub receive: u32,
+    /// Frames that one turn sends at most, acknowledgements not counted.
+    pub send: u32,
+    /// Timers that one turn fires at most.
+    pub timers: u32,
+    /// RSTs a second to segments of no connection.
+    pub resets: u32,
+    /// The first port that connect chooses from (RFC 6056).
+    pub first_port: u16,
+    /// The last one.
+    pub last_port: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 1 << 20,
+            half_open: 1024,
+            time_wait: 32_768,
+            receive: 64,
+            send: 256,
+            timers: 256,
+            resets: 1000,
+            first_port: 32_768,
+            last_port: 60_999,
+        }
+    }
+}
+
+/// A listener that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// The address that SYNs must be sent to; `None`: any of ours, or any at all with [`Config::any_address`].
+    pub address: Option<IpAddr>,
+    /// The port; `None`: any. Of several listeners that match, the most specific one gets the SYN: address and port before
+    /// port alone before address alone before neither.
+    pub port: Option<u16>,
+    /// How many connections may be established, or wait for a decision, that were not told of by `Stack::accepted`.
+    pub backlog: u32,
+    /// Whether SYNs wait for `Stack::accept` or `Stack::refuse` before they are answered (`Event::Asked`).
+    pub deferred: bool,
+    /// The options of its connections; `None`: those of the stack.
+    pub options: Option<Options>,
+    /// The room for the incoming stream that a new connection begins with, in bytes: the first edge.
+    pub room: u64,
+}
+
+/// A connection that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect {
+    /// Our address; `None`: the one of ours that is in the network of the next hop.
+    pub local: Option<IpAddr>,
+    /// Our port; `None`: an ephemeral one (RFC 6056).
+    pub local_port: Option<u16>,
+    /// The peer.
+    pub remote: SocketAddr,
+    /// Its options; `None`: those of the stack.
+    pub options: Option<Options>,
+    /// The room for the incoming stream that it begins with, in bytes: the first edge.
+    pub room: u64,
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turn {
+    /// Packets received.
+    pub received: u32,
+    /// Frames sent.
+    pub sent: u32,
+    /// Whether there is more to do at once: a bound of the turn was reached.
+    pub more: bool,
+    /// Whether something waits for the port's room ([`crate::port::Refused::Full`]): the next turn tries again.
+    pub full: bool,
+    /// When the next turn is due at the latest, if nothing arrives before; `None`: never.
+    pub deadline: Option<Time>,
+    /// Whether the port is gone. All connections have ended.
+    pub gone: bool,
+}
+
+/// A connection, as `zstack stat` shows it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Info {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// The listener that it came to.
+    pub listener: Option<ListenerId>,
+    /// What TCP knows of it.
+    pub tcp: TcpInfo,
+}
+
+/// Why there is no stack.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The network part is wrong.
+    Net(crate::net::ConfigError),
+    /// There is neither an address nor `any_address`.
+    NoAddress,
+    /// A limit of zero connections, of no packets a turn, or the like.
+    Limit(&'static str),
+    /// The first ephemeral port is 0, or comes behind the last one.
+    Ports(u16, u16),
+}
+
+/// Why there is no listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another listener has the same address and port.
+    InUse(Option<IpAddr>, Option<u16>),
+    /// The address is not ours.
+    NotOurs(IpAddr),
+    /// Port 0 is no port.
+    PortZero,
+    /// A backlog of nothing.
+    NoBacklog,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No route leads to the peer (ENETUNREACH).
+    NoRoute(IpAddr),
+    /// The local address is not ours (EADDRNOTAVAIL).
+    NotOurs(IpAddr),
+    /// The local address and the peer's are of different families (EINVAL).
+    Family(IpAddr, IpAddr),
+    /// The peer's address or port is none that can be connected to: port 0, multicast, broadcast, unspecified (EINVAL).
+    Remote(SocketAddr),
+    /// The same addresses and ports have a connection already (EADDRINUSE).
+    InUse(SocketAddr, SocketAddr),
+    /// Every ephemeral port is taken for this peer (EADDRNOTAVAIL).
+    NoPort(SocketAddr),
+    /// The stack has as many connections as its limit says (ENOBUFS).
+    Full(u32),
+    /// The port is gone (ENETDOWN).
+    PortGone,
+}
