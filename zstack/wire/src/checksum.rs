@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071): partial sums of pieces of any length, the pseudo headers, and the update of RFC 1624.
 
 use crate::foreign;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The ones' complement sum of what was added so far, as the sender or receiver goes through a packet in the order of its
 /// bytes. A piece may end at an odd byte: the next one goes on where it ended.
@@ -35,6 +35,21 @@ impl Sum {
             }
         }
         Sum { total, odd: false }
+    }
+
+    /// The pseudo header of either.
+    ///
+    /// # Panics
+    /// If the addresses are of two families.
+    #[inline]
+    pub fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: u16) -> Sum {
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => Sum::pseudo_v4(source, destination, protocol, len),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                Sum::pseudo_v6(&source, &destination, protocol, u32::from(len))
+            }
+            _ => panic!("a packet from {source} to {destination}"),
+        }
     }
 
     /// Adds a word of the packet that begins at an even byte.

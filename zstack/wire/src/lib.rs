@@ -3,12 +3,18 @@
 
 #![deny(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
+pub mod ethernet;
 mod foreign;
+pub mod icmpv4;
+pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod ndp;
 pub mod protocol;
 pub mod seq;
 pub mod tcp;
+pub mod udp;
 
 pub use seq::Seq;

@@ -341,5 +341,31 @@ impl Header {
     }
 }
 
+/// The beginning of a header, which an ICMP error quotes: 8 bytes at least (RFC 792), often no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quoted {
+    /// The port of the segment's sender: whoever receives the error.
+    pub source: u16,
+    /// The port that it was sent to.
+    pub destination: u16,
+    /// Its sequence number: an error about a connection is credible if this is in flight (RFC 5927, section 4.1).
+    pub seq: Seq,
+}
+
+impl Quoted {
+    /// Reads what `bytes` begin with.
+    ///
+    /// # Errors
+    /// There are fewer than 8 bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Quoted, Malformed> {
+        let Some(&[a, b, c, d, e, f, g, h]) = bytes.first_chunk() else { return Err(Malformed::Truncated) };
+        Ok(Quoted {
+            source: u16::from_be_bytes([a, b]),
+            destination: u16::from_be_bytes([c, d]),
+            seq: Seq(u32::from_be_bytes([e, f, g, h])),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -98,6 +98,13 @@ fn the_lengths() {
 }
 
 #[test]
+fn what_an_error_quotes() {
+    let bytes = emitted(&Header { source: 0x102, destination: 0x304, seq: Seq(0x05060708), ..Header::default() });
+    assert_eq!(Quoted::parse(&bytes[..8]), Ok(Quoted { source: 0x102, destination: 0x304, seq: Seq(0x05060708) }));
+    assert_eq!(Quoted::parse(&bytes[..7]), Err(Malformed::Truncated));
+}
+
+#[test]
 fn reserved_bits_are_ignored() {
     let mut bytes = emitted(&Header { timestamps: TS, ..Header::default() });
     bytes[12] |= 0xf;
