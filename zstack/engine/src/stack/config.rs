@@ -1,9 +1,11 @@
 //! What a stack, a listener and a connection are asked for with, what they answer, and why they refuse.
 
-use super::{ConnId, ListenerId};
+use super::ListenerId;
 use crate::net::{Address, Route};
 use crate::tcp::{Info as TcpInfo, Options};
 use crate::time::Time;
+use serde::Serialize;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// What a stack is built from.
@@ -11,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Config {
     /// Our addresses, each with the length of its network's prefix. Neighbours within it are reached without a gateway.
     pub addresses: Vec<Address>,
-    /// Routes through gateways; the most specific one that matches is taken. A default gateway is the route with prefix 0.
+    /// Routes to other networks; the most specific one that matches is taken.
     pub routes: Vec<Route>,
     /// Our Ethernet address; needed on a port whose packets begin with an Ethernet header.
     pub mac: Option<[u8; 6]>,
@@ -26,6 +28,20 @@ pub struct Config {
     pub tcp: Options,
     /// How much there may be of everything.
     pub limits: Limits,
+}
+
+impl Listen {
+    /// At a port of all our addresses, with the stack's options.
+    pub fn new(port: u16, room: u64) -> Listen {
+        Listen { address: None, port: Some(port), backlog: 1024, deferred: false, options: None, room }
+    }
+}
+
+impl Connect {
+    /// To a peer, from whatever address and port, with the stack's options.
+    pub fn new(remote: SocketAddr, room: u64) -> Connect {
+        Connect { local: None, local_port: None, remote, options: None, room }
+    }
 }
 
 impl Config {
@@ -91,7 +107,8 @@ pub struct Listen {
     /// The port; `None`: any. Of several listeners that match, the most specific one gets the SYN: address and port before
     /// port alone before address alone before neither.
     pub port: Option<u16>,
-    /// How many connections may be established, or wait for a decision, that were not told of by `Stack::accepted`.
+    /// How many of its connections may be half open or wait for a decision. Beyond them SYNs are answered with cookies, or, by
+    /// a deferred listener, dropped.
     pub backlog: u32,
     /// Whether SYNs wait for `Stack::accept` or `Stack::refuse` before they are answered (`Event::Asked`).
     pub deferred: bool,
@@ -134,7 +151,7 @@ pub struct Turn {
 }
 
 /// A connection, as `zstack stat` shows it.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Info {
     /// Our address and port.
     pub local: SocketAddr,
@@ -194,4 +211,124 @@ pub enum ConnectError {
     Full(u32),
     /// The port is gone (ENETDOWN).
     PortGone,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Net(error) => error.fmt(f),
+            ConfigError::NoAddress => {
+                f.write_str("no address: give the stack one of its own, or let it take all (any_address)")
+            }
+            ConfigError::Limit(name) => write!(f, "limit {name} is 0: nothing could be done; give at least 1"),
+            ConfigError::Ports(first, last) => {
+                write!(
+                    f,
+                    "ephemeral ports from {first} to {last} are none: the first must be at least 1, and not behind the last"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = |what: Option<String>| what.unwrap_or_else(|| "any".to_owned());
+        match self {
+            ListenError::InUse(address, port) => write!(
+                f,
+                "address {}, port {}: another listener has them; take another port, or end that one first",
+                any(address.map(|a| a.to_string())),
+                any(port.map(|p| p.to_string()))
+            ),
+            ListenError::NotOurs(address) => {
+                write!(
+                    f,
+                    "{address} is not an address of this stack: listen at one that is, or let it take all (any_address)"
+                )
+            }
+            ListenError::PortZero => f.write_str("port 0 is no port: name one, or none for all"),
+            ListenError::NoBacklog => f.write_str("a backlog of 0 admits nobody: give at least 1"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::NoRoute(ip) => {
+                write!(f, "no route to {ip}: give the stack a gateway, or an address in its network")
+            }
+            ConnectError::NotOurs(ip) => {
+                write!(
+                    f,
+                    "{ip} is not an address of this stack: connect from one that is, or let it take all (any_address)"
+                )
+            }
+            ConnectError::Family(local, remote) => {
+                write!(f, "{local} cannot reach {remote}: both must be IPv4, or IPv6")
+            }
+            ConnectError::Remote(remote) => {
+                write!(f, "{remote} cannot be connected to: it must be a host's address and a port")
+            }
+            ConnectError::InUse(local, remote) => {
+                write!(f, "{local} has a connection to {remote} already: take another port, or wait until it is over")
+            }
+            ConnectError::NoPort(remote) => {
+                write!(f, "every ephemeral port has a connection to {remote}: widen the range, or use another address")
+            }
+            ConnectError::Full(limit) => {
+                write!(f, "the stack has {limit} connections, its limit: raise it, or end some")
+            }
+            ConnectError::PortGone => f.write_str("the port is gone: open another one, with a new stack"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Why there is no connection from given numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AdoptError {
+    /// The addresses and ports allow none.
+    Connect(ConnectError),
+    /// The numbers contradict each other, or the connection is not synchronised.
+    State,
+}
+
+impl fmt::Display for AdoptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdoptError::Connect(error) => error.fmt(f),
+            AdoptError::State => {
+                f.write_str("the numbers contradict each other: take them from a connection that stands")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AdoptError {}
+
+impl From<ConnectError> for AdoptError {
+    fn from(error: ConnectError) -> AdoptError {
+        AdoptError::Connect(error)
+    }
+}
+
+/// A connection that is to be built from numbers.
+#[derive(Clone, Debug)]
+pub struct Adopt {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// Its options; `None`: those of the stack.
+    pub options: Option<Options>,
+    /// The numbers.
+    pub state: crate::tcp::State,
 }

@@ -1,5 +1,11 @@
 //! Many connections, one port: the face of the engine.
 
+mod config;
+
+pub use config::{
+    Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
+};
+
 use serde::{Deserialize, Serialize};
 
 /// A connection's name in its stack. The generation tells it from others that had its index before.
@@ -12,5 +18,5 @@ pub struct ConnId {
 }
 
 /// A listener's name in its stack.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ListenerId(pub u32);
