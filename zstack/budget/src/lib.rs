@@ -1,1 +1,105 @@
-//! Not yet.
+//! How many instructions a segment costs, counted by callgrind: the same on every machine that runs the same code, so that a
+//! test may fail by it.
+//!
+//! A [`Scenario`] is built and warmed up outside the count; only its [`work`](Scenario::work) is counted, round by round. The
+//! binary runs one scenario, under valgrind or not:
+//!
+//! ```text
+//! export RUSTFLAGS="-C target-cpu=x86-64-v2"   # what valgrind knows, and every server has
+//! cargo build --profile budget -p zstack-budget
+//! target/budget/zstack-budget count            # every scenario
+//! target/budget/zstack-budget count parse      # one
+//! ```
+//!
+//! Figures of other profiles say nothing: the tests that compare them with a budget are left out there.
+
+use std::path::Path;
+use std::process::Command;
+
+mod checksum;
+mod parse;
+
+/// Something that is done again and again.
+pub trait Scenario {
+    /// How many segments a round of work is about.
+    fn segments(&self) -> u32;
+
+    /// What a round needs and is not counted: packets built, acknowledgements brought.
+    fn prepare(&mut self) {}
+
+    /// A round.
+    fn work(&mut self);
+}
+
+/// How a scenario is built.
+pub type Build = fn() -> Box<dyn Scenario>;
+
+/// Every scenario by its name.
+pub const SCENARIOS: &[(&str, Build)] = &[
+    ("parse", parse::timestamps),
+    ("parse-plain", parse::plain),
+    ("parse-v6", parse::v6),
+    ("emit", parse::emit),
+    ("checksum", checksum::aligned),
+    ("checksum-odd", checksum::odd),
+];
+
+/// Rounds before the first that is counted.
+const WARM_UP: u32 = 20;
+
+/// Rounds that are counted.
+const ROUNDS: u32 = 50;
+
+/// Runs a scenario; `false`: there is none of this name.
+pub fn run(name: &str) -> bool {
+    let Some((_, build)) = SCENARIOS.iter().find(|s| s.0 == name) else { return false };
+    let mut scenario = build();
+    for _ in 0..WARM_UP {
+        scenario.prepare();
+        scenario.work();
+    }
+    for _ in 0..ROUNDS {
+        scenario.prepare();
+        zstack_budget_counted(&mut *scenario);
+    }
+    true
+}
+
+/// What callgrind counts: it knows the function by its name.
+#[inline(never)]
+fn zstack_budget_counted(scenario: &mut dyn Scenario) {
+    scenario.work();
+    // A call in the last place would be a jump, and the function's end not seen.
+    std::hint::black_box(());
+}
+
+/// The instructions of one segment, counted by valgrind over `binary`, which is this crate's.
+///
+/// # Errors
+/// The text says what failed.
+pub fn count(binary: &Path, name: &str) -> Result<f64, String> {
+    let Some((_, build)) = SCENARIOS.iter().find(|s| s.0 == name) else {
+        return Err(format!("{name}: no such scenario; `list` names them"));
+    };
+    let segments = f64::from(ROUNDS) * f64::from(build().segments());
+    let out = std::env::temp_dir().join(format!("zstack-budget.{}.{name}", std::process::id()));
+    let run = Command::new("valgrind")
+        .args(["--tool=callgrind", "--toggle-collect=*zstack_budget_counted*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(binary)
+        .args(["run", name])
+        .output()
+        .map_err(|e| format!("valgrind cannot be run: {e}; install the package valgrind"))?;
+    let text = std::fs::read_to_string(&out);
+    let _ = std::fs::remove_file(&out);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    if !run.status.success() {
+        return Err(format!("valgrind over {}: {}\n{said}", binary.display(), run.status));
+    }
+    let text = text.map_err(|e| format!("{}: {e}\n{said}", out.display()))?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<u64>().ok());
+    match total {
+        Some(total) if total > 0 => Ok(total as f64 / segments),
+        _ => Err(format!("callgrind counted nothing\n{said}")),
+    }
+}
