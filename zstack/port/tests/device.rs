@@ -393,7 +393,7 @@ fn without_rights_the_error_says_which() {
         assert!(matches!(error, OpenError::NoTun), "{error:?}");
         assert!(text.contains("modprobe tun"), "{text}");
         std::fs::write("/dev/net/tun", "").unwrap();
-        std::fs::set_permissions("/dev/net/tun", std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions("/dev/net/tun", std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
         lab::without_capability(CAP_DAC_OVERRIDE);
         let (error, text) = refusal("tun:zs0");
         assert!(matches!(error, OpenError::NoAccess), "{error:?}");
