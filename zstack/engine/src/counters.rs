@@ -121,6 +121,65 @@ counters! {
     /// RSTs for them that the rate limit withheld.
     TcpUnknownLimited "tcp_unknown_limited"
 
+    /// Segments whose timestamp is older than the last one's (RFC 7323, PAWS).
+    TcpPaws "tcp_paws"
+    /// Segments whose numbers lie outside the window.
+    TcpOutside "tcp_outside"
+    /// RSTs that ended a connection, or its opening.
+    TcpReset "tcp_reset"
+    /// RSTs whose number lies outside the window: ignored.
+    TcpResetOutside "tcp_reset_outside"
+    /// RSTs inside the window that are not exact: challenged (RFC 5961, section 3).
+    TcpResetInside "tcp_reset_inside"
+    /// SYNs for a connection that stands: challenged (RFC 5961, section 4).
+    TcpSynInside "tcp_syn_inside"
+    /// ACKs too old, or of what was never sent (RFC 5961, section 5).
+    TcpAckInvalid "tcp_ack_invalid"
+    /// Segments without the ACK that their connection's state asks for.
+    TcpNoAck "tcp_no_ack"
+    /// Challenge ACKs (RFC 5961).
+    TcpChallenge "tcp_challenge"
+    /// Challenge ACKs that the connection's limit withheld.
+    TcpChallengeLimited "tcp_challenge_limited"
+    /// RSTs that a connection sent.
+    TcpResetSent "tcp_reset_sent"
+    /// Segments with URG: their bytes stay in line.
+    TcpUrgent "tcp_urgent"
+    /// Segments that came ahead of order.
+    TcpAhead "tcp_ahead"
+    /// Segments with payload that had come before.
+    TcpDuplicate "tcp_duplicate"
+    /// Segments with more payload than there was room for.
+    TcpNoRoom "tcp_no_room"
+    /// Segments that the host could not take.
+    TcpNotPlaced "tcp_not_placed"
+    /// Segments ahead of order that would have made one range too many.
+    TcpGapsFull "tcp_gaps_full"
+    /// Segments with payload for a connection that its holder had closed: reset.
+    TcpAfterClose "tcp_after_close"
+    /// Segments that were sent again.
+    TcpRetransmit "tcp_retransmit"
+    /// Retransmission timers that expired.
+    TcpTimeout "tcp_timeout"
+    /// Tail loss probes (RFC 8985).
+    TcpTailProbe "tcp_tail_probe"
+    /// Probes of a window that was shut.
+    TcpWindowProbe "tcp_window_probe"
+    /// Keep-alive probes.
+    TcpKeepalive "tcp_keepalive"
+    /// Connections that ended because the peer did not answer in time.
+    TcpTimedOut "tcp_timed_out"
+    /// Segments of ours that arrived twice, as the peer tells (RFC 2883).
+    TcpDuplicateTold "tcp_duplicate_told"
+    /// Times that losses were found and a fast recovery began.
+    TcpRecovery "tcp_recovery"
+    /// Recoveries that came to their end.
+    TcpRecovered "tcp_recovered"
+    /// Recoveries that proved needless, and were undone.
+    TcpUndone "tcp_undone"
+    /// Losses of the last segment that a tail loss probe mended.
+    TcpProbeMended "tcp_probe_mended"
+
     /// SYNs for a listener.
     SynReceived "syn_received"
     /// SYNs dropped because the listener's backlog of established connections was full.

@@ -1,18 +1,252 @@
-//! A segment has arrived.
+//! A segment has arrived: the checks of RFC 9293, section 3.10.7, in their order, with those of RFC 5961 and RFC 7323. What
+//! passes goes to the [acknowledgment](super::ack) and then to the [payload](super::receive).
 
-use super::{Context, Tcb, Unreachable};
+use super::open::seconds;
+use super::recovery::tick;
+use super::tcb::mark;
+use super::time_wait::{CHALLENGE, PAWS_IDLE, Verdict};
+use super::{Cause, Context, Phase, Tcb};
+use crate::counters::Counter;
 use std::ops::Range;
-use zstack_wire::Seq;
-use zstack_wire::tcp::Header;
+use zstack_wire::tcp::{Flags, Header};
+
+/// What a segment must not have to be taken by header prediction.
+const UNUSUAL: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
 
 impl Tcb {
-    /// Takes a segment: `range` of `buffer` is its payload.
+    /// Takes a segment: `range` of `buffer` is its payload. Sends nothing but an RST that answers the segment itself; all else
+    /// makes the connection [due](Tcb::due).
+    #[inline]
     pub fn segment<C: Context>(&mut self, cx: &mut C, header: &Header, buffer: C::Buffer, range: Range<usize>) {
-        let _ = (cx, header, buffer, range);
+        // Header prediction: the next segment in order, or a plain ACK, of an established connection without gaps. The checks below
+        // would pass it in the same way.
+        let ahead = header.ack.since(self.una);
+        let fresh = match header.timestamps {
+            Some(stamps) => self.marks & mark::STAMPS == 0 || (stamps.value.wrapping_sub(self.recent) as i32) >= 0,
+            None => self.marks & mark::STAMPS == 0,
+        };
+        if self.phase == Phase::Established
+            && header.flags.0 & (UNUSUAL | Flags::ACK.0) == Flags::ACK.0
+            && header.seq == self.rcv_nxt
+            && ahead <= self.nxt.since(self.una)
+            && range.len() as u32 <= self.offered()
+            && fresh
+            && self.marks & (mark::PEER_FIN | mark::ABORT) == 0
+        {
+            let now = cx.now();
+            self.heard = now;
+            self.keepalives = 0;
+            if header.seq == self.acked
+                && let Some(stamps) = header.timestamps
+            {
+                self.recent = stamps.value;
+                self.recent_at = seconds(now);
+            }
+            if ahead > 0 || range.is_empty() || !header.sack.blocks().is_empty() {
+                self.acknowledge(cx, header, range.len() as u32);
+            } else {
+                self.update_window(header);
+            }
+            if !range.is_empty() {
+                self.in_order(cx, buffer, range);
+            }
+            return;
+        }
+        self.checked(cx, header, buffer, range);
     }
 
-    /// An ICMP error has come that quotes a segment of ours with number `seq`.
-    pub fn icmp<C: Context>(&mut self, cx: &mut C, error: Unreachable, seq: Seq) {
-        let _ = (cx, error, seq);
+    /// All other segments.
+    #[cold]
+    fn checked<C: Context>(&mut self, cx: &mut C, header: &Header, buffer: C::Buffer, range: Range<usize>) {
+        match self.phase {
+            Phase::Closed => self.answer_with_reset(cx, header, range.len() as u32),
+            Phase::TimeWait => self.in_time_wait(cx, header, range.len() as u32),
+            _ if self.marks & mark::ABORT != 0 => {}
+            Phase::Listen => self.in_listen(cx, header, range.len() as u32),
+            Phase::SynSent => self.in_syn_sent(cx, header, range.len() as u32),
+            _ => self.synchronised(cx, header, buffer, range),
+        }
+    }
+
+    fn synchronised<C: Context>(&mut self, cx: &mut C, header: &Header, buffer: C::Buffer, range: Range<usize>) {
+        let now = cx.now();
+        let flags = header.flags;
+        let len = range.len() as u32;
+        let end = header.seq + len + u32::from(flags.has(Flags::SYN)) + u32::from(flags.has(Flags::FIN));
+
+        // PAWS comes before the numbers (RFC 7323, section 5.3, R1). A segment without the option is taken though the RFC says
+        // SHOULD NOT: Linux and FreeBSD take it, since middleboxes strip it.
+        let stamps = header.timestamps.filter(|_| self.marks & mark::STAMPS != 0);
+        if let Some(stamps) = stamps
+            && !flags.has(Flags::RST)
+            && (stamps.value.wrapping_sub(self.recent) as i32) < 0
+            && seconds(now).wrapping_sub(self.recent_at) < PAWS_IDLE
+        {
+            cx.count(Counter::TcpPaws);
+            self.answer_old(cx, header, len);
+            return;
+        }
+
+        // First, the sequence number. The left edge is the last ACK we sent, not RCV.NXT: a segment that another one, which our
+        // ACK does not cover yet, has overtaken carries an ACK number worth having (tcp_sequence).
+        if end.before(self.acked) || self.rcv_edge.before(header.seq) {
+            if flags.has(Flags::RST) {
+                cx.count(Counter::TcpResetOutside);
+            } else if self.again_syn(header, len) {
+                self.marks |= mark::SYN;
+            } else if flags.has(Flags::SYN) {
+                self.challenge(cx);
+            } else {
+                cx.count(Counter::TcpOutside);
+                self.answer_old(cx, header, len);
+            }
+            return;
+        }
+
+        // Second, RST: only the exact number resets (RFC 5961, section 3.2).
+        if flags.has(Flags::RST) {
+            if header.seq == self.rcv_nxt {
+                cx.count(Counter::TcpReset);
+                let refused = self.phase == Phase::SynReceived && self.marks & mark::PASSIVE == 0;
+                self.end_with(cx, if refused { Cause::Refused } else { Cause::Reset });
+            } else {
+                cx.count(Counter::TcpResetInside);
+                self.challenge(cx);
+            }
+            return;
+        }
+
+        // Fourth, SYN: a peer that has restarted answers the challenge with an RST that fits (RFC 5961, section 4.2). The SYN-ACK
+        // of a simultaneous open is the exception: both sides sent theirs, and it acknowledges ours.
+        if flags.has(Flags::SYN) {
+            let crossing = self.phase == Phase::SynReceived
+                && flags.has(Flags::ACK)
+                && header.seq + 1 == self.rcv_nxt
+                && header.ack == self.nxt
+                && len == 0;
+            if self.again_syn(header, len) {
+                self.marks |= mark::SYN;
+                return;
+            }
+            if !crossing {
+                cx.count(Counter::TcpSynInside);
+                self.challenge(cx);
+                return;
+            }
+        }
+
+        // Fifth, ACK.
+        if !flags.has(Flags::ACK) {
+            cx.count(Counter::TcpNoAck);
+            return;
+        }
+        let (ack, unacked) = (header.ack, self.nxt.since(self.una));
+        let ahead = ack.since(self.una);
+        if self.phase == Phase::SynReceived {
+            if ahead == 0 || ahead > unacked {
+                cx.count(Counter::TcpAckInvalid);
+                self.answer_with_reset(cx, header, len);
+                return;
+            }
+        } else if ahead > unacked {
+            // RFC 5961, section 5.2: an ACK older than the largest window ever offered, or of what was never sent, is a guess.
+            let behind = self.una.since(ack);
+            if behind > self.max_wnd {
+                cx.count(Counter::TcpAckInvalid);
+                self.challenge(cx);
+                return;
+            }
+        }
+        if let Some(stamps) = stamps
+            && header.seq.up_to(self.acked)
+        {
+            // RFC 7323, section 4.3, (2).
+            self.recent = stamps.value;
+            self.recent_at = seconds(now);
+        }
+        self.heard = now;
+        self.keepalives = 0;
+        if self.phase == Phase::SynReceived {
+            self.establish(cx);
+        }
+        if ahead <= unacked {
+            self.acknowledge(cx, header, len + u32::from(flags.has(Flags::FIN)));
+        }
+        if self.phase >= Phase::TimeWait {
+            // The ACK of our FIN ended the connection, or all but; a FIN that comes with it was seen before.
+            return;
+        }
+
+        // Sixth, URG: the bytes stay in line (RFC 6093); it is counted.
+        if flags.has(Flags::URG) {
+            cx.count(Counter::TcpUrgent);
+        }
+
+        // Seventh and eighth, payload and FIN.
+        if len > 0 || flags.has(Flags::FIN) {
+            self.payload(cx, header, buffer, range);
+        }
+    }
+
+    /// Whether this is the peer's SYN once more, to a SYN-ACK that it did not get: it is sent again.
+    fn again_syn(&self, header: &Header, len: u32) -> bool {
+        self.phase == Phase::SynReceived
+            && header.flags.has(Flags::SYN)
+            && !header.flags.has(Flags::ACK)
+            && header.seq + 1 == self.rcv_nxt
+            && len == 0
+    }
+
+    /// Answers an unacceptable segment with an ACK, and reports payload that came twice (RFC 2883). Segments without payload are
+    /// answered no more often than challenges are: two ends that disagree would answer each other for ever.
+    fn answer_old<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
+        if len == 0 {
+            if !self.limit(cx) {
+                self.marks |= mark::ACK;
+            }
+            return;
+        }
+        if header.seq.before(self.rcv_nxt) {
+            self.duplicate(zstack_wire::tcp::Range {
+                left: header.seq,
+                right: (header.seq + len).earlier(self.rcv_nxt),
+            });
+        }
+        self.marks |= mark::ACK;
+    }
+
+    /// A challenge ACK (RFC 5961), unless one was sent just before.
+    pub(super) fn challenge<C: Context>(&mut self, cx: &mut C) {
+        if self.limit(cx) {
+            cx.count(Counter::TcpChallengeLimited);
+        } else {
+            cx.count(Counter::TcpChallenge);
+            self.marks |= mark::ACK;
+        }
+    }
+
+    /// Whether the limit forbids another answer. It is the connection's own: a common one tells others how busy it is
+    /// (CVE-2016-5696).
+    fn limit<C: Context>(&mut self, cx: &mut C) -> bool {
+        let now = tick(cx.now());
+        if now.wrapping_sub(self.challenged) < CHALLENGE {
+            return true;
+        }
+        self.challenged = now;
+        false
+    }
+
+    /// A connection that is in TIME-WAIT, and still has its name because the port has not read all of its memory.
+    fn in_time_wait<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
+        let Some(mut rest) = self.time_wait() else { return };
+        cx.count(Counter::TimeWaitSegment);
+        match rest.segment(cx.now(), header, len) {
+            Verdict::Answer(_) | Verdict::Only(_) => {
+                self.marks |= mark::ACK;
+                self.challenged = tick(cx.now());
+            }
+            Verdict::Drop | Verdict::Restart | Verdict::Reuse(_) => {}
+            Verdict::Forget => self.phase = Phase::Closed,
+        }
     }
 }

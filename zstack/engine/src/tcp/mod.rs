@@ -3,13 +3,18 @@
 //! [`Tcb`] is the connection: segments, calls and time go in, segments and events come out through its [`Context`]. It knows
 //! neither addresses nor memory, and has no clock.
 
+mod ack;
 mod assembler;
 mod calls;
 mod context;
+mod ends;
+mod handshake;
+mod header;
 mod input;
 mod open;
 mod options;
 mod output;
+mod receive;
 pub mod recovery;
 mod state;
 mod tcb;
@@ -18,6 +23,7 @@ mod timers;
 
 pub use assembler::Assembler;
 pub use context::{Context, Sent};
+pub use ends::reset;
 pub use options::Options;
 pub use state::{Info, Phase, Stamps, State};
 pub use tcb::{Cookie, Start, Tcb, Unreachable};

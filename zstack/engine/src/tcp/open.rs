@@ -11,7 +11,7 @@ use zstack_wire::tcp::{Header, Range};
 const MSS_DEFAULT: u16 = 536;
 
 /// No peer makes our segments smaller: tiny ones cost both sides more than they carry (CVE-2019-11479).
-const MSS_LEAST: u16 = 64;
+pub(super) const MSS_LEAST: u16 = 64;
 
 /// What the timestamps option takes, padded (RFC 7323, appendix A).
 pub(super) const STAMPS_LEN: u16 = 12;
@@ -142,7 +142,8 @@ impl Tcb {
 
     /// What all have in common: numbers of our side, and what our options offer.
     fn new(now: Time, options: &Options, start: &Start) -> Tcb {
-        let path_mss = start.mss.max(MSS_LEAST);
+        let mss_limit = if options.mss > 0 { options.mss.max(MSS_LEAST) } else { u16::MAX };
+        let path_mss = start.mss.max(MSS_LEAST).min(mss_limit);
         let mut tcb = Tcb {
             una_at: u64::MAX,
             end: 0,
@@ -183,7 +184,8 @@ impl Tcb {
             linger: 0,
             fin_wait: 0,
             retransmits: 0,
-            path_mss: if options.mss > 0 { path_mss.min(options.mss.max(MSS_LEAST)) } else { path_mss },
+            path_mss,
+            mss_limit,
             peer_mss: MSS_DEFAULT,
             mss: MSS_DEFAULT.min(path_mss),
             rcv_mss: MSS_DEFAULT.min(path_mss),
@@ -194,6 +196,7 @@ impl Tcb {
             soft: None,
             quick: QUICK,
             tries: 0,
+            backoff: 0,
             keepalives: 0,
             keepalive_count: 0,
         };

@@ -52,7 +52,6 @@ pub(super) type Marks = u32;
 
 /// What a connection is, has agreed upon, and has to do: bits of [`Tcb::marks`].
 pub(super) mod mark {
-    #![allow(dead_code)]
     use super::Marks;
 
     /// An ACK is to be sent at once.
@@ -69,6 +68,8 @@ pub(super) mod mark {
     pub const BLOCKED: Marks = 1 << 5;
     /// `Event::Asked` is to be told.
     pub const ASK: Marks = 1 << 6;
+    /// A tail loss probe is to be sent (RFC 8985, section 7.3).
+    pub const TAIL_PROBE: Marks = 1 << 7;
     /// All for which the next call of output has something to do.
     pub const DUE: Marks = ACK | SYN | SEND | PROBE | ABORT | BLOCKED | ASK;
 
@@ -179,6 +180,8 @@ pub struct Tcb {
     pub(super) retransmits: u32,
     /// What the route allows, without options.
     pub(super) path_mss: u16,
+    /// The most that `path_mss` may become.
+    pub(super) mss_limit: u16,
     /// What the peer's SYN allows.
     pub(super) peer_mss: u16,
     /// The largest payload of a segment: the smaller of both, less what options take.
@@ -195,8 +198,10 @@ pub struct Tcb {
     pub(super) soft: Option<Cause>,
     /// So many ACKs more are sent at once (the start, and after trouble).
     pub(super) quick: u8,
-    /// Probes, SYNs or retransmissions without an answer.
+    /// Probes of the window without an answer.
     pub(super) tries: u8,
+    /// How often the time between them was doubled.
+    pub(super) backoff: u8,
     /// Keep-alive probes without an answer.
     pub(super) keepalives: u8,
     pub(super) keepalive_count: u8,

@@ -297,6 +297,13 @@ impl Recovery {
         head
     }
 
+    /// The connection has ended, and the port reads none of its frames any more.
+    pub fn forget(&mut self, spare: &mut Spare<Flight>) {
+        if let Some(flight) = self.flight.take() {
+            spare.give(flight);
+        }
+    }
+
     /// Whether sequence numbers are in flight, or frames of acknowledged ones not completed.
     #[inline]
     pub fn busy(&self) -> bool {

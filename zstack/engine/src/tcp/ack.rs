@@ -1,0 +1,113 @@
+//! What an acceptable ACK does: the window, what is in flight, the memory of the outgoing stream, and the ends of our side.
+
+use super::recovery::{Arrival, Told};
+use super::tcb::mark;
+use super::{Context, Phase, Tcb};
+use crate::counters::Counter;
+use crate::time::Time;
+use zstack_wire::Seq;
+use zstack_wire::tcp::Header;
+
+impl Tcb {
+    /// SND.WND (RFC 9293, section 3.10.7.4): only a segment that is no older than the one that gave it last changes it. Returns
+    /// whether it changed.
+    #[inline]
+    pub(super) fn update_window(&mut self, header: &Header) -> bool {
+        if self.wl1.before(header.seq) || self.wl1 == header.seq && self.wl2.up_to(header.ack) {
+            let scale = if header.flags.has(zstack_wire::tcp::Flags::SYN) { 0 } else { self.snd_scale };
+            let wnd = u32::from(header.window) << scale;
+            (self.wl1, self.wl2) = (header.seq, header.ack);
+            if wnd != self.wnd {
+                self.wnd = wnd;
+                self.max_wnd = self.max_wnd.max(wnd);
+                self.marks |= mark::SEND;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// An ACK between SND.UNA and SND.NXT has come, with `len` sequence numbers.
+    #[inline]
+    pub(super) fn acknowledge<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
+        let now = cx.now();
+        let changed = self.update_window(header);
+        let completed = cx.completed();
+        let unsent = self.at(self.nxt) < self.end;
+        let arrival = Arrival {
+            ack: header.ack,
+            sack: if self.marks & mark::SACK != 0 { header.sack.blocks() } else { &[] },
+            echo: header
+                .timestamps
+                .filter(|_| self.marks & mark::STAMPS != 0)
+                .map(|stamps| stamps.echo.wrapping_sub(self.stamp_offset)),
+            bare: len == 0 && !changed,
+            fresh: unsent && self.nxt.before(self.una + self.wnd),
+        };
+        let acked = self.recovery.ack(now, &arrival, completed, cx.flights());
+        // The peer answers: whatever it was asked, it need not be given up.
+        self.tries = 0;
+        let covered = header.ack.since(self.una);
+        if covered > 0 {
+            self.una_at = self.una_at.wrapping_add(u64::from(covered));
+            self.una = header.ack;
+            self.stalled = now;
+            self.soft = None;
+        }
+        if self.wnd > 0 {
+            self.backoff = 0;
+        }
+        self.release(cx, acked.head);
+        self.marks |= mark::SEND;
+        if acked.told != Told::Nothing {
+            cx.count(match acked.told {
+                Told::Nothing | Told::Entered => Counter::TcpRecovery,
+                Told::Duplicate => Counter::TcpDuplicateTold,
+                Told::Recovered => Counter::TcpRecovered,
+                Told::Undone => Counter::TcpUndone,
+                Told::ProbeMended => Counter::TcpProbeMended,
+            });
+        }
+        if self.marks & mark::FIN_SENT != 0 && self.una == self.nxt {
+            self.fin_acknowledged(cx);
+        }
+    }
+
+    /// The peer has our FIN.
+    fn fin_acknowledged<C: Context>(&mut self, cx: &mut C) {
+        match self.phase {
+            Phase::FinWait1 => {
+                self.phase = Phase::FinWait2;
+                self.life_at = if self.marks & mark::CLOSED != 0 {
+                    cx.now().after_millis(u64::from(self.fin_wait))
+                } else {
+                    Time::NEVER
+                };
+            }
+            Phase::Closing => self.enter_time_wait(cx),
+            Phase::LastAck => self.end_in_order(cx),
+            _ => {}
+        }
+    }
+
+    /// The position of a number in the outgoing stream, at or behind SND.UNA.
+    #[inline]
+    pub(super) fn at(&self, seq: Seq) -> u64 {
+        self.una_at.wrapping_add(u64::from(seq.since(self.una)))
+    }
+
+    /// Tells the host what of the outgoing stream's memory nobody reads any more: what lies before `head`, or before SND.UNA.
+    #[inline]
+    pub(super) fn release<C: Context>(&mut self, cx: &mut C, head: Option<Seq>) {
+        let behind = head.map_or(0, |head| self.una.since(head));
+        let to = self.una_at.wrapping_sub(u64::from(behind));
+        // The SYN lies at -1, and the FIN behind the end.
+        if (to as i64) > self.released as i64 {
+            let to = to.min(self.end);
+            if to > self.released {
+                self.released = to;
+                cx.release(to);
+            }
+        }
+    }
+}
