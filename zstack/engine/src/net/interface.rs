@@ -1,10 +1,16 @@
 //! One port's link and network layer.
 
-use super::address::unicast;
-use super::{Address, Report};
-use crate::counters::{Counter, Counters};
+use super::address::{Address, unicast};
+use super::neighbour::{Cache, LINK, Mac};
+use super::own::Own;
+use super::pmtu::{self, Pmtu};
+use super::rate::Bucket;
+use super::report::Report;
+use super::route::{Route, Table, fitness};
+use crate::counters::Counter;
 use crate::port::{Capabilities, Medium};
 use crate::time::Time;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -13,25 +19,17 @@ use std::ops::Range;
 pub struct Config {
     /// Our addresses; the networks of their prefixes are reached directly.
     pub addresses: Vec<Address>,
-    /// Where other networks are reached.
+    /// Where other networks are reached. What no route and no prefix of ours covers cannot be answered either.
     pub routes: Vec<Route>,
     /// Our station address: needed on Ethernet.
     pub mac: Option<[u8; 6]>,
     /// The VLAN whose tag is put on every frame sent; frames of others are not taken. `None`: no tags.
     pub vlan: Option<u16>,
-    /// Every unicast address is ours, as far as arriving packets are concerned.
+    /// Every unicast address is ours, as far as arriving packets are concerned, and on Ethernet as far as others ask for its
+    /// station; gateways' are not.
     pub any_address: bool,
     /// A secret that keys hashes.
     pub key: [u8; 16],
-}
-
-/// A static route.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// The network: an address in it, and the length of its prefix (0: the default route).
-    pub network: Address,
-    /// Who forwards to it; `None`: it is reached directly.
-    pub gateway: Option<IpAddr>,
 }
 
 /// Why an interface cannot be as it was asked for.
@@ -132,128 +130,199 @@ pub enum Verdict {
 /// The link and network layer of one port.
 #[derive(Debug)]
 pub struct Interface {
-    pub(super) config: Config,
-    pub(super) medium: Medium,
+    pub(super) addresses: Vec<Address>,
+    pub(super) any_address: bool,
+    pub(super) vlan: Option<u16>,
+    pub(super) mac: Option<Mac>,
     pub(super) mtu: u16,
+    pub(super) own: Own,
+    pub(super) routes: Table,
+    /// Sorted.
+    pub(super) gateways: Vec<IpAddr>,
+    pub(super) neighbours: Cache,
+    pub(super) paths: pmtu::Cache,
+    /// Answers to echo requests.
+    pub(super) echoes: Bucket,
+    /// ICMP errors.
+    pub(super) errors: Bucket,
+    /// The identification of the next IPv4 packet that routers may fragment.
+    pub(super) id: u16,
 }
 
+/// Answers to echo requests a second, and at once. A flood of them costs us and whoever is named as its source.
+const ECHOES: (u64, u64) = (10_000, 1000);
+/// ICMP errors a second, and at once (Linux: `icmp_msgs_per_sec`, `icmp_msgs_burst`).
+const ERRORS: (u64, u64) = (1000, 50);
+
 impl Interface {
+    /// The longest link and IP header: Ethernet, a VLAN tag, IPv6.
+    pub const HEAD: usize = LINK + 40;
+
     /// An interface for a port with these capabilities.
     ///
     /// # Errors
     /// The configuration contradicts itself or the port.
     pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Interface, ConfigError> {
-        let _ = now;
-        if let Some(bad) = config.addresses.iter().find(|address| !unicast(address.ip)) {
-            return Err(ConfigError(format!("{}: no host can have this address", bad.ip)));
-        }
-        Ok(Interface { config, medium: port.medium, mtu: port.mtu })
+        check(&config, port).map_err(ConfigError)?;
+        let Config { addresses, routes, mac, vlan, any_address, key } = config;
+        let direct = addresses.iter().map(|&network| Route { network, gateway: None });
+        let mut gateways: Vec<_> = routes.iter().filter_map(|route| route.gateway).collect();
+        gateways.sort_unstable();
+        // What is hashed, and with which key, differs from cache to cache.
+        let key_for = |use_: u8| {
+            let mut key = key;
+            key[15] ^= use_;
+            key
+        };
+        let mac = mac.filter(|_| port.medium == Medium::Ethernet);
+        Ok(Interface {
+            own: Own::new(&addresses),
+            routes: Table::new(routes.iter().copied().chain(direct)),
+            addresses,
+            any_address,
+            vlan,
+            mac,
+            mtu: port.mtu,
+            gateways,
+            neighbours: Cache::new(mac, vlan, key_for(1), now),
+            paths: pmtu::Cache::new(key_for(2)),
+            echoes: Bucket::new(ECHOES.0, ECHOES.1),
+            errors: Bucket::new(ERRORS.0, ERRORS.1),
+            id: u16::from_be_bytes([key[0], key[1]]),
+        })
     }
 
-    /// Looks at a frame that arrived. `verified`: its transport checksum is known to be right. An answer, if one is due, is
-    /// built in `reply`, which should have room for the MTU and 18 bytes more. What is dropped or
-    /// answered is counted in `counters`.
-    pub fn receive(
-        &mut self,
-        now: Time,
-        frame: &[u8],
-        verified: bool,
-        reply: &mut [u8],
-        counters: &mut Counters,
-    ) -> Verdict {
-        let _ = (now, frame, verified, reply, self.medium);
-        counters.count(Counter::IpUnknownProtocol);
-        Verdict::Dropped(Counter::IpUnknownProtocol)
-    }
-
-    /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the start of `out`, and says how
-    /// many bytes they are: at most [`Interface::HEAD`], which `out` must hold. `path` is the connection's own: default at
-    /// first, and kept for the next call. `ecn`: the traffic class byte.
-    ///
-    /// # Errors
-    /// It cannot be sent now. After `Unresolved` an [event](Interface::event) will follow.
-    #[allow(clippy::too_many_arguments)]
-    pub fn head(
-        &mut self,
-        now: Time,
-        out: &mut [u8],
-        path: &mut Path,
-        source: IpAddr,
-        destination: IpAddr,
-        len: u16,
-        ecn: u8,
-    ) -> Result<usize, Unsent> {
-        let _ = (now, out, path, source, destination, len, ecn);
-        Err(Unsent::NoRoute)
-    }
-
-    /// The longest link and IP header: Ethernet, a VLAN tag, IPv6.
-    pub const HEAD: usize = 14 + 4 + 40;
-
-    /// The address that a packet to `destination` should have as its source, if there is a route and an address of the family.
+    /// The address that a packet to `destination` should have as its source (RFC 6724), if there is a route and an address of
+    /// the family. It looks at each of our addresses.
     pub fn source(&self, destination: IpAddr) -> Option<IpAddr> {
-        self.config.addresses.iter().map(|address| address.ip).find(|ip| ip.is_ipv4() == destination.is_ipv4())
+        let hop = self.routes.next_hop(destination)?;
+        let fit = self.addresses.iter().filter_map(|own| Some((fitness(own, destination, hop)?, own.ip)));
+        // Of equals the first.
+        fit.rev().max_by_key(|&(fit, _)| fit).map(|(_, ip)| ip)
     }
 
     /// Whether a packet to this address is for us.
     pub fn is_ours(&self, ip: IpAddr) -> bool {
-        self.config.any_address || self.config.addresses.iter().any(|address| address.ip == ip)
+        self.own.has(ip) || self.any_address && unicast(ip) && !self.is_broadcast(ip)
+    }
+
+    fn is_broadcast(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.own.broadcast(ip))
+    }
+
+    /// Whether packets can be sent to this address: it is a single host's, not our own, and a route leads there.
+    pub fn reaches(&self, destination: IpAddr) -> bool {
+        self.next_hop(destination).is_some()
+    }
+
+    pub(super) fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
+        let single = unicast(destination) && !self.own.has(destination) && !self.is_broadcast(destination);
+        if single { self.routes.next_hop(destination) } else { None }
     }
 
     /// The largest IP packet, in bytes, that reaches `destination` whole, as far as is known.
     pub fn mtu(&self, now: Time, destination: IpAddr) -> u16 {
-        let _ = (now, destination);
-        self.mtu
+        self.paths.get(now, destination).map_or(self.mtu, |path| path.mtu.min(self.mtu))
     }
 
     /// A report of [`super::Kind::TooBig`] about a segment of this connection is believed. Returns the path MTU to use from
-    /// now on if it is lower than before. It is forgotten after ten minutes (RFC 8201, section 4).
+    /// now on if it is lower than before. It is forgotten after ten minutes (RFC 8201, section 4): who wants to use more then
+    /// asks [`Interface::mtu`] again.
+    ///
+    /// Below 552 bytes of IPv4 none is believed, and routers may then fragment (Linux: `min_pmtu`); of IPv6 none below 1280
+    /// (RFC 8201, section 4).
     pub fn too_big(&mut self, now: Time, path: &mut Path, destination: IpAddr, mtu: u16) -> Option<u16> {
-        let _ = (now, path, destination, mtu);
-        None
+        let current = self.paths.get(now, destination).unwrap_or(Pmtu { mtu: self.mtu, fragment: false });
+        let new = self.paths.told(now, destination, mtu, current);
+        path.fragment = new.unwrap_or(current).fragment;
+        new.map(|new| new.mtu)
     }
 
     /// The peer has acknowledged something new: the neighbour on the way to it is alive (RFC 4861, section 7.3.1). Saves
     /// probes; need not be called.
+    #[inline]
     pub fn confirm(&mut self, now: Time, path: Path) {
-        let _ = (now, path);
-    }
-
-    /// Builds an echo request in `out`; the answer is a [`Verdict::Echo`], an error a [`Verdict::Report`]. `source`: one of our
-    /// addresses, or `None` for the one that [`Interface::source`] chooses.
-    ///
-    /// # Errors
-    /// It cannot be sent now: ask again after the event, if one is promised.
-    #[allow(clippy::too_many_arguments)]
-    pub fn echo(
-        &mut self,
-        now: Time,
-        out: &mut [u8],
-        source: Option<IpAddr>,
-        destination: IpAddr,
-        id: u16,
-        sequence: u16,
-        data: &[u8],
-    ) -> Result<usize, Unsent> {
-        let _ = (now, out, source, destination, id, sequence, data);
-        Err(Unsent::NoRoute)
+        self.neighbours.confirm(now, path.slot, path.generation);
     }
 
     /// What happened to neighbours that somebody waits for; to be asked until there is nothing, after frames were received and
     /// after [`Interface::due`].
+    #[inline]
     pub fn event(&mut self) -> Option<Event> {
-        None
+        self.neighbours.event()
     }
 
     /// When [`Interface::due`] has something to do at the latest; [`Time::NEVER`]: nothing until something else happens.
+    #[inline]
     pub fn deadline(&self) -> Time {
-        Time::NEVER
-    }
-
-    /// Builds the next frame that is due (a request for a neighbour's address) in `out`, which must hold 128 bytes; to be called
-    /// until there is none.
-    pub fn due(&mut self, now: Time, out: &mut [u8]) -> Option<usize> {
-        let _ = (now, out);
-        None
+        self.neighbours.deadline()
     }
 }
+
+fn check(config: &Config, port: Capabilities) -> Result<(), String> {
+    let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+    if config.addresses.is_empty() {
+        return Err("no address: name one, with its prefix (10.0.0.2/24)".into());
+    }
+    let mut seen = HashSet::new();
+    for &Address { ip, prefix } in &config.addresses {
+        if !unicast(ip) {
+            return Err(format!("address {ip}: no host can have it; name a unicast address"));
+        }
+        if prefix > bits(ip) {
+            return Err(format!(
+                "address {ip}/{prefix}: the prefix is longer than the address; at most {} bits",
+                bits(ip)
+            ));
+        }
+        if !seen.insert(ip) {
+            return Err(format!("address {ip} is there twice: name it once"));
+        }
+    }
+    for &Route { network: Address { ip, prefix }, gateway } in &config.routes {
+        if prefix > bits(ip) {
+            return Err(format!(
+                "route to {ip}/{prefix}: the prefix is longer than the address; at most {} bits",
+                bits(ip)
+            ));
+        }
+        let Some(gateway) = gateway else { continue };
+        if gateway.is_ipv4() != ip.is_ipv4() {
+            return Err(format!(
+                "route to {ip}/{prefix}: gateway {gateway} is of another family; name one of the same"
+            ));
+        }
+        if !unicast(gateway) || seen.contains(&gateway) {
+            return Err(format!("gateway {gateway}: it has to be another host's address"));
+        }
+        let direct = config.routes.iter().any(|route| route.gateway.is_none() && route.network.covers(gateway));
+        if port.medium == Medium::Ethernet && !direct && !config.addresses.iter().any(|own| own.covers(gateway)) {
+            return Err(format!(
+                "gateway {gateway} is in no network of ours: name an address whose prefix covers it, or a direct route"
+            ));
+        }
+    }
+    let least = if config.addresses.iter().any(|own| own.ip.is_ipv6()) { pmtu::LEAST_V6 } else { 68 };
+    if port.mtu < least {
+        return Err(format!("MTU {}: too small; set the device's to {least} or more", port.mtu));
+    }
+    match (port.medium, config.mac) {
+        (Medium::Ethernet, None) => {
+            return Err("Ethernet without a station address: name one (02:00:00:00:00:01)".into());
+        }
+        (Medium::Ethernet, Some(mac)) if mac[0] & 1 != 0 || mac == [0; 6] => {
+            return Err(format!("station address {mac:02x?}: a group's, or none; name a single station's"));
+        }
+        (Medium::Ip, _) if config.vlan.is_some() => {
+            return Err("a VLAN needs Ethernet: use a tap device, or leave it out".into());
+        }
+        _ => {}
+    }
+    match config.vlan {
+        Some(vlan @ (0 | 4095..)) => Err(format!("VLAN {vlan}: there are 1 to 4094")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

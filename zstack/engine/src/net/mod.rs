@@ -6,9 +6,22 @@
 //! and the reassembly of fragments (they are dropped and counted).
 
 mod address;
+mod discovery;
+mod icmp;
+mod input;
 mod interface;
+mod lists;
+mod neighbour;
+mod output;
+mod own;
+mod pmtu;
+mod rate;
 mod report;
+mod route;
+#[cfg(test)]
+mod testing;
 
 pub use address::Address;
-pub use interface::{Config, ConfigError, Event, Interface, NeighbourId, Path, Route, Segment, Unsent, Verdict};
+pub use interface::{Config, ConfigError, Event, Interface, NeighbourId, Path, Segment, Unsent, Verdict};
 pub use report::{Kind, Quoted, Report};
+pub use route::Route;
