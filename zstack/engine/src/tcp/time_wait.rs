@@ -1,7 +1,6 @@
 //! A connection in TIME-WAIT, without its name: what it takes to answer the peer's last segments, and to tell a new connection's
 //! SYN from an old one's (RFC 9293, section 3.10.7.4; RFC 6191).
 
-use super::open::seconds;
 use super::recovery::tick;
 use super::tcb::mark;
 use super::{Phase, Tcb};
@@ -14,6 +13,7 @@ use zstack_wire::tcp::{Flags, Header, Timestamps};
 pub const TIME_WAIT: Micros = Micros::from_millis(60_000);
 
 /// TS.Recent is too old to be compared after 24 days (RFC 7323, section 5.5), in seconds.
+#[allow(dead_code, reason = "input is to use it")]
 pub(super) const PAWS_IDLE: u32 = 24 * 24 * 3600;
 
 /// A segment out of window is answered at most twice a second ("tcp_invalid_ratelimit" of Linux), in milliseconds.
@@ -27,18 +27,16 @@ pub struct TimeWait {
     /// RCV.NXT.
     rcv_nxt: Seq,
     recent: u32,
-    /// In seconds.
-    recent_at: u32,
     stamp_offset: u32,
-    /// When a segment was last answered, in units of [`CHALLENGE`].
-    answered: u16,
     /// The window as it stands in a header.
     window: u16,
+    /// When a segment was last answered, in units of [`CHALLENGE`].
+    answered: u8,
     stamps: bool,
-    sack: bool,
 }
 
-const _: () = assert!(size_of::<TimeWait>() <= 28);
+/// With addresses, ports and links it is 64 bytes (`time_wait.rs` of the engine).
+const _: () = assert!(size_of::<TimeWait>() <= 20);
 
 /// What is to be done with a segment for a connection in TIME-WAIT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,12 +63,10 @@ impl Tcb {
             nxt: self.nxt,
             rcv_nxt: self.rcv_nxt,
             recent: self.recent,
-            recent_at: self.recent_at,
             stamp_offset: self.stamp_offset,
-            answered: (self.challenged / CHALLENGE) as u16,
             window: self.window_field(),
+            answered: (self.challenged / CHALLENGE) as u8,
             stamps: self.marks & mark::STAMPS != 0,
-            sack: self.marks & mark::SACK != 0,
         })
     }
 }
@@ -81,7 +77,7 @@ impl TimeWait {
         let flags = header.flags;
         let end = header.seq + len + u32::from(flags.has(Flags::SYN)) + u32::from(flags.has(Flags::FIN));
         let stamps = header.timestamps.filter(|_| self.stamps);
-        let old = stamps.is_some_and(|stamps| self.old(now, stamps.value));
+        let old = stamps.is_some_and(|stamps| self.old(stamps.value));
         // What fits exactly and carries nothing: the peer has our last ACK, or gives up (tcp_timewait_state_process).
         if !old && header.seq == self.rcv_nxt && (end == header.seq || flags.has(Flags::RST)) {
             if flags.has(Flags::RST) {
@@ -89,7 +85,6 @@ impl TimeWait {
             }
             if let Some(stamps) = stamps {
                 self.recent = stamps.value;
-                self.recent_at = seconds(now);
             }
             return Verdict::Restart;
         }
@@ -105,7 +100,7 @@ impl TimeWait {
         }
         let restart = old || flags.has(Flags::ACK);
         if len == 0 || flags.has(Flags::SYN) {
-            let unit = (tick(now) / CHALLENGE) as u16;
+            let unit = (tick(now) / CHALLENGE) as u8;
             if unit == self.answered {
                 return if restart { Verdict::Restart } else { Verdict::Drop };
             }
@@ -115,9 +110,9 @@ impl TimeWait {
         if restart { Verdict::Answer(answer) } else { Verdict::Only(answer) }
     }
 
-    /// PAWS (RFC 7323, section 5).
-    fn old(&self, now: Time, value: u32) -> bool {
-        (value.wrapping_sub(self.recent) as i32) < 0 && seconds(now).wrapping_sub(self.recent_at) < PAWS_IDLE
+    /// PAWS (RFC 7323, section 5). TS.Recent was taken from the peer's FIN, or later: it is not too old to be compared.
+    fn old(&self, value: u32) -> bool {
+        (value.wrapping_sub(self.recent) as i32) < 0
     }
 
     /// The ACK of the peer's FIN.
