@@ -1,7 +1,9 @@
-//! The fuzzer in `tests/fuzz`, target by target. What it learned is kept in `target/fuzz/corpus` and used again.
+//! The fuzzer in `tests/fuzz`, target by target. What it learned is kept in `target/fuzz/corpus` and used again; what it begins
+//! with, where random bytes would not lead it far, is in `tests/fuzz/seeds`.
 
 use crate::step::{Step, Tally};
 use crate::{cargo, target};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +13,24 @@ const INSTRUMENT: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Ccodegen-units=1";
 
-const TARGETS: &[&str] = &["message", "registry", "diag", "family", "elf", "proc-net"];
+const TARGETS: &[&str] = &[
+    "message",
+    "registry",
+    "diag",
+    "family",
+    "elf",
+    "proc-net",
+    "wire-ethernet",
+    "wire-arp",
+    "wire-ipv4",
+    "wire-ipv6",
+    "wire-tcp",
+    "wire-udp",
+    "wire-icmpv4",
+    "wire-icmpv6",
+    "wire-frame",
+    "wire-checksum",
+];
 
 /// Fuzzes `targets`, or all, for `time` each. A target that found nothing counts as one test passed.
 pub fn run(time: Duration, targets: &[&str], tally: &mut Tally) -> bool {
@@ -36,6 +55,10 @@ pub fn run(time: Duration, targets: &[&str], tally: &mut Tally) -> bool {
         }
         let mut c = Command::new("env");
         c.arg(format!("FUZZ_TARGET={name}")).arg(dir.join("x86_64-unknown-linux-gnu/release/fuzz")).arg(&corpus);
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(name);
+        if seeds.is_dir() {
+            c.arg(seeds);
+        }
         c.arg(format!("-max_total_time={}", time.as_secs())).args(["-timeout=10", "-max_len=8192"]);
         // The input that fails is kept here; given as the only argument, it is run again.
         c.arg(format!("-artifact_prefix={}/", failures.display()));

@@ -36,6 +36,17 @@ const TARGETS: &[(&str, Target)] = &[
     ("proc-net", |data| {
         let _ = netdiag::parse_proc(&String::from_utf8_lossy(data));
     }),
+    // Packets: anybody on the network can send them.
+    ("wire-ethernet", zstack_wire::fuzzing::ethernet),
+    ("wire-arp", zstack_wire::fuzzing::arp),
+    ("wire-ipv4", zstack_wire::fuzzing::ipv4),
+    ("wire-ipv6", zstack_wire::fuzzing::ipv6),
+    ("wire-tcp", zstack_wire::fuzzing::tcp),
+    ("wire-udp", zstack_wire::fuzzing::udp),
+    ("wire-icmpv4", zstack_wire::fuzzing::icmpv4),
+    ("wire-icmpv6", zstack_wire::fuzzing::icmpv6),
+    ("wire-frame", zstack_wire::fuzzing::frame),
+    ("wire-checksum", zstack_wire::fuzzing::checksum),
 ];
 
 fuzz_target!(|data: &[u8]| {
