@@ -12,6 +12,7 @@ pub mod net;
 pub mod payload;
 #[allow(unsafe_code)]
 pub mod port;
+pub mod queue;
 pub mod sip;
 pub mod slab;
 pub mod sockets;

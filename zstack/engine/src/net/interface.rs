@@ -56,7 +56,7 @@ pub struct Path {
 }
 
 /// A neighbour's name in the cache, while it is there.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NeighbourId {
     pub(super) slot: u16,
     pub(super) generation: u32,

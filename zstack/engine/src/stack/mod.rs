@@ -1,12 +1,44 @@
 //! Many connections, one port: the face of the engine.
+//!
+//! [`Stack::turn`] does all the work: it receives, fires timers and sends. The other calls note what is wanted of a connection,
+//! and the next turn does it. Nothing here blocks, and nothing is kept outside of the [`Stack`], which belongs to one thread; after
+//! fork(2) only one of the processes may go on with it.
+//!
+//! A segment's way: `arrive` (checks, which connection, or which listener), [`crate::tcp`], `turn` (who sends now), `transmit`
+//! (headers, checksum, port).
 
+mod arrive;
+mod calls;
 mod config;
+mod entry;
+mod listeners;
+mod rate;
+mod syn;
+mod transmit;
+mod turn;
 
 pub use config::{
     Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
 };
 
+use crate::counters::Counters;
+use crate::isn::Secrets;
+use crate::net::{self, Interface};
+use crate::port::{Capabilities, Medium};
+use crate::queue::Queue;
+use crate::sip::Key;
+use crate::slab::Slab;
+use crate::table::Table;
+use crate::tcp::recovery::Spare;
+use crate::time::Time;
+use crate::time_wait::Waiting;
+use crate::wheel::Wheel;
+use entry::Entry;
+use listeners::Listeners;
+use rate::Rate;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use transmit::Core;
 
 /// A connection's name in its stack. The generation tells it from others that had its index before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -20,3 +52,126 @@ pub struct ConnId {
 /// A listener's name in its stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ListenerId(pub u32);
+
+/// How many boxes of each kind are kept for connections that will need one.
+const SPARES: usize = 256;
+
+/// The connections, listeners and addresses of one port.
+pub struct Stack {
+    conns: Slab<Entry>,
+    /// By tuple, with hashes of `key`.
+    table: Table,
+    key: Key,
+    secrets: Secrets,
+    wheel: Wheel,
+    waiting: Waiting,
+    /// Connections that have something to send, in the order of their turns.
+    due: Queue,
+    half_open: u32,
+    /// ACKs to listeners are looked at as cookies until then: some were sent less than two minutes before.
+    cookies_until: Time,
+    core: Core,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("connections", &self.conns.len())
+            .field("half_open", &self.half_open)
+            .field("waiting", &self.waiting)
+            .field("due", &self.due.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    /// A stack for a port with these capabilities.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself or the port.
+    pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Stack, ConfigError> {
+        let Config { addresses, routes, mac, vlan, any_address, key, tcp, limits } = config;
+        if addresses.is_empty() && !any_address {
+            return Err(ConfigError::NoAddress);
+        }
+        let zero = [
+            (limits.connections, "connections"),
+            (limits.half_open, "half_open"),
+            (limits.receive, "receive"),
+            (limits.send, "send"),
+            (limits.timers, "timers"),
+        ];
+        if let Some((_, name)) = zero.into_iter().find(|&(limit, _)| limit == 0) {
+            return Err(ConfigError::Limit(name));
+        }
+        if limits.first_port == 0 || limits.first_port > limits.last_port {
+            return Err(ConfigError::Ports(limits.first_port, limits.last_port));
+        }
+        // Links of the wheel leave 31 bits for an index.
+        let limits = Limits { connections: limits.connections.min(1 << 30), ..limits };
+        let key = Key::new(&key);
+        let net_key = [key.derive(10).hash(&[0]), key.derive(10).hash(&[1])];
+        let net = net::Config {
+            addresses,
+            routes,
+            mac,
+            vlan,
+            any_address,
+            key: std::array::from_fn(|i| (net_key[i / 8] >> (i % 8 * 8)) as u8),
+        };
+        let net = Interface::new(net, port, now).map_err(ConfigError::Net)?;
+        let link = if port.medium == Medium::Ethernet { 18 } else { 0 };
+        let core = Core {
+            net,
+            listeners: Listeners::default(),
+            options: tcp,
+            limits,
+            port,
+            counters: Counters::default(),
+            flights: Spare::new(SPARES),
+            gaps: Spare::new(SPARES),
+            frames: 0,
+            completed: 0,
+            unread: VecDeque::new(),
+            waiters: BTreeMap::new(),
+            resets: Rate::new(limits.resets, now),
+            reply: vec![0; (usize::from(port.mtu) + link).max(256)].into(),
+            sent: 0,
+            budget: 0,
+            full: false,
+            gone: false,
+        };
+        Ok(Stack {
+            conns: Slab::new(),
+            table: Table::new(),
+            key: key.derive(11),
+            secrets: Secrets::new(&key),
+            wheel: Wheel::new(now),
+            waiting: Waiting::new(key.derive(12), limits.time_wait),
+            due: Queue::default(),
+            half_open: 0,
+            cookies_until: Time(0),
+            core,
+        })
+    }
+
+    /// What was dropped, and what happened, so far.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// How many connections wait in TIME-WAIT; they have no names any more.
+    pub fn time_wait(&self) -> u32 {
+        self.waiting.len()
+    }
+
+    /// A connection, for whoever looks at it; `None`: the name is stale.
+    pub fn info(&self, conn: ConnId) -> Option<Info> {
+        self.conns.get(conn.index, conn.generation).map(Entry::info)
+    }
+
+    /// All connections, those included that have ended and whose memory the port has not read yet.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Info)> + '_ {
+        self.conns.iter().map(|(index, generation, entry)| (ConnId { index, generation }, entry.info()))
+    }
+}

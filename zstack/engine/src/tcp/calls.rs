@@ -3,6 +3,7 @@
 use super::tcb::{Marks, mark};
 use super::{Info, Options, Phase, Stamps, State, Tcb};
 use crate::time::Micros;
+use zstack_wire::Seq;
 
 impl Tcb {
     /// The outgoing stream reaches to `end` now; `push`: it is to be sent without waiting for more. Nothing happens where `end`
@@ -130,6 +131,18 @@ impl Tcb {
     #[inline]
     pub fn freed(&self) -> bool {
         self.marks & mark::FREED != 0
+    }
+
+    /// Whether this number was sent and not acknowledged: what an ICMP error must quote to be believed (RFC 5927, section 4.1).
+    #[inline]
+    pub fn in_flight(&self, seq: Seq) -> bool {
+        self.marks & mark::ENDED == 0 && seq.within(self.una, self.nxt.since(self.una))
+    }
+
+    /// Whether the port, which has completed so many frames, may read the connection's memory yet.
+    #[inline]
+    pub fn unread(&self, completed: u64) -> bool {
+        self.frames > completed
     }
 
     /// The connection as data from which [`Tcb::adopt`] builds another; `None`: it is not synchronised.

@@ -24,6 +24,7 @@ mod timers;
 pub use assembler::Assembler;
 pub use context::{Context, Sent};
 pub use ends::reset;
+pub use open::scale_for;
 pub use options::Options;
 pub use state::{Info, Phase, Stamps, State};
 pub use tcb::{Cookie, Start, Tcb, Unreachable};

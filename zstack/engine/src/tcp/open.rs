@@ -260,7 +260,7 @@ impl Tcb {
 }
 
 /// The smallest scale with which the whole room can be offered (RFC 7323, section 2.3).
-pub(super) fn scale_for(room: u64) -> u8 {
+pub fn scale_for(room: u64) -> u8 {
     let mut scale = 0;
     while scale < SCALE_MOST && room >> scale > 0xffff {
         scale += 1;

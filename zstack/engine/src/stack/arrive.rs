@@ -1,0 +1,220 @@
+//! What arrives: checks, and whose it is.
+
+use super::Stack;
+use super::transmit::Run;
+use crate::counters::Counter;
+use crate::net::{self, Kind, Quoted, Report, Segment};
+use crate::payload::{Buffer, Host};
+use crate::port::{Port, Received};
+use crate::tcp::{Unreachable, Verdict};
+use crate::time::Time;
+use crate::tuple::{Tuple, map};
+use std::net::IpAddr;
+use std::ops::Range;
+use zstack_wire::checksum::Sum;
+use zstack_wire::tcp::{Flags, Header};
+use zstack_wire::{Seq, protocol};
+
+/// A segment of no connection, with what it carries.
+pub(super) struct Arrived<'a, B> {
+    pub tuple: Tuple,
+    pub header: &'a Header,
+    pub buffer: B,
+    /// Where in the buffer the payload lies.
+    pub payload: Range<usize>,
+}
+
+impl Stack {
+    /// A packet.
+    #[inline]
+    pub(super) fn arrive<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        packet: Received<H::Buffer>,
+    ) {
+        let Received { buffer, range, verified } = packet;
+        let Some(frame) = buffer.bytes().get(range.clone()) else {
+            self.core.counters.count(Counter::LinkShort);
+            return;
+        };
+        let core = &mut self.core;
+        match core.net.receive(run.now, frame, verified, &mut core.reply, &mut core.counters) {
+            net::Verdict::Tcp(segment) => {
+                let Some((header, tuple)) = self.check(frame, &segment, verified) else { return };
+                let payload = range.start + segment.range.start + header.1..range.start + segment.range.end;
+                self.segment(run, Arrived { tuple, header: &header.0, buffer, payload });
+            }
+            net::Verdict::Reply(len) => core.send_reply(run.port, len),
+            net::Verdict::Report(report) => self.report(run, &report),
+            net::Verdict::Echo { .. } | net::Verdict::Done | net::Verdict::Dropped(_) => {}
+        }
+    }
+
+    /// The header of a segment and its length, and the connection that it names; `None`: it is dropped, and counted.
+    #[inline]
+    fn check(&mut self, frame: &[u8], segment: &Segment, verified: bool) -> Option<((Header, usize), Tuple)> {
+        let bytes = frame.get(segment.range.clone())?;
+        if !verified {
+            let len = bytes.len() as u16;
+            let pseudo = match (segment.source, segment.destination) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => Sum::pseudo_v4(from, to, protocol::TCP, len),
+                (IpAddr::V6(from), IpAddr::V6(to)) => Sum::pseudo_v6(&from, &to, protocol::TCP, u32::from(len)),
+                _ => return None,
+            };
+            if !pseudo.bytes(bytes).valid() {
+                self.core.counters.count(Counter::TcpChecksum);
+                return None;
+            }
+        }
+        let parsed = Header::parse(bytes).ok().filter(|(header, _)| header.source != 0 && header.destination != 0);
+        let Some(parsed) = parsed else {
+            self.core.counters.count(Counter::TcpMalformed);
+            return None;
+        };
+        let tuple = Tuple {
+            local: map(segment.destination),
+            remote: map(segment.source),
+            local_port: parsed.0.destination,
+            remote_port: parsed.0.source,
+        };
+        Some((parsed, tuple))
+    }
+
+    /// The connection with a tuple.
+    #[inline]
+    fn find(&mut self, tuple: &Tuple) -> Option<u32> {
+        let conns = &self.conns;
+        let is = |index| conns.at(index).is_some_and(|entry| entry.tuple == *tuple);
+        self.table.find(|| tuple.hash(&self.key) as u32, is)
+    }
+
+    #[inline]
+    fn segment<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        arrived: Arrived<'_, H::Buffer>,
+    ) {
+        match self.find(&arrived.tuple) {
+            Some(index) => {
+                let Arrived { header, buffer, payload, .. } = arrived;
+                self.visit(run, index, |tcb, cx| tcb.segment(cx, header, buffer, payload));
+            }
+            None => self.stranger(run, arrived),
+        }
+    }
+
+    /// A segment of no connection: TIME-WAIT, a listener, or a mistake.
+    fn stranger<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        arrived: Arrived<'_, H::Buffer>,
+    ) {
+        let Arrived { tuple, header, ref payload, .. } = arrived;
+        let mut behind = None;
+        if let Some(rest) = self.waiting.get(run.now, &tuple) {
+            self.core.counters.count(Counter::TimeWaitSegment);
+            let verdict = rest.segment(run.now, header, payload.len() as u32);
+            match verdict {
+                Verdict::Drop => {}
+                Verdict::Restart => self.waiting.restart(run.now, &tuple),
+                Verdict::Answer(answer) => {
+                    self.waiting.restart(run.now, &tuple);
+                    self.core.send_segment(run.now, run.port, &tuple, &answer);
+                }
+                Verdict::Only(answer) => {
+                    self.core.send_segment(run.now, run.port, &tuple, &answer);
+                }
+                Verdict::Forget => self.waiting.remove(&tuple),
+                Verdict::Reuse(iss) => behind = Some(iss),
+            }
+            if behind.is_none() {
+                return;
+            }
+        }
+        match self.core.listeners.find(tuple.local().ip(), tuple.local_port) {
+            Some(listener) => self.knock(run, listener, arrived, behind),
+            None => self.reset(run, &tuple, header, payload.len() as u32),
+        }
+    }
+
+    /// RST to a segment of no connection (RFC 9293, section 3.10.7.1).
+    pub(super) fn reset<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        tuple: &Tuple,
+        header: &Header,
+        len: u32,
+    ) {
+        self.core.counters.count(Counter::TcpUnknown);
+        let flags = header.flags;
+        if flags.has(Flags::RST) {
+            return;
+        }
+        if !self.core.resets.take(run.now) {
+            self.core.counters.count(Counter::TcpUnknownLimited);
+            return;
+        }
+        let answer = if flags.has(Flags::ACK) {
+            Header { seq: header.ack, flags: Flags::RST, ..Header::default() }
+        } else {
+            let len = len + u32::from(flags.has(Flags::SYN)) + u32::from(flags.has(Flags::FIN));
+            Header { seq: Seq(0), ack: header.seq + len, flags: Flags::RST.with(Flags::ACK), ..Header::default() }
+        };
+        if self.core.send_segment(run.now, run.port, tuple, &answer) {
+            self.core.counters.count(Counter::TcpUnknownReset);
+        }
+    }
+
+    /// An ICMP error. It is believed if it quotes a segment that is in flight (RFC 5927, section 4.1).
+    fn report<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, report: &Report) {
+        let Quoted::Tcp { local, remote, seq } = report.quoted else { return };
+        let Some(index) = self.find(&Tuple::new(local, remote)) else {
+            self.core.counters.count(Counter::IcmpUnknown);
+            return;
+        };
+        let Some(entry) = self.conns.at(index) else { return };
+        if !entry.tcb.in_flight(seq) {
+            self.core.counters.count(Counter::IcmpOutside);
+            return;
+        }
+        let error = match report.kind {
+            Kind::TooBig(mtu) => return self.too_big(run, index, mtu),
+            Kind::Network | Kind::TimeExceeded => Unreachable::Net,
+            Kind::Host => Unreachable::Host,
+            Kind::Protocol | Kind::Port => Unreachable::Port,
+            Kind::Prohibited => Unreachable::Prohibited,
+            // A header that somebody on the way did not like says nothing of whether the peer can be reached.
+            Kind::Malformed => return,
+        };
+        self.core.counters.count(Counter::IcmpError);
+        self.visit(run, index, |tcb, cx| tcb.icmp(cx, error, seq));
+    }
+
+    /// The path MTU is smaller than a segment that is in flight (RFC 1191, RFC 8201).
+    fn too_big<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, index: u32, mtu: u16) {
+        let Some(entry) = self.conns.at_mut(index) else { return };
+        let remote = entry.tuple.remote().ip();
+        match self.core.net.too_big(run.now, &mut entry.path, remote, mtu) {
+            Some(mtu) => {
+                self.core.counters.count(Counter::IcmpError);
+                entry.tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+                self.settle(run.now, index);
+            }
+            None => {
+                // Another connection may have been told before; this one learns it now.
+                let mtu = self.core.net.mtu(run.now, remote);
+                entry.tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+                self.core.counters.count(Counter::IcmpMtu);
+                self.settle(run.now, index);
+            }
+        }
+    }
+}
+
+/// How long after a cookie was sent ACKs are looked at as cookies.
+pub(super) const COOKIES: u64 = 120_000;
+
+/// The moment until which they are.
+pub(super) fn cookies_until(now: Time) -> Time {
+    now.after_millis(COOKIES)
+}

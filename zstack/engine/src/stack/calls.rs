@@ -1,0 +1,268 @@
+//! What a host wants of its stack: listeners, connections, and what is to become of them. None of these calls the host or the
+//! port: the next turn does what follows.
+
+use super::entry::{Entry, NAMED, TOLD};
+use super::{Adopt, AdoptError, ConnId, Connect, ConnectError, Listen, ListenError, ListenerId, Stack};
+use crate::counters::Counter;
+use crate::payload::Buffer;
+use crate::port::Refused;
+use crate::tcp::recovery::{Flight, Spare};
+use crate::tcp::{Assembler, Context, Event, Options, Sent, Tcb};
+use crate::time::Time;
+use crate::tuple::{Tuple, map};
+use std::net::SocketAddr;
+use std::ops::Range;
+use zstack_wire::tcp::Header;
+
+impl Stack {
+    /// Takes connections that peers open.
+    ///
+    /// # Errors
+    /// The address is not ours, or another listener has the same address and port.
+    pub fn listen(&mut self, wanted: Listen) -> Result<ListenerId, ListenError> {
+        if let Some(address) = wanted.address
+            && !self.core.net.is_ours(address)
+        {
+            return Err(ListenError::NotOurs(address));
+        }
+        self.core.listeners.add(wanted)
+    }
+
+    /// No more connections come to a listener. Those that the host knows of stay; the others end.
+    pub fn unlisten(&mut self, listener: ListenerId) {
+        self.core.listeners.remove(listener);
+    }
+
+    /// Opens a connection: `Event::Established` or `Event::Ended` will tell what came of it.
+    ///
+    /// # Errors
+    /// There is no way to the peer, no port, or no room for a connection.
+    pub fn connect(&mut self, now: Time, wanted: Connect) -> Result<ConnId, ConnectError> {
+        let Connect { local, local_port, remote, options, room } = wanted;
+        if self.core.gone {
+            return Err(ConnectError::PortGone);
+        }
+        if remote.port() == 0 || remote.ip().is_multicast() || remote.ip().is_unspecified() {
+            return Err(ConnectError::Remote(remote));
+        }
+        // Nothing that we send comes back to us.
+        let route = self.core.net.source(remote.ip()).ok_or(ConnectError::NoRoute(remote.ip()));
+        let local = match local {
+            Some(ip) if ip.is_ipv4() != remote.is_ipv4() => return Err(ConnectError::Family(ip, remote.ip())),
+            Some(ip) if !self.core.net.is_ours(ip) => return Err(ConnectError::NotOurs(ip)),
+            Some(ip) => ip,
+            None => route?,
+        };
+        if local == remote.ip() {
+            return Err(ConnectError::Remote(remote));
+        }
+        let limit = self.core.limits.connections;
+        if self.conns.len() >= limit {
+            return Err(ConnectError::Full(limit));
+        }
+        let tuple =
+            |port| Tuple { local: map(local), remote: map(remote.ip()), local_port: port, remote_port: remote.port() };
+        let tuple = match local_port {
+            Some(0) | None => {
+                let range = (self.core.limits.first_port, self.core.limits.last_port);
+                let Stack { secrets, table, conns, waiting, key, .. } = self;
+                let free = |port| {
+                    let tuple = tuple(port);
+                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.tuple == tuple);
+                    table.look(tuple.hash(key) as u32, is).is_none() && waiting.get(now, &tuple).is_none()
+                };
+                let port = secrets.ephemeral(&tuple(0), range, free).ok_or(ConnectError::NoPort(remote))?;
+                tuple(port)
+            }
+            Some(port) => self.free(now, tuple(port))?,
+        };
+        let iss = self.secrets.isn(now, &tuple);
+        let start = self.start(now, &tuple, iss, room);
+        let tcb = Tcb::open(now, &options.unwrap_or(self.core.options), &start);
+        self.core.counters.count(Counter::Opened);
+        let index = self.add(now, tcb, &tuple, 0, TOLD);
+        Ok(self.name(index))
+    }
+
+    /// The tuple, if no connection has it.
+    fn free(&mut self, now: Time, tuple: Tuple) -> Result<Tuple, ConnectError> {
+        let conns = &self.conns;
+        let is = |index| conns.at(index).is_some_and(|entry| entry.tuple == tuple);
+        let taken = self.table.look(tuple.hash(&self.key) as u32, is).is_some();
+        if taken || self.waiting.get(now, &tuple).is_some() {
+            return Err(ConnectError::InUse(tuple.local(), tuple.remote()));
+        }
+        Ok(tuple)
+    }
+
+    fn name(&self, index: u32) -> ConnId {
+        ConnId { index, generation: self.conns.generation(index).unwrap_or(0) }
+    }
+
+    /// Goes on with a connection that somebody else began. `Event::Established` is not told for it.
+    ///
+    /// # Errors
+    /// The numbers contradict each other, the tuple is taken, or there is no room for a connection.
+    pub fn adopt(&mut self, now: Time, wanted: Adopt) -> Result<ConnId, AdoptError> {
+        let Adopt { local, remote, options, state } = wanted;
+        if self.core.gone {
+            return Err(ConnectError::PortGone.into());
+        }
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(ConnectError::Family(local.ip(), remote.ip()).into());
+        }
+        if !self.core.net.is_ours(local.ip()) {
+            return Err(ConnectError::NotOurs(local.ip()).into());
+        }
+        let limit = self.core.limits.connections;
+        if self.conns.len() >= limit {
+            return Err(ConnectError::Full(limit).into());
+        }
+        let tuple = self.free(now, Tuple::new(local, remote))?;
+        let start = self.start(now, &tuple, state.una, 0);
+        let mut cx = Adopting { now, core: &mut self.core };
+        let options = options.unwrap_or(cx.core.options);
+        let tcb = Tcb::adopt(&mut cx, &options, start.mss, &state).ok_or(AdoptError::State)?;
+        let index = self.add(now, tcb, &tuple, 0, TOLD);
+        Ok(self.name(index))
+    }
+
+    /// Gives a connection away, as what [`Stack::adopt`] takes, and forgets it without a word to the peer: the name is stale
+    /// from now on, and no event tells of it. What was placed ahead of order is lost. `None`: it is not synchronised, or the
+    /// port may read its memory yet.
+    pub fn surrender(&mut self, conn: ConnId) -> Option<Adopt> {
+        let entry = self.conns.get(conn.index, conn.generation)?;
+        let state = entry.tcb.state()?;
+        if entry.tcb.unread(self.core.completed) {
+            return None;
+        }
+        let (local, remote): (SocketAddr, SocketAddr) = (entry.tuple.local(), entry.tuple.remote());
+        self.forget(conn.index);
+        Some(Adopt { local, remote, options: None, state })
+    }
+
+    /// Calls a connection that is there, and sees to it that the next turn does what follows.
+    #[inline]
+    fn call(&mut self, conn: ConnId, call: impl FnOnce(&mut Tcb)) {
+        let Some(entry) = self.conns.get_mut(conn.index, conn.generation) else { return };
+        call(&mut entry.tcb);
+        self.place(conn.index);
+    }
+
+    /// Answers the SYN of a deferred listener's connection (`Event::Asked`).
+    pub fn accept(&mut self, conn: ConnId) {
+        self.call(conn, Tcb::accept);
+    }
+
+    /// Answers it with RST: the peer sees its connection refused.
+    pub fn refuse(&mut self, conn: ConnId) {
+        if self.conns.get(conn.index, conn.generation).is_some() {
+            self.core.counters.count(Counter::DeferredRefused);
+        }
+        self.call(conn, Tcb::refuse);
+    }
+
+    /// The outgoing stream reaches to `end` now. `push`: nothing more follows at once, and the last segment need not wait for
+    /// it. An `end` that is not behind the last one changes nothing.
+    #[inline]
+    pub fn commit(&mut self, conn: ConnId, end: u64, push: bool) {
+        self.call(conn, |tcb| tcb.commit(end, push));
+    }
+
+    /// The incoming stream has room up to `edge`. An edge that is not behind the last one changes nothing: room is never
+    /// taken back.
+    #[inline]
+    pub fn room(&mut self, conn: ConnId, edge: u64) {
+        self.call(conn, |tcb| tcb.room(edge));
+    }
+
+    /// The outgoing stream ends at what was committed. The incoming one goes on.
+    pub fn shutdown(&mut self, conn: ConnId) {
+        self.call(conn, Tcb::shutdown);
+    }
+
+    /// The outgoing stream ends at what was committed, and nobody reads what still comes.
+    pub fn close(&mut self, conn: ConnId) {
+        self.call(conn, |tcb| tcb.close(false));
+    }
+
+    /// The connection ends now, with RST.
+    pub fn abort(&mut self, conn: ConnId) {
+        self.call(conn, Tcb::abort);
+    }
+
+    /// Changes what can be changed while a connection stands.
+    pub fn set_options(&mut self, conn: ConnId, options: Options) {
+        self.call(conn, |tcb| tcb.set_options(&options));
+    }
+
+    /// Whether segments of this connection's addresses and ports are its own: it has not ended.
+    pub fn is_open(&self, conn: ConnId) -> bool {
+        self.conns.get(conn.index, conn.generation).is_some_and(|entry| entry.marks & NAMED != 0)
+    }
+}
+
+/// A stack, as a connection sees it that is being adopted: without a port and a host, since nothing is sent or received.
+struct Adopting<'a> {
+    now: Time,
+    core: &'a mut super::transmit::Core,
+}
+
+/// No buffer of any port.
+enum Nothing {}
+
+impl Buffer for Nothing {
+    fn bytes(&self) -> &[u8] {
+        match *self {}
+    }
+
+    fn scarce(&self) -> bool {
+        match *self {}
+    }
+}
+
+impl Context for Adopting<'_> {
+    type Buffer = Nothing;
+
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn transmit(&mut self, _: &Header, _: u64, _: u32, _: u16) -> Result<Sent, Refused> {
+        Err(Refused::Full)
+    }
+
+    fn tso(&self) -> u32 {
+        self.core.tso()
+    }
+
+    fn completed(&self) -> u64 {
+        self.core.completed
+    }
+
+    fn late(&self) -> bool {
+        self.core.port.late
+    }
+
+    fn release(&mut self, _: u64) {}
+
+    fn place(&mut self, _: u64, buffer: Nothing, _: Range<usize>) -> bool {
+        match buffer {}
+    }
+
+    fn publish(&mut self, _: u64) {}
+
+    fn event(&mut self, _: Event) {}
+
+    fn flights(&mut self) -> &mut Spare<Flight> {
+        &mut self.core.flights
+    }
+
+    fn gaps(&mut self) -> &mut Spare<Assembler> {
+        &mut self.core.gaps
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.core.counters.count(counter);
+    }
+}

@@ -1,0 +1,190 @@
+//! SYNs for listeners: new connections, half-open ones within bounds, and cookies beyond them.
+
+use super::arrive::{Arrived, cookies_until};
+use super::entry::{Entry, HALF, NAMED, Waits};
+use super::transmit::Run;
+use super::{Listen, Stack};
+use crate::counters::Counter;
+use crate::isn::Offer;
+use crate::net::Path;
+use crate::payload::Host;
+use crate::port::Port;
+use crate::tcp::{Cookie, Options, Start, Tcb, scale_for};
+use crate::time::Time;
+use crate::tuple::Tuple;
+use zstack_wire::Seq;
+use zstack_wire::tcp::{Flags, Header};
+
+/// What a SYN without the option means (RFC 9293, section 3.7.1).
+const MSS_DEFAULT: u16 = 536;
+
+/// The payload of a segment that an IP packet of `mtu` bytes holds, without options.
+pub(super) fn mss(mtu: u16, v4: bool) -> u16 {
+    mtu.saturating_sub(if v4 { 40 } else { 60 })
+}
+
+impl Stack {
+    /// A segment for a listener (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.
+    pub(super) fn knock<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        listener: u32,
+        arrived: Arrived<'_, H::Buffer>,
+        behind: Option<Seq>,
+    ) {
+        let flags = arrived.header.flags;
+        if flags.has(Flags::RST) {
+            self.core.counters.count(Counter::TcpUnknown);
+        } else if flags.has(Flags::ACK) {
+            self.cookie_back(run, listener, arrived);
+        } else if flags.has(Flags::SYN) && !flags.has(Flags::FIN) {
+            self.syn(run, listener, &arrived.tuple, arrived.header, behind);
+        } else {
+            self.core.counters.count(Counter::TcpUnknown);
+        }
+    }
+
+    fn syn<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        name: u32,
+        tuple: &Tuple,
+        header: &Header,
+        behind: Option<Seq>,
+    ) {
+        self.core.counters.count(Counter::SynReceived);
+        let Some(listener) = self.core.listeners.get(name) else { return };
+        let wanted = listener.wanted;
+        if listener.half_open >= wanted.backlog || self.half_open >= self.core.limits.half_open {
+            if wanted.deferred {
+                self.core.counters.count(Counter::SynDeferredFull);
+            } else {
+                self.cookie(run, &wanted, tuple, header);
+            }
+            return;
+        }
+        if self.conns.len() >= self.core.limits.connections {
+            self.core.counters.count(Counter::SynConnectionsFull);
+            return;
+        }
+        listener.half_open += 1;
+        self.half_open += 1;
+        self.waiting.remove(tuple);
+        let isn = self.secrets.isn(run.now, tuple);
+        let start = self.start(run.now, tuple, behind.map_or(isn, |behind| isn.later(behind)), wanted.room);
+        let tcb = Tcb::incoming(run.now, &self.options_of(&wanted), &start, header, wanted.deferred);
+        let index = self.add(run.now, tcb, tuple, name, HALF);
+        if wanted.deferred {
+            // The host hears of it now.
+            self.visit(run, index, |tcb, cx| tcb.output(cx));
+        }
+    }
+
+    fn options_of(&self, wanted: &Listen) -> Options {
+        wanted.options.unwrap_or(self.core.options)
+    }
+
+    /// What a new connection begins with.
+    pub(super) fn start(&self, now: Time, tuple: &Tuple, iss: Seq, room: u64) -> Start {
+        let mtu = self.core.net.mtu(now, tuple.remote().ip());
+        Start { iss, stamp_offset: self.secrets.stamp_offset(tuple), mss: mss(mtu, tuple.is_v4()), room }
+    }
+
+    /// Takes in a new connection.
+    pub(super) fn add(&mut self, now: Time, tcb: Tcb, tuple: &Tuple, listener: u32, marks: u8) -> u32 {
+        let (index, _) = self.conns.insert(Entry {
+            tcb,
+            tuple: *tuple,
+            path: Path::default(),
+            timer: Default::default(),
+            place: Default::default(),
+            listener,
+            waits: Waits::Not,
+            marks: marks | NAMED,
+        });
+        self.table.insert(tuple.hash(&self.key) as u32, index);
+        self.settle(now, index);
+        index
+    }
+
+    /// Answers a SYN without keeping anything of it (RFC 4987, section 3.6).
+    fn cookie<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        wanted: &Listen,
+        tuple: &Tuple,
+        header: &Header,
+    ) {
+        let options = self.options_of(wanted);
+        let theirs = header.mss.unwrap_or(MSS_DEFAULT);
+        let seq = self.secrets.cookie(run.now, tuple, header.seq, theirs);
+        let start = self.start(run.now, tuple, seq, wanted.room);
+        // Only timestamps can tell what else was offered.
+        let stamps = header.timestamps.filter(|_| options.timestamps);
+        let offer = Offer {
+            mss: theirs,
+            scale: header.scale.filter(|_| options.scaling && stamps.is_some()),
+            sack: header.sack_permitted && options.sack && stamps.is_some(),
+        };
+        let ours = if options.mss > 0 { start.mss.min(options.mss) } else { start.mss };
+        let answer = Header {
+            seq,
+            ack: header.seq + 1,
+            flags: Flags::SYN.with(Flags::ACK),
+            window: wanted.room.min(0xffff) as u16,
+            mss: Some(ours),
+            scale: offer.scale.map(|_| scale_for(wanted.room)),
+            sack_permitted: offer.sack,
+            timestamps: stamps.map(|stamps| self.secrets.cookie_stamps(run.now, tuple, &offer, stamps.value)),
+            ..Header::default()
+        };
+        if self.core.send_segment(run.now, run.port, tuple, &answer) {
+            self.core.counters.count(Counter::CookieSent);
+            self.cookies_until = cookies_until(run.now);
+        }
+    }
+
+    /// An ACK for a listener: a cookie comes back, or it belongs to no connection.
+    fn cookie_back<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        name: u32,
+        arrived: Arrived<'_, H::Buffer>,
+    ) {
+        let Arrived { tuple, header, buffer, payload } = arrived;
+        let Some(cookie) = self.open_cookie(run.now, name, &tuple, header) else {
+            self.reset(run, &tuple, header, payload.len() as u32);
+            return;
+        };
+        let Some(listener) = self.core.listeners.get(name) else { return };
+        let wanted = listener.wanted;
+        if self.conns.len() >= self.core.limits.connections {
+            self.core.counters.count(Counter::SynConnectionsFull);
+            return;
+        }
+        listener.half_open += 1;
+        self.half_open += 1;
+        self.core.counters.count(Counter::CookieAccepted);
+        let start = self.start(run.now, &tuple, header.ack - 1, wanted.room);
+        let tcb = Tcb::from_cookie(run.now, &self.options_of(&wanted), &start, header, &cookie);
+        let index = self.add(run.now, tcb, &tuple, name, HALF);
+        self.visit(run, index, |tcb, cx| tcb.segment(cx, header, buffer, payload));
+    }
+
+    fn open_cookie(&mut self, now: Time, name: u32, tuple: &Tuple, header: &Header) -> Option<Cookie> {
+        // While no cookie is out, guesses have no chance.
+        if now >= self.cookies_until || header.flags.has(Flags::SYN) {
+            return None;
+        }
+        let wanted = self.core.listeners.get(name)?.wanted;
+        let options = self.options_of(&wanted);
+        let echo = header.timestamps.filter(|_| options.timestamps).map(|stamps| stamps.echo);
+        let opened = self.secrets.open_cookie(now, tuple, header.seq - 1, header.ack - 1);
+        let offer = opened.and_then(|mss| self.secrets.offer(tuple, mss, echo));
+        let Some(Offer { mss, scale, sack }) = offer else {
+            self.core.counters.count(Counter::CookieInvalid);
+            return None;
+        };
+        Some(Cookie { mss, scales: scale.map(|theirs| (theirs, scale_for(wanted.room))), sack, stamps: echo.is_some() })
+    }
+}

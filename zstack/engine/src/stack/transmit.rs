@@ -1,0 +1,388 @@
+//! From a segment to a frame: what a connection asks of its stack ([`Context`]), and the segments that the stack sends itself.
+
+#![allow(unsafe_code)]
+
+use super::entry::TOLD;
+use super::listeners::Listeners;
+use super::rate::Rate;
+use super::{ConnId, Limits, ListenerId};
+use crate::counters::{Counter, Counters};
+use crate::net::{Interface, NeighbourId, Path, Unsent};
+use crate::payload::{Host, Spans};
+use crate::port::{Capabilities, Checksum, Frame, Port, Refused};
+use crate::tcp::recovery::{Flight, Spare};
+use crate::tcp::{Assembler, Context, Event, Options, Sent, Unreachable};
+use crate::time::Time;
+use crate::tuple::{Tuple, unmap};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::ops::Range;
+use zstack_wire::checksum::Sum;
+use zstack_wire::tcp::{self, Flags, Header};
+use zstack_wire::{Seq, protocol};
+
+/// The longest head of a frame: link, IP and TCP header.
+const HEAD: usize = Interface::HEAD + tcp::MAX_HEADER;
+
+/// All of a stack but its connections.
+pub(super) struct Core {
+    pub net: Interface,
+    pub listeners: Listeners,
+    pub options: Options,
+    pub limits: Limits,
+    pub port: Capabilities,
+    pub counters: Counters,
+    pub flights: Spare<Flight>,
+    pub gaps: Spare<Assembler>,
+    /// Frames that the port has accepted.
+    pub frames: u64,
+    /// Of these, the first ones that it will not read again.
+    pub completed: u64,
+    /// Frames with payload that the port may read yet: their numbers and whose they are. Only of a port that reads late.
+    pub unread: VecDeque<(u64, u32)>,
+    /// Who waits for a neighbour's address. A connection that has gone since may be named, or one that took its place.
+    pub waiters: BTreeMap<NeighbourId, Vec<u32>>,
+    pub resets: Rate,
+    /// Where answers to what is no segment are built.
+    pub reply: Box<[u8]>,
+    /// Frames that were sent in this turn.
+    pub sent: u32,
+    /// Frames with payload that may be sent in this turn yet.
+    pub budget: u32,
+    /// The port had no room in this turn.
+    pub full: bool,
+    /// The port is gone.
+    pub gone: bool,
+}
+
+/// The port and the host of a turn.
+pub(super) struct Run<'a, P, H> {
+    pub now: Time,
+    pub port: &'a mut P,
+    pub host: &'a mut H,
+}
+
+impl Core {
+    /// Hands a frame to the port; its number.
+    ///
+    /// # Safety
+    /// As for [`Port::send`]: the payload must be readable until the frame is completed.
+    #[inline]
+    unsafe fn send<P: Port>(&mut self, port: &mut P, frame: &Frame<'_>) -> Result<u64, Refused> {
+        // SAFETY: as the caller promises.
+        match unsafe { port.send(frame) } {
+            Ok(()) => {
+                let number = self.frames;
+                self.frames += 1;
+                if !self.port.late {
+                    self.completed = self.frames;
+                }
+                self.sent += 1;
+                self.counters.count(Counter::Sent);
+                Ok(number)
+            }
+            Err(refused) => {
+                self.refused(refused);
+                Err(refused)
+            }
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self, refused: Refused) {
+        match refused {
+            Refused::Full => {
+                self.counters.count(Counter::PortFull);
+                self.full = true;
+            }
+            Refused::Unfit => self.counters.count(Counter::PortUnfit),
+            Refused::Gone => self.gone = true,
+        }
+    }
+
+    /// Sends a frame that has no payload of others.
+    pub fn send_whole<P: Port>(&mut self, port: &mut P, frame: &[u8]) -> Result<u64, Refused> {
+        let frame = Frame { head: frame, payload: Spans::EMPTY, checksum: Checksum::Complete, cut: 0 };
+        // SAFETY: there is no payload.
+        unsafe { self.send(port, &frame) }
+    }
+
+    /// Sends the first `len` bytes of [`Core::reply`].
+    pub fn send_reply<P: Port>(&mut self, port: &mut P, len: usize) {
+        let reply = std::mem::take(&mut self.reply);
+        // Whoever asked asks again if there is no room.
+        let _ = self.send_whole(port, &reply[..len]);
+        self.reply = reply;
+    }
+
+    /// Sends a segment without payload that is no connection's. Nobody keeps it: if it cannot be sent now it is lost.
+    pub fn send_segment<P: Port>(&mut self, now: Time, port: &mut P, tuple: &Tuple, header: &Header) -> bool {
+        let segment = Segment { tuple, header, payload: Spans::EMPTY, cut: 0 };
+        let mut head = [0; HEAD];
+        let Ok((len, checksum)) = self.build(now, &segment, &mut Path::default(), &mut head) else { return false };
+        let frame = Frame { head: &head[..len], payload: Spans::EMPTY, checksum, cut: 0 };
+        // SAFETY: there is no payload.
+        unsafe { self.send(port, &frame) }.is_ok()
+    }
+
+    /// Builds all headers of a segment in `head`; their length, and what the port is to do about the checksum.
+    #[inline]
+    fn build(
+        &mut self,
+        now: Time,
+        segment: &Segment<'_>,
+        path: &mut Path,
+        head: &mut [u8; HEAD],
+    ) -> Result<(usize, Checksum), Unsent> {
+        let Segment { tuple, header, payload, cut } = *segment;
+        let len = header.len() + payload.len() as usize;
+        let len = u16::try_from(len).map_err(|_| Unsent::Long)?;
+        let (source, destination) = (unmap(&tuple.local), unmap(&tuple.remote));
+        let start = self.net.head(now, head, path, source, destination, len, 0)?;
+        let tcp = &mut head[start..];
+        let end = start + header.emit(tcp);
+        tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());
+        tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
+        let pseudo = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => Sum::pseudo_v4(source, destination, protocol::TCP, len),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                Sum::pseudo_v6(&source, &destination, protocol::TCP, u32::from(len))
+            }
+            _ => return Err(Unsent::NoRoute),
+        };
+        let (field, checksum) = if self.port.checksum {
+            (pseudo.folded(), Checksum::Partial { start: start as u16, offset: tcp::CHECKSUM as u16 })
+        } else {
+            debug_assert_eq!(cut, 0, "a port that cuts computes checksums");
+            let mut sum = pseudo.bytes(&head[start..end]);
+            for span in payload.0 {
+                if span.len > 0 {
+                    // SAFETY: the host promises that its spans are readable.
+                    sum = unsafe { sum.memory(span.start, span.len as usize) };
+                }
+            }
+            (sum.field(), Checksum::Complete)
+        };
+        head[start + tcp::CHECKSUM..start + tcp::CHECKSUM + 2].copy_from_slice(&field.to_be_bytes());
+        Ok((end, checksum))
+    }
+}
+
+/// A segment that is to be sent.
+#[derive(Clone, Copy)]
+struct Segment<'a> {
+    tuple: &'a Tuple,
+    /// All but its ports.
+    header: &'a Header,
+    payload: Spans,
+    cut: u16,
+}
+
+/// At most `len` bytes of the spans.
+#[inline]
+fn first(mut spans: Spans, len: u32) -> Spans {
+    let [a, b] = &mut spans.0;
+    a.len = a.len.min(len);
+    b.len = b.len.min(len - a.len);
+    spans
+}
+
+/// A stack, as one of its connections sees it while it is called.
+pub(super) struct Cx<'a, P, H> {
+    pub now: Time,
+    pub port: &'a mut P,
+    pub host: &'a mut H,
+    pub core: &'a mut Core,
+    pub id: ConnId,
+    pub tuple: &'a Tuple,
+    pub path: &'a mut Path,
+    pub listener: u32,
+    pub marks: &'a mut u8,
+    /// Frames with payload that the connection may send yet before others have their turn.
+    pub quota: u32,
+    /// The neighbour that it has to wait for.
+    pub blocked: Option<NeighbourId>,
+    /// A segment that could not leave, and why.
+    pub lost: Option<(Unreachable, Seq)>,
+    /// A segment was longer than the path allows now.
+    pub long: bool,
+    /// Its listener went before it was established: nobody wants it.
+    pub orphan: bool,
+}
+
+impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
+    type Buffer = H::Buffer;
+
+    #[inline]
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn transmit(&mut self, header: &Header, from: u64, len: u32, cut: u16) -> Result<Sent, Refused> {
+        if self.core.gone {
+            return Err(Refused::Gone);
+        }
+        if self.core.full || self.blocked.is_some() {
+            return Err(Refused::Full);
+        }
+        let mut payload = Spans::EMPTY;
+        if len > 0 {
+            if self.quota == 0 || self.core.budget == 0 {
+                return Err(Refused::Full);
+            }
+            payload = first(self.host.spans(self.id, from, len), len);
+            if payload.is_empty() {
+                // The host breaks its promise: what it cannot show cannot be sent.
+                return Err(Refused::Unfit);
+            }
+        }
+        let sent = payload.len();
+        let cut = if u32::from(cut) < sent { cut } else { 0 };
+        let shorter;
+        let header = if sent < len {
+            // PSH and FIN belong to the last byte.
+            shorter = Header { flags: Flags(header.flags.0 & !(Flags::PSH.0 | Flags::FIN.0)), ..*header };
+            &shorter
+        } else {
+            header
+        };
+        let segment = Segment { tuple: self.tuple, header, payload, cut };
+        let mut head = [0; HEAD];
+        let (end, checksum) = match self.core.build(self.now, &segment, self.path, &mut head) {
+            Ok(built) => built,
+            Err(unsent) => return self.unsent(unsent, header.seq, sent),
+        };
+        let frame = Frame { head: &head[..end], payload, checksum, cut };
+        // SAFETY: the host promises that its spans stay readable until they are released, and the connection releases none
+        // before the frame that names it is completed.
+        let number = unsafe { self.core.send(self.port, &frame) }?;
+        if sent > 0 {
+            self.quota -= 1;
+            self.core.budget -= 1;
+            if self.core.port.late {
+                self.core.unread.push_back((number, self.id.index));
+            }
+        }
+        Ok(Sent { number, len: sent })
+    }
+
+    #[inline]
+    fn tso(&self) -> u32 {
+        self.core.tso()
+    }
+
+    #[inline]
+    fn completed(&self) -> u64 {
+        self.core.completed
+    }
+
+    #[inline]
+    fn late(&self) -> bool {
+        self.core.port.late
+    }
+
+    #[inline]
+    fn release(&mut self, to: u64) {
+        if *self.marks & TOLD != 0 {
+            self.host.release(self.id, to);
+        }
+    }
+
+    #[inline]
+    fn place(&mut self, at: u64, buffer: H::Buffer, range: Range<usize>) -> bool {
+        *self.marks & TOLD != 0 && self.host.place(self.id, at, buffer, range)
+    }
+
+    #[inline]
+    fn publish(&mut self, to: u64) {
+        if *self.marks & TOLD != 0 {
+            self.host.publish(self.id, to);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Established => self.core.counters.count(Counter::Established),
+            Event::Ended(_) => self.core.counters.count(Counter::Ended),
+            _ => {}
+        }
+        if *self.marks & TOLD == 0 {
+            // A connection that its host does not know of ends unheard.
+            if !matches!(event, Event::Asked | Event::Established) {
+                return;
+            }
+            if !self.core.listeners.contains(self.listener) {
+                self.orphan = true;
+                return;
+            }
+            *self.marks |= TOLD;
+            self.host.event(self.id, Event::Incoming(ListenerId(self.listener)));
+        }
+        self.host.event(self.id, event);
+    }
+
+    #[inline]
+    fn flights(&mut self) -> &mut Spare<Flight> {
+        &mut self.core.flights
+    }
+
+    #[inline]
+    fn gaps(&mut self) -> &mut Spare<Assembler> {
+        &mut self.core.gaps
+    }
+
+    #[inline]
+    fn count(&mut self, counter: Counter) {
+        self.core.counters.count(counter);
+    }
+}
+
+impl Core {
+    /// The most payload of a segment that the port cuts. The IP length of the whole must fit 16 bits.
+    #[inline]
+    pub fn tso(&self) -> u32 {
+        if self.port.checksum { self.port.tso.min(0xffff - 120) } else { 0 }
+    }
+}
+
+impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
+    /// A segment that cannot leave: a neighbour's address is waited for; what has no way counts as lost, as it would be behind
+    /// the next router.
+    #[cold]
+    fn unsent(&mut self, unsent: Unsent, seq: Seq, len: u32) -> Result<Sent, Refused> {
+        let error = match unsent {
+            Unsent::Unresolved(neighbour) => {
+                self.blocked = Some(neighbour);
+                return Err(Refused::Full);
+            }
+            Unsent::Long => {
+                self.long = true;
+                return Err(Refused::Full);
+            }
+            Unsent::NoRoute => {
+                self.core.counters.count(Counter::IpNoRoute);
+                Unreachable::Net
+            }
+            Unsent::Unreachable => Unreachable::Host,
+        };
+        self.lost = Some((error, seq));
+        // It is behind all frames that the port took: completed when they are.
+        Ok(Sent { number: self.core.frames.saturating_sub(1), len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Region, Span};
+
+    #[test]
+    fn no_more_than_was_asked_for() {
+        let span = |len| Span { start: std::ptr::null(), len, region: Region(0) };
+        let lens = |spans: Spans, len| first(spans, len).0.map(|span| span.len);
+        assert_eq!(lens(Spans([span(5), span(7)]), 12), [5, 7]);
+        assert_eq!(lens(Spans([span(5), span(7)]), 8), [5, 3]);
+        assert_eq!(lens(Spans([span(5), span(7)]), 4), [4, 0]);
+        assert_eq!(lens(Spans([span(5), Span::EMPTY]), 9), [5, 0]);
+    }
+}

@@ -1,0 +1,314 @@
+//! A turn: what has arrived, the timers that are due, and who sends.
+
+use super::entry::{Entry, HALF, NAMED, Waits};
+use super::transmit::{Cx, Run};
+use super::{ConnId, Stack, Turn};
+use crate::counters::Counter;
+use crate::net;
+use crate::payload::Host;
+use crate::port::{Port, Refused};
+use crate::tcp::{Phase, Tcb};
+use crate::time::{Micros, Time};
+
+/// How many frames with payload a connection sends in its turn, before the others have theirs.
+const QUOTA: u32 = 16;
+
+/// When a port that was full is tried again at the latest, and one that reads late is asked what it has read.
+const AGAIN: Micros = Micros::from_millis(1);
+
+impl Stack {
+    /// Receives what has arrived, fires timers that are due, and sends what may be sent, each up to a bound
+    /// ([`super::Limits`]); `host` is called from within. To be called when something arrives at the port, when the deadline
+    /// that the turn before named has come, and after calls that want something of a connection.
+    ///
+    /// `now` must not be before that of any call before.
+    pub fn turn<P, H>(&mut self, now: Time, port: &mut P, host: &mut H) -> Turn
+    where
+        P: Port<Buffer = H::Buffer>,
+        H: Host,
+    {
+        let mut turn = Turn::default();
+        if self.core.gone {
+            turn.gone = true;
+            return turn;
+        }
+        self.core.sent = 0;
+        self.core.budget = self.core.limits.send;
+        self.core.full = false;
+        let mut run = Run { now, port, host };
+        self.progress(&mut run);
+        turn.received = self.receive(&mut run);
+        turn.more = turn.received == self.core.limits.receive;
+        if turn.received > 0 {
+            self.neighbours();
+        }
+        turn.more |= self.timers(&mut run);
+        if self.core.net.deadline() <= now {
+            while let Some(len) = self.core.net.due(now, &mut self.core.reply, &mut self.core.counters) {
+                self.core.send_reply(run.port, len);
+            }
+            self.neighbours();
+        }
+        turn.more |= self.output(&mut run);
+        // What was sent may have made the net ask for a neighbour.
+        if self.core.net.deadline() <= now {
+            while let Some(len) = self.core.net.due(now, &mut self.core.reply, &mut self.core.counters) {
+                self.core.send_reply(run.port, len);
+            }
+        }
+        if self.core.sent > 0 {
+            run.port.flush();
+        }
+        if self.core.gone {
+            self.port_gone(&mut run);
+            turn.more = false;
+            turn.gone = true;
+        } else {
+            turn.full = self.core.full;
+            turn.deadline = self.deadline(now, turn.more);
+        }
+        turn.sent = self.core.sent;
+        turn
+    }
+
+    fn deadline(&self, now: Time, more: bool) -> Option<Time> {
+        if more {
+            return Some(now);
+        }
+        let mut next = self.core.net.deadline();
+        if let Some(timer) = self.wheel.next() {
+            next = next.min(timer);
+        }
+        if self.core.full || !self.core.unread.is_empty() {
+            next = next.min(now + AGAIN);
+        }
+        (next != Time::NEVER).then_some(next)
+    }
+
+    /// Asks a port that reads late what it has read, and tells those whose frames they were.
+    fn progress<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) {
+        if !self.core.port.late || self.core.completed == self.core.frames {
+            return;
+        }
+        // What a port says of frames that it never got is not believed.
+        self.core.completed = run.port.completed().clamp(self.core.completed, self.core.frames);
+        let mut last = u32::MAX;
+        while let Some(&(number, index)) = self.core.unread.front()
+            && number < self.core.completed
+        {
+            self.core.unread.pop_front();
+            if index != last {
+                self.visit(run, index, |tcb, cx| tcb.port_progress(cx));
+            }
+            last = index;
+        }
+    }
+
+    fn receive<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> u32 {
+        for received in 0..self.core.limits.receive {
+            match run.port.receive() {
+                Ok(Some(packet)) => {
+                    self.core.counters.count(Counter::Received);
+                    self.arrive(run, packet);
+                }
+                Ok(None) | Err(Refused::Full | Refused::Unfit) => return received,
+                Err(Refused::Gone) => {
+                    self.core.gone = true;
+                    return received;
+                }
+            }
+        }
+        self.core.limits.receive
+    }
+
+    /// True: there are more.
+    fn timers<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> bool {
+        let mut budget = self.core.limits.timers;
+        while let Some(index) = self.wheel.expire(&mut self.conns, run.now, &mut budget) {
+            let Some(entry) = self.conns.at(index) else { continue };
+            let deadline = entry.tcb.deadline();
+            if deadline <= run.now {
+                self.visit(run, index, |tcb, cx| tcb.timer(cx));
+            } else if deadline != Time::NEVER {
+                // It was put off.
+                self.wheel.arm(&mut self.conns, index, deadline);
+            }
+        }
+        budget == 0 && self.wheel.next().is_some_and(|next| next <= run.now)
+    }
+
+    /// Each connection that is due has its turn, once. True: some are still due that the port has room for.
+    fn output<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> bool {
+        let most = self.core.limits.send.max(self.core.limits.receive).max(self.core.limits.timers);
+        for _ in 0..self.due.len().min(most) {
+            if self.core.full || self.core.gone {
+                break;
+            }
+            let Some(index) = self.due.pop(&mut self.conns) else { break };
+            let entry = self.conns.at_mut(index).expect("connections leave the list before they go");
+            entry.waits = Waits::Not;
+            self.visit(run, index, |tcb, cx| tcb.output(cx));
+        }
+        !self.due.is_empty() && !self.core.full
+    }
+
+    /// What happened to neighbours that connections wait for.
+    fn neighbours(&mut self) {
+        while let Some(event) = self.core.net.event() {
+            match event {
+                // One that does not answer is known as such for a while: who asks again is told so.
+                net::Event::Ask(neighbour) | net::Event::Unreachable(neighbour) => {
+                    if let Some(waiters) = self.core.waiters.remove(&neighbour) {
+                        self.ask_again(&waiters);
+                    }
+                }
+                net::Event::AskAll => {
+                    for waiters in std::mem::take(&mut self.core.waiters).into_values() {
+                        self.ask_again(&waiters);
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask_again(&mut self, waiters: &[u32]) {
+        for &index in waiters {
+            if let Some(entry) = self.conns.at_mut(index).filter(|entry| entry.waits == Waits::Neighbour) {
+                entry.waits = Waits::Not;
+                self.place(index);
+            }
+        }
+    }
+
+    /// Calls a connection, and does what follows from it.
+    #[inline]
+    pub(super) fn visit<P, H>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        index: u32,
+        call: impl FnOnce(&mut Tcb, &mut Cx<'_, P, H>),
+    ) where
+        P: Port<Buffer = H::Buffer>,
+        H: Host,
+    {
+        let Some(generation) = self.conns.generation(index) else { return };
+        let Some(entry) = self.conns.at_mut(index) else { return };
+        let Entry { tcb, tuple, path, listener, marks, .. } = entry;
+        let mut cx = Cx {
+            now: run.now,
+            port: &mut *run.port,
+            host: &mut *run.host,
+            core: &mut self.core,
+            id: ConnId { index, generation },
+            tuple,
+            path,
+            listener: *listener,
+            marks,
+            quota: QUOTA,
+            blocked: None,
+            lost: None,
+            long: false,
+            orphan: false,
+        };
+        call(tcb, &mut cx);
+        if let Some((error, seq)) = cx.lost.take() {
+            tcb.icmp(&mut cx, error, seq);
+        }
+        if cx.orphan {
+            tcb.abort();
+        }
+        let (long, blocked) = (cx.long, cx.blocked);
+        if long {
+            let remote = tuple.remote().ip();
+            let mtu = self.core.net.mtu(run.now, remote);
+            tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+        }
+        if let Some(neighbour) = blocked
+            && entry.waits == Waits::Not
+        {
+            entry.waits = Waits::Neighbour;
+            self.core.waiters.entry(neighbour).or_default().push(index);
+        }
+        self.settle(run.now, index);
+    }
+
+    /// Puts a connection where its state wants it: into the list of those that are due, into the wheel, out of the table, or
+    /// out of the stack.
+    #[inline]
+    pub(super) fn settle(&mut self, now: Time, index: u32) {
+        let Some(entry) = self.conns.at_mut(index) else { return };
+        if entry.marks & HALF != 0 && !matches!(entry.tcb.phase(), Phase::Listen | Phase::SynReceived) {
+            entry.marks &= !HALF;
+            self.half_open -= 1;
+            if let Some(listener) = self.core.listeners.get(entry.listener) {
+                listener.half_open -= 1;
+            }
+        }
+        if entry.tcb.phase() == Phase::Closed || entry.tcb.freed() {
+            self.end(now, index);
+            return;
+        }
+        self.place(index);
+    }
+
+    /// Due, and timed.
+    #[inline]
+    pub(super) fn place(&mut self, index: u32) {
+        let Some(entry) = self.conns.at_mut(index) else { return };
+        let deadline = entry.tcb.deadline();
+        if entry.waits == Waits::Not && entry.tcb.due() {
+            entry.waits = Waits::Due;
+            self.due.push(&mut self.conns, index);
+        }
+        if deadline != Time::NEVER {
+            self.wheel.arm(&mut self.conns, index, deadline);
+        }
+    }
+
+    /// A connection that has ended: its tuple is free, and it goes as soon as the port reads none of its memory.
+    #[cold]
+    fn end(&mut self, now: Time, index: u32) {
+        let Some(entry) = self.conns.at_mut(index) else { return };
+        let tuple = entry.tuple;
+        if entry.marks & NAMED != 0 {
+            entry.marks &= !NAMED;
+            self.table.remove(tuple.hash(&self.key) as u32, index);
+        }
+        if !entry.tcb.freed() {
+            self.place(index);
+            return;
+        }
+        if let Some(rest) = entry.tcb.time_wait() {
+            self.core.counters.count(Counter::TimeWait);
+            if self.waiting.insert(now, &tuple, &rest) {
+                self.core.counters.count(Counter::TimeWaitEvicted);
+            }
+        }
+        self.forget(index);
+    }
+
+    /// Takes a connection out of the stack.
+    pub(super) fn forget(&mut self, index: u32) {
+        let Some(entry) = self.conns.at(index) else { return };
+        let (tuple, named) = (entry.tuple, entry.marks & NAMED != 0);
+        if named {
+            self.table.remove(tuple.hash(&self.key) as u32, index);
+        }
+        if entry.waits == Waits::Due {
+            self.due.remove(&mut self.conns, index);
+        }
+        self.wheel.disarm(&mut self.conns, index);
+        self.conns.remove(index);
+    }
+
+    /// The port is gone: every connection ends.
+    #[cold]
+    fn port_gone<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) {
+        self.core.completed = self.core.frames;
+        self.core.unread.clear();
+        self.core.waiters.clear();
+        for index in 0..self.conns.end() {
+            self.visit(run, index, |tcb, cx| tcb.port_gone(cx));
+        }
+    }
+}
