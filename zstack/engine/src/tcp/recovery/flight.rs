@@ -1,10 +1,15 @@
 //! Records of what was sent and has not left: who reads which bytes until when.
-#![allow(dead_code)]
 
+use super::congestion::Phase;
+use super::prr::Prr;
+use super::rack::Rack;
+use super::scoreboard::Scoreboard;
 use super::spare::Reuse;
+use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use zstack_wire::Seq;
+use zstack_wire::tcp::Range;
 
 /// What is known of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -63,6 +68,18 @@ impl Record {
         self.seq + self.len
     }
 
+    /// The peer has it.
+    #[inline]
+    pub fn sacked(&self) -> bool {
+        self.marks.any(Marks::SACKED)
+    }
+
+    /// It was sent again and is thought to be on its way.
+    #[inline]
+    pub fn flying_again(&self) -> bool {
+        self.marks.0 & (Marks::SACKED.0 | Marks::LOST.0 | Marks::AGAIN.0) == Marks::AGAIN.0
+    }
+
     /// How many segments it was on the wire.
     #[inline]
     pub fn segments(&self) -> u32 {
@@ -86,11 +103,6 @@ impl Records {
     /// How many there are, lingering ones included.
     pub fn len(&self) -> usize {
         self.all.len()
-    }
-
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
     }
 
     /// Index of the first that is not acknowledged.
@@ -119,6 +131,12 @@ impl Records {
     #[inline]
     pub fn newest(&self) -> Option<&Record> {
         if self.lingering < self.all.len() { self.all.back() } else { None }
+    }
+
+    /// Whether one segment is all that is not acknowledged.
+    #[inline]
+    pub fn single(&self) -> bool {
+        self.lingering + 1 == self.all.len() && self.all.back().is_some_and(|last| last.len <= u32::from(last.cut))
     }
 
     #[inline]
@@ -204,6 +222,11 @@ impl Records {
         Some(part)
     }
 
+    /// Nobody waits for an acknowledgment any more: all linger.
+    pub fn abandon(&mut self) {
+        self.lingering = self.all.len();
+    }
+
     /// Lets go of acknowledged records whose frames are completed: all frames below `completed` are. Returns the first sequence number that may not be overwritten; `None`: no record is left.
     #[inline]
     pub fn leave(&mut self, completed: u64) -> Option<Seq> {
@@ -228,5 +251,245 @@ impl Reuse for Records {
         } else {
             self.all.clear();
         }
+    }
+}
+
+/// What is lost and not sent again yet, as ranges in the order in which it is to be sent: by numbers, but for what was lost twice and
+/// lies behind others. Ranges may hold what has arrived since.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Lost {
+    ranges: VecDeque<Range>,
+}
+
+impl Lost {
+    #[inline]
+    pub fn clear(&mut self) {
+        if self.ranges.capacity() > KEPT { self.ranges = VecDeque::new() } else { self.ranges.clear() }
+    }
+
+    fn push(&mut self, range: Range) {
+        if let Some(last) = self.ranges.back_mut()
+            && last.right == range.left
+        {
+            last.right = range.right;
+            return;
+        }
+        match self.ranges.front() {
+            Some(first) if range.left.before(first.left) => self.ranges.push_front(range),
+            _ => self.ranges.push_back(range),
+        }
+    }
+}
+
+/// What loss recovery does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) enum State {
+    #[default]
+    Open,
+    /// Fast recovery, until `recover` is acknowledged.
+    Recovery,
+    /// After a timeout, until `recover` is acknowledged.
+    Loss,
+}
+
+/// What the earlier of the timers is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) enum Early {
+    #[default]
+    None,
+    Probe,
+    Reorder,
+}
+
+/// What is needed only while something is in flight, or lingers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Flight {
+    pub(super) records: Records,
+    pub(super) una: Seq,
+    pub(super) nxt: Seq,
+    /// Bytes that are marked SACKED. Without SACK: what duplicate ACKs stand for.
+    pub(super) sacked: u32,
+    /// How many segments they were.
+    pub(super) segments: u32,
+    /// Bytes that are marked LOST.
+    pub(super) lost: u32,
+    /// Bytes that were sent again and are on their way.
+    pub(super) again: u32,
+    pub(super) state: State,
+    /// The timeout may be spurious (RFC 5682).
+    pub(super) frto: bool,
+    /// Nothing is sent again until new data was sent (RFC 5682, step 2b).
+    pub(super) hold: bool,
+    pub(super) early_kind: Early,
+    /// The window, and not the data, was what limited sending (Linux `is_cwnd_limited`).
+    pub(super) by_window: bool,
+    /// The most that was in flight until `usage` is acknowledged (Linux `max_packets_out`, `cwnd_usage_seq`).
+    pub(super) used: u32,
+    pub(super) usage: Seq,
+    /// Duplicate ACKs in a row, without SACK.
+    pub(super) duplicates: u32,
+    /// When the first retransmission since `Undo` was opened left, in ticks (Linux `retrans_stamp`).
+    pub(super) stamp: Option<u32>,
+    /// When the retransmission timer expires.
+    pub(super) expiry: Time,
+    /// When a probe or the end of the reordering window is due.
+    pub(super) early: Time,
+    /// When something was sent last.
+    pub(super) latest: Time,
+    pub(super) board: Scoreboard,
+    pub(super) queue: Lost,
+    pub(super) rack: Rack,
+    pub(super) prr: Prr,
+    /// Congestion control before the last reduction.
+    pub(super) prior: Option<Phase>,
+}
+
+impl Default for Flight {
+    fn default() -> Flight {
+        Flight {
+            records: Records::default(),
+            una: Seq(0),
+            nxt: Seq(0),
+            sacked: 0,
+            segments: 0,
+            lost: 0,
+            again: 0,
+            state: State::Open,
+            frto: false,
+            hold: false,
+            early_kind: Early::None,
+            by_window: false,
+            used: 0,
+            usage: Seq(0),
+            duplicates: 0,
+            stamp: None,
+            expiry: Time::NEVER,
+            early: Time::NEVER,
+            latest: Time(0),
+            board: Scoreboard::default(),
+            queue: Lost::default(),
+            rack: Rack::default(),
+            prr: Prr::default(),
+            prior: None,
+        }
+    }
+}
+
+impl Reuse for Flight {
+    fn reuse(&mut self) {
+        self.records.reuse();
+        self.board.clear();
+        self.queue.clear();
+        self.rack.clear();
+        (self.sacked, self.segments, self.lost, self.again) = (0, 0, 0, 0);
+        (self.state, self.frto, self.hold, self.by_window) = (State::Open, false, false, false);
+        (self.used, self.duplicates, self.stamp, self.prior) = (0, 0, None, None);
+        (self.expiry, self.early, self.early_kind) = (Time::NEVER, Time::NEVER, Early::None);
+    }
+}
+
+impl Flight {
+    /// A flight begins.
+    #[inline]
+    pub(super) fn begin(&mut self, una: Seq) {
+        (self.una, self.nxt, self.usage) = (una, una, una);
+        self.rack.begin(una);
+    }
+
+    /// Sequence numbers that are not acknowledged.
+    #[inline]
+    pub(super) fn outstanding(&self) -> u32 {
+        self.nxt.since(self.una)
+    }
+
+    /// What is thought to be on its way (RFC 6675 "pipe").
+    #[inline]
+    pub(super) fn pipe(&self) -> u32 {
+        self.outstanding().saturating_sub(self.sacked).saturating_sub(self.lost)
+    }
+
+    /// What a record was counted as, it is no more.
+    #[inline]
+    pub(super) fn uncount(&mut self, record: &Record) {
+        if record.sacked() {
+            self.sacked -= record.len;
+            self.segments = self.segments.saturating_sub(record.segments());
+        } else if record.marks.any(Marks::LOST) {
+            self.lost -= record.len;
+        } else if record.marks.any(Marks::AGAIN) {
+            self.again -= record.len;
+        }
+    }
+
+    /// The peer has a record.
+    pub(super) fn mark_sacked(&mut self, index: usize) {
+        let Some(record) = self.records.get(index).copied() else { return };
+        self.uncount(&record);
+        self.sacked += record.len;
+        self.segments += record.segments();
+        if let Some(record) = self.records.get_mut(index) {
+            record.marks = record.marks.without(Marks::LOST).with(Marks::SACKED);
+        }
+    }
+
+    /// A record is lost. One that is marked already, either way, stays as it is.
+    pub(super) fn mark_lost(&mut self, index: usize) {
+        let Some(record) = self.records.get(index).copied() else { return };
+        if record.marks.any(Marks(Marks::LOST.0 | Marks::SACKED.0)) {
+            return;
+        }
+        self.uncount(&record);
+        self.lost += record.len;
+        if let Some(record) = self.records.get_mut(index) {
+            record.marks = record.marks.with(Marks::LOST);
+        }
+        self.queue.push(Range { left: record.seq, right: record.end() });
+    }
+
+    /// Marks the first segment that is not acknowledged (RFC 6582). Returns whether it was not marked.
+    pub(super) fn mark_oldest_lost(&mut self) -> bool {
+        let Some(oldest) = self.records.oldest().copied() else { return false };
+        let cut = u32::from(oldest.cut.max(1));
+        if oldest.len > cut {
+            self.records.split(self.records.first(), oldest.seq + cut);
+        }
+        let lost = self.lost;
+        self.mark_lost(self.records.first());
+        self.lost != lost
+    }
+
+    /// What the peer said it holds, it does not hold (RFC 2018, section 8).
+    pub(super) fn renege(&mut self) {
+        for record in self.records.outstanding_mut() {
+            record.marks = record.marks.without(Marks::SACKED);
+        }
+        (self.sacked, self.segments) = (0, 0);
+        self.board.clear();
+        self.again = self.records.outstanding().filter(|record| record.flying_again()).map(|record| record.len).sum();
+    }
+
+    /// The first record that is lost and not sent again.
+    pub(super) fn next_lost(&mut self) -> Option<Record> {
+        while let Some(range) = self.queue.ranges.front().copied() {
+            let mut at = range.left.later(self.una);
+            if at.before(range.right) {
+                let mut index = self.records.find(at)?;
+                while let Some(record) = self.records.get(index)
+                    && record.seq.before(range.right)
+                {
+                    if record.marks.any(Marks::LOST) {
+                        let record = *record;
+                        if let Some(front) = self.queue.ranges.front_mut() {
+                            front.left = record.seq;
+                        }
+                        return Some(record);
+                    }
+                    at = record.end();
+                    index += 1;
+                }
+            }
+            self.queue.ranges.pop_front();
+        }
+        None
     }
 }

@@ -7,19 +7,33 @@
 //!   [`Recovery::fire`] when [`Recovery::deadline`] has passed;
 //! - then, to send: [`Recovery::next_lost`] before anything new, as far as [`Recovery::allowance`] goes; [`Recovery::limited`] at the end.
 
+mod ack;
 pub mod congestion;
 mod flight;
+mod prr;
+mod rack;
+mod rto;
 mod rtt;
+mod scoreboard;
 mod spare;
+#[cfg(test)]
+mod tests;
+mod tlp;
+mod undo;
 
 pub use congestion::Algorithm;
+pub use flight::Flight;
 pub use rtt::{RTO_INITIAL, RTO_MAX, RTO_MIN};
 pub use spare::{Reuse, Spare};
 
 use crate::time::{Micros, Time};
-use flight::{Marks, Record, Records};
-use rtt::Rtt;
+use ack::Tally;
+use congestion::Congestion;
+use flight::{Marks, Record, State};
+use rack::Reordering;
+use rtt::{Least, Rtt};
 use serde::{Deserialize, Serialize};
+use undo::Undo;
 use zstack_wire::Seq;
 use zstack_wire::tcp::Range;
 
@@ -128,49 +142,61 @@ pub fn tick(now: Time) -> u32 {
 pub struct Recovery {
     flight: Option<Box<Flight>>,
     rtt: Rtt,
-    cwnd: u32,
-    ssthresh: u32,
+    least: Least,
+    congestion: Congestion,
+    undo: Undo,
+    /// Recovery ends, or the last one ended, here (RFC 6582 "recover", Linux `high_seq`).
+    recover: Seq,
+    /// TLP.end_seq.
+    probe_end: Seq,
     /// When something was sent last, in [`tick`]s.
     last: u32,
+    /// Frames that carried retransmissions.
+    retransmits: u32,
+    reordering: Reordering,
     mss: u16,
     /// The peer takes part in SACK.
     sack: bool,
+    /// A tail loss probe is on its way; it is a retransmission (TLP.is_retrans).
+    probing: bool,
+    probe_again: bool,
     /// How often the RTO was doubled since the last sample.
     backoff: u8,
     /// Timeouts since something new was acknowledged.
     timeouts: u8,
-    algorithm: Algorithm,
 }
 
 const _: () = assert!(size_of::<Recovery>() <= 128);
 
-/// What is needed only while something is in flight.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Flight {
-    records: Records,
-    una: Seq,
-    nxt: Seq,
-    /// Bytes that are marked SACKED, and LOST.
-    sacked: u32,
-    lost: u32,
-    /// When the retransmission timer expires.
-    expiry: Time,
-}
-
-impl Reuse for Flight {
-    fn reuse(&mut self) {
-        let mut records = std::mem::take(&mut self.records);
-        records.reuse();
-        *self = Flight { records, ..Flight::default() };
-    }
-}
-
-impl Flight {
-    /// What is thought to be on its way (RFC 6675 "pipe").
-    #[inline]
-    fn pipe(&self) -> u32 {
-        self.nxt.since(self.una) - self.sacked - self.lost
-    }
+/// A look at a connection's recovery, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Info {
+    /// The algorithm of congestion control.
+    pub algorithm: Algorithm,
+    /// The congestion window, in bytes.
+    pub cwnd: u32,
+    /// The slow start threshold, in bytes; `u32::MAX`: none yet.
+    pub ssthresh: u32,
+    /// The smoothed round trip; `None`: it was never measured.
+    pub srtt: Option<Micros>,
+    /// The variation of the round trip.
+    pub rttvar: Micros,
+    /// The least round trip of the last minutes; `None`: it was never measured.
+    pub min_rtt: Option<Micros>,
+    /// The retransmission timeout, backed off.
+    pub rto: Micros,
+    /// Sequence numbers that are not acknowledged.
+    pub outstanding: u32,
+    /// Of these, known to have arrived.
+    pub sacked: u32,
+    /// Of these, lost and not sent again yet.
+    pub lost: u32,
+    /// Frames that carried retransmissions.
+    pub retransmits: u32,
+    /// Timeouts since something new was acknowledged.
+    pub timeouts: u8,
+    /// Losses are being mended.
+    pub recovering: bool,
 }
 
 impl Recovery {
@@ -180,14 +206,20 @@ impl Recovery {
         Recovery {
             flight: None,
             rtt: Rtt::default(),
-            cwnd: initial_window(mss),
-            ssthresh: u32::MAX,
+            least: Least::default(),
+            congestion: Congestion::new(initial_window(mss), algorithm),
+            undo: Undo::default(),
+            recover: Seq(0),
+            probe_end: Seq(0),
             last: 0,
+            retransmits: 0,
+            reordering: Reordering::default(),
             mss,
             sack: false,
+            probing: false,
+            probe_again: false,
             backoff: 0,
             timeouts: 0,
-            algorithm,
         }
     }
 
@@ -195,20 +227,39 @@ impl Recovery {
     pub fn negotiated(&mut self, mss: u16, sack: bool) {
         self.mss = mss.max(1);
         self.sack = sack;
-        self.cwnd = initial_window(self.mss);
+        // RFC 5681, section 3.1, and RFC 6928, section 2: from one segment, if the SYN was lost more than once (Linux `tcp_init_transfer`).
+        let window = if self.retransmits > 1 { u32::from(self.mss) } else { initial_window(self.mss) };
+        self.congestion = Congestion::new(window, self.congestion.algorithm());
+        if self.retransmits > 0 && self.rtt.smoothed().is_none() {
+            self.rtt.distrust();
+            self.backoff = 0;
+        }
     }
 
-    /// The port took a segment with sequence numbers that were never sent before.
+    /// A round trip that the caller measured: that of a handshake whose SYN-ACK left no record (a cookie).
+    pub fn measured(&mut self, now: Time, rtt: Micros) {
+        self.rtt.sample(rtt);
+        self.least.sample(now, rtt.0);
+    }
+
+    /// The port took a segment with sequence numbers that were never sent before: those behind what was sent last.
     #[inline]
     pub fn sent(&mut self, now: Time, spare: &mut Spare<Flight>, what: &Transmission) {
+        debug_assert!(what.len > 0);
         let rto = self.rto();
-        let flight = self.flight.get_or_insert_with(|| {
-            let mut flight = spare.take();
-            (flight.una, flight.nxt) = (what.seq, what.seq);
-            flight
-        });
+        let mut flight = match self.flight.take() {
+            Some(flight) => flight,
+            None => {
+                let mut flight = spare.take();
+                flight.begin(what.seq);
+                flight
+            }
+        };
         if flight.una == flight.nxt {
             flight.expiry = now + rto;
+            if what.syn {
+                self.recover = what.seq;
+            }
         }
         let marks = Marks(u16::from(what.syn) | u16::from(what.fin) << 1);
         flight.records.push(Record {
@@ -220,69 +271,56 @@ impl Recovery {
             marks,
         });
         flight.nxt = what.seq + what.len;
+        flight.latest = now;
+        flight.hold = false;
+        if flight.state == State::Recovery {
+            flight.prr.sent(what.len);
+        }
+        self.arm_probe(&mut flight, now);
+        self.flight = Some(flight);
         self.last = tick(now);
     }
 
-    /// The port took a segment with sequence numbers that [`Recovery::next_lost`] named.
+    /// The port took a segment with sequence numbers that [`Recovery::next_lost`] or [`Recovery::probe`] named.
     pub fn retransmitted(&mut self, now: Time, what: &Transmission) {
         let Some(flight) = &mut self.flight else { return };
-        let Some(mut index) = flight.records.find(what.seq) else { return };
-        index = flight.records.split(index, what.seq);
-        if let Some(record) = flight.records.get(index)
-            && record.len > what.len
+        let sent = now.0 as u32;
+        let end = what.seq + what.len;
+        let Some(index) = flight.records.find(what.seq) else { return };
+        let mut index = flight.records.split(index, what.seq);
+        while let Some(record) = flight.records.get(index)
+            && record.seq.before(end)
         {
-            flight.records.split(index, what.seq + what.len);
-        }
-        if let Some(record) = flight.records.get_mut(index) {
-            if record.marks.any(Marks::LOST) {
-                flight.lost -= record.len;
+            if end.before(record.end()) {
+                flight.records.split(index, end);
             }
-            record.marks = record.marks.without(Marks::LOST).with(Marks::AGAIN);
-            record.number = what.number;
-            record.sent = now.0 as u32;
-            record.cut = what.cut;
+            if let Some(record) = flight.records.get(index).copied() {
+                flight.uncount(&record);
+                if record.sacked() {
+                    // It was not needed, but the port may read it now.
+                    flight.sacked += record.len;
+                    flight.segments += record.segments();
+                } else {
+                    flight.again += record.len;
+                }
+            }
+            if let Some(record) = flight.records.get_mut(index) {
+                record.marks = record.marks.without(Marks::LOST).with(Marks::AGAIN);
+                record.number = what.number;
+                record.sent = sent;
+                record.cut = what.cut;
+            }
+            index += 1;
         }
+        flight.rack.retransmitted(what.seq, what.len, sent);
+        flight.latest = now;
+        flight.stamp.get_or_insert(tick(now));
+        if flight.state == State::Recovery {
+            flight.prr.sent(what.len);
+        }
+        self.undo.retransmitted(what.len);
+        self.retransmits = self.retransmits.saturating_add(1);
         self.last = tick(now);
-    }
-
-    /// A segment was sent because [`Fire::Probe`] asked for it, and told to `sent` (`again` false) or `retransmitted` (true).
-    pub fn probed(&mut self, now: Time, again: bool) {
-        let _ = (now, again);
-    }
-
-    /// A segment with an ACK arrived; the port has completed all frames below `completed`.
-    #[inline]
-    pub fn ack(&mut self, now: Time, arrival: &Arrival<'_>, completed: u64, spare: &mut Spare<Flight>) -> Acked {
-        let mut acked = Acked::default();
-        let Some(flight) = &mut self.flight else { return acked };
-        debug_assert!(arrival.ack.up_to(flight.nxt));
-        if flight.una.before(arrival.ack) && arrival.ack.up_to(flight.nxt) {
-            while let Some(record) = flight.records.acknowledge(arrival.ack) {
-                acked.covered += record.len;
-                acked.syn |= record.marks.any(Marks::SYN);
-                acked.fin |= record.marks.any(Marks::FIN);
-                if record.marks.any(Marks::LOST) {
-                    flight.lost -= record.len;
-                }
-                if !record.marks.any(Marks::AGAIN) && acked.rtt.is_none() {
-                    acked.rtt = Some(Micros((now.0 as u32).wrapping_sub(record.sent)));
-                }
-            }
-            flight.una = arrival.ack;
-            self.timeouts = 0;
-            if let Some(rtt) = acked.rtt {
-                self.rtt.sample(rtt);
-                self.backoff = 0;
-            }
-            if self.cwnd < self.ssthresh {
-                self.cwnd = self.cwnd.saturating_add(acked.covered);
-            } else {
-                self.cwnd += (u64::from(self.mss) * u64::from(acked.covered) / u64::from(self.cwnd)) as u32;
-            }
-            flight.expiry = now + Micros(self.rtt.rto().0 << self.backoff);
-        }
-        acked.head = self.progress(completed, spare);
-        acked
     }
 
     /// The port has completed all frames below `completed`. Returns the position up to which bytes may be overwritten; `None`: una, for nothing is in flight and the port reads nothing any more.
@@ -310,26 +348,55 @@ impl Recovery {
         self.flight.is_some()
     }
 
-    /// How many bytes may be sent now. (Idle connections start again from the initial window: RFC 5681, section 4.1.)
+    /// The connection has ended: nothing is sent again and nothing is waited for but the port ([`Recovery::progress`], while [`Recovery::busy`]).
+    pub fn abandon(&mut self) {
+        let Some(flight) = &mut self.flight else { return };
+        flight.records.abandon();
+        flight.una = flight.nxt;
+        (flight.sacked, flight.segments, flight.lost, flight.again) = (0, 0, 0, 0);
+        flight.state = State::Open;
+        flight.queue.clear();
+        flight.board.clear();
+        (flight.expiry, flight.early) = (Time::NEVER, Time::NEVER);
+    }
+
+    /// How many bytes may be sent now. A segment that is longer waits, whether it is new or sent again.
     #[inline]
     pub fn allowance(&mut self, now: Time) -> u32 {
-        let _ = now;
         match &self.flight {
-            Some(flight) => self.cwnd.saturating_sub(flight.pipe()),
-            None => self.cwnd,
+            Some(flight) if flight.una != flight.nxt => return self.congestion.cwnd.saturating_sub(flight.pipe()),
+            _ => {}
+        }
+        let idle = tick(now).wrapping_sub(self.last);
+        let rto = self.rto().0 / 1000;
+        if idle > rto {
+            self.congestion.idle(tick(now), idle, rto, initial_window(self.mss));
+            self.last = tick(now);
+        }
+        self.congestion.cwnd
+    }
+
+    /// A round of sending has ended; `by_window`: because [`Recovery::allowance`] was used up, and not for want of data or of the peer's
+    /// window (Linux `tcp_cwnd_validate`; the purpose is RFC 7661's).
+    #[inline]
+    pub fn limited(&mut self, by_window: bool) {
+        let Some(flight) = &mut self.flight else { return };
+        let outstanding = flight.outstanding();
+        if by_window || flight.usage.up_to(flight.una) || !flight.by_window && outstanding > flight.used {
+            flight.by_window = by_window;
+            flight.used = outstanding;
+            flight.usage = flight.nxt;
         }
     }
 
-    /// A round of sending has ended; `by_window`: because [`Recovery::allowance`] was used up, and not for want of data or of the peer's window.
-    #[inline]
-    pub fn limited(&mut self, by_window: bool) {
-        let _ = by_window;
-    }
-
     /// The next that is lost and not sent again. Ask again after `retransmitted`.
+    #[inline]
     pub fn next_lost(&mut self) -> Option<Retransmit> {
-        let flight = self.flight.as_ref()?;
-        let lost = flight.records.outstanding().find(|record| record.marks.any(Marks::LOST))?;
+        let flight = self.flight.as_mut()?;
+        if flight.lost == 0 || flight.hold {
+            return None;
+        }
+        let lost = flight.next_lost()?;
         Some(Retransmit {
             seq: lost.seq,
             len: lost.len,
@@ -338,75 +405,47 @@ impl Recovery {
         })
     }
 
-    /// The segment that a probe sends again: the last one (RFC 8985, 7.3).
-    pub fn probe(&self) -> Option<Retransmit> {
-        let last = self.flight.as_ref()?.records.newest()?;
-        let len = last.len.min(u32::from(self.mss));
-        Some(Retransmit {
-            seq: last.end() - len,
-            len,
-            syn: last.marks.any(Marks::SYN),
-            fin: last.marks.any(Marks::FIN),
-        })
-    }
-
-    /// When [`Recovery::fire`] is to be called; [`Time::NEVER`]: not at all. May be too early, never too late.
-    #[inline]
-    pub fn deadline(&self) -> Time {
-        match &self.flight {
-            Some(flight) if flight.una != flight.nxt => flight.expiry,
-            _ => Time::NEVER,
-        }
-    }
-
-    /// A deadline has passed, or may have.
-    pub fn fire(&mut self, now: Time) -> Fire {
-        if now < self.deadline() {
-            return Fire::Nothing;
-        }
-        self.backoff = self.backoff.saturating_add(1).min(10);
-        let rto = self.rto();
-        let Some(flight) = &mut self.flight else { return Fire::Nothing };
-        flight.expiry = now + rto;
-        flight.lost = 0;
-        for record in flight.records.outstanding_mut() {
-            record.marks = record.marks.with(Marks::LOST);
-            flight.lost += record.len;
-        }
-        self.ssthresh = (self.cwnd / 2).max(2 * u32::from(self.mss));
-        self.cwnd = u32::from(self.mss);
-        self.timeouts = self.timeouts.saturating_add(1);
-        Fire::Timeout(self.timeouts)
-    }
-
-    /// Segments have `mss` bytes from now on because larger ones do not reach the peer: those in flight are lost, and no sign of congestion.
+    /// Segments have `mss` bytes from now on. Those in flight that are larger are lost if it has shrunk (they do not fit the path), and no sign of
+    /// congestion (Linux `tcp_simple_retransmit`).
     pub fn mtu(&mut self, mss: u16) {
         self.mss = mss.max(1);
-    }
-
-    /// RTO, backed off (RFC 6298).
-    #[inline]
-    pub fn rto(&self) -> Micros {
-        Micros(self.rtt.rto().0.checked_shl(u32::from(self.backoff)).unwrap_or(u32::MAX).min(RTO_MAX.0))
+        self.congestion.cwnd = self.congestion.cwnd.max(u32::from(self.mss));
+        let Some(flight) = &mut self.flight else { return };
+        let mut index = flight.records.first();
+        while let Some(record) = flight.records.get_mut(index) {
+            if record.len.min(u32::from(record.cut)) > u32::from(self.mss) && !record.sacked() {
+                record.cut = self.mss;
+                flight.mark_lost(index);
+            }
+            index += 1;
+        }
     }
 
     /// Sequence numbers that are not acknowledged.
     #[inline]
     pub fn outstanding(&self) -> u32 {
-        self.flight.as_ref().map_or(0, |flight| flight.nxt.since(flight.una))
+        self.flight.as_ref().map_or(0, |flight| flight.outstanding())
+    }
+
+    /// The size of segments.
+    #[inline]
+    pub fn mss(&self) -> u16 {
+        self.mss
     }
 
     /// The congestion window, in bytes.
+    #[inline]
     pub fn cwnd(&self) -> u32 {
-        self.cwnd
+        self.congestion.cwnd
     }
 
     /// The slow start threshold, in bytes.
     pub fn ssthresh(&self) -> u32 {
-        self.ssthresh
+        self.congestion.ssthresh
     }
 
     /// The smoothed round trip; `None`: it was never measured.
+    #[inline]
     pub fn srtt(&self) -> Option<Micros> {
         self.rtt.smoothed()
     }
@@ -417,8 +456,30 @@ impl Recovery {
     }
 
     /// Timeouts since something new was acknowledged.
+    #[inline]
     pub fn timeouts(&self) -> u8 {
         self.timeouts
+    }
+
+    /// All of it.
+    pub fn info(&self) -> Info {
+        let flight = self.flight.as_deref();
+        let least = self.least.get();
+        Info {
+            algorithm: self.congestion.algorithm(),
+            cwnd: self.cwnd(),
+            ssthresh: self.ssthresh(),
+            srtt: self.srtt(),
+            rttvar: self.rttvar(),
+            min_rtt: (least != u32::MAX).then_some(Micros(least)),
+            rto: self.rto(),
+            outstanding: self.outstanding(),
+            sacked: flight.map_or(0, |flight| flight.sacked),
+            lost: flight.map_or(0, |flight| flight.lost),
+            retransmits: self.retransmits,
+            timeouts: self.timeouts,
+            recovering: flight.is_some_and(|flight| flight.state != State::Open),
+        }
     }
 }
 

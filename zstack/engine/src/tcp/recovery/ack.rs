@@ -1,0 +1,431 @@
+//! What an acknowledgment changes.
+
+use super::flight::{Early, Flight, Marks, State};
+use super::prr::Prr;
+use super::rack::Arrived;
+use super::tlp::Outcome;
+use super::undo::Undo;
+use super::{Acked, Arrival, Recovery, Spare, Told, congestion, scoreboard, tick};
+use crate::time::{Micros, Time};
+
+/// Three segments beyond a gap (DupThresh).
+const DUPLICATES: u32 = 3;
+
+/// What one ACK has told.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// una has advanced.
+    pub advanced: bool,
+    /// How many bytes the ACK number newly covers, how many are newly marked by SACK, and how many have newly arrived in all.
+    pub covered: u32,
+    pub sacked: u32,
+    pub delivered: u32,
+    /// Something arrived that was sent once, and before the last timeout.
+    pub original: bool,
+    /// A duplicate ACK.
+    pub repeated: bool,
+    pub echo: Option<u32>,
+    arrived: Arrived,
+    /// Microseconds since the oldest and the newest of what arrived, and was sent once, were sent.
+    oldest: Option<u32>,
+    newest: u32,
+    /// The path has reordered.
+    reordered: bool,
+}
+
+impl Recovery {
+    /// A segment with an ACK arrived; the port has completed all frames below `completed`.
+    #[inline]
+    pub fn ack(&mut self, now: Time, arrival: &Arrival<'_>, completed: u64, spare: &mut Spare<Flight>) -> Acked {
+        let mut acked = Acked::default();
+        let Some(mut flight) = self.flight.take() else {
+            if self.probing || !arrival.sack.is_empty() {
+                self.late(arrival, &mut acked);
+            }
+            return acked;
+        };
+        self.acknowledge(now, arrival, &mut flight, &mut acked);
+        acked.head = flight.records.leave(completed);
+        if acked.head.is_some() {
+            self.flight = Some(flight);
+        } else {
+            spare.give(flight);
+        }
+        acked
+    }
+
+    #[inline]
+    fn acknowledge(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked) {
+        debug_assert!(!flight.nxt.before(arrival.ack), "an ACK of what was never sent");
+        let una = flight.una;
+        let mut tally = Tally { echo: arrival.echo, ..Tally::default() };
+        if una.before(arrival.ack) && arrival.ack.up_to(flight.nxt) {
+            tally.advanced = true;
+            self.cover(now, arrival, flight, acked, &mut tally);
+        }
+        if !arrival.sack.is_empty() && self.sack {
+            self.take_blocks(now, arrival, flight, &mut tally);
+        }
+        if tally.advanced || tally.sacked > 0 {
+            self.measure(now, flight, acked, &mut tally);
+        }
+        let calm = flight.state == State::Open && flight.sacked | flight.lost | flight.again == 0;
+        let mut due = None;
+        if !(calm && tally.advanced && !tally.arrived.again && arrival.sack.is_empty() && !self.probing && self.sack) {
+            due = self.examine(now, arrival, flight, acked, &mut tally);
+        }
+        if tally.advanced {
+            if matches!(acked.told, Told::Nothing | Told::Duplicate) {
+                self.grow(now, flight, &tally);
+            }
+            if flight.una == flight.nxt {
+                (flight.expiry, flight.early, flight.early_kind) = (Time::NEVER, Time::NEVER, Early::None);
+                return;
+            }
+            // RFC 6298 5.3.
+            flight.expiry = now + self.rto();
+            (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
+            self.arm_probe(flight, now);
+        } else if tally.sacked > 0 {
+            (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
+        }
+        self.wait(flight, due);
+    }
+
+    /// What the ACK number newly covers.
+    #[inline]
+    fn cover(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked, tally: &mut Tally) {
+        let least = self.least.get();
+        while let Some(record) = flight.records.acknowledge(arrival.ack) {
+            tally.covered += record.len;
+            if record.marks != Marks::default() {
+                acked.syn |= record.marks.any(Marks::SYN);
+                acked.fin |= record.marks.any(Marks::FIN);
+                flight.uncount(&record);
+                if record.sacked() {
+                    continue;
+                }
+            }
+            tally.arrive(&record, now, flight, self.recover, least);
+        }
+        flight.una = arrival.ack;
+        flight.board.acknowledge(arrival.ack);
+        acked.covered = tally.covered;
+        self.timeouts = 0;
+    }
+
+    /// What SACK blocks newly mark.
+    fn take_blocks(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, tally: &mut Tally) {
+        let mut blocks = arrival.sack;
+        if scoreboard::duplicate(arrival.ack, blocks).is_some() {
+            blocks = &blocks[1..];
+        }
+        let (least, recover) = (self.least.get(), self.recover);
+        let (sorted, count) = scoreboard::valid(flight.una, flight.nxt, blocks);
+        for block in &sorted[..count] {
+            flight.sack(*block, |flight, index| {
+                let Some(record) = flight.records.get(index).copied() else { return };
+                tally.sacked += record.len;
+                tally.arrive(&record, now, flight, recover, least);
+            });
+        }
+    }
+
+    /// Round trips (RFC 6298, section 3: of what was sent once, or by timestamps).
+    #[inline]
+    fn measure(&mut self, now: Time, flight: &mut Flight, acked: &mut Acked, tally: &mut Tally) {
+        self.reordering.seen |= tally.reordered;
+        // Records keep 32 bits of the time: where time has jumped far (a machine that was suspended), they tell nothing.
+        if now.since(flight.latest).0 > 1 << 30 {
+            tally.newest = 0;
+            return;
+        }
+        flight.rack.advance(&tally.arrived, now);
+        if let Some(oldest) = tally.oldest {
+            self.least.sample(now, tally.newest);
+            acked.rtt = Some(Micros(oldest));
+        } else if tally.advanced
+            && let Some(echo) = tally.echo
+        {
+            // RFC 7323, section 4: the ACK of a retransmission, too, says when what it answers was sent.
+            let elapsed = tick(now).wrapping_sub(echo);
+            if elapsed < 1 << 20 {
+                acked.rtt = Some(Micros(elapsed.max(1) * 1000));
+            }
+        }
+        if let Some(rtt) = acked.rtt {
+            self.rtt.sample(rtt);
+            self.backoff = 0;
+        }
+    }
+
+    /// Growth, outside of fast recovery, if the window was used up.
+    #[inline]
+    fn grow(&mut self, now: Time, flight: &Flight, tally: &Tally) {
+        if flight.state == State::Recovery || tally.delivered == 0 {
+            return;
+        }
+        // Linux `tcp_is_cwnd_limited`.
+        let used = flight.by_window || self.congestion.slow_start() && self.congestion.cwnd / 2 < flight.used;
+        if !used {
+            self.congestion.unused(tick(now));
+            return;
+        }
+        self.congestion.grow(&congestion::Growth {
+            acked: tally.delivered,
+            now: tick(now),
+            mss: u32::from(self.mss),
+            srtt: self.rtt.smoothed().map_or(0, |srtt| srtt.0),
+            rtt: tally.newest,
+            una: flight.una,
+            nxt: flight.nxt,
+        });
+    }
+
+    /// The end of the reordering window, if one is waited for, is the earlier timer.
+    #[inline]
+    pub(super) fn wait(&self, flight: &mut Flight, due: Option<Time>) {
+        if let Some(due) = due {
+            (flight.early, flight.early_kind) = (due, Early::Reorder);
+        }
+    }
+
+    /// RACK's window now.
+    pub(super) fn reordering_window(&self, flight: &Flight) -> u32 {
+        let sure = flight.state != State::Open || flight.segments >= DUPLICATES;
+        let least = self.least.get();
+        if least == u32::MAX {
+            return 0;
+        }
+        self.reordering.window(sure, least, self.rtt.smoothed().map_or(u32::MAX, |srtt| srtt.0))
+    }
+
+    /// All that is not the plain next ACK: losses, recoveries, what was for nothing. Returns when the reordering window ends.
+    #[inline(never)]
+    fn examine(
+        &mut self,
+        now: Time,
+        arrival: &Arrival<'_>,
+        flight: &mut Flight,
+        acked: &mut Acked,
+        tally: &mut Tally,
+    ) -> Option<Time> {
+        let mut repeats_probe = false;
+        if self.sack
+            && let Some(range) = scoreboard::duplicate(arrival.ack, arrival.sack)
+        {
+            acked.told = Told::Duplicate;
+            repeats_probe = range.right == self.probe_end;
+            self.undo.duplicate(range);
+            // What we never sent twice, the path has: that tells nothing of reordering (Linux `tcp_dsack_seen`).
+            if self.retransmits > 0 {
+                self.reordering.duplicate(&mut flight.rack, flight.una, flight.nxt);
+            }
+        }
+        tally.repeated = arrival.bare && !tally.advanced && arrival.ack == flight.una && flight.una != flight.nxt;
+        if self.probing {
+            let bare = arrival.bare && !tally.advanced && arrival.ack == flight.una && arrival.sack.is_empty();
+            if self.probe_outcome(arrival.ack, repeats_probe, bare) == Outcome::Mended && flight.state == State::Open {
+                self.mended();
+                acked.told = Told::ProbeMended;
+            }
+        }
+        if !self.sack {
+            self.count_duplicates(flight, tally);
+        }
+        let told = self.advance_state(flight, arrival, tally);
+        if told != Told::Nothing {
+            acked.told = told;
+        }
+        let (found, again, due) = if self.sack {
+            let window = self.reordering_window(flight);
+            flight.detect(now, window)
+        } else {
+            (self.lost_without_sack(flight, tally), false, None)
+        };
+        if found && (flight.state == State::Open || flight.state == State::Loss && again) {
+            self.enter(flight, tally.delivered);
+            acked.told = Told::Entered;
+        }
+        if flight.state == State::Recovery && (tally.delivered > 0 || acked.told == Told::Entered) {
+            self.reduce_in_step(flight, tally.delivered, tally.advanced && !found);
+            if !self.sack && found {
+                // RFC 6582, section 3.2, step 3: what a partial ACK shows to be missing is sent at once.
+                self.congestion.cwnd = self.congestion.cwnd.max(flight.pipe() + u32::from(self.mss));
+            }
+        }
+        due
+    }
+
+    /// The states of recovery, as far as what has arrived moves them (Linux `tcp_fastretrans_alert`).
+    fn advance_state(&mut self, flight: &mut Flight, arrival: &Arrival<'_>, tally: &Tally) -> Told {
+        match flight.state {
+            State::Loss => self.after_timeout(flight, tally, arrival.fresh),
+            State::Recovery if self.recover.up_to(flight.una) => {
+                let undone = self.undo.by_duplicates() || self.undo.by_time(tally.echo, flight.stamp);
+                self.leave(flight);
+                if undone {
+                    self.restore(flight);
+                }
+                if undone { Told::Undone } else { Told::Recovered }
+            }
+            State::Recovery => {
+                let early = tally.advanced && self.undo.by_time(tally.echo, flight.stamp) && flight.again == 0;
+                if !early && !self.undo.by_duplicates() {
+                    return Told::Nothing;
+                }
+                self.leave(flight);
+                self.restore(flight);
+                flight.unlose();
+                Told::Undone
+            }
+            State::Open if self.undo.by_duplicates() => {
+                self.restore(flight);
+                Told::Undone
+            }
+            State::Open => Told::Nothing,
+        }
+    }
+
+    /// Fast recovery begins (RFC 5681, section 3.2; RFC 9937, section 6.1). `delivered`: what this ACK says has arrived.
+    pub(super) fn enter(&mut self, flight: &mut Flight, delivered: u32) {
+        self.remember(flight);
+        self.congestion.reduce(u32::from(self.mss));
+        self.recover = flight.nxt;
+        flight.state = State::Recovery;
+        flight.hold = false;
+        flight.prr =
+            Prr::begin((flight.outstanding() - flight.sacked.min(flight.outstanding())).saturating_add(delivered));
+        self.probing = false;
+    }
+
+    /// The window during fast recovery.
+    pub(super) fn reduce_in_step(&mut self, flight: &mut Flight, delivered: u32, safe: bool) {
+        let (pipe, ssthresh) = (flight.pipe(), self.congestion.ssthresh);
+        self.congestion.cwnd = flight.prr.window(delivered, pipe, ssthresh, u32::from(self.mss), safe);
+    }
+
+    /// A recovery is over.
+    pub(super) fn leave(&mut self, flight: &mut Flight) {
+        if flight.state == State::Recovery {
+            self.congestion.cwnd = self.congestion.ssthresh;
+        }
+        flight.state = State::Open;
+        (flight.frto, flight.hold) = (false, false);
+        flight.duplicates = 0;
+        if !self.sack {
+            flight.sacked = 0;
+        }
+        self.reordering.recovered();
+    }
+
+    /// What is to be reduced may have to be restored (Linux `tcp_init_undo`).
+    pub(super) fn remember(&mut self, flight: &mut Flight) {
+        // The first retransmission may be on its way already: a probe.
+        if flight.again == 0 {
+            flight.stamp = None;
+        }
+        flight.prior = Some(self.congestion.phase);
+        self.undo = Undo {
+            cwnd: self.congestion.cwnd,
+            ssthresh: self.congestion.current_ssthresh(),
+            marker: flight.una,
+            again: flight.again,
+            open: true,
+            any: flight.again > 0,
+        };
+    }
+
+    /// The reduction was for nothing (RFC 4015, RFC 9438 section 4.9; Linux `tcp_undo_cwnd_reduction`).
+    pub(super) fn restore(&mut self, flight: &mut Flight) {
+        self.restore_windows();
+        if let Some(phase) = flight.prior.take() {
+            self.congestion.phase = phase;
+        }
+    }
+
+    fn restore_windows(&mut self) {
+        self.congestion.cwnd = self.congestion.cwnd.max(self.undo.cwnd);
+        self.congestion.ssthresh = self.congestion.ssthresh.max(self.undo.ssthresh);
+        self.undo.open = false;
+    }
+
+    /// A probe has mended a loss: the window falls at once (Linux `tcp_process_tlp_ack`).
+    fn mended(&mut self) {
+        self.congestion.reduce(u32::from(self.mss));
+        self.congestion.cwnd = self.congestion.ssthresh;
+        self.undo.open = false;
+    }
+
+    /// An ACK while nothing is in flight: only what it says of probes and duplicates counts.
+    #[inline(never)]
+    fn late(&mut self, arrival: &Arrival<'_>, acked: &mut Acked) {
+        let duplicate = if self.sack { scoreboard::duplicate(arrival.ack, arrival.sack) } else { None };
+        if let Some(range) = duplicate {
+            acked.told = Told::Duplicate;
+            self.undo.duplicate(range);
+            if self.undo.by_duplicates() {
+                self.restore_windows();
+                acked.told = Told::Undone;
+            }
+        }
+        let repeats_probe = duplicate.is_some_and(|range| range.right == self.probe_end);
+        self.probe_outcome(arrival.ack, repeats_probe, arrival.bare && arrival.sack.is_empty());
+    }
+
+    /// Without SACK each duplicate ACK stands for a segment that has arrived beyond the gap (RFC 6582; Linux `tcp_add_reno_sack`).
+    fn count_duplicates(&mut self, flight: &mut Flight, tally: &mut Tally) {
+        let mss = u32::from(self.mss);
+        if tally.repeated {
+            flight.duplicates = flight.duplicates.saturating_add(1);
+            // The segment that is missing is not among them.
+            let most = flight.outstanding().saturating_sub(flight.lost.max(mss));
+            let sacked = flight.sacked.saturating_add(mss).min(most).max(flight.sacked);
+            tally.delivered += sacked - flight.sacked;
+            flight.sacked = sacked;
+        } else if tally.advanced {
+            // The gap is one segment of what is covered; the others were counted.
+            tally.delivered = tally.covered.saturating_sub(flight.sacked).max(tally.covered.min(mss));
+            flight.sacked = match flight.state {
+                State::Recovery => flight.sacked.saturating_sub(tally.covered.saturating_sub(mss)),
+                State::Open | State::Loss => 0,
+            };
+            flight.sacked = flight.sacked.min(flight.outstanding().saturating_sub(flight.lost));
+            flight.duplicates = 0;
+        }
+    }
+
+    /// Losses without SACK (RFC 5681, section 3.2; RFC 6582, section 3.2). Returns whether there are new ones.
+    fn lost_without_sack(&mut self, flight: &mut Flight, tally: &Tally) -> bool {
+        match flight.state {
+            // Duplicates right at `recover` may be answers to what was sent again for nothing (RFC 6582, section 3.2, step 2).
+            State::Open if flight.duplicates >= DUPLICATES && flight.una != self.recover => flight.mark_oldest_lost(),
+            // A partial ACK: the next segment is missing, too.
+            State::Recovery if tally.advanced && flight.una != flight.nxt => flight.mark_oldest_lost(),
+            _ => false,
+        }
+    }
+}
+
+impl Tally {
+    /// A record has arrived that was not known to.
+    #[inline]
+    fn arrive(
+        &mut self,
+        record: &super::flight::Record,
+        now: Time,
+        flight: &mut Flight,
+        recover: zstack_wire::Seq,
+        least: u32,
+    ) {
+        self.delivered += record.len;
+        if !record.marks.any(Marks::AGAIN) {
+            let elapsed = (now.0 as u32).wrapping_sub(record.sent);
+            self.oldest.get_or_insert(elapsed);
+            self.newest = elapsed;
+            self.original |= record.end().up_to(recover);
+        }
+        self.reordered |= flight.rack.reordered(record);
+        self.arrived.add(record, now, self.echo, least);
+    }
+}
