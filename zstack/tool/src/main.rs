@@ -1,3 +1,140 @@
-//! The tools of the Z-stack engine.
+//! The tools of the Z-stack engine: `zstack --help`.
 
-fn main() {}
+mod args;
+mod control;
+mod http;
+mod pattern;
+mod perf;
+mod ping;
+mod run;
+mod stream;
+#[allow(unsafe_code)]
+mod sys;
+mod table;
+mod transport;
+
+use args::{Cli, Side, Tool};
+use clap::Parser;
+use control::Control;
+use pattern::Pattern;
+use run::App;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::Duration;
+use stream::{Role, Streams, Work};
+use transport::Transport;
+use transport::kernel::Kernel;
+
+/// Why it did not do what was wanted: a line for the user.
+enum Failure {
+    /// Wrong usage or configuration.
+    Setup(String),
+    /// The work failed.
+    Work(String),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (line, code) = match run(cli) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Setup(line)) => (line, 2),
+        Err(Failure::Work(line)) => (line, 1),
+    };
+    eprintln!("zstack: {line}");
+    ExitCode::from(code)
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let control = cli.port.control.as_deref();
+    if let Tool::Stat { json } = cli.tool {
+        let Some(path) = control else {
+            return Err(Failure::Setup("stat: whom to ask? Give the --control PATH of the zstack that runs".into()));
+        };
+        return control::stat(path, json).map_err(Failure::Work);
+    }
+    let Some(port) = &cli.port.port else {
+        return Err(Failure::Setup(
+            "what to run over? Give --port kernel or --port tun:NAME,addr=ADDRESS/PREFIX".into(),
+        ));
+    };
+    let signals = sys::signals().map_err(|e| Failure::Setup(format!("signalfd: {e}")))?;
+    let control = control.map(Control::new).transpose().map_err(Failure::Setup)?;
+    if port == "kernel" {
+        if cli.port.pcap.is_some() || cli.port.mtu.is_some() || cli.port.offload.is_some() {
+            let text = "--pcap, --mtu and --offload are the engine's: leave them out, or give --port tun:NAME";
+            return Err(Failure::Setup(text.into()));
+        }
+        return with_kernel(cli, &signals, control);
+    }
+    Err(Failure::Setup(format!("--port {port}: not yet")))
+}
+
+fn with_kernel(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {
+    if let Tool::Ping { to, .. } = cli.tool {
+        let mut pinger = ping::Kernel::new(to).map_err(Failure::Setup)?;
+        return ping::run(&ping_plan(&cli.tool), &mut pinger, signals).map_err(Failure::Work);
+    }
+    let mut kernel = Kernel::new().map_err(Failure::Setup)?;
+    let mut app = app(cli, "kernel").map_err(Failure::Setup)?;
+    work(&mut *app, &mut kernel, signals, control)
+}
+
+fn work(
+    app: &mut dyn App,
+    transport: &mut dyn Transport,
+    signals: &OwnedFd,
+    control: Option<Control>,
+) -> Result<(), Failure> {
+    app.start(transport).map_err(Failure::Setup)?;
+    run::run(app, transport, signals, control).map_err(Failure::Work)
+}
+
+fn ping_plan(tool: &Tool) -> ping::Plan {
+    let Tool::Ping { to, count, interval, timeout, size } = tool else { unreachable!("looked at before") };
+    ping::Plan {
+        to: *to,
+        count: *count,
+        interval: Duration::from_secs_f64(*interval),
+        patience: Duration::from_secs_f64(*timeout),
+        size: usize::from(*size),
+    }
+}
+
+/// The tool that was asked for.
+fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
+    let copy = cli.port.copy;
+    let streams = |side: &Side, work, connections: Option<u32>, bytes, seed: Option<u64>| {
+        let role = role(side);
+        let default = u32::from(matches!(role, Role::Connect(_)));
+        let mut streams = Streams::new(role, work, connections.unwrap_or(default), bytes, seed.map(Pattern::new));
+        streams.copy = copy;
+        Box::new(streams)
+    };
+    Ok(match cli.tool {
+        Tool::Echo { side, connections } => streams(&side, Work::Echo, connections, None, None),
+        Tool::Sink { side, connections, bytes, seed } => streams(&side, Work::Sink, connections, bytes, seed),
+        Tool::Source { side, connections, bytes, seed } => {
+            let bytes = (bytes > 0).then_some(bytes);
+            streams(&side, Work::Source, connections, bytes, Some(seed))
+        }
+        Tool::Http { listen, cache, directory } => Box::new(http::Http::new(listen, &directory, cache)?),
+        Tool::Perf { side, mode, seconds, size, connections, json } => match role(&side) {
+            Role::Listen(at) => Box::new(perf::Server::new(at, copy)),
+            Role::Connect(to) => {
+                let size = u32::try_from(size).ok().filter(|s| (1..=1 << 30).contains(s));
+                let size = size.ok_or("--size: give 1 byte to 1 GiB")?;
+                let time = Duration::from_secs_f64(seconds);
+                Box::new(perf::Client::new(perf::Plan { to, mode, time, size, connections, copy, json, transport }))
+            }
+        },
+        Tool::Ping { .. } | Tool::Stat { .. } => unreachable!("looked at before"),
+    })
+}
+
+fn role(side: &Side) -> Role {
+    match (side.connect, side.listen) {
+        (Some(to), _) => Role::Connect(to),
+        (None, at) => Role::Listen(at.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0))),
+    }
+}

@@ -1,0 +1,143 @@
+//! The program itself, over the kernel's sockets on the loopback.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn zstack(words: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zstack"));
+    command.args(["--port", "kernel"]).args(words.split_whitespace()).env_remove("ZSTACK_PORT");
+    command
+}
+
+/// Ends with the test.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(words: &str, at: SocketAddr) -> Running {
+        let child = zstack(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut running = Running(Some(child));
+        let until = Instant::now() + Duration::from_secs(20);
+        // Looks whether the port is taken, without a connection that would be counted.
+        while TcpListener::bind(at).is_ok() {
+            assert!(Instant::now() < until && running.0.as_mut().unwrap().try_wait().unwrap().is_none(), "{words}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running
+    }
+
+    fn interrupt(&self) {
+        let pid = self.0.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    fn output(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_role_moves_and_checks_the_pattern() {
+    let at = free();
+    let sink = Running::start(&format!("sink --listen {at} --connections 3 --seed 9 --bytes 5M"), at);
+    let source = zstack(&format!("source --connect {at} --connections 3 --seed 9 --bytes 5M")).output().unwrap();
+    assert!(source.status.success(), "{}", text(&source.stderr));
+    let sink = sink.output();
+    assert!(sink.status.success() && text(&sink.stdout).contains("15728640 bytes"), "{}", text(&sink.stdout));
+
+    let at = free();
+    let source = Running::start(&format!("source --listen {at} --connections 1 --seed 9 --bytes 5M"), at);
+    assert!(zstack(&format!("sink --connect {at} --seed 9 --bytes 5M")).status().unwrap().success());
+    assert!(source.output().status.success());
+}
+
+#[test]
+fn another_seed_or_another_length_is_a_failure_in_one_line() {
+    for wrong in ["--seed 10", "--seed 9 --bytes 6M"] {
+        let at = free();
+        let _source = Running::start(&format!("source --listen {at} --seed 9 --bytes 5M"), at);
+        let sink = zstack(&format!("sink --connect {at} {wrong}")).output().unwrap();
+        assert_eq!(sink.status.code(), Some(1), "{wrong}");
+        assert_eq!(text(&sink.stderr).lines().count(), 1, "{}", text(&sink.stderr));
+    }
+}
+
+#[test]
+fn echo_sends_back_what_comes() {
+    use std::io::{Read, Write};
+    let at = free();
+    let echo = Running::start(&format!("echo --listen {at}"), at);
+    let mut stream = TcpStream::connect(at).unwrap();
+    let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i % 253) as u8).collect();
+    let (mut writer, bytes) = (stream.try_clone().unwrap(), sent.clone());
+    let thread = std::thread::spawn(move || {
+        writer.write_all(&bytes).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    thread.join().unwrap();
+    assert!(back == sent);
+    echo.interrupt();
+    let echo = echo.output();
+    assert!(echo.status.success() && text(&echo.stdout).contains("3000000 bytes"), "{}", text(&echo.stdout));
+}
+
+#[test]
+fn perf_measures_both_sides_and_stat_shows_the_server() {
+    let at = free();
+    let control = std::env::temp_dir().join(format!("zstack-perf-{}", std::process::id()));
+    let server = Running::start(&format!("perf --listen {at} --control {}", control.display()), at);
+    for mode in ["upload", "download", "exchange", "connect"] {
+        let perf = zstack(&format!("perf --connect {at} --mode {mode} --seconds 0.3 --connections 3 --json"));
+        let perf = { perf }.output().unwrap();
+        assert!(perf.status.success(), "{mode}: {}", text(&perf.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&perf.stdout).unwrap();
+        let rate = if report["mib_per_s"].is_null() { &report["per_s"] } else { &report["mib_per_s"] };
+        assert!(rate.as_f64().unwrap() > 0.0, "{report}");
+        assert!(report["server_cpu_s"]["total"].as_f64().unwrap() >= 0.0, "{report}");
+    }
+    let stat = zstack(&format!("stat --json --control {}", control.display())).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&stat.stdout).unwrap();
+    assert!(report["counters"]["accepted"].as_u64().unwrap() > 9, "{report}");
+    server.interrupt();
+    assert!(server.output().status.success());
+    assert!(!control.exists(), "the socket goes with its tool");
+}
+
+#[test]
+fn wrong_configuration_is_one_line_and_status_2() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    for (words, part) in [
+        (format!("sink --listen {at}"), "choose another port"),
+        ("sink --listen 192.0.2.1:5000".to_owned(), "no interface has this address"),
+        ("http --listen 127.0.0.1:9 /nowhere/at/all".to_owned(), "give the directory"),
+        ("sink --listen 5000 --mtu 1400".to_owned(), "are the engine's"),
+        ("stat".to_owned(), "--control"),
+    ] {
+        let output = zstack(&words).output().unwrap();
+        let line = text(&output.stderr);
+        assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{words}: {line}");
+        assert!(line.contains(part), "{words}: {line}");
+    }
+    let refused = zstack(&format!("source --connect {}", free())).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+}
