@@ -279,7 +279,7 @@ impl Endpoint {
                 } else {
                     o.cork ^= true
                 }
-                stack.set_options(self.id, &options(&self.plan.options));
+                stack.set_options(self.id, options(&self.plan.options));
             }
         }
         called |= self.finish(stack);

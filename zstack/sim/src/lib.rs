@@ -4,8 +4,15 @@
 #![deny(unsafe_code)]
 
 pub mod card;
+pub mod endpoint;
 pub mod memory;
+pub mod mutants;
 pub mod network;
 pub mod packet;
+pub mod programs;
 pub mod rng;
 pub mod scenario;
+pub mod shrink;
+pub mod trace;
+pub mod verdict;
+pub mod world;

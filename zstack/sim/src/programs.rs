@@ -4,7 +4,7 @@ use crate::card::Packet;
 use crate::endpoint::Endpoint;
 use crate::memory::Pattern;
 use crate::rng::mix;
-use crate::scenario::Scenario;
+use crate::scenario::{End, Scenario};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -58,7 +58,15 @@ impl Programs {
     pub fn add(&mut self, id: ConnId, conn: Option<usize>, app: usize) -> usize {
         let index = self.ends.len();
         let c = conn.unwrap_or(0);
-        let plan = self.scenario.conns[c].apps[app].clone();
+        let apps = &self.scenario.conns[c].apps;
+        let (mut plan, peer) = (apps[app].clone(), &apps[1 - app]);
+        // Two programs that both wait for the other's end would wait for ever.
+        plan.end = match plan.end {
+            End::AfterPeer if app == 0 && peer.end == End::AfterPeer => End::HalfClose,
+            End::Close(bytes) => End::Close(bytes.min(peer.send)),
+            End::Abort(bytes) => End::Abort(bytes.min(plan.send + peer.send)),
+            end => end,
+        };
         let streams = (stream(&self.scenario, c, app), stream(&self.scenario, c, 1 - app));
         let seed = self.scenario.seed ^ (index as u64) << 8 ^ 5;
         self.ends.push(Endpoint::new(id, conn, app, plan, streams, seed));

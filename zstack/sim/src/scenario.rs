@@ -234,7 +234,7 @@ fn side(r: &mut Rng) -> SidePlan {
         card,
         stops,
         vanishes: r.often(150).then(|| r.scale(1_000, 3_000_000)),
-        half_open: r.pick(&[0, 1, 64, 64, 64]),
+        half_open: r.pick(&[1, 2, 64, 64, 64]),
     }
 }
 

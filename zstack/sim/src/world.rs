@@ -141,15 +141,16 @@ fn stack(scenario: &Scenario, side: usize, card: &Card) -> Stack {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&mix(scenario.seed ^ side as u64).to_le_bytes());
     let mut config = Config::new(of(false), key);
-    config.addresses.push(of(true));
+    if plan.card.mtu >= 1280 {
+        config.addresses.push(of(true));
+    }
     if scenario.routed {
-        config.routes = [false, true]
-            .map(|v6| {
-                let any =
-                    if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
-                Route { network: Address { ip: any, prefix: 0 }, gateway: Some(network::gateway(side, v6)) }
-            })
-            .to_vec();
+        let versions: &[bool] = if plan.card.mtu >= 1280 { &[false, true] } else { &[false] };
+        let route = |&v6: &bool| {
+            let any = if v6 { std::net::Ipv6Addr::UNSPECIFIED.into() } else { std::net::Ipv4Addr::UNSPECIFIED.into() };
+            Route { network: Address { ip: any, prefix: 0 }, gateway: Some(network::gateway(side, v6)) }
+        };
+        config.routes = versions.iter().map(route).collect();
     }
     if plan.card.ethernet {
         config.mac = Some(network::mac(side));

@@ -440,7 +440,7 @@ impl Runner {
             Call::Set(words) => {
                 let id = self.conn()?;
                 let (options, ..) = settings(words, Options::default())?;
-                self.stack.set_options(id, &options);
+                self.stack.set_options(id, options);
             }
             Call::Select(port) => {
                 let found = self.ports.iter().filter(|(_, p)| **p == *port).map(|(id, _)| *id);
