@@ -172,7 +172,13 @@ fn pair(world: &World, conn: usize, end: &Endpoint, peer: &Endpoint) -> Option<S
                     && end.app == 0
                     && plan.decision.is_some_and(|d| !d.accept || d.after > 1_000_000)
         }
-        Cause::Aborted => plan.decision.is_some_and(|d| !d.accept) && end.app == 1 || end.aborted || end.early || end.closed && ends_early(ours) || rough,
+        Cause::Aborted => {
+            plan.decision.is_some_and(|d| !d.accept) && end.app == 1
+                || end.aborted
+                || end.early
+                || end.closed && ends_early(ours)
+                || rough
+        }
         Cause::Reset => rough || heavy || peer.aborted || peer.early || ends_early(&plan.apps[peer.app]) || plan.both,
         Cause::TimedOut => {
             rough

@@ -60,13 +60,19 @@ impl Tcb {
         self.end_with(cx, Cause::Done);
     }
 
-    /// Both FINs are acknowledged, but the peer does not know that its own is: the ACK that tells it goes out first.
+    /// Both FINs are acknowledged, but the peer may not know that its own is: the ACK that tells it goes out first, unless it did
+    /// before (CLOSING).
     pub(super) fn enter_time_wait<C: Context>(&mut self, cx: &mut C) {
         self.phase = Phase::TimeWait;
         self.life_at = cx.now() + TIME_WAIT;
         cx.count(Counter::TimeWait);
         self.ended(cx, Cause::Done);
-        self.marks = self.marks & !mark::DUE | mark::ACK;
+        self.marks &= !mark::DUE;
+        if self.acked == self.rcv_nxt {
+            self.free(cx);
+        } else {
+            self.marks |= mark::ACK;
+        }
     }
 
     /// The peer has not answered in time.

@@ -177,7 +177,7 @@ impl Tcb {
             recent_at: 0,
             stamp_offset: start.stamp_offset,
             // A second ago: the first challenge is not too early.
-            challenged: (now.0 / 1000) as u32 - 1000,
+            challenged: ((now.0 / 1000) as u32).wrapping_sub(1000),
             keepalive_idle: 0,
             keepalive_interval: 0,
             user_timeout: 0,

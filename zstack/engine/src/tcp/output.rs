@@ -31,12 +31,15 @@ impl Tcb {
         if marks & (mark::ABORT | mark::ASK | mark::SYN | mark::CLOSED | mark::ENDED) != 0 && !self.unusual(cx) {
             return;
         }
-        if self.phase >= Phase::Established {
-            if marks & (mark::SEND | mark::BLOCKED) != 0 && self.phase < Phase::TimeWait {
-                self.send(cx);
-            }
-            if self.marks & (mark::ACK | mark::PROBE) != 0 && self.marks & mark::BLOCKED == 0 {
+        if self.phase >= Phase::Established && marks & (mark::SEND | mark::BLOCKED) != 0 && self.phase < Phase::TimeWait
+        {
+            self.send(cx);
+        }
+        if self.marks & (mark::ACK | mark::PROBE) != 0 && self.marks & mark::BLOCKED == 0 {
+            if self.phase >= Phase::SynReceived {
                 self.send_bare(cx);
+            } else {
+                self.marks &= !(mark::ACK | mark::PROBE);
             }
         }
         if self.marks & mark::ENDED != 0 {
@@ -267,7 +270,9 @@ impl Tcb {
         if fin {
             self.marks |= mark::FIN_SENT;
         }
-        self.frames = sent.number + 1;
+        if sent.len > 0 {
+            self.frames = sent.number + 1;
+        }
         self.carried(&header);
         true
     }
@@ -321,7 +326,9 @@ impl Tcb {
         cx.count(Counter::TcpRetransmit);
         self.retransmits += 1;
         self.recovery.retransmitted(now, &what);
-        self.frames = sent.number + 1;
+        if sent.len > 0 {
+            self.frames = sent.number + 1;
+        }
         self.carried(&header);
         true
     }
