@@ -175,3 +175,6 @@ impl Stack {
         self.conns.iter().map(|(index, generation, entry)| (ConnId { index, generation }, entry.info()))
     }
 }
+
+#[cfg(test)]
+mod tests;

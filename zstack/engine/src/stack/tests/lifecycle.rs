@@ -1,0 +1,285 @@
+//! Connections from their beginning to their end.
+
+use super::*;
+use crate::tcp::Cause;
+
+/// Opens a connection over whatever the world is, sends both ways, closes, and looks that nothing is left.
+fn whole_life(mut world: World, ip: &str, len: usize) -> World {
+    let listener = world.listen(1, Listen::new(80, 60_000));
+    let conn = world.connect(0, Connect::new(at(ip, 80), 60_000));
+    world.settle();
+    assert!(world.stream(0, conn).has(Event::Established));
+    let peer = world.sides[1].programs.of(listener)[0];
+    assert_eq!(world.stream(1, peer).events, [Event::Incoming(listener), Event::Established]);
+    let (there, back) = (pattern(len, 1), pattern(len / 2, 2));
+    world.send(0, conn, &there);
+    world.send(1, peer, &back);
+    for _ in 0..40 {
+        world.pass(500);
+        world.read(0, conn);
+        world.read(1, peer);
+    }
+    assert!(world.stream(1, peer).received() == there, "other bytes arrived");
+    assert!(world.stream(0, conn).received() == back, "other bytes arrived");
+    assert_eq!(world.stream(0, conn).released, len as u64);
+    world.sides[0].stack.close(conn);
+    world.settle();
+    assert!(world.stream(1, peer).has(Event::PeerClosed));
+    world.sides[1].stack.close(peer);
+    world.pass(1000);
+    for (side, name) in [(0, conn), (1, peer)] {
+        assert_eq!(world.stream(side, name).ended(), Some(Cause::Done));
+        assert_eq!(world.stream(side, name).events.last(), Some(&Event::Free));
+        assert_eq!(world.phase(side, name), None);
+        assert_eq!(world.sides[side].stack.connections().count(), 0);
+        assert_eq!(world.count(side, Counter::TcpChecksum), 0);
+        assert_eq!(world.count(side, Counter::CopiedBytes), 0);
+    }
+    assert_eq!(world.sides[0].stack.time_wait(), 1);
+    assert_eq!(world.sides[1].stack.time_wait(), 0);
+    world
+}
+
+#[test]
+fn ipv4_on_a_tun() {
+    let world = whole_life(World::new(), V4[1], 200_000);
+    // A clean wire: nobody sent a reset, or anything again.
+    for side in 0..2 {
+        assert_eq!(world.count(side, Counter::TcpUnknown), 0);
+        assert_eq!(world.count(side, Counter::TcpRetransmit), 0);
+    }
+}
+
+#[test]
+fn ipv6_on_a_tun() {
+    whole_life(World::new(), V6[1], 100_000);
+}
+
+#[test]
+fn ethernet_finds_its_neighbour() {
+    whole_life(World::with(caps(Medium::Ethernet), |_| {}), V4[1], 100_000);
+    whole_life(World::with(caps(Medium::Ethernet), |_| {}), V6[1], 100_000);
+    whole_life(World::with(caps(Medium::Ethernet), |config| config.vlan = Some(7)), V4[1], 10_000);
+}
+
+#[test]
+fn the_port_computes_checksums() {
+    let caps = Capabilities { checksum: true, ..caps(Medium::Ip) };
+    whole_life(World::with(caps, |_| {}), V4[1], 50_000);
+    whole_life(World::with(caps, |_| {}), V6[1], 50_000);
+}
+
+/// Released memory is never read: the card reads one frame's payload at a time, long after it took the frame, and what was
+/// released holds other bytes by then.
+#[test]
+fn a_port_that_reads_late() {
+    for reads in [1, 2, 50] {
+        let mut world = World::with(Capabilities { late: true, ..caps(Medium::Ip) }, |_| {});
+        for side in &mut world.sides {
+            side.card.reads = reads;
+        }
+        whole_life(world, V4[1], 100_000);
+    }
+}
+
+/// A reset while the port holds frames: the name lives on until they are read.
+#[test]
+fn a_port_that_reads_late_and_a_reset() {
+    let mut world = World::with(Capabilities { late: true, ..caps(Medium::Ip) }, |_| {});
+    let (conn, peer) = world.open(80);
+    world.send(0, conn, &pattern(10_000, 1));
+    world.sides[1].stack.abort(peer);
+    world.sides[0].card.reads = 0;
+    world.turn(0);
+    let held = world.sides[0].card.queued.len();
+    assert!(held > 2);
+    world.turn(1);
+    world.sides[1].card.drain();
+    let reset = world.sides[1].card.outbox.pop_front().unwrap();
+    world.sides[0].card.inbox.push_back(reset);
+    world.turn(0);
+    assert_eq!(world.stream(0, conn).ended(), Some(Cause::Reset));
+    assert!(!world.stream(0, conn).has(Event::Free));
+    // The tuple is free, though: another connection may have it.
+    let local = world.sides[0].stack.info(conn).unwrap().local;
+    let again = world.connect(0, Connect { local_port: Some(local.port()), ..Connect::new(at(V4[1], 80), 1000) });
+    assert_ne!(again.index, conn.index);
+    for _ in 0..held {
+        assert!(!world.stream(0, conn).has(Event::Free));
+        world.sides[0].card.read();
+        world.now = world.now + crate::time::Micros(1000);
+        world.turn(0);
+    }
+    assert!(world.stream(0, conn).has(Event::Free));
+    let payload: Vec<u8> = world.sides[0].card.outbox.iter().flat_map(|f| parse(f).unwrap().2).collect();
+    assert!(payload == pattern(payload.len(), 1), "released memory was read");
+}
+
+#[test]
+fn nobody_listens() {
+    let mut world = World::new();
+    let conn = world.connect(0, Connect::new(at(V4[1], 81), 1000));
+    world.settle();
+    assert_eq!(world.stream(0, conn).events, [Event::Ended(Cause::Refused), Event::Free]);
+    assert_eq!(world.count(1, Counter::TcpUnknownReset), 1);
+}
+
+#[test]
+fn nobody_is_there() {
+    let mut world = World::with(caps(Medium::Ethernet), |_| {});
+    let conn = world.connect(0, Connect::new(at("10.0.0.9", 80), 1000));
+    world.pass(10_000);
+    assert_eq!(world.stream(0, conn).ended(), Some(Cause::HostUnreachable));
+    // Without neighbours to ask for, silence is a time-out.
+    let mut world = World::new();
+    world.passes = Box::new(|_, _| false);
+    let conn = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.pass(300_000);
+    assert_eq!(world.stream(0, conn).ended(), Some(Cause::TimedOut));
+    assert_eq!(world.sides[0].last.deadline, None);
+}
+
+#[test]
+fn a_decision_that_is_deferred() {
+    let mut world = World::new();
+    let listener = world.listen(1, Listen { deferred: true, ..Listen::new(80, 1000) });
+    let [a, b] = [1, 2].map(|_| world.connect(0, Connect::new(at(V4[1], 80), 1000)));
+    world.settle();
+    let [x, y] = world.sides[1].programs.of(listener)[..] else { panic!("two ask") };
+    assert_eq!(world.stream(1, x).events, [Event::Incoming(listener), Event::Asked]);
+    assert_eq!(world.phase(0, a), Some(Phase::SynSent));
+    // The SYN comes again meanwhile: it is the same question.
+    world.pass(3500);
+    assert_eq!(world.sides[1].programs.of(listener).len(), 2);
+    assert_eq!(world.sides[1].card.sends, 0);
+    let of = |world: &World, conn| world.sides[1].stack.info(conn).unwrap().remote.port();
+    let first = world.sides[0].stack.info(a).unwrap().local.port();
+    let (yes, no) = if of(&world, x) == first { (x, y) } else { (y, x) };
+    world.sides[1].stack.accept(yes);
+    world.sides[1].stack.refuse(no);
+    world.settle();
+    assert!(world.stream(0, a).has(Event::Established) && world.stream(1, yes).has(Event::Established));
+    assert_eq!(world.stream(0, b).ended(), Some(Cause::Refused));
+    assert_eq!(world.stream(1, no).events.last(), Some(&Event::Free));
+    assert_eq!(world.stream(1, yes).events.iter().filter(|e| matches!(e, Event::Incoming(_))).count(), 1);
+    assert_eq!(world.count(1, Counter::DeferredRefused), 1);
+}
+
+#[test]
+fn any_address_and_any_port() {
+    let mut world = World::with(caps(Medium::Ip), |config| config.any_address = true);
+    let any = world.listen(1, Listen { port: None, ..Listen::new(1, 1000) });
+    let one = world.listen(1, Listen { address: Some("192.0.2.7".parse().unwrap()), ..Listen::new(443, 1000) });
+    let wanted = |ip: &str, port| Connect { local: Some(V4[0].parse().unwrap()), ..Connect::new(at(ip, port), 1000) };
+    let a = world.connect(0, wanted("192.0.2.7", 443));
+    let b = world.connect(0, wanted("192.0.2.8", 443));
+    let c = world.connect(0, wanted("192.0.2.7", 9));
+    world.settle();
+    for conn in [a, b, c] {
+        assert!(world.stream(0, conn).has(Event::Established));
+    }
+    assert_eq!(world.sides[1].programs.of(one).len(), 1);
+    assert_eq!(world.sides[1].programs.of(any).len(), 2);
+}
+
+#[test]
+fn a_listener_that_goes_takes_no_more() {
+    let mut world = World::new();
+    let listener = world.listen(1, Listen::new(80, 1000));
+    let early = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.settle();
+    // Half open when the listener goes.
+    let half = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.turn(0);
+    world.carry();
+    world.turn(1);
+    world.sides[1].stack.unlisten(listener);
+    world.settle();
+    let late = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.settle();
+    assert!(world.stream(0, early).has(Event::Established) && world.stream(0, early).ended().is_none());
+    assert_eq!(world.stream(0, half).ended(), Some(Cause::Reset));
+    assert_eq!(world.stream(0, late).ended(), Some(Cause::Refused));
+    assert_eq!(world.sides[1].programs.of(listener).len(), 1);
+    assert_eq!(world.sides[1].stack.connections().count(), 1);
+}
+
+/// RFC 6191: the tuple of a connection in TIME-WAIT is taken again by a SYN with a later timestamp.
+#[test]
+fn a_tuple_is_taken_again() {
+    let mut world = World::new();
+    let (conn, peer) = world.open(80);
+    let port = world.sides[0].stack.info(conn).unwrap().local.port();
+    world.sides[1].stack.close(peer);
+    world.settle();
+    world.sides[0].stack.close(conn);
+    world.pass(50);
+    assert_eq!((world.sides[0].stack.time_wait(), world.sides[1].stack.time_wait()), (0, 1));
+    world.pass(2000);
+    let again = world.connect(0, Connect { local_port: Some(port), ..Connect::new(at(V4[1], 80), 1000) });
+    world.pass(50);
+    assert!(world.stream(0, again).has(Event::Established));
+    assert_eq!(world.sides[1].stack.time_wait(), 0);
+}
+
+#[test]
+fn a_connection_changes_hands() {
+    let mut world = World::new();
+    let (conn, peer) = world.open(80);
+    world.send(0, conn, b"before");
+    world.settle();
+    let adopt = world.sides[1].stack.surrender(peer).unwrap();
+    assert_eq!(world.phase(1, peer), None);
+    let told = world.sides[1].programs.told.len();
+    let adopt = Adopt { state: serde_json::from_str(&serde_json::to_string(&adopt.state).unwrap()).unwrap(), ..adopt };
+    let name = world.sides[1].stack.adopt(world.now, adopt.clone()).unwrap();
+    assert_eq!(
+        world.sides[1].stack.adopt(world.now, adopt.clone()),
+        Err(AdoptError::Connect(ConnectError::InUse(adopt.local, adopt.remote)))
+    );
+    let stream = world.sides[1].programs.streams.remove(&peer).unwrap();
+    world.sides[1].programs.streams.insert(name, stream);
+    world.send(0, conn, b" and after");
+    world.send(1, name, b"answer");
+    world.settle();
+    assert_eq!(world.stream(1, name).received(), b"before and after");
+    assert_eq!(world.stream(0, conn).received(), b"answer");
+    assert_eq!(world.sides[1].programs.told.len(), told);
+}
+
+#[test]
+fn the_port_vanishes() {
+    let mut world = World::new();
+    let (conn, peer) = world.open(80);
+    let half = world.connect(1, Connect::new(at("10.0.0.77", 80), 1000));
+    world.turn(1);
+    world.sides[1].card.gone = true;
+    let turn = world.turn(1);
+    assert!(turn.gone && turn.deadline.is_none());
+    assert_eq!(world.stream(1, peer).events[2..], [Event::Ended(Cause::PortGone), Event::Free]);
+    assert_eq!(world.stream(1, half).events, [Event::Ended(Cause::PortGone), Event::Free]);
+    assert_eq!(world.sides[1].stack.connections().count(), 0);
+    assert_eq!(world.sides[1].stack.connect(world.now, Connect::new(at(V4[0], 1), 1)), Err(ConnectError::PortGone));
+    assert!(world.turn(1).gone);
+    assert!(world.stream(0, conn).ended().is_none());
+}
+
+#[test]
+fn what_cannot_be_connected() {
+    let mut world = World::new();
+    let mut connect = |wanted| world.sides[0].stack.connect(world.now, wanted);
+    let to = |ip: &str, port| Connect::new(at(ip, port), 1000);
+    let local = |ip: &str| Connect { local: Some(ip.parse().unwrap()), ..to(V4[1], 80) };
+    let remote = |ip: &str, port| Err(ConnectError::Remote(at(ip, port)));
+    assert_eq!(connect(to(V4[1], 0)), remote(V4[1], 0));
+    assert_eq!(connect(to("224.0.0.1", 80)), remote("224.0.0.1", 80));
+    assert_eq!(connect(to("0.0.0.0", 80)), remote("0.0.0.0", 80));
+    assert_eq!(connect(to(V4[0], 80)), remote(V4[0], 80));
+    assert_eq!(connect(to("192.0.2.1", 80)), Err(ConnectError::NoRoute("192.0.2.1".parse().unwrap())));
+    assert_eq!(connect(local("10.0.0.7")), Err(ConnectError::NotOurs("10.0.0.7".parse().unwrap())));
+    let family = ConnectError::Family(V6[0].parse().unwrap(), V4[1].parse().unwrap());
+    assert_eq!(connect(local(V6[0])), Err(family));
+    let one = Connect { local_port: Some(7), ..to(V4[1], 80) };
+    assert!(connect(one).is_ok());
+    assert_eq!(connect(one), Err(ConnectError::InUse(at(V4[0], 7), at(V4[1], 80))));
+}
