@@ -301,11 +301,6 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
     }
 
     fn event(&mut self, event: Event) {
-        match event {
-            Event::Established => self.core.counters.count(Counter::Established),
-            Event::Ended(_) => self.core.counters.count(Counter::Ended),
-            _ => {}
-        }
         if *self.marks & TOLD == 0 {
             // A connection that its host does not know of ends unheard.
             if !matches!(event, Event::Asked | Event::Established) {

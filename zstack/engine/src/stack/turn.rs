@@ -278,11 +278,10 @@ impl Stack {
             self.place(index);
             return;
         }
-        if let Some(rest) = entry.tcb.time_wait() {
-            self.core.counters.count(Counter::TimeWait);
-            if self.waiting.insert(now, &tuple, &rest) {
-                self.core.counters.count(Counter::TimeWaitEvicted);
-            }
+        if let Some(rest) = entry.tcb.time_wait()
+            && self.waiting.insert(now, &tuple, &rest)
+        {
+            self.core.counters.count(Counter::TimeWaitEvicted);
         }
         self.forget(index);
     }

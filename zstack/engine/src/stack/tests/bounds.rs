@@ -52,7 +52,8 @@ fn ten_thousand_connections() {
 fn syn(i: u32, stamps: bool) -> Vec<u8> {
     let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0100 + i % 200).into(), (i / 200) as u16 + 1024);
     let timestamps = stamps.then_some(zstack_wire::tcp::Timestamps { value: i, echo: 0 });
-    let header = Header { seq: Seq(i), flags: Flags::SYN, window: 1000, mss: Some(1460), timestamps, ..Header::default() };
+    let header =
+        Header { seq: Seq(i), flags: Flags::SYN, window: 1000, mss: Some(1460), timestamps, ..Header::default() };
     segment(from, at(V4[1], 80), header, &[])
 }
 
@@ -90,7 +91,8 @@ fn a_flood_of_syns_and_somebody_who_means_it() {
     assert_eq!(world.count(1, Counter::CookieAccepted), 2);
     // Guesses.
     for i in 0..2000u32 {
-        let header = Header { seq: Seq(i), ack: Seq(i.wrapping_mul(0x9e37_79b9)), flags: Flags::ACK, ..Header::default() };
+        let header =
+            Header { seq: Seq(i), ack: Seq(i.wrapping_mul(0x9e37_79b9)), flags: Flags::ACK, ..Header::default() };
         world.sides[1].card.inbox.push_back(segment(at("10.0.1.9", 999), at(V4[1], 80), header, &[]));
     }
     world.settle();

@@ -167,7 +167,11 @@ fn a_decision_that_is_deferred() {
 
 #[test]
 fn any_address_and_any_port() {
-    let mut world = World::with(caps(Medium::Ip), |config| config.any_address = true);
+    let network = Address { ip: "192.0.2.0".parse().unwrap(), prefix: 24 };
+    let mut world = World::with(caps(Medium::Ip), |config| {
+        config.any_address = true;
+        config.routes = vec![net::Route { network, gateway: None }];
+    });
     let any = world.listen(1, Listen { port: None, ..Listen::new(1, 1000) });
     let one = world.listen(1, Listen { address: Some("192.0.2.7".parse().unwrap()), ..Listen::new(443, 1000) });
     let wanted = |ip: &str, port| Connect { local: Some(V4[0].parse().unwrap()), ..Connect::new(at(ip, port), 1000) };
