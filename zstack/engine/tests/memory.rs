@@ -215,7 +215,7 @@ impl Talk {
 
     fn turn(&mut self) -> Option<Header> {
         self.card.len = 0;
-        self.now = self.now + zstack::time::Micros(10);
+        self.now += zstack::time::Micros(10);
         self.stack.turn(self.now, &mut self.card, &mut self.program);
         (self.card.len > 0).then(|| Header::parse(&self.card.sent[20..self.card.len]).unwrap().0)
     }

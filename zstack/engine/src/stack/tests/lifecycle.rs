@@ -107,7 +107,7 @@ fn a_port_that_reads_late_and_a_reset() {
     for _ in 0..held {
         assert!(!world.stream(0, conn).has(Event::Free));
         world.sides[0].card.read();
-        world.now = world.now + crate::time::Micros(1000);
+        world.now += crate::time::Micros(1000);
         world.turn(0);
     }
     assert!(world.stream(0, conn).has(Event::Free));
