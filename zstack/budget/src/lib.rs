@@ -11,13 +11,15 @@
 //! target/budget/zstack-budget count parse      # one
 //! ```
 //!
-//! Figures of other profiles say nothing: the tests that compare them with a budget are left out there.
+//! Figures of other profiles say nothing: the tests that compare them with a budget (`tests/budgets.rs`) are left out there.
+//! A scenario of its own is a file that implements [`Scenario`], and a line in [`SCENARIOS`].
 
 use std::path::Path;
 use std::process::Command;
 
 mod checksum;
 mod parse;
+mod smol;
 
 /// Something that is done again and again.
 pub trait Scenario {
@@ -42,6 +44,14 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("emit", parse::emit),
     ("checksum", checksum::aligned),
     ("checksum-odd", checksum::odd),
+    ("smoltcp-receive-1", smol::receive::<1, 1>),
+    ("smoltcp-receive-1-batch", smol::receive::<1, 16>),
+    ("smoltcp-receive-1000", smol::receive::<1000, 1>),
+    ("smoltcp-receive-1000-batch", smol::receive::<1000, 16>),
+    ("smoltcp-send-1", smol::send::<1, 1>),
+    ("smoltcp-send-1-batch", smol::send::<1, 16>),
+    ("smoltcp-send-1000", smol::send::<1000, 1>),
+    ("smoltcp-send-1000-batch", smol::send::<1000, 16>),
 ];
 
 /// Rounds before the first that is counted.

@@ -120,11 +120,20 @@ unsafe fn blocks(rest: &mut Rest) -> u64 {
     unsafe {
         let zero = _mm_setzero_si128();
         let (mut low, mut high) = (zero, zero);
-        while rest.len >= 16 {
-            // Words of 32 bits are summed in lanes of 64: no carry is lost below 64 GiB.
-            let block: __m128i = rest.take();
+        // Words of 32 bits are summed in lanes of 64: no carry is lost below 64 GiB.
+        let mut add = |block: __m128i| {
             low = _mm_add_epi64(low, _mm_unpacklo_epi32(block, zero));
             high = _mm_add_epi64(high, _mm_unpackhi_epi32(block, zero));
+        };
+        while rest.len >= 64 {
+            let (a, b, c, d) = (rest.take(), rest.take(), rest.take(), rest.take());
+            add(a);
+            add(b);
+            add(c);
+            add(d);
+        }
+        while rest.len >= 16 {
+            add(rest.take());
         }
         let both = _mm_add_epi64(low, high);
         _mm_cvtsi128_si64(both) as u64 + _mm_cvtsi128_si64(_mm_unpackhi_epi64(both, both)) as u64

@@ -84,42 +84,17 @@ impl<'a> Packet<'a> {
     }
 
     #[inline]
-    fn skip(self) -> Result<Packet<'a>, Malformed> {
+    fn skip(mut self) -> Result<Packet<'a>, Malformed> {
         match self.protocol {
-            protocol::TCP | protocol::UDP | protocol::ICMPV6 => Ok(self),
-            _ => self.skip_extensions(),
-        }
-    }
-
-    /// Goes on behind extension headers. Each takes 8 bytes at least: the work is bounded by the packet's length.
-    #[inline(never)]
-    fn skip_extensions(mut self) -> Result<Packet<'a>, Malformed> {
-        let mut first = true;
-        loop {
-            let extension = self.protocol;
-            match extension {
-                protocol::HOP_BY_HOP if !first => return Err(Malformed::HopByHop),
-                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS => {}
-                _ => return Ok(self),
-            }
-            first = false;
-            let &[next, words, a, b, ..] = self.payload else { return Err(Malformed::Extension) };
-            let len = if extension == protocol::FRAGMENT { 8 } else { usize::from(words) * 8 + 8 };
-            let Some((header, rest)) = self.payload.split_at_checked(len) else { return Err(Malformed::Extension) };
-            match extension {
-                protocol::ROUTING if b != 0 => return Err(Malformed::Routing),
-                protocol::ROUTING => {}
-                // A fragment that is the whole packet is taken as one (RFC 8200, section 4.5; RFC 6946).
-                protocol::FRAGMENT => self.fragment = u16::from_be_bytes([a, b]) & 0xfff9 != 0,
-                _ => check_options(&header[2..])?,
-            }
-            self.protocol = next;
-            self.payload = rest;
-            self.header += len as u32;
-            if self.fragment {
-                return Ok(self);
+            protocol::TCP | protocol::UDP | protocol::ICMPV6 => {}
+            // By parts: what stays in registers need not go through memory.
+            next => {
+                let end = Extensions { next, payload: self.payload, fragment: false }.skip()?;
+                self.header += (self.payload.len() - end.payload.len()) as u32;
+                (self.protocol, self.payload, self.fragment) = (end.next, end.payload, end.fragment);
             }
         }
+        Ok(self)
     }
 
     /// The sender.
@@ -186,6 +161,45 @@ impl<'a> Packet<'a> {
     #[inline]
     pub fn pseudo(&self) -> Sum {
         Sum::pseudo_v6(&self.source(), &self.destination(), self.protocol, self.payload.len() as u32)
+    }
+}
+
+/// What follows the fixed header.
+struct Extensions<'a> {
+    /// What `payload` begins with.
+    next: u8,
+    payload: &'a [u8],
+    fragment: bool,
+}
+
+impl Extensions<'_> {
+    /// Goes on behind extension headers. Each takes 8 bytes at least: the work is bounded by the packet's length.
+    #[inline(never)]
+    fn skip(mut self) -> Result<Self, Malformed> {
+        let mut first = true;
+        loop {
+            let extension = self.next;
+            match extension {
+                protocol::HOP_BY_HOP if !first => return Err(Malformed::HopByHop),
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS => {}
+                _ => return Ok(self),
+            }
+            first = false;
+            let &[next, words, a, b, ..] = self.payload else { return Err(Malformed::Extension) };
+            let len = if extension == protocol::FRAGMENT { 8 } else { usize::from(words) * 8 + 8 };
+            let Some((header, rest)) = self.payload.split_at_checked(len) else { return Err(Malformed::Extension) };
+            match extension {
+                protocol::ROUTING if b != 0 => return Err(Malformed::Routing),
+                protocol::ROUTING => {}
+                // A fragment that is the whole packet is taken as one (RFC 8200, section 4.5; RFC 6946).
+                protocol::FRAGMENT => self.fragment = u16::from_be_bytes([a, b]) & 0xfff9 != 0,
+                _ => check_options(&header[2..])?,
+            }
+            (self.next, self.payload) = (next, rest);
+            if self.fragment {
+                return Ok(self);
+            }
+        }
     }
 }
 

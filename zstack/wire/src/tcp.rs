@@ -171,12 +171,24 @@ impl Header {
     /// The lengths contradict each other.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Header, usize), Malformed> {
+        let mut header = Header::default();
+        let len = header.read(bytes)?;
+        Ok((header, len))
+    }
+
+    /// [`Header::parse`] into a header that is there already, all of which is replaced: where each instruction counts, since the
+    /// other moves the header once more. After an error its contents are of no use.
+    ///
+    /// # Errors
+    /// The lengths contradict each other.
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let Ok((raw, rest)) = Raw::ref_from_prefix(bytes) else { return Err(Malformed::Truncated) };
         let len = usize::from(raw.offset >> 4) * 4;
         let Some(options) = len.checked_sub(HEADER).and_then(|n| rest.get(..n)) else {
             return Err(Malformed::HeaderLength);
         };
-        let mut header = Header {
+        *self = Header {
             source: raw.source.get(),
             destination: raw.destination.get(),
             seq: Seq(raw.seq.get()),
@@ -189,11 +201,11 @@ impl Header {
         if let Ok(t) = RawTimestamps::ref_from_bytes(options)
             && t.lead.get() == TIMESTAMPS_LEAD
         {
-            header.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
+            self.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
         } else if !options.is_empty() {
-            header.parse_options(options);
+            self.parse_options(options);
         }
-        Ok((header, len))
+        Ok(len)
     }
 
     #[inline(never)]
