@@ -150,9 +150,12 @@ mod tests {
 
     #[test]
     fn carries() {
-        for len in [15, 16, 64, 1448, 65535] {
+        for len in [15, 16, 64, 1448, 65535, 1 << 18, (1 << 20) + 7] {
+            for byte in [0xff, 0x80, 0x7f, 0x01, 0x00] {
+                let same = vec![byte; len];
+                assert_eq!(Sum::ZERO.bytes(&same).folded(), plain(&same), "{len} bytes of {byte:#x}");
+            }
             let ones = vec![0xff; len];
-            assert_eq!(Sum::ZERO.bytes(&ones).folded(), plain(&ones));
             assert!(len % 2 == 1 || Sum::ZERO.bytes(&ones).valid());
         }
         assert_eq!(fold(u64::MAX), 0xffff);

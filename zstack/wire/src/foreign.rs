@@ -116,28 +116,32 @@ fn halves(word: u64) -> u64 {
 #[inline(always)]
 unsafe fn blocks(rest: &mut Rest) -> u64 {
     use std::arch::x86_64::*;
-    // SAFETY: every x86-64 processor has SSE2, and the operations touch no memory.
-    unsafe {
-        let zero = _mm_setzero_si128();
-        let (mut low, mut high) = (zero, zero);
-        // Words of 32 bits are summed in lanes of 64: no carry is lost below 64 GiB.
-        let mut add = |block: __m128i| {
-            low = _mm_add_epi64(low, _mm_unpacklo_epi32(block, zero));
-            high = _mm_add_epi64(high, _mm_unpackhi_epi32(block, zero));
+    /// The sums of so many blocks cannot leave 32 bits.
+    const MOST: usize = 1 << 14;
+    let mut total = 0;
+    while rest.len >= 16 {
+        let count = (rest.len / 16).min(MOST);
+        let end = rest.len - 16 * count;
+        // SAFETY: every x86-64 processor has SSE2, whose operations touch no memory; `rest` has the bytes that are taken.
+        let lanes = unsafe {
+            let (sign, ones) = (_mm_set1_epi16(i16::MIN), _mm_set1_epi16(1));
+            // The multiplication, by 1, adds neighbours. It takes words for signed: each is made smaller by 0x8000 before.
+            let pairs = |block: __m128i| _mm_madd_epi16(_mm_xor_si128(block, sign), ones);
+            let (mut even, mut odd) = (_mm_setzero_si128(), _mm_setzero_si128());
+            while rest.len >= end + 64 {
+                let (a, b, c, d) = (rest.take(), rest.take(), rest.take(), rest.take());
+                even = _mm_add_epi32(_mm_add_epi32(even, pairs(a)), pairs(b));
+                odd = _mm_add_epi32(_mm_add_epi32(odd, pairs(c)), pairs(d));
+            }
+            while rest.len > end {
+                even = _mm_add_epi32(even, pairs(rest.take()));
+            }
+            [even, odd].map(|v| std::mem::transmute::<__m128i, [i32; 4]>(v))
         };
-        while rest.len >= 64 {
-            let (a, b, c, d) = (rest.take(), rest.take(), rest.take(), rest.take());
-            add(a);
-            add(b);
-            add(c);
-            add(d);
-        }
-        while rest.len >= 16 {
-            add(rest.take());
-        }
-        let both = _mm_add_epi64(low, high);
-        _mm_cvtsi128_si64(both) as u64 + _mm_cvtsi128_si64(_mm_unpackhi_epi64(both, both)) as u64
+        let sum: i64 = lanes.as_flattened().iter().map(|lane| i64::from(*lane)).sum();
+        total += (sum + (count as i64) * 8 * 0x8000) as u64;
     }
+    total
 }
 
 /// The sum of the blocks of 16 bytes that `rest` begins with.
