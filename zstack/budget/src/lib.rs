@@ -18,6 +18,7 @@ use std::path::Path;
 use std::process::Command;
 
 mod checksum;
+mod net;
 mod parse;
 mod smol;
 
@@ -42,6 +43,12 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("parse-plain", parse::plain),
     ("parse-v6", parse::v6),
     ("emit", parse::emit),
+    ("net-receive", net::receive_ip),
+    ("net-receive-v6", net::receive_ip_v6),
+    ("net-receive-ethernet", net::receive_ethernet),
+    ("net-head", net::head_ip),
+    ("net-head-ethernet", net::head_ethernet),
+    ("net-head-ethernet-v6", net::head_ethernet_v6),
     ("checksum", checksum::aligned),
     ("checksum-odd", checksum::odd),
     ("smoltcp-receive-1", smol::receive::<1, 1>),
