@@ -182,8 +182,7 @@ impl Interface {
     ) -> Result<usize, Unsent> {
         let source = source.or_else(|| self.source(destination)).ok_or(Unsent::NoRoute)?;
         let mut path = Path::default();
-        self.find(now, &mut path, destination)?;
-        let link = *self.neighbours.usable(path.slot, path.generation, now).ok_or(Unsent::Unreachable)?;
+        let link = *self.find(now, &mut path, destination)?;
         out.get_mut(..link.len()).ok_or(Unsent::Long)?.copy_from_slice(&link);
         let echo = Echo { id, sequence, data };
         let message = match destination {

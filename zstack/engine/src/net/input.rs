@@ -5,7 +5,9 @@ use super::interface::{Interface, Segment, Verdict};
 use super::neighbour::Mac;
 use crate::counters::{Counter, Counters};
 use crate::time::Time;
+use crate::tuple::map;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use zstack_wire::checksum::Sum;
 use zstack_wire::ethernet::{self, ethertype};
 use zstack_wire::{ipv4, ipv6, ndp, protocol};
 
@@ -56,7 +58,21 @@ impl Interface {
         reply: &mut [u8],
         counters: &mut Counters,
     ) -> Verdict {
+        match self.quick.segment(&self.own, frame) {
+            Some(segment) => Verdict::Tcp(segment),
+            None => self.slow(Arrival { now, frame, verified, reply, counters }),
+        }
+    }
+
+    /// What is not the common case.
+    #[inline(never)]
+    fn slow(&mut self, arrival: Arrival<'_>) -> Verdict {
+        let Arrival { now, frame, verified, reply, counters } = arrival;
         match self.input(Arrival { now, frame, verified, reply, counters: &mut *counters }) {
+            Ok(Verdict::Tcp(segment)) => {
+                self.quick.learn(segment.destination);
+                Verdict::Tcp(segment)
+            }
             Ok(verdict) => verdict,
             Err(reason) => {
                 counters.count(reason);
@@ -65,7 +81,6 @@ impl Interface {
         }
     }
 
-    #[inline]
     fn input(&mut self, arrival: Arrival<'_>) -> Result<Verdict, Counter> {
         let Some(mac) = self.mac else {
             let link = Link { start: 0, from: [0; 6], group: false };
@@ -218,12 +233,13 @@ impl Interface {
 /// RFC 4291, section 2.7.1.
 pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-#[inline]
 fn tcp(ip: Ip) -> Verdict {
     Verdict::Tcp(Segment {
-        source: ip.source,
-        destination: ip.destination,
+        source: map(ip.source),
+        destination: map(ip.destination),
         range: ip.payload..ip.end,
+        // A packet has at most 65,535 bytes.
+        pseudo: Sum::pseudo(ip.source, ip.destination, protocol::TCP, (ip.end - ip.payload) as u16),
         ecn: ip.class & 3,
     })
 }

@@ -4,15 +4,18 @@ use super::address::{Address, unicast};
 use super::neighbour::{Cache, LINK, Mac};
 use super::own::Own;
 use super::pmtu::{self, Pmtu};
+use super::quick::Quick;
 use super::rate::Bucket;
 use super::report::Report;
 use super::route::{Route, Table, fitness};
 use crate::counters::Counter;
 use crate::port::{Capabilities, Medium};
 use crate::time::Time;
+use crate::tuple::Mapped;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
+use zstack_wire::checksum::Sum;
 
 /// What an interface is told once.
 #[derive(Clone, Debug, Default)]
@@ -90,11 +93,13 @@ pub enum Unsent {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Who sent it: an address that a host may have, and not ours.
-    pub source: IpAddr,
+    pub source: Mapped,
     /// Whom it is for: us.
-    pub destination: IpAddr,
+    pub destination: Mapped,
     /// Where the TCP header and what follows lie in the frame. The header is not looked at yet, nor its checksum.
     pub range: Range<usize>,
+    /// The sum of the pseudo header.
+    pub pseudo: Sum,
     /// The two ECN bits (RFC 3168, section 5): 3 is "congestion experienced".
     pub ecn: u8,
 }
@@ -136,6 +141,7 @@ pub struct Interface {
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u16,
     pub(super) own: Own,
+    pub(super) quick: Quick,
     pub(super) routes: Table,
     /// Sorted.
     pub(super) gateways: Vec<IpAddr>,
@@ -177,6 +183,7 @@ impl Interface {
         let mac = mac.filter(|_| port.medium == Medium::Ethernet);
         Ok(Interface {
             own: Own::new(&addresses),
+            quick: Quick::new(mac, vlan),
             routes: Table::new(routes.iter().copied().chain(direct)),
             addresses,
             any_address,

@@ -15,6 +15,7 @@ mod neighbour;
 mod output;
 mod own;
 mod pmtu;
+mod quick;
 mod rate;
 mod report;
 mod route;

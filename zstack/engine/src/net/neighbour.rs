@@ -29,10 +29,11 @@ const UNANSWERED: usize = CAPACITY as usize / 4;
 /// RFC 4861, section 10: REACHABLE_TIME, DELAY_FIRST_PROBE_TIME, RETRANS_TIMER, MAX_UNICAST_SOLICIT, MAX_MULTICAST_SOLICIT.
 const REACHABLE: Micros = Micros(30_000_000);
 const DELAY: Micros = Micros(5_000_000);
-const RETRANS: Micros = Micros(1_000_000);
+const RETRANS: Micros = SECOND;
+const SECOND: Micros = Micros(1_000_000);
 const TRIES: u8 = 3;
 /// An address that changed so lately is not changed again by ARP (Linux: `locktime`).
-const LOCK: Micros = Micros(1_000_000);
+const LOCK: Micros = SECOND;
 /// How many hints are kept, and how long they are believed.
 const HINTS: usize = 16;
 const HINT: Micros = Micros(60_000_000);
@@ -60,20 +61,28 @@ enum State {
     Failed,
 }
 
+/// What sending looks at.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Hot {
+    /// Until when `link` may be used without a look at the state: within [`Entry::until`], and a second at most, so that who is
+    /// used is known.
+    until: Time,
+    /// How many had the slot, this one included; 0 names nobody.
+    generation: u32,
     /// The link header of a frame to it, if the address is known.
     link: [u8; LINK],
-    /// Until when `link` may be used without a look at the state.
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Until when the state holds if nothing happens: of REACHABLE and DELAY.
     until: Time,
-    /// How many had the slot, this one included.
-    generation: u32,
     state: State,
     tries: u8,
     /// Somebody waits for an event.
     awaited: bool,
     ip: IpAddr,
-    /// When it last became the last of its list: for KNOWN, a second or less before it was last used.
+    /// When it last became the last of its list.
     moved: Time,
     /// When its address last changed.
     changed: Time,
@@ -114,6 +123,7 @@ impl BuildHasher for Keyed {
 /// The cache.
 #[derive(Debug)]
 pub(super) struct Cache {
+    hot: Vec<Hot>,
     entries: Vec<Entry>,
     names: HashMap<IpAddr, u16, Keyed>,
     lists: Lists<7>,
@@ -146,22 +156,21 @@ impl Cache {
             }
         };
         let slots = if len == 0 { 1 } else { CAPACITY };
+        let (until, generation) = if len == 0 { (Time::NEVER, 1) } else { (Time(0), 0) };
         let entry = Entry {
-            link: template,
-            until: if len == 0 { Time::NEVER } else { Time(0) },
-            generation: if len == 0 { 1 } else { 0 },
+            until: Time(0),
             state: State::Failed,
             tries: 0,
             awaited: false,
             ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            // Without link headers it is never used up.
-            moved: if len == 0 { Time(u64::MAX - 1_000_000) } else { now },
+            moved: now,
             changed: now,
         };
         let mut names = HashMap::with_hasher(Keyed(key));
         // Twice the room: the table then never grows, however its entries change.
         names.reserve(2 * usize::from(slots));
         Cache {
+            hot: vec![Hot { until, generation, link: template }; usize::from(slots)],
             entries: vec![entry; usize::from(slots)],
             names,
             lists: Lists::new(slots),
@@ -195,8 +204,8 @@ impl Cache {
     /// The link header of frames to a neighbour, if that may be used without further ado.
     #[inline]
     pub fn usable(&self, slot: u16, generation: u32, now: Time) -> Option<&[u8; LINK]> {
-        let entry = self.entries.get(usize::from(slot))?;
-        (entry.generation == generation && now < entry.until).then_some(&entry.link)
+        let hot = self.hot.get(usize::from(slot))?;
+        if hot.generation == generation && now < hot.until { Some(&hot.link) } else { None }
     }
 
     /// Finds the neighbour, or begins to ask for it. What it returns is [usable](Cache::usable) now.
@@ -209,7 +218,7 @@ impl Cache {
             None => self.create(now, ip),
         };
         let entry = &mut self.entries[usize::from(slot)];
-        let id = NeighbourId { slot, generation: entry.generation };
+        let id = NeighbourId { slot, generation: self.hot[usize::from(slot)].generation };
         match entry.state {
             State::Incomplete => {
                 entry.awaited = true;
@@ -230,34 +239,21 @@ impl Cache {
             }
             _ => {}
         }
+        // It is among those used last.
         if self.lists.of(slot) == KNOWN {
             self.place(now, slot, KNOWN);
         }
+        self.hot[usize::from(slot)].until = self.entries[usize::from(slot)].until.min(now + SECOND);
         Ok(id)
-    }
-
-    /// A packet was sent to it: it is among those used last. Cheap if that was so within the last second.
-    #[inline]
-    pub fn used(&mut self, slot: u16, now: Time) {
-        let entry = &self.entries[usize::from(slot)];
-        if now.0 >= entry.moved.0 + 1_000_000 {
-            self.used_again(slot, now);
-        }
-    }
-
-    #[inline(never)]
-    fn used_again(&mut self, slot: u16, now: Time) {
-        if self.lists.of(slot) == KNOWN {
-            self.place(now, slot, KNOWN);
-        }
     }
 
     /// The neighbour forwards what we send.
     pub fn confirm(&mut self, now: Time, slot: u16, generation: u32) {
-        let Some(entry) = self.entries.get_mut(usize::from(slot)) else { return };
-        if self.len == 0 || entry.generation != generation {
+        let Some(hot) = self.hot.get(usize::from(slot)) else { return };
+        if self.len == 0 || hot.generation != generation {
             return;
         }
+        let entry = &mut self.entries[usize::from(slot)];
         match entry.state {
             State::Incomplete | State::Failed => {}
             State::Reachable | State::Stale | State::Delay | State::Probe => {
@@ -275,45 +271,44 @@ impl Cache {
         let ethertype = ethertype(heard.ip);
         let link = heard.mac.map(|mac| self.link(mac, ethertype));
         let entry = &mut self.entries[usize::from(slot)];
+        let hot = &mut self.hot[usize::from(slot)];
         match entry.state {
             State::Incomplete | State::Failed => {
                 let Some(link) = link else { return false };
                 let solicited = heard.solicited && entry.state == State::Incomplete;
-                entry.link = link;
-                entry.changed = now;
-                if solicited {
-                    (entry.state, entry.until) = (State::Reachable, now + REACHABLE);
-                } else {
-                    (entry.state, entry.until) = (State::Stale, Time(0));
-                }
-                self.place(now, slot, KNOWN);
+                (hot.link, entry.changed) = (link, now);
+                self.set(now, slot, solicited);
                 self.tell(slot, Event::Ask);
                 true
             }
             State::Reachable | State::Stale | State::Delay | State::Probe => {
                 let solicited = heard.solicited && entry.state == State::Probe;
-                let changes = link.is_some_and(|link| link != entry.link);
+                let changes = link.is_some_and(|link| link != hot.link);
                 if changes && !(heard.overrides && (!heard.locked || now >= entry.changed + LOCK)) {
                     // Two claim the address: find out (RFC 4861, section 7.2.5; the word of the second is not taken).
                     if entry.state == State::Reachable {
-                        (entry.state, entry.until) = (State::Stale, Time(0));
+                        self.set(now, slot, false);
                     }
                     return false;
                 }
                 if changes {
-                    entry.link = link.unwrap_or(entry.link);
-                    entry.changed = now;
+                    (hot.link, entry.changed) = (link.unwrap_or(hot.link), now);
                 }
-                if solicited {
-                    (entry.state, entry.until) = (State::Reachable, now + REACHABLE);
-                    self.place(now, slot, KNOWN);
-                } else if changes {
-                    (entry.state, entry.until) = (State::Stale, Time(0));
-                    self.place(now, slot, KNOWN);
+                if solicited || changes {
+                    self.set(now, slot, solicited);
                 }
                 true
             }
         }
+    }
+
+    /// A neighbour becomes REACHABLE, or STALE.
+    fn set(&mut self, now: Time, slot: u16, reachable: bool) {
+        let entry = &mut self.entries[usize::from(slot)];
+        (entry.state, entry.until) =
+            if reachable { (State::Reachable, now + REACHABLE) } else { (State::Stale, Time(0)) };
+        self.hot[usize::from(slot)].until = Time(0);
+        self.place(now, slot, KNOWN);
     }
 
     /// Somebody whom we have not asked for told his address when he asked for ours.
@@ -341,6 +336,7 @@ impl Cache {
                     State::Probe => self.ask(now, slot),
                     _ => {
                         (entry.state, entry.until) = (State::Failed, Time(0));
+                        self.hot[usize::from(slot)].until = Time(0);
                         self.place(now, slot, FAILED);
                         self.tell(slot, Event::Unreachable);
                         failed();
@@ -354,7 +350,7 @@ impl Cache {
             entry.tries += 1;
             let to = (entry.state == State::Probe).then(|| {
                 let mut mac = [0; 6];
-                mac.copy_from_slice(&entry.link[..6]);
+                mac.copy_from_slice(&self.hot[usize::from(slot)].link[..6]);
                 mac
             });
             let question = Question { target: entry.ip, to };
@@ -406,6 +402,7 @@ impl Cache {
     fn ask(&mut self, now: Time, slot: u16) {
         let entry = &mut self.entries[usize::from(slot)];
         (entry.state, entry.until, entry.tries) = (State::Incomplete, Time(0), 0);
+        self.hot[usize::from(slot)].until = Time(0);
         self.place(now, slot, ASK);
     }
 
@@ -420,7 +417,7 @@ impl Cache {
             if self.events.len() == EVENTS {
                 self.overflow = true;
             } else {
-                self.events.push_back(event(NeighbourId { slot, generation: entry.generation }));
+                self.events.push_back(event(NeighbourId { slot, generation: self.hot[usize::from(slot)].generation }));
             }
         }
     }
@@ -450,20 +447,10 @@ impl Cache {
             .find(|(other, _, time)| *other == ip && now < *time + HINT)
             .map(|&(_, mac, _)| mac);
         let link = self.link(hint.unwrap_or([0; 6]), ethertype(ip));
-        let entry = &mut self.entries[usize::from(slot)];
-        // 0 names no entry.
-        let generation = entry.generation.wrapping_add(1).max(1);
-        *entry = Entry {
-            link,
-            until: Time(0),
-            generation,
-            state: State::Stale,
-            tries: 0,
-            awaited: false,
-            ip,
-            moved: now,
-            changed: now,
-        };
+        let hot = &mut self.hot[usize::from(slot)];
+        *hot = Hot { until: Time(0), generation: hot.generation.wrapping_add(1).max(1), link };
+        self.entries[usize::from(slot)] =
+            Entry { until: Time(0), state: State::Stale, tries: 0, awaited: false, ip, moved: now, changed: now };
         self.names.insert(ip, slot);
         match hint {
             Some(_) => self.place(now, slot, KNOWN),

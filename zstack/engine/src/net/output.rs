@@ -3,7 +3,9 @@
 use super::interface::{Interface, Path, Unsent};
 use super::neighbour::LINK;
 use crate::time::Time;
-use std::net::IpAddr;
+use crate::tuple::{Mapped, unmap};
+use std::net::{IpAddr, Ipv6Addr};
+use zstack_wire::checksum::Sum;
 use zstack_wire::{ipv4, ipv6, protocol};
 
 /// Hops of every packet but those of neighbour discovery (RFC 1700; Linux: `ip_default_ttl`).
@@ -60,8 +62,9 @@ impl Packet {
 
 impl Interface {
     /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the start of `out`, and says how
-    /// many bytes they are. `out` must have room for the longest, [`Interface::HEAD`]. `path` is the connection's own: default
-    /// at first, and kept for the next call. `class`: the traffic class byte, DSCP and ECN.
+    /// many bytes they are, and the sum of the segment's pseudo header. `out` must have room for the longest,
+    /// [`Interface::HEAD`]. `path` is the connection's own: default at first, and kept for the next call. `class`: the traffic
+    /// class byte, DSCP and ECN. The addresses are of one family.
     ///
     /// # Errors
     /// It cannot be sent now. After `Unresolved` an [event](Interface::event) will follow.
@@ -72,37 +75,56 @@ impl Interface {
         now: Time,
         out: &mut [u8],
         path: &mut Path,
-        source: IpAddr,
-        destination: IpAddr,
+        local: &Mapped,
+        remote: &Mapped,
         len: u16,
         class: u8,
-    ) -> Result<usize, Unsent> {
+    ) -> Result<(usize, Sum), Unsent> {
         let Some(out) = out.first_chunk_mut::<{ Interface::HEAD }>() else { return Err(Unsent::Long) };
-        if self.neighbours.usable(path.slot, path.generation, now).is_none() {
-            self.find(now, path, destination)?;
-        }
-        let id = if path.fragment { Some(self.next_id()) } else { None };
-        let Some(link) = self.neighbours.usable(path.slot, path.generation, now) else {
-            return Err(Unsent::Unreachable);
+        let link = match self.neighbours.usable(path.slot, path.generation, now) {
+            Some(link) => link,
+            None => self.find(now, path, unmap(remote))?,
         };
         // A shorter link header is followed by the IP header, which overwrites what is too much.
         out[..LINK].copy_from_slice(link);
         let at = self.neighbours.link_len();
-        self.neighbours.used(path.slot, now);
-        let packet = Packet { source, destination, protocol: protocol::TCP, hops: HOPS, class, id, len };
-        let len = packet.emit(&mut out[at..]).ok_or(Unsent::Long)?;
-        Ok(at + len)
+        let Some(local_v4) = as_v4(local) else {
+            return Ok(head_v6(&mut out[at..], at, local, remote, len, class));
+        };
+        let remote_v4 = [remote[12], remote[13], remote[14], remote[15]];
+        if len > u16::MAX - ipv4::HEADER as u16 {
+            return Err(Unsent::Long);
+        }
+        // With DF the identification may be anything (RFC 6864, section 4.1).
+        let (id, flags) = if path.fragment { (self.next_id().to_be_bytes(), 0) } else { ([0; 2], 0x40) };
+        let [a, b] = (len + ipv4::HEADER as u16).to_be_bytes();
+        let mut words = [
+            u32::from_ne_bytes([0x45, class, a, b]),
+            u32::from_ne_bytes([id[0], id[1], flags, 0]),
+            u32::from_ne_bytes([HOPS, protocol::TCP, 0, 0]),
+            u32::from_ne_bytes(local_v4),
+            u32::from_ne_bytes(remote_v4),
+        ];
+        // The sum may be made in either order of bytes (RFC 1071, section 2).
+        let sum = words.iter().map(|&word| u64::from(word)).sum::<u64>();
+        let [a, b] = (!((sum % 0xffff) as u16)).to_ne_bytes();
+        words[2] |= u32::from_ne_bytes([0, 0, a, b]);
+        let header = &mut out[at..at + ipv4::HEADER];
+        for (bytes, word) in header.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ok((at + ipv4::HEADER, Sum::pseudo_v4(local_v4.into(), remote_v4.into(), protocol::TCP, len)))
     }
 
-    /// Looks for the way to `destination`, and asks for the neighbour on it if need be.
+    /// Looks for the way to `destination`, and asks for the neighbour on it if need be. Returns the link header.
     #[cold]
     #[inline(never)]
-    pub(super) fn find(&mut self, now: Time, path: &mut Path, destination: IpAddr) -> Result<(), Unsent> {
+    pub(super) fn find(&mut self, now: Time, path: &mut Path, destination: IpAddr) -> Result<&[u8; LINK], Unsent> {
         let hop = self.next_hop(destination).ok_or(Unsent::NoRoute)?;
         let id = self.neighbours.resolve(now, hop)?;
         let fragment = self.paths.get(now, destination).is_some_and(|path| path.fragment);
         *path = Path { slot: id.slot, fragment, generation: id.generation };
-        Ok(())
+        self.neighbours.usable(path.slot, path.generation, now).ok_or(Unsent::Unreachable)
     }
 
     #[cold]
@@ -110,4 +132,30 @@ impl Interface {
         self.id = self.id.wrapping_add(1);
         self.id
     }
+}
+
+#[inline]
+fn as_v4(mapped: &Mapped) -> Option<[u8; 4]> {
+    let [.., a, b, c, d] = *mapped;
+    let bits = u128::from_ne_bytes(*mapped) & u128::from_ne_bytes(PREFIX);
+    if bits == u128::from_ne_bytes(MAPPED) { Some([a, b, c, d]) } else { None }
+}
+
+/// The prefix of mapped addresses: its bits, and their value.
+const PREFIX: Mapped = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+const MAPPED: Mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
+
+#[inline(never)]
+fn head_v6(out: &mut [u8], at: usize, local: &Mapped, remote: &Mapped, len: u16, class: u8) -> (usize, Sum) {
+    let header = ipv6::Header {
+        source: Ipv6Addr::from(*local),
+        destination: Ipv6Addr::from(*remote),
+        protocol: protocol::TCP,
+        hop_limit: HOPS,
+        traffic_class: class,
+        flow_label: 0,
+        payload: len,
+    };
+    header.emit(out);
+    (at + ipv6::HEADER, header.pseudo())
 }

@@ -4,6 +4,7 @@ use super::super::testing::*;
 use super::*;
 use crate::net::Config;
 use crate::port::Medium;
+use crate::tuple::map;
 use std::net::Ipv4Addr;
 use zstack_wire::{ipv4, ipv6};
 
@@ -76,7 +77,7 @@ const SOLICITED: ndp::Flags = ndp::Flags { router: false, solicited: true, repla
 fn station(bench: &mut Bench, path: &mut Path, destination: &str) -> Result<Mac, Unsent> {
     let source = if ip(destination).is_ipv4() { US } else { US6 };
     let mut out = [0; 64];
-    bench.interface.head(bench.now, &mut out, path, ip(source), ip(destination), 20, 0)?;
+    bench.interface.head(bench.now, &mut out, path, &map(ip(source)), &map(ip(destination)), 20, 0)?;
     Ok(out[..6].try_into().unwrap())
 }
 
@@ -327,7 +328,10 @@ fn without_a_link_layer_there_are_no_neighbours() {
     bench.drops(&packet, Counter::IcmpUnwanted);
     let mut out = [0; 64];
     let mut path = Path::default();
-    assert_eq!(bench.interface.head(Time(0), &mut out, &mut path, ip(US), ip(A), 20, 0), Ok(20));
+    assert_eq!(
+        bench.interface.head(Time(0), &mut out, &mut path, &map(ip(US)), &map(ip(A)), 20, 0).map(|(len, _)| len),
+        Ok(20)
+    );
     assert!(ipv4::Packet::quoted(&out).is_ok());
     assert_eq!(bench.interface.deadline(), Time::NEVER);
 }

@@ -17,7 +17,9 @@ fn a_segment_passes_with_its_place_and_its_ecn_bits() {
     // Padding of the link belongs to nobody.
     packet.extend([0; 6]);
     let expected = |source: &str, destination: &str, range, ecn| {
-        Verdict::Tcp(Segment { source: ip(source), destination: ip(destination), range, ecn })
+        let (source, destination) = (ip(source), ip(destination));
+        let pseudo = Sum::pseudo(source, destination, protocol::TCP, 20);
+        Verdict::Tcp(Segment { source: map(source), destination: map(destination), range, pseudo, ecn })
     };
     assert_eq!(bench.receive(&packet), expected(A, US, 20..40, 3));
     assert_eq!(bench.receive(&segment(A6, US6)), expected(A6, US6, 40..60, 0));
@@ -203,4 +205,63 @@ fn only_our_vlan_is_taken() {
     let twice = frame_tagged(OURS, THEIRS, Some(5), ethertype::VLAN, &[&[0, 5, 8, 0][..], &packet].concat());
     five.drops(&twice, Counter::LinkUnknownType);
     five.drops(&tagged(Some(5))[..17], Counter::LinkShort);
+}
+
+/// What the short way takes, the long way takes as well, and understands alike.
+#[test]
+fn the_short_way_is_the_long_way() {
+    let mut state = 1u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let segments = [segment(A, US), segment(A6, US6)];
+    let mut taken = 0;
+    for config in [config(), Config { vlan: Some(5), ..config() }, Config { any_address: true, ..config() }] {
+        for medium in [Medium::Ip, Medium::Ethernet] {
+            if medium == Medium::Ip && config.vlan.is_some() {
+                continue;
+            }
+            let mut bench = Bench::new(config.clone(), medium);
+            let frames: Vec<_> = segments
+                .iter()
+                .map(|packet| match medium {
+                    Medium::Ip => packet.clone(),
+                    Medium::Ethernet => {
+                        let kind = if packet[0] == 0x45 { ethertype::IPV4 } else { ethertype::IPV6 };
+                        frame_tagged(OURS, THEIRS, config.vlan, kind, packet)
+                    }
+                })
+                .collect();
+            frames.iter().for_each(|frame| bench.passes(frame));
+            let mut reply = vec![0; 1518];
+            for _ in 0..200_000 {
+                let mut frame = frames[random(2)].clone();
+                for _ in 0..random(4) {
+                    let at = random(frame.len());
+                    match random(4) {
+                        0 => frame.truncate(at.max(1)),
+                        1 => frame[at] = [0, 1, 4, 6, 0x45, 0x60, 0xe0, 0xff, 127, 10][random(10)],
+                        2 => frame[at] ^= 1 << random(8),
+                        _ => frame.push(0),
+                    }
+                }
+                if random(2) == 0 && frame.len() > bench.interface.neighbours.link_len() + 20 {
+                    let start = bench.interface.neighbours.link_len();
+                    resum(&mut frame[start..]);
+                }
+                let Some(segment) = bench.interface.quick.segment(&bench.interface.own, &frame) else { continue };
+                taken += 1;
+                let counters = &mut bench.counters;
+                let arrival = Arrival { now: Time(0), frame: &frame, verified: true, reply: &mut reply, counters };
+                let Verdict::Tcp(slow) = bench.interface.slow(arrival) else { panic!("{frame:02x?}") };
+                assert_eq!(
+                    (slow.source, slow.destination, &slow.range, slow.ecn),
+                    (segment.source, segment.destination, &segment.range, segment.ecn)
+                );
+                assert_eq!(slow.pseudo.folded(), segment.pseudo.folded());
+            }
+        }
+    }
+    assert!(taken > 200_000, "{taken}");
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tuple::map;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -101,7 +102,10 @@ fn a_path_mtu_holds_for_ten_minutes_and_shrinks_only() {
 fn segments_get_their_headers() {
     let mut interface = Interface::new(config(&["10.0.0.2/24", "fd00::2/64"]), IP, Time(0)).unwrap();
     let (mut out, mut path) = ([0xff; 100], Path::default());
-    assert_eq!(interface.head(Time(0), &mut out, &mut path, ip("10.0.0.2"), ip("10.0.0.1"), 1460, 2), Ok(20));
+    assert_eq!(
+        interface.head(Time(0), &mut out, &mut path, &map(ip("10.0.0.2")), &map(ip("10.0.0.1")), 1460, 2),
+        Ok((20, Sum::pseudo(ip("10.0.0.2"), ip("10.0.0.1"), 6, 1460)))
+    );
     let mut packet = out[..20].to_vec();
     packet.resize(1480, 0);
     let parsed = zstack_wire::ipv4::Packet::parse(&packet).unwrap();
@@ -114,31 +118,34 @@ fn segments_get_their_headers() {
     let mut ids = HashSet::new();
     interface.too_big(Time(0), &mut path, ip("10.0.0.1"), 100);
     for _ in 0..10 {
-        interface.head(Time(0), &mut out, &mut path, ip("10.0.0.2"), ip("10.0.0.1"), 532, 0).unwrap();
+        interface.head(Time(0), &mut out, &mut path, &map(ip("10.0.0.2")), &map(ip("10.0.0.1")), 532, 0).unwrap();
         let parsed = zstack_wire::ipv4::Packet::quoted(&out[..20]).unwrap();
         assert!(!parsed.dont_fragment() && ids.insert(parsed.id()));
     }
     // A connection that is new to it learns so.
     let mut other = Path::default();
-    interface.head(Time(0), &mut out, &mut other, ip("10.0.0.2"), ip("10.0.0.1"), 532, 0).unwrap();
+    interface.head(Time(0), &mut out, &mut other, &map(ip("10.0.0.2")), &map(ip("10.0.0.1")), 532, 0).unwrap();
     assert!(other.fragment);
 
     let mut path = Path::default();
-    assert_eq!(interface.head(Time(0), &mut out, &mut path, ip("fd00::2"), ip("fd00::1"), 1440, 0), Ok(40));
+    assert_eq!(
+        interface.head(Time(0), &mut out, &mut path, &map(ip("fd00::2")), &map(ip("fd00::1")), 1440, 0),
+        Ok((40, Sum::pseudo(ip("fd00::2"), ip("fd00::1"), 6, 1440)))
+    );
     let parsed = zstack_wire::ipv6::Packet::quoted(&out[..40]).unwrap();
     assert_eq!((parsed.hop_limit(), parsed.protocol(), parsed.payload_len()), (64, 6, 1440));
 
     let mut path = Path::default();
     assert_eq!(
-        interface.head(Time(0), &mut out, &mut path, ip("10.0.0.2"), ip("9.9.9.9"), 40, 0),
+        interface.head(Time(0), &mut out, &mut path, &map(ip("10.0.0.2")), &map(ip("9.9.9.9")), 40, 0),
         Err(Unsent::NoRoute)
     );
     assert_eq!(
-        interface.head(Time(0), &mut out, &mut path, ip("10.0.0.2"), ip("10.0.0.1"), 65_530, 0),
+        interface.head(Time(0), &mut out, &mut path, &map(ip("10.0.0.2")), &map(ip("10.0.0.1")), 65_530, 0),
         Err(Unsent::Long)
     );
     assert_eq!(
-        interface.head(Time(0), &mut out[..40], &mut path, ip("10.0.0.2"), ip("10.0.0.1"), 40, 0),
+        interface.head(Time(0), &mut out[..40], &mut path, &map(ip("10.0.0.2")), &map(ip("10.0.0.1")), 40, 0),
         Err(Unsent::Long)
     );
 }
