@@ -8,12 +8,10 @@ use crate::payload::{Buffer, Host};
 use crate::port::{Port, Received};
 use crate::tcp::{Unreachable, Verdict};
 use crate::time::Time;
-use crate::tuple::{Tuple, map};
-use std::net::IpAddr;
+use crate::tuple::Tuple;
 use std::ops::Range;
-use zstack_wire::checksum::Sum;
+use zstack_wire::Seq;
 use zstack_wire::tcp::{Flags, Header};
-use zstack_wire::{Seq, protocol};
 
 /// A segment of no connection, with what it carries.
 pub(super) struct Arrived<'a, B> {
@@ -54,17 +52,9 @@ impl Stack {
     #[inline]
     fn check(&mut self, frame: &[u8], segment: &Segment, verified: bool) -> Option<((Header, usize), Tuple)> {
         let bytes = frame.get(segment.range.clone())?;
-        if !verified {
-            let len = bytes.len() as u16;
-            let pseudo = match (segment.source, segment.destination) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => Sum::pseudo_v4(from, to, protocol::TCP, len),
-                (IpAddr::V6(from), IpAddr::V6(to)) => Sum::pseudo_v6(&from, &to, protocol::TCP, u32::from(len)),
-                _ => return None,
-            };
-            if !pseudo.bytes(bytes).valid() {
-                self.core.counters.count(Counter::TcpChecksum);
-                return None;
-            }
+        if !verified && !segment.pseudo.bytes(bytes).valid() {
+            self.core.counters.count(Counter::TcpChecksum);
+            return None;
         }
         let parsed = Header::parse(bytes).ok().filter(|(header, _)| header.source != 0 && header.destination != 0);
         let Some(parsed) = parsed else {
@@ -72,8 +62,8 @@ impl Stack {
             return None;
         };
         let tuple = Tuple {
-            local: map(segment.destination),
-            remote: map(segment.source),
+            local: segment.destination,
+            remote: segment.source,
             local_port: parsed.0.destination,
             remote_port: parsed.0.source,
         };

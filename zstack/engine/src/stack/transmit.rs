@@ -13,13 +13,11 @@ use crate::port::{Capabilities, Checksum, Frame, Port, Refused};
 use crate::tcp::recovery::{Flight, Spare};
 use crate::tcp::{Assembler, Context, Event, Options, Sent, Unreachable};
 use crate::time::Time;
-use crate::tuple::{Tuple, unmap};
+use crate::tuple::Tuple;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::ops::Range;
-use zstack_wire::checksum::Sum;
+use zstack_wire::Seq;
 use zstack_wire::tcp::{self, Flags, Header};
-use zstack_wire::{Seq, protocol};
 
 /// The longest head of a frame: link, IP and TCP header.
 const HEAD: usize = Interface::HEAD + tcp::MAX_HEADER;
@@ -137,19 +135,11 @@ impl Core {
         let Segment { tuple, header, payload, cut } = *segment;
         let len = header.len() + payload.len() as usize;
         let len = u16::try_from(len).map_err(|_| Unsent::Long)?;
-        let (source, destination) = (unmap(&tuple.local), unmap(&tuple.remote));
-        let start = self.net.head(now, head, path, source, destination, len, 0)?;
+        let (start, pseudo) = self.net.head(now, head, path, &tuple.local, &tuple.remote, len, 0)?;
         let tcp = &mut head[start..];
         let end = start + header.emit(tcp);
         tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());
         tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
-        let pseudo = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => Sum::pseudo_v4(source, destination, protocol::TCP, len),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                Sum::pseudo_v6(&source, &destination, protocol::TCP, u32::from(len))
-            }
-            _ => return Err(Unsent::NoRoute),
-        };
         let (field, checksum) = if self.port.checksum {
             (pseudo.folded(), Checksum::Partial { start: start as u16, offset: tcp::CHECKSUM as u16 })
         } else {
