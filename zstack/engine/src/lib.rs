@@ -1,11 +1,13 @@
 //! A TCP/IP engine that copies no payload. Packets and time go in, packets and events come out; it has no clock, no thread, no
 //! socket, and allocates nothing per packet.
 //!
-//! [`stack::Stack`] is the face. [`payload::Host`] is whoever owns the streams' memory, [`port::Port`] the device.
+//! [`endpoint::Endpoint`] is the easy way in: sockets over a port. Beneath it [`stack::Stack`] is the engine's face,
+//! [`payload::Host`] whoever owns the streams' memory (ready-made: [`sockets::Sockets`]), [`port::Port`] the device.
 
 #![deny(unsafe_code)]
 
 pub mod counters;
+pub mod endpoint;
 pub mod isn;
 pub mod net;
 #[allow(unsafe_code)]

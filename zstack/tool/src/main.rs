@@ -24,7 +24,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use stream::{Role, Streams, Work};
 use transport::Transport;
+use transport::engine::Engine;
 use transport::kernel::Kernel;
+use zstack_port::{Offload, Spec};
 
 /// Why it did not do what was wanted: a line for the user.
 enum Failure {
@@ -67,7 +69,27 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         return with_kernel(cli, &signals, control);
     }
-    Err(Failure::Setup(format!("--port {port}: not yet")))
+    let spec = spec(port, &cli).map_err(Failure::Setup)?;
+    let mut engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
+    if let Tool::Ping { .. } = cli.tool {
+        return ping::run(&ping_plan(&cli.tool), &mut engine, &signals).map_err(Failure::Work);
+    }
+    let mut app = app(cli, "engine").map_err(Failure::Setup)?;
+    work(&mut *app, &mut engine, &signals, control)
+}
+
+/// The device that `--port` names, with what the other options change.
+fn spec(port: &str, cli: &Cli) -> Result<Spec, String> {
+    let mut spec: Spec = port.parse().map_err(|e| format!("--port {port}: {e}"))?;
+    spec.mtu = cli.port.mtu.or(spec.mtu);
+    spec.offload = match cli.port.offload.as_deref() {
+        None => spec.offload,
+        Some("off") => Offload::Off,
+        Some("checksum") => Offload::Checksum,
+        Some("full") => Offload::Full,
+        Some(other) => return Err(format!("--offload {other}: write off, checksum or full")),
+    };
+    Ok(spec)
 }
 
 fn with_kernel(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {

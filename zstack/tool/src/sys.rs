@@ -76,6 +76,19 @@ fn timespec(duration: Duration) -> libc::timespec {
     t
 }
 
+/// Bytes that nobody can foresee.
+pub fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    // SAFETY: the kernel writes at most as many bytes as are told. So few come whole (getrandom(2)).
+    check_len(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) }).map(|_| bytes)
+}
+
+/// A descriptor that its owner keeps open for as long as the tool runs (signals, the control socket).
+pub fn borrowed<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: `Transport::watch` is told of such descriptors alone.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
 /// SIGINT and SIGTERM as a descriptor; they do not end the process any more.
 pub fn signals() -> io::Result<OwnedFd> {
     // SAFETY: a signal set is written before it is read; the calls get pointers to it that outlive them.

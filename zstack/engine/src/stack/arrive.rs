@@ -1,6 +1,7 @@
 //! What arrives: checks, and whose it is.
 
 use super::Stack;
+use super::echo::Echoed;
 use super::transmit::Run;
 use crate::counters::Counter;
 use crate::net::{self, Kind, Quoted, Report, Segment};
@@ -44,7 +45,11 @@ impl Stack {
             }
             net::Verdict::Reply(len) => core.send_reply(run.port, len),
             net::Verdict::Report(report) => self.report(run, &report),
-            net::Verdict::Echo { .. } | net::Verdict::Done | net::Verdict::Dropped(_) => {}
+            net::Verdict::Echo { from, id, sequence, hops, range } => self.echoed(id, || {
+                let data = frame.get(range).unwrap_or_default().to_vec();
+                Echoed { from, sequence, hops, data }
+            }),
+            net::Verdict::Done | net::Verdict::Dropped(_) => {}
         }
     }
 

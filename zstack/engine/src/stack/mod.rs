@@ -10,6 +10,7 @@
 mod arrive;
 mod calls;
 mod config;
+mod echo;
 mod entry;
 mod listeners;
 mod rate;
@@ -20,6 +21,7 @@ mod turn;
 pub use config::{
     Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
 };
+pub use echo::Echoed;
 
 use crate::counters::Counters;
 use crate::isn::Secrets;
@@ -70,6 +72,7 @@ pub struct Stack {
     half_open: u32,
     /// ACKs to listeners are looked at as cookies until then: some were sent less than two minutes before.
     cookies_until: Time,
+    echoes: Option<Box<echo::Echoes>>,
     core: Core,
 }
 
@@ -151,6 +154,7 @@ impl Stack {
             due: Queue::default(),
             half_open: 0,
             cookies_until: Time(0),
+            echoes: None,
             core,
         })
     }

@@ -1,6 +1,9 @@
 //! What the tools run over: the engine, or the kernel's sockets. The same program on either is a fair comparison.
 
+pub mod engine;
 pub mod kernel;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,0 +1,351 @@
+//! Sockets over a port: a [`Stack`], its [`Sockets`] and a [`Port`] as one thing. This is the Rust API for programs.
+//!
+//! A program calls [`Endpoint::turn`] when something has arrived at the port, when the deadline of the turn before has come, and
+//! after calls of its own; then it takes new connections ([`Endpoint::accept`]) and readiness ([`Endpoint::next_ready`]).
+//! No call blocks: a call that finds nothing to do says [`Error::WouldBlock`]. Copying calls ([`Endpoint::read`], [`Endpoint::write`]) and
+//! those that copy nothing ([`Endpoint::peek`], [`Endpoint::send`], [`Endpoint::reserve`]) mix in any order on one connection.
+//!
+//! An endpoint belongs to one thread. After fork(2) only one of both processes may go on with it.
+//!
+//! An echo server, and a client that sends a piece by reference:
+//!
+//! ```
+//! use zstack::endpoint::Endpoint;
+//! use zstack::net::Address;
+//! use zstack::sockets::{self, Receive};
+//! use zstack::stack::{Config, Connect, Listen};
+//! use zstack::time::Time;
+//! use zstack_port::{Settings, pair};
+//!
+//! let (left, right) = pair(Settings::default());
+//! let address = |ip: &str| Address { ip: ip.parse().unwrap(), prefix: 24 };
+//! // A real program takes 16 random bytes, other ones at each start.
+//! let (here, there) = (Config::new(address("10.0.0.1"), [1; 16]), Config::new(address("10.0.0.2"), [2; 16]));
+//! let mut now = Time(0);
+//! let mut server = Endpoint::new(here, sockets::Config::default(), left, now)?;
+//! let mut client = Endpoint::new(there, sockets::Config::default(), right, now)?;
+//!
+//! let listener = server.listen(Listen::new(7, server.room()), Receive::Keep)?;
+//! let connect = Connect::new("10.0.0.1:7".parse()?, client.room());
+//! let socket = client.connect(now, connect, Receive::Copy)?;
+//!
+//! let mut answer = [0; 5];
+//! let mut got = 0;
+//! let mut sent = false;
+//! while got < answer.len() {
+//!     now = Time(now.0 + 100);
+//!     server.turn(now);
+//!     client.turn(now);
+//!     while server.accept(listener).is_some() {}
+//!     while let Some((peer, ready)) = server.next_ready() {
+//!         // What has arrived is looked at where it is, in the port's buffer.
+//!         if ready.readable && let Ok(bytes) = server.peek(peer).map(<[u8]>::to_vec) {
+//!             server.consume(peer, bytes.len())?;
+//!             server.write(peer, &bytes, false)?;
+//!         }
+//!     }
+//!     while let Some((socket, ready)) = client.next_ready() {
+//!         if ready.writable && !sent {
+//!             client.send(socket, b"hello"[..].into(), false).map_err(|(error, _)| error)?;
+//!             sent = true;
+//!         }
+//!         if ready.readable {
+//!             got += client.read(socket, &mut answer[got..])?;
+//!         }
+//!     }
+//! }
+//! assert_eq!(&answer, b"hello");
+//! // The client's own bytes were not copied; what it read was, to the ring and to `answer`.
+//! assert_eq!((client.sockets().copies().written, client.sockets().copies().referenced), (0, 5));
+//! client.close(socket);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::net::Unsent;
+use crate::port::Port;
+use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still};
+use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn};
+use crate::tcp::Options;
+use crate::time::Time;
+use std::net::IpAddr;
+
+/// Why there is no endpoint.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The stack's configuration is wrong.
+    Stack(stack::ConfigError),
+    /// That of the sockets is.
+    Sockets(sockets::ConfigError),
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ConfigError::Stack(error) => error.fmt(f),
+            ConfigError::Sockets(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Sockets over a port.
+pub struct Endpoint<P: Port> {
+    stack: Stack,
+    sockets: Sockets<P::Buffer>,
+    port: P,
+}
+
+impl<P: Port> Endpoint<P> {
+    /// An endpoint without sockets. `now`: the moment by the clock whose moments every later call names.
+    ///
+    /// # Errors
+    /// A configuration contradicts itself, or the port.
+    pub fn new(
+        config: stack::Config,
+        sockets: sockets::Config,
+        port: P,
+        now: Time,
+    ) -> Result<Endpoint<P>, ConfigError> {
+        let stack = Stack::new(config, port.capabilities(), now).map_err(ConfigError::Stack)?;
+        Ok(Endpoint { stack, sockets: Sockets::new(sockets).map_err(ConfigError::Sockets)?, port })
+    }
+
+    /// Receives, fires timers and sends: see [`Stack::turn`].
+    pub fn turn(&mut self, now: Time) -> Turn {
+        self.stack.turn(now, &mut self.port, &mut self.sockets)
+    }
+
+    /// The room that [`Listen`] and [`Connect`] are to name.
+    pub fn room(&self) -> u64 {
+        self.sockets.room()
+    }
+
+    /// The port, to sleep on.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The port.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// The stack: counters and connections.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The sockets: what was copied, and what is held.
+    pub fn sockets(&self) -> &Sockets<P::Buffer> {
+        &self.sockets
+    }
+
+    /// Takes connections that peers open. `receive`: what happens to their buffers.
+    ///
+    /// # Errors
+    /// As of [`Stack::listen`].
+    pub fn listen(&mut self, wanted: Listen, receive: Receive) -> Result<ListenerId, ListenError> {
+        let wanted = Listen { room: self.sockets.room(), ..wanted };
+        let listener = self.stack.listen(wanted)?;
+        self.sockets.set_listener_receive(listener, receive);
+        Ok(listener)
+    }
+
+    /// Takes no more; connections that nobody has accepted are reset.
+    pub fn unlisten(&mut self, listener: ListenerId) {
+        self.stack.unlisten(listener);
+        for socket in self.sockets.forget_listener(listener) {
+            self.abort(socket);
+        }
+    }
+
+    /// The next connection that came to a listener: to be asked for after each turn. Of a deferred listener its SYN is not
+    /// answered yet: [`Endpoint::answer`] or [`Endpoint::refuse`] follows.
+    pub fn accept(&mut self, listener: ListenerId) -> Option<Socket> {
+        self.sockets.accept(listener)
+    }
+
+    /// Answers the SYN of a deferred listener's connection.
+    pub fn answer(&mut self, socket: Socket) {
+        if let Some(conn) = self.sockets.connection(socket) {
+            self.stack.accept(conn);
+        }
+    }
+
+    /// Refuses a deferred listener's connection, with RST, and gives the socket up.
+    pub fn refuse(&mut self, socket: Socket) {
+        if let Some(conn) = self.sockets.connection(socket) {
+            self.stack.refuse(conn);
+        }
+        self.sockets.close(socket);
+    }
+
+    /// Opens a connection: it becomes writable, or ends with an error.
+    ///
+    /// # Errors
+    /// As of [`Stack::connect`].
+    pub fn connect(&mut self, now: Time, wanted: Connect, receive: Receive) -> Result<Socket, ConnectError> {
+        let wanted = Connect { room: self.sockets.room(), ..wanted };
+        let conn = self.stack.connect(now, wanted)?;
+        Ok(self.sockets.open(conn, receive))
+    }
+
+    /// The next socket of which something has changed, and what it is ready for now.
+    pub fn next_ready(&mut self) -> Option<(Socket, Ready)> {
+        self.sockets.next_ready()
+    }
+
+    /// Tells of the socket once more, though nothing may have changed.
+    pub fn again(&mut self, socket: Socket) {
+        self.sockets.again(socket);
+    }
+
+    /// What a socket is ready for.
+    pub fn ready(&self, socket: Socket) -> Ready {
+        self.sockets.ready(socket)
+    }
+
+    /// Copies bytes that have arrived; 0: the stream has ended.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`]: there are none now; others: there never will be.
+    pub fn read(&mut self, socket: Socket, into: &mut [u8]) -> Result<usize, Error> {
+        let n = self.sockets.read(socket, into)?;
+        self.tell_room(socket);
+        Ok(n)
+    }
+
+    /// Bytes that have arrived, where they are, as many as lie in one piece; none: the stream has ended.
+    ///
+    /// # Errors
+    /// As of [`Endpoint::read`].
+    pub fn peek(&self, socket: Socket) -> Result<&[u8], Error> {
+        self.sockets.peek(socket)
+    }
+
+    /// All bytes that have arrived, where they are.
+    pub fn pieces(&self, socket: Socket) -> impl Iterator<Item = &[u8]> {
+        self.sockets.pieces(socket)
+    }
+
+    /// The first `n` bytes that have arrived are done with.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    ///
+    /// # Panics
+    /// If fewer have arrived.
+    pub fn consume(&mut self, socket: Socket, n: usize) -> Result<(), Error> {
+        self.sockets.consume(socket, n)?;
+        self.tell_room(socket);
+        Ok(())
+    }
+
+    /// Copies as much as there is room for. `more`: other bytes follow at once, and may share a segment with these.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`], [`Error::Connecting`]: not now; others: never.
+    pub fn write(&mut self, socket: Socket, bytes: &[u8], more: bool) -> Result<usize, Error> {
+        let n = self.sockets.write(socket, bytes)?;
+        // What did not fit follows, and says itself whether it is the last.
+        self.tell_end(socket, !more);
+        Ok(n)
+    }
+
+    /// Free memory of the socket's ring, `most` bytes at most, to be filled in place.
+    ///
+    /// # Errors
+    /// As of [`Endpoint::write`].
+    pub fn reserve(&mut self, socket: Socket, most: usize) -> Result<(&mut [u8], &mut [u8]), Error> {
+        self.sockets.reserve(socket, most)
+    }
+
+    /// Sends the first `n` bytes of what was reserved.
+    ///
+    /// # Errors
+    /// As of [`Endpoint::write`].
+    ///
+    /// # Panics
+    /// If fewer were reserved.
+    pub fn commit(&mut self, socket: Socket, n: usize, more: bool) -> Result<(), Error> {
+        self.sockets.commit(socket, n)?;
+        self.tell_end(socket, !more);
+        Ok(())
+    }
+
+    /// Sends memory of somebody else by reference: it is kept until the peer has acknowledged it and no packet points at it.
+    ///
+    /// # Errors
+    /// As of [`Endpoint::write`]; the piece comes back.
+    pub fn send(&mut self, socket: Socket, piece: Still, more: bool) -> Result<(), (Error, Still)> {
+        self.sockets.send(socket, piece)?;
+        self.tell_end(socket, !more);
+        Ok(())
+    }
+
+    /// Sends no more: the outgoing stream ends after what was written. The incoming one goes on.
+    pub fn shutdown(&mut self, socket: Socket) {
+        self.sockets.shut(socket);
+        if let Some(conn) = self.sockets.connection(socket) {
+            self.stack.shutdown(conn);
+        }
+    }
+
+    /// Gives the socket up. What was written is still sent; if bytes were not read, the peer is told so by a reset, as Linux does.
+    pub fn close(&mut self, socket: Socket) {
+        let conn = self.sockets.connection(socket);
+        let unread = self.sockets.close(socket);
+        match conn {
+            Some(conn) if unread => self.stack.abort(conn),
+            Some(conn) => self.stack.close(conn),
+            None => {}
+        }
+    }
+
+    /// Resets the connection and gives the socket up.
+    pub fn abort(&mut self, socket: Socket) {
+        let conn = self.sockets.connection(socket);
+        self.sockets.close(socket);
+        if let Some(conn) = conn {
+            self.stack.abort(conn);
+        }
+    }
+
+    /// Changes a connection's options.
+    pub fn set_options(&mut self, socket: Socket, options: Options) {
+        if let Some(conn) = self.sockets.connection(socket) {
+            self.stack.set_options(conn, options);
+        }
+    }
+
+    /// Addresses, state and figures of a connection; `None`: the stack has given it up.
+    pub fn info(&self, socket: Socket) -> Option<Info> {
+        self.stack.info(self.sockets.connection(socket)?)
+    }
+
+    /// Sends an ICMP echo request: see [`Stack::echo`].
+    ///
+    /// # Errors
+    /// As of [`Stack::echo`].
+    pub fn echo(&mut self, now: Time, to: IpAddr, number: (u16, u16), data: &[u8]) -> Result<(), Unsent> {
+        self.stack.echo(now, &mut self.port, to, number, data)
+    }
+
+    /// The next answer to an echo request.
+    pub fn next_echo(&mut self) -> Option<stack::Echoed> {
+        self.stack.next_echo()
+    }
+
+    fn tell_room(&mut self, socket: Socket) {
+        if let Some((conn, edge)) = self.sockets.take_edge(socket) {
+            self.stack.room(conn, edge);
+        }
+    }
+
+    fn tell_end(&mut self, socket: Socket, push: bool) {
+        if let Some((conn, end)) = self.sockets.end(socket) {
+            self.stack.commit(conn, end, push);
+        }
+    }
+}

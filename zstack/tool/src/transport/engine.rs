@@ -1,0 +1,420 @@
+//! The engine, over any port that can be slept on.
+
+use super::{Conn, Connection, Event, Report, Transport};
+use crate::ping::{Answer, Pinger};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
+use zstack::endpoint::Endpoint;
+use zstack::net::{Address, Route, Unsent};
+use zstack::port::{Medium, Port};
+use zstack::sockets::{self, Error, Receive, Socket, Still, errno};
+use zstack::stack::{Config, Connect, ConnectError, Listen, ListenerId};
+use zstack::tcp::{Options, Phase};
+use zstack::time::Time;
+use zstack_port::{Captured, Clock, Device, Interest, Spec};
+
+/// While there is always something to do, the caller's descriptors are looked at once in so many polls.
+const LOOK: u32 = 64;
+
+/// A port that a thread can sleep on.
+pub trait Sleep: Port {
+    /// Sleeps until a packet can be received, one of the descriptors can be read, or the limit is over. Which can be read is
+    /// appended.
+    ///
+    /// # Errors
+    /// Those of ppoll(2).
+    fn sleep(&self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()>;
+
+    /// Counters of its own, by name.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+impl Sleep for Captured<Device> {
+    fn sleep(&self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
+        let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
+        self.port().wait(&mut interests, limit)?;
+        ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
+        Ok(())
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let c = self.port().counters();
+        vec![
+            ("device_received", c.received),
+            ("device_joined", c.joined),
+            ("device_oversized", c.oversized),
+            ("device_sent", c.sent),
+            ("device_cut", c.cut),
+            ("device_down", c.down),
+            ("device_unfit", c.unfit),
+            ("device_starved", c.starved),
+        ]
+    }
+}
+
+/// The engine as a transport.
+pub struct Engine<P: Sleep> {
+    endpoint: Endpoint<P>,
+    clock: Clock,
+    listeners: Vec<ListenerId>,
+    watched: Vec<RawFd>,
+    /// Connections that were wanted and are not there yet, by the socket's index.
+    connecting: Vec<bool>,
+    /// When the next turn is due.
+    deadline: Option<Time>,
+    busy: u32,
+    /// Whether calls were made that the next turn has to see.
+    called: bool,
+    ready: Vec<RawFd>,
+    options: Options,
+    receive: Receive,
+}
+
+impl Engine<Captured<Device>> {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// A line for the user.
+    pub fn open(spec: &Spec, pcap: Option<&std::path::Path>) -> Result<Engine<Captured<Device>>, String> {
+        if spec.addresses.is_empty() {
+            return Err(format!(
+                "--port {}:{}: the engine needs an address: add addr=ADDRESS/PREFIX",
+                spec.kind, spec.name
+            ));
+        }
+        let device = Device::open(spec).map_err(|e| e.to_string())?;
+        let name = device.name().to_owned();
+        let port = match pcap {
+            Some(path) => {
+                Captured::to_file(device, path, &name).map_err(|e| format!("--pcap {}: {e}", path.display()))?
+            }
+            None => Captured::off(device),
+        };
+        let key = crate::sys::random().map_err(|e| format!("getrandom: {e}"))?;
+        let first = spec.addresses[0];
+        let mut config = Config::new(Address { ip: first.address, prefix: first.prefix }, key);
+        config.addresses = spec.addresses.iter().map(|a| Address { ip: a.address, prefix: a.prefix }).collect();
+        let default = |gateway: &IpAddr| {
+            let any: IpAddr = if gateway.is_ipv4() { [0; 4].into() } else { [0u8; 16].into() };
+            Route { network: Address { ip: any, prefix: 0 }, gateway: Some(*gateway) }
+        };
+        config.routes = spec.gateways.iter().map(default).collect();
+        if port.capabilities().medium == Medium::Ethernet {
+            // A local, unicast address.
+            let chosen = [2, key[0], key[1], key[2], key[3], key[4]];
+            config.mac = Some(spec.mac.unwrap_or(chosen));
+            config.vlan = spec.vlan;
+        }
+        Engine::new(config, port, sockets::Config::default())
+    }
+}
+
+impl<P: Sleep> Engine<P> {
+    /// An engine without sockets.
+    ///
+    /// # Errors
+    /// A line for the user.
+    pub fn new(config: Config, port: P, sockets: sockets::Config) -> Result<Engine<P>, String> {
+        let clock = Clock::start();
+        // As the kernel's sockets of these tools: they send whole messages.
+        let options = Options { nodelay: true, ..config.tcp };
+        let endpoint = Endpoint::new(config, sockets, port, clock.now()).map_err(|e| e.to_string())?;
+        Ok(Engine {
+            endpoint,
+            clock,
+            listeners: Vec::new(),
+            watched: Vec::new(),
+            connecting: Vec::new(),
+            deadline: None,
+            busy: 0,
+            called: true,
+            ready: Vec::new(),
+            options,
+            receive: Receive::Keep,
+        })
+    }
+
+    fn connecting(&mut self, socket: Socket) -> &mut bool {
+        let index = socket.index as usize;
+        if self.connecting.len() <= index {
+            self.connecting.resize(index + 1, false);
+        }
+        &mut self.connecting[index]
+    }
+
+    /// What the last turn has brought.
+    fn gather(&mut self, events: &mut Vec<Event>) {
+        for i in 0..self.listeners.len() {
+            while let Some(socket) = self.endpoint.accept(self.listeners[i]) {
+                *self.connecting(socket) = false;
+                events.push(Event::Accepted(name(socket)));
+            }
+        }
+        while let Some((socket, ready)) = self.endpoint.next_ready() {
+            if !*self.connecting(socket) {
+                events.push(Event::Ready(name(socket)));
+                continue;
+            }
+            if self.endpoint.sockets().established(socket) {
+                *self.connecting(socket) = false;
+                events.push(Event::Connected(name(socket)));
+            } else if ready.hang_up {
+                *self.connecting(socket) = false;
+                events.push(Event::Failed(name(socket), ready.error.map_or(libc::ECONNABORTED, errno)));
+            }
+        }
+    }
+
+    /// Sleeps until something may be done.
+    fn sleep(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> Result<(), String> {
+        self.ready.clear();
+        let until = self.clock.until(self.deadline);
+        let limit = match (limit, until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let result = self.endpoint.port().sleep(&self.watched, limit, &mut self.ready);
+        result.map_err(|e| format!("poll: {e}"))?;
+        events.extend(self.ready.iter().map(|fd| Event::Watched(*fd)));
+        Ok(())
+    }
+}
+
+fn name(socket: Socket) -> Conn {
+    Conn { index: socket.index, generation: socket.generation }
+}
+
+fn socket(conn: Conn) -> Socket {
+    Socket { index: conn.index, generation: conn.generation }
+}
+
+fn failure(error: Error) -> io::Error {
+    match error {
+        Error::WouldBlock | Error::Connecting => io::ErrorKind::WouldBlock.into(),
+        other => other.into(),
+    }
+}
+
+impl<P: Sleep> Transport for Engine<P> {
+    fn listen(&mut self, at: SocketAddr) -> Result<(), String> {
+        let address = if at.ip().is_unspecified() { None } else { Some(at.ip()) };
+        let listen = Listen { address, options: Some(self.options), ..Listen::new(at.port(), self.endpoint.room()) };
+        let listener = self.endpoint.listen(listen, self.receive).map_err(|e| format!("listen at {at}: {e}"))?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    fn connect(&mut self, to: SocketAddr) -> io::Result<Conn> {
+        let connect = Connect { options: Some(self.options), ..Connect::new(to, self.endpoint.room()) };
+        let now = self.clock.now();
+        let socket = self.endpoint.connect(now, connect, self.receive).map_err(|e| {
+            let kind = match e {
+                ConnectError::NoRoute(_) => io::ErrorKind::NetworkUnreachable,
+                ConnectError::InUse(..) => io::ErrorKind::AddrInUse,
+                ConnectError::NoPort(_) | ConnectError::NotOurs(_) => io::ErrorKind::AddrNotAvailable,
+                ConnectError::PortGone => io::ErrorKind::NetworkDown,
+                _ => io::ErrorKind::InvalidInput,
+            };
+            io::Error::new(kind, e.to_string())
+        })?;
+        *self.connecting(socket) = true;
+        self.called = true;
+        Ok(name(socket))
+    }
+
+    fn watch(&mut self, fd: RawFd) -> Result<(), String> {
+        self.watched.push(fd);
+        Ok(())
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> Result<(), String> {
+        let before = events.len();
+        // First what the caller has asked for since the last time; then, if nothing came of it, sleep and look once.
+        for slept in [false, true] {
+            let turn = self.endpoint.turn(self.clock.now());
+            self.deadline = turn.deadline;
+            if turn.full && self.deadline.is_none() {
+                self.deadline = Some(Time(self.clock.now().0 + 1000));
+            }
+            self.called = false;
+            self.gather(events);
+            if turn.gone {
+                return Err("the port is gone: its device was removed, or went down for good".into());
+            }
+            self.busy += 1;
+            if events.len() > before || turn.more {
+                if self.busy.is_multiple_of(LOOK) {
+                    self.sleep(Some(Duration::ZERO), events)?;
+                }
+                return Ok(());
+            }
+            if !slept {
+                self.sleep(limit, events)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn again(&mut self, conn: Conn) {
+        self.endpoint.again(socket(conn));
+    }
+
+    fn take(&mut self, conn: Conn, most: usize, with: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let socket = socket(conn);
+        let piece = self.endpoint.peek(socket).map_err(failure)?;
+        let n = piece.len().min(most);
+        if n > 0 {
+            with(&piece[..n]);
+            self.endpoint.consume(socket, n).map_err(failure)?;
+            self.called = true;
+        }
+        Ok(n)
+    }
+
+    fn write(&mut self, conn: Conn, bytes: &[u8], more: bool) -> io::Result<usize> {
+        self.called = true;
+        self.endpoint.write(socket(conn), bytes, more).map_err(failure)
+    }
+
+    fn send(&mut self, conn: Conn, piece: &Still, more: bool) -> io::Result<usize> {
+        self.called = true;
+        let n = piece.len();
+        self.endpoint.send(socket(conn), piece.clone(), more).map_err(|(error, _)| failure(error))?;
+        Ok(n)
+    }
+
+    fn shutdown(&mut self, conn: Conn) {
+        self.called = true;
+        self.endpoint.shutdown(socket(conn));
+    }
+
+    fn close(&mut self, conn: Conn) {
+        self.called = true;
+        self.endpoint.close(socket(conn));
+    }
+
+    fn abort(&mut self, conn: Conn) {
+        self.called = true;
+        self.endpoint.abort(socket(conn));
+    }
+
+    fn idle(&self) -> bool {
+        let waits = |phase| !matches!(phase, Phase::TimeWait | Phase::Closed | Phase::FinWait2);
+        !self.called && !self.endpoint.stack().connections().any(|(_, info)| waits(info.tcp.phase))
+    }
+
+    fn report(&mut self) -> Report {
+        let stack = self.endpoint.stack();
+        let mut report = Report::default();
+        report.counters.extend(stack.counters().iter().map(|(counter, n)| (counter.name().to_owned(), n)));
+        let copies = self.endpoint.sockets().copies();
+        for (name, n) in [
+            ("payload_written_copied", copies.written),
+            ("payload_committed_in_place", copies.committed),
+            ("payload_sent_by_reference", copies.referenced),
+            ("payload_received_copied", copies.received),
+            ("payload_received_kept", copies.kept),
+            ("payload_spilled", copies.spilled),
+            ("payload_read_copied", copies.read),
+            ("time_wait", u64::from(stack.time_wait())),
+        ] {
+            report.counters.insert(name.to_owned(), n);
+        }
+        report.counters.extend(self.endpoint.port().counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
+        report.connections = stack
+            .connections()
+            .map(|(_, info)| Connection {
+                local: info.local.to_string(),
+                remote: info.remote.to_string(),
+                state: state(info.tcp.phase).to_owned(),
+                cwnd: u64::from(info.tcp.cwnd),
+                ssthresh: (info.tcp.ssthresh < u32::MAX / 2).then_some(u64::from(info.tcp.ssthresh)),
+                srtt_us: u64::from(info.tcp.srtt.0),
+                retransmits: u64::from(info.tcp.retransmits),
+                in_flight: u64::from(info.tcp.in_flight),
+            })
+            .collect();
+        report
+    }
+
+    fn copied(&self) -> Option<u64> {
+        Some(self.endpoint.sockets().copies().copied())
+    }
+}
+
+fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Listen => "listen",
+        Phase::SynSent => "syn-sent",
+        Phase::SynReceived => "syn-received",
+        Phase::Established => "established",
+        Phase::CloseWait => "close-wait",
+        Phase::FinWait1 => "fin-wait-1",
+        Phase::FinWait2 => "fin-wait-2",
+        Phase::Closing => "closing",
+        Phase::LastAck => "last-ack",
+        Phase::TimeWait => "time-wait",
+        Phase::Closed => "closed",
+    }
+}
+
+impl<P: Sleep> Pinger for Engine<P> {
+    fn send(&mut self, to: IpAddr, sequence: u16, payload: &[u8]) -> Result<(), String> {
+        let number = (std::process::id() as u16, sequence);
+        // A neighbour's answer takes a moment: half a second at most.
+        for _ in 0..50 {
+            match self.endpoint.echo(self.clock.now(), to, number, payload) {
+                Ok(()) => return Ok(()),
+                Err(Unsent::Unresolved(_)) => {
+                    self.endpoint.turn(self.clock.now());
+                    let limit = Some(Duration::from_millis(10));
+                    self.endpoint.port().sleep(&[], limit, &mut self.ready).map_err(|e| e.to_string())?;
+                    self.endpoint.turn(self.clock.now());
+                }
+                Err(Unsent::NoRoute) => return Err("network is unreachable".into()),
+                Err(Unsent::Unreachable) => return Err("no route to host: the neighbour does not answer".into()),
+                Err(Unsent::Long) => return Err("the packet would be longer than the MTU".into()),
+            }
+        }
+        Err("no route to host: the neighbour does not answer".into())
+    }
+
+    fn wait(
+        &mut self,
+        limit: Duration,
+        signals: &OwnedFd,
+        payload: &[u8],
+        answers: &mut Vec<Answer>,
+    ) -> Result<bool, String> {
+        use std::os::fd::AsRawFd;
+        let signal = signals.as_raw_fd();
+        self.watched = vec![signal];
+        let mut events = Vec::new();
+        // An answer may have come already: nobody sleeps before he has looked.
+        for slept in [false, true] {
+            let turn = self.endpoint.turn(self.clock.now());
+            self.deadline = turn.deadline;
+            if turn.gone {
+                return Err("the port is gone".into());
+            }
+            while let Some(echo) = self.endpoint.next_echo() {
+                answers.push(Answer {
+                    sequence: echo.sequence,
+                    from: echo.from,
+                    len: echo.data.len(),
+                    same: echo.data == payload,
+                    hops: Some(echo.hops),
+                });
+            }
+            if slept || !answers.is_empty() {
+                break;
+            }
+            self.sleep(Some(limit), &mut events)?;
+        }
+        Ok(events.contains(&Event::Watched(signal)))
+    }
+}
