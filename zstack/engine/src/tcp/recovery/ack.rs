@@ -69,9 +69,10 @@ impl Recovery {
         if tally.advanced || tally.sacked > 0 {
             self.measure(now, flight, acked, &mut tally);
         }
-        let calm = flight.state == State::Open && flight.sacked | flight.lost | flight.again == 0;
+        let calm =
+            flight.state == State::Open && flight.sacked | flight.lost | flight.again == 0 && !flight.overtaken();
         let mut due = None;
-        if !(calm && tally.advanced && !tally.arrived.again && arrival.sack.is_empty() && !self.probing && self.sack) {
+        if !(calm && tally.advanced && arrival.sack.is_empty() && !self.probing && self.sack) {
             due = self.examine(now, arrival, flight, acked, &mut tally);
         }
         if tally.advanced {
@@ -187,6 +188,8 @@ impl Recovery {
     pub(super) fn wait(&self, flight: &mut Flight, due: Option<Time>) {
         if let Some(due) = due {
             (flight.early, flight.early_kind) = (due, Early::Reorder);
+        } else if flight.early_kind == Early::Reorder {
+            (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
         }
     }
 
@@ -299,10 +302,10 @@ impl Recovery {
         self.probing = false;
     }
 
-    /// The window during fast recovery.
+    /// The window during fast recovery: room for one segment at least, for where nothing is on its way nothing would arrive to make more.
     pub(super) fn reduce_in_step(&mut self, flight: &mut Flight, delivered: u32, safe: bool) {
-        let (pipe, ssthresh) = (flight.pipe(), self.congestion.ssthresh);
-        self.congestion.cwnd = flight.prr.window(delivered, pipe, ssthresh, u32::from(self.mss), safe);
+        let (pipe, ssthresh, mss) = (flight.pipe(), self.congestion.ssthresh, u32::from(self.mss));
+        self.congestion.cwnd = flight.prr.window(delivered, pipe, ssthresh, mss, safe).max(mss);
     }
 
     /// A recovery is over.

@@ -254,8 +254,8 @@ impl Reuse for Records {
     }
 }
 
-/// What is lost and not sent again yet, as ranges in the order in which it is to be sent: by numbers, but for what was lost twice and
-/// lies behind others. Ranges may hold what has arrived since.
+/// What is lost and not sent again yet, as ranges in the order of their numbers. Ranges begin and end at records' edges, and may hold what has
+/// arrived, or was sent again, since.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Lost {
     ranges: VecDeque<Range>,
@@ -267,17 +267,24 @@ impl Lost {
         if self.ranges.capacity() > KEPT { self.ranges = VecDeque::new() } else { self.ranges.clear() }
     }
 
-    fn push(&mut self, range: Range) {
-        if let Some(last) = self.ranges.back_mut()
-            && last.right == range.left
-        {
-            last.right = range.right;
-            return;
+    fn push(&mut self, una: Seq, range: Range) {
+        let at = |seq: Seq| seq.since(una);
+        // A range whose front was acknowledged begins at una.
+        let begins = |of: &Range| at(of.left.later(una));
+        let place = match self.ranges.back() {
+            Some(last) if begins(last) <= at(range.left) => self.ranges.len(),
+            _ => self.ranges.partition_point(|other| begins(other) <= at(range.left)),
+        };
+        if let Some(before) = place.checked_sub(1).and_then(|before| self.ranges.get_mut(before)) {
+            if range.left.before(before.right) {
+                return;
+            }
+            if before.right == range.left {
+                before.right = range.right;
+                return;
+            }
         }
-        match self.ranges.front() {
-            Some(first) if range.left.before(first.left) => self.ranges.push_front(range),
-            _ => self.ranges.push_back(range),
-        }
+        self.ranges.insert(place, range);
     }
 }
 
@@ -443,7 +450,7 @@ impl Flight {
         if let Some(record) = self.records.get_mut(index) {
             record.marks = record.marks.with(Marks::LOST);
         }
-        self.queue.push(Range { left: record.seq, right: record.end() });
+        self.queue.push(self.una, Range { left: record.seq, right: record.end() });
     }
 
     /// Marks the first segment that is not acknowledged (RFC 6582). Returns whether it was not marked.

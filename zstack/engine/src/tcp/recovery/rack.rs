@@ -98,7 +98,6 @@ pub(super) struct Arrived {
     sent: u32,
     end: Seq,
     any: bool,
-    pub again: bool,
 }
 
 impl Arrived {
@@ -111,7 +110,6 @@ impl Arrived {
             if echo.is_some_and(|echo| (echo.wrapping_sub(tick) as i32) < 0) || elapsed < least {
                 return;
             }
-            self.again = true;
         }
         if !self.any || after(record.sent, record.end(), self.sent, self.end) {
             (self.sent, self.end, self.any) = (record.sent, record.end(), true);
@@ -177,6 +175,13 @@ impl Rack {
 }
 
 impl Flight {
+    /// Whether something has arrived that was sent after the oldest of what has not.
+    #[inline]
+    pub(super) fn overtaken(&self) -> bool {
+        let oldest = self.records.oldest();
+        self.rack.known && oldest.is_some_and(|oldest| after(self.rack.sent, self.rack.end, oldest.sent, oldest.end()))
+    }
+
     /// RACK_detect_loss (section 6.2, step 5). Returns whether something was found, whether a retransmission was among it, and when to look again.
     ///
     /// The RFC looks again when the last candidate is due; this does at the latest moment that one can be.
@@ -204,11 +209,14 @@ impl Flight {
             index += 1;
         }
         while let Some(&next) = self.rack.again.front() {
-            if !after(self.rack.sent, self.rack.end, next.sent, next.seq + next.len) {
-                break;
-            }
-            if self.rack.remaining(next.sent, now, window) > 0 {
-                pending |= self.flying(next, |_, _| {});
+            let candidate = after(self.rack.sent, self.rack.end, next.sent, next.seq + next.len);
+            if !candidate || self.rack.remaining(next.sent, now, window) > 0 {
+                // What has arrived keeps nothing behind it from being looked at.
+                if (candidate || next.sent == self.rack.sent) && !self.flying(next, |_, _| {}) {
+                    self.rack.again.pop_front();
+                    continue;
+                }
+                pending |= candidate;
                 break;
             }
             self.rack.again.pop_front();

@@ -118,6 +118,13 @@ impl Flight {
         if !left.before(right) {
             return;
         }
+        for edge in [left, right] {
+            if let Some(index) = self.records.find(edge)
+                && self.records.get(index).is_some_and(|record| !record.sacked())
+            {
+                self.records.split(index, edge);
+            }
+        }
         let mut board = std::mem::take(&mut self.board);
         board.add(self.una, Range { left, right }, |part| {
             let Some(mut index) = self.records.find(part.left) else { return };
@@ -133,21 +140,18 @@ impl Flight {
         self.board = board;
     }
 
-    /// The edge between segments that is next to `seq`, at or above it (`up`) or at or below; a record is split there if need be. Inside what is marked it is `seq` itself.
-    fn edge(&mut self, seq: Seq, up: bool) -> Option<Seq> {
+    /// The edge between segments that is next to `seq`, at or above it (`up`) or at or below. Inside what is marked it is `seq` itself.
+    fn edge(&self, seq: Seq, up: bool) -> Option<Seq> {
         if seq == self.nxt {
             return Some(seq);
         }
-        let index = self.records.find(seq)?;
-        let record = *self.records.get(index)?;
+        let record = self.records.get(self.records.find(seq)?)?;
         let inside = seq.since(record.seq);
         if inside == 0 || record.sacked() {
             return Some(seq);
         }
         let cut = u32::from(record.cut.max(1));
         let inside = if up { inside.div_ceil(cut).saturating_mul(cut).min(record.len) } else { inside / cut * cut };
-        let edge = record.seq + inside;
-        self.records.split(index, edge);
-        Some(edge)
+        Some(record.seq + inside)
     }
 }

@@ -91,7 +91,7 @@ impl Cubic {
         // alpha = 3 (1 - beta) / (1 + beta) = 9/17, and 1 from where the window was.
         let reno = if self.reno >= self.prior { mss << 32 } else { (mss << 32) / 17 * 9 };
         self.reno_gain = u32::try_from(reno / u64::from(cwnd)).unwrap_or(u32::MAX);
-        let step = cwnd + cwnd / 8;
+        let step = cwnd + cwnd / 32;
         self.limit = if target > cwnd { target.min(step) } else { step };
     }
 
