@@ -212,11 +212,6 @@ impl Endpoint {
         self.tx.poison(0, self.tx.size());
     }
 
-    /// Whether the program has nothing left that the engine could still do for it: nothing unacknowledged.
-    pub fn idle(&self) -> bool {
-        self.written == self.released && (!self.shut || self.peer_closed)
-    }
-
     /// The program acts: reads, writes, ends. Returns when it wants to act next, if not only when something happens, and
     /// whether it called the engine.
     pub fn act(&mut self, now: u64, stack: &mut Stack) -> (Option<u64>, bool) {

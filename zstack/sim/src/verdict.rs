@@ -83,10 +83,11 @@ pub fn stuck(world: &World) -> Option<String> {
         for end in side.programs.ends.iter().filter(|e| !e.freed) {
             let gone = !world.scenario.lives()
                 || match peer(world, s, end) {
-                    None => end.conn.is_none() || end.app == 1,
+                    None => end.conn.is_none() || end.app == 1 || cookies(&world.scenario),
                     Some(p) => p.ended.is_some_and(|c| c != Cause::Done),
                 };
-            if !gone || !end.idle() && !side_is_gone(world, s) {
+            let idle = side.stack.info(end.id).is_none_or(|i| i.tcp.in_flight == 0 && i.tcp.unsent == 0);
+            if !gone || !idle && !side_is_gone(world, s) {
                 return Some(format!("nobody has anything to do, but: {}", unfinished(world)));
             }
         }
@@ -104,17 +105,38 @@ pub fn done(world: &World) -> u64 {
     world.sides.iter().map(|s| s.programs.ends.iter().filter(good).count() as u64).sum::<u64>() / 2
 }
 
+/// Whether handshakes may have been answered with cookies. Then a stack knows nothing of a connection whose handshake's last ACK is
+/// lost, resets it when its second segment comes before the first, and takes an old ACK that comes once more for a new connection's
+/// (RFC 4987, section 3.6).
+fn cookies(scenario: &Scenario) -> bool {
+    scenario.sides.iter().any(|s| s.half_open < 64)
+}
+
 /// Everything is over: was it as it must be?
 pub fn at_the_end(world: &World) -> Vec<String> {
     let mut faults = Vec::new();
     for (s, side) in world.sides.iter().enumerate() {
         for end in &side.programs.ends {
             let Some(conn) = end.conn else {
-                if end.published > 0 || end.peer_closed {
+                if (end.published > 0 || end.peer_closed) && !cookies(&world.scenario) {
                     faults.push(format!("host {s}: bytes of nobody's connection: {}", state(end)));
                 }
                 continue;
             };
+            if side
+                .programs
+                .ends
+                .iter()
+                .rev()
+                .find(|e| e.conn == end.conn && e.app == end.app)
+                .is_some_and(|e| e.id != end.id)
+            {
+                // It came to nothing, and another took its place.
+                if end.established {
+                    faults.push(format!("host {s}: a second connection for one: {}", state(end)));
+                }
+                continue;
+            }
             if let Some(peer) = peer(world, s, end) {
                 faults.extend(
                     pair(world, conn, end, peer)
@@ -153,13 +175,14 @@ fn pair(world: &World, conn: usize, end: &Endpoint, peer: &Endpoint) -> Option<S
     let plan = &world.scenario.conns[conn];
     let ours = &plan.apps[end.app];
     let rough = !world.scenario.lives()
+        || cookies(&world.scenario)
         || world.scenario.sides.iter().any(|s| !s.stops.is_empty())
         || plan.apps.iter().any(|a| a.options.user_timeout > 0 || a.options.keepalive.is_some());
     let heavy = world
         .scenario
         .links
         .iter()
-        .any(|l| l.loss > 800 || l.burst.0 > 80 || !l.dead.is_empty() || l.rate > 0 && l.rate < 100);
+        .any(|l| l.loss > 800 || l.burst.0 > 0 || !l.dead.is_empty() || l.rate > 0 && l.rate < 100);
     let ends_early = |a: &crate::scenario::AppPlan| matches!(a.end, End::Close(_) | End::Abort(_));
     let good = match cause {
         Cause::Done => true,

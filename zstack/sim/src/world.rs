@@ -262,7 +262,9 @@ impl World {
             }
             if self.over() {
                 self.drain();
-                break;
+                if self.over() {
+                    break;
+                }
             }
             if self.now > LIMIT {
                 let open = verdict::unfinished(self);
