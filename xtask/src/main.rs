@@ -7,6 +7,7 @@ mod junit;
 mod model_checking;
 mod step;
 mod suite;
+mod zstack_demo;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -21,6 +22,8 @@ cargo xtask CHORE
   nightly                   the same in hours: models in full, all of CPython's tests, long random runs
   demo [--full | ROW...]    redis, nginx and iperf3, native beside culvert, in two minutes
                             (--full: every row of the benchmark, in ten)
+  demo zstack               the Z-stack engine's HTTP server and perf beside the kernel's sockets, with curl and wrk
+                            in another network namespace, in two minutes
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
   miri                      run the tests of the shared memory and of the engine under Miri
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["test"] => suite::test(Extent::Ci),
         ["test", "--quick"] => suite::test(Extent::Quick),
         ["nightly"] => suite::test(Extent::Nightly),
+        ["demo", "zstack"] => zstack_demo::demo(),
         ["demo", rows @ ..] => demo(rows),
         ["bench", rest @ ..] => bench(rest),
         ["loom"] => loom(),
