@@ -26,7 +26,7 @@ use stream::{Role, Streams, Work};
 use transport::Transport;
 use transport::engine::Engine;
 use transport::kernel::Kernel;
-use zstack_port::{Offload, Spec};
+use zstack_port::Spec;
 
 /// Why it did not do what was wanted: a line for the user.
 enum Failure {
@@ -80,16 +80,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// The device that `--port` names, with what the other options change.
 fn spec(port: &str, cli: &Cli) -> Result<Spec, String> {
-    let mut spec: Spec = port.parse().map_err(|e| format!("--port {port}: {e}"))?;
-    spec.mtu = cli.port.mtu.or(spec.mtu);
-    spec.offload = match cli.port.offload.as_deref() {
-        None => spec.offload,
-        Some("off") => Offload::Off,
-        Some("checksum") => Offload::Checksum,
-        Some("full") => Offload::Full,
-        Some(other) => return Err(format!("--offload {other}: write off, checksum or full")),
-    };
-    Ok(spec)
+    let mut text = port.to_owned();
+    if let Some(mtu) = cli.port.mtu {
+        text += &format!(",mtu={mtu}");
+    }
+    if let Some(offload) = &cli.port.offload {
+        text += &format!(",offload={offload}");
+    }
+    text.parse().map_err(|e| format!("--port {text}: {e}"))
 }
 
 fn with_kernel(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {

@@ -138,6 +138,18 @@ fn wrong_configuration_is_one_line_and_status_2() {
         assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{words}: {line}");
         assert!(line.contains(part), "{words}: {line}");
     }
+    for (port, part) in [
+        ("tun:zsx", "add addr="),
+        ("tun:zsx,addr=10.9.0.2/24 --mtu 60", "mtu=60"),
+        ("tun:zsx,addr=10.9.0.2/24 --offload some", "offload"),
+        ("dpdk:0", "there is no port of the kind `dpdk`"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zstack"));
+        let output = command.arg("--port").args(port.split(' ')).args(["sink", "--listen", "9"]).output().unwrap();
+        let line = text(&output.stderr);
+        assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{port}: {line}");
+        assert!(line.contains(part), "{port}: {line}");
+    }
     let refused = zstack(&format!("source --connect {}", free())).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
 }
