@@ -2,7 +2,7 @@
 //! without the bounds that keep it short.
 
 use crate::step::{Step, Tally};
-use crate::{build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root};
+use crate::{build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root, target};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,7 @@ pub fn test(extent: Extent) -> bool {
         }
         model_checking::loom(&mut tally);
         model_checking::miri(extent == Extent::Nightly, &mut tally);
+        simulate(extent, &mut tally);
         fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], &mut tally);
         legacy(extent, &mut tally);
         random(extent, &mut tally);
@@ -75,6 +76,25 @@ fn text(tally: &mut Tally) {
     };
     step("fmt", &["fmt", "--check"], tally);
     step("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], tally);
+}
+
+/// The Z-stack's engine in virtual time: random networks, and the same ones each time, as in `random`.
+fn simulate(extent: Extent, tally: &mut Tally) {
+    let mut c = cargo();
+    c.args(["build", "--quiet", "--profile", "sim", "-p", "zstack-sim"]);
+    if !Step::new("zstack-sim build", c, LIMIT).run(tally) {
+        return;
+    }
+    let count = match extent {
+        Extent::Quick => "1000",
+        Extent::Ci => "10000",
+        Extent::Nightly => "1000000",
+    };
+    let mut c = Command::new(target().join("sim/zstack-sim"));
+    c.args(["run", "--seed", "0", "--count", count]);
+    if Step::new("zstack-sim", c, limit(extent)).run(tally) {
+        tally.passed += 1;
+    }
 }
 
 /// The unmodified programs: one test program after another, two tests at a time.

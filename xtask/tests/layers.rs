@@ -6,7 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 6] = ["cli", "shim", "engine", "host", "rendezvous", "shmring"];
+const CRATES: [&str; 11] = [
+    "cli",
+    "shim",
+    "engine",
+    "host",
+    "rendezvous",
+    "shmring",
+    "zstack/tool",
+    "zstack/sim",
+    "zstack/port",
+    "zstack/engine",
+    "zstack/wire",
+];
 
 /// A module's path in its crate; the crate's root has none.
 type Module = Vec<String>;
@@ -210,7 +222,7 @@ fn files(name: &str) -> BTreeMap<Module, String> {
     for module in declared(&fs::read_to_string(root).expect("a root")) {
         sources(&src.join(&module), vec![module], &mut found);
     }
-    assert!(found.len() > 5, "{name}: nothing was read");
+    assert!(found.len() > 2, "{name}: nothing was read");
     found
 }
 
