@@ -2,7 +2,9 @@
 //! without the bounds that keep it short.
 
 use crate::step::{Step, Tally};
-use crate::{build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root, target};
+use crate::{
+    build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root, target,
+};
 use std::process::Command;
 use std::time::{Duration, Instant};
 

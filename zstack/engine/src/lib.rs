@@ -8,6 +8,7 @@
 
 pub mod counters;
 pub mod endpoint;
+pub mod event;
 pub mod isn;
 pub mod net;
 #[allow(unsafe_code)]

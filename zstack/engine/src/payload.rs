@@ -6,8 +6,7 @@
 //!
 //! Positions count the bytes of one direction of one connection, from 0 for the first byte behind the SYN; they never wrap.
 
-use crate::stack::ConnId;
-use crate::tcp::Event;
+use crate::event::{ConnId, Event};
 use std::ops::Range;
 
 /// What a port must know of the memory that a span lies in: a number that the owner of the memory and the port agreed upon

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071): partial sums of pieces of any length, the pseudo headers, and the update of RFC 1624.
 
-use crate::foreign;
+use crate::foreign::{self, fold};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The ones' complement sum of what was added so far, as the sender or receiver goes through a packet in the order of its
@@ -67,9 +67,21 @@ impl Sum {
         self.piece(foreign::sum_slice(bytes), bytes.len())
     }
 
+    /// Adds the `len` bytes at `start`, which follow.
+    ///
+    /// # Safety
+    /// They must be mapped and readable during the call. Others may write them meanwhile: the sum is then that of some mixture.
+    #[inline]
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub unsafe fn memory(self, start: *const u8, len: usize) -> Sum {
+        // SAFETY: readable, as the caller promises.
+        self.piece(unsafe { foreign::sum(start, len) }, len)
+    }
+
     /// Adds a piece of `len` bytes whose sum, as that of native words from an even byte on, is `native`.
     #[inline]
-    pub(crate) fn piece(self, native: u16, len: usize) -> Sum {
+    fn piece(self, native: u16, len: usize) -> Sum {
         // Behind an odd number of bytes each byte of the piece stands in the other half of its word (RFC 1071, section 2).
         let sum = if self.odd { u16::from_be(native).swap_bytes() } else { u16::from_be(native) };
         Sum { total: self.total + u64::from(sum), odd: self.odd ^ (len % 2 == 1) }
@@ -92,15 +104,6 @@ impl Sum {
     pub fn valid(self) -> bool {
         self.folded() == 0xffff
     }
-}
-
-/// 16 bits of the sum of 16-bit words.
-#[inline]
-pub(crate) fn fold(total: u64) -> u16 {
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff) + ((total >> 16) & 0xffff) + (total >> 32);
-    let total = (total & 0xffff) + (total >> 16);
-    ((total & 0xffff) + (total >> 16)) as u16
 }
 
 /// The checksum field after one word of the packet became `new` (RFC 1624, equation 3).

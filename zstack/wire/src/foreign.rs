@@ -5,26 +5,20 @@
 
 #![allow(unsafe_code)]
 
-use crate::checksum::{Sum, fold};
-
-impl Sum {
-    /// Adds the `len` bytes at `start`, which follow.
-    ///
-    /// # Safety
-    /// They must be mapped and readable during the call. Others may write them meanwhile: the sum is then that of some mixture.
-    #[inline]
-    #[must_use]
-    pub unsafe fn memory(self, start: *const u8, len: usize) -> Sum {
-        // SAFETY: readable, as the caller promises.
-        self.piece(unsafe { sum(start, len) }, len)
-    }
-}
-
 /// The sum of native words.
 #[inline]
 pub(crate) fn sum_slice(bytes: &[u8]) -> u16 {
     // SAFETY: the slice is readable.
     unsafe { sum(bytes.as_ptr(), bytes.len()) }
+}
+
+/// 16 bits of the sum of 16-bit words.
+#[inline]
+pub(crate) fn fold(total: u64) -> u16 {
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    let total = (total & 0xffff) + ((total >> 16) & 0xffff) + (total >> 32);
+    let total = (total & 0xffff) + (total >> 16);
+    ((total & 0xffff) + (total >> 16)) as u16
 }
 
 /// What has not been read yet.
@@ -59,7 +53,7 @@ impl Rest {
 ///
 /// # Safety
 /// The bytes must be readable.
-unsafe fn sum(start: *const u8, len: usize) -> u16 {
+pub(crate) unsafe fn sum(start: *const u8, len: usize) -> u16 {
     let mut rest = Rest { at: start, len };
     let mut total = 0u64;
     // From an odd address on, the bytes are summed as if they stood one further, and their halves exchanged in the end.

@@ -26,9 +26,9 @@ mod tests;
 
 pub use memory::{Stable, Still};
 
+use crate::event::{Cause, Event};
+use crate::event::{ConnId, ListenerId};
 use crate::payload::{Buffer, Host, Spans};
-use crate::stack::{ConnId, ListenerId};
-use crate::tcp::{Cause, Event};
 use incoming::Incoming;
 use memory::Block;
 use outgoing::Outgoing;

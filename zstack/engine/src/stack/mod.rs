@@ -18,6 +18,7 @@ mod syn;
 mod transmit;
 mod turn;
 
+pub use crate::event::{ConnId, ListenerId};
 pub use config::{
     Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
 };
@@ -38,22 +39,8 @@ use crate::wheel::Wheel;
 use entry::Entry;
 use listeners::Listeners;
 use rate::Rate;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use transmit::Core;
-
-/// A connection's name in its stack. The generation tells it from others that had its index before.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct ConnId {
-    /// Dense: connections that are open have the lowest indexes that were free.
-    pub index: u32,
-    /// How many connections had the index before.
-    pub generation: u32,
-}
-
-/// A listener's name in its stack.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct ListenerId(pub u32);
 
 /// How many boxes of each kind are kept for connections that will need one.
 const SPARES: usize = 256;
