@@ -123,7 +123,7 @@ impl Tcb {
                 && flags.has(Flags::ACK)
                 && header.seq + 1 == self.rcv_nxt
                 && header.ack == self.nxt
-                && len == 0;
+                && end == self.rcv_nxt;
             if self.again_syn(header, len) {
                 self.marks |= mark::SYN;
                 return;

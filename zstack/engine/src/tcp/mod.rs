@@ -18,6 +18,8 @@ mod receive;
 pub mod recovery;
 mod state;
 mod tcb;
+#[cfg(test)]
+mod tests;
 mod time_wait;
 mod timers;
 

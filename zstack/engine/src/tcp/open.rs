@@ -77,20 +77,24 @@ impl Tcb {
     /// again if the peer does not acknowledge it. `None`: `state` contradicts itself.
     pub fn adopt<C: Context>(cx: &mut C, options: &Options, mss: u16, state: &State) -> Option<Tcb> {
         let now = cx.now();
-        let fin_sent =
-            state.fin && state.una_position.wrapping_add(u64::from(state.nxt.since(state.una))) == state.end + 1;
         let unacked = state.nxt.since(state.una);
+        let fin_sent = state.fin
+            && unacked > 0
+            && state.una_position.checked_add(u64::from(unacked))? == state.end.checked_add(1)?;
+        let fin_acknowledged =
+            state.phase == Phase::FinWait2 && unacked == 0 && state.end.checked_add(1) == Some(state.una_position);
         let sent = u64::from(unacked).checked_sub(u64::from(fin_sent))?;
         let closing = matches!(state.phase, Phase::FinWait1 | Phase::FinWait2 | Phase::Closing | Phase::LastAck);
         let sane = state.phase >= Phase::Established
             && state.phase <= Phase::LastAck
             && unacked < 1 << 30
-            && state.una_position.checked_add(sent)? <= state.end
+            && (state.una_position.checked_add(sent)? <= state.end || fin_acknowledged)
             && state.rcv_position <= state.room
             && state.rcv_edge.since(state.rcv_nxt) <= 1 << 30
             && state.scales.is_none_or(|(a, b)| a <= SCALE_MOST && b <= SCALE_MOST)
             && state.fin == closing
-            && (state.phase != Phase::FinWait2 && state.phase != Phase::Closing || fin_sent || unacked == 0);
+            && (state.phase != Phase::FinWait2 || fin_acknowledged)
+            && (state.phase != Phase::Closing || fin_sent);
         if !sane {
             return None;
         }
@@ -99,7 +103,7 @@ impl Tcb {
         tcb.phase = state.phase;
         (tcb.una, tcb.nxt, tcb.una_at, tcb.end, tcb.push) =
             (state.una, state.nxt, state.una_position, state.end, state.end);
-        tcb.released = state.una_position;
+        tcb.released = state.una_position.min(state.end);
         (tcb.wnd, tcb.max_wnd, tcb.wl1, tcb.wl2) = (state.wnd, state.max_wnd.max(state.wnd), state.wl1, state.wl2);
         (tcb.rcv_nxt, tcb.rcv_at, tcb.rcv_edge, tcb.acked) =
             (state.rcv_nxt, state.rcv_position, state.rcv_edge, state.rcv_nxt);
@@ -121,7 +125,7 @@ impl Tcb {
         if state.fin {
             tcb.marks |= mark::FIN;
         }
-        if fin_sent || matches!(state.phase, Phase::FinWait2) {
+        if fin_sent || fin_acknowledged {
             tcb.marks |= mark::FIN_SENT;
         }
         if matches!(state.phase, Phase::CloseWait | Phase::Closing | Phase::LastAck) {

@@ -1,0 +1,174 @@
+//! Single parts: windows, sizes, TIME-WAIT, connections as data.
+
+use super::super::open::scale_for;
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn the_scale_offers_the_whole_room() {
+    assert_eq!([0, 65_535, 65_536, 131_071, 131_072, 1 << 22].map(scale_for), [0, 0, 1, 1, 2, 7]);
+    assert_eq!(scale_for(u64::MAX), 14);
+}
+
+#[test]
+fn a_connection_as_data() {
+    let mut t = Test::established(&Options::default());
+    t.tcb.commit(1500, true);
+    t.output();
+    t.send(seg("A", 5001, 1001).len(100).ts(100, 0));
+    t.cx.sent.clear();
+    let state = t.tcb.state().unwrap();
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+
+    let mut cx = Mock::new();
+    cx.frames = 1;
+    cx.published = 100;
+    let tcb = Tcb::adopt(&mut cx, &Options::default(), 1000, &state).unwrap();
+    let mut adopted = Test { tcb, cx, irs: Seq(5000) };
+    assert_eq!(adopted.tcb.state().unwrap(), state);
+    adopted.output();
+    adopted.nothing();
+    // What somebody else sent is in flight, and sent again when no ACK comes.
+    adopted.fire();
+    let again = adopted.cx.sent.pop_front().unwrap();
+    assert!(again.len > 0 && again.header.seq.since(Seq(1001)) < 1500);
+    adopted.send(seg("A", 5101, 2501).len(50).ts(100, 0));
+    assert_eq!((adopted.cx.released, adopted.cx.published), (1500, 150));
+
+    // The block itself is data too.
+    let text = serde_json::to_string(&t.tcb).unwrap();
+    let again: Tcb = serde_json::from_str(&text).unwrap();
+    assert_eq!(again.info(), t.tcb.info());
+}
+
+#[test]
+fn every_synchronised_state_can_be_adopted() {
+    for phase in
+        [Phase::Established, Phase::CloseWait, Phase::FinWait1, Phase::FinWait2, Phase::Closing, Phase::LastAck]
+    {
+        let state = Test::in_phase(phase).tcb.state().unwrap();
+        let mut cx = Mock::new();
+        let tcb = Tcb::adopt(&mut cx, &Options::default(), 1000, &state).unwrap_or_else(|| panic!("{state:?}"));
+        assert_eq!(tcb.state().unwrap(), state);
+    }
+}
+
+#[test]
+fn contradictions_are_not_adopted() {
+    let state = Test::in_phase(Phase::Established).tcb.state().unwrap();
+    let mut cx = Mock::new();
+    let mut refused = |change: &dyn Fn(&mut State)| {
+        let mut state = state.clone();
+        change(&mut state);
+        Tcb::adopt(&mut cx, &Options::default(), 1000, &state).is_none()
+    };
+    assert!(!refused(&|_| {}));
+    assert!(refused(&|s| s.phase = Phase::SynSent));
+    assert!(refused(&|s| s.phase = Phase::TimeWait));
+    assert!(refused(&|s| s.phase = Phase::FinWait1));
+    assert!(refused(&|s| s.nxt = s.una + 1));
+    assert!(refused(&|s| s.nxt = s.una - 1));
+    assert!(refused(&|s| s.una_position = 1));
+    assert!(refused(&|s| s.una_position = u64::MAX));
+    assert!(refused(&|s| s.rcv_position = s.room + 1));
+    assert!(refused(&|s| s.scales = Some((15, 0))));
+    assert!(refused(&|s| s.fin = true));
+}
+
+#[test]
+fn time_wait_tells_a_new_connection_from_an_old_segment() {
+    let options = Options { scaling: false, ..Options::default() };
+    for stamps in [false, true] {
+        let mut t = Test::established(&Options { timestamps: stamps, ..options });
+        let with = |seg: Seg, value| if stamps { seg.ts(value, 0) } else { seg };
+        t.tcb.shutdown();
+        t.output();
+        t.send(with(seg("FA", 5001, 1002), 100));
+        let rest = t.tcb.time_wait().unwrap();
+        let now = t.cx.now.after_millis(900);
+        let judge = |seg: Seg| rest.clone().segment(now, &seg.header, seg.len);
+        // The FIN again: its ACK was lost.
+        let Verdict::Answer(ack) = judge(with(seg("FA", 5001, 1002), 100)) else { panic!() };
+        assert_eq!((ack.seq, ack.ack, ack.flags), (Seq(1002), Seq(5002), Flags::ACK));
+        assert_eq!(ack.timestamps.is_some(), stamps);
+        assert_eq!(judge(seg("R", 5002, 0)), Verdict::Forget);
+        assert_eq!(judge(seg("R", 5003, 0)), Verdict::Drop);
+        assert_eq!(judge(with(seg("A", 5002, 1002), 100)), Verdict::Restart);
+        // RFC 1122, section 4.2.2.13, and RFC 6191.
+        assert_eq!(judge(with(seg("S", 5003, 0), 100)), Verdict::Reuse(Seq(1002 + 65_537)));
+        assert!(matches!(judge(with(seg("S", 4000, 0), 100)), Verdict::Only(_)));
+        if stamps {
+            assert_eq!(judge(seg("S", 4000, 0).ts(101, 0)), Verdict::Reuse(Seq(1002 + 65_537)));
+            assert!(matches!(judge(seg("S", 5003, 0).ts(99, 0)), Verdict::Answer(_)));
+        }
+        // Answers are limited.
+        let mut rest = rest;
+        assert!(matches!(rest.segment(now, &with(seg("FA", 5001, 1002), 100).header, 0), Verdict::Answer(_)));
+        assert_eq!(rest.segment(now, &with(seg("FA", 5001, 1002), 100).header, 0), Verdict::Restart);
+    }
+}
+
+#[test]
+fn resets_for_what_belongs_to_nothing() {
+    assert_eq!(reset(&seg("RA", 1, 2).header, 0), None);
+    let answer = reset(&seg("FA", 10, 20).header, 5).unwrap();
+    assert_eq!((answer.seq, answer.flags), (Seq(20), Flags::RST));
+    let answer = reset(&seg("SF", 10, 0).header, 5).unwrap();
+    assert_eq!((answer.seq, answer.ack, answer.flags), (Seq(0), Seq(17), flags("RA")));
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(size_of::<Tcb>() <= 400, "{}", size_of::<Tcb>());
+    assert!(size_of::<TimeWait>() <= 28);
+    let t = Test::in_phase(Phase::Established);
+    assert!(t.tcb.gaps.is_none());
+    assert!(!t.tcb.recovery.busy());
+}
+
+proptest! {
+    /// The window lies inside the room, its right edge never moves back by more than scaling makes it, and it opens in steps
+    /// that are worth a segment.
+    #[test]
+    fn windows(room in 1u64..300_000, steps in prop::collection::vec((0u32..3000, 0u64..5000, any::<bool>()), 1..100)) {
+        let options = Options { timestamps: false, sack: false, ..Options::default() };
+        let cx = Mock::new();
+        let syn = seg("S", 5000, 0).scale(2).mss(1000);
+        let tcb = Tcb::incoming(cx.now, &options, &Start { room, ..start() }, &syn.header, false);
+        let mut t = Test { tcb, cx, irs: Seq(5000) };
+        t.output();
+        t.send(seg("A", 5001, 1001));
+        let scale = t.tcb.rcv_scale;
+        let mut room = room;
+        let mut edge = Seq(5001);
+        let mut nxt = 5001u32;
+        for (len, more, sends) in steps {
+            let before = t.tcb.offered();
+            let len = len.min(before);
+            if len > 0 {
+                t.send(seg("A", nxt, 1001).len(len));
+                nxt += len;
+            }
+            room += more;
+            t.tcb.room(room);
+            t.output();
+            if sends {
+                // The peer asks: an answer in any case.
+                t.cx.now = t.cx.now.after_millis(1000);
+                t.send(seg("A", nxt - 1, 1001));
+            }
+            for out in t.cx.sent.drain(..) {
+                let header = out.header;
+                if header.flags.has(Flags::SYN) { continue; }
+                let window = u32::from(header.window) << scale;
+                let right = header.ack + window;
+                prop_assert!(u64::from(right.since(Seq(5001))) <= room);
+                prop_assert!(right + (1 << scale) - 1 == edge || edge.up_to(right + ((1 << scale) - 1)), "{:?} {:?}", edge, right);
+                edge = edge.later(right);
+            }
+            let offered = t.tcb.offered();
+            prop_assert!(t.tcb.rcv_at + u64::from(offered) <= room.max(65_535));
+        }
+    }
+}
