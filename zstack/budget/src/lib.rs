@@ -21,6 +21,7 @@ mod checksum;
 mod net;
 mod parse;
 mod smol;
+mod tcp;
 
 /// Something that is done again and again.
 pub trait Scenario {
@@ -49,6 +50,9 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("net-head", net::head_ip),
     ("net-head-ethernet", net::head_ethernet),
     ("net-head-ethernet-v6", net::head_ethernet_v6),
+    ("tcp-receive", tcp::receive),
+    ("tcp-send", tcp::send),
+    ("tcp-acknowledged", tcp::acknowledged),
     ("checksum", checksum::aligned),
     ("checksum-odd", checksum::odd),
     ("smoltcp-receive-1", smol::receive::<1, 1>),

@@ -48,6 +48,7 @@ impl Tcb {
         }
         self.marks |= mark::ENDED;
         self.cause = Some(cause);
+        self.recovery.abandon();
         if let Some(gaps) = self.gaps.take() {
             cx.gaps().give(gaps);
         }

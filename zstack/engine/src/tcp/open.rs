@@ -90,7 +90,7 @@ impl Tcb {
             && unacked < 1 << 30
             && (state.una_position.checked_add(sent)? <= state.end || fin_acknowledged)
             && state.rcv_position <= state.room
-            && state.rcv_edge.since(state.rcv_nxt) <= 1 << 30
+            && u64::from(state.rcv_edge.since(state.rcv_nxt)) <= (state.room - state.rcv_position).min(1 << 30)
             && state.scales.is_none_or(|(a, b)| a <= SCALE_MOST && b <= SCALE_MOST)
             && state.fin == closing
             && (state.phase != Phase::FinWait2 || fin_acknowledged)
@@ -160,6 +160,7 @@ impl Tcb {
             life_at: Time::NEVER,
             heard: now,
             stalled: now,
+            kept: now,
             frames: 0,
             gaps: None,
             recovery: Recovery::new(path_mss, options.congestion),

@@ -118,7 +118,7 @@ impl Tcb {
         }
         while let Some(lost) = self.recovery.next_lost() {
             let allowance = self.recovery.allowance(now);
-            if allowance == 0 || !self.retransmit(cx, now, &lost, allowance) {
+            if !self.retransmit(cx, now, &lost, allowance) {
                 break;
             }
         }
@@ -284,8 +284,12 @@ impl Tcb {
         let most = if tso > mss { tso - tso % mss } else { mss };
         let payload = lost.len - u32::from(lost.fin) - u32::from(lost.syn);
         let mut len = payload.min(most);
-        if len > mss && len > allowance {
-            len = (allowance - allowance % mss).max(mss);
+        if len > allowance {
+            // Whole segments, as many as are allowed; less than one waits.
+            len = if len > mss { allowance - allowance % mss } else { 0 };
+            if len == 0 {
+                return false;
+            }
         }
         // A window that the peer has shrunk is respected, but for the oldest byte: it is the probe (tcp_retransmit_skb).
         let end = self.una + self.wnd;

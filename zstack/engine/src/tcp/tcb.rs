@@ -129,6 +129,8 @@ pub struct Tcb {
     pub(super) life_at: Time,
     /// When the last segment came from the peer.
     pub(super) heard: Time,
+    /// When the last keep-alive probe was sent, with `keepalives`.
+    pub(super) kept: Time,
     /// Since when no progress was made with what is in flight.
     pub(super) stalled: Time,
     /// One more than the number of the last frame of this connection that the port took with payload.

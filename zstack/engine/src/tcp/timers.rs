@@ -46,8 +46,10 @@ impl Tcb {
         if !on {
             return Time::NEVER;
         }
-        let probes = u64::from(self.keepalives) * u64::from(self.keepalive_interval);
-        self.heard.after_millis(u64::from(self.keepalive_idle) + probes)
+        if self.keepalives > 0 {
+            return self.kept.after_millis(u64::from(self.keepalive_interval));
+        }
+        self.heard.after_millis(u64::from(self.keepalive_idle))
     }
 
     /// When bytes, a FIN or a probe of the window have waited for too long.
@@ -111,6 +113,8 @@ impl Tcb {
         match self.recovery.fire(cx.now()) {
             Fire::Nothing => {}
             Fire::Lost => self.marks |= mark::SEND,
+            // A SYN has no tail.
+            Fire::Probe if self.phase < Phase::Established => {}
             Fire::Probe => self.marks |= mark::SEND | mark::TAIL_PROBE,
             Fire::Timeout(times) => {
                 cx.count(Counter::TcpTimeout);
@@ -166,6 +170,7 @@ impl Tcb {
         }
         cx.count(Counter::TcpKeepalive);
         self.keepalives += 1;
+        self.kept = cx.now();
         self.marks |= mark::PROBE;
     }
 }

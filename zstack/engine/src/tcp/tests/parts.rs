@@ -72,6 +72,7 @@ fn contradictions_are_not_adopted() {
     assert!(refused(&|s| s.una_position = 1));
     assert!(refused(&|s| s.una_position = u64::MAX));
     assert!(refused(&|s| s.rcv_position = s.room + 1));
+    assert!(refused(&|s| s.room -= 1));
     assert!(refused(&|s| s.scales = Some((15, 0))));
     assert!(refused(&|s| s.fin = true));
 }

@@ -556,6 +556,19 @@ fn keep_alive() {
 }
 
 #[test]
+fn a_process_that_was_stopped_does_not_send_keep_alives_in_a_storm() {
+    let options =
+        Options { keepalive: true, keepalive_idle: 5000, keepalive_interval: 1000, keepalive_count: 3, ..plain() };
+    let mut t = Test::established(&options);
+    t.cx.now = t.cx.now.after_millis(3_600_000);
+    t.wait(999);
+    t.expect("A", 1000, 5001, 0);
+    t.nothing();
+    t.send(seg("A", 5001, 1001));
+    assert_eq!(t.fire(), 5000);
+}
+
+#[test]
 fn a_keep_alive_is_answered() {
     let mut t = Test::established(&plain());
     t.wait(1000);
