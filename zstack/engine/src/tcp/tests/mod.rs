@@ -301,7 +301,9 @@ impl Test {
             Phase::TimeWait => {
                 test.tcb.shutdown();
                 test.output();
+                // The port has yet to read a frame with payload: the name is not free.
                 test.cx.completed = Some(0);
+                test.tcb.frames = 1;
                 test.send(seg("FA", 5001, 1002));
             }
             Phase::Closed => test.send(seg("R", 5001, 0)),
