@@ -18,8 +18,10 @@ use std::path::Path;
 use std::process::Command;
 
 mod checksum;
+mod engine;
 mod net;
 mod parse;
+mod peer;
 mod smol;
 mod tcp;
 
@@ -55,6 +57,14 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("tcp-acknowledged", tcp::acknowledged),
     ("checksum", checksum::aligned),
     ("checksum-odd", checksum::odd),
+    ("engine-receive-1", engine::receive::<1, 1>),
+    ("engine-receive-1-batch", engine::receive::<1, 16>),
+    ("engine-receive-1000", engine::receive::<1000, 1>),
+    ("engine-receive-1000-batch", engine::receive::<1000, 16>),
+    ("engine-send-1", engine::send::<1, 1>),
+    ("engine-send-1-batch", engine::send::<1, 16>),
+    ("engine-send-1000", engine::send::<1000, 1>),
+    ("engine-send-1000-batch", engine::send::<1000, 16>),
     ("smoltcp-receive-1", smol::receive::<1, 1>),
     ("smoltcp-receive-1-batch", smol::receive::<1, 16>),
     ("smoltcp-receive-1000", smol::receive::<1000, 1>),

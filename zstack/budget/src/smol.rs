@@ -4,22 +4,14 @@
 //! In the scenarios without `-batch` there is one packet for each call of `poll`; in the others there are 16.
 
 use crate::Scenario;
+use crate::peer::{HERE, PAYLOAD, PORT, Remote, SEGMENTS};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use std::hint::black_box;
-use std::net::Ipv4Addr;
-use zstack_wire::tcp::{Flags, Header, Timestamps};
-use zstack_wire::{Seq, ipv4, protocol};
-
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const PORT: u16 = 80;
-const PAYLOAD: usize = 1448;
-/// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
-const SEGMENTS: usize = 64;
+use zstack_wire::tcp::Flags;
 
 /// Packets that are to arrive, and what was sent.
 struct Wire {
@@ -78,54 +70,11 @@ impl Device for Wire {
     }
 }
 
-/// The other end of a connection.
-struct Remote {
-    socket: SocketHandle,
-    port: u16,
-    /// The next number that it sends, and the next that it expects.
-    nxt: Seq,
-    expected: Seq,
-}
-
-impl Remote {
-    fn packet(&self, flags: Flags, window: u16, payload: usize) -> Vec<u8> {
-        let syn = flags.has(Flags::SYN);
-        let header = Header {
-            source: self.port,
-            destination: PORT,
-            seq: self.nxt,
-            ack: self.expected,
-            flags,
-            window,
-            mss: syn.then_some(1460),
-            scale: syn.then_some(7),
-            sack_permitted: syn,
-            timestamps: Some(Timestamps { value: 1, echo: 1 }),
-            ..Header::default()
-        };
-        let len = header.len() + payload;
-        let mut packet = vec![0x61; ipv4::HEADER + len];
-        header.emit(&mut packet[ipv4::HEADER..]);
-        let ip = ipv4::Header {
-            source: PEER,
-            destination: HERE,
-            protocol: protocol::TCP,
-            ttl: 64,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            payload: len as u16,
-        };
-        ip.emit(&mut packet);
-        packet
-    }
-}
-
 struct Smoltcp {
     interface: Interface,
     sockets: SocketSet<'static>,
     wire: Wire,
-    remotes: Vec<Remote>,
+    remotes: Vec<(SocketHandle, Remote)>,
     now: Instant,
     batch: usize,
     /// Which connection the next round begins with.
@@ -162,15 +111,12 @@ impl Smoltcp {
             socket.set_nagle_enabled(false);
             socket.listen(PORT).expect("a socket that is closed");
             let socket = all.sockets.add(socket);
-            let mut remote = Remote { socket, port: 10_000 + n as u16, nxt: Seq(1000), expected: Seq(0) };
-            all.arrive(vec![remote.packet(Flags::SYN, 65535, 0)]);
-            let answer = ipv4::Packet::parse(&all.wire.frame[..all.wire.len]).expect("a SYN-ACK");
-            let (answer, _) = Header::parse(answer.payload()).expect("a SYN-ACK");
-            assert!(answer.flags.has(Flags::SYN.with(Flags::ACK)) && answer.timestamps.is_some());
-            (remote.nxt, remote.expected) = (remote.nxt + 1, answer.seq + 1);
-            all.arrive(vec![remote.packet(Flags::ACK, 65535, 0)]);
+            let mut remote = Remote::new(n);
+            all.arrive(vec![remote.packet(Flags::SYN, 0)]);
+            remote.answered(&all.wire.frame[..all.wire.len]);
+            all.arrive(vec![remote.packet(Flags::ACK, 0)]);
             assert!(all.sockets.get::<tcp::Socket>(socket).may_send(), "connection {n} is not established");
-            all.remotes.push(remote);
+            all.remotes.push((socket, remote));
         }
         all
     }
@@ -191,7 +137,7 @@ impl Smoltcp {
             self.wire.end = first + self.batch;
             self.interface.poll(self.now, &mut self.wire, &mut self.sockets);
             for n in first..first + self.batch {
-                let socket = self.remotes[self.of(n)].socket;
+                let socket = self.remotes[self.of(n)].0;
                 let socket = self.sockets.get_mut::<tcp::Socket>(socket);
                 let taken = socket.recv(|bytes| (bytes.len(), bytes.len())).expect("an open connection");
                 black_box(taken);
@@ -202,7 +148,7 @@ impl Smoltcp {
     fn send(&mut self) {
         for first in (0..SEGMENTS).step_by(self.batch) {
             for n in first..first + self.batch {
-                let socket = self.remotes[self.of(n)].socket;
+                let socket = self.remotes[self.of(n)].0;
                 let taken = self.sockets.get_mut::<tcp::Socket>(socket).send_slice(&self.data);
                 assert_eq!(taken, Ok(PAYLOAD));
             }
@@ -223,9 +169,9 @@ impl Scenario for Smoltcp {
             let mut acks = vec![];
             for n in 0..SEGMENTS {
                 let of = self.of(n);
-                let remote = &mut self.remotes[of];
+                let remote = &mut self.remotes[of].1;
                 remote.expected += PAYLOAD as u32;
-                acks.push(remote.packet(Flags::ACK, 65535, 0));
+                acks.push(remote.packet(Flags::ACK, 0));
             }
             self.arrive(acks);
         } else if self.wire.sent > 0 {
@@ -240,8 +186,8 @@ impl Scenario for Smoltcp {
             let mut packets = vec![];
             for n in 0..SEGMENTS {
                 let of = self.of(n);
-                let remote = &mut self.remotes[of];
-                packets.push(remote.packet(Flags::ACK, 65535, PAYLOAD));
+                let remote = &mut self.remotes[of].1;
+                packets.push(remote.packet(Flags::ACK, PAYLOAD));
                 remote.nxt += PAYLOAD as u32;
             }
             (self.wire.arriving, self.wire.next, self.wire.end) = (packets, 0, 0);
