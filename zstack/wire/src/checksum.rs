@@ -102,8 +102,14 @@ impl Sum {
     /// Whether the checksum that was in the sum, the field included, is right.
     #[inline]
     pub fn valid(self) -> bool {
-        self.folded() == 0xffff
+        balanced(self.total)
     }
+}
+
+/// Whether [`fold`] gives 0xffff, the negative zero: the sum is a multiple of that, and not 0 itself.
+#[inline]
+pub(crate) fn balanced(total: u64) -> bool {
+    total != 0 && total.is_multiple_of(0xffff)
 }
 
 /// The checksum field after one word of the packet became `new` (RFC 1624, equation 3).
@@ -164,6 +170,9 @@ mod tests {
         assert_eq!(fold(u64::MAX), 0xffff);
         assert_eq!(fold(0), 0);
         assert_eq!(fold(0x1_0000), 1);
+        for total in [0, 1, 0xfffe, 0xffff, 0x1_0000, 0x1_fffe, 0xffff_ffff, 0x1_0000_0000, u64::MAX - 1, u64::MAX] {
+            assert_eq!(balanced(total), fold(total) == 0xffff, "{total:#x}");
+        }
     }
 
     #[test]

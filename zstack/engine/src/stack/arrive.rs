@@ -39,9 +39,10 @@ impl Stack {
         let core = &mut self.core;
         match core.net.receive(run.now, frame, verified, &mut core.reply, &mut core.counters) {
             net::Verdict::Tcp(segment) => {
-                let Some((header, tuple)) = self.check(frame, &segment, verified) else { return };
-                let payload = range.start + segment.range.start + header.1..range.start + segment.range.end;
-                self.segment(run, Arrived { tuple, header: &header.0, buffer, payload });
+                let mut header = Header::default();
+                let Some((len, tuple)) = self.check(frame, &segment, verified, &mut header) else { return };
+                let payload = range.start + segment.range.start + len..range.start + segment.range.end;
+                self.segment(run, Arrived { tuple, header: &header, buffer, payload });
             }
             net::Verdict::Reply(len) => core.send_reply(run.port, len),
             net::Verdict::Report(report) => self.report(run, &report),
@@ -53,26 +54,34 @@ impl Stack {
         }
     }
 
-    /// The header of a segment and its length, and the connection that it names; `None`: it is dropped, and counted.
+    /// Reads the header of a segment. Its length, and the connection that it names; `None`: it is dropped, and counted.
     #[inline]
-    fn check(&mut self, frame: &[u8], segment: &Segment, verified: bool) -> Option<((Header, usize), Tuple)> {
+    fn check(
+        &mut self,
+        frame: &[u8],
+        segment: &Segment,
+        verified: bool,
+        header: &mut Header,
+    ) -> Option<(usize, Tuple)> {
         let bytes = frame.get(segment.range.clone())?;
         if !verified && !segment.pseudo.bytes(bytes).valid() {
             self.core.counters.count(Counter::TcpChecksum);
             return None;
         }
-        let parsed = Header::parse(bytes).ok().filter(|(header, _)| header.source != 0 && header.destination != 0);
-        let Some(parsed) = parsed else {
-            self.core.counters.count(Counter::TcpMalformed);
-            return None;
+        let len = match header.read(bytes) {
+            Ok(len) if header.source != 0 && header.destination != 0 => len,
+            _ => {
+                self.core.counters.count(Counter::TcpMalformed);
+                return None;
+            }
         };
         let tuple = Tuple {
             local: segment.destination,
             remote: segment.source,
-            local_port: parsed.0.destination,
-            remote_port: parsed.0.source,
+            local_port: header.destination,
+            remote_port: header.source,
         };
-        Some((parsed, tuple))
+        Some((len, tuple))
     }
 
     /// The connection with a tuple.
