@@ -1,30 +1,35 @@
-//! The engine: a data segment received with its acknowledgement, a data segment sent. The port has checked the checksums and
-//! completes them, timestamps are on, and no payload is copied.
+//! The whole engine over a port that is a list: a data segment received with its acknowledgement, a data segment sent. The port
+//! checks and completes checksums; timestamps are on; no payload is copied.
 //!
-//! In the scenarios without `-batch` there is one packet for each turn; in the others there are 16.
+//! In the scenarios without `-batch` there is one packet, or one segment to be sent, for each turn; in the others there are 16.
 
 use crate::Scenario;
-use crate::peer::{HERE, PAYLOAD, PORT, Remote, SEGMENTS};
 use std::hint::black_box;
+use std::net::Ipv4Addr;
 use std::ops::Range;
+use std::rc::Rc;
 use zstack::net::Address;
 use zstack::payload::{Buffer, Host, Region, Span, Spans};
 use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
 use zstack::stack::{Config, ConnId, Listen, Stack};
-use zstack::tcp::{Event, Options};
+use zstack::tcp::Event;
 use zstack::time::{Micros, Time};
-use zstack_wire::ipv4;
-use zstack_wire::tcp::{Flags, Header};
+use zstack_wire::tcp::{Flags, Header, Timestamps};
+use zstack_wire::{Seq, ipv4, protocol};
 
-/// Room for the incoming stream, always ahead of what was published.
-const ROOM: u64 = 1 << 20;
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const PORT: u16 = 80;
+const PAYLOAD: usize = 1448;
+/// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
+const SEGMENTS: usize = 64;
+/// What is sent lies in a ring of this size.
+const RING: usize = 1 << 16;
 
-/// A packet; its memory is given up, for a scenario does not run long.
-struct Packet(&'static [u8]);
+struct Packet(Rc<[u8]>);
 
 impl Buffer for Packet {
     fn bytes(&self) -> &[u8] {
-        self.0
+        &self.0
     }
 
     fn scarce(&self) -> bool {
@@ -33,16 +38,16 @@ impl Buffer for Packet {
 }
 
 /// Packets that are to arrive, and what was sent.
+#[derive(Default)]
 struct Wire {
-    arriving: Vec<&'static [u8]>,
+    arriving: Vec<Rc<[u8]>>,
     next: usize,
     /// Those from here on have not arrived yet.
     end: usize,
-    frames: u64,
-    payload: u64,
-    /// The last frame's headers.
-    head: [u8; 128],
-    len: usize,
+    sent: u32,
+    /// Whether `last` is kept: the headers of the last frame.
+    keep: bool,
+    last: Vec<u8>,
 }
 
 impl Port for Wire {
@@ -55,160 +60,226 @@ impl Port for Wire {
     fn receive(&mut self) -> Result<Option<Received<Packet>>, Refused> {
         let Some(packet) = self.arriving[..self.end].get(self.next) else { return Ok(None) };
         self.next += 1;
-        Ok(Some(Received { buffer: Packet(packet), range: 0..packet.len(), verified: true }))
+        Ok(Some(Received { buffer: Packet(packet.clone()), range: 0..packet.len(), verified: true }))
     }
 
     unsafe fn send(&mut self, frame: &Frame<'_>) -> Result<(), Refused> {
-        self.frames += 1;
-        self.payload += u64::from(frame.payload.len());
-        self.len = frame.head.len();
-        self.head[..self.len].copy_from_slice(frame.head);
-        black_box(&self.head);
+        self.sent += 1;
+        black_box(frame);
+        if self.keep {
+            self.last = frame.head.to_vec();
+        }
         Ok(())
     }
 
     fn completed(&mut self) -> u64 {
-        self.frames
+        u64::MAX
     }
 }
 
-/// The streams: those that go out have the same bytes everywhere, those that come in are dropped.
-#[derive(Default)]
-struct Programs {
-    established: Vec<ConnId>,
-    /// By the connection's index.
-    published: Vec<u64>,
+/// Whoever owns the streams: what comes is dropped, and what goes is always the same.
+struct Owner {
+    ring: Vec<u8>,
+    conn: Option<ConnId>,
+    published: u64,
 }
 
-static MEMORY: [u8; 1 << 16] = [0x62; 1 << 16];
-
-// SAFETY: the memory is a static one.
-unsafe impl Host for Programs {
+// SAFETY: the ring stays as it is while the stack lives.
+unsafe impl Host for Owner {
     type Buffer = Packet;
 
-    fn spans(&mut self, _: ConnId, _: u64, len: u32) -> Spans {
-        let len = len.min(MEMORY.len() as u32);
-        Spans([Span { start: MEMORY.as_ptr(), len, region: Region(0) }, Span::EMPTY])
+    fn spans(&mut self, _: ConnId, from: u64, len: u32) -> Spans {
+        let rest = &self.ring[from as usize % RING..];
+        let len = len.min(rest.len() as u32);
+        Spans([Span { start: rest.as_ptr(), len, region: Region(0) }, Span::EMPTY])
     }
 
     fn release(&mut self, _: ConnId, to: u64) {
         black_box(to);
     }
 
-    fn place(&mut self, _: ConnId, at: u64, buffer: Packet, range: Range<usize>) -> bool {
-        black_box((at, &buffer, range));
+    fn place(&mut self, _: ConnId, _: u64, buffer: Packet, range: Range<usize>) -> bool {
+        black_box(&buffer.bytes()[range]);
         true
     }
 
-    fn publish(&mut self, conn: ConnId, to: u64) {
-        self.published[conn.index as usize] = to;
+    fn publish(&mut self, _: ConnId, to: u64) {
+        self.published = to;
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {
-        if event == Event::Established {
-            self.established.push(conn);
+        if let Event::Established = event {
+            self.conn = Some(conn);
         }
+    }
+}
+
+/// The other end of a connection.
+struct Remote {
+    conn: ConnId,
+    address: Ipv4Addr,
+    port: u16,
+    /// The next number that it sends, and the next that it expects.
+    nxt: Seq,
+    expected: Seq,
+    /// What it echoes.
+    echo: u32,
+    /// How many bytes are committed to it.
+    end: u64,
+}
+
+impl Remote {
+    fn packet(&self, flags: Flags, payload: usize) -> Rc<[u8]> {
+        let syn = flags.has(Flags::SYN);
+        let header = Header {
+            source: self.port,
+            destination: PORT,
+            seq: self.nxt,
+            ack: self.expected,
+            flags,
+            window: 65535,
+            mss: syn.then_some(1460),
+            scale: syn.then_some(7),
+            sack_permitted: syn,
+            timestamps: Some(Timestamps { value: 1, echo: self.echo }),
+            ..Header::default()
+        };
+        let len = header.len() + payload;
+        let mut packet = vec![0x61; ipv4::HEADER + len];
+        header.emit(&mut packet[ipv4::HEADER..]);
+        let ip = ipv4::Header {
+            source: self.address,
+            destination: HERE,
+            protocol: protocol::TCP,
+            ttl: 64,
+            tos: 0,
+            id: 0,
+            dont_fragment: true,
+            payload: len as u16,
+        };
+        ip.emit(&mut packet);
+        packet.into()
     }
 }
 
 struct Engine {
     stack: Stack,
     wire: Wire,
-    programs: Programs,
-    /// A connection, its peer, and how many bytes are committed.
-    conns: Vec<(ConnId, Remote, u64)>,
+    owner: Owner,
+    remotes: Vec<Remote>,
     now: Time,
     batch: usize,
-    /// Which connection the next round begins with.
-    first: usize,
+    /// The connections of the round's pairs of segments.
+    pairs: Vec<usize>,
+    which: Which,
+    rounds: u32,
     sends: bool,
-    /// Frames and payload when the round began.
-    before: (u64, u64),
+}
+
+/// Which connections have segments.
+#[derive(Clone, Copy)]
+enum Which {
+    /// The first of so many, in turn.
+    Hot(usize),
+    /// Any.
+    Random,
 }
 
 impl Engine {
-    fn new(connections: usize, batch: usize, sends: bool) -> Engine {
-        let wire = Wire { arriving: vec![], next: 0, end: 0, frames: 0, payload: 0, head: [0; 128], len: 0 };
+    fn new(connections: usize, batch: usize, which: Which, sends: bool) -> Engine {
         let now = Time(1_000_000);
-        let address = Address { ip: HERE.into(), prefix: 24 };
-        let mut config = Config::new(address, *b"a key of 16 byte");
-        config.tcp = Options { nodelay: true, ..Options::default() };
-        let mut stack = Stack::new(config, wire.capabilities(), now).expect("a stack");
-        stack.listen(Listen::new(PORT, ROOM)).expect("a listener");
-        let programs = Programs { established: vec![], published: vec![0; connections + 1] };
-        let mut all = Engine { stack, wire, programs, conns: vec![], now, batch, first: 0, sends, before: (0, 0) };
+        let mut wire = Wire { keep: true, ..Wire::default() };
+        let config = Config::new(Address { ip: HERE.into(), prefix: 8 }, *b"0123456789abcdef");
+        let mut stack = Stack::new(config, wire.capabilities(), now).expect("a right configuration");
+        stack.listen(Listen::new(PORT, 1 << 40)).expect("a free port");
+        wire.end = 0;
+        let owner = Owner { ring: vec![0x62; RING + PAYLOAD], conn: None, published: 0 };
+        let mut all =
+            Engine { stack, wire, owner, remotes: vec![], now, batch, pairs: vec![], which, rounds: 0, sends };
         for n in 0..connections {
-            let mut remote = Remote::new(n);
+            let mut remote = Remote {
+                conn: ConnId { index: 0, generation: 0 },
+                address: Ipv4Addr::new(10, 1, (n >> 14) as u8, 1),
+                port: 1024 + (n & 0x3fff) as u16,
+                nxt: Seq(1000),
+                expected: Seq(0),
+                echo: 0,
+                end: 0,
+            };
             all.arrive(vec![remote.packet(Flags::SYN, 0)]);
-            remote.answered(&all.wire.head[..all.wire.len]);
+            let answer = ipv4::Packet::quoted(&all.wire.last).expect("a SYN-ACK");
+            let (answer, _) = Header::parse(answer.payload()).expect("a SYN-ACK");
+            assert!(answer.flags.has(Flags::SYN.with(Flags::ACK)));
+            remote.echo = answer.timestamps.expect("timestamps").value;
+            (remote.nxt, remote.expected) = (remote.nxt + 1, answer.seq + 1);
             all.arrive(vec![remote.packet(Flags::ACK, 0)]);
-            let conn = *all.programs.established.get(n).unwrap_or_else(|| panic!("connection {n} is not established"));
-            all.conns.push((conn, remote, 0));
+            remote.conn = all.owner.conn.take().expect("an established connection");
+            all.remotes.push(remote);
         }
-        all.before = (all.wire.frames, all.wire.payload);
+        all.wire.keep = false;
+        if sends && connections == 1 {
+            all.open_window();
+        }
+        all.wire.sent = 0;
         all
     }
 
-    fn packets(&mut self, packets: Vec<Vec<u8>>) {
-        self.wire.arriving = packets.into_iter().map(|p| &*p.leak()).collect();
-        (self.wire.next, self.wire.end) = (0, 0);
+    /// Lets the congestion window of the one connection grow until it allows what a round sends.
+    fn open_window(&mut self) {
+        for segments in [10, 20, 40, 80] {
+            self.wire.sent = 0;
+            self.remotes[0].end += (segments * PAYLOAD) as u64;
+            self.stack.commit(self.remotes[0].conn, self.remotes[0].end, true);
+            self.turn();
+            assert_eq!(self.wire.sent, segments as u32, "the window is as large as was thought");
+            self.now += Micros(1000);
+            let mut acks = vec![];
+            for _ in 0..segments / 2 {
+                self.remotes[0].expected += 2 * PAYLOAD as u32;
+                acks.push(self.remotes[0].packet(Flags::ACK, 0));
+            }
+            self.arrive(acks);
+        }
     }
 
     fn turn(&mut self) {
-        while self.stack.turn(self.now, &mut self.wire, &mut self.programs).more {}
+        while self.stack.turn(self.now, &mut self.wire, &mut self.owner).more {}
     }
 
-    fn arrive(&mut self, packets: Vec<Vec<u8>>) {
-        self.packets(packets);
-        self.wire.end = self.wire.arriving.len();
+    fn arrive(&mut self, packets: Vec<Rc<[u8]>>) {
+        (self.wire.next, self.wire.end, self.wire.arriving) = (0, packets.len(), packets);
+        while self.wire.next < self.wire.end {
+            self.turn();
+        }
         self.turn();
-        assert_eq!(self.wire.next, self.wire.end);
     }
 
-    /// The connection of the round's segment `n`.
-    fn of(&self, n: usize) -> usize {
-        (self.first + n / 2) % self.conns.len()
+    fn choose(&mut self) {
+        let (rounds, all) = (self.rounds as usize * SEGMENTS / 2, self.remotes.len());
+        let choice = |n: usize| match self.which {
+            Which::Hot(hot) => (rounds + n) % hot.min(all),
+            Which::Random => ((rounds + n) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % all,
+        };
+        self.pairs = (0..SEGMENTS / 2).map(choice).collect();
+        self.rounds += 1;
     }
 
     fn receive(&mut self) {
         for first in (0..SEGMENTS).step_by(self.batch) {
             self.wire.end = first + self.batch;
-            self.stack.turn(self.now, &mut self.wire, &mut self.programs);
-            for n in first..first + self.batch {
-                let conn = self.conns[self.of(n)].0;
-                self.stack.room(conn, self.programs.published[conn.index as usize] + ROOM);
-            }
+            self.turn();
         }
     }
 
     fn send(&mut self) {
         for first in (0..SEGMENTS).step_by(self.batch) {
             for n in first..first + self.batch {
-                let of = self.of(n);
-                let (conn, _, end) = &mut self.conns[of];
-                *end += PAYLOAD as u64;
-                self.stack.commit(*conn, *end, true);
+                let remote = &mut self.remotes[self.pairs[n / 2]];
+                remote.end += PAYLOAD as u64;
+                self.stack.commit(remote.conn, remote.end, true);
             }
-            self.stack.turn(self.now, &mut self.wire, &mut self.programs);
+            self.turn();
         }
-    }
-
-    /// All that was committed in the round is sent, and acknowledged in pairs.
-    fn acknowledge(&mut self) {
-        let sent = ipv4::Packet::quoted(&self.wire.head[..self.wire.len]).expect("what was sent");
-        let (sent, _) = Header::parse(sent.payload()).expect("what was sent");
-        let echo = sent.timestamps.expect("timestamps").value;
-        for n in (0..SEGMENTS).step_by(2) {
-            let of = self.of(n);
-            let remote = &mut self.conns[of].1;
-            remote.expected += 2 * PAYLOAD as u32;
-            (remote.timestamps.value, remote.timestamps.echo) = (remote.timestamps.value + 1, echo);
-            // What the congestion window kept back goes out with the acknowledgements that open it.
-            let packet = remote.packet(Flags::ACK, 0);
-            self.arrive(vec![packet]);
-        }
-        let (frames, payload) = (self.wire.frames - self.before.0, self.wire.payload - self.before.1);
-        assert_eq!((frames, payload), (SEGMENTS as u64, (SEGMENTS * PAYLOAD) as u64), "frames and bytes sent");
     }
 }
 
@@ -218,26 +289,33 @@ impl Scenario for Engine {
     }
 
     fn prepare(&mut self) {
-        let sent = self.wire.frames - self.before.0;
-        if self.sends && sent > 0 {
-            self.acknowledge();
-        } else if sent > 0 {
+        // What the last round was about: acknowledged, or no more than forgotten.
+        if self.rounds > 0 && self.sends {
+            assert!(self.wire.sent >= SEGMENTS as u32, "{} segments sent", self.wire.sent);
+            let mut acks = vec![];
+            for &pair in &self.pairs {
+                let remote = &mut self.remotes[pair];
+                remote.expected += 2 * PAYLOAD as u32;
+                acks.push(remote.packet(Flags::ACK, 0));
+            }
+            self.arrive(acks);
+        } else if self.rounds > 0 {
             // One for two segments, but not more than one a turn for a connection.
             let least = SEGMENTS / self.batch.max(2);
-            assert!(sent >= least as u64, "{sent} acknowledgements");
+            assert!(self.wire.sent >= least as u32, "{} acknowledgements", self.wire.sent);
+            assert!(self.owner.published > 0);
         }
-        self.first = (self.first + SEGMENTS / 2) % self.conns.len();
-        self.now += Micros::from_millis(1);
-        self.before = (self.wire.frames, self.wire.payload);
+        self.choose();
+        self.now += Micros(1000);
+        self.wire.sent = 0;
         if !self.sends {
             let mut packets = vec![];
             for n in 0..SEGMENTS {
-                let of = self.of(n);
-                let remote = &mut self.conns[of].1;
+                let remote = &mut self.remotes[self.pairs[n / 2]];
                 packets.push(remote.packet(Flags::ACK, PAYLOAD));
                 remote.nxt += PAYLOAD as u32;
             }
-            self.packets(packets);
+            (self.wire.arriving, self.wire.next, self.wire.end) = (packets, 0, 0);
         }
     }
 
@@ -246,12 +324,22 @@ impl Scenario for Engine {
     }
 }
 
-/// A data segment received, and its acknowledgement: one for each two segments.
+/// A data segment received, and its acknowledgement, one for each two segments; of many connections a few at a time.
 pub fn receive<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario> {
-    Box::new(Engine::new(CONNECTIONS, BATCH, false))
+    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), false))
 }
 
-/// A data segment sent.
+/// A data segment sent; of many connections a few at a time.
 pub fn send<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario> {
-    Box::new(Engine::new(CONNECTIONS, BATCH, true))
+    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), true))
+}
+
+/// As `receive`, on any of many connections.
+pub fn receive_random<const CONNECTIONS: usize>() -> Box<dyn Scenario> {
+    Box::new(Engine::new(CONNECTIONS, 1, Which::Random, false))
+}
+
+/// As `send`, on any of many connections.
+pub fn send_random<const CONNECTIONS: usize>() -> Box<dyn Scenario> {
+    Box::new(Engine::new(CONNECTIONS, 1, Which::Random, true))
 }
