@@ -21,6 +21,7 @@ pub const PROGRAMS: &[&str] = &[
     "procps",
     "iproute2",
     "iptables",
+    "nftables",
     "util-linux",
     "musl-tools",
     "postgresql-15",

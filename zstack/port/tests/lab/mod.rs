@@ -53,6 +53,16 @@ impl Namespace {
         namespace
     }
 
+    /// The same namespace.
+    pub fn again(&self) -> Namespace {
+        Namespace(self.0.try_clone().expect("a descriptor"))
+    }
+
+    /// A path that names it to ip(8) as long as this lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Moves the calling thread into the namespace.
     pub fn enter(&self) {
         // SAFETY: the descriptor is open; setns touches no memory.
@@ -158,6 +168,21 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Runs a test in a thread of its own, one at a time (there are two cores), and fails if it takes longer than `limit`.
+pub fn bounded(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        work();
+        let _ = sender.send(());
+    });
+    match receiver.recv_timeout(limit) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the test is not over within {limit:?}"),
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
 }
 
