@@ -9,6 +9,7 @@ use crate::virtio;
 use crate::wait::{Interest, wait_any};
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub struct Device {
 
 impl Device {
     /// Opens the device, and makes it if there is none of that name. Where the spec asks for it, its MTU, its queue, the kernel's
-    /// addresses and its link are set.
+    /// addresses and its link are set. With an IPv6 address it waits, two seconds at most, until the kernel delivers packets to it.
     ///
     /// # Errors
     /// The text of the error says what to do.
@@ -294,6 +295,11 @@ fn set_up(spec: &Spec, name: &str) -> Result<u16, OpenError> {
             "choose an address that a host can have, or have root set it (ip address add PEER/PREFIX dev DEVICE)"
         };
         link.add_address(peer, a.prefix).map_err(refused(format!("peer={peer}/{}", a.prefix), remedy))?;
+    }
+    for peer in spec.addresses.iter().filter_map(|a| a.peer) {
+        if let IpAddr::V6(peer) = peer {
+            Link::await_route(name, peer, Duration::from_secs(2));
+        }
     }
     Ok(u16::try_from(mtu()?).unwrap_or(u16::MAX))
 }

@@ -2,8 +2,9 @@
 
 use crate::raw::calls;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -60,6 +61,21 @@ impl Link {
         match self.ask(message) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             result => result,
+        }
+    }
+
+    /// Waits until packets to an IPv6 address of the interface are delivered: the kernel makes the route to it later, in a worker
+    /// (addrconf_dad_work), and drops them until then. Mostly it takes less than a millisecond; after `limit` nothing more is waited
+    /// for.
+    pub(crate) fn await_route(name: &str, address: Ipv6Addr, limit: Duration) {
+        let end = Instant::now() + limit;
+        let digits: String = address.octets().iter().map(|b| format!("{b:02x}")).collect();
+        // proc_pid_net(5): destination, length of the prefix in hexadecimal, ..., device.
+        let start = format!("{digits} 80 ");
+        let is_it = |line: &str| line.starts_with(&start) && line.split_whitespace().next_back() == Some(name);
+        let table = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
+        while table().is_ok_and(|t| !t.lines().any(is_it)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
