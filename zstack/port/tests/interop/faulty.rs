@@ -1,0 +1,150 @@
+//! Loss, reordering, and a path MTU that falls.
+
+use crate::impair::{Faults, Impairer};
+use crate::*;
+
+/// Bytes that a long test moves: a gigabyte, more by hand (ZSTACK_LAB_BYTES), fewer if the time is over before.
+fn long(default: u64) -> u64 {
+    std::env::var("ZSTACK_LAB_BYTES").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// A gigabyte in four transfers, in ten seconds each at most, while one packet of a hundred is lost each way.
+#[test]
+fn a_gigabyte_with_loss() {
+    need_root!();
+    with_kernel(Duration::from_secs(150), |kernel| {
+        let mut lab = Routed::new(kernel, "off");
+        lab.lose(10);
+        let bytes = long(1 << 30) / 4;
+        let time = if bytes > 256 * MB { NO_LIMIT } else { Duration::from_secs(10) };
+        for (version, address) in FAR.into_iter().enumerate() {
+            let began = Instant::now();
+            let sent = kernel::send(&mut kernel::connect(at(ENGINE[version], SINK)), bytes, time);
+            println!("kernel to engine, IPv{}: {sent} bytes in {:?}", 4 + 2 * version, began.elapsed());
+            let listener = kernel::listen(ip(address));
+            let job = Job::Send(bytes, time);
+            lab.engine.connect(listener.local_addr().unwrap(), job);
+            let received = kernel::sink(&mut kernel::accept(&listener));
+            let outcome = lab.engine.outcome(LIMIT, |o| o.job == job);
+            println!("engine to kernel, IPv{}: {received} bytes in {:?}", 4 + 2 * version, outcome.took);
+            assert_eq!((outcome.cause, outcome.answer), (Cause::Done, Some((received, u64::MAX))));
+            assert!(sent > 2 * MB && received > 2 * MB, "{sent}, {received}: it hardly moves");
+        }
+        println!("{} packets were lost; the engine says {}", lab.lost(), told(&lab.engine.look()));
+        assert!(lab.lost() > 100);
+    });
+}
+
+/// One packet of five is lost: slow, and right all the same. Packets of several segments are lost whole.
+#[test]
+fn heavy_loss() {
+    need_root!();
+    for offload in ["off", "on"] {
+        with_kernel(Duration::from_secs(150), move |kernel| {
+            let mut lab = Routed::new(kernel, offload);
+            lab.lose(200);
+            transfers(&mut lab.engine, ENGINE[0], FAR[0], 100_000, NO_LIMIT);
+        });
+    }
+}
+
+/// A link between the kernel, at 10.9.1.1, and the router, at 10.9.1.254, that lets packets overtake each other, doubles some and
+/// loses a few.
+fn bad_link(kernel: &Namespace, router: &Namespace) -> Impairer {
+    let device = |text: &str| text.parse::<Spec>().expect("a spec");
+    let faults = Faults {
+        delay: Duration::from_micros(200),
+        reordered: 20,
+        late: Duration::from_millis(2),
+        doubled: 5,
+        lost: 1,
+        seed: 11,
+    };
+    let far = device("tun:far,addr=10.9.1.254/24,peer=10.9.1.1,offload=off,buffers=1024");
+    let near = device("tun:near,addr=10.9.1.1/24,peer=10.9.1.254,offload=off,buffers=1024");
+    let link = Impairer::start((kernel, far), (router, near), faults);
+    kernel.run("ip route add 10.9.0.0/24 via 10.9.1.254");
+    link
+}
+
+/// The kernel with itself over the link: what the link does, and what can be expected of it.
+#[test]
+fn the_bad_link_itself() {
+    need_root!();
+    with_kernel(LIMIT, |kernel| {
+        let router = router();
+        let link = bad_link(kernel, &router);
+        let listener = router.within(|| kernel::listen(ip("10.9.1.254")));
+        let to = listener.local_addr().unwrap();
+        let sink = std::thread::spawn(move || kernel::sink(&mut kernel::accept(&listener)));
+        let began = Instant::now();
+        let sent = kernel::send(&mut kernel::connect(to), 50 * MB, Duration::from_secs(5));
+        println!("{sent} bytes in {:?}; {:?}", began.elapsed(), link.done());
+        assert_eq!(sink.join().unwrap(), sent);
+        assert!(link.done().reordered > 10 && link.done().doubled > 0 && link.done().lost > 0);
+        assert!(kernel.counters()["TcpRetransSegs"] > 0);
+    });
+}
+
+/// Two hundred megabytes over the bad link, in 30 s at most.
+#[test]
+fn reordering() {
+    need_root!();
+    with_kernel(Duration::from_secs(150), |kernel| {
+        let router = router();
+        let link = bad_link(kernel, &router);
+        let mut engine = router.within(|| Engine::start(&routed_spec(1500, "off")));
+        let bytes = long(200 * MB) / 4;
+        let time = if bytes > 50 * MB { NO_LIMIT } else { Duration::from_millis(7500) };
+        let began = Instant::now();
+        let sent = kernel::send(&mut kernel::connect(at(ENGINE[0], SINK)), bytes, time);
+        // The source knows no time limit: what the first transfer moved is a measure.
+        kernel::fetch(&mut kernel::connect(at(ENGINE[0], SOURCE)), sent / 2);
+        engine_connects(&mut engine, FAR[0], bytes, time);
+        println!(
+            "{:?}: {sent} bytes first; {:?}; the engine says {}",
+            began.elapsed(),
+            link.done(),
+            told(&engine.look())
+        );
+        assert!(sent > MB, "{sent} bytes: it hardly moves");
+        assert!(link.done().reordered > 100 && link.done().doubled > 10 && link.done().lost > 5);
+    });
+}
+
+/// The MTU of a link behind the router falls while both stream: the senders learn it by ICMP.
+#[test]
+fn the_path_mtu_falls_in_the_middle() {
+    need_root!();
+    for offload in ["off", "on"] {
+        with_kernel(Duration::from_secs(120), move |kernel| {
+            let mut lab = Routed::new(kernel, offload);
+            for (version, mtu) in [(1, 1400), (1, 1280), (0, 1100), (0, 600)] {
+                let listener = kernel::listen(ip(FAR[version]));
+                let job = Job::Send(30 * MB, NO_LIMIT);
+                lab.engine.connect(listener.local_addr().unwrap(), job);
+                let mut stream = kernel::accept(&listener);
+                // A part comes through with the old MTU.
+                let mut some = vec![0; MB as usize];
+                stream.read_exact(&mut some).unwrap();
+                assert_eq!(pattern::wrong(0, &some), None);
+                lab.router.run(&format!("ip link set near mtu {mtu}"));
+                let mut received = MB;
+                loop {
+                    let n = stream.read(&mut some).unwrap();
+                    if n == 0 {
+                        break;
+                    }
+                    assert_eq!(pattern::wrong(received, &some[..n]), None);
+                    received += n as u64;
+                }
+                assert_eq!(received, 30 * MB);
+                stream.write_all(&[received.to_le_bytes(), u64::MAX.to_le_bytes()].concat()).unwrap();
+                let outcome = lab.engine.outcome(LIMIT, |o| o.job == job);
+                assert_eq!(outcome.cause, Cause::Done);
+            }
+            let counters = lab.router.counters();
+            assert!(counters["IcmpOutDestUnreachs"] >= 2 && counters["Icmp6OutPktTooBigs"] >= 2, "{counters:?}");
+        });
+    }
+}

@@ -1,0 +1,62 @@
+//! Many connections.
+
+use crate::*;
+
+/// The limit of open files, as high as it may be.
+fn many_files() {
+    let limit = libc::rlimit { rlim_cur: 25_000, rlim_max: 25_000 };
+    // SAFETY: the structure lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0, "root may raise the limit");
+}
+
+#[test]
+fn ten_thousand_connections_at_once() {
+    need_root!();
+    many_files();
+    with_kernel(Duration::from_secs(150), |_| {
+        const COUNT: usize = 10_000;
+        let mut engine = Engine::start(&spec(1500, "on"));
+        let began = Instant::now();
+        let mut streams: Vec<TcpStream> = (0..COUNT).map(|_| kernel::connect(at(ENGINE[0], ECHO))).collect();
+        println!("{COUNT} connections after {:?}", began.elapsed());
+        let message = |i: usize| [(i as u64).to_le_bytes(); 8].concat();
+        for (i, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(&message(i)).unwrap();
+        }
+        for (i, stream) in streams.iter_mut().enumerate() {
+            let mut back = [0; 64];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(back[..], message(i));
+        }
+        let open = engine.look().connections.len();
+        assert!(open >= COUNT, "{open}");
+        println!("all have exchanged after {:?}", began.elapsed());
+        drop(streams);
+        soon("the end of all", LIMIT, || engine.look().connections.is_empty().then_some(()));
+
+        // The engine connects; a thread accepts and sends back.
+        let listener = kernel::listen(ip(KERNEL[1]));
+        // SAFETY: listen again with a longer backlog: the descriptor is open.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 4096) }, 0);
+        let to = listener.local_addr().unwrap();
+        let began = Instant::now();
+        let acceptor = std::thread::spawn(move || {
+            let mut streams: Vec<TcpStream> = (0..COUNT).map(|_| kernel::accept(&listener)).collect();
+            for stream in &mut streams {
+                let mut message = [0; 64];
+                stream.read_exact(&mut message).unwrap();
+                stream.write_all(&message).unwrap();
+            }
+            streams
+        });
+        for _ in 0..COUNT {
+            engine.connect(to, Job::Exchange(64));
+        }
+        for _ in 0..COUNT {
+            let outcome = engine.outcome(LIMIT, |_| true);
+            assert_eq!((outcome.cause, outcome.received, outcome.wrong), (Cause::Done, 64, None));
+        }
+        println!("{COUNT} from the engine after {:?}", began.elapsed());
+        drop(acceptor.join().unwrap());
+    });
+}
