@@ -161,6 +161,7 @@ fn a_window_that_is_shut_for_long() {
         std::thread::sleep(time);
         assert!(kernel::unread(&stream) > 0);
         assert_eq!(kernel::sink(&mut stream), bytes);
+        drop(stream);
         let outcome = engine.outcome(LIMIT, |o| o.job == job);
         assert_eq!(outcome.answer, Some((bytes, u64::MAX)));
         assert!(began.elapsed() >= time);

@@ -140,6 +140,7 @@ fn the_path_mtu_falls_in_the_middle() {
                 }
                 assert_eq!(received, 30 * MB);
                 stream.write_all(&[received.to_le_bytes(), u64::MAX.to_le_bytes()].concat()).unwrap();
+                drop(stream);
                 let outcome = lab.engine.outcome(LIMIT, |o| o.job == job);
                 assert_eq!(outcome.cause, Cause::Done);
             }

@@ -125,9 +125,9 @@ impl Routed {
 
     /// Loses so many of a thousand packets, both ways.
     fn lose(&self, per_mille: u32) {
-        self.router.nft(&format!(
-            "table inet imp {{ chain c {{ type filter hook forward priority 0; numgen random mod 1000 < {per_mille} counter drop; }} }}"
-        ));
+        let rule = format!("numgen random mod 1000 < {per_mille} counter drop");
+        self.router
+            .nft(&format!("table inet imp {{\nchain c {{\ntype filter hook forward priority 0;\n{rule}\n}}\n}}\n"));
     }
 
     fn lost(&self) -> u64 {
