@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -181,7 +182,12 @@ impl Runner {
     ) -> Runner {
         let device = Device::open(spec).unwrap_or_else(|e| panic!("{e}"));
         let port = match std::env::var_os("ZSTACK_LAB_PCAP") {
-            Some(path) => Captured::to_file(device, path.as_ref(), &spec.name).expect("a capture"),
+            // A file for each engine: PATH.0, PATH.1, ...
+            Some(path) => {
+                static NUMBER: AtomicU32 = AtomicU32::new(0);
+                let path = format!("{}.{}", path.display(), NUMBER.fetch_add(1, Ordering::Relaxed));
+                Captured::to_file(device, path.as_ref(), &spec.name).expect("a capture")
+            }
             None => Captured::off(device),
         };
         let mut key = [0; 16];
@@ -214,15 +220,13 @@ impl Runner {
         loop {
             let turn = self.stack.turn(self.clock.now(), &mut self.port, &mut self.sockets);
             let served = self.serve();
-            if !self.obey() {
-                return;
-            }
+            let Some(obeyed) = self.obey() else { return };
             if turn.gone {
                 // What is to be told was told: all connections have ended.
                 while self.serve() {}
                 return;
             }
-            if turn.more || served {
+            if turn.more || served || obeyed {
                 continue;
             }
             let mut limit = self.clock.until(turn.deadline);
@@ -242,10 +246,13 @@ impl Runner {
         }
     }
 
-    /// Does what commands say. False: the engine is to end.
-    fn obey(&mut self) -> bool {
+    /// Does what commands say. Whether there were any; `None`: the engine is to end.
+    fn obey(&mut self) -> Option<bool> {
+        let mut any = false;
         loop {
-            match self.commands.try_recv() {
+            let command = self.commands.try_recv();
+            any |= command.is_ok();
+            match command {
                 Ok(Command::Connect(to, job)) => {
                     let connect = Connect::new(to, self.sockets.room());
                     match self.stack.connect(self.clock.now(), connect) {
@@ -265,8 +272,8 @@ impl Runner {
                     };
                     let _ = self.looks.send(look);
                 }
-                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
+                Err(std::sync::mpsc::TryRecvError::Empty) => return Some(any),
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return None,
             }
         }
     }
