@@ -35,14 +35,14 @@ fn a_gigabyte_with_loss() {
     });
 }
 
-/// One packet of five is lost: slow, and right all the same. Packets of several segments are lost whole.
+/// One packet of ten is lost each way: slow, and right all the same. Packets of several segments are lost whole.
 #[test]
 fn heavy_loss() {
     need_root!();
     for offload in ["off", "on"] {
         with_kernel(Duration::from_secs(150), move |kernel| {
             let mut lab = Routed::new(kernel, offload);
-            lab.lose(200);
+            lab.lose(100);
             transfers(&mut lab.engine, ENGINE[0], FAR[0], 100_000, NO_LIMIT);
         });
     }

@@ -18,7 +18,10 @@ fn many_files(needed: u64) {
 fn ten_thousand_connections_at_once() {
     need_root!();
     many_files(10_500);
-    with_kernel(Duration::from_secs(150), |_| {
+    with_kernel(Duration::from_secs(150), |namespace| {
+        // Else the kernel answers some with cookies, and drops handshakes while the queue of its listener is full.
+        namespace.sysctl("core/somaxconn", "16384");
+        namespace.sysctl("ipv4/tcp_max_syn_backlog", "16384");
         const COUNT: usize = 10_000;
         let mut engine = Engine::start(&spec(1500, "on"));
         let began = Instant::now();
@@ -42,7 +45,7 @@ fn ten_thousand_connections_at_once() {
         // The engine connects; a thread accepts and sends back.
         let listener = kernel::listen(ip(KERNEL[1]));
         // SAFETY: listen again with a longer backlog: the descriptor is open.
-        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 4096) }, 0);
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 16_384) }, 0);
         let to = listener.local_addr().unwrap();
         let began = Instant::now();
         let acceptor = std::thread::spawn(move || {
