@@ -116,9 +116,9 @@ fn run(ends: &mut [Device; 2], faults: Faults, stop: &AtomicBool, done: &Mutex<D
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         let mut counts = done.lock().expect("nobody panics with it");
-        for from in 0..2 {
+        for (from, end) in ends.iter_mut().enumerate() {
             for _ in 0..64 {
-                let Some(packet) = ends[from].receive().expect("the device is there") else { break };
+                let Some(packet) = end.receive().expect("the device is there") else { break };
                 counts.packets += 1;
                 if random(1000) < faults.lost {
                     counts.lost += 1;
