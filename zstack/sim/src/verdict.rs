@@ -1,6 +1,5 @@
 //! What a run must come to.
 
-use crate::card::Card;
 use crate::endpoint::Endpoint;
 use crate::scenario::{End, Scenario};
 use crate::world::World;
@@ -215,7 +214,12 @@ fn pair(world: &World, conn: usize, end: &Endpoint, peer: &Endpoint) -> Option<S
     (!good).then(|| format!("it ended with {cause:?} for no reason"))
 }
 
-/// Takes a connection out of its stack and lets the stack build it again. Not possible at every moment.
-pub fn adopt(_: &mut Stack, _: &mut Card, _: &Endpoint, _: Time) -> Option<ConnId> {
-    None
+/// Takes a connection out of its stack as plain data and lets the stack build it again. Not possible at every moment: not before it
+/// is established, nor while the card may read its memory.
+pub fn adopt(stack: &mut Stack, end: &Endpoint, now: Time) -> Result<Option<ConnId>, String> {
+    if !end.established || end.ended.is_some() || end.closed {
+        return Ok(None);
+    }
+    let Some(given) = stack.surrender(end.id) else { return Ok(None) };
+    stack.adopt(now, given).map(Some).map_err(|e| format!("a connection that was surrendered was not adopted: {e:?}"))
 }

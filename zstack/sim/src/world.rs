@@ -472,11 +472,15 @@ impl World {
         }
         let side = &mut self.sides[s];
         let Some(index) = side.programs.ends.iter().position(|e| e.conn == Some(conn) && e.app == 0) else { return };
-        if let Some(id) = verdict::adopt(&mut side.stack, &mut side.card, &side.programs.ends[index], Time(self.now)) {
-            side.programs.rename(index, id);
-            self.note(|| format!("{s}: connection {conn} was taken out and adopted"));
-            self.act(s);
-            self.turn(s);
+        match verdict::adopt(&mut side.stack, &side.programs.ends[index], Time(self.now)) {
+            Ok(None) => {}
+            Ok(Some(id)) => {
+                side.programs.rename(index, id);
+                self.note(|| format!("{s}: connection {conn} was taken out and adopted"));
+                self.act(s);
+                self.turn(s);
+            }
+            Err(fault) => self.fault(fault),
         }
     }
 
