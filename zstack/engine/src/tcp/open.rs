@@ -107,7 +107,9 @@ impl Tcb {
         (tcb.wnd, tcb.max_wnd, tcb.wl1, tcb.wl2) = (state.wnd, state.max_wnd.max(state.wnd), state.wl1, state.wl2);
         (tcb.rcv_nxt, tcb.rcv_at, tcb.rcv_edge, tcb.acked) =
             (state.rcv_nxt, state.rcv_position, state.rcv_edge, state.rcv_nxt);
-        tcb.rcv_max = tcb.rcv_max.max(state.rcv_edge.since(state.rcv_nxt));
+        // The room is what lies behind what was published, not the whole stream.
+        let room = u32::try_from(state.room - state.rcv_position).unwrap_or(u32::MAX).min(0xffff);
+        tcb.rcv_max = room.max(state.rcv_edge.since(state.rcv_nxt));
         tcb.peer_mss = state.mss.max(MSS_LEAST);
         tcb.marks &= !(mark::STAMPS | mark::SACK | mark::SCALING);
         (tcb.snd_scale, tcb.rcv_scale) = state.scales.unwrap_or((0, 0));
