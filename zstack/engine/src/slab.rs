@@ -105,6 +105,13 @@ impl<T> Slab<T> {
         self.slot_mut(index).filter(|slot| slot.generation == generation)?.value.as_mut()
     }
 
+    /// The entry of an index with its generation.
+    #[inline]
+    pub fn entry_mut(&mut self, index: u32) -> Option<(u32, &mut T)> {
+        let slot = self.slot_mut(index)?;
+        Some((slot.generation, slot.value.as_mut()?))
+    }
+
     /// The generation of an index that is in use.
     #[inline]
     pub fn generation(&self, index: u32) -> Option<u32> {

@@ -110,6 +110,13 @@ impl Wheel {
         self.len == 0
     }
 
+    /// Whether [`Wheel::arm`] has something to do for an entry: it is in the wheel no later already, or `deadline` is never.
+    #[inline]
+    pub fn wants(&self, link: &Link, deadline: Time) -> bool {
+        // Rounded down, which is enough: an entry that is filed at the tick before comes up too early once.
+        deadline != Time::NEVER && (!link.is_filed() || self.whole(link.tick).saturating_mul(1000) > deadline.0 + 999)
+    }
+
     /// Files an entry so that it comes up at `deadline`, rounded up to a millisecond, or before. One that is filed no later
     /// already stays where it is.
     #[inline]

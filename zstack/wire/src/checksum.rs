@@ -1,6 +1,7 @@
 //! The Internet checksum (RFC 1071): partial sums of pieces of any length, the pseudo headers, and the update of RFC 1624.
 
-use crate::foreign::{self, fold};
+use crate::foreign;
+pub(crate) use crate::foreign::fold;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The ones' complement sum of what was added so far, as the sender or receiver goes through a packet in the order of its

@@ -38,12 +38,7 @@ impl Stack {
         };
         let core = &mut self.core;
         match core.net.receive(run.now, frame, verified, &mut core.reply, &mut core.counters) {
-            net::Verdict::Tcp(segment) => {
-                let mut header = Header::default();
-                let Some((len, tuple)) = self.check(frame, &segment, verified, &mut header) else { return };
-                let payload = range.start + segment.range.start + len..range.start + segment.range.end;
-                self.segment(run, Arrived { tuple, header: &header, buffer, payload });
-            }
+            net::Verdict::Tcp(segment) => self.tcp(run, buffer, range.start, &segment, verified),
             net::Verdict::Reply(len) => core.send_reply(run.port, len),
             net::Verdict::Report(report) => self.report(run, &report),
             net::Verdict::Echo { from, id, sequence, hops, range } => self.echoed(id, || {
@@ -54,25 +49,28 @@ impl Stack {
         }
     }
 
-    /// Reads the header of a segment. Its length, and the connection that it names; `None`: it is dropped, and counted.
+    /// A segment: `start` is where in the buffer the frame begins.
     #[inline]
-    fn check(
+    fn tcp<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
-        frame: &[u8],
+        run: &mut Run<'_, P, H>,
+        buffer: H::Buffer,
+        start: usize,
         segment: &Segment,
         verified: bool,
-        header: &mut Header,
-    ) -> Option<(usize, Tuple)> {
-        let bytes = frame.get(segment.range.clone())?;
+    ) {
+        let range = start + segment.range.start..start + segment.range.end;
+        let Some(bytes) = buffer.bytes().get(range.clone()) else { return };
         if !verified && !segment.pseudo.bytes(bytes).valid() {
             self.core.counters.count(Counter::TcpChecksum);
-            return None;
+            return;
         }
+        let mut header = Header::default();
         let len = match header.read(bytes) {
             Ok(len) if header.source != 0 && header.destination != 0 => len,
             _ => {
                 self.core.counters.count(Counter::TcpMalformed);
-                return None;
+                return;
             }
         };
         let tuple = Tuple {
@@ -81,7 +79,11 @@ impl Stack {
             local_port: header.destination,
             remote_port: header.source,
         };
-        Some((len, tuple))
+        let payload = range.start + len..range.end;
+        match self.find(&tuple) {
+            Some(index) => self.visit(run, index, |tcb, cx| tcb.segment(cx, &header, buffer, payload)),
+            None => self.stranger(run, Arrived { tuple, header: &header, buffer, payload }),
+        }
     }
 
     /// The connection with a tuple.
@@ -92,22 +94,8 @@ impl Stack {
         self.table.find(|| tuple.hash(&self.key) as u32, is)
     }
 
-    #[inline]
-    fn segment<P: Port<Buffer = H::Buffer>, H: Host>(
-        &mut self,
-        run: &mut Run<'_, P, H>,
-        arrived: Arrived<'_, H::Buffer>,
-    ) {
-        match self.find(&arrived.tuple) {
-            Some(index) => {
-                let Arrived { header, buffer, payload, .. } = arrived;
-                self.visit(run, index, |tcb, cx| tcb.segment(cx, header, buffer, payload));
-            }
-            None => self.stranger(run, arrived),
-        }
-    }
-
     /// A segment of no connection: TIME-WAIT, a listener, or a mistake.
+    #[inline(never)]
     fn stranger<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,

@@ -194,8 +194,6 @@ pub(super) struct Cx<'a, P, H> {
     pub blocked: Option<NeighbourId>,
     /// A segment that could not leave, and why.
     pub lost: Option<(Unreachable, Seq)>,
-    /// A segment was longer than the path allows now.
-    pub long: bool,
     /// Its listener went before it was established: nobody wants it.
     pub orphan: bool,
 }
@@ -341,8 +339,8 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
                 return Err(Refused::Full);
             }
             Unsent::Long => {
-                self.long = true;
-                return Err(Refused::Full);
+                self.core.counters.count(Counter::PortUnfit);
+                return Err(Refused::Unfit);
             }
             Unsent::NoRoute => {
                 self.core.counters.count(Counter::IpNoRoute);

@@ -1,6 +1,6 @@
 //! A turn: what has arrived, the timers that are due, and who sends.
 
-use super::entry::{Entry, HALF, NAMED, Waits};
+use super::entry::{HALF, NAMED, Waits};
 use super::transmit::{Cx, Run};
 use super::{ConnId, Stack, Turn};
 use crate::counters::Counter;
@@ -43,18 +43,17 @@ impl Stack {
             self.neighbours();
         }
         turn.more |= self.timers(&mut run);
-        if self.core.net.deadline() <= now {
+        turn.more |= self.output(&mut run);
+        // What was sent may have made the net ask for a neighbour. Who waited for one that does not answer is told in the next
+        // turn.
+        let mut net = self.core.net.deadline();
+        if net <= now {
             while let Some(len) = self.core.net.due(now, &mut self.core.reply, &mut self.core.counters) {
                 self.core.send_reply(run.port, len);
             }
             self.neighbours();
-        }
-        turn.more |= self.output(&mut run);
-        // What was sent may have made the net ask for a neighbour.
-        if self.core.net.deadline() <= now {
-            while let Some(len) = self.core.net.due(now, &mut self.core.reply, &mut self.core.counters) {
-                self.core.send_reply(run.port, len);
-            }
+            turn.more |= !self.due.is_empty() && !self.core.full;
+            net = self.core.net.deadline();
         }
         if self.core.sent > 0 {
             run.port.flush();
@@ -65,17 +64,17 @@ impl Stack {
             turn.gone = true;
         } else {
             turn.full = self.core.full;
-            turn.deadline = self.deadline(now, turn.more);
+            turn.deadline = self.deadline(now, turn.more, net);
         }
         turn.sent = self.core.sent;
         turn
     }
 
-    fn deadline(&self, now: Time, more: bool) -> Option<Time> {
+    fn deadline(&self, now: Time, more: bool, net: Time) -> Option<Time> {
         if more {
             return Some(now);
         }
-        let mut next = self.core.net.deadline();
+        let mut next = net;
         if let Some(timer) = self.wheel.next() {
             next = next.min(timer);
         }
@@ -191,50 +190,52 @@ impl Stack {
         P: Port<Buffer = H::Buffer>,
         H: Host,
     {
-        let Some(generation) = self.conns.generation(index) else { return };
-        let Some(entry) = self.conns.at_mut(index) else { return };
-        let Entry { tcb, tuple, path, listener, marks, .. } = entry;
+        let Some((generation, entry)) = self.conns.entry_mut(index) else { return };
         let mut cx = Cx {
             now: run.now,
             port: &mut *run.port,
             host: &mut *run.host,
             core: &mut self.core,
             id: ConnId { index, generation },
-            tuple,
-            path,
-            listener: *listener,
-            marks,
+            tuple: &entry.tuple,
+            path: &mut entry.path,
+            listener: entry.listener,
+            marks: &mut entry.marks,
             quota: QUOTA,
             blocked: None,
             lost: None,
-            long: false,
             orphan: false,
         };
+        let tcb = &mut entry.tcb;
         call(tcb, &mut cx);
-        if let Some((error, seq)) = cx.lost.take() {
-            tcb.icmp(&mut cx, error, seq);
+        if cx.blocked.is_some() || cx.lost.is_some() || cx.orphan {
+            let blocked = cx.blocked;
+            trouble(tcb, &mut cx);
+            if let Some(neighbour) = blocked
+                && entry.waits == Waits::Not
+            {
+                entry.waits = Waits::Neighbour;
+                self.core.waiters.entry(neighbour).or_default().push(index);
+            }
         }
-        if cx.orphan {
-            tcb.abort();
+        let deadline = tcb.deadline();
+        let due = tcb.due() && entry.waits == Waits::Not;
+        if entry.marks & HALF != 0 || tcb.phase() == Phase::Closed || tcb.freed() {
+            return self.settle(run.now, index);
         }
-        let (long, blocked) = (cx.long, cx.blocked);
-        if long {
-            let remote = tuple.remote().ip();
-            let mtu = self.core.net.mtu(run.now, remote);
-            tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+        let arm = self.wheel.wants(&entry.timer, deadline);
+        if due {
+            entry.waits = Waits::Due;
+            self.due.push(&mut self.conns, index);
         }
-        if let Some(neighbour) = blocked
-            && entry.waits == Waits::Not
-        {
-            entry.waits = Waits::Neighbour;
-            self.core.waiters.entry(neighbour).or_default().push(index);
+        if arm {
+            self.wheel.arm(&mut self.conns, index, deadline);
         }
-        self.settle(run.now, index);
     }
 
     /// Puts a connection where its state wants it: into the list of those that are due, into the wheel, out of the table, or
     /// out of the stack.
-    #[inline]
+    #[inline(never)]
     pub(super) fn settle(&mut self, now: Time, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
         if entry.marks & HALF != 0 && !matches!(entry.tcb.phase(), Phase::Listen | Phase::SynReceived) {
@@ -256,11 +257,12 @@ impl Stack {
     pub(super) fn place(&mut self, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
         let deadline = entry.tcb.deadline();
+        let arm = self.wheel.wants(&entry.timer, deadline);
         if entry.waits == Waits::Not && entry.tcb.due() {
             entry.waits = Waits::Due;
             self.due.push(&mut self.conns, index);
         }
-        if deadline != Time::NEVER {
+        if arm {
             self.wheel.arm(&mut self.conns, index, deadline);
         }
     }
@@ -309,5 +311,16 @@ impl Stack {
         for index in 0..self.conns.end() {
             self.visit(run, index, |tcb, cx| tcb.port_gone(cx));
         }
+    }
+}
+
+/// What seldom follows from a call: a segment that could not leave, a connection that nobody wants any more.
+#[cold]
+fn trouble<P: Port<Buffer = H::Buffer>, H: Host>(tcb: &mut Tcb, cx: &mut Cx<'_, P, H>) {
+    if let Some((error, seq)) = cx.lost.take() {
+        tcb.icmp(cx, error, seq);
+    }
+    if cx.orphan {
+        tcb.abort();
     }
 }
