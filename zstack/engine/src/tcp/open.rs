@@ -137,7 +137,7 @@ impl Tcb {
         tcb.negotiated();
         if unacked > 0 {
             let what =
-                Transmission { seq: state.una, len: unacked, cut: tcb.mss, syn: false, fin: fin_in_flight, number: 0 };
+                Transmission { seq: state.una, len: unacked, cut: tcb.mss, syn: false, fin: fin_sent, number: 0 };
             tcb.recovery.sent(now, cx.flights(), &what);
             tcb.stalled = now;
         }
