@@ -1,5 +1,6 @@
 //! One command of a chore: run with a time limit, its output passed on, its tests counted.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +32,14 @@ impl Tally {
         self.failures.push(what);
     }
 
+    /// Takes over what another one counted.
+    pub fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.failures.extend(other.failures);
+        self.times.extend(other.times);
+    }
+
     /// Reads one line of cargo's or a test program's output.
     pub fn read(&mut self, step: &str, line: &str) {
         // "test result: ok. 6 passed; 0 failed; 0 ignored; ..."
@@ -46,6 +55,38 @@ impl Tally {
             self.failures.push(format!("{step}: {name}"));
         }
     }
+}
+
+thread_local! {
+    /// What the steps of this thread have said; `None`: it is printed at once.
+    static HELD_BACK: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Prints a line of a step's output, or holds it back.
+fn say(line: &str) {
+    HELD_BACK.with_borrow_mut(|held| match held {
+        Some(text) => {
+            text.push_str(line);
+            text.push('\n');
+        }
+        None => println!("{line}"),
+    });
+}
+
+/// Runs two groups of steps at the same time. What those of `behind` print appears as a whole when both are done.
+pub fn side_by_side(tally: &mut Tally, front: impl FnOnce(&mut Tally), behind: impl FnOnce(&mut Tally) + Send) {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            HELD_BACK.set(Some(String::new()));
+            let mut tally = Tally::default();
+            behind(&mut tally);
+            (tally, HELD_BACK.take().unwrap_or_default())
+        });
+        front(tally);
+        let (counted, said) = other.join().expect("the steps behind");
+        print!("{said}");
+        tally.add(counted);
+    });
 }
 
 /// A command to run.
@@ -70,11 +111,11 @@ impl Step {
     /// Runs it; true if it ended with status 0. Counts the tests it reports into `tally`; a failure that
     /// is not a failed test counts as one.
     pub fn run(mut self, tally: &mut Tally) -> bool {
-        println!("\n== {}: {}", self.name, show(&self.command));
+        say(&format!("\n== {}: {}", self.name, show(&self.command)));
         let begin = Instant::now();
         let (before, passed) = (tally.failed, tally.passed);
         let out = capture(&mut self.command, self.limit, |line| {
-            println!("{line}");
+            say(line);
             tally.read(&self.name, line);
         });
         let none_ran = self.tests && tally.passed == passed && tally.failed == before;
@@ -88,7 +129,7 @@ impl Step {
             tally.fail(format!("{}: {why}", self.name));
         }
         let time = begin.elapsed();
-        println!("== {}: {} after {:.0} s", self.name, if ok { "ok" } else { "FAILED" }, time.as_secs_f32());
+        say(&format!("== {}: {} after {:.0} s", self.name, if ok { "ok" } else { "FAILED" }, time.as_secs_f32()));
         tally.times.push((self.name, time));
         ok
     }
@@ -197,6 +238,36 @@ mod tests {
         assert_eq!(step("echo 'test result: ok. 0 passed; 0 failed; 0 ignored'"), (false, 1));
         assert_eq!(step("echo 'test result: ok. 1 passed; 0 failed; 0 ignored'"), (true, 0));
         assert_eq!(step("echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'; exit 101"), (false, 1));
+    }
+
+    #[test]
+    fn what_runs_side_by_side_is_counted_together() {
+        let step = |name: &str, script: &str, tally: &mut Tally| {
+            let mut c = Command::new("sh");
+            c.args(["-c", script]);
+            Step::tests(name, c, Duration::from_secs(20)).run(tally);
+        };
+        // Each waits for the other: one after the other they would not end in time.
+        let dir = std::env::temp_dir().join(format!("xtask-steps-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let meet = |mine: &str, other: &str| {
+            format!(
+                "cd {} && touch {mine} && until [ -e {other} ]; do sleep 0.01; done; \
+                 echo 'test result: ok. 1 passed; 0 failed; 0 ignored'",
+                dir.display()
+            )
+        };
+        let mut tally = Tally::default();
+        side_by_side(
+            &mut tally,
+            |t| step("front", &meet("a", "b"), t),
+            |t| {
+                step("behind", &meet("b", "a"), t);
+                step("fails", "exit 1", t);
+            },
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((tally.passed, tally.failed, tally.times.len()), (2, 1, 3), "{tally:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that can be tested on one machine in bounded time; `cargo xtask nightly`: the same
 //! without the bounds that keep it short.
 
-use crate::step::{Step, Tally};
+use crate::step::{self, Step, Tally};
 use crate::{
     build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root, target,
 };
@@ -26,7 +26,7 @@ pub enum Extent {
 
 /// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
 /// libraries to be preloaded, which a test program cannot contain.
-const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "fuzz"];
+const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "fuzz", "zstack-budget"];
 
 /// Builds and runs all tests; true if none failed.
 pub fn test(extent: Extent) -> bool {
@@ -37,15 +37,26 @@ pub fn test(extent: Extent) -> bool {
     }
     text(&mut tally);
     if build(&mut tally) {
-        for package in packages() {
-            if !OWN_STEP.contains(&package.as_str()) {
-                Step::tests(&package, test_of(&package, extent), limit(extent)).run(&mut tally);
+        let (zstack, others): (Vec<_>, Vec<_>) = packages().into_iter().partition(|p| p.starts_with("zstack"));
+        let units = |packages: &[String], tally: &mut Tally| {
+            for package in packages.iter().filter(|p| !OWN_STEP.contains(&p.as_str())) {
+                Step::tests(package, test_of(package, extent), limit(extent)).run(tally);
             }
-        }
-        model_checking::loom(&mut tally);
-        model_checking::miri(extent == Extent::Nightly, &mut tally);
-        simulate(extent, &mut tally);
-        fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], &mut tally);
+        };
+        units(&others, &mut tally);
+        // Each of the two keeps one core busy, most of the time.
+        step::side_by_side(
+            &mut tally,
+            |tally| {
+                units(&zstack, tally);
+                simulate(extent, tally);
+                fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], tally);
+            },
+            |tally| {
+                model_checking::loom(tally);
+                model_checking::miri(extent == Extent::Nightly, tally);
+            },
+        );
         legacy(extent, &mut tally);
         random(extent, &mut tally);
         if extent != Extent::Quick {
