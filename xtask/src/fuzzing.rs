@@ -30,6 +30,7 @@ const TARGETS: &[&str] = &[
     "wire-icmpv6",
     "wire-frame",
     "wire-checksum",
+    "net-receive",
 ];
 
 /// Fuzzes `targets`, or all, for `time` each. A target that found nothing counts as one test passed.

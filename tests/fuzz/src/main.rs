@@ -47,6 +47,8 @@ const TARGETS: &[(&str, Target)] = &[
     ("wire-icmpv6", zstack_wire::fuzzing::icmpv6),
     ("wire-frame", zstack_wire::fuzzing::frame),
     ("wire-checksum", zstack_wire::fuzzing::checksum),
+    // The engine's layer below TCP as a whole: frames between packets of ours.
+    ("net-receive", zstack::net::fuzzing::receive),
 ];
 
 fuzz_target!(|data: &[u8]| {

@@ -49,7 +49,7 @@ impl Interface {
     /// answered is counted in `counters`.
     ///
     /// An answer goes to the station that the question came from, whatever the neighbour cache says.
-    #[inline]
+    #[inline(always)]
     pub fn receive(
         &mut self,
         now: Time,
@@ -66,7 +66,7 @@ impl Interface {
 
     /// What is not the common case.
     #[inline(never)]
-    fn slow(&mut self, arrival: Arrival<'_>) -> Verdict {
+    pub(super) fn slow(&mut self, arrival: Arrival<'_>) -> Verdict {
         let Arrival { now, frame, verified, reply, counters } = arrival;
         match self.input(Arrival { now, frame, verified, reply, counters: &mut *counters }) {
             Ok(Verdict::Tcp(segment)) => {

@@ -7,6 +7,8 @@
 
 mod address;
 mod discovery;
+#[doc(hidden)]
+pub mod fuzzing;
 mod icmp;
 mod input;
 mod interface;

@@ -127,6 +127,8 @@ pub(super) struct Cache {
     entries: Vec<Entry>,
     names: HashMap<IpAddr, u16, Keyed>,
     lists: Lists<7>,
+    /// How many are in the lists from [`ASK`] on.
+    asking: u16,
     hints: [Option<(IpAddr, Mac, Time)>; HINTS],
     next_hint: usize,
     events: VecDeque<Event>,
@@ -174,6 +176,7 @@ impl Cache {
             entries: vec![entry; usize::from(slots)],
             names,
             lists: Lists::new(slots),
+            asking: 0,
             hints: [None; HINTS],
             next_hint: 0,
             events: VecDeque::with_capacity(EVENTS),
@@ -360,18 +363,20 @@ impl Cache {
     }
 
     /// When [`Cache::question`] has something to do.
+    #[inline]
     pub fn deadline(&self) -> Time {
-        let first = [PROBE, ASK, PROBED, ASKED]
-            .into_iter()
-            .filter_map(|list| Some(self.time(self.lists.first(list)?, list)))
-            .min();
-        match first {
-            Some(time) => time.max(self.questions.at()),
-            None => Time::NEVER,
-        }
+        if self.asking == 0 { Time::NEVER } else { self.next_question() }
+    }
+
+    #[inline(never)]
+    fn next_question(&self) -> Time {
+        let first = |list| Some(self.time(self.lists.first(list)?, list));
+        let first = [PROBE, ASK, PROBED, ASKED].into_iter().filter_map(first).min();
+        first.map_or(Time::NEVER, |time| time.max(self.questions.at()))
     }
 
     /// What those who wait are to be told.
+    #[inline]
     pub fn event(&mut self) -> Option<Event> {
         if std::mem::take(&mut self.overflow) {
             self.events.clear();
@@ -408,6 +413,8 @@ impl Cache {
 
     fn place(&mut self, now: Time, slot: u16, list: u8) {
         self.entries[usize::from(slot)].moved = now;
+        self.asking -= u16::from(self.lists.of(slot) >= ASK);
+        self.asking += u16::from(list >= ASK);
         self.lists.append_to(slot, list);
     }
 

@@ -69,7 +69,7 @@ impl Interface {
     /// # Errors
     /// It cannot be sent now. After `Unresolved` an [event](Interface::event) will follow.
     #[allow(clippy::too_many_arguments)]
-    #[inline]
+    #[inline(always)]
     pub fn head(
         &mut self,
         now: Time,

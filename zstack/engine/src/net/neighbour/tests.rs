@@ -74,6 +74,7 @@ fn asked_once_a_second_three_times_then_given_up() {
     }
     assert_eq!(asked, [0, 1000, 2000]);
     assert_eq!((failures, cache.deadline()), (1, Time::NEVER));
+    assert_eq!(cache.next_question(), Time::NEVER);
     // It is asked for again when somebody wants to send, a second later at the earliest.
     assert_eq!(cache.resolve(at(10), ip(2)), Err(Unsent::Unresolved(id)));
     assert_eq!(questions(&mut cache, at(10)).len(), 1);
