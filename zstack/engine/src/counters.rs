@@ -123,8 +123,10 @@ counters! {
 
     /// Segments whose timestamp is older than the last one's (RFC 7323, PAWS).
     TcpPaws "tcp_paws"
-    /// Segments whose numbers lie outside the window.
+    /// Segments whose numbers lie beyond the window.
     TcpOutside "tcp_outside"
+    /// Segments without payload from before the window: the peer's keep-alives and window probes, and old ACKs.
+    TcpOld "tcp_old"
     /// RSTs that ended a connection, or its opening.
     TcpReset "tcp_reset"
     /// RSTs whose number lies outside the window: ignored.

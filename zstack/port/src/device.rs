@@ -29,6 +29,9 @@ const LINK: usize = 18;
 /// Empty bytes at the head of a buffer: behind them and the virtio header, an IP header begins at a multiple of four.
 const PAD: usize = 2;
 
+/// How long the kernel may take until it uses an IPv6 address.
+const ROUTE: Duration = Duration::from_secs(30);
+
 /// What has happened at a device, in packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -69,7 +72,8 @@ pub struct Device {
 
 impl Device {
     /// Opens the device, and makes it if there is none of that name. Where the spec asks for it, its MTU, its queue, the kernel's
-    /// addresses and its link are set. With an IPv6 address it waits, two seconds at most, until the kernel delivers packets to it.
+    /// addresses and its link are set. With an IPv6 address it waits until the kernel delivers packets to it: milliseconds, and up to
+    /// half a minute on a machine that makes and removes network namespaces all the time.
     ///
     /// # Errors
     /// The text of the error says what to do.
@@ -297,8 +301,9 @@ fn set_up(spec: &Spec, name: &str) -> Result<u16, OpenError> {
         link.add_address(peer, a.prefix).map_err(refused(format!("peer={peer}/{}", a.prefix), remedy))?;
     }
     for peer in spec.addresses.iter().filter_map(|a| a.peer) {
-        if let IpAddr::V6(peer) = peer {
-            Link::await_route(name, peer, Duration::from_secs(2));
+        if let IpAddr::V6(address) = peer {
+            let remedy = "the kernel has the address and does not use it yet: try again when the machine is less busy";
+            Link::await_route(name, address, ROUTE).map_err(refused(format!("peer={peer}"), remedy))?;
         }
     }
     Ok(u16::try_from(mtu()?).unwrap_or(u16::MAX))

@@ -65,18 +65,30 @@ impl Link {
     }
 
     /// Waits until packets to an IPv6 address of the interface are delivered: the kernel makes the route to it later, in a worker
-    /// (addrconf_dad_work), and drops them until then. Mostly it takes less than a millisecond; after `limit` nothing more is waited
-    /// for.
-    pub(crate) fn await_route(name: &str, address: Ipv6Addr, limit: Duration) {
+    /// (addrconf_dad_work), and drops them until then. Mostly it takes less than a millisecond; but the worker needs the lock of
+    /// all network configuration (rtnl), which others hold for seconds while they make and remove namespaces.
+    ///
+    /// # Errors
+    /// `TimedOut` after `limit`.
+    pub(crate) fn await_route(name: &str, address: Ipv6Addr, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         let digits: String = address.octets().iter().map(|b| format!("{b:02x}")).collect();
         // proc_pid_net(5): destination, length of the prefix in hexadecimal, ..., device.
         let start = format!("{digits} 80 ");
         let is_it = |line: &str| line.starts_with(&start) && line.split_whitespace().next_back() == Some(name);
-        let table = || std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
-        while table().is_ok_and(|t| !t.lines().any(is_it)) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
+        let mut pause = Duration::from_millis(1);
+        // Without /proc nobody can look.
+        while let Ok(table) = std::fs::read_to_string("/proc/thread-self/net/ipv6_route") {
+            if table.lines().any(is_it) {
+                break;
+            }
+            if Instant::now() >= end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     fn change(&self, attribute: u16, value: u32) -> Message {
@@ -159,5 +171,7 @@ mod tests {
         let socket = calls::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).unwrap();
         assert!(Link { socket, index: 0 }.set_mtu(1500).is_err());
         assert!(Link::new("no-such-device").is_err());
+        let error = Link::await_route("no-such-device", Ipv6Addr::LOCALHOST, Duration::from_millis(3)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

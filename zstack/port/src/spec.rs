@@ -69,9 +69,11 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// The queue of a device that is set up here. The kernel's 500 packets are fewer than a receive window holds, and the kernel's
-    /// TCP does not notice a full queue here: a tun device takes packets from their socket at once (tun_net_xmit, skb_orphan).
-    pub const QUEUE: u32 = 10_000;
+    /// The queue of a device that is set up here, in packets; each takes the kernel 8 bytes. The kernel's 500 are fewer than a
+    /// receive window holds, and the kernel's TCP does not notice a full queue here: a tun device takes packets from their socket at
+    /// once (tun_net_xmit, skb_orphan), and drops what is too many. Five thousand connections that all begin with ten segments
+    /// overrun 10,000, and spend a minute in retransmission timeouts.
+    pub const QUEUE: u32 = 65_536;
     /// The received packets that are held at once if nothing else is said.
     pub const BUFFERS: u32 = 512;
 

@@ -163,7 +163,7 @@ fn settings_reach_the_device() {
         let device = open("tun:zs0,addr=10.9.0.2/24,peer=10.9.0.1,mtu=9000");
         assert_eq!((device.name(), device.capabilities().mtu), ("zs0", 9000));
         let text = namespace.run("ip address show dev zs0");
-        assert!(text.contains("mtu 9000") && text.contains("qlen 10000") && text.contains("LOWER_UP"), "{text}");
+        assert!(text.contains("mtu 9000") && text.contains("qlen 65536") && text.contains("LOWER_UP"), "{text}");
         assert!(text.contains("inet 10.9.0.1/24"), "{text}");
         drop(device);
         // Without anything to set, nothing is set.

@@ -97,7 +97,11 @@ impl Tcb {
             } else if flags.has(Flags::SYN) {
                 self.challenge(cx);
             } else {
-                cx.count(Counter::TcpOutside);
+                cx.count(match (end.before(self.acked), len) {
+                    (false, _) => Counter::TcpOutside,
+                    (true, 0) => Counter::TcpOld,
+                    (true, _) => Counter::TcpDuplicate,
+                });
                 self.answer_old(cx, header, len);
             }
             return;
