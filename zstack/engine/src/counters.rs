@@ -196,6 +196,8 @@ counters! {
     CookieAccepted "cookie_accepted"
     /// ACKs to a listener whose number is no cookie of ours, or an old one.
     CookieInvalid "cookie_invalid"
+    /// Half-open connections that ended because their listener did.
+    SynOrphaned "syn_orphaned"
     /// Connections of deferred listeners that were refused.
     DeferredRefused "deferred_refused"
 
@@ -209,7 +211,7 @@ counters! {
     TimeWait "time_wait"
     /// TIME_WAITs given up early, the oldest first, because there were too many.
     TimeWaitEvicted "time_wait_evicted"
-    /// TIME_WAITs that a new SYN ended (RFC 6191).
+    /// TIME_WAITs that a new connection ended, the peer's or ours (RFC 6191).
     TimeWaitReused "time_wait_reused"
     /// Segments that a connection in TIME_WAIT answered or dropped.
     TimeWaitSegment "time_wait_segment"

@@ -292,14 +292,13 @@ impl<P: Port> Endpoint<P> {
         }
     }
 
-    /// Gives the socket up. What was written is still sent; if bytes were not read, the peer is told so by a reset, as Linux does.
+    /// Gives the socket up. What was written is still sent; if bytes were not read, the peer is told so by a reset, as Linux does;
+    /// so it is where [`Options::linger`] is 0.
     pub fn close(&mut self, socket: Socket) {
         let conn = self.sockets.connection(socket);
         let unread = self.sockets.close(socket);
-        match conn {
-            Some(conn) if unread => self.stack.abort(conn),
-            Some(conn) => self.stack.close(conn),
-            None => {}
+        if let Some(conn) = conn {
+            self.stack.close(conn, unread);
         }
     }
 

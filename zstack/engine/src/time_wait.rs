@@ -6,6 +6,7 @@ use crate::tcp::{TIME_WAIT, TimeWait};
 use crate::time::Time;
 use crate::tuple::Tuple;
 use std::collections::VecDeque;
+use zstack_wire::Seq;
 
 /// The bits of a [`Entry::chain`] that are a place; the highest one says that the entry was given up.
 const PLACE: u32 = !GONE;
@@ -176,6 +177,25 @@ impl Waiting {
         Some(&mut self.entries[at].rest)
     }
 
+    /// Whether we may open a connection of the same tuple already, and behind which initial sequence number: timestamps tell the
+    /// peer the new one's segments from the old one's once they have grown, which takes until the next second (RFC 6191; tcp_tw_reuse of
+    /// Linux, `tcp_twsk_unique`). `None`: it does not wait, or it is too early, or there are no timestamps.
+    pub fn behind(&mut self, now: Time, tuple: &Tuple) -> Option<Seq> {
+        self.expire(now);
+        let at = self.find(tuple)?;
+        let age = |number: u32| number.wrapping_sub(self.first);
+        let number = self.first.wrapping_add((at as u32).wrapping_sub(self.place(self.first)) & self.mask());
+        let began = self.seconds.partition_point(|&(_, first)| {
+            // What came first in a second may be gone already: then it lies before `first`.
+            (first.wrapping_sub(self.first) as i32) <= 0 || age(first) <= age(number)
+        });
+        let (came, _) = *self.seconds.get(began.checked_sub(1)?)?;
+        if (second(now).wrapping_sub(came) as i32) <= 0 {
+            return None;
+        }
+        self.entries[at].rest.behind()
+    }
+
     /// Its time begins anew.
     pub fn restart(&mut self, now: Time, tuple: &Tuple) {
         if let Some(at) = self.find(tuple) {
@@ -202,7 +222,6 @@ mod tests {
     use super::*;
     use crate::tcp::Verdict;
     use proptest::prelude::*;
-    use zstack_wire::Seq;
     use zstack_wire::tcp::{Flags, Header};
 
     fn tuple(n: u16) -> Tuple {
@@ -268,6 +287,28 @@ mod tests {
                 prop_assert!(waiting.seconds.len() <= 62);
             }
         }
+    }
+
+    #[test]
+    fn a_tuple_may_be_opened_again_from_the_next_second_on_with_timestamps_alone() {
+        let mut waiting = waiting(4);
+        let stamped = |n| {
+            let mut json = serde_json::to_value(rest(n)).unwrap();
+            json["stamps"] = true.into();
+            serde_json::from_value(json).unwrap()
+        };
+        // The ring has gone round, and the first second's first entry is not there any more.
+        for n in 0..6 {
+            waiting.insert(Time(500_000 + u64::from(n) * 200_000), &tuple(n), &stamped(u32::from(n)));
+        }
+        waiting.insert(Time(1_600_000), &tuple(9), &rest(9));
+        assert_eq!(waiting.behind(Time(1_900_000), &tuple(4)), None, "the second in which it came");
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(4)), Some(Seq(4 + 65_537)));
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(9)), None, "no timestamps");
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(0)), None, "it is gone");
+        waiting.restart(Time(2_100_000), &tuple(4));
+        assert_eq!(waiting.behind(Time(2_999_999), &tuple(4)), None);
+        assert_eq!(waiting.behind(Time(3_000_000), &tuple(4)), Some(Seq(4 + 65_537)));
     }
 
     #[test]

@@ -267,7 +267,7 @@ fn thirty_thousand_in_time_wait() {
     let mut talk = Talk::new(MANY);
     let begin = |talk: &mut Talk, n| {
         let mut peer = talk.open(n);
-        talk.stack.close(talk.program.last.unwrap());
+        talk.stack.close(talk.program.last.unwrap(), false);
         talk.turn().expect("the FIN");
         peer.ack = peer.ack.wrapping_add(1);
         talk.say(&mut peer, Flags::ACK.with(Flags::FIN), 0);

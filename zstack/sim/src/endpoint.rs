@@ -338,7 +338,7 @@ impl Endpoint {
                 stack.abort(self.id);
             } else {
                 self.shut = true;
-                stack.close(self.id);
+                stack.close(self.id, false);
             }
             called = true;
         }

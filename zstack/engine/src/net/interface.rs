@@ -11,7 +11,7 @@ use super::route::{Route, Table, fitness};
 use crate::counters::Counter;
 use crate::port::{Capabilities, Medium};
 use crate::time::Time;
-use crate::tuple::Mapped;
+use crate::tuple::{Mapped, unmap};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -54,6 +54,8 @@ pub struct Path {
     pub(super) slot: u16,
     /// The path MTU lies below what we will reduce to: routers may fragment (Linux: `ip_rt_min_pmtu`).
     pub(super) fragment: bool,
+    /// The [state](pmtu::Cache::state) of what was told of path MTUs when this was looked at.
+    pub(super) told: u8,
     /// 0: not looked for yet.
     pub(super) generation: u32,
 }
@@ -232,9 +234,29 @@ impl Interface {
         self.paths.get(now, destination).map_or(self.mtu, |path| path.mtu.min(self.mtu))
     }
 
+    /// The path MTU, if it may have changed since this was asked for the connection's path last: another connection was told of it, or
+    /// what was told has aged. To be asked before a connection sends; a comparison, nearly always.
+    #[inline]
+    pub fn news(&mut self, now: Time, path: &mut Path, destination: &Mapped) -> Option<u16> {
+        if path.told == self.paths.state() { None } else { Some(self.look(now, path, unmap(destination))) }
+    }
+
+    #[cold]
+    fn look(&mut self, now: Time, path: &mut Path, destination: IpAddr) -> u16 {
+        path.told = self.paths.state();
+        path.fragment = self.paths.get(now, destination).is_some_and(|pmtu| pmtu.fragment);
+        self.mtu(now, destination)
+    }
+
+    /// Path MTUs that were told ten minutes ago are forgotten: to be called now and then, before connections send.
+    #[inline]
+    pub fn age(&mut self, now: Time) {
+        self.paths.age(now);
+    }
+
     /// A report of [`super::Kind::TooBig`] about a segment of this connection is believed. Returns the path MTU to use from
-    /// now on if it is lower than before. It is forgotten after ten minutes (RFC 8201, section 4): who wants to use more then
-    /// asks [`Interface::mtu`] again.
+    /// now on if it is lower than before. It is forgotten after ten minutes (RFC 8201, section 4), of which
+    /// [`Interface::news`] tells.
     ///
     /// Below 552 bytes of IPv4 none is believed, and routers may then fragment (Linux: `min_pmtu`); of IPv6 none below 1280
     /// (RFC 8201, section 4).

@@ -123,7 +123,7 @@ impl Interface {
         let hop = self.next_hop(destination).ok_or(Unsent::NoRoute)?;
         let id = self.neighbours.resolve(now, hop)?;
         let fragment = self.paths.get(now, destination).is_some_and(|path| path.fragment);
-        *path = Path { slot: id.slot, fragment, generation: id.generation };
+        *path = Path { slot: id.slot, fragment, generation: id.generation, ..*path };
         self.neighbours.usable(path.slot, path.generation, now).ok_or(Unsent::Unreachable)
     }
 

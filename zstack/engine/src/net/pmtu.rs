@@ -38,11 +38,16 @@ pub(super) struct Pmtu {
 pub(super) struct Cache {
     key: [u8; 16],
     sets: Vec<[Option<Entry>; WAYS]>,
+    /// Changes whenever the answer of [`Cache::get`] may have changed for some path. Who has slept through 256 changes misses them, and
+    /// is told by a router.
+    state: u8,
+    /// No entry is too old before.
+    aged: Time,
 }
 
 impl Cache {
     pub fn new(key: [u8; 16]) -> Cache {
-        Cache { key, sets: Vec::new() }
+        Cache { key, sets: Vec::new(), state: 0, aged: Time::NEVER }
     }
 
     fn set(&self, destination: IpAddr) -> usize {
@@ -58,6 +63,37 @@ impl Cache {
         }
         let set = &self.sets[self.set(destination)];
         set.iter().flatten().find(|entry| entry.destination == destination && now < entry.until).map(|entry| entry.mtu)
+    }
+
+    /// A number that is another one when some path MTU may be.
+    #[inline]
+    pub fn state(&self) -> u8 {
+        self.state
+    }
+
+    /// Lets [`Cache::state`] tell of entries that have become too old.
+    #[inline]
+    pub fn age(&mut self, now: Time) {
+        if now >= self.aged {
+            self.forget(now);
+        }
+    }
+
+    #[cold]
+    fn forget(&mut self, now: Time) {
+        self.state = self.state.wrapping_add(1);
+        self.aged = Time::NEVER;
+        for entry in self.sets.iter_mut().flatten() {
+            match entry {
+                Some(Entry { until, .. }) if *until <= now => *entry = None,
+                Some(Entry { until, .. }) => self.aged = self.aged.min(*until),
+                None => {}
+            }
+        }
+        // All of them are looked at: not more often than once a second, however they came.
+        if self.aged != Time::NEVER {
+            self.aged = self.aged.max(now + Micros(1_000_000));
+        }
     }
 
     /// A link on the path takes packets of `mtu` bytes at most. `current`: what was used so far. Returns what to use from now
@@ -81,6 +117,8 @@ impl Cache {
             None => (0..WAYS).min_by_key(|&way| set[way].map_or(Time(0), |entry| entry.until)).expect("a set has ways"),
         };
         set[way] = Some(Entry { destination, mtu: new, until: now + AGE });
+        self.state = self.state.wrapping_add(1);
+        self.aged = self.aged.min(now + AGE);
         Some(new)
     }
 }
@@ -114,6 +152,33 @@ mod tests {
         assert_eq!(cache.told(Time(6), V4, 1450, lower), None);
         assert_eq!(cache.get(Time(5 + 599_999_999), V4), Some(lower));
         assert_eq!(cache.get(Time(5 + 600_000_000), V4), None);
+    }
+
+    #[test]
+    fn its_state_tells_of_what_is_new_and_of_what_is_old() {
+        let mut cache = Cache::new([1; 16]);
+        let first = cache.state();
+        cache.age(Time(5));
+        assert_eq!(cache.state(), first);
+        cache.told(Time(5), V4, 1400, START);
+        let told = cache.state();
+        assert_ne!(told, first);
+        cache.told(Time(200_000_000), v6(), 1300, START);
+        let both = cache.state();
+        cache.age(Time(5 + 599_999_999));
+        assert_eq!(cache.state(), both);
+        cache.age(Time(5 + 600_000_000));
+        let old = cache.state();
+        assert_ne!(old, both);
+        assert!(cache.get(Time(5 + 600_000_000), v6()).is_some());
+        cache.age(Time(799_999_999));
+        assert_eq!(cache.state(), old);
+        cache.age(Time(800_000_000));
+        assert_ne!(cache.state(), old);
+        assert!(cache.sets.iter().flatten().all(Option::is_none));
+        let end = cache.state();
+        cache.age(Time(9_000_000_000));
+        assert_eq!(cache.state(), end);
     }
 
     #[test]

@@ -124,6 +124,7 @@ impl Stack {
             completed: 0,
             unread: VecDeque::new(),
             waiters: BTreeMap::new(),
+            confirmed: net::Path::default(),
             resets: Rate::new(limits.resets, now),
             reply: vec![0; (usize::from(port.mtu) + link).max(256)].into(),
             sent: 0,

@@ -40,6 +40,9 @@ pub(super) struct Core {
     pub unread: VecDeque<(u64, u32)>,
     /// Who waits for a neighbour's address. A connection that has gone since may be named, or one that took its place.
     pub waiters: BTreeMap<NeighbourId, Vec<u32>>,
+    /// The way to a peer that has acknowledged something new in this turn, the last one: its neighbour is alive. That one a turn is
+    /// kept costs a store for each ACK; where there are several neighbours each has its chance often enough.
+    pub confirmed: Path,
     pub resets: Rate,
     /// Where answers to what is no segment are built.
     pub reply: Box<[u8]>,
@@ -271,6 +274,7 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
 
     #[inline]
     fn release(&mut self, to: u64) {
+        self.core.confirmed = *self.path;
         if *self.marks & TOLD != 0 {
             self.host.release(self.id, to);
         }

@@ -1,6 +1,6 @@
 //! A turn: what has arrived, the timers that are due, and who sends.
 
-use super::entry::{HALF, NAMED, Waits};
+use super::entry::{HALF, NAMED, TOLD, Waits};
 use super::transmit::{Cx, Run};
 use super::{ConnId, Stack, Turn};
 use crate::counters::Counter;
@@ -40,8 +40,10 @@ impl Stack {
         turn.received = self.receive(&mut run);
         turn.more = turn.received == self.core.limits.receive;
         if turn.received > 0 {
+            self.core.net.confirm(now, std::mem::take(&mut self.core.confirmed));
             self.neighbours();
         }
+        self.core.net.age(now);
         turn.more |= self.timers(&mut run);
         turn.more |= self.output(&mut run);
         // What was sent may have made the net ask for a neighbour. Who waited for one that does not answer is told in the next
@@ -126,7 +128,15 @@ impl Stack {
         while let Some(index) = self.wheel.expire(&mut self.conns, run.now, &mut budget) {
             let Some(entry) = self.conns.at(index) else { continue };
             let deadline = entry.tcb.deadline();
-            if deadline <= run.now {
+            if deadline <= run.now
+                && entry.marks & (HALF | TOLD) == HALF
+                && !self.core.listeners.contains(entry.listener)
+            {
+                // Its SYN-ACK is not sent again for a listener that is gone (reqsk_timer_handler).
+                self.half_open -= 1;
+                self.core.counters.count(Counter::SynOrphaned);
+                self.forget(index);
+            } else if deadline <= run.now {
                 self.visit(run, index, |tcb, cx| tcb.timer(cx));
             } else if deadline != Time::NEVER {
                 // It was put off.
@@ -146,6 +156,10 @@ impl Stack {
             let Some(index) = self.due.pop(&mut self.conns) else { break };
             let entry = self.conns.at_mut(index).expect("connections leave the list before they go");
             entry.waits = Waits::Not;
+            // Another connection may have been told of the path, or what was told may be too old to be believed.
+            if let Some(mtu) = self.core.net.news(run.now, &mut entry.path, &entry.tuple.remote) {
+                entry.tcb.mtu(super::syn::mss(mtu, entry.tuple.is_v4()));
+            }
             self.visit(run, index, |tcb, cx| tcb.output(cx));
         }
         !self.due.is_empty() && !self.core.full

@@ -62,9 +62,9 @@ impl Tcb {
 
     /// Nobody reads what still arrives, and nothing more is sent than was committed. `unread`: there is payload that was published
     /// and not read; the peer is told by RST that it was lost (RFC 2525, section 2.17), which is what [`abort`](Tcb::abort) does.
-    /// Before the connection stands, it is given up.
+    /// So it is where [`Options::linger`] is 0 (SO_LINGER in socket(7)). Before the connection stands, it is given up.
     pub fn close(&mut self, unread: bool) {
-        if unread || self.phase == Phase::Listen || self.phase == Phase::SynSent {
+        if unread || self.linger == 0 || self.phase == Phase::Listen || self.phase == Phase::SynSent {
             self.abort();
             return;
         }

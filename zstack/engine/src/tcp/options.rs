@@ -23,7 +23,8 @@ pub struct Options {
     /// tcp(7)); 0: after 15 retransmissions, some 15 minutes.
     pub user_timeout: u32,
     /// How long a connection whose holder has closed it may go on until the peer has acknowledged everything; then it is
-    /// aborted. `u32::MAX`: as long as an open one.
+    /// aborted. 0: closing aborts at once, what was not sent is lost (SO_LINGER of 0 seconds in socket(7)). `u32::MAX`: as long as an
+    /// open one.
     pub linger: u32,
     /// How long a connection whose holder has closed it waits in FIN-WAIT-2 for the peer's FIN (TCP_LINGER2 in tcp(7)).
     pub fin_wait: u32,

@@ -19,6 +19,9 @@ pub(super) const PAWS_IDLE: u32 = 24 * 24 * 3600;
 /// A segment out of window is answered at most twice a second ("tcp_invalid_ratelimit" of Linux), in milliseconds.
 pub(super) const CHALLENGE: u32 = 500;
 
+/// How far behind the last number the next connection of the same tuple begins: more than an unscaled window (tcp_twsk_unique).
+const BEHIND: u32 = 65_537;
+
 /// What is kept of a connection in TIME-WAIT beside its addresses and its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimeWait {
@@ -72,6 +75,12 @@ impl Tcb {
 }
 
 impl TimeWait {
+    /// The number that the initial one of a new connection of ours must lie behind; `None`: without timestamps nothing tells both
+    /// connections' segments apart.
+    pub fn behind(&self) -> Option<Seq> {
+        self.stamps.then(|| self.nxt + BEHIND)
+    }
+
     /// Judges a segment with `len` bytes of payload.
     pub fn segment(&mut self, now: Time, header: &Header, len: u32) -> Verdict {
         let flags = header.flags;
@@ -92,7 +101,7 @@ impl TimeWait {
             // RFC 6191, section 2: later timestamps, or without them later numbers, show that the SYN is no old one.
             let later = stamps.is_some_and(|stamps| (stamps.value.wrapping_sub(self.recent) as i32) > 0);
             if later || self.rcv_nxt.before(header.seq) {
-                return Verdict::Reuse(self.nxt + 65_537);
+                return Verdict::Reuse(self.nxt + BEHIND);
             }
         }
         if flags.has(Flags::RST) {

@@ -359,7 +359,7 @@ impl Runner {
         if let Some((conn, end)) = self.sockets.end(socket) {
             self.stack.commit(conn, end, true);
             let unread = self.sockets.close(socket);
-            if unread { self.stack.abort(conn) } else { self.stack.close(conn) }
+            self.stack.close(conn, unread)
         } else {
             self.sockets.close(socket);
         }

@@ -431,7 +431,7 @@ impl Runner {
             }
             Call::Close => {
                 let id = self.conn()?;
-                self.stack.close(id);
+                self.stack.close(id, false);
             }
             Call::Abort => {
                 let id = self.conn()?;

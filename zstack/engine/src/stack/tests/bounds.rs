@@ -36,7 +36,7 @@ fn ten_thousand_connections() {
     assert_eq!(world.sides[0].last, Turn::default());
     for (side, names) in [(0, &conns), (1, &peers)] {
         for &conn in names {
-            world.sides[side].stack.close(conn);
+            world.sides[side].stack.close(conn, false);
         }
         world.settle();
     }
@@ -253,10 +253,10 @@ fn time_wait_is_bounded() {
     for _ in 0..10 {
         let conn = world.connect(0, Connect::new(at(V4[1], 80), 1000));
         world.settle();
-        world.sides[0].stack.close(conn);
+        world.sides[0].stack.close(conn, false);
         world.settle();
         let peer = *world.sides[1].programs.of(listener).last().unwrap();
-        world.sides[1].stack.close(peer);
+        world.sides[1].stack.close(peer, false);
         world.settle();
     }
     assert_eq!(world.sides[0].stack.time_wait(), 4);

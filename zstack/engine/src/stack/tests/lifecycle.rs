@@ -1,7 +1,7 @@
 //! Connections from their beginning to their end.
 
 use super::*;
-use crate::tcp::Cause;
+use crate::tcp::{Cause, Options};
 
 /// Opens a connection over whatever the world is, sends both ways, closes, and looks that nothing is left.
 fn whole_life(mut world: World, ip: &str, len: usize) -> World {
@@ -22,10 +22,10 @@ fn whole_life(mut world: World, ip: &str, len: usize) -> World {
     assert!(world.stream(1, peer).received() == there, "other bytes arrived");
     assert!(world.stream(0, conn).received() == back, "other bytes arrived");
     assert_eq!(world.stream(0, conn).released, len as u64);
-    world.sides[0].stack.close(conn);
+    world.sides[0].stack.close(conn, false);
     world.settle();
     assert!(world.stream(1, peer).has(Event::PeerClosed));
-    world.sides[1].stack.close(peer);
+    world.sides[1].stack.close(peer, false);
     world.pass(1000);
     for (side, name) in [(0, conn), (1, peer)] {
         assert_eq!(world.stream(side, name).ended(), Some(Cause::Done));
@@ -208,15 +208,107 @@ fn a_listener_that_goes_takes_no_more() {
     assert_eq!(world.sides[1].stack.connections().count(), 1);
 }
 
+#[test]
+fn nobody_is_asked_again_for_a_listener_that_is_gone() {
+    let mut world = World::new();
+    let listener = world.listen(1, Listen::new(80, 1000));
+    world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.turn(0);
+    world.carry();
+    world.turn(1);
+    world.passes = Box::new(|_, _| false);
+    world.sides[1].stack.unlisten(listener);
+    let sent = world.count(1, Counter::Sent);
+    world.pass(5000);
+    assert_eq!(world.sides[1].stack.connections().count(), 0);
+    assert_eq!((world.count(1, Counter::SynOrphaned), world.count(1, Counter::Sent)), (1, sent));
+    // Its place among the half-open ones is free.
+    world.passes = Box::new(|_, _| true);
+    let conn = world.connect(0, Connect::new(at(V4[1], 81), 1000));
+    world.listen(1, Listen { backlog: 1, ..Listen::new(81, 1000) });
+    world.settle();
+    assert!(world.stream(0, conn).has(Event::Established));
+}
+
+/// RFC 6191 the other way round (tcp_tw_reuse): where there is no other port, we open a tuple again that waits with us, once timestamps
+/// tell the new connection from the old one.
+#[test]
+fn our_own_time_wait_is_taken_when_no_port_is_left() {
+    let one_port = |config: &mut Config| (config.limits.first_port, config.limits.last_port) = (50_000, 50_000);
+    let mut world = World::with(caps(Medium::Ip), one_port);
+    let (conn, peer) = world.open(80);
+    let old = world.sides[0].stack.info(conn).unwrap().tcp;
+    world.send(0, conn, &pattern(100, 1));
+    world.settle();
+    world.sides[0].stack.close(conn, false);
+    world.settle();
+    world.sides[1].stack.close(peer, false);
+    world.pass(50);
+    assert_eq!((old.acknowledged, world.sides[0].stack.time_wait()), (0, 1));
+    let remote = at(V4[1], 80);
+    let now = world.now;
+    assert_eq!(world.sides[0].stack.connect(now, Connect::new(remote, 1000)), Err(ConnectError::NoPort(remote)));
+    world.pass(1000);
+    let again = world.connect(0, Connect::new(remote, 1000));
+    world.settle();
+    assert!(world.stream(0, again).has(Event::Established));
+    assert_eq!((world.sides[0].stack.time_wait(), world.count(0, Counter::TimeWaitReused)), (0, 1));
+    world.sides[0].stack.abort(again);
+    world.settle();
+    assert_eq!(world.sides[0].stack.connections().count(), 0);
+}
+
+#[test]
+fn closing_with_bytes_unread_or_without_linger_resets() {
+    let lingers = |linger, unread, expected: Cause| {
+        let mut world = World::new();
+        let (conn, peer) = world.open(80);
+        world.sides[1].stack.set_options(peer, Options { linger, ..Options::default() });
+        world.send(1, peer, &pattern(100, 1));
+        world.sides[1].stack.close(peer, unread);
+        world.settle();
+        if expected == Cause::Done {
+            assert!(world.stream(0, conn).has(Event::PeerClosed));
+            world.sides[0].stack.close(conn, false);
+            world.settle();
+        }
+        assert_eq!(world.stream(0, conn).ended(), Some(expected), "linger {linger}, unread {unread}");
+    };
+    lingers(u32::MAX, false, Cause::Done);
+    lingers(1000, false, Cause::Done);
+    lingers(u32::MAX, true, Cause::Reset);
+    lingers(0, false, Cause::Reset);
+}
+
+/// RFC 4861, section 7.3.1, and of ARP the same: who acknowledges what is new need not be asked whether he is there.
+#[test]
+fn a_neighbour_that_acknowledges_is_not_probed() {
+    let mut world = World::with(caps(Medium::Ethernet), |_| {});
+    let (conn, peer) = world.open(80);
+    let asked = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = asked.clone();
+    world.passes = Box::new(move |from, frame| {
+        count.set(count.get() + u32::from(from == 0 && frame[12..14] == [8, 6] && frame[21] == 1));
+        true
+    });
+    for _ in 0..100 {
+        world.send(0, conn, &pattern(100, 1));
+        world.pass(1500);
+        world.read(1, peer);
+    }
+    assert_eq!(world.stream(0, conn).released, 10_000);
+    assert_eq!(asked.get(), 0);
+}
+
 /// RFC 6191: the tuple of a connection in TIME-WAIT is taken again by a SYN with a later timestamp.
 #[test]
 fn a_tuple_is_taken_again() {
     let mut world = World::new();
     let (conn, peer) = world.open(80);
     let port = world.sides[0].stack.info(conn).unwrap().local.port();
-    world.sides[1].stack.close(peer);
+    world.sides[1].stack.close(peer, false);
     world.settle();
-    world.sides[0].stack.close(conn);
+    world.sides[0].stack.close(conn, false);
     world.pass(50);
     assert_eq!((world.sides[0].stack.time_wait(), world.sides[1].stack.time_wait()), (0, 1));
     world.pass(2000);

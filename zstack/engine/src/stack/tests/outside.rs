@@ -129,6 +129,8 @@ fn a_smaller_path() {
     let mut world = World::new();
     let (conn, peer) = world.open(80);
     let bytes = pattern(50_000, 1);
+    let other = world.connect(0, Connect::new(at(V4[1], 80), 60_000));
+    world.settle();
     // A router that lets 1000 bytes pass, and says so.
     let reports = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let told = reports.clone();
@@ -154,6 +156,18 @@ fn a_smaller_path() {
     let next = world.connect(0, Connect::new(at(V4[1], 80), 1000));
     world.settle();
     assert!(world.sides[0].stack.info(next).unwrap().tcp.mss <= 960);
+    // One that was open all the time learns it before its first segment is lost.
+    world.send(0, other, &pattern(5000, 2));
+    world.settle();
+    assert_eq!(world.stream(0, other).released, 5000);
+    assert_eq!(world.sides[0].stack.info(other).unwrap().tcp.retransmits, 0);
+    // Ten minutes later the path is tried again (RFC 1191, section 6.3), by who sends.
+    world.passes = Box::new(|_, _| true);
+    world.pass(601_000);
+    world.send(0, other, &pattern(5000, 3));
+    world.settle();
+    assert!(world.sides[0].stack.info(other).unwrap().tcp.mss > 1400);
+    assert!(world.sides[0].stack.info(conn).unwrap().tcp.mss <= 960);
 }
 
 /// A forged report cannot make segments tiny (RFC 5927, section 7; CVE-2004-1060).
@@ -182,7 +196,7 @@ fn stale_names_do_nothing() {
     let stack = &mut world.sides[0].stack;
     stack.abort(conn);
     stack.commit(conn, 5, true);
-    stack.close(conn);
+    stack.close(conn, false);
     assert!(stack.info(conn).is_none() && !stack.is_open(conn));
     world.settle();
     assert!(world.stream(0, other).has(Event::Established) && world.stream(0, other).ended().is_none());
