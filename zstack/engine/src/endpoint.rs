@@ -62,6 +62,7 @@
 //! ```
 
 use crate::net::Unsent;
+use crate::payload::Pinned;
 use crate::port::Port;
 use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still};
 use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn};
@@ -282,6 +283,23 @@ impl<P: Port> Endpoint<P> {
         self.sockets.send(socket, piece)?;
         self.tell_end(socket, !more);
         Ok(())
+    }
+
+    /// Sends on, on `to`, the next bytes that have arrived on `from` (which may be the same socket); how many, 0: the stream has ended. A buffer that was
+    /// [kept](Receive::Keep) is sent from where it is: its payload is not copied.
+    ///
+    /// # Errors
+    /// As of [`Endpoint::read`] on `from`, then of [`Endpoint::write`] on `to`.
+    pub fn forward(&mut self, from: Socket, to: Socket, more: bool) -> Result<usize, Error>
+    where
+        P::Buffer: Pinned,
+    {
+        let n = self.sockets.forward(from, to)?;
+        if n > 0 {
+            self.tell_room(from);
+            self.tell_end(to, !more);
+        }
+        Ok(n)
     }
 
     /// Sends no more: the outgoing stream ends after what was written. The incoming one goes on.

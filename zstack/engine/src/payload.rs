@@ -61,6 +61,13 @@ pub trait Buffer: 'static {
     fn scarce(&self) -> bool;
 }
 
+/// A buffer whose bytes may be pointed at, so that what was received can be sent on from where it is.
+///
+/// # Safety
+/// Until it is dropped, [`Buffer::bytes`] names the same memory each time, also when the buffer was moved, and nobody writes there.
+#[allow(unsafe_code)]
+pub unsafe trait Pinned: Buffer {}
+
 /// Whoever owns the streams of a stack's connections: the memory that is sent from, and the place for what arrives.
 ///
 /// The stack calls these from within its own calls, on the caller's thread; an implementation must not call the stack.

@@ -44,7 +44,8 @@ pub struct Port {
     /// Largest IP packet, in bytes [default: the device's own, 1500 for a new one] (engine only)
     #[arg(long, global = true, value_name = "BYTES")]
     pub mtu: Option<u16>,
-    /// Copy what is sent into the socket's ring, instead of sending it by reference (engine only; the kernel always copies)
+    /// Copy what is sent and received into the socket's rings, instead of sending it by reference and keeping the port's buffers until they
+    /// are read (engine only; the kernel always copies)
     #[arg(long, global = true)]
     pub copy: bool,
 }
@@ -63,10 +64,13 @@ pub struct Side {
 
 #[derive(Subcommand, Debug)]
 pub enum Tool {
-    /// Send back what comes
+    /// Send back what comes, over the engine from the buffers that it came in
     Echo {
         #[command(flatten)]
         side: Side,
+        /// Listen with a deferred decision: a SYN is answered only because the tool accepts it (engine only)
+        #[arg(long, requires = "listen")]
+        deferred: bool,
         /// Connections to make, or after which a listening echo ends (0: it never does) [default: 1, or 0]
         #[arg(long, value_name = "N")]
         connections: Option<u32>,

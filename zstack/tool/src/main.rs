@@ -67,12 +67,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let text = "--pcap, --mtu and --offload are the engine's: leave them out, or give --port tun:NAME";
             return Err(Failure::Setup(text.into()));
         }
+        if matches!(cli.tool, Tool::Echo { deferred: true, .. }) {
+            return Err(Failure::Setup("--deferred is the engine's: leave it out, or give --port tun:NAME".into()));
+        }
         return with_kernel(cli, &signals, control);
     }
     let spec = spec(port, &cli).map_err(Failure::Setup)?;
     let mut engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     if let Tool::Ping { .. } = cli.tool {
         return ping::run(&ping_plan(&cli.tool), &mut engine, &signals).map_err(Failure::Work);
+    }
+    if cli.port.copy {
+        engine.copy_received();
+    }
+    if matches!(cli.tool, Tool::Echo { deferred: true, .. }) {
+        engine.defer();
     }
     let mut app = app(cli, "engine").map_err(Failure::Setup)?;
     work(&mut *app, &mut engine, &signals, control)
@@ -132,7 +141,7 @@ fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
         Box::new(streams)
     };
     Ok(match cli.tool {
-        Tool::Echo { side, connections } => streams(&side, Work::Echo, connections, None, None),
+        Tool::Echo { side, connections, deferred: _ } => streams(&side, Work::Echo, connections, None, None),
         Tool::Sink { side, connections, bytes, seed } => streams(&side, Work::Sink, connections, bytes, seed),
         Tool::Source { side, connections, bytes, seed } => {
             let bytes = (bytes > 0).then_some(bytes);

@@ -179,6 +179,14 @@ fn echo(transport: &mut dyn Transport, conn: Conn, stream: &mut Stream) -> Resul
         if stream.received >= end {
             return Ok(Progress::More);
         }
+        if let Some(result) = transport.send_back(conn) {
+            match blocked(result, "echo")? {
+                Some(0) => stream.peer_ended = true,
+                Some(n) => (stream.received, stream.sent) = (stream.received + n as u64, stream.sent + n as u64),
+                None => return Ok(Progress::Waits),
+            }
+            continue;
+        }
         let pending = &mut stream.pending;
         match blocked(transport.take(conn, 64 << 10, &mut |bytes| pending.extend_from_slice(bytes)), "read")? {
             Some(0) => stream.peer_ended = true,

@@ -80,6 +80,18 @@ impl<B: Buffer> Incoming<B> {
         Ok(())
     }
 
+    /// The buffer whose first unread byte lies at `at`, if one is kept for it that is published whole, up to `to`, and that the port does
+    /// not need back; and what it cost.
+    pub(super) fn take(&mut self, at: u64, to: u64) -> Option<(B, Range<usize>, usize)> {
+        let first = self.kept.front()?;
+        if first.at != at || first.end() > to || first.buffer.scarce() {
+            return None;
+        }
+        let first = self.kept.pop_front()?;
+        self.pinned -= first.cost;
+        Some((first.buffer, first.range, first.cost))
+    }
+
     /// Copies to the ring, which must be there.
     pub(super) fn copy(&mut self, at: u64, bytes: &[u8]) {
         copy(self.ring.as_mut().expect("given before"), self.base, at, bytes);

@@ -28,7 +28,7 @@ pub use memory::{Stable, Still};
 
 use crate::event::{Cause, Event};
 use crate::event::{ConnId, ListenerId};
-use crate::payload::{Buffer, Host, Spans};
+use crate::payload::{Buffer, Host, Pinned, Spans};
 use incoming::Incoming;
 use memory::Block;
 use outgoing::Outgoing;
@@ -49,7 +49,7 @@ pub struct Config {
     pub quota: usize,
     /// What a kept buffer counts at least in the quota: the size of the port's buffers, in bytes.
     pub buffer: usize,
-    /// Payload of at most so many bytes is copied, not kept.
+    /// Payload of at most so many bytes is copied, not kept; so are pieces to be sent, behind another such piece or bytes in the ring.
     pub small: usize,
     /// Rings of either kind that are kept for the next socket that needs one.
     pub spare: usize,
@@ -250,7 +250,7 @@ const NONE: u32 = u32::MAX;
 /// What is needed only while bytes are here.
 #[derive(Debug)]
 struct Streams<B> {
-    outgoing: Outgoing,
+    outgoing: Outgoing<B>,
     incoming: Incoming<B>,
 }
 
@@ -627,7 +627,12 @@ impl<B: Buffer> Sockets<B> {
 
     /// Queues memory of somebody else: it is sent from where it is, and kept until it is released. Tell the stack ([`Sockets::end`]) afterwards.
     ///
-    /// Two pieces of memory at most go into one segment: many tiny ones make short segments; write those instead.
+    /// Two pieces of memory at most go into one segment. So that many tiny ones in a row do not make tiny segments, a piece of at most
+    /// [`Config::small`] bytes is copied to the ring where it follows another such piece or bytes in the ring (and counted as
+    /// [`Copies::written`]): a segment is full, or has more than that.
+    ///
+    /// A piece is taken whole or not at all: the memory is there already, and one entry stands for it however long it is. Who wants to
+    /// queue less sends a [slice](Still::slice).
     ///
     /// # Errors
     /// The piece comes back, with the reason as of [`Sockets::write`]; [`Error::WouldBlock`]: so much is queued already
@@ -649,11 +654,74 @@ impl<B: Buffer> Sockets<B> {
             entry.state |= STARVED;
             return Err((Error::WouldBlock, piece));
         }
-        self.copies.referenced += piece.len() as u64;
         let len = piece.len() as u64;
+        let small = self.config.small.min(self.config.send_ring as usize);
+        if piece.len() <= small && outgoing.joins(small) && piece.bytes().is_some() {
+            self.ring_to_send(index);
+            let entry = &mut self.entries[index];
+            let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
+            if outgoing.used() + piece.len() <= self.config.send_ring as usize
+                && let Some(bytes) = piece.bytes()
+            {
+                outgoing.write(entry.end, bytes);
+                entry.end += len;
+                self.copies.written += len;
+                return Ok(());
+            }
+        }
+        let entry = &mut self.entries[index];
+        let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
+        self.copies.referenced += len;
         outgoing.push(entry.end, piece);
         entry.end += len;
         Ok(())
+    }
+
+    /// Sends on, on `to`, the next bytes that have arrived on `from` (which may be the same socket), and consumes them; how many, 0: the
+    /// stream has ended. A buffer that was kept goes on as it is, and back to its port when it is released; it counts in
+    /// [`Config::references`]. What lies in the ring, or in a buffer that the port needs back, is copied. Tell the stack the new
+    /// [edge](Sockets::take_edge) and [end](Sockets::end) afterwards.
+    ///
+    /// # Errors
+    /// As of [`Sockets::read`] on `from`, then of [`Sockets::write`] on `to`.
+    pub fn forward(&mut self, from: Socket, to: Socket) -> Result<usize, Error>
+    where
+        B: Pinned,
+    {
+        if self.peek(from)?.is_empty() {
+            return Ok(0);
+        }
+        let (source, target) = (from.index as usize, self.writable(to)?);
+        let (at, published) = (self.entries[source].consumed, self.entries[source].published);
+        if self.streams(target).outgoing.referenced() >= self.config.references {
+            self.entries[target].state |= STARVED;
+            return Err(Error::WouldBlock);
+        }
+        let taken = self.streams(source).incoming.take(at, published);
+        if taken.is_none() {
+            self.ring_to_send(target);
+        }
+        // One socket may be both.
+        let mut outgoing = std::mem::take(&mut self.streams(target).outgoing);
+        let end = self.entries[target].end;
+        let n = if let Some((buffer, range, cost)) = taken {
+            let n = range.len();
+            outgoing.forward(end, buffer, range, cost);
+            self.copies.referenced += n as u64;
+            n
+        } else {
+            let n = outgoing.write(end, self.streams(source).incoming.piece(at, published));
+            self.copies.written += n as u64;
+            n
+        };
+        self.streams(target).outgoing = outgoing;
+        if n == 0 {
+            self.entries[target].state |= STARVED;
+            return Err(Error::WouldBlock);
+        }
+        self.entries[target].end += n as u64;
+        self.consume(from, n)?;
+        Ok(n)
     }
 
     /// The connection, and the end of what was written to it: what [`crate::stack::Stack`]'s `commit` is to be told.

@@ -1,30 +1,33 @@
 //! The outgoing stream of a connection: a ring and pieces sent by reference, in any order.
 
 use super::memory::{Block, Still};
-use crate::payload::{Span, Spans};
+use crate::payload::{Buffer, Pinned, Region, Span, Spans};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Where the bytes of a piece are.
 #[derive(Debug)]
-enum Source {
+enum Source<B> {
     /// In the ring, from this place on.
     Ring(u32),
     /// With somebody else; kept until all of them are released.
     Still(Still),
+    /// In a buffer that was received, which counts so many bytes as referenced; it is [`Pinned`].
+    Received(B, Range<usize>, usize),
 }
 
 /// A stretch of the stream.
 #[derive(Debug)]
-struct Piece {
+struct Piece<B> {
     /// Positions in the stream.
     start: u64,
     end: u64,
-    source: Source,
+    source: Source<B>,
 }
 
 /// What was written and is not released yet.
-#[derive(Debug, Default)]
-pub(super) struct Outgoing {
+#[derive(Debug)]
+pub(super) struct Outgoing<B> {
     ring: Option<Block>,
     /// Where in the ring the next byte goes.
     write: usize,
@@ -33,10 +36,25 @@ pub(super) struct Outgoing {
     /// Bytes in pieces of others.
     referenced: u64,
     /// Contiguous: each begins where the last ended.
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<Piece<B>>,
 }
 
-impl Outgoing {
+impl<B> Default for Outgoing<B> {
+    fn default() -> Outgoing<B> {
+        Outgoing { ring: None, write: 0, used: 0, referenced: 0, pieces: VecDeque::new() }
+    }
+}
+
+impl<B: Pinned> Outgoing<B> {
+    /// Bytes of a received buffer follow.
+    pub(super) fn forward(&mut self, end: u64, buffer: B, range: Range<usize>, cost: usize) {
+        self.referenced += cost as u64;
+        let len = range.len() as u64;
+        self.pieces.push_back(Piece { start: end, end: end + len, source: Source::Received(buffer, range, cost) });
+    }
+}
+
+impl<B: Buffer> Outgoing<B> {
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
@@ -106,6 +124,17 @@ impl Outgoing {
         a + b
     }
 
+    /// Whether a few bytes that follow should be copied behind what is here: at most two pieces go into a segment, so that many tiny
+    /// ones in a row would make tiny segments. Of two neighbours one at least is then in the ring, where neighbours become one, or
+    /// longer than `small`.
+    pub(super) fn joins(&self, small: usize) -> bool {
+        match self.pieces.back() {
+            Some(Piece { source: Source::Ring(_), .. }) => true,
+            Some(piece) => piece.end - piece.start <= small as u64,
+            None => false,
+        }
+    }
+
     /// Bytes of somebody else follow.
     pub(super) fn push(&mut self, end: u64, still: Still) {
         if still.is_empty() {
@@ -141,6 +170,10 @@ impl Outgoing {
             };
             match (&piece.source, &self.ring) {
                 (Source::Still(still), _) => add(still.span(offset, take)),
+                (Source::Received(buffer, range, _), _) => {
+                    let bytes = &buffer.bytes()[range.clone()][offset..offset + take];
+                    add(Span { start: bytes.as_ptr(), len: take as u32, region: Region::default() });
+                }
                 (Source::Ring(place), Some(ring)) => {
                     let at = (*place as usize + offset) % ring.len();
                     let straight = take.min(ring.len() - at);
@@ -166,7 +199,8 @@ impl Outgoing {
                 }
                 // All of it or nothing: its owner can do nothing with a part.
                 Source::Still(still) if done => self.referenced -= still.len() as u64,
-                Source::Still(_) => {}
+                Source::Received(_, _, cost) if done => self.referenced -= *cost as u64,
+                Source::Still(_) | Source::Received(..) => {}
             }
             if !done {
                 break;

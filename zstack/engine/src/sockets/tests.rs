@@ -181,8 +181,15 @@ proptest! {
                             Still::from(whole).slice(10..10 + len)
                         }
                     };
+                    let before = sockets.copies().referenced;
                     match sockets.send(socket, piece) {
-                        Ok(()) => end += len as u64,
+                        Ok(()) => {
+                            end += len as u64;
+                            if kind > 1 && sockets.copies().referenced == before {
+                                // Tiny, and copied.
+                                shared.pop();
+                            }
+                        }
                         Err((error, back)) => {
                             prop_assert_eq!(error, Error::WouldBlock);
                             prop_assert_eq!(back.len(), len);
@@ -369,11 +376,11 @@ fn an_end_is_told_with_its_errno_after_what_had_arrived() {
 #[test]
 fn what_a_closed_socket_wrote_stays_until_it_is_released() {
     let (mut sockets, socket) = established(Receive::Copy);
-    let owner: Arc<[u8]> = Arc::from(&b"by reference"[..]);
-    sockets.write(socket, b"copied, ").unwrap();
+    let owner: Arc<[u8]> = stream(8, 100).into();
+    sockets.write(socket, &stream(0, 8)).unwrap();
     sockets.send(socket, owner.clone().into()).unwrap();
     assert!(!sockets.close(socket));
-    assert_eq!(read_spans(sockets.spans(CONN, 0, 20)), b"copied, by reference");
+    assert_eq!(read_spans(sockets.spans(CONN, 0, 108)), stream(0, 108));
     sockets.event(CONN, Event::Ended(Cause::Reset));
     assert_eq!(Arc::strong_count(&owner), 2);
     sockets.event(CONN, Event::Free);
@@ -430,4 +437,85 @@ fn memory_of_an_idle_socket() {
 fn a_ring_that_cannot_be_is_named() {
     let error = Sockets::<Packet>::new(Config { send_ring: 5000, ..config() }).unwrap_err();
     assert_eq!(error.to_string(), "a send ring of 5000 bytes: give a power of two from 4096 to 1073741824 bytes");
+}
+
+#[allow(unsafe_code)]
+// SAFETY: a vector's bytes do not move with it, and nobody writes them.
+unsafe impl Pinned for Packet {}
+
+#[test]
+fn what_arrived_goes_back_from_where_it_is() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    // One that is kept, one that is too small for that, and one that the port needs back when it is sent on.
+    for (at, len) in [(0, 1000), (1000, 40), (1040, 900)] {
+        assert!(sockets.place(CONN, at, Packet::new(stream(at, len), false, &alive), 0..len));
+        sockets.publish(CONN, at + len as u64);
+    }
+    assert_eq!(sockets.forward(socket, socket), Ok(1000));
+    assert_eq!(sockets.forward(socket, socket), Ok(40));
+    assert_eq!(sockets.forward(socket, socket), Ok(900));
+    assert_eq!(sockets.forward(socket, socket), Err(Error::WouldBlock), "nothing more is there");
+    assert_eq!((sockets.unread(socket), sockets.end(socket)), (0, Some((CONN, 1940))));
+    assert_eq!((sockets.copies().referenced, sockets.copies().written, alive.get()), (1900, 40, 2));
+    assert_eq!(read_spans(sockets.spans(CONN, 0, 1040)), stream(0, 1040));
+    assert_eq!(read_spans(sockets.spans(CONN, 1010, 930)), stream(1010, 930));
+    sockets.release(CONN, 1500);
+    assert_eq!(alive.get(), 1, "the first is its port's again, the last goes whole");
+    assert_eq!(read_spans(sockets.spans(CONN, 1500, 440)), stream(1500, 440));
+    sockets.release(CONN, 1940);
+    assert_eq!(alive.get(), 0);
+    // The end of the stream goes no further.
+    sockets.event(CONN, Event::PeerClosed);
+    assert_eq!(sockets.forward(socket, socket), Ok(0));
+}
+
+#[test]
+fn what_is_sent_on_is_bounded_and_told_when_it_may_go_on() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    let mut at = 0;
+    let result = loop {
+        let packet = Packet::new(stream(at, 500), false, &alive);
+        assert!(sockets.place(CONN, at, packet, 0..500));
+        at += 500;
+        sockets.publish(CONN, at);
+        match sockets.forward(socket, socket) {
+            Ok(n) => assert_eq!(n, 500),
+            error => break error,
+        }
+    };
+    // Each counts as a whole buffer of the port's.
+    assert_eq!((result, alive.get()), (Err(Error::WouldBlock), 7));
+    while sockets.next_ready().is_some() {}
+    sockets.release(CONN, 1500);
+    assert!(sockets.next_ready().is_some_and(|(_, ready)| ready.writable));
+    assert_eq!(sockets.forward(socket, socket), Ok(500));
+}
+
+#[test]
+fn a_kept_buffer_that_the_port_needs_is_copied_when_it_is_sent_on() {
+    let alive = Rc::new(Cell::new(0));
+    let (mut sockets, socket) = established(Receive::Keep);
+    assert!(sockets.place(CONN, 0, Packet::new(stream(0, 1000), false, &alive), 0..1000));
+    assert!(sockets.place(CONN, 1000, Packet::new(stream(1000, 100), true, &alive), 0..100));
+    sockets.publish(CONN, 1100);
+    assert_eq!(alive.get(), 0, "both are in the ring");
+    assert_eq!(sockets.forward(socket, socket), Ok(1100));
+    assert_eq!(read_spans(sockets.spans(CONN, 0, 1100)), stream(0, 1100));
+    assert_eq!(sockets.copies().written, 1100);
+}
+
+#[test]
+fn many_tiny_pieces_do_not_make_tiny_segments() {
+    let (mut sockets, socket) = established(Receive::Copy);
+    for at in 0..100 {
+        sockets.send(socket, stream(at * 10, 10).into()).unwrap();
+    }
+    let spans = sockets.spans(CONN, 0, 1000);
+    assert_eq!(read_spans(spans), stream(0, 1000));
+    assert_eq!((sockets.copies().referenced, sockets.copies().written), (10, 990));
+    // Longer ones stay where they are, whatever lies beside them.
+    sockets.send(socket, stream(1000, 51).into()).unwrap();
+    assert_eq!(sockets.copies().referenced, 61);
 }

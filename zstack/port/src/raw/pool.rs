@@ -3,7 +3,7 @@
 use super::memory::Parts;
 use std::cell::RefCell;
 use std::rc::Rc;
-use zstack::payload::Buffer;
+use zstack::payload::{Buffer, Pinned};
 
 struct Inner {
     parts: Parts,
@@ -90,6 +90,10 @@ impl Buffer for Packet {
         pool.free.borrow().len() < (pool.parts.count() as usize).div_ceil(4)
     }
 }
+
+// SAFETY: `bytes` names the packet's part of the pool's one allocation, which the packet keeps and which does not move; nobody has the right
+// to write there while the packet lives.
+unsafe impl Pinned for Packet {}
 
 impl std::fmt::Debug for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

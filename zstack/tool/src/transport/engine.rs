@@ -8,6 +8,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 use zstack::endpoint::Endpoint;
 use zstack::net::{Address, Route, Unsent};
+use zstack::payload::Pinned;
 use zstack::port::{Medium, Port};
 use zstack::sockets::{self, Error, Receive, Socket, Still, errno};
 use zstack::stack::{Config, Connect, ConnectError, Listen, ListenerId};
@@ -19,7 +20,7 @@ use zstack_port::{Captured, Clock, Device, Interest, Spec};
 const LOOK: u32 = 64;
 
 /// A port that a thread can sleep on.
-pub trait Sleep: Port {
+pub trait Sleep: Port<Buffer: Pinned> {
     /// Sleeps until a packet can be received, one of the descriptors can be read, or the limit is over. Which can be read is
     /// appended.
     ///
@@ -72,6 +73,8 @@ pub struct Engine<P: Sleep> {
     ready: Vec<RawFd>,
     options: Options,
     receive: Receive,
+    /// Whether SYNs are told before they are answered, and answered by a call.
+    deferred: bool,
 }
 
 impl Engine<Captured<Device>> {
@@ -135,7 +138,18 @@ impl<P: Sleep> Engine<P> {
             ready: Vec::new(),
             options,
             receive: Receive::Keep,
+            deferred: false,
         })
+    }
+
+    /// Copies what is received to the socket's ring at once, instead of keeping the port's buffers until it was read.
+    pub fn copy_received(&mut self) {
+        self.receive = Receive::Copy;
+    }
+
+    /// Listeners are deferred from now on: each SYN is answered because the tool accepts it.
+    pub fn defer(&mut self) {
+        self.deferred = true;
     }
 
     fn connecting(&mut self, socket: Socket) -> &mut bool {
@@ -151,6 +165,10 @@ impl<P: Sleep> Engine<P> {
         for i in 0..self.listeners.len() {
             while let Some(socket) = self.endpoint.accept(self.listeners[i]) {
                 *self.connecting(socket) = false;
+                if self.deferred {
+                    self.endpoint.answer(socket);
+                    self.called = true;
+                }
                 events.push(Event::Accepted(name(socket)));
             }
         }
@@ -202,7 +220,8 @@ fn failure(error: Error) -> io::Error {
 impl<P: Sleep> Transport for Engine<P> {
     fn listen(&mut self, at: SocketAddr) -> Result<(), String> {
         let address = if at.ip().is_unspecified() { None } else { Some(at.ip()) };
-        let listen = Listen { address, options: Some(self.options), ..Listen::new(at.port(), self.endpoint.room()) };
+        let (deferred, options) = (self.deferred, Some(self.options));
+        let listen = Listen { address, options, deferred, ..Listen::new(at.port(), self.endpoint.room()) };
         let listener = self.endpoint.listen(listen, self.receive).map_err(|e| format!("listen at {at}: {e}"))?;
         self.listeners.push(listener);
         Ok(())
@@ -273,6 +292,14 @@ impl<P: Sleep> Transport for Engine<P> {
             self.called = true;
         }
         Ok(n)
+    }
+
+    fn send_back(&mut self, conn: Conn) -> Option<io::Result<usize>> {
+        if self.receive == Receive::Copy {
+            return None;
+        }
+        self.called = true;
+        Some(self.endpoint.forward(socket(conn), socket(conn), false).map_err(failure))
     }
 
     fn write(&mut self, conn: Conn, bytes: &[u8], more: bool) -> io::Result<usize> {

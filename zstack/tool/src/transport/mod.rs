@@ -97,6 +97,15 @@ pub trait Transport {
     /// Those of recv(2).
     fn take(&mut self, conn: Conn, most: usize, with: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
 
+    /// Sends back the next bytes that have arrived, from where they are, and consumes them: how many; 0: the stream has ended. `None`: this
+    /// transport cannot.
+    ///
+    /// # Errors
+    /// Those of recv(2) and send(2).
+    fn send_back(&mut self, _conn: Conn) -> Option<io::Result<usize>> {
+        None
+    }
+
     /// Copies what there is room for. `more`: other bytes follow at once, with which these may share a packet.
     ///
     /// # Errors

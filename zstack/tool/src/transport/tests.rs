@@ -75,6 +75,34 @@ fn a_source_and_a_checking_sink_in_every_role_copy_nothing_but_small_payloads() 
 }
 
 #[test]
+fn an_echo_sends_the_buffers_back_that_it_received() {
+    let at: SocketAddr = "10.0.0.1:9".parse().unwrap();
+    for deferred in [false, true] {
+        let mut engines = engines(plain());
+        if deferred {
+            engines[0].defer();
+        }
+        let mut echo = streams(Role::Listen(at), Work::Echo, 0, 0);
+        echo.start(&mut engines[0]).unwrap();
+        let [a, b] = &mut engines;
+        let conn = b.connect(at).unwrap();
+        let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 253) as u8).collect();
+        let (mut from, mut back, mut events) = (0, Vec::new(), Vec::new());
+        let until = Instant::now() + Duration::from_secs(60);
+        while back.len() < sent.len() {
+            assert!(Instant::now() < until, "{:?} {:?}", a.report(), b.report());
+            step(a, &mut echo, &mut events);
+            b.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            events.clear();
+            from += b.write(conn, &sent[from..], false).unwrap_or(0);
+            while b.take(conn, 1 << 20, &mut |bytes| back.extend_from_slice(bytes)).is_ok_and(|n| n > 0) {}
+        }
+        assert!(back == sent);
+        assert!(a.copied().unwrap() < 3000, "{:?}", a.report());
+    }
+}
+
+#[test]
 fn perf_in_every_mode() {
     use crate::perf::{Client, Mode, Plan, Server};
     let at: SocketAddr = "10.0.0.1:9".parse().unwrap();
