@@ -1,0 +1,1 @@
+//! The shared object: see tests/README.md.
