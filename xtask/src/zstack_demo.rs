@@ -399,7 +399,33 @@ fn table(world: &World) -> Result<(), String> {
             kernel_cpu / engine_cpu.max(0.001)
         );
     }
+    bare(world)?;
     println!("\nratio: how many times better the engine is; over 1 is better than the kernel.");
+    Ok(())
+}
+
+/// What the tun device itself costs, without the engine: 64 bytes of payload in a packet, a full packet, and one as long as the kernel and the
+/// engine hand over at once.
+fn bare(world: &World) -> Result<(), String> {
+    println!("\nwhat a tun itself costs, without the engine (CPU us a packet)");
+    for size in [92, 1500, 65_000] {
+        let mut c = inside(&world.client, zstack());
+        let size = size.to_string();
+        c.args([
+            "--port",
+            "tun:zsd8,addr=10.95.0.2/24,peer=10.95.0.1,mtu=65000",
+            "bare",
+            "--json",
+            "--seconds",
+            "0.5",
+            "--size",
+            &size,
+        ]);
+        let json = output(c)?;
+        let field = |name: &str| number(&json, name).ok_or_else(|| format!("bare said no {name}: {json}"));
+        let (written, back) = (field("written_cpu_us")?, field("there_and_back_cpu_us")?);
+        println!("  {size:>6} bytes   written {written:>7.2}   to the kernel's ICMP and back {back:>7.2}");
+    }
     Ok(())
 }
 

@@ -14,6 +14,11 @@ Ports:
     gw=10.9.0.1        next hop elsewhere       mtu=1500        bytes of an IP packet
     offload=full       full, checksum, off      buffers=512     packets held at once
 Sizes take the suffixes k, M and G (1024, 1024^2, 1024^3).
+Examples:
+  zstack --port tun:zs0,addr=10.9.0.2/24,peer=10.9.0.1 http --listen 80 /srv     then: curl http://10.9.0.2/FILE
+  zstack --port tun:zs0,addr=fd09::2/64,peer=fd09::1 perf --listen 5001          then: zstack --port kernel perf --connect [fd09::2]:5001
+  zstack --port tap:zs0,vlan=7,addr=10.9.0.2/24 --pcap t.pcapng ping 10.9.0.1    what crosses the wire, for Wireshark
+  zstack --port tun:zs0,... --control /run/z.sock echo --listen 7                then: zstack stat --control /run/z.sock
 SIGINT and SIGTERM end a tool in order: its statistics are printed.
 Exit status: 0 done, or a server that was told to end; 1 the work failed, or was interrupted; 2 wrong usage or configuration.";
 
@@ -147,13 +152,26 @@ pub enum Tool {
         /// Connections at once
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60000))]
         connections: u32,
-        /// Print JSON: seconds, bytes, latencies in microseconds, CPU time of both sides
+        /// Print JSON: seconds, bytes, latencies in microseconds, CPU seconds of both processes, and of each one's machine in softirqs meanwhile
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure what a tun device itself costs, without the engine: packets written, and to the kernel's ICMP and back
+    Bare {
+        /// Bytes of an IP packet
+        #[arg(long, value_name = "BYTES", default_value_t = 92)]
+        size: usize,
+        /// Seconds for each of both
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Print JSON: microseconds for each packet
         #[arg(long)]
         json: bool,
     },
     /// Show the counters and connections of a zstack that runs with the same --control
     Stat {
-        /// Print what it answered, in JSON
+        /// Print what it answered, in JSON: {"counters": {NAME: N}, "connections": [{local, remote, state, cwnd and ssthresh (bytes),
+        /// srtt_us, retransmits, in_flight (bytes)}]}
         #[arg(long)]
         json: bool,
     },

@@ -1,6 +1,7 @@
 //! The tools of the Z-stack engine: `zstack --help`.
 
 mod args;
+mod bare;
 mod control;
 mod http;
 mod pattern;
@@ -70,9 +71,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
         if matches!(cli.tool, Tool::Echo { deferred: true, .. }) {
             return Err(Failure::Setup("--deferred is the engine's: leave it out, or give --port tun:NAME".into()));
         }
+        if let Tool::Bare { .. } = cli.tool {
+            return Err(Failure::Setup(
+                "bare measures a device: give --port tun:NAME,addr=10.9.0.2/24,peer=10.9.0.1".into(),
+            ));
+        }
         return with_kernel(cli, &signals, control);
     }
     let spec = spec(port, &cli).map_err(Failure::Setup)?;
+    if let Tool::Bare { size, seconds, json } = cli.tool {
+        let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
+        return bare::run(&spec, plan).map_err(Failure::Setup);
+    }
     let mut engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     if let Tool::Ping { .. } = cli.tool {
         return ping::run(&ping_plan(&cli.tool), &mut engine, &signals).map_err(Failure::Work);
@@ -157,7 +167,7 @@ fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
                 Box::new(perf::Client::new(perf::Plan { to, mode, time, size, connections, copy, json, transport }))
             }
         },
-        Tool::Ping { .. } | Tool::Stat { .. } => unreachable!("looked at before"),
+        Tool::Ping { .. } | Tool::Stat { .. } | Tool::Bare { .. } => unreachable!("looked at before"),
     })
 }
 

@@ -89,6 +89,7 @@ pub struct Meter {
     began: Instant,
     user: Duration,
     system: Duration,
+    softirq: Duration,
 }
 
 /// What a [`Meter`] has measured, in seconds.
@@ -97,6 +98,9 @@ pub struct Spent {
     pub wall_s: f64,
     pub user_s: f64,
     pub system_s: f64,
+    /// Of the machine, in softirqs; 0 where the kernel does not tell.
+    #[serde(default)]
+    pub softirq_s: f64,
 }
 
 impl Spent {
@@ -109,7 +113,7 @@ impl Spent {
 impl Meter {
     pub fn start() -> Meter {
         let (user, system) = sys::cpu();
-        Meter { began: Instant::now(), user, system }
+        Meter { began: Instant::now(), user, system, softirq: sys::softirq().unwrap_or_default() }
     }
 
     pub fn read(&self) -> Spent {
@@ -118,6 +122,7 @@ impl Meter {
             wall_s: self.began.elapsed().as_secs_f64(),
             user_s: (user - self.user).as_secs_f64(),
             system_s: (system - self.system).as_secs_f64(),
+            softirq_s: sys::softirq().unwrap_or_default().saturating_sub(self.softirq).as_secs_f64(),
         }
     }
 }

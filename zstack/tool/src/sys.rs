@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
+use zstack::payload::Spans;
+use zstack::port::{Checksum, Frame, Port, Refused};
 use zstack::sockets::Still;
 
 fn check(result: i32) -> io::Result<i32> {
@@ -100,6 +102,26 @@ pub fn signals() -> io::Result<OwnedFd> {
         check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
         check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)).map(owned)
     }
+}
+
+/// Sends a frame that is whole in `bytes`.
+///
+/// # Errors
+/// As of [`Port::send`].
+pub fn send_whole<P: Port>(port: &mut P, bytes: &[u8]) -> Result<(), Refused> {
+    let frame = Frame { head: bytes, payload: Spans::EMPTY, checksum: Checksum::Complete, cut: 0 };
+    // SAFETY: there is no payload.
+    unsafe { port.send(&frame) }
+}
+
+/// Time that the machine's CPUs have spent in softirqs, for whomever (proc_stat(5)): where interrupts' time is counted apart, it is in no
+/// process's.
+pub fn softirq() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: u64 = stat.lines().next()?.split_whitespace().nth(7)?.parse().ok()?;
+    // SAFETY: it only asks.
+    let hertz = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|hertz| *hertz > 0)?;
+    Some(Duration::from_millis(ticks * 1000 / hertz))
 }
 
 /// CPU time of this process: of its own code, and of the kernel's for it.

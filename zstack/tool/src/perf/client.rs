@@ -333,6 +333,7 @@ impl Client {
                 wall_s: after.wall_s - before.wall_s,
                 user_s: after.user_s - before.user_s,
                 system_s: after.system_s - before.system_s,
+                softirq_s: after.softirq_s - before.softirq_s,
             }),
             _ => None,
         };
@@ -341,6 +342,7 @@ impl Client {
             "connections": plan.connections, "size_bytes": plan.size, "wall_s": wall, "bytes": self.bytes,
             "client_cpu_s": {"user": self.spent.user_s, "system": self.spent.system_s, "total": self.spent.cpu_s()},
             "server_cpu_s": server.map(|s| json!({"user": s.user_s, "system": s.system_s, "total": s.cpu_s()})),
+            "client_machine_softirq_s": self.spent.softirq_s, "server_machine_softirq_s": server.map(|s| s.softirq_s),
             "client_copied_bytes": copied,
         });
         match plan.mode {
