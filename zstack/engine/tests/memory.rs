@@ -2,10 +2,9 @@
 //! and 64 for one in TIME-WAIT. And none at all is allocated for a packet.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use zstack::net::Address;
 use zstack::payload::{Buffer, Host, Region, Span, Spans};
 use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
@@ -19,35 +18,42 @@ use zstack_wire::tcp::{Flags, Header, Timestamps};
 
 struct Counting;
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static CALLS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// What this thread has allocated and not given back, in bytes. By thread: the harness prints from another one meanwhile.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    /// How often it has allocated.
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
 
-// SAFETY: it is the system's allocator, with two counters beside it.
+/// A thread that ends has no counters any more.
+fn counted(bytes: isize, calls: usize) {
+    let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
+    let _ = CALLS.try_with(|count| count.set(count.get() + calls));
+}
+
+// SAFETY: it is the system's allocator, with two counters beside it, which allocate nothing (they are constants at first and have no
+// destructor).
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Relaxed);
-        CALLS.fetch_add(1, Relaxed);
+        counted(layout.size() as isize, 1);
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        counted(-(layout.size() as isize), 0);
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(start, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Relaxed);
-        CALLS.fetch_add(1, Relaxed);
+        counted(layout.size() as isize, 1);
         // SAFETY: as the caller promises.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(size, Relaxed);
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        CALLS.fetch_add(1, Relaxed);
+        counted(size as isize - layout.size() as isize, 1);
         // SAFETY: as the caller promises.
         unsafe { System.realloc(start, layout, size) }
     }
@@ -55,9 +61,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// The tests of this file count what the whole process allocates: one at a time.
-static ALONE: Mutex<()> = Mutex::new(());
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
@@ -231,14 +234,13 @@ impl Talk {
     }
 }
 
-fn live() -> usize {
-    LIVE.load(Relaxed)
+fn live() -> isize {
+    LIVE.get()
 }
 
 #[test]
 fn a_hundred_thousand_idle_connections() {
     const MANY: u32 = 100_000;
-    let _alone = ALONE.lock().unwrap();
     let before = live();
     let mut talk = Talk::new(100);
     let mut sent = 0;
@@ -263,7 +265,6 @@ fn a_hundred_thousand_idle_connections() {
 #[test]
 fn thirty_thousand_in_time_wait() {
     const MANY: u32 = 32_768;
-    let _alone = ALONE.lock().unwrap();
     let mut talk = Talk::new(MANY);
     let begin = |talk: &mut Talk, n| {
         let mut peer = talk.open(n);
@@ -287,7 +288,6 @@ fn thirty_thousand_in_time_wait() {
 
 #[test]
 fn nothing_is_allocated_for_a_packet() {
-    let _alone = ALONE.lock().unwrap();
     let mut talk = Talk::new(100);
     let mut peer = talk.open(1);
     let conn = talk.program.last.unwrap();
@@ -304,10 +304,10 @@ fn nothing_is_allocated_for_a_packet() {
     for _ in 0..100 {
         exchange(&mut talk);
     }
-    let calls = CALLS.load(Relaxed);
+    let calls = CALLS.get();
     for _ in 0..1000 {
         exchange(&mut talk);
     }
-    assert_eq!(CALLS.load(Relaxed) - calls, 0);
+    assert_eq!(CALLS.get() - calls, 0);
     assert_eq!(talk.program.published, 1_100_000);
 }

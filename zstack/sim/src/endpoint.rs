@@ -64,6 +64,8 @@ pub struct Endpoint {
     pub peer_closed: bool,
     /// Why it ended.
     pub ended: Option<Cause>,
+    /// When.
+    pub ended_at: u64,
     /// The last event has come.
     pub freed: bool,
     /// The program has ended its direction.
@@ -113,6 +115,7 @@ impl Endpoint {
             established: false,
             peer_closed: false,
             ended: None,
+            ended_at: 0,
             freed: false,
             shut: false,
             closed: false,

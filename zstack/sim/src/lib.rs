@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod endpoint;
+pub mod facts;
 pub mod memory;
 pub mod mutants;
 pub mod network;

@@ -90,8 +90,8 @@ fn copy(source: &Path, tree: &Path) -> Result<(), String> {
         .arg("-c")
         .arg(
             "mkdir -p \"$2/zstack\" && cp \"$1/Cargo.lock\" \"$2/\" && rm -rf \"$2\"/zstack/*/src && \
-             for c in wire engine sim; do mkdir -p \"$2/zstack/$c\" && cp -r \"$1/zstack/$c/.\" \"$2/zstack/$c/\" || exit 1; done && \
-             sed -e 's/^members = .*/members = [\"zstack\\/wire\", \"zstack\\/engine\", \"zstack\\/sim\"]/' \
+             for c in wire engine port sim; do mkdir -p \"$2/zstack/$c\" && cp -r \"$1/zstack/$c/.\" \"$2/zstack/$c/\" || exit 1; done && \
+             sed -e 's/^members = .*/members = [\"zstack\\/wire\", \"zstack\\/engine\", \"zstack\\/port\", \"zstack\\/sim\"]/' \
              -e 's/^default-members = .*//' -e '/^\\[profile.dev.package.shmring\\]/,/^$/d' \"$1/Cargo.toml\" > \"$2/Cargo.toml\"",
         )
         .arg("copy")
@@ -108,6 +108,14 @@ fn try_one(mutant: &Mutant, source: &Path, tree: &Path, work: &Path, count: u64)
     let build = Command::new("cargo")
         .args(["build", "--quiet", "--profile", "sim", "-p", "zstack-sim", "--target-dir"])
         .arg(work.join("target"))
+        // Built more often than run: quickly, and what a mistake does not touch only once.
+        .envs([
+            ("CARGO_PROFILE_SIM_LTO", "off"),
+            ("CARGO_PROFILE_SIM_OPT_LEVEL", "1"),
+            ("CARGO_PROFILE_SIM_INCREMENTAL", "true"),
+            ("CARGO_PROFILE_SIM_CODEGEN_UNITS", "16"),
+            ("CARGO_PROFILE_SIM_DEBUG", "0"),
+        ])
         .current_dir(tree)
         .output()
         .map_err(|e| format!("cargo: {e}"))?;

@@ -196,6 +196,7 @@ unsafe impl Host for Programs {
             Event::Ended(_) if end.ended.is_some() => Some("for the second time"),
             Event::Ended(cause) => {
                 end.ended = Some(cause);
+                end.ended_at = now;
                 None
             }
             Event::Free if end.ended.is_none() => Some("before the end"),

@@ -81,6 +81,21 @@ pub struct Noise {
     pub flags: u8,
     /// Random payload.
     pub len: u16,
+    /// What whoever sent it knows.
+    #[serde(default)]
+    pub knows: Knows,
+}
+
+/// What the sender of a packet from nowhere knows of the connection, besides addresses and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Knows {
+    /// No number.
+    #[default]
+    Nothing,
+    /// What is in flight, which it acknowledges; its own number lies behind the window.
+    Flight,
+    /// All numbers: it is a segment from before these numbers came round (RFC 7323, section 5), and its timestamp is as old.
+    Everything,
 }
 
 /// A connection.
@@ -195,6 +210,7 @@ impl Scenario {
                     conn: r.below(count) as usize,
                     flags: r.pick(&kinds),
                     len: r.pick(&[0, 0, 1, 100, 500]),
+                    knows: r.pick(&[Knows::Nothing, Knows::Nothing, Knows::Flight, Knows::Everything]),
                 })
                 .collect()
         } else {

@@ -1,9 +1,10 @@
 //! What a run must come to.
 
 use crate::endpoint::Endpoint;
-use crate::scenario::{End, Scenario};
-use crate::world::World;
-use zstack::stack::{ConnId, Stack};
+use crate::facts::{Sent, View};
+use crate::scenario::{ConnPlan, LinkPlan, Scenario, SidePlan};
+use zstack::counters::Counter;
+use zstack::stack::{Audit, ConnId, Stack};
 use zstack::tcp::Cause;
 use zstack::time::Time;
 
@@ -31,14 +32,14 @@ pub fn frames(scenario: &Scenario) -> u64 {
 }
 
 /// The other end of a connection.
-fn peer<'a>(world: &'a World, side: usize, end: &Endpoint) -> Option<&'a Endpoint> {
+fn peer<'a>(world: &View<'a>, side: usize, end: &Endpoint) -> Option<&'a Endpoint> {
     let conn = end.conn?;
     let mut ends = world.sides[1 - side].programs.ends.iter().filter(|e| e.conn == Some(conn) && e.app != end.app);
     ends.next_back()
 }
 
 /// Which connections are open, and how far they have come.
-pub fn unfinished(world: &World) -> String {
+pub fn unfinished(world: &View<'_>) -> String {
     let mut text = String::new();
     for (s, side) in world.sides.iter().enumerate() {
         for end in side.programs.ends.iter().filter(|e| !e.freed) {
@@ -76,17 +77,12 @@ fn state(e: &Endpoint) -> String {
 }
 
 /// Nobody has a timer or a packet due. That must not be while an end waits for something that can still happen: it may only
-/// wait for a peer that is gone, and have nothing to tell it.
-pub fn stuck(world: &World) -> Option<String> {
+/// wait for a peer that is gone, have nothing to tell it, and have missed the frame that told it so.
+pub fn stuck(world: &View<'_>) -> Option<String> {
     for (s, side) in world.sides.iter().enumerate() {
         for end in side.programs.ends.iter().filter(|e| !e.freed) {
-            let gone = !world.scenario.lives()
-                || match peer(world, s, end) {
-                    None => end.conn.is_none() || end.app == 1 || cookies(&world.scenario),
-                    Some(p) => p.ended.is_some_and(|c| c != Cause::Done),
-                };
             let idle = side.stack.info(end.id).is_none_or(|i| i.tcp.in_flight == 0 && i.tcp.unsent == 0);
-            if !gone || !idle && !side_is_gone(world, s) {
+            if !is_gone(world, s) && (!idle || !alone(world, s, end)) {
                 return Some(format!("nobody has anything to do, but: {}", unfinished(world)));
             }
         }
@@ -94,124 +90,183 @@ pub fn stuck(world: &World) -> Option<String> {
     None
 }
 
-fn side_is_gone(world: &World, side: usize) -> bool {
+/// Whether the other end is no more, and this one cannot know it. TCP without keep-alive notices nothing while it is idle (RFC 9293,
+/// section 3.5.1, half-open connections).
+fn alone(world: &View<'_>, side: usize, end: &Endpoint) -> bool {
+    let Some(conn) = end.conn else { return false };
+    let sent = &world.sent[conn];
+    if is_gone(world, 1 - side) {
+        return true;
+    }
+    match peer(world, side, end) {
+        // The handshake's last ACK was lost as often as the peer's SYN-ACK came; it gave up without a word, as Linux does. Or it knew
+        // nothing of the connection from the beginning (RFC 4987, section 3.6), and the ACK with the cookie was lost.
+        None => end.app == 0 && (sent[side].lost > 0 || stopped(world)),
+        // What the peer sent at its end was lost, or our answer to it, or what it answered on that.
+        Some(peer) => match peer.ended {
+            Some(Cause::Aborted) => {
+                let late = |sent: &Sent| sent.lost > 0 && sent.lost_at >= peer.ended_at;
+                sent.iter().any(late) || full(world, 1 - side)
+            }
+            // Who gives up for want of an answer says nothing (tcp_write_err).
+            Some(Cause::TimedOut | Cause::HostUnreachable) => {
+                sent[1 - side].resets == 0 || sent.iter().any(|sent| sent.lost > 0) || full(world, 1 - side)
+            }
+            _ => false,
+        },
+    }
+}
+
+/// Whether a host's port had no room at times: an RST that answers a segment of no connection is not kept until there is some.
+fn full(world: &View<'_>, side: usize) -> bool {
+    world.sides[side].stack.counters()[Counter::PortFull] > 0
+}
+
+/// Whether a host stood still for a while.
+fn stopped(world: &View<'_>) -> bool {
+    world.scenario.sides.iter().any(|s| !s.stops.is_empty())
+}
+
+fn is_gone(world: &View<'_>, side: usize) -> bool {
     world.scenario.sides[side].vanishes.is_some_and(|at| at <= world.now)
 }
 
 /// Connections that ended in order at both ends.
-pub fn done(world: &World) -> u64 {
+pub fn done(world: &View<'_>) -> u64 {
     let good = |e: &&Endpoint| e.conn.is_some() && e.ended == Some(Cause::Done);
     world.sides.iter().map(|s| s.programs.ends.iter().filter(good).count() as u64).sum::<u64>() / 2
 }
 
-/// Whether handshakes may have been answered with cookies. Then a stack knows nothing of a connection whose handshake's last ACK is
-/// lost, resets it when its second segment comes before the first, and takes an old ACK that comes once more for a new connection's
-/// (RFC 4987, section 3.6).
-fn cookies(scenario: &Scenario) -> bool {
-    scenario.sides.iter().any(|s| s.half_open < 64)
-}
-
 /// Everything is over: was it as it must be?
-pub fn at_the_end(world: &World) -> Vec<String> {
+pub fn at_the_end(world: &View<'_>) -> Vec<String> {
     let mut faults = Vec::new();
     for (s, side) in world.sides.iter().enumerate() {
         for end in &side.programs.ends {
             let Some(conn) = end.conn else {
-                if (end.published > 0 || end.peer_closed) && !cookies(&world.scenario) {
+                if end.published > 0 || end.peer_closed {
                     faults.push(format!("host {s}: bytes of nobody's connection: {}", state(end)));
                 }
                 continue;
             };
-            if side
-                .programs
-                .ends
-                .iter()
-                .rev()
-                .find(|e| e.conn == end.conn && e.app == end.app)
-                .is_some_and(|e| e.id != end.id)
-            {
+            let again = side.programs.ends.iter().rev().find(|e| e.conn == end.conn && e.app == end.app);
+            if again.is_some_and(|e| e.id != end.id) {
                 // It came to nothing, and another took its place.
                 if end.established {
                     faults.push(format!("host {s}: a second connection for one: {}", state(end)));
                 }
                 continue;
             }
-            if let Some(peer) = peer(world, s, end) {
-                faults.extend(
-                    pair(world, conn, end, peer)
-                        .map(|f| format!("host {s}: {f}: {}; peer: {}", state(end), state(peer))),
-                );
-            } else if end.published > 0 || end.ended == Some(Cause::Done) && !end.closed {
-                faults.push(format!("host {s}: something came without a peer: {}", state(end)));
-            }
+            let peer = peer(world, s, end);
+            let wrong = match peer {
+                Some(peer) => streams(end, peer),
+                None if end.published > 0 || end.peer_closed || end.released > 0 => {
+                    Some("something came without a peer".to_owned())
+                }
+                None => None,
+            };
+            let wrong = wrong.or_else(|| cause(world, s, conn, end, peer));
+            faults.extend(wrong.map(|fault| {
+                let peer = peer.map_or("none".to_owned(), state);
+                format!("host {s}: {fault}: {}; peer: {peer}; sent: {:?}", state(end), world.sent[conn])
+            }));
         }
         if side.card.held() > 0 {
             faults.push(format!("host {s}: {} buffers were never given back", side.card.held()));
         }
-        let left = side.stack.connections().count();
-        if left > 0 && !side_is_gone(world, s) {
-            faults.push(format!("host {s}: {left} connections are left in the stack"));
+        if is_gone(world, s) {
+            continue;
+        }
+        let left = side.stack.audit();
+        if left != Audit::default() {
+            faults.push(format!("host {s}: something is left in the stack: {left:?}"));
+        }
+        if let Some(deadline) = side.deadline {
+            faults.push(format!("host {s}: a timer is left, at {deadline}, and nothing to wait for"));
         }
     }
     faults
 }
 
-/// What must hold of an end and its peer.
-fn pair(world: &World, conn: usize, end: &Endpoint, peer: &Endpoint) -> Option<String> {
+/// What must hold of the streams between an end and its peer.
+fn streams(end: &Endpoint, peer: &Endpoint) -> Option<String> {
     if end.published > peer.written || peer.released > end.published {
         return Some("more was acknowledged or published than there was".to_owned());
     }
     if end.peer_closed && (!peer.shut || end.published != peer.written) {
         return Some("the stream ended, but not where the peer ended it".to_owned());
     }
-    let cause = end.ended?;
-    if cause == Cause::Done && !(end.released == end.written && peer.published == end.written) {
+    if end.ended == Some(Cause::Done) && !(end.released == end.written && peer.published == end.written) {
         return Some("it ended in order, but not all bytes were delivered".to_owned());
     }
-    if cause == Cause::Done && !end.peer_closed && !end.early {
+    if end.ended == Some(Cause::Done) && !end.peer_closed && !end.early {
         return Some("it ended in order, but the peer's stream did not".to_owned());
     }
-    let plan = &world.scenario.conns[conn];
-    let ours = &plan.apps[end.app];
-    let rough = !world.scenario.lives()
-        || cookies(&world.scenario)
-        || world.scenario.sides.iter().any(|s| !s.stops.is_empty())
-        || plan.apps.iter().any(|a| a.options.user_timeout > 0 || a.options.keepalive.is_some());
-    let heavy = world
-        .scenario
-        .links
-        .iter()
-        .any(|l| l.loss > 800 || l.burst.0 > 0 || !l.dead.is_empty() || l.rate > 0 && l.rate < 100);
-    let ends_early = |a: &crate::scenario::AppPlan| matches!(a.end, End::Close(_) | End::Abort(_));
+    None
+}
+
+/// Whether an end has a reason for the cause that it tells.
+fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Option<&Endpoint>) -> Option<String> {
+    let cause = end.ended?;
+    let scenario = world.scenario;
+    let plan = &scenario.conns[conn];
+    let options = &plan.apps[end.app].options;
+    let (ours, theirs) = (world.sent[conn][side], world.sent[conn][1 - side]);
+    let lost = ours.lost + theirs.lost;
+    let stopped = stopped(world);
+    let full = full(world, 0) || full(world, 1);
+    let refused = plan.decision.is_some_and(|d| !d.accept);
     let good = match cause {
-        Cause::Done => true,
-        // A stack whose handshakes are answered with cookies, or whose SYN-ACKs were all lost, knows nothing of the connection.
+        Cause::Done => peer.is_some(),
+        // An RST answered our SYN: the peer refused, or had given the connection up before.
         Cause::Refused => {
-            plan.both
-                || rough
-                || heavy
-                || plan.decision.is_some()
-                    && end.app == 0
-                    && plan.decision.is_some_and(|d| !d.accept || d.after > 1_000_000)
+            theirs.resets > 0
+                && (end.app == 0 || plan.both)
+                && (refused || peer.is_some_and(|p| p.ended.is_some_and(|c| c != Cause::Done)))
         }
-        Cause::Aborted => {
-            plan.decision.is_some_and(|d| !d.accept) && end.app == 1
-                || end.aborted
-                || end.early
-                || end.closed && ends_early(ours)
-                || rough
+        Cause::Aborted => end.aborted || refused && end.app == 1 || end.closed,
+        // Only an RST resets, and only who has no connection any more, or does not read any more, sends one. After a good end it may
+        // be told to who did not hear of that.
+        Cause::Reset => {
+            theirs.resets > 0
+                && match peer {
+                    Some(p) => p.aborted || p.ended.is_some_and(|c| c != Cause::Done || lost > 0),
+                    // It gave up before it heard the handshake's last ACK.
+                    None => lost > 0 || stopped,
+                }
         }
-        Cause::Reset => rough || heavy || peer.aborted || peer.early || ends_early(&plan.apps[peer.app]) || plan.both,
+        // After many losses; or sooner, where a timer of the program's own, a peer that stands still, or one that reads no more is
+        // the reason.
         Cause::TimedOut => {
-            rough
-                || heavy
-                || peer.ended.is_some_and(|c| c != Cause::Done) && ends_early(&plan.apps[peer.app])
-                || ends_early(ours)
+            lost >= 5
+                || scenario.sides.iter().any(|s| s.card.ethernet) && world.lost >= 5
+                || options.user_timeout > 0 && (lost > 0 || full || stalls(plan) || plan.decision.is_some())
+                || options.keepalive.is_some_and(|k| lost > 0 || full || u64::from(k.1) * u64::from(k.2) * 1000 < round_trip(scenario))
+                || stopped
+                || is_gone(world, 1 - side)
+                || end.closed
+                // A listener whose program decides has no cookies for those that it cannot keep.
+                || world.sides[1 - side].stack.counters()[Counter::SynDeferredFull] > 0
         }
-        Cause::HostUnreachable | Cause::NetUnreachable => rough || heavy,
-        Cause::PortGone => world.scenario.sides.iter().any(|s| s.vanishes.is_some()),
+        // The neighbour's address was asked for in vain, or the port had no room for the questions.
+        Cause::HostUnreachable => {
+            scenario.sides[side].card.ethernet && (world.lost > 0 || stopped || full || is_gone(world, 1 - side))
+        }
+        Cause::NetUnreachable => false,
+        Cause::PortGone => is_gone(world, side),
     };
     (!good).then(|| format!("it ended with {cause:?} for no reason"))
+}
+
+/// The longest that an answer is under way, in microseconds, with cards that read late at both ends.
+fn round_trip(scenario: &Scenario) -> u64 {
+    let link = |l: &LinkPlan| l.delay + l.jitter + l.late.1 + (l.queue * 1000).checked_div(l.rate).unwrap_or(0);
+    let card = |s: &SidePlan| s.card.late.map_or(0, |late| 2 * u64::from(late.1));
+    scenario.links.iter().map(link).sum::<u64>() + scenario.sides.iter().map(card).sum::<u64>()
+}
+
+/// Whether a program of a connection stops reading for a while.
+fn stalls(plan: &ConnPlan) -> bool {
+    plan.apps.iter().any(|a| !a.stalls.is_empty())
 }
 
 /// Takes a connection out of its stack as plain data and lets the stack build it again. Not possible at every moment: not before it

@@ -1,9 +1,12 @@
 //! A run: two hosts, the network between them, and virtual time.
 
+mod noise;
+
 use crate::card::Card;
 use crate::endpoint::options;
+use crate::facts::{Sent, Side, View};
 use crate::network::{self, Delivery, Network};
-use crate::packet::{self, Tcp, flag};
+use crate::packet::{self, Opt, Tcp, flag};
 use crate::programs::Programs;
 use crate::rng::{Rng, mix};
 use crate::scenario::Scenario;
@@ -12,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use zstack::counters::Counter;
 use zstack::net::{Address, Route};
 use zstack::stack::{Config, Connect, Limits, Listen, Stack};
 use zstack::time::Time;
@@ -23,18 +27,6 @@ pub fn service(conn: usize) -> u16 {
 
 /// The longest run, in microseconds: three hours. A connection that somebody wants, or that nobody answers, ends sooner.
 pub const LIMIT: u64 = 3 * 3_600 * 1_000_000;
-
-/// A host.
-pub struct Side {
-    /// Its engine.
-    pub stack: Stack,
-    /// Its device.
-    pub card: Card,
-    /// Its programs.
-    pub programs: Programs,
-    deadline: Option<u64>,
-    gone: bool,
-}
 
 enum What {
     Arrive(usize, Vec<u8>),
@@ -111,6 +103,9 @@ pub struct World {
     rng: Rng,
     ports: Vec<Option<u16>>,
     base: Vec<[Option<u32>; 2]>,
+    /// The timestamps of their SYNs.
+    stamps: Vec<[Option<u32>; 2]>,
+    sent: Vec<[Sent; 2]>,
     started: usize,
     deliveries: Vec<Delivery>,
     outcome: Outcome,
@@ -167,7 +162,14 @@ impl World {
         let side = |i: usize| {
             let card = Card::new(scenario.sides[i].card.clone(), scenario.seed ^ (i as u64 + 77));
             let stack = stack(&scenario, i, &card);
-            Side { stack, card, programs: Programs::new(scenario.clone(), verbose), deadline: None, gone: false }
+            Side {
+                stack,
+                card,
+                programs: Programs::new(scenario.clone(), verbose),
+                deadline: None,
+                gone: false,
+                syns: Vec::new(),
+            }
         };
         let ethernet = [scenario.sides[0].card.ethernet, scenario.sides[1].card.ethernet];
         let network = Network::new(&scenario.links, ethernet, scenario.routed, scenario.vlan, scenario.seed ^ 99);
@@ -180,6 +182,8 @@ impl World {
             rng: Rng::new(scenario.seed ^ 1234),
             ports: vec![None; scenario.conns.len()],
             base: vec![[None; 2]; scenario.conns.len()],
+            stamps: vec![[None; 2]; scenario.conns.len()],
+            sent: vec![[Sent::default(); 2]; scenario.conns.len()],
             started: 0,
             deliveries: Vec::new(),
             outcome: Outcome { conns: scenario.conns.len() as u64, ..Outcome::default() },
@@ -254,6 +258,12 @@ impl World {
         self.scenario.sides[side].stops.iter().any(|s| (s.0..s.0 + s.1).contains(&self.now))
     }
 
+    fn view(&self) -> View<'_> {
+        let (scenario, fates) = (&*self.scenario, &self.network.fates);
+        let lost = fates.lost + fates.corrupt + fates.too_long;
+        View { scenario, sides: &self.sides, sent: &self.sent, lost, now: self.now }
+    }
+
     /// The run.
     fn run(&mut self) {
         loop {
@@ -267,25 +277,25 @@ impl World {
                 }
             }
             if self.now > LIMIT {
-                let open = verdict::unfinished(self);
+                let open = verdict::unfinished(&self.view());
                 self.fault(format!("three hours have passed, and it is not over: {open}"));
                 break;
             }
             if !self.step() {
-                let stuck = verdict::stuck(self);
+                let stuck = verdict::stuck(&self.view());
                 if let Some(fault) = stuck {
                     self.fault(fault);
                     break;
                 }
                 if !self.give_up() {
-                    let open = verdict::unfinished(self);
+                    let open = verdict::unfinished(&self.view());
                     self.fault(format!("nobody has anything to do, and it is not over: {open}"));
                     break;
                 }
             }
         }
         if self.outcome.faults.is_empty() {
-            for fault in verdict::at_the_end(self) {
+            for fault in verdict::at_the_end(&self.view()) {
                 self.fault(fault);
             }
         }
@@ -295,7 +305,7 @@ impl World {
             self.outcome.digest = mix(self.outcome.digest ^ side.programs.digest);
             self.outcome.bytes += side.programs.ends.iter().map(|e| e.published).sum::<u64>();
         }
-        self.outcome.done = verdict::done(self);
+        self.outcome.done = verdict::done(&self.view());
     }
 
     /// All connections have begun and ended.
@@ -343,6 +353,11 @@ impl World {
                 if self.verbose {
                     let line = self.line(&frame, side, 1 - side);
                     self.note(|| format!("{side} <  {line}"));
+                }
+                if let Some((conn, tcp)) = self.segment(&frame, side)
+                    && tcp.flags & (flag::SYN | flag::ACK) == flag::SYN
+                {
+                    self.sides[side].syns.push(conn);
                 }
                 self.sides[side].card.arrive(frame);
                 self.turn(side);
@@ -418,52 +433,6 @@ impl World {
         self.scenario.sides[side].stops.iter().filter(|s| (s.0..s.0 + s.1).contains(&self.now)).map(|s| s.0 + s.1).max()
     }
 
-    fn noise(&mut self, i: usize) {
-        let scenario = self.scenario.clone();
-        let noise = &scenario.noise[i];
-        let plan = &scenario.conns[noise.conn];
-        let Some(port) = self.ports[noise.conn] else { return };
-        if noise.flags & (flag::SYN | flag::ACK) == flag::SYN {
-            // In SYN-SENT, or where a listener waits, a SYN from nowhere is as good as any: only those who have a connection
-            // can tell.
-            let both = |s: &Side| {
-                s.programs
-                    .ends
-                    .iter()
-                    .any(|e| e.conn == Some(noise.conn) && e.established && e.ended.is_none() && !e.shut)
-            };
-            if !self.sides.iter().all(both) {
-                return;
-            }
-        }
-        let (source, destination) =
-            if noise.to == plan.opener { (service(noise.conn), port) } else { (port, service(noise.conn)) };
-        let r = &mut self.rng;
-        let tcp = Tcp {
-            source,
-            destination,
-            seq: r.draw() as u32,
-            ack: r.draw() as u32,
-            flags: noise.flags,
-            window: r.draw() as u16,
-            urgent: r.draw() as u16,
-            options: Vec::new(),
-        };
-        let address = |s: usize| network::address(s, plan.v6, scenario.routed);
-        let payload: Vec<u8> = (0..noise.len).map(|_| r.draw() as u8).collect();
-        let packet = packet::segment(address(1 - noise.to), address(noise.to), &tcp, &payload);
-        let frame = if scenario.routed || !scenario.sides[noise.to].card.ethernet {
-            self.network.framed(noise.to, &packet)
-        } else {
-            let mut frame = self.network.framed(noise.to, &packet);
-            frame[6..12].copy_from_slice(&network::mac(1 - noise.to));
-            frame
-        };
-        self.note(|| format!("noise for {}: {}", noise.to, packet::describe(&tcp, payload.len(), (0, 0))));
-        self.sides[noise.to].card.arrive(frame);
-        self.turn(noise.to);
-    }
-
     /// Takes a connection out of its stack as numbers, and lets the stack build it again from them.
     fn adopt(&mut self, conn: usize) {
         let s = self.scenario.conns[conn].opener;
@@ -511,6 +480,7 @@ impl World {
             return;
         }
         let mut rounds = 0;
+        let cookies = self.sides[s].stack.counters()[Counter::CookieSent];
         let last = loop {
             let side = &mut self.sides[s];
             side.card.advance(self.now);
@@ -529,6 +499,12 @@ impl World {
                 break turn;
             }
         };
+        let syns = std::mem::take(&mut self.sides[s].syns);
+        if self.sides[s].stack.counters()[Counter::CookieSent] > cookies {
+            for conn in syns {
+                self.sent[conn][1 - s].cookie = true;
+            }
+        }
         let side = &mut self.sides[s];
         let deadline = last.deadline.map(|t| t.0);
         let card = side.card.next();
@@ -556,7 +532,16 @@ impl World {
         for frame in frames {
             self.look(s, &frame);
             let mut deliveries = std::mem::take(&mut self.deliveries);
+            let (conn, fates) = (self.segment(&frame, s), self.network.fates);
             self.network.send(self.now, s, frame, &mut deliveries);
+            if let Some((conn, tcp)) = conn {
+                let sent = &mut self.sent[conn][s];
+                sent.resets += u32::from(tcp.flags & flag::RST != 0);
+                if deliveries.iter().all(|d| d.to == s) || self.network.fates.corrupt > fates.corrupt {
+                    sent.lost += 1;
+                    sent.lost_at = self.now;
+                }
+            }
             for d in deliveries.drain(..) {
                 self.schedule(d.at, What::Arrive(d.to, d.frame));
             }
@@ -595,6 +580,9 @@ impl World {
                     }
                     if tcp.flags & flag::SYN != 0 {
                         self.base[conn][s] = Some(tcp.seq);
+                        let stamp = |o: &Opt| if let Opt::Ts(value, _) = o { Some(*value) } else { None };
+                        let first = tcp.options.iter().find_map(stamp);
+                        self.stamps[conn][s] = self.stamps[conn][s].or(first).or(Some(0));
                     }
                 }
             }
@@ -604,6 +592,13 @@ impl World {
             let line = self.line(frame, s, s);
             self.note(|| format!("{s}  > {line}"));
         }
+    }
+
+    /// The segment in a frame at host `side`, and whose it is.
+    fn segment(&self, frame: &[u8], side: usize) -> Option<(usize, Tcp)> {
+        let at = if self.network.is_ethernet(side) { packet::link(frame) } else { Some(0) }?;
+        let (tcp, _) = packet::tcp(frame, &packet::ip(frame, at)?)?;
+        Some((self.conn_of(tcp.source, tcp.destination)?, tcp))
     }
 
     /// A frame at host `side`, sent by host `sender`, with numbers that begin at each connection's first.

@@ -8,7 +8,6 @@ use crate::net::{self, Kind, Quoted, Report, Segment};
 use crate::payload::{Buffer, Host};
 use crate::port::{Port, Received};
 use crate::tcp::{Unreachable, Verdict};
-use crate::time::Time;
 use crate::tuple::Tuple;
 use std::ops::Range;
 use zstack_wire::Seq;
@@ -201,12 +200,4 @@ impl Stack {
             }
         }
     }
-}
-
-/// How long after a cookie was sent ACKs are looked at as cookies.
-pub(super) const COOKIES: u64 = 120_000;
-
-/// The moment until which they are.
-pub(super) fn cookies_until(now: Time) -> Time {
-    now.after_millis(COOKIES)
 }

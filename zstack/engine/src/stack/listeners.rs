@@ -1,6 +1,7 @@
 //! Listeners, and which of them a SYN is for.
 
 use super::{Listen, ListenError, ListenerId};
+use crate::time::Time;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -10,6 +11,8 @@ pub(super) struct Listener {
     pub wanted: Listen,
     /// Its connections that are half open, or wait for a decision.
     pub half_open: u32,
+    /// ACKs are looked at as cookies until then: the last cookie was sent less than two minutes before.
+    pub cookies_until: Time,
 }
 
 /// All listeners of a stack.
@@ -41,7 +44,7 @@ impl Listeners {
             }
         }
         self.by_place.insert(place, self.last);
-        self.by_name.insert(self.last, Listener { wanted, half_open: 0 });
+        self.by_name.insert(self.last, Listener { wanted, half_open: 0, cookies_until: Time(0) });
         Ok(ListenerId(self.last))
     }
 
@@ -53,6 +56,11 @@ impl Listeners {
 
     pub fn get(&mut self, name: u32) -> Option<&mut Listener> {
         self.by_name.get_mut(&name)
+    }
+
+    /// How many connections of all listeners are half open, or wait for a decision.
+    pub fn half_open(&self) -> u32 {
+        self.by_name.values().map(|listener| listener.half_open).sum()
     }
 
     pub fn contains(&self, name: u32) -> bool {

@@ -8,6 +8,7 @@
 //! (headers, checksum, port).
 
 mod arrive;
+mod audit;
 mod calls;
 mod config;
 mod echo;
@@ -15,10 +16,12 @@ mod entry;
 mod listeners;
 mod rate;
 mod syn;
+mod taken;
 mod transmit;
 mod turn;
 
 pub use crate::event::{ConnId, ListenerId};
+pub use audit::Audit;
 pub use config::{
     Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
 };
@@ -40,6 +43,7 @@ use entry::Entry;
 use listeners::Listeners;
 use rate::Rate;
 use std::collections::{BTreeMap, VecDeque};
+use taken::Taken;
 use transmit::Core;
 
 /// How many boxes of each kind are kept for connections that will need one.
@@ -57,8 +61,7 @@ pub struct Stack {
     /// Connections that have something to send, in the order of their turns.
     due: Queue,
     half_open: u32,
-    /// ACKs to listeners are looked at as cookies until then: some were sent less than two minutes before.
-    cookies_until: Time,
+    taken: Taken,
     echoes: Option<Box<echo::Echoes>>,
     core: Core,
 }
@@ -141,7 +144,7 @@ impl Stack {
             waiting: Waiting::new(key.derive(12), limits.time_wait),
             due: Queue::default(),
             half_open: 0,
-            cookies_until: Time(0),
+            taken: Taken::default(),
             echoes: None,
             core,
         })

@@ -1,6 +1,6 @@
 //! SYNs for listeners: new connections, half-open ones within bounds, and cookies beyond them.
 
-use super::arrive::{Arrived, cookies_until};
+use super::arrive::Arrived;
 use super::entry::{Entry, HALF, NAMED, Waits};
 use super::transmit::Run;
 use super::{Listen, Stack};
@@ -14,6 +14,9 @@ use crate::time::Time;
 use crate::tuple::Tuple;
 use zstack_wire::Seq;
 use zstack_wire::tcp::{Flags, Header};
+
+/// How long after a listener's last cookie ACKs to it are looked at as cookies, in milliseconds: as long as one is good.
+const COOKIES: u64 = 120_000;
 
 /// What a SYN without the option means (RFC 9293, section 3.7.1).
 const MSS_DEFAULT: u16 = 536;
@@ -59,7 +62,7 @@ impl Stack {
             if wanted.deferred {
                 self.core.counters.count(Counter::SynDeferredFull);
             } else {
-                self.cookie(run, &wanted, tuple, header);
+                self.cookie(run, name, &wanted, tuple, header);
             }
             return;
         }
@@ -111,6 +114,7 @@ impl Stack {
     fn cookie<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
+        name: u32,
         wanted: &Listen,
         tuple: &Tuple,
         header: &Header,
@@ -140,11 +144,19 @@ impl Stack {
         };
         if self.core.send_segment(run.now, run.port, tuple, &answer) {
             self.core.counters.count(Counter::CookieSent);
-            self.cookies_until = cookies_until(run.now);
+            self.taken.begin();
+            if let Some(listener) = self.core.listeners.get(name) {
+                listener.cookies_until = run.now.after_millis(COOKIES);
+            }
         }
     }
 
     /// An ACK for a listener: a cookie comes back, or it belongs to no connection.
+    ///
+    /// While the listener's cookies are good, a segment that brings none back may be of a connection that we know nothing of yet: its
+    /// handshake's ACK, and the first segment, which brings the cookie too, were lost or come later. An RST would end it for good;
+    /// without an answer the peer sends the first segment again, and the connection is made. What belongs to no connection at all is
+    /// told so when the cookies have run out (Linux keeps the same time, tcp_synq_overflow, but resets at once).
     fn cookie_back<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
@@ -152,10 +164,21 @@ impl Stack {
         arrived: Arrived<'_, H::Buffer>,
     ) {
         let Arrived { tuple, header, buffer, payload } = arrived;
-        let Some(cookie) = self.open_cookie(run.now, name, &tuple, header) else {
+        // While no cookie is out, guesses have no chance.
+        let expected = self.core.listeners.get(name).is_some_and(|listener| run.now < listener.cookies_until);
+        if !expected || header.flags.has(Flags::SYN) {
             self.reset(run, &tuple, header, payload.len() as u32);
             return;
-        };
+        }
+        let (hash, number) = (tuple.hash(&self.key), header.ack.0.wrapping_sub(1));
+        let cookie = self.open_cookie(run.now, name, &tuple, header);
+        // The connection that the cookie made, or the one that this belongs to, is over.
+        let over = if cookie.is_some() { self.taken.has(hash, number) } else { self.taken.ended(hash) };
+        if over {
+            self.reset(run, &tuple, header, payload.len() as u32);
+            return;
+        }
+        let Some(cookie) = cookie else { return };
         let Some(listener) = self.core.listeners.get(name) else { return };
         let wanted = listener.wanted;
         if self.conns.len() >= self.core.limits.connections {
@@ -165,6 +188,7 @@ impl Stack {
         listener.half_open += 1;
         self.half_open += 1;
         self.core.counters.count(Counter::CookieAccepted);
+        self.taken.add(hash, number);
         let start = self.start(run.now, &tuple, header.ack - 1, wanted.room);
         let tcb = Tcb::from_cookie(run.now, &self.options_of(&wanted), &start, header, &cookie);
         let index = self.add(run.now, tcb, &tuple, name, HALF);
@@ -172,10 +196,6 @@ impl Stack {
     }
 
     fn open_cookie(&mut self, now: Time, name: u32, tuple: &Tuple, header: &Header) -> Option<Cookie> {
-        // While no cookie is out, guesses have no chance.
-        if now >= self.cookies_until || header.flags.has(Flags::SYN) {
-            return None;
-        }
         let wanted = self.core.listeners.get(name)?.wanted;
         let options = self.options_of(&wanted);
         let echo = header.timestamps.filter(|_| options.timestamps).map(|stamps| stamps.echo);

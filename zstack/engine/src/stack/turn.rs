@@ -288,7 +288,11 @@ impl Stack {
         let tuple = entry.tuple;
         if entry.marks & NAMED != 0 {
             entry.marks &= !NAMED;
-            self.table.remove(tuple.hash(&self.key) as u32, index);
+            let hash = tuple.hash(&self.key);
+            self.table.remove(hash as u32, index);
+            if entry.listener != 0 {
+                self.taken.end(hash);
+            }
         }
         if !entry.tcb.freed() {
             self.place(index);
@@ -305,9 +309,9 @@ impl Stack {
     /// Takes a connection out of the stack.
     pub(super) fn forget(&mut self, index: u32) {
         let Some(entry) = self.conns.at(index) else { return };
-        let (tuple, named) = (entry.tuple, entry.marks & NAMED != 0);
+        let (hash, named) = (entry.tuple.hash(&self.key), entry.marks & NAMED != 0);
         if named {
-            self.table.remove(tuple.hash(&self.key) as u32, index);
+            self.table.remove(hash as u32, index);
         }
         if entry.waits == Waits::Due {
             self.due.remove(&mut self.conns, index);

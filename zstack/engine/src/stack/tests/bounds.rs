@@ -97,7 +97,8 @@ fn a_flood_of_syns_and_somebody_who_means_it() {
     }
     world.settle();
     assert_eq!(world.count(1, Counter::CookieInvalid), 2000);
-    assert_eq!(world.count(1, Counter::TcpUnknownReset) + world.count(1, Counter::TcpUnknownLimited), 2000);
+    // They may be of connections whose first segment is late.
+    assert_eq!(world.count(1, Counter::TcpUnknownReset) + world.count(1, Counter::TcpUnknownLimited), 0);
     // The half-open ones give up, and there is room again.
     world.pass(200_000);
     assert_eq!(world.sides[1].stack.half_open, 0);

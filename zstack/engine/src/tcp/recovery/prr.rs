@@ -34,9 +34,10 @@ impl Prr {
             let bound = self.delivered.saturating_sub(self.out).max(delivered) + if safe { mss } else { 0 };
             bound.min(ssthresh - pipe)
         };
-        if self.out == 0 && more == 0 {
-            // A fast retransmission as recovery begins.
-            more = mss;
+        if self.out == 0 {
+            // The fast retransmission goes as recovery begins, whatever the share is yet (RFC 5681, section 3.2, step 3). Section
+            // 6.2 forces it where the share is 0: it counts segments, or sends parts of them, and here less than a segment waits.
+            more = more.max(mss);
         }
         pipe.saturating_add(more)
     }
