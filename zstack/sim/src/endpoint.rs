@@ -79,6 +79,8 @@ pub struct Endpoint {
     /// A deferred decision: when, and which.
     pub decision: Option<(u64, bool)>,
     scratch: Vec<u8>,
+    /// Ranges that were placed and are not published.
+    placed: Vec<(u64, u64)>,
 }
 
 impl Endpoint {
@@ -123,6 +125,7 @@ impl Endpoint {
             aborted: false,
             decision: None,
             scratch: Vec::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -173,12 +176,24 @@ impl Endpoint {
         if self.rng.often(self.plan.refuse) {
             return Ok(false);
         }
+        self.placed.push((at, end));
         if !buffer.scarce() && self.kept.len() < self.plan.keep as usize {
             self.kept.push((at, buffer, range));
         } else {
             self.rx.write(at, bytes);
         }
         Ok(true)
+    }
+
+    /// How many bytes of the incoming stream are here, from `at` on.
+    pub fn holds(&mut self, at: u64) -> u64 {
+        self.placed.sort_unstable();
+        let (mut reach, mut held) = (self.published.max(at), self.published.saturating_sub(at));
+        for &(from, to) in &self.placed {
+            held += to.saturating_sub(reach.max(from));
+            reach = reach.max(to);
+        }
+        held
     }
 
     /// Bytes are in order.
@@ -205,6 +220,7 @@ impl Endpoint {
             return Err(format!("byte {wrong} was published (up to {to}), but it had not been placed"));
         }
         self.published = to;
+        self.placed.retain(|p| p.1 > to);
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! A run: two hosts, the network between them, and virtual time.
 
+mod look;
 mod noise;
 
 use crate::card::Card;
 use crate::endpoint::options;
 use crate::facts::{Sent, Side, View};
 use crate::network::{self, Delivery, Network};
-use crate::packet::{self, Opt, Tcp, flag};
+use crate::packet::{Opt, flag};
 use crate::programs::Programs;
 use crate::rng::{Rng, mix};
 use crate::scenario::Scenario;
@@ -359,8 +360,13 @@ impl World {
                 {
                     self.sides[side].syns.push(conn);
                 }
+                let told =
+                    self.segment(&frame, side).filter(|(_, tcp)| tcp.options.iter().any(|o| matches!(o, Opt::Sack(_))));
                 self.sides[side].card.arrive(frame);
                 self.turn(side);
+                if let Some((conn, _)) = told {
+                    self.sacked(side, conn);
+                }
             }
             What::Wake(side) => {
                 if self.sides[side].deadline.is_some_and(|d| d <= self.now)
@@ -561,56 +567,5 @@ impl World {
                 self.fault(format!("host {s}: {fault}"));
             }
         }
-    }
-
-    fn look(&mut self, s: usize, frame: &[u8]) {
-        let at = if self.scenario.sides[s].card.ethernet { packet::link(frame) } else { Some(0) };
-        let mut print = mix(self.now ^ (frame.len() as u64) << 40);
-        if let Some(ip) = at.and_then(|at| packet::ip(frame, at)) {
-            for chunk in frame[ip.at..ip.end.min(ip.transport + 60)].chunks(8) {
-                let mut eight = [0; 8];
-                eight[..chunk.len()].copy_from_slice(chunk);
-                print = mix(print ^ u64::from_le_bytes(eight));
-            }
-            if let Some((tcp, _)) = packet::tcp(frame, &ip) {
-                let conn = self.conn_of(tcp.destination, tcp.source);
-                if let Some(conn) = conn {
-                    if tcp.destination == service(conn) && self.ports[conn].is_none() {
-                        self.ports[conn] = Some(tcp.source);
-                    }
-                    if tcp.flags & flag::SYN != 0 {
-                        self.base[conn][s] = Some(tcp.seq);
-                        let stamp = |o: &Opt| if let Opt::Ts(value, _) = o { Some(*value) } else { None };
-                        let first = tcp.options.iter().find_map(stamp);
-                        self.stamps[conn][s] = self.stamps[conn][s].or(first).or(Some(0));
-                    }
-                }
-            }
-        }
-        self.outcome.digest = mix(self.outcome.digest ^ print);
-        if self.verbose {
-            let line = self.line(frame, s, s);
-            self.note(|| format!("{s}  > {line}"));
-        }
-    }
-
-    /// The segment in a frame at host `side`, and whose it is.
-    fn segment(&self, frame: &[u8], side: usize) -> Option<(usize, Tcp)> {
-        let at = if self.network.is_ethernet(side) { packet::link(frame) } else { Some(0) }?;
-        let (tcp, _) = packet::tcp(frame, &packet::ip(frame, at)?)?;
-        Some((self.conn_of(tcp.source, tcp.destination)?, tcp))
-    }
-
-    /// A frame at host `side`, sent by host `sender`, with numbers that begin at each connection's first.
-    fn line(&self, frame: &[u8], side: usize, sender: usize) -> String {
-        let at = if self.network.is_ethernet(side) { packet::link(frame) } else { Some(0) };
-        let tcp = at.and_then(|at| packet::ip(frame, at)).and_then(|ip| packet::tcp(frame, &ip));
-        let conn = tcp.and_then(|(t, _)| self.conn_of(t.source, t.destination));
-        let of = |s: usize| conn.and_then(|c| self.base[c][s]).unwrap_or(0);
-        packet::Line { frame, at, base: (of(sender), of(1 - sender)) }.to_string()
-    }
-
-    fn conn_of(&self, a: u16, b: u16) -> Option<usize> {
-        [a, b].iter().find(|p| (1000..1000 + self.ports.len() as u16).contains(p)).map(|p| usize::from(p - 1000))
     }
 }

@@ -182,6 +182,7 @@ impl Tcb {
             unsent: if self.una_at == u64::MAX { self.end } else { self.end - sent },
             received: if self.rcv_at == u64::MAX { 0 } else { self.rcv_at },
             gaps: self.gaps.as_ref().map_or(0, |gaps| gaps.len() as u8),
+            sacked: self.recovery.info().sacked,
             window: self.wnd,
             offered: if self.rcv_at == u64::MAX { 0 } else { self.offered() },
             mss: self.mss,

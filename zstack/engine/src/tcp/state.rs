@@ -101,6 +101,9 @@ pub struct Info {
     pub received: u64,
     /// Ranges that were received ahead of order.
     pub gaps: u8,
+    /// Of what is in flight, known to have arrived (SACK).
+    #[serde(default)]
+    pub sacked: u32,
     /// The window that the peer offers, in bytes.
     pub window: u32,
     /// The window that we last offered, in bytes.
