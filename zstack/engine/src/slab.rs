@@ -4,6 +4,9 @@
 /// Entries of a chunk, as a power of two.
 const CHUNK: u32 = 8;
 
+/// Its length is known: a place in it needs no check.
+type Chunk<T> = Box<[Slot<T>; 1 << CHUNK]>;
+
 struct Slot<T> {
     generation: u32,
     value: Option<T>,
@@ -11,7 +14,7 @@ struct Slot<T> {
 
 /// The entries.
 pub struct Slab<T> {
-    chunks: Vec<Box<[Slot<T>]>>,
+    chunks: Vec<Chunk<T>>,
     free: Free,
     len: u32,
 }
@@ -56,7 +59,8 @@ impl<T> Slab<T> {
     #[cold]
     fn grow(&mut self) -> u32 {
         let first = self.end();
-        self.chunks.push((0..1 << CHUNK).map(|_| Slot { generation: 0, value: None }).collect());
+        let chunk: Box<[Slot<T>]> = (0..1 << CHUNK).map(|_| Slot { generation: 0, value: None }).collect();
+        self.chunks.extend(Chunk::try_from(chunk));
         self.free.add(first, 1 << CHUNK);
         self.free.take().expect("a new chunk is free")
     }
@@ -73,12 +77,12 @@ impl<T> Slab<T> {
 
     #[inline]
     fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
-        self.chunks.get_mut((index >> CHUNK) as usize)?.get_mut((index & ((1 << CHUNK) - 1)) as usize)
+        Some(&mut self.chunks.get_mut((index >> CHUNK) as usize)?[(index & ((1 << CHUNK) - 1)) as usize])
     }
 
     #[inline]
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
-        self.chunks.get((index >> CHUNK) as usize)?.get((index & ((1 << CHUNK) - 1)) as usize)
+        Some(&self.chunks.get((index >> CHUNK) as usize)?[(index & ((1 << CHUNK) - 1)) as usize])
     }
 
     /// The entry of an index, of whatever generation.
@@ -120,7 +124,11 @@ impl<T> Slab<T> {
 
     /// All entries: index, generation, entry.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> + '_ {
-        self.chunks.iter().flatten().zip(0..).filter_map(|(slot, i)| Some((i, slot.generation, slot.value.as_ref()?)))
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .zip(0..)
+            .filter_map(|(slot, i)| Some((i, slot.generation, slot.value.as_ref()?)))
     }
 }
 

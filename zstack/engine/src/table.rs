@@ -121,6 +121,12 @@ impl Table {
         (self.new.slots.len() + self.old.slots.len()) * std::mem::size_of::<Slot>()
     }
 
+    /// The index that was [found](Table::find) last.
+    #[inline]
+    pub fn last(&self) -> Option<u32> {
+        self.last.checked_sub(1)
+    }
+
     /// The index with the key: `is` says whether an index has it, `hash` is the key's hash. The index that was found last is
     /// looked at first, before anything is hashed.
     #[inline]

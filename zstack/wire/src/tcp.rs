@@ -183,11 +183,12 @@ impl Header {
     /// The lengths contradict each other.
     #[inline]
     pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
-        let Ok((raw, rest)) = Raw::ref_from_prefix(bytes) else { return Err(Malformed::Truncated) };
+        let Some(raw) = bytes.first_chunk::<HEADER>() else { return Err(Malformed::Truncated) };
+        let raw: &Raw = zerocopy::transmute_ref!(raw);
         let len = usize::from(raw.offset >> 4) * 4;
-        let Some(options) = len.checked_sub(HEADER).and_then(|n| rest.get(..n)) else {
+        if len < HEADER || len > bytes.len() {
             return Err(Malformed::HeaderLength);
-        };
+        }
         *self = Header {
             source: raw.source.get(),
             destination: raw.destination.get(),
@@ -198,13 +199,18 @@ impl Header {
             urgent: raw.urgent.get(),
             ..Header::default()
         };
-        if let Ok(t) = RawTimestamps::ref_from_bytes(options)
+        if len == HEADER {
+            return Ok(len);
+        }
+        if len == HEADER + size_of::<RawTimestamps>()
+            && let Some((_, options)) = bytes.split_first_chunk::<HEADER>()
+            && let Ok((t, _)) = RawTimestamps::ref_from_prefix(options)
             && t.lead.get() == TIMESTAMPS_LEAD
         {
             self.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
-        } else if !options.is_empty() {
-            self.parse_options(options);
+            return Ok(len);
         }
+        self.parse_options(&bytes[HEADER..len]);
         Ok(len)
     }
 
@@ -265,7 +271,7 @@ impl Header {
     ///
     /// # Panics
     /// If `into` is shorter.
-    #[inline]
+    #[inline(always)]
     pub fn emit(&self, into: &mut [u8]) -> usize {
         let mut raw = Raw {
             source: U16::new(self.source),

@@ -64,6 +64,12 @@ impl Interface {
         }
     }
 
+    /// The segment, if the frame is one of the common case: what [`Interface::receive`] would say, without a detour.
+    #[inline(always)]
+    pub fn segment(&self, frame: &[u8]) -> Option<Segment> {
+        self.quick.segment(&self.own, frame)
+    }
+
     /// What is not the common case.
     #[inline(never)]
     pub(super) fn slow(&mut self, arrival: Arrival<'_>) -> Verdict {

@@ -274,6 +274,12 @@ impl Interface {
         self.neighbours.confirm(now, path.slot, path.generation);
     }
 
+    /// Whether [`Interface::event`] has something to tell.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        self.neighbours.has_events()
+    }
+
     /// What happened to neighbours that somebody waits for; to be asked until there is nothing, after frames were received and
     /// after [`Interface::due`].
     #[inline]

@@ -375,6 +375,12 @@ impl Cache {
         first.map_or(Time::NEVER, |time| time.max(self.questions.at()))
     }
 
+    /// Whether [`Cache::event`] has something to tell.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        self.overflow || !self.events.is_empty()
+    }
+
     /// What those who wait are to be told.
     #[inline]
     pub fn event(&mut self) -> Option<Event> {

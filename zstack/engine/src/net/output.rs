@@ -61,6 +61,12 @@ impl Packet {
 }
 
 impl Interface {
+    /// How many bytes the link and IP header of a segment from `local` are.
+    #[inline]
+    pub fn head_len(&self, local: &Mapped) -> usize {
+        self.neighbours.link_len() + if as_v4(local).is_some() { ipv4::HEADER } else { ipv6::HEADER }
+    }
+
     /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the start of `out`, and says how
     /// many bytes they are, and the sum of the segment's pseudo header. `out` must have room for the longest,
     /// [`Interface::HEAD`]. `path` is the connection's own: default at first, and kept for the next call. `class`: the traffic
@@ -109,7 +115,7 @@ impl Interface {
         let sum = words.iter().map(|&word| u64::from(word)).sum::<u64>();
         let [a, b] = (!((sum % 0xffff) as u16)).to_ne_bytes();
         words[2] |= u32::from_ne_bytes([0, 0, a, b]);
-        let header = &mut out[at..at + ipv4::HEADER];
+        let header: &mut [u8; ipv4::HEADER] = out[at..].first_chunk_mut().expect("room for the longest headers");
         for (bytes, word) in header.chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }

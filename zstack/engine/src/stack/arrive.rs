@@ -24,7 +24,7 @@ pub(super) struct Arrived<'a, B> {
 
 impl Stack {
     /// A packet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn arrive<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
@@ -35,6 +35,21 @@ impl Stack {
             self.core.counters.count(Counter::LinkShort);
             return;
         };
+        match self.core.net.segment(frame) {
+            Some(segment) => self.tcp(run, buffer, range.start, &segment, verified),
+            None => self.arrive_slowly(run, Received { buffer, range, verified }),
+        }
+    }
+
+    /// What is not the common case of a segment.
+    #[inline(never)]
+    fn arrive_slowly<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        packet: Received<H::Buffer>,
+    ) {
+        let Received { buffer, range, verified } = packet;
+        let Some(frame) = buffer.bytes().get(range.clone()) else { return };
         let core = &mut self.core;
         match core.net.receive(run.now, frame, verified, &mut core.reply, &mut core.counters) {
             net::Verdict::Tcp(segment) => self.tcp(run, buffer, range.start, &segment, verified),
@@ -49,7 +64,7 @@ impl Stack {
     }
 
     /// A segment: `start` is where in the buffer the frame begins.
-    #[inline]
+    #[inline(always)]
     fn tcp<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
@@ -80,14 +95,23 @@ impl Stack {
         };
         let payload = range.start + len..range.end;
         match self.find(&tuple) {
-            Some(index) => self.visit(run, index, |tcb, cx| tcb.segment(cx, &header, buffer, payload)),
+            Some(index) => self.visit(run, index, false, |tcb, cx| tcb.segment(cx, &header, buffer, payload)),
             None => self.stranger(run, Arrived { tuple, header: &header, buffer, payload }),
         }
     }
 
     /// The connection with a tuple.
-    #[inline]
+    #[inline(always)]
     fn find(&mut self, tuple: &Tuple) -> Option<u32> {
+        match self.table.last() {
+            Some(index) if self.conns.at(index).is_some_and(|entry| entry.tuple == *tuple) => Some(index),
+            _ => self.look_up(tuple),
+        }
+    }
+
+    /// The same, when it is another one than that of the last segment.
+    #[inline(never)]
+    fn look_up(&mut self, tuple: &Tuple) -> Option<u32> {
         let conns = &self.conns;
         let is = |index| conns.at(index).is_some_and(|entry| entry.tuple == *tuple);
         self.table.find(|| tuple.hash(&self.key) as u32, is)
@@ -178,7 +202,7 @@ impl Stack {
             Kind::Malformed => return,
         };
         self.core.counters.count(Counter::IcmpError);
-        self.visit(run, index, |tcb, cx| tcb.icmp(cx, error, seq));
+        self.visit(run, index, false, |tcb, cx| tcb.icmp(cx, error, seq));
     }
 
     /// The path MTU is smaller than a segment that is in flight (RFC 1191, RFC 8201).

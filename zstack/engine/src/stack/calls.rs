@@ -1,7 +1,7 @@
 //! What a host wants of its stack: listeners, connections, and what is to become of them. None of these calls the host or the
 //! port: the next turn does what follows.
 
-use super::entry::{Entry, NAMED, TOLD};
+use super::entry::{Entry, NAMED, TOLD, Waits};
 use super::{Adopt, AdoptError, ConnId, Connect, ConnectError, Listen, ListenError, ListenerId, Stack};
 use crate::counters::Counter;
 use crate::payload::Buffer;
@@ -160,6 +160,10 @@ impl Stack {
     fn call(&mut self, conn: ConnId, call: impl FnOnce(&mut Tcb)) {
         let Some(entry) = self.conns.get_mut(conn.index, conn.generation) else { return };
         call(&mut entry.tcb);
+        if entry.waits == Waits::Due && !self.core.full {
+            // Its turn to send files its timer.
+            return;
+        }
         self.place(conn.index);
     }
 

@@ -44,7 +44,7 @@ use listeners::Listeners;
 use rate::Rate;
 use std::collections::{BTreeMap, VecDeque};
 use taken::Taken;
-use transmit::Core;
+use transmit::{Core, Trouble};
 
 /// How many boxes of each kind are kept for connections that will need one.
 const SPARES: usize = 256;
@@ -134,6 +134,8 @@ impl Stack {
             budget: 0,
             full: false,
             gone: false,
+            trouble: Trouble::default(),
+            troubled: false,
         };
         Ok(Stack {
             conns: Slab::new(),

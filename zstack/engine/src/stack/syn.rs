@@ -79,7 +79,7 @@ impl Stack {
         let index = self.add(run.now, tcb, tuple, name, HALF);
         if wanted.deferred {
             // The host hears of it now.
-            self.visit(run, index, |tcb, cx| tcb.output(cx));
+            self.visit(run, index, true, |tcb, cx| tcb.output(cx));
         }
     }
 
@@ -192,7 +192,7 @@ impl Stack {
         let start = self.start(run.now, &tuple, header.ack - 1, wanted.room);
         let tcb = Tcb::from_cookie(run.now, &self.options_of(&wanted), &start, header, &cookie);
         let index = self.add(run.now, tcb, &tuple, name, HALF);
-        self.visit(run, index, |tcb, cx| tcb.segment(cx, header, buffer, payload));
+        self.visit(run, index, false, |tcb, cx| tcb.segment(cx, header, buffer, payload));
     }
 
     fn open_cookie(&mut self, now: Time, name: u32, tuple: &Tuple, header: &Header) -> Option<Cookie> {

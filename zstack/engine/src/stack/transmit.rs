@@ -54,6 +54,20 @@ pub(super) struct Core {
     pub full: bool,
     /// The port is gone.
     pub gone: bool,
+    /// What seldom follows from a connection's call, of which `troubled` says whether there is any.
+    pub trouble: Trouble,
+    pub troubled: bool,
+}
+
+/// Why a connection that was called cannot simply go on.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// The neighbour that it has to wait for.
+    pub blocked: Option<NeighbourId>,
+    /// A segment that could not leave, and why.
+    pub lost: Option<(Unreachable, Seq)>,
+    /// Its listener went before it was established: nobody wants it.
+    pub orphan: bool,
 }
 
 /// The port and the host of a turn.
@@ -127,7 +141,7 @@ impl Core {
     }
 
     /// Builds all headers of a segment in `head`; their length, and what the port is to do about the checksum.
-    #[inline]
+    #[inline(always)]
     fn build(
         &mut self,
         now: Time,
@@ -136,13 +150,14 @@ impl Core {
         head: &mut [u8; HEAD],
     ) -> Result<(usize, Checksum), Unsent> {
         let Segment { tuple, header, payload, cut } = *segment;
-        let len = header.len() + payload.len() as usize;
-        let len = u16::try_from(len).map_err(|_| Unsent::Long)?;
-        let (start, pseudo) = self.net.head(now, head, path, &tuple.local, &tuple.remote, len, 0)?;
-        let tcp = &mut head[start..];
-        let end = start + header.emit(tcp);
+        let start = self.net.head_len(&tuple.local);
+        let tcp: &mut [u8; tcp::MAX_HEADER] = head[start..].first_chunk_mut().expect("room for the longest headers");
+        let len = header.emit(tcp);
         tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());
         tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
+        let end = start + len;
+        let len = u16::try_from(len as u32 + payload.len()).map_err(|_| Unsent::Long)?;
+        let (_, pseudo) = self.net.head(now, head, path, &tuple.local, &tuple.remote, len, 0)?;
         let (field, checksum) = if self.port.checksum {
             (pseudo.folded(), Checksum::Partial { start: start as u16, offset: tcp::CHECKSUM as u16 })
         } else {
@@ -181,10 +196,8 @@ fn first(mut spans: Spans, len: u32) -> Spans {
 }
 
 /// A stack, as one of its connections sees it while it is called.
-pub(super) struct Cx<'a, P, H> {
-    pub now: Time,
-    pub port: &'a mut P,
-    pub host: &'a mut H,
+pub(super) struct Cx<'a, 'r, P, H> {
+    pub run: &'a mut Run<'r, P, H>,
     pub core: &'a mut Core,
     pub id: ConnId,
     pub tuple: &'a Tuple,
@@ -193,27 +206,21 @@ pub(super) struct Cx<'a, P, H> {
     pub marks: &'a mut u8,
     /// Frames with payload that the connection may send yet before others have their turn.
     pub quota: u32,
-    /// The neighbour that it has to wait for.
-    pub blocked: Option<NeighbourId>,
-    /// A segment that could not leave, and why.
-    pub lost: Option<(Unreachable, Seq)>,
-    /// Its listener went before it was established: nobody wants it.
-    pub orphan: bool,
 }
 
-impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
+impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
     type Buffer = H::Buffer;
 
     #[inline]
     fn now(&self) -> Time {
-        self.now
+        self.run.now
     }
 
     fn transmit(&mut self, header: &Header, from: u64, len: u32, cut: u16) -> Result<Sent, Refused> {
         if self.core.gone {
             return Err(Refused::Gone);
         }
-        if self.core.full || self.blocked.is_some() {
+        if self.core.full || self.core.trouble.blocked.is_some() {
             return Err(Refused::Full);
         }
         let mut payload = Spans::EMPTY;
@@ -221,7 +228,7 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
             if self.quota == 0 || self.core.budget == 0 {
                 return Err(Refused::Full);
             }
-            payload = first(self.host.spans(self.id, from, len), len);
+            payload = first(self.run.host.spans(self.id, from, len), len);
             if payload.is_empty() {
                 // The host breaks its promise: what it cannot show cannot be sent.
                 return Err(Refused::Unfit);
@@ -239,14 +246,14 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
         };
         let segment = Segment { tuple: self.tuple, header, payload, cut };
         let mut head = [0; HEAD];
-        let (end, checksum) = match self.core.build(self.now, &segment, self.path, &mut head) {
+        let (end, checksum) = match self.core.build(self.run.now, &segment, self.path, &mut head) {
             Ok(built) => built,
             Err(unsent) => return self.unsent(unsent, header.seq, sent),
         };
         let frame = Frame { head: &head[..end], payload, checksum, cut };
         // SAFETY: the host promises that its spans stay readable until they are released, and the connection releases none
         // before the frame that names it is completed.
-        let number = unsafe { self.core.send(self.port, &frame) }?;
+        let number = unsafe { self.core.send(self.run.port, &frame) }?;
         if sent > 0 {
             self.quota -= 1;
             self.core.budget -= 1;
@@ -276,19 +283,19 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
     fn release(&mut self, to: u64) {
         self.core.confirmed = *self.path;
         if *self.marks & TOLD != 0 {
-            self.host.release(self.id, to);
+            self.run.host.release(self.id, to);
         }
     }
 
     #[inline]
     fn place(&mut self, at: u64, buffer: H::Buffer, range: Range<usize>) -> bool {
-        *self.marks & TOLD != 0 && self.host.place(self.id, at, buffer, range)
+        *self.marks & TOLD != 0 && self.run.host.place(self.id, at, buffer, range)
     }
 
     #[inline]
     fn publish(&mut self, to: u64) {
         if *self.marks & TOLD != 0 {
-            self.host.publish(self.id, to);
+            self.run.host.publish(self.id, to);
         }
     }
 
@@ -299,13 +306,14 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
                 return;
             }
             if !self.core.listeners.contains(self.listener) {
-                self.orphan = true;
+                self.core.trouble.orphan = true;
+                self.core.troubled = true;
                 return;
             }
             *self.marks |= TOLD;
-            self.host.event(self.id, Event::Incoming(ListenerId(self.listener)));
+            self.run.host.event(self.id, Event::Incoming(ListenerId(self.listener)));
         }
-        self.host.event(self.id, event);
+        self.run.host.event(self.id, event);
     }
 
     #[inline]
@@ -332,14 +340,15 @@ impl Core {
     }
 }
 
-impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
+impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, '_, P, H> {
     /// A segment that cannot leave: a neighbour's address is waited for; what has no way counts as lost, as it would be behind
     /// the next router.
     #[cold]
     fn unsent(&mut self, unsent: Unsent, seq: Seq, len: u32) -> Result<Sent, Refused> {
         let error = match unsent {
             Unsent::Unresolved(neighbour) => {
-                self.blocked = Some(neighbour);
+                self.core.trouble.blocked = Some(neighbour);
+                self.core.troubled = true;
                 return Err(Refused::Full);
             }
             Unsent::Long => {
@@ -352,7 +361,8 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
             }
             Unsent::Unreachable => Unreachable::Host,
         };
-        self.lost = Some((error, seq));
+        self.core.trouble.lost = Some((error, seq));
+        self.core.troubled = true;
         // It is behind all frames that the port took: completed when they are.
         Ok(Sent { number: self.core.frames.saturating_sub(1), len })
     }

@@ -1,10 +1,10 @@
 //! A turn: what has arrived, the timers that are due, and who sends.
 
 use super::entry::{HALF, NAMED, TOLD, Waits};
-use super::transmit::{Cx, Run};
+use super::transmit::{Cx, Run, Trouble};
 use super::{ConnId, Stack, Turn};
 use crate::counters::Counter;
-use crate::net;
+use crate::net::{self, NeighbourId};
 use crate::payload::Host;
 use crate::port::{Port, Refused};
 use crate::tcp::{Phase, Tcb};
@@ -41,6 +41,8 @@ impl Stack {
         turn.more = turn.received == self.core.limits.receive;
         if turn.received > 0 {
             self.core.net.confirm(now, std::mem::take(&mut self.core.confirmed));
+        }
+        if turn.received > 0 && self.core.net.has_events() {
             self.neighbours();
         }
         self.core.net.age(now);
@@ -99,7 +101,7 @@ impl Stack {
         {
             self.core.unread.pop_front();
             if index != last {
-                self.visit(run, index, |tcb, cx| tcb.port_progress(cx));
+                self.visit(run, index, false, |tcb, cx| tcb.port_progress(cx));
             }
             last = index;
         }
@@ -137,7 +139,7 @@ impl Stack {
                 self.core.counters.count(Counter::SynOrphaned);
                 self.forget(index);
             } else if deadline <= run.now {
-                self.visit(run, index, |tcb, cx| tcb.timer(cx));
+                self.visit(run, index, false, |tcb, cx| tcb.timer(cx));
             } else if deadline != Time::NEVER {
                 // It was put off.
                 self.wheel.arm(&mut self.conns, index, deadline);
@@ -160,7 +162,7 @@ impl Stack {
             if let Some(mtu) = self.core.net.news(run.now, &mut entry.path, &entry.tuple.remote) {
                 entry.tcb.mtu(super::syn::mss(mtu, entry.tuple.is_v4()));
             }
-            self.visit(run, index, |tcb, cx| tcb.output(cx));
+            self.visit(run, index, true, |tcb, cx| tcb.output(cx));
         }
         !self.due.is_empty() && !self.core.full
     }
@@ -193,22 +195,23 @@ impl Stack {
         }
     }
 
-    /// Calls a connection, and does what follows from it.
-    #[inline]
+    /// Calls a connection, and does what follows from it. `output`: the call was its turn to send. After another call a
+    /// connection that is due is not filed in the wheel while the port has room: its turn to send comes before the stack's ends,
+    /// or with the next one, and does it.
+    #[inline(always)]
     pub(super) fn visit<P, H>(
         &mut self,
         run: &mut Run<'_, P, H>,
         index: u32,
-        call: impl FnOnce(&mut Tcb, &mut Cx<'_, P, H>),
+        output: bool,
+        call: impl FnOnce(&mut Tcb, &mut Cx<'_, '_, P, H>),
     ) where
         P: Port<Buffer = H::Buffer>,
         H: Host,
     {
         let Some((generation, entry)) = self.conns.entry_mut(index) else { return };
         let mut cx = Cx {
-            now: run.now,
-            port: &mut *run.port,
-            host: &mut *run.host,
+            run,
             core: &mut self.core,
             id: ConnId { index, generation },
             tuple: &entry.tuple,
@@ -216,30 +219,29 @@ impl Stack {
             listener: entry.listener,
             marks: &mut entry.marks,
             quota: QUOTA,
-            blocked: None,
-            lost: None,
-            orphan: false,
         };
         let tcb = &mut entry.tcb;
         call(tcb, &mut cx);
-        if cx.blocked.is_some() || cx.lost.is_some() || cx.orphan {
-            let blocked = cx.blocked;
-            trouble(tcb, &mut cx);
-            if let Some(neighbour) = blocked
-                && entry.waits == Waits::Not
-            {
-                entry.waits = Waits::Neighbour;
-                self.core.waiters.entry(neighbour).or_default().push(index);
-            }
+        if cx.core.troubled
+            && let Some(neighbour) = trouble(tcb, &mut cx)
+            && entry.waits == Waits::Not
+        {
+            entry.waits = Waits::Neighbour;
+            self.core.waiters.entry(neighbour).or_default().push(index);
         }
-        let deadline = tcb.deadline();
-        let due = tcb.due() && entry.waits == Waits::Not;
         if entry.marks & HALF != 0 || tcb.phase() == Phase::Closed || tcb.freed() {
             return self.settle(run.now, index);
         }
+        let mut waits = entry.waits;
+        let deadline = if output || waits == Waits::Neighbour || self.core.full || !tcb.due() {
+            tcb.deadline()
+        } else {
+            Time::NEVER
+        };
         let arm = self.wheel.wants(&entry.timer, deadline);
-        if due {
-            entry.waits = Waits::Due;
+        if waits == Waits::Not && tcb.due() {
+            waits = Waits::Due;
+            entry.waits = waits;
             self.due.push(&mut self.conns, index);
         }
         if arm {
@@ -327,18 +329,23 @@ impl Stack {
         self.core.unread.clear();
         self.core.waiters.clear();
         for index in 0..self.conns.end() {
-            self.visit(run, index, |tcb, cx| tcb.port_gone(cx));
+            self.visit(run, index, true, |tcb, cx| tcb.port_gone(cx));
         }
     }
 }
 
-/// What seldom follows from a call: a segment that could not leave, a connection that nobody wants any more.
+/// What seldom follows from a call: a segment that could not leave, a connection that nobody wants any more. Returns the neighbour
+/// that it has to wait for.
 #[cold]
-fn trouble<P: Port<Buffer = H::Buffer>, H: Host>(tcb: &mut Tcb, cx: &mut Cx<'_, P, H>) {
-    if let Some((error, seq)) = cx.lost.take() {
+fn trouble<P: Port<Buffer = H::Buffer>, H: Host>(tcb: &mut Tcb, cx: &mut Cx<'_, '_, P, H>) -> Option<NeighbourId> {
+    let Trouble { blocked, lost, orphan } = std::mem::take(&mut cx.core.trouble);
+    if let Some((error, seq)) = lost {
         tcb.icmp(cx, error, seq);
     }
-    if cx.orphan {
+    if orphan {
         tcb.abort();
     }
+    cx.core.trouble = Trouble::default();
+    cx.core.troubled = false;
+    blocked
 }
