@@ -142,14 +142,9 @@ impl Interface {
 
 #[inline]
 fn as_v4(mapped: &Mapped) -> Option<[u8; 4]> {
-    let [.., a, b, c, d] = *mapped;
-    let bits = u128::from_ne_bytes(*mapped) & u128::from_ne_bytes(PREFIX);
-    if bits == u128::from_ne_bytes(MAPPED) { Some([a, b, c, d]) } else { None }
+    let [first @ .., e, f, g, h, a, b, c, d] = *mapped;
+    if first == [0; 8] && [e, f, g, h] == [0, 0, 0xff, 0xff] { Some([a, b, c, d]) } else { None }
 }
-
-/// The prefix of mapped addresses: its bits, and their value.
-const PREFIX: Mapped = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-const MAPPED: Mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
 
 #[inline(never)]
 fn head_v6(out: &mut [u8], at: usize, local: &Mapped, remote: &Mapped, len: u16, class: u8) -> (usize, Sum) {

@@ -16,7 +16,7 @@ const UNUSUAL: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
 impl Tcb {
     /// Takes a segment: `range` of `buffer` is its payload. Sends nothing but an RST that answers the segment itself; all else
     /// makes the connection [due](Tcb::due).
-    #[inline]
+    #[inline(always)]
     pub fn segment<C: Context>(&mut self, cx: &mut C, header: &Header, buffer: C::Buffer, range: Range<usize>) {
         // Header prediction: the next segment in order, or a plain ACK, of an established connection without gaps. The checks below
         // would pass it in the same way.

@@ -100,6 +100,7 @@ impl Tcb {
     }
 
     /// What the port says no to. "Full" is no loss: the segment is built again when output is called again.
+    #[cold]
     fn refused<C: Context>(&mut self, cx: &mut C, refused: Refused) {
         match refused {
             Refused::Full => self.marks |= mark::BLOCKED | mark::SEND,
@@ -123,14 +124,16 @@ impl Tcb {
             }
         }
         let mut congested = false;
+        let mut unsent = self.unsent();
         if self.marks & mark::BLOCKED == 0 {
-            while self.unsent() > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN {
+            while unsent > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN {
                 let allowance = self.recovery.allowance(now);
-                let piece = self.next_piece(cx.tso(), allowance);
+                let piece = self.next_piece(cx.tso(), allowance, unsent);
                 congested = piece.congested;
                 if piece.len == 0 && !piece.fin || !self.send_piece(cx, now, piece) {
                     break;
                 }
+                unsent = self.unsent();
             }
         }
         if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
@@ -138,7 +141,7 @@ impl Tcb {
         }
         self.recovery.limited(congested);
         self.marks &= !mark::PUSH_OUT;
-        self.arm_probe(now);
+        self.arm_probe(now, unsent);
     }
 
     /// Bytes that are committed and were never sent.
@@ -150,8 +153,8 @@ impl Tcb {
     /// While nothing is in flight and something waits, only this timer brings the connection on: the window is probed, or a held
     /// segment goes out (RFC 9293, section 3.8.6.1; Linux's TCP_CORK holds as long).
     #[inline]
-    fn arm_probe(&mut self, now: Time) {
-        let waits = self.unsent() > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN;
+    fn arm_probe(&mut self, now: Time, unsent: u64) {
+        let waits = unsent > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN;
         if !waits || self.nxt != self.una {
             self.probe_at = Time::NEVER;
         } else if self.probe_at == Time::NEVER {
@@ -166,11 +169,10 @@ impl Tcb {
 
     /// How much may be sent now: whole segments, or a smaller one if nothing speaks against it.
     #[inline]
-    fn next_piece(&self, tso: u32, allowance: u32) -> Piece {
+    fn next_piece(&self, tso: u32, allowance: u32, unsent: u64) -> Piece {
         let mss = u32::from(self.mss);
         let end = self.una + self.wnd;
         let window = if end.before(self.nxt) { 0 } else { end.since(self.nxt) };
-        let unsent = self.unsent();
         let most = if tso > mss { tso - tso % mss } else { mss };
         let wanted = unsent.min(u64::from(most)) as u32;
         let len = wanted.min(window).min(allowance);
@@ -230,7 +232,7 @@ impl Tcb {
     }
 
     /// Sends what was never sent. Returns whether the port took it.
-    #[inline]
+    #[inline(always)]
     fn send_piece<C: Context>(&mut self, cx: &mut C, now: Time, piece: Piece) -> bool {
         let at = self.at(self.nxt);
         let mss = u32::from(self.mss);
@@ -342,7 +344,7 @@ impl Tcb {
     #[cold]
     fn tail_probe<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
         self.marks |= mark::PUSH_OUT;
-        let piece = self.next_piece(0, u32::from(self.mss));
+        let piece = self.next_piece(0, u32::from(self.mss), self.unsent());
         self.marks &= !mark::PUSH_OUT;
         let again = piece.len == 0 && !piece.fin;
         let sent = if again {

@@ -14,7 +14,7 @@ const DELAY: Micros = Micros::from_millis(40);
 
 impl Tcb {
     /// Takes payload that begins at RCV.NXT and fits the window, while there is no FIN to be met.
-    #[inline]
+    #[inline(always)]
     pub(super) fn in_order<C: Context>(&mut self, cx: &mut C, buffer: C::Buffer, range: ops::Range<usize>) {
         let len = range.len() as u32;
         if !cx.place(self.rcv_at, buffer, range) {
@@ -41,6 +41,7 @@ impl Tcb {
     }
 
     /// RCV.NXT has advanced, to ranges that came ahead, perhaps.
+    #[inline(never)]
     fn close_gaps<C: Context>(&mut self, cx: &mut C) {
         let Some(mut gaps) = self.gaps.take() else { return };
         let (nxt, duplicate) = gaps.advance(self.rcv_nxt);
