@@ -30,6 +30,8 @@ pub const PROGRAMS: &[&str] = &[
     "openssh-client",
     // Shows where a program was that a test had to give up.
     "gdb",
+    // Counts instructions, for zstack/budget.
+    "valgrind",
 ];
 /// The packages in which `programs` are.
 pub fn packages_of(programs: &[String]) -> Vec<&'static str> {

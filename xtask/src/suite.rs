@@ -50,6 +50,7 @@ pub fn test(extent: Extent) -> bool {
             |tally| {
                 units(&zstack, tally);
                 simulate(extent, tally);
+                budgets(tally);
                 fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], tally);
             },
             |tally| {
@@ -108,6 +109,14 @@ fn simulate(extent: Extent, tally: &mut Tally) {
     if Step::new("zstack-sim", c, limit(extent)).run(tally) {
         tally.passed += 1;
     }
+}
+
+/// Instructions a segment, counted by valgrind, which knows x86-64-v2 but no newer machine.
+fn budgets(tally: &mut Tally) {
+    let mut c = cargo();
+    c.args(["test", "--quiet", "--profile", "budget", "-p", "zstack-budget"]);
+    c.env("RUSTFLAGS", "-C target-cpu=x86-64-v2").env("CARGO_TARGET_DIR", target().join("budgets"));
+    Step::tests("zstack-budget", c, LIMIT).run(tally);
 }
 
 /// The unmodified programs: one test program after another, two tests at a time.

@@ -1,7 +1,14 @@
 //! The whole engine over a port that is a list: a data segment received with its acknowledgement, a data segment sent. The port
 //! checks and completes checksums; timestamps are on; no payload is copied.
 //!
-//! In the scenarios without `-batch` there is one packet, or one segment to be sent, for each turn; in the others there are 16.
+//! All is counted that the engine does in its turns: what arrives is checked, finds its connection, and is handed to the host; an
+//! ACK is built and handed to the port for every second segment, as to a bulk receiver; timers are filed. So is what host and
+//! port do, which is next to nothing, and the call that commits what is to be sent. What is not counted: the acknowledgements of
+//! what was sent, since they are segments of their own; checksums of TCP, which the port does.
+//!
+//! There is one packet, or one segment to be sent, for each turn; with `-pair` there are two, of one connection; with `-batch`
+//! there are 16, so that one connection acknowledges them with one ACK. Of many connections each has just begun: with one packet
+//! a turn it acknowledges every one, so that only the pairs can be compared.
 
 use crate::Scenario;
 use std::hint::black_box;
@@ -334,9 +341,9 @@ pub fn send<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario>
     Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), true))
 }
 
-/// As `receive`, on any of many connections.
+/// As `receive`, two a turn, on any of many connections.
 pub fn receive_random<const CONNECTIONS: usize>() -> Box<dyn Scenario> {
-    Box::new(Engine::new(CONNECTIONS, 1, Which::Random, false))
+    Box::new(Engine::new(CONNECTIONS, 2, Which::Random, false))
 }
 
 /// As `send`, on any of many connections.

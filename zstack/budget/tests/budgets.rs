@@ -1,18 +1,88 @@
 //! What a segment may cost. `RUSTFLAGS="-C target-cpu=x86-64-v2" cargo test --profile budget -p zstack-budget`; needs valgrind.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use zstack_budget::count;
 
-/// Instructions a segment, at most. Both figures with which a scenario is made, the compiler's and ours, may change a little:
-/// a limit is 10 to 30 % above what was measured.
-const LIMITS: &[(&str, f64)] = &[("parse", 100.0), ("parse-plain", 90.0), ("parse-v6", 105.0), ("emit", 80.0)];
+/// Instructions a segment, at most. Of the first four both the compiler's figures and ours may change a little: the limit is 10
+/// to 30 % above what was measured. Of the whole engine it is the goal, where that is met, and else 3 % above what was reached,
+/// with the goal beside it.
+const LIMITS: &[(&str, f64)] = &[
+    ("parse", 100.0),
+    ("parse-plain", 90.0),
+    ("parse-v6", 105.0),
+    ("emit", 80.0),
+    // A segment received with half of a delayed ACK, and a turn of the stack for each or for two. The goal is 600.
+    ("receive-1", 868.0),
+    ("receive-1-pair", 800.0),
+    // With a sixteenth of an ACK and of a turn: the goal.
+    ("receive-1-batch", 600.0),
+    // A segment sent, with a turn, and with a sixteenth of one. The goal is 500.
+    ("send-1", 1197.0),
+    ("send-1-batch", 721.0),
+];
+
+/// The first of two scenarios takes at most so many times what the second takes.
+const RATIOS: &[(&str, f64, &str)] = &[
+    // A hundred thousand connections, of which a thousand are busy, or any: the goals.
+    ("receive-100000-pair", 1.15, "receive-1-pair"),
+    ("receive-100000-pair-random", 2.0, "receive-1-pair"),
+    ("send-100000", 1.15, "send-1"),
+    ("send-100000-random", 2.0, "send-1"),
+    // smoltcp, whose payload is copied: the goal is 1 / 1.5 at one connection and 1 / 20 at a thousand.
+    ("receive-1", 1.0 / 1.5, "smoltcp-receive-1"),
+    ("receive-1-pair", 1.0 / 1.5, "smoltcp-receive-1-pair"),
+    ("receive-1-batch", 1.0 / 1.5, "smoltcp-receive-1-batch"),
+    // The goal is not met yet with one segment a turn.
+    ("send-1", 1.0 / 1.2, "smoltcp-send-1"),
+    ("send-1-batch", 1.0 / 1.5, "smoltcp-send-1-batch"),
+    ("receive-1000-pair", 1.0 / 20.0, "smoltcp-receive-1000-pair"),
+    ("send-1000", 1.0 / 20.0, "smoltcp-send-1000"),
+];
 
 #[test]
 #[cfg_attr(debug_assertions, ignore = "counts what the profile `budget` makes: cargo test --profile budget")]
 fn no_scenario_costs_more_than_it_may() {
+    let limits = LIMITS.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = limits.chain(RATIOS.iter().flat_map(|(name, _, other)| [*name, *other])).collect();
+    let counted = counted(&names);
+    let mut over = vec![];
     for (name, limit) in LIMITS {
-        let instructions = count(Path::new(env!("CARGO_BIN_EXE_zstack-budget")), name).unwrap();
-        assert!(instructions <= *limit, "{name}: {instructions:.1} instructions a segment, {limit} at most");
+        let instructions = counted[name];
+        println!("{name:24} {instructions:9.1} instructions a segment, {limit} at most");
+        if instructions > *limit {
+            over.push(format!("{name}: {instructions:.1} instructions a segment, {limit} at most"));
+        }
         assert!(instructions > limit / 2.0, "{name}: {instructions:.1} instructions a segment: has it done its work?");
     }
+    for (name, most, other) in RATIOS {
+        let ratio = counted[name] / counted[other];
+        println!("{name:24} {ratio:9.3} of {other}, {most:.3} at most");
+        if ratio > *most {
+            over.push(format!("{name}: {:.1}, {ratio:.3} of {other}, {most:.3} at most", counted[name]));
+        }
+    }
+    assert!(over.is_empty(), "{}", over.join("\n"));
+}
+
+/// The instructions of each, counted on two cores.
+fn counted<'a>(names: &[&'a str]) -> BTreeMap<&'a str, f64> {
+    let mut all: Vec<&str> = names.to_vec();
+    all.sort_unstable();
+    all.dedup();
+    // Those of many connections take the longest: they come first.
+    all.sort_by_key(|name| name.len());
+    let (left, done) = (Mutex::new(all), Mutex::new(BTreeMap::new()));
+    let work = || {
+        while let Some(name) = { left.lock().unwrap().pop() } {
+            let instructions = count(Path::new(env!("CARGO_BIN_EXE_zstack-budget")), name).unwrap();
+            done.lock().unwrap().insert(name, instructions);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        work();
+    });
+    done.into_inner().unwrap()
 }
