@@ -30,6 +30,11 @@ pub trait Scenario {
     /// How many segments a round of work is about.
     fn segments(&self) -> u32;
 
+    /// How many rounds are run before the first that is counted, and how many are counted.
+    fn rounds(&self) -> (u32, u32) {
+        (WARM_UP, ROUNDS)
+    }
+
     /// What a round needs and is not counted: packets built, acknowledgements brought.
     fn prepare(&mut self) {}
 
@@ -87,19 +92,20 @@ const WARM_UP: u32 = 20;
 /// Rounds that are counted.
 const ROUNDS: u32 = 50;
 
-/// Runs a scenario; `false`: there is none of this name.
-pub fn run(name: &str) -> bool {
-    let Some((_, build)) = SCENARIOS.iter().find(|s| s.0 == name) else { return false };
+/// Runs a scenario, and says how many segments were counted; `None`: there is none of this name.
+pub fn run(name: &str) -> Option<u32> {
+    let (_, build) = SCENARIOS.iter().find(|s| s.0 == name)?;
     let mut scenario = build();
-    for _ in 0..WARM_UP {
+    let (warm_up, rounds) = scenario.rounds();
+    for _ in 0..warm_up {
         scenario.prepare();
         scenario.work();
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         scenario.prepare();
         zstack_budget_counted(&mut *scenario);
     }
-    true
+    Some(rounds * scenario.segments())
 }
 
 /// What callgrind counts: it knows the function by its name.
@@ -115,10 +121,9 @@ fn zstack_budget_counted(scenario: &mut dyn Scenario) {
 /// # Errors
 /// The text says what failed.
 pub fn count(binary: &Path, name: &str) -> Result<f64, String> {
-    let Some((_, build)) = SCENARIOS.iter().find(|s| s.0 == name) else {
+    if !SCENARIOS.iter().any(|s| s.0 == name) {
         return Err(format!("{name}: no such scenario; `list` names them"));
-    };
-    let segments = f64::from(ROUNDS) * f64::from(build().segments());
+    }
     let out = std::env::temp_dir().join(format!("zstack-budget.{}.{name}", std::process::id()));
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--toggle-collect=*zstack_budget_counted*"])
@@ -135,8 +140,10 @@ pub fn count(binary: &Path, name: &str) -> Result<f64, String> {
     }
     let text = text.map_err(|e| format!("{}: {e}\n{said}", out.display()))?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<u64>().ok());
-    match total {
-        Some(total) if total > 0 => Ok(total as f64 / segments),
+    // The program says how many segments those were.
+    let segments = String::from_utf8_lossy(&run.stdout).trim().parse::<f64>();
+    match (total, segments) {
+        (Some(total), Ok(segments)) if total > 0 => Ok(total as f64 / segments),
         _ => Err(format!("callgrind counted nothing\n{said}")),
     }
 }

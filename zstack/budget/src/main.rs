@@ -12,11 +12,16 @@ fn main() -> ExitCode {
             SCENARIOS.iter().for_each(|s| println!("{}", s.0));
             ExitCode::SUCCESS
         }
-        ["run", name] if run(name) => ExitCode::SUCCESS,
-        ["run", name] => {
-            eprintln!("zstack-budget: {name}: no such scenario; `list` names them");
-            ExitCode::FAILURE
-        }
+        ["run", name] => match run(name) {
+            Some(segments) => {
+                println!("{segments}");
+                ExitCode::SUCCESS
+            }
+            None => {
+                eprintln!("zstack-budget: {name}: no such scenario; `list` names them");
+                ExitCode::FAILURE
+            }
+        },
         ["count", ref names @ ..] => {
             let this = std::env::current_exe().expect("the path of this program");
             let all: Vec<&str> = SCENARIOS.iter().map(|s| s.0).collect();
