@@ -7,6 +7,7 @@ use super::tlp::Outcome;
 use super::undo::Undo;
 use super::{Acked, Arrival, Recovery, Spare, Told, congestion, scoreboard, tick};
 use crate::time::{Micros, Time};
+use zstack_wire::Seq;
 
 /// Three segments beyond a gap (DupThresh).
 const DUPLICATES: u32 = 3;
@@ -44,7 +45,10 @@ impl Recovery {
             }
             return acked;
         };
-        self.acknowledge(now, arrival, &mut flight, &mut acked);
+        let calm = flight.calm() && !self.probing && self.sack && arrival.sack.is_empty();
+        if !(calm && self.plain(now, arrival.ack, completed, &mut flight, &mut acked)) {
+            self.acknowledge(now, arrival, &mut flight, &mut acked);
+        }
         acked.head = flight.records.leave(completed);
         if acked.head.is_some() {
             self.flight = Some(flight);
@@ -54,7 +58,42 @@ impl Recovery {
         acked
     }
 
+    /// The plain next ACK: it covers whole records, each sent once, whose frames are completed. False: it is none, and nothing has changed. What it does is what
+    /// `acknowledge` would do.
     #[inline]
+    fn plain(&mut self, now: Time, ack: Seq, completed: u64, flight: &mut Flight, acked: &mut Acked) -> bool {
+        let covered = ack.since(flight.una);
+        if covered.wrapping_sub(1) >= flight.outstanding()
+            || now.0.wrapping_sub(flight.latest.0) > 1 << 30
+            || flight.overtaken()
+            || !flight.records.plain(ack, completed)
+        {
+            return false;
+        }
+        let Some(taken) = flight.records.take(ack) else { return false };
+        flight.una = ack;
+        acked.covered = covered;
+        acked.syn = taken.marks.any(Marks::SYN);
+        acked.fin = taken.marks.any(Marks::FIN);
+        self.timeouts = 0;
+        self.backoff = 0;
+        flight.rack.follow(taken.last, taken.end, now);
+        let now_low = now.0 as u32;
+        let (rtt, newest) = (now_low.wrapping_sub(taken.first), now_low.wrapping_sub(taken.last));
+        self.least.sample(now, newest);
+        self.rtt.sample(Micros(rtt));
+        acked.rtt = Some(Micros(rtt));
+        self.grow(now, flight, covered, newest);
+        (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
+        if flight.una == flight.nxt {
+            flight.expiry = Time::NEVER;
+            return true;
+        }
+        flight.expiry = now + self.rtt.rto();
+        self.arm_probe(flight, now);
+        true
+    }
+
     fn acknowledge(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked) {
         debug_assert!(!flight.nxt.before(arrival.ack), "an ACK of what was never sent");
         let una = flight.una;
@@ -77,7 +116,7 @@ impl Recovery {
         }
         if tally.advanced {
             if matches!(acked.told, Told::Nothing | Told::Duplicate) {
-                self.grow(now, flight, &tally);
+                self.grow(now, flight, tally.delivered, tally.newest);
             }
             if flight.una == flight.nxt {
                 (flight.expiry, flight.early, flight.early_kind) = (Time::NEVER, Time::NEVER, Early::None);
@@ -162,8 +201,8 @@ impl Recovery {
 
     /// Growth, outside of fast recovery, if the window was used up.
     #[inline]
-    fn grow(&mut self, now: Time, flight: &Flight, tally: &Tally) {
-        if flight.state == State::Recovery || tally.delivered == 0 {
+    fn grow(&mut self, now: Time, flight: &Flight, delivered: u32, newest: u32) {
+        if flight.state == State::Recovery || delivered == 0 {
             return;
         }
         // Linux `tcp_is_cwnd_limited`.
@@ -173,11 +212,11 @@ impl Recovery {
             return;
         }
         self.congestion.grow(&congestion::Growth {
-            acked: tally.delivered,
+            acked: delivered,
             now: tick(now),
             mss: u32::from(self.mss),
             srtt: self.rtt.smoothed().map_or(0, |srtt| srtt.0),
-            rtt: tally.newest,
+            rtt: newest,
             una: flight.una,
             nxt: flight.nxt,
         });
@@ -413,14 +452,7 @@ impl Recovery {
 impl Tally {
     /// A record has arrived that was not known to.
     #[inline]
-    fn arrive(
-        &mut self,
-        record: &super::flight::Record,
-        now: Time,
-        flight: &mut Flight,
-        recover: zstack_wire::Seq,
-        least: u32,
-    ) {
+    fn arrive(&mut self, record: &super::flight::Record, now: Time, flight: &mut Flight, recover: Seq, least: u32) {
         self.delivered += record.len;
         if !record.marks.any(Marks::AGAIN) {
             let elapsed = (now.0 as u32).wrapping_sub(record.sent);

@@ -88,6 +88,18 @@ impl Record {
     }
 }
 
+/// Records that were acknowledged together.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    /// When the first and the last of them were sent.
+    pub first: u32,
+    pub last: u32,
+    /// Where the last ends.
+    pub end: Seq,
+    /// The marks of all.
+    pub marks: Marks,
+}
+
 /// The records of a connection, oldest first and without gaps: first those that are acknowledged but whose frames the port may still
 /// read (they linger), then those that are not acknowledged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -220,6 +232,39 @@ impl Records {
             }
         }
         Some(part)
+    }
+
+    /// Whether `ack` is the edge of a record, no record lingers and all frames of the records below are completed, as far as can be told from the last frame: numbers
+    /// of first transmissions rise.
+    #[inline]
+    pub fn plain(&self, ack: Seq, completed: u64) -> bool {
+        if self.lingering != 0 {
+            return false;
+        }
+        // One record or two are what an ACK mostly covers.
+        let mut index = 0;
+        while let Some(record) = self.all.get(index) {
+            let covered = ack.since(record.seq);
+            if covered <= record.len {
+                return covered == record.len && record.number < completed;
+            }
+            index += 1;
+        }
+        false
+    }
+
+    /// Takes all records below `ack`, where that is [`Records::plain`]: they have left.
+    #[inline]
+    pub fn take(&mut self, ack: Seq) -> Option<Taken> {
+        let front = self.all.pop_front()?;
+        let mut taken = Taken { first: front.sent, last: front.sent, end: front.end(), marks: front.marks };
+        while taken.end != ack {
+            let Some(front) = self.all.pop_front() else { break };
+            taken.last = front.sent;
+            taken.end = front.end();
+            taken.marks = taken.marks.with(front.marks);
+        }
+        Some(taken)
     }
 
     /// Nobody waits for an acknowledgment any more: all linger.
@@ -396,6 +441,12 @@ impl Reuse for Flight {
 }
 
 impl Flight {
+    /// Nothing is lost, nothing lies beyond a gap, and nothing was sent again.
+    #[inline]
+    pub(super) fn calm(&self) -> bool {
+        self.state == State::Open && self.sacked | self.lost | self.again == 0
+    }
+
     /// A flight begins.
     #[inline]
     pub(super) fn begin(&mut self, una: Seq) {

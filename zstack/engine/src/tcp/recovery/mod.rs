@@ -246,15 +246,13 @@ impl Recovery {
     #[inline]
     pub fn sent(&mut self, now: Time, spare: &mut Spare<Flight>, what: &Transmission) {
         debug_assert!(what.len > 0);
+        if self.flight.is_none() {
+            let mut flight = spare.take();
+            flight.begin(what.seq);
+            self.flight = Some(flight);
+        }
         let rto = self.rto();
-        let mut flight = match self.flight.take() {
-            Some(flight) => flight,
-            None => {
-                let mut flight = spare.take();
-                flight.begin(what.seq);
-                flight
-            }
-        };
+        let Some(mut flight) = self.flight.take() else { return };
         if flight.una == flight.nxt {
             flight.expiry = now + rto;
             if what.syn {

@@ -147,6 +147,14 @@ impl Rack {
         }
     }
 
+    /// First transmissions have arrived in their order, the last of them up to `end` and sent at `sent`, and nothing that was sent later has.
+    #[inline]
+    pub fn follow(&mut self, sent: u32, end: Seq, now: Time) {
+        (self.sent, self.end, self.known) = (sent, end, true);
+        self.rtt = (now.0 as u32).wrapping_sub(sent);
+        self.fack = self.fack.later(end);
+    }
+
     /// Whether the arrival of a record, in the order of numbers, shows that the path reorders (section 6.2, step 3).
     #[inline]
     pub fn reordered(&mut self, record: &Record) -> bool {
