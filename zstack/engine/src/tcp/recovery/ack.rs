@@ -1,6 +1,6 @@
 //! What an acknowledgment changes.
 
-use super::flight::{Early, Flight, Marks, State};
+use super::flight::{Early, Flight, JUMP, Marks, State};
 use super::prr::Prr;
 use super::rack::Arrived;
 use super::tlp::Outcome;
@@ -27,6 +27,8 @@ pub(super) struct Tally {
     pub repeated: bool,
     pub echo: Option<u32>,
     arrived: Arrived,
+    /// Something has caused it that was sent more than once, or may have.
+    ambiguous: bool,
     /// Microseconds since the oldest and the newest of what arrived, and was sent once, were sent.
     oldest: Option<u32>,
     newest: u32,
@@ -45,8 +47,7 @@ impl Recovery {
             }
             return acked;
         };
-        let calm = flight.calm() && !self.probing && self.sack && arrival.sack.is_empty();
-        if !(calm && self.plain(now, arrival.ack, completed, &mut flight, &mut acked)) {
+        if !self.plain(now, arrival, completed, &mut flight, &mut acked) {
             self.acknowledge(now, arrival, &mut flight, &mut acked);
         }
         acked.head = flight.records.leave(completed);
@@ -58,43 +59,63 @@ impl Recovery {
         acked
     }
 
-    /// The plain next ACK: it covers whole records, each sent once, whose frames are completed. False: it is none, and nothing has changed. What it does is what
-    /// `acknowledge` would do.
+    /// The plain next ACK: it covers whole records, each sent once, whose frames are completed, and no loss, probe or gap is about. False: it is none, and nothing
+    /// has changed. True: all is as [`Recovery::acknowledge`] would have left it.
     #[inline]
-    fn plain(&mut self, now: Time, ack: Seq, completed: u64, flight: &mut Flight, acked: &mut Acked) -> bool {
+    pub(super) fn plain(
+        &mut self,
+        now: Time,
+        arrival: &Arrival<'_>,
+        completed: u64,
+        flight: &mut Flight,
+        acked: &mut Acked,
+    ) -> bool {
+        let ack = arrival.ack;
         let covered = ack.since(flight.una);
+        if !(self.sack && flight.calm()) || self.probing || !arrival.sack.is_empty() {
+            return false;
+        }
         if covered.wrapping_sub(1) >= flight.outstanding()
-            || now.0.wrapping_sub(flight.latest.0) > 1 << 30
+            || now.0.wrapping_sub(flight.latest.0) > JUMP
+            || !flight.rack.level(flight.una)
             || flight.overtaken()
-            || !flight.records.plain(ack, completed)
         {
             return false;
         }
-        let Some(taken) = flight.records.take(ack) else { return false };
+        let Some(taken) = flight.records.below(ack, completed) else { return false };
+        flight.records.take(taken.count);
         flight.una = ack;
         acked.covered = covered;
         acked.syn = taken.marks.any(Marks::SYN);
         acked.fin = taken.marks.any(Marks::FIN);
-        self.timeouts = 0;
-        self.backoff = 0;
-        flight.rack.follow(taken.last, taken.end, now);
-        let now_low = now.0 as u32;
-        let (rtt, newest) = (now_low.wrapping_sub(taken.first), now_low.wrapping_sub(taken.last));
+        (self.timeouts, self.backoff) = (0, 0);
+        flight.rack.acknowledge(ack);
+        flight.rack.follow(taken.last, ack, now);
+        let low = now.0 as u32;
+        let (oldest, newest) = (Micros(low.wrapping_sub(taken.first)), low.wrapping_sub(taken.last));
         self.least.sample(now, newest);
-        self.rtt.sample(Micros(rtt));
-        acked.rtt = Some(Micros(rtt));
+        self.rtt.sample(oldest);
+        acked.rtt = Some(oldest);
         self.grow(now, flight, covered, newest);
-        (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
         if flight.una == flight.nxt {
-            flight.expiry = Time::NEVER;
-            return true;
+            self.landed(flight);
+        } else {
+            // RFC 6298 5.3.
+            flight.expiry = now + self.rtt.rto();
+            flight.arm_probe(now, self.rtt, self.mss);
         }
-        flight.expiry = now + self.rtt.rto();
-        self.arm_probe(flight, now);
         true
     }
 
-    fn acknowledge(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked) {
+    /// Nothing is in flight any more.
+    #[inline]
+    fn landed(&mut self, flight: &mut Flight) {
+        self.last = tick(flight.latest);
+        (flight.expiry, flight.early, flight.early_kind) = (Time::NEVER, Time::NEVER, Early::None);
+    }
+
+    #[inline(never)]
+    pub(super) fn acknowledge(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked) {
         debug_assert!(!flight.nxt.before(arrival.ack), "an ACK of what was never sent");
         let una = flight.una;
         let mut tally = Tally { echo: arrival.echo, ..Tally::default() };
@@ -106,10 +127,10 @@ impl Recovery {
             self.take_blocks(now, arrival, flight, &mut tally);
         }
         if tally.advanced || tally.sacked > 0 {
-            self.measure(now, flight, acked, &mut tally);
+            self.measure(now, arrival, flight, acked, &mut tally);
         }
-        let calm =
-            flight.state == State::Open && flight.sacked | flight.lost | flight.again == 0 && !flight.overtaken();
+        flight.tidy();
+        let calm = flight.calm() && !flight.overtaken();
         let mut due = None;
         if !(calm && tally.advanced && arrival.sack.is_empty() && !self.probing && self.sack) {
             due = self.examine(now, arrival, flight, acked, &mut tally);
@@ -119,13 +140,15 @@ impl Recovery {
                 self.grow(now, flight, tally.delivered, tally.newest);
             }
             if flight.una == flight.nxt {
-                (flight.expiry, flight.early, flight.early_kind) = (Time::NEVER, Time::NEVER, Early::None);
+                self.landed(flight);
                 return;
             }
             // RFC 6298 5.3.
             flight.expiry = now + self.rto();
             (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
-            self.arm_probe(flight, now);
+            if self.sack && !self.probing && flight.orderly() {
+                flight.arm_probe(now, self.rtt, self.mss);
+            }
         } else if tally.sacked > 0 {
             (flight.early, flight.early_kind) = (Time::NEVER, Early::None);
         }
@@ -150,6 +173,7 @@ impl Recovery {
         }
         flight.una = arrival.ack;
         flight.board.acknowledge(arrival.ack);
+        flight.rack.acknowledge(arrival.ack);
         acked.covered = tally.covered;
         self.timeouts = 0;
     }
@@ -159,7 +183,9 @@ impl Recovery {
         let mut blocks = arrival.sack;
         if scoreboard::duplicate(arrival.ack, blocks).is_some() {
             blocks = &blocks[1..];
+            tally.ambiguous = true;
         }
+        let covered = tally.oldest.take();
         let (least, recover) = (self.least.get(), self.recover);
         let (sorted, count) = scoreboard::valid(flight.una, flight.nxt, blocks);
         for block in &sorted[..count] {
@@ -169,28 +195,38 @@ impl Recovery {
                 tally.arrive(&record, now, flight, recover, least);
             });
         }
+        // An ACK that tells of a gap is not delayed (RFC 9293, section 3.8.6.3): the newest has caused it.
+        tally.oldest = covered.or(tally.oldest.map(|_| tally.newest));
     }
 
     /// Round trips (RFC 6298, section 3: of what was sent once, or by timestamps).
-    #[inline]
-    fn measure(&mut self, now: Time, flight: &mut Flight, acked: &mut Acked, tally: &mut Tally) {
+    fn measure(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked, tally: &mut Tally) {
         self.reordering.seen |= tally.reordered;
-        // Records keep 32 bits of the time: where time has jumped far (a machine that was suspended), they tell nothing.
-        if now.since(flight.latest).0 > 1 << 30 {
+        if now.0.saturating_sub(flight.latest.0) > JUMP {
             tally.newest = 0;
             return;
         }
         flight.rack.advance(&tally.arrived, now);
-        if let Some(oldest) = tally.oldest {
+        // Karn: where something sent again has caused this ACK, or may have, what was sent once and is first told of now may have arrived long ago, behind
+        // the gap, and the ACKs that told of it were lost (Linux `FLAG_RETRANS_DATA_ACKED`).
+        if tally.ambiguous {
+            (tally.oldest, tally.newest) = (None, 0);
+        }
+        acked.rtt = tally.oldest.map(Micros);
+        if acked.rtt.is_some() {
             self.least.sample(now, tally.newest);
-            acked.rtt = Some(Micros(oldest));
-        } else if tally.advanced
+        }
+        // RFC 7323, section 4: the ACK of a retransmission, too, says when what it answers was sent. That was no later than what it answers: this is no less than the
+        // round trip, like the other one.
+        let suspect = acked.rtt.is_none() || flight.state != State::Open || !arrival.sack.is_empty();
+        if (tally.advanced || acked.rtt.is_some())
+            && suspect
             && let Some(echo) = tally.echo
         {
-            // RFC 7323, section 4: the ACK of a retransmission, too, says when what it answers was sent.
             let elapsed = tick(now).wrapping_sub(echo);
             if elapsed < 1 << 20 {
-                acked.rtt = Some(Micros(elapsed.max(1) * 1000));
+                let bound = (elapsed + 1) * 1000;
+                acked.rtt = Some(acked.rtt.map_or(Micros(elapsed.max(1) * 1000), |rtt| rtt.min(Micros(bound))));
             }
         }
         if let Some(rtt) = acked.rtt {
@@ -261,7 +297,7 @@ impl Recovery {
             self.undo.duplicate(range);
             // What we never sent twice, the path has: that tells nothing of reordering (Linux `tcp_dsack_seen`).
             if self.retransmits > 0 {
-                self.reordering.duplicate(&mut flight.rack, flight.una, flight.nxt);
+                self.reordering.duplicate(&mut flight.rack, flight.nxt);
             }
         }
         tally.repeated = arrival.bare && !tally.advanced && arrival.ack == flight.una && flight.una != flight.nxt;
@@ -459,6 +495,8 @@ impl Tally {
             self.oldest.get_or_insert(elapsed);
             self.newest = elapsed;
             self.original |= record.end().up_to(recover);
+        } else {
+            self.ambiguous = true;
         }
         self.reordered |= flight.rack.reordered(record);
         self.arrived.add(record, now, self.echo, least);

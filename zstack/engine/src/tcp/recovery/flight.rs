@@ -4,12 +4,15 @@ use super::congestion::Phase;
 use super::prr::Prr;
 use super::rack::Rack;
 use super::scoreboard::Scoreboard;
-use super::spare::Reuse;
+use super::spare::{Reuse, Spare};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use zstack_wire::Seq;
 use zstack_wire::tcp::Range;
+
+/// Records keep 32 bits of the time: where it has jumped this far (a machine that was suspended), they tell nothing.
+pub(super) const JUMP: u64 = 1 << 30;
 
 /// What is known of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -91,18 +94,18 @@ impl Record {
 /// Records that were acknowledged together.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
+    /// How many they are.
+    pub count: usize,
     /// When the first and the last of them were sent.
     pub first: u32,
     pub last: u32,
-    /// Where the last ends.
-    pub end: Seq,
     /// The marks of all.
     pub marks: Marks,
 }
 
 /// The records of a connection, oldest first and without gaps: first those that are acknowledged but whose frames the port may still
 /// read (they linger), then those that are not acknowledged.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Records {
     all: VecDeque<Record>,
     lingering: usize,
@@ -143,12 +146,6 @@ impl Records {
     #[inline]
     pub fn newest(&self) -> Option<&Record> {
         if self.lingering < self.all.len() { self.all.back() } else { None }
-    }
-
-    /// Whether one segment is all that is not acknowledged.
-    #[inline]
-    pub fn single(&self) -> bool {
-        self.lingering + 1 == self.all.len() && self.all.back().is_some_and(|last| last.len <= u32::from(last.cut))
     }
 
     #[inline]
@@ -234,37 +231,34 @@ impl Records {
         Some(part)
     }
 
-    /// Whether `ack` is the edge of a record, no record lingers and all frames of the records below are completed, as far as can be told from the last frame: numbers
-    /// of first transmissions rise.
+    /// What `ack` covers, if it is the edge of a record, no record lingers, and the frame of the last record below is completed: where all were sent
+    /// once, their numbers rise, and all those frames are. They stay until they are [taken](Records::take).
     #[inline]
-    pub fn plain(&self, ack: Seq, completed: u64) -> bool {
+    pub fn below(&self, ack: Seq, completed: u64) -> Option<Taken> {
         if self.lingering != 0 {
-            return false;
+            return None;
         }
-        // One record or two are what an ACK mostly covers.
-        let mut index = 0;
-        while let Some(record) = self.all.get(index) {
+        let first = self.all.front()?;
+        let mut taken = Taken { count: 1, first: first.sent, last: first.sent, marks: first.marks };
+        let mut record = first;
+        loop {
             let covered = ack.since(record.seq);
             if covered <= record.len {
-                return covered == record.len && record.number < completed;
+                return if covered == record.len && record.number < completed { Some(taken) } else { None };
             }
-            index += 1;
+            record = self.all.get(taken.count)?;
+            taken.count += 1;
+            taken.last = record.sent;
+            taken.marks = taken.marks.with(record.marks);
         }
-        false
     }
 
-    /// Takes all records below `ack`, where that is [`Records::plain`]: they have left.
+    /// Lets go of the oldest `count` records.
     #[inline]
-    pub fn take(&mut self, ack: Seq) -> Option<Taken> {
-        let front = self.all.pop_front()?;
-        let mut taken = Taken { first: front.sent, last: front.sent, end: front.end(), marks: front.marks };
-        while taken.end != ack {
-            let Some(front) = self.all.pop_front() else { break };
-            taken.last = front.sent;
-            taken.end = front.end();
-            taken.marks = taken.marks.with(front.marks);
+    pub fn take(&mut self, count: usize) {
+        for _ in 0..count {
+            self.all.pop_front();
         }
-        Some(taken)
     }
 
     /// Nobody waits for an acknowledgment any more: all linger.
@@ -301,7 +295,7 @@ impl Reuse for Records {
 
 /// What is lost and not sent again yet, as ranges in the order of their numbers. Ranges begin and end at records' edges, and may hold what has
 /// arrived, or was sent again, since.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Lost {
     ranges: VecDeque<Range>,
 }
@@ -354,7 +348,7 @@ pub(super) enum Early {
 }
 
 /// What is needed only while something is in flight, or lingers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Flight {
     pub(super) records: Records,
     pub(super) una: Seq,
@@ -441,15 +435,46 @@ impl Reuse for Flight {
 }
 
 impl Flight {
-    /// Nothing is lost, nothing lies beyond a gap, and nothing was sent again.
+    /// Nothing is being recovered, lost, or known to lie beyond a gap.
+    #[inline]
+    pub(super) fn orderly(&self) -> bool {
+        self.state == State::Open && self.sacked | self.lost == 0
+    }
+
+    /// The same, and nothing was sent again.
     #[inline]
     pub(super) fn calm(&self) -> bool {
         self.state == State::Open && self.sacked | self.lost | self.again == 0
     }
 
+    /// A flight that begins at `una`.
+    #[inline(never)]
+    pub(super) fn begun(spare: &mut Spare<Flight>, una: Seq) -> Box<Flight> {
+        let mut flight = spare.take();
+        flight.begin(una);
+        flight
+    }
+
+    /// Something is sent.
+    #[inline]
+    pub(super) fn touch(&mut self, now: Time) {
+        if now.0.wrapping_sub(self.latest.0) > JUMP {
+            self.rack.forget();
+        }
+        self.latest = now;
+    }
+
+    /// Where nothing is lost any more, no range is kept: numbers turn around, and an old range would come to lie ahead of una.
+    #[inline]
+    pub(super) fn tidy(&mut self) {
+        if self.lost == 0 {
+            self.queue.clear();
+        }
+    }
+
     /// A flight begins.
     #[inline]
-    pub(super) fn begin(&mut self, una: Seq) {
+    fn begin(&mut self, una: Seq) {
         (self.una, self.nxt, self.usage) = (una, una, una);
         self.rack.begin(una);
     }

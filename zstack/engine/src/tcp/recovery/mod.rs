@@ -138,7 +138,7 @@ pub fn tick(now: Time) -> u32 {
 }
 
 /// What lives as long as a connection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Recovery {
     flight: Option<Box<Flight>>,
     rtt: Rtt,
@@ -149,7 +149,7 @@ pub struct Recovery {
     recover: Seq,
     /// TLP.end_seq.
     probe_end: Seq,
-    /// When something was sent last, in [`tick`]s.
+    /// When something was sent last, in [`tick`]s, as of the last time that nothing was in flight any more.
     last: u32,
     /// Frames that carried retransmissions.
     retransmits: u32,
@@ -246,15 +246,12 @@ impl Recovery {
     #[inline]
     pub fn sent(&mut self, now: Time, spare: &mut Spare<Flight>, what: &Transmission) {
         debug_assert!(what.len > 0);
-        if self.flight.is_none() {
-            let mut flight = spare.take();
-            flight.begin(what.seq);
-            self.flight = Some(flight);
-        }
-        let rto = self.rto();
-        let Some(mut flight) = self.flight.take() else { return };
+        let flight = match &mut self.flight {
+            Some(flight) => flight,
+            none => none.insert(Flight::begun(spare, what.seq)),
+        };
         if flight.una == flight.nxt {
-            flight.expiry = now + rto;
+            flight.expiry = now + self.rtt.backed_off(self.backoff);
             if what.syn {
                 self.recover = what.seq;
             }
@@ -269,14 +266,14 @@ impl Recovery {
             marks,
         });
         flight.nxt = what.seq + what.len;
-        flight.latest = now;
+        flight.touch(now);
         flight.hold = false;
         if flight.state == State::Recovery {
             flight.prr.sent(what.len);
         }
-        self.arm_probe(&mut flight, now);
-        self.flight = Some(flight);
-        self.last = tick(now);
+        if self.sack && !self.probing && flight.orderly() {
+            flight.arm_probe(now, self.rtt, self.mss);
+        }
     }
 
     /// The port took a segment with sequence numbers that [`Recovery::next_lost`] or [`Recovery::probe`] named.
@@ -310,15 +307,15 @@ impl Recovery {
             }
             index += 1;
         }
+        flight.tidy();
         flight.rack.retransmitted(what.seq, what.len, sent);
-        flight.latest = now;
+        flight.touch(now);
         flight.stamp.get_or_insert(tick(now));
         if flight.state == State::Recovery {
             flight.prr.sent(what.len);
         }
         self.undo.retransmitted(what.len);
         self.retransmits = self.retransmits.saturating_add(1);
-        self.last = tick(now);
     }
 
     /// The port has completed all frames below `completed`. Returns the position up to which bytes may be overwritten; `None`: una, for nothing is in flight and the port reads nothing any more.

@@ -18,7 +18,7 @@ struct Again {
 }
 
 /// The latest segment that is known to have arrived, and what follows from it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rack {
     /// RACK.xmit_ts, RACK.end_seq, RACK.rtt.
     sent: u32,
@@ -56,10 +56,7 @@ const PERSIST: u8 = 16;
 
 impl Reordering {
     /// A D-SACK: once for each round trip, the window widens (section 6.2, step 4).
-    pub fn duplicate(&mut self, rack: &mut Rack, una: Seq, nxt: Seq) {
-        if rack.round.is_some_and(|round| round.up_to(una)) {
-            rack.round = None;
-        }
+    pub fn duplicate(&mut self, rack: &mut Rack, nxt: Seq) {
         if rack.round.is_none() {
             rack.round = Some(nxt);
             self.multiplier = self.multiplier.saturating_add(1);
@@ -135,6 +132,12 @@ impl Rack {
         *self = Rack { again, ..Rack::default() };
     }
 
+    /// What has arrived did so too long ago to be compared.
+    #[cold]
+    pub fn forget(&mut self) {
+        self.known = false;
+    }
+
     /// An ACK has told of arrivals.
     #[inline]
     pub fn advance(&mut self, arrived: &Arrived, now: Time) {
@@ -147,12 +150,28 @@ impl Rack {
         }
     }
 
+    /// Nothing beyond `una` is known to have arrived.
+    #[inline]
+    pub fn level(&self, una: Seq) -> bool {
+        self.fack.up_to(una)
+    }
+
     /// First transmissions have arrived in their order, the last of them up to `end` and sent at `sent`, and nothing that was sent later has.
     #[inline]
     pub fn follow(&mut self, sent: u32, end: Seq, now: Time) {
         (self.sent, self.end, self.known) = (sent, end, true);
         self.rtt = (now.0 as u32).wrapping_sub(sent);
         self.fack = self.fack.later(end);
+        self.first = self.first.later(end);
+    }
+
+    /// All below `una` is acknowledged. What is kept moves on with it: numbers turn around, and an old one would come to lie ahead of una.
+    #[inline]
+    pub fn acknowledge(&mut self, una: Seq) {
+        self.first = self.first.later(una);
+        if self.round.is_some_and(|round| round.up_to(una)) {
+            self.round = None;
+        }
     }
 
     /// Whether the arrival of a record, in the order of numbers, shows that the path reorders (section 6.2, step 3).

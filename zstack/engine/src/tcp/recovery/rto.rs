@@ -1,7 +1,6 @@
 //! The retransmission timer (RFC 6298, section 5), what expires before it, and timeouts that were for nothing (F-RTO, RFC 5682).
 
 use super::flight::{Early, Flight, Marks, State};
-use super::rtt::RTO_MAX;
 use super::{Fire, Recovery, Tally, Told};
 use crate::time::{Micros, Time};
 
@@ -9,12 +8,7 @@ impl Recovery {
     /// RTO, backed off (RFC 6298 5.5).
     #[inline]
     pub fn rto(&self) -> Micros {
-        let rto = self.rtt.rto();
-        if self.backoff == 0 {
-            return rto;
-        }
-        let shift = u32::from(self.backoff.min(20));
-        Micros(u32::try_from(u64::from(rto.0) << shift).unwrap_or(u32::MAX).min(RTO_MAX.0))
+        self.rtt.backed_off(self.backoff)
     }
 
     /// When [`Recovery::fire`] is to be called; [`Time::NEVER`]: not at all.

@@ -70,6 +70,17 @@ impl Rtt {
         }
         Micros(((self.smoothed >> 3) + self.variation.max(RTO_MIN.0)).min(RTO_MAX.0))
     }
+
+    /// RTO after `times` timeouts (RFC 6298 5.5).
+    #[inline]
+    pub fn backed_off(&self, times: u8) -> Micros {
+        let rto = self.rto();
+        if times == 0 {
+            return rto;
+        }
+        let shift = u32::from(times.min(20));
+        Micros(u32::try_from(u64::from(rto.0) << shift).unwrap_or(u32::MAX).min(RTO_MAX.0))
+    }
 }
 
 /// The least round trip of the last 150 to 300 seconds: of this stretch of time and of the one before (Linux looks back 300 s, `tcp_min_rtt_wlen`).

@@ -10,7 +10,7 @@ use zstack_wire::Seq;
 use zstack_wire::tcp::Range;
 
 /// The ranges that are marked: in order, apart from each other, and each from a record's edge to a record's edge.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Scoreboard {
     islands: VecDeque<Range>,
 }

@@ -1,6 +1,7 @@
 //! Tail loss probes (RFC 8985, section 7): when the ACKs stay away, the last segment is sent again, or a new one, so that the peer tells what is missing.
 
-use super::flight::{Early, Flight, Marks, State};
+use super::flight::{Early, Flight, Marks};
+use super::rtt::Rtt;
 use super::{Recovery, Retransmit};
 use crate::time::{Micros, Time};
 
@@ -8,8 +9,9 @@ use crate::time::{Micros, Time};
 const ACK_DELAY: Micros = Micros::from_millis(200);
 /// The probe's delay before the first round trip was measured (section 7.2).
 const WITHOUT_RTT: Micros = Micros::from_millis(1000);
-/// What Linux adds where more than one segment is in flight (`TCP_TIMEOUT_MIN`): ACKs may be that late for no reason.
-const SLACK: Micros = Micros::from_millis(2);
+/// What is added where more is in flight: a peer whose reader or whose processor is busy answers that late for no reason. Linux adds two jiffies to twice
+/// SRTT, rounded up to a jiffy (`tcp_schedule_loss_probe`, `TCP_TIMEOUT_MIN`): 8 to 12 ms at 250 Hz.
+const SLACK: Micros = Micros::from_millis(10);
 
 /// What has become of a probe.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,19 +24,22 @@ pub(super) enum Outcome {
     Mended,
 }
 
-impl Recovery {
-    /// TLP_calc_PTO, and whether it applies (section 7.2): not in recovery, nothing beyond a gap, no other probe on its way.
+impl Flight {
+    /// TLP_calc_PTO (section 7.2). It applies outside of recovery, where nothing lies beyond a gap and no other probe is on its way.
     #[inline]
-    pub(super) fn arm_probe(&self, flight: &mut Flight, now: Time) {
-        if !self.sack || self.probing || flight.state != State::Open || flight.sacked | flight.lost != 0 {
-            return;
-        }
-        let mut wait = self.rtt.twice().unwrap_or(WITHOUT_RTT);
-        wait = wait + if flight.records.single() { ACK_DELAY } else { SLACK };
-        flight.early = (now + wait).min(flight.expiry);
-        flight.early_kind = Early::Probe;
+    pub(super) fn arm_probe(&mut self, now: Time, rtt: Rtt, mss: u16) {
+        // The peer may keep the ACK of what is no more than one segment, in however many pieces it comes.
+        let wait = match rtt.twice() {
+            Some(twice) if self.outstanding() > u32::from(mss) => twice + SLACK,
+            Some(twice) => twice + ACK_DELAY,
+            None => WITHOUT_RTT,
+        };
+        self.early = (now + wait).min(self.expiry);
+        self.early_kind = Early::Probe;
     }
+}
 
+impl Recovery {
     /// The segment that a probe sends again: the last one (section 7.3).
     pub fn probe(&self) -> Option<Retransmit> {
         let last = self.flight.as_ref()?.records.newest()?;

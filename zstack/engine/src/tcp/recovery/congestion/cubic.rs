@@ -1,7 +1,6 @@
 //! CUBIC (RFC 9438), in integers. Time is in milliseconds, windows are in bytes.
 //!
-//! The curve is looked up every few milliseconds, or when the window has grown to where it pointed; between, an ACK costs two
-//! multiplications: the growth for each acknowledged byte is kept as a fraction of 2^32.
+//! The curve is looked up every few milliseconds; between, the window grows as far as it pointed, and an ACK costs two multiplications: the growth for each acknowledged byte is kept as a fraction of 2^32.
 
 use super::{Growth, LARGEST};
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ pub struct Cubic {
     /// Growth of cwnd, and of W_est, for each acknowledged byte.
     gain: u32,
     reno_gain: u32,
-    /// A window above this needs another look-up.
+    /// What was looked up holds up to this window.
     limit: u32,
     /// What is left of growth below one byte, in parts of 2^16.
     rest: u16,
@@ -45,8 +44,9 @@ impl Cubic {
         if !self.epoch {
             self.begin(*cwnd, growth);
         }
-        if (growth.now as u16).wrapping_sub(self.fresh) >= FRESH || *cwnd > self.limit {
-            self.look(*cwnd, growth);
+        let stale = (growth.now as u16).wrapping_sub(self.fresh) >= FRESH;
+        if stale || *cwnd > self.limit {
+            self.refresh(stale, *cwnd, growth);
         }
         let acked = u64::from(acked);
         let reno = acked * u64::from(self.reno_gain) + (u64::from(self.reno_rest) << 16);
@@ -74,8 +74,19 @@ impl Cubic {
         self.look(cwnd, growth);
     }
 
-    /// Where the curve will be a round trip from now (section 4.4), and how fast Reno would grow (section 4.3).
+    /// What was looked up has served its time, or the window has left its range.
     #[inline(never)]
+    fn refresh(&mut self, stale: bool, cwnd: u32, growth: &Growth) {
+        if !stale && self.gain > 0 {
+            // The window is where the curve was to take it, or Reno has outrun the curve: until it moves on, Reno alone counts.
+            self.gain = 0;
+            self.limit = cwnd + cwnd / 32;
+            return;
+        }
+        self.look(cwnd, growth);
+    }
+
+    /// Where the curve will be a round trip from now (section 4.4), and how fast Reno would grow (section 4.3).
     fn look(&mut self, cwnd: u32, growth: &Growth) {
         self.fresh = growth.now as u16;
         let mss = u64::from(growth.mss);
@@ -91,8 +102,7 @@ impl Cubic {
         // alpha = 3 (1 - beta) / (1 + beta) = 9/17, and 1 from where the window was.
         let reno = if self.reno >= self.prior { mss << 32 } else { (mss << 32) / 17 * 9 };
         self.reno_gain = u32::try_from(reno / u64::from(cwnd)).unwrap_or(u32::MAX);
-        let step = cwnd + cwnd / 32;
-        self.limit = if target > cwnd { target.min(step) } else { step };
+        self.limit = if self.gain > 0 { target } else { cwnd + cwnd / 32 };
     }
 
     /// A congestion event (sections 4.6, 4.7). Returns the threshold: beta is 0.7.

@@ -1,7 +1,9 @@
 //! Rules of the RFCs, one a test. `Line` is a sender of segments of 1000 bytes, numbered from 0, on a clock that the test moves.
 
 mod head;
+mod plain;
 mod rack;
+mod round_trips;
 mod rules;
 mod scoreboard;
 
