@@ -61,7 +61,7 @@ impl Recovery {
 
     /// The plain next ACK: it covers whole records, each sent once, whose frames are completed, and no loss, probe or gap is about. False: it is none, and nothing
     /// has changed. True: all is as [`Recovery::acknowledge`] would have left it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn plain(
         &mut self,
         now: Time,
@@ -89,7 +89,6 @@ impl Recovery {
         acked.syn = taken.marks.any(Marks::SYN);
         acked.fin = taken.marks.any(Marks::FIN);
         (self.timeouts, self.backoff) = (0, 0);
-        flight.rack.acknowledge(ack);
         flight.rack.follow(taken.last, ack, now);
         let low = now.0 as u32;
         let (oldest, newest) = (Micros(low.wrapping_sub(taken.first)), low.wrapping_sub(taken.last));
@@ -236,7 +235,7 @@ impl Recovery {
     }
 
     /// Growth, outside of fast recovery, if the window was used up.
-    #[inline]
+    #[inline(always)]
     fn grow(&mut self, now: Time, flight: &Flight, delivered: u32, newest: u32) {
         if flight.state == State::Recovery || delivered == 0 {
             return;

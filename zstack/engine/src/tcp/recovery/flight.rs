@@ -233,7 +233,7 @@ impl Records {
 
     /// What `ack` covers, if it is the edge of a record, no record lingers, and the frame of the last record below is completed: where all were sent
     /// once, their numbers rise, and all those frames are. They stay until they are [taken](Records::take).
-    #[inline]
+    #[inline(always)]
     pub fn below(&self, ack: Seq, completed: u64) -> Option<Taken> {
         if self.lingering != 0 {
             return None;
@@ -254,7 +254,7 @@ impl Records {
     }
 
     /// Lets go of the oldest `count` records.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, count: usize) {
         for _ in 0..count {
             self.all.pop_front();

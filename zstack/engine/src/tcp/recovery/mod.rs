@@ -243,7 +243,7 @@ impl Recovery {
     }
 
     /// The port took a segment with sequence numbers that were never sent before: those behind what was sent last.
-    #[inline]
+    #[inline(always)]
     pub fn sent(&mut self, now: Time, spare: &mut Spare<Flight>, what: &Transmission) {
         debug_assert!(what.len > 0);
         let flight = match &mut self.flight {

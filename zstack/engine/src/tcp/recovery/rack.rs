@@ -162,7 +162,7 @@ impl Rack {
         (self.sent, self.end, self.known) = (sent, end, true);
         self.rtt = (now.0 as u32).wrapping_sub(sent);
         self.fack = self.fack.later(end);
-        self.first = self.first.later(end);
+        self.acknowledge(end);
     }
 
     /// All below `una` is acknowledged. What is kept moves on with it: numbers turn around, and an old one would come to lie ahead of una.

@@ -24,7 +24,7 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Takes a sample (RFC 6298 2.2, 2.3).
-    #[inline]
+    #[inline(always)]
     pub fn sample(&mut self, sample: Micros) {
         // Above 134 s a sample would not fit its scale.
         let sample = sample.0.clamp(1, 1 << 27);
