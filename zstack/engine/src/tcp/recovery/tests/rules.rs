@@ -576,6 +576,28 @@ fn rfc9937_6_1_the_first_retransmission_is_always_allowed() {
 }
 
 #[test]
+fn rfc9937_6_2_the_first_retransmission_goes_at_once_where_its_share_is_less_than_a_segment() {
+    let mut line = Line::with(true, Algorithm::Reno).warm(50_000);
+    line.recovery.congestion.cwnd = 10_000;
+    let base = line.base();
+    line.send(10);
+    line.wait(50_000);
+    for n in 2..=3 {
+        line.ack(base, &[(base + 1, base + n)]);
+        line.send(1);
+    }
+    line.ack(base, &[(base + 1, base + 4)]);
+    assert_eq!((line.state(), line.recovery.ssthresh()), (State::Recovery, 5000));
+    assert_eq!(line.mend(), [base * MSS]);
+    // From then on half of what arrives.
+    line.ack(base, &[(base + 1, base + 5)]);
+    line.ack(base, &[(base + 1, base + 6)]);
+    assert!(line.recovery.allowance(line.now) < MSS);
+    line.ack(base, &[(base + 1, base + 7)]);
+    assert_eq!(line.recovery.allowance(line.now), MSS);
+}
+
+#[test]
 fn linux_simple_retransmit_resegments_without_congestion() {
     let mut line = Line::new().warm(50_000);
     let base = line.base();
