@@ -101,7 +101,7 @@ fn alone(world: &View<'_>, side: usize, end: &Endpoint) -> bool {
     match peer(world, side, end) {
         // The handshake's last ACK was lost as often as the peer's SYN-ACK came; it gave up without a word, as Linux does. Or it knew
         // nothing of the connection from the beginning (RFC 4987, section 3.6), and the ACK with the cookie was lost.
-        None => end.app == 0 && (sent[side].lost > 0 || stopped(world)),
+        None => end.app == 0 && (sent[side].lost > 0 || stopped(world) || full(world, 1 - side)),
         // What the peer sent at its end was lost, or our answer to it, or what it answered on that.
         Some(peer) => match peer.ended {
             Some(Cause::Aborted) => {
@@ -230,8 +230,8 @@ fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Optio
             theirs.resets > 0
                 && match peer {
                     Some(p) => p.aborted || p.ended.is_some_and(|c| c != Cause::Done || lost > 0),
-                    // It gave up before it heard the handshake's last ACK.
-                    None => lost > 0 || stopped,
+                    // It gave up before it heard the handshake's last ACK, or before its port had room for the SYN-ACK.
+                    None => lost > 0 || stopped || full,
                 }
         }
         // After many losses; or sooner, where a timer of the program's own, a peer that stands still, or one that reads no more is
