@@ -73,6 +73,9 @@ impl Stack {
         listener.half_open += 1;
         self.half_open += 1;
         self.waiting.remove(tuple);
+        if behind.is_some() {
+            self.core.counters.count(Counter::TimeWaitReused);
+        }
         let isn = self.secrets.isn(run.now, tuple);
         let start = self.start(run.now, tuple, behind.map_or(isn, |behind| isn.later(behind)), wanted.room);
         let tcb = Tcb::incoming(run.now, &self.options_of(&wanted), &start, header, wanted.deferred);

@@ -100,7 +100,8 @@ fn faults(before: &HashMap<String, u64>, after: &HashMap<String, u64>) -> Vec<(S
 }
 
 /// Nothing is retransmitted, nothing is reset, nothing is malformed. An engine that did not run for 200 ms beside busy neighbours
-/// looks to the kernel like a lost packet: so one clean run of three is asked for.
+/// looks to the kernel like a lost packet: so its timeout is set to a minute (since Linux 6.11), or one clean run of three is asked
+/// for.
 #[test]
 fn on_a_clean_wire_nothing_goes_wrong() {
     need_root!();
@@ -108,9 +109,13 @@ fn on_a_clean_wire_nothing_goes_wrong() {
         with_kernel(Duration::from_secs(120), move |namespace| {
             // A probe for lost tails after a few milliseconds says something about the machine only.
             namespace.sysctl("ipv4/tcp_early_retrans", "0");
+            let patient = std::path::Path::new("/proc/sys/net/ipv4/tcp_rto_min_us").exists();
+            if patient {
+                namespace.sysctl("ipv4/tcp_rto_min_us", "60000000");
+            }
             let mut engine = Engine::start(&spec(1500, offload));
             let mut tries = Vec::new();
-            for _ in 0..3 {
+            for _ in 0..if patient { 1 } else { 3 } {
                 let before = namespace.counters();
                 for version in 0..2 {
                     transfers(&mut engine, ENGINE[version], KERNEL[version], 50 * MB, NO_LIMIT);
@@ -125,7 +130,7 @@ fn on_a_clean_wire_nothing_goes_wrong() {
                 assert!(wrong.is_empty(), "offload={offload}: {wrong:?}; the engine says {}", told(&engine.look()));
                 tries.push(bad);
             }
-            panic!("offload={offload}: in each of three runs {tries:?}; the engine says {}", told(&engine.look()));
+            panic!("offload={offload}: {tries:?}; the engine says {}", told(&engine.look()));
         });
     }
 }
@@ -141,7 +146,7 @@ fn zero_window_time() -> Duration {
 fn a_window_that_is_shut_for_long() {
     need_root!();
     let time = zero_window_time();
-    with_kernel(time + LIMIT, move |namespace| {
+    with_kernel_beside(time + LIMIT, move |namespace| {
         let mut engine = Engine::start(&spec(1500, "on"));
         let bytes = 20 * MB;
         // The engine does not read.

@@ -47,7 +47,7 @@ const LASTING: &str = "engine tun:zs0,addr=10.9.0.2/24,peer=10.9.0.1";
 #[test]
 fn the_engine_is_killed_and_another_takes_its_place() {
     need_root!();
-    with_kernel(LIMIT, |namespace| {
+    with_kernel_beside(LIMIT, |namespace| {
         namespace.run("ip tuntap add dev zs0 mode tun");
         let mut engine = start_child(namespace, LASTING);
         let mut stream = kernel::connect(at(ENGINE[0], ECHO));
@@ -67,7 +67,7 @@ fn the_engine_is_killed_and_another_takes_its_place() {
 #[test]
 fn the_engine_is_killed_and_nobody_answers() {
     need_root!();
-    with_kernel(LIMIT, |namespace| {
+    with_kernel_beside(LIMIT, |namespace| {
         namespace.run("ip tuntap add dev zs0 mode tun");
         let mut engine = start_child(namespace, LASTING);
         let mut stream = kernel::connect(at(ENGINE[0], ECHO));
@@ -153,7 +153,7 @@ fn a_device_that_vanishes_ends_connections() {
 #[test]
 fn an_idle_engine_sleeps() {
     need_root!();
-    with_kernel(LIMIT, |namespace| {
+    with_kernel_beside(LIMIT, |namespace| {
         namespace.run("ip tuntap add dev zs0 mode tun");
         let engine = start_child(namespace, LASTING);
         let streams: Vec<TcpStream> = (0..1000).map(|_| kernel::connect(at(ENGINE[0], ECHO))).collect();

@@ -15,13 +15,16 @@ use zstack::port::Port;
 use zstack::sockets::{Error, Receive, Socket, Sockets, Still};
 use zstack::stack::{Config, Connect, Info, Listen, ListenerId, Stack};
 use zstack::tcp::Cause;
-use zstack_port::{Captured, Clock, Device, Interest, Packet, Spec};
+use zstack_port::{Captured, Clock, Device, Interest, Kind, Packet, Spec};
 
 /// The ports of the servers.
 pub const ECHO: u16 = 7;
 pub const SINK: u16 = 9;
 pub const SOURCE: u16 = 19;
 pub const SLOW: u16 = 21;
+/// A sink that has one half-open connection at most: while there is one, its SYN-ACKs carry cookies.
+pub const COOKIE: u16 = 22;
+pub const CLOSER: u16 = 23;
 
 /// What is done on a connection. Integers go over it in little-endian order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,10 @@ pub enum Job {
     Exchange(u64),
     /// Holds the connection, and reads to its end.
     Hold,
+    /// Reads 8 bytes, ends its stream after as many milliseconds as they say, and reads to the end.
+    Closer,
+    /// Ends its stream at once, and checks what comes.
+    Fetch,
 }
 
 /// How a job ended.
@@ -59,7 +66,8 @@ pub struct Outcome {
 }
 
 enum Command {
-    Connect(SocketAddr, Job),
+    /// From a port, if it is not 0.
+    Connect(u16, SocketAddr, Job),
     Look,
 }
 
@@ -82,6 +90,11 @@ pub struct Engine {
 impl Engine {
     /// Opens the device in the network namespace of the calling thread; the engine runs in another one.
     pub fn start(spec: &Spec) -> Engine {
+        Engine::start_with(spec, |_| {})
+    }
+
+    /// The same with another configuration of the stack.
+    pub fn start_with(spec: &Spec, change: impl FnOnce(&mut Config) + Send + 'static) -> Engine {
         let (commands, command_receiver) = channel();
         let (outcome_sender, outcomes) = channel();
         let (look_sender, looks) = channel();
@@ -89,7 +102,7 @@ impl Engine {
         let (ready, is_ready) = channel();
         let spec = spec.clone();
         let thread = std::thread::spawn(move || {
-            let mut runner = Runner::new(&spec, woken, command_receiver, outcome_sender, look_sender);
+            let mut runner = Runner::new(&spec, change, woken, command_receiver, outcome_sender, look_sender);
             ready.send(()).expect("the starter waits");
             runner.run();
         });
@@ -106,7 +119,12 @@ impl Engine {
 
     /// Connects, and does a job; its outcome comes later.
     pub fn connect(&mut self, to: SocketAddr, job: Job) {
-        self.command(Command::Connect(to, job));
+        self.connect_from(0, to, job);
+    }
+
+    /// The same from a port of its choice.
+    pub fn connect_from(&mut self, port: u16, to: SocketAddr, job: Job) {
+        self.command(Command::Connect(port, to, job));
     }
 
     /// The next outcome of a job that satisfies `wanted`; others are dropped.
@@ -175,6 +193,7 @@ struct Runner {
 impl Runner {
     fn new(
         spec: &Spec,
+        change: impl FnOnce(&mut Config),
         woken: PipeReader,
         commands: Receiver<Command>,
         outcomes: Sender<Outcome>,
@@ -200,14 +219,27 @@ impl Runner {
             Route { network: Address { ip: any, prefix: 0 }, gateway: Some(*gateway) }
         };
         config.routes = spec.gateways.iter().map(default).collect();
+        if spec.kind == Kind::Tap {
+            config.mac = Some(spec.mac.unwrap_or([2, 0, 0, 0, 0, 9]));
+            config.vlan = spec.vlan;
+        }
+        change(&mut config);
         let clock = Clock::start();
         let mut stack = Stack::new(config, port.capabilities(), clock.now()).expect("a stack");
         let receive_ring = 1 << 20;
         let sizes = zstack::sockets::Config { receive_ring, send_ring: 1 << 20, ..Default::default() };
         let mut sockets = Sockets::new(sizes).expect("sockets");
         let mut listeners = Vec::new();
-        for (number, job) in [(ECHO, Job::Echo), (SINK, Job::Sink), (SOURCE, Job::Source), (SLOW, Job::Slow)] {
-            let listen = Listen { backlog: 16_384, ..Listen::new(number, sockets.room()) };
+        for (number, job) in [
+            (ECHO, Job::Echo),
+            (SINK, Job::Sink),
+            (SOURCE, Job::Source),
+            (SLOW, Job::Slow),
+            (COOKIE, Job::Sink),
+            (CLOSER, Job::Closer),
+        ] {
+            let backlog = if number == COOKIE { 1 } else { 16_384 };
+            let listen = Listen { backlog, ..Listen::new(number, sockets.room()) };
             let listener = stack.listen(listen).expect("a listener");
             sockets.set_listener_receive(listener, if job == Job::Sink { Receive::Keep } else { Receive::Copy });
             listeners.push((listener, job));
@@ -253,8 +285,9 @@ impl Runner {
             let command = self.commands.try_recv();
             any |= command.is_ok();
             match command {
-                Ok(Command::Connect(to, job)) => {
-                    let connect = Connect::new(to, self.sockets.room());
+                Ok(Command::Connect(port, to, job)) => {
+                    let local_port = (port > 0).then_some(port);
+                    let connect = Connect { local_port, ..Connect::new(to, self.sockets.room()) };
                     match self.stack.connect(self.clock.now(), connect) {
                         Ok(conn) => {
                             let keep = matches!(job, Job::Sink | Job::Hold);
@@ -392,6 +425,18 @@ impl Runner {
                 if task.received == bytes { Err(Cause::Done) } else { Ok(()) }
             }
             Job::Hold => self.drain(socket, task),
+            Job::Closer => {
+                self.read_number(socket, task, 8)?;
+                if task.number.len() < 8 || !self.waited(socket, task) {
+                    return Ok(());
+                }
+                self.feed(socket, task)?;
+                self.drain(socket, task)
+            }
+            Job::Fetch => {
+                self.feed(socket, task)?;
+                self.check(socket, task)
+            }
         }
     }
 
@@ -469,18 +514,23 @@ impl Runner {
         }
     }
 
+    /// Whether as many milliseconds have passed as the peer has said.
+    fn waited(&mut self, socket: Socket, task: &mut Task) -> bool {
+        let until = *task.until.get_or_insert_with(|| {
+            let until = Instant::now() + Duration::from_millis(number(&task.number));
+            self.sleepers.push((until, socket));
+            until
+        });
+        Instant::now() >= until
+    }
+
     fn sink(&mut self, socket: Socket, task: &mut Task) -> Result<(), Cause> {
         if task.job == Job::Slow {
             self.read_number(socket, task, 8)?;
             if task.number.len() < 8 {
                 return Ok(());
             }
-            let until = *task.until.get_or_insert_with(|| {
-                let until = Instant::now() + Duration::from_millis(number(&task.number));
-                self.sleepers.push((until, socket));
-                until
-            });
-            if Instant::now() < until {
+            if !self.waited(socket, task) {
                 return Ok(());
             }
         }

@@ -8,7 +8,7 @@ fn long(default: u64) -> u64 {
     std::env::var("ZSTACK_LAB_BYTES").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-/// A gigabyte in four transfers, in ten seconds each at most, while one packet of a hundred is lost each way.
+/// A gigabyte in four transfers, in seven seconds each at most, while one packet of a hundred is lost each way.
 #[test]
 fn a_gigabyte_with_loss() {
     need_root!();
@@ -16,7 +16,7 @@ fn a_gigabyte_with_loss() {
         let mut lab = Routed::new(kernel, "off");
         lab.lose(10);
         let bytes = long(1 << 30) / 4;
-        let time = if bytes > 256 * MB { NO_LIMIT } else { Duration::from_secs(10) };
+        let time = if bytes > 256 * MB { NO_LIMIT } else { Duration::from_secs(7) };
         for (version, address) in FAR.into_iter().enumerate() {
             let began = Instant::now();
             let sent = kernel::send(&mut kernel::connect(at(ENGINE[version], SINK)), bytes, time);
@@ -51,7 +51,6 @@ fn heavy_loss() {
 /// A link between the kernel, at 10.9.1.1, and the router, at 10.9.1.254, that lets packets overtake each other, doubles some and
 /// loses a few.
 fn bad_link(kernel: &Namespace, router: &Namespace) -> Impairer {
-    let device = |text: &str| text.parse::<Spec>().expect("a spec");
     let faults = Faults {
         delay: Duration::from_micros(200),
         reordered: 20,
@@ -60,6 +59,12 @@ fn bad_link(kernel: &Namespace, router: &Namespace) -> Impairer {
         lost: 1,
         seed: 11,
     };
+    link(kernel, router, faults)
+}
+
+/// The same link with other faults.
+pub fn link(kernel: &Namespace, router: &Namespace, faults: Faults) -> Impairer {
+    let device = |text: &str| text.parse::<Spec>().expect("a spec");
     let far = device("tun:far,addr=10.9.1.254/24,peer=10.9.1.1,offload=off,buffers=1024");
     let near = device("tun:near,addr=10.9.1.1/24,peer=10.9.1.254,offload=off,buffers=1024");
     let link = Impairer::start((kernel, far), (router, near), faults);
@@ -86,7 +91,7 @@ fn the_bad_link_itself() {
     });
 }
 
-/// Two hundred megabytes over the bad link, in 30 s at most.
+/// Two hundred megabytes over the bad link, in some 12 s at most.
 #[test]
 fn reordering() {
     need_root!();
@@ -95,7 +100,7 @@ fn reordering() {
         let link = bad_link(kernel, &router);
         let mut engine = router.within(|| Engine::start(&routed_spec(1500, "off")));
         let bytes = long(200 * MB) / 4;
-        let time = if bytes > 50 * MB { NO_LIMIT } else { Duration::from_millis(7500) };
+        let time = if bytes > 50 * MB { NO_LIMIT } else { Duration::from_secs(3) };
         let began = Instant::now();
         let sent = kernel::send(&mut kernel::connect(at(ENGINE[0], SINK)), bytes, time);
         // The source knows no time limit: what the first transfer moved is a measure.

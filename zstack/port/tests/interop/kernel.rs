@@ -10,6 +10,14 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn patient(stream: TcpStream) -> TcpStream {
+    // Whatever the machine has chosen for itself (BBR sends a few kilobytes a second after some timeouts); CUBIC is nearly
+    // everywhere, and else the machine's choice stays.
+    let name = "cubic";
+    // SAFETY: the descriptor is open, and the name lives through the call.
+    unsafe {
+        let (fd, len) = (stream.as_raw_fd(), name.len() as u32);
+        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name.as_ptr().cast(), len);
+    }
     stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
     stream.set_write_timeout(Some(PATIENCE)).expect("a time limit");
     stream
@@ -84,6 +92,57 @@ pub fn sink(stream: &mut TcpStream) -> u64 {
 pub fn fetch(stream: &mut TcpStream, bytes: u64) {
     stream.write_all(&bytes.to_le_bytes()).expect("the request");
     assert_eq!(receive(stream), bytes);
+}
+
+/// Connects from a port, which may have been another connection's just before (SO_REUSEADDR in socket(7)).
+pub fn connect_from(port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let SocketAddr::V4(to) = to else { panic!("{to}: IPv4 is enough here") };
+    let name = |port: u16, ip: std::net::Ipv4Addr| libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(ip).to_be() },
+        sin_zero: [0; 8],
+    };
+    let (own, peer) = (name(port, std::net::Ipv4Addr::UNSPECIFIED), name(to.port(), *to.ip()));
+    let size = size_of::<libc::sockaddr_in>() as u32;
+    let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: the descriptor that socket(2) gives is nobody else's; the addresses live through the calls.
+    unsafe {
+        let fd = check(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+        let stream = <TcpStream as std::os::fd::FromRawFd>::from_raw_fd(fd);
+        set(&stream, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+        check(libc::bind(fd, (&raw const own).cast(), size))?;
+        check(libc::connect(fd, (&raw const peer).cast(), size))?;
+        Ok(patient(stream))
+    }
+}
+
+/// Probes the peer after a second of silence, and every second then (SO_KEEPALIVE in tcp(7)).
+pub fn keep_alive(stream: &TcpStream) {
+    set(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    set(stream, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1);
+    set(stream, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1);
+    set(stream, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 2);
+}
+
+/// Closes with an RST (SO_LINGER in socket(7)).
+pub fn reset(stream: TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = size_of::<libc::linger>() as u32;
+    // SAFETY: the descriptor is open, and the value lives through the call.
+    let result = unsafe {
+        let value = (&raw const linger).cast();
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, value, size)
+    };
+    assert_eq!(result, 0, "SO_LINGER: {}", io::Error::last_os_error());
+    drop(stream);
+}
+
+/// Sends bytes of which the last one is urgent (MSG_OOB in send(2)).
+pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
+    // SAFETY: the descriptor is open, and the bytes live through the call.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB) };
+    assert_eq!(sent, bytes.len() as isize, "{}", io::Error::last_os_error());
 }
 
 fn set(stream: &TcpStream, level: i32, option: i32, value: i32) {

@@ -1,23 +1,27 @@
 //! The engine and the kernel's TCP, in namespaces: both roles, both versions of IP, every fault that a network has.
 
 mod clean;
+mod closing;
 mod ends;
 mod engine;
+mod ethernet;
 mod faulty;
 mod impair;
 mod kernel;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod many;
+mod options;
 mod pattern;
 
-use engine::{ECHO, Engine, Job, Look, SINK, SOURCE};
-use lab::{Namespace, bounded, soon};
+use engine::{CLOSER, COOKIE, ECHO, Engine, Job, Look, SINK, SOURCE};
+use lab::{Namespace, beside, bounded, soon};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use zstack::counters::Counter;
 use zstack::tcp::Cause;
 use zstack_port::Spec;
 
@@ -43,13 +47,20 @@ fn spec(mtu: u16, offload: &str) -> Spec {
     text.parse().expect("a spec")
 }
 
-/// Runs a test in a namespace whose kernel is the peer, within `limit`.
+/// Runs a test in a namespace whose kernel is the peer, within `limit`, and no other of its kind at the same time.
 fn with_kernel(limit: Duration, work: impl FnOnce(&Namespace) + Send + 'static) {
-    bounded(limit, || {
-        let namespace = Namespace::new();
-        namespace.enter();
-        work(&namespace);
-    });
+    bounded(limit, || in_namespace(work));
+}
+
+/// The same for a test that mostly sleeps: it runs beside others.
+fn with_kernel_beside(limit: Duration, work: impl FnOnce(&Namespace) + Send + 'static) {
+    beside(limit, || in_namespace(work));
+}
+
+fn in_namespace(work: impl FnOnce(&Namespace)) {
+    let namespace = Namespace::new();
+    namespace.enter();
+    work(&namespace);
 }
 
 /// `bytes` each way in both roles: each transfer takes at most `time`, and is shorter then. The kernel's address is that of its

@@ -175,6 +175,12 @@ impl Drop for Process {
 pub fn bounded(limit: Duration, work: impl FnOnce() + Send + 'static) {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    beside(limit, work);
+}
+
+/// Runs a test that mostly sleeps in a thread of its own, beside others, and fails if it takes longer than `limit`.
+pub fn beside(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    let began = Instant::now();
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = thread::spawn(move || {
         work();
@@ -184,6 +190,7 @@ pub fn bounded(limit: Duration, work: impl FnOnce() + Send + 'static) {
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the test is not over within {limit:?}"),
         _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
+    println!("{}: {:.1} s", thread::current().name().unwrap_or(""), began.elapsed().as_secs_f32());
 }
 
 /// Asks until there is an answer.
