@@ -5,18 +5,27 @@ use crate::*;
 
 /// Bytes that a long test moves: a gigabyte, more by hand (ZSTACK_LAB_BYTES), fewer if the time is over before.
 fn long(default: u64) -> u64 {
-    std::env::var("ZSTACK_LAB_BYTES").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    by_hand().unwrap_or(default)
 }
 
-/// A gigabyte in four transfers, in seven seconds each at most, while one packet of a hundred is lost each way.
+fn by_hand() -> Option<u64> {
+    std::env::var("ZSTACK_LAB_BYTES").ok().and_then(|v| v.parse().ok())
+}
+
+/// How long a long test may take.
+fn long_limit() -> Duration {
+    if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(150) }
+}
+
+/// A gigabyte in four transfers, in five seconds each at most, while one packet of a hundred is lost each way.
 #[test]
 fn a_gigabyte_with_loss() {
     need_root!();
-    with_kernel(Duration::from_secs(150), |kernel| {
+    with_kernel(long_limit(), |kernel| {
         let mut lab = Routed::new(kernel, "off");
         lab.lose(10);
         let bytes = long(1 << 30) / 4;
-        let time = if bytes > 256 * MB { NO_LIMIT } else { Duration::from_secs(7) };
+        let time = if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(5) };
         for (version, address) in FAR.into_iter().enumerate() {
             let began = Instant::now();
             let sent = kernel::send(&mut kernel::connect(at(ENGINE[version], SINK)), bytes, time);
@@ -35,14 +44,14 @@ fn a_gigabyte_with_loss() {
     });
 }
 
-/// One packet of ten is lost each way: slow, and right all the same. Packets of several segments are lost whole.
+/// One packet of five is lost each way: slow, and right all the same. Packets of several segments are lost whole.
 #[test]
 fn heavy_loss() {
     need_root!();
     for offload in ["off", "on"] {
-        with_kernel(Duration::from_secs(150), move |kernel| {
+        with_kernel_beside(Duration::from_secs(150), move |kernel| {
             let mut lab = Routed::new(kernel, offload);
-            lab.lose(100);
+            lab.lose(200);
             transfers(&mut lab.engine, ENGINE[0], FAR[0], 100_000, NO_LIMIT);
         });
     }
@@ -83,7 +92,7 @@ fn the_bad_link_itself() {
         let to = listener.local_addr().unwrap();
         let sink = std::thread::spawn(move || kernel::sink(&mut kernel::accept(&listener)));
         let began = Instant::now();
-        let sent = kernel::send(&mut kernel::connect(to), 50 * MB, Duration::from_secs(5));
+        let sent = kernel::send(&mut kernel::connect(to), 50 * MB, Duration::from_secs(2));
         println!("{sent} bytes in {:?}; {:?}", began.elapsed(), link.done());
         assert_eq!(sink.join().unwrap(), sent);
         assert!(link.done().reordered > 10 && link.done().doubled > 0 && link.done().lost > 0);
@@ -95,12 +104,12 @@ fn the_bad_link_itself() {
 #[test]
 fn reordering() {
     need_root!();
-    with_kernel(Duration::from_secs(150), |kernel| {
+    with_kernel(long_limit(), |kernel| {
         let router = router();
         let link = bad_link(kernel, &router);
         let mut engine = router.within(|| Engine::start(&routed_spec(1500, "off")));
         let bytes = long(200 * MB) / 4;
-        let time = if bytes > 50 * MB { NO_LIMIT } else { Duration::from_secs(3) };
+        let time = if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(3) };
         let began = Instant::now();
         let sent = kernel::send(&mut kernel::connect(at(ENGINE[0], SINK)), bytes, time);
         // The source knows no time limit: what the first transfer moved is a measure.

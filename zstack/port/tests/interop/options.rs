@@ -7,7 +7,7 @@ fn without_timestamps_sack_or_scaling() {
     need_root!();
     const SWITCHES: [&str; 3] = ["tcp_timestamps", "tcp_sack", "tcp_window_scaling"];
     for off in [&SWITCHES[..1], &SWITCHES[1..2], &SWITCHES[2..], &SWITCHES] {
-        with_kernel(LIMIT, move |kernel| {
+        with_kernel_beside(LIMIT, move |kernel| {
             for switch in off {
                 kernel.sysctl(&format!("ipv4/{switch}"), "0");
             }
@@ -44,7 +44,7 @@ fn cookies_of_the_kernel() {
 fn cookies_of_the_engine() {
     need_root!();
     for stamps in ["1", "0"] {
-        with_kernel(LIMIT, move |namespace| {
+        with_kernel_beside(LIMIT, move |namespace| {
             namespace.sysctl("ipv4/tcp_timestamps", stamps);
             // One handshake is never completed: the listener takes no other.
             namespace.sysctl("ipv4/tcp_syn_retries", "1");
