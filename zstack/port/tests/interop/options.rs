@@ -31,8 +31,8 @@ fn cookies_of_the_kernel() {
             namespace.sysctl("ipv4/tcp_syncookies", "2");
             namespace.sysctl("ipv4/tcp_timestamps", stamps);
             let mut engine = Engine::start(&spec(1500, "on"));
-            for version in 0..2 {
-                engine_connects(&mut engine, KERNEL[version], 10 * MB, NO_LIMIT);
+            for address in KERNEL {
+                engine_connects(&mut engine, address, 10 * MB, NO_LIMIT);
             }
             let counters = namespace.counters();
             assert!(counters["TcpExtSyncookiesRecv"] >= 4 && counters["TcpExtSyncookiesFailed"] == 0, "{counters:?}");
