@@ -31,6 +31,8 @@ const TARGETS: &[&str] = &[
     "wire-frame",
     "wire-checksum",
     "net-receive",
+    "engine-frames",
+    "engine-segments",
 ];
 
 /// Fuzzes `targets`, or all, for `time` each. A target that found nothing counts as one test passed.

@@ -49,6 +49,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("wire-checksum", zstack_wire::fuzzing::checksum),
     // The engine's layer below TCP as a whole: frames between packets of ours.
     ("net-receive", zstack::net::fuzzing::receive),
+    // The whole engine: packets, calls and time.
+    ("engine-frames", zstack::stack::fuzzing::frames),
+    ("engine-segments", zstack::stack::fuzzing::segments),
 ];
 
 fuzz_target!(|data: &[u8]| {

@@ -26,7 +26,7 @@ use zstack_wire::{Seq, ipv4, protocol};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PORT: u16 = 80;
-const PAYLOAD: usize = 1448;
+pub const PAYLOAD: usize = 1448;
 /// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
 const SEGMENTS: usize = 64;
 /// What is sent lies in a ring of this size.
@@ -146,7 +146,7 @@ impl Remote {
             flags,
             window: 65535,
             mss: syn.then_some(1460),
-            scale: syn.then_some(7),
+            scale: syn.then_some(10),
             sack_permitted: syn,
             timestamps: Some(Timestamps { value: 1, echo: self.echo }),
             ..Header::default()
@@ -169,7 +169,7 @@ impl Remote {
     }
 }
 
-struct Engine {
+pub struct Engine {
     stack: Stack,
     wire: Wire,
     owner: Owner,
@@ -271,7 +271,7 @@ impl Engine {
         self.rounds += 1;
     }
 
-    fn receive(&mut self) {
+    pub fn receive(&mut self) {
         for first in (0..SEGMENTS).step_by(self.batch) {
             self.wire.end = first + self.batch;
             self.turn();
@@ -287,6 +287,90 @@ impl Engine {
             }
             self.turn();
         }
+    }
+}
+
+/// For attacks.
+impl Engine {
+    /// One connection, and so many SYNs that more are answered with cookies.
+    pub fn flooded() -> Engine {
+        let mut engine = Engine::new(1, 1, Which::Hot(1), false);
+        let syn = |n: u32| {
+            let header = Header { seq: Seq(n), flags: Flags::SYN, window: 1000, ..Header::default() };
+            Engine::packet_from([10, 3, (n >> 8) as u8, n as u8].into(), header, 0)
+        };
+        engine.arrive((0..1100).map(syn).collect());
+        engine
+    }
+
+    /// One connection with so many segments in flight.
+    pub fn in_flight(segments: u64) -> Engine {
+        let mut engine = Engine::new(1, 1, Which::Hot(1), true);
+        let mut window = 160;
+        while window < segments {
+            engine.flight(window);
+            engine.now += Micros(100_000);
+            let acks = (0..window / 2).map(|_| {
+                engine.remotes[0].expected += 2 * PAYLOAD as u32;
+                engine.remotes[0].packet(Flags::ACK, 0)
+            });
+            let acks = acks.collect();
+            engine.arrive(acks);
+            window *= 2;
+        }
+        engine.flight(segments);
+        engine.now += Micros(100_000);
+        engine
+    }
+
+    fn flight(&mut self, segments: u64) {
+        self.wire.sent = 0;
+        self.remotes[0].end += segments * PAYLOAD as u64;
+        self.stack.commit(self.remotes[0].conn, self.remotes[0].end, true);
+        self.turn();
+        assert_eq!(u64::from(self.wire.sent), segments, "the window is as large as was thought");
+    }
+
+    /// What a round's [`Engine::receive`] receives.
+    pub fn arriving(&mut self, packets: Vec<Rc<[u8]>>) {
+        (self.wire.arriving, self.wire.next, self.wire.end) = (packets, 0, 0);
+        self.now += Micros(1000);
+    }
+
+    /// A plain ACK of the connection's peer, its numbers so much further.
+    pub fn peer(&self, seq: u32, ack: u32) -> (Ipv4Addr, Header) {
+        let remote = &self.remotes[0];
+        let header = Header {
+            source: remote.port,
+            seq: remote.nxt + seq,
+            ack: remote.expected + ack,
+            flags: Flags::ACK,
+            window: 65535,
+            timestamps: Some(Timestamps { value: 1, echo: remote.echo }),
+            ..Header::default()
+        };
+        (remote.address, header)
+    }
+
+    /// A packet to the listener's port.
+    pub fn packet_from(address: Ipv4Addr, header: Header, payload: usize) -> Rc<[u8]> {
+        let source = if header.source == 0 { 999 } else { header.source };
+        let header = Header { source, destination: PORT, ..header };
+        let len = header.len() + payload;
+        let mut packet = vec![0x61; ipv4::HEADER + len];
+        header.emit(&mut packet[ipv4::HEADER..]);
+        let ip = ipv4::Header {
+            source: address,
+            destination: HERE,
+            protocol: protocol::TCP,
+            ttl: 64,
+            tos: 0,
+            id: 0,
+            dont_fragment: true,
+            payload: len as u16,
+        };
+        ip.emit(&mut packet);
+        packet.into()
     }
 }
 

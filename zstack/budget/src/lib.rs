@@ -19,6 +19,7 @@ use std::process::Command;
 
 mod checksum;
 mod engine;
+mod hostile;
 mod net;
 mod parse;
 mod peer;
@@ -74,6 +75,14 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("send-1000", engine::send::<1000, 1>),
     ("send-100000", engine::send::<100_000, 1>),
     ("send-100000-random", engine::send_random::<100_000>),
+    ("hostile-syns", hostile::syns),
+    ("hostile-acks", hostile::acks),
+    ("hostile-resets", hostile::resets),
+    ("hostile-guesses", hostile::guesses),
+    ("hostile-holes", hostile::holes),
+    ("hostile-sacks", hostile::sacks),
+    ("hostile-undone", hostile::undone),
+    ("hostile-divided", hostile::divided),
     ("smoltcp-receive-1", smol::receive::<1, 1>),
     ("smoltcp-receive-1-pair", smol::receive::<1, 2>),
     ("smoltcp-receive-1-batch", smol::receive::<1, 16>),

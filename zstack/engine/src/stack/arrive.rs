@@ -146,6 +146,10 @@ impl Stack {
                 return;
             }
         }
+        if header.flags.has(Flags::RST) {
+            self.core.counters.count(Counter::TcpUnknown);
+            return;
+        }
         match self.core.listeners.find(tuple.local().ip(), tuple.local_port) {
             Some(listener) => self.knock(run, listener, arrived, behind),
             None => self.reset(run, &tuple, header, payload.len() as u32),

@@ -125,8 +125,18 @@ impl Stack {
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(ConnectError::Family(local.ip(), remote.ip()).into());
         }
+        if local.port() == 0 {
+            return Err(ConnectError::PortZero.into());
+        }
         if !self.core.net.is_ours(local.ip()) {
             return Err(ConnectError::NotOurs(local.ip()).into());
+        }
+        if remote.port() == 0 || remote.ip().is_multicast() || remote.ip().is_unspecified() || local.ip() == remote.ip()
+        {
+            return Err(ConnectError::Remote(remote).into());
+        }
+        if !self.core.net.reaches(remote.ip()) {
+            return Err(ConnectError::NoRoute(remote.ip()).into());
         }
         let limit = self.core.limits.connections;
         if self.conns.len() >= limit {

@@ -60,7 +60,11 @@ impl Config {
     }
 }
 
-/// How much there may be of everything; the memory that a stack uses is bounded by these.
+/// How much there may be of everything; the memory that a stack uses is bounded by these. In bytes, at most: 512 for each of
+/// [`Limits::connections`] and 64 for each of [`Limits::time_wait`]; 24 for each segment that a connection has in flight, of 52
+/// bytes or more each, so that less than half of what a host commits and nobody has acknowledged comes on top; 1 KiB for a
+/// connection that got bytes ahead of order, whose ranges are 128 at most. Strangers get no more than half-open connections, of
+/// 512 bytes; the caches of neighbours and path MTUs have 1024 entries each. What is received is never kept here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Connections in all states but TIME_WAIT.
@@ -205,6 +209,8 @@ pub enum ConnectError {
     Remote(SocketAddr),
     /// The same addresses and ports have a connection already (EADDRINUSE).
     InUse(SocketAddr, SocketAddr),
+    /// Port 0 is no port of ours that a connection could have (EINVAL).
+    PortZero,
     /// Every ephemeral port is taken for this peer (EADDRNOTAVAIL).
     NoPort(SocketAddr),
     /// The stack has as many connections as its limit says (ENOBUFS).
@@ -277,6 +283,9 @@ impl fmt::Display for ConnectError {
             }
             ConnectError::InUse(local, remote) => {
                 write!(f, "{local} has a connection to {remote} already: take another port, or wait until it is over")
+            }
+            ConnectError::PortZero => {
+                f.write_str("port 0 is no port of a connection: name the one that it has, from 1 to 65535")
             }
             ConnectError::NoPort(remote) => {
                 write!(f, "every ephemeral port has a connection to {remote}: widen the range, or use another address")

@@ -63,6 +63,11 @@ impl Listeners {
         self.by_name.values().map(|listener| listener.half_open).sum()
     }
 
+    /// How many of its connections are half open, or wait.
+    pub fn half_open_of(&self, name: u32) -> Option<u32> {
+        self.by_name.get(&name).map(|listener| listener.half_open)
+    }
+
     pub fn contains(&self, name: u32) -> bool {
         self.by_name.contains_key(&name)
     }

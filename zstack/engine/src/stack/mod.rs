@@ -13,6 +13,9 @@ mod calls;
 mod config;
 mod echo;
 mod entry;
+#[allow(unsafe_code)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listeners;
 mod rate;
 mod syn;

@@ -363,8 +363,13 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, '_, P, H> {
         };
         self.core.trouble.lost = Some((error, seq));
         self.core.troubled = true;
-        // It is behind all frames that the port took: completed when they are.
-        Ok(Sent { number: self.core.frames.saturating_sub(1), len })
+        // It is behind all frames that the port took: completed when they are, which the connection has to be told.
+        let number = self.core.frames.saturating_sub(1);
+        let waits = (number, self.id.index);
+        if len > 0 && number >= self.core.completed && self.core.unread.back() != Some(&waits) {
+            self.core.unread.push_back(waits);
+        }
+        Ok(Sent { number, len })
     }
 }
 

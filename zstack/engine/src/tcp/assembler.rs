@@ -9,7 +9,7 @@ use zstack_wire::Seq;
 use zstack_wire::tcp::{Range, Sack};
 
 /// How many ranges are kept. A window of 4 MiB that loses every thirtieth segment has a hundred.
-const RANGES: usize = 128;
+pub(super) const RANGES: usize = 128;
 
 /// How many of them an ACK can report.
 const REPORTED: usize = 4;

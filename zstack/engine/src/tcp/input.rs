@@ -202,9 +202,12 @@ impl Tcb {
     }
 
     /// Answers an unacceptable segment with an ACK, and reports payload that came twice (RFC 2883). Segments without payload are
-    /// answered no more often than challenges are: two ends that disagree would answer each other for ever.
+    /// answered no more often than challenges are: two ends that disagree would answer each other for ever. So are those that
+    /// the peer cannot have sent, since they lie beyond every window that it was offered, or further back than the largest one
+    /// reaches: guesses would have us send it duplicate ACKs, and tell it of duplicates that it never sent.
     fn answer_old<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
-        if len == 0 {
+        let back = self.rcv_nxt.since(header.seq);
+        if len == 0 || back > self.rcv_max.max(0xffff).saturating_add(0xffff) {
             if !self.limit(cx) {
                 self.marks |= mark::ACK;
             }

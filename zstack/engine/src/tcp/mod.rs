@@ -6,6 +6,7 @@
 mod ack;
 mod assembler;
 mod calls;
+mod check;
 mod context;
 mod ends;
 mod handshake;

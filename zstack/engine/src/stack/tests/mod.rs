@@ -1,6 +1,7 @@
 //! Two stacks back to back over a wire in memory.
 
 mod bounds;
+mod hostile;
 mod lifecycle;
 mod outside;
 

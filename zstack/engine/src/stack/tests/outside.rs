@@ -90,7 +90,7 @@ fn wrong_addresses_and_checksums_are_dropped_by_reason() {
 }
 
 /// An ICMP error about a segment: type, code, the field behind the checksum, what is quoted.
-fn icmp(kind: u8, code: u8, rest: u32, from: SocketAddr, to: SocketAddr, seq: u32) -> Vec<u8> {
+pub fn icmp(kind: u8, code: u8, rest: u32, from: SocketAddr, to: SocketAddr, seq: u32) -> Vec<u8> {
     let header = Header { seq: Seq(seq), flags: Flags::ACK, ..Header::default() };
     let quoted = segment(from, to, header, &[0; 8]);
     let mut bytes = vec![kind, code, 0, 0];

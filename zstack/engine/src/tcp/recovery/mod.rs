@@ -8,6 +8,7 @@
 //! - then, to send: [`Recovery::next_lost`] before anything new, as far as [`Recovery::allowance`] goes; [`Recovery::limited`] at the end.
 
 mod ack;
+mod check;
 pub mod congestion;
 mod flight;
 mod prr;

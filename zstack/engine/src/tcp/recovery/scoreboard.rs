@@ -30,7 +30,6 @@ impl Scoreboard {
     }
 
     /// The ranges that are marked.
-    #[cfg(test)]
     pub fn islands(&self) -> impl Iterator<Item = &Range> {
         self.islands.iter()
     }

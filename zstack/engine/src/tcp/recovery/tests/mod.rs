@@ -145,34 +145,3 @@ impl Line {
         self.una / MSS
     }
 }
-
-impl Recovery {
-    /// Counts agree with the records.
-    pub fn check(&self) {
-        assert!(self.congestion.cwnd >= u32::from(self.mss), "cwnd {}", self.congestion.cwnd);
-        let Some(flight) = &self.flight else { return };
-        let (mut sacked, mut lost, mut again, mut at) = (0, 0, 0, flight.una);
-        for record in flight.records.outstanding() {
-            assert_eq!(record.seq, at, "records have gaps");
-            assert!(record.len > 0);
-            at = record.end();
-            match record {
-                record if record.sacked() => {
-                    assert!(!record.marks.any(Marks::LOST));
-                    sacked += record.len
-                }
-                record if record.marks.any(Marks::LOST) => lost += record.len,
-                record if record.flying_again() => again += record.len,
-                _ => {}
-            }
-        }
-        assert_eq!(at, flight.nxt);
-        assert_eq!((lost, again), (flight.lost, flight.again));
-        if self.sack {
-            assert_eq!(sacked, flight.sacked);
-            let islands: u32 = flight.board.islands().map(|island| island.right.since(island.left)).sum();
-            assert_eq!(sacked, islands, "{:?}", flight.board);
-        }
-        assert!(flight.una == flight.nxt || flight.expiry != Time::NEVER, "data in flight and no timer");
-    }
-}
