@@ -272,7 +272,8 @@ impl Recovery {
         if flight.state == State::Recovery {
             flight.prr.sent(what.len);
         }
-        if self.sack && !self.probing && flight.orderly() {
+        // A SYN has no tail, and its timer is the RTO alone.
+        if self.sack && !what.syn && !self.probing && flight.orderly() {
             flight.arm_probe(now, self.rtt, self.mss);
         }
     }
@@ -309,7 +310,10 @@ impl Recovery {
             index += 1;
         }
         flight.tidy();
-        flight.rack.retransmitted(what.seq, what.len, sent);
+        if self.sack {
+            // RACK alone looks at them, and takes them out.
+            flight.rack.retransmitted(what.seq, what.len, sent);
+        }
         flight.touch(now);
         flight.stamp.get_or_insert(tick(now));
         if flight.state == State::Recovery {
