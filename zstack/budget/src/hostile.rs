@@ -103,7 +103,7 @@ pub fn undone() -> Box<dyn Scenario> {
         let mut sack = Sack::default();
         if n % 2 == 0 {
             // The first segment came twice, says the peer: it acknowledges one more each time.
-            header.ack = header.ack + n / 2 * len;
+            header.ack += n / 2 * len;
             sack.push(Range { left: header.ack - len, right: header.ack });
         }
         let far = left + (9_990 - n / 2 % 1000) * len;

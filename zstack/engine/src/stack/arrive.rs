@@ -10,7 +10,7 @@ use crate::port::{Port, Received};
 use crate::tcp::{self, Unreachable, Verdict};
 use crate::tuple::Tuple;
 use std::ops::Range;
-use zstack_wire::tcp::Header;
+use zstack_wire::tcp::{Flags, Header};
 
 /// A segment of no connection, with what it carries.
 pub(super) struct Arrived<'a, B> {
