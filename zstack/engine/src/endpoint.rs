@@ -93,8 +93,9 @@ impl std::error::Error for ConfigError {}
 /// Sockets over a port.
 pub struct Endpoint<P: Port> {
     stack: Stack,
-    sockets: Sockets<P::Buffer>,
+    /// Dropped before the sockets: it may read their memory until it is gone.
     port: P,
+    sockets: Sockets<P::Buffer>,
 }
 
 impl<P: Port> Endpoint<P> {

@@ -80,6 +80,11 @@ impl Waiting {
         number & self.mask()
     }
 
+    /// The number of the entry that has a place.
+    fn number(&self, place: usize) -> u32 {
+        self.first.wrapping_add((place as u32).wrapping_sub(self.place(self.first)) & self.mask())
+    }
+
     fn bucket(&self, tuple: &Tuple) -> usize {
         (tuple.hash(&self.key) as u32 & self.mask()) as usize
     }
@@ -184,7 +189,7 @@ impl Waiting {
         self.expire(now);
         let at = self.find(tuple)?;
         let age = |number: u32| number.wrapping_sub(self.first);
-        let number = self.first.wrapping_add((at as u32).wrapping_sub(self.place(self.first)) & self.mask());
+        let number = self.number(at);
         let began = self.seconds.partition_point(|&(_, first)| {
             // What came first in a second may be gone already: then it lies before `first`.
             (first.wrapping_sub(self.first) as i32) <= 0 || age(first) <= age(number)
@@ -196,9 +201,16 @@ impl Waiting {
         self.entries[at].rest.behind()
     }
 
-    /// Its time begins anew.
+    /// Its time begins anew, but not more than once a second: each time takes a place, and a peer that repeats one segment
+    /// would push out all others and make the chain of its bucket as long as the ring.
     pub fn restart(&mut self, now: Time, tuple: &Tuple) {
-        if let Some(at) = self.find(tuple) {
+        let Some(at) = self.find(tuple) else { return };
+        let number = self.number(at);
+        let fresh = self
+            .seconds
+            .back()
+            .is_some_and(|&(began, first)| began == second(now) && (number.wrapping_sub(first) as i32) >= 0);
+        if !fresh {
             let rest = self.entries[at].rest;
             self.insert(now, tuple, &rest);
         }
@@ -251,7 +263,9 @@ mod tests {
                 now += pass;
                 model.retain(|&(_, _, since)| now / 1_000_000 - since / 1_000_000 <= 60);
                 let old = model.iter_mut().find(|(other, rest, _)| *other == n && rest.is_some());
-                let was = old.and_then(|(_, rest, _)| if op == 1 { *rest } else { rest.take() });
+                let stays = |since: u64| op == 1 || op == 2 && since / 1_000_000 == now / 1_000_000;
+                let was = old.and_then(|(_, rest, since)| if stays(*since) { *rest } else { rest.take() });
+                let restarted = model.iter().all(|&(other, rest, _)| other != n || rest.is_none());
                 let insert = match op {
                     0 => {
                         waiting.remove(&tuple(n));
@@ -265,7 +279,7 @@ mod tests {
                         // Expiry is the caller's business here: `get` is what it calls first.
                         waiting.get(Time(now), &tuple(n));
                         waiting.restart(Time(now), &tuple(n));
-                        was
+                        was.filter(|_| restarted)
                     }
                     _ => {
                         let evicted = waiting.insert(Time(now), &tuple(n), &rest(i as u32));
@@ -318,6 +332,18 @@ mod tests {
         assert!(waiting.get(Time(60_999_999), &tuple(1)).is_some());
         assert!(waiting.get(Time(62_000_000), &tuple(1)).is_none());
         assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn one_that_restarts_without_end_pushes_nobody_out() {
+        let mut waiting = waiting(8);
+        waiting.insert(Time(0), &tuple(1), &rest(1));
+        waiting.insert(Time(0), &tuple(2), &rest(2));
+        for micros in 0..1000 {
+            waiting.restart(Time(3_000_000 + micros), &tuple(2));
+        }
+        assert!(waiting.get(Time(4_000_000), &tuple(1)).is_some());
+        assert!(waiting.get(Time(63_000_000), &tuple(2)).is_some());
     }
 
     #[test]

@@ -44,16 +44,21 @@ impl Block {
     pub(super) fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside the allocation, initialised, and `self` is borrowed mutably: no other slice of it is alive. A port
-        // reads through addresses only, within calls that are made while nothing here is borrowed.
+        // that reads late reads through addresses, and only bytes that were committed and not released; those are never
+        // borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(range.start), range.len()) }
     }
 
     /// Two stretches that do not overlap, to be written: up to the end, and from the beginning on.
     pub(super) fn split_mut(&mut self, first: Range<usize>, second: Range<usize>) -> (&mut [u8], &mut [u8]) {
+        assert!(first.start <= first.end && first.end <= self.len && second.start <= second.end);
         assert!(second.end <= first.start || second.is_empty());
-        let base = if second.is_empty() { 0 } else { second.end };
-        let (low, high) = self.bytes_mut(0..first.end.max(second.end)).split_at_mut(base);
-        (&mut high[first.start - base..first.end - base], &mut low[if second.is_empty() { 0..0 } else { second }])
+        let slice = |range: Range<usize>| {
+            // SAFETY: as in `bytes_mut`; no byte is in both stretches, and between them, where a port may read, none is
+            // borrowed.
+            unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(range.start), range.len()) }
+        };
+        (slice(first), slice(if second.is_empty() { 0..0 } else { second }))
     }
 
     /// `range` as a port reads it.

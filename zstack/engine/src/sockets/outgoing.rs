@@ -33,6 +33,8 @@ pub(super) struct Outgoing<B> {
     write: usize,
     /// Bytes of the ring in use, counted from the write place back.
     used: usize,
+    /// The caller may have filled free bytes that it has not committed: ring and write place stay.
+    reserved: bool,
     /// Bytes in pieces of others.
     referenced: u64,
     /// Contiguous: each begins where the last ended.
@@ -56,7 +58,7 @@ impl<B: Pinned> Outgoing<B> {
 
 impl<B: Buffer> Outgoing<B> {
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && !self.reserved
     }
 
     /// Bytes of others that are kept.
@@ -81,15 +83,17 @@ impl<B: Buffer> Outgoing<B> {
 
     /// The ring, if nothing is in it.
     pub(super) fn take_idle_ring(&mut self) -> Option<Block> {
-        if self.used == 0 { self.ring.take() } else { None }
+        if self.used == 0 && !self.reserved { self.ring.take() } else { None }
     }
 
-    /// The ring's free bytes, as one or two stretches of memory, up to `most`.
+    /// The ring's free bytes, as one or two stretches of memory, up to `most`; they stay where they are until the next
+    /// [`Outgoing::commit`].
     pub(super) fn free(&mut self, most: usize) -> (&mut [u8], &mut [u8]) {
         let (write, used) = (self.write, self.used);
         let Some(ring) = &mut self.ring else { return (&mut [], &mut []) };
         let len = ring.len();
         let free = (len - used).min(most);
+        self.reserved |= free > 0;
         let first = free.min(len - write);
         ring.split_mut(write..write + first, 0..free - first)
     }
@@ -98,6 +102,7 @@ impl<B: Buffer> Outgoing<B> {
     pub(super) fn commit(&mut self, end: u64, n: usize) {
         let len = self.ring.as_ref().map_or(0, Block::len);
         assert!(n <= len - self.used, "more was committed than reserved");
+        self.reserved = false;
         if n == 0 {
             return;
         }
@@ -207,7 +212,7 @@ impl<B: Buffer> Outgoing<B> {
             }
             self.pieces.pop_front();
         }
-        if self.used == 0 {
+        if self.used == 0 && !self.reserved {
             // The memory that was touched last is in the cache.
             self.write = 0;
         }
@@ -216,6 +221,6 @@ impl<B: Buffer> Outgoing<B> {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.pieces.clear();
-        (self.used, self.referenced, self.write) = (0, 0, 0);
+        (self.used, self.reserved, self.referenced, self.write) = (0, false, 0, 0);
     }
 }

@@ -271,6 +271,28 @@ proptest! {
     }
 }
 
+/// All that was sent is released between the two calls: what was filled in stays where it is.
+#[test]
+fn a_reservation_outlives_a_release() {
+    for referenced in [false, true] {
+        let (mut sockets, socket) = established(Receive::Copy);
+        sockets.write(socket, &stream(0, 100)).unwrap();
+        let mut end = 100;
+        if referenced {
+            sockets.send(socket, Still::from(stream(100, 50))).unwrap();
+            end = 150;
+        }
+        let (first, _) = sockets.reserve(socket, 200).unwrap();
+        first.copy_from_slice(&stream(end, 200));
+        sockets.release(CONN, 100);
+        sockets.commit(socket, 200).unwrap();
+        sockets.release(CONN, end);
+        assert_eq!(read_spans(sockets.spans(CONN, end, 200)), stream(end, 200));
+        sockets.release(CONN, end + 200);
+        assert!(sockets.entries[socket.index as usize].streams.is_none());
+    }
+}
+
 #[test]
 fn zero_copy_both_ways_copies_nothing() {
     let alive = Rc::new(Cell::new(0));

@@ -7,11 +7,10 @@ use crate::counters::Counter;
 use crate::net::{self, Kind, Quoted, Report, Segment};
 use crate::payload::{Buffer, Host};
 use crate::port::{Port, Received};
-use crate::tcp::{Unreachable, Verdict};
+use crate::tcp::{self, Unreachable, Verdict};
 use crate::tuple::Tuple;
 use std::ops::Range;
-use zstack_wire::Seq;
-use zstack_wire::tcp::{Flags, Header};
+use zstack_wire::tcp::Header;
 
 /// A segment of no connection, with what it carries.
 pub(super) struct Arrived<'a, B> {
@@ -137,20 +136,11 @@ impl Stack {
         len: u32,
     ) {
         self.core.counters.count(Counter::TcpUnknown);
-        let flags = header.flags;
-        if flags.has(Flags::RST) {
-            return;
-        }
+        let Some(answer) = tcp::reset(header, len) else { return };
         if !self.core.resets.take(run.now) {
             self.core.counters.count(Counter::TcpUnknownLimited);
             return;
         }
-        let answer = if flags.has(Flags::ACK) {
-            Header { seq: header.ack, flags: Flags::RST, ..Header::default() }
-        } else {
-            let len = len + u32::from(flags.has(Flags::SYN)) + u32::from(flags.has(Flags::FIN));
-            Header { seq: Seq(0), ack: header.seq + len, flags: Flags::RST.with(Flags::ACK), ..Header::default() }
-        };
         if self.core.send_segment(run.now, run.port, tuple, &answer) {
             self.core.counters.count(Counter::TcpUnknownReset);
         }

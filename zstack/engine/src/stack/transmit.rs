@@ -32,9 +32,9 @@ pub(super) struct Core {
     pub counters: Counters,
     pub flights: Spare<Flight>,
     pub gaps: Spare<Assembler>,
-    /// Frames that the port has accepted.
+    /// The number of the next frame that the port accepts. The first one has 1: what has number 0 was read before all.
     pub frames: u64,
-    /// Of these, the first ones that it will not read again.
+    /// The port will not read the frames below this number again.
     pub completed: u64,
     /// Frames with payload that the port may read yet: their numbers and whose they are. Only of a port that reads late.
     pub unread: VecDeque<(u64, u32)>,
@@ -246,7 +246,11 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, P, H> {
         let frame = Frame { head: &head[..end], payload, checksum, cut };
         // SAFETY: the host promises that its spans stay readable until they are released, and the connection releases none
         // before the frame that names it is completed.
-        let number = unsafe { self.core.send(self.port, &frame) }?;
+        let number = match unsafe { self.core.send(self.port, &frame) } {
+            Ok(number) => number,
+            Err(Refused::Unfit) => return Ok(self.vanished(sent)),
+            Err(refused) => return Err(refused),
+        };
         if sent > 0 {
             self.quota -= 1;
             self.core.budget -= 1;
@@ -344,7 +348,7 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
             }
             Unsent::Long => {
                 self.core.counters.count(Counter::PortUnfit);
-                return Err(Refused::Unfit);
+                return Ok(self.vanished(len));
             }
             Unsent::NoRoute => {
                 self.core.counters.count(Counter::IpNoRoute);
@@ -353,8 +357,17 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, P, H> {
             Unsent::Unreachable => Unreachable::Host,
         };
         self.lost = Some((error, seq));
-        // It is behind all frames that the port took: completed when they are.
-        Ok(Sent { number: self.core.frames.saturating_sub(1), len })
+        Ok(self.vanished(len))
+    }
+
+    /// A segment of which the port took no frame: for TCP it is lost on its way, and the timers see to it. It has the number of
+    /// the last frame that was taken, whosever that is: an earlier transmission of the same bytes may be read until then.
+    fn vanished(&mut self, len: u32) -> Sent {
+        let number = self.core.frames - 1;
+        if len > 0 && number >= self.core.completed {
+            self.core.unread.push_back((number, self.id.index));
+        }
+        Sent { number, len }
     }
 }
 

@@ -29,6 +29,8 @@ impl Stack {
     {
         let mut turn = Turn::default();
         if self.core.gone {
+            // Found in an earlier turn, or by `echo` between the turns.
+            self.port_gone(&mut Run { now, port, host });
             turn.gone = true;
             return turn;
         }
@@ -91,8 +93,8 @@ impl Stack {
         if !self.core.port.late || self.core.completed == self.core.frames {
             return;
         }
-        // What a port says of frames that it never got is not believed.
-        self.core.completed = run.port.completed().clamp(self.core.completed, self.core.frames);
+        // Its own count begins at 0. What it says of frames that it never got is not believed.
+        self.core.completed = run.port.completed().saturating_add(1).clamp(self.core.completed, self.core.frames);
         let mut last = u32::MAX;
         while let Some(&(number, index)) = self.core.unread.front()
             && number < self.core.completed
@@ -326,6 +328,9 @@ impl Stack {
         self.core.completed = self.core.frames;
         self.core.unread.clear();
         self.core.waiters.clear();
+        if self.conns.is_empty() {
+            return;
+        }
         for index in 0..self.conns.end() {
             self.visit(run, index, |tcb, cx| tcb.port_gone(cx));
         }

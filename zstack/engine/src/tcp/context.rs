@@ -13,7 +13,7 @@ use zstack_wire::tcp::Header;
 /// A segment that the port has taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
-    /// The port's number of the frame: how many it had accepted before.
+    /// The number of the frame: frames that the port accepts later have larger ones.
     pub number: u64,
     /// How many bytes of payload it carries.
     pub len: u32,

@@ -360,6 +360,98 @@ fn the_port_vanishes() {
     assert!(world.stream(0, conn).ended().is_none());
 }
 
+/// Nobody turns the stack when an echo request finds that the port is gone: the next turn ends the connections.
+#[test]
+fn the_port_vanishes_between_turns() {
+    let mut world = World::new();
+    let (conn, _) = world.open(80);
+    let Side { stack, card, .. } = &mut world.sides[0];
+    card.gone = true;
+    stack.echo(world.now, card, V4[1].parse().unwrap(), (1, 1), b"?").unwrap();
+    assert!(world.turn(0).gone);
+    assert_eq!(world.stream(0, conn).events[1..], [Event::Ended(Cause::PortGone), Event::Free]);
+}
+
+/// Segments for which the stack has no way have no frame of their own; the connection gives its name up all the same.
+#[test]
+fn a_connection_without_a_way_ends() {
+    for late in [false, true] {
+        let port = Capabilities { late, ..caps(Medium::Ip) };
+        let mut world = World::with(port, |_| {});
+        let (conn, peer) = world.open(80);
+        let adopt = world.sides[0].stack.surrender(conn).unwrap();
+        // To the same peer from another host, which no route leads to, and which has sent nothing yet.
+        let mut other = World::with(port, |_| {});
+        let adopt = Adopt { remote: at("192.0.2.1", 80), ..adopt };
+        let conn = other.sides[0].stack.adopt(other.now, adopt).unwrap();
+        other.sides[0].programs.streams.insert(conn, Stream::default());
+        other.send(0, conn, &pattern(100, 1));
+        other.pass(2_000_000);
+        assert_eq!(other.stream(0, conn).events, [Event::Ended(Cause::NetUnreachable), Event::Free]);
+        let _ = peer;
+    }
+}
+
+/// The last frame before a segment that has no way is another connection's, and the port reads it late.
+#[test]
+fn a_lost_segment_waits_for_the_last_frame_whosever_it_is() {
+    let mut world = World::with(Capabilities { late: true, ..caps(Medium::Ip) }, |_| {});
+    let (first, peer) = world.open(80);
+    let (conn, _) = world.open(81);
+    let adopt = world.sides[0].stack.surrender(conn).unwrap();
+    let lost = world.sides[0].stack.adopt(world.now, Adopt { remote: at("192.0.2.1", 80), ..adopt }).unwrap();
+    world.sides[0].programs.streams.insert(lost, Stream::default());
+    world.sides[0].card.reads = 0;
+    world.send(0, first, &pattern(100, 1));
+    world.turn(0);
+    world.send(0, lost, &pattern(100, 1));
+    world.turn(0);
+    world.sides[0].stack.abort(lost);
+    while world.turn(0).more {}
+    assert_eq!(world.stream(0, lost).events, [Event::Ended(Cause::Aborted)]);
+    world.sides[0].card.reads = 1;
+    world.pass(10);
+    assert_eq!(world.stream(0, lost).events, [Event::Ended(Cause::Aborted), Event::Free]);
+    assert_eq!(world.stream(1, peer).received().len(), 100);
+}
+
+/// A port that can never send our SYN: the timers end the connection.
+#[test]
+fn frames_that_the_port_can_never_send() {
+    let mut world = World::new();
+    world.sides[0].card.unfit = true;
+    let conn = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+    world.pass(300_000);
+    assert_eq!(world.stream(0, conn).events, [Event::Ended(Cause::TimedOut), Event::Free]);
+}
+
+/// RFC 6298, section 5.7, and RFC 9293: SYN-ACKs are sent again after one second, three, seven ...
+#[test]
+fn a_lost_syn_ack_is_sent_again_after_a_second() {
+    let mut world = World::new();
+    world.listen(1, Listen::new(80, 1000));
+    let start = world.now;
+    let mut times = Vec::new();
+    let header = zstack_wire::tcp::Header {
+        seq: zstack_wire::Seq(1),
+        flags: zstack_wire::tcp::Flags::SYN,
+        window: 1000,
+        sack_permitted: true,
+        mss: Some(1460),
+        ..Default::default()
+    };
+    world.inject(1, segment(at(V4[0], 5), at(V4[1], 80), header, &[]));
+    for _ in 0..3 {
+        let sent = world.count(1, Counter::Sent);
+        while world.count(1, Counter::Sent) == sent {
+            world.now = world.sides[1].last.deadline.unwrap();
+            world.turn(1);
+        }
+        times.push(world.now.since(start).0 / 1000);
+    }
+    assert_eq!(times, [1000, 3000, 7000]);
+}
+
 #[test]
 fn what_cannot_be_connected() {
     let mut world = World::new();

@@ -47,6 +47,7 @@ pub struct Card {
     /// How many queued frames a drain reads; only of a card that is late.
     pub reads: usize,
     pub gone: bool,
+    pub unfit: bool,
     pub flushes: u32,
     pub sends: u32,
 }
@@ -63,6 +64,7 @@ impl Card {
             left: usize::MAX,
             reads: 1,
             gone: false,
+            unfit: false,
             flushes: 0,
             sends: 0,
         }
@@ -117,6 +119,9 @@ impl Port for Card {
         self.sends += 1;
         if self.gone {
             return Err(Refused::Gone);
+        }
+        if self.unfit {
+            return Err(Refused::Unfit);
         }
         if self.left == 0 {
             return Err(Refused::Full);
