@@ -4,7 +4,7 @@ use super::recovery::Fire;
 use super::tcb::mark;
 use super::{Context, Phase, Tcb};
 use crate::counters::Counter;
-use crate::time::Time;
+use crate::time::{Micros, Time};
 
 /// SYNs that are sent again before connect fails: tcp_syn_retries of Linux, two minutes.
 const SYN_AGAIN: u8 = 6;
@@ -17,6 +17,9 @@ const AGAIN: u8 = 15;
 
 /// The same when the holder has closed it: tcp_orphan_retries.
 const AGAIN_CLOSED: u8 = 8;
+
+/// A peer that has not been heard of for so long is silent, also where its window is shut: twice the longest RTO.
+const SILENCE: Micros = Micros::from_millis(240_000);
 
 impl Tcb {
     /// When [`timer`](Tcb::timer) is to be called; [`Time::NEVER`]: not at all.
@@ -125,8 +128,13 @@ impl Tcb {
                     _ if self.marks & mark::CLOSED != 0 => (AGAIN_CLOSED, mark::SEND),
                     _ => (AGAIN, mark::SEND),
                 };
-                let limited = self.user_timeout == 0 || self.phase < Phase::Established;
-                if limited && times > limit {
+                let stands = self.phase >= Phase::Established;
+                let limited = self.user_timeout == 0 || !stands;
+                // A peer that has shrunk its window to nothing drops what is sent again, and says so: it is alive, and may stay
+                // so for as long as it likes (RFC 9293, section 3.8.6.1; tcp_retransmit_timer).
+                let shut =
+                    stands && self.wnd == 0 && self.marks & mark::CLOSED == 0 && cx.now().since(self.heard) < SILENCE;
+                if limited && times > limit && !shut {
                     self.time_out(cx);
                     return true;
                 }

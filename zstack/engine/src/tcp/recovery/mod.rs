@@ -276,7 +276,10 @@ impl Recovery {
         if flight.state == State::Recovery {
             flight.prr.sent(what.len);
         }
-        self.arm_probe(&mut flight, now);
+        if !what.syn {
+            // A SYN has no tail, and its timer is the RTO alone.
+            self.arm_probe(&mut flight, now);
+        }
         self.flight = Some(flight);
         self.last = tick(now);
     }
@@ -312,7 +315,10 @@ impl Recovery {
             }
             index += 1;
         }
-        flight.rack.retransmitted(what.seq, what.len, sent);
+        if self.sack {
+            // RACK alone looks at them, and takes them out.
+            flight.rack.retransmitted(what.seq, what.len, sent);
+        }
         flight.latest = now;
         flight.stamp.get_or_insert(tick(now));
         if flight.state == State::Recovery {

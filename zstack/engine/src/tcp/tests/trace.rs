@@ -499,6 +499,34 @@ fn a_closed_window_behind_which_nobody_answers_ends() {
     t.told(&[Event::Ended(Cause::TimedOut), Event::Free]);
 }
 
+/// RFC 9293, section 3.8.6.1: bytes in flight that the peer has no room for any more, and acknowledges none of.
+#[test]
+fn a_window_shut_over_bytes_in_flight_does_not_end_while_the_peer_answers() {
+    for answers in [true, false] {
+        let mut t = Test::established(&plain());
+        t.tcb.commit(1000, true);
+        t.output();
+        t.send(seg("A", 5001, 1001).win(0));
+        for _ in 0..40 {
+            if t.tcb.phase() != Phase::Established {
+                break;
+            }
+            t.cx.sent.clear();
+            t.fire();
+            if answers {
+                t.expect("AP", 1001, 5001, 1000);
+                t.send(seg("A", 5001, 1001).win(0));
+            }
+        }
+        if answers {
+            t.send(seg("A", 5001, 2001));
+            assert_eq!(t.cx.released, 1000);
+        } else {
+            t.told(&[Event::Ended(Cause::TimedOut), Event::Free]);
+        }
+    }
+}
+
 #[test]
 fn a_small_window_is_not_filled_with_small_segments() {
     let mut t = Test::established(&plain());
