@@ -43,7 +43,7 @@ pub(super) struct Outgoing<B> {
 
 impl<B> Default for Outgoing<B> {
     fn default() -> Outgoing<B> {
-        Outgoing { ring: None, write: 0, used: 0, referenced: 0, pieces: VecDeque::new() }
+        Outgoing { ring: None, write: 0, used: 0, reserved: false, referenced: 0, pieces: VecDeque::new() }
     }
 }
 
