@@ -98,6 +98,7 @@ impl Face {
 
     /// The engine works until it has nothing to do at this moment; when it must be called again at the latest.
     pub fn turn(&mut self, now: Time) -> Option<Time> {
+        self.endpoint.port_mut().tick(now);
         loop {
             let turn = self.endpoint.turn(now);
             while self.endpoint.next_ready().is_some() {}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use zstack::payload::Buffer;
 use zstack::port::{Capabilities, Checksum, Frame, Medium, Port, Received, Refused};
+use zstack::time::Time;
 
 /// A packet that was injected.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ impl Buffer for Packet {
 pub struct Queues {
     capabilities: Capabilities,
     incoming: VecDeque<Vec<u8>>,
-    outgoing: VecDeque<Vec<u8>>,
+    outgoing: VecDeque<(Time, Vec<u8>)>,
+    now: Time,
     accepted: u64,
 }
 
@@ -35,6 +37,7 @@ impl Queues {
             capabilities: Capabilities { medium: Medium::Ip, mtu, checksum: true, tso, late: false },
             incoming: VecDeque::new(),
             outgoing: VecDeque::new(),
+            now: Time(0),
             accepted: 0,
         }
     }
@@ -44,8 +47,13 @@ impl Queues {
         self.incoming.push_back(packet);
     }
 
-    /// The next packet that was sent.
-    pub fn sniff(&mut self) -> Option<Vec<u8>> {
+    /// What is sent from now on is sent at this moment.
+    pub fn tick(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// The next packet that was sent, and when.
+    pub fn sniff(&mut self) -> Option<(Time, Vec<u8>)> {
         self.outgoing.pop_front()
     }
 }
@@ -76,7 +84,7 @@ impl Port for Queues {
             let sum = zstack_sim::packet::fold(zstack_sim::packet::sum(&packet[usize::from(start)..], 0));
             packet[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
         }
-        self.outgoing.push_back(packet);
+        self.outgoing.push_back((self.now, packet));
         self.accepted += 1;
         Ok(())
     }

@@ -175,7 +175,7 @@ impl Runner {
     fn turn(&mut self) -> Result<Option<u64>, Stop> {
         loop {
             let deadline = self.face.turn(Time(self.now));
-            while let Some(frame) = self.face.port().sniff() {
+            while let Some((_, frame)) = self.face.port().sniff() {
                 self.note_sent(frame);
             }
             if !self.try_waiting()? {
