@@ -333,7 +333,7 @@ table! {
     recvmsg(s, fd: c_int, message: *mut c::msghdr, flags: c_int) -> ssize_t {
         let message = &mut *message;
         (message.msg_namelen, message.msg_controllen, message.msg_flags) = (0, 0, 0);
-        scatter(s, fd, pieces(message.msg_iov, message.msg_iovlen as usize), flags)
+        scatter(s, fd, pieces(message.msg_iov, message.msg_iovlen), flags)
     }
     write(s, fd: c_int, from: *const c_void, count: size_t) -> ssize_t {
         told(s.transmit(fd, bytes(from, count), 0)) as ssize_t
@@ -348,7 +348,7 @@ table! {
         told(s.transmit(fd, bytes(from, count), flags)) as ssize_t
     }
     sendmsg(s, fd: c_int, message: *const c::msghdr, flags: c_int) -> ssize_t {
-        gather(s, fd, pieces((*message).msg_iov, (*message).msg_iovlen as usize), flags)
+        gather(s, fd, pieces((*message).msg_iov, (*message).msg_iovlen), flags)
     }
     fcntl(s, fd: c_int, command: c_int, argument: c_long) -> c_int {
         told(s.call(|f| match command {
