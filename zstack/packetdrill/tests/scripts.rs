@@ -3,7 +3,8 @@
 use std::path::Path;
 use zstack_packetdrill::run::{Outcome, run};
 
-fn main() {
+#[test]
+fn every_script_in_the_folder() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let mut files: Vec<_> =
         std::fs::read_dir(&folder).expect("the scripts").map(|e| e.expect("a file").path()).collect();
@@ -24,10 +25,5 @@ fn main() {
             }
         }
     }
-    println!(
-        "\ntest result: {}. {} passed; {failed} failed",
-        if failed == 0 { "ok" } else { "FAILED" },
-        files.len() - failed
-    );
-    assert_eq!(failed, 0);
+    assert_eq!(failed, 0, "see above");
 }

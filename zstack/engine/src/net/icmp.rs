@@ -1,10 +1,11 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443): echo both ways, errors about packets of ours, and "port unreachable" for UDP.
 
 use super::input::{Arrival, Ip, Link};
-use super::interface::{Interface, Path, Unsent, Verdict};
+use super::interface::{Interface, Path, Verdict};
 use super::output::{HOPS, Packet};
 use super::pmtu::plateau;
 use super::report::{Kind, Quoted, Report};
+use super::unsent::Unsent;
 use crate::counters::Counter;
 use crate::time::Time;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,8 +1,9 @@
 //! What arrives: the checks of link and IP headers in their order, and what is for whom.
 
 use super::address::{unicast_v4, unicast_v6};
-use super::interface::{Interface, Segment, Verdict};
+use super::interface::{Interface, Verdict};
 use super::neighbour::Mac;
+use super::segment::Segment;
 use crate::counters::{Counter, Counters};
 use crate::time::Time;
 use crate::tuple::map;

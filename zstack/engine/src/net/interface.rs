@@ -8,6 +8,8 @@ use super::quick::Quick;
 use super::rate::Bucket;
 use super::report::Report;
 use super::route::{Route, Table, fitness};
+use super::segment::Segment;
+use super::unsent::Event;
 use crate::counters::Counter;
 use crate::port::{Capabilities, Medium};
 use crate::time::Time;
@@ -15,7 +17,6 @@ use crate::tuple::{Mapped, unmap};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
-use zstack_wire::checksum::Sum;
 
 /// What an interface is told once.
 #[derive(Clone, Debug, Default)]
@@ -58,52 +59,6 @@ pub struct Path {
     pub(super) told: u8,
     /// 0: not looked for yet.
     pub(super) generation: u32,
-}
-
-/// A neighbour's name in the cache, while it is there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct NeighbourId {
-    pub(super) slot: u16,
-    pub(super) generation: u32,
-}
-
-/// Something that those who wait for neighbours want to know.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// Who waits for this neighbour asks again: its address is known now, or it is no longer looked for under this name.
-    Ask(NeighbourId),
-    /// The neighbour does not answer: who waits for it has no way to his peer for now (EHOSTUNREACH).
-    Unreachable(NeighbourId),
-    /// Everybody who waits for any neighbour asks again.
-    AskAll,
-}
-
-/// Why a packet cannot be sent now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unsent {
-    /// The neighbour's station address is being asked for: an event will follow.
-    Unresolved(NeighbourId),
-    /// No route leads there (ENETUNREACH).
-    NoRoute,
-    /// The neighbour has not answered and was asked only just now (EHOSTUNREACH).
-    Unreachable,
-    /// The buffer is too small, or the packet too long.
-    Long,
-}
-
-/// A TCP segment that passed all the checks below TCP.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
-    /// Who sent it: an address that a host may have, and not ours.
-    pub source: Mapped,
-    /// Whom it is for: us.
-    pub destination: Mapped,
-    /// Where the TCP header and what follows lie in the frame. The header is not looked at yet, nor its checksum.
-    pub range: Range<usize>,
-    /// The sum of the pseudo header.
-    pub pseudo: Sum,
-    /// The two ECN bits (RFC 3168, section 5): 3 is "congestion experienced".
-    pub ecn: u8,
 }
 
 /// What became of a frame.

@@ -21,10 +21,14 @@ mod quick;
 mod rate;
 mod report;
 mod route;
+mod segment;
 #[cfg(test)]
 mod testing;
+mod unsent;
 
 pub use address::Address;
-pub use interface::{Config, ConfigError, Event, Interface, NeighbourId, Path, Segment, Unsent, Verdict};
+pub use interface::{Config, ConfigError, Interface, Path, Verdict};
 pub use report::{Kind, Quoted, Report};
 pub use route::Route;
+pub use segment::Segment;
+pub use unsent::{Event, NeighbourId, Unsent};

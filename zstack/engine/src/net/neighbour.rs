@@ -7,9 +7,9 @@
 //! Departures from RFC 4861: DELAY begins and ends when a packet is sent, not by a timer; failed unicast probes are followed by
 //! multicast ones at once.
 
-use super::interface::{Event, NeighbourId, Unsent};
 use super::lists::Lists;
 use super::rate::Bucket;
+use super::unsent::{Event, NeighbourId, Unsent};
 use crate::time::{Micros, Time};
 use siphasher::sip::SipHasher13;
 use std::collections::{HashMap, VecDeque};

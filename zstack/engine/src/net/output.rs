@@ -1,7 +1,8 @@
 //! Headers of what is sent.
 
-use super::interface::{Interface, Path, Unsent};
+use super::interface::{Interface, Path};
 use super::neighbour::LINK;
+use super::unsent::Unsent;
 use crate::time::Time;
 use crate::tuple::{Mapped, unmap};
 use std::net::{IpAddr, Ipv6Addr};

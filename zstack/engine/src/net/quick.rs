@@ -3,9 +3,9 @@
 //! is found out why.
 
 use super::address::unicast_v6;
-use super::interface::Segment;
 use super::neighbour::Mac;
 use super::own::Own;
+use super::segment::Segment;
 use crate::tuple::Mapped;
 use zstack_wire::checksum::Sum;
 use zstack_wire::ethernet::ethertype;

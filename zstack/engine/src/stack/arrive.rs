@@ -206,13 +206,13 @@ impl Stack {
         match self.core.net.too_big(run.now, &mut entry.path, remote, mtu) {
             Some(mtu) => {
                 self.core.counters.count(Counter::IcmpError);
-                entry.tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+                entry.tcb.mtu(super::config::mss(mtu, remote.is_ipv4()));
                 self.settle(run.now, index);
             }
             None => {
                 // Another connection may have been told before; this one learns it now.
                 let mtu = self.core.net.mtu(run.now, remote);
-                entry.tcb.mtu(super::syn::mss(mtu, remote.is_ipv4()));
+                entry.tcb.mtu(super::config::mss(mtu, remote.is_ipv4()));
                 self.core.counters.count(Counter::IcmpMtu);
                 self.settle(run.now, index);
             }

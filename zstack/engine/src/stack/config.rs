@@ -341,3 +341,8 @@ pub struct Adopt {
     /// The numbers.
     pub state: crate::tcp::State,
 }
+
+/// The payload of a segment that an IP packet of `mtu` bytes holds, without options.
+pub(super) fn mss(mtu: u16, v4: bool) -> u16 {
+    mtu.saturating_sub(if v4 { 40 } else { 60 })
+}

@@ -1,6 +1,7 @@
 //! SYNs for listeners: new connections, half-open ones within bounds, and cookies beyond them.
 
 use super::arrive::Arrived;
+use super::config::mss;
 use super::entry::{Entry, HALF, NAMED, Waits};
 use super::transmit::Run;
 use super::{Listen, Stack};
@@ -20,11 +21,6 @@ const COOKIES: u64 = 120_000;
 
 /// What a SYN without the option means (RFC 9293, section 3.7.1).
 const MSS_DEFAULT: u16 = 536;
-
-/// The payload of a segment that an IP packet of `mtu` bytes holds, without options.
-pub(super) fn mss(mtu: u16, v4: bool) -> u16 {
-    mtu.saturating_sub(if v4 { 40 } else { 60 })
-}
 
 impl Stack {
     /// A segment for a listener (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.

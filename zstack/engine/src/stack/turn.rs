@@ -162,7 +162,7 @@ impl Stack {
             entry.waits = Waits::Not;
             // Another connection may have been told of the path, or what was told may be too old to be believed.
             if let Some(mtu) = self.core.net.news(run.now, &mut entry.path, &entry.tuple.remote) {
-                entry.tcb.mtu(super::syn::mss(mtu, entry.tuple.is_v4()));
+                entry.tcb.mtu(super::config::mss(mtu, entry.tuple.is_v4()));
             }
             self.visit(run, index, true, |tcb, cx| tcb.output(cx));
         }

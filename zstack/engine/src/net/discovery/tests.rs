@@ -1,6 +1,7 @@
-use super::super::interface::{Event, Path, Unsent};
+use super::super::interface::Path;
 use super::super::route::Route;
 use super::super::testing::*;
+use super::super::unsent::{Event, Unsent};
 use super::*;
 use crate::net::Config;
 use crate::port::Medium;

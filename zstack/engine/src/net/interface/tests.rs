@@ -1,5 +1,7 @@
 use super::*;
+use crate::net::Unsent;
 use crate::tuple::map;
+use zstack_wire::checksum::Sum;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -1,8 +1,9 @@
 //! What an acknowledgment changes.
 
-use super::flight::{Early, Flight, JUMP, Marks, State};
+use super::flight::{Early, Flight, State};
 use super::prr::Prr;
 use super::rack::Arrived;
+use super::records::{JUMP, Marks};
 use super::tlp::Outcome;
 use super::undo::Undo;
 use super::{Acked, Arrival, Recovery, Spare, Told, congestion, scoreboard, tick};
@@ -487,7 +488,7 @@ impl Recovery {
 impl Tally {
     /// A record has arrived that was not known to.
     #[inline]
-    fn arrive(&mut self, record: &super::flight::Record, now: Time, flight: &mut Flight, recover: Seq, least: u32) {
+    fn arrive(&mut self, record: &super::records::Record, now: Time, flight: &mut Flight, recover: Seq, least: u32) {
         self.delivered += record.len;
         if !record.marks.any(Marks::AGAIN) {
             let elapsed = (now.0 as u32).wrapping_sub(record.sent);

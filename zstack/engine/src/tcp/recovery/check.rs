@@ -1,7 +1,7 @@
 //! What must hold between any two calls, for tests and the fuzzer. It looks at every record.
 
 use super::Recovery;
-use super::flight::Marks;
+use super::records::Marks;
 use crate::time::Time;
 
 impl Recovery {

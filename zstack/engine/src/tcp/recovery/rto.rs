@@ -1,6 +1,7 @@
 //! The retransmission timer (RFC 6298, section 5), what expires before it, and timeouts that were for nothing (F-RTO, RFC 5682).
 
-use super::flight::{Early, Flight, Marks, State};
+use super::flight::{Early, Flight, State};
+use super::records::Marks;
 use super::{Fire, Recovery, Tally, Told};
 use crate::time::{Micros, Time};
 

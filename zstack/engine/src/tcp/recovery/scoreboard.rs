@@ -3,7 +3,6 @@
 //! Blocks mark whole segments: an edge inside one is drawn inwards to the segment's edge, as in Linux `tcp_match_skb_to_sack`, so that a
 //! peer that names single bytes cannot split what is in flight into single bytes. Each record is visited once when it is marked; a block that was seen before costs two binary searches.
 
-use super::flight::Flight;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use zstack_wire::Seq;
@@ -47,7 +46,7 @@ impl Scoreboard {
     }
 
     /// Adds a range that begins and ends at records' edges, or inside islands, and calls `new` for each part that was not in it.
-    fn add(&mut self, una: Seq, block: Range, mut new: impl FnMut(Range)) {
+    pub(super) fn add(&mut self, una: Seq, block: Range, mut new: impl FnMut(Range)) {
         let at = |seq: Seq| seq.since(una);
         let first = self.islands.partition_point(|island| at(island.right) < at(block.left));
         let (mut whole, mut from, mut next) = (block, block.left, first);
@@ -107,50 +106,4 @@ pub(super) fn valid(una: Seq, nxt: Seq, blocks: &[Range]) -> ([Range; 4], usize)
     }
     sorted[..count].sort_unstable_by_key(|block| block.left.since(una));
     (sorted, count)
-}
-
-impl Flight {
-    /// Marks what `block`, which is valid, covers whole; calls `each` with the index of each record that was not marked before.
-    pub(super) fn sack(&mut self, block: Range, mut each: impl FnMut(&mut Flight, usize)) {
-        let Some(left) = self.edge(block.left, true) else { return };
-        let Some(right) = self.edge(block.right, false) else { return };
-        if !left.before(right) {
-            return;
-        }
-        for edge in [left, right] {
-            if let Some(index) = self.records.find(edge)
-                && self.records.get(index).is_some_and(|record| !record.sacked())
-            {
-                self.records.split(index, edge);
-            }
-        }
-        let mut board = std::mem::take(&mut self.board);
-        board.add(self.una, Range { left, right }, |part| {
-            let Some(mut index) = self.records.find(part.left) else { return };
-            while let Some(record) = self.records.get(index).copied() {
-                if !record.seq.before(part.right) {
-                    break;
-                }
-                each(self, index);
-                self.mark_sacked(index);
-                index += 1;
-            }
-        });
-        self.board = board;
-    }
-
-    /// The edge between segments that is next to `seq`, at or above it (`up`) or at or below. Inside what is marked it is `seq` itself.
-    fn edge(&self, seq: Seq, up: bool) -> Option<Seq> {
-        if seq == self.nxt {
-            return Some(seq);
-        }
-        let record = self.records.get(self.records.find(seq)?)?;
-        let inside = seq.since(record.seq);
-        if inside == 0 || record.sacked() {
-            return Some(seq);
-        }
-        let cut = u32::from(record.cut.max(1));
-        let inside = if up { inside.div_ceil(cut).saturating_mul(cut).min(record.len) } else { inside / cut * cut };
-        Some(record.seq + inside)
-    }
 }

@@ -1,6 +1,7 @@
 //! Tail loss probes (RFC 8985, section 7): when the ACKs stay away, the last segment is sent again, or a new one, so that the peer tells what is missing.
 
-use super::flight::{Early, Flight, Marks};
+use super::flight::{Early, Flight};
+use super::records::Marks;
 use super::rtt::Rtt;
 use super::{Recovery, Retransmit};
 use crate::time::{Micros, Time};
