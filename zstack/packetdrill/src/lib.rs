@@ -11,3 +11,6 @@ mod options;
 pub mod port;
 pub mod run;
 pub mod script;
+
+#[cfg(test)]
+mod scripts;

@@ -1,7 +1,7 @@
 //! Runs every script in `scripts`; one that is out of scope has failed.
 
+use crate::run::{Outcome, run};
 use std::path::Path;
-use zstack_packetdrill::run::{Outcome, run};
 
 #[test]
 fn every_script_in_the_folder() {
