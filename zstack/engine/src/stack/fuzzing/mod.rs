@@ -466,7 +466,10 @@ impl Bed {
             entry.tcb.check();
             // Each frame is one record at most but for those that were cut by what was lost, and each byte in one at most.
             assert!(entry.tcb.records() <= RING as usize + 2);
-            next = next.min(entry.tcb.deadline());
+            // Who is due has his turn first: it files his timer (`Stack::visit`).
+            if entry.waits != Waits::Due {
+                next = next.min(entry.tcb.deadline());
+            }
             let known = self.streams.streams.contains_key(&ConnId { index, generation });
             assert_eq!(known, entry.marks & TOLD != 0, "the host and the stack disagree on a name");
         }
