@@ -107,6 +107,10 @@ impl Tcb {
         set(options.cork, mark::CORK);
         set(options.keepalive, mark::KEEPALIVE);
         self.marks |= mark::SEND;
+        if options.nodelay {
+            // What waits goes out, even where it is corked (TCP_NODELAY in tcp(7)).
+            self.marks |= mark::PUSH_OUT;
+        }
     }
 
     /// Whether the next call of [`output`](Tcb::output) has something to do.

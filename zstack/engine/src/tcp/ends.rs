@@ -92,7 +92,7 @@ impl Tcb {
                 Some(Header { seq: Seq(0), ack: self.rcv_nxt, flags: Flags::RST.with(Flags::ACK), ..Header::default() })
             }
             Phase::SynReceived | Phase::Established | Phase::CloseWait | Phase::FinWait1 | Phase::FinWait2 => {
-                Some(self.reset_header())
+                Some(self.reset_header(cx.now()))
             }
             Phase::SynSent | Phase::Closing | Phase::LastAck | Phase::TimeWait | Phase::Closed => None,
         };
@@ -109,12 +109,14 @@ impl Tcb {
         self.end_with(cx, Cause::Aborted);
     }
 
-    /// RST at SND.NXT, or where the peer's window ends if it has shrunk.
-    pub(super) fn reset_header(&self) -> Header {
+    /// RST at SND.NXT, or where the peer's window ends if it has shrunk; with timestamps where they are agreed upon (RFC 7323,
+    /// section 3.2, says SHOULD).
+    pub(super) fn reset_header(&self, now: Time) -> Header {
         Header {
             seq: self.acceptable_seq(),
             ack: self.rcv_nxt,
             flags: Flags::RST.with(Flags::ACK),
+            timestamps: self.stamps(now),
             ..Header::default()
         }
     }

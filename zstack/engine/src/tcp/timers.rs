@@ -149,6 +149,8 @@ impl Tcb {
     fn probe_fires<C: Context>(&mut self, cx: &mut C) -> bool {
         self.probe_at = Time::NEVER;
         if self.wnd > 0 && self.unsent() > 0 {
+            // Nothing is held back any more: the last segment says so (RFC 9293, section 3.9.1.2, MUST-61).
+            self.push = self.end;
             self.marks |= mark::SEND | mark::PUSH_OUT;
             return false;
         }
@@ -170,7 +172,7 @@ impl Tcb {
     fn keepalive_fires<C: Context>(&mut self, cx: &mut C) {
         if self.keepalives >= self.keepalive_count {
             // The peer, should it come back, learns that the connection is no more (tcp_keepalive_timer).
-            let reset = self.reset_header();
+            let reset = self.reset_header(cx.now());
             cx.count(Counter::TcpResetSent);
             let _ = cx.transmit(&reset, 0, 0, 0);
             self.time_out(cx);
