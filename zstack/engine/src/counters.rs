@@ -184,8 +184,6 @@ counters! {
 
     /// SYNs for a listener.
     SynReceived "syn_received"
-    /// SYNs dropped because the listener's backlog of established connections was full.
-    SynBacklogFull "syn_backlog_full"
     /// SYNs dropped because the stack has all the connections that it may have.
     SynConnectionsFull "syn_connections_full"
     /// SYNs dropped because a deferred listener has too many half-open connections; it cannot answer with a cookie.

@@ -10,7 +10,7 @@ use crate::isn::Offer;
 use crate::net::Path;
 use crate::payload::Host;
 use crate::port::Port;
-use crate::tcp::{Cookie, Options, Start, Tcb, scale_for};
+use crate::tcp::{Cookie, MSS_DEFAULT, Options, Start, Tcb, scale_for};
 use crate::time::Time;
 use crate::tuple::Tuple;
 use zstack_wire::Seq;
@@ -18,9 +18,6 @@ use zstack_wire::tcp::{Flags, Header};
 
 /// How long after a listener's last cookie ACKs to it are looked at as cookies, in milliseconds: as long as one is good.
 const COOKIES: u64 = 120_000;
-
-/// What a SYN without the option means (RFC 9293, section 3.7.1).
-const MSS_DEFAULT: u16 = 536;
 
 impl Stack {
     /// A segment for a listener (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.

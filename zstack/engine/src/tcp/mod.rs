@@ -28,6 +28,7 @@ pub use crate::event::{Cause, Event};
 pub use assembler::Assembler;
 pub use context::{Context, Sent};
 pub use ends::reset;
+pub(crate) use open::MSS_DEFAULT;
 pub use open::scale_for;
 pub use options::Options;
 pub use state::{Info, Phase, Stamps, State};

@@ -8,7 +8,7 @@ use zstack_wire::Seq;
 use zstack_wire::tcp::{Header, Range};
 
 /// What a peer takes that names no MSS (RFC 9293, section 3.7.1; Linux too has 536 for both versions of IP).
-const MSS_DEFAULT: u16 = 536;
+pub(crate) const MSS_DEFAULT: u16 = 536;
 
 /// No peer makes our segments smaller: tiny ones cost both sides more than they carry (CVE-2019-11479).
 pub(super) const MSS_LEAST: u16 = 64;
