@@ -1,4 +1,4 @@
-//! A ready-made [`Host`]: a socket for each connection, with rings, buffers that are sent by reference, and received buffers that are kept.
+//! A ready-made [`Host`](crate::payload::Host): a socket for each connection, with rings, buffers that are sent by reference, and received buffers that are kept.
 //!
 //! **Out.** [`Sockets::write`] copies into a ring of the socket's own; [`Sockets::reserve`] and [`Sockets::commit`] let the
 //! caller fill that ring in place; [`Sockets::send`] queues memory of somebody else ([`Still`]), which is kept until the engine
@@ -17,23 +17,26 @@
 //! **Memory.** Rings are taken on first use from spare ones, and given back when nothing is in them. An idle socket costs its
 //! entry here (64 bytes, and 8 in tables) beside what the stack needs.
 
+mod error;
+mod host;
 mod incoming;
 #[allow(unsafe_code)]
 mod memory;
 mod outgoing;
+mod reading;
 #[cfg(test)]
 mod tests;
+mod writing;
 
+pub use error::{Error, errno, text};
 pub use memory::{Stable, Still};
 
-use crate::event::{Cause, Event};
-use crate::event::{ConnId, ListenerId};
-use crate::payload::{Buffer, Host, Pinned, Spans};
+use crate::event::{Cause, ConnId, ListenerId};
+use crate::payload::Buffer;
 use incoming::Incoming;
 use memory::Block;
 use outgoing::Outgoing;
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 
 /// What the sockets may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,81 +104,6 @@ pub enum Receive {
     Copy,
     /// They are kept until they were read, where that is wise (see the [module](self)).
     Keep,
-}
-
-/// Why a call on a socket did nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Error {
-    /// There is nothing to read, or no room to write, now; readiness will be told (EAGAIN).
-    WouldBlock,
-    /// The connection is not established yet (EAGAIN for a stream that is being opened; ENOTCONN).
-    Connecting,
-    /// This side has shut its outgoing stream, or the connection ended in order: nothing can be written (EPIPE).
-    Shut,
-    /// The connection has ended, for this reason.
-    Ended(Cause),
-    /// No socket of this name (EBADF).
-    Stale,
-}
-
-/// The number in errno(3) that says the same, on Linux. 0 for [`Cause::Done`].
-pub fn errno(cause: Cause) -> i32 {
-    match cause {
-        Cause::Done => 0,
-        Cause::Refused => 111,
-        Cause::Reset => 104,
-        Cause::TimedOut => 110,
-        Cause::HostUnreachable => 113,
-        Cause::NetUnreachable => 101,
-        Cause::Aborted => 103,
-        Cause::PortGone => 100,
-    }
-}
-
-impl Error {
-    /// The number in errno(3) that says the same, on Linux.
-    pub fn errno(self) -> i32 {
-        match self {
-            Error::WouldBlock | Error::Connecting => 11,
-            Error::Shut | Error::Ended(Cause::Done) => 32,
-            Error::Ended(cause) => errno(cause),
-            Error::Stale => 9,
-        }
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::WouldBlock => f.write_str("not now"),
-            Error::Connecting => f.write_str("not connected yet"),
-            Error::Shut => f.write_str("nothing can be sent any more"),
-            Error::Ended(cause) => f.write_str(text(*cause)),
-            Error::Stale => f.write_str("no such socket"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<Error> for std::io::Error {
-    fn from(error: Error) -> std::io::Error {
-        std::io::Error::from_raw_os_error(error.errno())
-    }
-}
-
-/// The cause in words.
-pub fn text(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Done => "closed",
-        Cause::Refused => "connection refused",
-        Cause::Reset => "connection reset by peer",
-        Cause::TimedOut => "connection timed out",
-        Cause::HostUnreachable => "no route to host",
-        Cause::NetUnreachable => "network is unreachable",
-        Cause::Aborted => "connection aborted",
-        Cause::PortGone => "network is down: the port is gone",
-    }
 }
 
 /// What a socket is ready for.
@@ -484,246 +412,6 @@ impl<B: Buffer> Sockets<B> {
         }
     }
 
-    /// Copies bytes that have arrived; 0: the stream has ended, or `into` is empty. Tell the stack the new [edge](Sockets::take_edge) afterwards.
-    ///
-    /// # Errors
-    /// [`Error::WouldBlock`]: there are none. [`Error::Ended`]: there are none, and the connection did not end in order.
-    pub fn read(&mut self, socket: Socket, into: &mut [u8]) -> Result<usize, Error> {
-        let mut n = 0;
-        while n < into.len() {
-            let piece = match self.peek(socket) {
-                Ok(piece) if !piece.is_empty() => piece,
-                other if n == 0 => return other.map(<[u8]>::len),
-                _ => break,
-            };
-            let take = piece.len().min(into.len() - n);
-            into[n..n + take].copy_from_slice(&piece[..take]);
-            n += take;
-            self.consume(socket, take)?;
-        }
-        self.copies.read += n as u64;
-        Ok(n)
-    }
-
-    /// Bytes that have arrived, where they are: those that lie in one piece of memory (a buffer of the port's, or the ring up to its end).
-    /// None: the stream has ended.
-    ///
-    /// # Errors
-    /// As of [`Sockets::read`].
-    pub fn peek(&self, socket: Socket) -> Result<&[u8], Error> {
-        let entry = self.entry(socket).ok_or(Error::Stale)?;
-        if entry.published > entry.consumed {
-            let streams = entry.streams.as_ref().expect("there are bytes");
-            return Ok(streams.incoming.piece(entry.consumed, entry.published));
-        }
-        match entry.state {
-            state if state & PEER_CLOSED != 0 => Ok(&[]),
-            state if state & ENDED != 0 && entry.cause == Cause::Done => Ok(&[]),
-            state if state & ENDED != 0 => Err(Error::Ended(entry.cause)),
-            state if state & ESTABLISHED == 0 => Err(Error::Connecting),
-            _ => Err(Error::WouldBlock),
-        }
-    }
-
-    /// All bytes that have arrived, where they are: a slice for every piece of memory.
-    pub fn pieces(&self, socket: Socket) -> impl Iterator<Item = &[u8]> {
-        let entry = self.entry(socket);
-        let (mut at, end) = entry.map_or((0, 0), |e| (e.consumed, e.published));
-        let incoming = entry.and_then(|e| e.streams.as_ref()).map(|s| &s.incoming);
-        std::iter::from_fn(move || {
-            let piece = incoming?.piece(at, end);
-            at += piece.len() as u64;
-            if piece.is_empty() { None } else { Some(piece) }
-        })
-    }
-
-    /// The first `n` bytes that can be read are done with: their memory may be used again. Tell the stack the new
-    /// [edge](Sockets::take_edge) afterwards.
-    ///
-    /// # Errors
-    /// [`Error::Stale`].
-    ///
-    /// # Panics
-    /// If fewer can be read.
-    pub fn consume(&mut self, socket: Socket, n: usize) -> Result<(), Error> {
-        let entry = self.entry_mut(socket).ok_or(Error::Stale)?;
-        assert!(n as u64 <= entry.published - entry.consumed, "more was consumed than has arrived");
-        entry.consumed += n as u64;
-        if let Some(streams) = &mut entry.streams {
-            streams.incoming.consume(entry.consumed);
-        }
-        self.settle(socket.index as usize);
-        Ok(())
-    }
-
-    /// The edge of the window, if it has moved by so much that the stack should know: by an eighth of the ring. The rest is told later, and leaves the
-    /// window larger than seven eighths when all was read.
-    pub fn take_edge(&mut self, socket: Socket) -> Option<(ConnId, u64)> {
-        let room = self.room();
-        let entry = self.entry_mut(socket)?;
-        let edge = entry.consumed + room;
-        if entry.state & (ENDED | PEER_CLOSED) != 0 || edge - entry.edge < room / 8 {
-            return None;
-        }
-        entry.edge = edge;
-        Some((entry.conn, edge))
-    }
-
-    /// Copies as much as there is room for; tell the stack ([`Sockets::end`]) afterwards.
-    ///
-    /// # Errors
-    /// [`Error::WouldBlock`], [`Error::Connecting`]: there is no room, or no connection, now. Others: there never will be.
-    pub fn write(&mut self, socket: Socket, bytes: &[u8]) -> Result<usize, Error> {
-        if bytes.is_empty() {
-            return self.writable(socket).map(|_| 0);
-        }
-        let index = self.writable(socket)?;
-        self.ring_to_send(index);
-        let entry = &mut self.entries[index];
-        let n = entry.streams.as_mut().map_or(0, |s| s.outgoing.write(entry.end, bytes));
-        entry.end += n as u64;
-        if n < bytes.len() {
-            entry.state |= STARVED;
-        }
-        self.copies.written += n as u64;
-        if n == 0 { Err(Error::WouldBlock) } else { Ok(n) }
-    }
-
-    /// The ring's free bytes in one or two stretches, `most` at most, to be filled in place; [`Sockets::commit`] sends them.
-    ///
-    /// # Errors
-    /// As of [`Sockets::write`].
-    pub fn reserve(&mut self, socket: Socket, most: usize) -> Result<(&mut [u8], &mut [u8]), Error> {
-        let index = self.writable(socket)?;
-        self.ring_to_send(index);
-        let Entry { streams, state, .. } = &mut self.entries[index];
-        let (first, second) = streams.as_mut().expect("just given").outgoing.free(most);
-        if first.is_empty() && most > 0 {
-            *state |= STARVED;
-            return Err(Error::WouldBlock);
-        }
-        Ok((first, second))
-    }
-
-    /// The first `n` of the reserved bytes were filled, and follow in the stream. Tell the stack ([`Sockets::end`]) afterwards.
-    ///
-    /// # Errors
-    /// As of [`Sockets::write`].
-    ///
-    /// # Panics
-    /// If fewer are free.
-    pub fn commit(&mut self, socket: Socket, n: usize) -> Result<(), Error> {
-        let index = self.writable(socket)?;
-        let entry = &mut self.entries[index];
-        match &mut entry.streams {
-            Some(streams) => streams.outgoing.commit(entry.end, n),
-            None => assert!(n == 0, "nothing was reserved"),
-        }
-        entry.end += n as u64;
-        self.copies.committed += n as u64;
-        self.settle(index);
-        Ok(())
-    }
-
-    /// Queues memory of somebody else: it is sent from where it is, and kept until it is released. Tell the stack ([`Sockets::end`]) afterwards.
-    ///
-    /// Two pieces of memory at most go into one segment. So that many tiny ones in a row do not make tiny segments, a piece of at most
-    /// [`Config::small`] bytes is copied to the ring where it follows another such piece or bytes in the ring (and counted as
-    /// [`Copies::written`]): a segment is full, or has more than that.
-    ///
-    /// A piece is taken whole or not at all: the memory is there already, and one entry stands for it however long it is. Who wants to
-    /// queue less sends a [slice](Still::slice).
-    ///
-    /// # Errors
-    /// The piece comes back, with the reason as of [`Sockets::write`]; [`Error::WouldBlock`]: so much is queued already
-    /// ([`Config::references`]).
-    pub fn send(&mut self, socket: Socket, piece: Still) -> Result<(), (Error, Still)> {
-        let index = match self.writable(socket) {
-            Ok(index) => index,
-            Err(error) => return Err((error, piece)),
-        };
-        if piece.is_empty() {
-            return Ok(());
-        }
-        let most = self.config.references;
-        self.streams(index);
-        let entry = &mut self.entries[index];
-        let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
-        let queued = outgoing.referenced();
-        if queued > 0 && queued + piece.len() as u64 > most {
-            entry.state |= STARVED;
-            return Err((Error::WouldBlock, piece));
-        }
-        let len = piece.len() as u64;
-        let small = self.config.small.min(self.config.send_ring as usize);
-        if piece.len() <= small && outgoing.joins(small) && piece.bytes().is_some() {
-            self.ring_to_send(index);
-            let entry = &mut self.entries[index];
-            let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
-            if outgoing.used() + piece.len() <= self.config.send_ring as usize
-                && let Some(bytes) = piece.bytes()
-            {
-                outgoing.write(entry.end, bytes);
-                entry.end += len;
-                self.copies.written += len;
-                return Ok(());
-            }
-        }
-        let entry = &mut self.entries[index];
-        let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
-        self.copies.referenced += len;
-        outgoing.push(entry.end, piece);
-        entry.end += len;
-        Ok(())
-    }
-
-    /// Sends on, on `to`, the next bytes that have arrived on `from` (which may be the same socket), and consumes them; how many, 0: the
-    /// stream has ended. A buffer that was kept goes on as it is, and back to its port when it is released; it counts in
-    /// [`Config::references`]. What lies in the ring, or in a buffer that the port needs back, is copied. Tell the stack the new
-    /// [edge](Sockets::take_edge) and [end](Sockets::end) afterwards.
-    ///
-    /// # Errors
-    /// As of [`Sockets::read`] on `from`, then of [`Sockets::write`] on `to`.
-    pub fn forward(&mut self, from: Socket, to: Socket) -> Result<usize, Error>
-    where
-        B: Pinned,
-    {
-        if self.peek(from)?.is_empty() {
-            return Ok(0);
-        }
-        let (source, target) = (from.index as usize, self.writable(to)?);
-        let (at, published) = (self.entries[source].consumed, self.entries[source].published);
-        if self.streams(target).outgoing.referenced() >= self.config.references {
-            self.entries[target].state |= STARVED;
-            return Err(Error::WouldBlock);
-        }
-        let taken = self.streams(source).incoming.take(at, published);
-        if taken.is_none() {
-            self.ring_to_send(target);
-        }
-        // One socket may be both.
-        let mut outgoing = std::mem::take(&mut self.streams(target).outgoing);
-        let end = self.entries[target].end;
-        let n = if let Some((buffer, range, cost)) = taken {
-            let n = range.len();
-            outgoing.forward(end, buffer, range, cost);
-            self.copies.referenced += n as u64;
-            n
-        } else {
-            let n = outgoing.write(end, self.streams(source).incoming.piece(at, published));
-            self.copies.written += n as u64;
-            n
-        };
-        self.streams(target).outgoing = outgoing;
-        if n == 0 {
-            self.entries[target].state |= STARVED;
-            return Err(Error::WouldBlock);
-        }
-        self.entries[target].end += n as u64;
-        self.consume(from, n)?;
-        Ok(n)
-    }
-
     /// The connection, and the end of what was written to it: what [`crate::stack::Stack`]'s `commit` is to be told.
     pub fn end(&self, socket: Socket) -> Option<(ConnId, u64)> {
         self.entry(socket).filter(|e| e.state & FREE == 0).map(|e| (e.conn, e.end))
@@ -765,17 +453,6 @@ impl<B: Buffer> Sockets<B> {
     fn index(&self, conn: ConnId) -> Option<usize> {
         let index = *self.by_connection.get(conn.index as usize)?;
         self.entries.get(index as usize).filter(|e| e.conn == conn && e.state & FREE == 0).map(|_| index as usize)
-    }
-
-    /// The socket's index, if something could be written to it.
-    fn writable(&self, socket: Socket) -> Result<usize, Error> {
-        let entry = self.entry(socket).ok_or(Error::Stale)?;
-        match entry.state {
-            state if state & ENDED != 0 && entry.cause != Cause::Done => Err(Error::Ended(entry.cause)),
-            state if state & (ENDED | SHUT) != 0 => Err(Error::Shut),
-            state if state & ESTABLISHED == 0 => Err(Error::Connecting),
-            _ => Ok(socket.index as usize),
-        }
     }
 
     fn has_room(&self, entry: &Entry<B>) -> bool {
@@ -862,118 +539,5 @@ impl<B: Buffer> Sockets<B> {
         // It stays in the queue if it is there; whoever has the index then is told of once more than needed.
         entry.state = CLOSED | FREE | entry.state & QUEUED;
         self.unused.push(index as u32);
-    }
-}
-
-// SAFETY: spans point into blocks and pieces that `outgoing` holds until `release` has passed their end, or `Event::Free` came:
-// `Outgoing::clear` is called by `retire` alone, which looks for FREE, and a ring is given back only when nothing is in it.
-#[allow(unsafe_code)]
-unsafe impl<B: Buffer> Host for Sockets<B> {
-    type Buffer = B;
-
-    fn spans(&mut self, conn: ConnId, from: u64, len: u32) -> Spans {
-        let streams = self.index(conn).and_then(|index| self.entries[index].streams.as_ref());
-        streams.map_or(Spans::EMPTY, |s| s.outgoing.spans(from, len))
-    }
-
-    fn release(&mut self, conn: ConnId, to: u64) {
-        let Some(index) = self.index(conn) else { return };
-        let entry = &mut self.entries[index];
-        if let Some(streams) = &mut entry.streams {
-            streams.outgoing.release(to);
-        }
-        entry.released = entry.released.max(to.min(entry.end));
-        if entry.state & STARVED != 0 {
-            // Told when half is free again, or all of what was queued is gone: not for every segment.
-            let outgoing = entry.streams.as_ref().map(|s| &s.outgoing);
-            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used() as u64, o.referenced()));
-            if used <= u64::from(self.config.send_ring / 2) && referenced <= self.config.references / 2 {
-                entry.state &= !STARVED;
-                self.queue(index);
-            }
-        }
-        self.settle(index);
-    }
-
-    fn place(&mut self, conn: ConnId, at: u64, buffer: B, range: Range<usize>) -> bool {
-        let Some(index) = self.index(conn) else { return false };
-        let Config { receive_ring, quota, buffer: least, small, .. } = self.config;
-        let entry = &mut self.entries[index];
-        let end = at + range.len() as u64;
-        if entry.state & CLOSED != 0 || at < entry.published || end > entry.consumed + u64::from(receive_ring) {
-            return false;
-        }
-        let scarce = buffer.scarce();
-        let mut buffer = buffer;
-        if entry.state & KEEP != 0 && !scarce && range.len() > small && at == entry.published {
-            let cost = buffer.bytes().len().max(least);
-            let incoming = &mut self.streams(index).incoming;
-            if incoming.pinned() + cost <= quota {
-                let n = range.len() as u64;
-                match incoming.keep(at, buffer, range.clone(), cost) {
-                    Ok(()) => {
-                        self.copies.kept += n;
-                        return true;
-                    }
-                    Err(back) => buffer = back,
-                }
-            }
-        }
-        self.ring_to_receive(index);
-        let streams = self.streams(index);
-        let spilled = if scarce { streams.incoming.spill() } else { 0 };
-        streams.incoming.copy(at, &buffer.bytes()[range.clone()]);
-        self.copies.spilled += spilled;
-        self.copies.received += range.len() as u64;
-        true
-    }
-
-    fn publish(&mut self, conn: ConnId, to: u64) {
-        let Some(index) = self.index(conn) else { return };
-        let entry = &mut self.entries[index];
-        if to > entry.published && entry.state & CLOSED == 0 {
-            entry.published = to;
-            self.queue(index);
-        }
-    }
-
-    fn event(&mut self, conn: ConnId, event: Event) {
-        if let Event::Incoming(listener) = event {
-            let receive = self.receive.get(&listener).copied().unwrap_or_default();
-            let socket = self.open(conn, receive);
-            self.entries[socket.index as usize].state |= WAITING;
-            self.waiting.entry(listener).or_default().push_back(socket.index);
-            return;
-        }
-        let Some(index) = self.index(conn) else { return };
-        let entry = &mut self.entries[index];
-        match event {
-            Event::Incoming(_) | Event::Asked => {}
-            Event::Established => entry.state |= ESTABLISHED,
-            Event::PeerClosed => entry.state |= PEER_CLOSED,
-            Event::Ended(cause) => {
-                entry.state |= ENDED;
-                entry.cause = cause;
-            }
-            Event::Free => {
-                entry.state |= FREE;
-                let place = entry.conn.index as usize;
-                let ended = entry.state & ENDED != 0;
-                entry.state |= ENDED;
-                if !ended {
-                    entry.cause = Cause::Aborted;
-                }
-                self.by_connection[place] = NONE;
-                if let Some(streams) = &mut self.entries[index].streams {
-                    streams.outgoing.clear();
-                }
-                self.settle(index);
-                self.retire(index);
-                if ended {
-                    return;
-                }
-            }
-        }
-        self.queue(index);
     }
 }

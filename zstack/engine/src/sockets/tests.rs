@@ -1,4 +1,6 @@
 use super::*;
+use crate::event::Event;
+use crate::payload::{Host, Pinned, Spans};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::rc::Rc;
