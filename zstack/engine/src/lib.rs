@@ -8,21 +8,21 @@
 
 pub mod counters;
 pub mod endpoint;
-pub mod event;
-pub mod isn;
+mod event;
+mod isn;
 pub mod net;
 #[allow(unsafe_code)]
 pub mod payload;
 #[allow(unsafe_code)]
 pub mod port;
-pub mod queue;
-pub mod sip;
-pub mod slab;
+mod queue;
+mod sip;
+mod slab;
 pub mod sockets;
 pub mod stack;
-pub mod table;
+mod table;
 pub mod tcp;
 pub mod time;
-pub mod time_wait;
+mod time_wait;
 pub mod tuple;
-pub mod wheel;
+mod wheel;

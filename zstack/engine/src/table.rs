@@ -111,12 +111,8 @@ impl Table {
         self.new.entries + self.old.entries
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The bytes that its slots take.
+    #[cfg(test)]
     pub fn memory(&self) -> usize {
         (self.new.slots.len() + self.old.slots.len()) * std::mem::size_of::<Slot>()
     }

@@ -67,11 +67,6 @@ impl Waiting {
         self.len
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     fn mask(&self) -> u32 {
         self.limit.next_power_of_two() - 1
     }
@@ -331,7 +326,7 @@ mod tests {
         waiting.insert(Time(999_999), &tuple(1), &rest(1));
         assert!(waiting.get(Time(60_999_999), &tuple(1)).is_some());
         assert!(waiting.get(Time(62_000_000), &tuple(1)).is_none());
-        assert!(waiting.is_empty());
+        assert!(waiting.len() == 0);
     }
 
     #[test]
