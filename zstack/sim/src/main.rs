@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use zstack_sim::scenario::Scenario;
-use zstack_sim::{shrink, trace, world};
+use zstack_sim::{mutants, shrink, trace, world};
 
 #[derive(Parser)]
 #[command(about = "The engine in virtual time, over networks that lose, reorder, corrupt and die")]
@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         verbose: bool,
     },
-    /// Break the engine in ways that somebody might, one at a time, and see that seeds and traces notice
+    /// Break the engine in ways that somebody might, one at a time, and see that seeds or traces notice
     Mutants {
         /// Only those whose name has this in it
         #[arg(default_value = "")]
@@ -69,9 +69,9 @@ enum Command {
         /// The sources of the repository
         #[arg(long, default_value = ".")]
         source: PathBuf,
-        /// Where copies are built
-        #[arg(long, default_value = "/tmp/zstack-mutants")]
-        work: PathBuf,
+        /// Cargo's target folder, where a copy of the sources is built
+        #[arg(long, default_value = "target")]
+        target: PathBuf,
         /// Seeds for each
         #[arg(long, default_value_t = 2000)]
         count: u64,
@@ -85,7 +85,10 @@ fn main() -> ExitCode {
         }
         Command::Replay { seed, file, verbose, show } => replay(seed, file.as_deref(), verbose, show),
         Command::Trace { files, verbose } => traces(&files, verbose),
-        Command::Mutants { name, source, work, count } => zstack_sim::mutants::run(&source, &work, &name, count),
+        Command::Mutants { name, source, target, count } => {
+            let bench = mutants::Bench { source: &source, target: &target, count };
+            mutants::run(&bench, &name)
+        }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -182,7 +185,11 @@ fn replay(seed: Option<u64>, file: Option<&Path>, verbose: bool, show: bool) -> 
 fn traces(files: &[PathBuf], verbose: bool) -> bool {
     let mut good = true;
     for file in files {
-        let result = std::fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|text| trace::run(&text));
+        let run = |text: String| {
+            let run = std::panic::catch_unwind(|| trace::run(&text));
+            run.unwrap_or_else(|panic| Err(format!("panic: {}", shrink::text(&*panic))))
+        };
+        let result = std::fs::read_to_string(file).map_err(|e| e.to_string()).and_then(run);
         match result {
             Ok(log) => {
                 println!("{}: ok", file.display());
@@ -191,7 +198,7 @@ fn traces(files: &[PathBuf], verbose: bool) -> bool {
                 }
             }
             Err(e) => {
-                println!("{}: {e}", file.display());
+                println!("{}: FAILED: {e}", file.display());
                 good = false;
             }
         }

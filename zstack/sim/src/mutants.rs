@@ -1,156 +1,268 @@
-//! Mutants of the engine: small mistakes that somebody might make. Each is built in a copy of the sources, and seeds and traces
-//! must notice it.
+//! Mutants of the engine: small mistakes that somebody might make, which seeds and traces must notice.
+//!
+//! All are built into one copy of the sources, each behind a question whether it is the chosen one; so one build tries them all,
+//! and the sources themselves know nothing of them. `ZSTACK_MUTANT` chooses, by the number in the list from 1 on.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-/// A mistake: in a file, a text (it must be there exactly once) is replaced by another.
+/// A mistake: an expression or a statement of a file becomes another.
 #[derive(Debug)]
 pub struct Mutant {
     /// Its name.
     pub name: String,
     /// The file, from the root of the repository.
     pub file: String,
-    /// What is there.
-    pub from: String,
-    /// What is put in its place.
-    pub to: String,
+    /// What stands there, with enough around it that it stands there once.
+    place: String,
+    /// What of `place` is replaced.
+    from: std::ops::Range<usize>,
+    /// By what.
+    to: String,
 }
 
-/// The list: blocks of `name: file`, lines that begin with `- ` (what is there) and with `+ ` (what is put there), an empty line.
+/// The list: blocks of `name: file`, a line `- ` with what stands there, in which «» holds what is replaced, and a line `+ ` with what
+/// comes instead; then an empty line. A line that begins with `#` is for the reader.
 const LIST: &str = include_str!("../mutants.txt");
+
+/// What the copy of the formats' crate, which all use, ends with.
+const QUESTION: &str = "
+/// Whether this mistake is made.
+#[allow(missing_docs)]
+#[inline]
+pub fn mutant(number: u32) -> bool {
+    static CHOSEN: std::sync::LazyLock<u32> =
+        std::sync::LazyLock::new(|| std::env::var(\"ZSTACK_MUTANT\").ok().and_then(|n| n.parse().ok()).unwrap_or(0));
+    *CHOSEN == number
+}
+";
 
 /// The mutants.
 pub fn list() -> Vec<Mutant> {
-    let mut all = Vec::new();
-    for block in LIST.split("\n\n").map(str::trim).filter(|b| !b.is_empty()) {
-        let mut mutant = Mutant { name: String::new(), file: String::new(), from: String::new(), to: String::new() };
-        for line in block.lines().filter(|l| !l.starts_with('#')) {
-            let to = if let Some(text) = line.strip_prefix("- ") {
-                mutant.from += if mutant.from.is_empty() { "" } else { "\n" };
-                mutant.from += text;
-                continue;
-            } else if let Some(text) = line.strip_prefix("+ ") {
-                text
-            } else {
-                let (name, file) = line.split_once(": ").expect("`name: file` begins a mutant");
-                (mutant.name, mutant.file) = (name.to_owned(), file.to_owned());
-                continue;
-            };
-            mutant.to += if mutant.to.is_empty() { "" } else { "\n" };
-            mutant.to += to;
-        }
-        if !mutant.name.is_empty() {
-            all.push(mutant);
-        }
-    }
-    all
+    let blocks = LIST.split("\n\n").map(|block| block.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>());
+    blocks.filter(|lines| !lines.is_empty()).map(|lines| parse(&lines)).collect()
 }
 
-/// The text with the mistake, whatever its lines are indented by.
-fn apply(mutant: &Mutant, text: &str) -> Result<String, String> {
-    let found = text.matches(mutant.from.as_str()).count();
-    match found {
-        1 => Ok(text.replacen(&mutant.from, &mutant.to, 1)),
-        n => Err(format!("{}: {:?} is there {n} times", mutant.file, mutant.from)),
+fn parse(lines: &[&str]) -> Mutant {
+    let &[head, place, to] = lines else { panic!("a mutant has three lines: {lines:#?}") };
+    let (name, file) = head.split_once(": ").unwrap_or_else(|| panic!("`name: file` begins a mutant: {head}"));
+    let place = place.strip_prefix("- ").unwrap_or_else(|| panic!("{name}: `- ` begins what stands there"));
+    let to = to.strip_prefix('+').unwrap_or_else(|| panic!("{name}: `+` begins what comes instead"));
+    let marked = place.split_once('«').and_then(|(a, rest)| Some((a, rest.split_once('»')?)));
+    let (before, (from, behind)) = marked.unwrap_or_else(|| panic!("{name}: «» holds what is replaced"));
+    Mutant {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        place: [before, from, behind].concat(),
+        from: before.len()..before.len() + from.len(),
+        to: to.trim().to_owned(),
     }
 }
 
-/// Builds and tries the mutants whose name has `name` in it, and prints a table. True: all are caught.
-pub fn run(source: &Path, work: &Path, name: &str, count: u64) -> bool {
-    let tree = work.join("tree");
-    let mutants: Vec<Mutant> = list().into_iter().filter(|m| m.name.contains(name)).collect();
-    let mut escaped = 0;
-    println!("{:<34} {:>8} {:<22} by", "mutant", "seconds", "");
-    for mutant in &mutants {
-        let start = Instant::now();
-        let verdict = copy(source, &tree).and_then(|()| try_one(mutant, source, &tree, work, count));
-        let (what, by) = match verdict {
-            Ok(Some(by)) => ("caught", by),
-            Ok(None) => {
-                escaped += 1;
-                ("NOT CAUGHT", String::new())
-            }
-            Err(e) => {
-                escaped += 1;
-                ("NOT TRIED", e)
-            }
+/// The text of a file with the mistakes that it can make; `question` asks for one of them by its number.
+fn apply(text: &str, mutants: &[(usize, &Mutant)], question: &str) -> Result<String, String> {
+    let (flat, places) = flat(text);
+    let mut parts: BTreeMap<(usize, usize), String> = BTreeMap::new();
+    for &(number, mutant) in mutants {
+        let found: Vec<usize> = flat.match_indices(&mutant.place).map(|(at, _)| at).collect();
+        let &[at] = found.as_slice() else {
+            return Err(format!(
+                "{}: {:?} is there {} times in {}",
+                mutant.name,
+                mutant.place,
+                found.len(),
+                mutant.file
+            ));
         };
-        println!("{:<34} {:>8.1} {what:<22} {by}", mutant.name, start.elapsed().as_secs_f64());
+        let (start, end) = (places[at + mutant.from.start], places[at + mutant.from.end - 1] + 1);
+        // Several may replace the same in different ways.
+        let other = parts.entry((start, end)).or_insert_with(|| text[start..end].to_owned());
+        *other = format!("if {question}({number}) {{ {} }} else {{ {other} }}", mutant.to);
     }
-    println!("{} mutants, {escaped} not caught", mutants.len());
-    escaped == 0 && !mutants.is_empty()
+    let mut out = String::new();
+    let mut done = 0;
+    for ((start, end), choice) in parts {
+        if start < done {
+            return Err(format!("{:?}: two mistakes overlap", &text[start..end]));
+        }
+        out += &text[done..start];
+        // A statement stays one; an expression may stand among others.
+        out += &if text[start..end].ends_with(';') { choice } else { format!("({choice})") };
+        done = end;
+    }
+    Ok(out + &text[done..])
 }
 
-/// Copies what is needed to build the simulator; files that are the same stay, so that little is built again.
-fn copy(source: &Path, tree: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(tree).map_err(|e| format!("{}: {e}", tree.display()))?;
-    let status = Command::new("sh")
-        .arg("-c")
-        .arg(
-            "mkdir -p \"$2/zstack\" && cp \"$1/Cargo.lock\" \"$2/\" && rm -rf \"$2\"/zstack/*/src && \
-             for c in wire engine port sim; do mkdir -p \"$2/zstack/$c\" && cp -r \"$1/zstack/$c/.\" \"$2/zstack/$c/\" || exit 1; done && \
-             sed -e 's/^members = .*/members = [\"zstack\\/wire\", \"zstack\\/engine\", \"zstack\\/port\", \"zstack\\/sim\"]/' \
-             -e 's/^default-members = .*//' -e '/^\\[profile.dev.package.shmring\\]/,/^$/d' \"$1/Cargo.toml\" > \"$2/Cargo.toml\"",
-        )
-        .arg("copy")
-        .arg(source)
-        .arg(tree)
-        .status()
-        .map_err(|e| e.to_string())?;
-    if status.success() { Ok(()) } else { Err("the sources could not be copied".to_owned()) }
-}
-
-fn try_one(mutant: &Mutant, source: &Path, tree: &Path, work: &Path, count: u64) -> Result<Option<String>, String> {
-    let text = std::fs::read_to_string(source.join(&mutant.file)).map_err(|e| format!("{}: {e}", mutant.file))?;
-    std::fs::write(tree.join(&mutant.file), apply(mutant, &text)?).map_err(|e| e.to_string())?;
-    let build = Command::new("cargo")
-        .args(["build", "--quiet", "--profile", "sim", "-p", "zstack-sim", "--target-dir"])
-        .arg(work.join("target"))
-        // Built more often than run: quickly, and what a mistake does not touch only once.
-        .envs([
-            ("CARGO_PROFILE_SIM_LTO", "off"),
-            ("CARGO_PROFILE_SIM_OPT_LEVEL", "1"),
-            ("CARGO_PROFILE_SIM_INCREMENTAL", "true"),
-            ("CARGO_PROFILE_SIM_CODEGEN_UNITS", "16"),
-            ("CARGO_PROFILE_SIM_DEBUG", "0"),
-        ])
-        .current_dir(tree)
-        .output()
-        .map_err(|e| format!("cargo: {e}"))?;
-    if !build.status.success() {
-        let text = String::from_utf8_lossy(&build.stderr);
-        return Err(format!("does not build: {}", text.lines().find(|l| l.starts_with("error")).unwrap_or("")));
-    }
-    let program = work.join("target/sim/zstack-sim");
-    let seeds = Command::new("timeout")
-        .arg("300")
-        .arg(&program)
-        .args(["run", "--shrink", "0", "--count", &count.to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| e.to_string())?;
-    let mut by = Vec::new();
-    if !seeds.status.success() {
-        let text = String::from_utf8_lossy(&seeds.stdout);
-        let line = text.lines().next().unwrap_or("time-out");
-        by.push(line.chars().take(110).collect::<String>());
-    }
-    let mut files: Vec<_> =
-        std::fs::read_dir(tree.join("zstack/sim/traces")).map_err(|e| e.to_string())?.flatten().collect();
-    files.sort_by_key(std::fs::DirEntry::file_name);
-    let mut failing = Vec::new();
-    for file in files {
-        let status = Command::new("timeout").arg("20").arg(&program).arg("trace").arg(file.path()).output();
-        if !status.map_err(|e| e.to_string())?.status.success() {
-            failing.push(file.file_name().to_string_lossy().trim_end_matches(".trace").to_owned());
+/// A text with one space wherever it has white space, so that line breaks do not matter; and where each of its bytes was.
+fn flat(text: &str) -> (String, Vec<usize>) {
+    let (mut flat, mut places) = (String::new(), Vec::new());
+    for (at, c) in text.char_indices() {
+        let c = if c.is_whitespace() { ' ' } else { c };
+        if c != ' ' || !flat.ends_with(' ') {
+            flat.push(c);
+            places.extend(at..at + c.len_utf8());
         }
     }
-    if let Some(first) = failing.first() {
-        by.push(format!("{} traces, {first}", failing.len()));
+    (flat, places)
+}
+
+/// Where a run of mutants finds and puts things.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The root of the repository.
+    pub source: &'a Path,
+    /// Where cargo builds, so that crates of others are there already; the copy lies there, too.
+    pub target: &'a Path,
+    /// Seeds for each.
+    pub count: u64,
+}
+
+/// Builds all mutants, tries those whose name has `name` in it, and prints a table. True: all are caught, and without a mistake nothing is.
+pub fn run(bench: &Bench<'_>, name: &str) -> bool {
+    let start = Instant::now();
+    let program = match bench.build() {
+        Ok(program) => program,
+        Err(fault) => {
+            println!("{fault}");
+            return false;
+        }
+    };
+    println!("{:<34} {:>8.1} s", "one build of all", start.elapsed().as_secs_f64());
+    let none = bench.notice(&program, 0);
+    if let [by, ..] = none.as_slice() {
+        println!("without a mistake: {by}");
+        return false;
     }
-    Ok((!by.is_empty()).then(|| by.join("; ")))
+    let all = list();
+    let wanted: Vec<_> = (1..).zip(&all).filter(|(_, mutant)| mutant.name.contains(name)).collect();
+    let mut escaped = 0;
+    for (number, mutant) in &wanted {
+        let start = Instant::now();
+        let by = bench.notice(&program, *number);
+        escaped += usize::from(by.is_empty());
+        let what = if by.is_empty() { "NOT CAUGHT".to_owned() } else { by.join("; ") };
+        println!("{:<34} {:>8.1} s  {what}", mutant.name, start.elapsed().as_secs_f64());
+    }
+    println!("{} mutants, {escaped} not caught, {:.1} s", wanted.len(), start.elapsed().as_secs_f64());
+    escaped == 0 && !wanted.is_empty()
+}
+
+impl Bench<'_> {
+    /// Copies what is needed to build the simulator, with all mistakes, and builds it.
+    fn build(&self) -> Result<PathBuf, String> {
+        let tree = self.target.join("mutants");
+        let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+        let _ = std::fs::remove_dir_all(&tree);
+        for name in ["wire", "engine", "port", "sim"] {
+            let within = Path::new("zstack").join(name);
+            copy(&self.source.join(&within), &tree.join(&within)).map_err(|e| io(&within, e))?;
+        }
+        let read = |path: PathBuf| std::fs::read_to_string(&path).map_err(|e| io(&path, e));
+        let write = |file: &str, text: &str| std::fs::write(tree.join(file), text).map_err(|e| io(&tree.join(file), e));
+        write("Cargo.lock", &read(self.source.join("Cargo.lock"))?)?;
+        write("Cargo.toml", &manifest(&read(self.source.join("Cargo.toml"))?))?;
+        // Another name, so that the copy's program does not take the place of the true one.
+        let own = "zstack/sim/Cargo.toml";
+        write(own, &read(tree.join(own))?.replace("name = \"zstack-sim\"\npath", "name = \"zstack-mutants\"\npath"))?;
+        let all = list();
+        let mut files: BTreeMap<&str, Vec<(usize, &Mutant)>> = BTreeMap::new();
+        for (number, mutant) in (1..).zip(&all) {
+            files.entry(&mutant.file).or_default().push((number, mutant));
+        }
+        for (file, mutants) in files {
+            write(file, &apply(&read(self.source.join(file))?, &mutants, question(file))?)?;
+        }
+        let wire = "zstack/wire/src/lib.rs";
+        write(wire, &(read(tree.join(wire))? + QUESTION))?;
+        let build = Command::new("cargo")
+            .args(["build", "--quiet", "--profile", "sim", "-p", "zstack-sim", "--target-dir"])
+            .arg(std::path::absolute(self.target).map_err(|e| io(self.target, e))?)
+            .current_dir(&tree)
+            .output()
+            .map_err(|e| format!("cargo: {e}"))?;
+        if build.status.success() {
+            return Ok(self.target.join("sim/zstack-mutants"));
+        }
+        Err(format!("the mutants do not build:\n{}", String::from_utf8_lossy(&build.stderr)))
+    }
+
+    /// What notices a mistake: the first seed, and how many traces.
+    fn notice(&self, program: &Path, number: usize) -> Vec<String> {
+        let run = |seconds: &str, arguments: &[&str], files: &[PathBuf]| {
+            let mut c = Command::new("timeout");
+            c.arg(seconds).arg(program).args(arguments).args(files).env("ZSTACK_MUTANT", number.to_string());
+            c.stdin(Stdio::null()).output()
+        };
+        let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut by = Vec::new();
+        let count = self.count.to_string();
+        match run("300", &["run", "--shrink", "0", "--count", &count], &[]) {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => by.push(text(&output).lines().next().unwrap_or("no end").chars().take(110).collect()),
+            Err(e) => by.push(e.to_string()),
+        }
+        match run("60", &["trace"], &traces(self.source)) {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let text = text(&output);
+                let failing: Vec<&str> = text.lines().filter_map(|l| Some(l.split_once(".trace: FAILED")?.0)).collect();
+                let first = failing.first().and_then(|f| f.rsplit('/').next()).unwrap_or("no end");
+                by.push(format!("{} traces, {first}", failing.len().max(1)));
+            }
+            Err(e) => by.push(e.to_string()),
+        }
+        by
+    }
+}
+
+/// How a file's crate calls the question.
+fn question(file: &str) -> &'static str {
+    if file.starts_with("zstack/wire/") { "crate::mutant" } else { "zstack_wire::mutant" }
+}
+
+/// The workspace's manifest for the copy: its profiles, and the members that it has.
+fn manifest(text: &str) -> String {
+    let mut out = String::new();
+    for section in text.split_inclusive("\n\n") {
+        if section.starts_with("[profile.dev.package") {
+            continue;
+        }
+        for line in section.lines() {
+            out += match line.split_once(" = ") {
+                Some(("members", _)) => {
+                    "members = [\"zstack/wire\", \"zstack/engine\", \"zstack/port\", \"zstack/sim\"]"
+                }
+                Some(("default-members", _)) => "",
+                _ => line,
+            };
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let into = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &into)?;
+        } else {
+            std::fs::copy(entry.path(), into)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of traces, in the order of their names.
+fn traces(source: &Path) -> Vec<PathBuf> {
+    let folder = source.join("zstack/sim/traces");
+    let mut files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
+    files.sort();
+    files
 }
 
 #[cfg(test)]
@@ -160,9 +272,28 @@ mod tests {
     #[test]
     fn every_mutant_finds_its_place() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for mutant in list() {
+        let all = list();
+        for (number, mutant) in (1..).zip(&all) {
             let text = std::fs::read_to_string(root.join(&mutant.file)).unwrap();
-            assert_ne!(apply(&mutant, &text).unwrap(), text, "{}", mutant.name);
+            let changed = apply(&text, &[(number, mutant)], question(&mutant.file)).unwrap();
+            assert!(changed.contains(&format!("mutant({number})")), "{}", mutant.name);
         }
+        let names: std::collections::HashSet<_> = all.iter().map(|m| &m.name).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn mistakes_of_one_file_stand_beside_each_other() {
+        let one = parse(&["a: f", "- if «x < y» ||", "+ true"]);
+        let other = parse(&["b: f", "- || «z()»", "+ !z()"]);
+        let third = parse(&["c: f", "- «w();»", "+"]);
+        let text = "if x < y ||\n    z() { w(); }";
+        assert_eq!(
+            apply(text, &[(1, &one), (2, &other), (3, &third)], "m").unwrap(),
+            "if (if m(1) { true } else { x < y }) ||\n    (if m(2) { !z() } else { z() }) { if m(3) {  } else { w(); } }"
+        );
+        assert!(apply(text, &[(1, &one), (2, &one)], "m").unwrap().contains("(if m(2) { true } else { if m(1)"));
+        assert!(apply(text, &[(1, &one), (2, &parse(&["d: f", "- if x < «y» ||", "+ x"]))], "m").is_err());
+        assert!(apply("if x < y || if x < y ||", &[(1, &one)], "m").is_err());
     }
 }
