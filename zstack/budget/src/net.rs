@@ -96,7 +96,7 @@ struct Head {
     interface: Interface,
     path: Path,
     ends: (Mapped, Mapped),
-    out: [u8; 128],
+    out: [u8; Interface::HEAD],
 }
 
 impl Scenario for Head {
@@ -105,9 +105,9 @@ impl Scenario for Head {
     }
 
     fn work(&mut self) {
-        for n in 0..SEGMENTS as u16 {
+        for n in 0..SEGMENTS {
             let (us, them) = black_box((&self.ends.0, &self.ends.1));
-            let len = PAYLOAD as u16 - black_box(n);
+            let len = PAYLOAD as u32 - black_box(n);
             let head = self.interface.head(Time(5), &mut self.out, &mut self.path, us, them, len, 0);
             assert!(head.is_ok());
             black_box(&self.out);
@@ -118,12 +118,12 @@ impl Scenario for Head {
 fn head(medium: Medium, v6: bool) -> Box<dyn Scenario> {
     let (us, them) = ends(v6);
     let mut interface = interface(medium);
-    let (mut path, mut out) = (Path::default(), [0; 128]);
+    let (mut path, mut out) = (Path::default(), [0; Interface::HEAD]);
     if medium == Medium::Ethernet {
         // They are asked for, and answer.
         assert!(interface.head(Time(1), &mut out, &mut path, &map(us), &map(them), 20, 0).is_err());
         let mut counters = Counters::default();
-        assert!(interface.due(Time(1), &mut out, &mut counters).is_some());
+        assert!(interface.due(Time(1), &mut [0; 128], &mut counters).is_some());
         let answer = match (us, them) {
             (IpAddr::V4(target), IpAddr::V4(sender)) => {
                 let mut bytes = [0; arp::PACKET];

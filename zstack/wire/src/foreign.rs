@@ -15,10 +15,9 @@ pub(crate) fn sum_slice(bytes: &[u8]) -> u16 {
 /// 16 bits of the sum of 16-bit words.
 #[inline]
 pub(crate) fn fold(total: u64) -> u16 {
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff) + ((total >> 16) & 0xffff) + (total >> 32);
-    let total = (total & 0xffff) + (total >> 16);
-    ((total & 0xffff) + (total >> 16)) as u16
+    // The sum of both halves stands in the upper one, to which the lower one, the same sum, has carried what ran over.
+    let total = (total.wrapping_add(total.rotate_left(32)) >> 32) as u32;
+    (total.wrapping_add(total.rotate_left(16)) >> 16) as u16
 }
 
 /// What has not been read yet.

@@ -11,6 +11,9 @@ pub const HEADER: usize = 20;
 /// The length of the longest header.
 pub const MAX_HEADER: usize = 60;
 
+/// Where in the header the control bits stand.
+pub const FLAGS: usize = 13;
+
 /// Where in the header the checksum stands.
 pub const CHECKSUM: usize = 16;
 
@@ -85,6 +88,12 @@ impl Flags {
     #[inline]
     pub const fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
+    }
+
+    /// Those that are not in `other`.
+    #[inline]
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
     }
 }
 

@@ -90,7 +90,7 @@ impl Interface {
     /// Writes a link header to the start of `out`, and returns its length.
     pub(super) fn frame_link(&self, out: &mut [u8], to: Mac, ethertype: u16) -> Option<usize> {
         let len = self.neighbours.link_len();
-        out.get_mut(..LINK)?.copy_from_slice(&self.neighbours.link(to, ethertype));
+        out.get_mut(..len)?.copy_from_slice(&self.neighbours.link(to, ethertype)[LINK - len..]);
         Some(len)
     }
 

@@ -44,8 +44,10 @@ pub fn receive(data: &[u8]) {
                 if what & 32 != 0 {
                     path = Path::default();
                 }
-                match interface.head(now, &mut out, &mut path, &map(local), &map(remote), 40, 0) {
-                    Ok((len, _)) => check_packet(&out[..len + 40], interface.neighbours.link_len()),
+                let mut frame = [0; Interface::HEAD + 40];
+                let head = frame.first_chunk_mut().expect("room for the head");
+                match interface.head(now, head, &mut path, &map(local), &map(remote), 40, 0) {
+                    Ok((begin, _)) => check_packet(&frame[begin..], interface.neighbours.link_len()),
                     Err(Unsent::Long) => panic!("40 bytes are not long"),
                     Err(_) => {}
                 }

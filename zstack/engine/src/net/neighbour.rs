@@ -69,7 +69,7 @@ struct Hot {
     until: Time,
     /// How many had the slot, this one included; 0 names nobody.
     generation: u32,
-    /// The link header of a frame to it, if the address is known.
+    /// The link header of a frame to it, if the address is known: the last so many bytes as it is long.
     link: [u8; LINK],
 }
 
@@ -145,18 +145,20 @@ pub(super) struct Cache {
 impl Cache {
     /// A cache for frames from `mac` with this VLAN tag; `None`: a port without link headers.
     pub fn new(mac: Option<Mac>, vlan: Option<u16>, key: [u8; 16], now: Time) -> Cache {
-        let mut template = [0; LINK];
         let len = match (mac, vlan) {
             (None, _) => 0,
-            (Some(mac), vlan) => {
-                template[6..12].copy_from_slice(&mac);
-                if let Some(vlan) = vlan {
-                    template[12..14].copy_from_slice(&[0x81, 0x00]);
-                    template[14..16].copy_from_slice(&vlan.to_be_bytes());
-                }
-                if vlan.is_some() { 18 } else { 14 }
-            }
+            (_, None) => 14,
+            (_, Some(_)) => LINK,
         };
+        let mut template = [0; LINK];
+        if let Some(mac) = mac {
+            let header = &mut template[LINK - len..];
+            header[6..12].copy_from_slice(&mac);
+            if let Some(vlan) = vlan {
+                header[12..14].copy_from_slice(&[0x81, 0x00]);
+                header[14..16].copy_from_slice(&vlan.to_be_bytes());
+            }
+        }
         let slots = if len == 0 { 1 } else { CAPACITY };
         let (until, generation) = if len == 0 { (Time::NEVER, 1) } else { (Time(0), 0) };
         let entry = Entry {
@@ -194,17 +196,17 @@ impl Cache {
         self.len
     }
 
-    /// The link header of frames to `mac`.
+    /// The link header of frames to `mac`, at the end.
     pub fn link(&self, mac: Mac, ethertype: u16) -> [u8; LINK] {
         let mut link = self.template;
-        link[..6].copy_from_slice(&mac);
-        if self.len > 0 {
-            link[self.len - 2..self.len].copy_from_slice(&ethertype.to_be_bytes());
+        if let [header @ .., _, _] = &mut link[LINK - self.len..] {
+            header[..6].copy_from_slice(&mac);
+            link[LINK - 2..].copy_from_slice(&ethertype.to_be_bytes());
         }
         link
     }
 
-    /// The link header of frames to a neighbour, if that may be used without further ado.
+    /// The link header of frames to a neighbour, at the end, if that may be used without further ado.
     #[inline]
     pub fn usable(&self, slot: u16, generation: u32, now: Time) -> Option<&[u8; LINK]> {
         let hot = self.hot.get(usize::from(slot))?;
@@ -353,7 +355,7 @@ impl Cache {
             entry.tries += 1;
             let to = (entry.state == State::Probe).then(|| {
                 let mut mac = [0; 6];
-                mac.copy_from_slice(&self.hot[usize::from(slot)].link[..6]);
+                mac.copy_from_slice(&self.hot[usize::from(slot)].link[LINK - self.len..][..6]);
                 mac
             });
             let question = Question { target: entry.ip, to };

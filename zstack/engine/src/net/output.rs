@@ -62,16 +62,10 @@ impl Packet {
 }
 
 impl Interface {
-    /// How many bytes the link and IP header of a segment from `local` are.
-    #[inline]
-    pub fn head_len(&self, local: &Mapped) -> usize {
-        self.neighbours.link_len() + if as_v4(local).is_some() { ipv4::HEADER } else { ipv6::HEADER }
-    }
-
-    /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the start of `out`, and says how
-    /// many bytes they are, and the sum of the segment's pseudo header. `out` must have room for the longest,
-    /// [`Interface::HEAD`]. `path` is the connection's own: default at first, and kept for the next call. `class`: the traffic
-    /// class byte, DSCP and ECN. The addresses are of one family.
+    /// Writes the link and IP header of a TCP segment of `len` bytes, TCP header included, to the end of `out`, whatever their
+    /// length: the TCP header, which follows, has its place before they are known. Returns where in `out` the frame begins, and
+    /// the sum of the segment's pseudo header. `path` is the connection's own: default at first, and kept for the next call.
+    /// `class`: the traffic class byte, DSCP and ECN. The addresses are of one family.
     ///
     /// # Errors
     /// It cannot be sent now. After `Unresolved` an [event](Interface::event) will follow.
@@ -80,28 +74,30 @@ impl Interface {
     pub fn head(
         &mut self,
         now: Time,
-        out: &mut [u8],
+        out: &mut [u8; Interface::HEAD],
         path: &mut Path,
         local: &Mapped,
         remote: &Mapped,
-        len: u16,
+        len: u32,
         class: u8,
     ) -> Result<(usize, Sum), Unsent> {
-        let Some(out) = out.first_chunk_mut::<{ Interface::HEAD }>() else { return Err(Unsent::Long) };
         let link = match self.neighbours.usable(path.slot, path.generation, now) {
             Some(link) => link,
             None => self.find(now, path, unmap(remote))?,
         };
-        // A shorter link header is followed by the IP header, which overwrites what is too much.
-        out[..LINK].copy_from_slice(link);
-        let at = self.neighbours.link_len();
         let Some(local_v4) = as_v4(local) else {
-            return Ok(head_v6(&mut out[at..], at, local, remote, len, class));
+            let len = u16::try_from(len).map_err(|_| Unsent::Long)?;
+            out[..LINK].copy_from_slice(link);
+            return Ok((LINK - self.neighbours.link_len(), head_v6(&mut out[LINK..], local, remote, len, class)));
         };
+        /// Where the IPv4 header stands.
+        const AT: usize = Interface::HEAD - ipv4::HEADER;
         let remote_v4 = [remote[12], remote[13], remote[14], remote[15]];
-        if len > u16::MAX - ipv4::HEADER as u16 {
+        if len > u32::from(u16::MAX) - ipv4::HEADER as u32 {
             return Err(Unsent::Long);
         }
+        let len = len as u16;
+        out[AT - LINK..AT].copy_from_slice(link);
         // With DF the identification may be anything (RFC 6864, section 4.1).
         let (id, flags) = if path.fragment { (self.next_id().to_be_bytes(), 0) } else { ([0; 2], 0x40) };
         let [a, b] = (len + ipv4::HEADER as u16).to_be_bytes();
@@ -116,11 +112,10 @@ impl Interface {
         let sum = words.iter().map(|&word| u64::from(word)).sum::<u64>();
         let [a, b] = (!((sum % 0xffff) as u16)).to_ne_bytes();
         words[2] |= u32::from_ne_bytes([0, 0, a, b]);
-        let header: &mut [u8; ipv4::HEADER] = out[at..].first_chunk_mut().expect("room for the longest headers");
-        for (bytes, word) in header.chunks_exact_mut(4).zip(words) {
+        for (bytes, word) in out[AT..].chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
-        Ok((at + ipv4::HEADER, Sum::pseudo_v4(local_v4.into(), remote_v4.into(), protocol::TCP, len)))
+        Ok((AT - self.neighbours.link_len(), Sum::pseudo_v4(local_v4.into(), remote_v4.into(), protocol::TCP, len)))
     }
 
     /// Looks for the way to `destination`, and asks for the neighbour on it if need be. Returns the link header.
@@ -148,7 +143,7 @@ fn as_v4(mapped: &Mapped) -> Option<[u8; 4]> {
 }
 
 #[inline(never)]
-fn head_v6(out: &mut [u8], at: usize, local: &Mapped, remote: &Mapped, len: u16, class: u8) -> (usize, Sum) {
+fn head_v6(out: &mut [u8], local: &Mapped, remote: &Mapped, len: u16, class: u8) -> Sum {
     let header = ipv6::Header {
         source: Ipv6Addr::from(*local),
         destination: Ipv6Addr::from(*remote),
@@ -159,5 +154,5 @@ fn head_v6(out: &mut [u8], at: usize, local: &Mapped, remote: &Mapped, len: u16,
         payload: len,
     };
     header.emit(out);
-    (at + ipv6::HEADER, header.pseudo())
+    header.pseudo()
 }

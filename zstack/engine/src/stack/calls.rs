@@ -170,11 +170,13 @@ impl Stack {
     fn call(&mut self, conn: ConnId, call: impl FnOnce(&mut Tcb)) {
         let Some(entry) = self.conns.get_mut(conn.index, conn.generation) else { return };
         call(&mut entry.tcb);
-        if entry.waits == Waits::Due && !self.core.full {
+        if self.core.full || entry.waits == Waits::Neighbour || !entry.tcb.due() {
+            self.place(conn.index);
+        } else if entry.waits == Waits::Not {
             // Its turn to send files its timer.
-            return;
+            entry.waits = Waits::Due;
+            self.due.push(&mut self.conns, conn.index);
         }
-        self.place(conn.index);
     }
 
     /// Answers the SYN of a deferred listener's connection (`Event::Asked`).

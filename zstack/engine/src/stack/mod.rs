@@ -132,6 +132,7 @@ impl Stack {
             waiters: BTreeMap::new(),
             confirmed: net::Path::default(),
             resets: Rate::new(limits.resets, now),
+            head: [0; transmit::HEAD],
             reply: vec![0; (usize::from(port.mtu) + link).max(256)].into(),
             sent: 0,
             budget: 0,

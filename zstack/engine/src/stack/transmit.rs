@@ -20,7 +20,7 @@ use zstack_wire::Seq;
 use zstack_wire::tcp::{self, Flags, Header};
 
 /// The longest head of a frame: link, IP and TCP header.
-const HEAD: usize = Interface::HEAD + tcp::MAX_HEADER;
+pub(super) const HEAD: usize = Interface::HEAD + tcp::MAX_HEADER;
 
 /// All of a stack but its connections.
 pub(super) struct Core {
@@ -44,6 +44,8 @@ pub(super) struct Core {
     /// kept costs a store for each ACK; where there are several neighbours each has its chance often enough.
     pub confirmed: Path,
     pub resets: Rate,
+    /// Where the headers of segments are built: the TCP header has its place, and those below end where it begins.
+    pub head: [u8; HEAD],
     /// Where answers to what is no segment are built.
     pub reply: Box<[u8]>,
     /// Frames that were sent in this turn.
@@ -78,14 +80,10 @@ pub(super) struct Run<'a, P, H> {
 }
 
 impl Core {
-    /// Hands a frame to the port; its number.
-    ///
-    /// # Safety
-    /// As for [`Port::send`]: the payload must be readable until the frame is completed.
+    /// What the port said to a frame; the frame's number.
     #[inline]
-    unsafe fn send<P: Port>(&mut self, port: &mut P, frame: &Frame<'_>) -> Result<u64, Refused> {
-        // SAFETY: as the caller promises.
-        match unsafe { port.send(frame) } {
+    fn taken(&mut self, result: Result<(), Refused>) -> Result<u64, Refused> {
+        match result {
             Ok(()) => {
                 let number = self.frames;
                 self.frames += 1;
@@ -119,7 +117,8 @@ impl Core {
     pub fn send_whole<P: Port>(&mut self, port: &mut P, frame: &[u8]) -> Result<u64, Refused> {
         let frame = Frame { head: frame, payload: Spans::EMPTY, checksum: Checksum::Complete, cut: 0 };
         // SAFETY: there is no payload.
-        unsafe { self.send(port, &frame) }
+        let result = unsafe { port.send(&frame) };
+        self.taken(result)
     }
 
     /// Sends the first `len` bytes of [`Core::reply`].
@@ -132,37 +131,31 @@ impl Core {
 
     /// Sends a segment without payload that is no connection's. Nobody keeps it: if it cannot be sent now it is lost.
     pub fn send_segment<P: Port>(&mut self, now: Time, port: &mut P, tuple: &Tuple, header: &Header) -> bool {
-        let segment = Segment { tuple, header, payload: Spans::EMPTY, cut: 0 };
-        let mut head = [0; HEAD];
-        let Ok((len, checksum)) = self.build(now, &segment, &mut Path::default(), &mut head) else { return false };
-        let frame = Frame { head: &head[..len], payload: Spans::EMPTY, checksum, cut: 0 };
+        let segment = Segment { tuple, header, flags: header.flags, payload: Spans::EMPTY, cut: 0 };
+        let Ok((place, checksum)) = self.build(now, &segment, &mut Path::default()) else { return false };
+        let frame = Frame { head: &self.head[place], payload: Spans::EMPTY, checksum, cut: 0 };
         // SAFETY: there is no payload.
-        unsafe { self.send(port, &frame) }.is_ok()
+        let result = unsafe { port.send(&frame) };
+        self.taken(result).is_ok()
     }
 
-    /// Builds all headers of a segment in `head`; their length, and what the port is to do about the checksum.
+    /// Builds all headers of a segment in [`Core::head`]; where they stand, and what the port is to do about the checksum.
     #[inline(always)]
-    fn build(
-        &mut self,
-        now: Time,
-        segment: &Segment<'_>,
-        path: &mut Path,
-        head: &mut [u8; HEAD],
-    ) -> Result<(usize, Checksum), Unsent> {
-        let Segment { tuple, header, payload, cut } = *segment;
-        let start = self.net.head_len(&tuple.local);
-        let tcp: &mut [u8; tcp::MAX_HEADER] = head[start..].first_chunk_mut().expect("room for the longest headers");
+    fn build(&mut self, now: Time, segment: &Segment<'_>, path: &mut Path) -> Result<(Range<usize>, Checksum), Unsent> {
+        let Segment { tuple, header, flags, payload, cut } = *segment;
+        let (below, tcp) = self.head.split_first_chunk_mut::<{ Interface::HEAD }>().expect("room for the TCP header");
         let len = header.emit(tcp);
         tcp[0..2].copy_from_slice(&tuple.local_port.to_be_bytes());
         tcp[2..4].copy_from_slice(&tuple.remote_port.to_be_bytes());
-        let end = start + len;
-        let len = u16::try_from(len as u32 + payload.len()).map_err(|_| Unsent::Long)?;
-        let (_, pseudo) = self.net.head(now, head, path, &tuple.local, &tuple.remote, len, 0)?;
+        tcp[tcp::FLAGS] = flags.0;
+        let whole = len as u32 + payload.len();
+        let (begin, pseudo) = self.net.head(now, below, path, &tuple.local, &tuple.remote, whole, 0)?;
         let (field, checksum) = if self.port.checksum {
-            (pseudo.folded(), Checksum::Partial { start: start as u16, offset: tcp::CHECKSUM as u16 })
+            let start = (Interface::HEAD - begin) as u16;
+            (pseudo.folded(), Checksum::Partial { start, offset: tcp::CHECKSUM as u16 })
         } else {
             debug_assert_eq!(cut, 0, "a port that cuts computes checksums");
-            let mut sum = pseudo.bytes(&head[start..end]);
+            let mut sum = pseudo.bytes(&tcp[..len]);
             for span in payload.0 {
                 if span.len > 0 {
                     // SAFETY: the host promises that its spans are readable.
@@ -171,8 +164,8 @@ impl Core {
             }
             (sum.field(), Checksum::Complete)
         };
-        head[start + tcp::CHECKSUM..start + tcp::CHECKSUM + 2].copy_from_slice(&field.to_be_bytes());
-        Ok((end, checksum))
+        tcp[tcp::CHECKSUM..tcp::CHECKSUM + 2].copy_from_slice(&field.to_be_bytes());
+        Ok((begin..Interface::HEAD + len, checksum))
     }
 }
 
@@ -180,8 +173,9 @@ impl Core {
 #[derive(Clone, Copy)]
 struct Segment<'a> {
     tuple: &'a Tuple,
-    /// All but its ports.
+    /// All but its ports and flags.
     header: &'a Header,
+    flags: Flags,
     payload: Spans,
     cut: u16,
 }
@@ -216,11 +210,12 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
         self.run.now
     }
 
+    #[inline(always)]
     fn transmit(&mut self, header: &Header, from: u64, len: u32, cut: u16) -> Result<Sent, Refused> {
         if self.core.gone {
             return Err(Refused::Gone);
         }
-        if self.core.full || self.core.trouble.blocked.is_some() {
+        if self.core.full {
             return Err(Refused::Full);
         }
         let mut payload = Spans::EMPTY;
@@ -236,24 +231,18 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
         }
         let sent = payload.len();
         let cut = if u32::from(cut) < sent { cut } else { 0 };
-        let shorter;
-        let header = if sent < len {
-            // PSH and FIN belong to the last byte.
-            shorter = Header { flags: Flags(header.flags.0 & !(Flags::PSH.0 | Flags::FIN.0)), ..*header };
-            &shorter
-        } else {
-            header
-        };
-        let segment = Segment { tuple: self.tuple, header, payload, cut };
-        let mut head = [0; HEAD];
-        let (end, checksum) = match self.core.build(self.run.now, &segment, self.path, &mut head) {
+        // PSH and FIN belong to the last byte.
+        let flags = if sent < len { header.flags.without(Flags::PSH.with(Flags::FIN)) } else { header.flags };
+        let segment = Segment { tuple: self.tuple, header, flags, payload, cut };
+        let (place, checksum) = match self.core.build(self.run.now, &segment, self.path) {
             Ok(built) => built,
             Err(unsent) => return self.unsent(unsent, header.seq, sent),
         };
-        let frame = Frame { head: &head[..end], payload, checksum, cut };
+        let frame = Frame { head: &self.core.head[place], payload, checksum, cut };
         // SAFETY: the host promises that its spans stay readable until they are released, and the connection releases none
         // before the frame that names it is completed.
-        let number = match unsafe { self.core.send(self.run.port, &frame) } {
+        let result = unsafe { self.run.port.send(&frame) };
+        let number = match self.core.taken(result) {
             Ok(number) => number,
             Err(Refused::Unfit) => return Ok(self.vanished(sent)),
             Err(refused) => return Err(refused),

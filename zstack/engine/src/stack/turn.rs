@@ -271,7 +271,7 @@ impl Stack {
     }
 
     /// Due, and timed.
-    #[inline]
+    #[inline(never)]
     pub(super) fn place(&mut self, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
         let deadline = entry.tcb.deadline();

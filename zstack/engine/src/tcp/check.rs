@@ -30,9 +30,8 @@ impl Tcb {
             let last = gaps.last().unwrap_or(self.rcv_nxt);
             assert!(self.rcv_nxt.before(last) && last.up_to(self.rcv_edge), "a range outside of the window");
         }
-        let waits = self.unsent() > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN;
         assert!(
-            !waits || self.due() || self.deadline() != crate::time::Time::NEVER,
+            !self.waits() || self.due() || self.deadline() != crate::time::Time::NEVER,
             "something waits and no timer does"
         );
     }

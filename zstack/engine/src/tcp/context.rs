@@ -38,6 +38,16 @@ pub trait Context {
     /// [due](super::Tcb::due), and sends the segment when its output is called again.
     fn transmit(&mut self, header: &Header, from: u64, len: u32, cut: u16) -> Result<Sent, Refused>;
 
+    /// [`Context::transmit`] of a segment without payload: once for all who send one, where `transmit` becomes part of the two
+    /// that send payload.
+    ///
+    /// # Errors
+    /// The same.
+    #[inline(never)]
+    fn transmit_bare(&mut self, header: &Header) -> Result<Sent, Refused> {
+        self.transmit(header, 0, 0, 0)
+    }
+
     /// The most payload of a segment that the port cuts; 0: it cuts none.
     fn tso(&self) -> u32;
 

@@ -27,7 +27,7 @@ impl Tcb {
     pub(super) fn answer_with_reset<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
         if let Some(reset) = reset(header, len) {
             cx.count(Counter::TcpResetSent);
-            let _ = cx.transmit(&reset, 0, 0, 0);
+            let _ = cx.transmit_bare(&reset);
         }
     }
 
@@ -97,7 +97,7 @@ impl Tcb {
             Phase::SynSent | Phase::Closing | Phase::LastAck | Phase::TimeWait | Phase::Closed => None,
         };
         if let Some(reset) = reset {
-            match cx.transmit(&reset, 0, 0, 0) {
+            match cx.transmit_bare(&reset) {
                 Ok(_) => cx.count(Counter::TcpResetSent),
                 Err(Refused::Full) => {
                     self.marks |= mark::BLOCKED;

@@ -139,6 +139,7 @@ impl Tcb {
             let what =
                 Transmission { seq: state.una, len: unacked, cut: tcb.mss, syn: false, fin: fin_sent, number: 0 };
             tcb.recovery.sent(now, cx.flights(), &what);
+            tcb.recovery.watch_tail(now);
             tcb.stalled = now;
         }
         tcb.quick = 0;

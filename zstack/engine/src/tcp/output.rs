@@ -7,7 +7,7 @@ use super::{Context, Event, Phase, Tcb};
 use crate::counters::Counter;
 use crate::port::Refused;
 use crate::time::{Micros, Time};
-use zstack_wire::tcp::Flags;
+use zstack_wire::tcp::{Flags, Header};
 
 /// Zero-window probes are at least as far apart as the shortest RTO, and at most as the longest (RFC 9293, section 3.8.6.1).
 const PROBE_MOST: Micros = Micros::from_millis(120_000);
@@ -19,6 +19,13 @@ struct Piece {
     fin: bool,
     /// Nothing more, because the congestion window is used up.
     congested: bool,
+}
+
+impl Piece {
+    #[inline]
+    fn is_nothing(&self) -> bool {
+        self.len == 0 && !self.fin
+    }
 }
 
 impl Tcb {
@@ -82,7 +89,7 @@ impl Tcb {
             }
         };
         let header = self.syn_header(now, answers);
-        let sent = match cx.transmit(&header, 0, 0, 0) {
+        let sent = match cx.transmit_bare(&header) {
             Ok(sent) => sent,
             Err(refused) => return self.refused(cx, refused),
         };
@@ -123,25 +130,42 @@ impl Tcb {
                 break;
             }
         }
-        let mut congested = false;
-        let mut unsent = self.unsent();
-        if self.marks & mark::BLOCKED == 0 {
-            while unsent > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN {
-                let allowance = self.recovery.allowance(now);
-                let piece = self.next_piece(cx.tso(), allowance, unsent);
-                congested = piece.congested;
-                if piece.len == 0 && !piece.fin || !self.send_piece(cx, now, piece) {
-                    break;
-                }
-                unsent = self.unsent();
-            }
-        }
+        let congested = self.marks & mark::BLOCKED == 0 && self.waits() && self.send_new(cx, now);
         if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
             return;
         }
         self.recovery.limited(congested);
         self.marks &= !mark::PUSH_OUT;
-        self.arm_probe(now, unsent);
+        self.arm_probe(now);
+    }
+
+    /// Payload and FIN, as much as may go now. Returns whether the congestion window is what stopped it.
+    #[inline(always)]
+    fn send_new<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
+        let (first, tso) = (self.nxt, cx.tso());
+        let mut piece = self.next_piece(now, tso);
+        if piece.is_nothing() {
+            return piece.congested;
+        }
+        // From piece to piece only its number and flags change.
+        let mut header = self.header(now, self.nxt, Flags::ACK);
+        while self.send_piece(cx, now, &mut header, piece) && self.waits() {
+            piece = self.next_piece(now, tso);
+            if piece.is_nothing() {
+                break;
+            }
+        }
+        if self.nxt != first && self.phase <= Phase::LastAck {
+            self.recovery.watch_tail(now);
+            self.carried(&header);
+        }
+        piece.congested
+    }
+
+    /// Whether payload or a FIN was never sent.
+    #[inline]
+    pub(super) fn waits(&self) -> bool {
+        self.unsent() > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN
     }
 
     /// Bytes that are committed and were never sent.
@@ -153,9 +177,8 @@ impl Tcb {
     /// While nothing is in flight and something waits, only this timer brings the connection on: the window is probed, or a held
     /// segment goes out (RFC 9293, section 3.8.6.1; Linux's TCP_CORK holds as long).
     #[inline]
-    fn arm_probe(&mut self, now: Time, unsent: u64) {
-        let waits = unsent > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN;
-        if !waits || self.nxt != self.una {
+    fn arm_probe(&mut self, now: Time) {
+        if self.nxt != self.una || !self.waits() {
             self.probe_at = Time::NEVER;
         } else if self.probe_at == Time::NEVER {
             if self.backoff == 0 {
@@ -169,7 +192,14 @@ impl Tcb {
 
     /// How much may be sent now: whole segments, or a smaller one if nothing speaks against it.
     #[inline]
-    fn next_piece(&self, tso: u32, allowance: u32, unsent: u64) -> Piece {
+    fn next_piece(&mut self, now: Time, tso: u32) -> Piece {
+        let allowance = self.recovery.allowance(now);
+        self.piece(tso, allowance)
+    }
+
+    #[inline]
+    fn piece(&self, tso: u32, allowance: u32) -> Piece {
+        let unsent = self.unsent();
         let mss = u32::from(self.mss);
         let end = self.una + self.wnd;
         let window = if end.before(self.nxt) { 0 } else { end.since(self.nxt) };
@@ -231,21 +261,22 @@ impl Tcb {
         Piece { len: whole.len + tail_len, ..whole }
     }
 
-    /// Sends what was never sent. Returns whether the port took it.
+    /// Sends a piece of what was never sent, by a header that says the rest. Returns whether the port took it; what follows from that
+    /// for our ACK is the caller's ([`Tcb::carried`]).
     #[inline(always)]
-    fn send_piece<C: Context>(&mut self, cx: &mut C, now: Time, piece: Piece) -> bool {
+    fn send_piece<C: Context>(&mut self, cx: &mut C, now: Time, header: &mut Header, piece: Piece) -> bool {
         let at = self.at(self.nxt);
         let mss = u32::from(self.mss);
-        let mut flags = Flags::ACK;
+        header.seq = self.nxt;
+        header.flags = Flags::ACK;
         if self.push > at && self.push <= at + u64::from(piece.len) {
-            flags = flags.with(Flags::PSH);
+            header.flags = header.flags.with(Flags::PSH);
         }
         if piece.fin {
-            flags = flags.with(Flags::FIN);
+            header.flags = header.flags.with(Flags::FIN);
         }
-        let header = self.header(now, self.nxt, flags);
         let cut = if piece.len > mss { self.mss } else { 0 };
-        let sent = match cx.transmit(&header, at, piece.len, cut) {
+        let sent = match cx.transmit(header, at, piece.len, cut) {
             Ok(sent) => sent,
             Err(refused) => {
                 self.refused(cx, refused);
@@ -275,7 +306,6 @@ impl Tcb {
         if sent.len > 0 {
             self.frames = sent.number + 1;
         }
-        self.carried(&header);
         true
     }
 
@@ -344,9 +374,9 @@ impl Tcb {
     #[cold]
     fn tail_probe<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
         self.marks |= mark::PUSH_OUT;
-        let piece = self.next_piece(0, u32::from(self.mss), self.unsent());
+        let piece = self.piece(0, u32::from(self.mss));
         self.marks &= !mark::PUSH_OUT;
-        let again = piece.len == 0 && !piece.fin;
+        let again = piece.is_nothing();
         let sent = if again {
             match self.recovery.probe() {
                 Some(last) => self.retransmit(cx, now, &last, u32::from(self.mss)),
@@ -356,7 +386,12 @@ impl Tcb {
                 }
             }
         } else {
-            self.send_piece(cx, now, piece)
+            let mut header = self.header(now, self.nxt, Flags::ACK);
+            let sent = self.send_piece(cx, now, &mut header, piece);
+            if sent {
+                self.carried(&header);
+            }
+            sent
         };
         if sent {
             cx.count(Counter::TcpTailProbe);
@@ -370,7 +405,7 @@ impl Tcb {
 
     /// A segment with payload carried our ACK. Ranges that came ahead or twice it could not name: an ACK of its own does.
     #[inline]
-    fn carried(&mut self, header: &zstack_wire::tcp::Header) {
+    fn carried(&mut self, header: &Header) {
         // Who answers with payload talks by turns: its ACKs need not hurry (Linux's "pingpong").
         if self.acked != self.rcv_nxt {
             self.quick = 0;
@@ -387,7 +422,7 @@ impl Tcb {
         let now = cx.now();
         if self.marks & mark::PROBE != 0 {
             let header = self.header(now, self.una - 1, Flags::ACK);
-            match cx.transmit(&header, 0, 0, 0) {
+            match cx.transmit_bare(&header) {
                 Ok(_) => {
                     self.marks &= !mark::PROBE;
                     self.acknowledged(&header);
@@ -403,7 +438,7 @@ impl Tcb {
         }
         let mut header = self.header(now, self.acceptable_seq(), Flags::ACK);
         self.add_blocks(&mut header);
-        match cx.transmit(&header, 0, 0, 0) {
+        match cx.transmit_bare(&header) {
             Ok(_) => {
                 self.marks &= !(mark::ACK | mark::DSACK);
                 self.acknowledged(&header);

@@ -174,7 +174,7 @@ impl Tcb {
             // The peer, should it come back, learns that the connection is no more (tcp_keepalive_timer).
             let reset = self.reset_header(cx.now());
             cx.count(Counter::TcpResetSent);
-            let _ = cx.transmit(&reset, 0, 0, 0);
+            let _ = cx.transmit_bare(&reset);
             self.time_out(cx);
             return;
         }

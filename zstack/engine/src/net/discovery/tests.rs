@@ -77,9 +77,9 @@ const SOLICITED: ndp::Flags = ndp::Flags { router: false, solicited: true, repla
 /// The station that a segment to `destination` goes to.
 fn station(bench: &mut Bench, path: &mut Path, destination: &str) -> Result<Mac, Unsent> {
     let source = if ip(destination).is_ipv4() { US } else { US6 };
-    let mut out = [0; 64];
-    bench.interface.head(bench.now, &mut out, path, &map(ip(source)), &map(ip(destination)), 20, 0)?;
-    Ok(out[..6].try_into().unwrap())
+    let mut out = [0; Interface::HEAD];
+    let (at, _) = bench.interface.head(bench.now, &mut out, path, &map(ip(source)), &map(ip(destination)), 20, 0)?;
+    Ok(out[at..at + 6].try_into().unwrap())
 }
 
 fn sent_arp(frame: &[u8]) -> (ethernet::Header, arp::Packet) {
@@ -327,12 +327,12 @@ fn without_a_link_layer_there_are_no_neighbours() {
         }),
     );
     bench.drops(&packet, Counter::IcmpUnwanted);
-    let mut out = [0; 64];
+    let mut out = [0; Interface::HEAD];
     let mut path = Path::default();
     assert_eq!(
-        bench.interface.head(Time(0), &mut out, &mut path, &map(ip(US)), &map(ip(A)), 20, 0).map(|(len, _)| len),
-        Ok(20)
+        bench.interface.head(Time(0), &mut out, &mut path, &map(ip(US)), &map(ip(A)), 20, 0).map(|(at, _)| at),
+        Ok(Interface::HEAD - 20)
     );
-    assert!(ipv4::Packet::quoted(&out).is_ok());
+    assert!(ipv4::Packet::quoted(&out[Interface::HEAD - 20..]).is_ok());
     assert_eq!(bench.interface.deadline(), Time::NEVER);
 }

@@ -45,7 +45,7 @@ fn mac_of(cache: &Cache, id: NeighbourId, now: Time) -> Option<Mac> {
     let (hot, entry) = (&cache.hot[usize::from(id.slot)], &cache.entries[usize::from(id.slot)]);
     assert!(hot.until <= entry.until);
     let usable = hot.generation == id.generation && now < entry.until;
-    usable.then(|| hot.link[..6].try_into().unwrap())
+    usable.then(|| hot.link[LINK - cache.len..][..6].try_into().unwrap())
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn a_port_without_link_headers_reaches_everybody() {
 #[test]
 fn link_headers() {
     let plain = Cache::new(Some(OURS), None, [0; 16], Time(0));
-    assert_eq!(plain.link(THEIRS, 0x800)[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+    assert_eq!(plain.link(THEIRS, 0x800)[4..], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
     let tagged = Cache::new(Some(OURS), Some(0x123), [0; 16], Time(0));
     assert_eq!(tagged.link(THEIRS, 0x86dd), [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x81, 0, 1, 0x23, 0x86, 0xdd]);
     assert_eq!((plain.link_len(), tagged.link_len()), (14, 18));

@@ -2,7 +2,8 @@
 //! from where on the outgoing stream's memory is still needed.
 //!
 //! The connection calls, in this order where several apply:
-//! - [`Recovery::sent`] and [`Recovery::retransmitted`] for every segment that the port took;
+//! - [`Recovery::sent`] and [`Recovery::retransmitted`] for every segment that the port took, and [`Recovery::watch_tail`] behind the
+//!   last that is new;
 //! - [`Recovery::ack`] for every acceptable segment that has the ACK bit, [`Recovery::progress`] when the port has completed frames,
 //!   [`Recovery::fire`] when [`Recovery::deadline`] has passed;
 //! - then, to send: [`Recovery::next_lost`] before anything new, as far as [`Recovery::allowance`] goes; [`Recovery::limited`] at the end.
@@ -275,8 +276,14 @@ impl Recovery {
         if flight.state == State::Recovery {
             flight.prr.sent(what.len);
         }
-        // A SYN has no tail, and its timer is the RTO alone.
-        if self.sack && !what.syn && !self.probing && flight.orderly() {
+    }
+
+    /// No more follows now of what [`Recovery::sent`] was told: its tail is watched (RFC 8985, section 7). Not of a SYN, which has no
+    /// tail: its timer is the RTO alone.
+    #[inline]
+    pub fn watch_tail(&mut self, now: Time) {
+        let Some(flight) = &mut self.flight else { return };
+        if self.sack && !self.probing && flight.orderly() {
             flight.arm_probe(now, self.rtt, self.mss);
         }
     }

@@ -60,6 +60,7 @@ impl Line {
         self.frames += 1;
         let what = Transmission { seq: Seq(self.nxt), len, cut: MSS as u16, syn: false, fin: false, number };
         self.recovery.sent(self.now, &mut self.spare, &what);
+        self.recovery.watch_tail(self.now);
         self.nxt += len;
     }
 
