@@ -118,6 +118,11 @@ impl<P: Port> Endpoint<P> {
         self.stack.turn(now, &mut self.port, &mut self.sockets)
     }
 
+    /// A turn that receives nothing: see [`Stack::flush`].
+    pub fn flush(&mut self, now: Time) -> Turn {
+        self.stack.flush(now, &mut self.port, &mut self.sockets)
+    }
+
     /// The room that [`Listen`] and [`Connect`] are to name.
     pub fn room(&self) -> u64 {
         self.sockets.room()

@@ -27,6 +27,25 @@ impl Stack {
         P: Port<Buffer = H::Buffer>,
         H: Host,
     {
+        self.turn_of(now, port, host, true)
+    }
+
+    /// A turn that receives nothing: what has arrived stays at the port. It sends what the calls since the last turn want, before a
+    /// program goes to sleep on a port that it knows to be empty; a tun device is spared a read(2) that finds nothing.
+    pub fn flush<P, H>(&mut self, now: Time, port: &mut P, host: &mut H) -> Turn
+    where
+        P: Port<Buffer = H::Buffer>,
+        H: Host,
+    {
+        self.turn_of(now, port, host, false)
+    }
+
+    #[inline(always)]
+    fn turn_of<P, H>(&mut self, now: Time, port: &mut P, host: &mut H, receives: bool) -> Turn
+    where
+        P: Port<Buffer = H::Buffer>,
+        H: Host,
+    {
         let mut turn = Turn::default();
         if self.core.gone {
             // Found in an earlier turn, or by `echo` between the turns.
@@ -39,7 +58,7 @@ impl Stack {
         self.core.full = false;
         let mut run = Run { now, port, host };
         self.progress(&mut run);
-        turn.received = self.receive(&mut run);
+        turn.received = if receives { self.receive(&mut run) } else { 0 };
         turn.more = turn.received == self.core.limits.receive;
         if turn.received > 0 {
             self.core.net.confirm(now, std::mem::take(&mut self.core.confirmed));

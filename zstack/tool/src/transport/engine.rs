@@ -68,6 +68,8 @@ pub struct Engine<P: Sleep> {
     /// When the next turn is due.
     deadline: Option<Time>,
     busy: u32,
+    /// The last turn that received found one packet at most: hardly another one comes before the next sleep.
+    calm: bool,
     /// Whether calls were made that the next turn has to see.
     called: bool,
     ready: Vec<RawFd>,
@@ -134,6 +136,7 @@ impl<P: Sleep> Engine<P> {
             connecting: Vec::new(),
             deadline: None,
             busy: 0,
+            calm: false,
             called: true,
             ready: Vec::new(),
             options,
@@ -254,7 +257,14 @@ impl<P: Sleep> Transport for Engine<P> {
         let before = events.len();
         // First what the caller has asked for since the last time; then, if nothing came of it, sleep and look once.
         for slept in [false, true] {
-            let turn = self.endpoint.turn(self.clock.now());
+            let now = self.clock.now();
+            let turn = if self.calm && !slept {
+                self.endpoint.flush(now)
+            } else {
+                let turn = self.endpoint.turn(now);
+                self.calm = turn.received <= 1;
+                turn
+            };
             self.deadline = turn.deadline;
             if turn.full && self.deadline.is_none() {
                 self.deadline = Some(Time(self.clock.now().0 + 1000));

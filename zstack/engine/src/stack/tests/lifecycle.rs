@@ -280,6 +280,24 @@ fn closing_with_bytes_unread_or_without_linger_resets() {
     lingers(0, false, Cause::Reset);
 }
 
+#[test]
+fn a_flush_sends_and_leaves_what_has_arrived() {
+    let mut world = World::new();
+    let (conn, peer) = world.open(80);
+    world.send(0, conn, b"question");
+    world.turn(0);
+    let question = world.sides[0].card.outbox.pop_front().expect("a segment");
+    world.sides[1].card.inbox.push_back(question);
+    world.send(1, peer, b"news");
+    let Side { stack, card, programs, .. } = &mut world.sides[1];
+    let turn = stack.flush(world.now, card, programs);
+    assert_eq!((turn.received, turn.sent, turn.more), (0, 1, false));
+    assert_eq!((card.inbox.len(), card.outbox.len()), (1, 1));
+    world.settle();
+    assert_eq!(world.stream(1, peer).received(), b"question");
+    assert_eq!(world.stream(0, conn).received(), b"news");
+}
+
 /// RFC 4861, section 7.3.1, and of ARP the same: who acknowledges what is new need not be asked whether he is there.
 #[test]
 fn a_neighbour_that_acknowledges_is_not_probed() {
