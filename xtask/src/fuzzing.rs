@@ -46,6 +46,8 @@ pub fn run(time: Duration, targets: &[&str], tally: &mut Tally) -> bool {
     build.args(["build", "--release", "-p", "fuzz", "--target", "x86_64-unknown-linux-gnu"]);
     // With a target named, the flags are not for build scripts and macros.
     build.env("RUSTFLAGS", INSTRUMENT).env("CARGO_TARGET_DIR", &dir);
+    // Built in half the time, and as fast.
+    build.env("CARGO_PROFILE_RELEASE_LTO", "off");
     if !Step::new("fuzz: build", build, Duration::from_secs(900)).run(tally) {
         return false;
     }

@@ -37,21 +37,13 @@ pub fn test(extent: Extent) -> bool {
     }
     text(&mut tally);
     if build(&mut tally) {
-        let (zstack, others): (Vec<_>, Vec<_>) = packages().into_iter().partition(|p| p.starts_with("zstack"));
-        let units = |packages: &[String], tally: &mut Tally| {
-            for package in packages.iter().filter(|p| !OWN_STEP.contains(&p.as_str())) {
-                Step::tests(package, test_of(package, extent), limit(extent)).run(tally);
-            }
-        };
-        units(&others, &mut tally);
         // Each of the two keeps one core busy, most of the time.
         step::side_by_side(
             &mut tally,
             |tally| {
-                units(&zstack, tally);
-                simulate(extent, tally);
+                units(extent, tally);
                 budgets(tally);
-                fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 5 }), &[], tally);
+                fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 }), &[], tally);
             },
             |tally| {
                 model_checking::loom(tally);
@@ -92,23 +84,26 @@ fn text(tally: &mut Tally) {
     step("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], tally);
 }
 
-/// The Z-stack's engine in virtual time: random networks, and the same ones each time, as in `random`.
-fn simulate(extent: Extent, tally: &mut Tally) {
-    let mut c = cargo();
-    c.args(["build", "--quiet", "--profile", "sim", "-p", "zstack-sim"]);
-    if !Step::new("zstack-sim build", c, LIMIT).run(tally) {
-        return;
+/// The tests of all packages that have no step of their own, by one command: cargo would build what they depend on again for each, with
+/// the features that this one wants.
+fn units(extent: Extent, tally: &mut Tally) {
+    let mut c = test_command(extent);
+    c.arg("--no-fail-fast");
+    for package in packages().iter().filter(|p| !OWN_STEP.contains(&p.as_str())) {
+        c.args(["-p", package]);
     }
-    let count = match extent {
-        Extent::Quick => "1000",
-        Extent::Ci => "10000",
-        Extent::Nightly => "1000000",
-    };
-    let mut c = Command::new(target().join("sim/zstack-sim"));
-    c.args(["run", "--seed", "0", "--count", count]);
-    if Step::new("zstack-sim", c, limit(extent)).run(tally) {
-        tally.passed += 1;
-    }
+    // Many wait for others. Of those that need the cores some wait for each other.
+    c.env("RUST_TEST_THREADS", "4");
+    // The random networks of the Z-stack's simulator, the same ones each time.
+    c.env(
+        "ZSTACK_SEEDS",
+        match extent {
+            Extent::Quick => "1000",
+            Extent::Ci => "10000",
+            Extent::Nightly => "1000000",
+        },
+    );
+    Step::tests("units", c, 2 * limit(extent)).run(tally);
 }
 
 /// Instructions a segment, counted by valgrind, which knows x86-64-v2 but no newer machine.
@@ -155,14 +150,16 @@ fn random(extent: Extent, tally: &mut Tally) {
 }
 
 fn test_of(package: &str, extent: Extent) -> Command {
+    let mut c = test_command(extent);
+    c.args(["-p", package]);
+    c
+}
+
+fn test_command(extent: Extent) -> Command {
     let mut c = cargo();
-    c.args(["test", "-p", package]).env("CULVERT_LIB", library()).env("CULVERT_BIN", culvert());
+    c.arg("test").env("CULVERT_LIB", library()).env("CULVERT_BIN", culvert());
     // A failed assertion says where it was called from.
     c.env("RUST_BACKTRACE", "1");
-    if package == "zstack-port" {
-        // Those that need the cores wait for each other; the others mostly sleep.
-        c.env("RUST_TEST_THREADS", "4");
-    }
     if extent == Extent::Nightly {
         c.args(["--release"]).env("CULVERT_MODEL", "full");
     }
