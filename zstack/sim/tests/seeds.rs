@@ -21,7 +21,7 @@ fn seeds_run_without_a_fault() {
             match catch_unwind(AssertUnwindSafe(|| world::run(&Scenario::new(seed), false))) {
                 Ok(outcome) => {
                     for (total, n) in [(&done, outcome.done), (&conns, outcome.conns), (&bytes, outcome.bytes)] {
-                        total.fetch_add(n as u64, Relaxed);
+                        total.fetch_add(n, Relaxed);
                     }
                     faults.lock().unwrap().extend(outcome.faults.first().map(|fault| format!("seed {seed}: {fault}")));
                 }
