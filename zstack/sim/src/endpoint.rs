@@ -9,6 +9,7 @@ use zstack::payload::Buffer;
 use zstack::stack::{ConnId, Stack};
 use zstack::tcp::recovery::Algorithm;
 use zstack::tcp::{Cause, Options};
+use zstack::time::Time;
 
 /// What a plan's settings are for the engine.
 pub fn options(plan: &AppOptions) -> Options {
@@ -53,6 +54,8 @@ pub struct Endpoint {
     /// The program has read so many.
     pub read: u64,
     edge: u64,
+    /// What the engine's positions in the streams, outgoing and incoming, are ahead of the program's.
+    pub shift: (u64, u64),
     kept: Vec<(u64, Packet, Range<usize>)>,
     next_write: u64,
     stalled: u64,
@@ -99,6 +102,7 @@ impl Endpoint {
             conn,
             app,
             edge: rx.size(),
+            shift: (0, 0),
             changes: plan.change,
             plan,
             rng: Rng::new(seed),
@@ -136,12 +140,11 @@ impl Endpoint {
 
     /// The memory behind a range of the outgoing stream.
     pub fn spans(&self, from: u64, len: u32) -> Result<zstack::payload::Spans, String> {
-        if len == 0 || from < self.released || from + u64::from(len) > self.written {
+        let from = from.wrapping_sub(self.shift.0);
+        if len == 0 || from < self.released || from.saturating_add(u64::from(len)) > self.written {
             return Err(format!(
-                "bytes {from} to {} were asked for; {} are released and {} written",
-                from + u64::from(len),
-                self.released,
-                self.written
+                "{len} bytes from {from} on were asked for; {} are released and {} written",
+                self.released, self.written
             ));
         }
         Ok(self.tx.spans(from, len))
@@ -149,6 +152,7 @@ impl Endpoint {
 
     /// Memory comes back.
     pub fn release(&mut self, to: u64) -> Result<(), String> {
+        let to = to.wrapping_sub(self.shift.0);
         if to <= self.released || to > self.written || self.freed {
             return Err(format!("released to {to}; it was {} of {} before", self.released, self.written));
         }
@@ -160,7 +164,8 @@ impl Endpoint {
     /// Bytes arrive.
     pub fn place(&mut self, at: u64, buffer: Packet, range: Range<usize>) -> Result<bool, String> {
         let bytes = buffer.bytes().get(range.clone()).ok_or("a range outside its buffer was placed")?;
-        let end = at + bytes.len() as u64;
+        let at = at.wrapping_sub(self.shift.1);
+        let end = at.saturating_add(bytes.len() as u64);
         if bytes.is_empty() || at < self.published || end > self.edge {
             return Err(format!(
                 "bytes {at} to {end} were placed; {} are published, the edge is {}",
@@ -198,6 +203,7 @@ impl Endpoint {
 
     /// Bytes are in order.
     pub fn publish(&mut self, to: u64) -> Result<(), String> {
+        let to = to.wrapping_sub(self.shift.1);
         if to <= self.published || to > self.edge {
             return Err(format!("published to {to}; it was {} before, the edge is {}", self.published, self.edge));
         }
@@ -255,7 +261,7 @@ impl Endpoint {
             return (None, false);
         }
         if let Some(next) = self.take(now) {
-            stack.room(self.id, self.edge);
+            stack.room(self.id, self.edge + self.shift.1);
             called = true;
             if let Some(next) = next {
                 later(next);
@@ -282,7 +288,7 @@ impl Endpoint {
             let full = self.written - self.released == self.tx.size();
             // What is not pushed may wait for more: the last byte must be, and what there is no room to follow.
             let push = self.written == self.plan.send || full || self.rng.often(self.plan.push);
-            stack.commit(self.id, self.written, push);
+            stack.commit(self.id, self.written + self.shift.0, push);
             called = true;
             self.next_write = now + self.rng.between(self.plan.pause.0, self.plan.pause.1);
             if self.changes > 0 && self.rng.often(3000) {
@@ -362,6 +368,28 @@ impl Endpoint {
             called = true;
         }
         called
+    }
+
+    /// Takes the connection out of its stack as plain data and lets the stack build it again, `by` further on in its streams. Not
+    /// possible at every moment: not before it is established, nor while the card may read its memory.
+    ///
+    /// # Errors
+    /// What was given is not taken.
+    pub fn adopt(&mut self, stack: &mut Stack, now: Time, by: (u64, u64)) -> Result<Option<ConnId>, String> {
+        if !self.established || self.ended.is_some() || self.closed {
+            return Ok(None);
+        }
+        let Some(mut given) = stack.surrender(self.id) else { return Ok(None) };
+        given.options = Some(options(&self.plan.options));
+        let state = &mut given.state;
+        state.una_position += by.0;
+        state.end += by.0;
+        state.rcv_position += by.1;
+        state.room += by.1;
+        (self.shift.0, self.shift.1) = (self.shift.0 + by.0, self.shift.1 + by.1);
+        let id =
+            stack.adopt(now, given).map_err(|e| format!("a connection that was surrendered was not adopted: {e:?}"))?;
+        Ok(Some(id))
     }
 
     /// The program is told by somebody that the peer will never answer, and gives up.

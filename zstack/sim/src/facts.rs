@@ -33,6 +33,12 @@ pub struct Sent {
     pub resets: u32,
     /// Its SYN was answered with a cookie, by the other host.
     pub cookie: bool,
+    /// Its initial sequence number.
+    pub base: Option<u32>,
+    /// Its timestamps: the first, the last, and the latest that has arrived.
+    pub stamps: Option<(u32, u32, u32)>,
+    /// Somebody has lied to it so that it had to believe it: that the connection is over, or that bytes have arrived.
+    pub deceived: bool,
 }
 
 /// Everything that a verdict is made from.

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod card;
+pub mod clock;
 pub mod endpoint;
 pub mod facts;
 pub mod memory;

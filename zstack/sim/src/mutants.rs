@@ -235,6 +235,8 @@ fn manifest(text: &str) -> String {
                     "members = [\"zstack/wire\", \"zstack/engine\", \"zstack/port\", \"zstack/sim\"]"
                 }
                 Some(("default-members", _)) => "",
+                // Cargo tells crates of one name apart by this, not by where they lie.
+                Some(("version", _)) => "version = \"0.0.0\"",
                 _ => line,
             };
             out.push('\n');

@@ -237,6 +237,11 @@ impl Tcp {
         len as u32 + u32::from(self.flags & flag::SYN != 0) + u32::from(self.flags & flag::FIN != 0)
     }
 
+    /// The timestamp.
+    pub fn stamp(&self) -> Option<u32> {
+        self.options.iter().find_map(|o| if let Opt::Ts(value, _) = o { Some(*value) } else { None })
+    }
+
     /// The header's bytes, its checksum zero.
     pub fn bytes(&self) -> Vec<u8> {
         let mut b = Vec::with_capacity(60);

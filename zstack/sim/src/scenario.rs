@@ -35,6 +35,26 @@ pub struct SidePlan {
     pub vanishes: Option<u64>,
     /// Half-open connections that it keeps before it answers with cookies.
     pub half_open: u32,
+    /// What its clock shows.
+    #[serde(default)]
+    pub clock: Clock,
+}
+
+/// What a host's clock shows when the run begins. Sequence numbers and timestamps follow from it, and its low bits are timers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Clock {
+    /// So many microseconds.
+    At(u64),
+    /// What makes the host's initial sequence number this, if its SYN or SYN-ACK of the first connection leaves when that begins.
+    Number(u32),
+    /// What makes the host's timestamps this, for the first connection, when that begins.
+    Stamp(u32),
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock::At(0)
+    }
 }
 
 /// One direction of the network. Shares are of 10,000 packets; times are microseconds.
@@ -96,6 +116,49 @@ pub enum Knows {
     Flight,
     /// All numbers: it is a segment from before these numbers came round (RFC 7323, section 5), and its timestamp is as old.
     Everything,
+    /// All numbers and timestamps, and so it can say what comes close to the truth.
+    Lies(Lie),
+}
+
+/// What somebody says who knows all numbers of a connection, but cannot hold back what the peers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lie {
+    /// It acknowledges what was never sent.
+    AckAhead,
+    /// SACK blocks that begin below what is acknowledged, reach beyond what was sent, or contain nothing.
+    Sack,
+    /// Bytes from the window's right edge on, or a FIN there.
+    Beyond,
+    /// Bytes, or a FIN, that all lie before what has arrived.
+    Before,
+    /// An RST in or near the window, but not at its left edge (RFC 5961, section 3.2).
+    Reset,
+    /// A SYN in or near the window (RFC 5961, section 4.2).
+    Syn,
+    /// An ACK that came before others, with a window of nothing.
+    OldAck,
+    /// An ACK that is true: it ends inside what the peer has got.
+    Part,
+    /// An RST at the left edge of the window: the connection ends.
+    Kill,
+    /// It acknowledges all that was handed to the port, whether or not it has left or arrived.
+    Early,
+}
+
+impl Lie {
+    /// All of them.
+    pub const ALL: [Lie; 10] = [
+        Lie::AckAhead,
+        Lie::Sack,
+        Lie::Beyond,
+        Lie::Before,
+        Lie::Reset,
+        Lie::Syn,
+        Lie::OldAck,
+        Lie::Part,
+        Lie::Kill,
+        Lie::Early,
+    ];
 }
 
 /// A connection.
@@ -115,6 +178,9 @@ pub struct ConnPlan {
     pub apps: [AppPlan; 2],
     /// When the opener's connection is taken out of its stack as numbers and adopted by it again.
     pub adopt: Option<u64>,
+    /// By how much the positions in its streams, outgoing and incoming, grow on that occasion.
+    #[serde(default)]
+    pub shift: (u64, u64),
 }
 
 /// What a program decides on a SYN, and after how long.
@@ -201,8 +267,10 @@ impl Scenario {
             // Many settings have one side only.
             conns[0].apps[1].send = 0;
         }
-        let noise = if r.often(2000) {
+        let noise = if r.often(3000) {
             let kinds = [4, 20, 16, 24, 17, 2, 18, 1, 0, 63];
+            // Some lies end connections, or make them come to nothing: few seeds have all kinds.
+            let lies = if r.often(2000) { 10 } else { 8 };
             (0..r.between(1, 20))
                 .map(|_| Noise {
                     at: r.scale(1_000, 5_000_000),
@@ -210,7 +278,12 @@ impl Scenario {
                     conn: r.below(count) as usize,
                     flags: r.pick(&kinds),
                     len: r.pick(&[0, 0, 1, 100, 500]),
-                    knows: r.pick(&[Knows::Nothing, Knows::Nothing, Knows::Flight, Knows::Everything]),
+                    knows: match r.below(8) {
+                        0..=1 => Knows::Nothing,
+                        2 => Knows::Flight,
+                        3 => Knows::Everything,
+                        _ => Knows::Lies(r.pick(&Lie::ALL[..lies])),
+                    },
                 })
                 .collect()
         } else {
@@ -251,6 +324,18 @@ fn side(r: &mut Rng) -> SidePlan {
         stops,
         vanishes: r.often(150).then(|| r.scale(1_000, 3_000_000)),
         half_open: r.pick(&[1, 2, 64, 64, 64]),
+        clock: clock(r),
+    }
+}
+
+/// Half of all runs see numbers, timestamps or timers of 32 bits come round.
+fn clock(r: &mut Rng) -> Clock {
+    let wrap = r.pick(&[0u32, 0, 1 << 31]);
+    match r.below(8) {
+        0..=2 => Clock::At(r.scale(1, 1 << 44)),
+        3 => Clock::At((1 + r.below(1000) << 32) - r.scale(1, 60_000_000)),
+        4..=6 => Clock::Number(wrap.wrapping_sub(r.scale(1, 200_000) as u32)),
+        _ => Clock::Stamp(wrap.wrapping_sub(r.scale(1, 20_000) as u32)),
     }
 }
 
@@ -319,7 +404,17 @@ fn conn(r: &mut Rng, size: u64, small: bool) -> ConnPlan {
         v6: !small && r.often(4000),
         decision: r.often(2000).then(|| Decision { after: r.scale(1, 8_000_000), accept: r.often(8000) }),
         apps: [app(r, size), app(r, size)],
-        adopt: r.often(400).then(|| r.scale(1_000, 3_000_000)),
+        adopt: r.often(800).then(|| r.scale(1_000, 3_000_000)),
+        shift: (shift(r), shift(r)),
+    }
+}
+
+/// Streams may be longer than 4 GiB.
+fn shift(r: &mut Rng) -> u64 {
+    match r.below(3) {
+        0 => 0,
+        1 => (1 << 32) - r.scale(1, 40_000),
+        _ => r.below(1 << 60),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes a scenario that fails smaller, as long as it fails.
 
-use crate::scenario::{AppPlan, End, LinkPlan, Scenario};
+use crate::scenario::{AppPlan, Clock, End, LinkPlan, Scenario};
 use crate::world;
 
 /// The smallest scenario that was found to fail, and its first fault. At most `runs` runs are tried.
@@ -85,6 +85,7 @@ fn smaller(s: &Scenario) -> Vec<Scenario> {
         with(&|t| t.sides[i].stops.clear());
         with(&|t| t.sides[i].vanishes = None);
         with(&|t| t.sides[i].half_open = 64);
+        with(&|t| t.sides[i].clock = Clock::At(0));
         with(&|t| t.sides[i].card.mtu = 1500);
         with(&|t| t.sides[i].card.checksum = false);
         with(&|t| t.sides[i].card.verify = false);
@@ -118,6 +119,7 @@ fn smaller(s: &Scenario) -> Vec<Scenario> {
         with(&|t| t.conns[c].v6 = false);
         with(&|t| t.conns[c].decision = None);
         with(&|t| t.conns[c].adopt = None);
+        with(&|t| t.conns[c].shift = (0, 0));
         let changes: [fn(&mut AppPlan); 16] = [
             |a| a.send = 0,
             |a| a.send /= 2,

@@ -4,9 +4,8 @@ use crate::endpoint::Endpoint;
 use crate::facts::{Sent, View};
 use crate::scenario::{ConnPlan, LinkPlan, Scenario, SidePlan};
 use zstack::counters::Counter;
-use zstack::stack::{Audit, ConnId, Stack};
+use zstack::stack::Audit;
 use zstack::tcp::Cause;
-use zstack::time::Time;
 
 /// No run of this scenario sends more frames than this: so many a segment, a connection, and a second of waiting.
 pub fn frames(scenario: &Scenario) -> u64 {
@@ -95,7 +94,7 @@ pub fn stuck(world: &View<'_>) -> Option<String> {
 fn alone(world: &View<'_>, side: usize, end: &Endpoint) -> bool {
     let Some(conn) = end.conn else { return false };
     let sent = &world.sent[conn];
-    if is_gone(world, 1 - side) {
+    if is_gone(world, 1 - side) || deceived(world, conn) {
         return true;
     }
     match peer(world, side, end) {
@@ -120,6 +119,11 @@ fn alone(world: &View<'_>, side: usize, end: &Endpoint) -> bool {
 /// Whether a host's port had no room at times: an RST that answers a segment of no connection is not kept until there is some.
 fn full(world: &View<'_>, side: usize) -> bool {
     world.sides[side].stack.counters()[Counter::PortFull] > 0
+}
+
+/// Whether somebody who knew a connection's numbers lied about it, so that its ends disagree.
+fn deceived(world: &View<'_>, conn: usize) -> bool {
+    world.sent[conn].iter().any(|sent| sent.deceived)
 }
 
 /// Whether a host stood still for a while.
@@ -158,13 +162,13 @@ pub fn at_the_end(world: &View<'_>) -> Vec<String> {
             }
             let peer = peer(world, s, end);
             let wrong = match peer {
-                Some(peer) => streams(end, peer),
+                Some(peer) => streams(end, peer, deceived(world, conn)),
                 None if end.published > 0 || end.peer_closed || end.released > 0 => {
                     Some("something came without a peer".to_owned())
                 }
                 None => None,
             };
-            let wrong = wrong.or_else(|| cause(world, s, conn, end, peer));
+            let wrong = wrong.or_else(|| cause(world, s, conn, end, peer).filter(|_| !deceived(world, conn)));
             faults.extend(wrong.map(|fault| {
                 let peer = peer.map_or("none".to_owned(), state);
                 format!("host {s}: {fault}: {}; peer: {peer}; sent: {:?}", state(end), world.sent[conn])
@@ -187,15 +191,15 @@ pub fn at_the_end(world: &View<'_>) -> Vec<String> {
     faults
 }
 
-/// What must hold of the streams between an end and its peer.
-fn streams(end: &Endpoint, peer: &Endpoint) -> Option<String> {
-    if end.published > peer.written || peer.released > end.published {
+/// What must hold of the streams between an end and its peer. `deceived`: what the peer was told to have arrived may not have.
+fn streams(end: &Endpoint, peer: &Endpoint, deceived: bool) -> Option<String> {
+    if end.published > peer.written || peer.released > end.published && !deceived {
         return Some("more was acknowledged or published than there was".to_owned());
     }
     if end.peer_closed && (!peer.shut || end.published != peer.written) {
         return Some("the stream ended, but not where the peer ended it".to_owned());
     }
-    if end.ended == Some(Cause::Done) && !(end.released == end.written && peer.published == end.written) {
+    if end.ended == Some(Cause::Done) && !deceived && !(end.released == end.written && peer.published == end.written) {
         return Some("it ended in order, but not all bytes were delivered".to_owned());
     }
     if end.ended == Some(Cause::Done) && !end.peer_closed && !end.early {
@@ -267,14 +271,4 @@ fn round_trip(scenario: &Scenario) -> u64 {
 /// Whether a program of a connection stops reading for a while.
 fn stalls(plan: &ConnPlan) -> bool {
     plan.apps.iter().any(|a| !a.stalls.is_empty())
-}
-
-/// Takes a connection out of its stack as plain data and lets the stack build it again. Not possible at every moment: not before it
-/// is established, nor while the card may read its memory.
-pub fn adopt(stack: &mut Stack, end: &Endpoint, now: Time) -> Result<Option<ConnId>, String> {
-    if !end.established || end.ended.is_some() || end.closed {
-        return Ok(None);
-    }
-    let Some(given) = stack.surrender(end.id) else { return Ok(None) };
-    stack.adopt(now, given).map(Some).map_err(|e| format!("a connection that was surrendered was not adopted: {e:?}"))
 }

@@ -4,6 +4,7 @@ mod look;
 mod noise;
 
 use crate::card::Card;
+use crate::clock;
 use crate::endpoint::options;
 use crate::facts::{Sent, Side, View};
 use crate::network::{self, Delivery, Network};
@@ -103,10 +104,10 @@ pub struct World {
     count: u64,
     rng: Rng,
     ports: Vec<Option<u16>>,
-    base: Vec<[Option<u32>; 2]>,
-    /// The timestamps of their SYNs.
-    stamps: Vec<[Option<u32>; 2]>,
-    sent: Vec<[Sent; 2]>,
+    /// What each host has sent of each connection.
+    pub(crate) sent: Vec<[Sent; 2]>,
+    /// What the hosts' clocks showed at the beginning.
+    origins: [u64; 2],
     started: usize,
     deliveries: Vec<Delivery>,
     outcome: Outcome,
@@ -134,9 +135,7 @@ fn stack(scenario: &Scenario, side: usize, card: &Card) -> Stack {
     let plan = &scenario.sides[side];
     let prefix = |v6: bool| if v6 { 64 } else { 24 };
     let of = |v6: bool| Address { ip: network::address(side, v6, scenario.routed), prefix: prefix(v6) };
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&mix(scenario.seed ^ side as u64).to_le_bytes());
-    let mut config = Config::new(of(false), key);
+    let mut config = Config::new(of(false), clock::key(scenario, side));
     if plan.card.mtu >= 1280 {
         config.addresses.push(of(true));
     }
@@ -153,7 +152,8 @@ fn stack(scenario: &Scenario, side: usize, card: &Card) -> Stack {
         config.vlan = scenario.vlan;
     }
     config.limits = Limits { connections: 64, half_open: plan.half_open, time_wait: 64, ..Limits::default() };
-    Stack::new(config, zstack::port::Port::capabilities(card), Time(0)).expect("a configuration of the simulator's")
+    let now = Time(clock::origin(scenario, side));
+    Stack::new(config, zstack::port::Port::capabilities(card), now).expect("a configuration of the simulator's")
 }
 
 impl World {
@@ -182,9 +182,8 @@ impl World {
             count: 0,
             rng: Rng::new(scenario.seed ^ 1234),
             ports: vec![None; scenario.conns.len()],
-            base: vec![[None; 2]; scenario.conns.len()],
-            stamps: vec![[None; 2]; scenario.conns.len()],
             sent: vec![[Sent::default(); 2]; scenario.conns.len()],
+            origins: [clock::origin(&scenario, 0), clock::origin(&scenario, 1)],
             started: 0,
             deliveries: Vec::new(),
             outcome: Outcome { conns: scenario.conns.len() as u64, ..Outcome::default() },
@@ -255,6 +254,11 @@ impl World {
         }
     }
 
+    /// What a host's clock shows.
+    fn clock(&self, side: usize) -> Time {
+        Time(self.origins[side] + self.now)
+    }
+
     fn stopped(&self, side: usize) -> bool {
         self.scenario.sides[side].stops.iter().any(|s| (s.0..s.0 + s.1).contains(&self.now))
     }
@@ -266,7 +270,7 @@ impl World {
     }
 
     /// The run.
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         loop {
             if !self.outcome.faults.is_empty() {
                 break;
@@ -362,6 +366,7 @@ impl World {
                 }
                 let told =
                     self.segment(&frame, side).filter(|(_, tcp)| tcp.options.iter().any(|o| matches!(o, Opt::Sack(_))));
+                self.stamped(side, &frame);
                 self.sides[side].card.arrive(frame);
                 self.turn(side);
                 if let Some((conn, _)) = told {
@@ -411,17 +416,19 @@ impl World {
         let ends: &[usize] = if plan.both { &[0, 1] } else { &[0] };
         for &app in ends {
             let s = if app == 0 { plan.opener } else { 1 - plan.opener };
+            let opener = clock::opener_port(&scenario, conn);
             let (local, remote) =
-                if app == 0 { (2000 + conn as u16, service(conn)) } else { (service(conn), 2000 + conn as u16) };
+                if app == 0 { (opener, service(conn)) } else { (Some(service(conn)), opener.unwrap_or(0)) };
             let connect = Connect {
                 local: None,
-                local_port: plan.both.then_some(local),
+                local_port: local,
                 remote: SocketAddr::new(network::address(1 - s, plan.v6, scenario.routed), remote),
                 options: Some(options(&plan.apps[app].options)),
                 room: u64::from(plan.apps[app].rings.1),
             };
+            let now = self.clock(s);
             let side = &mut self.sides[s];
-            match side.stack.connect(Time(self.now), connect) {
+            match side.stack.connect(now, connect) {
                 Ok(id) => {
                     side.programs.add(id, Some(conn), app);
                 }
@@ -445,9 +452,10 @@ impl World {
         if self.stopped(s) {
             return;
         }
+        let (now, shift) = (self.clock(s), self.scenario.conns[conn].shift);
         let side = &mut self.sides[s];
         let Some(index) = side.programs.ends.iter().position(|e| e.conn == Some(conn) && e.app == 0) else { return };
-        match verdict::adopt(&mut side.stack, &side.programs.ends[index], Time(self.now)) {
+        match side.programs.ends[index].adopt(&mut side.stack, now, shift) {
             Ok(None) => {}
             Ok(Some(id)) => {
                 side.programs.rename(index, id);
@@ -491,7 +499,8 @@ impl World {
             let side = &mut self.sides[s];
             side.card.advance(self.now);
             side.programs.now = self.now;
-            let turn = side.stack.turn(Time(self.now), &mut side.card, &mut side.programs);
+            let now = Time(self.origins[s] + self.now);
+            let turn = side.stack.turn(now, &mut side.card, &mut side.programs);
             self.outcome.turns += 1;
             side.gone |= turn.gone;
             self.ship(s);
@@ -512,7 +521,7 @@ impl World {
             }
         }
         let side = &mut self.sides[s];
-        let deadline = last.deadline.map(|t| t.0);
+        let deadline = last.deadline.map(|t| t.0.saturating_sub(self.origins[s]));
         let card = side.card.next();
         if deadline != side.deadline {
             side.deadline = deadline;

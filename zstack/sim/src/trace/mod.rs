@@ -4,4 +4,5 @@ mod host;
 mod runner;
 pub mod script;
 
+pub use host::Programs;
 pub use runner::run;

@@ -74,6 +74,7 @@ impl Runner {
                 "tso" => (plan.tso, plan.checksum) = (number()?, true),
                 "checksum" => plan.checksum = true,
                 "late" => late = true,
+                "queue" => plan.queue = number()?,
                 "v6" => v6 = true,
                 "isn" => isn = number()?,
                 "tolerance" => tolerance = u64::from(number()?) * 1_000,
@@ -515,6 +516,7 @@ impl Runner {
                     "rto" => u64::from(tcp.rto.0),
                     "srtt" => u64::from(tcp.srtt.0),
                     "window" => u64::from(tcp.window),
+                    "sacked" => u64::from(tcp.sacked),
                     "retransmits" => u64::from(tcp.retransmits),
                     other => return Err(format!("no value {other:?}")),
                 };

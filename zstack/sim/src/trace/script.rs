@@ -98,7 +98,7 @@ pub enum Call {
     State(String),
     /// `count NAME N`: a counter's value.
     Count(String, u64),
-    /// `info NAME LOW HIGH`: `cwnd`, `ssthresh`, `mss`, `rto`, `srtt`, `window`, `retransmits`.
+    /// `info NAME LOW HIGH`: `cwnd`, `ssthresh`, `mss`, `rto`, `srtt`, `window`, `sacked`, `retransmits`.
     Info(String, u64, u64),
     /// `pause`: nothing.
     Pause,

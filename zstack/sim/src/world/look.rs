@@ -2,7 +2,7 @@
 
 use super::{World, service};
 use crate::endpoint::Endpoint;
-use crate::packet::{self, Opt, Tcp, flag};
+use crate::packet::{self, Tcp, flag};
 use crate::rng::mix;
 
 impl World {
@@ -21,11 +21,13 @@ impl World {
                     if tcp.destination == service(conn) && self.ports[conn].is_none() {
                         self.ports[conn] = Some(tcp.source);
                     }
+                    let sent = &mut self.sent[conn][s];
                     if tcp.flags & flag::SYN != 0 {
-                        self.base[conn][s] = Some(tcp.seq);
-                        let stamp = |o: &Opt| if let Opt::Ts(value, _) = o { Some(*value) } else { None };
-                        let first = tcp.options.iter().find_map(stamp);
-                        self.stamps[conn][s] = self.stamps[conn][s].or(first).or(Some(0));
+                        sent.base = Some(tcp.seq);
+                    }
+                    if let Some(stamp) = tcp.stamp() {
+                        let (first, _, arrived) = sent.stamps.unwrap_or((stamp, stamp, stamp));
+                        sent.stamps = Some((first, stamp, arrived));
                     }
                 }
             }
@@ -34,6 +36,18 @@ impl World {
         if self.verbose {
             let line = self.line(frame, s, s);
             self.note(|| format!("{s}  > {line}"));
+        }
+    }
+
+    /// A frame arrives at host `side`: its timestamp may be the latest.
+    pub(super) fn stamped(&mut self, side: usize, frame: &[u8]) {
+        let at = if self.network.is_ethernet(side) { packet::link(frame) } else { Some(0) };
+        let Some((conn, tcp)) = self.segment(frame, side) else { return };
+        let right = at.and_then(|at| packet::ip(frame, at)).is_some_and(|ip| packet::checksum_right(frame, &ip));
+        if let (Some(stamp), Some((.., arrived)), true) = (tcp.stamp(), &mut self.sent[conn][1 - side].stamps, right)
+            && (stamp.wrapping_sub(*arrived) as i32) > 0
+        {
+            *arrived = stamp;
         }
     }
 
@@ -52,7 +66,7 @@ impl World {
         let Some(end) = ours.programs.ends.iter_mut().find(find) else { return };
         let Some(peer) = theirs.programs.ends.iter_mut().find(find) else { return };
         let Some(info) = ours.stack.info(end.id) else { return };
-        let held = peer.holds(info.tcp.acknowledged);
+        let held = peer.holds(info.tcp.acknowledged.wrapping_sub(end.shift.0));
         // The FIN has a number, too.
         if info.tcp.sack && u64::from(info.tcp.sacked) > held + u64::from(end.shut) {
             let sacked = info.tcp.sacked;
@@ -67,7 +81,7 @@ impl World {
         let at = if self.network.is_ethernet(side) { packet::link(frame) } else { Some(0) };
         let tcp = at.and_then(|at| packet::ip(frame, at)).and_then(|ip| packet::tcp(frame, &ip));
         let conn = tcp.and_then(|(t, _)| self.conn_of(t.source, t.destination));
-        let of = |s: usize| conn.and_then(|c| self.base[c][s]).unwrap_or(0);
+        let of = |s: usize| conn.and_then(|c| self.sent[c][s].base).unwrap_or(0);
         packet::Line { frame, at, base: (of(sender), of(1 - sender)) }.to_string()
     }
 
