@@ -217,7 +217,8 @@ impl Network {
             let byte = at + r.below((frame.len() - at) as u64) as usize;
             frame[byte] ^= if r.often(5000) { 1 << r.below(8) } else { 1 + r.below(255) as u8 };
         }
-        for _ in 0..copies {
+        let mut arrivals = [None; 2];
+        for at in &mut arrivals[..copies] {
             let mut when = depart + link.plan.delay + r.below(link.plan.jitter + 1);
             if r.often(link.plan.late.0) {
                 when += link.plan.late.1;
@@ -227,25 +228,10 @@ impl Network {
                 }
                 link.last = when.max(link.last);
             }
-            let frame = if self.routed {
-                let mut framed = if self.ethernet[to] {
-                    let mut head = [mac(to), router_mac(to)].concat();
-                    if let Some(vlan) = self.vlan {
-                        head.extend([0x81, 0x00]);
-                        head.extend(vlan.to_be_bytes());
-                    }
-                    head.extend(if frame[0] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-                    head
-                } else {
-                    Vec::new()
-                };
-                framed.extend_from_slice(&frame);
-                framed
-            } else {
-                frame.clone()
-            };
-            out.push(Delivery { at: when, to, frame });
+            *at = Some(when);
         }
+        let frame = if self.routed { self.framed(to, &frame) } else { frame };
+        out.extend(arrivals.into_iter().flatten().map(|at| Delivery { at, to, frame: frame.clone() }));
     }
 
     /// What the router answers on a question for its station address.
@@ -295,21 +281,7 @@ mod tests {
     use crate::packet::Tcp;
 
     fn plan() -> LinkPlan {
-        LinkPlan {
-            delay: 100,
-            jitter: 0,
-            overtake: false,
-            rate: 0,
-            queue: 0,
-            loss: 0,
-            burst: (0, 0),
-            twice: 0,
-            late: (0, 0),
-            corrupt: 0,
-            mtu: Vec::new(),
-            icmp: true,
-            dead: Vec::new(),
-        }
+        LinkPlan::clear(100)
     }
 
     fn packet_of(len: usize) -> Vec<u8> {

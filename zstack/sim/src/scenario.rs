@@ -88,6 +88,27 @@ pub struct LinkPlan {
     pub dead: Vec<(u64, u64)>,
 }
 
+impl LinkPlan {
+    /// A link that does nothing to packets but delay them.
+    pub fn clear(delay: u64) -> LinkPlan {
+        LinkPlan {
+            delay,
+            jitter: 0,
+            overtake: false,
+            rate: 0,
+            queue: 0,
+            loss: 0,
+            burst: (0, 0),
+            twice: 0,
+            late: (0, 0),
+            corrupt: 0,
+            mtu: Vec::new(),
+            icmp: true,
+            dead: Vec::new(),
+        }
+    }
+}
+
 /// A packet that neither host sent, with the addresses and ports of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
@@ -333,7 +354,7 @@ fn clock(r: &mut Rng) -> Clock {
     let wrap = r.pick(&[0u32, 0, 1 << 31]);
     match r.below(8) {
         0..=2 => Clock::At(r.scale(1, 1 << 44)),
-        3 => Clock::At((1 + r.below(1000) << 32) - r.scale(1, 60_000_000)),
+        3 => Clock::At(((1 + r.below(1000)) << 32) - r.scale(1, 60_000_000)),
         4..=6 => Clock::Number(wrap.wrapping_sub(r.scale(1, 200_000) as u32)),
         _ => Clock::Stamp(wrap.wrapping_sub(r.scale(1, 20_000) as u32)),
     }
@@ -341,21 +362,7 @@ fn clock(r: &mut Rng) -> Clock {
 
 fn link(r: &mut Rng, wild: u64) -> LinkPlan {
     let delay = r.scale(5, 150_000);
-    let mut link = LinkPlan {
-        delay,
-        jitter: 0,
-        overtake: false,
-        rate: 0,
-        queue: 0,
-        loss: 0,
-        burst: (0, 0),
-        twice: 0,
-        late: (0, 0),
-        corrupt: 0,
-        mtu: Vec::new(),
-        icmp: true,
-        dead: Vec::new(),
-    };
+    let mut link = LinkPlan::clear(delay);
     if wild == 0 {
         return link;
     }

@@ -501,6 +501,7 @@ impl World {
             side.programs.now = self.now;
             let now = Time(self.origins[s] + self.now);
             let turn = side.stack.turn(now, &mut side.card, &mut side.programs);
+            side.stack.check();
             self.outcome.turns += 1;
             side.gone |= turn.gone;
             self.ship(s);

@@ -25,6 +25,13 @@ pub struct Audit {
 }
 
 impl Stack {
+    /// Looks at every connection. Panics where its numbers do not agree with each other. For tests.
+    pub fn check(&self) {
+        for (_, _, entry) in self.conns.iter() {
+            entry.tcb.check();
+        }
+    }
+
     /// Counts; for tests and for people, not for every turn.
     pub fn audit(&self) -> Audit {
         Audit {
