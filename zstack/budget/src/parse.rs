@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use std::hint::black_box;
-use zstack_wire::tcp::{Flags, Header, Timestamps};
+use zstack_wire::tcp::{Flags, Header, Segment, Timestamps};
 use zstack_wire::{Seq, ipv4, ipv6, protocol};
 
 const SEGMENTS: u32 = 64;
@@ -78,9 +78,10 @@ fn read_v4(bytes: &[u8]) {
     if packet.is_fragment() || packet.protocol() != protocol::TCP {
         panic!("not a segment");
     }
-    let mut header = Header::default();
-    let Ok(len) = header.read(packet.payload()) else { panic!("not a segment") };
-    black_box((packet.source(), packet.destination(), len));
+    let Ok(segment) = Segment::parse(packet.payload()) else { panic!("not a segment") };
+    black_box((packet.source(), packet.destination(), segment.header_len()));
+    let mut header = segment.fixed();
+    segment.options(&mut header);
     black_box(&header);
 }
 
@@ -89,9 +90,10 @@ fn read_v6(bytes: &[u8]) {
     if packet.is_fragment() || packet.protocol() != protocol::TCP {
         panic!("not a segment");
     }
-    let mut header = Header::default();
-    let Ok(len) = header.read(packet.payload()) else { panic!("not a segment") };
-    black_box((packet.source(), packet.destination(), len));
+    let Ok(segment) = Segment::parse(packet.payload()) else { panic!("not a segment") };
+    black_box((packet.source(), packet.destination(), segment.header_len()));
+    let mut header = segment.fixed();
+    segment.options(&mut header);
     black_box(&header);
 }
 

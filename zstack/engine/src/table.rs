@@ -90,8 +90,6 @@ pub struct Table {
     /// The table that is being left; its slots below `moved` are empty.
     old: Slots,
     moved: usize,
-    /// The index that was found last, plus one.
-    last: u32,
 }
 
 impl std::fmt::Debug for Table {
@@ -117,25 +115,7 @@ impl Table {
         (self.new.slots.len() + self.old.slots.len()) * std::mem::size_of::<Slot>()
     }
 
-    /// The index that was [found](Table::find) last.
-    #[inline]
-    pub fn last(&self) -> Option<u32> {
-        self.last.checked_sub(1)
-    }
-
-    /// The index with the key: `is` says whether an index has it, `hash` is the key's hash. The index that was found last is
-    /// looked at first, before anything is hashed.
-    #[inline]
-    pub fn find(&mut self, hash: impl FnOnce() -> u32, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        if self.last != 0 && is(self.last - 1) {
-            return Some(self.last - 1);
-        }
-        let index = self.look(hash(), is)?;
-        self.last = index + 1;
-        Some(index)
-    }
-
-    /// [`Table::find`] that leaves the index that was found last as it is.
+    /// The index with the key: `is` says whether an index has it, `hash` is the key's hash.
     #[inline]
     pub fn look(&self, hash: u32, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         if let Some(at) = self.new.find(hash, &mut is) {
@@ -163,9 +143,6 @@ impl Table {
 
     /// Takes out an index whose key has this hash. False: it was not in the table.
     pub fn remove(&mut self, hash: u32, index: u32) -> bool {
-        if self.last == index + 1 {
-            self.last = 0;
-        }
         for slots in [&mut self.new, &mut self.old] {
             if let Some(at) = slots.find(hash, |other| other == index) {
                 slots.empty(at);
@@ -221,7 +198,7 @@ mod tests {
             let mut keys: Vec<u16> = Vec::new();
             for (operation, key) in operations {
                 let hash = hash(key, spread);
-                let found = table.find(|| hash, |index| keys[index as usize] == key);
+                let found = table.look(hash, |index| keys[index as usize] == key);
                 prop_assert_eq!(found, model.get(&key).copied());
                 if operation > 0 && found.is_none() {
                     let index = keys.len() as u32;
@@ -257,16 +234,5 @@ mod tests {
         }
         // Eight bytes a slot; after growing, the table is three eighths full.
         assert!(table.memory() <= 300_000 * 8 * 8 / 3, "{}", table.memory());
-    }
-
-    #[test]
-    fn the_last_hit_is_not_hashed_and_does_not_outlive_its_entry() {
-        let mut table = Table::new();
-        table.insert(1, 0);
-        assert_eq!(table.find(|| 1, |index| index == 0), Some(0));
-        assert_eq!(table.find(|| panic!("hashed"), |index| index == 0), Some(0));
-        assert!(table.remove(1, 0));
-        assert!(!table.remove(1, 0));
-        assert_eq!(table.find(|| 1, |_| true), None);
     }
 }

@@ -4,7 +4,7 @@
 //! An entry is filed under a tick that its deadline does not come before. Whoever moves a deadline later leaves the entry where
 //! it is, and files it again when it comes up: timers that are always put off cost nothing.
 
-use crate::time::Time;
+use crate::time::{Micros, Time};
 
 /// No entry, in a link.
 const NONE: u32 = u32::MAX;
@@ -18,16 +18,16 @@ const FARTHEST: u64 = 1 << 31;
 /// An entry's place in the wheel.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
+    /// The moment that it is filed under, a whole tick; [`Time::NEVER`] outside of the wheel.
+    at: Time,
     next: u32,
-    /// The entry before, or the slot; [`NONE`] outside of the wheel.
+    /// The entry before, or the slot.
     previous: u32,
-    /// The tick it is filed under, its low 32 bits.
-    tick: u32,
 }
 
 impl Default for Link {
     fn default() -> Link {
-        Link { next: NONE, previous: NONE, tick: 0 }
+        Link { at: Time::NEVER, next: NONE, previous: NONE }
     }
 }
 
@@ -35,7 +35,19 @@ impl Link {
     /// Whether the entry is in the wheel.
     #[inline]
     pub fn is_filed(&self) -> bool {
-        self.previous != NONE
+        self.at != Time::NEVER
+    }
+
+    /// Whether [`Wheel::arm`] has something to do for the entry: it is not in the wheel as early as `deadline`, which may be never.
+    #[inline]
+    pub fn wants(&self, deadline: Time) -> bool {
+        // Rounded down, which is enough: an entry that is filed at the tick before comes up too early once.
+        deadline + Micros(999) < self.at
+    }
+
+    #[inline]
+    fn tick(&self) -> u64 {
+        self.at.0 / 1000
     }
 }
 
@@ -105,13 +117,6 @@ impl Wheel {
         self.len
     }
 
-    /// Whether [`Wheel::arm`] has something to do for an entry: it is in the wheel no later already, or `deadline` is never.
-    #[inline]
-    pub fn wants(&self, link: &Link, deadline: Time) -> bool {
-        // Rounded down, which is enough: an entry that is filed at the tick before comes up too early once.
-        deadline != Time::NEVER && (!link.is_filed() || self.whole(link.tick).saturating_mul(1000) > deadline.0 + 999)
-    }
-
     /// Files an entry so that it comes up at `deadline`, rounded up to a millisecond, or before. One that is filed no later
     /// already stays where it is.
     #[inline]
@@ -119,7 +124,7 @@ impl Wheel {
         let tick = tick_at(deadline).clamp(self.current, self.current + FARTHEST);
         let link = links.link(index);
         if link.is_filed() {
-            if self.whole(link.tick) <= tick {
+            if link.tick() <= tick {
                 return;
             }
             self.take(links, index);
@@ -165,7 +170,7 @@ impl Wheel {
                         return None;
                     }
                     *budget -= 1;
-                    let tick = self.whole(links.link(head).tick);
+                    let tick = links.link(head).tick();
                     self.take(links, head);
                     self.file(links, head, tick);
                 }
@@ -199,12 +204,6 @@ impl Wheel {
         next
     }
 
-    /// The tick whose low 32 bits these are.
-    #[inline]
-    fn whole(&self, tick: u32) -> u64 {
-        self.current + u64::from(tick.wrapping_sub(self.current as u32))
-    }
-
     fn file(&mut self, links: &mut impl Links, index: u32, tick: u64) {
         let distance = tick - self.current;
         let level = match distance {
@@ -217,7 +216,7 @@ impl Wheel {
         let Level { heads, used } = &mut self.levels[level];
         let next = std::mem::replace(&mut heads[slot], index);
         used[slot / 64] |= 1 << (slot % 64);
-        *links.link(index) = Link { next, previous: SLOT | (level << 8 | slot) as u32, tick: tick as u32 };
+        *links.link(index) = Link { at: Time(tick * 1000), next, previous: SLOT | (level << 8 | slot) as u32 };
         if next != NONE {
             links.link(next).previous = index;
         }
@@ -345,11 +344,11 @@ mod tests {
         let mut wheel = Wheel::new(Time(0));
         let mut links = vec![Link::default(); 1];
         wheel.arm(&mut links, 0, Time(5_000));
-        let filed = links[0].tick;
+        let filed = links[0].at;
         wheel.arm(&mut links, 0, Time(900_000));
-        assert_eq!(links[0].tick, filed);
+        assert_eq!(links[0].at, filed);
         wheel.arm(&mut links, 0, Time(2_001));
-        assert_eq!(links[0].tick, 3);
+        assert_eq!(links[0].at, Time(3_000));
         let mut budget = 10;
         assert_eq!(wheel.expire(&mut links, Time(2_999), &mut budget), None);
         assert_eq!(wheel.expire(&mut links, Time(3_000), &mut budget), Some(0));

@@ -17,7 +17,7 @@ pub const FLAGS: usize = 13;
 /// Where in the header the checksum stands.
 pub const CHECKSUM: usize = 16;
 
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Raw {
     source: U16,
@@ -139,6 +139,82 @@ impl Sack {
     }
 }
 
+/// A segment as bytes whose lengths fit each other: for whoever wants to know whose it is before all is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    raw: &'a Raw,
+    options: &'a [u8],
+}
+
+impl<'a> Segment<'a> {
+    /// From the bytes of a whole segment.
+    ///
+    /// # Errors
+    /// The lengths contradict each other.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Segment<'a>, Malformed> {
+        let Some((raw, rest)) = bytes.split_first_chunk::<HEADER>() else { return Err(Malformed::Truncated) };
+        let raw: &Raw = zerocopy::transmute_ref!(raw);
+        let options = usize::from(raw.offset >> 4).checked_sub(HEADER / 4).and_then(|words| rest.get(..words * 4));
+        Ok(Segment { raw, options: options.ok_or(Malformed::HeaderLength)? })
+    }
+
+    /// The sender's port.
+    #[inline]
+    pub fn source(&self) -> u16 {
+        self.raw.source.get()
+    }
+
+    /// The receiver's port.
+    #[inline]
+    pub fn destination(&self) -> u16 {
+        self.raw.destination.get()
+    }
+
+    /// The length of its header, where its payload begins.
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        HEADER + self.options.len()
+    }
+
+    /// What its header says.
+    #[inline]
+    pub fn header(&self) -> Header {
+        let mut header = self.fixed();
+        self.options(&mut header);
+        header
+    }
+
+    /// What its header says, but for the options. They can be [added](Segment::options) where the header stands: this way it is not moved,
+    /// as by [`Segment::header`].
+    #[inline(always)]
+    pub fn fixed(&self) -> Header {
+        let raw = self.raw;
+        Header {
+            source: raw.source.get(),
+            destination: raw.destination.get(),
+            seq: Seq(raw.seq.get()),
+            ack: Seq(raw.ack.get()),
+            flags: Flags(raw.flags),
+            window: raw.window.get(),
+            urgent: raw.urgent.get(),
+            ..Header::default()
+        }
+    }
+
+    /// Adds what the options say.
+    #[inline(always)]
+    pub fn options(&self, header: &mut Header) {
+        match RawTimestamps::ref_from_bytes(self.options) {
+            Ok(t) if t.lead.get() == TIMESTAMPS_LEAD => {
+                header.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
+            }
+            _ if self.options.is_empty() => {}
+            _ => header.parse_options(self.options),
+        }
+    }
+}
+
 /// What a header says, options included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Header {
@@ -180,47 +256,8 @@ impl Header {
     /// The lengths contradict each other.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Header, usize), Malformed> {
-        let mut header = Header::default();
-        let len = header.read(bytes)?;
-        Ok((header, len))
-    }
-
-    /// [`Header::parse`] into a header that is there already, all of which is replaced: where each instruction counts, since the
-    /// other moves the header once more. After an error its contents are of no use.
-    ///
-    /// # Errors
-    /// The lengths contradict each other.
-    #[inline]
-    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
-        let Some(raw) = bytes.first_chunk::<HEADER>() else { return Err(Malformed::Truncated) };
-        let raw: &Raw = zerocopy::transmute_ref!(raw);
-        let len = usize::from(raw.offset >> 4) * 4;
-        if len < HEADER || len > bytes.len() {
-            return Err(Malformed::HeaderLength);
-        }
-        *self = Header {
-            source: raw.source.get(),
-            destination: raw.destination.get(),
-            seq: Seq(raw.seq.get()),
-            ack: Seq(raw.ack.get()),
-            flags: Flags(raw.flags),
-            window: raw.window.get(),
-            urgent: raw.urgent.get(),
-            ..Header::default()
-        };
-        if len == HEADER {
-            return Ok(len);
-        }
-        if len == HEADER + size_of::<RawTimestamps>()
-            && let Some((_, options)) = bytes.split_first_chunk::<HEADER>()
-            && let Ok((t, _)) = RawTimestamps::ref_from_prefix(options)
-            && t.lead.get() == TIMESTAMPS_LEAD
-        {
-            self.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
-            return Ok(len);
-        }
-        self.parse_options(&bytes[HEADER..len]);
-        Ok(len)
+        let segment = Segment::parse(bytes)?;
+        Ok((segment.header(), segment.header_len()))
     }
 
     #[inline(never)]

@@ -8,7 +8,6 @@ use crate::counters::{Counter, Counters};
 use crate::time::Time;
 use crate::tuple::map;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use zstack_wire::checksum::Sum;
 use zstack_wire::ethernet::{self, ethertype};
 use zstack_wire::{ipv4, ipv6, ndp, protocol};
 
@@ -28,7 +27,6 @@ pub(super) struct Link {
 pub(super) struct Ip {
     pub source: IpAddr,
     pub destination: IpAddr,
-    pub class: u8,
     pub hops: u8,
     /// Where in the frame the payload begins, and where it ends.
     pub payload: usize,
@@ -50,7 +48,6 @@ impl Interface {
     /// answered is counted in `counters`.
     ///
     /// An answer goes to the station that the question came from, whatever the neighbour cache says.
-    #[inline(always)]
     pub fn receive(
         &mut self,
         now: Time,
@@ -59,33 +56,20 @@ impl Interface {
         reply: &mut [u8],
         counters: &mut Counters,
     ) -> Verdict {
-        match self.quick.segment(&self.own, frame) {
-            Some(segment) => Verdict::Tcp(segment),
-            None => self.slow(Arrival { now, frame, verified, reply, counters }),
-        }
-    }
-
-    /// The segment, if the frame is one of the common case: what [`Interface::receive`] would say, without a detour.
-    #[inline(always)]
-    pub fn segment(&self, frame: &[u8]) -> Option<Segment> {
-        self.quick.segment(&self.own, frame)
-    }
-
-    /// What is not the common case.
-    #[inline(never)]
-    pub(super) fn slow(&mut self, arrival: Arrival<'_>) -> Verdict {
-        let Arrival { now, frame, verified, reply, counters } = arrival;
         match self.input(Arrival { now, frame, verified, reply, counters: &mut *counters }) {
-            Ok(Verdict::Tcp(segment)) => {
-                self.quick.learn(segment.destination);
-                Verdict::Tcp(segment)
-            }
             Ok(verdict) => verdict,
             Err(reason) => {
                 counters.count(reason);
                 Verdict::Dropped(reason)
             }
         }
+    }
+
+    /// The segment and its bytes, if the frame is one of the common case: what [`Interface::receive`] would say, but for the
+    /// addresses, which it does not look at. For whoever knows that they are those of a connection, and were found good before.
+    #[inline(always)]
+    pub fn segment<'a>(&self, frame: &'a [u8]) -> Option<(Segment, &'a [u8])> {
+        self.quick.segment(frame)
     }
 
     fn input(&mut self, arrival: Arrival<'_>) -> Result<Verdict, Counter> {
@@ -140,7 +124,6 @@ impl Interface {
         let ip = Ip {
             source: source.into(),
             destination: destination.into(),
-            class: packet.tos(),
             hops: packet.ttl(),
             payload,
             end: payload + packet.payload().len(),
@@ -199,7 +182,6 @@ impl Interface {
         let ip = Ip {
             source: source.into(),
             destination: destination.into(),
-            class: packet.traffic_class(),
             hops: packet.hop_limit(),
             payload,
             end: payload + packet.payload().len(),
@@ -241,14 +223,7 @@ impl Interface {
 pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 fn tcp(ip: Ip) -> Verdict {
-    Verdict::Tcp(Segment {
-        source: map(ip.source),
-        destination: map(ip.destination),
-        range: ip.payload..ip.end,
-        // A packet has at most 65,535 bytes.
-        pseudo: Sum::pseudo(ip.source, ip.destination, protocol::TCP, (ip.end - ip.payload) as u16),
-        ecn: ip.class & 3,
-    })
+    Verdict::Tcp(Segment { source: map(ip.source), destination: map(ip.destination), range: ip.payload..ip.end })
 }
 
 #[cfg(test)]

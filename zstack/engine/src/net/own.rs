@@ -73,18 +73,6 @@ impl Own {
             || self.bits_v4 & bit_v4(ip.to_bits()) != 0 && self.broadcasts.binary_search(&ip.to_bits()).is_ok()
     }
 
-    /// Whether the address is surely neither ours nor a broadcast address.
-    #[inline]
-    pub fn others_v4(&self, ip: u32) -> bool {
-        self.bits_v4 & bit_v4(ip) == 0
-    }
-
-    /// Whether the address is surely not ours.
-    #[inline]
-    pub fn others_v6(&self, ip: u128) -> bool {
-        self.bits_v6 & bit_v6(ip) == 0
-    }
-
     /// Whether somebody else may have sent from this address.
     #[inline]
     pub fn foreign_v4(&self, ip: Ipv4Addr) -> bool {

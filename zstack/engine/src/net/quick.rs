@@ -1,13 +1,12 @@
-//! The common case of a frame that arrives: a TCP segment without IP options or extensions, from another host to the address of
-//! ours that the last one was for. It is told by a few comparisons; what does not pass all of them goes the long way, where it
-//! is found out why.
+//! The common case of a frame that arrives: a TCP segment without IP options or extensions. It is told by a few comparisons;
+//! what does not pass all of them goes the long way, where it is found out why.
+//!
+//! Addresses are not looked at: a segment of a connection has those of the connection, which were found good when it came to be.
+//! One of no connection goes the long way, too.
 
-use super::address::unicast_v6;
 use super::neighbour::Mac;
-use super::own::Own;
 use super::segment::Segment;
-use crate::tuple::Mapped;
-use zstack_wire::checksum::Sum;
+use crate::tuple::{Mapped, map_v4};
 use zstack_wire::ethernet::ethertype;
 use zstack_wire::protocol;
 
@@ -20,9 +19,6 @@ pub(super) struct Quick {
     mac: u64,
     /// The tag of our VLAN: type and number.
     tag: u32,
-    /// The addresses that the last segments that went the long way were for.
-    v4: Option<u32>,
-    v6: Option<u128>,
 }
 
 /// Of eight bytes the first six.
@@ -43,29 +39,15 @@ impl Quick {
         };
         let [a, b, c, d, e, f] = mac.unwrap_or_default();
         let ([g, h], [i, j]) = (ethertype::VLAN.to_be_bytes(), vlan.unwrap_or(0).to_be_bytes());
-        Quick {
-            link,
-            mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]),
-            tag: u32::from_ne_bytes([g, h, i, j]),
-            v4: None,
-            v6: None,
-        }
+        Quick { link, mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), tag: u32::from_ne_bytes([g, h, i, j]) }
     }
 
-    /// A segment came to this address of ours, and passed all checks.
-    pub fn learn(&mut self, destination: Mapped) {
-        match destination {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => self.v4 = Some(u32::from_ne_bytes([a, b, c, d])),
-            v6 => self.v6 = Some(u128::from_be_bytes(v6)),
-        }
-    }
-
-    /// The segment, if the frame is one of the common case.
+    /// The segment and its bytes, if the frame is one of the common case.
     #[inline(always)]
-    pub fn segment(&self, own: &Own, frame: &[u8]) -> Option<Segment> {
+    pub fn segment<'a>(&self, frame: &'a [u8]) -> Option<(Segment, &'a [u8])> {
         let packet = if self.link == 0 { frame } else { self.packet(frame)? };
         let header = packet.first_chunk::<20>()?;
-        if header[0] == 0x45 { self.v4(own, header, packet.len()) } else { self.v6(own, packet) }
+        if header[0] == 0x45 { self.v4(header, packet) } else { self.v6(packet) }
     }
 
     /// What the frame carries, if it is another station's to us, and carries what its type says.
@@ -91,14 +73,11 @@ impl Quick {
     }
 
     #[inline(always)]
-    fn v4(&self, own: &Own, header: &[u8; 20], most: usize) -> Option<Segment> {
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    fn v4<'a>(&self, header: &[u8; 20], packet: &'a [u8]) -> Option<(Segment, &'a [u8])> {
+        let bytes = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        let word = |at: usize| u32::from_ne_bytes(bytes(at));
         let [first, fragment, protocol, from, to] = [word(0), word(4), word(8), word(12), word(16)];
-        if Some(to) != self.v4 || fragment & FRAGMENT != 0 || protocol & PROTOCOL != TCP {
-            return None;
-        }
-        let len = u16::from_be_bytes([header[2], header[3]]);
-        if len < 20 || usize::from(len) > most {
+        if fragment & FRAGMENT != 0 || protocol & PROTOCOL != TCP {
             return None;
         }
         // The sum of the words is right if its halves, added up, are all ones, which is if 0xffff divides it; in either order of
@@ -107,40 +86,22 @@ impl Quick {
         if !sum.is_multiple_of(0xffff) {
             return None;
         }
-        let (source, destination) = (u32::from_be(from), u32::from_be(to));
-        // Not 0/8, nor from 224/3 on, nor 127/8.
-        if source.wrapping_sub(1 << 24) >= 223 << 24 || source >> 24 == 127 || !own.others_v4(source) {
-            return None;
-        }
-        let mapped = |ip: u32| (0xffff << 32 | u128::from(ip)).to_be_bytes();
-        Some(Segment {
-            source: mapped(source),
-            destination: mapped(destination),
-            range: self.link + 20..self.link + usize::from(len),
-            pseudo: Sum::pseudo_v4(source.into(), destination.into(), protocol::TCP, len - 20),
-            ecn: header[1] & 3,
-        })
+        let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let range = self.link + 20..self.link + len;
+        Some((Segment { source: map_v4(bytes(12)), destination: map_v4(bytes(16)), range }, packet.get(20..len)?))
     }
 
-    #[inline(never)]
-    fn v6(&self, own: &Own, packet: &[u8]) -> Option<Segment> {
+    #[inline(always)]
+    fn v6<'a>(&self, packet: &'a [u8]) -> Option<(Segment, &'a [u8])> {
         let header = packet.first_chunk::<40>()?;
-        let len = u16::from_be_bytes([header[4], header[5]]);
-        let address = |at: usize| u128::from_be_bytes(*header[at..at + 16].first_chunk().expect("16 bytes"));
-        let (source, destination) = (address(8), address(24));
-        let end = 40 + usize::from(len);
-        if header[0] >> 4 != 6 || Some(destination) != self.v6 || header[6] != protocol::TCP || end > packet.len() {
+        let source: &Mapped = header[8..].first_chunk()?;
+        let destination: &Mapped = header.last_chunk()?;
+        // An IPv4 connection's addresses stand for others here (RFC 4291, section 2.5.5.2).
+        if header[0] >> 4 != 6 || header[6] != protocol::TCP || destination[..12] == map_v4([0; 4])[..12] {
             return None;
         }
-        if !unicast_v6(source.into()) || !own.others_v6(source) {
-            return None;
-        }
-        Some(Segment {
-            source: source.to_be_bytes(),
-            destination: destination.to_be_bytes(),
-            range: self.link + 40..self.link + end,
-            pseudo: Sum::pseudo_v6(&source.into(), &destination.into(), protocol::TCP, u32::from(len)),
-            ecn: header[1] >> 4 & 3,
-        })
+        let end = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        let range = self.link + 40..self.link + end;
+        Some((Segment { source: *source, destination: *destination, range }, packet.get(40..end)?))
     }
 }

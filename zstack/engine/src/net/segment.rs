@@ -3,18 +3,30 @@
 use crate::tuple::Mapped;
 use std::ops::Range;
 use zstack_wire::checksum::Sum;
+use zstack_wire::protocol;
 
-/// A TCP segment that passed all the checks below TCP.
+/// A TCP segment that passed the checks below TCP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Segment {
-    /// Who sent it: an address that a host may have, and not ours.
+    /// Who sent it.
     pub source: Mapped,
-    /// Whom it is for: us.
+    /// Whom it is for.
     pub destination: Mapped,
     /// Where the TCP header and what follows lie in the frame. The header is not looked at yet, nor its checksum.
     pub range: Range<usize>,
-    /// The sum of the pseudo header.
-    pub pseudo: Sum,
-    /// The two ECN bits (RFC 3168, section 5): 3 is "congestion experienced".
-    pub ecn: u8,
+}
+
+impl Segment {
+    /// The sum of the pseudo header. That of IPv4 is computed as that of IPv6: what a mapped address has before the four bytes
+    /// adds up to 0xffff, which is nothing in ones' complement.
+    #[inline(always)]
+    pub fn pseudo(&self) -> Sum {
+        pseudo(self.source, self.destination, self.range.len())
+    }
+}
+
+/// By value, so that a segment whose checksum is known to be right needs no place in memory.
+#[inline(never)]
+fn pseudo(source: Mapped, destination: Mapped, len: usize) -> Sum {
+    Sum::pseudo_v6(&source.into(), &destination.into(), protocol::TCP, len as u32)
 }

@@ -1,16 +1,21 @@
 //! What arrives: checks, and whose it is.
 
-use super::Stack;
 use super::echo::Echoed;
+use super::entry::Entry;
+use super::recent::Recent;
 use super::transmit::Run;
+use super::{ConnId, Stack};
 use crate::counters::Counter;
 use crate::net::{self, Kind, Quoted, Report, Segment};
 use crate::payload::{Buffer, Host};
 use crate::port::{Port, Received};
-use crate::tcp::{self, Unreachable, Verdict};
+use crate::sip::Key;
+use crate::slab::Slab;
+use crate::table::Table;
+use crate::tcp::{Unreachable, Verdict, reset};
 use crate::tuple::Tuple;
 use std::ops::Range;
-use zstack_wire::tcp::{Flags, Header};
+use zstack_wire::tcp::{self, Flags, Header};
 
 /// A segment of no connection, with what it carries.
 pub(super) struct Arrived<'a, B> {
@@ -22,7 +27,8 @@ pub(super) struct Arrived<'a, B> {
 }
 
 impl Stack {
-    /// A packet.
+    /// A packet. A plain segment of a connection goes the short way: its addresses and ports are looked up before they are looked at,
+    /// for those of a connection are good. All else goes the long one.
     #[inline(always)]
     pub(super) fn arrive<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
@@ -34,13 +40,28 @@ impl Stack {
             self.core.counters.count(Counter::LinkShort);
             return;
         };
-        match self.core.net.segment(frame) {
-            Some(segment) => self.tcp(run, buffer, range.start, &segment, verified),
-            None => self.arrive_slowly(run, Received { buffer, range, verified }),
+        if let Some((ip, bytes)) = self.core.net.segment(frame)
+            && let Ok(segment) = tcp::Segment::parse(bytes)
+            && let Some((id, entry)) =
+                found(&mut self.conns, &mut self.recent, &self.table, &self.key, &tuple_of(&ip, &segment))
+        {
+            if !verified && !ip.pseudo().bytes(bytes).valid() {
+                self.core.counters.count(Counter::TcpChecksum);
+                return;
+            }
+            let mut header = segment.fixed();
+            segment.options(&mut header);
+            let start = range.start + ip.range.start;
+            let payload = start + segment.header_len()..start + bytes.len();
+            entry.call(run, &mut self.core, id, |tcb, cx| tcb.segment(cx, &header, buffer, payload));
+            let wants = entry.wants(self.core.full);
+            self.follow(run.now, id.index, wants);
+            return;
         }
+        self.arrive_slowly(run, Received { buffer, range, verified });
     }
 
-    /// What is not the common case of a segment.
+    /// What is not a plain segment of a connection.
     #[inline(never)]
     fn arrive_slowly<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
@@ -63,57 +84,34 @@ impl Stack {
     }
 
     /// A segment: `start` is where in the buffer the frame begins.
-    #[inline(always)]
     fn tcp<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
         buffer: H::Buffer,
         start: usize,
-        segment: &Segment,
+        ip: &Segment,
         verified: bool,
     ) {
-        let range = start + segment.range.start..start + segment.range.end;
+        let range = start + ip.range.start..start + ip.range.end;
         let Some(bytes) = buffer.bytes().get(range.clone()) else { return };
-        if !verified && !segment.pseudo.bytes(bytes).valid() {
+        if !verified && !ip.pseudo().bytes(bytes).valid() {
             self.core.counters.count(Counter::TcpChecksum);
             return;
         }
-        let mut header = Header::default();
-        let len = match header.read(bytes) {
-            Ok(len) if header.source != 0 && header.destination != 0 => len,
+        let segment = match tcp::Segment::parse(bytes) {
+            Ok(segment) if segment.source() != 0 && segment.destination() != 0 => segment,
             _ => {
                 self.core.counters.count(Counter::TcpMalformed);
                 return;
             }
         };
-        let tuple = Tuple {
-            local: segment.destination,
-            remote: segment.source,
-            local_port: header.destination,
-            remote_port: header.source,
-        };
-        let payload = range.start + len..range.end;
-        match self.find(&tuple) {
+        let header = segment.header();
+        let payload = range.start + segment.header_len()..range.end;
+        let tuple = tuple_of(ip, &segment);
+        match look_up(&self.conns, &self.table, &self.key, &tuple) {
             Some(index) => self.visit(run, index, false, |tcb, cx| tcb.segment(cx, &header, buffer, payload)),
             None => self.stranger(run, Arrived { tuple, header: &header, buffer, payload }),
         }
-    }
-
-    /// The connection with a tuple.
-    #[inline(always)]
-    fn find(&mut self, tuple: &Tuple) -> Option<u32> {
-        match self.table.last() {
-            Some(index) if self.conns.at(index).is_some_and(|entry| entry.tuple == *tuple) => Some(index),
-            _ => self.look_up(tuple),
-        }
-    }
-
-    /// The same, when it is another one than that of the last segment.
-    #[inline(never)]
-    fn look_up(&mut self, tuple: &Tuple) -> Option<u32> {
-        let conns = &self.conns;
-        let is = |index| conns.at(index).is_some_and(|entry| entry.tuple == *tuple);
-        self.table.find(|| tuple.hash(&self.key) as u32, is)
     }
 
     /// A segment of no connection: TIME-WAIT, a listener, or a mistake.
@@ -164,7 +162,7 @@ impl Stack {
         len: u32,
     ) {
         self.core.counters.count(Counter::TcpUnknown);
-        let Some(answer) = tcp::reset(header, len) else { return };
+        let Some(answer) = reset(header, len) else { return };
         if !self.core.resets.take(run.now) {
             self.core.counters.count(Counter::TcpUnknownLimited);
             return;
@@ -177,7 +175,7 @@ impl Stack {
     /// An ICMP error. It is believed if it quotes a segment that is in flight (RFC 5927, section 4.1).
     fn report<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, report: &Report) {
         let Quoted::Tcp { local, remote, seq } = report.quoted else { return };
-        let Some(index) = self.find(&Tuple::new(local, remote)) else {
+        let Some(index) = look_up(&self.conns, &self.table, &self.key, &Tuple::new(local, remote)) else {
             self.core.counters.count(Counter::IcmpUnknown);
             return;
         };
@@ -202,8 +200,8 @@ impl Stack {
     /// The path MTU is smaller than a segment that is in flight (RFC 1191, RFC 8201).
     fn too_big<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, index: u32, mtu: u16) {
         let Some(entry) = self.conns.at_mut(index) else { return };
-        let remote = entry.tuple.remote().ip();
-        match self.core.net.too_big(run.now, &mut entry.path, remote, mtu) {
+        let remote = entry.names.tuple.remote().ip();
+        match self.core.net.too_big(run.now, &mut entry.names.path, remote, mtu) {
             Some(mtu) => {
                 self.core.counters.count(Counter::IcmpError);
                 entry.tcb.mtu(super::config::mss(mtu, remote.is_ipv4()));
@@ -218,4 +216,35 @@ impl Stack {
             }
         }
     }
+}
+
+#[inline]
+fn tuple_of(ip: &Segment, segment: &tcp::Segment<'_>) -> Tuple {
+    Tuple { local: ip.destination, remote: ip.source, local_port: segment.destination(), remote_port: segment.source() }
+}
+
+/// The connection with a tuple.
+#[inline(always)]
+fn found<'a>(
+    conns: &'a mut Slab<Entry>,
+    recent: &mut Recent,
+    table: &Table,
+    key: &Key,
+    tuple: &Tuple,
+) -> Option<(ConnId, &'a mut Entry)> {
+    let index = recent.guess(tuple);
+    if conns.at(index).is_some_and(|entry| entry.names.is(tuple)) {
+        let (generation, entry) = conns.entry_mut(index)?;
+        return Some((ConnId { index, generation }, entry));
+    }
+    let index = look_up(conns, table, key, tuple)?;
+    recent.found(tuple, index);
+    let (generation, entry) = conns.entry_mut(index)?;
+    Some((ConnId { index, generation }, entry))
+}
+
+/// Its index, by the table.
+#[inline(never)]
+fn look_up(conns: &Slab<Entry>, table: &Table, key: &Key, tuple: &Tuple) -> Option<u32> {
+    table.look(tuple.hash(key) as u32, |index| conns.at(index).is_some_and(|entry| entry.names.is(tuple)))
 }

@@ -1,7 +1,8 @@
 //! What a host wants of its stack: listeners, connections, and what is to become of them. None of these calls the host or the
 //! port: the next turn does what follows.
 
-use super::entry::{Entry, NAMED, TOLD, Waits};
+use super::entry::{Entry, Waits};
+use super::names::{NAMED, TOLD};
 use super::{Adopt, AdoptError, ConnId, Connect, ConnectError, Listen, ListenError, ListenerId, Stack};
 use crate::counters::Counter;
 use crate::payload::Buffer;
@@ -57,6 +58,10 @@ impl Stack {
         if local == remote.ip() {
             return Err(ConnectError::Remote(remote));
         }
+        // What comes from the peer is not asked again whether it may come from there.
+        if !self.core.net.reaches(remote.ip()) {
+            return Err(ConnectError::NoRoute(remote.ip()));
+        }
         let limit = self.core.limits.connections;
         if self.conns.len() >= limit {
             return Err(ConnectError::Full(limit));
@@ -69,14 +74,14 @@ impl Stack {
                 let Stack { secrets, table, conns, waiting, key, .. } = self;
                 let free = |port| {
                     let tuple = tuple(port);
-                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.tuple == tuple);
+                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.names.tuple == tuple);
                     table.look(tuple.hash(key) as u32, is).is_none() && waiting.get(now, &tuple).is_none()
                 };
                 let free = secrets.ephemeral(&tuple(0), range, free);
                 // Only when no port is left one is taken from TIME-WAIT: some peer may not keep to the rule that makes it safe.
                 let over = |port| {
                     let tuple = tuple(port);
-                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.tuple == tuple);
+                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.names.tuple == tuple);
                     waiting.behind(now, &tuple).is_some() && table.look(tuple.hash(key) as u32, is).is_none()
                 };
                 let port = free.or_else(|| secrets.ephemeral(&tuple(0), range, over));
@@ -101,7 +106,7 @@ impl Stack {
     /// The tuple, if no connection has it.
     fn free(&mut self, now: Time, tuple: Tuple) -> Result<Tuple, ConnectError> {
         let conns = &self.conns;
-        let is = |index| conns.at(index).is_some_and(|entry| entry.tuple == tuple);
+        let is = |index| conns.at(index).is_some_and(|entry| entry.names.tuple == tuple);
         let taken = self.table.look(tuple.hash(&self.key) as u32, is).is_some();
         if taken || self.waiting.get(now, &tuple).is_some() {
             return Err(ConnectError::InUse(tuple.local(), tuple.remote()));
@@ -160,7 +165,7 @@ impl Stack {
         if entry.tcb.unread(self.core.completed) {
             return None;
         }
-        let (local, remote): (SocketAddr, SocketAddr) = (entry.tuple.local(), entry.tuple.remote());
+        let (local, remote): (SocketAddr, SocketAddr) = (entry.names.tuple.local(), entry.names.tuple.remote());
         self.forget(conn.index);
         Some(Adopt { local, remote, options: None, state })
     }
@@ -230,7 +235,7 @@ impl Stack {
 
     /// Whether segments of this connection's addresses and ports are its own: it has not ended.
     pub fn is_open(&self, conn: ConnId) -> bool {
-        self.conns.get(conn.index, conn.generation).is_some_and(|entry| entry.marks & NAMED != 0)
+        self.conns.get(conn.index, conn.generation).is_some_and(|entry| entry.names.marks & NAMED != 0)
     }
 }
 

@@ -1,12 +1,18 @@
 //! What a stack keeps of each connection.
 
-use super::{Info, ListenerId};
-use crate::net::Path;
+use super::names::{HALF, Names};
+use super::transmit::{Core, Cx, Run, trouble};
+use super::{ConnId, Info, ListenerId};
+use crate::payload::Host;
+use crate::port::Port;
 use crate::queue;
 use crate::slab::Slab;
-use crate::tcp::Tcb;
-use crate::tuple::Tuple;
+use crate::tcp::{Phase, Tcb};
+use crate::time::Time;
 use crate::wheel;
+
+/// How many frames with payload a connection sends in its turn, before the others have theirs.
+const QUOTA: u32 = 16;
 
 /// Where a connection waits for its turn to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,32 +25,71 @@ pub(super) enum Waits {
     Neighbour,
 }
 
-/// The connection is in the table of tuples: segments of its tuple are its own.
-pub(super) const NAMED: u8 = 1 << 0;
-/// It counts among the half-open ones.
-pub(super) const HALF: u8 = 1 << 1;
-/// The host knows of it.
-pub(super) const TOLD: u8 = 1 << 2;
-
 /// A connection with its names and places.
 pub(super) struct Entry {
     pub tcb: Tcb,
-    pub tuple: Tuple,
-    pub path: Path,
+    pub names: Names,
     pub timer: wheel::Link,
     pub place: queue::Link,
-    /// The listener that it came to; 0: we opened it.
-    pub listener: u32,
     pub waits: Waits,
-    pub marks: u8,
+}
+
+/// What a connection wants of its stack after a call.
+pub(super) enum Wants {
+    /// Its state has changed: [`super::Stack::settle`].
+    Settling,
+    /// A turn to send, which it did not wait for yet, and the timer, which stands later or not at all; [`Time::NEVER`]: not so.
+    Place { turn: bool, timer: Time },
 }
 
 impl Entry {
+    /// Calls the connection.
+    #[inline(always)]
+    pub fn call<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        core: &mut Core,
+        id: ConnId,
+        call: impl FnOnce(&mut Tcb, &mut Cx<'_, '_, P, H>),
+    ) {
+        let mut cx = Cx { run, core, id, names: &mut self.names, quota: QUOTA };
+        call(&mut self.tcb, &mut cx);
+        if cx.core.troubled
+            && let Some(neighbour) = trouble(&mut self.tcb, &mut cx)
+            && self.waits == Waits::Not
+        {
+            self.waits = Waits::Neighbour;
+            core.waiters.entry(neighbour).or_default().push(id.index);
+        }
+    }
+
+    /// What it wants now. `timed`: its timer is looked at in any case. Else it is not where the connection is due: its turn to send,
+    /// which comes before the stack's turn ends or with the next one, does it.
+    #[inline(always)]
+    pub fn wants(&mut self, timed: bool) -> Wants {
+        if self.names.marks & HALF != 0 || self.tcb.phase() == Phase::Closed || self.tcb.freed() {
+            return Wants::Settling;
+        }
+        let due = self.tcb.due();
+        let mut timer = Time::NEVER;
+        if timed || !due || self.waits == Waits::Neighbour {
+            let deadline = self.tcb.deadline();
+            if self.timer.wants(deadline) {
+                timer = deadline;
+            }
+        }
+        let turn = due && self.waits == Waits::Not;
+        if turn {
+            self.waits = Waits::Due;
+        }
+        Wants::Place { turn, timer }
+    }
+
     pub fn info(&self) -> Info {
         Info {
-            local: self.tuple.local(),
-            remote: self.tuple.remote(),
-            listener: (self.listener != 0).then_some(ListenerId(self.listener)),
+            local: self.names.tuple.local(),
+            remote: self.names.tuple.remote(),
+            listener: (self.names.listener != 0).then_some(ListenerId(self.names.listener)),
             tcp: self.tcb.info(),
         }
     }

@@ -17,7 +17,9 @@ mod entry;
 #[doc(hidden)]
 pub mod fuzzing;
 mod listeners;
+mod names;
 mod rate;
+mod recent;
 mod syn;
 mod taken;
 mod transmit;
@@ -45,6 +47,7 @@ use crate::wheel::Wheel;
 use entry::Entry;
 use listeners::Listeners;
 use rate::Rate;
+use recent::Recent;
 use std::collections::{BTreeMap, VecDeque};
 use taken::Taken;
 use transmit::{Core, Trouble};
@@ -57,6 +60,7 @@ pub struct Stack {
     conns: Slab<Entry>,
     /// By tuple, with hashes of `key`.
     table: Table,
+    recent: Recent,
     key: Key,
     secrets: Secrets,
     wheel: Wheel,
@@ -144,6 +148,7 @@ impl Stack {
         Ok(Stack {
             conns: Slab::new(),
             table: Table::new(),
+            recent: Recent::default(),
             key: key.derive(11),
             secrets: Secrets::new(&key),
             wheel: Wheel::new(now),

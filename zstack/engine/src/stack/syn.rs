@@ -2,7 +2,8 @@
 
 use super::arrive::Arrived;
 use super::config::mss;
-use super::entry::{Entry, HALF, NAMED, Waits};
+use super::entry::{Entry, Waits};
+use super::names::{HALF, NAMED, Names};
 use super::transmit::Run;
 use super::{Listen, Stack};
 use crate::counters::Counter;
@@ -93,13 +94,10 @@ impl Stack {
     pub(super) fn add(&mut self, now: Time, tcb: Tcb, tuple: &Tuple, listener: u32, marks: u8) -> u32 {
         let (index, _) = self.conns.insert(Entry {
             tcb,
-            tuple: *tuple,
-            path: Path::default(),
+            names: Names { tuple: *tuple, path: Path::default(), listener, marks: marks | NAMED },
             timer: Default::default(),
             place: Default::default(),
-            listener,
             waits: Waits::Not,
-            marks: marks | NAMED,
         });
         self.table.insert(tuple.hash(&self.key) as u32, index);
         self.settle(now, index);

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::entry::TOLD;
 use super::listeners::Listeners;
+use super::names::{Names, TOLD};
 use super::rate::Rate;
 use super::{ConnId, Limits, ListenerId};
 use crate::counters::{Counter, Counters};
@@ -11,7 +11,7 @@ use crate::net::{Interface, NeighbourId, Path, Unsent};
 use crate::payload::{Host, Spans};
 use crate::port::{Capabilities, Checksum, Frame, Port, Refused};
 use crate::tcp::recovery::{Flight, Spare};
-use crate::tcp::{Assembler, Context, Event, Options, Sent, Unreachable};
+use crate::tcp::{Assembler, Context, Event, Options, Sent, Tcb, Unreachable};
 use crate::time::Time;
 use crate::tuple::Tuple;
 use std::collections::{BTreeMap, VecDeque};
@@ -194,10 +194,7 @@ pub(super) struct Cx<'a, 'r, P, H> {
     pub run: &'a mut Run<'r, P, H>,
     pub core: &'a mut Core,
     pub id: ConnId,
-    pub tuple: &'a Tuple,
-    pub path: &'a mut Path,
-    pub listener: u32,
-    pub marks: &'a mut u8,
+    pub names: &'a mut Names,
     /// Frames with payload that the connection may send yet before others have their turn.
     pub quota: u32,
 }
@@ -233,8 +230,8 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
         let cut = if u32::from(cut) < sent { cut } else { 0 };
         // PSH and FIN belong to the last byte.
         let flags = if sent < len { header.flags.without(Flags::PSH.with(Flags::FIN)) } else { header.flags };
-        let segment = Segment { tuple: self.tuple, header, flags, payload, cut };
-        let (place, checksum) = match self.core.build(self.run.now, &segment, self.path) {
+        let segment = Segment { tuple: &self.names.tuple, header, flags, payload, cut };
+        let (place, checksum) = match self.core.build(self.run.now, &segment, &mut self.names.path) {
             Ok(built) => built,
             Err(unsent) => return self.unsent(unsent, header.seq, sent),
         };
@@ -274,37 +271,37 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
 
     #[inline]
     fn release(&mut self, to: u64) {
-        self.core.confirmed = *self.path;
-        if *self.marks & TOLD != 0 {
+        self.core.confirmed = self.names.path;
+        if self.names.marks & TOLD != 0 {
             self.run.host.release(self.id, to);
         }
     }
 
     #[inline]
     fn place(&mut self, at: u64, buffer: H::Buffer, range: Range<usize>) -> bool {
-        *self.marks & TOLD != 0 && self.run.host.place(self.id, at, buffer, range)
+        self.names.marks & TOLD != 0 && self.run.host.place(self.id, at, buffer, range)
     }
 
     #[inline]
     fn publish(&mut self, to: u64) {
-        if *self.marks & TOLD != 0 {
+        if self.names.marks & TOLD != 0 {
             self.run.host.publish(self.id, to);
         }
     }
 
     fn event(&mut self, event: Event) {
-        if *self.marks & TOLD == 0 {
+        if self.names.marks & TOLD == 0 {
             // A connection that its host does not know of ends unheard.
             if !matches!(event, Event::Asked | Event::Established) {
                 return;
             }
-            if !self.core.listeners.contains(self.listener) {
+            if !self.core.listeners.contains(self.names.listener) {
                 self.core.trouble.orphan = true;
                 self.core.troubled = true;
                 return;
             }
-            *self.marks |= TOLD;
-            self.run.host.event(self.id, Event::Incoming(ListenerId(self.listener)));
+            self.names.marks |= TOLD;
+            self.run.host.event(self.id, Event::Incoming(ListenerId(self.names.listener)));
         }
         self.run.host.event(self.id, event);
     }
@@ -370,6 +367,25 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Cx<'_, '_, P, H> {
         }
         Sent { number, len }
     }
+}
+
+/// What seldom follows from a call: a segment that could not leave, a connection that nobody wants any more. Returns the neighbour
+/// that it has to wait for.
+#[cold]
+pub(super) fn trouble<P: Port<Buffer = H::Buffer>, H: Host>(
+    tcb: &mut Tcb,
+    cx: &mut Cx<'_, '_, P, H>,
+) -> Option<NeighbourId> {
+    let Trouble { blocked, lost, orphan } = std::mem::take(&mut cx.core.trouble);
+    if let Some((error, seq)) = lost {
+        tcb.icmp(cx, error, seq);
+    }
+    if orphan {
+        tcb.abort();
+    }
+    cx.core.trouble = Trouble::default();
+    cx.core.troubled = false;
+    blocked
 }
 
 #[cfg(test)]

@@ -1,17 +1,15 @@
 //! A turn: what has arrived, the timers that are due, and who sends.
 
-use super::entry::{HALF, NAMED, TOLD, Waits};
-use super::transmit::{Cx, Run, Trouble};
+use super::entry::{Waits, Wants};
+use super::names::{HALF, NAMED, Names, TOLD};
+use super::transmit::{Cx, Run};
 use super::{ConnId, Stack, Turn};
 use crate::counters::Counter;
-use crate::net::{self, NeighbourId};
+use crate::net;
 use crate::payload::Host;
 use crate::port::{Port, Refused};
 use crate::tcp::{Phase, Tcb};
 use crate::time::{Micros, Time};
-
-/// How many frames with payload a connection sends in its turn, before the others have theirs.
-const QUOTA: u32 = 16;
 
 /// When a port that was full is tried again at the latest, and one that reads late is asked what it has read.
 const AGAIN: Micros = Micros::from_millis(1);
@@ -152,8 +150,8 @@ impl Stack {
             let Some(entry) = self.conns.at(index) else { continue };
             let deadline = entry.tcb.deadline();
             if deadline <= run.now
-                && entry.marks & (HALF | TOLD) == HALF
-                && !self.core.listeners.contains(entry.listener)
+                && entry.names.marks & (HALF | TOLD) == HALF
+                && !self.core.listeners.contains(entry.names.listener)
             {
                 // Its SYN-ACK is not sent again for a listener that is gone (reqsk_timer_handler).
                 self.half_open -= 1;
@@ -177,13 +175,16 @@ impl Stack {
                 break;
             }
             let Some(index) = self.due.pop(&mut self.conns) else { break };
-            let entry = self.conns.at_mut(index).expect("connections leave the list before they go");
+            let Some((generation, entry)) = self.conns.entry_mut(index) else { continue };
             entry.waits = Waits::Not;
+            let Names { path, tuple, .. } = &mut entry.names;
             // Another connection may have been told of the path, or what was told may be too old to be believed.
-            if let Some(mtu) = self.core.net.news(run.now, &mut entry.path, &entry.tuple.remote) {
-                entry.tcb.mtu(super::config::mss(mtu, entry.tuple.is_v4()));
+            if let Some(mtu) = self.core.net.news(run.now, path, &tuple.remote) {
+                entry.tcb.mtu(super::config::mss(mtu, tuple.is_v4()));
             }
-            self.visit(run, index, true, |tcb, cx| tcb.output(cx));
+            entry.call(run, &mut self.core, ConnId { index, generation }, |tcb, cx| tcb.output(cx));
+            let wants = entry.wants(true);
+            self.follow(run.now, index, wants);
         }
         !self.due.is_empty() && !self.core.full
     }
@@ -216,9 +217,7 @@ impl Stack {
         }
     }
 
-    /// Calls a connection, and does what follows from it. `output`: the call was its turn to send. After another call a
-    /// connection that is due is not filed in the wheel while the port has room: its turn to send comes before the stack's ends,
-    /// or with the next one, and does it.
+    /// Calls a connection, and does what follows from it. `output`: the call was its turn to send.
     #[inline(always)]
     pub(super) fn visit<P, H>(
         &mut self,
@@ -231,54 +230,36 @@ impl Stack {
         H: Host,
     {
         let Some((generation, entry)) = self.conns.entry_mut(index) else { return };
-        let mut cx = Cx {
-            run,
-            core: &mut self.core,
-            id: ConnId { index, generation },
-            tuple: &entry.tuple,
-            path: &mut entry.path,
-            listener: entry.listener,
-            marks: &mut entry.marks,
-            quota: QUOTA,
-        };
-        let tcb = &mut entry.tcb;
-        call(tcb, &mut cx);
-        if cx.core.troubled
-            && let Some(neighbour) = trouble(tcb, &mut cx)
-            && entry.waits == Waits::Not
-        {
-            entry.waits = Waits::Neighbour;
-            self.core.waiters.entry(neighbour).or_default().push(index);
-        }
-        if entry.marks & HALF != 0 || tcb.phase() == Phase::Closed || tcb.freed() {
-            return self.settle(run.now, index);
-        }
-        let mut waits = entry.waits;
-        let deadline = if output || waits == Waits::Neighbour || self.core.full || !tcb.due() {
-            tcb.deadline()
-        } else {
-            Time::NEVER
-        };
-        let arm = self.wheel.wants(&entry.timer, deadline);
-        if waits == Waits::Not && tcb.due() {
-            waits = Waits::Due;
-            entry.waits = waits;
-            self.due.push(&mut self.conns, index);
-        }
-        if arm {
-            self.wheel.arm(&mut self.conns, index, deadline);
+        entry.call(run, &mut self.core, ConnId { index, generation }, call);
+        let wants = entry.wants(output || self.core.full);
+        self.follow(run.now, index, wants);
+    }
+
+    /// Does what a connection wants after a call.
+    #[inline(always)]
+    pub(super) fn follow(&mut self, now: Time, index: u32, wants: Wants) {
+        match wants {
+            Wants::Settling => self.settle(now, index),
+            Wants::Place { turn, timer } => {
+                if turn {
+                    self.due.push(&mut self.conns, index);
+                }
+                if timer != Time::NEVER {
+                    self.wheel.arm(&mut self.conns, index, timer);
+                }
+            }
         }
     }
 
-    /// Puts a connection where its state wants it: into the list of those that are due, into the wheel, out of the table, or
-    /// out of the stack.
+    /// Puts a connection whose state has changed where it belongs: into the list of those that are due, into the wheel, out of
+    /// the table, or out of the stack.
     #[inline(never)]
     pub(super) fn settle(&mut self, now: Time, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
-        if entry.marks & HALF != 0 && !matches!(entry.tcb.phase(), Phase::Listen | Phase::SynReceived) {
-            entry.marks &= !HALF;
+        if entry.names.marks & HALF != 0 && !matches!(entry.tcb.phase(), Phase::Listen | Phase::SynReceived) {
+            entry.names.marks &= !HALF;
             self.half_open -= 1;
-            if let Some(listener) = self.core.listeners.get(entry.listener) {
+            if let Some(listener) = self.core.listeners.get(entry.names.listener) {
                 listener.half_open -= 1;
             }
         }
@@ -294,7 +275,7 @@ impl Stack {
     pub(super) fn place(&mut self, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
         let deadline = entry.tcb.deadline();
-        let arm = self.wheel.wants(&entry.timer, deadline);
+        let arm = entry.timer.wants(deadline);
         if entry.waits == Waits::Not && entry.tcb.due() {
             entry.waits = Waits::Due;
             self.due.push(&mut self.conns, index);
@@ -308,12 +289,12 @@ impl Stack {
     #[cold]
     fn end(&mut self, now: Time, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
-        let tuple = entry.tuple;
-        if entry.marks & NAMED != 0 {
-            entry.marks &= !NAMED;
+        let tuple = entry.names.tuple;
+        if entry.names.marks & NAMED != 0 {
+            entry.names.marks &= !NAMED;
             let hash = tuple.hash(&self.key);
             self.table.remove(hash as u32, index);
-            if entry.listener != 0 {
+            if entry.names.listener != 0 {
                 self.taken.end(hash);
             }
         }
@@ -332,7 +313,7 @@ impl Stack {
     /// Takes a connection out of the stack.
     pub(super) fn forget(&mut self, index: u32) {
         let Some(entry) = self.conns.at(index) else { return };
-        let (hash, named) = (entry.tuple.hash(&self.key), entry.marks & NAMED != 0);
+        let (hash, named) = (entry.names.tuple.hash(&self.key), entry.names.marks & NAMED != 0);
         if named {
             self.table.remove(hash as u32, index);
         }
@@ -356,20 +337,4 @@ impl Stack {
             self.visit(run, index, true, |tcb, cx| tcb.port_gone(cx));
         }
     }
-}
-
-/// What seldom follows from a call: a segment that could not leave, a connection that nobody wants any more. Returns the neighbour
-/// that it has to wait for.
-#[cold]
-fn trouble<P: Port<Buffer = H::Buffer>, H: Host>(tcb: &mut Tcb, cx: &mut Cx<'_, '_, P, H>) -> Option<NeighbourId> {
-    let Trouble { blocked, lost, orphan } = std::mem::take(&mut cx.core.trouble);
-    if let Some((error, seq)) = lost {
-        tcb.icmp(cx, error, seq);
-    }
-    if orphan {
-        tcb.abort();
-    }
-    cx.core.trouble = Trouble::default();
-    cx.core.troubled = false;
-    blocked
 }

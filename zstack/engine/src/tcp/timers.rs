@@ -23,7 +23,7 @@ const SILENCE: Micros = Micros::from_millis(240_000);
 
 impl Tcb {
     /// When [`timer`](Tcb::timer) is to be called; [`Time::NEVER`]: not at all.
-    #[inline]
+    #[inline(always)]
     pub fn deadline(&self) -> Time {
         let at = self.ack_at.min(self.probe_at).min(self.life_at);
         if self.marks & mark::ENDED != 0 {

@@ -1,7 +1,9 @@
 use super::super::testing::*;
 use super::*;
 use crate::net::Config;
+use crate::net::fuzzing::about_addresses;
 use crate::port::Medium;
+use zstack_wire::checksum::Sum;
 
 const A: &str = "10.0.0.9";
 const US: &str = "10.0.0.1";
@@ -9,24 +11,44 @@ const A6: &str = "fd00::9";
 const US6: &str = "fd00::1";
 
 #[test]
-fn a_segment_passes_with_its_place_and_its_ecn_bits() {
+fn a_segment_passes_with_its_place() {
     let mut bench = Bench::tun();
     let mut packet = segment(A, US);
     packet[1] = 0xff;
     resum(&mut packet);
     // Padding of the link belongs to nobody.
     packet.extend([0; 6]);
-    let expected = |source: &str, destination: &str, range, ecn| {
-        let (source, destination) = (ip(source), ip(destination));
-        let pseudo = Sum::pseudo(source, destination, protocol::TCP, 20);
-        Verdict::Tcp(Segment { source: map(source), destination: map(destination), range, pseudo, ecn })
+    let expected = |source: &str, destination: &str, range| {
+        Verdict::Tcp(Segment { source: map(ip(source)), destination: map(ip(destination)), range })
     };
-    assert_eq!(bench.receive(&packet), expected(A, US, 20..40, 3));
-    assert_eq!(bench.receive(&segment(A6, US6)), expected(A6, US6, 40..60, 0));
+    assert_eq!(bench.receive(&packet), expected(A, US, 20..40));
+    assert_eq!(bench.receive(&segment(A6, US6)), expected(A6, US6, 40..60));
     let mut bench = Bench::tap();
-    assert_eq!(bench.receive(&frame(&segment(A, US))), expected(A, US, 34..54, 0));
-    assert_eq!(bench.receive(&frame(&segment(A6, US6))), expected(A6, US6, 54..74, 0));
+    assert_eq!(bench.receive(&frame(&segment(A, US))), expected(A, US, 34..54));
+    assert_eq!(bench.receive(&frame(&segment(A6, US6))), expected(A6, US6, 54..74));
     assert_eq!(bench.counters.iter().map(|(_, value)| value).sum::<u64>(), 0);
+}
+
+#[test]
+fn the_pseudo_header_of_either_family() {
+    for (source, destination) in [(A, US), ("223.255.255.255", "10.255.255.255"), (A6, US6)] {
+        let (source, destination) = (ip(source), ip(destination));
+        let segment = Segment { source: map(source), destination: map(destination), range: 20..40 };
+        let expected = Sum::pseudo(source, destination, zstack_wire::protocol::TCP, 20);
+        assert_eq!(segment.pseudo().folded(), expected.folded());
+    }
+}
+
+#[test]
+fn the_quick_look_leaves_addresses_alone_but_keeps_the_families_apart() {
+    let mut bench = Bench::tun();
+    for (source, destination) in [("127.0.0.1", US), (US, US), (A, "10.0.0.2"), ("ff02::1", US6), (A6, "fd00::77")] {
+        let packet = segment(source, destination);
+        let (quick, _) = bench.interface.segment(&packet).expect("a segment by its form");
+        assert_eq!((quick.source, quick.destination), (map(ip(source)), map(ip(destination))));
+        assert!(matches!(bench.receive(&packet), Verdict::Dropped(_)));
+    }
+    assert_eq!(bench.interface.segment(&segment("::ffff:10.0.0.9", "::ffff:10.0.0.1")), None);
 }
 
 #[test]
@@ -250,16 +272,16 @@ fn the_short_way_is_the_long_way() {
                     let start = bench.interface.neighbours.link_len();
                     resum(&mut frame[start..]);
                 }
-                let Some(segment) = bench.interface.quick.segment(&bench.interface.own, &frame) else { continue };
-                taken += 1;
-                let counters = &mut bench.counters;
-                let arrival = Arrival { now: Time(0), frame: &frame, verified: true, reply: &mut reply, counters };
-                let Verdict::Tcp(slow) = bench.interface.slow(arrival) else { panic!("{frame:02x?}") };
-                assert_eq!(
-                    (slow.source, slow.destination, &slow.range, slow.ecn),
-                    (segment.source, segment.destination, &segment.range, segment.ecn)
-                );
-                assert_eq!(slow.pseudo.folded(), segment.pseudo.folded());
+                let Some((segment, bytes)) = bench.interface.segment(&frame) else { continue };
+                assert_eq!(bytes, &frame[segment.range.clone()]);
+                match bench.interface.receive(Time(0), &frame, true, &mut reply, &mut bench.counters) {
+                    Verdict::Tcp(slow) => {
+                        taken += 1;
+                        assert_eq!(slow, segment);
+                    }
+                    Verdict::Dropped(reason) => assert!(about_addresses(reason), "{reason:?}: {frame:02x?}"),
+                    verdict => panic!("{verdict:?}: {frame:02x?}"),
+                }
             }
         }
     }

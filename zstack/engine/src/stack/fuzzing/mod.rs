@@ -7,7 +7,8 @@
 mod near;
 mod wire;
 
-use super::entry::{HALF, NAMED, TOLD, Waits};
+use super::entry::Waits;
+use super::names::{HALF, NAMED, TOLD};
 use super::{Adopt, Config, ConnId, Connect, Limits, Listen, ListenerId, Stack};
 use crate::net::Address;
 use crate::port::{Capabilities, Medium};
@@ -454,12 +455,12 @@ impl Bed {
         let (mut half, mut listed, mut named, mut waits) = (0, 0, 0, 0);
         let mut next = Time::NEVER;
         for (index, generation, entry) in conns.iter() {
-            half += u32::from(entry.marks & HALF != 0);
+            half += u32::from(entry.names.marks & HALF != 0);
             listed += u32::from(entry.waits == Waits::Due);
             waits += usize::from(entry.waits == Waits::Neighbour);
-            if entry.marks & NAMED != 0 {
+            if entry.names.marks & NAMED != 0 {
                 named += 1;
-                let found = table.look(entry.tuple.hash(key) as u32, |other| other == index);
+                let found = table.look(entry.names.tuple.hash(key) as u32, |other| other == index);
                 assert_eq!(found, Some(index), "a connection that segments do not find");
             }
             assert!(!entry.tcb.due() || entry.waits != Waits::Not, "due, and in no list");
@@ -471,7 +472,7 @@ impl Bed {
                 next = next.min(entry.tcb.deadline());
             }
             let known = self.streams.streams.contains_key(&ConnId { index, generation });
-            assert_eq!(known, entry.marks & TOLD != 0, "the host and the stack disagree on a name");
+            assert_eq!(known, entry.names.marks & TOLD != 0, "the host and the stack disagree on a name");
         }
         assert_eq!((half, listed, named), (*half_open, due.len(), table.len()));
         // The wheel counts milliseconds.

@@ -22,7 +22,7 @@ impl Bed {
     fn known(&self, choice: u8) -> Option<Known> {
         let count = self.stack.conns.len() as usize;
         let (_, _, entry) = self.stack.conns.iter().nth(usize::from(choice).checked_rem(count)?)?;
-        let tuple = entry.tuple;
+        let tuple = entry.names.tuple;
         let last = self.wire.last.get(&(tuple.remote().ip(), tuple.remote_port, tuple.local_port));
         let sent = last.and_then(|(header, _)| header.timestamps).map_or(0, |stamps| stamps.value);
         if let Some(state) = entry.tcb.state() {
