@@ -81,8 +81,10 @@ impl Secrets {
         let (first, last) = range;
         let ports = u32::from(last - first) + 1;
         let offset = Tuple { local_port: 0, ..*tuple }.hash(&self.port) as u32;
-        for _ in 0..ports {
-            let port = first + (offset.wrapping_add(u32::from(self.chosen)) % ports) as u16;
+        // Of few numbers, so that no sum turns around: that would leave out ports of the range, and come to others twice.
+        let start = offset % ports + u32::from(self.chosen) % ports;
+        for i in 0..ports {
+            let port = first + ((start + i) % ports) as u16;
             self.chosen = self.chosen.wrapping_add(1);
             if free(port) {
                 return Some(port);
@@ -228,5 +230,9 @@ mod tests {
         }
         assert_eq!(secrets.ephemeral(&tuple, (40_000, 40_100), |port| !taken.contains(&port)), None);
         assert_eq!(secrets.ephemeral(&tuple, (1, u16::MAX), |port| port == 1), Some(1));
+        for wanted in 40_000..=40_100 {
+            secrets.chosen = u16::MAX - 50;
+            assert_eq!(secrets.ephemeral(&tuple, (40_000, 40_100), |port| port == wanted), Some(wanted));
+        }
     }
 }

@@ -27,6 +27,11 @@ impl Tcb {
             return;
         }
         self.room = edge;
+        self.tell_room();
+    }
+
+    /// Tells the peer of more room, if it is so much more that it should know.
+    pub(super) fn tell_room(&mut self) {
         // A window that was at least half open lets the peer go on until the next ACK tells the new one. One that was not is told
         // at once when it can be twice as large, not for every byte that is read (tcp_cleanup_rbuf).
         let offered = self.offered();
@@ -164,6 +169,7 @@ impl Tcb {
             wl2: self.wl2,
             rcv_nxt: self.rcv_nxt,
             rcv_position: self.rcv_at,
+            acked: self.acked,
             rcv_edge: self.rcv_edge,
             room: self.room,
             mss: self.peer_mss,

@@ -116,6 +116,11 @@ impl Tcb {
             } else {
                 cx.count(Counter::TcpResetInside);
                 self.challenge(cx);
+                if self.marks & mark::ACK == 0 {
+                    // A peer that is gone says so once, and again only if it is answered: the limit puts the answer off.
+                    let passed = tick(now).wrapping_sub(self.challenged);
+                    self.ack_at = self.ack_at.min(now.after_millis(u64::from(CHALLENGE.saturating_sub(passed))));
+                }
             }
             return;
         }

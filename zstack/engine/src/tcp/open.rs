@@ -90,6 +90,7 @@ impl Tcb {
             && unacked < 1 << 30
             && (state.una_position.checked_add(sent)? <= state.end || fin_acknowledged)
             && state.rcv_position <= state.room
+            && state.rcv_nxt.since(state.acked) <= 1 << 30
             && u64::from(state.rcv_edge.since(state.rcv_nxt)) <= (state.room - state.rcv_position).min(1 << 30)
             && state.scales.is_none_or(|(a, b)| a <= SCALE_MOST && b <= SCALE_MOST)
             && state.fin == closing
@@ -106,7 +107,7 @@ impl Tcb {
         tcb.released = state.una_position.min(state.end);
         (tcb.wnd, tcb.max_wnd, tcb.wl1, tcb.wl2) = (state.wnd, state.max_wnd.max(state.wnd), state.wl1, state.wl2);
         (tcb.rcv_nxt, tcb.rcv_at, tcb.rcv_edge, tcb.acked) =
-            (state.rcv_nxt, state.rcv_position, state.rcv_edge, state.rcv_nxt);
+            (state.rcv_nxt, state.rcv_position, state.rcv_edge, state.acked);
         // The room is what lies behind what was published, not the whole stream.
         let room = u32::try_from(state.room - state.rcv_position).unwrap_or(u32::MAX).min(0xffff);
         tcb.rcv_max = room.max(state.rcv_edge.since(state.rcv_nxt));
@@ -144,6 +145,10 @@ impl Tcb {
         }
         tcb.quick = 0;
         tcb.marks |= mark::SEND;
+        if state.acked != state.rcv_nxt {
+            tcb.marks |= mark::ACK;
+        }
+        tcb.tell_room();
         Some(tcb)
     }
 

@@ -94,6 +94,11 @@ impl Tcb {
             Err(refused) => return self.refused(cx, refused),
         };
         self.marks &= !mark::SYN;
+        // There may be more room than when the connection began.
+        self.rcv_max = self.rcv_max.max(u32::from(header.window));
+        if answers {
+            self.rcv_edge = self.rcv_edge.later(self.rcv_nxt + u32::from(header.window));
+        }
         let what = Transmission { seq: self.una, len: 1, cut: self.mss, syn: true, fin: false, number: sent.number };
         if self.recovery.outstanding() == 0 {
             self.nxt = self.una + 1;

@@ -70,6 +70,8 @@ pub struct State {
     pub rcv_nxt: Seq,
     /// The position in the incoming stream of the byte with number `rcv_nxt`: so much was published.
     pub rcv_position: u64,
+    /// The last ACK number that the peer was sent: where it is behind `rcv_nxt`, an ACK is due.
+    pub acked: Seq,
     /// RCV.NXT + RCV.WND, as the peer was last told.
     pub rcv_edge: Seq,
     /// The position up to which there is room for the incoming stream.

@@ -214,6 +214,7 @@ impl Bed {
             wl2: una,
             rcv_nxt,
             rcv_position,
+            acked: rcv_nxt,
             rcv_edge: rcv_nxt + 30_000,
             room: 30_005,
             mss: 1460,

@@ -43,6 +43,59 @@ fn a_connection_as_data() {
 }
 
 #[test]
+fn what_the_peer_was_not_told_it_is_told_by_who_adopts() {
+    let adopt = |t: &Test, more: u64| {
+        let mut state = t.tcb.state().unwrap();
+        state.room += more;
+        let mut cx = Mock::new();
+        let tcb = Tcb::adopt(&mut cx, &plain(), 1000, &state).unwrap();
+        let mut adopted = Test { tcb, cx, irs: Seq(5000) };
+        adopted.output();
+        adopted
+    };
+    let mut t = Test::established(&plain());
+    let mut at = 5001;
+    while t.tcb.ack_at == Time::NEVER {
+        t.cx.sent.clear();
+        t.send(seg("A", at, 1001).len(10));
+        at += 10;
+    }
+    t.nothing();
+    adopt(&t, 0).expect("A", 1001, at, 0);
+
+    let mut t = Test::established(&plain());
+    let room = start().room as u32;
+    for i in 0..room / 1000 {
+        t.send(seg("A", 5001 + 1000 * i, 1001).len(1000));
+    }
+    assert_eq!(t.cx.sent.pop_back().unwrap().header.window, 0);
+    adopt(&t, 0).nothing();
+    assert_eq!(adopt(&t, 20_000).expect("A", 1001, 5001 + room, 0).header.window, 20_000);
+}
+
+#[test]
+fn a_syn_offers_the_room_that_there_is_when_it_is_sent() {
+    let far = start().room as u32 + 30_000;
+    let mut t = Test::incoming(&plain(), &seg("S", 5000, 0), true);
+    t.output();
+    t.tcb.room(60_000);
+    t.tcb.accept();
+    t.output();
+    assert_eq!(t.expect("SA", 1000, 5001, 0).header.window, 60_000);
+    t.send(seg("A", 5001, 1001));
+    t.send(seg("A", 5001 + far, 1001).len(100));
+    assert_eq!((t.count(Counter::TcpOutside), t.count(Counter::TcpAhead)), (0, 1));
+
+    let mut t = Test::open(&plain());
+    t.tcb.room(60_000);
+    t.output();
+    assert_eq!(t.expect("S", 1000, 0, 0).header.window, 60_000);
+    t.send(seg("SA", 5000, 1001));
+    t.send(seg("A", 5001 + far, 1001).len(100));
+    assert_eq!((t.count(Counter::TcpOutside), t.count(Counter::TcpAhead)), (0, 1));
+}
+
+#[test]
 fn every_synchronised_state_can_be_adopted() {
     for phase in
         [Phase::Established, Phase::CloseWait, Phase::FinWait1, Phase::FinWait2, Phase::Closing, Phase::LastAck]

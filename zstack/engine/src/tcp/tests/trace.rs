@@ -231,6 +231,22 @@ fn challenges_are_limited_for_each_connection() {
 }
 
 #[test]
+fn a_reset_that_the_limit_forbids_to_challenge_is_challenged_later() {
+    let mut t = Test::established(&plain());
+    t.wait(1000);
+    t.send(seg("S", 5100, 0));
+    t.expect("A", 1001, 5001, 0);
+    t.wait(100);
+    // What lies before it was lost. The peer has forgotten the connection, and sends no more if nothing is sent to it.
+    t.send(seg("R", 5100, 0));
+    t.nothing();
+    assert_eq!(t.fire(), 400);
+    t.expect("A", 1001, 5001, 0);
+    t.send(seg("R", 5001, 0));
+    t.told(&[Event::Ended(Cause::Reset), Event::Free]);
+}
+
+#[test]
 fn acks_of_what_was_never_sent_release_nothing() {
     let mut t = Test::established(&plain());
     t.tcb.commit(5000, true);
