@@ -272,8 +272,8 @@ impl Engine {
     }
 
     pub fn receive(&mut self) {
-        for first in (0..SEGMENTS).step_by(self.batch) {
-            self.wire.end = first + self.batch;
+        for end in (0..=self.wire.arriving.len()).step_by(self.batch).skip(1) {
+            self.wire.end = end;
             self.turn();
         }
     }
@@ -292,9 +292,9 @@ impl Engine {
 
 /// For attacks.
 impl Engine {
-    /// One connection, and so many SYNs that more are answered with cookies.
-    pub fn flooded() -> Engine {
-        let mut engine = Engine::new(1, 1, Which::Hot(1), false);
+    /// One connection, `batch` packets a turn, and so many SYNs that more are answered with cookies.
+    pub fn flooded(batch: usize) -> Engine {
+        let mut engine = Engine::new(1, batch, Which::Hot(1), false);
         let syn = |n: u32| {
             let header = Header { seq: Seq(n), flags: Flags::SYN, window: 1000, ..Header::default() };
             Engine::packet_from([10, 3, (n >> 8) as u8, n as u8].into(), header, 0)
@@ -335,6 +335,22 @@ impl Engine {
     pub fn arriving(&mut self, packets: Vec<Rc<[u8]>>) {
         (self.wire.arriving, self.wire.next, self.wire.end) = (packets, 0, 0);
         self.now += Micros(1000);
+    }
+
+    /// Data segments of the connection's peer, as many as a round has, in order.
+    pub fn transfer(&mut self) -> Vec<Rc<[u8]>> {
+        let remote = &mut self.remotes[0];
+        let next = |_| {
+            let packet = remote.packet(Flags::ACK, PAYLOAD);
+            remote.nxt += PAYLOAD as u32;
+            packet
+        };
+        (0..SEGMENTS).map(next).collect()
+    }
+
+    /// Whether all that the peer has sent has arrived.
+    pub fn complete(&self) -> bool {
+        self.owner.published == u64::from(self.remotes[0].nxt.since(Seq(1001)))
     }
 
     /// A plain ACK of the connection's peer, its numbers so much further.

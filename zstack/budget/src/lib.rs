@@ -9,6 +9,7 @@
 //! cargo build --profile budget -p zstack-budget
 //! target/budget/zstack-budget count            # every scenario
 //! target/budget/zstack-budget count parse      # one
+//! target/budget/zstack-budget flood            # the speed of a transfer beside floods, by the clock
 //! ```
 //!
 //! Figures of other profiles say nothing: the tests that compare them with a budget (`tests/budgets.rs`) are left out there.
@@ -19,12 +20,15 @@ use std::process::Command;
 
 mod checksum;
 mod engine;
+pub mod flood;
 mod hostile;
 mod net;
 mod parse;
 mod peer;
 mod smol;
 mod tcp;
+
+use engine::PAYLOAD;
 
 /// Something that is done again and again.
 pub trait Scenario {
@@ -83,6 +87,12 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("hostile-sacks", hostile::sacks),
     ("hostile-undone", hostile::undone),
     ("hostile-divided", hostile::divided),
+    ("beside-nothing", hostile::clean),
+    ("beside-syns", hostile::beside::<0>),
+    ("beside-acks", hostile::beside::<1>),
+    ("beside-rst-guesses", hostile::beside::<2>),
+    ("beside-syn-guesses", hostile::beside::<3>),
+    ("beside-data-guesses", hostile::beside::<4>),
     ("smoltcp-receive-1", smol::receive::<1, 1>),
     ("smoltcp-receive-1-pair", smol::receive::<1, 2>),
     ("smoltcp-receive-1-batch", smol::receive::<1, 16>),

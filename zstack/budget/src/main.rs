@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use zstack_budget::{SCENARIOS, count, run};
 
-const USAGE: &str = "usage: zstack-budget list | run SCENARIO | count [SCENARIO...]";
+const USAGE: &str = "usage: zstack-budget list | run SCENARIO | count [SCENARIO...] | flood";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +33,16 @@ fn main() -> ExitCode {
                         return ExitCode::FAILURE;
                     }
                 }
+            }
+            ExitCode::SUCCESS
+        }
+        ["flood"] => {
+            for kept in zstack_budget::flood::measure() {
+                let zstack_budget::flood::Kept { flood, segments, clean, flooded } = kept;
+                let percent = kept.ratio() * 100.0;
+                println!(
+                    "{flood:14} one for {segments} segments: {flooded:8.0} MiB/s, {clean:8.0} alone: {percent:3.0} %"
+                );
             }
             ExitCode::SUCCESS
         }

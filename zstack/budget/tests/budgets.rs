@@ -26,6 +26,12 @@ const LIMITS: &[(&str, f64)] = &[
 
 /// The first of two scenarios takes at most so many times what the second takes.
 const RATIOS: &[(&str, f64, &str)] = &[
+    // A transfer beside a flood keeps half of its speed.
+    ("beside-syns", 2.0, "beside-nothing"),
+    ("beside-acks", 2.0, "beside-nothing"),
+    ("beside-rst-guesses", 2.0, "beside-nothing"),
+    ("beside-syn-guesses", 2.0, "beside-nothing"),
+    ("beside-data-guesses", 2.0, "beside-nothing"),
     // A hundred thousand connections, of which a thousand are busy, or any. The goals are 1.15 and 2, and any
     // are met with less. Of so many each sends two
     // segments with nothing in flight before, where the one connection has its flight already: 1.23.

@@ -186,6 +186,8 @@ counters! {
     SynReceived "syn_received"
     /// SYNs dropped because the stack has all the connections that it may have.
     SynConnectionsFull "syn_connections_full"
+    /// SYNs and cookies dropped because too many connections of the listener wait to be accepted.
+    SynHostFull "syn_host_full"
     /// SYNs dropped because a deferred listener has too many half-open connections; it cannot answer with a cookie.
     SynDeferredFull "syn_deferred_full"
     /// SYN-ACKs that carried a cookie (RFC 4987, section 3.6): too many connections were half open.

@@ -16,6 +16,7 @@ pub mod payload;
 #[allow(unsafe_code)]
 pub mod port;
 mod queue;
+mod rate;
 mod sip;
 mod slab;
 pub mod sockets;

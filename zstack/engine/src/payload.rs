@@ -6,7 +6,7 @@
 //!
 //! Positions count the bytes of one direction of one connection, from 0 for the first byte behind the SYN; they never wrap.
 
-use crate::event::{ConnId, Event};
+use crate::event::{ConnId, Event, ListenerId};
 use std::ops::Range;
 
 /// What a port must know of the memory that a span lies in: a number that the owner of the memory and the port agreed upon
@@ -98,4 +98,11 @@ pub unsafe trait Host {
 
     /// Something else has happened.
     fn event(&mut self, conn: ConnId, event: Event);
+
+    /// Whether one more connection that comes to `listener` can be taken: asked when a SYN comes, and when a cookie comes back. If not,
+    /// it is dropped without an answer, and the peer tries again, as with a full accept queue of Linux. Those that are half open by
+    /// then come all the same: [`crate::stack::Listen::backlog`] bounds them.
+    fn admits(&mut self, _listener: ListenerId) -> bool {
+        true
+    }
 }

@@ -77,12 +77,14 @@ impl Buffer for Packet {
     }
 }
 
-/// A port with one packet to receive, that keeps the last one that was sent.
+/// A port with one packet to receive, that keeps the last one that was sent, and of some the port that they were sent to, and where
+/// their payload ends.
 struct Card {
     arrives: Option<&'static [u8]>,
     sent: [u8; 128],
     len: usize,
     payload: u32,
+    log: Vec<(u16, u32)>,
 }
 
 impl Port for Card {
@@ -101,6 +103,10 @@ impl Port for Card {
         self.sent[..frame.head.len()].copy_from_slice(frame.head);
         self.len = frame.head.len();
         self.payload = frame.payload.len();
+        if self.log.len() < self.log.capacity() {
+            let header = Header::parse(&frame.head[20..]).unwrap().0;
+            self.log.push((header.destination, (header.seq + self.payload).0));
+        }
         Ok(())
     }
 
@@ -156,6 +162,8 @@ struct Talk {
     program: Program,
     now: Time,
     frame: &'static mut [u8; 2048],
+    /// What peers offer.
+    window: u16,
 }
 
 /// A peer's end of a connection.
@@ -171,11 +179,11 @@ impl Talk {
     fn new(time_wait: u32) -> Talk {
         let mut config = Config::new(Address { ip: IpAddr::V4(OURS), prefix: 8 }, [9; 16]);
         config.limits.time_wait = time_wait;
-        let card = Card { arrives: None, sent: [0; 128], len: 0, payload: 0 };
+        let card = Card { arrives: None, sent: [0; 128], len: 0, payload: 0, log: Vec::new() };
         let mut stack = Stack::new(config, card.capabilities(), Time(0)).unwrap();
         stack.listen(Listen::new(80, 65_536)).unwrap();
         let frame = Box::leak(Box::new([0; 2048]));
-        Talk { stack, card, program: Program::default(), now: Time(1_000_000), frame }
+        Talk { stack, card, program: Program::default(), now: Time(1_000_000), frame, window: 60_000 }
     }
 
     /// A segment arrives; the header of what is answered, if anything is.
@@ -187,7 +195,7 @@ impl Talk {
             seq: Seq(peer.seq),
             ack: Seq(peer.ack),
             flags,
-            window: 60_000,
+            window: self.window,
             mss: syn.then_some(1460),
             scale: syn.then_some(7),
             sack_permitted: syn,
@@ -310,4 +318,71 @@ fn nothing_is_allocated_for_a_packet() {
     }
     assert_eq!(CALLS.get() - calls, 0);
     assert_eq!(talk.program.published, 1_100_000);
+}
+
+/// Peers that take a byte at a time, and peers that never read, for an hour, with a megabyte for each that waits. They cost what they
+/// have in flight, and somebody else gets his answers meanwhile.
+#[test]
+fn peers_that_hardly_read() {
+    const LAZY: u16 = 40;
+    let mut talk = Talk::new(100);
+    let mut busy = talk.open(0);
+    let conn = talk.program.last.unwrap();
+    talk.card.log.reserve_exact(1000);
+    let mut lazy: Vec<(ConnId, Peer)> = (1..=LAZY)
+        .map(|n| {
+            let peer = talk.open(n.into());
+            (talk.program.last.unwrap(), peer)
+        })
+        .collect();
+    for (conn, _) in &lazy {
+        talk.stack.commit(*conn, 1 << 20, true);
+    }
+    let (mut end, mut frames, mut memory) = (0, 0, None);
+    for step in 0..36_000 {
+        talk.now = talk.now.after_millis(100);
+        talk.card.log.clear();
+        while talk.stack.turn(talk.now, &mut talk.card, &mut talk.program).more {}
+        for (port, reaches) in talk.card.log.clone() {
+            let Some((_, peer)) = lazy.iter_mut().find(|(_, peer)| peer.port == port) else { continue };
+            frames += 1;
+            // The first window was taken whole; then every second peer reads a byte for each segment that comes, and the others none.
+            let reads = port % 2 == 0;
+            let ahead = reaches.wrapping_sub(peer.ack) as i32;
+            if step == 0 {
+                peer.ack = peer.ack.wrapping_add(ahead.max(0) as u32);
+            } else if reads {
+                peer.ack = peer.ack.wrapping_add(ahead.clamp(0, 1) as u32);
+            }
+            talk.window = u16::from(reads);
+            talk.say(peer, Flags::ACK, 0);
+            talk.window = 60_000;
+        }
+        // A request of 1000 bytes, and an answer of 500, at once.
+        talk.say(&mut busy, Flags::ACK.with(Flags::PSH), 1000);
+        end += 500;
+        talk.stack.commit(conn, end, true);
+        talk.stack.room(conn, end * 2 + 65_536);
+        talk.card.log.clear();
+        talk.turn();
+        let answer = talk.card.log.iter().find(|(port, _)| *port == busy.port);
+        assert_eq!(answer, Some(&(busy.port, busy.ack.wrapping_add(500))), "step {step}");
+        busy.ack = busy.ack.wrapping_add(500);
+        talk.say(&mut busy, Flags::ACK, 0);
+        if step == 600 {
+            memory = Some(live());
+        }
+    }
+    let grown = live() - memory.unwrap();
+    let info: Vec<_> = lazy.iter().map(|(conn, _)| talk.stack.info(*conn).expect("it stands").tcp).collect();
+    println!("{grown} bytes more after an hour than after a minute; {frames} frames to them");
+    // A few more may have something in flight at the same moment than ever in the first minute.
+    assert!(grown < 400 * isize::from(LAZY as i16), "{grown}");
+    assert!(info.iter().all(|info| info.in_flight <= 1 && info.unsent > 1 << 19), "{info:?}");
+    // Probes of a window that is shut come every two minutes at last; a byte is acknowledged at once, and the next follows when the
+    // persist timer says so.
+    assert!(frames < 36_000 * i32::from(LAZY) / 4, "{frames}");
+    let read = info.iter().map(|info| info.acknowledged).max().unwrap();
+    let least = info.iter().map(|info| info.acknowledged).min().unwrap();
+    assert!(read > least + 100, "{read}, {least}: nobody reads");
 }

@@ -18,7 +18,6 @@ mod output;
 mod own;
 mod pmtu;
 mod quick;
-mod rate;
 mod report;
 mod route;
 mod segment;

@@ -8,8 +8,8 @@
 //! multicast ones at once.
 
 use super::lists::Lists;
-use super::rate::Bucket;
 use super::unsent::{Event, NeighbourId, Unsent};
+use crate::rate::Bucket;
 use crate::time::{Micros, Time};
 use siphasher::sip::SipHasher13;
 use std::collections::{HashMap, VecDeque};

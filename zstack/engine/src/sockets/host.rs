@@ -2,7 +2,7 @@
 
 use super::state::*;
 use super::{Config, NONE, Sockets};
-use crate::event::{Cause, ConnId, Event};
+use crate::event::{Cause, ConnId, Event, ListenerId};
 use crate::payload::{Buffer, Host, Spans};
 use std::ops::Range;
 
@@ -76,6 +76,10 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
             entry.published = to;
             self.queue(index);
         }
+    }
+
+    fn admits(&mut self, listener: ListenerId) -> bool {
+        self.waiting(listener) < self.config.waiting
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {

@@ -56,6 +56,9 @@ pub struct Config {
     pub small: usize,
     /// Rings of either kind that are kept for the next socket that needs one.
     pub spare: usize,
+    /// Connections of a listener that may wait to be accepted; beyond them SYNs are dropped ([`Host::admits`]). Those that are half
+    /// open by then may still come. Each may fill its receive ring meanwhile.
+    pub waiting: usize,
 }
 
 impl Default for Config {
@@ -68,6 +71,7 @@ impl Default for Config {
             buffer: 2048,
             small: 256,
             spare: 64,
+            waiting: 1024,
         }
     }
 }

@@ -543,3 +543,24 @@ fn many_tiny_pieces_do_not_make_tiny_segments() {
     sockets.send(socket, stream(1000, 51).into()).unwrap();
     assert_eq!(sockets.copies().referenced, 61);
 }
+
+#[test]
+fn a_listener_whose_program_does_not_accept_admits_no_more() {
+    let mut sockets = Sockets::<Packet>::new(Config { waiting: 2, ..config() }).unwrap();
+    let (one, other) = (ListenerId(1), ListenerId(2));
+    let come = |sockets: &mut Sockets<Packet>, index| {
+        sockets.event(ConnId { index, generation: 1 }, Event::Incoming(one));
+    };
+    for index in 0..2 {
+        assert!(sockets.admits(one));
+        come(&mut sockets, index);
+    }
+    assert!(!sockets.admits(one) && sockets.admits(other));
+    // One that was half open by then.
+    come(&mut sockets, 2);
+    assert_eq!(sockets.waiting(one), 3);
+    sockets.accept(one).unwrap();
+    assert!(!sockets.admits(one));
+    sockets.accept(one).unwrap();
+    assert!(sockets.admits(one));
+}

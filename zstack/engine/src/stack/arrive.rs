@@ -163,7 +163,7 @@ impl Stack {
     ) {
         self.core.counters.count(Counter::TcpUnknown);
         let Some(answer) = reset(header, len) else { return };
-        if !self.core.resets.take(run.now) {
+        if !self.core.resets.take(run.now, &tuple.remote) {
             self.core.counters.count(Counter::TcpUnknownLimited);
             return;
         }

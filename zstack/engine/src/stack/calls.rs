@@ -151,7 +151,7 @@ impl Stack {
         let start = self.start(now, &tuple, state.una, 0);
         let mut cx = Adopting { now, core: &mut self.core };
         let options = options.unwrap_or(cx.core.options);
-        let tcb = Tcb::adopt(&mut cx, &options, start.mss, &state).ok_or(AdoptError::State)?;
+        let tcb = Tcb::adopt(&mut cx, &options, start.mss, &state).map_err(AdoptError::State)?;
         let index = self.add(now, tcb, &tuple, 0, TOLD);
         Ok(self.name(index))
     }

@@ -2,7 +2,7 @@
 
 use super::ListenerId;
 use crate::net::{Address, Route};
-use crate::tcp::{Info as TcpInfo, Options};
+use crate::tcp::{Contradiction, Info as TcpInfo, Options};
 use crate::time::Time;
 use serde::Serialize;
 use std::fmt;
@@ -69,7 +69,8 @@ impl Config {
 pub struct Limits {
     /// Connections in all states but TIME_WAIT.
     pub connections: u32,
-    /// Connections whose handshake a peer has begun and not completed. Beyond them SYNs are answered with cookies.
+    /// Connections whose handshake a peer has begun and not completed. Beyond them SYNs are answered with cookies, but for the first
+    /// few of each listener, a sixteenth of this: who floods one does not shut the others.
     pub half_open: u32,
     /// Connections in TIME_WAIT; the oldest is given up for a new one.
     pub time_wait: u32,
@@ -79,7 +80,8 @@ pub struct Limits {
     pub send: u32,
     /// Timers that one turn fires at most.
     pub timers: u32,
-    /// RSTs a second to segments of no connection.
+    /// RSTs a second to segments of no connection, in the mean: how many there are in a second is drawn from half of it to one and a
+    /// half. One address gets an eighth of them at most.
     pub resets: u32,
     /// The first port that connect chooses from (RFC 6056).
     pub first_port: u16,
@@ -173,8 +175,6 @@ pub struct Info {
 pub enum ConfigError {
     /// The network part is wrong.
     Net(crate::net::ConfigError),
-    /// There is neither an address nor `any_address`.
-    NoAddress,
     /// A limit of zero connections, of no packets a turn, or the like.
     Limit(&'static str),
     /// The first ephemeral port is 0, or comes behind the last one.
@@ -191,8 +191,8 @@ pub enum ListenError {
     NotOurs(IpAddr),
     /// Port 0 is no port.
     PortZero,
-    /// A backlog of nothing.
-    NoBacklog,
+    /// A backlog of nothing, of the listener at this address and port.
+    NoBacklog(Option<IpAddr>, Option<u16>),
 }
 
 /// Why there is no connection.
@@ -223,9 +223,6 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::Net(error) => error.fmt(f),
-            ConfigError::NoAddress => {
-                f.write_str("no address: give the stack one of its own, or let it take all (any_address)")
-            }
             ConfigError::Limit(name) => write!(f, "limit {name} is 0: nothing could be done; give at least 1"),
             ConfigError::Ports(first, last) => {
                 write!(
@@ -256,7 +253,12 @@ impl fmt::Display for ListenError {
                 )
             }
             ListenError::PortZero => f.write_str("port 0 is no port: name one, or none for all"),
-            ListenError::NoBacklog => f.write_str("a backlog of 0 admits nobody: give at least 1"),
+            ListenError::NoBacklog(address, port) => write!(
+                f,
+                "address {}, port {}: a backlog of 0 admits nobody; give at least 1",
+                any(address.map(|a| a.to_string())),
+                any(port.map(|p| p.to_string()))
+            ),
         }
     }
 }
@@ -307,16 +309,14 @@ pub enum AdoptError {
     /// The addresses and ports allow none.
     Connect(ConnectError),
     /// The numbers contradict each other, or the connection is not synchronised.
-    State,
+    State(Contradiction),
 }
 
 impl fmt::Display for AdoptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AdoptError::Connect(error) => error.fmt(f),
-            AdoptError::State => {
-                f.write_str("the numbers contradict each other: take them from a connection that stands")
-            }
+            AdoptError::State(error) => error.fmt(f),
         }
     }
 }

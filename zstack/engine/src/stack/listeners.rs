@@ -3,6 +3,7 @@
 use super::{Listen, ListenError, ListenerId};
 use crate::time::Time;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
 /// A listener.
@@ -15,11 +16,67 @@ pub(super) struct Listener {
     pub cookies_until: Time,
 }
 
+/// An address, or any, and a port, or any.
+type At = (Option<IpAddr>, Option<u16>);
+
+/// Which of both are named, as an index: the most specific first.
+fn kind(at: &At) -> usize {
+    match at {
+        (Some(_), Some(_)) => 0,
+        (None, Some(_)) => 1,
+        (Some(_), None) => 2,
+        (None, None) => 3,
+    }
+}
+
+/// A hash without a key: which places collide is the host's choice alone, since strangers look for them only. SYN floods look often.
+#[derive(Default)]
+struct Fold(u64);
+
+impl Hasher for Fold {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.0.rotate_left(23) ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    #[inline]
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(word.into());
+    }
+
+    #[inline]
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+
+    #[inline]
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// All listeners of a stack.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     by_name: BTreeMap<u32, Listener>,
-    by_place: HashMap<(Option<IpAddr>, Option<u16>), u32>,
+    by_place: HashMap<At, u32, BuildHasherDefault<Fold>>,
+    /// How many there are of each kind of place.
+    kinds: [u32; 4],
     /// The name that was given last; 0 is none's.
     last: u32,
 }
@@ -30,7 +87,7 @@ impl Listeners {
             return Err(ListenError::PortZero);
         }
         if wanted.backlog == 0 {
-            return Err(ListenError::NoBacklog);
+            return Err(ListenError::NoBacklog(wanted.address, wanted.port));
         }
         let place = (wanted.address, wanted.port);
         if self.by_place.contains_key(&place) {
@@ -44,13 +101,16 @@ impl Listeners {
             }
         }
         self.by_place.insert(place, self.last);
+        self.kinds[kind(&place)] += 1;
         self.by_name.insert(self.last, Listener { wanted, half_open: 0, cookies_until: Time(0) });
         Ok(ListenerId(self.last))
     }
 
     pub fn remove(&mut self, id: ListenerId) {
         if let Some(listener) = self.by_name.remove(&id.0) {
-            self.by_place.remove(&(listener.wanted.address, listener.wanted.port));
+            let place = (listener.wanted.address, listener.wanted.port);
+            self.by_place.remove(&place);
+            self.kinds[kind(&place)] -= 1;
         }
     }
 
@@ -74,11 +134,9 @@ impl Listeners {
 
     /// The most specific listener for an address and a port.
     pub fn find(&self, address: IpAddr, port: u16) -> Option<u32> {
-        if self.by_place.is_empty() {
-            return None;
-        }
         let places = [(Some(address), Some(port)), (None, Some(port)), (Some(address), None), (None, None)];
-        places.iter().find_map(|place| self.by_place.get(place)).copied()
+        let there = places.iter().zip(self.kinds).filter(|(_, count)| *count > 0);
+        there.map(|(place, _)| place).find_map(|place| self.by_place.get(place)).copied()
     }
 }
 
@@ -110,12 +168,40 @@ mod tests {
         assert!(!listeners.contains(both));
     }
 
+    /// Every port of a hundred addresses has its own listener, and finds it.
+    #[test]
+    fn many_places() {
+        let mut listeners = Listeners::default();
+        let place = |n: u32| (IpAddr::from((0x0a00_0000 + n % 100).to_be_bytes()), (n / 100 + 1) as u16);
+        let named: Vec<_> = (0..5000)
+            .map(|n| {
+                let (address, port) = place(n);
+                listeners.add(Listen { address: Some(address), port: Some(port), ..Listen::new(1, 0) }).unwrap()
+            })
+            .collect();
+        for (n, id) in (0..).zip(&named) {
+            let (address, port) = place(n);
+            assert_eq!(listeners.find(address, port), Some(id.0));
+            assert_eq!(listeners.find(address, port + 50), None);
+        }
+        let hashes: std::collections::HashSet<u64> = (0..5000)
+            .map(|n| {
+                std::hash::BuildHasher::hash_one(listeners.by_place.hasher(), (Some(place(n).0), Some(place(n).1)))
+            })
+            .collect();
+        assert_eq!(hashes.len(), 5000);
+        named.into_iter().for_each(|id| listeners.remove(id));
+        assert_eq!(listeners.kinds, [0; 4]);
+    }
+
     #[test]
     fn what_cannot_be() {
         let mut listeners = Listeners::default();
         listeners.add(listen(None, Some(80))).unwrap();
         assert_eq!(listeners.add(listen(None, Some(80))), Err(ListenError::InUse(None, Some(80))));
         assert_eq!(listeners.add(listen(None, Some(0))), Err(ListenError::PortZero));
-        assert_eq!(listeners.add(Listen { backlog: 0, ..listen(None, Some(81)) }), Err(ListenError::NoBacklog));
+        let nothing = ListenError::NoBacklog(None, Some(81));
+        assert_eq!(listeners.add(Listen { backlog: 0, ..listen(None, Some(81)) }), Err(nothing));
+        assert!(nothing.to_string().contains("port 81"));
     }
 }

@@ -18,7 +18,6 @@ mod entry;
 pub mod fuzzing;
 mod listeners;
 mod names;
-mod rate;
 mod recent;
 mod syn;
 mod taken;
@@ -37,6 +36,7 @@ use crate::isn::Secrets;
 use crate::net::{self, Interface};
 use crate::port::{Capabilities, Medium};
 use crate::queue::Queue;
+use crate::rate::Strangers;
 use crate::sip::Key;
 use crate::slab::Slab;
 use crate::table::Table;
@@ -46,7 +46,6 @@ use crate::time_wait::Waiting;
 use crate::wheel::Wheel;
 use entry::Entry;
 use listeners::Listeners;
-use rate::Rate;
 use recent::Recent;
 use std::collections::{BTreeMap, VecDeque};
 use taken::Taken;
@@ -91,9 +90,6 @@ impl Stack {
     /// The configuration contradicts itself or the port.
     pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Stack, ConfigError> {
         let Config { addresses, routes, mac, vlan, any_address, key, tcp, limits } = config;
-        if addresses.is_empty() && !any_address {
-            return Err(ConfigError::NoAddress);
-        }
         let zero = [
             (limits.connections, "connections"),
             (limits.half_open, "half_open"),
@@ -135,7 +131,7 @@ impl Stack {
             unread: VecDeque::new(),
             waiters: BTreeMap::new(),
             confirmed: net::Path::default(),
-            resets: Rate::new(limits.resets, now),
+            resets: Strangers::new(limits.resets, key.derive(13)),
             head: [0; transmit::HEAD],
             reply: vec![0; (usize::from(port.mtu) + link).max(256)].into(),
             sent: 0,

@@ -5,7 +5,7 @@ use super::config::mss;
 use super::entry::{Entry, Waits};
 use super::names::{HALF, NAMED, Names};
 use super::transmit::Run;
-use super::{Listen, Stack};
+use super::{Listen, ListenerId, Stack};
 use crate::counters::Counter;
 use crate::isn::Offer;
 use crate::net::Path;
@@ -19,6 +19,11 @@ use zstack_wire::tcp::{Flags, Header};
 
 /// How long after a listener's last cookie ACKs to it are looked at as cookies, in milliseconds: as long as one is good.
 const COOKIES: u64 = 120_000;
+
+/// How many half-open connections a listener may have though all others together have as many as the limit says.
+pub(super) fn assured(limit: u32) -> u32 {
+    (limit / 16).max(1)
+}
 
 impl Stack {
     /// A segment for a listener (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.
@@ -52,7 +57,14 @@ impl Stack {
         self.core.counters.count(Counter::SynReceived);
         let Some(listener) = self.core.listeners.get(name) else { return };
         let wanted = listener.wanted;
-        if listener.half_open >= wanted.backlog || self.half_open >= self.core.limits.half_open {
+        if !run.host.admits(ListenerId(name)) {
+            self.core.counters.count(Counter::SynHostFull);
+            return;
+        }
+        // A flood at one listener leaves the others a few.
+        let limit = self.core.limits.half_open;
+        let crowded = self.half_open >= limit && listener.half_open >= assured(limit);
+        if listener.half_open >= wanted.backlog || crowded {
             if wanted.deferred {
                 self.core.counters.count(Counter::SynDeferredFull);
             } else {
@@ -177,6 +189,10 @@ impl Stack {
         let wanted = listener.wanted;
         if self.conns.len() >= self.core.limits.connections {
             self.core.counters.count(Counter::SynConnectionsFull);
+            return;
+        }
+        if !run.host.admits(ListenerId(name)) {
+            self.core.counters.count(Counter::SynHostFull);
             return;
         }
         listener.half_open += 1;

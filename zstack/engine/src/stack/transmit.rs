@@ -4,12 +4,12 @@
 
 use super::listeners::Listeners;
 use super::names::{Names, TOLD};
-use super::rate::Rate;
 use super::{ConnId, Limits, ListenerId};
 use crate::counters::{Counter, Counters};
 use crate::net::{Interface, NeighbourId, Path, Unsent};
 use crate::payload::{Host, Spans};
 use crate::port::{Capabilities, Checksum, Frame, Port, Refused};
+use crate::rate::Strangers;
 use crate::tcp::recovery::{Flight, Spare};
 use crate::tcp::{Assembler, Context, Event, Options, Sent, Tcb, Unreachable};
 use crate::time::Time;
@@ -43,7 +43,7 @@ pub(super) struct Core {
     /// The way to a peer that has acknowledged something new in this turn, the last one: its neighbour is alive. That one a turn is
     /// kept costs a store for each ACK; where there are several neighbours each has its chance often enough.
     pub confirmed: Path,
-    pub resets: Rate,
+    pub resets: Strangers,
     /// Where the headers of segments are built: the TCP header has its place, and those below end where it begins.
     pub head: [u8; HEAD],
     /// Where answers to what is no segment are built.

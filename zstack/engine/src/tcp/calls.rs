@@ -172,6 +172,7 @@ impl Tcb {
             acked: self.acked,
             rcv_edge: self.rcv_edge,
             room: self.room,
+            rcv_max: self.rcv_max,
             mss: self.peer_mss,
             scales: (self.marks & mark::SCALING != 0).then_some((self.snd_scale, self.rcv_scale)),
             sack: self.marks & mark::SACK != 0,

@@ -102,6 +102,16 @@ impl Tcb {
                     (true, 0) => Counter::TcpOld,
                     (true, _) => Counter::TcpDuplicate,
                 });
+                if let Some(stamps) = stamps
+                    && len > 0
+                    && self.repeats(header)
+                {
+                    // What the ACK that was lost did not tell: RFC 7323, section 4.3, (2), asks for no more than SEG.SEQ <=
+                    // Last.ACK.sent. Linux does not look at such a segment's option any more; the next ACK echoes what came before
+                    // it then, and a peer that takes the whole time for a round trip waits for minutes after the next loss.
+                    self.recent = stamps.value;
+                    self.recent_at = seconds(now);
+                }
                 self.answer_old(cx, header, len);
             }
             return;
@@ -211,8 +221,7 @@ impl Tcb {
     /// the peer cannot have sent, since they lie beyond every window that it was offered, or further back than the largest one
     /// reaches: guesses would have us send it duplicate ACKs, and tell it of duplicates that it never sent.
     fn answer_old<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
-        let back = self.rcv_nxt.since(header.seq);
-        if len == 0 || back > self.rcv_max.max(0xffff).saturating_add(0xffff) {
+        if len == 0 || self.beyond(header) {
             if !self.limit(cx) {
                 self.marks |= mark::ACK;
             }
@@ -225,6 +234,20 @@ impl Tcb {
             });
         }
         self.marks |= mark::ACK;
+    }
+
+    /// Whether a segment that is not in order lies where the peer has never sent: in no window that it was offered, nor as far behind as
+    /// one reaches.
+    fn beyond(&self, header: &Header) -> bool {
+        self.rcv_nxt.since(header.seq) > self.rcv_max.max(0xffff).saturating_add(0xffff)
+    }
+
+    /// Whether a segment that came before, or claims to have, is the peer's: both its numbers must be near ours, as those of segments
+    /// in order must (RFC 5961, section 5.2).
+    fn repeats(&self, header: &Header) -> bool {
+        let plausible =
+            header.ack.since(self.una) <= self.nxt.since(self.una) || self.una.since(header.ack) <= self.max_wnd;
+        header.flags.has(Flags::ACK) && plausible && !self.beyond(header)
     }
 
     /// A challenge ACK (RFC 5961), unless one was sent just before.

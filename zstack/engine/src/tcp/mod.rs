@@ -31,6 +31,6 @@ pub use ends::reset;
 pub(crate) use open::MSS_DEFAULT;
 pub use open::scale_for;
 pub use options::Options;
-pub use state::{Info, Phase, Stamps, State};
+pub use state::{Contradiction, Info, Phase, Stamps, State};
 pub use tcb::{Cookie, Start, Tcb, Unreachable};
 pub use time_wait::{TIME_WAIT, TimeWait, Verdict};

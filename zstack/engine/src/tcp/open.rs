@@ -2,7 +2,7 @@
 
 use super::recovery::{Recovery, Transmission};
 use super::tcb::mark;
-use super::{Context, Cookie, Options, Phase, Start, State, Tcb};
+use super::{Context, Contradiction, Cookie, Options, Phase, Start, State, Tcb};
 use crate::time::Time;
 use zstack_wire::Seq;
 use zstack_wire::tcp::{Header, Range};
@@ -17,11 +17,61 @@ pub(super) const MSS_LEAST: u16 = 64;
 pub(super) const STAMPS_LEN: u16 = 12;
 
 /// The largest window scale (RFC 7323, section 2.3).
-const SCALE_MOST: u8 = 14;
+pub(super) const SCALE_MOST: u8 = 14;
 
 /// ACKs that are sent at once at the start of a connection, so that the peer's slow start is not held up; Linux
 /// (`TCP_MAX_QUICKACKS`) has as many.
 pub(super) const QUICK: u8 = 16;
+
+/// What became of our FIN.
+struct Fin {
+    sent: bool,
+    acknowledged: bool,
+}
+
+/// Whether a connection can have these numbers.
+fn consistent(state: &State) -> Result<Fin, Contradiction> {
+    if !(Phase::Established..=Phase::LastAck).contains(&state.phase) {
+        return Err(Contradiction::Phase(state.phase));
+    }
+    let unacked = state.nxt.since(state.una);
+    if unacked >= 1 << 30 {
+        return Err(Contradiction::Flight(unacked));
+    }
+    let uncommitted = Contradiction::Uncommitted(unacked, state.una_position, state.end);
+    let nxt = state.una_position.checked_add(u64::from(unacked)).ok_or(uncommitted)?;
+    let behind = state.end.checked_add(1).ok_or(uncommitted)?;
+    let sent = state.fin && unacked > 0 && nxt == behind;
+    let acknowledged = state.phase == Phase::FinWait2 && unacked == 0 && state.una_position == behind;
+    if nxt - u64::from(sent) > state.end && !acknowledged {
+        return Err(uncommitted);
+    }
+    let closing = matches!(state.phase, Phase::FinWait1 | Phase::FinWait2 | Phase::Closing | Phase::LastAck);
+    if state.fin != closing || state.phase == Phase::FinWait2 && !acknowledged || state.phase == Phase::Closing && !sent
+    {
+        return Err(Contradiction::Fin(state.phase));
+    }
+    let room = state.room.checked_sub(state.rcv_position);
+    let room = room.ok_or(Contradiction::Room(state.rcv_position, state.room))?;
+    let unsaid = state.rcv_nxt.since(state.acked);
+    if unsaid > 1 << 30 {
+        return Err(Contradiction::Unsaid(unsaid));
+    }
+    let offered = state.rcv_edge.since(state.rcv_nxt);
+    if u64::from(offered) > room.min(1 << 30) {
+        return Err(Contradiction::Offered(offered, room));
+    }
+    let (theirs, ours) = state.scales.unwrap_or((0, 0));
+    if theirs.max(ours) > SCALE_MOST {
+        return Err(Contradiction::Scale(theirs.max(ours)));
+    }
+    // A unit is kept back for rounding: see Tcb::window. A ring that is full for the moment had more room before.
+    let most = room.max(u64::from(state.rcv_max));
+    if ours > 0 && most < (2 << ours) - 1 {
+        return Err(Contradiction::Unit(ours, most));
+    }
+    Ok(Fin { sent, acknowledged })
+}
 
 impl Tcb {
     /// A connection to be opened by us: the next [`output`](Tcb::output) sends the SYN.
@@ -74,31 +124,14 @@ impl Tcb {
     }
 
     /// A synchronised connection from its numbers. What lies between `una` and `nxt` counts as sent just now, so that it is sent
-    /// again if the peer does not acknowledge it. `None`: `state` contradicts itself.
-    pub fn adopt<C: Context>(cx: &mut C, options: &Options, mss: u16, state: &State) -> Option<Tcb> {
+    /// again if the peer does not acknowledge it.
+    ///
+    /// # Errors
+    /// `state` contradicts itself.
+    pub fn adopt<C: Context>(cx: &mut C, options: &Options, mss: u16, state: &State) -> Result<Tcb, Contradiction> {
         let now = cx.now();
         let unacked = state.nxt.since(state.una);
-        let fin_sent = state.fin
-            && unacked > 0
-            && state.una_position.checked_add(u64::from(unacked))? == state.end.checked_add(1)?;
-        let fin_acknowledged =
-            state.phase == Phase::FinWait2 && unacked == 0 && state.end.checked_add(1) == Some(state.una_position);
-        let sent = u64::from(unacked).checked_sub(u64::from(fin_sent))?;
-        let closing = matches!(state.phase, Phase::FinWait1 | Phase::FinWait2 | Phase::Closing | Phase::LastAck);
-        let sane = state.phase >= Phase::Established
-            && state.phase <= Phase::LastAck
-            && unacked < 1 << 30
-            && (state.una_position.checked_add(sent)? <= state.end || fin_acknowledged)
-            && state.rcv_position <= state.room
-            && state.rcv_nxt.since(state.acked) <= 1 << 30
-            && u64::from(state.rcv_edge.since(state.rcv_nxt)) <= (state.room - state.rcv_position).min(1 << 30)
-            && state.scales.is_none_or(|(a, b)| a <= SCALE_MOST && b <= SCALE_MOST)
-            && state.fin == closing
-            && (state.phase != Phase::FinWait2 || fin_acknowledged)
-            && (state.phase != Phase::Closing || fin_sent);
-        if !sane {
-            return None;
-        }
+        let Fin { sent: fin_sent, acknowledged: fin_acknowledged } = consistent(state)?;
         let start = Start { iss: state.una, stamp_offset: state.stamps.map_or(0, |s| s.offset), mss, room: state.room };
         let mut tcb = Tcb::new(now, options, &start);
         tcb.phase = state.phase;
@@ -110,7 +143,7 @@ impl Tcb {
             (state.rcv_nxt, state.rcv_position, state.rcv_edge, state.acked);
         // The room is what lies behind what was published, not the whole stream.
         let room = u32::try_from(state.room - state.rcv_position).unwrap_or(u32::MAX).min(0xffff);
-        tcb.rcv_max = room.max(state.rcv_edge.since(state.rcv_nxt));
+        tcb.rcv_max = room.max(state.rcv_edge.since(state.rcv_nxt)).max(state.rcv_max);
         tcb.peer_mss = state.mss.max(MSS_LEAST);
         tcb.marks &= !(mark::STAMPS | mark::SACK | mark::SCALING);
         (tcb.snd_scale, tcb.rcv_scale) = state.scales.unwrap_or((0, 0));
@@ -149,7 +182,7 @@ impl Tcb {
             tcb.marks |= mark::ACK;
         }
         tcb.tell_room();
-        Some(tcb)
+        Ok(tcb)
     }
 
     /// What all have in common: numbers of our side, and what our options offer.

@@ -1,6 +1,7 @@
 //! The states of a connection, and a connection as plain data.
 
 use super::Cause;
+use super::open::SCALE_MOST;
 use crate::time::Micros;
 use serde::{Deserialize, Serialize};
 use zstack_wire::Seq;
@@ -76,6 +77,8 @@ pub struct State {
     pub rcv_edge: Seq,
     /// The position up to which there is room for the incoming stream.
     pub room: u64,
+    /// The largest window that we ever offered, in bytes.
+    pub rcv_max: u32,
     /// The largest segment to send, in bytes of payload, not counting what options take.
     pub mss: u16,
     /// Both window scales: the peer's, then ours.
@@ -85,6 +88,71 @@ pub struct State {
     /// Whether timestamps were.
     pub stamps: Option<Stamps>,
 }
+
+/// Why a [`State`] is none that a connection can be in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// The connection is not synchronised, or over.
+    Phase(Phase),
+    /// More sequence numbers are in flight than a window holds.
+    Flight(u32),
+    /// So many sequence numbers are in flight, from this position on, and the stream is committed up to that one.
+    Uncommitted(u32, u64, u64),
+    /// A FIN has to follow in this state, or must not, or has to be acknowledged.
+    Fin(Phase),
+    /// This was published, and there is room up to that only.
+    Room(u64, u64),
+    /// The last ACK is so far behind what was received.
+    Unsaid(u32),
+    /// So many bytes were offered, and there is room for fewer.
+    Offered(u32, u64),
+    /// No window is scaled so much (RFC 7323, section 2.3).
+    Scale(u8),
+    /// No window that there is room for, or that was ever offered, can be named with our scale: the peer would never be told of any.
+    Unit(u8, u64),
+}
+
+impl std::fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Contradiction::Phase(phase) => {
+                write!(
+                    f,
+                    "phase {phase:?}: nothing goes on from there; adopt a connection from ESTABLISHED to LAST-ACK"
+                )
+            }
+            Contradiction::Flight(len) => {
+                write!(f, "nxt is {len} behind una: no window is so large; give una and nxt of one moment")
+            }
+            Contradiction::Uncommitted(len, from, end) => write!(
+                f,
+                "{len} sequence numbers are in flight from position {from} on, and end is {end}: commit what was sent"
+            ),
+            Contradiction::Fin(phase) => {
+                write!(f, "phase {phase:?}: fin, una, nxt and una_position do not say what became of our FIN in it")
+            }
+            Contradiction::Room(position, room) => {
+                write!(f, "room is {room}, and {position} bytes were published: give the position where room ends")
+            }
+            Contradiction::Unsaid(len) => {
+                write!(f, "rcv_nxt is {len} ahead of acked: no window is so large; give acked and rcv_nxt of one moment")
+            }
+            Contradiction::Offered(offered, room) => write!(
+                f,
+                "the peer was offered {offered} bytes, and there is room for {room}: give it the room that it was promised"
+            ),
+            Contradiction::Scale(scale) => write!(f, "window scale {scale}: at most {SCALE_MOST}, as was agreed upon"),
+            Contradiction::Unit(scale, room) => write!(
+                f,
+                "our window scale {scale} names multiples of {} bytes, and there was never room for more than {room}: give the stream twice as much room",
+                1u64 << scale
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Contradiction {}
 
 /// A connection for whoever looks at it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]

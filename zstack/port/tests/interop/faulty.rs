@@ -3,7 +3,7 @@
 use crate::impair::{Faults, Impairer};
 use crate::*;
 
-/// Bytes that a long test moves: a gigabyte, more by hand (ZSTACK_LAB_BYTES), fewer if the time is over before.
+/// Bytes that a long test moves: a gigabyte, more by hand (ZSTACK_LAB_BYTES).
 fn long(default: u64) -> u64 {
     by_hand().unwrap_or(default)
 }
@@ -12,35 +12,41 @@ fn by_hand() -> Option<u64> {
     std::env::var("ZSTACK_LAB_BYTES").ok().and_then(|v| v.parse().ok())
 }
 
-/// How long a long test may take.
+/// When a long test must be over, however busy the machine is. A quiet one takes a tenth of it.
 fn long_limit() -> Duration {
-    if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(150) }
+    if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(400) }
 }
 
-/// A gigabyte in four transfers, in five seconds each at most, while one packet of a hundred is lost each way.
+/// So many of a thousand packets are lost in a long test. One: a gigabyte meets some 700 losses, each with a window of its own to
+/// mend it in, and the window stays at some 40 segments, so that what is measured is the stacks. With ten times as many it is 12
+/// segments, and both ends sleep most of the time, for each other's wake-up.
+fn loss() -> u32 {
+    std::env::var("ZSTACK_LAB_LOSS").ok().and_then(|v| v.parse().ok()).unwrap_or(1)
+}
+
+/// A gigabyte in four transfers, each of whose bytes is compared, while packets are lost each way.
 #[test]
 fn a_gigabyte_with_loss() {
     need_root!();
     with_kernel(long_limit(), |kernel| {
         let mut lab = Routed::new(kernel, "off");
-        lab.lose(10);
+        lab.lose(loss());
         let bytes = long(1 << 30) / 4;
-        let time = if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(5) };
         for (version, address) in FAR.into_iter().enumerate() {
             let began = Instant::now();
-            let sent = kernel::send(&mut kernel::connect(at(ENGINE[version], SINK)), bytes, time);
+            let sent = kernel::send(&mut kernel::connect(at(ENGINE[version], SINK)), bytes, NO_LIMIT);
             println!("kernel to engine, IPv{}: {sent} bytes in {:?}", 4 + 2 * version, began.elapsed());
             let listener = kernel::listen(ip(address));
-            let job = Job::Send(bytes, time);
+            let job = Job::Send(bytes, NO_LIMIT);
             lab.engine.connect(listener.local_addr().unwrap(), job);
             let received = kernel::sink(&mut kernel::accept(&listener));
             let outcome = lab.engine.outcome(LIMIT, |o| o.job == job);
             println!("engine to kernel, IPv{}: {received} bytes in {:?}", 4 + 2 * version, outcome.took);
             assert_eq!((outcome.cause, outcome.answer), (Cause::Done, Some((received, u64::MAX))));
-            assert!(sent > 2 * MB && received > 2 * MB, "{sent}, {received}: it hardly moves");
+            assert_eq!((sent, received), (bytes, bytes));
         }
         println!("{} packets were lost; the engine says {}", lab.lost(), told(&lab.engine.look()));
-        assert!(lab.lost() > 100);
+        assert!(lab.lost() > 100 || by_hand().is_some());
     });
 }
 
@@ -102,7 +108,7 @@ fn the_bad_link_itself() {
     });
 }
 
-/// Two hundred megabytes over the bad link, in some 12 s at most.
+/// Two hundred megabytes over the bad link.
 #[test]
 fn reordering() {
     need_root!();
@@ -110,20 +116,9 @@ fn reordering() {
         let router = router();
         let link = bad_link(kernel, &router);
         let mut engine = router.within(|| Engine::start(&routed_spec(1500, "off")));
-        let bytes = long(200 * MB) / 4;
-        let time = if by_hand().is_some() { NO_LIMIT } else { Duration::from_secs(3) };
         let began = Instant::now();
-        let sent = kernel::send(&mut kernel::connect(at(ENGINE[0], SINK)), bytes, time);
-        // The source knows no time limit: what the first transfer moved is a measure.
-        kernel::fetch(&mut kernel::connect(at(ENGINE[0], SOURCE)), sent / 2);
-        engine_connects(&mut engine, FAR[0], bytes, time);
-        println!(
-            "{:?}: {sent} bytes first; {:?}; the engine says {}",
-            began.elapsed(),
-            link.done(),
-            told(&engine.look())
-        );
-        assert!(sent > MB, "{sent} bytes: it hardly moves");
+        transfers(&mut engine, ENGINE[0], FAR[0], long(200 * MB) / 4, NO_LIMIT);
+        println!("{:?}; {:?}; the engine says {}", began.elapsed(), link.done(), told(&engine.look()));
         assert!(link.done().reordered > 100 && link.done().doubled > 10 && link.done().lost > 5);
     });
 }

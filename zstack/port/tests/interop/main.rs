@@ -6,6 +6,7 @@ mod ends;
 mod engine;
 mod ethernet;
 mod faulty;
+mod heavy;
 mod impair;
 mod kernel;
 #[path = "../lab/mod.rs"]

@@ -109,6 +109,8 @@ struct Bed {
     /// Names that were given, stale ones among them.
     names: Vec<ConnId>,
     listeners: Vec<ListenerId>,
+    /// How many there ever were.
+    listened: u32,
     /// Nothing was to be done when the last turn ended, and nothing was called since.
     quiet: bool,
     vlan: Option<u16>,
@@ -154,8 +156,18 @@ impl Bed {
         let stack = Stack::new(config, caps, now).expect("a configuration that can be");
         let wire = Wire::new(caps);
         let streams = Streams::new(40_000);
-        let mut bed =
-            Bed { stack, limits, wire, streams, now, names: Vec::new(), listeners: Vec::new(), quiet: false, vlan };
+        let mut bed = Bed {
+            stack,
+            limits,
+            wire,
+            streams,
+            now,
+            names: Vec::new(),
+            listeners: Vec::new(),
+            listened: 0,
+            quiet: false,
+            vlan,
+        };
         bed.listen(80, false);
         bed.listen(81, true);
         for port in 1..=3 {
@@ -169,6 +181,7 @@ impl Bed {
     fn listen(&mut self, port: u16, deferred: bool) {
         let wanted = Listen { deferred, backlog: 3, ..Listen::new(port, self.streams.room) };
         self.listeners.extend(self.stack.listen(wanted));
+        self.listened += 1;
     }
 
     fn connect(&mut self, remote: SocketAddr) {
@@ -217,6 +230,7 @@ impl Bed {
             acked: rcv_nxt,
             rcv_edge: rcv_nxt + 30_000,
             room: 30_005,
+            rcv_max: 30_000,
             mss: 1460,
             scales: Some((shape & 3, 2)),
             sack: shape & 4 == 0,
@@ -452,7 +466,8 @@ impl Bed {
     fn check(&self) {
         let Stack { conns, table, key, wheel, waiting, due, half_open, core, .. } = &self.stack;
         assert!(conns.len() <= self.limits.connections && waiting.len() <= self.limits.time_wait);
-        assert!(*half_open <= self.limits.half_open);
+        // Each listener is assured of one.
+        assert!(*half_open <= self.limits.half_open + self.listened);
         let (mut half, mut listed, mut named, mut waits) = (0, 0, 0, 0);
         let mut next = Time::NEVER;
         for (index, generation, entry) in conns.iter() {

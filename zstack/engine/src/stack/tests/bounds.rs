@@ -50,11 +50,15 @@ fn ten_thousand_connections() {
 }
 
 fn syn(i: u32, stamps: bool) -> Vec<u8> {
+    syn_to(80, i, stamps)
+}
+
+fn syn_to(port: u16, i: u32, stamps: bool) -> Vec<u8> {
     let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0100 + i % 200).into(), (i / 200) as u16 + 1024);
     let timestamps = stamps.then_some(zstack_wire::tcp::Timestamps { value: i, echo: 0 });
     let header =
         Header { seq: Seq(i), flags: Flags::SYN, window: 1000, mss: Some(1460), timestamps, ..Header::default() };
-    segment(from, at(V4[1], 80), header, &[])
+    segment(from, at(V4[1], port), header, &[])
 }
 
 #[test]
@@ -123,6 +127,76 @@ fn a_deferred_listener_bounds_who_waits() {
         world.inject(1, syn(i, true));
     }
     assert_eq!(world.sides[1].programs.of(listener).len(), 15);
+}
+
+/// All listeners share a limit, and yet a flood at one, deferred or not, leaves the others some of it.
+#[test]
+fn a_flood_at_one_listener_does_not_shut_the_others() {
+    for (flooded, deferred) in [(80, true), (80, false), (81, true), (81, false)] {
+        let mut world = World::with(caps(Medium::Ip), |config| {
+            config.addresses[0].prefix = 16;
+            config.limits.half_open = 100;
+        });
+        let flood = world.listen(1, Listen { deferred, backlog: 1000, ..Listen::new(80, 60_000) });
+        let asks = world.listen(1, Listen { deferred: true, ..Listen::new(81, 60_000) });
+        let plain = world.listen(1, Listen::new(82, 60_000));
+        world.passes = Box::new(|from, frame| from == 0 || frame[16..20] == [10, 0, 0, 1]);
+        for i in 0..5_000 {
+            world.sides[1].card.inbox.push_back(syn_to(flooded, i, true));
+        }
+        world.settle();
+        assert!(world.sides[1].stack.half_open >= 100, "{flooded} {deferred}");
+        // Those that somebody opens who means it: each listener but the flooded one keeps them whole, without cookies.
+        let cookies = world.count(1, Counter::CookieAccepted);
+        for (port, listener) in [(80, flood), (81, asks), (82, plain)] {
+            if port == flooded {
+                continue;
+            }
+            let before = world.sides[1].programs.of(listener).len();
+            let options = crate::tcp::Options { timestamps: false, ..Default::default() };
+            let conn = world.connect(0, Connect { options: Some(options), ..Connect::new(at(V4[1], port), 200_000) });
+            world.settle();
+            if port == 81 || port == 80 && deferred {
+                let asked = world.sides[1].programs.of(listener);
+                assert_eq!(asked.len(), before + 1);
+                world.sides[1].stack.accept(asked[before]);
+                world.settle();
+            }
+            assert!(world.stream(0, conn).has(Event::Established), "{port} beside {flooded}");
+        }
+        assert_eq!(world.count(1, Counter::CookieAccepted), cookies);
+    }
+}
+
+/// A host whose program does not accept gets no more connections: the peer's SYN is not answered, and comes again.
+#[test]
+fn who_waits_to_be_accepted_is_bounded() {
+    for cookies in [false, true] {
+        let mut world = World::new();
+        world.listen(1, Listen { backlog: if cookies { 1 } else { 100 }, ..Listen::new(80, 1000) });
+        if cookies {
+            // It never answers, and has the one place.
+            world.inject(
+                1,
+                segment(at("10.0.0.77", 9), at(V4[1], 80), Header { flags: Flags::SYN, ..Header::default() }, &[]),
+            );
+        }
+        let early = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+        world.turn(0);
+        let syn = world.sides[0].card.outbox.pop_front().unwrap();
+        world.sides[1].card.inbox.push_back(syn);
+        world.turn(1);
+        // Its cookie, or its half-open connection, is out.
+        world.sides[1].programs.crowded = true;
+        let late = world.connect(0, Connect::new(at(V4[1], 80), 1000));
+        world.settle();
+        assert_eq!(world.sides[1].programs.told.len(), if cookies { 0 } else { 2 });
+        assert_eq!(world.count(1, Counter::SynHostFull), if cookies { 2 } else { 1 });
+        world.sides[1].programs.crowded = false;
+        world.pass(2000);
+        assert!(world.stream(0, late).has(Event::Established));
+        assert!(world.stream(0, early).has(Event::Established));
+    }
 }
 
 #[test]

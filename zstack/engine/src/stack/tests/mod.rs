@@ -176,6 +176,8 @@ pub struct Programs {
     pub streams: HashMap<ConnId, Stream>,
     /// Events in the order in which they came.
     pub told: Vec<(ConnId, Event)>,
+    /// No more connections are taken.
+    pub crowded: bool,
 }
 
 impl Programs {
@@ -235,6 +237,10 @@ unsafe impl Host for Programs {
         let stream = self.stream(conn);
         assert!(to as usize > stream.published && to as usize <= stream.incoming.len());
         stream.published = to as usize;
+    }
+
+    fn admits(&mut self, _: ListenerId) -> bool {
+        !self.crowded
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {

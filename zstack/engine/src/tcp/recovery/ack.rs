@@ -33,6 +33,8 @@ pub(super) struct Tally {
     /// Microseconds since the oldest and the newest of what arrived, and was sent once, were sent.
     oldest: Option<u32>,
     newest: u32,
+    /// When the last of what arrived was sent, for the first time or again, in ticks.
+    latest: Option<u32>,
     /// The path has reordered.
     reordered: bool,
 }
@@ -216,8 +218,6 @@ impl Recovery {
         if acked.rtt.is_some() {
             self.least.sample(now, tally.newest);
         }
-        // RFC 7323, section 4: the ACK of a retransmission, too, says when what it answers was sent. That was no later than what it answers: this is no less than the
-        // round trip, like the other one.
         let suspect = acked.rtt.is_none() || flight.state != State::Open || !arrival.sack.is_empty();
         if (tally.advanced || acked.rtt.is_some())
             && suspect
@@ -225,14 +225,29 @@ impl Recovery {
         {
             let elapsed = tick(now).wrapping_sub(echo);
             if elapsed < 1 << 20 {
-                let bound = (elapsed + 1) * 1000;
-                acked.rtt = Some(acked.rtt.map_or(Micros(elapsed.max(1) * 1000), |rtt| rtt.min(Micros(bound))));
+                match &mut acked.rtt {
+                    Some(rtt) => *rtt = Micros((elapsed + 1) * 1000).min(*rtt),
+                    None if self.timely(arrival, echo, tally.latest) => acked.rtt = Some(Micros(elapsed.max(1) * 1000)),
+                    None => {}
+                }
             }
         }
         if let Some(rtt) = acked.rtt {
             self.rtt.sample(rtt);
             self.backoff = 0;
         }
+    }
+
+    /// Whether the time since what `echo` names was sent is a round trip, though something was sent again (RFC 7323, section 4).
+    ///
+    /// It is one if nothing of what arrived was sent later. If something was, the echo may be that of the original, which was late
+    /// and not lost; then no gap and no duplicate is told of. But where the ACK of the original was lost, the next ACK answers the
+    /// retransmission, and echoes the original all the same, since what is not in order is not echoed (section 4.3): the time in
+    /// between is that of our own timer, and taken for a round trip would make it ever longer. Then nothing is measured, and the RTO
+    /// stays backed off (Karn; RFC 6298, section 3).
+    fn timely(&self, arrival: &Arrival<'_>, echo: u32, latest: Option<u32>) -> bool {
+        let earlier = latest.is_some_and(|latest| (echo.wrapping_sub(latest) as i32) < 0);
+        !earlier || self.sack && arrival.sack.is_empty()
     }
 
     /// Growth, outside of fast recovery, if the window was used up.
@@ -490,8 +505,12 @@ impl Tally {
     #[inline]
     fn arrive(&mut self, record: &super::records::Record, now: Time, flight: &mut Flight, recover: Seq, least: u32) {
         self.delivered += record.len;
+        let elapsed = (now.0 as u32).wrapping_sub(record.sent);
+        let sent = tick(Time(now.0.saturating_sub(u64::from(elapsed))));
+        if self.latest.is_none_or(|latest| (sent.wrapping_sub(latest) as i32) > 0) {
+            self.latest = Some(sent);
+        }
         if !record.marks.any(Marks::AGAIN) {
-            let elapsed = (now.0 as u32).wrapping_sub(record.sent);
             self.oldest.get_or_insert(elapsed);
             self.newest = elapsed;
             self.original |= record.end().up_to(recover);

@@ -102,32 +102,66 @@ fn every_synchronised_state_can_be_adopted() {
     {
         let state = Test::in_phase(phase).tcb.state().unwrap();
         let mut cx = Mock::new();
-        let tcb = Tcb::adopt(&mut cx, &Options::default(), 1000, &state).unwrap_or_else(|| panic!("{state:?}"));
+        let tcb = Tcb::adopt(&mut cx, &Options::default(), 1000, &state).unwrap_or_else(|e| panic!("{state:?}: {e}"));
         assert_eq!(tcb.state().unwrap(), state);
     }
 }
 
+/// Each is told with the value that is wrong.
 #[test]
 fn contradictions_are_not_adopted() {
     let state = Test::in_phase(Phase::Established).tcb.state().unwrap();
+    let room = state.room;
     let mut cx = Mock::new();
-    let mut refused = |change: &dyn Fn(&mut State)| {
+    let mut refused = |change: &dyn Fn(&mut State), value: &str| {
         let mut state = state.clone();
         change(&mut state);
-        Tcb::adopt(&mut cx, &Options::default(), 1000, &state).is_none()
+        let error = Tcb::adopt(&mut cx, &Options::default(), 1000, &state).expect_err(value);
+        assert!(error.to_string().contains(value), "{error}: {value}");
+        error
     };
-    assert!(!refused(&|_| {}));
-    assert!(refused(&|s| s.phase = Phase::SynSent));
-    assert!(refused(&|s| s.phase = Phase::TimeWait));
-    assert!(refused(&|s| s.phase = Phase::FinWait1));
-    assert!(refused(&|s| s.nxt = s.una + 1));
-    assert!(refused(&|s| s.nxt = s.una - 1));
-    assert!(refused(&|s| s.una_position = 1));
-    assert!(refused(&|s| s.una_position = u64::MAX));
-    assert!(refused(&|s| s.rcv_position = s.room + 1));
-    assert!(refused(&|s| s.room -= 1));
-    assert!(refused(&|s| s.scales = Some((15, 0))));
-    assert!(refused(&|s| s.fin = true));
+    let mut phase = |phase| refused(&|s| s.phase = phase, &format!("phase {phase:?}"));
+    assert_eq!(phase(Phase::SynSent), Contradiction::Phase(Phase::SynSent));
+    assert_eq!(phase(Phase::TimeWait), Contradiction::Phase(Phase::TimeWait));
+    assert_eq!(phase(Phase::FinWait1), Contradiction::Fin(Phase::FinWait1));
+    refused(&|s| s.fin = true, "Established");
+    refused(&|s| s.nxt = s.una + 1, "1 sequence numbers are in flight from position 0 on, and end is 0");
+    refused(&|s| s.nxt = s.una - 1, "4294967295");
+    refused(&|s| s.una_position = 1, "position 1");
+    refused(&|s| s.una_position = u64::MAX, &u64::MAX.to_string());
+    refused(&|s| s.rcv_position = s.room + 1, &format!("{} bytes were published", room + 1));
+    refused(&|s| s.room -= 1, &format!("room for {}", room - 1));
+    refused(&|s| s.acked = s.rcv_nxt + 1, "4294967295 ahead");
+    refused(&|s| s.scales = Some((15, 0)), "scale 15");
+    let small = |s: &mut State| {
+        (s.room, s.rcv_edge, s.rcv_max, s.scales) = (s.rcv_position + 4096, s.rcv_nxt, 0, Some((0, 12)))
+    };
+    refused(&small, "scale 12 names multiples of 4096 bytes, and there was never room for more than 4096");
+    // A ring that is full now had room before.
+    for change in
+        [&|s: &mut State| s.rcv_max = 8191, &|s: &mut State| s.room += 4095, &|s: &mut State| s.scales = Some((0, 11))]
+            as [&dyn Fn(&mut State); 3]
+    {
+        let mut state = state.clone();
+        small(&mut state);
+        change(&mut state);
+        Tcb::adopt(&mut cx, &Options::default(), 1000, &state).unwrap();
+    }
+}
+
+/// What its largest window was decides which windows are worth telling: a connection that is adopted while its ring is full does not
+/// offer a few bytes afterwards.
+#[test]
+fn a_full_ring_changes_hands_without_silly_windows() {
+    let mut t = Test::established(&Options::default());
+    let mut state = t.tcb.state().unwrap();
+    assert!(state.rcv_max > 10_000, "{}", state.rcv_max);
+    (state.rcv_edge, state.room) = (state.rcv_nxt, state.rcv_position);
+    t.tcb = Tcb::adopt(&mut t.cx, &Options::default(), 1000, &state).unwrap();
+    t.tcb.room(state.rcv_position + 100);
+    assert_eq!(t.tcb.window(), 0);
+    t.tcb.room(state.rcv_position + 5000);
+    assert!(t.tcb.window() >= 4000, "{}", t.tcb.window());
 }
 
 #[test]

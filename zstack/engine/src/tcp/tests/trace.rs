@@ -290,6 +290,27 @@ fn paws_until_the_stamp_is_too_old() {
     assert_eq!(t.cx.published, 20);
 }
 
+/// The ACK was lost, and the segment comes again: the answer tells when it was sent the second time. What only claims to come again,
+/// with numbers far from ours, tells nothing.
+#[test]
+fn the_stamp_of_a_segment_that_comes_again_is_taken() {
+    let mut t = Test::established(&Options { scaling: false, ..Options::default() });
+    t.send(seg("A", 5001, 1001).len(400).ts(101, 0));
+    t.send(seg("A", 5401, 1001).len(400).ts(102, 0));
+    t.cx.sent.clear();
+    let mut echo = |seg: Seg| {
+        t.send(seg);
+        t.cx.sent.pop_front().and_then(|out| out.header.timestamps).map(|stamps| stamps.echo)
+    };
+    assert_eq!(echo(seg("A", 5001, 1001).len(400).ts(9000, 0)), Some(9000));
+    assert_eq!(echo(seg("A", 5001, 1001).len(400).ts(8999, 0)), Some(9000));
+    assert_eq!(echo(seg("A", 5001, 1001u32.wrapping_sub(200_000)).len(400).ts(1 << 30, 0)), Some(9000));
+    assert_eq!(echo(seg("A", 5001, 1002).len(400).ts(1 << 30, 0)), Some(9000));
+    assert_eq!(echo(seg("", 5001, 0).len(400).ts(1 << 30, 0)), Some(9000));
+    echo(seg("A", 5001u32.wrapping_sub(200_000), 1001).len(400).ts(1 << 30, 0));
+    assert_eq!(t.tcb.recent, 9000);
+}
+
 #[test]
 fn the_stamp_of_a_segment_behind_the_last_ack_is_not_taken() {
     // RFC 7323, section 4.3: the echo of a delayed ACK is the earliest segment's.

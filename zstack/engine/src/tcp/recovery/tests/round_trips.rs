@@ -36,6 +36,50 @@ fn rfc7323_4_timestamps_tell_its_round_trip() {
     assert!(line.recovery.rto().0 < 250_000, "{:?}", line.recovery.rto());
 }
 
+/// The segment arrived and its ACK was lost; the one that answers the timer's retransmission reports a duplicate, and echoes the
+/// original.
+#[test]
+fn rfc7323_4_3_an_echo_from_before_a_lost_ack_is_no_round_trip() {
+    let mut line = Line::new().warm(20_000);
+    line.completed = u64::MAX;
+    let rtt = (line.recovery.srtt(), line.recovery.rttvar());
+    line.echo = Some(tick(line.now));
+    let una = line.nxt;
+    line.send(1);
+    assert_eq!(line.fire(), Fire::Probe);
+    for _ in 0..4 {
+        assert!(matches!(line.fire(), Fire::Timeout(_)));
+        assert_eq!(line.mend(), [una]);
+    }
+    line.wait(20_000);
+    let acked = line.arrive(line.nxt, &[(una, line.nxt)]);
+    assert_eq!((acked.rtt, line.recovery.srtt(), line.recovery.rttvar()), (None, rtt.0, rtt.1));
+    // What is sent next is timed by the RTO as it was backed off, and measures.
+    line.send(1);
+    line.wait(20_000);
+    assert_eq!(line.arrive(line.nxt, &[]).rtt, Some(Micros(20_000)));
+    assert!(line.recovery.rto().0 < 250_000, "{:?}", line.recovery.rto());
+}
+
+/// The original was late, and not lost: its ACK tells of no duplicate, and how long it took. Without SACK nobody can tell the two apart.
+#[test]
+fn rfc7323_4_an_echo_of_the_original_measures_a_path_that_became_slow() {
+    for sack in [true, false] {
+        let mut line = Line::with(sack, Algorithm::Cubic).warm(20_000);
+        line.completed = u64::MAX;
+        line.echo = Some(tick(line.now));
+        let una = line.nxt;
+        line.send(1);
+        while !matches!(line.fire(), Fire::Timeout(2)) {
+            line.mend();
+        }
+        assert_eq!(line.mend(), [una]);
+        let sent = line.echo.unwrap();
+        let acked = line.arrive(line.nxt, &[]);
+        assert_eq!(acked.rtt, sack.then(|| Micros((tick(line.now) - sent) * 1000)));
+    }
+}
+
 #[test]
 fn what_a_retransmission_makes_the_peer_tell_late_is_no_round_trip() {
     let mut line = Line::new().warm(20_000);
