@@ -136,7 +136,10 @@ impl std::fmt::Display for Contradiction {
                 write!(f, "room is {room}, and {position} bytes were published: give the position where room ends")
             }
             Contradiction::Unsaid(len) => {
-                write!(f, "rcv_nxt is {len} ahead of acked: no window is so large; give acked and rcv_nxt of one moment")
+                write!(
+                    f,
+                    "rcv_nxt is {len} ahead of acked: no window is so large; give acked and rcv_nxt of one moment"
+                )
             }
             Contradiction::Offered(offered, room) => write!(
                 f,
