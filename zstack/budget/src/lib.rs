@@ -76,6 +76,7 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("receive-100000-pair-random", engine::receive_random::<100_000>),
     ("send-1", engine::send::<1, 1>),
     ("send-1-batch", engine::send::<1, 16>),
+    ("send-32", engine::send::<32, 1>),
     ("send-1000", engine::send::<1000, 1>),
     ("send-100000", engine::send::<100_000, 1>),
     ("send-100000-random", engine::send_random::<100_000>),

@@ -19,7 +19,7 @@ const LIMITS: &[(&str, f64)] = &[
     // With a sixteenth of an ACK and of a turn: the goal.
     ("receive-1-batch", 600.0),
     // A segment sent, with a turn of its own. The goal is 500.
-    ("send-1", 1053.0),
+    ("send-1", 922.0),
     // With a sixteenth of one: the goal.
     ("send-1-batch", 500.0),
 ];
@@ -32,19 +32,19 @@ const RATIOS: &[(&str, f64, &str)] = &[
     ("beside-rst-guesses", 2.0, "beside-nothing"),
     ("beside-syn-guesses", 2.0, "beside-nothing"),
     ("beside-data-guesses", 2.0, "beside-nothing"),
-    // A hundred thousand connections, of which a thousand are busy, or any. The goals are 1.15 and 2, and any
-    // are met with less. Of so many each sends two
-    // segments with nothing in flight before, where the one connection has its flight already: 1.23.
+    // A hundred thousand connections, of which a thousand are busy, or any. The goals are 1.15 and 2. Each of so many sends two
+    // segments with nothing in flight before, where the one connection has its flight already: what is more is a flight that
+    // begins and two timers that are filed, not the number of connections. Thirty-two of them are that much nearer.
     ("receive-100000-pair", 1.08, "receive-1-pair"),
     ("receive-100000-pair-random", 1.3, "receive-1-pair"),
-    ("send-100000", 1.27, "send-1"),
-    ("send-100000-random", 1.3, "send-1"),
+    ("send-100000", 1.3, "send-1"),
+    ("send-100000", 1.22, "send-32"),
+    ("send-100000-random", 1.32, "send-1"),
     // smoltcp, whose payload is copied: the goal is 1 / 1.5 at one connection and 1 / 20 at a thousand.
     ("receive-1", 1.0 / 1.5, "smoltcp-receive-1"),
     ("receive-1-pair", 1.0 / 1.5, "smoltcp-receive-1-pair"),
     ("receive-1-batch", 1.0 / 1.5, "smoltcp-receive-1-batch"),
-    // The goal is not met yet with one segment a turn.
-    ("send-1", 1.0 / 1.4, "smoltcp-send-1"),
+    ("send-1", 1.0 / 1.5, "smoltcp-send-1"),
     ("send-1-batch", 1.0 / 1.5, "smoltcp-send-1-batch"),
     ("receive-1000-pair", 1.0 / 20.0, "smoltcp-receive-1000-pair"),
     ("send-1000", 1.0 / 20.0, "smoltcp-send-1000"),

@@ -68,7 +68,12 @@ impl Queue {
         if first == NONE {
             return None;
         }
-        self.remove(links, first);
+        self.first = std::mem::take(links.link(first)).next;
+        match self.first {
+            NONE => self.last = NONE,
+            next => links.link(next).previous = NONE,
+        }
+        self.len -= 1;
         Some(first)
     }
 

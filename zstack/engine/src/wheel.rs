@@ -122,12 +122,12 @@ impl Wheel {
     #[inline]
     pub fn arm(&mut self, links: &mut impl Links, index: u32, deadline: Time) {
         let tick = tick_at(deadline).clamp(self.current, self.current + FARTHEST);
-        let link = links.link(index);
+        let link = *links.link(index);
         if link.is_filed() {
             if link.tick() <= tick {
                 return;
             }
-            self.take(links, index);
+            self.unlink(links, link);
         }
         self.file(links, index, tick);
     }
@@ -146,16 +146,21 @@ impl Wheel {
         (self.next != u64::MAX).then(|| Time(self.next.saturating_mul(1000)))
     }
 
+    /// Whether [`Wheel::expire`] has something to do.
+    #[inline]
+    pub fn is_due(&mut self, now: Time) -> bool {
+        let now = now.0 / 1000;
+        if now < self.next {
+            self.current = self.current.max(now);
+        }
+        now >= self.next
+    }
+
     /// The next entry that has come up; it is out of the wheel then. `None`: there is none, or `budget` is used up; each entry
     /// takes one of it, and so does each that moves from a coarser level to a finer one.
     #[inline]
     pub fn expire(&mut self, links: &mut impl Links, now: Time, budget: &mut u32) -> Option<u32> {
-        let now = now.0 / 1000;
-        if now < self.next {
-            self.current = self.current.max(now);
-            return None;
-        }
-        self.advance(links, now, budget)
+        if self.is_due(now) { self.advance(links, now.0 / 1000, budget) } else { None }
     }
 
     fn advance(&mut self, links: &mut impl Links, now: u64, budget: &mut u32) -> Option<u32> {
@@ -225,7 +230,13 @@ impl Wheel {
     }
 
     fn take(&mut self, links: &mut impl Links, index: u32) {
-        let Link { next, previous, .. } = std::mem::take(links.link(index));
+        let link = std::mem::take(links.link(index));
+        self.unlink(links, link);
+    }
+
+    /// Takes an entry out of its list, whose place this was.
+    #[inline]
+    fn unlink(&mut self, links: &mut impl Links, Link { next, previous, .. }: Link) {
         if next != NONE {
             links.link(next).previous = previous;
         }

@@ -363,9 +363,10 @@ impl Header {
         usize::from(self.sack.count).min((MAX_HEADER - len).saturating_sub(4) / 8)
     }
 
-    /// Writes the options; the number is the header's length.
+    /// Writes the options; the number is the header's length. It takes a copy, so that a header of which [`Header::emit`] is all
+    /// that is asked need not lie in memory.
     #[inline(never)]
-    fn emit_options(&self, into: &mut [u8]) -> usize {
+    fn emit_options(self, into: &mut [u8]) -> usize {
         let mut at = HEADER;
         let mut word = |a: u8, b: u8, c: u8, d: u8| {
             into[at..at + 4].copy_from_slice(&[a, b, c, d]);

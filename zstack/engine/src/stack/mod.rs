@@ -116,12 +116,15 @@ impl Stack {
             key: std::array::from_fn(|i| (net_key[i / 8] >> (i % 8 * 8)) as u8),
         };
         let net = Interface::new(net, port, now).map_err(ConfigError::Net)?;
+        // Who cuts computes checksums, and the IP length of the whole must fit 16 bits.
+        let port = Capabilities { tso: if port.checksum { port.tso.min(0xffff - 120) } else { 0 }, ..port };
         let link = if port.medium == Medium::Ethernet { 18 } else { 0 };
         let core = Core {
             net,
             listeners: Listeners::default(),
             options: tcp,
             limits,
+            visits: limits.send.max(limits.receive).max(limits.timers),
             port,
             counters: Counters::default(),
             flights: Spare::new(SPARES),

@@ -28,6 +28,8 @@ pub(super) struct Core {
     pub listeners: Listeners,
     pub options: Options,
     pub limits: Limits,
+    /// How many connections have their turn to send in one of the stack's, at most.
+    pub visits: u32,
     pub port: Capabilities,
     pub counters: Counters,
     pub flights: Spare<Flight>,
@@ -323,10 +325,10 @@ impl<P: Port<Buffer = H::Buffer>, H: Host> Context for Cx<'_, '_, P, H> {
 }
 
 impl Core {
-    /// The most payload of a segment that the port cuts. The IP length of the whole must fit 16 bits.
+    /// The most payload of a segment that the port cuts.
     #[inline]
     pub fn tso(&self) -> u32 {
-        if self.port.checksum { self.port.tso.min(0xffff - 120) } else { 0 }
+        self.port.tso
     }
 }
 

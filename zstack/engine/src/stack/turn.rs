@@ -55,7 +55,9 @@ impl Stack {
         self.core.budget = self.core.limits.send;
         self.core.full = false;
         let mut run = Run { now, port, host };
-        self.progress(&mut run);
+        if self.core.port.late && self.core.completed != self.core.frames {
+            self.progress(&mut run);
+        }
         turn.received = if receives { self.receive(&mut run) } else { 0 };
         turn.more = turn.received == self.core.limits.receive;
         if turn.received > 0 {
@@ -65,7 +67,9 @@ impl Stack {
             self.neighbours();
         }
         self.core.net.age(now);
-        turn.more |= self.timers(&mut run);
+        if self.wheel.is_due(now) {
+            turn.more |= self.timers(&mut run);
+        }
         turn.more |= self.output(&mut run);
         // What was sent may have made the net ask for a neighbour. Who waited for one that does not answer is told in the next
         // turn.
@@ -108,10 +112,8 @@ impl Stack {
     }
 
     /// Asks a port that reads late what it has read, and tells those whose frames they were.
+    #[inline(never)]
     fn progress<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) {
-        if !self.core.port.late || self.core.completed == self.core.frames {
-            return;
-        }
         // Its own count begins at 0. What it says of frames that it never got is not believed.
         self.core.completed = run.port.completed().saturating_add(1).clamp(self.core.completed, self.core.frames);
         let mut last = u32::MAX;
@@ -144,6 +146,7 @@ impl Stack {
     }
 
     /// True: there are more.
+    #[inline(never)]
     fn timers<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> bool {
         let mut budget = self.core.limits.timers;
         while let Some(index) = self.wheel.expire(&mut self.conns, run.now, &mut budget) {
@@ -169,8 +172,7 @@ impl Stack {
 
     /// Each connection that is due has its turn, once. True: some are still due that the port has room for.
     fn output<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> bool {
-        let most = self.core.limits.send.max(self.core.limits.receive).max(self.core.limits.timers);
-        for _ in 0..self.due.len().min(most) {
+        for _ in 0..self.due.len().min(self.core.visits) {
             if self.core.full || self.core.gone {
                 break;
             }

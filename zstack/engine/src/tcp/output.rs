@@ -129,11 +129,8 @@ impl Tcb {
         if self.marks & mark::TAIL_PROBE != 0 && !self.tail_probe(cx, now) {
             return;
         }
-        while let Some(lost) = self.recovery.next_lost() {
-            let allowance = self.recovery.allowance(now);
-            if !self.retransmit(cx, now, &lost, allowance) {
-                break;
-            }
+        if self.recovery.has_lost() {
+            self.send_lost(cx, now);
         }
         let congested = self.marks & mark::BLOCKED == 0 && self.waits() && self.send_new(cx, now);
         if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
@@ -142,6 +139,17 @@ impl Tcb {
         self.recovery.limited(congested);
         self.marks &= !mark::PUSH_OUT;
         self.arm_probe(now);
+    }
+
+    /// Retransmissions, as many as may go now.
+    #[inline(never)]
+    fn send_lost<C: Context>(&mut self, cx: &mut C, now: Time) {
+        while let Some(lost) = self.recovery.next_lost() {
+            let allowance = self.recovery.allowance(now);
+            if !self.retransmit(cx, now, &lost, allowance) {
+                break;
+            }
+        }
     }
 
     /// Payload and FIN, as much as may go now. Returns whether the congestion window is what stopped it.
@@ -196,13 +204,13 @@ impl Tcb {
     }
 
     /// How much may be sent now: whole segments, or a smaller one if nothing speaks against it.
-    #[inline]
+    #[inline(always)]
     fn next_piece(&mut self, now: Time, tso: u32) -> Piece {
         let allowance = self.recovery.allowance(now);
         self.piece(tso, allowance)
     }
 
-    #[inline]
+    #[inline(always)]
     fn piece(&self, tso: u32, allowance: u32) -> Piece {
         let unsent = self.unsent();
         let mss = u32::from(self.mss);
@@ -212,7 +220,8 @@ impl Tcb {
         let wanted = unsent.min(u64::from(most)) as u32;
         let len = wanted.min(window).min(allowance);
         let more = u64::from(len) < unsent;
-        if len >= mss && more {
+        // Whole segments, behind which more follows, or nothing at all.
+        if len >= mss && (more || len == mss && self.marks & mark::FIN == 0) {
             return Piece { len: if len == mss { mss } else { len - len % mss }, fin: false, congested: false };
         }
         self.last_piece(len, window, allowance, more)
@@ -315,6 +324,7 @@ impl Tcb {
     }
 
     /// Sends again what is lost, as far as `allowance` goes. Returns whether something was sent.
+    #[inline(never)]
     fn retransmit<C: Context>(&mut self, cx: &mut C, now: Time, lost: &Retransmit, allowance: u32) -> bool {
         let mss = u32::from(self.mss);
         let tso = cx.tso();

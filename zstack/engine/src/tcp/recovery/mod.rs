@@ -374,9 +374,14 @@ impl Recovery {
     #[inline]
     pub fn allowance(&mut self, now: Time) -> u32 {
         match &self.flight {
-            Some(flight) if flight.una != flight.nxt => return self.congestion.cwnd.saturating_sub(flight.pipe()),
-            _ => {}
+            Some(flight) if flight.una != flight.nxt => self.congestion.cwnd.saturating_sub(flight.pipe()),
+            _ => self.allowance_of_nothing(now),
         }
+    }
+
+    /// The same where nothing is in flight: the window, which falls while nothing is sent.
+    #[inline(never)]
+    fn allowance_of_nothing(&mut self, now: Time) -> u32 {
         let idle = tick(now).wrapping_sub(self.last);
         let rto = self.rto().0 / 1000;
         if idle > rto {
@@ -399,8 +404,13 @@ impl Recovery {
         }
     }
 
-    /// The next that is lost and not sent again. Ask again after `retransmitted`.
+    /// Whether [`Recovery::next_lost`] has any.
     #[inline]
+    pub fn has_lost(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.lost > 0 && !flight.hold)
+    }
+
+    /// The next that is lost and not sent again. Ask again after `retransmitted`.
     pub fn next_lost(&mut self) -> Option<Retransmit> {
         let flight = self.flight.as_mut()?;
         if flight.lost == 0 || flight.hold {
