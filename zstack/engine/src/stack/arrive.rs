@@ -186,8 +186,8 @@ impl Stack {
         }
         let error = match report.kind {
             Kind::TooBig(mtu) => return self.too_big(run, index, mtu),
-            Kind::Network | Kind::TimeExceeded => Unreachable::Net,
-            Kind::Host => Unreachable::Host,
+            Kind::Network => Unreachable::Net,
+            Kind::Host | Kind::TimeExceeded => Unreachable::Host,
             Kind::Protocol | Kind::Port => Unreachable::Port,
             Kind::Prohibited => Unreachable::Prohibited,
             // A header that somebody on the way did not like says nothing of whether the peer can be reached.

@@ -37,9 +37,9 @@ pub struct Cookie {
 /// An ICMP error about a segment of ours, apart from "too big" ([`Tcb::mtu`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Unreachable {
-    /// Network unreachable, time exceeded, no route: soft (RFC 5461).
+    /// Network unreachable, no route: soft (RFC 5461).
     Net,
-    /// Host unreachable: soft.
+    /// Host unreachable, time exceeded: soft.
     Host,
     /// Protocol or port unreachable: hard for a connection that does not stand yet.
     Port,

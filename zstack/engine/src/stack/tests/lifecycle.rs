@@ -482,3 +482,64 @@ fn what_cannot_be_connected() {
     assert!(connect(one).is_ok());
     assert_eq!(connect(one), Err(ConnectError::InUse(at(V4[0], 7), at(V4[1], 80))));
 }
+
+/// 32 bits of microseconds turn around after 71 minutes, those of milliseconds after 49 days, and their sign after 24, as long as PAWS
+/// trusts a timestamp.
+#[test]
+fn months_of_silence() {
+    for (medium, keepalive) in [(Medium::Ip, false), (Medium::Ethernet, true)] {
+        let mut world = World::with(caps(medium), |config| config.tcp.keepalive = keepalive);
+        let (conn, peer) = world.open(80);
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        for (i, hours) in [1, 2, 20, 24 * 24, 25 * 24, 25 * 24, 37 * 24, 50 * 24, 100 * 24].into_iter().enumerate() {
+            world.pass(hours * 3_600_000 + 1);
+            let (a, b) = (pattern(20_000, i), pattern(9_000, i + 50));
+            there.extend_from_slice(&a);
+            back.extend_from_slice(&b);
+            // Each side is the first that speaks at times.
+            let order = if i % 2 == 0 { [0, 1] } else { [1, 0] };
+            for side in order {
+                if side == 0 {
+                    world.send(0, conn, &a)
+                } else {
+                    world.send(1, peer, &b)
+                }
+                world.pass(100);
+            }
+            world.read(0, conn);
+            world.read(1, peer);
+            assert!(
+                world.stream(1, peer).received() == there && world.stream(0, conn).received() == back,
+                "{hours} hours"
+            );
+        }
+        for side in 0..2 {
+            for counter in [Counter::TcpRetransmit, Counter::TcpPaws, Counter::TcpTimedOut, Counter::TcpUndone] {
+                assert_eq!(world.count(side, counter), 0, "{counter:?}");
+            }
+            assert_eq!(world.count(side, Counter::TcpKeepalive) > 1000, keepalive);
+        }
+        world.sides[0].stack.close(conn, false);
+        world.settle();
+        world.sides[1].stack.close(peer, false);
+        world.pass(1000);
+        assert_eq!((world.phase(0, conn), world.phase(1, peer)), (None, None));
+    }
+}
+
+#[test]
+fn a_window_that_is_shut_for_days() {
+    let mut world = World::new();
+    let (conn, peer) = world.open(80);
+    let bytes = pattern(200_000, 3);
+    world.send(0, conn, &bytes);
+    world.pass(4 * 86_400_000);
+    assert_eq!(world.stream(1, peer).published, 60_000);
+    assert!((2800..3000).contains(&world.count(0, Counter::TcpWindowProbe)));
+    for _ in 0..4 {
+        world.read(1, peer);
+        world.pass(1000);
+    }
+    assert!(world.stream(1, peer).received() == bytes);
+    assert_eq!(world.count(0, Counter::TcpRetransmit), 0);
+}
