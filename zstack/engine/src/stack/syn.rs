@@ -99,7 +99,13 @@ impl Stack {
     /// What a new connection begins with.
     pub(super) fn start(&self, now: Time, tuple: &Tuple, iss: Seq, room: u64) -> Start {
         let mtu = self.core.net.mtu(now, tuple.remote().ip());
-        Start { iss, stamp_offset: self.secrets.stamp_offset(tuple), mss: mss(mtu, tuple.is_v4()), room }
+        Start {
+            iss,
+            stamp_offset: self.secrets.stamp_offset(tuple),
+            mss: mss(mtu, tuple.is_v4()),
+            port_mss: mss(self.core.port.mtu, tuple.is_v4()),
+            room,
+        }
     }
 
     /// Takes in a new connection.
@@ -136,7 +142,7 @@ impl Stack {
             scale: header.scale.filter(|_| options.scaling && stamps.is_some()),
             sack: header.sack_permitted && options.sack && stamps.is_some(),
         };
-        let ours = if options.mss > 0 { start.mss.min(options.mss) } else { start.mss };
+        let ours = if options.mss > 0 { start.port_mss.min(options.mss) } else { start.port_mss };
         let answer = Header {
             seq,
             ack: header.seq + 1,

@@ -58,7 +58,7 @@ impl Tcb {
             self.backoff = 0;
         }
         self.release(cx, acked.head);
-        self.marks |= mark::SEND;
+        self.marks = self.marks & !mark::MORE | mark::SEND;
         if acked.told != Told::Nothing {
             cx.count(match acked.told {
                 Told::Nothing | Told::Entered => Counter::TcpRecovery,

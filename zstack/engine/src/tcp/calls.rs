@@ -7,7 +7,8 @@ use zstack_wire::Seq;
 
 impl Tcb {
     /// The outgoing stream reaches to `end` now; `push`: it is to be sent without waiting for more. Nothing happens where `end`
-    /// was reached before, or after [`shutdown`](Tcb::shutdown).
+    /// was reached before, or after [`shutdown`](Tcb::shutdown). What is not to be sent without more waits until more is committed, an
+    /// ACK comes (as Linux has it: MSG_MORE speaks of the call alone), or it has waited for an RTO.
     #[inline]
     pub fn commit(&mut self, end: u64, push: bool) {
         if self.marks & mark::FIN != 0 {
@@ -16,6 +17,8 @@ impl Tcb {
         self.end = self.end.max(end);
         if push {
             self.push = self.end;
+        } else {
+            self.marks |= mark::MORE;
         }
         self.marks |= mark::SEND;
     }

@@ -67,7 +67,7 @@ impl Tcb {
             ack: if answers { self.rcv_nxt } else { Seq(0) },
             flags: if answers { Flags::SYN.with(Flags::ACK) } else { Flags::SYN },
             window: u16::try_from(self.room).unwrap_or(u16::MAX),
-            mss: Some(self.path_mss),
+            mss: Some(self.our_mss),
             scale: (self.marks & mark::SCALING != 0).then_some(self.rcv_scale),
             sack_permitted: self.marks & mark::SACK != 0,
             timestamps: self.stamps(now),

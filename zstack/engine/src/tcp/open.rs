@@ -132,7 +132,8 @@ impl Tcb {
         let now = cx.now();
         let unacked = state.nxt.since(state.una);
         let Fin { sent: fin_sent, acknowledged: fin_acknowledged } = consistent(state)?;
-        let start = Start { iss: state.una, stamp_offset: state.stamps.map_or(0, |s| s.offset), mss, room: state.room };
+        let stamp_offset = state.stamps.map_or(0, |s| s.offset);
+        let start = Start { iss: state.una, stamp_offset, mss, port_mss: mss, room: state.room };
         let mut tcb = Tcb::new(now, options, &start);
         tcb.phase = state.phase;
         (tcb.una, tcb.nxt, tcb.una_at, tcb.end, tcb.push) =
@@ -232,6 +233,7 @@ impl Tcb {
             retransmits: 0,
             path_mss,
             mss_limit,
+            our_mss: start.port_mss.max(MSS_LEAST).min(mss_limit),
             peer_mss: MSS_DEFAULT,
             mss: MSS_DEFAULT.min(path_mss),
             rcv_mss: MSS_DEFAULT.min(path_mss),

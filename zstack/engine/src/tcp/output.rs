@@ -132,7 +132,9 @@ impl Tcb {
         if self.recovery.has_lost() {
             self.send_lost(cx, now);
         }
-        let congested = self.marks & mark::BLOCKED == 0 && self.waits() && self.send_new(cx, now);
+        // Through a shut window nothing goes, and what waits for it to open is no idleness: the congestion window stays as it is.
+        let open = self.wnd > 0 || self.nxt != self.una;
+        let congested = self.marks & mark::BLOCKED == 0 && open && self.waits() && self.send_new(cx, now);
         if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
             return;
         }
@@ -155,15 +157,18 @@ impl Tcb {
     /// Payload and FIN, as much as may go now. Returns whether the congestion window is what stopped it.
     #[inline(always)]
     fn send_new<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
-        let (first, tso) = (self.nxt, cx.tso());
-        let mut piece = self.next_piece(now, tso);
+        let first = self.nxt;
+        let allowance = self.recovery.allowance(now);
+        let most = self.most(cx.tso());
+        let mut piece = self.piece(most, allowance);
         if piece.is_nothing() {
             return piece.congested;
         }
         // From piece to piece only its number and flags change.
         let mut header = self.header(now, self.nxt, Flags::ACK);
         while self.send_piece(cx, now, &mut header, piece) && self.waits() {
-            piece = self.next_piece(now, tso);
+            let allowance = self.recovery.allowance(now);
+            piece = self.piece(most, allowance);
             if piece.is_nothing() {
                 break;
             }
@@ -203,20 +208,22 @@ impl Tcb {
         }
     }
 
-    /// How much may be sent now: whole segments, or a smaller one if nothing speaks against it.
+    /// The most payload of one frame, whole segments: what the port cuts at once, but not more than half of the congestion window,
+    /// so that two frames at least are on their way and the ACKs of the first let the next go (Linux `tcp_cwnd_test`).
     #[inline(always)]
-    fn next_piece(&mut self, now: Time, tso: u32) -> Piece {
-        let allowance = self.recovery.allowance(now);
-        self.piece(tso, allowance)
+    fn most(&self, tso: u32) -> u32 {
+        let mss = u32::from(self.mss);
+        let most = tso.min(self.recovery.cwnd() / 2);
+        if most > mss { most - most % mss } else { mss }
     }
 
+    /// How much may be sent now, `most` at once: whole segments, or a smaller one if nothing speaks against it.
     #[inline(always)]
-    fn piece(&self, tso: u32, allowance: u32) -> Piece {
+    fn piece(&self, most: u32, allowance: u32) -> Piece {
         let unsent = self.unsent();
         let mss = u32::from(self.mss);
         let end = self.una + self.wnd;
         let window = if end.before(self.nxt) { 0 } else { end.since(self.nxt) };
-        let most = if tso > mss { tso - tso % mss } else { mss };
         let wanted = unsent.min(u64::from(most)) as u32;
         let len = wanted.min(window).min(allowance);
         let more = u64::from(len) < unsent;
@@ -261,7 +268,7 @@ impl Tcb {
             if self.marks & mark::CORK != 0 {
                 return whole;
             }
-            if self.push < self.end {
+            if self.push < self.end && self.marks & mark::MORE != 0 {
                 tail_len = self.push.saturating_sub(at + u64::from(whole.len)) as u32;
                 if tail_len == 0 {
                     return whole;
@@ -275,6 +282,15 @@ impl Tcb {
         Piece { len: whole.len + tail_len, ..whole }
     }
 
+    /// The bits of a segment with `len` bytes from position `at` on. Where the last byte of a send call lies in it, it is pushed. So
+    /// is what the port cuts: no segment of the next frame can be joined to its last, and the peer need not wait for one (Linux
+    /// `__tcp_transmit_skb`).
+    #[inline(always)]
+    fn flags(&self, at: u64, len: u32) -> Flags {
+        let pushed = self.push > at && self.push <= at + u64::from(len) || len > u32::from(self.mss);
+        if pushed { Flags::ACK.with(Flags::PSH) } else { Flags::ACK }
+    }
+
     /// Sends a piece of what was never sent, by a header that says the rest. Returns whether the port took it; what follows from that
     /// for our ACK is the caller's ([`Tcb::carried`]).
     #[inline(always)]
@@ -282,10 +298,7 @@ impl Tcb {
         let at = self.at(self.nxt);
         let mss = u32::from(self.mss);
         header.seq = self.nxt;
-        header.flags = Flags::ACK;
-        if self.push > at && self.push <= at + u64::from(piece.len) {
-            header.flags = header.flags.with(Flags::PSH);
-        }
+        header.flags = self.flags(at, piece.len);
         if piece.fin {
             header.flags = header.flags.with(Flags::FIN);
         }
@@ -350,10 +363,7 @@ impl Tcb {
         }
         let fin = lost.fin && len == payload;
         let at = self.at(lost.seq);
-        let mut flags = Flags::ACK;
-        if self.push > at && self.push <= at + u64::from(len) {
-            flags = flags.with(Flags::PSH);
-        }
+        let mut flags = self.flags(at, len);
         if fin {
             flags = flags.with(Flags::FIN);
         }
@@ -389,7 +399,7 @@ impl Tcb {
     #[cold]
     fn tail_probe<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
         self.marks |= mark::PUSH_OUT;
-        let piece = self.piece(0, u32::from(self.mss));
+        let piece = self.piece(u32::from(self.mss), u32::from(self.mss));
         self.marks &= !mark::PUSH_OUT;
         let again = piece.is_nothing();
         let sent = if again {

@@ -35,7 +35,15 @@ impl Tcb {
         } else if self.quick > 0 {
             self.quick -= 1;
             self.marks |= mark::ACK;
-        } else if self.ack_at == Time::NEVER {
+        } else {
+            self.delay_ack(cx);
+        }
+    }
+
+    /// An ACK may wait for company.
+    #[inline(always)]
+    fn delay_ack<C: Context>(&mut self, cx: &C) {
+        if self.ack_at == Time::NEVER {
             self.ack_at = cx.now() + DELAY;
         }
     }
@@ -179,8 +187,16 @@ impl Tcb {
     /// All before the peer's FIN has come (RFC 9293, section 3.10.7.4, eighth).
     fn peer_closes<C: Context>(&mut self, cx: &mut C) {
         self.rcv_nxt += 1;
+        let shut = self.rcv_edge.before(self.rcv_nxt);
         self.rcv_edge = self.rcv_edge.later(self.rcv_nxt);
-        self.marks |= mark::ACK;
+        // Who has read to the end closes soon: the ACK of a FIN that comes alone, behind payload, waits for our own FIN to carry it
+        // (Linux `tcp_fin`). Where our side is closed, nothing follows that could; through a shut window it is answered at once.
+        let alone = self.rcv_nxt.since(self.acked) == 1 && self.rcv_at > 0;
+        if self.phase != Phase::Established || !alone || shut || self.gaps.is_some() {
+            self.marks |= mark::ACK;
+        } else {
+            self.delay_ack(cx);
+        }
         if let Some(gaps) = self.gaps.take() {
             cx.gaps().give(gaps);
         }

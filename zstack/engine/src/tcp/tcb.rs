@@ -15,8 +15,10 @@ pub struct Start {
     pub iss: Seq,
     /// What TSval begins from: the connection's own secret (RFC 7323, section 7.1).
     pub stamp_offset: u32,
-    /// The largest payload of a segment that the route's MTU allows, without TCP options: the MTU less IP and TCP headers.
+    /// The largest payload of a segment that the path's MTU allows, without TCP options: the MTU less IP and TCP headers.
     pub mss: u16,
+    /// The same of the port's MTU: what the peer is told.
+    pub port_mss: u16,
     /// The position up to which there is room for the incoming stream.
     pub room: u64,
 }
@@ -103,6 +105,8 @@ pub(super) mod mark {
     pub const DSACK: Marks = 1 << 21;
     /// A partial segment goes out although Nagle, a cork or a small window forbade it: it has waited long enough.
     pub const PUSH_OUT: Marks = 1 << 22;
+    /// What lies behind the last push boundary waits for more: no ACK has come since it was committed.
+    pub const MORE: Marks = 1 << 23;
 }
 
 /// One connection. It does nothing by itself: its holder hands it segments, calls and time, and calls [`Tcb::output`] whenever
@@ -184,6 +188,8 @@ pub struct Tcb {
     pub(super) path_mss: u16,
     /// The most that `path_mss` may become.
     pub(super) mss_limit: u16,
+    /// What our SYN tells the peer: what the port takes, whatever the path to the peer does (RFC 9293, section 3.7.1).
+    pub(super) our_mss: u16,
     /// What the peer's SYN allows.
     pub(super) peer_mss: u16,
     /// The largest payload of a segment: the smaller of both, less what options take.

@@ -119,7 +119,7 @@ impl Recovery {
     #[inline(never)]
     pub(super) fn acknowledge(&mut self, now: Time, arrival: &Arrival<'_>, flight: &mut Flight, acked: &mut Acked) {
         debug_assert!(!flight.nxt.before(arrival.ack), "an ACK of what was never sent");
-        let una = flight.una;
+        let (una, loss) = (flight.una, flight.state == State::Loss);
         let mut tally = Tally { echo: arrival.echo, ..Tally::default() };
         if una.before(arrival.ack) && arrival.ack.up_to(flight.nxt) {
             tally.advanced = true;
@@ -138,7 +138,8 @@ impl Recovery {
             due = self.examine(now, arrival, flight, acked, &mut tally);
         }
         if tally.advanced {
-            if matches!(acked.told, Told::Nothing | Told::Duplicate) {
+            // The ACK that ends slow start after a timeout counts as the others do (RFC 5681, section 3.1).
+            if matches!(acked.told, Told::Nothing | Told::Duplicate) || loss && acked.told == Told::Recovered {
                 self.grow(now, flight, tally.delivered, tally.newest);
             }
             if flight.una == flight.nxt {

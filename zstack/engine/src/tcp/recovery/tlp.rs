@@ -12,7 +12,7 @@ const ACK_DELAY: Micros = Micros::from_millis(200);
 const WITHOUT_RTT: Micros = Micros::from_millis(1000);
 /// What is added where more is in flight: a peer whose reader or whose processor is busy answers that late for no reason. Linux adds two jiffies to twice
 /// SRTT, rounded up to a jiffy (`tcp_schedule_loss_probe`, `TCP_TIMEOUT_MIN`): 8 to 12 ms at 250 Hz.
-const SLACK: Micros = Micros::from_millis(10);
+const SLACK: Micros = Micros::from_millis(8);
 
 /// What has become of a probe.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -226,7 +226,7 @@ pub fn plain() -> Options {
 }
 
 pub fn start() -> Start {
-    Start { iss: Seq(1000), stamp_offset: 77, mss: 1000, room: 20_000 }
+    Start { iss: Seq(1000), stamp_offset: 77, mss: 1000, port_mss: 1000, room: 20_000 }
 }
 
 /// A connection under test.

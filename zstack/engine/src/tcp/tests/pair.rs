@@ -110,7 +110,13 @@ impl World {
 
     fn start(&mut self, who: usize) -> Start {
         let mss = [536, 1000, 1460][self.random.below(3) as usize];
-        Start { iss: self.ends[who].isn, stamp_offset: self.random.next() as u32, mss, room: self.ends[who].capacity }
+        Start {
+            iss: self.ends[who].isn,
+            stamp_offset: self.random.next() as u32,
+            mss,
+            port_mss: mss,
+            room: self.ends[who].capacity,
+        }
     }
 
     /// Calls and output of one end, as long as it has some.

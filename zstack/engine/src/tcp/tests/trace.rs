@@ -41,8 +41,9 @@ fn passive_open_and_the_peer_closes_first() {
     t.told(&[Event::Established]);
     assert_eq!(t.cx.published, 5);
     t.expect("A", 1001, 5006, 0);
+    // Its ACK waits: what we send now carries it.
     t.send(seg("FA", 5006, 1001));
-    t.expect("A", 1001, 5007, 0);
+    t.nothing();
     t.told(&[Event::PeerClosed]);
     t.tcb.commit(3, true);
     t.output();
@@ -492,11 +493,21 @@ fn what_lies_behind_the_push_boundary_waits_for_more() {
     t.output();
     t.expect("PA", 1001, 5001, 100);
     t.nothing();
-    t.send(seg("A", 5001, 1101));
-    t.nothing();
     t.tcb.commit(160, true);
     t.output();
-    t.expect("PA", 1101, 5001, 60);
+    // Nagle holds it now.
+    t.nothing();
+    t.tcb.commit(170, false);
+    t.output();
+    t.nothing();
+    // The ACK lets all go, for MSG_MORE speaks of its call alone; what is not pushed does not say so.
+    t.send(seg("A", 5001, 1101));
+    t.expect("PA", 1101, 5001, 70);
+    t.tcb.commit(180, false);
+    t.output();
+    t.nothing();
+    t.send(seg("A", 5001, 1171));
+    t.expect("A", 1171, 5001, 10);
 }
 
 #[test]
@@ -819,8 +830,22 @@ fn a_port_that_cuts_gets_many_segments_at_once() {
     t.cx.tso = 4500;
     t.tcb.commit(6200, true);
     t.output();
-    assert_eq!(t.expect("A", 1001, 5001, 4000).cut, 1000);
+    // Every frame that is cut is pushed.
+    assert_eq!(t.expect("PA", 1001, 5001, 4000).cut, 1000);
     assert_eq!(t.expect("PA", 5001, 5001, 2200).cut, 1000);
+}
+
+#[test]
+fn a_frame_takes_no_more_than_half_of_the_congestion_window() {
+    let mut t = Test::established(&plain());
+    t.cx.tso = 60_000;
+    t.tcb.commit(21_000, true);
+    t.output();
+    t.expect("PA", 1001, 5001, 5000);
+    t.expect("PA", 6001, 5001, 5000);
+    t.send(seg("A", 5001, 11_001).win(30_000));
+    t.expect("PA", 11_001, 5001, 10_000);
+    t.expect("PA", 21_001, 5001, 1000);
 }
 
 #[test]

@@ -294,7 +294,7 @@ fn rfc8985_6_2_reordering_widens_the_window_and_dsack_widens_it_more() {
 fn rfc8985_7_2_a_probe_is_due_after_two_round_trips() {
     let mut line = Line::new().warm(50_000);
     line.send(2);
-    assert_eq!(line.recovery.deadline(), line.now + Micros(2 * 50_000 + 10_000));
+    assert_eq!(line.recovery.deadline(), line.now + Micros(2 * 50_000 + 8_000));
     let mut line = Line::new().warm(50_000);
     line.send(1);
     assert_eq!(line.recovery.deadline(), line.now + line.recovery.rto().min(Micros(2 * 50_000 + 200_000)));
