@@ -98,7 +98,7 @@ impl Connection {
             flights: Spare::new(4),
             gaps: Spare::new(4),
         };
-        let start = Start { iss: Seq(1000), stamp_offset: 0, mss: 1460, room: 1 << 20 };
+        let start = Start { iss: Seq(1000), stamp_offset: 0, mss: 1460, port_mss: 1460, room: 1 << 20 };
         let mut tcb = Tcb::open(cx.now, &Options { nodelay: true, ..Options::default() }, &start);
         tcb.output(&mut cx);
         let syn_ack = Header {

@@ -8,6 +8,7 @@
 //! `local`, `local6` (what connect(2) takes without bind(2)), `sack`, `timestamps`, `scaling` (0 or 1), `cc` (`reno`, `cubic`).
 
 use crate::face::{Face, Outcome, Setup};
+use crate::port::Sent;
 use libc::{self as c, c_char, c_int, c_long, c_longlong, c_uint, c_ulong, c_void, size_t, socklen_t, ssize_t};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -316,15 +317,24 @@ table! {
         told(address(to, len).and_then(|a| s.wait(fd, 0, |f, now| f.connect(now, fd, a)))) as c_int
     }
     read(s, fd: c_int, into: *mut c_void, count: size_t) -> ssize_t {
+        if into.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         told(s.receive(fd, bytes_mut(into, count), 0)) as ssize_t
     }
     readv(s, fd: c_int, vector: *const c::iovec, count: c_int) -> ssize_t {
         scatter(s, fd, pieces(vector, count.max(0) as usize), 0)
     }
     recv(s, fd: c_int, into: *mut c_void, count: size_t, flags: c_int) -> ssize_t {
+        if into.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         told(s.receive(fd, bytes_mut(into, count), flags)) as ssize_t
     }
     recvfrom(s, fd: c_int, into: *mut c_void, count: size_t, flags: c_int, _peer: *mut c::sockaddr, len: *mut socklen_t) -> ssize_t {
+        if into.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         if !len.is_null() {
             *len = 0;
         }
@@ -336,15 +346,24 @@ table! {
         scatter(s, fd, pieces(message.msg_iov, message.msg_iovlen), flags)
     }
     write(s, fd: c_int, from: *const c_void, count: size_t) -> ssize_t {
+        if from.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         told(s.transmit(fd, bytes(from, count), 0)) as ssize_t
     }
     writev(s, fd: c_int, vector: *const c::iovec, count: c_int) -> ssize_t {
         gather(s, fd, pieces(vector, count.max(0) as usize), 0)
     }
     send(s, fd: c_int, from: *const c_void, count: size_t, flags: c_int) -> ssize_t {
+        if from.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         told(s.transmit(fd, bytes(from, count), flags)) as ssize_t
     }
     sendto(s, fd: c_int, from: *const c_void, count: size_t, flags: c_int, _to: *const c::sockaddr, _len: socklen_t) -> ssize_t {
+        if from.is_null() && count > 0 {
+            return told(Err(c::EFAULT)) as ssize_t;
+        }
         told(s.transmit(fd, bytes(from, count), flags)) as ssize_t
     }
     sendmsg(s, fd: c_int, message: *const c::msghdr, flags: c_int) -> ssize_t {
@@ -405,7 +424,7 @@ table! {
     }
     netdev_receive(s, into: *mut c_void, count: *mut size_t, at: *mut c_longlong) -> c_int {
         let sent = s.until(None, |face, _| face.port().sniff());
-        let Some((when, packet)) = sent.filter(|(_, packet)| packet.len() <= *count) else {
+        let Some(Sent { at: when, packet, .. }) = sent.filter(|sent| sent.packet.len() <= *count) else {
             *count = 0;
             return -1;
         };

@@ -34,6 +34,8 @@ struct File {
     v6: bool,
     nonblocking: bool,
     settings: Settings,
+    /// What listen(2) was called with.
+    backlog: c_int,
     /// SHUT_RD.
     deaf: bool,
     /// SHUT_WR.
@@ -70,6 +72,17 @@ impl Default for Setup {
     fn default() -> Setup {
         let local = (Ipv4Addr::new(192, 168, 0, 1).into(), IpAddr::V6([0xfd3d, 0x0a0b, 0x17d6, 0, 0, 0, 0, 1].into()));
         Setup { mtu: 1500, tso: 65_483, local, options: zstack::tcp::Options::default(), room: 1 << 23 }
+    }
+}
+
+fn refusal(error: ConnectError) -> c_int {
+    match error {
+        ConnectError::NoRoute(_) => c::ENETUNREACH,
+        ConnectError::NotOurs(_) | ConnectError::NoPort(_) => c::EADDRNOTAVAIL,
+        ConnectError::InUse(..) => c::EADDRINUSE,
+        ConnectError::Full(_) => c::ENOBUFS,
+        ConnectError::PortGone => c::ENETDOWN,
+        _ => c::EINVAL,
     }
 }
 
@@ -155,6 +168,7 @@ impl Face {
             v6: domain == c::AF_INET6,
             nonblocking,
             settings,
+            backlog: 0,
             deaf: false,
             shut: false,
             told: false,
@@ -182,6 +196,7 @@ impl Face {
     pub fn listen(&mut self, fd: c_int, backlog: c_int) -> Outcome {
         let room = self.endpoint.room();
         let file = self.file(fd)?;
+        file.backlog = backlog;
         let bound = file.bound.ok_or(c::EINVAL)?;
         match file.kind {
             Kind::Listener(_) => return Ok(0),
@@ -220,6 +235,7 @@ impl Face {
             v6,
             nonblocking: flags & c::SOCK_NONBLOCK != 0,
             settings,
+            backlog: 0,
             deaf: false,
             shut: false,
             told: false,
@@ -263,14 +279,16 @@ impl Face {
             options: Some(file.settings.options),
             ..Connect::new(remote, room)
         };
-        let socket = self.endpoint.connect(now, wanted, Receive::Copy).map_err(|e| match e {
-            ConnectError::NoRoute(_) => c::ENETUNREACH,
-            ConnectError::NotOurs(_) | ConnectError::NoPort(_) => c::EADDRNOTAVAIL,
-            ConnectError::InUse(..) => c::EADDRINUSE,
-            ConnectError::Full(_) => c::ENOBUFS,
-            ConnectError::PortGone => c::ENETDOWN,
-            _ => c::EINVAL,
-        })?;
+        let ports = file.settings.ports.filter(|_| wanted.local_port.is_none());
+        let endpoint = &mut self.endpoint;
+        let mut connect = |wanted| endpoint.connect(now, wanted, Receive::Copy).map_err(refusal);
+        let socket = match ports {
+            None => connect(wanted)?,
+            Some((low, high)) => (low..=high)
+                .map(|port| connect(Connect { local_port: Some(port), ..wanted }))
+                .find(|outcome| *outcome != Err(c::EADDRINUSE))
+                .unwrap_or(Err(c::EADDRNOTAVAIL))?,
+        };
         self.file(fd)?.kind = Kind::Stream(socket, true);
         Err(c::EINPROGRESS)
     }
@@ -413,6 +431,19 @@ impl Face {
         }
     }
 
+    /// What TCP_CM_INQ tells behind a call that received: the bytes that are left, or 1 for the end, which is to be read, too;
+    /// `None`: TCP_INQ was not set.
+    pub fn left(&mut self, fd: c_int) -> Option<i64> {
+        let socket = self.stream(fd).ok().filter(|_| self.files.get(&fd).is_some_and(|f| f.settings.inq()))?;
+        let unread = self.endpoint.sockets().unread(socket) as i64;
+        Some(unread.max(i64::from(self.endpoint.ready(socket).peer_closed)))
+    }
+
+    /// Whether SO_SNDBUF was set to less than `len`.
+    pub fn fills_send_buffer(&self, fd: c_int, len: usize) -> bool {
+        self.files.get(&fd).and_then(|f| f.settings.send_buffer).is_some_and(|most| (most as usize) < len)
+    }
+
     /// What poll(2) tells of a descriptor.
     pub fn ready(&mut self, fd: c_int) -> i16 {
         let Some(file) = self.files.get(&fd) else { return c::POLLNVAL };
@@ -461,8 +492,17 @@ impl Face {
         let file = self.file(fd)?;
         file.settings.set(level, name, value)?;
         let options = file.settings.options;
-        if let Kind::Stream(socket, _) = file.kind {
-            self.endpoint.set_options(socket, options);
+        match file.kind {
+            Kind::Stream(socket, _) => self.endpoint.set_options(socket, options),
+            // Connections to come are to have it: a listener keeps what it began with.
+            Kind::Listener(listener) => {
+                self.endpoint.unlisten(listener);
+                let file = self.file(fd)?;
+                file.kind = Kind::Fresh;
+                let backlog = file.backlog;
+                return self.listen(fd, backlog);
+            }
+            Kind::Fresh | Kind::Dead => {}
         }
         Ok(0)
     }

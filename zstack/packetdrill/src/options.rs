@@ -16,15 +16,32 @@ pub(crate) struct Settings {
     reuse: c_int,
     inq: c_int,
     low_water: c_int,
+    zero_copy: c_int,
+    /// IP_LOCAL_PORT_RANGE: what connect(2) takes a port from without bind(2).
+    pub(crate) ports: Option<(u16, u16)>,
+    /// What IP has that changes nothing here: IP_TOS, IP_MTU_DISCOVER, IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT.
+    ip: [c_int; 4],
 }
 
 const TCP_INQ: c_int = 36;
+const IP_LOCAL_PORT_RANGE: c_int = 51;
 /// `struct tcp_info` as far as its first fields, those that every kernel has.
 const INFO: usize = 104;
 
 impl Settings {
     pub(crate) fn new(options: Options) -> Settings {
-        Settings { options, linger: None, send_buffer: None, receive_buffer: 540_000, reuse: 0, inq: 0, low_water: 1 }
+        Settings {
+            options,
+            linger: None,
+            send_buffer: None,
+            receive_buffer: 540_000,
+            reuse: 0,
+            inq: 0,
+            low_water: 1,
+            zero_copy: 0,
+            ports: None,
+            ip: [0; 4],
+        }
     }
 
     /// setsockopt(2).
@@ -42,6 +59,16 @@ impl Settings {
             (c::SOL_SOCKET, c::SO_SNDBUF) => self.send_buffer = Some((first?.max(2304) as u32).saturating_mul(2)),
             (c::SOL_SOCKET, c::SO_RCVBUF) => self.receive_buffer = (first?.max(1152) as u32).saturating_mul(2),
             (c::SOL_SOCKET, c::SO_RCVLOWAT) => self.low_water = first?.max(1),
+            // The engine reads a program's bytes in place; that it is done with them, nobody is told by MSG_ERRQUEUE.
+            (c::SOL_SOCKET, c::SO_ZEROCOPY) => self.zero_copy = c_int::from(first? != 0),
+            (c::IPPROTO_IP, IP_LOCAL_PORT_RANGE) => {
+                let (low, high) = (first? as u32 as u16, (first? as u32 >> 16) as u16);
+                self.ports = (low != 0 && low <= high).then_some((low, high));
+            }
+            (c::IPPROTO_IP, name) => {
+                let of = quiet(name).ok_or(c::ENOPROTOOPT)?;
+                self.ip[of] = first?;
+            }
             (c::SOL_SOCKET, c::SO_LINGER) => {
                 let seconds = number(4).ok_or(c::EINVAL)?.max(0) as u32;
                 self.linger = (first? != 0).then_some(seconds);
@@ -97,13 +124,22 @@ impl Settings {
             (c::SOL_SOCKET, c::SO_SNDBUF) => self.send_buffer.unwrap_or(1 << 22) as c_int,
             (c::SOL_SOCKET, c::SO_RCVBUF) => self.receive_buffer as c_int,
             (c::SOL_SOCKET, c::SO_RCVLOWAT) => self.low_water,
+            (c::SOL_SOCKET, c::SO_ZEROCOPY) => self.zero_copy,
+            (c::IPPROTO_IP, IP_LOCAL_PORT_RANGE) => {
+                self.ports.map_or(0, |(low, high)| (u32::from(low) | u32::from(high) << 16) as c_int)
+            }
+            (c::IPPROTO_IP, name) => self.ip[quiet(name).ok_or(c::ENOPROTOOPT)?],
             (c::SOL_SOCKET, c::SO_LINGER) => {
                 let both = [c_int::from(self.linger.is_some()), self.linger.unwrap_or(0) as c_int];
                 return Ok(both.iter().flat_map(|n| n.to_ne_bytes()).collect());
             }
             (c::IPPROTO_TCP, c::TCP_NODELAY) => c_int::from(o.nodelay),
             (c::IPPROTO_TCP, c::TCP_CORK) => c_int::from(o.cork),
-            (c::IPPROTO_TCP, c::TCP_MAXSEG) => info.map_or(536, |i| c_int::from(i.tcp.mss)),
+            (c::IPPROTO_TCP, c::TCP_MAXSEG) => match info {
+                Some(info) => c_int::from(info.tcp.mss),
+                None if o.mss > 0 => c_int::from(o.mss),
+                None => 536,
+            },
             (c::IPPROTO_TCP, c::TCP_KEEPIDLE) => seconds(o.keepalive_idle),
             (c::IPPROTO_TCP, c::TCP_KEEPINTVL) => seconds(o.keepalive_interval),
             (c::IPPROTO_TCP, c::TCP_KEEPCNT) => c_int::from(o.keepalive_count),
@@ -121,6 +157,18 @@ impl Settings {
             _ => return Err(c::ENOPROTOOPT),
         };
         Ok(number.to_ne_bytes().to_vec())
+    }
+}
+
+/// Where an option of IP that changes nothing is kept.
+fn quiet(name: c_int) -> Option<usize> {
+    [c::IP_TOS, c::IP_MTU_DISCOVER, c::IP_FREEBIND, c::IP_BIND_ADDRESS_NO_PORT].iter().position(|n| *n == name)
+}
+
+impl Settings {
+    /// Whether TCP_INQ asks for the bytes that are left.
+    pub(crate) fn inq(&self) -> bool {
+        self.inq != 0
     }
 }
 
@@ -156,6 +204,7 @@ fn tcp_info(info: Option<&Info>, accepting: bool) -> Vec<u8> {
     long(8, tcp.rto.0);
     long(16, mss);
     long(24, tcp.in_flight.div_ceil(mss));
+    long(28, tcp.sacked.div_ceil(mss));
     long(68, tcp.srtt.0);
     long(72, tcp.rttvar.0);
     long(76, if tcp.ssthresh >= 1 << 30 { 0x7fff_ffff } else { tcp.ssthresh / mss });
@@ -192,5 +241,14 @@ mod tests {
         assert_eq!(s.set(c::IPPROTO_TCP, c::TCP_CORK, &[1]), Err(c::EINVAL));
         s.set(c::SOL_SOCKET, c::SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
         assert_eq!((s.linger, s.options.linger), (Some(0), 0));
+        // Before there is a connection, the MSS is the one that was asked for.
+        assert_eq!(number(&s.get(c::IPPROTO_TCP, c::TCP_MAXSEG, None, false).unwrap()), 536);
+        s.set(c::IPPROTO_TCP, c::TCP_MAXSEG, &c_int::to_ne_bytes(1100)).unwrap();
+        assert_eq!(number(&s.get(c::IPPROTO_TCP, c::TCP_MAXSEG, None, false).unwrap()), 1100);
+        s.set(c::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &0x0102_0100_u32.to_ne_bytes()).unwrap();
+        assert_eq!(s.ports, Some((0x100, 0x102)));
+        s.set(c::IPPROTO_IP, c::IP_TOS, &c_int::to_ne_bytes(4)).unwrap();
+        assert_eq!(number(&s.get(c::IPPROTO_IP, c::IP_TOS, None, false).unwrap()), 4);
+        assert_eq!(s.set(c::IPPROTO_IP, 999, &c_int::to_ne_bytes(1)), Err(c::ENOPROTOOPT));
     }
 }

@@ -19,12 +19,23 @@ impl Buffer for Packet {
     }
 }
 
+/// A packet that was sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// When.
+    pub at: Time,
+    /// From its IP header on.
+    pub packet: Vec<u8>,
+    /// Into segments of so many bytes a card would cut it; 0: into none.
+    pub cut: u16,
+}
+
 /// The port. Its packets begin with an IP header.
 #[derive(Debug)]
 pub struct Queues {
     capabilities: Capabilities,
     incoming: VecDeque<Vec<u8>>,
-    outgoing: VecDeque<(Time, Vec<u8>)>,
+    outgoing: VecDeque<Sent>,
     now: Time,
     accepted: u64,
 }
@@ -52,8 +63,8 @@ impl Queues {
         self.now = now;
     }
 
-    /// The next packet that was sent, and when.
-    pub fn sniff(&mut self) -> Option<(Time, Vec<u8>)> {
+    /// The next packet that was sent.
+    pub fn sniff(&mut self) -> Option<Sent> {
         self.outgoing.pop_front()
     }
 }
@@ -84,7 +95,7 @@ impl Port for Queues {
             let sum = zstack_sim::packet::fold(zstack_sim::packet::sum(&packet[usize::from(start)..], 0));
             packet[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
         }
-        self.outgoing.push_back((self.now, packet));
+        self.outgoing.push_back(Sent { at: self.now, packet, cut: frame.cut });
         self.accepted += 1;
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Runs packetdrill's scripts in virtual time.
 //!
-//! What differs from packetdrill: a call takes no time; a segment that is cut into others than the script says, or joined from
-//! them, is taken for the same bytes, and noted ([`Outcome::Passed`]); of Python only `assert` with comparisons is known, and a
+//! As in packetdrill, segments of one moment are joined until they are as long as the script says, and PSH and FIN are those of the
+//! last. What differs: a call takes no time; a segment that is longer than the script says is cut, and noted
+//! ([`Outcome::Passed`]); of Python only `assert` with comparisons is known, and a
 //! comparison with a field of TCP_INFO that the engine does not have is not made, and noted; of sysctls those that the engine has
 //! an option for. A script about something else is out of [scope](Outcome::Skipped), with the reason.
 
@@ -9,7 +10,8 @@ mod calls;
 mod code;
 mod shell;
 
-use crate::face::{Face, Setup};
+use crate::face::Face;
+use crate::port::Sent;
 use crate::script::{self, Action, Call, Event, Refusal, Script, Segment, When};
 use libc::c_int;
 use std::collections::{HashMap, VecDeque};
@@ -72,18 +74,26 @@ struct Runner {
     history: Vec<Vec<u8>>,
     conn: Option<Conn>,
     listening: bool,
+    /// The connection is one that connect(2) began.
+    active: bool,
     fds: HashMap<i64, c_int>,
     waiting: Option<Waiting>,
     ours: IpAddr,
     theirs: IpAddr,
     tolerance: u64,
+    /// The same in hundredths of the time since the script began, where that is more.
+    percent: u64,
+    /// The port that bind(2) is given for `...`.
+    port: u16,
+    /// Segments are cut before they are seen.
+    cut: bool,
     notes: Vec<String>,
     log: Vec<String>,
 }
 
 /// The peer's first number.
 const PEERS: u32 = 0u32.wrapping_sub(3_000);
-/// The port that bind(2) and connect(2) are given for `...`.
+/// The port that connect(2), and bind(2) unless an option says another, are given for `...`.
 const PORT: u16 = 8080;
 
 /// Runs a script.
@@ -116,26 +126,42 @@ pub fn run(text: &str) -> Outcome {
 
 impl Runner {
     fn new(script: &Script) -> Result<Runner, Stop> {
-        let mut setup = Setup::default();
-        let (mut tolerance, mut v6) = (4_000, false);
+        let mut wanted = shell::Wanted::default();
+        let (mut tolerance, mut percent, mut port, mut mtu, mut v6) = (4_000, 0, PORT, None, false);
         for (name, value) in &script.options {
+            let number = || value.parse::<u32>().map_err(|_| format!("{name}={value}"));
             match name.as_str() {
-                "tolerance_usecs" => tolerance = value.parse().map_err(|_| format!("tolerance_usecs={value}"))?,
-                "mtu" => setup.mtu = value.parse().map_err(|_| format!("mtu={value}"))?,
+                "tolerance_usecs" => tolerance = u64::from(number()?),
+                "tolerance_percent" => percent = u64::from(number()?),
+                "bind_port" => port = number()? as u16,
+                "mtu" => mtu = Some(number()? as u16),
                 "ip_version" => match value.as_str() {
                     "ipv4" => {}
                     "ipv6" => v6 = true,
                     other => return Err(Stop::Scope(format!("ip_version {other}"))),
                 },
-                "mss" | "tcp_ts_tick_usecs" | "local_ip" | "remote_ip" | "gateway_ip" | "netmask_ip" => {}
+                "mss" | "send_omit_free" | "tcp_ts_tick_usecs" | "local_ip" | "remote_ip" | "gateway_ip"
+                | "netmask_ip" => {}
                 other => return Err(Stop::Scope(format!("option {other}"))),
             }
         }
         for event in &script.events {
             if let Action::Shell(commands) = &event.action {
-                shell::apply(commands, &mut setup).map_err(Stop::Scope)?;
+                shell::apply(commands, &mut wanted).map_err(Stop::Scope)?;
             }
         }
+        if windows_matter(script, wanted.room) {
+            return Err(Stop::Scope("the window that Linux computes from the sizes of its buffers".to_owned()));
+        }
+        let mut setup = wanted.setup;
+        if let Some(size) = receive_buffer(script).filter(|size| *size >= 1 << 16) {
+            // Half of a buffer is for payload (socket(7)); the window scale follows from it.
+            setup.room = 1 << size.ilog2();
+        }
+        // Linux's scripts run over IPv6 with as much room for payload as over IPv4.
+        setup.mtu = mtu.unwrap_or(if v6 { 1520 } else { 1500 });
+        let largest = u32::from(setup.mtu) - if v6 { 60 } else { 40 };
+        setup.tso = if wanted.segments > 1 { wanted.segments.saturating_mul(mss(script).min(largest)) } else { 0 };
         let (ours, theirs): (IpAddr, IpAddr) = if v6 {
             (setup.local.1, "fd3d:fa7b:d17d::1".parse().expect("an address"))
         } else {
@@ -152,11 +178,15 @@ impl Runner {
             history: Vec::new(),
             conn: None,
             listening: false,
+            active: false,
             fds: HashMap::new(),
             waiting: None,
             ours,
             theirs,
             tolerance,
+            percent,
+            port,
+            cut: wanted.cut,
             notes: Vec::new(),
             log: Vec::new(),
         })
@@ -175,8 +205,8 @@ impl Runner {
     fn turn(&mut self) -> Result<Option<u64>, Stop> {
         loop {
             let deadline = self.face.turn(Time(self.now));
-            while let Some((_, frame)) = self.face.port().sniff() {
-                self.note_sent(frame);
+            while let Some(sent) = self.face.port().sniff() {
+                self.note_sent(sent);
             }
             if !self.try_waiting()? {
                 return Ok(deadline.map(|t| t.0));
@@ -184,9 +214,24 @@ impl Runner {
         }
     }
 
-    fn note_sent(&mut self, frame: Vec<u8>) {
-        let Some(ip) = packet::ip(&frame, 0) else { return };
-        let Some((tcp, payload)) = packet::tcp(&frame, &ip) else { return };
+    /// A packet, or the segments that a device would make of it.
+    fn note_sent(&mut self, sent: Sent) {
+        let (frame, cut) = (sent.packet, usize::from(sent.cut));
+        let Some((ip, (tcp, payload))) = parts(&frame) else { return };
+        let data = &frame[payload..ip.end];
+        if !self.cut || cut == 0 || data.len() <= cut {
+            return self.note(frame);
+        }
+        for (i, piece) in data.chunks(cut).enumerate() {
+            let last = (i + 1) * cut >= data.len();
+            let flags = if last { tcp.flags } else { tcp.flags & !(flag::PSH | flag::FIN) };
+            let tcp = Tcp { seq: tcp.seq.wrapping_add((i * cut) as u32), flags, ..tcp.clone() };
+            self.note(packet::segment(ip.source, ip.destination, &tcp, piece));
+        }
+    }
+
+    fn note(&mut self, frame: Vec<u8>) {
+        let Some((ip, (tcp, payload))) = parts(&frame) else { return };
         let remote = SocketAddr::new(ip.destination, tcp.destination);
         let conn = self.conn.get_or_insert_with(|| Conn::new(SocketAddr::new(ip.source, tcp.source), remote));
         if tcp.flags & flag::SYN != 0 {
@@ -232,12 +277,12 @@ impl Runner {
         };
         if let Action::Out(segment) = &event.action {
             if self.sent.is_empty() {
-                self.advance(self.start + to + self.tolerance, true)?;
+                self.advance(self.start + to + self.slack(to), true)?;
             }
             let Some((when, frame)) = self.sent.pop_front() else { return Err("it was not sent".to_owned().into()) };
             let when = when - self.start;
             let frame = self.fit(segment, frame, when);
-            if when + self.tolerance < from || when > to + self.tolerance {
+            if when + self.slack(from) < from || when > to + self.slack(to) {
                 let text = format!("sent at {:.6}, not at {:.6}", when as f64 / 1e6, from as f64 / 1e6);
                 return Err(text.into());
             }
@@ -260,6 +305,11 @@ impl Runner {
         Ok(())
     }
 
+    /// How much earlier or later than at a moment something may come.
+    fn slack(&self, at: u64) -> u64 {
+        self.tolerance.max(at * self.percent / 100)
+    }
+
     /// What was sent, with what followed at the same moment joined to it or cut off from it, so that it is as long as `want`.
     fn fit(&mut self, want: &Segment, frame: Vec<u8>, when: u64) -> Vec<u8> {
         let Some((ip, (mut tcp, payload))) = parts(&frame) else { return frame };
@@ -274,6 +324,7 @@ impl Runner {
             let second = Tcp { seq: tcp.seq.wrapping_add(wanted as u32), ..tcp.clone() };
             tcp.flags &= !(flag::PSH | flag::FIN);
             self.sent.push_front((when + self.start, whole(&second, &rest)));
+            self.notes.push("segments are cut in other places".to_owned());
         } else {
             while data.len() < wanted
                 && let Some((at, next)) = self.sent.front()
@@ -284,25 +335,26 @@ impl Runner {
                 && data.len() + ip.end - payload <= wanted
             {
                 data.extend(&next[payload..ip.end]);
-                tcp.flags |= more.flags & (flag::PSH | flag::FIN);
+                tcp.flags = tcp.flags & !(flag::PSH | flag::FIN) | more.flags & (flag::PSH | flag::FIN);
                 self.sent.pop_front();
             }
         }
-        self.notes.push("segments are cut in other places".to_owned());
         whole(&tcp, &data)
     }
 
     fn conn(&mut self) -> &mut Conn {
-        let (ours, theirs) = (self.ours, self.theirs);
-        self.conn.get_or_insert_with(|| Conn::new(SocketAddr::new(ours, PORT), SocketAddr::new(theirs, 40_000)))
+        let (ours, theirs, port) = (self.ours, self.theirs, self.port);
+        self.conn.get_or_insert_with(|| Conn::new(SocketAddr::new(ours, port), SocketAddr::new(theirs, 40_000)))
     }
 
     fn arrive(&mut self, s: &Segment) -> Result<(), Stop> {
         if s.flags & (flag::SYN | flag::ACK) == flag::SYN && self.listening {
             // packetdrill's peer opens one connection to a listener.
             let port = self.conn.as_ref().map_or(40_000, |c| c.remote.port().max(40_000) + 1);
-            self.conn = Some(Conn::new(SocketAddr::new(self.ours, PORT), SocketAddr::new(self.theirs, port)));
+            self.conn = Some(Conn::new(SocketAddr::new(self.ours, self.port), SocketAddr::new(self.theirs, port)));
             self.listening = false;
+            // What is sent for a connection before is looked at no more.
+            self.sent.clear();
         }
         let conn = self.conn();
         let options = s.options.clone().unwrap_or_default().into_iter().map(|o| match o {
@@ -416,6 +468,37 @@ impl Conn {
     fn new(local: SocketAddr, remote: SocketAddr) -> Conn {
         Conn { local, remote, engine: 0, peer: PEERS, stamps: HashMap::new(), ahead: 0 }
     }
+}
+
+/// Whether the script looks at windows of a receive buffer whose size it sets.
+fn windows_matter(script: &Script, sized: bool) -> bool {
+    let looks = |e: &Event| match &e.action {
+        // The largest that a SYN can name says nothing of the size.
+        Action::Out(segment) => segment.win.is_some_and(|win| segment.flags & flag::SYN == 0 || win != u16::MAX),
+        _ => false,
+    };
+    (sized || receive_buffer(script).is_some()) && script.events.iter().any(looks)
+}
+
+/// What the script sets SO_RCVBUF to, of which Linux makes twice as much.
+fn receive_buffer(script: &Script) -> Option<u32> {
+    script.events.iter().find_map(|e| match &e.action {
+        Action::Call(call) if call.name == "setsockopt" && call.arguments.get(2).is_some_and(|a| a == "SO_RCVBUF") => {
+            call.arguments.get(3)?.trim_matches(['[', ']']).parse().ok()
+        }
+        _ => None,
+    })
+}
+
+/// The payload of a full segment, as far as the peer's first SYN says.
+fn mss(script: &Script) -> u32 {
+    let syn = script.events.iter().find_map(|e| match &e.action {
+        Action::In(segment) if segment.flags & flag::SYN != 0 => segment.options.as_ref(),
+        _ => None,
+    });
+    let options = syn.map_or(&[][..], Vec::as_slice);
+    let named = options.iter().find_map(|o| if let Opt::Mss(mss) = o { Some(u32::from(*mss)) } else { None });
+    named.unwrap_or(1460) - if options.iter().any(|o| matches!(o, Opt::Ts(..))) { 12 } else { 0 }
 }
 
 fn parts(frame: &[u8]) -> Option<(packet::Ip, (Tcp, usize))> {

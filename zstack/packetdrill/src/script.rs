@@ -1,6 +1,7 @@
 //! The language of packetdrill's scripts, as far as TCP's need it.
 
-use zstack_sim::packet::{Opt, flag};
+use zstack_sim::notation;
+use zstack_sim::packet::Opt;
 
 /// When something happens, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -166,11 +167,9 @@ pub fn parse(text: &str) -> Result<Script, Refusal> {
 }
 
 fn micros(text: &str) -> Result<u64, Refusal> {
-    let t = text.trim_start_matches('+');
-    let t = if t.starts_with('.') { format!("0{t}") } else { t.to_owned() };
-    match t.parse::<f64>() {
-        Ok(seconds) if seconds >= 0.0 => Ok((seconds * 1e6).round() as u64),
-        _ => syntax(format!("{text:?} is no time")),
+    match notation::micros(text.trim_start_matches('+')) {
+        Some(micros) => Ok(micros),
+        None => syntax(format!("{text:?} is no time")),
     }
 }
 
@@ -204,7 +203,7 @@ fn action(body: &str) -> Result<(Action, usize), Refusal> {
         if text.contains("icmp") {
             return Ok((icmp(text)?, line.len()));
         }
-        let segment = segment(text)?;
+        let segment = segment(text, arrives)?;
         return Ok((if arrives { Action::In(segment) } else { Action::Out(segment) }, line.len()));
     }
     let Some(open) = body.find('(') else { return syntax(format!("no action: {line}")) };
@@ -229,7 +228,8 @@ fn action(body: &str) -> Result<(Action, usize), Refusal> {
             None => return syntax(format!("{v:?} is no result")),
         },
     };
-    let error = words.next().filter(|w| w.starts_with('E')).map(str::to_owned);
+    // `ECONNRESET (what it means)`, with or without the space.
+    let error = words.next().and_then(|w| w.split('(').next()).filter(|w| w.starts_with('E')).map(str::to_owned);
     let call = Call { name: name.to_owned(), arguments: split(&body[open + 1..close]), result, error };
     Ok((Action::Call(call), close + 1 + tail.len()))
 }
@@ -261,42 +261,33 @@ pub fn split(text: &str) -> Vec<String> {
     parts
 }
 
-/// `FIRST:LAST(LEN)`
-fn range(text: &str) -> Result<(u32, u32), Refusal> {
-    let parts = text.trim_end_matches(')').split_once('(').and_then(|(ends, len)| {
-        let (first, last) = ends.split_once(':')?;
-        Some((first.parse::<u32>().ok()?, last.parse::<u32>().ok()?, len.parse::<u32>().ok()?))
-    });
-    match parts {
-        Some((first, last, len)) if first.wrapping_add(len) == last => Ok((first, len)),
-        _ => syntax(format!("{text:?} is not as 1:1001(1000)")),
-    }
-}
-
+/// `icmp TYPE CODE mtu N`, with `[FIRST:LAST(LEN)]` before or behind it.
 fn icmp(text: &str) -> Result<Action, Refusal> {
-    let (about, rest) = match text.strip_prefix('[').and_then(|t| t.split_once(']')) {
-        Some((numbers, rest)) => (Some(range(numbers.trim())?), rest),
-        None => (None, text),
+    let (about, rest) = match text.split_once('[').and_then(|(before, t)| Some((before, t.split_once(']')?))) {
+        Some((before, (numbers, behind))) => {
+            (Some(notation::range(numbers.trim()).map_err(Refusal::Syntax)?), format!("{before} {behind}"))
+        }
+        None => (None, text.to_owned()),
     };
     let words: Vec<&str> = rest.split_whitespace().collect();
     let at = words.iter().position(|w| *w == "mtu");
     let mtu = at.and_then(|i| words.get(i + 1)).and_then(|m| m.parse().ok()).unwrap_or(0);
     match words.as_slice() {
-        [_, kind, code, ..] => Ok(Action::Icmp(about, (*kind).to_owned(), (*code).to_owned(), mtu)),
-        [_, kind] => Ok(Action::Icmp(about, (*kind).to_owned(), String::new(), mtu)),
+        [_, kind, code, ..] if *code != "mtu" => Ok(Action::Icmp(about, (*kind).to_owned(), (*code).to_owned(), mtu)),
+        [_, kind, ..] => Ok(Action::Icmp(about, (*kind).to_owned(), String::new(), mtu)),
         _ => syntax(format!("no ICMP message: {text}")),
     }
 }
 
-fn segment(text: &str) -> Result<Segment, Refusal> {
-    let (body, options) = match text.find('<') {
-        Some(i) => {
-            let Some(end) = text.rfind('>').filter(|end| *end > i) else { return syntax("options without an end") };
-            let inner = text[i + 1..end].trim();
-            let list = if inner == "..." { None } else { Some(options(inner)?) };
-            (format!("{} {}", &text[..i], &text[end + 1..]), list)
-        }
-        None => (text.to_owned(), Some(Vec::new())),
+fn segment(text: &str, arrives: bool) -> Result<Segment, Refusal> {
+    if text.contains("{ ") {
+        return scope("packets that are changed on their way");
+    }
+    let (body, list) = notation::parts(text).map_err(Refusal::Syntax)?;
+    let options = match list {
+        Some("...") => None,
+        Some(list) => Some(options(list, arrives)?),
+        None => Some(Vec::new()),
     };
     let mut words = body.split_whitespace();
     let mut first = words.next().unwrap_or("");
@@ -312,21 +303,11 @@ fn segment(text: &str) -> Result<Segment, Refusal> {
     if first == "udp" || first.starts_with("ipv") || first == "gre:" {
         return scope("not TCP alone");
     }
-    let mut flags = 0;
-    for c in first.chars() {
-        flags |= match c {
-            'F' => flag::FIN,
-            'S' => flag::SYN,
-            'R' => flag::RST,
-            'P' => flag::PSH,
-            '.' => flag::ACK,
-            'U' => flag::URG,
-            'E' | 'W' | 'A' | '0'..='9' => return scope("ECN"),
-            '-' => 0,
-            c => return syntax(format!("no control bit {c:?}: {text}")),
-        };
+    if first.contains(|c: char| "EWA".contains(c) || c.is_ascii_digit()) {
+        return scope("ECN");
     }
-    let (seq, len) = range(words.next().unwrap_or(""))?;
+    let flags = notation::bits(first).map_err(|e| Refusal::Syntax(format!("{e}: {text}")))?;
+    let (seq, len) = notation::range(words.next().unwrap_or("")).map_err(Refusal::Syntax)?;
     let mut s = Segment { flags, seq, len, ack: None, win: None, urgent: 0, options };
     while let Some(word) = words.next() {
         let value = words.next().and_then(|w| w.parse::<u32>().ok());
@@ -340,36 +321,41 @@ fn segment(text: &str) -> Result<Segment, Refusal> {
     Ok(s)
 }
 
-fn options(text: &str) -> Result<Vec<Opt>, Refusal> {
-    let mut all = Vec::new();
-    for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-        let words: Vec<&str> = option.split_whitespace().collect();
-        let n = |w: &str| match w.parse::<u32>() {
-            Ok(n) => Ok(n),
-            Err(_) => syntax(format!("{w:?} is no number")),
-        };
-        all.push(match words.as_slice() {
-            ["nop"] => Opt::Nop,
-            ["eol"] => Opt::End,
-            ["mss", m] => Opt::Mss(n(m)? as u16),
-            ["wscale", s] => Opt::Scale(n(s)? as u8),
-            ["sackOK"] => Opt::SackOk,
-            ["TS", "val", value, "ecr", echo] => Opt::Ts(n(value)?, n(echo)?),
-            ["sack", blocks @ ..] if !blocks.is_empty() => {
-                let mut ranges = Vec::new();
-                for block in blocks {
-                    let Some((left, right)) = block.split_once(':') else {
-                        return syntax(format!("{block:?} is no block"));
-                    };
-                    ranges.push((n(left)?, n(right)?));
-                }
-                Opt::Sack(ranges)
-            }
-            [name, ..] => return scope(format!("TCP option {name}")),
-            [] => continue,
-        });
+/// Options. Those that the engine does not know may arrive, but it never sends them.
+fn options(text: &str, arrives: bool) -> Result<Vec<Opt>, Refusal> {
+    let mut unknown = None;
+    let read = notation::options(text, |words| {
+        let known = if arrives { foreign(words) } else { None };
+        if known.is_none() {
+            unknown = words.first().map(|w| (*w).to_owned());
+        }
+        known
+    });
+    match (read, unknown) {
+        (Ok(all), _) => Ok(all),
+        (Err(_), Some(name)) if name.starts_with("FO") => scope("TCP Fast Open"),
+        (Err(_), Some(name)) if !matches!(name.as_str(), "mss" | "sack" | "TS" | "wscale") => {
+            scope(format!("TCP option {name}"))
+        }
+        (Err(error), _) => syntax(error),
     }
-    Ok(all)
+}
+
+/// Fast Open's option (RFC 7413), its experimental form (RFC 6994), and the MD5 signature's (RFC 2385).
+fn foreign(words: &[&str]) -> Option<Opt> {
+    let bytes = |hex: &str| {
+        let digits = hex.len().is_multiple_of(2) && hex.is_ascii();
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).ok();
+        if digits { (0..hex.len()).step_by(2).map(byte).collect::<Option<Vec<u8>>>() } else { None }
+    };
+    Some(match words {
+        ["FO"] => Opt::Other(34, vec![]),
+        ["FO", cookie] => Opt::Other(34, bytes(cookie)?),
+        ["FOEXP"] => Opt::Other(254, vec![0xf9, 0x89]),
+        ["FOEXP", cookie] => Opt::Other(254, [vec![0xf9, 0x89], bytes(cookie)?].concat()),
+        ["md5", digest] => Opt::Other(19, bytes(digest)?),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -380,7 +366,7 @@ mod tests {
     fn a_script_is_read() {
         let text = "// a remark\n--tolerance_usecs=9000\n`sysctl -q a=1`\n 0 socket(..., SOCK_STREAM, 0) = 3\n\
             +.1...0.3 read(3, ..., 10) = -1 EAGAIN (note)\n+0~+.2 > P. 1:3(2) ack 9 <nop,nop,TS val 5 ecr 6>\n\
-            * > . 3:3(0) ack 9 <...>\n+0 < [1:3(2)] icmp unreachable frag_needed mtu 900\n\
+            * > . 3:3(0) ack 9 <...>\n+0 < icmp unreachable frag_needed mtu 900 [1:3(2)]\n\
             +0 %{\nassert tcpi_snd_cwnd == 10\n}%\n+0 poll([{fd=3, events=POLLIN,\n revents=POLLOUT}], 1, 0) = 1 // end\n";
         let script = parse(text).unwrap();
         assert_eq!(script.options, [("tolerance_usecs".to_owned(), "9000".to_owned())]);
@@ -401,10 +387,16 @@ mod tests {
 
     #[test]
     fn what_is_no_script_is_refused_and_what_is_out_of_scope_said() {
+        let options = |line: &str| match &parse(line).unwrap().events[0].action {
+            Action::In(segment) => segment.options.clone().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(options("+0 < S 0:0(0) <FOEXP 1234>"), [Opt::Other(254, vec![0xf9, 0x89, 0x12, 0x34])]);
+        assert!(parse("+0 < icmp packet_too_big mtu 1280 [1:3(2)]").is_ok());
         for bad in ["+0 > X 0:0(0)", "+0 > . 0:5(4)", "x > . 0:0(0)", "+0 read(3", "+0 read(3) 5", "+0 fly", "+0 `a"] {
             assert!(matches!(parse(bad), Err(Refusal::Syntax(_))), "{bad}");
         }
-        for other in ["+0 < SEW 0:0(0)", "+0 < [ect0] . 0:0(0)", "+0 < S 0:0(0) <FO abcd>"] {
+        for other in ["+0 < SEW 0:0(0)", "+0 < [ect0] . 0:0(0)", "+0 > S. 0:0(0) <FO abcd>", "+0 < S 0:0(0) <exp 1>"] {
             assert!(matches!(parse(other), Err(Refusal::Scope(_))), "{other}");
         }
     }

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod memory;
 pub mod mutants;
 pub mod network;
+pub mod notation;
 pub mod packet;
 pub mod programs;
 pub mod rng;

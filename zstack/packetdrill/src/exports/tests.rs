@@ -138,3 +138,34 @@ fn the_table_has_its_layout() {
     assert_eq!(size_of::<Interface>(), 33 * size_of::<usize>());
     assert_eq!(std::mem::offset_of!(Interface, netdev_send), 24 * size_of::<usize>());
 }
+
+/// A program in C, whose table is declared in C, calls everything that packetdrill calls. It is loaded here, and given the function
+/// that packetdrill finds by its name; `abi/driver.c` tells how it loads the object itself.
+#[test]
+fn a_program_in_c_finds_the_table_that_it_expects() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/abi/driver.c");
+    let folder = std::env::temp_dir().join(format!("zstack-packetdrill-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let object = folder.join("driver.so");
+    let compiler = std::process::Command::new("cc")
+        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+        .arg(&object)
+        .args([source, "-lpthread", "-ldl"])
+        .status()
+        .expect("cc");
+    assert!(compiler.success());
+    let name = std::ffi::CString::new(object.to_str().unwrap()).unwrap();
+    // SAFETY: the object has nothing that runs when it is loaded, `drive` has the type of its definition, and what it returns is null
+    // or a string that lives as long as the object.
+    unsafe {
+        let handle = c::dlopen(name.as_ptr(), c::RTLD_NOW | c::RTLD_LOCAL);
+        assert!(!handle.is_null());
+        std::fs::remove_dir_all(&folder).unwrap();
+        let drive = c::dlsym(handle, c"drive".as_ptr());
+        assert!(!drive.is_null());
+        type Init = unsafe extern "C" fn(*const c_char, *mut Interface);
+        let drive: unsafe extern "C" fn(Init) -> *const c_char = std::mem::transmute(drive);
+        let wrong = drive(packetdrill_interface_init);
+        assert!(wrong.is_null(), "{:?}", std::ffi::CStr::from_ptr(wrong));
+    }
+}

@@ -10,7 +10,9 @@
 //!
 //! What is sent and not expected is a failure. `option` lines come before all others, without a time; `#` begins a comment.
 
-use crate::packet::{Opt, flag};
+use crate::notation;
+pub use crate::notation::ANY;
+use crate::packet::Opt;
 
 /// A segment of a script; numbers as they are written.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,9 +38,6 @@ pub struct Segment {
     /// To a port at which nobody listens.
     pub nolisten: bool,
 }
-
-/// A timestamp that may be anything.
-pub const ANY: u32 = u32::MAX;
 
 /// An ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,11 +159,8 @@ pub fn parse(text: &str) -> Result<Script, String> {
         let after = match time {
             "+*" => None,
             _ => {
-                let seconds: f64 = time
-                    .strip_prefix('+')
-                    .and_then(|t| if t.starts_with('.') { format!("0{t}").parse().ok() } else { t.parse().ok() })
-                    .ok_or_else(|| at(format!("{time:?} is no time such as +.05")))?;
-                Some((seconds * 1e6).round() as u64)
+                let micros = time.strip_prefix('+').and_then(notation::micros);
+                Some(micros.ok_or_else(|| at(format!("{time:?} is no time such as +.05")))?)
             }
         };
         let action = action(rest.trim()).map_err(at)?;
@@ -204,42 +200,16 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 fn segment(text: &str) -> Result<Segment, String> {
-    let (body, options) = match text.find('<') {
-        Some(i) => {
-            let end = text.rfind('>').ok_or("options without an end")?;
-            (format!("{} {}", &text[..i], &text[end + 1..]), Some(options(&text[i + 1..end])?))
-        }
-        None => (text.to_owned(), None),
-    };
+    let (body, list) = notation::parts(text)?;
+    let options = list.map(|list| notation::options(list, unknown)).transpose()?;
     let mut words = body.split_whitespace().peekable();
     let mut port = 40_000;
     if let Some(p) = words.peek().and_then(|w| w.strip_prefix('[')).and_then(|w| w.strip_suffix(']')) {
         port = number(p)? as u16;
         words.next();
     }
-    let mut flags = 0;
-    for c in words.next().ok_or("no control bits")?.chars() {
-        flags |= match c {
-            'F' => flag::FIN,
-            'S' => flag::SYN,
-            'R' => flag::RST,
-            'P' => flag::PSH,
-            '.' => flag::ACK,
-            'U' => flag::URG,
-            'E' => flag::ECE,
-            'W' => flag::CWR,
-            '-' => 0,
-            c => return Err(format!("no control bit {c:?}")),
-        };
-    }
-    let range = words.next().ok_or("no sequence numbers")?;
-    let (first, rest) = range.split_once(':').ok_or_else(|| format!("{range:?} is not as 1:1001(1000)"))?;
-    let (last, len) =
-        rest.trim_end_matches(')').split_once('(').ok_or_else(|| format!("{range:?} is not as 1:1001(1000)"))?;
-    let (seq, last, len) = (number(first)? as u32, number(last)? as u32, number(len)? as u32);
-    if seq.wrapping_add(len) != last {
-        return Err(format!("{seq} and {len} bytes are not {last}"));
-    }
+    let flags = notation::bits(words.next().ok_or("no control bits")?)?;
+    let (seq, len) = notation::range(words.next().ok_or("no sequence numbers")?)?;
     let mut s =
         Segment { port, flags, seq, len, ack: None, win: None, urgent: None, options, badsum: false, nolisten: false };
     while let Some(word) = words.next() {
@@ -256,31 +226,12 @@ fn segment(text: &str) -> Result<Segment, String> {
     Ok(s)
 }
 
-fn options(text: &str) -> Result<Vec<Opt>, String> {
-    let stamp = |t: &str| if t == "." { Ok(ANY) } else { number(t).map(|n| n as u32) };
-    let mut all = Vec::new();
-    for option in text.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-        let words: Vec<&str> = option.split_whitespace().collect();
-        all.push(match words.as_slice() {
-            ["nop"] => Opt::Nop,
-            ["eol"] => Opt::End,
-            ["mss", n] => Opt::Mss(number(n)? as u16),
-            ["wscale", n] => Opt::Scale(number(n)? as u8),
-            ["sackOK"] => Opt::SackOk,
-            ["TS", "val", value, "ecr", echo] => Opt::Ts(stamp(value)?, stamp(echo)?),
-            ["sack", blocks @ ..] if !blocks.is_empty() => {
-                let mut ranges = Vec::new();
-                for block in blocks {
-                    let (l, r) = block.split_once(':').ok_or_else(|| format!("{block:?} is no block"))?;
-                    ranges.push((number(l)? as u32, number(r)? as u32));
-                }
-                Opt::Sack(ranges)
-            }
-            ["unknown", kind, len] => Opt::Other(number(kind)? as u8, vec![0; number(len)? as usize]),
-            _ => return Err(format!("no option {option:?}")),
-        });
+/// `unknown KIND LEN`: an option that nobody knows.
+fn unknown(words: &[&str]) -> Option<Opt> {
+    match words {
+        ["unknown", kind, len] => Some(Opt::Other(kind.parse().ok()?, vec![0; len.parse().ok()?])),
+        _ => None,
     }
-    Ok(all)
 }
 
 fn call(text: &str) -> Result<Call, String> {
