@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use zstack_wire::Seq;
 use zstack_wire::tcp::Range;
 
+/// So long before a retransmission its original may have been sent, in ticks.
+const PLAUSIBLE: u32 = 1 << 22;
+
 /// What was before the last reduction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Undo {
@@ -40,9 +43,31 @@ impl Undo {
         self.open && self.any && self.again == 0
     }
 
-    /// Whether an ACK that echoes `echo` was caused by a segment from before the first retransmission, at `stamp`.
+    /// Whether an ACK that echoes `echo` was caused by a segment from before the first retransmission, at `stamp`. What lies hours
+    /// before that was no segment of this flight: there are peers, and boxes on the way, that echo 0 or anything else, and none of
+    /// their losses would count (Linux `tcp_packet_delayed` looks for the 0).
     #[inline]
     pub fn by_time(&self, echo: Option<u32>, stamp: Option<u32>) -> bool {
-        self.open && matches!((echo, stamp), (Some(echo), Some(stamp)) if (echo.wrapping_sub(stamp) as i32) < 0)
+        let before = |echo: u32, stamp: u32| stamp.wrapping_sub(echo).wrapping_sub(1) < PLAUSIBLE;
+        self.open && matches!((echo, stamp), (Some(echo), Some(stamp)) if before(echo, stamp))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_from_before_the_retransmission_and_one_that_is_none() {
+        let undo = Undo { open: true, ..Undo::default() };
+        for stamp in [0u32, 5_000_000, u32::MAX] {
+            let by_time = |ago: u32| undo.by_time(Some(stamp.wrapping_sub(ago)), Some(stamp));
+            assert!(by_time(1) && by_time(120_000) && by_time(3_600_000));
+            assert!(!by_time(0) && !by_time(u32::MAX));
+            // As an echo of 0 looks once the connection's offset is taken off.
+            assert!(!by_time(1 << 24) && !by_time(1 << 30) && !by_time(1 << 31));
+        }
+        assert!(!undo.by_time(None, Some(1)) && !undo.by_time(Some(0), None));
+        assert!(!Undo::default().by_time(Some(0), Some(1)));
     }
 }
