@@ -50,9 +50,9 @@ fn a_gigabyte_with_loss() {
     });
 }
 
-/// One packet of ten is lost each way: slow, and right all the same. With one of five the kernel's sender sits in timeouts of ten
-/// seconds and more: when an ACK is lost the next one echoes an old timestamp (RFC 7323, section 4.3), which the kernel takes for a
-/// round trip. Packets of several segments are lost whole.
+/// One packet of ten is lost each way: slow, and right all the same. With one of five a kernel's sender sits in timeouts of ten seconds
+/// and more at times: when an ACK is lost the next one may echo an old timestamp (RFC 7323, section 4.3), which it takes for a round
+/// trip. `heavy.rs` measures it beside the engine. Packets of several segments are lost whole.
 #[test]
 fn heavy_loss() {
     need_root!();

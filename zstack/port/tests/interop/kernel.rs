@@ -56,13 +56,18 @@ pub fn feed(stream: &mut TcpStream, bytes: u64, time: Duration) -> io::Result<u6
 /// Sends as [`feed`] does, ends the stream, and expects a sink's answer: all has come, and is right. How many bytes it were.
 pub fn send(stream: &mut TcpStream, bytes: u64, time: Duration) -> u64 {
     let sent = feed(stream, bytes, time).expect("a write");
+    finish(stream, sent);
+    sent
+}
+
+/// Ends the stream of which `sent` bytes were sent, and expects a sink's answer.
+pub fn finish(stream: &mut TcpStream, sent: u64) {
     stream.shutdown(Shutdown::Write).expect("shutdown");
     let mut answer = [0; 16];
     stream.read_exact(&mut answer).expect("a sink's answer");
     let number = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("eight bytes"));
     assert_eq!((number(0), number(8)), (sent, u64::MAX), "what the sink received, and where it is wrong");
     assert_eq!(stream.read(&mut answer).expect("the end"), 0, "nothing comes behind the answer");
-    sent
 }
 
 /// Receives the pattern to the end of the stream; how many bytes it were.

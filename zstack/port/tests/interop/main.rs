@@ -6,6 +6,7 @@ mod ends;
 mod engine;
 mod ethernet;
 mod faulty;
+mod flood;
 mod heavy;
 mod impair;
 mod kernel;
