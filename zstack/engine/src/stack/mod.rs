@@ -67,6 +67,8 @@ pub struct Stack {
     /// Connections that have something to send, in the order of their turns.
     due: Queue,
     half_open: u32,
+    /// For how many turns timers have waited.
+    held: u32,
     taken: Taken,
     echoes: Option<Box<echo::Echoes>>,
     core: Core,
@@ -154,6 +156,7 @@ impl Stack {
             waiting: Waiting::new(key.derive(12), limits.time_wait),
             due: Queue::default(),
             half_open: 0,
+            held: 0,
             taken: Taken::default(),
             echoes: None,
             core,

@@ -11,6 +11,9 @@ use crate::port::{Port, Refused};
 use crate::tcp::{Phase, Tcb};
 use crate::time::{Micros, Time};
 
+/// How many turns in a row timers wait for what has arrived.
+const HELD: u32 = 16;
+
 /// When a port that was full is tried again at the latest, and one that reads late is asked what it has read.
 const AGAIN: Micros = Micros::from_millis(1);
 
@@ -68,7 +71,14 @@ impl Stack {
         }
         self.core.net.age(now);
         if self.wheel.is_due(now) {
-            turn.more |= self.timers(&mut run);
+            // An ACK that lies at the port already keeps a timer from firing for nothing: while there is more to receive, timers wait,
+            // but not for ever, whoever floods us.
+            if turn.more && self.held < HELD {
+                self.held += 1;
+            } else {
+                self.held = 0;
+                turn.more |= self.timers(&mut run);
+            }
         }
         turn.more |= self.output(&mut run);
         // What was sent may have made the net ask for a neighbour. Who waited for one that does not answer is told in the next

@@ -338,3 +338,35 @@ fn time_wait_is_bounded() {
     assert_eq!(world.count(0, Counter::TimeWaitEvicted), 6);
     assert_eq!(world.count(0, Counter::TimeWait), 10);
 }
+
+#[test]
+fn timers_wait_for_what_has_arrived_but_not_for_ever() {
+    let mut world = World::with(caps(Medium::Ip), |config| config.limits.receive = 4);
+    let (conn, _) = world.open(80);
+    let nobody = Header { flags: Flags::RST, ..Header::default() };
+    let nobody = segment(at(V4[1], 9), at(V4[0], 9), nobody, &[]);
+    let fired = |world: &World| world.count(0, Counter::TcpTimeout) + world.count(0, Counter::TcpTailProbe);
+    // The ACK lies behind others at the port when the process, which was stopped, goes on.
+    world.send(0, conn, &pattern(4000, 1));
+    world.turn(0);
+    world.carry();
+    while world.turn(1).more {}
+    world.sides[0].card.inbox.extend(vec![nobody.clone(); 30]);
+    world.carry();
+    world.now = world.now.after_millis(10_000);
+    while world.turn(0).more {}
+    assert_eq!(fired(&world), 0);
+    assert_eq!(world.stream(0, conn).released, 4000);
+    // There is no ACK, and no end of others.
+    world.send(0, conn, &pattern(1000, 2));
+    world.turn(0);
+    world.now = world.now.after_millis(10_000);
+    let flood = |world: &mut World| {
+        world.sides[0].card.inbox.extend(vec![nobody.clone(); 4]);
+        assert!(world.turn(0).more);
+    };
+    (0..16).for_each(|_| flood(&mut world));
+    assert_eq!(fired(&world), 0);
+    flood(&mut world);
+    assert_eq!(fired(&world), 1);
+}
