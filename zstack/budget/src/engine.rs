@@ -431,6 +431,35 @@ impl Scenario for Engine {
     }
 }
 
+/// ACKs of two segments each, of what was sent before.
+struct Acknowledged(Engine);
+
+impl Scenario for Acknowledged {
+    fn segments(&self) -> u32 {
+        SEGMENTS as u32 / 2
+    }
+
+    fn prepare(&mut self) {
+        let engine = &mut self.0;
+        engine.flight(SEGMENTS as u64);
+        let acks = (0..SEGMENTS / 2).map(|_| {
+            engine.remotes[0].expected += 2 * PAYLOAD as u32;
+            engine.remotes[0].packet(Flags::ACK, 0)
+        });
+        let acks = acks.collect();
+        engine.arriving(acks);
+    }
+
+    fn work(&mut self) {
+        self.0.receive();
+    }
+}
+
+/// An ACK of two segments received by their sender, which has nothing else to send.
+pub fn acknowledged<const BATCH: usize>() -> Box<dyn Scenario> {
+    Box::new(Acknowledged(Engine::new(1, BATCH, Which::Hot(1), true)))
+}
+
 /// A data segment received, and its acknowledgement, one for each two segments; of many connections a few at a time.
 pub fn receive<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario> {
     Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), false))

@@ -103,9 +103,9 @@ pub fn undone() -> Box<dyn Scenario> {
         let (left, len) = (header.ack, PAYLOAD as u32);
         let mut sack = Sack::default();
         if n % 2 == 0 {
-            // The first segment came twice, says the peer: it acknowledges one more each time.
+            // All came twice, says the peer: it acknowledges one more each time.
             header.ack += n / 2 * len;
-            sack.push(Range { left: header.ack - len, right: header.ack });
+            sack.push(Range { left: header.ack - 1000 * len, right: header.ack });
         }
         let far = left + (9_990 - n / 2 % 1000) * len;
         sack.push(Range { left: far, right: far + len });

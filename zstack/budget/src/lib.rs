@@ -74,6 +74,8 @@ pub const SCENARIOS: &[(&str, Build)] = &[
     ("receive-1000-pair", engine::receive::<1000, 2>),
     ("receive-100000-pair", engine::receive::<100_000, 2>),
     ("receive-100000-pair-random", engine::receive_random::<100_000>),
+    ("ack-1", engine::acknowledged::<1>),
+    ("ack-1-batch", engine::acknowledged::<16>),
     ("send-1", engine::send::<1, 1>),
     ("send-1-batch", engine::send::<1, 16>),
     ("send-32", engine::send::<32, 1>),

@@ -138,6 +138,7 @@ impl Stack {
         }
     }
 
+    #[inline(never)]
     fn receive<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> u32 {
         for received in 0..self.core.limits.receive {
             match run.port.receive() {

@@ -58,7 +58,10 @@ impl Tcb {
             self.backoff = 0;
         }
         self.release(cx, acked.head);
-        self.marks = self.marks & !mark::MORE | mark::SEND;
+        self.marks &= !mark::MORE;
+        if unsent || !self.rests() {
+            self.marks |= mark::SEND;
+        }
         if acked.told != Told::Nothing {
             cx.count(match acked.told {
                 Told::Nothing | Told::Entered => Counter::TcpRecovery,
@@ -71,6 +74,15 @@ impl Tcb {
         if self.marks & mark::FIN_SENT != 0 && self.una == self.nxt {
             self.fin_acknowledged(cx);
         }
+    }
+
+    /// Whether an ACK leaves nothing to be done of a connection that has nothing unsent: it stands, and nothing is lost.
+    #[inline]
+    fn rests(&self) -> bool {
+        self.phase == Phase::Established
+            && self.marks & (mark::FIN | mark::CLOSED) == 0
+            && self.probe_at == Time::NEVER
+            && self.recovery.lost() == 0
     }
 
     /// The peer has our FIN.

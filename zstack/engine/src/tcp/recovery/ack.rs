@@ -5,7 +5,6 @@ use super::prr::Prr;
 use super::rack::Arrived;
 use super::records::{JUMP, Marks};
 use super::tlp::Outcome;
-use super::undo::Undo;
 use super::{Acked, Arrival, Recovery, Spare, Told, congestion, scoreboard, tick};
 use crate::time::{Micros, Time};
 use zstack_wire::Seq;
@@ -369,8 +368,7 @@ impl Recovery {
                     return Told::Nothing;
                 }
                 self.leave(flight);
-                self.restore(flight);
-                flight.unlose();
+                self.take_back(flight);
                 Told::Undone
             }
             State::Open if self.undo.by_duplicates() => {
@@ -420,14 +418,7 @@ impl Recovery {
             flight.stamp = None;
         }
         flight.prior = Some(self.congestion.phase);
-        self.undo = Undo {
-            cwnd: self.congestion.cwnd,
-            ssthresh: self.congestion.current_ssthresh(),
-            marker: flight.una,
-            again: flight.again,
-            open: true,
-            any: flight.again > 0,
-        };
+        self.undo.begin(self.congestion.cwnd, self.congestion.current_ssthresh(), flight.una, flight.again);
     }
 
     /// The reduction was for nothing (RFC 4015, RFC 9438 section 4.9; Linux `tcp_undo_cwnd_reduction`).
@@ -436,6 +427,13 @@ impl Recovery {
         if let Some(phase) = flight.prior.take() {
             self.congestion.phase = phase;
         }
+    }
+
+    /// The same, and what was lost was not.
+    pub(super) fn take_back(&mut self, flight: &mut Flight) {
+        self.restore(flight);
+        flight.unlose();
+        (self.undo.taken_back, self.undo.marker) = (true, flight.nxt);
     }
 
     fn restore_windows(&mut self) {

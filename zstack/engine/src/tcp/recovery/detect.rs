@@ -7,7 +7,7 @@ use crate::time::{Micros, Time};
 
 impl Flight {
     /// Whether something has arrived that was sent after the oldest of what has not.
-    #[inline]
+    #[inline(always)]
     pub(super) fn overtaken(&self) -> bool {
         let oldest = self.records.oldest();
         self.rack.known && oldest.is_some_and(|oldest| after(self.rack.sent, self.rack.end, oldest.sent, oldest.end()))

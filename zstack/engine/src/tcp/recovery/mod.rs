@@ -447,6 +447,12 @@ impl Recovery {
         self.flight.as_ref().map_or(0, |flight| flight.outstanding())
     }
 
+    /// Sequence numbers that are lost and not sent again yet.
+    #[inline]
+    pub fn lost(&self) -> u32 {
+        self.flight.as_ref().map_or(0, |flight| flight.lost)
+    }
+
     /// The size of segments.
     #[inline]
     pub fn mss(&self) -> u16 {

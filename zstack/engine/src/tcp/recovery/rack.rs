@@ -157,7 +157,7 @@ impl Rack {
     }
 
     /// First transmissions have arrived in their order, the last of them up to `end` and sent at `sent`, and nothing that was sent later has.
-    #[inline]
+    #[inline(always)]
     pub fn follow(&mut self, sent: u32, end: Seq, now: Time) {
         (self.sent, self.end, self.known) = (sent, end, true);
         self.rtt = (now.0 as u32).wrapping_sub(sent);

@@ -123,8 +123,7 @@ impl Recovery {
         let undo = self.undo.by_duplicates() || self.undo.by_time(tally.echo, flight.stamp);
         if tally.advanced && undo || flight.frto && tally.original {
             // Step 3b, or Eifel, or D-SACK: what has arrived was sent before the timeout.
-            self.restore(flight);
-            flight.unlose();
+            self.take_back(flight);
             self.leave(flight);
             self.timeouts = 0;
             return Told::Undone;

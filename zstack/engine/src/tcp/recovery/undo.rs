@@ -13,7 +13,7 @@ const PLAUSIBLE: u32 = 1 << 22;
 pub(super) struct Undo {
     pub cwnd: u32,
     pub ssthresh: u32,
-    /// una when it began.
+    /// una when it began; where losses were taken back, nxt at that time.
     pub marker: Seq,
     /// Bytes that were sent again and not yet reported as duplicates.
     pub again: u32,
@@ -21,9 +21,21 @@ pub(super) struct Undo {
     pub open: bool,
     /// Something was sent again.
     pub any: bool,
+    /// Losses were taken back, with all that was in flight below `marker`.
+    pub taken_back: bool,
 }
 
 impl Undo {
+    /// What is to be reduced may have to be restored; `again`: bytes that were sent again already.
+    ///
+    /// To take losses back is to go over all that is in flight. A peer that shows losses and denies them in turn could have us do so
+    /// with every other segment: it is done once for each window of data.
+    pub fn begin(&mut self, cwnd: u32, ssthresh: u32, una: Seq, again: u32) {
+        let spent = self.taken_back && una.before(self.marker);
+        let marker = if spent { self.marker } else { una };
+        *self = Undo { cwnd, ssthresh, marker, again, open: !spent, any: again > 0, taken_back: spent };
+    }
+
     /// Something was sent again.
     pub fn retransmitted(&mut self, len: u32) {
         self.any = true;

@@ -497,6 +497,29 @@ fn rfc3708_a_fast_recovery_is_undone_by_dsack_even_later() {
 }
 
 #[test]
+fn losses_are_taken_back_once_for_each_window() {
+    let mut line = Line::new().warm(50_000);
+    for _ in 0..2 {
+        let base = line.base();
+        line.send(10);
+        line.wait(50_000);
+        line.ack(base, &[(base + 8, base + 9)]);
+        line.wait(500_000);
+        line.fire();
+        assert_eq!((line.state(), line.flight().lost), (State::Recovery, 8 * MSS));
+        line.again(base * MSS, MSS);
+        // They are taken back, and found again at once.
+        assert_eq!(line.ack(base + 1, &[(base, base + 1), (base + 8, base + 9)]).told, Told::Entered);
+        assert_eq!((line.state(), line.flight().lost), (State::Recovery, 7 * MSS));
+        // But not a second time.
+        line.again((base + 1) * MSS, MSS);
+        assert_eq!(line.ack(base + 2, &[(base + 1, base + 2), (base + 8, base + 9)]).told, Told::Duplicate);
+        assert_eq!((line.state(), line.flight().lost), (State::Recovery, 6 * MSS));
+        assert_eq!(line.ack(base + 10, &[]).told, Told::Recovered);
+    }
+}
+
+#[test]
 fn rfc2018_8_a_peer_that_throws_away_what_it_held_is_sent_all_again() {
     let mut line = Line::new().warm(50_000);
     let base = line.base();
