@@ -13,6 +13,11 @@ use zstack_wire::tcp::{Flags, Header};
 /// What a segment must not have to be taken by header prediction.
 const UNUSUAL: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
 
+/// A keep-alive, or a probe of the window, has the very number before RCV.NXT, which nobody guesses: it is answered so often at most,
+/// in milliseconds. The limit for guesses would leave a live peer's questions without an answer where they follow each other sooner
+/// (it may ask twice, and give up).
+const PROBED: u32 = 50;
+
 impl Tcb {
     /// Takes a segment: `range` of `buffer` is its payload. Sends nothing but an RST that answers the segment itself; all else
     /// makes the connection [due](Tcb::due).
@@ -222,7 +227,8 @@ impl Tcb {
     /// reaches: guesses would have us send it duplicate ACKs, and tell it of duplicates that it never sent.
     fn answer_old<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
         if len == 0 || self.beyond(header) {
-            if !self.limit(cx) {
+            let probe = len == 0 && header.seq + 1 == self.rcv_nxt;
+            if !self.limit(cx, if probe { PROBED } else { CHALLENGE }) {
                 self.marks |= mark::ACK;
             }
             return;
@@ -252,7 +258,7 @@ impl Tcb {
 
     /// A challenge ACK (RFC 5961), unless one was sent just before.
     pub(super) fn challenge<C: Context>(&mut self, cx: &mut C) {
-        if self.limit(cx) {
+        if self.limit(cx, CHALLENGE) {
             cx.count(Counter::TcpChallengeLimited);
         } else {
             cx.count(Counter::TcpChallenge);
@@ -260,11 +266,11 @@ impl Tcb {
         }
     }
 
-    /// Whether the limit forbids another answer. It is the connection's own: a common one tells others how busy it is
+    /// Whether the limit forbids another answer so soon. It is the connection's own: a common one tells others how busy it is
     /// (CVE-2016-5696).
-    fn limit<C: Context>(&mut self, cx: &mut C) -> bool {
+    fn limit<C: Context>(&mut self, cx: &mut C, interval: u32) -> bool {
         let now = tick(cx.now());
-        if now.wrapping_sub(self.challenged) < CHALLENGE {
+        if now.wrapping_sub(self.challenged) < interval {
             return true;
         }
         self.challenged = now;

@@ -654,6 +654,19 @@ fn a_keep_alive_is_answered() {
     t.send(seg("A", 5000, 1001).len(1));
     t.expect("A", 1001, 5001, 0);
     assert_eq!(t.cx.published, 0);
+    // Questions that follow each other quickly, and such as only an end that disagrees with us would ask.
+    for _ in 0..5 {
+        t.wait(60);
+        t.send(seg("A", 5000, 1001));
+        t.expect("A", 1001, 5001, 0);
+        t.wait(40);
+        t.send(seg("A", 5000, 1001));
+        t.send(seg("A", 4999, 1001));
+        t.nothing();
+        t.wait(20);
+        t.send(seg("A", 4999, 1001));
+        t.nothing();
+    }
 }
 
 #[test]
