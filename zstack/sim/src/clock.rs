@@ -28,7 +28,7 @@ pub fn opener_port(scenario: &Scenario, conn: usize) -> Option<u16> {
 
 /// The initial sequence number and the timestamp of a connection, of a stack whose clock shows 0: they grow by one every four, and
 /// every thousand, microseconds (RFC 6528, section 3; RFC 7323, section 5.4).
-fn at_zero(key: [u8; 16], local: SocketAddr, remote: SocketAddr) -> (u32, u32) {
+fn at_zero(key: [u8; 16], (local, remote): (SocketAddr, SocketAddr)) -> (u32, u32) {
     let mut card = Card::new(CardPlan::plain(1500), 0);
     let config = Config::new(Address { ip: local.ip(), prefix: 0 }, key);
     let mut stack = Stack::new(config, card.capabilities(), Time(0)).expect("a configuration of the simulator's");
@@ -40,6 +40,12 @@ fn at_zero(key: [u8; 16], local: SocketAddr, remote: SocketAddr) -> (u32, u32) {
     (tcp.seq, tcp.stamp().expect("stacks use timestamps"))
 }
 
+/// When a stack begins a connection between its socket and a peer's with this number, in microseconds of its clock. Later than four
+/// hours.
+pub fn when(key: [u8; 16], sockets: (SocketAddr, SocketAddr), number: u32) -> u64 {
+    (4 << 32) + 4 * u64::from(number.wrapping_sub(at_zero(key, sockets).0))
+}
+
 /// What a host's clock shows when the run begins, in microseconds.
 pub fn origin(scenario: &Scenario, side: usize) -> u64 {
     let conn = &scenario.conns[0];
@@ -47,14 +53,16 @@ pub fn origin(scenario: &Scenario, side: usize) -> u64 {
         let port = if s == conn.opener { 2000 } else { service(0) };
         SocketAddr::new(network::address(s, conn.v6, scenario.routed), port)
     };
-    let zero = || at_zero(key(scenario, side), socket(side), socket(1 - side));
-    // What the clock must show when the connection begins, and after how long it shows the same again.
-    let (at, round) = match scenario.sides[side].clock {
+    let (key, sockets) = (key(scenario, side), (socket(side), socket(1 - side)));
+    let begins = match scenario.sides[side].clock {
         Clock::At(at) => return at,
-        Clock::Number(n) => (4 * u64::from(n.wrapping_sub(zero().0)), 4 << 32),
-        Clock::Stamp(n) => (1000 * u64::from(n.wrapping_sub(zero().1)), 1000 << 32),
+        Clock::Number(n) => when(key, sockets, n),
+        Clock::Stamp(n) => {
+            let round = 1000 << 32;
+            round + 1000 * u64::from(n.wrapping_sub(at_zero(key, sockets).1))
+        }
     };
-    at + round - conn.start % round
+    begins - conn.start
 }
 
 #[cfg(test)]

@@ -75,6 +75,9 @@ enum Command {
         /// Seeds for each
         #[arg(long, default_value_t = 2000)]
         count: u64,
+        /// Make what fails smaller, and see that it fails alike when it is replayed
+        #[arg(long)]
+        shrink: bool,
     },
 }
 
@@ -85,8 +88,8 @@ fn main() -> ExitCode {
         }
         Command::Replay { seed, file, verbose, show } => replay(seed, file.as_deref(), verbose, show),
         Command::Trace { files, verbose } => traces(&files, verbose),
-        Command::Mutants { name, source, target, count } => {
-            let bench = mutants::Bench { source: &source, target: &target, count };
+        Command::Mutants { name, source, target, count, shrink } => {
+            let bench = mutants::Bench { source: &source, target: &target, count, shrink };
             mutants::run(&bench, &name)
         }
     };

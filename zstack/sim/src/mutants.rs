@@ -122,6 +122,8 @@ pub struct Bench<'a> {
     pub target: &'a Path,
     /// Seeds for each.
     pub count: u64,
+    /// What fails is made smaller, which must fail alike.
+    pub shrink: bool,
 }
 
 /// Builds all mutants, tries those whose name has `name` in it, and prints a table. True: all are noticed, and without a mistake
@@ -151,6 +153,11 @@ pub fn run(bench: &Bench<'_>, name: &str) -> bool {
         seeds += usize::from(by_seed);
         let what = if enough { by.join("; ") } else { format!("NOT NOTICED {}", by.join("; ")) };
         println!("{:<34} {:>8.1} s  {what}", mutant.name, start.elapsed().as_secs_f64());
+        if by_seed && bench.shrink {
+            let (good, what) = bench.shrink(&program, *number, &by[0]);
+            escaped += usize::from(!good);
+            println!("{:<34} {:>8.1} s  {what}", "", start.elapsed().as_secs_f64());
+        }
     }
     println!(
         "{} mutants, {escaped} not noticed, {seeds} by seeds, {:.1} s",
@@ -201,30 +208,37 @@ impl Bench<'_> {
         Err(format!("the mutants do not build:\n{}", String::from_utf8_lossy(&build.stderr)))
     }
 
+    /// Runs the program with a mistake. `Err`: the line that says what is wrong.
+    fn tried(&self, program: &Path, number: usize, words: &[&str]) -> Result<String, String> {
+        let mut c = Command::new("timeout");
+        c.arg("100").arg(program).args(words).env("ZSTACK_MUTANT", number.to_string());
+        let output = c.stdin(Stdio::null()).stderr(Stdio::null()).output().map_err(|e| e.to_string())?;
+        let line = String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned);
+        let line = line.unwrap_or_else(|| format!("{}: no end", words.join(" ")));
+        if output.status.success() { Ok(line) } else { Err(line) }
+    }
+
     /// Whether seeds notice a mistake; and what does: the first seed, and traces.
     fn notice(&self, program: &Path, number: usize) -> (bool, Vec<String>) {
-        let mut by = Vec::new();
-        let run = |what: &str, of: &Path| {
-            let mut c = Command::new("timeout");
-            c.arg("100").arg(program).arg(what).arg(of).env("ZSTACK_MUTANT", number.to_string());
-            match c.stdin(Stdio::null()).stderr(Stdio::null()).output() {
-                Ok(output) if output.status.success() => None,
-                Ok(output) => {
-                    let line = String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned);
-                    Some(line.unwrap_or_else(|| format!("{what}: no end")))
-                }
-                Err(e) => Some(e.to_string()),
-            }
-        };
-        by.extend(run("seeds", Path::new(&self.count.to_string())).map(|s| s.chars().take(100).collect()));
-        let by_seed = !by.is_empty();
-        by.extend(run("traces", &self.source.join("zstack/sim/traces")));
-        (by_seed, by)
+        let traces = self.source.join("zstack/sim/traces");
+        let seed = self.tried(program, number, &["seeds", &self.count.to_string()]).err();
+        let trace = self.tried(program, number, &["traces", &traces.to_string_lossy()]).err();
+        let seed = seed.map(|line| line.chars().take(100).collect());
+        (seed.is_some(), seed.into_iter().chain(trace).collect())
+    }
+
+    /// Makes a scenario smaller, `by` which a mistake was noticed. Returns whether what came of it fails alike, and what that is.
+    fn shrink(&self, program: &Path, number: usize, by: &str) -> (bool, String) {
+        let seed = by.split_once(':').and_then(|(seed, _)| seed.strip_prefix("seed ")).unwrap_or("?");
+        match self.tried(program, number, &["shrink", seed]) {
+            Ok(line) => (true, line),
+            Err(line) => (false, format!("NOT SMALLER: {line}")),
+        }
     }
 }
 
-/// What the copy's program does, with the chosen mistake: `seeds COUNT`, or `traces FOLDER`. It ends with a status of 1, and one line, if
-/// something is wrong.
+/// What the copy's program does, with the chosen mistake: `seeds COUNT`, `traces FOLDER`, or `shrink SEED`. It ends with a status of 1,
+/// and a line, if something is wrong.
 pub fn tried() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     std::panic::set_hook(Box::new(|_| {}));
@@ -242,12 +256,29 @@ pub fn tried() {
             let name = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             failing.first().map(|first| format!("{} traces, {}", failing.len(), name(first)))
         }
-        _ => Some("`seeds COUNT` or `traces FOLDER`".to_owned()),
+        ["shrink", seed] => smaller(seed.parse().expect("a seed is a number")),
+        _ => Some("`seeds COUNT`, `traces FOLDER` or `shrink SEED`".to_owned()),
     };
     if let Some(found) = found {
         println!("{found}");
         std::process::exit(1);
     }
+}
+
+/// Makes a seed that fails smaller, and says so. `Some`: it could not be, or fails in another way when it is replayed from its text.
+fn smaller(seed: u64) -> Option<String> {
+    let scenario = Scenario::new(seed);
+    let (small, fault) = shrink::shrink(&scenario, 1500);
+    let text = serde_json::to_string(&small).expect("a scenario is plain data");
+    let again = serde_json::from_str(&text).ok().and_then(|small| shrink::fails(&small));
+    let (before, after) = (shrink::events(&scenario), shrink::events(&small));
+    if again.as_ref() != Some(&fault) {
+        return Some(format!("{fault:?} becomes {again:?}"));
+    }
+    let conns = (scenario.conns.len(), small.conns.len());
+    let all = format!("{before} events of {} connections become {after} of {}", conns.0, conns.1);
+    println!("{all}; {}", fault.chars().take(60).collect::<String>());
+    (after > before).then_some(all)
 }
 
 /// How a file's crate calls the question.

@@ -1,12 +1,15 @@
-//! Makes a scenario that fails smaller, as long as it fails.
+//! Makes a scenario that fails smaller, as long as it fails in the same way.
 
 use crate::scenario::{AppPlan, Clock, End, LinkPlan, Scenario};
 use crate::world;
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// The smallest scenario that was found to fail, and its first fault. At most `runs` runs are tried.
 pub fn shrink(scenario: &Scenario, mut runs: usize) -> (Scenario, String) {
     let mut best = scenario.clone();
     let mut fault = fails(&best).unwrap_or_default();
+    let first = kind(&fault);
     loop {
         let mut better = false;
         for candidate in smaller(&best) {
@@ -17,7 +20,7 @@ pub fn shrink(scenario: &Scenario, mut runs: usize) -> (Scenario, String) {
                 continue;
             }
             runs -= 1;
-            if let Some(f) = fails(&candidate) {
+            if let Some(f) = fails(&candidate).filter(|f| kind(f) == first) {
                 (best, fault, better) = (candidate, f, true);
                 break;
             }
@@ -26,6 +29,20 @@ pub fn shrink(scenario: &Scenario, mut runs: usize) -> (Scenario, String) {
             return (best, fault);
         }
     }
+}
+
+/// What is wrong, apart from numbers: another fault is not a smaller one.
+pub fn kind(fault: &str) -> String {
+    fault.chars().filter(|c| !c.is_ascii_digit()).take(40).collect()
+}
+
+/// How many packets were sent and arrived, and how many events and calls there were, until a scenario failed.
+pub fn events(scenario: &Scenario) -> usize {
+    let count = Rc::new(Cell::new(0));
+    let counts = count.clone();
+    let run = || world::run_with(scenario, move |_| counts.set(counts.get() + 1));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    count.get()
 }
 
 /// The first fault of a scenario; a panic of the engine is one.
@@ -53,16 +70,20 @@ fn smaller(s: &Scenario) -> Vec<Scenario> {
         change(&mut t);
         all.push(t);
     };
-    if s.conns.len() > 1 {
-        for i in 0..s.conns.len() {
+    // Half of the connections first, where there are many.
+    let mut many = s.conns.len() / 2;
+    while many > 0 {
+        for first in (0..s.conns.len()).step_by(many).filter(|_| many < s.conns.len()) {
+            let gone = first..(first + many).min(s.conns.len());
             with(&|t| {
-                t.conns.remove(i);
-                t.noise.retain(|n| n.conn != i);
-                for n in &mut t.noise {
-                    n.conn -= usize::from(n.conn > i);
+                t.conns.drain(gone.clone());
+                t.noise.retain(|n| !gone.contains(&n.conn));
+                for n in t.noise.iter_mut().filter(|n| n.conn >= gone.end) {
+                    n.conn -= gone.len();
                 }
             });
         }
+        many /= 2;
     }
     if !s.noise.is_empty() {
         with(&|t| t.noise.clear());

@@ -248,6 +248,8 @@ fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Optio
                 || stopped
                 || is_gone(world, 1 - side)
                 || end.closed
+                // A SYN-ACK for which nothing is kept does not wait until its neighbour's address is known.
+                || options.user_timeout > 0 && theirs.base.is_none() && scenario.sides[1 - side].card.ethernet
                 // A listener whose program decides has no cookies for those that it cannot keep.
                 || world.sides[1 - side].stack.counters()[Counter::SynDeferredFull] > 0
         }

@@ -15,5 +15,5 @@ fn seeds_or_traces_notice_every_mistake() {
     // Cargo's target folder: what this test lies in is `debug/deps` there.
     let test = std::env::current_exe().expect("a program knows where it lies");
     let target = test.ancestors().nth(3).expect("the target folder");
-    assert!(run(&Bench { source: &source, target, count }, ""), "the table says which");
+    assert!(run(&Bench { source: &source, target, count, shrink: false }, ""), "the table says which");
 }

@@ -3,6 +3,7 @@
 use super::host::{Conn, OURS, PEERS, Programs, words};
 use super::script::{ANY, Action, Call, Icmp, Line, Script, Segment, parse};
 use crate::card::{Card, CardPlan};
+use crate::clock;
 use crate::packet::{self, Opt, Tcp, flag};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,12 @@ use zstack::time::Time;
 
 /// Where the engine listens.
 const SERVICE: u16 = 80;
+
+/// The peer's port, if the script names no other.
+const PEER: u16 = 40_000;
+
+/// The engine's secret.
+const KEY: [u8; 16] = [7; 16];
 
 /// Numbers of one connection: what 0 means in the script.
 #[derive(Clone, Copy, Default)]
@@ -31,6 +38,8 @@ struct Runner {
     card: Card,
     programs: Programs,
     now: u64,
+    /// When the script begins.
+    origin: u64,
     sent: VecDeque<(u64, Vec<u8>)>,
     last: Vec<u8>,
     bases: HashMap<u16, Base>,
@@ -66,21 +75,23 @@ impl Runner {
     fn new(script: &Script) -> Result<Runner, String> {
         let mut plan = CardPlan::plain(1500);
         let (mut v6, mut late, mut isn, mut tolerance) = (false, false, 0u32.wrapping_sub(2_000), 5_000);
+        let mut number = None;
         let mut limits = zstack::stack::Limits { connections: 4_096, ..Default::default() };
         for (name, value) in &script.options {
-            let number = || value.parse::<u32>().map_err(|_| format!("option {name}: {value:?} is no number"));
+            let value_of = || value.parse::<u32>().map_err(|_| format!("option {name}: {value:?} is no number"));
             match name.as_str() {
-                "mtu" => plan.mtu = number()? as u16,
-                "tso" => (plan.tso, plan.checksum) = (number()?, true),
+                "mtu" => plan.mtu = value_of()? as u16,
+                "tso" => (plan.tso, plan.checksum) = (value_of()?, true),
                 "checksum" => plan.checksum = true,
                 "late" => late = true,
-                "queue" => plan.queue = number()?,
+                "queue" => plan.queue = value_of()?,
                 "v6" => v6 = true,
-                "isn" => isn = number()?,
-                "tolerance" => tolerance = u64::from(number()?) * 1_000,
-                "half_open" => limits.half_open = number()?,
-                "time_wait" => limits.time_wait = number()?,
-                "resets" => limits.resets = number()?,
+                "number" => number = Some(value_of()?),
+                "isn" => isn = value_of()?,
+                "tolerance" => tolerance = u64::from(value_of()?) * 1_000,
+                "half_open" => limits.half_open = value_of()?,
+                "time_wait" => limits.time_wait = value_of()?,
+                "resets" => limits.resets = value_of()?,
                 other => return Err(format!("no option {other:?}")),
             }
         }
@@ -91,15 +102,18 @@ impl Runner {
         } else {
             ("10.0.0.1".parse().expect("an address"), "10.0.0.2".parse().expect("an address"))
         };
-        let mut config = Config::new(Address { ip: ours, prefix: if v6 { 64 } else { 24 } }, [7; 16]);
+        let mut config = Config::new(Address { ip: ours, prefix: if v6 { 64 } else { 24 } }, KEY);
         config.limits = limits;
-        let stack = Stack::new(config, zstack::port::Port::capabilities(&card), Time(1_000_000))
+        let sockets = || (SocketAddr::new(ours, SERVICE), SocketAddr::new(theirs, PEER));
+        let origin = number.map_or(1_000_000, |n| clock::when(KEY, sockets(), n));
+        let stack = Stack::new(config, zstack::port::Port::capabilities(&card), Time(origin))
             .map_err(|e| format!("no stack: {e:?}"))?;
         Ok(Runner {
             stack,
             card,
             programs: Programs::default(),
-            now: 1_000_000,
+            now: origin,
+            origin,
             sent: VecDeque::new(),
             last: Vec::new(),
             bases: HashMap::new(),
@@ -166,7 +180,7 @@ impl Runner {
     }
 
     fn say(&mut self, way: char, text: &str) {
-        self.log.push(format!("{:.6} {way} {text}", (self.now - 1_000_000) as f64 / 1e6));
+        self.log.push(format!("{:.6} {way} {text}", (self.now - self.origin) as f64 / 1e6));
     }
 
     /// Time passes to `until`, or to where something is sent if `stop`.
@@ -197,7 +211,7 @@ impl Runner {
         match self.sent.front() {
             None => Ok(()),
             Some((at, _)) => {
-                Err(format!("something was sent that is not expected, at {:.6}", (*at - 1_000_000) as f64 / 1e6))
+                Err(format!("something was sent that is not expected, at {:.6}", (*at - self.origin) as f64 / 1e6))
             }
         }
     }
@@ -210,17 +224,17 @@ impl Runner {
                 None => due + 1_000_000_000,
             };
             if self.sent.is_empty() {
-                self.advance(1_000_000 + latest, true)?;
+                self.advance(self.origin + latest, true)?;
             }
             let (when, frame) = self.sent.pop_front().ok_or("it was not sent")?;
-            let when = when - 1_000_000;
+            let when = when - self.origin;
             if when + self.tolerance < due || when > latest {
                 return Err(format!("sent at {:.6}, not at {:.6}", when as f64 / 1e6, due as f64 / 1e6));
             }
             *at = if line.after.is_some() { due } else { when };
             return self.compare(segment, &frame);
         }
-        self.advance(1_000_000 + due, false)?;
+        self.advance(self.origin + due, false)?;
         self.nothing()?;
         *at = due;
         self.say(' ', &line.text.clone());
@@ -394,16 +408,16 @@ impl Runner {
                 let connect = Connect {
                     local: None,
                     local_port: port,
-                    remote: SocketAddr::new(self.theirs, 40_000),
+                    remote: SocketAddr::new(self.theirs, PEER),
                     options: Some(options),
                     room,
                 };
                 let id = self.stack.connect(Time(self.now), connect).map_err(|e| format!("{e:?}"))?;
                 self.programs.conns.insert(id, Conn::new(room));
-                self.ports.insert(id, 40_000);
+                self.ports.insert(id, PEER);
                 self.selected = Some(id);
                 if let Some(info) = self.stack.info(id) {
-                    self.base(40_000).local = info.local.port();
+                    self.base(PEER).local = info.local.port();
                 }
             }
             Call::Accept => {
