@@ -52,6 +52,8 @@ pub struct View<'a> {
     pub sent: &'a [[Sent; 2]],
     /// Frames of any kind that did not arrive as they were sent.
     pub lost: u64,
+    /// How many connections have begun.
+    pub started: usize,
     /// The time.
     pub now: u64,
 }

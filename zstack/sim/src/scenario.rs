@@ -148,7 +148,7 @@ pub enum Lie {
     AckAhead,
     /// SACK blocks that begin below what is acknowledged, reach beyond what was sent, or contain nothing.
     Sack,
-    /// Bytes from the window's right edge on, or a FIN there.
+    /// Bytes behind the window's right edge, or a FIN there.
     Beyond,
     /// Bytes, or a FIN, that all lie before what has arrived.
     Before,

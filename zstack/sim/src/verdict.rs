@@ -75,6 +75,12 @@ fn state(e: &Endpoint) -> String {
     )
 }
 
+/// Whether all that is open are connections that somebody has lied about: their ends may ask each other, in vain, for ever.
+pub fn only_deceived(world: &View<'_>) -> bool {
+    let mut open = world.sides.iter().flat_map(|side| side.programs.ends.iter().filter(|e| !e.freed));
+    world.scenario.conns.len() == world.started && open.all(|e| e.conn.is_some_and(|conn| deceived(world, conn)))
+}
+
 /// Nobody has a timer or a packet due. That must not be while an end waits for something that can still happen: it may only
 /// wait for a peer that is gone, have nothing to tell it, and have missed the frame that told it so.
 pub fn stuck(world: &View<'_>) -> Option<String> {
@@ -163,6 +169,7 @@ pub fn at_the_end(world: &View<'_>) -> Vec<String> {
             let peer = peer(world, s, end);
             let wrong = match peer {
                 Some(peer) => streams(end, peer, deceived(world, conn)),
+                None if deceived(world, conn) => None,
                 None if end.published > 0 || end.peer_closed || end.released > 0 => {
                     Some("something came without a peer".to_owned())
                 }
@@ -248,8 +255,8 @@ fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Optio
                 || stopped
                 || is_gone(world, 1 - side)
                 || end.closed
-                // A SYN-ACK for which nothing is kept does not wait until its neighbour's address is known.
-                || options.user_timeout > 0 && theirs.base.is_none() && scenario.sides[1 - side].card.ethernet
+                // A SYN waits until its neighbour's address is known; a SYN-ACK for which nothing is kept is lost instead.
+                || options.user_timeout > 0 && !end.established && scenario.sides.iter().any(|s| s.card.ethernet)
                 // A listener whose program decides has no cookies for those that it cannot keep.
                 || world.sides[1 - side].stack.counters()[Counter::SynDeferredFull] > 0
         }

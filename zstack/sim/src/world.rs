@@ -266,7 +266,7 @@ impl World {
     fn view(&self) -> View<'_> {
         let (scenario, fates) = (&*self.scenario, &self.network.fates);
         let lost = fates.lost + fates.corrupt + fates.too_long;
-        View { scenario, sides: &self.sides, sent: &self.sent, lost, now: self.now }
+        View { scenario, sides: &self.sides, sent: &self.sent, lost, started: self.started, now: self.now }
     }
 
     /// The run.
@@ -281,7 +281,7 @@ impl World {
                     break;
                 }
             }
-            if self.now > LIMIT {
+            if self.now > LIMIT && !(verdict::only_deceived(&self.view()) && self.give_up()) {
                 let open = verdict::unfinished(&self.view());
                 self.fault(format!("three hours have passed, and it is not over: {open}"));
                 break;

@@ -167,8 +167,9 @@ impl Numbers {
                 true
             }
             Lie::Beyond => {
-                // At the edge itself only payload is beyond it.
-                tcp.seq = self.edge.wrapping_add(r.pick(&[0, 1, 2, 1000]));
+                // Not at the edge itself: its ACK and window are believed there, as Linux does (tcp_sequence), and from then on no older
+                // window is.
+                tcp.seq = self.edge.wrapping_add(r.pick(&[1, 1, 2, 1000]));
                 tcp.flags |= r.pick(&[0, 0, flag::FIN, flag::PSH]);
                 *len > 0
             }
