@@ -185,7 +185,7 @@ impl Spec {
                 return wrong(format!("addr={address}: IPv6 needs an mtu of at least 1280 (RFC 8200, section 5)"));
             }
             let Some(peer) = a.peer else { continue };
-            if peer == address {
+            if self.addresses.iter().any(|own| own.address == peer) {
                 return wrong(format!("peer={peer}: it is our own address; the kernel's end needs another one"));
             }
             if peer.is_ipv4() != address.is_ipv4() || network(peer, a.prefix) != network(address, a.prefix) {
@@ -317,6 +317,7 @@ mod tests {
             ("tun:x,addr=10.9.0.2/24,peer=10.8.0.1", "peer=10.8.0.1: it is not in the network of addr=10.9.0.2/24"),
             ("tun:x,addr=10.9.0.2/24,peer=fd00::1", "peer=fd00::1: it is not in the network"),
             ("tun:x,addr=10.9.0.2/24,peer=10.9.0.2", "peer=10.9.0.2: it is our own address"),
+            ("tun:x,addr=10.9.0.2/24,peer=10.9.0.1,addr=10.9.0.1/24", "peer=10.9.0.1: it is our own address"),
             ("tun:x,gateway=10.9.0.1,gateway=10.9.0.3", "gateway=10.9.0.3: there is one already"),
             ("tun:x,mtu=67", "mtu=67: it is a number from 68 to"),
             ("tun:x,mtu=big", "mtu=big: it is a number from 68 to"),

@@ -11,8 +11,9 @@ Ports:
   tun:NAME,addr=A/P[,KEY=VALUE...]   the engine on a tun device, made if it is not there (CAP_NET_ADMIN);
   tap:NAME,...                       the same on a tap device
     addr=10.9.0.2/24   the engine's address     peer=10.9.0.1   the kernel's, set up on the device
-    gw=10.9.0.1        next hop elsewhere       mtu=1500        bytes of an IP packet
+    gateway=10.9.0.1   next hop elsewhere       mtu=1500        bytes of an IP packet
     offload=full       full, checksum, off      buffers=512     packets held at once
+    queue=65536        packets in the device    mac=, vlan=     of a tap device
 Sizes take the suffixes k, M and G (1024, 1024^2, 1024^3).
 Examples:
   zstack --port tun:zs0,addr=10.9.0.2/24,peer=10.9.0.1 http --listen 80 /srv     then: curl http://10.9.0.2/FILE
@@ -48,7 +49,7 @@ pub struct Port {
     pub offload: Option<String>,
     /// Largest IP packet, in bytes [default: the device's own, 1500 for a new one] (engine only)
     #[arg(long, global = true, value_name = "BYTES")]
-    pub mtu: Option<u16>,
+    pub mtu: Option<u32>,
     /// Copy what is sent and received into the socket's rings, instead of sending it by reference and keeping the port's buffers until they
     /// are read (engine only; the kernel always copies)
     #[arg(long, global = true)]
@@ -212,6 +213,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_of_a_port_that_the_help_names_is_one() {
+        let lines = AFTER.lines().skip_while(|l| !l.contains("addr=10")).take_while(|l| l.starts_with("    "));
+        let settings: Vec<_> = lines.flat_map(str::split_whitespace).filter(|word| word.contains('=')).collect();
+        assert!(settings.len() >= 9, "{settings:?}");
+        for setting in settings.iter().flat_map(|s| s.split(',')).filter(|s| s.contains('=')) {
+            let error = format!("tap:x,addr=10.9.0.3/24,{setting}").parse::<zstack_port::Spec>().err();
+            let text = error.map(|e| e.to_string()).unwrap_or_default();
+            assert!(
+                !text.contains("is no setting") && (text.is_empty() || setting.ends_with('=')),
+                "{setting}: {text}"
+            );
+        }
     }
 
     #[test]

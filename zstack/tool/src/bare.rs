@@ -49,13 +49,13 @@ pub fn run(spec: &Spec, plan: Plan) -> Result<(), String> {
     packet[10] ^= 0xff;
     let written = measure(plan.time, || send(&mut device, &packet))?;
     if plan.json {
-        println!(
+        crate::out::line(format_args!(
             "{}",
             json!({"tool": "zstack bare", "size_bytes": plan.size, "written_cpu_us": written.0, "written_us": written.1,
                 "there_and_back_cpu_us": back.0, "there_and_back_us": back.1})
-        );
+        ));
     } else {
-        println!(
+        crate::out::line(format_args!(
             "a packet of {} bytes on {}: written {:.2} us CPU ({:.2} us); to the kernel's ICMP and back {:.2} us CPU ({:.2} us)",
             plan.size,
             device.name(),
@@ -63,7 +63,7 @@ pub fn run(spec: &Spec, plan: Plan) -> Result<(), String> {
             written.1,
             back.0,
             back.1
-        );
+        ));
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ fn answer(device: &mut Device) -> Result<(), String> {
         match device.receive() {
             Ok(Some(packet)) => {
                 let bytes = &packet.buffer.bytes()[packet.range];
-                if bytes.len() > HEADERS && bytes[0] == 0x45 && bytes[9] == 1 && bytes[20] == 0 {
+                if is_answer(bytes) {
                     return Ok(());
                 }
             }
@@ -109,6 +109,11 @@ fn answer(device: &mut Device) -> Result<(), String> {
             Err(_) => return Err("the device is gone".into()),
         }
     }
+}
+
+/// Whether it is an echo reply of ICMP, with or without data.
+fn is_answer(packet: &[u8]) -> bool {
+    packet.len() >= HEADERS && packet[0] == 0x45 && packet[9] == 1 && packet[20] == 0
 }
 
 fn echo_request(from: Ipv4Addr, to: Ipv4Addr, size: usize) -> Vec<u8> {
@@ -147,6 +152,14 @@ mod tests {
             let packet = echo_request([10, 0, 0, 2].into(), [10, 0, 0, 1].into(), size);
             assert_eq!((packet.len(), checksum(&packet[..20]), checksum(&packet[20..])), (size, [0, 0], [0, 0]));
         }
+    }
+
+    #[test]
+    fn an_answer_may_be_headers_alone() {
+        let mut packet = echo_request([10, 0, 0, 2].into(), [10, 0, 0, 1].into(), HEADERS);
+        assert!(!is_answer(&packet));
+        packet[20] = 0;
+        assert!(is_answer(&packet) && !is_answer(&packet[..HEADERS - 1]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A running tool tells of itself: whoever connects to its Unix socket gets a report in JSON, and `zstack stat` shows it.
 
 use crate::transport::{Report, Transport};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,7 +22,7 @@ impl Control {
     pub fn new(path: &Path) -> Result<Control, String> {
         let shown = path.display();
         let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {
                 if UnixStream::connect(path).is_ok() {
                     return Err(format!("--control {shown}: another zstack listens there: choose another path"));
                 }
@@ -34,7 +34,14 @@ impl Control {
             }
             result => result,
         };
-        let listener = listener.map_err(|e| format!("--control {shown}: {e}"))?;
+        let listener = listener.map_err(|e| {
+            let remedy = match e.kind() {
+                ErrorKind::NotFound => "make its folder first, or choose another path",
+                ErrorKind::InvalidInput => "a socket's path has at most 107 bytes: choose a shorter one",
+                _ => "choose another path",
+            };
+            format!("--control {shown}: {e}: {remedy}")
+        })?;
         let prepare = || {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)
@@ -64,22 +71,42 @@ impl Drop for Control {
     }
 }
 
-/// `zstack stat`.
+/// `zstack stat`. Who does not answer within `patience` is given up.
 ///
 /// # Errors
 /// A line for the user.
-pub fn stat(path: &Path, json: bool) -> Result<(), String> {
+pub fn stat(path: &Path, patience: Duration, json: bool) -> Result<(), String> {
     let shown = path.display();
-    let mut stream = UnixStream::connect(path)
-        .map_err(|e| format!("--control {shown}: {e}: is a zstack running with this --control?"))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(|e| format!("--control {shown}: {e}"))?;
-    let report: Report = serde_json::from_str(&text).map_err(|e| format!("--control {shown}: not a report: {e}"))?;
-    let mut out = std::io::stdout().lock();
-    let result = if json { writeln!(out, "{text}") } else { write!(out, "{}", show(&report)) };
-    // A closed pipe (`| head`) is no failure.
-    let _ = result;
+    let text = ask(path.to_owned(), patience)?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|e| format!("--control {shown}: not a report: {e}: is it a zstack that listens there?"))?;
+    if json {
+        crate::out::line(format_args!("{text}"));
+    } else {
+        crate::out::text(format_args!("{}", show(&report)));
+    }
     Ok(())
+}
+
+/// What the other side sends until it closes. A thread asks, since neither a connect to a full backlog nor bytes that come one by one have
+/// an end of their own.
+fn ask(path: PathBuf, patience: Duration) -> Result<String, String> {
+    let shown = path.display().to_string();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let shown = path.display();
+        let mut text = String::new();
+        let result = UnixStream::connect(&path)
+            .map_err(|e| format!("--control {shown}: {e}: is a zstack running with this --control?"))
+            .and_then(|mut s| s.read_to_string(&mut text).map_err(|e| format!("--control {shown}: {e}: ask again")));
+        let _ = sender.send(result.map(|_| text));
+    });
+    receiver.recv_timeout(patience).unwrap_or_else(|_| {
+        Err(format!(
+            "--control {shown}: no answer within {} s: it is stopped (kill -CONT), or it is no zstack that listens there",
+            patience.as_secs_f32()
+        ))
+    })
 }
 
 fn show(report: &Report) -> String {
@@ -124,6 +151,25 @@ mod tests {
         let text = show(&report);
         assert!(text.contains("tcp_bad_checksum") && text.contains("established") && text.contains("120"), "{text}");
         assert!(!text.contains("tcp_nothing"));
+    }
+
+    #[test]
+    fn one_who_does_not_answer_is_given_up() {
+        let path = std::env::temp_dir().join(format!("zstack-mute-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let _mute = UnixListener::bind(&path).unwrap();
+        let error = stat(&path, Duration::from_millis(50), false).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(error.contains("no answer within 0.05 s") && error.contains("zstack-mute"), "{error}");
+    }
+
+    #[test]
+    fn paths_that_no_socket_can_have() {
+        let long = format!("/tmp/{}", "x".repeat(120));
+        for (path, remedy) in [("/nonexistent/x", "make its folder"), (&long, "at most 107 bytes")] {
+            let error = Control::new(Path::new(path)).err().unwrap();
+            assert!(error.contains(path) && error.contains(remedy), "{error}");
+        }
     }
 
     #[test]

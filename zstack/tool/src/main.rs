@@ -4,6 +4,7 @@ mod args;
 mod bare;
 mod control;
 mod http;
+mod out;
 mod pattern;
 mod perf;
 mod ping;
@@ -39,12 +40,16 @@ enum Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (line, code) = match run(cli) {
+    let result = run(cli).and_then(|()| match out::failure() {
+        None => Ok(()),
+        Some(e) => Err(Failure::Work(format!("standard output: {e}: what the tool was to print is not all there"))),
+    });
+    let (line, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Setup(line)) => (line, 2),
         Err(Failure::Work(line)) => (line, 1),
     };
-    eprintln!("zstack: {line}");
+    out::complain(&line);
     ExitCode::from(code)
 }
 
@@ -54,7 +59,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         let Some(path) = control else {
             return Err(Failure::Setup("stat: whom to ask? Give the --control PATH of the zstack that runs".into()));
         };
-        return control::stat(path, json).map_err(Failure::Work);
+        return control::stat(path, Duration::from_secs(5), json).map_err(Failure::Work);
     }
     let Some(port) = &cli.port.port else {
         return Err(Failure::Setup(
@@ -161,8 +166,8 @@ fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
         Tool::Perf { side, mode, seconds, size, connections, json } => match role(&side) {
             Role::Listen(at) => Box::new(perf::Server::new(at, copy)),
             Role::Connect(to) => {
-                let size = u32::try_from(size).ok().filter(|s| (1..=1 << 30).contains(s));
-                let size = size.ok_or("--size: give 1 byte to 1 GiB")?;
+                let fits = u32::try_from(size).ok().filter(|s| (1..=1 << 30).contains(s));
+                let size = fits.ok_or_else(|| format!("--size {size}: give 1 byte to 1 GiB"))?;
                 let time = Duration::from_secs_f64(seconds);
                 Box::new(perf::Client::new(perf::Plan { to, mode, time, size, connections, copy, json, transport }))
             }

@@ -66,7 +66,7 @@ pub fn run(plan: &Plan, pinger: &mut dyn Pinger, signals: &OwnedFd) -> Result<()
     let (mut received, mut twice, mut times) = (0u32, 0u32, Vec::new());
     let mut next = began;
     let mut answers = Vec::new();
-    println!("ping {}: {} bytes of payload", plan.to, plan.size);
+    crate::out::line(format_args!("ping {}: {} bytes of payload", plan.to, plan.size));
     loop {
         let now = Instant::now();
         let all = plan.count > 0 && sent.len() >= plan.count as usize;
@@ -74,7 +74,7 @@ pub fn run(plan: &Plan, pinger: &mut dyn Pinger, signals: &OwnedFd) -> Result<()
             // Sixteen bits on the wire: an answer to one of 65,536 requests ago cannot be told from one to this.
             match pinger.send(plan.to, sent.len() as u16, &payload) {
                 Ok(()) => {}
-                Err(text) => println!("seq {}: {text}", sent.len()),
+                Err(text) => crate::out::line(format_args!("seq {}: {text}", sent.len())),
             }
             sent.push(Some(now));
             next = now + plan.interval;
@@ -88,6 +88,9 @@ pub fn run(plan: &Plan, pinger: &mut dyn Pinger, signals: &OwnedFd) -> Result<()
         let limit = until.saturating_duration_since(Instant::now());
         if pinger.wait(limit, signals, &payload, &mut answers)? {
             break;
+        }
+        if crate::out::unread() {
+            return Ok(());
         }
         for answer in answers.drain(..) {
             let high = sent.len().saturating_sub(1) & !0xffff;
@@ -107,23 +110,26 @@ pub fn run(plan: &Plan, pinger: &mut dyn Pinger, signals: &OwnedFd) -> Result<()
             let hops = answer.hops.map_or(String::new(), |h| format!(" hops={h}"));
             let wrong = if answer.same { "" } else { " PAYLOAD DIFFERS" };
             let ms = time.as_secs_f64() * 1e3;
-            println!("{} bytes from {}: seq={}{hops} time={ms:.3} ms{wrong}", answer.len, answer.from, answer.sequence);
+            crate::out::line(format_args!(
+                "{} bytes from {}: seq={}{hops} time={ms:.3} ms{wrong}",
+                answer.len, answer.from, answer.sequence
+            ));
         }
     }
     let n = sent.len() as u32;
     let lost = f64::from(n - received) * 100.0 / f64::from(n.max(1));
-    println!(
+    crate::out::line(format_args!(
         "{n} sent, {received} received, {twice} duplicates, {lost:.1} % lost, {:.3} s",
         began.elapsed().as_secs_f64()
-    );
+    ));
     if let (Some(min), Some(max)) = (times.iter().min(), times.iter().max()) {
         let mean = times.iter().sum::<Duration>().as_secs_f64() / f64::from(received);
-        println!(
+        crate::out::line(format_args!(
             "round trip min/mean/max {:.3}/{:.3}/{:.3} ms",
             min.as_secs_f64() * 1e3,
             mean * 1e3,
             max.as_secs_f64() * 1e3
-        );
+        ));
         return Ok(());
     }
     Err(format!("{} does not answer", plan.to))
@@ -182,7 +188,7 @@ impl Pinger for Kernel {
                 Ok(received) => received,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(signal),
                 Err(e) => {
-                    println!("{e}");
+                    crate::out::line(format_args!("{e}"));
                     return Ok(signal);
                 }
             };

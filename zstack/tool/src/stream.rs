@@ -85,7 +85,7 @@ impl Streams {
             && self.connections == 0
         {
             // There may be no end to say it at.
-            eprintln!("zstack: {text}");
+            crate::out::complain(&text);
         }
         self.first_failure.get_or_insert(text);
     }
@@ -301,7 +301,7 @@ impl App for Streams {
             Work::Source => "source",
         };
         let what = format!("{name}: {} connections, {} failed, {} open", self.done, self.failed, open.len());
-        println!("{}", summary(&what, self.moved, self.meter.read(), transport.copied()));
+        crate::out::line(format_args!("{}", summary(&what, self.moved, self.meter.read(), transport.copied())));
         match (&self.first_failure, self.role) {
             (Some(_), Role::Listen(_)) if self.connections == 0 => Ok(()),
             (Some(text), _) => Err(format!("{} of {} connections failed: {text}", self.failed, self.done)),

@@ -68,6 +68,22 @@ fn every_role_moves_and_checks_the_pattern() {
     assert!(source.output().status.success());
 }
 
+/// Neither is a panic; the work is done.
+#[test]
+fn a_full_standard_output_is_a_failure_in_one_line_and_a_closed_one_is_none() {
+    let at = free();
+    let _source = Running::start(&format!("source --listen {at} --seed 9 --bytes 5"), at);
+    let sink = || zstack(&format!("sink --connect {at} --seed 9 --bytes 5"));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = sink().stdout(full).output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stderr).lines().count()), (Some(1), 1), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("standard output"), "{}", text(&out.stderr));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = sink().stdout(writer).output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stderr)), (Some(0), String::new()));
+}
+
 #[test]
 fn another_seed_or_another_length_is_a_failure_in_one_line() {
     for wrong in ["--seed 10", "--seed 9 --bytes 6M"] {

@@ -20,6 +20,7 @@ fn devices_that_cannot_be() {
     refused("--port tun:averyveryverylongname,addr=10.1.0.2/24 ping 10.1.0.1", "at most 15");
     refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 20 ping 10.1.0.1", "from 68");
     refused("--port tun:zsx,addr=fd01::2/64 --mtu 600 ping fd01::1", "at least 1280");
+    refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 70000 ping 10.1.0.1", "mtu=70000: it is a number from 68");
     refused("--port tun:zsx ping 10.1.0.1", "add addr=");
     refused("--port net:zsx,addr=10.1.0.2/24 ping 10.1.0.1", "write tun:NAME");
     refused("--port tun:zsx,addr=10.1.0.2/24 bare", "peer=");
@@ -32,6 +33,7 @@ fn ports_and_options_that_do_not_go_together() {
     refused("--port kernel echo --listen 7 --deferred", "--port tun:NAME");
     refused("--port kernel bare", "--port tun:NAME");
     refused("--port kernel http --listen 8080 /nonexistent", "give the directory");
+    refused("--port kernel perf --connect 127.0.0.1:1 --size 2G", "--size 2147483648: give 1 byte to 1 GiB");
     refused("stat", "--control PATH");
 }
 

@@ -184,13 +184,14 @@ impl Interface {
         let source = source.or_else(|| self.source(destination)).ok_or(Unsent::NoRoute)?;
         let mut path = Path::default();
         let link = *self.find(now, &mut path, destination)?;
-        out.get_mut(..link.len()).ok_or(Unsent::Long)?.copy_from_slice(&link);
+        // A link header without a tag stands at the end of its array.
+        let at = self.neighbours.link_len();
+        out.get_mut(..at).ok_or(Unsent::Long)?.copy_from_slice(&link[link.len() - at..]);
         let echo = Echo { id, sequence, data };
         let message = match destination {
             IpAddr::V4(_) => Message::V4(icmpv4::Message::EchoRequest(echo)),
             IpAddr::V6(_) => Message::V6(icmpv6::Message::EchoRequest(echo)),
         };
-        let at = self.neighbours.link_len();
         let len = message.emit(out, at, source, destination, None).ok_or(Unsent::Long)?;
         if len - at > usize::from(self.mtu) { Err(Unsent::Long) } else { Ok(len) }
     }

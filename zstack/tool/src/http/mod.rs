@@ -414,7 +414,7 @@ impl App for Http {
             transport.abort(*conn);
         }
         let what = format!("http: {} requests, {} connections open", self.served, open.len());
-        println!("{}", summary(&what, self.sent, self.meter.read(), transport.copied()));
+        crate::out::line(format_args!("{}", summary(&what, self.sent, self.meter.read(), transport.copied())));
         Ok(())
     }
 }

@@ -440,9 +440,9 @@ impl App for Client {
         }
         let report = self.report(transport.copied());
         if self.plan.json {
-            println!("{report:#}");
+            crate::out::line(format_args!("{report:#}"));
         } else {
-            println!("{}", show(&report));
+            crate::out::line(format_args!("{}", show(&report)));
         }
         match &self.failed {
             Some(text) => Err(text.clone()),

@@ -173,7 +173,7 @@ impl App for Server {
             transport.abort(*conn);
         }
         let what = format!("perf server: {} connections served, {} open", self.served, open.len());
-        println!("{}", summary(&what, self.bytes, self.meter.read(), transport.copied()));
+        crate::out::line(format_args!("{}", summary(&what, self.bytes, self.meter.read(), transport.copied())));
         Ok(())
     }
 }

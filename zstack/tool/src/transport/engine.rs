@@ -28,6 +28,11 @@ pub trait Sleep: Port<Buffer: Pinned> {
     /// Those of ppoll(2).
     fn sleep(&self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()>;
 
+    /// Why what crosses the port is not written to a file any more.
+    fn capture_failure(&self) -> Option<&io::Error> {
+        None
+    }
+
     /// Counters of its own, by name.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
@@ -40,6 +45,10 @@ impl Sleep for Captured<Device> {
         self.port().wait(&mut interests, limit)?;
         ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
         Ok(())
+    }
+
+    fn capture_failure(&self) -> Option<&io::Error> {
+        self.failure()
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
@@ -77,6 +86,8 @@ pub struct Engine<P: Sleep> {
     receive: Receive,
     /// Whether SYNs are told before they are answered, and answered by a call.
     deferred: bool,
+    /// The file that packets are written to, as long as they are.
+    capture: Option<String>,
 }
 
 impl Engine<Captured<Device>> {
@@ -95,7 +106,8 @@ impl Engine<Captured<Device>> {
         let name = device.name().to_owned();
         let port = match pcap {
             Some(path) => {
-                Captured::to_file(device, path, &name).map_err(|e| format!("--pcap {}: {e}", path.display()))?
+                let wrong = |e| format!("--pcap {}: {e}: choose a file that can be written", path.display());
+                Captured::to_file(device, path, &name).map_err(wrong)?
             }
             None => Captured::off(device),
         };
@@ -114,7 +126,9 @@ impl Engine<Captured<Device>> {
             config.mac = Some(spec.mac.unwrap_or(chosen));
             config.vlan = spec.vlan;
         }
-        Engine::new(config, port, sockets::Config::default())
+        let mut engine = Engine::new(config, port, sockets::Config::default())?;
+        engine.capture = pcap.map(|path| path.display().to_string());
+        Ok(engine)
     }
 }
 
@@ -142,6 +156,7 @@ impl<P: Sleep> Engine<P> {
             options,
             receive: Receive::Keep,
             deferred: false,
+            capture: None,
         })
     }
 
@@ -161,6 +176,17 @@ impl<P: Sleep> Engine<P> {
             self.connecting.resize(index + 1, false);
         }
         &mut self.connecting[index]
+    }
+
+    /// Tells once that the capture has ended before the tool.
+    fn look_at_capture(&mut self) {
+        if let Some(path) = &self.capture
+            && let Some(error) = self.endpoint.port().capture_failure()
+        {
+            let text = format!("--pcap {path}: {error}: the capture ends here, and the tool goes on");
+            crate::out::complain(&text);
+            self.capture = None;
+        }
     }
 
     /// What the last turn has brought.
@@ -270,6 +296,7 @@ impl<P: Sleep> Transport for Engine<P> {
                 self.deadline = Some(Time(self.clock.now().0 + 1000));
             }
             self.called = false;
+            self.look_at_capture();
             self.gather(events);
             if turn.gone {
                 return Err("the port is gone: its device was removed, or went down for good".into());
@@ -414,7 +441,12 @@ impl<P: Sleep> Pinger for Engine<P> {
                 }
                 Err(Unsent::NoRoute) => return Err("network is unreachable".into()),
                 Err(Unsent::Unreachable) => return Err("no route to host: the neighbour does not answer".into()),
-                Err(Unsent::Long) => return Err("the packet would be longer than the MTU".into()),
+                Err(Unsent::Long) => {
+                    let (size, mtu) = (payload.len(), self.endpoint.port().capabilities().mtu);
+                    return Err(format!(
+                        "{size} bytes of payload make a packet longer than the MTU of {mtu}: give a smaller --size or a larger --mtu"
+                    ));
+                }
             }
         }
         Err("no route to host: the neighbour does not answer".into())
@@ -435,8 +467,9 @@ impl<P: Sleep> Pinger for Engine<P> {
         for slept in [false, true] {
             let turn = self.endpoint.turn(self.clock.now());
             self.deadline = turn.deadline;
+            self.look_at_capture();
             if turn.gone {
-                return Err("the port is gone".into());
+                return Err("the port is gone: its device was removed".into());
             }
             while let Some(echo) = self.endpoint.next_echo() {
                 answers.push(Answer {

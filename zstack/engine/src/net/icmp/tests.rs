@@ -2,6 +2,8 @@ use super::super::testing::*;
 use super::*;
 use crate::net::Config;
 use crate::port::Medium;
+use zstack_wire::arp;
+use zstack_wire::ethernet::ethertype;
 
 const A: &str = "10.0.0.9";
 const US: &str = "10.0.0.1";
@@ -264,4 +266,33 @@ fn we_ask_for_an_echo_and_hear_it() {
     assert_eq!(ask(&mut us, A, 1473), Err(Unsent::Long));
     assert_eq!(ask(&mut us, "8.8.8.8", 0), Err(Unsent::NoRoute));
     assert!(matches!(ask(&mut Bench::tap(), A, 0), Err(Unsent::Unresolved(_))));
+}
+
+#[test]
+fn an_echo_request_has_the_link_header_of_its_neighbour_with_a_tag_and_without() {
+    for vlan in [None, Some(5)] {
+        let mut bench = Bench::new(Config { vlan, ..config() }, Medium::Ethernet);
+        let mut out = [0; 128];
+        let mut ask = |bench: &mut Bench| {
+            bench.interface.echo(Time(0), &mut out, None, ip(A), 0x1234, 7, ECHO.data).map(|len| out[..len].to_vec())
+        };
+        assert!(matches!(ask(&mut bench), Err(Unsent::Unresolved(_))));
+        let is_at = arp::Packet {
+            operation: arp::Operation::Reply,
+            sender_mac: THEIRS,
+            sender: A.parse().unwrap(),
+            target_mac: OURS,
+            target: US.parse().unwrap(),
+        };
+        let mut bytes = [0; arp::PACKET];
+        is_at.emit(&mut bytes);
+        bench.receive(&frame_tagged(OURS, THEIRS, vlan, ethertype::ARP, &bytes));
+        let request = icmp4(US, A, icmpv4::Message::EchoRequest(ECHO));
+        let expected = frame_tagged(THEIRS, OURS, vlan, ethertype::IPV4, &request);
+        let asked = ask(&mut bench).unwrap();
+        let link = expected.len() - request.len();
+        assert_eq!((asked.len(), &asked[..link]), (expected.len(), &expected[..link]));
+        let packet = ipv4::Packet::parse(&asked[link..]).unwrap();
+        assert_eq!(icmpv4::Message::parse(packet.payload()), Ok(icmpv4::Message::EchoRequest(ECHO)));
+    }
 }
