@@ -61,7 +61,8 @@ fn a_large_echo() {
     });
 }
 
-/// What would show that something is wrong on a wire that loses nothing.
+/// What would show that something is wrong on a wire that loses nothing. TCPWantZeroWindowAdv is not among it: on a busy machine the kernel's
+/// reader is late, whoever sends.
 fn faults(before: &HashMap<String, u64>, after: &HashMap<String, u64>) -> Vec<(String, u64)> {
     let names = [
         "IpInHdrErrors",
@@ -84,7 +85,6 @@ fn faults(before: &HashMap<String, u64>, after: &HashMap<String, u64>) -> Vec<(S
         "TcpExtTCPACKSkippedSeq",
         "TcpExtTCPChallengeACK",
         "TcpExtTCPSYNChallenge",
-        "TcpExtTCPWantZeroWindowAdv",
         "TcpExtTCPZeroWindowDrop",
         "TcpExtTCPRcvQDrop",
         "TcpExtTCPBacklogDrop",
