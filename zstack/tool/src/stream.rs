@@ -6,6 +6,7 @@ use crate::table::Table;
 use crate::transport::{Conn, Event, Transport};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// Bytes that one connection moves before the others have their turn.
 const TURN: usize = 512 << 10;
@@ -46,6 +47,9 @@ pub struct Streams {
     done: u32,
     failed: u32,
     first_failure: Option<String>,
+    /// When a listening tool has told of a failure, and how many came since.
+    told: Option<Instant>,
+    untold: u64,
     phase: u64,
 }
 
@@ -75,6 +79,8 @@ impl Streams {
             done: 0,
             failed: 0,
             first_failure: None,
+            told: None,
+            untold: 0,
             phase: 0,
         }
     }
@@ -84,8 +90,18 @@ impl Streams {
         if let Role::Listen(_) = self.role
             && self.connections == 0
         {
-            // There may be no end to say it at.
-            crate::out::complain(&text);
+            // There may be no end to say it at. Peers that fail on purpose fill no log.
+            let now = Instant::now();
+            if self.told.is_none_or(|told| now >= told + Duration::from_secs(1)) {
+                let more = match std::mem::take(&mut self.untold) {
+                    0 => String::new(),
+                    n => format!(" (and {n} failures before that were not told)"),
+                };
+                crate::out::complain(&format!("{text}{more}"));
+                self.told = Some(now);
+            } else {
+                self.untold += 1;
+            }
         }
         self.first_failure.get_or_insert(text);
     }

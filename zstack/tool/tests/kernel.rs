@@ -85,6 +85,27 @@ fn a_full_standard_output_is_a_failure_in_one_line_and_a_closed_one_is_none() {
 }
 
 #[test]
+fn peers_that_reset_connections_do_not_fill_the_log() {
+    use std::io::{Read, Write};
+    let at = free();
+    let echo = Running::start(&format!("echo --listen {at}"), at);
+    let began = Instant::now();
+    for _ in 0..40 {
+        let mut peer = TcpStream::connect(at).unwrap();
+        peer.write_all(b"0123456789").unwrap();
+        // What is not read makes the close a reset.
+        peer.read_exact(&mut [0]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let most = began.elapsed().as_secs() as usize + 1;
+    echo.interrupt();
+    let out = echo.output();
+    assert!(text(&out.stdout).starts_with("echo: 40 connections, 40 failed"), "{}", text(&out.stdout));
+    let lines = text(&out.stderr).lines().count();
+    assert!((1..=most).contains(&lines), "{lines} lines");
+}
+
+#[test]
 fn another_seed_or_another_length_is_a_failure_in_one_line() {
     for wrong in ["--seed 10", "--seed 9 --bytes 6M"] {
         let at = free();

@@ -23,7 +23,7 @@ const PIPELINED: usize = 32;
 /// Bytes that a connection sends before the others have their turn.
 const TURN: u64 = PIECE;
 
-/// Without a byte in either direction for so long, a connection is closed.
+/// Without a byte in either direction for so long, a connection is closed; and if a request takes longer to come.
 const IDLE: Duration = Duration::from_secs(60);
 /// For so long a connection is read after its last response, so that a reset does not destroy it on its way.
 const LINGER: Duration = Duration::from_secs(2);
@@ -48,6 +48,18 @@ struct Client {
     /// Our end was sent; the peer's is waited for until then.
     lingers: Option<Instant>,
     seen: Instant,
+    /// Since when a request is under way that has not come whole.
+    begun: Option<Instant>,
+}
+
+impl Client {
+    /// Whether it was silent for too long, or only drips.
+    fn over(&self, now: Instant, idle: Duration) -> bool {
+        match self.lingers {
+            Some(until) => now > until,
+            None => now > self.seen + idle || self.out.is_empty() && self.begun.is_some_and(|begun| now > begun + idle),
+        }
+    }
 }
 
 /// The server.
@@ -57,6 +69,8 @@ pub struct Http {
     clients: Table<Client>,
     date: (u64, String),
     next_look: Instant,
+    /// [`IDLE`], but in tests.
+    idle: Duration,
     meter: Meter,
     served: u64,
     sent: u64,
@@ -82,6 +96,7 @@ impl Http {
             clients: Table::default(),
             date: (0, String::new()),
             next_look: Instant::now() + Duration::from_secs(1),
+            idle: IDLE,
             meter: Meter::start(),
             served: 0,
             sent: 0,
@@ -116,6 +131,7 @@ impl Http {
             }
             let read = read(transport, conn, client, &mut |client, request| {
                 self.served += 1;
+                client.begun = None;
                 answer(client, request, &mut self.files, &self.date.1);
             });
             match read {
@@ -129,6 +145,8 @@ impl Http {
                 Err(_) => break Next::Abort,
             }
         };
+        let partial = !client.input.is_empty() || client.skip > 0;
+        client.begun = if partial { client.begun.or(Some(client.seen)) } else { None };
         match next {
             Next::Waits => {}
             Next::More => transport.again(conn),
@@ -379,6 +397,7 @@ impl App for Http {
                     last: false,
                     lingers: None,
                     seen: Instant::now(),
+                    begun: None,
                 };
                 self.clients.insert(conn, client);
                 self.serve(transport, conn);
@@ -396,8 +415,8 @@ impl App for Http {
     fn tick(&mut self, transport: &mut dyn Transport) {
         let now = Instant::now();
         self.next_look = now + Duration::from_secs(1);
-        let over = |client: &Client| client.lingers.map_or(now > client.seen + IDLE, |until| now > until);
-        let over: Vec<Conn> = self.clients.iter().filter(|(_, c)| over(c)).map(|(conn, _)| conn).collect();
+        let over: Vec<Conn> =
+            self.clients.iter().filter(|(_, c)| c.over(now, self.idle)).map(|(conn, _)| conn).collect();
         for conn in over {
             let waits = self.clients.remove(conn).is_some_and(|c| !c.out.is_empty());
             if waits { transport.abort(conn) } else { transport.close(conn) }

@@ -19,6 +19,10 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Server {
+        Server::with(name, IDLE)
+    }
+
+    fn with(name: &str, idle: Duration) -> Server {
         let dir = std::env::temp_dir().join(format!("zstack-http-{name}-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("sub")).unwrap();
         std::fs::write(dir.join("small.txt"), "0123456789").unwrap();
@@ -32,12 +36,16 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let mut kernel = Kernel::new().unwrap();
             let mut http = Http::new(at, &root, 1 << 20).unwrap();
+            http.idle = idle;
             http.start(&mut kernel).unwrap();
             ready.send(()).unwrap();
             let mut events = Vec::new();
             while !theirs.load(Ordering::Relaxed) {
                 kernel.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
                 events.drain(..).for_each(|event| http.event(&mut kernel, event));
+                if http.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                    http.tick(&mut kernel);
+                }
             }
         });
         is_ready.recv().unwrap();
@@ -191,6 +199,30 @@ fn requests_come_in_pieces_with_bodies_and_too_large() {
     assert_eq!(status("nonsense\r\n\r\n"), 400);
     let fields = "X: y\r\n".repeat(5000);
     assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")), 431);
+}
+
+#[test]
+fn a_request_that_only_drips_is_given_up_and_many_whole_ones_are_not() {
+    let server = Server::with("drip", Duration::from_millis(1200));
+    let (mut drip, mut whole) = (server.connect(), server.connect());
+    drip.write_all(b"GET /small.txt HTTP/1.1\r\nX: ").unwrap();
+    let (began, mut answer) = (Instant::now(), [0; 1000]);
+    let closed = loop {
+        whole.write_all(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\nGET /sm").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        whole.write_all(b"all.txt HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(whole.read(&mut answer).unwrap() > 0);
+        drip.set_nonblocking(true).unwrap();
+        match drip.read(&mut answer) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => assert!(drip.write(b"y").is_ok()),
+            ended => break ended,
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "it drips for ever");
+    };
+    assert!(matches!(closed, Ok(0)) || closed.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
+    assert!(began.elapsed() > Duration::from_millis(1200));
+    whole.write_all(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(whole.read(&mut answer).unwrap() > 0);
 }
 
 #[test]
