@@ -12,6 +12,7 @@ pub mod card;
 pub mod clock;
 pub mod endpoint;
 pub mod facts;
+pub mod host;
 pub mod memory;
 pub mod mutants;
 pub mod network;

@@ -15,6 +15,11 @@ pub fn router_mac(side: usize) -> [u8; 6] {
     [2, 0, 0, 0, 9, side as u8 + 1]
 }
 
+/// The port that the opener of a connection connects to.
+pub fn service(conn: usize) -> u16 {
+    1000 + conn as u16
+}
+
 /// A host's address.
 pub fn address(side: usize, v6: bool, routed: bool) -> IpAddr {
     let (net, host) = if routed { (side as u8, 1) } else { (0, side as u8 + 1) };

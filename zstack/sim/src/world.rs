@@ -2,12 +2,14 @@
 
 mod look;
 mod noise;
+#[cfg(test)]
+mod tests;
 
 use crate::card::Card;
 use crate::clock;
 use crate::endpoint::options;
 use crate::facts::{Sent, Side, View};
-use crate::network::{self, Delivery, Network};
+use crate::network::{self, Delivery, Network, service};
 use crate::packet::{Opt, flag};
 use crate::programs::Programs;
 use crate::rng::{Rng, mix};
@@ -21,11 +23,6 @@ use zstack::counters::Counter;
 use zstack::net::{Address, Route};
 use zstack::stack::{Config, Connect, Limits, Listen, Stack};
 use zstack::time::Time;
-
-/// The port that the opener of a connection connects to.
-pub fn service(conn: usize) -> u16 {
-    1000 + conn as u16
-}
 
 /// The longest run, in microseconds: three hours. A connection that somebody wants, or that nobody answers, ends sooner.
 pub const LIMIT: u64 = 3 * 3_600 * 1_000_000;

@@ -1,9 +1,9 @@
 //! Runs a script.
 
-use super::host::{Conn, OURS, PEERS, Programs, words};
 use super::script::{ANY, Action, Call, Icmp, Line, Script, Segment, parse};
 use crate::card::{Card, CardPlan};
 use crate::clock;
+use crate::host::{Conn, OURS, PEERS, Programs, words};
 use crate::packet::{self, Opt, Tcp, flag};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};

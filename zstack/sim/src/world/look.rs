@@ -1,7 +1,8 @@
 //! What a run sees of frames: whose they are, what they say, and whether it can be true.
 
-use super::{World, service};
+use super::World;
 use crate::endpoint::Endpoint;
+use crate::network::service;
 use crate::packet::{self, Tcp, flag};
 use crate::rng::mix;
 

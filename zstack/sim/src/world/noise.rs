@@ -1,9 +1,9 @@
 //! Packets that neither host sent.
 
-use super::{World, service};
+use super::World;
 use crate::endpoint::Endpoint;
 use crate::facts::Side;
-use crate::network;
+use crate::network::{self, service};
 use crate::packet::{self, Opt, Tcp, flag};
 use crate::rng::Rng;
 use crate::scenario::{Knows, Lie, Noise};

@@ -1,4 +1,4 @@
-//! Whoever owns the streams of a trace's connections.
+//! Whoever owns the streams of the connections of a stack by itself: a trace's.
 
 use crate::card::Packet;
 use crate::memory::{Pattern, Ring};
