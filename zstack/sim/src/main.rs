@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         Command::Replay { seed, file, verbose, show } => replay(seed, file.as_deref(), verbose, show),
         Command::Trace { files, verbose } => traces(&files, verbose),
         Command::Mutants { name, source, target, count, shrink } => {
-            let bench = mutants::Bench { source: &source, target: &target, count, shrink };
+            let bench = mutants::Bench { source: &source, target: &target, count, every: true, shrink };
             mutants::run(&bench, &name)
         }
     };

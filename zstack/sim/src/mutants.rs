@@ -122,6 +122,8 @@ pub struct Bench<'a> {
     pub target: &'a Path,
     /// Seeds for each.
     pub count: u64,
+    /// Seeds are tried for every mutant: to see how well they do. If not, only where no trace notices it, or seeds must.
+    pub every: bool,
     /// What fails is made smaller, which must fail alike.
     pub shrink: bool,
 }
@@ -138,7 +140,7 @@ pub fn run(bench: &Bench<'_>, name: &str) -> bool {
         }
     };
     println!("{:<34} {:>8.1} s", "one build of all", start.elapsed().as_secs_f64());
-    if let [by, ..] = bench.notice(&program, 0).1.as_slice() {
+    if let [by, ..] = bench.notice(&program, 0, true).1.as_slice() {
         println!("without a mistake: {by}");
         return false;
     }
@@ -147,8 +149,9 @@ pub fn run(bench: &Bench<'_>, name: &str) -> bool {
     let (mut escaped, mut seeds) = (0, 0);
     for (number, mutant) in &wanted {
         let start = Instant::now();
-        let (by_seed, by) = bench.notice(&program, *number);
-        let enough = if BY_SEEDS.contains(&mutant.name.as_str()) { by_seed } else { !by.is_empty() };
+        let must = BY_SEEDS.contains(&mutant.name.as_str());
+        let (by_seed, by) = bench.notice(&program, *number, must || bench.every);
+        let enough = if must { by_seed } else { !by.is_empty() };
         escaped += usize::from(!enough);
         seeds += usize::from(by_seed);
         let what = if enough { by.join("; ") } else { format!("NOT NOTICED {}", by.join("; ")) };
@@ -218,11 +221,12 @@ impl Bench<'_> {
         if output.status.success() { Ok(line) } else { Err(line) }
     }
 
-    /// Whether seeds notice a mistake; and what does: the first seed, and traces.
-    fn notice(&self, program: &Path, number: usize) -> (bool, Vec<String>) {
+    /// Whether seeds notice a mistake, if they are tried; and what does: the first seed, and traces.
+    fn notice(&self, program: &Path, number: usize, seeds: bool) -> (bool, Vec<String>) {
         let traces = self.source.join("zstack/sim/traces");
-        let seed = self.tried(program, number, &["seeds", &self.count.to_string()]).err();
         let trace = self.tried(program, number, &["traces", &traces.to_string_lossy()]).err();
+        let seeds = seeds || trace.is_none();
+        let seed = if seeds { self.tried(program, number, &["seeds", &self.count.to_string()]).err() } else { None };
         let seed = seed.map(|line| line.chars().take(100).collect());
         (seed.is_some(), seed.into_iter().chain(trace).collect())
     }
