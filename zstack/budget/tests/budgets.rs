@@ -14,17 +14,15 @@ const LIMITS: &[(&str, f64)] = &[
     ("parse-v6", 105.0),
     ("emit", 80.0),
     // A segment received with half of a delayed ACK, and a turn of the stack for each or for two. The goal is 600.
-    ("receive-1", 782.0),
+    ("receive-1", 777.0),
     ("receive-1-pair", 689.0),
     // With a sixteenth of an ACK and of a turn: the goal.
     ("receive-1-batch", 600.0),
     // An ACK of two segments that comes back to their sender, who has nothing else to send: with a turn of its own, and in a batch.
     ("ack-1", 1016.0),
     ("ack-1-batch", 843.0),
-    // A peer that shows losses and denies them in turn.
-    ("hostile-undone", 5300.0),
     // A segment sent, with a turn of its own. The goal is 500.
-    ("send-1", 922.0),
+    ("send-1", 959.0),
     // With a sixteenth of one: the goal.
     ("send-1-batch", 500.0),
     // What a packet costs that somebody sends to do harm, 12 % above what was measured.
@@ -34,7 +32,8 @@ const LIMITS: &[(&str, f64)] = &[
     ("hostile-guesses", 650.0),
     ("hostile-holes", 1900.0),
     ("hostile-sacks", 9900.0),
-    ("hostile-undone", 5750.0),
+    // A peer that shows losses and denies them in turn.
+    ("hostile-undone", 5300.0),
     ("hostile-divided", 1950.0),
 ];
 
