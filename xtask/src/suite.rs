@@ -42,12 +42,12 @@ pub fn test(extent: Extent) -> bool {
             &mut tally,
             |tally| {
                 units(extent, tally);
-                budgets(tally);
                 fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 }), &[], tally);
             },
             |tally| {
                 model_checking::loom(tally);
                 model_checking::miri(extent == Extent::Nightly, tally);
+                budgets(tally);
             },
         );
         legacy(extent, &mut tally);
