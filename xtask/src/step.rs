@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Tests counted so far.
@@ -73,19 +74,28 @@ fn say(line: &str) {
     });
 }
 
-/// Runs two groups of steps at the same time. What those of `behind` print appears as a whole when both are done.
-pub fn side_by_side(tally: &mut Tally, front: impl FnOnce(&mut Tally), behind: impl FnOnce(&mut Tally) + Send) {
+/// Some steps, one after the other.
+pub type Part = Box<dyn FnOnce(&mut Tally) + Send>;
+
+/// Runs parts two at a time: whichever of the two threads is free takes the next one, so those that take long come first. What the
+/// second thread's parts print appears as a whole when each is done.
+pub fn two_at_a_time(tally: &mut Tally, parts: Vec<Part>) {
+    let parts = Mutex::new(parts.into_iter());
+    let next = || parts.lock().expect("nobody panics who holds it").next();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
-            HELD_BACK.set(Some(String::new()));
             let mut tally = Tally::default();
-            behind(&mut tally);
-            (tally, HELD_BACK.take().unwrap_or_default())
+            while let Some(part) = next() {
+                HELD_BACK.set(Some(String::new()));
+                part(&mut tally);
+                print!("{}", HELD_BACK.take().unwrap_or_default());
+            }
+            tally
         });
-        front(tally);
-        let (counted, said) = other.join().expect("the steps behind");
-        print!("{said}");
-        tally.add(counted);
+        while let Some(part) = next() {
+            part(tally);
+        }
+        tally.add(other.join().expect("the other parts"));
     });
 }
 
@@ -241,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_side_by_side_is_counted_together() {
+    fn what_runs_at_the_same_time_is_counted_together() {
         let step = |name: &str, script: &str, tally: &mut Tally| {
             let mut c = Command::new("sh");
             c.args(["-c", script]);
@@ -258,13 +268,14 @@ mod tests {
             )
         };
         let mut tally = Tally::default();
-        side_by_side(
+        let (one, other) = (meet("a", "b"), meet("b", "a"));
+        two_at_a_time(
             &mut tally,
-            |t| step("front", &meet("a", "b"), t),
-            |t| {
-                step("behind", &meet("b", "a"), t);
-                step("fails", "exit 1", t);
-            },
+            vec![
+                Box::new(move |t| step("one", &one, t)),
+                Box::new(move |t| step("other", &other, t)),
+                Box::new(move |t| step("fails", "exit 1", t)),
+            ],
         );
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!((tally.passed, tally.failed, tally.times.len()), (2, 1, 3), "{tally:?}");

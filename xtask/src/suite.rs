@@ -37,18 +37,23 @@ pub fn test(extent: Extent) -> bool {
     }
     text(&mut tally);
     if build(&mut tally) {
-        // Each of the two keeps one core busy, most of the time.
-        step::side_by_side(
+        let fuzzing = Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 });
+        // Each keeps one core busy, most of the time; in the order of how long they take.
+        step::two_at_a_time(
             &mut tally,
-            |tally| {
-                units(extent, tally);
-                fuzzing::run(Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 }), &[], tally);
-            },
-            |tally| {
-                model_checking::loom(tally);
-                model_checking::miri(extent == Extent::Nightly, tally);
-                budgets(tally);
-            },
+            vec![
+                Box::new(move |tally| units(extent, tally)),
+                Box::new(|tally| {
+                    model_checking::loom(tally);
+                }),
+                Box::new(move |tally| {
+                    model_checking::miri(extent == Extent::Nightly, tally);
+                }),
+                Box::new(move |tally| {
+                    fuzzing::run(fuzzing, &[], tally);
+                }),
+                Box::new(budgets),
+            ],
         );
         legacy(extent, &mut tally);
         random(extent, &mut tally);
