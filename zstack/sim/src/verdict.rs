@@ -15,7 +15,9 @@ pub fn frames(scenario: &Scenario) -> u64 {
             let peer = &conn.apps[1 - i];
             let room = u64::from(app.rings.0.min(peer.rings.1) / 4);
             let mtu = scenario.sides.iter().map(|s| u64::from(s.card.mtu)).min().unwrap_or(576) - 100;
-            let segment = room.min(mtu).min(app.write.0).min(peer.read).clamp(1, 500);
+            // A segment has two pieces of memory at most.
+            let pieces = if app.piece > 0 { 2 * u64::from(app.piece) } else { u64::MAX };
+            let segment = room.min(mtu).min(app.write.0).min(peer.read).min(pieces).clamp(1, 500);
             let heavy = scenario.links.iter().any(|l| l.loss > 1_000 || l.twice > 1_000 || l.late.0 > 500);
             total += app.send / segment * if heavy { 24 } else { 12 } + 600;
             // Probes of a closed window, and keep-alive, while a program stalls.
