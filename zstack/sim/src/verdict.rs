@@ -2,10 +2,13 @@
 
 use crate::endpoint::Endpoint;
 use crate::facts::{Sent, View};
-use crate::scenario::{ConnPlan, LinkPlan, Scenario, SidePlan};
+use crate::scenario::{ConnPlan, Knows, Lie, LinkPlan, Scenario, SidePlan};
 use zstack::counters::Counter;
 use zstack::stack::Audit;
 use zstack::tcp::Cause;
+
+/// The longest run, in microseconds: three hours. A connection that somebody wants, or that nobody answers, ends sooner.
+pub const LIMIT: u64 = 3 * 3_600 * 1_000_000;
 
 /// No run of this scenario sends more frames than this: so many a segment, a connection, and a second of waiting.
 pub fn frames(scenario: &Scenario) -> u64 {
@@ -24,6 +27,11 @@ pub fn frames(scenario: &Scenario) -> u64 {
             let waits: u64 = app.stalls.iter().map(|s| s.1).sum();
             let keep = app.options.keepalive.map_or(0, |k| waits / (u64::from(k.1.min(k.0)) * 1_000));
             total += 2 * keep + waits / 1_000_000;
+            // Who believes that the end of his stream has arrived goes, and the other one, whom keep-alive tells nothing else, waits.
+            let deceived = scenario.noise.iter().any(|noise| noise.knows == Knows::Lies(Lie::Early));
+            if let Some((idle, interval, _)) = app.options.keepalive.filter(|_| deceived) {
+                total += 2 * LIMIT / (u64::from(idle.min(interval)).max(1) * 1_000);
+            }
         }
     }
     for (from, to) in scenario.links.iter().flat_map(|l| &l.dead) {

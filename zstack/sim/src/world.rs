@@ -24,9 +24,6 @@ use zstack::net::{Address, Route};
 use zstack::stack::{Config, Connect, Limits, Listen, Stack};
 use zstack::time::Time;
 
-/// The longest run, in microseconds: three hours. A connection that somebody wants, or that nobody answers, ends sooner.
-pub const LIMIT: u64 = 3 * 3_600 * 1_000_000;
-
 enum What {
     Arrive(usize, Vec<u8>),
     Wake(usize),
@@ -278,7 +275,7 @@ impl World {
                     break;
                 }
             }
-            if self.now > LIMIT && !(verdict::only_deceived(&self.view()) && self.give_up()) {
+            if self.now > verdict::LIMIT && !(verdict::only_deceived(&self.view()) && self.give_up()) {
                 let open = verdict::unfinished(&self.view());
                 self.fault(format!("three hours have passed, and it is not over: {open}"));
                 break;

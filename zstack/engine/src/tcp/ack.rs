@@ -56,6 +56,10 @@ impl Tcb {
         }
         if self.wnd > 0 {
             self.backoff = 0;
+            if self.probe_at != Time::NEVER {
+                // What waits no longer waits for the peer (tcp_ack_probe).
+                self.stalled = now;
+            }
         }
         self.release(cx, acked.head);
         self.marks &= !mark::MORE;

@@ -2,7 +2,7 @@
 
 use super::tcb::{Marks, mark};
 use super::{Info, Options, Phase, Stamps, State, Tcb};
-use crate::time::Micros;
+use crate::time::{Micros, Time};
 use zstack_wire::Seq;
 
 impl Tcb {
@@ -172,7 +172,8 @@ impl Tcb {
             wl2: self.wl2,
             rcv_nxt: self.rcv_nxt,
             rcv_position: self.rcv_at,
-            acked: self.acked,
+            // A challenge that the limit has put off is due, too, and says nothing new.
+            acked: if self.acked == self.rcv_nxt && self.ack_at != Time::NEVER { self.rcv_nxt - 1 } else { self.acked },
             rcv_edge: self.rcv_edge,
             room: self.room,
             rcv_max: self.rcv_max,

@@ -55,9 +55,10 @@ impl Tcb {
         self.heard.after_millis(u64::from(self.keepalive_idle))
     }
 
-    /// When bytes, a FIN or a probe of the window have waited for too long.
+    /// When bytes, a FIN or a probe of the window have waited for too long. What we hold back while the window is open waits for
+    /// nobody's answer.
     fn user_timeout_at(&self) -> Time {
-        if self.user_timeout == 0 || self.nxt == self.una && self.probe_at == Time::NEVER {
+        if self.user_timeout == 0 || self.nxt == self.una && (self.probe_at == Time::NEVER || self.wnd > 0) {
             return Time::NEVER;
         }
         self.stalled.after_millis(u64::from(self.user_timeout))
