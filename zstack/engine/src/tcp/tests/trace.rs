@@ -241,6 +241,9 @@ fn a_reset_that_the_limit_forbids_to_challenge_is_challenged_later() {
     // What lies before it was lost. The peer has forgotten the connection, and sends no more if nothing is sent to it.
     t.send(seg("R", 5100, 0));
     t.nothing();
+    // Whoever adopts the connection meanwhile sees that an ACK is due.
+    let state = t.tcb.state().unwrap();
+    assert_ne!(state.acked, state.rcv_nxt);
     assert_eq!(t.fire(), 400);
     t.expect("A", 1001, 5001, 0);
     t.send(seg("R", 5001, 0));
