@@ -174,6 +174,9 @@ fn a_window_that_is_shut_for_long() {
         let counters = namespace.counters();
         assert!(counters["TcpExtTCPToZeroWindowAdv"] > 0, "the kernel's window was shut");
         assert!(counters["TcpExtTCPWinProbe"] > 0, "the engine's window was shut");
-        assert_eq!((counters["TcpOutRsts"], counters["TcpEstabResets"]), (0, 0));
+        assert_eq!(counters["TcpEstabResets"], 0);
+        // On a busy machine the kernel may send its last FIN again before the engine's answer comes. Then two come, and the second finds
+        // a socket that is closed.
+        assert!(counters["TcpOutRsts"] <= counters["TcpRetransSegs"], "{counters:?}");
     });
 }
