@@ -1,7 +1,7 @@
 //! What arrives: checks, and whose it is.
 
 use super::echo::Echoed;
-use super::entry::Entry;
+use super::entry::{Entry, look_up};
 use super::recent::Recent;
 use super::transmit::Run;
 use super::{ConnId, Stack};
@@ -241,10 +241,4 @@ fn found<'a>(
     recent.found(tuple, index);
     let (generation, entry) = conns.entry_mut(index)?;
     Some((ConnId { index, generation }, entry))
-}
-
-/// Its index, by the table.
-#[inline(never)]
-fn look_up(conns: &Slab<Entry>, table: &Table, key: &Key, tuple: &Tuple) -> Option<u32> {
-    table.look(tuple.hash(key) as u32, |index| conns.at(index).is_some_and(|entry| entry.names.is(tuple)))
 }

@@ -1,7 +1,7 @@
 //! What a host wants of its stack: listeners, connections, and what is to become of them. None of these calls the host or the
 //! port: the next turn does what follows.
 
-use super::entry::{Entry, Waits};
+use super::entry::{Waits, look_up};
 use super::names::{NAMED, TOLD};
 use super::{Adopt, AdoptError, ConnId, Connect, ConnectError, Listen, ListenError, ListenerId, Stack};
 use crate::counters::Counter;
@@ -74,15 +74,13 @@ impl Stack {
                 let Stack { secrets, table, conns, waiting, key, .. } = self;
                 let free = |port| {
                     let tuple = tuple(port);
-                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.names.tuple == tuple);
-                    table.look(tuple.hash(key) as u32, is).is_none() && waiting.get(now, &tuple).is_none()
+                    look_up(conns, table, key, &tuple).is_none() && waiting.get(now, &tuple).is_none()
                 };
                 let free = secrets.ephemeral(&tuple(0), range, free);
                 // Only when no port is left one is taken from TIME-WAIT: some peer may not keep to the rule that makes it safe.
                 let over = |port| {
                     let tuple = tuple(port);
-                    let is = |index| conns.at(index).is_some_and(|entry: &Entry| entry.names.tuple == tuple);
-                    waiting.behind(now, &tuple).is_some() && table.look(tuple.hash(key) as u32, is).is_none()
+                    waiting.behind(now, &tuple).is_some() && look_up(conns, table, key, &tuple).is_none()
                 };
                 let port = free.or_else(|| secrets.ephemeral(&tuple(0), range, over));
                 tuple(port.ok_or(ConnectError::NoPort(remote))?)
@@ -105,9 +103,7 @@ impl Stack {
 
     /// The tuple, if no connection has it.
     fn free(&mut self, now: Time, tuple: Tuple) -> Result<Tuple, ConnectError> {
-        let conns = &self.conns;
-        let is = |index| conns.at(index).is_some_and(|entry| entry.names.tuple == tuple);
-        let taken = self.table.look(tuple.hash(&self.key) as u32, is).is_some();
+        let taken = look_up(&self.conns, &self.table, &self.key, &tuple).is_some();
         if taken || self.waiting.get(now, &tuple).is_some() {
             return Err(ConnectError::InUse(tuple.local(), tuple.remote()));
         }

@@ -6,9 +6,12 @@ use super::{ConnId, Info, ListenerId};
 use crate::payload::Host;
 use crate::port::Port;
 use crate::queue;
+use crate::sip::Key;
 use crate::slab::Slab;
+use crate::table::Table;
 use crate::tcp::{Phase, Tcb};
 use crate::time::Time;
+use crate::tuple::Tuple;
 use crate::wheel;
 
 /// How many frames with payload a connection sends in its turn, before the others have theirs.
@@ -93,6 +96,12 @@ impl Entry {
             tcp: self.tcb.info(),
         }
     }
+}
+
+/// The index of the connection with a tuple, by the table.
+#[inline(never)]
+pub(super) fn look_up(conns: &Slab<Entry>, table: &Table, key: &Key, tuple: &Tuple) -> Option<u32> {
+    table.look(tuple.hash(key) as u32, |index| conns.at(index).is_some_and(|entry| entry.names.is(tuple)))
 }
 
 /// 512 bytes are the bound for all that an idle connection takes: this, 8 to 16 for its generation, and at most 31.5 for its slot

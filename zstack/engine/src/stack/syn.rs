@@ -26,7 +26,7 @@ pub(super) fn assured(limit: u32) -> u32 {
 }
 
 impl Stack {
-    /// A segment for a listener (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.
+    /// A segment for a listener, no RST (RFC 9293, section 3.10.7.2). `behind`: the initial sequence number must not come before it.
     pub(super) fn knock<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
@@ -35,9 +35,7 @@ impl Stack {
         behind: Option<Seq>,
     ) {
         let flags = arrived.header.flags;
-        if flags.has(Flags::RST) {
-            self.core.counters.count(Counter::TcpUnknown);
-        } else if flags.has(Flags::ACK) {
+        if flags.has(Flags::ACK) {
             self.cookie_back(run, listener, arrived);
         } else if flags.has(Flags::SYN) && !flags.has(Flags::FIN) {
             self.syn(run, listener, &arrived.tuple, arrived.header, behind);
