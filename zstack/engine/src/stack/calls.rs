@@ -174,7 +174,7 @@ impl Stack {
         if self.core.full || entry.waits == Waits::Neighbour || !entry.tcb.due() {
             self.place(conn.index);
         } else if entry.waits == Waits::Not {
-            // Its turn to send files its timer.
+            // Its turn to send files its timer. (Entry::places says the same, and costs each call 20 instructions here.)
             entry.waits = Waits::Due;
             self.due.push(&mut self.conns, conn.index);
         }

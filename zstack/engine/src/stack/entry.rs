@@ -41,8 +41,16 @@ pub(super) struct Entry {
 pub(super) enum Wants {
     /// Its state has changed: [`super::Stack::settle`].
     Settling,
-    /// A turn to send, which it did not wait for yet, and the timer, which stands later or not at all; [`Time::NEVER`]: not so.
-    Place { turn: bool, timer: Time },
+    /// Its places.
+    Place(Place),
+}
+
+/// Where a connection is to be put.
+pub(super) struct Place {
+    /// Into the list of those that are due: it did not wait for its turn to send yet.
+    pub turn: bool,
+    /// Into the wheel, where it stands later or not at all; [`Time::NEVER`]: not so.
+    pub timer: Time,
 }
 
 impl Entry {
@@ -66,13 +74,19 @@ impl Entry {
         }
     }
 
-    /// What it wants now. `timed`: its timer is looked at in any case. Else it is not where the connection is due: its turn to send,
-    /// which comes before the stack's turn ends or with the next one, does it.
+    /// What it wants now; `timed` as of [`Entry::places`].
     #[inline(always)]
     pub fn wants(&mut self, timed: bool) -> Wants {
         if self.names.marks & HALF != 0 || self.tcb.phase() == Phase::Closed || self.tcb.freed() {
             return Wants::Settling;
         }
+        Wants::Place(self.places(timed))
+    }
+
+    /// Where it is to be put, whatever its state. `timed`: its timer is looked at in any case. Else it is not where the connection is
+    /// due: its turn to send, which comes before the stack's turn ends or with the next one, does it.
+    #[inline(always)]
+    pub fn places(&mut self, timed: bool) -> Place {
         let due = self.tcb.due();
         let mut timer = Time::NEVER;
         if timed || !due || self.waits == Waits::Neighbour {
@@ -85,7 +99,7 @@ impl Entry {
         if turn {
             self.waits = Waits::Due;
         }
-        Wants::Place { turn, timer }
+        Place { turn, timer }
     }
 
     pub fn info(&self) -> Info {

@@ -1,6 +1,6 @@
 //! A turn: what has arrived, the timers that are due, and who sends.
 
-use super::entry::{Waits, Wants};
+use super::entry::{Place, Waits, Wants};
 use super::names::{HALF, NAMED, Names, TOLD};
 use super::transmit::{Cx, Run};
 use super::{ConnId, Stack, Turn};
@@ -253,14 +253,18 @@ impl Stack {
     pub(super) fn follow(&mut self, now: Time, index: u32, wants: Wants) {
         match wants {
             Wants::Settling => self.settle(now, index),
-            Wants::Place { turn, timer } => {
-                if turn {
-                    self.due.push(&mut self.conns, index);
-                }
-                if timer != Time::NEVER {
-                    self.wheel.arm(&mut self.conns, index, timer);
-                }
-            }
+            Wants::Place(place) => self.put(index, place),
+        }
+    }
+
+    /// Puts a connection where it is to be.
+    #[inline(always)]
+    pub(super) fn put(&mut self, index: u32, Place { turn, timer }: Place) {
+        if turn {
+            self.due.push(&mut self.conns, index);
+        }
+        if timer != Time::NEVER {
+            self.wheel.arm(&mut self.conns, index, timer);
         }
     }
 
@@ -287,15 +291,8 @@ impl Stack {
     #[inline(never)]
     pub(super) fn place(&mut self, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
-        let deadline = entry.tcb.deadline();
-        let arm = entry.timer.wants(deadline);
-        if entry.waits == Waits::Not && entry.tcb.due() {
-            entry.waits = Waits::Due;
-            self.due.push(&mut self.conns, index);
-        }
-        if arm {
-            self.wheel.arm(&mut self.conns, index, deadline);
-        }
+        let place = entry.places(true);
+        self.put(index, place);
     }
 
     /// A connection that has ended: its tuple is free, and it goes as soon as the port reads none of its memory.
