@@ -2,7 +2,7 @@
 
 use crate::sip::Key;
 use crate::time::Time;
-use crate::tuple::Mapped;
+use crate::tuple::{Mapped, words};
 
 /// Tokens that come at a steady rate, and of which at most a burst is kept. It starts full.
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +73,7 @@ impl Strangers {
         if self.rate == 0 {
             return false;
         }
-        let bits = u128::from_ne_bytes(*to);
-        let place = self.key.hash(&[bits as u64, (bits >> 64) as u64]) as usize % DESTINATIONS;
+        let place = self.key.hash(&words(to)) as usize % DESTINATIONS;
         if !self.each[place].take(now) {
             return false;
         }

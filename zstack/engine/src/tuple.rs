@@ -22,6 +22,13 @@ pub fn map_v4(v4: [u8; 4]) -> Mapped {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// An address as two words, to be hashed.
+#[inline]
+pub fn words(mapped: &Mapped) -> [u64; 2] {
+    let bits = u128::from_le_bytes(*mapped);
+    [bits as u64, (bits >> 64) as u64]
+}
+
 /// The address that was mapped. An IPv6 packet with a mapped address never gets this far: such addresses do not appear on the
 /// wire (RFC 4291, section 2.5.5.2), and the input checks drop them.
 #[inline]
@@ -76,19 +83,13 @@ impl Tuple {
     /// A keyed hash; tuples of the two families are never the same words.
     #[inline]
     pub fn hash(&self, key: &Key) -> u64 {
-        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
         if self.is_v4() {
             let four =
                 |mapped: &Mapped| u64::from(u32::from_le_bytes([mapped[12], mapped[13], mapped[14], mapped[15]]));
             return key.hash(&[four(&self.local) << 32 | four(&self.remote), self.ports()]);
         }
-        key.hash(&[
-            word(&self.local[..8]),
-            word(&self.local[8..]),
-            word(&self.remote[..8]),
-            word(&self.remote[8..]),
-            self.ports(),
-        ])
+        let ([a, b], [c, d]) = (words(&self.local), words(&self.remote));
+        key.hash(&[a, b, c, d, self.ports()])
     }
 }
 

@@ -138,9 +138,10 @@ impl Interface {
             key
         };
         let mac = mac.filter(|_| port.medium == Medium::Ethernet);
+        let neighbours = Cache::new(mac, vlan, key_for(1), now);
         Ok(Interface {
             own: Own::new(&addresses),
-            quick: Quick::new(mac, vlan),
+            quick: Quick::new(mac, vlan, neighbours.link_len()),
             routes: Table::new(routes.iter().copied().chain(direct)),
             addresses,
             any_address,
@@ -148,7 +149,7 @@ impl Interface {
             mac,
             mtu: port.mtu,
             gateways,
-            neighbours: Cache::new(mac, vlan, key_for(1), now),
+            neighbours,
             paths: pmtu::Cache::new(key_for(2)),
             echoes: Bucket::new(ECHOES.0, ECHOES.1),
             errors: Bucket::new(ERRORS.0, ERRORS.1),

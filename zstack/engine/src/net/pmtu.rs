@@ -1,8 +1,8 @@
 //! Path MTUs that were told: bounded, and forgotten after ten minutes (RFC 8201, section 4; RFC 1191, section 6.3).
 
+use crate::sip::Key;
 use crate::time::{Micros, Time};
-use siphasher::sip::SipHasher13;
-use std::hash::{Hash, Hasher};
+use crate::tuple::{map, words};
 use std::net::IpAddr;
 
 /// RFC 8200, section 5: no IPv6 link has less, so no packet is made smaller.
@@ -36,7 +36,7 @@ pub(super) struct Pmtu {
 /// The cache. It takes memory only once a path MTU is told.
 #[derive(Debug)]
 pub(super) struct Cache {
-    key: [u8; 16],
+    key: Key,
     sets: Vec<[Option<Entry>; WAYS]>,
     /// Changes whenever the answer of [`Cache::get`] may have changed for some path. Who has slept through 256 changes misses them, and
     /// is told by a router.
@@ -47,13 +47,11 @@ pub(super) struct Cache {
 
 impl Cache {
     pub fn new(key: [u8; 16]) -> Cache {
-        Cache { key, sets: Vec::new(), state: 0, aged: Time::NEVER }
+        Cache { key: Key::new(&key), sets: Vec::new(), state: 0, aged: Time::NEVER }
     }
 
     fn set(&self, destination: IpAddr) -> usize {
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        destination.hash(&mut hasher);
-        hasher.finish() as usize % SETS
+        self.key.hash(&words(&map(destination))) as usize % SETS
     }
 
     /// What was told of the path, if anything was of late.

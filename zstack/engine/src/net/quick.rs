@@ -31,12 +31,8 @@ const PROTOCOL: u32 = u32::from_ne_bytes([0, 0xff, 0, 0]);
 const TCP: u32 = u32::from_ne_bytes([0, protocol::TCP, 0, 0]);
 
 impl Quick {
-    pub fn new(mac: Option<Mac>, vlan: Option<u16>) -> Quick {
-        let link = match (mac, vlan) {
-            (None, _) => 0,
-            (_, None) => 14,
-            (_, Some(_)) => 18,
-        };
+    /// `link`: the length of link headers.
+    pub fn new(mac: Option<Mac>, vlan: Option<u16>, link: usize) -> Quick {
         let [a, b, c, d, e, f] = mac.unwrap_or_default();
         let ([g, h], [i, j]) = (ethertype::VLAN.to_be_bytes(), vlan.unwrap_or(0).to_be_bytes());
         Quick { link, mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), tag: u32::from_ne_bytes([g, h, i, j]) }

@@ -11,7 +11,7 @@ use crate::tcp::recovery::{Flight, Spare};
 use crate::tcp::{Assembler, Context, Event, Options, Sent, Tcb};
 use crate::time::Time;
 use crate::tuple::{Tuple, map};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use zstack_wire::tcp::Header;
 
@@ -44,7 +44,7 @@ impl Stack {
         if self.core.gone {
             return Err(ConnectError::PortGone);
         }
-        if remote.port() == 0 || remote.ip().is_multicast() || remote.ip().is_unspecified() {
+        if !is_peer(remote) {
             return Err(ConnectError::Remote(remote));
         }
         // Nothing that we send comes back to us.
@@ -55,17 +55,7 @@ impl Stack {
             Some(ip) => ip,
             None => route?,
         };
-        if local == remote.ip() {
-            return Err(ConnectError::Remote(remote));
-        }
-        // What comes from the peer is not asked again whether it may come from there.
-        if !self.core.net.reaches(remote.ip()) {
-            return Err(ConnectError::NoRoute(remote.ip()));
-        }
-        let limit = self.core.limits.connections;
-        if self.conns.len() >= limit {
-            return Err(ConnectError::Full(limit));
-        }
+        self.admits(local, remote)?;
         let tuple =
             |port| Tuple { local: map(local), remote: map(remote.ip()), local_port: port, remote_port: remote.port() };
         let tuple = match local_port {
@@ -101,6 +91,19 @@ impl Stack {
         Ok(self.name(index))
     }
 
+    /// Whether one more connection can be, between an address of ours and this peer.
+    fn admits(&self, local: IpAddr, remote: SocketAddr) -> Result<(), ConnectError> {
+        if !is_peer(remote) || local == remote.ip() {
+            return Err(ConnectError::Remote(remote));
+        }
+        // What comes from the peer is not asked again whether it may come from there.
+        if !self.core.net.reaches(remote.ip()) {
+            return Err(ConnectError::NoRoute(remote.ip()));
+        }
+        let limit = self.core.limits.connections;
+        if self.conns.len() >= limit { Err(ConnectError::Full(limit)) } else { Ok(()) }
+    }
+
     /// The tuple, if no connection has it.
     fn free(&mut self, now: Time, tuple: Tuple) -> Result<Tuple, ConnectError> {
         let taken = look_up(&self.conns, &self.table, &self.key, &tuple).is_some();
@@ -132,17 +135,7 @@ impl Stack {
         if !self.core.net.is_ours(local.ip()) {
             return Err(ConnectError::NotOurs(local.ip()).into());
         }
-        if remote.port() == 0 || remote.ip().is_multicast() || remote.ip().is_unspecified() || local.ip() == remote.ip()
-        {
-            return Err(ConnectError::Remote(remote).into());
-        }
-        if !self.core.net.reaches(remote.ip()) {
-            return Err(ConnectError::NoRoute(remote.ip()).into());
-        }
-        let limit = self.core.limits.connections;
-        if self.conns.len() >= limit {
-            return Err(ConnectError::Full(limit).into());
-        }
+        self.admits(local.ip(), remote)?;
         let tuple = self.free(now, Tuple::new(local, remote))?;
         let start = self.start(now, &tuple, state.una, 0);
         let mut cx = Adopting { now, core: &mut self.core };
@@ -233,6 +226,11 @@ impl Stack {
     pub fn is_open(&self, conn: ConnId) -> bool {
         self.conns.get(conn.index, conn.generation).is_some_and(|entry| entry.names.marks & NAMED != 0)
     }
+}
+
+/// Whether it names a host, and a port of it.
+fn is_peer(remote: SocketAddr) -> bool {
+    remote.port() != 0 && !remote.ip().is_multicast() && !remote.ip().is_unspecified()
 }
 
 /// A stack, as a connection sees it that is being adopted: without a port and a host, since nothing is sent or received.

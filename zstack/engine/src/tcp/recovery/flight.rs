@@ -5,7 +5,7 @@ use super::prr::Prr;
 use super::rack::Rack;
 use super::records::{JUMP, KEPT, Marks, Record, Records};
 use super::scoreboard::Scoreboard;
-use super::spare::{Reuse, Spare};
+use super::spare::{Reuse, Spare, empty};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub(super) struct Lost {
 impl Lost {
     #[inline]
     pub fn clear(&mut self) {
-        if self.ranges.capacity() > KEPT { self.ranges = VecDeque::new() } else { self.ranges.clear() }
+        empty(&mut self.ranges, KEPT);
     }
 
     fn push(&mut self, una: Seq, range: Range) {

@@ -4,6 +4,7 @@
 //! transmissions in the order of their numbers, and retransmissions in a queue. Each is looked at until it is lost, or sent again; none twice.
 
 use super::records::{Marks, Record};
+use super::spare::empty;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -124,11 +125,7 @@ impl Rack {
     /// As good as new.
     pub fn clear(&mut self) {
         let mut again = std::mem::take(&mut self.again);
-        if again.capacity() > 256 {
-            again = VecDeque::new()
-        } else {
-            again.clear()
-        }
+        empty(&mut again, 256);
         *self = Rack { again, ..Rack::default() };
     }
 

@@ -1,6 +1,6 @@
 //! What was sent and has not left, record by record: who reads which bytes until when.
 
-use super::spare::Reuse;
+use super::spare::{Reuse, empty};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use zstack_wire::Seq;
@@ -279,10 +279,6 @@ impl Records {
 impl Reuse for Records {
     fn reuse(&mut self) {
         self.lingering = 0;
-        if self.all.capacity() > KEPT {
-            self.all = VecDeque::new();
-        } else {
-            self.all.clear();
-        }
+        empty(&mut self.all, KEPT);
     }
 }

@@ -1,9 +1,16 @@
 //! Boxes that are used again: what a connection needs only at times is taken from here, and given back.
 
+use std::collections::VecDeque;
+
 /// What can be emptied for its next user.
 pub trait Reuse: Default {
     /// Makes it as good as new; memory that it has allocated may stay, as far as the next user is likely to need it.
     fn reuse(&mut self);
+}
+
+/// Empties a queue, and gives its memory up if it is for more than `most`.
+pub(super) fn empty<T>(queue: &mut VecDeque<T>, most: usize) {
+    if queue.capacity() > most { *queue = VecDeque::new() } else { queue.clear() }
 }
 
 /// A free list. It owns what was given back, up to a number; more is freed.
