@@ -11,6 +11,7 @@
 //! a turn it acknowledges every one, so that only the pairs can be compared.
 
 use crate::Scenario;
+use crate::peer::packet;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use zstack::stack::{Config, ConnId, Listen, Stack};
 use zstack::tcp::Event;
 use zstack::time::{Micros, Time};
 use zstack_wire::tcp::{Flags, Header, Timestamps};
-use zstack_wire::{Seq, ipv4, protocol};
+use zstack_wire::{Seq, ipv4};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PORT: u16 = 80;
@@ -151,21 +152,7 @@ impl Remote {
             timestamps: Some(Timestamps { value: 1, echo: self.echo }),
             ..Header::default()
         };
-        let len = header.len() + payload;
-        let mut packet = vec![0x61; ipv4::HEADER + len];
-        header.emit(&mut packet[ipv4::HEADER..]);
-        let ip = ipv4::Header {
-            source: self.address,
-            destination: HERE,
-            protocol: protocol::TCP,
-            ttl: 64,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            payload: len as u16,
-        };
-        ip.emit(&mut packet);
-        packet.into()
+        packet(self.address, HERE, &header, payload).into()
     }
 }
 
@@ -372,21 +359,7 @@ impl Engine {
     pub fn packet_from(address: Ipv4Addr, header: Header, payload: usize) -> Rc<[u8]> {
         let source = if header.source == 0 { 999 } else { header.source };
         let header = Header { source, destination: PORT, ..header };
-        let len = header.len() + payload;
-        let mut packet = vec![0x61; ipv4::HEADER + len];
-        header.emit(&mut packet[ipv4::HEADER..]);
-        let ip = ipv4::Header {
-            source: address,
-            destination: HERE,
-            protocol: protocol::TCP,
-            ttl: 64,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            payload: len as u16,
-        };
-        ip.emit(&mut packet);
-        packet.into()
+        packet(address, HERE, &header, payload).into()
     }
 }
 

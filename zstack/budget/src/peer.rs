@@ -15,6 +15,25 @@ pub const PAYLOAD: usize = 1448;
 /// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
 pub const SEGMENTS: usize = 64;
 
+/// A packet with this header and so many bytes of payload.
+pub fn packet(source: Ipv4Addr, destination: Ipv4Addr, header: &Header, payload: usize) -> Vec<u8> {
+    let len = header.len() + payload;
+    let mut packet = vec![0x61; ipv4::HEADER + len];
+    header.emit(&mut packet[ipv4::HEADER..]);
+    let ip = ipv4::Header {
+        source,
+        destination,
+        protocol: protocol::TCP,
+        ttl: 64,
+        tos: 0,
+        id: 0,
+        dont_fragment: true,
+        payload: len as u16,
+    };
+    ip.emit(&mut packet);
+    packet
+}
+
 /// The peer of one connection.
 pub struct Remote {
     port: u16,
@@ -49,21 +68,7 @@ impl Remote {
             timestamps: Some(self.timestamps),
             ..Header::default()
         };
-        let len = header.len() + payload;
-        let mut packet = vec![0x61; ipv4::HEADER + len];
-        header.emit(&mut packet[ipv4::HEADER..]);
-        let ip = ipv4::Header {
-            source: PEER,
-            destination: HERE,
-            protocol: protocol::TCP,
-            ttl: 64,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            payload: len as u16,
-        };
-        ip.emit(&mut packet);
-        packet
+        packet(PEER, HERE, &header, payload)
     }
 
     /// Takes the SYN-ACK that came to its SYN.

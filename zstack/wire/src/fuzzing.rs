@@ -4,6 +4,7 @@
 use crate::checksum::Sum;
 use crate::{arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, ndp, tcp, udp};
 use std::net::Ipv6Addr;
+use std::path::Path;
 
 /// An Ethernet header: written again, it is the same bytes.
 pub fn ethernet(data: &[u8]) {
@@ -208,12 +209,60 @@ pub fn checksum(data: &[u8]) {
     assert!(u32::from(pieces.folded()) == plain);
 }
 
+/// A function that the fuzzer calls.
+pub type Target = fn(&[u8]);
+
+/// How far from its seeds a target is tried.
+pub struct Near {
+    /// Variants of each seed.
+    pub tries: usize,
+    /// Changes in a variant, at most.
+    pub changes: usize,
+    /// No change leaves fewer bytes than these, where there were as many.
+    pub least: usize,
+}
+
+/// What the fuzzer does, without knowing which way a target goes: it finds less, and needs no instrumented build. Calls each target
+/// with its seeds in `tests/fuzz/seeds`, and with variants of them that are the same ones each time.
+///
+/// # Panics
+/// A target has no seeds.
+pub fn near_seeds(targets: &[(&str, Target)], near: &Near) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds");
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = |below: usize| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as usize % below.max(1)
+    };
+    for (name, target) in targets {
+        let files: Vec<_> = std::fs::read_dir(seeds.join(name)).expect(name).map(|f| f.unwrap().path()).collect();
+        assert!(!files.is_empty(), "{name} has no seeds");
+        for file in files {
+            let seed = std::fs::read(&file).unwrap();
+            target(&seed);
+            for _ in 0..near.tries {
+                let mut bytes = seed.clone();
+                for _ in 0..=random(near.changes) {
+                    let at = random(bytes.len());
+                    match random(4) {
+                        0 => bytes[at] ^= 1 << random(8),
+                        1 => bytes[at] = random(256) as u8,
+                        2 => bytes.truncate(at.max(near.least)),
+                        _ => bytes.insert(at, random(256) as u8),
+                    }
+                }
+                target(&bytes);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
-
-    type Target = fn(&[u8]);
 
     const TARGETS: &[(&str, Target)] = &[
         ("wire-ethernet", ethernet),
@@ -228,38 +277,8 @@ mod tests {
         ("wire-checksum", checksum),
     ];
 
-    /// What the fuzzer does, without knowing which way the parsers go: it finds less, and needs no instrumented build.
     #[test]
     fn seeds_and_what_is_near_them() {
-        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds");
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        let mut random = |below: usize| {
-            // xorshift64
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 16) as usize % below.max(1)
-        };
-        for (name, target) in TARGETS {
-            let files: Vec<_> = std::fs::read_dir(seeds.join(name)).expect(name).map(|f| f.unwrap().path()).collect();
-            assert!(!files.is_empty(), "{name} has no seeds");
-            for file in files {
-                let seed = std::fs::read(&file).unwrap();
-                target(&seed);
-                for _ in 0..2000 {
-                    let mut bytes = seed.clone();
-                    for _ in 0..=random(3) {
-                        let at = random(bytes.len());
-                        match random(4) {
-                            0 => bytes[at] ^= 1 << random(8),
-                            1 => bytes[at] = random(256) as u8,
-                            2 => bytes.truncate(at.max(1)),
-                            _ => bytes.insert(at, random(256) as u8),
-                        }
-                    }
-                    target(&bytes);
-                }
-            }
-        }
+        near_seeds(TARGETS, &Near { tries: 2000, changes: 3, least: 1 });
     }
 }
