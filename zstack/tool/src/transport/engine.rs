@@ -284,7 +284,8 @@ impl<P: Sleep> Transport for Engine<P> {
         // First what the caller has asked for since the last time; then, if nothing came of it, sleep and look once.
         for slept in [false, true] {
             let now = self.clock.now();
-            let turn = if self.calm && !slept {
+            // Once only: a caller who has always something to do would else never sleep, nor hear of what has arrived.
+            let turn = if std::mem::take(&mut self.calm) && !slept {
                 self.endpoint.flush(now)
             } else {
                 let turn = self.endpoint.turn(now);

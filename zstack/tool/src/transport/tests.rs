@@ -102,6 +102,33 @@ fn an_echo_sends_the_buffers_back_that_it_received() {
     }
 }
 
+/// Who has something to do at each poll does not keep what has arrived waiting.
+#[test]
+fn a_connection_that_is_always_ready_lets_others_arrive() {
+    let at: SocketAddr = "10.0.0.1:9".parse().unwrap();
+    let [mut a, mut b] = engines(plain());
+    a.listen(at).unwrap();
+    let conn = b.connect(at).unwrap();
+    let (mut events, mut server, mut taken) = (Vec::new(), None, 0);
+    for round in 0..100 {
+        b.write(conn, b"x", false).unwrap_or(0);
+        b.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        events.clear();
+        a.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in events.drain(..) {
+            if let Event::Accepted(conn) = event {
+                server = Some(conn);
+            }
+        }
+        let Some(server) = server else { continue };
+        while a.take(server, 100, &mut |bytes| taken += bytes.len()).is_ok_and(|n| n > 0) {}
+        if round > 10 {
+            a.again(server);
+        }
+    }
+    assert!(taken > 60, "{taken}");
+}
+
 #[test]
 fn perf_in_every_mode() {
     use crate::perf::{Client, Mode, Plan, Server};
