@@ -24,6 +24,9 @@ pub enum Cause {
     Refused,
     /// The peer reset it (ECONNRESET).
     Reset,
+    /// The peer reset it after its FIN, while we could still send, in CLOSE-WAIT (EPIPE, as `tcp_reset` of Linux says): what was received
+    /// is whole, what was sent may not be.
+    Broken,
     /// The peer did not answer in time: retransmissions, keep-alive or the user timeout (ETIMEDOUT).
     TimedOut,
     /// ICMP says that the host cannot be reached (EHOSTUNREACH), before there was a connection or as the reason of a time-out.

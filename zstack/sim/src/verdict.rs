@@ -247,7 +247,9 @@ fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Optio
         Cause::Aborted => end.aborted || refused && end.app == 1 || end.closed,
         // Only an RST resets, and only who has no connection any more, or does not read any more, sends one. After a good end it may
         // be told to who did not hear of that.
-        Cause::Reset => {
+        // After its FIN, one that no longer sends.
+        Cause::Broken if !end.peer_closed => false,
+        Cause::Reset | Cause::Broken => {
             theirs.resets > 0
                 && match peer {
                     Some(p) => p.aborted || p.ended.is_some_and(|c| c != Cause::Done || lost > 0),

@@ -398,6 +398,17 @@ fn an_end_is_told_with_its_errno_after_what_had_arrived() {
 }
 
 #[test]
+fn a_reset_behind_the_end_of_the_stream_breaks_only_what_is_written() {
+    let (mut sockets, socket) = established(Receive::Copy);
+    sockets.event(CONN, Event::PeerClosed);
+    sockets.event(CONN, Event::Ended(Cause::Broken));
+    // Who reads has had all of it (SOCK_DONE of Linux); who writes learns of it.
+    assert_eq!(sockets.read(socket, &mut [0; 8]), Ok(0));
+    let error = sockets.write(socket, b"x").unwrap_err();
+    assert_eq!((error, error.errno()), (Error::Ended(Cause::Broken), 32));
+}
+
+#[test]
 fn what_a_closed_socket_wrote_stays_until_it_is_released() {
     let (mut sockets, socket) = established(Receive::Copy);
     let owner: Arc<[u8]> = stream(8, 100).into();

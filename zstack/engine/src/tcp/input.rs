@@ -126,8 +126,14 @@ impl Tcb {
         if flags.has(Flags::RST) {
             if header.seq == self.rcv_nxt {
                 cx.count(Counter::TcpReset);
-                let refused = self.phase == Phase::SynReceived && self.marks & mark::PASSIVE == 0;
-                self.end_with(cx, if refused { Cause::Refused } else { Cause::Reset });
+                // As tcp_reset tells them apart, but for a simultaneous open, of which Linux says ECONNRESET: RFC 9293, section
+                // 3.10.7.4, second, wants "connection refused" where we came from SYN-SENT.
+                let cause = match self.phase {
+                    Phase::SynReceived if self.marks & mark::PASSIVE == 0 => Cause::Refused,
+                    Phase::CloseWait => Cause::Broken,
+                    _ => Cause::Reset,
+                };
+                self.end_with(cx, cause);
             } else {
                 cx.count(Counter::TcpResetInside);
                 self.challenge(cx);

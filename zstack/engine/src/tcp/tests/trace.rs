@@ -214,6 +214,32 @@ fn only_the_exact_rst_ends_a_connection() {
 }
 
 #[test]
+fn a_reset_is_told_by_the_state_that_it_finds() {
+    // As tcp_reset has it: EPIPE in CLOSE-WAIT and no longer once our FIN follows, nothing where it is over.
+    for (phase, seq, cause) in [
+        (Phase::Listen, 5001, Some(Cause::Reset)),
+        (Phase::SynReceived, 5001, Some(Cause::Reset)),
+        (Phase::Established, 5001, Some(Cause::Reset)),
+        (Phase::CloseWait, 5002, Some(Cause::Broken)),
+        (Phase::FinWait1, 5001, Some(Cause::Reset)),
+        (Phase::FinWait2, 5001, Some(Cause::Reset)),
+        (Phase::Closing, 5002, Some(Cause::Reset)),
+        (Phase::LastAck, 5002, Some(Cause::Reset)),
+        (Phase::TimeWait, 5002, None),
+        (Phase::Closed, 5001, None),
+    ] {
+        let mut t = Test::in_phase(phase);
+        t.send(seg("R", seq, 0));
+        assert_eq!(t.tcb.phase(), Phase::Closed, "{phase:?}");
+        let told = t.cx.events.iter().find_map(|event| match event {
+            Event::Ended(cause) => Some(*cause),
+            _ => None,
+        });
+        assert_eq!(told, cause, "{phase:?}");
+    }
+}
+
+#[test]
 fn challenges_are_limited_for_each_connection() {
     let mut t = Test::established(&plain());
     t.wait(1000);
