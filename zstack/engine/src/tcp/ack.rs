@@ -9,11 +9,15 @@ use zstack_wire::Seq;
 use zstack_wire::tcp::Header;
 
 impl Tcb {
-    /// SND.WND (RFC 9293, section 3.10.7.4): only a segment that is no older than the one that gave it last changes it. Returns
-    /// whether it changed.
+    /// SND.WND (RFC 9293, section 3.10.7.4): only a segment that is no older than the one that gave it last changes it. One that
+    /// acknowledges something new is not, whatever its number: the peer has sent it again, or another number was ahead of the peer's
+    /// (`tcp_may_update_window`). Returns whether it changed.
     #[inline]
     pub(super) fn update_window(&mut self, header: &Header) -> bool {
-        if self.wl1.before(header.seq) || self.wl1 == header.seq && self.wl2.up_to(header.ack) {
+        if self.wl1.before(header.seq)
+            || self.wl1 == header.seq && self.wl2.up_to(header.ack)
+            || self.una.before(header.ack)
+        {
             let scale = if header.flags.has(zstack_wire::tcp::Flags::SYN) { 0 } else { self.snd_scale };
             let wnd = u32::from(header.window) << scale;
             (self.wl1, self.wl2) = (header.seq, header.ack);
