@@ -146,8 +146,8 @@ impl Stack {
     }
 
     /// Gives a connection away, as what [`Stack::adopt`] takes, and forgets it without a word to the peer: the name is stale
-    /// from now on, and no event tells of it. What was placed ahead of order is lost. `None`: it is not synchronised, or the
-    /// port may read its memory yet.
+    /// from now on, and no event tells of it. What was placed ahead of order is lost. `None`: it is not synchronised, has been
+    /// aborted (also by a close that loses bytes, or lingers for no time) and ends with the next turn, or the port may read its memory yet.
     pub fn surrender(&mut self, conn: ConnId) -> Option<Adopt> {
         let entry = self.conns.get(conn.index, conn.generation)?;
         let state = entry.tcb.state()?;

@@ -157,15 +157,17 @@ impl Tcb {
         self.frames > completed
     }
 
-    /// The connection as data from which [`Tcb::adopt`] builds another; `None`: it is not synchronised.
+    /// The connection as data from which [`Tcb::adopt`] builds another; `None`: it is not synchronised, or an RST is about to end it.
     pub fn state(&self) -> Option<State> {
-        (Phase::Established..=Phase::LastAck).contains(&self.phase).then(|| State {
+        let stands = (Phase::Established..=Phase::LastAck).contains(&self.phase) && self.marks & mark::ABORT == 0;
+        stands.then(|| State {
             phase: self.phase,
             una: self.una,
             nxt: self.nxt,
             una_position: self.una_at,
             end: self.end,
             fin: self.marks & mark::FIN != 0,
+            closed: self.marks & mark::CLOSED != 0,
             wnd: self.wnd,
             max_wnd: self.max_wnd,
             wl1: self.wl1,

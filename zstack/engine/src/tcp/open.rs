@@ -51,6 +51,9 @@ fn consistent(state: &State) -> Result<Fin, Contradiction> {
     {
         return Err(Contradiction::Fin(state.phase));
     }
+    if state.closed && !state.fin {
+        return Err(Contradiction::Closed(state.phase));
+    }
     let room = state.room.checked_sub(state.rcv_position);
     let room = room.ok_or(Contradiction::Room(state.rcv_position, state.room))?;
     let unsaid = state.rcv_nxt.since(state.acked);
@@ -161,6 +164,9 @@ impl Tcb {
         }
         if state.fin {
             tcb.marks |= mark::FIN;
+        }
+        if state.closed {
+            tcb.marks |= mark::CLOSED;
         }
         if fin_sent || fin_acknowledged {
             tcb.marks |= mark::FIN_SENT;

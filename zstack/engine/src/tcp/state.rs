@@ -59,6 +59,10 @@ pub struct State {
     pub end: u64,
     /// Whether a FIN follows there.
     pub fin: bool,
+    /// Whether the holder has closed it: nobody reads what still comes, and payload that does is answered with RST. The times of
+    /// [`Options::linger`](super::Options::linger) and [`Options::fin_wait`](super::Options::fin_wait) begin anew with the adoption.
+    #[serde(default)]
+    pub closed: bool,
     /// SND.WND, in bytes.
     pub wnd: u32,
     /// The largest window that the peer ever offered, in bytes.
@@ -101,6 +105,8 @@ pub enum Contradiction {
     Uncommitted(u32, u64, u64),
     /// A FIN has to follow in this state, or must not, or has to be acknowledged.
     Fin(Phase),
+    /// Its holder has closed it, and no FIN follows in this state.
+    Closed(Phase),
     /// This was published, and there is room up to that only.
     Room(u64, u64),
     /// The last ACK is so far behind what was received.
@@ -131,6 +137,12 @@ impl std::fmt::Display for Contradiction {
             ),
             Contradiction::Fin(phase) => {
                 write!(f, "phase {phase:?}: fin, una, nxt and una_position do not say what became of our FIN in it")
+            }
+            Contradiction::Closed(phase) => {
+                write!(
+                    f,
+                    "phase {phase:?}: closed by its holder, and no FIN follows: that would wait for ever; give the state after the close"
+                )
             }
             Contradiction::Room(position, room) => {
                 write!(f, "room is {room}, and {position} bytes were published: give the position where room ends")

@@ -221,6 +221,7 @@ impl Bed {
             una_position: position + u64::from(acknowledged),
             end,
             fin,
+            closed: fin && shape & 16 != 0,
             wnd: 60_000,
             max_wnd: 60_000,
             wl1: rcv_nxt,

@@ -107,6 +107,46 @@ fn every_synchronised_state_can_be_adopted() {
     }
 }
 
+/// Calls that have not been acted on yet go with the connection, or keep it.
+#[test]
+fn a_call_before_the_connection_is_given_away_is_not_lost() {
+    let mut t = Test::established(&plain());
+    t.tcb.abort();
+    assert_eq!(t.tcb.state(), None);
+    for phase in [Phase::Established, Phase::CloseWait, Phase::FinWait1, Phase::FinWait2] {
+        let mut t = Test::in_phase(phase);
+        t.tcb.close(true);
+        assert_eq!(t.tcb.state(), None, "{phase:?}");
+
+        let mut t = Test::in_phase(phase);
+        t.tcb.close(false);
+        let state = t.tcb.state().unwrap();
+        assert!(state.fin && state.closed, "{phase:?}");
+        let mut cx = Mock::new();
+        cx.now = cx.now.after_millis(10);
+        let tcb = Tcb::adopt(&mut cx, &Options { fin_wait: 5000, ..plain() }, 1000, &state).unwrap();
+        let mut adopted = Test { tcb, cx, irs: Seq(5000) };
+        adopted.output();
+        let theirs = 5001 + u32::from(phase == Phase::CloseWait);
+        if matches!(phase, Phase::Established | Phase::CloseWait) {
+            adopted.expect("FA", 1001, theirs, 0);
+        }
+        if phase == Phase::CloseWait {
+            continue;
+        }
+        adopted.send(seg("A", theirs, 1002));
+        adopted.nothing();
+        assert_eq!(adopted.tcb.phase(), Phase::FinWait2);
+        // Nobody reads what still comes, and nobody waits for ever.
+        let mut waits = Test { tcb: adopted.tcb.clone(), cx: Mock::new(), irs: Seq(5000) };
+        assert_eq!(waits.fire(), 5010);
+        waits.told(&[Event::Ended(Cause::TimedOut), Event::Free]);
+        adopted.send(seg("A", theirs, 1002).len(5));
+        assert!(adopted.cx.sent.pop_front().unwrap().header.flags.has(Flags::RST));
+        adopted.told(&[Event::Ended(Cause::Aborted), Event::Free]);
+    }
+}
+
 /// Each is told with the value that is wrong.
 #[test]
 fn contradictions_are_not_adopted() {
@@ -125,6 +165,7 @@ fn contradictions_are_not_adopted() {
     assert_eq!(phase(Phase::TimeWait), Contradiction::Phase(Phase::TimeWait));
     assert_eq!(phase(Phase::FinWait1), Contradiction::Fin(Phase::FinWait1));
     refused(&|s| s.fin = true, "Established");
+    refused(&|s| s.closed = true, "phase Established: closed by its holder");
     refused(&|s| s.nxt = s.una + 1, "1 sequence numbers are in flight from position 0 on, and end is 0");
     refused(&|s| s.nxt = s.una - 1, "4294967295");
     refused(&|s| s.una_position = 1, "position 1");
