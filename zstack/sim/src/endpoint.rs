@@ -376,7 +376,7 @@ impl Endpoint {
     /// # Errors
     /// What was given is not taken.
     pub fn adopt(&mut self, stack: &mut Stack, now: Time, by: (u64, u64)) -> Result<Option<ConnId>, String> {
-        if !self.established || self.ended.is_some() || self.closed {
+        if !self.established || self.ended.is_some() {
             return Ok(None);
         }
         let Some(mut given) = stack.surrender(self.id) else { return Ok(None) };
