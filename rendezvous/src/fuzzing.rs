@@ -1,7 +1,7 @@
 //! The parsers of bytes that others wrote, for the fuzzer in `tests/fuzz`. Each panics where what it read contradicts the
 //! bytes.
 
-use crate::{Tuple, diag, message, registry, route};
+use crate::{Tuple, diag, intent, message, registry, route, serving};
 
 /// A datagram in the mailbox. What is accepted is exactly what [`message::Message::encode`] gives.
 pub fn message(data: &[u8]) {
@@ -10,8 +10,16 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// An entry of a registry file: the first bytes of `data`, if there are enough.
+/// Entries of a registry file, the first bytes of `data`, if there are enough; and what somebody who serves says of itself.
 pub fn registry(data: &[u8]) {
+    if let Some(bytes) = data.first_chunk()
+        && let Some((cookie, kind)) = intent::decode(bytes)
+    {
+        assert!(intent::encode(cookie, kind) == *bytes, "an intent that was read cannot be written");
+    }
+    let served = serving::Served::read(0, data);
+    assert!(served.control().is_none_or(|name| name.bytes().all(|b| b.is_ascii_graphic())));
+    assert!(served.serves().all(|(address, bits)| bits <= if address.is_ipv4() { 32 } else { 128 }));
     if let Some(bytes) = data.first_chunk()
         && let Some(entry) = registry::decode(bytes)
     {

@@ -18,6 +18,17 @@
 //! 4. Pairs of processes that have a channel do not come here again, but for [`diag::find`] when a connection is offered
 //!    there. They wake each other by [`bell`]s, whose names and keys they tell each other in the shared memory.
 //!
+//! # A process that stands in for other hosts
+//! Where a process serves a network namespace ([`serving`]: zstackd), the other end of a connection to another host may be a
+//! socket of that process's: one that has the other host's address (IP_TRANSPARENT). The steps are the same; what is said besides is in the [`intent`]s.
+//! - *Whoever serves* says so ([`registry::serve`]). Before it stands in, it asks whether the program's process takes part: the
+//!   socket whose SYN it holds, or the listener that a SYN from outside is for, is known to the kernel by cookie and uid, and
+//!   that user's registry says so of it ([`registry::Registry::has_intent`], `Connect` or `Listen`).
+//! - Of each of its own sockets that stands in, as soon as it has accepted it, or before it connects it, it says that it does
+//!   (`publish_intent`, `StandIn`): under culvert the library does that if `CULVERT_STANDIN=1`. A program's process whose peer has an address of another network takes it for a peer only if it
+//!   is a socket of the user who serves, who says that of it: a proxy that takes its client's address has two sockets of which
+//!   each seems to be the other one's peer ([`route`]).
+//!
 //! The shared memory is all that two processes have in common: no other open file passes from one to the other, so that
 //! nobody can make the other wait by what he does to it. Two answers of the kernel's are compared only if they are of the
 //! same namespaces, and name a user who has a number there ([`uid`], [`home`]).
@@ -42,10 +53,12 @@ pub mod diag;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod home;
+pub mod intent;
 pub mod mailbox;
 pub mod message;
 pub mod registry;
 pub mod route;
+pub mod serving;
 pub mod tuple;
 pub mod uid;
 

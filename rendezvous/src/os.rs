@@ -124,16 +124,31 @@ pub(crate) fn getdents(dir: i32, buf: &mut [u8]) -> usize {
     check(unsafe { syscall!(libc::SYS_getdents64, dir, buf.as_mut_ptr(), buf.len()) }).unwrap_or(0)
 }
 
-/// Sets an open file description lock on `len` bytes (0: all that follow). Never waits.
-pub(crate) fn lock(fd: i32, kind: i32, at: u64, len: u64) -> Result<(), i32> {
+fn lock_on(kind: i32, at: u64, len: u64) -> libc::flock {
     // SAFETY: `flock` is plain integers, for which all zeros is a value.
     let mut l: libc::flock = unsafe { core::mem::zeroed() };
     l.l_type = kind as i16;
     l.l_whence = libc::SEEK_SET as i16;
     l.l_start = at as i64;
     l.l_len = len as i64;
+    l
+}
+
+/// Sets an open file description lock on `len` bytes (0: all that follow). Never waits.
+pub(crate) fn lock(fd: i32, kind: i32, at: u64, len: u64) -> Result<(), i32> {
+    let l = lock_on(kind, at, len);
     // SAFETY: the kernel reads one `flock`.
     check(unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_OFD_SETLK, &raw const l) }).map(drop)
+}
+
+/// Whether somebody has a lock for writing on the byte at `at`, by another opening of the file than `fd`. Only who may write the
+/// file can have one.
+pub(crate) fn is_locked(fd: i32, at: u64) -> Result<bool, i32> {
+    // Locks for reading are in the way of no other one for reading.
+    let mut l = lock_on(libc::F_RDLCK, at, 1);
+    // SAFETY: the kernel reads and writes one `flock`.
+    check(unsafe { syscall!(libc::SYS_fcntl, fd, libc::F_OFD_GETLK, &raw mut l) })?;
+    Ok(l.l_type != libc::F_UNLCK as i16)
 }
 
 pub(crate) fn ftruncate(fd: i32, len: u64) -> Result<(), i32> {

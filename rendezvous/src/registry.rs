@@ -9,16 +9,24 @@
 //! bucket = hash of the tuple % BUCKETS, 4 entries of 64 bytes each
 //! entry:  0 src  16 dst  32 sport  34 dport  36 scope  40 cookie  48 mailbox  56 version  60 checksum
 //! ```
+//! Behind them is room for what is said of sockets whose tuple is not known yet ([`intent`](crate::intent)). Beside the files
+//! stands who serves a network namespace ([`serving`](crate::serving)).
+//!
 //! Entries are hints, and are proved elsewhere (see the crate's documentation). So writers do not lock: a
 //! torn entry fails its checksum, a lost one costs an acceleration, a stale one is overwritten in time.
 
 use crate::Place;
+use crate::intent;
 use crate::keep::Keep;
 use crate::os::{self, Stat};
+use crate::serving;
 use crate::tuple::{Tuple, mix};
 use crate::uid;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub use crate::intent::Kind;
+pub use crate::serving::{CannotServe, Notice, Served, Serving, Unserved, serve};
 
 /// Where the files are unless the operator names a directory.
 pub const DEFAULT_DIRECTORY: &CStr = c"/dev/shm";
@@ -32,9 +40,13 @@ const WAYS: usize = 4;
 const BUCKET: usize = ENTRY * WAYS;
 /// Files of other users' that root looks at ([`Registry::tidy`]).
 const OTHERS: u32 = 8;
-/// Room for 16384 connections on their way to a channel; the file is sparse, 1 MiB when full.
+/// Room for 16384 connections on their way to a channel; the file is sparse, these 1 MiB when full.
 const BUCKETS: u64 = 4096;
 const LEN: u64 = BUCKETS * BUCKET as u64;
+/// What lies behind: see `intent`.
+const WHOLE: u64 = intent::END;
+
+const _: () = assert!(LEN == intent::AT && WHOLE.is_multiple_of(ENTRY as u64));
 
 /// Why the registry could not be used. Always harmless: the connection stays on the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,12 +161,10 @@ impl Registry {
     /// Reads the network namespace: the calling thread's. Without /proc everybody who has none meets at 0, or at what was read
     /// before.
     fn read_namespace(&self) {
-        if self.shared.load(Ordering::Relaxed) {
-            return;
-        }
         let paths = [c"/proc/thread-self/ns/net", c"/proc/self/ns/net"];
         if let Some(st) = paths.iter().find_map(|p| os::stat(p).ok())
             && self.namespace.swap(st.ino, Ordering::Relaxed) != st.ino
+            && !self.shared.load(Ordering::Relaxed)
         {
             self.forget();
         }
@@ -221,6 +231,71 @@ impl Registry {
             Some(e) if e.version != VERSION => Err(Error::OtherVersion),
             hit => Ok(hit.map(|e| e.mailbox)),
         }
+    }
+
+    /// Says this of the socket with this cookie, which is this user's. Six system calls at most, if the file is open; fewer if it has
+    /// been said before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn publish_intent(&self, cookie: u64, kind: Kind) -> Result<(), Error> {
+        if os::file_size_limit() < WHOLE {
+            return Err(Error::SizeLimit);
+        }
+        let (fd, st) = self.own(true)?;
+        let done = intent::publish(fd, cookie, kind).map_err(Error::from);
+        self.own.put(fd, &st);
+        done
+    }
+
+    /// Takes back what [`publish_intent`](Registry::publish_intent) said. Not finding it is fine.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn withdraw_intent(&self, cookie: u64, kind: Kind) -> Result<(), Error> {
+        if os::file_size_limit() < WHOLE {
+            return Err(Error::SizeLimit);
+        }
+        let (fd, st) = match self.own(false) {
+            Err(Error::NoDirectory) => return Ok(()),
+            other => other?,
+        };
+        let done = intent::withdraw(fd, cookie, kind).map_err(Error::from);
+        self.own.put(fd, &st);
+        done
+    }
+
+    /// Whether user `uid` says this of the socket with this cookie. `uid` is the socket's owner, as the kernel tells
+    /// ([`diag`](crate::diag)): what anybody else says of it counts for nothing.
+    ///
+    /// # Errors
+    /// [`Error`]; that the user has no registry is not an error but `false`.
+    pub fn has_intent(&self, uid: u32, cookie: u64, kind: Kind) -> Result<bool, Error> {
+        if !uid::proves(uid) {
+            return Err(Error::NoUser);
+        }
+        let Some((fd, st, home)) = self.file_of(uid)? else { return Ok(false) };
+        let has = intent::has(fd, cookie, kind).map_err(Error::from);
+        home.put(fd, &st);
+        has
+    }
+
+    /// Who serves our network namespace: the user whose process it is, root or our own. One to two system calls where nobody does.
+    ///
+    /// # Errors
+    /// [`Unserved`]: nobody is taken to.
+    pub fn server(&self) -> Result<u32, Unserved> {
+        let directory = self.directory.share().ok_or(Unserved::Unknown)?;
+        serving::owner(directory, self.namespace.load(Ordering::Relaxed))
+    }
+
+    /// Who serves our network namespace, and what it says of itself. As [`server`](Registry::server).
+    ///
+    /// # Errors
+    /// [`Unserved`]: nobody is taken to.
+    pub fn served(&self) -> Result<Served, Unserved> {
+        let directory = self.directory.share().ok_or(Unserved::Unknown)?;
+        serving::served(directory, self.namespace.load(Ordering::Relaxed))
     }
 
     /// Our own file, taken out of its slot, opened if need be; `create` it if there is none.
@@ -381,7 +456,7 @@ fn accept(fd: i32, uid: u32) -> Result<Stat, Error> {
         return Err(Error::WrongOwner(st.uid));
     }
     // A second name means that somebody linked another file of this user here.
-    if st.nlink != 1 || st.size > LEN || st.size % ENTRY as u64 != 0 {
+    if st.nlink != 1 || st.size > WHOLE || st.size % intent::ENTRY as u64 != 0 {
         return Err(Error::NotATable);
     }
     Ok(st)
@@ -390,8 +465,10 @@ fn accept(fd: i32, uid: u32) -> Result<Stat, Error> {
 /// Accepts our own file and gives it its size and mode.
 fn prepare(fd: i32, uid: u32) -> Result<Stat, Error> {
     let st = accept(fd, uid)?;
-    if st.size < LEN {
-        os::ftruncate(fd, LEN).map_err(Error::from)?;
+    // Those who may not write the rest do without it.
+    let len = if os::file_size_limit() < WHOLE { LEN } else { WHOLE };
+    if st.size < len {
+        os::ftruncate(fd, len).map_err(Error::from)?;
     }
     // The umask may have taken away what others need, or left what they must not have.
     if st.mode & 0o777 != 0o644 {

@@ -103,8 +103,8 @@ fn the_file_is_sparse_readable_and_named_after_user_and_namespace() {
     });
     assert_eq!(code, 1);
     let meta = std::fs::metadata(f.own_file()).unwrap();
-    assert_eq!((meta.len(), meta.mode() & 0o777, meta.uid()), (LEN, 0o644, me()));
-    assert!(meta.blocks() * 512 < LEN / 4);
+    assert_eq!((meta.len(), meta.mode() & 0o777, meta.uid()), (WHOLE, 0o644, me()));
+    assert!(meta.blocks() * 512 < LEN / 4, "{}", meta.blocks());
 
     let per_namespace = Registry::new(place);
     per_namespace.configure(&c(&f.dir), false).unwrap();
@@ -225,7 +225,7 @@ fn a_truncated_file_loses_entries_and_recovers() {
     // Who opens it anew accepts the odd length and mends it.
     let third = f.another();
     third.publish(&tuple(10), 1, 4).unwrap();
-    assert_eq!(std::fs::metadata(f.own_file()).unwrap().len(), LEN);
+    assert_eq!(std::fs::metadata(f.own_file()).unwrap().len(), WHOLE);
 }
 
 #[test]
@@ -558,4 +558,77 @@ fn many_threads_and_processes_share_one_file() {
     let code = in_child(|| f.registry.publish(&tuple(7), 7, 7).is_ok() as u8);
     assert_eq!(code, 1);
     assert_eq!(f.registry.lookup(me(), &tuple(7), 7), Ok(Some(7)));
+}
+
+#[test]
+fn an_intent_is_known_to_all_until_withdrawn() {
+    let f = Fixture::new();
+    let reader = f.another();
+    for kind in [Kind::Connect, Kind::Listen, Kind::StandIn] {
+        assert_eq!(reader.has_intent(me(), 7, kind), Ok(false));
+    }
+    assert_eq!(f.registry.withdraw_intent(7, Kind::Connect), Ok(()));
+    assert!(!f.own_file().exists(), "withdrawing creates nothing");
+    f.registry.publish(&tuple(1), 7, 99).unwrap();
+    for kind in [Kind::Connect, Kind::Listen, Kind::StandIn] {
+        f.registry.publish_intent(7, kind).unwrap();
+        assert_eq!(reader.has_intent(me(), 7, kind), Ok(true));
+        assert_eq!(reader.has_intent(me(), 8, kind), Ok(false));
+        f.registry.withdraw_intent(7, kind).unwrap();
+        assert_eq!(f.registry.has_intent(me(), 7, kind), Ok(false));
+    }
+    assert_eq!(reader.lookup(me(), &tuple(1), 7), Ok(Some(99)));
+    assert_eq!(std::fs::metadata(f.own_file()).unwrap().len(), WHOLE);
+    assert_eq!(reader.has_intent(me() + 1, 7, Kind::Listen), Ok(false), "another user has no file");
+}
+
+#[test]
+fn a_shorter_file_is_a_registry_and_grows() {
+    let f = Fixture::new();
+    for len in [0, LEN] {
+        std::fs::File::create(f.own_file()).unwrap().set_len(len).unwrap();
+        let r = f.another();
+        assert_eq!(r.has_intent(me(), 7, Kind::Listen), Ok(false));
+        r.publish_intent(7, Kind::Listen).unwrap();
+        assert_eq!(r.has_intent(me(), 7, Kind::Listen), Ok(true));
+        assert_eq!(std::fs::metadata(f.own_file()).unwrap().len(), WHOLE);
+        std::fs::remove_file(f.own_file()).unwrap();
+    }
+    // With one byte too many it is something else.
+    std::fs::File::create(f.own_file()).unwrap().set_len(WHOLE + 1).unwrap();
+    assert_eq!(f.another().publish_intent(7, Kind::Listen), Err(Error::NotATable));
+}
+
+#[test]
+fn a_limit_between_the_tables_leaves_connections_and_no_intents() {
+    let f = Fixture::new();
+    let code = in_child(|| {
+        let limit = libc::rlimit { rlim_cur: LEN, rlim_max: LEN };
+        // SAFETY: a valid limit.
+        unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) };
+        let published = f.registry.publish(&tuple(1), 1, 1) == Ok(());
+        let intended = f.registry.publish_intent(1, Kind::Connect) == Err(Error::SizeLimit);
+        let withdrawn = f.registry.withdraw_intent(1, Kind::Connect) == Err(Error::SizeLimit);
+        published as u8 | (intended as u8) << 1 | (withdrawn as u8) << 2
+    });
+    assert_eq!(code, 7, "254: killed by SIGXFSZ");
+}
+
+#[test]
+fn who_serves_is_seen_by_every_registry_of_the_namespace() {
+    let f = Fixture::new();
+    let per_namespace = Registry::new(place);
+    per_namespace.configure(&c(&f.dir), false).unwrap();
+    for r in [&f.registry, &per_namespace] {
+        assert_eq!(r.server(), Err(Unserved::Nobody));
+        let serving = serve(&c(&f.dir), &Notice { control: "@z", serves: &[] }).unwrap();
+        assert_eq!(r.server(), Ok(me()));
+        assert_eq!(r.served().unwrap().control(), Some("@z"));
+        r.publish(&tuple(1), 1, 1).unwrap();
+        drop(serving);
+        assert_eq!(r.server(), Err(Unserved::Nobody));
+    }
+    assert_eq!(Registry::new(place).server(), Err(Unserved::Unknown));
+    per_namespace.forget();
+    per_namespace.directory.drop_kept();
 }

@@ -1,0 +1,275 @@
+//! What a process says of a socket of its own that has no other end yet, or whose other end could not be believed otherwise.
+//! Kept in the user's [`registry`](crate::registry) file, behind its entries, by the socket's cookie: three tables, one for each
+//! [`Kind`].
+//!
+//! ```text
+//! bucket = hash of the cookie % buckets, some entries of 16 bytes each
+//! entry:  0 cookie  8 kind  10 version  12 checksum
+//! ```
+//! As of the registry's entries nobody believes more of one than that this user has said so. One that was lost costs an
+//! acceleration. Where a bucket is full the lowest cookie goes: that is the socket that was made first.
+
+use crate::os;
+use crate::tuple::mix;
+
+/// What is said of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Kind {
+    /// It is about to connect to another host, and its process may come to shared memory with whoever stands in for that host.
+    /// For the moments until the SYN has been looked at.
+    Connect = 1,
+    /// It listens, and what it accepts may come to shared memory with whoever stands in for its clients.
+    Listen = 2,
+    /// It stands in for another host: its own address is none of this network namespace, and yet it is the other end of the
+    /// connection whose addresses say so. Said by the process that serves the namespace ([`serving`](crate::serving)), and by
+    /// nobody else.
+    StandIn = 3,
+}
+
+/// The format of an entry.
+const VERSION: u16 = 1;
+
+pub(crate) const ENTRY: usize = 16;
+/// Most entries of a bucket.
+const WAYS: usize = 8;
+
+struct Table {
+    /// Where it begins.
+    at: u64,
+    buckets: u64,
+    ways: usize,
+}
+
+impl Table {
+    const fn end(&self) -> u64 {
+        self.at + self.buckets * (self.ways * ENTRY) as u64
+    }
+}
+
+/// Where the tables begin.
+pub(crate) const AT: u64 = 1 << 20;
+/// 16,384 connections on their way.
+const CONNECT: Table = Table { at: AT, buckets: 4096, ways: 4 };
+/// 32,768 listeners, of which most are those of processes that have been killed: an entry is withdrawn when its socket is closed.
+const LISTEN: Table = Table { at: CONNECT.end(), buckets: 4096, ways: 8 };
+/// 65,536 connections that have not come to shared memory yet.
+const STAND_IN: Table = Table { at: LISTEN.end(), buckets: 16384, ways: 4 };
+/// Where the tables end.
+pub(crate) const END: u64 = STAND_IN.end();
+
+impl Kind {
+    fn table(self) -> &'static Table {
+        match self {
+            Kind::Connect => &CONNECT,
+            Kind::Listen => &LISTEN,
+            Kind::StandIn => &STAND_IN,
+        }
+    }
+}
+
+/// A bucket as it was read.
+struct Bucket {
+    entries: [[u8; ENTRY]; WAYS],
+    ways: usize,
+    at: u64,
+}
+
+impl Bucket {
+    /// One read; what lies beyond the end of the file reads as empty.
+    fn read(fd: i32, cookie: u64, kind: Kind) -> Result<Bucket, i32> {
+        let table = kind.table();
+        let at = table.at + mix(cookie) % table.buckets * (table.ways * ENTRY) as u64;
+        let mut b = Bucket { entries: [[0; ENTRY]; WAYS], ways: table.ways, at };
+        os::pread(fd, b.entries[..table.ways].as_flattened_mut(), at)?;
+        Ok(b)
+    }
+
+    /// The cookies in it; 0 is none.
+    fn cookies(&self, kind: Kind) -> impl Iterator<Item = u64> {
+        self.entries[..self.ways]
+            .iter()
+            .map(move |e| decode(e).filter(|(_, k)| *k == kind).map_or(0, |(cookie, _)| cookie))
+    }
+
+    fn write(&self, fd: i32, way: usize, entry: &[u8; ENTRY]) -> Result<(), i32> {
+        match os::pwrite(fd, entry, self.at + (way * ENTRY) as u64)? {
+            ENTRY => Ok(()),
+            _ => Err(libc::ENOSPC),
+        }
+    }
+}
+
+fn checksum(cookie: u64, said: u32) -> u32 {
+    mix(mix(cookie ^ 0x696e_7465_6e74) ^ u64::from(said)) as u32
+}
+
+pub(crate) fn encode(cookie: u64, kind: Kind) -> [u8; ENTRY] {
+    let said = kind as u32 | u32::from(VERSION) << 16;
+    let mut b = [0; ENTRY];
+    os::put(&mut b, 0, &cookie.to_ne_bytes());
+    os::put(&mut b, 8, &said.to_ne_bytes());
+    os::put(&mut b, 12, &checksum(cookie, said).to_ne_bytes());
+    b
+}
+
+/// The entry in `b`; `None` if it is empty, torn, garbage, or of another version.
+pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<(u64, Kind)> {
+    let (cookie, said) = (os::u64_at(b, 0), os::u32_at(b, 8));
+    if cookie == 0 || said >> 16 != u32::from(VERSION) || os::u32_at(b, 12) != checksum(cookie, said) {
+        return None;
+    }
+    let kinds = [Kind::Connect, Kind::Listen, Kind::StandIn];
+    kinds.into_iter().find(|k| *k as u32 == said & 0xffff).map(|kind| (cookie, kind))
+}
+
+/// Two system calls, one if it is there already.
+pub(crate) fn publish(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
+    let bucket = Bucket::read(fd, cookie, kind)?;
+    if bucket.cookies(kind).any(|c| c == cookie) {
+        return Ok(());
+    }
+    // An empty one is the lowest.
+    let way = bucket.cookies(kind).enumerate().min_by_key(|(_, c)| *c).map_or(0, |(way, _)| way);
+    bucket.write(fd, way, &encode(cookie, kind))
+}
+
+pub(crate) fn withdraw(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
+    let bucket = Bucket::read(fd, cookie, kind)?;
+    for (way, _) in bucket.cookies(kind).enumerate().filter(|(_, c)| *c == cookie) {
+        bucket.write(fd, way, &[0; ENTRY])?;
+    }
+    Ok(())
+}
+
+pub(crate) fn has(fd: i32, cookie: u64, kind: Kind) -> Result<bool, i32> {
+    Ok(cookie != 0 && Bucket::read(fd, cookie, kind)?.cookies(kind).any(|c| c == cookie))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+
+    const ALL: [Kind; 3] = [Kind::Connect, Kind::Listen, Kind::StandIn];
+
+    fn file() -> std::fs::File {
+        // SAFETY: a NUL-terminated name; the descriptor is nobody else's.
+        let fd = unsafe { libc::memfd_create(c"intents".as_ptr(), libc::MFD_CLOEXEC) };
+        let file = std::fs::File::from(crate::testing::own(fd));
+        file.set_len(END).unwrap();
+        file
+    }
+
+    /// `n` cookies that share a bucket of `kind`, in rising order.
+    fn crowded(kind: Kind, n: usize) -> Vec<u64> {
+        let bucket = |c: u64| mix(c) % kind.table().buckets;
+        (1..10_000_000).filter(|c| bucket(*c) == bucket(1)).take(n).collect()
+    }
+
+    #[test]
+    fn what_was_said_is_known_until_it_is_withdrawn_and_of_this_kind_alone() {
+        let file = file();
+        let fd = file.as_raw_fd();
+        for kind in ALL {
+            assert_eq!(has(fd, 7, kind), Ok(false));
+            publish(fd, 7, kind).unwrap();
+            publish(fd, 7, kind).unwrap();
+            assert_eq!(has(fd, 7, kind), Ok(true));
+            assert_eq!(has(fd, 8, kind), Ok(false));
+            assert_eq!(has(fd, 0, kind), Ok(false));
+            assert_eq!(ALL.map(|other| has(fd, 7, other).unwrap()), ALL.map(|other| other == kind));
+            withdraw(fd, 8, kind).unwrap();
+            assert_eq!(has(fd, 7, kind), Ok(true));
+            withdraw(fd, 7, kind).unwrap();
+            assert_eq!(has(fd, 7, kind), Ok(false));
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_gives_way_in_turn() {
+        for kind in ALL {
+            let (file, ways) = (file(), kind.table().ways);
+            let fd = file.as_raw_fd();
+            let cookies = crowded(kind, ways + 2);
+            for c in &cookies {
+                publish(fd, *c, kind).unwrap();
+                assert_eq!(has(fd, *c, kind), Ok(true), "the newest is always there");
+            }
+            let there: Vec<_> = cookies.iter().map(|c| has(fd, *c, kind).unwrap()).collect();
+            assert_eq!(there, (0..ways + 2).map(|i| i >= 2).collect::<Vec<_>>());
+        }
+    }
+
+    /// A listener is to outlast the connections that its user makes.
+    #[test]
+    fn a_listener_survives_a_hundred_thousand_connections_and_stand_ins() {
+        let file = file();
+        let fd = file.as_raw_fd();
+        publish(fd, 1, Kind::Listen).unwrap();
+        for c in 2..100_000 {
+            publish(fd, c, Kind::Connect).unwrap();
+            publish(fd, c, Kind::StandIn).unwrap();
+        }
+        assert_eq!(has(fd, 1, Kind::Listen), Ok(true));
+        // And those on their way are there for a while: here the last thousand.
+        assert!((99_000..100_000).all(|c| has(fd, c, Kind::Connect) == Ok(true)));
+        // Half of what there is room for.
+        let recent = (100_000 - 32_768..100_000).filter(|c| has(fd, *c, Kind::StandIn) == Ok(true)).count();
+        assert!(recent > 32_768 * 9 / 10, "{recent}");
+    }
+
+    #[test]
+    fn torn_entries_and_those_of_other_versions_are_empty() {
+        let good = encode(0x0102_0304_0506_0708, Kind::Listen);
+        assert_eq!(decode(&good), Some((0x0102_0304_0506_0708, Kind::Listen)));
+        for bit in 0..ENTRY * 8 {
+            let mut torn = good;
+            torn[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&torn), None, "bit {bit}");
+        }
+        let newer = Kind::Listen as u32 | 2 << 16;
+        let mut b = encode(9, Kind::Listen);
+        os::put(&mut b, 8, &newer.to_ne_bytes());
+        os::put(&mut b, 12, &checksum(9, newer).to_ne_bytes());
+        assert_eq!(decode(&b), None);
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_has_none_and_takes_new_ones() {
+        let file = file();
+        let fd = file.as_raw_fd();
+        for kind in ALL {
+            publish(fd, 5, kind).unwrap();
+        }
+        file.set_len(0).unwrap();
+        for kind in ALL {
+            assert_eq!(has(fd, 5, kind), Ok(false));
+            publish(fd, 5, kind).unwrap();
+            assert_eq!(has(fd, 5, kind), Ok(true));
+        }
+        assert!(file.metadata().unwrap().len() <= END);
+    }
+
+    #[test]
+    fn an_entry_of_another_table_says_nothing() {
+        let file = file();
+        let b = Bucket::read(file.as_raw_fd(), 5, Kind::Listen).unwrap();
+        file.write_all_at(&encode(5, Kind::StandIn), b.at).unwrap();
+        assert_eq!(has(file.as_raw_fd(), 5, Kind::Listen), Ok(false));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_no_entry(b: [u8; ENTRY]) {
+            prop_assert_eq!(decode(&b), None);
+        }
+
+        #[test]
+        fn entries_keep_every_field(cookie in 1u64.., which in 0usize..3) {
+            prop_assert_eq!(decode(&encode(cookie, ALL[which])), Some((cookie, ALL[which])));
+        }
+    }
+}
