@@ -8,10 +8,11 @@
 //!
 //! There is one packet, or one segment to be sent, for each turn; with `-pair` there are two, of one connection; with `-batch`
 //! there are 16, so that one connection acknowledges them with one ACK. Of many connections each has just begun: with one packet
-//! a turn it acknowledges every one, so that only the pairs can be compared.
+//! a turn it acknowledges every one, so that only the pairs can be compared. Of many that send, each has sent two segments, in two
+//! turns, when they are acknowledged and the next one's turn comes; few connections that do the same are `-apart`.
 
-use crate::Scenario;
 use crate::peer::packet;
+use crate::{ROUNDS, Scenario, WARM_UP};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use zstack::net::Address;
 use zstack::payload::{Buffer, Host, Region, Span, Spans};
 use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
-use zstack::stack::{Config, ConnId, Listen, Stack};
+use zstack::stack::{Config, ConnId, Listen, Stack, Turn};
 use zstack::tcp::Event;
 use zstack::time::{Micros, Time};
 use zstack_wire::tcp::{Flags, Header, Timestamps};
@@ -30,6 +31,12 @@ const PORT: u16 = 80;
 pub const PAYLOAD: usize = 1448;
 /// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
 const SEGMENTS: usize = 64;
+/// Of many connections so many are busy, unless any may be.
+const HOT: usize = 1000;
+/// From one round to the next.
+const STEP: Micros = Micros(1000);
+/// Until a busy one of many connections is busy again.
+const APART: Micros = Micros((HOT * STEP.0 as usize / (SEGMENTS / 2)) as u32);
 /// What is sent lies in a ring of this size.
 const RING: usize = 1 << 16;
 
@@ -237,7 +244,14 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        while self.stack.turn(self.now, &mut self.wire, &mut self.owner).more {}
+        loop {
+            let Turn { deadline, more, .. } = self.stack.turn(self.now, &mut self.wire, &mut self.owner);
+            // What a program sleeps by is counted, too.
+            black_box(deadline);
+            if !more {
+                return;
+            }
+        }
     }
 
     fn arrive(&mut self, packets: Vec<Rc<[u8]>>) {
@@ -265,8 +279,20 @@ impl Engine {
         }
     }
 
+    /// What each connection of `pairs` has sent arrives, and is acknowledged.
+    fn acknowledge(&mut self) {
+        let mut acks = vec![];
+        for &pair in &self.pairs {
+            let remote = &mut self.remotes[pair];
+            remote.expected += 2 * PAYLOAD as u32;
+            acks.push(remote.packet(Flags::ACK, 0));
+        }
+        self.arrive(acks);
+    }
+
+    /// Sends two segments on each connection of `pairs`.
     fn send(&mut self) {
-        for first in (0..SEGMENTS).step_by(self.batch) {
+        for first in (0..2 * self.pairs.len()).step_by(self.batch) {
             for n in first..first + self.batch {
                 let remote = &mut self.remotes[self.pairs[n / 2]];
                 remote.end += PAYLOAD as u64;
@@ -372,13 +398,7 @@ impl Scenario for Engine {
         // What the last round was about: acknowledged, or no more than forgotten.
         if self.rounds > 0 && self.sends {
             assert!(self.wire.sent >= SEGMENTS as u32, "{} segments sent", self.wire.sent);
-            let mut acks = vec![];
-            for &pair in &self.pairs {
-                let remote = &mut self.remotes[pair];
-                remote.expected += 2 * PAYLOAD as u32;
-                acks.push(remote.packet(Flags::ACK, 0));
-            }
-            self.arrive(acks);
+            self.acknowledge();
         } else if self.rounds > 0 {
             // One for two segments, but not more than one a turn for a connection.
             let least = SEGMENTS / self.batch.max(2);
@@ -386,7 +406,7 @@ impl Scenario for Engine {
             assert!(self.owner.published > 0);
         }
         self.choose();
-        self.now += Micros(1000);
+        self.now += STEP;
         self.wire.sent = 0;
         if !self.sends {
             let mut packets = vec![];
@@ -401,6 +421,38 @@ impl Scenario for Engine {
 
     fn work(&mut self) {
         if self.sends { self.send() } else { self.receive() }
+    }
+}
+
+/// Few connections that do what each of many does: each sends two segments, in two turns, with nothing in flight before; they are
+/// acknowledged; and the next two follow when as much time has passed as until a busy one of many is busy again, so that the same
+/// timers have come up.
+struct Apart(Engine);
+
+impl Scenario for Apart {
+    fn segments(&self) -> u32 {
+        2 * self.0.remotes.len() as u32
+    }
+
+    /// A round of one connection is so short that it takes more of them.
+    fn rounds(&self) -> (u32, u32) {
+        let more = SEGMENTS as u32 / self.segments();
+        (WARM_UP * more, ROUNDS * more)
+    }
+
+    fn prepare(&mut self) {
+        let engine = &mut self.0;
+        if !engine.pairs.is_empty() {
+            assert_eq!(engine.wire.sent, 2 * engine.pairs.len() as u32, "segments sent");
+            engine.acknowledge();
+        }
+        engine.pairs = (0..engine.remotes.len()).collect();
+        engine.now += APART;
+        engine.wire.sent = 0;
+    }
+
+    fn work(&mut self) {
+        self.0.send();
     }
 }
 
@@ -435,12 +487,17 @@ pub fn acknowledged<const BATCH: usize>() -> Box<dyn Scenario> {
 
 /// A data segment received, and its acknowledgement, one for each two segments; of many connections a few at a time.
 pub fn receive<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario> {
-    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), false))
+    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(HOT), false))
 }
 
 /// A data segment sent; of many connections a few at a time.
 pub fn send<const CONNECTIONS: usize, const BATCH: usize>() -> Box<dyn Scenario> {
-    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(1000), true))
+    Box::new(Engine::new(CONNECTIONS, BATCH, Which::Hot(HOT), true))
+}
+
+/// As `send` on few connections, as each of many does it.
+pub fn send_apart<const CONNECTIONS: usize>() -> Box<dyn Scenario> {
+    Box::new(Apart(Engine::new(CONNECTIONS, 1, Which::Hot(CONNECTIONS), true)))
 }
 
 /// As `receive`, two a turn, on any of many connections.
