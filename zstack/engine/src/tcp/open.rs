@@ -47,8 +47,7 @@ fn consistent(state: &State) -> Result<Fin, Contradiction> {
         return Err(uncommitted);
     }
     let closing = matches!(state.phase, Phase::FinWait1 | Phase::FinWait2 | Phase::Closing | Phase::LastAck);
-    if state.fin != closing || state.phase == Phase::FinWait2 && !acknowledged || state.phase == Phase::Closing && !sent
-    {
+    if state.fin != closing || state.phase == Phase::FinWait2 && !acknowledged {
         return Err(Contradiction::Fin(state.phase));
     }
     if state.closed && !state.fin {

@@ -147,6 +147,25 @@ fn a_call_before_the_connection_is_given_away_is_not_lost() {
     }
 }
 
+/// The peer's FIN may come while ours waits for the port: CLOSING without a FIN in flight.
+#[test]
+fn a_fin_that_waits_changes_hands() {
+    let mut t = Test::established(&plain());
+    t.cx.room = 0;
+    t.tcb.shutdown();
+    t.output();
+    t.send(seg("FA", 5001, 1001));
+    let state = t.tcb.state().unwrap();
+    assert_eq!((state.phase, state.nxt), (Phase::Closing, Seq(1001)));
+    let mut cx = Mock::new();
+    let tcb = Tcb::adopt(&mut cx, &plain(), 1000, &state).unwrap();
+    let mut adopted = Test { tcb, cx, irs: Seq(5000) };
+    adopted.output();
+    adopted.expect("FA", 1001, 5002, 0);
+    adopted.send(seg("A", 5002, 1002));
+    adopted.told(&[Event::Ended(Cause::Done), Event::Free]);
+}
+
 /// Each is told with the value that is wrong.
 #[test]
 fn contradictions_are_not_adopted() {
