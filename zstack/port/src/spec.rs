@@ -124,9 +124,14 @@ impl FromStr for Spec {
         };
         let mut parts = rest.split(',');
         let mut spec = Spec::new(kind, name(parts.next().unwrap_or(""))?);
+        let mut set = Vec::new();
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             spec.set(key, value)?;
+            if !matches!(key, "addr" | "peer" | "gateway") && set.contains(&key) {
+                return wrong(format!("{key}={value}: {key} is there twice; name it once"));
+            }
+            set.push(key);
         }
         spec.check()?;
         Ok(spec)
@@ -153,7 +158,7 @@ impl Spec {
                 }
                 self.gateways.push(gateway);
             }
-            "mtu" => self.mtu = Some(number(key, value, 68, 65_521)? as u16),
+            "mtu" => self.mtu = Some(number(key, value, 88, 65_521)? as u16),
             "offload" => {
                 self.offload = match value {
                     "on" | "full" => Offload::Full,
@@ -319,9 +324,15 @@ mod tests {
             ("tun:x,addr=10.9.0.2/24,peer=10.9.0.2", "peer=10.9.0.2: it is our own address"),
             ("tun:x,addr=10.9.0.2/24,peer=10.9.0.1,addr=10.9.0.1/24", "peer=10.9.0.1: it is our own address"),
             ("tun:x,gateway=10.9.0.1,gateway=10.9.0.3", "gateway=10.9.0.3: there is one already"),
-            ("tun:x,mtu=67", "mtu=67: it is a number from 68 to"),
-            ("tun:x,mtu=big", "mtu=big: it is a number from 68 to"),
+            ("tun:x,mtu=87", "mtu=87: it is a number from 88 to"),
+            ("tun:x,mtu=big", "mtu=big: it is a number from 88 to"),
             ("tun:x,addr=fd00::2/64,mtu=1279", "addr=fd00::2: IPv6 needs an mtu of at least 1280"),
+            ("tun:x,mtu=1400,mtu=1500", "mtu=1500: mtu is there twice; name it once"),
+            ("tun:x,offload=on,offload=on", "offload=on: offload is there twice"),
+            ("tun:x,buffers=8,queue=9,buffers=10", "buffers=10: buffers is there twice"),
+            ("tun:x,queue=9,queue=9", "queue=9: queue is there twice"),
+            ("tap:x,mac=02:00:00:00:00:01,mac=02:00:00:00:00:02", "mac=02:00:00:00:00:02: mac is there twice"),
+            ("tap:x,vlan=4,vlan=5", "vlan=5: vlan is there twice"),
             ("tun:x,offload=maybe", "offload=maybe: it is on, checksum"),
             ("tun:x,mac=02:00:00:00:00:01", "a tun device has no Ethernet header for mac or vlan: write tap:x"),
             ("tap:x,mac=2:0:0:0:0:1", "mac=2:0:0:0:0:1: it is written as 02:00:00:00:00:01"),

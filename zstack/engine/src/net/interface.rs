@@ -293,9 +293,9 @@ fn check(config: &Config, port: Capabilities) -> Result<(), String> {
             ));
         }
     }
-    let least = if config.addresses.iter().any(|own| own.ip.is_ipv6()) { pmtu::LEAST_V6 } else { 68 };
+    let least = if config.addresses.iter().any(|own| own.ip.is_ipv6()) { pmtu::LEAST_V6 } else { pmtu::LEAST_PORT };
     if port.mtu < least {
-        return Err(format!("MTU {}: too small; set the device's to {least} or more", port.mtu));
+        return Err(format!("MTU {}: too small for TCP; set the device's to {least} or more", port.mtu));
     }
     match (port.medium, config.mac) {
         (Medium::Ethernet, None) => {

@@ -25,6 +25,8 @@ mod segment;
 mod testing;
 mod unsent;
 
+pub(crate) use pmtu::LEAST_PORT;
+
 pub use address::Address;
 pub use interface::{Config, ConfigError, Interface, Path, Verdict};
 pub use report::{Kind, Quoted, Report};

@@ -11,6 +11,10 @@ pub(super) const LEAST_V6: u16 = 1280;
 /// instead it is made this small, and routers may fragment it.
 pub(super) const LEAST_V4: u16 = 552;
 
+/// The least MTU of a port: IPv4's header, TCP's with all options it may have, and eight bytes. RFC 791 allows 68, through which Linux
+/// sends no TCP either.
+pub(crate) const LEAST_PORT: u16 = 88;
+
 const AGE: Micros = Micros(600_000_000);
 /// A keyed hash chooses the set; in it the entry that ends first makes room. No one who does not know the key can choose whom
 /// he pushes out.

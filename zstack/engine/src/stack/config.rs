@@ -342,7 +342,10 @@ pub struct Adopt {
     pub state: crate::tcp::State,
 }
 
+/// The smallest segment that a connection sends when more waits fits the smallest port.
+const _: () = assert!(mss(crate::net::LEAST_PORT, true) == crate::tcp::MSS_LEAST);
+
 /// The payload of a segment that an IP packet of `mtu` bytes holds, without options.
-pub(super) fn mss(mtu: u16, v4: bool) -> u16 {
+pub(super) const fn mss(mtu: u16, v4: bool) -> u16 {
     mtu.saturating_sub(if v4 { 40 } else { 60 })
 }

@@ -10,8 +10,9 @@ use zstack_wire::tcp::{Header, Range};
 /// What a peer takes that names no MSS (RFC 9293, section 3.7.1; Linux too has 536 for both versions of IP).
 pub(crate) const MSS_DEFAULT: u16 = 536;
 
-/// No peer makes our segments smaller: tiny ones cost both sides more than they carry (CVE-2019-11479).
-pub(super) const MSS_LEAST: u16 = 64;
+/// No peer makes our segments smaller, options not counted: tiny ones cost both sides more than they carry (CVE-2019-11479). Linux has
+/// the same, `tcp_min_snd_mss`: all options, and eight bytes.
+pub(crate) const MSS_LEAST: u16 = 48;
 
 /// What the timestamps option takes, padded (RFC 7323, appendix A).
 pub(super) const STAMPS_LEN: u16 = 12;

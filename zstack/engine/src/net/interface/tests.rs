@@ -41,7 +41,7 @@ fn wrong_configurations_name_the_value_and_the_remedy() {
         (Config { vlan: Some(0), mac, ..base() }, ETHERNET, "VLAN 0"),
         (Config { vlan: Some(4095), mac, ..base() }, ETHERNET, "4094"),
         (Config { vlan: Some(5), ..base() }, IP, "tap"),
-        (base(), Capabilities { mtu: 67, ..IP }, "MTU 67"),
+        (base(), Capabilities { mtu: 87, ..IP }, "MTU 87: too small for TCP; set the device's to 88 or more"),
         (config(&["fd00::1/64"]), Capabilities { mtu: 1279, ..IP }, "1280"),
     ];
     for (config, port, expected) in cases {

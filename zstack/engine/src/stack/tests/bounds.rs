@@ -49,6 +49,28 @@ fn ten_thousand_connections() {
     assert!(world.sides.iter().all(|side| side.last.deadline.is_none()));
 }
 
+/// The least MTU: all options find room beside some payload, what is lost is told by SACK, and nothing is longer than the port takes.
+#[test]
+fn the_least_mtu_carries_a_stream() {
+    let least = crate::net::LEAST_PORT;
+    let mut world = World::with(Capabilities { mtu: least, ..caps(Medium::Ip) }, |config| config.addresses.truncate(1));
+    let (conn, peer) = world.open(80);
+    let longest = std::rc::Rc::new(std::cell::Cell::new(0));
+    let (mut sent, seen) = (0, longest.clone());
+    world.passes = Box::new(move |_, frame| {
+        seen.set(seen.get().max(frame.len()));
+        sent += 1;
+        sent % 23 != 0
+    });
+    let bytes = pattern(20_000, 3);
+    world.send(0, conn, &bytes);
+    world.send(1, peer, &bytes);
+    world.pass(60_000);
+    assert_eq!(world.stream(1, peer).received(), bytes);
+    assert_eq!(world.stream(0, conn).received(), bytes);
+    assert_eq!(longest.get(), usize::from(least));
+}
+
 fn syn(i: u32, stamps: bool) -> Vec<u8> {
     syn_to(80, i, stamps)
 }
