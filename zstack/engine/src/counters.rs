@@ -87,6 +87,27 @@ counters! {
     /// Packets that could not be sent because no route leads to their destination.
     IpNoRoute "ip_no_route"
 
+    /// Packets that a bridge had no use for, passed on to others here.
+    BridgePassedIn "bridge_passed_in"
+    /// Such packets dropped because nobody took them.
+    BridgeNobody "bridge_nobody"
+    /// Packets of others here, sent to the wire.
+    BridgePassedOut "bridge_passed_out"
+    /// Packets of others not sent: no IP packets, or not as long as they say.
+    BridgeMalformed "bridge_malformed"
+    /// Packets of others not sent: to an address of our own.
+    BridgeOurs "bridge_ours"
+    /// Packets of others not sent: longer than the MTU.
+    BridgeTooBig "bridge_too_big"
+    /// Packets of others not sent: no route leads to their destination.
+    BridgeNoRoute "bridge_no_route"
+    /// Packets of others not sent: the neighbour on their way did not answer.
+    BridgeUnreachable "bridge_unreachable"
+    /// Packets of others not sent: too many waited for neighbours, and they were the oldest.
+    BridgeWaited "bridge_waited"
+    /// Packets of others not sent: the port had no room, or could not send them.
+    BridgePort "bridge_port"
+
     /// ICMP messages too short, of an unknown type, or quoting too little.
     IcmpMalformed "icmp_malformed"
     /// ICMP messages with a wrong checksum.

@@ -64,11 +64,12 @@
 use crate::net::Unsent;
 use crate::payload::Pinned;
 use crate::port::Port;
-use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still};
-use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn};
+use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still, Takes};
+use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn, Unforwarded};
 use crate::tcp::Options;
 use crate::time::Time;
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// Why there is no endpoint.
 #[derive(Debug)]
@@ -358,6 +359,32 @@ impl<P: Port> Endpoint<P> {
     /// The next answer to an echo request.
     pub fn next_echo(&mut self) -> Option<stack::Echoed> {
         self.stack.next_echo()
+    }
+
+    /// Sends an IP packet of somebody else's as it is: see [`Stack::forward`]. A turn has to follow one or several.
+    ///
+    /// # Errors
+    /// As of [`Stack::forward`].
+    pub fn forward_packet(&mut self, now: Time, packet: &[u8]) -> Result<(), Unforwarded> {
+        self.stack.forward(now, &mut self.port, packet)
+    }
+
+    /// The next packet that a bridge ([`stack::Config::bridge`]) has no use for, and where in the buffer it lies: to be asked for after
+    /// each turn until there is none. The buffer is the port's own: dropping it gives it back.
+    pub fn next_passed(&mut self) -> Option<(P::Buffer, Range<usize>)> {
+        self.sockets.next_passed()
+    }
+
+    /// The next packet that [`Endpoint::forward_packet`] had taken and that was dropped after all, for the neighbour on its way does not
+    /// answer: its sender is to be told "host unreachable". To be asked for after each turn.
+    pub fn next_undelivered(&mut self) -> Option<Box<[u8]>> {
+        self.sockets.next_undelivered()
+    }
+
+    /// Who decides whether a bridge takes a connection that a peer opens ([`crate::payload::Host::takes`]): local address, remote address, the
+    /// TCP header with its options and what follows. Without it all are taken.
+    pub fn set_takes(&mut self, takes: Takes) {
+        self.sockets.set_takes(takes);
     }
 
     fn tell_room(&mut self, socket: Socket) {

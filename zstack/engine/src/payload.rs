@@ -7,6 +7,7 @@
 //! Positions count the bytes of one direction of one connection, from 0 for the first byte behind the SYN; they never wrap.
 
 use crate::event::{ConnId, Event, ListenerId};
+use std::net::SocketAddr;
 use std::ops::Range;
 
 /// What a port must know of the memory that a span lies in: a number that the owner of the memory and the port agreed upon
@@ -105,4 +106,21 @@ pub unsafe trait Host {
     fn admits(&mut self, _listener: ListenerId) -> bool {
         true
     }
+
+    /// Whether a connection from `remote` to `local` shall be the stack's: asked for each SYN of no connection that a listener would get,
+    /// of a bridge ([`crate::stack::Config::bridge`]) alone, before [`Host::admits`]. `segment` is its TCP header with options, and
+    /// what it carries; its checksum is right. If not, the packet is passed on.
+    fn takes(&mut self, _local: SocketAddr, _remote: SocketAddr, _segment: &[u8]) -> bool {
+        true
+    }
+
+    /// An IP packet to one of our addresses that a bridge ([`crate::stack::Config::bridge`]) has no use for, `range` of `buffer`,
+    /// without link header: other protocols than TCP, fragments, ICMP errors about others' packets, segments of no connection that no
+    /// listener takes. Its IP header is good; what follows is not looked at. False: it was dropped.
+    fn pass(&mut self, _buffer: Self::Buffer, _range: Range<usize>) -> bool {
+        false
+    }
+
+    /// A packet that [`crate::stack::Stack::forward`] had taken is dropped: the neighbour on its way does not answer.
+    fn undelivered(&mut self, _packet: &[u8]) {}
 }

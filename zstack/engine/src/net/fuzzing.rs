@@ -1,6 +1,6 @@
 //! The whole layer, for the fuzzer in `tests/fuzz`: frames that anybody on the link may have sent, between packets of ours.
 
-use super::{Address, Config, Interface, Path, Route, Unsent, Verdict};
+use super::{Address, Config, Interface, Onward, Path, Route, Unforwarded, Unsent, Verdict};
 use crate::counters::{Counter, Counters};
 use crate::port::{Capabilities, Medium};
 use crate::time::{Micros, Time};
@@ -27,6 +27,7 @@ pub fn receive(data: &[u8]) {
         mac: Some([2, 0, 0, 0, 0, 1]),
         vlan: (medium == Medium::Ethernet && kind & 2 != 0).then_some(5),
         any_address: kind & 4 != 0,
+        bridge: kind & 8 != 0,
         key: [7; 16],
     };
     let port = Capabilities { medium, mtu: MTU, checksum: false, tso: 0, late: false };
@@ -96,6 +97,19 @@ fn frame_arrives(interface: &mut Interface, now: Time, frame: &[u8], out: &mut [
         Verdict::Report(report) => assert!(report.from != IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         Verdict::Dropped(_) => assert!(after == before + 1),
         Verdict::Done => {}
+        Verdict::Pass => {
+            assert!(interface.bridge);
+            let packet = interface.packet(frame).expect("a packet");
+            assert!(packet.start == link || link == 14 && packet.start == 18, "a tag may carry a priority alone");
+            // Whoever had got it could send it on.
+            if interface.forward(now, out, &frame[packet.clone()]) == Err(Unforwarded::Malformed) {
+                panic!("passed on and malformed");
+            }
+        }
+    }
+    // What others send: anything.
+    if let Ok(Onward::Send(len)) = interface.forward(now, out, frame) {
+        assert!(interface.packet(&out[..len]) == Some(link..len) && &out[link..len] == frame);
     }
 }
 

@@ -22,6 +22,10 @@ impl Interface {
     #[cold]
     #[inline(never)]
     pub(super) fn icmp_v4(&mut self, arrival: Arrival<'_>, link: Link, ip: Ip) -> Result<Verdict, Counter> {
+        self.message_v4(arrival, link, ip).or_else(|reason| self.useless(reason))
+    }
+
+    fn message_v4(&mut self, arrival: Arrival<'_>, link: Link, ip: Ip) -> Result<Verdict, Counter> {
         let bytes = &arrival.frame[ip.payload..ip.end];
         if !icmpv4::checksum_valid(bytes) {
             return Err(Counter::IcmpChecksum);
@@ -43,6 +47,20 @@ impl Interface {
     #[cold]
     #[inline(never)]
     pub(super) fn icmp_v6(
+        &mut self,
+        arrival: Arrival<'_>,
+        link: Link,
+        ip: Ip,
+        ends: (Ipv6Addr, Ipv6Addr),
+    ) -> Result<Verdict, Counter> {
+        // Where there are stations, neighbour discovery is ours alone, and so is what speaks to groups.
+        let discovery = matches!(arrival.frame.get(ip.payload), Some(133..=137));
+        let ours = self.mac.is_some() && (discovery || ends.0.is_unspecified() || ends.1.is_multicast());
+        let verdict = self.message_v6(arrival, link, ip, ends);
+        verdict.or_else(|reason| if ours { Err(reason) } else { self.useless(reason) })
+    }
+
+    fn message_v6(
         &mut self,
         arrival: Arrival<'_>,
         link: Link,
@@ -115,6 +133,9 @@ impl Interface {
     }
 
     fn answer_echo(&mut self, arrival: Arrival<'_>, link: Link, ip: Ip, echo: Echo<'_>) -> Result<Verdict, Counter> {
+        if self.bridge {
+            return Err(Counter::IcmpUnwanted);
+        }
         if !self.echoes.take(arrival.now) {
             return Err(Counter::IcmpLimited);
         }
@@ -131,6 +152,9 @@ impl Interface {
     #[cold]
     #[inline(never)]
     pub(super) fn udp(&mut self, arrival: Arrival<'_>, link: Link, ip: Ip) -> Result<Verdict, Counter> {
+        if self.bridge {
+            return Ok(Verdict::Pass);
+        }
         let datagram = udp::Datagram::parse(&arrival.frame[ip.payload..ip.end]).map_err(|_| Counter::UdpMalformed)?;
         if !arrival.verified && !datagram.checksum_valid(ip.source, ip.destination) {
             return Err(Counter::UdpMalformed);

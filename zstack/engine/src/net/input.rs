@@ -109,7 +109,7 @@ impl Interface {
             return Err(Counter::IpChecksum);
         }
         if packet.is_fragment() {
-            return Err(Counter::IpFragment);
+            return self.fragment_v4(&packet, link);
         }
         // A TTL of 0 is no reason to drop a packet that has arrived (RFC 1122, 3.2.1.7).
         let (source, destination) = (packet.source(), packet.destination());
@@ -132,12 +132,12 @@ impl Interface {
             protocol::TCP => Ok(tcp(ip)),
             protocol::ICMP => self.icmp_v4(arrival, link, ip),
             protocol::UDP => self.udp(arrival, link, ip),
-            _ => Err(Counter::IpUnknownProtocol),
+            _ => self.useless(Counter::IpUnknownProtocol),
         }
     }
 
     #[cold]
-    fn bad_source_v4(&self, source: Ipv4Addr) -> Counter {
+    pub(super) fn bad_source_v4(&self, source: Ipv4Addr) -> Counter {
         if self.own.has_v4(source) {
             Counter::IpSourceOurs
         } else if self.own.broadcast(source) && !source.is_unspecified() {
@@ -150,7 +150,7 @@ impl Interface {
     }
 
     #[cold]
-    fn destination_v4(&self, destination: Ipv4Addr, link: Link) -> Result<(), Counter> {
+    pub(super) fn destination_v4(&self, destination: Ipv4Addr, link: Link) -> Result<(), Counter> {
         if destination.is_multicast() || self.own.broadcast(destination) || link.group {
             return Err(Counter::IpDestinationMany);
         }
@@ -159,15 +159,14 @@ impl Interface {
 
     #[inline]
     fn input_v6(&mut self, arrival: Arrival<'_>, link: Link) -> Result<Verdict, Counter> {
-        let packet = ipv6::Packet::parse(&arrival.frame[link.start..]).map_err(|malformed| match malformed {
-            ipv6::Malformed::Truncated | ipv6::Malformed::Version | ipv6::Malformed::PayloadLength => {
-                Counter::IpMalformed
+        let packet = match ipv6::Packet::parse(&arrival.frame[link.start..]) {
+            Ok(packet) if packet.is_fragment() => return self.odd_v6(arrival.frame, link, Counter::IpFragment),
+            Ok(packet) => packet,
+            Err(ipv6::Malformed::Truncated | ipv6::Malformed::Version | ipv6::Malformed::PayloadLength) => {
+                return Err(Counter::IpMalformed);
             }
-            _ => Counter::IpExtension,
-        })?;
-        if packet.is_fragment() {
-            return Err(Counter::IpFragment);
-        }
+            Err(_) => return self.odd_v6(arrival.frame, link, Counter::IpExtension),
+        };
         let (source, destination) = (packet.source(), packet.destination());
         let icmp = packet.protocol() == protocol::ICMPV6;
         // Who looks for an address of his own has none yet (RFC 4861, section 4.3).
@@ -190,12 +189,12 @@ impl Interface {
             protocol::TCP => Ok(tcp(ip)),
             protocol::ICMPV6 => self.icmp_v6(arrival, link, ip, (source, destination)),
             protocol::UDP => self.udp(arrival, link, ip),
-            _ => Err(Counter::IpUnknownProtocol),
+            _ => self.useless(Counter::IpUnknownProtocol),
         }
     }
 
     #[cold]
-    fn bad_source_v6(&self, source: Ipv6Addr) -> Counter {
+    pub(super) fn bad_source_v6(&self, source: Ipv6Addr) -> Counter {
         if self.own.has_v6(source) {
             Counter::IpSourceOurs
         } else if source.is_multicast() {
@@ -206,7 +205,7 @@ impl Interface {
     }
 
     #[cold]
-    fn destination_v6(&self, destination: Ipv6Addr, link: Link, icmp: bool) -> Result<(), Counter> {
+    pub(super) fn destination_v6(&self, destination: Ipv6Addr, link: Link, icmp: bool) -> Result<(), Counter> {
         if destination.is_multicast() {
             let all_nodes = destination == ALL_NODES;
             let solicited = self.own.solicited(destination) || self.any_address && ndp::is_solicited_node(&destination);

@@ -32,6 +32,8 @@ pub struct Config {
     /// Every unicast address is ours, as far as arriving packets are concerned, and on Ethernet as far as others ask for its
     /// station; gateways' are not.
     pub any_address: bool,
+    /// What is of no use here is [passed on](Verdict::Pass), to whoever else has our addresses.
+    pub bridge: bool,
     /// A secret that keys hashes.
     pub key: [u8; 16],
 }
@@ -83,6 +85,8 @@ pub enum Verdict {
         /// Where its data lie in the frame.
         range: Range<usize>,
     },
+    /// It is of no use here, and may be to somebody else who has our addresses: only of a [bridge](Config::bridge).
+    Pass,
     /// It told us something of a neighbour; nothing follows but perhaps [events](Interface::event).
     Done,
     /// It was dropped, and counted.
@@ -94,6 +98,7 @@ pub enum Verdict {
 pub struct Interface {
     pub(super) addresses: Vec<Address>,
     pub(super) any_address: bool,
+    pub(super) bridge: bool,
     pub(super) vlan: Option<u16>,
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u16,
@@ -127,7 +132,7 @@ impl Interface {
     /// The configuration contradicts itself or the port.
     pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Interface, ConfigError> {
         check(&config, port).map_err(ConfigError)?;
-        let Config { addresses, routes, mac, vlan, any_address, key } = config;
+        let Config { addresses, routes, mac, vlan, any_address, bridge, key } = config;
         let direct = addresses.iter().map(|&network| Route { network, gateway: None });
         let mut gateways: Vec<_> = routes.iter().filter_map(|route| route.gateway).collect();
         gateways.sort_unstable();
@@ -145,6 +150,7 @@ impl Interface {
             routes: Table::new(routes.iter().copied().chain(direct)),
             addresses,
             any_address,
+            bridge,
             vlan,
             mac,
             mtu: port.mtu,

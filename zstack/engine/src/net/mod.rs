@@ -3,9 +3,10 @@
 //!
 //! It queues no packet. Who wants to send and is told [`Unsent::Unresolved`] asks again when [`Interface::event`] names that
 //! neighbour. Left out: duplicate address detection, MLD reports, router advertisements and redirects (routes are static),
-//! and the reassembly of fragments (they are dropped and counted).
+//! and the reassembly of fragments (they are dropped and counted, or passed on: [`Config::bridge`]).
 
 mod address;
+mod bridge;
 mod discovery;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -28,6 +29,7 @@ mod unsent;
 pub(crate) use pmtu::LEAST_PORT;
 
 pub use address::Address;
+pub use bridge::{Onward, Unforwarded};
 pub use interface::{Config, ConfigError, Interface, Path, Verdict};
 pub use report::{Kind, Quoted, Report};
 pub use route::Route;

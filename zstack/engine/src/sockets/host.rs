@@ -4,6 +4,7 @@ use super::state::*;
 use super::{Config, NONE, Sockets};
 use crate::event::{Cause, ConnId, Event, ListenerId};
 use crate::payload::{Buffer, Host, Spans};
+use std::net::SocketAddr;
 use std::ops::Range;
 
 // SAFETY: spans point into blocks and pieces that `outgoing` holds until `release` has passed their end, or `Event::Free` came:
@@ -80,6 +81,18 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
 
     fn admits(&mut self, listener: ListenerId) -> bool {
         self.waiting(listener) < self.config.waiting
+    }
+
+    fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
+        self.passing.takes(local, remote, segment)
+    }
+
+    fn pass(&mut self, buffer: B, range: Range<usize>) -> bool {
+        self.passing.push(buffer, range, self.config.passed)
+    }
+
+    fn undelivered(&mut self, packet: &[u8]) {
+        self.passing.undelivered(packet);
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {

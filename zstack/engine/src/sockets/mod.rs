@@ -14,6 +14,8 @@
 //! queued when bytes can be read that could not before, when a write that found too little room may go on, and when a
 //! direction or the connection ends. The queue allocates nothing: it holds each socket at most once.
 //!
+//! **By.** What a bridge ([`stack::Config::bridge`](crate::stack::Config::bridge)) has no use for waits for [`Sockets::next_passed`].
+//!
 //! **Memory.** Rings are taken on first use from spare ones, and given back when nothing is in them. An idle socket costs its
 //! entry here (64 bytes, and 8 in tables) beside what the stack needs.
 
@@ -23,6 +25,7 @@ mod incoming;
 #[allow(unsafe_code)]
 mod memory;
 mod outgoing;
+mod passing;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -36,6 +39,8 @@ use crate::payload::Buffer;
 use incoming::Incoming;
 use memory::Block;
 use outgoing::Outgoing;
+use passing::Passing;
+pub use passing::Takes;
 use std::collections::{HashMap, VecDeque};
 
 /// What the sockets may take.
@@ -59,6 +64,8 @@ pub struct Config {
     /// Connections of a listener that may wait to be accepted; beyond them SYNs are dropped ([`Host::admits`]). Those that are half
     /// open by then may still come. Each may fill its receive ring meanwhile.
     pub waiting: usize,
+    /// Packets that a bridge has passed on ([`Sockets::next_passed`]) and nobody has taken yet, at most; more are dropped.
+    pub passed: usize,
 }
 
 impl Default for Config {
@@ -72,6 +79,7 @@ impl Default for Config {
             small: 256,
             spare: 64,
             waiting: 1024,
+            passed: 512,
         }
     }
 }
@@ -224,6 +232,7 @@ pub struct Sockets<B> {
     copies: Copies,
     /// What `listen` said of the buffers of its connections.
     receive: HashMap<ListenerId, Receive>,
+    passing: Passing<B>,
 }
 
 impl<B: Buffer> Sockets<B> {
@@ -249,6 +258,7 @@ impl<B: Buffer> Sockets<B> {
             receive_rings: Vec::new(),
             copies: Copies::default(),
             receive: HashMap::new(),
+            passing: Passing::default(),
         })
     }
 

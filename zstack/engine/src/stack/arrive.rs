@@ -15,6 +15,7 @@ use crate::table::Table;
 use crate::tcp::{Unreachable, Verdict, reset};
 use crate::tuple::Tuple;
 use std::ops::Range;
+use zstack_wire::Seq;
 use zstack_wire::tcp::{self, Flags, Header};
 
 /// A segment of no connection, with what it carries.
@@ -73,12 +74,25 @@ impl Stack {
         let core = &mut self.core;
         match core.net.receive(run.now, frame, verified, &mut core.reply, &mut core.counters) {
             net::Verdict::Tcp(segment) => self.tcp(run, buffer, range.start, &segment, verified),
-            net::Verdict::Reply(len) => core.send_reply(run.port, len),
-            net::Verdict::Report(report) => self.report(run, &report),
-            net::Verdict::Echo { from, id, sequence, hops, range } => self.echoed(id, || {
-                let data = frame.get(range).unwrap_or_default().to_vec();
-                Echoed { from, sequence, hops, data }
-            }),
+            net::Verdict::Reply(len) => {
+                // Whoever asked asks again if there is no room.
+                let _ = core.send_reply(run.port, len);
+            }
+            net::Verdict::Report(report) => {
+                if !self.report(run, &report) && self.core.bridge {
+                    self.pass(run, buffer, range.start);
+                }
+            }
+            net::Verdict::Echo { from, id, sequence, hops, range: place } => {
+                let ours = self.echoed(id, || {
+                    let data = frame.get(place).unwrap_or_default().to_vec();
+                    Echoed { from, sequence, hops, data }
+                });
+                if !ours && self.core.bridge {
+                    self.pass(run, buffer, range.start);
+                }
+            }
+            net::Verdict::Pass => self.pass(run, buffer, range.start),
             net::Verdict::Done | net::Verdict::Dropped(_) => {}
         }
     }
@@ -95,21 +109,20 @@ impl Stack {
         let range = start + ip.range.start..start + ip.range.end;
         let Some(bytes) = buffer.bytes().get(range.clone()) else { return };
         if !verified && !ip.pseudo().bytes(bytes).valid() {
-            self.core.counters.count(Counter::TcpChecksum);
-            return;
+            return self.damaged(run, buffer, start, ip, Counter::TcpChecksum);
         }
         let segment = match tcp::Segment::parse(bytes) {
             Ok(segment) if segment.source() != 0 && segment.destination() != 0 => segment,
-            _ => {
-                self.core.counters.count(Counter::TcpMalformed);
-                return;
-            }
+            _ => return self.damaged(run, buffer, start, ip, Counter::TcpMalformed),
         };
         let header = segment.header();
         let payload = range.start + segment.header_len()..range.end;
         let tuple = tuple_of(ip, &segment);
         match look_up(&self.conns, &self.table, &self.key, &tuple) {
             Some(index) => self.visit(run, index, false, |tcb, cx| tcb.segment(cx, &header, buffer, payload)),
+            None if self.core.bridge => {
+                self.guest(run, start, range, Arrived { tuple, header: &header, buffer, payload });
+            }
             None => self.stranger(run, Arrived { tuple, header: &header, buffer, payload }),
         }
     }
@@ -122,27 +135,7 @@ impl Stack {
         arrived: Arrived<'_, H::Buffer>,
     ) {
         let Arrived { tuple, header, ref payload, .. } = arrived;
-        let mut behind = None;
-        if let Some(rest) = self.waiting.get(run.now, &tuple) {
-            self.core.counters.count(Counter::TimeWaitSegment);
-            let verdict = rest.segment(run.now, header, payload.len() as u32);
-            match verdict {
-                Verdict::Drop => {}
-                Verdict::Restart => self.waiting.restart(run.now, &tuple),
-                Verdict::Answer(answer) => {
-                    self.waiting.restart(run.now, &tuple);
-                    self.core.send_segment(run.now, run.port, &tuple, &answer);
-                }
-                Verdict::Only(answer) => {
-                    self.core.send_segment(run.now, run.port, &tuple, &answer);
-                }
-                Verdict::Forget => self.waiting.remove(&tuple),
-                Verdict::Reuse(iss) => behind = Some(iss),
-            }
-            if behind.is_none() {
-                return;
-            }
-        }
+        let Some(behind) = self.rests(run, &tuple, header, payload.len() as u32) else { return };
         if header.flags.has(Flags::RST) {
             self.core.counters.count(Counter::TcpUnknown);
             return;
@@ -151,6 +144,34 @@ impl Stack {
             Some(listener) => self.knock(run, listener, arrived, behind),
             None => self.reset(run, &tuple, header, payload.len() as u32),
         }
+    }
+
+    /// What TIME-WAIT, if the tuple is in it, says to a segment. `None`: it was for the connection that has ended. `Some`: whoever else may
+    /// have it; a connection that comes of it begins behind that number, if there is one.
+    #[inline(always)]
+    pub(super) fn rests<P: Port<Buffer = H::Buffer>, H: Host>(
+        &mut self,
+        run: &mut Run<'_, P, H>,
+        tuple: &Tuple,
+        header: &Header,
+        len: u32,
+    ) -> Option<Option<Seq>> {
+        let Some(rest) = self.waiting.get(run.now, tuple) else { return Some(None) };
+        self.core.counters.count(Counter::TimeWaitSegment);
+        match rest.segment(run.now, header, len) {
+            Verdict::Drop => {}
+            Verdict::Restart => self.waiting.restart(run.now, tuple),
+            Verdict::Answer(answer) => {
+                self.waiting.restart(run.now, tuple);
+                self.core.send_segment(run.now, run.port, tuple, &answer);
+            }
+            Verdict::Only(answer) => {
+                self.core.send_segment(run.now, run.port, tuple, &answer);
+            }
+            Verdict::Forget => self.waiting.remove(tuple),
+            Verdict::Reuse(iss) => return Some(Some(iss)),
+        }
+        None
     }
 
     /// RST to a segment of no connection (RFC 9293, section 3.10.7.1).
@@ -173,28 +194,37 @@ impl Stack {
     }
 
     /// An ICMP error. It is believed if it quotes a segment that is in flight (RFC 5927, section 4.1).
-    fn report<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, report: &Report) {
-        let Quoted::Tcp { local, remote, seq } = report.quoted else { return };
-        let Some(index) = look_up(&self.conns, &self.table, &self.key, &Tuple::new(local, remote)) else {
-            self.core.counters.count(Counter::IcmpUnknown);
-            return;
+    /// False: it is about nothing of ours.
+    fn report<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>, report: &Report) -> bool {
+        let Quoted::Tcp { local, remote, seq } = report.quoted else { return false };
+        let tuple = Tuple::new(local, remote);
+        let Some(index) = look_up(&self.conns, &self.table, &self.key, &tuple) else {
+            let rests = self.waiting.get(run.now, &tuple).is_some();
+            if rests || !self.core.bridge {
+                self.core.counters.count(Counter::IcmpUnknown);
+            }
+            return rests;
         };
-        let Some(entry) = self.conns.at(index) else { return };
+        let Some(entry) = self.conns.at(index) else { return true };
         if !entry.tcb.in_flight(seq) {
             self.core.counters.count(Counter::IcmpOutside);
-            return;
+            return true;
         }
         let error = match report.kind {
-            Kind::TooBig(mtu) => return self.too_big(run, index, mtu),
+            Kind::TooBig(mtu) => {
+                self.too_big(run, index, mtu);
+                return true;
+            }
             Kind::Network => Unreachable::Net,
             Kind::Host | Kind::TimeExceeded => Unreachable::Host,
             Kind::Protocol | Kind::Port => Unreachable::Port,
             Kind::Prohibited => Unreachable::Prohibited,
             // A header that somebody on the way did not like says nothing of whether the peer can be reached.
-            Kind::Malformed => return,
+            Kind::Malformed => return true,
         };
         self.core.counters.count(Counter::IcmpError);
         self.visit(run, index, false, |tcb, cx| tcb.icmp(cx, error, seq));
+        true
     }
 
     /// The path MTU is smaller than a segment that is in flight (RFC 1191, RFC 8201).

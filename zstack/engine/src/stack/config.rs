@@ -21,6 +21,11 @@ pub struct Config {
     pub vlan: Option<u16>,
     /// Whether listeners and connections may use addresses that are not ours: packets to any unicast address are taken.
     pub any_address: bool,
+    /// Whether the stack stands between the wire and others here who have the same addresses: it takes what it has a connection for, or
+    /// shall open one for ([`Host::takes`](crate::payload::Host::takes)); all else that is sent to our addresses goes on to
+    /// [`Host::pass`](crate::payload::Host::pass), unchanged, and is answered by whoever gets it: neither echo requests nor UDP nor
+    /// segments of no connection are answered here. What others send goes to the wire by [`Stack::forward`](super::Stack::forward).
+    pub bridge: bool,
     /// The secret under which tuples are hashed, initial sequence numbers, cookies, timestamps and ephemeral ports chosen. It
     /// must be unpredictable, and another one at each start.
     pub key: [u8; 16],
@@ -53,6 +58,7 @@ impl Config {
             mac: None,
             vlan: None,
             any_address: false,
+            bridge: false,
             key,
             tcp: Options::default(),
             limits: Limits::default(),

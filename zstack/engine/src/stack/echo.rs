@@ -50,7 +50,8 @@ impl Stack {
         }
         let core = &mut self.core;
         let len = core.net.echo(now, &mut core.reply, None, to, id, sequence, data)?;
-        core.send_reply(port, len);
+        // Whoever asked asks again if there is no room.
+        let _ = core.send_reply(port, len);
         port.flush();
         Ok(())
     }
@@ -60,12 +61,12 @@ impl Stack {
         self.echoes.as_mut()?.answers.pop_front()
     }
 
-    /// An answer has come.
-    pub(super) fn echoed(&mut self, id: u16, answer: impl FnOnce() -> Echoed) {
-        if let Some(echoes) = self.echoes.as_mut().filter(|e| e.id == id)
-            && echoes.answers.len() < MOST
-        {
+    /// An answer has come. False: to no request of ours.
+    pub(super) fn echoed(&mut self, id: u16, answer: impl FnOnce() -> Echoed) -> bool {
+        let Some(echoes) = self.echoes.as_mut().filter(|e| e.id == id) else { return false };
+        if echoes.answers.len() < MOST {
             echoes.answers.push_back(answer());
         }
+        true
     }
 }

@@ -9,6 +9,7 @@
 
 mod arrive;
 mod audit;
+mod bridge;
 mod calls;
 mod config;
 mod echo;
@@ -25,6 +26,7 @@ mod transmit;
 mod turn;
 
 pub use crate::event::{ConnId, ListenerId};
+pub use crate::net::Unforwarded;
 pub use audit::Audit;
 pub use config::{
     Adopt, AdoptError, Config, ConfigError, Connect, ConnectError, Info, Limits, Listen, ListenError, Turn,
@@ -71,6 +73,8 @@ pub struct Stack {
     held: u32,
     taken: Taken,
     echoes: Option<Box<echo::Echoes>>,
+    /// Packets of others that wait for neighbours.
+    queued: bridge::Queue,
     core: Core,
 }
 
@@ -91,7 +95,7 @@ impl Stack {
     /// # Errors
     /// The configuration contradicts itself or the port.
     pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Stack, ConfigError> {
-        let Config { addresses, routes, mac, vlan, any_address, key, tcp, limits } = config;
+        let Config { addresses, routes, mac, vlan, any_address, bridge, key, tcp, limits } = config;
         let zero = [
             (limits.connections, "connections"),
             (limits.half_open, "half_open"),
@@ -115,6 +119,7 @@ impl Stack {
             mac,
             vlan,
             any_address,
+            bridge,
             key: std::array::from_fn(|i| (net_key[i / 8] >> (i % 8 * 8)) as u8),
         };
         let net = Interface::new(net, port, now).map_err(ConfigError::Net)?;
@@ -123,6 +128,7 @@ impl Stack {
         let link = if port.medium == Medium::Ethernet { 18 } else { 0 };
         let core = Core {
             net,
+            bridge,
             listeners: Listeners::default(),
             options: tcp,
             limits,
@@ -159,6 +165,7 @@ impl Stack {
             held: 0,
             taken: Taken::default(),
             echoes: None,
+            queued: bridge::Queue::default(),
             core,
         })
     }

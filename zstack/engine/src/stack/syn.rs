@@ -44,7 +44,7 @@ impl Stack {
         }
     }
 
-    fn syn<P: Port<Buffer = H::Buffer>, H: Host>(
+    pub(super) fn syn<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
         name: u32,
@@ -167,7 +167,7 @@ impl Stack {
     /// handshake's ACK, and the first segment, which brings the cookie too, were lost or come later. An RST would end it for good;
     /// without an answer the peer sends the first segment again, and the connection is made. What belongs to no connection at all is
     /// told so when the cookies have run out (Linux keeps the same time, tcp_synq_overflow, but resets at once).
-    fn cookie_back<P: Port<Buffer = H::Buffer>, H: Host>(
+    pub(super) fn cookie_back<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
         name: u32,
@@ -207,6 +207,16 @@ impl Stack {
         let tcb = Tcb::from_cookie(run.now, &self.options_of(&wanted), &start, header, &cookie);
         let index = self.add(run.now, tcb, &tuple, name, HALF);
         self.visit(run, index, false, |tcb, cx| tcb.segment(cx, header, buffer, payload));
+    }
+
+    /// Whether [`Stack::cookie_back`] would make a connection of this segment, or has done so before of its like and not answered it: all
+    /// others belong to nobody here. While cookies are about a bridge cannot wait for what comes next, for the segment may be of a
+    /// connection of others.
+    pub(super) fn brings_cookie(&mut self, now: Time, name: u32, tuple: &Tuple, header: &Header) -> bool {
+        let expected = self.core.listeners.get(name).is_some_and(|listener| now < listener.cookies_until);
+        expected
+            && self.open_cookie(now, name, tuple, header).is_some()
+            && !self.taken.has(tuple.hash(&self.key), header.ack.0.wrapping_sub(1))
     }
 
     fn open_cookie(&mut self, now: Time, name: u32, tuple: &Tuple, header: &Header) -> Option<Cookie> {

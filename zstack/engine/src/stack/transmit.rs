@@ -25,6 +25,8 @@ pub(super) const HEAD: usize = Interface::HEAD + tcp::MAX_HEADER;
 /// All of a stack but its connections.
 pub(super) struct Core {
     pub net: Interface,
+    /// [`super::Config::bridge`].
+    pub bridge: bool,
     pub listeners: Listeners,
     pub options: Options,
     pub limits: Limits,
@@ -124,11 +126,11 @@ impl Core {
     }
 
     /// Sends the first `len` bytes of [`Core::reply`].
-    pub fn send_reply<P: Port>(&mut self, port: &mut P, len: usize) {
+    pub fn send_reply<P: Port>(&mut self, port: &mut P, len: usize) -> Result<u64, Refused> {
         let reply = std::mem::take(&mut self.reply);
-        // Whoever asked asks again if there is no room.
-        let _ = self.send_whole(port, &reply[..len]);
+        let sent = self.send_whole(port, &reply[..len]);
         self.reply = reply;
+        sent
     }
 
     /// Sends a segment without payload that is no connection's. Nobody keeps it: if it cannot be sent now it is lost.

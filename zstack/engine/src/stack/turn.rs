@@ -54,7 +54,6 @@ impl Stack {
             turn.gone = true;
             return turn;
         }
-        self.core.sent = 0;
         self.core.budget = self.core.limits.send;
         self.core.full = false;
         let mut run = Run { now, port, host };
@@ -67,7 +66,7 @@ impl Stack {
             self.core.net.confirm(now, std::mem::take(&mut self.core.confirmed));
         }
         if turn.received > 0 && self.core.net.has_events() {
-            self.neighbours();
+            self.neighbours(&mut run);
         }
         self.core.net.age(now);
         if self.wheel.is_due(now) {
@@ -86,9 +85,10 @@ impl Stack {
         let mut net = self.core.net.deadline();
         if net <= now {
             while let Some(len) = self.core.net.due(now, &mut self.core.reply, &mut self.core.counters) {
-                self.core.send_reply(run.port, len);
+                // Whoever asked asks again if there is no room.
+                let _ = self.core.send_reply(run.port, len);
             }
-            self.neighbours();
+            self.neighbours(&mut run);
             turn.more |= !self.due.is_empty() && !self.core.full;
             net = self.core.net.deadline();
         }
@@ -103,7 +103,8 @@ impl Stack {
             turn.full = self.core.full;
             turn.deadline = self.deadline(now, turn.more, net);
         }
-        turn.sent = self.core.sent;
+        // What is sent between the turns belongs to the next one.
+        turn.sent = std::mem::take(&mut self.core.sent);
         turn
     }
 
@@ -203,8 +204,9 @@ impl Stack {
     }
 
     /// What happened to neighbours that connections wait for.
-    fn neighbours(&mut self) {
+    fn neighbours<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) {
         while let Some(event) = self.core.net.event() {
+            self.queued_ask(run, event);
             match event {
                 // One that does not answer is known as such for a while: who asks again is told so.
                 net::Event::Ask(neighbour) | net::Event::Unreachable(neighbour) => {
@@ -340,6 +342,7 @@ impl Stack {
         self.core.completed = self.core.frames;
         self.core.unread.clear();
         self.core.waiters.clear();
+        self.queued.clear();
         if self.conns.is_empty() {
             return;
         }

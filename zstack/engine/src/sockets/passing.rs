@@ -1,0 +1,75 @@
+//! What goes by: packets that a bridge has no use for, and who decides what it takes.
+
+use super::Sockets;
+use crate::payload::Buffer;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+/// Whether a bridge takes a connection that a peer opens: our end, the peer's, and the segment
+/// ([`Host::takes`](crate::payload::Host::takes)).
+pub type Takes = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool + Send>;
+
+/// Packets kept of those that no neighbour took.
+const UNDELIVERED: usize = 64;
+
+/// Packets on their way.
+pub(super) struct Passing<B> {
+    takes: Option<Takes>,
+    passed: VecDeque<(B, Range<usize>)>,
+    undelivered: VecDeque<Box<[u8]>>,
+}
+
+impl<B> Default for Passing<B> {
+    fn default() -> Passing<B> {
+        Passing { takes: None, passed: VecDeque::new(), undelivered: VecDeque::new() }
+    }
+}
+
+impl<B> std::fmt::Debug for Passing<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Passing { takes, passed, undelivered } = self;
+        f.debug_struct("Passing")
+            .field("takes", &takes.is_some())
+            .field("passed", &passed.len())
+            .field("undelivered", &undelivered.len())
+            .finish()
+    }
+}
+
+impl<B> Passing<B> {
+    pub fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
+        self.takes.as_mut().is_none_or(|takes| takes(local, remote, segment))
+    }
+
+    pub fn push(&mut self, buffer: B, range: Range<usize>, most: usize) -> bool {
+        let room = self.passed.len() < most;
+        if room {
+            self.passed.push_back((buffer, range));
+        }
+        room
+    }
+
+    pub fn undelivered(&mut self, packet: &[u8]) {
+        if self.undelivered.len() < UNDELIVERED {
+            self.undelivered.push_back(packet.into());
+        }
+    }
+}
+
+impl<B: Buffer> Sockets<B> {
+    /// Who decides whether a bridge takes a connection that a peer opens; without it all are taken.
+    pub fn set_takes(&mut self, takes: Takes) {
+        self.passing.takes = Some(takes);
+    }
+
+    /// The next packet that a bridge has no use for, and where in the buffer it lies.
+    pub fn next_passed(&mut self) -> Option<(B, Range<usize>)> {
+        self.passing.passed.pop_front()
+    }
+
+    /// The next packet of others that was dropped, for the neighbour on its way does not answer.
+    pub fn next_undelivered(&mut self) -> Option<Box<[u8]>> {
+        self.passing.undelivered.pop_front()
+    }
+}
