@@ -86,12 +86,7 @@ impl Stack {
     }
 
     /// Sends it, or says for which neighbour it has to wait.
-    fn send_on<P: Port>(
-        &mut self,
-        now: Time,
-        port: &mut P,
-        packet: &[u8],
-    ) -> Result<Option<NeighbourId>, Unforwarded> {
+    fn send_on<P: Port>(&mut self, now: Time, port: &mut P, packet: &[u8]) -> Result<Option<NeighbourId>, Unforwarded> {
         let core = &mut self.core;
         if core.gone {
             return Err(Unforwarded::Gone);

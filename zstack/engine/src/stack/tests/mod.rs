@@ -1,6 +1,7 @@
 //! Two stacks back to back over a wire in memory.
 
 mod bounds;
+mod bridge;
 mod hostile;
 mod lifecycle;
 mod outside;
@@ -178,6 +179,12 @@ pub struct Programs {
     pub told: Vec<(ConnId, Event)>,
     /// No more connections are taken.
     pub crowded: bool,
+    /// What a bridge asked of SYNs, and whether it takes none.
+    pub asked: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    pub takes_none: bool,
+    /// What a bridge passed on, and what it could not deliver.
+    pub passed: Vec<Vec<u8>>,
+    pub undelivered: Vec<Vec<u8>>,
 }
 
 impl Programs {
@@ -241,6 +248,20 @@ unsafe impl Host for Programs {
 
     fn admits(&mut self, _: ListenerId) -> bool {
         !self.crowded
+    }
+
+    fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
+        self.asked.push((local, remote, segment.to_vec()));
+        !self.takes_none
+    }
+
+    fn pass(&mut self, buffer: Packet, range: Range<usize>) -> bool {
+        self.passed.push(buffer.bytes()[range].to_vec());
+        true
+    }
+
+    fn undelivered(&mut self, packet: &[u8]) {
+        self.undelivered.push(packet.to_vec());
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {
