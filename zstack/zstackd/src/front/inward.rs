@@ -1,0 +1,147 @@
+//! zstackd's ends of the programs' connections: sockets whose own address is a remote host's (IP_TRANSPARENT, ip(7)).
+//!
+//! Every one of them resets its connection when it is closed (SO_LINGER with time 0), until [`end_in_order`] takes that back: a
+//! death of the process must not look like the end of the stream. The kernel closes a dead process' files from the highest number
+//! down (task_work_run), so all of these have higher numbers than the tun: with the tun goes the address to which the resets are
+//! sent.
+
+use super::raw;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+/// ip(7): since Linux 6.3; the range is the low port in the low half.
+const IP_LOCAL_PORT_RANGE: i32 = 51;
+
+/// What the listeners are bound to: addresses that no host has (RFC 1112 section 4: class E; RFC 6666: discard), so that nobody
+/// reaches them but by `assign`.
+const UNREACHED: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))];
+
+/// A connection of a program to a remote host.
+#[derive(Debug)]
+pub struct Accepted {
+    /// zstackd's end: nonblocking, reset on close.
+    pub socket: TcpStream,
+    /// The program's end.
+    pub program: SocketAddr,
+    /// The remote end that the program has asked for, which is the socket's own.
+    pub remote: SocketAddr,
+}
+
+/// A transparent listener for all addresses and ports of a family, which `assign` gives their connections.
+pub(crate) fn listener(v6: bool, least: i32) -> io::Result<OwnedFd> {
+    let socket = transparent(v6, least)?;
+    let fd = socket.as_fd();
+    if v6 {
+        raw::set_number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    // Its connections inherit both. The first lets programs that set it too listen on the port of such a connection
+    // (inet_csk_bind_conflict).
+    raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    raw::set_reset_on_close(fd, true)?;
+    raw::bind(fd, SocketAddr::new(UNREACHED[usize::from(v6)], 0))?;
+    // The kernel cuts it down to net.core.somaxconn.
+    raw::listen(fd, i32::MAX)?;
+    Ok(socket)
+}
+
+/// The next connection of a listener, or none.
+pub(crate) fn accept(listener: BorrowedFd<'_>, least: i32) -> io::Result<Option<Accepted>> {
+    let (socket, program) = match raw::accept(listener) {
+        Ok(accepted) => accepted,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let socket = raised(socket, least)?;
+    let remote = raw::own_end(socket.as_fd())?;
+    Ok(Some(Accepted { socket: socket.into(), program, remote }))
+}
+
+/// The ports that the kernel chooses from in the network namespace (ip_local_port_range), as they are now.
+pub(crate) struct Ports(Option<File>);
+
+impl Ports {
+    /// Those of the network namespace of the calling thread.
+    pub(crate) fn new() -> Ports {
+        Ports(File::open("/proc/sys/net/ipv4/ip_local_port_range").ok())
+    }
+
+    fn contain(&self, port: u16) -> bool {
+        let mut text = [0; 32];
+        let len = self.0.as_ref().and_then(|f| f.read_at(&mut text, 0).ok()).unwrap_or(0);
+        let mut numbers = text[..len].split(u8::is_ascii_whitespace).filter_map(|n| std::str::from_utf8(n).ok());
+        let mut number = || numbers.next().and_then(|n| n.parse().ok());
+        number().zip(number()).is_some_and(|(low, high): (u16, u16)| (low..=high).contains(&port))
+    }
+}
+
+/// Connects to a program's listener `to` as the remote host's `client`. Nonblocking: the connection may stand already, or be
+/// under way.
+pub(crate) fn connect(client: SocketAddr, to: SocketAddr, ports: &Ports, least: i32) -> io::Result<OwnedFd> {
+    if client.is_ipv6() != to.is_ipv6() {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    }
+    if ports.contain(client.port())
+        && let Some(socket) = without_bind(client, to, least)
+    {
+        return Ok(socket);
+    }
+    match with_bind(client, to, least) {
+        // The last connection of this client and port, which zstackd has ended first, is in TIME_WAIT here. The engine has found
+        // that the remote host may open it again.
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && super::diag::destroy_time_wait(client, to)? => {
+            with_bind(client, to, least)
+        }
+        result => result,
+    }
+}
+
+/// Lets connect(2) choose the port, out of one: a port that is bound by number would be left out when the kernel chooses one for
+/// a program's connection (__inet_hash_connect), and there may be thousands of clients. Only for ports that the kernel chooses from:
+/// of others the socket's range says nothing (inet_sk_get_local_port_range). None if it does not succeed.
+fn without_bind(client: SocketAddr, to: SocketAddr, least: i32) -> Option<OwnedFd> {
+    let socket = transparent(client.is_ipv6(), least).ok()?;
+    let fd = socket.as_fd();
+    let port = u32::from(client.port());
+    raw::set_number(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, (port << 16 | port) as i32).ok()?;
+    raw::set_number(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1).ok()?;
+    let mut address = client;
+    address.set_port(0);
+    raw::bind(fd, address).ok()?;
+    raw::connect(fd, to).ok()?;
+    Some(socket)
+}
+
+fn with_bind(client: SocketAddr, to: SocketAddr, least: i32) -> io::Result<OwnedFd> {
+    let socket = transparent(client.is_ipv6(), least)?;
+    let fd = socket.as_fd();
+    raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    raw::bind(fd, client)?;
+    raw::connect(fd, to)?;
+    Ok(socket)
+}
+
+/// Takes back that closing the socket resets the connection.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn end_in_order(socket: BorrowedFd<'_>) -> io::Result<()> {
+    raw::set_reset_on_close(socket, false)
+}
+
+fn transparent(v6: bool, least: i32) -> io::Result<OwnedFd> {
+    let socket = raised(raw::tcp(if v6 { libc::AF_INET6 } else { libc::AF_INET })?, least)?;
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
+    raw::set_number(socket.as_fd(), level, option, 1)?;
+    raw::set_reset_on_close(socket.as_fd(), true)?;
+    Ok(socket)
+}
+
+/// The descriptor, with a number of at least `least`.
+fn raised(fd: OwnedFd, least: i32) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= least { Ok(fd) } else { raw::above(fd.as_fd(), least) }
+}
