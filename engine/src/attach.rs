@@ -19,6 +19,7 @@
 
 use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
+use crate::intents::{self, Beyond};
 use crate::kernel::{HOME, K, Kernel as _};
 use crate::lifeline::DIAG;
 use crate::mail::{MET, RENDEZVOUS, knock, own_mailbox, published, read_mailbox, talking};
@@ -26,7 +27,7 @@ use crate::peer::REGISTRY;
 use crate::slots::{self, detach, free_slot, give_up, offer, withdraw};
 use crate::{config, conn, custody, family, fds, lifeline, mail, own, peer, rx, sealed, signals, slow, watchers};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use rendezvous::diag::{self, Miss};
+use rendezvous::diag::{self, Found, Miss};
 use rendezvous::registry::Error;
 use rendezvous::{Tuple, route};
 use shmring::family::{OPEN, Reason, State};
@@ -203,17 +204,35 @@ fn unanswered(errno: i32) -> Reason {
     }
 }
 
-/// Whether the other end of a connection, which is `t`'s destination, can be in this network namespace by its address.
-fn is_peer_here(ep: Ep, t: &Tuple) -> bool {
+/// Whether the other end of a connection, which is `t`'s destination, is in this network namespace by its address, or by the word
+/// of the one who serves it. `found`: the socket that has the addresses of that end.
+fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
     if t.is_local_hint() {
         return true;
     }
     match route::leads_here(&HOME, t) {
         Ok(true) => return true,
-        Ok(false) => ep.pin(Reason::Remote),
+        Ok(false) => match intents::beyond(found) {
+            Beyond::StandIn => {
+                ep.local().stands_in.store(1, Relaxed);
+                return true;
+            }
+            // It is asked again at the next operations.
+            Beyond::NotYet if ep.ops.load(Relaxed) < PATIENCE / 2 => ep.because(Reason::NotCarried),
+            Beyond::NotYet => ep.pin(Reason::NotCarried),
+            Beyond::Nobody(why) => ep.pin(why),
+        },
         Err(errno) => ep.because(unanswered(errno)),
     }
     false
+}
+
+/// There is no socket in this network namespace at the other end.
+fn is_remote(ep: Ep) {
+    ep.pin(match intents::beyond(None) {
+        Beyond::Nobody(why) => why,
+        _ => Reason::Remote,
+    });
 }
 
 /// This process has no mailbox: the calling thread is not at home, where mailboxes are made, or there was no descriptor for one.
@@ -236,14 +255,16 @@ fn connector(ep: Ep, fd: i32) {
             return;
         }
         // The kernel's answer also settles connections between two addresses of this host.
-        if !t.is_local_hint() && config::dir().is_none() {
+        let mut found = None;
+        if !t.is_local_hint() {
             match diag::find(&DIAG, &t.reversed()) {
-                Ok(_) => {}
+                Ok(f) => found = Some(f),
+                Err(_) if config::dir().is_some() => {}
                 Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
-                Err(_) => return ep.pin(Reason::Remote),
+                Err(_) => return is_remote(ep),
             }
         }
-        if !is_peer_here(ep, &t) {
+        if !is_peer_here(ep, &t, found.as_ref()) {
             return;
         }
         let Some(cookie) = lifeline::cookie(fd) else { return };
@@ -357,7 +378,7 @@ fn acceptor(ep: Ep, fd: i32) {
             // Neither a user who has no number here nor a socket that nobody holds any more proves who is there.
             Ok(f) if !f.is_held_by(f.uid) => return ep.pin(Reason::UidMismatch),
             Ok(f) if !config::admits(f.uid) => return ep.pin(Reason::OtherUser),
-            Ok(_) if !is_peer_here(ep, &t.reversed()) => return,
+            Ok(f) if !is_peer_here(ep, &t.reversed(), Some(&f)) => return,
             Ok(f) => {
                 let Some(cookie) = lifeline::cookie(fd) else { return };
                 ep.cookie.store(cookie, Relaxed);
@@ -366,7 +387,7 @@ fn acceptor(ep: Ep, fd: i32) {
                 ep.because(Reason::Pending);
                 l.stage.store(1, Relaxed);
             }
-            Err(Miss::NotFound) => return ep.pin(Reason::Remote),
+            Err(Miss::NotFound) => return is_remote(ep),
             Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
             Err(Miss::Unavailable(e)) => {
                 crate::log!(Warn, "socket diagnostics: errno {e}; connections stay on the kernel");
@@ -425,6 +446,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
     K::arm_faults();
     ep.begin_attached();
+    ep.stands_in.store(ep.local().stands_in.load(Relaxed), Relaxed);
     ep.slot.store(slot as u32, Relaxed);
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);

@@ -6,7 +6,9 @@ use crate::channel::{self, Chan, Heir};
 use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
-use crate::{custody, family, headroom, lifeline, lock, members, own, peer, ruin, rx, sleepers, slots, tx, watchers};
+use crate::{
+    custody, family, headroom, intents, lifeline, lock, members, own, peer, ruin, rx, sleepers, slots, tx, watchers,
+};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::c_int;
@@ -43,7 +45,9 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     slots::closing(ep);
     // A child that runs another program by now, or was killed, holds nothing any more.
     family::sole_holder(ep);
-    if !give_up(ep) {
+    let last = give_up(ep);
+    intents::closing(ep, fd, last);
+    if !last {
         return slots::tidy();
     }
     custody::closing(ep, fd);

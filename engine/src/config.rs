@@ -27,6 +27,7 @@ pub const SPIN_AUTO: u64 = u64::MAX;
 static PATH: AtomicU32 = AtomicU32::new(ConfiguredPath::Kernel as u32);
 static RING: AtomicU32 = AtomicU32::new(RING_DEFAULT);
 static SPIN: AtomicU64 = AtomicU64::new(SPIN_AUTO);
+static STANDS_IN: AtomicU32 = AtomicU32::new(0);
 static OWN_PEERS: AtomicU32 = AtomicU32::new(0);
 static DIR: AtomicPtr<c_char> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -43,6 +44,18 @@ pub fn eager() -> bool {
 #[inline]
 pub fn enabled() -> bool {
     PATH.load(Relaxed) != ConfiguredPath::Kernel as u32
+}
+
+/// Whether connections to other hosts may come to shared memory, with a process that stands in for those.
+#[inline]
+pub fn goes_out() -> bool {
+    [ConfiguredPath::Auto as u32, ConfiguredPath::Zstack as u32].contains(&PATH.load(Relaxed))
+}
+
+/// Whether the sockets of this process stand in for other hosts (`CULVERT_STANDIN=1`, which `culvert zstackd` sets).
+#[inline]
+pub fn stands_in() -> bool {
+    STANDS_IN.load(Relaxed) != 0
 }
 
 /// `CULVERT_PATH` as a number for the family header.
@@ -98,6 +111,7 @@ pub fn init(variables: impl Variables) {
     RING.store(s.ring, Relaxed);
     SPIN.store(s.spin, Relaxed);
     EAGER.store(s.eager.into(), Relaxed);
+    STANDS_IN.store(s.stands_in.into(), Relaxed);
     OWN_PEERS.store(s.own_peers.into(), Relaxed);
     if let Some(dir) = s.dir {
         keep_dir(dir);
@@ -149,6 +163,7 @@ struct Settings {
     ring: u32,
     spin: u64,
     eager: bool,
+    stands_in: bool,
     own_peers: bool,
     dir: Option<&'static [u8]>,
     /// False: a variable has a value that it cannot have. The setting is then as if the variable were not set.
@@ -162,6 +177,7 @@ impl Settings {
             ring: RING_DEFAULT,
             spin: SPIN_AUTO,
             eager: false,
+            stands_in: false,
             own_peers: false,
             dir: None,
             right: true,
@@ -188,6 +204,11 @@ impl Settings {
             Some(b"1") => s.eager = true,
             Some(v) => s.wrong("CULVERT_EAGER", v, format_args!("0 or 1")),
         }
+        match variables("CULVERT_STANDIN") {
+            None | Some(b"0") => {}
+            Some(b"1") => s.stands_in = true,
+            Some(v) => s.wrong("CULVERT_STANDIN", v, format_args!("0 or 1")),
+        }
         match variables("CULVERT_PEERS") {
             None | Some(b"any") => {}
             Some(b"own") => s.own_peers = true,
@@ -203,11 +224,8 @@ impl Settings {
             None | Some(b"auto") => {}
             Some(b"shm") => s.path = ConfiguredPath::Shm,
             Some(b"kernel") => s.path = ConfiguredPath::Kernel,
-            Some(b"zstack") => {
-                s.path = ConfiguredPath::Kernel;
-                crate::log!(Error, "CULVERT_PATH=zstack is reserved and not built yet; staying on the kernel path");
-            }
-            Some(v) => s.wrong("CULVERT_PATH", v, format_args!("one of auto, shm, kernel")),
+            Some(b"zstack") => s.path = ConfiguredPath::Zstack,
+            Some(v) => s.wrong("CULVERT_PATH", v, format_args!("one of auto, zstack, shm, kernel")),
         }
         s
     }
@@ -265,18 +283,20 @@ mod tests {
     fn what_is_not_set_is_as_documented() {
         let s = read(&[]);
         assert_eq!((s.path, s.ring, s.spin, s.eager), (ConfiguredPath::Auto, RING_DEFAULT, SPIN_AUTO, false));
-        assert_eq!((s.own_peers, s.dir, s.right), (false, None, true));
+        assert_eq!((s.own_peers, s.stands_in, s.dir, s.right), (false, false, None, true));
     }
 
     #[test]
     fn each_setting_is_taken_over() {
         assert_eq!(read(&[("CULVERT_PATH", "shm")]).path, ConfiguredPath::Shm);
         assert_eq!(read(&[("CULVERT_PATH", "kernel")]).path, ConfiguredPath::Kernel);
+        assert_eq!(read(&[("CULVERT_PATH", "zstack")]).path, ConfiguredPath::Zstack);
         assert_eq!(read(&[("CULVERT_RING", "65536")]).ring, 65536);
         assert_eq!(read(&[("CULVERT_SPIN", "off")]).spin, 0);
         assert_eq!(read(&[("CULVERT_SPIN", "auto")]).spin, SPIN_AUTO);
         assert_eq!(read(&[("CULVERT_SPIN", "1000000")]).spin, 1_000_000);
         assert!(read(&[("CULVERT_EAGER", "1")]).eager);
+        assert!(read(&[("CULVERT_STANDIN", "1")]).stands_in);
         assert!(read(&[("CULVERT_PEERS", "own")]).own_peers);
         assert_eq!(read(&[("CULVERT_DIR", "/run/culvert")]).dir, Some(&b"/run/culvert"[..]));
     }
@@ -286,10 +306,11 @@ mod tests {
         static LONG: std::sync::OnceLock<std::string::String> = std::sync::OnceLock::new();
         let long = LONG.get_or_init(|| "/23456789".repeat(23));
         let cases: &[(&str, &[&str])] = &[
-            ("CULVERT_PATH", &["", "Shm", "tcp", "auto "]),
+            ("CULVERT_PATH", &["", "Shm", "tcp", "auto ", "zstackd"]),
             ("CULVERT_RING", &["", "0", "4095", "4097", "65537", "-65536", "1e6", "0x10000", "18446744073709551616"]),
             ("CULVERT_SPIN", &["", "on", "1000001", "-1", "1.5", "+1", "9999999999999"]),
             ("CULVERT_EAGER", &["", "2", "yes"]),
+            ("CULVERT_STANDIN", &["", "2", "yes"]),
             ("CULVERT_PEERS", &["", "root", "OWN"]),
             ("CULVERT_DIR", &["", "run", "./run", long]),
         ];

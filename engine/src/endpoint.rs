@@ -35,6 +35,8 @@ pub struct Local {
     pub peer_cookie: AtomicU64,
     /// See `peer_cookie`.
     pub peer_uid: AtomicU32,
+    /// Not 0: the peer stands in for another host (`intents`).
+    pub stands_in: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,
     /// Whether the descriptor was blocking when a receive last asked. A hint: only a short spin depends on it.
@@ -80,6 +82,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
         stage: AtomicU32::new(0),
         peer_cookie: AtomicU64::new(0),
         peer_uid: AtomicU32::new(0),
+        stands_in: AtomicU32::new(0),
         fd: AtomicI32::new(-1),
         blocking: AtomicU32::new(0),
         offered: Coded::zero(),
@@ -310,6 +313,7 @@ pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
         each((&l.stage).into());
         each((&l.peer_cookie).into());
         each((&l.peer_uid).into());
+        each((&l.stands_in).into());
         each((&l.fd).into());
         each((&l.blocking).into());
         each((&l.offered).into());

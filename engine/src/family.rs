@@ -405,6 +405,7 @@ fn begin(fd: i32, state: State, role: Option<Role>) -> Option<Ep> {
     l.asked.store(0, Relaxed);
     l.answers.store(0, Relaxed);
     l.peer_cookie.store(0, Relaxed);
+    l.stands_in.store(0, Relaxed);
     l.fd.store(fd, Relaxed);
     ep.state.store(state as u32, Release);
     // Two threads that allocate at the same time may write the same place: one of the two records is then found only by

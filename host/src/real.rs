@@ -146,6 +146,7 @@ real! {
     fn accept(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int;
     fn accept4(fd: c_int, a: *mut sockaddr, l: *mut socklen_t, flags: c_int) -> c_int;
     fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int;
+    fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn getpeername(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_int;
     fn shutdown(fd: c_int, how: c_int) -> c_int;
     // bytes

@@ -36,11 +36,27 @@ pub fn unmapped(address: &[u8; 16]) -> Option<[u8; 4]> {
     address.starts_with(&V4_PREFIX).then(|| os::array(address, 12))
 }
 
+fn is_any(address: &[u8; 16]) -> bool {
+    matches!(unmapped(address), Some([0, 0, 0, 0])) || *address == [0; 16]
+}
+
 fn is_loopback(address: &[u8; 16]) -> bool {
     match unmapped(address) {
         Some(v4) => v4[0] == 127,
         None => u128::from_be_bytes(*address) == 1,
     }
+}
+
+/// Whether a socket that is connected to `sockaddr` may get a peer on another host. One that is this host's, and no loopback address, counts.
+/// An address that is none, or not of IPv4 or IPv6, leads nowhere.
+pub fn may_be_elsewhere(sockaddr: &[u8]) -> bool {
+    // What is connected to no address is connected to this host (tcp(7), ipv6(7)).
+    parse(sockaddr).is_ok_and(|h| !is_loopback(&h.address) && !is_any(&h.address))
+}
+
+/// Whether somebody on another host may connect to a socket that is bound to `sockaddr`.
+pub fn may_be_reached(sockaddr: &[u8]) -> bool {
+    parse(sockaddr).is_ok_and(|h| !is_loopback(&h.address))
 }
 
 /// One end of a connection.

@@ -6,7 +6,8 @@ use crate::{epoll, processes};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use engine::fds::{self, Kind};
 use engine::{
-    acts, attach, closing, config, custody, family, leave, lifeline, members, own, peer, poller, ruin, watchers,
+    acts, attach, closing, config, custody, family, intents, leave, lifeline, members, own, peer, poller, ruin,
+    watchers,
 };
 use host::tls::tls;
 use host::{real, usercopy};
@@ -104,12 +105,43 @@ fn is_unspecified(a: *const sockaddr, l: socklen_t) -> bool {
     copied && i32::from(family) == libc::AF_UNSPEC
 }
 
+/// Before `connect`: to whom.
+///
+/// # Safety
+/// `a` is an address of the program's.
+unsafe fn going_out(fd: c_int, a: *const sockaddr, l: socklen_t) {
+    // That of IPv6.
+    let mut address = [0u8; size_of::<libc::sockaddr_in6>()];
+    let len = address.len().min(l as usize);
+    // SAFETY: the caller's obligation; a bad one is a fault, of which the kernel tells.
+    if unsafe { usercopy::copy(address.as_mut_ptr(), a.cast(), len) }.is_ok() {
+        intents::connecting(fd, &address[..len]);
+    }
+}
+
+/// `listen`.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
+    // SAFETY: the caller's obligation.
+    let r = unsafe { real::listen(fd, backlog) };
+    if r == 0 && fds::tracked(fd) {
+        intents::listening(fd);
+    }
+    r
+}
+
 /// `connect`.
 ///
 /// # Safety
 /// As libc's; a cancellation point.
 pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
     let ep = fds::endpoint(fd);
+    if ep.is_some_and(|ep| ep.state() == State::Idle) {
+        // SAFETY: the caller's obligation.
+        unsafe { going_out(fd, a, l) };
+    }
     let begun = acts::begin();
     let disconnects = ep.filter(|ep| ep.state() == State::Attached && is_unspecified(a, l));
     disconnects.inspect(|ep| ruin::disconnecting(*ep));
@@ -143,6 +175,9 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
 #[inline]
 pub fn accepted(listener: c_int, fd: c_int) {
     accept_known(listener, fd);
+    if fds::tracked(fd) {
+        intents::accepted(fd);
+    }
     if config::eager()
         && let Some(ep) = fds::endpoint(fd)
     {

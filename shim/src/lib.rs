@@ -27,7 +27,7 @@ mod unwind;
 mod users;
 
 use core::ffi::c_void;
-use engine::{config, custody, handoff, memory, spin, watchers};
+use engine::{config, custody, family, handoff, intents, memory, spin, watchers};
 use host::{clock, environment, log, real, signals};
 
 // The libc crate asks for libc only while no crate of the build turns its `std` feature on.
@@ -106,6 +106,7 @@ extern "C" fn start() {
     let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;
     // SAFETY: as above.
     custody::take_up((!path.is_null()).then(|| unsafe { core::ffi::CStr::from_ptr(path) }));
+    intents::take_up(|| family::ensure() && family::member());
     // SAFETY: as for `exit`. What is registered first is run last.
     if unsafe { real::__cxa_at_quick_exit(last, core::ptr::null_mut()) } == 0 {
         processes::quick_exit_is_heard();

@@ -10,8 +10,8 @@ use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::memory;
 use engine::{
-    acts, attach, channel, closing, config, custody, family, handoff, leave, lifeline, lock, mail, members, peer,
-    poller, rx, sleepers, tx,
+    acts, attach, channel, closing, config, custody, family, handoff, intents, leave, lifeline, lock, mail, members,
+    peer, poller, rx, sleepers, tx,
 };
 use host::given::Environment;
 use host::tls::tls;
@@ -256,6 +256,7 @@ pub extern "C" fn fork_child() {
     sleepers::after_fork_child();
     attach::after_fork_child();
     peer::after_fork_child();
+    intents::after_fork_child();
     epoll::after_fork_child();
     handoff::after_fork_child();
     // The threads that slept are the parent's.

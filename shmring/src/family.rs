@@ -184,6 +184,8 @@ pub enum ConfiguredPath {
     Shm = 1,
     /// Everything stays on the kernel.
     Kernel = 2,
+    /// As `Auto`; that nobody carries connections to other hosts is logged at `warn`.
+    Zstack = 3,
 }
 
 /// [`Endpoint::state`].
@@ -277,6 +279,9 @@ reasons! {
     Unsealed = 38, "unsealed", "memory for a peer of another user cannot be sealed here: Linux before 5.1, or no /proc";
     UserIds = 39, "user-ids", "the program's real, effective and saved user ids differ: it acts for one user, and has another's rights";
     Translated = 41, "translated", "an address of the connection is translated (NAT), and the kernel cannot say whose the other end is";
+    NotServed = 43, "not-served", "the peer is on another host, and no zstackd serves this network namespace";
+    ZstackDown = 44, "zstack-down", "the peer is on another host, and the zstackd that served this network namespace has ended";
+    NotCarried = 45, "not-carried", "the peer is on another host, and the zstackd that serves here leaves this connection to the kernel";
     OtherNetwork = 42, "other-network", "its socket, or the thread that uses it, is in another network namespace than culvert's own sockets in its process";
 }
 
@@ -386,6 +391,8 @@ pub struct Endpoint {
     pub renewed: AtomicU32,
     /// How often its program has disconnected the socket (`sk_disconnects`).
     pub disconnects: AtomicU32,
+    /// Not 0: the peer stands in for another host.
+    pub stands_in: AtomicU32,
 
     // --- receiving
     /// Owner of the receiving direction, or who owned it last: see [`owner`].
@@ -503,6 +510,7 @@ impl Endpoint {
             &self.urgent,
             &self.renewed,
             &self.disconnects,
+            &self.stands_in,
             &self.rx_fin,
             &self.rd_shut,
             &self.handed,

@@ -1,4 +1,4 @@
-//! Sockets: made, connected, accepted, shut down. Names stay the kernel's: `bind` and `getsockname` are libc's own, and
+//! Sockets: made, connected, listening, accepted, shut down. Names stay the kernel's: `bind` and `getsockname` are libc's own, and
 //! `getpeername` only knows better where there is no connection any more.
 
 use super::bad;
@@ -58,6 +58,12 @@ pub unsafe extern "C-unwind" fn accept4(fd: c_int, a: *mut sockaddr, l: *mut soc
         }
         new
     }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn listen(fd: c_int, backlog: c_int) -> c_int {
+    // SAFETY: no memory is involved.
+    unsafe { descriptors::listen(fd, backlog) }
 }
 
 #[unsafe(no_mangle)]

@@ -80,6 +80,7 @@ pub const SYMBOLS: &[Family] = &[
             ("socketpair", Reset),
             ("accept", Table),
             ("accept4", Table),
+            ("listen", Table),
             ("connect", Table),
             ("__connect", Table),
             ("getpeername", Endpoint),
@@ -305,7 +306,6 @@ const RPC: &str = "Sun RPC, for old binaries only: its sockets live inside libc 
 /// above, and that the library does not export, with the reason.
 pub const LEFT_ALONE: &[(&str, &str)] = &[
     ("bind", NAME),
-    ("listen", NAME),
     ("getsockname", NAME),
     ("isfdtype", FILE),
     ("isatty", FILE),

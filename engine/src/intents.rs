@@ -1,0 +1,256 @@
+//! What this process says of its sockets to the one who serves its network namespace (`zstackd`, `rendezvous::serving`): that
+//! stands in for other hosts, and must know of a socket whether its process takes part before there is a connection.
+//!
+//! A socket that is about to connect to another host is published only if somebody serves, which is looked at every 10 ms at most,
+//! and only for such sockets: programs that talk to nobody else never look. Listeners are published always, since one who serves may come
+//! later, and again now and then, since another process of the user may have taken the place. The one who serves says of its own
+//! sockets that they stand in (`CULVERT_STANDIN=1`).
+#![forbid(unsafe_code)]
+
+use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
+use crate::peer::REGISTRY;
+use crate::{config, lifeline, members, signals};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use rendezvous::diag::Found;
+use rendezvous::registry::{Kind, Unserved};
+use rendezvous::{tuple, uid};
+use shmring::family::{ConfiguredPath, Reason};
+
+/// For how long it is believed that somebody serves, or that nobody does.
+const BELIEVED_NS: u64 = 10_000_000;
+
+/// When that was looked at; 0: never.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
+/// What was seen: the user who serves, or why nobody does ([`NOBODY`] and a [`Reason`]).
+static SEEN: AtomicU64 = AtomicU64::new(0);
+const NOBODY: u64 = 1 << 32;
+
+/// Who serves this network namespace.
+///
+/// # Errors
+/// Why a connection to another host is on the kernel.
+fn server() -> Result<u32, Reason> {
+    let now = K::now();
+    // A look of another thread's at the same time is as good.
+    if LOOKED.load(Relaxed) == 0 || now.wrapping_sub(LOOKED.load(Relaxed)) >= BELIEVED_NS {
+        let seen = match REGISTRY.server() {
+            Ok(uid) => u64::from(uid),
+            Err(why) => {
+                missed(why);
+                let reason = match why {
+                    Unserved::Gone => Reason::ZstackDown,
+                    _ if config::path() == ConfiguredPath::Zstack as u32 => Reason::NotServed,
+                    _ => Reason::Remote,
+                };
+                NOBODY | reason as u64
+            }
+        };
+        SEEN.store(seen, Relaxed);
+        LOOKED.store(now.max(1), Relaxed);
+    }
+    let seen = SEEN.load(Relaxed);
+    if seen & NOBODY == 0 { Ok(seen as u32) } else { Err(Reason::from_u32(seen as u32).unwrap_or(Reason::Remote)) }
+}
+
+/// Nobody serves, and the program is to talk to other hosts through somebody who does: said once.
+fn missed(why: Unserved) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if config::path() == ConfiguredPath::Zstack as u32 && !SAID.swap(true, Relaxed) {
+        crate::log!(
+            Warn,
+            "CULVERT_PATH=zstack, but {}; connections to other hosts stay on the kernel until one does (`culvert doctor` says more)",
+            why.text()
+        );
+    }
+}
+
+/// Whether this process makes calls of its own, and has memory of its own.
+fn may_ask() -> bool {
+    !members::is_filtered() && crate::tls::tls().vfork.get() == 0
+}
+
+/// Says this of the socket `fd`; its cookie.
+fn say(fd: i32, kind: Kind) -> Option<u64> {
+    let cookie = lifeline::cookie(fd)?;
+    publish(cookie, kind);
+    Some(cookie)
+}
+
+fn publish(cookie: u64, kind: Kind) {
+    // No handler of the program's runs in the middle, and leaves the registry's descriptor behind.
+    signals::critical_enter();
+    let done = REGISTRY.publish_intent(cookie, kind);
+    signals::critical_leave();
+    if let Err(e) = done {
+        crate::log!(Info, "registry: {}", e.text());
+    }
+}
+
+/// Before `fd`, which has not been connected yet, is connected to `address`, a socket address.
+pub fn connecting(fd: i32, address: &[u8]) {
+    if config::stands_in() {
+        if may_ask() {
+            say(fd, Kind::StandIn);
+        }
+    } else if config::goes_out() && tuple::may_be_elsewhere(address) && may_ask() && server().is_ok() {
+        say(fd, Kind::Connect);
+    }
+}
+
+// --- listeners
+
+/// The listeners that this process has published, by cookie; 0: none. Those beyond are published, and then forgotten.
+static LISTENERS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+/// How many of these are in use at most.
+static HIGH: AtomicU32 = AtomicU32::new(0);
+/// The user as whom.
+static PUBLISHER: AtomicU32 = AtomicU32::new(0);
+/// When they were last published again.
+static RENEWED: AtomicU64 = AtomicU64::new(0);
+const RENEWED_EVERY_NS: u64 = 1_000_000_000;
+
+fn listeners() -> &'static [AtomicU64] {
+    LISTENERS.get(..HIGH.load(Relaxed) as usize).unwrap_or(&[])
+}
+
+/// `fd` listens.
+pub fn listening(fd: i32) {
+    if !config::goes_out() || config::stands_in() || !may_ask() {
+        return;
+    }
+    let Some(address) = K::local_address(fd) else { return };
+    if tuple::may_be_reached(&address)
+        && let Some(cookie) = say(fd, Kind::Listen)
+    {
+        remember(cookie);
+    }
+}
+
+fn remember(cookie: u64) {
+    let uid = uid::own();
+    if PUBLISHER.swap(uid, Relaxed) != uid {
+        listeners().iter().for_each(|l| l.store(0, Relaxed));
+    }
+    if listeners().iter().any(|l| l.load(Relaxed) == cookie) {
+        return;
+    }
+    for (i, place) in LISTENERS.iter().enumerate() {
+        if place.compare_exchange(0, cookie, Relaxed, Relaxed).is_ok() {
+            HIGH.fetch_max(i as u32 + 1, Relaxed);
+            return;
+        }
+    }
+}
+
+/// Something was accepted as `fd`.
+#[inline]
+pub fn accepted(fd: i32) {
+    if config::stands_in() {
+        if may_ask() {
+            say(fd, Kind::StandIn);
+        }
+    } else if HIGH.load(Relaxed) != 0 && K::now().wrapping_sub(RENEWED.load(Relaxed)) >= RENEWED_EVERY_NS {
+        renew_if_served();
+    }
+}
+
+#[cold]
+fn renew_if_served() {
+    RENEWED.store(K::now(), Relaxed);
+    if may_ask() && server().is_ok() {
+        renew();
+    }
+}
+
+fn renew() {
+    // What another user has made is published as his; this one's registry says nothing of it.
+    if PUBLISHER.load(Relaxed) != uid::own() {
+        return;
+    }
+    for cookie in listeners().iter().map(|l| l.load(Relaxed)).filter(|c| *c != 0) {
+        publish(cookie, Kind::Listen);
+    }
+}
+
+/// The last descriptor of `ep` in this process, `fd`, is about to be closed. `last`: and nobody else of its family has one.
+#[inline]
+pub fn closing(ep: Ep, fd: i32, last: bool) {
+    if HIGH.load(Relaxed) != 0 && ep.role().is_none() {
+        forget(fd, last);
+    }
+}
+
+#[cold]
+fn forget(fd: i32, last: bool) {
+    if !may_ask() {
+        return;
+    }
+    let Some(cookie) = lifeline::cookie(fd) else { return };
+    let here = listeners().iter().find(|l| l.compare_exchange(cookie, 0, Relaxed, Relaxed).is_ok());
+    if here.is_some() && last && PUBLISHER.load(Relaxed) == uid::own() {
+        signals::critical_enter();
+        let _ = REGISTRY.withdraw_intent(cookie, Kind::Listen);
+        signals::critical_leave();
+    }
+}
+
+/// The child of a fork has its parent's listeners. The registry is there for as long as somebody uses it: the parent may end
+/// now, as the one of a daemon does.
+pub fn after_fork_child() {
+    if HIGH.load(Relaxed) != 0 && may_ask() {
+        renew();
+    }
+}
+
+/// When the program begins: the listeners that it has inherited, as a server that has become a newer version of itself does.
+/// `begin` prepares the registry; false: there is none.
+pub fn take_up(begin: impl Fn() -> bool) {
+    /// Others are published when something is accepted from them, if they have been made by this program.
+    const INHERITED: i32 = 64;
+    if !config::goes_out() || config::stands_in() {
+        return;
+    }
+    let is = |fd, name, value| lifeline::option(fd, libc::SOL_SOCKET, name) == Ok(value);
+    for fd in
+        (0..INHERITED).filter(|fd| is(*fd, libc::SO_ACCEPTCONN, 1) && is(*fd, libc::SO_PROTOCOL, libc::IPPROTO_TCP))
+    {
+        // Another user's registry is looked at for a socket that another user has made.
+        if K::stat(fd).is_some_and(|st| st.st_uid == uid::own()) && begin() {
+            listening(fd);
+        }
+    }
+}
+
+// --- the other end
+
+/// Who is at the other end of a connection whose peer has an address of another network.
+pub enum Beyond {
+    /// A socket that stands in for another host, and may be attached.
+    StandIn,
+    /// Perhaps such a socket: it has not been accepted yet, or nothing was said of it so far.
+    NotYet,
+    /// Nobody here; why the connection is on the kernel.
+    Nobody(Reason),
+}
+
+/// See [`Beyond`]. `found`: the socket in this network namespace that has the connection's addresses the other way round.
+pub fn beyond(found: Option<&Found>) -> Beyond {
+    if !config::goes_out() {
+        return Beyond::Nobody(Reason::Remote);
+    }
+    let uid = match server() {
+        Ok(uid) => uid,
+        Err(why) => return Beyond::Nobody(why),
+    };
+    match found {
+        Some(found) if found.is_held_by(uid) => match REGISTRY.has_intent(uid, found.cookie, Kind::StandIn) {
+            Ok(true) => Beyond::StandIn,
+            _ => Beyond::NotYet,
+        },
+        Some(found) if !found.is_held() => Beyond::NotYet,
+        // The proxy's own, or none.
+        _ => Beyond::Nobody(Reason::NotCarried),
+    }
+}
