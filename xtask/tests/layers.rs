@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 11] = [
+const CRATES: [&str; 12] = [
     "cli",
     "shim",
     "engine",
@@ -14,6 +14,7 @@ const CRATES: [&str; 11] = [
     "rendezvous",
     "shmring",
     "zstack/tool",
+    "zstack/control",
     "zstack/sim",
     "zstack/port",
     "zstack/engine",
