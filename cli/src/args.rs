@@ -44,6 +44,13 @@ pub enum Command {
     /// Say whether this machine, and a program on it, will be accelerated
     #[command(after_help = "Exit status: 0 if it will be accelerated, 1 if not.")]
     Doctor(DoctorArgs),
+    /// Run zstackd, which carries connections to other hosts
+    #[command(
+        disable_help_flag = true,
+        after_help = "All arguments are zstackd's: --config FILE, check, --help. Exit status: zstackd's own; 125 if culvert \
+        failed, 126 if zstackd cannot be executed, 127 if it was not found."
+    )]
+    Zstackd(ZstackdArgs),
     /// Measure the kernel's TCP beside culvert
     Bench(BenchArgs),
     /// One end of a benchmark
@@ -55,7 +62,7 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Path for the program's connections (CULVERT_PATH)
-    #[arg(long, value_name = "auto|shm|kernel|zstack")]
+    #[arg(long, value_name = "auto|zstack|shm|kernel")]
     pub path: Option<PathChoice>,
     /// How long to spin before sleeping (CULVERT_SPIN)
     #[arg(long, value_name = "auto|off|MICROSECONDS")]
@@ -91,6 +98,14 @@ pub struct DoctorArgs {
     pub program: Vec<OsString>,
 }
 
+/// `culvert zstackd`.
+#[derive(Args, Debug)]
+pub struct ZstackdArgs {
+    /// Arguments of zstackd
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub args: Vec<OsString>,
+}
+
 /// `culvert bench`.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
@@ -119,8 +134,9 @@ pub struct BenchArgs {
 
 /// Parses `argv`. On error, or for `--help`, prints what there is to say and returns the exit code.
 pub fn parse(argv: Vec<OsString>) -> Result<Command, u8> {
-    // Only `run` must keep 1 and 2 free for the program's own exit status.
-    let usage = if argv.get(1).is_some_and(|a| a == "run") { exit::FAILED } else { exit::USAGE };
+    // Only those that become a program must keep 1 and 2 free for its own exit status.
+    let becomes = argv.get(1).is_some_and(|a| a == "run" || a == "zstackd");
+    let usage = if becomes { exit::FAILED } else { exit::USAGE };
     let said: Vec<String> = argv.iter().map(|a| visible(&a.to_string_lossy())).collect();
     Cli::try_parse_from(argv).map(|cli| cli.command).map_err(|e| {
         // What was typed is in what is said.
@@ -155,6 +171,15 @@ mod tests {
             let a = run(words).unwrap();
             assert_eq!(a.path, Some(PathChoice::Shm));
             assert_eq!(a.program, ["prog", "--path", "x", "--help"]);
+        }
+    }
+
+    #[test]
+    fn all_arguments_of_zstackd_are_its_own() {
+        for words in [&["--config", "x.toml", "check"][..], &["--help"], &["-V", "--", "x"], &[]] {
+            let argv = ["culvert", "zstackd"].iter().chain(words).map(OsString::from).collect();
+            let Ok(Command::Zstackd(a)) = parse(argv) else { panic!("{words:?}: not parsed") };
+            assert_eq!(a.args, words);
         }
     }
 

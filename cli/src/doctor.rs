@@ -12,12 +12,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rendezvous::registry::{Served, Unserved};
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::program::{self, Program};
 use crate::visible::visible;
-use crate::{elf, exit, library, netdiag, run, settings};
+use crate::{elf, exit, library, netdiag, run, serving, settings};
 
 /// What a check found.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +71,7 @@ pub fn main(args: &DoctorArgs) -> u8 {
     checks.extend(limits());
     checks.push(seccomp());
     checks.push(processors());
+    checks.push(zstackd(serving::here(), std::env::var_os("CULVERT_PATH").is_some_and(|v| v == "zstack")));
     let lossy = |s: OsString| s.to_string_lossy().into_owned();
     checks.extend(environment(std::env::vars_os().map(|(k, v)| (lossy(k), lossy(v)))));
     if let Some(library) = &library {
@@ -366,6 +368,36 @@ fn processors() -> Check {
     }
 }
 
+/// Who carries connections to other hosts. `wanted`: they are to go that way.
+fn zstackd(served: Result<Served, Unserved>, wanted: bool) -> Check {
+    const NAME: &str = "zstackd";
+    let served = match served {
+        Ok(served) => served,
+        // Most machines have none, and need none.
+        Err(Unserved::Nobody) if !wanted => {
+            let detail = "none serves this network namespace: connections to other hosts stay on the kernel";
+            let remedy = Some(serving::remedy(Unserved::Nobody).into());
+            return Check { remedy, ..ok(NAME, detail) };
+        }
+        Err(why) => {
+            let text = format!("{}: connections to other hosts stay on the kernel", serving::text(why));
+            return warn(NAME, text, serving::remedy(why));
+        }
+    };
+    let name = served.control().unwrap_or_default();
+    let prefixes = serving::prefixes(&served);
+    match zstack_control::ask(name, served.owner) {
+        Ok(all) => {
+            ok(NAME, format!("one serves this network namespace, for {prefixes}; it carries {} connections", all.len()))
+        }
+        Err(e) => warn(
+            NAME,
+            format!("one serves this network namespace, for {prefixes}, but {e}"),
+            "its log says more; stop it and start it again if it hangs",
+        ),
+    }
+}
+
 fn environment(vars: impl Iterator<Item = (String, String)>) -> Vec<Check> {
     const NAME: &str = "environment";
     let mut all = Vec::new();
@@ -536,7 +568,8 @@ mod tests {
     #[test]
     fn wrong_settings_fail_and_unknown_ones_warn() {
         let of = |k: &str, v: &str| environment([(k.to_string(), v.to_string())].into_iter())[0].verdict;
-        assert_eq!(of("CULVERT_PATH", "zstack"), Verdict::Fail);
+        assert_eq!(of("CULVERT_PATH", "zstack"), Verdict::Ok);
+        assert_eq!(of("CULVERT_PATH", "zstackd"), Verdict::Fail);
         assert_eq!(of("CULVERT_PATH", "kernel"), Verdict::Fail);
         assert_eq!(of("CULVERT_PATH", "shm"), Verdict::Ok);
         assert_eq!(of("CULVERT_SPIN", "often"), Verdict::Fail);
@@ -549,6 +582,20 @@ mod tests {
         assert!(c.detail.starts_with("CULVERT_PATH=x?ok    registry?[2J: "), "{c:?}");
         let said = text(&[], true, Some(&OsString::from("a\nb\x1b]0;c\x07")));
         assert!(said.contains("a?b?]0;c?:"), "{said}");
+    }
+
+    #[test]
+    fn who_does_not_serve_is_said_with_the_remedy() {
+        let c = zstackd(Err(Unserved::Nobody), false);
+        assert!(c.verdict == Verdict::Ok && c.remedy.as_deref().unwrap().contains("culvert zstackd"), "{c:?}");
+        for (why, wanted) in [(Unserved::Nobody, true), (Unserved::Gone, false), (Unserved::Stranger(7), false)] {
+            let c = zstackd(Err(why), wanted);
+            assert!(c.verdict == Verdict::Warn && c.remedy.is_some() && c.detail.contains("on the kernel"), "{c:?}");
+        }
+        // One that serves, and does not answer.
+        let text = "zstackd 1\ncontrol @culvert-doctor-test-nobody\nserves 10.0.0.0/8\n";
+        let c = zstackd(Ok(Served::read(0, text.as_bytes())), false);
+        assert!(c.verdict == Verdict::Warn && c.detail.contains("10.0.0.0/8, but nobody answers"), "{c:?}");
     }
 
     #[test]

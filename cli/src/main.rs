@@ -20,10 +20,12 @@ mod netdiag;
 mod program;
 mod recall;
 mod run;
+mod serving;
 mod settings;
 mod stat;
 mod visible;
 mod workload;
+mod zstackd;
 
 /// Entry point, called by libc.
 // Unsafe here: its name is libc's to find.
@@ -43,6 +45,7 @@ fn dispatch(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(Command::Stat(a)) => stat::main(&a),
         Ok(Command::Kernel(a)) => recall::main(&a),
         Ok(Command::Doctor(a)) => doctor::main(&a),
+        Ok(Command::Zstackd(a)) => zstackd::main(a),
         Ok(Command::Bench(a)) => bench::main(&a),
         Ok(Command::Workload(a)) => workload::main(&a),
     }

@@ -9,12 +9,18 @@ use std::path::Path;
 use crate::args::RunArgs;
 use crate::settings::PathChoice;
 use crate::visible::visible;
-use crate::{exit, library, program};
+use crate::{exit, library, program, serving};
 
 /// Runs the program; returns only if that failed, with the exit code.
 pub fn main(args: RunArgs) -> u8 {
-    if args.path == Some(PathChoice::Zstack) {
-        eprintln!("culvert: --path zstack is not built yet; use auto, shm or kernel");
+    if args.path == Some(PathChoice::Zstack)
+        && let Err(why) = serving::here()
+    {
+        eprintln!(
+            "culvert: --path zstack: {}; {}, or use --path auto",
+            visible(&serving::text(why)),
+            serving::remedy(why)
+        );
         return exit::FAILED;
     }
     let library = match library::find(args.library.as_deref()) {
@@ -44,8 +50,13 @@ pub fn main(args: RunArgs) -> u8 {
     ];
     let set = set.into_iter().filter_map(|(k, v)| Some((OsString::from(k), v?))).collect();
     let env = environment(std::env::vars_os().collect(), &library, set);
-    let error = execute(&program.path, args.program, env);
-    eprintln!("culvert: {}: {error}", visible(&program.path.to_string_lossy()));
+    become_program(&program.path, args.program, env)
+}
+
+/// Becomes the program in `path`; returns only if that failed, with the exit code, which has been said.
+pub fn become_program(path: &Path, argv: Vec<OsString>, env: Vec<(OsString, OsString)>) -> u8 {
+    let error = execute(path, argv, env);
+    eprintln!("culvert: {}: {error}", visible(&path.to_string_lossy()));
     match error.raw_os_error() {
         Some(libc::ENOENT) => exit::NOT_FOUND,
         _ => exit::CANNOT_EXECUTE,

@@ -30,7 +30,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use rendezvous::diag::{self, Found, Miss};
 use rendezvous::registry::Error;
 use rendezvous::{Tuple, route};
-use shmring::family::{OPEN, Reason, State};
+use shmring::family::{OPEN, PEER_STANDS_IN, Reason, STANDS_IN, State};
 use shmring::layout::{self, Role, SLOTS};
 use shmring::position::{Claim, StreamPos};
 
@@ -214,7 +214,7 @@ fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
         Ok(true) => return true,
         Ok(false) => match intents::beyond(found) {
             Beyond::StandIn => {
-                ep.local().stands_in.store(1, Relaxed);
+                ep.local().stands_in.store(PEER_STANDS_IN, Relaxed);
                 return true;
             }
             // It is asked again at the next operations.
@@ -446,7 +446,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     // From here on a program's bad pointer faults in our copy routine instead of in the kernel's.
     K::arm_faults();
     ep.begin_attached();
-    ep.stands_in.store(ep.local().stands_in.load(Relaxed), Relaxed);
+    ep.stands_in.store(if config::stands_in() { STANDS_IN } else { ep.local().stands_in.load(Relaxed) }, Relaxed);
     ep.slot.store(slot as u32, Relaxed);
     ep.channel.store(chan.id.load(Relaxed), Relaxed);
     ep.peer_pid.store(chan.peer_pid.load(Relaxed), Relaxed);

@@ -319,14 +319,15 @@ fn is_with(c: &Chan, mailbox: u64, role: Role) -> bool {
 /// Whether that process may have another channel with this one: it can ask for one when its connections fill those that it
 /// has, not for all there are.
 fn may_have_channel(mailbox: u64, who: u32, role: Role) -> bool {
-    const OF_USER: usize = channel::CHANS / 8;
+    // Who stands in for other hosts does so for every process of the users that it serves.
+    let most = if config::stands_in() { channel::CHANS / 2 } else { channel::CHANS / 8 };
     let own_user = || who == uid::own();
     let with = |c: &&Chan| is_with(c, mailbox, role);
     let of_user = || channel::all().filter(|c| c.peer_uid.load(Relaxed) == who).count();
     // An acceptor asks for another when it has filled those that it has, as it sees them.
     !slow::holds_up(who)
         && channel::all().filter(with).all(|c| c.used.load(Relaxed).count_ones() >= u64::BITS / 2)
-        && (own_user() || of_user() < OF_USER)
+        && (own_user() || of_user() < most)
 }
 
 /// Answers a knock of the proved other end of a connection.

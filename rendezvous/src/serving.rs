@@ -239,6 +239,18 @@ pub(crate) fn served(directory: i32, namespace: u64) -> Result<Served, Unserved>
     Ok(served)
 }
 
+/// Who serves the network namespace of this inode, by a registry in `directory`: for those who look at other processes. Waits for nobody.
+///
+/// # Errors
+/// [`Unserved`]: nobody is taken to.
+pub fn look_at(directory: &CStr, namespace: u64) -> Result<Served, Unserved> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let directory = os::openat(libc::AT_FDCWD, directory, flags, 0).map_err(|_| Unserved::Unknown)?;
+    let seen = served(directory, namespace);
+    os::close(directory);
+    seen
+}
+
 /// This process serves its network namespace, until this is dropped.
 #[derive(Debug)]
 pub struct Serving {

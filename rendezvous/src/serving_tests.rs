@@ -64,6 +64,10 @@ fn a_namespace_is_served_while_somebody_does_and_he_says_what() {
     assert_eq!(std::fs::metadata(f.file()).unwrap().mode() & 0o777, 0o644);
     let said = served(f.open.as_raw_fd(), namespace()).unwrap();
     assert_eq!((said.owner, said.control()), (me(), Some(NOTICE.control)));
+    let directory = CString::new(f.dir.to_str().unwrap()).unwrap();
+    assert_eq!(look_at(&directory, namespace()).unwrap().control(), Some(NOTICE.control));
+    assert_eq!(look_at(&directory, namespace() + 1).unwrap_err(), Unserved::Nobody);
+    assert_eq!(look_at(c"/nonexistent", namespace()).unwrap_err(), Unserved::Unknown);
     assert_eq!(said.serves().collect::<Vec<_>>(), NOTICE.serves);
     assert_eq!(owner(f.open.as_raw_fd(), namespace() + 1), Err(Unserved::Nobody));
     assert_eq!(owner(f.open.as_raw_fd(), 0), Err(Unserved::Unknown));

@@ -305,6 +305,11 @@ pub const FIN: u32 = 2;
 /// [`Endpoint::rx_fin`]: there was a RST and no FIN.
 pub const RST: u32 = 3;
 
+/// [`Endpoint::stands_in`]: the peer does.
+pub const PEER_STANDS_IN: u32 = 1;
+/// [`Endpoint::stands_in`]: this end does.
+pub const STANDS_IN: u32 = 2;
+
 /// [`Endpoint::handed`]: a process has received, while another one that had received before lives and holds it as well.
 pub const HANDED_RX: u32 = 1;
 /// [`Endpoint::handed`]: the same of sending.
@@ -391,7 +396,7 @@ pub struct Endpoint {
     pub renewed: AtomicU32,
     /// How often its program has disconnected the socket (`sk_disconnects`).
     pub disconnects: AtomicU32,
-    /// Not 0: the peer stands in for another host.
+    /// One end stands in for another host: [`PEER_STANDS_IN`], [`STANDS_IN`]; else 0.
     pub stands_in: AtomicU32,
 
     // --- receiving

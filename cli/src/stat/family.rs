@@ -51,6 +51,8 @@ pub struct Record {
     pub doorbells: u64,
     pub spins_won: u64,
     pub spins_lost: u64,
+    /// The peer stands in for another host.
+    carried: bool,
 }
 
 impl Record {
@@ -59,14 +61,22 @@ impl Record {
         self.reason == Reason::OtherNetwork as u32 && self.state != State::Free
     }
 
-    /// `"shm"` if a direction is on its ring, else `"kernel"`.
+    /// `"shm"` if a direction is on its ring, and `"zstack"` if that leads to a zstackd; else `"kernel"`.
     pub fn path(&self) -> &'static str {
-        if self.rx.path == "shm" || self.tx.path == "shm" { "shm" } else { "kernel" }
+        match self.is_on_ring() {
+            true if self.carried => "zstack",
+            true => "shm",
+            false => "kernel",
+        }
+    }
+
+    fn is_on_ring(&self) -> bool {
+        self.rx.path == "shm" || self.tx.path == "shm"
     }
 
     /// Why the connection is on the kernel. `ended`: the kernel says that the peer has finished.
     pub fn reason(&self, ended: bool) -> Option<(String, &'static str)> {
-        if self.path() == "shm" {
+        if self.is_on_ring() {
             return None;
         }
         // Not said: the state tells.
@@ -164,6 +174,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(Family, usize), String> {
         v if v == ConfiguredPath::Auto as u32 => "auto",
         v if v == ConfiguredPath::Shm as u32 => "shm",
         v if v == ConfiguredPath::Kernel as u32 => "kernel",
+        v if v == ConfiguredPath::Zstack as u32 => "zstack",
         _ => "unknown",
     };
     let disabled = match u32_at(bytes, offset_of!(FamilyHeader, disabled)) {
@@ -230,6 +241,7 @@ pub fn parse_endpoint(bytes: &[u8]) -> Option<Record> {
         doorbells: u64_if_attached(offset_of!(Endpoint, bells)),
         spins_won: u64_if_attached(offset_of!(Endpoint, spins_won)),
         spins_lost: u64_if_attached(offset_of!(Endpoint, spins_lost)),
+        carried: u32_if_attached(offset_of!(Endpoint, stands_in)) == layout::PEER_STANDS_IN,
     })
 }
 
@@ -295,6 +307,23 @@ pub mod tests {
         assert_eq!((on.rx.path, on.rx.phase, on.rx.switched_up_at), ("kernel", "transit", None));
         assert_eq!((off.path(), off.tx.phase, off.tx.bytes), ("kernel", "native", 0));
         assert_eq!(off.reason(false).unwrap().0, "ktls");
+    }
+
+    #[test]
+    fn a_ring_that_leads_to_a_zstackd_is_path_zstack_and_its_own_end_is_not() {
+        let mut s = Synthetic::new(3);
+        for (i, (stands_in, phase)) in
+            [(layout::PEER_STANDS_IN, 1), (layout::STANDS_IN, 1), (layout::PEER_STANDS_IN, 0)].iter().enumerate()
+        {
+            s.put32(i, offset_of!(Endpoint, state), State::Attached as u32);
+            s.put32(i, offset_of!(Endpoint, tx_phase), *phase);
+            s.put32(i, offset_of!(Endpoint, stands_in), *stands_in);
+        }
+        s.put(offset_of!(FamilyHeader, path), &(ConfiguredPath::Zstack as u32).to_ne_bytes());
+        let f = s.read("zstack").unwrap();
+        assert_eq!(f.path, "zstack");
+        assert_eq!(f.endpoints.iter().map(Record::path).collect::<Vec<_>>(), ["zstack", "shm", "kernel"]);
+        assert_eq!(f.endpoints[0].reason(false), None);
     }
 
     #[test]

@@ -12,20 +12,24 @@
 //!     "fd": 9 | null, "local": "127.0.0.1:6379", "peer": "127.0.0.1:40312", "peer_pid": 4712 | null,
 //!     "tcp_state": "established" | ...,
 //!     "state": "eligible" | "attached" | "pinned" | "untracked", "role": "connector" | "acceptor" | null,
-//!     "path": "shm" | "kernel",                    "shm" if either direction is on its ring
+//!     "path": "shm" | "zstack" | "kernel",         "shm" if either direction is on its ring; "zstack" if that leads to a zstackd
 //!     "reason": null | KEY, "reason_text": null | SENTENCE,      why not, if path is "kernel"
 //!     "rx": {"path": ..., "phase": "native" | "transit" | "ring" | "down",
 //!            "bytes": 0, "messages": 0, "switched_up_at": 123 | null},
 //!     "tx": {the same},                            phases "native", "ring", "rewind", "down"
-//!     "doorbells": 0, "spins_won": 0, "spins_lost": 0
+//!     "doorbells": 0, "spins_won": 0, "spins_lost": 0,
+//!     "outer": null | {"state": "established" | ..., "cwnd": 14600, "srtt_us": 250, "retransmits": 0,
+//!                      "copied_in": 0, "copied_out": 0, "port": "af_packet" | ...}
 //!   }]
 //! }]}
 //! ```
 //! `bytes` and `messages` count what went through the ring; `switched_up_at` is the stream position (bytes)
-//! at which the direction moved there. KEYs are those of `shmring::family::Reason`, and `untracked`: the
+//! at which the direction moved there. `outer` is the connection on the wire, as the zstackd tells that carries it: window and copies in
+//! bytes; on whichever path the connection is here. KEYs are those of `shmring::family::Reason`, and `untracked`: the
 //! library did not see this socket begin. A process appears if the caller may read its `/proc/PID/fd`.
 
 mod family;
+mod outer;
 mod render;
 mod scan;
 
@@ -75,6 +79,19 @@ pub struct Connection {
     pub doorbells: u64,
     pub spins_won: u64,
     pub spins_lost: u64,
+    pub outer: Option<Outer>,
+}
+
+/// See the module's documentation.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct Outer {
+    pub state: String,
+    pub cwnd: u64,
+    pub srtt_us: u64,
+    pub retransmits: u64,
+    pub copied_in: u64,
+    pub copied_out: u64,
+    pub port: String,
 }
 
 /// Everything the caller may see; only `pid` if given.

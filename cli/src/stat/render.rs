@@ -12,7 +12,7 @@ pub fn text(report: &Report) -> String {
     }
     let mut out = String::new();
     for p in &report.processes {
-        let on = p.connections.iter().filter(|c| c.path == "shm").count();
+        let on = p.connections.iter().filter(|c| c.path != "kernel").count();
         let _ = writeln!(out, "{} {}", p.pid, shorten(&p.command));
         match (&p.error, p.disabled_text) {
             (Some(e), _) => {
@@ -55,10 +55,16 @@ fn row(c: &Connection) -> [String; 9] {
         _ => format!("{}/{} {}", d.bytes, d.messages, d.phase),
     };
     let at = |d: &Direction| d.switched_up_at.map_or("-".into(), |n| n.to_string());
-    let tail = match c.reason_text {
-        Some(text) => format!("{}/{}  {text}", at(&c.rx), at(&c.tx)),
-        None => format!("{}/{}", at(&c.rx), at(&c.tx)),
-    };
+    let mut tail = format!("{}/{}", at(&c.rx), at(&c.tx));
+    if let Some(text) = c.reason_text {
+        tail += &format!("  {text}");
+    }
+    if let Some(o) = &c.outer {
+        tail += &format!(
+            "  on the wire ({}): {}, cwnd {}, srtt {} us, {} retransmits, copied {} in, {} out",
+            o.port, o.state, o.cwnd, o.srtt_us, o.retransmits, o.copied_in, o.copied_out
+        );
+    }
     [
         c.fd.map_or("-".into(), |fd| fd.to_string()),
         c.local.clone(),

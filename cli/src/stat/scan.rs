@@ -10,6 +10,7 @@ use shmring::family::{FEW_DESCRIPTORS, MEMFD_NAME, Reason, State};
 
 use super::family::Direction;
 use super::family::{self, Family, Record};
+use super::outer::{self, Carriers};
 use super::{Connection, Process, Report};
 use crate::netdiag::{self, Socket};
 use crate::settings;
@@ -59,8 +60,8 @@ pub fn collect(only: Option<u32>) -> std::io::Result<Report> {
         Some(pid) => vec![pid],
         None => fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect(),
     };
-    let mut networks = Networks::default();
-    let mut processes: Vec<_> = pids.into_iter().filter_map(|pid| process(pid, &mut networks)).collect();
+    let (mut networks, mut carriers) = (Networks::default(), Carriers::default());
+    let mut processes: Vec<_> = pids.into_iter().filter_map(|pid| process(pid, &mut networks, &mut carriers)).collect();
     processes.sort_by_key(|p| p.pid);
     Ok(Report { processes })
 }
@@ -95,7 +96,7 @@ fn descriptors(proc: &Path) -> Option<Descriptors> {
     Some(found)
 }
 
-fn process(pid: u32, networks: &mut Networks) -> Option<Process> {
+fn process(pid: u32, networks: &mut Networks, carriers: &mut Carriers) -> Option<Process> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let descriptors = descriptors(&proc)?;
     let mut process = Process {
@@ -126,6 +127,7 @@ fn process(pid: u32, networks: &mut Networks) -> Option<Process> {
             process.path = family.path;
             process.channels = family.channels;
             process.connections = connections(&own_pids(&proc, pid), &family, &descriptors.sockets, &proc, networks);
+            carry(&mut process.connections, &proc, setting(&proc, "CULVERT_DIR").as_deref(), carriers);
             if let Some((key, text)) = family.disabled {
                 process.disabled = Some(key);
                 process.disabled_text = Some(text);
@@ -133,6 +135,25 @@ fn process(pid: u32, networks: &mut Networks) -> Option<Process> {
         }
     }
     Some(process)
+}
+
+/// A variable of a process's environment, as that was when it began.
+fn setting(proc: &Path, name: &str) -> Option<String> {
+    let environment = String::from_utf8_lossy(&fs::read(proc.join("environ")).unwrap_or_default()).into_owned();
+    environment.split('\0').find_map(|v| v.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+}
+
+/// Adds what is known of the connections on the wire. `directory`: the process's CULVERT_DIR.
+fn carry(connections: &mut [Connection], proc: &Path, directory: Option<&str>, carriers: &mut Carriers) {
+    if connections.is_empty() {
+        return;
+    }
+    let all = carriers.of(proc, directory);
+    for c in connections {
+        // Not an address, but a question mark, where the socket lives elsewhere.
+        let (Ok(local), Ok(peer)) = (c.local.parse(), c.peer.parse()) else { continue };
+        c.outer = all.get(&outer::ends(local, peer)).cloned();
+    }
 }
 
 /// See [`super::recall`].
@@ -296,6 +317,7 @@ fn connection(fd: i32, socket: Option<&Socket>, record: Option<&Record>, family:
         doorbells: record.map_or(0, |r| r.doorbells),
         spins_won: record.map_or(0, |r| r.spins_won),
         spins_lost: record.map_or(0, |r| r.spins_lost),
+        outer: None,
     }
 }
 
@@ -364,6 +386,25 @@ mod tests {
         assert_eq!(of(&client).peer, server.local_addr().unwrap().to_string());
         assert_eq!((of(&server).path, of(&server).reason.as_deref()), ("kernel", Some("untracked")));
         assert!(!process.connections.iter().any(|c| c.fd == Some(listener.as_raw_fd())));
+    }
+
+    #[test]
+    fn a_connection_that_is_carried_shows_the_one_on_the_wire() {
+        use super::super::outer::tests::{Fake, carried};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let own = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let fake = Fake::new("carry", zstack_control::line(&carried(own.0, own.1)));
+        let socket = netdiag::exact(own.0, own.1).unwrap();
+        let family = Family { path: "auto", disabled: None, channels: 0, endpoints: Vec::new() };
+        let connection = || connection(3, socket.as_ref(), None, &family);
+        let mut all = [connection(), Connection { peer: "?".into(), ..connection() }];
+        carry(&mut all, Path::new("/proc/self"), fake.dir.to_str(), &mut Carriers::default());
+        let o = all[0].outer.as_ref().unwrap();
+        assert_eq!((o.state.as_str(), o.cwnd, o.retransmits, o.copied_out), ("fin-wait-1", 14_600, 3, 2000));
+        assert_eq!(all[1].outer, None);
+        let json = serde_json::to_value(&all[0]).unwrap();
+        assert_eq!((json["outer"]["port"].as_str(), json["outer"]["srtt_us"].as_u64()), (Some("af_packet"), Some(250)));
     }
 
     #[test]

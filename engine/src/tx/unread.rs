@@ -6,6 +6,9 @@
 //! counts as taken, whether its program reads or not. So while the option is set no more than that lies on the ring
 //! (`buffer_set`): it would never time out.
 //!
+//! Where one end stands in for another host the first case is none: behind it are the buffers of a connection on the wire, and a host
+//! that reads slowly must not bring the connection to the kernel for good.
+//!
 //! A sender that has more to send, or waits for room, and whose peer reads nothing meanwhile goes down to the kernel, which
 //! has more room, and its timer.
 
@@ -49,7 +52,7 @@ fn is_timed(ep: Ep) -> bool {
 /// Whether a sender goes down if its peer does not read.
 #[inline(always)]
 fn minds(ep: Ep, chan: &Chan) -> bool {
-    is_timed(ep) || chan.is_sealed()
+    is_timed(ep) || chan.is_sealed() && ep.stands_in.load(Relaxed) == 0
 }
 
 /// Until when the peer has time to read, if the sender minds and there is not enough room on the ring. The time begins when

@@ -27,7 +27,7 @@ fn peer(lab: &Lab, side: Side, prefix: &[&str], words: &[&str]) -> Command {
 fn wrong_settings_give_one_line_each_and_a_working_program() {
     let settings = [
         ("CULVERT_PATH", "sideways"),
-        ("CULVERT_PATH", "zstack"),
+        ("CULVERT_PATH", "zstackd"),
         ("CULVERT_PATH", ""),
         ("CULVERT_SPIN", "-3"),
         ("CULVERT_SPIN", "forever"),

@@ -1,6 +1,7 @@
 //! The side of who asks.
 
-use crate::{CONNECTIONS, Connection, Error, LINE, MOST, socket};
+use crate::socket;
+use crate::told::{CONNECTIONS, Connection, Error, LINE, MOST};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -87,8 +88,8 @@ fn connection(line: &[u8]) -> Result<Connection, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::connection as told;
-    use crate::{Question, line};
+    use crate::told::tests::connection as told;
+    use crate::told::{Question, TEXT, line};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener};
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -184,7 +185,7 @@ mod tests {
         assert!(matches!(answered(deep), Err(Error::Nonsense)));
     }
 
-    const TEXT_AND_ONE: usize = crate::TEXT + 1;
+    const TEXT_AND_ONE: usize = TEXT + 1;
 
     #[test]
     fn one_that_does_not_end_is_left() {
