@@ -334,10 +334,29 @@ fn stray_and_short_answers_are_skipped() {
     os::put(&mut b, 22, &10u16.to_be_bytes());
     os::put(&mut b, 24, &[1, 2, 3, 4]);
     os::put(&mut b, 40, &[5, 6, 7, 8]);
-    assert!(matches!(parse(&b, &t, 7), Some(Ok(_))));
-    assert_eq!(parse(&b, &t, 8), None);
-    assert_eq!(parse(&b, &t.reversed(), 7), Some(Err(Miss::NotFound)));
+    assert!(matches!(parse(&b, &t, Wanted::Connection, 7), Some(Ok(_))));
+    assert_eq!(parse(&b, &t, Wanted::Connection, 8), None);
+    assert_eq!(parse(&b, &t.reversed(), Wanted::Connection, 7), Some(Err(Miss::NotFound)));
     for short in 0..REPLY {
-        assert_eq!(parse(&b[..short], &t, 7), None);
+        assert_eq!(parse(&b[..short], &t, Wanted::Connection, 7), None);
     }
+}
+
+#[test]
+fn a_listener_is_found_by_the_connection_that_it_would_make() {
+    let cache = Cache::new(place, &HOME);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (local, remote) = (mapped([127, 0, 0, 1]), mapped([127, 9, 9, 9]));
+    let tuple = |sport| Tuple { src: local, dst: remote, sport, dport: 4242, scope: 0 };
+    let found = find_listener(&cache, &tuple(port)).unwrap();
+    assert_eq!(found.cookie, os::cookie_of(listener.as_raw_fd()).unwrap());
+    assert_eq!(find(&cache, &tuple(port)), Err(Miss::NotFound));
+    drop(listener);
+    assert_eq!(find_listener(&cache, &tuple(port)), Err(Miss::NotFound));
+    // One that is connected already gets no SYN.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let own = Tuple::of(client.as_raw_fd(), true).unwrap();
+    assert_eq!(find_listener(&cache, &own), Err(Miss::NotFound));
 }

@@ -1,0 +1,85 @@
+//! A connection that ends here: an inner socket of the kernel's, whose other end is the program's, and an outer one of the
+//! engine's, whose other end is on the wire.
+
+use crate::syn::Flow;
+use std::net::TcpStream;
+use zstack::sockets::Socket;
+use zstack_wire::Seq;
+
+/// How far a connection is.
+#[derive(Debug)]
+pub enum Stage {
+    /// A program has asked for it, and waits: the remote host has not answered yet.
+    Asked {
+        /// The program's SYN, which is held.
+        syn: Vec<u8>,
+        /// Its number.
+        isn: Seq,
+    },
+    /// The remote host has taken it. The program's SYN was written back, and its kernel completes the handshake with our listener.
+    Released {
+        /// The program's SYN.
+        syn: Vec<u8>,
+        /// Its number.
+        isn: Seq,
+    },
+    /// A remote host has asked for it, and the inner socket is being connected to the server here.
+    Inward,
+    /// Both ends are there: bytes go both ways.
+    Open,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its addresses.
+    pub flow: Flow,
+    /// The engine's end.
+    pub outer: Socket,
+    /// The user whose program has the other end of the inner socket.
+    pub user: u32,
+    /// How far it is.
+    pub stage: Stage,
+    /// The inner socket: there is one in the stages [`Stage::Inward`] and [`Stage::Open`].
+    pub inner: Option<TcpStream>,
+    /// The inner socket may have bytes, or an end, that were not read.
+    pub readable: bool,
+    /// Behind what the inner socket has comes an end or an error, which it does not tell again.
+    pub ending: bool,
+    /// The inner socket may take bytes.
+    pub writable: bool,
+    /// The program sends no more.
+    pub program_ended: bool,
+    /// The remote host sends no more, and the program was told.
+    pub remote_ended: bool,
+    /// The program sends no more, and its end is looked at from time to time: it may be closed altogether.
+    pub half_closed: bool,
+    /// Bytes from the program to the wire.
+    pub sent: u64,
+    /// Bytes from the wire to the program.
+    pub received: u64,
+    /// It is in the queue of those with work.
+    pub queued: bool,
+}
+
+impl Conn {
+    /// A connection at its beginning.
+    pub fn new(flow: Flow, outer: Socket, user: u32, stage: Stage) -> Conn {
+        Conn {
+            flow,
+            outer,
+            user,
+            stage,
+            inner: None,
+            readable: false,
+            ending: false,
+            writable: false,
+            program_ended: false,
+            remote_ended: false,
+            half_closed: false,
+            sent: 0,
+            received: 0,
+            queued: false,
+        }
+    }
+}

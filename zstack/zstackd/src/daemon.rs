@@ -1,0 +1,331 @@
+//! The daemon: one thread that moves packets and bytes between the wire, the tun and the inner sockets, and sleeps when there are
+//! none.
+
+mod ends;
+mod gate;
+
+use crate::config::{Config, Prefix};
+use crate::conn::{Conn, Stage};
+use crate::counters::{Counter, Counters};
+use crate::front::{Front, Network, Wanted};
+use crate::policy::Policy;
+use crate::poller::{Event, Poller};
+use crate::relay;
+use crate::syn::Flow;
+use crate::wire::Wire;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rendezvous::registry::Kind;
+use slab::Slab;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use zstack::endpoint::Endpoint;
+use zstack::port::Medium;
+use zstack::sockets::{self, Receive};
+use zstack::stack::{self, Listen, ListenerId};
+use zstack::time::Time;
+use zstack_port::Clock;
+
+/// Tokens of what is watched beside inner sockets, whose tokens are smaller.
+const TUN: u64 = 1 << 63;
+const PORT: u64 = TUN + 1;
+const LISTENERS: u64 = TUN + 2;
+const SIGNALS: u64 = TUN + 3;
+
+/// Packets of programs that are read before others have their turn.
+const TUN_ROUND: usize = 64;
+
+/// While there is always something to do, descriptors are looked at once in so many rounds.
+const LOOK: u32 = 4;
+
+/// A daemon that serves.
+pub struct Daemon<P: Wire> {
+    endpoint: Endpoint<P>,
+    front: Front,
+    poller: Poller,
+    signals: SignalFd,
+    policy: Arc<Mutex<Policy>>,
+    clock: Clock,
+    /// The engine's listener for all ports.
+    listener: ListenerId,
+    conns: Slab<Conn>,
+    /// How often each place in `conns` was given: an event may come for the one that had it before.
+    generations: Vec<u32>,
+    flows: HashMap<Flow, usize>,
+    /// By the index of an engine's socket: its connection.
+    by_socket: Vec<usize>,
+    /// Connections that may have something to move.
+    work: VecDeque<usize>,
+    /// Connections to be looked at at a moment: see `ends.rs`.
+    looks: BinaryHeap<Reverse<(Time, u64)>>,
+    /// Connections that wait for the remote host, or for a server here.
+    pending: usize,
+    pending_most: usize,
+    counters: Counters,
+    packet: Vec<u8>,
+    deadline: Option<Time>,
+    spin: Duration,
+    stop: bool,
+}
+
+impl<P: Wire> Daemon<P> {
+    /// Makes what a daemon needs in the kernel of this namespace, and begins to serve.
+    ///
+    /// # Errors
+    /// A line for the user.
+    pub fn new(config: &Config, port: P, intends: fn(u32, u64, Kind) -> bool) -> Result<Daemon<P>, String> {
+        let io = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
+        let key = random().map_err(io("getrandom"))?;
+        let can = port.capabilities();
+        let mtu = config.mtu.unwrap_or(can.mtu);
+        if mtu > can.mtu {
+            return Err(format!("mtu: {mtu} is more than the port takes: give at most {}", can.mtu));
+        }
+        let clock = Clock::start();
+        let mut stack = stack::Config::new(config.addresses[0].address(), key);
+        stack.addresses = config.addresses.iter().map(|prefix| prefix.address()).collect();
+        stack.routes = config.routes();
+        stack.bridge = true;
+        // The inner sockets hold back what their programs want held back.
+        stack.tcp.nodelay = true;
+        stack.limits.connections = config.connections.saturating_add(config.pending);
+        if can.medium == Medium::Ethernet {
+            stack.mac = Some([2, key[0], key[1], key[2], key[3], key[4]]);
+        }
+        let (buffer, sockets) = (config.buffer, sockets::Config::default());
+        let sockets = sockets::Config {
+            send_ring: buffer,
+            receive_ring: buffer,
+            quota: 2 * buffer as usize,
+            waiting: config.pending as usize,
+            ..sockets
+        };
+        let mut endpoint = Endpoint::new(stack, sockets, port, clock.now()).map_err(|e| e.to_string())?;
+        let policy = Arc::new(Mutex::new(Policy::new(config, intends)));
+        endpoint.set_takes(gate::takes(policy.clone(), clock));
+        let room = endpoint.room();
+        let listen =
+            Listen { address: None, port: None, backlog: config.pending, deferred: true, ..Listen::new(1, room) };
+        let listener = endpoint.listen(listen, Receive::Keep).map_err(|e| e.to_string())?;
+
+        let network = |prefix: &Prefix| Network { address: prefix.ip, prefix: prefix.len };
+        let wanted = Wanted {
+            name: config.tun.clone(),
+            mtu: mtu.into(),
+            addresses: config.addresses.iter().map(network).collect(),
+            served: config.served().iter().map(network).collect(),
+            ..Wanted::default()
+        };
+        let front = Front::make(&wanted).map_err(|e| e.to_string())?;
+        let poller = Poller::new().map_err(io("epoll"))?;
+        let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+        mask.thread_block().map_err(|e| format!("sigprocmask: {e}"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map_err(|e| format!("signalfd: {e}"))?;
+        poller.watch(&signals, SIGNALS).map_err(io("epoll_ctl"))?;
+        poller.watch(front.tun(), TUN).map_err(io("epoll_ctl"))?;
+        for listener in front.listeners() {
+            poller.watch(listener, LISTENERS).map_err(io("epoll_ctl"))?;
+        }
+        if let Some(fd) = endpoint.port().fd() {
+            poller.watch(fd, PORT).map_err(io("epoll_ctl"))?;
+        }
+        Ok(Daemon {
+            endpoint,
+            front,
+            poller,
+            signals,
+            policy,
+            clock,
+            listener,
+            conns: Slab::new(),
+            generations: Vec::new(),
+            flows: HashMap::new(),
+            by_socket: Vec::new(),
+            work: VecDeque::new(),
+            looks: BinaryHeap::new(),
+            pending: 0,
+            pending_most: config.pending as usize,
+            counters: Counters::default(),
+            packet: vec![0; 65_536],
+            deadline: None,
+            spin: Duration::from_micros(config.spin.into()),
+            stop: false,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT comes.
+    ///
+    /// # Errors
+    /// A line for the user: the port or the tun is gone, or the kernel fails a call that it should not.
+    pub fn run(&mut self) -> Result<(), String> {
+        let mut events = Vec::new();
+        let mut tun = true;
+        let mut round = 0u32;
+        let mut last_work = Instant::now();
+        while !self.stop {
+            let turn = self.endpoint.turn(self.clock.now());
+            if turn.gone {
+                return Err("the port is gone: its device was removed, or went down for good".into());
+            }
+            self.deadline = turn.deadline;
+            if turn.full && self.deadline.is_none() {
+                self.deadline = Some(Time(self.clock.now().0 + 1000));
+            }
+            let mut busy = turn.more || turn.received > 0 || turn.sent > 0;
+            busy |= self.pass_inward();
+            busy |= self.take_incoming();
+            busy |= self.take_ready();
+            if tun {
+                // What was read has work for the next turn, whether there is more or not.
+                (tun, busy) = self.read_tun().map(|(more, any)| (more, busy | any))?;
+            }
+            busy |= self.work();
+            busy |= self.look();
+
+            round = round.wrapping_add(1);
+            if busy {
+                last_work = Instant::now();
+                if !round.is_multiple_of(LOOK) {
+                    continue;
+                }
+            }
+            let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
+            let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
+            events.clear();
+            self.poller.wait(limit, &mut events).map_err(|e| format!("epoll_wait: {e}"))?;
+            for event in &events {
+                match event.token {
+                    TUN => tun = true,
+                    PORT => {}
+                    LISTENERS => self.accept(),
+                    SIGNALS => self.stop = matches!(self.signals.read_signal(), Ok(Some(_))),
+                    _ => self.told(event),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long nothing is due.
+    fn sleep(&self) -> Option<Duration> {
+        let looks = self.looks.peek().map(|Reverse((at, _))| *at);
+        let deadline = match (self.deadline, looks) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let until = self.clock.until(deadline);
+        let nap = self.endpoint.port().fd().is_none().then(|| self.endpoint.port().nap());
+        match (until, nap) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// An inner socket has something.
+    fn told(&mut self, event: &Event) {
+        let Some(index) = self.at(event.token) else { return };
+        let conn = &mut self.conns[index];
+        conn.readable |= event.readable;
+        conn.writable |= event.writable;
+        conn.ending |= event.ended;
+        self.queue(index);
+    }
+
+    fn policy(&self) -> MutexGuard<'_, Policy> {
+        lock(&self.policy)
+    }
+
+    /// The token of a connection.
+    fn token(&self, index: usize) -> u64 {
+        u64::from(self.generations[index] & 0x7fff_ffff) << 32 | index as u64
+    }
+
+    /// The connection with a token, if it is still that one.
+    fn at(&self, token: u64) -> Option<usize> {
+        let index = (token & 0xffff_ffff) as usize;
+        (self.conns.contains(index) && self.token(index) == token).then_some(index)
+    }
+
+    fn queue(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        if !conn.queued {
+            conn.queued = true;
+            self.work.push_back(index);
+        }
+    }
+
+    /// What the last turn has brought on outer connections.
+    fn take_ready(&mut self) -> bool {
+        let mut any = false;
+        while let Some((socket, ready)) = self.endpoint.next_ready() {
+            any = true;
+            if let Some(&index) = self.by_socket.get(socket.index as usize)
+                && self.conns.get(index).is_some_and(|conn| conn.outer == socket)
+            {
+                self.outer_ready(index, ready);
+            }
+        }
+        any
+    }
+
+    /// Moves what there is to move, one round for each connection that is queued now.
+    fn work(&mut self) -> bool {
+        let n = self.work.len();
+        for _ in 0..n {
+            let Some(index) = self.work.pop_front() else { break };
+            let Some(conn) = self.conns.get_mut(index) else { continue };
+            conn.queued = false;
+            self.advance(index);
+        }
+        n > 0
+    }
+
+    /// Takes what can be done next for a connection.
+    fn advance(&mut self, index: usize) {
+        match self.conns[index].stage {
+            Stage::Inward => self.inward_ready(index),
+            Stage::Open => {
+                let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
+                self.after(index, outcome);
+            }
+            Stage::Asked { .. } | Stage::Released { .. } => {}
+        }
+    }
+
+    /// Packets from the wire that are nobody's here go to the programs' kernel.
+    fn pass_inward(&mut self) -> bool {
+        let mut any = false;
+        while let Some((buffer, range)) = self.endpoint.next_passed() {
+            any = true;
+            let packet = &zstack::payload::Buffer::bytes(&buffer)[range];
+            self.counters.count(match self.front.write(packet) {
+                Ok(()) => Counter::RawIn,
+                Err(_) => Counter::RawInLost,
+            });
+        }
+        while let Some(packet) = self.endpoint.next_undelivered() {
+            any = true;
+            self.undelivered(&packet);
+        }
+        any
+    }
+
+    /// What has happened, by name.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+/// One thread uses it; the engine wants what it calls to be fit for another.
+fn lock(policy: &Mutex<Policy>) -> MutexGuard<'_, Policy> {
+    policy.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn random() -> std::io::Result<[u8; 16]> {
+    let mut key = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut key)?;
+    Ok(key)
+}

@@ -1,0 +1,141 @@
+//! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
+
+use super::Daemon;
+use crate::conn::{Conn, Stage};
+use crate::counters::Counter;
+use crate::front::end_in_order;
+use crate::relay::Outcome;
+use crate::wire::Wire;
+use log::debug;
+use std::cmp::Reverse;
+use std::os::fd::AsFd;
+use zstack::time::Time;
+
+/// How long a program's closed end may wait for the remote host to close its own, in microseconds. Linux keeps such an end for as
+/// long (tcp_fin_timeout); it cannot be told before from one that was only shut for sending.
+const HALF_CLOSED: u64 = 60_000_000;
+
+/// How long after a look at a connection whose SYN was written back the next one comes, in microseconds.
+const AGAIN: u64 = 200_000;
+
+impl<P: Wire> Daemon<P> {
+    /// What follows from what [`relay::pump`](crate::relay::pump) has found.
+    pub(super) fn after(&mut self, index: usize, outcome: Outcome) {
+        match outcome {
+            Outcome::Waits => {
+                let conn = &mut self.conns[index];
+                if conn.program_ended && !conn.half_closed {
+                    conn.half_closed = true;
+                    self.look_in(index, HALF_CLOSED);
+                }
+            }
+            Outcome::More => self.queue(index),
+            Outcome::Done => {
+                self.counters.count(Counter::EndedInOrder);
+                let conn = &self.conns[index];
+                debug!("{}: ended in order: {} sent, {} received", conn.flow, conn.sent, conn.received);
+                self.close_in_order(index);
+            }
+            Outcome::ProgramGone => {
+                self.counters.count(Counter::RemotesReset);
+                debug!("{}: reset by the program's end", self.conns[index].flow);
+                self.abandon(index);
+            }
+            Outcome::Broken => {
+                self.counters.count(Counter::ProgramsReset);
+                debug!("{}: broke off on the wire", self.conns[index].flow);
+                // Dropping the inner socket resets it.
+                self.endpoint.close(self.conns[index].outer);
+                self.remove(index);
+            }
+        }
+    }
+
+    /// A remote host has given up a connection that the server here has not taken yet.
+    pub(super) fn given_up_by_remote(&mut self, index: usize) {
+        self.counters.count(Counter::Unanswered);
+        self.endpoint.close(self.conns[index].outer);
+        self.remove(index);
+    }
+
+    /// Gives a connection up: the remote host is sent a RST, and so is the program if it has its end.
+    pub(super) fn abandon(&mut self, index: usize) {
+        self.endpoint.abort(self.conns[index].outer);
+        self.remove(index);
+    }
+
+    /// Forgets a connection. Its inner socket is closed; what happens to the outer one was said before.
+    pub(super) fn remove(&mut self, index: usize) {
+        let conn = self.conns.remove(index);
+        self.generations[index] = self.generations[index].wrapping_add(1);
+        if self.flows.get(&conn.flow) == Some(&index) {
+            self.flows.remove(&conn.flow);
+        }
+        if self.by_socket[conn.outer.index as usize] == index {
+            self.by_socket[conn.outer.index as usize] = usize::MAX;
+        }
+        if !matches!(conn.stage, Stage::Open) {
+            self.pending -= 1;
+        }
+        self.policy().closed(conn.user);
+    }
+
+    /// Looks at a connection when so many microseconds are over.
+    pub(super) fn look_in(&mut self, index: usize, after: u64) {
+        let at = Time(self.clock.now().0 + after);
+        self.looks.push(Reverse((at, self.token(index))));
+    }
+
+    /// Looks at the connections whose moment has come.
+    pub(super) fn look(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut any = false;
+        while let Some(Reverse((at, token))) = self.looks.peek().copied()
+            && at <= now
+        {
+            self.looks.pop();
+            if let Some(index) = self.at(token) {
+                any = true;
+                self.look_at(index);
+            }
+        }
+        any
+    }
+
+    fn look_at(&mut self, index: usize) {
+        let conn: &Conn = &self.conns[index];
+        match &conn.stage {
+            Stage::Released { syn, .. } => {
+                if self.policy().still_asks(&conn.flow) {
+                    // The SYN was lost, or the listener's queue is full: once more.
+                    let _ = self.front.write(syn);
+                } else if !self.policy().is_held(&conn.flow) {
+                    self.counters.count(Counter::GivenUp);
+                    debug!("{}: given up by its program", conn.flow);
+                    return self.abandon(index);
+                }
+                self.look_in(index, AGAIN);
+            }
+            Stage::Open if conn.half_closed => {
+                if self.policy().is_held(&conn.flow) {
+                    return self.look_in(index, HALF_CLOSED);
+                }
+                // Closed, not shut: nobody will read what comes. The engine waits for the FIN as long as Linux does.
+                self.counters.count(Counter::EndedInOrder);
+                self.close_in_order(index);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes both ends, with all that was sent before.
+    fn close_in_order(&mut self, index: usize) {
+        let conn = &self.conns[index];
+        if let Some(inner) = &conn.inner {
+            // Fails where the socket is broken already.
+            let _ = end_in_order(inner.as_fd());
+        }
+        self.endpoint.close(conn.outer);
+        self.remove(index);
+    }
+}

@@ -1,0 +1,355 @@
+//! How connections begin.
+//!
+//! A program's SYN is held while the engine opens the same connection on the wire; when the remote host has taken that, the SYN is
+//! written back, and the program's kernel completes the handshake with zstackd's listener. So connect(2) says what the remote host
+//! says. A SYN from the wire is not answered before zstackd has connected, from the client's address, to the server here.
+
+use super::{Daemon, TUN_ROUND};
+use crate::answer::{self, Unreachable};
+use crate::conn::{Conn, Stage};
+use crate::counters::Counter;
+use crate::front::Accepted;
+use crate::policy::{Policy, Verdict};
+use crate::syn::{self, Flow, Syn};
+use crate::wire::Wire;
+use log::{debug, warn};
+use nix::errno::Errno;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use zstack::sockets::{Ready, Receive, Socket, Takes};
+use zstack::stack::{Connect, ConnectError, Unforwarded};
+use zstack::tcp::Cause;
+use zstack_port::Clock;
+
+/// How long after a SYN was written back the program's kernel may take for the handshake, in microseconds: then the kernel is asked
+/// whether the program still waits.
+const HANDSHAKE: u64 = 20_000;
+
+/// What the engine asks for each SYN that comes from the wire.
+pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
+    Box::new(move |local, remote, segment| {
+        let flow = Flow { local, remote };
+        syn::exotic(segment).is_none() && matches!(super::lock(&policy).incoming(&flow, clock.now()), Verdict::Split(_))
+    })
+}
+
+impl<P: Wire> Daemon<P> {
+    /// Reads what programs have sent into the tun. Whether there may be more, and whether there was anything.
+    pub(super) fn read_tun(&mut self) -> Result<(bool, bool), String> {
+        for n in 0..TUN_ROUND {
+            let mut packet = std::mem::take(&mut self.packet);
+            let got = self.front.read(&mut packet);
+            let result = match got {
+                Ok(n) => {
+                    self.sent_by_program(&packet[..n]);
+                    Ok(true)
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+                Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true),
+                Err(e) => Err(format!("the tun is gone: {e}: was its interface removed?")),
+            };
+            self.packet = packet;
+            if !matches!(result, Ok(true)) {
+                return result.map(|more| (more, n > 0));
+            }
+        }
+        Ok((true, true))
+    }
+
+    fn sent_by_program(&mut self, packet: &[u8]) {
+        match syn::parse(packet) {
+            Some(syn) => self.asked(&syn, packet),
+            None => self.pass_outward(packet),
+        }
+    }
+
+    /// A packet of a program's goes to the wire as it is.
+    fn pass_outward(&mut self, packet: &[u8]) {
+        let now = self.clock.now();
+        let Err(why) = self.endpoint.forward_packet(now, packet) else {
+            self.counters.count(Counter::RawOut);
+            return;
+        };
+        self.counters.count(Counter::RawOutLost);
+        let Some((from, to)) = syn::addresses(packet) else { return };
+        let reply = match why {
+            Unforwarded::NoRoute => answer::unreachable(packet, to, from, Unreachable::Net),
+            Unforwarded::Unreachable => answer::unreachable(packet, to, from, Unreachable::Host),
+            Unforwarded::TooBig(mtu) => answer::too_big(packet, to, from, mtu),
+            // As on a wire that is full, or unplugged.
+            _ => return,
+        };
+        self.tell_program(&reply);
+    }
+
+    /// A packet of a program's had to wait for a neighbour, who does not answer.
+    pub(super) fn undelivered(&mut self, packet: &[u8]) {
+        self.counters.count(Counter::RawOutLost);
+        if let Some((from, to)) = syn::addresses(packet) {
+            self.tell_program(&answer::unreachable(packet, to, from, Unreachable::Host));
+        }
+    }
+
+    /// A packet that a program's kernel takes for the network's.
+    fn tell_program(&mut self, packet: &[u8]) {
+        if self.front.write(packet).is_err() {
+            self.counters.count(Counter::RawInLost);
+        }
+    }
+
+    /// A program asks for a connection.
+    fn asked(&mut self, syn: &Syn, packet: &[u8]) {
+        if let Some(&index) = self.flows.get(&syn.flow) {
+            let conn = &mut self.conns[index];
+            match &mut conn.stage {
+                Stage::Asked { isn, .. } if *isn == syn.isn => self.counters.count(Counter::Repeated),
+                // It was lost on its way to our listener.
+                Stage::Released { isn, syn: held, .. } if *isn == syn.isn => {
+                    self.counters.count(Counter::Repeated);
+                    let held = std::mem::take(held);
+                    self.tell_program(&held);
+                    if let Stage::Released { syn, .. } = &mut self.conns[index].stage {
+                        *syn = held;
+                    }
+                }
+                // The program has given that attempt up, and has begun another one from the same port.
+                Stage::Asked { .. } | Stage::Released { .. } => {
+                    self.counters.count(Counter::GivenUp);
+                    self.abandon(index);
+                    self.open(syn, packet);
+                }
+                // Its last connection with these addresses is not over on the wire: the kernel asks again.
+                Stage::Inward | Stage::Open => self.counters.count(Counter::Repeated),
+            }
+            return;
+        }
+        self.open(syn, packet);
+    }
+
+    fn open(&mut self, syn: &Syn, packet: &[u8]) {
+        let verdict = match syn.exotic {
+            Some(_) => Verdict::Raw(crate::policy::Raw::Exotic),
+            None => self.policy().outgoing(&syn.flow),
+        };
+        let user = match verdict {
+            Verdict::Split(user) => user,
+            Verdict::Raw(why) => {
+                debug!("{}: handed on: {why:?}", syn.flow);
+                self.counters.count(Counter::Handed);
+                return self.pass_outward(packet);
+            }
+        };
+        if self.pending >= self.pending_most {
+            self.counters.count(Counter::TooMany);
+            return;
+        }
+        let connect = Connect {
+            local: Some(syn.flow.local.ip()),
+            local_port: Some(syn.flow.local.port()),
+            ..Connect::new(syn.flow.remote, self.endpoint.room())
+        };
+        match self.endpoint.connect(self.clock.now(), connect, Receive::Keep) {
+            Ok(outer) => {
+                let stage = Stage::Asked { syn: packet.to_vec(), isn: syn.isn };
+                self.add(Conn::new(syn.flow, outer, user, stage));
+                self.pending += 1;
+            }
+            Err(ConnectError::NoRoute(_)) => {
+                self.counters.count(Counter::Unreachable);
+                let (from, to) = (syn.flow.remote.ip(), syn.flow.local.ip());
+                self.tell_program(&answer::unreachable(packet, from, to, Unreachable::Net));
+            }
+            // The kernel asks again.
+            Err(why) => {
+                debug!("{}: not opened: {why}", syn.flow);
+                self.counters.count(Counter::TooMany);
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, conn: Conn) -> usize {
+        self.policy().opened(conn.user);
+        let (flow, socket) = (conn.flow, conn.outer.index as usize);
+        let index = self.conns.insert(conn);
+        if index == self.generations.len() {
+            self.generations.push(0);
+        }
+        self.flows.insert(flow, index);
+        if self.by_socket.len() <= socket {
+            self.by_socket.resize(socket + 1, usize::MAX);
+        }
+        self.by_socket[socket] = index;
+        index
+    }
+
+    /// Something has happened to an outer connection.
+    pub(super) fn outer_ready(&mut self, index: usize, ready: Ready) {
+        let conn = &self.conns[index];
+        match &conn.stage {
+            Stage::Asked { .. } if ready.hang_up => self.refused(index, ready.error),
+            Stage::Asked { .. } if self.endpoint.sockets().established(conn.outer) => self.released(index),
+            Stage::Inward if ready.hang_up => self.given_up_by_remote(index),
+            Stage::Open => self.queue(index),
+            _ => {}
+        }
+    }
+
+    /// The remote host has taken a program's connection.
+    fn released(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        let Stage::Asked { syn, isn } = &mut conn.stage else { return };
+        let (syn, isn) = (std::mem::take(syn), *isn);
+        self.tell_program(&syn);
+        self.conns[index].stage = Stage::Released { syn, isn };
+        self.look_in(index, HANDSHAKE);
+    }
+
+    /// The remote host has not taken a program's connection.
+    fn refused(&mut self, index: usize, why: Option<Cause>) {
+        let conn = &self.conns[index];
+        let (flow, Stage::Asked { syn, isn }) = (conn.flow, &conn.stage) else { return };
+        let unreachable = |why| answer::unreachable(syn, flow.remote.ip(), flow.local.ip(), why);
+        let (reply, counter) = match why {
+            Some(Cause::Refused | Cause::Reset) => (Some(answer::refusal(&flow, *isn)), Counter::RefusedByRemotes),
+            Some(Cause::NetUnreachable) => (Some(unreachable(Unreachable::Net)), Counter::Unreachable),
+            Some(Cause::HostUnreachable) => (Some(unreachable(Unreachable::Host)), Counter::Unreachable),
+            // The program's kernel has its own timer, and asks again until that is over.
+            _ => (None, Counter::Unanswered),
+        };
+        debug!("{flow}: not taken by the remote host: {why:?}");
+        self.counters.count(counter);
+        if let Some(reply) = reply {
+            self.tell_program(&reply);
+        }
+        self.endpoint.close(self.conns[index].outer);
+        self.remove(index);
+    }
+
+    /// Programs' kernels have completed handshakes with our listeners.
+    pub(super) fn accept(&mut self) {
+        loop {
+            match self.front.accept() {
+                Ok(Some(Accepted { socket, program: local, remote })) => {
+                    self.accepted(socket, Flow { local, remote });
+                }
+                Ok(None) => return,
+                Err(e) => {
+                    // No descriptor is left, or the like: the kernel keeps the connection until there is one.
+                    warn!("accept: {e}");
+                    self.counters.count(Counter::CallsFailed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, inner: TcpStream, flow: Flow) {
+        let known = self.flows.get(&flow).copied();
+        let Some(index) = known.filter(|&index| matches!(self.conns[index].stage, Stage::Released { .. })) else {
+            // Nobody's any more; dropping it resets it.
+            debug!("{flow}: accepted, and not wanted any more");
+            return;
+        };
+        let token = self.token(index);
+        if let Err(e) = self.poller.watch_edges(&inner, token) {
+            warn!("{flow}: epoll_ctl: {e}");
+            self.counters.count(Counter::CallsFailed);
+            self.abandon(index);
+            return;
+        }
+        debug!("{flow}: opened by a program of user {}", self.conns[index].user);
+        self.open_now(index, inner);
+        self.counters.count(Counter::OpenedOutward);
+    }
+
+    /// Remote hosts have asked for connections to servers here.
+    pub(super) fn take_incoming(&mut self) -> bool {
+        let mut any = false;
+        while let Some(outer) = self.endpoint.accept(self.listener) {
+            any = true;
+            self.incoming(outer);
+        }
+        any
+    }
+
+    fn incoming(&mut self, outer: Socket) {
+        let Some(info) = self.endpoint.info(outer) else { return self.endpoint.abort(outer) };
+        let flow = Flow { local: info.local, remote: info.remote };
+        let verdict = self.policy().incoming(&flow, self.clock.now());
+        let Verdict::Split(user) = verdict else {
+            // There was room for it when its SYN came.
+            debug!("{flow}: not taken after all: {verdict:?}");
+            return self.ignore(outer);
+        };
+        if self.pending >= self.pending_most || self.flows.contains_key(&flow) {
+            self.counters.count(Counter::TooMany);
+            return self.ignore(outer);
+        }
+        let inner = match self.front.connect_inward(flow.remote, flow.local) {
+            Ok(inner) => inner,
+            Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED) => {
+                self.counters.count(Counter::RefusedByServers);
+                return self.endpoint.refuse(outer);
+            }
+            Err(e) => {
+                // The remote host asks again: the addresses are those of a connection that is not quite over, or no descriptor is left.
+                debug!("{flow}: connect: {e}");
+                self.counters.count(Counter::CallsFailed);
+                return self.ignore(outer);
+            }
+        };
+        let index = self.add(Conn::new(flow, outer, user, Stage::Inward));
+        self.pending += 1;
+        let watched = self.poller.watch_edges(&inner, self.token(index));
+        self.conns[index].inner = Some(inner);
+        if let Err(e) = watched {
+            warn!("{flow}: epoll_ctl: {e}");
+            self.counters.count(Counter::CallsFailed);
+            self.ignore(outer);
+            self.remove(index);
+        }
+    }
+
+    /// The inner socket of a remote host's connection has something: the server has taken it, or not.
+    pub(super) fn inward_ready(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        let (flow, outer, writable) = (conn.flow, conn.outer, conn.writable);
+        let Some(inner) = conn.inner.take() else { return };
+        match inner.take_error() {
+            Ok(None) if !writable => conn.inner = Some(inner),
+            Ok(None) => {
+                // Established already, where its handshake was completed by a cookie.
+                self.endpoint.answer(outer);
+                debug!("{flow}: taken by a server of user {}", conn.user);
+                self.open_now(index, inner);
+                self.counters.count(Counter::OpenedInward);
+            }
+            Ok(Some(e)) | Err(e) => {
+                debug!("{flow}: not taken by the server: {e}");
+                if e.raw_os_error() == Some(Errno::ECONNREFUSED as i32) {
+                    self.counters.count(Counter::RefusedByServers);
+                    self.endpoint.refuse(outer);
+                } else {
+                    self.counters.count(Counter::Unanswered);
+                    self.ignore(outer);
+                }
+                self.remove(index);
+            }
+        }
+    }
+
+    /// Both ends are there.
+    fn open_now(&mut self, index: usize, inner: TcpStream) {
+        let conn = &mut self.conns[index];
+        conn.stage = Stage::Open;
+        conn.inner = Some(inner);
+        self.pending -= 1;
+        self.queue(index);
+    }
+
+    /// The remote host gets no answer, as from a kernel whose listener's queue is full: it asks again.
+    fn ignore(&mut self, outer: Socket) {
+        self.endpoint.refuse(outer);
+    }
+}

@@ -1,0 +1,275 @@
+//! Which connections end in zstackd, and which are the kernel's from end to end: by what the kernel says about the socket here,
+//! what the configuration allows, and whether its program runs under culvert.
+
+use crate::config::{Config, Programs, Range};
+use crate::syn::Flow;
+use rendezvous::diag::{self, Cache, Found, Miss};
+use rendezvous::home::Home;
+use rendezvous::registry::Kind;
+use rendezvous::{Tuple, tuple};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use zstack::time::Time;
+
+/// The namespace that the programs are in, and zstackd.
+static HOME: Home = Home::new();
+/// The socket by which the kernel is asked.
+static DIAG: Cache = Cache::new(|fd| fd, &HOME);
+
+/// Why a connection is the kernel's from end to end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Raw {
+    /// Its SYN asks for what a connection in two parts does not give.
+    Exotic,
+    /// The configuration leaves its port out.
+    Port,
+    /// The configuration leaves its user out.
+    User,
+    /// Its program does not run under culvert, or not on a path that leads here.
+    Program,
+    /// Nobody listens there.
+    NoListener,
+    /// The kernel does not know the socket that the SYN is said to come from.
+    NoSocket,
+    /// There are as many connections as the configuration allows.
+    Full,
+    /// Its user has as many connections as the configuration allows him.
+    UserFull,
+    /// The kernel could not be asked.
+    Unknown,
+}
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It ends here; its program is this user's.
+    Split(u32),
+    /// It is the kernel's.
+    Raw(Raw),
+}
+
+/// How long what is known of a listener is believed. One that was closed meanwhile refuses all the same; the connections of a new
+/// one are the kernel's until then.
+const FRESH: u64 = 20_000;
+
+/// Listeners that are remembered at once.
+const REMEMBERED: usize = 4096;
+
+/// The rules.
+pub struct Policy {
+    programs: Programs,
+    users: Option<Vec<Range<u32>>>,
+    ports: Option<Vec<Range<u16>>>,
+    most: u32,
+    most_of_user: u32,
+    open: u32,
+    by_user: HashMap<u32, u32>,
+    listeners: HashMap<SocketAddr, (Verdict, Time)>,
+    /// Whether a user's process has said that the socket with this cookie is one of a program under culvert.
+    intends: fn(u32, u64, Kind) -> bool,
+}
+
+fn contains<T: PartialOrd>(ranges: &Option<Vec<Range<T>>>, n: T) -> bool {
+    ranges.as_ref().is_none_or(|ranges| ranges.iter().any(|range| range.0.contains(&n)))
+}
+
+fn tuple_of(flow: &Flow) -> Tuple {
+    let words = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => tuple::mapped(ip.octets()),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    let (src, dst) = (words(flow.local.ip()), words(flow.remote.ip()));
+    Tuple { src, dst, sport: flow.local.port(), dport: flow.remote.port(), scope: 0 }
+}
+
+impl Policy {
+    /// The configuration's. `intends`: whether a process of a user has published that the socket with a cookie is of a program
+    /// under culvert.
+    pub fn new(config: &Config, intends: fn(u32, u64, Kind) -> bool) -> Policy {
+        Policy {
+            programs: config.programs,
+            users: config.users.clone(),
+            ports: config.ports.clone(),
+            most: config.connections,
+            most_of_user: config.connections_per_user,
+            open: 0,
+            by_user: HashMap::new(),
+            listeners: HashMap::new(),
+            intends,
+        }
+    }
+
+    /// What to do with a connection that a program here opens.
+    pub fn outgoing(&self, flow: &Flow) -> Verdict {
+        if !contains(&self.ports, flow.remote.port()) {
+            return Verdict::Raw(Raw::Port);
+        }
+        match diag::find(&DIAG, &tuple_of(flow)) {
+            Ok(found) => match self.judge(&found, Kind::Connect) {
+                Verdict::Split(user) => self.judge_room(user),
+                raw => raw,
+            },
+            Err(Miss::NotFound) => Verdict::Raw(Raw::NoSocket),
+            Err(_) => Verdict::Raw(Raw::Unknown),
+        }
+    }
+
+    /// What to do with a connection that a remote host opens to a server here.
+    pub fn incoming(&mut self, flow: &Flow, now: Time) -> Verdict {
+        if !contains(&self.ports, flow.local.port()) {
+            return Verdict::Raw(Raw::Port);
+        }
+        let verdict = match self.listeners.get(&flow.local) {
+            Some((verdict, until)) if now < *until => *verdict,
+            _ => {
+                let verdict = match diag::find_listener(&DIAG, &tuple_of(flow)) {
+                    Ok(found) => self.judge(&found, Kind::Listen),
+                    Err(Miss::NotFound) => Verdict::Raw(Raw::NoListener),
+                    Err(_) => Verdict::Raw(Raw::Unknown),
+                };
+                if self.listeners.len() >= REMEMBERED {
+                    self.listeners.clear();
+                }
+                self.listeners.insert(flow.local, (verdict, Time(now.0 + FRESH)));
+                verdict
+            }
+        };
+        match verdict {
+            Verdict::Split(user) => self.judge_room(user),
+            raw => raw,
+        }
+    }
+
+    /// Whether the kernel still knows the socket that has sent a SYN, and waits for its answer.
+    pub fn still_asks(&self, flow: &Flow) -> bool {
+        const SYN_SENT: u8 = 2;
+        match diag::find(&DIAG, &tuple_of(flow)) {
+            Ok(found) => found.state == SYN_SENT,
+            Err(Miss::NotFound) => false,
+            // Nobody knows: as if it did.
+            Err(_) => true,
+        }
+    }
+
+    /// Whether a process still holds a program's socket.
+    pub fn is_held(&self, flow: &Flow) -> bool {
+        match diag::find(&DIAG, &tuple_of(flow)) {
+            Ok(found) => found.is_held(),
+            Err(Miss::NotFound) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn judge(&self, found: &Found, kind: Kind) -> Verdict {
+        if !contains(&self.users, found.uid) {
+            return Verdict::Raw(Raw::User);
+        }
+        if self.programs == Programs::Culvert && !(self.intends)(found.uid, found.cookie, kind) {
+            return Verdict::Raw(Raw::Program);
+        }
+        Verdict::Split(found.uid)
+    }
+
+    fn judge_room(&self, user: u32) -> Verdict {
+        if self.open >= self.most {
+            return Verdict::Raw(Raw::Full);
+        }
+        if self.by_user.get(&user).is_some_and(|n| *n >= self.most_of_user) {
+            return Verdict::Raw(Raw::UserFull);
+        }
+        Verdict::Split(user)
+    }
+
+    /// A connection of this user's ends here.
+    pub fn opened(&mut self, user: u32) {
+        self.open += 1;
+        *self.by_user.entry(user).or_default() += 1;
+    }
+
+    /// It is over.
+    pub fn closed(&mut self, user: u32) {
+        self.open -= 1;
+        if let Some(n) = self.by_user.get_mut(&user) {
+            *n -= 1;
+            if *n == 0 {
+                self.by_user.remove(&user);
+            }
+        }
+    }
+
+    /// How many connections end here.
+    pub fn open(&self) -> u32 {
+        self.open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn policy(more: &str, intends: fn(u32, u64, Kind) -> bool) -> Policy {
+        let text = format!("port = \"tap:w0\"\naddresses = [\"10.1.0.1/24\"]\n{more}");
+        Policy::new(&text.parse().unwrap(), intends)
+    }
+
+    fn own_user() -> u32 {
+        nix::unistd::geteuid().as_raw()
+    }
+
+    /// A connection on loopback, as its client sees it.
+    fn connection() -> (TcpListener, TcpStream, Flow) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let flow = Flow { local: client.local_addr().unwrap(), remote: client.peer_addr().unwrap() };
+        (listener, client, flow)
+    }
+
+    #[test]
+    fn a_programs_connection_is_judged_by_its_socket() {
+        let (_listener, client, flow) = connection();
+        let me = own_user();
+        assert_eq!(policy("programs = \"all\"", |_, _, _| false).outgoing(&flow), Verdict::Split(me));
+        assert_eq!(policy("", |_, _, _| false).outgoing(&flow), Verdict::Raw(Raw::Program));
+        assert_eq!(policy("", |_, _, _| true).outgoing(&flow), Verdict::Split(me));
+        let other = format!("users = [{}]", me + 1);
+        assert_eq!(policy(&other, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::User));
+        let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
+        assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::Port));
+        let policy = policy("", |_, _, _| true);
+        assert!(policy.is_held(&flow) && !policy.still_asks(&flow));
+        drop(client);
+        assert!(!policy.is_held(&flow));
+        let nobody = Flow { remote: "127.0.0.9:9".parse().unwrap(), ..flow };
+        assert_eq!(policy.outgoing(&nobody), Verdict::Raw(Raw::NoSocket));
+    }
+
+    #[test]
+    fn a_listener_is_judged_and_remembered() {
+        let (listener, _client, flow) = connection();
+        let flow = Flow { local: flow.remote, remote: "127.0.0.9:77".parse().unwrap() };
+        let mut policy = policy("", |_, _, _| true);
+        assert_eq!(policy.incoming(&flow, Time(0)), Verdict::Split(own_user()));
+        drop(listener);
+        assert_eq!(policy.incoming(&flow, Time(FRESH - 1)), Verdict::Split(own_user()));
+        assert_eq!(policy.incoming(&flow, Time(FRESH)), Verdict::Raw(Raw::NoListener));
+    }
+
+    #[test]
+    fn there_is_room_for_so_many() {
+        let (_listener, _client, flow) = connection();
+        let me = own_user();
+        let mut one = policy("connections = 3\nconnections-per-user = 1", |_, _, _| true);
+        one.opened(me);
+        assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::UserFull));
+        one.opened(me + 1);
+        one.opened(me + 2);
+        assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::Full));
+        assert_eq!(one.open(), 3);
+        one.closed(me);
+        assert_eq!(one.outgoing(&flow), Verdict::Split(me));
+        one.closed(me + 1);
+        one.closed(me + 2);
+        assert!(one.by_user.is_empty() && one.open() == 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! Sleeping on many descriptors, to the microsecond.
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// The timer's own token.
+const TIMER: u64 = u64::MAX;
+
+/// A set of descriptors, each with a token.
+pub struct Poller {
+    epoll: Epoll,
+    /// For sleeps that are shorter than what epoll_wait can tell apart.
+    timer: TimerFd,
+    events: Vec<EpollEvent>,
+}
+
+/// What is known of a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Which.
+    pub token: u64,
+    /// Something can be read, or there is an end or an error to be read.
+    pub readable: bool,
+    /// Something can be written, or there is an error.
+    pub writable: bool,
+    /// Behind what can be read now comes an end or an error: nothing else will be told.
+    pub ended: bool,
+}
+
+impl Poller {
+    /// An empty set.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2) and timerfd_create(2).
+    pub fn new() -> io::Result<Poller> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
+        Ok(Poller { epoll, timer, events: vec![EpollEvent::empty(); 256] })
+    }
+
+    /// Tells, as long as it is so, that a descriptor can be read.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
+    }
+
+    /// Tells each time when a descriptor can be read or written that could not be before.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn watch_edges(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
+    }
+
+    /// Sleeps until a descriptor has something, at most `limit`, for ever without one. What there is goes behind `into`.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2), apart from EINTR.
+    pub fn wait(&mut self, limit: Option<Duration>, into: &mut Vec<Event>) -> io::Result<()> {
+        const COARSE: Duration = Duration::from_millis(20);
+        let timeout = match limit {
+            None => EpollTimeout::NONE,
+            Some(Duration::ZERO) => EpollTimeout::ZERO,
+            Some(limit) if limit < COARSE => {
+                let at = Expiration::OneShot(TimeSpec::from_duration(limit));
+                self.timer.set(at, TimerSetTimeFlags::empty())?;
+                EpollTimeout::NONE
+            }
+            Some(limit) => {
+                EpollTimeout::try_from(limit.as_millis().min(i32::MAX as u128) as i32 + 1).unwrap_or(EpollTimeout::MAX)
+            }
+        };
+        let n = match self.epoll.wait(&mut self.events, timeout) {
+            Err(nix::errno::Errno::EINTR) => 0,
+            other => other?,
+        };
+        for event in &self.events[..n] {
+            if event.data() == TIMER {
+                continue;
+            }
+            let (flags, any) = (event.events(), EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+            into.push(Event {
+                token: event.data(),
+                readable: flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | any),
+                writable: flags.intersects(EpollFlags::EPOLLOUT | any),
+                ended: flags.intersects(EpollFlags::EPOLLRDHUP | any),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    #[test]
+    fn edges_are_told_once_and_levels_for_as_long_as_they_last() {
+        let mut poller = Poller::new().unwrap();
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let (mut c, d) = UnixStream::pair().unwrap();
+        poller.watch_edges(&b, 1).unwrap();
+        poller.watch(&d, 2).unwrap();
+        a.write_all(b"x").unwrap();
+        c.write_all(b"x").unwrap();
+        let mut look = |limit| {
+            let mut events = vec![];
+            poller.wait(Some(limit), &mut events).unwrap();
+            events.sort_by_key(|e: &Event| e.token);
+            events
+        };
+        let both = Event { token: 1, readable: true, writable: true, ended: false };
+        let level = Event { token: 2, readable: true, writable: false, ended: false };
+        assert_eq!(look(Duration::from_secs(10)), [both, level]);
+        assert_eq!(look(Duration::from_secs(10)), [level]);
+        (&d).read_exact(&mut [0]).unwrap();
+        assert_eq!(look(Duration::ZERO), []);
+        drop(a);
+        assert_eq!(look(Duration::from_secs(10)), [Event { ended: true, ..both }]);
+        b.read_exact(&mut [0]).unwrap();
+        assert_eq!(b.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_sleep_is_not_shorter_than_asked_for() {
+        let mut poller = Poller::new().unwrap();
+        for limit in [50, 900, 5_000, 21_000].map(Duration::from_micros) {
+            let start = Instant::now();
+            // A timer of a sleep before may end one early, once.
+            let mut events = vec![];
+            while start.elapsed() < limit {
+                poller.wait(Some(limit.saturating_sub(start.elapsed())), &mut events).unwrap();
+            }
+            assert!(events.is_empty());
+        }
+    }
+}

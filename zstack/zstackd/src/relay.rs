@@ -1,0 +1,142 @@
+//! Bytes between a program and the wire: one copy each way, from the inner socket into the engine's ring and from where the
+//! engine keeps what arrived into the inner socket.
+
+use crate::conn::Conn;
+use crate::wire::Wire;
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use zstack::endpoint::Endpoint;
+use zstack::sockets::Error;
+
+/// Bytes that one connection moves in each direction before the others have their turn.
+const ROUND: usize = 256 << 10;
+
+/// Pieces that are handed to the inner socket by one call.
+const PIECES: usize = 16;
+
+/// What has become of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It waits to be told of more.
+    Waits,
+    /// It has more to do.
+    More,
+    /// Both directions have ended in order: the inner socket is closed so, and the engine does the rest.
+    Done,
+    /// The program's end is gone, or broken: the remote host is sent a RST.
+    ProgramGone,
+    /// The outer connection broke off, and the program has all that arrived before: its end is reset.
+    Broken,
+}
+
+/// Moves what can be moved on a connection that is open.
+pub fn pump<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
+    // Its end of stream was told before; what broke off since is what the program still sends.
+    if conn.remote_ended && !conn.program_ended && endpoint.ready(conn.outer).hang_up {
+        return Outcome::Broken;
+    }
+    let out = to_wire(conn, endpoint);
+    if out == Outcome::ProgramGone {
+        return out;
+    }
+    let back = to_program(conn, endpoint);
+    match (out, back) {
+        (_, Outcome::ProgramGone | Outcome::Broken) => back,
+        _ if conn.program_ended && conn.remote_ended => Outcome::Done,
+        (Outcome::More, _) | (_, Outcome::More) => Outcome::More,
+        _ => Outcome::Waits,
+    }
+}
+
+/// From the program to the wire.
+fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
+    let Some(inner) = &mut conn.inner else { return Outcome::Waits };
+    let mut moved = 0;
+    while conn.readable && !conn.program_ended {
+        if moved >= ROUND {
+            return Outcome::More;
+        }
+        let (first, second) = match endpoint.reserve(conn.outer, ROUND - moved) {
+            Ok(room) => room,
+            // Readiness is told when there is room, and when the handshake is complete.
+            Err(Error::WouldBlock | Error::Connecting) => return Outcome::Waits,
+            // Found by the other direction, which delivers what arrived before.
+            Err(_) => return Outcome::Waits,
+        };
+        let room = first.len() + second.len();
+        match inner.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+            Ok(0) => {
+                conn.program_ended = true;
+                endpoint.shutdown(conn.outer);
+            }
+            Ok(n) => {
+                moved += n;
+                conn.sent += n as u64;
+                // Less than there was room for: nothing more was there (epoll(7), question 9), apart from an end.
+                conn.readable = n == room || conn.ending;
+                if endpoint.commit(conn.outer, n, false).is_err() {
+                    return Outcome::Waits;
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                conn.readable = false;
+                // Gives the ring back, if nothing is in it.
+                let _ = endpoint.commit(conn.outer, 0, false);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Outcome::ProgramGone,
+        }
+    }
+    Outcome::Waits
+}
+
+/// From the wire to the program.
+fn to_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
+    let Some(inner) = &mut conn.inner else { return Outcome::Waits };
+    let mut moved = 0;
+    while !conn.remote_ended {
+        if moved >= ROUND {
+            return Outcome::More;
+        }
+        let mut pieces: [IoSlice<'_>; PIECES] = std::array::from_fn(|_| IoSlice::new(&[]));
+        let n = match endpoint.peek(conn.outer) {
+            Ok([]) => {
+                conn.remote_ended = true;
+                // Fails where the program's end is gone already, which a read tells.
+                let _ = inner.shutdown(Shutdown::Write);
+                return Outcome::Waits;
+            }
+            Ok(_) if !conn.writable => return Outcome::Waits,
+            Ok(_) => {
+                let mut whole = 0;
+                let mut count = 0;
+                for (slot, piece) in pieces.iter_mut().zip(endpoint.pieces(conn.outer)) {
+                    whole += piece.len();
+                    *slot = IoSlice::new(piece);
+                    count += 1;
+                }
+                match inner.write_vectored(&pieces[..count]) {
+                    Ok(n) => {
+                        // Less than there was: no room is left.
+                        conn.writable = n == whole;
+                        n
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                        conn.writable = false;
+                        return Outcome::Waits;
+                    }
+                    Err(e) if e.kind() == ErrorKind::Interrupted => 0,
+                    Err(_) => return Outcome::ProgramGone,
+                }
+            }
+            Err(Error::WouldBlock | Error::Connecting) => return Outcome::Waits,
+            Err(_) => return Outcome::Broken,
+        };
+        moved += n;
+        conn.received += n as u64;
+        if endpoint.consume(conn.outer, n).is_err() {
+            return Outcome::Broken;
+        }
+    }
+    Outcome::Waits
+}

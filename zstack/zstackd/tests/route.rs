@@ -1,0 +1,505 @@
+//! Programs whose connections go through zstackd, with the kernel of another namespace at the other end of the wire; the same is
+//! done over a veth pair between two kernels, and must come to the same.
+
+#[path = "../../port/tests/lab/mod.rs"]
+mod lab;
+
+use lab::{Namespace, Process, bounded, soon};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// The programs' addresses, and the remote host's.
+const HERE: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
+const THERE: [&str; 2] = ["10.1.0.2", "fd00:1::2"];
+
+/// Programs in one namespace, a remote host in another, and a wire between them: with zstackd, or without.
+struct World {
+    here: Namespace,
+    there: Namespace,
+    zstackd: Option<Process>,
+}
+
+impl World {
+    /// Two kernels and a veth pair.
+    fn native() -> World {
+        let (here, there) = (Namespace::new(), Namespace::new());
+        here.run(&format!("ip link add w0 type veth peer name w0 netns {}", there.path()));
+        for (namespace, addresses) in [(&here, HERE), (&there, THERE)] {
+            addressed(namespace, "w0", addresses);
+        }
+        for (namespace, other) in [(&here, THERE), (&there, HERE)] {
+            namespace.run(&format!("ip route add default via {}", other[0]));
+            namespace.run(&format!("ip -6 route add default via {}", other[1]));
+        }
+        World { here, there, zstackd: None }
+    }
+
+    /// zstackd, with a tap device of the remote host's namespace as its port.
+    fn split() -> World {
+        let (here, there) = (Namespace::new(), Namespace::new());
+        let mut world = World { here, there, zstackd: None };
+        world.start();
+        world
+    }
+
+    fn start(&mut self) {
+        let file =
+            std::env::temp_dir().join(format!("zstackd-{}-{:?}.toml", std::process::id(), thread::current().id()));
+        let text = format!(
+            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"all\"\n",
+            self.there.path(),
+            HERE[0],
+            HERE[1],
+            THERE[0],
+            THERE[1]
+        );
+        std::fs::write(&file, text).expect("a configuration");
+        let mut command = self.here.command(env!("CARGO_BIN_EXE_zstackd"));
+        command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
+        // Its registry is not this machine's.
+        let directory = std::env::temp_dir().join(format!("zstackd-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        command.env("CULVERT_DIR", directory).stdin(Stdio::null());
+        self.zstackd = Some(Process::spawn(&mut command));
+        soon("the device of zstackd's port", LIMIT, || {
+            let there = self
+                .there
+                .command("ip")
+                .args(["link", "show", "w0"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            there.is_ok_and(|s| s.success()).then_some(())
+        });
+        addressed(&self.there, "w0", THERE);
+        soon("zstackd's tun", LIMIT, || {
+            let out = self.here.command("ip").args(["route", "show", "table", "all"]).output().ok()?;
+            String::from_utf8_lossy(&out.stdout).contains("default dev cv0").then_some(())
+        });
+        // Its first packet to the neighbour.
+        soon("a way through zstackd", LIMIT, || self.reach(&self.here, THERE[1], 1).then_some(()));
+    }
+
+    /// Whether an echo request is answered.
+    fn reach(&self, from: &Namespace, to: &str, count: u32) -> bool {
+        let mut ping = from.command("ping");
+        ping.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string(), to]).stdout(Stdio::null());
+        ping.status().is_ok_and(|s| s.success())
+    }
+}
+
+fn addressed(namespace: &Namespace, device: &str, addresses: [&str; 2]) {
+    namespace.run(&format!("ip addr add {}/24 dev {device}", addresses[0]));
+    namespace.run(&format!("ip -6 addr add {}/64 dev {device} nodad", addresses[1]));
+    namespace.run(&format!("ip link set {device} up"));
+}
+
+fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), port)
+}
+
+fn listen(namespace: &Namespace, address: SocketAddr) -> TcpListener {
+    namespace.within(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
+}
+
+fn connect(namespace: &Namespace, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = namespace.within(|| TcpStream::connect(address))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+/// Does the same in both worlds, and compares what came of it.
+fn same<T: PartialEq + std::fmt::Debug>(work: impl Fn(&World) -> T + Send + 'static)
+where
+    T: 'static,
+{
+    bounded(LIMIT, move || {
+        let native = work(&World::native());
+        let split = work(&World::split());
+        assert_eq!(native, split, "native, and through zstackd");
+    });
+}
+
+/// Bytes that tell their place.
+fn pattern(at: usize, into: &mut [u8]) {
+    for (i, byte) in into.iter_mut().enumerate() {
+        let n = at + i;
+        *byte = (n ^ n >> 8 ^ n >> 16) as u8;
+    }
+}
+
+fn send(stream: &mut TcpStream, len: usize) -> std::io::Result<()> {
+    let mut buffer = vec![0; 60_000];
+    let mut done = 0;
+    while done < len {
+        let n = buffer.len().min(len - done);
+        pattern(done, &mut buffer[..n]);
+        stream.write_all(&buffer[..n])?;
+        done += n;
+    }
+    Ok(())
+}
+
+/// Reads to the end, and compares. How many bytes came.
+fn receive(stream: &mut TcpStream) -> std::io::Result<usize> {
+    let (mut got, mut expected) = (vec![0; 70_000], vec![0; 70_000]);
+    let mut done = 0;
+    loop {
+        match stream.read(&mut got)? {
+            0 => return Ok(done),
+            n => {
+                pattern(done, &mut expected[..n]);
+                assert!(got[..n] == expected[..n], "wrong bytes behind {done}");
+                done += n;
+            }
+        }
+    }
+}
+
+fn errno(result: &std::io::Result<TcpStream>) -> i32 {
+    result.as_ref().err().map_or(0, |e| e.raw_os_error().unwrap_or(-1))
+}
+
+#[test]
+fn connect_tells_what_the_remote_host_says() {
+    need_root!();
+    same(|world| {
+        let mut told = BTreeMap::new();
+        for (i, ip) in THERE.iter().enumerate() {
+            let listener = listen(&world.there, at(ip, 80));
+            told.insert(format!("{ip} listens"), errno(&connect(&world.here, at(ip, 80))));
+            told.insert(format!("{ip} refuses"), errno(&connect(&world.here, at(ip, 81))));
+            drop(listener);
+            told.insert(format!("{ip} does not listen any more"), errno(&connect(&world.here, at(ip, 80))));
+            // A neighbour that is not there.
+            let nobody = if i == 0 { "10.1.0.77" } else { "fd00:1::77" };
+            told.insert(format!("{nobody} is not there"), errno(&connect(&world.here, at(nobody, 80))));
+        }
+        world.there.nft(
+            "table inet t {\n chain c {\n type filter hook input priority 0;\n\
+             tcp dport 90 reject with icmpx type host-unreachable\n tcp dport 91 reject with icmpx type admin-prohibited\n\
+             tcp dport 92 reject with icmpx type port-unreachable\n tcp dport 93 reject with icmpx type no-route\n\
+             tcp dport 94 reject with tcp reset\n}\n}\n",
+        );
+        for ip in THERE {
+            for port in 90..95 {
+                told.insert(format!("{ip} port {port}"), errno(&connect(&world.here, at(ip, port))));
+            }
+        }
+        told
+    });
+}
+
+#[test]
+fn a_silent_host_is_not_connected_to() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        world.there.nft("table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 80 drop\n}\n}\n");
+        let start = Instant::now();
+        let result = world.here.within(|| TcpStream::connect_timeout(&at(THERE[0], 80), Duration::from_millis(1500)));
+        assert_eq!(result.expect_err("nobody answers").kind(), ErrorKind::TimedOut);
+        assert!(start.elapsed() >= Duration::from_millis(1500));
+        // Once it answers, the SYN that the program's kernel sends again brings it about.
+        let waiting = thread::scope(|s| {
+            let waiting = s.spawn(|| connect(&world.here, at(THERE[0], 80)));
+            soon("a socket that waits", LIMIT, || {
+                let sockets = world.here.run("ss -Htn state syn-sent");
+                (!sockets.is_empty()).then_some(())
+            });
+            let _listener = listen(&world.there, at(THERE[0], 80));
+            world.there.run("nft delete table inet t");
+            waiting.join().expect("the thread")
+        });
+        waiting.expect("a connection");
+    });
+}
+
+#[test]
+fn bytes_arrive_whole_both_ways() {
+    need_root!();
+    same(|world| {
+        let mut counts = vec![];
+        for ip in THERE {
+            const LEN: usize = 30 << 20;
+            let listener = listen(&world.there, at(ip, 80));
+            let mut client = connect(&world.here, at(ip, 80)).expect("a connection");
+            let (mut server, from) = listener.accept().expect("a connection");
+            assert_eq!(from, client.local_addr().expect("an address"));
+            assert_eq!(client.peer_addr().expect("an address"), at(ip, 80));
+            counts.push(thread::scope(|s| {
+                let mut writer = client.try_clone().expect("a descriptor");
+                let mut other = server.try_clone().expect("a descriptor");
+                let up = s.spawn(move || {
+                    send(&mut writer, LEN).expect("sent");
+                    writer.shutdown(Shutdown::Write).expect("shut");
+                });
+                let down = s.spawn(move || {
+                    send(&mut other, LEN).expect("sent");
+                    other.shutdown(Shutdown::Write).expect("shut");
+                });
+                let far = s.spawn(move || receive(&mut server).expect("received"));
+                let near = receive(&mut client).expect("received");
+                up.join().expect("up");
+                down.join().expect("down");
+                (near, far.join().expect("far"))
+            }));
+        }
+        counts
+    });
+}
+
+#[test]
+fn ends_are_told_as_on_the_wire() {
+    need_root!();
+    same(|world| {
+        let mut told = BTreeMap::new();
+        for ip in THERE {
+            let listener = listen(&world.there, at(ip, 80));
+            let pair = || {
+                let client = connect(&world.here, at(ip, 80)).expect("a connection");
+                (client, listener.accept().expect("a connection").0)
+            };
+            // The remote host shuts its end; the other direction goes on.
+            let (mut client, mut server) = pair();
+            server.write_all(b"last").expect("written");
+            server.shutdown(Shutdown::Write).expect("shut");
+            let mut text = String::new();
+            client.read_to_string(&mut text).expect("read");
+            client.write_all(b"after").expect("written");
+            drop(client);
+            let mut back = String::new();
+            server.read_to_string(&mut back).expect("read");
+            told.insert(format!("{ip} half closed"), format!("{text} {back}"));
+            // It resets: what arrived before can be read.
+            let (mut client, mut server) = pair();
+            server.write_all(b"before").expect("written");
+            let mut first = [0; 1];
+            client.read_exact(&mut first).expect("read");
+            linger(&server);
+            drop(server);
+            let mut text = String::new();
+            let end = client.read_to_string(&mut text).map_err(|e| e.kind());
+            told.insert(format!("{ip} reset"), format!("{text} {end:?}"));
+            // The program resets.
+            let (client, mut server) = pair();
+            linger(&client);
+            drop(client);
+            let end = server.read_to_string(&mut text).map_err(|e| e.kind());
+            told.insert(format!("{ip} reset by the program"), format!("{end:?}"));
+            // It closes with bytes unread.
+            let (client, mut server) = pair();
+            server.write_all(b"unread").expect("written");
+            soon("bytes", LIMIT, || (client.peek(&mut [0; 8]).is_ok_and(|n| n == 6)).then_some(()));
+            drop(client);
+            let end = server.read_to_string(&mut text).map_err(|e| e.kind());
+            told.insert(format!("{ip} closed with bytes unread"), format!("{end:?}"));
+            // It closes, and the remote host goes on to write.
+            let (client, mut server) = pair();
+            drop(client);
+            assert_eq!(server.read(&mut [0; 1]).expect("the end"), 0);
+            let error = loop {
+                if let Err(e) = server.write(&[7; 1000]) {
+                    break e.kind();
+                }
+            };
+            told.insert(format!("{ip} closed, and written to"), format!("{error:?}"));
+        }
+        told
+    });
+}
+
+/// Closing the socket resets the connection.
+fn linger(stream: &TcpStream) {
+    let value = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: the pointer and the length are those of the value.
+    let done = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const value).cast(),
+            size_of_val(&value) as u32,
+        )
+    };
+    assert_eq!(done, 0);
+}
+
+#[test]
+fn servers_here_are_reached_from_the_wire() {
+    need_root!();
+    same(|world| {
+        let mut told = BTreeMap::new();
+        for ip in HERE {
+            let any = if ip.contains(':') { "::" } else { "0.0.0.0" };
+            for address in [at(ip, 80), at(any, 8080)] {
+                let listener = listen(&world.here, address);
+                let to = at(ip, address.port());
+                let mut client = connect(&world.there, to).expect("a connection");
+                let (mut server, from) = listener.accept().expect("a connection");
+                told.insert(
+                    format!("{to} names"),
+                    format!("{} {}", from == client.local_addr().unwrap(), server.local_addr().unwrap() == to),
+                );
+                let count = thread::scope(|s| {
+                    s.spawn(move || send(&mut client, 5 << 20).expect("sent"));
+                    receive(&mut server).expect("received")
+                });
+                told.insert(format!("{to} bytes"), count.to_string());
+            }
+            told.insert(format!("{ip} refused"), errno(&connect(&world.there, at(ip, 81))).to_string());
+        }
+        told
+    });
+}
+
+#[test]
+fn what_is_not_tcp_goes_through_as_it_is() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        for (here, there) in HERE.iter().zip(THERE) {
+            assert!(world.reach(&world.here, there, 5), "an echo request from here to {there}");
+            assert!(world.reach(&world.there, here, 5), "an echo request from there to {here}");
+            let server = world.there.within(|| UdpSocket::bind(at(there, 53)).expect("a socket"));
+            let client = world.here.within(|| UdpSocket::bind(at(here, 5353)).expect("a socket"));
+            client.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            server.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            let mut buffer = [0; 2000];
+            for len in [1, 1000, 1400] {
+                client.send_to(&buffer[..len], at(there, 53)).expect("sent");
+                let (n, from) = server.recv_from(&mut buffer).expect("received");
+                assert_eq!((n, from), (len, at(here, 5353)));
+                server.send_to(&buffer[..len], from).expect("sent");
+                assert_eq!(client.recv_from(&mut buffer).expect("received"), (len, at(there, 53)));
+            }
+            // Nobody is at that port: the remote host's ICMP error reaches the program.
+            let nobody = world.here.within(|| UdpSocket::bind(at(here, 0)).expect("a socket"));
+            nobody.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            world.here.within(|| nobody.connect(at(there, 54))).expect("connected");
+            nobody.send(b"?").expect("sent");
+            assert_eq!(nobody.recv(&mut buffer).expect_err("nobody").kind(), ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
+fn a_killed_daemon_never_ends_a_stream_in_order() {
+    need_root!();
+    bounded(LIMIT, || {
+        let mut world = World::split();
+        for round in 0..5 {
+            let listener = listen(&world.there, at(THERE[0], 80));
+            let inward = listen(&world.here, at(HERE[0], 8080));
+            let mut outer = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+            let (mut far, _) = listener.accept().expect("a connection");
+            let client = connect(&world.there, at(HERE[0], 8080)).expect("a connection");
+            let (mut served, _) = inward.accept().expect("a connection");
+            // The far end sends for as long as anybody takes it.
+            let sender = thread::spawn(move || while far.write(&[round; 4096]).is_ok() {});
+            let mut first = [0; 100_000];
+            outer.read_exact(&mut first).expect("bytes");
+            let zstackd = world.zstackd.as_mut().expect("zstackd");
+            let start = Instant::now();
+            zstackd.kill();
+            let mut rest = vec![];
+            let end = outer.read_to_end(&mut rest).expect_err("a stream that was cut").kind();
+            assert_eq!(end, ErrorKind::ConnectionReset);
+            let end = served.read_to_end(&mut rest).expect_err("a stream that was cut").kind();
+            assert_eq!(end, ErrorKind::ConnectionReset);
+            println!("told after {:?}", start.elapsed());
+            // Without it there is no way to the wire; the kernel says so.
+            let error = connect(&world.here, at(THERE[0], 80)).expect_err("no way");
+            assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+            drop((listener, client));
+            world.start();
+            sender.join().expect("the sender");
+        }
+    });
+}
+
+#[test]
+fn many_connections_one_after_the_other_and_at_once() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        thread::scope(|s| {
+            s.spawn(|| {
+                // Answers each request with itself.
+                let echo = |mut stream: TcpStream| {
+                    let mut buffer = [0; 64];
+                    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                        stream.write_all(&buffer[..n]).expect("written");
+                    }
+                };
+                for _ in 0..500 + 200 {
+                    let (stream, _) = listener.accept().expect("a connection");
+                    if s.spawn(move || echo(stream)).is_finished() {}
+                }
+            });
+            let exchange = |stream: &mut TcpStream, n: u32| {
+                stream.write_all(&n.to_le_bytes()).expect("written");
+                let mut back = [0; 4];
+                stream.read_exact(&mut back).expect("read");
+                assert_eq!(u32::from_le_bytes(back), n);
+            };
+            for n in 0..500 {
+                exchange(&mut connect(&world.here, at(THERE[0], 80)).expect("a connection"), n);
+            }
+            let mut all: Vec<_> =
+                (0..200).map(|_| connect(&world.here, at(THERE[0], 80)).expect("a connection")).collect();
+            for round in 0..3 {
+                for (n, stream) in (0..).zip(&mut all) {
+                    exchange(stream, round * 1000 + n);
+                }
+            }
+        });
+    });
+}
+
+/// A program that connects again from the same port.
+#[test]
+fn a_port_is_used_again() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let from_same_port = || {
+            world.here.within(|| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+                socket.set_reuse_address(true).expect("an option");
+                socket.bind(&at(HERE[0], 44_444).into()).expect("bound");
+                soon("a connection", LIMIT, || socket.connect(&at(THERE[0], 80).into()).ok());
+                TcpStream::from(socket)
+            })
+        };
+        for n in 0..4u8 {
+            let mut client = from_same_port();
+            let (mut server, from) = listener.accept().expect("a connection");
+            assert_eq!(from, at(HERE[0], 44_444));
+            client.write_all(&[n]).expect("written");
+            let mut byte = [9];
+            server.read_exact(&mut byte).expect("read");
+            assert_eq!(byte, [n]);
+            // The side that closes first keeps the addresses for a while, as TIME_WAIT.
+            if n % 2 == 0 {
+                drop(server);
+                assert_eq!(client.read(&mut byte).expect("the end"), 0);
+                drop(client);
+            } else {
+                linger(&client);
+                drop(client);
+                assert!(server.read(&mut byte).is_err());
+            }
+        }
+    });
+}
