@@ -116,10 +116,7 @@ fn connect(namespace: &Namespace, address: SocketAddr) -> std::io::Result<TcpStr
 }
 
 /// Does the same in both worlds, and compares what came of it.
-fn same<T: PartialEq + std::fmt::Debug>(work: impl Fn(&World) -> T + Send + 'static)
-where
-    T: 'static,
-{
+fn same<T: PartialEq + std::fmt::Debug + 'static>(work: impl Fn(&World) -> T + Send + 'static) {
     bounded(LIMIT, move || {
         let native = work(&World::native());
         let split = work(&World::split());
