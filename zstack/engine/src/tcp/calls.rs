@@ -36,13 +36,15 @@ impl Tcb {
     /// Tells the peer of more room, if it is so much more that it should know.
     pub(super) fn tell_room(&mut self) {
         // A window that was at least half open lets the peer go on until the next ACK tells the new one. One that was not is told
-        // at once when it can be twice as large, not for every byte that is read (tcp_cleanup_rbuf).
+        // at once when it can be twice as large, not for every byte that is read (tcp_cleanup_rbuf); or sooner, where it may be less
+        // than one of the peer's segments, for which it would wait ([`Tcb::window`]).
         let offered = self.offered();
+        let more = if offered < u32::from(self.our_mss) { offered.min(self.rcv_max / 4) } else { offered };
         if self.phase >= Phase::Established
             && self.phase < Phase::TimeWait
             && self.marks & mark::PEER_FIN == 0
             && offered < self.rcv_max / 2
-            && self.window() >= offered.max(1).saturating_mul(2)
+            && self.window() >= offered.saturating_add(more.max(1))
         {
             self.marks |= mark::ACK;
         }

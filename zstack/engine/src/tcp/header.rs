@@ -17,7 +17,9 @@ impl Tcb {
     /// The window to offer now, in bytes; one that a header can name, but for the SYN's.
     ///
     /// The right edge does not move back (RFC 9293, section 3.8.6.2.2), and moves on only by as much as is worth a segment:
-    /// the smaller of our MSS and half of the largest window. A scaled window can name only every `1 << scale`-th edge from RCV.NXT
+    /// the smaller of our MSS and a quarter of the largest window. Half of it, as the RFC has it, would be too much: a holder who has
+    /// read everything may tell of seven eighths only ([`Sockets::take_edge`](crate::sockets::Sockets::take_edge)), and a peer whose
+    /// segments are larger than what it is offered waits while that is less than half. A scaled window can name only every `1 << scale`-th edge from RCV.NXT
     /// on: it is rounded up as far as there is room, for which `1 << scale` bytes are kept back (RFC 7323, section 2.4).
     #[inline]
     pub(super) fn window(&self) -> u32 {
@@ -27,7 +29,7 @@ impl Tcb {
         let offered = self.offered();
         let room = u32::try_from(self.room.wrapping_sub(self.rcv_at)).unwrap_or(u32::MAX);
         let usable = room.saturating_sub(slack).min(most) & !slack;
-        if usable > offered && usable - offered >= u32::from(self.path_mss).min(self.rcv_max / 2).max(1) {
+        if usable > offered && usable - offered >= u32::from(self.path_mss).min(self.rcv_max / 4).max(1) {
             return usable;
         }
         let up = (offered + slack) & !slack;

@@ -209,6 +209,44 @@ fn contradictions_are_not_adopted() {
     }
 }
 
+/// A peer with segments of any size, up to a half of the window and more, sends as much as its own avoidance of silly windows allows
+/// (RFC 9293, section 3.8.6.2.1). Whenever that is nothing, a reader who has read everything, or all but an eighth of the ring, tells it
+/// of a window that it can use.
+#[test]
+fn who_has_read_everything_is_not_waited_for() {
+    for room in (1200..8000u32).step_by(97) {
+        for unread in [0, room / 16, room / 8 - 1] {
+            let mut t = Test::open(&plain());
+            t.tcb = Tcb::open(t.cx.now, &plain(), &Start { room: u64::from(room), ..start() });
+            t.output();
+            t.send(seg("SA", 5000, 1001).mss(1000));
+            t.cx.sent.clear();
+            let (mut at, mut edge, mut told) = (5001, 5001 + room, room);
+            for _ in 0..40 {
+                let usable = edge - at;
+                let worth = usable.min(1000);
+                if worth == 1000 || worth >= told / 2 {
+                    t.send(seg("A", at, 1001).len(worth));
+                    at += worth;
+                } else {
+                    // It is stuck unless it was told. All ACKs that were to come have come.
+                    if t.tcb.ack_at != Time::NEVER {
+                        t.fire();
+                    }
+                    t.tcb.room(t.cx.published.saturating_sub(u64::from(unread)) + u64::from(room));
+                    t.output();
+                    assert!(!t.cx.sent.is_empty(), "room {room}, unread {unread}: the peer waits with {usable}");
+                }
+                for out in t.cx.sent.drain(..) {
+                    edge = edge.max(out.header.ack.0 + u32::from(out.header.window));
+                    told = told.max(u32::from(out.header.window));
+                }
+            }
+            assert!(t.cx.published > u64::from(room) * 4, "room {room}, unread {unread}: {}", t.cx.published);
+        }
+    }
+}
+
 /// What its largest window was decides which windows are worth telling: a connection that is adopted while its ring is full does not
 /// offer a few bytes afterwards.
 #[test]
