@@ -66,7 +66,7 @@ impl Tcb {
             }
         }
         self.release(cx, acked.head);
-        self.marks &= !mark::MORE;
+        self.marks &= !(mark::MORE | mark::CROWDED);
         if unsent || !self.rests() {
             self.marks |= mark::SEND;
         }

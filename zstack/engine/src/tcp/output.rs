@@ -134,7 +134,8 @@ impl Tcb {
         }
         // Through a shut window nothing goes, and what waits for it to open is no idleness: the congestion window stays as it is.
         let open = self.wnd > 0 || self.nxt != self.una;
-        let congested = self.marks & mark::BLOCKED == 0 && open && self.waits() && self.send_new(cx, now);
+        let may = self.marks & (mark::BLOCKED | mark::CROWDED) == 0;
+        let congested = may && open && self.waits() && self.send_new(cx, now);
         if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
             return;
         }
@@ -291,8 +292,8 @@ impl Tcb {
         if pushed { Flags::ACK.with(Flags::PSH) } else { Flags::ACK }
     }
 
-    /// Sends a piece of what was never sent, by a header that says the rest. Returns whether the port took it; what follows from that
-    /// for our ACK is the caller's ([`Tcb::carried`]).
+    /// Sends a piece of what was never sent, by a header that says the rest. Returns whether another may follow: the port took this one,
+    /// and there are not too many small ones. What follows for our ACK where SND.NXT has moved is the caller's ([`Tcb::carried`]).
     #[inline(always)]
     fn send_piece<C: Context>(&mut self, cx: &mut C, now: Time, header: &mut Header, piece: Piece) -> bool {
         let at = self.at(self.nxt);
@@ -324,14 +325,19 @@ impl Tcb {
         };
         self.recovery.sent(now, cx.flights(), &what);
         self.nxt += what.len;
-        if sent.len < mss || piece.len > mss && sent.len % mss != 0 {
-            self.small = self.nxt;
-        }
+        let small = sent.len < mss || piece.len > mss && sent.len % mss != 0;
         if fin {
             self.marks |= mark::FIN_SENT;
         }
         if sent.len > 0 {
             self.frames = sent.number + 1;
+        }
+        if small {
+            self.small = self.nxt;
+            if self.recovery.crowded() {
+                self.marks |= mark::CROWDED;
+                return false;
+            }
         }
         true
     }
@@ -411,8 +417,10 @@ impl Tcb {
                 }
             }
         } else {
-            let mut header = self.header(now, self.nxt, Flags::ACK);
-            let sent = self.send_piece(cx, now, &mut header, piece);
+            let first = self.nxt;
+            let mut header = self.header(now, first, Flags::ACK);
+            self.send_piece(cx, now, &mut header, piece);
+            let sent = self.nxt != first;
             if sent {
                 self.carried(&header);
             }

@@ -107,6 +107,8 @@ pub(super) mod mark {
     pub const PUSH_OUT: Marks = 1 << 22;
     /// What lies behind the last push boundary waits for more: no ACK has come since it was committed.
     pub const MORE: Marks = 1 << 23;
+    /// So many small segments are in flight that nothing new follows before the next ACK.
+    pub const CROWDED: Marks = 1 << 24;
 }
 
 /// One connection. It does nothing by itself: its holder hands it segments, calls and time, and calls [`Tcb::output`] whenever

@@ -391,6 +391,14 @@ impl Recovery {
         self.congestion.cwnd
     }
 
+    /// Whether so many small segments are in flight that no more should be sent before the next ACK. The window is in bytes (RFC 5681), and
+    /// counts no headers: sixteen times as many segments as full ones fill it are enough for messages that must not wait for each other,
+    /// nor for a delayed ACK, and few beside a burst of as many segments as it has bytes. (Linux counts segments and not bytes.)
+    pub fn crowded(&self) -> bool {
+        let segments = self.flight.as_ref().map_or(0, |flight| flight.records.len() - flight.records.first());
+        segments as u64 * u64::from(self.mss) >= 16 * u64::from(self.congestion.cwnd)
+    }
+
     /// A round of sending has ended; `by_window`: because [`Recovery::allowance`] was used up, and not for want of data or of the peer's
     /// window (Linux `tcp_cwnd_validate`; the purpose is RFC 7661's).
     #[inline]

@@ -240,6 +240,37 @@ fn a_reset_is_told_by_the_state_that_it_finds() {
 }
 
 #[test]
+fn a_window_is_not_filled_with_tiny_segments() {
+    // The holder's memory is in pieces of a few bytes; or it sends small messages, none of which is to wait.
+    for pieces in [true, false] {
+        let mut t = Test::established(&Options { nodelay: true, ..plain() });
+        t.cx.spans = if pieces { 17 } else { u32::MAX };
+        let mut sent = 0;
+        for message in 1..=400 {
+            t.tcb.commit(message * 17, true);
+            t.output();
+        }
+        while t.cx.released < 6800 {
+            // Ten full segments are the first window, and an ACK of all of it lets it grow.
+            let burst = t.cx.sent.len();
+            assert!((1..=if sent == 0 { 160 } else { 320 }).contains(&burst), "{burst}");
+            sent += t.cx.sent.drain(..).map(|out| out.len).sum::<u32>();
+            t.send(seg("A", 5001, 1001 + sent));
+        }
+        assert_eq!(sent, 6800);
+        t.nothing();
+        // An ACK lets more go, whatever it acknowledges; without one the timer mends.
+        t.cx.spans = 17;
+        t.tcb.commit(6800 + 5000, true);
+        t.output();
+        let burst = t.cx.sent.len();
+        t.cx.sent.clear();
+        t.wait(5000);
+        assert!((160..295).contains(&burst) && !t.cx.sent.is_empty(), "{burst}");
+    }
+}
+
+#[test]
 fn challenges_are_limited_for_each_connection() {
     let mut t = Test::established(&plain());
     t.wait(1000);
