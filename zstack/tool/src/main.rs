@@ -104,14 +104,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 /// The device that `--port` names, with what the other options change.
 fn spec(port: &str, cli: &Cli) -> Result<Spec, String> {
-    let mut text = port.to_owned();
-    if let Some(mtu) = cli.port.mtu {
-        text += &format!(",mtu={mtu}");
+    let parse = |text: &str| text.parse().map_err(|e| format!("--port {text}: {e}"));
+    let mtu = cli.port.mtu.map(|mtu| mtu.to_string());
+    let changes: Vec<(&str, &String)> = [("mtu", mtu.as_ref()), ("offload", cli.port.offload.as_ref())]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect();
+    let spec: Spec = parse(port)?;
+    if changes.is_empty() {
+        return Ok(spec);
     }
-    if let Some(offload) = &cli.port.offload {
-        text += &format!(",offload={offload}");
-    }
-    text.parse().map_err(|e| format!("--port {text}: {e}"))
+    // An option goes before what the port says.
+    let changed = |part: &&str| part.split_once('=').is_some_and(|(key, _)| changes.iter().any(|(k, _)| *k == key));
+    let mut parts: Vec<String> = port.split(',').filter(|part| !changed(part)).map(str::to_owned).collect();
+    parts.extend(changes.iter().map(|(key, value)| format!("{key}={value}")));
+    parse(&parts.join(","))
 }
 
 fn with_kernel(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {

@@ -41,6 +41,13 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
     }
 
+    /// Watches `fd`, which was added, for other events.
+    pub fn change(&self, fd: RawFd, events: i32, data: u64) -> io::Result<()> {
+        let mut event = epoll_event { events: events as u32, u64: data };
+        // SAFETY: `event` outlives the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_MOD, fd, &mut event) }).map(drop)
+    }
+
     /// Waits; a handled signal ends the wait with none.
     pub fn wait<'a>(
         &self,

@@ -105,6 +105,52 @@ fn peers_that_reset_connections_do_not_fill_the_log() {
     assert!((1..=most).contains(&lines), "{lines} lines");
 }
 
+/// Those that find no descriptor wait until another connection ends; meanwhile the server works, does not spin, and says it once.
+#[test]
+fn without_a_free_descriptor_connections_wait() {
+    use std::io::{Read, Write};
+    let at = free();
+    // Of 24 descriptors some seven are taken.
+    let mut command = Command::new("sh");
+    let line = format!("ulimit -n 24; exec {} --port kernel echo --listen {at}", env!("CARGO_BIN_EXE_zstack"));
+    let child = command.args(["-c", &line]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let echo = Running(Some(child));
+    let until = Instant::now() + Duration::from_secs(20);
+    while TcpListener::bind(at).is_ok() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut peers: std::collections::VecDeque<_> = (0..60).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let answered = |peer: &mut TcpStream, time| {
+        peer.set_read_timeout(Some(time)).unwrap();
+        matches!(peer.read(&mut [0; 8]), Ok(1))
+    };
+    for peer in &mut peers {
+        peer.write_all(b"x").unwrap();
+    }
+    assert!(answered(&mut peers[0], Duration::from_secs(10)));
+    assert!(!answered(peers.back_mut().unwrap(), Duration::from_millis(300)), "the limit is none");
+    let cpu = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = cpu();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(cpu() - before < 20, "{} ticks of 10 ms in two seconds", cpu() - before);
+    peers.pop_front();
+    while let Some(mut peer) = peers.pop_front() {
+        assert!(answered(&mut peer, Duration::from_secs(10)), "{} wait", peers.len());
+    }
+    echo.interrupt();
+    let out = echo.output();
+    let (said, told) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success() && said.starts_with("echo: 60 connections"), "{said}{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("raise the limit of open files"), "{told}");
+}
+
 #[test]
 fn another_seed_or_another_length_is_a_failure_in_one_line() {
     for wrong in ["--seed 10", "--seed 9 --bytes 6M"] {

@@ -18,9 +18,14 @@ fn refused(words: &str, remedy: &str) {
 #[test]
 fn devices_that_cannot_be() {
     refused("--port tun:averyveryverylongname,addr=10.1.0.2/24 ping 10.1.0.1", "at most 15");
-    refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 20 ping 10.1.0.1", "from 68");
+    refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 20 ping 10.1.0.1", "from 88");
     refused("--port tun:zsx,addr=fd01::2/64 --mtu 600 ping fd01::1", "at least 1280");
-    refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 70000 ping 10.1.0.1", "mtu=70000: it is a number from 68");
+    refused("--port tun:zsx,addr=10.1.0.2/24 --mtu 70000 ping 10.1.0.1", "mtu=70000: it is a number from 88");
+    refused(
+        "--port tun:zsx,mtu=1400,mtu=1500,addr=10.1.0.2/24 ping 10.1.0.1",
+        "mtu=1500: mtu is there twice; name it once",
+    );
+    refused("--port tun:zsx,mtu=1400,addr=10.1.0.2/24 --mtu 87 ping 10.1.0.1", "mtu=87: it is a number from 88");
     refused("--port tun:zsx ping 10.1.0.1", "add addr=");
     refused("--port net:zsx,addr=10.1.0.2/24 ping 10.1.0.1", "write tun:NAME");
     refused("--port tun:zsx,addr=10.1.0.2/24 bare", "peer=");

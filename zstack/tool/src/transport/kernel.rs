@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zstack::sockets::Still;
 
 /// Names in epoll, beside connections' indexes: generation and index are one number; these have an index that no connection has.
@@ -15,6 +15,9 @@ const WATCHED: u32 = u32::MAX - 1;
 
 /// Connections that are accepted in a row, so that the others are served too.
 const ACCEPTS: usize = 64;
+
+/// Without a free descriptor no connection is accepted until one of ours is closed; or so much later, should others have been.
+const CROWDED: Duration = Duration::from_secs(1);
 
 struct Entry {
     generation: u32,
@@ -33,6 +36,10 @@ struct Entry {
 pub struct Kernel {
     epoll: Epoll,
     listeners: Vec<OwnedFd>,
+    /// No descriptor is free: until then the listeners are not waited for.
+    crowded: Option<Instant>,
+    /// That this happens was told.
+    complained: bool,
     entries: Vec<Entry>,
     unused: Vec<u32>,
     again: VecDeque<Conn>,
@@ -60,6 +67,8 @@ impl Kernel {
         Ok(Kernel {
             epoll: Epoll::new().map_err(|e| format!("epoll: {e}"))?,
             listeners: Vec::new(),
+            crowded: None,
+            complained: false,
             entries: Vec::new(),
             unused: Vec::new(),
             again: VecDeque::new(),
@@ -122,13 +131,34 @@ impl Kernel {
                         Some(libc::EAGAIN) => break,
                         // The connection is gone already (accept(2), "Error handling").
                         Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => {}
-                        Some(libc::EMFILE | libc::ENFILE) => {
-                            return Err(format!("accept: {e}: raise the limit of open files (ulimit -n)"));
-                        }
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => return self.crowd(&e),
                         _ => return Err(format!("accept: {e}")),
                     },
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// There is no descriptor for another connection. Those that wait to be accepted would wake at once each time.
+    fn crowd(&mut self, error: &io::Error) -> Result<(), String> {
+        if !self.complained {
+            self.complained = true;
+            eprintln!("accept: {error}: connections wait until others end; raise the limit of open files (ulimit -n)");
+        }
+        self.crowded = Some(Instant::now() + CROWDED);
+        self.heed_listeners(0)
+    }
+
+    /// There may be one again.
+    fn admit(&mut self) -> Result<(), String> {
+        self.crowded = None;
+        self.heed_listeners(libc::EPOLLIN)
+    }
+
+    fn heed_listeners(&self, events: i32) -> Result<(), String> {
+        for fd in &self.listeners {
+            self.epoll.change(fd.as_raw_fd(), events, u64::from(LISTENER)).map_err(|e| format!("epoll: {e}"))?;
         }
         Ok(())
     }
@@ -163,6 +193,11 @@ impl Kernel {
                 sys::reset_on_close(&fd);
             }
             self.unused.push(conn.index);
+            drop(fd);
+            if self.crowded.is_some() {
+                // The next poll ends the wait.
+                self.crowded = Some(Instant::now());
+            }
         }
     }
 }
@@ -196,7 +231,15 @@ impl Transport for Kernel {
     }
 
     fn poll(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> Result<(), String> {
-        let limit = if self.again.is_empty() { limit } else { Some(Duration::ZERO) };
+        let mut limit = if self.again.is_empty() { limit } else { Some(Duration::ZERO) };
+        if let Some(until) = self.crowded {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.admit()?;
+            } else {
+                limit = Some(limit.map_or(left, |limit| limit.min(left)));
+            }
+        }
         let mut told = std::mem::take(&mut self.told);
         let n = self.epoll.wait(&mut told, limit).map(|t| t.len()).map_err(|e| format!("epoll: {e}"));
         let mut result = n.as_ref().map(drop).map_err(Clone::clone);
