@@ -3,6 +3,7 @@
 
 mod ends;
 mod gate;
+mod told;
 
 use crate::config::{Config, Prefix};
 use crate::conn::{Conn, Stage};
@@ -33,6 +34,8 @@ const TUN: u64 = 1 << 63;
 const PORT: u64 = TUN + 1;
 const LISTENERS: u64 = TUN + 2;
 const SIGNALS: u64 = TUN + 3;
+/// The control socket; the next ones are those of who asks there.
+const CONTROL: u64 = TUN + 16;
 
 /// Packets of programs that are read before others have their turn.
 const TUN_ROUND: usize = 64;
@@ -46,6 +49,9 @@ pub struct Daemon<P: Wire> {
     front: Front,
     poller: Poller,
     signals: SignalFd,
+    control: told::Control,
+    /// The port's kind, for people.
+    port_kind: String,
     policy: Arc<Mutex<Policy>>,
     clock: Clock,
     /// The engine's listener for all ports.
@@ -75,7 +81,12 @@ impl<P: Wire> Daemon<P> {
     ///
     /// # Errors
     /// A line for the user.
-    pub fn new(config: &Config, port: P, intends: fn(u32, u64, Kind) -> bool) -> Result<Daemon<P>, String> {
+    pub fn new(
+        config: &Config,
+        port: P,
+        control: &str,
+        intends: fn(u32, u64, Kind) -> bool,
+    ) -> Result<Daemon<P>, String> {
         let io = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
         let key = random().map_err(io("getrandom"))?;
         let can = port.capabilities();
@@ -124,6 +135,8 @@ impl<P: Wire> Daemon<P> {
         mask.thread_block().map_err(|e| format!("sigprocmask: {e}"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|e| format!("signalfd: {e}"))?;
+        let control = told::Control::open(control).map_err(|e| format!("the control socket {control}: {e}"))?;
+        poller.watch(control.listener(), CONTROL).map_err(io("epoll_ctl"))?;
         poller.watch(&signals, SIGNALS).map_err(io("epoll_ctl"))?;
         poller.watch(front.tun(), TUN).map_err(io("epoll_ctl"))?;
         for listener in front.listeners() {
@@ -137,6 +150,8 @@ impl<P: Wire> Daemon<P> {
             front,
             poller,
             signals,
+            control,
+            port_kind: config.port_kind(),
             policy,
             clock,
             listener,
@@ -202,6 +217,8 @@ impl<P: Wire> Daemon<P> {
                     PORT => {}
                     LISTENERS => self.accept(),
                     SIGNALS => self.stop = matches!(self.signals.read_signal(), Ok(Some(_))),
+                    CONTROL => self.control_ready(),
+                    asker if asker > CONTROL => self.asker_ready((asker - CONTROL - 1) as usize),
                     _ => self.told(event),
                 }
             }

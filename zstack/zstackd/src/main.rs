@@ -55,7 +55,7 @@ fn serve(cli: &Cli) -> Result<(), (u8, String)> {
         .map_err(|text| (1, text))?;
     log::info!("port {}", port.describe());
     let control = format!("@culvert-zstackd-{}", std::process::id());
-    let mut daemon = Daemon::new(&config, port, membership::intends).map_err(|text| (1, text))?;
+    let mut daemon = Daemon::new(&config, port, &control, membership::intends).map_err(|text| (1, text))?;
     let _serving = membership::serve(&config, &control).map_err(|text| (1, text))?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
     daemon.run().map_err(|text| (1, text))

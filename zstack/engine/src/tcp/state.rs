@@ -34,6 +34,25 @@ pub enum Phase {
     Closed,
 }
 
+impl Phase {
+    /// Its name, as of ss(8) and in RFC 9293, in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Listen => "listen",
+            Phase::SynSent => "syn-sent",
+            Phase::SynReceived => "syn-received",
+            Phase::Established => "established",
+            Phase::CloseWait => "close-wait",
+            Phase::FinWait1 => "fin-wait-1",
+            Phase::FinWait2 => "fin-wait-2",
+            Phase::Closing => "closing",
+            Phase::LastAck => "last-ack",
+            Phase::TimeWait => "time-wait",
+            Phase::Closed => "closed",
+        }
+    }
+}
+
 /// Both ends' timestamps, where they were agreed upon (RFC 7323).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stamps {

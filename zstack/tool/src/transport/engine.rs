@@ -395,7 +395,7 @@ impl<P: Sleep> Transport for Engine<P> {
             .map(|(_, info)| Connection {
                 local: info.local.to_string(),
                 remote: info.remote.to_string(),
-                state: state(info.tcp.phase).to_owned(),
+                state: info.tcp.phase.name().to_owned(),
                 cwnd: u64::from(info.tcp.cwnd),
                 ssthresh: (info.tcp.ssthresh < u32::MAX / 2).then_some(u64::from(info.tcp.ssthresh)),
                 srtt_us: u64::from(info.tcp.srtt.0),
@@ -408,22 +408,6 @@ impl<P: Sleep> Transport for Engine<P> {
 
     fn copied(&self) -> Option<u64> {
         Some(self.endpoint.sockets().copies().copied())
-    }
-}
-
-fn state(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Listen => "listen",
-        Phase::SynSent => "syn-sent",
-        Phase::SynReceived => "syn-received",
-        Phase::Established => "established",
-        Phase::CloseWait => "close-wait",
-        Phase::FinWait1 => "fin-wait-1",
-        Phase::FinWait2 => "fin-wait-2",
-        Phase::Closing => "closing",
-        Phase::LastAck => "last-ack",
-        Phase::TimeWait => "time-wait",
-        Phase::Closed => "closed",
     }
 }
 
