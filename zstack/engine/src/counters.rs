@@ -209,7 +209,7 @@ counters! {
     SynConnectionsFull "syn_connections_full"
     /// SYNs and cookies dropped because too many connections of the listener wait to be accepted.
     SynHostFull "syn_host_full"
-    /// SYNs dropped because a deferred listener has too many half-open connections; it cannot answer with a cookie.
+    /// SYNs dropped because a deferred listener has too many half-open connections, and does not answer with cookies.
     SynDeferredFull "syn_deferred_full"
     /// SYN-ACKs that carried a cookie (RFC 4987, section 3.6): too many connections were half open.
     CookieSent "cookie_sent"
@@ -221,6 +221,10 @@ counters! {
     SynOrphaned "syn_orphaned"
     /// Connections of deferred listeners that were refused.
     DeferredRefused "deferred_refused"
+    /// Connections of deferred listeners that were given up without a word.
+    DeferredIgnored "deferred_ignored"
+    /// Connections of deferred listeners that waited for a decision when the peer began another one in their place.
+    DeferredOverrun "deferred_overrun"
 
     /// Connections that connect opened.
     Opened "opened"

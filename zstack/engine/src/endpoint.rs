@@ -169,7 +169,8 @@ impl<P: Port> Endpoint<P> {
     }
 
     /// The next connection that came to a listener: to be asked for after each turn. Of a deferred listener its SYN is not
-    /// answered yet: [`Endpoint::answer`] or [`Endpoint::refuse`] follows.
+    /// answered yet, unless it came by a cookie and is [established](Sockets::established): [`Endpoint::answer`], [`Endpoint::refuse`] or
+    /// [`Endpoint::ignore`] follows. If its peer gives up before, it is ready and has ended.
     pub fn accept(&mut self, listener: ListenerId) -> Option<Socket> {
         self.sockets.accept(listener)
     }
@@ -185,6 +186,14 @@ impl<P: Port> Endpoint<P> {
     pub fn refuse(&mut self, socket: Socket) {
         if let Some(conn) = self.sockets.connection(socket) {
             self.stack.refuse(conn);
+        }
+        self.sockets.close(socket);
+    }
+
+    /// Drops a deferred listener's connection without a word, as a full backlog does, and gives the socket up: the peer tries again.
+    pub fn ignore(&mut self, socket: Socket) {
+        if let Some(conn) = self.sockets.connection(socket) {
+            self.stack.ignore(conn);
         }
         self.sockets.close(socket);
     }

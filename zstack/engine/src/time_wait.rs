@@ -179,8 +179,8 @@ impl Waiting {
 
     /// Whether we may open a connection of the same tuple already, and behind which initial sequence number: timestamps tell the
     /// peer the new one's segments from the old one's once they have grown, which takes until the next second (RFC 6191; tcp_tw_reuse of
-    /// Linux, `tcp_twsk_unique`). `None`: it does not wait, or it is too early, or there are no timestamps.
-    pub fn behind(&mut self, now: Time, tuple: &Tuple) -> Option<Seq> {
+    /// Linux, `tcp_twsk_unique`). `None`: it does not wait, or it is too early, or there are no timestamps and there must be (`stamped`).
+    pub fn behind(&mut self, now: Time, tuple: &Tuple, stamped: bool) -> Option<Seq> {
         self.expire(now);
         let at = self.find(tuple)?;
         let age = |number: u32| number.wrapping_sub(self.first);
@@ -193,7 +193,7 @@ impl Waiting {
         if (second(now).wrapping_sub(came) as i32) <= 0 {
             return None;
         }
-        self.entries[at].rest.behind()
+        self.entries[at].rest.behind(stamped)
     }
 
     /// Its time begins anew, but not more than once a second: each time takes a place, and a peer that repeats one segment
@@ -311,13 +311,15 @@ mod tests {
             waiting.insert(Time(500_000 + u64::from(n) * 200_000), &tuple(n), &stamped(u32::from(n)));
         }
         waiting.insert(Time(1_600_000), &tuple(9), &rest(9));
-        assert_eq!(waiting.behind(Time(1_900_000), &tuple(4)), None, "the second in which it came");
-        assert_eq!(waiting.behind(Time(2_000_000), &tuple(4)), Some(Seq(4 + 65_537)));
-        assert_eq!(waiting.behind(Time(2_000_000), &tuple(9)), None, "no timestamps");
-        assert_eq!(waiting.behind(Time(2_000_000), &tuple(0)), None, "it is gone");
+        assert_eq!(waiting.behind(Time(1_900_000), &tuple(4), true), None, "the second in which it came");
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(4), true), Some(Seq(4 + 65_537)));
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(9), true), None, "no timestamps");
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(9), false), Some(Seq(9 + 65_537)));
+        assert_eq!(waiting.behind(Time(1_900_000), &tuple(9), false), None, "too early without, too");
+        assert_eq!(waiting.behind(Time(2_000_000), &tuple(0), true), None, "it is gone");
         waiting.restart(Time(2_100_000), &tuple(4));
-        assert_eq!(waiting.behind(Time(2_999_999), &tuple(4)), None);
-        assert_eq!(waiting.behind(Time(3_000_000), &tuple(4)), Some(Seq(4 + 65_537)));
+        assert_eq!(waiting.behind(Time(2_999_999), &tuple(4), true), None);
+        assert_eq!(waiting.behind(Time(3_000_000), &tuple(4), true), Some(Seq(4 + 65_537)));
     }
 
     #[test]

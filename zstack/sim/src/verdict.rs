@@ -276,7 +276,14 @@ fn cause(world: &View<'_>, side: usize, conn: usize, end: &Endpoint, peer: Optio
         Cause::HostUnreachable => {
             scenario.sides[side].card.ethernet && (world.lost > 0 || stopped || full || is_gone(world, 1 - side))
         }
-        Cause::NetUnreachable => false,
+        // No router of a simulation sends these.
+        Cause::NetUnreachable
+        | Cause::NoProtocol
+        | Cause::Prohibited
+        | Cause::HostUnknown
+        | Cause::Isolated
+        | Cause::SourceRoute
+        | Cause::Malformed => false,
         Cause::PortGone => is_gone(world, side),
     };
     (!good).then(|| format!("it ended with {cause:?} for no reason"))

@@ -259,15 +259,14 @@ fn kind_v4(error: icmpv4::Error, len: u16) -> Option<Kind> {
     Some(match error {
         icmpv4::Error::Unreachable(code) => match code {
             unreachable::NET | unreachable::NET_UNKNOWN | unreachable::NET_TOS => Kind::Network,
-            unreachable::HOST
-            | unreachable::SOURCE_ROUTE
-            | unreachable::HOST_UNKNOWN
-            | unreachable::ISOLATED
-            | unreachable::HOST_TOS => Kind::Host,
+            unreachable::HOST | unreachable::HOST_TOS => Kind::Host,
+            unreachable::SOURCE_ROUTE => Kind::SourceRoute,
+            unreachable::HOST_UNKNOWN => Kind::HostUnknown,
+            unreachable::ISOLATED => Kind::Isolated,
             unreachable::PROTOCOL => Kind::Protocol,
             unreachable::PORT => Kind::Port,
-            unreachable::NET_PROHIBITED
-            | unreachable::HOST_PROHIBITED
+            unreachable::NET_PROHIBITED => Kind::NetworkProhibited,
+            unreachable::HOST_PROHIBITED
             | unreachable::PROHIBITED
             | unreachable::PRECEDENCE
             | unreachable::PRECEDENCE_CUTOFF => Kind::Prohibited,

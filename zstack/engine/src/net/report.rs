@@ -26,8 +26,16 @@ pub enum Kind {
     Protocol,
     /// Nobody listens at the port.
     Port,
+    /// The host is not known there.
+    HostUnknown,
+    /// We are isolated.
+    Isolated,
+    /// A source route failed.
+    SourceRoute,
     /// Administratively prohibited.
     Prohibited,
+    /// The network is (IPv4).
+    NetworkProhibited,
     /// The packet is too big for a link on the way: its MTU in bytes, as it was told or, if it was not (0), as RFC 1191's
     /// plateaus have it. To be told to [`super::Interface::too_big`] once it is believed.
     TooBig(u16),

@@ -217,10 +217,16 @@ impl Stack {
             }
             Kind::Network => Unreachable::Net,
             Kind::Host | Kind::TimeExceeded => Unreachable::Host,
-            Kind::Protocol | Kind::Port => Unreachable::Port,
-            Kind::Prohibited => Unreachable::Prohibited,
-            // A header that somebody on the way did not like says nothing of whether the peer can be reached.
-            Kind::Malformed => return true,
+            Kind::Port => Unreachable::Port,
+            Kind::Protocol if report.from.is_ipv4() => Unreachable::Protocol,
+            Kind::Prohibited if report.from.is_ipv4() => Unreachable::Prohibited,
+            Kind::Prohibited => Unreachable::Denied,
+            Kind::NetworkProhibited => Unreachable::NetProhibited,
+            Kind::HostUnknown => Unreachable::HostUnknown,
+            Kind::Isolated => Unreachable::Isolated,
+            Kind::SourceRoute => Unreachable::SourceRoute,
+            // What a host does not speak is a wrong header to IPv6.
+            Kind::Protocol | Kind::Malformed => Unreachable::Malformed,
         };
         self.core.counters.count(Counter::IcmpError);
         self.visit(run, index, false, |tcb, cx| tcb.icmp(cx, error, seq));

@@ -8,7 +8,7 @@ use crate::counters::Counter;
 use crate::payload::Buffer;
 use crate::port::Refused;
 use crate::tcp::recovery::{Flight, Spare};
-use crate::tcp::{Assembler, Context, Event, Options, Sent, Tcb};
+use crate::tcp::{Assembler, Context, Event, Options, Phase, Sent, Tcb};
 use crate::time::Time;
 use crate::tuple::{Tuple, map};
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +56,9 @@ impl Stack {
             None => route?,
         };
         self.admits(local, remote)?;
+        // Whoever names the port of a connection that a bridge splits has it from a kernel that took it for free; to refuse it would leave
+        // a program waiting.
+        let stamped = !self.core.bridge;
         let tuple =
             |port| Tuple { local: map(local), remote: map(remote.ip()), local_port: port, remote_port: remote.port() };
         let tuple = match local_port {
@@ -70,16 +73,16 @@ impl Stack {
                 // Only when no port is left one is taken from TIME-WAIT: some peer may not keep to the rule that makes it safe.
                 let over = |port| {
                     let tuple = tuple(port);
-                    waiting.behind(now, &tuple).is_some() && look_up(conns, table, key, &tuple).is_none()
+                    waiting.behind(now, &tuple, true).is_some() && look_up(conns, table, key, &tuple).is_none()
                 };
                 let port = free.or_else(|| secrets.ephemeral(&tuple(0), range, over));
                 tuple(port.ok_or(ConnectError::NoPort(remote))?)
             }
-            Some(port) if self.waiting.behind(now, &tuple(port)).is_some() => tuple(port),
+            Some(port) if self.waiting.behind(now, &tuple(port), stamped).is_some() => tuple(port),
             Some(port) => self.free(now, tuple(port))?,
         };
         let mut iss = self.secrets.isn(now, &tuple);
-        if let Some(behind) = self.waiting.behind(now, &tuple) {
+        if let Some(behind) = self.waiting.behind(now, &tuple, stamped) {
             self.waiting.remove(&tuple);
             self.core.counters.count(Counter::TimeWaitReused);
             iss = iss.later(behind);
@@ -184,6 +187,15 @@ impl Stack {
             self.core.counters.count(Counter::DeferredRefused);
         }
         self.call(conn, Tcb::refuse);
+    }
+
+    /// Gives it up without a word, as Linux does where a backlog is full: the peer sends its SYN again, a second later, and that one is
+    /// asked for anew.
+    pub fn ignore(&mut self, conn: ConnId) {
+        if self.conns.get(conn.index, conn.generation).is_some_and(|entry| entry.tcb.phase() == Phase::Listen) {
+            self.core.counters.count(Counter::DeferredIgnored);
+        }
+        self.call(conn, Tcb::ignore);
     }
 
     /// The outgoing stream reaches to `end` now. `push`: nothing more follows at once, and the last segment need not wait for

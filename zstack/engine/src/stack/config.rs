@@ -38,7 +38,15 @@ pub struct Config {
 impl Listen {
     /// At a port of all our addresses, with the stack's options.
     pub fn new(port: u16, room: u64) -> Listen {
-        Listen { address: None, port: Some(port), backlog: 1024, deferred: false, options: None, room }
+        Listen {
+            address: None,
+            port: Some(port),
+            backlog: 1024,
+            deferred: false,
+            deferred_cookies: false,
+            options: None,
+            room,
+        }
     }
 }
 
@@ -122,8 +130,11 @@ pub struct Listen {
     /// How many of its connections may be half open or wait for a decision. Beyond them SYNs are answered with cookies, or, by
     /// a deferred listener, dropped.
     pub backlog: u32,
-    /// Whether SYNs wait for `Stack::accept` or `Stack::refuse` before they are answered (`Event::Asked`).
+    /// Whether SYNs wait for `Stack::accept`, `Stack::refuse` or `Stack::ignore` before they are answered (`Event::Asked`).
     pub deferred: bool,
+    /// Of a deferred listener: whether SYNs beyond its bounds are answered with cookies all the same. A connection that is made of one is
+    /// not asked for: its first events are `Event::Incoming` and `Event::Established`, and who does not want it aborts it.
+    pub deferred_cookies: bool,
     /// The options of its connections; `None`: those of the stack.
     pub options: Option<Options>,
     /// The room for the incoming stream that a new connection begins with, in bytes: the first edge.

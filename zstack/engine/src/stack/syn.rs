@@ -63,7 +63,7 @@ impl Stack {
         let limit = self.core.limits.half_open;
         let crowded = self.half_open >= limit && listener.half_open >= assured(limit);
         if listener.half_open >= wanted.backlog || crowded {
-            if wanted.deferred {
+            if wanted.deferred && !wanted.deferred_cookies {
                 self.core.counters.count(Counter::SynDeferredFull);
             } else {
                 self.cookie(run, name, &wanted, tuple, header);

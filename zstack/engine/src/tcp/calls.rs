@@ -104,6 +104,14 @@ impl Tcb {
         }
     }
 
+    /// Gives it up without a word: the peer sends its SYN again, as one that came to a full backlog.
+    pub fn ignore(&mut self) {
+        if self.phase == Phase::Listen {
+            self.marks |= mark::SILENT;
+            self.abort();
+        }
+    }
+
     /// Takes other settings. Those that only a SYN can carry, and the congestion control, stay as they were.
     pub fn set_options(&mut self, options: &Options) {
         self.keepalive_idle = options.keepalive_idle;

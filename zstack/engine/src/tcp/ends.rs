@@ -87,6 +87,7 @@ impl Tcb {
     /// tcp_need_reset), then it is over.
     pub(super) fn aborted<C: Context>(&mut self, cx: &mut C) {
         let reset = match self.phase {
+            _ if self.marks & mark::SILENT != 0 => None,
             // Refused: the RST that a SYN gets where nobody listens.
             Phase::Listen => {
                 Some(Header { seq: Seq(0), ack: self.rcv_nxt, flags: Flags::RST.with(Flags::ACK), ..Header::default() })
@@ -128,18 +129,12 @@ impl Tcb {
             cx.count(Counter::IcmpOutside);
             return;
         }
-        let cause = match error {
-            Unreachable::Net => Cause::NetUnreachable,
-            Unreachable::Host | Unreachable::Prohibited => Cause::HostUnreachable,
-            Unreachable::Port => Cause::Refused,
-        };
+        let cause = error.cause();
         match self.phase {
             // tcp_v4_err: whatever it is, connect(2) fails with it.
             Phase::SynSent => self.end_with(cx, cause),
             // A peer that sent a SYN and cannot be reached; soft errors may pass (RFC 5461).
-            Phase::SynReceived if matches!(error, Unreachable::Port | Unreachable::Prohibited) => {
-                self.end_with(cx, cause);
-            }
+            Phase::SynReceived if error.hard() => self.end_with(cx, cause),
             // RFC 5927, section 5.2: hard errors are soft once the connection stands.
             _ => self.soft = Some(cause),
         }

@@ -7,7 +7,8 @@ use crate::time::Time;
 use zstack_wire::tcp::{Flags, Header};
 
 impl Tcb {
-    /// A segment while the answer to the peer's SYN is withheld: the SYN again is ignored, its sender waits.
+    /// A segment while the answer to the peer's SYN is withheld: the SYN again is ignored, its sender waits. Another SYN says that the
+    /// peer has given this one up; it is dropped, and asks when it comes again.
     pub(super) fn in_listen<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
         if header.flags.has(Flags::RST) {
             // The peer has given up: its RST has the number behind its SYN.
@@ -18,6 +19,9 @@ impl Tcb {
         } else if header.flags.has(Flags::ACK) {
             cx.count(Counter::TcpAckInvalid);
             self.answer_with_reset(cx, header, len);
+        } else if header.flags.has(Flags::SYN) && !header.flags.has(Flags::FIN) && header.seq + 1 != self.rcv_nxt {
+            cx.count(Counter::DeferredOverrun);
+            self.end_with(cx, Cause::Reset);
         }
     }
 

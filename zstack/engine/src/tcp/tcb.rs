@@ -43,10 +43,53 @@ pub enum Unreachable {
     Net,
     /// Host unreachable, time exceeded: soft.
     Host,
-    /// Protocol or port unreachable: hard for a connection that does not stand yet.
+    /// Port unreachable: hard for a connection that does not stand yet, as are those below unless they say otherwise.
     Port,
-    /// Administratively prohibited: hard for a connection that does not stand yet.
+    /// Protocol unreachable.
+    Protocol,
+    /// The host, or communication with it, is administratively prohibited.
     Prohibited,
+    /// The network is.
+    NetProhibited,
+    /// The same of IPv6, whatever is.
+    Denied,
+    /// The host is unknown: soft.
+    HostUnknown,
+    /// We are isolated: soft.
+    Isolated,
+    /// A source route failed: soft.
+    SourceRoute,
+    /// A header was wrong: soft.
+    Malformed,
+}
+
+impl Unreachable {
+    /// What it makes of a connection that it ends (`icmp_err_convert`, `tab_unreach` of Linux).
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Unreachable::Net | Unreachable::NetProhibited => Cause::NetUnreachable,
+            Unreachable::Host | Unreachable::Prohibited => Cause::HostUnreachable,
+            Unreachable::Port => Cause::Refused,
+            Unreachable::Protocol => Cause::NoProtocol,
+            Unreachable::Denied => Cause::Prohibited,
+            Unreachable::HostUnknown => Cause::HostUnknown,
+            Unreachable::Isolated => Cause::Isolated,
+            Unreachable::SourceRoute => Cause::SourceRoute,
+            Unreachable::Malformed => Cause::Malformed,
+        }
+    }
+
+    /// Whether it ends a connection that a peer has begun to open.
+    pub(super) fn hard(self) -> bool {
+        matches!(
+            self,
+            Unreachable::Port
+                | Unreachable::Protocol
+                | Unreachable::Prohibited
+                | Unreachable::NetProhibited
+                | Unreachable::Denied
+        )
+    }
 }
 
 /// A set of [`Tcb::marks`].
@@ -70,6 +113,8 @@ pub(super) mod mark {
     pub const BLOCKED: Marks = 1 << 5;
     /// `Event::Asked` is to be told.
     pub const ASK: Marks = 1 << 6;
+    /// With [`ABORT`]: without a word to the peer.
+    pub const SILENT: Marks = 1 << 24;
     /// A tail loss probe is to be sent (RFC 8985, section 7.3).
     pub const TAIL_PROBE: Marks = 1 << 7;
     /// All for which the next call of output has something to do.

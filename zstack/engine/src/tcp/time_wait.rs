@@ -75,10 +75,10 @@ impl Tcb {
 }
 
 impl TimeWait {
-    /// The number that the initial one of a new connection of ours must lie behind; `None`: without timestamps nothing tells both
-    /// connections' segments apart.
-    pub fn behind(&self) -> Option<Seq> {
-        self.stamps.then(|| self.nxt + BEHIND)
+    /// The number that the initial one of a new connection of ours must lie behind. `stamped`: `None` without timestamps, for the numbers
+    /// alone tell both connections' segments apart only where the peer's grow, too (RFC 6528).
+    pub fn behind(&self, stamped: bool) -> Option<Seq> {
+        (self.stamps || !stamped).then(|| self.nxt + BEHIND)
     }
 
     /// Judges a segment with `len` bytes of payload.

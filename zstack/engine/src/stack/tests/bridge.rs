@@ -526,3 +526,167 @@ fn cookies_come_back() {
     passes(&mut world, other(2, back));
     assert_eq!(world.count(1, Counter::CookieAccepted), 1);
 }
+
+fn from(port: u16) -> Connect {
+    let local = Some(V4[0].parse().unwrap());
+    Connect { local, local_port: Some(port), ..Connect::new(at(V4[1], 80), 1000) }
+}
+
+/// Who connects by the name of a program's socket has the port that its kernel chose, whichever.
+#[test]
+fn any_port_may_be_connected_from() {
+    let mut world = World::with(caps(Medium::Ip), |config| config.bridge = true);
+    world.listen(1, Listen::new(80, 1000));
+    // A listener of the same port, and one of all, are no reason against it.
+    world.listen(0, Listen::new(22, 1000));
+    world.listen(0, Listen { port: None, ..Listen::new(1, 1000) });
+    for port in [1, 22, 80, 1023, 1024, 32_767, 50_000, 61_000, 65_535] {
+        let conn = world.connect(0, from(port));
+        assert_eq!(world.sides[0].stack.info(conn).unwrap().local, at(V4[0], port));
+        world.settle();
+        assert!(world.stream(0, conn).has(Event::Established), "{port}");
+        assert!(world.sides[0].stack.connect(world.now, from(port)).is_err());
+    }
+}
+
+/// RFC 6191: from the second after on. The kernel that chose the port has seen no timestamps of the wire's, or other ones: they are not
+/// asked for.
+#[test]
+fn our_time_wait_is_taken_by_name() {
+    for (stamps, bridge) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut world = World::with(caps(Medium::Ip), |config| {
+            config.bridge = bridge;
+            config.tcp.timestamps = stamps;
+        });
+        world.now = Time(1_005_200_000);
+        let listener = world.listen(1, Listen::new(80, 1000));
+        let conn = world.connect(0, from(7));
+        world.settle();
+        let peer = world.sides[1].programs.of(listener)[0];
+        let busy = Err(ConnectError::InUse(at(V4[0], 7), at(V4[1], 80)));
+        world.sides[0].stack.close(conn, false);
+        world.settle();
+        assert_eq!(world.sides[0].stack.connect(world.now, from(7)), busy, "FIN-WAIT-2");
+        world.sides[1].stack.close(peer, false);
+        world.settle();
+        assert_eq!((world.sides[0].stack.time_wait(), world.sides[1].stack.connections().count()), (1, 0));
+        assert_eq!(world.sides[0].stack.connect(world.now, from(7)), busy, "too early");
+        world.pass(1000);
+        if !stamps && !bridge {
+            assert_eq!(world.sides[0].stack.connect(world.now, from(7)), busy);
+            continue;
+        }
+        let again = world.connect(0, from(7));
+        world.settle();
+        assert!(world.stream(0, again).has(Event::Established));
+        assert_eq!((world.sides[0].stack.time_wait(), world.count(0, Counter::TimeWaitReused)), (0, 1));
+    }
+}
+
+/// The peer has not heard our last ACK, and we have been told to connect again: its answer to the SYN is an ACK, ours to that an RST.
+#[test]
+fn a_peer_that_still_waits_for_our_last_ack() {
+    let mut world = World::with(caps(Medium::Ip), |config| {
+        config.bridge = true;
+        config.tcp.timestamps = false;
+    });
+    world.now = Time(1_005_200_000);
+    let listener = world.listen(1, Listen::new(80, 1000));
+    let conn = world.connect(0, from(7));
+    world.settle();
+    let peer = world.sides[1].programs.of(listener)[0];
+    world.sides[0].stack.close(conn, false);
+    world.settle();
+    world.passes = Box::new(|from, _| from == 1);
+    world.sides[1].stack.close(peer, false);
+    world.settle();
+    assert_eq!((world.sides[0].stack.time_wait(), world.phase(1, peer)), (1, Some(Phase::LastAck)));
+    world.pass(150);
+    world.now = Time(1_006_000_000);
+    world.passes = Box::new(|_, _| true);
+    let again = world.connect(0, from(7));
+    world.pass(1500);
+    assert!(world.stream(0, again).has(Event::Established));
+    assert_eq!(world.stream(1, peer).ended(), Some(Cause::Reset));
+}
+
+/// What connect(2) says follows from what ICMP said, as Linux has it, and can be said to a program by an error of its own.
+#[test]
+fn the_cause_tells_what_icmp_said() {
+    let cases = [
+        (3, 0, Cause::NetUnreachable),
+        (3, 1, Cause::HostUnreachable),
+        (3, 2, Cause::NoProtocol),
+        (3, 3, Cause::Refused),
+        (3, 5, Cause::SourceRoute),
+        (3, 6, Cause::NetUnreachable),
+        (3, 7, Cause::HostUnknown),
+        (3, 8, Cause::Isolated),
+        (3, 9, Cause::NetUnreachable),
+        (3, 10, Cause::HostUnreachable),
+        (3, 11, Cause::NetUnreachable),
+        (3, 12, Cause::HostUnreachable),
+        (3, 13, Cause::HostUnreachable),
+        (3, 14, Cause::HostUnreachable),
+        (3, 15, Cause::HostUnreachable),
+        (11, 0, Cause::HostUnreachable),
+        (12, 0, Cause::Malformed),
+    ];
+    let mut world = World::new();
+    world.passes = Box::new(|_, _| false);
+    let mut ended = |kind, code, port| {
+        let conn = world.connect(0, from(port));
+        world.turn(0);
+        let (_, syn, _) = parse(&world.sides[0].card.outbox.pop_back().unwrap()).unwrap();
+        world.inject(0, icmp(kind, code, 0, at(V4[0], port), at(V4[1], 80), syn.seq.0));
+        world.stream(0, conn).ended()
+    };
+    for (port, (kind, code, cause)) in (100..).zip(cases) {
+        assert_eq!(ended(kind, code, port), Some(cause), "{kind} {code}");
+        // The error that the program gets means the same.
+        let (kind, code) = cause.icmp(false).unwrap();
+        assert_eq!(ended(kind, code, port + 1000), Some(cause), "{kind} {code}");
+    }
+    assert_eq!((Cause::Reset.icmp(false), Cause::TimedOut.icmp(true)), (None, None));
+}
+
+/// The same of ICMPv6 (RFC 4443).
+#[test]
+fn the_cause_tells_what_icmp_v6_said() {
+    let cases = [
+        (1, 0, Cause::NetUnreachable),
+        (1, 1, Cause::Prohibited),
+        (1, 2, Cause::HostUnreachable),
+        (1, 3, Cause::HostUnreachable),
+        (1, 4, Cause::Refused),
+        (1, 5, Cause::Prohibited),
+        (1, 6, Cause::Prohibited),
+        (3, 0, Cause::HostUnreachable),
+        (4, 0, Cause::Malformed),
+        (4, 1, Cause::Malformed),
+    ];
+    let mut world = World::new();
+    let mut ended = |kind, code, port| {
+        let conn = world.connect(0, Connect { local_port: Some(port), ..Connect::new(at(V6[1], 80), 1000) });
+        world.turn(0);
+        let syn = world.sides[0].card.outbox.pop_back().unwrap();
+        let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&syn);
+        let ends: [std::net::Ipv6Addr; 2] = [V6[1].parse().unwrap(), V6[0].parse().unwrap()];
+        let sum = Sum::pseudo_v6(&ends[0], &ends[1], protocol::ICMPV6, message.len() as u32).bytes(&message).field();
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut packet = packet_to_v6(V6[0]);
+        packet.truncate(40);
+        packet[4..6].copy_from_slice(&(message.len() as u16).to_be_bytes());
+        packet[6] = protocol::ICMPV6;
+        packet[8..24].copy_from_slice(&ends[0].octets());
+        packet.extend(message);
+        world.inject(0, packet);
+        world.stream(0, conn).ended()
+    };
+    for (port, (kind, code, cause)) in (100..).zip(cases) {
+        assert_eq!(ended(kind, code, port), Some(cause), "{kind} {code}");
+        let (kind, code) = cause.icmp(true).unwrap();
+        assert_eq!(ended(kind, code, port + 1000), Some(cause), "{kind} {code}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod bridge;
+mod deferred;
 mod hostile;
 mod lifecycle;
 mod outside;

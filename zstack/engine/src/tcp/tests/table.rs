@@ -49,6 +49,8 @@ fn model(phase: Phase, flags: Flags, seq: i64, ack: i64, len: i64) -> (Phase, An
             return match (rst, acks) {
                 (true, _) if exact => (Phase::Closed, Answer::Nothing, 0),
                 (false, true) => (phase, Answer::Reset, 0),
+                // Another attempt of the peer's.
+                (false, false) if syn && !fin && seq != n.rcv - 1 => (Phase::Closed, Answer::Nothing, 0),
                 _ => (phase, Answer::Nothing, 0),
             };
         }
