@@ -33,6 +33,7 @@ const TARGETS: &[&str] = &[
     "net-receive",
     "engine-frames",
     "engine-segments",
+    "engine-bridge",
 ];
 
 /// Fuzzes `targets`, or all, for `time` each. A target that found nothing counts as one test passed.

@@ -52,6 +52,7 @@ const TARGETS: &[(&str, Target)] = &[
     // The whole engine: packets, calls and time.
     ("engine-frames", zstack::stack::fuzzing::frames),
     ("engine-segments", zstack::stack::fuzzing::segments),
+    ("engine-bridge", zstack::stack::fuzzing::bridge),
 ];
 
 fuzz_target!(|data: &[u8]| {

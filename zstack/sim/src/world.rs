@@ -216,6 +216,7 @@ impl World {
                     port: Some(service(i)),
                     backlog: 16,
                     deferred: conn.decision.is_some(),
+                    deferred_cookies: false,
                     options: Some(options(&conn.apps[1].options)),
                     room: u64::from(conn.apps[1].rings.1),
                 });

@@ -37,12 +37,14 @@ impl<B> std::fmt::Debug for Passing<B> {
     }
 }
 
-impl<B> Passing<B> {
+impl<B: Buffer> Passing<B> {
     pub fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
         self.takes.as_mut().is_none_or(|takes| takes(local, remote, segment))
     }
 
+    /// Of a port that runs out of buffers, fewer wait: connections need them more.
     pub fn push(&mut self, buffer: B, range: Range<usize>, most: usize) -> bool {
+        let most = if buffer.scarce() { most / 8 } else { most };
         let room = self.passed.len() < most;
         if room {
             self.passed.push_back((buffer, range));

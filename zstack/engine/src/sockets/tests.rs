@@ -575,3 +575,36 @@ fn a_listener_whose_program_does_not_accept_admits_no_more() {
     sockets.accept(one).unwrap();
     assert!(sockets.admits(one));
 }
+
+#[test]
+fn what_goes_by_waits_within_bounds_and_is_given_back() {
+    let alive = Rc::new(Cell::new(0));
+    let mut sockets = Sockets::<Packet>::new(Config { passed: 16, ..config() }).unwrap();
+    let packet = |n: u8, scarce| Packet::new(vec![n; 10], scarce, &alive);
+    assert!((0..16).all(|n| sockets.pass(packet(n, false), 2..8)));
+    assert!(!sockets.pass(packet(16, false), 2..8));
+    assert_eq!(alive.get(), 16, "what is dropped is given back");
+    for n in 0..16 {
+        let (buffer, range) = sockets.next_passed().unwrap();
+        assert_eq!(buffer.bytes()[range], [n; 6]);
+    }
+    assert!(sockets.next_passed().is_none());
+    assert_eq!(alive.get(), 0);
+    // A port that runs short.
+    assert_eq!((0..16).filter(|&n| sockets.pass(packet(n, true), 2..8)).count(), 2);
+    for n in 0..100 {
+        sockets.undelivered(&[n]);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| sockets.next_undelivered()).collect();
+    assert_eq!((told.len(), &told[63][..]), (64, &[63][..]));
+}
+
+#[test]
+fn the_owner_decides_what_a_bridge_takes() {
+    let mut sockets = Sockets::<Packet>::new(config()).unwrap();
+    let (local, remote) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:5".parse().unwrap());
+    assert!(sockets.takes(local, remote, b"segment"));
+    sockets.set_takes(Box::new(move |to, from, segment| (to, from, segment) == (local, remote, b"segment")));
+    assert!(sockets.takes(local, remote, b"segment"));
+    assert!(!sockets.takes(remote, local, b"segment") && !sockets.takes(local, remote, b"other"));
+}

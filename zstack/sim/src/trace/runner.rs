@@ -397,6 +397,7 @@ impl Runner {
                     port: Some(SERVICE),
                     backlog: 1_000,
                     deferred: words.iter().any(|w| w == "deferred"),
+                    deferred_cookies: false,
                     options: Some(options),
                     room,
                 };

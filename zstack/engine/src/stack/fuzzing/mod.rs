@@ -2,7 +2,8 @@
 //! connections in every state. After each step everything that is bounded is within its bounds, and names, lists and timers
 //! agree; at the end all connections go.
 //!
-//! [`frames`]: packets that are anything. [`segments`]: segments, and ICMP errors, whose numbers lie near those that count.
+//! [`frames`]: packets that are anything. [`segments`]: segments, and ICMP errors, whose numbers lie near those that count. [`bridge`]:
+//! both, for a stack that is a bridge, and the packets of others that it is to send.
 
 mod near;
 mod wire;
@@ -35,8 +36,21 @@ const THEIR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// Packets that are anything, and calls.
 pub fn frames(data: &[u8]) {
+    any_frames(data, false);
+}
+
+/// Both, the first byte says which, for a bridge.
+pub fn bridge(data: &[u8]) {
+    match data.split_first() {
+        Some((kind, rest)) if kind & 1 == 0 => any_frames(rest, true),
+        Some((_, rest)) => near_segments(rest, true),
+        None => {}
+    }
+}
+
+fn any_frames(data: &[u8], bridge: bool) {
     let mut input = Input(data);
-    let mut bed = Bed::new(&mut input);
+    let mut bed = Bed::new(&mut input, bridge);
     while !input.0.is_empty() {
         match input.u8() % 8 {
             0 => bed.raw(&mut input),
@@ -51,8 +65,12 @@ pub fn frames(data: &[u8]) {
 
 /// Segments near the window, and calls.
 pub fn segments(data: &[u8]) {
+    near_segments(data, false);
+}
+
+fn near_segments(data: &[u8], bridge: bool) {
     let mut input = Input(data);
-    let mut bed = Bed::new(&mut input);
+    let mut bed = Bed::new(&mut input, bridge);
     bed.handshake();
     while !input.0.is_empty() {
         match input.u8() % 8 {
@@ -117,7 +135,7 @@ struct Bed {
 }
 
 impl Bed {
-    fn new(input: &mut Input<'_>) -> Bed {
+    fn new(input: &mut Input<'_>, bridge: bool) -> Bed {
         let shape = input.u16();
         let bit = |n: u32| shape >> n & 1 != 0;
         let medium = if bit(0) { Medium::Ethernet } else { Medium::Ip };
@@ -137,6 +155,7 @@ impl Bed {
         let mut config = Config::new(Address { ip: OURS.into(), prefix: 24 }, [7; 16]);
         config.addresses.push(Address { ip: OURS_V6.into(), prefix: 64 });
         config.any_address = bit(9);
+        config.bridge = bridge;
         if medium == Medium::Ethernet {
             config.mac = Some(MAC);
             config.vlan = bit(10).then_some(5);
@@ -155,7 +174,8 @@ impl Bed {
         let now = Time(u64::from(input.u32()) << (input.u8() % 20));
         let stack = Stack::new(config, caps, now).expect("a configuration that can be");
         let wire = Wire::new(caps);
-        let streams = Streams::new(40_000);
+        let mut streams = Streams::new(40_000);
+        streams.bridge = bridge;
         let mut bed = Bed {
             stack,
             limits,
@@ -179,7 +199,8 @@ impl Bed {
     }
 
     fn listen(&mut self, port: u16, deferred: bool) {
-        let wanted = Listen { deferred, backlog: 3, ..Listen::new(port, self.streams.room) };
+        let deferred_cookies = self.streams.bridge;
+        let wanted = Listen { deferred, deferred_cookies, backlog: 3, ..Listen::new(port, self.streams.room) };
         self.listeners.extend(self.stack.listen(wanted));
         self.listened += 1;
     }
@@ -349,6 +370,36 @@ impl Bed {
         self.wire.inbox.push_back(bytes);
     }
 
+    /// Somebody else's packet is to be sent.
+    fn forward(&mut self, input: &mut Input<'_>, shape: u16) {
+        let len = usize::from(input.u16()) % 1600;
+        let mut packet = input.take(len).to_vec();
+        if shape & 1 == 0 && packet.len() >= ipv6::HEADER {
+            // One that is right as far as it matters here.
+            let (v6, len) = (shape & 2 != 0, packet.len() as u16);
+            packet[0] = if v6 { 0x60 } else { 0x45 };
+            let [a, b] = if v6 { len - ipv6::HEADER as u16 } else { len }.to_be_bytes();
+            let at = if v6 { 4 } else { 2 };
+            packet[at..at + 2].copy_from_slice(&[a, b]);
+            let destination: &[u8] = match (v6, shape >> 2 & 3) {
+                (true, 0) => &THEIRS_V6.octets(),
+                (true, 1) => &Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, shape >> 4).octets(),
+                (true, _) => &[],
+                (false, 0) => &THEIRS.octets(),
+                (false, 1) => &[10, 0, 0, (shape >> 4) as u8],
+                (false, 2) => &[224, 0, 0, 251],
+                (false, _) => &[],
+            };
+            let at = if v6 { 24 } else { 16 };
+            packet[at..at + destination.len()].copy_from_slice(destination);
+        }
+        self.wire.others.insert(packet.clone());
+        let result = self.stack.forward(self.now, &mut self.wire, &packet);
+        let too_big = packet.len() > usize::from(MTU);
+        assert!(!too_big || result.is_err(), "{} bytes", packet.len());
+        assert!(self.stack.queued.len() <= 256);
+    }
+
     /// A call, time, or the port.
     fn step(&mut self, input: &mut Input<'_>) {
         self.quiet = false;
@@ -377,6 +428,7 @@ impl Bed {
             5 => self.stack.close(name(), value & 1 != 0),
             6 => self.stack.abort(name()),
             7 => self.stack.accept(name()),
+            8 if value & 1 != 0 => self.stack.ignore(name()),
             8 => self.stack.refuse(name()),
             9 => {
                 let options = Options {
@@ -418,7 +470,9 @@ impl Bed {
                 self.wire.left = if value & 1 == 0 { u32::MAX } else { u32::from(value >> 1) % 5 };
                 self.wire.scarce = value & 0x100 != 0;
                 self.streams.refuses = value & 0x200 != 0;
+                self.streams.takes_none = value & 0x400 != 0;
             }
+            15 if self.streams.bridge && what & 64 != 0 => self.forward(input, value),
             15 => self.wire.read(usize::from(value) % 8),
             16 => self.now = self.now.after_millis(u64::from(value)),
             17 => self.now.0 += u64::from(value),
@@ -453,7 +507,8 @@ impl Bed {
             assert!(turn.received <= self.limits.receive);
             let answers = self.wire.bare - bare;
             assert!(!quiet || answers <= ANSWERS * turn.received, "{answers} frames in answer to {}", turn.received);
-            let waits = self.stack.conns.iter().any(|(_, _, entry)| entry.waits == Waits::Neighbour);
+            let waits = self.stack.conns.iter().any(|(_, _, entry)| entry.waits == Waits::Neighbour)
+                || self.stack.queued.len() > 0;
             let now = turn.more || turn.deadline.is_some_and(|at| at <= self.now);
             self.quiet = !now && !turn.full && !waits;
             if !now {

@@ -5,10 +5,11 @@
 use crate::event::{ConnId, Event};
 use crate::payload::{Buffer, Host, Region, Span, Spans};
 use crate::port::{Capabilities, Checksum, Frame, Medium, Port, Received, Refused};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::ops::Range;
 use zstack_wire::checksum::Sum;
-use zstack_wire::tcp::Header;
+use zstack_wire::tcp::{Flags, Header};
 use zstack_wire::{arp, ethernet, icmpv4, ipv4, ipv6, protocol, udp};
 
 /// What memory holds once it was released.
@@ -52,6 +53,8 @@ pub struct Wire {
     pub full: u32,
     /// The last segment to each peer: its header and the length of its payload.
     pub last: HashMap<(std::net::IpAddr, u16, u16), (Header, u32)>,
+    /// Packets of others: they leave as they are, whatever they are.
+    pub others: HashSet<Vec<u8>>,
 }
 
 impl Wire {
@@ -67,6 +70,7 @@ impl Wire {
             bare: 0,
             full: 0,
             last: HashMap::new(),
+            others: HashSet::new(),
         }
     }
 
@@ -139,7 +143,9 @@ impl Port for Wire {
             frame.head.len() - link + usize::from(frame.cut)
         };
         assert!(largest <= usize::from(MTU), "a packet of {largest} bytes");
-        self.well_formed(&bytes[link..], copy.len() as u32, bytes.get(link.wrapping_sub(2)..link));
+        if !self.others.contains(&bytes[link..]) {
+            self.well_formed(&bytes[link..], copy.len() as u32, bytes.get(link.wrapping_sub(2)..link));
+        }
         if copy.is_empty() {
             self.bare += 1
         } else {
@@ -281,6 +287,10 @@ pub struct Streams {
     pub room: u64,
     /// Nothing is placed now.
     pub refuses: bool,
+    /// They belong to a bridge.
+    pub bridge: bool,
+    /// No connection is taken that a peer opens.
+    pub takes_none: bool,
 }
 
 impl Streams {
@@ -348,6 +358,32 @@ unsafe impl Host for Streams {
             stream.placed.remove(0);
         }
         stream.published = to;
+    }
+
+    fn takes(&mut self, _: SocketAddr, _: SocketAddr, segment: &[u8]) -> bool {
+        assert!(self.bridge);
+        let (header, _) = Header::parse(segment).expect("a segment");
+        assert!(header.flags.has(Flags::SYN) && !header.flags.has(Flags::ACK));
+        !self.takes_none
+    }
+
+    fn pass(&mut self, buffer: Packet, range: Range<usize>) -> bool {
+        assert!(self.bridge && range.start >= 7);
+        let packet = &buffer.0[range];
+        let len = match packet[0] >> 4 {
+            4 => {
+                let ip = ipv4::Packet::parse(packet).expect("an IPv4 packet");
+                assert!(ip.checksum_valid());
+                usize::from(ip.total_len())
+            }
+            _ => ipv6::HEADER + usize::from(u16::from_be_bytes([packet[4], packet[5]])),
+        };
+        assert_eq!(packet.len(), len);
+        !self.refuses
+    }
+
+    fn undelivered(&mut self, packet: &[u8]) {
+        assert!(!packet.is_empty());
     }
 
     fn event(&mut self, conn: ConnId, event: Event) {
