@@ -182,18 +182,21 @@ impl<P: Port> Endpoint<P> {
         }
     }
 
-    /// Refuses a deferred listener's connection, with RST, and gives the socket up.
+    /// Refuses a deferred listener's connection, with RST, and gives the socket up; one that is answered or came by a cookie is reset.
     pub fn refuse(&mut self, socket: Socket) {
         if let Some(conn) = self.sockets.connection(socket) {
             self.stack.refuse(conn);
+            self.stack.abort(conn);
         }
         self.sockets.close(socket);
     }
 
-    /// Drops a deferred listener's connection without a word, as a full backlog does, and gives the socket up: the peer tries again.
+    /// Drops a deferred listener's connection without a word, as a full backlog does, and gives the socket up: the peer tries again. One
+    /// that is answered or came by a cookie is reset.
     pub fn ignore(&mut self, socket: Socket) {
         if let Some(conn) = self.sockets.connection(socket) {
             self.stack.ignore(conn);
+            self.stack.abort(conn);
         }
         self.sockets.close(socket);
     }
