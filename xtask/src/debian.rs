@@ -33,6 +33,14 @@ pub const PROGRAMS: &[&str] = &[
     // Counts instructions, for zstack/budget.
     "valgrind",
 ];
+
+/// What zstackd and the Z-stack on DPDK are built with.
+pub const BUILD: &[&str] =
+    &["clang-14", "libclang1-14", "libelf-dev", "zlib1g-dev", "pkg-config", "make", "libdpdk-dev", "dpdk-dev"];
+
+/// What their tests use beside [`PROGRAMS`].
+pub const NETWORK: &[&str] = &["iputils-ping", "ethtool", "strace", "tcpdump"];
+
 /// The packages in which `programs` are.
 pub fn packages_of(programs: &[String]) -> Vec<&'static str> {
     let package = |program: &String| match program.as_str() {

@@ -32,7 +32,7 @@ const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-si
 pub fn test(extent: Extent) -> bool {
     let begin = Instant::now();
     let mut tally = Tally::default();
-    if !debian::install(debian::PROGRAMS) {
+    if !debian::install(&[debian::PROGRAMS, debian::BUILD, debian::NETWORK].concat()) {
         tally.fail("packages".into());
     }
     text(&mut tally);
