@@ -47,7 +47,7 @@ impl Link {
 
     #[inline]
     fn tick(&self) -> u64 {
-        self.at.0 / 1000
+        tick_of(self.at)
     }
 }
 
@@ -88,8 +88,10 @@ pub struct Wheel {
     levels: Box<[Level; LEVELS]>,
     /// All entries are filed under this tick or later ones.
     current: u64,
-    /// Nothing is to be done before this tick.
-    next: u64,
+    /// The last moment that was told. `current` follows it where an entry is filed: most turns need no tick.
+    now: Time,
+    /// Nothing is to be done before this moment, a whole tick; [`Time::NEVER`]: there are no entries.
+    next: Time,
     len: u32,
 }
 
@@ -99,17 +101,30 @@ impl std::fmt::Debug for Wheel {
     }
 }
 
+/// The last tick that is not behind a moment.
+#[inline]
+fn tick_of(time: Time) -> u64 {
+    time.0 / 1000
+}
+
 /// The first tick that is not before a moment.
 #[inline]
 fn tick_at(time: Time) -> u64 {
-    time.0.div_ceil(1000)
+    tick_of(time + Micros(999))
+}
+
+/// The moment of a tick.
+#[inline]
+fn time_of(tick: u64) -> Time {
+    Time(tick * 1000)
 }
 
 impl Wheel {
     /// Without entries.
     pub fn new(now: Time) -> Wheel {
         let level = || Level { heads: [NONE; SLOTS], used: [0; SLOTS / 64] };
-        Wheel { levels: Box::new([level(), level(), level(), level()]), current: now.0 / 1000, next: u64::MAX, len: 0 }
+        let levels = Box::new([level(), level(), level(), level()]);
+        Wheel { levels, current: tick_of(now), now, next: Time::NEVER, len: 0 }
     }
 
     /// How many entries there are.
@@ -121,12 +136,13 @@ impl Wheel {
     /// already stays where it is.
     #[inline]
     pub fn arm(&mut self, links: &mut impl Links, index: u32, deadline: Time) {
+        self.reach(self.now);
         let tick = tick_at(deadline).clamp(self.current, self.current + FARTHEST);
         let link = *links.link(index);
+        if link.at <= time_of(tick) {
+            return;
+        }
         if link.is_filed() {
-            if link.tick() <= tick {
-                return;
-            }
             self.unlink(links, link);
         }
         self.file(links, index, tick);
@@ -139,31 +155,37 @@ impl Wheel {
         }
     }
 
-    /// The moment at which [`Wheel::expire`] may have something to do. It may turn out to be nothing: deadlines far ahead are
-    /// known roughly.
+    /// The moment at which [`Wheel::expire`] may have something to do, or never. It may turn out to be nothing: deadlines far ahead
+    /// are known roughly.
     #[inline]
-    pub fn next(&self) -> Option<Time> {
-        (self.next != u64::MAX).then(|| Time(self.next.saturating_mul(1000)))
+    pub fn next(&self) -> Time {
+        self.next
     }
 
-    /// Whether [`Wheel::expire`] has something to do.
+    /// Whether [`Wheel::expire`] has something to do. To be asked before entries are filed at a new moment.
     #[inline]
     pub fn is_due(&mut self, now: Time) -> bool {
-        let now = now.0 / 1000;
-        if now < self.next {
-            self.current = self.current.max(now);
-        }
+        self.now = now;
         now >= self.next
+    }
+
+    /// Nothing has come up before `now`, or the next tick at which something is to be done.
+    #[inline]
+    fn reach(&mut self, now: Time) {
+        let now = now.min(self.next);
+        if now >= time_of(self.current + 1) {
+            self.current = tick_of(now);
+        }
     }
 
     /// The next entry that has come up; it is out of the wheel then. `None`: there is none, or `budget` is used up; each entry
     /// takes one of it, and so does each that moves from a coarser level to a finer one.
     #[inline]
     pub fn expire(&mut self, links: &mut impl Links, now: Time, budget: &mut u32) -> Option<u32> {
-        if self.is_due(now) { self.advance(links, now.0 / 1000, budget) } else { None }
+        if self.is_due(now) { self.advance(links, now, budget) } else { None }
     }
 
-    fn advance(&mut self, links: &mut impl Links, now: u64, budget: &mut u32) -> Option<u32> {
+    fn advance(&mut self, links: &mut impl Links, now: Time, budget: &mut u32) -> Option<u32> {
         while *budget > 0 {
             // Coarser lists whose time begins now.
             for level in 1..LEVELS {
@@ -188,30 +210,27 @@ impl Wheel {
                 self.take(links, head);
                 return Some(head);
             }
-            self.next = self.ahead();
+            self.next = self.ahead().map_or(Time::NEVER, time_of);
+            self.reach(now);
             if now < self.next {
-                self.current = self.current.max(now);
                 return None;
             }
-            self.current = self.next;
         }
         None
     }
 
     /// The next tick, behind the current one, at which a list expires or moves to a finer level.
-    fn ahead(&self) -> u64 {
-        let mut next = u64::MAX;
-        for (k, level) in self.levels.iter().enumerate() {
-            if let Some(slots) = level.ahead(slot_of(self.current, k)) {
-                next = next.min(((self.current >> (8 * k)) + slots as u64) << (8 * k));
-            }
-        }
-        next
+    fn ahead(&self) -> Option<u64> {
+        let next = |(k, level): (usize, &Level)| {
+            let slots = level.ahead(slot_of(self.current, k))?;
+            Some(((self.current >> (8 * k)) + slots as u64) << (8 * k))
+        };
+        self.levels.iter().enumerate().filter_map(next).min()
     }
 
+    #[inline(always)]
     fn file(&mut self, links: &mut impl Links, index: u32, tick: u64) {
-        let distance = tick - self.current;
-        let level = match distance {
+        let level = match tick - self.current {
             0..0x100 => 0,
             0x100..0x1_0000 => 1,
             0x1_0000..0x100_0000 => 2,
@@ -221,11 +240,11 @@ impl Wheel {
         let Level { heads, used } = &mut self.levels[level];
         let next = std::mem::replace(&mut heads[slot], index);
         used[slot / 64] |= 1 << (slot % 64);
-        *links.link(index) = Link { at: Time(tick * 1000), next, previous: SLOT | (level << 8 | slot) as u32 };
+        *links.link(index) = Link { at: time_of(tick), next, previous: SLOT | (level << 8 | slot) as u32 };
         if next != NONE {
             links.link(next).previous = index;
         }
-        self.next = self.next.min(tick >> (8 * level) << (8 * level));
+        self.next = self.next.min(time_of(tick >> (8 * level) << (8 * level)));
         self.len += 1;
     }
 
@@ -332,7 +351,7 @@ mod tests {
                             }
                             turns += 1;
                             prop_assert!(turns < 10_000, "no end");
-                            if wheel.next().is_none_or(|next| next > now) {
+                            if wheel.next() > now {
                                 break;
                             }
                         }
@@ -344,7 +363,7 @@ mod tests {
                 prop_assert_eq!(wheel.len() as usize, armed.len());
                 // The moment that is named is never too late.
                 if let Some(&first) = armed.values().min() {
-                    prop_assert!(wheel.next().is_some_and(|next| next.0 / 1000 <= first));
+                    prop_assert!(tick_of(wheel.next()) <= first);
                 }
             }
         }
@@ -364,7 +383,7 @@ mod tests {
         assert_eq!(wheel.expire(&mut links, Time(2_999), &mut budget), None);
         assert_eq!(wheel.expire(&mut links, Time(3_000), &mut budget), Some(0));
         assert_eq!(wheel.expire(&mut links, Time(3_000), &mut budget), None);
-        assert_eq!((wheel.next(), budget), (None, 9));
+        assert_eq!((wheel.next(), budget), (Time::NEVER, 9));
     }
 
     #[test]
@@ -383,7 +402,7 @@ mod tests {
                 fired += 1;
             }
             turns += 1;
-            assert!(wheel.len() == 0 || wheel.next().is_some_and(|next| next <= now));
+            assert!(wheel.len() == 0 || wheel.next() <= now);
         }
         assert_eq!(fired, 10_000);
         // Each entry moves at most three times before it fires.

@@ -112,10 +112,7 @@ impl Stack {
         if more {
             return Some(now);
         }
-        let mut next = net;
-        if let Some(timer) = self.wheel.next() {
-            next = next.min(timer);
-        }
+        let mut next = net.min(self.wheel.next());
         if self.core.full || !self.core.unread.is_empty() {
             next = next.min(now + AGAIN);
         }
@@ -139,7 +136,7 @@ impl Stack {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn receive<P: Port<Buffer = H::Buffer>, H: Host>(&mut self, run: &mut Run<'_, P, H>) -> u32 {
         for received in 0..self.core.limits.receive {
             match run.port.receive() {
@@ -179,7 +176,7 @@ impl Stack {
                 self.wheel.arm(&mut self.conns, index, deadline);
             }
         }
-        budget == 0 && self.wheel.next().is_some_and(|next| next <= run.now)
+        budget == 0 && self.wheel.next() <= run.now
     }
 
     /// Each connection that is due has its turn, once. True: some are still due that the port has room for.

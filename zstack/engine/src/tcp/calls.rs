@@ -30,6 +30,7 @@ impl Tcb {
             return;
         }
         self.room = edge;
+        self.marks |= mark::ROOM;
         self.tell_room();
     }
 

@@ -39,7 +39,15 @@ impl Tcb {
     /// The same as it stands in a header that has no SYN.
     #[inline]
     pub(super) fn window_field(&self) -> u16 {
-        (self.window() >> self.rcv_scale) as u16
+        let window = if self.has_news() { self.window() } else { self.offered() };
+        debug_assert_eq!(window >> self.rcv_scale, self.window() >> self.rcv_scale, "a window that was not told");
+        (window >> self.rcv_scale) as u16
+    }
+
+    /// Whether our next header may tell the peer more than the last one: something has arrived in order since, or there is more room.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.acked != self.rcv_nxt || self.marks & mark::ROOM != 0
     }
 
     /// A header of a synchronised connection, without SACK blocks.
@@ -102,6 +110,7 @@ impl Tcb {
         self.rcv_edge = self.rcv_edge.later(header.ack + window);
         self.rcv_max = self.rcv_max.max(window);
         self.ack_at = Time::NEVER;
+        self.marks &= !mark::ROOM;
     }
 
     /// The sequence number of a segment that carries nothing: SND.NXT, or the window's end where the peer has shrunk it and would

@@ -225,7 +225,7 @@ impl Tcb {
             rcv_max: u32::try_from(start.room).unwrap_or(u32::MAX).min(0xffff),
             peer_fin: Seq(0),
             dsack: Range::default(),
-            marks: 0,
+            marks: mark::ROOM,
             recent: 0,
             recent_at: 0,
             stamp_offset: start.stamp_offset,

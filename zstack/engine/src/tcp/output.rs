@@ -95,6 +95,7 @@ impl Tcb {
         };
         self.marks &= !mark::SYN;
         // There may be more room than when the connection began.
+        self.marks |= mark::ROOM;
         self.rcv_max = self.rcv_max.max(u32::from(header.window));
         if answers {
             self.rcv_edge = self.rcv_edge.later(self.rcv_nxt + u32::from(header.window));
@@ -126,22 +127,40 @@ impl Tcb {
     #[inline]
     fn send<C: Context>(&mut self, cx: &mut C) {
         let now = cx.now();
-        if self.marks & mark::TAIL_PROBE != 0 && !self.tail_probe(cx, now) {
+        if (self.marks & mark::TAIL_PROBE != 0 || self.recovery.has_lost()) && !self.send_again(cx, now) {
             return;
+        }
+        // Through a shut window nothing goes, and what waits for it to open is no idleness: the congestion window stays as it is.
+        let (unsent, open) = (self.unsent(), self.wnd > 0 || self.nxt != self.una);
+        let congested = if open && self.marks & mark::CROWDED == 0 && (unsent > 0 || self.fin_waits()) {
+            match self.send_new(cx, now, unsent) {
+                Ok(congested) => congested,
+                Err(refused) => {
+                    self.refused(cx, refused);
+                    if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
+                        return;
+                    }
+                    false
+                }
+            }
+        } else {
+            false
+        };
+        self.recovery.limited(congested);
+        self.marks &= !mark::PUSH_OUT;
+        self.arm_probe(now);
+    }
+
+    /// A tail loss probe, and retransmissions. Returns whether the port has taken all of it, and the connection goes on.
+    #[inline(never)]
+    fn send_again<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
+        if self.marks & mark::TAIL_PROBE != 0 && !self.tail_probe(cx, now) {
+            return false;
         }
         if self.recovery.has_lost() {
             self.send_lost(cx, now);
         }
-        // Through a shut window nothing goes, and what waits for it to open is no idleness: the congestion window stays as it is.
-        let open = self.wnd > 0 || self.nxt != self.una;
-        let may = self.marks & (mark::BLOCKED | mark::CROWDED) == 0;
-        let congested = may && open && self.waits() && self.send_new(cx, now);
-        if self.phase > Phase::LastAck || self.marks & mark::BLOCKED != 0 {
-            return;
-        }
-        self.recovery.limited(congested);
-        self.marks &= !mark::PUSH_OUT;
-        self.arm_probe(now);
+        self.phase <= Phase::LastAck && self.marks & mark::BLOCKED == 0
     }
 
     /// Retransmissions, as many as may go now.
@@ -155,36 +174,50 @@ impl Tcb {
         }
     }
 
-    /// Payload and FIN, as much as may go now. Returns whether the congestion window is what stopped it.
+    /// Payload and FIN, as much as may go now, of `unsent` bytes. Returns whether the congestion window is what stopped it.
     #[inline(always)]
-    fn send_new<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
-        let first = self.nxt;
-        let allowance = self.recovery.allowance(now);
+    fn send_new<C: Context>(&mut self, cx: &mut C, now: Time, mut unsent: u64) -> Result<bool, Refused> {
         let most = self.most(cx.tso());
-        let mut piece = self.piece(most, allowance);
+        let allowance = self.recovery.allowance(now);
+        let mut piece = self.piece(unsent, most, allowance);
         if piece.is_nothing() {
-            return piece.congested;
+            return Ok(piece.congested);
         }
+        let first = self.nxt;
         // From piece to piece only its number and flags change.
-        let mut header = self.header(now, self.nxt, Flags::ACK);
-        while self.send_piece(cx, now, &mut header, piece) && self.waits() {
-            let allowance = self.recovery.allowance(now);
-            piece = self.piece(most, allowance);
-            if piece.is_nothing() {
-                break;
+        let mut header = self.header(now, first, Flags::ACK);
+        let refused = loop {
+            match self.send_piece(cx, now, &mut header, piece) {
+                Ok(len) => unsent -= u64::from(len),
+                Err(refused) => break Err(refused),
             }
-        }
-        if self.nxt != first && self.phase <= Phase::LastAck {
+            // What is sent is whole, or there are too many small segments for one more.
+            if unsent == 0 && !self.fin_waits() || self.marks & mark::CROWDED != 0 {
+                break Ok(piece.congested);
+            }
+            let allowance = self.recovery.allowance(now);
+            piece = self.piece(unsent, most, allowance);
+            if piece.is_nothing() {
+                break Ok(piece.congested);
+            }
+        };
+        if refused.is_ok() || self.nxt != first {
             self.recovery.watch_tail(now);
             self.carried(&header);
         }
-        piece.congested
+        refused
     }
 
     /// Whether payload or a FIN was never sent.
     #[inline]
     pub(super) fn waits(&self) -> bool {
-        self.unsent() > 0 || self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN
+        self.unsent() > 0 || self.fin_waits()
+    }
+
+    /// Whether a FIN is to follow the stream, and was never sent.
+    #[inline]
+    fn fin_waits(&self) -> bool {
+        self.marks & (mark::FIN | mark::FIN_SENT) == mark::FIN
     }
 
     /// Bytes that are committed and were never sent.
@@ -218,10 +251,9 @@ impl Tcb {
         if most > mss { most - most % mss } else { mss }
     }
 
-    /// How much may be sent now, `most` at once: whole segments, or a smaller one if nothing speaks against it.
+    /// How much may be sent now of `unsent` bytes, `most` at once: whole segments, or a smaller one if nothing speaks against it.
     #[inline(always)]
-    fn piece(&self, most: u32, allowance: u32) -> Piece {
-        let unsent = self.unsent();
+    fn piece(&self, unsent: u64, most: u32, allowance: u32) -> Piece {
         let mss = u32::from(self.mss);
         let end = self.una + self.wnd;
         let window = if end.before(self.nxt) { 0 } else { end.since(self.nxt) };
@@ -292,10 +324,16 @@ impl Tcb {
         if pushed { Flags::ACK.with(Flags::PSH) } else { Flags::ACK }
     }
 
-    /// Sends a piece of what was never sent, by a header that says the rest. Returns whether another may follow: the port took this one,
-    /// and there are not too many small ones. What follows for our ACK where SND.NXT has moved is the caller's ([`Tcb::carried`]).
+    /// Sends a piece of what was never sent, by a header that says the rest. Returns how many bytes of it the port took; what follows
+    /// from that for our ACK is the caller's ([`Tcb::carried`]), and what follows if it took nothing ([`Tcb::refused`]).
     #[inline(always)]
-    fn send_piece<C: Context>(&mut self, cx: &mut C, now: Time, header: &mut Header, piece: Piece) -> bool {
+    fn send_piece<C: Context>(
+        &mut self,
+        cx: &mut C,
+        now: Time,
+        header: &mut Header,
+        piece: Piece,
+    ) -> Result<u32, Refused> {
         let at = self.at(self.nxt);
         let mss = u32::from(self.mss);
         header.seq = self.nxt;
@@ -304,13 +342,7 @@ impl Tcb {
             header.flags = header.flags.with(Flags::FIN);
         }
         let cut = if piece.len > mss { self.mss } else { 0 };
-        let sent = match cx.transmit(header, at, piece.len, cut) {
-            Ok(sent) => sent,
-            Err(refused) => {
-                self.refused(cx, refused);
-                return false;
-            }
-        };
+        let sent = cx.transmit(header, at, piece.len, cut)?;
         let fin = piece.fin && sent.len == piece.len;
         if self.nxt == self.una {
             self.stalled = now;
@@ -336,10 +368,9 @@ impl Tcb {
             self.small = self.nxt;
             if self.recovery.crowded() {
                 self.marks |= mark::CROWDED;
-                return false;
             }
         }
-        true
+        Ok(sent.len)
     }
 
     /// Sends again what is lost, as far as `allowance` goes. Returns whether something was sent.
@@ -405,7 +436,7 @@ impl Tcb {
     #[cold]
     fn tail_probe<C: Context>(&mut self, cx: &mut C, now: Time) -> bool {
         self.marks |= mark::PUSH_OUT;
-        let piece = self.piece(u32::from(self.mss), u32::from(self.mss));
+        let piece = self.piece(self.unsent(), u32::from(self.mss), u32::from(self.mss));
         self.marks &= !mark::PUSH_OUT;
         let again = piece.is_nothing();
         let sent = if again {
@@ -417,14 +448,17 @@ impl Tcb {
                 }
             }
         } else {
-            let first = self.nxt;
-            let mut header = self.header(now, first, Flags::ACK);
-            self.send_piece(cx, now, &mut header, piece);
-            let sent = self.nxt != first;
-            if sent {
-                self.carried(&header);
+            let mut header = self.header(now, self.nxt, Flags::ACK);
+            match self.send_piece(cx, now, &mut header, piece) {
+                Ok(_) => {
+                    self.carried(&header);
+                    true
+                }
+                Err(refused) => {
+                    self.refused(cx, refused);
+                    false
+                }
             }
-            sent
         };
         if sent {
             cx.count(Counter::TcpTailProbe);
@@ -439,11 +473,14 @@ impl Tcb {
     /// A segment with payload carried our ACK. Ranges that came ahead or twice it could not name: an ACK of its own does.
     #[inline]
     fn carried(&mut self, header: &Header) {
-        // Who answers with payload talks by turns: its ACKs need not hurry (Linux's "pingpong").
-        if self.acked != self.rcv_nxt {
-            self.quick = 0;
+        self.ack_at = Time::NEVER;
+        if self.has_news() {
+            // Who answers with payload talks by turns: its ACKs need not hurry (Linux's "pingpong").
+            if self.acked != self.rcv_nxt {
+                self.quick = 0;
+            }
+            self.acknowledged(header);
         }
-        self.acknowledged(header);
         if self.gaps.is_none() && self.marks & mark::DSACK == 0 {
             self.marks &= !mark::ACK;
         }
@@ -485,6 +522,8 @@ impl Tcb {
     /// route says so.
     pub fn mtu(&mut self, mss: u16) {
         self.path_mss = mss.max(super::open::MSS_LEAST).min(self.mss_limit);
+        // It is what a larger window must be worth.
+        self.marks |= mark::ROOM;
         let mss = self.effective_mss();
         if mss != self.mss {
             self.mss = mss;

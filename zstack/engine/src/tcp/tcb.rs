@@ -154,6 +154,8 @@ pub(super) mod mark {
     pub const MORE: Marks = 1 << 23;
     /// So many small segments are in flight that nothing new follows before the next ACK.
     pub const CROWDED: Marks = 1 << 24;
+    /// There may be room of which our last header did not tell.
+    pub const ROOM: Marks = 1 << 25;
 }
 
 /// One connection. It does nothing by itself: its holder hands it segments, calls and time, and calls [`Tcb::output`] whenever

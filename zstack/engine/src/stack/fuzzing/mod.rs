@@ -549,7 +549,7 @@ impl Bed {
         assert_eq!((half, listed, named), (*half_open, due.len(), table.len()));
         // The wheel counts milliseconds.
         let latest = next.max(self.now).0.saturating_add(1000);
-        assert!(next == Time::NEVER || wheel.next().is_some_and(|at| at.0 <= latest), "a timer that never fires");
+        assert!(next == Time::NEVER || wheel.next().0 <= latest, "a timer that never fires");
         // One for each frame, and one for each connection whose segments could not leave behind it.
         let most = (self.wire.unread() + 1) * (self.limits.connections as usize + 1);
         assert!(core.unread.len() <= most, "{} wait for the port to read", core.unread.len());
