@@ -206,7 +206,7 @@ impl Stack {
     }
 
     /// The incoming stream has room up to `edge`. An edge that is not behind the last one changes nothing: room is never
-    /// taken back.
+    /// taken back. What is read may be told late, while it is no more than an eighth of the whole room: a peer is not kept waiting by that.
     #[inline]
     pub fn room(&mut self, conn: ConnId, edge: u64) {
         self.call(conn, |tcb| tcb.room(edge));
