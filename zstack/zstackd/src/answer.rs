@@ -87,6 +87,11 @@ pub fn unreachable(sent: &[u8], from: IpAddr, to: IpAddr, why: Unreachable) -> V
     error(sent, from, to, kind, code, 0)
 }
 
+/// The ICMP error of this type and code about a packet of `to`'s, as [`unreachable`].
+pub fn failed(sent: &[u8], from: IpAddr, to: IpAddr, (kind, code): (u8, u8)) -> Vec<u8> {
+    error(sent, from, to, kind, code, 0)
+}
+
 /// The ICMP error that says of a program's packet that it is longer than the wire's MTU, in bytes. It comes from `router`.
 pub fn too_big(sent: &[u8], router: IpAddr, to: IpAddr, mtu: u16) -> Vec<u8> {
     let (kind, code) = if to.is_ipv4() { (3, 4) } else { (2, 0) };

@@ -117,8 +117,15 @@ impl<P: Wire> Daemon<P> {
         let policy = Arc::new(Mutex::new(Policy::new(config, intends)));
         endpoint.set_takes(gate::takes(policy.clone(), clock));
         let room = endpoint.room();
-        let listen =
-            Listen { address: None, port: None, backlog: config.pending, deferred: true, ..Listen::new(1, room) };
+        let listen = Listen {
+            address: None,
+            port: None,
+            backlog: config.pending,
+            deferred: true,
+            // Under a flood who answers is known before a server hears of it.
+            deferred_cookies: true,
+            ..Listen::new(1, room)
+        };
         let listener = endpoint.listen(listen, Receive::Keep).map_err(|e| e.to_string())?;
 
         let network = |prefix: &Prefix| Network { address: prefix.ip, prefix: prefix.len };

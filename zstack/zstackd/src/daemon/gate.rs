@@ -209,11 +209,10 @@ impl<P: Wire> Daemon<P> {
     fn refused(&mut self, index: usize, why: Option<Cause>) {
         let conn = &self.conns[index];
         let (flow, Stage::Asked { syn, isn }) = (conn.flow, &conn.stage) else { return };
-        let unreachable = |why| answer::unreachable(syn, flow.remote.ip(), flow.local.ip(), why);
-        let (reply, counter) = match why {
-            Some(Cause::Refused | Cause::Reset) => (Some(answer::refusal(&flow, *isn)), Counter::RefusedByRemotes),
-            Some(Cause::NetUnreachable) => (Some(unreachable(Unreachable::Net)), Counter::Unreachable),
-            Some(Cause::HostUnreachable) => (Some(unreachable(Unreachable::Host)), Counter::Unreachable),
+        let failed = |said| answer::failed(syn, flow.remote.ip(), flow.local.ip(), said);
+        let (reply, counter) = match (why, why.and_then(|why| why.icmp(flow.local.is_ipv6()))) {
+            (Some(Cause::Refused | Cause::Reset), _) => (Some(answer::refusal(&flow, *isn)), Counter::RefusedByRemotes),
+            (_, Some(said)) => (Some(failed(said)), Counter::Unreachable),
             // The program's kernel has its own timer, and asks again until that is over.
             _ => (None, Counter::Unanswered),
         };
@@ -350,6 +349,6 @@ impl<P: Wire> Daemon<P> {
 
     /// The remote host gets no answer, as from a kernel whose listener's queue is full: it asks again.
     fn ignore(&mut self, outer: Socket) {
-        self.endpoint.refuse(outer);
+        self.endpoint.ignore(outer);
     }
 }
