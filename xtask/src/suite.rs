@@ -26,7 +26,16 @@ pub enum Extent {
 
 /// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
 /// libraries to be preloaded, which a test program cannot contain.
-const OWN_STEP: &[&str] = &["legacy-apps", "differ", "culvert-shim", "culvert-signals-probe", "fuzz", "zstack-budget"];
+const OWN_STEP: &[&str] = &[
+    "legacy-apps",
+    "differ",
+    "culvert-shim",
+    "culvert-signals-probe",
+    "fuzz",
+    "zstack-budget",
+    "zstack-dpdk-sys",
+    "zstack-dpdk",
+];
 
 /// Builds and runs all tests; true if none failed.
 pub fn test(extent: Extent) -> bool {
@@ -53,6 +62,7 @@ pub fn test(extent: Extent) -> bool {
                     fuzzing::run(fuzzing, &[], tally);
                 }),
                 Box::new(budgets),
+                Box::new(dpdk),
             ],
         );
         legacy(extent, &mut tally);
@@ -87,6 +97,9 @@ fn text(tally: &mut Tally) {
     };
     step("fmt", &["fmt", "--check"], tally);
     step("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], tally);
+    let tool =
+        ["clippy", "--quiet", "-p", "zstack-tool", "--features", "dpdk", "--all-targets", "--", "-D", "warnings"];
+    step("clippy, with DPDK", &tool, tally);
 }
 
 /// The tests of all packages that have no step of their own, by one command: cargo would build what they depend on again for each, with
@@ -123,6 +136,17 @@ fn budgets(tally: &mut Tally) {
     c.args(["test", "--quiet", "--profile", "budget", "-p", "zstack-budget"]);
     c.env("RUSTFLAGS", "-C target-cpu=x86-64-v2").env("CARGO_TARGET_DIR", target().join("budgets"));
     Step::tests("zstack-budget", c, LIMIT).run(tally);
+}
+
+/// The engine on DPDK's virtual devices, which needs DPDK from Debian. Built apart: the other tests' `zstack` has no DPDK in it.
+fn dpdk(tally: &mut Tally) {
+    let mut step = |name: &str, words: &[&str]| {
+        let mut c = cargo();
+        c.args(["test", "--quiet", "--no-fail-fast"]).args(words).env("CARGO_TARGET_DIR", target().join("dpdk"));
+        Step::tests(name, c, LIMIT).run(tally);
+    };
+    step("zstack-dpdk", &["-p", "zstack-dpdk-sys", "-p", "zstack-dpdk"]);
+    step("zstack over DPDK", &["-p", "zstack-tool", "--features", "dpdk", "--test", "dpdk"]);
 }
 
 /// The unmodified programs: one test program after another, two tests at a time.

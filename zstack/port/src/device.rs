@@ -4,7 +4,7 @@ use crate::error::OpenError;
 use crate::link::Link;
 use crate::raw::calls;
 use crate::raw::pool::{Packet, Pool};
-use crate::spec::{Kind, Offload, Spec};
+use crate::spec::{Address, Kind, Offload, Spec};
 use crate::virtio;
 use crate::wait::{Interest, wait_any};
 use std::fs::File;
@@ -287,11 +287,35 @@ fn set_up(spec: &Spec, name: &str) -> Result<u16, OpenError> {
         let remedy = "choose a shorter one, or have root set it (ip link set DEVICE txqueuelen N)";
         link.set_queue(queue).map_err(refused(format!("queue={queue}"), remedy))?;
     }
-    if ours {
+    give_addresses(&link, name, &spec.addresses)?;
+    Ok(u16::try_from(mtu()?).unwrap_or(u16::MAX))
+}
+
+/// Sets up the kernel's end of a device that somebody else has made: a long queue, link up and the peers' addresses, as [`Device::open`]
+/// does. Without a peer nothing is done.
+///
+/// # Errors
+/// The text of the error says what to do.
+pub fn set_up_peer(name: &str, addresses: &[Address]) -> Result<(), OpenError> {
+    if addresses.iter().all(|a| a.peer.is_none()) {
+        return Ok(());
+    }
+    let link = Link::new(name).map_err(|error| OpenError::System { call: "netlink socket", error })?;
+    link.set_queue(Spec::QUEUE)
+        .map_err(|error| OpenError::System { call: "netlink: the length of the queue", error })?;
+    give_addresses(&link, name, addresses)
+}
+
+/// Gives the kernel's end its addresses, and has it up.
+fn give_addresses(link: &Link, name: &str, addresses: &[Address]) -> Result<(), OpenError> {
+    let refused = |setting: String, remedy| {
+        move |error: io::Error| OpenError::Setting { name: name.into(), setting, error, remedy }
+    };
+    if addresses.iter().any(|a| a.peer.is_some()) {
         let remedy = "have root set it up (ip link set DEVICE up)";
         link.up().map_err(refused("up".into(), remedy))?;
     }
-    for a in &spec.addresses {
+    for a in addresses {
         let Some(peer) = a.peer else { continue };
         let remedy = if peer.is_ipv6() {
             "IPv6 may be switched off (sysctl net.ipv6.conf.DEVICE.disable_ipv6=0), or the MTU is below 1280"
@@ -300,11 +324,11 @@ fn set_up(spec: &Spec, name: &str) -> Result<u16, OpenError> {
         };
         link.add_address(peer, a.prefix).map_err(refused(format!("peer={peer}/{}", a.prefix), remedy))?;
     }
-    for peer in spec.addresses.iter().filter_map(|a| a.peer) {
+    for peer in addresses.iter().filter_map(|a| a.peer) {
         if let IpAddr::V6(address) = peer {
             let remedy = "the kernel has the address and does not use it yet: try again when the machine is less busy";
             Link::await_route(name, address, ROUTE).map_err(refused(format!("peer={peer}"), remedy))?;
         }
     }
-    Ok(u16::try_from(mtu()?).unwrap_or(u16::MAX))
+    Ok(())
 }

@@ -17,7 +17,7 @@ mod wait;
 mod wire;
 
 pub use capture::Captured;
-pub use device::{Counters, Device};
+pub use device::{Counters, Device, set_up_peer};
 pub use error::OpenError;
 pub use raw::pool::{Packet, Pool};
 pub use spec::{Address, Kind, Offload, Spec, SpecError};

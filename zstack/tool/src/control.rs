@@ -1,6 +1,6 @@
 //! A running tool tells of itself: whoever connects to its Unix socket gets a report in JSON, and `zstack stat` shows it.
 
-use crate::transport::{Report, Transport};
+use crate::transport::{Named, Report, Transport};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
@@ -110,7 +110,14 @@ fn ask(path: PathBuf, patience: Duration) -> Result<String, String> {
 }
 
 fn show(report: &Report) -> String {
-    let mut text = String::from("counters (those that are not 0)\n");
+    let mut text = String::new();
+    if !report.port.is_empty() {
+        text += "port\n";
+    }
+    for Named { name, value } in &report.port {
+        text += &format!("  {name:<34} {value}\n");
+    }
+    text += "counters (those that are not 0)\n";
     for (name, n) in report.counters.iter().filter(|(_, n)| **n > 0) {
         text += &format!("  {name:<34} {n}\n");
     }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use stream::{Role, Streams, Work};
 use transport::Transport;
-use transport::engine::Engine;
+use transport::engine::{Engine, Sleep};
 use transport::kernel::Kernel;
 use zstack_port::Spec;
 
@@ -83,14 +83,26 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         return with_kernel(cli, &signals, control);
     }
-    let spec = spec(port, &cli).map_err(Failure::Setup)?;
+    if port.starts_with("dpdk:") {
+        return with_dpdk(cli, &signals, control);
+    }
+    let spec = spec(&cli).map_err(Failure::Setup)?;
     if let Tool::Bare { size, seconds, json } = cli.tool {
         let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
         return bare::run(&spec, plan).map_err(Failure::Setup);
     }
-    let mut engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
+    let engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
+    with_engine(engine, cli, &signals, control)
+}
+
+fn with_engine<P: Sleep>(
+    mut engine: Engine<P>,
+    cli: Cli,
+    signals: &OwnedFd,
+    control: Option<Control>,
+) -> Result<(), Failure> {
     if let Tool::Ping { .. } = cli.tool {
-        return ping::run(&ping_plan(&cli.tool), &mut engine, &signals).map_err(Failure::Work);
+        return ping::run(&ping_plan(&cli.tool), &mut engine, signals).map_err(Failure::Work);
     }
     if cli.port.copy {
         engine.copy_received();
@@ -99,26 +111,52 @@ fn run(cli: Cli) -> Result<(), Failure> {
         engine.defer();
     }
     let mut app = app(cli, "engine").map_err(Failure::Setup)?;
-    work(&mut *app, &mut engine, &signals, control)
+    work(&mut *app, &mut engine, signals, control)
 }
 
-/// The device that `--port` names, with what the other options change.
-fn spec(port: &str, cli: &Cli) -> Result<Spec, String> {
-    let parse = |text: &str| text.parse().map_err(|e| format!("--port {text}: {e}"));
+#[cfg(feature = "dpdk")]
+fn with_dpdk(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {
+    use transport::dpdk;
+    let spec = dpdk::spec(&settings(&cli)).map_err(Failure::Setup)?;
+    if let Tool::Bare { .. } = cli.tool {
+        return Err(Failure::Setup(
+            "bare measures a tun device: give --port tun:NAME,addr=10.9.0.2/24,peer=10.9.0.1".into(),
+        ));
+    }
+    let engine = dpdk::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
+    with_engine(engine, cli, signals, control)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn with_dpdk(cli: Cli, _signals: &OwnedFd, _control: Option<Control>) -> Result<(), Failure> {
+    Err(Failure::Setup(format!(
+        "--port {}: this zstack was built without DPDK: apt-get install libdpdk-dev libclang1-14 clang-14, then \
+         cargo build --release -p zstack-tool --features dpdk",
+        settings(&cli)
+    )))
+}
+
+/// What `--port` says, with what the other options change: an option goes before what the port says.
+fn settings(cli: &Cli) -> String {
+    let port = cli.port.port.as_deref().unwrap_or_default();
     let mtu = cli.port.mtu.map(|mtu| mtu.to_string());
     let changes: Vec<(&str, &String)> = [("mtu", mtu.as_ref()), ("offload", cli.port.offload.as_ref())]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))
         .collect();
-    let spec: Spec = parse(port)?;
-    if changes.is_empty() {
-        return Ok(spec);
-    }
-    // An option goes before what the port says.
     let changed = |part: &&str| part.split_once('=').is_some_and(|(key, _)| changes.iter().any(|(k, _)| *k == key));
     let mut parts: Vec<String> = port.split(',').filter(|part| !changed(part)).map(str::to_owned).collect();
     parts.extend(changes.iter().map(|(key, value)| format!("{key}={value}")));
-    parse(&parts.join(","))
+    parts.join(",")
+}
+
+/// The device that `--port` names.
+fn spec(cli: &Cli) -> Result<Spec, String> {
+    let parse = |text: &str| text.parse().map_err(|e| format!("--port {text}: {e}"));
+    // What is wrong with the port itself is said first.
+    let spec: Spec = parse(cli.port.port.as_deref().unwrap_or_default())?;
+    let text = settings(cli);
+    if Some(&text) == cli.port.port.as_ref() { Ok(spec) } else { parse(&text) }
 }
 
 fn with_kernel(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {

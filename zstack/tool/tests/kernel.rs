@@ -225,7 +225,7 @@ fn wrong_configuration_is_one_line_and_status_2() {
         ("tun:zsx", "add addr="),
         ("tun:zsx,addr=10.9.0.2/24 --mtu 60", "mtu=60"),
         ("tun:zsx,addr=10.9.0.2/24 --offload some", "offload"),
-        ("dpdk:0", "there is no port of the kind `dpdk`"),
+        ("ether:0", "there is no port of the kind `ether`"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zstack"));
         let output = command.arg("--port").args(port.split(' ')).args(["sink", "--listen", "9"]).output().unwrap();

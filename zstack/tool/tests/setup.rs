@@ -32,6 +32,17 @@ fn devices_that_cannot_be() {
 }
 
 #[test]
+fn dpdk_is_named_whether_it_was_built_in_or_not() {
+    if cfg!(feature = "dpdk") {
+        refused("--port dpdk: ping 10.1.0.1", "write dpdk:DEVICE");
+        refused("--port dpdk:net_tap0 ping 10.1.0.1", "add addr=");
+        refused("--port dpdk:net_tap0,addr=10.1.0.2/24,queues=2 ping 10.1.0.1", "leave queues= out");
+    } else {
+        refused("--port dpdk:net_tap0,addr=10.1.0.2/24 ping 10.1.0.1", "--features dpdk");
+    }
+}
+
+#[test]
 fn ports_and_options_that_do_not_go_together() {
     refused("ping 10.1.0.1", "--port kernel");
     refused("--port kernel --pcap /nonexistent/x ping 127.0.0.1", "--port tun:NAME");

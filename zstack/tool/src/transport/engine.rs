@@ -1,6 +1,6 @@
 //! The engine, over any port that can be slept on.
 
-use super::{Conn, Connection, Event, Report, Transport};
+use super::{Conn, Connection, Event, Named, Report, Transport};
 use crate::ping::{Answer, Pinger};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,7 @@ pub trait Sleep: Port<Buffer: Pinned> {
     ///
     /// # Errors
     /// Those of ppoll(2).
-    fn sleep(&self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()>;
+    fn sleep(&mut self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()>;
 
     /// Why what crosses the port is not written to a file any more.
     fn capture_failure(&self) -> Option<&io::Error> {
@@ -37,10 +37,15 @@ pub trait Sleep: Port<Buffer: Pinned> {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+
+    /// What it is and what it can do, by name.
+    fn about(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
 }
 
 impl Sleep for Captured<Device> {
-    fn sleep(&self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
+    fn sleep(&mut self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
         let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
         self.port().wait(&mut interests, limit)?;
         ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
@@ -64,6 +69,33 @@ impl Sleep for Captured<Device> {
             ("device_starved", c.starved),
         ]
     }
+
+    fn about(&self) -> Vec<(&'static str, String)> {
+        let (device, c) = (self.port(), self.capabilities());
+        let kind = if c.medium == Medium::Ip { "tun" } else { "tap" };
+        vec![
+            ("device", device.name().to_owned()),
+            ("driver", format!("{kind} of the kernel's")),
+            ("mtu", c.mtu.to_string()),
+            ("payload", "read where it is, by writev".to_owned()),
+            ("late", "no".to_owned()),
+            ("checksum", if c.checksum { "yes" } else { "no" }.to_owned()),
+            ("tso", c.tso.to_string()),
+            ("sleep", "the device's descriptor".to_owned()),
+        ]
+    }
+}
+
+/// What a user says of the engine at a port.
+pub struct Here<'a> {
+    pub addresses: &'a [zstack_port::Address],
+    pub gateways: &'a [IpAddr],
+    /// `None`: any.
+    pub mac: Option<[u8; 6]>,
+    pub vlan: Option<u16>,
+    pub pcap: Option<&'a std::path::Path>,
+    /// The port's name in the capture.
+    pub name: &'a str,
 }
 
 /// The engine as a transport.
@@ -104,30 +136,44 @@ impl Engine<Captured<Device>> {
         }
         let device = Device::open(spec).map_err(|e| e.to_string())?;
         let name = device.name().to_owned();
-        let port = match pcap {
+        let (addresses, gateways) = (&spec.addresses[..], &spec.gateways[..]);
+        Engine::over(device, &Here { addresses, gateways, mac: spec.mac, vlan: spec.vlan, pcap, name: &name })
+    }
+}
+
+impl<P: Port> Engine<Captured<P>>
+where
+    Captured<P>: Sleep,
+{
+    /// The engine over an open port.
+    ///
+    /// # Errors
+    /// A line for the user.
+    pub fn over(port: P, here: &Here<'_>) -> Result<Engine<Captured<P>>, String> {
+        let port = match here.pcap {
             Some(path) => {
                 let wrong = |e| format!("--pcap {}: {e}: choose a file that can be written", path.display());
-                Captured::to_file(device, path, &name).map_err(wrong)?
+                Captured::to_file(port, path, here.name).map_err(wrong)?
             }
-            None => Captured::off(device),
+            None => Captured::off(port),
         };
         let key = crate::sys::random().map_err(|e| format!("getrandom: {e}"))?;
-        let first = spec.addresses[0];
-        let mut config = Config::new(Address { ip: first.address, prefix: first.prefix }, key);
-        config.addresses = spec.addresses.iter().map(|a| Address { ip: a.address, prefix: a.prefix }).collect();
+        let address = |a: &zstack_port::Address| Address { ip: a.address, prefix: a.prefix };
+        let mut config = Config::new(address(&here.addresses[0]), key);
+        config.addresses = here.addresses.iter().map(address).collect();
         let default = |gateway: &IpAddr| {
             let any: IpAddr = if gateway.is_ipv4() { [0; 4].into() } else { [0u8; 16].into() };
             Route { network: Address { ip: any, prefix: 0 }, gateway: Some(*gateway) }
         };
-        config.routes = spec.gateways.iter().map(default).collect();
+        config.routes = here.gateways.iter().map(default).collect();
         if port.capabilities().medium == Medium::Ethernet {
             // A local, unicast address.
             let chosen = [2, key[0], key[1], key[2], key[3], key[4]];
-            config.mac = Some(spec.mac.unwrap_or(chosen));
-            config.vlan = spec.vlan;
+            config.mac = Some(here.mac.unwrap_or(chosen));
+            config.vlan = here.vlan;
         }
         let mut engine = Engine::new(config, port, sockets::Config::default())?;
-        engine.capture = pcap.map(|path| path.display().to_string());
+        engine.capture = here.pcap.map(|path| path.display().to_string());
         Ok(engine)
     }
 }
@@ -224,7 +270,7 @@ impl<P: Sleep> Engine<P> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let result = self.endpoint.port().sleep(&self.watched, limit, &mut self.ready);
+        let result = self.endpoint.port_mut().sleep(&self.watched, limit, &mut self.ready);
         result.map_err(|e| format!("poll: {e}"))?;
         events.extend(self.ready.iter().map(|fd| Event::Watched(*fd)));
         Ok(())
@@ -390,6 +436,8 @@ impl<P: Sleep> Transport for Engine<P> {
             report.counters.insert(name.to_owned(), n);
         }
         report.counters.extend(self.endpoint.port().counters().into_iter().map(|(name, n)| (name.to_owned(), n)));
+        let about = self.endpoint.port().about();
+        report.port = about.into_iter().map(|(name, value)| Named { name: name.to_owned(), value }).collect();
         report.connections = stack
             .connections()
             .map(|(_, info)| Connection {
@@ -421,7 +469,7 @@ impl<P: Sleep> Pinger for Engine<P> {
                 Err(Unsent::Unresolved(_)) => {
                     self.endpoint.turn(self.clock.now());
                     let limit = Some(Duration::from_millis(10));
-                    self.endpoint.port().sleep(&[], limit, &mut self.ready).map_err(|e| e.to_string())?;
+                    self.endpoint.port_mut().sleep(&[], limit, &mut self.ready).map_err(|e| e.to_string())?;
                     self.endpoint.turn(self.clock.now());
                 }
                 Err(Unsent::NoRoute) => return Err("network is unreachable".into()),

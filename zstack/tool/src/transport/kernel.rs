@@ -360,7 +360,7 @@ impl Transport for Kernel {
         ];
         let counters: BTreeMap<_, _> = counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
         let connections = self.entries.iter().filter_map(|e| e.fd.as_ref()).map(connection).collect();
-        Report { counters, connections }
+        Report { counters, connections, port: Vec::new() }
     }
 
     fn copied(&self) -> Option<u64> {

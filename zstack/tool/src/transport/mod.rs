@@ -1,5 +1,7 @@
 //! What the tools run over: the engine, or the kernel's sockets. The same program on either is a fair comparison.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod engine;
 pub mod kernel;
 #[cfg(test)]
@@ -60,6 +62,16 @@ pub struct Report {
     /// By name: what was counted, and dropped packets by reason.
     pub counters: BTreeMap<String, u64>,
     pub connections: Vec<Connection>,
+    /// What the port is and can do; empty over the kernel.
+    #[serde(default)]
+    pub port: Vec<Named>,
+}
+
+/// Something that a port says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub name: String,
+    pub value: String,
 }
 
 /// Streams of bytes. No call but `poll` blocks.

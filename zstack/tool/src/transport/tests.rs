@@ -14,7 +14,7 @@ use zstack_port::{Settings, Wire, pair};
 
 impl Sleep for Wire {
     /// Both ends are one thread's: there is nothing to sleep for.
-    fn sleep(&self, _: &[RawFd], _: Option<Duration>, _: &mut Vec<RawFd>) -> io::Result<()> {
+    fn sleep(&mut self, _: &[RawFd], _: Option<Duration>, _: &mut Vec<RawFd>) -> io::Result<()> {
         Ok(())
     }
 }

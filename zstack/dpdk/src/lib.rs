@@ -1,0 +1,28 @@
+//! The engine's port on DPDK: any device that DPDK has a driver for, at the end of one queue. A [`Spec`] is what a user writes
+//! (`dpdk:net_af_packet0,iface=v0,addr=10.9.0.2/24`), [`Device::open`] starts it, and each of its [`Queue`]s is a
+//! [`Port`](zstack::port::Port) for one thread and one engine.
+//!
+//! DPDK is a guest in the process: it is started once, by the first device, in a thread of its own; it changes neither the caller's CPU
+//! affinity nor a signal's disposition, writes nothing to the terminal, and what goes wrong is an error, not the end of the process. It
+//! needs no hugepages, apart from net_af_xdp.
+//!
+//! Neither a device nor a queue survives fork(2): the child must not use them.
+
+#![deny(unsafe_code)]
+
+mod driver;
+mod error;
+mod memory;
+mod open;
+mod port;
+mod raw;
+mod sleep;
+mod spec;
+
+pub use error::OpenError;
+pub use memory::Memory;
+pub use open::Device;
+pub use port::{Counters, Queue};
+pub use raw::queue::Packet;
+pub use sleep::Sleep;
+pub use spec::{Spec, SpecError};

@@ -1,0 +1,292 @@
+//! One queue of a device as the engine's port.
+
+use crate::driver::Payload;
+use crate::raw::calls;
+use crate::raw::queue::{Building, Packet, Raw};
+use crate::sleep::Means;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zstack::payload::Buffer;
+use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
+use zstack_port::{Interest, wait_any};
+
+/// The longest nap while nothing tells of a packet.
+const NAP: Duration = Duration::from_micros(100);
+/// The longest nap while the other end is not there.
+const NAP_ALONE: Duration = Duration::from_millis(1);
+/// The longest sleep until it is looked whether the device is still there.
+const DOZE: Duration = Duration::from_secs(1);
+/// How often that is looked at without a sleep.
+const WATCH: Duration = Duration::from_millis(100);
+/// After so many looks that found nothing the clock is asked.
+const IDLE: u32 = 1024;
+
+/// What all queues of a device have in common.
+pub(crate) struct Common {
+    pub name: String,
+    pub driver: String,
+    pub interface: Option<String>,
+    pub mac: Option<[u8; 6]>,
+    pub mtu: u16,
+    pub building: Building,
+    pub queues: u16,
+    pub huge: bool,
+    /// A socket of the interface's network namespace, and the interface's index.
+    pub watch: Option<(OwnedFd, u32)>,
+}
+
+/// What has happened at a queue, and at its device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Packets received.
+    pub received: u64,
+    /// Packets received and dropped: longer than a buffer.
+    pub oversized: u64,
+    /// Frames accepted.
+    pub sent: u64,
+    /// Payload bytes that the driver read where their owner has them.
+    pub attached_bytes: u64,
+    /// Payload bytes that were copied behind their header.
+    pub copied_bytes: u64,
+    /// Frames that were refused as unfit.
+    pub unfit: u64,
+    /// How often nothing was received because all buffers were in use.
+    pub starved: u64,
+    /// Calls of the driver's tx_burst.
+    pub bursts: u64,
+    /// Of the device: packets that it has dropped for want of buffers or of room in its ring, as far as its driver tells.
+    pub missed: u64,
+    /// Of the device: packets that it could not send.
+    pub unsent: u64,
+}
+
+/// One queue of a device, as a port of one thread. Dropping it ends the use of everything that its frames point at: on a device whose driver
+/// reads late, other queues end with it.
+pub struct Queue {
+    common: Arc<Common>,
+    raw: Raw,
+    number: u16,
+    means: Means,
+    fd: Option<OwnedFd>,
+    /// The descriptor counts, and has to be read.
+    counts: bool,
+    gone: bool,
+    idle: u32,
+    watched: Instant,
+}
+
+impl Queue {
+    pub(crate) fn new(common: Arc<Common>, raw: Raw, number: u16, means: Means, fd: Option<OwnedFd>) -> Queue {
+        let counts = means == Means::Interrupt && fd.as_ref().is_some_and(is_counter);
+        Queue { common, raw, number, means, fd, counts, gone: false, idle: 0, watched: Instant::now() }
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.common.name
+    }
+
+    /// The kernel's interface that the device is, or is made of.
+    pub fn interface(&self) -> Option<&str> {
+        self.common.interface.as_deref()
+    }
+
+    /// The device's Ethernet address, or the one that the spec has chosen; `None`: the caller's choice.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.common.mac
+    }
+
+    /// What the device and its driver can do, found out when it was opened: names and values for people to read.
+    pub fn about(&self) -> Vec<(&'static str, String)> {
+        let c = &self.common;
+        let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
+        let payload = match c.building.payload {
+            Payload::Attached => "read where it is, in segments of its own",
+            Payload::Copied => "copied behind its header",
+            Payload::CopiedToReceivePool => "copied into a buffer of the receive pool",
+        };
+        vec![
+            ("device", c.name.clone()),
+            ("driver", c.driver.clone()),
+            ("queue", format!("{} of {}", self.number, c.queues)),
+            ("mtu", c.mtu.to_string()),
+            ("payload", payload.to_owned()),
+            ("late", yes(self.capabilities().late)),
+            ("checksum", yes(c.building.checksum)),
+            ("tso", c.building.tso.to_string()),
+            ("sleep", self.means.to_string()),
+            ("memory", if c.huge { "hugepages" } else { "ordinary pages" }.to_owned()),
+        ]
+    }
+
+    /// What has happened.
+    pub fn counters(&self) -> Counters {
+        let (c, device) = (self.raw.counts, self.raw.ethdev().stats());
+        Counters {
+            received: c.received,
+            oversized: c.in_pieces,
+            sent: c.sent,
+            attached_bytes: c.attached_bytes,
+            copied_bytes: c.copied_bytes,
+            unfit: c.unfit,
+            starved: c.starved,
+            bursts: c.bursts,
+            missed: device.imissed + device.rx_nombuf + device.ierrors,
+            unsent: device.oerrors,
+        }
+    }
+
+    /// Sleeps until a packet can be received, the device is gone, one of `others` is ready, or `limit` is over (never, if there is none). A
+    /// signal that the process handles may end it earlier.
+    ///
+    /// # Errors
+    /// Those of ppoll(2), apart from EINTR.
+    pub fn wait(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
+        self.raw.burst();
+        if self.gone || self.raw.look() {
+            return wait_any(others, Some(Duration::ZERO)).map(drop);
+        }
+        match self.means {
+            Means::Busy => wait_any(others, Some(Duration::ZERO)).map(drop),
+            Means::Nap => self.nap(others, limit),
+            Means::Interrupt | Means::Socket => self.sleep(others, limit),
+        }
+    }
+
+    fn nap(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
+        let end = limit.map(|l| Instant::now() + l);
+        let most = if self.raw.ethdev().is_up() { NAP } else { NAP_ALONE };
+        loop {
+            let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
+            if wait_any(others, Some(left))? > 0 || left.is_zero() || self.raw.look() || self.is_gone() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn sleep(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
+        let end = limit.map(|l| Instant::now() + l);
+        loop {
+            let left = end.map_or(DOZE, |end| end.saturating_duration_since(Instant::now()).min(DOZE));
+            if self.doze(others, left)? || end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(());
+            }
+            // An XDP socket says nothing when its interface goes.
+            self.look_for_the_device();
+            if self.gone {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps once; whether something has come.
+    fn doze(&mut self, others: &mut [Interest<'_>], mut limit: Duration) -> io::Result<bool> {
+        let armed = self.means == Means::Interrupt && self.raw.ethdev().arm(self.number);
+        if self.raw.waiting() > 0 || self.means == Means::Interrupt && !armed {
+            limit = limit.min(NAP);
+        }
+        // Something may have come before the interrupt was armed.
+        if armed && self.raw.look() {
+            limit = Duration::ZERO;
+        }
+        let (held, most) = self.raw.held();
+        let (ready, any, trouble) = {
+            let fd = self.fd.as_ref().expect("a descriptor to sleep on").as_fd();
+            // While all buffers are in use a packet does not wake: whatever frees buffers has to.
+            let own = Interest { read: held < most, ..Interest::read(fd) };
+            let mut all: Vec<Interest<'_>> = std::iter::once(own).chain(others.iter().copied()).collect();
+            let any = wait_any(&mut all, Some(limit))? > 0;
+            for (other, answer) in others.iter_mut().zip(&all[1..]) {
+                other.ready = answer.ready;
+            }
+            let ready = all[0].ready;
+            (ready, any, ready && self.means == Means::Socket && calls::take_error(fd) != 0)
+        };
+        if ready && self.counts {
+            calls::drain(self.fd.as_ref().expect("looked at above").as_fd());
+        }
+        if armed {
+            self.raw.ethdev().disarm(self.number);
+        }
+        if trouble || ready && !self.raw.look() {
+            self.look_for_the_device();
+        }
+        Ok(any || limit.is_zero())
+    }
+
+    /// Looks now and then.
+    fn is_gone(&mut self) -> bool {
+        if !self.gone && self.watched.elapsed() >= WATCH {
+            self.look_for_the_device();
+        }
+        self.gone
+    }
+
+    #[cold]
+    fn look_for_the_device(&mut self) {
+        self.watched = Instant::now();
+        let interface = self.common.watch.as_ref();
+        let missing = interface.is_some_and(|(socket, index)| !calls::exists(socket.as_fd(), *index));
+        self.gone |= missing || self.raw.ethdev().is_removed();
+    }
+}
+
+/// An eventfd, or a descriptor of vfio's, and not a device.
+fn is_counter(fd: &OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|l| l.to_string_lossy().contains("eventfd"))
+}
+
+impl Port for Queue {
+    type Buffer = Packet;
+
+    fn capabilities(&self) -> Capabilities {
+        let building = &self.common.building;
+        Capabilities {
+            medium: Medium::Ethernet,
+            mtu: self.common.mtu,
+            checksum: building.checksum,
+            tso: building.tso,
+            // Frames go to the driver by the dozen; one that is copied is done with before.
+            late: building.payload == Payload::Attached,
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self) -> Result<Option<Received<Packet>>, Refused> {
+        match self.raw.receive() {
+            Some((buffer, verified)) => {
+                self.idle = 0;
+                let range = 0..buffer.bytes().len();
+                Ok(Some(Received { buffer, range, verified }))
+            }
+            None => {
+                self.idle += 1;
+                if self.gone || self.idle.is_multiple_of(IDLE) && self.is_gone() {
+                    return Err(Refused::Gone);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    #[allow(unsafe_code)] // The trait's contract is handed on.
+    unsafe fn send(&mut self, frame: &Frame<'_>) -> Result<(), Refused> {
+        if self.gone {
+            return Err(Refused::Gone);
+        }
+        // SAFETY: the payload is readable until the frame is completed, which `Raw::completed` says.
+        unsafe { self.raw.send(frame) }
+    }
+
+    fn completed(&mut self) -> u64 {
+        self.raw.completed()
+    }
+
+    fn flush(&mut self) {
+        self.raw.burst();
+    }
+}

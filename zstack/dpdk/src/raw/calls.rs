@@ -1,0 +1,147 @@
+//! System calls.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A descriptor of our own for what `fd` names, which somebody else may close.
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) touches no memory of ours; a number that is no descriptor is an error.
+    let fd = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a descriptor of another owner close on exec.
+pub(crate) fn close_on_exec(fd: RawFd) {
+    // SAFETY: fcntl(2) touches no memory of ours.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// Whether there is a descriptor of this number.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: fcntl(2) touches no memory of ours.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// A socket of the network namespace that the thread is in.
+pub(crate) fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: socket(2) touches no memory of ours.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn option(fd: RawFd, name: i32) -> Option<i32> {
+    let mut value: i32 = 0;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, both of this frame; a number that is no socket is an error.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, name, (&raw mut value).cast(), &raw mut len) };
+    (result == 0).then_some(value)
+}
+
+/// The address family of a socket.
+pub(crate) fn family(fd: RawFd) -> Option<i32> {
+    option(fd, libc::SO_DOMAIN)
+}
+
+/// The error that waits at a socket, which is none afterwards.
+pub(crate) fn take_error(fd: BorrowedFd<'_>) -> i32 {
+    option(fd.as_raw_fd(), libc::SO_ERROR).unwrap_or(0)
+}
+
+/// The interface that a packet(7) socket is bound to.
+pub(crate) fn bound_interface(fd: RawFd) -> Option<u32> {
+    let mut address = libc::sockaddr_ll {
+        sll_family: 0,
+        sll_protocol: 0,
+        sll_ifindex: 0,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `address`, both of this frame.
+    let result = unsafe { libc::getsockname(fd, (&raw mut address).cast(), &raw mut len) };
+    (result == 0 && i32::from(address.sll_family) == libc::AF_PACKET).then_some(address.sll_ifindex as u32)
+}
+
+fn ifreq(name: &str) -> libc::ifreq {
+    // SAFETY: all zeroes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // A longer name cannot be an interface's: it stays without its zero byte, and the kernel finds none.
+    for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// The index of an interface in the socket's namespace.
+pub(crate) fn index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut request = ifreq(name);
+    // SAFETY: SIOCGIFINDEX reads and writes one ifreq, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) })?;
+    // SAFETY: the call has succeeded and has filled in this member of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
+}
+
+/// The MTU of an interface in the socket's namespace.
+pub(crate) fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut request = ifreq(name);
+    // SAFETY: SIOCGIFMTU reads and writes one ifreq, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })?;
+    // SAFETY: the call has succeeded and has filled in this member of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
+}
+
+/// Whether the interface exists in the socket's namespace.
+pub(crate) fn exists(socket: BorrowedFd<'_>, index: u32) -> bool {
+    let mut request = ifreq("");
+    request.ifr_ifru.ifru_ifindex = index as i32;
+    // SAFETY: SIOCGIFNAME reads and writes one ifreq, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFNAME, &raw mut request) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENODEV)
+}
+
+/// Takes what an eventfd(2), or the like of vfio's, has counted.
+pub(crate) fn drain(fd: BorrowedFd<'_>) {
+    let mut count = [0u8; 8];
+    // SAFETY: the kernel writes at most 8 bytes to memory of this frame. The caller has polled the descriptor.
+    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+}
+
+/// The CPUs that the thread may run on.
+pub(crate) fn cpus() -> Vec<usize> {
+    // SAFETY: all zeroes are an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most the size of the set to it.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) } != 0 {
+        return vec![0];
+    }
+    // SAFETY: CPU_ISSET reads a bit of the set, below its size.
+    (0..8 * size_of::<libc::cpu_set_t>()).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// Has libbpf and libxdp, which net_af_xdp is made of, write nothing to standard error.
+pub(crate) fn quiet_libraries() {
+    for (library, function) in [(c"libbpf.so.1", c"libbpf_set_print"), (c"libxdp.so.1", c"libxdp_set_print")] {
+        // SAFETY: both names are strings of C. RTLD_NOLOAD: the library is found only if a driver has loaded it.
+        let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+        if handle.is_null() {
+            continue;
+        }
+        // SAFETY: the handle is open.
+        let found = unsafe { libc::dlsym(handle, function.as_ptr()) };
+        if !found.is_null() {
+            type SetPrint = unsafe extern "C" fn(*const std::ffi::c_void) -> *const std::ffi::c_void;
+            // SAFETY: the function of this name takes a function or null, and returns the function that it had (bpf/libbpf.h, xdp/libxdp.h).
+            let set: SetPrint = unsafe { std::mem::transmute(found) };
+            // SAFETY: null: it prints nothing.
+            unsafe { set(std::ptr::null()) };
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The engine over a queue of a DPDK device.
+
+use super::engine::{Engine, Here, Sleep};
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+use zstack_dpdk::{Device, Queue, Spec};
+use zstack_port::{Captured, Interest};
+
+impl Sleep for Captured<Queue> {
+    fn sleep(&mut self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
+        let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
+        self.port_mut().wait(&mut interests, limit)?;
+        ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
+        Ok(())
+    }
+
+    fn capture_failure(&self) -> Option<&io::Error> {
+        self.failure()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let c = self.port().counters();
+        vec![
+            ("device_received", c.received),
+            ("device_oversized", c.oversized),
+            ("device_sent", c.sent),
+            ("device_sent_bytes_in_place", c.attached_bytes),
+            ("device_sent_bytes_copied", c.copied_bytes),
+            ("device_bursts", c.bursts),
+            ("device_unfit", c.unfit),
+            ("device_starved", c.starved),
+            ("device_missed", c.missed),
+            ("device_unsent", c.unsent),
+        ]
+    }
+
+    fn about(&self) -> Vec<(&'static str, String)> {
+        self.port().about()
+    }
+}
+
+/// The device that `--port` names, with what the other options change.
+///
+/// # Errors
+/// A line for the user.
+pub fn spec(text: &str) -> Result<Spec, String> {
+    let spec: Spec = text.parse().map_err(|e| format!("--port {text}: {e}"))?;
+    if spec.addresses.is_empty() {
+        return Err(format!("--port {text}: the engine needs an address: add addr=ADDRESS/PREFIX"));
+    }
+    if spec.queues > 1 {
+        return Err(format!("--port {text}: this tool has one thread and serves one queue: leave queues= out"));
+    }
+    Ok(spec)
+}
+
+/// Opens the device.
+///
+/// # Errors
+/// A line for the user.
+pub fn open(spec: &Spec, pcap: Option<&std::path::Path>) -> Result<Engine<Captured<Queue>>, String> {
+    let queue = Device::open(spec).map_err(|e| e.to_string())?.first();
+    let (name, mac) = (queue.name().to_owned(), queue.mac());
+    let (addresses, gateways) = (&spec.addresses[..], &spec.gateways[..]);
+    Engine::over(queue, &Here { addresses, gateways, mac, vlan: spec.vlan, pcap, name: &name })
+}

@@ -1,0 +1,8 @@
+//! The program over DPDK's virtual devices, in namespaces of its own, and the kernel or another engine at the other end.
+
+#[path = "../../../port/tests/lab/mod.rs"]
+mod lab;
+mod packet;
+mod place;
+mod tap;
+mod xdp;
