@@ -11,7 +11,7 @@
 //! a turn it acknowledges every one, so that only the pairs can be compared. Of many that send, each has sent two segments, in two
 //! turns, when they are acknowledged and the next one's turn comes; few connections that do the same are `-apart`.
 
-use crate::peer::packet;
+use crate::peer::{PAYLOAD, PORT, Remote, SEGMENTS, packet};
 use crate::{ROUNDS, Scenario, WARM_UP};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -23,14 +23,10 @@ use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
 use zstack::stack::{Config, ConnId, Listen, Stack, Turn};
 use zstack::tcp::Event;
 use zstack::time::{Micros, Time};
-use zstack_wire::tcp::{Flags, Header, Timestamps};
-use zstack_wire::{Seq, ipv4};
+use zstack_wire::Seq;
+use zstack_wire::tcp::{Flags, Header};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const PORT: u16 = 80;
-pub const PAYLOAD: usize = 1448;
-/// Segments a round: each connection gets two at a time, the second of which is acknowledged at once.
-const SEGMENTS: usize = 64;
 /// Of many connections so many are busy, unless any may be.
 const HOT: usize = 1000;
 /// From one round to the next.
@@ -129,45 +125,19 @@ unsafe impl Host for Owner {
     }
 }
 
-/// The other end of a connection.
-struct Remote {
+/// A connection, as its host and its peer know it.
+struct Pair {
     conn: ConnId,
-    address: Ipv4Addr,
-    port: u16,
-    /// The next number that it sends, and the next that it expects.
-    nxt: Seq,
-    expected: Seq,
-    /// What it echoes.
-    echo: u32,
+    remote: Remote,
     /// How many bytes are committed to it.
     end: u64,
-}
-
-impl Remote {
-    fn packet(&self, flags: Flags, payload: usize) -> Rc<[u8]> {
-        let syn = flags.has(Flags::SYN);
-        let header = Header {
-            source: self.port,
-            destination: PORT,
-            seq: self.nxt,
-            ack: self.expected,
-            flags,
-            window: 65535,
-            mss: syn.then_some(1460),
-            scale: syn.then_some(10),
-            sack_permitted: syn,
-            timestamps: Some(Timestamps { value: 1, echo: self.echo }),
-            ..Header::default()
-        };
-        packet(self.address, HERE, &header, payload).into()
-    }
 }
 
 pub struct Engine {
     stack: Stack,
     wire: Wire,
     owner: Owner,
-    remotes: Vec<Remote>,
+    remotes: Vec<Pair>,
     now: Time,
     batch: usize,
     /// The connections of the round's pairs of segments.
@@ -198,24 +168,13 @@ impl Engine {
         let mut all =
             Engine { stack, wire, owner, remotes: vec![], now, batch, pairs: vec![], which, rounds: 0, sends };
         for n in 0..connections {
-            let mut remote = Remote {
-                conn: ConnId { index: 0, generation: 0 },
-                address: Ipv4Addr::new(10, 1, (n >> 14) as u8, 1),
-                port: 1024 + (n & 0x3fff) as u16,
-                nxt: Seq(1000),
-                expected: Seq(0),
-                echo: 0,
-                end: 0,
-            };
-            all.arrive(vec![remote.packet(Flags::SYN, 0)]);
-            let answer = ipv4::Packet::quoted(&all.wire.last).expect("a SYN-ACK");
-            let (answer, _) = Header::parse(answer.payload()).expect("a SYN-ACK");
-            assert!(answer.flags.has(Flags::SYN.with(Flags::ACK)));
-            remote.echo = answer.timestamps.expect("timestamps").value;
-            (remote.nxt, remote.expected) = (remote.nxt + 1, answer.seq + 1);
-            all.arrive(vec![remote.packet(Flags::ACK, 0)]);
-            remote.conn = all.owner.conn.take().expect("an established connection");
-            all.remotes.push(remote);
+            let address = Ipv4Addr::new(10, 1, (n >> 14) as u8, 1);
+            let mut remote = Remote::new(HERE, (address, 1024 + (n & 0x3fff) as u16), 10);
+            all.arrive(vec![remote.packet(Flags::SYN, 0).into()]);
+            remote.answered(&all.wire.last);
+            all.arrive(vec![remote.packet(Flags::ACK, 0).into()]);
+            let conn = all.owner.conn.take().expect("an established connection");
+            all.remotes.push(Pair { conn, remote, end: 0 });
         }
         all.wire.keep = false;
         if sends && connections == 1 {
@@ -236,8 +195,8 @@ impl Engine {
             self.now += Micros(1000);
             let mut acks = vec![];
             for _ in 0..segments / 2 {
-                self.remotes[0].expected += 2 * PAYLOAD as u32;
-                acks.push(self.remotes[0].packet(Flags::ACK, 0));
+                self.remotes[0].remote.expected += 2 * PAYLOAD as u32;
+                acks.push(self.remotes[0].remote.packet(Flags::ACK, 0).into());
             }
             self.arrive(acks);
         }
@@ -283,9 +242,9 @@ impl Engine {
     fn acknowledge(&mut self) {
         let mut acks = vec![];
         for &pair in &self.pairs {
-            let remote = &mut self.remotes[pair];
+            let remote = &mut self.remotes[pair].remote;
             remote.expected += 2 * PAYLOAD as u32;
-            acks.push(remote.packet(Flags::ACK, 0));
+            acks.push(remote.packet(Flags::ACK, 0).into());
         }
         self.arrive(acks);
     }
@@ -294,9 +253,9 @@ impl Engine {
     fn send(&mut self) {
         for first in (0..2 * self.pairs.len()).step_by(self.batch) {
             for n in first..first + self.batch {
-                let remote = &mut self.remotes[self.pairs[n / 2]];
-                remote.end += PAYLOAD as u64;
-                self.stack.commit(remote.conn, remote.end, true);
+                let pair = &mut self.remotes[self.pairs[n / 2]];
+                pair.end += PAYLOAD as u64;
+                self.stack.commit(pair.conn, pair.end, true);
             }
             self.turn();
         }
@@ -324,8 +283,8 @@ impl Engine {
             engine.flight(window);
             engine.now += Micros(100_000);
             let acks = (0..window / 2).map(|_| {
-                engine.remotes[0].expected += 2 * PAYLOAD as u32;
-                engine.remotes[0].packet(Flags::ACK, 0)
+                engine.remotes[0].remote.expected += 2 * PAYLOAD as u32;
+                engine.remotes[0].remote.packet(Flags::ACK, 0).into()
             });
             let acks = acks.collect();
             engine.arrive(acks);
@@ -352,30 +311,30 @@ impl Engine {
 
     /// Data segments of the connection's peer, as many as a round has, in order.
     pub fn transfer(&mut self) -> Vec<Rc<[u8]>> {
-        let remote = &mut self.remotes[0];
+        let remote = &mut self.remotes[0].remote;
         let next = |_| {
             let packet = remote.packet(Flags::ACK, PAYLOAD);
             remote.nxt += PAYLOAD as u32;
-            packet
+            packet.into()
         };
         (0..SEGMENTS).map(next).collect()
     }
 
     /// Whether all that the peer has sent has arrived.
     pub fn complete(&self) -> bool {
-        self.owner.published == u64::from(self.remotes[0].nxt.since(Seq(1001)))
+        self.owner.published == u64::from(self.remotes[0].remote.nxt.since(Seq(1001)))
     }
 
     /// A plain ACK of the connection's peer, its numbers so much further.
     pub fn peer(&self, seq: u32, ack: u32) -> (Ipv4Addr, Header) {
-        let remote = &self.remotes[0];
+        let remote = &self.remotes[0].remote;
         let header = Header {
             source: remote.port,
             seq: remote.nxt + seq,
             ack: remote.expected + ack,
             flags: Flags::ACK,
             window: 65535,
-            timestamps: Some(Timestamps { value: 1, echo: remote.echo }),
+            timestamps: Some(remote.timestamps),
             ..Header::default()
         };
         (remote.address, header)
@@ -411,8 +370,8 @@ impl Scenario for Engine {
         if !self.sends {
             let mut packets = vec![];
             for n in 0..SEGMENTS {
-                let remote = &mut self.remotes[self.pairs[n / 2]];
-                packets.push(remote.packet(Flags::ACK, PAYLOAD));
+                let remote = &mut self.remotes[self.pairs[n / 2]].remote;
+                packets.push(remote.packet(Flags::ACK, PAYLOAD).into());
                 remote.nxt += PAYLOAD as u32;
             }
             (self.wire.arriving, self.wire.next, self.wire.end) = (packets, 0, 0);
@@ -468,8 +427,8 @@ impl Scenario for Acknowledged {
         let engine = &mut self.0;
         engine.flight(SEGMENTS as u64);
         let acks = (0..SEGMENTS / 2).map(|_| {
-            engine.remotes[0].expected += 2 * PAYLOAD as u32;
-            engine.remotes[0].packet(Flags::ACK, 0)
+            engine.remotes[0].remote.expected += 2 * PAYLOAD as u32;
+            engine.remotes[0].remote.packet(Flags::ACK, 0).into()
         });
         let acks = acks.collect();
         engine.arriving(acks);

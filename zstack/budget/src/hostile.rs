@@ -5,7 +5,8 @@
 //! may cost twice that. `beside-*` are the speed that a transfer keeps.
 
 use crate::Scenario;
-use crate::engine::{Engine, PAYLOAD};
+use crate::engine::Engine;
+use crate::peer::PAYLOAD;
 use std::rc::Rc;
 use zstack_wire::Seq;
 use zstack_wire::tcp::{Flags, Header, Range, Sack};

@@ -28,7 +28,7 @@ mod peer;
 mod smol;
 mod tcp;
 
-use engine::PAYLOAD;
+use peer::PAYLOAD;
 
 /// Something that is done again and again.
 pub trait Scenario {

@@ -36,7 +36,14 @@ pub fn packet(source: Ipv4Addr, destination: Ipv4Addr, header: &Header, payload:
 
 /// The peer of one connection.
 pub struct Remote {
-    port: u16,
+    /// Its address and port.
+    pub address: Ipv4Addr,
+    /// The same.
+    pub port: u16,
+    /// The stack's address.
+    here: Ipv4Addr,
+    /// The window scale that its SYN names.
+    scale: u8,
     /// The next number that it sends.
     pub nxt: Seq,
     /// The next that it expects.
@@ -46,10 +53,10 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// The peer of connection `n`, before its SYN.
-    pub fn new(n: usize) -> Remote {
+    /// A peer of the stack at `here`, before its SYN.
+    pub fn new(here: Ipv4Addr, (address, port): (Ipv4Addr, u16), scale: u8) -> Remote {
         let timestamps = Timestamps { value: 1, echo: 0 };
-        Remote { port: 10_000 + n as u16, nxt: Seq(1000), expected: Seq(0), timestamps }
+        Remote { address, port, here, scale, nxt: Seq(1000), expected: Seq(0), timestamps }
     }
 
     /// A packet of its next bytes.
@@ -63,12 +70,12 @@ impl Remote {
             flags,
             window: 65535,
             mss: syn.then_some(1460),
-            scale: syn.then_some(7),
+            scale: syn.then_some(self.scale),
             sack_permitted: syn,
             timestamps: Some(self.timestamps),
             ..Header::default()
         };
-        packet(PEER, HERE, &header, payload)
+        packet(self.address, self.here, &header, payload)
     }
 
     /// Takes the SYN-ACK that came to its SYN.

@@ -4,7 +4,7 @@
 //! In the scenarios without `-batch` there is one packet for each call of `poll`; in the others there are 16.
 
 use crate::Scenario;
-use crate::peer::{HERE, PAYLOAD, PORT, Remote, SEGMENTS};
+use crate::peer::{HERE, PAYLOAD, PEER, PORT, Remote, SEGMENTS};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -111,7 +111,7 @@ impl Smoltcp {
             socket.set_nagle_enabled(false);
             socket.listen(PORT).expect("a socket that is closed");
             let socket = all.sockets.add(socket);
-            let mut remote = Remote::new(n);
+            let mut remote = Remote::new(HERE, (PEER, 10_000 + n as u16), 7);
             all.arrive(vec![remote.packet(Flags::SYN, 0)]);
             remote.answered(&all.wire.frame[..all.wire.len]);
             all.arrive(vec![remote.packet(Flags::ACK, 0)]);
