@@ -14,10 +14,7 @@ impl Tcb {
     /// (`tcp_may_update_window`). Returns whether it changed.
     #[inline]
     pub(super) fn update_window(&mut self, header: &Header) -> bool {
-        if self.wl1.before(header.seq)
-            || self.wl1 == header.seq && self.wl2.up_to(header.ack)
-            || self.una.before(header.ack)
-        {
+        if self.wl1.before(header.seq) || self.wl1 == header.seq && self.wl2.up_to(header.ack) || self.is_new(header) {
             let scale = if header.flags.has(zstack_wire::tcp::Flags::SYN) { 0 } else { self.snd_scale };
             let wnd = u32::from(header.window) << scale;
             (self.wl1, self.wl2) = (header.seq, header.ack);
@@ -29,6 +26,12 @@ impl Tcb {
             }
         }
         false
+    }
+
+    /// Whether an ACK acknowledges something new: asked only of segments that were overtaken.
+    #[cold]
+    fn is_new(&self, header: &Header) -> bool {
+        self.una.before(header.ack)
     }
 
     /// An ACK between SND.UNA and SND.NXT has come, with `len` sequence numbers.
