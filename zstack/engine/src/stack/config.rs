@@ -78,7 +78,8 @@ impl Config {
 /// [`Limits::connections`] and 64 for each of [`Limits::time_wait`]; 24 for each segment that a connection has in flight, of 52
 /// bytes or more each, so that less than half of what a host commits and nobody has acknowledged comes on top; 1 KiB for a
 /// connection that got bytes ahead of order, whose ranges are 128 at most. Strangers get no more than half-open connections, of
-/// 512 bytes; the caches of neighbours and path MTUs have 1024 entries each. What is received is never kept here.
+/// 512 bytes; the caches of neighbours and path MTUs have 1024 entries each; 256 packets of others wait for neighbours, of a bridge alone.
+/// What is received is never kept here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Connections in all states but TIME_WAIT.

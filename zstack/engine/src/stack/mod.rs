@@ -5,7 +5,8 @@
 //! fork(2) only one of the processes may go on with it.
 //!
 //! A segment's way: `arrive` (checks, which connection, or which listener), [`crate::tcp`], `turn` (who sends now), `transmit`
-//! (headers, checksum, port).
+//! (headers, checksum, port). What a [bridge](Config::bridge) has no use for leaves `arrive` by `bridge`, which also sends what others here
+//! send.
 
 mod arrive;
 mod audit;
