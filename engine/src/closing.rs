@@ -46,7 +46,7 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     // A child that runs another program by now, or was killed, holds nothing any more.
     family::sole_holder(ep);
     let last = give_up(ep);
-    intents::closing(ep, fd, last);
+    intents::closing(ep, fd);
     if !last {
         return slots::tidy();
     }

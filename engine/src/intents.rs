@@ -101,8 +101,10 @@ pub fn connecting(fd: i32, address: &[u8]) {
 
 // --- listeners
 
-/// The listeners that this process has published, by cookie; 0: none. Those beyond are published, and then forgotten.
+/// The listeners that this process has published, by cookie; 0: none. Those beyond are published, and then forgotten. With [`SHARED`].
 static LISTENERS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+/// Others may have it as well, and become other programs with it: nobody knows who has it last. Cookies are counted up from 1.
+const SHARED: u64 = 1 << 63;
 /// How many of these are in use at most.
 static HIGH: AtomicU32 = AtomicU32::new(0);
 /// The user as whom.
@@ -133,7 +135,7 @@ fn remember(cookie: u64) {
     if PUBLISHER.swap(uid, Relaxed) != uid {
         listeners().iter().for_each(|l| l.store(0, Relaxed));
     }
-    if listeners().iter().any(|l| l.load(Relaxed) == cookie) {
+    if listeners().iter().any(|l| l.load(Relaxed) & !SHARED == cookie) {
         return;
     }
     for (i, place) in LISTENERS.iter().enumerate() {
@@ -169,27 +171,34 @@ fn renew() {
     if PUBLISHER.load(Relaxed) != uid::own() {
         return;
     }
-    for cookie in listeners().iter().map(|l| l.load(Relaxed)).filter(|c| *c != 0) {
+    for cookie in listeners().iter().map(|l| l.load(Relaxed) & !SHARED).filter(|c| *c != 0) {
         publish(cookie, Kind::Listen);
     }
 }
 
-/// The last descriptor of `ep` in this process, `fd`, is about to be closed. `last`: and nobody else of its family has one.
+/// Before a fork or a spawn, or before a descriptor is sent to another process.
+pub fn sharing() {
+    for l in listeners() {
+        let _ = l.fetch_update(Relaxed, Relaxed, |cookie| (cookie != 0).then_some(cookie | SHARED));
+    }
+}
+
+/// The last descriptor of `ep` in this process, `fd`, is about to be closed. What another process may have remains published.
 #[inline]
-pub fn closing(ep: Ep, fd: i32, last: bool) {
+pub fn closing(ep: Ep, fd: i32) {
     if HIGH.load(Relaxed) != 0 && ep.role().is_none() {
-        forget(fd, last);
+        forget(fd);
     }
 }
 
 #[cold]
-fn forget(fd: i32, last: bool) {
+fn forget(fd: i32) {
     if !may_ask() {
         return;
     }
     let Some(cookie) = lifeline::cookie(fd) else { return };
-    let here = listeners().iter().find(|l| l.compare_exchange(cookie, 0, Relaxed, Relaxed).is_ok());
-    if here.is_some() && last && PUBLISHER.load(Relaxed) == uid::own() {
+    let taken = |word: u64| listeners().iter().any(|l| l.compare_exchange(word, 0, Relaxed, Relaxed).is_ok());
+    if !taken(cookie | SHARED) && taken(cookie) && PUBLISHER.load(Relaxed) == uid::own() {
         signals::critical_enter();
         let _ = REGISTRY.withdraw_intent(cookie, Kind::Listen);
         signals::critical_leave();
@@ -221,6 +230,8 @@ pub fn take_up(begin: impl Fn() -> bool) {
             listening(fd);
         }
     }
+    // Whoever has passed them on may have them, too.
+    sharing();
 }
 
 // --- the other end

@@ -24,6 +24,7 @@ use crate::tuple::{Tuple, mix};
 use crate::uid;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use shmring::lnx;
 
 pub use crate::intent::Kind;
 pub use crate::serving::{CannotServe, Notice, Served, Serving, Unserved, serve};
@@ -308,20 +309,22 @@ impl Registry {
             return Ok(kept);
         }
         let flags = libc::O_RDWR | if create { libc::O_CREAT } else { 0 };
-        for _ in 0..8 {
+        for tries in 1..=TRIES {
             let fd = self.open(uid, flags)?;
             // Not kept if the slot has filled meanwhile: then `put` will close it.
             let fd = if self.own.is_empty() { (self.place)(fd) } else { fd };
             let st = prepare(fd, uid).inspect_err(|_| os::close(fd))?;
-            in_use(fd);
-            // Removed by one who saw it unused, before we said that it is not?
-            if os::fstat(fd).is_ok_and(|st| st.nlink > 0) {
+            let told = in_use(fd);
+            // Removed by one who saw it unused, before we said that it is not? One who is about to is waited for: what we write
+            // would be gone with the file.
+            if os::fstat(fd).is_ok_and(|st| st.nlink > 0) && (told || tries == TRIES) {
                 if !self.tidied.swap(true, Ordering::Relaxed) {
                     self.tidy(uid, st.ino);
                 }
                 return Ok((fd, st));
             }
             os::close(fd);
+            lnx::yield_cpu();
         }
         Err(Error::NoDirectory)
     }
@@ -487,12 +490,15 @@ fn prepare(fd: i32, uid: u32) -> Result<Stat, Error> {
 /// Where those bytes begin.
 const USERS: u64 = 1 << 40;
 
-/// Says that this process uses `fd`. If another user's lock is in the way, the file may be removed while it is used, and is
-/// made anew.
-fn in_use(fd: i32) {
+/// Says that this process uses `fd`. False: somebody has a lock in the way. That is one who looks whether the file is used, and removes it
+/// then; or another user, for as long as he likes: then the file may be removed while it is used, and is made anew.
+fn in_use(fd: i32) -> bool {
     let byte = os::random().unwrap_or(1) >> 24;
-    let _ = os::lock(fd, libc::F_WRLCK, USERS + byte, 1);
+    os::lock(fd, libc::F_WRLCK, USERS + byte, 1).is_ok()
 }
+
+/// How often a file is opened that somebody may be about to remove.
+const TRIES: u32 = 32;
 
 fn out_of_use(fd: i32) {
     let _ = os::lock(fd, libc::F_UNLCK, USERS, 0);

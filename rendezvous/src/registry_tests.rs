@@ -498,7 +498,7 @@ fn what_the_killed_left_is_removed_by_the_next_and_nothing_else_is() {
     let link = file(format!("culvert-{}-{}", me(), ns + 3));
     std::os::unix::fs::symlink(&left, &link).unwrap();
     let user = std::fs::OpenOptions::new().write(true).open(&used).unwrap();
-    in_use(user.as_raw_fd());
+    assert!(in_use(user.as_raw_fd()));
     f.registry.publish(&tuple(1), 1, 1).unwrap();
     assert!(!left.exists());
     assert!(used.exists() && link.symlink_metadata().is_ok() && f.own_file().exists());
@@ -520,6 +520,22 @@ fn root_looks_at_a_few_of_another_users_files() {
     f.registry.publish(&tuple(1), 1, 1).unwrap();
     let left = files.iter().filter(|p| p.exists()).count();
     assert_eq!(left, files.len() - OTHERS as usize);
+}
+
+/// One that begins to use a file while the last one of before leaves it is not left with one that nobody finds.
+#[test]
+fn what_is_published_while_another_leaves_is_found() {
+    let f = Fixture::new();
+    for i in 1..500 {
+        let (leaves, comes) = (f.another(), f.another());
+        leaves.publish_intent(i, Kind::Listen).unwrap();
+        std::thread::scope(|s| {
+            s.spawn(|| leaves.retire());
+            s.spawn(|| comes.publish_intent(i, Kind::Listen).unwrap());
+        });
+        assert_eq!(f.registry.has_intent(me(), i, Kind::Listen), Ok(true), "round {i}");
+        comes.retire();
+    }
 }
 
 #[test]

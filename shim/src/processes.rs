@@ -126,6 +126,7 @@ pub unsafe fn before_spawn(env: Environment) -> handoff::Passed {
     let preloaded = unsafe { preloads(env) };
     hand_sets_over(&|_| leave::Unread::Rewind);
     custody::before_spawn();
+    intents::sharing();
     for fd in 0..fds::high() {
         if let Some(ep) = fds::endpoint(fd).filter(|_| inherits(fd)) {
             custody::leak(ep);
@@ -151,6 +152,7 @@ pub fn before_vfork() {
     }
     v.set(v.get() + 1);
     epoll::before_vfork();
+    intents::sharing();
 }
 
 /// ... and its child is gone to its own memory.
@@ -213,6 +215,7 @@ pub fn unsharing() {
 
 /// Before `fork`: the child will hold what we hold.
 pub extern "C" fn fork_prepare() {
+    intents::sharing();
     // The members of a family know of each other.
     if epoll::any() {
         family::ensure();

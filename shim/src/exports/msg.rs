@@ -5,7 +5,7 @@ use crate::{descriptors, epoll};
 use core::ffi::{c_int, c_uint, c_void};
 use engine::fds::{self, Kind};
 use engine::leave::{self, Moves};
-use engine::{custody, io, lifeline};
+use engine::{custody, intents, io, lifeline};
 use host::{clock, real};
 use libc::{cmsghdr, mmsghdr, msghdr, socklen_t, ssize_t, timespec};
 use shmring::family::Reason;
@@ -53,6 +53,7 @@ unsafe fn passing(socket: c_int, m: &msghdr) {
         each_fd(m.msg_control, m.msg_controllen, |kind, fd| {
             if kind == libc::SCM_RIGHTS {
                 custody::sending(socket, fd);
+                intents::sharing();
                 match fds::get(fd) {
                     Kind::Epoll(i) => epoll::hand_over(i),
                     _ => leave::surrender(fd, Reason::Passed),

@@ -3,20 +3,25 @@
 In a network namespace of its own: packets to 10.9.0.0/16 leave through a tun. A SYN is held there for a moment, and written back; the rest
 is turned round in the kernel (clsact). What comes in from the tun is local, whatever its address.
 
-    outbound, inbound  a program connects to another host, or accepts from one: bytes both ways, and how they end
-    killed             the one that stands in is killed with bytes on the way
+    outbound, inbound  a program connects to another host, or accepts from one: bytes both ways, and a clean end
+    slow               the other host reads nothing for a while
+    reset              the other host resets the connection, with bytes on the way
+    killed             the one that stands in is killed, with bytes on the way in both directions
+    sending            the same while the program waits for room
+    receiving ROUNDS   the same at any moment while the program receives
     unsaid             it does not say of its sockets that they stand in
     alone              nobody serves
-    intents            which of a program's sockets it says to be about to connect, or to listen
+    shown              a connection that stays until a line comes
 
     stand HOW          the one that stands in
     program WHAT       the program
 """
-import contextlib
+import collections
 import fcntl
 import hashlib
+import json
 import os
-import select
+import random
 import signal
 import socket
 import struct
@@ -29,7 +34,8 @@ HERE, THERE, PORT = "10.1.0.1", "10.9.0.2", 80
 USER = 4321
 TRANSPARENT = 19
 RESETS = struct.pack("ii", 1, 0)
-SO_COOKIE = 57
+EXCHANGES = 40
+PATTERN = bytes(range(256)) * 256
 
 
 # --- the namespace
@@ -64,18 +70,31 @@ class Gate(threading.Thread):
                 os.write(self.tun, packet)
 
 
-def registry():
-    return os.environ.get("CULVERT_DIR", "/dev/shm")
+class Serving(threading.Thread):
+    """Says that somebody serves, by a file with two bytes locked for as long as it is open (F_OFD_SETLK); and tells of connections."""
 
+    def __init__(self, gate):
+        super().__init__(daemon=True)
+        self.gate, self.listener = gate, socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"\0standin-{os.getpid()}")
+        self.listener.listen()
+        self.name = f"/dev/shm/zstackd-{os.stat('/proc/self/ns/net').st_ino}"
+        self.file = open(self.name, "w", buffering=1)
+        self.file.write(f"zstackd 1\ncontrol @standin-{os.getpid()}\nserves 10.9.0.0/16\n")
+        for byte in 0, 1:
+            fcntl.fcntl(self.file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+        self.start()
 
-def serve():
-    """Says that somebody serves: a file with two bytes locked for as long as it is open (F_OFD_SETLK)."""
-    name = f"{registry()}/zstackd-{os.stat('/proc/self/ns/net').st_ino}"
-    f = open(name, "w", buffering=1)
-    f.write(f"zstackd 1\ncontrol @none\nserves 10.9.0.0/16\n")
-    for byte in 0, 1:
-        fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    return f
+    def run(self):
+        while True:
+            c = self.listener.accept()[0]
+            if c.recv(100) == b"connections\n":
+                for packet in self.gate.seen:
+                    sport, dport = struct.unpack(">HH", packet[20:24])
+                    told = {"local": f"{HERE}:{sport}", "remote": f"{THERE}:{dport}", "state": "established", "cwnd": 14600,
+                            "srtt_us": 250, "retransmits": 3, "copied_in": 1, "copied_out": 2, "port": "tap", "more": []}
+                    c.sendall(json.dumps(told).encode() + b"\n")
+            c.close()
 
 
 def other(*words, user=0, **env):
@@ -128,15 +147,46 @@ def echo(c):
     c.close()
 
 
+def echo_some(c):
+    """The exchanges at the beginning of each connection."""
+    for _ in range(EXCHANGES):
+        c.sendall(c.recv(64, socket.MSG_WAITALL))
+
+
+def slow(c):
+    echo_some(c)
+    time.sleep(0.7)
+    echo(c)
+
+
+def reset(c):
+    echo_some(c)
+    c.sendall(bytes(20_000))
+    c.recv(1)
+    c.close()
+
+
+def deaf(c):
+    echo_some(c)
+    time.sleep(1000)
+
+
+def source(c):
+    echo_some(c)
+    while True:
+        c.sendall(PATTERN)
+
+
 def stands_in(how):
+    do = {"slow": slow, "reset": reset, "sending": deaf, "receiving": source}.get(how, echo)
     for c in connect() if how == "inbound" else accept():
-        threading.Thread(target=echo, args=(c,), daemon=True).start()
+        threading.Thread(target=do, args=(c,), daemon=True).start()
 
 
 # --- the program
 
-def exchange(c, times=40):
-    for i in range(times):
+def exchange(c):
+    for i in range(EXCHANGES):
         ask = b"%64d" % i
         c.sendall(ask)
         assert c.recv(64, socket.MSG_WAITALL) == ask
@@ -155,17 +205,35 @@ def stream(c, length=3_000_000):
     print(count, "bytes", "as sent" if got.digest() == hashlib.sha256(sent).digest() else "others")
 
 
-def ended(c):
+def ended(c, count=True):
     """What is left, and how it ends."""
     left = 0
     while True:
         try:
             b = c.recv(4096)
         except OSError as e:
-            return print(left, "bytes left, then", e.strerror)
+            end = e.strerror
+            break
         if not b:
-            return print(left, "bytes left, then the end")
+            end = "the end"
+            break
+        if not count:
+            at = left % 256
+            assert PATTERN[at:at + len(b)] == b, "others than were sent"
         left += len(b)
+    print(f"{left} bytes left, then {end}" if count else end, flush=True)
+
+
+def refused(c):
+    try:
+        c.send(b"x")
+    except OSError as e:
+        print("send:", e.strerror)
+
+
+def say(what):
+    print(what, flush=True)
+    sys.stdin.readline()
 
 
 def is_program(what):
@@ -175,23 +243,42 @@ def is_program(what):
         listener.listen()
         print(listener.getsockname()[1], flush=True)
         c, peer = listener.accept()
-        assert peer[0] == THERE
+        assert peer == (THERE, 40000)
     else:
         c = socket.create_connection((THERE, PORT))
         assert c.getpeername() == (THERE, PORT)
     exchange(c)
+    c.settimeout(20)
     if what == "killed":
-        print("under way", flush=True)
-        # What it sends lies unread on the ring, or is on its way back, when the peer is killed.
+        # So much comes back, and lies unread.
         c.sendall(bytes(20_000))
-        sys.stdin.readline()
-        c.settimeout(5)
+        say("under way")
+        # The other one is stopped by now.
+        c.sendall(bytes(10_000))
+        say("sent")
         ended(c)
+        refused(c)
+    elif what == "reset":
+        time.sleep(0.1)
+        c.sendall(b"x")
+        time.sleep(0.1)
+        ended(c)
+        refused(c)
+    elif what == "sending":
+        c.settimeout(None)
+        print("under way", flush=True)
         try:
-            c.send(b"x")
+            while True:
+                c.sendall(PATTERN)
         except OSError as e:
             print("send:", e.strerror)
-        print("flags", sorted(select.select([c], [c], [], 0)[0] != [] and ["readable"] or []))
+        ended(c)
+    elif what == "receiving":
+        c.settimeout(None)
+        print("under way", flush=True)
+        ended(c, False)
+    elif what == "shown":
+        say("under way")
     else:
         stream(c)
     c.close()
@@ -200,7 +287,7 @@ def is_program(what):
 # --- scenarios
 
 def outbound(what="outbound", said="1"):
-    s = stand("outbound", said)
+    s = stand(what, said)
     p = program(what)
     print(p.communicate()[0], end="")
     s.kill()
@@ -220,23 +307,56 @@ def killed():
     time.sleep(0.2)
     s.send_signal(signal.SIGSTOP)
     time.sleep(0.1)
+    p.stdin.write("\n")
+    p.stdin.flush()
+    assert p.stdout.readline() == "sent\n"
     s.kill()
     s.wait()
     print(p.communicate("\n")[0], end="")
 
 
-def main(what):
+def struck(what, pause):
+    """Killed while the program is inside a call; how that ends."""
+    s, p = stand(what), program(what)
+    assert p.stdout.readline() == "under way\n"
+    time.sleep(pause)
+    s.kill()
+    begin = time.monotonic()
+    said = p.communicate()[0]
+    assert p.returncode == 0 and time.monotonic() - begin < 5
+    return said
+
+
+def receiving(rounds):
+    print(sorted(collections.Counter(struck("receiving", random.random() / 20) for _ in range(rounds)).items()))
+
+
+def shown():
+    s, p = stand("outbound"), program("shown")
+    print(p.stdout.readline(), end="", flush=True)
+    sys.stdin.readline()
+    p.communicate("\n")
+    s.kill()
+
+
+def main(what, *more):
     gate = Gate()
-    served = None if what == "alone" else serve()
-    if what == "unsaid":
+    serving = None if what == "alone" else Serving(gate)
+    if what == "receiving":
+        receiving(int(more[0]))
+    elif what == "sending":
+        print(struck("sending", 0.5), end="")
+    elif what == "unsaid":
         outbound(said="0")
-    elif what == "alone":
-        outbound()
+    elif what in ("slow", "reset", "alone"):
+        outbound(what)
     else:
-        {"outbound": outbound, "inbound": inbound, "killed": killed}[what]()
-    print(len([p for p in gate.seen if p[33] & 2]), "SYNs")
+        {"outbound": outbound, "inbound": inbound, "killed": killed, "shown": shown}[what]()
+    if serving:
+        os.unlink(serving.name)
+    sys.stdout.flush()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    {"stand": stands_in, "program": is_program}.get(sys.argv[1], lambda _: main(sys.argv[1]))(sys.argv[-1])
+    {"stand": stands_in, "program": is_program}.get(sys.argv[1], lambda *_: main(*sys.argv[1:]))(sys.argv[-1])

@@ -8,12 +8,14 @@ use std::process::Command;
 pub struct Connection {
     /// Process that holds it.
     pub pid: u32,
-    /// "shm" or "kernel".
+    /// "shm", "zstack" or "kernel".
     pub path: String,
     /// Why it is on the kernel; "" if it is not.
     pub reason: String,
     /// Both ends, "local peer".
     pub ends: String,
+    /// State and port of the connection on the wire, "established tap"; "" if nobody tells of one.
+    pub outer: String,
 }
 
 /// Every connection `culvert stat` lists, or why it could not be asked.
@@ -36,6 +38,9 @@ pub fn connections() -> Result<Vec<Connection>, String> {
                 path: c.get("path").text().to_owned(),
                 reason: c.get("reason").text().to_owned(),
                 ends: format!("{} {}", c.get("local").text(), c.get("peer").text()),
+                outer: format!("{} {}", c.get("outer").get("state").text(), c.get("outer").get("port").text())
+                    .trim()
+                    .to_owned(),
             });
         }
     }

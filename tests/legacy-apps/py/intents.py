@@ -1,0 +1,57 @@
+"""Makes sockets as the lines of standard input say, and answers each with a line.
+
+    connect HOST     to a port of that host, without waiting; says the socket's cookie
+    listen HOST      says its cookie
+    accept           a connection from this host, by the last socket that listens
+    close            the last socket
+    fork             a child goes on, and this process ends
+    exec             this process begins anew, with the last socket
+"""
+import os
+import socket
+import struct
+import sys
+
+SO_COOKIE = 57
+held = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
+
+
+def cookie(s):
+    return struct.unpack("Q", s.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+
+
+def new(host):
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.append(s)
+    return s
+
+
+for line in iter(sys.stdin.readline, ""):
+    word, *rest = line.split()
+    said = "done"
+    if word == "connect":
+        s = new(rest[0])
+        s.setblocking(False)
+        try:
+            s.connect((rest[0], 9))
+        except OSError:
+            pass
+        said = cookie(s)
+    elif word == "listen":
+        s = new(rest[0])
+        s.bind((rest[0], 0))
+        s.listen()
+        said = cookie(s)
+    elif word == "accept":
+        socket.create_connection(("127.0.0.1", held[-1].getsockname()[1]))
+        held[-1].accept()
+    elif word == "close":
+        held.pop().close()
+    elif word == "fork":
+        if os.fork():
+            sys.exit()
+    elif word == "exec":
+        os.set_inheritable(held[-1].fileno(), True)
+        print("done", flush=True)
+        os.execv(sys.executable, [sys.executable, "-u", __file__, str(held[-1].fileno())])
+    print(said, flush=True)
