@@ -4,116 +4,16 @@
 #[path = "../../port/tests/lab/mod.rs"]
 mod lab;
 
-use lab::{Namespace, Process, bounded, soon};
+mod world;
+
+use lab::{bounded, soon};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(120);
-/// The programs' addresses, and the remote host's.
-const HERE: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
-const THERE: [&str; 2] = ["10.1.0.2", "fd00:1::2"];
-
-/// Programs in one namespace, a remote host in another, and a wire between them: with zstackd, or without.
-struct World {
-    here: Namespace,
-    there: Namespace,
-    zstackd: Option<Process>,
-}
-
-impl World {
-    /// Two kernels and a veth pair.
-    fn native() -> World {
-        let (here, there) = (Namespace::new(), Namespace::new());
-        here.run(&format!("ip link add w0 type veth peer name w0 netns {}", there.path()));
-        for (namespace, addresses) in [(&here, HERE), (&there, THERE)] {
-            addressed(namespace, "w0", addresses);
-        }
-        for (namespace, other) in [(&here, THERE), (&there, HERE)] {
-            namespace.run(&format!("ip route add default via {}", other[0]));
-            namespace.run(&format!("ip -6 route add default via {}", other[1]));
-        }
-        World { here, there, zstackd: None }
-    }
-
-    /// zstackd, with a tap device of the remote host's namespace as its port.
-    fn split() -> World {
-        let (here, there) = (Namespace::new(), Namespace::new());
-        let mut world = World { here, there, zstackd: None };
-        world.start();
-        world
-    }
-
-    fn start(&mut self) {
-        let file =
-            std::env::temp_dir().join(format!("zstackd-{}-{:?}.toml", std::process::id(), thread::current().id()));
-        let text = format!(
-            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"all\"\n",
-            self.there.path(),
-            HERE[0],
-            HERE[1],
-            THERE[0],
-            THERE[1]
-        );
-        std::fs::write(&file, text).expect("a configuration");
-        let mut command = self.here.command(env!("CARGO_BIN_EXE_zstackd"));
-        command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
-        // Its registry is not this machine's.
-        let directory = std::env::temp_dir().join(format!("zstackd-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory");
-        command.env("CULVERT_DIR", directory).stdin(Stdio::null());
-        self.zstackd = Some(Process::spawn(&mut command));
-        soon("the device of zstackd's port", LIMIT, || {
-            let there = self
-                .there
-                .command("ip")
-                .args(["link", "show", "w0"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            there.is_ok_and(|s| s.success()).then_some(())
-        });
-        addressed(&self.there, "w0", THERE);
-        soon("zstackd's tun", LIMIT, || {
-            let out = self.here.command("ip").args(["route", "show", "table", "all"]).output().ok()?;
-            String::from_utf8_lossy(&out.stdout).contains("default dev cv0").then_some(())
-        });
-        // Its first packet to the neighbour.
-        soon("a way through zstackd", LIMIT, || self.reach(&self.here, THERE[1], 1).then_some(()));
-    }
-
-    /// Whether an echo request is answered.
-    fn reach(&self, from: &Namespace, to: &str, count: u32) -> bool {
-        let mut ping = from.command("ping");
-        ping.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string(), to]).stdout(Stdio::null());
-        ping.status().is_ok_and(|s| s.success())
-    }
-}
-
-fn addressed(namespace: &Namespace, device: &str, addresses: [&str; 2]) {
-    namespace.run(&format!("ip addr add {}/24 dev {device}", addresses[0]));
-    namespace.run(&format!("ip -6 addr add {}/64 dev {device} nodad", addresses[1]));
-    namespace.run(&format!("ip link set {device} up"));
-}
-
-fn at(ip: &str, port: u16) -> SocketAddr {
-    SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), port)
-}
-
-fn listen(namespace: &Namespace, address: SocketAddr) -> TcpListener {
-    namespace.within(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
-}
-
-fn connect(namespace: &Namespace, address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = namespace.within(|| TcpStream::connect(address))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    Ok(stream)
-}
+use world::{HERE, LIMIT, THERE, World, at, connect, listen};
 
 /// Does the same in both worlds, and compares what came of it.
 fn same<T: PartialEq + std::fmt::Debug + 'static>(work: impl Fn(&World) -> T + Send + 'static) {

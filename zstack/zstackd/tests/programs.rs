@@ -1,0 +1,222 @@
+//! Unmodified programs under culvert, whose other end is another host: their bytes go through zstackd, over shared memory here, and
+//! `culvert stat` says so.
+
+#[path = "../../port/tests/lab/mod.rs"]
+mod lab;
+mod world;
+
+use lab::{Process, bounded, soon};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use world::{HERE, LIMIT, THERE, World, at, connect, listen};
+
+/// A directory that goes with the test.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("zstackd-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Place(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).expect("a file");
+        path.to_str().expect("a path").into()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Bytes that no part of is like another.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| word()).take(len).collect()
+}
+
+fn output(command: &mut Command) -> Vec<u8> {
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+/// The lines of `culvert stat` about connections on path zstack.
+fn accelerated(world: &World) -> Vec<String> {
+    let is = |line: &&str| line.split_whitespace().nth(3) == Some("zstack");
+    world.stat().lines().filter(is).map(str::to_owned).collect()
+}
+
+fn nginx(place: &Place, port: u16) -> Vec<String> {
+    let dir = place.0.display();
+    let text = format!(
+        "daemon off; worker_processes 2; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;\n\
+         uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;\n\
+         server {{ listen {port}; listen [::]:{port}; root {dir}; }} }}\n"
+    );
+    vec!["-c".into(), place.file("nginx.conf", text.as_bytes())]
+}
+
+/// nginx here, curl and wrk on the remote host; nginx is told to reload all the while.
+#[test]
+fn nginx_serves_another_host_and_reloads() {
+    need_root!();
+    bounded(LIMIT, || {
+        let place = Place::new("nginx");
+        let bytes = noise(20 << 20);
+        place.file("large", &bytes);
+        place.file("small", &bytes[..1000]);
+        let world = World::culvert();
+        let mut command = world.run_here("nginx");
+        command.args(nginx(&place, 80)).stderr(Stdio::null());
+        let server = Process::spawn(&mut command);
+        for ip in HERE {
+            soon("nginx", LIMIT, || connect(&world.there, at(ip, 80)).ok());
+        }
+        for ip in ["10.1.0.1", "[fd00:1::1]"] {
+            let got = output(world.there.command("curl").args(["-sSf", &format!("http://{ip}/large")]));
+            assert!(got == bytes, "{ip}: {} of {} bytes, or other ones", got.len(), bytes.len());
+        }
+        let mut wrk = world.there.command("wrk");
+        wrk.args(["-t1", "-c16", "-d3s", "http://10.1.0.1/small"]).stdout(Stdio::piped());
+        let mut wrk = Process::spawn(&mut wrk);
+        let mut seen = vec![];
+        let mut reloads = 0;
+        while wrk.0.try_wait().expect("wrk").is_none() {
+            seen.extend(accelerated(&world));
+            output(Command::new("kill").args(["-HUP", &server.0.id().to_string()]));
+            reloads += 1;
+        }
+        let (status, text) = wrk.finish(LIMIT);
+        assert!(status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
+        assert!(reloads > 0 && seen.iter().any(|line| line.contains("on the wire")), "{reloads} {seen:?}");
+    });
+}
+
+/// redis here and its client there, then the other way round; the client takes a large value and gives it back.
+#[test]
+fn redis_at_either_end() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let place = Place::new("redis");
+        let dir = place.0.to_str().expect("a path").to_string();
+        let words = |ip: &str| -> Vec<String> {
+            ["--port", "6379", "--save", "", "--protected-mode", "no", "--dir", &dir, "--bind", ip]
+                .map(String::from)
+                .into()
+        };
+        for server_is_here in [true, false] {
+            let ip = if server_is_here { HERE[0] } else { THERE[0] };
+            let mut server =
+                if server_is_here { world.run_here("redis-server") } else { world.there.command("redis-server") };
+            let _server = Process::spawn(server.args(words(ip)).stdout(Stdio::null()));
+            let client = |program: &str| {
+                let mut client = if server_is_here { world.there.command(program) } else { world.run_here(program) };
+                client.args(["-h", ip]);
+                client
+            };
+            soon("redis", LIMIT, || {
+                client("redis-cli").arg("ping").output().ok().filter(|o| o.stdout.starts_with(b"PONG"))
+            });
+            let text = String::from_utf8(output(client("redis-benchmark").args([
+                "-q",
+                "-n",
+                "4000",
+                "-c",
+                "20",
+                "-d",
+                "1000",
+                "-t",
+                "set,get,lrange_100",
+            ])))
+            .expect("text");
+            assert!(text.contains("LRANGE_100"), "{text}");
+            let value: String = noise(3 << 20).iter().map(|b| char::from(b'a' + b % 26)).collect();
+            let mut set = client("redis-cli");
+            let mut set =
+                set.args(["-x", "set", "key"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("redis-cli");
+            set.stdin.take().expect("a pipe").write_all(value.as_bytes()).expect("written");
+            assert!(set.wait().expect("redis-cli").success());
+            let got = output(client("redis-cli").args(["get", "key"]));
+            assert!(got.strip_suffix(b"\n") == Some(value.as_bytes()), "{} of {} bytes", got.len(), value.len());
+        }
+    });
+}
+
+/// Bulk both ways, by connections that come to shared memory.
+#[test]
+fn iperf3_both_ways() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let mut server = world.there.command("iperf3");
+        let _server = Process::spawn(server.args(["-s", "-B", THERE[0]]).stdout(Stdio::null()));
+        soon("iperf3", LIMIT, || connect(&world.here, at(THERE[0], 5201)).ok());
+        for extra in [&[][..], &["-R"], &["--bidir"]] {
+            let mut client = world.run_here("iperf3");
+            client.args(["-c", THERE[0], "-t", "2", "-J"]).args(extra).stdout(Stdio::piped());
+            let mut client = Process::spawn(&mut client);
+            let mut seen = vec![];
+            while client.0.try_wait().expect("iperf3").is_none() {
+                seen.extend(accelerated(&world));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let (status, text) = client.finish(LIMIT);
+            assert!(status.success(), "{extra:?}: {text}");
+            assert!(
+                seen.iter().any(|line| line.contains("on the wire (tap): established")),
+                "{extra:?}: {seen:?} {}",
+                world.stat()
+            );
+        }
+    });
+}
+
+/// A program that is killed: its remote host sees what it would on the kernel.
+#[test]
+fn killed_programs_end_as_on_the_kernel() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        for round in 0..10 {
+            // A program that sends for as long as somebody takes it.
+            let mut sender = world.run_here("python3.11");
+            let script = "import socket,sys\ns=socket.create_connection((sys.argv[1],80))\nwhile True: s.sendall(b'x'*3000); s.recv(1)";
+            let mut sender = Process::spawn(sender.args(["-c", script, THERE[0]]));
+            let (mut far, _) = listener.accept().expect("a connection");
+            far.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            let mut buffer = vec![0; 3000];
+            for _ in 0..20 {
+                far.read_exact(&mut buffer).expect("bytes");
+                far.write_all(b"y").expect("written");
+            }
+            sender.kill();
+            // Nothing lies unread there, or the last byte does: an end, or a reset; but an end of all that was sent.
+            let mut rest = vec![];
+            match far.read_to_end(&mut rest) {
+                Ok(_) => assert_eq!(rest.len() % 3000, 0, "round {round}"),
+                Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset),
+            }
+        }
+        soon("no connection is left", LIMIT, || {
+            let sockets = world.here.run("ss -Htan state established");
+            sockets.is_empty().then_some(())
+        });
+    });
+}

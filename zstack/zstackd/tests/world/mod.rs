@@ -1,0 +1,158 @@
+//! Programs in one network namespace, a remote host in another, and a wire between them. Used by several test programs, of which none
+//! uses all.
+
+#![allow(dead_code)]
+
+use crate::lab::{Namespace, Process, soon};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+pub const LIMIT: Duration = Duration::from_secs(120);
+/// The programs' addresses, and the remote host's.
+pub const HERE: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
+pub const THERE: [&str; 2] = ["10.1.0.2", "fd00:1::2"];
+
+/// Programs in one namespace, a remote host in another, and a wire between them: with zstackd, or without.
+pub struct World {
+    pub here: Namespace,
+    pub there: Namespace,
+    pub zstackd: Option<Process>,
+    /// Runs under culvert, and serves programs that do.
+    under_culvert: bool,
+}
+
+impl World {
+    /// Two kernels and a veth pair.
+    pub fn native() -> World {
+        let (here, there) = (Namespace::new(), Namespace::new());
+        here.run(&format!("ip link add w0 type veth peer name w0 netns {}", there.path()));
+        for (namespace, addresses) in [(&here, HERE), (&there, THERE)] {
+            addressed(namespace, "w0", addresses);
+        }
+        for (namespace, other) in [(&here, THERE), (&there, HERE)] {
+            namespace.run(&format!("ip route add default via {}", other[0]));
+            namespace.run(&format!("ip -6 route add default via {}", other[1]));
+        }
+        World { here, there, zstackd: None, under_culvert: false }
+    }
+
+    /// zstackd, with a tap device of the remote host's namespace as its port.
+    pub fn split() -> World {
+        World::with_zstackd(false)
+    }
+
+    /// The same under culvert, for programs under culvert.
+    pub fn culvert() -> World {
+        World::with_zstackd(true)
+    }
+
+    fn with_zstackd(under_culvert: bool) -> World {
+        let (here, there) = (Namespace::new(), Namespace::new());
+        let mut world = World { here, there, zstackd: None, under_culvert };
+        world.start();
+        world
+    }
+
+    pub fn start(&mut self) {
+        let file =
+            std::env::temp_dir().join(format!("zstackd-{}-{:?}.toml", std::process::id(), thread::current().id()));
+        let programs = if self.under_culvert { "culvert" } else { "all" };
+        let text = format!(
+            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"{programs}\"\n",
+            self.there.path(),
+            HERE[0],
+            HERE[1],
+            THERE[0],
+            THERE[1]
+        );
+        std::fs::write(&file, text).expect("a configuration");
+        let binary = env!("CARGO_BIN_EXE_zstackd");
+        let mut command = if self.under_culvert {
+            let mut command = self.here.command(culvert().to_str().expect("a path"));
+            command.arg("zstackd").env("CULVERT_ZSTACKD", binary);
+            command
+        } else {
+            self.here.command(binary)
+        };
+        command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
+        command.env("CULVERT_DIR", registry()).stdin(Stdio::null());
+        self.zstackd = Some(Process::spawn(&mut command));
+        soon("the device of zstackd's port", LIMIT, || {
+            let there = self
+                .there
+                .command("ip")
+                .args(["link", "show", "w0"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            there.is_ok_and(|s| s.success()).then_some(())
+        });
+        addressed(&self.there, "w0", THERE);
+        soon("zstackd's tun", LIMIT, || {
+            let out = self.here.command("ip").args(["route", "show", "table", "all"]).output().ok()?;
+            String::from_utf8_lossy(&out.stdout).contains("default dev cv0").then_some(())
+        });
+        // Its first packet to the neighbour.
+        soon("a way through zstackd", LIMIT, || self.reach(&self.here, THERE[1], 1).then_some(()));
+    }
+
+    /// A program here under culvert.
+    pub fn run_here(&self, program: &str) -> Command {
+        let mut command = self.here.command(culvert().to_str().expect("a path"));
+        command.args(["run", "--path", "zstack", "--", program]).env("CULVERT_DIR", registry()).stdin(Stdio::null());
+        command
+    }
+
+    /// What `culvert stat` says of the programs here.
+    pub fn stat(&self) -> String {
+        let mut command = self.here.command(culvert().to_str().expect("a path"));
+        let out = command.arg("stat").env("CULVERT_DIR", registry()).output().expect("culvert stat");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Whether an echo request is answered.
+    pub fn reach(&self, from: &Namespace, to: &str, count: u32) -> bool {
+        let mut ping = from.command("ping");
+        ping.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string(), to]).stdout(Stdio::null());
+        ping.status().is_ok_and(|s| s.success())
+    }
+}
+
+pub fn addressed(namespace: &Namespace, device: &str, addresses: [&str; 2]) {
+    namespace.run(&format!("ip addr add {}/24 dev {device}", addresses[0]));
+    namespace.run(&format!("ip -6 addr add {}/64 dev {device} nodad", addresses[1]));
+    namespace.run(&format!("ip link set {device} up"));
+}
+
+pub fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), port)
+}
+
+pub fn listen(namespace: &Namespace, address: SocketAddr) -> TcpListener {
+    namespace.within(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}")))
+}
+
+pub fn connect(namespace: &Namespace, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = namespace.within(|| TcpStream::connect(address))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+/// The registry's directory: not this machine's.
+fn registry() -> PathBuf {
+    let directory = std::env::temp_dir().join(format!("zstackd-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    directory
+}
+
+/// The command, with its library beside it.
+pub fn culvert() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/release/culvert");
+    let path = std::env::var_os("CULVERT_BIN").map_or_else(built, PathBuf::from);
+    assert!(path.exists(), "{}: build it: cargo build --release", path.display());
+    path
+}
