@@ -337,9 +337,11 @@ impl<P: Wire> Daemon<P> {
         any
     }
 
-    /// What has happened, by name.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// What has happened, here and in the engine, by name; what has not is left out.
+    pub fn counted(&self) -> String {
+        let engine = self.endpoint.stack().counters().iter().map(|(counter, n)| (counter.name(), n));
+        let all = self.counters.iter().chain(engine).filter(|(_, n)| *n > 0);
+        all.map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -58,7 +58,9 @@ fn serve(cli: &Cli) -> Result<(), (u8, String)> {
     let mut daemon = Daemon::new(&config, port, &control, membership::intends).map_err(|text| (1, text))?;
     let _serving = membership::serve(&config, &control).map_err(|text| (1, text))?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
-    daemon.run().map_err(|text| (1, text))
+    let result = daemon.run().map_err(|text| (1, text));
+    log::info!("counted: {}", daemon.counted());
+    result
 }
 
 fn read(path: &Path) -> Result<Config, String> {

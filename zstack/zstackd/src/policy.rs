@@ -122,7 +122,9 @@ impl Policy {
         let verdict = match self.listeners.get(&flow.local) {
             Some((verdict, until)) if now < *until => *verdict,
             _ => {
-                let verdict = match diag::find_listener(&DIAG, &tuple_of(flow)) {
+                // From no port: the last connection from this one may still be in TIME_WAIT here, and would be found.
+                let anybody = Flow { remote: SocketAddr::new(flow.remote.ip(), 0), ..*flow };
+                let verdict = match diag::find_listener(&DIAG, &tuple_of(&anybody)) {
                     Ok(found) => self.judge(&found, Kind::Listen),
                     Err(Miss::NotFound) => Verdict::Raw(Raw::NoListener),
                     Err(_) => Verdict::Raw(Raw::Unknown),

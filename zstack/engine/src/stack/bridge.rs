@@ -191,6 +191,10 @@ impl Stack {
                 return self.syn(run, listener, &tuple, header, behind);
             }
         }
+        if behind.is_some() {
+            // A new connection with the addresses of one that rests here is somebody else's: what follows must not be answered here.
+            self.waiting.remove(&tuple);
+        }
         self.pass(run, arrived.buffer, start);
     }
 

@@ -54,6 +54,7 @@ impl<P: Wire> Daemon<P> {
     /// A remote host has given up a connection that the server here has not taken yet.
     pub(super) fn given_up_by_remote(&mut self, index: usize) {
         self.counters.count(Counter::Unanswered);
+        debug!("{}: given up by the remote host", self.conns[index].flow);
         self.endpoint.close(self.conns[index].outer);
         self.remove(index);
     }
