@@ -6,6 +6,9 @@
 //! affinity nor a signal's disposition, writes nothing to the terminal, and what goes wrong is an error, not the end of the process. It
 //! needs no hugepages, apart from net_af_xdp.
 //!
+//! A device with several queues serves as many engines that share nothing: its hash says which flow is whose. They listen alike; what ARP and NDP
+//! say is passed on to all. A connection that an engine opens itself may be answered at another's queue: connect from devices with one.
+//!
 //! Neither a device nor a queue survives fork(2): the child must not use them.
 
 #![deny(unsafe_code)]
@@ -15,13 +18,14 @@ mod error;
 mod memory;
 mod open;
 mod port;
+mod post;
 mod raw;
 mod sleep;
 mod spec;
 
 pub use error::OpenError;
 pub use memory::Memory;
-pub use open::Device;
+pub use open::{Device, Unbound};
 pub use port::{Counters, Queue};
 pub use raw::queue::Packet;
 pub use sleep::Sleep;

@@ -4,6 +4,7 @@ use crate::driver::{Driver, Payload};
 use crate::error::OpenError;
 use crate::memory;
 use crate::port::{Common, Queue};
+use crate::post::Post;
 use crate::raw::ethdev::{About, Ethdev, Failed, Setup};
 use crate::raw::pool::{HEADROOM, Pool};
 use crate::raw::queue::{Building, Parts, Pools, Raw};
@@ -430,6 +431,7 @@ fn finish(
         queues: spec.queues,
         huge: eal.huge,
         watch: index.map(|index| (socket, index)),
+        post: Post::new(spec.queues).map_err(|e| step(&spec, ("eventfd", e.to_string())))?,
     });
     let mut queues = Vec::new();
     for queue in 0..spec.queues {

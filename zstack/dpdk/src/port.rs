@@ -1,6 +1,7 @@
 //! One queue of a device as the engine's port.
 
 use crate::driver::Payload;
+use crate::post::Post;
 use crate::raw::calls;
 use crate::raw::queue::{Building, Packet, Raw};
 use crate::sleep::Means;
@@ -35,6 +36,7 @@ pub(crate) struct Common {
     pub huge: bool,
     /// A socket of the interface's network namespace, and the interface's index.
     pub watch: Option<(OwnedFd, u32)>,
+    pub post: Post,
 }
 
 /// What has happened at a queue, and at its device.
@@ -62,6 +64,17 @@ pub struct Counters {
     pub unsent: u64,
 }
 
+/// What has to be read so that the descriptor is not readable any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Counting {
+    /// Nothing: the driver reads it.
+    Not,
+    /// The descriptor itself.
+    Itself,
+    /// Those that it watches.
+    Watched,
+}
+
 /// One queue of a device, as a port of one thread. Dropping it ends the use of everything that its frames point at: on a device whose driver
 /// reads late, other queues end with it.
 pub struct Queue {
@@ -70,8 +83,7 @@ pub struct Queue {
     number: u16,
     means: Means,
     fd: Option<OwnedFd>,
-    /// The descriptor counts, and has to be read.
-    counts: bool,
+    counting: Counting,
     gone: bool,
     idle: u32,
     watched: Instant,
@@ -79,8 +91,8 @@ pub struct Queue {
 
 impl Queue {
     pub(crate) fn new(common: Arc<Common>, raw: Raw, number: u16, means: Means, fd: Option<OwnedFd>) -> Queue {
-        let counts = means == Means::Interrupt && fd.as_ref().is_some_and(is_counter);
-        Queue { common, raw, number, means, fd, counts, gone: false, idle: 0, watched: Instant::now() }
+        let counting = fd.as_ref().filter(|_| means == Means::Interrupt).map_or(Counting::Not, counting);
+        Queue { common, raw, number, means, fd, counting, gone: false, idle: 0, watched: Instant::now() }
     }
 
     /// The device's name.
@@ -196,16 +208,22 @@ impl Queue {
             let fd = self.fd.as_ref().expect("a descriptor to sleep on").as_fd();
             // While all buffers are in use a packet does not wake: whatever frees buffers has to.
             let own = Interest { read: held < most, ..Interest::read(fd) };
-            let mut all: Vec<Interest<'_>> = std::iter::once(own).chain(others.iter().copied()).collect();
+            let bell = self.common.post.bell(self.number).map(Interest::read);
+            let first = 1 + usize::from(bell.is_some());
+            let mut all: Vec<Interest<'_>> = std::iter::once(own).chain(bell).chain(others.iter().copied()).collect();
             let any = wait_any(&mut all, Some(limit))? > 0;
-            for (other, answer) in others.iter_mut().zip(&all[1..]) {
+            for (other, answer) in others.iter_mut().zip(&all[first..]) {
                 other.ready = answer.ready;
             }
             let ready = all[0].ready;
             (ready, any, ready && self.means == Means::Socket && calls::take_error(fd) != 0)
         };
-        if ready && self.counts {
-            calls::drain(self.fd.as_ref().expect("looked at above").as_fd());
+        if ready && let Some(fd) = &self.fd {
+            match self.counting {
+                Counting::Not => {}
+                Counting::Itself => calls::drain(fd.as_fd()),
+                Counting::Watched => calls::drain_watched(fd.as_fd()),
+            }
         }
         if armed {
             self.raw.ethdev().disarm(self.number);
@@ -233,11 +251,18 @@ impl Queue {
     }
 }
 
-/// An eventfd, or a descriptor of vfio's, and not a device.
-fn is_counter(fd: &OwnedFd) -> bool {
+/// What kind of descriptor a driver's interrupt is.
+fn counting(fd: &OwnedFd) -> Counting {
     use std::os::fd::AsRawFd;
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.is_ok_and(|l| l.to_string_lossy().contains("eventfd"))
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
+    let link = link.to_string_lossy();
+    if link.contains("[eventfd]") {
+        Counting::Itself
+    } else if link.contains("[eventpoll]") {
+        Counting::Watched
+    } else {
+        Counting::Not
+    }
 }
 
 impl Port for Queue {
@@ -260,10 +285,17 @@ impl Port for Queue {
         match self.raw.receive() {
             Some((buffer, verified)) => {
                 self.idle = 0;
+                self.common.post.pass_on(self.number, buffer.bytes());
                 let range = 0..buffer.bytes().len();
                 Ok(Some(Received { buffer, range, verified }))
             }
             None => {
+                if let Some(letter) = self.common.post.receive(self.number)
+                    && let Some(buffer) = self.raw.copy_of(&letter)
+                {
+                    let range = 0..letter.len();
+                    return Ok(Some(Received { buffer, range, verified: false }));
+                }
                 self.idle += 1;
                 if self.gone || self.idle.is_multiple_of(IDLE) && self.is_gone() {
                     return Err(Refused::Gone);

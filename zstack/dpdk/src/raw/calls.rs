@@ -114,6 +114,36 @@ pub(crate) fn drain(fd: BorrowedFd<'_>) {
     unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
 }
 
+/// Takes what the descriptors have counted that an epoll(7) descriptor watches (net_vhost's: the driver never reads the other end's kicks).
+pub(crate) fn drain_watched(epoll: BorrowedFd<'_>) {
+    let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", epoll.as_raw_fd())) else { return };
+    for line in info.lines().filter_map(|l| l.strip_prefix("tfd:")) {
+        let Some(fd) = line.split_whitespace().next().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
+        let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry of this frame. A number that is no descriptor any more is an answer.
+        if unsafe { libc::poll(&raw mut entry, 1, 0) } == 1 && entry.revents == libc::POLLIN {
+            let mut count = [0u8; 8];
+            // SAFETY: the kernel writes at most 8 bytes to memory of this frame; there is something to be read, so it does not block.
+            unsafe { libc::read(fd, count.as_mut_ptr().cast(), 8) };
+        }
+    }
+}
+
+/// A descriptor that another thread makes readable with [`ring`].
+pub(crate) fn bell() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd(2) touches no memory of ours.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a [`bell`] readable.
+pub(crate) fn ring(bell: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the kernel reads 8 bytes of this frame.
+    unsafe { libc::write(bell.as_raw_fd(), one.as_ptr().cast(), 8) };
+}
+
 /// The CPUs that the thread may run on.
 pub(crate) fn cpus() -> Vec<usize> {
     // SAFETY: all zeroes are an empty set.

@@ -205,6 +205,33 @@ impl Raw {
         None
     }
 
+    /// A packet of these bytes, as if it had arrived; `None`: no buffer is free.
+    pub fn copy_of(&mut self, bytes: &[u8]) -> Option<Packet> {
+        let (held, most) = self.held();
+        if held >= most {
+            return None;
+        }
+        // SAFETY: the pool lives.
+        let mbuf = NonNull::new(unsafe { sys::z_alloc(self.pools().rx.as_ptr()) })?;
+        self.shared.held.set(held + 1);
+        let packet = Packet { mbuf, shared: Rc::clone(&self.shared) };
+        // SAFETY: the mbuf is ours alone; the room is looked at before anything is written.
+        unsafe {
+            let m = &mut *mbuf.as_ptr();
+            if usize::from(m.buf_len) < usize::from(m.data_off) + bytes.len() {
+                return None;
+            }
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                m.buf_addr.cast::<u8>().add(usize::from(m.data_off)),
+                bytes.len(),
+            );
+            m.data_len = bytes.len() as u16;
+            m.pkt_len = bytes.len() as u32;
+        }
+        Some(packet)
+    }
+
     /// A buffer with `head` in it, alone.
     #[inline]
     fn begin(&mut self, head: &[u8], more: usize) -> Result<NonNull<sys::rte_mbuf>, Refused> {

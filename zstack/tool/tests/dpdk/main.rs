@@ -3,6 +3,7 @@
 #[path = "../../../port/tests/lab/mod.rs"]
 mod lab;
 mod packet;
+mod pairs;
 mod place;
 mod tap;
 mod xdp;
