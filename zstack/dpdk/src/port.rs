@@ -16,7 +16,7 @@ use zstack_port::{Interest, wait_any};
 /// The longest nap while nothing tells of a packet.
 const NAP: Duration = Duration::from_micros(100);
 /// The longest nap while the other end is not there.
-const NAP_ALONE: Duration = Duration::from_millis(1);
+const NAP_ALONE: Duration = Duration::from_millis(10);
 /// The longest sleep until it is looked whether the device is still there.
 const DOZE: Duration = Duration::from_secs(1);
 /// How often that is looked at without a sleep.

@@ -10,6 +10,10 @@ Ports:
   kernel                             the kernel's sockets
   tun:NAME,addr=A/P[,KEY=VALUE...]   the engine on a tun device, made if it is not there (CAP_NET_ADMIN);
   tap:NAME,...                       the same on a tap device
+  dpdk:DEVICE,addr=A/P[,KEY=VALUE..] the engine on a device of DPDK's, if built with --features dpdk: net_af_packet0,iface=eth0, net_tap0,
+                                     net_af_xdp0, net_memif0, net_vhost0, net_virtio_user0 or 0000:01:00.0 (bound to vfio-pci; untested);
+                                     its driver's keys, and addr, gateway, mtu, mac, vlan, memory=auto|huge|none, mbufs=2048,
+                                     sleep=auto|nap|busy, offload=full|off, log=on; peer for net_tap
     addr=10.9.0.2/24   the engine's address     peer=10.9.0.1   the kernel's, set up on the device
     gateway=10.9.0.1   next hop elsewhere       mtu=1500        bytes of an IP packet
     offload=full       full, checksum, off      buffers=512     packets held at once
@@ -35,7 +39,7 @@ pub struct Cli {
 
 #[derive(Args, Debug)]
 pub struct Port {
-    /// What to run over: `kernel`, `tun:NAME,...` or `tap:NAME,...` (see below)
+    /// What to run over: `kernel`, `tun:NAME,...`, `tap:NAME,...` or `dpdk:DEVICE,...` (see below)
     #[arg(long, global = true, value_name = "PORT", env = "ZSTACK_PORT")]
     pub port: Option<String>,
     /// Write what crosses the wire to a file, in pcapng (engine only)

@@ -33,9 +33,9 @@ fn memif() {
         assert!(echo.port("sleep").starts_with("naps"));
         assert!(echo.port("payload").contains("where it is"));
         place.well(&client, "ping -c 3 -i 0.1 10.7.0.1");
-        // Alone it naps for a millisecond at a time.
+        // Each nap takes 5 to 40 us of the processor, as busy as the machine is; one who polls takes all.
         let load = echo.load(Duration::from_secs(2));
-        assert!(load < 0.1, "{:.1} % of a core, idle", load * 100.0);
+        assert!(load < 0.3, "{:.1} % of a core, idle", load * 100.0);
         // The other end comes again, as often as it likes.
         place.well(&client, "ping -c 2 -i 0.1 10.7.0.1");
         place.refused(&format!("{server},mtu=9000"), "ping 10.7.0.2", "larger bsize=");
