@@ -100,6 +100,11 @@ impl Queue {
         &self.common.name
     }
 
+    /// The driver's name, as DPDK has it.
+    pub fn driver(&self) -> &str {
+        &self.common.driver
+    }
+
     /// The kernel's interface that the device is, or is made of.
     pub fn interface(&self) -> Option<&str> {
         self.common.interface.as_deref()

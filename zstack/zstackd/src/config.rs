@@ -277,14 +277,6 @@ impl Config {
         self.addresses.iter().copied().chain(all).collect()
     }
 
-    /// What kind of port it is: `tap`, or of DPDK's the driver's name.
-    pub fn port_kind(&self) -> String {
-        let (kind, rest) = self.port.split_once(':').unwrap_or((&self.port, ""));
-        let name = rest.split(',').next().unwrap_or("");
-        let driver = name.trim_start_matches("net_").trim_end_matches(|c: char| c.is_ascii_digit());
-        if kind == "dpdk" && name.starts_with("net_") { driver.to_string() } else { kind.to_string() }
-    }
-
     /// The engine's routes: the gateways.
     pub fn routes(&self) -> Vec<Route> {
         let default = |gateway: &IpAddr| {

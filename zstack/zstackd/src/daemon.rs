@@ -50,8 +50,6 @@ pub struct Daemon<P: Wire> {
     poller: Poller,
     signals: SignalFd,
     control: told::Control,
-    /// The port's kind, for people.
-    port_kind: String,
     policy: Arc<Mutex<Policy>>,
     clock: Clock,
     /// The engine's listener for all ports.
@@ -77,7 +75,7 @@ pub struct Daemon<P: Wire> {
 }
 
 impl<P: Wire> Daemon<P> {
-    /// Makes what a daemon needs in the kernel of this namespace, and begins to serve.
+    /// Makes what a daemon needs in the kernel of this namespace, and begins to serve. [`hold_signals`] comes first.
     ///
     /// # Errors
     /// A line for the user.
@@ -103,7 +101,8 @@ impl<P: Wire> Daemon<P> {
         stack.tcp.nodelay = true;
         stack.limits.connections = config.connections.saturating_add(config.pending);
         if can.medium == Medium::Ethernet {
-            stack.mac = Some([2, key[0], key[1], key[2], key[3], key[4]]);
+            // A local, unicast address, if the device has none.
+            stack.mac = Some(port.mac().unwrap_or([2, key[0], key[1], key[2], key[3], key[4]]));
         }
         let (buffer, sockets) = (config.buffer, sockets::Config::default());
         let sockets = sockets::Config {
@@ -138,9 +137,7 @@ impl<P: Wire> Daemon<P> {
         };
         let front = Front::make(&wanted).map_err(|e| e.to_string())?;
         let poller = Poller::new().map_err(io("epoll"))?;
-        let mask = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-        mask.thread_block().map_err(|e| format!("sigprocmask: {e}"))?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|e| format!("signalfd: {e}"))?;
         let control = told::Control::open(control).map_err(|e| format!("the control socket {control}: {e}"))?;
         poller.watch(control.listener(), CONTROL).map_err(io("epoll_ctl"))?;
@@ -158,7 +155,6 @@ impl<P: Wire> Daemon<P> {
             poller,
             signals,
             control,
-            port_kind: config.port_kind(),
             policy,
             clock,
             listener,
@@ -217,7 +213,8 @@ impl<P: Wire> Daemon<P> {
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
             let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
             events.clear();
-            self.poller.wait(limit, &mut events).map_err(|e| format!("epoll_wait: {e}"))?;
+            let port = self.endpoint.port_mut();
+            port.sleep(&mut self.poller, limit, &mut events).map_err(|e| format!("epoll_wait: {e}"))?;
             for event in &events {
                 match event.token {
                     TUN => tun = true,
@@ -240,12 +237,7 @@ impl<P: Wire> Daemon<P> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let until = self.clock.until(deadline);
-        let nap = self.endpoint.port().fd().is_none().then(|| self.endpoint.port().nap());
-        match (until, nap) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        self.clock.until(deadline)
     }
 
     /// An inner socket has something.
@@ -343,6 +335,20 @@ impl<P: Wire> Daemon<P> {
         let all = self.counters.iter().chain(engine).filter(|(_, n)| *n > 0);
         all.map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Those that end it in order.
+fn signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
+}
+
+/// From now on the signals that end a daemon in order wait for it, in the calling thread and those that it makes: to be called before
+/// DPDK makes its own, which would take them.
+///
+/// # Errors
+/// A line for the user.
+pub fn hold_signals() -> Result<(), String> {
+    signals().thread_block().map_err(|e| format!("pthread_sigmask: {e}"))
 }
 
 /// One thread uses it; the engine wants what it calls to be fit for another.

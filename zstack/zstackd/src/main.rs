@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zstack_port::{Device, Offload, Spec};
 use zstackd::config::Config;
-use zstackd::daemon::Daemon;
+use zstackd::daemon::{self, Daemon};
 use zstackd::membership;
 use zstackd::wire::{Wire, within};
 
@@ -41,26 +41,81 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(cli: &Cli) -> Result<(), (u8, String)> {
+/// What is wrong, with the exit status that says so.
+type Failure = (u8, String);
+
+fn serve(cli: &Cli) -> Result<(), Failure> {
     let config = read(&cli.config).map_err(|text| (2, text))?;
-    let spec: Spec = config.port.parse().map_err(|e| (2, format!("{}: port: {e}", cli.config.display())))?;
-    if let Some(What::Check) = cli.what {
-        println!("{}: right: zstackd would serve {}", cli.config.display(), list(&config.served()));
-        return Ok(());
+    let wrong = |e: &dyn std::fmt::Display| (2, format!("{}: port: {e}", cli.config.display()));
+    if config.port.starts_with("dpdk:") {
+        let spec = dpdk::spec(&config).map_err(|e| wrong(&e))?;
+        return if checked(cli, &config) { Ok(()) } else { run(&config, || dpdk::open(&spec)) };
+    }
+    let spec: Spec = config.port.parse().map_err(|e| wrong(&e))?;
+    if !spec.addresses.is_empty() || !spec.gateways.is_empty() {
+        return Err(wrong(&"its addresses are those of the key `addresses`: leave addr=, peer= and gateway= out"));
     }
     // What goes on to programs' kernels as it came must be whole: no checksum left out, no segments joined.
     let spec = Spec { mtu: spec.mtu.or(config.mtu), offload: Offload::Off, ..spec };
-    let port = within(config.port_namespace.as_deref(), || Device::open(&spec))
-        .and_then(|opened| opened.map_err(|e| e.to_string()))
-        .map_err(|text| (1, text))?;
-    log::info!("port {}", port.describe());
+    if checked(cli, &config) { Ok(()) } else { run(&config, || Device::open(&spec).map_err(|e| e.to_string())) }
+}
+
+/// Whether no more than a check was asked for; it has found nothing wrong.
+fn checked(cli: &Cli, config: &Config) -> bool {
+    if let Some(What::Check) = cli.what {
+        println!("{}: right: zstackd would serve {}", cli.config.display(), list(&config.served()));
+        return true;
+    }
+    false
+}
+
+fn run<P: Wire>(config: &Config, open: impl FnOnce() -> Result<P, String>) -> Result<(), Failure> {
+    let failed = |text| (1, text);
+    daemon::hold_signals().map_err(failed)?;
+    let port = within(config.port_namespace.as_deref(), open).and_then(|opened| opened).map_err(failed)?;
+    log::info!("port: {}", port.describe());
     let control = format!("@culvert-zstackd-{}", std::process::id());
-    let mut daemon = Daemon::new(&config, port, &control, membership::intends).map_err(|text| (1, text))?;
-    let _serving = membership::serve(&config, &control).map_err(|text| (1, text))?;
+    let mut daemon = Daemon::new(config, port, &control, membership::intends).map_err(failed)?;
+    let _serving = membership::serve(config, &control).map_err(failed)?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
-    let result = daemon.run().map_err(|text| (1, text));
+    let result = daemon.run().map_err(failed);
     log::info!("counted: {}", daemon.counted());
     result
+}
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    use super::Config;
+    use zstack_dpdk::{Device, Queue, Spec};
+
+    pub fn spec(config: &Config) -> Result<Spec, String> {
+        let spec: Spec = config.port.parse().map_err(|e: zstack_dpdk::SpecError| e.to_string())?;
+        if !spec.addresses.is_empty() || !spec.gateways.is_empty() {
+            return Err("its addresses are those of the key `addresses`: leave addr=, peer= and gateway= out".into());
+        }
+        if spec.queues > 1 {
+            return Err("zstackd has one thread and serves one queue: leave queues= out".into());
+        }
+        Ok(Spec { mtu: spec.mtu.or(config.mtu), ..spec })
+    }
+
+    pub fn open(spec: &Spec) -> Result<Queue, String> {
+        Device::open(spec).map(Device::first).map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+mod dpdk {
+    use super::Config;
+    use zstack_port::Device;
+
+    pub fn spec(_: &Config) -> Result<(), String> {
+        Err("this zstackd was built without DPDK: build it with `cargo build --release -p zstackd --features dpdk`, or use tap:NAME".into())
+    }
+
+    pub fn open((): &()) -> Result<Device, String> {
+        Err("built without DPDK".into())
+    }
 }
 
 fn read(path: &Path) -> Result<Config, String> {

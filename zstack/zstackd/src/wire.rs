@@ -1,23 +1,37 @@
 //! The port to the wire: opened in its network namespace, and slept on.
 
+use crate::poller::{Event, Poller};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use zstack::payload::Pinned;
-use zstack::port::Port;
+use zstack::port::{Medium, Port};
 use zstack_port::Device;
 
 /// A port that can be slept on.
 pub trait Wire: Port<Buffer: Pinned> {
-    /// Readable when a packet can be received; `None`: the port has no such descriptor.
+    /// Readable when a packet can be received; `None`: [`Wire::sleep`] knows how to wait for one.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The longest sleep between two looks at a port without a descriptor.
-    fn nap(&self) -> Duration {
-        Duration::from_micros(100)
+    /// Sleeps until a packet can be received, `poller` has something, or the limit is over (never, without one). What the poller has
+    /// goes behind `events`.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2) and ppoll(2), apart from EINTR.
+    fn sleep(&mut self, poller: &mut Poller, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        poller.wait(limit, events)
     }
+
+    /// Its Ethernet address; `None`: whoever uses it chooses one.
+    fn mac(&self) -> Option<[u8; 6]> {
+        None
+    }
+
+    /// The kind of device, in a word.
+    fn kind(&self) -> &str;
 
     /// What it can do, for people.
     fn describe(&self) -> String;
@@ -28,14 +42,46 @@ impl Wire for Device {
         Some(std::os::fd::AsFd::as_fd(self))
     }
 
+    fn kind(&self) -> &str {
+        if self.capabilities().medium == Medium::Ip { "tun" } else { "tap" }
+    }
+
     fn describe(&self) -> String {
         let can = self.capabilities();
         format!("{}: MTU {}, checksums {}, TSO {}", self.name(), can.mtu, yes(can.checksum), yes(can.tso > 0))
     }
 }
 
+#[cfg(feature = "dpdk")]
+impl Wire for zstack_dpdk::Queue {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn sleep(&mut self, poller: &mut Poller, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        // With nothing to wait for, the driver's way to sleep need not be prepared.
+        if limit != Some(Duration::ZERO) {
+            self.wait(&mut [zstack_port::Interest::read(poller.fd())], limit)?;
+        }
+        poller.wait(Some(Duration::ZERO), events)
+    }
+
+    fn mac(&self) -> Option<[u8; 6]> {
+        zstack_dpdk::Queue::mac(self)
+    }
+
+    fn kind(&self) -> &str {
+        self.driver()
+    }
+
+    fn describe(&self) -> String {
+        let about: Vec<_> = self.about().iter().map(|(name, value)| format!("{name} {value}")).collect();
+        format!("DPDK: {}", about.join(", "))
+    }
+}
+
 /// For people.
-pub fn yes(does: bool) -> &'static str {
+fn yes(does: bool) -> &'static str {
     if does { "by the port" } else { "here" }
 }
 

@@ -120,7 +120,7 @@ impl<P: Wire> Daemon<P> {
             retransmits: info.retransmits.into(),
             copied_in: conn.received,
             copied_out: conn.sent,
-            port: self.port_kind.clone(),
+            port: self.endpoint.port().kind().to_string(),
         })
     }
 }
