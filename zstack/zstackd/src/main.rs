@@ -107,14 +107,15 @@ mod dpdk {
 #[cfg(not(feature = "dpdk"))]
 mod dpdk {
     use super::Config;
+    use std::convert::Infallible;
     use zstack_port::Device;
 
-    pub fn spec(_: &Config) -> Result<(), String> {
+    pub fn spec(_: &Config) -> Result<Infallible, String> {
         Err("this zstackd was built without DPDK: build it with `cargo build --release -p zstackd --features dpdk`, or use tap:NAME".into())
     }
 
-    pub fn open((): &()) -> Result<Device, String> {
-        Err("built without DPDK".into())
+    pub fn open(none: &Infallible) -> Result<Device, String> {
+        match *none {}
     }
 }
 
