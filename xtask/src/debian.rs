@@ -20,6 +20,7 @@ pub const PROGRAMS: &[&str] = &[
     "nodejs",
     "procps",
     "iproute2",
+    "iputils-ping",
     "iptables",
     "nftables",
     "util-linux",
@@ -32,6 +33,12 @@ pub const PROGRAMS: &[&str] = &[
     "gdb",
     // Counts instructions, for zstack/budget.
     "valgrind",
+    // Compile zstackd's eBPF programs and libbpf, which loads them.
+    "clang",
+    "libelf-dev",
+    "make",
+    "pkg-config",
+    "zlib1g-dev",
 ];
 
 /// What zstackd and the Z-stack on DPDK are built with.

@@ -15,10 +15,18 @@ use std::os::unix::fs::FileExt;
 /// ip(7): since Linux 6.3; the range is the low port in the low half.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
+/// linux/tcp.h.
+const TCP_REPAIR_ON: i32 = 1;
+const TCP_REPAIR_OFF: i32 = 0;
+
 /// What the listeners are bound to: addresses that no host has (RFC 1112 section 4: class E; RFC 6666: discard), so that nobody
 /// reaches them but by `assign`.
 const UNREACHED: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))];
+
+/// Their port, which no program can listen on meanwhile on all addresses: tcpmux, which is historic (RFC 7805), and none that the
+/// kernel chooses for connections.
+const UNWANTED: u16 = 1;
 
 /// A connection of a program to a remote host.
 #[derive(Debug)]
@@ -32,17 +40,17 @@ pub struct Accepted {
 }
 
 /// A transparent listener for all addresses and ports of a family, which `assign` gives their connections.
-pub(crate) fn listener(v6: bool, least: i32) -> io::Result<OwnedFd> {
-    let socket = transparent(v6, least)?;
+pub(crate) fn listener(v6: bool, place: &Place) -> io::Result<OwnedFd> {
+    let socket = place.transparent(v6)?;
     let fd = socket.as_fd();
     if v6 {
         raw::set_number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
-    // Its connections inherit both. The first lets programs that set it too listen on the port of such a connection
-    // (inet_csk_bind_conflict).
-    raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    raw::set_reset_on_close(fd, true)?;
-    raw::bind(fd, SocketAddr::new(UNREACHED[usize::from(v6)], 0))?;
+    let address = |port| SocketAddr::new(UNREACHED[usize::from(v6)], port);
+    match raw::bind(fd, address(UNWANTED)) {
+        Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => raw::bind(fd, address(0))?,
+        result => result?,
+    }
     // The kernel cuts it down to net.core.somaxconn.
     raw::listen(fd, i32::MAX)?;
     Ok(socket)
@@ -60,12 +68,44 @@ pub(crate) fn accept(listener: BorrowedFd<'_>, least: i32) -> io::Result<Option<
     Ok(Some(Accepted { socket: socket.into(), program, remote }))
 }
 
+/// The network namespace of a front, in which its sockets have to be made.
+pub(crate) struct Place {
+    namespace: u64,
+    /// The least number of a socket's descriptor.
+    pub(crate) least: i32,
+    ports: Ports,
+}
+
+impl Place {
+    /// The network namespace of the calling thread.
+    pub(crate) fn new(least: i32) -> io::Result<Place> {
+        let namespace = raw::namespace(raw::tcp(libc::AF_INET)?.as_fd())?;
+        Ok(Place { namespace, least, ports: Ports::new() })
+    }
+
+    fn transparent(&self, v6: bool) -> io::Result<OwnedFd> {
+        let socket = raised(raw::tcp(if v6 { libc::AF_INET6 } else { libc::AF_INET })?, self.least)?;
+        let fd = socket.as_fd();
+        if raw::namespace(fd)? != self.namespace {
+            return Err(io::Error::other("this thread is not in the network namespace of the front"));
+        }
+        let (level, option) =
+            if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
+        raw::set_number(fd, level, option, 1)?;
+        // A listener's connections inherit these. The first lets programs that set it too listen on the port of such a connection
+        // (inet_csk_bind_conflict).
+        raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        raw::set_reset_on_close(fd, true)?;
+        Ok(socket)
+    }
+}
+
 /// The ports that the kernel chooses from in the network namespace (ip_local_port_range), as they are now.
-pub(crate) struct Ports(Option<File>);
+struct Ports(Option<File>);
 
 impl Ports {
     /// Those of the network namespace of the calling thread.
-    pub(crate) fn new() -> Ports {
+    fn new() -> Ports {
         Ports(File::open("/proc/sys/net/ipv4/ip_local_port_range").ok())
     }
 
@@ -80,20 +120,20 @@ impl Ports {
 
 /// Connects to a program's listener `to` as the remote host's `client`. Nonblocking: the connection may stand already, or be
 /// under way.
-pub(crate) fn connect(client: SocketAddr, to: SocketAddr, ports: &Ports, least: i32) -> io::Result<OwnedFd> {
+pub(crate) fn connect(client: SocketAddr, to: SocketAddr, place: &Place) -> io::Result<OwnedFd> {
     if client.is_ipv6() != to.is_ipv6() {
         return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
     }
-    if ports.contain(client.port())
-        && let Some(socket) = without_bind(client, to, least)
+    if place.ports.contain(client.port())
+        && let Some(socket) = without_bind(client, to, place)
     {
         return Ok(socket);
     }
-    match with_bind(client, to, least) {
+    match with_bind(client, to, place) {
         // The last connection of this client and port, which zstackd has ended first, is in TIME_WAIT here. The engine has found
         // that the remote host may open it again.
         Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && super::diag::destroy_time_wait(client, to)? => {
-            with_bind(client, to, least)
+            with_bind(client, to, place)
         }
         result => result,
     }
@@ -102,8 +142,8 @@ pub(crate) fn connect(client: SocketAddr, to: SocketAddr, ports: &Ports, least: 
 /// Lets connect(2) choose the port, out of one: a port that is bound by number would be left out when the kernel chooses one for
 /// a program's connection (__inet_hash_connect), and there may be thousands of clients. Only for ports that the kernel chooses from:
 /// of others the socket's range says nothing (inet_sk_get_local_port_range). None if it does not succeed.
-fn without_bind(client: SocketAddr, to: SocketAddr, least: i32) -> Option<OwnedFd> {
-    let socket = transparent(client.is_ipv6(), least).ok()?;
+fn without_bind(client: SocketAddr, to: SocketAddr, place: &Place) -> Option<OwnedFd> {
+    let socket = place.transparent(client.is_ipv6()).ok()?;
     let fd = socket.as_fd();
     let port = u32::from(client.port());
     raw::set_number(fd, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, (port << 16 | port) as i32).ok()?;
@@ -115,11 +155,16 @@ fn without_bind(client: SocketAddr, to: SocketAddr, least: i32) -> Option<OwnedF
     Some(socket)
 }
 
-fn with_bind(client: SocketAddr, to: SocketAddr, least: i32) -> io::Result<OwnedFd> {
-    let socket = transparent(client.is_ipv6(), least)?;
+/// Binds the port by number, and so even if a program listens on it on all addresses: the client's port 8080 has nothing to do with
+/// a server's. The kernel sees a conflict there, but not for a socket under repair (inet_csk_get_port).
+fn with_bind(client: SocketAddr, to: SocketAddr, place: &Place) -> io::Result<OwnedFd> {
+    let socket = place.transparent(client.is_ipv6())?;
     let fd = socket.as_fd();
-    raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    raw::set_number(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, TCP_REPAIR_ON)?;
     raw::bind(fd, client)?;
+    raw::set_number(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, TCP_REPAIR_OFF)?;
+    // Which the end of the repair has taken away.
+    raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     raw::connect(fd, to)?;
     Ok(socket)
 }
@@ -130,15 +175,6 @@ fn with_bind(client: SocketAddr, to: SocketAddr, least: i32) -> io::Result<Owned
 /// Those of setsockopt(2).
 pub fn end_in_order(socket: BorrowedFd<'_>) -> io::Result<()> {
     raw::set_reset_on_close(socket, false)
-}
-
-fn transparent(v6: bool, least: i32) -> io::Result<OwnedFd> {
-    let socket = raised(raw::tcp(if v6 { libc::AF_INET6 } else { libc::AF_INET })?, least)?;
-    let (level, option) =
-        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
-    raw::set_number(socket.as_fd(), level, option, 1)?;
-    raw::set_reset_on_close(socket.as_fd(), true)?;
-    Ok(socket)
 }
 
 /// The descriptor, with a number of at least `least`.

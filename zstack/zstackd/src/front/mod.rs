@@ -47,6 +47,7 @@ pub use rights::drop_rights;
 pub use routes::PROTOCOL;
 
 use filter::Filter;
+use inward::Place;
 use netlink::Netlink;
 use netlink_packet_route::rule::RuleMessage;
 use std::fmt;
@@ -218,7 +219,7 @@ impl Wanted {
 /// A front that stands. Dropping it removes all that was made; connections should be closed before, as their resets need its
 /// addresses.
 ///
-/// All calls may be made from any thread, and none blocks.
+/// All calls may be made from any thread (but see [`Front::connect_inward`]), and none blocks.
 pub struct Front {
     name: String,
     index: u32,
@@ -226,7 +227,7 @@ pub struct Front {
     rules: Vec<RuleMessage>,
     /// IPv4's and IPv6's.
     listeners: [Option<OwnedFd>; 2],
-    ports: inward::Ports,
+    place: Place,
     filter: Filter,
     // The last: with it go the addresses.
     tun: Tun,
@@ -252,11 +253,12 @@ impl Front {
             .map_err(|e| Error::netlink(format!("the interface {} cannot be looked up", wanted.name), &e))?;
 
         // Before the interface is up, so that no packet passes the filters by.
-        let least = tun.as_fd().as_raw_fd() + 1;
+        let place = Place::new(tun.as_fd().as_raw_fd() + 1)
+            .map_err(|e| Error::refused("a socket of this network namespace cannot be made", &e))?;
         let listener = |v6: bool| {
             let family = if v6 { "IPv6" } else { "IPv4" };
             let refused = |e| Error::refused(format!("no transparent listener for {family}"), &e);
-            wanted.has(v6).then(|| inward::listener(v6, least).map_err(refused)).transpose()
+            wanted.has(v6).then(|| inward::listener(v6, &place).map_err(refused)).transpose()
         };
         let listeners = [listener(false)?, listener(true)?];
         let own = wanted.addresses.iter().map(|a| a.address);
@@ -264,9 +266,8 @@ impl Front {
         routes::set_up(&mut netlink, index, wanted)?;
 
         // From here on `drop` has rules to remove.
-        let ports = inward::Ports::new();
         let mut front =
-            Front { name: wanted.name.clone(), index, netlink, rules: Vec::new(), listeners, ports, filter, tun };
+            Front { name: wanted.name.clone(), index, netlink, rules: Vec::new(), listeners, place, filter, tun };
         for rule in routes::rules(wanted) {
             routes::add_rule(&mut front.netlink, &rule)?;
             front.rules.push(rule);
@@ -320,7 +321,7 @@ impl Front {
     /// Those of accept4(2), EMFILE above all.
     pub fn accept(&self) -> io::Result<Option<Accepted>> {
         for listener in self.listeners() {
-            if let Some(accepted) = inward::accept(listener, self.least())? {
+            if let Some(accepted) = inward::accept(listener, self.place.least)? {
                 return Ok(Some(accepted));
             }
         }
@@ -329,22 +330,17 @@ impl Front {
 
     /// Connects to a program's listener `to`, an address of zstackd's, as the remote host's `client`. Nonblocking: the connection
     /// stands, or is under way; the socket becomes writable then, and its SO_ERROR tells (connect(2)). It resets the connection
-    /// when it is closed, until [`end_in_order`].
+    /// when it is closed, until [`end_in_order`]. The calling thread has to be in the front's network namespace.
     ///
     /// # Errors
     /// ECONNREFUSED, and the others of socket(2), bind(2) and connect(2): EADDRNOTAVAIL if this connection exists already.
     pub fn connect_inward(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-        inward::connect(client, to, &self.ports, self.least()).map(TcpStream::from)
+        inward::connect(client, to, &self.place).map(TcpStream::from)
     }
 
     /// What has become of the programs' packets so far.
     pub fn turns(&self) -> Turns {
         self.filter.turns()
-    }
-
-    /// The least number of a socket's descriptor: see `inward`.
-    fn least(&self) -> i32 {
-        self.tun.as_fd().as_raw_fd() + 1
     }
 }
 

@@ -8,6 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+/// socket(7): since Linux 5.14.
+const SO_NETNS_COOKIE: i32 = 71;
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -30,6 +33,29 @@ pub(crate) fn make_tun(tun: BorrowedFd<'_>, name: &str, flags: i32) -> io::Resul
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the descriptor is open; TUNSETIFF reads and writes one ifreq, which lives through the call.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) }).map(drop)
+}
+
+/// The network namespace of a tun.
+pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open; TUNGETDEVNETNS takes no argument.
+    owned(unsafe { libc::ioctl(tun.as_raw_fd(), TUNGETDEVNETNS) })
+}
+
+/// A descriptor of another process, which ptrace(2) would have to be allowed for (pidfd_getfd(2)).
+pub(crate) fn descriptor_of(process: u32, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes numbers only.
+    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) } as i32)?;
+    // SAFETY: pidfd_getfd(2) takes numbers only.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) } as i32)
+}
+
+/// A number that names a socket's network namespace as long as the machine runs.
+pub(crate) fn namespace(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
+    let (fd, to) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: getsockopt(2) writes at most `len` bytes of the number; both live through the call.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE, to, &raw mut len) })?;
+    Ok(cookie)
 }
 
 /// A nonblocking TCP socket that closes on exec.

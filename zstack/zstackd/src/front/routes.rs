@@ -63,8 +63,18 @@ pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> Resu
     netlink.ask(set, 0).map_err(|e| Error::netlink(format!("{name} does not take accept_local"), &e))?;
 
     for address in &wanted.addresses {
-        add_address(netlink, index, address)
-            .map_err(|e| Error::netlink(format!("{name} does not take the address {address}"), &e))?;
+        add_address(netlink, index, address).map_err(|e| {
+            let doing = format!("{name} does not take the address {address}");
+            match Error::netlink(doing, &e) {
+                // addrconf.c has this error for nothing else.
+                Error::Refused { doing, error, .. } if e.is(libc::EACCES) => Error::Refused {
+                    doing,
+                    error,
+                    remedy: "allow IPv6 (sysctl -w net.ipv6.conf.default.disable_ipv6=0), or give zstackd IPv4 addresses only",
+                },
+                error => error,
+            }
+        })?;
     }
     link.attributes = Vec::new();
     link.header.flags = LinkFlags::Up;

@@ -5,7 +5,8 @@ use super::raw;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,9 @@ impl Tun {
             match raw::make_tun(file.as_fd(), name, IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL) {
                 Ok(()) => return Ok(Tun(file)),
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-                    let holder = holder(name, true);
-                    if holder.is_some() || !is_tun(name) {
+                    let holder = holder(name);
+                    if holder.is_some() || !is_tun(name) || Instant::now() >= end {
                         return Err(Error::Exists { name: name.to_string(), holder });
-                    }
-                    if Instant::now() >= end {
-                        return Err(Error::Exists { name: name.to_string(), holder: self::holder(name, false) });
                     }
                 }
                 Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
@@ -90,25 +88,33 @@ fn is_tun(name: &str) -> bool {
     flags.is_none_or(|f| f & 0x0800 == 0)
 }
 
-/// The process that has a tun of this name open, as proc(5)'s fdinfo tells. With `here`, only one whose network namespace is the
-/// caller's: the process may also have opened it in a namespace that it has left since.
-fn holder(name: &str, here: bool) -> Option<String> {
+/// The process that has the tun of this name and of this network namespace open, as proc(5)'s fdinfo tells.
+fn holder(name: &str) -> Option<String> {
     let line = format!("iff:\t{name}");
-    let namespace = std::fs::read_link("/proc/thread-self/ns/net").ok()?;
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let path = process.path();
-        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        if here && std::fs::read_link(path.join("ns/net")).is_ok_and(|n| n != namespace) {
-            continue;
-        }
-        let Ok(infos) = std::fs::read_dir(path.join("fdinfo")) else { continue };
-        let has = |info: &std::fs::DirEntry| {
-            std::fs::read_to_string(info.path()).is_ok_and(|text| text.lines().any(|l| l == line))
-        };
-        if infos.flatten().any(|info| has(&info)) {
-            let command = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", command.trim()));
+    let numbers = |path: PathBuf| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok())
+    };
+    for process in numbers(PathBuf::from("/proc")) {
+        let path = PathBuf::from(format!("/proc/{process}"));
+        for fd in numbers(path.join("fdinfo")) {
+            let info = std::fs::read_to_string(path.join(format!("fdinfo/{fd}"))).unwrap_or_default();
+            if info.lines().any(|l| l == line) && is_here(process, fd) {
+                let command = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+                return Some(format!("{} (pid {process})", command.trim()));
+            }
         }
     }
     None
+}
+
+/// Whether a tun that another process has open is in the network namespace of the calling thread.
+fn is_here(process: u32, fd: u32) -> bool {
+    let here = std::fs::metadata("/proc/thread-self/ns/net").map(|m| m.ino()).ok();
+    let tun = raw::descriptor_of(process, fd as i32).and_then(|fd| raw::tun_namespace(fd.as_fd()));
+    match tun.and_then(|namespace| File::from(namespace).metadata()) {
+        Ok(namespace) => Some(namespace.ino()) == here,
+        // That is not ours to know: most processes have one namespace, in which their tuns are.
+        Err(_) => std::fs::metadata(format!("/proc/{process}/ns/net")).map(|m| m.ino()).ok() == here,
+    }
 }

@@ -4,7 +4,7 @@ use crate::lab::Namespace;
 use crate::packets::{self, ACK, RST, SYN, Segment};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -70,6 +70,11 @@ impl Gate {
             move || run(&front, &seen, &stop, &judge, &Arc::new(serve))
         });
         Gate { front, seen, stop, thread: Some(thread) }
+    }
+
+    /// Connects inward in the namespace.
+    pub fn inward(&self, ns: &Namespace, client: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+        ns.within(|| self.front.connect_inward(client, to))
     }
 
     /// How many segments with these ends have been read.
@@ -170,4 +175,14 @@ pub fn echo(accepted: Accepted) {
         }
     }
     front::end_in_order(socket.as_fd()).expect("linger");
+}
+
+/// A program's connection from an address and port that it chooses.
+pub fn connect_from(own: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let family = if own.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = socket2::Socket::new(family.into(), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&own.into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }

@@ -4,7 +4,9 @@
 #![allow(dead_code)]
 
 mod gate;
+mod inward;
 #[path = "../../../port/tests/lab/mod.rs"]
 mod lab;
+mod life;
 mod outward;
 mod packets;

@@ -1,12 +1,14 @@
 //! Programs connect to remote hosts.
 
-use crate::gate::{Gate, Verdict, echo};
-use crate::lab::{Namespace, beside};
+use crate::gate::{Gate, Verdict, connect_from, echo};
+use crate::lab::{Namespace, beside, bounded, soon};
 use crate::need_root;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
 use std::time::{Duration, Instant};
+use zstackd::front;
 
 const HOLD: Duration = Duration::from_millis(60);
 
@@ -71,5 +73,210 @@ fn many_remote_ends() {
         });
         assert_eq!(gate.front.turns().out, 50);
         assert!(gate.front.turns().turned >= 50 * 12, "{:?}", gate.front.turns());
+    });
+}
+
+/// Bytes that differ at each place.
+fn pattern(from: usize, into: &mut [u8]) {
+    for (i, byte) in into.iter_mut().enumerate() {
+        let at = (from + i) as u64;
+        *byte = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    }
+}
+
+fn send_pattern(mut to: impl Write, len: usize) {
+    let mut chunk = vec![0; 256 << 10];
+    for at in (0..len).step_by(chunk.len()) {
+        let n = chunk.len().min(len - at);
+        pattern(at, &mut chunk[..n]);
+        to.write_all(&chunk[..n]).expect("write");
+    }
+}
+
+fn check_pattern(mut from: impl Read, len: usize) {
+    let (mut chunk, mut right) = (vec![0; 256 << 10], vec![0; 256 << 10]);
+    let mut at = 0;
+    loop {
+        let n = from.read(&mut chunk).expect("read");
+        if n == 0 {
+            break;
+        }
+        pattern(at, &mut right[..n]);
+        assert!(chunk[..n] == right[..n], "other bytes after {at}");
+        at += n;
+    }
+    assert_eq!(at, len);
+}
+
+#[test]
+fn bulk_both_ways() {
+    need_root!();
+    const LEN: usize = 100_000_000;
+    bounded(Duration::from_secs(120), || {
+        let ns = Namespace::new();
+        let gate = Gate::new(
+            &ns,
+            |_| Verdict::Hold(Duration::ZERO),
+            |accepted| {
+                let socket = accepted.socket;
+                socket.set_nonblocking(false).expect("blocking");
+                thread::scope(|s| {
+                    s.spawn(|| check_pattern(&socket, LEN));
+                    send_pattern(&socket, LEN);
+                    socket.shutdown(Shutdown::Write).expect("shutdown");
+                });
+                front::end_in_order(socket.as_fd()).expect("linger");
+            },
+        );
+        for remote in ["10.9.0.1:5201", "[fd09::1]:5201"] {
+            let remote: SocketAddr = remote.parse().expect("an address");
+            let began = Instant::now();
+            let before = gate.front.turns();
+            ns.within(|| {
+                let socket = TcpStream::connect(remote).expect("connect");
+                thread::scope(|s| {
+                    s.spawn(|| {
+                        send_pattern(&socket, LEN);
+                        socket.shutdown(Shutdown::Write).expect("shutdown");
+                    });
+                    check_pattern(&socket, LEN);
+                });
+                assert_eq!(gate.count(socket.local_addr().expect("getsockname"), remote), 1);
+            });
+            let turned = gate.front.turns().turned - before.turned;
+            println!("{remote}: 2 x 100 MB in {:?}, {turned} packets turned", began.elapsed());
+            // 100 MB in MTU-sized packets would be 69,000 of data, and as many ACKs as half of that.
+            assert!(turned < 40_000, "packets are cut before they are turned round: {turned}");
+        }
+    });
+}
+
+#[test]
+fn refused_and_unreachable() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        let cases = [
+            ("10.9.0.1:1", Verdict::Refuse, libc::ECONNREFUSED),
+            ("10.9.0.1:2", Verdict::Unreachable(3, 0), libc::ENETUNREACH),
+            ("10.9.0.1:3", Verdict::Unreachable(3, 1), libc::EHOSTUNREACH),
+            ("10.9.0.1:4", Verdict::Unreachable(3, 3), libc::ECONNREFUSED),
+            ("10.9.0.1:5", Verdict::Unreachable(3, 9), libc::ENETUNREACH),
+            ("10.9.0.1:6", Verdict::Unreachable(3, 13), libc::EHOSTUNREACH),
+            ("[fd09::1]:7", Verdict::Refuse, libc::ECONNREFUSED),
+            ("[fd09::1]:8", Verdict::Unreachable(1, 0), libc::ENETUNREACH),
+            ("[fd09::1]:9", Verdict::Unreachable(1, 1), libc::EACCES),
+            ("[fd09::1]:10", Verdict::Unreachable(1, 3), libc::EHOSTUNREACH),
+            ("[fd09::1]:11", Verdict::Unreachable(1, 4), libc::ECONNREFUSED),
+        ];
+        let verdicts = cases.map(|c| c.1);
+        let gate = Gate::new(&ns, move |syn| verdicts[usize::from(syn.to.port()) - 1], echo);
+        ns.within(|| {
+            for (remote, verdict, errno) in cases {
+                let began = Instant::now();
+                let error = TcpStream::connect(remote).expect_err(remote);
+                assert_eq!(error.raw_os_error(), Some(errno), "{remote} {verdict:?}: {error}");
+                assert!(began.elapsed() < Duration::from_millis(500), "{remote}: {:?}", began.elapsed());
+            }
+        });
+        assert_eq!(gate.seen.lock().expect("seen").accepted, []);
+        assert_eq!(gate.front.turns().turned, 0);
+    });
+}
+
+/// A host that does not answer: the kernel asks again, and the gate sees it.
+#[test]
+fn silence() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        let gate = Gate::new(&ns, |_| Verdict::Silence, echo);
+        let remote = "10.9.0.1:80".parse().expect("an address");
+        let (socket, error) = ns.within(|| begin(remote));
+        assert_eq!(error, libc::EINPROGRESS);
+        let own = socket.local_addr().expect("getsockname");
+        soon("the SYN again", Duration::from_secs(5), || (gate.count(own, remote) == 2).then_some(()));
+        assert!(!writable(&socket, Duration::ZERO));
+        drop(socket);
+        assert_eq!(gate.front.turns().turned, 0);
+    });
+}
+
+/// A port that is used again while zstackd's end of the last connection is in TIME_WAIT.
+#[test]
+fn port_again_after_our_time_wait() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        // It ends the connections first.
+        let gate = Gate::new(
+            &ns,
+            |_| Verdict::Hold(Duration::from_millis(5)),
+            |accepted| {
+                accepted.socket.set_nonblocking(false).expect("blocking");
+                front::end_in_order(accepted.socket.as_fd()).expect("linger");
+                accepted.socket.shutdown(Shutdown::Write).expect("shutdown");
+                assert_eq!((&accepted.socket).read(&mut [0]).expect("the program's end"), 0);
+            },
+        );
+        for (own, remote) in [("10.1.0.1:40000", "10.9.0.1:80"), ("[fd01::1]:40000", "[fd09::1]:80")] {
+            let (own, remote) = (own.parse().expect("an address"), remote.parse().expect("an address"));
+            for round in 1..=3 {
+                let mut socket = ns.within(|| connect_from(own, remote)).expect("connect");
+                assert_eq!(socket.read(&mut [0]).expect("the end"), 0);
+                drop(socket);
+                assert_eq!(gate.count(own, remote), round, "SYNs of {own} -> {remote}");
+                let state = || ns.run("ss -tan state time-wait").contains(&remote.to_string());
+                soon("TIME_WAIT at the remote end", Duration::from_secs(5), || state().then_some(()));
+            }
+        }
+    });
+}
+
+/// A port that is used again while the program's end of the last connection is in TIME_WAIT, which the kernel does if it is told to.
+#[test]
+fn port_again_after_the_programs_time_wait() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        ns.sysctl("ipv4/tcp_tw_reuse", "1");
+        let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::from_millis(5)), echo);
+        let (own, remote) = ("10.1.0.1:40000".parse().expect("own"), "10.9.0.1:80".parse().expect("remote"));
+        for round in 1..=2 {
+            let socket = ns.within(|| connect_from(own, remote)).expect("connect");
+            socket.shutdown(Shutdown::Write).expect("shutdown");
+            assert_eq!((&socket).read(&mut [0]).expect("the end"), 0);
+            drop(socket);
+            assert_eq!(gate.count(own, remote), round);
+            // The kernel takes a port again when a second has gone by (tcp_twsk_unique).
+            thread::sleep(Duration::from_millis(1100));
+        }
+    });
+}
+
+/// Addresses that are not zstackd's, other interfaces and the loopback are left alone.
+#[test]
+fn local_traffic_is_not_touched() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
+        ns.within(|| {
+            for address in ["127.0.0.1:0", "10.1.0.1:0", "[::1]:0", "[fd01::1]:0"] {
+                let listener = TcpListener::bind(address).expect("bind");
+                let to = listener.local_addr().expect("getsockname");
+                let mut client = TcpStream::connect(to).expect("connect");
+                let (mut server, from) = listener.accept().expect("accept");
+                assert_eq!(from, client.local_addr().expect("getsockname"));
+                client.write_all(b"x").expect("write");
+                server.read_exact(&mut [0]).expect("read");
+            }
+            let refused = TcpStream::connect("10.1.0.1:9").expect_err("nobody listens");
+            assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED));
+            // A network that is not served.
+            let unreachable = TcpStream::connect("192.0.2.1:80").expect_err("no route");
+            assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
+        });
+        assert_eq!(gate.front.turns(), front::Turns::default());
     });
 }

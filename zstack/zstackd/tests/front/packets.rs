@@ -97,6 +97,18 @@ fn fold(mut sum: u32) -> u16 {
     !(sum as u16)
 }
 
+/// Whether the checksums of a packet are right.
+pub fn sound(bytes: &[u8]) -> bool {
+    let packet = parse(bytes);
+    let header = packet.source.is_ipv6() || fold(sum(&bytes[..bytes.len() - packet.payload.len()], 0)) == 0;
+    let pseudo = || {
+        let len = packet.payload.len() as u32;
+        sum(&octets(packet.destination), sum(&octets(packet.source), u32::from(packet.protocol) + len))
+    };
+    let start = if packet.protocol == ICMP { 0 } else { pseudo() };
+    header && fold(sum(packet.payload, start)) == 0
+}
+
 fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
