@@ -39,17 +39,20 @@ mod raw;
 mod rights;
 mod routes;
 mod tun;
+mod watch;
 
 pub use error::Error;
 pub use filter::Turns;
 pub use inward::{Accepted, end_in_order};
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;
+pub use watch::{Event, Link, Watch};
 
 use filter::Filter;
 use inward::Place;
 use netlink::Netlink;
 use netlink_packet_route::rule::RuleMessage;
+use routes::Existing;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -221,7 +224,7 @@ impl Wanted {
 ///
 /// All calls may be made from any thread (but see [`Front::connect_inward`]), and none blocks.
 pub struct Front {
-    name: String,
+    wanted: Wanted,
     index: u32,
     netlink: Netlink,
     rules: Vec<RuleMessage>,
@@ -249,8 +252,10 @@ impl Front {
         let mut netlink = Netlink::new().map_err(|e| Error::refused("a netlink socket cannot be made", &e))?;
         routes::clear(&mut netlink, Some(&wanted.name))?;
         routes::check_free(&mut netlink, wanted.numbers)?;
-        let index = routes::index(&mut netlink, &wanted.name)
-            .map_err(|e| Error::netlink(format!("the interface {} cannot be looked up", wanted.name), &e))?;
+        let index = routes::link(&mut netlink, &wanted.name)
+            .map_err(|e| Error::netlink(format!("the interface {} cannot be looked up", wanted.name), &e))?
+            .header
+            .index;
 
         // Before the interface is up, so that no packet passes the filters by.
         let place = Place::new(tun.as_fd().as_raw_fd() + 1)
@@ -263,23 +268,23 @@ impl Front {
         let listeners = [listener(false)?, listener(true)?];
         let own = wanted.addresses.iter().map(|a| a.address);
         let filter = Filter::attach(index, own, listeners.each_ref().map(|l| l.as_ref().map(AsFd::as_fd)))?;
-        routes::set_up(&mut netlink, index, wanted)?;
+        routes::set_up(&mut netlink, index, wanted, Existing::Refuse)?;
 
         // From here on `drop` has rules to remove.
         let mut front =
-            Front { name: wanted.name.clone(), index, netlink, rules: Vec::new(), listeners, place, filter, tun };
+            Front { wanted: wanted.clone(), index, netlink, rules: Vec::new(), listeners, place, filter, tun };
         for rule in routes::rules(wanted) {
-            routes::add_rule(&mut front.netlink, &rule)?;
+            routes::add_rule(&mut front.netlink, &rule, Existing::Refuse)?;
             front.rules.push(rule);
         }
         // At last the routes, which lead packets here.
-        routes::add_routes(&mut front.netlink, index, wanted)?;
+        routes::add_routes(&mut front.netlink, index, wanted, Existing::Refuse)?;
         Ok(front)
     }
 
     /// The interface's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.wanted.name
     }
 
     /// The interface's index.
@@ -336,6 +341,28 @@ impl Front {
     /// ECONNREFUSED, and the others of socket(2), bind(2) and connect(2): EADDRNOTAVAIL if this connection exists already.
     pub fn connect_inward(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         inward::connect(client, to, &self.place).map(TcpStream::from)
+    }
+
+    /// Watches what others do to the front. The calling thread has to be in its network namespace.
+    ///
+    /// # Errors
+    /// Those of netlink; the text says what to do.
+    pub fn watch(&self) -> Result<Watch, Error> {
+        Watch::new(&self.wanted.name, true)
+    }
+
+    /// Makes again what somebody has removed or altered of the interface's state, addresses, routes and rules ([`Event::Altered`]):
+    /// a network manager that is restarted removes rules that it does not know. What is there stays. An interface that is gone
+    /// cannot be made again but by a new front.
+    ///
+    /// # Errors
+    /// As [`Front::make`].
+    pub fn restore(&mut self) -> Result<(), Error> {
+        routes::set_up(&mut self.netlink, self.index, &self.wanted, Existing::Keep)?;
+        for rule in &self.rules {
+            routes::add_rule(&mut self.netlink, rule, Existing::Keep)?;
+        }
+        routes::add_routes(&mut self.netlink, self.index, &self.wanted, Existing::Keep)
     }
 
     /// What has become of the programs' packets so far.

@@ -6,7 +6,7 @@
 use super::error::Error;
 use super::netlink::{Netlink, Refusal};
 use super::{Network, Numbers, Wanted};
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
@@ -30,17 +30,35 @@ const IFLA_INET_CONF: u16 = 1;
 /// How long the kernel may take until it uses an IPv6 address (the port crate's tun has the reason).
 const ADDRESS: Duration = Duration::from_secs(30);
 
-pub(crate) fn index(netlink: &mut Netlink, name: &str) -> Result<u32, Refusal> {
+/// What to do about something that is there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It is somebody else's.
+    Refuse,
+    /// It is the front's own.
+    Keep,
+}
+
+/// Makes something.
+fn make(netlink: &mut Netlink, request: RouteNetlinkMessage, existing: Existing) -> Result<(), Refusal> {
+    match netlink.ask(request, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(refusal) if existing == Existing::Keep && refusal.is(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// An interface. ENODEV: there is none of the name.
+pub(crate) fn link(netlink: &mut Netlink, name: &str) -> Result<LinkMessage, Refusal> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
     match netlink.look_up(RouteNetlinkMessage::GetLink(message))? {
-        Some(RouteNetlinkMessage::NewLink(link)) => Ok(link.header.index),
+        Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
         _ => Err(std::io::Error::from_raw_os_error(libc::ENODEV).into()),
     }
 }
 
 /// Sets the tun up, up to the point at which packets can leave by it.
-pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> Result<(), Error> {
+pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted, existing: Existing) -> Result<(), Error> {
     let name = &wanted.name;
     let mut link = LinkMessage::default();
     link.header.index = index;
@@ -63,7 +81,7 @@ pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> Resu
     netlink.ask(set, 0).map_err(|e| Error::netlink(format!("{name} does not take accept_local"), &e))?;
 
     for address in &wanted.addresses {
-        add_address(netlink, index, address).map_err(|e| {
+        add_address(netlink, index, address, existing).map_err(|e| {
             let doing = format!("{name} does not take the address {address}");
             match Error::netlink(doing, &e) {
                 // addrconf.c has this error for nothing else.
@@ -90,7 +108,7 @@ pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> Resu
     Ok(())
 }
 
-fn add_address(netlink: &mut Netlink, index: u32, address: &Network) -> Result<(), Refusal> {
+fn add_address(netlink: &mut Netlink, index: u32, address: &Network, existing: Existing) -> Result<(), Refusal> {
     let mut message = AddressMessage::default();
     message.header.family = family(address.address);
     message.header.prefix_len = address.prefix;
@@ -103,7 +121,7 @@ fn add_address(netlink: &mut Netlink, index: u32, address: &Network) -> Result<(
         AddressAttribute::Address(address.address),
         AddressAttribute::Flags(flags),
     ];
-    netlink.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+    make(netlink, RouteNetlinkMessage::NewAddress(message), existing)
 }
 
 /// Waits until packets to an IPv6 address are delivered, which a worker of the kernel brings about.
@@ -130,26 +148,34 @@ fn await_address(netlink: &mut Netlink, address: Ipv6Addr) -> Result<(), Refusal
 }
 
 /// Makes the contents of both tables and the routes of the served networks.
-pub(crate) fn add_routes(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> Result<(), Error> {
-    let mut add = |route: RouteMessage, what: &str| {
+pub(crate) fn add_routes(netlink: &mut Netlink, index: u32, wanted: &Wanted, existing: Existing) -> Result<(), Error> {
+    let add = |netlink: &mut Netlink, route: RouteMessage, what: &str| {
         let add = RouteNetlinkMessage::NewRoute(route);
         let refused = |e| Error::netlink(format!("no {what} by {}", wanted.name), &e);
-        netlink.ask(add, NLM_F_CREATE | NLM_F_EXCL).map_err(refused)
+        make(netlink, add, existing).map_err(refused)
     };
     for v6 in [false, true].into_iter().filter(|v6| wanted.has(*v6)) {
         let default = Network { address: any(v6), prefix: 0 };
         let mut inward = route(index, &default, wanted.numbers.inward());
         inward.header.kind = RouteType::Local;
         inward.header.scope = RouteScope::Host;
-        add(inward, "local default route")?;
-        add(route(index, &default, wanted.numbers.answers()), "default route for answers")?;
+        add(netlink, inward, "local default route")?;
+        add(netlink, route(index, &default, wanted.numbers.answers()), "default route for answers")?;
     }
     for network in &wanted.served {
         let mut served = route(index, network, u32::from(libc::RT_TABLE_MAIN));
         let source = wanted.source(network.address.is_ipv6()).map(RouteAddress::from);
         served.attributes.extend(source.map(RouteAttribute::PrefSource));
         served.attributes.extend((wanted.metric != 0).then_some(RouteAttribute::Priority(wanted.metric)));
-        add(served, &format!("route to {network}")).map_err(|e| match e {
+        if existing == Existing::Keep && has_lost_source(netlink, &served)? {
+            // Nobody's packets find no route meanwhile, and there is no message of a removal.
+            let replace = RouteNetlinkMessage::NewRoute(served);
+            netlink
+                .ask(replace, NLM_F_CREATE | NLM_F_REPLACE)
+                .map_err(|e| Error::netlink(format!("no route to {network} by {}", wanted.name), &e))?;
+            continue;
+        }
+        add(netlink, served, &format!("route to {network}")).map_err(|e| match e {
             Error::Refused { doing, error, .. } => Error::Refused {
                 doing,
                 error,
@@ -159,6 +185,27 @@ pub(crate) fn add_routes(netlink: &mut Netlink, index: u32, wanted: &Wanted) -> 
         })?;
     }
     Ok(())
+}
+
+/// Whether a route of the front is there, but without its source: IPv6 takes it away with the address (rt6_remove_prefsrc).
+fn has_lost_source(netlink: &mut Netlink, wanted: &RouteMessage) -> Result<bool, Error> {
+    if wanted.header.address_family != AddressFamily::Inet6 {
+        return Ok(false);
+    }
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet6;
+    let routes = netlink
+        .dump(&RouteNetlinkMessage::GetRoute(request))
+        .map_err(|e| Error::netlink("the routes cannot be read", &e))?;
+    let is_source = |a: &RouteAttribute| matches!(a, RouteAttribute::PrefSource(_));
+    let is_it = |route: &RouteMessage| {
+        let all = || wanted.attributes.iter().filter(|a| !is_source(a)).all(|a| route.attributes.contains(a));
+        route.header.protocol == wanted.header.protocol
+            && route.header.destination_prefix_length == wanted.header.destination_prefix_length
+            && all()
+            && !route.attributes.iter().any(is_source)
+    };
+    Ok(routes.iter().any(|m| matches!(m, RouteNetlinkMessage::NewRoute(route) if is_it(route))))
 }
 
 fn route(index: u32, network: &Network, table: u32) -> RouteMessage {
@@ -207,9 +254,9 @@ fn rule(v6: bool, priority: u32, table: u32) -> RuleMessage {
     rule
 }
 
-pub(crate) fn add_rule(netlink: &mut Netlink, rule: &RuleMessage) -> Result<(), Error> {
+pub(crate) fn add_rule(netlink: &mut Netlink, rule: &RuleMessage, existing: Existing) -> Result<(), Error> {
     let add = RouteNetlinkMessage::NewRule(rule.clone());
-    netlink.ask(add, NLM_F_CREATE | NLM_F_EXCL).map_err(|e| Error::netlink("a routing policy rule cannot be made", &e))
+    make(netlink, add, existing).map_err(|e| Error::netlink("a routing policy rule cannot be made", &e))
 }
 
 /// Removes a rule; it may be gone.
@@ -271,7 +318,7 @@ pub(crate) fn clear(netlink: &mut Netlink, own: Option<&str>) -> Result<usize, E
     for found in &all {
         let Some(name) = found.interface.as_deref() else { continue };
         if Some(name) != own && !alive.contains(&found.table) {
-            match index(netlink, name) {
+            match link(netlink, name) {
                 Ok(_) => alive.push(found.table),
                 Err(e) if e.is(libc::ENODEV) => {}
                 Err(e) => return Err(Error::netlink(format!("the interface {name} cannot be looked up"), &e)),

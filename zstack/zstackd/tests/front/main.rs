@@ -10,3 +10,4 @@ mod lab;
 mod life;
 mod outward;
 mod packets;
+mod watch;
