@@ -58,10 +58,14 @@ pub(crate) fn listener(v6: bool, place: &Place) -> io::Result<OwnedFd> {
 
 /// The next connection of a listener, or none.
 pub(crate) fn accept(listener: BorrowedFd<'_>, least: i32) -> io::Result<Option<Accepted>> {
-    let (socket, program) = match raw::accept(listener) {
-        Ok(accepted) => accepted,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-        Err(e) => return Err(e),
+    let (socket, program) = loop {
+        match raw::accept(listener) {
+            Ok(accepted) => break accepted,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // The program has closed it already (do_accept); another may be behind it.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR)) => {}
+            Err(e) => return Err(e),
+        }
     };
     let socket = raised(socket, least)?;
     let remote = raw::own_end(socket.as_fd())?;

@@ -238,8 +238,8 @@ pub struct Front {
 
 impl Front {
     /// Makes everything, in the network namespace of the calling thread; or, if something fails, nothing. What a zstackd that was
-    /// killed has left is cleared first. It needs CAP_NET_ADMIN, CAP_NET_RAW,
-    /// CAP_BPF and CAP_NET_BIND_SERVICE. With an IPv6 address it waits until the kernel delivers
+    /// killed has left is cleared first. It needs CAP_NET_ADMIN, CAP_BPF and
+    /// CAP_NET_BIND_SERVICE. With an IPv6 address it waits until the kernel delivers
     /// packets to it: milliseconds, and seconds on a machine that makes and removes network namespaces all the time.
     ///
     /// # Errors

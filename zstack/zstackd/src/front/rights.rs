@@ -4,10 +4,11 @@ use super::error::Error;
 use super::raw;
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// What a front needs (capabilities(7)), to be made: routes, rules, filters; transparent sockets; eBPF programs. And, once it
-/// stands, for sockets with remote hosts' ports below 1024: CAP_NET_BIND_SERVICE.
-const NEEDED: [Capability; 4] =
-    [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_BPF, Capability::CAP_NET_BIND_SERVICE];
+/// What a front needs (capabilities(7)): for routes, rules, filters and transparent sockets; for eBPF programs; for sockets with
+/// remote hosts' ports below 1024.
+const NEEDED: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_NET_BIND_SERVICE];
+/// What a port needs beside: packet sockets.
+const PORT: Capability = Capability::CAP_NET_RAW;
 
 /// Whether the thread has what is needed.
 ///
@@ -31,7 +32,7 @@ pub fn drop_rights() -> Result<(), Error> {
         error: e.to_string(),
         remedy: "",
     };
-    let keep: CapsHashSet = NEEDED.into_iter().collect();
+    let keep: CapsHashSet = NEEDED.into_iter().chain([PORT]).collect();
     let held = |set| caps::read(None, set).map_err(refused);
     // Taking one out of the bounding set needs CAP_SETPCAP; without it, what follows leaves nothing that an exec could give.
     if held(CapSet::Effective)?.contains(&Capability::CAP_SETPCAP) {

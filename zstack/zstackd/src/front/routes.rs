@@ -67,18 +67,23 @@ pub(crate) fn set_up(netlink: &mut Netlink, index: u32, wanted: &Wanted, existin
     let options: &[DefaultNla] = &[number(ACCEPT_LOCAL, 1), number(RP_FILTER, 0)];
     let mut bytes = vec![0; options.buffer_len()];
     options.emit(&mut bytes);
-    let mut families =
-        vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes))])];
-    if wanted.has(true) {
-        // No link-local address, and so no router solicitations and group reports into the tun.
-        families.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]));
-    }
+    let inet = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes));
+    // No link-local address, and so no router solicitations and group reports into the tun.
+    let inet6 = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     link.attributes.extend([LinkAttribute::Mtu(wanted.mtu), LinkAttribute::TxQueueLen(wanted.queue)]);
     let set = RouteNetlinkMessage::SetLink(link.clone());
     netlink.ask(set, 0).map_err(|e| Error::netlink(format!("{name} does not take MTU {}", wanted.mtu), &e))?;
-    link.attributes = vec![LinkAttribute::AfSpecUnspec(families)];
-    let set = RouteNetlinkMessage::SetLink(link.clone());
-    netlink.ask(set, 0).map_err(|e| Error::netlink(format!("{name} does not take accept_local"), &e))?;
+    let mut option = |what: &str, family: AfSpecUnspec| {
+        link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![family])];
+        let set = RouteNetlinkMessage::SetLink(link.clone());
+        netlink.ask(set, 0).map_err(|e| Error::netlink(format!("{name} does not take {what}"), &e))
+    };
+    option("accept_local", AfSpecUnspec::Inet(vec![inet]))?;
+    match option("addrgenmode none", AfSpecUnspec::Inet6(vec![inet6])) {
+        // A kernel without IPv6 does not know it.
+        Err(_) if !wanted.has(true) => {}
+        result => result?,
+    }
 
     for address in &wanted.addresses {
         add_address(netlink, index, address, existing).map_err(|e| {

@@ -48,7 +48,7 @@ impl Tun {
                 }
                 Err(e) => return Err(Error::refused(format!("the tun {name} cannot be made"), &e)),
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::lab::Namespace;
 use crate::packets::{self, ACK, RST, SYN, Segment};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -100,6 +100,8 @@ fn run(
     serve: &Arc<impl Fn(Accepted) + Send + Sync + 'static>,
 ) {
     let mut held: Vec<(Instant, SocketAddr, SocketAddr, Vec<u8>)> = Vec::new();
+    // Written back, and not accepted yet.
+    let mut released: HashSet<(SocketAddr, SocketAddr)> = HashSet::new();
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::SeqCst) {
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(front.tun()).chain(front.listeners()).collect();
@@ -107,7 +109,8 @@ fn run(
         let limit = due.map_or(Duration::from_millis(20), |d| d.saturating_duration_since(Instant::now()));
         wait(&fds, limit.min(Duration::from_millis(20)));
         let now = Instant::now();
-        for (_, _, _, packet) in held.extract_if(.., |h| h.0 <= now) {
+        for (_, from, to, packet) in held.extract_if(.., |h| h.0 <= now) {
+            released.insert((from, to));
             front.write(&packet).expect("a SYN is written back");
         }
         loop {
@@ -127,6 +130,12 @@ fn run(
             };
             let (from, to) = (segment.from, segment.to);
             seen.lock().expect("seen").segments.entry((from, to)).or_default().push(segment.flags);
+            // The last ACK of a handshake that the listener has answered with a cookie (tcp_syncookies): there is no socket for it
+            // yet.
+            if released.contains(&(from, to)) {
+                front.write(bytes).expect("written back");
+                continue;
+            }
             if segment.flags & (SYN | ACK) != SYN || held.iter().any(|h| (h.1, h.2) == (from, to)) {
                 continue;
             }
@@ -143,6 +152,7 @@ fn run(
             }
         }
         while let Some(accepted) = front.accept().expect("accept") {
+            released.remove(&(accepted.program, accepted.remote));
             seen.lock().expect("seen").accepted.push((accepted.program, accepted.remote));
             let serve = serve.clone();
             thread::spawn(move || serve(accepted));

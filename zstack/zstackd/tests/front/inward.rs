@@ -105,6 +105,8 @@ fn again_after_time_wait() {
     need_root!();
     beside(Duration::from_secs(60), || {
         let ns = Namespace::new();
+        // A repeated last ACK would be answered with a reset, which would end TIME_WAIT early.
+        ns.sysctl("ipv4/tcp_rfc1337", "1");
         let gate = idle(&ns);
         // Bound by connect(2), and by number.
         for (own, port) in [("10.1.0.1", 40_000), ("10.1.0.1", 1_000), ("[fd01::1]", 40_000), ("[fd01::1]", 1_000)] {
@@ -355,7 +357,8 @@ fn raw_traffic() {
             drop((server, listener));
             // A port on which nobody listens: the kernel's own reset.
             front.write(&packets::segment(far, to, 7, 0, SYN, &[])).expect("SYN");
-            assert_eq!(packets::parse(&next(&front)).tcp().expect("TCP").flags, packets::RST | ACK);
+            let answer = packets::parse(&next(&front)).tcp().expect("TCP");
+            assert_eq!((answer.from, answer.to, answer.flags), (to, far, packets::RST | ACK), "{answer:?}");
 
             // UDP, ping from there, ping from here.
             let socket = ns.within(|| std::net::UdpSocket::bind(SocketAddr::new(own, 53)).expect("bind"));

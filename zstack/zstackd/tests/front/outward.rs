@@ -1,6 +1,6 @@
 //! Programs connect to remote hosts.
 
-use crate::gate::{Gate, Verdict, connect_from, echo};
+use crate::gate::{Gate, Verdict, connect_from, echo, wait, wanted};
 use crate::lab::{Namespace, beside, bounded, soon};
 use crate::need_root;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
-use zstackd::front;
+use zstackd::front::{self, Front};
 
 const HOLD: Duration = Duration::from_millis(60);
 
@@ -208,6 +208,8 @@ fn port_again_after_our_time_wait() {
     need_root!();
     beside(Duration::from_secs(60), || {
         let ns = Namespace::new();
+        // A repeated last ACK would be answered with a reset, which would end TIME_WAIT early.
+        ns.sysctl("ipv4/tcp_rfc1337", "1");
         // It ends the connections first.
         let gate = Gate::new(
             &ns,
@@ -226,8 +228,11 @@ fn port_again_after_our_time_wait() {
                 assert_eq!(socket.read(&mut [0]).expect("the end"), 0);
                 drop(socket);
                 assert_eq!(gate.count(own, remote), round, "SYNs of {own} -> {remote}");
-                let state = || ns.run("ss -tan state time-wait").contains(&remote.to_string());
-                soon("TIME_WAIT at the remote end", Duration::from_secs(5), || state().then_some(()));
+                let end = Instant::now() + Duration::from_secs(10);
+                while !ns.run("ss -tanH state time-wait").contains(&format!("{remote} ")) {
+                    assert!(Instant::now() < end, "no TIME_WAIT at the remote end: {}", ns.run("ss -tanoe"));
+                    thread::sleep(Duration::from_millis(10));
+                }
             }
         }
     });
@@ -250,6 +255,44 @@ fn port_again_after_the_programs_time_wait() {
             assert_eq!(gate.count(own, remote), round);
             // The kernel takes a port again when a second has gone by (tcp_twsk_unique).
             thread::sleep(Duration::from_millis(1100));
+        }
+    });
+}
+
+/// Where the kernel answers every SYN with a cookie, the handshake's end comes to the gate too, which writes it back.
+#[test]
+fn syn_cookies() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        ns.sysctl("ipv4/tcp_syncookies", "2");
+        let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
+        for remote in ["10.9.0.1:80", "[fd09::1]:80"] {
+            let remote: SocketAddr = remote.parse().expect("an address");
+            let mut socket = ns.within(|| TcpStream::connect(remote)).expect("connect");
+            socket.write_all(b"hello").expect("write");
+            let mut back = [0; 5];
+            socket.read_exact(&mut back).expect("read");
+            assert_eq!(&back, b"hello");
+            assert!(gate.count(socket.local_addr().expect("getsockname"), remote) >= 2);
+        }
+    });
+}
+
+/// Nothing is on the tun but what programs send, and no address but zstackd's.
+#[test]
+fn the_tun_is_quiet() {
+    need_root!();
+    beside(Duration::from_secs(60), || {
+        for family in [None, Some(true), Some(false)] {
+            let ns = Namespace::new();
+            let mut wanted = wanted();
+            wanted.addresses.retain(|a| family.is_none_or(|v4| a.address.is_ipv4() == v4));
+            wanted.served.retain(|a| family.is_none_or(|v4| a.address.is_ipv4() == v4));
+            let front = ns.within(|| Front::make(&wanted)).unwrap_or_else(|e| panic!("{e}"));
+            // The kernel would report groups and look for routers in the first second (RFC 3810, RFC 4861).
+            assert!(!wait(&[front.tun()], Duration::from_millis(1500)), "a packet of the kernel's own, {family:?}");
+            assert_eq!(ns.run("ip -o address show dev cv0").lines().count(), wanted.addresses.len());
         }
     });
 }
@@ -278,5 +321,74 @@ fn local_traffic_is_not_touched() {
             assert_eq!(unreachable.raw_os_error(), Some(libc::ENETUNREACH));
         });
         assert_eq!(gate.front.turns(), front::Turns::default());
+    });
+}
+
+/// What a connection costs, beside one on the loopback: run by hand.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_connection() {
+    need_root!();
+    bounded(Duration::from_secs(120), || {
+        const COUNT: usize = 5000;
+        let cpu = || {
+            // SAFETY: zero bytes are a value of rusage, which getrusage(2) fills in.
+            let usage = unsafe {
+                let mut usage: libc::rusage = std::mem::zeroed();
+                libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+                usage
+            };
+            let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+            time(usage.ru_utime) + time(usage.ru_stime)
+        };
+        let measure = |what: &str, work: &dyn Fn()| {
+            let (began, before) = (Instant::now(), cpu());
+            (0..COUNT).for_each(|_| work());
+            let each = |d: Duration| d.as_secs_f64() * 1e6 / COUNT as f64;
+            println!("{what}: {:.1} us, CPU {:.1} us", each(began.elapsed()), each(cpu() - before));
+        };
+        let ns = Namespace::new();
+        ns.sysctl("ipv4/ip_local_port_range", "10000 65000");
+        let front = ns.within(|| Front::make(&wanted())).unwrap_or_else(|e| panic!("{e}"));
+        let mut buffer = vec![0; 2000];
+        ns.within(|| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let to = listener.local_addr().expect("address");
+            measure("loopback", &|| {
+                let (client, error) = begin(to);
+                assert_eq!(error, libc::EINPROGRESS);
+                let server = listener.accept().expect("accept");
+                drop(server);
+                drop(client);
+            });
+        });
+        let buffer = std::cell::RefCell::new(&mut buffer);
+        let remote: SocketAddr = "10.9.0.1:80".parse().expect("an address");
+        let connect = || {
+            let (client, error) = begin(remote);
+            assert_eq!(error, libc::EINPROGRESS);
+            let mut buffer = buffer.borrow_mut();
+            let len = front.read(&mut buffer).expect("the SYN");
+            front.write(&buffer[..len]).expect("written back");
+            let accepted = front.accept().expect("accept").expect("a connection");
+            drop(accepted);
+            drop(client);
+        };
+        // RefCell and sockets belong to one thread.
+        let namespace = std::fs::File::open("/proc/thread-self/ns/net").expect("ours");
+        ns.enter();
+        measure("gate", &connect);
+        let listener = TcpListener::bind("10.1.0.1:80").expect("bind");
+        let to = listener.local_addr().expect("address");
+        let next = std::cell::Cell::new(0u32);
+        measure("inward", &|| {
+            next.set(next.get() + 1);
+            let client = SocketAddr::new(std::net::Ipv4Addr::from(0xcb00_7100 + next.get()).into(), 40_000);
+            let inner = front.connect_inward(client, to).expect("connect");
+            let server = listener.accept().expect("accept");
+            drop(inner);
+            drop(server);
+        });
+        drop(namespace);
     });
 }
