@@ -46,7 +46,6 @@ const LOOK: u32 = 4;
 /// A daemon that serves.
 pub struct Daemon<P: Wire> {
     endpoint: Endpoint<P>,
-    front: Front,
     poller: Poller,
     signals: SignalFd,
     control: told::Control,
@@ -72,6 +71,8 @@ pub struct Daemon<P: Wire> {
     deadline: Option<Time>,
     spin: Duration,
     stop: bool,
+    /// The last: with it go the addresses, without which the resets of the connections above do not reach the programs.
+    front: Front,
 }
 
 impl<P: Wire> Daemon<P> {

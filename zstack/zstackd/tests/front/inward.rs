@@ -1,7 +1,7 @@
 //! Remote hosts connect to programs.
 
 use crate::gate::{Gate, Verdict, connect_from, echo, wait, wanted};
-use crate::lab::{Namespace, Process, beside};
+use crate::lab::{Namespace, Process, bounded};
 use crate::need_root;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -31,7 +31,7 @@ fn settled(socket: TcpStream) -> std::io::Result<TcpStream> {
 #[test]
 fn many_clients() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = idle(&ns);
         let listeners = ns.within(|| ["0.0.0.0:80", "[fd01::1]:443"].map(|a| TcpListener::bind(a).expect("bind")));
@@ -73,7 +73,7 @@ fn many_clients() {
 #[test]
 fn refused_and_existing() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = idle(&ns);
         for (client, own) in [("203.0.113.7:40000", "10.1.0.1"), ("[2001:db8::7]:40000", "[fd01::1]")] {
@@ -103,7 +103,7 @@ fn refused_and_existing() {
 #[test]
 fn again_after_time_wait() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         // A repeated last ACK would be answered with a reset, which would end TIME_WAIT early.
         ns.sysctl("ipv4/tcp_rfc1337", "1");
@@ -142,7 +142,7 @@ fn again_after_time_wait() {
 #[test]
 fn ports_of_clients_are_no_ports_of_programs() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.sysctl("ipv4/ip_local_port_range", "40000 40003");
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
@@ -176,7 +176,7 @@ fn ports_of_clients_are_no_ports_of_programs() {
 #[test]
 fn client_ports_on_which_programs_listen() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = idle(&ns);
         for (any, own, client) in [("0.0.0.0", "10.1.0.1", "203.0.113.7"), ("[::]", "[fd01::1]", "[2001:db8::7]")] {
@@ -201,7 +201,7 @@ fn client_ports_on_which_programs_listen() {
 #[test]
 fn servers_on_the_ports_of_remote_hosts() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
         ns.within(|| {
@@ -224,7 +224,7 @@ fn servers_on_the_ports_of_remote_hosts() {
 #[test]
 fn strict_reverse_path_filter() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.sysctl("ipv4/conf/all/rp_filter", "1");
         ns.sysctl("ipv4/conf/default/rp_filter", "1");
@@ -247,7 +247,7 @@ fn strict_reverse_path_filter() {
 #[test]
 fn without_other_rights() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.within(|| {
             let front = Front::make(&wanted()).unwrap_or_else(|e| panic!("{e}"));
@@ -285,7 +285,7 @@ fn without_other_rights() {
 fn raw_traffic() {
     use crate::packets::{self, ACK, FIN, SYN};
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let front = ns.within(|| Front::make(&wanted())).unwrap_or_else(|e| panic!("{e}"));
         let mut buffer = vec![0; 2000];
@@ -388,7 +388,7 @@ fn raw_traffic() {
 #[test]
 fn dropped_without_an_end() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), drop);
         ns.within(|| {

@@ -1,7 +1,7 @@
 //! Making and removing fronts: what is there before and after, who is in the way, what a killed process leaves.
 
 use crate::gate::{Gate, Verdict, echo, network, wanted};
-use crate::lab::{Namespace, Process, beside, mount_tmpfs, soon, with_own_mounts, without_capability};
+use crate::lab::{Namespace, Process, bounded, mount_tmpfs, soon, with_own_mounts, without_capability};
 use crate::need_root;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -52,7 +52,7 @@ fn refused(ns: &Namespace, wanted: &Wanted) -> Error {
 #[test]
 fn nothing_else_changes() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.run("ip route add unreachable 192.0.2.0/24");
         ns.run("ip rule add from 192.0.2.1 lookup 77 priority 500");
@@ -88,7 +88,7 @@ fn nothing_else_changes() {
 #[test]
 fn served_by_default_routes() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         // Before the tun there is no way; with it, its default route is the better one.
         let wanted = Wanted { served: vec![network("0.0.0.0/0"), network("::/0")], metric: 10, ..wanted() };
@@ -104,7 +104,7 @@ fn served_by_default_routes() {
 #[test]
 fn one_of_a_name_and_of_a_table() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let first = made(&ns, &wanted());
         let began = Instant::now();
@@ -134,7 +134,7 @@ fn one_of_a_name_and_of_a_table() {
 #[test]
 fn what_is_in_the_way() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         // Other interfaces of the name.
         ns.run("ip link add cv0 type veth peer name other");
@@ -172,7 +172,7 @@ fn what_is_in_the_way() {
 #[test]
 fn without_rights_and_without_tun() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         for (number, name) in [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")] {
             let error = ns.within(|| {
@@ -274,7 +274,7 @@ fn holder(ns: &Namespace) -> Process {
 #[test]
 fn killed() {
     need_root!();
-    beside(Duration::from_secs(120), || {
+    bounded(Duration::from_secs(120), || {
         let ns = Namespace::new();
         let before = everything(&ns);
         for round in 0..5 {
@@ -330,7 +330,7 @@ fn killed() {
 #[test]
 fn leftovers_of_other_settings() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         for line in [
             "ip rule add iif old0 lookup 9000 priority 9000 protocol 118",

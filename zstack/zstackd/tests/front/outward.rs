@@ -1,7 +1,7 @@
 //! Programs connect to remote hosts.
 
 use crate::gate::{Gate, Verdict, connect_from, echo, wait, wanted};
-use crate::lab::{Namespace, beside, bounded, soon};
+use crate::lab::{Namespace, bounded, soon};
 use crate::need_root;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,7 +30,7 @@ fn writable(socket: &TcpStream, limit: Duration) -> bool {
 #[test]
 fn many_remote_ends() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Hold(HOLD), echo);
         let remotes: Vec<SocketAddr> = (0..50u16)
@@ -154,7 +154,7 @@ fn bulk_both_ways() {
 #[test]
 fn refused_and_unreachable() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let cases = [
             ("10.9.0.1:1", Verdict::Refuse, libc::ECONNREFUSED),
@@ -188,7 +188,7 @@ fn refused_and_unreachable() {
 #[test]
 fn silence() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Silence, echo);
         let remote = "10.9.0.1:80".parse().expect("an address");
@@ -206,7 +206,7 @@ fn silence() {
 #[test]
 fn port_again_after_our_time_wait() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         // A repeated last ACK would be answered with a reset, which would end TIME_WAIT early.
         ns.sysctl("ipv4/tcp_rfc1337", "1");
@@ -242,7 +242,7 @@ fn port_again_after_our_time_wait() {
 #[test]
 fn port_again_after_the_programs_time_wait() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.sysctl("ipv4/tcp_tw_reuse", "1");
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::from_millis(5)), echo);
@@ -263,7 +263,7 @@ fn port_again_after_the_programs_time_wait() {
 #[test]
 fn syn_cookies() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.sysctl("ipv4/tcp_syncookies", "2");
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
@@ -283,7 +283,7 @@ fn syn_cookies() {
 #[test]
 fn the_tun_is_quiet() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         for family in [None, Some(true), Some(false)] {
             let ns = Namespace::new();
             let mut wanted = wanted();
@@ -301,7 +301,7 @@ fn the_tun_is_quiet() {
 #[test]
 fn local_traffic_is_not_touched() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
         ns.within(|| {
@@ -324,7 +324,7 @@ fn local_traffic_is_not_touched() {
     });
 }
 
-/// What a connection costs, beside one on the loopback: run by hand.
+/// What a connection costs, bounded one on the loopback: run by hand.
 #[test]
 #[ignore = "a measurement"]
 fn cost_of_a_connection() {

@@ -1,7 +1,7 @@
 //! What others do to the front's interface and the port's.
 
 use crate::gate::{Gate, Verdict, echo, wait, wanted};
-use crate::lab::{Namespace, beside};
+use crate::lab::{Namespace, bounded};
 use crate::need_root;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -33,7 +33,7 @@ fn front(ns: &Namespace) -> (Front, Watch) {
 #[test]
 fn altered_and_restored() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
         let mut watch = ns.within(|| gate.front.watch()).unwrap_or_else(|e| panic!("{e}"));
@@ -85,7 +85,7 @@ fn altered_and_restored() {
 #[test]
 fn down_up_and_removed() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let (mut front, mut watch) = front(&ns);
         let up = watch.link().expect("the tun");
@@ -123,7 +123,7 @@ fn down_up_and_removed() {
 #[test]
 fn more_than_is_told() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         let (mut front, mut watch) = front(&ns);
         let batch: String =
@@ -146,7 +146,7 @@ fn more_than_is_told() {
 #[test]
 fn the_ports_link() {
     need_root!();
-    beside(Duration::from_secs(60), || {
+    bounded(Duration::from_secs(60), || {
         let ns = Namespace::new();
         ns.run("ip link add port0 address 02:00:00:00:00:01 type veth peer name other");
         let mut watch = ns.within(|| Watch::port("port0")).unwrap_or_else(|e| panic!("{e}"));
