@@ -20,7 +20,6 @@ pub const PROGRAMS: &[&str] = &[
     "nodejs",
     "procps",
     "iproute2",
-    "iputils-ping",
     "iptables",
     "nftables",
     "util-linux",
@@ -33,12 +32,6 @@ pub const PROGRAMS: &[&str] = &[
     "gdb",
     // Counts instructions, for zstack/budget.
     "valgrind",
-    // Compile zstackd's eBPF programs and libbpf, which loads them.
-    "clang",
-    "libelf-dev",
-    "make",
-    "pkg-config",
-    "zlib1g-dev",
 ];
 
 /// What zstackd and the Z-stack on DPDK are built with.

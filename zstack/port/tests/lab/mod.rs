@@ -53,11 +53,6 @@ impl Namespace {
         namespace
     }
 
-    /// That of the calling thread.
-    pub fn of_this_thread() -> Namespace {
-        Namespace(File::open("/proc/thread-self/ns/net").expect("the namespace of this thread"))
-    }
-
     /// The same namespace.
     pub fn again(&self) -> Namespace {
         Namespace(self.0.try_clone().expect("a descriptor"))

@@ -63,7 +63,16 @@ impl Gate {
         judge: impl Fn(&Segment) -> Verdict + Send + 'static,
         serve: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Gate {
-        let front = Arc::new(namespace.within(|| Front::make(&wanted())).unwrap_or_else(|e| panic!("{e}")));
+        Gate::serve(namespace.within(|| Front::make(&wanted())).unwrap_or_else(|e| panic!("{e}")), judge, serve)
+    }
+
+    /// With a front that stands.
+    pub fn serve(
+        front: Front,
+        judge: impl Fn(&Segment) -> Verdict + Send + 'static,
+        serve: impl Fn(Accepted) + Send + Sync + 'static,
+    ) -> Gate {
+        let front = Arc::new(front);
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
         let thread = thread::spawn({
             let (front, seen, stop) = (front.clone(), seen.clone(), stop.clone());

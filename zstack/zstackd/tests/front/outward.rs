@@ -76,34 +76,36 @@ fn many_remote_ends() {
     });
 }
 
-/// Bytes that differ at each place.
-fn pattern(from: usize, into: &mut [u8]) {
-    for (i, byte) in into.iter_mut().enumerate() {
-        let at = (from + i) as u64;
-        *byte = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
-    }
+/// Bytes that repeat after a number of them that no length of a segment or a buffer divides.
+fn pattern() -> Vec<u8> {
+    (0..1_000_003u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
 fn send_pattern(mut to: impl Write, len: usize) {
-    let mut chunk = vec![0; 256 << 10];
-    for at in (0..len).step_by(chunk.len()) {
-        let n = chunk.len().min(len - at);
-        pattern(at, &mut chunk[..n]);
-        to.write_all(&chunk[..n]).expect("write");
+    let pattern = pattern();
+    let mut sent = 0;
+    while sent < len {
+        let all = &pattern[sent % pattern.len()..];
+        sent += to.write(&all[..all.len().min(len - sent)]).expect("write");
     }
 }
 
 fn check_pattern(mut from: impl Read, len: usize) {
-    let (mut chunk, mut right) = (vec![0; 256 << 10], vec![0; 256 << 10]);
+    let (pattern, mut chunk) = (pattern(), vec![0; 256 << 10]);
     let mut at = 0;
     loop {
         let n = from.read(&mut chunk).expect("read");
         if n == 0 {
             break;
         }
-        pattern(at, &mut right[..n]);
-        assert!(chunk[..n] == right[..n], "other bytes after {at}");
-        at += n;
+        let mut got = &chunk[..n];
+        while !got.is_empty() {
+            let right = &pattern[at % pattern.len()..];
+            let part = right.len().min(got.len());
+            assert!(got[..part] == right[..part], "other bytes after {at}");
+            got = &got[part..];
+            at += part;
+        }
     }
     assert_eq!(at, len);
 }
