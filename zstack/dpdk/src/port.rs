@@ -162,7 +162,7 @@ impl Queue {
     /// Those of ppoll(2), apart from EINTR.
     pub fn wait(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
         self.raw.burst();
-        if self.gone || self.raw.look() {
+        if self.gone || self.has_something() {
             return wait_any(others, Some(Duration::ZERO)).map(drop);
         }
         match self.means {
@@ -172,12 +172,17 @@ impl Queue {
         }
     }
 
+    /// Whether a packet has come, to this queue or by way of another.
+    fn has_something(&mut self) -> bool {
+        self.common.post.waits(self.number) || self.raw.look()
+    }
+
     fn nap(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
         let end = limit.map(|l| Instant::now() + l);
         let most = if self.raw.ethdev().is_up() { NAP } else { NAP_ALONE };
         loop {
             let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
-            if wait_any(others, Some(left))? > 0 || left.is_zero() || self.raw.look() || self.is_gone() {
+            if wait_any(others, Some(left))? > 0 || left.is_zero() || self.has_something() || self.is_gone() {
                 return Ok(());
             }
         }

@@ -67,6 +67,12 @@ impl Post {
         letter
     }
 
+    /// Whether there is one.
+    #[inline]
+    pub fn waits(&self, queue: u16) -> bool {
+        self.0.get(usize::from(queue)).is_some_and(|inbox| inbox.flag.load(Ordering::Acquire))
+    }
+
     /// What wakes the thread of `queue`.
     pub fn bell(&self, queue: u16) -> Option<BorrowedFd<'_>> {
         self.0.get(usize::from(queue)).map(|inbox| inbox.bell.as_fd())
@@ -124,7 +130,9 @@ mod tests {
         post.pass_on(1, &packet([0x08, 0], false));
         for queue in [0, 2] {
             assert!(zstack_port::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
+            assert!(post.waits(queue));
             assert_eq!(post.receive(queue).as_deref(), Some(&arp[..]));
+            assert!(!post.waits(queue));
             assert_eq!(post.receive(queue), None);
             assert!(!zstack_port::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
         }

@@ -161,7 +161,7 @@ pub enum Tool {
         #[arg(long)]
         json: bool,
     },
-    /// Measure what a tun device itself costs, without the engine: packets written, and to the kernel's ICMP and back
+    /// Measure what a tun device, or one of DPDK's, itself costs, without the engine: packets written, and to the kernel's ICMP and back
     Bare {
         /// Bytes of an IP packet
         #[arg(long, value_name = "BYTES", default_value_t = 92)]

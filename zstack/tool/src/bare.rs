@@ -36,18 +36,38 @@ pub fn run(spec: &Spec, plan: Plan) -> Result<(), String> {
         );
     };
     let mut device = Device::open(spec).map_err(|e| e.to_string())?;
-    let mtu = usize::from(device.capabilities().mtu);
+    let name = device.name().to_owned();
+    over(&mut device, &name, (ours, peer), None, plan)
+}
+
+/// The same on any port that is open; `mac`: our Ethernet address, where packets begin with Ethernet's header.
+///
+/// # Errors
+/// A line for the user.
+pub fn over<P: Port>(
+    port: &mut P,
+    name: &str,
+    (ours, peer): (Ipv4Addr, Ipv4Addr),
+    mac: Option<[u8; 6]>,
+    plan: Plan,
+) -> Result<(), String> {
+    let mtu = usize::from(port.capabilities().mtu);
     if !(HEADERS..=mtu).contains(&plan.size) {
         return Err(format!("--size {}: give {HEADERS} to {mtu} bytes, or a larger --mtu", plan.size));
     }
-    let mut packet = echo_request(ours, peer, plan.size);
+    let mut wire = Wire { port, ours, link: mac.map(|mac| Link { ours: mac, theirs: [0xff; 6] }) };
+    wire.find(peer)?;
+    let mut packet = wire.framed(&echo_request(ours, peer, plan.size));
+    let ip = packet.len() - plan.size;
     let back = measure(plan.time, || {
-        send(&mut device, &packet)?;
-        answer(&mut device)
+        wire.send(&packet)?;
+        wire.port.flush();
+        wire.answer()
     })?;
     // The kernel drops it for its checksum, before it looks at anything else.
-    packet[10] ^= 0xff;
-    let written = measure(plan.time, || send(&mut device, &packet))?;
+    packet[ip + 10] ^= 0xff;
+    let written = measure(plan.time, || wire.send(&packet))?;
+    wire.port.flush();
     if plan.json {
         crate::out::line(format_args!(
             "{}",
@@ -56,13 +76,8 @@ pub fn run(spec: &Spec, plan: Plan) -> Result<(), String> {
         ));
     } else {
         crate::out::line(format_args!(
-            "a packet of {} bytes on {}: written {:.2} us CPU ({:.2} us); to the kernel's ICMP and back {:.2} us CPU ({:.2} us)",
-            plan.size,
-            device.name(),
-            written.0,
-            written.1,
-            back.0,
-            back.1
+            "a packet of {} bytes on {name}: written {:.2} us CPU ({:.2} us); to the kernel's ICMP and back {:.2} us CPU ({:.2} us)",
+            plan.size, written.0, written.1, back.0, back.1
         ));
     }
     Ok(())
@@ -86,29 +101,97 @@ fn measure(time: Duration, mut step: impl FnMut() -> Result<(), String>) -> Resu
     Ok((spent.cpu_s() * 1e6 / f64::from(steps), spent.wall_s * 1e6 / f64::from(steps)))
 }
 
-fn send(device: &mut Device, packet: &[u8]) -> Result<(), String> {
-    crate::sys::send_whole(device, packet).map_err(|refused| match refused {
-        Refused::Gone => "the device is gone".to_owned(),
-        Refused::Full | Refused::Unfit => format!("the device does not take the packet ({refused:?})"),
-    })
+/// Ethernet addresses.
+struct Link {
+    ours: [u8; 6],
+    theirs: [u8; 6],
 }
 
-/// Waits for the answer; other packets of the kernel's (IGMP, router solicitations) are passed over.
-fn answer(device: &mut Device) -> Result<(), String> {
-    let until = Instant::now() + Duration::from_secs(2);
-    loop {
-        match device.receive() {
-            Ok(Some(packet)) => {
-                let bytes = &packet.buffer.bytes()[packet.range];
-                if is_answer(bytes) {
-                    return Ok(());
-                }
+/// A port, without an engine.
+struct Wire<'a, P> {
+    port: &'a mut P,
+    ours: Ipv4Addr,
+    link: Option<Link>,
+}
+
+/// As long as an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl<P: Port> Wire<'_, P> {
+    fn framed(&self, packet: &[u8]) -> Vec<u8> {
+        let header = self.link.as_ref().map(|l| [&l.theirs[..], &l.ours[..], &[8, 0]].concat());
+        [&header.unwrap_or_default()[..], packet].concat()
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match crate::sys::send_whole(self.port, frame) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Gone) => return Err("the device is gone".into()),
+                Err(Refused::Full) if Instant::now() < until => self.port.flush(),
+                Err(refused) => return Err(format!("the device does not take the packet ({refused:?})")),
             }
-            Ok(None) if Instant::now() < until => std::hint::spin_loop(),
-            Ok(None) => return Err("the kernel does not answer pings (sysctl net.ipv4.icmp_echo_ignore_all=0)".into()),
-            Err(_) => return Err("the device is gone".into()),
         }
     }
+
+    /// Asks for the peer's Ethernet address, if there is one.
+    fn find(&mut self, peer: Ipv4Addr) -> Result<(), String> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let frame = arp(1, (link.ours, self.ours), ([0xff; 6], [0; 6], peer));
+        self.send(&frame)?;
+        self.port.flush();
+        let found = self.until(&format!("{peer} does not answer to ARP: is it there?"), |frame| {
+            let is = frame.get(12..14) == Some(&[8, 6]) && frame.get(20..22) == Some(&[0, 2]);
+            (is && frame.get(28..32) == Some(&peer.octets())).then(|| frame[22..28].try_into().expect("six bytes"))
+        })?;
+        self.link.iter_mut().for_each(|link| link.theirs = found);
+        Ok(())
+    }
+
+    /// Waits for the answer; other packets of the kernel's (IGMP, router solicitations) are passed over.
+    fn answer(&mut self) -> Result<(), String> {
+        let skip = if self.link.is_some() { 14 } else { 0 };
+        let nobody = "the kernel does not answer pings (sysctl net.ipv4.icmp_echo_ignore_all=0)";
+        self.until(nobody, |frame| frame.get(skip..).filter(|packet| is_answer(packet)).map(|_| ()))
+    }
+
+    /// Receives until one is the right one, and answers to ARP meanwhile.
+    fn until<R>(&mut self, nobody: &str, right: impl Fn(&[u8]) -> Option<R>) -> Result<R, String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.port.receive() {
+                Ok(Some(packet)) => {
+                    let bytes = &packet.buffer.bytes()[packet.range];
+                    if let Some(result) = right(bytes) {
+                        return Ok(result);
+                    }
+                    if let Some(reply) = self.arp_reply(bytes) {
+                        self.send(&reply)?;
+                        self.port.flush();
+                    }
+                }
+                Ok(None) if Instant::now() < until => std::hint::spin_loop(),
+                Ok(None) => return Err(nobody.to_owned()),
+                Err(_) => return Err("the device is gone".into()),
+            }
+        }
+    }
+
+    fn arp_reply(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let link = self.link.as_ref()?;
+        let asks =
+            frame.get(12..14)? == [8, 6] && frame.get(20..22)? == [0, 1] && frame.get(38..42)? == self.ours.octets();
+        let who: [u8; 6] = frame.get(22..28)?.try_into().ok()?;
+        let address: [u8; 4] = frame.get(28..32)?.try_into().ok()?;
+        asks.then(|| arp(2, (link.ours, self.ours), (who, who, address.into())))
+    }
+}
+
+/// An ARP frame (RFC 826): operation, sender, and the target with where the frame goes.
+fn arp(operation: u8, from: ([u8; 6], Ipv4Addr), to: ([u8; 6], [u8; 6], Ipv4Addr)) -> Vec<u8> {
+    let head = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    [&to.0[..], &from.0, &head, &from.0, &from.1.octets(), &to.1, &to.2.octets()].concat()
 }
 
 /// Whether it is an echo reply of ICMP, with or without data.
@@ -160,6 +243,20 @@ mod tests {
         assert!(!is_answer(&packet));
         packet[20] = 0;
         assert!(is_answer(&packet) && !is_answer(&packet[..HEADERS - 1]));
+    }
+
+    #[test]
+    fn who_asks_for_our_address_is_told_it() {
+        let (mut port, _other) = zstack_port::pair(zstack_port::Settings::default());
+        let ours = Ipv4Addr::new(10, 0, 0, 2);
+        let link = Some(Link { ours: [2; 6], theirs: [0xff; 6] });
+        let wire = Wire { port: &mut port, ours, link };
+        let peer = ([4; 6], Ipv4Addr::new(10, 0, 0, 1));
+        let question = arp(1, peer, ([0xff; 6], [0; 6], ours));
+        assert_eq!(question.len(), 42);
+        assert_eq!(wire.arp_reply(&question), Some(arp(2, ([2; 6], ours), ([4; 6], [4; 6], peer.1))));
+        assert_eq!(wire.arp_reply(&arp(1, peer, ([0xff; 6], [0; 6], peer.1))), None);
+        assert_eq!(wire.arp_reply(&question[..41]), None);
     }
 
     #[test]

@@ -118,10 +118,9 @@ fn with_engine<P: Sleep>(
 fn with_dpdk(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {
     use transport::dpdk;
     let spec = dpdk::spec(&settings(&cli)).map_err(Failure::Setup)?;
-    if let Tool::Bare { .. } = cli.tool {
-        return Err(Failure::Setup(
-            "bare measures a tun device: give --port tun:NAME,addr=10.9.0.2/24,peer=10.9.0.1".into(),
-        ));
+    if let Tool::Bare { size, seconds, json } = cli.tool {
+        let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
+        return dpdk::bare(&spec, plan).map_err(Failure::Setup);
     }
     let engine = dpdk::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     with_engine(engine, cli, signals, control)

@@ -21,8 +21,8 @@ static EAL: OnceLock<Result<Eal, OpenError>> = OnceLock::new();
 /// Devices come and go one at a time: DPDK's own lists are not made for more, and what a driver opens meanwhile is found by comparison.
 pub(crate) static ONE: Mutex<()> = Mutex::new(());
 
-/// Starts DPDK, or finds it running. `needed`: the bytes that the caller's pools will take; `first_pci`: the address of a device that
-/// DPDK is to look for.
+/// Starts DPDK, or finds it running. `needed`: the bytes that the caller's pools will take; `echo`: what it says goes to standard error
+/// too, from now on.
 pub(crate) fn start(wanted: Memory, needed: u64, echo: bool) -> Result<Eal, OpenError> {
     let eal = EAL.get_or_init(|| {
         log::begin();

@@ -2,6 +2,7 @@
 
 use super::engine::{Engine, Here, Sleep};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 use zstack_dpdk::{Device, Queue, Spec};
@@ -64,4 +65,23 @@ pub fn open(spec: &Spec, pcap: Option<&std::path::Path>) -> Result<Engine<Captur
     let (name, mac) = (queue.name().to_owned(), queue.mac());
     let (addresses, gateways) = (&spec.addresses[..], &spec.gateways[..]);
     Engine::over(queue, &Here { addresses, gateways, mac, vlan: spec.vlan, pcap, name: &name })
+}
+
+/// Opens the device and measures what it costs itself.
+///
+/// # Errors
+/// A line for the user.
+pub fn bare(spec: &Spec, plan: crate::bare::Plan) -> Result<(), String> {
+    let four = |ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip) } else { None };
+    let ours = spec.addresses.iter().find_map(|a| four(a.address));
+    let peers = spec.addresses.iter().filter_map(|a| a.peer).chain(spec.gateways.iter().copied());
+    let (Some(ours), Some(peer)) = (ours, peers.into_iter().find_map(four)) else {
+        return Err(
+            "bare: whom to ping? Add gateway=ADDRESS, the kernel's at the other end, or peer= of a net_tap; IPv4 both"
+                .into(),
+        );
+    };
+    let mut queue = Device::open(spec).map_err(|e| e.to_string())?.first();
+    let (name, mac) = (queue.name().to_owned(), queue.mac().unwrap_or([2, 0, 0, 0, 0, 2]));
+    crate::bare::over(&mut queue, &name, (ours, peer), Some(mac), plan)
 }

@@ -22,6 +22,8 @@ fn jumbo_frames() {
         let echo = place.start(AF_PACKET, "echo --listen 7");
         assert_eq!(echo.port("mtu"), "9000", "the interface's own");
         echo.interrupted();
+        let text = place.well(&format!("{AF_PACKET},gateway=10.9.0.1"), "bare --size 1500 --seconds 0.2");
+        assert!(text.contains("a packet of 1500 bytes on net_af_packet0"), "{text}");
         place.streams(AF_PACKET, "10.9.0.2", "10.9.0.1");
         let port = format!("{AF_PACKET},mtu=9001");
         place.refused(&port, "ping 10.9.0.1", "ip link set dev v0 mtu 9001");
