@@ -14,6 +14,7 @@ pub mod conn;
 pub mod counters;
 pub mod daemon;
 pub mod front;
+pub mod handed;
 pub mod membership;
 pub mod policy;
 pub mod poller;

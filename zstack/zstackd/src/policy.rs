@@ -2,6 +2,7 @@
 //! what the configuration allows, and whether its program runs under culvert.
 
 use crate::config::{Config, Programs, Range};
+use crate::handed::Handed;
 use crate::syn::Flow;
 use rendezvous::diag::{self, Cache, Found, Miss};
 use rendezvous::home::Home;
@@ -31,7 +32,9 @@ pub enum Raw {
     NoListener,
     /// The kernel does not know the socket that the SYN is said to come from.
     NoSocket,
-    /// There are as many connections as the configuration allows.
+    /// It was the kernel's when its SYN came the first time.
+    Handed,
+    /// There are as many connections as the configuration allows, or as many that are being made.
     Full,
     /// Its user has as many connections as the configuration allows him.
     UserFull,
@@ -65,6 +68,8 @@ pub struct Policy {
     open: u32,
     by_user: HashMap<u32, u32>,
     listeners: HashMap<SocketAddr, (Verdict, Time)>,
+    /// SYNs whose connections are the kernel's.
+    pub handed: Handed,
     /// Whether a user's process has said that the socket with this cookie is one of a program under culvert.
     intends: fn(u32, u64, Kind) -> bool,
 }
@@ -95,6 +100,7 @@ impl Policy {
             open: 0,
             by_user: HashMap::new(),
             listeners: HashMap::new(),
+            handed: Handed::default(),
             intends,
         }
     }

@@ -65,6 +65,11 @@ pub fn parse(packet: &[u8]) -> Option<Syn> {
     Some(Syn { flow, isn: header.seq, exotic: exotic(segment) })
 }
 
+/// The number of a segment's first byte. `segment`: its TCP header and what follows.
+pub fn number(segment: &[u8]) -> Option<Seq> {
+    Segment::parse(segment).ok().map(|tcp| tcp.fixed().seq)
+}
+
 /// What a SYN asks for that a connection in two parts cannot give its program, or the engine its peer: then the kernels of both
 /// ends speak with each other. `segment`: its TCP header and what follows.
 pub fn exotic(segment: &[u8]) -> Option<&'static str> {

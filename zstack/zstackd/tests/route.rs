@@ -400,3 +400,39 @@ fn a_port_is_used_again() {
         }
     });
 }
+
+/// While as many connections are being made as may be, others are the kernel's, through the same wire.
+#[test]
+fn connections_beyond_a_limit_are_the_kernels() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split_with("pending = 1");
+        world.there.nft("table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 90 drop\n}\n}\n");
+        let listener = listen(&world.there, at(THERE[0], 80));
+        thread::scope(|s| {
+            let waits =
+                s.spawn(|| world.here.within(|| TcpStream::connect_timeout(&at(THERE[0], 90), Duration::from_secs(4))));
+            soon("a socket that waits", LIMIT, || (!world.here.run("ss -Htn state syn-sent").is_empty()).then_some(()));
+            for n in 0..3u8 {
+                let mut client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+                let (mut server, from) = listener.accept().expect("a connection");
+                assert_eq!(from, client.local_addr().expect("an address"));
+                client.write_all(&[n]).expect("written");
+                let mut byte = [9];
+                server.read_exact(&mut byte).expect("read");
+                assert_eq!(byte, [n]);
+                // No socket of zstackd's stands in.
+                let inner = format!("ss -Htn src {} dport = :{}", THERE[0], from.port());
+                assert_eq!(world.here.run(&inner), "");
+            }
+            waits.join().expect("the thread").expect_err("nobody answers");
+        });
+        // The program has given that up, and so does zstackd: there is room again.
+        soon("a connection of zstackd's", LIMIT, || {
+            let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+            let port = client.local_addr().expect("an address").port();
+            let inner = world.here.run(&format!("ss -Htn src {} dport = :{port}", THERE[0]));
+            (!inner.is_empty()).then_some(())
+        });
+    });
+}

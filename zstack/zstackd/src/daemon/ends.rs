@@ -1,6 +1,7 @@
 //! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
 
 use super::Daemon;
+use super::gate::STILL;
 use crate::conn::{Conn, Stage};
 use crate::counters::Counter;
 use crate::front::end_in_order;
@@ -106,6 +107,14 @@ impl<P: Wire> Daemon<P> {
     fn look_at(&mut self, index: usize) {
         let conn: &Conn = &self.conns[index];
         match &conn.stage {
+            Stage::Asked { .. } => {
+                if self.policy().still_asks(&conn.flow) {
+                    return self.look_in(index, STILL);
+                }
+                self.counters.count(Counter::GivenUp);
+                debug!("{}: given up by its program", conn.flow);
+                self.abandon(index);
+            }
             Stage::Released { syn, .. } => {
                 if self.policy().still_asks(&conn.flow) {
                     // The SYN was lost, or the listener's queue is full: once more.

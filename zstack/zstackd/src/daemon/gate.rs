@@ -9,7 +9,7 @@ use crate::answer::{self, Unreachable};
 use crate::conn::{Conn, Stage};
 use crate::counters::Counter;
 use crate::front::Accepted;
-use crate::policy::{Policy, Verdict};
+use crate::policy::{Policy, Raw, Verdict};
 use crate::syn::{self, Flow, Syn};
 use crate::wire::Wire;
 use log::{debug, warn};
@@ -30,9 +30,21 @@ const HANDSHAKE: u64 = 20_000;
 pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
     Box::new(move |local, remote, segment| {
         let flow = Flow { local, remote };
-        syn::exotic(segment).is_none() && matches!(super::lock(&policy).incoming(&flow, clock.now()), Verdict::Split(_))
+        let Some(isn) = syn::number(segment) else { return false };
+        let mut policy = super::lock(&policy);
+        if syn::exotic(segment).is_none()
+            && !policy.handed.has(&flow, isn)
+            && matches!(policy.incoming(&flow, clock.now()), Verdict::Split(_))
+        {
+            return true;
+        }
+        policy.handed.add(flow, isn);
+        false
     })
 }
+
+/// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
+pub(super) const STILL: u64 = 1_000_000;
 
 impl<P: Wire> Daemon<P> {
     /// Reads what programs have sent into the tun. Whether there may be more, and whether there was anything.
@@ -129,7 +141,9 @@ impl<P: Wire> Daemon<P> {
 
     fn open(&mut self, syn: &Syn, packet: &[u8]) {
         let verdict = match syn.exotic {
-            Some(_) => Verdict::Raw(crate::policy::Raw::Exotic),
+            Some(_) => Verdict::Raw(Raw::Exotic),
+            None if self.policy().handed.has(&syn.flow, syn.isn) => Verdict::Raw(Raw::Handed),
+            None if self.pending >= self.pending_most => Verdict::Raw(Raw::Full),
             None => self.policy().outgoing(&syn.flow),
         };
         let user = match verdict {
@@ -137,13 +151,10 @@ impl<P: Wire> Daemon<P> {
             Verdict::Raw(why) => {
                 debug!("{}: handed on: {why:?}", syn.flow);
                 self.counters.count(Counter::Handed);
+                self.policy().handed.add(syn.flow, syn.isn);
                 return self.pass_outward(packet);
             }
         };
-        if self.pending >= self.pending_most {
-            self.counters.count(Counter::TooMany);
-            return;
-        }
         let connect = Connect {
             local: Some(syn.flow.local.ip()),
             local_port: Some(syn.flow.local.port()),
@@ -152,8 +163,9 @@ impl<P: Wire> Daemon<P> {
         match self.endpoint.connect(self.clock.now(), connect, Receive::Keep) {
             Ok(outer) => {
                 let stage = Stage::Asked { syn: packet.to_vec(), isn: syn.isn };
-                self.add(Conn::new(syn.flow, outer, user, stage));
+                let index = self.add(Conn::new(syn.flow, outer, user, stage));
                 self.pending += 1;
+                self.look_in(index, STILL);
             }
             Err(ConnectError::NoRoute(_)) => {
                 self.counters.count(Counter::Unreachable);

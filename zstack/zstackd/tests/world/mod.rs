@@ -22,6 +22,8 @@ pub struct World {
     pub zstackd: Option<Process>,
     /// Runs under culvert, and serves programs that do.
     under_culvert: bool,
+    /// More lines of zstackd's configuration.
+    more: &'static str,
 }
 
 impl World {
@@ -36,22 +38,27 @@ impl World {
             namespace.run(&format!("ip route add default via {}", other[0]));
             namespace.run(&format!("ip -6 route add default via {}", other[1]));
         }
-        World { here, there, zstackd: None, under_culvert: false }
+        World { here, there, zstackd: None, under_culvert: false, more: "" }
     }
 
     /// zstackd, with a tap device of the remote host's namespace as its port.
     pub fn split() -> World {
-        World::with_zstackd(false)
+        World::with_zstackd(false, "")
+    }
+
+    /// The same with more lines in its configuration.
+    pub fn split_with(more: &'static str) -> World {
+        World::with_zstackd(false, more)
     }
 
     /// The same under culvert, for programs under culvert.
     pub fn culvert() -> World {
-        World::with_zstackd(true)
+        World::with_zstackd(true, "")
     }
 
-    fn with_zstackd(under_culvert: bool) -> World {
+    fn with_zstackd(under_culvert: bool, more: &'static str) -> World {
         let (here, there) = (Namespace::new(), Namespace::new());
-        let mut world = World { here, there, zstackd: None, under_culvert };
+        let mut world = World { here, there, zstackd: None, under_culvert, more };
         world.start();
         world
     }
@@ -61,12 +68,13 @@ impl World {
             std::env::temp_dir().join(format!("zstackd-{}-{:?}.toml", std::process::id(), thread::current().id()));
         let programs = if self.under_culvert { "culvert" } else { "all" };
         let text = format!(
-            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"{programs}\"\n",
+            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"{programs}\"\n{}\n",
             self.there.path(),
             HERE[0],
             HERE[1],
             THERE[0],
-            THERE[1]
+            THERE[1],
+            self.more
         );
         std::fs::write(&file, text).expect("a configuration");
         let binary = env!("CARGO_BIN_EXE_zstackd");
