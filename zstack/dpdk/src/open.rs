@@ -71,7 +71,8 @@ impl Device {
         let _one = eal::ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let eal = start_dpdk(&spec, driver, &sizes)?;
         let before = descriptors();
-        let opened = signals::with_all_taken(|| Opened::start(&spec, driver, mtu, &sizes))?;
+        let start = || Opened::start(&spec, driver, mtu, &sizes);
+        let opened = signals::with_all_blocked(|| signals::with_all_taken(start))?;
         let new: Vec<RawFd> = descriptors().difference(&before).copied().collect();
         finish(spec, driver, mtu, opened, eal, socket, &new)
     }

@@ -97,7 +97,8 @@ fn init(wanted: Memory, needed: u64) -> Result<Eal, OpenError> {
         let result = unsafe { sys::rte_eal_init(count, pointers.as_mut_ptr()) };
         (result, error())
     };
-    let (result, errno) = std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or((-1, 0));
+    let start = || std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or((-1, 0));
+    let (result, errno) = signals::with_all_blocked(start);
     before.restore();
     for base in ["/var/run/dpdk", "/tmp/dpdk"] {
         // It is empty: without shared configuration nothing is kept there.

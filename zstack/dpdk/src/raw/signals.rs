@@ -36,6 +36,25 @@ impl Dispositions {
     }
 }
 
+/// Runs `work` while this thread takes no signal, so that threads that it starts, which are DPDK's, never take one that is the program's. Those
+/// that tell of the thread's own mistakes stay: DPDK looks for hugepages that are not there by SIGBUS.
+pub(crate) fn with_all_blocked<R>(work: impl FnOnce() -> R) -> R {
+    let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both sets are of this frame; the calls fill them in, and change this thread's mask alone.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        for own in [libc::SIGBUS, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS] {
+            libc::sigdelset(all.as_mut_ptr(), own);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let result = work();
+    // SAFETY: the mask is that of before, which the call above has filled in.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result
+}
+
 extern "C" fn nothing(_: i32) {}
 
 /// Runs `work` while every real-time signal seems to be in use: net_tap then does without the one that it would make interrupt us for every
@@ -61,6 +80,21 @@ pub(crate) fn with_all_taken<R>(work: impl FnOnce() -> R) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_is_started_meanwhile_takes_no_signal() {
+        let blocked = || {
+            let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let mask = text.lines().find_map(|l| l.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap()
+        };
+        let bit = |signal: i32| 1u64 << (signal - 1);
+        let before = blocked();
+        let within = with_all_blocked(|| std::thread::spawn(blocked).join().unwrap());
+        assert_eq!(within & bit(libc::SIGTERM), bit(libc::SIGTERM));
+        assert_eq!(within & bit(libc::SIGBUS), 0);
+        assert_eq!(blocked(), before);
+    }
 
     #[test]
     fn dispositions_are_as_before() {
