@@ -96,6 +96,10 @@ fn refused_and_existing() {
         }
         let mixed = gate.inward(&ns, "203.0.113.7:1".parse().expect("a"), "[fd01::1]:1".parse().expect("b"));
         assert_eq!(mixed.expect_err("two families").raw_os_error(), Some(libc::EAFNOSUPPORT));
+        // From a thread that is elsewhere the connection would be one of another namespace.
+        let elsewhere =
+            gate.front.connect_inward("203.0.113.7:1".parse().expect("a"), "10.1.0.1:81".parse().expect("b"));
+        assert_eq!(elsewhere.expect_err("another namespace").kind(), std::io::ErrorKind::Other);
     });
 }
 
@@ -109,14 +113,17 @@ fn again_after_time_wait() {
         ns.sysctl("ipv4/tcp_rfc1337", "1");
         let gate = idle(&ns);
         // Bound by connect(2), and by number.
-        for (own, port) in [("10.1.0.1", 40_000), ("10.1.0.1", 1_000), ("[fd01::1]", 40_000), ("[fd01::1]", 1_000)] {
+        let ends = [("10.1.0.1", 40_000), ("10.1.0.1", 1_000), ("[fd01::1]", 40_000), ("[fd01::1]", 1_000)];
+        // With timestamps the kernel lets a socket that is bound by number have an end in TIME_WAIT (tcp_twsk_unique).
+        for (timestamps, own, port) in ["1", "0"].iter().flat_map(|t| ends.map(|(own, port)| (*t, own, port))) {
+            ns.sysctl("ipv4/tcp_timestamps", timestamps);
             let to: SocketAddr = format!("{own}:80").parse().expect("an address");
             let client = if to.is_ipv4() { format!("203.0.113.7:{port}") } else { format!("[2001:db8::7]:{port}") };
             let client: SocketAddr = client.parse().expect("a client");
             let listener = ns.within(|| TcpListener::bind(to).expect("bind"));
             for ours_first in [true, false, true, true, false, false] {
                 let inner = gate.inward(&ns, client, to).and_then(settled);
-                let mut inner = inner.unwrap_or_else(|e| panic!("{client} -> {to}: {e}"));
+                let mut inner = inner.unwrap_or_else(|e| panic!("{client} -> {to}, timestamps {timestamps}: {e}"));
                 let (mut server, from) = listener.accept().expect("accept");
                 assert_eq!(from, client);
                 front::end_in_order(inner.as_fd()).expect("linger");

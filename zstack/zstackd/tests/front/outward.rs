@@ -261,6 +261,33 @@ fn port_again_after_the_programs_time_wait() {
     });
 }
 
+/// Packets with options of IPv4 are turned round too.
+#[test]
+fn ip_options() {
+    need_root!();
+    bounded(Duration::from_secs(60), || {
+        let ns = Namespace::new();
+        let gate = Gate::new(&ns, |_| Verdict::Hold(Duration::ZERO), echo);
+        let remote: SocketAddr = "10.9.0.1:80".parse().expect("an address");
+        let socket =
+            ns.within(|| socket2::Socket::new(libc::AF_INET.into(), socket2::Type::STREAM, None)).expect("a socket");
+        // IPOPT_NOOP.
+        let options = [1u8; 8];
+        // SAFETY: setsockopt(2) reads the array, which lives through the call.
+        let set = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, options.as_ptr().cast(), 8)
+        };
+        assert_eq!(set, 0);
+        socket.connect(&remote.into()).expect("connect");
+        let mut socket = TcpStream::from(socket);
+        socket.write_all(b"hello").expect("write");
+        let mut back = [0; 5];
+        socket.read_exact(&mut back).expect("read");
+        assert_eq!(&back, b"hello");
+        assert_eq!(gate.count(socket.local_addr().expect("getsockname"), remote), 1);
+    });
+}
+
 /// Where the kernel answers every SYN with a cookie, the handshake's end comes to the gate too, which writes it back.
 #[test]
 fn syn_cookies() {
