@@ -232,8 +232,8 @@ impl Engine {
     }
 
     pub fn receive(&mut self) {
-        for end in (0..=self.wire.arriving.len()).step_by(self.batch).skip(1) {
-            self.wire.end = end;
+        while self.wire.end < self.wire.arriving.len() {
+            self.wire.end += self.batch;
             self.turn();
         }
     }

@@ -144,6 +144,7 @@ impl Sack {
 pub struct Segment<'a> {
     raw: &'a Raw,
     options: &'a [u8],
+    len: usize,
 }
 
 impl<'a> Segment<'a> {
@@ -156,7 +157,7 @@ impl<'a> Segment<'a> {
         let Some((raw, rest)) = bytes.split_first_chunk::<HEADER>() else { return Err(Malformed::Truncated) };
         let raw: &Raw = zerocopy::transmute_ref!(raw);
         let options = usize::from(raw.offset >> 4).checked_sub(HEADER / 4).and_then(|words| rest.get(..words * 4));
-        Ok(Segment { raw, options: options.ok_or(Malformed::HeaderLength)? })
+        Ok(Segment { raw, options: options.ok_or(Malformed::HeaderLength)?, len: bytes.len() })
     }
 
     /// The sender's port.
@@ -177,20 +178,18 @@ impl<'a> Segment<'a> {
         HEADER + self.options.len()
     }
 
+    /// The length of all of it.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "no segment is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// What its header says.
     #[inline]
     pub fn header(&self) -> Header {
-        let mut header = self.fixed();
-        self.options(&mut header);
-        header
-    }
-
-    /// What its header says, but for the options. They can be [added](Segment::options) where the header stands: this way it is not moved,
-    /// as by [`Segment::header`].
-    #[inline(always)]
-    pub fn fixed(&self) -> Header {
         let raw = self.raw;
-        Header {
+        let mut header = Header {
             source: raw.source.get(),
             destination: raw.destination.get(),
             seq: Seq(raw.seq.get()),
@@ -199,12 +198,7 @@ impl<'a> Segment<'a> {
             window: raw.window.get(),
             urgent: raw.urgent.get(),
             ..Header::default()
-        }
-    }
-
-    /// Adds what the options say.
-    #[inline(always)]
-    pub fn options(&self, header: &mut Header) {
+        };
         match RawTimestamps::ref_from_bytes(self.options) {
             Ok(t) if t.lead.get() == TIMESTAMPS_LEAD => {
                 header.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });
@@ -212,6 +206,45 @@ impl<'a> Segment<'a> {
             _ if self.options.is_empty() => {}
             _ => header.parse_options(self.options),
         }
+        header
+    }
+
+    /// What it says, if it is a plain one. Options stand as Linux places them, or it is none.
+    #[inline(always)]
+    pub fn plain(&self) -> Option<Plain> {
+        let raw = self.raw;
+        if !Plain::has(Flags(raw.flags)) {
+            return None;
+        }
+        let timestamps = match RawTimestamps::ref_from_bytes(self.options) {
+            Ok(t) if t.lead.get() == TIMESTAMPS_LEAD => Some(Timestamps { value: t.value.get(), echo: t.echo.get() }),
+            _ if self.options.is_empty() => None,
+            _ => return None,
+        };
+        Some(Plain { seq: Seq(raw.seq.get()), ack: Seq(raw.ack.get()), window: raw.window.get(), timestamps })
+    }
+}
+
+/// A segment that has the ACK bit, no FIN, SYN, RST or URG, and no options but timestamps: what nearly all are. What its header says but
+/// for the ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plain {
+    /// The number of the first byte.
+    pub seq: Seq,
+    /// The next number expected.
+    pub ack: Seq,
+    /// The window as it stands in the header, not scaled.
+    pub window: u16,
+    /// Timestamps option.
+    pub timestamps: Option<Timestamps>,
+}
+
+impl Plain {
+    /// Whether these bits are those of a plain segment.
+    #[inline]
+    const fn has(flags: Flags) -> bool {
+        const UNUSUAL: Flags = Flags::FIN.with(Flags::SYN).with(Flags::RST).with(Flags::URG);
+        flags.0 & UNUSUAL.with(Flags::ACK).0 == Flags::ACK.0
     }
 }
 
@@ -258,6 +291,15 @@ impl Header {
     pub fn parse(bytes: &[u8]) -> Result<(Header, usize), Malformed> {
         let segment = Segment::parse(bytes)?;
         Ok((segment.header(), segment.header_len()))
+    }
+
+    /// What it says, if it is that of a plain segment.
+    #[inline]
+    pub fn plain(&self) -> Option<Plain> {
+        let Header { seq, ack, window, timestamps, .. } = *self;
+        // Options of a SYN are found in no other segment.
+        let plain = Plain::has(self.flags) && self.sack.count == 0;
+        plain.then_some(Plain { seq, ack, window, timestamps })
     }
 
     #[inline(never)]

@@ -68,8 +68,9 @@ pub fn receive(data: &[u8]) {
 
 fn frame_arrives(interface: &mut Interface, now: Time, frame: &[u8], out: &mut [u8], counters: &mut Counters) {
     let link = interface.neighbours.link_len();
-    if let Some((quick, bytes)) = interface.segment(frame) {
-        assert!(bytes == &frame[quick.range.clone()]);
+    if let Some(carried) = interface.quick_packet(frame).and_then(|packet| packet.segment()) {
+        let quick = carried.segment();
+        assert!(carried.bytes == &frame[quick.range.clone()]);
         // The short way is the long way, but for the addresses.
         match interface.receive(now, frame, true, out, counters) {
             Verdict::Tcp(slow) => assert!(slow == quick),

@@ -3,6 +3,7 @@
 use super::address::{unicast_v4, unicast_v6};
 use super::interface::{Interface, Verdict};
 use super::neighbour::Mac;
+use super::quick::Packet;
 use super::segment::Segment;
 use crate::counters::{Counter, Counters};
 use crate::time::Time;
@@ -65,11 +66,12 @@ impl Interface {
         }
     }
 
-    /// The segment and its bytes, if the frame is one of the common case: what [`Interface::receive`] would say, but for the
-    /// addresses, which it does not look at. For whoever knows that they are those of a connection, and were found good before.
+    /// The packet of a frame of the common case. The segment that it says it carries is the one that [`Interface::receive`] would find
+    /// in the frame, but its addresses are not looked at: for whoever knows that they are those of a connection, and were found
+    /// good before.
     #[inline(always)]
-    pub fn segment<'a>(&self, frame: &'a [u8]) -> Option<(Segment, &'a [u8])> {
-        self.quick.segment(frame)
+    pub fn quick_packet<'a>(&self, frame: &'a [u8]) -> Option<Packet<'a>> {
+        self.quick.packet(frame)
     }
 
     fn input(&mut self, arrival: Arrival<'_>) -> Result<Verdict, Counter> {

@@ -5,7 +5,7 @@
 //! One of no connection goes the long way, too.
 
 use super::neighbour::Mac;
-use super::segment::Segment;
+use super::segment::{Carried, Ends};
 use crate::tuple::{Mapped, map_v4};
 use zstack_wire::ethernet::ethertype;
 use zstack_wire::protocol;
@@ -38,17 +38,16 @@ impl Quick {
         Quick { link, mac: u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), tag: u32::from_ne_bytes([g, h, i, j]) }
     }
 
-    /// The segment and its bytes, if the frame is one of the common case.
+    /// The frame's packet, if its link header is plain.
     #[inline(always)]
-    pub fn segment<'a>(&self, frame: &'a [u8]) -> Option<(Segment, &'a [u8])> {
-        let packet = if self.link == 0 { frame } else { self.packet(frame)? };
-        let header = packet.first_chunk::<20>()?;
-        if header[0] == 0x45 { self.v4(header, packet) } else { self.v6(packet) }
+    pub fn packet<'a>(&self, frame: &'a [u8]) -> Option<Packet<'a>> {
+        let bytes = if self.link == 0 { frame } else { self.carried(frame)? };
+        Some(Packet { start: self.link, bytes })
     }
 
     /// What the frame carries, if it is another station's to us, and carries what its type says.
     #[inline]
-    fn packet<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+    fn carried<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
         // The shortest packet is behind the longest header.
         let head = frame.first_chunk::<{ 18 + 20 }>()?;
         let eight = |at: usize| u64::from_ne_bytes(*head[at..at + 8].first_chunk().expect("eight bytes"));
@@ -67,13 +66,30 @@ impl Quick {
         let tag = u32::from_ne_bytes([head[12], head[13], head[14], head[15]]);
         if right && (self.link == 14 || tag & TAG == self.tag) { frame.get(self.link..) } else { None }
     }
+}
 
+/// What a frame with a plain link header carries: a packet of either family, probably.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Where in the frame it begins.
+    start: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// Its segment, of whatever family.
+    pub fn segment(&self) -> Option<Carried<'a>> {
+        self.v4().or_else(|| self.v6())
+    }
+
+    /// Its segment, if it is one of IPv4.
     #[inline(always)]
-    fn v4<'a>(&self, header: &[u8; 20], packet: &'a [u8]) -> Option<(Segment, &'a [u8])> {
+    pub fn v4(&self) -> Option<Carried<'a>> {
+        let header = self.bytes.first_chunk::<20>()?;
         let bytes = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
         let word = |at: usize| u32::from_ne_bytes(bytes(at));
         let [first, fragment, protocol, from, to] = [word(0), word(4), word(8), word(12), word(16)];
-        if fragment & FRAGMENT != 0 || protocol & PROTOCOL != TCP {
+        if header[0] != 0x45 || fragment & FRAGMENT != 0 || protocol & PROTOCOL != TCP {
             return None;
         }
         // The sum of the words is right if its halves, added up, are all ones, which is if 0xffff divides it; in either order of
@@ -83,13 +99,14 @@ impl Quick {
             return None;
         }
         let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        let range = self.link + 20..self.link + len;
-        Some((Segment { source: map_v4(bytes(12)), destination: map_v4(bytes(16)), range }, packet.get(20..len)?))
+        let ends = Ends::V4 { source: bytes(12), destination: bytes(16) };
+        Some(Carried { ends, start: self.start + 20, bytes: self.bytes.get(20..len)? })
     }
 
+    /// Its segment, if it is one of IPv6.
     #[inline(always)]
-    fn v6<'a>(&self, packet: &'a [u8]) -> Option<(Segment, &'a [u8])> {
-        let header = packet.first_chunk::<40>()?;
+    pub fn v6(&self) -> Option<Carried<'a>> {
+        let header = self.bytes.first_chunk::<40>()?;
         let source: &Mapped = header[8..].first_chunk()?;
         let destination: &Mapped = header.last_chunk()?;
         // An IPv4 connection's addresses stand for others here (RFC 4291, section 2.5.5.2).
@@ -97,7 +114,7 @@ impl Quick {
             return None;
         }
         let end = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let range = self.link + 40..self.link + end;
-        Some((Segment { source: *source, destination: *destination, range }, packet.get(40..end)?))
+        let ends = Ends::V6 { source, destination };
+        Some(Carried { ends, start: self.start + 40, bytes: self.bytes.get(40..end)? })
     }
 }

@@ -3,10 +3,10 @@
 use super::echo::Echoed;
 use super::entry::{Entry, look_up};
 use super::recent::Recent;
-use super::transmit::Run;
+use super::transmit::{Core, Run};
 use super::{ConnId, Stack};
 use crate::counters::Counter;
-use crate::net::{self, Kind, Quoted, Report, Segment};
+use crate::net::{self, Carried, Kind, Packet, Quoted, Report, Segment};
 use crate::payload::{Buffer, Host};
 use crate::port::{Port, Received};
 use crate::sip::Key;
@@ -41,20 +41,19 @@ impl Stack {
             self.core.counters.count(Counter::LinkShort);
             return;
         };
-        if let Some((ip, bytes)) = self.core.net.segment(frame)
-            && let Ok(segment) = tcp::Segment::parse(bytes)
-            && let Some((id, entry)) =
-                found(&mut self.conns, &mut self.recent, &self.table, &self.key, &tuple_of(&ip, &segment))
+        let Stack { conns, recent, table, key, core, .. } = self;
+        let search = Search { conns, recent, table, key, verified };
+        if let Some(packet) = core.net.quick_packet(frame)
+            && let Some(Found { id, entry, segment, start }) = search.find(packet)
         {
-            if !verified && !ip.pseudo().bytes(bytes).valid() {
-                self.core.counters.count(Counter::TcpChecksum);
-                return;
+            let start = range.start + start;
+            let payload = start + segment.header_len()..start + segment.len();
+            match segment.plain() {
+                Some(plain) if entry.tcb.expects(&plain, payload.len() as u32) => {
+                    entry.call(run, &mut self.core, id, |tcb, cx| tcb.expected(cx, &plain, buffer, payload));
+                }
+                _ => unexpected(run, &mut self.core, id, entry, buffer, start..payload.end),
             }
-            let mut header = segment.fixed();
-            segment.options(&mut header);
-            let start = range.start + ip.range.start;
-            let payload = start + segment.header_len()..start + bytes.len();
-            entry.call(run, &mut self.core, id, |tcb, cx| tcb.segment(cx, &header, buffer, payload));
             let wants = entry.wants(self.core.full);
             self.follow(run.now, id.index, wants);
             return;
@@ -63,7 +62,7 @@ impl Stack {
     }
 
     /// What is not a plain segment of a connection.
-    #[inline(never)]
+    #[cold]
     fn arrive_slowly<P: Port<Buffer = H::Buffer>, H: Host>(
         &mut self,
         run: &mut Run<'_, P, H>,
@@ -254,27 +253,86 @@ impl Stack {
     }
 }
 
+/// A segment that its connection did not expect: `range` of `buffer` is all of it.
+#[cold]
+fn unexpected<P: Port<Buffer = H::Buffer>, H: Host>(
+    run: &mut Run<'_, P, H>,
+    core: &mut Core,
+    id: ConnId,
+    entry: &mut Entry,
+    buffer: H::Buffer,
+    range: Range<usize>,
+) {
+    // It was read before.
+    let Some(Ok((header, len))) = buffer.bytes().get(range.clone()).map(Header::parse) else { return };
+    let payload = range.start + len..range.end;
+    entry.call(run, core, id, |tcb, cx| tcb.segment(cx, &header, buffer, payload));
+}
+
 #[inline]
 fn tuple_of(ip: &Segment, segment: &tcp::Segment<'_>) -> Tuple {
     Tuple { local: ip.destination, remote: ip.source, local_port: segment.destination(), remote_port: segment.source() }
 }
 
-/// The connection with a tuple.
-#[inline(always)]
-fn found<'a>(
+/// Among whom the connection of a segment is looked for.
+struct Search<'a> {
     conns: &'a mut Slab<Entry>,
+    recent: &'a mut Recent,
+    table: &'a Table,
+    key: &'a Key,
+    /// The segment's checksum is known to be right.
+    verified: bool,
+}
+
+/// A segment whose connection was found.
+struct Found<'a, 'f> {
+    id: ConnId,
+    entry: &'a mut Entry,
+    segment: tcp::Segment<'f>,
+    /// Where in the frame it begins.
+    start: usize,
+}
+
+impl<'a> Search<'a> {
+    /// Finds the connection of a packet's segment.
+    #[inline(always)]
+    fn find<'f>(self, packet: Packet<'f>) -> Option<Found<'a, 'f>> {
+        // Each family has a copy of its own of what follows, which need not ask of which family the segment is.
+        match packet.v4() {
+            Some(carried) => self.among(carried),
+            None => self.among(packet.v6()?),
+        }
+    }
+
+    #[inline(always)]
+    fn among<'f>(self, carried: Carried<'f>) -> Option<Found<'a, 'f>> {
+        let segment = tcp::Segment::parse(carried.bytes).ok()?;
+        if !self.verified && !carried.valid() {
+            return None;
+        }
+        let (source, destination) = (segment.source(), segment.destination());
+        let index = self.recent.guess(&carried.ends, source, destination);
+        if self.conns.at(index).is_some_and(|entry| entry.names.are(&carried.ends, source, destination)) {
+            let (generation, entry) = self.conns.entry_mut(index)?;
+            return Some(Found { id: ConnId { index, generation }, entry, segment, start: carried.start });
+        }
+        let index = sought(self.conns, self.recent, self.table, self.key, carried, segment)?;
+        let (generation, entry) = self.conns.entry_mut(index)?;
+        Some(Found { id: ConnId { index, generation }, entry, segment, start: carried.start })
+    }
+}
+
+/// The index of a segment's connection by the table. What is given by value need not lie in memory where this is not called.
+#[cold]
+fn sought(
+    conns: &Slab<Entry>,
     recent: &mut Recent,
     table: &Table,
     key: &Key,
-    tuple: &Tuple,
-) -> Option<(ConnId, &'a mut Entry)> {
-    let index = recent.guess(tuple);
-    if conns.at(index).is_some_and(|entry| entry.names.is(tuple)) {
-        let (generation, entry) = conns.entry_mut(index)?;
-        return Some((ConnId { index, generation }, entry));
-    }
-    let index = look_up(conns, table, key, tuple)?;
-    recent.found(tuple, index);
-    let (generation, entry) = conns.entry_mut(index)?;
-    Some((ConnId { index, generation }, entry))
+    carried: Carried<'_>,
+    segment: tcp::Segment<'_>,
+) -> Option<u32> {
+    let index = look_up(conns, table, key, &tuple_of(&carried.segment(), &segment))?;
+    recent.found(&carried.ends, segment.source(), segment.destination(), index);
+    Some(index)
 }

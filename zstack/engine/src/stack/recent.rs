@@ -1,7 +1,7 @@
 //! Which connection a segment is probably for: a guess by a few bits of its tuple, made before anything is hashed. Peers that choose
 //! these bits spoil each other's guesses, and cost the look into the table that every segment would cost without them.
 
-use crate::tuple::Tuple;
+use crate::net::Ends;
 
 /// How many guesses there are: 16 KiB. Of a thousand busy connections a fifth spoil each other's.
 const GUESSES: usize = 4096;
@@ -18,21 +18,23 @@ impl Default for Recent {
 }
 
 impl Recent {
-    #[inline]
-    fn place(tuple: &Tuple) -> usize {
-        let [.., c, d] = tuple.remote;
-        usize::from(u16::from_be_bytes([c, d]) ^ tuple.remote_port ^ tuple.local_port) % GUESSES
+    #[inline(always)]
+    fn place(ends: &Ends<'_>, source: u16, destination: u16) -> usize {
+        let (c, d) = match *ends {
+            Ends::V4 { source: [_, _, c, d], .. } | Ends::V6 { source: &[.., c, d], .. } => (c, d),
+        };
+        usize::from(u16::from_be_bytes([c, d]) ^ source ^ destination) % GUESSES
     }
 
-    /// An index: it may be the connection's, another one's, or nobody's.
-    #[inline]
-    pub fn guess(&self, tuple: &Tuple) -> u32 {
-        self.guesses[Recent::place(tuple)]
+    /// The index of the connection to which a segment of these ends and ports may belong: it may be another one's, or nobody's.
+    #[inline(always)]
+    pub fn guess(&self, ends: &Ends<'_>, source: u16, destination: u16) -> u32 {
+        self.guesses[Recent::place(ends, source, destination)]
     }
 
-    /// The connection with this tuple was found.
+    /// The connection was found.
     #[inline]
-    pub fn found(&mut self, tuple: &Tuple, index: u32) {
-        self.guesses[Recent::place(tuple)] = index;
+    pub fn found(&mut self, ends: &Ends<'_>, source: u16, destination: u16, index: u32) {
+        self.guesses[Recent::place(ends, source, destination)] = index;
     }
 }

@@ -3,7 +3,7 @@
 use super::arrive::Arrived;
 use super::config::mss;
 use super::entry::{Entry, Waits};
-use super::names::{HALF, NAMED, Names};
+use super::names::{HALF, NAMED, Names, V4};
 use super::transmit::Run;
 use super::{Listen, ListenerId, Stack};
 use crate::counters::Counter;
@@ -108,9 +108,10 @@ impl Stack {
 
     /// Takes in a new connection.
     pub(super) fn add(&mut self, now: Time, tcb: Tcb, tuple: &Tuple, listener: u32, marks: u8) -> u32 {
+        let family = if tuple.is_v4() { V4 } else { 0 };
         let (index, _) = self.conns.insert(Entry {
             tcb,
-            names: Names { tuple: *tuple, path: Path::default(), listener, marks: marks | NAMED },
+            names: Names { tuple: *tuple, path: Path::default(), listener, marks: marks | NAMED | family },
             timer: Default::default(),
             place: Default::default(),
             waits: Waits::Not,

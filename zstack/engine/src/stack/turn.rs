@@ -269,7 +269,7 @@ impl Stack {
 
     /// Puts a connection whose state has changed where it belongs: into the list of those that are due, into the wheel, out of
     /// the table, or out of the stack.
-    #[inline(never)]
+    #[cold]
     pub(super) fn settle(&mut self, now: Time, index: u32) {
         let Some(entry) = self.conns.at_mut(index) else { return };
         if entry.names.marks & HALF != 0 && !matches!(entry.tcb.phase(), Phase::Listen | Phase::SynReceived) {

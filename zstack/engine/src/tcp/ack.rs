@@ -6,18 +6,29 @@ use super::{Context, Phase, Tcb};
 use crate::counters::Counter;
 use crate::time::Time;
 use zstack_wire::Seq;
-use zstack_wire::tcp::Header;
+use zstack_wire::tcp::{Flags, Header, Plain, Range, Timestamps};
+
+/// What a segment acknowledges, and beside which numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Acknowledgment<'a> {
+    pub seq: Seq,
+    /// How many sequence numbers the segment has.
+    pub len: u32,
+    pub ack: Seq,
+    /// The window, scaled.
+    pub wnd: u32,
+    pub sack: &'a [Range],
+    pub timestamps: Option<Timestamps>,
+}
 
 impl Tcb {
     /// SND.WND (RFC 9293, section 3.10.7.4): only a segment that is no older than the one that gave it last changes it. One that
     /// acknowledges something new is not, whatever its number: the peer has sent it again, or another number was ahead of the peer's
     /// (`tcp_may_update_window`). Returns whether it changed.
     #[inline]
-    pub(super) fn update_window(&mut self, header: &Header) -> bool {
-        if self.wl1.before(header.seq) || self.wl1 == header.seq && self.wl2.up_to(header.ack) || self.is_new(header) {
-            let scale = if header.flags.has(zstack_wire::tcp::Flags::SYN) { 0 } else { self.snd_scale };
-            let wnd = u32::from(header.window) << scale;
-            (self.wl1, self.wl2) = (header.seq, header.ack);
+    pub(super) fn update_window(&mut self, seq: Seq, ack: Seq, wnd: u32) -> bool {
+        if self.wl1.before(seq) || self.wl1 == seq && self.wl2.up_to(ack) || self.is_new(ack) {
+            (self.wl1, self.wl2) = (seq, ack);
             if wnd != self.wnd {
                 self.wnd = wnd;
                 self.max_wnd = self.max_wnd.max(wnd);
@@ -30,34 +41,55 @@ impl Tcb {
 
     /// Whether an ACK acknowledges something new: asked only of segments that were overtaken.
     #[cold]
-    fn is_new(&self, header: &Header) -> bool {
-        self.una.before(header.ack)
+    fn is_new(&self, ack: Seq) -> bool {
+        self.una.before(ack)
     }
 
-    /// An ACK between SND.UNA and SND.NXT has come, with `len` sequence numbers.
+    /// What a header with so many sequence numbers acknowledges.
+    pub(super) fn acknowledgment<'a>(&self, header: &'a Header, len: u32) -> Acknowledgment<'a> {
+        let Header { seq, ack, window, timestamps, .. } = *header;
+        // That of a SYN is not scaled.
+        let wnd = if header.flags.has(Flags::SYN) { u32::from(window) } else { self.scaled(window) };
+        Acknowledgment { seq, len, ack, wnd, sack: header.sack.blocks(), timestamps }
+    }
+
+    /// The peer's window as its headers name it, in bytes.
+    #[inline(always)]
+    pub(super) fn scaled(&self, window: u16) -> u32 {
+        u32::from(window) << self.snd_scale
+    }
+
+    /// The same of a plain segment.
     #[inline]
-    pub(super) fn acknowledge<C: Context>(&mut self, cx: &mut C, header: &Header, len: u32) {
+    pub(super) fn plain_acknowledgment(&self, plain: &Plain, len: u32) -> Acknowledgment<'static> {
+        let Plain { seq, ack, window, timestamps } = *plain;
+        Acknowledgment { seq, len, ack, wnd: self.scaled(window), sack: &[], timestamps }
+    }
+
+    /// An ACK between SND.UNA and SND.NXT has come.
+    #[inline]
+    pub(super) fn acknowledge<C: Context>(&mut self, cx: &mut C, what: &Acknowledgment<'_>) {
         let now = cx.now();
-        let changed = self.update_window(header);
+        let changed = self.update_window(what.seq, what.ack, what.wnd);
         let completed = cx.completed();
         let unsent = self.at(self.nxt) < self.end;
         let arrival = Arrival {
-            ack: header.ack,
-            sack: if self.marks & mark::SACK != 0 { header.sack.blocks() } else { &[] },
-            echo: header
+            ack: what.ack,
+            sack: if self.marks & mark::SACK != 0 { what.sack } else { &[] },
+            echo: what
                 .timestamps
                 .filter(|_| self.marks & mark::STAMPS != 0)
                 .map(|stamps| stamps.echo.wrapping_sub(self.stamp_offset)),
-            bare: len == 0 && !changed,
+            bare: what.len == 0 && !changed,
             fresh: unsent && self.nxt.before(self.una + self.wnd),
         };
         let acked = self.recovery.ack(now, &arrival, completed, cx.flights());
         // The peer answers: whatever it was asked, it need not be given up.
         self.tries = 0;
-        let covered = header.ack.since(self.una);
+        let covered = what.ack.since(self.una);
         if covered > 0 {
             self.una_at = self.una_at.wrapping_add(u64::from(covered));
-            self.una = header.ack;
+            self.una = what.ack;
             self.stalled = now;
             self.soft = None;
         }

@@ -55,7 +55,7 @@ impl Tcb {
         if acks {
             self.wl2 = header.ack;
             self.establish(cx);
-            self.acknowledge(cx, header, 1);
+            self.acknowledge(cx, &self.acknowledgment(header, 1));
             // Payload beside the SYN is not taken: the peer sends it again.
             self.marks |= mark::ACK;
         } else {

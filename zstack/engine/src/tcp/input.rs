@@ -8,10 +8,7 @@ use super::time_wait::{CHALLENGE, PAWS_IDLE, Verdict};
 use super::{Cause, Context, Phase, Tcb};
 use crate::counters::Counter;
 use std::ops::Range;
-use zstack_wire::tcp::{Flags, Header};
-
-/// What a segment must not have to be taken by header prediction.
-const UNUSUAL: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
+use zstack_wire::tcp::{Flags, Header, Plain};
 
 /// A keep-alive, or a probe of the window, has the very number before RCV.NXT, which nobody guesses: it is answered so often at most,
 /// in milliseconds. The limit for guesses would leave a live peer's questions without an answer where they follow each other sooner
@@ -21,43 +18,50 @@ const PROBED: u32 = 50;
 impl Tcb {
     /// Takes a segment: `range` of `buffer` is its payload. Sends nothing but an RST that answers the segment itself; all else
     /// makes the connection [due](Tcb::due).
-    #[inline(always)]
     pub fn segment<C: Context>(&mut self, cx: &mut C, header: &Header, buffer: C::Buffer, range: Range<usize>) {
-        // Header prediction: the next segment in order, or a plain ACK, of an established connection without gaps. The checks below
-        // would pass it in the same way.
-        let ahead = header.ack.since(self.una);
-        let fresh = match header.timestamps {
-            Some(stamps) => self.marks & mark::STAMPS == 0 || (stamps.value.wrapping_sub(self.recent) as i32) >= 0,
-            None => self.marks & mark::STAMPS == 0,
+        match header.plain() {
+            Some(plain) if self.expects(&plain, range.len() as u32) => self.expected(cx, &plain, buffer, range),
+            _ => self.checked(cx, header, buffer, range),
+        }
+    }
+
+    /// Header prediction: whether this is the next segment in order, or a plain ACK, of an established connection. The checks of other
+    /// segments would pass it in the same way. `len`: the length of its payload.
+    #[inline(always)]
+    pub fn expects(&self, plain: &Plain, len: u32) -> bool {
+        let stamped = self.marks & mark::STAMPS != 0;
+        let fresh = match plain.timestamps {
+            Some(stamps) => stamped & (stamps.value.wrapping_sub(self.recent) as i32 >= 0),
+            None => !stamped,
         };
-        if self.phase == Phase::Established
-            && header.flags.0 & (UNUSUAL | Flags::ACK.0) == Flags::ACK.0
-            && header.seq == self.rcv_nxt
-            && ahead <= self.nxt.since(self.una)
-            && range.len() as u32 <= self.offered()
+        self.phase == Phase::Established
+            && plain.seq == self.rcv_nxt
+            && plain.ack.since(self.una) <= self.nxt.since(self.una)
+            && len <= self.offered()
             && fresh
             && self.marks & (mark::PEER_FIN | mark::ABORT) == 0
+    }
+
+    /// Takes a segment that it [expects](Tcb::expects).
+    #[inline(always)]
+    pub fn expected<C: Context>(&mut self, cx: &mut C, plain: &Plain, buffer: C::Buffer, range: Range<usize>) {
+        let now = cx.now();
+        self.heard = now;
+        self.keepalives = 0;
+        if plain.seq == self.acked
+            && let Some(stamps) = plain.timestamps
         {
-            let now = cx.now();
-            self.heard = now;
-            self.keepalives = 0;
-            if header.seq == self.acked
-                && let Some(stamps) = header.timestamps
-            {
-                self.recent = stamps.value;
-                self.recent_at = seconds(now);
-            }
-            if ahead > 0 || range.is_empty() || !header.sack.blocks().is_empty() {
-                self.acknowledge(cx, header, range.len() as u32);
-            } else {
-                self.update_window(header);
-            }
-            if !range.is_empty() {
-                self.in_order(cx, buffer, range);
-            }
-            return;
+            self.recent = stamps.value;
+            self.recent_at = seconds(now);
         }
-        self.checked(cx, header, buffer, range);
+        if plain.ack != self.una || range.is_empty() {
+            self.acknowledge(cx, &self.plain_acknowledgment(plain, range.len() as u32));
+        } else {
+            self.update_window(plain.seq, plain.ack, self.scaled(plain.window));
+        }
+        if !range.is_empty() {
+            self.in_order(cx, buffer, range);
+        }
     }
 
     /// All other segments.
@@ -200,7 +204,7 @@ impl Tcb {
             self.establish(cx);
         }
         if ahead <= unacked {
-            self.acknowledge(cx, header, len + u32::from(flags.has(Flags::FIN)));
+            self.acknowledge(cx, &self.acknowledgment(header, len + u32::from(flags.has(Flags::FIN))));
         }
         if self.phase >= Phase::TimeWait {
             // The ACK of our FIN ended the connection, or all but; a FIN that comes with it was seen before.

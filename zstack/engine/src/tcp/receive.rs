@@ -49,7 +49,7 @@ impl Tcb {
     }
 
     /// RCV.NXT has advanced, to ranges that came ahead, perhaps.
-    #[inline(never)]
+    #[cold]
     fn close_gaps<C: Context>(&mut self, cx: &mut C) {
         let Some(mut gaps) = self.gaps.take() else { return };
         let (nxt, duplicate) = gaps.advance(self.rcv_nxt);

@@ -51,6 +51,32 @@ fn a_syn_stands_as_linux_writes_it() {
 }
 
 #[test]
+fn plain_is_what_has_no_bits_or_options_of_its_own() {
+    let h = Header { seq: Seq(7), ack: Seq(9), window: 11, flags: Flags::ACK, ..Header::default() };
+    let plain = |header: &Header| {
+        let bytes = emitted(header);
+        let plain = Segment::parse(&bytes).unwrap().plain();
+        assert_eq!(plain, header.plain(), "{header:?}");
+        plain
+    };
+    let expected = Plain { seq: Seq(7), ack: Seq(9), window: 11, timestamps: None };
+    assert_eq!(plain(&h), Some(expected));
+    assert_eq!(plain(&Header { timestamps: TS, ..h }), Some(Plain { timestamps: TS, ..expected }));
+    assert_eq!(plain(&Header { sack: blocks(1), ..h }), None);
+    assert_eq!(plain(&Header { sack: blocks(1), timestamps: TS, ..h }), None);
+    for bits in 0..=255 {
+        let flags = Flags(bits);
+        let usual = flags.has(Flags::ACK) && bits & 0b10_0111 == 0;
+        assert_eq!(plain(&Header { flags, timestamps: TS, ..h }).is_some(), usual, "{flags:?}");
+    }
+    // Options that stand otherwise than Linux places them are read, but not as those of a plain segment.
+    let mut bytes = emitted(&Header { timestamps: TS, ..h });
+    bytes[HEADER..].rotate_left(2);
+    let segment = Segment::parse(&bytes).unwrap();
+    assert_eq!((segment.plain(), segment.header().timestamps), (None, TS));
+}
+
+#[test]
 fn options_that_are_absent_leave_no_trace() {
     let options = |header: &Header| emitted(header)[HEADER..].to_vec();
     let h = Header { flags: Flags::SYN, ..Header::default() };
