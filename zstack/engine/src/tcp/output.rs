@@ -2,8 +2,8 @@
 //! the holder allow, then an ACK if no segment carried it.
 
 use super::recovery::{Retransmit, Transmission};
-use super::tcb::mark;
-use super::{Context, Event, Phase, Tcb};
+use super::tcb::{Marks, mark};
+use super::{Context, Event, Phase, Sent, Tcb};
 use crate::counters::Counter;
 use crate::port::Refused;
 use crate::time::{Micros, Time};
@@ -31,8 +31,37 @@ impl Piece {
 impl Tcb {
     /// Sends all that is due and allowed, and tells what is to be told. The connection stays [due](Tcb::due) where the port had no
     /// room.
-    #[inline]
+    #[inline(always)]
     pub fn output<C: Context>(&mut self, cx: &mut C) {
+        /// What asks for more than a plain ACK.
+        const MORE: Marks = mark::DUE & !mark::ACK | mark::CLOSED | mark::ENDED | mark::DSACK;
+        let plain = self.marks & (MORE | mark::ACK) == mark::ACK && self.gaps.is_none();
+        if plain && self.phase >= Phase::Established { self.send_ack(cx) } else { self.send_all(cx) }
+    }
+
+    /// An ACK and nothing else, as a receiver sends it.
+    #[inline(never)]
+    fn send_ack<C: Context>(&mut self, cx: &mut C) {
+        let header = self.header(cx.now(), self.acceptable_seq(), Flags::ACK);
+        let result = cx.transmit(&header, 0, 0, 0);
+        self.ack_sent(cx, &header, result);
+    }
+
+    /// What the port said to an ACK.
+    #[inline(always)]
+    fn ack_sent<C: Context>(&mut self, cx: &mut C, header: &Header, result: Result<Sent, Refused>) {
+        match result {
+            Ok(_) => {
+                self.marks &= !(mark::ACK | mark::DSACK);
+                self.acknowledged(header);
+            }
+            Err(Refused::Unfit) => self.marks &= !(mark::ACK | mark::DSACK),
+            Err(refused) => self.refused(cx, refused),
+        }
+    }
+
+    #[inline(never)]
+    fn send_all<C: Context>(&mut self, cx: &mut C) {
         let marks = self.marks;
         self.marks &= !(mark::BLOCKED | mark::SEND);
         if marks & (mark::ABORT | mark::ASK | mark::SYN | mark::CLOSED | mark::ENDED) != 0 && !self.unusual(cx) {
@@ -508,14 +537,8 @@ impl Tcb {
         }
         let mut header = self.header(now, self.acceptable_seq(), Flags::ACK);
         self.add_blocks(&mut header);
-        match cx.transmit_bare(&header) {
-            Ok(_) => {
-                self.marks &= !(mark::ACK | mark::DSACK);
-                self.acknowledged(&header);
-            }
-            Err(Refused::Unfit) => self.marks &= !(mark::ACK | mark::DSACK),
-            Err(refused) => self.refused(cx, refused),
-        }
+        let result = cx.transmit_bare(&header);
+        self.ack_sent(cx, &header, result);
     }
 
     /// The path takes segments with `mss` bytes of payload, TCP options not counted: an ICMP message (RFC 1191, RFC 8201) or the
