@@ -56,7 +56,7 @@ pub fn parse(packet: &[u8]) -> Option<Syn> {
         _ => return None,
     };
     let tcp = Segment::parse(segment).ok()?;
-    let header = tcp.fixed();
+    let header = tcp.header();
     if !header.flags.has(Flags::SYN) || header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
         return None;
     }
