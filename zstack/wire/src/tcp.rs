@@ -185,11 +185,11 @@ impl<'a> Segment<'a> {
         self.len
     }
 
-    /// What its header says.
+    /// What its header says, but for the options.
     #[inline]
-    pub fn header(&self) -> Header {
+    pub fn fixed(&self) -> Header {
         let raw = self.raw;
-        let mut header = Header {
+        Header {
             source: raw.source.get(),
             destination: raw.destination.get(),
             seq: Seq(raw.seq.get()),
@@ -198,7 +198,13 @@ impl<'a> Segment<'a> {
             window: raw.window.get(),
             urgent: raw.urgent.get(),
             ..Header::default()
-        };
+        }
+    }
+
+    /// What its header says.
+    #[inline]
+    pub fn header(&self) -> Header {
+        let mut header = self.fixed();
         match RawTimestamps::ref_from_bytes(self.options) {
             Ok(t) if t.lead.get() == TIMESTAMPS_LEAD => {
                 header.timestamps = Some(Timestamps { value: t.value.get(), echo: t.echo.get() });

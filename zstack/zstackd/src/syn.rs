@@ -56,7 +56,7 @@ pub fn parse(packet: &[u8]) -> Option<Syn> {
         _ => return None,
     };
     let tcp = Segment::parse(segment).ok()?;
-    let header = tcp.header();
+    let header = tcp.fixed();
     if !header.flags.has(Flags::SYN) || header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
         return None;
     }
