@@ -179,8 +179,9 @@ impl Queue {
 
     fn nap(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
         let end = limit.map(|l| Instant::now() + l);
-        let most = if self.raw.ethdev().is_up() { NAP } else { NAP_ALONE };
         loop {
+            // The other end may come meanwhile.
+            let most = if self.raw.ethdev().is_up() { NAP } else { NAP_ALONE };
             let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
             if wait_any(others, Some(left))? > 0 || left.is_zero() || self.has_something() || self.is_gone() {
                 return Ok(());
