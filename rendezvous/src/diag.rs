@@ -26,6 +26,8 @@ pub struct Found {
     pub state: u8,
     /// How far what has been received goes beyond what has been read, a FIN counted as one byte (tcp_diag_get_info).
     pub queued: u32,
+    /// It has a timer for keep-alive probes (SO_KEEPALIVE), and no other that is due earlier.
+    pub keeps_alive: bool,
 }
 
 impl Found {
@@ -305,6 +307,8 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, wanted: Wanted, seq: u32) -> Option
                 inode: os::u32_at(b, 84),
                 state: b[17],
                 queued: os::u32_at(b, 72),
+                // inet_diag_fill_icsk: 1 retransmission, 2 keep-alive, 3 TIME_WAIT, 4 zero-window probe.
+                keeps_alive: b[18] == 2,
             }))
         }
         _ => None,

@@ -360,3 +360,19 @@ fn a_listener_is_found_by_the_connection_that_it_would_make() {
     let own = Tuple::of(client.as_raw_fd(), true).unwrap();
     assert_eq!(find_listener(&cache, &own), Err(Miss::NotFound));
 }
+
+#[test]
+fn keep_alive_is_told() {
+    let cache = Cache::new(place, &HOME);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let own = Tuple::of(client.as_raw_fd(), false).unwrap();
+    assert!(!find(&cache, &own).unwrap().keeps_alive);
+    let on: libc::c_int = 1;
+    // SAFETY: the value and its length.
+    let done = unsafe {
+        libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, (&raw const on).cast(), 4)
+    };
+    assert_eq!(done, 0);
+    assert!(find(&cache, &own).unwrap().keeps_alive);
+}

@@ -52,8 +52,10 @@ pub struct Conn {
     pub program_ended: bool,
     /// The remote host sends no more, and the program was told.
     pub remote_ended: bool,
-    /// The program sends no more, and its end is looked at from time to time: it may be closed altogether.
+    /// The program sends no more: its end may be closed altogether.
     pub half_closed: bool,
+    /// The remote host is probed when the connection is idle, since the program's socket asks for that.
+    pub keeps_alive: bool,
     /// Bytes from the program to the wire.
     pub sent: u64,
     /// Bytes from the wire to the program.
@@ -77,6 +79,7 @@ impl Conn {
             program_ended: false,
             remote_ended: false,
             half_closed: false,
+            keeps_alive: false,
             sent: 0,
             received: 0,
             queued: false,

@@ -26,6 +26,7 @@ use zstack::endpoint::Endpoint;
 use zstack::port::Medium;
 use zstack::sockets::{self, Receive};
 use zstack::stack::{self, Listen, ListenerId};
+use zstack::tcp::Options;
 use zstack::time::Time;
 use zstack_port::Clock;
 
@@ -68,6 +69,8 @@ pub struct Daemon<P: Wire> {
     pending_most: usize,
     counters: Counters,
     packet: Vec<u8>,
+    /// What outer connections begin with.
+    options: Options,
     deadline: Option<Time>,
     spin: Duration,
     stop: bool,
@@ -100,6 +103,7 @@ impl<P: Wire> Daemon<P> {
         stack.bridge = true;
         // The inner sockets hold back what their programs want held back.
         stack.tcp.nodelay = true;
+        let options = stack.tcp;
         stack.limits.connections = config.connections.saturating_add(config.pending);
         if can.medium == Medium::Ethernet {
             // A local, unicast address, if the device has none.
@@ -169,6 +173,7 @@ impl<P: Wire> Daemon<P> {
             pending_most: config.pending as usize,
             counters: Counters::default(),
             packet: vec![0; 65_536],
+            options,
             deadline: None,
             spin: Duration::from_micros(config.spin.into()),
             stop: false,

@@ -51,6 +51,15 @@ pub enum Verdict {
     Raw(Raw),
 }
 
+/// What is known of a program's socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// A process holds it.
+    pub holds: bool,
+    /// Its connection is to be probed when it is idle (SO_KEEPALIVE).
+    pub keeps_alive: bool,
+}
+
 /// How long what is known of a listener is believed. One that was closed meanwhile refuses all the same; the connections of a new
 /// one are the kernel's until then.
 const FRESH: u64 = 20_000;
@@ -161,10 +170,15 @@ impl Policy {
 
     /// Whether a process still holds a program's socket.
     pub fn is_held(&self, flow: &Flow) -> bool {
+        self.program(flow).is_none_or(|program| program.holds)
+    }
+
+    /// What the kernel says of a program's socket; `None`: it could not be asked.
+    pub fn program(&self, flow: &Flow) -> Option<Program> {
         match diag::find(&DIAG, &tuple_of(flow)) {
-            Ok(found) => found.is_held(),
-            Err(Miss::NotFound) => false,
-            Err(_) => true,
+            Ok(found) => Some(Program { holds: found.is_held(), keeps_alive: found.keeps_alive }),
+            Err(Miss::NotFound) => Some(Program { holds: false, keeps_alive: false }),
+            Err(_) => None,
         }
     }
 

@@ -10,11 +10,12 @@ use crate::wire::Wire;
 use log::debug;
 use std::cmp::Reverse;
 use std::os::fd::AsFd;
+use zstack::tcp::Options;
 use zstack::time::Time;
 
-/// How long a program's closed end may wait for the remote host to close its own, in microseconds. Linux keeps such an end for as
-/// long (tcp_fin_timeout); it cannot be told before from one that was only shut for sending.
-const HALF_CLOSED: u64 = 60_000_000;
+/// How often the kernel is asked about a connection's program, in microseconds: whether its end is closed altogether, or only shut for
+/// sending (Linux keeps a closed end so long, too, tcp_fin_timeout), and whether it wants keep-alive.
+const LOOK: u64 = 60_000_000;
 
 /// How long after a look at a connection whose SYN was written back the next one comes, in microseconds.
 const AGAIN: u64 = 200_000;
@@ -25,10 +26,7 @@ impl<P: Wire> Daemon<P> {
         match outcome {
             Outcome::Waits => {
                 let conn = &mut self.conns[index];
-                if conn.program_ended && !conn.half_closed {
-                    conn.half_closed = true;
-                    self.look_in(index, HALF_CLOSED);
-                }
+                conn.half_closed |= conn.program_ended;
             }
             Outcome::More => self.queue(index),
             Outcome::Done => {
@@ -126,15 +124,28 @@ impl<P: Wire> Daemon<P> {
                 }
                 self.look_in(index, AGAIN);
             }
-            Stage::Open if conn.half_closed => {
-                if self.policy().is_held(&conn.flow) {
-                    return self.look_in(index, HALF_CLOSED);
+            Stage::Open => {
+                let (half_closed, program) = (conn.half_closed, self.policy().program(&conn.flow));
+                if let Some(program) = program {
+                    if half_closed && !program.holds {
+                        // Closed, not shut: nobody will read what comes. The engine waits for the FIN as long as Linux does.
+                        self.counters.count(Counter::EndedInOrder);
+                        return self.close_in_order(index);
+                    }
+                    self.keep_alive(index, program.keeps_alive);
                 }
-                // Closed, not shut: nobody will read what comes. The engine waits for the FIN as long as Linux does.
-                self.counters.count(Counter::EndedInOrder);
-                self.close_in_order(index);
+                self.look_in(index, LOOK);
             }
-            _ => {}
+            Stage::Inward => {}
+        }
+    }
+
+    /// The remote host is probed as the program's kernel would probe it.
+    fn keep_alive(&mut self, index: usize, keepalive: bool) {
+        let conn = &mut self.conns[index];
+        if conn.keeps_alive != keepalive {
+            conn.keeps_alive = keepalive;
+            self.endpoint.set_options(conn.outer, Options { keepalive, ..self.options });
         }
     }
 

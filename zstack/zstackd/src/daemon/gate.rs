@@ -43,6 +43,10 @@ pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
     })
 }
 
+/// When the kernel is first asked about the program of a connection that has begun, in microseconds: connections that end before
+/// cost no question.
+const FIRST: u64 = 5_000_000;
+
 /// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
 pub(super) const STILL: u64 = 1_000_000;
 
@@ -357,6 +361,7 @@ impl<P: Wire> Daemon<P> {
         conn.inner = Some(inner);
         self.pending -= 1;
         self.queue(index);
+        self.look_in(index, FIRST);
     }
 
     /// The remote host gets no answer, as from a kernel whose listener's queue is full: it asks again.
