@@ -127,7 +127,9 @@ fn process(pid: u32, networks: &mut Networks, carriers: &mut Carriers) -> Option
             process.path = family.path;
             process.channels = family.channels;
             process.connections = connections(&own_pids(&proc, pid), &family, &descriptors.sockets, &proc, networks);
-            carry(&mut process.connections, &proc, setting(&proc, "CULVERT_DIR").as_deref(), carriers);
+            // A program may have cleared its environment, as nginx does for its workers: then it has what we have, most likely.
+            let directory = setting(&proc, "CULVERT_DIR").or_else(|| std::env::var("CULVERT_DIR").ok());
+            carry(&mut process.connections, &proc, directory.as_deref(), carriers);
             if let Some((key, text)) = family.disabled {
                 process.disabled = Some(key);
                 process.disabled_text = Some(text);

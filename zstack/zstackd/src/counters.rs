@@ -30,6 +30,8 @@ pub enum Counter {
     TooMany,
     /// SYNs that were handed on, since their connections are the kernel's.
     Handed,
+    /// Segments of a connection that ends here, for which no socket of ours was there: dropped.
+    Stray,
     /// Packets from programs to the wire, unchanged.
     RawOut,
     /// Those that could not be sent.
@@ -57,6 +59,7 @@ pub const NAMES: &[(Counter, &str)] = &[
     (Counter::Repeated, "syn_repeated"),
     (Counter::TooMany, "syn_too_many"),
     (Counter::Handed, "syn_handed_on"),
+    (Counter::Stray, "stray"),
     (Counter::RawOut, "raw_out"),
     (Counter::RawOutLost, "raw_out_lost"),
     (Counter::RawIn, "raw_in"),

@@ -8,7 +8,7 @@ mod told;
 use crate::config::{Config, Prefix};
 use crate::conn::{Conn, Stage};
 use crate::counters::{Counter, Counters};
-use crate::front::{Front, Network, Wanted};
+use crate::front::{self, Front, Network, Wanted, Watch};
 use crate::policy::Policy;
 use crate::poller::{Event, Poller};
 use crate::relay;
@@ -35,6 +35,7 @@ const TUN: u64 = 1 << 63;
 const PORT: u64 = TUN + 1;
 const LISTENERS: u64 = TUN + 2;
 const SIGNALS: u64 = TUN + 3;
+const WATCH: u64 = TUN + 4;
 /// The control socket; the next ones are those of who asks there.
 const CONTROL: u64 = TUN + 16;
 
@@ -49,6 +50,8 @@ pub struct Daemon<P: Wire> {
     endpoint: Endpoint<P>,
     poller: Poller,
     signals: SignalFd,
+    /// What others do to the front.
+    watch: Watch,
     control: told::Control,
     policy: Arc<Mutex<Policy>>,
     clock: Clock,
@@ -147,6 +150,8 @@ impl<P: Wire> Daemon<P> {
         let control = told::Control::open(control).map_err(|e| format!("the control socket {control}: {e}"))?;
         poller.watch(control.listener(), CONTROL).map_err(io("epoll_ctl"))?;
         poller.watch(&signals, SIGNALS).map_err(io("epoll_ctl"))?;
+        let watch = front.watch().map_err(|e| e.to_string())?;
+        poller.watch(&watch, WATCH).map_err(io("epoll_ctl"))?;
         poller.watch(front.tun(), TUN).map_err(io("epoll_ctl"))?;
         for listener in front.listeners() {
             poller.watch(listener, LISTENERS).map_err(io("epoll_ctl"))?;
@@ -159,6 +164,7 @@ impl<P: Wire> Daemon<P> {
             front,
             poller,
             signals,
+            watch,
             control,
             policy,
             clock,
@@ -227,9 +233,28 @@ impl<P: Wire> Daemon<P> {
                     PORT => {}
                     LISTENERS => self.accept(),
                     SIGNALS => self.stop = matches!(self.signals.read_signal(), Ok(Some(_))),
+                    WATCH => self.front_changed()?,
                     CONTROL => self.control_ready(),
                     asker if asker > CONTROL => self.asker_ready((asker - CONTROL - 1) as usize),
                     _ => self.told(event),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody has done something to the interface, or to what belongs to it: a network manager that is restarted, for example.
+    fn front_changed(&mut self) -> Result<(), String> {
+        let name = self.front.name().to_string();
+        while let Some(event) = self.watch.next_event().map_err(|e| format!("netlink: {e}"))? {
+            match event {
+                front::Event::Removed => return Err(format!("the interface {name} was removed by somebody")),
+                front::Event::Link(link) if link.up => {}
+                front::Event::Link(_) | front::Event::Altered => {
+                    log::warn!(
+                        "{name}: somebody has set it down, or removed addresses, routes or rules: they are made again"
+                    );
+                    self.front.restore().map_err(|e| e.to_string())?;
                 }
             }
         }

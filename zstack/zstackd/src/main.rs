@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use zstack_port::{Device, Offload, Spec};
 use zstackd::config::Config;
 use zstackd::daemon::{self, Daemon};
-use zstackd::membership;
 use zstackd::wire::{Wire, within};
+use zstackd::{front, membership};
 
 /// Remote peers of the programs in this network namespace, in user space
 #[derive(Parser, Debug)]
@@ -78,6 +78,7 @@ fn run<P: Wire>(config: &Config, open: impl FnOnce() -> Result<P, String>) -> Re
     let mut daemon = Daemon::new(config, port, &control, membership::intends).map_err(failed)?;
     let _serving = membership::serve(config, &control).map_err(failed)?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
+    front::drop_rights().map_err(|e| failed(e.to_string()))?;
     let result = daemon.run().map_err(failed);
     log::info!("counted: {}", daemon.counted());
     result

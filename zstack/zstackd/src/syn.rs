@@ -40,8 +40,23 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// The connection that a TCP segment of a program's belongs to. `None`: it is no TCP, or a fragment.
+pub fn flow(packet: &[u8]) -> Option<Flow> {
+    segment(packet).map(|(flow, _)| flow)
+}
+
 /// Looks at a packet of a program's. `None`: it is no SYN that opens a connection.
 pub fn parse(packet: &[u8]) -> Option<Syn> {
+    let (flow, segment) = segment(packet)?;
+    let header = Segment::parse(segment).ok()?.fixed();
+    if !header.flags.has(Flags::SYN) || header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
+        return None;
+    }
+    Some(Syn { flow, isn: header.seq, exotic: exotic(segment) })
+}
+
+/// A TCP segment in an IP packet, and whose it is.
+fn segment(packet: &[u8]) -> Option<(Flow, &[u8])> {
     let (source, destination, segment): (IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
         4 => {
             let ip =
@@ -56,13 +71,9 @@ pub fn parse(packet: &[u8]) -> Option<Syn> {
         _ => return None,
     };
     let tcp = Segment::parse(segment).ok()?;
-    let header = tcp.fixed();
-    if !header.flags.has(Flags::SYN) || header.flags.has(Flags::ACK) || header.flags.has(Flags::RST) {
-        return None;
-    }
     let flow =
         Flow { local: SocketAddr::new(source, tcp.source()), remote: SocketAddr::new(destination, tcp.destination()) };
-    Some(Syn { flow, isn: header.seq, exotic: exotic(segment) })
+    Some((flow, segment))
 }
 
 /// The number of a segment's first byte. `segment`: its TCP header and what follows.

@@ -74,8 +74,14 @@ impl<P: Wire> Daemon<P> {
     }
 
     fn sent_by_program(&mut self, packet: &[u8]) {
-        match syn::parse(packet) {
-            Some(syn) => self.asked(&syn, packet),
+        if let Some(syn) = syn::parse(packet) {
+            return self.asked(&syn, packet);
+        }
+        match syn::flow(packet).and_then(|flow| self.flows.get(&flow)) {
+            // The end of a handshake that our listener's kernel has answered with a cookie: there was no socket of ours to turn it round to.
+            Some(&index) if matches!(self.conns[index].stage, Stage::Released { .. }) => self.tell_program(packet),
+            // On the wire these addresses are the engine's, with other numbers.
+            Some(_) => self.counters.count(Counter::Stray),
             None => self.pass_outward(packet),
         }
     }
