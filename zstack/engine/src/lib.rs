@@ -9,6 +9,7 @@
 pub mod counters;
 pub mod endpoint;
 mod event;
+mod fold;
 mod isn;
 pub mod net;
 #[allow(unsafe_code)]

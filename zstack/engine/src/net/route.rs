@@ -1,7 +1,9 @@
 //! Static routes: the longest prefix wins.
 
 use super::address::{Address, covers};
+use crate::fold::Fold;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
 
 /// A static route.
@@ -13,11 +15,14 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
 }
 
+/// Those of one length: by their network.
+type Networks = HashMap<u128, Option<IpAddr>, BuildHasherDefault<Fold>>;
+
 /// Routes by the length of their prefix: a look-up costs one hash for each length that occurs, however many routes there are.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    v4: Vec<(u8, HashMap<u128, Option<IpAddr>>)>,
-    v6: Vec<(u8, HashMap<u128, Option<IpAddr>>)>,
+    v4: Vec<(u8, Networks)>,
+    v6: Vec<(u8, Networks)>,
 }
 
 impl Table {
@@ -28,7 +33,7 @@ impl Table {
             let lengths = if ip.is_ipv4() { &mut table.v4 } else { &mut table.v6 };
             let place = lengths.partition_point(|&(longer, _)| longer > prefix);
             if lengths.get(place).is_none_or(|&(same, _)| same != prefix) {
-                lengths.insert(place, (prefix, HashMap::new()));
+                lengths.insert(place, (prefix, Networks::default()));
             }
             lengths[place].1.entry(masked(ip, prefix)).or_insert(gateway);
         }

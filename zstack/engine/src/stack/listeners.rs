@@ -1,9 +1,10 @@
 //! Listeners, and which of them a SYN is for.
 
 use super::{Listen, ListenError, ListenerId};
+use crate::fold::Fold;
 use crate::time::Time;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
 
 /// A listener.
@@ -26,47 +27,6 @@ fn kind(at: &At) -> usize {
         (None, Some(_)) => 1,
         (Some(_), None) => 2,
         (None, None) => 3,
-    }
-}
-
-/// A hash without a key: which places collide is the host's choice alone, since strangers look for them only. SYN floods look often.
-#[derive(Default)]
-struct Fold(u64);
-
-impl Hasher for Fold {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    #[inline]
-    fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.0.rotate_left(23) ^ word) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
-
-    #[inline]
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(word.into());
-    }
-
-    #[inline]
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
-    }
-
-    #[inline]
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
