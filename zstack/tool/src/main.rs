@@ -120,7 +120,9 @@ fn with_dpdk(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<()
     let spec = dpdk::spec(&settings(&cli)).map_err(Failure::Setup)?;
     if let Tool::Bare { size, seconds, json } = cli.tool {
         let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
-        return dpdk::bare(&spec, plan).map_err(Failure::Setup);
+        let (mut queue, ends) = dpdk::device(&spec).map_err(Failure::Setup)?;
+        let (name, mac) = (queue.name().to_owned(), queue.mac().unwrap_or([2, 0, 0, 0, 0, 2]));
+        return bare::over(&mut queue, &name, ends, Some(mac), plan).map_err(Failure::Setup);
     }
     let engine = dpdk::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     with_engine(engine, cli, signals, control)

@@ -82,7 +82,7 @@ fn nginx_serves_another_host_and_reloads() {
         place.file("small", &bytes[..1000]);
         let world = World::culvert();
         let mut command = world.run_here("nginx");
-        command.args(nginx(&place, 80)).stderr(Stdio::null());
+        command.args(nginx(&place, 80)).stdout(Stdio::null()).stderr(Stdio::null());
         let server = Process::spawn(&mut command);
         for ip in HERE {
             soon("nginx", LIMIT, || connect(&world.there, at(ip, 80)).ok());
@@ -107,6 +107,9 @@ fn nginx_serves_another_host_and_reloads() {
         }
         let (status, text) = ab.finish(LIMIT);
         assert!(status.success() && text.contains("Failed requests:        0"), "{text}");
+        // Told to end, it ends its workers; killed, it would leave them.
+        output(Command::new("kill").arg(server.0.id().to_string()));
+        server.finish(LIMIT);
         assert!(reloads > 0 && seen.iter().any(|line| line.contains("on the wire")), "{reloads} {seen:?}");
     });
 }

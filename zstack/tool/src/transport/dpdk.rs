@@ -2,7 +2,7 @@
 
 use super::engine::{Engine, Here, Sleep};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::time::Duration;
 use zstack_dpdk::{Device, Queue, Spec};
@@ -67,11 +67,11 @@ pub fn open(spec: &Spec, pcap: Option<&std::path::Path>) -> Result<Engine<Captur
     Engine::over(queue, &Here { addresses, gateways, mac, vlan: spec.vlan, pcap, name: &name })
 }
 
-/// Opens the device and measures what it costs itself.
+/// Opens the device to be measured by itself. Its addresses are ours and whom to ping.
 ///
 /// # Errors
 /// A line for the user.
-pub fn bare(spec: &Spec, plan: crate::bare::Plan) -> Result<(), String> {
+pub fn device(spec: &Spec) -> Result<(Queue, (Ipv4Addr, Ipv4Addr)), String> {
     let four = |ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip) } else { None };
     let ours = spec.addresses.iter().find_map(|a| four(a.address));
     let peers = spec.addresses.iter().filter_map(|a| a.peer).chain(spec.gateways.iter().copied());
@@ -81,7 +81,5 @@ pub fn bare(spec: &Spec, plan: crate::bare::Plan) -> Result<(), String> {
                 .into(),
         );
     };
-    let mut queue = Device::open(spec).map_err(|e| e.to_string())?.first();
-    let (name, mac) = (queue.name().to_owned(), queue.mac().unwrap_or([2, 0, 0, 0, 0, 2]));
-    crate::bare::over(&mut queue, &name, (ours, peer), Some(mac), plan)
+    Ok((Device::open(spec).map_err(|e| e.to_string())?.first(), (ours, peer)))
 }
