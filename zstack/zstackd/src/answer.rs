@@ -2,22 +2,10 @@
 
 use crate::syn::Flow;
 use std::net::IpAddr;
+use zstack::tcp::Cause;
 use zstack_wire::checksum::Sum;
 use zstack_wire::tcp::{Flags, Header};
 use zstack_wire::{Seq, ipv4, ipv6, protocol};
-
-/// Why a connection was not made, as ICMP says it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unreachable {
-    /// ENETUNREACH.
-    Net,
-    /// EHOSTUNREACH.
-    Host,
-    /// ECONNREFUSED.
-    Port,
-    /// Administratively prohibited: EHOSTUNREACH over IPv4, EACCES over IPv6 (`icmp_err_convert`, `icmpv6_err_convert`).
-    Prohibited,
-}
 
 /// The hops of packets that begin here.
 const HOPS: u8 = 64;
@@ -72,24 +60,11 @@ pub fn refusal(flow: &Flow, isn: Seq) -> Vec<u8> {
     packet(from, to, protocol::TCP, segment)
 }
 
-/// The ICMP error that says of a packet of `to`'s that it cannot reach `from`, its destination. It comes from there: who on the way
-/// has said so is not known any more.
-pub fn unreachable(sent: &[u8], from: IpAddr, to: IpAddr, why: Unreachable) -> Vec<u8> {
-    // Types and codes: RFC 792 and 1122, section 3.2.2.1; RFC 4443, section 3.1.
-    let code = |v4: u8, v6: u8| if to.is_ipv4() { v4 } else { v6 };
-    let code = match why {
-        Unreachable::Net => code(0, 0),
-        Unreachable::Host => code(1, 3),
-        Unreachable::Port => code(3, 4),
-        Unreachable::Prohibited => code(13, 1),
-    };
-    let kind = if to.is_ipv4() { 3 } else { 1 };
-    error(sent, from, to, kind, code, 0)
-}
-
-/// The ICMP error of this type and code about a packet of `to`'s, as [`unreachable`].
-pub fn failed(sent: &[u8], from: IpAddr, to: IpAddr, (kind, code): (u8, u8)) -> Vec<u8> {
-    error(sent, from, to, kind, code, 0)
+/// The ICMP error that says of a packet of `to`'s why it does not reach `from`, its destination. It comes from there: who on the way
+/// has said so is not known any more. `None`: this is not told by an error.
+pub fn failed(sent: &[u8], from: IpAddr, to: IpAddr, why: Cause) -> Option<Vec<u8>> {
+    let (kind, code) = why.icmp(to.is_ipv6())?;
+    Some(error(sent, from, to, kind, code, 0))
 }
 
 /// The ICMP error that says of a program's packet that it is longer than the wire's MTU, in bytes. It comes from `router`.
@@ -140,21 +115,18 @@ mod tests {
 
     #[test]
     fn errors_quote_what_was_sent() {
-        for (why, code) in
-            [(Unreachable::Net, 0), (Unreachable::Host, 1), (Unreachable::Port, 3), (Unreachable::Prohibited, 13)]
-        {
+        let causes = [Cause::NetUnreachable, Cause::HostUnreachable, Cause::Refused, Cause::Prohibited];
+        for (why, code) in causes.into_iter().zip([0, 1, 3, 13]) {
             let sent = syn(flow(false), 1, Flags::SYN, &[]);
-            let bytes = unreachable(&sent, flow(false).remote.ip(), flow(false).local.ip(), why);
+            let bytes = failed(&sent, flow(false).remote.ip(), flow(false).local.ip(), why).unwrap();
             let ip = ipv4::Packet::parse(&bytes).unwrap();
             assert!(icmpv4::checksum_valid(ip.payload()));
             let expected = icmpv4::Error::Unreachable(code);
             assert_eq!(Message::parse(ip.payload()), Ok(Message::Error { error: expected, quote: &sent }));
         }
-        for (why, code) in
-            [(Unreachable::Net, 0), (Unreachable::Host, 3), (Unreachable::Port, 4), (Unreachable::Prohibited, 1)]
-        {
+        for (why, code) in causes.into_iter().zip([0, 3, 4, 1]) {
             let sent = syn(flow(true), 1, Flags::SYN, &[]);
-            let bytes = unreachable(&sent, flow(true).remote.ip(), flow(true).local.ip(), why);
+            let bytes = failed(&sent, flow(true).remote.ip(), flow(true).local.ip(), why).unwrap();
             let ip = ipv6::Packet::parse(&bytes).unwrap();
             assert!(ip.pseudo().bytes(ip.payload()).valid());
             let expected = icmpv6::Error::Unreachable(code);

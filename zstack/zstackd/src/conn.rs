@@ -4,6 +4,7 @@
 use crate::syn::Flow;
 use std::net::TcpStream;
 use zstack::sockets::Socket;
+use zstack::time::Time;
 use zstack_wire::Seq;
 
 /// How far a connection is.
@@ -52,8 +53,6 @@ pub struct Conn {
     pub program_ended: bool,
     /// The remote host sends no more, and the program was told.
     pub remote_ended: bool,
-    /// The program sends no more: its end may be closed altogether.
-    pub half_closed: bool,
     /// The remote host is probed when the connection is idle, since the program's socket asks for that.
     pub keeps_alive: bool,
     /// Bytes from the program to the wire.
@@ -62,6 +61,10 @@ pub struct Conn {
     pub received: u64,
     /// It is in the queue of those with work.
     pub queued: bool,
+    /// When it is looked at next.
+    pub look: Time,
+    /// What had been received when it was last looked at after it broke off.
+    pub received_then: Option<u64>,
 }
 
 impl Conn {
@@ -78,11 +81,12 @@ impl Conn {
             writable: false,
             program_ended: false,
             remote_ended: false,
-            half_closed: false,
             keeps_alive: false,
             sent: 0,
             received: 0,
             queued: false,
+            look: Time::NEVER,
+            received_then: None,
         }
     }
 }

@@ -65,7 +65,8 @@ pub struct Daemon<P: Wire> {
     by_socket: Vec<usize>,
     /// Connections that may have something to move.
     work: VecDeque<usize>,
-    /// Connections to be looked at at a moment: see `ends.rs`.
+    /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
+    /// ([`Conn::look`]) is passed over.
     looks: BinaryHeap<Reverse<(Time, u64)>>,
     /// Connections that wait for the remote host, or for a server here.
     pending: usize,
@@ -93,7 +94,7 @@ impl<P: Wire> Daemon<P> {
         intends: fn(u32, u64, Kind) -> bool,
     ) -> Result<Daemon<P>, String> {
         let io = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
-        let key = random().map_err(io("getrandom"))?;
+        let key = random().map_err(io("/dev/urandom"))?;
         let can = port.capabilities();
         let mtu = config.mtu.unwrap_or(can.mtu);
         if mtu > can.mtu {
@@ -148,13 +149,14 @@ impl<P: Wire> Daemon<P> {
         let signals = SignalFd::with_flags(&signals(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(|e| format!("signalfd: {e}"))?;
         let control = told::Control::open(control).map_err(|e| format!("the control socket {control}: {e}"))?;
-        poller.watch(control.listener(), CONTROL).map_err(io("epoll_ctl"))?;
+        poller.watch_edges(control.listener(), CONTROL).map_err(io("epoll_ctl"))?;
         poller.watch(&signals, SIGNALS).map_err(io("epoll_ctl"))?;
         let watch = front.watch().map_err(|e| e.to_string())?;
         poller.watch(&watch, WATCH).map_err(io("epoll_ctl"))?;
         poller.watch(front.tun(), TUN).map_err(io("epoll_ctl"))?;
         for listener in front.listeners() {
-            poller.watch(listener, LISTENERS).map_err(io("epoll_ctl"))?;
+            // By edges: while no descriptor is left for what waits there, nothing would be gained by being told again.
+            poller.watch_edges(listener, LISTENERS).map_err(io("epoll_ctl"))?;
         }
         if let Some(fd) = endpoint.port().fd() {
             poller.watch(fd, PORT).map_err(io("epoll_ctl"))?;

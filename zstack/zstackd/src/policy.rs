@@ -54,6 +54,8 @@ pub enum Verdict {
 /// What is known of a program's socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Program {
+    /// It has sent a SYN, and waits for the answer.
+    pub asks: bool,
     /// A process holds it.
     pub holds: bool,
     /// Its connection is to be probed when it is idle (SO_KEEPALIVE).
@@ -157,27 +159,14 @@ impl Policy {
         }
     }
 
-    /// Whether the kernel still knows the socket that has sent a SYN, and waits for its answer.
-    pub fn still_asks(&self, flow: &Flow) -> bool {
-        const SYN_SENT: u8 = 2;
-        match diag::find(&DIAG, &tuple_of(flow)) {
-            Ok(found) => found.state == SYN_SENT,
-            Err(Miss::NotFound) => false,
-            // Nobody knows: as if it did.
-            Err(_) => true,
-        }
-    }
-
-    /// Whether a process still holds a program's socket.
-    pub fn is_held(&self, flow: &Flow) -> bool {
-        self.program(flow).is_none_or(|program| program.holds)
-    }
-
     /// What the kernel says of a program's socket; `None`: it could not be asked.
     pub fn program(&self, flow: &Flow) -> Option<Program> {
+        const SYN_SENT: u8 = 2;
         match diag::find(&DIAG, &tuple_of(flow)) {
-            Ok(found) => Some(Program { holds: found.is_held(), keeps_alive: found.keeps_alive }),
-            Err(Miss::NotFound) => Some(Program { holds: false, keeps_alive: false }),
+            Ok(found) => {
+                Some(Program { asks: found.state == SYN_SENT, holds: found.is_held(), keeps_alive: found.keeps_alive })
+            }
+            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, keeps_alive: false }),
             Err(_) => None,
         }
     }
@@ -259,9 +248,9 @@ mod tests {
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
         assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::Port));
         let policy = policy("", |_, _, _| true);
-        assert!(policy.is_held(&flow) && !policy.still_asks(&flow));
+        assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keeps_alive: false }));
         drop(client);
-        assert!(!policy.is_held(&flow));
+        assert!(!policy.program(&flow).unwrap().holds);
         let nobody = Flow { remote: "127.0.0.9:9".parse().unwrap(), ..flow };
         assert_eq!(policy.outgoing(&nobody), Verdict::Raw(Raw::NoSocket));
     }

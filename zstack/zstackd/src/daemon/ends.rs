@@ -1,8 +1,8 @@
 //! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
 
-use super::Daemon;
 use super::gate::STILL;
-use crate::conn::{Conn, Stage};
+use super::{Daemon, LISTENERS};
+use crate::conn::Stage;
 use crate::counters::Counter;
 use crate::front::end_in_order;
 use crate::relay::Outcome;
@@ -20,14 +20,14 @@ const LOOK: u64 = 60_000_000;
 /// How long after a look at a connection whose SYN was written back the next one comes, in microseconds.
 const AGAIN: u64 = 200_000;
 
+/// How long a program that reads nothing keeps a connection that broke off, in microseconds.
+pub(super) const PATIENCE: u64 = 3_000_000;
+
 impl<P: Wire> Daemon<P> {
     /// What follows from what [`relay::pump`](crate::relay::pump) has found.
     pub(super) fn after(&mut self, index: usize, outcome: Outcome) {
         match outcome {
-            Outcome::Waits => {
-                let conn = &mut self.conns[index];
-                conn.half_closed |= conn.program_ended;
-            }
+            Outcome::Waits => {}
             Outcome::More => self.queue(index),
             Outcome::Done => {
                 self.counters.count(Counter::EndedInOrder);
@@ -40,14 +40,17 @@ impl<P: Wire> Daemon<P> {
                 debug!("{}: reset by the program's end", self.conns[index].flow);
                 self.abandon(index);
             }
-            Outcome::Broken => {
-                self.counters.count(Counter::ProgramsReset);
-                debug!("{}: broke off on the wire", self.conns[index].flow);
-                // Dropping the inner socket resets it.
-                self.endpoint.close(self.conns[index].outer);
-                self.remove(index);
-            }
+            Outcome::Broken => self.broken(index),
         }
+    }
+
+    /// The outer connection broke off, and the program is told.
+    fn broken(&mut self, index: usize) {
+        self.counters.count(Counter::ProgramsReset);
+        debug!("{}: broke off on the wire", self.conns[index].flow);
+        // Dropping the inner socket resets it.
+        self.endpoint.close(self.conns[index].outer);
+        self.remove(index);
     }
 
     /// A remote host has given up a connection that the server here has not taken yet.
@@ -80,13 +83,14 @@ impl<P: Wire> Daemon<P> {
         self.policy().closed(conn.user);
     }
 
-    /// Looks at a connection when so many microseconds are over.
+    /// Looks at a connection when so many microseconds are over, and not earlier.
     pub(super) fn look_in(&mut self, index: usize, after: u64) {
         let at = Time(self.clock.now().0 + after);
+        self.conns[index].look = at;
         self.looks.push(Reverse((at, self.token(index))));
     }
 
-    /// Looks at the connections whose moment has come.
+    /// Looks at what is to be looked at by now.
     pub(super) fn look(&mut self) -> bool {
         let now = self.clock.now();
         let mut any = false;
@@ -94,7 +98,12 @@ impl<P: Wire> Daemon<P> {
             && at <= now
         {
             self.looks.pop();
-            if let Some(index) = self.at(token) {
+            if token == LISTENERS {
+                any = true;
+                self.accept();
+            } else if let Some(index) = self.at(token)
+                && self.conns[index].look == at
+            {
                 any = true;
                 self.look_at(index);
             }
@@ -103,35 +112,40 @@ impl<P: Wire> Daemon<P> {
     }
 
     fn look_at(&mut self, index: usize) {
-        let conn: &Conn = &self.conns[index];
+        let conn = &mut self.conns[index];
+        let outer = conn.outer;
+        if matches!(conn.stage, Stage::Open) && self.endpoint.ready(outer).error.is_some() {
+            // It broke off, and its program has not taken what arrived before. One that reads gets all of it. One that does not read
+            // would, on the kernel, have learnt of it long ago: by its next write.
+            if conn.received_then.replace(conn.received) == Some(conn.received) {
+                return self.broken(index);
+            }
+            return self.look_in(index, PATIENCE);
+        }
+        let conn = &self.conns[index];
+        let program = self.policy().program(&conn.flow);
         match &conn.stage {
-            Stage::Asked { .. } => {
-                if self.policy().still_asks(&conn.flow) {
-                    return self.look_in(index, STILL);
+            // Nobody knows: as if it did.
+            Stage::Asked { .. } if program.is_none_or(|program| program.asks) => self.look_in(index, STILL),
+            Stage::Released { syn, .. } if program.is_none_or(|program| program.asks || program.holds) => {
+                if program.is_some_and(|program| program.asks) {
+                    // The SYN was lost, or the listener's queue is full: once more.
+                    let _ = self.front.write(syn);
                 }
+                self.look_in(index, AGAIN);
+            }
+            Stage::Asked { .. } | Stage::Released { .. } => {
                 self.counters.count(Counter::GivenUp);
                 debug!("{}: given up by its program", conn.flow);
                 self.abandon(index);
             }
-            Stage::Released { syn, .. } => {
-                if self.policy().still_asks(&conn.flow) {
-                    // The SYN was lost, or the listener's queue is full: once more.
-                    let _ = self.front.write(syn);
-                } else if !self.policy().is_held(&conn.flow) {
-                    self.counters.count(Counter::GivenUp);
-                    debug!("{}: given up by its program", conn.flow);
-                    return self.abandon(index);
-                }
-                self.look_in(index, AGAIN);
-            }
             Stage::Open => {
-                let (half_closed, program) = (conn.half_closed, self.policy().program(&conn.flow));
+                if conn.program_ended && program.is_some_and(|program| !program.holds) {
+                    // Closed, not shut: nobody will read what comes. The engine waits for the FIN as long as Linux does.
+                    self.counters.count(Counter::EndedInOrder);
+                    return self.close_in_order(index);
+                }
                 if let Some(program) = program {
-                    if half_closed && !program.holds {
-                        // Closed, not shut: nobody will read what comes. The engine waits for the FIN as long as Linux does.
-                        self.counters.count(Counter::EndedInOrder);
-                        return self.close_in_order(index);
-                    }
                     self.keep_alive(index, program.keeps_alive);
                 }
                 self.look_in(index, LOOK);

@@ -4,8 +4,9 @@
 //! written back, and the program's kernel completes the handshake with zstackd's listener. So connect(2) says what the remote host
 //! says. A SYN from the wire is not answered before zstackd has connected, from the client's address, to the server here.
 
-use super::{Daemon, TUN_ROUND};
-use crate::answer::{self, Unreachable};
+use super::ends::PATIENCE;
+use super::{Daemon, LISTENERS, TUN_ROUND};
+use crate::answer;
 use crate::conn::{Conn, Stage};
 use crate::counters::Counter;
 use crate::front::Accepted;
@@ -14,12 +15,14 @@ use crate::syn::{self, Flow, Syn};
 use crate::wire::Wire;
 use log::{debug, warn};
 use nix::errno::Errno;
+use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use zstack::sockets::{Ready, Receive, Socket, Takes};
 use zstack::stack::{Connect, ConnectError, Unforwarded};
 use zstack::tcp::Cause;
+use zstack::time::Time;
 use zstack_port::Clock;
 
 /// How long after a SYN was written back the program's kernel may take for the handshake, in microseconds: then the kernel is asked
@@ -46,6 +49,9 @@ pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
 /// When the kernel is first asked about the program of a connection that has begun, in microseconds: connections that end before
 /// cost no question.
 const FIRST: u64 = 5_000_000;
+
+/// When to try again to accept what there was no descriptor for, in microseconds.
+const RETRY: u64 = 50_000;
 
 /// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
 pub(super) const STILL: u64 = 1_000_000;
@@ -96,20 +102,23 @@ impl<P: Wire> Daemon<P> {
         self.counters.count(Counter::RawOutLost);
         let Some((from, to)) = syn::addresses(packet) else { return };
         let reply = match why {
-            Unforwarded::NoRoute => answer::unreachable(packet, to, from, Unreachable::Net),
-            Unforwarded::Unreachable => answer::unreachable(packet, to, from, Unreachable::Host),
-            Unforwarded::TooBig(mtu) => answer::too_big(packet, to, from, mtu),
+            Unforwarded::NoRoute => answer::failed(packet, to, from, Cause::NetUnreachable),
+            Unforwarded::Unreachable => answer::failed(packet, to, from, Cause::HostUnreachable),
+            Unforwarded::TooBig(mtu) => Some(answer::too_big(packet, to, from, mtu)),
             // As on a wire that is full, or unplugged.
-            _ => return,
+            _ => None,
         };
-        self.tell_program(&reply);
+        if let Some(reply) = reply {
+            self.tell_program(&reply);
+        }
     }
 
     /// A packet of a program's had to wait for a neighbour, who does not answer.
     pub(super) fn undelivered(&mut self, packet: &[u8]) {
         self.counters.count(Counter::RawOutLost);
-        if let Some((from, to)) = syn::addresses(packet) {
-            self.tell_program(&answer::unreachable(packet, to, from, Unreachable::Host));
+        let told = |(from, to)| answer::failed(packet, to, from, Cause::HostUnreachable);
+        if let Some(reply) = syn::addresses(packet).and_then(told) {
+            self.tell_program(&reply);
         }
     }
 
@@ -123,17 +132,12 @@ impl<P: Wire> Daemon<P> {
     /// A program asks for a connection.
     fn asked(&mut self, syn: &Syn, packet: &[u8]) {
         if let Some(&index) = self.flows.get(&syn.flow) {
-            let conn = &mut self.conns[index];
-            match &mut conn.stage {
+            match &self.conns[index].stage {
                 Stage::Asked { isn, .. } if *isn == syn.isn => self.counters.count(Counter::Repeated),
                 // It was lost on its way to our listener.
-                Stage::Released { isn, syn: held, .. } if *isn == syn.isn => {
+                Stage::Released { isn, .. } if *isn == syn.isn => {
                     self.counters.count(Counter::Repeated);
-                    let held = std::mem::take(held);
-                    self.tell_program(&held);
-                    if let Stage::Released { syn, .. } = &mut self.conns[index].stage {
-                        *syn = held;
-                    }
+                    self.tell_program(packet);
                 }
                 // The program has given that attempt up, and has begun another one from the same port.
                 Stage::Asked { .. } | Stage::Released { .. } => {
@@ -180,7 +184,9 @@ impl<P: Wire> Daemon<P> {
             Err(ConnectError::NoRoute(_)) => {
                 self.counters.count(Counter::Unreachable);
                 let (from, to) = (syn.flow.remote.ip(), syn.flow.local.ip());
-                self.tell_program(&answer::unreachable(packet, from, to, Unreachable::Net));
+                if let Some(reply) = answer::failed(packet, from, to, Cause::NetUnreachable) {
+                    self.tell_program(&reply);
+                }
             }
             // The kernel asks again.
             Err(why) => {
@@ -212,7 +218,12 @@ impl<P: Wire> Daemon<P> {
             Stage::Asked { .. } if ready.hang_up => self.refused(index, ready.error),
             Stage::Asked { .. } if self.endpoint.sockets().established(conn.outer) => self.released(index),
             Stage::Inward if ready.hang_up => self.given_up_by_remote(index),
-            Stage::Open => self.queue(index),
+            Stage::Open => {
+                self.queue(index);
+                if ready.error.is_some() {
+                    self.look_in(index, PATIENCE);
+                }
+            }
             _ => {}
         }
     }
@@ -231,12 +242,14 @@ impl<P: Wire> Daemon<P> {
     fn refused(&mut self, index: usize, why: Option<Cause>) {
         let conn = &self.conns[index];
         let (flow, Stage::Asked { syn, isn }) = (conn.flow, &conn.stage) else { return };
-        let failed = |said| answer::failed(syn, flow.remote.ip(), flow.local.ip(), said);
-        let (reply, counter) = match (why, why.and_then(|why| why.icmp(flow.local.is_ipv6()))) {
-            (Some(Cause::Refused | Cause::Reset), _) => (Some(answer::refusal(&flow, *isn)), Counter::RefusedByRemotes),
-            (_, Some(said)) => (Some(failed(said)), Counter::Unreachable),
-            // The program's kernel has its own timer, and asks again until that is over.
-            _ => (None, Counter::Unanswered),
+        let failed = |why| answer::failed(syn, flow.remote.ip(), flow.local.ip(), why);
+        let (reply, counter) = match why {
+            Some(Cause::Refused | Cause::Reset) => (Some(answer::refusal(&flow, *isn)), Counter::RefusedByRemotes),
+            why => match why.and_then(failed) {
+                Some(reply) => (Some(reply), Counter::Unreachable),
+                // The program's kernel has its own timer, and asks again until that is over.
+                None => (None, Counter::Unanswered),
+            },
         };
         debug!("{flow}: not taken by the remote host: {why:?}");
         self.counters.count(counter);
@@ -257,8 +270,11 @@ impl<P: Wire> Daemon<P> {
                 Ok(None) => return,
                 Err(e) => {
                     // No descriptor is left, or the like: the kernel keeps the connection until there is one.
-                    warn!("accept: {e}");
+                    if self.counters.get(Counter::CallsFailed) == 0 {
+                        warn!("accept: {e}: raise the limit of open files (LimitNOFILE) if this lasts");
+                    }
                     self.counters.count(Counter::CallsFailed);
+                    self.looks.push(Reverse((Time(self.clock.now().0 + RETRY), LISTENERS)));
                     return;
                 }
             }
@@ -294,6 +310,7 @@ impl<P: Wire> Daemon<P> {
         any
     }
 
+    /// Where it is left without an answer, the remote host asks again, as it does where a listener's queue is full.
     fn incoming(&mut self, outer: Socket) {
         let Some(info) = self.endpoint.info(outer) else { return self.endpoint.abort(outer) };
         let flow = Flow { local: info.local, remote: info.remote };
@@ -301,11 +318,11 @@ impl<P: Wire> Daemon<P> {
         let Verdict::Split(user) = verdict else {
             // There was room for it when its SYN came.
             debug!("{flow}: not taken after all: {verdict:?}");
-            return self.ignore(outer);
+            return self.endpoint.ignore(outer);
         };
         if self.pending >= self.pending_most || self.flows.contains_key(&flow) {
             self.counters.count(Counter::TooMany);
-            return self.ignore(outer);
+            return self.endpoint.ignore(outer);
         }
         let inner = match self.front.connect_inward(flow.remote, flow.local) {
             Ok(inner) => inner,
@@ -317,7 +334,7 @@ impl<P: Wire> Daemon<P> {
                 // The remote host asks again: the addresses are those of a connection that is not quite over, or no descriptor is left.
                 debug!("{flow}: connect: {e}");
                 self.counters.count(Counter::CallsFailed);
-                return self.ignore(outer);
+                return self.endpoint.ignore(outer);
             }
         };
         let index = self.add(Conn::new(flow, outer, user, Stage::Inward));
@@ -327,7 +344,7 @@ impl<P: Wire> Daemon<P> {
         if let Err(e) = watched {
             warn!("{flow}: epoll_ctl: {e}");
             self.counters.count(Counter::CallsFailed);
-            self.ignore(outer);
+            self.endpoint.ignore(outer);
             self.remove(index);
         }
     }
@@ -353,7 +370,7 @@ impl<P: Wire> Daemon<P> {
                     self.endpoint.refuse(outer);
                 } else {
                     self.counters.count(Counter::Unanswered);
-                    self.ignore(outer);
+                    self.endpoint.ignore(outer);
                 }
                 self.remove(index);
             }
@@ -368,10 +385,5 @@ impl<P: Wire> Daemon<P> {
         self.pending -= 1;
         self.queue(index);
         self.look_in(index, FIRST);
-    }
-
-    /// The remote host gets no answer, as from a kernel whose listener's queue is full: it asks again.
-    fn ignore(&mut self, outer: Socket) {
-        self.endpoint.ignore(outer);
     }
 }

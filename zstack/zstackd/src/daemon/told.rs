@@ -8,7 +8,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use zstack_control::{Connection, Question, line};
 
-/// Who may ask at the same time; others wait in the socket's queue.
+/// Who may ask at the same time. Another one takes the place of the first of them: somebody who connects and asks nothing keeps nobody
+/// away.
 const ASKERS: usize = 8;
 /// A question that is longer is none.
 const QUESTION: usize = 64;
@@ -29,6 +30,8 @@ pub struct Asker {
 pub struct Control {
     listener: UnixListener,
     askers: [Option<Asker>; ASKERS],
+    /// Whose place the next one gets.
+    next: usize,
 }
 
 impl Control {
@@ -40,7 +43,7 @@ impl Control {
         let address = SocketAddr::from_abstract_name(name.trim_start_matches('@'))?;
         let listener = UnixListener::bind_addr(&address)?;
         listener.set_nonblocking(true)?;
-        Ok(Control { listener, askers: [const { None }; ASKERS] })
+        Ok(Control { listener, askers: [const { None }; ASKERS], next: 0 })
     }
 
     /// Its descriptor, to be watched.
@@ -50,29 +53,26 @@ impl Control {
 }
 
 impl<P: Wire> Daemon<P> {
-    /// Somebody wants to ask.
+    /// Somebody wants to ask. One for whom no descriptor is left waits until the next one comes.
     pub(super) fn control_ready(&mut self) {
-        while let Some(place) = self.control.askers.iter().position(Option::is_none) {
-            let Ok((stream, _)) = self.control.listener.accept() else { return };
+        while let Ok((stream, _)) = self.control.listener.accept() {
+            let place = self.control.next;
             let token = CONTROL + 1 + place as u64;
             if stream.set_nonblocking(true).is_err() || self.poller.watch_edges(&stream, token).is_err() {
                 continue;
             }
             let asker = Asker { stream, question: Vec::new(), next: None, piece: Vec::new(), sent: 0 };
             self.control.askers[place] = Some(asker);
+            self.control.next = (place + 1) % ASKERS;
         }
     }
 
     /// Somebody who asks has sent something, or takes more.
     pub(super) fn asker_ready(&mut self, place: usize) {
         let Some(mut asker) = self.control.askers.get_mut(place).and_then(Option::take) else { return };
-        match self.answer(&mut asker) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock => self.control.askers[place] = Some(asker),
-            // Told all, or gone: closing the stream ends the answer. Whoever waits in the queue has a place now.
-            _ => {
-                drop(asker);
-                self.control_ready();
-            }
+        // Who was told all, or is gone, is dropped: closing the stream ends the answer.
+        if self.answer(&mut asker).is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {
+            self.control.askers[place] = Some(asker);
         }
     }
 
