@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr as UnixAddress;
 use std::thread;
 use std::time::{Duration, Instant};
 use world::{HERE, LIMIT, THERE, World, at, connect, listen};
@@ -434,5 +436,90 @@ fn connections_beyond_a_limit_are_the_kernels() {
             let inner = world.here.run(&format!("ss -Htn src {} dport = :{port}", THERE[0]));
             (!inner.is_empty()).then_some(())
         });
+    });
+}
+
+/// Those who connect to the control socket and ask nothing keep nobody from asking.
+#[test]
+fn silent_askers_keep_nobody_away() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let name = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+        let (_server, _) = listener.accept().expect("a connection");
+        world.here.within(|| {
+            let address = UnixAddress::from_abstract_name(&name[1..]).expect("a name");
+            let silent: Vec<_> = (0..20)
+                .map(|_| std::os::unix::net::UnixStream::connect_addr(&address).expect("a connection"))
+                .collect();
+            let told = zstack_control::ask(&name, 0).expect("an answer");
+            let known = |c: &zstack_control::Connection| Some(c.local) == client.local_addr().ok();
+            assert!(told.iter().any(known), "{told:?}");
+            drop(silent);
+        });
+    });
+}
+
+/// zstackd has no descriptor left: programs wait in its listener's queue, and are served when there is one.
+#[test]
+fn without_descriptors_programs_wait() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let pid = world.zstackd.as_ref().expect("zstackd").0.id();
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
+        let highest = open.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok()).max().expect("some");
+        let limit = format!("prlimit --pid {pid} --nofile={0}:{0}", highest + 3);
+        world.here.run(&limit);
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut all: Vec<_> = (0..8)
+            .map(|_| {
+                let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+                (client, listener.accept().expect("a connection").0)
+            })
+            .collect();
+        // Each pair is served in turn, as those before it end.
+        while !all.is_empty() {
+            let served = soon("a connection that is served", LIMIT, || {
+                all.iter_mut().position(|(client, server)| {
+                    let _ = client.write_all(b"x");
+                    server.set_nonblocking(true).expect("nonblocking");
+                    server.read(&mut [0; 64]).is_ok_and(|n| n > 0)
+                })
+            });
+            all.remove(served);
+        }
+    });
+}
+
+/// A program that only writes learns that the connection broke off, though it has not read what came before.
+#[test]
+fn who_does_not_read_learns_of_a_reset_too() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+        let (mut server, _) = listener.accept().expect("a connection");
+        // More than the program's kernel and zstackd take.
+        server.set_nonblocking(true).expect("nonblocking");
+        let mut last = Instant::now();
+        while last.elapsed() < Duration::from_millis(300) {
+            match server.write(&[7; 65_536]) {
+                Ok(n) if n > 0 => last = Instant::now(),
+                Ok(_) => panic!("nothing was written"),
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        linger(&server);
+        drop(server);
+        let error = loop {
+            if let Err(e) = client.write(&[1; 65_536]) {
+                break e.kind();
+            }
+        };
+        assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
     });
 }
