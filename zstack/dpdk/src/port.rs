@@ -3,7 +3,7 @@
 use crate::driver::Payload;
 use crate::post::Post;
 use crate::raw::calls;
-use crate::raw::queue::{Building, Packet, Raw};
+use crate::raw::queue::{Building, Counters, Packet, Raw};
 use crate::sleep::Means;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,31 +37,6 @@ pub(crate) struct Common {
     /// A socket of the interface's network namespace, and the interface's index.
     pub watch: Option<(OwnedFd, u32)>,
     pub post: Post,
-}
-
-/// What has happened at a queue, and at its device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counters {
-    /// Packets received.
-    pub received: u64,
-    /// Packets received and dropped: longer than a buffer.
-    pub oversized: u64,
-    /// Frames accepted.
-    pub sent: u64,
-    /// Payload bytes that the driver read where their owner has them.
-    pub attached_bytes: u64,
-    /// Payload bytes that were copied behind their header.
-    pub copied_bytes: u64,
-    /// Frames that were refused as unfit.
-    pub unfit: u64,
-    /// How often nothing was received because all buffers were in use.
-    pub starved: u64,
-    /// Calls of the driver's tx_burst.
-    pub bursts: u64,
-    /// Of the device: packets that it has dropped for want of buffers or of room in its ring, as far as its driver tells.
-    pub missed: u64,
-    /// Of the device: packets that it could not send.
-    pub unsent: u64,
 }
 
 /// What has to be read so that the descriptor is not readable any more.
@@ -140,18 +115,11 @@ impl Queue {
 
     /// What has happened.
     pub fn counters(&self) -> Counters {
-        let (c, device) = (self.raw.counts, self.raw.ethdev().stats());
+        let device = self.raw.ethdev().stats();
         Counters {
-            received: c.received,
-            oversized: c.in_pieces,
-            sent: c.sent,
-            attached_bytes: c.attached_bytes,
-            copied_bytes: c.copied_bytes,
-            unfit: c.unfit,
-            starved: c.starved,
-            bursts: c.bursts,
             missed: device.imissed + device.rx_nombuf + device.ierrors,
             unsent: device.oerrors,
+            ..self.raw.counts
         }
     }
 

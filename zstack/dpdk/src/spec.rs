@@ -9,7 +9,7 @@ use crate::sleep::Sleep;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use zstack_port::Address;
+use zstack_port::{Address, SpecError};
 
 /// A device of DPDK's, and its settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,20 +42,8 @@ pub struct Spec {
     pub log: bool,
 }
 
-/// What is wrong with a spec, and what would be right.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SpecError(String);
-
-impl fmt::Display for SpecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for SpecError {}
-
 fn wrong<T>(text: impl Into<String>) -> Result<T, SpecError> {
-    Err(SpecError(text.into()))
+    Err(SpecError::new(text))
 }
 
 /// Keys that mean here what they mean for a tap device of [`zstack_port`].
@@ -131,7 +119,7 @@ impl FromStr for Spec {
                 spec.set(key, value)?;
             }
         }
-        let shared: zstack_port::Spec = shared.parse().map_err(|e: zstack_port::SpecError| SpecError(e.to_string()))?;
+        let shared: zstack_port::Spec = shared.parse()?;
         spec.addresses = shared.addresses;
         spec.gateways = shared.gateways;
         spec.mtu = shared.mtu;

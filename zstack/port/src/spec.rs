@@ -98,6 +98,13 @@ impl Spec {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpecError(String);
 
+impl SpecError {
+    /// With one line for the user.
+    pub fn new(text: impl Into<String>) -> SpecError {
+        SpecError(text.into())
+    }
+}
+
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -107,7 +114,7 @@ impl fmt::Display for SpecError {
 impl std::error::Error for SpecError {}
 
 fn wrong<T>(text: impl Into<String>) -> Result<T, SpecError> {
-    Err(SpecError(text.into()))
+    Err(SpecError::new(text))
 }
 
 impl FromStr for Spec {

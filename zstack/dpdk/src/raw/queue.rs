@@ -86,17 +86,29 @@ impl std::fmt::Debug for Packet {
     }
 }
 
-/// What the queue has counted.
+/// What has happened at a queue, and at its device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Counts {
+pub struct Counters {
+    /// Packets received.
     pub received: u64,
-    pub in_pieces: u64,
+    /// Packets received and dropped: longer than a buffer.
+    pub oversized: u64,
+    /// Frames accepted.
     pub sent: u64,
+    /// Payload bytes that the driver read where their owner has them.
     pub attached_bytes: u64,
+    /// Payload bytes that were copied behind their header.
     pub copied_bytes: u64,
+    /// Frames that were refused as unfit.
     pub unfit: u64,
+    /// How often nothing was received because all buffers were in use.
     pub starved: u64,
+    /// Calls of the driver's tx_burst.
     pub bursts: u64,
+    /// Of the device: packets that it has dropped for want of buffers or of room in its ring, as far as its driver tells.
+    pub missed: u64,
+    /// Of the device: packets that it could not send.
+    pub unsent: u64,
 }
 
 /// How frames are built.
@@ -125,7 +137,8 @@ pub(crate) struct Raw {
     /// The driver can be asked to let go what it has sent.
     cleans: bool,
     accepted: u64,
-    pub counts: Counts,
+    /// Without those of the device.
+    pub counts: Counters,
 }
 
 impl Raw {
@@ -145,7 +158,7 @@ impl Raw {
             slots: Slots::new(SLOTS),
             cleans: true,
             accepted: 0,
-            counts: Counts::default(),
+            counts: Counters::default(),
         }
     }
 
@@ -195,7 +208,7 @@ impl Raw {
             let (segments, flags) = unsafe { (mbuf.as_ref().nb_segs, mbuf.as_ref().ol_flags) };
             if segments != 1 {
                 // Longer than a buffer, which has room for the MTU.
-                self.counts.in_pieces += 1;
+                self.counts.oversized += 1;
                 continue;
             }
             self.counts.received += 1;

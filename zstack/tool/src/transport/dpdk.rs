@@ -1,19 +1,16 @@
 //! The engine over a queue of a DPDK device.
 
-use super::engine::{Engine, Here, Sleep};
+use super::engine::{Engine, Here, Sleep, watch};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::time::Duration;
 use zstack_dpdk::{Device, Queue, Spec};
-use zstack_port::{Captured, Interest};
+use zstack_port::Captured;
 
 impl Sleep for Captured<Queue> {
     fn sleep(&mut self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
-        let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
-        self.port_mut().wait(&mut interests, limit)?;
-        ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
-        Ok(())
+        watch(watched, ready, |interests| self.port_mut().wait(interests, limit))
     }
 
     fn capture_failure(&self) -> Option<&io::Error> {

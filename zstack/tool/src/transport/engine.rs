@@ -44,12 +44,21 @@ pub trait Sleep: Port<Buffer: Pinned> {
     }
 }
 
+/// Sleeps by `wait`, which is told what else can be read; what can is appended to `ready`.
+pub fn watch(
+    watched: &[RawFd],
+    ready: &mut Vec<RawFd>,
+    wait: impl FnOnce(&mut [Interest<'_>]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
+    wait(&mut interests)?;
+    ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
+    Ok(())
+}
+
 impl Sleep for Captured<Device> {
     fn sleep(&mut self, watched: &[RawFd], limit: Option<Duration>, ready: &mut Vec<RawFd>) -> io::Result<()> {
-        let mut interests: Vec<_> = watched.iter().map(|fd| Interest::read(crate::sys::borrowed(*fd))).collect();
-        self.port().wait(&mut interests, limit)?;
-        ready.extend(watched.iter().zip(&interests).filter(|(_, i)| i.ready).map(|(fd, _)| *fd));
-        Ok(())
+        watch(watched, ready, |interests| self.port().wait(interests, limit))
     }
 
     fn capture_failure(&self) -> Option<&io::Error> {
