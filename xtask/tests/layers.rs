@@ -6,16 +6,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 12] = [
+const CRATES: [&str; 14] = [
     "cli",
     "shim",
     "engine",
     "host",
     "rendezvous",
     "shmring",
+    "zstack/zstackd",
     "zstack/tool",
     "zstack/control",
     "zstack/sim",
+    "zstack/dpdk",
     "zstack/port",
     "zstack/engine",
     "zstack/wire",

@@ -1,46 +1,15 @@
 //! What a program is told, in packets that its kernel takes for the network's: a connection was refused, or a host cannot be reached.
 
-use crate::syn::Flow;
+use crate::flow::Flow;
+use crate::packet;
 use std::net::IpAddr;
 use zstack::tcp::Cause;
 use zstack_wire::checksum::Sum;
 use zstack_wire::tcp::{Flags, Header};
 use zstack_wire::{Seq, ipv4, ipv6, protocol};
 
-/// The hops of packets that begin here.
-const HOPS: u8 = 64;
-
 /// So much of a packet is quoted: what fits into the least packet that every link takes (RFC 1812, section 4.3.2.3; RFC 4443).
 const QUOTE: [usize; 2] = [576 - ipv4::HEADER - 8, 1280 - ipv6::HEADER - 8];
-
-/// An IP packet around a payload whose checksum is its own matter.
-///
-/// # Panics
-/// If the addresses are of two families, or the payload is longer than a packet can be.
-pub(crate) fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(payload.len()).expect("a short payload");
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let dont_fragment = true;
-            let header =
-                ipv4::Header { source, destination, protocol, ttl: HOPS, tos: 0, id: 0, dont_fragment, payload: len };
-            let mut out = vec![0; ipv4::HEADER];
-            header.emit(&mut out);
-            out.extend_from_slice(payload);
-            out
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let (hop_limit, traffic_class, flow_label) = (HOPS, 0, 0);
-            let header =
-                ipv6::Header { source, destination, protocol, hop_limit, traffic_class, flow_label, payload: len };
-            let mut out = vec![0; ipv6::HEADER];
-            header.emit(&mut out);
-            out.extend_from_slice(payload);
-            out
-        }
-        _ => panic!("a packet from {source} to {destination}"),
-    }
-}
 
 /// The RST by which the remote host refuses the SYN with the number `isn` (RFC 9293, section 3.10.7.1).
 pub fn refusal(flow: &Flow, isn: Seq) -> Vec<u8> {
@@ -57,7 +26,7 @@ pub fn refusal(flow: &Flow, isn: Seq) -> Vec<u8> {
     let (from, to) = (flow.remote.ip(), flow.local.ip());
     let sum = Sum::pseudo(from, to, protocol::TCP, len as u16).bytes(segment).field();
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    packet(from, to, protocol::TCP, segment)
+    packet::around(from, to, protocol::TCP, segment)
 }
 
 /// The ICMP error that says of a packet of `to`'s why it does not reach `from`, its destination. It comes from there: who on the way
@@ -85,7 +54,7 @@ fn error(sent: &[u8], from: IpAddr, to: IpAddr, kind: u8, code: u8, rest: u32) -
         Sum::pseudo(from, to, protocol::ICMPV6, message.len() as u16).bytes(&message)
     };
     message[2..4].copy_from_slice(&sum.field().to_be_bytes());
-    packet(from, to, if v4 { protocol::ICMP } else { protocol::ICMPV6 }, &message)
+    packet::around(from, to, if v4 { protocol::ICMP } else { protocol::ICMPV6 }, &message)
 }
 
 #[cfg(test)]
@@ -139,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_long_packet_is_quoted_in_part() {
-        let sent = packet("10.1.0.1".parse().unwrap(), "10.9.0.2".parse().unwrap(), protocol::UDP, &[0; 3000]);
+        let sent = packet::around("10.1.0.1".parse().unwrap(), "10.9.0.2".parse().unwrap(), protocol::UDP, &[0; 3000]);
         let bytes = too_big(&sent, "10.9.0.2".parse().unwrap(), "10.1.0.1".parse().unwrap(), 1500);
         assert_eq!(bytes.len(), 576);
         let ip = ipv4::Packet::parse(&bytes).unwrap();

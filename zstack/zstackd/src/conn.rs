@@ -1,7 +1,7 @@
 //! A connection that ends here: an inner socket of the kernel's, whose other end is the program's, and an outer one of the
 //! engine's, whose other end is on the wire.
 
-use crate::syn::Flow;
+use crate::flow::Flow;
 use std::net::TcpStream;
 use zstack::sockets::Socket;
 use zstack::time::Time;

@@ -1,7 +1,7 @@
 //! The SYNs that were handed on: whose connection is the kernel's stays so when it asks again, whatever has changed meanwhile. Else
 //! a connection that had both would come about twice, with different numbers.
 
-use crate::syn::Flow;
+use crate::flow::Flow;
 use std::collections::HashMap;
 use zstack_wire::Seq;
 

@@ -2,8 +2,8 @@
 //! what the configuration allows, and whether its program runs under culvert.
 
 use crate::config::{Config, Programs, Range};
+use crate::flow::Flow;
 use crate::handed::Handed;
-use crate::syn::Flow;
 use rendezvous::diag::{self, Cache, Found, Miss};
 use rendezvous::home::Home;
 use rendezvous::registry::Kind;

@@ -1,24 +1,9 @@
 //! Packets that programs send into the tun: which of them is the SYN of a new connection, and what its options ask for.
 
-use std::fmt;
+use crate::flow::Flow;
 use std::net::{IpAddr, SocketAddr};
 use zstack_wire::tcp::{Flags, Segment};
 use zstack_wire::{Seq, ipv4, ipv6, protocol};
-
-/// The addresses and ports of a connection, as its program in this namespace sees them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Flow {
-    /// The program's end.
-    pub local: SocketAddr,
-    /// The end on the wire.
-    pub remote: SocketAddr,
-}
-
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} <-> {}", self.local, self.remote)
-    }
-}
 
 /// A SYN that opens a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,7 +121,7 @@ pub(crate) mod tests {
         let len = segment.len();
         segment[len - options.len()..].copy_from_slice(options);
         segment[12] = (len as u8 / 4) << 4;
-        crate::answer::packet(flow.local.ip(), flow.remote.ip(), protocol::TCP, &segment)
+        crate::packet::around(flow.local.ip(), flow.remote.ip(), protocol::TCP, &segment)
     }
 
     fn flow(v6: bool) -> Flow {

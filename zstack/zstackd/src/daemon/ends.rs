@@ -1,6 +1,5 @@
 //! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
 
-use super::gate::STILL;
 use super::{Daemon, LISTENERS};
 use crate::conn::Stage;
 use crate::counters::Counter;
@@ -16,6 +15,9 @@ use zstack::time::Time;
 /// How often the kernel is asked about a connection's program, in microseconds: whether its end is closed altogether, or only shut for
 /// sending (Linux keeps a closed end so long, too, tcp_fin_timeout), and whether it wants keep-alive.
 const LOOK: u64 = 60_000_000;
+
+/// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
+pub(super) const STILL: u64 = 1_000_000;
 
 /// How long after a look at a connection whose SYN was written back the next one comes, in microseconds.
 const AGAIN: u64 = 200_000;

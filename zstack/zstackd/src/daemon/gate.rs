@@ -4,14 +4,15 @@
 //! written back, and the program's kernel completes the handshake with zstackd's listener. So connect(2) says what the remote host
 //! says. A SYN from the wire is not answered before zstackd has connected, from the client's address, to the server here.
 
-use super::ends::PATIENCE;
+use super::ends::{PATIENCE, STILL};
 use super::{Daemon, LISTENERS, TUN_ROUND};
 use crate::answer;
 use crate::conn::{Conn, Stage};
 use crate::counters::Counter;
+use crate::flow::Flow;
 use crate::front::Accepted;
 use crate::policy::{Policy, Raw, Verdict};
-use crate::syn::{self, Flow, Syn};
+use crate::syn::{self, Syn};
 use crate::wire::Wire;
 use log::{debug, warn};
 use nix::errno::Errno;
@@ -52,9 +53,6 @@ const FIRST: u64 = 5_000_000;
 
 /// When to try again to accept what there was no descriptor for, in microseconds.
 const RETRY: u64 = 50_000;
-
-/// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
-pub(super) const STILL: u64 = 1_000_000;
 
 impl<P: Wire> Daemon<P> {
     /// Reads what programs have sent into the tun. Whether there may be more, and whether there was anything.

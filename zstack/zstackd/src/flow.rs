@@ -1,0 +1,19 @@
+//! Whose connection it is.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// The addresses and ports of a connection, as its program in this namespace sees them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Flow {
+    /// The program's end.
+    pub local: SocketAddr,
+    /// The end on the wire.
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} <-> {}", self.local, self.remote)
+    }
+}
