@@ -313,15 +313,25 @@ impl Registry {
             let fd = self.open(uid, flags)?;
             // Not kept if the slot has filled meanwhile: then `put` will close it.
             let fd = if self.own.is_empty() { (self.place)(fd) } else { fd };
-            let st = prepare(fd, uid).inspect_err(|_| os::close(fd))?;
-            let told = in_use(fd);
-            // Removed by one who saw it unused, before we said that it is not? One who is about to is waited for: what we write
-            // would be gone with the file.
-            if os::fstat(fd).is_ok_and(|st| st.nlink > 0) && (told || tries == TRIES) {
-                if !self.tidied.swap(true, Ordering::Relaxed) {
-                    self.tidy(uid, st.ino);
+            let has_name = || os::fstat(fd).is_ok_and(|st| st.nlink > 0);
+            match prepare(fd, uid) {
+                Ok(st) => {
+                    let told = in_use(fd);
+                    // Removed by one who saw it unused, before we said that it is not? One who is about to is waited for: what we write
+                    // would be gone with the file.
+                    if has_name() && (told || tries == TRIES) {
+                        if !self.tidied.swap(true, Ordering::Relaxed) {
+                            self.tidy(uid, st.ino);
+                        }
+                        return Ok((fd, st));
+                    }
                 }
-                return Ok((fd, st));
+                Err(e) if has_name() => {
+                    os::close(fd);
+                    return Err(e);
+                }
+                // Removed before we had looked at it.
+                Err(_) => {}
             }
             os::close(fd);
             lnx::yield_cpu();
