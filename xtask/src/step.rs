@@ -77,13 +77,13 @@ fn say(line: &str) {
 /// Some steps, one after the other.
 pub type Part = Box<dyn FnOnce(&mut Tally) + Send>;
 
-/// Runs parts two at a time: whichever of the two threads is free takes the next one, so those that take long come first. What the
-/// second thread's parts print appears as a whole when each is done.
-pub fn two_at_a_time(tally: &mut Tally, parts: Vec<Part>) {
+/// Runs parts, `threads` at a time: whichever thread is free takes the next one, so those that take long come first. What a part
+/// prints appears as a whole when it is done, except what the parts of the first thread do.
+pub fn side_by_side(threads: usize, tally: &mut Tally, parts: Vec<Part>) {
     let parts = Mutex::new(parts.into_iter());
     let next = || parts.lock().expect("nobody panics who holds it").next();
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| {
+        let worker = || {
             let mut tally = Tally::default();
             while let Some(part) = next() {
                 HELD_BACK.set(Some(String::new()));
@@ -91,11 +91,12 @@ pub fn two_at_a_time(tally: &mut Tally, parts: Vec<Part>) {
                 print!("{}", HELD_BACK.take().unwrap_or_default());
             }
             tally
-        });
+        };
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
         while let Some(part) = next() {
             part(tally);
         }
-        tally.add(other.join().expect("the other parts"));
+        others.into_iter().for_each(|o| tally.add(o.join().expect("the other parts")));
     });
 }
 
@@ -269,7 +270,8 @@ mod tests {
         };
         let mut tally = Tally::default();
         let (one, other) = (meet("a", "b"), meet("b", "a"));
-        two_at_a_time(
+        side_by_side(
+            2,
             &mut tally,
             vec![
                 Box::new(move |t| step("one", &one, t)),

@@ -37,6 +37,9 @@ const OWN_STEP: &[&str] = &[
     "zstack-dpdk",
 ];
 
+/// What is built in addition where DPDK is installed.
+const WITH_DPDK: &str = "zstack-tool/dpdk,zstackd/dpdk";
+
 /// Builds and runs all tests; true if none failed.
 pub fn test(extent: Extent) -> bool {
     let begin = Instant::now();
@@ -47,25 +50,26 @@ pub fn test(extent: Extent) -> bool {
     text(&mut tally);
     if build(&mut tally) {
         let fuzzing = Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 });
-        // Each keeps one core busy, most of the time; in the order of how long they take.
-        step::two_at_a_time(
+        // Each keeps one core busy, most of the time, but for the unmodified programs, which wait. In the order of how long they take.
+        step::side_by_side(
+            3,
             &mut tally,
             vec![
                 Box::new(move |tally| units(extent, tally)),
-                Box::new(|tally| {
-                    model_checking::loom(tally);
+                Box::new(move |tally| legacy(extent, tally)),
+                Box::new(budgets),
+                Box::new(dpdk),
+                Box::new(move |tally| {
+                    fuzzing::run(fuzzing, &[], tally);
                 }),
                 Box::new(move |tally| {
                     model_checking::miri(extent == Extent::Nightly, tally);
                 }),
-                Box::new(move |tally| {
-                    fuzzing::run(fuzzing, &[], tally);
+                Box::new(|tally| {
+                    model_checking::loom(tally);
                 }),
-                Box::new(budgets),
-                Box::new(dpdk),
             ],
         );
-        legacy(extent, &mut tally);
         random(extent, &mut tally);
         if extent != Extent::Quick {
             conformance::run(&[], extent == Extent::Ci, &mut tally);
@@ -96,10 +100,8 @@ fn text(tally: &mut Tally) {
         }
     };
     step("fmt", &["fmt", "--check"], tally);
-    step("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], tally);
-    let tool =
-        ["clippy", "--quiet", "-p", "zstack-tool", "--features", "dpdk", "--all-targets", "--", "-D", "warnings"];
-    step("clippy, with DPDK", &tool, tally);
+    let lints = ["clippy", "--quiet", "--workspace", "--features", WITH_DPDK, "--all-targets", "--", "-D", "warnings"];
+    step("clippy", &lints, tally);
 }
 
 /// The tests of all packages that have no step of their own, by one command: cargo would build what they depend on again for each, with

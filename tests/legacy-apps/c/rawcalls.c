@@ -40,6 +40,8 @@ int main(int n, char **v)
 		struct io_uring_params p = { 0 };
 		long ring = raw(SYS_io_uring_setup, 4, (long)&p, 0, 0, 0, 0);
 		printf("io_uring: %s\n", ring < 0 ? strerror(-ring) : "made");
+		/* Or the child would print it, too, at its end, which may come behind ours. */
+		fflush(stdout);
 	}
 	pair(one_more);
 	struct epoll_event e = { .events = EPOLLIN, .data.u64 = 42 };

@@ -94,8 +94,9 @@ fn a_host_that_reads_late_does_not_bring_it_to_the_kernel() {
         let at = log.split("sending on the lifeline again from ring byte ").skip(1);
         at.map(|t| t.split_whitespace().next().unwrap().parse::<u64>().unwrap()).min()
     };
-    // Both directions go to the kernel at their ends: behind all that was sent.
-    scenario(&["slow"], &[], 2, move |log| went_at(log).is_some_and(|at| at > 2_900_000));
+    // Both directions go to the kernel at the end of the connection: when the program has sent everything, up to two rings and a buffer
+    // of it are still on their way round. Because of the pause they would have gone within the first few hundred kilobytes.
+    scenario(&["slow"], &[], 2, move |log| went_at(log).is_some_and(|at| at > 2_000_000));
 }
 
 #[test]
