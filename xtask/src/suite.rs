@@ -151,10 +151,10 @@ fn dpdk(tally: &mut Tally) {
     step("zstack over DPDK", &["-p", "zstack-tool", "--features", "dpdk", "--test", "dpdk"]);
 }
 
-/// The unmodified programs: one test program after another, two tests at a time.
+/// The unmodified programs: one test program after another, four tests at a time, which wait for most of it.
 fn legacy(extent: Extent, tally: &mut Tally) {
     let mut c = test_of("legacy-apps", extent);
-    c.args(["--no-fail-fast", "--", "--test-threads=2"]);
+    c.args(["--no-fail-fast", "--", "--test-threads=4"]);
     Step::tests("legacy-apps", c, 2 * limit(extent)).run(tally);
 }
 
