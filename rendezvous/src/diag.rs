@@ -26,8 +26,20 @@ pub struct Found {
     pub state: u8,
     /// How far what has been received goes beyond what has been read, a FIN counted as one byte (tcp_diag_get_info).
     pub queued: u32,
-    /// It has a timer for keep-alive probes (SO_KEEPALIVE), and no other that is due earlier.
-    pub keeps_alive: bool,
+    /// Whether its peer is probed when the connection is idle (SO_KEEPALIVE).
+    pub keep_alive: KeepAlive,
+}
+
+/// What a socket's timer tells of its keep-alive probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeepAlive {
+    /// There are none.
+    Off,
+    /// Nobody can tell: another timer is due earlier.
+    Unknown,
+    /// The next one is due in so many milliseconds, if nothing comes. Of [`find_program`]: so long after what came last, which is the time
+    /// that the program has chosen (TCP_KEEPIDLE), or less while probes are on their way.
+    After(u32),
 }
 
 impl Found {
@@ -120,6 +132,14 @@ pub fn find(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
     find_one(cache, tuple, Wanted::Connection)
 }
 
+/// The same as [`find`], which asks for more: how long the connection has been idle, for [`KeepAlive::After`].
+///
+/// # Errors
+/// [`Miss`].
+pub fn find_program(cache: &Cache, tuple: &Tuple) -> Result<Found, Miss> {
+    find_one(cache, tuple, Wanted::Program)
+}
+
 /// Asks which listener would get a SYN: `tuple` as that of the connection that it would make, local end first. There is no such
 /// connection yet. About 4 us.
 ///
@@ -137,6 +157,8 @@ const LISTEN: u8 = 10;
 pub(crate) enum Wanted {
     /// The connection with a tuple.
     Connection,
+    /// The same, with how long it has been idle.
+    Program,
     /// Whoever listens where its local end is.
     Listener,
 }
@@ -228,6 +250,8 @@ pub fn unread(cache: &Cache, tuple: &Tuple, cookie: u64) -> Option<u64> {
 
 const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The attribute that is a `struct tcp_info`.
+const INFO: u16 = 2;
 
 /// The header and `inet_diag_req_v2`.
 const REQUEST: usize = HEADER + 56;
@@ -243,11 +267,14 @@ fn open(home: &Home) -> Result<i32, i32> {
 }
 
 /// `flags`: beside NLM_F_REQUEST.
-fn request(tuple: &Tuple, flags: u16, seq: u32) -> [u8; REQUEST] {
+fn request(tuple: &Tuple, wanted: Wanted, flags: u16, seq: u32) -> [u8; REQUEST] {
     let mut b = [0u8; REQUEST];
     netlink::begin(&mut b, REQUEST, SOCK_DIAG_BY_FAMILY, flags, seq);
     // struct inet_diag_req_v2: family, protocol, extensions, padding, states (ignored by exact queries)
     b[17] = libc::IPPROTO_TCP as u8;
+    if wanted == Wanted::Program {
+        b[18] = 1 << (INFO - 1);
+    }
     os::put(&mut b, 20, &u32::MAX.to_ne_bytes());
     // struct inet_diag_sockid
     os::put(&mut b, 24, &tuple.sport.to_be_bytes());
@@ -292,7 +319,7 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, wanted: Wanted, seq: u32) -> Option
             // Where there is no such connection the kernel goes on to look for a listener on the local
             // port (inet_lookup), and answers with that.
             let right = match wanted {
-                Wanted::Connection => {
+                Wanted::Connection | Wanted::Program => {
                     (address(24), address(40)) == (tuple.src, tuple.dst)
                         && (port(20), port(22)) == (tuple.sport, tuple.dport)
                 }
@@ -307,18 +334,44 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, wanted: Wanted, seq: u32) -> Option
                 inode: os::u32_at(b, 84),
                 state: b[17],
                 queued: os::u32_at(b, 72),
-                // inet_diag_fill_icsk: 1 retransmission, 2 keep-alive, 3 TIME_WAIT, 4 zero-window probe.
-                keeps_alive: b[18] == 2,
+                keep_alive: keep_alive(b),
             }))
         }
         _ => None,
     }
 }
 
+/// `b`: a message with all of `inet_diag_msg`.
+fn keep_alive(b: &[u8]) -> KeepAlive {
+    // inet_sk_diag_fill: 1 retransmission, 2 keep-alive, 3 TIME_WAIT, 4 zero-window probe, 5 a tail probe or pacing.
+    match b[18] {
+        0 | 3 => KeepAlive::Off,
+        2 => KeepAlive::After(os::u32_at(b, 68).saturating_add(idle(&b[REPLY..]))),
+        _ => KeepAlive::Unknown,
+    }
+}
+
+/// How long nothing has come on a connection, in milliseconds, by the attributes of a message: keepalive_time_elapsed counts from the
+/// last bytes or the last acknowledgement, whatever came later. 0: they do not say.
+fn idle(attributes: &[u8]) -> u32 {
+    /// tcpi_last_data_recv and tcpi_last_ack_recv of `struct tcp_info`.
+    const LAST: [usize; 2] = [52, 56];
+    let mut rest = attributes;
+    while rest.len() >= 4 {
+        let len = os::u16_at(rest, 0) as usize;
+        let Some(body) = rest.get(4..len) else { return 0 };
+        if os::u16_at(rest, 2) == INFO && body.len() >= LAST[1] + 4 {
+            return LAST.map(|at| os::u32_at(body, at)).into_iter().min().unwrap_or(0);
+        }
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    0
+}
+
 fn ask(fd: i32, tuple: &Tuple, wanted: Wanted) -> Result<Found, Miss> {
     let seq = shmring::sys::cycles() as u32;
-    netlink::send(fd, &request(tuple, 0, seq)).map_err(Miss::Unavailable)?;
-    let mut b = [0u8; 512];
+    netlink::send(fd, &request(tuple, wanted, 0, seq)).map_err(Miss::Unavailable)?;
+    let mut b = [0u8; 1024];
     for _ in 0..STRAY {
         let got = netlink::receive(fd, &mut b).map_err(Miss::Unavailable)?;
         if let Some(answer) = got.and_then(|b| parse(b, tuple, wanted, seq)) {
@@ -346,7 +399,7 @@ fn searched(home: &Home, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
 /// Whether a dump of `family`, filtered by `tuple`'s ports, has a held socket with this cookie.
 fn listed(fd: i32, family: i32, tuple: &Tuple, cookie: u64) -> Result<bool, i32> {
     let seq = shmring::sys::cycles() as u32;
-    let mut ask = request(tuple, netlink::DUMP, seq);
+    let mut ask = request(tuple, Wanted::Connection, netlink::DUMP, seq);
     ask[HEADER] = family as u8;
     netlink::send(fd, &ask)?;
     let mut held = false;

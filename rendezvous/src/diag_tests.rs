@@ -367,12 +367,16 @@ fn keep_alive_is_told() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let own = Tuple::of(client.as_raw_fd(), false).unwrap();
-    assert!(!find(&cache, &own).unwrap().keeps_alive);
-    let on: libc::c_int = 1;
-    // SAFETY: the value and its length.
-    let done = unsafe {
-        libc::setsockopt(client.as_raw_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, (&raw const on).cast(), 4)
+    let told = || [find(&cache, &own), find_program(&cache, &own)].map(|found| found.unwrap().keep_alive);
+    assert_eq!(told(), [KeepAlive::Off; 2]);
+    let set = |level, name, value: libc::c_int| {
+        // SAFETY: the value and its length.
+        let done = unsafe { libc::setsockopt(client.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
+        assert_eq!(done, 0);
     };
-    assert_eq!(done, 0);
-    assert!(find(&cache, &own).unwrap().keeps_alive);
+    set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 500);
+    let [KeepAlive::After(left), KeepAlive::After(chosen)] = told() else { panic!("{:?}", told()) };
+    // The kernel's clock ticks every ten milliseconds at most, and has done so once or twice meanwhile.
+    assert!(left <= 500_020 && chosen.abs_diff(500_000) <= 100, "{left} {chosen}");
 }

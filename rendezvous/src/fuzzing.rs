@@ -31,6 +31,7 @@ pub fn registry(data: &[u8]) {
 pub fn diag(data: &[u8]) {
     let tuple = Tuple { src: [1; 16], dst: [2; 16], sport: 3, dport: 4, scope: 0 };
     let _ = diag::parse(data, &tuple, diag::Wanted::Connection, 1);
+    let _ = diag::parse(data, &tuple, diag::Wanted::Program, 1);
     let _ = diag::parse(data, &tuple, diag::Wanted::Listener, 1);
     let _ = route::parse(data, 1);
 }

@@ -53,8 +53,8 @@ pub struct Conn {
     pub program_ended: bool,
     /// The remote host sends no more, and the program was told.
     pub remote_ended: bool,
-    /// The remote host is probed when the connection is idle, since the program's socket asks for that.
-    pub keeps_alive: bool,
+    /// After how many milliseconds the remote host is probed when the connection is idle, since the program's socket asks for that.
+    pub keep_alive: Option<u32>,
     /// Bytes from the program to the wire.
     pub sent: u64,
     /// Bytes from the wire to the program.
@@ -81,7 +81,7 @@ impl Conn {
             writable: false,
             program_ended: false,
             remote_ended: false,
-            keeps_alive: false,
+            keep_alive: None,
             sent: 0,
             received: 0,
             queued: false,

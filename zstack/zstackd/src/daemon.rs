@@ -13,6 +13,7 @@ use crate::front::{self, Front, Network, Wanted, Watch};
 use crate::policy::Policy;
 use crate::poller::{Event, Poller};
 use crate::relay;
+use crate::sysctl;
 use crate::wire::Wire;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -107,6 +108,7 @@ impl<P: Wire> Daemon<P> {
         stack.bridge = true;
         // The inner sockets hold back what their programs want held back.
         stack.tcp.nodelay = true;
+        stack.tcp = sysctl::with_keep_alive(stack.tcp);
         let options = stack.tcp;
         stack.limits.connections = config.connections.saturating_add(config.pending);
         if can.medium == Medium::Ethernet {

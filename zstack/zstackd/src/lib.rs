@@ -22,4 +22,5 @@ pub mod policy;
 pub mod poller;
 pub mod relay;
 pub mod syn;
+pub mod sysctl;
 pub mod wire;

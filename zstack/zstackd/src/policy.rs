@@ -4,7 +4,7 @@
 use crate::config::{Config, Programs, Range};
 use crate::flow::Flow;
 use crate::handed::Handed;
-use rendezvous::diag::{self, Cache, Found, Miss};
+use rendezvous::diag::{self, Cache, Found, KeepAlive, Miss};
 use rendezvous::home::Home;
 use rendezvous::registry::Kind;
 use rendezvous::{Tuple, tuple};
@@ -58,8 +58,8 @@ pub struct Program {
     pub asks: bool,
     /// A process holds it.
     pub holds: bool,
-    /// Its connection is to be probed when it is idle (SO_KEEPALIVE).
-    pub keeps_alive: bool,
+    /// Whether its connection is to be probed when it is idle, and after how long (SO_KEEPALIVE, TCP_KEEPIDLE).
+    pub keep_alive: KeepAlive,
 }
 
 /// How long what is known of a listener is believed. One that was closed meanwhile refuses all the same; the connections of a new
@@ -162,11 +162,11 @@ impl Policy {
     /// What the kernel says of a program's socket; `None`: it could not be asked.
     pub fn program(&self, flow: &Flow) -> Option<Program> {
         const SYN_SENT: u8 = 2;
-        match diag::find(&DIAG, &tuple_of(flow)) {
+        match diag::find_program(&DIAG, &tuple_of(flow)) {
             Ok(found) => {
-                Some(Program { asks: found.state == SYN_SENT, holds: found.is_held(), keeps_alive: found.keeps_alive })
+                Some(Program { asks: found.state == SYN_SENT, holds: found.is_held(), keep_alive: found.keep_alive })
             }
-            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, keeps_alive: false }),
+            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, keep_alive: KeepAlive::Off }),
             Err(_) => None,
         }
     }
@@ -248,7 +248,7 @@ mod tests {
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
         assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::Port));
         let policy = policy("", |_, _, _| true);
-        assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keeps_alive: false }));
+        assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keep_alive: KeepAlive::Off }));
         drop(client);
         assert!(!policy.program(&flow).unwrap().holds);
         let nobody = Flow { remote: "127.0.0.9:9".parse().unwrap(), ..flow };

@@ -523,3 +523,26 @@ fn who_does_not_read_learns_of_a_reset_too() {
         assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
     });
 }
+
+/// A remote host that is silent altogether is found out as soon as the program's own options and the namespace's settings say.
+#[test]
+fn keep_alive_goes_to_the_wire() {
+    need_root!();
+    bounded(LIMIT, || {
+        let mut world = World::split();
+        world.zstackd = None;
+        world.here.sysctl("ipv4/tcp_keepalive_intvl", "1");
+        world.here.sysctl("ipv4/tcp_keepalive_probes", "2");
+        world.start();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut probed = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+        let mut plain = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+        let (_server, _other) = (listener.accept().expect("a connection"), listener.accept().expect("a connection"));
+        let idle = socket2::TcpKeepalive::new().with_time(Duration::from_secs(1));
+        socket2::SockRef::from(&probed).set_tcp_keepalive(&idle).expect("keep-alive");
+        world.there.nft("table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 80 drop\n}\n}\n");
+        assert_eq!(probed.read(&mut [0; 8]).expect_err("nobody is there").kind(), ErrorKind::ConnectionReset);
+        plain.set_nonblocking(true).expect("nonblocking");
+        assert_eq!(plain.read(&mut [0; 8]).expect_err("it was not asked for").kind(), ErrorKind::WouldBlock);
+    });
+}

@@ -7,6 +7,7 @@ use crate::front::end_in_order;
 use crate::relay::Outcome;
 use crate::wire::Wire;
 use log::debug;
+use rendezvous::diag::KeepAlive;
 use std::cmp::Reverse;
 use std::os::fd::AsFd;
 use zstack::tcp::Options;
@@ -24,6 +25,9 @@ const AGAIN: u64 = 200_000;
 
 /// How long a program that reads nothing keeps a connection that broke off, in microseconds.
 pub(super) const PATIENCE: u64 = 3_000_000;
+
+/// By how much two answers of the kernel about the same timer may differ, in milliseconds.
+const COARSE: u32 = 50;
 
 impl<P: Wire> Daemon<P> {
     /// What follows from what [`relay::pump`](crate::relay::pump) has found.
@@ -148,7 +152,7 @@ impl<P: Wire> Daemon<P> {
                     return self.close_in_order(index);
                 }
                 if let Some(program) = program {
-                    self.keep_alive(index, program.keeps_alive);
+                    self.keep_alive(index, program.keep_alive);
                 }
                 self.look_in(index, LOOK);
             }
@@ -157,11 +161,19 @@ impl<P: Wire> Daemon<P> {
     }
 
     /// The remote host is probed as the program's kernel would probe it.
-    fn keep_alive(&mut self, index: usize, keepalive: bool) {
+    fn keep_alive(&mut self, index: usize, asked: KeepAlive) {
         let conn = &mut self.conns[index];
-        if conn.keeps_alive != keepalive {
-            conn.keeps_alive = keepalive;
-            self.endpoint.set_options(conn.outer, Options { keepalive, ..self.options });
+        let wanted = match asked {
+            KeepAlive::Unknown => return,
+            KeepAlive::Off => None,
+            // While a probe to our end is on its way its timer says less. The clock of the kernel's timers is a coarse one.
+            KeepAlive::After(idle) => Some(conn.keep_alive.filter(|known| idle <= known + COARSE).unwrap_or(idle)),
+        };
+        if conn.keep_alive != wanted {
+            conn.keep_alive = wanted;
+            let keepalive_idle = wanted.unwrap_or(self.options.keepalive_idle);
+            self.endpoint
+                .set_options(conn.outer, Options { keepalive: wanted.is_some(), keepalive_idle, ..self.options });
         }
     }
 
