@@ -75,8 +75,9 @@ fn run<P: Wire>(config: &Config, open: impl FnOnce() -> Result<P, String>) -> Re
     let port = within(config.port_namespace.as_deref(), open).and_then(|opened| opened).map_err(failed)?;
     log::info!("port: {}", port.describe());
     let control = format!("@culvert-zstackd-{}", std::process::id());
-    let mut daemon = Daemon::new(config, port, &control, membership::intends).map_err(failed)?;
+    // Before there is a way to it: a program that connects as soon as there is one says of its socket whose it is.
     let _serving = membership::serve(config, &control).map_err(failed)?;
+    let mut daemon = Daemon::new(config, port, &control, membership::intends).map_err(failed)?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
     front::drop_rights().map_err(|e| failed(e.to_string()))?;
     let result = daemon.run().map_err(failed);

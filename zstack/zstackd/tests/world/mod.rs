@@ -114,6 +114,15 @@ impl World {
         command
     }
 
+    /// The same of another user's.
+    pub fn run_here_as(&self, user: u32, program: &str) -> Command {
+        let mut command = self.here.command("setpriv");
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+        command.arg(culvert()).args(["run", "--path", "zstack", "--", program]);
+        command.env("CULVERT_DIR", registry()).stdin(Stdio::null());
+        command
+    }
+
     /// What `culvert stat` says of the programs here.
     pub fn stat(&self) -> String {
         let mut command = self.here.command(culvert().to_str().expect("a path"));
@@ -151,10 +160,16 @@ pub fn connect(namespace: &Namespace, address: SocketAddr) -> std::io::Result<Tc
 }
 
 /// The registry's directory: not this machine's.
-fn registry() -> PathBuf {
+pub fn registry() -> PathBuf {
     let directory = std::env::temp_dir().join(format!("zstackd-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
     directory
+}
+
+/// Lets programs of every user take part.
+pub fn open_to_all() {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(registry(), std::fs::Permissions::from_mode(0o1777)).expect("rights");
 }
 
 /// The command, with its library beside it.

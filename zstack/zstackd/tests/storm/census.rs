@@ -1,0 +1,77 @@
+//! What zstackd holds: before and after a storm it must be as much.
+
+use crate::world::World;
+use std::collections::BTreeMap;
+
+/// Counts, by what was counted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Census {
+    /// Descriptors, by what they are, apart from sockets.
+    pub fds: BTreeMap<String, usize>,
+    /// TCP sockets.
+    pub inner: usize,
+    /// Other sockets.
+    pub others: usize,
+    /// Mappings, and those of memfds among them.
+    pub maps: usize,
+    pub memfds: usize,
+    /// KiB.
+    pub resident: usize,
+    pub shared: usize,
+    /// Connections that it tells of.
+    pub connections: usize,
+    /// Sockets of the namespace that are neither listeners nor in TIME_WAIT.
+    pub sockets: usize,
+    /// Files in the registry's directory.
+    pub files: usize,
+}
+
+/// Of a descriptor: without its numbers.
+fn kind(link: &str) -> String {
+    link.split(['[', '(']).next().unwrap_or("").chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+impl Census {
+    pub fn take(world: &World) -> Census {
+        let pid = world.zstackd.as_ref().expect("zstackd").0.id();
+        let mut census = Census::default();
+        let tables = ["tcp", "tcp6"].map(|t| std::fs::read_to_string(format!("/proc/{pid}/net/{t}")).expect("sockets"));
+        let inodes = tables.iter().flat_map(|t| t.lines()).filter_map(|l| l.split_whitespace().nth(9));
+        let inodes: std::collections::HashSet<_> = inodes.collect();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten() {
+            let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+            let link = link.to_string_lossy();
+            match link.strip_prefix("socket:[").and_then(|l| l.strip_suffix(']')) {
+                Some(inode) if inodes.contains(inode) => census.inner += 1,
+                Some(_) => census.others += 1,
+                None => *census.fds.entry(kind(&link)).or_default() += 1,
+            }
+        }
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("mappings");
+        census.maps = maps.lines().count();
+        census.memfds = maps.lines().filter(|l| l.contains("/memfd:")).count();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        let number = |name: &str| {
+            let line = status.lines().find(|l| l.starts_with(name)).expect("a line");
+            line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+        };
+        (census.resident, census.shared) = (number("VmRSS:"), number("RssShmem:"));
+        let control = format!("@culvert-zstackd-{pid}");
+        census.connections = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer").len());
+        let sockets = world.here.run("ss -Htan state connected exclude time-wait");
+        census.sockets = sockets.lines().count();
+        census.files = std::fs::read_dir(crate::world::registry()).expect("a directory").count();
+        census
+    }
+
+    /// Fails if more is held than before.
+    pub fn is_as(&self, before: &Census) {
+        let told = || format!("before {before:?}\nafter  {self:?}");
+        assert_eq!((&self.fds, self.inner), (&before.fds, before.inner), "descriptors: {}", told());
+        // Boxes for answers of programs that are gone: sixteen at most, and as many lines to programs.
+        assert!(self.others <= before.others + 32, "sockets: {}", told());
+        assert_eq!((self.connections, self.sockets, self.memfds), (0, 0, before.memfds), "{}", told());
+        assert!(self.maps <= before.maps + 32 && self.files == before.files, "{}", told());
+        assert!(self.resident <= before.resident + 8192 && self.shared <= before.shared + 1024, "memory: {}", told());
+    }
+}
