@@ -6,7 +6,7 @@ use crate::raw::calls;
 use crate::raw::queue::{Building, Counters, Packet, Raw};
 use crate::sleep::Means;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zstack::payload::Buffer;
@@ -59,6 +59,8 @@ pub struct Queue {
     means: Means,
     fd: Option<OwnedFd>,
     counting: Counting,
+    /// The interrupt is on: it was asked for by [`Queue::lie_down`].
+    armed: bool,
     gone: bool,
     idle: u32,
     watched: Instant,
@@ -67,7 +69,7 @@ pub struct Queue {
 impl Queue {
     pub(crate) fn new(common: Arc<Common>, raw: Raw, number: u16, means: Means, fd: Option<OwnedFd>) -> Queue {
         let counting = fd.as_ref().filter(|_| means == Means::Interrupt).map_or(Counting::Not, counting);
-        Queue { common, raw, number, means, fd, counting, gone: false, idle: 0, watched: Instant::now() }
+        Queue { common, raw, number, means, fd, counting, armed: false, gone: false, idle: 0, watched: Instant::now() }
     }
 
     /// The device's name.
@@ -123,94 +125,104 @@ impl Queue {
         }
     }
 
+    /// Readable when a packet can be received, if that can be told: what to watch between [`Queue::lie_down`] and [`Queue::get_up`]. Watched
+    /// for edges it is enough, since `lie_down` looks for packets.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().filter(|_| matches!(self.means, Means::Interrupt | Means::Socket)).map(AsFd::as_fd)
+    }
+
     /// Sleeps until a packet can be received, the device is gone, one of `others` is ready, or `limit` is over (never, if there is none). A
     /// signal that the process handles may end it earlier.
     ///
     /// # Errors
     /// Those of ppoll(2), apart from EINTR.
     pub fn wait(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
+        let end = limit.map(|l| Instant::now() + l);
+        loop {
+            let most = self.lie_down();
+            let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
+            let (any, ready) = self.wait_once(others, left)?;
+            if self.get_up(ready) || any || most.is_zero() || end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether any descriptor, and whether the queue's own, is ready.
+    fn wait_once(&self, others: &mut [Interest<'_>], limit: Duration) -> io::Result<(bool, bool)> {
+        let (held, most) = self.raw.held();
+        let Some(fd) = self.fd() else { return Ok((wait_any(others, Some(limit))? > 0, false)) };
+        // While all buffers are in use a packet does not wake: whatever frees buffers has to.
+        let own = Interest { read: held < most, ..Interest::read(fd) };
+        let bell = self.common.post.bell(self.number).map(Interest::read);
+        let first = 1 + usize::from(bell.is_some());
+        let mut all: Vec<Interest<'_>> = std::iter::once(own).chain(bell).chain(others.iter().copied()).collect();
+        let any = wait_any(&mut all, Some(limit))? > 0;
+        for (other, answer) in others.iter_mut().zip(&all[first..]) {
+            other.ready = answer.ready;
+        }
+        Ok((any, all[0].ready))
+    }
+
+    /// Hands over what waits to be sent, and makes ready for a sleep on [`Queue::fd`] and on others' descriptors: how long it may be until
+    /// the next look, at most. Zero: something has come.
+    pub fn lie_down(&mut self) -> Duration {
         self.raw.burst();
         if self.gone || self.has_something() {
-            return wait_any(others, Some(Duration::ZERO)).map(drop);
+            return Duration::ZERO;
         }
         match self.means {
-            Means::Busy => wait_any(others, Some(Duration::ZERO)).map(drop),
-            Means::Nap => self.nap(others, limit),
-            Means::Interrupt | Means::Socket => self.sleep(others, limit),
-        }
-    }
-
-    /// Whether a packet has come, to this queue or by way of another.
-    fn has_something(&mut self) -> bool {
-        self.common.post.waits(self.number) || self.raw.look()
-    }
-
-    fn nap(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
-        let end = limit.map(|l| Instant::now() + l);
-        loop {
+            Means::Busy => Duration::ZERO,
             // The other end may come meanwhile.
-            let most = if self.raw.ethdev().is_up() { NAP } else { NAP_ALONE };
-            let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
-            if wait_any(others, Some(left))? > 0 || left.is_zero() || self.has_something() || self.is_gone() {
-                return Ok(());
+            Means::Nap => {
+                if self.raw.ethdev().is_up() {
+                    NAP
+                } else {
+                    NAP_ALONE
+                }
+            }
+            Means::Socket if self.raw.waiting() > 0 => NAP,
+            Means::Socket => DOZE,
+            Means::Interrupt => {
+                self.armed = self.raw.ethdev().arm(self.number);
+                // Something may have come before the interrupt was armed.
+                match self.armed {
+                    true if self.raw.look() => Duration::ZERO,
+                    true if self.raw.waiting() == 0 => DOZE,
+                    _ => NAP,
+                }
             }
         }
     }
 
-    fn sleep(&mut self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
-        let end = limit.map(|l| Instant::now() + l);
-        loop {
-            let left = end.map_or(DOZE, |end| end.saturating_duration_since(Instant::now()).min(DOZE));
-            if self.doze(others, left)? || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(());
-            }
-            // An XDP socket says nothing when its interface goes.
-            self.look_for_the_device();
-            if self.gone {
-                return Ok(());
-            }
+    /// What follows a sleep; `ready`: the queue's descriptor was. Whether something has come, or the device is gone.
+    pub fn get_up(&mut self, ready: bool) -> bool {
+        if self.means == Means::Nap {
+            return self.has_something() || self.is_gone();
         }
-    }
-
-    /// Sleeps once; whether something has come.
-    fn doze(&mut self, others: &mut [Interest<'_>], mut limit: Duration) -> io::Result<bool> {
-        let armed = self.means == Means::Interrupt && self.raw.ethdev().arm(self.number);
-        if self.raw.waiting() > 0 || self.means == Means::Interrupt && !armed {
-            limit = limit.min(NAP);
-        }
-        // Something may have come before the interrupt was armed.
-        if armed && self.raw.look() {
-            limit = Duration::ZERO;
-        }
-        let (held, most) = self.raw.held();
-        let (ready, any, trouble) = {
-            let fd = self.fd.as_ref().expect("a descriptor to sleep on").as_fd();
-            // While all buffers are in use a packet does not wake: whatever frees buffers has to.
-            let own = Interest { read: held < most, ..Interest::read(fd) };
-            let bell = self.common.post.bell(self.number).map(Interest::read);
-            let first = 1 + usize::from(bell.is_some());
-            let mut all: Vec<Interest<'_>> = std::iter::once(own).chain(bell).chain(others.iter().copied()).collect();
-            let any = wait_any(&mut all, Some(limit))? > 0;
-            for (other, answer) in others.iter_mut().zip(&all[first..]) {
-                other.ready = answer.ready;
-            }
-            let ready = all[0].ready;
-            (ready, any, ready && self.means == Means::Socket && calls::take_error(fd) != 0)
-        };
+        let mut trouble = false;
         if ready && let Some(fd) = &self.fd {
+            trouble = self.means == Means::Socket && calls::take_error(fd.as_fd()) != 0;
             match self.counting {
                 Counting::Not => {}
                 Counting::Itself => calls::drain(fd.as_fd()),
                 Counting::Watched => calls::drain_watched(fd.as_fd()),
             }
         }
-        if armed {
+        if std::mem::take(&mut self.armed) {
             self.raw.ethdev().disarm(self.number);
         }
-        if trouble || ready && !self.raw.look() {
+        let (held, most) = self.raw.held();
+        if trouble || ready && held < most && !self.raw.look() {
             self.look_for_the_device();
         }
-        Ok(any || limit.is_zero())
+        // An XDP socket says nothing when its interface goes.
+        ready || self.is_gone()
+    }
+
+    /// Whether a packet has come, to this queue or by way of another.
+    fn has_something(&mut self) -> bool {
+        self.common.post.waits(self.number) || self.raw.look()
     }
 
     /// Looks now and then.

@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::poller::{Event, Poller};
 use crate::relay;
 use crate::sysctl;
-use crate::wire::Wire;
+use crate::wire::{PORT, Wire};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rendezvous::registry::Kind;
@@ -33,7 +33,6 @@ use zstack_port::Clock;
 
 /// Tokens of what is watched beside inner sockets, whose tokens are smaller.
 const TUN: u64 = 1 << 63;
-const PORT: u64 = TUN + 1;
 const LISTENERS: u64 = TUN + 2;
 const SIGNALS: u64 = TUN + 3;
 const WATCH: u64 = TUN + 4;
@@ -160,9 +159,7 @@ impl<P: Wire> Daemon<P> {
             // By edges: while no descriptor is left for what waits there, nothing would be gained by being told again.
             poller.watch_edges(listener, LISTENERS).map_err(io("epoll_ctl"))?;
         }
-        if let Some(fd) = endpoint.port().fd() {
-            poller.watch(fd, PORT).map_err(io("epoll_ctl"))?;
-        }
+        endpoint.port().watch(&poller).map_err(io("epoll_ctl"))?;
         Ok(Daemon {
             endpoint,
             front,

@@ -4,7 +4,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// The timer's own token.
@@ -51,6 +51,14 @@ impl Poller {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
     }
 
+    /// Tells each time when something has come that can be read.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn watch_arrivals(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token))?)
+    }
+
     /// Tells each time when a descriptor can be read or written that could not be before.
     ///
     /// # Errors
@@ -58,11 +66,6 @@ impl Poller {
     pub fn watch_edges(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
-    }
-
-    /// Readable when there is something; for who sleeps on other things as well.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
     }
 
     /// Sleeps until a descriptor has something, at most `limit`, for ever without one. What there is goes behind `into`.

@@ -4,17 +4,24 @@ use crate::poller::{Event, Poller};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
+#[cfg(feature = "dpdk")]
+use std::time::Instant;
 use zstack::payload::Pinned;
 use zstack::port::{Medium, Port};
 use zstack_port::Device;
 
+/// The token of the port's descriptor.
+pub const PORT: u64 = (1 << 63) + 1;
+
 /// A port that can be slept on.
 pub trait Wire: Port<Buffer: Pinned> {
-    /// Readable when a packet can be received; `None`: [`Wire::sleep`] knows how to wait for one.
-    fn fd(&self) -> Option<BorrowedFd<'_>>;
+    /// Has the poller tell, with the token [`PORT`], when a packet can be received, if that can be told.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    fn watch(&self, poller: &Poller) -> io::Result<()>;
 
     /// Sleeps until a packet can be received, `poller` has something, or the limit is over (never, without one). What the poller has
     /// goes behind `events`.
@@ -38,8 +45,8 @@ pub trait Wire: Port<Buffer: Pinned> {
 }
 
 impl Wire for Device {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(std::os::fd::AsFd::as_fd(self))
+    fn watch(&self, poller: &Poller) -> io::Result<()> {
+        poller.watch(self, PORT)
     }
 
     fn kind(&self) -> &str {
@@ -54,16 +61,30 @@ impl Wire for Device {
 
 #[cfg(feature = "dpdk")]
 impl Wire for zstack_dpdk::Queue {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+    fn watch(&self, poller: &Poller) -> io::Result<()> {
+        self.fd().map_or(Ok(()), |fd| poller.watch_arrivals(fd, PORT))
     }
 
+    /// In epoll_wait, as for all other ports: a set that is itself waited for by poll(2) is one that the library, which hears of rings by it,
+    /// leaves to the kernel, with all that it watches.
     fn sleep(&mut self, poller: &mut Poller, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         // With nothing to wait for, the driver's way to sleep need not be prepared.
-        if limit != Some(Duration::ZERO) {
-            self.wait(&mut [zstack_port::Interest::read(poller.fd())], limit)?;
+        if limit == Some(Duration::ZERO) {
+            return poller.wait(limit, events);
         }
-        poller.wait(Some(Duration::ZERO), events)
+        let end = limit.map(|l| Instant::now() + l);
+        let before = events.len();
+        loop {
+            let most = self.lie_down();
+            let left = end.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
+            let waited = poller.wait(Some(left), events);
+            let come = self.get_up(events[before..].iter().any(|event| event.token == PORT));
+            waited?;
+            let over = most.is_zero() || end.is_some_and(|end| Instant::now() >= end);
+            if come || over || events.len() > before {
+                return Ok(());
+            }
+        }
     }
 
     fn mac(&self) -> Option<[u8; 6]> {
