@@ -6,9 +6,10 @@
 #![allow(unsafe_code)]
 
 mod crowd;
+mod remote;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,9 @@ pub enum Role {
         #[arg(long)]
         exchanges: u32,
     },
+    /// An end whose other end is on another host
+    #[command(subcommand)]
+    Remote(remote::Role),
     /// Both ends in one process: does a connection reach shared memory?
     SelfTest,
 }
@@ -117,17 +121,18 @@ pub enum Role {
 pub fn main(args: &WorkloadArgs) -> u8 {
     let result = match args.role.clone() {
         Role::EchoServer => echo_server(),
-        Role::EpollServer => epoll_server(),
+        Role::EpollServer => epoll_server(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
         Role::SelectServer => crowd::select_server(),
         Role::Hog => crowd::hog(),
         Role::RateClient { port, threads, connections, seconds } => {
             crowd::rate_client(port, threads, connections, Duration::from_secs(seconds.into()))
         }
-        Role::RttClient { port, size, seconds } => rtt_client(port, size, seconds),
+        Role::RttClient { port, size, seconds } => connect(port).and_then(|s| rtt_client(s, size, seconds)),
         Role::LoadClient { port, protocol, rate, connections, seconds } => {
             load_client(port, protocol, rate, connections, Duration::from_secs(seconds.into()))
         }
         Role::IdleClient { port, connections, exchanges } => idle_client(port, connections, exchanges),
+        Role::Remote(role) => remote::main(role),
         Role::SelfTest => self_test(),
     };
     match result {
@@ -176,8 +181,7 @@ fn exchange(s: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
     s.read_exact(buffer)
 }
 
-fn rtt_client(port: u16, size: usize, seconds: u32) -> io::Result<()> {
-    let mut s = connect(port)?;
+fn rtt_client(mut s: TcpStream, size: usize, seconds: u32) -> io::Result<()> {
     let mut buffer = vec![b'x'; size];
     for _ in 0..WARM_UP {
         exchange(&mut s, &mut buffer)?;
@@ -278,9 +282,9 @@ impl Epoll {
 
 const NO_EVENT: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
 
-fn epoll_server() -> io::Result<()> {
+fn epoll_server(at: SocketAddrV4) -> io::Result<()> {
     raise_descriptor_limit();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new()?;
     epoll.add(listener.as_raw_fd(), u64::MAX)?;

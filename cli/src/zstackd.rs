@@ -12,19 +12,17 @@ use crate::{exit, library, run};
 const NAME: &str = "zstackd";
 
 /// Names the binary.
-const VARIABLE: &str = "CULVERT_ZSTACKD";
+pub const VARIABLE: &str = "CULVERT_ZSTACKD";
 
 /// Runs zstackd; returns only if that failed, with the exit code.
 pub fn main(args: ZstackdArgs) -> u8 {
-    let named = std::env::var_os(VARIABLE);
-    let path =
-        match find(named.as_deref(), std::env::current_exe().ok().as_deref(), std::env::var_os("PATH").as_deref()) {
-            Ok(path) => path,
-            Err((code, e)) => {
-                eprintln!("culvert: {}", visible(&e));
-                return code;
-            }
-        };
+    let path = match locate() {
+        Ok(path) => path,
+        Err((code, e)) => {
+            eprintln!("culvert: {}", visible(&e));
+            return code;
+        }
+    };
     let library = match library::find(None) {
         Ok(path) => path,
         Err(e) => {
@@ -43,6 +41,12 @@ fn settings(spin: Option<OsString>) -> Vec<(OsString, OsString)> {
     let fixed = [("CULVERT_PATH", "shm"), ("CULVERT_STANDIN", "1"), ("CULVERT_PEERS", "any"), ("CULVERT_EAGER", "0")];
     let fixed = fixed.map(|(k, v)| (k.into(), v.into()));
     fixed.into_iter().chain([("CULVERT_SPIN".into(), spin.unwrap_or("auto".into()))]).collect()
+}
+
+/// Where the binary is, or the exit code and the reason.
+pub fn locate() -> Result<PathBuf, (u8, String)> {
+    let named = std::env::var_os(VARIABLE);
+    find(named.as_deref(), std::env::current_exe().ok().as_deref(), std::env::var_os("PATH").as_deref())
 }
 
 /// The binary: the one that the variable names, or else beside this command, or on PATH.

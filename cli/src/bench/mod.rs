@@ -4,7 +4,9 @@
 //! reproduced by hand is in bench/README.md.
 
 mod procs;
+mod remote;
 mod report;
+mod row;
 mod rows;
 
 use serde_json::json;
@@ -14,7 +16,7 @@ use crate::visible::visible;
 use crate::{exit, library};
 use procs::{Scratch, Side};
 use report::Outcome;
-use rows::{ROWS, Row, Setup};
+use row::{Row, Setup};
 
 /// Runs `culvert bench`.
 pub fn main(args: &BenchArgs) -> u8 {
@@ -57,19 +59,25 @@ fn list(rows: &[&Row], as_json: bool) {
         let all: Vec<_> = rows.iter().map(|r| json!({ "id": r.id, "title": r.title, "programs": r.needs })).collect();
         println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
     } else {
-        rows.iter().for_each(|r| println!("{:<14} {}", r.id, r.title));
+        rows.iter().for_each(|r| println!("{:<18} {}", r.id, r.title));
     }
 }
 
-/// The rows named, in the table's order; `cpu` and `remote` stand for all that begin so.
+/// All rows, in the table's order.
+fn all() -> impl Iterator<Item = &'static Row> {
+    rows::ROWS.iter().chain(remote::ROWS)
+}
+
+/// The rows named, in the table's order; `cpu`, `remote` and `zstack` stand for all that begin so, `local` for all whose both ends are here.
 fn choose(names: &[String]) -> Result<Vec<&'static Row>, String> {
-    let stands_for = |name: &str, row: &Row| {
-        row.id == name
-            || row.id.strip_prefix(name).is_some_and(|rest| ["cpu", "remote"].contains(&name) && rest.starts_with('-'))
+    let stands_for = |name: &str, row: &Row| match name {
+        "local" => rows::ROWS.iter().any(|r| r.id == row.id),
+        "cpu" | "remote" | "zstack" => row.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')),
+        _ => row.id == name,
     };
-    match names.iter().find(|n| !ROWS.iter().any(|r| stands_for(n, r))) {
+    match names.iter().find(|n| !all().any(|r| stands_for(n, r))) {
         Some(unknown) => Err(unknown.clone()),
-        None => Ok(ROWS.iter().filter(|r| names.is_empty() || names.iter().any(|n| stands_for(n, r))).collect()),
+        None => Ok(all().filter(|r| names.is_empty() || names.iter().any(|n| stands_for(n, r))).collect()),
     }
 }
 
@@ -77,11 +85,15 @@ fn measure(row: &Row, setup: &Setup, rounds: u32) -> Outcome {
     if let Some(missing) = row.needs.iter().find(|n| procs::find_program(n).is_none()) {
         return Outcome::skipped(row, format!("{missing} is not installed"));
     }
+    if let Some(why) = row.equipment.iter().find_map(|what| remote::missing(setup, *what)) {
+        return Outcome::skipped(row, why);
+    }
     let (mut kernel, mut culvert) = (Vec::new(), Vec::new());
-    for round in 0..rounds * row.rounds {
-        eprint!("\r{:<14} {}/{} ", row.id, round + 1, rounds * row.rounds);
+    let rounds = (rounds * row.rounds).min(row.most);
+    for round in 0..rounds {
+        eprint!("\r{:<18} {}/{rounds} ", row.id, round + 1);
         for side in report::order(round) {
-            let sample = row.sample(setup, side);
+            let sample = (row.run)(setup, side);
             procs::leave_to_signal();
             match sample {
                 Ok(s) => if side == Side::Kernel { &mut kernel } else { &mut culvert }.push(s),
@@ -119,11 +131,20 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_unique() {
+        let ids: std::collections::BTreeSet<_> = all().map(|r| r.id).collect();
+        assert_eq!(ids.len(), all().count());
+    }
+
+    #[test]
     fn rows_are_chosen_by_name() {
-        assert_eq!(ids(&[]).unwrap().len(), ROWS.len());
+        assert_eq!(ids(&[]).unwrap().len(), all().count());
         assert_eq!(ids(&["nginx", "rtt"]).unwrap(), ["rtt", "nginx"]);
         assert_eq!(ids(&["cpu"]).unwrap(), ["cpu-echo", "cpu-redis", "cpu-nginx", "cpu-iperf"]);
         assert_eq!(ids(&["remote"]).unwrap(), ["remote-client", "remote-server"]);
+        let zstack = ids(&["zstack"]).unwrap();
+        assert_eq!(zstack, remote::ROWS.iter().map(|r| r.id).collect::<Vec<_>>());
+        assert_eq!([ids(&["local"]).unwrap(), zstack].concat(), ids(&[]).unwrap());
         assert_eq!(ids(&["rtt", "speed"]).unwrap_err(), "speed");
     }
 }

@@ -163,7 +163,12 @@ impl Job {
     }
 
     /// Waits until `ready` says so, as long as the program lives and patience lasts.
-    pub fn wait_until<T>(&mut self, mut ready: impl FnMut(&Job) -> Option<T>) -> io::Result<T> {
+    pub fn wait_until<T>(&mut self, ready: impl FnMut(&Job) -> Option<T>) -> io::Result<T> {
+        self.wait_longer(PATIENCE, ready)
+    }
+
+    /// The same with another patience.
+    pub fn wait_longer<T>(&mut self, patience: Duration, mut ready: impl FnMut(&Job) -> Option<T>) -> io::Result<T> {
         let begin = Instant::now();
         loop {
             if let Some(value) = ready(self) {
@@ -173,7 +178,7 @@ impl Job {
             if self.ended(Duration::from_millis(10))? {
                 return Err(self.complain("ended early"));
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > patience {
                 return Err(self.complain("did not get ready"));
             }
         }
@@ -205,11 +210,14 @@ impl Job {
         Ok(unsafe { libc::poll(&mut poll, 1, timeout.as_millis() as i32) } == 1)
     }
 
-    /// Waits for it to end by itself, at most `expected` and some patience.
+    /// Waits for it to end by itself, at most `expected` and some patience, however it ends.
+    pub fn end(&mut self, expected: Duration) -> io::Result<()> {
+        if self.ended(expected + PATIENCE)? { Ok(()) } else { Err(self.complain("did not end")) }
+    }
+
+    /// The same for one that is to end with status 0.
     pub fn finish(mut self, expected: Duration) -> io::Result<Finished> {
-        if !self.ended(expected + PATIENCE)? {
-            return Err(self.complain("did not end"));
-        }
+        self.end(expected)?;
         let (mut status, mut usage) = (0, zero_usage());
         // SAFETY: both outlive the call; the child is ours and not reaped yet.
         if unsafe { libc::wait4(self.pid() as i32, &mut status, 0, &mut usage) } < 0 {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::procs::Side;
-use super::rows::{Floor, Row, Sample};
+use super::row::{Floor, Row, Sample};
 use crate::stat::columns;
 
 /// CPU that "no CPU" allows: a thousandth of one processor, microseconds per second. Below that lies what
@@ -31,6 +31,9 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// Why nothing was measured.
     pub skipped: Option<String>,
+    /// Whether the details are shown to people as well.
+    #[serde(skip)]
+    detailed: bool,
 }
 
 /// Whether a row reached its floor.
@@ -44,6 +47,8 @@ pub enum Verdict {
     WithinNoise,
     /// It did not.
     NotMet,
+    /// There is none to be reached.
+    Reported,
 }
 
 /// One side of a row: medians over the rounds.
@@ -127,6 +132,7 @@ impl Outcome {
             met: None,
             verdict: None,
             skipped: Some(why),
+            detailed: row.detailed,
         }
     }
 
@@ -144,15 +150,20 @@ impl Outcome {
             }
             Floor::Less => c.value < k.value,
             Floor::Extra(n) => c.value - k.value <= n && c.cpu_us_per_operation - k.cpu_us_per_operation <= NO_CPU,
+            Floor::AtMost(value, cpu) => c.value <= value && c.cpu_us_per_operation <= cpu,
+            Floor::Same(within) => c.value == k.value && same(&k.details, &c.details, within),
+            Floor::Reported => true,
         };
         let parity = matches!(row.floor, Floor::Times(n) | Floor::TimesAndCpu(n) if n <= 1.0);
         let verdict = match () {
             () if !ratio.is_finite() => Verdict::NotMet,
+            () if row.floor == Floor::Reported => Verdict::Reported,
             () if reached(0.0, 0.0) => Verdict::Met,
             () if parity && reached(noise, cpu_noise) => Verdict::WithinNoise,
             () => Verdict::NotMet,
         };
-        let ratio = (!matches!(row.floor, Floor::Extra(_)) && ratio.is_finite()).then_some(ratio);
+        let absolute = matches!(row.floor, Floor::Extra(_) | Floor::AtMost(..) | Floor::Same(_));
+        let ratio = (!absolute && ratio.is_finite()).then_some(ratio);
         Outcome {
             kernel: Some(k),
             culvert: Some(c),
@@ -165,12 +176,25 @@ impl Outcome {
     }
 }
 
+/// Whether all details are the kernel's: times, whose names end so, nearly, and others exactly.
+fn same(kernel: &BTreeMap<&str, f64>, culvert: &BTreeMap<&str, f64>, within: f64) -> bool {
+    let alike = |name: &str, k: f64, c: f64| match name.ends_with("_ms") {
+        true => (c - k).abs() <= within + k / 20.0,
+        false => c == k,
+    };
+    kernel.len() == culvert.len()
+        && kernel.iter().all(|(name, k)| culvert.get(name).is_some_and(|c| alike(name, *k, *c)))
+}
+
 fn words(floor: Floor, unit: &str) -> String {
     match floor {
-        Floor::Times(n) => format!(">= {n}x"),
+        Floor::Times(n) => format!(">= {}x", (n * 1000.0).round() / 1000.0),
         Floor::TimesAndCpu(n) => format!(">= {n}x, no more CPU"),
         Floor::Less => "below the kernel".into(),
         Floor::Extra(n) => format!("<= {n} {unit} more, no CPU"),
+        Floor::AtMost(value, cpu) => format!("<= {value} {unit}, <= {cpu} us CPU"),
+        Floor::Same(within) => format!("errno equal, time within {within} ms"),
+        Floor::Reported => "none".into(),
     }
 }
 
@@ -196,12 +220,19 @@ pub fn table(outcomes: &[Outcome]) -> String {
                 Some(Verdict::Met) => "met",
                 Some(Verdict::WithinNoise) => "within noise",
                 Some(Verdict::NotMet) => "NOT MET",
+                Some(Verdict::Reported) => "reported",
                 None => "skipped",
             }
             .into(),
             cpu(&o.kernel),
             cpu(&o.culvert),
         ]);
+        for (side, summary) in [("kernel", &o.kernel), ("culvert", &o.culvert)] {
+            if let Some(summary) = summary.as_ref().filter(|s| o.detailed && !s.details.is_empty()) {
+                let all = summary.details.iter().map(|(name, v)| format!("{name} {}", figure(*v)));
+                notes += &format!("  {} {side}: {}\n", o.id, all.collect::<Vec<_>>().join(", "));
+            }
+        }
         if let Some(why) = &o.skipped {
             notes += &format!("  {} skipped: {why}\n", o.id);
         }
@@ -214,17 +245,18 @@ fn figure(v: f64) -> String {
     match v {
         _ if v >= 100.0 => format!("{v:.0}"),
         _ if v >= 1.0 => format!("{v:.2}"),
+        0.0 => "0".into(),
         _ => format!("{v:.3}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::rows::ROWS;
+    use super::super::{remote, rows};
     use super::*;
 
     fn row(id: &str) -> &'static Row {
-        ROWS.iter().find(|r| r.id == id).unwrap()
+        rows::ROWS.iter().chain(remote::ROWS).find(|r| r.id == id).unwrap()
     }
 
     fn samples(values: &[f64], cpu: f64) -> Vec<Sample> {
@@ -287,6 +319,30 @@ mod tests {
         };
         assert_eq!(verdict(&[80.0, 81.0, 79.0, 80.0], &[82.0, 79.0, 79.0, 82.0]), Verdict::WithinNoise);
         assert_eq!(verdict(&[80.0, 80.0, 80.0, 80.0], &[81.0, 81.0, 81.0, 81.0]), Verdict::NotMet);
+    }
+
+    #[test]
+    fn absolute_floors_and_none() {
+        assert!(met("zstack-idle", (900.0, 0.0), (16_384.0, 5_000.0)));
+        assert!(
+            !met("zstack-idle", (900.0, 0.0), (16_385.0, 0.0)) && !met("zstack-idle", (900.0, 0.0), (9.0, 5_001.0))
+        );
+        let redis = Outcome::measured(row("zstack-redis"), &samples(&[9.0], 1.0), &samples(&[1.0], 9.0));
+        assert_eq!((redis.verdict, redis.met), (Some(Verdict::Reported), Some(true)));
+    }
+
+    #[test]
+    fn the_same_errno_in_the_same_time() {
+        let sample = |errno: f64, ms: f64| {
+            let details = BTreeMap::from([("silent_errno", errno), ("silent_ms", ms)]);
+            vec![Sample { value: 3.0, cpu: 1.0, details }]
+        };
+        let met =
+            |errno, ms| Outcome::measured(row("zstack-truth"), &sample(110.0, 3000.0), &sample(errno, ms)).met.unwrap();
+        assert!(met(110.0, 3150.0) && met(110.0, 2850.0));
+        assert!(!met(111.0, 3000.0) && !met(110.0, 3200.0) && !met(110.0, 2800.0));
+        let fewer = [Sample { value: 3.0, cpu: 1.0, ..Sample::default() }];
+        assert_eq!(Outcome::measured(row("zstack-truth"), &sample(110.0, 3000.0), &fewer).met, Some(false));
     }
 
     #[test]

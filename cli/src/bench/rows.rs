@@ -1,82 +1,13 @@
-//! The rows: what each one runs, what it measures, and the floor it must reach.
+//! The rows whose both ends are here: what each one runs, what it measures, and the floor it must reach.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::procs::{Job, Side, find_program, free_port};
+use super::procs::{Job, Side, free_port};
+use super::row::{BLANK, Floor, Row, Sample, Setup, json, number, per_op, program, workload};
 use crate::stat;
-
-/// What must hold for a row.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Floor {
-    /// Culvert is at least this many times better than the kernel.
-    Times(f64),
-    /// The same, and it needs no more CPU per operation.
-    TimesAndCpu(f64),
-    /// Culvert needs less than the kernel.
-    Less,
-    /// Culvert's value exceeds the kernel's by at most this, and its CPU by next to nothing.
-    Extra(f64),
-}
-
-/// One line of the table.
-pub struct Row {
-    /// Name on the command line.
-    pub id: &'static str,
-    /// What it is.
-    pub title: &'static str,
-    /// Unit of its value.
-    pub unit: &'static str,
-    /// More is better; otherwise less is.
-    pub higher_is_better: bool,
-    /// See [`Floor`].
-    pub floor: Floor,
-    /// What one operation is, for the CPU columns.
-    pub operation: &'static str,
-    /// Rounds are multiplied by this: small differences need more of them.
-    pub rounds: u32,
-    /// Programs that it runs.
-    pub needs: &'static [&'static str],
-    run: fn(&Setup, Side) -> io::Result<Sample>,
-}
-
-/// One measurement of one side.
-#[derive(Clone, Debug, Default)]
-pub struct Sample {
-    /// In the row's unit.
-    pub value: f64,
-    /// CPU time of both ends per operation, microseconds.
-    pub cpu: f64,
-    /// More figures, by name.
-    pub details: BTreeMap<&'static str, f64>,
-}
-
-/// What the rows need to know.
-pub struct Setup<'a> {
-    /// libculvert.so.
-    pub library: &'a Path,
-    /// For files.
-    pub scratch: &'a Path,
-    /// Length of a measurement.
-    pub seconds: u32,
-}
-
-const BLANK: Row = Row {
-    id: "",
-    title: "",
-    unit: "",
-    higher_is_better: true,
-    floor: Floor::Less,
-    operation: "",
-    rounds: 1,
-    needs: &[],
-    run: rtt,
-};
 
 /// In the order of the table.
 pub const ROWS: &[Row] = &[
@@ -251,51 +182,12 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
-const REDIS: &[&str] = &["redis-server", "redis-benchmark"];
-const NGINX: &[&str] = &["nginx", "wrk"];
+/// What redis rows run.
+pub const REDIS: &[&str] = &["redis-server", "redis-benchmark"];
+/// What nginx rows run.
+pub const NGINX: &[&str] = &["nginx", "wrk"];
 /// The file that nginx serves, bytes.
 const FILE: usize = 600;
-
-impl Row {
-    /// Measures one side once.
-    pub fn sample(&self, setup: &Setup, side: Side) -> io::Result<Sample> {
-        (self.run)(setup, side)
-    }
-}
-
-impl Setup<'_> {
-    fn start(&self, command: Command, side: Side) -> io::Result<Job> {
-        Job::start(command, (side == Side::Culvert).then_some(self.library), self.scratch)
-    }
-
-    fn length(&self) -> Duration {
-        Duration::from_secs(self.seconds.into())
-    }
-}
-
-fn program(name: &str) -> io::Result<Command> {
-    find_program(name).map(Command::new).ok_or_else(|| io::Error::other(format!("{name} is not installed")))
-}
-
-fn workload(args: &[&str]) -> Command {
-    // Not /proc/self/exe: the name of a program is what its error messages begin with.
-    let mut c = Command::new(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")));
-    c.arg("workload").args(args);
-    c
-}
-
-fn json(text: &str) -> io::Result<Value> {
-    serde_json::from_str(text).map_err(|e| io::Error::other(format!("output not understood ({e}): {text}")))
-}
-
-fn number(v: &Value) -> io::Result<f64> {
-    v.as_f64().ok_or_else(|| io::Error::other("output lacks a figure"))
-}
-
-/// Microseconds of CPU per operation.
-fn per_op(cpu: Duration, operations: f64) -> f64 {
-    cpu.as_secs_f64() * 1e6 / operations.max(1.0)
-}
 
 fn rtt(s: &Setup, side: Side) -> io::Result<Sample> {
     rtt_with(s, side, "auto")
@@ -362,7 +254,7 @@ fn redis(s: &Setup, server_side: Side, client_side: Side, pipeline: u32) -> io::
 }
 
 /// SET's and GET's rate in `redis-benchmark --csv`.
-fn parse_redis(output: &str) -> io::Result<(f64, f64)> {
+pub fn parse_redis(output: &str) -> io::Result<(f64, f64)> {
     let rate = |name: &str| {
         let line = output.lines().find_map(|l| l.strip_prefix(&format!("\"{name}\",\"")))?;
         line.split('"').next()?.parse::<f64>().ok().filter(|r| *r > 0.0)
@@ -403,7 +295,7 @@ fn nginx(s: &Setup, side: Side, close: bool) -> io::Result<Sample> {
 }
 
 /// Number of requests, and their rate. Errors of any kind void the measurement.
-fn parse_wrk(output: &str) -> io::Result<(f64, f64)> {
+pub fn parse_wrk(output: &str) -> io::Result<(f64, f64)> {
     let bad = |why: &str| io::Error::other(format!("wrk: {why}: {output}"));
     if output.contains("Non-2xx") || output.contains("Socket errors") {
         return Err(bad("requests failed"));
@@ -508,12 +400,6 @@ fn idle(s: &Setup, side: Side) -> io::Result<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_unique() {
-        let ids: std::collections::BTreeSet<_> = ROWS.iter().map(|r| r.id).collect();
-        assert_eq!(ids.len(), ROWS.len());
-    }
 
     #[test]
     fn redis_benchmarks_output_is_read() {

@@ -1,0 +1,148 @@
+//! The engine alone, in the command `zstack`, beside the same command (or nginx) on the kernel's sockets. The other end is the kernel's.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::super::procs::{Job, Side};
+use super::super::row::{Sample, Setup, json, number};
+use super::lab::{Device, FAR, NEAR, Namespace, Wire, zstack};
+use super::web::{FILE, Site, nginx, wrk};
+
+/// Port of the perf servers.
+const PERF: u16 = 5001;
+
+fn tool(port: &str, words: &[&str]) -> io::Result<Command> {
+    let mut c = zstack()?;
+    c.args(["--port", port]).args(words);
+    Ok(c)
+}
+
+/// A wire, and what `--port` of the near end is.
+fn near(s: &Setup, side: Side, device: Device, more: &str) -> io::Result<(Wire, String)> {
+    Ok(match side {
+        Side::Kernel => (Wire::of_kernels(s)?, "kernel".into()),
+        Side::Culvert => (Wire::new(s)?, device.with_address(more)),
+    })
+}
+
+fn perf(s: &Setup, from: &Namespace, port: &str, to: SocketAddrV4, mode: &str) -> io::Result<Value> {
+    let (to, seconds) = (to.to_string(), s.seconds.to_string());
+    let words = ["perf", "--json", "--mode", mode, "--seconds", &seconds, "--connect", &to];
+    json(&from.start(s, tool(port, &words)?)?.finish(s.length())?.output)
+}
+
+fn perf_server(s: &Setup, on: &Namespace, port: &str) -> io::Result<Job> {
+    on.start(s, tool(port, &["perf", "--listen", &PERF.to_string()])?)
+}
+
+/// MiB for a CPU second of the near end, to or from a kernel.
+pub fn throughput(s: &Setup, side: Side, device: Device, mode: &str) -> io::Result<Sample> {
+    let (wire, port) = near(s, side, device, "")?;
+    let to = SocketAddrV4::new(FAR, PERF);
+    let _server = perf_server(s, &wire.far, "kernel")?;
+    wire.far.knock(s, to)?;
+    let answer = perf(s, &wire.near, &port, to, mode)?;
+    let mib = number(&answer["bytes"])? / f64::from(1 << 20);
+    let (ours, theirs) = (number(&answer["client_cpu_s"]["total"])?, number(&answer["server_cpu_s"]["total"])?);
+    Ok(Sample {
+        value: mib / ours,
+        cpu: (ours + theirs) * 1e6 / mib,
+        details: BTreeMap::from([
+            ("mib_per_s", number(&answer["mib_per_s"])?),
+            ("near_cpu_us", ours * 1e6 / mib),
+            ("far_cpu_us", theirs * 1e6 / mib),
+        ]),
+    })
+}
+
+/// MiB for a CPU second of both ends: two engines and memif, or two kernels and a veth.
+pub fn memif(s: &Setup, side: Side) -> io::Result<Sample> {
+    let to = SocketAddrV4::new(FAR, PERF);
+    let (wire, answer);
+    let _server;
+    if side == Side::Kernel {
+        wire = Wire::of_kernels(s)?;
+        _server = perf_server(s, &wire.far, "kernel")?;
+        wire.far.knock(s, to)?;
+        answer = perf(s, &wire.near, "kernel", to, "upload")?;
+    } else {
+        wire = Wire::new(s)?;
+        let socket = s.scratch.join("memif.sock");
+        let port = |role: &str, address| {
+            format!(
+                "dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no,memory=none,addr={address}/24",
+                socket.display()
+            )
+        };
+        let mut server = perf_server(s, &wire.far, &port("server", FAR))?;
+        server.wait_until(|job| listens(job, &socket).then_some(()))?;
+        _server = server;
+        answer = perf(s, &wire.near, &port("client", NEAR), to, "upload")?;
+    }
+    let mib = number(&answer["bytes"])? / f64::from(1 << 20);
+    let both = number(&answer["client_cpu_s"]["total"])? + number(&answer["server_cpu_s"]["total"])?;
+    let details = BTreeMap::from([("mib_per_s", number(&answer["mib_per_s"])?)]);
+    Ok(Sample { value: mib / both, cpu: both * 1e6 / mib, details })
+}
+
+/// Whether somebody in a program's network namespace listens at a Unix socket (proc(5): the flag __SO_ACCEPTCON).
+fn listens(job: &Job, socket: &Path) -> bool {
+    let text = fs::read_to_string(format!("/proc/{}/net/unix", job.pid())).unwrap_or_default();
+    let socket = socket.to_string_lossy();
+    text.lines().any(|l| l.ends_with(&*socket) && l.split_ascii_whitespace().nth(3) == Some("00010000"))
+}
+
+/// Microseconds of a round trip of 64 bytes to a kernel.
+pub fn round_trip(s: &Setup, side: Side, sleep: &str) -> io::Result<Sample> {
+    let (wire, port) = near(s, side, Device::AfPacket, &format!(",sleep={sleep}"))?;
+    let to = SocketAddrV4::new(FAR, PERF);
+    let _server = perf_server(s, &wire.far, "kernel")?;
+    wire.far.knock(s, to)?;
+    let answer = perf(s, &wire.near, &port, to, "exchange")?;
+    let (ours, theirs) =
+        (number(&answer["client_cpu_us_per_exchange"])?, number(&answer["server_cpu_us_per_exchange"])?);
+    Ok(Sample {
+        value: number(&answer["latency_us"]["p50"])?,
+        cpu: ours + theirs,
+        details: BTreeMap::from([
+            ("p99_us", number(&answer["latency_us"]["p99"])?),
+            ("near_cpu_us", ours),
+            ("far_cpu_us", theirs),
+        ]),
+    })
+}
+
+/// Requests for a CPU second of the server: `zstack http`, or nginx on the kernel.
+pub fn http(s: &Setup, side: Side, device: Device) -> io::Result<Sample> {
+    let (wire, port) = near(s, side, device, "")?;
+    let at = SocketAddrV4::new(NEAR, 80);
+    let www = s.scratch.join("www");
+    fs::create_dir_all(&www)?;
+    fs::write(www.join("1k"), [b'a'; FILE])?;
+    let server = if side == Side::Kernel {
+        nginx(s, &Site::Near(&wire.near))?
+    } else {
+        let root = www.display().to_string();
+        wire.near.start(s, tool(&port, &["http", "--listen", "80", &root])?)?
+    };
+    wire.far.knock(s, at)?;
+    wrk(s, &wire.far, "1k", 64, || server.cpu())
+}
+
+/// Microseconds of CPU that a device takes to send a frame with an IP packet of 92 bytes that the kernel at the other end drops at once.
+pub fn bare(s: &Setup, device: Device) -> io::Result<f64> {
+    let wire = Wire::new(s)?;
+    // Its other end is told to bare by an address that the driver need not know.
+    let port = format!("{},gateway={FAR}", device.with_address(""));
+    let done = wire
+        .near
+        .start(s, tool(&port, &["bare", "--json", "--size", "92", "--seconds", "0.5"])?)?
+        .finish(s.length())?;
+    number(&json(&done.output)?["written_cpu_us"])
+}
