@@ -43,9 +43,12 @@ pub const NETWORK: &[&str] = &["iputils-ping", "ethtool", "strace", "tcpdump"];
 
 /// The packages in which `programs` are.
 pub fn packages_of(programs: &[String]) -> Vec<&'static str> {
+    let all = [PROGRAMS, NETWORK].concat();
     let package = |program: &String| match program.as_str() {
         "redis-benchmark" => "redis-tools",
-        name => *PROGRAMS.iter().find(|p| **p == name).unwrap_or_else(|| panic!("{name}: of which package?")),
+        "ip" => "iproute2",
+        "unshare" | "nsenter" => "util-linux",
+        name => *all.iter().find(|p| **p == name).unwrap_or_else(|| panic!("{name}: of which package?")),
     };
     let mut all: Vec<_> = programs.iter().map(package).collect();
     all.sort_unstable();

@@ -7,6 +7,7 @@ mod junit;
 mod model_checking;
 mod step;
 mod suite;
+mod with_dpdk;
 mod zstack_demo;
 
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ cargo xtask CHORE
   nightly                   the same in hours: models in full, all of CPython's tests, long random runs
   demo [--full | ROW...]    redis, nginx and iperf3, native beside culvert, in two minutes
                             (--full: every row of the benchmark, in ten)
-  demo zstack               the Z-stack engine's HTTP server and perf beside the kernel's sockets, with curl and wrk
-                            in another network namespace, in two minutes
+  demo zstack               nginx and redis behind zstackd on a DPDK port, and the engine's HTTP server and perf, beside
+                            the kernel's TCP, with clients in another network namespace, in three minutes
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
   miri                      run the tests of the shared memory and of the engine under Miri
@@ -121,7 +122,7 @@ const DEMO: &[&str] = &["rtt", "rtt-nospin", "redis-p1", "redis-p16", "nginx", "
 fn demo(words: &[&str]) -> bool {
     let args: Vec<&str> = match words {
         [] => [DEMO, &["--rounds", "3", "--seconds", "1"]].concat(),
-        ["--full"] => vec![],
+        ["--full"] => vec!["local"],
         rows => rows.to_vec(),
     };
     bench(&[&args[..], &["--check"]].concat()) & (installed(&["redis-p1"]) && show_stat())
@@ -166,11 +167,17 @@ fn show_stat() -> bool {
 
 /// Builds, installs what the rows in `args` need, and measures them.
 fn bench(args: &[&str]) -> bool {
-    if !build(&mut Tally::default()) || !installed(args) {
+    // All rows, or some of those with another host.
+    let all = args.iter().all(|arg| arg.starts_with("--") || arg.parse::<u32>().is_ok());
+    let dpdk = (all || args.iter().any(|arg| arg.starts_with("zstack"))) && !args.contains(&"--list");
+    if !build(&mut Tally::default()) || !installed(args) || dpdk && !with_dpdk::ready() {
         return false;
     }
     let mut c = Command::new(culvert());
     c.arg("bench").args(args);
+    if dpdk {
+        c.env(with_dpdk::ZSTACK.0, with_dpdk::zstack()).env(with_dpdk::ZSTACKD.0, with_dpdk::zstackd());
+    }
     println!("\n# {}\n", step::show(&c));
     status(c)
 }

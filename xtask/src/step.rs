@@ -197,6 +197,12 @@ pub fn capture(command: &mut Command, limit: Duration, mut line: impl FnMut(&str
     child.wait().map(|s| s.success()).map_err(|e| e.to_string())
 }
 
+/// Sends a signal to a process that this one has started.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: kill touches no memory; the caller has not reaped the process, or its parent has not.
+    unsafe { libc::kill(pid as i32, signal) };
+}
+
 fn kill_group(group: u32) {
     // SAFETY: kill touches no memory; the group was made for the child, which has not been reaped.
     unsafe { libc::kill(-(group as i32), libc::SIGKILL) };
