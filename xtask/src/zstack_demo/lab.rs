@@ -13,8 +13,9 @@ const FILES_OF: &str = "zstack-demo-";
 /// How long something may take that takes moments.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Removes its directory, the first argument, when it is told to end or this process ends.
-const KEEPER: &str = "trap 'kill $!; rm -rf \"$0\"; exit' TERM INT HUP; sleep \"$1\" & wait; rm -rf \"$0\"";
+/// Makes a directory, the first argument, and removes it when it is told to end or this process ends.
+const KEEPER: &str =
+    "trap 'kill $!; rm -rf \"$0\"; exit' TERM INT HUP; sleep \"$1\" & mkdir \"$0\"; wait; rm -rf \"$0\"";
 
 /// A program that gets a signal when this process ends, even if this process is killed.
 fn bound(signal: &str, program: impl AsRef<OsStr>) -> Command {
@@ -143,13 +144,12 @@ impl Files {
     /// A new one.
     pub fn new() -> Result<Files, String> {
         let path = std::env::temp_dir().join(format!("{FILES_OF}{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut c = bound("TERM", "sh");
         c.args(["-c", KEEPER]).arg(&path).arg(LIFE);
-        let keeper = c.spawn().map(Server).map_err(|e| {
-            let _ = std::fs::remove_dir_all(&path);
-            format!("{}: {e}", step::show(&c))
-        })?;
+        let keeper = c.spawn().map(Server).map_err(|e| format!("{}: {e}", step::show(&c)))?;
+        if !step::poll_until(PATIENCE, || path.is_dir()) {
+            return Err(format!("{}: it was not made", path.display()));
+        }
         Ok(Files { path, _keeper: keeper })
     }
 
