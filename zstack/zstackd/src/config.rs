@@ -49,7 +49,8 @@ pub struct Config {
     /// Connections at most, of one user. Beyond them his connections are the kernel's.
     #[serde(default = "default_connections")]
     pub connections_per_user: u32,
-    /// Connections at most that programs have asked for and remote hosts have not answered yet, or the other way round.
+    /// Connections at most that programs have asked for and remote hosts have not answered yet, or the other way round. A user may
+    /// have half of them, and less where others have some, so that there is room for one who comes later.
     #[serde(default = "default_pending")]
     pub pending: u32,
     /// Bytes that a connection may receive ahead of its program, and send ahead of its peer: a power of two.

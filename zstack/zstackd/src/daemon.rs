@@ -68,9 +68,6 @@ pub struct Daemon<P: Wire> {
     /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
     /// ([`Conn::look`]) is passed over.
     looks: BinaryHeap<Reverse<(Time, u64)>>,
-    /// Connections that wait for the remote host, or for a server here.
-    pending: usize,
-    pending_most: usize,
     counters: Counters,
     packet: Vec<u8>,
     /// What outer connections begin with.
@@ -176,8 +173,6 @@ impl<P: Wire> Daemon<P> {
             by_socket: Vec::new(),
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
-            pending: 0,
-            pending_most: config.pending as usize,
             counters: Counters::default(),
             packet: vec![0; 65_536],
             options,

@@ -69,6 +69,13 @@ const FRESH: u64 = 20_000;
 /// Listeners that are remembered at once.
 const REMEMBERED: usize = 4096;
 
+/// Connections that end here, and those of them that are being made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Count {
+    open: u32,
+    pending: u32,
+}
+
 /// The rules.
 pub struct Policy {
     programs: Programs,
@@ -76,8 +83,9 @@ pub struct Policy {
     ports: Option<Vec<Range<u16>>>,
     most: u32,
     most_of_user: u32,
-    open: u32,
-    by_user: HashMap<u32, u32>,
+    most_pending: u32,
+    all: Count,
+    by_user: HashMap<u32, Count>,
     listeners: HashMap<SocketAddr, (Verdict, Time)>,
     /// SYNs whose connections are the kernel's.
     pub handed: Handed,
@@ -108,7 +116,8 @@ impl Policy {
             ports: config.ports.clone(),
             most: config.connections,
             most_of_user: config.connections_per_user,
-            open: 0,
+            most_pending: config.pending,
+            all: Count::default(),
             by_user: HashMap::new(),
             listeners: HashMap::new(),
             handed: Handed::default(),
@@ -182,35 +191,50 @@ impl Policy {
     }
 
     fn judge_room(&self, user: u32) -> Verdict {
-        if self.open >= self.most {
+        let of_user = self.by_user.get(&user).copied().unwrap_or_default();
+        if self.all.open >= self.most || self.is_crowded() {
             return Verdict::Raw(Raw::Full);
         }
-        if self.by_user.get(&user).is_some_and(|n| *n >= self.most_of_user) {
+        // A user may have as many in the making as there is room left for: half of all if he is alone, and others find room beside him.
+        if of_user.open >= self.most_of_user || of_user.pending >= self.most_pending - self.all.pending {
             return Verdict::Raw(Raw::UserFull);
         }
         Verdict::Split(user)
     }
 
-    /// A connection of this user's ends here.
-    pub fn opened(&mut self, user: u32) {
-        self.open += 1;
-        *self.by_user.entry(user).or_default() += 1;
+    /// No more connections are made at a time.
+    pub fn is_crowded(&self) -> bool {
+        self.all.pending >= self.most_pending
     }
 
-    /// It is over.
-    pub fn closed(&mut self, user: u32) {
-        self.open -= 1;
-        if let Some(n) = self.by_user.get_mut(&user) {
-            *n -= 1;
-            if *n == 0 {
-                self.by_user.remove(&user);
-            }
+    fn count(&mut self, user: u32, with: impl Fn(&mut Count)) {
+        let of_user = self.by_user.entry(user).or_default();
+        with(&mut self.all);
+        with(of_user);
+        if *of_user == Count::default() {
+            self.by_user.remove(&user);
         }
     }
 
-    /// How many connections end here.
-    pub fn open(&self) -> u32 {
-        self.open
+    /// A connection of this user's ends here, and is being made.
+    pub fn begun(&mut self, user: u32) {
+        self.count(user, |count| {
+            count.open += 1;
+            count.pending += 1;
+        });
+    }
+
+    /// It was made.
+    pub fn made(&mut self, user: u32) {
+        self.count(user, |count| count.pending -= 1);
+    }
+
+    /// It is over. `made`: it was made before.
+    pub fn closed(&mut self, user: u32, made: bool) {
+        self.count(user, |count| {
+            count.open -= 1;
+            count.pending -= u32::from(!made);
+        });
     }
 }
 
@@ -271,16 +295,41 @@ mod tests {
         let (_listener, _client, flow) = connection();
         let me = own_user();
         let mut one = policy("connections = 3\nconnections-per-user = 1", |_, _, _| true);
-        one.opened(me);
+        let open = |policy: &mut Policy, user| {
+            policy.begun(user);
+            policy.made(user);
+        };
+        open(&mut one, me);
         assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::UserFull));
-        one.opened(me + 1);
-        one.opened(me + 2);
+        open(&mut one, me + 1);
+        open(&mut one, me + 2);
         assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::Full));
-        assert_eq!(one.open(), 3);
-        one.closed(me);
+        one.closed(me, true);
         assert_eq!(one.outgoing(&flow), Verdict::Split(me));
-        one.closed(me + 1);
-        one.closed(me + 2);
-        assert!(one.by_user.is_empty() && one.open() == 0);
+        one.closed(me + 1, true);
+        one.closed(me + 2, true);
+        assert!(one.by_user.is_empty() && one.all == Count::default());
+    }
+
+    /// However many a user begins, there is room for another one.
+    #[test]
+    fn no_user_takes_all_the_room_for_connections_in_the_making() {
+        let mut policy = policy("pending = 100", |_, _, _| true);
+        let mut begin = |user| {
+            let may = policy.judge_room(user) == Verdict::Split(user);
+            if may {
+                policy.begun(user);
+            }
+            may
+        };
+        assert_eq!((0..200).filter(|_| begin(1)).count(), 50);
+        assert_eq!((0..200).filter(|_| begin(2)).count(), 25);
+        assert!(!begin(1) && begin(3));
+        (0..50).for_each(|_| policy.closed(1, false));
+        assert!(policy.judge_room(1) == Verdict::Split(1) && policy.by_user.len() == 2);
+        let mut one = self::policy("pending = 1", |_, _, _| true);
+        assert_eq!(one.judge_room(1), Verdict::Split(1));
+        one.begun(1);
+        assert_eq!(one.judge_room(2), Verdict::Raw(Raw::Full));
     }
 }

@@ -83,10 +83,7 @@ impl<P: Wire> Daemon<P> {
         if self.by_socket[conn.outer.index as usize] == index {
             self.by_socket[conn.outer.index as usize] = usize::MAX;
         }
-        if !matches!(conn.stage, Stage::Open) {
-            self.pending -= 1;
-        }
-        self.policy().closed(conn.user);
+        self.policy().closed(conn.user, matches!(conn.stage, Stage::Open));
     }
 
     /// Looks at a connection when so many microseconds are over, and not earlier.

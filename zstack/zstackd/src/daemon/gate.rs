@@ -155,7 +155,7 @@ impl<P: Wire> Daemon<P> {
         let verdict = match syn.exotic {
             Some(_) => Verdict::Raw(Raw::Exotic),
             None if self.policy().handed.has(&syn.flow, syn.isn) => Verdict::Raw(Raw::Handed),
-            None if self.pending >= self.pending_most => Verdict::Raw(Raw::Full),
+            None if self.policy().is_crowded() => Verdict::Raw(Raw::Full),
             None => self.policy().outgoing(&syn.flow),
         };
         let user = match verdict {
@@ -176,7 +176,6 @@ impl<P: Wire> Daemon<P> {
             Ok(outer) => {
                 let stage = Stage::Asked { syn: packet.to_vec(), isn: syn.isn };
                 let index = self.add(Conn::new(syn.flow, outer, user, stage));
-                self.pending += 1;
                 self.look_in(index, STILL);
             }
             Err(ConnectError::NoRoute(_)) => {
@@ -195,7 +194,7 @@ impl<P: Wire> Daemon<P> {
     }
 
     pub(super) fn add(&mut self, conn: Conn) -> usize {
-        self.policy().opened(conn.user);
+        self.policy().begun(conn.user);
         let (flow, socket) = (conn.flow, conn.outer.index as usize);
         let index = self.conns.insert(conn);
         if index == self.generations.len() {
@@ -318,7 +317,7 @@ impl<P: Wire> Daemon<P> {
             debug!("{flow}: not taken after all: {verdict:?}");
             return self.endpoint.ignore(outer);
         };
-        if self.pending >= self.pending_most || self.flows.contains_key(&flow) {
+        if self.flows.contains_key(&flow) {
             self.counters.count(Counter::TooMany);
             return self.endpoint.ignore(outer);
         }
@@ -336,7 +335,6 @@ impl<P: Wire> Daemon<P> {
             }
         };
         let index = self.add(Conn::new(flow, outer, user, Stage::Inward));
-        self.pending += 1;
         let watched = self.poller.watch_edges(&inner, self.token(index));
         self.conns[index].inner = Some(inner);
         if let Err(e) = watched {
@@ -380,7 +378,8 @@ impl<P: Wire> Daemon<P> {
         let conn = &mut self.conns[index];
         conn.stage = Stage::Open;
         conn.inner = Some(inner);
-        self.pending -= 1;
+        let user = conn.user;
+        self.policy().made(user);
         self.queue(index);
         self.look_in(index, FIRST);
     }

@@ -53,7 +53,7 @@ impl End {
         match self {
             End::Not => 0,
             End::Eof => 1,
-            End::Error(errno) => 1000 + errno as u64,
+            End::Error(errno) => 1000 + u64::from(errno.unsigned_abs()),
         }
     }
 

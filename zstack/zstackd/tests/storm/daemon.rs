@@ -56,12 +56,15 @@ fn residue(world: &World) {
     assert_eq!(links, 0, "sk_lookup links in the namespace");
 }
 
+/// The inode of the programs' namespace.
+fn inode(world: &World) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    world.here.within(|| std::fs::metadata("/proc/thread-self/ns/net").expect("the namespace").ino())
+}
+
 /// Links of eBPF to the programs' namespace (bpftool(8) would tell, where it is installed).
 fn sk_lookups(world: &World) -> usize {
-    let inode = world.here.within(|| {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata("/proc/thread-self/ns/net").expect("the namespace").ino()
-    });
+    let inode = inode(world);
     let is_here = |info: &libbpf_rs::query::LinkInfo| match &info.info {
         libbpf_rs::query::LinkTypeInfo::NetNs(ns) => u64::from(ns.ino) == inode,
         _ => false,
@@ -73,7 +76,7 @@ fn sk_lookups(world: &World) -> usize {
 fn zstackd_is_killed() {
     need_root!();
     bounded(LIMIT * 20, || {
-        let rounds = number("STORM_DAEMON_KILLS", 3);
+        let rounds = number("STORM_DAEMON_KILLS", 2);
         let mut world = World::culvert();
         crate::world::open_to_all();
         let far = Far::listen(&world.there, 8100);
@@ -193,10 +196,8 @@ fn zstackd_is_killed() {
         assert!(zstackd.finish(LIMIT).0.success());
         residue(&world);
         assert_eq!(world.here.run("ip rule show").lines().count(), 3, "rules");
-        let left = std::fs::read_dir(crate::world::registry()).expect("a directory").flatten();
-        let left: Vec<_> = left.map(|file| file.file_name().into_string().expect("a name")).collect();
-        // The users' registries stay: programs have them.
-        assert!(left.iter().all(|name| name.starts_with("culvert-")), "{left:?}");
+        let notice = crate::world::registry().join(format!("zstackd-{}", inode(&world)));
+        assert!(!notice.exists(), "{}", notice.display());
         for file in boards.iter().chain(&logs) {
             let _ = std::fs::remove_file(file);
         }

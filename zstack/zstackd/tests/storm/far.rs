@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 /// A call of the remote host's that takes longer hangs.
-pub const HANG: Duration = Duration::from_secs(30);
+pub fn patience() -> Duration {
+    Duration::from_secs(30 + 2 * crate::number("STORM_STOPPED", 1) as u64)
+}
 
 /// What the remote host has seen.
 #[derive(Default)]
@@ -36,8 +38,8 @@ pub struct Far {
 }
 
 fn limited(stream: &TcpStream) {
-    stream.set_read_timeout(Some(HANG)).expect("a timeout");
-    stream.set_write_timeout(Some(HANG)).expect("a timeout");
+    stream.set_read_timeout(Some(patience())).expect("a timeout");
+    stream.set_write_timeout(Some(patience())).expect("a timeout");
 }
 
 impl Far {
@@ -137,7 +139,7 @@ impl Seen {
 
     /// What was seen of a connection to its end.
     pub fn end_of(&self, id: u64) -> Row {
-        soon(&format!("the remote host's end of connection {id}"), 2 * HANG, || {
+        soon(&format!("the remote host's end of connection {id}"), 2 * patience(), || {
             self.ended.lock().expect("ended").get(&id).copied()
         })
     }
@@ -148,7 +150,7 @@ impl Seen {
 
     /// Waits until no connection goes on.
     pub fn quiet(&self) {
-        soon("the remote host's connections have ended", 2 * HANG, || {
+        soon("the remote host's connections have ended", 2 * patience(), || {
             (self.open.load(Ordering::SeqCst) == 0).then_some(())
         });
         let trouble = self.trouble.lock().expect("trouble");

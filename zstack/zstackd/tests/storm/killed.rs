@@ -179,19 +179,12 @@ fn programs_are_killed() {
     bounded(LIMIT * 10, || {
         let world = World::culvert();
         let kills = number("STORM_KILLS", 24) as u64;
-        let settled = || {
-            // What was closed last is over, in zstackd too.
-            soon("no connection is left", LIMIT, || {
-                let census = Census::take(&world);
-                (census.connections == 0 && census.sockets == 0).then_some(census)
-            })
-        };
         // What is made once, and stays, is there.
         storm(&world, (kills / 4).clamp(6, 50), 2);
-        let before = settled();
+        let before = Census::settled(&world);
         println!("before {before:?}");
         let tally = storm(&world, kills, 3);
-        let after = settled();
+        let after = Census::settled(&world);
         println!("after  {after:?}");
         assert!(tally.judged.into_inner() > 0);
         after.is_as(&before);

@@ -9,11 +9,15 @@ mod board;
 mod census;
 mod daemon;
 mod far;
+mod hostile;
 mod killed;
 #[path = "../../../port/tests/lab/mod.rs"]
 mod lab;
+mod many;
 mod program;
+mod stopped;
 mod talk;
+mod wire;
 #[path = "../world/mod.rs"]
 mod world;
 

@@ -71,6 +71,9 @@ fn run() {
             }
         }),
         "server" => server(at, first, &board),
+        "scribble" => crate::hostile::scribble(at, Box::leak(Box::new(board)), first, n),
+        "flood" => crate::hostile::flood(at, &board),
+        "many" => crate::many::program(at, &board, first, n),
         "again" => {
             let log = log();
             thread::scope(|s| {

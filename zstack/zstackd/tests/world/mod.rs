@@ -56,6 +56,11 @@ impl World {
         World::with_zstackd(true, "")
     }
 
+    /// The same with more lines in its configuration.
+    pub fn culvert_with(more: &'static str) -> World {
+        World::with_zstackd(true, more)
+    }
+
     fn with_zstackd(under_culvert: bool, more: &'static str) -> World {
         let (here, there) = (Namespace::new(), Namespace::new());
         let mut world = World { here, there, zstackd: None, under_culvert, more };
@@ -77,7 +82,9 @@ impl World {
             self.more
         );
         std::fs::write(&file, text).expect("a configuration");
-        let binary = env!("CARGO_BIN_EXE_zstackd");
+        // Another build of it: a test program is built with one that is not optimised.
+        let built = env!("CARGO_BIN_EXE_zstackd");
+        let binary = &std::env::var("ZSTACKD_BIN").unwrap_or_else(|_| built.into());
         let mut command = if self.under_culvert {
             let mut command = self.here.command(culvert().to_str().expect("a path"));
             command.arg("zstackd").env("CULVERT_ZSTACKD", binary);
