@@ -468,11 +468,7 @@ fn without_descriptors_programs_wait() {
     need_root!();
     bounded(LIMIT, || {
         let world = World::split();
-        let pid = world.zstackd.as_ref().expect("zstackd").0.id();
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors");
-        let highest = open.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok()).max().expect("some");
-        let limit = format!("prlimit --pid {pid} --nofile={0}:{0}", highest + 3);
-        world.here.run(&limit);
+        world.leave_descriptors(3);
         let listener = listen(&world.there, at(THERE[0], 80));
         let mut all: Vec<_> = (0..8)
             .map(|_| {

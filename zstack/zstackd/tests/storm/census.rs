@@ -31,7 +31,7 @@ pub struct Census {
 
 /// Of a descriptor: without its numbers.
 fn kind(link: &str) -> String {
-    link.split(['[', '(']).next().unwrap_or("").chars().filter(|c| !c.is_ascii_digit()).collect()
+    link.split(['[', '(']).next().unwrap_or("").trim_end().chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 impl Census {

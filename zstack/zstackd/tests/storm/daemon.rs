@@ -1,4 +1,4 @@
-//! zstackd that is killed, with programs that go on: they are told at once, and connect again when there is a zstackd.
+//! zstackd that is killed, or told to end, with programs that go on: they are told at once, and connect again when there is a zstackd.
 
 use crate::board::{Board, End, GOES, Row, Word, now};
 use crate::far::Far;
@@ -139,7 +139,14 @@ fn zstackd_is_killed() {
                 kernels += raw[n].len();
             }
             let began = now();
-            world.zstackd.as_mut().expect("zstackd").kill();
+            let mut zstackd = world.zstackd.take().expect("zstackd");
+            if round % 4 == 1 {
+                // Told to end, it cuts what goes on, too.
+                world.here.run(&format!("kill {}", zstackd.0.id()));
+                assert!(zstackd.finish(LIMIT).0.success());
+            } else {
+                zstackd.kill();
+            }
             for n in 0..2 {
                 let ended = soon("the ends of the programs' connections", LIMIT, || {
                     let mut ended = lines(&logs[n]).split_off(seen[n]);

@@ -164,6 +164,13 @@ impl Seen {
         });
     }
 
+    /// Shuts one.
+    pub fn end(&self, id: u64) {
+        if let Some(stream) = self.streams.lock().expect("streams").get(&id) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     pub fn forget(&self) {
         self.rows.lock().expect("rows").clear();
         self.ended.lock().expect("ended").clear();

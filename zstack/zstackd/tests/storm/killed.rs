@@ -6,7 +6,7 @@ use crate::far::{Far, judge};
 use crate::lab::{Process, bounded, soon};
 use crate::program::Task;
 use crate::talk::{Hello, Mode, Random};
-use crate::world::{HERE, LIMIT, THERE, World, at};
+use crate::world::{HERE, LIMIT, THERE, World, at, open_to_all};
 use crate::{need_root, number};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,18 +54,18 @@ impl Worker<'_> {
         thread::sleep(Duration::from_micros(self.random.below(MOMENT)));
     }
 
+    /// Whose the next program is: root's, as zstackd is, or another user's.
+    fn user(&mut self) -> u32 {
+        [0, 65534][self.random.below(2) as usize]
+    }
+
     /// A client of the remote host's.
     fn client(&mut self, first: u64) {
         let board = Board::make(&self.board);
+        let user = self.user();
         let ip = THERE[self.random.below(2) as usize];
-        let task = Task {
-            role: "client",
-            at: at(ip, self.far.at.port()),
-            board: &self.board,
-            first,
-            connections: EACH,
-            user: 0,
-        };
+        let task =
+            Task { role: "client", at: at(ip, self.far.at.port()), board: &self.board, first, connections: EACH, user };
         let mut process = Process::spawn(&mut task.command(self.world));
         if self.random.below(8) > 0 {
             soon("a program that connects", LIMIT, || (board.row(0).get(Word::Stage) >= TRIES).then_some(()));
@@ -88,8 +88,9 @@ impl Worker<'_> {
     /// A server, to which the remote host connects.
     fn server(&mut self, first: u64) {
         let board = Board::make(&self.board);
+        let user = self.user();
         let to = at(HERE[self.random.below(2) as usize], self.far.at.port() + 1000);
-        let task = Task { role: "server", at: to, board: &self.board, first, connections: EACH, user: 0 };
+        let task = Task { role: "server", at: to, board: &self.board, first, connections: EACH, user };
         let mut process = Process::spawn(&mut task.command(self.world));
         soon("a program that listens", LIMIT, || (board.row(0).get(Word::Stage) == GOES).then_some(()));
         let alive = Arc::new(AtomicBool::new(true));
@@ -178,6 +179,7 @@ fn programs_are_killed() {
     need_root!();
     bounded(LIMIT * 10, || {
         let world = World::culvert();
+        open_to_all();
         let kills = number("STORM_KILLS", 24) as u64;
         // What is made once, and stays, is there.
         storm(&world, (kills / 4).clamp(6, 50), 2);

@@ -15,6 +15,7 @@ mod killed;
 mod lab;
 mod many;
 mod program;
+mod short;
 mod stopped;
 mod talk;
 mod wire;

@@ -137,6 +137,23 @@ impl World {
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
+    /// Lets zstackd have so many more descriptors for its sockets.
+    pub fn leave_descriptors(&self, count: usize) {
+        let pid = self.zstackd.as_ref().expect("zstackd").0.id();
+        let mut taken = vec![];
+        let mut least = 0;
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten() {
+            let number: usize = entry.file_name().to_str().expect("a number").parse().expect("a number");
+            taken.push(number);
+            // Sockets have higher numbers than the tun.
+            if std::fs::read_link(entry.path()).is_ok_and(|link| link.ends_with("net/tun")) {
+                least = least.max(number + 1);
+            }
+        }
+        let free = (least..).filter(|n| !taken.contains(n)).nth(count).expect("a number");
+        self.here.run(&format!("prlimit --pid {pid} --nofile={free}:{free}"));
+    }
+
     /// Whether an echo request is answered.
     pub fn reach(&self, from: &Namespace, to: &str, count: u32) -> bool {
         let mut ping = from.command("ping");
