@@ -6,7 +6,7 @@ use zstack::counters::Counter;
 use zstack::endpoint::Endpoint;
 use zstack::net::Address;
 use zstack::payload::Buffer;
-use zstack::sockets::{self, Receive, Socket};
+use zstack::sockets::{self, Receive, Socket, Taking};
 use zstack::stack::{Config, Connect, Listen, ListenerId, Unforwarded};
 use zstack::tcp::{Cause, Phase};
 use zstack::time::Time;
@@ -105,7 +105,7 @@ fn what_the_owner_does_not_take_goes_by() {
     let count = asked.clone();
     bed.there.set_takes(Box::new(move |local, remote, segment| {
         assert_eq!((local, remote.port()), (PEER.parse().unwrap(), u16::from_be_bytes([segment[0], segment[1]])));
-        count.fetch_add(1, Ordering::Relaxed) > 0
+        if count.fetch_add(1, Ordering::Relaxed) > 0 { Taking::Take } else { Taking::Pass }
     }));
     let socket = bed.connect();
     bed.settle();

@@ -219,6 +219,10 @@ impl<P: Wire> Daemon<P> {
                 }
             }
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
+            if !busy {
+                let now = self.clock.now();
+                self.policy().sleeps(now);
+            }
             let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
             events.clear();
             let port = self.endpoint.port_mut();

@@ -3,6 +3,7 @@
 
 use crate::config::{Config, Programs, Range};
 use crate::flow::Flow;
+use crate::front::{self, Ports};
 use crate::handed::Handed;
 use rendezvous::diag::{self, Cache, Found, KeepAlive, Miss};
 use rendezvous::home::Home;
@@ -69,12 +70,23 @@ const FRESH: u64 = 20_000;
 /// Listeners that are remembered at once.
 const REMEMBERED: usize = 4096;
 
+/// So many listeners are asked for by themselves in a time of [`FRESH`]. Beyond them, which is somebody who tries all ports, the kernel
+/// is asked once which ports are listened on at all.
+const SINGLY: u32 = 16;
+
 /// Connections that end here, and those of them that are being made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Count {
     open: u32,
     pending: u32,
 }
+
+/// While zstackd has not slept for so long, in microseconds, it has too much to do.
+const BUSY: u64 = 2_000;
+
+/// SYNs for ports that nobody listens on that go to the kernel in a time of [`FRESH`] while there is too much to do: 2,000 a second.
+/// Each costs the kernel and zstackd as much as ten segments of a transfer.
+const REFUSALS: u32 = 40;
 
 /// The rules.
 pub struct Policy {
@@ -87,6 +99,14 @@ pub struct Policy {
     all: Count,
     by_user: HashMap<u32, Count>,
     listeners: HashMap<SocketAddr, (Verdict, Time)>,
+    /// How many were asked for by themselves since the last time of [`FRESH`] began; when it is over.
+    singly: (u32, Time),
+    /// When zstackd had nothing to do last.
+    slept: Time,
+    /// SYNs for ports that nobody listens on since the last time of [`FRESH`] began; when it is over.
+    refusals: (u32, Time),
+    /// Ports that are listened on, as far as that is known, and how long it is believed.
+    listening: (Option<Ports>, Time),
     /// SYNs whose connections are the kernel's.
     pub handed: Handed,
     /// Whether a user's process has said that the socket with this cookie is one of a program under culvert.
@@ -120,6 +140,10 @@ impl Policy {
             all: Count::default(),
             by_user: HashMap::new(),
             listeners: HashMap::new(),
+            singly: (0, Time(0)),
+            slept: Time(0),
+            refusals: (0, Time(0)),
+            listening: (None, Time(0)),
             handed: Handed::default(),
             intends,
         }
@@ -145,8 +169,9 @@ impl Policy {
         if !contains(&self.ports, flow.local.port()) {
             return Verdict::Raw(Raw::Port);
         }
-        let verdict = match self.listeners.get(&flow.local) {
-            Some((verdict, until)) if now < *until => *verdict,
+        let verdict = match self.listeners.get(&flow.local).copied() {
+            Some((verdict, until)) if now < until => verdict,
+            _ if self.is_unused(flow.local.port(), now) => return Verdict::Raw(Raw::NoListener),
             _ => {
                 // From no port: the last connection from this one may still be in TIME_WAIT here, and would be found.
                 let anybody = Flow { remote: SocketAddr::new(flow.remote.ip(), 0), ..*flow };
@@ -166,6 +191,37 @@ impl Policy {
             Verdict::Split(user) => self.judge_room(user),
             raw => raw,
         }
+    }
+
+    /// zstackd has nothing to do.
+    pub fn sleeps(&mut self, now: Time) {
+        self.slept = now;
+    }
+
+    /// Whether the kernel is to refuse one more connection that nobody listens for. If not, it is dropped, and its peer asks again:
+    /// a flood of them leaves the connections of others their share.
+    pub fn may_refuse(&mut self, now: Time) -> bool {
+        if now >= self.refusals.1 {
+            self.refusals = (0, Time(now.0 + FRESH));
+        }
+        self.refusals.0 += 1;
+        self.refusals.0 <= REFUSALS || now.0 < self.slept.0 + BUSY
+    }
+
+    /// Whether nobody listens on a port, while many are asked for.
+    fn is_unused(&mut self, port: u16, now: Time) -> bool {
+        let fresh = Time(now.0 + FRESH);
+        if now >= self.singly.1 {
+            self.singly = (0, fresh);
+        }
+        self.singly.0 += 1;
+        if self.singly.0 <= SINGLY {
+            return false;
+        }
+        if now >= self.listening.1 {
+            self.listening = (front::listening().ok(), fresh);
+        }
+        self.listening.0.as_ref().is_some_and(|ports| !ports.has(port))
     }
 
     /// What the kernel says of a program's socket; `None`: it could not be asked.
@@ -288,6 +344,41 @@ mod tests {
         drop(listener);
         assert_eq!(policy.incoming(&flow, Time(FRESH - 1)), Verdict::Split(own_user()));
         assert_eq!(policy.incoming(&flow, Time(FRESH)), Verdict::Raw(Raw::NoListener));
+    }
+
+    /// Who tries all ports finds the same as who asks for one, and costs few questions.
+    #[test]
+    fn all_ports_are_tried() {
+        let (listener, _client, flow) = connection();
+        let port = flow.remote.port();
+        let mut policy = policy("", |_, _, _| true);
+        let mut found = |now| {
+            let verdict = |port| {
+                let local = SocketAddr::new(flow.remote.ip(), port);
+                policy.incoming(&Flow { local, remote: "127.0.0.9:77".parse().unwrap() }, now)
+            };
+            (1..=u16::MAX)
+                .map(verdict)
+                .enumerate()
+                .filter(|(_, v)| matches!(v, Verdict::Split(_)))
+                .map(|(i, _)| i as u16 + 1)
+                .collect::<Vec<_>>()
+        };
+        assert!(found(Time(0)).contains(&port));
+        drop(listener);
+        assert!(!found(Time(FRESH)).contains(&port));
+        assert!(policy.listeners.len() < REMEMBERED / 2, "{}", policy.listeners.len());
+    }
+
+    #[test]
+    fn refusals_are_limited_while_there_is_too_much_to_do() {
+        let mut policy = policy("", |_, _, _| true);
+        let mut refused = |now: u64| (0..1000).filter(|_| policy.may_refuse(Time(now))).count();
+        assert_eq!(refused(BUSY - 1), 1000);
+        assert_eq!(refused(BUSY + FRESH), 40);
+        assert_eq!(refused(BUSY + 2 * FRESH), 40);
+        policy.sleeps(Time(BUSY + 2 * FRESH));
+        assert!((0..1000).all(|_| policy.may_refuse(Time(BUSY + 2 * FRESH + 1))));
     }
 
     #[test]

@@ -40,7 +40,7 @@ use incoming::Incoming;
 use memory::Block;
 use outgoing::Outgoing;
 use passing::Passing;
-pub use passing::Takes;
+pub use passing::{Takes, Taking};
 use std::collections::{HashMap, VecDeque};
 
 /// What the sockets may take.

@@ -6,9 +6,19 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-/// Whether a bridge takes a connection that a peer opens: our end, the peer's, and the segment
-/// ([`Host::takes`](crate::payload::Host::takes)).
-pub type Takes = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool + Send>;
+/// What a bridge does with a connection that a peer opens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taking {
+    /// It is the stack's.
+    Take,
+    /// Its SYN is passed on.
+    Pass,
+    /// Its SYN is dropped: the peer asks again.
+    Drop,
+}
+
+/// Who decides that: told our end, the peer's, and the segment ([`Host::takes`](crate::payload::Host::takes)).
+pub type Takes = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Taking + Send>;
 
 /// Packets kept of those that no neighbour took.
 const UNDELIVERED: usize = 64;
@@ -16,21 +26,24 @@ const UNDELIVERED: usize = 64;
 /// Packets on their way.
 pub(super) struct Passing<B> {
     takes: Option<Takes>,
+    /// The packet that is passed on next is the SYN that was asked about last, and is dropped.
+    drops: bool,
     passed: VecDeque<(B, Range<usize>)>,
     undelivered: VecDeque<Box<[u8]>>,
 }
 
 impl<B> Default for Passing<B> {
     fn default() -> Passing<B> {
-        Passing { takes: None, passed: VecDeque::new(), undelivered: VecDeque::new() }
+        Passing { takes: None, drops: false, passed: VecDeque::new(), undelivered: VecDeque::new() }
     }
 }
 
 impl<B> std::fmt::Debug for Passing<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Passing { takes, passed, undelivered } = self;
+        let Passing { takes, drops, passed, undelivered } = self;
         f.debug_struct("Passing")
             .field("takes", &takes.is_some())
+            .field("drops", drops)
             .field("passed", &passed.len())
             .field("undelivered", &undelivered.len())
             .finish()
@@ -39,13 +52,16 @@ impl<B> std::fmt::Debug for Passing<B> {
 
 impl<B: Buffer> Passing<B> {
     pub fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
-        self.takes.as_mut().is_none_or(|takes| takes(local, remote, segment))
+        let taking = self.takes.as_mut().map_or(Taking::Take, |takes| takes(local, remote, segment));
+        self.drops = taking == Taking::Drop;
+        taking == Taking::Take
     }
 
     /// Of a port that runs out of buffers, fewer wait: connections need them more.
     pub fn push(&mut self, buffer: B, range: Range<usize>, most: usize) -> bool {
         let most = if buffer.scarce() { most / 8 } else { most };
-        let room = self.passed.len() < most;
+        let drops = std::mem::take(&mut self.drops);
+        let room = self.passed.len() < most && !drops;
         if room {
             self.passed.push_back((buffer, range));
         }

@@ -604,7 +604,17 @@ fn the_owner_decides_what_a_bridge_takes() {
     let mut sockets = Sockets::<Packet>::new(config()).unwrap();
     let (local, remote) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:5".parse().unwrap());
     assert!(sockets.takes(local, remote, b"segment"));
-    sockets.set_takes(Box::new(move |to, from, segment| (to, from, segment) == (local, remote, b"segment")));
+    sockets.set_takes(Box::new(move |to, from, segment| match (to, from, segment) {
+        _ if (to, from) != (local, remote) => Taking::Pass,
+        (.., b"segment") => Taking::Take,
+        _ => Taking::Drop,
+    }));
     assert!(sockets.takes(local, remote, b"segment"));
-    assert!(!sockets.takes(remote, local, b"segment") && !sockets.takes(local, remote, b"other"));
+    // What is passed on next is the packet that was asked about.
+    let alive = Rc::new(Cell::new(0));
+    let packet = || Packet::new(vec![0; 10], false, &alive);
+    assert!(!sockets.takes(remote, local, b"segment") && sockets.pass(packet(), 2..8));
+    assert!(!sockets.takes(local, remote, b"other") && !sockets.pass(packet(), 2..8));
+    assert!(sockets.pass(packet(), 2..8));
+    assert_eq!(alive.get(), 2);
 }

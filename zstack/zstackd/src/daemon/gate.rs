@@ -20,7 +20,7 @@ use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use zstack::sockets::{Ready, Receive, Socket, Takes};
+use zstack::sockets::{Ready, Receive, Socket, Takes, Taking};
 use zstack::stack::{Connect, ConnectError, Unforwarded};
 use zstack::tcp::Cause;
 use zstack::time::Time;
@@ -34,16 +34,19 @@ const HANDSHAKE: u64 = 20_000;
 pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
     Box::new(move |local, remote, segment| {
         let flow = Flow { local, remote };
-        let Some(isn) = syn::number(segment) else { return false };
+        let Some(isn) = syn::number(segment) else { return Taking::Pass };
         let mut policy = super::lock(&policy);
-        if syn::exotic(segment).is_none()
-            && !policy.handed.has(&flow, isn)
-            && matches!(policy.incoming(&flow, clock.now()), Verdict::Split(_))
-        {
-            return true;
+        let now = clock.now();
+        if syn::exotic(segment).is_none() && !policy.handed.has(&flow, isn) {
+            match policy.incoming(&flow, now) {
+                Verdict::Split(_) => return Taking::Take,
+                // The kernel would refuse it, at the cost of others.
+                Verdict::Raw(Raw::NoListener) if !policy.may_refuse(now) => return Taking::Drop,
+                Verdict::Raw(_) => {}
+            }
         }
         policy.handed.add(flow, isn);
-        false
+        Taking::Pass
     })
 }
 

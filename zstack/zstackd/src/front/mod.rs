@@ -41,6 +41,7 @@ mod routes;
 mod tun;
 mod watch;
 
+pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
 pub use inward::{Accepted, end_in_order};

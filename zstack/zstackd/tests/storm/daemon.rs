@@ -124,19 +124,25 @@ fn zstackd_is_killed() {
             let control = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
             let told = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer"));
             let split: HashSet<u64> = told.iter().map(|c| c.local.port().into()).collect();
+            let mut cut = [HashSet::new(), HashSet::new()];
             for (n, log) in logs.iter().enumerate().take(2) {
                 let lines = lines(log);
                 for line in &lines[seen[n]..] {
                     // Nothing else has ended since they have come back.
-                    assert!(!line.talked || raw[n].contains(&line.port), "ended before zstackd was killed: {line:?}");
+                    assert!(!line.talked || raw[n].remove(&line.port), "ended before zstackd was killed: {line:?}");
                     if !line.talked {
                         *errors.entry(line.ends.clone()).or_default() += 1;
                     }
                 }
                 seen[n] = lines.len();
-                let now: HashSet<u64> = (0..EACH).map(|i| row(n, i).get(Word::Port)).collect();
-                raw[n] = now.difference(&split).copied().collect();
-                kernels += raw[n].len();
+                for i in 0..EACH {
+                    let port = row(n, i).get(Word::Port);
+                    if split.contains(&port) {
+                        cut[n].insert(port);
+                    } else if raw[n].insert(port) {
+                        kernels += 1;
+                    }
+                }
             }
             let began = now();
             let mut zstackd = world.zstackd.take().expect("zstackd");
@@ -150,11 +156,15 @@ fn zstackd_is_killed() {
             for n in 0..2 {
                 let ended = soon("the ends of the programs' connections", LIMIT, || {
                     let mut ended = lines(&logs[n]).split_off(seen[n]);
-                    ended.retain(|line| line.talked && !raw[n].contains(&line.port));
-                    (ended.len() + raw[n].len() >= EACH as usize).then_some(ended)
+                    ended.retain(|line| line.talked && cut[n].contains(&line.port));
+                    (ended.len() == cut[n].len()).then_some(ended)
                 });
-                // Without zstackd none stands.
-                seen[n] = lines(&logs[n]).len();
+                // What was the kernel's may end now, too: without its remote host.
+                let lines = lines(&logs[n]);
+                lines[seen[n]..].iter().filter(|l| l.talked).for_each(|l| {
+                    raw[n].remove(&l.port);
+                });
+                seen[n] = lines.len();
                 for line in ended {
                     assert_eq!(line.wrong, 0, "wrong bytes: {line:?}");
                     let reset = line.ends.contains("Error(104)") || line.ends.contains("Error(32)");
