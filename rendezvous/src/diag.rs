@@ -85,6 +85,8 @@ pub struct Cache {
     opener: [AtomicU64; 2],
     place: Place,
     home: &'static Home,
+    /// See [`Cache::settled`].
+    settled: bool,
 }
 
 /// Process and user namespace; 0 for what `/proc` does not tell.
@@ -95,7 +97,19 @@ fn caller() -> [u64; 2] {
 impl Cache {
     /// An empty cache. `place` moves the socket, once opened, out of the program's way.
     pub const fn new(place: Place, home: &'static Home) -> Cache {
-        Cache { socket: Keep::new(), opener: [const { AtomicU64::new(0) }; 2], place, home }
+        Cache { socket: Keep::new(), opener: [const { AtomicU64::new(0) }; 2], place, home, settled: false }
+    }
+
+    /// The same for a process that leaves it to no child, and whose threads stay in the user namespace that they began in: whose it is need
+    /// not be asked each time.
+    #[must_use]
+    pub const fn settled(mut self) -> Cache {
+        self.settled = true;
+        self
+    }
+
+    fn caller(&self) -> [u64; 2] {
+        if self.settled { [0; 2] } else { caller() }
     }
 
     /// Closes the kept socket.
@@ -106,7 +120,7 @@ impl Cache {
 
     fn take(&self) -> Option<i32> {
         let (fd, _) = self.socket.take()?;
-        if self.opener.each_ref().map(|o| o.load(Ordering::Relaxed)) == caller() {
+        if self.opener.each_ref().map(|o| o.load(Ordering::Relaxed)) == self.caller() {
             return Some(fd);
         }
         os::close(fd);
@@ -116,7 +130,7 @@ impl Cache {
     fn put(&self, fd: i32) {
         // If this fails the program has closed our descriptor meanwhile, and may have another file under its number.
         if let Ok(st) = os::fstat(fd) {
-            self.opener.iter().zip(caller()).for_each(|(o, now)| o.store(now, Ordering::Relaxed));
+            self.opener.iter().zip(self.caller()).for_each(|(o, now)| o.store(now, Ordering::Relaxed));
             self.socket.put(fd, &st);
         }
     }

@@ -200,9 +200,7 @@ impl Queue {
         if self.means == Means::Nap {
             return self.has_something() || self.is_gone();
         }
-        let mut trouble = false;
         if ready && let Some(fd) = &self.fd {
-            trouble = self.means == Means::Socket && calls::take_error(fd.as_fd()) != 0;
             match self.counting {
                 Counting::Not => {}
                 Counting::Itself => calls::drain(fd.as_fd()),
@@ -213,7 +211,11 @@ impl Queue {
             self.raw.ethdev().disarm(self.number);
         }
         let (held, most) = self.raw.held();
-        if trouble || ready && held < most && !self.raw.look() {
+        if ready && held < most && !self.raw.look() {
+            // An error of a socket, which is gone when it was read; the device is, or is not.
+            if let Some(fd) = self.fd.as_ref().filter(|_| self.means == Means::Socket) {
+                calls::take_error(fd.as_fd());
+            }
             self.look_for_the_device();
         }
         // An XDP socket says nothing when its interface goes.

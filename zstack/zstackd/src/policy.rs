@@ -16,7 +16,7 @@ use zstack::time::Time;
 /// The namespace that the programs are in, and zstackd.
 static HOME: Home = Home::new();
 /// The socket by which the kernel is asked.
-static DIAG: Cache = Cache::new(|fd| fd, &HOME);
+static DIAG: Cache = Cache::new(|fd| fd, &HOME).settled();
 
 /// Why a connection is the kernel's from end to end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
