@@ -18,19 +18,19 @@ fn kinds() -> Vec<(&'static str, &'static str)> {
 
 #[test]
 fn each_end_finds_the_other_by_its_cookie() {
-    let cache = Cache::new(place, &HOME);
-    for (listen, host) in kinds() {
+    let caches = [Cache::new(place, &HOME), Cache::new(place, &HOME).settled()];
+    for (cache, (listen, host)) in caches.iter().flat_map(|cache| kinds().into_iter().map(move |kind| (cache, kind))) {
         let listener = TcpListener::bind((listen, 0)).unwrap();
         let (client, server) = accepted(&listener, host);
         for (asking, other) in [(&client, &server), (&server, &client)] {
-            let found = find(&cache, &Tuple::of(asking.as_raw_fd(), true).unwrap()).unwrap();
+            let found = find(cache, &Tuple::of(asking.as_raw_fd(), true).unwrap()).unwrap();
             assert_eq!(found.cookie, cookie(other), "{listen} {host}");
             assert_eq!((found.uid, found.state), (uid(), 1));
             let link = std::fs::read_link(format!("/proc/self/fd/{}", other.as_raw_fd())).unwrap();
             assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", found.inode));
             let tuple = Tuple::of(asking.as_raw_fd(), true).unwrap();
-            assert!(!gone(&cache, &tuple, cookie(other)));
-            assert!(gone(&cache, &tuple, cookie(other) + 1), "another socket has the ports now");
+            assert!(!gone(cache, &tuple, cookie(other)));
+            assert!(gone(cache, &tuple, cookie(other) + 1), "another socket has the ports now");
         }
     }
 }

@@ -195,6 +195,7 @@ fn connect_by(socket: &OwnedFd, to: SocketAddrV4) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -234,7 +235,7 @@ fn open_tun(name: &str) -> io::Result<File> {
 }
 
 /// What a host whose address ends in `.A.B` says to a SYN, and after how long: with A = 1 a SYN-ACK after B * 10 ms, with 2 a RST, with
-/// 4 an ICMP error "destination unreachable" of code B; another one says nothing. What comes to a connection is answered with a RST.
+/// 4 an ICMP error "destination unreachable" of code B; another one says nothing. The end of a connection is answered with a RST.
 fn answer(packet: &[u8]) -> Option<(Duration, Vec<u8>)> {
     let header = usize::from(packet.first()? & 15) * 4;
     if packet[0] >> 4 != 4 || packet.get(9) != Some(&6) || packet.len() < header + 20 {
@@ -259,7 +260,7 @@ fn answer(packet: &[u8]) -> Option<(Duration, Vec<u8>)> {
         ip(host, client, 6, &s)
     };
     if flags & (SYN | ACK) != SYN {
-        return Some((Duration::ZERO, segment(word(8), 0, RST)));
+        return (flags & FIN != 0).then(|| (Duration::ZERO, segment(word(8), 0, RST)));
     }
     let next = word(4).wrapping_add(1);
     match kind {
@@ -324,6 +325,11 @@ mod tests {
         assert_eq!(answer(&syn([10, 9, 3, 0])), None);
         let error = answer(&syn([10, 9, 4, 13])).unwrap().1;
         assert_eq!((error[9], &error[20..22], checksum(&error[20..])), (1, &[3, 13][..], 0));
+        let mut other = syn([10, 9, 1, 5]);
+        other[33] = ACK;
+        assert_eq!(answer(&other), None);
+        other[33] = FIN | ACK;
+        assert_eq!(answer(&other).unwrap().1[33], RST);
         assert_eq!(answer(&[]), None);
         assert_eq!(answer(&syn([10, 9, 1, 5])[..30]), None);
     }

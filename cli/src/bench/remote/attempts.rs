@@ -21,8 +21,9 @@ const CASES: &[(&str, &str, &str)] = &[
     ("10.97.0.77:80", "no_neighbour_errno", "no_neighbour_ms"),
 ];
 
-/// SYNs are sent twice: a host that is silent is given up after three seconds.
-const AGAIN: &str = "1";
+/// SYNs are sent three times: a host that is silent is given up after seven seconds, and a neighbour that does not answer to ARP, after three,
+/// is another case.
+const AGAIN: &str = "2";
 
 /// How many attempts succeeded; errnos and times are the details.
 pub fn attempts(s: &Setup, side: Side) -> io::Result<Sample> {

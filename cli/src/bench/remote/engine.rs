@@ -41,14 +41,18 @@ fn perf_server(s: &Setup, on: &Namespace, port: &str) -> io::Result<Job> {
     on.start(s, tool(port, &["perf", "--listen", &PERF.to_string()])?)
 }
 
-/// MiB for a CPU second of the near end, to or from a kernel.
+/// MiB for a CPU second of the near end, to or from a kernel. What the device takes for as many full frames as it sends is in the details.
 pub fn throughput(s: &Setup, side: Side, device: Device, mode: &str) -> io::Result<Sample> {
     let (wire, port) = near(s, side, device, "")?;
+    let before = wire.frames();
     let to = SocketAddrV4::new(FAR, PERF);
     let _server = perf_server(s, &wire.far, "kernel")?;
     wire.far.knock(s, to)?;
     let answer = perf(s, &wire.near, &port, to, mode)?;
     let mib = number(&answer["bytes"])? / f64::from(1 << 20);
+    let frames = wire.frames() - before;
+    let size = if mode == "upload" { 1500 } else { 92 };
+    let port = if side == Side::Culvert { frames / mib * bare(s, device, size)? } else { 0.0 };
     let (ours, theirs) = (number(&answer["client_cpu_s"]["total"])?, number(&answer["server_cpu_s"]["total"])?);
     Ok(Sample {
         value: mib / ours,
@@ -57,6 +61,7 @@ pub fn throughput(s: &Setup, side: Side, device: Device, mode: &str) -> io::Resu
             ("mib_per_s", number(&answer["mib_per_s"])?),
             ("near_cpu_us", ours * 1e6 / mib),
             ("far_cpu_us", theirs * 1e6 / mib),
+            ("port_cpu_us", port),
         ]),
     })
 }
@@ -74,6 +79,8 @@ pub fn memif(s: &Setup, side: Side) -> io::Result<Sample> {
     } else {
         wire = Wire::new(s)?;
         let socket = s.scratch.join("memif.sock");
+        // That of the round before.
+        let _ = fs::remove_file(&socket);
         let port = |role: &str, address| {
             format!(
                 "dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no,memory=none,addr={address}/24",
@@ -135,14 +142,14 @@ pub fn http(s: &Setup, side: Side, device: Device) -> io::Result<Sample> {
     wrk(s, &wire.far, "1k", 64, || server.cpu())
 }
 
-/// Microseconds of CPU that a device takes to send a frame with an IP packet of 92 bytes that the kernel at the other end drops at once.
-pub fn bare(s: &Setup, device: Device) -> io::Result<f64> {
+/// Microseconds of CPU that a device takes to send a frame with an IP packet of so many bytes, which the kernel at the other end drops at once.
+pub fn bare(s: &Setup, device: Device, size: u32) -> io::Result<f64> {
     let wire = Wire::new(s)?;
     // Its other end is told to bare by an address that the driver need not know.
     let port = format!("{},gateway={FAR}", device.with_address(""));
     let done = wire
         .near
-        .start(s, tool(&port, &["bare", "--json", "--size", "92", "--seconds", "0.5"])?)?
+        .start(s, tool(&port, &["bare", "--json", "--size", &size.to_string(), "--seconds", "0.5"])?)?
         .finish(s.length())?;
     number(&json(&done.output)?["written_cpu_us"])
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::super::procs::Side;
 use super::super::row::{Sample, Setup, workload};
 use super::lab::{Device, NEAR, World, with_descriptors};
+use crate::stat;
 
 /// Connections.
 const CONNECTIONS: u32 = 10_000;
-/// Exchanges on each: enough for its rings, if it comes to any.
-const EXCHANGES: &str = "10";
+/// Exchanges on each: enough for many to come to their rings. The details say how many did.
+const EXCHANGES: &str = "30";
 /// Nothing happens for so long.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -37,12 +38,14 @@ pub fn idle(s: &Setup, side: Side) -> io::Result<Sample> {
     // The measurement itself: nothing happens for this long.
     std::thread::sleep(LOOK);
     let cpu = owner.cpu() - before;
+    let seen = stat::collect(Some(server.pid()))?;
+    let on_rings = seen.processes.iter().flat_map(|p| &p.connections).filter(|c| c.path != "kernel").count();
     let each = |bytes: u64| bytes as f64 / f64::from(CONNECTIONS);
     let (memory, kernel) = (each(owner.pss().saturating_sub(memory)), each(group.kernel()?.saturating_sub(kernel)));
     Ok(Sample {
         value: memory + kernel,
         cpu: cpu.as_secs_f64() * 1e6 / LOOK.as_secs_f64(),
-        details: BTreeMap::from([("resident", memory), ("kernel", kernel)]),
+        details: BTreeMap::from([("resident", memory), ("kernel", kernel), ("on_rings", on_rings as f64)]),
     })
 }
 
