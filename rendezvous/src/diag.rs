@@ -28,6 +28,9 @@ pub struct Found {
     pub queued: u32,
     /// Whether its peer is probed when the connection is idle (SO_KEEPALIVE).
     pub keep_alive: KeepAlive,
+    /// The number of the control group (cgroups(7), version 2) in which its process was when it called `socket`, or was when it made the
+    /// listener. `None`: the kernel is older than Linux 5.8 or has none, or this is the rest of a connection.
+    pub cgroup: Option<u64>,
 }
 
 /// What a socket's timer tells of its keep-alive probes.
@@ -266,6 +269,8 @@ const NETLINK_SOCK_DIAG: i32 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// The attribute that is a `struct tcp_info`.
 const INFO: u16 = 2;
+/// INET_DIAG_CGROUP_ID.
+const CGROUP_ID: u16 = 21;
 
 /// The header and `inet_diag_req_v2`.
 const REQUEST: usize = HEADER + 56;
@@ -349,6 +354,7 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, wanted: Wanted, seq: u32) -> Option
                 state: b[17],
                 queued: os::u32_at(b, 72),
                 keep_alive: keep_alive(b),
+                cgroup: attribute(&b[REPLY..], CGROUP_ID),
             }))
         }
         _ => None,
@@ -380,6 +386,23 @@ fn idle(attributes: &[u8]) -> u32 {
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
     0
+}
+
+/// The number of 8 bytes among attributes (netlink(7)) that is of this kind.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<u64> {
+    const NLA_HEADER: usize = 4;
+    let mut at = 0;
+    while attributes.len() >= at + NLA_HEADER {
+        let (len, kind) = (usize::from(os::u16_at(attributes, at)), os::u16_at(attributes, at + 2));
+        if len < NLA_HEADER || attributes.len() < at + len {
+            return None;
+        }
+        if kind == wanted {
+            return (len == NLA_HEADER + 8).then(|| os::u64_at(attributes, at + NLA_HEADER));
+        }
+        at += len.next_multiple_of(4);
+    }
+    None
 }
 
 fn ask(fd: i32, tuple: &Tuple, wanted: Wanted) -> Result<Found, Miss> {

@@ -343,6 +343,24 @@ fn stray_and_short_answers_are_skipped() {
 }
 
 #[test]
+fn the_control_group_is_found_among_attributes() {
+    let attribute_of = |kind: u16, value: &[u8]| {
+        let mut b = [(value.len() as u16 + 4).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        b.extend(value);
+        b.resize(b.len().next_multiple_of(4), 0);
+        b
+    };
+    let group = attribute_of(CGROUP_ID, &77u64.to_ne_bytes());
+    let all = [attribute_of(5, &[1]), group.clone(), attribute_of(22, &[0; 8])].concat();
+    assert_eq!(attribute(&all, CGROUP_ID), Some(77));
+    for short in 0..8 + group.len() {
+        assert_eq!(attribute(&all[..short], CGROUP_ID), None, "{short}");
+    }
+    assert_eq!(attribute(&attribute_of(CGROUP_ID, &[1; 4]), CGROUP_ID), None, "of another size");
+    assert_eq!(attribute(&[0; 16], CGROUP_ID), None, "a length that cannot be");
+}
+
+#[test]
 fn a_listener_is_found_by_the_connection_that_it_would_make() {
     let cache = Cache::new(place, &HOME);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

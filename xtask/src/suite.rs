@@ -145,10 +145,17 @@ fn dpdk(tally: &mut Tally) {
     let mut step = |name: &str, words: &[&str]| {
         let mut c = cargo();
         c.args(["test", "--quiet", "--no-fail-fast"]).args(words).env("CARGO_TARGET_DIR", target().join("dpdk"));
+        // Tests of zstackd that have another port else.
+        c.env("ZSTACKD_PORT", "af_packet");
         Step::tests(name, c, LIMIT).run(tally);
     };
     step("zstack-dpdk", &["-p", "zstack-dpdk-sys", "-p", "zstack-dpdk"]);
-    step("zstack over DPDK", &["-p", "zstack-tool", "--features", "dpdk", "--test", "dpdk"]);
+    // By one command, so that what both use is built once. Of the tests of programs one goes through all layers; of the others, which
+    // do the same on two kernels, one is about errors and one about bytes.
+    let both = ["-p", "zstack-tool", "-p", "zstackd", "--features", WITH_DPDK];
+    step("zstack and zstackd over DPDK", &[&both[..], &["--test", "dpdk"]].concat());
+    let some = ["--test", "programs", "--test", "route", "--", "redis", "ends_are_told", "bytes_arrive"];
+    step("programs over DPDK", &[&both[..], &some].concat());
 }
 
 /// The unmodified programs: one test program after another, four tests at a time, which wait for most of it.

@@ -22,6 +22,7 @@ mod post;
 mod raw;
 mod sleep;
 mod spec;
+mod stale;
 
 pub use error::OpenError;
 pub use memory::Memory;

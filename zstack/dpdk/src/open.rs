@@ -11,6 +11,7 @@ use crate::raw::queue::{Building, Parts, Pools, Raw};
 use crate::raw::{calls, eal, log, signals};
 use crate::sleep::{Means, Sleep};
 use crate::spec::Spec;
+use crate::stale;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ impl Device {
         let driver = spec.driver();
         let socket = calls::socket().map_err(|e| step(&spec, ("socket", e.to_string())))?;
         let mtu = plan(&mut spec, driver, &socket)?;
+        stale::remove(&spec, driver);
         let sizes = Sizes::new(&spec, driver, mtu);
         let _one = eal::ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let eal = start_dpdk(&spec, driver, &sizes)?;
@@ -430,6 +432,7 @@ fn finish(
         mtu,
         building,
         queues: spec.queues,
+        connects: driver == Driver::Memif && stale::connects(&spec),
         huge: eal.huge,
         watch: index.map(|index| (socket, index)),
         post: Post::new(spec.queues).map_err(|e| step(&spec, ("eventfd", e.to_string())))?,

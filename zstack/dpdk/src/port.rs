@@ -15,8 +15,14 @@ use zstack_port::{Interest, wait_any};
 
 /// The longest nap while nothing tells of a packet.
 const NAP: Duration = Duration::from_micros(100);
+/// The longest one when no packet has come or gone for [`QUIET`]: each nap costs the same, however long it is.
+const NAP_QUIET: Duration = Duration::from_micros(250);
+/// A pause that is longer than those between packets of a connection in use.
+const QUIET: Duration = Duration::from_millis(50);
 /// The longest nap while the other end is not there.
 const NAP_ALONE: Duration = Duration::from_millis(10);
+/// How long a device that has begun to connect to its other end may take for it.
+const CONNECTING: Duration = Duration::from_secs(5);
 /// The longest sleep until it is looked whether the device is still there.
 const DOZE: Duration = Duration::from_secs(1);
 /// How often that is looked at without a sleep.
@@ -33,6 +39,8 @@ pub(crate) struct Common {
     pub mtu: u16,
     pub building: Building,
     pub queues: u16,
+    /// The driver connects to its other end when it is started, and not again when that goes and comes.
+    pub connects: bool,
     pub huge: bool,
     /// A socket of the interface's network namespace, and the interface's index.
     pub watch: Option<(OwnedFd, u32)>,
@@ -64,12 +72,32 @@ pub struct Queue {
     gone: bool,
     idle: u32,
     watched: Instant,
+    /// Since when; and whether its other end was seen to be there.
+    began: Instant,
+    connected: bool,
+    /// How many packets had come and gone when it last napped, and since when these are all.
+    moved: (u64, Instant),
 }
 
 impl Queue {
     pub(crate) fn new(common: Arc<Common>, raw: Raw, number: u16, means: Means, fd: Option<OwnedFd>) -> Queue {
         let counting = fd.as_ref().filter(|_| means == Means::Interrupt).map_or(Counting::Not, counting);
-        Queue { common, raw, number, means, fd, counting, armed: false, gone: false, idle: 0, watched: Instant::now() }
+        let now = Instant::now();
+        Queue {
+            common,
+            raw,
+            number,
+            means,
+            fd,
+            counting,
+            armed: false,
+            gone: false,
+            idle: 0,
+            watched: now,
+            began: now,
+            connected: false,
+            moved: (0, now),
+        }
     }
 
     /// The device's name.
@@ -173,14 +201,7 @@ impl Queue {
         }
         match self.means {
             Means::Busy => Duration::ZERO,
-            // The other end may come meanwhile.
-            Means::Nap => {
-                if self.raw.ethdev().is_up() {
-                    NAP
-                } else {
-                    NAP_ALONE
-                }
-            }
+            Means::Nap => self.nap(),
             Means::Socket if self.raw.waiting() > 0 => NAP,
             Means::Socket => DOZE,
             Means::Interrupt => {
@@ -193,6 +214,19 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// How long a nap may be.
+    fn nap(&mut self) -> Duration {
+        if !self.raw.ethdev().is_up() {
+            // The other end may come meanwhile.
+            return NAP_ALONE;
+        }
+        let (moved, now) = (self.raw.counts.received + self.raw.counts.sent, Instant::now());
+        if moved != self.moved.0 {
+            self.moved = (moved, now);
+        }
+        if now - self.moved.1 < QUIET { NAP } else { NAP_QUIET }
     }
 
     /// What follows a sleep; `ready`: the queue's descriptor was. Whether something has come, or the device is gone.
@@ -241,6 +275,11 @@ impl Queue {
         let interface = self.common.watch.as_ref();
         let missing = interface.is_some_and(|(socket, index)| !calls::exists(socket.as_fd(), *index));
         self.gone |= missing || self.raw.ethdev().is_removed();
+        if self.common.connects {
+            let up = self.raw.ethdev().is_up();
+            self.gone |= !up && (self.connected || self.began.elapsed() >= CONNECTING);
+            self.connected |= up;
+        }
     }
 }
 

@@ -8,7 +8,7 @@ pub enum Sleep {
     /// By whatever wakes it: the driver's interrupt, the driver's own socket, or else naps.
     #[default]
     Auto,
-    /// In naps of 0.1 ms at most.
+    /// In naps of 0.1 ms at most, and of 0.25 ms when nothing has come or gone for a while.
     Nap,
     /// Not at all: it looks again and again.
     Busy,
@@ -30,7 +30,7 @@ impl fmt::Display for Means {
         f.write_str(match self {
             Means::Interrupt => "the driver's interrupt",
             Means::Socket => "the driver's own socket",
-            Means::Nap => "naps of 0.1 ms at most",
+            Means::Nap => "naps of 0.1 ms at most, 0.25 ms when it is quiet",
             Means::Busy => "never: it polls",
         })
     }

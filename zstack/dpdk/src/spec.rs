@@ -150,7 +150,7 @@ impl Spec {
                     "busy" => Sleep::Busy,
                     _ => {
                         return wrong(format!(
-                            "sleep={value}: it is auto, nap (naps of 0.1 ms at most) or busy (it never sleeps)"
+                            "sleep={value}: it is auto, nap (naps of 0.25 ms at most) or busy (it never sleeps)"
                         ));
                     }
                 }

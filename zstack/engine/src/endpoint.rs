@@ -61,7 +61,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use crate::net::Unsent;
+use crate::net::{Route, Unsent};
 use crate::payload::Pinned;
 use crate::port::Port;
 use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still, Takes};
@@ -371,6 +371,14 @@ impl<P: Port> Endpoint<P> {
     /// The next answer to an echo request.
     pub fn next_echo(&mut self) -> Option<stack::Echoed> {
         self.stack.next_echo()
+    }
+
+    /// These routes, in the place of those from before: see [`Stack::set_routes`].
+    ///
+    /// # Errors
+    /// As of [`Stack::set_routes`].
+    pub fn set_routes(&mut self, routes: &[Route]) -> Result<(), stack::ConfigError> {
+        self.stack.set_routes(routes)
     }
 
     /// Sends an IP packet of somebody else's as it is: see [`Stack::forward`]. A turn has to follow one or several.

@@ -24,6 +24,12 @@ pub struct Config {
     /// The routers that lead to other networks, at most one for each family.
     #[serde(default)]
     pub gateways: Vec<IpAddr>,
+    /// The kernel uses the port's interface, too, and knows the ways: those by this interface in the main table of its namespace are
+    /// zstackd's, as they are and as they change, instead of `gateways`. Without `remotes`, it is reached through zstackd what they
+    /// lead to; then the port needs a namespace of its own. The interface has addresses of its own, and its kernel forwards nothing
+    /// (`ip_forward`): packets to zstackd's addresses are none of its business.
+    #[serde(default)]
+    pub follow_routes: bool,
     /// The largest IP packet on the wire, in bytes. Without it, the port's.
     #[serde(default)]
     pub mtu: Option<u16>,
@@ -40,6 +46,11 @@ pub struct Config {
     /// The users whose connections end in zstackd, as `1000` or `1000-1999`. Without it, all.
     #[serde(default)]
     pub users: Option<Vec<Range<u32>>>,
+    /// The control groups (cgroups(7), version 2) whose processes' connections end in zstackd, with all groups in them, as
+    /// `/system.slice/nginx.service`: what stands behind `0::` in /proc/PID/cgroup. A socket belongs to the group in which its process
+    /// was when it made it, or the listener that it comes from. Groups may be made later. Without it, all.
+    #[serde(default)]
+    pub cgroups: Option<Vec<String>>,
     /// The ports for which connections end in zstackd, as `80` or `8000-8999`: of remote servers, and of servers here. Without it, all.
     #[serde(default)]
     pub ports: Option<Vec<Range<u16>>>,
@@ -235,6 +246,14 @@ impl Config {
                 return wrong(format!("gateways: {gateway} is the second one of its family"));
             }
         }
+        if self.follow_routes && !self.gateways.is_empty() {
+            return wrong("follow-routes: the kernel knows the gateways: leave `gateways` out".into());
+        }
+        if self.follow_routes && self.remotes.is_none() && self.port_namespace.is_none() {
+            return wrong(
+                "follow-routes: in zstackd's own namespace the kernel's routes are the programs': give `remotes`, or the port a `port-namespace`".into(),
+            );
+        }
         for remote in self.remotes.iter().flatten() {
             if !self.addresses.iter().any(|a| a.ip.is_ipv4() == remote.ip.is_ipv4()) {
                 return wrong(format!("remotes: {remote}: zstackd has no address of that family"));
@@ -242,6 +261,13 @@ impl Config {
         }
         if self.tun.is_empty() || self.tun.len() > 15 || self.tun.contains(['/', ':', ' ', '%']) {
             return wrong(format!("tun: `{}` is no name of an interface: give up to 15 letters and digits", self.tun));
+        }
+        for path in self.cgroups.iter().flatten() {
+            if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+                return wrong(format!(
+                    "cgroups: `{path}` is no path of a control group: write it as in /proc/PID/cgroup behind `0::`, as /system.slice/nginx.service"
+                ));
+            }
         }
         let v6 = self.addresses.iter().any(|a| a.ip.is_ipv6());
         let least = if v6 { 1280 } else { 576 };
@@ -268,7 +294,7 @@ impl Config {
         Ok(())
     }
 
-    /// The remote networks that are reached through zstackd.
+    /// The remote networks that are reached through zstackd; with `follow_routes` more may be.
     pub fn served(&self) -> Vec<Prefix> {
         if let Some(remotes) = &self.remotes {
             return remotes.clone();
@@ -311,16 +337,17 @@ mod tests {
         let text = include_str!("../zstackd.toml");
         let config: Config = text.parse().unwrap();
         // Each key of the type is in the file, commented out or not.
-        let keys = "port port-namespace addresses gateways mtu remotes tun programs users ports connections connections-per-user pending buffer spin";
+        let keys = "port port-namespace addresses gateways follow-routes mtu remotes tun programs users cgroups ports connections connections-per-user pending buffer spin";
         for key in keys.split(' ') {
             let there = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             assert!(text.lines().any(there), "{key}");
         }
         assert!(!config.served().is_empty());
-        // With all comments of keys taken away it is right as well.
+        // With all comments of keys taken away it is right as well, apart from one that excludes another.
         let whole: String = text
             .lines()
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
+            .filter(|line| !line.starts_with("follow-routes"))
             .map(|line| format!("{line}\n"))
             .collect();
         whole.parse::<Config>().unwrap();
@@ -335,11 +362,15 @@ mod tests {
             ("gateways = [\"10.2.0.1\"]", &["gateways", "10.2.0.1", "network"]),
             ("gateways = [\"10.1.0.1\"]", &["10.1.0.1", "own"]),
             ("gateways = [\"10.1.0.2\", \"10.1.0.3\"]", &["10.1.0.3", "second"]),
+            ("follow-routes = true", &["follow-routes", "remotes", "port-namespace"]),
+            ("follow-routes = true\ngateways = [\"10.1.0.2\"]", &["follow-routes", "gateways"]),
             ("remotes = [\"fd00::/8\"]", &["fd00::/8", "family"]),
             ("remotes = [\"10.0.0.0/33\"]", &["10.0.0.0/33"]),
             ("tun = \"a name that is too long\"", &["a name", "15"]),
             ("programs = \"some\"", &["some", "culvert", "all"]),
             ("users = [\"9-3\"]", &["9-3"]),
+            ("cgroups = [\"nginx.service\"]", &["`nginx.service`", "/proc/PID/cgroup"]),
+            ("cgroups = [\"/a/../b\"]", &["/a/../b"]),
             ("ports = [70000]", &["70000"]),
             ("connections = 0", &["connections", "at least 1"]),
             ("buffer = 100000", &["100000", "power of two"]),

@@ -4,6 +4,7 @@
 mod ends;
 mod gate;
 mod told;
+mod ways;
 
 use crate::config::{Config, Prefix};
 use crate::conn::{Conn, Stage};
@@ -36,6 +37,7 @@ const TUN: u64 = 1 << 63;
 const LISTENERS: u64 = TUN + 2;
 const SIGNALS: u64 = TUN + 3;
 const WATCH: u64 = TUN + 4;
+const WAYS: u64 = TUN + 5;
 /// The control socket; the next ones are those of who asks there.
 const CONTROL: u64 = TUN + 16;
 
@@ -52,6 +54,8 @@ pub struct Daemon<P: Wire> {
     signals: SignalFd,
     /// What others do to the front.
     watch: Watch,
+    /// The routes, where the kernel knows them.
+    followed: Option<ways::Followed>,
     control: told::Control,
     policy: Arc<Mutex<Policy>>,
     clock: Clock,
@@ -100,7 +104,8 @@ impl<P: Wire> Daemon<P> {
         let clock = Clock::start();
         let mut stack = stack::Config::new(config.addresses[0].address(), key);
         stack.addresses = config.addresses.iter().map(|prefix| prefix.address()).collect();
-        stack.routes = config.routes();
+        let followed = ways::Followed::new(config, port.interface())?;
+        stack.routes = followed.as_ref().map_or_else(|| config.routes(), ways::Followed::routes);
         stack.bridge = true;
         // The inner sockets hold back what their programs want held back.
         stack.tcp.nodelay = true;
@@ -120,7 +125,7 @@ impl<P: Wire> Daemon<P> {
             ..sockets
         };
         let mut endpoint = Endpoint::new(stack, sockets, port, clock.now()).map_err(|e| e.to_string())?;
-        let policy = Arc::new(Mutex::new(Policy::new(config, intends)));
+        let policy = Arc::new(Mutex::new(Policy::new(config, intends)?));
         endpoint.set_takes(gate::takes(policy.clone(), clock));
         let room = endpoint.room();
         let listen = Listen {
@@ -135,11 +140,12 @@ impl<P: Wire> Daemon<P> {
         let listener = endpoint.listen(listen, Receive::Keep).map_err(|e| e.to_string())?;
 
         let network = |prefix: &Prefix| Network { address: prefix.ip, prefix: prefix.len };
+        let configured = || config.served().iter().map(network).collect();
         let wanted = Wanted {
             name: config.tun.clone(),
             mtu: mtu.into(),
             addresses: config.addresses.iter().map(network).collect(),
-            served: config.served().iter().map(network).collect(),
+            served: followed.as_ref().map_or_else(configured, ways::Followed::served),
             ..Wanted::default()
         };
         let front = Front::make(&wanted).map_err(|e| e.to_string())?;
@@ -151,6 +157,9 @@ impl<P: Wire> Daemon<P> {
         poller.watch(&signals, SIGNALS).map_err(io("epoll_ctl"))?;
         let watch = front.watch().map_err(|e| e.to_string())?;
         poller.watch(&watch, WATCH).map_err(io("epoll_ctl"))?;
+        if let Some(followed) = &followed {
+            poller.watch(followed.fd(), WAYS).map_err(io("epoll_ctl"))?;
+        }
         poller.watch(front.tun(), TUN).map_err(io("epoll_ctl"))?;
         for listener in front.listeners() {
             // By edges: while no descriptor is left for what waits there, nothing would be gained by being told again.
@@ -163,6 +172,7 @@ impl<P: Wire> Daemon<P> {
             poller,
             signals,
             watch,
+            followed,
             control,
             policy,
             clock,
@@ -234,6 +244,7 @@ impl<P: Wire> Daemon<P> {
                     LISTENERS => self.accept(),
                     SIGNALS => self.stop = matches!(self.signals.read_signal(), Ok(Some(_))),
                     WATCH => self.front_changed()?,
+                    WAYS => self.routes_changed()?,
                     CONTROL => self.control_ready(),
                     asker if asker > CONTROL => self.asker_ready((asker - CONTROL - 1) as usize),
                     _ => self.told(event),

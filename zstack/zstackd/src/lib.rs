@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod answer;
+pub mod cgroups;
 pub mod config;
 pub mod conn;
 pub mod counters;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use zstack_port::{Device, Offload, Spec};
 use zstackd::config::Config;
 use zstackd::daemon::{self, Daemon};
+use zstackd::policy::Policy;
 use zstackd::wire::{Wire, within};
 use zstackd::{front, membership};
 
@@ -46,7 +47,10 @@ type Failure = (u8, String);
 
 fn serve(cli: &Cli) -> Result<(), Failure> {
     let config = read(&cli.config).map_err(|text| (2, text))?;
-    let wrong = |e: &dyn std::fmt::Display| (2, format!("{}: port: {e}", cli.config.display()));
+    let told = |text| (2, format!("{}: {text}", cli.config.display()));
+    let wrong = |e: &dyn std::fmt::Display| told(format!("port: {e}"));
+    // Looked for now, so that `check` tells of it.
+    Policy::new(&config, membership::intends).map_err(told)?;
     if config.port.starts_with("dpdk:") {
         let spec = dpdk::spec(&config).map_err(|e| wrong(&e))?;
         return if checked(cli, &config) { Ok(()) } else { run(&config, || dpdk::open(&spec)) };

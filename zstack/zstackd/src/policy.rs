@@ -1,6 +1,7 @@
 //! Which connections end in zstackd, and which are the kernel's from end to end: by what the kernel says about the socket here,
 //! what the configuration allows, and whether its program runs under culvert.
 
+use crate::cgroups::Cgroups;
 use crate::config::{Config, Programs, Range};
 use crate::flow::Flow;
 use crate::front::{self, Ports};
@@ -27,6 +28,8 @@ pub enum Raw {
     Port,
     /// The configuration leaves its user out.
     User,
+    /// The configuration leaves its control group out, or the kernel does not say which it is.
+    Cgroup,
     /// Its program does not run under culvert, or not on a path that leads here.
     Program,
     /// Nobody listens there.
@@ -92,6 +95,7 @@ const REFUSALS: u32 = 40;
 pub struct Policy {
     programs: Programs,
     users: Option<Vec<Range<u32>>>,
+    cgroups: Option<Cgroups>,
     ports: Option<Vec<Range<u16>>>,
     most: u32,
     most_of_user: u32,
@@ -129,10 +133,15 @@ fn tuple_of(flow: &Flow) -> Tuple {
 impl Policy {
     /// The configuration's. `intends`: whether a process of a user has published that the socket with a cookie is of a program
     /// under culvert.
-    pub fn new(config: &Config, intends: fn(u32, u64, Kind) -> bool) -> Policy {
-        Policy {
+    ///
+    /// # Errors
+    /// A line for the user: the control groups cannot be seen.
+    pub fn new(config: &Config, intends: fn(u32, u64, Kind) -> bool) -> Result<Policy, String> {
+        let cgroups = config.cgroups.as_deref().map(Cgroups::new).transpose();
+        Ok(Policy {
             programs: config.programs,
             users: config.users.clone(),
+            cgroups: cgroups.map_err(|text| format!("cgroups: {text}"))?,
             ports: config.ports.clone(),
             most: config.connections,
             most_of_user: config.connections_per_user,
@@ -146,11 +155,11 @@ impl Policy {
             listening: (None, Time(0)),
             handed: Handed::default(),
             intends,
-        }
+        })
     }
 
     /// What to do with a connection that a program here opens.
-    pub fn outgoing(&self, flow: &Flow) -> Verdict {
+    pub fn outgoing(&mut self, flow: &Flow) -> Verdict {
         if !contains(&self.ports, flow.remote.port()) {
             return Verdict::Raw(Raw::Port);
         }
@@ -236,9 +245,14 @@ impl Policy {
         }
     }
 
-    fn judge(&self, found: &Found, kind: Kind) -> Verdict {
+    fn judge(&mut self, found: &Found, kind: Kind) -> Verdict {
         if !contains(&self.users, found.uid) {
             return Verdict::Raw(Raw::User);
+        }
+        if let Some(cgroups) = &mut self.cgroups
+            && !found.cgroup.is_some_and(|number| cgroups.have(number))
+        {
+            return Verdict::Raw(Raw::Cgroup);
         }
         if self.programs == Programs::Culvert && !(self.intends)(found.uid, found.cookie, kind) {
             return Verdict::Raw(Raw::Program);
@@ -301,7 +315,7 @@ mod tests {
 
     fn policy(more: &str, intends: fn(u32, u64, Kind) -> bool) -> Policy {
         let text = format!("port = \"tap:w0\"\naddresses = [\"10.1.0.1/24\"]\n{more}");
-        Policy::new(&text.parse().unwrap(), intends)
+        Policy::new(&text.parse().unwrap(), intends).unwrap()
     }
 
     fn own_user() -> u32 {
@@ -327,7 +341,7 @@ mod tests {
         assert_eq!(policy(&other, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::User));
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
         assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::Port));
-        let policy = policy("", |_, _, _| true);
+        let mut policy = policy("", |_, _, _| true);
         assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keep_alive: KeepAlive::Off }));
         drop(client);
         assert!(!policy.program(&flow).unwrap().holds);

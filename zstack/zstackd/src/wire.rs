@@ -37,6 +37,11 @@ pub trait Wire: Port<Buffer: Pinned> {
         None
     }
 
+    /// The kernel's interface on the same wire, which the device shares with the kernel.
+    fn interface(&self) -> Option<&str> {
+        None
+    }
+
     /// The kind of device, in a word.
     fn kind(&self) -> &str;
 
@@ -89,6 +94,11 @@ impl Wire for zstack_dpdk::Queue {
 
     fn mac(&self) -> Option<[u8; 6]> {
         zstack_dpdk::Queue::mac(self)
+    }
+
+    fn interface(&self) -> Option<&str> {
+        // The kernel is at the other end of a tap.
+        zstack_dpdk::Queue::interface(self).filter(|_| self.driver() != "net_tap")
     }
 
     fn kind(&self) -> &str {

@@ -63,6 +63,13 @@ pub struct Path {
     pub(super) generation: u32,
 }
 
+impl Path {
+    /// The way is looked for anew.
+    pub fn forget(&mut self) {
+        self.generation = 0;
+    }
+}
+
 /// What became of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -133,9 +140,7 @@ impl Interface {
     pub fn new(config: Config, port: Capabilities, now: Time) -> Result<Interface, ConfigError> {
         check(&config, port).map_err(ConfigError)?;
         let Config { addresses, routes, mac, vlan, any_address, bridge, key } = config;
-        let direct = addresses.iter().map(|&network| Route { network, gateway: None });
-        let mut gateways: Vec<_> = routes.iter().filter_map(|route| route.gateway).collect();
-        gateways.sort_unstable();
+        let (routes, gateways) = table(&routes, &addresses);
         // What is hashed, and with which key, differs from cache to cache.
         let key_for = |use_: u8| {
             let mut key = key;
@@ -147,7 +152,7 @@ impl Interface {
         Ok(Interface {
             own: Own::new(&addresses),
             quick: Quick::new(mac, vlan, neighbours.link_len()),
-            routes: Table::new(routes.iter().copied().chain(direct)),
+            routes,
             addresses,
             any_address,
             bridge,
@@ -161,6 +166,17 @@ impl Interface {
             errors: Bucket::new(ERRORS.0, ERRORS.1),
             id: u16::from_be_bytes([key[0], key[1]]),
         })
+    }
+
+    /// These routes, in the place of those from before. Every [`Path`] is to be forgotten.
+    ///
+    /// # Errors
+    /// They contradict the addresses, and nothing has changed.
+    pub fn set_routes(&mut self, routes: &[Route]) -> Result<(), ConfigError> {
+        let medium = if self.mac.is_some() { Medium::Ethernet } else { Medium::Ip };
+        check_routes(routes, &self.addresses, medium).map_err(ConfigError)?;
+        (self.routes, self.gateways) = table(routes, &self.addresses);
+        Ok(())
     }
 
     /// The address that a packet to `destination` should have as its source (RFC 6724), if there is a route and an address of
@@ -276,29 +292,7 @@ fn check(config: &Config, port: Capabilities) -> Result<(), String> {
             return Err(format!("address {ip} is there twice: name it once"));
         }
     }
-    for &Route { network: Address { ip, prefix }, gateway } in &config.routes {
-        if prefix > bits(ip) {
-            return Err(format!(
-                "route to {ip}/{prefix}: the prefix is longer than the address; at most {} bits",
-                bits(ip)
-            ));
-        }
-        let Some(gateway) = gateway else { continue };
-        if gateway.is_ipv4() != ip.is_ipv4() {
-            return Err(format!(
-                "route to {ip}/{prefix}: gateway {gateway} is of another family; name one of the same"
-            ));
-        }
-        if !unicast(gateway) || seen.contains(&gateway) {
-            return Err(format!("gateway {gateway}: it has to be another host's address"));
-        }
-        let direct = config.routes.iter().any(|route| route.gateway.is_none() && route.network.covers(gateway));
-        if port.medium == Medium::Ethernet && !direct && !config.addresses.iter().any(|own| own.covers(gateway)) {
-            return Err(format!(
-                "gateway {gateway} is in no network of ours: name an address whose prefix covers it, or a direct route"
-            ));
-        }
-    }
+    check_routes(&config.routes, &config.addresses, port.medium)?;
     let least = if config.addresses.iter().any(|own| own.ip.is_ipv6()) { pmtu::LEAST_V6 } else { pmtu::LEAST_PORT };
     if port.mtu < least {
         return Err(format!("MTU {}: too small for TCP; set the device's to {least} or more", port.mtu));
@@ -319,6 +313,39 @@ fn check(config: &Config, port: Capabilities) -> Result<(), String> {
         Some(vlan @ (0 | 4095..)) => Err(format!("VLAN {vlan}: there are 1 to 4094")),
         _ => Ok(()),
     }
+}
+
+fn check_routes(routes: &[Route], addresses: &[Address], medium: Medium) -> Result<(), String> {
+    for &Route { network: Address { ip, prefix }, gateway } in routes {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        if prefix > bits {
+            return Err(format!("route to {ip}/{prefix}: the prefix is longer than the address; at most {bits} bits"));
+        }
+        let Some(gateway) = gateway else { continue };
+        if gateway.is_ipv4() != ip.is_ipv4() {
+            return Err(format!(
+                "route to {ip}/{prefix}: gateway {gateway} is of another family; name one of the same"
+            ));
+        }
+        if !unicast(gateway) || addresses.iter().any(|own| own.ip == gateway) {
+            return Err(format!("gateway {gateway}: it has to be another host's address"));
+        }
+        let direct = routes.iter().any(|route| route.gateway.is_none() && route.network.covers(gateway));
+        if medium == Medium::Ethernet && !direct && !addresses.iter().any(|own| own.covers(gateway)) {
+            return Err(format!(
+                "gateway {gateway} is in no network of ours: name an address whose prefix covers it, or a direct route"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The routes, with those to our own networks; and the gateways, sorted.
+fn table(routes: &[Route], addresses: &[Address]) -> (Table, Vec<IpAddr>) {
+    let direct = addresses.iter().map(|&network| Route { network, gateway: None });
+    let mut gateways: Vec<_> = routes.iter().filter_map(|route| route.gateway).collect();
+    gateways.sort_unstable();
+    (Table::new(routes.iter().copied().chain(direct)), gateways)
 }
 
 #[cfg(test)]

@@ -171,6 +171,20 @@ impl Stack {
         })
     }
 
+    /// These routes, in the place of those from before, also for connections that are there.
+    ///
+    /// # Errors
+    /// They contradict the addresses, and nothing has changed.
+    pub fn set_routes(&mut self, routes: &[net::Route]) -> Result<(), ConfigError> {
+        self.core.net.set_routes(routes).map_err(ConfigError::Net)?;
+        for index in 0..self.conns.end() {
+            if let Some(entry) = self.conns.at_mut(index) {
+                entry.names.path.forget();
+            }
+        }
+        Ok(())
+    }
+
     /// What was dropped, and what happened, so far.
     pub fn counters(&self) -> &Counters {
         &self.core.counters

@@ -33,6 +33,7 @@
 mod diag;
 mod error;
 mod filter;
+mod follow;
 mod inward;
 mod netlink;
 mod raw;
@@ -44,6 +45,7 @@ mod watch;
 pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
+pub use follow::{Follow, Way};
 pub use inward::{Accepted, end_in_order};
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;
@@ -72,6 +74,17 @@ pub struct Network {
 impl Network {
     fn longest(v6: bool) -> u8 {
         if v6 { 128 } else { 32 }
+    }
+
+    /// Whether both are the same network.
+    pub fn is(&self, other: &Network) -> bool {
+        (self.network(), self.prefix) == (other.network(), other.prefix)
+    }
+
+    /// Whether an address is in the network.
+    fn covers(&self, address: IpAddr) -> bool {
+        address.is_ipv6() == self.address.is_ipv6()
+            && Network { address, prefix: self.prefix }.network() == self.network()
     }
 
     /// The first address of the network.
@@ -364,6 +377,22 @@ impl Front {
             routes::add_rule(&mut self.netlink, rule, Existing::Keep)?;
         }
         routes::add_routes(&mut self.netlink, self.index, &self.wanted, Existing::Keep)
+    }
+
+    /// These networks are reached through zstackd from now on, and no others. How many routes were removed.
+    ///
+    /// # Errors
+    /// As [`Front::make`]; some of the new ones may be reached, and all that were before.
+    pub fn serve(&mut self, served: Vec<Network>) -> Result<u32, Error> {
+        let before = std::mem::replace(&mut self.wanted.served, served);
+        self.wanted.check()?;
+        routes::add_routes(&mut self.netlink, self.index, &self.wanted, Existing::Keep)?;
+        let gone = before.iter().filter(|old| !self.wanted.served.iter().any(|new| old.is(new)));
+        let mut count = 0;
+        for network in gone {
+            count += u32::from(routes::remove_route(&mut self.netlink, self.index, &self.wanted, network)?);
+        }
+        Ok(count)
     }
 
     /// What has become of the programs' packets so far.

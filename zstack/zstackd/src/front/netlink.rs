@@ -64,6 +64,13 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0 })
     }
 
+    /// One whose dumps have only what the request names: since Linux 4.20.
+    pub(crate) fn strict() -> io::Result<Netlink> {
+        let netlink = Netlink::new()?;
+        netlink.socket.set_netlink_get_strict_chk(true)?;
+        Ok(netlink)
+    }
+
     /// Has the kernel do something.
     pub(crate) fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
         self.talk(request, flags | NLM_F_ACK).map(drop)

@@ -168,10 +168,7 @@ pub(crate) fn add_routes(netlink: &mut Netlink, index: u32, wanted: &Wanted, exi
         add(netlink, route(index, &default, wanted.numbers.answers()), "default route for answers")?;
     }
     for network in &wanted.served {
-        let mut served = route(index, network, u32::from(libc::RT_TABLE_MAIN));
-        let source = wanted.source(network.address.is_ipv6()).map(RouteAddress::from);
-        served.attributes.extend(source.map(RouteAttribute::PrefSource));
-        served.attributes.extend((wanted.metric != 0).then_some(RouteAttribute::Priority(wanted.metric)));
+        let served = served(index, wanted, network);
         if existing == Existing::Keep && has_lost_source(netlink, &served)? {
             // Nobody's packets find no route meanwhile, and there is no message of a removal.
             let replace = RouteNetlinkMessage::NewRoute(served);
@@ -190,6 +187,31 @@ pub(crate) fn add_routes(netlink: &mut Netlink, index: u32, wanted: &Wanted, exi
         })?;
     }
     Ok(())
+}
+
+/// The route to a served network.
+fn served(index: u32, wanted: &Wanted, network: &Network) -> RouteMessage {
+    let mut served = route(index, network, u32::from(libc::RT_TABLE_MAIN));
+    let source = wanted.source(network.address.is_ipv6()).map(RouteAddress::from);
+    served.attributes.extend(source.map(RouteAttribute::PrefSource));
+    served.attributes.extend((wanted.metric != 0).then_some(RouteAttribute::Priority(wanted.metric)));
+    served
+}
+
+/// Removes the route to a network that is not served any more. Whether it was there.
+pub(crate) fn remove_route(
+    netlink: &mut Netlink,
+    index: u32,
+    wanted: &Wanted,
+    network: &Network,
+) -> Result<bool, Error> {
+    match netlink.ask(RouteNetlinkMessage::DelRoute(served(index, wanted, network)), 0) {
+        Ok(()) => Ok(true),
+        Err(refusal) if refusal.is(libc::ESRCH) => Ok(false),
+        Err(refusal) => {
+            Err(Error::netlink(format!("the route to {network} by {} cannot be removed", wanted.name), &refusal))
+        }
+    }
 }
 
 /// Whether a route of the front is there, but without its source: IPv6 takes it away with the address (rt6_remove_prefsrc).

@@ -52,6 +52,8 @@ pub struct Watch {
     front: bool,
     link: Option<Link>,
     events: VecDeque<Event>,
+    /// So many removals of routes to come are the front's own.
+    own: u32,
 }
 
 impl Watch {
@@ -85,12 +87,17 @@ impl Watch {
                 remedy: "check its name (ip link)",
             });
         }
-        Ok(Watch { socket, netlink, name: name.to_string(), front, link, events: VecDeque::new() })
+        Ok(Watch { socket, netlink, name: name.to_string(), front, link, events: VecDeque::new(), own: 0 })
     }
 
     /// The interface as it was when this was made, or as the last [`Event::Link`] says.
     pub fn link(&self) -> Option<Link> {
         self.link
+    }
+
+    /// The front itself has removed so many of its routes.
+    pub fn expect(&mut self, routes: u32) {
+        self.own += routes;
     }
 
     /// What has happened, or `None` if there is nothing more. Never blocks: the descriptor of [`AsFd`] can be slept on.
@@ -110,6 +117,7 @@ impl Watch {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // The kernel had more to tell than there was room for: what has happened meanwhile is unknown.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.own = 0;
                     self.look_again()?;
                     if self.front && self.link.is_some() {
                         self.event(Event::Altered);
@@ -128,7 +136,10 @@ impl Watch {
             if self.concerns_the_link(&message) {
                 self.look_again()?;
             } else if self.front && self.removes_ours(&message) {
-                self.event(Event::Altered);
+                match &message {
+                    RouteNetlinkMessage::DelRoute(_) if self.own > 0 => self.own -= 1,
+                    _ => self.event(Event::Altered),
+                }
             }
         }
         Ok(())

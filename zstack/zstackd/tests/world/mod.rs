@@ -7,7 +7,7 @@ use crate::lab::{Namespace, Process, soon};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -20,6 +20,8 @@ pub struct World {
     pub here: Namespace,
     pub there: Namespace,
     pub zstackd: Option<Process>,
+    /// With a port of DPDK's: its driver, and the namespace of its device. Without, it is a tap in the remote host's.
+    pub wire: Option<(String, Namespace)>,
     /// Runs under culvert, and serves programs that do.
     under_culvert: bool,
     /// More lines of zstackd's configuration.
@@ -38,87 +40,79 @@ impl World {
             namespace.run(&format!("ip route add default via {}", other[0]));
             namespace.run(&format!("ip -6 route add default via {}", other[1]));
         }
-        World { here, there, zstackd: None, under_culvert: false, more: "" }
+        World { here, there, zstackd: None, wire: None, under_culvert: false, more: "" }
     }
 
-    /// zstackd, with a tap device of the remote host's namespace as its port.
+    /// zstackd, with a tap device of the remote host's namespace as its port; or, where the environment says `ZSTACKD_PORT=af_packet`
+    /// (or `af_xdp`, which needs hugepages), with that driver of DPDK's on a veth whose one end is in a namespace of its own. Then
+    /// zstackd has to be built with DPDK.
     pub fn split() -> World {
-        World::with_zstackd(false, "")
+        World::with_zstackd(driver(), false, "")
     }
 
     /// The same with more lines in its configuration.
     pub fn split_with(more: &'static str) -> World {
-        World::with_zstackd(false, more)
+        World::with_zstackd(driver(), false, more)
     }
 
     /// The same under culvert, for programs under culvert.
     pub fn culvert() -> World {
-        World::with_zstackd(true, "")
+        World::with_zstackd(driver(), true, "")
     }
 
     /// The same with more lines in its configuration.
     pub fn culvert_with(more: &'static str) -> World {
-        World::with_zstackd(true, more)
+        World::with_zstackd(driver(), true, more)
     }
 
-    fn with_zstackd(under_culvert: bool, more: &'static str) -> World {
+    /// zstackd on a port of DPDK's, whatever the environment says.
+    pub fn over(driver: &str, more: &'static str) -> World {
+        World::with_zstackd(Some(driver.into()), false, more)
+    }
+
+    fn with_zstackd(driver: Option<String>, under_culvert: bool, more: &'static str) -> World {
         let (here, there) = (Namespace::new(), Namespace::new());
-        let mut world = World { here, there, zstackd: None, under_culvert, more };
+        let wire = driver.map(|driver| (driver, veth(&there)));
+        let mut world = World { here, there, zstackd: None, wire, under_culvert, more };
         world.start();
         world
     }
 
-    pub fn start(&mut self) {
-        let file =
-            std::env::temp_dir().join(format!("zstackd-{}-{:?}.toml", std::process::id(), thread::current().id()));
-        let programs = if self.under_culvert { "culvert" } else { "all" };
-        let text = format!(
-            "port = \"tap:w0\"\nport-namespace = \"{}\"\naddresses = [\"{}/24\", \"{}/64\"]\ngateways = [\"{}\", \"{}\"]\nprograms = \"{programs}\"\n{}\n",
-            self.there.path(),
-            HERE[0],
-            HERE[1],
-            THERE[0],
-            THERE[1],
-            self.more
-        );
-        std::fs::write(&file, text).expect("a configuration");
-        // Another build of it: a test program is built with one that is not optimised.
-        let built = env!("CARGO_BIN_EXE_zstackd");
-        let binary = &std::env::var("ZSTACKD_BIN").unwrap_or_else(|_| built.into());
-        let mut command = if self.under_culvert {
-            let mut command = self.here.command(culvert().to_str().expect("a path"));
-            command.arg("zstackd").env("CULVERT_ZSTACKD", binary);
-            command
-        } else {
-            self.here.command(binary)
+    fn command(&self) -> Command {
+        let (port, namespace) = match &self.wire {
+            Some((driver, wire)) => (format!("dpdk:net_{driver}0,iface=p0"), wire.path()),
+            None => ("tap:w0".into(), self.there.path()),
         };
-        command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
-        command.env("CULVERT_DIR", registry()).stdin(Stdio::null());
-        self.zstackd = Some(Process::spawn(&mut command));
-        soon("the device of zstackd's port", LIMIT, || {
-            let there = self
-                .there
-                .command("ip")
-                .args(["link", "show", "w0"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            there.is_ok_and(|s| s.success()).then_some(())
-        });
-        addressed(&self.there, "w0", THERE);
-        soon("zstackd's tun", LIMIT, || {
-            let out = self.here.command("ip").args(["route", "show", "table", "all"]).output().ok()?;
-            String::from_utf8_lossy(&out.stdout).contains("default dev cv0").then_some(())
-        });
+        let gateways = THERE.map(|ip| format!("\"{ip}\"")).join(", ");
+        let gateways = if self.more.contains("follow-routes") { "".into() } else { format!("gateways = [{gateways}]") };
+        let more = format!("port-namespace = \"{namespace}\"\n{gateways}\n{}", self.more);
+        zstackd(&self.here, self.under_culvert, &config(&port, HERE, self.under_culvert, &more))
+    }
+
+    /// Starts it.
+    pub fn start(&mut self) {
+        self.start_with(Stdio::inherit());
+    }
+
+    /// Starts it; what it says goes to `told`.
+    pub fn start_with(&mut self, told: Stdio) {
+        self.zstackd = Some(Process::spawn(self.command().stderr(told)));
+        if self.wire.is_none() {
+            soon("the device of zstackd's port", LIMIT, || {
+                let mut link = self.there.command("ip");
+                link.args(["link", "show", "w0"]).stdout(Stdio::null()).stderr(Stdio::null());
+                link.status().is_ok_and(|s| s.success()).then_some(())
+            });
+            addressed(&self.there, "w0", THERE);
+        }
+        serves(&self.here);
         // Its first packet to the neighbour.
         soon("a way through zstackd", LIMIT, || self.reach(&self.here, THERE[1], 1).then_some(()));
     }
 
     /// A program here under culvert.
     pub fn run_here(&self, program: &str) -> Command {
-        let mut command = self.here.command(culvert().to_str().expect("a path"));
-        command.args(["run", "--path", "zstack", "--", program]).env("CULVERT_DIR", registry()).stdin(Stdio::null());
-        command
+        run(&self.here, program)
     }
 
     /// The same of another user's.
@@ -132,9 +126,7 @@ impl World {
 
     /// What `culvert stat` says of the programs here.
     pub fn stat(&self) -> String {
-        let mut command = self.here.command(culvert().to_str().expect("a path"));
-        let out = command.arg("stat").env("CULVERT_DIR", registry()).output().expect("culvert stat");
-        String::from_utf8_lossy(&out.stdout).into_owned()
+        stat(&self.here)
     }
 
     /// Lets zstackd have so many more descriptors for its sockets.
@@ -160,6 +152,74 @@ impl World {
         ping.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string(), to]).stdout(Stdio::null());
         ping.status().is_ok_and(|s| s.success())
     }
+}
+
+/// The driver of DPDK's that is to be zstackd's port.
+fn driver() -> Option<String> {
+    std::env::var("ZSTACKD_PORT").ok().filter(|driver| driver != "tap")
+}
+
+/// A veth with one end, p0, in a namespace of its own, which is returned, and the other, w0, in the remote host's. Packets cross it as
+/// they would cross a wire: whole, and with their checksums.
+pub fn veth(there: &Namespace) -> Namespace {
+    let wire = Namespace::new();
+    wire.run(&format!("ip link add p0 type veth peer name w0 netns {}", there.path()));
+    for (namespace, device) in [(&wire, "p0"), (there, "w0")] {
+        namespace.run(&format!("ethtool -K {device} tx off tso off gso off gro off"));
+    }
+    wire.run("ip link set p0 up");
+    addressed(there, "w0", THERE);
+    wire
+}
+
+/// A configuration of zstackd's, with more lines.
+pub fn config(port: &str, addresses: [&str; 2], under_culvert: bool, more: &str) -> String {
+    let programs = if under_culvert { "culvert" } else { "all" };
+    let [four, six] = addresses;
+    format!("port = \"{port}\"\naddresses = [\"{four}/24\", \"{six}/64\"]\nprograms = \"{programs}\"\n{more}\n")
+}
+
+/// zstackd with this configuration, for the programs of a namespace; under culvert, or not.
+pub fn zstackd(namespace: &Namespace, under_culvert: bool, config: &str) -> Command {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("zstackd-{}-{count}.toml", std::process::id()));
+    std::fs::write(&file, config).expect("a configuration");
+    // Another build of it: a test program is built with one that is not optimised.
+    let built = env!("CARGO_BIN_EXE_zstackd");
+    let binary = &std::env::var("ZSTACKD_BIN").unwrap_or_else(|_| built.into());
+    let mut command = if under_culvert {
+        let mut command = namespace.command(culvert().to_str().expect("a path"));
+        command.arg("zstackd").env("CULVERT_ZSTACKD", binary);
+        command
+    } else {
+        namespace.command(binary)
+    };
+    command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
+    command.env("CULVERT_DIR", registry()).stdin(Stdio::null());
+    command
+}
+
+/// Waits until a zstackd serves the namespace.
+pub fn serves(namespace: &Namespace) {
+    soon("zstackd's tun", LIMIT, || {
+        let out = namespace.command("ip").args(["route", "show", "table", "all"]).output().ok()?;
+        String::from_utf8_lossy(&out.stdout).contains("default dev cv0").then_some(())
+    });
+}
+
+/// A program of a namespace under culvert.
+pub fn run(namespace: &Namespace, program: &str) -> Command {
+    let mut command = namespace.command(culvert().to_str().expect("a path"));
+    command.args(["run", "--path", "zstack", "--", program]).env("CULVERT_DIR", registry()).stdin(Stdio::null());
+    command
+}
+
+/// What `culvert stat` says of the programs of a namespace.
+pub fn stat(namespace: &Namespace) -> String {
+    let mut command = namespace.command(culvert().to_str().expect("a path"));
+    let out = command.arg("stat").env("CULVERT_DIR", registry()).output().expect("culvert stat");
+    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 pub fn addressed(namespace: &Namespace, device: &str, addresses: [&str; 2]) {

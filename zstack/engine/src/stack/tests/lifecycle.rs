@@ -186,6 +186,37 @@ fn any_address_and_any_port() {
     assert_eq!(world.sides[1].programs.of(any).len(), 2);
 }
 
+/// A connection follows its peer's network behind a gateway, and out again.
+#[test]
+fn routes_change_under_connections() {
+    let mut world = World::with(caps(Medium::Ethernet), |config| {
+        if config.addresses[0].ip == V4[1].parse::<std::net::IpAddr>().unwrap() {
+            config.addresses.push(Address { ip: "10.0.0.9".parse().unwrap(), prefix: 32 });
+        }
+    });
+    let (conn, peer) = world.open(80);
+    let network = Address { ip: V4[1].parse().unwrap(), prefix: 32 };
+    let through = |gateway: &str| [net::Route { network, gateway: Some(gateway.parse().unwrap()) }];
+    assert!(world.sides[0].stack.set_routes(&through(V4[0])).is_err(), "it is ours");
+    world.sides[0].stack.set_routes(&through("10.0.0.9")).unwrap();
+    world.send(0, conn, b"one");
+    world.turn(0);
+    world.sides[0].card.drain();
+    let asked: Vec<_> = world.sides[0]
+        .card
+        .outbox
+        .iter()
+        .map(|frame| frame[12..14] == [8, 6] && frame[38..42] == [10, 0, 0, 9])
+        .collect();
+    assert_eq!(asked, [true], "who has 10.0.0.9");
+    world.settle();
+    assert_eq!(world.stream(1, peer).received(), b"one");
+    world.sides[0].stack.set_routes(&[]).unwrap();
+    world.send(0, conn, b", two");
+    world.settle();
+    assert_eq!(world.stream(1, peer).received(), b"one, two");
+}
+
 #[test]
 fn a_listener_that_goes_takes_no_more() {
     let mut world = World::new();
