@@ -63,9 +63,9 @@ fn is_within(group: &Path, number: u64) -> bool {
 /// Where the groups are.
 fn root() -> Result<PathBuf, String> {
     let mounts = fs::read("/proc/self/mountinfo").map_err(|e| format!("/proc/self/mountinfo: {e}: mount /proc"))?;
-    let points = mounts.split(|b| *b == b'\n').filter_map(point);
+    let mut points = mounts.split(|b| *b == b'\n').filter_map(point);
     // Mounted over, as /sys is by ip-netns(8), it is in the list and cannot be seen.
-    points.filter(|point| point.join("cgroup.procs").exists()).next_back().ok_or_else(|| {
+    points.rfind(|point| point.join("cgroup.procs").exists()).ok_or_else(|| {
         "no cgroup2 file system can be seen here: mount one (mount -t cgroup2 none DIRECTORY); where `ip netns exec` hides it, \
          use `nsenter --net=/run/netns/NAME`"
             .to_string()
