@@ -129,6 +129,26 @@ fn units(extent: Extent, tally: &mut Tally) {
         Extent::Ci => drop(c.env("ZSTACK_MUTANTS", "500")),
         Extent::Nightly => drop(c.env("ZSTACK_MUTANTS", "20000")),
     }
+    // zstackd attacked: programs and zstackd killed, stopped for a minute, flooded; many connections.
+    if extent == Extent::Nightly {
+        for (what, number) in [
+            ("NATIVE", 1000),
+            ("KILLS", 5000),
+            ("DAEMON_KILLS", 200),
+            ("STOPPED", 60),
+            ("STOPS", 500),
+            ("SCRIBBLES", 200),
+            ("LIES", 5000),
+            ("BRIEF", 1000),
+            ("FLOOD_MS", 1000),
+            ("FLOOD_ROUNDS", 5),
+            ("PROGRAMS", 200),
+            ("CONNECTIONS_EACH", 50),
+            ("IDLE_MS", 20_000),
+        ] {
+            c.env(format!("STORM_{what}"), number.to_string());
+        }
+    }
     Step::tests("units", c, 2 * limit(extent)).run(tally);
 }
 

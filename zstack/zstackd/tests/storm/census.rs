@@ -25,7 +25,7 @@ pub struct Census {
     pub connections: usize,
     /// Sockets of the namespace that are neither listeners nor in TIME_WAIT.
     pub sockets: usize,
-    /// Files in the registry's directory.
+    /// Users' registries.
     pub files: usize,
 }
 
@@ -63,7 +63,8 @@ impl Census {
         census.connections = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer").len());
         let sockets = world.here.run("ss -Htan state connected exclude time-wait");
         census.sockets = sockets.lines().count();
-        census.files = std::fs::read_dir(crate::world::registry()).expect("a directory").count();
+        let files = std::fs::read_dir(crate::world::registry()).expect("a directory").flatten();
+        census.files = files.filter(|f| f.file_name().to_string_lossy().starts_with("culvert-")).count();
         census
     }
 
@@ -82,19 +83,22 @@ impl Census {
         Census::take(world)
     }
 
-    /// Fails if more is held than before.
-    pub fn is_as(&self, before: &Census) {
-        let told = || format!("before {before:?}\nafter  {self:?}");
+    /// What is held more than before, if anything is.
+    pub fn more(&self, before: &Census) -> Option<String> {
         // The registries of the users whom it has met are open.
         let own = |census: &Census| -> Vec<_> {
             census.fds.iter().filter(|(kind, _)| !kind.contains("/culvert-")).map(|(k, n)| (k.clone(), *n)).collect()
         };
-        assert_eq!((own(self), self.inner), (own(before), before.inner), "descriptors: {}", told());
-        // Boxes for answers of programs that are gone: sixteen at most, and as many lines to programs.
-        assert!(self.others <= before.others + 32, "sockets: {}", told());
-        assert_eq!((self.connections, self.sockets, self.memfds), (0, 0, before.memfds), "{}", told());
-        // A file for each user's registry.
-        assert!(self.maps <= before.maps + 32 && self.files <= before.files + 2, "{}", told());
-        assert!(self.resident <= before.resident + 8192 && self.shared <= before.shared + 1024, "memory: {}", told());
+        let same = own(self) == own(before)
+            && (self.inner, self.memfds) == (before.inner, before.memfds)
+            && (self.connections, self.sockets) == (0, 0)
+            // Boxes for answers of programs that are gone: sixteen at most, and as many lines to programs.
+            && self.others <= before.others + 32
+            && self.maps <= before.maps + 32
+            // A file for each user's registry.
+            && self.files <= before.files + 2
+            && self.resident <= before.resident + 8192
+            && self.shared <= before.shared + 1024;
+        (!same).then(|| format!("more is held:\nbefore {before:?}\nafter  {self:?}"))
     }
 }

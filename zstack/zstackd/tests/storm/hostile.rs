@@ -6,7 +6,7 @@ use crate::far::Far;
 use crate::lab::{Process, bounded, soon};
 use crate::program::Task;
 use crate::talk::{Hello, Mode, Random, talk};
-use crate::world::{LIMIT, THERE, World, at, open_to_all};
+use crate::world::{HERE, LIMIT, THERE, World, at, open_to_all};
 use crate::{need_root, number};
 use std::fs::File;
 use std::io::Write;
@@ -16,8 +16,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HOSTILE: u32 = 65534;
 const EACH: u64 = 4;
@@ -69,6 +70,19 @@ impl Drop for Bystander {
         self.process.kill();
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// zstackd holds what it held before. The channel of a program that was killed may be found free only when the next connection ends.
+fn nothing_stays(world: &World, far: &Far, before: &Census) {
+    let mut more = None;
+    for n in 0..5 {
+        more = Census::settled(world).more(before);
+        if more.is_none() {
+            return;
+        }
+        drop(Bystander::start(world, far, "after", 9_000_000 + n * 64));
+    }
+    panic!("{}", more.expect("something"));
 }
 
 /// What the scribbling program does: its connections come to shared memory, and then it writes all over what it shares.
@@ -170,7 +184,77 @@ fn who_scribbles_over_its_rings_harms_itself() {
         assert!(written > 0);
         drop(bystander);
         spoilt.seen.cut();
-        Census::settled(&world).is_as(&before);
+        nothing_stays(&world, &far, &before);
+        let _ = std::fs::remove_file(&path);
+    });
+}
+
+/// Programs that are stopped at any moment, while their connections are made and come to shared memory: zstackd waits for none.
+#[test]
+fn who_is_stopped_again_and_again_holds_nobody_up() {
+    need_root!();
+    bounded(LIMIT * 4, || {
+        let rounds = number("STORM_STOPS", 6) as u64;
+        let world = World::culvert();
+        open_to_all();
+        let (far, others) = (Far::listen(&world.there, 8530), Far::listen(&world.there, 8531));
+        drop(Bystander::start(&world, &far, "before", 1));
+        let before = Census::settled(&world);
+        let bystander = Bystander::start(&world, &far, "held", 1000);
+        let path = place("stops");
+        let board = Board::make(&path);
+        let mut random = Random(0x570b);
+        let over = AtomicBool::new(false);
+        let worst = thread::scope(|s| {
+            let watch = s.spawn(|| {
+                // The longest time in which nothing moved.
+                let moved = || bystander.rows().iter().map(|r| r.get(Word::Sent) + r.get(Word::Got)).sum::<u64>();
+                let (mut last, mut at, mut worst) = (moved(), Instant::now(), Duration::ZERO);
+                while !over.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_micros(500));
+                    let now = moved();
+                    if now != last {
+                        worst = worst.max(at.elapsed());
+                        (last, at) = (now, Instant::now());
+                    }
+                }
+                worst.max(at.elapsed())
+            });
+            for round in 0..rounds {
+                let server = round % 2 == 1;
+                let to = if server { at(HERE[0], 9531) } else { at(THERE[0], 8531) };
+                let first = 1_000_000 + round * 64;
+                let role = if server { "server" } else { "client" };
+                let task = Task { role, at: to, board: &path, first, connections: 8, user: HOSTILE };
+                board.clear(0);
+                let mut process = Process::spawn(&mut task.command(&world));
+                if server {
+                    soon("a program that listens", LIMIT, || (board.row(0).get(Word::Stage) == GOES).then_some(()));
+                    for i in 0..8 {
+                        let hello = Hello { id: first + i, mode: Mode::ALL[i as usize % 4] };
+                        others.seen.connect(&world.there, to, hello, |_| {});
+                    }
+                } else {
+                    soon("a program that connects", LIMIT, || (board.row(0).get(Word::Stage) > 0).then_some(()));
+                }
+                let pid = process.0.id();
+                for _ in 0..6 {
+                    thread::sleep(Duration::from_micros(random.below(4000)));
+                    world.here.run(&format!("kill -STOP {pid}"));
+                    thread::sleep(Duration::from_millis(random.below(40)));
+                    world.here.run(&format!("kill -CONT {pid}"));
+                }
+                process.kill();
+                others.seen.cut();
+            }
+            over.store(true, Ordering::Relaxed);
+            watch.join().expect("who watches")
+        });
+        println!("the longest time in which nothing of another user's moved: {worst:?}");
+        bystander.goes_on("beside programs that are stopped");
+        drop(bystander);
+        others.seen.cut();
+        nothing_stays(&world, &far, &before);
         let _ = std::fs::remove_file(&path);
     });
 }
@@ -215,7 +299,7 @@ fn who_floods_connects_leaves_room_to_others() {
         assert_eq!(told.len() as u64, EACH, "the other user's connections end in zstackd: {told:?}");
         process.kill();
         drop(bystander);
-        Census::settled(&world).is_as(&before);
+        nothing_stays(&world, &far, &before);
         let _ = std::fs::remove_file(&path);
     });
 }
@@ -261,6 +345,6 @@ fn who_lies_at_the_control_socket_is_dropped() {
         });
         bystander.goes_on("beside those who lie");
         drop(bystander);
-        Census::settled(&world).is_as(&before);
+        nothing_stays(&world, &far, &before);
     });
 }

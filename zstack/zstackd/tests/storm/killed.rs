@@ -186,9 +186,16 @@ fn programs_are_killed() {
         let before = Census::settled(&world);
         println!("before {before:?}");
         let tally = storm(&world, kills, 3);
-        let after = Census::settled(&world);
-        println!("after  {after:?}");
         assert!(tally.judged.into_inner() > 0);
-        after.is_as(&before);
+        let mut after = Census::settled(&world);
+        // The channel of a program that was killed may be found free only when the next connection ends.
+        for n in 0..5 {
+            if after.more(&before).is_some() {
+                storm(&world, 6, 4 + n);
+                after = Census::settled(&world);
+            }
+        }
+        println!("after  {after:?}");
+        assert_eq!(after.more(&before), None);
     });
 }

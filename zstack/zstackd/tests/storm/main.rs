@@ -1,9 +1,7 @@
 //! zstackd attacked: programs and zstackd itself killed under load, stopped, starved, flooded. Needs root and /dev/net/tun.
 //!
 //! As they stand these are small; each has its number of rounds in an environment variable (`STORM_...`), with which it runs for as
-//! long as one likes.
-
-#![allow(dead_code)]
+//! long as one likes: `cargo xtask nightly` sets them.
 
 mod board;
 mod census;

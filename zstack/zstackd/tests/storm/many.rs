@@ -101,6 +101,64 @@ pub fn program(to: SocketAddr, board: &Board, first: u64, connections: u64) {
     std::process::exit(0);
 }
 
+/// What a program does that ends soon: so many exchanges on one connection, and it is gone; or it stays, and does nothing more.
+pub fn brief(to: SocketAddr, board: &Board, exchanges: u64, stays: bool) {
+    let mut stream = TcpStream::connect(to).expect("a connection");
+    for n in 0..exchanges {
+        stream.write_all(&[n as u8; 100]).expect("written");
+        let mut back = [0; 100];
+        stream.read_exact(&mut back).expect("read");
+        assert_eq!(back, [n as u8; 100]);
+    }
+    board.set(0, Word::Got, exchanges);
+    if stays {
+        loop {
+            thread::park();
+        }
+    }
+    std::process::exit(0);
+}
+
+/// Programs that end before their connection comes to shared memory leave nothing in zstackd, though another one stays.
+#[test]
+fn brief_programs_leave_nothing() {
+    need_root!();
+    bounded(LIMIT, || {
+        let rounds = number("STORM_BRIEF", 30) as u64;
+        let world = World::culvert();
+        open_to_all();
+        let _echo = Echo::listen(&world.there, 8310);
+        let path = std::env::temp_dir().join(format!("storm-brief-{}", std::process::id()));
+        let board = Board::make(&path);
+        let task = |role, exchanges, user| Task {
+            role,
+            at: at(THERE[0], 8310),
+            board: &path,
+            first: exchanges,
+            connections: 1,
+            user,
+        };
+        let stays: Vec<_> = (6..14)
+            .map(|exchanges| {
+                let process = Process::spawn(&mut task("stays", exchanges, 1).command(&world));
+                soon("an exchange", LIMIT, || (board.row(0).get(Word::Got) == exchanges).then_some(()));
+                process
+            })
+            .collect();
+        let before = crate::census::Census::take(&world);
+        for n in 0..rounds {
+            let process = Process::spawn(&mut task("brief", 4 + n % 12, USERS[n as usize % 2]).command(&world));
+            assert!(process.finish(LIMIT).0.success());
+        }
+        let after = crate::census::Census::take(&world);
+        println!("{} mappings of channels before, {} after", before.memfds, after.memfds);
+        // A channel that was made for one of the last is given up when the next connections end.
+        assert!(after.memfds <= before.memfds + 16 && after.inner <= before.inner + 1, "{before:?} {after:?}");
+        drop(stays);
+        let _ = std::fs::remove_file(&path);
+    });
+}
+
 /// KiB, or as many of something, by name: what this machine's kernel has, and zstackd.
 fn held(world: &World) -> Vec<(&'static str, u64)> {
     let pid = world.zstackd.as_ref().expect("zstackd").0.id();

@@ -73,6 +73,8 @@ fn run() {
         "server" => server(at, first, &board),
         "scribble" => crate::hostile::scribble(at, Box::leak(Box::new(board)), first, n),
         "flood" => crate::hostile::flood(at, &board),
+        "brief" => crate::many::brief(at, &board, first, false),
+        "stays" => crate::many::brief(at, &board, first, true),
         "many" => crate::many::program(at, &board, first, n),
         "again" => {
             let log = log();

@@ -3,7 +3,7 @@
 use crate::board::{Board, End, GOES, Word};
 use crate::census::Census;
 use crate::far::Far;
-use crate::lab::{Process, bounded, mount_tmpfs, soon, with_own_mounts};
+use crate::lab::{Process, beside, bounded, mount_tmpfs, soon, with_own_mounts};
 use crate::need_root;
 use crate::program::Task;
 use crate::talk::{Hello, Mode};
@@ -20,7 +20,7 @@ fn place(name: &str) -> PathBuf {
 #[test]
 fn without_descriptors_remote_hosts_wait() {
     need_root!();
-    bounded(LIMIT, || {
+    beside(LIMIT, || {
         const N: u64 = 5;
         let world = World::culvert();
         let far = Far::listen(&world.there, 8600);

@@ -2,7 +2,7 @@
 
 use crate::board::{Board, End, GOES, Row, STANDS, TRIES, Word};
 use crate::far::{Far, judge};
-use crate::lab::{Process, bounded, soon};
+use crate::lab::{Process, beside, soon};
 use crate::program::Task;
 use crate::talk::Mode;
 use crate::world::{LIMIT, THERE, World, at};
@@ -62,11 +62,11 @@ fn end(mut process: Process, board: &Board, far: &Far, first: u64) {
 #[test]
 fn a_program_is_stopped() {
     need_root!();
-    bounded(LIMIT * 3, || {
+    beside(LIMIT * 3, || {
         let pause = Duration::from_secs(number("STORM_STOPPED", 1) as u64);
         let world = World::culvert();
         let far = Far::listen(&world.there, 8200);
-        let files = [place("stopped"), place("beside")];
+        let files = [place("stopped"), place("served")];
         let boards = [0, 1].map(|n| Board::make(&files[n]));
         let zero = vec![Row::default(); EACH as usize];
         let stopped = Process::spawn(&mut client(&files[0], &far, 100).command(&world));
@@ -102,7 +102,7 @@ fn a_program_is_stopped() {
 #[test]
 fn zstackd_is_stopped() {
     need_root!();
-    bounded(LIMIT * 4, || {
+    beside(LIMIT * 4, || {
         let pause = Duration::from_secs(number("STORM_STOPPED", 1) as u64);
         let world = World::culvert();
         let far = Far::listen(&world.there, 8200);
