@@ -88,13 +88,24 @@ fn publish(cookie: u64, kind: Kind) {
     }
 }
 
+/// Whether a loopback address that a program names may be another one: control groups have programs that write one in the place of another
+/// (`cgroup/connect4`, `cgroup/getsockname4`). Hardly any does so with loopback's, and to believe it of all would cost each local
+/// connection a look: it is believed where somebody has asked for zstack by name.
+fn may_be_translated() -> bool {
+    config::path() == ConfiguredPath::Zstack as u32
+}
+
 /// Before `fd`, which has not been connected yet, is connected to `address`, a socket address.
 pub fn connecting(fd: i32, address: &[u8]) {
     if config::stands_in() {
         if may_ask() {
             say(fd, Kind::StandIn);
         }
-    } else if config::goes_out() && tuple::may_be_elsewhere(address) && may_ask() && server().is_ok() {
+    } else if config::goes_out()
+        && (tuple::may_be_elsewhere(address) || may_be_translated())
+        && may_ask()
+        && server().is_ok()
+    {
         say(fd, Kind::Connect);
     }
 }
@@ -123,7 +134,7 @@ pub fn listening(fd: i32) {
         return;
     }
     let Some(address) = K::local_address(fd) else { return };
-    if tuple::may_be_reached(&address)
+    if (tuple::may_be_reached(&address) || may_be_translated())
         && let Some(cookie) = say(fd, Kind::Listen)
     {
         remember(cookie);

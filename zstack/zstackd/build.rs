@@ -1,42 +1,8 @@
-//! Compiles the eBPF programs of the front and writes their skeleton.
+//! Compiles the eBPF programs of the front.
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+#[path = "bpf/build.rs"]
+mod bpf;
 
-/// The variable that names a compiler, and the names of Debian's and Fedora's.
-const CLANGS: [&str; 8] = ["clang", "clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19", "clang-20"];
-
-const SOURCE: &str = "bpf/turn.bpf.c";
-
-fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={SOURCE}");
-    println!("cargo::rerun-if-env-changed=CLANG");
-    match build() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            println!("cargo::error={why}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn build() -> Result<(), String> {
-    let clang = compiler().ok_or(
-        "zstackd's eBPF programs need clang: apt-get install clang libelf-dev zlib1g-dev pkg-config make (or set CLANG)",
-    )?;
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("turn.skel.rs");
-    let machine = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
-    let mut builder = libbpf_cargo::SkeletonBuilder::new();
-    // Debian keeps asm/types.h in a directory for the architecture, which clang knows for its own target only.
-    builder.source(SOURCE).clang(clang).clang_args([format!("-I/usr/include/{machine}-linux-gnu"), "-Wall".into()]);
-    builder.build_and_generate(out).map_err(|error| format!("{SOURCE}: {error:#}").replace('\n', " "))
-}
-
-/// The first compiler that runs.
-fn compiler() -> Option<String> {
-    let runs = |clang: &String| {
-        let mut command = Command::new(clang);
-        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
-    };
-    std::env::var("CLANG").ok().into_iter().chain(CLANGS.map(String::from)).find(runs)
+fn main() -> std::process::ExitCode {
+    bpf::skeleton("turn")
 }

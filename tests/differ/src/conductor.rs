@@ -3,7 +3,8 @@
 //!
 //! On the kernel a step has settled when its threads have answered or are asleep, since a wake-up happens
 //! inside the call that causes it. When an expected trace is given, what is expected to finish is waited
-//! for, so that a slow machine is no difference, and what is expected to block must be asleep.
+//! for, so that a slow machine is no difference, and what is expected to block must be asleep. Between hosts it has
+//! settled when nothing is on its way between them either (`wire`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -17,7 +18,7 @@ use crate::model::process_of;
 use crate::raw;
 use crate::script::{BLOCKED, HANG, Record, SKIPPED, SPINS, parse};
 use crate::spaces::Spaces;
-use crate::task;
+use crate::{task, wire};
 
 /// Longest a step may take before it counts as a hang.
 pub const WATCHDOG: Duration = Duration::from_secs(8);
@@ -133,6 +134,7 @@ impl<'a> Conductor<'a> {
             let result = self.finish(who, sure);
             results.push((who.clone(), result));
         }
+        wire::quiet();
         self.collect_freed(expected, &mut results);
         results.sort();
         Record { line: line.to_owned(), results }
@@ -270,6 +272,10 @@ impl<'a> Conductor<'a> {
                 return Settled::Reply(r);
             }
             asleep = if matches!(state, Some('S' | 'T')) { asleep + 1 } else { 0 };
+            // What is on its way to it comes while it sleeps.
+            if asleep == 3 && wire::quiet() {
+                asleep = 0;
+            }
             if asleep == 3 {
                 return Settled::Asleep;
             }

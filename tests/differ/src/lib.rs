@@ -19,3 +19,4 @@ pub mod script;
 pub mod shrink;
 pub mod spaces;
 pub mod task;
+pub mod wire;

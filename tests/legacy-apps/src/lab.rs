@@ -199,7 +199,7 @@ impl Lab {
         let mut last = Ok(Vec::new());
         let seen = poll_until(PATIENCE, || {
             last = stat::connections();
-            last.iter().flatten().any(|c| c.pid == pid && c.path == "shm")
+            last.iter().flatten().any(|c| c.pid == pid && c.path == crate::path_expected())
         });
         assert!(seen, "process {pid} has no connection on path shm: {last:?}");
     }
@@ -381,7 +381,7 @@ fn watch_for_shm(dir: &Path, stop: &AtomicBool, last: &Mutex<String>) -> bool {
         let answer = stat::connections();
         if let Ok(all) = &answer {
             let ours = procs::working_in(dir);
-            if all.iter().any(|c| c.path == "shm" && ours.contains(&c.pid)) {
+            if all.iter().any(|c| c.path == crate::path_expected() && ours.contains(&c.pid)) {
                 return true;
             }
         }

@@ -130,7 +130,7 @@ fn cluster(policy: &str) {
                 let all: Vec<_> = stat::connections().expect("culvert stat");
                 let theirs: Vec<_> = all.iter().filter(|c| workers.contains(&c.pid)).collect();
                 assert_eq!(theirs.len().to_string(), connections, "{all:?}");
-                assert!(theirs.iter().all(|c| c.path == "shm"), "{theirs:?}");
+                assert!(theirs.iter().all(|c| c.path == legacy_apps::path_expected()), "{theirs:?}");
             }
             drop(input);
             seen.note(format!("{connections} connections"), client.wait(PATIENCE).success().text());

@@ -143,6 +143,8 @@ fn kill_redis(mode: Mode, n: usize) {
             "",
             "--bind",
             "127.0.0.1",
+            "--protected-mode",
+            "no",
             "--dir",
             &lab.dir().display().to_string(),
         ];

@@ -295,7 +295,7 @@ fn upgrade(lab: &Lab) -> Seen {
             if lab.accelerated(Side::Server) && legacy_apps::shm_expected() {
                 wait_for("a new worker on path shm", PATIENCE, || {
                     let all = legacy_apps::stat::connections();
-                    all.is_ok_and(|all| all.iter().any(|c| c.path == "shm" && worker(&c.pid)))
+                    all.is_ok_and(|all| all.iter().any(|c| c.path == legacy_apps::path_expected() && worker(&c.pid)))
                 });
             }
         }

@@ -9,7 +9,7 @@ fn server(lab: &Lab, port: u16, more: &str) -> Proc {
     let config = lab.write(
         &format!("redis-{port}.conf"),
         format!(
-            "bind 127.0.0.1 ::1\nport {port}\ndir {dir}\ndbfilename dump-{port}.rdb\nappenddirname aof-{port}\n\
+            "bind 127.0.0.1 ::1\nprotected-mode no\nport {port}\ndir {dir}\ndbfilename dump-{port}.rdb\nappenddirname aof-{port}\n\
              pidfile {dir}/redis-{port}.pid\nenable-debug-command yes\nsave \"\"\ndaemonize no\n\
              repl-diskless-sync-delay 0\n{more}\n"
         ),

@@ -75,6 +75,9 @@ fn postgresql(lab: &Lab) -> Seen {
     let (port, other) = (free_port(), free_port());
     let initdb = ["-D", "data", "-A", "trust", "-U", "tester", "-N", "-E", "UTF8", "--locale=C"];
     lab.run("initdb", postgres(lab, Side::Server, "initdb").env_remove("LD_PRELOAD").args(initdb)).success();
+    // Also from where the connections of this machine come from over a wire.
+    let rules = std::fs::read_to_string(lab.path("data/pg_hba.conf")).expect("pg_hba.conf");
+    lab.write("data/pg_hba.conf", format!("{rules}host all all all trust\nhost replication all all trust\n"));
     let server = database(lab, "data", port);
 
     seen.note("pgbench -i", pgbench(lab, port, &["-i", "-q"]));
@@ -150,7 +153,16 @@ fn haproxy(lab: &Lab) -> Seen {
     let store = lab.serve(
         "redis",
         redis,
-        lab.command(Side::Server, "redis-server").args(["--bind", "127.0.0.1", "--port", &text, "--save", ""]),
+        lab.command(Side::Server, "redis-server").args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &text,
+            "--save",
+            "",
+            "--protected-mode",
+            "no",
+        ]),
     );
 
     // Splicing moves bytes in the kernel: those connections leave shared memory, the others stay.

@@ -40,6 +40,11 @@ pub fn pump<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
         return out;
     }
     let back = to_program(conn, endpoint);
+    if back == Outcome::ProgramGone {
+        // What it sent last may have come since, and goes to the wire before the reset.
+        conn.readable = true;
+        to_wire(conn, endpoint);
+    }
     match (out, back) {
         (_, Outcome::ProgramGone | Outcome::Broken) => back,
         _ if conn.program_ended && conn.remote_ended => Outcome::Done,

@@ -64,6 +64,9 @@ impl Tcb {
     fn send_all<C: Context>(&mut self, cx: &mut C) {
         let marks = self.marks;
         self.marks &= !(mark::BLOCKED | mark::SEND);
+        if marks & mark::ABORT != 0 && marks & (mark::SEND | mark::BLOCKED) != 0 && !self.send_before_reset(cx) {
+            return;
+        }
         if marks & (mark::ABORT | mark::ASK | mark::SYN | mark::CLOSED | mark::ENDED) != 0 && !self.unusual(cx) {
             return;
         }
@@ -81,6 +84,21 @@ impl Tcb {
         if self.marks & mark::ENDED != 0 {
             self.free(cx);
         }
+    }
+
+    /// What the holder had committed before it aborted goes first, as far as it may: Linux sends it by the call that commits it. Returns whether
+    /// it went, and the reset is next.
+    #[cold]
+    fn send_before_reset<C: Context>(&mut self, cx: &mut C) -> bool {
+        // After a close the reset is ours, and says that what the peer sends now is read by nobody.
+        if self.marks & mark::CLOSED == 0 && (Phase::Established..=Phase::LastAck).contains(&self.phase) {
+            self.send(cx);
+            if self.marks & mark::ENDED != 0 {
+                self.free(cx);
+                return false;
+            }
+        }
+        self.marks & mark::BLOCKED == 0
     }
 
     /// What happens at the ends of a connection's life. Returns whether output goes on.

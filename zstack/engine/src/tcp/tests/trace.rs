@@ -813,6 +813,38 @@ fn an_abort_that_the_port_has_no_room_for_is_done_later() {
 }
 
 #[test]
+fn what_was_committed_before_an_abort_goes_before_the_reset() {
+    let mut t = Test::established(&plain());
+    t.tcb.commit(100, true);
+    t.tcb.abort();
+    t.output();
+    t.expect("PA", 1001, 5001, 100);
+    t.expect("RA", 1101, 5001, 0);
+    t.told(&[Event::Ended(Cause::Aborted), Event::Free]);
+    t.nothing();
+    // Where the port has no room for both, both come later, in order.
+    let mut t = Test::established(&plain());
+    t.cx.room = 0;
+    t.tcb.commit(100, true);
+    t.tcb.close(true);
+    t.output();
+    assert!(t.tcb.due() && t.cx.sent.is_empty());
+    t.cx.room = 2;
+    t.output();
+    t.expect("PA", 1001, 5001, 100);
+    t.expect("RA", 1101, 5001, 0);
+    // As far as the windows reach.
+    let mut t = Test::established(&plain());
+    t.send(seg("A", 5001, 1001).win(150));
+    t.tcb.commit(1000, true);
+    t.tcb.abort();
+    t.output();
+    let sent: u32 = t.cx.sent.iter().map(|out| out.len).sum();
+    assert!(sent <= 150, "{sent}");
+    assert_eq!(t.cx.sent.back().map(|out| out.header.flags), Some(flags("RA")));
+}
+
+#[test]
 fn payload_after_close_and_unread_payload_reset() {
     let mut t = Test::established(&plain());
     t.tcb.close(false);
