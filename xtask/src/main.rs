@@ -5,6 +5,7 @@ mod debian;
 mod fuzzing;
 mod junit;
 mod model_checking;
+mod remote;
 mod step;
 mod suite;
 mod with_dpdk;
@@ -34,6 +35,9 @@ cargo xtask CHORE
                             CPython's own network tests, native and under culvert
   differ [ARGS...]          the differential tester
   soak [ARGS...]            the soak test
+  remote [[--kernel] COMMAND...]
+                            a command whose connections to this machine go over a wire, through zstackd (or the kernel):
+                            `cargo xtask remote cargo test -p legacy-apps`; without one, all that is tested so
 What a chore needs of Debian's packages it installs, after saying so (as root, with apt-get).";
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         ["conformance", rest @ ..] => conformance::chore(rest),
         ["differ", rest @ ..] => differ("differ", rest),
         ["soak", rest @ ..] => differ("soak", rest),
+        ["remote", rest @ ..] => remote::chore(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -3,7 +3,7 @@
 
 use crate::step::{self, Step, Tally};
 use crate::{
-    build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, root, target,
+    build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, remote, root, target,
 };
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,6 +71,9 @@ pub fn test(extent: Extent) -> bool {
             ],
         );
         random(extent, &mut tally);
+        if remote::build(&mut tally) {
+            remote::tests(extent, &mut tally);
+        }
         if extent != Extent::Quick {
             conformance::run(&[], extent == Extent::Ci, &mut tally);
         }
