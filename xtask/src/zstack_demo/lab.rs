@@ -120,10 +120,11 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Ends it: who has not done as told so long after SIGTERM is killed, with those that he has started.
+    fn end(&mut self, limit: Duration) {
         step::signal(self.pid(), libc::SIGTERM);
-        if step::poll_until(Duration::from_secs(5), || !self.lives()) {
+        if step::poll_until(limit, || !self.lives()) {
             return;
         }
         // While it is stopped it starts nobody anew, and nobody else gets the numbers of those that it has started.
@@ -131,6 +132,14 @@ impl Drop for Server {
         descendants(self.pid()).into_iter().for_each(|pid| step::signal(pid, libc::SIGKILL));
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.lives() {
+            self.end(Duration::from_secs(5));
+        }
     }
 }
 
@@ -254,12 +263,12 @@ mod tests {
     fn a_server_goes_with_what_it_has_started() {
         let mut c = Command::new("sh");
         c.args(["-c", "trap '' TERM; sleep 1000 & wait; sleep 1000"]).stdin(Stdio::null()).stdout(Stdio::null());
-        let server = Server(c.spawn().unwrap());
+        let mut server = Server(c.spawn().unwrap());
         let children = || descendants(server.pid());
         assert!(step::poll_until(PATIENCE, || !children().is_empty()));
         let child = children()[0];
-        drop(server);
-        assert!(step::poll_until(PATIENCE, || parent(child).is_none()));
+        server.end(Duration::from_millis(100));
+        assert!(step::poll_until(PATIENCE, || parent(child).is_none()) && !server.lives());
     }
 
     #[test]
