@@ -1,5 +1,6 @@
 //! What one queue passes on to the others of its device. The device's hash brings each flow to one queue, but what ARP and NDP say is for every
-//! engine: each has the same addresses, and neighbours of its own.
+//! engine: each has the same addresses, and neighbours of its own. And an ICMP error has another hash than the connection that it is about, which
+//! may be anybody's.
 
 use crate::raw::calls;
 use std::io;
@@ -79,14 +80,23 @@ impl Post {
     }
 }
 
-/// ARP, and ICMPv6 133 to 137 (RFC 4861, section 4), with or without a VLAN tag.
+/// ARP, ICMPv6 133 to 137 (RFC 4861, section 4), and ICMP errors about a segment of TCP (RFC 792; RFC 4443); with or without a VLAN tag.
 fn is_for_all(packet: &[u8]) -> bool {
+    const TCP: u8 = 6;
     let ip = if packet.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
-    match packet.get(ip - 2..ip) {
+    let (kind, packet) = (packet.get(ip - 2..ip), packet.get(ip..).unwrap_or(&[]));
+    match kind {
         Some([0x08, 0x06]) => true,
-        Some([0x86, 0xdd]) => {
-            packet.get(ip + 6) == Some(&58) && packet.get(ip + 40).is_some_and(|kind| (133..=137).contains(kind))
+        Some([0x08, 0x00]) if packet.get(9) == Some(&1) => {
+            let message = packet.get(usize::from(packet[0] & 15) * 4..).unwrap_or(&[]);
+            // Destination unreachable, time exceeded, parameter problem; behind the 8 bytes of each, the packet that it is about.
+            matches!(message.first(), Some(3 | 11 | 12)) && message.get(8 + 9) == Some(&TCP)
         }
+        Some([0x86, 0xdd]) if packet.get(6) == Some(&58) => match packet.get(40) {
+            Some(1..=4) => packet.get(40 + 8 + 6) == Some(&TCP),
+            Some(133..=137) => true,
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -120,6 +130,36 @@ mod tests {
             assert!(!is_for_all(&six));
         }
         assert!(!is_for_all(&[0; 13]));
+    }
+
+    #[test]
+    fn errors_about_connections_are_for_all_and_other_messages_are_not() {
+        for vlan in [false, true] {
+            let ip = if vlan { 18 } else { 14 };
+            let mut four = packet([0x08, 0], vlan);
+            // A header with an option, and a quoted one without.
+            (four[ip], four[ip + 9]) = (0x46, 1);
+            for (kind, quoted, passed) in [(3, 6, true), (11, 6, true), (3, 17, false), (8, 6, false), (0, 6, false)] {
+                (four[ip + 24], four[ip + 24 + 8 + 9]) = (kind, quoted);
+                assert_eq!(is_for_all(&four), passed, "{kind} about {quoted}");
+            }
+            four[ip + 9] = 17;
+            assert!(!is_for_all(&four));
+            let mut six = packet([0x86, 0xdd], vlan);
+            six[ip + 6] = 58;
+            for (kind, quoted, passed) in [(1, 6, true), (2, 6, true), (2, 17, false), (128, 6, false)] {
+                (six[ip + 40], six[ip + 40 + 8 + 6]) = (kind, quoted);
+                assert_eq!(is_for_all(&six), passed, "{kind} about {quoted}");
+            }
+            let error = |len| {
+                let mut error = packet([0x08, 0], vlan);
+                (error[ip], error[ip + 9], error[ip + 20], error[ip + 20 + 8 + 9]) = (0x45, 1, 3, 6);
+                error.truncate(len);
+                error
+            };
+            assert!(is_for_all(&error(ip + 38)));
+            (0..ip + 38).for_each(|len| assert!(!is_for_all(&error(len)), "{len}"));
+        }
     }
 
     #[test]
