@@ -103,39 +103,50 @@ fn without_room_for_the_registry_connections_are_the_kernels() {
 fn without_memory_programs_are_told() {
     need_root!();
     bounded(LIMIT, || {
-        const N: u64 = 128;
+        const OLD: u64 = 16;
+        const NEW: u64 = 128;
         let mut world = World::culvert();
         let far = Far::listen(&world.there, 8620);
-        let path = place("memory");
-        let board = Board::make(&path);
-        let zstackd = world.zstackd.as_mut().expect("zstackd");
-        let pid = zstackd.0.id();
+        let files = [place("old"), place("new")];
+        let boards = [0, 1].map(|n| Board::make(&files[n]));
+        let task = |n: usize, connections| {
+            let first = n as u64 * OLD;
+            Task { role: "client", at: at(THERE[0], 8620), board: &files[n], first, connections, user: 0 }
+        };
+        let old = Process::spawn(&mut task(0, OLD).command(&world));
+        let rows = || (0..OLD as usize).map(|i| boards[0].row(i));
+        soon("connections", LIMIT, || rows().all(|r| r.get(Word::Sent) + r.get(Word::Got) > 10_000).then_some(()));
+        let pid = world.zstackd.as_ref().expect("zstackd").0.id();
+        let control = format!("@culvert-zstackd-{pid}");
+        let told = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer"));
+        let split: HashSet<u64> = told.iter().map(|c| c.local.port().into()).collect();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
         let size = status.lines().find_map(|l| l.strip_prefix("VmSize:")).expect("its size");
         let size: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
-        let limit = (size + (24 << 10)) << 10;
-        let command =
-            std::process::Command::new("prlimit").arg(format!("--pid={pid}")).arg(format!("--as={limit}")).status();
-        assert!(command.expect("prlimit").success());
-        let task = Task { role: "client", at: at(THERE[0], 8620), board: &path, first: 0, connections: N, user: 0 };
-        let command = &mut task.command(&world);
-        let program = Process::spawn(command);
+        world.here.run(&format!("prlimit --pid {pid} --as={}", (size + (4 << 10)) << 10));
+        let new = Process::spawn(&mut task(1, NEW).command(&world));
         let zstackd = world.zstackd.as_mut().expect("zstackd");
         let status = soon("the end of zstackd", LIMIT, || zstackd.0.try_wait().expect("zstackd"));
-        println!("zstackd: {status}");
         assert!(!status.success());
-        let rows = || (0..N as usize).map(|i| board.row(i));
-        // Those that were on their way to the remote host get no answer.
-        let over = |row: &crate::board::Row| row.get(Word::Stage) < GOES || row.get(Word::When) != 0;
-        soon("the ends of all connections", LIMIT, || rows().all(|row| over(&row)).then_some(()));
-        for (i, row) in rows().enumerate().filter(|(_, row)| row.get(Word::Stage) == GOES) {
+        let mut judged = 0;
+        for (i, _) in rows().enumerate().filter(|(_, row)| split.contains(&row.get(Word::Port))) {
+            soon("the end of a connection", LIMIT, || (boards[0].row(i).get(Word::When) != 0).then_some(()));
+            // Its second direction.
+            soon("the other end of a connection", LIMIT, || {
+                let row = boards[0].row(i);
+                let ends = [row.end(Word::ReadEnd), row.end(Word::WriteEnd)];
+                (i % 4 != 2 || !ends.contains(&End::Not)).then_some(())
+            });
+            let row = boards[0].row(i);
             let ends = [row.end(Word::ReadEnd), row.end(Word::WriteEnd)];
             assert_eq!(row.get(Word::Wrong), 0, "wrong bytes: {row:?}");
             assert!(ends.iter().any(|end| end.is_reset()), "{row:?}");
             assert!(!ends.contains(&End::Eof) || i % 4 == 2, "an end in order: {row:?}");
+            judged += 1;
         }
-        drop(program);
+        assert!(judged > 0);
+        drop((old, new));
         far.seen.cut();
-        let _ = std::fs::remove_file(&path);
+        files.iter().for_each(|f| drop(std::fs::remove_file(f)));
     });
 }
