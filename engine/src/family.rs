@@ -52,12 +52,16 @@ pub fn recent(since: u32) -> impl Iterator<Item = Ep> {
 }
 
 static MAKING: Lock = Lock::new();
+/// The family's memory is there, and the registry is open, or known not to be.
+static MADE: AtomicBool = AtomicBool::new(false);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the family's memory and opens the registry, once, when the process first makes a TCP socket: a
 /// program without one does not even find descriptors of ours when it lists its own.
 pub fn ensure() -> bool {
-    if exists() {
+    // Not before the registry is open: a thread that connects meanwhile would find that nobody serves the network namespace, and all
+    // others would believe it for a while.
+    if MADE.load(Acquire) {
         return true;
     }
     if FAILED.load(Relaxed) != 0 {
@@ -77,6 +81,7 @@ pub fn ensure() -> bool {
             );
         }
     }
+    MADE.store(exists(), Release);
     held.release();
     exists()
 }

@@ -92,6 +92,14 @@ impl Bucket {
             .map(move |e| decode(e).filter(|(_, k)| *k == kind).map_or(0, |(cookie, _)| cookie))
     }
 
+    /// Where an entry for this cookie goes: to an empty place, or that of the lowest. Of empty ones each cookie prefers another: whoever
+    /// publishes at the same time has read the same bucket, and the last one to write to a place is the only one who is in it.
+    fn way(&self, cookie: u64, kind: Kind) -> usize {
+        let preferred = (mix(cookie) >> 32) as usize % self.ways;
+        let order = |way: usize| (way + self.ways - preferred) % self.ways;
+        self.cookies(kind).enumerate().min_by_key(|(way, c)| (*c, order(*way))).map_or(0, |(way, _)| way)
+    }
+
     fn write(&self, fd: i32, way: usize, entry: &[u8; ENTRY]) -> Result<(), i32> {
         match os::pwrite(fd, entry, self.at + (way * ENTRY) as u64)? {
             ENTRY => Ok(()),
@@ -129,9 +137,7 @@ pub(crate) fn publish(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
     if bucket.cookies(kind).any(|c| c == cookie) {
         return Ok(());
     }
-    // An empty one is the lowest.
-    let way = bucket.cookies(kind).enumerate().min_by_key(|(_, c)| *c).map_or(0, |(way, _)| way);
-    bucket.write(fd, way, &encode(cookie, kind))
+    bucket.write(fd, bucket.way(cookie, kind), &encode(cookie, kind))
 }
 
 pub(crate) fn withdraw(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
@@ -185,6 +191,25 @@ mod tests {
             assert_eq!(has(fd, 7, kind), Ok(true));
             withdraw(fd, 7, kind).unwrap();
             assert_eq!(has(fd, 7, kind), Ok(false));
+        }
+    }
+
+    /// Two that have read the same bucket before either wrote, as threads that connect at the same time do: mostly both are there
+    /// afterwards.
+    #[test]
+    fn who_publishes_at_the_same_time_prefers_another_place() {
+        for kind in ALL {
+            let cookies = crowded(kind, 60);
+            let both = cookies.chunks(2).filter(|pair| {
+                let file = file();
+                let fd = file.as_raw_fd();
+                let read = pair.iter().map(|c| Bucket::read(fd, *c, kind).unwrap()).collect::<Vec<_>>();
+                for (bucket, c) in read.iter().zip(*pair) {
+                    bucket.write(fd, bucket.way(*c, kind), &encode(*c, kind)).unwrap();
+                }
+                pair.iter().all(|c| has(fd, *c, kind).unwrap())
+            });
+            assert!(both.count() > 15, "of 30 pairs");
         }
     }
 

@@ -143,6 +143,7 @@ fn units(extent: Extent, tally: &mut Tally) {
             ("SCRIBBLES", 200),
             ("LIES", 5000),
             ("BRIEF", 1000),
+            ("THREADS", 300),
             ("FLOOD_MS", 1000),
             ("FLOOD_ROUNDS", 5),
             ("PROGRAMS", 200),

@@ -1,6 +1,6 @@
 //! Many connections of many programs of two users, and what they cost when nothing happens on them.
 
-use crate::board::{Board, Word};
+use crate::board::{Board, GOES, Word};
 use crate::lab::{Namespace, Process, bounded, soon};
 use crate::program::Task;
 use crate::world::{LIMIT, THERE, World, at, open_to_all};
@@ -265,5 +265,38 @@ fn many_connections_of_many_programs() {
         });
         println!("afterwards: {:?}", held(&world));
         boards.iter().for_each(|b| drop(std::fs::remove_file(b)));
+    });
+}
+
+/// A program whose threads all connect at once, before it has talked to anybody: all its connections end in zstackd.
+#[test]
+fn all_threads_of_a_program_are_served() {
+    need_root!();
+    bounded(LIMIT * 5, || {
+        const N: usize = 64;
+        let rounds = number("STORM_THREADS", 3);
+        let world = World::culvert();
+        let far = crate::far::Far::listen(&world.there, 8320);
+        let path = std::env::temp_dir().join(format!("storm-threads-{}", std::process::id()));
+        let control = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
+        for round in 0..rounds {
+            let board = Board::make(&path);
+            let (first, connections) = ((round * N) as u64, N as u64);
+            let task = Task { role: "client", at: at(THERE[0], 8320), board: &path, first, connections, user: 0 };
+            let process = Process::spawn(&mut task.command(&world));
+            soon("connections", LIMIT, || (0..N).all(|i| board.row(i).get(Word::Stage) == GOES).then_some(()));
+            let ports: Vec<_> = (0..N).map(|i| board.row(i).get(Word::Port)).collect();
+            // Of two threads that write to the same place of the registry at the same time one may have done so in vain.
+            soon("connections that end in zstackd", LIMIT, || {
+                let told = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer"));
+                let served = told.iter().filter(|c| ports.contains(&c.local.port().into())).count();
+                (served + 2 >= N).then_some(())
+            });
+            drop(process);
+            for id in first..first + connections {
+                far.seen.end_of(id);
+            }
+        }
+        let _ = std::fs::remove_file(&path);
     });
 }
