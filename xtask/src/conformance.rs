@@ -57,41 +57,61 @@ const IGNORED: &[&str] = &["*VSOCK*"];
 /// Says that it needs the network, and uses the loopback interface alone.
 const NEEDS_NETWORK: &[&str] = &["test_socketserver"];
 
-/// `cargo xtask conformance [--quick] [MODULE...]`.
+/// What CI has time for with remote peers. More: `xtask conformance --remote`.
+pub const REMOTE: &[(&str, &[&str])] = &[("test_socketserver", &[]), ("test_httpservers", &[]), ("test_ftplib", &[])];
+
+/// `cargo xtask conformance [--quick] [--remote] [MODULE...]`.
 pub fn chore(args: &[&str]) -> bool {
-    let quick = args.contains(&"--quick");
-    let modules: Vec<&str> = args.iter().copied().filter(|a| *a != "--quick").collect();
+    let (quick, remote) = (args.contains(&"--quick"), args.contains(&"--remote"));
+    let modules: Vec<&str> = args.iter().copied().filter(|a| !["--quick", "--remote"].contains(a)).collect();
     if let Some(unknown) = modules.iter().find(|m| !MODULES.contains(m)) {
         eprintln!("{unknown}: not one of {}", MODULES.join(" "));
         return false;
     }
     let mut tally = Tally::default();
-    if build(&mut tally) {
-        run(&modules, quick, &mut tally);
+    if build(&mut tally) && (!remote || crate::remote::build(&mut tally)) {
+        run(&chosen(&modules, quick), Extent { quick, remote }, &mut tally);
     }
     println!("{tally}");
     tally.failed == 0
 }
 
-/// Runs `modules`, or the quick selection, or all.
-pub fn run(modules: &[&str], quick: bool, tally: &mut Tally) {
-    let begin = Instant::now();
-    println!("\n== conformance: CPython's network tests, native and under culvert, default and eager");
-    if !debian::install(debian::CPYTHON_TESTS) {
-        return tally.fail("conformance: packages".into());
-    }
-    let chosen: Vec<(&str, &[&str])> = match (modules, quick) {
+/// A module, and patterns of its tests if not all.
+type Chosen<'a> = (&'a str, &'a [&'a str]);
+
+/// `modules`, or the quick selection, or all.
+pub fn chosen<'a>(modules: &[&'a str], quick: bool) -> Vec<Chosen<'a>> {
+    match (modules, quick) {
         ([], true) => QUICK.to_vec(),
         ([], false) => MODULES.iter().map(|m| (*m, [].as_slice())).collect(),
         (named, _) => named.iter().map(|m| (*m, [].as_slice())).collect(),
-    };
+    }
+}
+
+/// How modules are run.
+#[derive(Clone, Copy)]
+pub struct Extent {
+    /// In less time: two sides at once.
+    pub quick: bool,
+    /// With what they connect to on this machine on the far side of a wire (`remote`).
+    pub remote: bool,
+}
+
+/// Runs modules on all sides.
+pub fn run(chosen: &[Chosen], Extent { quick, remote }: Extent, tally: &mut Tally) {
+    let begin = Instant::now();
+    let peers = if remote { ", with remote peers" } else { "" };
+    println!("\n== conformance: CPython's network tests, native and under culvert, default and eager{peers}");
+    if !debian::install(debian::CPYTHON_TESTS) {
+        return tally.fail("conformance: packages".into());
+    }
     // For what hangs: no module takes half of it on a loaded machine.
     let limit = Duration::from_secs(if quick { 300 } else { 1200 });
     for (module, patterns) in chosen {
-        compare(module, patterns, limit, quick, tally);
+        Compared { module, limit, remote }.sides(patterns, quick, tally);
     }
-    println!("== conformance: {:.0} s", begin.elapsed().as_secs_f32());
-    tally.times.push(("conformance".into(), begin.elapsed()));
+    println!("== conformance{peers}: {:.0} s", begin.elapsed().as_secs_f32());
+    tally.times.push((format!("conformance{peers}"), begin.elapsed()));
 }
 
 /// How the tests are run.
@@ -115,29 +135,40 @@ impl Side {
     }
 }
 
-/// One module natively and in both modes of culvert.
-fn compare(module: &str, patterns: &[&str], limit: Duration, at_once: bool, tally: &mut Tally) {
-    let run = |side: Side| Run::new(module, side, patterns, limit);
-    // Most of these tests wait rather than compute: the quick run does two sides at the same time.
-    let (native, default) = if at_once {
-        std::thread::scope(|s| {
-            let native = s.spawn(|| run(Side::Native));
-            let ours = run(Side::Default);
-            (native.join().expect("the native run"), ours)
-        })
-    } else {
-        (run(Side::Native), run(Side::Default))
-    };
-    if native.results.is_empty() {
-        tally.fail(format!("conformance {module}: no test ran natively"));
-    }
-    for ours in [default, run(Side::Eager)] {
-        judge(module, &native, ours, limit, tally);
+/// One module.
+#[derive(Clone, Copy)]
+struct Compared<'a> {
+    module: &'a str,
+    limit: Duration,
+    remote: bool,
+}
+
+impl Compared<'_> {
+    /// Natively and in both modes of culvert.
+    fn sides(self, patterns: &[&str], at_once: bool, tally: &mut Tally) {
+        let run = |side: Side| Run::new(self, side, patterns);
+        // Most of these tests wait rather than compute: the quick run does two sides at the same time.
+        let (native, default) = if at_once {
+            std::thread::scope(|s| {
+                let native = s.spawn(|| run(Side::Native));
+                let ours = run(Side::Default);
+                (native.join().expect("the native run"), ours)
+            })
+        } else {
+            (run(Side::Native), run(Side::Default))
+        };
+        if native.results.is_empty() {
+            tally.fail(format!("conformance {}: no test ran natively", self.module));
+        }
+        for ours in [default, run(Side::Eager)] {
+            judge(self, &native, ours, tally);
+        }
     }
 }
 
 /// Nothing that passes natively may fail under culvert.
-fn judge(module: &str, native: &Run, ours: Run, limit: Duration, tally: &mut Tally) {
+fn judge(compared: Compared, native: &Run, ours: Run, tally: &mut Tally) {
+    let module = compared.module;
     let again = doubtful(native, &ours);
     let side = ours.side;
     let mut native_results = native.results.clone();
@@ -146,8 +177,8 @@ fn judge(module: &str, native: &Run, ours: Run, limit: Duration, tally: &mut Tal
         let names: Vec<&str> = again.iter().map(String::as_str).collect();
         println!("{module}, {}: once more: {}", side.name(), names.join(" "));
         // The better of two: a test that passed once can pass.
-        better(&mut native_results, Run::new(module, Side::Native, &names, limit));
-        better(&mut our_results, Run::new(module, side, &names, limit));
+        better(&mut native_results, Run::new(compared, Side::Native, &names));
+        better(&mut our_results, Run::new(compared, side, &names));
     }
     let (mut same, mut native_failures, mut worse) = (0, Vec::new(), Vec::new());
     for (name, verdict) in &native_results {
@@ -215,7 +246,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(module: &str, side: Side, patterns: &[&str], limit: Duration) -> Run {
+    fn new(Compared { module, limit, remote }: Compared, side: Side, patterns: &[&str]) -> Run {
         let name = side.name();
         let dir = crate::target().join("conformance").join(name);
         std::fs::create_dir_all(&dir).expect("a directory for the results");
@@ -230,6 +261,9 @@ impl Run {
         }
         if side == Side::Eager {
             c.env("CULVERT_EAGER", "1");
+        }
+        if remote {
+            c = crate::remote::with(&c);
         }
         let log = std::fs::File::create(&output).expect("a file for the output");
         c.stderr(log.try_clone().expect("the same file"));

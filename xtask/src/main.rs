@@ -31,8 +31,8 @@ cargo xtask CHORE
   miri                      run the tests of the shared memory and of the engine under Miri
   fuzz [SECONDS [TARGET...]]
                             every parser of bytes that others wrote, each for so long (libFuzzer)
-  conformance [--quick] [MODULE...]
-                            CPython's own network tests, native and under culvert
+  conformance [--quick] [--remote] [MODULE...]
+                            CPython's own network tests, native and under culvert (--remote: with remote peers)
   differ [ARGS...]          the differential tester
   soak [ARGS...]            the soak test
   remote [[--kernel] COMMAND...]

@@ -2,7 +2,7 @@
 
 use crate::step::{Step, Tally};
 use crate::suite::Extent;
-use crate::{cargo, culvert, debian, differ_command, library, target};
+use crate::{cargo, conformance, culvert, debian, differ_command, library, target};
 use std::process::Command;
 use std::time::Duration;
 
@@ -59,6 +59,27 @@ pub fn command() -> Command {
     c
 }
 
+/// `command` with remote peers: what it is told by its environment, the runner and zstackd are not.
+pub fn with(command: &Command) -> Command {
+    let mut c = self::command();
+    c.arg("env");
+    // env(1) takes what is to be unset first.
+    for (name, _) in command.get_envs().filter(|(_, value)| value.is_none()) {
+        c.arg("-u").arg(name);
+    }
+    for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        let mut word = name.to_owned();
+        word.push("=");
+        word.push(value);
+        c.arg(word);
+    }
+    c.arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        c.current_dir(dir);
+    }
+    c
+}
+
 /// What CI runs, or all of it.
 pub fn tests(extent: Extent, tally: &mut Tally) {
     let mut c = command();
@@ -80,5 +101,11 @@ pub fn tests(extent: Extent, tally: &mut Tally) {
     c.arg(soak.get_program()).args(soak.get_args());
     if Step::new("soak, remote peers", c, LIMIT).run(tally) {
         tally.passed += 1;
+    }
+
+    let all = extent == Extent::Nightly;
+    let modules = if all { conformance::chosen(&[], false) } else { conformance::REMOTE.to_vec() };
+    if extent != Extent::Quick {
+        conformance::run(&modules, conformance::Extent { quick: !all, remote: true }, tally);
     }
 }

@@ -75,7 +75,12 @@ pub fn test(extent: Extent) -> bool {
             remote::tests(extent, &mut tally);
         }
         if extent != Extent::Quick {
-            conformance::run(&[], extent == Extent::Ci, &mut tally);
+            let quick = extent == Extent::Ci;
+            conformance::run(
+                &conformance::chosen(&[], quick),
+                conformance::Extent { quick, remote: false },
+                &mut tally,
+            );
         }
     }
     println!("\n{:>5.0} s in all", begin.elapsed().as_secs_f32());
