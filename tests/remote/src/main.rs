@@ -83,7 +83,8 @@ fn dies_with_us(command: &mut Command) {
 fn addressed(namespace: &Namespace, (v4, v6): (Ipv4Addr, Ipv6Addr)) {
     namespace.run(&format!("ip addr add {v4}/24 dev w0"));
     namespace.run(&format!("ip -6 addr add {v6}/64 dev w0 nodad"));
-    namespace.run("ip link set w0 up");
+    // A test's connections are many, and none is to wait for retransmissions because the queue is short.
+    namespace.run("ip link set w0 up txqueuelen 20000");
 }
 
 /// The kernel's wire.

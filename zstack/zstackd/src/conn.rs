@@ -47,6 +47,10 @@ pub struct Conn {
     pub readable: bool,
     /// Behind what the inner socket has comes an end or an error, which it does not tell again.
     pub ending: bool,
+    /// Urgent bytes have come, before each of which a read stops (tcp(7)): fewer bytes than there was room for are not the last ones.
+    pub urgent: bool,
+    /// The inner socket has an error.
+    pub failed: bool,
     /// The inner socket may take bytes.
     pub writable: bool,
     /// The program sends no more.
@@ -78,6 +82,8 @@ impl Conn {
             inner: None,
             readable: false,
             ending: false,
+            urgent: false,
+            failed: false,
             writable: false,
             program_ended: false,
             remote_ended: false,

@@ -289,6 +289,8 @@ impl<P: Wire> Daemon<P> {
         conn.readable |= event.readable;
         conn.writable |= event.writable;
         conn.ending |= event.ended;
+        conn.urgent |= event.urgent;
+        conn.failed |= event.error;
         self.queue(index);
     }
 

@@ -29,8 +29,12 @@ pub struct Event {
     pub readable: bool,
     /// Something can be written, or there is an error.
     pub writable: bool,
+    /// There are urgent bytes.
+    pub urgent: bool,
     /// Behind what can be read now comes an end or an error: nothing else will be told.
     pub ended: bool,
+    /// There is an error.
+    pub error: bool,
 }
 
 impl Poller {
@@ -66,8 +70,8 @@ impl Poller {
     /// # Errors
     /// Those of epoll_ctl(2).
     pub fn watch_edges(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+        Ok(self.epoll.add(fd, EpollEvent::new(flags | EpollFlags::EPOLLET, token))?)
     }
 
     /// Sleeps until a descriptor has something, at most `limit`, for ever without one; sometimes it ends early. What there is goes behind
@@ -109,7 +113,9 @@ impl Poller {
                 token: event.data(),
                 readable: flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | any),
                 writable: flags.intersects(EpollFlags::EPOLLOUT | any),
+                urgent: flags.contains(EpollFlags::EPOLLPRI),
                 ended: flags.intersects(EpollFlags::EPOLLRDHUP | any),
+                error: flags.contains(EpollFlags::EPOLLERR),
             });
         }
         Ok(())
@@ -137,8 +143,8 @@ mod tests {
             events.sort_by_key(|e: &Event| e.token);
             events
         };
-        let both = Event { token: 1, readable: true, writable: true, ended: false };
-        let level = Event { token: 2, readable: true, writable: false, ended: false };
+        let both = Event { token: 1, readable: true, writable: true, ended: false, urgent: false, error: false };
+        let level = Event { token: 2, readable: true, writable: false, ended: false, urgent: false, error: false };
         assert_eq!(look(Duration::from_secs(10)), [both, level]);
         assert_eq!(look(Duration::from_secs(10)), [level]);
         (&d).read_exact(&mut [0]).unwrap();

@@ -48,6 +48,8 @@ pub fn pump<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
     match (out, back) {
         (_, Outcome::ProgramGone | Outcome::Broken) => back,
         _ if conn.program_ended && conn.remote_ended => Outcome::Done,
+        // It had ended in order, and has reset the connection since: what came later was read by nobody.
+        _ if conn.program_ended && conn.failed => Outcome::ProgramGone,
         (Outcome::More, _) | (_, Outcome::More) => Outcome::More,
         _ => Outcome::Waits,
     }
@@ -78,7 +80,7 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
                 moved += n;
                 conn.sent += n as u64;
                 // Less than there was room for: nothing more was there (epoll(7), question 9), apart from an end.
-                conn.readable = n == room || conn.ending;
+                conn.readable = n == room || conn.ending || conn.urgent;
                 if endpoint.commit(conn.outer, n, false).is_err() {
                     return Outcome::Waits;
                 }

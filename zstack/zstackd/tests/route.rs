@@ -188,18 +188,37 @@ fn ends_are_told_as_on_the_wire() {
             let end = client.read_to_string(&mut text).map_err(|e| e.kind());
             told.insert(format!("{ip} reset"), format!("{text} {end:?}"));
             // The program resets.
-            let (client, mut server) = pair();
+            let (mut client, mut server) = pair();
+            client.write_all(b"last words").expect("written");
             linger(&client);
             drop(client);
             let end = server.read_to_string(&mut text).map_err(|e| e.kind());
-            told.insert(format!("{ip} reset by the program"), format!("{end:?}"));
+            told.insert(format!("{ip} reset by the program"), format!("{text} {end:?}"));
             // It closes with bytes unread.
-            let (client, mut server) = pair();
+            let (mut client, mut server) = pair();
             server.write_all(b"unread").expect("written");
             soon("bytes", LIMIT, || (client.peek(&mut [0; 8]).is_ok_and(|n| n == 6)).then_some(()));
+            client.write_all(b"an answer").expect("written");
             drop(client);
             let end = server.read_to_string(&mut text).map_err(|e| e.kind());
-            told.insert(format!("{ip} closed with bytes unread"), format!("{end:?}"));
+            told.insert(format!("{ip} closed with bytes unread"), format!("{text} {end:?}"));
+            // Urgent bytes, for who wants them in their place.
+            let (mut client, mut server) = pair();
+            in_line(&server);
+            client.write_all(b"ab").expect("written");
+            assert_eq!(send_urgent(&client, b"c"), 1);
+            client.write_all(b"de").expect("written");
+            drop(client);
+            let mut text = String::new();
+            server.read_to_string(&mut text).expect("read");
+            told.insert(format!("{ip} urgent"), text);
+            // It closes, and the remote host writes once.
+            let (client, mut server) = pair();
+            drop(client);
+            assert_eq!(server.read(&mut [0; 1]).expect("the end"), 0);
+            server.write_all(b"for nobody").expect("written");
+            let error = soon("a reset", LIMIT, || server.take_error().expect("an option"));
+            told.insert(format!("{ip} closed, and written to once"), format!("{:?}", error.kind()));
             // It closes, and the remote host goes on to write.
             let (client, mut server) = pair();
             drop(client);
@@ -213,6 +232,16 @@ fn ends_are_told_as_on_the_wire() {
         }
         told
     });
+}
+
+/// Urgent bytes come among the others.
+fn in_line(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_out_of_band_inline(true).expect("an option");
+}
+
+/// Sends a last byte that is urgent.
+fn send_urgent(stream: &TcpStream, bytes: &[u8]) -> usize {
+    socket2::SockRef::from(stream).send_out_of_band(bytes).expect("sent")
 }
 
 /// Closing the socket resets the connection.
