@@ -2,6 +2,7 @@
 
 mod conformance;
 mod debian;
+mod executables;
 mod fuzzing;
 mod junit;
 mod model_checking;

@@ -78,7 +78,7 @@ fn say(line: &str) {
 pub type Part = Box<dyn FnOnce(&mut Tally) + Send>;
 
 /// Runs parts, `threads` at a time: whichever thread is free takes the next one, so those that take long come first. What a part
-/// prints appears as a whole when it is done, except what the parts of the first thread do.
+/// prints appears as a whole when it is done.
 pub fn side_by_side(threads: usize, tally: &mut Tally, parts: Vec<Part>) {
     let parts = Mutex::new(parts.into_iter());
     let next = || parts.lock().expect("nobody panics who holds it").next();
@@ -92,11 +92,8 @@ pub fn side_by_side(threads: usize, tally: &mut Tally, parts: Vec<Part>) {
             }
             tally
         };
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
-        while let Some(part) = next() {
-            part(tally);
-        }
-        others.into_iter().for_each(|o| tally.add(o.join().expect("the other parts")));
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().for_each(|w| tally.add(w.join().expect("its parts")));
     });
 }
 

@@ -3,7 +3,8 @@
 
 use crate::step::{self, Step, Tally};
 use crate::{
-    build, cargo, conformance, culvert, debian, differ_command, fuzzing, library, model_checking, remote, root, target,
+    build, cargo, conformance, culvert, debian, differ_command, executables, fuzzing, library, model_checking, remote,
+    target,
 };
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A step is ended after this long. It is there for what hangs: a machine with thirty neighbours is some ten times slower
 /// than an idle one.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Steps that took so long are listed at the end.
+const WORTH_TELLING: Duration = Duration::from_secs(10);
 
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,16 +30,11 @@ pub enum Extent {
 
 /// Packages whose tests have a step of their own, or that have none: `culvert-shim` and `culvert-signals-probe` are
 /// libraries to be preloaded, which a test program cannot contain.
-const OWN_STEP: &[&str] = &[
-    "legacy-apps",
-    "differ",
-    "culvert-shim",
-    "culvert-signals-probe",
-    "fuzz",
-    "zstack-budget",
-    "zstack-dpdk-sys",
-    "zstack-dpdk",
-];
+const OWN_STEP: &[&str] =
+    &["culvert-shim", "culvert-signals-probe", "fuzz", "zstack-budget", "zstack-dpdk-sys", "zstack-dpdk"];
+
+/// The test programs that take a minute or more, and begin first.
+const LONG: &[&str] = &["sim mutants"];
 
 /// What is built in addition where DPDK is installed.
 const WITH_DPDK: &str = "zstack-tool/dpdk,zstackd/dpdk";
@@ -50,41 +49,55 @@ pub fn test(extent: Extent) -> bool {
     text(&mut tally);
     if build(&mut tally) {
         let fuzzing = Duration::from_secs(if extent == Extent::Nightly { 600 } else { 4 });
-        // Each keeps one core busy, most of the time, but for the unmodified programs, which wait. In the order of how long they take.
-        step::side_by_side(
-            3,
-            &mut tally,
-            vec![
-                Box::new(move |tally| units(extent, tally)),
-                Box::new(move |tally| legacy(extent, tally)),
-                Box::new(budgets),
-                Box::new(dpdk),
-                Box::new(move |tally| {
-                    fuzzing::run(fuzzing, &[], tally);
-                }),
-                Box::new(move |tally| {
-                    model_checking::miri(extent == Extent::Nightly, tally);
-                }),
-                Box::new(|tally| {
-                    model_checking::loom(tally);
-                }),
-            ],
-        );
-        random(extent, &mut tally);
-        if remote::build(&mut tally) {
-            remote::tests(extent, &mut tally);
-        }
-        if extent != Extent::Quick {
-            let quick = extent == Extent::Ci;
-            conformance::run(
-                &conformance::chosen(&[], quick),
-                conformance::Extent { quick, remote: false },
-                &mut tally,
-            );
-        }
+        let mut programs = executables::build(tests(extent), 2 * limit(extent), &mut tally);
+        programs.sort_by_key(|program| LONG.iter().position(|name| *name == program.name).unwrap_or(LONG.len()));
+        let programs = programs.into_iter().map(|program| -> step::Part {
+            Box::new(move |tally| {
+                let mut c = program.command();
+                environment(&mut c, extent);
+                executables::run(&program, c, limit(extent), tally);
+            })
+        });
+        let programs: Vec<_> = programs.collect();
+        // Each keeps a core busy; in the order of how long they take. The programs wait for most of their time.
+        let busy: Vec<step::Part> = vec![
+            Box::new(dpdk),
+            Box::new(budgets),
+            Box::new(move |tally| {
+                fuzzing::run(fuzzing, &[], tally);
+            }),
+            Box::new(move |tally| {
+                model_checking::miri(extent == Extent::Nightly, tally);
+            }),
+            Box::new(|tally| {
+                model_checking::loom(tally);
+            }),
+            Box::new(move |tally| documentation(extent, tally)),
+        ];
+        let both: Vec<step::Part> = vec![
+            Box::new(|tally| step::side_by_side(2, tally, busy)),
+            Box::new(|tally| step::side_by_side(3, tally, programs)),
+        ];
+        step::side_by_side(2, &mut tally, both);
+        let last: Vec<step::Part> = vec![
+            Box::new(move |tally| {
+                if extent != Extent::Quick {
+                    let quick = extent == Extent::Ci;
+                    let chosen = conformance::chosen(&[], quick);
+                    conformance::run(&chosen, conformance::Extent { quick, remote: false }, tally);
+                }
+            }),
+            Box::new(move |tally| {
+                random(extent, tally);
+                if remote::build(tally) {
+                    remote::tests(extent, tally);
+                }
+            }),
+        ];
+        step::side_by_side(2, &mut tally, last);
     }
     println!("\n{:>5.0} s in all", begin.elapsed().as_secs_f32());
-    for (name, time) in &tally.times {
+    for (name, time) in tally.times.iter().filter(|(_, time)| *time >= WORTH_TELLING) {
         println!("{:>5.0} s {name}", time.as_secs_f32());
     }
     for failure in &tally.failures {
@@ -114,14 +127,33 @@ fn text(tally: &mut Tally) {
 
 /// The tests of all packages that have no step of their own, by one command: cargo would build what they depend on again for each, with
 /// the features that this one wants.
-fn units(extent: Extent, tally: &mut Tally) {
-    let mut c = test_command(extent);
-    c.arg("--no-fail-fast");
-    for package in packages().iter().filter(|p| !OWN_STEP.contains(&p.as_str())) {
-        c.args(["-p", package]);
+fn tests(extent: Extent) -> Command {
+    let mut c = cargo();
+    c.args(["test", "--workspace"]);
+    c.args(OWN_STEP.iter().flat_map(|package| ["--exclude", package]));
+    if extent == Extent::Nightly {
+        c.arg("--release");
     }
+    c
+}
+
+/// The examples in the documentation.
+fn documentation(extent: Extent, tally: &mut Tally) {
+    let mut c = tests(extent);
+    c.args(["--quiet", "--doc"]);
+    Step::tests("documentation", c, LIMIT).run(tally);
+}
+
+/// What the test programs are told.
+fn environment(c: &mut Command, extent: Extent) {
+    c.env("CULVERT_LIB", library()).env("CULVERT_BIN", culvert());
+    // A failed assertion says where it was called from.
+    c.env("RUST_BACKTRACE", "1");
     // Many wait for others. Of those that need the cores some wait for each other.
-    c.env("RUST_TEST_THREADS", "4");
+    c.env("RUST_TEST_THREADS", "3");
+    if extent == Extent::Nightly {
+        c.env("CULVERT_MODEL", "full");
+    }
     // The random networks of the Z-stack's simulator, the same ones each time.
     c.env(
         "ZSTACK_SEEDS",
@@ -158,7 +190,6 @@ fn units(extent: Extent, tally: &mut Tally) {
             c.env(format!("STORM_{what}"), number.to_string());
         }
     }
-    Step::tests("units", c, 2 * limit(extent)).run(tally);
 }
 
 /// Instructions a segment, counted by valgrind, which knows x86-64-v2 but no newer machine.
@@ -187,13 +218,6 @@ fn dpdk(tally: &mut Tally) {
     step("programs over DPDK", &[&both[..], &some].concat());
 }
 
-/// The unmodified programs: one test program after another, four tests at a time, which wait for most of it.
-fn legacy(extent: Extent, tally: &mut Tally) {
-    let mut c = test_of("legacy-apps", extent);
-    c.args(["--no-fail-fast", "--", "--test-threads=4"]);
-    Step::tests("legacy-apps", c, 2 * limit(extent)).run(tally);
-}
-
 /// Random call sequences and random streams.
 fn random(extent: Extent, tally: &mut Tally) {
     // CI runs the same scenarios each time: what holds must not break. New ones are for open-ended runs.
@@ -219,49 +243,5 @@ fn random(extent: Extent, tally: &mut Tally) {
     step("differ", &[&["run", "--seed", &seed], amount].concat());
     if extent == Extent::Nightly {
         step("soak", &["--seed", &seed, "--seconds", "1800"]);
-    }
-}
-
-fn test_of(package: &str, extent: Extent) -> Command {
-    let mut c = test_command(extent);
-    c.args(["-p", package]);
-    c
-}
-
-fn test_command(extent: Extent) -> Command {
-    let mut c = cargo();
-    c.arg("test").env("CULVERT_LIB", library()).env("CULVERT_BIN", culvert());
-    // A failed assertion says where it was called from.
-    c.env("RUST_BACKTRACE", "1");
-    if extent == Extent::Nightly {
-        c.args(["--release"]).env("CULVERT_MODEL", "full");
-    }
-    c
-}
-
-/// Names of the workspace's packages, in the order of the root manifest.
-fn packages() -> Vec<String> {
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
-    let members = manifest.split_once("\nmembers").and_then(|(_, rest)| rest.split(']').next()).expect("members");
-    members.split('"').skip(1).step_by(2).map(package_name).collect()
-}
-
-fn package_name(member: &str) -> String {
-    let path = root().join(member).join("Cargo.toml");
-    let manifest = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let line = manifest.lines().find_map(|l| l.strip_prefix("name = \"")).expect("a name");
-    line.trim_end_matches('"').to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_workspaces_packages() {
-        let all = packages();
-        for known in ["shmring", "culvert-engine", "culvert-shim", "culvert", "xtask", "legacy-apps"] {
-            assert!(all.iter().any(|p| p == known), "{known} is not in {all:?}");
-        }
     }
 }
