@@ -241,7 +241,9 @@ impl<P: Wire> Daemon<P> {
                 match event.token {
                     TUN => tun = true,
                     PORT => {}
-                    LISTENERS => self.accept(),
+                    LISTENERS => {
+                        let _ = self.accept();
+                    }
                     SIGNALS => self.stop = matches!(self.signals.read_signal(), Ok(Some(_))),
                     WATCH => self.front_changed()?,
                     WAYS => self.routes_changed()?,

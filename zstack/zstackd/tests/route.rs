@@ -519,6 +519,37 @@ fn without_descriptors_programs_wait() {
     });
 }
 
+/// A program that has connected, sent something and ended before zstackd has accepted its connection: the remote host gets all of it.
+#[test]
+fn what_was_sent_before_zstackd_accepted_arrives() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        world.leave_descriptors(3);
+        // More than are accepted.
+        let first: Vec<_> = (0..8)
+            .map(|_| {
+                let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+                (client, listener.accept().expect("a connection").0)
+            })
+            .collect();
+        let mut second = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+        let (mut far, _) = listener.accept().expect("a connection");
+        second.write_all(b"all of it").expect("written");
+        drop(second);
+        // There is no descriptor for it, and zstackd has looked after it more than once.
+        far.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
+        let error = far.read(&mut [0; 64]).expect_err("nothing so far");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        drop(first);
+        far.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        let mut text = String::new();
+        far.read_to_string(&mut text).expect("all that was sent, and its end");
+        assert_eq!(text, "all of it");
+    });
+}
+
 /// A program that only writes learns that the connection broke off, though it has not read what came before.
 #[test]
 fn who_does_not_read_learns_of_a_reset_too() {

@@ -103,7 +103,7 @@ impl<P: Wire> Daemon<P> {
             self.looks.pop();
             if token == LISTENERS {
                 any = true;
-                self.accept();
+                let _ = self.accept();
             } else if let Some(index) = self.at(token)
                 && self.conns[index].look == at
             {
@@ -125,8 +125,12 @@ impl<P: Wire> Daemon<P> {
             }
             return self.look_in(index, PATIENCE);
         }
+        let program = self.policy().program(&self.conns[index].flow);
+        let gone = program.is_some_and(|program| !program.asks && !program.holds);
+        if gone && matches!(self.conns[index].stage, Stage::Released { .. }) && self.is_in_queue(index) {
+            return;
+        }
         let conn = &self.conns[index];
-        let program = self.policy().program(&conn.flow);
         match &conn.stage {
             // Nobody knows: as if it did.
             Stage::Asked { .. } if program.is_none_or(|program| program.asks) => self.look_in(index, STILL),
@@ -155,6 +159,20 @@ impl<P: Wire> Daemon<P> {
             }
             Stage::Inward => {}
         }
+    }
+
+    /// Whether a connection that was written back, and whose program is gone by now, waits in our listener's queue, or may: with what the
+    /// program has sent before it ended. It is accepted, or looked at again.
+    fn is_in_queue(&mut self, index: usize) -> bool {
+        let token = self.token(index);
+        let all = self.accept();
+        if self.at(token).is_none_or(|index| matches!(self.conns[index].stage, Stage::Open)) {
+            return true;
+        }
+        if !all {
+            self.look_in(index, AGAIN);
+        }
+        !all
     }
 
     /// The remote host is probed as the program's kernel would probe it.

@@ -260,14 +260,14 @@ impl<P: Wire> Daemon<P> {
         self.remove(index);
     }
 
-    /// Programs' kernels have completed handshakes with our listeners.
-    pub(super) fn accept(&mut self) {
+    /// Programs' kernels have completed handshakes with our listeners. Whether all of them were accepted.
+    pub(super) fn accept(&mut self) -> bool {
         loop {
             match self.front.accept() {
                 Ok(Some(Accepted { socket, program: local, remote })) => {
                     self.accepted(socket, Flow { local, remote });
                 }
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(e) => {
                     // No descriptor is left, or the like: the kernel keeps the connection until there is one.
                     if self.counters.get(Counter::CallsFailed) == 0 {
@@ -275,7 +275,7 @@ impl<P: Wire> Daemon<P> {
                     }
                     self.counters.count(Counter::CallsFailed);
                     self.looks.push(Reverse((Time(self.clock.now().0 + RETRY), LISTENERS)));
-                    return;
+                    return false;
                 }
             }
         }
