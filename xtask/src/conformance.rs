@@ -58,7 +58,8 @@ const IGNORED: &[&str] = &["*VSOCK*"];
 const NEEDS_NETWORK: &[&str] = &["test_socketserver"];
 
 /// What CI has time for with remote peers. More: `xtask conformance --remote`.
-pub const REMOTE: &[(&str, &[&str])] = &[("test_socketserver", &[]), ("test_httpservers", &[]), ("test_ftplib", &[])];
+pub const REMOTE: &[(&str, &[&str])] =
+    &[("test_socketserver", &[]), ("test_httplib", &[]), ("test_ftplib", &["test.test_ftplib.TestFTPClass.*"])];
 
 /// `cargo xtask conformance [--quick] [--remote] [MODULE...]`.
 pub fn chore(args: &[&str]) -> bool {

@@ -11,12 +11,7 @@ use std::time::Duration;
 const LEGACY: &[&str] = &["nginx", "redis", "servers", "tools", "grpc", "kill9"];
 
 /// Of those, what CI has time for.
-const QUICK: &[&str] = &[
-    "binary_upgrade_under_load_fails_no_request",
-    "replica_follows",
-    "memcached_with_four_threads",
-    "postgresql_with_a_replica",
-];
+const QUICK: &[&str] = &["binary_upgrade_under_load_fails_no_request", "replica_follows", "postgresql_with_a_replica"];
 
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 

@@ -190,6 +190,10 @@ fn environment(c: &mut Command, extent: Extent) {
             c.env(format!("STORM_{what}"), number.to_string());
         }
     }
+    if extent == Extent::Nightly {
+        // Programs of two hosts: with one end alone under culvert, too, and with a copy of a gigabyte.
+        c.env("ZSTACKD_ENDS", "all").env("ZSTACKD_COPY_MB", "1024");
+    }
 }
 
 /// Instructions a segment, counted by valgrind, which knows x86-64-v2 but no newer machine.
