@@ -249,12 +249,14 @@ struct Run {
 impl Run {
     fn new(Compared { module, limit, remote }: Compared, side: Side, patterns: &[&str]) -> Run {
         let name = side.name();
-        let dir = crate::target().join("conformance").join(name);
+        // With remote peers it may run beside one without.
+        let place = if remote { format!("{name}-remote") } else { name.to_owned() };
+        let dir = crate::target().join("conformance").join(&place);
         std::fs::create_dir_all(&dir).expect("a directory for the results");
         let (xml, output) = (dir.join(format!("{module}.xml")), dir.join(format!("{module}.txt")));
         let _ = std::fs::remove_file(&xml);
         // The tests' own temporary directory holds Unix sockets: its path must stay short.
-        let temp = std::env::temp_dir().join(format!("conf-{name}-{}", std::process::id()));
+        let temp = std::env::temp_dir().join(format!("conf-{place}-{}", std::process::id()));
         std::fs::create_dir_all(&temp).expect("a temporary directory");
         let mut c = command(module, patterns, &xml, &temp);
         if side != Side::Native {
