@@ -229,14 +229,15 @@ impl<P: Wire> Daemon<P> {
                 }
             }
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
-            if !busy {
-                let now = self.clock.now();
-                self.policy().sleeps(now);
-            }
             let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
             events.clear();
             let port = self.endpoint.port_mut();
             port.sleep(&mut self.poller, limit, &mut events).map_err(|e| format!("epoll_wait: {e}"))?;
+            if !busy {
+                // Until now: what has come since, however long ago, is what there is to do.
+                let now = self.clock.now();
+                self.policy().has_slept(now);
+            }
             for event in &events {
                 match event.token {
                     TUN => tun = true,

@@ -202,8 +202,8 @@ impl Policy {
         }
     }
 
-    /// zstackd has nothing to do.
-    pub fn sleeps(&mut self, now: Time) {
+    /// zstackd had nothing to do until now.
+    pub fn has_slept(&mut self, now: Time) {
         self.slept = now;
     }
 
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(refused(BUSY - 1), 1000);
         assert_eq!(refused(BUSY + FRESH), 40);
         assert_eq!(refused(BUSY + 2 * FRESH), 40);
-        policy.sleeps(Time(BUSY + 2 * FRESH));
+        policy.has_slept(Time(BUSY + 2 * FRESH));
         assert!((0..1000).all(|_| policy.may_refuse(Time(BUSY + 2 * FRESH + 1))));
     }
 
