@@ -102,7 +102,8 @@ fn connections_to_other_hosts_are_said_while_somebody_serves() {
             }
             for host in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"] {
                 let cookie = p.socket(&format!("connect {host}"));
-                assert!(!case.has(cookie, Kind::Connect), "{host}");
+                // They may be translated to other hosts' addresses, which is believed of nobody but who asks for zstack by name.
+                assert_eq!(case.has(cookie, Kind::Connect), path == "zstack", "{host}");
             }
             drop(serving);
             std::thread::sleep(A_WHILE);
