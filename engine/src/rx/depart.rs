@@ -11,7 +11,7 @@ use crate::{lifeline, lock, watchers};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use shmring::driver::{Began, Outcome, Sees, Unread, Wait};
-use shmring::family::Reason;
+use shmring::family::{PEER_STANDS_IN, Reason};
 use shmring::position::RingPos;
 use shmring::switch::RxPhase;
 
@@ -19,7 +19,8 @@ use shmring::switch::RxPhase;
 /// woken there; then this takes microseconds. Otherwise it does it at its next call.
 const PATIENCE_NS: u64 = 50_000_000;
 
-/// The same where a peer is at it already: inside our library, or its bytes are on their way.
+/// The same where a peer is at it already, inside our library, or its bytes are on their way; and where it stands in for other hosts:
+/// such a process does nothing but look after connections, so on a busy machine it comes to this one late, and soon.
 const LONG_PATIENCE_NS: u64 = 2_000_000_000;
 
 /// All that one who leaves waits for, and some more: whoever is away for longer is no longer waited for by others.
@@ -45,8 +46,9 @@ impl Patience {
         K::now().saturating_sub(self.since) > ns
     }
 
-    fn ends(self, wait: Wait, chan: &Chan) -> bool {
-        let long = matches!(wait, Wait::Closed | Wait::Echo);
+    fn ends(self, wait: Wait, ep: Ep, chan: &Chan) -> bool {
+        let stands_in = ep.stands_in.load(Relaxed) == PEER_STANDS_IN;
+        let long = stands_in || matches!(wait, Wait::Closed | Wait::Echo);
         let ends = self.is_over(if long && !is_tardy(chan) { LONG_PATIENCE_NS } else { PATIENCE_NS });
         if ends && long && is_foreign(chan) {
             TARDY_UNTIL.store(K::now() + TARDY_NS, Relaxed);
@@ -55,7 +57,7 @@ impl Patience {
     }
 }
 
-/// A peer of another user that says it is at it, and does nothing, does not get as long again before this time: it could keep
+/// A peer of another user that says it is at it, or stands in for other hosts, and does nothing, does not get as long again before this time: it could keep
 /// us for as long at each call. One that is at it needs microseconds.
 static TARDY_UNTIL: AtomicU64 = AtomicU64::new(0);
 const TARDY_NS: u64 = 60_000_000_000;
@@ -175,7 +177,7 @@ fn look(ep: Ep, chan: &Chan, fd: i32, life: u32, first: Wait, patience: Patience
     loop {
         let mut sees = see(ep, chan, fd, wait);
         if sees == Sees::NotYet {
-            if !patience.ends(wait, chan) {
+            if !patience.ends(wait, ep, chan) {
                 return None;
             }
             sees = wait.impatient();

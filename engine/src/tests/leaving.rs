@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::{
     EAGAIN, ECONNRESET, EPIPE, POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_WR, SO_OOBINLINE, SOL_SOCKET,
 };
-use shmring::family::Reason;
+use shmring::family::{PEER_STANDS_IN, Reason};
 
 /// Reads what is there, in pieces.
 fn drain(side: Side) -> Vec<u8> {
@@ -247,6 +247,28 @@ fn a_peek_sees_before_on_and_behind_a_ring() {
             assert_eq!(drain(pair.b), all);
             pair.close();
         }
+    }
+}
+
+/// A peer that is elsewhere is waited for shortly, and its connection then reset; not so soon one that stands in for other hosts.
+#[test]
+fn a_peer_that_stands_in_is_waited_for_longer() {
+    const MS: u64 = 1_000_000;
+    let world = World::new();
+    for stands_in in [0, PEER_STANDS_IN] {
+        let pair = warmed(&world);
+        assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+        let (ep, fd) = (pair.b.ep, pair.b.fd);
+        ep.stands_in.store(stands_in, Relaxed);
+        let (chan, life, patience) = (ep.chan().unwrap(), ep.life(), rx::Patience::begin());
+        rx::ask(ep, chan, fd, life, Unread::Rewind, Reason::Passed, patience);
+        let done = || rx::look_after(ep, chan, fd, life, Unread::Rewind, Reason::Passed, patience);
+        assert!(!done());
+        Simulated::pass(100 * MS);
+        assert_eq!(done(), stands_in == 0);
+        Simulated::pass(2_000 * MS);
+        assert!(done());
+        pair.close();
     }
 }
 
