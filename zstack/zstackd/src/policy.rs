@@ -13,6 +13,7 @@ use rendezvous::{Tuple, tuple};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use zstack::time::Time;
+use zstack_wire::Seq;
 
 /// The namespace that the programs are in, and zstackd.
 static HOME: Home = Home::new();
@@ -231,6 +232,19 @@ impl Policy {
             self.listening = (front::listening().ok(), fresh);
         }
         self.listening.0.as_ref().is_some_and(|ports| !ports.has(port))
+    }
+
+    /// A connection is the kernel's, and its SYN, which has this number, is handed on. If zstackd's end of the last one with these addresses
+    /// is in TIME_WAIT it goes: all that the program sends would be turned round to it, and never reach the wire.
+    pub fn hand_on(&mut self, flow: Flow, isn: Seq) {
+        const TIME_WAIT: u8 = 6;
+        let ours = diag::find(&DIAG, &tuple_of(&flow).reversed());
+        if ours.is_ok_and(|found| found.state == TIME_WAIT)
+            && let Err(e) = front::destroy_time_wait(flow.remote, flow.local)
+        {
+            log::warn!("{flow}: an end in TIME_WAIT cannot be removed, and keeps this connection from the wire: {e}");
+        }
+        self.handed.add(flow, isn);
     }
 
     /// What the kernel says of a program's socket; `None`: it could not be asked.

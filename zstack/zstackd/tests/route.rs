@@ -432,6 +432,44 @@ fn a_port_is_used_again() {
     });
 }
 
+/// A connection of the kernel's whose addresses the last one had, in zstackd, where zstackd's end closed first: its packets reach the wire.
+#[test]
+fn a_port_is_used_again_beside_zstackd() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::split_with("connections = 1");
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let from_same_port = || {
+            world.here.within(|| {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+                socket.set_reuse_address(true).expect("an option");
+                socket.bind(&at(HERE[0], 44_444).into()).expect("bound");
+                socket.connect(&at(THERE[0], 80).into()).expect("a connection");
+                TcpStream::from(socket)
+            })
+        };
+        let mut first = from_same_port();
+        drop(listener.accept().expect("a connection"));
+        assert_eq!(first.read(&mut [0]).expect("the end"), 0);
+        drop(first);
+        let ours = format!("ss -Htn state time-wait src {}", THERE[0]);
+        soon("zstackd's end in TIME_WAIT", LIMIT, || (!world.here.run(&ours).is_empty()).then_some(()));
+        // The only one that zstackd may have.
+        let _other = soon("a connection", LIMIT, || connect(&world.here, at(THERE[0], 80)).ok());
+        let _its = listener.accept().expect("a connection");
+        let mut again = from_same_port();
+        let (mut server, from) = listener.accept().expect("a connection");
+        assert_eq!(from, at(HERE[0], 44_444));
+        // Less than TIME_WAIT lasts.
+        server.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        again.write_all(b"again").expect("written");
+        let mut got = [0; 5];
+        server.read_exact(&mut got).expect("read");
+        assert_eq!(&got, b"again");
+    });
+}
+
 /// While as many connections are being made as may be, others are the kernel's, through the same wire.
 #[test]
 fn connections_beyond_a_limit_are_the_kernels() {

@@ -45,7 +45,7 @@ pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
                 Verdict::Raw(_) => {}
             }
         }
-        policy.handed.add(flow, isn);
+        policy.hand_on(flow, isn);
         Taking::Pass
     })
 }
@@ -166,7 +166,7 @@ impl<P: Wire> Daemon<P> {
             Verdict::Raw(why) => {
                 debug!("{}: handed on: {why:?}", syn.flow);
                 self.counters.count(Counter::Handed);
-                self.policy().handed.add(syn.flow, syn.isn);
+                self.policy().hand_on(syn.flow, syn.isn);
                 return self.pass_outward(packet);
             }
         };

@@ -42,6 +42,7 @@ mod routes;
 mod tun;
 mod watch;
 
+pub(crate) use diag::destroy_time_wait;
 pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
