@@ -130,8 +130,9 @@ fn sockets_that_are_not_said_to_stand_in_stay_on_the_kernel() {
 #[test]
 fn where_nobody_serves_it_stays_on_the_kernel_and_that_is_said_once() {
     scenario(&["alone"], &[], 0, |log| !log.contains("no zstackd"));
-    let said =
-        |log: &str| log.matches("CULVERT_PATH=zstack, but no zstackd serves this network namespace").count() == 1;
+    // Or that one has ended: the kernel gives the number of a namespace that is gone to the next one, and a zstackd that was killed there
+    // may have left its notice.
+    let said = |log: &str| log.matches("CULVERT_PATH=zstack, but ").count() == 1;
     scenario(&["alone"], &[("CULVERT_PATH", "zstack")], 0, said);
 }
 
