@@ -9,7 +9,7 @@ mod crowd;
 mod remote;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -131,7 +131,9 @@ pub fn main(args: &WorkloadArgs) -> u8 {
         Role::LoadClient { port, protocol, rate, connections, seconds } => {
             load_client(port, protocol, rate, connections, Duration::from_secs(seconds.into()))
         }
-        Role::IdleClient { port, connections, exchanges } => idle_client(port, connections, exchanges),
+        Role::IdleClient { port, connections, exchanges } => {
+            idle_client((Ipv4Addr::LOCALHOST, port).into(), connections, exchanges)
+        }
         Role::Remote(role) => remote::main(role),
         Role::SelfTest => self_test(),
     };
@@ -151,7 +153,11 @@ fn announce(line: impl std::fmt::Display) -> io::Result<()> {
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {
-    let s = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connect_to((Ipv4Addr::LOCALHOST, port).into())
+}
+
+fn connect_to(to: SocketAddr) -> io::Result<TcpStream> {
+    let s = TcpStream::connect(to)?;
     s.set_nodelay(true)?;
     Ok(s)
 }
@@ -431,9 +437,9 @@ fn timer(interval: Duration) -> io::Result<OwnedFd> {
     }
 }
 
-fn idle_client(port: u16, n: usize, exchanges: u32) -> io::Result<()> {
+fn idle_client(to: SocketAddr, n: usize, exchanges: u32) -> io::Result<()> {
     raise_descriptor_limit();
-    let mut connections = (0..n).map(|_| connect(port)).collect::<io::Result<Vec<_>>>()?;
+    let mut connections = (0..n).map(|_| connect_to(to)).collect::<io::Result<Vec<_>>>()?;
     let mut buffer = [b'x'; MESSAGE];
     for _ in 0..exchanges {
         for s in &mut connections {

@@ -354,7 +354,7 @@ pub(crate) fn parse(b: &[u8], tuple: &Tuple, wanted: Wanted, seq: u32) -> Option
                 state: b[17],
                 queued: os::u32_at(b, 72),
                 keep_alive: keep_alive(b),
-                cgroup: attribute(&b[REPLY..], CGROUP_ID),
+                cgroup: number(&b[REPLY..], CGROUP_ID),
             }))
         }
         _ => None,
@@ -376,31 +376,26 @@ fn keep_alive(b: &[u8]) -> KeepAlive {
 fn idle(attributes: &[u8]) -> u32 {
     /// tcpi_last_data_recv and tcpi_last_ack_recv of `struct tcp_info`.
     const LAST: [usize; 2] = [52, 56];
-    let mut rest = attributes;
-    while rest.len() >= 4 {
-        let len = os::u16_at(rest, 0) as usize;
-        let Some(body) = rest.get(4..len) else { return 0 };
-        if os::u16_at(rest, 2) == INFO && body.len() >= LAST[1] + 4 {
-            return LAST.map(|at| os::u32_at(body, at)).into_iter().min().unwrap_or(0);
-        }
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-    }
-    0
+    let info = attribute(attributes, INFO).filter(|info| info.len() >= LAST[1] + 4);
+    info.map_or(0, |info| LAST.map(|at| os::u32_at(info, at)).into_iter().min().unwrap_or(0))
 }
 
-/// The number of 8 bytes among attributes (netlink(7)) that is of this kind.
-fn attribute(attributes: &[u8], wanted: u16) -> Option<u64> {
+/// The number of 8 bytes among attributes that is of this kind.
+fn number(attributes: &[u8], wanted: u16) -> Option<u64> {
+    attribute(attributes, wanted).filter(|number| number.len() == 8).map(|number| os::u64_at(number, 0))
+}
+
+/// What the first attribute (netlink(7)) of this kind holds.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     const NLA_HEADER: usize = 4;
-    let mut at = 0;
-    while attributes.len() >= at + NLA_HEADER {
-        let (len, kind) = (usize::from(os::u16_at(attributes, at)), os::u16_at(attributes, at + 2));
-        if len < NLA_HEADER || attributes.len() < at + len {
-            return None;
+    let mut rest = attributes;
+    while rest.len() >= NLA_HEADER {
+        let len = usize::from(os::u16_at(rest, 0));
+        let body = rest.get(NLA_HEADER..len)?;
+        if os::u16_at(rest, 2) == wanted {
+            return Some(body);
         }
-        if kind == wanted {
-            return (len == NLA_HEADER + 8).then(|| os::u64_at(attributes, at + NLA_HEADER));
-        }
-        at += len.next_multiple_of(4);
+        rest = rest.get(len.next_multiple_of(4)..)?;
     }
     None
 }

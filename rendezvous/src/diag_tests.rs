@@ -352,12 +352,12 @@ fn the_control_group_is_found_among_attributes() {
     };
     let group = attribute_of(CGROUP_ID, &77u64.to_ne_bytes());
     let all = [attribute_of(5, &[1]), group.clone(), attribute_of(22, &[0; 8])].concat();
-    assert_eq!(attribute(&all, CGROUP_ID), Some(77));
+    assert_eq!(number(&all, CGROUP_ID), Some(77));
     for short in 0..8 + group.len() {
-        assert_eq!(attribute(&all[..short], CGROUP_ID), None, "{short}");
+        assert_eq!(number(&all[..short], CGROUP_ID), None, "{short}");
     }
-    assert_eq!(attribute(&attribute_of(CGROUP_ID, &[1; 4]), CGROUP_ID), None, "of another size");
-    assert_eq!(attribute(&[0; 16], CGROUP_ID), None, "a length that cannot be");
+    assert_eq!(number(&attribute_of(CGROUP_ID, &[1; 4]), CGROUP_ID), None, "of another size");
+    assert_eq!(number(&[0; 16], CGROUP_ID), None, "a length that cannot be");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Test programs, built by one command and run one by one: cargo runs them in a row, and most of them wait for most of their time.
 
-use crate::step::{self, Step, Tally};
+use crate::step::{self, Tally};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
@@ -48,11 +48,6 @@ pub fn build(mut cargo: Command, limit: Duration, tally: &mut Tally) -> Vec<Exec
         return Vec::new();
     }
     all
-}
-
-/// Runs the tests of one.
-pub fn run(executable: &Executable, command: Command, limit: Duration, tally: &mut Tally) {
-    Step::new(&executable.name, command, limit).run(tally);
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         ["conformance", rest @ ..] => conformance::chore(rest),
         ["differ", rest @ ..] => differ("differ", rest),
         ["soak", rest @ ..] => differ("soak", rest),
+        ["remote"] | ["remote", "--kernel"] => suite::remote(),
         ["remote", rest @ ..] => remote::chore(rest),
         _ => {
             eprintln!("{USAGE}");

@@ -17,6 +17,14 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Steps that took so long are listed at the end.
 const WORTH_TELLING: Duration = Duration::from_secs(10);
 
+/// The tests of legacy-apps, in the order of their files, that have remote peers. The others are about what two programs on one machine
+/// have between them, or look at an end before what was sent to it can have come.
+const LEGACY_REMOTE: &[&str] = &["nginx", "redis", "servers", "tools", "grpc", "kill9"];
+
+/// Of those, what CI has time for.
+const QUICK_REMOTE: &[&str] =
+    &["binary_upgrade_under_load_fails_no_request", "replica_follows", "postgresql_with_a_replica"];
+
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -33,8 +41,8 @@ pub enum Extent {
 const OWN_STEP: &[&str] =
     &["culvert-shim", "culvert-signals-probe", "fuzz", "zstack-budget", "zstack-dpdk-sys", "zstack-dpdk"];
 
-/// The test programs that take a minute or more, and begin first.
-const LONG: &[&str] = &["sim mutants"];
+/// The test programs that take longest, and begin first.
+const LONG: &[&str] = &["shmring switch_model", "sim mutants"];
 
 /// What is built in addition where DPDK is installed.
 const WITH_DPDK: &str = "zstack-tool/dpdk,zstackd/dpdk";
@@ -55,7 +63,7 @@ pub fn test(extent: Extent) -> bool {
             Box::new(move |tally| {
                 let mut c = program.command();
                 environment(&mut c, extent);
-                executables::run(&program, c, limit(extent), tally);
+                Step::new(&program.name, c, limit(extent)).run(tally);
             })
         });
         let programs: Vec<_> = programs.collect();
@@ -90,7 +98,7 @@ pub fn test(extent: Extent) -> bool {
             Box::new(move |tally| {
                 random(extent, tally);
                 if remote::build(tally) {
-                    remote::tests(extent, tally);
+                    with_remote_peers(extent, tally);
                 }
             }),
         ];
@@ -221,6 +229,50 @@ fn dpdk(tally: &mut Tally) {
     // about bytes.
     let some = ["--test", "programs", "--test", "route", "--", "redis", "ends_are_told", "bytes_arrive"];
     step("programs over DPDK", &[&all[..], &some].concat());
+}
+
+/// The tests that have remote peers: what CI runs of them, or all.
+fn with_remote_peers(extent: Extent, tally: &mut Tally) {
+    let mut c = remote::command();
+    c.args(["cargo", "test", "--quiet", "-p", "legacy-apps", "--no-fail-fast"]);
+    for test in LEGACY_REMOTE {
+        c.args(["--test", test]);
+    }
+    c.args(["--", "--test-threads=2"]);
+    if extent != Extent::Nightly {
+        c.args(QUICK_REMOTE);
+    }
+    Step::tests("legacy-apps, remote peers", c, if extent == Extent::Nightly { 8 * LIMIT } else { LIMIT }).run(tally);
+
+    let seconds = if extent == Extent::Nightly { "600" } else { "5" };
+    let lib = library();
+    let lib = lib.to_str().expect("a path");
+    let soak = differ_command("soak", &["--seed", "9000", "--seconds", seconds, "--lib", lib]);
+    let mut c = remote::command();
+    c.arg(soak.get_program()).args(soak.get_args());
+    if Step::new("soak, remote peers", c, LIMIT).run(tally) {
+        tally.passed += 1;
+    }
+
+    let all = extent == Extent::Nightly;
+    let modules = if all { conformance::chosen(&[], false) } else { conformance::REMOTE.to_vec() };
+    if extent != Extent::Quick {
+        conformance::run(&modules, conformance::Extent { quick: !all, remote: true }, tally);
+    }
+}
+
+/// `cargo xtask remote` without a command: all that has remote peers.
+pub fn remote() -> bool {
+    let mut tally = Tally::default();
+    if !build(&mut tally) || !remote::build(&mut tally) {
+        return false;
+    }
+    with_remote_peers(Extent::Nightly, &mut tally);
+    for failure in &tally.failures {
+        println!("failed: {failure}");
+    }
+    println!("{tally}");
+    tally.failed == 0
 }
 
 /// Random call sequences and random streams.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{MESSAGE, announce, epoll_server, exchange, raise_descriptor_limit};
+use super::{MESSAGE, announce, connect_to, epoll_server, idle_client};
 
 /// The ends.
 #[derive(Subcommand, Debug, Clone)]
@@ -81,17 +81,11 @@ pub fn main(role: Role) -> io::Result<()> {
         Role::AcceptServer { at } => accept_server(at),
         Role::ConnectClient { to, seconds } => connect_client(to, Duration::from_secs(seconds.into())),
         Role::EchoServer { at } => epoll_server(at),
-        Role::RttClient { to, seconds } => super::rtt_client(connect(to)?, MESSAGE, seconds),
+        Role::RttClient { to, seconds } => super::rtt_client(connect_to(to)?, MESSAGE, seconds),
         Role::IdleClient { to, connections, exchanges } => idle_client(to, connections, exchanges),
         Role::Attempts { again, to } => attempts(again, &to),
         Role::Hosts { tun } => hosts(&tun),
     }
-}
-
-fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let s = TcpStream::connect(to)?;
-    s.set_nodelay(true)?;
-    Ok(s)
 }
 
 fn knock(to: SocketAddr) -> io::Result<()> {
@@ -124,21 +118,6 @@ fn connect_client(to: SocketAddr, length: Duration) -> io::Result<()> {
         done += 1;
     }
     announce(json!({ "operations": done, "rate": done as f64 / begin.elapsed().as_secs_f64() }))
-}
-
-fn idle_client(to: SocketAddr, n: usize, exchanges: u32) -> io::Result<()> {
-    raise_descriptor_limit();
-    let mut connections = (0..n).map(|_| connect(to)).collect::<io::Result<Vec<_>>>()?;
-    let mut buffer = [b'x'; MESSAGE];
-    for _ in 0..exchanges {
-        for s in &mut connections {
-            exchange(s, &mut buffer)?;
-        }
-    }
-    announce("ready")?;
-    // Until the parent closes its end.
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
 }
 
 /// For each server `[errno, milliseconds]`; 0: it was connected to.

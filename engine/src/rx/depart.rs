@@ -57,7 +57,8 @@ impl Patience {
     }
 }
 
-/// A peer of another user that says it is at it, or stands in for other hosts, and does nothing, does not get as long again before this time: it could keep
+/// A peer of another user that says it is at it, or stands in for other hosts, and does nothing, does not get as long again before this
+/// time: it could keep
 /// us for as long at each call. One that is at it needs microseconds.
 static TARDY_UNTIL: AtomicU64 = AtomicU64::new(0);
 const TARDY_NS: u64 = 60_000_000_000;

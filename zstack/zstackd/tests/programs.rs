@@ -5,7 +5,7 @@
 mod lab;
 mod world;
 
-use lab::{Process, bounded, soon};
+use lab::{Process, bounded, noise, soon};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,18 +33,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-/// Bytes that no part of is like another.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..len.div_ceil(8)).flat_map(|_| word()).take(len).collect()
 }
 
 fn output(command: &mut Command) -> Vec<u8> {
@@ -77,7 +65,7 @@ fn nginx_serves_another_host_and_reloads() {
     need_root!();
     bounded(LIMIT, || {
         let place = Place::new("nginx");
-        let bytes = noise(20 << 20);
+        let bytes = noise(1, 20 << 20);
         place.file("large", &bytes);
         place.file("small", &bytes[..1000]);
         let world = World::culvert();
@@ -154,7 +142,7 @@ fn redis_at_either_end() {
             ])))
             .expect("text");
             assert!(text.contains("LRANGE_100"), "{text}");
-            let value: String = noise(3 << 20).iter().map(|b| char::from(b'a' + b % 26)).collect();
+            let value: String = noise(1, 3 << 20).iter().map(|b| char::from(b'a' + b % 26)).collect();
             let mut set = client("redis-cli");
             let mut set =
                 set.args(["-x", "set", "key"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("redis-cli");

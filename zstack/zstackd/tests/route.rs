@@ -393,6 +393,16 @@ fn many_connections_one_after_the_other_and_at_once() {
     });
 }
 
+/// A program's socket, bound to one port.
+fn on_one_port(world: &World) -> socket2::Socket {
+    world.here.within(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&at(HERE[0], 44_444).into()).expect("bound");
+        socket
+    })
+}
+
 /// A program that connects again from the same port.
 #[test]
 fn a_port_is_used_again() {
@@ -400,18 +410,10 @@ fn a_port_is_used_again() {
     bounded(LIMIT, || {
         let world = World::split();
         let listener = listen(&world.there, at(THERE[0], 80));
-        let from_same_port = || {
-            world.here.within(|| {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-                socket.set_reuse_address(true).expect("an option");
-                socket.bind(&at(HERE[0], 44_444).into()).expect("bound");
-                soon("a connection", LIMIT, || socket.connect(&at(THERE[0], 80).into()).ok());
-                TcpStream::from(socket)
-            })
-        };
         for n in 0..4u8 {
-            let mut client = from_same_port();
+            let socket = on_one_port(&world);
+            soon("a connection", LIMIT, || socket.connect(&at(THERE[0], 80).into()).ok());
+            let mut client = TcpStream::from(socket);
             let (mut server, from) = listener.accept().expect("a connection");
             assert_eq!(from, at(HERE[0], 44_444));
             client.write_all(&[n]).expect("written");
@@ -440,14 +442,9 @@ fn a_port_is_used_again_beside_zstackd() {
         let world = World::split_with("connections = 1");
         let listener = listen(&world.there, at(THERE[0], 80));
         let from_same_port = || {
-            world.here.within(|| {
-                let socket =
-                    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-                socket.set_reuse_address(true).expect("an option");
-                socket.bind(&at(HERE[0], 44_444).into()).expect("bound");
-                socket.connect(&at(THERE[0], 80).into()).expect("a connection");
-                TcpStream::from(socket)
-            })
+            let socket = on_one_port(&world);
+            socket.connect(&at(THERE[0], 80).into()).expect("a connection");
+            TcpStream::from(socket)
         };
         let mut first = from_same_port();
         drop(listener.accept().expect("a connection"));

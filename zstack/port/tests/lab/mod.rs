@@ -193,6 +193,17 @@ pub fn beside(limit: Duration, work: impl FnOnce() + Send + 'static) {
     println!("{}: {:.1} s", thread::current().name().unwrap_or(""), began.elapsed().as_secs_f32());
 }
 
+/// Bytes that no part of is like another.
+pub fn noise(mut state: u64, len: usize) -> Vec<u8> {
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| word()).take(len).collect()
+}
+
 /// Asks until there is an answer.
 pub fn soon<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;

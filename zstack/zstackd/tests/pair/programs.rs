@@ -1,7 +1,7 @@
 //! What the programs do.
 
 use crate::Seen;
-use crate::lab::{Process, soon};
+use crate::lab::{Process, noise, soon};
 use crate::world::{Ends, Host, LIMIT, SILENT, UNREACHABLE, World};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -17,17 +17,6 @@ fn place(world: &World, name: &str) -> PathBuf {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path")
-}
-
-/// Bytes that no part of is like another.
-fn noise(mut state: u64, len: usize) -> Vec<u8> {
-    let mut word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..len.div_ceil(8)).flat_map(|_| word()).take(len).collect()
 }
 
 /// Runs a program to its end: how it ended, and what it printed.
