@@ -143,6 +143,8 @@ pub trait Kernel {
     fn keep_private(fd: i32) -> isize;
     /// Whether nobody else has it, open or mapped. All who have it have opened it anew.
     fn is_open_once(fd: i32) -> bool;
+    /// Whether there is no mailbox of that name at home any more. Asked through `from`, this process's own.
+    fn is_mailbox_gone(from: i32, name: u64) -> bool;
     /// Writes to it.
     fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize;
     /// Reads from it.
@@ -417,6 +419,9 @@ mod linux {
         }
         fn is_open_once(fd: i32) -> bool {
             lnx::is_open_once(fd)
+        }
+        fn is_mailbox_gone(from: i32, name: u64) -> bool {
+            !rendezvous::mailbox::exists(from, name)
         }
         fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
             lnx::write_at(fd, bytes, at)

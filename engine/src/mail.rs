@@ -115,6 +115,12 @@ pub fn own_mailbox() -> u64 {
     NAME.load(Relaxed)
 }
 
+/// Whether the process with that mailbox has ended, or become another program: its mailbox went with it. False also if nobody can
+/// tell.
+pub fn has_ended(mailbox: u64) -> bool {
+    K::is_mailbox_gone(MAILBOX.load(Relaxed), mailbox)
+}
+
 // --- what this process has published
 
 /// A connection whose cookie is in the registry, so that a knock that names it is found without a search.

@@ -5,7 +5,7 @@ use crate::channel::{self, Chan, Heir};
 use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::lock::Held;
-use crate::mail::RENDEZVOUS;
+use crate::mail::{self, RENDEZVOUS};
 use crate::{family, members};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -243,6 +243,22 @@ fn leave_unread(ep: Ep, chan: &Chan, slot: usize) {
     }
 }
 
+/// Whether a channel without a connection here has an end that is to be looked for: nobody tells of it.
+fn waits_for_its_end(chan: &Chan) -> bool {
+    chan.idle() && (chan.is_at_our_cost() || chan.left_behind().next().is_some())
+}
+
+/// Whether nobody at the other side has such a channel any more.
+///
+/// Who made its memory can ask the kernel for that. Who connected cannot (fcntl(2): a lease is the owner's), but can ask whether the
+/// process that made it has ended: its mailbox went with it. A child of that process which still reads there has a mapping of its own.
+fn is_abandoned(chan: &Chan) -> bool {
+    match chan.role() {
+        Role::Acceptor => chan.is_ours_alone(),
+        Role::Connector => mail::has_ended(chan.peer_mailbox.load(Relaxed)),
+    }
+}
+
 /// Channels of which the kernel is asked, at most, whether the other side still has them, each time that a connection is closed.
 const ASKED: usize = 4;
 static TURN: AtomicU32 = AtomicU32::new(0);
@@ -251,13 +267,13 @@ static TURN: AtomicU32 = AtomicU32::new(0);
 /// a connection that was reset the kernel does not say how it ended; nor is a peer believed who says that he has left. With [`lock`]
 /// held.
 fn collect() {
-    let left = || channel::own().filter(|c| c.idle() && c.is_at_our_cost());
+    let left = || channel::own().filter(|c| waits_for_its_end(c));
     let n = left().count();
     if n > 0 {
         // By turns: who keeps many channels does not make a call dear.
         let from = TURN.fetch_add(ASKED as u32, Relaxed) as usize % n;
         for chan in left().skip(from).chain(left().take(from)).take(ASKED) {
-            if chan.is_ours_alone() {
+            if is_abandoned(chan) {
                 chan.left_behind().for_each(|slot| chan.take_back(slot));
                 close(chan);
             }

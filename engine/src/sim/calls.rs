@@ -327,6 +327,9 @@ impl Kernel for Simulated {
         let same = |o: &&Object| matches!(o, Object::File(m, _) if memory.is_some_and(|memory| memory.at == m.at));
         s.objects.iter().flatten().filter(same).count() == 1
     }
+    fn is_mailbox_gone(_: i32, name: u64) -> bool {
+        state().gone.contains(&name)
+    }
     fn write_at(fd: i32, bytes: &[u8], at: usize) -> isize {
         let Some(file) = state().file(fd) else { return -libc::EBADF as isize };
         assert!(at + bytes.len() <= file.len);

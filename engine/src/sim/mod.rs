@@ -31,6 +31,11 @@ impl Simulated {
         state().faults.end()
     }
 
+    /// The process with that mailbox has ended.
+    pub fn lose_mailbox(name: u64) {
+        state().gone.insert(name);
+    }
+
     /// A connection: the descriptor of the end that connected, and of the one that was accepted.
     pub fn connection() -> (i32, i32) {
         let mut s = state();

@@ -8,7 +8,7 @@ use super::tcp::Tcp;
 use core::ops::Range;
 use libc::pollfd;
 use std::alloc::{Layout, alloc_zeroed};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 /// Memory that stays where it is, as long as the process.
@@ -101,6 +101,8 @@ pub(super) struct State {
     /// Receives that found nothing.
     pub(super) vain: u32,
     pub(super) faults: Faults,
+    /// Mailboxes of processes that have ended.
+    pub(super) gone: BTreeSet<u64>,
 }
 
 pub(super) static STATE: Mutex<Option<State>> = Mutex::new(None);

@@ -82,14 +82,15 @@ impl World {
         Lane::new(ring, neighbour)
     }
 
-    /// What connections have left unread for other users' processes that were killed since stays (ARCHITECTURE, "Known
-    /// weaknesses"). Here the dead say that they are gone.
+    /// The processes of other users end, for whom connections that were closed have left something unread. Then a connection is
+    /// closed.
     pub fn let_strangers_go(&self) {
-        for chan in channel::all().filter(|chan| chan.is_foreign()) {
-            let gone = |slot| &chan.slot(slot).side[chan.role().peer() as usize].gone;
-            chan.left_behind().for_each(|slot| gone(slot).store(1, Relaxed));
+        let channels: Vec<_> = channel::all().filter(|chan| chan.is_foreign()).map(mailbox_of).collect();
+        for mailbox in &channels {
+            Simulated::lose_mailbox(*mailbox);
         }
-        slots::tidy();
+        // A few are looked for at a time.
+        channels.iter().for_each(|_| slots::tidy());
     }
 
     /// A connection in a channel of its own; nothing has been sent.
@@ -116,6 +117,11 @@ impl Drop for World {
         let own = 1 + usize::from(members::has_births());
         assert_eq!(Simulated::count(), (0, own), "sockets and files are left");
     }
+}
+
+/// The mailbox of the process at the other side.
+fn mailbox_of(chan: &Chan) -> u64 {
+    chan.peer_mailbox.load(Relaxed)
 }
 
 /// One end of a connection.
@@ -195,13 +201,10 @@ impl Lane {
             held.release();
         }
         let (accepts, connects) = both?;
-        for (chan, mailbox) in [(accepts, 1), (connects, 2)] {
-            match neighbour {
-                // Who may do anything is as good as our own.
-                Neighbour::Own => chan.introduce(mailbox, 0, 1),
-                // A channel is a stranger's until it is known whose it is.
-                Neighbour::Stranger => chan.peer_uid.store(54_321, Relaxed),
-            }
+        for chan in [accepts, connects] {
+            // Who may do anything is as good as our own.
+            let user = if neighbour == Neighbour::Own { 0 } else { 54_321 };
+            chan.introduce(Simulated::random(), user, 1);
             assert!([chan.is_foreign(), chan.is_sealed()] == [neighbour == Neighbour::Stranger; 2]);
         }
         Some(Lane { id, accepts, connects })

@@ -209,6 +209,32 @@ fn nothing_is_left_for_a_stranger_that_was_killed() {
     }
 }
 
+/// The same where it lived when the connection was closed: its channel, and what lies there, stays until then. It ends with its
+/// process's next connection, or this process's.
+#[test]
+fn nothing_stays_of_what_was_left_for_a_stranger_that_ended_later() {
+    use crate::channel;
+    use crate::sim::world::Neighbour;
+    let world = World::new();
+    for accepts in [false, true] {
+        let lane = world.lane(RING, Neighbour::Stranger).unwrap();
+        let pair = world.pair();
+        assert!(pair.attach_in(lane));
+        let (closes, dies, chan) =
+            if accepts { (pair.b, pair.a, lane.accepts) } else { (pair.a, pair.b, lane.connects) };
+        assert_eq!(closes.send(&bytes(0, RING / 2)), Ok(RING / 2));
+        closes.close();
+        assert!(channel::all().any(|c| c.place() == chan.place()) && channel::left_behind() != 0);
+        dies.die();
+        world.pair().close();
+        // Who made the memory can ask whether another has it.
+        let stays = channel::all().any(|c| c.place() == chan.place() && !c.left_by_peer());
+        assert_eq!(stays, !accepts, "its process lives");
+        world.let_strangers_go();
+        assert_eq!((channel::all().count(), channel::left_behind(), channel::kept()), (0, 0, 0));
+    }
+}
+
 /// The kernel answers data behind a shutdown of both directions with a RST (tcp_rcv_state_process): what lies unread on the ring by
 /// then does not come again.
 #[test]
