@@ -66,6 +66,10 @@ pub fn after_fork_child() {
 /// Operations on a connection after which `culvert stat` says of a peer that has not taken part: without culvert.
 const PATIENCE: u32 = 64;
 
+/// Operations after which a socket that has not said that it stands in is taken not to. It says so with the first bytes that it moves, and
+/// who sends much at once may have made many calls by then, on a machine whose CPUs are busy.
+const UNHEARD: u32 = 4096;
+
 /// A peer that has sent so many answers, and taken no step of the rendezvous, is taken to run without culvert: in as many
 /// operations it would have taken its steps.
 const ANSWERS: u32 = 256;
@@ -218,7 +222,7 @@ fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
                 return true;
             }
             // It is asked again at the next operations.
-            Beyond::NotYet if ep.ops.load(Relaxed) < PATIENCE / 2 => ep.because(Reason::NotCarried),
+            Beyond::NotYet if ep.ops.load(Relaxed) < UNHEARD => ep.because(Reason::NotCarried),
             Beyond::NotYet => ep.pin(Reason::NotCarried),
             Beyond::Nobody(why) => ep.pin(why),
         },

@@ -35,7 +35,7 @@ pub struct Local {
     pub peer_cookie: AtomicU64,
     /// See `peer_cookie`.
     pub peer_uid: AtomicU32,
-    /// What [`Endpoint::stands_in`] is to be.
+    /// What [`Endpoint::stands_in`] is to be; of a socket that stands in itself: that this was published.
     pub stands_in: AtomicU32,
     /// A descriptor of this process for it, for looks at the lifeline; the program may close it.
     pub fd: AtomicI32,

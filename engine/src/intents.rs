@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use rendezvous::diag::Found;
 use rendezvous::registry::{Kind, Unserved};
 use rendezvous::{tuple, uid};
-use shmring::family::{ConfiguredPath, Reason};
+use shmring::family::{ConfiguredPath, Reason, STANDS_IN};
 
 /// For how long it is believed that somebody serves, or that nobody does.
 const BELIEVED_NS: u64 = 10_000_000;
@@ -97,16 +97,32 @@ fn may_be_translated() -> bool {
 
 /// Before `fd`, which has not been connected yet, is connected to `address`, a socket address.
 pub fn connecting(fd: i32, address: &[u8]) {
-    if config::stands_in() {
-        if may_ask() {
-            say(fd, Kind::StandIn);
-        }
-    } else if config::goes_out()
+    if !config::stands_in()
+        && config::goes_out()
         && (tuple::may_be_elsewhere(address) || may_be_translated())
         && may_ask()
         && server().is_ok()
     {
         say(fd, Kind::Connect);
+    }
+}
+
+// --- who stands in
+
+/// Bytes go over the lifeline of `ep`, which is `fd`: from now on the program at its other end may ask whether it stands in. About a
+/// connection that is opened and closed nobody asks, and nothing is published.
+#[inline]
+pub fn moving(ep: Ep, fd: i32) {
+    if config::stands_in() && ep.local().stands_in.load(Relaxed) == 0 {
+        stands_in_from_now(ep, fd);
+    }
+}
+
+#[inline(never)]
+fn stands_in_from_now(ep: Ep, fd: i32) {
+    if may_ask() {
+        ep.local().stands_in.store(STANDS_IN, Relaxed);
+        say(fd, Kind::StandIn);
     }
 }
 
@@ -157,14 +173,10 @@ fn remember(cookie: u64) {
     }
 }
 
-/// Something was accepted as `fd`.
+/// Something was accepted.
 #[inline]
-pub fn accepted(fd: i32) {
-    if config::stands_in() {
-        if may_ask() {
-            say(fd, Kind::StandIn);
-        }
-    } else if HIGH.load(Relaxed) != 0 && K::now().wrapping_sub(RENEWED.load(Relaxed)) >= RENEWED_EVERY_NS {
+pub fn accepted() {
+    if HIGH.load(Relaxed) != 0 && K::now().wrapping_sub(RENEWED.load(Relaxed)) >= RENEWED_EVERY_NS {
         renew_if_served();
     }
 }

@@ -11,7 +11,7 @@ use crate::rx;
 use crate::signals::{self, Runs};
 use crate::turns::{self, Direction, Turn, Wait};
 use crate::tx::{self, Sent, UP};
-use crate::{acts, attach, closing, conn, endpoint, family, fds, leave, lifeline, real, slots, watchers};
+use crate::{acts, attach, closing, conn, endpoint, family, fds, intents, leave, lifeline, real, slots, watchers};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{OPEN, Reason, State};
@@ -160,6 +160,7 @@ impl Call for Receive {
     fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
         let r = self.try_natively(ep, real);
         if r.is_some_and(|r| r > 0) {
+            intents::moving(ep, self.0.fd);
             attach::note_answer(ep);
         }
         r
@@ -296,6 +297,7 @@ impl Call for Send {
             // begins.
             slots::give_up(ep, Reason::Oob);
         }
+        intents::moving(ep, self.0.fd);
         attach::note_sent(ep);
         counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, self.0.fd, self.0.flags, real))
     }
@@ -368,6 +370,7 @@ impl Call for SendFile {
     }
 
     fn counted(&self, ep: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        intents::moving(ep, self.out);
         attach::note_sent(ep);
         counted(ep, &ep.tx_word, UP, &mut || send_natively(ep, self.out, 0, real))
     }

@@ -413,7 +413,9 @@ impl Registry {
 
     /// `uid`'s file for reading, and the slot it goes back to.
     fn file_of(&self, uid: u32) -> Result<Option<(i32, Stat, &Keep)>, Error> {
-        if uid == os::geteuid()
+        // Who has published nothing need not ask who it is.
+        if !self.own.is_empty()
+            && uid == os::geteuid()
             && let Some((fd, st)) = taken(&self.own, uid)
         {
             return Ok(Some((fd, st, &self.own)));

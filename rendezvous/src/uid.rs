@@ -3,7 +3,7 @@
 use crate::os;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
-use shmring::lnx;
+use shmring::{lnx, sys};
 
 /// The number by which the kernel calls every user who has none in our user namespace, unless the machine's administrator
 /// has chosen another (`/proc/sys/kernel/overflowuid`).
@@ -30,19 +30,20 @@ pub fn is_one() -> bool {
     lnx::users().is_some_and(|[real, effective, saved]| real == effective && effective == saved)
 }
 
-/// Read once a second at most: each connection to another host asks several times.
+/// Read once in 2^31 cycles, which is about a second: each connection to another host asks several times, and the clock would be a system
+/// call.
 fn overflow() -> u32 {
-    /// What was read, below the second of the monotonic clock in which it was; 0: never.
+    /// What was read, below when it was; 0: never.
     static KNOWN: AtomicU64 = AtomicU64::new(0);
-    let second = lnx::clock().tv_sec as u64 + 1;
+    let when = ((sys::cycles() >> 31) + 1) & u64::from(u32::MAX);
     let known = KNOWN.load(Relaxed);
-    if known >> 32 == second {
+    if known >> 32 == when {
         return known as u32;
     }
     let mut b = [0; 16];
     let n = os::read_file(c"/proc/sys/kernel/overflowuid", &mut b);
     let uid = number(b.get(..n).unwrap_or(&[])).map_or(OVERFLOW, |(n, _)| n);
-    KNOWN.store(second << 32 | u64::from(uid), Relaxed);
+    KNOWN.store(when << 32 | u64::from(uid), Relaxed);
     uid
 }
 

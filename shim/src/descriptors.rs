@@ -176,7 +176,7 @@ pub unsafe fn connect(fd: c_int, a: *const sockaddr, l: socklen_t) -> c_int {
 pub fn accepted(listener: c_int, fd: c_int) {
     accept_known(listener, fd);
     if fds::tracked(fd) {
-        intents::accepted(fd);
+        intents::accepted();
     }
     if config::eager()
         && let Some(ep) = fds::endpoint(fd)

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <bpf/bpf_endian.h>
@@ -75,6 +76,66 @@ static __always_inline int count(__u32 what, int verdict)
 	return verdict;
 }
 
+// A SYN that zstackd is about to read, and whose socket it is; src/front/owners.rs reads them (layout there).
+struct owner {
+	__be32 source[4]; // of IPv4 the first only
+	__be32 destination[4];
+	__be16 source_port;
+	__be16 destination_port;
+	__be32 sequence;
+	__u64 cookie;
+	__u32 user;
+	__u32 ipv4;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} owners SEC(".maps");
+
+// Notes whose SYN this is, so that the kernel need not be asked (sock_diag(7)). What is not noted zstackd asks for: sockets that are
+// bound to a device, those of another namespace, SYNs that no socket has made, and all while nobody reads.
+static __always_inline void note(struct __sk_buff *skb, const struct bpf_sock_tuple *tuple, bool ipv4, __be32 sequence)
+{
+	struct bpf_sock *socket = skb->sk;
+	struct owner *owner;
+	__be16 source_port, destination_port;
+
+	if (!socket)
+		return;
+	socket = bpf_sk_fullsock(socket);
+	if (!socket || socket->protocol != IPPROTO_TCP || socket->state != BPF_TCP_SYN_SENT || socket->bound_dev_if)
+		return;
+	source_port = ipv4 ? tuple->ipv4.sport : tuple->ipv6.sport;
+	destination_port = ipv4 ? tuple->ipv4.dport : tuple->ipv6.dport;
+	// A packet filter may have translated it: then the kernel knows no socket with these addresses.
+	if (bpf_htons(socket->src_port) != source_port || socket->dst_port != destination_port)
+		return;
+	if (ipv4) {
+		if (socket->src_ip4 != tuple->ipv4.saddr || socket->dst_ip4 != tuple->ipv4.daddr)
+			return;
+	} else {
+		for (int i = 0; i < 4; i++)
+			if (socket->src_ip6[i] != tuple->ipv6.saddr[i] || socket->dst_ip6[i] != tuple->ipv6.daddr[i])
+				return;
+	}
+	owner = bpf_ringbuf_reserve(&owners, sizeof(*owner), 0);
+	if (!owner)
+		return;
+	for (int i = 0; i < 4; i++) {
+		owner->source[i] = ipv4 ? (i ? 0 : tuple->ipv4.saddr) : tuple->ipv6.saddr[i];
+		owner->destination[i] = ipv4 ? (i ? 0 : tuple->ipv4.daddr) : tuple->ipv6.daddr[i];
+	}
+	owner->source_port = source_port;
+	owner->destination_port = destination_port;
+	owner->sequence = sequence;
+	owner->cookie = bpf_get_socket_cookie(skb);
+	owner->user = bpf_get_socket_uid(skb);
+	owner->ipv4 = ipv4;
+	// zstackd looks when it has read the SYN.
+	bpf_ringbuf_submit(owner, BPF_RB_NO_WAKEUP);
+}
+
 // A packet of a program leaves by the tun. If zstackd has a socket for the other end of its connection, the packet comes in again by
 // the tun, as it is (also when it is many segments in one, with a checksum that nobody has worked out), and TCP finds the socket.
 SEC("tc")
@@ -84,6 +145,7 @@ int turn(struct __sk_buff *skb)
 	struct bpf_sock *socket;
 	__u32 size, at, state;
 	struct tcp tcp;
+	bool opens;
 
 	// A tun has no link header: the packet begins with IP's.
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -124,18 +186,19 @@ int turn(struct __sk_buff *skb)
 	}
 
 	// As if the packet had arrived: the socket's own end is the packet's destination.
+	opens = (tcp.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
 	socket = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!socket)
-		return count(OUT, PASS);
-	state = socket->state;
-	bpf_sk_release(socket);
-	// A listener is `assign`'s answer, or a program's own transparent one: no connection.
-	if (state == BPF_TCP_LISTEN)
-		return count(OUT, PASS);
-	// The port is used again: a new connection, which has to wait for the remote host like any.
-	if (state == BPF_TCP_TIME_WAIT && (tcp.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN)
-		return count(OUT, PASS);
-	return count(TURNED, bpf_redirect(skb->ifindex, BPF_F_INGRESS));
+	if (socket) {
+		state = socket->state;
+		bpf_sk_release(socket);
+		// A listener is `assign`'s answer, or a program's own transparent one: no connection. In TIME_WAIT a SYN uses the port
+		// again: a new connection, which has to wait for the remote host like any.
+		if (state != BPF_TCP_LISTEN && !(state == BPF_TCP_TIME_WAIT && opens))
+			return count(TURNED, bpf_redirect(skb->ifindex, BPF_F_INGRESS));
+	}
+	if (opens)
+		note(skb, &tuple, size == sizeof(tuple.ipv4), tcp.sequence);
+	return count(OUT, PASS);
 }
 
 // The listeners: 0 is IPv4's, 1 is IPv6's.

@@ -67,6 +67,11 @@ pub struct Daemon<P: Wire> {
     flows: HashMap<Flow, usize>,
     /// By the index of an engine's socket: its connection.
     by_socket: Vec<usize>,
+    /// Connections in the stage [`Stage::Released`].
+    released: u32,
+    /// Those that were given up in this stage: what is accepted may be one of them. Where the handshake was not completed they stay in this
+    /// number, which costs a look at the listeners.
+    strays: u64,
     /// Connections that may have something to move.
     work: VecDeque<usize>,
     /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
@@ -181,6 +186,8 @@ impl<P: Wire> Daemon<P> {
             generations: Vec::new(),
             flows: HashMap::new(),
             by_socket: Vec::new(),
+            released: 0,
+            strays: 0,
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
             counters: Counters::default(),
@@ -322,6 +329,7 @@ impl<P: Wire> Daemon<P> {
 
     /// What the last turn has brought on outer connections.
     fn take_ready(&mut self) -> bool {
+        let before = self.released;
         let mut any = false;
         while let Some((socket, ready)) = self.endpoint.next_ready() {
             any = true;
@@ -330,6 +338,10 @@ impl<P: Wire> Daemon<P> {
             {
                 self.outer_ready(index, ready);
             }
+        }
+        if self.released > before {
+            // The kernel has completed the handshakes while their SYNs were written, and need not be waited for.
+            let _ = self.accept();
         }
         any
     }

@@ -4,7 +4,7 @@
 use crate::cgroups::Cgroups;
 use crate::config::{Config, Programs, Range};
 use crate::flow::Flow;
-use crate::front::{self, Ports};
+use crate::front::{self, Owner, Ports};
 use crate::handed::Handed;
 use rendezvous::diag::{self, Cache, Found, KeepAlive, Miss};
 use rendezvous::home::Home;
@@ -159,10 +159,19 @@ impl Policy {
         })
     }
 
-    /// What to do with a connection that a program here opens.
-    pub fn outgoing(&mut self, flow: &Flow) -> Verdict {
+    /// What to do with a connection that a program here opens. `owner`: whose socket it is, if that is known already.
+    pub fn outgoing(&mut self, flow: &Flow, owner: Option<Owner>) -> Verdict {
         if !contains(&self.ports, flow.remote.port()) {
             return Verdict::Raw(Raw::Port);
+        }
+        // What is known says nothing of control groups.
+        if let Some(Owner { user, cookie }) = owner
+            && self.cgroups.is_none()
+        {
+            return match self.judge_socket(user, cookie, Kind::Connect) {
+                Verdict::Split(user) => self.judge_room(user),
+                raw => raw,
+            };
         }
         match diag::find(&DIAG, &tuple_of(flow)) {
             Ok(found) => match self.judge(&found, Kind::Connect) {
@@ -268,10 +277,17 @@ impl Policy {
         {
             return Verdict::Raw(Raw::Cgroup);
         }
-        if self.programs == Programs::Culvert && !(self.intends)(found.uid, found.cookie, kind) {
+        self.judge_socket(found.uid, found.cookie, kind)
+    }
+
+    fn judge_socket(&self, user: u32, cookie: u64, kind: Kind) -> Verdict {
+        if !contains(&self.users, user) {
+            return Verdict::Raw(Raw::User);
+        }
+        if self.programs == Programs::Culvert && !(self.intends)(user, cookie, kind) {
             return Verdict::Raw(Raw::Program);
         }
-        Verdict::Split(found.uid)
+        Verdict::Split(user)
     }
 
     fn judge_room(&self, user: u32) -> Verdict {
@@ -348,19 +364,19 @@ mod tests {
     fn a_programs_connection_is_judged_by_its_socket() {
         let (_listener, client, flow) = connection();
         let me = own_user();
-        assert_eq!(policy("programs = \"all\"", |_, _, _| false).outgoing(&flow), Verdict::Split(me));
-        assert_eq!(policy("", |_, _, _| false).outgoing(&flow), Verdict::Raw(Raw::Program));
-        assert_eq!(policy("", |_, _, _| true).outgoing(&flow), Verdict::Split(me));
+        assert_eq!(policy("programs = \"all\"", |_, _, _| false).outgoing(&flow, None), Verdict::Split(me));
+        assert_eq!(policy("", |_, _, _| false).outgoing(&flow, None), Verdict::Raw(Raw::Program));
+        assert_eq!(policy("", |_, _, _| true).outgoing(&flow, None), Verdict::Split(me));
         let other = format!("users = [{}]", me + 1);
-        assert_eq!(policy(&other, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::User));
+        assert_eq!(policy(&other, |_, _, _| true).outgoing(&flow, None), Verdict::Raw(Raw::User));
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
-        assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow), Verdict::Raw(Raw::Port));
+        assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow, None), Verdict::Raw(Raw::Port));
         let mut policy = policy("", |_, _, _| true);
         assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keep_alive: KeepAlive::Off }));
         drop(client);
         assert!(!policy.program(&flow).unwrap().holds);
         let nobody = Flow { remote: "127.0.0.9:9".parse().unwrap(), ..flow };
-        assert_eq!(policy.outgoing(&nobody), Verdict::Raw(Raw::NoSocket));
+        assert_eq!(policy.outgoing(&nobody, None), Verdict::Raw(Raw::NoSocket));
     }
 
     #[test]
@@ -419,12 +435,12 @@ mod tests {
             policy.made(user);
         };
         open(&mut one, me);
-        assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::UserFull));
+        assert_eq!(one.outgoing(&flow, None), Verdict::Raw(Raw::UserFull));
         open(&mut one, me + 1);
         open(&mut one, me + 2);
-        assert_eq!(one.outgoing(&flow), Verdict::Raw(Raw::Full));
+        assert_eq!(one.outgoing(&flow, None), Verdict::Raw(Raw::Full));
         one.closed(me, true);
-        assert_eq!(one.outgoing(&flow), Verdict::Split(me));
+        assert_eq!(one.outgoing(&flow, None), Verdict::Split(me));
         one.closed(me + 1, true);
         one.closed(me + 2, true);
         assert!(one.by_user.is_empty() && one.all == Count::default());

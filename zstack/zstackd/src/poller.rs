@@ -1,23 +1,19 @@
 //! Sleeping on many descriptors, to the microsecond.
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+mod raw;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The timer's own token.
-const TIMER: u64 = u64::MAX;
+/// By how much the kernel may prolong a sleep of this thread, in nanoseconds (PR_SET_TIMERSLACK; 50 microseconds if nobody says).
+const SLACK: u64 = 1000;
 
 /// A set of descriptors, each with a token.
 pub struct Poller {
     epoll: Epoll,
-    /// For sleeps that are shorter than what epoll_wait can tell apart.
-    timer: TimerFd,
-    /// When it goes off, if it is set.
-    set: Option<Instant>,
-    events: Vec<EpollEvent>,
+    events: Vec<raw::Event>,
 }
 
 /// What is known of a descriptor.
@@ -38,15 +34,14 @@ pub struct Event {
 }
 
 impl Poller {
-    /// An empty set.
+    /// An empty set, for the calling thread.
     ///
     /// # Errors
-    /// Those of epoll_create1(2) and timerfd_create(2).
+    /// Those of epoll_create1(2).
     pub fn new() -> io::Result<Poller> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        epoll.add(timer.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER))?;
-        Ok(Poller { epoll, timer, set: None, events: vec![EpollEvent::empty(); 256] })
+        nix::sys::prctl::set_timerslack(SLACK)?;
+        Ok(Poller { epoll, events: vec![raw::Event { events: 0, u64: 0 }; 256] })
     }
 
     /// Tells, as long as it is so, that a descriptor can be read.
@@ -74,43 +69,21 @@ impl Poller {
         Ok(self.epoll.add(fd, EpollEvent::new(flags | EpollFlags::EPOLLET, token))?)
     }
 
-    /// Sleeps until a descriptor has something, at most `limit`, for ever without one; sometimes it ends early. What there is goes behind
+    /// Sleeps until a descriptor has something, at most `limit`, for ever without one; a signal ends it early. What there is goes behind
     /// `into`.
     ///
     /// # Errors
-    /// Those of epoll_wait(2), apart from EINTR.
+    /// Those of epoll_pwait2(2), apart from EINTR.
     pub fn wait(&mut self, limit: Option<Duration>, into: &mut Vec<Event>) -> io::Result<()> {
-        const COARSE: Duration = Duration::from_millis(20);
-        let timeout = match limit {
-            None => EpollTimeout::NONE,
-            Some(Duration::ZERO) => EpollTimeout::ZERO,
-            Some(limit) if limit < COARSE => {
-                const NEARLY: Duration = Duration::from_micros(20);
-                let now = Instant::now();
-                // One that goes off earlier is left as it is: its caller looks again then, and to set it costs as much as to sleep.
-                if !self.set.is_some_and(|at| now < at && at <= now + limit + NEARLY) {
-                    let at = Expiration::OneShot(TimeSpec::from_duration(limit));
-                    self.timer.set(at, TimerSetTimeFlags::empty())?;
-                    self.set = Some(now + limit);
-                }
-                EpollTimeout::NONE
-            }
-            Some(limit) => {
-                EpollTimeout::try_from(limit.as_millis().min(i32::MAX as u128) as i32 + 1).unwrap_or(EpollTimeout::MAX)
-            }
-        };
-        let n = match self.epoll.wait(&mut self.events, timeout) {
-            Err(nix::errno::Errno::EINTR) => 0,
+        let n = match raw::wait(self.epoll.0.as_fd(), &mut self.events, limit) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             other => other?,
         };
         for event in &self.events[..n] {
-            if event.data() == TIMER {
-                self.set = None;
-                continue;
-            }
-            let (flags, any) = (event.events(), EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+            let flags = EpollFlags::from_bits_truncate(event.events as i32);
+            let any = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
             into.push(Event {
-                token: event.data(),
+                token: event.u64,
                 readable: flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | any),
                 writable: flags.intersects(EpollFlags::EPOLLOUT | any),
                 urgent: flags.contains(EpollFlags::EPOLLPRI),
@@ -127,6 +100,7 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
 
     #[test]
     fn edges_are_told_once_and_levels_for_as_long_as_they_last() {
@@ -160,7 +134,7 @@ mod tests {
         let mut poller = Poller::new().unwrap();
         for limit in [50, 900, 5_000, 21_000].map(Duration::from_micros) {
             let start = Instant::now();
-            // A timer of a sleep before may end one early, once.
+            // A signal may end one early.
             let mut events = vec![];
             while start.elapsed() < limit {
                 poller.wait(Some(limit.saturating_sub(start.elapsed())), &mut events).unwrap();

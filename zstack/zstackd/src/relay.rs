@@ -109,8 +109,11 @@ fn to_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
         let n = match endpoint.peek(conn.outer) {
             Ok([]) => {
                 conn.remote_ended = true;
-                // Fails where the program's end is gone already, which a read tells.
-                let _ = inner.shutdown(Shutdown::Write);
+                // Where the program's stream has ended, too, the socket is closed now, which says the same. Fails where the program's end
+                // is gone already, which a read tells.
+                if !conn.program_ended {
+                    let _ = inner.shutdown(Shutdown::Write);
+                }
                 return Outcome::Waits;
             }
             Ok(_) if !conn.writable => return Outcome::Waits,

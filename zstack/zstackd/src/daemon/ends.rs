@@ -76,6 +76,11 @@ impl<P: Wire> Daemon<P> {
     /// Forgets a connection. Its inner socket is closed; what happens to the outer one was said before.
     pub(super) fn remove(&mut self, index: usize) {
         let conn = self.conns.remove(index);
+        if matches!(conn.stage, Stage::Released { .. }) {
+            // Its handshake may be completed yet, or is.
+            self.released -= 1;
+            self.strays += 1;
+        }
         self.generations[index] = self.generations[index].wrapping_add(1);
         if self.flows.get(&conn.flow) == Some(&index) {
             self.flows.remove(&conn.flow);

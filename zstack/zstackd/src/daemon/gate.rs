@@ -159,7 +159,10 @@ impl<P: Wire> Daemon<P> {
             Some(_) => Verdict::Raw(Raw::Exotic),
             None if self.policy().handed.has(&syn.flow, syn.isn) => Verdict::Raw(Raw::Handed),
             None if self.policy().is_crowded() => Verdict::Raw(Raw::Full),
-            None => self.policy().outgoing(&syn.flow),
+            None => {
+                let owner = self.front.owner(&syn.flow, syn.isn);
+                self.policy().outgoing(&syn.flow, owner)
+            }
         };
         let user = match verdict {
             Verdict::Split(user) => user,
@@ -235,6 +238,7 @@ impl<P: Wire> Daemon<P> {
         let (syn, isn) = (std::mem::take(syn), *isn);
         self.tell_program(&syn);
         self.conns[index].stage = Stage::Released { syn, isn };
+        self.released += 1;
         self.look_in(index, HANDSHAKE);
     }
 
@@ -266,6 +270,10 @@ impl<P: Wire> Daemon<P> {
             match self.front.accept() {
                 Ok(Some(Accepted { socket, program: local, remote })) => {
                     self.accepted(socket, Flow { local, remote });
+                    // Only SYNs that were written back lead to a listener: when each of them has come, nothing is there.
+                    if self.released == 0 && self.strays == 0 {
+                        return true;
+                    }
                 }
                 Ok(None) => return true,
                 Err(e) => {
@@ -286,6 +294,7 @@ impl<P: Wire> Daemon<P> {
         let Some(index) = known.filter(|&index| matches!(self.conns[index].stage, Stage::Released { .. })) else {
             // Nobody's any more; dropping it resets it.
             debug!("{flow}: accepted, and not wanted any more");
+            self.strays = self.strays.saturating_sub(1);
             return;
         };
         let token = self.token(index);
@@ -379,6 +388,7 @@ impl<P: Wire> Daemon<P> {
     /// Both ends are there.
     fn open_now(&mut self, index: usize, inner: TcpStream) {
         let conn = &mut self.conns[index];
+        self.released -= u32::from(matches!(conn.stage, Stage::Released { .. }));
         conn.stage = Stage::Open;
         conn.inner = Some(inner);
         let user = conn.user;

@@ -1,6 +1,7 @@
 //! The eBPF programs: loading, attaching, counting.
 
 use super::error::Error;
+use super::owners::Owners;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenObject, PrintLevel, TC_EGRESS, TcHookBuilder};
 use std::fs::File;
@@ -33,6 +34,8 @@ pub struct Turns {
 pub(crate) struct Filter {
     _assign: Link,
     counters: MapHandle,
+    /// See [`Owners::new`].
+    pub(crate) owners: Option<Owners>,
 }
 
 /// What libbpf last complained of.
@@ -100,6 +103,7 @@ impl Filter {
             loaded.maps.own.update(&key.octets(), &[1], MapFlags::ANY).map_err(load)?;
         }
         let counters = MapHandle::try_from(&loaded.maps.counters).map_err(load)?;
+        let owners = Owners::new(&loaded.maps.owners).map_err(load)?;
 
         let lookup = |e| {
             (
@@ -118,7 +122,7 @@ impl Filter {
             TcHookBuilder::new(loaded.progs.turn.as_fd()).ifindex(index as i32).handle(1).priority(1).hook(TC_EGRESS);
         hook.create().map_err(class)?;
         hook.attach().map_err(class)?;
-        Ok(Filter { _assign: assign, counters })
+        Ok(Filter { _assign: assign, counters, owners })
     }
 
     /// What has become of the packets so far.

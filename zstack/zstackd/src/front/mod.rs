@@ -36,6 +36,7 @@ mod filter;
 mod follow;
 mod inward;
 mod netlink;
+mod owners;
 mod raw;
 mod rights;
 mod routes;
@@ -48,10 +49,12 @@ pub use error::Error;
 pub use filter::Turns;
 pub use follow::{Follow, Way};
 pub use inward::{Accepted, end_in_order};
+pub use owners::Owner;
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;
 pub use watch::{Event, Link, Watch};
 
+use crate::flow::Flow;
 use filter::Filter;
 use inward::Place;
 use netlink::Netlink;
@@ -62,6 +65,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tun::Tun;
+use zstack_wire::Seq;
 
 /// An address with the length of its network's prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -319,6 +323,11 @@ impl Front {
     /// `WouldBlock`: none waits. EBADFD: somebody has removed the interface.
     pub fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
         self.tun.read(packet)
+    }
+
+    /// Whose socket it is that a SYN which was just read came from, as the kernel has noted it meanwhile. `None`: it has to be asked.
+    pub fn owner(&self, flow: &Flow, isn: Seq) -> Option<Owner> {
+        self.filter.owners.as_ref()?.take(flow, isn)
     }
 
     /// Lets a packet come in by the tun, beginning with its IP header. The kernel looks at the checksums.

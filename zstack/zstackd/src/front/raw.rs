@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNGETDEVNETNS: libc::c_ulong = 0x54e3;
+/// ioctl_ns(2).
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
 /// socket(7): since Linux 5.14.
 const SO_NETNS_COOKIE: i32 = 71;
 
@@ -39,6 +41,12 @@ pub(crate) fn make_tun(tun: BorrowedFd<'_>, name: &str, flags: i32) -> io::Resul
 pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open; TUNGETDEVNETNS takes no argument.
     owned(unsafe { libc::ioctl(tun.as_raw_fd(), TUNGETDEVNETNS) })
+}
+
+/// The user namespace that a namespace belongs to.
+pub(crate) fn user_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open; NS_GET_USERNS takes no argument.
+    owned(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) })
 }
 
 /// A descriptor of another process, which ptrace(2) would have to be allowed for (pidfd_getfd(2)).

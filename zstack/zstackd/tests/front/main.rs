@@ -12,5 +12,6 @@ mod inward;
 mod lab;
 mod life;
 mod outward;
+mod owners;
 mod packets;
 mod watch;
