@@ -221,6 +221,11 @@ impl<P: Port> Endpoint<P> {
         self.sockets.again(socket);
     }
 
+    /// Whose memory the socket takes: see [`Sockets::set_account`].
+    pub fn set_account(&mut self, socket: Socket, account: u32) {
+        self.sockets.set_account(socket, account);
+    }
+
     /// What a socket is ready for.
     pub fn ready(&self, socket: Socket) -> Ready {
         self.sockets.ready(socket)

@@ -103,7 +103,7 @@ fn what_the_owner_does_not_take_goes_by() {
     bed.listen(8);
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
-    bed.there.set_takes(Box::new(move |local, remote, segment| {
+    bed.there.set_takes(Box::new(move |local, remote, segment, _| {
         assert_eq!((local, remote.port()), (PEER.parse().unwrap(), u16::from_be_bytes([segment[0], segment[1]])));
         if count.fetch_add(1, Ordering::Relaxed) > 0 { Taking::Take } else { Taking::Pass }
     }));

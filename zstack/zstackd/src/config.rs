@@ -67,6 +67,11 @@ pub struct Config {
     /// Bytes that a connection may receive ahead of its program, and send ahead of its peer: a power of two.
     #[serde(default = "default_buffer")]
     pub buffer: u32,
+    /// Bytes that the connections' buffers may take, all together. Of that a user may have half, and less where others have some. Beyond
+    /// it, buffers stay small, and connections that are begun are the kernel's. Without it, a quarter of the machine's memory, or of what
+    /// zstackd's control group may have.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// How long to look for work after the last one before sleeping, in microseconds; it costs a core.
     #[serde(default)]
     pub spin: u32,
@@ -288,6 +293,15 @@ impl Config {
         if !self.buffer.is_power_of_two() || !(16 << 10..=16 << 20).contains(&self.buffer) {
             return wrong(format!("buffer: {}: give a power of two from 16384 to 16777216", self.buffer));
         }
+        let least = u64::from(self.buffer) * 8;
+        if let Some(memory) = self.memory
+            && memory < least
+        {
+            return wrong(format!(
+                "memory: {memory} is too little for buffers of {} bytes: give at least {least}, or a smaller `buffer`",
+                self.buffer
+            ));
+        }
         if self.spin > 1_000_000 {
             return wrong(format!("spin: {}: give at most 1000000 microseconds", self.spin));
         }
@@ -337,7 +351,7 @@ mod tests {
         let text = include_str!("../zstackd.toml");
         let config: Config = text.parse().unwrap();
         // Each key of the type is in the file, commented out or not.
-        let keys = "port port-namespace addresses gateways follow-routes mtu remotes tun programs users cgroups ports connections connections-per-user pending buffer spin";
+        let keys = "port port-namespace addresses gateways follow-routes mtu remotes tun programs users cgroups ports connections connections-per-user pending buffer memory spin";
         for key in keys.split(' ') {
             let there = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             assert!(text.lines().any(there), "{key}");
@@ -374,6 +388,7 @@ mod tests {
             ("ports = [70000]", &["70000"]),
             ("connections = 0", &["connections", "at least 1"]),
             ("buffer = 100000", &["100000", "power of two"]),
+            ("memory = 1000000", &["1000000", "2097152", "buffer"]),
         ] {
             let text = error(more);
             assert!(parts.iter().all(|part| text.contains(part)), "{more}: {text}");

@@ -11,6 +11,7 @@ use crate::conn::{Conn, Stage};
 use crate::counters::{Counter, Counters};
 use crate::flow::Flow;
 use crate::front::{self, Front, Network, Wanted, Watch};
+use crate::memory;
 use crate::policy::Policy;
 use crate::poller::{Event, Poller};
 use crate::relay;
@@ -115,20 +116,14 @@ impl<P: Wire> Daemon<P> {
         // The inner sockets hold back what their programs want held back.
         stack.tcp.nodelay = true;
         stack.tcp = sysctl::with_keep_alive(stack.tcp);
+        stack.tcp.window = config.buffer;
         let options = stack.tcp;
         stack.limits.connections = config.connections.saturating_add(config.pending);
         if can.medium == Medium::Ethernet {
             // A local, unicast address, if the device has none.
             stack.mac = Some(port.mac().unwrap_or([2, key[0], key[1], key[2], key[3], key[4]]));
         }
-        let (buffer, sockets) = (config.buffer, sockets::Config::default());
-        let sockets = sockets::Config {
-            send_ring: buffer,
-            receive_ring: buffer,
-            quota: 2 * buffer as usize,
-            waiting: config.pending as usize,
-            ..sockets
-        };
+        let sockets = buffers(config, mtu);
         let mut endpoint = Endpoint::new(stack, sockets, port, clock.now()).map_err(|e| e.to_string())?;
         let policy = Arc::new(Mutex::new(Policy::new(config, intends)?));
         endpoint.set_takes(gate::takes(policy.clone(), clock));
@@ -391,8 +386,31 @@ impl<P: Wire> Daemon<P> {
     /// What has happened, here and in the engine, by name; what has not is left out.
     pub fn counted(&self) -> String {
         let engine = self.endpoint.stack().counters().iter().map(|(counter, n)| (counter.name(), n));
-        let all = self.counters.iter().chain(engine).filter(|(_, n)| *n > 0);
+        // Connections that are the kernel's, and buffers that stayed small, since the bound of memory was reached.
+        let memory =
+            [("no_memory", self.policy().lacked), ("small_buffers", self.endpoint.sockets().budget().denied())];
+        let all = self.counters.iter().chain(memory).chain(engine).filter(|(_, n)| *n > 0);
         all.map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A connection's buffers in each direction are at least so long, and hold two segments.
+const ASSURED: u32 = 16 << 10;
+
+/// What connections' buffers may take.
+fn buffers(config: &Config, mtu: u16) -> sockets::Config {
+    let (buffer, both) = (config.buffer, 2 * u64::from(config.buffer));
+    let memory = config.memory.unwrap_or_else(|| memory::share().max(4 * both));
+    let defaults = sockets::Config::default();
+    sockets::Config {
+        send_ring: buffer,
+        receive_ring: buffer,
+        quota: 2 * buffer as usize,
+        waiting: config.pending as usize,
+        spare: defaults.spare.min((memory / 16 / both) as usize),
+        memory,
+        assured: ASSURED.max((2 * u32::from(mtu)).next_power_of_two()).min(buffer),
+        ..defaults
     }
 }
 

@@ -18,6 +18,7 @@ pub mod flow;
 pub mod front;
 pub mod handed;
 pub mod membership;
+pub mod memory;
 pub mod packet;
 pub mod policy;
 pub mod poller;

@@ -43,6 +43,8 @@ pub enum Raw {
     Full,
     /// Its user has as many connections as the configuration allows him.
     UserFull,
+    /// There is no memory for its buffers that its user may have.
+    Memory,
     /// The kernel could not be asked.
     Unknown,
 }
@@ -114,6 +116,8 @@ pub struct Policy {
     listening: (Option<Ports>, Time),
     /// SYNs whose connections are the kernel's.
     pub handed: Handed,
+    /// Connections that are the kernel's since there was no memory for their buffers.
+    pub lacked: u64,
     /// Whether a user's process has said that the socket with this cookie is one of a program under culvert.
     intends: fn(u32, u64, Kind) -> bool,
 }
@@ -155,6 +159,7 @@ impl Policy {
             refusals: (0, Time(0)),
             listening: (None, Time(0)),
             handed: Handed::default(),
+            lacked: 0,
             intends,
         })
     }
@@ -300,6 +305,17 @@ impl Policy {
             return Verdict::Raw(Raw::UserFull);
         }
         Verdict::Split(user)
+    }
+
+    /// A connection that would end here is the kernel's: there is no memory for its buffers.
+    pub fn lacks_memory(&mut self) -> Raw {
+        if self.lacked == 0 {
+            log::warn!(
+                "no memory is left for the buffers of a connection: those that begin now are the kernel's: raise `memory`, or lower `buffer`"
+            );
+        }
+        self.lacked += 1;
+        Raw::Memory
     }
 
     /// No more connections are made at a time.

@@ -7,8 +7,11 @@ mod world;
 use lab::{Process, bounded, soon};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Barrier;
+use std::thread;
 use world::{HERE, LIMIT, THERE, World, at, connect, listen};
 
 /// A control group that goes with the test.
@@ -88,5 +91,71 @@ fn control_groups_are_told_apart() {
             let name = group.map(|group| group.0.display());
             assert_eq!((opens(&world, group), takes(&world, group, port)), (ends, ends), "{name:?}");
         }
+    });
+}
+
+/// Bytes that go each way on a connection: more than its buffers hold.
+const BYTES: usize = 700 << 10;
+
+/// What one end of a connection sends.
+fn bytes_of(connection: usize, end: usize) -> impl Iterator<Item = u8> {
+    (0..BYTES).map(move |at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8 ^ (2 * connection + end) as u8)
+}
+
+/// All connections carry all bytes both ways. Nobody reads before all write.
+fn all_arrives(pairs: &[[TcpStream; 2]]) {
+    let begin = Barrier::new(4 * pairs.len());
+    thread::scope(|s| {
+        for (connection, pair) in pairs.iter().enumerate() {
+            for end in [0, 1] {
+                let begin = &begin;
+                let [mut own, mut other] = [&pair[end], &pair[1 - end]];
+                s.spawn(move || {
+                    let all: Vec<u8> = bytes_of(connection, end).collect();
+                    begin.wait();
+                    own.write_all(&all).expect("written");
+                    own.shutdown(Shutdown::Write).expect("shut");
+                });
+                s.spawn(move || {
+                    begin.wait();
+                    let mut all = Vec::new();
+                    other.read_to_end(&mut all).expect("read");
+                    assert!(
+                        all.len() == BYTES && bytes_of(connection, end).eq(all),
+                        "connection {connection}, end {end}"
+                    );
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn connections_for_which_there_is_no_memory_are_the_kernels() {
+    need_root!();
+    bounded(LIMIT, || {
+        // A connection has 16 KiB each way in any case, and a user half of the memory: that is sixteen.
+        let world = World::split_with("buffer = 65536\nmemory = 1048576");
+        let control = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
+        let split = || world.here.within(|| zstack_control::ask(&control, 0).expect("an answer").len());
+        let out = || {
+            let listener = listen(&world.there, at(THERE[0], 80));
+            let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+            [client, listener.accept().expect("a connection").0]
+        };
+        let inward = || {
+            let listener = listen(&world.here, at(HERE[1], 80));
+            let client = connect(&world.there, at(HERE[1], 80)).expect("a connection");
+            [client, listener.accept().expect("a connection").0]
+        };
+        let mut pairs: Vec<_> = (0..8).flat_map(|_| [out(), inward()]).collect();
+        assert_eq!(split(), 16);
+        pairs.extend((0..3).flat_map(|_| [out(), inward()]));
+        assert_eq!(split(), 16);
+        all_arrives(&pairs);
+        drop(pairs);
+        soon("the end of all connections", LIMIT, || (split() == 0).then_some(()));
+        let _again = [out(), inward()];
+        assert_eq!(split(), 2);
     });
 }

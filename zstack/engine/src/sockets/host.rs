@@ -28,8 +28,12 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
         if entry.state & STARVED != 0 {
             // Told when half is free again, or all of what was queued is gone: not for every segment.
             let outgoing = entry.streams.as_ref().map(|s| &s.outgoing);
-            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used() as u64, o.referenced()));
-            if used <= u64::from(self.config.send_ring / 2) && referenced <= self.config.references / 2 {
+            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used(), o.referenced()));
+            let whole = self.config.send_ring as usize;
+            let ring = outgoing.and_then(|o| o.ring_len()).unwrap_or(whole);
+            // A small ring goes, once it is empty, where there is memory for a large one.
+            let large = ring < whole && self.budget.allows(entry.account, (whole - ring) as u64);
+            if used <= if large { 0 } else { ring / 2 } && referenced <= self.config.references / 2 {
                 entry.state &= !STARVED;
                 self.queue(index);
             }
@@ -39,10 +43,10 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
 
     fn place(&mut self, conn: ConnId, at: u64, buffer: B, range: Range<usize>) -> bool {
         let Some(index) = self.index(conn) else { return false };
-        let Config { receive_ring, quota, buffer: least, small, .. } = self.config;
+        let Config { quota, buffer: least, small, .. } = self.config;
         let entry = &mut self.entries[index];
         let end = at + range.len() as u64;
-        if entry.state & CLOSED != 0 || at < entry.published || end > entry.consumed + u64::from(receive_ring) {
+        if entry.state & CLOSED != 0 || at < entry.published || end > entry.consumed + u64::from(entry.room) {
             return false;
         }
         let scarce = buffer.scarce();
@@ -80,11 +84,11 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
     }
 
     fn admits(&mut self, listener: ListenerId) -> bool {
-        self.waiting(listener) < self.config.waiting
+        self.waiting(listener) < self.config.waiting && self.budget.admits_any()
     }
 
     fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
-        self.passing.takes(local, remote, segment)
+        self.passing.takes(local, remote, segment, &self.budget)
     }
 
     fn pass(&mut self, buffer: B, range: Range<usize>) -> bool {

@@ -59,10 +59,31 @@ impl<B: Buffer> Incoming<B> {
         self.ring.is_some()
     }
 
+    /// How long the ring is.
+    #[cfg(test)]
+    pub(super) fn ring_len(&self) -> Option<usize> {
+        self.ring.as_ref().map(Block::len)
+    }
+
     pub(super) fn give_ring(&mut self, ring: Block, consumed: u64) {
         debug_assert!(self.ring.is_none());
         (self.base, self.copied_to) = (consumed, consumed);
         self.ring = Some(ring);
+    }
+
+    /// Goes over to a longer ring; returns the old one.
+    pub(super) fn enlarge(&mut self, mut ring: Block, consumed: u64) -> Block {
+        let old = self.ring.take().expect("given before");
+        let mut at = consumed;
+        while at < self.copied_to {
+            let from = place(&old, self.base, at);
+            let n = (old.len() - from).min((self.copied_to - at) as usize);
+            copy(&mut ring, consumed, at, old.bytes(from..from + n));
+            at += n as u64;
+        }
+        self.base = consumed;
+        self.ring = Some(ring);
+        old
     }
 
     /// The ring, if nothing is in it that lies at or behind `consumed`.

@@ -17,8 +17,13 @@
 //! **By.** What a bridge ([`stack::Config::bridge`](crate::stack::Config::bridge)) has no use for waits for [`Sockets::next_passed`].
 //!
 //! **Memory.** Rings are taken on first use from spare ones, and given back when nothing is in them. An idle socket costs its
-//! entry here (64 bytes, and 8 in tables) beside what the stack needs.
+//! entry here (80 bytes, and 8 in tables) beside what the stack needs. All rings together may have a bound ([`Config::memory`]). Then a
+//! connection begins with a small window ([`Config::assured`]), which grows while its peer fills it and there is memory
+//! ([`Budget`]): what was promised to a peer is counted, used or not, and so no segment of a peer's that keeps to its window is ever
+//! refused. The ring for what is sent is small if there is no memory for a large one when it is taken; once it was full it
+//! drains, and is taken anew if there is.
 
+mod budget;
 mod error;
 mod host;
 mod incoming;
@@ -31,6 +36,7 @@ mod reading;
 mod tests;
 mod writing;
 
+pub use budget::Budget;
 pub use error::{Error, errno, text};
 pub use memory::{Stable, Still};
 
@@ -59,8 +65,12 @@ pub struct Config {
     pub buffer: usize,
     /// Payload of at most so many bytes is copied, not kept; so are pieces to be sent, behind another such piece or bytes in the ring.
     pub small: usize,
-    /// Rings of either kind that are kept for the next socket that needs one.
+    /// Rings of either kind that are kept for the next socket that needs one, beside what [`Config::memory`] counts.
     pub spare: usize,
+    /// Bytes of all rings and of all windows that peers were told of, at most.
+    pub memory: u64,
+    /// Bytes that each connection may receive, and send, in any case: a power of two. With this or more for rings, they never grow.
+    pub assured: u32,
     /// Connections of a listener that may wait to be accepted; beyond them SYNs are dropped ([`Host::admits`]). Those that are half
     /// open by then may still come. Each may fill its receive ring meanwhile.
     pub waiting: usize,
@@ -78,6 +88,8 @@ impl Default for Config {
             buffer: 2048,
             small: 256,
             spare: 64,
+            memory: u64::MAX,
+            assured: 1 << 30,
             waiting: 1024,
             passed: 512,
         }
@@ -211,6 +223,12 @@ struct Entry<B> {
     consumed: u64,
     /// The edge that the stack was told.
     edge: u64,
+    /// What was consumed when the window grew last, or when the caller began to answer.
+    since: u64,
+    /// How far the incoming stream may be ahead of what was consumed.
+    room: u32,
+    /// Whose memory it takes.
+    account: u32,
     streams: Option<Box<Streams<B>>>,
 }
 
@@ -229,6 +247,7 @@ pub struct Sockets<B> {
     spare: Vec<Box<Streams<B>>>,
     send_rings: Vec<Block>,
     receive_rings: Vec<Block>,
+    budget: Budget,
     copies: Copies,
     /// What `listen` said of the buffers of its connections.
     receive: HashMap<ListenerId, Receive>,
@@ -241,13 +260,16 @@ impl<B: Buffer> Sockets<B> {
     /// # Errors
     /// A ring's size is no power of two, or less than a page or more than 1 GiB.
     pub fn new(config: Config) -> Result<Sockets<B>, ConfigError> {
-        for (what, value) in [("a send ring", config.send_ring), ("a receive ring", config.receive_ring)] {
+        let rings = [("a send ring", config.send_ring), ("a receive ring", config.receive_ring)];
+        for (what, value) in rings.into_iter().chain([("what is assured", config.assured)]) {
             if !value.is_power_of_two() || !(4096..=1 << 30).contains(&value) {
                 return Err(ConfigError { what, value });
             }
         }
+        let assured = [config.send_ring, config.receive_ring].map(|ring| u64::from(ring.min(config.assured)));
         Ok(Sockets {
             config,
+            budget: Budget::new(config.memory, assured.iter().sum()),
             entries: Vec::new(),
             unused: Vec::new(),
             by_connection: Vec::new(),
@@ -262,9 +284,37 @@ impl<B: Buffer> Sockets<B> {
         })
     }
 
-    /// The room that a connection begins with: what `Listen::room` and `Connect::room` should say.
+    /// The room that a connection begins with: what `Listen::room` and `Connect::room` should say. It may grow to
+    /// [`Config::receive_ring`], which [`Options::window`](crate::tcp::Options::window) should say.
     pub fn room(&self) -> u64 {
-        u64::from(self.config.receive_ring)
+        self.least(self.config.receive_ring).into()
+    }
+
+    /// What rings have taken.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Whose memory the socket takes from now on; at its beginning it is account 0.
+    pub fn set_account(&mut self, socket: Socket, account: u32) {
+        let Some(entry) = self.entry(socket) else { return };
+        let (taken, before) = (self.taken(entry), entry.account);
+        let place = self.budget.place(account);
+        self.budget.give(before, taken);
+        self.budget.charge(place, taken);
+        self.entries[socket.index as usize].account = place;
+    }
+
+    /// Of such a ring: what a connection is sure of.
+    fn least(&self, ring: u32) -> u32 {
+        ring.min(self.config.assured)
+    }
+
+    /// What a socket counts.
+    fn taken(&self, entry: &Entry<B>) -> u64 {
+        let small = u64::from(self.least(self.config.send_ring));
+        let ring = entry.streams.as_ref().and_then(|s| s.outgoing.ring_len()).map_or(small, |len| len as u64);
+        ring + u64::from(entry.room)
     }
 
     /// Payload bytes copied and not copied, since the beginning.
@@ -290,11 +340,15 @@ impl<B: Buffer> Sockets<B> {
                 published: 0,
                 consumed: 0,
                 edge: 0,
+                since: 0,
+                room: 0,
+                account: 0,
                 streams: None,
             });
             self.entries.len() as u32 - 1
         });
-        let edge = self.room();
+        let room = self.least(self.config.receive_ring);
+        self.budget.charge(0, u64::from(self.least(self.config.send_ring)) + u64::from(room));
         let entry = &mut self.entries[index as usize];
         debug_assert!(entry.streams.is_none());
         *entry = Entry {
@@ -307,7 +361,10 @@ impl<B: Buffer> Sockets<B> {
             released: 0,
             published: 0,
             consumed: 0,
-            edge,
+            edge: room.into(),
+            since: 0,
+            room,
+            account: 0,
             streams: None,
         };
         let place = conn.index as usize;
@@ -450,6 +507,11 @@ impl<B: Buffer> Sockets<B> {
         }
         entry.generation = entry.generation.wrapping_add(1);
         self.settle(socket.index as usize);
+        // Nothing is received any more.
+        let least = self.least(self.config.receive_ring);
+        let entry = &mut self.entries[socket.index as usize];
+        let (room, account) = (std::mem::replace(&mut entry.room, least), entry.account);
+        self.budget.give(account, (room - least).into());
         self.retire(socket.index as usize);
         unread
     }
@@ -471,7 +533,10 @@ impl<B: Buffer> Sockets<B> {
 
     fn has_room(&self, entry: &Entry<B>) -> bool {
         entry.streams.as_ref().is_none_or(|s| {
-            s.outgoing.used() < self.config.send_ring as usize && s.outgoing.referenced() < self.config.references
+            let whole = self.config.send_ring as usize;
+            let ring = s.outgoing.ring_len().unwrap_or(whole);
+            let drains = ring < whole && entry.state & STARVED != 0;
+            s.outgoing.used() < ring && s.outgoing.referenced() < self.config.references && !drains
         })
     }
 
@@ -492,40 +557,64 @@ impl<B: Buffer> Sockets<B> {
         })
     }
 
+    /// Sees to it that there is a ring for what is sent: a small one if there is no memory for another.
     fn ring_to_send(&mut self, index: usize) {
-        if !self.streams(index).outgoing.has_ring() {
-            let len = self.config.send_ring as usize;
-            let ring = self.send_rings.pop().unwrap_or_else(|| Block::new(len));
-            self.streams(index).outgoing.give_ring(ring);
+        if self.streams(index).outgoing.has_ring() {
+            return;
         }
+        let entry = &mut self.entries[index];
+        // What comes from now on is not what made the caller write this.
+        entry.since = entry.consumed;
+        let account = entry.account;
+        let (whole, small) = (self.config.send_ring, self.least(self.config.send_ring));
+        let granted = whole == small || self.budget.take(account, (whole - small).into());
+        let ring = spare_or_new(&mut self.send_rings, if granted { whole } else { small });
+        self.streams(index).outgoing.give_ring(ring);
+    }
+
+    /// Whether a small ring was full, and has to drain before it is written to again: then there may be memory for a large one.
+    fn drains(&self, index: usize) -> bool {
+        let entry = &self.entries[index];
+        let ring = entry.streams.as_ref().and_then(|s| s.outgoing.ring_len());
+        entry.state & STARVED != 0 && ring.is_some_and(|len| len < self.config.send_ring as usize)
     }
 
     fn ring_to_receive(&mut self, index: usize) {
         if !self.streams(index).incoming.has_ring() {
-            let len = self.config.receive_ring as usize;
-            let ring = self.receive_rings.pop().unwrap_or_else(|| Block::new(len));
-            let consumed = self.entries[index].consumed;
+            let (room, consumed) = (self.entries[index].room, self.entries[index].consumed);
+            let ring = spare_or_new(&mut self.receive_rings, room);
             self.streams(index).incoming.give_ring(ring, consumed);
+        }
+    }
+
+    /// More may be received ahead of the reader, if there is memory: as much as was promised was filled by half without an answer.
+    fn widen(&mut self, index: usize) {
+        let Entry { room, account, consumed, .. } = self.entries[index];
+        if !self.budget.take(account, room.into()) {
+            return;
+        }
+        let entry = &mut self.entries[index];
+        (entry.room, entry.since) = (2 * room, consumed);
+        if let Some(streams) = &mut entry.streams
+            && streams.incoming.has_ring()
+        {
+            let old = streams.incoming.enlarge(spare_or_new(&mut self.receive_rings, 2 * room), consumed);
+            put_back(&mut self.receive_rings, old, &self.config, self.config.receive_ring);
         }
     }
 
     /// Gives back what the socket does not need now.
     fn settle(&mut self, index: usize) {
-        let most = self.config.spare;
+        let (most, small) = (self.config.spare, self.least(self.config.send_ring));
         let entry = &mut self.entries[index];
         let Some(streams) = &mut entry.streams else { return };
         let (sent, received) = (streams.outgoing.is_empty(), streams.incoming.is_empty(entry.consumed));
-        if sent
-            && let Some(ring) = streams.outgoing.take_idle_ring()
-            && self.send_rings.len() < most
-        {
-            self.send_rings.push(ring);
+        if sent && let Some(ring) = streams.outgoing.take_idle_ring() {
+            self.budget.give(entry.account, ring.len() as u64 - u64::from(small));
+            put_back(&mut self.send_rings, ring, &self.config, self.config.send_ring);
         }
-        if received
-            && let Some(ring) = streams.incoming.take_idle_ring(entry.consumed)
-            && self.receive_rings.len() < most
-        {
-            self.receive_rings.push(ring);
+        if received && let Some(ring) = streams.incoming.take_idle_ring(entry.consumed) {
+            put_back(&mut self.receive_rings, ring, &self.config, self.config.receive_ring);
         }
         if sent
             && received
@@ -549,9 +638,25 @@ impl<B: Buffer> Sockets<B> {
             entry.streams = Some(streams);
             self.settle(index);
         }
+        let (taken, account) = (self.taken(&self.entries[index]), self.entries[index].account);
+        self.budget.give(account, taken);
         let entry = &mut self.entries[index];
         // It stays in the queue if it is there; whoever has the index then is told of once more than needed.
         entry.state = CLOSED | FREE | entry.state & QUEUED;
         self.unused.push(index as u32);
+    }
+}
+
+/// A ring of this size.
+fn spare_or_new(spare: &mut Vec<Block>, len: u32) -> Block {
+    let fits = spare.iter().rposition(|ring| ring.len() == len as usize);
+    fits.map_or_else(|| Block::new(len as usize), |at| spare.swap_remove(at))
+}
+
+/// A ring is kept for the next socket, if it is of one of the sizes that are taken most: the smallest or the largest, `whole`.
+fn put_back(spare: &mut Vec<Block>, ring: Block, config: &Config, whole: u32) {
+    let common = [whole, whole.min(config.assured)].contains(&(ring.len() as u32));
+    if common && spare.len() < config.spare {
+        spare.push(ring);
     }
 }

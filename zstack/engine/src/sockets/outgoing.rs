@@ -75,6 +75,11 @@ impl<B: Buffer> Outgoing<B> {
         self.ring.is_some()
     }
 
+    /// How long the ring is.
+    pub(super) fn ring_len(&self) -> Option<usize> {
+        self.ring.as_ref().map(Block::len)
+    }
+
     pub(super) fn give_ring(&mut self, ring: Block) {
         debug_assert!(self.ring.is_none() && self.used == 0);
         self.write = 0;

@@ -1,6 +1,6 @@
 //! What goes by: packets that a bridge has no use for, and who decides what it takes.
 
-use super::Sockets;
+use super::{Budget, Sockets};
 use crate::payload::Buffer;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ pub enum Taking {
     Drop,
 }
 
-/// Who decides that: told our end, the peer's, and the segment ([`Host::takes`](crate::payload::Host::takes)).
-pub type Takes = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Taking + Send>;
+/// Who decides that: told our end, the peer's, the segment ([`Host::takes`](crate::payload::Host::takes)), and what memory there is.
+pub type Takes = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8], &Budget) -> Taking + Send>;
 
 /// Packets kept of those that no neighbour took.
 const UNDELIVERED: usize = 64;
@@ -51,8 +51,8 @@ impl<B> std::fmt::Debug for Passing<B> {
 }
 
 impl<B: Buffer> Passing<B> {
-    pub fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8]) -> bool {
-        let taking = self.takes.as_mut().map_or(Taking::Take, |takes| takes(local, remote, segment));
+    pub fn takes(&mut self, local: SocketAddr, remote: SocketAddr, segment: &[u8], budget: &Budget) -> bool {
+        let taking = self.takes.as_mut().map_or(Taking::Take, |takes| takes(local, remote, segment, budget));
         self.drops = taking == Taking::Drop;
         taking == Taking::Take
     }

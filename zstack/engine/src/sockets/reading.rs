@@ -75,16 +75,32 @@ impl<B: Buffer> Sockets<B> {
             streams.incoming.consume(entry.consumed);
         }
         self.settle(socket.index as usize);
+        let entry = &self.entries[socket.index as usize];
+        if entry.room < self.config.receive_ring && entry.consumed - entry.since >= u64::from(entry.room / 2) {
+            self.widen(socket.index as usize);
+        }
         Ok(())
     }
 
     /// The edge of the window, if it has moved by so much that the stack should know: by an eighth of the ring. The rest is told later, and leaves the
     /// window larger than seven eighths when all was read.
     pub fn take_edge(&mut self, socket: Socket) -> Option<(ConnId, u64)> {
-        let room = self.room();
-        let entry = self.entry_mut(socket)?;
-        let edge = entry.consumed + room;
-        if entry.state & (ENDED | PEER_CLOSED) != 0 || edge - entry.edge < room / 8 {
+        let least = self.least(self.config.receive_ring);
+        let entry = self.entry(socket)?;
+        let mut wanted = entry.room;
+        if wanted > least && self.budget.is_tight(entry.account) {
+            // What was promised stays promised: the window becomes smaller as the peer uses it up.
+            wanted /= 2;
+            let has_ring = entry.streams.as_ref().is_some_and(|s| s.incoming.has_ring());
+            if entry.edge - entry.consumed <= wanted.into() && !has_ring {
+                let (account, index) = (entry.account, socket.index as usize);
+                self.entries[index].room = wanted;
+                self.budget.give(account, wanted.into());
+            }
+        }
+        let entry = &mut self.entries[socket.index as usize];
+        let edge = entry.consumed + u64::from(wanted);
+        if entry.state & (ENDED | PEER_CLOSED) != 0 || edge < entry.edge + u64::from(wanted / 8) {
             return None;
         }
         entry.edge = edge;

@@ -51,8 +51,17 @@ fn config() -> Config {
     }
 }
 
+/// Rings of eight sizes, and memory for one large one and a bit.
+fn bounded() -> Config {
+    Config { send_ring: 8 * RING, receive_ring: 8 * RING, memory: 20 * u64::from(RING), assured: RING, ..config() }
+}
+
 fn established(receive: Receive) -> (Sockets<Packet>, Socket) {
-    let mut sockets = Sockets::new(config()).unwrap();
+    established_with(config(), receive)
+}
+
+fn established_with(config: Config, receive: Receive) -> (Sockets<Packet>, Socket) {
+    let mut sockets = Sockets::new(config).unwrap();
     let socket = sockets.open(CONN, receive);
     assert_eq!(sockets.write(socket, b"x"), Err(Error::Connecting));
     sockets.event(CONN, Event::Established);
@@ -106,6 +115,8 @@ enum Step {
     Read(usize),
     Consume(usize),
     Keep(bool),
+    /// Another account takes memory, or gives some back.
+    Others(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -120,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0usize..3000).prop_map(Step::Read),
         (0usize..3000).prop_map(Step::Consume),
         any::<bool>().prop_map(Step::Keep),
+        any::<bool>().prop_map(Step::Others),
     ]
 }
 
@@ -147,10 +159,15 @@ impl Reassembly {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn any_mix_of_calls_is_the_same_stream(steps in proptest::collection::vec(step(), 1..120)) {
+    fn any_mix_of_calls_is_the_same_stream(
+        config in prop_oneof![Just(config()), Just(bounded())],
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
         let alive = Rc::new(Cell::new(0));
-        let (mut sockets, socket) = established(Receive::Keep);
+        let (mut sockets, socket) = established_with(config, Receive::Keep);
         let (mut end, mut released, mut read) = (0u64, 0u64, 0u64);
+        let (mut edge, mut others) = (sockets.room(), 0);
+        let other = sockets.budget.place(7);
         let mut arrived = Reassembly::default();
         let mut shared: Vec<(u64, Arc<[u8]>)> = Vec::new();
         for step in steps {
@@ -219,7 +236,6 @@ proptest! {
                 }
                 Step::Segment { ahead, len, scarce } => {
                     let at = arrived.published + ahead;
-                    let edge = read + u64::from(RING);
                     let len = len.min(edge.saturating_sub(at) as usize);
                     if len > 0 {
                         let mut packet = vec![0xdd; 40];
@@ -254,8 +270,27 @@ proptest! {
                     read += n as u64;
                 }
                 Step::Keep(keep) => sockets.set_receive(socket, if keep { Receive::Keep } else { Receive::Copy }),
+                Step::Others(true) => others += u64::from(sockets.budget.take(other, RING.into())),
+                Step::Others(false) if others > 0 => {
+                    sockets.budget.give(other, RING.into());
+                    others -= 1;
+                }
+                Step::Others(false) => {}
             }
-            prop_assert!(sockets.pinned(socket) <= config().quota);
+            if let Some((_, to)) = sockets.take_edge(socket) {
+                prop_assert!(to > edge);
+                edge = to;
+            }
+            // A window is never shut for want of memory.
+            prop_assert!(edge - read > u64::from(RING / 8));
+            let entry = &sockets.entries[socket.index as usize];
+            let outgoing = entry.streams.as_ref().and_then(|s| s.outgoing.ring_len());
+            let incoming = entry.streams.as_ref().and_then(|s| s.incoming.ring_len());
+            let taken = sockets.taken(entry);
+            prop_assert!(outgoing.unwrap_or(0) + incoming.unwrap_or(0) <= taken as usize);
+            prop_assert_eq!(sockets.budget.taken(), taken + others * u64::from(RING));
+            prop_assert!(sockets.budget.taken() <= config.memory);
+            prop_assert!(sockets.pinned(socket) <= config.quota);
             prop_assert_eq!(sockets.unread(socket), arrived.published - read);
             prop_assert_eq!(sockets.unreleased(socket), end - released);
         }
@@ -267,6 +302,9 @@ proptest! {
             prop_assert!(sockets.entries[socket.index as usize].streams.is_none());
         }
         prop_assert_eq!(alive.get(), 0);
+        sockets.close(socket);
+        sockets.event(CONN, Event::Free);
+        prop_assert_eq!(sockets.budget.taken(), others * u64::from(RING));
         for (_, owner) in &shared {
             prop_assert_eq!(Arc::strong_count(owner), 1);
         }
@@ -457,9 +495,74 @@ fn the_stack_is_told_of_room_by_eighths() {
     assert_eq!(sockets.take_edge(socket), None);
 }
 
+/// Others take all that is left; what is taken, by their places.
+fn take_all(budget: &mut Budget) -> Vec<(u32, u64)> {
+    let mut taken = Vec::new();
+    for account in 7..40 {
+        let place = budget.place(account);
+        while budget.take(place, RING.into()) {
+            taken.push((place, RING.into()));
+        }
+    }
+    taken
+}
+
+#[test]
+fn a_ring_for_which_there_was_no_memory_is_small_until_it_has_drained() {
+    let (mut sockets, socket) = established_with(bounded(), Receive::Copy);
+    sockets.next_ready();
+    let ring = RING as usize;
+    let others = take_all(&mut sockets.budget);
+    assert_eq!(sockets.write(socket, &[1; 9 * RING as usize]), Ok(ring));
+    sockets.release(CONN, 3000);
+    // As long as there is none, it goes on with what it is sure of.
+    assert_eq!(sockets.next_ready(), Some((socket, Ready { writable: true, ..Ready::default() })));
+    assert_eq!(sockets.write(socket, &[1; 9 * RING as usize]), Ok(3000));
+    others.into_iter().for_each(|(place, taken)| sockets.budget.give(place, taken));
+    sockets.release(CONN, 7000);
+    assert_eq!((sockets.next_ready(), sockets.write(socket, b"x")), (None, Err(Error::WouldBlock)));
+    assert!(!sockets.ready(socket).writable);
+    sockets.release(CONN, 3000 + u64::from(RING));
+    assert!(sockets.next_ready().is_some_and(|(_, ready)| ready.writable));
+    assert_eq!(sockets.write(socket, &[1; 9 * RING as usize]), Ok(8 * ring));
+}
+
+#[test]
+fn a_window_grows_for_who_fills_it_and_not_for_who_asks_and_is_answered() {
+    for answers in [false, true] {
+        let alive = Rc::new(Cell::new(0));
+        let memory = 40 * u64::from(RING);
+        let (mut sockets, socket) = established_with(Config { memory, ..bounded() }, Receive::Copy);
+        let mut at = 0;
+        for _ in 0..100 {
+            assert!(sockets.place(CONN, at, Packet::new(stream(at, 500), false, &alive), 0..500));
+            at += 500;
+            sockets.publish(CONN, at);
+            sockets.consume(socket, 500).unwrap();
+            sockets.take_edge(socket);
+            if answers {
+                let end = sockets.entries[0].end;
+                sockets.write(socket, b"answer").unwrap();
+                sockets.release(CONN, end + 6);
+            }
+        }
+        assert_eq!(sockets.entries[0].room, if answers { RING } else { 8 * RING });
+        // Others need it: what was promised is given back as it is used.
+        take_all(&mut sockets.budget);
+        for _ in 0..100 {
+            assert!(sockets.place(CONN, at, Packet::new(stream(at, 500), false, &alive), 0..500));
+            at += 500;
+            sockets.publish(CONN, at);
+            sockets.consume(socket, 500).unwrap();
+            sockets.take_edge(socket);
+        }
+        assert_eq!(sockets.entries[0].room, RING);
+    }
+}
+
 #[test]
 fn memory_of_an_idle_socket() {
-    assert!(size_of::<Entry<Packet>>() <= 64);
+    assert!(size_of::<Entry<Packet>>() <= 80);
     let (mut sockets, socket) = established(Receive::Copy);
     sockets.write(socket, b"some").unwrap();
     assert!(sockets.entries[0].streams.is_some());
@@ -604,7 +707,7 @@ fn the_owner_decides_what_a_bridge_takes() {
     let mut sockets = Sockets::<Packet>::new(config()).unwrap();
     let (local, remote) = ("10.0.0.1:80".parse().unwrap(), "10.0.0.2:5".parse().unwrap());
     assert!(sockets.takes(local, remote, b"segment"));
-    sockets.set_takes(Box::new(move |to, from, segment| match (to, from, segment) {
+    sockets.set_takes(Box::new(move |to, from, segment, _| match (to, from, segment) {
         _ if (to, from) != (local, remote) => Taking::Pass,
         (.., b"segment") => Taking::Take,
         _ => Taking::Drop,

@@ -17,6 +17,9 @@ impl<B: Buffer> Sockets<B> {
         }
         let index = self.writable(socket)?;
         self.ring_to_send(index);
+        if self.drains(index) {
+            return Err(Error::WouldBlock);
+        }
         let entry = &mut self.entries[index];
         let n = entry.streams.as_mut().map_or(0, |s| s.outgoing.write(entry.end, bytes));
         entry.end += n as u64;
@@ -34,6 +37,9 @@ impl<B: Buffer> Sockets<B> {
     pub fn reserve(&mut self, socket: Socket, most: usize) -> Result<(&mut [u8], &mut [u8]), Error> {
         let index = self.writable(socket)?;
         self.ring_to_send(index);
+        if self.drains(index) {
+            return Err(Error::WouldBlock);
+        }
         let Entry { streams, state, .. } = &mut self.entries[index];
         let (first, second) = streams.as_mut().expect("just given").outgoing.free(most);
         if first.is_empty() && most > 0 {
@@ -98,7 +104,7 @@ impl<B: Buffer> Sockets<B> {
             self.ring_to_send(index);
             let entry = &mut self.entries[index];
             let outgoing = &mut entry.streams.as_mut().expect("just given").outgoing;
-            if outgoing.used() + piece.len() <= self.config.send_ring as usize
+            if outgoing.used() + piece.len() <= outgoing.ring_len().unwrap_or(0)
                 && let Some(bytes) = piece.bytes()
             {
                 outgoing.write(entry.end, bytes);

@@ -148,7 +148,7 @@ impl Stack {
             flags: Flags::SYN.with(Flags::ACK),
             window: wanted.room.min(0xffff) as u16,
             mss: Some(ours),
-            scale: offer.scale.map(|_| scale_for(wanted.room)),
+            scale: offer.scale.map(|_| scale_for(options.most_room(wanted.room))),
             sack_permitted: offer.sack,
             timestamps: stamps.map(|stamps| self.secrets.cookie_stamps(run.now, tuple, &offer, stamps.value)),
             ..Header::default()
@@ -230,6 +230,7 @@ impl Stack {
             self.core.counters.count(Counter::CookieInvalid);
             return None;
         };
-        Some(Cookie { mss, scales: scale.map(|theirs| (theirs, scale_for(wanted.room))), sack, stamps: echo.is_some() })
+        let ours = scale_for(options.most_room(wanted.room));
+        Some(Cookie { mss, scales: scale.map(|theirs| (theirs, ours)), sack, stamps: echo.is_some() })
     }
 }

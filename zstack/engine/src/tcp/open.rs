@@ -263,7 +263,7 @@ impl Tcb {
         }
         if options.scaling {
             tcb.marks |= mark::SCALING;
-            tcb.rcv_scale = scale_for(start.room);
+            tcb.rcv_scale = scale_for(options.most_room(start.room));
         }
         tcb
     }

@@ -34,6 +34,9 @@ pub struct Options {
     pub sack: bool,
     /// Offer window scaling (RFC 7323).
     pub scaling: bool,
+    /// The most room that the incoming stream may ever have, in bytes, if it may be more than what it begins with: only a SYN can carry the
+    /// window's scale.
+    pub window: u32,
     /// The largest segment to receive and to send, in bytes of payload; 0: what the route's MTU allows.
     pub mss: u16,
     /// How the sending rate follows the network.
@@ -56,8 +59,16 @@ impl Default for Options {
             timestamps: true,
             sack: true,
             scaling: true,
+            window: 0,
             mss: 0,
             congestion: Algorithm::Cubic,
         }
+    }
+}
+
+impl Options {
+    /// The most room that an incoming stream may have that begins with so much.
+    pub(crate) fn most_room(&self, first: u64) -> u64 {
+        first.max(self.window.into())
     }
 }

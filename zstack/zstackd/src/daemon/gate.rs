@@ -32,14 +32,15 @@ const HANDSHAKE: u64 = 20_000;
 
 /// What the engine asks for each SYN that comes from the wire.
 pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
-    Box::new(move |local, remote, segment| {
+    Box::new(move |local, remote, segment, memory| {
         let flow = Flow { local, remote };
         let Some(isn) = syn::number(segment) else { return Taking::Pass };
         let mut policy = super::lock(&policy);
         let now = clock.now();
         if syn::exotic(segment).is_none() && !policy.handed.has(&flow, isn) {
             match policy.incoming(&flow, now) {
-                Verdict::Split(_) => return Taking::Take,
+                Verdict::Split(user) if memory.admits(user) => return Taking::Take,
+                Verdict::Split(_) => _ = policy.lacks_memory(),
                 // The kernel would refuse it, at the cost of others.
                 Verdict::Raw(Raw::NoListener) if !policy.may_refuse(now) => return Taking::Drop,
                 Verdict::Raw(_) => {}
@@ -164,6 +165,12 @@ impl<P: Wire> Daemon<P> {
                 self.policy().outgoing(&syn.flow, owner)
             }
         };
+        let verdict = match verdict {
+            Verdict::Split(user) if !self.endpoint.sockets().budget().admits(user) => {
+                Verdict::Raw(self.policy().lacks_memory())
+            }
+            verdict => verdict,
+        };
         let user = match verdict {
             Verdict::Split(user) => user,
             Verdict::Raw(why) => {
@@ -180,6 +187,7 @@ impl<P: Wire> Daemon<P> {
         };
         match self.endpoint.connect(self.clock.now(), connect, Receive::Keep) {
             Ok(outer) => {
+                self.endpoint.set_account(outer, user);
                 let stage = Stage::Asked { syn: packet.to_vec(), isn: syn.isn };
                 let index = self.add(Conn::new(syn.flow, outer, user, stage));
                 self.look_in(index, STILL);
@@ -346,6 +354,7 @@ impl<P: Wire> Daemon<P> {
                 return self.endpoint.ignore(outer);
             }
         };
+        self.endpoint.set_account(outer, user);
         let index = self.add(Conn::new(flow, outer, user, Stage::Inward));
         let watched = self.poller.watch_edges(&inner, self.token(index));
         self.conns[index].inner = Some(inner);
