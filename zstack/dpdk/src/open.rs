@@ -8,7 +8,7 @@ use crate::post::Post;
 use crate::raw::ethdev::{About, Ethdev, Failed, Setup};
 use crate::raw::pool::{HEADROOM, Pool};
 use crate::raw::queue::{Building, Parts, Pools, Raw};
-use crate::raw::{calls, eal, log, signals};
+use crate::raw::{calls, eal, log, memif, signals};
 use crate::sleep::{Means, Sleep};
 use crate::spec::Spec;
 use crate::stale;
@@ -462,6 +462,12 @@ fn means(spec: &Spec, setup: &Setup, ethdev: &Ethdev, queue: u16, socket: Option
     {
         ethdev.disarm(queue);
         return (Means::Interrupt, Some(fd));
+    }
+    if Driver::of(&spec.device) == Driver::Memif
+        && spec.queues == 1
+        && let Ok(set) = memif::set()
+    {
+        return (Means::Peer, Some(set));
     }
     (Means::Nap, None)
 }

@@ -3,6 +3,7 @@
 use crate::driver::Payload;
 use crate::post::Post;
 use crate::raw::calls;
+use crate::raw::memif::{self, Armed, Bells};
 use crate::raw::queue::{Building, Counters, Packet, Raw};
 use crate::sleep::Means;
 use std::io;
@@ -56,6 +57,8 @@ enum Counting {
     Itself,
     /// Those that it watches.
     Watched,
+    /// Nothing: it tells of edges.
+    Edges,
 }
 
 /// One queue of a device, as a port of one thread. Dropping it ends the use of everything that its frames point at: on a device whose driver
@@ -69,6 +72,8 @@ pub struct Queue {
     counting: Counting,
     /// The interrupt is on: it was asked for by [`Queue::lie_down`].
     armed: bool,
+    /// Net_memif's other end, which wakes us.
+    bells: Bells,
     gone: bool,
     idle: u32,
     watched: Instant,
@@ -81,7 +86,12 @@ pub struct Queue {
 
 impl Queue {
     pub(crate) fn new(common: Arc<Common>, raw: Raw, number: u16, means: Means, fd: Option<OwnedFd>) -> Queue {
-        let counting = fd.as_ref().filter(|_| means == Means::Interrupt).map_or(Counting::Not, counting);
+        let counting = match &fd {
+            Some(fd) if means == Means::Interrupt => counting(fd),
+            Some(_) if means == Means::Peer => Counting::Edges,
+            _ => Counting::Not,
+        };
+        let bells = Bells::new(common.connects);
         let now = Instant::now();
         Queue {
             common,
@@ -91,6 +101,7 @@ impl Queue {
             fd,
             counting,
             armed: false,
+            bells,
             gone: false,
             idle: 0,
             watched: now,
@@ -156,7 +167,10 @@ impl Queue {
     /// Readable when a packet can be received, if that can be told: what to watch between [`Queue::lie_down`] and [`Queue::get_up`]. Watched
     /// for edges it is enough, since `lie_down` looks for packets.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().filter(|_| matches!(self.means, Means::Interrupt | Means::Socket)).map(AsFd::as_fd)
+        self.fd
+            .as_ref()
+            .filter(|_| matches!(self.means, Means::Interrupt | Means::Socket | Means::Peer))
+            .map(AsFd::as_fd)
     }
 
     /// Sleeps until a packet can be received, the device is gone, one of `others` is ready, or `limit` is over (never, if there is none). A
@@ -204,6 +218,7 @@ impl Queue {
             Means::Nap => self.nap(),
             Means::Socket if self.raw.waiting() > 0 => NAP,
             Means::Socket => DOZE,
+            Means::Peer => self.lie_down_beside_the_peer(),
             Means::Interrupt => {
                 self.armed = self.raw.ethdev().arm(self.number);
                 // Something may have come before the interrupt was armed.
@@ -213,6 +228,27 @@ impl Queue {
                     _ => NAP,
                 }
             }
+        }
+    }
+
+    /// Has the other end of a net_memif wake us.
+    fn lie_down_beside_the_peer(&mut self) -> Duration {
+        if !self.raw.ethdev().is_up() {
+            self.bells.leave();
+            return NAP_ALONE;
+        }
+        let armed = self.fd.as_ref().map_or(Armed::Not, |set| self.bells.arm(set.as_fd()));
+        let (held, most) = self.raw.held();
+        match armed {
+            Armed::Not => self.nap(),
+            // Something may have come before.
+            _ if self.raw.look() => Duration::ZERO,
+            // While all buffers are in use a packet that is there already does not wake: whatever frees buffers has to.
+            _ if self.raw.waiting() > 0 || held >= most => NAP,
+            // The other end may have sent something, and not have seen that it is to ring.
+            Armed::Now => NAP,
+            // Until it is noticed that it has gone and come again, whose ring is another one.
+            Armed::Before => WATCH,
         }
     }
 
@@ -239,7 +275,11 @@ impl Queue {
                 Counting::Not => {}
                 Counting::Itself => calls::drain(fd.as_fd()),
                 Counting::Watched => calls::drain_watched(fd.as_fd()),
+                Counting::Edges => memif::drain(fd.as_fd()),
             }
+        }
+        if self.means == Means::Peer {
+            return self.has_something() || self.is_gone();
         }
         if std::mem::take(&mut self.armed) {
             self.raw.ethdev().disarm(self.number);
@@ -314,6 +354,9 @@ impl Port for Queue {
 
     #[inline]
     fn receive(&mut self) -> Result<Option<Received<Packet>>, Refused> {
+        if self.bells.is_armed() {
+            self.bells.disarm();
+        }
         match self.raw.receive() {
             Some((buffer, verified)) => {
                 self.idle = 0;

@@ -6,6 +6,7 @@ pub(crate) mod calls;
 pub(crate) mod eal;
 pub(crate) mod ethdev;
 pub(crate) mod log;
+pub(crate) mod memif;
 pub(crate) mod pool;
 pub(crate) mod queue;
 pub(crate) mod signals;
