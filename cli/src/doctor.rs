@@ -372,6 +372,9 @@ fn processors() -> Check {
 fn zstackd(served: Result<Served, Unserved>, wanted: bool) -> Check {
     const NAME: &str = "zstackd";
     let served = match served {
+        Ok(served) if !served.is_ready() => {
+            return warn(NAME, serving::text(Unserved::Begins), serving::remedy(Unserved::Begins));
+        }
         Ok(served) => served,
         // Most machines have none, and need none.
         Err(Unserved::Nobody) if !wanted => {

@@ -14,7 +14,7 @@ use crate::{exit, library, program, serving};
 /// Runs the program; returns only if that failed, with the exit code.
 pub fn main(args: RunArgs) -> u8 {
     if args.path == Some(PathChoice::Zstack)
-        && let Err(why) = serving::here()
+        && let Err(why) = serving::ready()
     {
         eprintln!(
             "culvert: --path zstack: {}; {}, or use --path auto",

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rendezvous::registry::{Served, Unserved};
 use rendezvous::serving;
@@ -16,6 +17,23 @@ pub fn here() -> Result<Served, Unserved> {
     let directory = std::env::var_os("CULVERT_DIR").unwrap_or(DIRECTORY.into());
     let namespace = std::fs::metadata("/proc/self/ns/net").map_err(|_| Unserved::Unknown)?.ino();
     of(Path::new(&directory), namespace)
+}
+
+/// The same where programs are about to need its addresses and routes: of one that has just begun they are waited for.
+pub fn ready() -> Result<Served, Unserved> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let begin = Instant::now();
+    loop {
+        match here() {
+            Ok(served) if !served.is_ready() => {}
+            other => return other,
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(Unserved::Begins);
+        }
+        // Nothing tells when it is.
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Who serves a network namespace, by the registry in `directory`.
@@ -38,6 +56,7 @@ pub fn remedy(why: Unserved) -> &'static str {
     match why {
         Unserved::Nobody => "start one, as root: `culvert zstackd --config FILE`",
         Unserved::Gone => "start it again, as root: `culvert zstackd --config FILE` (its log says why it has ended)",
+        Unserved::Begins => "wait for it (its log says what keeps it)",
         Unserved::Stranger(_) => "let root, or the user of the programs, run it",
         Unserved::NotAFile => "remove that, as root, and start a zstackd",
         Unserved::Unknown => "mount /proc and /dev/shm, or name a directory that exists in CULVERT_DIR",
@@ -81,7 +100,14 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_remedy() {
-        for why in [Unserved::Nobody, Unserved::Gone, Unserved::Stranger(7), Unserved::NotAFile, Unserved::Unknown] {
+        for why in [
+            Unserved::Nobody,
+            Unserved::Gone,
+            Unserved::Begins,
+            Unserved::Stranger(7),
+            Unserved::NotAFile,
+            Unserved::Unknown,
+        ] {
             assert!(!text(why).is_empty() && !remedy(why).is_empty());
         }
         assert!(text(Unserved::Stranger(7)).ends_with("user 7"));

@@ -10,7 +10,11 @@
 //! zstackd 1
 //! control @culvert-zstackd-4026531840
 //! serves 10.0.0.0/8
+//! ready
 //! ```
+//!
+//! It says so before there is a way to other hosts, so that a program that connects as soon as there is one has found it; the last line comes
+//! when its addresses and routes are there.
 
 use crate::os::{self, Stat};
 use core::ffi::CStr;
@@ -22,6 +26,7 @@ pub const TEXT: usize = 4096;
 /// Longest name of a control socket: what fits into `sockaddr_un`, with a zero before or behind it.
 const NAME: usize = 107;
 const FIRST_LINE: &str = "zstackd 1";
+const READY: &str = "ready";
 
 /// Locked by who is about to serve, while it makes sure that it is alone.
 const MAKING: u64 = 0;
@@ -39,6 +44,8 @@ pub enum Unserved {
     Stranger(u32),
     /// There is something else by that name.
     NotAFile,
+    /// Somebody is about to: its addresses and routes are not there yet.
+    Begins,
     /// The registry has no directory, or the network namespace is not known (no /proc).
     Unknown,
     /// `errno`: the file could not be looked at.
@@ -61,6 +68,7 @@ impl Unserved {
             Unserved::Gone => "the zstackd that served this network namespace has ended",
             Unserved::Stranger(_) => "another user, who is not root, says that it serves this network namespace",
             Unserved::NotAFile => "something else has the name by which a zstackd says that it serves",
+            Unserved::Begins => "the zstackd of this network namespace has begun, and is not ready",
             Unserved::Unknown => "the registry's directory or the network namespace is not known",
             Unserved::Other(_) => "it could not be found out whether a zstackd serves",
         }
@@ -154,10 +162,19 @@ impl Served {
 
     /// The values of the lines that begin with this word, if the text is of a version that we know.
     fn lines<'a>(&'a self, word: &'a str) -> impl Iterator<Item = &'a str> {
+        self.all().filter_map(move |l| l.strip_prefix(word)?.strip_prefix(' '))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
         let text = core::str::from_utf8(&self.text[..self.len]).unwrap_or("");
         let mut lines = text.lines();
         let known = lines.next() == Some(FIRST_LINE);
-        lines.filter(move |_| known).filter_map(move |l| l.strip_prefix(word)?.strip_prefix(' '))
+        lines.filter(move |_| known)
+    }
+
+    /// Its addresses are there, and the ways to those for whom it stands in.
+    pub fn is_ready(&self) -> bool {
+        self.all().any(|line| line == READY)
     }
 
     /// The name of its control socket: a path that begins with `/`, or an abstract name behind `@`. Printable.
@@ -367,7 +384,21 @@ impl Serving {
         self.namespace
     }
 
-    /// Says something else of itself from now on.
+    /// Says that the addresses and routes are there.
+    ///
+    /// # Errors
+    /// [`CannotServe`].
+    pub fn ready(&self) -> Result<(), CannotServe> {
+        // Behind what stands there, which everybody can read meanwhile.
+        let end = os::fstat(self.file).map_err(CannotServe::Other)?.size;
+        let line = b"ready\n";
+        match os::pwrite(self.file, line, end) {
+            Ok(n) if n == line.len() => Ok(()),
+            other => Err(CannotServe::Other(other.err().unwrap_or(libc::ENOSPC))),
+        }
+    }
+
+    /// Says something else of itself from now on, and not that it is ready.
     ///
     /// # Errors
     /// [`CannotServe`]; it then may say nothing any more, but still serves.

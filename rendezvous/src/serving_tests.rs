@@ -72,6 +72,13 @@ fn a_namespace_is_served_while_somebody_does_and_he_says_what() {
     assert_eq!(owner(f.open.as_raw_fd(), namespace() + 1), Err(Unserved::Nobody));
     assert_eq!(owner(f.open.as_raw_fd(), 0), Err(Unserved::Unknown));
 
+    assert!(!said.is_ready());
+    serving.ready().unwrap();
+    let said = served(f.open.as_raw_fd(), namespace()).unwrap();
+    assert!(
+        said.is_ready() && said.control() == Some(NOTICE.control) && said.serves().eq(NOTICE.serves.iter().copied())
+    );
+
     serving.say(&Notice { control: "/run/zstackd", serves: &[] }).unwrap();
     let said = served(f.open.as_raw_fd(), namespace()).unwrap();
     assert_eq!((said.control(), said.serves().count()), (Some("/run/zstackd"), 0));

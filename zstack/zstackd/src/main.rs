@@ -80,8 +80,9 @@ fn run<P: Wire>(config: &Config, open: impl FnOnce() -> Result<P, String>) -> Re
     log::info!("port: {}", port.describe());
     let control = format!("@culvert-zstackd-{}", std::process::id());
     // Before there is a way to it: a program that connects as soon as there is one says of its socket whose it is.
-    let _serving = membership::serve(config, &control).map_err(failed)?;
+    let serving = membership::serve(config, &control).map_err(failed)?;
     let mut daemon = Daemon::new(config, port, &control, membership::intends).map_err(failed)?;
+    serving.ready().map_err(|e| failed(e.text().to_string()))?;
     log::info!("serves {} through {}", list(&config.served()), config.tun);
     front::drop_rights().map_err(|e| failed(e.to_string()))?;
     let result = daemon.run().map_err(failed);

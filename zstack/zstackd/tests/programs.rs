@@ -5,12 +5,13 @@
 mod lab;
 mod world;
 
-use lab::{Process, bounded, noise, soon};
+use lab::{Namespace, Process, bounded, noise, soon};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use world::{HERE, LIMIT, THERE, World, at, connect, listen};
+use world::{HERE, LIMIT, THERE, World, at, config, connect, listen, registry, run, zstackd};
 
 /// A directory that goes with the test.
 struct Place(PathBuf);
@@ -57,6 +58,33 @@ fn nginx(place: &Place, port: u16) -> Vec<String> {
          server {{ listen {port}; listen [::]:{port}; root {dir}; }} }}\n"
     );
     vec!["-c".into(), place.file("nginx.conf", text.as_bytes())]
+}
+
+/// A program that is started as soon as `culvert run` takes it finds zstackd's addresses, and the way to other hosts.
+#[test]
+fn who_says_that_it_is_ready_is() {
+    need_root!();
+    bounded(LIMIT, || {
+        use rendezvous::serving::look_at;
+        let (here, there) = (Namespace::new(), Namespace::new());
+        let more = format!("port-namespace = \"{}\"", there.path());
+        let directory = std::ffi::CString::new(registry().to_str().expect("a path")).expect("no zero byte");
+        let inode = here.within(|| std::fs::metadata("/proc/thread-self/ns/net").expect("a namespace").ino());
+        for _ in 0..3 {
+            let begun = Process::spawn(&mut zstackd(&here, true, &config("tap:w0", HERE, true, &more)));
+            soon("a zstackd that begins", LIMIT, || look_at(&directory, inode).ok());
+            let program = Process::spawn(run(&here, "ip").args(["route", "get", THERE[0]]).stdout(Stdio::piped()));
+            // It is asked all the time, to see it as early as anybody can.
+            while !look_at(&directory, inode).is_ok_and(|served| served.is_ready()) {
+                std::thread::yield_now();
+            }
+            HERE.iter().for_each(|ip| drop(listen(&here, at(ip, 0))));
+            let (status, text) = program.finish(LIMIT);
+            assert!(status.success() && text.contains("dev cv0"), "{status:?}: {text}");
+            drop(begun);
+            soon("its end", LIMIT, || look_at(&directory, inode).is_err().then_some(()));
+        }
+    });
 }
 
 /// nginx here, curl, ab and wrk on the remote host; nginx is told to reload all the while.
