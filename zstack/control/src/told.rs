@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 
 /// What is asked, without the newline behind it.
 pub const CONNECTIONS: &str = "connections";
+/// What is asked by who looks for a fault: lines of text, for people; the first says what has happened, each other one is about a connection.
+/// What they say may change.
+pub const DETAILS: &str = "details";
 
 /// Longest line of an answer, bytes.
 pub const LINE: usize = 4096;
@@ -62,6 +65,8 @@ pub fn line(connection: &Connection) -> String {
 pub enum Question {
     /// Its connections.
     Connections,
+    /// All that is known of them, and what has happened.
+    Details,
     /// Not all of it has come.
     NotYet,
     /// Something else: it gets no answer.
@@ -73,10 +78,14 @@ impl Question {
     pub fn of(bytes: &[u8]) -> Question {
         let line = match bytes.iter().position(|b| *b == b'\n') {
             Some(end) => &bytes[..end],
-            None if CONNECTIONS.as_bytes().starts_with(bytes) => return Question::NotYet,
+            None if [CONNECTIONS, DETAILS].iter().any(|q| q.as_bytes().starts_with(bytes)) => return Question::NotYet,
             None => return Question::Unknown,
         };
-        if line == CONNECTIONS.as_bytes() { Question::Connections } else { Question::Unknown }
+        match line {
+            line if line == CONNECTIONS.as_bytes() => Question::Connections,
+            line if line == DETAILS.as_bytes() => Question::Details,
+            _ => Question::Unknown,
+        }
     }
 }
 
@@ -125,6 +134,7 @@ pub mod tests {
             assert_eq!(Question::of(&CONNECTIONS.as_bytes()[..n]), Question::NotYet);
         }
         assert_eq!(Question::of(b"connections\n"), Question::Connections);
+        assert_eq!((Question::of(b"detail"), Question::of(b"details\n")), (Question::NotYet, Question::Details));
         assert_eq!(Question::of(b"connections\nmore"), Question::Connections);
         for other in [&b"\n"[..], b"connection\n", b"connectionsx", b"CONNECTIONS\n", b"\xff"] {
             assert_eq!(Question::of(other), Question::Unknown);

@@ -200,6 +200,12 @@ impl Stack {
         self.conns.get(conn.index, conn.generation).map(Entry::info)
     }
 
+    /// All that is known of a connection, as text for people who look for a fault.
+    pub fn detail(&self, conn: ConnId) -> Option<String> {
+        let entry = self.conns.get(conn.index, conn.generation)?;
+        Some(format!("waits {:?}, timer {:?}, {:?}", entry.waits, entry.timer, entry.tcb))
+    }
+
     /// All connections, those included that have ended and whose memory the port has not read yet.
     pub fn connections(&self) -> impl Iterator<Item = (ConnId, Info)> + '_ {
         self.conns.iter().map(|(index, generation, entry)| (ConnId { index, generation }, entry.info()))

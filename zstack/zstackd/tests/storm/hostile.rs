@@ -344,6 +344,19 @@ fn who_lies_at_the_control_socket_is_dropped() {
             }
         });
         bystander.goes_on("beside those who lie");
+        let asks = |user: u32| {
+            let mut asker = world.here.command("setpriv");
+            asker.args([&format!("--reuid={user}"), "--clear-groups", "socat", "-t", "60", "-"]);
+            asker.arg(format!("ABSTRACT-CONNECT:{}", &name[1..])).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut asker = Process::spawn(&mut asker);
+            asker.0.stdin.take().expect("a pipe").write_all(b"details\n").expect("a question");
+            asker.finish(LIMIT).1
+        };
+        let told = asks(0);
+        assert!(told.starts_with("opened_outward"), "{told}");
+        let about = |line: &&str| line.contains(" <-> ") && line.contains("Tcb {") && line.contains("readable: ");
+        assert!(told.lines().count() as u64 == 1 + EACH && told.lines().filter(about).count() as u64 == EACH, "{told}");
+        assert_eq!(asks(HOSTILE), "", "numbers that have to be guessed are told to nobody else");
         drop(bystander);
         nothing_stays(&world, &far, &before);
     });

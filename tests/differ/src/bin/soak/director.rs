@@ -1,6 +1,7 @@
 //! The director: starts workers, hears what they report, stops and kills them.
 
 use crate::end::STALL;
+use crate::look;
 use differ::rng::Rng;
 use differ::spaces::{self, Spaces};
 use differ::task;
@@ -364,6 +365,7 @@ impl Director<'_> {
         if let Some(p) = self.pairs.get(&pair) {
             println!("  listener in {}, connector in {}", p.listener.spaces, p.connector.spaces);
             if self.totals.failures <= 3 && line.contains("STALLED") {
+                look::connection(line);
                 dump(p);
             }
         }

@@ -15,6 +15,7 @@ macro_rules! call {
 
 mod director;
 mod end;
+mod look;
 mod worker;
 
 use director::{Cli, direct};

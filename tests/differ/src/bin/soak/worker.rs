@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 fn report(text: &str) {
     // One write per line, so that lines of several threads do not mix, and no lock that a forked child
@@ -23,6 +24,18 @@ fn cookie(fd: i32) -> u64 {
     call!(getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut v).cast(), &raw mut len));
     v
 }
+
+/// The port that `get` tells of a socket.
+fn port(fd: i32, get: unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut u32) -> i32) -> u16 {
+    let mut sin = loopback(0);
+    let mut len = size_of::<libc::sockaddr_in>() as u32;
+    // SAFETY: the address and its length are ours.
+    unsafe { get(fd, (&raw mut sin).cast(), &raw mut len) };
+    u16::from_be(sin.sin_port)
+}
+
+/// How long a connection that has stalled is left as it is, for the director to look at.
+const LOOK: Duration = Duration::from_secs(3);
 
 thread_local! {
     /// How the connection goes on that this thread serves.
@@ -47,7 +60,12 @@ fn conclude(end: &End, result: Result<bool, Outcome>) {
         Err(Outcome::Broken(why)) => report(&format!("broken {} {pid} {why}", end.seed())),
         Err(Outcome::Wrong(why)) => {
             let way = WAY.with(|w| w.get());
-            report(&format!("WRONG {} {pid} socket {} ({way}) {why}", end.seed(), cookie(end.fd)));
+            let (own, peer) = (port(end.fd, libc::getsockname), port(end.fd, libc::getpeername));
+            report(&format!("WRONG {} {pid} socket {} ports {own} {peer} ({way}) {why}", end.seed(), cookie(end.fd)));
+            if why.starts_with("STALLED") {
+                // The director looks at both ends while they are as they are.
+                std::thread::sleep(LOOK);
+            }
         }
     }
     call!(close(end.fd));
