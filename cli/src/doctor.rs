@@ -598,6 +598,8 @@ mod tests {
         // One that serves, and does not answer.
         let text = "zstackd 1\ncontrol @culvert-doctor-test-nobody\nserves 10.0.0.0/8\n";
         let c = zstackd(Ok(Served::read(0, text.as_bytes())), false);
+        assert!(c.verdict == Verdict::Warn && c.detail.contains("not ready"), "{c:?}");
+        let c = zstackd(Ok(Served::read(0, format!("{text}ready\n").as_bytes())), false);
         assert!(c.verdict == Verdict::Warn && c.detail.contains("10.0.0.0/8, but nobody answers"), "{c:?}");
     }
 
