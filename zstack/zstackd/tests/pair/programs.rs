@@ -208,7 +208,10 @@ pub fn git(world: &World, seen: &mut Seen) {
     }
     local(&["config", "receive.denyCurrentBranch", "updateInstead"]);
     local(&["config", "daemon.receivepack", "true"]);
-    let mut daemon = git(&world.server, "", &["daemon", "--export-all", "--reuseaddr", "--base-path=."]);
+    // Itself: `git daemon` is another process than what it starts, which would stay.
+    let programs = output(&mut git(&Host::outside(), "", &["--exec-path"]));
+    let mut daemon = world.server.run(&format!("{}/git-daemon", programs.trim()));
+    daemon.current_dir(&dir).args(["--export-all", "--reuseaddr", "--base-path=."]).env("HOME", &home);
     let _daemon = serve(world, &world.server, 9418, &mut daemon);
     let url = format!("git://{}/origin", world.server.ip[0]);
     output(&mut git(&world.client, "", &["clone", "-q", &url, "copy"]));
