@@ -57,6 +57,8 @@ pub struct Conn {
     pub program_ended: bool,
     /// The remote host sends no more, and the program was told.
     pub remote_ended: bool,
+    /// The remote host sends no more, and the program is told when it has read nearly all of what came before.
+    pub end_held: bool,
     /// After how many milliseconds the remote host is probed when the connection is idle, since the program's socket asks for that.
     pub keep_alive: Option<u32>,
     /// Bytes from the program to the wire.
@@ -87,6 +89,7 @@ impl Conn {
             writable: false,
             program_ended: false,
             remote_ended: false,
+            end_held: false,
             keep_alive: None,
             sent: 0,
             received: 0,

@@ -2,9 +2,11 @@
 //! engine keeps what arrived into the inner socket.
 
 use crate::conn::Conn;
+use crate::front::{LITTLE, is_nearly_read};
 use crate::wire::Wire;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use zstack::endpoint::Endpoint;
 use zstack::sockets::Error;
 
@@ -108,6 +110,13 @@ fn to_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
         let mut pieces: [IoSlice<'_>; PIECES] = std::array::from_fn(|_| IoSlice::new(&[]));
         let n = match endpoint.peek(conn.outer) {
             Ok([]) => {
+                // As much as the program's kernel would hold comes before its end, and no more: by then all of it can be brought there, for
+                // whoever reads on that culvert does not serve. (What a program passes on in a message, or leaves to another image.)
+                let held = conn.end_held && !conn.writable;
+                if conn.received > u64::from(LITTLE) && (held || !is_nearly_read(inner.as_fd())) {
+                    (conn.end_held, conn.writable) = (true, false);
+                    return Outcome::Waits;
+                }
                 conn.remote_ended = true;
                 // Where the program's stream has ended, too, the socket is closed now, which says the same. Fails where the program's end
                 // is gone already, which a read tells.

@@ -211,6 +211,64 @@ fn iperf3_both_ways() {
     });
 }
 
+/// A program that has read nothing of megabytes, behind which the remote host has ended, and then passes the connection on in a message: by
+/// then nobody but culvert has them, and whoever gets the descriptor finds all of them, and the end.
+#[test]
+fn what_is_unread_when_the_remote_host_ends_can_be_passed_on() {
+    const SCRIPT: &str = "
+import array, fcntl, socket, sys, termios, time
+s = socket.create_connection((sys.argv[1], 80))
+for _ in range(100):
+    s.sendall(b'x')
+    s.recv(1)
+left = array.array('i', [0])
+while left[0] < int(sys.argv[2]):
+    time.sleep(0.001)
+    fcntl.ioctl(s, termios.FIONREAD, left)
+print('all', flush=True)
+sys.stdin.readline()
+a, b = socket.socketpair()
+socket.send_fds(a, [b'x'], [s.fileno()])
+_, fds, _, _ = socket.recv_fds(b, 9, 1)
+s.close()
+passed = socket.socket(fileno=fds[0])
+n = 0
+while got := passed.recv(1 << 16):
+    n += len(got)
+print(n)
+";
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        for n in [100_000, 300_000, 2_000_000] {
+            let mut program = world.run_here("python3.11");
+            program.args(["-c", SCRIPT, THERE[0], &n.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut program = Process::spawn(&mut program);
+            let (mut far, _) = listener.accept().expect("a connection");
+            far.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            far.set_nodelay(true).expect("an option");
+            for _ in 0..100 {
+                far.read_exact(&mut [0]).expect("a byte");
+                far.write_all(b"y").expect("written");
+            }
+            far.write_all(&noise(3, n)).expect("written");
+            far.shutdown(std::net::Shutdown::Write).expect("an end");
+            let mut said = [0; 4];
+            program.0.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("a line");
+            assert_eq!(&said, b"all\n");
+            soon("zstackd knows of the end", LIMIT, || {
+                let details = world.details();
+                ["remote_ended: true", "end_held: true"].iter().any(|state| details.contains(state)).then_some(())
+            });
+            program.0.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("a line");
+            let (status, text) = program.finish(LIMIT);
+            assert!(status.success() && text == format!("{n}\n"), "{n}: {status:?} {text}");
+            assert_eq!(far.read(&mut [0]).expect("its end"), 0);
+        }
+    });
+}
+
 /// A program that is killed: its remote host sees what it would on the kernel.
 #[test]
 fn killed_programs_end_as_on_the_kernel() {

@@ -183,6 +183,19 @@ pub fn end_in_order(socket: BorrowedFd<'_>) -> io::Result<()> {
     raw::set_reset_on_close(socket, false)
 }
 
+/// So many bytes any socket takes that nobody reads from.
+pub const LITTLE: u32 = 64 << 10;
+
+/// Whether the program has read all that was sent to it, but for a little. If not, whoever watches its socket for edges is told that it can be
+/// written when it has; nothing more is sent on it.
+pub fn is_nearly_read(socket: BorrowedFd<'_>) -> bool {
+    if raw::untaken(socket).is_ok_and(|bytes| bytes <= LITTLE) {
+        return true;
+    }
+    // From now on there is room while less than that lies there.
+    raw::set_number(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, LITTLE as i32).is_err() || raw::has_room(socket)
+}
+
 /// The descriptor, with a number of at least `least`.
 fn raised(fd: OwnedFd, least: i32) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= least { Ok(fd) } else { raw::above(fd.as_fd(), least) }

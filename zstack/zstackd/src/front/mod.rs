@@ -48,7 +48,7 @@ pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
 pub use follow::{Follow, Way};
-pub use inward::{Accepted, end_in_order};
+pub use inward::{Accepted, LITTLE, end_in_order, is_nearly_read};
 pub use owners::Owner;
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;

@@ -98,6 +98,21 @@ pub(crate) fn set_reset_on_close(socket: BorrowedFd<'_>, reset: bool) -> io::Res
     set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: i32::from(reset), l_linger: 0 })
 }
 
+/// Bytes that were sent, and that the other end has not taken yet (tcp(7), SIOCOUTQ); on a ring: that it has not read.
+pub(crate) fn untaken(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut count = 0i32;
+    // SAFETY: the descriptor is open; TIOCOUTQ writes one int, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(count.max(0) as u32)
+}
+
+/// Whether there is room to send now. If not, whoever watches for edges is told when there is.
+pub(crate) fn has_room(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, which lives through the call; it does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) != 0 }
+}
+
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     // SAFETY: listen(2) touches no memory of ours.
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use crate::lab::{Namespace, Process, soon};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -127,6 +128,20 @@ impl World {
     /// What `culvert stat` says of the programs here.
     pub fn stat(&self) -> String {
         stat(&self.here)
+    }
+
+    /// What zstackd tells who looks for a fault: each connection in a line.
+    pub fn details(&self) -> String {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("culvert-zstackd-{}", self.zstackd.as_ref().expect("zstackd").0.id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).expect("a name");
+        self.here.within(|| {
+            let mut stream = std::os::unix::net::UnixStream::connect_addr(&address).expect("zstackd's control socket");
+            stream.write_all(b"details\n").expect("a question");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            text
+        })
     }
 
     /// Lets zstackd have so many more descriptors for its sockets.
