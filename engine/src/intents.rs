@@ -109,11 +109,14 @@ pub fn connecting(fd: i32, address: &[u8]) {
 
 // --- who stands in
 
-/// Bytes go over the lifeline of `ep`, which is `fd`: from now on the program at its other end may ask whether it stands in. About a
-/// connection that is opened and closed nobody asks, and nothing is published.
+/// The call that moves bytes by which a socket says that it stands in. A connection for one request and its answer is over before, and nobody
+/// asks about it: the other end takes its first step later (`attach::FIRST`), and asks again.
+const FIRST: u32 = 4;
+
+/// Bytes go over the lifeline of `ep`, which is `fd`: the program at its other end may ask whether it stands in.
 #[inline]
 pub fn moving(ep: Ep, fd: i32) {
-    if config::stands_in() && ep.local().stands_in.load(Relaxed) == 0 {
+    if config::stands_in() && ep.ops.load(Relaxed) >= FIRST && ep.local().stands_in.load(Relaxed) == 0 {
         stands_in_from_now(ep, fd);
     }
 }

@@ -34,6 +34,10 @@ pub enum Role {
         /// Length of the measurement, seconds
         #[arg(long)]
         seconds: u32,
+        /// Connections at most. Each leaves one of the kernel's 28,232 ports in TIME_WAIT, half of which it looks at first; when few are
+        /// left, to look for one is what would be measured
+        #[arg(long, default_value_t = 10_000)]
+        most: u64,
     },
     /// Echo server on one epoll set
     EchoServer {
@@ -79,7 +83,7 @@ pub fn main(role: Role) -> io::Result<()> {
     match role {
         Role::Knock { to } => knock(to),
         Role::AcceptServer { at } => accept_server(at),
-        Role::ConnectClient { to, seconds } => connect_client(to, Duration::from_secs(seconds.into())),
+        Role::ConnectClient { to, seconds, most } => connect_client(to, Duration::from_secs(seconds.into()), most),
         Role::EchoServer { at } => epoll_server(at),
         Role::RttClient { to, seconds } => super::rtt_client(connect_to(to)?, MESSAGE, seconds),
         Role::IdleClient { to, connections, exchanges } => idle_client(to, connections, exchanges),
@@ -110,10 +114,10 @@ fn accept_server(at: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn connect_client(to: SocketAddr, length: Duration) -> io::Result<()> {
+fn connect_client(to: SocketAddr, length: Duration, most: u64) -> io::Result<()> {
     let begin = Instant::now();
     let mut done = 0u64;
-    while begin.elapsed() < length {
+    while begin.elapsed() < length && done < most {
         drop(TcpStream::connect(to)?);
         done += 1;
     }

@@ -30,6 +30,18 @@ pub enum Stage {
     Open,
 }
 
+/// Whether a server was sent the last ACK of its handshake, without which it does not accept its connection: see
+/// [`connect_inward`](crate::front::Front::connect_inward).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ack {
+    /// It is held: the remote host has not completed its own handshake.
+    Held,
+    /// It goes with the first bytes, or when there is nothing else to do.
+    Due,
+    /// It was sent.
+    Sent,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -53,6 +65,8 @@ pub struct Conn {
     pub failed: bool,
     /// The inner socket may take bytes.
     pub writable: bool,
+    /// The last ACK of the inner socket's handshake.
+    pub ack: Ack,
     /// The program sends no more.
     pub program_ended: bool,
     /// The remote host sends no more, and the program was told.
@@ -87,6 +101,7 @@ impl Conn {
             urgent: false,
             failed: false,
             writable: false,
+            ack: Ack::Sent,
             program_ended: false,
             remote_ended: false,
             end_held: false,

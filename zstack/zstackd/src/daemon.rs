@@ -73,6 +73,8 @@ pub struct Daemon<P: Wire> {
     /// Those that were given up in this stage: what is accepted may be one of them. Where the handshake was not completed they stay in this
     /// number, which costs a look at the listeners.
     strays: u64,
+    /// Connections whose server is to be sent an ACK ([`Ack::Due`](crate::conn::Ack)), by their tokens.
+    acks: Vec<u64>,
     /// Connections that may have something to move.
     work: VecDeque<usize>,
     /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
@@ -183,6 +185,7 @@ impl<P: Wire> Daemon<P> {
             by_socket: Vec::new(),
             released: 0,
             strays: 0,
+            acks: Vec::new(),
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
             counters: Counters::default(),
@@ -229,6 +232,8 @@ impl<P: Wire> Daemon<P> {
                 if !round.is_multiple_of(LOOK) {
                     continue;
                 }
+            } else {
+                self.send_acks();
             }
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
             let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
@@ -359,6 +364,7 @@ impl<P: Wire> Daemon<P> {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
+                self.hold_ack(index);
                 self.after(index, outcome);
             }
             Stage::Asked { .. } | Stage::Released { .. } => {}

@@ -288,6 +288,25 @@ fn servers_here_are_reached_from_the_wire() {
     });
 }
 
+/// As a health check does that has seen enough when it is connected.
+#[test]
+fn a_server_accepts_clients_that_reset_or_end_at_once() {
+    need_root!();
+    same(|world| {
+        let server = listen(&world.here, at(HERE[0], 80));
+        let told = |resets: bool| {
+            let client = connect(&world.there, at(HERE[0], 80)).expect("a connection");
+            if resets {
+                linger(&client);
+            }
+            drop(client);
+            let (mut accepted, _) = server.accept().expect("a connection");
+            accepted.read(&mut [0]).map_err(|e| e.kind())
+        };
+        (0..40).map(|i| told(i % 2 == 0)).collect::<Vec<_>>()
+    });
+}
+
 #[test]
 fn what_is_not_tcp_goes_through_as_it_is() {
     need_root!();

@@ -70,10 +70,12 @@ pub fn connect(s: &Setup, side: Side) -> io::Result<Sample> {
     let n = number(&answer["operations"])?;
     let port = if side == Side::Culvert { frames / n * port_cost(s, device)? } else { 0.0 };
     let all = per_op(done.cpu + daemon, n);
+    let passed_on = if side == Side::Culvert { passed_on(s, &world, &to)? } else { 0.0 };
     Ok(Sample {
         value: all - port,
         cpu: all + per_op(far, n),
         details: BTreeMap::from([
+            ("passed_on_cpu_us", passed_on),
             ("rate", number(&answer["rate"])?),
             ("program_cpu_us", per_op(done.cpu, n)),
             ("zstackd_cpu_us", per_op(daemon, n)),
@@ -82,6 +84,17 @@ pub fn connect(s: &Setup, side: Side) -> io::Result<Sample> {
             ("far_cpu_us", per_op(far, n)),
         ]),
     })
+}
+
+/// The same, with the port, for a program without culvert, whose packets zstackd passes on as they are: what it costs that a process is on
+/// the way at all.
+fn passed_on(s: &Setup, world: &World, to: &str) -> io::Result<f64> {
+    let before = world.cpu();
+    let args = ["remote", "connect-client", to, "--seconds", &s.seconds.to_string(), "--most", "3000"];
+    let done = world.here().start(s, workload(&args))?.finish(s.length())?;
+    settle(world);
+    let n = number(&json(&done.output)?["operations"])?;
+    Ok(per_op(done.cpu + (world.cpu() - before), n))
 }
 
 /// Returns when zstackd has nothing to do.

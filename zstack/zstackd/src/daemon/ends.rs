@@ -54,6 +54,8 @@ impl<P: Wire> Daemon<P> {
     fn broken(&mut self, index: usize) {
         self.counters.count(Counter::ProgramsReset);
         debug!("{}: broke off on the wire", self.conns[index].flow);
+        // A server accepts what broke off behind its handshake, too, and is told by the first read.
+        self.send_ack(index);
         // Dropping the inner socket resets it.
         self.endpoint.close(self.conns[index].outer);
         self.remove(index);

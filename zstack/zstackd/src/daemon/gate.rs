@@ -7,10 +7,10 @@
 use super::ends::{PATIENCE, STILL};
 use super::{Daemon, LISTENERS, TUN_ROUND};
 use crate::answer;
-use crate::conn::{Conn, Stage};
+use crate::conn::{Ack, Conn, Stage};
 use crate::counters::Counter;
 use crate::flow::Flow;
-use crate::front::Accepted;
+use crate::front::{Accepted, acknowledge};
 use crate::policy::{Policy, Raw, Verdict};
 use crate::syn::{self, Syn};
 use crate::wire::Wire;
@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use std::cmp::Reverse;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use zstack::sockets::{Ready, Receive, Socket, Takes, Taking};
 use zstack::stack::{Connect, ConnectError, Unforwarded};
@@ -355,7 +356,7 @@ impl<P: Wire> Daemon<P> {
             }
         };
         self.endpoint.set_account(outer, user);
-        let index = self.add(Conn::new(flow, outer, user, Stage::Inward));
+        let index = self.add(Conn { ack: Ack::Held, ..Conn::new(flow, outer, user, Stage::Inward) });
         let watched = self.poller.watch_edges(&inner, self.token(index));
         self.conns[index].inner = Some(inner);
         if let Err(e) = watched {
@@ -371,7 +372,9 @@ impl<P: Wire> Daemon<P> {
         let conn = &mut self.conns[index];
         let (flow, outer, writable) = (conn.flow, conn.outer, conn.writable);
         let Some(inner) = conn.inner.take() else { return };
-        match inner.take_error() {
+        // It is told with an error, or there is none.
+        let error = if writable && !conn.failed { Ok(None) } else { inner.take_error() };
+        match error {
             Ok(None) if !writable => conn.inner = Some(inner),
             Ok(None) => {
                 // Established already, where its handshake was completed by a cookie.
@@ -391,6 +394,43 @@ impl<P: Wire> Daemon<P> {
                 }
                 self.remove(index);
             }
+        }
+    }
+
+    /// The server hears of its connection when the remote host has completed its handshake: with the first bytes if they have come by the
+    /// time that there is nothing else to do. Called when what there was has been moved.
+    pub(super) fn hold_ack(&mut self, index: usize) {
+        let token = self.token(index);
+        let conn = &mut self.conns[index];
+        match conn.ack {
+            Ack::Sent => {}
+            _ if conn.received > 0 => conn.ack = Ack::Sent,
+            Ack::Held if self.endpoint.sockets().established(conn.outer) => {
+                conn.ack = Ack::Due;
+                self.acks.push(token);
+            }
+            Ack::Held | Ack::Due => {}
+        }
+    }
+
+    /// There is nothing else to do.
+    pub(super) fn send_acks(&mut self) {
+        while let Some(token) = self.acks.pop() {
+            if let Some(index) = self.at(token) {
+                self.send_ack(index);
+            }
+        }
+    }
+
+    /// Sends the ACK that the server waits for to accept its connection, if it is due.
+    pub(super) fn send_ack(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        if conn.ack == Ack::Due
+            && let Some(inner) = &conn.inner
+        {
+            // Fails where the server's end is gone already, which a read tells.
+            let _ = acknowledge(inner.as_fd());
+            conn.ack = Ack::Sent;
         }
     }
 

@@ -157,6 +157,7 @@ fn without_bind(client: SocketAddr, to: SocketAddr, place: &Place) -> Option<Own
     let mut address = client;
     address.set_port(0);
     raw::bind(fd, address).ok()?;
+    hold_ack(fd).ok()?;
     raw::connect(fd, to).ok()?;
     Some(socket)
 }
@@ -171,8 +172,23 @@ fn with_bind(client: SocketAddr, to: SocketAddr, place: &Place) -> io::Result<Ow
     raw::set_number(fd, libc::IPPROTO_TCP, libc::TCP_REPAIR, TCP_REPAIR_OFF)?;
     // Which the end of the repair has taken away.
     raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    hold_ack(fd)?;
     raw::connect(fd, to)?;
     Ok(socket)
+}
+
+/// The last ACK of the handshake waits for the first bytes, 0.2 seconds at most (tcp_rcv_synsent_state_process, which leaves the mode
+/// that this sets).
+fn hold_ack(socket: BorrowedFd<'_>) -> io::Result<()> {
+    raw::set_number(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
+}
+
+/// Sends an ACK that waits, as the last one of the handshake does.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn acknowledge(socket: BorrowedFd<'_>) -> io::Result<()> {
+    raw::set_number(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
 /// Takes back that closing the socket resets the connection.

@@ -48,7 +48,7 @@ pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
 pub use follow::{Follow, Way};
-pub use inward::{Accepted, LITTLE, end_in_order, is_nearly_read};
+pub use inward::{Accepted, LITTLE, acknowledge, end_in_order, is_nearly_read};
 pub use owners::Owner;
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;
@@ -359,7 +359,8 @@ impl Front {
 
     /// Connects to a program's listener `to`, an address of zstackd's, as the remote host's `client`. Nonblocking: the connection
     /// stands, or is under way; the socket becomes writable then, and its SO_ERROR tells (connect(2)). It resets the connection
-    /// when it is closed, until [`end_in_order`]. The calling thread has to be in the front's network namespace.
+    /// when it is closed, until [`end_in_order`]. The last ACK of its handshake goes with the first bytes, after [`acknowledge`], or
+    /// after 0.2 seconds: until then the server has not accepted it. The calling thread has to be in the front's network namespace.
     ///
     /// # Errors
     /// ECONNREFUSED, and the others of socket(2), bind(2) and connect(2): EADDRNOTAVAIL if this connection exists already.

@@ -83,7 +83,10 @@ impl Gate {
 
     /// Connects inward in the namespace.
     pub fn inward(&self, ns: &Namespace, client: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
-        ns.within(|| self.front.connect_inward(client, to))
+        let socket = ns.within(|| self.front.connect_inward(client, to))?;
+        // Nothing has to come from a wire first.
+        front::acknowledge(socket.as_fd())?;
+        Ok(socket)
     }
 
     /// How many segments with these ends have been read.
