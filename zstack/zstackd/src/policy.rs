@@ -90,9 +90,13 @@ struct Count {
 /// While zstackd has not slept for so long, in microseconds, it has too much to do.
 const BUSY: u64 = 2_000;
 
-/// SYNs for ports that nobody listens on that go to the kernel in a time of [`FRESH`] while there is too much to do: 2,000 a second.
+/// While there is too much to do, one SYN for a port that nobody listens on goes to the kernel in so many microseconds: 2,000 a second.
 /// Each costs the kernel and zstackd as much as ten segments of a transfer.
-const REFUSALS: u32 = 40;
+const REFUSAL: u64 = 500;
+
+/// So many go there at once, if none had to for a while: who looks for open ports asks for a thousand of them in a moment, and would have
+/// to ask for each again, a second later.
+const REFUSALS: u64 = 1_000;
 
 /// The rules.
 pub struct Policy {
@@ -110,8 +114,8 @@ pub struct Policy {
     singly: (u32, Time),
     /// When zstackd had nothing to do last.
     slept: Time,
-    /// SYNs for ports that nobody listens on since the last time of [`FRESH`] began; when it is over.
-    refusals: (u32, Time),
+    /// When [`REFUSALS`] can go to the kernel again.
+    refusals: Time,
     /// Ports that are listened on, as far as that is known, and how long it is believed.
     listening: (Option<Ports>, Time),
     /// SYNs whose connections are the kernel's.
@@ -156,7 +160,7 @@ impl Policy {
             listeners: HashMap::new(),
             singly: (0, Time(0)),
             slept: Time(0),
-            refusals: (0, Time(0)),
+            refusals: Time(0),
             listening: (None, Time(0)),
             handed: Handed::default(),
             lacked: 0,
@@ -225,11 +229,15 @@ impl Policy {
     /// Whether the kernel is to refuse one more connection that nobody listens for. If not, it is dropped, and its peer asks again:
     /// a flood of them leaves the connections of others their share.
     pub fn may_refuse(&mut self, now: Time) -> bool {
-        if now >= self.refusals.1 {
-            self.refusals = (0, Time(now.0 + FRESH));
+        if now.0 < self.slept.0 + BUSY {
+            return true;
         }
-        self.refusals.0 += 1;
-        self.refusals.0 <= REFUSALS || now.0 < self.slept.0 + BUSY
+        let full = Time(self.refusals.0.max(now.0) + REFUSAL);
+        let may = full.0 <= now.0 + REFUSALS * REFUSAL;
+        if may {
+            self.refusals = full;
+        }
+        may
     }
 
     /// Whether nobody listens on a port, while many are asked for.
@@ -433,12 +441,16 @@ mod tests {
     #[test]
     fn refusals_are_limited_while_there_is_too_much_to_do() {
         let mut policy = policy("", |_, _, _| true);
-        let mut refused = |now: u64| (0..1000).filter(|_| policy.may_refuse(Time(now))).count();
-        assert_eq!(refused(BUSY - 1), 1000);
-        assert_eq!(refused(BUSY + FRESH), 40);
-        assert_eq!(refused(BUSY + 2 * FRESH), 40);
-        policy.has_slept(Time(BUSY + 2 * FRESH));
-        assert!((0..1000).all(|_| policy.may_refuse(Time(BUSY + 2 * FRESH + 1))));
+        let mut refused = |now: u64| (0..3000).filter(|_| policy.may_refuse(Time(now))).count();
+        assert_eq!(refused(BUSY - 1), 3000);
+        // Who asks for many ports at once is told of all.
+        assert_eq!(refused(BUSY), 1000);
+        // A flood is not.
+        assert_eq!(refused(BUSY + 20_000), 40);
+        assert_eq!(refused(BUSY + 40_000), 40);
+        assert_eq!(refused(BUSY + 2_000_000), 1000);
+        policy.has_slept(Time(BUSY + 2_000_000));
+        assert!((0..3000).all(|_| policy.may_refuse(Time(BUSY + 2_000_001))));
     }
 
     #[test]

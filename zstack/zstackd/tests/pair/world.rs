@@ -134,7 +134,9 @@ impl Host {
         );
         std::fs::write(&file, text).expect("a configuration");
         let mut command = self.namespace.command(culvert().to_str().expect("a path"));
-        command.arg("zstackd").env("CULVERT_ZSTACKD", env!("CARGO_BIN_EXE_zstackd")).arg("--config").arg(&file);
+        // Another build of it: a test program is built with one that is not optimised.
+        let binary = std::env::var("ZSTACKD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_zstackd").into());
+        command.arg("zstackd").env("CULVERT_ZSTACKD", binary).arg("--config").arg(&file);
         command.arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
         command.env("CULVERT_DIR", &self.registry).stdin(Stdio::null());
         self.zstackd = Some(Process::spawn(&mut command));
