@@ -18,7 +18,6 @@ mod error;
 mod memory;
 mod open;
 mod port;
-mod post;
 mod raw;
 mod sleep;
 mod spec;

@@ -4,7 +4,6 @@ use crate::driver::{Driver, Payload};
 use crate::error::OpenError;
 use crate::memory;
 use crate::port::{Common, Queue};
-use crate::post::Post;
 use crate::raw::ethdev::{About, Ethdev, Failed, Setup};
 use crate::raw::pool::{HEADROOM, Pool};
 use crate::raw::queue::{Building, Parts, Pools, Raw};
@@ -15,7 +14,9 @@ use crate::stale;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use zstack::port::Medium;
 use zstack_dpdk_sys as sys;
+use zstack_port::Post;
 
 /// Link header with a VLAN tag, and the trailer that some drivers count.
 const LINK: u32 = 18 + 4;
@@ -50,6 +51,26 @@ pub struct Unbound {
 }
 
 impl Unbound {
+    /// The driver's name, as DPDK has it.
+    pub fn driver(&self) -> &str {
+        &self.common.driver
+    }
+
+    /// The kernel's interface that the device is, or is made of.
+    pub fn interface(&self) -> Option<&str> {
+        self.common.interface.as_deref()
+    }
+
+    /// The largest IP packet.
+    pub fn mtu(&self) -> u16 {
+        self.common.mtu
+    }
+
+    /// As [`Queue::about`].
+    pub fn about(&self) -> Vec<(&'static str, String)> {
+        self.common.about(self.queue, self.means)
+    }
+
     /// The queue as a port of the calling thread.
     pub fn bind(self) -> Queue {
         eal::join();
@@ -435,7 +456,7 @@ fn finish(
         connects: driver == Driver::Memif && stale::connects(&spec),
         huge: eal.huge,
         watch: index.map(|index| (socket, index)),
-        post: Post::new(spec.queues).map_err(|e| step(&spec, ("eventfd", e.to_string())))?,
+        post: Post::new(spec.queues, Medium::Ethernet).map_err(|e| step(&spec, ("eventfd", e.to_string())))?,
     });
     let mut queues = Vec::new();
     for queue in 0..spec.queues {

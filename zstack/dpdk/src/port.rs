@@ -1,7 +1,6 @@
 //! One queue of a device as the engine's port.
 
 use crate::driver::Payload;
-use crate::post::Post;
 use crate::raw::calls;
 use crate::raw::memif::{self, Armed, Bells};
 use crate::raw::queue::{Building, Counters, Packet, Raw};
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zstack::payload::Buffer;
 use zstack::port::{Capabilities, Frame, Medium, Port, Received, Refused};
-use zstack_port::{Interest, wait_any};
+use zstack_port::{Interest, Post, wait_any};
 
 /// The longest nap while nothing tells of a packet.
 const NAP: Duration = Duration::from_micros(100);
@@ -46,6 +45,42 @@ pub(crate) struct Common {
     /// A socket of the interface's network namespace, and the interface's index.
     pub watch: Option<(OwnedFd, u32)>,
     pub post: Post,
+}
+
+impl Common {
+    fn capabilities(&self) -> Capabilities {
+        let building = &self.building;
+        Capabilities {
+            medium: Medium::Ethernet,
+            mtu: self.mtu,
+            checksum: building.checksum,
+            tso: building.tso,
+            // Frames go to the driver by the dozen; one that is copied is done with before.
+            late: building.payload == Payload::Attached,
+        }
+    }
+
+    /// Of a queue that is slept on so: names and values for people to read.
+    pub fn about(&self, queue: u16, means: Means) -> Vec<(&'static str, String)> {
+        let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
+        let payload = match self.building.payload {
+            Payload::Attached => "read where it is, in segments of its own",
+            Payload::Copied => "copied behind its header",
+            Payload::CopiedToReceivePool => "copied into a buffer of the receive pool",
+        };
+        vec![
+            ("device", self.name.clone()),
+            ("driver", self.driver.clone()),
+            ("queue", format!("{queue} of {}", self.queues)),
+            ("mtu", self.mtu.to_string()),
+            ("payload", payload.to_owned()),
+            ("late", yes(self.capabilities().late)),
+            ("checksum", yes(self.building.checksum)),
+            ("tso", self.building.tso.to_string()),
+            ("sleep", means.to_string()),
+            ("memory", if self.huge { "hugepages" } else { "ordinary pages" }.to_owned()),
+        ]
+    }
 }
 
 /// What has to be read so that the descriptor is not readable any more.
@@ -133,25 +168,17 @@ impl Queue {
 
     /// What the device and its driver can do, found out when it was opened: names and values for people to read.
     pub fn about(&self) -> Vec<(&'static str, String)> {
-        let c = &self.common;
-        let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
-        let payload = match c.building.payload {
-            Payload::Attached => "read where it is, in segments of its own",
-            Payload::Copied => "copied behind its header",
-            Payload::CopiedToReceivePool => "copied into a buffer of the receive pool",
-        };
-        vec![
-            ("device", c.name.clone()),
-            ("driver", c.driver.clone()),
-            ("queue", format!("{} of {}", self.number, c.queues)),
-            ("mtu", c.mtu.to_string()),
-            ("payload", payload.to_owned()),
-            ("late", yes(self.capabilities().late)),
-            ("checksum", yes(c.building.checksum)),
-            ("tso", c.building.tso.to_string()),
-            ("sleep", self.means.to_string()),
-            ("memory", if c.huge { "hugepages" } else { "ordinary pages" }.to_owned()),
-        ]
+        self.common.about(self.number, self.means)
+    }
+
+    /// Hands a packet that has come here over to the queue whose it is. False: it is lost.
+    pub fn hand_over(&self, to: u16, packet: &[u8]) -> bool {
+        self.common.post.hand_over(to, packet)
+    }
+
+    /// Readable when something has come by way of another queue, where there is one: to be watched beside [`Queue::fd`].
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.common.post.bell(self.number)
     }
 
     /// What has happened.
@@ -341,15 +368,7 @@ impl Port for Queue {
     type Buffer = Packet;
 
     fn capabilities(&self) -> Capabilities {
-        let building = &self.common.building;
-        Capabilities {
-            medium: Medium::Ethernet,
-            mtu: self.common.mtu,
-            checksum: building.checksum,
-            tso: building.tso,
-            // Frames go to the driver by the dozen; one that is copied is done with before.
-            late: building.payload == Payload::Attached,
-        }
+        self.common.capabilities()
     }
 
     #[inline]

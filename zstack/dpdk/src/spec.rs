@@ -74,6 +74,14 @@ impl Spec {
         }
     }
 
+    /// How many queues the user asks for, and the key by which he does; `None`: he says nothing of it.
+    pub fn asked_queues(&self) -> Option<(&'static str, u16)> {
+        match self.driver().queues_key() {
+            Some(key) if self.argument(key).is_some() => Some((key, self.queues)),
+            _ => (self.queues > 1).then_some(("queues", self.queues)),
+        }
+    }
+
     pub(crate) fn driver(&self) -> Driver {
         Driver::of(&self.device)
     }

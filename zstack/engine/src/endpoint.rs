@@ -68,7 +68,7 @@ use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still, Takes}
 use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn, Unforwarded};
 use crate::tcp::Options;
 use crate::time::Time;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 /// Why there is no endpoint.
@@ -376,6 +376,11 @@ impl<P: Port> Endpoint<P> {
     /// The next answer to an echo request.
     pub fn next_echo(&mut self) -> Option<stack::Echoed> {
         self.stack.next_echo()
+    }
+
+    /// Whether there is a connection between these ends, or one that waits in TIME-WAIT; whoever opened it.
+    pub fn knows(&mut self, now: Time, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.stack.knows(now, local, remote)
     }
 
     /// These routes, in the place of those from before: see [`Stack::set_routes`].

@@ -107,9 +107,9 @@ pub unsafe trait Host {
         true
     }
 
-    /// Whether a connection from `remote` to `local` shall be the stack's: asked for each SYN of no connection that a listener would get,
-    /// of a bridge ([`crate::stack::Config::bridge`]) alone, before [`Host::admits`]. `segment` is its TCP header with options, and
-    /// what it carries; its checksum is right. If not, the packet is passed on.
+    /// Whether a connection from `remote` to `local` shall be the stack's: asked for each SYN of no connection that a listener would get, and
+    /// each segment that brings a cookie back, of a bridge ([`crate::stack::Config::bridge`]) alone, before [`Host::admits`]. `segment` is
+    /// its TCP header with options, and what it carries; its checksum is right. If not, the packet is passed on.
     fn takes(&mut self, _local: SocketAddr, _remote: SocketAddr, _segment: &[u8]) -> bool {
         true
     }

@@ -2,6 +2,7 @@
 
 use crate::error::OpenError;
 use crate::link::Link;
+use crate::post::Post;
 use crate::raw::calls;
 use crate::raw::pool::{Packet, Pool};
 use crate::spec::{Address, Kind, Offload, Spec};
@@ -12,6 +13,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 use zstack::port::{Capabilities, Checksum, Frame, Medium, Port, Received, Refused};
 
@@ -65,9 +67,43 @@ pub struct Device {
     /// Whether each packet has a virtio header.
     virtio: bool,
     pool: Pool,
+    post: Arc<Post>,
+    /// Of several queues of the same interface, this one's number.
+    queue: u16,
     counters: Counters,
     /// The last `receive` has found no free buffer.
     starved: bool,
+}
+
+/// A queue of a device that no thread uses yet.
+pub struct Unbound {
+    file: File,
+    name: String,
+    capabilities: Capabilities,
+    virtio: bool,
+    /// How many buffers, of so many bytes.
+    buffers: (u32, usize),
+    post: Arc<Post>,
+    queue: u16,
+}
+
+impl Unbound {
+    /// The queue as a port of the calling thread.
+    pub fn bind(self) -> Device {
+        let Unbound { file, name, capabilities, virtio, buffers: (count, size), post, queue } = self;
+        let (pool, counters) = (Pool::new(count, size), Counters::default());
+        Device { file, name, capabilities, virtio, pool, post, queue, counters, starved: false }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the queue can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
 }
 
 impl Device {
@@ -78,16 +114,31 @@ impl Device {
     /// # Errors
     /// The text of the error says what to do.
     pub fn open(spec: &Spec) -> Result<Device, OpenError> {
-        let file = open_tun()?;
+        Ok(Device::open_queues(spec, 1)?.remove(0).bind())
+    }
+
+    /// Opens the device with so many queues, each a port of a thread of its own. The kernel brings a packet to the queue by which packets of
+    /// the same addresses and ports have gone last; without one, to one that it chooses by a hash, which is the same in both directions.
+    /// What is for all of them ([`Post`]) comes to each.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn open_queues(spec: &Spec, queues: u16) -> Result<Vec<Unbound>, OpenError> {
         let virtio = spec.offload != Offload::Off;
-        let name = attach(&file, spec, virtio)?;
+        let mut name = spec.name.clone();
+        let mut files = Vec::new();
+        for _ in 0..queues.max(1) {
+            let file = open_tun()?;
+            name = attach(&file, &name, spec.kind, virtio, queues > 1)?;
+            files.push(file);
+        }
         // A persistent device keeps what its last user has set.
         let offload = match spec.offload {
             Offload::Off => 0,
             Offload::Checksum => TUN_F_CSUM,
             Offload::Full => TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
         };
-        calls::set_offload(file.as_fd(), offload)
+        calls::set_offload(files[0].as_fd(), offload)
             .map_err(|error| OpenError::System { call: "ioctl TUNSETOFFLOAD", error })?;
         let mtu = set_up(spec, &name)?;
         let full = spec.offload == Offload::Full;
@@ -100,8 +151,25 @@ impl Device {
         };
         // One byte more than the longest packet has: a buffer that is full holds a part of one that is longer.
         let longest = if full { 65_535 } else { usize::from(mtu) };
-        let pool = Pool::new(spec.buffers, PAD + virtio::LEN + LINK + longest + 1);
-        Ok(Device { file, name, capabilities, virtio, pool, counters: Counters::default(), starved: false })
+        let buffers = (spec.buffers, PAD + virtio::LEN + LINK + longest + 1);
+        let post = Post::new(queues, capabilities.medium);
+        let post = Arc::new(post.map_err(|error| OpenError::System { call: "eventfd", error })?);
+        let unbound = |(queue, file)| {
+            let (name, post) = (name.clone(), post.clone());
+            Unbound { file, name, capabilities, virtio, buffers, post, queue }
+        };
+        Ok((0..).zip(files).map(unbound).collect())
+    }
+
+    /// Hands a packet that has come here over to the queue whose it is: its buffer, up to the packet's end. False: it is lost.
+    pub fn hand_over(&self, to: u16, buffer: &[u8]) -> bool {
+        let start = PAD + if self.virtio { virtio::LEN } else { 0 };
+        buffer.get(start..).is_some_and(|packet| self.post.hand_over(to, packet))
+    }
+
+    /// Readable when something has come by way of another queue, where there is one.
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.post.bell(self.queue)
     }
 
     /// The interface's name.
@@ -125,9 +193,11 @@ impl Device {
     /// # Errors
     /// Those of ppoll(2), apart from EINTR.
     pub fn wait(&self, others: &mut [Interest<'_>], limit: Option<Duration>) -> io::Result<()> {
-        let mut all: Vec<Interest<'_>> = std::iter::once(self.interest()).chain(others.iter().copied()).collect();
+        let own = [Some(self.interest()), self.bell().map(Interest::read)];
+        let mut all: Vec<Interest<'_>> = own.into_iter().flatten().chain(others.iter().copied()).collect();
         wait_any(&mut all, limit)?;
-        for (other, answer) in others.iter_mut().zip(&all[1..]) {
+        let first = all.len() - others.len();
+        for (other, answer) in others.iter_mut().zip(&all[first..]) {
             other.ready = answer.ready;
         }
         Ok(())
@@ -183,7 +253,15 @@ impl Port for Device {
                 Ok(len) => len,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => continue,
-                    Some(libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS) => return Ok(None),
+                    Some(libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS) => {
+                        let Some(letter) = self.post.receive(self.queue) else { return Ok(None) };
+                        let start = PAD + if self.virtio { virtio::LEN } else { 0 };
+                        let range = start..start + letter.len();
+                        // It was in a buffer of the same size.
+                        let Some(to) = vacant.bytes().get_mut(range.clone()) else { continue };
+                        to.copy_from_slice(&letter);
+                        return Ok(Some(Received { buffer: vacant.filled(range.end), range, verified: false }));
+                    }
                     _ => return Err(Refused::Gone),
                 },
             };
@@ -202,6 +280,7 @@ impl Port for Device {
                 self.counters.joined += u64::from(virtio::joined(&bytes[..header]));
             }
             let range = PAD + header..PAD + len;
+            self.post.pass_on(self.queue, &bytes[header..len]);
             return Ok(Some(Received { buffer: vacant.filled(range.end), range, verified }));
         }
     }
@@ -250,12 +329,15 @@ fn open_tun() -> Result<File, OpenError> {
     })
 }
 
-fn attach(file: &File, spec: &Spec, virtio: bool) -> Result<String, OpenError> {
-    let (name, kind) = (spec.name.clone(), spec.kind);
+fn attach(file: &File, name: &str, kind: Kind, virtio: bool, several: bool) -> Result<String, OpenError> {
     let mut flags = libc::IFF_NO_PI | if kind == Kind::Tun { libc::IFF_TUN } else { libc::IFF_TAP };
     if virtio {
         flags |= libc::IFF_VNET_HDR;
     }
+    if several {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
+    let name = name.to_owned();
     calls::attach(file.as_fd(), &name, flags).map_err(|error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => OpenError::NoRights { name, kind },
         Some(libc::EBUSY) => OpenError::Busy { name },

@@ -1,7 +1,7 @@
 //! Ports for the engine that need no DPDK: [`Device`] (tun and tap), [`Wire`] (a pair of ports in memory), and [`Captured`],
 //! which writes what crosses any of them to a pcapng file. A [`Spec`] is what a user writes on a command line.
 //!
-//! Everything here belongs to one thread, and no call blocks but [`wait`].
+//! Everything here but [`Post`] belongs to one thread, and no call blocks but [`wait`].
 
 #![deny(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod link;
 mod pcapng;
+mod post;
 mod raw;
 mod spec;
 mod virtio;
@@ -17,8 +18,9 @@ mod wait;
 mod wire;
 
 pub use capture::Captured;
-pub use device::{Counters, Device, set_up_peer};
+pub use device::{Counters, Device, Unbound, set_up_peer};
 pub use error::OpenError;
+pub use post::Post;
 pub use raw::pool::{Packet, Pool};
 pub use spec::{Address, Kind, Offload, Spec, SpecError};
 pub use wait::{Clock, Interest, wait, wait_any};

@@ -129,7 +129,8 @@ pub(crate) fn drain_watched(epoll: BorrowedFd<'_>) {
     }
 }
 
-/// A descriptor that another thread makes readable with [`ring`].
+/// A descriptor that [`ring`] makes readable.
+#[cfg(test)]
 pub(crate) fn bell() -> io::Result<OwnedFd> {
     // SAFETY: eventfd(2) touches no memory of ours.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
@@ -138,6 +139,7 @@ pub(crate) fn bell() -> io::Result<OwnedFd> {
 }
 
 /// Makes a [`bell`] readable.
+#[cfg(test)]
 pub(crate) fn ring(bell: BorrowedFd<'_>) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: the kernel reads 8 bytes of this frame.

@@ -315,7 +315,11 @@ fn check(config: &Config, port: Capabilities) -> Result<(), String> {
     }
 }
 
-fn check_routes(routes: &[Route], addresses: &[Address], medium: Medium) -> Result<(), String> {
+/// Whether routes are fit for an interface with these addresses.
+///
+/// # Errors
+/// What contradicts what, for a user.
+pub fn check_routes(routes: &[Route], addresses: &[Address], medium: Medium) -> Result<(), String> {
     for &Route { network: Address { ip, prefix }, gateway } in routes {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         if prefix > bits {

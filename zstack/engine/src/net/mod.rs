@@ -30,7 +30,7 @@ pub(crate) use pmtu::LEAST_PORT;
 
 pub use address::Address;
 pub use bridge::{Onward, Unforwarded};
-pub use interface::{Config, ConfigError, Interface, Path, Verdict};
+pub use interface::{Config, ConfigError, Interface, Path, Verdict, check_routes};
 pub use quick::Packet;
 pub use report::{Kind, Quoted, Report};
 pub use route::Route;

@@ -179,14 +179,18 @@ impl Stack {
         if let Some(listener) = self.core.listeners.find(tuple.local().ip(), tuple.local_port)
             && !flags.has(Flags::RST)
         {
+            let whole = buffer.bytes().get(segment.clone()).unwrap_or_default();
             if flags.has(Flags::ACK) {
-                if !flags.has(Flags::SYN) && self.brings_cookie(run.now, listener, &tuple, header) {
+                if !flags.has(Flags::SYN)
+                    && self.brings_cookie(run.now, listener, &tuple, header)
+                    && run.host.takes(tuple.local(), tuple.remote(), whole)
+                {
                     return self.cookie_back(run, listener, arrived);
                 }
             } else if flags.has(Flags::SYN)
                 && !flags.has(Flags::FIN)
                 && !self.has_options(buffer, start, &segment)
-                && run.host.takes(tuple.local(), tuple.remote(), buffer.bytes().get(segment).unwrap_or_default())
+                && run.host.takes(tuple.local(), tuple.remote(), whole)
             {
                 return self.syn(run, listener, &tuple, header, behind);
             }

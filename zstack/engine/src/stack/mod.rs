@@ -46,11 +46,13 @@ use crate::table::Table;
 use crate::tcp::recovery::Spare;
 use crate::time::Time;
 use crate::time_wait::Waiting;
+use crate::tuple::Tuple;
 use crate::wheel::Wheel;
 use entry::Entry;
 use listeners::Listeners;
 use recent::Recent;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use taken::Taken;
 use transmit::{Core, Trouble};
 
@@ -204,6 +206,12 @@ impl Stack {
     pub fn detail(&self, conn: ConnId) -> Option<String> {
         let entry = self.conns.get(conn.index, conn.generation)?;
         Some(format!("waits {:?}, timer {:?}, {:?}", entry.waits, entry.timer, entry.tcb))
+    }
+
+    /// Whether there is a connection between these ends, or one that waits in TIME-WAIT.
+    pub fn knows(&mut self, now: Time, local: SocketAddr, remote: SocketAddr) -> bool {
+        let tuple = Tuple::new(local, remote);
+        entry::look_up(&self.conns, &self.table, &self.key, &tuple).is_some() || self.waiting.get(now, &tuple).is_some()
     }
 
     /// All connections, those included that have ended and whose memory the port has not read yet.

@@ -120,3 +120,25 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], limit: Option<Duration>) -> io::Res
     let ready = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, std::ptr::null()) };
     usize::try_from(ready).map_err(|_| io::Error::last_os_error())
 }
+
+/// A descriptor that another thread makes readable with [`ring`].
+pub(crate) fn bell() -> io::Result<OwnedFd> {
+    // SAFETY: eventfd(2) touches no memory of ours.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a [`bell`] readable.
+pub(crate) fn ring(bell: BorrowedFd<'_>) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the kernel reads 8 bytes of this frame.
+    unsafe { libc::write(bell.as_raw_fd(), one.as_ptr().cast(), 8) };
+}
+
+/// Makes a [`bell`] unreadable.
+pub(crate) fn drain(bell: BorrowedFd<'_>) {
+    let mut count = [0u8; 8];
+    // SAFETY: the kernel writes at most 8 bytes to memory of this frame. The descriptor does not block.
+    unsafe { libc::read(bell.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+}

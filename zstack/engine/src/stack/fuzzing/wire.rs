@@ -363,7 +363,8 @@ unsafe impl Host for Streams {
     fn takes(&mut self, _: SocketAddr, _: SocketAddr, segment: &[u8]) -> bool {
         assert!(self.bridge);
         let (header, _) = Header::parse(segment).expect("a segment");
-        assert!(header.flags.has(Flags::SYN) && !header.flags.has(Flags::ACK));
+        // A SYN, or an ACK that brings a cookie back.
+        assert!(header.flags.has(Flags::SYN) != header.flags.has(Flags::ACK));
         !self.takes_none
     }
 

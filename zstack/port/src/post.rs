@@ -1,66 +1,87 @@
 //! What one queue passes on to the others of its device. The device's hash brings each flow to one queue, but what ARP and NDP say is for every
 //! engine: each has the same addresses, and neighbours of its own. And an ICMP error has another hash than the connection that it is about, which
-//! may be anybody's.
+//! may be anybody's. Whoever knows whose a packet is, where the hash does not, hands it over.
 
 use crate::raw::calls;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use zstack::port::Medium;
 
-/// Letters that wait at most for each queue: a flood of ARP harms itself.
+/// Letters to all that wait at most for each queue: a flood of ARP harms itself.
 const MOST: usize = 64;
+/// Letters at most in all.
+const MOST_OF_ALL: usize = 1024;
 
 /// The letters for one queue.
 struct Inbox {
-    letters: Mutex<Vec<Box<[u8]>>>,
+    letters: Mutex<VecDeque<Box<[u8]>>>,
     /// There are some.
     flag: AtomicBool,
     bell: OwnedFd,
 }
 
+impl Inbox {
+    /// Whether there was room for it.
+    fn put(&self, packet: &[u8], most: usize) -> bool {
+        let mut letters = self.letters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let room = letters.len() < most;
+        if room {
+            letters.push_back(packet.into());
+            self.flag.store(true, Ordering::Release);
+            calls::ring(self.bell.as_fd());
+        }
+        room
+    }
+}
+
 /// The inboxes of all queues of a device.
-pub(crate) struct Post(Vec<Inbox>);
+pub struct Post {
+    inboxes: Vec<Inbox>,
+    medium: Medium,
+}
 
 impl Post {
     /// For a device with so many queues; for one alone there is nothing to pass on.
     ///
     /// # Errors
     /// Those of eventfd(2).
-    pub fn new(queues: u16) -> io::Result<Post> {
+    pub fn new(queues: u16, medium: Medium) -> io::Result<Post> {
         let count = if queues > 1 { queues } else { 0 };
         let inbox = |_| Ok(Inbox { letters: Mutex::default(), flag: AtomicBool::new(false), bell: calls::bell()? });
-        Ok(Post((0..count).map(inbox).collect::<io::Result<_>>()?))
+        Ok(Post { inboxes: (0..count).map(inbox).collect::<io::Result<_>>()?, medium })
     }
 
     /// Passes a packet that `from` has received on, if it is for all.
     #[inline]
     pub fn pass_on(&self, from: u16, packet: &[u8]) {
-        if !self.0.is_empty() && is_for_all(packet) {
+        if !self.inboxes.is_empty() && is_for_all(packet, self.medium) {
             self.send(from, packet);
         }
     }
 
     fn send(&self, from: u16, packet: &[u8]) {
-        for (_, inbox) in self.0.iter().enumerate().filter(|(queue, _)| *queue != usize::from(from)) {
-            let mut letters = inbox.letters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if letters.len() < MOST {
-                letters.push(packet.into());
-                inbox.flag.store(true, Ordering::Release);
-                calls::ring(inbox.bell.as_fd());
-            }
+        for (_, inbox) in self.inboxes.iter().enumerate().filter(|(queue, _)| *queue != usize::from(from)) {
+            inbox.put(packet, MOST);
         }
+    }
+
+    /// Hands a packet over to the queue whose it is, as if it had come there. False: too many wait there already, and it is lost.
+    pub fn hand_over(&self, to: u16, packet: &[u8]) -> bool {
+        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(packet, MOST_OF_ALL))
     }
 
     /// The next packet that others have passed on to `queue`.
     #[inline]
     pub fn receive(&self, queue: u16) -> Option<Box<[u8]>> {
-        let inbox = self.0.get(usize::from(queue))?;
+        let inbox = self.inboxes.get(usize::from(queue))?;
         if !inbox.flag.load(Ordering::Acquire) {
             return None;
         }
         let mut letters = inbox.letters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let letter = if letters.is_empty() { None } else { Some(letters.remove(0)) };
+        let letter = letters.pop_front();
         inbox.flag.store(!letters.is_empty(), Ordering::Release);
         if letters.is_empty() {
             calls::drain(inbox.bell.as_fd());
@@ -71,20 +92,26 @@ impl Post {
     /// Whether there is one.
     #[inline]
     pub fn waits(&self, queue: u16) -> bool {
-        self.0.get(usize::from(queue)).is_some_and(|inbox| inbox.flag.load(Ordering::Acquire))
+        self.inboxes.get(usize::from(queue)).is_some_and(|inbox| inbox.flag.load(Ordering::Acquire))
     }
 
     /// What wakes the thread of `queue`.
     pub fn bell(&self, queue: u16) -> Option<BorrowedFd<'_>> {
-        self.0.get(usize::from(queue)).map(|inbox| inbox.bell.as_fd())
+        self.inboxes.get(usize::from(queue)).map(|inbox| inbox.bell.as_fd())
     }
 }
 
 /// ARP, ICMPv6 133 to 137 (RFC 4861, section 4), and ICMP errors about a segment of TCP (RFC 792; RFC 4443); with or without a VLAN tag.
-fn is_for_all(packet: &[u8]) -> bool {
+fn is_for_all(packet: &[u8], medium: Medium) -> bool {
     const TCP: u8 = 6;
-    let ip = if packet.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
-    let (kind, packet) = (packet.get(ip - 2..ip), packet.get(ip..).unwrap_or(&[]));
+    let (kind, packet) = if medium == Medium::Ip {
+        let kind: &[u8] =
+            if packet.first().is_some_and(|first| first >> 4 == 4) { &[0x08, 0x00] } else { &[0x86, 0xdd] };
+        (Some(kind), packet)
+    } else {
+        let ip = if packet.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
+        (packet.get(ip - 2..ip), packet.get(ip..).unwrap_or(&[]))
+    };
     match kind {
         Some([0x08, 0x06]) => true,
         Some([0x08, 0x00]) if packet.get(9) == Some(&1) => {
@@ -105,6 +132,20 @@ fn is_for_all(packet: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// On Ethernet; and on a medium without link header as well, but for ARP, which is not there.
+    fn for_all(frame: &[u8]) -> bool {
+        let is = is_for_all(frame, Medium::Ethernet);
+        let start = if frame.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
+        if let Some(packet) =
+            frame.get(start..).filter(|packet| packet.len() > 40 && frame[start - 2..start] != [0x08, 0x06])
+        {
+            let mut packet = packet.to_vec();
+            packet[0] = if frame[start - 2] == 0x08 { 0x40 | packet[0] & 15 } else { 0x60 };
+            assert_eq!(is_for_all(&packet, Medium::Ip), is);
+        }
+        is
+    }
+
     fn packet(kind: [u8; 2], vlan: bool) -> Vec<u8> {
         let mut packet = vec![0; 12];
         if vlan {
@@ -119,17 +160,17 @@ mod tests {
     fn neighbours_are_for_all_and_others_are_not() {
         for vlan in [false, true] {
             let ip = if vlan { 18 } else { 14 };
-            assert!(is_for_all(&packet([0x08, 0x06], vlan)));
-            assert!(!is_for_all(&packet([0x08, 0], vlan)));
+            assert!(for_all(&packet([0x08, 0x06], vlan)));
+            assert!(!for_all(&packet([0x08, 0], vlan)));
             let mut six = packet([0x86, 0xdd], vlan);
-            assert!(!is_for_all(&six));
+            assert!(!for_all(&six));
             six[ip + 6] = 58;
             six[ip + 40] = 136;
-            assert!(is_for_all(&six));
+            assert!(for_all(&six));
             six[ip + 40] = 128;
-            assert!(!is_for_all(&six));
+            assert!(!for_all(&six));
         }
-        assert!(!is_for_all(&[0; 13]));
+        assert!(!for_all(&[0; 13]));
     }
 
     #[test]
@@ -141,15 +182,15 @@ mod tests {
             (four[ip], four[ip + 9]) = (0x46, 1);
             for (kind, quoted, passed) in [(3, 6, true), (11, 6, true), (3, 17, false), (8, 6, false), (0, 6, false)] {
                 (four[ip + 24], four[ip + 24 + 8 + 9]) = (kind, quoted);
-                assert_eq!(is_for_all(&four), passed, "{kind} about {quoted}");
+                assert_eq!(for_all(&four), passed, "{kind} about {quoted}");
             }
             four[ip + 9] = 17;
-            assert!(!is_for_all(&four));
+            assert!(!for_all(&four));
             let mut six = packet([0x86, 0xdd], vlan);
             six[ip + 6] = 58;
             for (kind, quoted, passed) in [(1, 6, true), (2, 6, true), (2, 17, false), (128, 6, false)] {
                 (six[ip + 40], six[ip + 40 + 8 + 6]) = (kind, quoted);
-                assert_eq!(is_for_all(&six), passed, "{kind} about {quoted}");
+                assert_eq!(for_all(&six), passed, "{kind} about {quoted}");
             }
             let error = |len| {
                 let mut error = packet([0x08, 0], vlan);
@@ -157,26 +198,30 @@ mod tests {
                 error.truncate(len);
                 error
             };
-            assert!(is_for_all(&error(ip + 38)));
-            (0..ip + 38).for_each(|len| assert!(!is_for_all(&error(len)), "{len}"));
+            assert!(for_all(&error(ip + 38)));
+            (0..ip + 38).for_each(|len| assert!(!for_all(&error(len)), "{len}"));
         }
     }
 
     #[test]
     fn a_letter_reaches_the_others_once_and_rings() {
-        let post = Post::new(3).unwrap();
+        let post = Post::new(3, Medium::Ethernet).unwrap();
         let arp = packet([0x08, 0x06], false);
         post.pass_on(1, &arp);
         post.pass_on(1, &packet([0x08, 0], false));
         for queue in [0, 2] {
-            assert!(zstack_port::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
+            assert!(crate::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
             assert!(post.waits(queue));
             assert_eq!(post.receive(queue).as_deref(), Some(&arp[..]));
             assert!(!post.waits(queue));
             assert_eq!(post.receive(queue), None);
-            assert!(!zstack_port::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
+            assert!(!crate::wait(post.bell(queue).unwrap(), Some(std::time::Duration::ZERO)).unwrap());
         }
         assert_eq!(post.receive(1), None);
-        assert!(Post::new(1).unwrap().bell(0).is_none());
+        // One that is handed over comes to its queue alone, whatever it is, and not to one that has too many.
+        assert!(post.hand_over(2, b"one") && post.hand_over(2, b"two") && !post.waits(0) && !post.waits(1));
+        assert_eq!([(); 3].map(|()| post.receive(2)), [Some(b"one"[..].into()), Some(b"two"[..].into()), None]);
+        assert_eq!((0..2 * MOST_OF_ALL).filter(|_| post.hand_over(0, b"more")).count(), MOST_OF_ALL);
+        assert!(Post::new(1, Medium::Ethernet).unwrap().bell(0).is_none());
     }
 }
