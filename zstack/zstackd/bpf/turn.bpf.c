@@ -201,7 +201,7 @@ int turn(struct __sk_buff *skb)
 	return count(OUT, PASS);
 }
 
-// The listeners: 0 is IPv4's, 1 is IPv6's.
+// The listeners: of lane N, 2 N is IPv4's and 2 N + 1 is IPv6's.
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, 2);
@@ -217,36 +217,70 @@ struct {
 	__type(value, __u8);
 } own SEC(".maps");
 
+// A connection of a program to a remote host; addresses as in `own`.
+struct ends {
+	__be32 program[4];
+	__be32 remote[4];
+	__be16 program_port;
+	__be16 remote_port;
+};
+
+// The lanes that expect connections. What is not here is the first lane's.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct ends);
+	__type(value, __u32);
+} lane_of SEC(".maps");
+
 const volatile __u32 interface = 0;
+const volatile __u32 lanes = 1;
 
 // A segment that belongs to no connection. If it came in by the tun and is for a remote host, zstackd has written it back.
 SEC("sk_lookup")
 int assign(struct bpf_sk_lookup *lookup)
 {
-	__u32 address[4], index, last;
+	struct ends ends = {};
 	struct bpf_sock *listener;
+	__u32 index, last, *lane;
 	long error;
 
 	if (lookup->ingress_ifindex != interface || lookup->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	if (lookup->family == 2 /* AF_INET */) {
 		index = 0;
-		address[0] = 0;
-		address[1] = 0;
-		address[2] = bpf_htonl(0xffff);
+		ends.remote[2] = bpf_htonl(0xffff);
 		last = lookup->local_ip4;
 	} else {
 		index = 1;
-		address[0] = lookup->local_ip6[0];
-		address[1] = lookup->local_ip6[1];
-		address[2] = lookup->local_ip6[2];
+		ends.remote[0] = lookup->local_ip6[0];
+		ends.remote[1] = lookup->local_ip6[1];
+		ends.remote[2] = lookup->local_ip6[2];
 		last = lookup->local_ip6[3];
 		// Else clang makes one load of the two, from an address that it works out, which the verifier does not take.
 		asm volatile("" : "+r"(last));
 	}
-	address[3] = last;
-	if (bpf_map_lookup_elem(&own, address))
+	ends.remote[3] = last;
+	if (bpf_map_lookup_elem(&own, ends.remote))
 		return SK_PASS;
+	if (lanes > 1) {
+		if (index == 0) {
+			ends.program[2] = bpf_htonl(0xffff);
+			last = lookup->remote_ip4;
+		} else {
+			ends.program[0] = lookup->remote_ip6[0];
+			ends.program[1] = lookup->remote_ip6[1];
+			ends.program[2] = lookup->remote_ip6[2];
+			last = lookup->remote_ip6[3];
+			asm volatile("" : "+r"(last));
+		}
+		ends.program[3] = last;
+		ends.program_port = lookup->remote_port;
+		ends.remote_port = bpf_htons(lookup->local_port);
+		lane = bpf_map_lookup_elem(&lane_of, &ends);
+		if (lane)
+			index += 2 * *lane;
+	}
 	listener = bpf_map_lookup_elem(&listeners, &index);
 	if (!listener)
 		return SK_PASS;

@@ -72,6 +72,9 @@ pub struct Config {
     /// zstackd's control group may have.
     #[serde(default)]
     pub memory: Option<u64>,
+    /// How many threads do the work, each with a queue of the port.
+    #[serde(default = "default_workers")]
+    pub workers: u16,
     /// How long to look for work after the last one before sleeping, in microseconds; it costs a core.
     #[serde(default)]
     pub spin: u32,
@@ -102,6 +105,10 @@ fn default_pending() -> u32 {
 
 fn default_buffer() -> u32 {
     256 << 10
+}
+
+fn default_workers() -> u16 {
+    1
 }
 
 /// An address and the length of a prefix.
@@ -225,6 +232,9 @@ impl FromStr for Config {
 }
 
 impl Config {
+    /// As many queues as devices have, and more than a host needs.
+    const MOST_WORKERS: u16 = 64;
+
     fn check(&self) -> Result<(), ConfigError> {
         if self.addresses.is_empty() {
             return wrong(
@@ -293,7 +303,7 @@ impl Config {
         if !self.buffer.is_power_of_two() || !(16 << 10..=16 << 20).contains(&self.buffer) {
             return wrong(format!("buffer: {}: give a power of two from 16384 to 16777216", self.buffer));
         }
-        let least = u64::from(self.buffer) * 8;
+        let least = u64::from(self.buffer) * 8 * u64::from(self.workers.max(1));
         if let Some(memory) = self.memory
             && memory < least
         {
@@ -301,6 +311,9 @@ impl Config {
                 "memory: {memory} is too little for buffers of {} bytes: give at least {least}, or a smaller `buffer`",
                 self.buffer
             ));
+        }
+        if !(1..=Config::MOST_WORKERS).contains(&self.workers) {
+            return wrong(format!("workers: {}: give 1 to {}", self.workers, Config::MOST_WORKERS));
         }
         if self.spin > 1_000_000 {
             return wrong(format!("spin: {}: give at most 1000000 microseconds", self.spin));
@@ -351,7 +364,7 @@ mod tests {
         let text = include_str!("../zstackd.toml");
         let config: Config = text.parse().unwrap();
         // Each key of the type is in the file, commented out or not.
-        let keys = "port port-namespace addresses gateways follow-routes mtu remotes tun programs users cgroups ports connections connections-per-user pending buffer memory spin";
+        let keys = "port port-namespace addresses gateways follow-routes mtu remotes tun programs users cgroups ports connections connections-per-user pending buffer memory workers spin";
         for key in keys.split(' ') {
             let there = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
             assert!(text.lines().any(there), "{key}");
@@ -389,6 +402,9 @@ mod tests {
             ("connections = 0", &["connections", "at least 1"]),
             ("buffer = 100000", &["100000", "power of two"]),
             ("memory = 1000000", &["1000000", "2097152", "buffer"]),
+            ("workers = 0", &["workers: 0", "1 to 64"]),
+            ("workers = 65", &["workers: 65", "1 to 64"]),
+            ("memory = 2097152\nworkers = 2", &["2097152", "4194304"]),
         ] {
             let text = error(more);
             assert!(parts.iter().all(|part| text.contains(part)), "{more}: {text}");

@@ -31,7 +31,7 @@ pub enum Stage {
 }
 
 /// Whether a server was sent the last ACK of its handshake, without which it does not accept its connection: see
-/// [`connect_inward`](crate::front::Front::connect_inward).
+/// [`connect_inward`](crate::front::Lane::connect_inward).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ack {
     /// It is held: the remote host has not completed its own handshake.

@@ -40,6 +40,10 @@ pub enum Counter {
     RawIn,
     /// Those that the tun did not take.
     RawInLost,
+    /// Packets that came to another worker's queue, and were handed over to that one.
+    HandedOver,
+    /// Those for which there was no room.
+    HandedOverLost,
     /// System calls of the kernel's that failed where none should.
     CallsFailed,
 }
@@ -64,6 +68,8 @@ pub const NAMES: &[(Counter, &str)] = &[
     (Counter::RawOutLost, "raw_out_lost"),
     (Counter::RawIn, "raw_in"),
     (Counter::RawInLost, "raw_in_lost"),
+    (Counter::HandedOver, "handed_over"),
+    (Counter::HandedOverLost, "handed_over_lost"),
     (Counter::CallsFailed, "calls_failed"),
 ];
 

@@ -12,6 +12,13 @@ pub struct Flow {
     pub remote: SocketAddr,
 }
 
+impl Flow {
+    /// As the other end names it.
+    pub fn reversed(self) -> Flow {
+        Flow { local: self.remote, remote: self.local }
+    }
+}
+
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} <-> {}", self.local, self.remote)

@@ -10,10 +10,12 @@
 
 pub mod answer;
 pub mod cgroups;
+pub mod common;
 pub mod config;
 pub mod conn;
 pub mod counters;
 pub mod daemon;
+pub mod division;
 pub mod flow;
 pub mod front;
 pub mod handed;
@@ -22,7 +24,9 @@ pub mod memory;
 pub mod packet;
 pub mod policy;
 pub mod poller;
+pub mod quotas;
 pub mod relay;
 pub mod syn;
 pub mod sysctl;
 pub mod wire;
+mod worker;

@@ -2,16 +2,18 @@
 //! what the configuration allows, and whether its program runs under culvert.
 
 use crate::cgroups::Cgroups;
+use crate::common::Common;
 use crate::config::{Config, Programs, Range};
 use crate::flow::Flow;
 use crate::front::{self, Owner, Ports};
-use crate::handed::Handed;
+use crate::quotas::Full;
 use rendezvous::diag::{self, Cache, Found, KeepAlive, Miss};
 use rendezvous::home::Home;
 use rendezvous::registry::Kind;
 use rendezvous::{Tuple, tuple};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use zstack::time::Time;
 use zstack_wire::Seq;
 
@@ -80,18 +82,11 @@ const REMEMBERED: usize = 4096;
 /// is asked once which ports are listened on at all.
 const SINGLY: u32 = 16;
 
-/// Connections that end here, and those of them that are being made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Count {
-    open: u32,
-    pending: u32,
-}
-
 /// While zstackd has not slept for so long, in microseconds, it has too much to do.
 const BUSY: u64 = 2_000;
 
 /// While there is too much to do, one SYN for a port that nobody listens on goes to the kernel in so many microseconds: 2,000 a second.
-/// Each costs the kernel and zstackd as much as ten segments of a transfer.
+/// Each costs the kernel and zstackd as much as ten segments of a transfer. Each worker has its share.
 const REFUSAL: u64 = 500;
 
 /// So many go there at once, if none had to for a while: who looks for open ports asks for a thousand of them in a moment, and would have
@@ -104,11 +99,8 @@ pub struct Policy {
     users: Option<Vec<Range<u32>>>,
     cgroups: Option<Cgroups>,
     ports: Option<Vec<Range<u16>>>,
-    most: u32,
-    most_of_user: u32,
-    most_pending: u32,
-    all: Count,
-    by_user: HashMap<u32, Count>,
+    /// [`REFUSAL`], with as many workers as there are.
+    refusal: u64,
     listeners: HashMap<SocketAddr, (Verdict, Time)>,
     /// How many were asked for by themselves since the last time of [`FRESH`] began; when it is over.
     singly: (u32, Time),
@@ -118,10 +110,9 @@ pub struct Policy {
     refusals: Time,
     /// Ports that are listened on, as far as that is known, and how long it is believed.
     listening: (Option<Ports>, Time),
-    /// SYNs whose connections are the kernel's.
-    pub handed: Handed,
     /// Connections that are the kernel's since there was no memory for their buffers.
     pub lacked: u64,
+    common: Arc<Common>,
     /// Whether a user's process has said that the socket with this cookie is one of a program under culvert.
     intends: fn(u32, u64, Kind) -> bool,
 }
@@ -145,25 +136,21 @@ impl Policy {
     ///
     /// # Errors
     /// A line for the user: the control groups cannot be seen.
-    pub fn new(config: &Config, intends: fn(u32, u64, Kind) -> bool) -> Result<Policy, String> {
+    pub fn new(config: &Config, common: Arc<Common>, intends: fn(u32, u64, Kind) -> bool) -> Result<Policy, String> {
         let cgroups = config.cgroups.as_deref().map(Cgroups::new).transpose();
         Ok(Policy {
             programs: config.programs,
             users: config.users.clone(),
             cgroups: cgroups.map_err(|text| format!("cgroups: {text}"))?,
             ports: config.ports.clone(),
-            most: config.connections,
-            most_of_user: config.connections_per_user,
-            most_pending: config.pending,
-            all: Count::default(),
-            by_user: HashMap::new(),
+            refusal: REFUSAL * u64::from(config.workers),
             listeners: HashMap::new(),
             singly: (0, Time(0)),
             slept: Time(0),
             refusals: Time(0),
             listening: (None, Time(0)),
-            handed: Handed::default(),
             lacked: 0,
+            common,
             intends,
         })
     }
@@ -232,7 +219,7 @@ impl Policy {
         if now.0 < self.slept.0 + BUSY {
             return true;
         }
-        let full = Time(self.refusals.0.max(now.0) + REFUSAL);
+        let full = Time(self.refusals.0.max(now.0) + self.refusal);
         let may = full.0 <= now.0 + REFUSALS * REFUSAL;
         if may {
             self.refusals = full;
@@ -266,7 +253,12 @@ impl Policy {
         {
             log::warn!("{flow}: an end in TIME_WAIT cannot be removed, and keeps this connection from the wire: {e}");
         }
-        self.handed.add(flow, isn);
+        self.common.handed().add(flow, isn);
+    }
+
+    /// Whether a connection is the kernel's since its SYN was handed on when it came before.
+    pub fn was_handed_on(&self, flow: &Flow, isn: Seq) -> bool {
+        self.common.handed().has(flow, isn)
     }
 
     /// What the kernel says of a program's socket; `None`: it could not be asked.
@@ -304,15 +296,11 @@ impl Policy {
     }
 
     fn judge_room(&self, user: u32) -> Verdict {
-        let of_user = self.by_user.get(&user).copied().unwrap_or_default();
-        if self.all.open >= self.most || self.is_crowded() {
-            return Verdict::Raw(Raw::Full);
+        match self.common.quotas.look(user) {
+            None => Verdict::Split(user),
+            Some(Full::All) => Verdict::Raw(Raw::Full),
+            Some(Full::User) => Verdict::Raw(Raw::UserFull),
         }
-        // A user may have as many in the making as there is room left for: half of all if he is alone, and others find room beside him.
-        if of_user.open >= self.most_of_user || of_user.pending >= self.most_pending - self.all.pending {
-            return Verdict::Raw(Raw::UserFull);
-        }
-        Verdict::Split(user)
     }
 
     /// A connection that would end here is the kernel's: there is no memory for its buffers.
@@ -325,41 +313,6 @@ impl Policy {
         self.lacked += 1;
         Raw::Memory
     }
-
-    /// No more connections are made at a time.
-    pub fn is_crowded(&self) -> bool {
-        self.all.pending >= self.most_pending
-    }
-
-    fn count(&mut self, user: u32, with: impl Fn(&mut Count)) {
-        let of_user = self.by_user.entry(user).or_default();
-        with(&mut self.all);
-        with(of_user);
-        if *of_user == Count::default() {
-            self.by_user.remove(&user);
-        }
-    }
-
-    /// A connection of this user's ends here, and is being made.
-    pub fn begun(&mut self, user: u32) {
-        self.count(user, |count| {
-            count.open += 1;
-            count.pending += 1;
-        });
-    }
-
-    /// It was made.
-    pub fn made(&mut self, user: u32) {
-        self.count(user, |count| count.pending -= 1);
-    }
-
-    /// It is over. `made`: it was made before.
-    pub fn closed(&mut self, user: u32, made: bool) {
-        self.count(user, |count| {
-            count.open -= 1;
-            count.pending -= u32::from(!made);
-        });
-    }
 }
 
 #[cfg(test)]
@@ -369,7 +322,9 @@ mod tests {
 
     fn policy(more: &str, intends: fn(u32, u64, Kind) -> bool) -> Policy {
         let text = format!("port = \"tap:w0\"\naddresses = [\"10.1.0.1/24\"]\n{more}");
-        Policy::new(&text.parse().unwrap(), intends).unwrap()
+        let config: Config = text.parse().unwrap();
+        let common = Arc::new(Common::new(&config));
+        Policy::new(&config, common, intends).unwrap()
     }
 
     fn own_user() -> u32 {
@@ -454,45 +409,16 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many() {
+    fn beyond_the_quotas_connections_are_the_kernels() {
         let (_listener, _client, flow) = connection();
         let me = own_user();
-        let mut one = policy("connections = 3\nconnections-per-user = 1", |_, _, _| true);
-        let open = |policy: &mut Policy, user| {
-            policy.begun(user);
-            policy.made(user);
-        };
-        open(&mut one, me);
+        let mut one = policy("connections = 2\nconnections-per-user = 1", |_, _, _| true);
+        let common = one.common.clone();
+        common.quotas.begun(me);
         assert_eq!(one.outgoing(&flow, None), Verdict::Raw(Raw::UserFull));
-        open(&mut one, me + 1);
-        open(&mut one, me + 2);
+        common.quotas.begun(me + 1);
         assert_eq!(one.outgoing(&flow, None), Verdict::Raw(Raw::Full));
-        one.closed(me, true);
+        common.quotas.closed(me, false);
         assert_eq!(one.outgoing(&flow, None), Verdict::Split(me));
-        one.closed(me + 1, true);
-        one.closed(me + 2, true);
-        assert!(one.by_user.is_empty() && one.all == Count::default());
-    }
-
-    /// However many a user begins, there is room for another one.
-    #[test]
-    fn no_user_takes_all_the_room_for_connections_in_the_making() {
-        let mut policy = policy("pending = 100", |_, _, _| true);
-        let mut begin = |user| {
-            let may = policy.judge_room(user) == Verdict::Split(user);
-            if may {
-                policy.begun(user);
-            }
-            may
-        };
-        assert_eq!((0..200).filter(|_| begin(1)).count(), 50);
-        assert_eq!((0..200).filter(|_| begin(2)).count(), 25);
-        assert!(!begin(1) && begin(3));
-        (0..50).for_each(|_| policy.closed(1, false));
-        assert!(policy.judge_room(1) == Verdict::Split(1) && policy.by_user.len() == 2);
-        let mut one = self::policy("pending = 1", |_, _, _| true);
-        assert_eq!(one.judge_room(1), Verdict::Split(1));
-        one.begun(1);
-        assert_eq!(one.judge_room(2), Verdict::Raw(Raw::Full));
     }
 }

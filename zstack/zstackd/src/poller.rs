@@ -69,6 +69,14 @@ impl Poller {
         Ok(self.epoll.add(fd, EpollEvent::new(flags | EpollFlags::EPOLLET, token))?)
     }
 
+    /// Tells no more of a descriptor, which stays open.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn forget(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(self.epoll.delete(fd)?)
+    }
+
     /// Sleeps until a descriptor has something, at most `limit`, for ever without one; a signal ends it early. What there is goes behind
     /// `into`.
     ///

@@ -66,6 +66,14 @@ pub fn number(segment: &[u8]) -> Option<Seq> {
     Segment::parse(segment).ok().map(|tcp| tcp.fixed().seq)
 }
 
+/// Whether a segment opens a connection: a SYN that acknowledges nothing. `segment`: its TCP header and what follows.
+pub fn is_first(segment: &[u8]) -> bool {
+    Segment::parse(segment).is_ok_and(|tcp| {
+        let flags = tcp.fixed().flags;
+        flags.has(Flags::SYN) && !flags.has(Flags::ACK)
+    })
+}
+
 /// What a SYN asks for that a connection in two parts cannot give its program, or the engine its peer: then the kernels of both
 /// ends speak with each other. `segment`: its TCP header and what follows.
 pub fn exotic(segment: &[u8]) -> Option<&'static str> {

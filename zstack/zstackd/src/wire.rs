@@ -15,9 +15,32 @@ use zstack_port::Device;
 /// The token of the port's descriptor.
 pub const PORT: u64 = (1 << 63) + 1;
 
+/// The token of what tells of packets that another worker has handed over; the port's alone.
+pub const BELL: u64 = (1 << 63) + 6;
+
+/// A port that no thread uses yet: one of the queues of a device, each of which becomes a worker's.
+pub trait Unbound: Send {
+    /// The port.
+    type Wire: Wire;
+
+    /// The port of the calling thread.
+    fn bind(self) -> Self::Wire;
+
+    /// The largest IP packet.
+    fn mtu(&self) -> u16;
+
+    /// The kernel's interface on the same wire, which the device shares with the kernel.
+    fn interface(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it can do, for people.
+    fn describe(&self) -> String;
+}
+
 /// A port that can be slept on.
 pub trait Wire: Port<Buffer: Pinned> {
-    /// Has the poller tell, with the token [`PORT`], when a packet can be received, if that can be told.
+    /// Has the poller tell, with the tokens [`PORT`] and [`BELL`], when a packet can be received, if that can be told.
     ///
     /// # Errors
     /// Those of epoll_ctl(2).
@@ -37,25 +60,23 @@ pub trait Wire: Port<Buffer: Pinned> {
         None
     }
 
-    /// The kernel's interface on the same wire, which the device shares with the kernel.
-    fn interface(&self) -> Option<&str> {
-        None
-    }
+    /// Hands a packet over to the port of another worker, whose it is. `buffer`: what it came in, up to its end. False: it is lost, as on a
+    /// wire that is full.
+    fn hand_over(&self, to: u16, buffer: &[u8]) -> bool;
 
     /// The kind of device, in a word.
     fn kind(&self) -> &str;
-
-    /// What it can do, for people.
-    fn describe(&self) -> String;
 }
 
-impl Wire for Device {
-    fn watch(&self, poller: &Poller) -> io::Result<()> {
-        poller.watch(self, PORT)
+impl Unbound for zstack_port::Unbound {
+    type Wire = Device;
+
+    fn bind(self) -> Device {
+        zstack_port::Unbound::bind(self)
     }
 
-    fn kind(&self) -> &str {
-        if self.capabilities().medium == Medium::Ip { "tun" } else { "tap" }
+    fn mtu(&self) -> u16 {
+        self.capabilities().mtu
     }
 
     fn describe(&self) -> String {
@@ -64,9 +85,48 @@ impl Wire for Device {
     }
 }
 
+impl Wire for Device {
+    fn watch(&self, poller: &Poller) -> io::Result<()> {
+        self.bell().map_or(Ok(()), |bell| poller.watch(bell, BELL))?;
+        poller.watch(self, PORT)
+    }
+
+    fn hand_over(&self, to: u16, buffer: &[u8]) -> bool {
+        Device::hand_over(self, to, buffer)
+    }
+
+    fn kind(&self) -> &str {
+        if self.capabilities().medium == Medium::Ip { "tun" } else { "tap" }
+    }
+}
+
+#[cfg(feature = "dpdk")]
+impl Unbound for zstack_dpdk::Unbound {
+    type Wire = zstack_dpdk::Queue;
+
+    fn bind(self) -> zstack_dpdk::Queue {
+        zstack_dpdk::Unbound::bind(self)
+    }
+
+    fn mtu(&self) -> u16 {
+        zstack_dpdk::Unbound::mtu(self)
+    }
+
+    fn interface(&self) -> Option<&str> {
+        // The kernel is at the other end of a tap.
+        zstack_dpdk::Unbound::interface(self).filter(|_| self.driver() != "net_tap")
+    }
+
+    fn describe(&self) -> String {
+        let about: Vec<_> = self.about().iter().map(|(name, value)| format!("{name} {value}")).collect();
+        format!("DPDK: {}", about.join(", "))
+    }
+}
+
 #[cfg(feature = "dpdk")]
 impl Wire for zstack_dpdk::Queue {
     fn watch(&self, poller: &Poller) -> io::Result<()> {
+        self.bell().map_or(Ok(()), |bell| poller.watch(bell, BELL))?;
         self.fd().map_or(Ok(()), |fd| poller.watch_arrivals(fd, PORT))
     }
 
@@ -96,18 +156,12 @@ impl Wire for zstack_dpdk::Queue {
         zstack_dpdk::Queue::mac(self)
     }
 
-    fn interface(&self) -> Option<&str> {
-        // The kernel is at the other end of a tap.
-        zstack_dpdk::Queue::interface(self).filter(|_| self.driver() != "net_tap")
+    fn hand_over(&self, to: u16, buffer: &[u8]) -> bool {
+        zstack_dpdk::Queue::hand_over(self, to, buffer)
     }
 
     fn kind(&self) -> &str {
         self.driver()
-    }
-
-    fn describe(&self) -> String {
-        let about: Vec<_> = self.about().iter().map(|(name, value)| format!("{name} {value}")).collect();
-        format!("DPDK: {}", about.join(", "))
     }
 }
 

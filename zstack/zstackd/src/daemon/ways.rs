@@ -1,12 +1,15 @@
 //! The routes, where the kernel knows them: see [`Config::follow_routes`](crate::config::Config::follow_routes).
 
 use super::Daemon;
-use crate::config::Config;
+use crate::config::{Config, Prefix};
 use crate::front::{Follow, Network, Way};
-use crate::wire::{Wire, within};
+use crate::wire::{Unbound, within};
+use crate::worker::Letter;
 use log::{info, warn};
 use std::net::IpAddr;
-use zstack::net::{Address, Route};
+use std::sync::Arc;
+use zstack::net::{Address, Route, check_routes};
+use zstack::port::Medium;
 
 /// The routes that are followed.
 pub(super) struct Followed {
@@ -34,7 +37,7 @@ impl Followed {
             "follow-routes: this port is no interface that the kernel uses too: leave it out, and give `gateways`",
         )?;
         let follow = within(config.port_namespace.as_deref(), || Follow::new(interface))?.map_err(|e| e.to_string())?;
-        let network = |prefix: &crate::config::Prefix| Network { address: prefix.ip, prefix: prefix.len };
+        let network = |prefix: &Prefix| Network { address: prefix.ip, prefix: prefix.len };
         let has = |v6: bool| config.addresses.iter().any(|address| address.ip.is_ipv6() == v6);
         let mut followed = Followed {
             follow,
@@ -87,17 +90,22 @@ impl Followed {
     }
 }
 
-impl<P: Wire> Daemon<P> {
+impl<U: Unbound> Daemon<U> {
     /// The kernel says that routes may have changed. If they cannot be followed all stays as it was.
     pub(super) fn routes_changed(&mut self) -> Result<(), String> {
         let Some(followed) = &mut self.followed else { return Ok(()) };
         if !followed.follow.changed().map_err(|e| format!("netlink: {e}"))? || !followed.read()? {
             return Ok(());
         }
-        let (routes, served) = (followed.routes(), followed.served());
-        if let Err(e) = self.endpoint.set_routes(&routes) {
+        let (routes, served): (Arc<[Route]>, _) = (followed.routes().into(), followed.served());
+        let addresses: Vec<_> = self.with.config.addresses.iter().map(Prefix::address).collect();
+        // A device that the kernel uses too is one with stations.
+        if let Err(e) = check_routes(&routes, &addresses, Medium::Ethernet) {
             warn!("follow-routes: the routes of before are kept: {e}");
             return Ok(());
+        }
+        for worker in 0..self.with.mail.workers() {
+            self.with.mail.send(worker, Letter::Routes(routes.clone()));
         }
         match self.front.serve(served) {
             Ok(removed) => self.watch.expect(removed),

@@ -5,10 +5,11 @@ use super::owners::Owners;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenObject, PrintLevel, TC_EGRESS, TcHookBuilder};
 use std::fs::File;
+use std::io;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Mutex;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -35,7 +36,47 @@ pub(crate) struct Filter {
     _assign: Link,
     counters: MapHandle,
     /// See [`Owners::new`].
-    pub(crate) owners: Option<Owners>,
+    owners: Option<Arc<Owners>>,
+    /// None: there is one lane.
+    lanes: Option<Arc<MapHandle>>,
+}
+
+/// Sends connections to a lane's listeners.
+pub(crate) struct Signpost {
+    lanes: Arc<MapHandle>,
+    lane: u32,
+}
+
+impl Signpost {
+    /// The connection between these ends comes to the lane.
+    pub(crate) fn set(&self, program: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+        let set = self.lanes.update(&ends(program, remote), &self.lane.to_ne_bytes(), MapFlags::ANY);
+        set.map_err(|e| io::Error::other(format!("bpf: {e}")))
+    }
+
+    /// It does not matter any more where it comes to.
+    pub(crate) fn remove(&self, program: SocketAddr, remote: SocketAddr) {
+        // It may be missing.
+        let _ = self.lanes.delete(&ends(program, remote));
+    }
+}
+
+/// `struct ends` of bpf/turn.bpf.c.
+fn ends(program: SocketAddr, remote: SocketAddr) -> [u8; 36] {
+    let mut key = [0; 36];
+    key[..16].copy_from_slice(&octets(program.ip()));
+    key[16..32].copy_from_slice(&octets(remote.ip()));
+    key[32..34].copy_from_slice(&program.port().to_be_bytes());
+    key[34..].copy_from_slice(&remote.port().to_be_bytes());
+    key
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+    .octets()
 }
 
 /// What libbpf last complained of.
@@ -49,14 +90,16 @@ fn complain(_: PrintLevel, text: String) {
 }
 
 impl Filter {
-    /// Loads the programs and attaches them, in the network namespace of the calling thread. `listeners` are IPv4's and IPv6's.
+    /// Loads the programs and attaches them, in the network namespace of the calling thread. `listeners` are IPv4's and IPv6's of each
+    /// lane; `held`: how many connections are expected at most, where there are several.
     pub(crate) fn attach(
         index: u32,
         own: impl Iterator<Item = IpAddr>,
-        listeners: [Option<BorrowedFd<'_>>; 2],
+        listeners: &[[Option<OwnedFd>; 2]],
+        held: u32,
     ) -> Result<Filter, Error> {
         let before = libbpf_rs::set_print(Some((PrintLevel::Warn, complain)));
-        let result = Filter::try_attach(index, own, listeners);
+        let result = Filter::try_attach(index, own, listeners, held);
         libbpf_rs::set_print(before);
         result.map_err(|(what, remedy, error)| {
             let complaint = COMPLAINT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -76,7 +119,8 @@ impl Filter {
     fn try_attach(
         index: u32,
         own: impl Iterator<Item = IpAddr>,
-        listeners: [Option<BorrowedFd<'_>>; 2],
+        listeners: &[[Option<OwnedFd>; 2]],
+        held: u32,
     ) -> Result<Filter, (&'static str, &'static str, libbpf_rs::Error)> {
         const LOAD: (&str, &str) = (
             "the eBPF that zstackd needs",
@@ -87,21 +131,22 @@ impl Filter {
         let mut open = skeleton::TurnSkelBuilder::default().open(&mut storage).map_err(load)?;
         if let Some(data) = open.maps.rodata_data.as_deref_mut() {
             data.interface = index;
+            data.lanes = listeners.len() as u32;
         }
+        let several = listeners.len() > 1;
+        open.maps.listeners.set_max_entries(2 * listeners.len() as u32).map_err(load)?;
+        open.maps.lane_of.set_max_entries(if several { held } else { 1 }).map_err(load)?;
         let loaded = open.load().map_err(load)?;
-        for (key, listener) in (0u32..).zip(listeners) {
+        for (key, listener) in (0u32..).zip(listeners.iter().flatten()) {
             if let Some(listener) = listener {
                 let socket = (listener.as_raw_fd() as u64).to_ne_bytes();
                 loaded.maps.listeners.update(&key.to_ne_bytes(), &socket, MapFlags::ANY).map_err(load)?;
             }
         }
         for address in own {
-            let key = match address {
-                IpAddr::V4(a) => a.to_ipv6_mapped(),
-                IpAddr::V6(a) => a,
-            };
-            loaded.maps.own.update(&key.octets(), &[1], MapFlags::ANY).map_err(load)?;
+            loaded.maps.own.update(&octets(address), &[1], MapFlags::ANY).map_err(load)?;
         }
+        let lanes = several.then(|| MapHandle::try_from(&loaded.maps.lane_of)).transpose().map_err(load)?;
         let counters = MapHandle::try_from(&loaded.maps.counters).map_err(load)?;
         let owners = Owners::new(&loaded.maps.owners).map_err(load)?;
 
@@ -122,7 +167,17 @@ impl Filter {
             TcHookBuilder::new(loaded.progs.turn.as_fd()).ifindex(index as i32).handle(1).priority(1).hook(TC_EGRESS);
         hook.create().map_err(class)?;
         hook.attach().map_err(class)?;
-        Ok(Filter { _assign: assign, counters, owners })
+        Ok(Filter { _assign: assign, counters, owners: owners.map(Arc::new), lanes: lanes.map(Arc::new) })
+    }
+
+    /// Whose SYNs are read.
+    pub(crate) fn owners(&self) -> Option<Arc<Owners>> {
+        self.owners.clone()
+    }
+
+    /// Where there are several lanes, that to one of them.
+    pub(crate) fn signpost(&self, lane: usize) -> Option<Signpost> {
+        self.lanes.clone().map(|lanes| Signpost { lanes, lane: lane as u32 })
     }
 
     /// What has become of the packets so far.

@@ -19,8 +19,8 @@ const IP_LOCAL_PORT_RANGE: i32 = 51;
 const TCP_REPAIR_ON: i32 = 1;
 const TCP_REPAIR_OFF: i32 = 0;
 
-/// What the listeners are bound to: addresses that no host has (RFC 1112 section 4: class E; RFC 6666: discard), so that nobody
-/// reaches them but by `assign`.
+/// What the listeners of the first lane are bound to; those of the others have the next addresses. No host has them (RFC 1112 section 4:
+/// class E; RFC 6666: discard), so that nobody reaches the listeners but by `assign`.
 const UNREACHED: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1))];
 
@@ -40,13 +40,18 @@ pub struct Accepted {
 }
 
 /// A transparent listener for all addresses and ports of a family, which `assign` gives their connections.
-pub(crate) fn listener(v6: bool, place: &Place) -> io::Result<OwnedFd> {
+/// Each lane has one of its own.
+pub(crate) fn listener(v6: bool, lane: usize, place: &Place) -> io::Result<OwnedFd> {
     let socket = place.transparent(v6)?;
     let fd = socket.as_fd();
     if v6 {
         raw::set_number(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
-    let address = |port| SocketAddr::new(UNREACHED[usize::from(v6)], port);
+    let ip = match UNREACHED[usize::from(v6)] {
+        IpAddr::V4(first) => IpAddr::V4((first.to_bits() + lane as u32).into()),
+        IpAddr::V6(first) => IpAddr::V6((first.to_bits() + lane as u128).into()),
+    };
+    let address = |port| SocketAddr::new(ip, port);
     match raw::bind(fd, address(UNWANTED)) {
         Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) => raw::bind(fd, address(0))?,
         result => result?,

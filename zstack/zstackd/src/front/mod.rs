@@ -35,6 +35,7 @@ mod error;
 mod filter;
 mod follow;
 mod inward;
+mod lane;
 mod netlink;
 mod owners;
 mod raw;
@@ -49,23 +50,22 @@ pub use error::Error;
 pub use filter::Turns;
 pub use follow::{Follow, Way};
 pub use inward::{Accepted, LITTLE, acknowledge, end_in_order, is_nearly_read};
+pub use lane::Lane;
 pub use owners::Owner;
 pub use rights::drop_rights;
 pub use routes::PROTOCOL;
 pub use watch::{Event, Link, Watch};
 
-use crate::flow::Flow;
 use filter::Filter;
 use inward::Place;
 use netlink::Netlink;
 use netlink_packet_route::rule::RuleMessage;
 use routes::Existing;
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use tun::Tun;
-use zstack_wire::Seq;
 
 /// An address with the length of its network's prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,8 +146,12 @@ pub struct Wanted {
     pub name: String,
     /// The tun's MTU in bytes, which should be the port's: 68 to 65535, with IPv6 at least 1280.
     pub mtu: u32,
-    /// Packets that wait in the tun to be read before the kernel drops more.
+    /// Packets that wait in each queue of the tun to be read before the kernel drops more.
     pub queue: u32,
+    /// How many lanes, each for a thread of its own.
+    pub lanes: usize,
+    /// SYNs at most that are written back and not accepted yet, on all lanes together. With one lane it does not matter.
+    pub held: u32,
     /// zstackd's own addresses, at least one and at most 64, with their networks' prefixes, which only programs see that ask for
     /// them: no route follows from them. The first of a family is the source of connections.
     pub addresses: Vec<Network>,
@@ -167,6 +171,8 @@ impl Default for Wanted {
             name: "cv0".to_string(),
             mtu: 1500,
             queue: 1000,
+            lanes: 1,
+            held: 4096,
             addresses: Vec::new(),
             served: Vec::new(),
             metric: 0,
@@ -241,18 +247,15 @@ impl Wanted {
 /// A front that stands. Dropping it removes all that was made; connections should be closed before, as their resets need its
 /// addresses.
 ///
-/// All calls may be made from any thread (but see [`Front::connect_inward`]), and none blocks.
+/// All calls may be made from any thread (but see [`Lane::connect_inward`]), and none blocks.
 pub struct Front {
     wanted: Wanted,
     index: u32,
     netlink: Netlink,
     rules: Vec<RuleMessage>,
-    /// IPv4's and IPv6's.
-    listeners: [Option<OwnedFd>; 2],
-    place: Place,
     filter: Filter,
-    // The last: with it go the addresses.
-    tun: Tun,
+    // The last: with them go the addresses.
+    lanes: Vec<Arc<Lane>>,
 }
 
 impl Front {
@@ -267,7 +270,7 @@ impl Front {
         wanted.check()?;
         rights::check()?;
         // The lock: nobody else has a tun of this name now. And the first descriptor, so that those of sockets are higher.
-        let tun = Tun::make(&wanted.name)?;
+        let tuns = Tun::make(&wanted.name, wanted.lanes)?;
         let mut netlink = Netlink::new().map_err(|e| Error::refused("a netlink socket cannot be made", &e))?;
         routes::clear(&mut netlink, Some(&wanted.name))?;
         routes::check_free(&mut netlink, wanted.numbers)?;
@@ -277,21 +280,30 @@ impl Front {
             .index;
 
         // Before the interface is up, so that no packet passes the filters by.
-        let place = Place::new(tun.as_fd().as_raw_fd() + 1)
-            .map_err(|e| Error::refused("a socket of this network namespace cannot be made", &e))?;
-        let listener = |v6: bool| {
+        let least = tuns.iter().map(|tun| tun.as_fd().as_raw_fd() + 1).max().unwrap_or(0);
+        let place =
+            Place::new(least).map_err(|e| Error::refused("a socket of this network namespace cannot be made", &e))?;
+        let place = Arc::new(place);
+        let listener = |lane: usize, v6: bool| {
             let family = if v6 { "IPv6" } else { "IPv4" };
             let refused = |e| Error::refused(format!("no transparent listener for {family}"), &e);
-            wanted.has(v6).then(|| inward::listener(v6, &place).map_err(refused)).transpose()
+            wanted.has(v6).then(|| inward::listener(v6, lane, &place).map_err(refused)).transpose()
         };
-        let listeners = [listener(false)?, listener(true)?];
+        let mut listeners = Vec::new();
+        for lane in 0..tuns.len() {
+            listeners.push([listener(lane, false)?, listener(lane, true)?]);
+        }
         let own = wanted.addresses.iter().map(|a| a.address);
-        let filter = Filter::attach(index, own, listeners.each_ref().map(|l| l.as_ref().map(AsFd::as_fd)))?;
+        let filter = Filter::attach(index, own, &listeners, wanted.held)?;
+        let lane = |(number, (tun, listeners))| {
+            let (signpost, owners) = (filter.signpost(number), filter.owners());
+            Arc::new(Lane { listeners, place: place.clone(), signpost, owners, tun })
+        };
+        let lanes = tuns.into_iter().zip(listeners).enumerate().map(lane).collect();
         routes::set_up(&mut netlink, index, wanted, Existing::Refuse)?;
 
         // From here on `drop` has rules to remove.
-        let mut front =
-            Front { wanted: wanted.clone(), index, netlink, rules: Vec::new(), listeners, place, filter, tun };
+        let mut front = Front { wanted: wanted.clone(), index, netlink, rules: Vec::new(), filter, lanes };
         for rule in routes::rules(wanted) {
             routes::add_rule(&mut front.netlink, &rule, Existing::Refuse)?;
             front.rules.push(rule);
@@ -311,61 +323,9 @@ impl Front {
         self.index
     }
 
-    /// The tun, to sleep on (poll(2), epoll(7)) until a packet can be read.
-    pub fn tun(&self) -> BorrowedFd<'_> {
-        self.tun.as_fd()
-    }
-
-    /// Reads a packet that a program has sent, beginning with its IP header. A packet that is longer than the buffer (the MTU is
-    /// enough) is cut off.
-    ///
-    /// # Errors
-    /// `WouldBlock`: none waits. EBADFD: somebody has removed the interface.
-    pub fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.tun.read(packet)
-    }
-
-    /// Whose socket it is that a SYN which was just read came from, as the kernel has noted it meanwhile. `None`: it has to be asked.
-    pub fn owner(&self, flow: &Flow, isn: Seq) -> Option<Owner> {
-        self.filter.owners.as_ref()?.take(flow, isn)
-    }
-
-    /// Lets a packet come in by the tun, beginning with its IP header. The kernel looks at the checksums.
-    ///
-    /// # Errors
-    /// EIO: the interface is down. EBADFD: it is gone. EINVAL: not IP.
-    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
-        self.tun.write(packet)
-    }
-
-    /// The transparent listeners, of IPv4 and of IPv6 as far as zstackd has addresses of the family, to sleep on until
-    /// [`Front::accept`] has something.
-    pub fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.listeners.iter().flatten().map(AsFd::as_fd)
-    }
-
-    /// Takes the next connection of a program, which stands since zstackd has written its SYN back, from either listener.
-    ///
-    /// # Errors
-    /// Those of accept4(2), EMFILE above all.
-    pub fn accept(&self) -> io::Result<Option<Accepted>> {
-        for listener in self.listeners() {
-            if let Some(accepted) = inward::accept(listener, self.place.least)? {
-                return Ok(Some(accepted));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Connects to a program's listener `to`, an address of zstackd's, as the remote host's `client`. Nonblocking: the connection
-    /// stands, or is under way; the socket becomes writable then, and its SO_ERROR tells (connect(2)). It resets the connection
-    /// when it is closed, until [`end_in_order`]. The last ACK of its handshake goes with the first bytes, after [`acknowledge`], or
-    /// after 0.2 seconds: until then the server has not accepted it. The calling thread has to be in the front's network namespace.
-    ///
-    /// # Errors
-    /// ECONNREFUSED, and the others of socket(2), bind(2) and connect(2): EADDRNOTAVAIL if this connection exists already.
-    pub fn connect_inward(&self, client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-        inward::connect(client, to, &self.place).map(TcpStream::from)
+    /// One of the lanes, which are numbered from 0.
+    pub fn lane(&self, number: usize) -> &Arc<Lane> {
+        &self.lanes[number]
     }
 
     /// Watches what others do to the front. The calling thread has to be in its network namespace.

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const IFF_TUN: i32 = 1;
+const IFF_MULTI_QUEUE: i32 = 0x0100;
 const IFF_NO_PI: i32 = 0x1000;
 /// Refuses a tun that exists already.
 const IFF_TUN_EXCL: i32 = 0x8000;
@@ -18,24 +19,29 @@ const IFF_TUN_EXCL: i32 = 0x8000;
 /// How long the kernel may take to remove the tun of a process that is dead.
 const REMOVAL: Duration = Duration::from_secs(2);
 
-/// The tun. The interface, with its addresses, routes and filters, vanishes when this is dropped, or the process dies.
+/// A queue of the tun. The interface, with its addresses, routes and filters, vanishes when all of them are dropped, or the process dies.
 pub(crate) struct Tun(File);
 
 impl Tun {
-    /// Makes the tun in the network namespace of the calling thread. It is also the lock: of two processes one succeeds.
-    pub(crate) fn make(name: &str) -> Result<Tun, Error> {
-        let mut options = File::options();
-        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").map_err(|e| {
-            match e.raw_os_error() {
-                // ENODEV, ENXIO: there is the node, but no driver.
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoTun,
-                Some(libc::EACCES | libc::EPERM) => Error::NoAccess,
-                _ => Error::refused("/dev/net/tun cannot be opened", &e),
-            }
-        })?;
+    /// Makes the tun in the network namespace of the calling thread, with so many queues. It is also the lock: of two processes one
+    /// succeeds.
+    pub(crate) fn make(name: &str, queues: usize) -> Result<Vec<Tun>, Error> {
+        let flags = IFF_TUN | IFF_NO_PI | if queues > 1 { IFF_MULTI_QUEUE } else { 0 };
+        let mut tuns = vec![Tun::first(name, flags | IFF_TUN_EXCL)?];
+        for _ in 1..queues {
+            let file = open()?;
+            raw::make_tun(file.as_fd(), name, flags)
+                .map_err(|e| Error::refused(format!("the tun {name} cannot have {queues} queues"), &e))?;
+            tuns.push(Tun(file));
+        }
+        Ok(tuns)
+    }
+
+    fn first(name: &str, flags: i32) -> Result<Tun, Error> {
+        let file = open()?;
         let end = Instant::now() + REMOVAL;
         loop {
-            match raw::make_tun(file.as_fd(), name, IFF_TUN | IFF_NO_PI | IFF_TUN_EXCL) {
+            match raw::make_tun(file.as_fd(), name, flags) {
                 Ok(()) => return Ok(Tun(file)),
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                     let holder = holder(name);
@@ -77,6 +83,18 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+fn open() -> Result<File, Error> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").map_err(|e| {
+        match e.raw_os_error() {
+            // ENODEV, ENXIO: there is the node, but no driver.
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoTun,
+            Some(libc::EACCES | libc::EPERM) => Error::NoAccess,
+            _ => Error::refused("/dev/net/tun cannot be opened", &e),
+        }
+    })
 }
 
 /// Whether an interface is a tun that vanishes with its process.

@@ -83,7 +83,7 @@ impl Gate {
 
     /// Connects inward in the namespace.
     pub fn inward(&self, ns: &Namespace, client: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
-        let socket = ns.within(|| self.front.connect_inward(client, to))?;
+        let socket = ns.within(|| self.front.lane(0).connect_inward(client, to))?;
         // Nothing has to come from a wire first.
         front::acknowledge(socket.as_fd())?;
         Ok(socket)
@@ -116,17 +116,17 @@ fn run(
     let mut released: HashSet<(SocketAddr, SocketAddr)> = HashSet::new();
     let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::SeqCst) {
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(front.tun()).chain(front.listeners()).collect();
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(front.lane(0).tun()).chain(front.lane(0).listeners()).collect();
         let due = held.iter().map(|h| h.0).min();
         let limit = due.map_or(Duration::from_millis(20), |d| d.saturating_duration_since(Instant::now()));
         wait(&fds, limit.min(Duration::from_millis(20)));
         let now = Instant::now();
         for (_, from, to, packet) in held.extract_if(.., |h| h.0 <= now) {
             released.insert((from, to));
-            front.write(&packet).expect("a SYN is written back");
+            front.lane(0).write(&packet).expect("a SYN is written back");
         }
         loop {
-            let len = match front.read(&mut buffer) {
+            let len = match front.lane(0).read(&mut buffer) {
                 Ok(len) => len,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => panic!("the tun: {e}"),
@@ -135,7 +135,7 @@ fn run(
             let packet = packets::parse(bytes);
             let Some(segment) = packet.tcp() else {
                 if let Some(pong) = packet.pong() {
-                    front.write(&pong).expect("a pong");
+                    front.lane(0).write(&pong).expect("a pong");
                 }
                 seen.lock().expect("seen").others.push(bytes.to_vec());
                 continue;
@@ -145,7 +145,7 @@ fn run(
             // The last ACK of a handshake that the listener has answered with a cookie (tcp_syncookies): there is no socket for it
             // yet.
             if released.contains(&(from, to)) {
-                front.write(bytes).expect("written back");
+                front.lane(0).write(bytes).expect("written back");
                 continue;
             }
             if segment.flags & (SYN | ACK) != SYN || held.iter().any(|h| (h.1, h.2) == (from, to)) {
@@ -155,15 +155,15 @@ fn run(
                 Verdict::Hold(time) => held.push((now + time, from, to, bytes.to_vec())),
                 Verdict::Refuse => {
                     let rst = packets::segment(to, from, 0, segment.seq.wrapping_add(1), RST | ACK, &[]);
-                    front.write(&rst).expect("a reset");
+                    front.lane(0).write(&rst).expect("a reset");
                 }
                 Verdict::Unreachable(kind, code) => {
-                    front.write(&packets::unreachable(kind, code, bytes)).expect("an ICMP error");
+                    front.lane(0).write(&packets::unreachable(kind, code, bytes)).expect("an ICMP error");
                 }
                 Verdict::Silence => {}
             }
         }
-        while let Some(accepted) = front.accept().expect("accept") {
+        while let Some(accepted) = front.lane(0).accept().expect("accept") {
             released.remove(&(accepted.program, accepted.remote));
             seen.lock().expect("seen").accepted.push((accepted.program, accepted.remote));
             let serve = serve.clone();

@@ -98,7 +98,7 @@ fn refused_and_existing() {
         assert_eq!(mixed.expect_err("two families").raw_os_error(), Some(libc::EAFNOSUPPORT));
         // From a thread that is elsewhere the connection would be one of another namespace.
         let elsewhere =
-            gate.front.connect_inward("203.0.113.7:1".parse().expect("a"), "10.1.0.1:81".parse().expect("b"));
+            gate.front.lane(0).connect_inward("203.0.113.7:1".parse().expect("a"), "10.1.0.1:81".parse().expect("b"));
         assert_eq!(elsewhere.expect_err("another namespace").kind(), std::io::ErrorKind::Other);
     });
 }
@@ -272,7 +272,7 @@ fn without_other_rights() {
                 let to = listener.local_addr().expect("address");
                 for port in [1u16, 40_000] {
                     let client = SocketAddr::new("203.0.113.7".parse().expect("a client"), port);
-                    let inner = front.connect_inward(client, to).and_then(settled).expect("connected");
+                    let inner = front.lane(0).connect_inward(client, to).and_then(settled).expect("connected");
                     assert_eq!(listener.accept().expect("accept").1, client);
                     drop(inner);
                 }
@@ -300,8 +300,8 @@ fn raw_traffic() {
         // The next packet of the programs', but none that the kernel sends again because we are slow.
         let mut next = |front: &Front| -> Vec<u8> {
             loop {
-                assert!(wait(&[front.tun()], Duration::from_secs(5)), "no packet is on the tun");
-                let len = front.read(&mut buffer).expect("a packet");
+                assert!(wait(&[front.lane(0).tun()], Duration::from_secs(5)), "no packet is on the tun");
+                let len = front.lane(0).read(&mut buffer).expect("a packet");
                 let packet = &buffer[..len];
                 assert!(packets::sound(packet), "a wrong checksum");
                 let name = packets::parse(packet).tcp().map(|s| (s.from, s.to, s.seq, s.flags, len));
@@ -331,7 +331,7 @@ fn raw_traffic() {
             let syn = packets::parse(&syn).tcp().expect("TCP");
             assert_eq!((syn.to, syn.flags & (SYN | ACK)), (there, SYN));
             let here = syn.from;
-            front.write(&packets::segment(there, here, 1000, syn.seq + 1, SYN | ACK, &[])).expect("SYN-ACK");
+            front.lane(0).write(&packets::segment(there, here, 1000, syn.seq + 1, SYN | ACK, &[])).expect("SYN-ACK");
             let ack = packets::parse(&next(&front)).tcp().expect("TCP");
             assert_eq!((ack.from, ack.flags), (here, ACK));
             let mut client = settled(client).expect("connected");
@@ -339,7 +339,7 @@ fn raw_traffic() {
             client.write_all(b"hello").expect("write");
             let data = next(&front);
             assert!(data.ends_with(b"hello"));
-            front.write(&packets::segment(there, here, 1001, syn.seq + 6, ACK, b"world")).expect("data");
+            front.lane(0).write(&packets::segment(there, here, 1001, syn.seq + 6, ACK, b"world")).expect("data");
             let mut world = [0; 5];
             client.read_exact(&mut world).expect("read");
             assert_eq!(&world, b"world");
@@ -347,23 +347,26 @@ fn raw_traffic() {
             drop(client);
             let fin = packets::parse(&next(&front)).tcp().expect("TCP");
             assert_eq!(fin.flags, FIN | ACK);
-            front.write(&packets::segment(there, here, 1006, fin.seq + 1, packets::RST | ACK, &[])).expect("RST");
+            front
+                .lane(0)
+                .write(&packets::segment(there, here, 1006, fin.seq + 1, packets::RST | ACK, &[]))
+                .expect("RST");
 
             // In: the answers leave by the tun, whatever the client's address.
             let far: SocketAddr =
                 if own.is_ipv4() { "198.51.100.1:5000" } else { "[2001:db8::1]:5000" }.parse().expect("far");
             let listener = ns.within(|| TcpListener::bind(SocketAddr::new(own, 0)).expect("bind"));
             let to = listener.local_addr().expect("address");
-            front.write(&packets::segment(far, to, 7, 0, SYN, &[])).expect("SYN");
+            front.lane(0).write(&packets::segment(far, to, 7, 0, SYN, &[])).expect("SYN");
             let answer = packets::parse(&next(&front)).tcp().expect("TCP");
             assert_eq!((answer.from, answer.to, answer.flags), (to, far, SYN | ACK));
-            front.write(&packets::segment(far, to, 8, answer.seq + 1, ACK, &[])).expect("ACK");
+            front.lane(0).write(&packets::segment(far, to, 8, answer.seq + 1, ACK, &[])).expect("ACK");
             let (server, from) = listener.accept().expect("accept");
             assert_eq!(from, far);
-            front.write(&packets::segment(far, to, 8, answer.seq + 1, packets::RST, &[])).expect("RST");
+            front.lane(0).write(&packets::segment(far, to, 8, answer.seq + 1, packets::RST, &[])).expect("RST");
             drop((server, listener));
             // A port on which nobody listens: the kernel's own reset.
-            front.write(&packets::segment(far, to, 7, 0, SYN, &[])).expect("SYN");
+            front.lane(0).write(&packets::segment(far, to, 7, 0, SYN, &[])).expect("SYN");
             let answer = packets::parse(&next(&front)).tcp().expect("TCP");
             assert_eq!((answer.from, answer.to, answer.flags), (to, far, packets::RST | ACK), "{answer:?}");
 
@@ -373,10 +376,10 @@ fn raw_traffic() {
             socket.send_to(b"question", far).expect("send");
             let packet = next(&front);
             assert_eq!(packets::parse(&packet).udp(), Some((name, far, &b"question"[..])));
-            front.write(&packets::datagram(far, name, b"answer")).expect("an answer");
+            front.lane(0).write(&packets::datagram(far, name, b"answer")).expect("an answer");
             let mut answer = [0; 10];
             assert_eq!(socket.recv_from(&mut answer).expect("receive"), (6, far));
-            front.write(&packets::ping(far.ip(), own, 77)).expect("a ping");
+            front.lane(0).write(&packets::ping(far.ip(), own, 77)).expect("a ping");
             let pong = next(&front);
             let pong = packets::parse(&pong);
             assert_eq!((pong.source, pong.destination), (own, far.ip()));
@@ -384,7 +387,7 @@ fn raw_traffic() {
             let ping =
                 Process::spawn(ns.command("ping").args(["-c1", "-W5", &remote.to_string()]).stdout(Stdio::null()));
             let pong = packets::parse(&next(&front)).pong().expect("an echo request");
-            front.write(&pong).expect("a pong");
+            front.lane(0).write(&pong).expect("a pong");
             assert!(ping.finish(Duration::from_secs(6)).0.success(), "ping {remote}");
         }
         assert_eq!(front.turns().turned, 0);

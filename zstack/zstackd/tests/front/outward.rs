@@ -320,7 +320,10 @@ fn the_tun_is_quiet() {
             wanted.served.retain(|a| family.is_none_or(|v4| a.address.is_ipv4() == v4));
             let front = ns.within(|| Front::make(&wanted)).unwrap_or_else(|e| panic!("{e}"));
             // The kernel would report groups and look for routers in the first second (RFC 3810, RFC 4861).
-            assert!(!wait(&[front.tun()], Duration::from_millis(1500)), "a packet of the kernel's own, {family:?}");
+            assert!(
+                !wait(&[front.lane(0).tun()], Duration::from_millis(1500)),
+                "a packet of the kernel's own, {family:?}"
+            );
             assert_eq!(ns.run("ip -o address show dev cv0").lines().count(), wanted.addresses.len());
         }
     });
@@ -397,9 +400,9 @@ fn cost_of_a_connection() {
             let (client, error) = begin(remote);
             assert_eq!(error, libc::EINPROGRESS);
             let mut buffer = buffer.borrow_mut();
-            let len = front.read(&mut buffer).expect("the SYN");
-            front.write(&buffer[..len]).expect("written back");
-            let accepted = front.accept().expect("accept").expect("a connection");
+            let len = front.lane(0).read(&mut buffer).expect("the SYN");
+            front.lane(0).write(&buffer[..len]).expect("written back");
+            let accepted = front.lane(0).accept().expect("accept").expect("a connection");
             drop(accepted);
             drop(client);
         };
@@ -413,7 +416,7 @@ fn cost_of_a_connection() {
         measure("inward", &|| {
             next.set(next.get() + 1);
             let client = SocketAddr::new(std::net::Ipv4Addr::from(0xcb00_7100 + next.get()).into(), 40_000);
-            let inner = front.connect_inward(client, to).expect("connect");
+            let inner = front.lane(0).connect_inward(client, to).expect("connect");
             let server = listener.accept().expect("accept");
             drop(inner);
             drop(server);

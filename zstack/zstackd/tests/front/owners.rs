@@ -34,11 +34,11 @@ fn connect(socket: &Socket, to: SocketAddr) {
 fn syn(front: &Front, to: SocketAddr) -> (Flow, Seq) {
     let (end, mut buffer) = (Instant::now() + LIMIT, [0; 2000]);
     loop {
-        let len = match front.read(&mut buffer) {
+        let len = match front.lane(0).read(&mut buffer) {
             Ok(len) => len,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 assert!(Instant::now() < end, "no SYN for {to}");
-                wait(&[front.tun()], LIMIT);
+                wait(&[front.lane(0).tun()], LIMIT);
                 continue;
             }
             Err(e) => panic!("the tun: {e}"),
@@ -70,9 +70,16 @@ fn whose_a_syn_is_was_noted_once_for_each() {
                 connect(&socket, asked.parse().expect("an address"));
                 let (flow, isn) = syn(&front, to);
                 let other = Flow { remote: SocketAddr::new(to.ip(), 1), ..flow };
-                assert_eq!((front.owner(&other, isn), front.owner(&flow, Seq(isn.0 ^ 1))), (None, None));
+                assert_eq!(
+                    (front.lane(0).owner(&other, isn), front.lane(0).owner(&flow, Seq(isn.0 ^ 1))),
+                    (None, None)
+                );
                 let owner = Owner { user: USER, cookie: socket.cookie().expect("SO_COOKIE") };
-                assert_eq!((front.owner(&flow, isn), front.owner(&flow, isn)), (Some(owner), None), "{asked}");
+                assert_eq!(
+                    (front.lane(0).owner(&flow, isn), front.lane(0).owner(&flow, isn)),
+                    (Some(owner), None),
+                    "{asked}"
+                );
             }
         });
     });
@@ -91,13 +98,13 @@ fn nothing_is_noted_where_the_kernel_would_not_find_the_socket() {
             let to = "10.9.0.2:80".parse().expect("an address");
             connect(&bound, to);
             let (flow, isn) = syn(&front, to);
-            assert_eq!(front.owner(&flow, isn), None);
+            assert_eq!(front.lane(0).owner(&flow, isn), None);
             // No socket of TCP's has made it, though one has these addresses.
             let honest = socket(false);
             let to: SocketAddr = "10.9.0.3:80".parse().expect("an address");
             connect(&honest, to);
             let (flow, isn) = syn(&front, to);
-            assert!(front.owner(&flow, isn).is_some());
+            assert!(front.lane(0).owner(&flow, isn).is_some());
             let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).expect("a socket");
             let forged = packets::segment(flow.local, flow.remote, isn.0 ^ 0x5555, 0, SYN, &[]);
             raw.send_to(&forged, &to.into()).expect("sent");
@@ -108,7 +115,7 @@ fn nothing_is_noted_where_the_kernel_would_not_find_the_socket() {
                     break (again, number);
                 }
             };
-            assert_eq!((again, front.owner(&again, number)), (flow, None));
+            assert_eq!((again, front.lane(0).owner(&again, number)), (flow, None));
         });
     });
 }
@@ -126,19 +133,19 @@ fn a_full_ring_costs_questions_alone() {
             for port in 1..=1100 {
                 let socket = socket(false);
                 connect(&socket, SocketAddr::from(([10, 9, 0, 2], port)));
-                while front.read(&mut buffer).is_ok() {}
+                while front.lane(0).read(&mut buffer).is_ok() {}
             }
             let to = "10.9.0.3:80".parse().expect("an address");
             let lost = socket(false);
             connect(&lost, to);
             let (flow, isn) = syn(&front, to);
-            assert_eq!(front.owner(&flow, isn), None);
+            assert_eq!(front.lane(0).owner(&flow, isn), None);
             // That has read them.
             let to = "10.9.0.4:80".parse().expect("an address");
             let noted = socket(false);
             connect(&noted, to);
             let (flow, isn) = syn(&front, to);
-            assert!(front.owner(&flow, isn).is_some());
+            assert!(front.lane(0).owner(&flow, isn).is_some());
         });
     });
 }

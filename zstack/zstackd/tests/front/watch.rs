@@ -93,8 +93,11 @@ fn down_up_and_removed() {
         ns.run("ip link set cv0 down");
         let down = Event::Link(zstackd::front::Link { up: false, ..up });
         assert!(events(&mut watch).contains(&down));
-        let error =
-            front.write(&crate::packets::ping("10.9.0.1".parse().expect("a"), "10.1.0.1".parse().expect("b"), 1));
+        let error = front.lane(0).write(&crate::packets::ping(
+            "10.9.0.1".parse().expect("a"),
+            "10.1.0.1".parse().expect("b"),
+            1,
+        ));
         assert_eq!(error.expect_err("it is down").raw_os_error(), Some(libc::EIO));
         front.restore().unwrap_or_else(|e| panic!("{e}"));
         let all = events(&mut watch);
@@ -107,7 +110,7 @@ fn down_up_and_removed() {
         ns.run("ip link del cv0");
         let all = events(&mut watch);
         assert_eq!(all.last(), Some(&Event::Removed), "{all:?}");
-        let error = front.read(&mut [0; 100]).expect_err("it is gone");
+        let error = front.lane(0).read(&mut [0; 100]).expect_err("it is gone");
         assert_eq!(error.raw_os_error(), Some(libc::EBADFD), "{error}");
         // Another of the name is not the front's.
         ns.run("ip tuntap add cv0 mode tun");

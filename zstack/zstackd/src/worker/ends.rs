@@ -1,6 +1,6 @@
 //! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
 
-use super::{Daemon, LISTENERS};
+use super::{LISTENERS, Worker};
 use crate::conn::Stage;
 use crate::counters::Counter;
 use crate::front::end_in_order;
@@ -29,7 +29,7 @@ pub(super) const PATIENCE: u64 = 3_000_000;
 /// By how much two answers of the kernel about the same timer may differ, in milliseconds.
 const COARSE: u32 = 50;
 
-impl<P: Wire> Daemon<P> {
+impl<P: Wire> Worker<P> {
     /// What follows from what [`relay::pump`](crate::relay::pump) has found.
     pub(super) fn after(&mut self, index: usize, outcome: Outcome) {
         match outcome {
@@ -82,6 +82,7 @@ impl<P: Wire> Daemon<P> {
             // Its handshake may be completed yet, or is.
             self.released -= 1;
             self.strays += 1;
+            self.lane.expect_no_more(conn.flow.local, conn.flow.remote);
         }
         self.generations[index] = self.generations[index].wrapping_add(1);
         if self.flows.get(&conn.flow) == Some(&index) {
@@ -90,7 +91,8 @@ impl<P: Wire> Daemon<P> {
         if self.by_socket[conn.outer.index as usize] == index {
             self.by_socket[conn.outer.index as usize] = usize::MAX;
         }
-        self.policy().closed(conn.user, matches!(conn.stage, Stage::Open));
+        self.common.quotas.closed(conn.user, matches!(conn.stage, Stage::Open));
+        self.leave(conn.flow);
     }
 
     /// Looks at a connection when so many microseconds are over, and not earlier.
@@ -144,7 +146,7 @@ impl<P: Wire> Daemon<P> {
             Stage::Released { syn, .. } if program.is_none_or(|program| program.asks || program.holds) => {
                 if program.is_some_and(|program| program.asks) {
                     // The SYN was lost, or the listener's queue is full: once more.
-                    let _ = self.front.write(syn);
+                    let _ = self.lane.write(syn);
                 }
                 self.look_in(index, AGAIN);
             }

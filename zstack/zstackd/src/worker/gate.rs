@@ -4,8 +4,11 @@
 //! written back, and the program's kernel completes the handshake with zstackd's listener. So connect(2) says what the remote host
 //! says. A SYN from the wire is not answered before zstackd has connected, from the client's address, to the server here.
 
+use super::LISTENERS;
+use super::claims::Claims;
 use super::ends::{PATIENCE, STILL};
-use super::{Daemon, LISTENERS, TUN_ROUND};
+use super::mail::Letter;
+use super::{Worker, lock};
 use crate::answer;
 use crate::conn::{Ack, Conn, Stage};
 use crate::counters::Counter;
@@ -21,6 +24,7 @@ use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use zstack::payload::Buffer;
 use zstack::sockets::{Ready, Receive, Socket, Takes, Taking};
 use zstack::stack::{Connect, ConnectError, Unforwarded};
 use zstack::tcp::Cause;
@@ -31,17 +35,25 @@ use zstack_port::Clock;
 /// whether the program still waits.
 const HANDSHAKE: u64 = 20_000;
 
-/// What the engine asks for each SYN that comes from the wire.
-pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
+/// What the engine asks for each SYN that comes from the wire, and each cookie. What it is to pass goes to its worker, or the program's kernel.
+pub(super) fn takes(policy: Arc<Mutex<Policy>>, claims: Arc<Mutex<Claims>>, clock: Clock) -> Takes {
     Box::new(move |local, remote, segment, memory| {
         let flow = Flow { local, remote };
         let Some(isn) = syn::number(segment) else { return Taking::Pass };
-        let mut policy = super::lock(&policy);
+        let (mut policy, mut claims) = (lock(&policy), lock(&claims));
         let now = clock.now();
-        if syn::exotic(segment).is_none() && !policy.handed.has(&flow, isn) {
+        if claims.is_anothers(&flow) {
+            return Taking::Pass;
+        }
+        if !syn::is_first(segment) {
+            // A cookie comes back.
+            return if claims.claim(&flow) { Taking::Take } else { Taking::Pass };
+        }
+        if syn::exotic(segment).is_none() && !policy.was_handed_on(&flow, isn) {
             match policy.incoming(&flow, now) {
-                Verdict::Split(user) if memory.admits(user) => return Taking::Take,
-                Verdict::Split(_) => _ = policy.lacks_memory(),
+                Verdict::Split(user) if !memory.admits(user) => _ = policy.lacks_memory(),
+                Verdict::Split(_) if claims.claim(&flow) => return Taking::Take,
+                Verdict::Split(_) => return Taking::Pass,
                 // The kernel would refuse it, at the cost of others.
                 Verdict::Raw(Raw::NoListener) if !policy.may_refuse(now) => return Taking::Drop,
                 Verdict::Raw(_) => {}
@@ -56,15 +68,18 @@ pub fn takes(policy: Arc<Mutex<Policy>>, clock: Clock) -> Takes {
 /// cost no question.
 const FIRST: u64 = 5_000_000;
 
+/// Packets of programs that are read before others have their turn.
+const TUN_ROUND: usize = 64;
+
 /// When to try again to accept what there was no descriptor for, in microseconds.
 const RETRY: u64 = 50_000;
 
-impl<P: Wire> Daemon<P> {
+impl<P: Wire> Worker<P> {
     /// Reads what programs have sent into the tun. Whether there may be more, and whether there was anything.
     pub(super) fn read_tun(&mut self) -> Result<(bool, bool), String> {
         for n in 0..TUN_ROUND {
             let mut packet = std::mem::take(&mut self.packet);
-            let got = self.front.read(&mut packet);
+            let got = self.lane.read(&mut packet);
             let result = match got {
                 Ok(n) => {
                     self.sent_by_program(&packet[..n]);
@@ -82,17 +97,53 @@ impl<P: Wire> Daemon<P> {
         Ok((true, true))
     }
 
-    fn sent_by_program(&mut self, packet: &[u8]) {
+    pub(super) fn sent_by_program(&mut self, packet: &[u8]) {
+        let flow = syn::flow(packet);
+        let known = flow.and_then(|flow| self.flows.get(&flow)).copied();
+        if known.is_none()
+            && let Some(owner) = flow.and_then(|flow| self.common.division.other(&flow, self.number))
+        {
+            return self.hand_program_over(owner, packet);
+        }
         if let Some(syn) = syn::parse(packet) {
             return self.asked(&syn, packet);
         }
-        match syn::flow(packet).and_then(|flow| self.flows.get(&flow)) {
+        match known {
             // The end of a handshake that our listener's kernel has answered with a cookie: there was no socket of ours to turn it round to.
-            Some(&index) if matches!(self.conns[index].stage, Stage::Released { .. }) => self.tell_program(packet),
+            Some(index) if matches!(self.conns[index].stage, Stage::Released { .. }) => self.tell_program(packet),
             // On the wire these addresses are the engine's, with other numbers.
             Some(_) => self.counters.count(Counter::Stray),
             None => self.pass_outward(packet),
         }
+    }
+
+    /// A packet of a program's is of a connection that another worker has.
+    fn hand_program_over(&mut self, owner: u16, packet: &[u8]) {
+        let sent = self.with.mail.send(owner, Letter::FromProgram(packet.into()));
+        self.counters.count(if sent { Counter::HandedOver } else { Counter::HandedOverLost });
+    }
+
+    /// Packets from the wire that are nobody's here are of another worker's connections, or go to the programs' kernel.
+    pub(super) fn pass_inward(&mut self) -> bool {
+        let mut any = false;
+        while let Some((buffer, range)) = self.endpoint.next_passed() {
+            any = true;
+            let bytes = Buffer::bytes(&buffer);
+            let packet = &bytes[range.clone()];
+            let owner = self.common.division.are_several().then(|| syn::flow(packet)).flatten();
+            let owner = owner.and_then(|flow| self.common.division.other(&flow.reversed(), self.number));
+            self.counters.count(match owner {
+                Some(owner) if self.endpoint.port().hand_over(owner, &bytes[..range.end]) => Counter::HandedOver,
+                Some(_) => Counter::HandedOverLost,
+                None if self.lane.write(packet).is_ok() => Counter::RawIn,
+                None => Counter::RawInLost,
+            });
+        }
+        while let Some(packet) = self.endpoint.next_undelivered() {
+            any = true;
+            self.undelivered(&packet);
+        }
+        any
     }
 
     /// A packet of a program's goes to the wire as it is.
@@ -127,7 +178,7 @@ impl<P: Wire> Daemon<P> {
 
     /// A packet that a program's kernel takes for the network's.
     fn tell_program(&mut self, packet: &[u8]) {
-        if self.front.write(packet).is_err() {
+        if self.lane.write(packet).is_err() {
             self.counters.count(Counter::RawInLost);
         }
     }
@@ -159,10 +210,10 @@ impl<P: Wire> Daemon<P> {
     fn open(&mut self, syn: &Syn, packet: &[u8]) {
         let verdict = match syn.exotic {
             Some(_) => Verdict::Raw(Raw::Exotic),
-            None if self.policy().handed.has(&syn.flow, syn.isn) => Verdict::Raw(Raw::Handed),
-            None if self.policy().is_crowded() => Verdict::Raw(Raw::Full),
+            None if self.policy().was_handed_on(&syn.flow, syn.isn) => Verdict::Raw(Raw::Handed),
+            None if self.common.quotas.is_crowded() => Verdict::Raw(Raw::Full),
             None => {
-                let owner = self.front.owner(&syn.flow, syn.isn);
+                let owner = self.lane.owner(&syn.flow, syn.isn);
                 self.policy().outgoing(&syn.flow, owner)
             }
         };
@@ -181,6 +232,10 @@ impl<P: Wire> Daemon<P> {
                 return self.pass_outward(packet);
             }
         };
+        if let Err(owner) = self.common.division.claim(&syn.flow, self.number) {
+            // Just now.
+            return self.hand_program_over(owner, packet);
+        }
         let connect = Connect {
             local: Some(syn.flow.local.ip()),
             local_port: Some(syn.flow.local.port()),
@@ -194,6 +249,7 @@ impl<P: Wire> Daemon<P> {
                 self.look_in(index, STILL);
             }
             Err(ConnectError::NoRoute(_)) => {
+                self.leave(syn.flow);
                 self.counters.count(Counter::Unreachable);
                 let (from, to) = (syn.flow.remote.ip(), syn.flow.local.ip());
                 if let Some(reply) = answer::failed(packet, from, to, Cause::NetUnreachable) {
@@ -202,6 +258,7 @@ impl<P: Wire> Daemon<P> {
             }
             // The kernel asks again.
             Err(why) => {
+                self.leave(syn.flow);
                 debug!("{}: not opened: {why}", syn.flow);
                 self.counters.count(Counter::TooMany);
             }
@@ -209,7 +266,7 @@ impl<P: Wire> Daemon<P> {
     }
 
     pub(super) fn add(&mut self, conn: Conn) -> usize {
-        self.policy().begun(conn.user);
+        self.common.quotas.begun(conn.user);
         let (flow, socket) = (conn.flow, conn.outer.index as usize);
         let index = self.conns.insert(conn);
         if index == self.generations.len() {
@@ -244,7 +301,13 @@ impl<P: Wire> Daemon<P> {
     fn released(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         let Stage::Asked { syn, isn } = &mut conn.stage else { return };
-        let (syn, isn) = (std::mem::take(syn), *isn);
+        let (syn, isn, flow) = (std::mem::take(syn), *isn, conn.flow);
+        if let Err(e) = self.lane.expect(flow.local, flow.remote) {
+            // The program's kernel asks again.
+            warn!("{flow}: {e}");
+            self.counters.count(Counter::CallsFailed);
+            return self.abandon(index);
+        }
         self.tell_program(&syn);
         self.conns[index].stage = Stage::Released { syn, isn };
         self.released += 1;
@@ -276,7 +339,7 @@ impl<P: Wire> Daemon<P> {
     /// Programs' kernels have completed handshakes with our listeners. Whether all of them were accepted.
     pub(super) fn accept(&mut self) -> bool {
         loop {
-            match self.front.accept() {
+            match self.lane.accept() {
                 Ok(Some(Accepted { socket, program: local, remote })) => {
                     self.accepted(socket, Flow { local, remote });
                     // Only SYNs that were written back lead to a listener: when each of them has come, nothing is there.
@@ -313,6 +376,7 @@ impl<P: Wire> Daemon<P> {
             self.abandon(index);
             return;
         }
+        self.lane.expect_no_more(flow.local, flow.remote);
         debug!("{flow}: opened by a program of user {}", self.conns[index].user);
         self.open_now(index, inner);
         self.counters.count(Counter::OpenedOutward);
@@ -338,11 +402,11 @@ impl<P: Wire> Daemon<P> {
             debug!("{flow}: not taken after all: {verdict:?}");
             return self.endpoint.ignore(outer);
         };
-        if self.flows.contains_key(&flow) {
+        if self.flows.contains_key(&flow) || self.common.division.claim(&flow, self.number).is_err() {
             self.counters.count(Counter::TooMany);
             return self.endpoint.ignore(outer);
         }
-        let inner = match self.front.connect_inward(flow.remote, flow.local) {
+        let inner = match self.lane.connect_inward(flow.remote, flow.local) {
             Ok(inner) => inner,
             Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED) => {
                 self.counters.count(Counter::RefusedByServers);
@@ -441,7 +505,7 @@ impl<P: Wire> Daemon<P> {
         conn.stage = Stage::Open;
         conn.inner = Some(inner);
         let user = conn.user;
-        self.policy().made(user);
+        self.common.quotas.made(user);
         self.queue(index);
         self.look_in(index, FIRST);
     }
