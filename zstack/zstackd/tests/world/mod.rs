@@ -79,7 +79,7 @@ impl World {
         world
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, level: Option<&str>) -> Command {
         let (port, namespace) = match &self.wire {
             Some((driver, wire)) => (format!("dpdk:net_{driver}0,iface=p0"), wire.path()),
             None => ("tap:w0".into(), self.there.path()),
@@ -87,7 +87,8 @@ impl World {
         let gateways = THERE.map(|ip| format!("\"{ip}\"")).join(", ");
         let gateways = if self.more.contains("follow-routes") { "".into() } else { format!("gateways = [{gateways}]") };
         let more = format!("port-namespace = \"{namespace}\"\n{gateways}\n{}", self.more);
-        zstackd(&self.here, self.under_culvert, &config(&port, HERE, self.under_culvert, &more))
+        let config = config(&port, HERE, self.under_culvert, &more);
+        zstackd_telling(&self.here, self.under_culvert, &config, level)
     }
 
     /// Starts it.
@@ -97,7 +98,12 @@ impl World {
 
     /// Starts it; what it says goes to `told`.
     pub fn start_with(&mut self, told: Stdio) {
-        self.zstackd = Some(Process::spawn(self.command().stderr(told)));
+        self.start_telling(told, None);
+    }
+
+    /// Starts it; what it says, of this level (`info`, for example), goes to `told`.
+    pub fn start_telling(&mut self, told: Stdio, level: Option<&str>) {
+        self.zstackd = Some(Process::spawn(self.command(level).stderr(told)));
         if self.wire.is_none() {
             soon("the device of zstackd's port", LIMIT, || {
                 let mut link = self.there.command("ip");
@@ -196,6 +202,10 @@ pub fn config(port: &str, addresses: [&str; 2], under_culvert: bool, more: &str)
 
 /// zstackd with this configuration, for the programs of a namespace; under culvert, or not.
 pub fn zstackd(namespace: &Namespace, under_culvert: bool, config: &str) -> Command {
+    zstackd_telling(namespace, under_culvert, config, None)
+}
+
+fn zstackd_telling(namespace: &Namespace, under_culvert: bool, config: &str, level: Option<&str>) -> Command {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let file = std::env::temp_dir().join(format!("zstackd-{}-{count}.toml", std::process::id()));
@@ -210,7 +220,8 @@ pub fn zstackd(namespace: &Namespace, under_culvert: bool, config: &str) -> Comm
     } else {
         namespace.command(binary)
     };
-    command.arg("--config").arg(&file).arg("--log").arg(std::env::var("ZSTACKD_LOG").unwrap_or("warn".into()));
+    let usual = || std::env::var("ZSTACKD_LOG").unwrap_or("warn".into());
+    command.arg("--config").arg(&file).arg("--log").arg(level.map_or_else(usual, str::to_owned));
     command.env("CULVERT_DIR", registry()).stdin(Stdio::null());
     command
 }
