@@ -365,9 +365,10 @@ impl<P: Wire> Worker<P> {
     /// What has happened, here and in the engine, by name.
     pub fn counted(&self) -> Counted {
         let engine = self.endpoint.stack().counters().iter().map(|(counter, n)| (counter.name(), n));
-        // Connections that are the kernel's, and buffers that stayed small, since the bound of memory was reached.
-        let memory =
-            [("no_memory", self.policy().lacked), ("small_buffers", self.endpoint.sockets().budget().denied())];
+        // Connections that are the kernel's, which the first worker that is asked tells of for all, and buffers that stayed small, since
+        // the bound of memory was reached.
+        let lacked = std::mem::take(&mut self.policy().lacked);
+        let memory = [("no_memory", lacked), ("small_buffers", self.endpoint.sockets().budget().denied())];
         self.counters.iter().chain(memory).chain(engine).collect()
     }
 }
