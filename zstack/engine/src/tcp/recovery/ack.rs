@@ -235,6 +235,10 @@ impl Recovery {
         if let Some(rtt) = acked.rtt {
             self.rtt.sample(rtt);
             self.backoff = 0;
+        } else if tally.advanced && tally.echo.is_some() {
+            // The peer takes what is sent, and a path that had become slow would have been measured: by the echo of an original that was late. So
+            // these were losses, and the next one does not wait for many times the RTO. (Linux takes the wrong round trip, and ends the back-off.)
+            self.backoff = 0;
         }
     }
 
@@ -243,8 +247,8 @@ impl Recovery {
     /// It is one if nothing of what arrived was sent later. If something was, the echo may be that of the original, which was late
     /// and not lost; then no gap and no duplicate is told of. But where the ACK of the original was lost, the next ACK answers the
     /// retransmission, and echoes the original all the same, since what is not in order is not echoed (section 4.3): the time in
-    /// between is that of our own timer, and taken for a round trip would make it ever longer. Then nothing is measured, and the RTO
-    /// stays backed off (Karn; RFC 6298, section 3).
+    /// between is that of our own timer, and taken for a round trip would make it ever longer. Then nothing is measured. Without timestamps the
+    /// RTO stays backed off as well (Karn; RFC 6298, section 3).
     fn timely(&self, arrival: &Arrival<'_>, echo: u32, latest: Option<u32>) -> bool {
         let earlier = latest.is_some_and(|latest| (echo.wrapping_sub(latest) as i32) < 0);
         !earlier || self.sack && arrival.sack.is_empty()

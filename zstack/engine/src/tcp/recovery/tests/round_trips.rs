@@ -54,11 +54,44 @@ fn rfc7323_4_3_an_echo_from_before_a_lost_ack_is_no_round_trip() {
     line.wait(20_000);
     let acked = line.arrive(line.nxt, &[(una, line.nxt)]);
     assert_eq!((acked.rtt, line.recovery.srtt(), line.recovery.rttvar()), (None, rtt.0, rtt.1));
-    // What is sent next is timed by the RTO as it was backed off, and measures.
+    // These were losses: what is sent next is not timed by the RTO as it was backed off, and measures.
+    assert!(line.recovery.rto().0 < 250_000, "{:?}", line.recovery.rto());
     line.send(1);
     line.wait(20_000);
     assert_eq!(line.arrive(line.nxt, &[]).rtt, Some(Micros(20_000)));
-    assert!(line.recovery.rto().0 < 250_000, "{:?}", line.recovery.rto());
+}
+
+/// One segment after the other is lost, and of each the ACK of the timer's retransmission reports a duplicate: the path takes all of them, and
+/// none waits longer than the one before.
+#[test]
+fn a_path_that_loses_much_is_not_waited_for_longer_and_longer() {
+    for echo in [true, false] {
+        let mut line = Line::new().warm(20_000);
+        line.completed = u64::MAX;
+        if echo {
+            line.echo = Some(tick(line.now));
+        }
+        let base = line.base();
+        line.send(6);
+        while !matches!(line.fire(), Fire::Timeout(3)) {
+            line.mend();
+        }
+        let backed_off = line.recovery.rto();
+        for n in 1..4 {
+            line.wait(20_000);
+            let una = (base + n) * MSS;
+            assert_eq!(line.arrive(una, &[(una - MSS, una)]).rtt, None);
+            if !echo {
+                assert!(line.recovery.rto() >= backed_off, "Karn");
+                break;
+            }
+            assert!(line.recovery.rto().0 < 250_000, "{n}: {:?}", line.recovery.rto());
+            while !matches!(line.fire(), Fire::Timeout(_)) {
+                line.mend();
+            }
+            line.mend();
+        }
+    }
 }
 
 /// The original was late, and not lost: its ACK tells of no duplicate, and how long it took. Without SACK nobody can tell the two apart.
