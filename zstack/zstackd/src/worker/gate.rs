@@ -342,8 +342,9 @@ impl<P: Wire> Worker<P> {
             match self.lane.accept() {
                 Ok(Some(Accepted { socket, program: local, remote })) => {
                     self.accepted(socket, Flow { local, remote });
-                    // Only SYNs that were written back lead to a listener: when each of them has come, nothing is there.
-                    if self.released == 0 && self.strays == 0 {
+                    // Only SYNs that were written back lead to a listener: when each of them has come, nothing is there. But the first of
+                    // several workers gets what nobody expects any more.
+                    if self.released == 0 && self.strays == 0 && !self.common.division.are_several() {
                         return true;
                     }
                 }
