@@ -37,7 +37,8 @@ pub fn redis_behind(s: &Setup, side: Side, device: Device) -> io::Result<Sample>
     let mut c = program("redis-benchmark")?;
     c.args(["-h", &NEAR.to_string(), "-c", "50", "-d", "64", "-t", "set,get", "--csv", "-n", &requests.to_string()]);
     let (program, daemon) = (server.cpu(), world.cpu());
-    let done = world.wire.far.start(s, c)?.finish(s.length() * 10)?;
+    // So many commands, not for so long: some minutes, where others want the processors too.
+    let done = world.wire.far.start(s, c)?.finish(s.length() + Duration::from_secs(180))?;
     let (program, daemon) = (server.cpu() - program, world.cpu() - daemon);
     let (set, get) = parse_redis(&done.output)?;
     let commands = 2.0 * f64::from(requests);
