@@ -6,6 +6,7 @@ mod claims;
 mod ends;
 mod gate;
 mod mail;
+mod passing;
 mod told;
 
 pub(crate) use mail::{Letter, Mail};

@@ -84,30 +84,36 @@ fn told(mut world: World) -> World {
     world
 }
 
+/// Connections carry all bytes both ways and end. What each worker has counted.
+fn carried(mut world: World) -> Vec<BTreeMap<String, u64>> {
+    let pairs = pairs(&world, CONNECTIONS);
+    let control = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
+    let told = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer"));
+    let mut flows: Vec<_> = told.iter().map(|c| (c.local, c.remote)).collect();
+    flows.sort();
+    flows.dedup();
+    assert_eq!((told.len(), flows.len()), (CONNECTIONS, CONNECTIONS), "each connection is told of once");
+    thread::scope(|s| {
+        for (connection, pair) in pairs.iter().enumerate() {
+            pair.iter().enumerate().for_each(|(end, stream)| _ = s.spawn(move || exchange(stream, connection, end)));
+        }
+    });
+    drop(pairs);
+    let ended = || world.here.within(|| zstack_control::ask(&control, 0).expect("an answer").is_empty());
+    soon("the end of all connections", LIMIT, || ended().then_some(()));
+    counted(&mut world)
+}
+
+fn sum(workers: &[BTreeMap<String, u64>], name: &str) -> u64 {
+    workers.iter().map(|worker| worker.get(name).copied().unwrap_or(0)).sum()
+}
+
 #[test]
 fn both_workers_carry_connections_and_every_byte_arrives() {
     need_root!();
     bounded(LIMIT, || {
-        let mut world = told(World::split_with(TWO));
-        let pairs = pairs(&world, CONNECTIONS);
-        let control = format!("@culvert-zstackd-{}", world.zstackd.as_ref().expect("zstackd").0.id());
-        let told = world.here.within(|| zstack_control::ask(&control, 0).expect("an answer"));
-        let mut flows: Vec<_> = told.iter().map(|c| (c.local, c.remote)).collect();
-        flows.sort();
-        flows.dedup();
-        assert_eq!((told.len(), flows.len()), (CONNECTIONS, CONNECTIONS), "each connection is told of once");
-        thread::scope(|s| {
-            for (connection, pair) in pairs.iter().enumerate() {
-                pair.iter()
-                    .enumerate()
-                    .for_each(|(end, stream)| _ = s.spawn(move || exchange(stream, connection, end)));
-            }
-        });
-        drop(pairs);
-        let ended = || world.here.within(|| zstack_control::ask(&control, 0).expect("an answer").is_empty());
-        soon("the end of all connections", LIMIT, || ended().then_some(()));
-        let workers = counted(&mut world);
-        let sum = |name: &str| workers.iter().map(|worker| worker.get(name).copied().unwrap_or(0)).sum::<u64>();
+        let workers = carried(told(World::split_with(TWO)));
+        let sum = |name| sum(&workers, name);
         for worker in &workers {
             for name in ["opened_outward", "opened_inward"] {
                 assert!(worker.get(name).is_some_and(|n| *n > 0), "{name}: {workers:?}");
@@ -116,6 +122,59 @@ fn both_workers_carry_connections_and_every_byte_arrives() {
         assert_eq!((sum("opened_outward"), sum("opened_inward")), (CONNECTIONS as u64 / 2, CONNECTIONS as u64 / 2));
         assert_eq!(sum("ended_in_order"), CONNECTIONS as u64);
         assert_eq!((sum("stray"), sum("calls_failed"), sum("handed_over_lost")), (0, 0, 0), "{workers:?}");
+    });
+}
+
+/// A packet socket that joins those of zstackd's port in their fanout, and reads nothing: what it has no room for rolls over to the others,
+/// whose connection it may be or not.
+#[cfg(feature = "dpdk")]
+fn crowd(world: &World) -> std::os::fd::OwnedFd {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    const ROLLS_OVER: i32 =
+        (libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_DEFRAG | libc::PACKET_FANOUT_FLAG_ROLLOVER) as i32;
+    let (_, wire) = world.wire.as_ref().expect("a wire");
+    let pid = world.zstackd.as_ref().expect("zstackd").0.id();
+    wire.within(|| {
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        // SAFETY: the name ends in a zero byte.
+        let index = unsafe { libc::if_nametoindex(c"p0".as_ptr()) };
+        // SAFETY: no memory is involved; the descriptor is new.
+        let socket = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_PACKET, libc::SOCK_RAW, all.into())) };
+        let set = |level, option, value: i32| {
+            let value = (&raw const value).cast();
+            // SAFETY: the kernel reads a number of this frame.
+            let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, 4) };
+            assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        };
+        set(libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
+        // SAFETY: zeroes are an address.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        (address.sll_family, address.sll_protocol, address.sll_ifindex) = (libc::AF_PACKET as u16, all, index as i32);
+        let len = size_of_val(&address) as u32;
+        // SAFETY: the kernel reads an address of this frame.
+        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+        assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+        // As the driver names the group.
+        set(libc::SOL_PACKET, libc::PACKET_FANOUT, ((pid ^ index) & 0xffff) as i32 | ROLLS_OVER << 16);
+        socket
+    })
+}
+
+/// A third of what arrives comes to a queue that is full, and from there to either of the two, and a sixth to the other one than what
+/// programs send: all of it reaches its connection.
+#[cfg(feature = "dpdk")]
+#[test]
+fn packets_that_come_to_the_wrong_worker_reach_their_connections() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = told(World::over("af_packet", TWO));
+        let _crowd = crowd(&world);
+        // Until it is full.
+        let sender = world.there.within(|| std::net::UdpSocket::bind(at(THERE[0], 9)).expect("a socket"));
+        (1000..1200).for_each(|port| _ = sender.send_to(&[0; 1000], at(HERE[0], port)).expect("sent"));
+        let workers = carried(world);
+        assert_eq!(sum(&workers, "ended_in_order"), CONNECTIONS as u64, "{workers:?}");
+        assert!(workers.iter().all(|worker| worker.get("handed_over").is_some_and(|n| *n > 0)), "{workers:?}");
     });
 }
 
@@ -169,4 +228,30 @@ fn ports_are_used_again() {
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         }
     });
+}
+
+/// A port with fewer queues is told of, with what to write; one that says nothing of its queues has as many as there are workers.
+#[cfg(feature = "dpdk")]
+#[test]
+fn check_compares_workers_and_queues() {
+    let check = |port: &str| {
+        let file = std::env::temp_dir().join(format!("zstackd-workers-{}.toml", std::process::id()));
+        let config = world::config(port, HERE, false, "workers = 3");
+        std::fs::write(&file, config).expect("a configuration");
+        let mut zstackd = std::process::Command::new(env!("CARGO_BIN_EXE_zstackd"));
+        let out = zstackd.arg("check").arg("--config").arg(&file).output().expect("zstackd check");
+        std::fs::remove_file(&file).expect("the configuration");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for right in ["tap:w0", "dpdk:net_af_packet0,iface=p0", "dpdk:net_af_packet0,iface=p0,qpairs=3"] {
+        assert_eq!(check(right), (Some(0), String::new()), "{right}");
+    }
+    for (wrong, remedy) in [
+        ("dpdk:net_af_packet0,iface=p0,qpairs=1", "write qpairs=3"),
+        ("dpdk:net_af_packet0,iface=p0,qpairs=2", "write qpairs=3"),
+        ("dpdk:net_memif0,queues=2", "write queues=3"),
+    ] {
+        let (code, text) = check(wrong);
+        assert!(code == Some(2) && text.contains("`workers` is 3") && text.contains(remedy), "{wrong}: {text}");
+    }
 }

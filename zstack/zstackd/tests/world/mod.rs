@@ -46,7 +46,7 @@ impl World {
 
     /// zstackd, with a tap device of the remote host's namespace as its port; or, where the environment says `ZSTACKD_PORT=af_packet`
     /// (or `af_xdp`, which needs hugepages), with that driver of DPDK's on a veth whose one end is in a namespace of its own. Then
-    /// zstackd has to be built with DPDK.
+    /// zstackd has to be built with DPDK. `ZSTACKD_WORKERS=2`: with so many workers.
     pub fn split() -> World {
         World::with_zstackd(driver(), false, "")
     }
@@ -86,7 +86,8 @@ impl World {
         };
         let gateways = THERE.map(|ip| format!("\"{ip}\"")).join(", ");
         let gateways = if self.more.contains("follow-routes") { "".into() } else { format!("gateways = [{gateways}]") };
-        let more = format!("port-namespace = \"{namespace}\"\n{gateways}\n{}", self.more);
+        let workers = if self.more.contains("workers") { "".into() } else { workers() };
+        let more = format!("port-namespace = \"{namespace}\"\n{gateways}\n{workers}\n{}", self.more);
         let config = config(&port, HERE, self.under_culvert, &more);
         zstackd_telling(&self.here, self.under_culvert, &config, level)
     }
@@ -178,6 +179,11 @@ impl World {
 /// The driver of DPDK's that is to be zstackd's port.
 fn driver() -> Option<String> {
     std::env::var("ZSTACKD_PORT").ok().filter(|driver| driver != "tap")
+}
+
+/// How many workers zstackd is to have, as a line of its configuration.
+fn workers() -> String {
+    std::env::var("ZSTACKD_WORKERS").map_or_else(|_| String::new(), |workers| format!("workers = {workers}"))
 }
 
 /// A veth with one end, p0, in a namespace of its own, which is returned, and the other, w0, in the remote host's. Packets cross it as
