@@ -86,7 +86,8 @@ impl World {
         };
         let gateways = THERE.map(|ip| format!("\"{ip}\"")).join(", ");
         let gateways = if self.more.contains("follow-routes") { "".into() } else { format!("gateways = [{gateways}]") };
-        let workers = if self.more.contains("workers") { "".into() } else { workers() };
+        let own = self.more.contains("workers");
+        let workers = if own { "".into() } else { format!("workers = {}", workers()) };
         let more = format!("port-namespace = \"{namespace}\"\n{gateways}\n{workers}\n{}", self.more);
         let config = config(&port, HERE, self.under_culvert, &more);
         zstackd_telling(&self.here, self.under_culvert, &config, level)
@@ -181,9 +182,9 @@ fn driver() -> Option<String> {
     std::env::var("ZSTACKD_PORT").ok().filter(|driver| driver != "tap")
 }
 
-/// How many workers zstackd is to have, as a line of its configuration.
-fn workers() -> String {
-    std::env::var("ZSTACKD_WORKERS").map_or_else(|_| String::new(), |workers| format!("workers = {workers}"))
+/// How many workers zstackd has, if a test does not say.
+pub fn workers() -> u64 {
+    std::env::var("ZSTACKD_WORKERS").map_or(1, |workers| workers.parse().expect("a number"))
 }
 
 /// A veth with one end, p0, in a namespace of its own, which is returned, and the other, w0, in the remote host's. Packets cross it as
