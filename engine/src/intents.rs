@@ -102,9 +102,16 @@ pub fn connecting(fd: i32, address: &[u8]) {
         && (tuple::may_be_elsewhere(address) || may_be_translated())
         && may_ask()
         && server().is_ok()
+        && !is_timed(fd)
     {
         say(fd, Kind::Connect);
     }
+}
+
+/// Whether the program has said for how long what it sends may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)): that is for the remote host's
+/// acknowledgements to judge, of which the socket hears nothing where somebody stands in for it. Those it accepts have the listener's.
+fn is_timed(fd: i32) -> bool {
+    lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT).is_ok_and(|ms| ms != 0)
 }
 
 // --- who stands in
@@ -154,6 +161,7 @@ pub fn listening(fd: i32) {
     }
     let Some(address) = K::local_address(fd) else { return };
     if (tuple::may_be_reached(&address) || may_be_translated())
+        && !is_timed(fd)
         && let Some(cookie) = say(fd, Kind::Listen)
     {
         remember(cookie);
@@ -247,17 +255,31 @@ pub fn take_up(begin: impl Fn() -> bool) {
     if !config::goes_out() || config::stands_in() {
         return;
     }
-    let is = |fd, name, value| lifeline::option(fd, libc::SOL_SOCKET, name) == Ok(value);
-    for fd in
-        (0..INHERITED).filter(|fd| is(*fd, libc::SO_ACCEPTCONN, 1) && is(*fd, libc::SO_PROTOCOL, libc::IPPROTO_TCP))
-    {
-        // Another user's registry is looked at for a socket that another user has made.
-        if K::stat(fd).is_some_and(|st| st.st_uid == uid::own()) && begin() {
-            listening(fd);
-        }
+    for fd in (0..INHERITED).filter(|fd| is(*fd, libc::SO_ACCEPTCONN, 1)) {
+        given_listens(fd, &begin);
     }
     // Whoever has passed them on may have them, too.
     sharing();
+}
+
+/// `fd`, which another process has made, listens: this process was given it, by an exec or in a message (Node's cluster). `begin` as for
+/// [`take_up`].
+#[cold]
+pub fn given_listens(fd: i32, begin: impl Fn() -> bool) {
+    if config::goes_out()
+        && !config::stands_in()
+        && is(fd, libc::SO_PROTOCOL, libc::IPPROTO_TCP)
+        // Another user's registry is looked at for a socket that another user has made.
+        && K::stat(fd).is_some_and(|st| st.st_uid == uid::own())
+        && begin()
+    {
+        listening(fd);
+    }
+}
+
+/// Whether a socket has this value of an option.
+fn is(fd: i32, name: i32, value: i32) -> bool {
+    lifeline::option(fd, libc::SOL_SOCKET, name) == Ok(value)
 }
 
 // --- the other end

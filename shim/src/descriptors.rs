@@ -126,8 +126,10 @@ unsafe fn going_out(fd: c_int, a: *const sockaddr, l: socklen_t) {
 pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
     // SAFETY: the caller's obligation.
     let r = unsafe { real::listen(fd, backlog) };
-    if r == 0 && fds::tracked(fd) {
-        intents::listening(fd);
+    match r {
+        0 if fds::tracked(fd) => intents::listening(fd),
+        0 if config::enabled() => intents::given_listens(fd, || family::ensure() && family::member()),
+        _ => {}
     }
     r
 }

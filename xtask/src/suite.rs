@@ -19,11 +19,15 @@ const WORTH_TELLING: Duration = Duration::from_secs(10);
 
 /// The tests of legacy-apps, in the order of their files, that have remote peers. The others are about what two programs on one machine
 /// have between them, or look at an end before what was sent to it can have come.
-const LEGACY_REMOTE: &[&str] = &["nginx", "redis", "servers", "tools", "grpc", "kill9"];
+const LEGACY_REMOTE: &[&str] = &["nginx", "redis", "servers", "tools", "grpc", "kill9", "handover", "bypass"];
 
 /// Of those, what CI has time for.
-const QUICK_REMOTE: &[&str] =
-    &["binary_upgrade_under_load_fails_no_request", "replica_follows", "postgresql_with_a_replica"];
+const QUICK_REMOTE: &[&str] = &[
+    "binary_upgrade_under_load_fails_no_request",
+    "replica_follows",
+    "postgresql_with_a_replica",
+    "node_cluster_hands_its_listener",
+];
 
 /// How much is run.
 #[derive(Clone, Copy, PartialEq, Eq)]

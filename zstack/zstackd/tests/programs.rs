@@ -269,6 +269,48 @@ print(n)
     });
 }
 
+/// How long what was sent may stay unacknowledged (TCP_USER_TIMEOUT) counts by what the remote host acknowledges: a connection of which that was
+/// asked before is the kernel's.
+#[test]
+fn who_sets_a_user_timeout_first_is_the_kernels() {
+    const SCRIPT: &str = "
+import socket, sys
+for milliseconds in 0, 30000:
+    s = socket.socket()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    s.connect((sys.argv[1], 80))
+    for _ in range(100):
+        s.sendall(b'x')
+        s.recv(1)
+    print('all', flush=True)
+    sys.stdin.readline()
+    s.close()
+";
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut program = world.run_here("python3.11");
+        program.args(["-c", SCRIPT, THERE[0]]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut program = Process::spawn(&mut program);
+        for carried in [true, false] {
+            let (mut far, near) = listener.accept().expect("a connection");
+            far.set_read_timeout(Some(LIMIT)).expect("a timeout");
+            for _ in 0..100 {
+                far.read_exact(&mut [0]).expect("a byte");
+                far.write_all(b"y").expect("written");
+            }
+            let mut said = [0; 4];
+            program.0.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("a line");
+            let is_it = |line: &String| line.contains(&format!(" {near} "));
+            assert_eq!(accelerated(&world).iter().any(is_it), carried);
+            program.0.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("a line");
+            assert_eq!(far.read(&mut [0]).expect("its end"), 0);
+        }
+        assert!(program.finish(LIMIT).0.success());
+    });
+}
+
 /// A program that is killed: its remote host sees what it would on the kernel.
 #[test]
 fn killed_programs_end_as_on_the_kernel() {
