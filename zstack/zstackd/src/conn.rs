@@ -63,6 +63,9 @@ pub struct Conn {
     pub urgent: bool,
     /// The inner socket has an error.
     pub failed: bool,
+    /// The program has reset the connection, as a write was told: a read is not told so any more, and finds an end behind the last bytes (the
+    /// kernel tells an error once).
+    pub reset: bool,
     /// The inner socket may take bytes.
     pub writable: bool,
     /// The last ACK of the inner socket's handshake.
@@ -100,6 +103,7 @@ impl Conn {
             ending: false,
             urgent: false,
             failed: false,
+            reset: false,
             writable: false,
             ack: Ack::Sent,
             program_ended: false,

@@ -74,6 +74,7 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
         };
         let room = first.len() + second.len();
         match inner.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+            Ok(0) if conn.reset => return Outcome::ProgramGone,
             Ok(0) => {
                 conn.program_ended = true;
                 endpoint.shutdown(conn.outer);
@@ -145,7 +146,11 @@ fn to_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
                         return Outcome::Waits;
                     }
                     Err(e) if e.kind() == ErrorKind::Interrupted => 0,
-                    Err(_) => return Outcome::ProgramGone,
+                    Err(e) => {
+                        // EPIPE: behind an end in order (tcp_reset: in CLOSE_WAIT), which a read finds.
+                        conn.reset = e.kind() != ErrorKind::BrokenPipe;
+                        return Outcome::ProgramGone;
+                    }
                 }
             }
             Err(Error::WouldBlock | Error::Connecting) => return Outcome::Waits,

@@ -307,6 +307,42 @@ fn a_server_accepts_clients_that_reset_or_end_at_once() {
     });
 }
 
+/// A program that closes with bytes unread, while more come, resets the connection: that is never an end in order, which would say that all
+/// it has sent is there.
+#[test]
+fn a_reset_is_no_end_in_order() {
+    need_root!();
+    same(|world| {
+        let server = listen(&world.here, at(HERE[0], 80));
+        let told = |_| {
+            let mut client = connect(&world.there, at(HERE[0], 80)).expect("a connection");
+            let (mut accepted, _) = server.accept().expect("a connection");
+            accepted.write_all(b"some").expect("written");
+            client.write_all(b"unread").expect("written");
+            accepted.peek(&mut [0]).expect("a byte");
+            client.set_nonblocking(true).expect("a mode");
+            // Half of what it would do is done by another thread: so the reset comes at any moment of what zstackd does.
+            let closes = thread::spawn(move || drop(accepted));
+            let told = loop {
+                match client.read(&mut [0; 100]) {
+                    Ok(0) => break Ok(()),
+                    Err(e) if e.kind() != ErrorKind::WouldBlock => break Err(e.kind()),
+                    _ => {}
+                }
+                match client.write(&[0; 100]) {
+                    // An end was told before.
+                    Err(e) if e.kind() == ErrorKind::BrokenPipe => break Ok(()),
+                    Err(e) if e.kind() != ErrorKind::WouldBlock => break Err(e.kind()),
+                    _ => {}
+                }
+            };
+            closes.join().expect("no panic");
+            told
+        };
+        (0..300).map(told).collect::<Vec<_>>()
+    });
+}
+
 #[test]
 fn what_is_not_tcp_goes_through_as_it_is() {
     need_root!();
