@@ -6,6 +6,7 @@ use legacy_apps::{BOTH, Lab, Mode, PATIENCE, Seen, Side, compare, echo, is_root,
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Copies of the programs that every user may execute, wherever the repository lies.
 fn for_everybody(lab: &Lab) -> (PathBuf, PathBuf) {
@@ -40,8 +41,18 @@ const ALICE: u32 = 61_001;
 const BOB: u32 = 61_002;
 const MALLORY: u32 = 61_003;
 
-/// Removes what the tests' users leave in /dev/shm when it is dropped.
-struct Users;
+/// The tests' users, who are one test's at a time: one of them finds files of others in the places of its registry. Removes what they leave in
+/// /dev/shm when it is dropped.
+struct Users {
+    _theirs: MutexGuard<'static, ()>,
+}
+
+impl Users {
+    fn take() -> Users {
+        static ONE_TEST: Mutex<()> = Mutex::new(());
+        Users { _theirs: ONE_TEST.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
 
 impl Drop for Users {
     fn drop(&mut self) {
@@ -59,7 +70,7 @@ fn peers_of_different_users() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let _users = Users;
+    let _users = Users::take();
     for (server_uid, client_uid) in [(ALICE, BOB), (ALICE, ALICE), (0, ALICE), (ALICE, 0)] {
         compare("users", BOTH, |lab| {
             let (program, library) = for_everybody(lab);
@@ -108,7 +119,7 @@ fn two_users_that_send_before_they_read() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let _users = Users;
+    let _users = Users::take();
     for way in ["block", "poll", "waitall", "lowat", "retry", "held"] {
         compare(&format!("crossed-{way}"), BOTH, |lab| {
             let (_, library) = for_everybody(lab);
@@ -144,7 +155,7 @@ fn clients_of_another_user_that_are_killed_unread() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let _users = Users;
+    let _users = Users::take();
     let lab = Lab::new("unread-by-dead", Mode::Both);
     let (_, library) = for_everybody(&lab);
     let program = lab.compile("killed.c", &[]);
@@ -175,7 +186,7 @@ fn a_program_may_refuse_other_users_memory() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let _users = Users;
+    let _users = Users::take();
     for (strict, other, admitted) in [(ALICE, ALICE, true), (ALICE, 0, true), (ALICE, BOB, false), (0, BOB, false)] {
         for listens in [true, false] {
             compare("own-peers", BOTH, |lab| {
@@ -227,7 +238,7 @@ fn a_third_user_cannot_interfere() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let _users = Users;
+    let _users = Users::take();
     let lab = Lab::new("mallory", Mode::Both);
     let (program, library) = for_everybody(&lab);
     let script = lab.write("mallory.py", std::fs::read(legacy_apps::file("py/mallory.py")).expect("the script"));
