@@ -112,12 +112,12 @@ pub struct Notice<'a> {
     pub serves: &'a [(IpAddr, u8)],
 }
 
-struct Text {
-    bytes: [u8; TEXT],
+struct Text<const N: usize> {
+    bytes: [u8; N],
     len: usize,
 }
 
-impl Write for Text {
+impl<const N: usize> Write for Text<N> {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
         let place = self.bytes.get_mut(self.len..self.len + s.len()).ok_or(core::fmt::Error)?;
         place.copy_from_slice(s.as_bytes());
@@ -130,7 +130,7 @@ fn is_name(name: &str) -> bool {
     (2..=NAME).contains(&name.len()) && name.starts_with(['@', '/']) && name.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn write(notice: &Notice<'_>) -> Option<Text> {
+fn write(notice: &Notice<'_>) -> Option<Text<TEXT>> {
     let mut text = Text { bytes: [0; TEXT], len: 0 };
     if !is_name(notice.control) {
         return None;
@@ -204,10 +204,10 @@ struct Name([u8; 32]);
 
 impl Name {
     fn new(namespace: u64) -> Name {
-        let mut text = Text { bytes: [0; TEXT], len: 0 };
+        // 8 characters, 20 digits at most, and the end. A program's stack may be short, and is where this is made.
+        let mut text = Text { bytes: [0; 32], len: 0 };
         let _ = write!(text, "zstackd-{namespace}");
-        // 8 characters, and 20 digits at most.
-        Name(os::array(&text.bytes, 0))
+        Name(text.bytes)
     }
 
     fn as_cstr(&self) -> &CStr {

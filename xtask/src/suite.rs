@@ -19,7 +19,8 @@ const WORTH_TELLING: Duration = Duration::from_secs(10);
 
 /// The tests of legacy-apps, in the order of their files, that have remote peers. The others are about what two programs on one machine
 /// have between them, or look at an end before what was sent to it can have come.
-const LEGACY_REMOTE: &[&str] = &["nginx", "redis", "servers", "tools", "grpc", "kill9", "handover", "bypass", "alive"];
+const LEGACY_REMOTE: &[&str] =
+    &["nginx", "redis", "servers", "tools", "grpc", "kill9", "handover", "bypass", "alive", "stacks"];
 
 /// Of those, what CI has time for.
 const QUICK_REMOTE: &[&str] = &[
@@ -27,6 +28,7 @@ const QUICK_REMOTE: &[&str] = &[
     "replica_follows",
     "postgresql_with_a_replica",
     "node_cluster_hands_its_listener",
+    "the_first_sockets_on_the_shortest_stack",
 ];
 
 /// How much is run.
