@@ -534,12 +534,15 @@ fn a_window_grows_for_who_fills_it_and_not_for_who_asks_and_is_answered() {
         let memory = 40 * u64::from(RING);
         let (mut sockets, socket) = established_with(Config { memory, ..bounded() }, Receive::Copy);
         let mut at = 0;
-        for _ in 0..100 {
+        let mut receive = |sockets: &mut Sockets<Packet>| {
             assert!(sockets.place(CONN, at, Packet::new(stream(at, 500), false, &alive), 0..500));
             at += 500;
             sockets.publish(CONN, at);
             sockets.consume(socket, 500).unwrap();
             sockets.take_edge(socket);
+        };
+        for _ in 0..100 {
+            receive(&mut sockets);
             if answers {
                 let end = sockets.entries[0].end;
                 sockets.write(socket, b"answer").unwrap();
@@ -549,13 +552,7 @@ fn a_window_grows_for_who_fills_it_and_not_for_who_asks_and_is_answered() {
         assert_eq!(sockets.entries[0].room, if answers { RING } else { 8 * RING });
         // Others need it: what was promised is given back as it is used.
         take_all(&mut sockets.budget);
-        for _ in 0..100 {
-            assert!(sockets.place(CONN, at, Packet::new(stream(at, 500), false, &alive), 0..500));
-            at += 500;
-            sockets.publish(CONN, at);
-            sockets.consume(socket, 500).unwrap();
-            sockets.take_edge(socket);
-        }
+        (0..100).for_each(|_| receive(&mut sockets));
         assert_eq!(sockets.entries[0].room, RING);
     }
 }
