@@ -240,7 +240,8 @@ def seated():
                     break
         if taken is not None and load(taken, "side", "up", ACCEPTOR):
             return c, taken, 8 * i
-        if i > last and way == "hoard":
+        if i > last and way in ("hoard", "retain"):
+            c.close()
             return None
         if i > last:
             print("not offered a slot", flush=True)
@@ -384,7 +385,13 @@ def charge(c, slot, sent):
 def retain():
     kept = []
     for _ in range(300):
-        c, slot, _ = seated()
+        # A connection stays on the kernel whose channel was not made in its time; another one gets it.
+        tries = (seated() for _ in range(10))
+        got = next((seat for seat in tries if seat), None)
+        if not got:
+            print("not offered a slot, behind", len(kept), flush=True)
+            sys.exit(2)
+        c, slot, _ = got
         c.sendall(b"hostile!")
         # The victim sends what it can, and closes: it says that it is gone.
         until = time.monotonic() + 60
