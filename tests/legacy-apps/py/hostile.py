@@ -556,7 +556,8 @@ def acceptor():
         # Of a socket that is ours alone the other end's cookie is the kernel's to tell; the victim says it to us.
         theirs = int(request) if i == 1 else theirs
         there = there or published(peer[1], port or l.getsockname()[1], theirs)
-        if there and (way == "flood" or i % 40 == 0) and done < 8:
+        # On a busy machine the children that hold the lock are not always at it.
+        if there and (way == "flood" or i % 40 == 0) and done < (24 if way == "hold" else 8):
             for n in range(1500 if way == "flood" else 1):
                 try:
                     post.sendto(message(KNOCK, n, theirs, cookie(c)), address(there))
