@@ -1,6 +1,8 @@
 //! Two namespaces with a veth between them, and the program in either.
 
 use crate::lab::{Namespace, Process, bounded, soon};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -53,24 +55,58 @@ pub fn in_place(name: &'static str, mtu: u32, work: impl FnOnce(&mut Place) + Se
     });
 }
 
-/// So many hugepages of 2 MiB for a while.
-pub struct Hugepages(String);
+/// So many free hugepages of 2 MiB for a while, beside those that other programs use. The machine has one number of them: tests of other
+/// processes wait for the lock.
+pub struct Hugepages {
+    /// What is put back.
+    before: u64,
+    _lock: File,
+}
 
-const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// A number of pages: `nr` (with those beyond what was set, as somebody still uses them), `surplus` (these alone), `free`, `resv`.
+fn pages(which: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("{HUGEPAGES}/{which}_hugepages")).expect("hugepages of 2 MiB");
+    text.trim().parse().expect("a number")
+}
+
+fn set_aside(count: u64) -> std::io::Result<()> {
+    std::fs::write(format!("{HUGEPAGES}/nr_hugepages"), count.to_string())
+}
 
 impl Hugepages {
-    pub fn new(count: u32) -> Hugepages {
-        let before = std::fs::read_to_string(HUGEPAGES).expect("hugepages of 2 MiB");
-        std::fs::write(HUGEPAGES, count.to_string()).expect("the number of hugepages");
-        let now = std::fs::read_to_string(HUGEPAGES).expect("the number of hugepages");
-        assert_eq!(now.trim(), count.to_string(), "the machine's memory is in too many pieces");
-        Hugepages(before)
+    pub fn new(count: u64) -> Hugepages {
+        let lock = File::open(format!("{HUGEPAGES}/nr_hugepages")).expect("hugepages of 2 MiB");
+        // SAFETY: flock(2) touches no memory; the descriptor is open.
+        let free = || (unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0).then_some(());
+        soon("the lock of the number of hugepages", LIMIT, free);
+        // Put back from here on, whatever happens.
+        let before = soon("a number of hugepages that stands still", LIMIT, || {
+            let (nr, surplus) = (pages("nr"), pages("surplus"));
+            (pages("nr") == nr).then(|| nr.saturating_sub(surplus))
+        });
+        let hugepages = Hugepages { before, _lock: lock };
+        let what = format!("{count} free hugepages (the machine's memory may be in too many pieces)");
+        soon(&what, LIMIT / 2, || {
+            let used = pages("nr").saturating_sub(pages("free"));
+            // Those in use stay, as surplus, until they are not.
+            set_aside(if count == 0 { 0 } else { used + count }).expect("the number of hugepages");
+            let free = pages("free").saturating_sub(pages("resv"));
+            if count == 0 && free == 0 || count > 0 && free >= count {
+                return Some(());
+            }
+            // It moves pages together; where the kernel cannot, waiting is all that is left.
+            let _ = std::fs::write("/proc/sys/vm/compact_memory", "1");
+            None
+        });
+        hugepages
     }
 }
 
 impl Drop for Hugepages {
     fn drop(&mut self) {
-        let _ = std::fs::write(HUGEPAGES, self.0.trim());
+        let _ = set_aside(self.before);
     }
 }
 
@@ -186,10 +222,16 @@ impl Tool {
         self.done()
     }
 
-    /// The share of a core that it uses over a while.
-    pub fn load(&self, time: Duration) -> f64 {
-        let before = self.process.cpu();
-        std::thread::sleep(time);
-        (self.process.cpu() - before).as_secs_f64() / time.as_secs_f64()
+    /// It sleeps: over two seconds it uses less than this share of a core. Who polls or naps too briefly never does; who is stopped by a busy
+    /// machine while it runs is charged for that, and gets more tries.
+    pub fn sleeps(&self, most: f64) {
+        const TIME: Duration = Duration::from_secs(2);
+        let mut loads = Vec::new();
+        while loads.iter().all(|load| *load >= most) {
+            assert!(loads.len() < 5, "{}: these shares of a core, idle: {loads:?}", self.port("device"));
+            let before = self.process.cpu();
+            std::thread::sleep(TIME);
+            loads.push((self.process.cpu() - before).as_secs_f64() / TIME.as_secs_f64());
+        }
     }
 }
