@@ -7,7 +7,8 @@ use crate::endpoint::{self, Ep};
 use crate::fds::{self, Kind};
 use crate::kernel::{K, Kernel as _};
 use crate::{
-    custody, family, headroom, intents, lifeline, lock, members, own, peer, ruin, rx, sleepers, slots, tx, watchers,
+    conn, custody, family, headroom, intents, lifeline, lock, members, own, peer, ruin, rx, sleepers, slots, tx,
+    watchers,
 };
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
@@ -121,6 +122,8 @@ fn leaves_too_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
 
 /// Before the kernel closes the last descriptor of an attached connection.
 pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
+    // Nobody looks at the ring any more: the sender is to see what was read there.
+    conn::end_view(ep, chan, |_| true);
     // An echo that lies unread would make the kernel send RST.
     rx::advance(ep, chan, fd);
     if ring_unread(ep, chan) {

@@ -7,6 +7,7 @@ use crate::lock;
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Conn};
 use shmring::family::{Endpoint, OPEN, SHARED};
+use shmring::ring;
 use shmring::sync::{AtomicU32, AtomicU64};
 
 /// The connection of `ep` in `chan`.
@@ -119,6 +120,20 @@ impl Words<'_> {
     fn tell_last(&self) {
         let Ok(()) = self.tell();
     }
+}
+
+/// Nobody of whom `whose` is true looks any more at what lies on the ring (`shmring::driver::view`).
+pub fn end_view(ep: Ep, chan: &Chan, whose: impl FnOnce(u64) -> bool) {
+    if ep.rx_viewed.load(Relaxed) == 0 {
+        return;
+    }
+    // From a process that keeps the direction, and is stopped there, nobody else receives now.
+    let Some(held) = lock::take(&ep.record().rx_token, None) else { return };
+    let c = conn(ep, chan);
+    if whose(c.ep.rx_viewed.load(Relaxed)) {
+        sure(driver::end_view(&mut Words { chan, c }, &c, ring::limit(c.peer(), c.me(), c.size)));
+    }
+    held.release();
 }
 
 /// For steps that tell nobody anything.

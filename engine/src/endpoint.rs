@@ -102,7 +102,7 @@ static LOCALS: [Local; ENDPOINTS] = [const {
 }; ENDPOINTS];
 
 /// Handle of an endpoint: an index below `ENDPOINTS`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ep(u32);
 
 impl Numbered for Ep {

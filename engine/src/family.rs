@@ -323,6 +323,12 @@ pub fn alone() -> bool {
     !members::others_live()
 }
 
+/// Whether the process of a member's word ([`shmring::owner::member`]) uses what it has of `ep`: this one does, until it says otherwise.
+pub fn uses(member: u64, ep: Ep) -> bool {
+    // Of itself a process does not learn that it lives: it sees no lock of its own.
+    member == members::myself() || holds(member, ep)
+}
+
 /// Whether the member that an owner word names lives and holds `ep`.
 pub fn holds(word: u64, ep: Ep) -> bool {
     shmring::owner::place(word).is_some_and(|(place, _)| ep.holders.has(place)) && !members::owner_is_dead(word)

@@ -28,6 +28,7 @@ pub mod family;
 pub mod fds;
 pub mod handoff;
 pub mod headroom;
+pub mod inplace;
 pub mod intents;
 pub mod io;
 pub mod kernel;

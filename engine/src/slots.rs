@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan, Heir};
-use crate::conn::conn;
+use crate::conn::{conn, end_view};
 use crate::endpoint::Ep;
 use crate::lock::Held;
 use crate::mail::{self, RENDEZVOUS};
@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 use shmring::family::{Reason, State};
 use shmring::layout::{Role, SLOTS};
-use shmring::ring;
+use shmring::{owner, ring};
 
 /// Keeps others from taking or freeing slots. Taken before the tokens of any connection.
 pub fn lock() -> Held<'static> {
@@ -299,6 +299,13 @@ pub fn leave(ep: Ep, chan: &'static Chan, slot: usize, heir: Heir) {
         fence(SeqCst);
         crate::lock::wait_for_own(&ep.rx_token);
         crate::lock::wait_for_own(&ep.tx_token);
+    }
+    // What its program looks at, or fills, on the rings goes with its mapping of them.
+    let ours = |word: u64| word != 0 && owner::member(word) == members::myself();
+    end_view(ep, chan, ours);
+    let reserved = ep.tx_reserved.load(Relaxed);
+    if ours(reserved) {
+        let _ = ep.tx_reserved.compare_exchange(reserved, 0, Relaxed, Relaxed);
     }
     ep.local().chan.store(None, Relaxed);
     chan.leave_to(slot, heir);

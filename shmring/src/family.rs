@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 15;
+pub const VERSION: u32 = 16;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// A program whose limit of descriptors (RLIMIT_NOFILE) is below this would miss those that culvert takes: its connections stay
@@ -282,6 +282,7 @@ reasons! {
     NotServed = 43, "not-served", "the peer is on another host, and no zstackd serves this network namespace";
     ZstackDown = 44, "zstack-down", "the peer is on another host, and the zstackd that served this network namespace has ended";
     NotCarried = 45, "not-carried", "the peer is on another host, and the zstackd that serves here leaves this connection to the kernel";
+    Reserved = 46, "reserved", "bytes were sent by a POSIX call while room on the ring was reserved, and had no other place to go";
     OtherNetwork = 42, "other-network", "its socket, or the thread that uses it, is in another network namespace than culvert's own sockets in its process";
 }
 
@@ -426,6 +427,11 @@ pub struct Endpoint {
     /// Where this side stops reading the ring, having told the sender; none: it did not. It may be what a dead holder had
     /// told, read from where the peer can write.
     pub rx_cut: Coded<Option<Claim<RingPos>>>,
+    /// Who looks at bytes of the ring where they lie, so that nothing from there on is given back to the sender; 0 = nobody. See
+    /// [`owner`].
+    pub rx_viewed: AtomicU64,
+    /// Which of such looks at this connection it is.
+    pub rx_view: AtomicU64,
     /// Bytes and messages received through the ring.
     pub rx_bytes: AtomicU64,
     /// See `rx_bytes`.
@@ -448,6 +454,10 @@ pub struct Endpoint {
     pub tx_head: Coded<RingPos>,
     /// Trusted copy of `Producer::base`.
     pub tx_base: Coded<RingPos>,
+    /// Whose program fills room on the ring that is not published: nobody else writes there. 0 = nobody. See [`owner`].
+    pub tx_reserved: AtomicU64,
+    /// Which of such reservations of this connection it is.
+    pub tx_reservation: AtomicU64,
     /// Bytes and messages sent through the ring.
     pub tx_bytes: AtomicU64,
     /// See `tx_bytes`.
@@ -532,12 +542,16 @@ impl Endpoint {
             self.rx_skip.word(),
             self.rx_at.word(),
             self.rx_cut.word(),
+            &self.rx_viewed,
+            &self.rx_view,
             &self.rx_bytes,
             &self.rx_msgs,
             self.tx_tail.word(),
             self.tx_head.word(),
             self.tx_base.word(),
             self.tx_again.word(),
+            &self.tx_reserved,
+            &self.tx_reservation,
             &self.tx_bytes,
             &self.tx_msgs,
             &self.tx_full_since,

@@ -9,12 +9,14 @@ mod depart;
 mod look;
 mod port;
 mod receiving;
+mod view;
 
 pub use advance::{advance, comes_again, doubled, leaving, only_repeats};
 pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
+pub use view::{View, release, view};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;

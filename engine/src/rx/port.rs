@@ -10,7 +10,7 @@ use crate::conn::{Taken, conn, notify_aside, openly, port};
 use crate::endpoint::{Ep, Latched};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
-use crate::{acts, lock, members, tx, watchers};
+use crate::{acts, family, lock, members, tx, watchers};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::driver::{self, Conn, Incoming, Native, Sees, Wait};
@@ -178,6 +178,11 @@ impl Incoming for In<'_> {
         leaver != lock::myself()
             && milliseconds() <= self.ep.rx_leaving_until.load(Relaxed)
             && !members::owner_is_dead(leaver)
+    }
+
+    #[cold]
+    fn views(&mut self, viewer: u64) -> bool {
+        family::uses(viewer, self.ep)
     }
 
     fn handed_on(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::channel::Chan;
 use crate::conn::{Taken, conn};
 use crate::endpoint::{Ep, Latched, put_back, take_latched, take_living, unreported};
 use crate::lock::{self, Held};
-use crate::{ruin, tx};
+use crate::{members, ruin, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Skipped, Unread};
 use shmring::family::Reason;
@@ -168,6 +168,23 @@ impl<'a> Receiving<'a> {
             self.advance(false);
         }
         Got::Bytes(total)
+    }
+
+    /// Lets this process's program look at what lies on the ring next: how many bytes. `None`: nothing lies there that it can look at.
+    pub fn view(&mut self) -> Option<u64> {
+        let mut port = self.port(None, 0);
+        driver::view(&mut port, &self.c, members::myself()).unwrap_or_else(|Taken| {
+            self.taken = true;
+            None
+        })
+    }
+
+    /// That is over.
+    pub fn end_view(&mut self) {
+        let c = self.c;
+        let mut port = self.port(None, 0);
+        let limit = port.limit();
+        self.taken |= driver::end_view(&mut port, &c, limit).is_err();
     }
 
     /// Another process has taken the direction, after `total` bytes.

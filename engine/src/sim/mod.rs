@@ -7,6 +7,7 @@
 //! What a test does to it is below, the engine's calls are in [`calls`]; [`world`] builds connections on top.
 mod calls;
 pub mod faults;
+mod inplace;
 pub mod process;
 mod state;
 pub mod tcp;
@@ -64,6 +65,11 @@ impl Simulated {
     /// The next sleeper sleeps in vain, until its deadline.
     pub fn nothing_meanwhile() {
         state().meanwhile.push_back(None);
+    }
+
+    /// What was left for sleepers, and not needed, is not done.
+    pub fn forget_meanwhile() {
+        state().meanwhile.clear();
     }
 
     /// Whether a socket option was ever set.

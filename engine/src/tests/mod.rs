@@ -4,6 +4,8 @@ mod closing;
 // To change the process is to copy thousands of words: minutes for one test, under Miri. So it is in `slots`.
 #[cfg(not(miri))]
 mod forks;
+#[cfg(not(miri))]
+mod inplace;
 mod leaving;
 mod many;
 mod paths;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::look::{latched, untold};
+use super::reserve::give_time;
 use super::room::Sender;
 use super::{Attempt, Sending, Sent, Unsent, failed, fitting, keeps_error, with_turn};
 use crate::acts;
@@ -66,6 +67,7 @@ unsafe fn transmit(
     let mut total = 0usize;
     let mut sender = Sender::new(out, false, since, asleep);
     let life = ep.life();
+    give_time(ep);
     loop {
         let want = n - total;
         if want == 0 {

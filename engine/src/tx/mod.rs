@@ -4,6 +4,7 @@
 
 mod file;
 mod look;
+mod reserve;
 mod room;
 mod sending;
 mod turn;
@@ -11,6 +12,7 @@ mod unread;
 
 pub use file::sendfile;
 pub use look::{LOOK_EVERY_US, latched, look, look_due, looked};
+pub use reserve::{Reserved, Room, commit, give_back, reserve};
 pub use shmring::family::UP;
 pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, is_reset, leave, rewinds, service,
@@ -178,6 +180,10 @@ enum Unsent {
     Lost,
     /// Another process has taken the direction: nothing was sent.
     Taken,
+    /// The program fills the next bytes of the ring, and nobody else can write there.
+    Reserved,
+    /// The bytes go another way, which is the caller's business.
+    Elsewhere,
     /// The call fails with this errno.
     Error(i32),
 }
@@ -332,9 +338,9 @@ fn with_turn(
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
             Ok(n) => Attempt::Took(n),
-            Err(Unsent::NoMemory) => {
+            Err(why @ (Unsent::NoMemory | Unsent::Reserved)) => {
                 sending.leave();
-                ep.because(Reason::NoMemory);
+                ep.because(if why == Unsent::Reserved { Reason::Reserved } else { Reason::NoMemory });
                 match sending.turn() {
                     Turn::Latched => Attempt::Latched,
                     Turn::Error(e) => Attempt::Error(e),
@@ -343,7 +349,7 @@ fn with_turn(
                     Turn::Lifeline | Turn::Ring => Attempt::Native,
                 }
             }
-            Err(Unsent::Lost) => Attempt::Native,
+            Err(Unsent::Lost | Unsent::Elsewhere) => Attempt::Native,
             Err(Unsent::Taken) => Attempt::Taken,
             Err(Unsent::Error(e)) => Attempt::Error(e),
         },
@@ -382,6 +388,7 @@ pub unsafe fn send(
     let mut total = 0usize;
     let mut sender = Sender::new(fd, flags & libc::MSG_DONTWAIT != 0, since, asleep);
     let life = ep.life();
+    reserve::give_time(ep);
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {

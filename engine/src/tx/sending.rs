@@ -10,12 +10,13 @@ use crate::endpoint::{Ep, latch, take_living};
 use crate::kernel::{K, Kernel as _};
 use crate::lifeline::{self, ENDED};
 use crate::lock::{self, Held};
-use crate::{acts, peer, ruin};
+use crate::{acts, family, peer, ruin};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Next, Outgoing, Put};
 use shmring::family::{Reason, SHARED};
 use shmring::layout::Role;
-use shmring::position::{RingPos, StreamPos};
+use shmring::owner;
+use shmring::position::{Corrupt, RingPos, StreamPos};
 use shmring::ring;
 use shmring::switch::RxPhase;
 
@@ -167,6 +168,18 @@ impl Out<'_> {
         let look = || look(self.ep, self.chan, self.fd, ENDED) & ENDED != 0;
         if self.glances { Ok(look()) } else { openly(self.c.ep, &self.c.ep.tx_token, look) }
     }
+}
+
+/// Whether somebody's program fills the room behind the tail. The direction is owned.
+#[cold]
+pub(super) fn is_reserved(ep: Ep) -> bool {
+    let word = ep.record().tx_reserved.load(Relaxed);
+    if word != 0 && !family::uses(owner::member(word), ep) {
+        // It was killed, or has closed the connection.
+        ep.record().tx_reserved.store(0, Relaxed);
+        return false;
+    }
+    word != 0
 }
 
 fn errno(failure: Failure) -> i32 {
@@ -343,6 +356,9 @@ impl<'a> Sending<'a> {
     ) -> Result<usize, Unsent> {
         let chan = self.port.chan;
         let c = self.port.c;
+        if c.ep.tx_reserved.load(Relaxed) != 0 && is_reserved(self.port.ep) {
+            return Err(Unsent::Reserved);
+        }
         let put = driver::put(&mut self.port, &c, want, |_, base, tail, room| {
             // Until they are published nothing depends on these bytes. Who takes the direction meanwhile does not write there.
             let lent = lend(c.ep, &c.ep.tx_token)?;
@@ -363,6 +379,37 @@ impl<'a> Sending<'a> {
             Put::Corrupt => {
                 self.corrupt();
                 Err(Unsent::Lost)
+            }
+        }
+    }
+
+    /// Room for up to `want` bytes, which the program fills: the position at home, and how many. 0: the ring is full.
+    pub fn room(&mut self, want: u64) -> Result<(RingPos, u64), Unsent> {
+        let c = self.port.c;
+        match driver::room(&mut self.port, &c, want) {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(Corrupt)) => {
+                self.corrupt();
+                Err(Unsent::Lost)
+            }
+            Err(Taken) => {
+                self.port.taken = true;
+                Err(Unsent::Taken)
+            }
+        }
+    }
+
+    /// `n` bytes that the program has laid into its room are the receiver's.
+    pub fn publish(&mut self, n: u64) -> Result<usize, Unsent> {
+        let c = self.port.c;
+        // Whoever sees these bytes must know what was done before them.
+        acts::pass_on(self.port.chan);
+        // The home has not moved: nobody sends on the ring while there is a reservation.
+        match driver::publish(&mut self.port, &c, c.ep.tx_base.load(Relaxed), n) {
+            Ok(()) => Ok(n as usize),
+            Err(Taken) => {
+                self.port.taken = true;
+                Err(Unsent::Taken)
             }
         }
     }

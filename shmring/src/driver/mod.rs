@@ -14,10 +14,12 @@
 mod leave;
 mod receive;
 mod send;
+mod view;
 
 pub use leave::{Began, Outcome, Sees, Unread, Wait, begin, conclude, see};
 pub use receive::{Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, skip};
-pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put, stage, turn};
+pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, publish, put, room, stage, turn};
+pub use view::{end_view, view};
 
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};
@@ -173,6 +175,8 @@ pub enum Guard {
     LookAfterUp,
     /// Ready never overwrites refused.
     ReadyByCas,
+    /// What was read of a ring is not given back while somebody looks at it where it lies.
+    KeepViewed,
     /// The receiver clears the wish for space that it served.
     ServedByReader,
     /// A receiver that comes down drops from the lifeline what it has read on the ring.

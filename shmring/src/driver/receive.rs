@@ -60,6 +60,10 @@ pub trait Incoming: Port {
     fn limit(&mut self) -> u64;
     /// Whether the one who said, in `rx_leaving`, that it leaves is still about to.
     fn leaves(&mut self, leaver: u64) -> bool;
+    /// Whether the one who looks at bytes of the ring where they lie, as `rx_viewed` says, has them still.
+    fn views(&mut self, _viewer: u64) -> bool {
+        true
+    }
     /// Whether the ring came from a program image before this one, which has read from the lifeline we do not know what.
     fn handed_on(&self) -> bool;
     /// Resets the connection: its bytes cannot be delivered where they must go.
@@ -190,18 +194,44 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
     place.head = head.plus(n);
     if !p.peeks() {
         p.say(&c.ep.rx_head, place.head)?;
-        p.atom(|| ring::consume(c.consumed(), place.head))?;
+        let given_back = !is_viewed(p, c)?;
+        if given_back {
+            p.atom(|| ring::consume(c.consumed(), place.head))?;
+        }
         p.quiet(|| {
             let (bytes, messages) = (&c.ep.rx_bytes, &c.ep.rx_msgs);
             bytes.store(bytes.load(Ordering::Relaxed) + n, Ordering::Relaxed);
             messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         });
-        space_freed(p, c, place.head, room, n)?;
+        if given_back {
+            space_freed(p, c, place.head, room, n)?;
+        }
         if down == Some(place.head.claim()) {
             p.drained();
         }
     }
     Ok(Brought::Bytes(n))
+}
+
+/// Whether what is received is not to be given back now, since somebody looks at what lies before it.
+#[inline(always)]
+pub(super) fn is_viewed<P: Incoming>(p: &mut P, c: &Conn) -> Result<bool, P::Stop> {
+    match p.own(&c.ep.rx_viewed) {
+        0 => Ok(false),
+        viewer => still_viewed(p, c, viewer),
+    }
+}
+
+#[cold]
+fn still_viewed<P: Incoming>(p: &mut P, c: &Conn, viewer: u64) -> Result<bool, P::Stop> {
+    if p.lacks(Guard::KeepViewed) {
+        return Ok(false);
+    }
+    if p.views(viewer) {
+        return Ok(true);
+    }
+    p.say(&c.ep.rx_viewed, 0)?;
+    Ok(false)
 }
 
 /// Wakes a writer that waits for space, once there is enough of it. `head` was just given back.
@@ -225,7 +255,7 @@ fn space_freed<P: Incoming>(p: &mut P, c: &Conn, head: RingPos, before: u64, n: 
 }
 
 #[inline(never)]
-fn serve_wish<P: Incoming>(
+pub(super) fn serve_wish<P: Port>(
     p: &mut P,
     c: &Conn,
     head: RingPos,
@@ -249,7 +279,7 @@ fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step
     if !place.seen_end {
         // A holder of this end was killed after it had stored the new head in the family's memory, and before it stored it where
         // the sender sees it, or before it woke the sender that waits for room.
-        if !p.lacks(Guard::Heal) && !p.peeks() {
+        if !p.lacks(Guard::Heal) && !p.peeks() && !is_viewed(p, c)? {
             if p.own(&c.consumed().head) != place.head.claim() {
                 p.atom(|| ring::consume(c.consumed(), place.head))?;
             }

@@ -3,7 +3,7 @@
 use super::{Access, Conn, Failure, Guard, Moved, Port};
 use crate::family::UP;
 use crate::layout::{ALL_SHUT, Arbiter, Echo};
-use crate::position::{RingPos, StreamPos};
+use crate::position::{Corrupt, RingPos, StreamPos};
 use crate::ring;
 use crate::switch::{self, Again, TxPhase, TxStep, TxView};
 use crate::sync::{Ordering, fence};
@@ -309,7 +309,7 @@ fn resend<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         let sent = p.natively_sent()?.map_or(0, |n| n.since(up));
         match again.resume(tail, sent) {
             Ok(at) => at,
-            Err(crate::position::Corrupt) => {
+            Err(Corrupt) => {
                 p.say(&c.ep.tx_phase, TxPhase::Down)?;
                 return Ok(Next::Done(Turn::Failed(Failure::Reset)));
             }
@@ -379,6 +379,23 @@ pub fn put<P: Outgoing, F>(
     want: u64,
     fill: impl FnOnce(&mut P, RingPos, RingPos, u64) -> Result<Result<u64, F>, P::Stop>,
 ) -> Result<Put<F>, P::Stop> {
+    let Ok((base, room)) = room(p, c, want)? else { return Ok(Put::Corrupt) };
+    if room == 0 {
+        return Ok(Put::Full);
+    }
+    let tail = p.own(&c.ep.tx_tail);
+    let n = match fill(p, base, tail, room)? {
+        Ok(0) => return Ok(Put::Nothing),
+        Ok(n) => n,
+        Err(fault) => return Ok(Put::Fault(fault)),
+    };
+    publish(p, c, base, n)?;
+    Ok(Put::Took(n))
+}
+
+/// The first half of [`put`]: the position at home, and how many of `want` bytes there is room for behind the tail.
+#[inline(always)]
+pub fn room<P: Outgoing>(p: &mut P, c: &Conn, want: u64) -> Result<Result<(RingPos, u64), Corrupt>, P::Stop> {
     let limit = p.limit();
     let tail = p.own(&c.ep.tx_tail);
     let mut head = p.own(&c.ep.tx_head);
@@ -387,7 +404,7 @@ pub fn put<P: Outgoing, F>(
     if limit.saturating_sub(tail.since(head)) < want || !in_home {
         head = match p.atom(|| ring::refresh(c.given_back(), head, tail))? {
             Ok(head) => head,
-            Err(crate::position::Corrupt) => return Ok(Put::Corrupt),
+            Err(Corrupt) => return Ok(Err(Corrupt)),
         };
         p.note(&c.ep.tx_head, head);
         if head == tail && tail != base {
@@ -398,16 +415,13 @@ pub fn put<P: Outgoing, F>(
             p.atom(|| ring::rebase(c.sent(), base))?;
         }
     }
-    let room = limit.saturating_sub(tail.since(head)).min(want);
-    if room == 0 {
-        return Ok(Put::Full);
-    }
-    let n = match fill(p, base, tail, room)? {
-        Ok(0) => return Ok(Put::Nothing),
-        Ok(n) => n,
-        Err(fault) => return Ok(Put::Fault(fault)),
-    };
-    let new = tail.plus(n);
+    Ok(Ok((base, limit.saturating_sub(tail.since(head)).min(want))))
+}
+
+/// The second half of [`put`]: `n` bytes that lie behind the tail, in [`room`] with `base` at home, are the receiver's.
+#[inline(always)]
+pub fn publish<P: Outgoing>(p: &mut P, c: &Conn, base: RingPos, n: u64) -> Result<(), P::Stop> {
+    let new = p.own(&c.ep.tx_tail).plus(n);
     p.say(&c.ep.tx_tail, new)?;
     if !p.lacks(Guard::Heal) {
         // The base that goes with this tail, also if a holder died after its note of a new one.
@@ -419,6 +433,5 @@ pub fn put<P: Outgoing, F>(
         bytes.store(bytes.load(Ordering::Relaxed) + n, Ordering::Relaxed);
         messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     });
-    p.notify_last()?;
-    Ok(Put::Took(n))
+    p.notify_last()
 }

@@ -415,6 +415,8 @@ impl Port for Run<'_> {
             Guard::EchoComplete => r.echo_complete,
             Guard::Heal => r.heal,
             Guard::HealCut => r.heal_cut,
+            // Nobody looks at the ring there.
+            Guard::KeepViewed => true,
             Guard::KilledOverIt => r.killed_over_it,
             Guard::LookAfterEnd => r.look_after_end,
             Guard::LookAfterRewind => r.look_after_rewind,

@@ -1,0 +1,260 @@
+//! The same calls where the connection is on a ring, and the program works there.
+// Unsafe here: calls are cancellation points.
+#![allow(unsafe_code)]
+
+use crate::channel::Chan;
+use crate::endpoint::{self, Ep};
+use crate::path::{self, Call};
+use crate::rx::{self, View};
+use crate::signals::{self, Runs};
+use crate::turns::{self, Direction, Turn, Wait};
+use crate::tx::{self, Reserved, Room};
+use crate::{closing, conn, fds, real};
+use core::cell::Cell;
+use core::sync::atomic::Ordering::Relaxed;
+use libc::c_int;
+use shmring::position::RingPos;
+use shmring::switch::RxPhase;
+
+/// The connection that a call was about, in that use of its record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Whose {
+    /// The record.
+    pub ep: Ep,
+    /// Its life.
+    pub life: u32,
+}
+
+impl Whose {
+    /// From what a program keeps of it.
+    pub fn new(record: u32, life: u32) -> Whose {
+        Whose { ep: Ep::from_index(record), life }
+    }
+}
+
+/// What came of a call.
+pub enum Came<T> {
+    /// This.
+    Done(T),
+    /// The call fails, and `errno` is set.
+    Failed,
+    /// Nothing: the bytes go another way.
+    Elsewhere,
+}
+
+/// Reserves room for up to `want` bytes on `ep`'s ring, at least one; waits for it as a send would.
+///
+/// # Safety
+/// A cancellation point: no lock is held.
+pub unsafe fn reserve(ep: Ep, fd: c_int, want: usize, flags: c_int) -> Came<(Whose, Room)> {
+    let call = Reserve { fd, want, flags, since: signals::runs(), room: &Cell::new(None) };
+    // SAFETY: the caller's obligation.
+    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
+    came(r, call.room.get())
+}
+
+fn came<T>(r: isize, found: Option<T>) -> Came<T> {
+    match found {
+        _ if r < 0 => Came::Failed,
+        Some(found) => Came::Done(found),
+        None => Came::Elsewhere,
+    }
+}
+
+struct Reserve<'a> {
+    fd: c_int,
+    want: usize,
+    flags: c_int,
+    since: Runs,
+    room: &'a Cell<Option<(Whose, Room)>>,
+}
+
+impl Call for &Reserve<'_> {
+    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        real()
+    }
+
+    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        Some(real())
+    }
+
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let &&Reserve { fd, want, flags, since, room } = self;
+        if let Some(e) = endpoint::take_kept(ep) {
+            return Some(real::ret(-e as isize));
+        }
+        conn::make_ready(ep, chan);
+        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
+        match turns::turn(ep, fd, Direction::Outgoing, wait) {
+            Turn::Ours => {}
+            Turn::Again => return None,
+            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        }
+        let life = ep.life();
+        let mut asleep = false;
+        // SAFETY: no lock is held.
+        let reserved = unsafe { tx::reserve(ep, chan, fd, want, flags, since, &mut asleep) };
+        if asleep {
+            closing::awake(ep);
+        }
+        match reserved {
+            Reserved::Done(found) => {
+                room.set(Some((Whose { ep, life }, found)));
+                Some(0)
+            }
+            Reserved::Failed(e) => Some(real::ret(e)),
+            Reserved::Elsewhere => Some(real()),
+            Reserved::Again => None,
+        }
+    }
+}
+
+/// Sends the first `n` bytes of the room `number` of `whose` connection, which is to be `fd`'s, and gives back the rest; `n` is not more
+/// than was reserved. [`Came::Elsewhere`]: nothing is sent, and the caller has the room still, which nobody else writes to.
+/// EBADF: `fd` is another connection.
+///
+/// # Safety
+/// A cancellation point: no lock is held.
+pub unsafe fn commit(whose: Whose, fd: c_int, number: u64, n: usize, flags: c_int) -> Came<()> {
+    let Some(ep) = fds::carried(fd).filter(|ep| is(*ep, whose)) else {
+        // What it was has been closed, or is the kernel's for good.
+        return other(fds::endpoint(fd), whose);
+    };
+    let call = Commit { fd, whose, number, n, flags, since: signals::runs(), done: &Cell::new(None) };
+    // SAFETY: the caller's obligation.
+    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
+    came(r, call.done.get())
+}
+
+fn is(ep: Ep, whose: Whose) -> bool {
+    ep == whose.ep && ep.life() == whose.life
+}
+
+fn other<T>(found: Option<Ep>, whose: Whose) -> Came<T> {
+    if found.is_some_and(|ep| is(ep, whose)) {
+        return Came::Elsewhere;
+    }
+    real::set_errno(libc::EBADF);
+    Came::Failed
+}
+
+struct Commit<'a> {
+    fd: c_int,
+    whose: Whose,
+    number: u64,
+    n: usize,
+    flags: c_int,
+    since: Runs,
+    done: &'a Cell<Option<()>>,
+}
+
+impl Call for &Commit<'_> {
+    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        real()
+    }
+
+    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        Some(real())
+    }
+
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let &&Commit { fd, whose, number, n, flags, since, done } = self;
+        if !is(ep, whose) {
+            return Some(real::ret(-libc::EBADF as isize));
+        }
+        if let Some(e) = endpoint::take_kept(ep) {
+            return Some(real::ret(-e as isize));
+        }
+        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
+        match turns::turn(ep, fd, Direction::Outgoing, wait) {
+            Turn::Ours => {}
+            Turn::Again => return None,
+            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        }
+        match tx::commit(ep, chan, fd, whose.life, number, n, flags) {
+            Reserved::Done(()) => {
+                done.set(Some(()));
+                Some(0)
+            }
+            Reserved::Failed(e) => Some(real::ret(e)),
+            Reserved::Elsewhere => Some(real()),
+            Reserved::Again => None,
+        }
+    }
+}
+
+/// Gives room back, unused or after its bytes went another way.
+pub fn give_back(whose: Whose, number: u64) {
+    tx::give_back(whose.ep, whose.life, number);
+}
+
+/// What lies on `ep`'s ring and was not read, if that is `min` bytes at least, and comes next. Never waits.
+///
+/// # Safety
+/// A cancellation point: no lock is held.
+pub unsafe fn look(ep: Ep, fd: c_int, min: usize) -> Came<(Whose, View)> {
+    let call = Look { fd, min, since: signals::runs(), view: &Cell::new(None) };
+    // SAFETY: the caller's obligation.
+    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
+    came(r, call.view.get())
+}
+
+struct Look<'a> {
+    fd: c_int,
+    min: usize,
+    since: Runs,
+    view: &'a Cell<Option<(Whose, View)>>,
+}
+
+impl Call for &Look<'_> {
+    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
+        real()
+    }
+
+    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        Some(real())
+    }
+
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
+        let &&Look { fd, min, since, view } = self;
+        // A peer that has left waits for what it did not read.
+        tx::service(ep, chan, fd);
+        if ep.rx_phase.get() != RxPhase::Ring || !conn::make_ready(ep, chan) {
+            return Some(real());
+        }
+        let wait = || Wait { never: true, option: libc::SO_RCVTIMEO, since };
+        match turns::turn(ep, fd, Direction::Incoming, wait) {
+            Turn::Ours => {}
+            Turn::Again => return None,
+            // The receive that follows says what there is.
+            Turn::Failed(_) => return Some(real()),
+        }
+        let life = ep.life();
+        match rx::view(ep, chan, fd, life, min) {
+            Some(found) => {
+                view.set(Some((Whose { ep, life }, found)));
+                Some(0)
+            }
+            None => Some(real()),
+        }
+    }
+}
+
+/// Ends look `number` of `whose` connection, which is to be `fd`'s and began at `at`, and takes its first `n` bytes from the stream. How
+/// many of them are still to be taken there, since the connection has gone back to the kernel. EBADF: `fd` is another connection.
+pub fn release(whose: Whose, fd: c_int, number: u64, at: RingPos, n: usize) -> Came<usize> {
+    let Some(ep) = fds::endpoint(fd).filter(|ep| is(*ep, whose)) else { return other(None, whose) };
+    let Some(chan) = ep.chan() else {
+        // It left the ring, and this process the channel.
+        let taken = usize::try_from(ep.rx_head.load(Relaxed).since(at)).unwrap_or(usize::MAX);
+        return Came::Done(n.saturating_sub(taken));
+    };
+    loop {
+        match rx::release(ep, chan, fd, whose.life, number, at, n) {
+            Some(left) => return Came::Done(left),
+            None if !is(ep, whose) => return other(None, whose),
+            // Another process keeps the direction: it is stopped there.
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! A program writes where its peer reads, and reads where its peer has written: beside POSIX calls, at any byte, wherever the
+//! connection goes meanwhile.
+
+use super::*;
+use crate::inplace::Spans;
+use crate::leave;
+use crate::sim::world::Side;
+use libc::{EAGAIN, EBADF, ECONNRESET, EINVAL, EPIPE, MSG_DONTWAIT, POLLRDHUP};
+use proptest::prelude::*;
+use shmring::family::{Reason, State};
+use std::collections::VecDeque;
+
+fn filled(side: Side, from: usize, n: usize) -> Spans {
+    let mut room = side.reserve(n).unwrap();
+    assert_eq!(room.len, n);
+    room.fill(&bytes(from, n));
+    room
+}
+
+#[test]
+fn bytes_go_from_hand_to_hand() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut at = 0;
+    // Also around the end of the ring, where room has two pieces.
+    for n in [1, 1_500, 9_000, 30_000, 40_000, 20_000].into_iter().cycle().take(40) {
+        let n = n.min(RING / 2);
+        let mut room = filled(pair.a, at, n);
+        assert!(room.is_on_ring());
+        // Nobody sees what is not committed.
+        assert_eq!(pair.b.recv(9), Err(EAGAIN));
+        let used = n - n / 3;
+        assert_eq!(pair.a.commit(&mut room, used), Ok(used));
+        assert_eq!(pair.a.commit(&mut room, 0), Err(EINVAL));
+        let mut view = pair.b.look(1).unwrap();
+        assert!(view.is_on_ring() && view.bytes() == bytes(at, used)[..view.len]);
+        let seen = view.len;
+        assert_eq!(pair.b.release(&mut view, seen - seen / 4), Ok(()));
+        assert_eq!(pair.b.release(&mut view, 0), Err(EINVAL));
+        at += used;
+        // The rest is read as ever.
+        let rest = used - (seen - seen / 4);
+        assert_eq!(pair.b.recv(rest + 1), if rest == 0 { Err(EAGAIN) } else { Ok(bytes(at - rest, rest)) });
+    }
+    assert_eq!(on_kernel(&pair), 0);
+    pair.close();
+}
+
+#[test]
+fn what_is_looked_at_stays_whatever_others_read_and_the_peer_sends() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut sent = 0;
+    let mut fill = |pair: &Pair| loop {
+        match pair.a.send(&bytes(sent, 4_000)) {
+            Ok(n) => sent += n,
+            Err(e) => return assert_eq!(e, EAGAIN),
+        }
+    };
+    fill(&pair);
+    let mut view = pair.b.look(1).unwrap();
+    let seen = view.bytes();
+    assert!(view.is_on_ring() && view.len > RING / 4 && seen == bytes(0, view.len));
+    // Another thread reads all of it, and the peer's sender finds no room for more.
+    let mut read = 0;
+    while let Ok(got) = pair.b.recv(5_000) {
+        assert!(got == bytes(read, got.len()));
+        read += got.len();
+    }
+    assert_eq!(pair.a.send(b"x"), Err(EAGAIN));
+    assert_eq!(pair.a.poll(libc::POLLOUT), 0);
+    assert!(view.bytes() == seen);
+    // A second look is by a copy: there is nothing.
+    assert!(matches!(pair.b.look(1), Err(EAGAIN)));
+    // What was read already is not read again.
+    let n = view.len;
+    assert_eq!(pair.b.release(&mut view, n), Ok(()));
+    assert_eq!(pair.a.poll(libc::POLLOUT), libc::POLLOUT);
+    fill(&pair);
+    let got = pair.b.recv(RING).unwrap();
+    assert!(got == bytes(read, got.len()));
+    assert_eq!(on_kernel(&pair), 0);
+    pair.close();
+}
+
+#[test]
+fn a_sender_that_sleeps_for_room_is_woken_when_the_look_ends() {
+    let world = World::new();
+    let pair = warmed(&world);
+    while pair.a.send(&bytes(0, 1_000)).is_ok() {}
+    let mut view = pair.b.look(1).unwrap();
+    while pair.b.recv(RING).is_ok() {}
+    Simulated::meanwhile(move || {
+        let n = view.len;
+        assert_eq!(pair.b.release(&mut view, n), Ok(()));
+    });
+    assert_eq!(pair.a.send_with(b"room", 0), Ok(4));
+    while pair.b.recv(RING).is_ok_and(|got| !got.ends_with(b"room")) {}
+    pair.close();
+}
+
+#[test]
+fn a_posix_send_before_the_commit_goes_first_and_both_go_by_the_kernel() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut room = filled(pair.a, 100, 3_000);
+    assert!(room.is_on_ring());
+    assert_eq!(pair.a.send(b"first"), Ok(5));
+    assert_eq!(pair.a.ep.reason.load(core::sync::atomic::Ordering::Relaxed), Reason::Reserved as u32);
+    assert_eq!(pair.a.commit(&mut room, 3_000), Ok(3_000));
+    assert!(!room.is_on_ring());
+    assert_eq!(pair.b.recv(9_999), Ok([b"first".to_vec(), bytes(100, 3_000)].concat()));
+    // The other direction stays where it is.
+    assert_eq!(pair.b.send(b"back"), Ok(4));
+    assert_eq!(pair.a.recv(9), Ok(b"back".to_vec()));
+    assert_eq!(pair.b.ep.tx_phase.get(), TxPhase::Ring);
+    pair.close();
+}
+
+#[test]
+fn two_reservations_are_sent_in_the_order_of_their_commits() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut first = filled(pair.a, 0, 2_000);
+    let mut second = filled(pair.a, 2_000, 2_000);
+    assert!(first.is_on_ring() && !second.is_on_ring());
+    assert_eq!(pair.a.commit(&mut second, 2_000), Ok(2_000));
+    assert_eq!(pair.a.commit(&mut first, 2_000), Ok(2_000));
+    assert_eq!(pair.b.recv(9_999), Ok([bytes(2_000, 2_000), bytes(0, 2_000)].concat()));
+    pair.close();
+}
+
+#[test]
+fn room_that_is_given_back_leaves_the_ring_to_others() {
+    let world = World::new();
+    let pair = warmed(&world);
+    for _ in 0..3 {
+        let mut room = filled(pair.a, 0, 2_000);
+        assert_eq!(pair.a.commit(&mut room, 0), Ok(0));
+        assert_eq!(pair.a.send(b"on the ring"), Ok(11));
+        assert_eq!(pair.b.recv(99), Ok(b"on the ring".to_vec()));
+    }
+    assert_eq!(on_kernel(&pair), 0);
+    pair.close();
+}
+
+/// Whatever takes a direction away while room or bytes are in the program's hands, nothing is lost and nothing comes twice.
+#[test]
+fn a_connection_leaves_with_room_and_bytes_outstanding() {
+    type Leaves = fn(&Pair);
+    let leaves: [Leaves; 8] = [
+        |p| leave::retire(p.a.fd, Reason::Async),
+        |p| leave::retire(p.b.fd, Reason::Async),
+        |p| leave::retire(p.a.fd, Reason::Option),
+        |p| leave::retire(p.b.fd, Reason::Option),
+        |p| leave::sending_side(p.a.fd, Reason::Splice),
+        |p| leave::sending_side(p.b.fd, Reason::Splice),
+        |p| assert_eq!(p.b.shutdown(SHUT_WR), Ok(())),
+        |_| (),
+    ];
+    for leaving in leaves {
+        let world = World::new();
+        let pair = warmed(&world);
+        assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+        let mut room = filled(pair.a, 5_000, 3_000);
+        let mut view = pair.b.look(1).unwrap();
+        assert!(room.is_on_ring() && view.is_on_ring() && view.len == 5_000);
+        leaving(&pair);
+        assert!(view.bytes() == bytes(0, 5_000));
+        assert_eq!(pair.a.commit(&mut room, 3_000), Ok(3_000));
+        assert!(view.bytes() == bytes(0, 5_000));
+        assert_eq!(pair.b.release(&mut view, 4_000), Ok(()));
+        let mut got = Vec::new();
+        while let Ok(more) = pair.b.recv(9_999) {
+            got.extend(more);
+        }
+        assert!(got == bytes(4_000, 4_000), "{}", got.len());
+        pair.close();
+    }
+}
+
+#[test]
+fn spans_are_the_process_s_that_made_them() {
+    let world = World::new();
+    let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+    assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
+    let (mut room, mut view) = (filled(pair.b, 0, 2_000), pair.b.look(1).unwrap());
+    assert!(room.is_on_ring() && view.is_on_ring());
+    let (mut copied, mut seen) = (room, view);
+    child.run(|| {
+        assert_eq!(pair.b.commit(&mut copied, 2_000), Err(EINVAL));
+        assert_eq!(pair.b.release(&mut seen, 3_000), Err(EINVAL));
+    });
+    assert_eq!(pair.b.release(&mut view, 1_000), Ok(()));
+    assert_eq!(pair.b.commit(&mut room, 2_000), Ok(2_000));
+    assert_eq!(pair.a.recv(9_999), Ok(bytes(0, 2_000)));
+    pair.b.close();
+    assert_eq!(child.run(|| pair.b.recv(9_999)), Ok(bytes(1_000, 2_000)));
+    child.run(|| pair.b.close());
+    pair.a.close();
+    child.kill();
+}
+
+#[test]
+fn who_is_killed_or_closes_with_spans_keeps_nothing_from_the_others() {
+    let world = World::new();
+    for killed in [true, false] {
+        let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+        let mut sent = 0;
+        while let Ok(n) = pair.a.send(&bytes(sent, 4_000)) {
+            sent += n;
+        }
+        child.run(|| {
+            assert!(filled(pair.b, 0, 2_000).is_on_ring());
+            assert!(pair.b.look(1).unwrap().is_on_ring());
+            if !killed {
+                pair.b.close();
+            }
+        });
+        if killed {
+            child.kill();
+        }
+        assert_eq!(pair.b.send(b"on the ring"), Ok(11));
+        assert_eq!((pair.b.ep.tx_phase.get(), pair.a.recv(99)), (TxPhase::Ring, Ok(b"on the ring".to_vec())));
+        let mut read = 0;
+        while let Ok(got) = pair.b.recv(RING) {
+            assert!(got == bytes(read, got.len()));
+            read += got.len();
+        }
+        // The room is the sender's again.
+        assert_eq!((read, pair.a.send(&bytes(0, RING / 2))), (sent, Ok(RING / 2)));
+        assert_eq!(pair.b.recv(RING), Ok(bytes(0, RING / 2)));
+        pair.close();
+        if !killed {
+            child.kill();
+        }
+    }
+}
+
+#[test]
+fn ends_and_errors_are_those_of_send_and_recv() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert!(matches!(pair.a.look(1), Err(EAGAIN)));
+    assert!(matches!(pair.a.reserve(0), Err(EINVAL)));
+    assert!(matches!(pair.a.look_with(crate::inplace::MOST + 1, MSG_DONTWAIT), Err(libc::EMSGSIZE)));
+    let mut room = filled(pair.a, 0, 10);
+    assert_eq!(pair.a.commit(&mut room, 11), Err(EINVAL));
+    // It is as it was.
+    assert_eq!(pair.a.commit(&mut room, 10), Ok(10));
+    assert_eq!(pair.b.recv(99), Ok(bytes(0, 10)));
+    let mut room = filled(pair.b, 0, 10);
+    assert_eq!(pair.a.shutdown(SHUT_WR), Ok(()));
+    assert_eq!(pair.b.look(1).map(|view| view.len), Ok(0));
+    let mut late = pair.a.reserve(10).unwrap();
+    assert_eq!(pair.a.commit(&mut late, 10), Err(EPIPE));
+    assert_eq!(pair.a.commit(&mut late, 0), Ok(0));
+    assert_eq!(pair.b.commit(&mut room, 10), Ok(10));
+    assert_eq!(pair.a.recv(99), Ok(bytes(0, 10)));
+    let mut room = pair.b.reserve(10).unwrap();
+    pair.a.close();
+    let sent = [pair.b.commit(&mut room, 5), pair.b.commit(&mut room, 5), pair.b.send(b"x")];
+    assert!(sent.iter().any(|r| matches!(r, Err(EPIPE | ECONNRESET))), "{sent:?}");
+    let _ = pair.b.commit(&mut room, 0);
+    pair.b.close();
+}
+
+#[test]
+fn spans_of_a_connection_that_was_closed_are_nobodys() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(b"unread"), Ok(6));
+    let (mut room, mut view) = (filled(pair.b, 0, 9), pair.b.look(1).unwrap());
+    pair.close();
+    assert_eq!(pair.b.commit(&mut room, 9), Err(EBADF));
+    assert_eq!(pair.b.release(&mut view, 6), Err(EBADF));
+    // Another connection in the same record.
+    let other = warmed(&world);
+    let (mut room, mut view) = (filled(other.b, 0, 9), Spans::none());
+    assert_eq!(other.b.release(&mut view, 0), Err(EINVAL));
+    assert_eq!(other.b.commit(&mut room, 9), Ok(9));
+    assert_eq!(other.a.recv(99), Ok(bytes(0, 9)));
+    other.close();
+}
+
+#[test]
+fn a_look_waits_for_as_many_as_it_asks_for() {
+    let world = World::new();
+    for on_ring in [false, true] {
+        let pair = if on_ring { warmed(&world) } else { world.pair() };
+        if on_ring {
+            assert_eq!(pair.a.send(b"he"), Ok(2));
+            Simulated::meanwhile(move || assert_eq!(pair.a.send(b"ad"), Ok(2)));
+            Simulated::meanwhile(move || assert_eq!(pair.a.send(b"er and more"), Ok(11)));
+        } else {
+            assert_eq!(pair.a.send(b"header and more"), Ok(15));
+        }
+        let mut view = pair.b.look_with(6, 0).unwrap();
+        assert_eq!((view.is_on_ring(), view.bytes()), (on_ring, b"header and more".to_vec()));
+        assert_eq!(pair.b.release(&mut view, 11), Ok(()));
+        assert_eq!(pair.b.recv(99), Ok(b"more".to_vec()));
+        // The end comes first.
+        assert_eq!(pair.a.send(b"ab"), Ok(2));
+        pair.a.shutdown(SHUT_WR).unwrap();
+        let mut view = pair.b.look_with(6, if on_ring { 0 } else { MSG_DONTWAIT }).unwrap();
+        assert_eq!(view.bytes(), b"ab");
+        assert_eq!(pair.b.release(&mut view, 2), Ok(()));
+        assert_eq!(pair.b.look_with(1, 0).map(|view| view.len), Ok(0));
+        pair.close();
+    }
+}
+
+/// What happens next. `true`: at the end that connected.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Send(bool, usize),
+    Recv(bool, usize),
+    /// Room, which is filled.
+    Reserve(bool, usize),
+    /// Of the first or the last of those that stand, so much of 256 parts.
+    Commit(bool, bool, usize),
+    Look(bool, usize),
+    Release(bool, usize),
+    Attach,
+    Rewind(bool),
+    Cut(bool),
+    Echo(bool),
+    Pass(u16),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let end = any::<bool>();
+    prop_oneof![
+        6 => (end, 1..RING / 8).prop_map(|(e, n)| Op::Send(e, n)),
+        6 => (end, 1..RING / 6).prop_map(|(e, n)| Op::Recv(e, n)),
+        8 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Reserve(e, n)),
+        10 => (end, any::<bool>(), 0..257usize).prop_map(|(e, first, n)| Op::Commit(e, first, n)),
+        8 => (end, 1..200usize).prop_map(|(e, n)| Op::Look(e, n)),
+        8 => (end, 0..257usize).prop_map(|(e, n)| Op::Release(e, n)),
+        1 => Just(Op::Attach),
+        1 => end.prop_map(Op::Rewind),
+        1 => end.prop_map(Op::Cut),
+        1 => end.prop_map(Op::Echo),
+        1 => (0u16..100).prop_map(Op::Pass),
+    ]
+}
+
+/// One end: what it has reserved, and what is in it; what it looks at, and where its stream and the ring stood then.
+#[derive(Default)]
+struct End {
+    rooms: Vec<(Spans, Vec<u8>)>,
+    view: Option<(Spans, Vec<u8>, u64)>,
+    /// Bytes that were sent to it, and not received.
+    stream: VecDeque<u8>,
+    made: usize,
+}
+
+fn run(ops: &[Op]) -> Result<(), TestCaseError> {
+    let world = World::new();
+    let outcome = mix(&world, ops);
+    if outcome.is_err() {
+        world.abandon();
+    }
+    outcome
+}
+
+/// Plays `ops` against two queues of bytes.
+fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
+    let pair = world.pair();
+    let mut ends = [End::default(), End::default()];
+    let (mut attached, mut left) = (false, false);
+    let side = move |a: bool| if a { pair.a } else { pair.b };
+    let head = |a: bool| side(a).ep.rx_head.get().number();
+    for &op in ops {
+        match op {
+            Op::Send(a, n) => {
+                let i = usize::from(a);
+                let message = bytes(ends[i].made, n);
+                ends[i].made += n;
+                match side(a).send(&message) {
+                    Ok(n) => ends[1 - i].stream.extend(&message[..n]),
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Recv(a, n) => {
+                let end = &mut ends[usize::from(a)];
+                // What is received beside a copy, or on the kernel, is not known to be what the look has seen.
+                if end.view.as_ref().is_some_and(|(view, ..)| left || !view.is_on_ring()) {
+                    continue;
+                }
+                match side(a).recv(n) {
+                    Ok(got) => {
+                        prop_assert!(got.len() <= end.stream.len());
+                        let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
+                        prop_assert!(got == expected);
+                    }
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Reserve(a, n) => {
+                let end = &mut ends[usize::from(a)];
+                if end.rooms.len() == 2 {
+                    continue;
+                }
+                match side(a).reserve(n) {
+                    Ok(mut room) => {
+                        let content = bytes(end.made ^ 0x5555, room.len);
+                        end.made += room.len;
+                        room.fill(&content);
+                        end.rooms.push((room, content));
+                    }
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Commit(a, first, part) => {
+                let i = usize::from(a);
+                let at = if first { 0 } else { ends[i].rooms.len().wrapping_sub(1) };
+                let Some((room, content)) = ends[i].rooms.get_mut(at) else { continue };
+                // Nobody else has written there.
+                prop_assert!(room.bytes() == *content);
+                let n = room.len * part / 256;
+                match side(a).commit(room, n) {
+                    Ok(sent) => {
+                        prop_assert!(sent <= n);
+                        let rest = content.split_off(sent);
+                        let sent_bytes = core::mem::replace(content, rest);
+                        if sent == n {
+                            ends[i].rooms.remove(at);
+                        }
+                        ends[1 - i].stream.extend(sent_bytes);
+                    }
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Look(a, min) => {
+                let end = &mut ends[usize::from(a)];
+                if end.view.is_some() {
+                    continue;
+                }
+                match side(a).look(min) {
+                    Ok(view) => {
+                        let seen = view.bytes();
+                        prop_assert!(!seen.is_empty() && seen.len() <= end.stream.len());
+                        prop_assert!(seen.iter().eq(end.stream.iter().take(seen.len())));
+                        end.view = Some((view, seen, head(a)));
+                    }
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Release(a, part) => {
+                let end = &mut ends[usize::from(a)];
+                let Some((mut view, seen, at)) = end.view.take() else { continue };
+                prop_assert!(view.bytes() == seen);
+                let n = view.len * part / 256;
+                let read = if view.is_on_ring() { (head(a) - at) as usize } else { 0 };
+                // What lay on the ring may have to come back over the lifeline.
+                if left && view.is_on_ring() {
+                    Simulated::meanwhile(move || {
+                        _ = crate::upkeep::now(side(!a).ep, side(!a).ep.chan().unwrap(), side(!a).fd, POLLRDHUP)
+                    });
+                }
+                prop_assert_eq!(side(a).release(&mut view, n), Ok(()));
+                Simulated::forget_meanwhile();
+                end.stream.drain(..n.saturating_sub(read));
+            }
+            Op::Attach => {
+                if !attached && pair.both(|s| s.ep.state() == State::Eligible) && !left {
+                    pair.attach(RING);
+                    attached = true;
+                }
+            }
+            Op::Rewind(a) => {
+                leave::retire(side(a).fd, Reason::Async);
+                left = true;
+            }
+            Op::Cut(a) => {
+                leave::retire(side(a).fd, Reason::Option);
+                left = true;
+            }
+            Op::Echo(a) => {
+                leave::sending_side(side(a).fd, Reason::Splice);
+                left = true;
+            }
+            Op::Pass(us) => Simulated::pass(u64::from(us) * 1000),
+        }
+        left |= attached && pair.both(|s| s.ep.tx_phase.get() == TxPhase::Down);
+    }
+    for a in [true, false] {
+        for (room, _) in &mut ends[usize::from(a)].rooms {
+            let _ = side(a).commit(room, 0);
+        }
+        if let Some((mut view, _, _)) = ends[usize::from(a)].view.take() {
+            prop_assert_eq!(side(a).release(&mut view, 0), Ok(()));
+        }
+    }
+    for _ in 0..1000 {
+        let mut idle = true;
+        for a in [true, false] {
+            let end = &mut ends[usize::from(a)];
+            if let Ok(got) = side(a).recv(RING) {
+                prop_assert!(got.len() <= end.stream.len());
+                let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
+                prop_assert!(got == expected);
+                idle = false;
+            }
+        }
+        if idle {
+            break;
+        }
+    }
+    prop_assert_eq!([ends[0].stream.len(), ends[1].stream.len()], [0, 0]);
+    pair.close();
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(3))]
+
+    #[test]
+    fn posix_calls_and_those_in_place_make_one_stream(ops in prop::collection::vec(op(), 0..if cfg!(miri) { 12 } else { 150 })) {
+        run(&ops)?;
+    }
+}

@@ -1,0 +1,173 @@
+//! Room on the ring that the program fills itself: [`reserve`], and [`commit`].
+//!
+//! The direction's token is not held while the program fills its room, which may take any time. `Endpoint::tx_reserved` says
+//! that nobody else may write there. Who sends meanwhile gives the program a moment, then takes the direction down: the bytes
+//! go to the kernel, and so do those of the room when they are committed, by a copy. Whatever else is done to the direction
+//! (`shutdown`, a fork, an exec, a receiver that leaves) does not touch what is not published.
+// Unsafe here: a wait is a cancellation point.
+#![allow(unsafe_code)]
+
+use super::look::latched;
+use super::room::Sender;
+use super::sending::{Sending, is_reserved};
+use super::{Attempt, Unsent, failed, fitting, with_turn};
+use crate::channel::Chan;
+use crate::endpoint::Ep;
+use crate::kernel::{K, Kernel as _};
+use crate::signals::Runs;
+use crate::{lock, members};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::iovec;
+use shmring::layout::{self, HOME};
+use shmring::owner;
+use shmring::switch::TxPhase;
+
+/// Room that was reserved.
+#[derive(Clone, Copy)]
+pub struct Room {
+    /// Where it is: one piece, or two.
+    pub span: [iovec; 2],
+    /// Bytes in both.
+    pub len: usize,
+    /// Which reservation of its connection it is.
+    pub number: u64,
+}
+
+/// What came of a call about room.
+pub enum Reserved<T> {
+    /// This.
+    Done(T),
+    /// `-errno`.
+    Failed(isize),
+    /// The bytes go by the kernel, or by a copy.
+    Elsewhere,
+    /// Another process has the direction: the call is to be made anew.
+    Again,
+}
+
+/// Called by one who is about to send what is not in a reservation: gives another thread that fills its room time to commit it.
+/// Not its own thread, which will not do so before this call returns.
+#[inline(always)]
+pub(super) fn give_time(ep: Ep) {
+    if ep.record().tx_reserved.load(Relaxed) != 0 && ep.record().tx_phase.get() == TxPhase::Ring {
+        wait_for_commit(ep);
+    }
+}
+
+#[cold]
+fn wait_for_commit(ep: Ep) {
+    const STEP_NS: u64 = 50_000;
+    let (word, number) = (ep.record().tx_reserved.load(Relaxed), ep.record().tx_reservation.load(Relaxed));
+    let end = K::now() + lock::GRACE_NS;
+    let stands = || ep.record().tx_reserved.load(Relaxed) == word && ep.record().tx_reservation.load(Relaxed) == number;
+    while word != lock::myself() && stands() && K::now() < end {
+        K::nap(STEP_NS);
+    }
+}
+
+/// Reserves room for up to `want` bytes, at least one; waits for it as a send would. `asleep` as for [`super::send`].
+///
+/// # Safety
+/// A cancellation point; no lock held.
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn reserve(
+    ep: Ep,
+    chan: &Chan,
+    fd: i32,
+    want: usize,
+    flags: i32,
+    since: Runs,
+    asleep: &mut bool,
+) -> Reserved<Room> {
+    let mut sender = Sender::new(fd, flags & libc::MSG_DONTWAIT != 0, since, asleep);
+    let life = ep.life();
+    loop {
+        let mut room = None;
+        let a = with_turn(ep, chan, sender.fd, life, |sending| {
+            room = take_room(ep, chan, sending, want)?;
+            Ok(room.map_or(0, |room| room.len))
+        });
+        match a {
+            Attempt::Took(_) => return room.map_or(Reserved::Elsewhere, Reserved::Done),
+            Attempt::Full => {}
+            Attempt::Native => return Reserved::Elsewhere,
+            Attempt::Taken => return Reserved::Again,
+            Attempt::Latched => return Reserved::Failed(failed(latched(ep), flags)),
+            Attempt::Error(e) => return Reserved::Failed(failed(e, flags)),
+        }
+        // SAFETY: no lock is held.
+        if let Err(e) = unsafe { sender.wait(ep, chan, false) } {
+            return Reserved::Failed(-e as isize);
+        }
+    }
+}
+
+/// `None`: the ring is full.
+fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<Option<Room>, Unsent> {
+    let record = ep.record();
+    if record.tx_reserved.load(Relaxed) != 0 && is_reserved(ep) {
+        return Err(Unsent::Elsewhere);
+    }
+    let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().tx());
+    let (base, room) = sending.room(want as u64)?;
+    if room == 0 {
+        return Ok(None);
+    }
+    let tail = record.tx_tail.load(Relaxed);
+    let room = fitting(ep, chan, tail.since(base), room)?;
+    // All of the bulk is mapped before the program has an address in it: a mapping that grows later may move.
+    let all = layout::bulk_len(chan.ring());
+    if all > 0 && chan.at(slot, dir, HOME, all).is_none() {
+        return Err(Unsent::Elsewhere);
+    }
+    let mut span = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 2];
+    let (mut n, mut len) = (0, 0);
+    for (off, piece) in chan.geometry().spans(base, tail, room) {
+        if piece == 0 || n == span.len() {
+            continue;
+        }
+        let at = chan.at(slot, dir, off, piece).ok_or(Unsent::Elsewhere)?;
+        span[n] = iovec { iov_base: at.cast(), iov_len: piece };
+        (n, len) = (n + 1, len + piece);
+    }
+    let number = record.tx_reservation.load(Relaxed).wrapping_add(1);
+    record.tx_reservation.store(number, Relaxed);
+    record.tx_reserved.store(lock::myself(), Relaxed);
+    Ok(Some(Room { span, len, number }))
+}
+
+/// Sends the first `n` bytes of reservation `number` of the connection as it was in that `life`, and gives back the rest; `n` is not
+/// more than was reserved. [`Reserved::Elsewhere`]: they are not sent, and the caller has their memory still.
+pub fn commit(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, n: usize, flags: i32) -> Reserved<()> {
+    let ours = |word: u64| word != 0 && owner::member(word) == members::myself();
+    let a = with_turn(ep, chan, fd, life, |sending| {
+        let record = sending.conn().ep;
+        if !ours(record.tx_reserved.load(Relaxed)) || record.tx_reservation.load(Relaxed) != number {
+            return Err(Unsent::Elsewhere);
+        }
+        let sent = sending.publish(n as u64)?;
+        record.tx_reserved.store(0, Relaxed);
+        Ok(sent)
+    });
+    match a {
+        Attempt::Took(_) => Reserved::Done(()),
+        // The lifeline does not take what has to go there first.
+        Attempt::Full | Attempt::Native => Reserved::Elsewhere,
+        Attempt::Taken => Reserved::Again,
+        Attempt::Latched => Reserved::Failed(failed(latched(ep), flags)),
+        Attempt::Error(e) => Reserved::Failed(failed(e, flags)),
+    }
+}
+
+/// Gives room back that was not used, or of which the bytes went another way. Whose program it is not does nothing.
+pub fn give_back(ep: Ep, life: u32, number: u64) {
+    let record = ep.record();
+    let word = record.tx_reserved.load(Relaxed);
+    if word == 0 || owner::member(word) != members::myself() || ep.life() != life {
+        return;
+    }
+    // The number changes only while nobody has reserved.
+    if record.tx_reservation.load(Relaxed) == number {
+        let _ = record.tx_reserved.compare_exchange(word, 0, Relaxed, Relaxed);
+    }
+}
