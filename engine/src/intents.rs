@@ -284,6 +284,35 @@ fn is(fd: i32, name: i32, value: i32) -> bool {
 
 // --- the other end
 
+/// A call on `ep`, which is `fd`, fails with `errno`. If the kernel says that the connection was reset, and the one who serves that its
+/// remote host has ended otherwise, the error is the one with which the kernel ends a connection of its own in this way: told once, as there,
+/// and never in the place of another error. What says more of the connection (`poll`, `TCP_INFO`, what is unread) is the same in both cases.
+#[cold]
+pub fn end_of(ep: Ep, fd: i32, errno: i32) -> i32 {
+    // EPIPE: of a connection whose peer had finished (tcp_reset in CLOSE_WAIT), or of one that this side has shut down.
+    if !matches!(errno, libc::ECONNRESET | libc::EPIPE)
+        || ep.ended.load(Relaxed) != 0
+        || !config::goes_out()
+        || config::stands_in()
+        || !may_ask()
+    {
+        return errno;
+    }
+    let Ok(uid) = server() else { return errno };
+    if !lifeline::is_closed(fd) {
+        return errno;
+    }
+    let Some(cookie) = lifeline::cookie(fd) else { return errno };
+    // As in `publish`.
+    signals::critical_enter();
+    let said = REGISTRY.end(uid, cookie);
+    signals::critical_leave();
+    match said {
+        Ok(Some(end)) if ep.ended.swap(1, Relaxed) == 0 => end.errno(),
+        _ => errno,
+    }
+}
+
 /// Who is at the other end of a connection whose peer has an address of another network.
 pub enum Beyond {
     /// A socket that stands in for another host, and may be attached.

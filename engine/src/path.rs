@@ -7,7 +7,7 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::{acts, attach, config, custody, family, fds, leave};
+use crate::{acts, attach, config, custody, family, fds, intents, leave, real};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 use shmring::family::{Reason, State};
@@ -61,7 +61,7 @@ pub unsafe fn carry(ep: Ep, fd: c_int, call: impl Call, real: &mut impl FnMut() 
         // Looked up once, unless the call is to be made anew: the number may mean something else by then.
         let Some(ep) = looked_up.take().or_else(|| fds::carried(fd)) else { return real() };
         let done = match Path::of(ep, fd) {
-            Path::Kernel => return call.natively(ep, real),
+            Path::Kernel => Some(call.natively(ep, real)),
             Path::Between => match call.counted(ep, real) {
                 None if is_lost(ep) => return real(),
                 done => done,
@@ -77,9 +77,20 @@ pub unsafe fn carry(ep: Ep, fd: c_int, call: impl Call, real: &mut impl FnMut() 
             },
         };
         if let Some(r) = done {
-            return r;
+            return if r < 0 { failed(ep, fd) } else { r };
         }
     }
+}
+
+/// A call has failed. Where its connection has ended on the wire, the kernel here knows of a reset alone.
+#[cold]
+fn failed(ep: Ep, fd: c_int) -> isize {
+    let errno = real::errno();
+    let told = intents::end_of(ep, fd, errno);
+    if told != errno {
+        real::set_errno(told);
+    }
+    -1
 }
 
 /// The channel of `ep`, which was attached a moment ago.

@@ -1,10 +1,11 @@
 //! What a process says of a socket of its own that has no other end yet, or whose other end could not be believed otherwise.
-//! Kept in the user's [`registry`](crate::registry) file, behind its entries, by the socket's cookie: three tables, one for each
+//! And what who stands in for another host says of a program's socket: how its connection has ended on the wire.
+//! Kept in the user's [`registry`](crate::registry) file, behind its entries, by the socket's cookie: four tables, one for each
 //! [`Kind`].
 //!
 //! ```text
 //! bucket = hash of the cookie % buckets, some entries of 16 bytes each
-//! entry:  0 cookie  8 kind  10 version  12 checksum
+//! entry:  0 cookie  8 kind, for an end and its errno << 8  10 version  12 checksum
 //! ```
 //! As of the registry's entries nobody believes more of one than that this user has said so. One that was lost costs an
 //! acceleration. Where a bucket is full the lowest cookie goes: that is the socket that was made first.
@@ -14,17 +15,50 @@ use crate::tuple::mix;
 
 /// What is said of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
 pub enum Kind {
     /// It is about to connect to another host, and its process may come to shared memory with whoever stands in for that host.
     /// For the moments until the SYN has been looked at.
-    Connect = 1,
+    Connect,
     /// It listens, and what it accepts may come to shared memory with whoever stands in for its clients.
-    Listen = 2,
+    Listen,
     /// It stands in for another host: its own address is none of this network namespace, and yet it is the other end of the
     /// connection whose addresses say so. Said by the process that serves the namespace ([`serving`](crate::serving)), and by
     /// nobody else.
-    StandIn = 3,
+    StandIn,
+    /// It is a program's, whose connection to another host has ended in this way on the wire. Said by the process that serves the namespace
+    /// before it resets the socket, since a RST says nothing else than that there was one.
+    Ended(End),
+}
+
+/// How the kernel ends a connection of its own whose other host sends no RST.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End(u16);
+
+impl End {
+    /// The errors with which `tcp_write_err` ends a connection: that nobody answers, or what ICMP has said of the way there since
+    /// (icmp(7), `icmp_err_convert`; `icmpv6_err_convert`).
+    const ALL: [i32; 10] = [
+        libc::ETIMEDOUT,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::ECONNREFUSED,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
+        libc::EPROTO,
+        libc::EACCES,
+    ];
+
+    /// `None`: the kernel ends no connection with this error.
+    pub fn new(errno: i32) -> Option<End> {
+        End::ALL.contains(&errno).then_some(End(errno as u16))
+    }
+
+    /// The error.
+    pub fn errno(self) -> i32 {
+        self.0.into()
+    }
 }
 
 /// The format of an entry.
@@ -55,8 +89,10 @@ const CONNECT: Table = Table { at: AT, buckets: 4096, ways: 4 };
 const LISTEN: Table = Table { at: CONNECT.end(), buckets: 4096, ways: 8 };
 /// 65,536 connections that have not come to shared memory yet.
 const STAND_IN: Table = Table { at: LISTEN.end(), buckets: 16384, ways: 4 };
+/// The last 16,384 connections that have ended otherwise than by a RST.
+const ENDED: Table = Table { at: STAND_IN.end(), buckets: 4096, ways: 4 };
 /// Where the tables end.
-pub(crate) const END: u64 = STAND_IN.end();
+pub(crate) const END: u64 = ENDED.end();
 
 impl Kind {
     fn table(self) -> &'static Table {
@@ -64,6 +100,26 @@ impl Kind {
             Kind::Connect => &CONNECT,
             Kind::Listen => &LISTEN,
             Kind::StandIn => &STAND_IN,
+            Kind::Ended(_) => &ENDED,
+        }
+    }
+
+    fn number(self) -> u16 {
+        match self {
+            Kind::Connect => 1,
+            Kind::Listen => 2,
+            Kind::StandIn => 3,
+            Kind::Ended(End(errno)) => 4 | errno << 8,
+        }
+    }
+
+    fn numbered(number: u16) -> Option<Kind> {
+        match (number as u8, number >> 8) {
+            (1, 0) => Some(Kind::Connect),
+            (2, 0) => Some(Kind::Listen),
+            (3, 0) => Some(Kind::StandIn),
+            (4, errno) => End::new(errno.into()).map(Kind::Ended),
+            _ => None,
         }
     }
 }
@@ -77,27 +133,31 @@ struct Bucket {
 
 impl Bucket {
     /// One read; what lies beyond the end of the file reads as empty.
-    fn read(fd: i32, cookie: u64, kind: Kind) -> Result<Bucket, i32> {
-        let table = kind.table();
+    fn read(fd: i32, cookie: u64, table: &Table) -> Result<Bucket, i32> {
         let at = table.at + mix(cookie) % table.buckets * (table.ways * ENTRY) as u64;
         let mut b = Bucket { entries: [[0; ENTRY]; WAYS], ways: table.ways, at };
         os::pread(fd, b.entries[..table.ways].as_flattened_mut(), at)?;
         Ok(b)
     }
 
-    /// The cookies in it; 0 is none.
-    fn cookies(&self, kind: Kind) -> impl Iterator<Item = u64> {
-        self.entries[..self.ways]
-            .iter()
-            .map(move |e| decode(e).filter(|(_, k)| *k == kind).map_or(0, |(cookie, _)| cookie))
+    /// What stands at each place, if it belongs to this table.
+    fn places(&self) -> impl Iterator<Item = Option<(u64, Kind)>> {
+        let table = |kind: Kind| kind.table().at..kind.table().end();
+        self.entries[..self.ways].iter().map(move |e| decode(e).filter(|(_, kind)| table(*kind).contains(&self.at)))
+    }
+
+    /// The places where this is said.
+    fn ways(&self, cookie: u64, kind: Kind) -> impl Iterator<Item = usize> {
+        self.places().enumerate().filter(move |(_, place)| *place == Some((cookie, kind))).map(|(way, _)| way)
     }
 
     /// Where an entry for this cookie goes: to an empty place, or that of the lowest. Of empty ones each cookie prefers another: whoever
     /// publishes at the same time has read the same bucket, and the last one to write to a place is the only one who is in it.
-    fn way(&self, cookie: u64, kind: Kind) -> usize {
+    fn way(&self, cookie: u64) -> usize {
         let preferred = (mix(cookie) >> 32) as usize % self.ways;
         let order = |way: usize| (way + self.ways - preferred) % self.ways;
-        self.cookies(kind).enumerate().min_by_key(|(way, c)| (*c, order(*way))).map_or(0, |(way, _)| way)
+        let cookies = self.places().map(|place| place.map_or(0, |(cookie, _)| cookie));
+        cookies.enumerate().min_by_key(|(way, c)| (*c, order(*way))).map_or(0, |(way, _)| way)
     }
 
     fn write(&self, fd: i32, way: usize, entry: &[u8; ENTRY]) -> Result<(), i32> {
@@ -113,7 +173,7 @@ fn checksum(cookie: u64, said: u32) -> u32 {
 }
 
 pub(crate) fn encode(cookie: u64, kind: Kind) -> [u8; ENTRY] {
-    let said = kind as u32 | u32::from(VERSION) << 16;
+    let said = u32::from(kind.number()) | u32::from(VERSION) << 16;
     let mut b = [0; ENTRY];
     os::put(&mut b, 0, &cookie.to_ne_bytes());
     os::put(&mut b, 8, &said.to_ne_bytes());
@@ -127,29 +187,33 @@ pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<(u64, Kind)> {
     if cookie == 0 || said >> 16 != u32::from(VERSION) || os::u32_at(b, 12) != checksum(cookie, said) {
         return None;
     }
-    let kinds = [Kind::Connect, Kind::Listen, Kind::StandIn];
-    kinds.into_iter().find(|k| *k as u32 == said & 0xffff).map(|kind| (cookie, kind))
+    Kind::numbered(said as u16).map(|kind| (cookie, kind))
 }
 
 /// Two system calls, one if it is there already.
 pub(crate) fn publish(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
-    let bucket = Bucket::read(fd, cookie, kind)?;
-    if bucket.cookies(kind).any(|c| c == cookie) {
+    let bucket = Bucket::read(fd, cookie, kind.table())?;
+    if bucket.ways(cookie, kind).next().is_some() {
         return Ok(());
     }
-    bucket.write(fd, bucket.way(cookie, kind), &encode(cookie, kind))
+    bucket.write(fd, bucket.way(cookie), &encode(cookie, kind))
 }
 
 pub(crate) fn withdraw(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
-    let bucket = Bucket::read(fd, cookie, kind)?;
-    for (way, _) in bucket.cookies(kind).enumerate().filter(|(_, c)| *c == cookie) {
-        bucket.write(fd, way, &[0; ENTRY])?;
-    }
-    Ok(())
+    let bucket = Bucket::read(fd, cookie, kind.table())?;
+    bucket.ways(cookie, kind).try_for_each(|way| bucket.write(fd, way, &[0; ENTRY]))
 }
 
 pub(crate) fn has(fd: i32, cookie: u64, kind: Kind) -> Result<bool, i32> {
-    Ok(cookie != 0 && Bucket::read(fd, cookie, kind)?.cookies(kind).any(|c| c == cookie))
+    Ok(cookie != 0 && Bucket::read(fd, cookie, kind.table())?.ways(cookie, kind).next().is_some())
+}
+
+/// How the connection of the socket with this cookie has ended, if that is said.
+pub(crate) fn end(fd: i32, cookie: u64) -> Result<Option<End>, i32> {
+    Ok(Bucket::read(fd, cookie, &ENDED)?.places().find_map(|place| match place {
+        Some((of, Kind::Ended(end))) if of == cookie => Some(end),
+        _ => None,
+    }))
 }
 
 #[cfg(test)]
@@ -159,7 +223,8 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
 
-    const ALL: [Kind; 3] = [Kind::Connect, Kind::Listen, Kind::StandIn];
+    const TIMED_OUT: Kind = Kind::Ended(End(libc::ETIMEDOUT as u16));
+    const ALL: [Kind; 4] = [Kind::Connect, Kind::Listen, Kind::StandIn, TIMED_OUT];
 
     fn file() -> std::fs::File {
         // SAFETY: a NUL-terminated name; the descriptor is nobody else's.
@@ -203,9 +268,9 @@ mod tests {
             let both = cookies.chunks(2).filter(|pair| {
                 let file = file();
                 let fd = file.as_raw_fd();
-                let read = pair.iter().map(|c| Bucket::read(fd, *c, kind).unwrap()).collect::<Vec<_>>();
+                let read = pair.iter().map(|c| Bucket::read(fd, *c, kind.table()).unwrap()).collect::<Vec<_>>();
                 for (bucket, c) in read.iter().zip(*pair) {
-                    bucket.write(fd, bucket.way(*c, kind), &encode(*c, kind)).unwrap();
+                    bucket.write(fd, bucket.way(*c), &encode(*c, kind)).unwrap();
                 }
                 pair.iter().all(|c| has(fd, *c, kind).unwrap())
             });
@@ -255,7 +320,7 @@ mod tests {
             torn[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&torn), None, "bit {bit}");
         }
-        let newer = Kind::Listen as u32 | 2 << 16;
+        let newer = u32::from(Kind::Listen.number()) | 2 << 16;
         let mut b = encode(9, Kind::Listen);
         os::put(&mut b, 8, &newer.to_ne_bytes());
         os::put(&mut b, 12, &checksum(9, newer).to_ne_bytes());
@@ -281,9 +346,31 @@ mod tests {
     #[test]
     fn an_entry_of_another_table_says_nothing() {
         let file = file();
-        let b = Bucket::read(file.as_raw_fd(), 5, Kind::Listen).unwrap();
+        let b = Bucket::read(file.as_raw_fd(), 5, &LISTEN).unwrap();
         file.write_all_at(&encode(5, Kind::StandIn), b.at).unwrap();
         assert_eq!(has(file.as_raw_fd(), 5, Kind::Listen), Ok(false));
+    }
+
+    #[test]
+    fn an_end_is_one_that_the_kernel_would_show() {
+        let file = file();
+        let fd = file.as_raw_fd();
+        assert_eq!(end(fd, 9), Ok(None));
+        for errno in End::ALL {
+            publish(fd, 9, Kind::Ended(End::new(errno).unwrap())).unwrap();
+            assert_eq!(decode(&encode(9, Kind::Ended(End(errno as u16)))), Some((9, Kind::Ended(End(errno as u16)))));
+        }
+        // A socket ends once: what is said first is found, and what others say is of other sockets.
+        assert!(end(fd, 9).unwrap().is_some());
+        assert_eq!(end(fd, 10), Ok(None));
+        for errno in [0, libc::ECONNRESET, libc::EPIPE, libc::EAGAIN, libc::EINTR, 255, 256 + libc::ETIMEDOUT] {
+            assert_eq!(End::new(errno), None);
+        }
+        assert_eq!(decode(&encode(9, Kind::Ended(End(libc::EINTR as u16)))), None);
+        // At a place of another table it says nothing.
+        let bucket = Bucket::read(fd, 11, &ENDED).unwrap();
+        file.write_all_at(&encode(11, Kind::StandIn), bucket.at).unwrap();
+        assert_eq!(end(fd, 11), Ok(None));
     }
 
     proptest! {
@@ -293,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn entries_keep_every_field(cookie in 1u64.., which in 0usize..3) {
+        fn entries_keep_every_field(cookie in 1u64.., which in 0usize..ALL.len()) {
             prop_assert_eq!(decode(&encode(cookie, ALL[which])), Some((cookie, ALL[which])));
         }
     }

@@ -26,7 +26,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shmring::lnx;
 
-pub use crate::intent::Kind;
+pub use crate::intent::{End, Kind};
 pub use crate::serving::{CannotServe, Notice, Served, Serving, Unserved, serve};
 
 /// Where the files are unless the operator names a directory.
@@ -279,6 +279,21 @@ impl Registry {
         let has = intent::has(fd, cookie, kind).map_err(Error::from);
         home.put(fd, &st);
         has
+    }
+
+    /// How the connection of the socket with this cookie has ended on the wire, as user `uid` says, who is the one that serves the
+    /// network namespace ([`server`](Registry::server)): what anybody else says of it counts for nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end(&self, uid: u32, cookie: u64) -> Result<Option<End>, Error> {
+        if !uid::proves(uid) {
+            return Err(Error::NoUser);
+        }
+        let Some((fd, st, home)) = self.file_of(uid)? else { return Ok(None) };
+        let end = intent::end(fd, cookie).map_err(Error::from);
+        home.put(fd, &st);
+        end
     }
 
     /// Who serves our network namespace: the user whose process it is, root or our own. One to two system calls where nobody does.

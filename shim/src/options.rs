@@ -6,7 +6,7 @@
 use crate::descriptors;
 use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
-use engine::{closing, endpoint, fds, leave, lifeline, rx, tx};
+use engine::{closing, endpoint, fds, intents, leave, lifeline, rx, tx};
 use host::{real, usercopy};
 use libc::{c_int, c_ulong, c_void, sockaddr, socklen_t};
 use shmring::family::{RCVTIMEO, SNDTIMEO};
@@ -270,7 +270,7 @@ pub unsafe fn getsockopt(fd: c_int, level: c_int, name: c_int, v: *mut c_void, l
     if let Some(ep) = fds::endpoint(fd) {
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_LINGER) => return closing::with_own_linger(ep, fd, native),
-            (libc::SOL_SOCKET, libc::SO_ERROR) if ep.state() == State::Attached => {
+            (libc::SOL_SOCKET, libc::SO_ERROR) => {
                 // SAFETY: the caller's obligation.
                 return unsafe { error(ep, fd, v, l) };
             }
@@ -315,8 +315,7 @@ pub unsafe fn getpeername(fd: c_int, a: *mut sockaddr, l: *mut socklen_t) -> c_i
 
 const TCP_ZEROCOPY_RECEIVE: c_int = 35;
 
-/// `SO_ERROR` of an attached connection, told as the kernel does it (sk_getsockopt): once, and also to a buffer that cannot be
-/// written.
+/// `SO_ERROR`, told as the kernel does it (sk_getsockopt): once, and also to a buffer that cannot be written.
 ///
 /// # Safety
 /// The pointers are those of the program's `getsockopt`.
@@ -329,10 +328,12 @@ unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
         _ => return unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, v, l) },
     };
     // What a peer that was killed has not read of the ring is an error that the kernel does not know of.
-    if let Some(chan) = ep.chan() {
+    let attached = ep.state() == State::Attached;
+    if attached && let Some(chan) = ep.chan() {
         tx::sink_if_ended(ep, chan, fd);
     }
     let e = match lifeline::option(fd, libc::SOL_SOCKET, libc::SO_ERROR) {
+        Ok(0) if !attached => 0,
         Ok(0) => endpoint::take_kept(ep).or_else(|| endpoint::take_latched(ep)?.now()).unwrap_or(0),
         Ok(e) => {
             // The kernel tells it once.
@@ -341,6 +342,7 @@ unsafe fn error(ep: Ep, fd: c_int, v: *mut c_void, l: *mut socklen_t) -> c_int {
         }
         Err(e) => return real::ret(-e as isize) as c_int,
     };
+    let e = if e == 0 { 0 } else { intents::end_of(ep, fd, e) };
     let n = room.min(size_of_val(&e));
     // SAFETY: at most the local; the program's buffer, or a fault.
     let written = unsafe { usercopy::copy(v.cast(), (&raw const e).cast(), n) };

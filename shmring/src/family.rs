@@ -367,6 +367,8 @@ pub struct Endpoint {
     pub inq: AtomicU32,
     /// Not 0: `TCP_USER_TIMEOUT` is set, as far as the ring is concerned.
     pub timed: AtomicU32,
+    /// Not 0: a call has told how the connection has ended on the wire.
+    pub ended: AtomicU32,
     /// How many references to the socket have left the family in messages; [`FOREIGN`], [`LEAKED`].
     pub custody: AtomicU32,
     /// Which use of the record this is.
@@ -507,6 +509,7 @@ impl Endpoint {
             &self.inq,
             &self.custody,
             &self.timed,
+            &self.ended,
             &self.ports,
             &self.sent,
             &self.heard,

@@ -95,6 +95,7 @@ fn run<U: Unbound>(config: &Config, open: impl FnOnce() -> Result<Vec<U>, String
         (0..).zip(daemon.counted_by_worker()).for_each(|(n, counted): (u16, _)| log::info!("worker {n}: {counted}"));
     }
     log::info!("counted: {}", daemon.counted());
+    membership::retire();
     result
 }
 

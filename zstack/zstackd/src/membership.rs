@@ -1,7 +1,7 @@
 //! What zstackd tells programs, and they tell it: that it serves their namespace, and which sockets are theirs.
 
 use crate::config::Config;
-use rendezvous::registry::{DEFAULT_DIRECTORY, Kind, Registry};
+use rendezvous::registry::{DEFAULT_DIRECTORY, End, Kind, Registry};
 use rendezvous::serving::{self, Notice, Serving};
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -11,6 +11,19 @@ static REGISTRY: Registry = Registry::new(|fd| fd);
 /// Whether a process of this user has said that the socket with this cookie is one of a program under culvert.
 pub fn intends(user: u32, cookie: u64, kind: Kind) -> bool {
     REGISTRY.has_intent(user, cookie, kind).unwrap_or(false)
+}
+
+/// Says how the connection of the program's socket with this cookie has ended on the wire. Where that is not possible its program is told
+/// of a reset.
+pub fn say_end(cookie: u64, end: End) {
+    if let Err(e) = REGISTRY.publish_intent(cookie, Kind::Ended(end)) {
+        log::debug!("the registry: {}: a program is told of a reset instead of error {}", e.text(), end.errno());
+    }
+}
+
+/// Says nothing any more: the file in which it was said goes, unless others use it.
+pub fn retire() {
+    REGISTRY.retire();
 }
 
 /// Says that this process serves its network namespace, for as long as what is returned lives. Call once.

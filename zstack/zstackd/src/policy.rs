@@ -67,6 +67,8 @@ pub struct Program {
     pub asks: bool,
     /// A process holds it.
     pub holds: bool,
+    /// Its cookie; 0: there is none.
+    pub cookie: u64,
     /// Whether its connection is to be probed when it is idle, and after how long (SO_KEEPALIVE, TCP_KEEPIDLE).
     pub keep_alive: KeepAlive,
 }
@@ -265,10 +267,13 @@ impl Policy {
     pub fn program(&self, flow: &Flow) -> Option<Program> {
         const SYN_SENT: u8 = 2;
         match diag::find_program(&DIAG, &tuple_of(flow)) {
-            Ok(found) => {
-                Some(Program { asks: found.state == SYN_SENT, holds: found.is_held(), keep_alive: found.keep_alive })
-            }
-            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, keep_alive: KeepAlive::Off }),
+            Ok(found) => Some(Program {
+                asks: found.state == SYN_SENT,
+                holds: found.is_held(),
+                cookie: found.cookie,
+                keep_alive: found.keep_alive,
+            }),
+            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, cookie: 0, keep_alive: KeepAlive::Off }),
             Err(_) => None,
         }
     }
@@ -351,7 +356,9 @@ mod tests {
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
         assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow, None), Verdict::Raw(Raw::Port));
         let mut policy = policy("", |_, _, _| true);
-        assert_eq!(policy.program(&flow), Some(Program { asks: false, holds: true, keep_alive: KeepAlive::Off }));
+        let Program { asks, holds, cookie, keep_alive } = policy.program(&flow).unwrap();
+        assert_eq!((asks, holds, keep_alive), (false, true, KeepAlive::Off));
+        assert_eq!(cookie, socket2::SockRef::from(&client).cookie().unwrap());
         drop(client);
         assert!(!policy.program(&flow).unwrap().holds);
         let nobody = Flow { remote: "127.0.0.9:9".parse().unwrap(), ..flow };

@@ -311,6 +311,100 @@ for milliseconds in 0, 30000:
     });
 }
 
+/// Connections whose remote host falls silent, and what calls say of each: of some that serve one request and of some that come to shared
+/// memory, by a receive that waits, by an epoll set and SO_ERROR, by a send, and where the remote host had finished before.
+const SILENCE: &str = "
+import errno, select, socket, sys
+def attempt(call):
+    try:
+        return repr(call())
+    except OSError as e:
+        return errno.errorcode[e.errno]
+def connection(exchanges, finished):
+    s = socket.create_connection((sys.argv[1], 80))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name in 'TCP_KEEPIDLE', 'TCP_KEEPINTVL', 'TCP_KEEPCNT':
+        s.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 1)
+    for _ in range(exchanges):
+        s.sendall(b'x')
+        s.recv(1)
+    if finished:
+        s.sendall(b'F')
+        assert s.recv(1) == b''
+    return s
+def state(s):
+    return s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+def receive(s):
+    return attempt(lambda: s.recv(9))
+def send(s):
+    return attempt(lambda: s.send(b'x'))
+calls = {'receive': [receive, receive, send, state], 'state': [state, state, receive, send], 'send': [send, send, receive, state]}
+cases = [(n, how, finished) for n in (1, 100) for how in calls for finished in (False, True)]
+all = [(connection(n, finished), n, how, finished) for n, how, finished in cases]
+print('ready', flush=True)
+sys.stdin.readline()
+for s, n, how, finished in all:
+    said = []
+    if how != 'receive':
+        epoll = select.epoll()
+        epoll.register(s, select.EPOLLET)
+        said.append(epoll.poll())
+        said = [event for _, event in said[0]]
+    elif finished:
+        poll = select.poll()
+        poll.register(s, 0)
+        said = [event for _, event in poll.poll()]
+    print(n, how, finished, said, [call(s) for call in calls[how]], attempt(s.getpeername))
+";
+
+/// A remote host that answers no more: its kernel says nothing, and the program is told what its own kernel would say of a connection of its
+/// own, by every call.
+#[test]
+fn a_silent_host_ends_connections_as_on_the_kernel() {
+    need_root!();
+    bounded(LIMIT, || {
+        let told = |world: &World, culvert: bool| {
+            let listener = listen(&world.there, at(THERE[0], 80));
+            std::thread::spawn(move || {
+                for far in listener.incoming() {
+                    std::thread::spawn(move || {
+                        let (mut far, mut byte) = (far.expect("a connection"), [0]);
+                        while far.read(&mut byte).is_ok_and(|n| n > 0) {
+                            match byte[0] {
+                                b'F' => far.shutdown(std::net::Shutdown::Write).expect("an end"),
+                                _ => far.write_all(b"y").expect("written"),
+                            }
+                        }
+                    });
+                }
+            });
+            let mut program = if culvert { world.run_here("python3.11") } else { world.here.command("python3.11") };
+            program.args(["-c", SILENCE, THERE[0]]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut program = Process::spawn(&mut program);
+            let mut said = [0; 6];
+            program.0.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("a line");
+            let carried = accelerated(world).len();
+            assert!(carried >= 3 || !culvert, "{}", world.stat());
+            let silent = "table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 80 drop\n}\n}\n";
+            world.there.nft(silent);
+            program.0.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("a line");
+            let (status, text) = program.finish(LIMIT);
+            assert!(status.success(), "{status:?}: {text}");
+            text
+        };
+        let expected = std::thread::spawn(move || told(&World::native(), false));
+        let mut world = World::culvert();
+        world.zstackd = None;
+        world.here.sysctl("ipv4/tcp_keepalive_intvl", "1");
+        world.here.sysctl("ipv4/tcp_keepalive_probes", "1");
+        world.start();
+        let got = told(&world, true);
+        let expected = expected.join().expect("the same natively");
+        assert_eq!(got, expected, "through zstackd, and natively");
+        assert_eq!(expected.matches("ETIMEDOUT").count() + expected.matches("[110").count(), 12, "{expected}");
+    });
+}
+
 /// A program that is killed: its remote host sees what it would on the kernel.
 #[test]
 fn killed_programs_end_as_on_the_kernel() {

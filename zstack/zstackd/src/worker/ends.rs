@@ -4,12 +4,15 @@ use super::{LISTENERS, Worker};
 use crate::conn::Stage;
 use crate::counters::Counter;
 use crate::front::end_in_order;
+use crate::membership;
 use crate::relay::Outcome;
 use crate::wire::Wire;
 use log::debug;
 use rendezvous::diag::KeepAlive;
+use rendezvous::registry::End;
 use std::cmp::Reverse;
 use std::os::fd::AsFd;
+use zstack::sockets::errno;
 use zstack::tcp::Options;
 use zstack::time::Time;
 
@@ -56,9 +59,23 @@ impl<P: Wire> Worker<P> {
         debug!("{}: broke off on the wire", self.conns[index].flow);
         // A server accepts what broke off behind its handshake, too, and is told by the first read.
         self.send_ack(index);
+        self.say_why(index);
         // Dropping the inner socket resets it.
         self.endpoint.close(self.conns[index].outer);
         self.remove(index);
+    }
+
+    /// The program's socket is about to be reset, which says nothing else than that: where the wire's end has another reason its process is
+    /// told by the registry.
+    fn say_why(&self, index: usize) {
+        let conn = &self.conns[index];
+        let cause = self.endpoint.ready(conn.outer).error;
+        if let Some(end) = cause.and_then(|cause| End::new(errno(cause)))
+            && let Some(program) = self.policy().program(&conn.flow)
+            && program.holds
+        {
+            membership::say_end(program.cookie, end);
+        }
     }
 
     /// A remote host has given up a connection that the server here has not taken yet.
