@@ -97,8 +97,9 @@ pub(crate) struct Worker<P: Wire> {
     /// Those that were given up in this stage: what is accepted may be one of them. Where the handshake was not completed they stay in this
     /// number, which costs a look at the listeners.
     strays: u64,
-    /// Connections whose server is to be sent an ACK ([`Ack::Due`](crate::conn::Ack)), by their tokens.
-    acks: Vec<u64>,
+    /// Connections whose server is to be sent an ACK ([`Ack::Due`](crate::conn::Ack)), by their tokens, and since when, in the order in which it
+    /// accepts them: that of their remote hosts' last ACKs.
+    acks: VecDeque<(Time, u64)>,
     /// Connections that may have something to move.
     work: VecDeque<usize>,
     /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
@@ -181,7 +182,7 @@ impl<P: Wire> Worker<P> {
             by_socket: Vec::new(),
             released: 0,
             strays: 0,
-            acks: Vec::new(),
+            acks: VecDeque::new(),
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
             counters: Counters::default(),
@@ -222,6 +223,9 @@ impl<P: Wire> Worker<P> {
             }
             busy |= self.work();
             busy |= self.look();
+            if !busy || self.are_acks_late() {
+                self.send_acks();
+            }
 
             round = round.wrapping_add(1);
             if busy {
@@ -229,8 +233,6 @@ impl<P: Wire> Worker<P> {
                 if !round.is_multiple_of(LOOK) {
                     continue;
                 }
-            } else {
-                self.send_acks();
             }
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
             let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
@@ -355,6 +357,7 @@ impl<P: Wire> Worker<P> {
         match self.conns[index].stage {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
+                self.send_acks_before(index);
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
                 self.hold_ack(index);
                 self.after(index, outcome);

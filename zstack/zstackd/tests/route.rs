@@ -307,6 +307,41 @@ fn a_server_accepts_clients_that_reset_or_end_at_once() {
     });
 }
 
+/// Also if bytes come of some of them at once, and zstackd has other things to do.
+#[test]
+fn a_server_accepts_clients_in_the_order_in_which_they_connect() {
+    need_root!();
+    same(|world| {
+        let server = listen(&world.here, at(HERE[0], 80));
+        let busy = listen(&world.here, at(HERE[0], 8080));
+        let beside = connect(&world.there, at(HERE[0], 8080)).expect("a connection");
+        let (mut reader, _) = busy.accept().expect("a connection");
+        thread::scope(|s| {
+            s.spawn(move || while reader.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {});
+            let sends = s.spawn({
+                let mut beside = beside.try_clone().expect("a descriptor");
+                move || while beside.write_all(&[0; 1000]).is_ok() {}
+            });
+            let in_order = |round: usize| {
+                let connects = |i: usize| {
+                    let mut client = connect(&world.there, at(HERE[0], 80)).expect("a connection");
+                    if (i + round).is_multiple_of(3) {
+                        client.write_all(b"x").expect("written");
+                    }
+                    client
+                };
+                let clients: Vec<_> = (0..20).map(connects).collect();
+                let accepted: Vec<_> = clients.iter().map(|_| server.accept().expect("a connection").1).collect();
+                clients.iter().map(|client| client.local_addr().expect("a name")).eq(accepted)
+            };
+            let all: Vec<_> = (0..10).map(in_order).collect();
+            beside.shutdown(Shutdown::Both).expect("an end");
+            sends.join().expect("no panic");
+            all
+        })
+    });
+}
+
 /// A program that closes with bytes unread, while more come, resets the connection: that is never an end in order, which would say that all
 /// it has sent is there.
 #[test]

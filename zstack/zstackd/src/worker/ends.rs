@@ -58,6 +58,7 @@ impl<P: Wire> Worker<P> {
         self.counters.count(Counter::ProgramsReset);
         debug!("{}: broke off on the wire", self.conns[index].flow);
         // A server accepts what broke off behind its handshake, too, and is told by the first read.
+        self.send_acks_before(index);
         self.send_ack(index);
         self.say_why(index);
         // Dropping the inner socket resets it.

@@ -33,6 +33,9 @@ use zstack_port::Clock;
 /// whether the program still waits.
 const HANDSHAKE: u64 = 20_000;
 
+/// How long the last ACK of a server's handshake waits for there to be nothing else to do, in microseconds.
+const LATE: u64 = 1_000;
+
 /// What the engine asks for each SYN that comes from the wire, and each cookie. What it is to pass goes to its worker, or the program's kernel.
 pub(super) fn takes(policy: Arc<Mutex<Policy>>, claims: Arc<Mutex<Claims>>, clock: Clock) -> Takes {
     Box::new(move |local, remote, segment, memory| {
@@ -404,15 +407,39 @@ impl<P: Wire> Worker<P> {
             _ if conn.received > 0 => conn.ack = Ack::Sent,
             Ack::Held if self.endpoint.sockets().established(conn.outer) => {
                 conn.ack = Ack::Due;
-                self.acks.push(token);
+                self.acks.push_back((self.clock.now(), token));
             }
             Ack::Held | Ack::Due => {}
         }
     }
 
-    /// There is nothing else to do.
+    /// Whether some have waited for long, since there is always something else to do: their servers may be the ones to speak first. And the
+    /// kernel would send them by itself, those of a moment in any order.
+    pub(super) fn are_acks_late(&self) -> bool {
+        self.acks.front().is_some_and(|(since, _)| self.clock.now().0 >= since.0 + LATE)
+    }
+
+    /// There is nothing else to do, or they are late.
     pub(super) fn send_acks(&mut self) {
-        while let Some(token) = self.acks.pop() {
+        self.send_acks_up_to(None);
+    }
+
+    /// What is about to be moved brings the server the ACK: those that are due before go first.
+    pub(super) fn send_acks_before(&mut self, index: usize) {
+        let conn = &self.conns[index];
+        if conn.ack != Ack::Sent && !self.acks.is_empty() {
+            let ready = self.endpoint.ready(conn.outer);
+            if ready.readable || ready.peer_closed || ready.hang_up {
+                self.send_acks_up_to(Some(self.token(index)));
+            }
+        }
+    }
+
+    fn send_acks_up_to(&mut self, end: Option<u64>) {
+        while let Some((_, token)) = self.acks.pop_front() {
+            if Some(token) == end {
+                break;
+            }
             if let Some(index) = self.at(token) {
                 self.send_ack(index);
             }
