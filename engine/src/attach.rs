@@ -221,8 +221,8 @@ fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
                 ep.local().stands_in.store(PEER_STANDS_IN, Relaxed);
                 return true;
             }
-            // It is asked again at the next operations.
-            Beyond::NotYet if ep.ops.load(Relaxed) < UNHEARD => ep.because(Reason::NotCarried),
+            // It is asked again at the next operations. Until then nobody knows whether the connection is carried.
+            Beyond::NotYet if ep.ops.load(Relaxed) < UNHEARD => ep.because(Reason::Pending),
             Beyond::NotYet => ep.pin(Reason::NotCarried),
             Beyond::Nobody(why) => ep.pin(why),
         },
