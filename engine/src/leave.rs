@@ -9,7 +9,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 pub use shmring::driver::Unread;
-use shmring::family::{Reason, State};
+use shmring::family::{PEER_STANDS_IN, Reason, State};
 use shmring::layout::{ALONE, SLOTS};
 use shmring::switch::{RxPhase, TxPhase};
 
@@ -159,7 +159,8 @@ fn hand_error_on(fd: c_int) {
     ep.latched.store(0, Relaxed);
 }
 
-/// Connections with bytes unread whose peers have shown that they run in our library: they take those bytes back at once.
+/// Connections with bytes unread whose peers have shown that they run in our library: they take those bytes back at once. Who stands in for
+/// other hosts need not show it: on a busy machine it comes to the connection late, and nothing that it waits for keeps it away.
 pub struct Answering {
     n: usize,
     list: [u32; SLOTS],
@@ -206,13 +207,19 @@ impl Answering {
 
     /// Whether `ep` is one of them.
     pub fn has(&self, ep: Ep) -> bool {
-        self.list[..self.n].contains(&ep.index())
+        stands_in(ep) || self.list[..self.n].contains(&ep.index())
     }
+}
+
+/// Whether the peer of `ep` stands in for other hosts.
+fn stands_in(ep: Ep) -> bool {
+    ep.stands_in.load(Relaxed) == PEER_STANDS_IN
 }
 
 /// Whether it matters that the peer of `ep` answers: it can take back what lies unread.
 fn may_answer(ep: Ep) -> bool {
     ep.state() == State::Attached
+        && !stands_in(ep)
         && ep.chan().is_some_and(|chan| !chan.is_handed_on() && (1..=AGAIN_MAX).contains(&rx::on_ring(ep, chan)))
 }
 

@@ -272,6 +272,21 @@ fn a_peer_that_stands_in_is_waited_for_longer() {
     }
 }
 
+/// What lies unread at an exec goes to the lifeline, where every image reads it, if the peer stands in for other hosts, whatever that does
+/// now; another peer has to show first that it can be woken.
+#[test]
+fn a_peer_that_stands_in_takes_back_what_is_unread_at_an_exec() {
+    let world = World::new();
+    for stands_in in [0, PEER_STANDS_IN] {
+        let pair = warmed(&world);
+        assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+        pair.b.ep.stands_in.store(stands_in, Relaxed);
+        let answering = leave::Answering::of(|fd| fd == pair.b.fd);
+        assert_eq!(answering.has(pair.b.ep), stands_in != 0);
+        pair.close();
+    }
+}
+
 /// A call that leaves many connections, whose peers do not read, lasts as long as for one of them.
 #[test]
 fn peers_that_do_not_read_are_waited_for_together() {
