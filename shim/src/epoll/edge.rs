@@ -50,14 +50,36 @@ pub(super) fn note_edge(ep: Ep, w: &Watch) {
     }
     let Some(chan) = ep.chan() else { return };
     let data = written(ep, chan) != w.seen.load(Relaxed);
-    let blocked = ep.tx_blocked.load(Relaxed);
-    let space = blocked != w.blocked.load(Relaxed) && tx::writable(ep, chan);
-    if space {
-        w.blocked.store(blocked, Relaxed);
-    }
+    let space = note_space(ep, chan, w);
     if data && events & !WRITE & NEWS != 0 || space && events & WRITE != 0 {
         w.flags.fetch_or(EDGE, Relaxed);
     }
+}
+
+/// Whether there is space after a refused send of which the watch was not told. So there may be when the direction has come down, since the
+/// receiver has left: of room on a lifeline that took at once what lay unread, the kernel has no edge to tell. Whether there is any, it is asked.
+fn note_space(ep: Ep, chan: &channel::Chan, w: &Watch) -> bool {
+    let blocked = ep.tx_blocked.load(Relaxed);
+    let space = blocked != w.blocked.load(Relaxed)
+        && match ep.tx_phase.get() {
+            TxPhase::Ring | TxPhase::Native => tx::writable(ep, chan),
+            // The lifeline was full, and the kernel tells when it is not.
+            TxPhase::Rewind => false,
+            TxPhase::Down => true,
+        };
+    if space {
+        w.blocked.store(blocked, Relaxed);
+    }
+    space
+}
+
+/// The peer was served ([`serve_peer`]) of a connection of which an edge-triggered watch had no news: whether it has some by that.
+pub(super) fn is_edge_by_that(ep: Ep, chan: &channel::Chan, w: &Watch) -> bool {
+    let edge = w.events.load(Relaxed) & WRITE != 0 && note_space(ep, chan, w);
+    if edge {
+        w.flags.fetch_or(EDGE, Relaxed);
+    }
+    edge
 }
 
 /// A descriptor of `ep`, which is watched under number `fd`.

@@ -4,7 +4,7 @@ use super::again::{Known, Returned};
 use super::bell::{drain, hear};
 use super::chains::each;
 use super::desk::{Desk, KERNEL_EVENTS, News, Reported};
-use super::edge::{lifeline_event, note_edge, number, serve_peer, written};
+use super::edge::{is_edge_by_that, lifeline_event, note_edge, number, serve_peer, written};
 use super::fdinfo::Registration;
 use super::order;
 use super::set::{EDGE, FIRED, PARKED, Set, TAGGED, Watch};
@@ -234,10 +234,13 @@ fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     }
     let chan = ep.chan()?;
     let edge = events & EPOLLET as u32 != 0;
-    if flags & (FIRED | PARKED) != 0 || edge && flags & EDGE == 0 {
+    let silent = flags & (FIRED | PARKED) != 0;
+    if silent || edge && flags & EDGE == 0 {
         // The program is not told; what its peer has asked for, which may be all that the peer waits for, is done.
         serve_peer(ep, chan, fd);
-        return None;
+        if silent || !is_edge_by_that(ep, chan, w) {
+            return None;
+        }
     }
     let seen = written(ep, chan);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.

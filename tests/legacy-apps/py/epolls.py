@@ -1539,6 +1539,46 @@ def repeated():
     say("new", e.next())
 
 
+def room_behind_a_leaver():
+    """The other end goes to the kernel while this one, which has found no room, is away. The lifeline takes what lies unread at once."""
+    for events in (OUT | ET, IN | OUT | ET, OUT):
+        l = listener()
+        go, gone = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(2 * PATIENCE)
+            c = socket.create_connection(l.getsockname())
+            for _ in range(100):
+                c.sendall(b"x")
+                c.recv(1)
+            left = int(os.read(go[0], 20))
+            one, other = socket.socketpair()
+            socket.send_fds(one, [b"x"], [c.fileno()])
+            os.write(gone[1], b"x")
+            while left > 0:
+                left -= len(c.recv(left))
+            os.read(go[0], 1)
+            os._exit(0)
+        a, _ = l.accept()
+        for _ in range(100):
+            a.recv(1)
+            a.sendall(b"x")
+        a.setblocking(False)
+        sets = [Set(), Set()]
+        for e in sets:
+            e.add(a, events, "a")
+            e.next()
+        sent = fill(a)
+        for e in sets:
+            say("full", e.now())
+        os.write(go[1], b"%d" % sent)
+        os.read(gone[0], 1)
+        for e in sets:
+            say("room", e.next())
+        os.write(go[1], b"x")
+        print(os.waitpid(pid, 0)[1])
+
+
 def in_flight():
     """A set goes on to report a file whose last number is closed while a message that nobody has received holds it."""
     for events in (IN | OUT, IN | OUT | ET, IN | OUT | ONESHOT):

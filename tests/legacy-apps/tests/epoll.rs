@@ -73,6 +73,19 @@ scenarios! {
     idle: 6,
 }
 
+/// The ring is small enough for what lies on it to fit into the kernel's buffers.
+#[test]
+fn room_behind_a_leaver() {
+    let program = |lab: &Lab| {
+        let mut command = lab.python(Side::Client, "epolls.py");
+        command.arg("room_behind_a_leaver").env("CULVERT_RING", (128 << 10).to_string());
+        command
+    };
+    compare_one("epoll-room_behind_a_leaver", program, |_, log| {
+        on_ring(log) >= 3 && log.contains("sending on the lifeline again")
+    });
+}
+
 /// Runs one case of `py/heirs.py`: a connection with bytes unread and a set that come by exec, or
 /// become the kernel's.
 fn heir(case: &str) {
