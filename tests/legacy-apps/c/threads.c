@@ -106,8 +106,12 @@ static void jump(void)
 	puts(status ? "the peer heard no end" : "the peer heard the end");
 }
 
+static int ready[2];
+
+/* Killed with bytes unread, it would reset the connection. */
 static void stay(int s)
 {
+	write(ready[1], "x", 1);
 	for (;;) pause();
 }
 
@@ -124,9 +128,12 @@ static void *sleeper(void *unused)
 static void reuse(void)
 {
 	int other[2];
+	char b;
 	pthread_t t;
+	pipe(ready);
 	pid_t p = pair(stay);
 	pthread_create(&t, 0, sleeper, 0);
+	if (read(ready[0], &b, 1) != 1) exit(3);
 	wait_asleep();
 	int number = fd;
 	close(fd);
