@@ -293,6 +293,8 @@ impl Proc {
     /// Waits until it ends by itself; fails the test if it does not within `limit`.
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> Outcome {
+        // Over a wire each message takes some times as long, on a busy machine above all: several processes are on its way.
+        let limit = if crate::remote() { 4 * limit } else { limit };
         let done = poll_until(limit, || self.ended().is_some());
         assert!(done, "{} hangs: {}", self.label, self.describe());
         Outcome {
