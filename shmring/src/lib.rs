@@ -7,6 +7,7 @@
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![deny(unsafe_code)]
 
+pub mod chunks;
 pub mod common;
 pub mod driver;
 pub mod family;

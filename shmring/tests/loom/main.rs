@@ -3,6 +3,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p shmring --release --test loom`
 #![cfg(loom)]
 
+mod chunks;
 mod handed_on;
 mod holders;
 mod rings;
