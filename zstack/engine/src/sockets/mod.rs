@@ -533,10 +533,8 @@ impl<B: Buffer> Sockets<B> {
 
     fn has_room(&self, entry: &Entry<B>) -> bool {
         entry.streams.as_ref().is_none_or(|s| {
-            let whole = self.config.send_ring as usize;
-            let ring = s.outgoing.ring_len().unwrap_or(whole);
-            let drains = ring < whole && entry.state & STARVED != 0;
-            s.outgoing.used() < ring && s.outgoing.referenced() < self.config.references && !drains
+            let ring = s.outgoing.ring_len().unwrap_or(self.config.send_ring as usize);
+            s.outgoing.used() < ring && s.outgoing.referenced() < self.config.references && !self.drains(entry)
         })
     }
 
@@ -573,8 +571,7 @@ impl<B: Buffer> Sockets<B> {
     }
 
     /// Whether a small ring was full, and has to drain before it is written to again: then there may be memory for a large one.
-    fn drains(&self, index: usize) -> bool {
-        let entry = &self.entries[index];
+    fn drains(&self, entry: &Entry<B>) -> bool {
         let ring = entry.streams.as_ref().and_then(|s| s.outgoing.ring_len());
         entry.state & STARVED != 0 && ring.is_some_and(|len| len < self.config.send_ring as usize)
     }

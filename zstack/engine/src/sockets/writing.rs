@@ -17,7 +17,7 @@ impl<B: Buffer> Sockets<B> {
         }
         let index = self.writable(socket)?;
         self.ring_to_send(index);
-        if self.drains(index) {
+        if self.drains(&self.entries[index]) {
             return Err(Error::WouldBlock);
         }
         let entry = &mut self.entries[index];
@@ -37,7 +37,7 @@ impl<B: Buffer> Sockets<B> {
     pub fn reserve(&mut self, socket: Socket, most: usize) -> Result<(&mut [u8], &mut [u8]), Error> {
         let index = self.writable(socket)?;
         self.ring_to_send(index);
-        if self.drains(index) {
+        if self.drains(&self.entries[index]) {
             return Err(Error::WouldBlock);
         }
         let Entry { streams, state, .. } = &mut self.entries[index];
