@@ -233,7 +233,9 @@ fn dpdk(tally: &mut Tally) {
     step("DPDK", &[&all[..], &["--lib", "--test", "tap", "--test", "queues", "--test", "dpdk"]].concat());
     // Of the tests of programs one goes through all layers; of the others, which do the same on two kernels, one is about errors and one
     // about bytes.
-    let some = ["--test", "programs", "--test", "route", "--", "redis", "ends_are_told", "bytes_arrive"];
+    let some = ["--test", "programs", "--test", "route", "--test", "workers", "--"];
+    let some = [&some[..], &["redis", "ends_are_told", "bytes_arrive", "every_byte_arrives", "wrong_worker", "check_"]]
+        .concat();
     step("programs over DPDK", &[&all[..], &some].concat());
 }
 

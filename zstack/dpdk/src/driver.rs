@@ -85,6 +85,11 @@ impl Driver {
         self == Driver::Tap
     }
 
+    /// Whether the kernel gets all that arrives, too, as if nobody else did (packet(7)).
+    pub fn leaves_to_the_kernel(self) -> bool {
+        self == Driver::AfPacket
+    }
+
     /// Whether its interface of the kernel has the name that `iface` says.
     pub fn has_interface(self) -> bool {
         matches!(self, Driver::AfPacket | Driver::AfXdp | Driver::Tap)

@@ -82,6 +82,11 @@ impl Spec {
         }
     }
 
+    /// The interface on which the kernel hears all that the port hears, and answers it if it has the address.
+    pub fn heard_by_the_kernel(&self) -> Option<&str> {
+        self.driver().leaves_to_the_kernel().then(|| self.argument("iface").unwrap_or(&self.device))
+    }
+
     pub(crate) fn driver(&self) -> Driver {
         Driver::of(&self.device)
     }

@@ -109,6 +109,11 @@ mod dpdk {
         if !spec.addresses.is_empty() || !spec.gateways.is_empty() {
             return Err("its addresses are those of the key `addresses`: leave addr=, peer= and gateway= out".into());
         }
+        if let (None, Some(interface)) = (&config.port_namespace, spec.heard_by_the_kernel()) {
+            return Err(format!(
+                "the kernel hears what arrives on {interface}, too, and with the programs' addresses it would answer: give the interface a network namespace of its own (`ip netns add wire && ip link set {interface} netns wire && ip -n wire link set {interface} up`), and name it as port-namespace = \"wire\""
+            ));
+        }
         let workers = config.workers;
         if let Some((key, queues)) = spec.asked_queues()
             && queues != workers

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
+#[cfg(feature = "dpdk")]
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use world::{HERE, LIMIT, THERE, World, at, connect, listen};
 
@@ -230,19 +232,24 @@ fn ports_are_used_again() {
     });
 }
 
+/// What `zstackd check` says of a configuration: its exit status, and its standard error.
+#[cfg(feature = "dpdk")]
+fn check(port: &str, more: &str) -> (Option<i32>, String) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Relaxed);
+    let file = std::env::temp_dir().join(format!("zstackd-workers-{}-{count}.toml", std::process::id()));
+    std::fs::write(&file, world::config(port, HERE, false, more)).expect("a configuration");
+    let mut zstackd = std::process::Command::new(env!("CARGO_BIN_EXE_zstackd"));
+    let out = zstackd.arg("check").arg("--config").arg(&file).output().expect("zstackd check");
+    std::fs::remove_file(&file).expect("the configuration");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
 /// A port with fewer queues is told of, with what to write; one that says nothing of its queues has as many as there are workers.
 #[cfg(feature = "dpdk")]
 #[test]
 fn check_compares_workers_and_queues() {
-    let check = |port: &str| {
-        let file = std::env::temp_dir().join(format!("zstackd-workers-{}.toml", std::process::id()));
-        let config = world::config(port, HERE, false, "workers = 3");
-        std::fs::write(&file, config).expect("a configuration");
-        let mut zstackd = std::process::Command::new(env!("CARGO_BIN_EXE_zstackd"));
-        let out = zstackd.arg("check").arg("--config").arg(&file).output().expect("zstackd check");
-        std::fs::remove_file(&file).expect("the configuration");
-        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
-    };
+    let check = |port: &str| check(port, "workers = 3\nport-namespace = \"wire\"");
     for right in ["tap:w0", "dpdk:net_af_packet0,iface=p0", "dpdk:net_af_packet0,iface=p0,qpairs=3"] {
         assert_eq!(check(right), (Some(0), String::new()), "{right}");
     }
@@ -253,5 +260,17 @@ fn check_compares_workers_and_queues() {
     ] {
         let (code, text) = check(wrong);
         assert!(code == Some(2) && text.contains("`workers` is 3") && text.contains(remedy), "{wrong}: {text}");
+    }
+}
+
+/// With af_packet the kernel hears the same packets. In the programs' namespace it would answer them, beside zstackd.
+#[cfg(feature = "dpdk")]
+#[test]
+fn check_tells_of_an_interface_on_which_the_programs_kernel_hears_the_same() {
+    let (code, text) = check("dpdk:net_af_packet0,iface=eth7", "");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("ip link set eth7 netns wire") && text.contains("port-namespace"), "{text}");
+    for right in ["dpdk:net_memif0", "dpdk:net_af_xdp0,iface=eth7", "dpdk:0000:01:00.0", "tap:w0"] {
+        assert_eq!(check(right, ""), (Some(0), String::new()), "{right}");
     }
 }
