@@ -14,7 +14,7 @@ use crate::{config, lifeline, members, signals};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use rendezvous::diag::Found;
-use rendezvous::registry::{Kind, Unserved};
+use rendezvous::registry::{Kind, Timeout, Unserved};
 use rendezvous::{tuple, uid};
 use shmring::family::{ConfiguredPath, Reason, STANDS_IN};
 
@@ -88,6 +88,12 @@ fn publish(cookie: u64, kind: Kind) {
     }
 }
 
+fn withdraw(cookie: u64, kind: Kind) {
+    signals::critical_enter();
+    let _ = REGISTRY.withdraw_intent(cookie, kind);
+    signals::critical_leave();
+}
+
 /// Whether a loopback address that a program names may be another one: control groups have programs that write one in the place of another
 /// (`cgroup/connect4`, `cgroup/getsockname4`). Hardly any does so with loopback's, and to believe it of all would cost each local
 /// connection a look: it is believed where somebody has asked for zstack by name.
@@ -102,16 +108,42 @@ pub fn connecting(fd: i32, address: &[u8]) {
         && (tuple::may_be_elsewhere(address) || may_be_translated())
         && may_ask()
         && server().is_ok()
-        && !is_timed(fd)
+        && let Some(cookie) = say(fd, Kind::Connect)
+        && let Some(timeout) = timeout(fd)
     {
-        say(fd, Kind::Connect);
+        publish(cookie, Kind::Timed(timeout));
     }
 }
 
-/// Whether the program has said for how long what it sends may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)): that is for the remote host's
-/// acknowledgements to judge, of which the socket hears nothing where somebody stands in for it. Those it accepts have the listener's.
-fn is_timed(fd: i32) -> bool {
-    lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT).is_ok_and(|ms| ms != 0)
+/// TCP_USER_TIMEOUT of `fd` has been set. The one who serves asks when the remote host acknowledges nothing.
+pub fn timed(fd: i32) {
+    if !config::goes_out() || config::stands_in() || !may_ask() {
+        return;
+    }
+    if is(fd, libc::SO_ACCEPTCONN, 1) {
+        // What it accepts has the option, too, and nobody says so: it is the kernel's from now on.
+        if timeout(fd).is_some() {
+            forget(fd);
+        }
+        return;
+    }
+    let Some(address) = K::local_address(fd) else { return };
+    if (tuple::may_be_reached(&address) || may_be_translated())
+        && server().is_ok()
+        && let Some(cookie) = lifeline::cookie(fd)
+    {
+        match timeout(fd) {
+            Some(timeout) => publish(cookie, Kind::Timed(timeout)),
+            None => withdraw(cookie, Kind::Timed(Timeout::ANY)),
+        }
+    }
+}
+
+/// For how long what the program sends may stay unacknowledged, if it has said so (TCP_USER_TIMEOUT, tcp(7)). What a listener accepts has
+/// the listener's.
+fn timeout(fd: i32) -> Option<Timeout> {
+    let set = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT).ok()?;
+    Timeout::new(set as u32)
 }
 
 // --- who stands in
@@ -161,7 +193,7 @@ pub fn listening(fd: i32) {
     }
     let Some(address) = K::local_address(fd) else { return };
     if (tuple::may_be_reached(&address) || may_be_translated())
-        && !is_timed(fd)
+        && timeout(fd).is_none()
         && let Some(cookie) = say(fd, Kind::Listen)
     {
         remember(cookie);
@@ -233,9 +265,7 @@ fn forget(fd: i32) {
     let Some(cookie) = lifeline::cookie(fd) else { return };
     let taken = |word: u64| listeners().iter().any(|l| l.compare_exchange(word, 0, Relaxed, Relaxed).is_ok());
     if !taken(cookie | SHARED) && taken(cookie) && PUBLISHER.load(Relaxed) == uid::own() {
-        signals::critical_enter();
-        let _ = REGISTRY.withdraw_intent(cookie, Kind::Listen);
-        signals::critical_leave();
+        withdraw(cookie, Kind::Listen);
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a process says of a socket of its own that has no other end yet, or whose other end could not be believed otherwise.
 //! And what who stands in for another host says of a program's socket: how its connection has ended on the wire.
-//! Kept in the user's [`registry`](crate::registry) file, behind its entries, by the socket's cookie: four tables, one for each
+//! Kept in the user's [`registry`](crate::registry) file, behind its entries, by the socket's cookie: five tables, one for each
 //! [`Kind`].
 //!
 //! ```text
 //! bucket = hash of the cookie % buckets, some entries of 16 bytes each
-//! entry:  0 cookie  8 kind, for an end and its errno << 8  10 version  12 checksum
+//! entry:  0 cookie  8 kind  9 value  10 version  12 checksum; of a timeout: 8 kind  9 value of three bytes
 //! ```
 //! As of the registry's entries nobody believes more of one than that this user has said so. One that was lost costs an
 //! acceleration. Where a bucket is full the lowest cookie goes: that is the socket that was made first.
@@ -28,6 +28,28 @@ pub enum Kind {
     /// It is a program's, whose connection to another host has ended in this way on the wire. Said by the process that serves the namespace
     /// before it resets the socket, since a RST says nothing else than that there was one.
     Ended(End),
+    /// Its connection ends if what it sends stays unacknowledged for so long (TCP_USER_TIMEOUT, tcp(7)): that is for the remote host's
+    /// acknowledgements to judge, of which the program's kernel hears nothing where somebody stands in for it.
+    Timed(Timeout),
+}
+
+/// Milliseconds, up to 4.6 hours: what is longer counts as that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeout(u32);
+
+impl Timeout {
+    /// Some timeout, where it does not matter which.
+    pub const ANY: Timeout = Timeout(1);
+
+    /// `None`: 0 milliseconds, which stand for no timeout.
+    pub fn new(milliseconds: u32) -> Option<Timeout> {
+        (milliseconds != 0).then_some(Timeout(milliseconds.min((1 << 24) - 1)))
+    }
+
+    /// The time.
+    pub fn milliseconds(self) -> u32 {
+        self.0
+    }
 }
 
 /// How the kernel ends a connection of its own whose other host sends no RST.
@@ -91,8 +113,10 @@ const LISTEN: Table = Table { at: CONNECT.end(), buckets: 4096, ways: 8 };
 const STAND_IN: Table = Table { at: LISTEN.end(), buckets: 16384, ways: 4 };
 /// The last 16,384 connections that have ended otherwise than by a RST.
 const ENDED: Table = Table { at: STAND_IN.end(), buckets: 4096, ways: 4 };
+/// 32,768 connections of whose acknowledgements their programs have said how late they may come: also of those that are over.
+const TIMED: Table = Table { at: ENDED.end(), buckets: 8192, ways: 4 };
 /// Where the tables end.
-pub(crate) const END: u64 = ENDED.end();
+pub(crate) const END: u64 = TIMED.end();
 
 impl Kind {
     fn table(self) -> &'static Table {
@@ -101,24 +125,32 @@ impl Kind {
             Kind::Listen => &LISTEN,
             Kind::StandIn => &STAND_IN,
             Kind::Ended(_) => &ENDED,
+            Kind::Timed(_) => &TIMED,
         }
     }
 
-    fn number(self) -> u16 {
+    /// What stands in an entry beside the cookie.
+    fn said(self) -> u32 {
+        let versioned = |kind: u32, value: u16| kind | u32::from(value) << 8 | u32::from(VERSION) << 16;
         match self {
-            Kind::Connect => 1,
-            Kind::Listen => 2,
-            Kind::StandIn => 3,
-            Kind::Ended(End(errno)) => 4 | errno << 8,
+            Kind::Connect => versioned(1, 0),
+            Kind::Listen => versioned(2, 0),
+            Kind::StandIn => versioned(3, 0),
+            Kind::Ended(End(errno)) => versioned(4, errno),
+            Kind::Timed(Timeout(milliseconds)) => 5 | milliseconds << 8,
         }
     }
 
-    fn numbered(number: u16) -> Option<Kind> {
-        match (number as u8, number >> 8) {
-            (1, 0) => Some(Kind::Connect),
-            (2, 0) => Some(Kind::Listen),
-            (3, 0) => Some(Kind::StandIn),
-            (4, errno) => End::new(errno.into()).map(Kind::Ended),
+    fn of(said: u32) -> Option<Kind> {
+        let value = said >> 8;
+        if said as u8 == 5 {
+            return Timeout::new(value).map(Kind::Timed);
+        }
+        match (said as u8, value as u8, said >> 16 == u32::from(VERSION)) {
+            (1, 0, true) => Some(Kind::Connect),
+            (2, 0, true) => Some(Kind::Listen),
+            (3, 0, true) => Some(Kind::StandIn),
+            (4, errno, true) => End::new(errno.into()).map(Kind::Ended),
             _ => None,
         }
     }
@@ -146,9 +178,11 @@ impl Bucket {
         self.entries[..self.ways].iter().map(move |e| decode(e).filter(|(_, kind)| table(*kind).contains(&self.at)))
     }
 
-    /// The places where this is said.
-    fn ways(&self, cookie: u64, kind: Kind) -> impl Iterator<Item = usize> {
-        self.places().enumerate().filter(move |(_, place)| *place == Some((cookie, kind))).map(|(way, _)| way)
+    /// The places where something is said of this socket, and what.
+    fn said(&self, cookie: u64) -> impl Iterator<Item = (usize, Kind)> {
+        self.places().enumerate().filter_map(move |(way, place)| {
+            place.filter(|(of, _)| *of == cookie && cookie != 0).map(|(_, kind)| (way, kind))
+        })
     }
 
     /// Where an entry for this cookie goes: to an empty place, or that of the lowest. Of empty ones each cookie prefers another: whoever
@@ -173,7 +207,7 @@ fn checksum(cookie: u64, said: u32) -> u32 {
 }
 
 pub(crate) fn encode(cookie: u64, kind: Kind) -> [u8; ENTRY] {
-    let said = u32::from(kind.number()) | u32::from(VERSION) << 16;
+    let said = kind.said();
     let mut b = [0; ENTRY];
     os::put(&mut b, 0, &cookie.to_ne_bytes());
     os::put(&mut b, 8, &said.to_ne_bytes());
@@ -184,34 +218,45 @@ pub(crate) fn encode(cookie: u64, kind: Kind) -> [u8; ENTRY] {
 /// The entry in `b`; `None` if it is empty, torn, garbage, or of another version.
 pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<(u64, Kind)> {
     let (cookie, said) = (os::u64_at(b, 0), os::u32_at(b, 8));
-    if cookie == 0 || said >> 16 != u32::from(VERSION) || os::u32_at(b, 12) != checksum(cookie, said) {
+    if cookie == 0 || os::u32_at(b, 12) != checksum(cookie, said) {
         return None;
     }
-    Kind::numbered(said as u16).map(|kind| (cookie, kind))
+    Kind::of(said).map(|kind| (cookie, kind))
 }
 
-/// Two system calls, one if it is there already.
+/// Two system calls, one if it is there already. What the same table says of this socket otherwise is said no more.
 pub(crate) fn publish(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
     let bucket = Bucket::read(fd, cookie, kind.table())?;
-    if bucket.ways(cookie, kind).next().is_some() {
-        return Ok(());
-    }
-    bucket.write(fd, bucket.way(cookie), &encode(cookie, kind))
+    let way = match bucket.said(cookie).next() {
+        Some((_, said)) if said == kind => return Ok(()),
+        Some((way, _)) => way,
+        None => bucket.way(cookie),
+    };
+    bucket.write(fd, way, &encode(cookie, kind))
 }
 
+/// What the table of this kind says of this socket is said no more.
 pub(crate) fn withdraw(fd: i32, cookie: u64, kind: Kind) -> Result<(), i32> {
     let bucket = Bucket::read(fd, cookie, kind.table())?;
-    bucket.ways(cookie, kind).try_for_each(|way| bucket.write(fd, way, &[0; ENTRY]))
+    bucket.said(cookie).try_for_each(|(way, _)| bucket.write(fd, way, &[0; ENTRY]))
 }
 
 pub(crate) fn has(fd: i32, cookie: u64, kind: Kind) -> Result<bool, i32> {
-    Ok(cookie != 0 && Bucket::read(fd, cookie, kind.table())?.ways(cookie, kind).next().is_some())
+    Ok(Bucket::read(fd, cookie, kind.table())?.said(cookie).any(|(_, said)| said == kind))
 }
 
 /// How the connection of the socket with this cookie has ended, if that is said.
 pub(crate) fn end(fd: i32, cookie: u64) -> Result<Option<End>, i32> {
-    Ok(Bucket::read(fd, cookie, &ENDED)?.places().find_map(|place| match place {
-        Some((of, Kind::Ended(end))) if of == cookie => Some(end),
+    Ok(Bucket::read(fd, cookie, &ENDED)?.said(cookie).find_map(|(_, kind)| match kind {
+        Kind::Ended(end) => Some(end),
+        _ => None,
+    }))
+}
+
+/// How long what the socket with this cookie sends may stay unacknowledged, if that is said.
+pub(crate) fn timeout(fd: i32, cookie: u64) -> Result<Option<Timeout>, i32> {
+    Ok(Bucket::read(fd, cookie, &TIMED)?.said(cookie).find_map(|(_, kind)| match kind {
+        Kind::Timed(timeout) => Some(timeout),
         _ => None,
     }))
 }
@@ -224,7 +269,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     const TIMED_OUT: Kind = Kind::Ended(End(libc::ETIMEDOUT as u16));
-    const ALL: [Kind; 4] = [Kind::Connect, Kind::Listen, Kind::StandIn, TIMED_OUT];
+    const ALL: [Kind; 5] = [Kind::Connect, Kind::Listen, Kind::StandIn, TIMED_OUT, Kind::Timed(Timeout(0xff_ffff))];
 
     fn file() -> std::fs::File {
         // SAFETY: a NUL-terminated name; the descriptor is nobody else's.
@@ -320,7 +365,7 @@ mod tests {
             torn[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&torn), None, "bit {bit}");
         }
-        let newer = u32::from(Kind::Listen.number()) | 2 << 16;
+        let newer = Kind::Listen.said() & 0xffff | 2 << 16;
         let mut b = encode(9, Kind::Listen);
         os::put(&mut b, 8, &newer.to_ne_bytes());
         os::put(&mut b, 12, &checksum(9, newer).to_ne_bytes());
@@ -360,8 +405,8 @@ mod tests {
             publish(fd, 9, Kind::Ended(End::new(errno).unwrap())).unwrap();
             assert_eq!(decode(&encode(9, Kind::Ended(End(errno as u16)))), Some((9, Kind::Ended(End(errno as u16)))));
         }
-        // A socket ends once: what is said first is found, and what others say is of other sockets.
-        assert!(end(fd, 9).unwrap().is_some());
+        // What is said last counts.
+        assert_eq!(end(fd, 9), Ok(Some(End(libc::EACCES as u16))));
         assert_eq!(end(fd, 10), Ok(None));
         for errno in [0, libc::ECONNRESET, libc::EPIPE, libc::EAGAIN, libc::EINTR, 255, 256 + libc::ETIMEDOUT] {
             assert_eq!(End::new(errno), None);
@@ -371,6 +416,21 @@ mod tests {
         let bucket = Bucket::read(fd, 11, &ENDED).unwrap();
         file.write_all_at(&encode(11, Kind::StandIn), bucket.at).unwrap();
         assert_eq!(end(fd, 11), Ok(None));
+    }
+
+    #[test]
+    fn a_timeout_is_the_last_that_was_said() {
+        let file = file();
+        let fd = file.as_raw_fd();
+        assert_eq!(Timeout::new(0), None);
+        for (said, kept) in [(1, 1), (30_000, 30_000), (0xff_ffff, 0xff_ffff), (u32::MAX, 0xff_ffff), (5, 5)] {
+            publish(fd, 9, Kind::Timed(Timeout::new(said).unwrap())).unwrap();
+            assert_eq!(timeout(fd, 9).unwrap().map(Timeout::milliseconds), Some(kept));
+        }
+        assert_eq!(timeout(fd, 10), Ok(None));
+        // Whatever its value.
+        withdraw(fd, 9, Kind::Timed(Timeout(1))).unwrap();
+        assert_eq!(timeout(fd, 9), Ok(None));
     }
 
     proptest! {

@@ -26,7 +26,7 @@ use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use shmring::lnx;
 
-pub use crate::intent::{End, Kind};
+pub use crate::intent::{End, Kind, Timeout};
 pub use crate::serving::{CannotServe, Notice, Served, Serving, Unserved, serve};
 
 /// Where the files are unless the operator names a directory.
@@ -287,13 +287,26 @@ impl Registry {
     /// # Errors
     /// [`Error`].
     pub fn end(&self, uid: u32, cookie: u64) -> Result<Option<End>, Error> {
+        self.read_of(uid, |fd| intent::end(fd, cookie))
+    }
+
+    /// How long what the socket with this cookie sends may stay unacknowledged, as user `uid` says, who owns the socket.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn timeout(&self, uid: u32, cookie: u64) -> Result<Option<Timeout>, Error> {
+        self.read_of(uid, |fd| intent::timeout(fd, cookie))
+    }
+
+    /// Reads in the file of user `uid`; nothing is found where there is none.
+    fn read_of<T>(&self, uid: u32, read: impl FnOnce(i32) -> Result<Option<T>, i32>) -> Result<Option<T>, Error> {
         if !uid::proves(uid) {
             return Err(Error::NoUser);
         }
         let Some((fd, st, home)) = self.file_of(uid)? else { return Ok(None) };
-        let end = intent::end(fd, cookie).map_err(Error::from);
+        let found = read(fd).map_err(Error::from);
         home.put(fd, &st);
-        end
+        found
     }
 
     /// Who serves our network namespace: the user whose process it is, root or our own. One to two system calls where nobody does.

@@ -227,6 +227,7 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
             }
         }
         (libc::IPPROTO_TCP, lifeline::TCP_INQ) => rx::inq_set(ep, fd),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => intents::timed(fd),
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW | libc::SO_SNDTIMEO | libc::SO_SNDTIMEO_NEW) => {
             let which = match name {
                 libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW => RCVTIMEO,

@@ -78,6 +78,12 @@ pub struct Conn {
     pub end_held: bool,
     /// After how many milliseconds the remote host is probed when the connection is idle, since the program's socket asks for that.
     pub keep_alive: Option<u32>,
+    /// After how many milliseconds without an acknowledgement it ends, since its program asks for that; 0: as long as TCP tries.
+    pub timeout: u32,
+    /// How much the remote host had acknowledged when that was last looked at.
+    pub acknowledged: u64,
+    /// When the kernel is asked about its program next.
+    pub ask: Time,
     /// Bytes from the program to the wire.
     pub sent: u64,
     /// Bytes from the wire to the program.
@@ -110,6 +116,9 @@ impl Conn {
             remote_ended: false,
             end_held: false,
             keep_alive: None,
+            timeout: 0,
+            acknowledged: 0,
+            ask: Time::NEVER,
             sent: 0,
             received: 0,
             queued: false,

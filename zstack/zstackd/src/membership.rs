@@ -1,7 +1,7 @@
 //! What zstackd tells programs, and they tell it: that it serves their namespace, and which sockets are theirs.
 
 use crate::config::Config;
-use rendezvous::registry::{DEFAULT_DIRECTORY, End, Kind, Registry};
+use rendezvous::registry::{DEFAULT_DIRECTORY, End, Kind, Registry, Timeout};
 use rendezvous::serving::{self, Notice, Serving};
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -11,6 +11,12 @@ static REGISTRY: Registry = Registry::new(|fd| fd);
 /// Whether a process of this user has said that the socket with this cookie is one of a program under culvert.
 pub fn intends(user: u32, cookie: u64, kind: Kind) -> bool {
     REGISTRY.has_intent(user, cookie, kind).unwrap_or(false)
+}
+
+/// After how many milliseconds without an acknowledgement the connection of the socket with this cookie is to end, as its user's process has
+/// said; 0: it has not.
+pub fn timeout(user: u32, cookie: u64) -> u32 {
+    REGISTRY.timeout(user, cookie).ok().flatten().map_or(0, Timeout::milliseconds)
 }
 
 /// Says how the connection of the program's socket with this cookie has ended on the wire. Where that is not possible its program is told

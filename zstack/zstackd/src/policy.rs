@@ -69,6 +69,8 @@ pub struct Program {
     pub holds: bool,
     /// Its cookie; 0: there is none.
     pub cookie: u64,
+    /// Whose it is.
+    pub user: u32,
     /// Whether its connection is to be probed when it is idle, and after how long (SO_KEEPALIVE, TCP_KEEPIDLE).
     pub keep_alive: KeepAlive,
 }
@@ -271,9 +273,12 @@ impl Policy {
                 asks: found.state == SYN_SENT,
                 holds: found.is_held(),
                 cookie: found.cookie,
+                user: found.uid,
                 keep_alive: found.keep_alive,
             }),
-            Err(Miss::NotFound) => Some(Program { asks: false, holds: false, cookie: 0, keep_alive: KeepAlive::Off }),
+            Err(Miss::NotFound) => {
+                Some(Program { asks: false, holds: false, cookie: 0, user: u32::MAX, keep_alive: KeepAlive::Off })
+            }
             Err(_) => None,
         }
     }
@@ -356,8 +361,8 @@ mod tests {
         let ports = format!("ports = [{}]", if flow.remote.port() == 1 { 2 } else { 1 });
         assert_eq!(policy(&ports, |_, _, _| true).outgoing(&flow, None), Verdict::Raw(Raw::Port));
         let mut policy = policy("", |_, _, _| true);
-        let Program { asks, holds, cookie, keep_alive } = policy.program(&flow).unwrap();
-        assert_eq!((asks, holds, keep_alive), (false, true, KeepAlive::Off));
+        let Program { asks, holds, cookie, user, keep_alive } = policy.program(&flow).unwrap();
+        assert_eq!((asks, holds, user, keep_alive), (false, true, me, KeepAlive::Off));
         assert_eq!(cookie, socket2::SockRef::from(&client).cookie().unwrap());
         drop(client);
         assert!(!policy.program(&flow).unwrap().holds);

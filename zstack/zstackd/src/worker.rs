@@ -358,7 +358,11 @@ impl<P: Wire> Worker<P> {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
                 self.send_acks_before(index);
+                let sent = self.conns[index].sent;
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
+                if self.conns[index].sent != sent {
+                    self.has_sent(index);
+                }
                 self.hold_ack(index);
                 self.after(index, outcome);
             }

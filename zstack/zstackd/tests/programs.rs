@@ -269,45 +269,107 @@ print(n)
     });
 }
 
-/// How long what was sent may stay unacknowledged (TCP_USER_TIMEOUT) counts by what the remote host acknowledges: a connection of which that was
-/// asked before is the kernel's.
-#[test]
-fn who_sets_a_user_timeout_first_is_the_kernels() {
-    const SCRIPT: &str = "
-import socket, sys
-for milliseconds in 0, 30000:
-    s = socket.socket()
+/// Connections of which the program says how long what it sends may stay unacknowledged: before they are there, young, and on a ring, whoever has
+/// opened them; and one that takes that back.
+const TIMED: &str = "
+import errno, socket, sys, time
+def timed(s, milliseconds):
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    s.connect((sys.argv[1], 80))
-    for _ in range(100):
+def talk(s, exchanges):
+    for _ in range(exchanges):
         s.sendall(b'x')
         s.recv(1)
-    print('all', flush=True)
-    sys.stdin.readline()
-    s.close()
+def opened(port, exchanges, before):
+    s = socket.socket()
+    if before:
+        timed(s, 2000)
+    s.connect((sys.argv[2], port))
+    talk(s, exchanges)
+    if not before:
+        timed(s, 2000)
+    return s
+listener = socket.create_server((sys.argv[1], 81))
+print('up', flush=True)
+def accepted(exchanges):
+    s, _ = listener.accept()
+    talk(s, exchanges)
+    timed(s, 2000)
+    return s
+all = {(port, n, before): opened(port, n, before) for port in (80, 82) for n in (1, 100) for before in (True, False)}
+all.update({(81, n): accepted(n) for n in (1, 100)})
+free = opened(80, 100, False)
+timed(free, 0)
+print('ready', flush=True)
+sys.stdin.readline()
+begun = time.monotonic()
+for s in [free, *all.values()]:
+    s.send(b'x')
+for what, s in all.items():
+    try:
+        s.recv(1)
+    except OSError as e:
+        print(what, errno.errorcode[e.errno], time.monotonic() - begun >= 1.9)
+free.settimeout(0.2)
+try:
+    free.recv(1)
+except TimeoutError as e:
+    print('free', e)
 ";
+
+/// How long what was sent may stay unacknowledged (TCP_USER_TIMEOUT) counts by what the remote host acknowledges, whenever that was asked for.
+#[test]
+fn a_user_timeout_is_the_wires() {
     need_root!();
     bounded(LIMIT, || {
-        let world = World::culvert();
-        let listener = listen(&world.there, at(THERE[0], 80));
-        let mut program = world.run_here("python3.11");
-        program.args(["-c", SCRIPT, THERE[0]]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut program = Process::spawn(&mut program);
-        for carried in [true, false] {
-            let (mut far, near) = listener.accept().expect("a connection");
-            far.set_read_timeout(Some(LIMIT)).expect("a timeout");
-            for _ in 0..100 {
-                far.read_exact(&mut [0]).expect("a byte");
-                far.write_all(b"y").expect("written");
+        let told = |world: &World, culvert: bool| {
+            let mut program = if culvert { world.run_here("python3.11") } else { world.here.command("python3.11") };
+            program.args(["-c", TIMED, HERE[0], THERE[0]]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let listeners = [80, 82].map(|port| listen(&world.there, at(THERE[0], port)));
+            let mut program = Process::spawn(&mut program);
+            let mut says = |line: &str| {
+                let mut said = vec![0; line.len()];
+                program.0.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("a line");
+                assert_eq!(said, line.as_bytes());
+            };
+            says("up\n");
+            let answer = |mut far: std::net::TcpStream| {
+                let mut bytes = [0; 9];
+                while let Ok(n @ 1..) = far.read(&mut bytes) {
+                    let _ = far.write_all(&bytes[..n]);
+                }
+            };
+            for listener in listeners {
+                std::thread::spawn(move || {
+                    for far in listener.incoming() {
+                        std::thread::spawn(move || answer(far.expect("a connection")));
+                    }
+                });
             }
-            let mut said = [0; 4];
-            program.0.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("a line");
-            let is_it = |line: &String| line.contains(&format!(" {near} "));
-            assert_eq!(accelerated(&world).iter().any(is_it), carried);
+            for _ in 0..2 {
+                let far = connect(&world.there, at(HERE[0], 81)).expect("a connection");
+                std::thread::spawn(move || answer(far));
+            }
+            says("ready\n");
+            assert!(accelerated(world).len() >= 4 || !culvert, "{}", world.stat());
+            world.there.nft(
+                "table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 80 drop\n tcp sport 81 drop\n\
+                 tcp dport 82 reject with icmpx type host-unreachable\n}\n}\n",
+            );
             program.0.stdin.as_mut().expect("a pipe").write_all(b"\n").expect("a line");
-            assert_eq!(far.read(&mut [0]).expect("its end"), 0);
-        }
-        assert!(program.finish(LIMIT).0.success());
+            let (status, text) = program.finish(LIMIT);
+            assert!(status.success(), "{status:?}: {text}");
+            text
+        };
+        let expected = std::thread::spawn(move || told(&World::native(), false));
+        let got = told(&World::culvert(), true);
+        let expected = expected.join().expect("the same natively");
+        assert_eq!(got, expected, "through zstackd, and natively");
+        let count = |what| expected.matches(what).count();
+        assert_eq!(
+            (count("ETIMEDOUT True"), count("EHOSTUNREACH True"), count("free timed out")),
+            (6, 4, 1),
+            "{expected}"
+        );
     });
 }
 

@@ -171,7 +171,12 @@ impl Tcb {
     }
 
     fn keepalive_fires<C: Context>(&mut self, cx: &mut C) {
-        if self.keepalives >= self.keepalive_count {
+        // Who says how long he waits counts no probes (tcp_keepalive_timer).
+        let over = match self.user_timeout {
+            0 => self.keepalives >= self.keepalive_count,
+            limit => self.keepalives > 0 && self.heard.after_millis(limit.into()) <= cx.now(),
+        };
+        if over {
             // The peer, should it come back, learns that the connection is no more (tcp_keepalive_timer).
             let reset = self.reset_header(cx.now());
             cx.count(Counter::TcpResetSent);
@@ -180,7 +185,7 @@ impl Tcb {
             return;
         }
         cx.count(Counter::TcpKeepalive);
-        self.keepalives += 1;
+        self.keepalives = self.keepalives.saturating_add(1);
         self.kept = cx.now();
         self.marks |= mark::PROBE;
     }

@@ -5,6 +5,7 @@ use crate::conn::Stage;
 use crate::counters::Counter;
 use crate::front::end_in_order;
 use crate::membership;
+use crate::policy::Program;
 use crate::relay::Outcome;
 use crate::wire::Wire;
 use log::debug;
@@ -19,6 +20,10 @@ use zstack::time::Time;
 /// How often the kernel is asked about a connection's program, in microseconds: whether its end is closed altogether, or only shut for
 /// sending (Linux keeps a closed end so long, too, tcp_fin_timeout), and whether it wants keep-alive.
 const LOOK: u64 = 60_000_000;
+
+/// How often it is looked whether a remote host acknowledges what a program sends, in microseconds: one that has acknowledged nothing since
+/// may have had all the time that the program gives it (TCP_USER_TIMEOUT).
+const ACKNOWLEDGED: u64 = 1_000_000;
 
 /// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
 pub(super) const STILL: u64 = 1_000_000;
@@ -152,6 +157,12 @@ impl<P: Wire> Worker<P> {
             }
             return self.look_in(index, PATIENCE);
         }
+        let now = self.clock.now();
+        let waits = self.waits_for_acknowledgement(index);
+        if matches!(self.conns[index].stage, Stage::Open) && waits != Some(true) && now < self.conns[index].ask {
+            // It is only looked at since it has sent something.
+            return self.look_again(index, waits.is_some());
+        }
         let program = self.policy().program(&self.conns[index].flow);
         let gone = program.is_some_and(|program| !program.asks && !program.holds);
         if gone && matches!(self.conns[index].stage, Stage::Released { .. }) && self.is_in_queue(index) {
@@ -180,9 +191,12 @@ impl<P: Wire> Worker<P> {
                     return self.close_in_order(index);
                 }
                 if let Some(program) = program {
-                    self.keep_alive(index, program.keep_alive);
+                    self.follow(index, &program);
                 }
-                self.look_in(index, LOOK);
+                if self.conns[index].ask <= now {
+                    self.conns[index].ask = Time(now.0 + LOOK);
+                }
+                self.look_again(index, waits.is_some());
             }
             Stage::Inward => {}
         }
@@ -202,20 +216,41 @@ impl<P: Wire> Worker<P> {
         !all
     }
 
-    /// The remote host is probed as the program's kernel would probe it.
-    fn keep_alive(&mut self, index: usize, asked: KeepAlive) {
+    /// A program has sent something on this connection.
+    pub(super) fn has_sent(&mut self, index: usize) {
+        if self.conns[index].look.0 > self.clock.now().0 + ACKNOWLEDGED {
+            self.look_in(index, ACKNOWLEDGED);
+        }
+    }
+
+    /// The next look at a connection that is open: when the kernel is to be asked, and before if it waits for an acknowledgement.
+    fn look_again(&mut self, index: usize, waits: bool) {
+        let rest = self.conns[index].ask.0.saturating_sub(self.clock.now().0);
+        self.look_in(index, if waits { rest.min(ACKNOWLEDGED) } else { rest });
+    }
+
+    /// Whether the remote host has acknowledged nothing since this was asked last; `None`: it has acknowledged everything.
+    fn waits_for_acknowledgement(&mut self, index: usize) -> Option<bool> {
+        let info = self.endpoint.info(self.conns[index].outer)?.tcp;
+        let before = std::mem::replace(&mut self.conns[index].acknowledged, info.acknowledged);
+        (u64::from(info.in_flight) + info.unsent > 0).then_some(info.acknowledged == before)
+    }
+
+    /// The remote host is probed as the program's kernel would probe it, and waited for as long as the program says.
+    fn follow(&mut self, index: usize, program: &Program) {
         let conn = &mut self.conns[index];
-        let wanted = match asked {
-            KeepAlive::Unknown => return,
+        let probed = match program.keep_alive {
+            KeepAlive::Unknown => conn.keep_alive,
             KeepAlive::Off => None,
             // While a probe to our end is on its way its timer says less. The clock of the kernel's timers is a coarse one.
             KeepAlive::After(idle) => Some(conn.keep_alive.filter(|known| idle <= known + COARSE).unwrap_or(idle)),
         };
-        if conn.keep_alive != wanted {
-            conn.keep_alive = wanted;
-            let keepalive_idle = wanted.unwrap_or(self.options.keepalive_idle);
-            self.endpoint
-                .set_options(conn.outer, Options { keepalive: wanted.is_some(), keepalive_idle, ..self.options });
+        let user_timeout = membership::timeout(program.user, program.cookie);
+        if (conn.keep_alive, conn.timeout) != (probed, user_timeout) {
+            (conn.keep_alive, conn.timeout) = (probed, user_timeout);
+            let keepalive_idle = probed.unwrap_or(self.options.keepalive_idle);
+            let options = Options { keepalive: probed.is_some(), keepalive_idle, user_timeout, ..self.options };
+            self.endpoint.set_options(conn.outer, options);
         }
     }
 

@@ -466,6 +466,7 @@ impl<P: Wire> Worker<P> {
         conn.inner = Some(inner);
         let user = conn.user;
         self.common.quotas.made(user);
+        conn.ask = Time(self.clock.now().0 + FIRST);
         self.queue(index);
         self.look_in(index, FIRST);
     }
