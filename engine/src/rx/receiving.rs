@@ -92,7 +92,7 @@ impl<'a> Receiving<'a> {
             // A peek does not see past an echo, unless the direction is down.
             match driver::all_echoed(&mut port, &c) {
                 Ok(true) if driver::come_down(&mut port, &c).is_ok() => {}
-                Ok(false) => {}
+                Ok(false) if driver::make_way(&mut port, &c).is_ok() => {}
                 _ => return self.is_taken(0),
             }
         }

@@ -224,3 +224,23 @@ fn a_stranger_that_does_not_read_has_the_kernels_buffers() {
         }
     }
 }
+
+/// A sender finishes while more lies unread than the lifeline takes. What a peek waits behind of that must not keep the end from
+/// coming: the receiver reads nothing meanwhile.
+#[test]
+fn a_peek_that_wants_more_than_there_is_sees_the_end_behind_a_long_echo() {
+    let world = World::new();
+    for left in [1, 76, 1_000] {
+        let pair = warmed(&world);
+        // The lifeline takes a few bytes at a time.
+        Simulated::tcp(pair.b.fd, |tcp, end| tcp.end(end).room = RING / 8);
+        let all = RING - 1_000;
+        assert_eq!(pair.a.send(&bytes(0, all)), Ok(all));
+        assert_eq!(pair.a.shutdown(SHUT_WR), Ok(()));
+        assert_eq!(pair.b.recv(all - left), Ok(bytes(0, all - left)));
+        assert_eq!(pair.b.recv_with(all, libc::MSG_PEEK | libc::MSG_WAITALL), Ok(bytes(all - left, left)));
+        assert_eq!(pair.b.recv(all), Ok(bytes(all - left, left)));
+        assert_eq!(pair.b.recv(9), Ok(vec![]));
+        pair.close();
+    }
+}

@@ -17,7 +17,9 @@ mod send;
 mod view;
 
 pub use leave::{Began, Outcome, Sees, Unread, Wait, begin, conclude, see};
-pub use receive::{Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, skip};
+pub use receive::{
+    Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, make_way, skip,
+};
 pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, publish, put, room, stage, turn};
 pub use view::{end_view, view};
 

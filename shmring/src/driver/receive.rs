@@ -443,7 +443,7 @@ pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
     let to = switch::skip(rewind, echo, up, p.own(&c.ep.rx_head), c.size);
     if to.is_some() && !p.lacks(Guard::Skip) {
         // Nothing was read there since the ring began; of what an image before this one has read, only the kernel knows.
-        let counted = if p.handed_on() { None } else { Some(up) };
+        let counted = if p.handed_on() { None } else { p.own(&c.ep.rx_at).or(Some(up)) };
         p.note(&c.ep.rx_at, counted);
         p.say(&c.ep.rx_skip, to)?;
     }
@@ -481,15 +481,41 @@ pub fn skip<P: Incoming>(p: &mut P, c: &Conn) -> Result<Skipped, P::Stop> {
     if queued == 0 {
         return Ok(Skipped::NotYet);
     }
-    let n = p.discard(left.min(queued))?;
-    if n == 0 {
+    if drop_repeated(p, c, left.min(queued))? == 0 {
         return Ok(Skipped::NotYet);
     }
+    Ok(Skipped::Some)
+}
+
+/// Drops what the lifeline repeats of bytes that were read, though the ring has more: what is repeated of that, and what comes
+/// behind, may need the room. For who waits for that, and does not read on meanwhile.
+pub fn make_way<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
+    if p.own(&c.ep.rx_phase) != RxPhase::Ring {
+        return Ok(());
+    }
+    let rewind = p.see(&c.me().rewind)?;
+    let echo = p.see(&c.peer().echo)?;
+    let up = p.own(&c.ep.rx_up);
+    let Some(to) = switch::skip(rewind, echo, up, p.own(&c.ep.rx_head), c.size) else { return Ok(()) };
+    let Some((consumed, queued)) = p.received()? else { return Ok(()) };
+    let n = to.since(consumed).min(queued);
+    if n == 0 {
+        return Ok(());
+    }
+    if p.own(&c.ep.rx_at).is_none() && !p.handed_on() {
+        p.note(&c.ep.rx_at, Some(up));
+    }
+    drop_repeated(p, c, n).map(|_| ())
+}
+
+/// Drops up to `n` bytes that lie on the lifeline, and counts them. How many.
+fn drop_repeated<P: Incoming>(p: &mut P, c: &Conn, n: u64) -> Result<u64, P::Stop> {
+    let n = p.discard(n)?;
     p.quiet(|| {
         let at = c.ep.rx_at.load(Ordering::Relaxed);
         c.ep.rx_at.store(at.map(|at| at.plus(n)), Ordering::Relaxed);
     });
-    Ok(Skipped::Some)
+    Ok(n)
 }
 
 /// Whether all that lies unread on the ring is on the lifeline, too.
