@@ -8,7 +8,7 @@
 //! A function does, and asks of its caller, what its manual page says; comments say only what ours adds.
 //!
 //! Calls that POSIX makes cancellation points are `extern "C-unwind"`: cancelling a thread unwinds through
-//! them. Nothing here allocates, locks or keeps state.
+//! them. Nothing here allocates (but `inplace`), locks or keeps state.
 // Unsafe here: they are C functions: what they are given is the program's.
 #![allow(unsafe_code)]
 
@@ -22,6 +22,7 @@ pub mod aio;
 pub mod bytes;
 pub mod create;
 pub mod fd;
+pub mod inplace;
 pub mod lookup;
 pub mod msg;
 pub mod process;

@@ -285,10 +285,20 @@ pub const SYMBOLS: &[Family] = &[
 ];
 
 /// Names that the library exports and that are not libc's, with the reason.
-pub const OWN: &[(&str, &str)] = &[(
-    "__asan_default_options",
-    "asked for by AddressSanitizer's runtime, which would refuse to start behind another preloaded library",
-)];
+pub const OWN: &[(&str, &str)] = &[
+    (
+        "__asan_default_options",
+        "asked for by AddressSanitizer's runtime, which would refuse to start behind another preloaded library",
+    ),
+    ("culvert_1_reserve", HEADER),
+    ("culvert_1_commit", HEADER),
+    ("culvert_1_look", HEADER),
+    ("culvert_1_release", HEADER),
+    ("culvert_1_counts", HEADER),
+    ("culvert_1_path", HEADER),
+];
+
+const HEADER: &str = "declared in culvert.h";
 
 const NAME: &str = "the kernel socket keeps its names, and they are the connection's";
 const FILE: &str = "answers for the kernel socket what it answers for the connection";

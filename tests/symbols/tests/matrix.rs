@@ -47,11 +47,13 @@ const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/python3.11/lib-dynload", "/usr/lib/ngi
 
 /// What the library may import: none of it is a hook of ours or touches a descriptor, and every libc has it. A dynamic
 /// linker that misses a name does not start the program, and musl's obeys LD_PRELOAD, too.
-const MAY_IMPORT: [&str; 13] = [
+const MAY_IMPORT: [&str; 15] = [
     "__errno_location",
     "fileno",
     "dirfd",
     "__cxa_finalize",
+    "malloc",
+    "free",
     "memcpy",
     "memmove",
     "memset",

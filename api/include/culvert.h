@@ -1,0 +1,164 @@
+/*
+ * culvert.h: send what you write where the peer will read it, and read what you receive where the peer has written it.
+ *
+ * On any connected stream socket, beside send(), recv() and their kin, at any byte, by any thread. If the connection is
+ * accelerated (both ends are under culvert on this host), the memory is the ring between the two processes, and nothing is
+ * copied. Everywhere else, and whenever that cannot be had, each call works by memory of its own and a copy: the same calls, the
+ * same results, more time. CULVERT_ROOM_COPIES and CULVERT_VIEW_COPIES tell the two apart.
+ *
+ *     struct culvert_room room;
+ *     if (culvert_reserve(fd, sizeof reply, 0, &room) > 0) {       // may be less than was asked for
+ *         size_t n = fill(room.span, room.len);                    // one piece, or two
+ *         culvert_commit(fd, &room, n, MSG_NOSIGNAL);              // n bytes are sent; the rest is given back
+ *     }
+ *
+ *     struct culvert_view view;
+ *     if (culvert_look(fd, 1, 0, &view) > 0) {                     // 0: the stream has ended
+ *         size_t n = parse(view.span, view.len);
+ *         culvert_release(fd, &view, n);                           // n bytes are read; the rest comes again
+ *     }
+ *
+ * A program links the library (-lculvert, pkg-config culvert) or is run with it (`culvert run`, LD_PRELOAD). If it is linked, it
+ * needs to come before libc: which is so unless -lc is named before it.
+ *
+ * Of every call:
+ *
+ * Ownership. A room's memory is the program's from culvert_reserve until it has committed all that it commits, or has given the
+ * room back (culvert_commit with n = 0). A view's memory may be read until culvert_release. Each must be ended by exactly one of
+ * these, also after an error. The structures are the program's own; it may copy and move them, but the fields whose
+ * names end in `_` are the library's. The descriptor's last close in this process ends both, and from then on the memory must not be touched; the
+ * structure must still be given to culvert_commit or culvert_release (which say EBADF), since it may hold memory of its own. A
+ * process that gives up its user for good (setuid) must hold neither, since it leaves rings that it shares.
+ *
+ * The peer can write the memory of a view at any time, if it wants to: what is checked must be copied first, or read once. It
+ * can read a room before it is committed.
+ *
+ * Blocking. As the descriptor says (O_NONBLOCK), MSG_DONTWAIT, SO_RCVTIMEO and SO_SNDTIMEO, for each call as for send() and
+ * recv(). A reservation waits for room on a ring; elsewhere it is had at once, and the commit waits. Readiness is that of poll,
+ * select and epoll, as ever: POLLIN before a look, POLLOUT before a reservation. A program that must not wait handles EAGAIN, and
+ * commits of fewer bytes than it asked for, from both.
+ *
+ * Signals. EINTR as for send() and recv(), with SA_RESTART as they have it. SIGPIPE unless MSG_NOSIGNAL. None of these calls may
+ * be made in a signal handler: they allocate.
+ *
+ * Threads. Any thread may make any call, and hold any number of rooms and views; a structure is one thread's at a time. What is
+ * committed comes into the stream at its commit, whatever was sent since the reservation. One room of a connection at a time is on
+ * its ring; others are of memory of their own. A POSIX call that sends while another thread has a room on the ring waits for its
+ * commit for 10 ms at most; after that, and at once in the thread that reserved it, the sending direction goes to the kernel for good, and
+ * the room's bytes follow by a copy (`culvert stat`: reserved). A view on the ring sees what others receive meanwhile, too, and a
+ * release reads none of those bytes twice. A view by a copy is like MSG_PEEK: its release reads the next n bytes, so whoever else
+ * receives meanwhile must be agreed with. While a view is held its peer has so much less room to send.
+ *
+ * Fork, exec. A child has none of its parent's rooms and views (EINVAL; copies of memory of their own stay usable). The parent
+ * goes on with them. An exec ends them: what was not committed was not sent, and what was not released is read by the next
+ * image. Passing the descriptor to another process, posix_spawn and whatever else takes a connection back to the kernel does no
+ * harm to either; a release may then wait until the peer has sent anew what it saw.
+ */
+#ifndef CULVERT_H
+#define CULVERT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of this header's calls is in the names that they have in the library. */
+#define CULVERT_VERSION 1
+#define CULVERT_NAME(name) __asm__("culvert_1_" name)
+
+/* Most bytes that culvert_look can be asked to wait for. */
+#define CULVERT_LOOK_MOST 65536
+
+/* Room to write to: span[0], then span[1], whose length may be 0. `len` bytes in both. */
+struct culvert_room {
+    struct iovec span[2];
+    size_t len;
+    /* The library's. */
+    uint32_t kind_;
+    uint32_t own_[3];
+    uint64_t own64_[3];
+    void *memory_;
+};
+
+/* Bytes to read: the same. */
+struct culvert_view {
+    struct iovec span[2];
+    size_t len;
+    uint32_t kind_;
+    uint32_t own_[3];
+    uint64_t own64_[3];
+    void *memory_;
+};
+
+/* Whether what is written to a room, or was read for a view, is copied once more. */
+#define CULVERT_ROOM_COPIES(room) ((room)->kind_ != 0x63756c01u)
+#define CULVERT_VIEW_COPIES(view) ((view)->kind_ != 0x63756c03u)
+
+/*
+ * Reserves room for up to n bytes behind what was sent. Returns how many, at least one, or -1.
+ *
+ * flags: MSG_DONTWAIT, MSG_NOSIGNAL. A message that is larger than what there is room for goes in parts, as with send(). Errors:
+ * those of send(), for a connection that cannot send any more; EAGAIN, EINTR; EINVAL (n = 0, other flags); ENOMEM; EBADF,
+ * ENOTSOCK; EOPNOTSUPP (no stream socket). After an error there is no room.
+ */
+ssize_t culvert_reserve(int fd, size_t n, int flags, struct culvert_room *room) CULVERT_NAME("reserve");
+
+/*
+ * Sends the first n bytes of the room, on the socket that it was reserved on. Returns how many were sent, or -1.
+ *
+ * All n: the room is given back. Fewer, which only a descriptor that does not wait, a timeout or a signal bring about, and only if
+ * `CULVERT_ROOM_COPIES`: the rest is the room's now, to be committed later. An error: the room is as it was, to be tried again or
+ * given back. n = 0 gives it back, and does nothing else.
+ *
+ * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EINVAL (no room, or of fewer bytes; a forked child's
+ * parent's; other flags); EBADF (the socket was closed).
+ */
+ssize_t culvert_commit(int fd, struct culvert_room *room, size_t n, int flags) CULVERT_NAME("commit");
+
+/*
+ * Looks at what was received and not read: waits until min bytes are there (0 is 1), and shows all that are there. Returns how
+ * many; 0 at the end of the stream, when there is no view to release; or -1.
+ *
+ * Fewer than min come if the stream ends behind them, if the descriptor does not wait, or the wait is over by a timeout or a signal,
+ * as with MSG_PEEK | MSG_WAITALL. Who asks for more than the buffers of the connection hold waits for ever; they hold
+ * CULVERT_LOOK_MOST bytes unless SO_SNDBUF, SO_RCVBUF or TCP_NOTSENT_LOWAT say less. On the kernel, bytes that stay unread while more
+ * is waited for can keep the room of a whole segment from the sender, which then sends at its timer: there it is faster to read
+ * what has come of a message, and to keep it.
+ *
+ * flags: MSG_DONTWAIT. Errors: those of recv(); EINVAL (other flags); EMSGSIZE (min > CULVERT_LOOK_MOST); ENOMEM; ENOTSOCK,
+ * EOPNOTSUPP as above. After an error there is no view.
+ */
+ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) CULVERT_NAME("look");
+
+/*
+ * Ends a view, and reads its first n bytes: the next recv() or look begins behind them. Returns 0, or -1.
+ *
+ * Waits for nothing, unless the connection has left its ring since the look. Errors: EINVAL (no view, or of fewer bytes; a forked
+ * child's parent's), with the view as it was; EBADF (the socket was closed).
+ */
+int culvert_release(int fd, struct culvert_view *view, size_t n) CULVERT_NAME("release");
+
+/* Bytes that this process has moved by these calls, and those among them that were copied once more. */
+struct culvert_counts {
+    uint64_t committed;
+    uint64_t committed_copied;
+    uint64_t released;
+    uint64_t released_copied;
+};
+
+/* `size`: sizeof *counts. Returns 0, or -1 (EFAULT). May be called in a signal handler. */
+int culvert_counts(struct culvert_counts *counts, size_t size) CULVERT_NAME("counts");
+
+/* Which directions of a connection are on a ring now: 1 sending, 2 receiving. Changes at any time. Fails never: 0. */
+unsigned culvert_path(int fd) CULVERT_NAME("path");
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

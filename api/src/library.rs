@@ -1,0 +1,156 @@
+//! The library's functions, looked for at run time.
+
+use libc::{c_int, c_uint, c_void, iovec, size_t, ssize_t};
+use std::io;
+use std::sync::OnceLock;
+
+/// `struct culvert_room` and `struct culvert_view` of `culvert.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Spans {
+    pub span: [iovec; 2],
+    pub len: usize,
+    kind: u32,
+    own: [u32; 3],
+    own64: [u64; 3],
+    memory: *mut c_void,
+}
+
+const NONE: u32 = 0;
+const ROOM: u32 = 0x6375_6c01;
+const VIEW: u32 = 0x6375_6c03;
+/// Memory of this crate's, where there is no library.
+const PLAIN: u32 = 0x6375_6c10;
+
+impl Spans {
+    pub const fn none() -> Spans {
+        const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        Spans { span: [PIECE; 2], len: 0, kind: NONE, own: [0; 3], own64: [0; 3], memory: core::ptr::null_mut() }
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.kind == NONE
+    }
+
+    pub fn is_on_ring(&self) -> bool {
+        matches!(self.kind, ROOM | VIEW)
+    }
+
+    /// Hands out the pieces that `n` bytes from byte `at` on occupy, as far as there are so many.
+    pub fn pieces(&self, mut at: usize, mut n: usize, mut f: impl FnMut(*mut u8, usize)) {
+        for v in &self.span {
+            let skip = at.min(v.iov_len);
+            let here = n.min(v.iov_len - skip);
+            if here > 0 {
+                f(v.iov_base.cast::<u8>().wrapping_add(skip), here);
+            }
+            at -= skip;
+            n -= here;
+        }
+    }
+
+    /// A buffer of this crate's.
+    pub fn plain(bytes: Vec<u8>) -> Spans {
+        let bytes = bytes.into_boxed_slice();
+        let len = bytes.len();
+        let at = Box::into_raw(bytes).cast::<u8>();
+        let mut spans = Spans { len, kind: PLAIN, memory: at.cast(), ..Spans::none() };
+        spans.own64[0] = len as u64;
+        spans.span[0] = iovec { iov_base: at.cast(), iov_len: len };
+        spans
+    }
+
+    /// Its first `n` bytes are gone.
+    pub fn advance(&mut self, n: usize) {
+        self.len -= n;
+        self.span[0].iov_base = self.span[0].iov_base.wrapping_byte_add(n);
+        self.span[0].iov_len -= n;
+    }
+
+    /// Ends it, if it is this crate's.
+    pub fn end_plain(&mut self) {
+        if self.kind == PLAIN {
+            let whole = core::ptr::slice_from_raw_parts_mut(self.memory.cast::<u8>(), self.own64[0] as usize);
+            // SAFETY: made by `plain`, and not used any more.
+            drop(unsafe { Box::from_raw(whole) });
+        }
+        *self = Spans::none();
+    }
+}
+
+type Reserve = unsafe extern "C-unwind" fn(c_int, size_t, c_int, *mut Spans) -> ssize_t;
+type Commit = unsafe extern "C-unwind" fn(c_int, *mut Spans, size_t, c_int) -> ssize_t;
+type Release = unsafe extern "C-unwind" fn(c_int, *mut Spans, size_t) -> c_int;
+type PathOf = unsafe extern "C" fn(c_int) -> c_uint;
+
+/// The library.
+pub struct Library {
+    reserve: Reserve,
+    commit: Commit,
+    look: Reserve,
+    release: Release,
+    path: PathOf,
+}
+
+fn result(r: ssize_t) -> io::Result<usize> {
+    usize::try_from(r).map_err(|_| io::Error::last_os_error())
+}
+
+impl Library {
+    fn find() -> Option<Library> {
+        let find = |name: &core::ffi::CStr| {
+            // SAFETY: a name; what was loaded before is asked for it.
+            let at = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            (!at.is_null()).then_some(at)
+        };
+        let names =
+            [c"culvert_1_reserve", c"culvert_1_commit", c"culvert_1_look", c"culvert_1_release", c"culvert_1_path"];
+        let [Some(reserve), Some(commit), Some(look), Some(release), Some(path)] = names.map(find) else { return None };
+        // SAFETY: functions of these types (`culvert.h`), whose names carry the version; the library is never unloaded.
+        unsafe {
+            Some(Library {
+                reserve: core::mem::transmute::<*mut c_void, Reserve>(reserve),
+                commit: core::mem::transmute::<*mut c_void, Commit>(commit),
+                look: core::mem::transmute::<*mut c_void, Reserve>(look),
+                release: core::mem::transmute::<*mut c_void, Release>(release),
+                path: core::mem::transmute::<*mut c_void, PathOf>(path),
+            })
+        }
+    }
+
+    pub fn path(&self, fd: c_int) -> c_uint {
+        // SAFETY: takes any number.
+        unsafe { (self.path)(fd) }
+    }
+
+    pub fn reserve(&self, fd: c_int, n: usize, flags: c_int) -> io::Result<Spans> {
+        let mut spans = Spans::none();
+        // SAFETY: a local variable.
+        result(unsafe { (self.reserve)(fd, n, flags, &raw mut spans) })?;
+        Ok(spans)
+    }
+
+    pub fn commit(&self, fd: c_int, spans: &mut Spans, n: usize, flags: c_int) -> io::Result<usize> {
+        // SAFETY: spans as the library has left them.
+        result(unsafe { (self.commit)(fd, spans, n, flags) })
+    }
+
+    pub fn look(&self, fd: c_int, min: usize, flags: c_int) -> io::Result<Spans> {
+        let mut spans = Spans::none();
+        // SAFETY: a local variable.
+        result(unsafe { (self.look)(fd, min, flags, &raw mut spans) })?;
+        Ok(spans)
+    }
+
+    pub fn release(&self, fd: c_int, spans: &mut Spans, n: usize) -> io::Result<()> {
+        // SAFETY: spans as the library has left them.
+        let r = unsafe { (self.release)(fd, spans, n) };
+        result(r as ssize_t).map(|_| ())
+    }
+}
+
+/// The library, if this program has it.
+pub fn library() -> Option<&'static Library> {
+    static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
+    LIBRARY.get_or_init(Library::find).as_ref()
+}

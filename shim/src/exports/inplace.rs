@@ -1,0 +1,164 @@
+//! What the library exports under names of its own: the calls of `culvert.h`, for programs that know of it.
+//!
+//! Each name carries the version of its meaning (`culvert_1_...`), which the header gives to the plain one: a program that was
+//! compiled with another header asks for another name. (Versions of the linker's cannot be had: the script that lists what this
+//! library exports is the compiler's, and has none.)
+//!
+//! These calls allocate, by the program's `malloc`: they are no functions of libc, which a program may call anywhere.
+
+use super::waits;
+use core::ffi::{c_int, c_uint, c_void};
+use core::sync::atomic::Ordering::Relaxed;
+use engine::inplace::{self, COUNTS, Copying, Spans};
+use engine::{fds, io};
+use host::real;
+use libc::{iovec, pollfd, size_t, ssize_t};
+
+/// The calls that do it by a copy.
+struct Calls;
+
+// SAFETY of the calls below: as for the functions of the same names in `bytes` and `msg`.
+impl Copying for Calls {
+    unsafe fn send(fd: c_int, pieces: &[iovec], flags: c_int) -> isize {
+        // SAFETY: all zeros are a header; the rest is set.
+        let mut h: libc::msghdr = unsafe { core::mem::zeroed() };
+        h.msg_iov = pieces.as_ptr().cast_mut();
+        h.msg_iovlen = pieces.len();
+        // SAFETY: a header of ours, with the caller's pieces.
+        let native = || unsafe { real::sendmsg(fd, &h, flags) };
+        match io::carried(fd) {
+            // SAFETY: as many pieces; no lock is held.
+            Some(ep) => unsafe { io::send(ep, fd, pieces.as_ptr(), pieces.len(), flags, native) },
+            None => native(),
+        }
+    }
+
+    unsafe fn receive(fd: c_int, to: *mut u8, n: usize, flags: c_int) -> isize {
+        // SAFETY: the caller's memory.
+        let native = || unsafe { real::recv(fd, to.cast(), n, flags) };
+        let v = iovec { iov_base: to.cast(), iov_len: n };
+        match io::carried(fd) {
+            // SAFETY: one element; no lock is held.
+            Some(ep) => unsafe { io::recv(ep, fd, &v, 1, flags, native) },
+            None => native(),
+        }
+    }
+
+    fn wait(fd: c_int) {
+        let mut f = pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one element; no lock is held.
+        unsafe { waits::poll(&raw mut f, 1, -1) };
+    }
+
+    fn is_stream(fd: c_int) -> bool {
+        let (mut kind, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+        // SAFETY: a local int, and its length.
+        let r = unsafe { real::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len) };
+        if r == 0 && kind != libc::SOCK_STREAM {
+            real::set_errno(libc::EOPNOTSUPP);
+        }
+        r == 0 && kind == libc::SOCK_STREAM
+    }
+
+    fn allocate(n: usize) -> *mut u8 {
+        // SAFETY: any size.
+        unsafe { libc::malloc(n) }.cast()
+    }
+
+    unsafe fn free(at: *mut c_void) {
+        // SAFETY: the caller's obligation.
+        unsafe { libc::free(at) }
+    }
+}
+
+/// Runs a call on the program's description of what it holds, which is read and written as a whole.
+///
+/// # Safety
+/// As for `peek` and `poke`; any bits are a `Spans`.
+unsafe fn with(spans: *mut Spans, f: impl FnOnce(&mut Spans) -> isize) -> ssize_t {
+    // A copy may fault in the calls that follow.
+    super::arm();
+    // SAFETY: the program's own variable, or a fault.
+    let Ok(mut copy) = (unsafe { super::peek(spans) }) else { return real::ret(-libc::EFAULT as isize) };
+    let r = f(&mut copy);
+    let errno = real::errno();
+    // SAFETY: as above. One that could be read, and cannot be written, is the program's fault.
+    if unsafe { super::poke(spans, copy) }.is_err() {
+        return real::ret(-libc::EFAULT as isize);
+    }
+    real::set_errno(errno);
+    r
+}
+
+/// `culvert_reserve`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_reserve(fd: c_int, n: size_t, flags: c_int, room: *mut Spans) -> ssize_t {
+    // SAFETY: the program's variable; no lock is held.
+    unsafe { with(room, |room| inplace::reserve::<Calls>(fd, n, flags, room)) }
+}
+
+/// `culvert_commit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_commit(fd: c_int, room: *mut Spans, n: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: as above; the room is as the library has left it.
+    unsafe { with(room, |room| inplace::commit::<Calls>(fd, room, n, flags)) }
+}
+
+/// `culvert_look`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_look(fd: c_int, min: size_t, flags: c_int, view: *mut Spans) -> ssize_t {
+    // SAFETY: as above.
+    unsafe { with(view, |view| inplace::look::<Calls>(fd, min, flags, view)) }
+}
+
+/// `culvert_release`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_release(fd: c_int, view: *mut Spans, n: size_t) -> c_int {
+    // SAFETY: as above; the view is as the library has left it.
+    unsafe { with(view, |view| inplace::release::<Calls>(fd, view, n)) as c_int }
+}
+
+/// `struct culvert_counts`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Counts {
+    committed: u64,
+    committed_copied: u64,
+    released: u64,
+    released_copied: u64,
+}
+
+/// `culvert_counts`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_counts(counts: *mut Counts, size: size_t) -> c_int {
+    let (committed_copied, released_copied) =
+        (COUNTS.committed_copied.load(Relaxed), COUNTS.looked_copied.load(Relaxed));
+    let now = Counts {
+        committed: COUNTS.committed.load(Relaxed) + committed_copied,
+        committed_copied,
+        released: COUNTS.looked.load(Relaxed) + released_copied,
+        released_copied,
+    };
+    // SAFETY: the program's variable, or a fault; no more of it than it has.
+    match unsafe { super::poke_bytes(counts.cast(), &now, size.min(size_of::<Counts>())) } {
+        Ok(()) => 0,
+        Err(_) => real::ret(-libc::EFAULT as isize) as c_int,
+    }
+}
+
+/// `culvert_path`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_path(fd: c_int) -> c_uint {
+    use shmring::switch::{RxPhase, TxPhase};
+    const SENDING: c_uint = 1;
+    const RECEIVING: c_uint = 2;
+    let Some(ep) = fds::endpoint(fd).filter(|ep| ep.state() == shmring::family::State::Attached) else { return 0 };
+    let mut path = 0;
+    if ep.tx_phase.get() == TxPhase::Ring {
+        path |= SENDING;
+    }
+    if ep.rx_phase.get() == RxPhase::Ring {
+        path |= RECEIVING;
+    }
+    path
+}

@@ -1,0 +1,99 @@
+//! `culvert.h`: against what the library exports, and its examples, compiled as strictly as can be, with and without
+//! AddressSanitizer.
+
+use culvert_api_tests::{Lab, Server, With, library, root, succeeds};
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{Endianness, Object as _, ObjectSymbol as _};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn example(name: &str) -> PathBuf {
+    root().join("api/examples/c").join(name)
+}
+
+/// The names that the library gives to the header's functions.
+fn exported() -> BTreeSet<String> {
+    fn names<H: FileHeader<Endian = Endianness>>(file: &object::read::elf::ElfFile<'_, H>) -> BTreeSet<String> {
+        let symbols = file.dynamic_symbols().filter(|s| s.is_definition());
+        symbols.filter_map(|s| s.name().ok()).filter(|n| n.starts_with("culvert")).map(str::to_owned).collect()
+    }
+    let bytes =
+        std::fs::read(library()).expect("the library: build it with `cargo build --release`, or set CULVERT_LIB");
+    names(&ElfFile64::<Endianness>::parse(&*bytes).expect("a library"))
+}
+
+#[test]
+fn the_header_declares_what_the_library_exports() {
+    let header = std::fs::read_to_string(root().join("api/include/culvert.h")).expect("the header");
+    let declared: BTreeSet<String> = header
+        .split("CULVERT_NAME(\"")
+        .skip(1)
+        .map(|rest| format!("culvert_1_{}", rest.split('"').next().unwrap_or("")))
+        .collect();
+    assert_eq!(declared, exported());
+    assert_eq!(declared.len(), 6);
+}
+
+#[test]
+fn the_header_is_c_and_cpp() {
+    let lab = Lab::new("languages");
+    for (compiler, language, standard) in
+        [("cc", "c", "-std=gnu11"), ("cc", "c", "-std=gnu17"), ("c++", "c++", "-std=gnu++17")]
+    {
+        let source = lab.dir().join("empty");
+        std::fs::write(&source, "#include <culvert.h>\n#include <culvert.h>\n").expect("a file");
+        let mut c = Command::new(compiler);
+        c.args(["-x", language, standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I"]);
+        succeeds(c_with(c, &source));
+    }
+}
+
+fn c_with(mut c: Command, source: &std::path::Path) -> Command {
+    c.arg(root().join("api/include")).arg(source);
+    c
+}
+
+#[test]
+fn structures_are_laid_out_and_errors_are_as_the_header_says() {
+    let lab = Lab::new("layout");
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("c/layout.c");
+    for flags in [&[][..], &["-fsanitize=address"][..]] {
+        let program = lab.compile(&source, "layout", flags);
+        for with in [With::Nothing, With::Preload] {
+            assert_eq!(succeeds(lab.command(&program, with)), "ok\n");
+        }
+    }
+}
+
+/// A program that is linked with the library, and not run under culvert, is accelerated as any other.
+#[test]
+fn the_echo_example_copies_nothing_once_it_is_on_the_ring() {
+    for (name, flags) in [("plain", &[][..]), ("asan", &["-fsanitize=address"][..])] {
+        let lab = Lab::new(name);
+        let program = lab.compile(&example("rpc_echo.c"), "rpc_echo", flags);
+        let with = if name == "plain" { With::Nothing } else { With::Preload };
+        let mut command = lab.command(&program, with);
+        command.arg("server");
+        let mut server = Server::start(command);
+        for (count, size) in [(300, 64), (100, 5_000), (50, 65_536)] {
+            let mut client = lab.command(&program, with);
+            client.args(["client", &server.port.to_string(), &count.to_string(), &size.to_string()]);
+            let said = succeeds(client);
+            let line = server.line();
+            let (numbers, _) = line.split_once("in place").expect("its counts");
+            let n: Vec<u64> = numbers.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+            assert_eq!(n.len(), 4, "{line}");
+            assert_eq!(said, format!("{count} messages; path 3\n"));
+            // All but the first few messages.
+            assert!(n[0] * 10 > n[1] * 7 && n[2] * 10 > n[3] * 7, "{name} {count} {size}: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_example_that_answers_from_mapped_files_answers_with_them() {
+    let lab = Lab::new("http");
+    let program = lab.compile(&example("http_files.c"), "http_files", &["-fsanitize=address"]);
+    culvert_api_tests::files_are_served(&lab, &lab.command(&program, With::Preload));
+}
