@@ -39,9 +39,9 @@ fn main() {
         .clang_args(includes())
         .allowlist_function("z_.*|rte_eal_init|rte_eal_cleanup|rte_thread_(un)?register|rte_log_.*|rte_openlog_stream|rte_strerror")
         .allowlist_function("rte_eth_(dev|rx|tx|link|macaddr|promiscuous|stats|allmulticast).*|rte_eth_find_.*|rte_dev_(probe|remove|name)")
-        .allowlist_function("rte_pktmbuf_pool_create.*|rte_mempool_(free|avail_count|populate.*|create_empty)|rte_mem_virt2iova|rte_extmem_.*|rte_lcore_.*|rte_socket_id")
-        .allowlist_type("rte_mbuf|rte_mempool|rte_eth_.*|rte_mbuf_ext_shared_info|rte_ether_addr")
-        .allowlist_var("Z_.*|RTE_MAX_ETHPORTS|RTE_PKTMBUF_HEADROOM|RTE_ETH_LINK_.*|RTE_VERSION.*")
+        .allowlist_function("rte_pktmbuf_(pool_create.*|pool_init|init)|rte_mbuf_best_mempool_ops|rte_mempool_(free|avail_count|populate.*|create_empty|obj_iter|set_ops_byname|calc_obj_size)|rte_mem_virt2iova|rte_extmem_.*|rte_lcore_.*|rte_socket_id")
+        .allowlist_type("rte_mbuf|rte_pktmbuf_extmem|rte_pktmbuf_pool_private|rte_mempool|rte_eth_.*|rte_mbuf_ext_shared_info|rte_ether_addr")
+        .allowlist_var("Z_.*|RTE_MEMPOOL_F_NO_IOVA_CONTIG|RTE_MAX_ETHPORTS|RTE_PKTMBUF_HEADROOM|RTE_ETH_LINK_.*|RTE_VERSION.*")
         .blocklist_type("_?IO_FILE|FILE|_IO_.*")
         .raw_line("use libc_file::FILE;\n/// What stdio calls a file.\npub mod libc_file {\n    /// stdio's own.\n    #[repr(C)]\n    pub struct FILE { _opaque: [u8; 0] }\n}")
         // Held by value nowhere, and they are packed and aligned at once, which Rust does not know.

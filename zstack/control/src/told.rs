@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 /// What is asked, without the newline behind it.
 pub const CONNECTIONS: &str = "connections";
-/// What is asked by who looks for a fault: lines of text, for people; of each worker the first says what has happened, each other one is about a connection.
-/// What they say may change.
+/// What is asked by who looks for a fault: lines of text, for people; of each worker the first says what its port is and can,
+/// the second what has happened, each other one is about a connection. What they say may change.
 pub const DETAILS: &str = "details";
 
 /// Longest line of an answer, bytes.

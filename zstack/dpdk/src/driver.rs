@@ -11,6 +11,19 @@ pub(crate) enum Payload {
     CopiedToReceivePool,
 }
 
+/// Where the buffers of packets that arrive can lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Takes {
+    /// In any memory: the driver's processor time copies packets there.
+    Pinned,
+    /// In any memory, with their mbufs.
+    Whole,
+    /// In DPDK's own, or it is not known; for this reason.
+    Dpdks(&'static str),
+    /// In what DPDK was told of.
+    Told(&'static str),
+}
+
 /// A driver, by the beginning of its devices' names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Driver {
@@ -56,17 +69,34 @@ impl Driver {
         if is_pci(device.trim_start_matches("pci:")) { Driver::Pci } else { Driver::Other }
     }
 
-    /// How it takes payload, if it can chain segments (`chains`, RTE_ETH_TX_OFFLOAD_MULTI_SEGS).
-    pub fn payload(self, chains: bool) -> Payload {
+    /// How it takes payload, if it can chain segments (`chains`, RTE_ETH_TX_OFFLOAD_MULTI_SEGS); `shares`: as for [`Driver::takes`].
+    pub fn payload(self, chains: bool, shares: bool) -> Payload {
         match self {
             // It sends what follows the header in its own buffer, whatever the chain says, and reports success.
             Driver::AfXdp => Payload::CopiedToReceivePool,
             // Read by the processor, before tx_burst returns.
-            Driver::AfPacket | Driver::Tap | Driver::Memif | Driver::Null if chains => Payload::Attached,
+            Driver::AfPacket | Driver::Tap | Driver::Memif | Driver::Null if chains && !shares => Payload::Attached,
             // It passes addresses on without looking: an engine at the other end would read our memory after it was released.
             Driver::Ring => Payload::Copied,
             // A device reads DPDK's memory alone, until others are registered with it; so does the other end of virtio.
             _ => Payload::Copied,
+        }
+    }
+
+    /// Where the buffers of packets that arrive can lie; `shares`: it was told to let the other end reach its memory (net_memif's zero-copy=).
+    pub fn takes(self, shares: bool) -> Takes {
+        const OTHER_END: &str = "the other end reaches DPDK's memory alone";
+        match self {
+            Driver::Memif if shares => Takes::Dpdks(OTHER_END),
+            Driver::AfPacket | Driver::Tap | Driver::Memif | Driver::Vhost | Driver::Pcap | Driver::Null => {
+                Takes::Pinned
+            }
+            // Its frames are the objects of its pool, mbufs and all.
+            Driver::AfXdp => Takes::Whole,
+            Driver::VirtioUser => Takes::Dpdks(OTHER_END),
+            Driver::Ring => Takes::Dpdks("packets arrive in the buffers of whoever sends them"),
+            Driver::Pci => Takes::Told("a card reaches no memory that it was not told of, and that was never tried"),
+            Driver::Other => Takes::Told("what its driver takes was never tried"),
         }
     }
 
@@ -133,9 +163,24 @@ mod tests {
 
     #[test]
     fn only_drivers_that_chain_and_copy_get_the_owners_memory() {
-        assert_eq!(Driver::AfPacket.payload(true), Payload::Attached);
-        assert_eq!(Driver::AfPacket.payload(false), Payload::Copied);
-        assert_eq!(Driver::AfXdp.payload(true), Payload::CopiedToReceivePool);
-        assert_eq!(Driver::Pci.payload(true), Payload::Copied);
+        assert_eq!(Driver::AfPacket.payload(true, false), Payload::Attached);
+        assert_eq!(Driver::AfPacket.payload(false, false), Payload::Copied);
+        assert_eq!(Driver::AfXdp.payload(true, false), Payload::CopiedToReceivePool);
+        assert_eq!(Driver::Pci.payload(true, false), Payload::Copied);
+        assert_eq!(Driver::Memif.payload(true, false), Payload::Attached);
+        assert_eq!(
+            Driver::Memif.payload(true, true),
+            Payload::Copied,
+            "the other end would look for it in DPDK's memory"
+        );
+    }
+
+    #[test]
+    fn only_drivers_that_copy_receive_into_our_memory() {
+        assert_eq!(Driver::Memif.takes(false), Takes::Pinned);
+        assert!(matches!(Driver::Memif.takes(true), Takes::Dpdks(_)));
+        assert!(matches!(Driver::VirtioUser.takes(false), Takes::Dpdks(_)));
+        assert_eq!(Driver::AfXdp.takes(false), Takes::Whole);
+        assert!(matches!(Driver::Pci.takes(false), Takes::Told(_)));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! DPDK is a guest in the process: it is started once, by the first device, in a thread of its own; it changes neither the caller's CPU
 //! affinity nor a signal's disposition, writes nothing to the terminal, and what goes wrong is an error, not the end of the process. It
-//! needs no hugepages, apart from net_af_xdp.
+//! needs no hugepages.
 //!
 //! A device with several queues serves as many engines that share nothing: its hash says which flow is whose. They listen alike; what ARP and NDP
 //! say is passed on to all. A connection that an engine opens itself may be answered at another's queue: connect from devices with one.
@@ -17,6 +17,7 @@ mod driver;
 mod error;
 mod memory;
 mod open;
+mod pools;
 mod port;
 mod raw;
 mod sleep;
@@ -24,7 +25,7 @@ mod spec;
 mod stale;
 
 pub use error::OpenError;
-pub use memory::Memory;
+pub use memory::{Buffers, Memory};
 pub use open::{Device, Unbound};
 pub use port::Queue;
 pub use raw::queue::{Counters, Packet};

@@ -14,6 +14,18 @@ pub enum Memory {
     None,
 }
 
+/// Where the buffers of packets that arrive lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Buffers {
+    /// In memory of our own where the driver is known to take that, else in DPDK's.
+    #[default]
+    Auto,
+    /// In memory of our own, or the device is refused.
+    Pinned,
+    /// In DPDK's memory.
+    Dpdk,
+}
+
 /// Bytes of DPDK's own tables, beside the pools.
 pub(crate) const BASE: u64 = 24 << 20;
 

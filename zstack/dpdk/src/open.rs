@@ -2,10 +2,11 @@
 
 use crate::driver::{Driver, Payload};
 use crate::error::OpenError;
-use crate::memory;
+use crate::memory::{self, Buffers};
+use crate::pools::{self, Sizes};
 use crate::port::{Common, Queue};
 use crate::raw::ethdev::{About, Ethdev, Failed, Setup};
-use crate::raw::pool::{HEADROOM, Pool};
+use crate::raw::pool::Pool;
 use crate::raw::queue::{Building, Parts, Pools, Raw};
 use crate::raw::{calls, eal, log, memif, signals};
 use crate::sleep::{Means, Sleep};
@@ -19,11 +20,9 @@ use zstack_dpdk_sys as sys;
 use zstack_port::Post;
 
 /// Link header with a VLAN tag, and the trailer that some drivers count.
-const LINK: u32 = 18 + 4;
+pub(crate) const LINK: u32 = 18 + 4;
 /// The most payload of a frame that a device is to cut: with the longest headers its length fits in IPv4's 16 bits.
 const TSO: u32 = 65_535 - 120;
-/// Descriptors of a ring, where the driver has a choice.
-const DESCRIPTORS: u16 = 512;
 /// AF_XDP's address family.
 const AF_XDP: i32 = 44;
 
@@ -94,7 +93,7 @@ impl Device {
         let _one = eal::ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let eal = start_dpdk(&spec, driver, &sizes)?;
         let before = descriptors();
-        let start = || Opened::start(&spec, driver, mtu, &sizes);
+        let start = || Opened::start(&spec, driver, mtu, &sizes, eal.huge);
         let opened = signals::with_all_blocked(|| signals::with_all_taken(start))?;
         let new: Vec<RawFd> = descriptors().difference(&before).copied().collect();
         finish(spec, driver, mtu, opened, eal, socket, &new)
@@ -200,42 +199,6 @@ fn most_mtu(spec: &Spec, driver: Driver) -> (u16, String) {
     }
 }
 
-/// How many buffers of which size.
-struct Sizes {
-    /// Bytes of a buffer, the headroom among them.
-    room: u32,
-    /// Buffers that the driver may have, beside those that are in use.
-    driver: u32,
-    rx: u32,
-    tx: u32,
-    segments: u32,
-    descriptors: (u16, u16),
-}
-
-impl Sizes {
-    fn new(spec: &Spec, driver: Driver, mtu: u16) -> Sizes {
-        let frame = u32::from(mtu) + LINK;
-        // net_af_packet wants room for a whole frame of the kernel's ring.
-        let ring = spec.argument("framesz").and_then(|v| v.parse().ok()).filter(|_| driver == Driver::AfPacket);
-        let room = HEADROOM + frame.max(ring.unwrap_or(0)).max(2048);
-        let descriptors = match driver {
-            // One system call for a packet anyway.
-            Driver::Tap => (64, 64),
-            _ => (DESCRIPTORS, DESCRIPTORS),
-        };
-        // net_af_xdp fills rings of its own size, and sends out of the same pool.
-        let rings = if driver == Driver::AfXdp { 3 * 2048 + 1024 } else { u32::from(descriptors.0) };
-        // What lies in the caches of threads is nobody's.
-        let rx = rings + spec.mbufs + 512;
-        Sizes { room, driver: rings, rx, tx: 2048, segments: 4096, descriptors }
-    }
-
-    fn cost(&self, queues: u16) -> u64 {
-        u64::from(queues)
-            * (Pool::cost(self.rx, self.room) + Pool::cost(self.tx, self.room) + Pool::cost(self.segments, 0))
-    }
-}
-
 fn start_dpdk(spec: &Spec, driver: Driver, sizes: &Sizes) -> Result<eal::Eal, OpenError> {
     let needed = sizes.cost(spec.queues);
     let eal = eal::start(spec.memory, needed, spec.log);
@@ -243,11 +206,11 @@ fn start_dpdk(spec: &Spec, driver: Driver, sizes: &Sizes) -> Result<eal::Eal, Op
         return eal;
     }
     match eal {
-        Ok(eal) if !eal.huge => {
+        Ok(eal) if !eal.huge && spec.pool == Buffers::Dpdk => {
             let remedy = memory::remedy(needed + memory::BASE);
             Err(OpenError::Memory {
                 text: format!(
-                    "dpdk:{}: net_af_xdp loses packets without hugepages: {remedy}, or take net_af_packet",
+                    "dpdk:{}: pool=dpdk: net_af_xdp loses packets in a pool of DPDK's without hugepages: {remedy}, or leave pool= out",
                     spec.device
                 ),
             })
@@ -262,10 +225,12 @@ struct Opened {
     about: About,
     setup: Setup,
     payload: Payload,
+    /// Where the receive pool's buffers lie, for people.
+    pool: String,
 }
 
 impl Opened {
-    fn start(spec: &Spec, driver: Driver, mtu: u16, sizes: &Sizes) -> Result<Opened, OpenError> {
+    fn start(spec: &Spec, driver: Driver, mtu: u16, sizes: &Sizes, huge: bool) -> Result<Opened, OpenError> {
         let devargs = spec.devargs();
         let ethdev = Ethdev::probe(&spec.device, &devargs).map_err(|cause| refusal(spec, driver, cause))?;
         let about = ethdev.about();
@@ -283,7 +248,7 @@ impl Opened {
         }
         let offers = |flags: u64| spec.offload && !driver.sums_in_software() && about.tx_offloads & flags == flags;
         let chains = about.tx_offloads & sys::Z_TX_MULTI_SEGS != 0;
-        let payload = driver.payload(chains);
+        let payload = driver.payload(chains, spec.shares());
         let mut tx = 0;
         if chains {
             tx |= sys::Z_TX_MULTI_SEGS;
@@ -309,14 +274,15 @@ impl Opened {
             rss: about.rss & sys::Z_RSS_HASH,
         };
         let mut pools = Vec::new();
+        let mut pool_text = String::new();
         for _ in 0..spec.queues {
-            let pool = |count, room| {
-                Pool::new(count, room)
-                    .map_err(|text| OpenError::Memory { text: format!("dpdk:{}: {text}", spec.device) })
-            };
+            let failed = |text| OpenError::Memory { text: format!("dpdk:{}: {text}", spec.device) };
+            let pool = |count, room| Pool::new(count, room).map_err(failed);
+            let (rx, text) = pools::receive(spec, driver, sizes, huge).map_err(failed)?;
+            pool_text = text;
             let shared = payload == Payload::CopiedToReceivePool;
             pools.push(Pools {
-                rx: pool(sizes.rx, sizes.room)?,
+                rx,
                 tx: if shared { None } else { Some(pool(sizes.tx, sizes.room)?) },
                 segments: if payload == Payload::Attached { Some(pool(sizes.segments, 0)?) } else { None },
                 most: spec.mbufs,
@@ -333,7 +299,7 @@ impl Opened {
         }
         result.map_err(|failed| step(spec, failed))?;
         debug_assert!(sizes.driver + spec.mbufs <= parts.queues[0].rx.count());
-        Ok(Opened { parts, about, setup, payload })
+        Ok(Opened { parts, about, setup, payload, pool: pool_text })
     }
 }
 
@@ -395,7 +361,10 @@ fn descriptors() -> BTreeSet<RawFd> {
 /// The driver's own sockets among the descriptors that are new since it began, in the order of its queues.
 fn sockets(driver: Driver, index: u32, new: &[RawFd]) -> Vec<RawFd> {
     let is = |fd: &&RawFd| match driver {
-        Driver::AfPacket => calls::family(**fd) == Some(libc::AF_PACKET) && calls::bound_interface(**fd) == Some(index),
+        // That of libpcap is one, too.
+        Driver::AfPacket | Driver::Pcap => {
+            calls::family(**fd) == Some(libc::AF_PACKET) && calls::bound_interface(**fd) == Some(index)
+        }
         Driver::AfXdp => calls::family(**fd) == Some(AF_XDP),
         _ => false,
     };
@@ -411,7 +380,7 @@ fn finish(
     socket: OwnedFd,
     new: &[RawFd],
 ) -> Result<Device, OpenError> {
-    let Opened { parts, about, setup, payload } = opened;
+    let Opened { parts, about, setup, payload, pool } = opened;
     for fd in new {
         calls::close_on_exec(*fd);
     }
@@ -426,7 +395,7 @@ fn finish(
     }
     let interface = match driver {
         Driver::Tap => Some(spec.argument("iface").unwrap_or("dtap0").to_owned()),
-        _ if driver.has_interface() => spec.argument("iface").map(str::to_owned),
+        _ if driver.has_interface() || driver == Driver::Pcap => spec.argument("iface").map(str::to_owned),
         _ => None,
     };
     let index = interface.as_deref().and_then(|name| calls::index(socket.as_fd(), name).ok());
@@ -437,6 +406,12 @@ fn finish(
             .map_err(|e| step(&spec, ("setting up the kernel's end", e.to_string())))?;
     }
     let own = sockets(driver, index.unwrap_or(0), new);
+    if driver == Driver::AfXdp && !eal.huge && own.iter().any(|fd| calls::is_zero_copy(*fd)) {
+        let remedy = memory::remedy(Sizes::new(&spec, driver, mtu).cost(spec.queues) + memory::BASE);
+        let cause = "the card reaches the buffers itself, of which some would lie on two pages".into();
+        let remedy = format!("{remedy}, or write force_copy=1");
+        return Err(OpenError::Device { name: spec.device, cause, remedy });
+    }
     let building = Building {
         payload,
         longest: u32::from(mtu) + if spec.vlan.is_some() { 18 } else { 14 },
@@ -455,6 +430,7 @@ fn finish(
         queues: spec.queues,
         connects: driver == Driver::Memif && stale::connects(&spec),
         huge: eal.huge,
+        pool,
         watch: index.map(|index| (socket, index)),
         post: Post::new(spec.queues, Medium::Ethernet).map_err(|e| step(&spec, ("eventfd", e.to_string())))?,
     });

@@ -42,6 +42,8 @@ pub(crate) struct Common {
     /// The driver connects to its other end when it is started, and not again when that goes and comes.
     pub connects: bool,
     pub huge: bool,
+    /// Where the buffers of packets that arrive lie.
+    pub pool: String,
     /// A socket of the interface's network namespace, and the interface's index.
     pub watch: Option<(OwnedFd, u32)>,
     pub post: Post,
@@ -79,6 +81,7 @@ impl Common {
             ("tso", self.building.tso.to_string()),
             ("sleep", means.to_string()),
             ("memory", if self.huge { "hugepages" } else { "ordinary pages" }.to_owned()),
+            ("pool", self.pool.clone()),
         ]
     }
 }
@@ -169,6 +172,12 @@ impl Queue {
     /// What the device and its driver can do, found out when it was opened: names and values for people to read.
     pub fn about(&self) -> Vec<(&'static str, String)> {
         self.common.about(self.number, self.means)
+    }
+
+    /// The memory that received packets lie in, and its address here, where it is ours: who maps the file, too, sees the packets. With net_af_xdp what
+    /// DPDK keeps of each lies beside it.
+    pub fn memory(&self) -> Option<(BorrowedFd<'_>, std::ops::Range<usize>)> {
+        self.raw.memory()
     }
 
     /// Hands a packet that has come here over to the queue whose it is. False: it is lost.

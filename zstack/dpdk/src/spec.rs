@@ -3,8 +3,8 @@
 //! Behind `dpdk:` stands what DPDK's `--vdev` or `--allow` takes (a device's name and its driver's keys), and, anywhere behind the name, keys
 //! of ours.
 
-use crate::driver::Driver;
-use crate::memory::Memory;
+use crate::driver::{Driver, Takes};
+use crate::memory::{Buffers, Memory};
 use crate::sleep::Sleep;
 use std::fmt;
 use std::net::IpAddr;
@@ -30,6 +30,8 @@ pub struct Spec {
     pub vlan: Option<u16>,
     /// Where DPDK's memory comes from.
     pub memory: Memory,
+    /// Where the buffers of packets that arrive lie.
+    pub pool: Buffers,
     /// How many received packets may be held at once, for each queue.
     pub mbufs: u32,
     /// How many queues.
@@ -87,6 +89,11 @@ impl Spec {
         self.driver().leaves_to_the_kernel().then(|| self.argument("iface").unwrap_or(&self.device))
     }
 
+    /// Whether the other end of a net_memif is to reach into DPDK's memory.
+    pub(crate) fn shares(&self) -> bool {
+        self.driver() == Driver::Memif && self.argument("zero-copy") == Some("yes")
+    }
+
     pub(crate) fn driver(&self) -> Driver {
         Driver::of(&self.device)
     }
@@ -117,6 +124,7 @@ impl FromStr for Spec {
             mac: None,
             vlan: None,
             memory: Memory::Auto,
+            pool: Buffers::Auto,
             mbufs: Spec::MBUFS,
             queues: 1,
             sleep: Sleep::Auto,
@@ -153,6 +161,18 @@ impl Spec {
                     "none" => Memory::None,
                     _ => {
                         return wrong(format!("memory={value}: it is auto, huge (hugepages) or none (ordinary pages)"));
+                    }
+                }
+            }
+            "pool" => {
+                self.pool = match value {
+                    "auto" => Buffers::Auto,
+                    "pinned" => Buffers::Pinned,
+                    "dpdk" => Buffers::Dpdk,
+                    _ => {
+                        return wrong(format!(
+                            "pool={value}: it is auto, pinned (buffers in memory of our own) or dpdk (in DPDK's)"
+                        ));
                     }
                 }
             }
@@ -208,10 +228,15 @@ impl Spec {
                 "peer={peer}: only a tap has an end of the kernel's that is set up here: leave it out"
             ));
         }
-        if driver == Driver::AfXdp && self.memory == Memory::None {
+        if driver == Driver::AfXdp && self.memory == Memory::None && self.pool == Buffers::Dpdk {
             return wrong(
-                "memory=none: net_af_xdp loses packets without hugepages: write memory=huge, or take net_af_packet",
+                "pool=dpdk with memory=none: net_af_xdp loses packets in a pool of DPDK's without hugepages: leave pool= out, or write memory=huge",
             );
+        }
+        if self.pool == Buffers::Pinned
+            && let Takes::Dpdks(why) = driver.takes(self.shares())
+        {
+            return wrong(format!("pool=pinned: {}: {why}: leave pool= out", self.device));
         }
         Ok(())
     }
@@ -256,7 +281,13 @@ mod tests {
             ("dpdk:iface=v0", "no name: write dpdk:DEVICE"),
             ("dpdk:net_af_packet0", "add iface=NAME"),
             ("dpdk:net_af_xdp0", "add iface=NAME"),
-            ("dpdk:net_af_xdp0,iface=v0,memory=none", "net_af_xdp loses packets without hugepages: write memory=huge"),
+            (
+                "dpdk:net_af_xdp0,iface=v0,memory=none,pool=dpdk",
+                "without hugepages: leave pool= out, or write memory=huge",
+            ),
+            ("dpdk:net_tap0,pool=mine", "pool=mine: it is auto, pinned"),
+            ("dpdk:net_virtio_user0,path=x,pool=pinned", "DPDK's memory alone: leave pool= out"),
+            ("dpdk:net_memif0,zero-copy=yes,pool=pinned", "DPDK's memory alone: leave pool= out"),
             ("dpdk:net_tap0,memory=some", "memory=some: it is auto, huge"),
             ("dpdk:net_tap0,sleep=well", "sleep=well: it is auto, nap"),
             ("dpdk:net_tap0,queues=0", "queues=0: it is a number from 1"),

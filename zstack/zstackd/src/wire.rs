@@ -9,7 +9,7 @@ use std::time::Duration;
 #[cfg(feature = "dpdk")]
 use std::time::Instant;
 use zstack::payload::Pinned;
-use zstack::port::{Medium, Port};
+use zstack::port::{Capabilities, Medium, Port};
 use zstack_port::Device;
 
 /// The token of the port's descriptor.
@@ -66,6 +66,9 @@ pub trait Wire: Port<Buffer: Pinned> {
 
     /// The kind of device, in a word.
     fn kind(&self) -> &str;
+
+    /// What it can do, for people.
+    fn describe(&self) -> String;
 }
 
 impl Unbound for zstack_port::Unbound {
@@ -80,8 +83,7 @@ impl Unbound for zstack_port::Unbound {
     }
 
     fn describe(&self) -> String {
-        let can = self.capabilities();
-        format!("{}: MTU {}, checksums {}, TSO {}", self.name(), can.mtu, yes(can.checksum), yes(can.tso > 0))
+        of_kernel(self.name(), self.capabilities())
     }
 }
 
@@ -97,6 +99,10 @@ impl Wire for Device {
 
     fn kind(&self) -> &str {
         if self.capabilities().medium == Medium::Ip { "tun" } else { "tap" }
+    }
+
+    fn describe(&self) -> String {
+        of_kernel(self.name(), self.capabilities())
     }
 }
 
@@ -118,8 +124,7 @@ impl Unbound for zstack_dpdk::Unbound {
     }
 
     fn describe(&self) -> String {
-        let about: Vec<_> = self.about().iter().map(|(name, value)| format!("{name} {value}")).collect();
-        format!("DPDK: {}", about.join(", "))
+        of_dpdk(&self.about())
     }
 }
 
@@ -163,6 +168,20 @@ impl Wire for zstack_dpdk::Queue {
     fn kind(&self) -> &str {
         self.driver()
     }
+
+    fn describe(&self) -> String {
+        of_dpdk(&self.about())
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn of_dpdk(about: &[(&str, String)]) -> String {
+    let about: Vec<_> = about.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    format!("DPDK: {}", about.join(", "))
+}
+
+fn of_kernel(name: &str, can: Capabilities) -> String {
+    format!("{name}: MTU {}, checksums {}, TSO {}", can.mtu, yes(can.checksum), yes(can.tso > 0))
 }
 
 /// For people.

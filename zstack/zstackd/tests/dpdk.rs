@@ -80,6 +80,12 @@ fn with_the_device_it_ends_and_says_so() {
         world.start_with(Stdio::piped());
         let (mut client, _server) = connection(&world.here, &world.there, THERE[0]);
         let (mut inward, _program) = connection(&world.there, &world.here, HERE[0]);
+        let told = world.details();
+        let port = told.lines().next().expect("a line");
+        assert!(
+            port.starts_with("port: DPDK") && port.contains("pool pinned external buffers in memory of ours"),
+            "{port}"
+        );
         let (_, wire) = world.wire.as_ref().expect("a wire");
         wire.run("ip link del p0");
         is_reset(&mut client);

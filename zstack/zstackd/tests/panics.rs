@@ -108,6 +108,10 @@ impl Wire for Bound {
     fn kind(&self) -> &str {
         self.0.queue.kind()
     }
+
+    fn describe(&self) -> String {
+        Wire::describe(&self.0.queue)
+    }
 }
 
 /// The daemon ends by itself when the worker with this number panics, while the other one has nothing to do.

@@ -53,6 +53,15 @@ pub(crate) fn take_error(fd: BorrowedFd<'_>) -> i32 {
     option(fd.as_raw_fd(), libc::SO_ERROR).unwrap_or(0)
 }
 
+/// Whether a device reads and writes the packets of an XDP socket itself (xdp(7), XDP_OPTIONS); that copies are made is the other way.
+pub(crate) fn is_zero_copy(fd: RawFd) -> bool {
+    let (mut flags, mut len) = (0u32, size_of::<u32>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `len` bytes to `flags`, both of this frame; a number that is no socket is an error.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut flags).cast(), &raw mut len) };
+    result == 0 && flags & libc::XDP_OPTIONS_ZEROCOPY != 0
+}
+
 /// The interface that a packet(7) socket is bound to.
 pub(crate) fn bound_interface(fd: RawFd) -> Option<u32> {
     let mut address = libc::sockaddr_ll {

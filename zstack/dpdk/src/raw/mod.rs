@@ -9,5 +9,6 @@ pub(crate) mod log;
 pub(crate) mod memif;
 pub(crate) mod pool;
 pub(crate) mod queue;
+pub(crate) mod region;
 pub(crate) mod signals;
 pub(crate) mod slots;

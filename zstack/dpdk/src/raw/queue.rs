@@ -5,6 +5,8 @@ use super::pool::Pool;
 use super::slots::Slots;
 use crate::driver::Payload;
 use std::cell::Cell;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -170,6 +172,13 @@ impl Raw {
         &self.shared.parts.queues[usize::from(self.queue)]
     }
 
+    /// The memory of ours in which packets arrive.
+    pub fn memory(&self) -> Option<(BorrowedFd<'_>, Range<usize>)> {
+        let region = self.pools().rx.region()?;
+        let start = region.start().addr().get();
+        Some((region.file(), start..start + region.len()))
+    }
+
     /// Packets that are in use, and how many may be.
     pub fn held(&self) -> (u32, u32) {
         (self.shared.held.get(), self.shared.most)
@@ -212,6 +221,10 @@ impl Raw {
                 continue;
             }
             self.counts.received += 1;
+            debug_assert!(
+                self.pools().rx.region().is_none_or(|region| region.has(packet.bytes().as_ptr(), packet.bytes().len())),
+                "a packet has come in memory of others"
+            );
             let sum = flags & sys::Z_M_RX_L4_MASK;
             return Some((packet, sum == sys::Z_M_RX_L4_GOOD || sum == sys::Z_M_RX_L4_NONE));
         }

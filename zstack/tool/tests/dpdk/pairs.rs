@@ -1,7 +1,7 @@
 //! Two engines, each in a process of its own: net_memif at both ends, and net_virtio_user with net_vhost.
 
 use crate::need_root;
-use crate::place::{Place, in_place};
+use crate::place::{LIMIT, Place, in_place};
 use std::time::Duration;
 
 const PATTERN: &str = "--connections 2 --seed 7 --bytes 10M";
@@ -66,7 +66,13 @@ fn pcap_null_and_a_card_that_is_not_there() {
     need_root!();
     in_place("others", 1500, |place| {
         let base = "addr=10.9.0.2/24,memory=none";
-        place.well(&format!("dpdk:net_pcap0,iface=v0,{base}"), "ping -c 3 -i 0.1 10.9.0.1");
+        let pcap = place.start(&format!("dpdk:net_pcap0,iface=v0,{base}"), "echo --listen 7");
+        assert_eq!(pcap.port("sleep"), "the driver's own socket");
+        place.well("kernel", "ping -c 3 -i 0.1 10.9.0.2");
+        pcap.sleeps(0.03);
+        place.ours.run("ip link del v0");
+        let (status, _) = pcap.process.finish(LIMIT);
+        assert_eq!(status.code(), Some(1), "it ends, as its interface is gone");
         let (status, _, text) = place.run(&format!("dpdk:net_null0,{base}"), "ping -c 1 -W 0.2 10.9.0.1");
         assert_eq!(status.code(), Some(1), "nobody is there: {text}");
         let echo = place.start(&format!("dpdk:net_null0,{base}"), "echo --listen 7");

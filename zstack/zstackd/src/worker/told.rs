@@ -80,7 +80,8 @@ impl<P: Wire> Worker<P> {
         asker.listen()?;
         let mut at = asker.next.unwrap_or(0);
         if asker.next.replace(at).is_none() && asker.details {
-            asker.piece().extend(format!("{}\n", list(&self.counted())).bytes());
+            let (port, counted) = (self.endpoint.port().describe(), list(&self.counted()));
+            asker.piece().extend(format!("port: {port}\n{counted}\n").bytes());
         }
         loop {
             asker.send()?;

@@ -45,7 +45,7 @@ impl World {
     }
 
     /// zstackd, with a tap device of the remote host's namespace as its port; or, where the environment says `ZSTACKD_PORT=af_packet`
-    /// (or `af_xdp`, which needs hugepages), with that driver of DPDK's on a veth whose one end is in a namespace of its own. Then
+    /// (or `af_xdp`), with that driver of DPDK's on a veth whose one end is in a namespace of its own. Then
     /// zstackd has to be built with DPDK. `ZSTACKD_WORKERS=2`: with so many workers.
     pub fn split() -> World {
         World::with_zstackd(driver(), false, "")
