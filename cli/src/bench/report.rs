@@ -192,7 +192,8 @@ fn words(floor: Floor, unit: &str) -> String {
         Floor::TimesAndCpu(n) => format!(">= {n}x, no more CPU"),
         Floor::Less => "below the kernel".into(),
         Floor::Extra(n) => format!("<= {n} {unit} more, no CPU"),
-        Floor::AtMost(value, cpu) => format!("<= {value} {unit}, <= {cpu} us CPU"),
+        Floor::AtMost(value, cpu) if cpu.is_finite() => format!("<= {value} {unit}, <= {cpu} us CPU"),
+        Floor::AtMost(value, _) => format!("<= {value} {unit}"),
         Floor::Same(within) => format!("errno equal, time within {within} ms"),
         Floor::Reported => "none".into(),
     }

@@ -13,7 +13,8 @@ Ports:
   dpdk:DEVICE,addr=A/P[,KEY=VALUE..] the engine on a device of DPDK's, if built with --features dpdk: net_af_packet0,iface=eth0, net_tap0,
                                      net_af_xdp0, net_memif0, net_vhost0, net_virtio_user0 or 0000:01:00.0 (bound to vfio-pci; untested);
                                      its driver's keys, and addr, gateway, mtu, mac, vlan, memory=auto|huge|none, mbufs=2048,
-                                     sleep=auto|nap|busy, offload=full|off, log=on; peer for net_tap
+                                     pool=auto|pinned|dpdk (where packets arrive: in a memfd of ours, or in DPDK's
+                                     memory), sleep=auto|nap|busy, offload=full|off, log=on; peer for net_tap
     addr=10.9.0.2/24   the engine's address     peer=10.9.0.1   the kernel's, set up on the device
     gateway=10.9.0.1   next hop elsewhere       mtu=1500        bytes of an IP packet
     offload=full       full, checksum, off      buffers=512     packets held at once
@@ -157,6 +158,9 @@ pub enum Tool {
         /// Connections at once
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60000))]
         connections: u32,
+        /// Seconds before each message (wake)
+        #[arg(long, value_name = "SECONDS", default_value_t = 0.02, value_parser = seconds)]
+        pause: f64,
         /// Print JSON: seconds, bytes, latencies in microseconds, CPU seconds of both processes, and of each one's machine in softirqs meanwhile
         #[arg(long)]
         json: bool,

@@ -209,13 +209,20 @@ fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
             streams(&side, Work::Source, connections, bytes, Some(seed))
         }
         Tool::Http { listen, cache, directory } => Box::new(http::Http::new(listen, &directory, cache)?),
-        Tool::Perf { side, mode, seconds, size, connections, json } => match role(&side) {
+        Tool::Perf { side, mode, seconds, size, connections, pause, json } => match role(&side) {
             Role::Listen(at) => Box::new(perf::Server::new(at, copy)),
             Role::Connect(to) => {
                 let fits = u32::try_from(size).ok().filter(|s| (1..=1 << 30).contains(s));
                 let size = fits.ok_or_else(|| format!("--size {size}: give 1 byte to 1 GiB"))?;
-                let time = Duration::from_secs_f64(seconds);
-                Box::new(perf::Client::new(perf::Plan { to, mode, time, size, connections, copy, json, transport }))
+                if mode == perf::Mode::Wake && size < perf::STAMP {
+                    return Err(format!(
+                        "--size {size}: give at least {}, for the moment when it was sent",
+                        perf::STAMP
+                    ));
+                }
+                let (time, pause) = (Duration::from_secs_f64(seconds), Duration::from_secs_f64(pause));
+                let plan = perf::Plan { to, mode, time, size, connections, pause, copy, json, transport };
+                Box::new(perf::Client::new(plan))
             }
         },
         Tool::Ping { .. } | Tool::Stat { .. } | Tool::Bare { .. } => unreachable!("looked at before"),

@@ -121,6 +121,14 @@ pub fn send_whole<P: Port>(port: &mut P, bytes: &[u8]) -> Result<(), Refused> {
     unsafe { port.send(&frame) }
 }
 
+/// The moment, on a clock that all processes of the machine share (CLOCK_MONOTONIC).
+pub fn now() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes to `time`, which is of this frame.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Time that the machine's CPUs have spent in softirqs, for whomever (proc_stat(5)): where interrupts' time is counted apart, it is in no
 /// process's.
 pub fn softirq() -> Option<Duration> {

@@ -188,7 +188,7 @@ fn perf_measures_both_sides_and_stat_shows_the_server() {
     let at = free();
     let control = std::env::temp_dir().join(format!("zstack-perf-{}", std::process::id()));
     let server = Running::start(&format!("perf --listen {at} --control {}", control.display()), at);
-    for mode in ["upload", "download", "exchange", "connect"] {
+    for mode in ["upload", "download", "exchange", "connect", "wake"] {
         let perf = zstack(&format!("perf --connect {at} --mode {mode} --seconds 0.3 --connections 3 --json"));
         let perf = { perf }.output().unwrap();
         assert!(perf.status.success(), "{mode}: {}", text(&perf.stderr));
@@ -196,6 +196,12 @@ fn perf_measures_both_sides_and_stat_shows_the_server() {
         let rate = if report["mib_per_s"].is_null() { &report["per_s"] } else { &report["mib_per_s"] };
         assert!(rate.as_f64().unwrap() > 0.0, "{report}");
         assert!(report["server_cpu_s"]["total"].as_f64().unwrap() >= 0.0, "{report}");
+        if mode == "wake" {
+            // Each message has arrived, later than it was sent, and sooner than its answer; the last may have none yet.
+            assert!(report["wake_us"]["count"].as_u64() >= report["exchanges"].as_u64(), "{report}");
+            let [wake, both] = ["wake_us", "latency_us"].map(|name| report[name]["p50"].as_f64().unwrap());
+            assert!(0.0 < wake && wake < both, "{report}");
+        }
     }
     let stat = zstack(&format!("stat --json --control {}", control.display())).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&stat.stdout).unwrap();

@@ -15,9 +15,9 @@ use super::lab::{Device, FAR, NEAR, Namespace, Wire, zstack};
 use super::web::{FILE, Site, nginx, wrk};
 
 /// Port of the perf servers.
-const PERF: u16 = 5001;
+pub const PERF: u16 = 5001;
 
-fn tool(port: &str, words: &[&str]) -> io::Result<Command> {
+pub fn tool(port: &str, words: &[&str]) -> io::Result<Command> {
     let mut c = zstack()?;
     c.args(["--port", port]).args(words);
     Ok(c)
@@ -99,7 +99,7 @@ pub fn memif(s: &Setup, side: Side) -> io::Result<Sample> {
 }
 
 /// Whether somebody in a program's network namespace listens at a Unix socket (proc(5): the flag __SO_ACCEPTCON).
-fn listens(job: &Job, socket: &Path) -> bool {
+pub fn listens(job: &Job, socket: &Path) -> bool {
     let text = fs::read_to_string(format!("/proc/{}/net/unix", job.pid())).unwrap_or_default();
     let socket = socket.to_string_lossy();
     text.lines().any(|l| l.ends_with(&*socket) && l.split_ascii_whitespace().nth(3) == Some("00010000"))

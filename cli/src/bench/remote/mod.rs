@@ -5,6 +5,7 @@ mod engine;
 mod idle;
 mod lab;
 mod programs;
+mod wake;
 mod web;
 
 pub use lab::missing;
@@ -109,6 +110,19 @@ pub const ROWS: &[Row] = &[
         needs: WIRE,
         equipment: TOOL,
         run: |s, side| engine::round_trip(s, side, "auto"),
+        ..REMOTE
+    },
+    Row {
+        id: "zstack-wake",
+        title: "64 B to a program that slept for 20 ms, on the slowest of eight ports",
+        unit: "us",
+        higher_is_better: false,
+        floor: Floor::AtMost(100.0, f64::INFINITY),
+        operation: "message",
+        most: 3,
+        needs: WIRE,
+        equipment: TOOL,
+        run: wake::wake,
         ..REMOTE
     },
     Row {

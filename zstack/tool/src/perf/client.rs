@@ -1,10 +1,12 @@
 //! The side that measures.
 
 use super::histogram::Histogram;
-use super::{Mode, TELL, letter, load, request};
+use super::{Mode, STAMP, TELL, letter, load, request};
 use crate::run::{App, Meter, Spent};
+use crate::sys;
 use crate::table::Table;
 use crate::transport::{Conn, Event, Transport};
+use serde::Deserialize;
 use serde_json::json;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -24,6 +26,8 @@ pub struct Plan {
     pub time: Duration,
     pub size: u32,
     pub connections: u32,
+    /// Before each message (wake).
+    pub pause: Duration,
     pub copy: bool,
     pub json: bool,
     /// `engine` or `kernel`, for the report.
@@ -51,6 +55,9 @@ struct Work {
     shut: bool,
     /// The question to the server, and its answer.
     answer: Option<Vec<u8>>,
+    /// When the next message goes, and, when it goes, what it begins with.
+    next: Option<Instant>,
+    stamp: [u8; STAMP as usize],
 }
 
 /// `perf --connect`.
@@ -65,6 +72,8 @@ pub struct Client {
     meter: Meter,
     spent: Spent,
     server: [Option<Spent>; 2],
+    /// How long messages took to the server, as it says.
+    wakes: serde_json::Value,
     bytes: u64,
     latencies: Histogram,
     failed: Option<String>,
@@ -82,6 +91,7 @@ impl Client {
             meter: Meter::start(),
             spent: Spent::default(),
             server: [None, None],
+            wakes: serde_json::Value::Null,
             bytes: 0,
             latencies: Histogram::default(),
             failed: None,
@@ -95,7 +105,10 @@ impl Client {
             Ok(conn) => {
                 let answer = matches!(self.phase, Phase::Before | Phase::After).then(Vec::new);
                 self.open += 1;
-                self.work.insert(conn, Work { request: 0, sent: 0, received: 0, began, shut: false, answer });
+                let next = (self.plan.mode == Mode::Wake && answer.is_none()).then(|| began + self.plan.pause);
+                let stamp = [0; STAMP as usize];
+                let work = Work { request: 0, sent: 0, received: 0, began, shut: false, answer, next, stamp };
+                self.work.insert(conn, work);
             }
             Err(e) => self.fail(format!("connect to {}: {e}", self.plan.to)),
         }
@@ -120,12 +133,12 @@ impl Client {
         }
         let result = match self.plan.mode {
             Mode::Upload | Mode::Download => self.stream(transport, conn),
-            Mode::Exchange | Mode::Connect => self.exchange(transport, conn),
+            Mode::Exchange | Mode::Connect | Mode::Wake => self.exchange(transport, conn),
         };
         match result {
             Ok(false) => {}
             Ok(true) => {
-                self.gone(transport, conn, self.plan.mode == Mode::Exchange);
+                self.gone(transport, conn, matches!(self.plan.mode, Mode::Exchange | Mode::Wake));
                 match self.phase {
                     Phase::Running if self.plan.mode == Mode::Connect => self.connect(transport),
                     Phase::Running => self.fail("the server ended a connection".into()),
@@ -140,6 +153,13 @@ impl Client {
                 self.fail(e.to_string());
             }
         }
+    }
+
+    /// When the next message goes that waits for its moment.
+    fn next(&self) -> Option<Instant> {
+        // Else there is none, and there may be many connections.
+        let wake = self.plan.mode == Mode::Wake;
+        wake.then(|| self.work.iter().filter_map(|(_, work)| work.next).min()).flatten()
     }
 
     /// Sends the request; false: not all of it yet.
@@ -205,6 +225,23 @@ impl Client {
         let size = u64::from(self.plan.size);
         let Some(work) = self.work.get_mut(conn) else { return Ok(false) };
         loop {
+            if let Some(next) = work.next {
+                if Instant::now() < next {
+                    return Ok(false);
+                }
+                work.next = None;
+                work.began = Instant::now();
+                work.stamp = (sys::now().as_nanos() as u64).to_le_bytes();
+            }
+            if self.plan.mode == Mode::Wake {
+                while let Some(rest) = work.stamp.get(work.sent as usize..).filter(|rest| !rest.is_empty()) {
+                    match transport.write(conn, rest, size > u64::from(STAMP)) {
+                        Ok(n) => work.sent += n as u64,
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
             while work.sent < size {
                 let from = work.sent as usize % self.load.len();
                 let to = self.load.len().min(from + (size - work.sent) as usize);
@@ -234,11 +271,12 @@ impl Client {
                     Err(e) => return Err(e),
                 }
             }
-            if work.received == size && self.plan.mode == Mode::Exchange {
+            if work.received == size && self.plan.mode != Mode::Connect {
                 if self.phase != Phase::Running {
                     return Ok(true);
                 }
                 (work.sent, work.received, work.began) = (0, 0, Instant::now());
+                work.next = (self.plan.mode == Mode::Wake).then(|| work.began + self.plan.pause);
             }
         }
     }
@@ -263,9 +301,11 @@ impl Client {
             Ok(true) => {
                 let answer = self.work.get_mut(conn).and_then(|w| w.answer.take()).unwrap_or_default();
                 self.gone(transport, conn, false);
-                let Ok(spent) = serde_json::from_slice(&answer) else {
+                let told = serde_json::from_slice::<serde_json::Value>(&answer).ok();
+                let Some((spent, told)) = told.and_then(|told| Some((Spent::deserialize(&told).ok()?, told))) else {
                     return self.fail(format!("{} answers, but is no zstack perf server", self.plan.to));
                 };
+                self.wakes = told["wake_us"].clone();
                 if self.phase == Phase::Before {
                     self.server[0] = Some(spent);
                     self.begin(transport);
@@ -351,14 +391,14 @@ impl Client {
                 report["client_cpu_ms_per_mib"] = json!(self.spent.cpu_s() * 1e3 / mib.max(1e-9));
                 report["server_cpu_ms_per_mib"] = json!(server.map(|s| s.cpu_s() * 1e3 / mib.max(1e-9)));
             }
-            Mode::Exchange | Mode::Connect => {
+            Mode::Exchange | Mode::Connect | Mode::Wake => {
                 let n = self.latencies.count();
                 report["exchanges"] = json!(n);
                 report["per_s"] = json!(n as f64 / wall);
-                report["latency_us"] = json!({
-                    "p50": self.latencies.quantile(0.5), "p90": self.latencies.quantile(0.9),
-                    "p99": self.latencies.quantile(0.99), "max": self.latencies.max(), "mean": self.latencies.mean(),
-                });
+                report["latency_us"] = self.latencies.told();
+                if plan.mode == Mode::Wake {
+                    report["wake_us"] = self.wakes.clone();
+                }
                 report["client_cpu_us_per_exchange"] = json!(self.spent.cpu_s() * 1e6 / n.max(1) as f64);
                 report["server_cpu_us_per_exchange"] = json!(server.map(|s| s.cpu_s() * 1e6 / n.max(1) as f64));
             }
@@ -376,6 +416,14 @@ fn show(report: &serde_json::Value) -> String {
         format!("{mode}, {} connections, {}: ", report["connections"], report["transport"].as_str().unwrap_or(""));
     let wall = number(&report["wall_s"], 2);
     match mode {
+        "wake" => format!(
+            "{head}{} messages of {} bytes after a pause; until the server has one: p50 {} us, p99 {} us; there and back: p50 {} us",
+            report["exchanges"],
+            report["size_bytes"],
+            number(&report["wake_us"]["p50"], 1),
+            number(&report["wake_us"]["p99"], 1),
+            number(&report["latency_us"]["p50"], 1)
+        ),
         "upload" | "download" => format!(
             "{head}{} MiB/s ({} bytes in {wall} s); CPU per MiB: client {} ms, server {} ms",
             number(&report["mib_per_s"], 1),
@@ -413,10 +461,19 @@ impl App for Client {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        Some(self.deadline)
+        Some(self.next().map_or(self.deadline, |next| next.min(self.deadline)))
     }
 
     fn tick(&mut self, transport: &mut dyn Transport) {
+        let now = Instant::now();
+        if self.next().is_some_and(|next| next <= now) {
+            let due = self.work.iter().filter(|(_, work)| work.next.is_some_and(|next| next <= now));
+            let due: Vec<Conn> = due.map(|(conn, _)| conn).collect();
+            due.into_iter().for_each(|conn| self.serve(transport, conn));
+        }
+        if now < self.deadline {
+            return;
+        }
         match self.phase {
             Phase::Running => self.drain(transport),
             Phase::Before | Phase::Draining | Phase::After => {

@@ -62,6 +62,14 @@ impl Histogram {
         0.0
     }
 
+    /// In microseconds, for a report.
+    pub fn told(&self) -> serde_json::Value {
+        serde_json::json!({
+            "count": self.count, "p50": self.quantile(0.5), "p90": self.quantile(0.9), "p99": self.quantile(0.99),
+            "max": self.max(), "mean": self.mean(),
+        })
+    }
+
     pub fn mean(&self) -> f64 {
         self.sum as f64 / self.count.max(1) as f64 / 1000.0
     }

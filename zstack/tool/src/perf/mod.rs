@@ -29,10 +29,17 @@ pub enum Mode {
     Exchange,
     /// A connection for each exchange
     Connect,
+    /// A message, after a pause in which both sides sleep, and how long it takes until the server's program has it, on the same machine
+    Wake,
 }
 
 /// Whether a server says what it has spent.
 const TELL: u8 = b's';
+
+/// A message begins with the moment when it was sent ([`crate::sys::now`]), 64 bits, little-endian, in nanoseconds; it is sent back.
+const WAKE: u8 = b'w';
+/// The least bytes of such a message.
+pub const STAMP: u32 = 8;
 
 fn letter(mode: Mode) -> u8 {
     match mode {
@@ -40,6 +47,7 @@ fn letter(mode: Mode) -> u8 {
         Mode::Download => b'd',
         Mode::Exchange => b'r',
         Mode::Connect => b'c',
+        Mode::Wake => WAKE,
     }
 }
 

@@ -1,11 +1,15 @@
 //! The side that answers.
 
-use super::{REQUEST, TELL, load};
+use super::histogram::Histogram;
+use super::{REQUEST, STAMP, TELL, WAKE, load};
 use crate::run::{App, Meter, summary};
+use crate::sys;
 use crate::table::Table;
 use crate::transport::{Conn, Event, Transport};
+use serde_json::json;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::Duration;
 use zstack::sockets::Still;
 
 /// Bytes that a connection moves before the others have their turn.
@@ -19,6 +23,8 @@ struct Peer {
     /// What is told to one who asks.
     told: Option<Still>,
     shut: bool,
+    /// What has come of a message that says when it was sent.
+    message: Vec<u8>,
 }
 
 /// `perf --listen`.
@@ -30,6 +36,8 @@ pub struct Server {
     meter: Meter,
     bytes: u64,
     served: u64,
+    /// How long messages took from their sender to us, since the beginning.
+    wakes: Histogram,
 }
 
 enum Progress {
@@ -40,13 +48,14 @@ enum Progress {
 
 impl Server {
     pub fn new(at: SocketAddr, copy: bool) -> Server {
-        Server { at, copy, load: load(), peers: Table::default(), meter: Meter::start(), bytes: 0, served: 0 }
+        let (peers, wakes) = (Table::default(), Histogram::default());
+        Server { at, copy, load: load(), peers, meter: Meter::start(), bytes: 0, served: 0, wakes }
     }
 
     fn serve(&mut self, transport: &mut dyn Transport, conn: Conn) {
         let Some(peer) = self.peers.get_mut(conn) else { return };
         let before = peer.received + peer.sent;
-        let result = serve(transport, conn, peer, &self.load, self.copy, self.meter);
+        let result = serve(transport, conn, peer, &self.load, self.copy, self.meter, &mut self.wakes);
         self.bytes += peer.received + peer.sent - before;
         match result {
             Ok(Progress::Waits) => {}
@@ -72,6 +81,7 @@ fn serve(
     load: &Still,
     copy: bool,
     meter: Meter,
+    wakes: &mut Histogram,
 ) -> io::Result<Progress> {
     let mut ended = false;
     while peer.request.len() < REQUEST {
@@ -97,9 +107,22 @@ fn serve(
         }
         let mut blocked = 0;
         // What has come.
-        match transport.take(conn, TURN as usize, &mut |_| ()) {
+        let message = &mut peer.message;
+        let mut keep = |bytes: &[u8]| {
+            if letter == WAKE {
+                message.extend_from_slice(bytes);
+            }
+        };
+        match transport.take(conn, TURN as usize, &mut keep) {
             Ok(0) => ended = true,
-            Ok(n) => peer.received += n as u64,
+            Ok(n) => {
+                peer.received += n as u64;
+                while letter == WAKE && peer.message.len() as u64 >= size.max(u64::from(STAMP)) {
+                    let sent = u64::from_le_bytes(peer.message[..8].try_into().expect("8 bytes"));
+                    wakes.add(sys::now().saturating_sub(Duration::from_nanos(sent)));
+                    peer.message.drain(..size as usize);
+                }
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => blocked += 1,
             Err(e) => return Err(e),
         }
@@ -107,11 +130,15 @@ fn serve(
         let owed = match letter {
             b'u' => 0,
             b'd' => u64::MAX,
-            b'r' => peer.received / size * size - peer.sent,
+            b'r' | WAKE => peer.received / size * size - peer.sent,
             b'c' => (peer.received / size).min(1) * size - peer.sent,
             TELL => {
-                let told =
-                    peer.told.get_or_insert_with(|| Still::from(serde_json::to_vec(&meter.read()).unwrap_or_default()));
+                let told = || {
+                    let mut told = json!(meter.read());
+                    told["wake_us"] = wakes.told();
+                    Still::from(told.to_string().into_bytes())
+                };
+                let told = peer.told.get_or_insert_with(told);
                 told.len() as u64 - peer.sent
             }
             _ => return Err(ErrorKind::InvalidData.into()),

@@ -133,7 +133,7 @@ fn a_connection_that_is_always_ready_lets_others_arrive() {
 fn perf_in_every_mode() {
     use crate::perf::{Client, Mode, Plan, Server};
     let at: SocketAddr = "10.0.0.1:9".parse().unwrap();
-    for mode in [Mode::Upload, Mode::Download, Mode::Exchange, Mode::Connect] {
+    for mode in [Mode::Upload, Mode::Download, Mode::Exchange, Mode::Connect, Mode::Wake] {
         let mut engines = engines(plain());
         let plan = Plan {
             to: at,
@@ -141,6 +141,7 @@ fn perf_in_every_mode() {
             time: Duration::from_millis(200),
             size: 3000,
             connections: 3,
+            pause: Duration::from_millis(1),
             copy: false,
             json: true,
             transport: "engine",
