@@ -37,7 +37,7 @@ fn main() {
         .header("src/wrapper.h")
         .clang_args(flags)
         .clang_args(includes())
-        .allowlist_function("z_.*|rte_eal_init|rte_eal_cleanup|rte_thread_(un)?register|rte_log_.*|rte_openlog_stream|rte_strerror")
+        .allowlist_function("z_.*|rte_eal_init|rte_eal_cleanup|rte_eal_alarm_set|rte_thread_(un)?register|rte_log_.*|rte_openlog_stream|rte_strerror")
         .allowlist_function("rte_eth_(dev|rx|tx|link|macaddr|promiscuous|stats|allmulticast).*|rte_eth_find_.*|rte_dev_(probe|remove|name)")
         .allowlist_function("rte_pktmbuf_(pool_create.*|pool_init|init)|rte_mbuf_best_mempool_ops|rte_mempool_(free|avail_count|populate.*|create_empty|obj_iter|set_ops_byname|calc_obj_size)|rte_mem_virt2iova|rte_extmem_.*|rte_lcore_.*|rte_socket_id")
         .allowlist_type("rte_mbuf|rte_pktmbuf_extmem|rte_pktmbuf_pool_private|rte_mempool|rte_eth_.*|rte_mbuf_ext_shared_info|rte_ether_addr")

@@ -170,6 +170,12 @@ fn packets_between_two_ends_arrive_in_our_memory() {
         assert_eq!(said(&virtio), "in DPDK's memory, since the other end reaches DPDK's memory alone");
         arrive(&mut virtio, 100, |_| send(&mut vhost));
         drop((vhost, virtio));
+        // The interrupt that the first one's end is to the second one comes while that ends.
+        for _ in 0..2 {
+            let vhost = opened(&format!("dpdk:net_vhost0,iface={path},memory=none"));
+            let virtio = opened(&format!("dpdk:net_virtio_user0,path={path},memory=none"));
+            drop((vhost, virtio));
+        }
         // What it makes up has no mark.
         let mut null = opened("dpdk:net_null0,no-rx=0,memory=none");
         assert_eq!(said(&null), OURS);

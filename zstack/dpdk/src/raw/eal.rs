@@ -4,9 +4,10 @@ use super::{calls, log, signals};
 use crate::error::OpenError;
 use crate::memory::{self, Memory};
 use std::cell::Cell;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::Duration;
 use zstack_dpdk_sys as sys;
 
 /// DPDK, running.
@@ -148,6 +149,31 @@ pub(crate) fn first_complaint(said: &str) -> Option<String> {
 pub(crate) fn error() -> i32 {
     // SAFETY: it reads a variable of this thread.
     unsafe { sys::z_errno() }
+}
+
+/// Returns when DPDK's thread for interrupts has done all that it had to do when this was called, and what that has led to: a device that is closed
+/// while the thread is at it is used after its end (net_virtio_user, whose other end has just gone: its callback cannot be taken back then).
+pub(crate) fn settle() {
+    extern "C" fn done(opaque: *mut c_void) {
+        // SAFETY: `opaque` is a sender of ours, given up for this call, which comes once.
+        let sender = unsafe { Box::from_raw(opaque.cast::<mpsc::Sender<()>>()) };
+        // Fails where nobody waits any more.
+        let _ = sender.send(());
+    }
+    // What is ready together is done in any order, the alarm among it; and an interrupt may set an alarm itself, which comes before the next one.
+    for _ in 0..3 {
+        let (sender, receiver) = mpsc::channel::<()>();
+        let opaque = Box::into_raw(Box::new(sender)).cast();
+        // SAFETY: DPDK runs; `done` gets `opaque`, which is its own from now on.
+        if unsafe { sys::rte_eal_alarm_set(1, Some(done), opaque) } != 0 {
+            // SAFETY: DPDK has not taken it.
+            drop(unsafe { Box::from_raw(opaque.cast::<mpsc::Sender<()>>()) });
+            return;
+        }
+        if receiver.recv_timeout(Duration::from_secs(1)).is_err() {
+            return;
+        }
+    }
 }
 
 /// What an errno, positive or negative, means.

@@ -230,6 +230,7 @@ impl Drop for Ethdev {
     fn drop(&mut self) {
         let device = self.info().device;
         self.stop();
+        eal::settle();
         // SAFETY: the port is ours and stopped; nobody uses it any more, since this was the only handle.
         unsafe { sys::rte_eth_dev_close(self.port) };
         if !device.is_null() {
