@@ -3,7 +3,7 @@
 use crate::driver::{Driver, Payload};
 use crate::error::OpenError;
 use crate::memory::{self, Buffers};
-use crate::pools::{self, Sizes};
+use crate::pools::{self, LINK, Sizes};
 use crate::port::{Common, Queue};
 use crate::raw::ethdev::{About, Ethdev, Failed, Setup};
 use crate::raw::pool::Pool;
@@ -19,8 +19,6 @@ use zstack::port::Medium;
 use zstack_dpdk_sys as sys;
 use zstack_port::Post;
 
-/// Link header with a VLAN tag, and the trailer that some drivers count.
-pub(crate) const LINK: u32 = 18 + 4;
 /// The most payload of a frame that a device is to cut: with the longest headers its length fits in IPv4's 16 bits.
 const TSO: u32 = 65_535 - 120;
 /// AF_XDP's address family.

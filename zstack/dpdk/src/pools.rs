@@ -2,10 +2,11 @@
 
 use crate::driver::{Driver, Takes};
 use crate::memory::Buffers;
-use crate::open::LINK;
 use crate::raw::pool::{HEADROOM, Pool};
 use crate::spec::Spec;
 
+/// Link header with a VLAN tag, and the trailer that some drivers count.
+pub(crate) const LINK: u32 = 18 + 4;
 /// Descriptors of a ring, where the driver has a choice.
 const DESCRIPTORS: u16 = 512;
 

@@ -108,6 +108,9 @@ pub struct Queue {
     means: Means,
     fd: Option<OwnedFd>,
     counting: Counting,
+    /// The descriptor was readable, and what it has counted was not taken yet: that is done before the next sleep, not before what has come is looked
+    /// at.
+    counted: bool,
     /// The interrupt is on: it was asked for by [`Queue::lie_down`].
     armed: bool,
     /// Net_memif's other end, which wakes us.
@@ -138,6 +141,7 @@ impl Queue {
             means,
             fd,
             counting,
+            counted: false,
             armed: false,
             bells,
             gone: false,
@@ -246,6 +250,17 @@ impl Queue {
     /// the next look, at most. Zero: something has come.
     pub fn lie_down(&mut self) -> Duration {
         self.raw.burst();
+        // Before the look: who comes behind it makes the descriptor readable again.
+        if std::mem::take(&mut self.counted)
+            && let Some(fd) = &self.fd
+        {
+            match self.counting {
+                Counting::Not => {}
+                Counting::Itself => calls::drain(fd.as_fd()),
+                Counting::Watched => calls::drain_watched(fd.as_fd()),
+                Counting::Edges => memif::drain(fd.as_fd()),
+            }
+        }
         if self.gone || self.has_something() {
             return Duration::ZERO;
         }
@@ -306,14 +321,7 @@ impl Queue {
         if self.means == Means::Nap {
             return self.has_something() || self.is_gone();
         }
-        if ready && let Some(fd) = &self.fd {
-            match self.counting {
-                Counting::Not => {}
-                Counting::Itself => calls::drain(fd.as_fd()),
-                Counting::Watched => calls::drain_watched(fd.as_fd()),
-                Counting::Edges => memif::drain(fd.as_fd()),
-            }
-        }
+        self.counted |= ready;
         if self.means == Means::Peer {
             return self.has_something() || self.is_gone();
         }

@@ -118,22 +118,26 @@ pub(crate) fn exists(socket: BorrowedFd<'_>, index: u32) -> bool {
 
 /// Takes what an eventfd(2), or the like of vfio's, has counted.
 pub(crate) fn drain(fd: BorrowedFd<'_>) {
-    let mut count = [0u8; 8];
-    // SAFETY: the kernel writes at most 8 bytes to memory of this frame. The caller has polled the descriptor.
-    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+    take_count(fd.as_raw_fd());
+}
+
+/// The same of a number that may be no descriptor any more.
+fn take_count(fd: RawFd) {
+    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry of this frame. A number that is no descriptor is an answer.
+    if unsafe { libc::poll(&raw mut entry, 1, 0) } == 1 && entry.revents == libc::POLLIN {
+        let mut count = [0u8; 8];
+        // SAFETY: the kernel writes at most 8 bytes to memory of this frame; there is something to be read, so it does not block.
+        unsafe { libc::read(fd, count.as_mut_ptr().cast(), 8) };
+    }
 }
 
 /// Takes what the descriptors have counted that an epoll(7) descriptor watches (net_vhost's: the driver never reads the other end's kicks).
 pub(crate) fn drain_watched(epoll: BorrowedFd<'_>) {
     let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", epoll.as_raw_fd())) else { return };
     for line in info.lines().filter_map(|l| l.strip_prefix("tfd:")) {
-        let Some(fd) = line.split_whitespace().next().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
-        let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one entry of this frame. A number that is no descriptor any more is an answer.
-        if unsafe { libc::poll(&raw mut entry, 1, 0) } == 1 && entry.revents == libc::POLLIN {
-            let mut count = [0u8; 8];
-            // SAFETY: the kernel writes at most 8 bytes to memory of this frame; there is something to be read, so it does not block.
-            unsafe { libc::read(fd, count.as_mut_ptr().cast(), 8) };
+        if let Some(fd) = line.split_whitespace().next().and_then(|n| n.parse::<RawFd>().ok()) {
+            take_count(fd);
         }
     }
 }
