@@ -10,7 +10,7 @@
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::peer::REGISTRY;
-use crate::{config, lifeline, members, signals};
+use crate::{config, lifeline, members, real, signals};
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use rendezvous::diag::Found;
@@ -314,10 +314,27 @@ fn is(fd: i32, name: i32, value: i32) -> bool {
 
 // --- the other end
 
+/// What a call on `ep`, which is `fd`, has come to, by libc's convention: `r`, with the error of [`end_of`].
+#[inline(always)]
+pub fn told(ep: Ep, fd: i32, r: isize) -> isize {
+    if r < 0 {
+        tell(ep, fd);
+    }
+    r
+}
+
+#[cold]
+fn tell(ep: Ep, fd: i32) {
+    let errno = real::errno();
+    let told = end_of(ep, fd, errno);
+    if told != errno {
+        real::set_errno(told);
+    }
+}
+
 /// A call on `ep`, which is `fd`, fails with `errno`. If the kernel says that the connection was reset, and the one who serves that its
 /// remote host has ended otherwise, the error is the one with which the kernel ends a connection of its own in this way: told once, as there,
 /// and never in the place of another error. What says more of the connection (`poll`, `TCP_INFO`, what is unread) is the same in both cases.
-#[cold]
 pub fn end_of(ep: Ep, fd: i32, errno: i32) -> i32 {
     // EPIPE: of a connection whose peer had finished (tcp_reset in CLOSE_WAIT), or of one that this side has shut down.
     if !matches!(errno, libc::ECONNRESET | libc::EPIPE)

@@ -240,6 +240,7 @@ pub fn unless_carried(fd: c_int, mut real: impl FnMut() -> isize) -> Option<isiz
         Path::Between => counted(ep, &ep.rx_word, OPEN, &mut real),
         Path::Shm(_) => None,
     }
+    .map(|r| intents::told(ep, fd, r))
 }
 
 /// A `recvmmsg` that has received messages ends with an error, which is kept for the next call (do_recvmmsg: `sk_err`).

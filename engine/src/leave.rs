@@ -4,7 +4,7 @@
 use crate::endpoint::{self, Ep, Latched, REPORTED};
 use crate::kernel::{K, Kernel as _};
 use crate::rx::Patience;
-use crate::{acts, custody, family, fds, lifeline, peer, real, rx, slots, tx};
+use crate::{acts, custody, family, fds, intents, lifeline, peer, real, rx, slots, tx};
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -82,7 +82,7 @@ pub fn natively(fd: c_int, moves: Moves, real: impl FnOnce() -> isize) -> isize 
             Moves::In => acts::heard(ep, r),
         }
     }
-    r
+    intents::told(ep, fd, r)
 }
 
 /// Makes such a call on `ep`. If this library has taken an error of the connection from the kernel, or has found one that the

@@ -7,7 +7,7 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::{acts, attach, config, custody, family, fds, intents, leave, real};
+use crate::{acts, attach, config, custody, family, fds, intents, leave};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 use shmring::family::{Reason, State};
@@ -77,20 +77,9 @@ pub unsafe fn carry(ep: Ep, fd: c_int, call: impl Call, real: &mut impl FnMut() 
             },
         };
         if let Some(r) = done {
-            return if r < 0 { failed(ep, fd) } else { r };
+            return intents::told(ep, fd, r);
         }
     }
-}
-
-/// A call has failed. Where its connection has ended on the wire, the kernel here knows of a reset alone.
-#[cold]
-fn failed(ep: Ep, fd: c_int) -> isize {
-    let errno = real::errno();
-    let told = intents::end_of(ep, fd, errno);
-    if told != errno {
-        real::set_errno(told);
-    }
-    -1
 }
 
 /// The channel of `ep`, which was attached a moment ago.
