@@ -105,6 +105,8 @@ impl Place {
         // (inet_csk_bind_conflict).
         raw::set_number(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         raw::set_reset_on_close(fd, true)?;
+        // The remote host has held back by then what it wanted to (Nagle's rule).
+        raw::set_number(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
         // What a program sends as urgent goes to the wire in its place, and is no byte less.
         raw::set_number(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
         Ok(socket)
