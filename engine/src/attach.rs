@@ -68,7 +68,7 @@ const PATIENCE: u32 = 64;
 
 /// Operations after which a socket that has not said that it stands in is taken not to. It says so with the first bytes that it moves, and
 /// who sends much at once may have made many calls by then, on a machine whose CPUs are busy.
-const UNHEARD: u32 = 4096;
+const UNHEARD: u32 = 65_536;
 
 /// A peer that has sent so many answers, and taken no step of the rendezvous, is taken to run without culvert: in as many
 /// operations it would have taken its steps.
