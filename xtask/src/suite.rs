@@ -19,8 +19,23 @@ const WORTH_TELLING: Duration = Duration::from_secs(10);
 
 /// The tests of legacy-apps, in the order of their files, that have remote peers. The others are about what two programs on one machine
 /// have between them, or look at an end before what was sent to it can have come.
-const LEGACY_REMOTE: &[&str] =
-    &["nginx", "redis", "servers", "tools", "grpc", "kill9", "handover", "bypass", "alive", "stacks"];
+const LEGACY_REMOTE: &[&str] = &[
+    "nginx",
+    "redis",
+    "servers",
+    "tools",
+    "grpc",
+    "kill9",
+    "handover",
+    "bypass",
+    "alive",
+    "stacks",
+    "spawn",
+    "threads",
+    "containers",
+    "users",
+    "privileges",
+];
 
 /// Of those, what CI has time for.
 const QUICK_REMOTE: &[&str] = &[
