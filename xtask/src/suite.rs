@@ -35,6 +35,7 @@ const LEGACY_REMOTE: &[&str] = &[
     "containers",
     "users",
     "privileges",
+    "reasons",
 ];
 
 /// Of those, what CI has time for.
