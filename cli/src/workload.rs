@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod crowd;
+mod messages;
 mod remote;
 
 use std::io::{self, Read, Write};
@@ -110,6 +111,36 @@ pub enum Role {
         #[arg(long)]
         exchanges: u32,
     },
+    /// Takes messages of one size
+    MessageServer {
+        /// By which calls
+        #[arg(long)]
+        calls: messages::Calls,
+        /// Whether they are answered
+        #[arg(long)]
+        pattern: messages::Pattern,
+        /// Bytes of a message
+        #[arg(long)]
+        size: usize,
+    },
+    /// Sends messages of one size
+    MessageClient {
+        /// Server's port
+        #[arg(long)]
+        port: u16,
+        /// By which calls
+        #[arg(long)]
+        calls: messages::Calls,
+        /// Whether they are answered
+        #[arg(long)]
+        pattern: messages::Pattern,
+        /// Bytes of a message
+        #[arg(long)]
+        size: usize,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
     /// An end whose other end is on another host
     #[command(subcommand)]
     Remote(remote::Role),
@@ -133,6 +164,10 @@ pub fn main(args: &WorkloadArgs) -> u8 {
         }
         Role::IdleClient { port, connections, exchanges } => {
             idle_client((Ipv4Addr::LOCALHOST, port).into(), connections, exchanges)
+        }
+        Role::MessageServer { calls, pattern, size } => messages::server(calls, pattern, size),
+        Role::MessageClient { port, calls, pattern, size, seconds } => {
+            messages::client(port, calls, pattern, size, Duration::from_secs(seconds.into()))
         }
         Role::Remote(role) => remote::main(role),
         Role::SelfTest => self_test(),

@@ -291,6 +291,7 @@ struct Seen {
     taken_back: u64,
     echoed: u64,
     left: u64,
+    viewed: u64,
 }
 
 /// A connection of the library's, whose other end writes into the slot before each of its accesses: the driver's own steps,
@@ -345,7 +346,9 @@ impl<'a> Victim<'a> {
             1 => driver::finished(self, &c).unwrap(),
             2..4 => self.leave(if n & 64 == 0 { Unread::Rewind } else { Unread::Keep }),
             4..8 => driver::advance(self, &c, n & 64 == 0).unwrap(),
-            8..32 => self.receive(),
+            8..12 => self.view(),
+            12 => driver::make_way(self, &c).unwrap(),
+            13..32 => self.receive(),
             _ => self.send(),
         }
         let h = &self.slot.header;
@@ -402,6 +405,21 @@ impl<'a> Victim<'a> {
                 Brought::Again => {}
                 _ => return,
             }
+        }
+    }
+
+    /// Begins to look at what lies there, or ends that.
+    fn view(&mut self) {
+        let c = self.conn();
+        if self.ep.rx_viewed.load(Ordering::Relaxed) != 0 {
+            let limit = Incoming::limit(self);
+            return driver::end_view(self, &c, limit).unwrap();
+        }
+        if let Some(n) = driver::view(self, &c, 1).unwrap() {
+            assert!(n > 0 && n <= self.size && self.ep.rx_viewed.load(Ordering::Relaxed) == 1);
+            let (base, head) = (ring::base(&self.slot.header.producer[1]), self.ep.rx_head.load(Ordering::Relaxed));
+            inside(&self.geometry(), self.geometry().spans(base, head, n), n);
+            self.seen.viewed += n;
         }
     }
 
@@ -625,7 +643,10 @@ fn a_scribbling_peer_gets_nowhere() {
         // All of it happened, or nothing was tested.
         assert!(cfg!(miri) || seen.corrupt > 0 && seen.left > 0, "{seen:?}");
         if rarely == 400 && !cfg!(miri) {
-            assert!(seen.put > 0 && seen.copied > 0 && seen.taken_back > 0 && seen.echoed > 0, "{seen:?}");
+            assert!(
+                seen.put > 0 && seen.copied > 0 && seen.viewed > 0 && seen.taken_back > 0 && seen.echoed > 0,
+                "{seen:?}"
+            );
         }
     }
 }

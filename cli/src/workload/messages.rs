@@ -1,0 +1,170 @@
+//! Messages of one size, one way or there and back, by POSIX calls or in place (`culvert.h`).
+//!
+//! Either way each message is made and used: the sender writes a word to each cache line, the receiver reads it. By POSIX calls that is
+//! in a buffer, from or to which the bytes are copied; in place, in the ring.
+// Unsafe here: the peer, which is this program, too, is trusted not to write what it has sent.
+#![allow(unsafe_code)]
+
+use super::{announce, connect};
+use serde_json::json;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// By which calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Calls {
+    /// `read` and `write`
+    Posix,
+    /// `culvert_look` and `culvert_reserve`
+    Inplace,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Pattern {
+    /// Messages, as fast as they are taken
+    OneWay,
+    /// A message and its answer, in turn
+    RoundTrip,
+}
+
+const LINE: usize = 64;
+
+fn make(bytes: &mut [u8], value: u64) {
+    for line in bytes.chunks_mut(LINE) {
+        let n = line.len().min(8);
+        line[..n].copy_from_slice(&value.to_ne_bytes()[..n]);
+    }
+}
+
+fn using(bytes: &[u8]) -> u64 {
+    bytes.chunks(LINE).fold(0, |sum, line| sum.wrapping_add(line[0].into()))
+}
+
+struct End {
+    socket: TcpStream,
+    calls: Calls,
+    buffer: Vec<u8>,
+    /// So that nothing is left out.
+    sum: u64,
+}
+
+impl End {
+    fn new(socket: TcpStream, calls: Calls, size: usize) -> io::Result<End> {
+        socket.set_nodelay(true)?;
+        Ok(End { socket, calls, buffer: vec![0; size], sum: 0 })
+    }
+
+    fn send(&mut self, value: u64) -> io::Result<()> {
+        if self.calls == Calls::Posix {
+            make(&mut self.buffer, value);
+            return self.socket.write_all(&self.buffer);
+        }
+        let mut left = self.buffer.len();
+        while left > 0 {
+            let mut room = culvert::reserve(&self.socket, left)?;
+            // SAFETY: the peer writes nothing to what it receives.
+            let (first, second) = unsafe { room.as_mut_slices() };
+            make(first, value);
+            make(second, value);
+            left -= room.commit(room.len())?;
+        }
+        Ok(())
+    }
+
+    /// False: there is none any more.
+    fn receive(&mut self) -> io::Result<bool> {
+        if self.calls == Calls::Posix {
+            let mut got = 0;
+            while got < self.buffer.len() {
+                match self.socket.read(&mut self.buffer[got..])? {
+                    0 if got == 0 => return Ok(false),
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => got += n,
+                }
+            }
+            self.sum = self.sum.wrapping_add(using(&self.buffer));
+            return Ok(true);
+        }
+        let mut left = self.buffer.len();
+        while left > 0 {
+            let view = culvert::look(&self.socket, 1)?;
+            if view.is_empty() {
+                return if left == self.buffer.len() { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            let n = view.len().min(left);
+            // SAFETY: the peer writes nothing to what it has sent.
+            let (first, second) = unsafe { view.as_slices() };
+            let here = first.len().min(n);
+            self.sum = self.sum.wrapping_add(using(&first[..here])).wrapping_add(using(&second[..n - here]));
+            view.release(n)?;
+            left -= n;
+        }
+        Ok(true)
+    }
+}
+
+/// Serves one client after another.
+pub fn server(calls: Calls, pattern: Pattern, size: usize) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    announce(listener.local_addr()?.port())?;
+    loop {
+        let mut end = End::new(listener.accept()?.0, calls, size)?;
+        let mut n = 0u64;
+        while end.receive()? {
+            n += 1;
+            if pattern == Pattern::RoundTrip {
+                end.send(n)?;
+            }
+        }
+        std::hint::black_box(end.sum);
+        if pattern == Pattern::OneWay {
+            end.socket.write_all(&n.to_ne_bytes())?;
+        }
+    }
+}
+
+/// Prints messages a second, and how long one took there and back.
+pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Duration) -> io::Result<()> {
+    let mut end = End::new(connect(port)?, calls, size)?;
+    // The first ones bring the connection where it stays.
+    let warm = Duration::from_millis(300);
+    let (begun, mut n, mut from, mut counted) = (Instant::now(), 0u64, None, 0u64);
+    loop {
+        n += 1;
+        end.send(n)?;
+        if pattern == Pattern::RoundTrip && !end.receive()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // The clock is not looked at for each of the small ones.
+        if n.is_multiple_of(16) {
+            let now = begun.elapsed();
+            match from {
+                None if now > warm => (from, counted) = (Some(now), n),
+                Some(from) if now - from > length => break,
+                _ => {}
+            }
+        }
+    }
+    let from = from.unwrap_or_default();
+    let mut took = begun.elapsed() - from;
+    if pattern == Pattern::OneWay {
+        end.socket.shutdown(Shutdown::Write)?;
+        let mut all = [0; 8];
+        end.socket.read_exact(&mut all)?;
+        if u64::from_ne_bytes(all) != n {
+            return Err(io::Error::other("messages were lost"));
+        }
+        // The last ones have been used by now.
+        took = begun.elapsed() - from;
+    }
+    let done = (n - counted) as f64;
+    let path = culvert::path(&end.socket);
+    announce(json!({
+        "rate": done / took.as_secs_f64(),
+        "us": took.as_secs_f64() * 1e6 / done,
+        "all_operations": n,
+        "in_place": path.sending && path.receiving,
+    }))
+}
