@@ -54,6 +54,31 @@ fn c_with(mut c: Command, source: &std::path::Path) -> Command {
     c
 }
 
+/// As it is installed: lib/libculvert.so, lib/pkgconfig/culvert.pc, include/culvert.h.
+#[test]
+fn pkg_config_finds_what_is_installed() {
+    let lab = Lab::new("pkg-config");
+    let (lib, include) = (lab.dir().join("lib"), lab.dir().join("include"));
+    std::fs::create_dir_all(lib.join("pkgconfig")).expect("a directory");
+    std::fs::create_dir_all(&include).expect("a directory");
+    std::os::unix::fs::symlink(library().canonicalize().expect("the library"), lib.join("libculvert.so"))
+        .expect("a link");
+    std::fs::copy(root().join("api/culvert.pc"), lib.join("pkgconfig/culvert.pc")).expect("a copy");
+    std::fs::copy(root().join("api/include/culvert.h"), include.join("culvert.h")).expect("a copy");
+    let mut c = Command::new("pkg-config");
+    c.env("PKG_CONFIG_PATH", lib.join("pkgconfig")).args(["--cflags", "--libs", "culvert"]);
+    let flags = succeeds(c);
+    let mut c = Command::new("cc");
+    c.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("c/layout.c")).arg("-o").arg(lab.dir().join("layout"));
+    succeeds({
+        c.args(flags.split_whitespace());
+        c
+    });
+    let mut program = lab.command(lab.dir().join("layout"), With::Nothing);
+    program.env("LD_LIBRARY_PATH", &lib);
+    assert_eq!(succeeds(program), "ok\n");
+}
+
 #[test]
 fn structures_are_laid_out_and_errors_are_as_the_header_says() {
     let lab = Lab::new("layout");
