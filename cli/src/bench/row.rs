@@ -38,8 +38,6 @@ pub enum Equipment {
     Zstack,
     /// zstackd, built with DPDK.
     Zstackd,
-    /// Free hugepages, in MiB.
-    Hugepages(u64),
 }
 
 /// One line of the table.

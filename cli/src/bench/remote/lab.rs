@@ -19,9 +19,9 @@ pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 1);
 /// DPDK's devices, each on the near end of the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Device {
-    /// A packet socket; needs no hugepages.
+    /// A packet socket, without hugepages.
     AfPacket,
-    /// An XDP socket.
+    /// An XDP socket, with hugepages if there are enough.
     AfXdp,
 }
 
@@ -30,7 +30,7 @@ impl Device {
     fn port(self) -> &'static str {
         match self {
             Device::AfPacket => "dpdk:net_af_packet0,iface=p0,memory=none",
-            Device::AfXdp => "dpdk:net_af_xdp0,iface=p0,memory=huge",
+            Device::AfXdp => "dpdk:net_af_xdp0,iface=p0",
         }
     }
 
@@ -229,16 +229,6 @@ pub fn zstack() -> io::Result<Command> {
 pub fn missing(s: &Setup, what: Equipment) -> Option<String> {
     match what {
         Equipment::Root => is_root().err().map(|e| format!("network namespaces need root: {e}")),
-        Equipment::Hugepages(wanted) => {
-            let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-            let figure = |name: &str| {
-                text.lines().find_map(|l| l.strip_prefix(name)?.split_ascii_whitespace().next()?.parse::<u64>().ok())
-            };
-            let free = (figure("HugePages_Free:").unwrap_or(0) * figure("Hugepagesize:").unwrap_or(0)) >> 10;
-            (free < wanted).then(|| {
-                format!("{wanted} MiB of free hugepages are needed, and there are {free}: vm.nr_hugepages (sysctl) reserves them")
-            })
-        }
         Equipment::Zstack => zstack()
             .and_then(|mut c| {
                 c.args(["--port", "dpdk:", "ping", "10.0.0.1"]);

@@ -14,14 +14,10 @@ use super::row::{BLANK, Equipment, Floor, Row};
 use super::rows::{NGINX, REDIS};
 use lab::Device;
 
-/// What all need; DPDK's ports without hugepages.
+/// What all need.
 const TOOL: &[Equipment] = &[Equipment::Root, Equipment::Zstack];
 const DAEMON: &[Equipment] = &[Equipment::Root, Equipment::Zstackd];
 const DAEMON_AND_TOOL: &[Equipment] = &[Equipment::Root, Equipment::Zstackd, Equipment::Zstack];
-/// An XDP socket's memory, as the port takes it.
-const HUGE: u64 = 64;
-const TOOL_HUGE: &[Equipment] = &[Equipment::Root, Equipment::Zstack, Equipment::Hugepages(HUGE)];
-const DAEMON_HUGE: &[Equipment] = &[Equipment::Root, Equipment::Zstackd, Equipment::Hugepages(HUGE)];
 
 const WIRE: &[&str] = &["ip", "ethtool", "unshare", "nsenter"];
 const WEB: &[&str] = &["ip", "ethtool", "unshare", "nsenter", NGINX[0], NGINX[1]];
@@ -62,7 +58,7 @@ pub const ROWS: &[Row] = &[
         floor: Floor::Times(1.0),
         operation: "MiB",
         needs: WIRE,
-        equipment: TOOL_HUGE,
+        equipment: TOOL,
         run: |s, side| engine::throughput(s, side, Device::AfXdp, "upload"),
         ..REMOTE
     },
@@ -73,7 +69,7 @@ pub const ROWS: &[Row] = &[
         floor: Floor::Times(1.0),
         operation: "MiB",
         needs: WIRE,
-        equipment: TOOL_HUGE,
+        equipment: TOOL,
         run: |s, side| engine::throughput(s, side, Device::AfXdp, "download"),
         ..REMOTE
     },
@@ -144,7 +140,7 @@ pub const ROWS: &[Row] = &[
         floor: Floor::Times(1.0),
         operation: "request",
         needs: WEB,
-        equipment: TOOL_HUGE,
+        equipment: TOOL,
         run: |s, side| engine::http(s, side, Device::AfXdp),
         ..REMOTE
     },
@@ -177,7 +173,7 @@ pub const ROWS: &[Row] = &[
         floor: Floor::Reported,
         operation: "request",
         needs: WEB,
-        equipment: DAEMON_HUGE,
+        equipment: DAEMON,
         run: |s, side| programs::nginx_behind(s, side, Device::AfXdp),
         ..REMOTE
     },
@@ -199,7 +195,7 @@ pub const ROWS: &[Row] = &[
         floor: Floor::Reported,
         operation: "command",
         needs: STORE,
-        equipment: DAEMON_HUGE,
+        equipment: DAEMON,
         run: |s, side| programs::redis_behind(s, side, Device::AfXdp),
         ..REMOTE
     },
