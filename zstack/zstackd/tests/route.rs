@@ -627,6 +627,8 @@ fn connections_beyond_a_limit_are_the_kernels() {
         // The program has given that up, and so does zstackd: there is room again.
         soon("a connection of zstackd's", LIMIT, || {
             let client = connect(&world.here, at(THERE[0], 80)).expect("a connection");
+            // Its queue is not to be full by then.
+            let _server = listener.accept().expect("a connection");
             let port = client.local_addr().expect("an address").port();
             let inner = world.here.run(&format!("ss -Htn src {} dport = :{port}", THERE[0]));
             (!inner.is_empty()).then_some(())
