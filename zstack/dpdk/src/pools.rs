@@ -64,7 +64,8 @@ pub(crate) fn receive(spec: &Spec, driver: Driver, sizes: &Sizes, huge: bool) ->
         Ok(pool) => {
             let kind = if takes == Takes::Whole { "the pool itself" } else { "pinned external buffers" };
             let pages = if pool.region().is_some_and(|region| region.is_huge()) { " of hugepages" } else { "" };
-            Ok((pool, format!("{kind} in memory of ours (a sealed memfd{pages})")))
+            let told = if matches!(takes, Takes::Told(_)) { ", of which DPDK was told" } else { "" };
+            Ok((pool, format!("{kind} in memory of ours (a sealed memfd{pages}){told}")))
         }
         Err(why) if spec.pool == Buffers::Pinned => Err(format!("pool=pinned: {why}: leave pool= out")),
         Err(why) if driver == Driver::AfXdp && !huge && spec.pool == Buffers::Auto => Err(format!(

@@ -126,6 +126,13 @@ fn packets_from_the_kernel_arrive_in_our_memory() {
             assert_eq!(said(&queue), expected, "{device}");
             arrive(&mut queue, 100, |_| _ = socket.send(MARK).expect("sent"));
         }
+        // Of another driver nothing is known: DPDK is told of the memory, for whoever wants it.
+        for round in 0..2 {
+            let device = format!("dpdk:net_failsafe{round},dev(net_af_packet7{round},iface=v0),sleep=nap,memory=none");
+            let mut queue = opened(&format!("{device},pool=pinned"));
+            assert_eq!(said(&queue), format!("{OURS}, of which DPDK was told"));
+            arrive(&mut queue, 100, |_| _ = socket.send(MARK).expect("sent"));
+        }
         // It is a choice.
         let mut queue = opened("dpdk:net_af_packet1,iface=v0,memory=none,pool=dpdk");
         assert_eq!(
