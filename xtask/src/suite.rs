@@ -36,6 +36,9 @@ const LEGACY_REMOTE: &[&str] = &[
     "users",
     "privileges",
     "reasons",
+    "intents",
+    "loading",
+    "networks",
 ];
 
 /// Of those, what CI has time for.
