@@ -1,7 +1,7 @@
 //! Send what you write where the peer will read it, and read what you receive where the peer has written it: on any connected
 //! stream socket, beside `read`, `write` and their kin, at any byte, by any thread.
 //!
-//! Under [culvert](https://docs.rs/culvert) (`culvert run`, or linked with `libculvert.so`) a connection between two processes of
+//! Under culvert (`culvert run`, or linked with `libculvert.so`) a connection between two processes of
 //! one host goes by shared memory, and there these calls copy nothing. Everywhere else, on a connection that is the kernel's or in a program
 //! that runs without the library, each works by memory of its own and a copy, with the same results. The library's functions are
 //! looked for when the first call is made.

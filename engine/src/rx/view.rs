@@ -47,7 +47,8 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
     let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().rx());
     // All of the bulk is mapped before the program has an address in it: a mapping that grows later may move.
     let all = layout::bulk_len(chan.ring());
-    if all > 0 && chan.at(slot, dir, HOME, all).is_none() {
+    // Not under a system-call filter, which may end the process for a mapping.
+    if members::is_filtered() || all > 0 && chan.at(slot, dir, HOME, all).is_none() {
         return None;
     }
     let n = receiving.view()?;

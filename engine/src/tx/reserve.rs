@@ -117,7 +117,8 @@ fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<
     let room = fitting(ep, chan, tail.since(base), room)?;
     // All of the bulk is mapped before the program has an address in it: a mapping that grows later may move.
     let all = layout::bulk_len(chan.ring());
-    if all > 0 && chan.at(slot, dir, HOME, all).is_none() {
+    // Not under a system-call filter, which may end the process for a mapping.
+    if members::is_filtered() || all > 0 && chan.at(slot, dir, HOME, all).is_none() {
         return Err(Unsent::Elsewhere);
     }
     let mut span = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 2];
