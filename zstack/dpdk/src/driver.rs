@@ -117,7 +117,8 @@ impl Driver {
 
     /// Whether the kernel gets all that arrives, too, as if nobody else did (packet(7)).
     pub fn leaves_to_the_kernel(self) -> bool {
-        self == Driver::AfPacket
+        // libpcap's are packet sockets, too.
+        matches!(self, Driver::AfPacket | Driver::Pcap)
     }
 
     /// Whether its interface of the kernel has the name that `iface` says.

@@ -86,7 +86,9 @@ impl Spec {
 
     /// The interface on which the kernel hears all that the port hears, and answers it if it has the address.
     pub fn heard_by_the_kernel(&self) -> Option<&str> {
-        self.driver().leaves_to_the_kernel().then(|| self.argument("iface").unwrap_or(&self.device))
+        // What net_pcap reads from files nobody else hears.
+        let interface = self.argument("iface").or_else(|| self.argument("rx_iface"));
+        interface.filter(|_| self.driver().leaves_to_the_kernel())
     }
 
     /// Whether the other end of a net_memif is to reach into DPDK's memory.
@@ -271,6 +273,20 @@ mod tests {
         spec.suggest("remote", "z");
         assert_eq!(spec.devargs(), "net_tap0,iface=x,remote=z");
         assert_eq!("dpdk:0000:01:00.0".parse::<Spec>().unwrap().driver(), Driver::Pci);
+    }
+
+    #[test]
+    fn what_the_kernel_hears_too() {
+        for (text, interface) in [
+            ("dpdk:net_af_packet0,iface=x", Some("x")),
+            ("dpdk:net_pcap0,iface=x", Some("x")),
+            ("dpdk:net_pcap0,rx_iface=x,tx_iface=y", Some("x")),
+            ("dpdk:net_pcap0,rx_pcap=a,tx_pcap=b", None),
+            ("dpdk:net_af_xdp0,iface=x", None),
+            ("dpdk:net_tap0,iface=x", None),
+        ] {
+            assert_eq!(text.parse::<Spec>().unwrap().heard_by_the_kernel(), interface, "{text}");
+        }
     }
 
     #[test]
