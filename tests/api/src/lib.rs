@@ -103,6 +103,24 @@ impl Server {
         Server { child, out, port }
     }
 
+    /// Starts a program that is to be killed; what it prints first.
+    pub fn kill_once_it_speaks(mut command: Command) -> String {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a program");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        child.kill().expect("SIGKILL");
+        child.wait().expect("its end");
+        line
+    }
+
+    /// How many descriptors it has, and mappings of memory that it shares by a channel.
+    pub fn holds(&self) -> (usize, usize) {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let maps = std::fs::read_to_string(proc.join("maps")).expect("its mappings");
+        let fds = std::fs::read_dir(proc.join("fd")).expect("its descriptors").count();
+        (fds, maps.lines().filter(|l| l.contains("memfd:")).count())
+    }
+
     /// What it prints next.
     pub fn line(&mut self) -> String {
         let mut line = String::new();

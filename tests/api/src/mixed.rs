@@ -5,6 +5,7 @@
 //! mixed server SEED CALLS            prints its port
 //! mixed client PORT SEED CALLS
 //! mixed echo PORT CLIENTS BYTES     the clients of a server that sends back what comes
+//! mixed hold PORT                   one that keeps what it has
 //! ```
 
 use std::io::{Error, Read, Result, Write};
@@ -174,6 +175,26 @@ fn main() -> Result<()> {
             })?;
             println!("{} bytes came back; in place: {}", clients * bytes, on_rings.iter().any(|on| *on));
             Ok(())
+        }
+        ["hold", port] => {
+            // On the ring, with room and bytes in hand, until it is killed.
+            let socket = &TcpStream::connect(("127.0.0.1", number(port)? as u16))?;
+            let exchange = |n: usize| -> Result<culvert::View<'_>> {
+                let mut room = culvert::reserve(socket, n)?;
+                room.commit(n.min(room.len()))?;
+                culvert::look(socket, 1)
+            };
+            while culvert::path(socket) != (culvert::Path { sending: true, receiving: true }) {
+                let view = exchange(100)?;
+                let n = view.len();
+                view.release(n)?;
+            }
+            let view = exchange(10_000)?;
+            let room = culvert::reserve(socket, 100_000)?;
+            println!("{} {}", view.copies(), room.copies());
+            loop {
+                std::thread::park();
+            }
         }
         _ => Err(Error::other("usage: mixed server SEED CALLS | client PORT SEED CALLS")),
     }

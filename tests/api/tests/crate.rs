@@ -60,6 +60,28 @@ fn the_tokio_example_answers_many_clients() {
     }
 }
 
+/// Who is killed with room and bytes in hand leaves nothing behind.
+#[test]
+fn a_peer_that_is_killed_with_spans_costs_nothing_once_it_is_gone() {
+    let lab = Lab::new("killed");
+    let server = Server::start(lab.command(TOKIO, With::Preload));
+    let round = || {
+        let mut client = lab.command(MIXED, With::Preload);
+        client.args(["hold", &server.port.to_string()]);
+        assert_eq!(Server::kill_once_it_speaks(client), "false false\n");
+        let mut client = lab.command(MIXED, With::Preload);
+        client.args(["echo", &server.port.to_string(), "1", "1000000"]);
+        succeeds(client);
+    };
+    round();
+    round();
+    let before = server.holds();
+    (0..12).for_each(|_| round());
+    // What the last ones had is given back with the next call, at the latest.
+    let after = server.holds();
+    assert!(after.0 <= before.0 + 2 && after.1 <= before.1 + 4, "{before:?} {after:?}");
+}
+
 /// `CULVERT_API_CALLS=2500000` makes ten million calls of it.
 #[test]
 fn posix_calls_and_those_in_place_make_one_stream() {
