@@ -272,6 +272,26 @@ fn a_peer_that_stands_in_is_waited_for_longer() {
     }
 }
 
+/// Under TCP_USER_TIMEOUT a sender whose peer does not read goes to the kernel, whose timer ends the connection; not where the peer stands in
+/// for another host: what that acknowledges counts, and the kernel hears nothing of it.
+#[test]
+fn a_peer_that_stands_in_is_no_matter_for_the_kernels_timer() {
+    let world = World::new();
+    for stands_in in [0, PEER_STANDS_IN] {
+        let pair = warmed(&world);
+        while pair.a.send(&bytes(0, 5_000)).is_ok() {}
+        let (ep, fd) = (pair.a.ep, pair.a.fd);
+        ep.stands_in.store(stands_in, Relaxed);
+        ep.timed.store(1, Relaxed);
+        let chan = ep.chan().unwrap();
+        assert!(!tx::give_way(ep, chan, fd));
+        Simulated::pass(200_000_000);
+        assert_eq!(tx::give_way(ep, chan, fd), stands_in == 0);
+        assert_eq!(ep.tx_phase.get() == TxPhase::Ring, stands_in != 0);
+        pair.close();
+    }
+}
+
 /// What lies unread at an exec goes to the lifeline, where every image reads it, if the peer stands in for other hosts, whatever that does
 /// now; another peer has to show first that it can be woken.
 #[test]

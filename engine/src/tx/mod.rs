@@ -18,6 +18,8 @@ pub use turn::{
     FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, is_reset, leave, rewinds, service,
     settle, settle_native, sink, sink_if_ended,
 };
+#[cfg(test)]
+pub use unread::give_way;
 pub use unread::{look_after, note_waiting, until_due};
 
 use crate::buffers::Buffers;

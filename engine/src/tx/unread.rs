@@ -7,7 +7,9 @@
 //! (`buffer_set`): it would never time out.
 //!
 //! Where one end stands in for another host the first case is none: behind it are the buffers of a connection on the wire, and a host
-//! that reads slowly must not bring the connection to the kernel for good.
+//! that reads slowly must not bring the connection to the kernel for good. Nor the second: what counts is what that host acknowledges, and who
+//! stands in for it ends the connection (`intents::timed`). The kernel would hear of nothing but of the one who stands in, who takes more in
+//! large pieces, and would end a connection whose host acknowledges all the time.
 //!
 //! A sender that has more to send, or waits for room, and whose peer reads nothing meanwhile goes down to the kernel, which
 //! has more room, and its timer.
@@ -43,10 +45,10 @@ const COUNT_BITS: u32 = 20;
 /// When the last glance was in vain.
 static IN_VAIN: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the option is set.
+/// Whether the option is set, and the kernel's timer is the one that counts: not where somebody stands in for the remote host.
 #[inline(always)]
 fn is_timed(ep: Ep) -> bool {
-    ep.timed.load(Relaxed) != 0
+    ep.timed.load(Relaxed) != 0 && ep.stands_in.load(Relaxed) == 0
 }
 
 /// Whether a sender goes down if its peer does not read.
@@ -147,20 +149,19 @@ pub fn note_waiting(ep: Ep, chan: &Chan) {
     patience(ep, chan);
 }
 
-/// The option may have been set. Whether it is.
+/// The option may have been set. Whether it is, and counts here.
 pub(super) fn set(ep: Ep, fd: i32) -> bool {
     /// Another thread that sets it at the same time asks, too: whoever stores last has asked after that.
     const TRIES: u32 = 8;
     let asked = || !matches!(lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT), Ok(0) | Err(_));
-    let mut timed = false;
     for _ in 0..TRIES {
-        timed = asked();
+        let timed = asked();
         ep.timed.store(u32::from(timed), Relaxed);
         if asked() == timed {
             break;
         }
     }
-    timed
+    is_timed(ep)
 }
 
 /// Goes down to the kernel if the peer had time enough to read. True if it did.
