@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use shmring::chunks::borrower::{Borrower, Refused};
 use shmring::chunks::ledger::{EdgeName, Entry, HOPS, Ledger, Loan};
 use shmring::chunks::name::Name;
-use shmring::chunks::pool::{NotLent, Note, Pool};
+use shmring::chunks::pool::{NotLent, Note, Party, Pool};
 use shmring::sync::{AtomicU32, Ordering};
 use shmring::word::{Code, Coded};
 use std::collections::VecDeque;
@@ -45,9 +45,25 @@ struct Edge {
     borrower: Borrower<'static>,
 }
 
+const OWNER: Party = Party::OWNER;
+const OTHER: Party = Party(1);
+const THIRD: Party = Party(2);
+/// Whom the owner lends to.
+const NEXT: Party = Party(3);
+
+/// An edge from the owner.
 fn join(pool: &mut Pool<'static>, generations: &'static [AtomicU32], quota: u32) -> Edge {
+    join_between(pool, generations, quota, (OWNER, NEXT))
+}
+
+fn join_between(
+    pool: &mut Pool<'static>,
+    generations: &'static [AtomicU32],
+    quota: u32,
+    (lender, borrower): (Party, Party),
+) -> Edge {
     let memory = Memory::new(generations.len());
-    let name = pool.join(memory.ledger(), quota).expect("an edge");
+    let name = pool.join(memory.ledger(), quota, lender, borrower).expect("an edge");
     let borrower = Borrower::new(POOL, CHUNK, generations, memory.ledger()).expect("a ledger for this pool");
     Edge { name, memory, borrower }
 }
@@ -56,7 +72,7 @@ fn join(pool: &mut Pool<'static>, generations: &'static [AtomicU32], quota: u32)
 fn a_chunk_comes_back_from_its_last_holder_whoever_passed_it() {
     let generations = generations(2);
     let mut pool = pool(generations);
-    let [b, c] = [(); 2].map(|()| join(&mut pool, generations, 2));
+    let [b, c] = [(OWNER, NEXT), (NEXT, OTHER)].map(|ends| join_between(&mut pool, generations, 2, ends));
     let index = pool.take().unwrap();
     let name = pool.lend(index, b.name, 16, 100).unwrap();
     pool.give_up(index);
@@ -104,6 +120,26 @@ fn a_quota_is_one_edges_alone() {
 }
 
 #[test]
+fn what_is_said_to_have_gone_by_an_edge_of_others_is_back() {
+    let generations = generations(3);
+    let mut pool = pool(generations);
+    let liar = join(&mut pool, generations, 3);
+    let [owners, others] = [(OWNER, OTHER), (OTHER, THIRD)].map(|ends| join_between(&mut pool, generations, 3, ends));
+    for edge in [owners.name, others.name, liar.name] {
+        let index = pool.take().unwrap();
+        let name = pool.lend(index, liar.name, 0, 1).unwrap();
+        pool.give_up(index);
+        liar.borrower.take(&name).unwrap();
+        liar.borrower.pass(&name, edge).unwrap();
+        pool.collect();
+        assert_eq!((pool.free_count(), pool.out(liar.name)), (3, 0), "{edge:?}");
+    }
+    // Nor does the owner lend by them.
+    let index = pool.take().unwrap();
+    assert_eq!(pool.lend(index, others.name, 0, 1), Err(NotLent::Edge));
+}
+
+#[test]
 fn what_was_on_its_way_is_kept_until_its_borrower_takes_nothing_more() {
     let generations = generations(1);
     let mut pool = pool(generations);
@@ -121,7 +157,7 @@ fn what_was_on_its_way_is_kept_until_its_borrower_takes_nothing_more() {
 fn a_name_that_could_not_be_sent_is_taken_back() {
     let generations = generations(1);
     let mut pool = pool(generations);
-    let [b, c] = [(); 2].map(|()| join(&mut pool, generations, 1));
+    let [b, c] = [(OWNER, NEXT), (NEXT, OTHER)].map(|ends| join_between(&mut pool, generations, 1, ends));
     let index = pool.take().unwrap();
     let unsent = pool.lend(index, b.name, 0, 1).unwrap();
     assert_eq!(pool.lend(index, b.name, 0, 1), Err(NotLent::Quota));
@@ -129,6 +165,10 @@ fn a_name_that_could_not_be_sent_is_taken_back() {
     let name = pool.lend(index, b.name, 0, 1).unwrap();
     pool.give_up(index);
     b.borrower.take(&name).unwrap();
+    // Once, and not what was lent since, nor another pool's.
+    pool.take_back(&unsent);
+    pool.take_back(&Name { pool: POOL + 1, ..name });
+    assert_eq!((pool.out(b.name), pool.free_count()), (1, 0));
     assert_eq!(b.borrower.take(&name), Err(Refused::Held));
     let unsent = b.borrower.pass(&name, c.name).unwrap();
     assert_eq!(unsent.loan.hop, 2);
@@ -142,7 +182,8 @@ fn a_name_that_could_not_be_sent_is_taken_back() {
 fn it_goes_round_in_a_circle_and_no_further_than_it_may() {
     let generations = generations(1);
     let mut pool = pool(generations);
-    let [first, to, fro] = [(); 3].map(|()| join(&mut pool, generations, 1));
+    let [first, to, fro] =
+        [(OWNER, NEXT), (NEXT, OTHER), (OTHER, NEXT)].map(|ends| join_between(&mut pool, generations, 1, ends));
     let index = pool.take().unwrap();
     let mut name = pool.lend(index, first.name, 0, 1).unwrap();
     pool.give_up(index);
@@ -169,10 +210,10 @@ fn places_of_edges_are_used_again_and_old_names_of_them_are_none() {
     let generations = generations(1);
     let mut pool = pool(generations);
     let first = join(&mut pool, generations, 1);
-    let old = join(&mut pool, generations, 1);
+    let old = join_between(&mut pool, generations, 1, (NEXT, OTHER));
     pool.has_gone(old.name);
     pool.collect();
-    let new = join(&mut pool, generations, 1);
+    let new = join_between(&mut pool, generations, 1, (NEXT, OTHER));
     assert_ne!(old.name, new.name);
     let index = pool.take().unwrap();
     let name = pool.lend(index, first.name, 0, 1).unwrap();
@@ -297,7 +338,7 @@ fn compare(acts: &[Act]) {
             Act::Connect { from, to } if edges.len() < 12 => {
                 let (from, to) = (from % PROCESSES, 1 + to % (PROCESSES - 1));
                 if alive[from] && alive[to] && from != to && !edges.iter().any(|l| l.from == from && l.to == to) {
-                    let edge = join(&mut pool, generations, 2);
+                    let edge = join_between(&mut pool, generations, 2, (Party(from as u64), Party(to as u64)));
                     edges.push(Listed { edge, from, to, on_the_way: VecDeque::new() });
                 }
             }
@@ -350,7 +391,8 @@ proptest! {
     fn a_borrower_that_writes_anything_harms_itself_alone(lies in prop::collection::vec((any::<bool>(), 0usize..4, any::<u64>(), any::<bool>()), 1..40)) {
         let generations = generations(4);
         let mut pool = pool(generations);
-        let [liar, passed, honest] = [(); 3].map(|()| join(&mut pool, generations, 2));
+        let [liar, passed, honest] =
+            [(OWNER, NEXT), (NEXT, OTHER), (OWNER, THIRD)].map(|ends| join_between(&mut pool, generations, 2, ends));
         let kept = pool.take().unwrap();
         let name = pool.lend(kept, honest.name, 0, 1).unwrap();
         pool.give_up(kept);
@@ -371,9 +413,10 @@ proptest! {
         }
         pool.has_gone(liar.name);
         pool.has_gone(passed.name);
-        // What it said to have passed on to the honest one, which knows nothing of it, comes back at that one's end at the latest.
+        // It cannot have passed anything on by the honest one's edge, which is the owner's, whatever it said.
+        pool.collect();
+        prop_assert_eq!(pool.free_count(), 3);
         prop_assert!(honest.borrower.done(&name));
-        pool.has_gone(honest.name);
         pool.collect();
         prop_assert_eq!(pool.free_count(), 4);
     }

@@ -20,7 +20,8 @@
 //! and the number of crossings since the owner. It tells what a ledger says of this crossing from what it said of an earlier one.
 //!
 //! What a borrower writes is a claim. A lie can lose what was lent to the liar and what it passed on, or keep it until the liar ends,
-//! up to the edge's quota; chunks that went other ways are never touched by it.
+//! up to the edge's quota; chunks that went other ways are never touched by it. The owner knows whose each edge is, and believes that a
+//! chunk was passed on by an edge only of the one that lends by it.
 
 pub mod borrower;
 pub mod ledger;

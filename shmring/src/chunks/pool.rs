@@ -21,9 +21,20 @@ struct List {
     last: u32,
 }
 
+/// An end of edges: the owner, or a borrower by a number that its owner gives it, and gives to no other while an edge of it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Party(pub u64);
+
+impl Party {
+    /// The pool's owner.
+    pub const OWNER: Party = Party(0);
+}
+
 /// An edge.
 struct Edge<'a> {
     ledger: Ledger<'a>,
+    lender: Party,
+    borrower: Party,
     /// Chunks that the owner has lent by it, and that are not back.
     out: u32,
     /// How many those may be.
@@ -47,7 +58,7 @@ pub enum NotLent {
     Quota,
     /// It is lent already; its bytes have to be copied.
     Out,
-    /// The edge has ended.
+    /// The edge has ended, or is not the owner's.
     Edge,
     /// It is not a chunk that the owner uses, or has not so many bytes.
     Chunk,
@@ -115,9 +126,8 @@ impl<'a> Pool<'a> {
         if note.lent != 0 || self.edge(edge).is_some_and(|edge| edge.out >= edge.quota) {
             self.collect();
         }
-        let Some(there) = self.edge(edge).filter(|edge| !edge.is_gone && !edge.ledger.has_ended()) else {
-            return Err(NotLent::Edge);
-        };
+        let lends = |edge: &&Edge| edge.lender == Party::OWNER && !edge.is_gone && !edge.ledger.has_ended();
+        let Some(there) = self.edge(edge).filter(lends) else { return Err(NotLent::Edge) };
         if there.out >= there.quota {
             return Err(NotLent::Quota);
         }
@@ -133,17 +143,18 @@ impl<'a> Pool<'a> {
         Ok(Name { pool: self.id, index, loan: self.loan(index), offset, len })
     }
 
-    /// Undoes a [`lend`](Self::lend) whose name could not be sent.
+    /// Undoes a [`lend`](Self::lend) whose name could not be sent. Nothing, if the chunk is back from it already.
     pub fn take_back(&mut self, name: &Name) {
-        if self.notes.get(name.index as usize).is_some_and(|note| note.lent != 0) {
+        let is_lent = self.notes.get(name.index as usize).is_some_and(|note| note.lent != 0);
+        if name.pool == self.id && is_lent && self.loan(name.index) == name.loan {
             let before = self.lent.before(self.notes, name.index);
             self.returned(before, name.index);
         }
     }
 
-    /// An edge begins, from the owner or between borrowers, with this ledger, by which the owner may have `quota` chunks out. `None`:
-    /// there are too many, or the ledger is not for this pool.
-    pub fn join(&mut self, ledger: Ledger<'a>, quota: u32) -> Option<EdgeName> {
+    /// An edge begins, from the owner or between borrowers, with this ledger, by which the owner may have `quota` chunks out. A chunk
+    /// that `lender` was lent may go on by it, and no other's. `None`: there are too many, or the ledger is not for this pool.
+    pub fn join(&mut self, ledger: Ledger<'a>, quota: u32, lender: Party, borrower: Party) -> Option<EdgeName> {
         if ledger.count() != self.notes.len() {
             return None;
         }
@@ -151,7 +162,7 @@ impl<'a> Pool<'a> {
             self.collect();
         }
         let place = self.edges.iter().position(Option::is_none)?;
-        self.edges[place] = Some(Edge { ledger, out: 0, quota, is_gone: false });
+        self.edges[place] = Some(Edge { ledger, lender, borrower, out: 0, quota, is_gone: false });
         Some(EdgeName { place: place as u8, use_number: self.uses[place] })
     }
 
@@ -227,7 +238,12 @@ impl<'a> Pool<'a> {
             }
             match entry.map(|entry| entry.said) {
                 Some(Said::Done) => return None,
-                Some(Said::Passed(next)) => at = next,
+                // By another's edge nobody can have sent it: it is given up.
+                Some(Said::Passed(next)) => {
+                    let lender = edge.borrower;
+                    at = next;
+                    self.edge(at).filter(|edge| edge.lender == lender)?;
+                }
                 // On its way to the borrower, or with it.
                 Some(Said::Holds | Said::Nothing) | None => return (!edge.is_gone).then_some(crossed),
             }

@@ -8,7 +8,7 @@ use loom::thread;
 use shmring::chunks::borrower::Borrower;
 use shmring::chunks::ledger::{EdgeName, Entry, Ledger};
 use shmring::chunks::name::Name;
-use shmring::chunks::pool::{Note, Pool};
+use shmring::chunks::pool::{Note, Party, Pool};
 use shmring::sync::AtomicU32;
 use shmring::word::Coded;
 
@@ -56,7 +56,8 @@ fn lends(borrow: impl FnOnce(Arc<Shared>, Name, [EdgeName; 2]) + Send + 'static)
     let shared = Shared::new();
     let mut notes = [Note::default()];
     let mut pool = Pool::new(POOL, CHUNK, &shared.generations, &mut notes);
-    let edges = [0, 1].map(|edge| pool.join(shared.ledger(edge), 1).expect("an edge"));
+    let ends = [(0, Party::OWNER, Party(1)), (1, Party(1), Party(2))];
+    let edges = ends.map(|(edge, from, to)| pool.join(shared.ledger(edge), 1, from, to).expect("an edge"));
     let index = pool.take().expect("a chunk");
     shared.write(7);
     let name = pool.lend(index, edges[0], 0, CHUNK).expect("it is lent");
