@@ -108,7 +108,7 @@ fn build(tally: &mut Tally) -> bool {
         return true;
     }
     let mut c = cargo();
-    c.args(["build", "--release", "-p", "culvert-shim", "-p", "culvert"]);
+    c.args(["build", "--release", "-p", "culvert-shim", "-p", "culvert-cli"]);
     Step::new("build", c, Duration::from_secs(600)).run(tally)
 }
 
