@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::look::{latched, untold};
-use super::reserve::give_time;
+use super::reserve::Patience;
 use super::room::Sender;
 use super::{Attempt, Sending, Sent, Unsent, failed, fitting, keeps_error, with_turn};
 use crate::acts;
@@ -67,14 +67,14 @@ unsafe fn transmit(
     let mut total = 0usize;
     let mut sender = Sender::new(out, false, since, asleep);
     let life = ep.life();
-    give_time(ep);
+    let mut patience = Patience::new();
     loop {
         let want = n - total;
         if want == 0 {
             return Sent::Done(total as isize);
         }
         let mut end = false;
-        let a = with_turn(ep, chan, sender.fd, life, |sending| {
+        let a = with_turn(ep, chan, sender.fd, life, &patience, |sending| {
             // SAFETY: the direction is ours.
             let r = unsafe { put_file(ep, chan, sending, inp, at, want) };
             if r == Ok(None) {
@@ -86,6 +86,10 @@ unsafe fn transmit(
             Attempt::Took(k) => {
                 total += k;
                 sender.has_sent();
+                continue;
+            }
+            Attempt::Reserved => {
+                patience.wait(ep);
                 continue;
             }
             Attempt::Latched if total > 0 => return Sent::Done(total as isize),

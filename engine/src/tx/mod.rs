@@ -32,6 +32,7 @@ use crate::{acts, headroom, lifeline, lock};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use look::untold;
+use reserve::Patience;
 use room::Sender;
 use sending::{Sending, Turn};
 use shmring::family::{CORKED, Reason, UNCORKED};
@@ -309,6 +310,8 @@ enum Attempt {
     Native,
     /// Another process has taken the direction.
     Taken,
+    /// Another thread fills the next bytes of the ring, and is given time to commit them.
+    Reserved,
     /// An error is latched.
     Latched,
     Error(i32),
@@ -320,6 +323,7 @@ fn with_turn(
     chan: &Chan,
     fd: i32,
     life: u32,
+    patience: &Patience,
     fill: impl FnOnce(&mut Sending) -> Result<usize, Unsent>,
 ) -> Attempt {
     let Some(mut sending) = Sending::take(ep, chan, fd, life) else {
@@ -340,6 +344,7 @@ fn with_turn(
         Turn::Ring => match fill(&mut sending) {
             Ok(0) => Attempt::Full,
             Ok(n) => Attempt::Took(n),
+            Err(Unsent::Reserved) if !patience.is_over(ep) => Attempt::Reserved,
             Err(why @ (Unsent::NoMemory | Unsent::Reserved)) => {
                 sending.leave();
                 ep.because(if why == Unsent::Reserved { Reason::Reserved } else { Reason::NoMemory });
@@ -390,13 +395,13 @@ pub unsafe fn send(
     let mut total = 0usize;
     let mut sender = Sender::new(fd, flags & libc::MSG_DONTWAIT != 0, since, asleep);
     let life = ep.life();
-    reserve::give_time(ep);
+    let mut patience = Patience::new();
     loop {
         let want = b.len - total;
         if want == 0 && total > 0 {
             return Sent::Done(total as isize);
         }
-        let a = with_turn(ep, chan, sender.fd, life, |sending| {
+        let a = with_turn(ep, chan, sender.fd, life, &patience, |sending| {
             if want == 0 {
                 return Ok(0);
             }
@@ -414,6 +419,10 @@ pub unsafe fn send(
                     return Sent::Done(total as isize);
                 }
                 sender.has_sent();
+                continue;
+            }
+            Attempt::Reserved => {
+                patience.wait(ep);
                 continue;
             }
             Attempt::Latched if total > 0 => return Sent::Done(total as isize),

@@ -1,8 +1,8 @@
 //! Room on the ring that the program fills itself: [`reserve`], and [`commit`].
 //!
 //! The direction's token is not held while the program fills its room, which may take any time. `Endpoint::tx_reserved` says
-//! that nobody else may write there. Who sends meanwhile gives the program a moment, then takes the direction down: the bytes
-//! go to the kernel, and so do those of the room when they are committed, by a copy. Whatever else is done to the direction
+//! that nobody else may write there. Who sends meanwhile gives the program a moment ([`Patience`]), then takes the direction down: the
+//! bytes go to the kernel, and so do those of the room when they are committed, by a copy. Whatever else is done to the direction
 //! (`shutdown`, a fork, an exec, a receiver that leaves) does not touch what is not published.
 // Unsafe here: a wait is a cancellation point.
 #![allow(unsafe_code)]
@@ -20,7 +20,6 @@ use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::layout::{self, HOME};
 use shmring::owner;
-use shmring::switch::TxPhase;
 
 /// Room that was reserved.
 #[derive(Clone, Copy)]
@@ -45,23 +44,36 @@ pub enum Reserved<T> {
     Again,
 }
 
-/// Called by one who is about to send what is not in a reservation: gives another thread that fills its room time to commit it.
-/// Not its own thread, which will not do so before this call returns.
-#[inline(always)]
-pub(super) fn give_time(ep: Ep) {
-    if ep.record().tx_reserved.load(Relaxed) != 0 && ep.record().tx_phase.get() == TxPhase::Ring {
-        wait_for_commit(ep);
-    }
+/// How long one call that sends gives other threads to commit their rooms, whoever of them reserves meanwhile: 10 ms in all.
+pub(super) struct Patience {
+    /// Asked for by the first wait.
+    until: Option<u64>,
 }
 
-#[cold]
-fn wait_for_commit(ep: Ep) {
-    const STEP_NS: u64 = 50_000;
-    let (word, number) = (ep.record().tx_reserved.load(Relaxed), ep.record().tx_reservation.load(Relaxed));
-    let end = K::now() + lock::GRACE_NS;
-    let stands = || ep.record().tx_reserved.load(Relaxed) == word && ep.record().tx_reservation.load(Relaxed) == number;
-    while word != lock::myself() && stands() && K::now() < end {
-        K::nap(STEP_NS);
+impl Patience {
+    #[inline(always)]
+    pub fn new() -> Patience {
+        Patience { until: None }
+    }
+
+    /// Whether the call does not wait (any more) for the room that stands. The direction is owned. Its own thread will not commit it
+    /// before the call returns.
+    #[cold]
+    pub fn is_over(&self, ep: Ep) -> bool {
+        ep.record().tx_reserved.load(Relaxed) == lock::myself() || self.until.is_some_and(|until| K::now() >= until)
+    }
+
+    /// Gives the thread that fills its room time to commit it. Without the direction.
+    #[cold]
+    pub fn wait(&mut self, ep: Ep) {
+        const STEP_NS: u64 = 50_000;
+        let record = ep.record();
+        let (word, number) = (record.tx_reserved.load(Relaxed), record.tx_reservation.load(Relaxed));
+        let until = *self.until.get_or_insert_with(|| K::now() + lock::GRACE_NS);
+        let stands = || record.tx_reserved.load(Relaxed) == word && record.tx_reservation.load(Relaxed) == number;
+        while word != 0 && stands() && K::now() < until {
+            K::nap(STEP_NS);
+        }
     }
 }
 
@@ -83,14 +95,14 @@ pub unsafe fn reserve(
     let life = ep.life();
     loop {
         let mut room = None;
-        let a = with_turn(ep, chan, sender.fd, life, |sending| {
+        let a = with_turn(ep, chan, sender.fd, life, &Patience::new(), |sending| {
             room = take_room(ep, chan, sending, want)?;
             Ok(room.map_or(0, |room| room.len))
         });
         match a {
             Attempt::Took(_) => return room.map_or(Reserved::Elsewhere, Reserved::Done),
             Attempt::Full => {}
-            Attempt::Native => return Reserved::Elsewhere,
+            Attempt::Native | Attempt::Reserved => return Reserved::Elsewhere,
             Attempt::Taken => return Reserved::Again,
             Attempt::Latched => return Reserved::Failed(failed(latched(ep), flags)),
             Attempt::Error(e) => return Reserved::Failed(failed(e, flags)),
@@ -141,7 +153,7 @@ fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<
 /// more than was reserved. [`Reserved::Elsewhere`]: they are not sent, and the caller has their memory still.
 pub fn commit(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, n: usize, flags: i32) -> Reserved<()> {
     let ours = |word: u64| word != 0 && owner::member(word) == members::myself();
-    let a = with_turn(ep, chan, fd, life, |sending| {
+    let a = with_turn(ep, chan, fd, life, &Patience::new(), |sending| {
         let record = sending.conn().ep;
         if !ours(record.tx_reserved.load(Relaxed)) || record.tx_reservation.load(Relaxed) != number {
             return Err(Unsent::Elsewhere);
@@ -153,7 +165,7 @@ pub fn commit(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, n: usize, fl
     match a {
         Attempt::Took(_) => Reserved::Done(()),
         // The lifeline does not take what has to go there first.
-        Attempt::Full | Attempt::Native => Reserved::Elsewhere,
+        Attempt::Full | Attempt::Native | Attempt::Reserved => Reserved::Elsewhere,
         Attempt::Taken => Reserved::Again,
         Attempt::Latched => Reserved::Failed(failed(latched(ep), flags)),
         Attempt::Error(e) => Reserved::Failed(failed(e, flags)),
