@@ -144,6 +144,11 @@ pub fn end_connection(ep: Ep, chan: &Chan, fd: c_int) {
     }
     // As for shutdown: the receiver must know whether the ring is the end of it.
     tx::finish_last(ep, chan, fd);
+    if ep.stands_in.load(Relaxed) != 0 && ep.timed.load(Relaxed) != 0 && !rx::is_common(ep, chan) {
+        // What is left goes to the one who stands in, as fast as its remote host takes it. It knows of the program's time, and ends the
+        // connection by that; the kernel's timer would do so though the remote host acknowledges.
+        lifeline::untimed(fd);
+    }
 }
 
 /// After a receive by a process that is about to end. If nothing is unread any more the connection is to end with a FIN, where a

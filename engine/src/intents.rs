@@ -108,10 +108,17 @@ pub fn connecting(fd: i32, address: &[u8]) {
         && (tuple::may_be_elsewhere(address) || may_be_translated())
         && may_ask()
         && server().is_ok()
-        && let Some(cookie) = say(fd, Kind::Connect)
-        && let Some(timeout) = timeout(fd)
     {
-        publish(cookie, Kind::Timed(timeout));
+        match timeout(fd) {
+            None => drop(say(fd, Kind::Connect)),
+            // Its own kernel's timer would count the one who stands in, also where the remote host acknowledges: it is that kernel's
+            // connection, unless the one who serves takes those of all programs.
+            Some(timeout) => {
+                if let Some(cookie) = lifeline::cookie(fd) {
+                    publish(cookie, Kind::Timed(timeout));
+                }
+            }
+        }
     }
 }
 

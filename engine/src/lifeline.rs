@@ -164,6 +164,11 @@ pub fn linger(fd: i32, v: libc::linger) {
     K::set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, v);
 }
 
+/// The kernel's timer ends the connection no earlier than TCP does by itself (TCP_USER_TIMEOUT, tcp(7)).
+pub fn untimed(fd: i32) {
+    K::set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 0i32);
+}
+
 /// `SO_LINGER`.
 pub fn lingers(fd: i32) -> libc::linger {
     let mut v = libc::linger { l_onoff: 0, l_linger: 0 };

@@ -2,10 +2,13 @@
 
 use super::waiting::sleep_deep;
 use super::*;
+use crate::kernel::{K, Kernel as _};
 use crate::leave::{self, Unread};
 use crate::sim::world::Side;
+use crate::{closing, lifeline};
+use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, ECONNRESET, EPIPE, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SHUT_RDWR, SHUT_WR};
-use shmring::family::Reason;
+use shmring::family::{PEER_STANDS_IN, Reason};
 
 #[test]
 fn what_was_sent_before_a_close_is_read_and_then_the_end() {
@@ -393,4 +396,22 @@ fn what_is_unread_goes_with_a_connection_that_is_disconnected() {
     assert_eq!(pair.b.recv(9), Err(ECONNRESET));
     assert_eq!(pair.b.recv(9), Ok(vec![]));
     pair.close();
+}
+
+/// What a program leaves under TCP_USER_TIMEOUT goes to the one who stands in for the remote host as fast as that host takes it: the kernel's
+/// timer does not count any more. With any other peer it does.
+#[test]
+fn what_is_left_with_one_who_stands_in_has_no_timer_of_the_kernels() {
+    let world = World::new();
+    for stands_in in [0, PEER_STANDS_IN] {
+        let pair = warmed(&world);
+        let (ep, fd) = (pair.a.ep, pair.a.fd);
+        assert_eq!(K::set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 3000i32), 0);
+        ep.stands_in.store(stands_in, Relaxed);
+        ep.timed.store(1, Relaxed);
+        closing::end_connection(ep, ep.chan().unwrap(), fd);
+        let left = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+        assert_eq!(left, Ok(if stands_in == 0 { 3000 } else { 0 }));
+        pair.close();
+    }
 }
