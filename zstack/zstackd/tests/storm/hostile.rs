@@ -355,7 +355,8 @@ fn who_lies_at_the_control_socket_is_dropped() {
         let told = asks(0);
         assert!(told.contains("opened_outward"), "{told}");
         let about = |line: &&str| line.contains(" <-> ") && line.contains("Tcb {") && line.contains("readable: ");
-        let lines = crate::world::workers() + EACH;
+        // Of the port, of each worker, of each connection.
+        let lines = 1 + crate::world::workers() + EACH;
         assert!(told.lines().count() as u64 == lines && told.lines().filter(about).count() as u64 == EACH, "{told}");
         assert_eq!(asks(HOSTILE), "", "numbers that have to be guessed are told to nobody else");
         drop(bystander);
