@@ -358,9 +358,10 @@ impl<P: Wire> Worker<P> {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
                 self.send_acks_before(index);
-                let sent = self.conns[index].sent;
+                let said = |conn: &Conn| (conn.sent, conn.program_ended);
+                let before = said(&self.conns[index]);
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
-                if self.conns[index].sent != sent {
+                if said(&self.conns[index]) != before {
                     self.has_sent(index);
                 }
                 self.hold_ack(index);

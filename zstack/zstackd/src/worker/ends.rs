@@ -21,10 +21,6 @@ use zstack::time::Time;
 /// sending (Linux keeps a closed end so long, too, tcp_fin_timeout), and whether it wants keep-alive.
 const LOOK: u64 = 60_000_000;
 
-/// How often it is looked whether a remote host acknowledges what a program sends, in microseconds: one that has acknowledged nothing since
-/// may have had all the time that the program gives it (TCP_USER_TIMEOUT).
-const ACKNOWLEDGED: u64 = 1_000_000;
-
 /// How often the kernel is asked whether a program still waits for a remote host that does not answer, in microseconds.
 pub(super) const STILL: u64 = 1_000_000;
 
@@ -158,8 +154,9 @@ impl<P: Wire> Worker<P> {
             return self.look_in(index, PATIENCE);
         }
         let now = self.clock.now();
-        let waits = self.waits_for_acknowledgement(index);
-        if matches!(self.conns[index].stage, Stage::Open) && waits != Some(true) && now < self.conns[index].ask {
+        let is_open = matches!(self.conns[index].stage, Stage::Open);
+        let waits = is_open.then(|| self.waits_for_acknowledgement(index)).flatten();
+        if is_open && waits != Some(true) && now < self.conns[index].ask {
             // It is only looked at since it has sent something.
             return self.look_again(index, waits.is_some());
         }
@@ -216,24 +213,31 @@ impl<P: Wire> Worker<P> {
         !all
     }
 
-    /// A program has sent something on this connection.
+    /// A program has sent something on this connection, or ended.
     pub(super) fn has_sent(&mut self, index: usize) {
-        if self.conns[index].look.0 > self.clock.now().0 + ACKNOWLEDGED {
-            self.look_in(index, ACKNOWLEDGED);
-        }
+        let conn = &mut self.conns[index];
+        // Otherwise nobody need know.
+        let stalled = conn.stalls > 0;
+        let acknowledged = stalled.then(|| self.endpoint.info(conn.outer)).flatten().map(|info| info.tcp.acknowledged);
+        let at = conn.has_sent(self.clock.now(), acknowledged.unwrap_or(conn.acknowledged));
+        self.enter(index, at);
     }
 
     /// The next look at a connection that is open: when the kernel is to be asked, and before if it waits for an acknowledgement.
     fn look_again(&mut self, index: usize, waits: bool) {
-        let rest = self.conns[index].ask.0.saturating_sub(self.clock.now().0);
-        self.look_in(index, if waits { rest.min(ACKNOWLEDGED) } else { rest });
+        let at = self.conns[index].look_again(self.clock.now(), waits);
+        self.enter(index, at);
+    }
+
+    fn enter(&mut self, index: usize, at: Option<Time>) {
+        let token = self.token(index);
+        self.looks.extend(at.map(|at| Reverse((at, token))));
     }
 
     /// Whether the remote host has acknowledged nothing since this was asked last; `None`: it has acknowledged everything.
     fn waits_for_acknowledgement(&mut self, index: usize) -> Option<bool> {
         let info = self.endpoint.info(self.conns[index].outer)?.tcp;
-        let before = std::mem::replace(&mut self.conns[index].acknowledged, info.acknowledged);
-        (u64::from(info.in_flight) + info.unsent > 0).then_some(info.acknowledged == before)
+        self.conns[index].is_stalled(info.acknowledged, u64::from(info.in_flight) + info.unsent > 0)
     }
 
     /// The remote host is probed as the program's kernel would probe it, and waited for as long as the program says.
