@@ -139,10 +139,7 @@ pub fn timed(fd: i32) {
         && server().is_ok()
         && let Some(cookie) = lifeline::cookie(fd)
     {
-        match timeout(fd) {
-            Some(timeout) => publish(cookie, Kind::Timed(timeout)),
-            None => withdraw(cookie, Kind::Timed(Timeout::ANY)),
-        }
+        publish(cookie, Kind::Timed(timeout(fd).unwrap_or(Timeout::NONE)));
     }
 }
 
@@ -150,7 +147,7 @@ pub fn timed(fd: i32) {
 /// the listener's.
 fn timeout(fd: i32) -> Option<Timeout> {
     let set = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT).ok()?;
-    Timeout::new(set as u32)
+    Some(Timeout::new(set as u32)).filter(|timeout| *timeout != Timeout::NONE)
 }
 
 // --- who stands in

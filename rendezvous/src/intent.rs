@@ -8,10 +8,16 @@
 //! entry:  0 cookie  8 kind  9 value  10 version  12 checksum; of a timeout: 8 kind  9 value of three bytes
 //! ```
 //! As of the registry's entries nobody believes more of one than that this user has said so. One that was lost costs an
-//! acceleration. Where a bucket is full the lowest cookie goes: that is the socket that was made first.
+//! acceleration; one of an end or a timeout costs what it says: the program is told of a reset, or its connection lasts as long as TCP
+//! tries. Where a bucket is full the lowest cookie goes: that is the socket that was made first, and may be one that is still used.
+//!
+//! Cookies are counted from 1 when the kernel begins, and a file may outlast that: the checksum is made with the kernel's boot id, so that
+//! nothing is believed of a socket which was said of one before.
 
 use crate::os;
 use crate::tuple::mix;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// What is said of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,15 +44,15 @@ pub enum Kind {
 pub struct Timeout(u32);
 
 impl Timeout {
-    /// Some timeout, where it does not matter which.
-    pub const ANY: Timeout = Timeout(1);
+    /// None any more: that is said, since who finds nothing said may have come too late.
+    pub const NONE: Timeout = Timeout(0);
 
-    /// `None`: 0 milliseconds, which stand for no timeout.
-    pub fn new(milliseconds: u32) -> Option<Timeout> {
-        (milliseconds != 0).then_some(Timeout(milliseconds.min((1 << 24) - 1)))
+    /// 0 milliseconds stand for [`Timeout::NONE`].
+    pub fn new(milliseconds: u32) -> Timeout {
+        Timeout(milliseconds.min((1 << 24) - 1))
     }
 
-    /// The time.
+    /// The time; 0: none.
     pub fn milliseconds(self) -> u32 {
         self.0
     }
@@ -111,7 +117,8 @@ const CONNECT: Table = Table { at: AT, buckets: 4096, ways: 4 };
 const LISTEN: Table = Table { at: CONNECT.end(), buckets: 4096, ways: 8 };
 /// 65,536 connections that have not come to shared memory yet.
 const STAND_IN: Table = Table { at: LISTEN.end(), buckets: 16384, ways: 4 };
-/// The last 16,384 connections that have ended otherwise than by a RST.
+/// 16,384 connections that have ended otherwise than by a RST. Where a bucket is full the one whose socket was made first is forgotten, also if
+/// it has ended last, and its program is told of a reset.
 const ENDED: Table = Table { at: STAND_IN.end(), buckets: 4096, ways: 4 };
 /// 32,768 connections of whose acknowledgements their programs have said how late they may come: also of those that are over.
 const TIMED: Table = Table { at: ENDED.end(), buckets: 8192, ways: 4 };
@@ -144,7 +151,7 @@ impl Kind {
     fn of(said: u32) -> Option<Kind> {
         let value = said >> 8;
         if said as u8 == 5 {
-            return Timeout::new(value).map(Kind::Timed);
+            return Some(Kind::Timed(Timeout(value)));
         }
         match (said as u8, value as u8, said >> 16 == u32::from(VERSION)) {
             (1, 0, true) => Some(Kind::Connect),
@@ -202,23 +209,46 @@ impl Bucket {
     }
 }
 
-fn checksum(cookie: u64, said: u32) -> u32 {
-    mix(mix(cookie ^ 0x696e_7465_6e74) ^ u64::from(said)) as u32
+/// Stands for the time since the kernel began: its boot id (random(4)), read once. Without /proc all times are the same.
+fn boot() -> u64 {
+    /// 0: not read yet. Whoever reads it reads the same.
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    let known = KNOWN.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let mut id = [0; 40];
+    os::read_file(c"/proc/sys/kernel/random/boot_id", &mut id);
+    let boot = (0..id.len() / 8).map(|i| os::u64_at(&id, 8 * i)).fold(0, |sum, word| mix(sum ^ word)).max(1);
+    KNOWN.store(boot, Relaxed);
+    boot
+}
+
+/// To be called when a process begins, while it has /proc.
+pub(crate) fn prepare() {
+    boot();
+}
+
+fn checksum(boot: u64, cookie: u64, said: u32) -> u32 {
+    mix(mix(boot ^ cookie ^ 0x696e_7465_6e74) ^ u64::from(said)) as u32
 }
 
 pub(crate) fn encode(cookie: u64, kind: Kind) -> [u8; ENTRY] {
-    let said = kind.said();
+    encode_since(boot(), cookie, kind.said())
+}
+
+fn encode_since(boot: u64, cookie: u64, said: u32) -> [u8; ENTRY] {
     let mut b = [0; ENTRY];
     os::put(&mut b, 0, &cookie.to_ne_bytes());
     os::put(&mut b, 8, &said.to_ne_bytes());
-    os::put(&mut b, 12, &checksum(cookie, said).to_ne_bytes());
+    os::put(&mut b, 12, &checksum(boot, cookie, said).to_ne_bytes());
     b
 }
 
-/// The entry in `b`; `None` if it is empty, torn, garbage, or of another version.
+/// The entry in `b`; `None` if it is empty, torn, garbage, of another version, or from before the kernel began.
 pub(crate) fn decode(b: &[u8; ENTRY]) -> Option<(u64, Kind)> {
     let (cookie, said) = (os::u64_at(b, 0), os::u32_at(b, 8));
-    if cookie == 0 || os::u32_at(b, 12) != checksum(cookie, said) {
+    if cookie == 0 || os::u32_at(b, 12) != checksum(boot(), cookie, said) {
         return None;
     }
     Kind::of(said).map(|kind| (cookie, kind))
@@ -366,10 +396,23 @@ mod tests {
             assert_eq!(decode(&torn), None, "bit {bit}");
         }
         let newer = Kind::Listen.said() & 0xffff | 2 << 16;
-        let mut b = encode(9, Kind::Listen);
-        os::put(&mut b, 8, &newer.to_ne_bytes());
-        os::put(&mut b, 12, &checksum(9, newer).to_ne_bytes());
-        assert_eq!(decode(&b), None);
+        assert_eq!(decode(&encode_since(boot(), 9, newer)), None);
+    }
+
+    /// The file is on a disk, and the machine has been started anew: the same cookies are other sockets'.
+    #[test]
+    fn what_was_said_before_the_kernel_began_is_believed_of_no_socket() {
+        assert!(std::path::Path::new("/proc/sys/kernel/random/boot_id").exists(), "otherwise all times are the same");
+        for kind in ALL {
+            let file = file();
+            let fd = file.as_raw_fd();
+            let old = encode_since(boot() ^ 1 << 40, 7, kind.said());
+            let bucket = Bucket::read(fd, 7, kind.table()).unwrap();
+            (0..bucket.ways).for_each(|way| bucket.write(fd, way, &old).unwrap());
+            assert_eq!((has(fd, 7, kind), end(fd, 7), timeout(fd, 7)), (Ok(false), Ok(None), Ok(None)));
+            publish(fd, 7, kind).unwrap();
+            assert_eq!(has(fd, 7, kind), Ok(true));
+        }
     }
 
     #[test]
@@ -422,12 +465,12 @@ mod tests {
     fn a_timeout_is_the_last_that_was_said() {
         let file = file();
         let fd = file.as_raw_fd();
-        assert_eq!(Timeout::new(0), None);
-        for (said, kept) in [(1, 1), (30_000, 30_000), (0xff_ffff, 0xff_ffff), (u32::MAX, 0xff_ffff), (5, 5)] {
-            publish(fd, 9, Kind::Timed(Timeout::new(said).unwrap())).unwrap();
+        for (said, kept) in [(1, 1), (30_000, 30_000), (0xff_ffff, 0xff_ffff), (u32::MAX, 0xff_ffff), (5, 5), (0, 0)] {
+            publish(fd, 9, Kind::Timed(Timeout::new(said))).unwrap();
             assert_eq!(timeout(fd, 9).unwrap().map(Timeout::milliseconds), Some(kept));
         }
-        assert_eq!(timeout(fd, 10), Ok(None));
+        // None any more is something else than nothing said.
+        assert_eq!((timeout(fd, 9), timeout(fd, 10)), (Ok(Some(Timeout::NONE)), Ok(None)));
         // Whatever its value.
         withdraw(fd, 9, Kind::Timed(Timeout(1))).unwrap();
         assert_eq!(timeout(fd, 9), Ok(None));

@@ -144,6 +144,7 @@ impl Registry {
         self.directory.drop_kept();
         self.shared.store(shared, Ordering::Relaxed);
         self.read_namespace();
+        intent::prepare();
         let fd = os::openat(libc::AT_FDCWD, directory, libc::O_PATH | libc::O_DIRECTORY, 0).map_err(Error::from)?;
         self.stash(&self.directory, fd).map(drop)
     }
@@ -290,7 +291,8 @@ impl Registry {
         self.read_of(uid, |fd| intent::end(fd, cookie))
     }
 
-    /// How long what the socket with this cookie sends may stay unacknowledged, as user `uid` says, who owns the socket.
+    /// How long what the socket with this cookie sends may stay unacknowledged, as user `uid` says, who owns the socket. `None`: nothing is
+    /// said, or not any more, since others' entries have taken the place.
     ///
     /// # Errors
     /// [`Error`].

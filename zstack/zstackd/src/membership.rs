@@ -14,9 +14,9 @@ pub fn intends(user: u32, cookie: u64, kind: Kind) -> bool {
 }
 
 /// After how many milliseconds without an acknowledgement the connection of the socket with this cookie is to end, as its user's process has
-/// said; 0: it has not.
-pub fn timeout(user: u32, cookie: u64) -> u32 {
-    REGISTRY.timeout(user, cookie).ok().flatten().map_or(0, Timeout::milliseconds)
+/// said; 0: never. `None`: it has not, or that was lost.
+pub fn timeout(user: u32, cookie: u64) -> Option<u32> {
+    REGISTRY.timeout(user, cookie).ok().flatten().map(Timeout::milliseconds)
 }
 
 /// Says how the connection of the program's socket with this cookie has ended on the wire. Where that is not possible its program is told

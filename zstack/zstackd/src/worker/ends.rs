@@ -249,7 +249,8 @@ impl<P: Wire> Worker<P> {
             // While a probe to our end is on its way its timer says less. The clock of the kernel's timers is a coarse one.
             KeepAlive::After(idle) => Some(conn.keep_alive.filter(|known| idle <= known + COARSE).unwrap_or(idle)),
         };
-        let user_timeout = membership::timeout(program.user, program.cookie);
+        // What others' entries have taken the place of was not taken back.
+        let user_timeout = membership::timeout(program.user, program.cookie).unwrap_or(conn.timeout);
         if (conn.keep_alive, conn.timeout) != (probed, user_timeout) {
             (conn.keep_alive, conn.timeout) = (probed, user_timeout);
             let keepalive_idle = probed.unwrap_or(self.options.keepalive_idle);
