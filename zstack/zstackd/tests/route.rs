@@ -323,7 +323,7 @@ fn nothing_is_held_back_on_the_way_to_a_program() {
             (client, server.accept().expect("a connection").0)
         };
         let ((mut one, mut first), (mut other, mut second)) = (pair(), pair());
-        let arrived = |_| {
+        let mut arrived = || {
             for _ in 0..3 {
                 one.write_all(b"?").expect("written");
                 first.read_exact(&mut [0]).expect("read");
@@ -341,11 +341,12 @@ fn nothing_is_held_back_on_the_way_to_a_program() {
             first.read_exact(&mut [0]).expect("read");
             there
         };
-        (0..20).map(arrived).collect::<Vec<_>>()
+        // Of two packets the later one overtakes where their sender is moved to another processor in between: it is tried once more.
+        (0..20).map(|_| arrived().or_else(|_| arrived())).collect::<Vec<_>>()
     });
 }
 
-/// Also if bytes come of some of them at once, and zstackd has other things to do.
+/// Also if bytes come of some of them at once, others reset their connections at once, and zstackd has other things to do.
 #[test]
 fn a_server_accepts_clients_in_the_order_in_which_they_connect() {
     need_root!();
@@ -364,18 +365,23 @@ fn a_server_accepts_clients_in_the_order_in_which_they_connect() {
                 move || while beside.write_all(&[0; 1000]).is_ok() {}
             });
             let in_order = |round: usize| {
-                let connects = |i: usize| {
+                let mut clients: Vec<TcpStream> = Vec::new();
+                let mut names = Vec::new();
+                for i in 0..20 {
                     let mut client = connect(&world.there, at(HERE[0], 80)).expect("a connection");
-                    if (i + round).is_multiple_of(3) {
-                        client.write_all(b"x").expect("written");
+                    names.push(client.local_addr().expect("a name"));
+                    match (i + round) % 3 {
+                        0 => client.write_all(b"x").expect("written"),
+                        // The one before, which has sent nothing.
+                        2 => clients.pop().iter().for_each(linger),
+                        _ => {}
                     }
-                    client
-                };
-                let clients: Vec<_> = (0..20).map(connects).collect();
-                let accepted: Vec<_> = clients.iter().map(|_| server.accept().expect("a connection").1).collect();
-                clients.iter().map(|client| client.local_addr().expect("a name")).eq(accepted)
+                    clients.push(client);
+                }
+                let accepted: Vec<_> = names.iter().map(|_| server.accept().expect("a connection").1).collect();
+                names == accepted
             };
-            let all: Vec<_> = (0..10).map(in_order).collect();
+            let all: Vec<_> = (0..20).map(in_order).collect();
             beside.shutdown(Shutdown::Both).expect("an end");
             sends.join().expect("no panic");
             all

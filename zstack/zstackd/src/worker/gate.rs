@@ -404,7 +404,12 @@ impl<P: Wire> Worker<P> {
         let conn = &mut self.conns[index];
         match conn.ack {
             Ack::Sent => {}
-            _ if conn.received > 0 => conn.ack = Ack::Sent,
+            _ if conn.received > 0 => {
+                conn.ack = Ack::Sent;
+                if self.acks.front().is_some_and(|(_, first)| *first == token) {
+                    self.acks.pop_front();
+                }
+            }
             Ack::Held if self.endpoint.sockets().established(conn.outer) => {
                 conn.ack = Ack::Due;
                 self.acks.push_back((self.clock.now(), token));
@@ -436,10 +441,12 @@ impl<P: Wire> Worker<P> {
     }
 
     fn send_acks_up_to(&mut self, end: Option<u64>) {
-        while let Some((_, token)) = self.acks.pop_front() {
+        while let Some(&(_, token)) = self.acks.front() {
+            // It keeps its place until its own is sent: it may break off without bytes.
             if Some(token) == end {
                 break;
             }
+            self.acks.pop_front();
             if let Some(index) = self.at(token) {
                 self.send_ack(index);
             }
