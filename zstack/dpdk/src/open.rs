@@ -404,7 +404,8 @@ fn finish(
             .map_err(|e| step(&spec, ("setting up the kernel's end", e.to_string())))?;
     }
     let own = sockets(driver, index.unwrap_or(0), new);
-    if driver == Driver::AfXdp && !eal.huge && own.iter().any(|fd| calls::is_zero_copy(*fd)) {
+    let huge = parts.queues.iter().all(|q| q.rx.region().map_or(eal.huge, |region| region.is_huge()));
+    if driver == Driver::AfXdp && !huge && own.iter().any(|fd| calls::is_zero_copy(*fd)) {
         let remedy = memory::remedy(Sizes::new(&spec, driver, mtu).cost(spec.queues) + memory::BASE);
         let cause = "the card reaches the buffers itself, of which some would lie on two pages".into();
         let remedy = format!("{remedy}, or write force_copy=1");

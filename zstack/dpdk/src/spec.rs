@@ -86,14 +86,21 @@ impl Spec {
 
     /// The interface on which the kernel hears all that the port hears, and answers it if it has the address.
     pub fn heard_by_the_kernel(&self) -> Option<&str> {
+        let wraps = |(key, _): &(String, String)| {
+            key.split_once('(').is_some_and(|(_, device)| Driver::of(device).leaves_to_the_kernel())
+        };
+        // A driver that wraps another one (net_failsafe) has that one's name and keys among its own: `dev(net_af_packet0,iface=eth0)`.
+        let own = self.driver().leaves_to_the_kernel().then_some(0);
+        let keys = &self.arguments[own.or_else(|| self.arguments.iter().position(wraps))?..];
         // What net_pcap reads from files nobody else hears.
-        let interface = self.argument("iface").or_else(|| self.argument("rx_iface"));
-        interface.filter(|_| self.driver().leaves_to_the_kernel())
+        let interface = keys.iter().find(|(key, _)| ["iface", "rx_iface", "rx_iface_in"].contains(&&**key));
+        interface.map(|(_, name)| name.trim_end_matches(')'))
     }
 
-    /// Whether the other end of a net_memif is to reach into DPDK's memory.
+    /// Whether the other end of a net_memif is to reach into DPDK's memory. Its driver looks for a "yes" in each of the values.
     pub(crate) fn shares(&self) -> bool {
-        self.driver() == Driver::Memif && self.argument("zero-copy") == Some("yes")
+        let says_so = |(key, value): &(String, String)| key == "zero-copy" && value.contains("yes");
+        self.driver() == Driver::Memif && self.arguments.iter().any(says_so)
     }
 
     pub(crate) fn driver(&self) -> Driver {
@@ -281,11 +288,32 @@ mod tests {
             ("dpdk:net_af_packet0,iface=x", Some("x")),
             ("dpdk:net_pcap0,iface=x", Some("x")),
             ("dpdk:net_pcap0,rx_iface=x,tx_iface=y", Some("x")),
+            ("dpdk:net_pcap0,tx_iface=y,rx_iface_in=x", Some("x")),
             ("dpdk:net_pcap0,rx_pcap=a,tx_pcap=b", None),
+            ("dpdk:net_pcap0,rx_pcap=a,tx_iface=y", None),
+            ("dpdk:net_failsafe0,mac=02:00:00:00:00:01,dev(net_af_packet0,iface=x)", Some("x")),
+            ("dpdk:net_failsafe0,dev(vdev:net_pcap0,rx_iface=x,tx_iface=y)", Some("x")),
+            ("dpdk:net_failsafe0,dev(net_tap0,iface=y),dev(net_af_packet0,iface=x)", Some("x")),
+            ("dpdk:net_failsafe0,dev(net_tap0,iface=x)", None),
+            ("dpdk:net_tap0,iface=net_pcap0", None),
             ("dpdk:net_af_xdp0,iface=x", None),
             ("dpdk:net_tap0,iface=x", None),
         ] {
             assert_eq!(text.parse::<Spec>().unwrap().heard_by_the_kernel(), interface, "{text}");
+        }
+    }
+
+    #[test]
+    fn whose_memory_the_other_end_reaches() {
+        for (text, shares) in [
+            ("dpdk:net_memif0,zero-copy=yes", true),
+            ("dpdk:net_memif0,zero-copy=no,zero-copy=yes", true),
+            ("dpdk:net_memif0,zero-copy=[yes]", true),
+            ("dpdk:net_memif0,zero-copy=no", false),
+            ("dpdk:net_memif0", false),
+            ("dpdk:net_null0,zero-copy=yes", false),
+        ] {
+            assert_eq!(text.parse::<Spec>().unwrap().shares(), shares, "{text}");
         }
     }
 

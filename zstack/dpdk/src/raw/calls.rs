@@ -1,7 +1,7 @@
 //! System calls.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -118,17 +118,12 @@ pub(crate) fn exists(socket: BorrowedFd<'_>, index: u32) -> bool {
 
 /// Takes what an eventfd(2), or the like of vfio's, has counted.
 pub(crate) fn drain(fd: BorrowedFd<'_>) {
-    take_count(fd.as_raw_fd());
-}
-
-/// The same of a number that may be no descriptor any more.
-fn take_count(fd: RawFd) {
-    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one entry of this frame. A number that is no descriptor is an answer.
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry of this frame.
     if unsafe { libc::poll(&raw mut entry, 1, 0) } == 1 && entry.revents == libc::POLLIN {
         let mut count = [0u8; 8];
         // SAFETY: the kernel writes at most 8 bytes to memory of this frame; there is something to be read, so it does not block.
-        unsafe { libc::read(fd, count.as_mut_ptr().cast(), 8) };
+        unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
     }
 }
 
@@ -136,10 +131,36 @@ fn take_count(fd: RawFd) {
 pub(crate) fn drain_watched(epoll: BorrowedFd<'_>) {
     let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", epoll.as_raw_fd())) else { return };
     for line in info.lines().filter_map(|l| l.strip_prefix("tfd:")) {
-        if let Some(fd) = line.split_whitespace().next().and_then(|n| n.parse::<RawFd>().ok()) {
-            take_count(fd);
+        let Some(number) = line.split_whitespace().next().and_then(|n| n.parse::<RawFd>().ok()) else { continue };
+        // The driver may have closed it, which the other end still has open: then it is watched on, and its number may be anything of the
+        // process's by now, such as a connection. What is looked at is what is read: the number may change its meaning in between.
+        let Ok(own) = duplicate(number) else { continue };
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", own.as_raw_fd()));
+        let counts = name.is_ok_and(|name| name.as_os_str() == "anon_inode:[eventfd]");
+        if counts && is_watched(epoll, number, own.as_fd()) != Some(false) {
+            drain(own.as_fd());
         }
     }
+}
+
+/// Whether it is this that an epoll(7) descriptor watches under the number; `None`: kcmp(2) is refused, as in some containers.
+fn is_watched(epoll: BorrowedFd<'_>, number: RawFd, fd: BorrowedFd<'_>) -> Option<bool> {
+    const KCMP_EPOLL_TFD: i32 = 7;
+    let (process, number_of_fd) = (libc::c_long::from(std::process::id()), libc::c_long::from(fd.as_raw_fd()));
+    // Of several that have had the number, each may be watched.
+    for nth in 0.. {
+        let slot = [epoll.as_raw_fd() as u32, number as u32, nth];
+        // SAFETY: the kernel reads a kcmp_epoll_slot, which is three u32, of this frame.
+        let result =
+            unsafe { libc::syscall(libc::SYS_kcmp, process, process, KCMP_EPOLL_TFD, number_of_fd, slot.as_ptr()) };
+        match result {
+            0 => return Some(true),
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT) => return Some(false),
+            -1 => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// A descriptor that [`ring`] makes readable.
@@ -188,5 +209,68 @@ pub(crate) fn quiet_libraries() {
             // SAFETY: null: it prints nothing.
             unsafe { set(std::ptr::null()) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn epoll() -> OwnedFd {
+        // SAFETY: epoll_create1(2) touches no memory of ours.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).unwrap();
+        // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
+
+    fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>) {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: the kernel reads an event of this frame.
+        let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) };
+        check(result).unwrap();
+    }
+
+    /// Puts something else under the number.
+    fn replace(number: RawFd, by: BorrowedFd<'_>) {
+        // SAFETY: dup2(2) touches no memory of ours; the number is that of a descriptor of the test's.
+        check(unsafe { libc::dup2(by.as_raw_fd(), number) }).unwrap();
+    }
+
+    fn is_readable(fd: BorrowedFd<'_>) -> bool {
+        let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry of this frame.
+        unsafe { libc::poll(&raw mut entry, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn what_is_watched_is_drained_and_nothing_that_has_its_number_since() {
+        let (epoll, bell) = (epoll(), bell().unwrap());
+        watch(&epoll, bell.as_fd());
+        ring(bell.as_fd());
+        drain_watched(epoll.as_fd());
+        assert!(!is_readable(bell.as_fd()));
+
+        // Still watched, since the other end has it.
+        let others = bell.try_clone().unwrap();
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        replace(bell.as_raw_fd(), here.as_fd());
+        there.write_all(b"12345678").unwrap();
+        drain_watched(epoll.as_fd());
+        here.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 8];
+        here.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"12345678");
+
+        let another = super::bell().unwrap();
+        match is_watched(epoll.as_fd(), bell.as_raw_fd(), others.as_fd()) {
+            None => return eprintln!("skipped: it needs kcmp(2)"),
+            watched => assert_eq!(watched, Some(true)),
+        }
+        replace(bell.as_raw_fd(), another.as_fd());
+        ring(another.as_fd());
+        drain_watched(epoll.as_fd());
+        assert!(is_readable(another.as_fd()));
     }
 }

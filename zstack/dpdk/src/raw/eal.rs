@@ -153,6 +153,7 @@ pub(crate) fn error() -> i32 {
 
 /// Returns when DPDK's thread for interrupts has done all that it had to do when this was called, and what that has led to: a device that is closed
 /// while the thread is at it is used after its end (net_virtio_user, whose other end has just gone: its callback cannot be taken back then).
+/// It makes that unlikely, and no more: an other end that goes between this and the close still meets it, which the driver alone could prevent.
 pub(crate) fn settle() {
     extern "C" fn done(opaque: *mut c_void) {
         // SAFETY: `opaque` is a sender of ours, given up for this call, which comes once.
