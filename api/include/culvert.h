@@ -26,8 +26,10 @@
  * Ownership. A room's memory is the program's from culvert_reserve until it has committed all that it commits, or has given the
  * room back (culvert_commit with n = 0). A view's memory may be read until culvert_release. Each must be ended by exactly one of
  * these, also after an error. The structures are the program's own; it may copy and move them, but the fields whose
- * names end in `_` are the library's. The descriptor's last close in this process ends both, and from then on the memory must not be touched; the
- * structure must still be given to culvert_commit or culvert_release (which say EBADF), since it may hold memory of its own. A
+ * names end in `_` are the library's. At the descriptor's last close in this process its rooms and views are over, and their memory
+ * must not be touched any more. Each structure must still be given to culvert_commit or culvert_release with n = 0, whatever that
+ * returns, since it may hold memory of its own. The descriptor to name is then -1: the number may be another file's by now, and not
+ * every file can be told from the one that was closed. A
  * process that gives up its user for good (setuid) must hold neither, since it leaves rings that it shares.
  *
  * The peer can write the memory of a view at any time, if it wants to: what is checked must be copied first, or read once. It
@@ -43,14 +45,14 @@
  *
  * Threads. Any thread may make any call, and hold any number of rooms and views; a structure is one thread's at a time. What is
  * committed comes into the stream at its commit, whatever was sent since the reservation. One room of a connection at a time is on
- * its ring; others are of memory of their own. A POSIX call that sends while another thread has a room on the ring waits for its
- * commit for 10 ms at most; after that, and at once in the thread that reserved it, the sending direction goes to the kernel for good, and
+ * its ring; others are of memory of their own. A POSIX call that sends while other threads have a room on the ring waits for their
+ * commits, for 10 ms in all at most; after that, and at once in the thread that reserved it, the sending direction goes to the kernel for good, and
  * the room's bytes follow by a copy (`culvert stat`: reserved). A view on the ring sees what others receive meanwhile, too, and a
  * release reads none of those bytes twice. A view by a copy is like MSG_PEEK: its release reads the next n bytes, so whoever else
  * receives meanwhile must be agreed with. While a view is held its peer has so much less room to send.
  *
- * Fork, exec. A child has none of its parent's rooms and views (EINVAL; copies of memory of their own stay usable). The parent
- * goes on with them. An exec ends them: what was not committed was not sent, and what was not released is read by the next
+ * Fork, exec. In a forked child, rooms that were reserved on a ring, and views on a ring, are invalid (EINVAL). Those that were copies
+ * from the beginning are ordinary heap memory, and the child's copy works. The parent goes on with all of them. An exec ends them: what was not committed was not sent, and what was not released is read by the next
  * image. Passing the descriptor to another process, posix_spawn and whatever else takes a connection back to the kernel does no
  * harm to either; a release may then wait until the peer has sent anew what it saw.
  */
@@ -103,7 +105,7 @@ struct culvert_view {
  * Reserves room for up to n bytes behind what was sent. Returns how many, at least one, or -1.
  *
  * flags: MSG_DONTWAIT, MSG_NOSIGNAL. A message that is larger than what there is room for goes in parts, as with send(). Errors:
- * those of send(), for a connection that cannot send any more; EAGAIN, EINTR; EINVAL (n = 0, other flags); ENOMEM; EBADF,
+ * those of send(), for a connection that cannot send any more; EAGAIN, EINTR; EINVAL (n = 0, other flags, also MSG_MORE); ENOMEM; EBADF,
  * ENOTSOCK; EOPNOTSUPP (no stream socket). After an error there is no room.
  */
 ssize_t culvert_reserve(int fd, size_t n, int flags, struct culvert_room *room) CULVERT_NAME("reserve");
@@ -115,8 +117,9 @@ ssize_t culvert_reserve(int fd, size_t n, int flags, struct culvert_room *room) 
  * `CULVERT_ROOM_COPIES`: the rest is the room's now, to be committed later. An error: the room is as it was, to be tried again or
  * given back. n = 0 gives it back, and does nothing else.
  *
- * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EINVAL (no room, or of fewer bytes; a forked child's
- * parent's; other flags); EBADF (the socket was closed).
+ * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EBADF: the socket that it was reserved on was closed,
+ * or fd is another. EINVAL: `room` holds no room; n is more than `room->len`; the room was reserved on a ring by the parent of this
+ * forked process; other flags.
  */
 ssize_t culvert_commit(int fd, struct culvert_room *room, size_t n, int flags) CULVERT_NAME("commit");
 
@@ -138,8 +141,9 @@ ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) C
 /*
  * Ends a view, and reads its first n bytes: the next recv() or look begins behind them. Returns 0, or -1.
  *
- * Waits for nothing, unless the connection has left its ring since the look. Errors: EINVAL (no view, or of fewer bytes; a forked
- * child's parent's), with the view as it was; EBADF (the socket was closed).
+ * Waits for nothing, unless the connection has left its ring since the look. Errors: EINVAL, with the view as it was: `view`
+ * holds no view; n is more than `view->len`; the view is on a ring, and the parent's of this forked process. EBADF, and the view is
+ * over: the socket that was looked at was closed, or fd is another.
  */
 int culvert_release(int fd, struct culvert_view *view, size_t n) CULVERT_NAME("release");
 

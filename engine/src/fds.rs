@@ -126,8 +126,17 @@ pub fn proc_path(dir: &[u8], fd: i32) -> [u8; 40] {
     path
 }
 
+/// Descriptors that were known are not any more.
+static FORGOTTEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether `fd`, which was an endpoint, would be one still unless it was closed.
+pub fn knows(fd: i32) -> bool {
+    fd < MAX as i32 && !FORGOTTEN.load(Relaxed)
+}
+
 /// From now on everything but our own descriptors is the kernel's alone.
 pub fn forget_all() {
+    FORGOTTEN.store(true, Relaxed);
     for fd in 0..high() {
         if !matches!(get(fd), Kind::Ours | Kind::Other) {
             set(fd, Kind::Other);

@@ -35,7 +35,8 @@ pub struct Spans {
     record: u32,
     /// ... in that life ...
     life: u32,
-    reserved: u32,
+    /// 1: those say which it is. 0: the library keeps no record of it.
+    is_known: u32,
     /// ... and the process.
     member: u64,
     /// Which reservation or look it is.
@@ -118,7 +119,7 @@ impl Spans {
             kind: NONE,
             record: 0,
             life: 0,
-            reserved: 0,
+            is_known: 0,
             member: 0,
             number: 0,
             at: 0,
@@ -127,17 +128,13 @@ impl Spans {
     }
 
     fn on_ring(kind: u32, whose: Whose, span: [iovec; 2], len: usize, number: u64, at: RingPos) -> Spans {
-        Spans {
-            span,
-            len,
-            kind,
-            record: whose.ep.index(),
-            life: whose.life,
-            member: members::myself(),
-            number,
-            at: at.number(),
-            ..Spans::none()
-        }
+        Spans { span, len, kind, number, at: at.number(), ..Spans::none() }.of(Some(whose))
+    }
+
+    /// Notes the connection.
+    fn of(self, whose: Option<Whose>) -> Spans {
+        let (record, life) = whose.map_or((0, 0), |whose| (whose.ep.index(), whose.life));
+        Spans { record, life, is_known: whose.is_some().into(), member: members::myself(), ..self }
     }
 
     fn own(kind: u32, at: *mut u8, len: usize) -> Spans {
@@ -154,6 +151,13 @@ impl Spans {
     /// The connection. `None`: another process's, which has forked this one.
     fn whose(&self) -> Option<Whose> {
         (self.member == members::myself()).then(|| Whose::new(self.record, self.life))
+    }
+
+    /// Whether `fd` is not the connection, since that was closed: it is none, or another's. What has memory of its own may be used where
+    /// nothing is known of `fd`.
+    fn is_of_another(&self, fd: c_int) -> bool {
+        let whose = || Whose::new(self.record, self.life);
+        self.is_known == 1 && if self.own.is_null() { !ring::is_now(fd, whose()) } else { ring::is_closed(fd, whose()) }
     }
 
     /// The first `n` bytes are gone.
@@ -197,9 +201,10 @@ fn fails(e: c_int) -> isize {
 /// A cancellation point.
 pub unsafe fn reserve<C: Copying>(fd: c_int, want: usize, flags: c_int, room: &mut Spans) -> isize {
     *room = Spans::none();
-    if want == 0 || flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE) != 0 {
+    if want == 0 || flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) != 0 {
         return fails(libc::EINVAL);
     }
+    let whose = ring::whose(fd);
     if let Some(ep) = fds::carried(fd) {
         // SAFETY: the caller's obligation.
         match unsafe { ring::reserve(ep, fd, want, flags) } {
@@ -218,7 +223,7 @@ pub unsafe fn reserve<C: Copying>(fd: c_int, want: usize, flags: c_int, room: &m
     if at.is_null() {
         return fails(libc::ENOMEM);
     }
-    *room = Spans::own(OWN_ROOM, at, n);
+    *room = Spans::own(OWN_ROOM, at, n).of(whose);
     n as isize
 }
 
@@ -253,9 +258,15 @@ pub unsafe fn commit<C: Copying>(fd: c_int, room: &mut Spans, n: usize, flags: c
         ring::give_back(whose, room.number);
         room.kind = OWN_ROOM;
     }
+    if room.own.is_null() && room.whose().is_none() {
+        return fails(libc::EINVAL);
+    }
     if n == 0 {
         room.end::<C>();
         return 0;
+    }
+    if room.is_of_another(fd) {
+        return fails(libc::EBADF);
     }
     let (pieces, count) = room.first(n);
     // SAFETY: the caller's obligation.
@@ -286,6 +297,7 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
     }
     let min = min.max(1);
     let whole = if min > 1 { libc::MSG_WAITALL } else { 0 };
+    let whose = ring::whose(fd);
     // So many are there, as this call has found when it waited.
     let mut found = None;
     loop {
@@ -321,6 +333,7 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
             found = None;
             continue;
         }
+        *view = view.of(whose);
         return r;
     }
 }
@@ -369,6 +382,10 @@ fn scratch() -> *mut u8 {
 /// # Safety
 /// A cancellation point.
 pub unsafe fn release<C: Copying>(fd: c_int, view: &mut Spans, n: usize) -> isize {
+    if view.kind == OWN_VIEW && n <= view.len && view.is_of_another(fd) {
+        view.end::<C>();
+        return fails(libc::EBADF);
+    }
     if !matches!(view.kind, VIEW | OWN_VIEW) || n > view.len {
         return fails(libc::EINVAL);
     }

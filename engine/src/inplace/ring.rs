@@ -130,6 +130,24 @@ fn is(ep: Ep, whose: Whose) -> bool {
     ep == whose.ep && ep.life() == whose.life
 }
 
+/// The connection of `fd`, if this library has a record of it.
+pub fn whose(fd: c_int) -> Option<Whose> {
+    fds::endpoint(fd).map(|ep| Whose { ep, life: ep.life() })
+}
+
+/// Whether `fd` is `whose` connection, as far as is known.
+pub fn is_now(fd: c_int, whose: Whose) -> bool {
+    fds::endpoint(fd).is_some_and(|ep| is(ep, whose))
+}
+
+/// Whether `fd`, which was `whose` connection, is known to be closed, or another file by now.
+pub fn is_closed(fd: c_int, whose: Whose) -> bool {
+    match fds::endpoint(fd) {
+        Some(ep) => !is(ep, whose),
+        None => fds::knows(fd),
+    }
+}
+
 fn other<T>(found: Option<Ep>, whose: Whose) -> Came<T> {
     if found.is_some_and(|ep| is(ep, whose)) {
         return Came::Elsewhere;

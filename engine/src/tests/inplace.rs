@@ -3,18 +3,14 @@
 
 use super::*;
 use crate::inplace::Spans;
-use crate::kernel::Kernel as _;
+use crate::leave;
 use crate::sim::world::Side;
-use crate::{leave, lock};
 use libc::{EAGAIN, EBADF, ECONNRESET, EINVAL, EPIPE, MSG_DONTWAIT, POLLRDHUP};
 use proptest::prelude::*;
 use shmring::family::{Reason, State};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 
-type Rooms = Arc<Mutex<VecDeque<Spans>>>;
-
-fn filled(side: Side, from: usize, n: usize) -> Spans {
+pub(super) fn filled(side: Side, from: usize, n: usize) -> Spans {
     let mut room = side.reserve(n).unwrap();
     assert_eq!(room.len, n);
     room.fill(&bytes(from, n));
@@ -118,75 +114,6 @@ fn a_posix_send_before_the_commit_goes_first_and_both_go_by_the_kernel() {
     assert_eq!(pair.b.send(b"back"), Ok(4));
     assert_eq!(pair.a.recv(9), Ok(b"back".to_vec()));
     assert_eq!(pair.b.ep.tx_phase.get(), TxPhase::Ring);
-    pair.close();
-}
-
-/// Who sends waits for the commits of others for 10 ms in all, and for that long nobody takes the direction from the ring.
-#[test]
-fn a_send_waits_for_whoever_has_reserved_when_its_turn_comes() {
-    let world = World::new();
-    let pair = warmed(&world);
-    let other = lock::myself() ^ 1;
-    let rooms = Arc::new(Mutex::new(VecDeque::new()));
-    let keep = move |rooms: &Rooms, from| {
-        lock::run_as(other, || rooms.lock().unwrap().push_back(filled(pair.b, from, 1_000)));
-    };
-    let commit = move |rooms: &Rooms| {
-        let mut room = rooms.lock().unwrap().pop_front().unwrap();
-        assert!(room.is_on_ring());
-        lock::run_as(other, || assert_eq!(pair.b.commit(&mut room, 1_000), Ok(1_000)));
-    };
-    let on_ring = || assert_eq!(pair.b.ep.tx_phase.get(), TxPhase::Ring);
-
-    // One commits, and another reserves before this one's turn.
-    keep(&rooms, 0);
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || {
-        commit(&theirs);
-        keep(&theirs, 1_000);
-    });
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || commit(&theirs));
-    assert_eq!(pair.b.send(b"behind"), Ok(6));
-    on_ring();
-    assert_eq!(pair.a.recv(9_999), Ok([bytes(0, 2_000), b"behind".to_vec()].concat()));
-
-    // In the middle of a long send, which waits for room.
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let (got, theirs) = (seen.clone(), rooms.clone());
-    Simulated::meanwhile(move || {
-        got.lock().unwrap().extend(pair.a.recv(RING).unwrap());
-        keep(&theirs, 5);
-    });
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || commit(&theirs));
-    let long = RING + RING / 3;
-    assert_eq!(pair.b.send_with(&bytes(0, long), 0), Ok(long));
-    on_ring();
-    assert!(rooms.lock().unwrap().is_empty());
-    let mut got = core::mem::take(&mut *seen.lock().unwrap());
-    let first = got.len();
-    while let Ok(more) = pair.a.recv(RING) {
-        got.extend(more);
-    }
-    assert!(got == [bytes(0, first), bytes(5, 1_000), bytes(first, long - first)].concat(), "{first} {}", got.len());
-
-    // One who keeps reserving does not keep it waiting.
-    keep(&rooms, 0);
-    for _ in 0..1_000 {
-        let theirs = rooms.clone();
-        Simulated::meanwhile(move || {
-            Simulated::pass(100_000);
-            commit(&theirs);
-            assert_eq!(pair.a.recv(RING), Ok(bytes(0, 1_000)));
-            keep(&theirs, 0);
-        });
-    }
-    let begun = Simulated::now();
-    assert_eq!(pair.b.send(b"late"), Ok(4));
-    assert!((10_000_000..11_000_000).contains(&(Simulated::now() - begun)));
-    Simulated::forget_meanwhile();
-    assert_eq!(pair.b.ep.reason.load(core::sync::atomic::Ordering::Relaxed), Reason::Reserved as u32);
     pair.close();
 }
 
@@ -316,6 +243,8 @@ fn ends_and_errors_are_those_of_send_and_recv() {
     let pair = warmed(&world);
     assert!(matches!(pair.a.look(1), Err(EAGAIN)));
     assert!(matches!(pair.a.reserve(0), Err(EINVAL)));
+    // More of what, a commit says.
+    assert!(matches!(pair.a.reserve_with(1, MSG_DONTWAIT | libc::MSG_MORE), Err(EINVAL)));
     assert!(matches!(pair.a.look_with(crate::inplace::MOST + 1, MSG_DONTWAIT), Err(libc::EMSGSIZE)));
     let mut room = filled(pair.a, 0, 10);
     assert_eq!(pair.a.commit(&mut room, 11), Err(EINVAL));

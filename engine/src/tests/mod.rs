@@ -11,6 +11,7 @@ mod many;
 mod paths;
 mod readiness;
 mod reference;
+mod rooms;
 mod shared;
 mod shortage;
 mod signals;

@@ -37,6 +37,7 @@ int main(void) {
     EXPECT(culvert_reserve(datagrams[0], 1, 0, &room), EOPNOTSUPP);
     EXPECT(culvert_reserve(pair[0], 0, 0, &room), EINVAL);
     EXPECT(culvert_reserve(pair[0], 1, MSG_OOB, &room), EINVAL);
+    EXPECT(culvert_reserve(pair[0], 1, MSG_MORE, &room), EINVAL);
     EXPECT(culvert_reserve(pair[0], 1, 0, NULL), EFAULT);
     EXPECT(culvert_commit(pair[0], &room, 0, 0), EINVAL);
     EXPECT(culvert_look(-1, 1, 0, &view), EBADF);
