@@ -122,7 +122,12 @@ static void serve(int fd) {
             if (culvert_release(fd, &view, here) != 0) die("release");
             left -= here;
             if (left == 0) break;
-            if (culvert_look(fd, 1, 0, &view) <= 0) die("look");
+            r = culvert_look(fd, 1, 0, &view);
+            if (r < 0) die("look");
+            if (r == 0) {
+                fprintf(stderr, "half a message\n");
+                exit(1);
+            }
         }
     }
 }

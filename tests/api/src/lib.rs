@@ -5,7 +5,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -126,6 +126,11 @@ impl Server {
         let mut line = String::new();
         self.out.read_line(&mut line).expect("a line");
         line
+    }
+
+    /// Waits for its end, whatever it is.
+    pub fn ends(mut self) -> ExitStatus {
+        self.child.wait().expect("its end")
     }
 
     /// Waits for its end, and what it has printed.

@@ -5,6 +5,8 @@ use culvert_api_tests::{Lab, Server, With, library, root, succeeds};
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -113,6 +115,23 @@ fn the_echo_example_copies_nothing_once_it_is_on_the_ring() {
             // All but the first few messages.
             assert!(n[0] * 10 > n[1] * 7 && n[2] * 10 > n[3] * 7, "{name} {count} {size}: {line}");
         }
+    }
+}
+
+#[test]
+fn the_echo_example_says_so_if_a_client_ends_within_a_message() {
+    let lab = Lab::new("half");
+    let program = lab.compile(&example("rpc_echo.c"), "rpc_echo", &[]);
+    for (sent, says) in [(&[0, 0][..], "half a header\n"), (&[0, 0, 0, 100, 1, 2, 3], "half a message\n")] {
+        let said = lab.dir().join("said");
+        let mut command = lab.command(&program, With::Preload);
+        command.arg("server").stderr(std::fs::File::create(&said).expect("a file"));
+        let server = Server::start(command);
+        let mut client = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
+        client.write_all(sent).expect("bytes sent");
+        client.shutdown(Shutdown::Write).expect("an end");
+        assert_eq!(server.ends().code(), Some(1));
+        assert_eq!(std::fs::read_to_string(&said).expect("what it said"), says);
     }
 }
 
