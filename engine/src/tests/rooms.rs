@@ -1,10 +1,14 @@
 //! Rooms and views, and whoever else uses the connection: other threads that send, and others who get its number.
 
+// `sendfile` takes the program's pointer.
+#![allow(unsafe_code)]
+
 use super::inplace::filled;
 use super::*;
 use crate::inplace::Spans;
 use crate::kernel::Kernel as _;
-use crate::{leave, lock};
+use crate::sim::process::Process;
+use crate::{io, leave, lock};
 use libc::{EAGAIN, EBADF, EINVAL};
 use shmring::family::Reason;
 use std::collections::VecDeque;
@@ -62,6 +66,25 @@ fn a_send_waits_for_whoever_has_reserved_when_its_turn_comes() {
     }
     assert!(got == [bytes(0, first), bytes(5, 1_000), bytes(first, long - first)].concat(), "{first} {}", got.len());
 
+    // A file is sent in the same way.
+    let file = Simulated::memory_file(c"file", 3_000).unwrap();
+    Simulated::write_at(file, &bytes(7, 3_000), 0);
+    keep(&rooms, 0);
+    let theirs = rooms.clone();
+    Simulated::meanwhile(move || {
+        commit(&theirs);
+        keep(&theirs, 1_000);
+    });
+    let theirs = rooms.clone();
+    Simulated::meanwhile(move || commit(&theirs));
+    let (ep, fd) = (pair.b.ep, pair.b.fd);
+    // SAFETY: without an offset.
+    let sent = unsafe { io::sendfile(ep, fd, file, core::ptr::null_mut(), 3_000, || unreachable!("on the ring")) };
+    assert_eq!(sent, 3_000);
+    on_ring();
+    assert_eq!(pair.a.recv(9_999), Ok([bytes(0, 2_000), bytes(7, 3_000)].concat()));
+    Simulated::close(file);
+
     // One who keeps reserving does not keep it waiting.
     keep(&rooms, 0);
     for _ in 0..1_000 {
@@ -117,4 +140,39 @@ fn copies_of_a_connection_that_was_closed_are_nobodys() {
         assert_eq!((other.a.recv(9), other.b.recv(9)), (Err(EAGAIN), Ok(b"not read".to_vec())));
         other.close();
     }
+}
+
+/// What has come of room on a ring still lies there: it is not a forked child's.
+#[test]
+fn a_copy_is_a_childs_too_and_room_that_was_on_the_ring_is_not() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut room = filled(pair.b, 0, 1_000);
+    let mut copy = filled(pair.b, 1_000, 1_000);
+    assert!(room.is_on_ring() && !copy.is_on_ring());
+    leave::retire(pair.b.fd, Reason::Option);
+    let mut filling = Vec::new();
+    while let Ok(n) = pair.b.send(&[1; 1_000]) {
+        filling.resize(filling.len() + n, 1);
+    }
+    assert_eq!(pair.b.commit(&mut room, 1_000), Err(EAGAIN));
+    assert!(!room.is_on_ring());
+    let child = Process::fork();
+    child.run(|| pair.a.close());
+    child
+        .run(|| assert_eq!((pair.b.commit(&mut room, 1_000), pair.b.commit(&mut room, 0)), (Err(EINVAL), Err(EINVAL))));
+    let mut got = Vec::new();
+    while let Ok(more) = pair.a.recv(RING) {
+        got.extend(more);
+    }
+    // The memory is one test's: the copy is sent once.
+    child.run(|| assert_eq!(pair.b.commit(&mut copy, 1_000), Ok(1_000)));
+    assert_eq!(pair.b.commit(&mut room, 1_000), Ok(1_000));
+    while let Ok(more) = pair.a.recv(RING) {
+        got.extend(more);
+    }
+    assert!(got == [filling, bytes(1_000, 1_000), bytes(0, 1_000)].concat());
+    child.run(|| pair.b.close());
+    child.kill();
+    pair.close();
 }
