@@ -152,10 +152,23 @@ fn ends_here(ep: Ep) -> bool {
     })
 }
 
+/// Operations after which a connection of whose peer nobody has said that it stands in looks for that more rarely: a look is some ten calls.
+const RARELY: u32 = 4096;
+
+/// Whether it is to be asked whether the peer of a connection stands in, as it was before in vain, and will be again when twice as many
+/// operations are over.
+fn may_wait(ep: Ep) -> bool {
+    let n = ep.ops.load(Relaxed);
+    n > RARELY
+        && !n.is_power_of_two()
+        && ep.local().stage.load(Relaxed) == 0
+        && ep.reason.load(Relaxed) == Reason::Pending as u32
+}
+
 #[cold]
 fn step(ep: Ep, fd: i32) -> bool {
     // A child of vfork runs on its parent's memory: it changes nothing there.
-    if family::disabled() || crate::tls::tls().vfork.get() != 0 {
+    if family::disabled() || crate::tls::tls().vfork.get() != 0 || may_wait(ep) {
         return false;
     }
     let Some(held) = RENDEZVOUS.try_lock() else { return false };

@@ -128,18 +128,28 @@ pub fn timed(fd: i32) {
         return;
     }
     if is(fd, libc::SO_ACCEPTCONN, 1) {
-        // What it accepts has the option, too, and nobody says so: it is the kernel's from now on.
-        if timeout(fd).is_some() {
-            forget(fd);
+        // What it accepts has the option, too, and nobody says so: it is the kernel's from now on, whoever else has the listener.
+        if timeout(fd).is_some()
+            && let Some(cookie) = lifeline::cookie(fd)
+        {
+            not_listening(cookie);
+            withdraw(cookie, Kind::Listen);
         }
         return;
     }
     let Some(address) = K::local_address(fd) else { return };
-    if (tuple::may_be_reached(&address) || may_be_translated())
+    let (timeout, is_bound) = (timeout(fd), tuple::has_port(&address));
+    // One that is yet to be connected says so then ([`connecting`]), if there is anybody to hear it. What it said in an earlier connection
+    // is taken back at once.
+    if (is_bound || timeout.is_none())
+        && (tuple::may_be_reached(&address) || may_be_translated())
         && server().is_ok()
         && let Some(cookie) = lifeline::cookie(fd)
     {
-        publish(cookie, Kind::Timed(timeout(fd).unwrap_or(Timeout::NONE)));
+        match timeout {
+            None if !is_bound => withdraw(cookie, Kind::Timed(Timeout::NONE)),
+            _ => publish(cookie, Kind::Timed(timeout.unwrap_or(Timeout::NONE))),
+        }
     }
 }
 
@@ -267,10 +277,15 @@ fn forget(fd: i32) {
         return;
     }
     let Some(cookie) = lifeline::cookie(fd) else { return };
-    let taken = |word: u64| listeners().iter().any(|l| l.compare_exchange(word, 0, Relaxed, Relaxed).is_ok());
-    if !taken(cookie | SHARED) && taken(cookie) && PUBLISHER.load(Relaxed) == uid::own() {
+    if not_listening(cookie) && PUBLISHER.load(Relaxed) == uid::own() {
         withdraw(cookie, Kind::Listen);
     }
+}
+
+/// This process does not say of the listener any more that it is one. Whether it did, and nobody else may have the listener.
+fn not_listening(cookie: u64) -> bool {
+    let taken = |word: u64| listeners().iter().any(|l| l.compare_exchange(word, 0, Relaxed, Relaxed).is_ok());
+    !taken(cookie | SHARED) && taken(cookie)
 }
 
 /// The child of a fork has its parent's listeners. The registry is there for as long as somebody uses it: the parent may end

@@ -59,6 +59,11 @@ pub fn may_be_reached(sockaddr: &[u8]) -> bool {
     parse(sockaddr).is_ok_and(|h| !is_loopback(&h.address))
 }
 
+/// Whether `sockaddr` has a port, as that of a socket has which is bound, or was.
+pub fn has_port(sockaddr: &[u8]) -> bool {
+    parse(sockaddr).is_ok_and(|h| h.port != 0)
+}
+
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Half {

@@ -2,11 +2,17 @@
 
     connect HOST     to a port of that host, without waiting; says the socket's cookie
     listen HOST      says its cookie
+    new              a socket that is not connected; says its cookie
+    connected HOST   connects the last socket, without waiting
+    disconnected     disconnects it
+    timed MS         sets TCP_USER_TIMEOUT of the last socket
+    shared           a child has the last socket, too, for a moment
     accept           a connection from this host, by the last socket that listens
     close            the last socket
     fork             a child goes on, and this process ends
     exec             this process begins anew, with the last socket
 """
+import ctypes
 import os
 import socket
 import struct
@@ -42,6 +48,21 @@ for line in iter(sys.stdin.readline, ""):
         s.bind((rest[0], 0))
         s.listen()
         said = cookie(s)
+    elif word == "new":
+        said = cookie(new("0.0.0.0"))
+    elif word == "connected":
+        held[-1].setblocking(False)
+        held[-1].connect_ex((rest[0], 9))
+    elif word == "disconnected":
+        unspecified = struct.pack("16s", b"")
+        assert ctypes.CDLL(None).connect(held[-1].fileno(), unspecified, len(unspecified)) == 0
+    elif word == "timed":
+        held[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(rest[0]))
+    elif word == "shared":
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
     elif word == "accept":
         socket.create_connection(("127.0.0.1", held[-1].getsockname()[1]))
         held[-1].accept()

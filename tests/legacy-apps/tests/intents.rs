@@ -2,7 +2,7 @@
 
 use legacy_apps::lab::line;
 use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, shm_expected, wait_for};
-use rendezvous::registry::{Kind, Notice, Registry, Serving, serve};
+use rendezvous::registry::{Kind, Notice, Registry, Serving, Timeout, serve};
 use std::ffi::CString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -143,6 +143,39 @@ fn listeners_are_said_until_they_are_closed_whether_somebody_serves_or_not() {
     assert!(case.has(all[0], Kind::Listen) && !case.has(all[1], Kind::Listen));
     p.ask("close");
     assert!(!case.has(all[0], Kind::Listen));
+    case.end(p);
+}
+
+/// A timeout is said of connections, when there is one; and what a listener accepts that has one is the kernel's.
+#[test]
+fn a_timeout_is_said_of_what_is_connected_and_of_no_listener() {
+    if !shm_expected() {
+        return;
+    }
+    let case = Case::new();
+    let serving = case.serve();
+    let timed = |milliseconds| Kind::Timed(Timeout::new(milliseconds));
+    let mut p = case.program("auto");
+    let socket = p.socket("new");
+    p.ask("timed 2000");
+    assert!(!case.has(socket, timed(2000)), "nobody knows whether it will go out");
+    p.ask(&format!("connected {ELSEWHERE}"));
+    assert!(case.has(socket, timed(2000)));
+    // As before it is connected again.
+    p.ask("disconnected");
+    p.ask("timed 0");
+    assert!(!case.has(socket, timed(2000)));
+    for shared in [false, true] {
+        let listener = p.socket("listen 0.0.0.0");
+        if shared {
+            p.ask("shared");
+        }
+        assert!(case.has(listener, Kind::Listen));
+        p.ask("timed 2000");
+        assert!(!case.has(listener, Kind::Listen), "shared: {shared}");
+        assert!(!case.has(listener, timed(2000)));
+    }
+    drop(serving);
     case.end(p);
 }
 
