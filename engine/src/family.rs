@@ -243,11 +243,36 @@ fn child() -> Option<usize> {
     CHILD.load(Relaxed).map(|p| p as usize)
 }
 
+/// This process has looked at bytes of a connection where they lie.
+static LOOKS: AtomicBool = AtomicBool::new(false);
+
+/// It looks at those of `ep`.
+pub fn looks_at(ep: Ep) {
+    // In this order: a fork that happens meanwhile finds one of the two (`before_fork`).
+    if !LOOKS.load(Relaxed) {
+        LOOKS.swap(true, SeqCst);
+    }
+    if ep.handed.load(Acquire) & SHARED != 0 {
+        note_looks();
+    }
+}
+
+fn note_looks() {
+    if let Some(h) = header() {
+        h.looked.store(1, Relaxed);
+    }
+}
+
+/// Whether a process of the family may look at what this one holds.
+pub fn may_look() -> bool {
+    header().is_some_and(|h| h.looked.load(Relaxed) != 0)
+}
+
 /// Lets the child about to be forked hold what this process holds.
 pub fn before_fork() {
     for ep in held() {
         if ep.state() == State::Attached {
-            ep.handed.fetch_or(SHARED, AcqRel);
+            ep.handed.fetch_or(SHARED, SeqCst);
         }
         match child() {
             Some(p) => {
@@ -259,6 +284,9 @@ pub fn before_fork() {
                 ep.pin(Reason::Shared);
             }
         }
+    }
+    if LOOKS.load(SeqCst) {
+        note_looks();
     }
 }
 
@@ -453,4 +481,5 @@ pub fn words(each: &mut dyn FnMut(crate::sim::process::Word)) {
     each((&CHILD).into());
     each((&UNPLACED).into());
     each((&LEAVING).into());
+    each((&LOOKS).into());
 }

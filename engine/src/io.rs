@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::{c_int, iovec, off_t};
 use shmring::family::{OPEN, Reason, State};
 use shmring::layout::{ALL_SHUT, WR_SHUT};
-use shmring::switch::{RxPhase, TxPhase};
+use shmring::switch::TxPhase;
 
 /// The connection behind `fd`, if its bytes may go another way than the kernel's. The one look-up of a call: what it
 /// brings is handed on.
@@ -191,10 +191,7 @@ impl Call for Receive {
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         let record = ep.record();
-        if record.rx_phase.get() == RxPhase::Down
-            && record.latched.load(Relaxed) == 0
-            && record.rx_skip.load(Relaxed).is_none()
-        {
+        if rx::is_kernels(ep) && record.latched.load(Relaxed) == 0 {
             if record.kept.load(Relaxed) != 0
                 && lifeline::unread(fd) == 0
                 && !lifeline::peer_ended(fd)

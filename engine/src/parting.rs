@@ -139,7 +139,7 @@ fn copy(new: *mut u8) -> bool {
     // SAFETY: a fresh mapping of a family's length, which is ours alone.
     let n = unsafe { &mut *new.cast::<FamilyHeader>() };
     (n.magic, n.version, n.pid) = (MAGIC, VERSION, K::pid());
-    for (to, from) in [(&n.path, &h.path), (&n.disabled, &h.disabled)] {
+    for (to, from) in [(&n.path, &h.path), (&n.disabled, &h.disabled), (&n.looked, &h.looked)] {
         to.store(from.load(Relaxed), Relaxed);
     }
     n.channels.store(h.channels.load(Relaxed), Relaxed);

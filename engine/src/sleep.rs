@@ -37,10 +37,17 @@ fn dozes(ep: Ep) -> bool {
 }
 
 /// Whether the sender has gone up and this side has not followed, or another one leaves the ring. Another process may read
-/// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps.
+/// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps. Nor can one that was
+/// killed while it looked at what lies on the ring (`rx::is_looked_at`).
 pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
-    ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed).is_some() || ep.rx_leaving.load(Relaxed) != 0
+    ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed).is_some()
+        || ep.rx_leaving.load(Relaxed) != 0
+        || is_looked_at(ep)
+}
+
+fn is_looked_at(ep: Ep) -> bool {
+    !matches!(ep.rx_viewed.load(Relaxed), 0) && ep.rx_viewed.load(Relaxed) != crate::members::myself()
 }
 
 /// How peers find this sleep.

@@ -19,7 +19,7 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `"culvfam\x01"`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"culvfam\x01");
 /// Changes with every incompatible change of this file.
-pub const VERSION: u32 = 16;
+pub const VERSION: u32 = 17;
 /// Name of the memfd: `/proc/PID/fd/N` reads `/memfd:culvert-family (deleted)`.
 pub const MEMFD_NAME: &str = "culvert-family";
 /// A program whose limit of descriptors (RLIMIT_NOFILE) is below this would miss those that culvert takes: its connections stay
@@ -54,6 +54,8 @@ pub struct FamilyHeader {
     /// Why new connections are not accelerated at all, a [`Reason`]; 0 if they are. `culvert kernel` writes
     /// [`Reason::Recalled`] here, in another process's family: then those that are go back when they are used next.
     pub disabled: AtomicU32,
+    /// Not 0: members look at bytes of connections that others hold, too, where they lie, or may do so.
+    pub looked: AtomicU32,
     /// The family's members, a [`Member`] each. A member has the byte of the memfd that its place numbers locked
     /// (fcntl(2), POSIX record locks) as long as it lives. When it matters, others notice that it does not, and give
     /// up its holds for it.
@@ -422,6 +424,8 @@ pub struct Endpoint {
     pub rx_skip: Coded<Option<StreamPos>>,
     /// While echoes are dropped: how far the lifeline has been read, as we have counted; none: we have not.
     pub rx_at: Coded<Option<StreamPos>>,
+    /// Where on the lifeline lies what comes behind `rx_head`, once the receiver has come down from a ring; none: it has not.
+    pub rx_down_at: Coded<Option<StreamPos>>,
     /// `shutdown(SHUT_RD)` was called.
     pub rd_shut: AtomicU32,
     /// [`HANDED_RX`], [`HANDED_TX`], [`CONTESTED`], [`SHARED`].
@@ -544,6 +548,7 @@ impl Endpoint {
             self.rx_shown.word(),
             self.rx_skip.word(),
             self.rx_at.word(),
+            self.rx_down_at.word(),
             self.rx_cut.word(),
             &self.rx_viewed,
             &self.rx_view,

@@ -96,8 +96,6 @@ pub trait Copying {
     /// # Safety
     /// `to` has room for `n` bytes. A cancellation point.
     unsafe fn receive(fd: c_int, to: *mut u8, n: usize, flags: c_int) -> isize;
-    /// Waits until something can be received. A cancellation point.
-    fn wait(fd: c_int);
     /// Whether `fd` is a stream socket; if not, `errno` says what it is.
     fn is_stream(fd: c_int) -> bool;
     /// Memory, or null.
@@ -315,8 +313,9 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
         } else if !C::is_stream(fd) {
             return -1;
         }
-        if carried.is_some() && flags == 0 && found.is_none() {
-            // Waits, and copies nothing: they may come where they can be looked at.
+        if flags == 0 && found.is_none() {
+            // Waits, and copies nothing: they may come where they can be looked at. Nor is memory allocated, which a thread that is cancelled
+            // here would not free.
             // SAFETY: the caller's obligation; the memory has as much room, whatever the descriptor is by now.
             let r = unsafe { C::receive(fd, scratch(), min, libc::MSG_PEEK | libc::MSG_TRUNC | whole) };
             if r <= 0 {
@@ -325,9 +324,8 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
             found = Some(r as usize);
             continue;
         }
-        let waits = flags == 0 && found.is_none();
         // SAFETY: the caller's obligation.
-        let r = unsafe { look_by_copy::<C>(fd, if waits { min } else { 1 }, waits, view) };
+        let r = unsafe { look_by_copy::<C>(fd, view) };
         if r < 0 && found.is_some() && real::errno() == libc::EAGAIN {
             // Another thread has received them meanwhile.
             found = None;
@@ -338,26 +336,14 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
     }
 }
 
-/// Looks at all that there is, by a copy; if it `waits`, at `min` bytes at least.
-unsafe fn look_by_copy<C: Copying>(fd: c_int, min: usize, waits: bool, view: &mut Spans) -> isize {
-    const NOW: c_int = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+/// Looks at all that there is, by a copy.
+unsafe fn look_by_copy<C: Copying>(fd: c_int, view: &mut Spans) -> isize {
     let at = C::allocate(OWN);
     if at.is_null() {
         return fails(libc::ENOMEM);
     }
-    let (n, flags) = match waits {
-        false => (OWN, NOW),
-        true if min > 1 => (min, libc::MSG_PEEK | libc::MSG_WAITALL),
-        true => (OWN, libc::MSG_PEEK),
-    };
     // SAFETY: the caller's obligation; the memory is ours.
-    let mut r = unsafe { C::receive(fd, at, n, flags) };
-    if r > 0 && n < OWN {
-        // SAFETY: as above.
-        let all = unsafe { C::receive(fd, at, OWN, NOW) };
-        // None: another thread has received them meanwhile.
-        r = if all > 0 { all } else { r };
-    }
+    let r = unsafe { C::receive(fd, at, OWN, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
     if r <= 0 {
         // SAFETY: nobody knows of it.
         unsafe { C::free(at.cast()) };
@@ -377,7 +363,7 @@ fn scratch() -> *mut u8 {
 }
 
 /// Ends a look, and reads its first `n` bytes: the stream goes on behind them. libc's convention; 0. The view is over also if the call
-/// fails, unless it is no view, or has fewer bytes (EINVAL).
+/// fails, unless it is no view, or has fewer bytes (EINVAL), or another process has the direction (EAGAIN, EINTR).
 ///
 /// # Safety
 /// A cancellation point.
@@ -389,33 +375,34 @@ pub unsafe fn release<C: Copying>(fd: c_int, view: &mut Spans, n: usize) -> isiz
     if !matches!(view.kind, VIEW | OWN_VIEW) || n > view.len {
         return fails(libc::EINVAL);
     }
-    let mut left = n;
-    let on_ring = view.kind == VIEW;
-    if on_ring {
+    if view.kind == VIEW {
         let Some(whose) = view.whose() else { return fails(libc::EINVAL) };
-        match ring::release(whose, fd, view.number, RingPos::new(view.at), n) {
-            Came::Done(rest) => left = rest,
+        return match ring::release(whose, fd, view.number, RingPos::new(view.at), n) {
+            Came::Done(()) => {
+                COUNTS.looked.fetch_add(n as u64, Relaxed);
+                view.end::<C>();
+                0
+            }
+            // Another process has the direction: it is as it was.
+            _ if matches!(real::errno(), libc::EAGAIN | libc::EINTR) => -1,
             _ => {
                 view.end::<C>();
-                return -1;
+                -1
             }
-        }
-        COUNTS.looked.fetch_add((n - left) as u64, Relaxed);
-    } else {
-        COUNTS.looked_copied.fetch_add(n as u64, Relaxed);
+        };
     }
+    COUNTS.looked_copied.fetch_add(n as u64, Relaxed);
     view.end::<C>();
+    let mut left = n;
     while left > 0 {
         // SAFETY: the memory has as much room.
         let r = unsafe { C::receive(fd, scratch(), left.min(OWN), libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
         match r {
             // The end: it was reset, or another thread has received them.
             0 => break,
-            -1 if real::errno() == libc::EAGAIN && on_ring => {
-                // They lay on the ring; the peer takes them back, and sends them over the lifeline.
-                C::wait(fd);
-            }
             -1 if real::errno() == libc::EINTR => {}
+            // They lay on the ring, and the peer has yet to send them over the lifeline; or another thread has received them.
+            -1 if real::errno() == libc::EAGAIN && ring::pass_over(fd, left) => {}
             -1 => break,
             r => left -= (r as usize).min(left),
         }

@@ -4,8 +4,9 @@
 
 use crate::channel::Chan;
 use crate::endpoint::{self, Ep};
+use crate::kernel::{K, Kernel as _};
 use crate::path::{self, Call};
-use crate::rx::{self, View};
+use crate::rx::{self, Released, View};
 use crate::signals::{self, Runs};
 use crate::turns::{self, Direction, Turn, Wait};
 use crate::tx::{self, Reserved, Room};
@@ -13,6 +14,7 @@ use crate::{closing, conn, fds, real};
 use core::cell::Cell;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
+use shmring::family::State;
 use shmring::position::RingPos;
 use shmring::switch::RxPhase;
 
@@ -258,21 +260,58 @@ impl Call for &Look<'_> {
     }
 }
 
-/// Ends look `number` of `whose` connection, which is to be `fd`'s and began at `at`, and takes its first `n` bytes from the stream. How
-/// many of them are still to be taken there, since the connection has gone back to the kernel. EBADF: `fd` is another connection.
-pub fn release(whose: Whose, fd: c_int, number: u64, at: RingPos, n: usize) -> Came<usize> {
-    let Some(ep) = fds::endpoint(fd).filter(|ep| is(*ep, whose)) else { return other(None, whose) };
-    let Some(chan) = ep.chan() else {
-        // It left the ring, and this process the channel.
-        let taken = usize::try_from(ep.rx_head.load(Relaxed).since(at)).unwrap_or(usize::MAX);
-        return Came::Done(n.saturating_sub(taken));
-    };
+/// Ends look `number` of `whose` connection, which is to be `fd`'s and began at `at`, and takes its first `n` bytes from the stream.
+/// EBADF: `fd` is another connection, or closed. EAGAIN, EINTR: another process has the direction, and the view is as it was.
+pub fn release(whose: Whose, fd: c_int, number: u64, at: RingPos, n: usize) -> Came<()> {
+    let since = signals::runs();
     loop {
+        let Some(ep) = fds::endpoint(fd).filter(|ep| is(*ep, whose)) else { return other(None, whose) };
+        let Some(chan) = ep.chan() else {
+            if ep.local().refs.load(Relaxed) == 0 {
+                return other(None, whose);
+            }
+            rx::release_natively(ep, fd, at, n);
+            return Came::Done(());
+        };
+        match may_receive(ep, fd, since) {
+            Turn::Ours => {}
+            Turn::Again => continue,
+            Turn::Failed(e) => {
+                real::set_errno(e);
+                return Came::Failed;
+            }
+        }
         match rx::release(ep, chan, fd, whose.life, number, at, n) {
-            Some(left) => return Came::Done(left),
-            None if !is(ep, whose) => return other(None, whose),
-            // Another process keeps the direction: it is stopped there.
-            None => {}
+            Released::Done => return Came::Done(()),
+            Released::Closed => return other(None, whose),
+            Released::NotYet => K::nap(NAP_NS),
+            Released::Again => {}
+        }
+    }
+}
+
+/// How long one that ends a look sleeps before it looks again whether another thread has left the ring. That is over soon, whatever
+/// becomes of the peer (`rx::leaving`).
+const NAP_NS: u64 = 200_000;
+
+fn may_receive(ep: Ep, fd: c_int, since: Runs) -> Turn {
+    turns::turn(ep, fd, Direction::Incoming, || Wait { never: false, option: libc::SO_RCVTIMEO, since })
+}
+
+/// Reads the next `n` bytes of `fd`, which a peek has seen, and a receive has just not found. True: it is to be tried again.
+pub fn pass_over(fd: c_int, n: usize) -> bool {
+    let Some(ep) = fds::carried(fd).filter(|ep| ep.state() == State::Attached) else { return false };
+    let (life, Some(chan)) = (ep.life(), ep.chan()) else { return false };
+    loop {
+        match may_receive(ep, fd, signals::runs()) {
+            Turn::Ours => {}
+            Turn::Again if ep.lives(life) => continue,
+            _ => return false,
+        }
+        match rx::pass_over(ep, chan, fd, life, n) {
+            Released::Done | Released::Closed => return false,
+            Released::NotYet => K::nap(NAP_NS),
+            Released::Again => return ep.lives(life),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{members, ruin, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Began, Brought, Conn, Incoming, Native, Outcome, Place, Skipped, Unread};
 use shmring::family::Reason;
+use shmring::position::RingPos;
 
 /// What one look brought.
 pub enum Got {
@@ -185,6 +186,37 @@ impl<'a> Receiving<'a> {
         let mut port = self.port(None, 0);
         let limit = port.limit();
         self.taken |= driver::end_view(&mut port, &c, limit).is_err();
+    }
+
+    /// How many of the `n` bytes that lay on the ring from `at` on are not read, by whomever. 0 also if another process has taken the
+    /// direction.
+    pub fn unread_of(&mut self, at: RingPos, n: u64) -> u64 {
+        common::follow(self.ep, self.chan);
+        let mut port = self.port(None, 0);
+        driver::unread_of(&mut port, &self.c, at, n).unwrap_or_else(|Taken| {
+            self.taken = true;
+            0
+        })
+    }
+
+    /// How many bytes that lay on the ring are still to be read on the lifeline, or to come there.
+    pub fn outstanding(&mut self) -> u64 {
+        let mut port = self.port(None, 0);
+        driver::to_come(&mut port, &self.c).unwrap_or_else(|Taken| {
+            self.taken = true;
+            0
+        })
+    }
+
+    /// Reads the next `n` bytes of the lifeline, also those that have not come, and drops them. The receiver is down.
+    pub fn pass_over(&mut self, n: u64) {
+        let mut port = self.port(None, 0);
+        self.taken |= driver::pass_over(&mut port, &self.c, n).is_err();
+    }
+
+    /// Whether another process has taken the direction, so that nothing that was done since counts.
+    pub fn was_taken(&self) -> bool {
+        self.taken
     }
 
     /// Another process has taken the direction, after `total` bytes.

@@ -5,14 +5,19 @@
 // Unsafe here: a vector that names no memory.
 #![allow(unsafe_code)]
 
+use super::advance::leaving;
+use super::arrived::received;
 use super::common;
+use super::look::on_ring;
 use super::receiving::{Got, Receiving};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
-use crate::endpoint::Ep;
-use crate::members;
-use core::sync::atomic::Ordering::Relaxed;
+use crate::endpoint::{Ep, put_back};
+use crate::kernel::{K, Kernel as _};
+use crate::{conn, family, members};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
+use shmring::family::State;
 use shmring::layout::{self, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
@@ -67,32 +72,137 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
         receiving.end_view();
         return None;
     }
+    family::looks_at(ep);
     let number = record.rx_view.load(Relaxed).wrapping_add(1);
     record.rx_view.store(number, Relaxed);
     Some(View { span, len, number, at })
 }
 
+/// Whether another process looks at what lies on the ring. If it was killed, or does not hold the connection any more, it does not, and the
+/// room is given back. Nobody is told of that, so who waits on such a connection asks now and then.
+pub fn is_looked_at(ep: Ep, chan: &Chan) -> bool {
+    let viewer = ep.rx_viewed.load(Relaxed);
+    if viewer == 0 || viewer == members::myself() {
+        return false;
+    }
+    let gone = |viewer| !family::uses(viewer, ep);
+    if gone(viewer) {
+        conn::end_view(ep, chan, gone);
+    }
+    ep.rx_viewed.load(Relaxed) != 0
+}
+
+/// The same of all connections of this process.
+pub fn others_look() -> bool {
+    let looked_at = |ep: Ep| ep.state() == State::Attached && ep.chan().is_some_and(|chan| is_looked_at(ep, chan));
+    // Each of them is asked.
+    family::may_look() && family::held().filter(|ep| looked_at(*ep)).count() > 0
+}
+
+/// What came of the end of a look.
+pub enum Released {
+    /// That.
+    Done,
+    /// Another thread leaves the ring: only when it has is it known where the bytes are.
+    NotYet,
+    /// The direction is to be taken anew, or the record is another connection's by now.
+    Again,
+    /// This process has closed the connection.
+    Closed,
+}
+
 /// Ends look `number` of the connection as it was in that `life`, which began at `at`, and takes its first `n` bytes from the stream,
-/// unless they have been taken meanwhile. How many of them are still to be taken, since the connection has left the ring;
-/// `None`: the record is another connection's by now.
-pub fn release(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, at: RingPos, n: usize) -> Option<usize> {
-    let mut receiving = Receiving::take(ep, chan, fd, life)?;
+/// unless they have been taken meanwhile. Those that the peer has yet to send anew are dropped when they come.
+pub fn release(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, at: RingPos, n: usize) -> Released {
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return Released::Again };
     let record = ep.record();
-    if record.rx_viewed.load(Relaxed) == members::myself() && record.rx_view.load(Relaxed) == number {
+    if ep.local().refs.load(Relaxed) == 0 {
+        // See `tx::with_turn`.
+        receiving.release();
+        return Released::Closed;
+    }
+    let came = take(ep, &mut receiving, at, n as u64);
+    // Not before: until then nobody receives without the token (`is_kernels`).
+    if matches!(came, Released::Done)
+        && record.rx_viewed.load(Relaxed) == members::myself()
+        && record.rx_view.load(Relaxed) == number
+    {
         receiving.end_view();
     }
-    let taken = record.rx_head.load(Relaxed).since(at);
-    let mut left = n.saturating_sub(usize::try_from(taken).unwrap_or(usize::MAX));
-    while left > 0 && record.rx_phase.get() == RxPhase::Ring {
+    receiving.release();
+    came
+}
+
+fn take(ep: Ep, receiving: &mut Receiving, at: RingPos, n: u64) -> Released {
+    loop {
+        let left = receiving.unread_of(at, n);
+        if receiving.was_taken() {
+            return Released::Again;
+        }
+        if left == 0 {
+            return Released::Done;
+        }
+        if ep.rx_phase.get() != RxPhase::Ring {
+            receiving.pass_over(left);
+            return if receiving.was_taken() { Released::Again } else { Released::Done };
+        }
         // Nothing is copied.
-        let nowhere = iovec { iov_base: core::ptr::without_provenance_mut(1), iov_len: left };
+        let nowhere = iovec { iov_base: core::ptr::without_provenance_mut(1), iov_len: left as usize };
         // SAFETY: one local element.
-        let Some(mut b) = (unsafe { Buffers::new(&raw const nowhere, 1) }) else { break };
-        match receiving.attempt(&mut b, left, libc::MSG_TRUNC, false) {
-            Got::Bytes(n) if n > 0 => left -= n.min(left),
-            _ => break,
+        let Some(mut b) = (unsafe { Buffers::new(&raw const nowhere, 1) }) else { return Released::Done };
+        let got = receiving.attempt(&mut b, left as usize, libc::MSG_TRUNC, false);
+        match got {
+            _ if receiving.was_taken() => return Released::Again,
+            Got::Bytes(n) if n > 0 => {}
+            Got::Nothing if leaving(ep) => return Released::NotYet,
+            Got::Error(e) if e != libc::EFAULT => {
+                // The next call reports it.
+                put_back(ep, e);
+                return Released::Done;
+            }
+            _ => return Released::Done,
         }
     }
+}
+
+/// Reads the next `n` bytes, which a peek has seen on the ring, and which a receive does not find: drops them when they come.
+pub fn pass_over(ep: Ep, chan: &Chan, fd: i32, life: u32, n: usize) -> Released {
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return Released::Again };
+    if ep.local().refs.load(Relaxed) == 0 {
+        receiving.release();
+        return Released::Closed;
+    }
+    let came = match ep.rx_phase.get() {
+        RxPhase::Down => {
+            let n = receiving.outstanding().min(n as u64);
+            if n > 0 {
+                receiving.pass_over(n);
+            }
+            if receiving.was_taken() { Released::Again } else { Released::Done }
+        }
+        _ if leaving(ep) => Released::NotYet,
+        // The one that left has stayed.
+        RxPhase::Ring if on_ring(ep, chan) > 0 => Released::Again,
+        _ => Released::Done,
+    };
     receiving.release();
-    Some(left)
+    came
+}
+
+/// [`release`] in a process that has given up the channel, so that the connection is the kernel's: of the bytes those that have come.
+pub fn release_natively(ep: Ep, fd: i32, at: RingPos, n: usize) {
+    let left = (n as u64).saturating_sub(ep.rx_head.load(Relaxed).since(at));
+    if let Some(down_at) = ep.rx_down_at.load(Relaxed)
+        && left > 0
+        && let Some((consumed, queued)) = received(ep, fd)
+    {
+        K::discard(fd, down_at.plus(left).since(consumed).min(queued));
+    }
+}
+
+/// Whether calls that receive are the kernel's: the receiver is down, nothing that comes there is to be dropped, and nobody has bytes in
+/// hand that may have to be.
+pub fn is_kernels(ep: Ep) -> bool {
+    // In this order: no look begins on a receiver that is down, and one ends behind what it leaves to be dropped.
+    ep.rx_phase.get() == RxPhase::Down && ep.rx_viewed.load(Acquire) == 0 && ep.rx_skip.get().is_none()
 }

@@ -52,12 +52,6 @@ impl Copying for Calls {
         }
     }
 
-    fn wait(fd: c_int) {
-        let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
-        // SAFETY: one pollfd; no lock is held.
-        unsafe { Simulated::sleep(&mut fds, None, core::ptr::null(), host::signals::runs()) };
-    }
-
     fn is_stream(_: c_int) -> bool {
         true
     }

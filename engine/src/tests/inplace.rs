@@ -3,11 +3,15 @@
 
 use super::*;
 use crate::inplace::Spans;
-use crate::leave;
+use crate::sim::process::Process;
 use crate::sim::world::Side;
-use libc::{EAGAIN, EBADF, ECONNRESET, EINVAL, EPIPE, MSG_DONTWAIT, POLLRDHUP};
+use crate::{leave, rx};
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{EAGAIN, EBADF, ECONNRESET, EINVAL, EPIPE, MSG_DONTWAIT};
 use proptest::prelude::*;
+use shmring::common::Common;
 use shmring::family::{Reason, State};
+use shmring::position::RingPos;
 use std::collections::VecDeque;
 
 pub(super) fn filled(side: Side, from: usize, n: usize) -> Spans {
@@ -106,7 +110,7 @@ fn a_posix_send_before_the_commit_goes_first_and_both_go_by_the_kernel() {
     let mut room = filled(pair.a, 100, 3_000);
     assert!(room.is_on_ring());
     assert_eq!(pair.a.send(b"first"), Ok(5));
-    assert_eq!(pair.a.ep.reason.load(core::sync::atomic::Ordering::Relaxed), Reason::Reserved as u32);
+    assert_eq!(pair.a.ep.reason.load(Relaxed), Reason::Reserved as u32);
     assert_eq!(pair.a.commit(&mut room, 3_000), Ok(3_000));
     assert!(!room.is_on_ring());
     assert_eq!(pair.b.recv(9_999), Ok([b"first".to_vec(), bytes(100, 3_000)].concat()));
@@ -144,6 +148,25 @@ fn room_that_is_given_back_leaves_the_ring_to_others() {
     pair.close();
 }
 
+/// Each end does its part of what the other waits for at its own next call only, as another process does that is busy.
+fn keep_apart(pair: &Pair) {
+    for side in [pair.a, pair.b] {
+        side.ep.local().peer_cookie.store(0, Relaxed);
+    }
+}
+
+/// All that comes, after both ends have done their parts.
+fn rest(pair: &Pair) -> Vec<u8> {
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        assert!(pair.a.recv(9).map_or_else(|e| e == EAGAIN, |got| got.is_empty()));
+        while let Ok(more) = pair.b.recv(9_999) {
+            got.extend(more);
+        }
+    }
+    got
+}
+
 /// Whatever takes a direction away while room or bytes are in the program's hands, nothing is lost and nothing comes twice.
 #[test]
 fn a_connection_leaves_with_room_and_bytes_outstanding() {
@@ -159,22 +182,96 @@ fn a_connection_leaves_with_room_and_bytes_outstanding() {
         |_| (),
     ];
     for leaving in leaves {
+        // What is received meanwhile is read, and is not read once more by the release.
+        for (received, slow) in [0, 40, 4_000, 4_500, 8_000].into_iter().flat_map(|n| [(n, false), (n, true)]) {
+            let world = World::new();
+            let pair = warmed(&world);
+            if slow {
+                keep_apart(&pair);
+            }
+            assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+            let mut room = filled(pair.a, 5_000, 3_000);
+            let mut view = pair.b.look(1).unwrap();
+            assert!(room.is_on_ring() && view.is_on_ring() && view.len == 5_000);
+            leaving(&pair);
+            assert!(view.bytes() == bytes(0, 5_000));
+            assert_eq!(pair.a.commit(&mut room, 3_000), Ok(3_000));
+            assert!(view.bytes() == bytes(0, 5_000));
+            let mut got = Vec::new();
+            while got.len() < received {
+                got.extend(pair.b.recv(received - got.len()).unwrap());
+            }
+            assert!(got == bytes(0, received));
+            assert_eq!(pair.b.release(&mut view, 4_000), Ok(()));
+            let from = received.max(4_000);
+            assert!(rest(&pair) == bytes(from, 8_000 - from));
+            pair.close();
+        }
+    }
+}
+
+/// The peer has yet to send over the lifeline what was seen on the ring: a release does not wait for that, and what it has read does not
+/// come.
+#[test]
+fn a_release_before_the_peer_has_sent_anew_drops_what_comes() {
+    for (on_ring, received) in [(true, false), (true, true), (false, false)] {
+        let world = World::new();
+        let pair = warmed(&world);
+        keep_apart(&pair);
+        assert_eq!(pair.a.send(&bytes(0, 500)), Ok(500));
+        // Fewer than it asks for are shown by a copy.
+        let mut view = pair.b.look(if on_ring { 1 } else { 640 }).unwrap();
+        assert_eq!((view.is_on_ring(), view.len), (on_ring, 500));
+        leave::retire(pair.b.fd, Reason::Async);
+        assert_eq!((pair.b.ep.rx_phase.get(), pair.b.recv(99)), (RxPhase::Down, Err(EAGAIN)));
+        if received {
+            assert_eq!(pair.a.recv(9), Err(EAGAIN));
+            assert_eq!(pair.b.recv(40), Ok(bytes(0, 40)));
+        }
+        assert_eq!(pair.b.release(&mut view, 400), Ok(()));
+        assert_eq!(pair.a.send(&bytes(500, 300)), Ok(300));
+        assert_eq!(pair.b.poll(libc::POLLIN), libc::POLLIN);
+        assert!(rest(&pair) == bytes(400, 400));
+        // Nothing is left to be dropped of what comes next.
+        assert_eq!(pair.a.send(&bytes(0, 700)), Ok(700));
+        assert_eq!(pair.b.recv(999), Ok(bytes(0, 700)));
+        pair.close();
+    }
+}
+
+/// One that had seen everything, and that everything was received since, takes nothing from what comes next, on the kernel.
+#[test]
+fn a_release_of_what_was_read_over_the_lifeline_takes_nothing_else() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
+    let mut view = pair.b.look(1).unwrap();
+    leave::retire(pair.b.fd, Reason::Async);
+    assert!(pair.b.recv(5_000) == Ok(bytes(0, 5_000)));
+    assert_eq!(pair.a.send(&bytes(5_000, 5_000)), Ok(5_000));
+    assert_eq!(pair.b.release(&mut view, 5_000), Ok(()));
+    assert!(pair.b.recv(9_999) == Ok(bytes(5_000, 5_000)));
+    pair.close();
+}
+
+/// A receiver comes down early, with bytes unread that the lifeline repeats.
+#[test]
+fn a_release_behind_an_early_end_of_the_ring_reads_by_the_place() {
+    for (read, seen_twice) in [(0, false), (1_000, false), (1_000, true)] {
         let world = World::new();
         let pair = warmed(&world);
         assert_eq!(pair.a.send(&bytes(0, 5_000)), Ok(5_000));
-        let mut room = filled(pair.a, 5_000, 3_000);
+        assert_eq!(pair.b.recv(100), Ok(bytes(0, 100)));
         let mut view = pair.b.look(1).unwrap();
-        assert!(room.is_on_ring() && view.is_on_ring() && view.len == 5_000);
-        leaving(&pair);
-        assert!(view.bytes() == bytes(0, 5_000));
-        assert_eq!(pair.a.commit(&mut room, 3_000), Ok(3_000));
-        assert!(view.bytes() == bytes(0, 5_000));
-        assert_eq!(pair.b.release(&mut view, 4_000), Ok(()));
-        let mut got = Vec::new();
-        while let Ok(more) = pair.b.recv(9_999) {
-            got.extend(more);
+        assert!(read == 0 || pair.b.recv(read) == Ok(bytes(100, read)));
+        leave::sending_side(pair.a.fd, Reason::Splice);
+        if seen_twice {
+            assert!(pair.b.peek(50) == Ok(bytes(100 + read, 50)));
+            assert_eq!(pair.b.ep.rx_phase.get(), RxPhase::Down);
         }
-        assert!(got == bytes(4_000, 4_000), "{}", got.len());
+        assert_eq!(pair.b.recv(40), Ok(bytes(100 + read, 40)));
+        assert_eq!(pair.b.release(&mut view, 2_000), Ok(()));
+        assert!(rest(&pair) == bytes(2_100, 2_900));
         pair.close();
     }
 }
@@ -234,6 +331,87 @@ fn who_is_killed_or_closes_with_spans_keeps_nothing_from_the_others() {
         if !killed {
             child.kill();
         }
+    }
+}
+
+/// One thread closes a process's last descriptor of a connection while another one, which has found the connection, is about to end its look
+/// there.
+#[test]
+fn a_release_behind_the_last_close_leaves_the_bytes_to_the_others() {
+    let world = World::new();
+    let lane = world.lane(RING, super::forks::NEIGHBOURS[0]).unwrap();
+    // Another connection keeps the channel.
+    let (other, pair) = (world.pair(), world.pair());
+    assert!(other.attach_in(lane) && pair.attach_in(lane));
+    warm(&other);
+    warm(&pair);
+    let child = Process::fork();
+    child.run(|| {
+        pair.a.close();
+        other.close();
+    });
+    assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
+    let (ep, chan, life) = (pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.ep.life());
+    let view = rx::view(ep, chan, pair.b.fd, life, 1).unwrap();
+    pair.b.close();
+    let late = rx::release(ep, chan, pair.b.fd, life, view.number, view.at, 1_000);
+    assert!(matches!(late, rx::Released::Closed));
+    assert!(child.run(|| pair.b.recv(9_999)) == Ok(bytes(0, 3_000)));
+    child.run(|| pair.b.close());
+    pair.a.close();
+    other.close();
+    child.kill();
+}
+
+/// Whom a spawn has handed what is unread on the ring reads some of it.
+#[test]
+fn a_release_knows_what_other_images_have_read() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 200)), Ok(200));
+    let mut view = pair.b.look(1).unwrap();
+    assert!(view.is_on_ring());
+    let carries = world.lane(RING, super::forks::NEIGHBOURS[0]).unwrap();
+    let (to, slot) = (carries.accepts, 0);
+    to.slot(slot).producer[to.role().rx()].tail.store(RingPos::new(200).claim(), Relaxed);
+    rx::share(pair.b.ep, to, slot);
+    let image = Common::of(to.slot(slot), to.role(), RingPos::START);
+    assert!(image.take(RingPos::START, 100));
+    assert_eq!(pair.b.release(&mut view, 100), Ok(()));
+    assert_eq!(pair.b.recv(999), Ok(bytes(100, 100)));
+    assert!(image.is_read());
+    pair.close();
+    crate::slots::close_if_empty(carries.connects);
+    crate::slots::close_if_empty(carries.accepts);
+}
+
+/// The one that looks is killed when the other holders have read all, and sleep, and so does the sender.
+#[test]
+fn who_sleeps_gives_the_room_back_of_a_look_whose_process_was_killed() {
+    let world = World::new();
+    for killed in [true, false] {
+        let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+        while pair.a.send(&bytes(0, 4_000)).is_ok() {}
+        child.run(|| assert!(pair.b.look(1).unwrap().is_on_ring()));
+        while pair.b.recv(RING).is_ok() {}
+        let chan = pair.b.ep.chan().unwrap();
+        assert_eq!(pair.a.send(b"x"), Err(EAGAIN));
+        // Nobody tells it, so it looks now and then.
+        assert!(crate::sleep::in_transit(pair.b.ep, chan) && rx::others_look());
+        if killed {
+            child.kill();
+        }
+        assert_eq!(pair.b.poll(libc::POLLIN), 0);
+        assert_eq!(pair.a.send(b"x"), if killed { Ok(1) } else { Err(EAGAIN) });
+        assert_eq!((crate::sleep::in_transit(pair.b.ep, chan), rx::others_look()), (!killed, !killed));
+        if !killed {
+            child.kill();
+            // A set of descriptors asks for all.
+            assert!(!rx::others_look());
+            assert_eq!(pair.a.send(b"x"), Ok(1));
+        }
+        assert_eq!(pair.b.recv(9), Ok(b"x".to_vec()));
+        pair.close();
     }
 }
 
@@ -347,32 +525,34 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// One end: what it has reserved, and what is in it; what it looks at, and where its stream and the ring stood then.
+/// One end: what it has reserved, and what is in it; what it looks at, and how many bytes it has received since.
 #[derive(Default)]
 struct End {
     rooms: Vec<(Spans, Vec<u8>)>,
-    view: Option<(Spans, Vec<u8>, u64)>,
+    view: Option<(Spans, Vec<u8>, usize)>,
     /// Bytes that were sent to it, and not received.
     stream: VecDeque<u8>,
     made: usize,
 }
 
-fn run(ops: &[Op]) -> Result<(), TestCaseError> {
+fn run(slow: bool, ops: &[Op]) -> Result<(), TestCaseError> {
     let world = World::new();
-    let outcome = mix(&world, ops);
+    let outcome = mix(&world, slow, ops);
     if outcome.is_err() {
         world.abandon();
     }
     outcome
 }
 
-/// Plays `ops` against two queues of bytes.
-fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
+/// Plays `ops` against two queues of bytes. `slow`: who leaves does not wait until the peer has done its part.
+fn mix(world: &World, slow: bool, ops: &[Op]) -> Result<(), TestCaseError> {
     let pair = world.pair();
+    if slow {
+        keep_apart(&pair);
+    }
     let mut ends = [End::default(), End::default()];
     let (mut attached, mut left) = (false, false);
     let side = move |a: bool| if a { pair.a } else { pair.b };
-    let head = |a: bool| side(a).ep.rx_head.get().number();
     for &op in ops {
         match op {
             Op::Send(a, n) => {
@@ -386,13 +566,16 @@ fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
             }
             Op::Recv(a, n) => {
                 let end = &mut ends[usize::from(a)];
-                // What is received beside a copy, or on the kernel, is not known to be what the look has seen.
-                if end.view.as_ref().is_some_and(|(view, ..)| left || !view.is_on_ring()) {
+                // Who receives beside a copy must know of it.
+                if end.view.as_ref().is_some_and(|(view, ..)| !view.is_on_ring()) {
                     continue;
                 }
                 match side(a).recv(n) {
                     Ok(got) => {
                         prop_assert!(got.len() <= end.stream.len());
+                        if let Some((_, _, read)) = &mut end.view {
+                            *read += got.len();
+                        }
                         let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
                         prop_assert!(got == expected);
                     }
@@ -444,25 +627,17 @@ fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
                         let seen = view.bytes();
                         prop_assert!(!seen.is_empty() && seen.len() <= end.stream.len());
                         prop_assert!(seen.iter().eq(end.stream.iter().take(seen.len())));
-                        end.view = Some((view, seen, head(a)));
+                        end.view = Some((view, seen, 0));
                     }
                     Err(e) => prop_assert_eq!(e, EAGAIN),
                 }
             }
             Op::Release(a, part) => {
                 let end = &mut ends[usize::from(a)];
-                let Some((mut view, seen, at)) = end.view.take() else { continue };
+                let Some((mut view, seen, read)) = end.view.take() else { continue };
                 prop_assert!(view.bytes() == seen);
                 let n = view.len * part / 256;
-                let read = if view.is_on_ring() { (head(a) - at) as usize } else { 0 };
-                // What lay on the ring may have to come back over the lifeline.
-                if left && view.is_on_ring() {
-                    Simulated::meanwhile(move || {
-                        _ = crate::upkeep::now(side(!a).ep, side(!a).ep.chan().unwrap(), side(!a).fd, POLLRDHUP)
-                    });
-                }
                 prop_assert_eq!(side(a).release(&mut view, n), Ok(()));
-                Simulated::forget_meanwhile();
                 end.stream.drain(..n.saturating_sub(read));
             }
             Op::Attach => {
@@ -519,7 +694,10 @@ proptest! {
     #![proptest_config(cases(3))]
 
     #[test]
-    fn posix_calls_and_those_in_place_make_one_stream(ops in prop::collection::vec(op(), 0..if cfg!(miri) { 12 } else { 150 })) {
-        run(&ops)?;
+    fn posix_calls_and_those_in_place_make_one_stream(
+        slow in any::<bool>(),
+        ops in prop::collection::vec(op(), 0..if cfg!(miri) { 12 } else { 150 }),
+    ) {
+        run(slow, &ops)?;
     }
 }

@@ -4,7 +4,7 @@
 use super::set::Set;
 use super::{DOORBELL, kernel_ctl, ours, tag};
 use core::sync::atomic::Ordering::Relaxed;
-use engine::{channel, members, poller};
+use engine::{channel, members, poller, rx};
 use libc::{EPOLLET, EPOLLIN, c_int, epoll_event};
 use shmring::ring;
 
@@ -83,7 +83,7 @@ pub(super) fn told_of_news(s: &Set) -> bool {
 pub(super) fn bounded(s: &Set) -> bool {
     // A program that closes by system calls of its own has closed the doorbell.
     let deaf = s.poller().is_some_and(|p| poller::bell(p) < 0);
-    deaf || s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared()
+    deaf || s.inherited.load(Relaxed) != 0 || s.foreign.load(Relaxed) != 0 || s.shared() || rx::others_look()
 }
 
 /// Takes the doorbell's own events out of those that the kernel has told. Returns how many are left, and, if the doorbell was rung, how

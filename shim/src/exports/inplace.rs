@@ -6,13 +6,12 @@
 //!
 //! These calls allocate, by the program's `malloc`: they are no functions of libc, which a program may call anywhere.
 
-use super::waits;
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::inplace::{self, COUNTS, Copying, Spans};
 use engine::{fds, io};
 use host::real;
-use libc::{iovec, pollfd, size_t, ssize_t};
+use libc::{iovec, size_t, ssize_t};
 
 /// The calls that do it by a copy.
 struct Calls;
@@ -42,12 +41,6 @@ impl Copying for Calls {
             Some(ep) => unsafe { io::recv(ep, fd, &v, 1, flags, native) },
             None => native(),
         }
-    }
-
-    fn wait(fd: c_int) {
-        let mut f = pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one element; no lock is held.
-        unsafe { waits::poll(&raw mut f, 1, -1) };
     }
 
     fn is_stream(fd: c_int) -> bool {

@@ -21,7 +21,7 @@ pub use receive::{
     Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, make_way, skip,
 };
 pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, publish, put, room, stage, turn};
-pub use view::{end_view, view};
+pub use view::{end_view, pass_over, to_come, unread_of, view};
 
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};

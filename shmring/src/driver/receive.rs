@@ -447,6 +447,9 @@ pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
         p.note(&c.ep.rx_at, counted);
         p.say(&c.ep.rx_skip, to)?;
     }
+    // Who looks at the ring goes on to count from there.
+    let on_ring = p.own(&c.ep.rx_phase) == RxPhase::Ring;
+    p.note(&c.ep.rx_down_at, on_ring.then(|| to.unwrap_or(up)));
     p.say(&c.ep.rx_phase, RxPhase::Down)?;
     p.moved(None);
     Ok(())

@@ -2,9 +2,14 @@
 //!
 //! While it does, the ring's head in shared memory stays behind them, whatever is received meanwhile: the sender does not write
 //! there. `Endpoint::rx_viewed` names who looks; one that was killed does not look any more.
+//!
+//! The bytes that were looked at are read by their place in the stream, not by their number: the receiver may have gone down since, and
+//! others may have read some of them, there or here. What has not come over the lifeline is dropped when it comes ([`skip`]), as an echo
+//! is, so nobody waits for it.
 
-use super::receive::{Incoming, end, is_viewed, serve_wish, turned_away};
+use super::receive::{Incoming, Skipped, end, is_viewed, serve_wish, skip, turned_away};
 use super::{Access, Conn, Port};
+use crate::position::{RingPos, StreamPos};
 use crate::ring;
 use crate::switch::{self, RxPhase, RxStep, RxView};
 
@@ -36,4 +41,54 @@ pub fn end_view<P: Port>(p: &mut P, c: &Conn, limit: u64) -> Result<(), P::Stop>
     p.atom(|| ring::consume(c.consumed(), head))?;
     p.note(&c.ep.rx_shown, head);
     serve_wish(p, c, head, limit, P::notify)
+}
+
+/// Where the lifeline goes on with what lay on the ring, and up to where it is read, or will be dropped. Of a receiver that is down.
+/// `None`: there was no ring, or the connection is no more.
+fn down<P: Incoming>(p: &mut P, c: &Conn) -> Result<Option<(StreamPos, StreamPos)>, P::Stop> {
+    let Some((consumed, _)) = p.received()? else { return Ok(None) };
+    let read = p.own(&c.ep.rx_skip).map_or(consumed, |to| to.max(consumed));
+    let from = match p.own(&c.ep.rx_down_at) {
+        Some(at) => Some(at),
+        // It came down before it had come to the ring: there that would have begun.
+        None => p.see(&c.peer().up)?.map(|x| x.up_to(consumed).unwrap_or(consumed.plus(x.behind(consumed)))),
+    };
+    Ok(from.map(|from| (from, read)))
+}
+
+/// How many of the `n` bytes that lay on the ring from `at` on are not read.
+pub fn unread_of<P: Incoming>(p: &mut P, c: &Conn, at: RingPos, n: u64) -> Result<u64, P::Stop> {
+    let on_ring = p.own(&c.ep.rx_head).since(at);
+    let behind = match p.own(&c.ep.rx_phase) {
+        RxPhase::Down => match down(p, c)? {
+            Some((from, read)) => read.since(from),
+            // Nothing comes any more.
+            None => n,
+        },
+        _ => 0,
+    };
+    Ok(n.saturating_sub(on_ring.saturating_add(behind)))
+}
+
+/// How many bytes that lay on the ring are still to be read on the lifeline, or to come there.
+pub fn to_come<P: Incoming>(p: &mut P, c: &Conn) -> Result<u64, P::Stop> {
+    if p.own(&c.ep.rx_phase) != RxPhase::Down {
+        return Ok(0);
+    }
+    let head = p.own(&c.ep.rx_head);
+    // What the sender has published stays so, also what it takes back.
+    let lay = p.atom(|| ring::available(c.published(), head, c.size))?.unwrap_or(0);
+    Ok(down(p, c)?.map_or(0, |(from, read)| from.plus(lay).since(read)))
+}
+
+/// Reads the next `n` bytes of a receiver that is down, also those that have not come, and drops them.
+pub fn pass_over<P: Incoming>(p: &mut P, c: &Conn, n: u64) -> Result<(), P::Stop> {
+    let Some((consumed, _)) = p.received()? else { return Ok(()) };
+    let read = p.own(&c.ep.rx_skip).map_or(consumed, |to| to.max(consumed));
+    p.say(&c.ep.rx_skip, Some(read.plus(n)))?;
+    if p.own(&c.ep.rx_at).is_none() && !p.handed_on() {
+        p.note(&c.ep.rx_at, Some(consumed));
+    }
+    while skip(p, c)? == Skipped::Some {}
+    Ok(())
 }
