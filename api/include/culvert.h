@@ -52,9 +52,9 @@
  * receives meanwhile must be agreed with. While a view is held its peer has so much less room to send.
  *
  * Fork, exec. In a forked child, rooms that were reserved on a ring, and views on a ring, are invalid (EINVAL). Those that were copies
- * from the beginning are ordinary heap memory, and the child's copy works. The parent goes on with all of them. An exec ends them: what was not committed was not sent, and what was not released is read by the next
- * image. Passing the descriptor to another process, posix_spawn and whatever else takes a connection back to the kernel does no
- * harm to either; a release may then wait until the peer has sent anew what it saw.
+ * from the beginning are ordinary heap memory, and the child's copy works. The parent goes on with all of them. An exec ends them:
+ * what was not committed was not sent, and what was not released is read by the next image. Passing the descriptor to another
+ * process, posix_spawn and whatever else takes a connection back to the kernel does no harm to either.
  */
 #ifndef CULVERT_H
 #define CULVERT_H
@@ -141,8 +141,8 @@ ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) C
 /*
  * Ends a view, and reads its first n bytes: the next recv() or look begins behind them. Returns 0, or -1.
  *
- * Waits for nothing, unless the connection has left its ring since the look. Errors: EINVAL, with the view as it was: `view`
- * holds no view; n is more than `view->len`; the view is on a ring, and the parent's of this forked process. EBADF, and the view is
+ * Waits only where another process that has the same connection is about to receive on it, and then as recv() would: EAGAIN,
+ * EINTR, with the view as it was. Other errors: EINVAL, with the view as it was: `view` holds no view; n is more than `view->len`; the view is on a ring, and the parent's of this forked process. EBADF, and the view is
  * over: the socket that was looked at was closed, or fd is another.
  */
 int culvert_release(int fd, struct culvert_view *view, size_t n) CULVERT_NAME("release");
