@@ -142,8 +142,9 @@ ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) C
  * Ends a view, and reads its first n bytes: the next recv() or look begins behind them. Returns 0, or -1.
  *
  * Waits only where another process that has the same connection is about to receive on it, and then as recv() would: EAGAIN,
- * EINTR, with the view as it was. Other errors: EINVAL, with the view as it was: `view` holds no view; n is more than `view->len`; the view is on a ring, and the parent's of this forked process. EBADF, and the view is
- * over: the socket that was looked at was closed, or fd is another.
+ * EINTR, with the view as it was. Other errors: EINVAL, with the view as it was: `view` holds no view; n is more than
+ * `view->len`; the view is on a ring, and the parent's of this forked process. EBADF, and the view is over: the socket that was
+ * looked at was closed, or fd is another.
  */
 int culvert_release(int fd, struct culvert_view *view, size_t n) CULVERT_NAME("release");
 
