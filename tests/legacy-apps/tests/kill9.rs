@@ -208,6 +208,9 @@ fn kill_redis(mode: Mode, n: usize) {
     lab.finish();
 }
 
+/// Bytes of a registry in which there is something at the end of its last table (`rendezvous/src/intent.rs`).
+const ALL_TABLES: u64 = 7 << 19;
+
 /// Runs `test` with both ends under culvert and mixed, and looks at what is left afterwards.
 fn in_every_mode(n: usize, test: fn(Mode, usize)) {
     test(Mode::Native, n.min(3));
@@ -216,11 +219,10 @@ fn in_every_mode(n: usize, test: fn(Mode, usize)) {
     for mode in [Mode::ServerOnly, Mode::ClientOnly] {
         test(mode, n.div_ceil(4));
     }
-    // One registry per user, of a fixed size: whoever dies leaves at most an entry in it.
+    // One registry per user, with a place for each entry: whoever dies leaves at most some of them filled. A table's end is the file's when
+    // something was said there.
     for (name, size) in registries() {
-        if let Some((_, old)) = before.iter().find(|(n, _)| *n == name) {
-            assert_eq!(size, *old, "{name} grew");
-        }
+        assert!(size <= ALL_TABLES, "{name} has {size} bytes");
     }
     assert!(registries().len() <= before.len() + 1, "registries {before:?}, then {:?}", registries());
 }
