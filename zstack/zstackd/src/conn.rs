@@ -139,6 +139,9 @@ impl Conn {
 /// rarer: each comes after as long as all have taken before, as Linux's own do, which come with the segments that it sends again.
 const ACKNOWLEDGED: u64 = 1_000_000;
 
+/// Looks come at multiples of this, in microseconds: those at many connections that have sent at about the same time wake the worker once.
+const TOGETHER: u64 = 250_000;
+
 /// The looks at a connection that is open. A time that is returned is to be entered among those at which connections are looked at.
 impl Conn {
     /// Whether the remote host has acknowledged nothing since this was asked last; `None`: nothing waits for it. `acknowledged`: how much it
@@ -166,7 +169,7 @@ impl Conn {
         if acknowledged != self.acknowledged {
             self.stalls = 0;
         }
-        let soon = Time(now.0 + ACKNOWLEDGED);
+        let soon = Time((now.0 + ACKNOWLEDGED).next_multiple_of(TOGETHER));
         // While nothing is acknowledged the next look does not depend on how often the program sends.
         (self.stalls == 0 && self.look > soon).then(|| {
             self.look = soon;
