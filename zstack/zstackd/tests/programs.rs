@@ -351,6 +351,8 @@ fn a_user_timeout_is_the_wires() {
             }
             says("ready\n");
             assert!(accelerated(world).len() >= 4 || !culvert, "{}", world.stat());
+            // It says of each segment that it is not for it (icmp(7)): else chance says of which.
+            world.there.sysctl("ipv4/icmp_ratelimit", "0");
             world.there.nft(
                 "table inet t {\n chain c {\n type filter hook input priority 0;\n tcp dport 80 drop\n tcp sport 81 drop\n\
                  tcp dport 82 reject with icmpx type host-unreachable\n}\n}\n",
