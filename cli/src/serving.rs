@@ -19,17 +19,23 @@ pub fn here() -> Result<Served, Unserved> {
     of(Path::new(&directory), namespace)
 }
 
-/// The same where programs are about to need its addresses and routes: of one that has just begun they are waited for.
+/// The same where programs are about to need its addresses and routes: of one that has just begun they are waited for, and one that was started
+/// a moment ago, in the line before, is given the time to say that it is there.
 pub fn ready() -> Result<Served, Unserved> {
+    const STARTS: Duration = Duration::from_secs(2);
     const PATIENCE: Duration = Duration::from_secs(10);
     let begin = Instant::now();
     loop {
-        match here() {
-            Ok(served) if !served.is_ready() => {}
-            other => return other,
-        }
-        if begin.elapsed() > PATIENCE {
-            return Err(Unserved::Begins);
+        let seen = here();
+        match seen {
+            Ok(served) if !served.is_ready() => {
+                if begin.elapsed() > PATIENCE {
+                    return Err(Unserved::Begins);
+                }
+            }
+            // `Gone`: the namespace may have the number of an earlier one.
+            Err(Unserved::Nobody | Unserved::Gone) if begin.elapsed() < STARTS => {}
+            _ => return seen,
         }
         // Nothing tells when it is.
         std::thread::sleep(Duration::from_millis(10));

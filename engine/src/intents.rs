@@ -379,6 +379,16 @@ pub fn end_of(ep: Ep, fd: i32, errno: i32) -> i32 {
     }
 }
 
+/// A `sendfile` on `ep`, which is `fd`, has sent less than it was to. Where the connection's end has cut it off, that end is told by nothing but
+/// this: the kernel makes a send of its own of each piece of a file, and the one that fails takes the error with it
+/// (splice_direct_to_actor). The next call finds a connection that has been shut down (EPIPE), and so it is to be with an end on the wire.
+#[cold]
+pub fn cut_off(ep: Ep, fd: i32) {
+    if ep.ended.load(Relaxed) == 0 && config::goes_out() && !config::stands_in() && lifeline::has_ended_untold(fd) {
+        ep.ended.store(1, Relaxed);
+    }
+}
+
 /// Who is at the other end of a connection whose peer has an address of another network.
 pub enum Beyond {
     /// A socket that stands in for another host, and may be attached.

@@ -350,7 +350,11 @@ pub unsafe fn sendfile(
 ) -> isize {
     let call = SendFile { out, inp, off, n, since: signals::runs() };
     // SAFETY: the caller's obligation.
-    unsafe { path::carry(ep, out, call, &mut real) }
+    let sent = unsafe { path::carry(ep, out, call, &mut real) };
+    if sent >= 0 && (sent as usize) < n {
+        intents::cut_off(ep, out);
+    }
+    sent
 }
 
 struct SendFile {

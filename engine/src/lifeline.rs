@@ -198,6 +198,11 @@ pub fn is_closed(fd: i32) -> bool {
     info(fd).is_some_and(|i| i.state == CLOSE)
 }
 
+/// Whether both directions have ended, and no error waits for the next call.
+pub fn has_ended_untold(fd: i32) -> bool {
+    look(fd, 0) & (libc::POLLHUP | libc::POLLERR) == libc::POLLHUP
+}
+
 /// SO_LINGER in one word that is not 0.
 pub fn pack(v: libc::linger) -> u64 {
     1 << 63 | u64::from(v.l_onoff != 0) << 32 | u64::from(v.l_linger as u32)

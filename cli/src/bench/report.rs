@@ -151,6 +151,7 @@ impl Outcome {
             Floor::Less => c.value < k.value,
             Floor::Extra(n) => c.value - k.value <= n && c.cpu_us_per_operation - k.cpu_us_per_operation <= NO_CPU,
             Floor::AtMost(value, cpu) => c.value <= value && c.cpu_us_per_operation <= cpu,
+            Floor::AtMostOrTimes(value, times) => c.value <= value.max(times * k.value),
             Floor::Same(within) => c.value == k.value && same(&k.details, &c.details, within),
             Floor::Reported => true,
         };
@@ -162,7 +163,8 @@ impl Outcome {
             () if parity && reached(noise, cpu_noise) => Verdict::WithinNoise,
             () => Verdict::NotMet,
         };
-        let absolute = matches!(row.floor, Floor::Extra(_) | Floor::AtMost(..) | Floor::Same(_));
+        let absolute =
+            matches!(row.floor, Floor::Extra(_) | Floor::AtMost(..) | Floor::AtMostOrTimes(..) | Floor::Same(_));
         let ratio = (!absolute && ratio.is_finite()).then_some(ratio);
         Outcome {
             kernel: Some(k),
@@ -194,6 +196,7 @@ fn words(floor: Floor, unit: &str) -> String {
         Floor::Extra(n) => format!("<= {n} {unit} more, no CPU"),
         Floor::AtMost(value, cpu) if cpu.is_finite() => format!("<= {value} {unit}, <= {cpu} us CPU"),
         Floor::AtMost(value, _) => format!("<= {value} {unit}"),
+        Floor::AtMostOrTimes(value, times) => format!("<= {value} {unit}, or {times}x the kernel's"),
         Floor::Same(within) => format!("errno equal, time within {within} ms"),
         Floor::Reported => "none".into(),
     }

@@ -23,6 +23,8 @@ pub enum Floor {
     Extra(f64),
     /// Culvert's value, and its CPU, are at most these, whatever the kernel's are.
     AtMost(f64, f64),
+    /// Culvert's value is at most the first, or so many times the kernel's where that is more: on a machine that is so slow itself.
+    AtMostOrTimes(f64, f64),
     /// All details are the kernel's: those called `..._ms` within so many milliseconds and a twentieth, the others exactly.
     Same(f64),
     /// There is none: it is measured to be known.

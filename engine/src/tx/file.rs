@@ -8,8 +8,9 @@ use super::room::Sender;
 use super::{Attempt, Sending, Sent, Unsent, failed, fitting, keeps_error, with_turn};
 use crate::acts;
 use crate::channel::Chan;
-use crate::endpoint::Ep;
+use crate::endpoint::{Ep, take_latched};
 use crate::kernel::{K, Kernel as _};
+use crate::lifeline;
 use crate::signals::Runs;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
@@ -92,8 +93,15 @@ unsafe fn transmit(
                 patience.wait(ep);
                 continue;
             }
-            Attempt::Latched if total > 0 => return Sent::Done(total as isize),
-            Attempt::Native if total > 0 && keeps_error(sender.fd) => return Sent::Done(total as isize),
+            // The end that cuts off a file is told by that alone: see `intents::cut_off`.
+            Attempt::Latched if total > 0 => {
+                let _ = take_latched(ep);
+                return Sent::Done(total as isize);
+            }
+            Attempt::Native if total > 0 && keeps_error(sender.fd) => {
+                let _ = lifeline::option(sender.fd, libc::SOL_SOCKET, libc::SO_ERROR);
+                return Sent::Done(total as isize);
+            }
             Attempt::Native if total > 0 || sender.fd != out => {
                 // The rest goes to the kernel, as in `send`.
                 let begun = acts::begin();

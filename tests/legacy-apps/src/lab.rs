@@ -187,7 +187,9 @@ impl Lab {
             let (stop, last, dir) = (Arc::clone(&stop), Arc::clone(&last), self.dir.clone());
             std::thread::spawn(move || watch_for_shm(&dir, &stop, &last))
         });
-        Watch { thread, stop, last }
+        let log = self.dir.join(LOG);
+        let from = fs::metadata(&log).map_or(0, |m| m.len() as usize);
+        Watch { thread, stop, last, log, from }
     }
 
     /// Waits until `pid` has a connection on path shm (both ends under culvert only).
@@ -356,6 +358,9 @@ pub struct Watch {
     thread: Option<JoinHandle<bool>>,
     stop: Arc<AtomicBool>,
     last: Arc<Mutex<String>>,
+    log: PathBuf,
+    /// How long the log was when the watch began, in bytes.
+    from: usize,
 }
 
 impl Watch {
@@ -365,10 +370,16 @@ impl Watch {
         assert!(self.seen(), "{what}: no connection was on path shm; last answer: {}", self.last.lock().unwrap());
     }
 
-    /// Ends the watch. Whether there was one, or need not be.
+    /// Ends the watch. Whether there was one, or need not be. On a busy machine the load may be over before `culvert stat` has answered; then the
+    /// programs' log says it.
     pub fn seen(&mut self) -> bool {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().is_none_or(|thread| thread.join().expect("the watching thread"))
+        self.thread.take().is_none_or(|thread| thread.join().expect("the watching thread")) || self.logged()
+    }
+
+    fn logged(&self) -> bool {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.from..).unwrap_or_default()).contains("ing on the ring from byte ")
     }
 }
 

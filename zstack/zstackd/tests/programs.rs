@@ -270,9 +270,9 @@ print(n)
 }
 
 /// Connections of which the program says how long what it sends may stay unacknowledged: before they are there, young, and on a ring, whoever has
-/// opened them; and one that takes that back.
+/// opened them; one on which it sends a file; and one that takes that back.
 const TIMED: &str = "
-import errno, socket, sys, time
+import errno, os, socket, sys, tempfile, threading, time
 def timed(s, milliseconds):
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 def talk(s, exchanges):
@@ -299,9 +299,21 @@ all = {(port, n, before): opened(port, n, before) for port in (80, 82) for n in 
 all.update({(81, n): accepted(n) for n in (1, 100)})
 free = opened(80, 100, False)
 timed(free, 0)
+file, files = tempfile.TemporaryFile(), opened(80, 100, False)
+file.truncate(100 << 20)
+def attempt(call):
+    try:
+        return call() > 0
+    except OSError as e:
+        return errno.errorcode[e.errno]
+def send_file():
+    send = lambda: os.sendfile(files.fileno(), file.fileno(), 0, 100 << 20)
+    sent.extend([attempt(send), attempt(send), attempt(lambda: files.send(b'x'))])
 print('ready', flush=True)
 sys.stdin.readline()
 begun = time.monotonic()
+sent, sender = [], threading.Thread(target=send_file)
+sender.start()
 for s in [free, *all.values()]:
     s.send(b'x')
 for what, s in all.items():
@@ -309,6 +321,8 @@ for what, s in all.items():
         s.recv(1)
     except OSError as e:
         print(what, errno.errorcode[e.errno], time.monotonic() - begun >= 1.9)
+sender.join()
+print('file', sent)
 free.settimeout(0.2)
 try:
     free.recv(1)
