@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 pub struct Executable {
     /// Its package, and its name there.
     pub name: String,
-    path: PathBuf,
+    /// The program.
+    pub path: PathBuf,
     /// Where it runs, as under cargo: its package's directory.
-    directory: PathBuf,
+    pub directory: PathBuf,
 }
 
 impl Executable {

@@ -1,5 +1,6 @@
 //! The repository's chores: `cargo xtask CHORE`.
 
+mod again;
 mod conformance;
 mod debian;
 mod executables;

@@ -16,6 +16,8 @@ pub struct Tally {
     pub failed: u64,
     /// What failed, for the summary.
     pub failures: Vec<String>,
+    /// What failed among others, and passed alone.
+    pub unsteady: Vec<String>,
     /// Each step and how long it took, for the summary.
     pub times: Vec<(String, Duration)>,
 }
@@ -38,6 +40,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend(other.failures);
+        self.unsteady.extend(other.unsteady);
         self.times.extend(other.times);
     }
 
@@ -238,7 +241,8 @@ mod tests {
         t.read("s", "test result: FAILED. 3 passed; 2 failed; 0 ignored");
         t.read("s", "test a::b ... FAILED");
         t.read("s", "test a::c ... ok");
-        assert_eq!(t, Tally { passed: 9, failed: 2, failures: vec!["s: a::b".into()], times: vec![] });
+        let failures = vec!["s: a::b".into()];
+        assert_eq!(t, Tally { passed: 9, failed: 2, failures, ..Tally::default() });
     }
 
     #[test]
