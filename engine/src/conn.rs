@@ -156,6 +156,11 @@ impl driver::Port for Alone {
     fn tell_own(&mut self) {}
 }
 
+/// Room that `owner` has reserved on its ring is nobody's any more (`shmring::driver::give_back`).
+pub fn give_back(ep: Ep, owner: u64) {
+    sure(driver::give_back(&mut Alone, ep.record(), owner));
+}
+
 /// Begins a native call, counted in `word`; not if `bit` says that the ring is in use.
 #[inline(always)]
 pub fn enter_native(word: &AtomicU32, bit: u32) -> bool {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan, Heir};
-use crate::conn::{conn, end_view};
+use crate::conn::{conn, end_view, give_back};
 use crate::endpoint::Ep;
 use crate::lock::Held;
 use crate::mail::{self, RENDEZVOUS};
@@ -305,7 +305,7 @@ pub fn leave(ep: Ep, chan: &'static Chan, slot: usize, heir: Heir) {
     end_view(ep, chan, ours);
     let reserved = ep.tx_reserved.load(Relaxed);
     if ours(reserved) {
-        let _ = ep.tx_reserved.compare_exchange(reserved, 0, Relaxed, Relaxed);
+        give_back(ep, reserved);
     }
     ep.local().chan.store(None, Relaxed);
     chan.leave_to(slot, heir);

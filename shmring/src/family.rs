@@ -332,6 +332,7 @@ pub const LEAKED: u32 = 1 << 30;
 /// Meaningful while `state` is not `Free`: the first group. The rest begins with [`State::Attached`], so that a
 /// connection for one request and its answer touches three lines of memory.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct Endpoint {
     // --- identity and life
     /// A [`State`].

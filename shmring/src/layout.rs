@@ -257,6 +257,7 @@ pub struct Consumer {
 
 /// In the middle of a slot.
 #[repr(C, align(64))]
+#[cfg_attr(loom, derive(Default))]
 pub struct SlotHeader {
     /// Indexed by `Role as usize`.
     pub side: [Side; 2],

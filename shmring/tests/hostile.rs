@@ -307,6 +307,8 @@ struct Victim<'a> {
     natively: u64,
     again: u64,
     consumed: u64,
+    /// Bytes of the room that is reserved.
+    reserved: u64,
     /// Accesses and calls of the step that runs.
     effects: u32,
     seen: &'a mut Seen,
@@ -348,7 +350,8 @@ impl<'a> Victim<'a> {
             4..8 => driver::advance(self, &c, n & 64 == 0).unwrap(),
             8..12 => self.view(),
             12 => driver::make_way(self, &c).unwrap(),
-            13..32 => self.receive(),
+            13..16 => self.fill_room(),
+            16..32 => self.receive(),
             _ => self.send(),
         }
         let h = &self.slot.header;
@@ -372,6 +375,8 @@ impl<'a> Victim<'a> {
     fn send(&mut self) {
         let c = self.conn();
         match driver::turn(self, &c, Aim::Send).unwrap() {
+            // Its program fills what lies there.
+            Turn::Ring if driver::is_reserved(self, &c).unwrap() => {}
             Turn::Ring => {
                 let want = self.some(100);
                 let put = driver::put(self, &c, want, |v, base, tail, room| {
@@ -387,6 +392,34 @@ impl<'a> Victim<'a> {
             }
             Turn::Failed(Failure::Corrupt) => self.seen.corrupt += 1,
             Turn::Lifeline | Turn::Blocked | Turn::Latched | Turn::Failed(_) => {}
+        }
+    }
+
+    /// Reserves room, and commits some of it, or gives it back.
+    fn fill_room(&mut self) {
+        let c = self.conn();
+        if self.ep.tx_reserved.load(Ordering::Relaxed) != 0 {
+            match driver::turn(self, &c, Aim::Send).unwrap() {
+                Turn::Ring => {
+                    let n = self.some(self.reserved);
+                    driver::commit(self, &c, n).unwrap();
+                    self.seen.put += n;
+                }
+                _ => driver::give_back(self, self.ep, 1).unwrap(),
+            }
+        } else if driver::turn(self, &c, Aim::Send).unwrap() == Turn::Ring {
+            let want = self.some(100);
+            match driver::room(self, &c, want).unwrap() {
+                Ok((base, room)) if room > 0 => {
+                    let tail = self.ep.tx_tail.load(Ordering::Relaxed);
+                    assert!(room <= want.min(self.size));
+                    inside(&self.geometry(), self.geometry().spans(base, tail, room), room);
+                    driver::reserve(self, &c, 1).unwrap();
+                    self.reserved = room;
+                }
+                Ok(_) => {}
+                Err(Corrupt) => self.seen.corrupt += 1,
+            }
         }
     }
 
@@ -623,6 +656,7 @@ fn lives(s: &Slot, w: &mut Words, steps: u32, rarely: u64) -> Seen {
             natively: 0,
             again: 0,
             consumed: 0,
+            reserved: 0,
             effects: 0,
             seen: &mut seen,
         };

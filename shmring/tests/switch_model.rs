@@ -13,6 +13,8 @@
 //! A debug build leaves out the large scenarios; `cargo test --release` or `CULVERT_MODEL=full` runs all.
 #![cfg(not(any(loom, miri)))]
 
+#[path = "model/hands.rs"]
+mod hands;
 #[path = "model/port.rs"]
 mod port;
 #[path = "model/receiver.rs"]
@@ -51,6 +53,8 @@ const ONE: Config = Config {
     takes: 0,
     eager: false,
     blocked: false,
+    rooms: 0,
+    looks: 0,
     rules: RULES,
 };
 const BOTH: Config = Config { leave: true, acts: RETIRES, ..ONE };
@@ -68,6 +72,13 @@ const HOLDERS: Config = Config { senders: &[(0, 3)], receivers: &[2, 3], cap: 2,
 /// The first receiver stops reading early; the other must be told of the rest.
 const TAKES: Config = Config { takes: 1, polite: true, ..HOLDERS };
 const RING4: Config = Config { senders: &[(0, 6)], ring: 4, chunk: 4, cap: 4, want: 2, ..DIRECT };
+/// Room for two bytes at a time.
+const ROOM: Config = Config { senders: &[(0, 2)], rooms: 1, chunk: 2, ..ONE };
+const ROOM_OF_TWO: Config = Config { senders: &[(0, 2), (0, 1)], rooms: 1, chunk: 2, ..DIRECT };
+const VIEW: Config = Config { senders: &[(0, 2)], looks: 1, ..ONE };
+/// The first of two processes looks, and may be killed.
+const VIEW_OF_TWO: Config = Config { senders: &[(0, 2)], receivers: &[2, 3], looks: 1, kill: 4, ..DIRECT };
+const REWOUND_BESIDE: Config = Config { acts: &[Act::Rewind], ..VIEW_OF_TWO };
 
 fn proves(c: Config, least: usize) {
     let o = explore(&c);
@@ -349,6 +360,67 @@ fn a_receiver_that_stops_leaves_the_rest_to_another() {
         },
         600_000,
     );
+}
+
+#[test]
+fn room_in_hand() {
+    proves(Config { name: "room", ..ROOM }, 30_000);
+    proves(Config { name: "room, both leave", leave: true, acts: &[Act::Rewind], ..ROOM }, 100_000);
+    proves(Config { name: "room beside another thread that sends", ..ROOM_OF_TWO }, 30_000);
+    large(Config { name: "room, both leave, either end killed", leave: true, acts: RETIRES, kill: 5, ..ROOM }, 100_000);
+    large(Config { name: "room of two threads, one leaves", rooms: 3, leave: true, ..ROOM_OF_TWO }, 100_000);
+    large(
+        Config { name: "room of two threads, receiver cuts, it is killed", acts: &[Act::Cut], kill: 4, ..ROOM_OF_TWO },
+        100_000,
+    );
+    large(
+        Config { name: "room of two processes, one killed", rooms: 1, senders: &[(0, 2), (1, 1)], ..SENDERS },
+        100_000,
+    );
+    large(Config { name: "room while another thread shuts down", rooms: 2, ..HASTY }, 100_000);
+}
+
+#[test]
+fn a_view_in_hand() {
+    proves(Config { name: "view", ..VIEW }, 50_000);
+    proves(Config { name: "view, sender leaves", leave: true, ..VIEW }, 50_000);
+    proves(Config { name: "view, receiver rewinds", acts: &[Act::Rewind], ..VIEW }, 50_000);
+    proves(Config { name: "view, viewer is killed beside another process", ..VIEW_OF_TWO }, 50_000);
+    large(Config { name: "view, both leave", leave: true, acts: &[Act::Rewind], senders: &[(0, 3)], ..VIEW }, 100_000);
+    // Who reads behind the library's back what a view shows, and then releases it, reads it twice: that is the program's affair.
+    let rewinds = Config { acts: &[Act::Rewind], ..VIEW };
+    large(Config { name: "view, both leave, either end killed", leave: true, kill: 5, ..rewinds }, 100_000);
+    large(Config { name: "view, receiver cuts", leave: true, acts: &[Act::Cut], ..VIEW }, 100_000);
+    large(Config { name: "view, exec", leave: true, acts: &[Act::Exec], ..VIEW }, 100_000);
+    large(Config { name: "view, sender resets", end: End::Reset, ..rewinds }, 100_000);
+    large(
+        Config { name: "views of two processes, the other rewinds, one is killed", looks: 3, ..REWOUND_BESIDE },
+        100_000,
+    );
+    large(Config { name: "view, the other polls, the viewer is killed", polls: 2, ..VIEW_OF_TWO }, 100_000);
+    large(
+        Config { name: "view, the other is in epoll", kill: 0, receivers: &[2, 2], epolls: 2, ..VIEW_OF_TWO },
+        100_000,
+    );
+    large(
+        Config { name: "views beside a thread that rewinds", kill: 0, receivers: &[2, 2], ..REWOUND_BESIDE },
+        100_000,
+    );
+}
+
+#[test]
+fn every_guard_of_room_and_view_is_needed() {
+    caught("keep_reserved", Rules { keep_reserved: false, ..RULES }, ROOM_OF_TWO);
+    caught("keep_viewed", Rules { keep_viewed: false, ..RULES }, Config { senders: &[(0, 3)], ..VIEW });
+    let rewinds = Config { acts: &[Act::Rewind], ..VIEW };
+    caught("count_behind", Rules { count_behind: false, ..RULES }, rewinds);
+    let beside = Config { kill: 0, receivers: &[2, 2], ..REWOUND_BESIDE };
+    caught("viewed_by_token", Rules { viewed_by_token: false, ..RULES }, beside);
+    caught("end_last", Rules { end_last: false, ..RULES }, beside);
+    if full() {
+        let waits = Config { senders: &[(0, 3)], ..VIEW_OF_TWO };
+        caught("viewed_in_steps", Rules { viewed_in_steps: false, ..RULES }, waits);
+    }
 }
 
 /// Without any one of its guards the protocol is wrong, and the model sees it: the guard is needed, and the

@@ -162,6 +162,9 @@ pub fn look_after(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: 
         let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return true };
         let all = receiving.skip();
         receiving.release();
+        if is_served(why) {
+            return true;
+        }
         if !all && !patience.is_over(LONG_PATIENCE_NS) {
             return false;
         }
@@ -170,6 +173,12 @@ pub fn look_after(ep: Ep, chan: &Chan, fd: i32, life: u32, unread: Unread, why: 
         }
     }
     true
+}
+
+/// Whether whoever reads next does so by this library, which drops the rest of an echo when it comes: nobody waits for that. It may
+/// be what a release has read, which a peer that is busy has not even begun to send anew.
+fn is_served(why: Reason) -> bool {
+    matches!(why, Reason::Shared | Reason::Recalled)
 }
 
 /// What has come of a wait; `None`: nothing yet.

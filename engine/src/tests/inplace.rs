@@ -1,5 +1,5 @@
-//! A program writes where its peer reads, and reads where its peer has written: beside POSIX calls, at any byte, wherever the
-//! connection goes meanwhile.
+//! A program writes where its peer reads, and reads where its peer has written: beside POSIX calls, wherever the connection goes
+//! meanwhile.
 
 use super::*;
 use crate::inplace::Spans;
@@ -8,11 +8,9 @@ use crate::sim::world::Side;
 use crate::{leave, rx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, EBADF, ECONNRESET, EINVAL, EPIPE, MSG_DONTWAIT};
-use proptest::prelude::*;
 use shmring::common::Common;
-use shmring::family::{Reason, State};
+use shmring::family::Reason;
 use shmring::position::RingPos;
-use std::collections::VecDeque;
 
 pub(super) fn filled(side: Side, from: usize, n: usize) -> Spans {
     let mut room = side.reserve(n).unwrap();
@@ -149,7 +147,7 @@ fn room_that_is_given_back_leaves_the_ring_to_others() {
 }
 
 /// Each end does its part of what the other waits for at its own next call only, as another process does that is busy.
-fn keep_apart(pair: &Pair) {
+pub(super) fn keep_apart(pair: &Pair) {
     for side in [pair.a, pair.b] {
         side.ep.local().peer_cookie.store(0, Relaxed);
     }
@@ -531,219 +529,5 @@ fn a_look_waits_for_as_many_as_it_asks_for() {
         assert_eq!(pair.b.release(&mut view, 2), Ok(()));
         assert_eq!(pair.b.look_with(1, 0).map(|view| view.len), Ok(0));
         pair.close();
-    }
-}
-
-/// What happens next. `true`: at the end that connected.
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    Send(bool, usize),
-    Recv(bool, usize),
-    /// Room, which is filled.
-    Reserve(bool, usize),
-    /// Of the first or the last of those that stand, so much of 256 parts.
-    Commit(bool, bool, usize),
-    Look(bool, usize),
-    Release(bool, usize),
-    Attach,
-    Rewind(bool),
-    Cut(bool),
-    Echo(bool),
-    Pass(u16),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let end = any::<bool>();
-    prop_oneof![
-        6 => (end, 1..RING / 8).prop_map(|(e, n)| Op::Send(e, n)),
-        6 => (end, 1..RING / 6).prop_map(|(e, n)| Op::Recv(e, n)),
-        8 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Reserve(e, n)),
-        10 => (end, any::<bool>(), 0..257usize).prop_map(|(e, first, n)| Op::Commit(e, first, n)),
-        8 => (end, 1..200usize).prop_map(|(e, n)| Op::Look(e, n)),
-        8 => (end, 0..257usize).prop_map(|(e, n)| Op::Release(e, n)),
-        3 => Just(Op::Attach),
-        1 => end.prop_map(Op::Rewind),
-        1 => end.prop_map(Op::Cut),
-        1 => end.prop_map(Op::Echo),
-        1 => (0u16..100).prop_map(Op::Pass),
-    ]
-}
-
-/// One end: what it has reserved, and what is in it; what it looks at, and how many bytes it has received since.
-#[derive(Default)]
-struct End {
-    rooms: Vec<(Spans, Vec<u8>)>,
-    view: Option<(Spans, Vec<u8>, usize)>,
-    /// Bytes that were sent to it, and not received.
-    stream: VecDeque<u8>,
-    made: usize,
-}
-
-fn run(slow: bool, ops: &[Op]) -> Result<(), TestCaseError> {
-    let world = World::new();
-    let outcome = mix(&world, slow, ops);
-    if outcome.is_err() {
-        world.abandon();
-    }
-    outcome
-}
-
-/// Plays `ops` against two queues of bytes. `slow`: who leaves does not wait until the peer has done its part.
-fn mix(world: &World, slow: bool, ops: &[Op]) -> Result<(), TestCaseError> {
-    let pair = world.pair();
-    if slow {
-        keep_apart(&pair);
-    }
-    let mut ends = [End::default(), End::default()];
-    let (mut attached, mut left) = (false, false);
-    let side = move |a: bool| if a { pair.a } else { pair.b };
-    for &op in ops {
-        match op {
-            Op::Send(a, n) => {
-                let i = usize::from(a);
-                let message = bytes(ends[i].made, n);
-                ends[i].made += n;
-                match side(a).send(&message) {
-                    Ok(n) => ends[1 - i].stream.extend(&message[..n]),
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Recv(a, n) => {
-                let end = &mut ends[usize::from(a)];
-                // Who receives beside a copy must know of it.
-                if end.view.as_ref().is_some_and(|(view, ..)| !view.is_on_ring()) {
-                    continue;
-                }
-                match side(a).recv(n) {
-                    Ok(got) => {
-                        prop_assert!(got.len() <= end.stream.len());
-                        if let Some((_, _, read)) = &mut end.view {
-                            *read += got.len();
-                        }
-                        let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
-                        prop_assert!(got == expected);
-                    }
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Reserve(a, n) => {
-                let end = &mut ends[usize::from(a)];
-                if end.rooms.len() == 2 {
-                    continue;
-                }
-                match side(a).reserve(n) {
-                    Ok(mut room) => {
-                        let content = bytes(end.made ^ 0x5555, room.len);
-                        end.made += room.len;
-                        room.fill(&content);
-                        end.rooms.push((room, content));
-                    }
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Commit(a, first, part) => {
-                let i = usize::from(a);
-                let at = if first { 0 } else { ends[i].rooms.len().wrapping_sub(1) };
-                let Some((room, content)) = ends[i].rooms.get_mut(at) else { continue };
-                // Nobody else has written there.
-                prop_assert!(room.bytes() == *content);
-                let n = room.len * part / 256;
-                match side(a).commit(room, n) {
-                    Ok(sent) => {
-                        prop_assert!(sent <= n);
-                        let rest = content.split_off(sent);
-                        let sent_bytes = core::mem::replace(content, rest);
-                        if sent == n {
-                            ends[i].rooms.remove(at);
-                        }
-                        ends[1 - i].stream.extend(sent_bytes);
-                    }
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Look(a, min) => {
-                let end = &mut ends[usize::from(a)];
-                if end.view.is_some() {
-                    continue;
-                }
-                match side(a).look(min) {
-                    Ok(view) => {
-                        let seen = view.bytes();
-                        prop_assert!(!seen.is_empty() && seen.len() <= end.stream.len());
-                        prop_assert!(seen.iter().eq(end.stream.iter().take(seen.len())));
-                        end.view = Some((view, seen, 0));
-                    }
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Release(a, part) => {
-                let end = &mut ends[usize::from(a)];
-                let Some((mut view, seen, read)) = end.view.take() else { continue };
-                prop_assert!(view.bytes() == seen);
-                let n = view.len * part / 256;
-                prop_assert_eq!(side(a).release(&mut view, n), Ok(()));
-                end.stream.drain(..n.saturating_sub(read));
-            }
-            Op::Attach => {
-                if !attached && pair.both(|s| s.ep.state() == State::Eligible) && !left {
-                    pair.attach(RING);
-                    attached = true;
-                }
-            }
-            // Else hardly any connection comes to a ring.
-            Op::Rewind(_) | Op::Echo(_) if !attached => {}
-            Op::Rewind(a) => {
-                leave::retire(side(a).fd, Reason::Async);
-                left = true;
-            }
-            Op::Cut(a) => {
-                leave::retire(side(a).fd, Reason::Option);
-                left = true;
-            }
-            Op::Echo(a) => {
-                leave::sending_side(side(a).fd, Reason::Splice);
-                left = true;
-            }
-            Op::Pass(us) => Simulated::pass(u64::from(us) * 1000),
-        }
-        left |= attached && pair.both(|s| s.ep.tx_phase.get() == TxPhase::Down);
-    }
-    for a in [true, false] {
-        for (room, _) in &mut ends[usize::from(a)].rooms {
-            let _ = side(a).commit(room, 0);
-        }
-        if let Some((mut view, _, _)) = ends[usize::from(a)].view.take() {
-            prop_assert_eq!(side(a).release(&mut view, 0), Ok(()));
-        }
-    }
-    for _ in 0..1000 {
-        let mut idle = true;
-        for a in [true, false] {
-            let end = &mut ends[usize::from(a)];
-            if let Ok(got) = side(a).recv(RING) {
-                prop_assert!(got.len() <= end.stream.len());
-                let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
-                prop_assert!(got == expected);
-                idle = false;
-            }
-        }
-        if idle {
-            break;
-        }
-    }
-    prop_assert_eq!([ends[0].stream.len(), ends[1].stream.len()], [0, 0]);
-    pair.close();
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(cases(3))]
-
-    #[test]
-    fn posix_calls_and_those_in_place_make_one_stream(
-        slow in any::<bool>(),
-        ops in prop::collection::vec(op(), 0..if cfg!(miri) { 12 } else { 150 }),
-    ) {
-        run(slow, &ops)?;
     }
 }

@@ -8,6 +8,8 @@ mod forks;
 mod inplace;
 mod leaving;
 mod many;
+#[cfg(not(miri))]
+mod mixed;
 mod paths;
 mod readiness;
 mod reference;
@@ -17,6 +19,8 @@ mod shortage;
 mod signals;
 #[cfg(not(miri))]
 mod slots;
+#[cfg(not(miri))]
+mod stopped;
 mod streams;
 mod waiting;
 

@@ -9,13 +9,13 @@
 
 use super::look::latched;
 use super::room::Sender;
-use super::sending::{Sending, is_reserved};
+use super::sending::Sending;
 use super::{Attempt, Unsent, failed, fitting, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
-use crate::{lock, members};
+use crate::{conn, lock, members};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::layout::{self, HOME};
@@ -117,7 +117,7 @@ pub unsafe fn reserve(
 /// `None`: the ring is full.
 fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<Option<Room>, Unsent> {
     let record = ep.record();
-    if record.tx_reserved.load(Relaxed) != 0 && is_reserved(ep) {
+    if sending.is_reserved() {
         return Err(Unsent::Elsewhere);
     }
     let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().tx());
@@ -145,7 +145,7 @@ fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<
     }
     let number = record.tx_reservation.load(Relaxed).wrapping_add(1);
     record.tx_reservation.store(number, Relaxed);
-    record.tx_reserved.store(lock::myself(), Relaxed);
+    sending.reserve();
     Ok(Some(Room { span, len, number }))
 }
 
@@ -158,9 +158,7 @@ pub fn commit(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, n: usize, fl
         if !ours(record.tx_reserved.load(Relaxed)) || record.tx_reservation.load(Relaxed) != number {
             return Err(Unsent::Elsewhere);
         }
-        let sent = sending.publish(n as u64)?;
-        record.tx_reserved.store(0, Relaxed);
-        Ok(sent)
+        sending.commit(n as u64)
     });
     match a {
         Attempt::Took(_) => Reserved::Done(()),
@@ -181,6 +179,6 @@ pub fn give_back(ep: Ep, life: u32, number: u64) {
     }
     // The number changes only while nobody has reserved.
     if record.tx_reservation.load(Relaxed) == number {
-        let _ = record.tx_reserved.compare_exchange(word, 0, Relaxed, Relaxed);
+        conn::give_back(ep, word);
     }
 }

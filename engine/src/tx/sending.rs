@@ -126,6 +126,12 @@ impl Outgoing for Out<'_> {
         self.repeating || unread <= LITTLE || unread <= lifeline::takes(self.fd)
     }
 
+    #[cold]
+    fn fills(&mut self, owner: u64) -> bool {
+        // Not one that was killed, or has closed the connection.
+        family::uses(owner::member(owner), self.ep)
+    }
+
     fn tell_cork(&mut self) {
         tell_cork(self.ep, self.fd);
     }
@@ -168,18 +174,6 @@ impl Out<'_> {
         let look = || look(self.ep, self.chan, self.fd, ENDED) & ENDED != 0;
         if self.glances { Ok(look()) } else { openly(self.c.ep, &self.c.ep.tx_token, look) }
     }
-}
-
-/// Whether somebody's program fills the room behind the tail. The direction is owned.
-#[cold]
-pub(super) fn is_reserved(ep: Ep) -> bool {
-    let word = ep.record().tx_reserved.load(Relaxed);
-    if word != 0 && !family::uses(owner::member(word), ep) {
-        // It was killed, or has closed the connection.
-        ep.record().tx_reserved.store(0, Relaxed);
-        return false;
-    }
-    word != 0
 }
 
 fn errno(failure: Failure) -> i32 {
@@ -356,7 +350,7 @@ impl<'a> Sending<'a> {
     ) -> Result<usize, Unsent> {
         let chan = self.port.chan;
         let c = self.port.c;
-        if c.ep.tx_reserved.load(Relaxed) != 0 && is_reserved(self.port.ep) {
+        if self.is_reserved() {
             return Err(Unsent::Reserved);
         }
         let put = driver::put(&mut self.port, &c, want, |_, base, tail, room| {
@@ -399,13 +393,28 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// `n` bytes that the program has laid into its room are the receiver's.
-    pub fn publish(&mut self, n: u64) -> Result<usize, Unsent> {
+    /// Whether somebody's program fills the room behind the tail.
+    #[inline(always)]
+    pub fn is_reserved(&mut self) -> bool {
+        let c = self.port.c;
+        driver::is_reserved(&mut self.port, &c).unwrap_or_else(|Taken| {
+            self.port.taken = true;
+            true
+        })
+    }
+
+    /// The room that was found is this thread's, and its program fills it.
+    pub fn reserve(&mut self) {
+        let c = self.port.c;
+        self.port.taken |= driver::reserve(&mut self.port, &c, lock::myself()).is_err();
+    }
+
+    /// The first `n` bytes that the program has laid into its room are the receiver's, and the rest is nobody's.
+    pub fn commit(&mut self, n: u64) -> Result<usize, Unsent> {
         let c = self.port.c;
         // Whoever sees these bytes must know what was done before them.
         acts::pass_on(self.port.chan);
-        // The home has not moved: nobody sends on the ring while there is a reservation.
-        match driver::publish(&mut self.port, &c, c.ep.tx_base.load(Relaxed), n) {
+        match driver::commit(&mut self.port, &c, n) {
             Ok(()) => Ok(n as usize),
             Err(Taken) => {
                 self.port.taken = true;

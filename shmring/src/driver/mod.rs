@@ -13,6 +13,7 @@
 
 mod leave;
 mod receive;
+mod room;
 mod send;
 mod view;
 
@@ -20,7 +21,8 @@ pub use leave::{Began, Outcome, Sees, Unread, Wait, begin, conclude, see};
 pub use receive::{
     Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, make_ready, make_way, skip,
 };
-pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, publish, put, room, stage, turn};
+pub use room::{commit, give_back, is_reserved, reserve};
+pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put, room, stage, turn};
 pub use view::{end_view, pass_over, to_come, unread_of, view};
 
 use crate::family::Endpoint;
@@ -147,6 +149,8 @@ pub enum Guard {
     BehindTheCut,
     /// A receiver that is still native reads no more than lay queued before it saw that the sender is not up.
     BoundedNative,
+    /// What was looked at on the ring and has been read on the lifeline since is read.
+    CountBehind,
     /// Native receivers in flight hold back that this side is ready.
     CountReceivers,
     /// Native senders in flight hold a sender back that wants to go up.
@@ -179,6 +183,8 @@ pub enum Guard {
     ReadyByCas,
     /// What was read of a ring is not given back while somebody looks at it where it lies.
     KeepViewed,
+    /// Nobody sends where a program fills its room.
+    KeepReserved,
     /// The receiver clears the wish for space that it served.
     ServedByReader,
     /// A receiver that comes down drops from the lifeline what it has read on the ring.

@@ -43,6 +43,10 @@ pub trait Outgoing: Port {
     fn repeats(&mut self, _unread: u64) -> bool {
         true
     }
+    /// Whether the one whose program fills room on the ring, as `tx_reserved` says, does so still.
+    fn fills(&mut self, _owner: u64) -> bool {
+        true
+    }
     /// Tells the kernel of a cork that it does not know of.
     fn tell_cork(&mut self);
     /// Latches an error that the kernel would have queued.
@@ -420,7 +424,7 @@ pub fn room<P: Outgoing>(p: &mut P, c: &Conn, want: u64) -> Result<Result<(RingP
 
 /// The second half of [`put`]: `n` bytes that lie behind the tail, in [`room`] with `base` at home, are the receiver's.
 #[inline(always)]
-pub fn publish<P: Outgoing>(p: &mut P, c: &Conn, base: RingPos, n: u64) -> Result<(), P::Stop> {
+pub(super) fn publish<P: Port>(p: &mut P, c: &Conn, base: RingPos, n: u64) -> Result<(), P::Stop> {
     let new = p.own(&c.ep.tx_tail).plus(n);
     p.say(&c.ep.tx_tail, new)?;
     if !p.lacks(Guard::Heal) {

@@ -8,7 +8,7 @@
 //! is, so nobody waits for it.
 
 use super::receive::{Incoming, Skipped, end, is_viewed, serve_wish, skip, turned_away};
-use super::{Access, Conn, Port};
+use super::{Access, Conn, Guard, Port};
 use crate::position::{RingPos, StreamPos};
 use crate::ring;
 use crate::switch::{self, RxPhase, RxStep, RxView};
@@ -60,6 +60,7 @@ fn down<P: Incoming>(p: &mut P, c: &Conn) -> Result<Option<(StreamPos, StreamPos
 pub fn unread_of<P: Incoming>(p: &mut P, c: &Conn, at: RingPos, n: u64) -> Result<u64, P::Stop> {
     let on_ring = p.own(&c.ep.rx_head).since(at);
     let behind = match p.own(&c.ep.rx_phase) {
+        _ if p.lacks(Guard::CountBehind) => 0,
         RxPhase::Down => match down(p, c)? {
             Some((from, read)) => read.since(from),
             // Nothing comes any more.

@@ -6,6 +6,7 @@
 mod chunks;
 mod handed_on;
 mod holders;
+mod in_place;
 mod rings;
 
 fn check(f: impl Fn() + Sync + Send + 'static) {

@@ -3,6 +3,7 @@
 //! A thread that is in the middle of a step keeps what its accesses have brought so far ([`Log`]). To go on, the step is run
 //! anew from its beginning: what is in the log is handed out again, then one effect is made, and the next one stops the run.
 
+use crate::hands::LAID;
 use crate::world::{Config, FLAG, RAW, SHUT, Slot, World, echo_word, rewind_word};
 use shmring::driver::{Conn, Failure, Given, Guard, Incoming, Native, Outgoing, Port, Seen};
 use shmring::family::{Endpoint, Reason};
@@ -88,7 +89,7 @@ pub enum Of {
 }
 
 impl Memory {
-    fn fill(&self, w: &World, of: Of) {
+    fn fill(&self, c: &Config, w: &World, of: Of) {
         let m: &Slot = if of == Of::Receiver { w.slot() } else { &w.m };
         let [s, r] = &self.slot.side;
         s.up.word().store(m.up.into(), Relaxed);
@@ -114,6 +115,7 @@ impl Memory {
                 e.tx_again.word().store(t.again.into(), Relaxed);
                 e.rx_fin.store(t.fin.into(), Relaxed);
                 e.latched.store(t.latched.into(), Relaxed);
+                e.tx_reserved.store(t.reserved.into(), Relaxed);
             }
             Of::Receiver => {
                 let (e, r) = (&self.rx, &w.rx);
@@ -126,11 +128,17 @@ impl Memory {
                 e.rx_skip.word().store(r.skip.into(), Relaxed);
                 e.rx_fin.store(r.fin.into(), Relaxed);
                 e.rx_leaving.store(r.leaving.into(), Relaxed);
+                e.rx_viewed.store(r.viewed.into(), Relaxed);
+                if c.looks != 0 {
+                    e.rx_down_at.word().store(r.down_at.into(), Relaxed);
+                    // The model's kernel counts for itself.
+                    e.rx_at.word().store(0, Relaxed);
+                }
             }
         }
     }
 
-    fn drain(&self, w: &mut World, of: Of) {
+    fn drain(&self, c: &Config, w: &mut World, of: Of) {
         let [s, r] = &self.slot.side;
         let m: &mut Slot = if of == Of::Receiver { w.slot_mut() } else { &mut w.m };
         m.up = s.up.word().load(Relaxed) as u8;
@@ -157,6 +165,7 @@ impl Memory {
                 t.again = e.tx_again.word().load(Relaxed) as u8;
                 t.fin = e.rx_fin.load(Relaxed) != 0;
                 t.latched = e.latched.load(Relaxed) != 0;
+                t.reserved = e.tx_reserved.load(Relaxed) as u8;
             }
             Of::Receiver => {
                 let (e, r) = (&self.rx, &mut w.rx);
@@ -169,6 +178,10 @@ impl Memory {
                 r.skip = e.rx_skip.word().load(Relaxed) as u8;
                 r.fin = e.rx_fin.load(Relaxed) != 0;
                 r.leaving = e.rx_leaving.load(Relaxed) as u8;
+                r.viewed = e.rx_viewed.load(Relaxed) as u8;
+                if c.looks != 0 {
+                    r.down_at = e.rx_down_at.word().load(Relaxed) as u8;
+                }
             }
         }
     }
@@ -196,6 +209,8 @@ pub struct Run<'a> {
     copied: u8,
     /// Bytes that a receive of the kernel's, or of a ring, may bring.
     want: u8,
+    /// Bytes that a release has seen on the ring, and drops from the lifeline.
+    drops: u8,
 }
 
 /// Runs `step` of thread `i` up to and with its next effect, in every way in which that can go. `done` gets each new state,
@@ -247,9 +262,23 @@ fn run<T>(
     };
     let (mut choice, mut choices) = (0, 1);
     while choice < choices {
-        memory.fill(w, of);
-        let mut run =
-            Run { c, of, i, memory, w: *w, log, at: 0, made: false, whole, choice, choices: 1, copied: 0, want };
+        memory.fill(c, w, of);
+        let mut run = Run {
+            c,
+            of,
+            i,
+            memory,
+            w: *w,
+            log,
+            at: 0,
+            made: false,
+            whole,
+            choice,
+            choices: 1,
+            copied: 0,
+            want,
+            drops: 0,
+        };
         let (ep, role) = match of {
             Of::Sender => (&memory.tx, Role::Connector),
             Of::Receiver => (&memory.rx, Role::Acceptor),
@@ -260,7 +289,7 @@ fn run<T>(
         choice += 1;
         run.publish();
         let mut n = run.w;
-        memory.drain(&mut n, of);
+        memory.drain(c, &mut n, of);
         let log = if r.is_ok() { Log::default() } else { run.log };
         if !whole {
             match of {
@@ -331,6 +360,11 @@ impl Run<'_> {
                     }
                     crate::receiver::got(&mut self.w, self.i, n);
                 }
+                // From here on they are read, also if they have yet to come.
+                if self.drops > 0 && self.memory.rx.rx_skip.word().load(Relaxed) > self.w.rx.skip.into() {
+                    (0..self.drops).for_each(|_| self.w.deliver(self.w.g.delivered));
+                    crate::receiver::got(&mut self.w, self.i, self.drops);
+                }
             }
         }
     }
@@ -339,7 +373,7 @@ impl Run<'_> {
 /// The byte at ring position `at` becomes part of the stream, if it is not.
 fn name(c: &Config, w: &mut World, base: u8, at: u8) -> u8 {
     let cell = cell(c, base, at);
-    if w.m.cells[cell] == RAW {
+    if w.m.cells[cell] == RAW || w.m.cells[cell] & !1 == LAID {
         w.m.cells[cell] = w.g.stream;
         w.g.stream += 1;
     }
@@ -415,8 +449,9 @@ impl Port for Run<'_> {
             Guard::EchoComplete => r.echo_complete,
             Guard::Heal => r.heal,
             Guard::HealCut => r.heal_cut,
-            // Nobody looks at the ring there.
-            Guard::KeepViewed => true,
+            Guard::CountBehind => r.count_behind,
+            Guard::KeepReserved => r.keep_reserved,
+            Guard::KeepViewed => r.keep_viewed,
             Guard::KilledOverIt => r.killed_over_it,
             Guard::LookAfterEnd => r.look_after_end,
             Guard::LookAfterRewind => r.look_after_rewind,
@@ -478,6 +513,10 @@ impl Outgoing for Run<'_> {
     fn limit(&mut self) -> u64 {
         self.c.ring.into()
     }
+    fn fills(&mut self, owner: u64) -> bool {
+        let lives = self.w.dead & (1 << self.c.senders[owner as usize - 1].0) == 0;
+        self.quiet(|| lives)
+    }
     fn tell_cork(&mut self) {}
     fn latch(&mut self, _: Failure) {
         self.quiet(|| ());
@@ -487,6 +526,15 @@ impl Outgoing for Run<'_> {
 }
 
 impl Run<'_> {
+    /// The step reads so many bytes that were seen on the ring, by dropping them on the lifeline.
+    pub fn drops(&mut self, n: u8) {
+        self.drops = n;
+    }
+    /// Whether who looks at the ring was killed.
+    pub fn looker_is_dead(&self) -> bool {
+        let viewer = self.memory.rx.rx_viewed.load(Relaxed);
+        viewer != 0 && self.w.dead & (1 << (viewer - 1)) != 0
+    }
     /// Lays `room` bytes behind `tail`.
     pub fn lay(&mut self, base: RingPos, tail: RingPos, room: u64) -> Result<Result<u64, ()>, Stopped> {
         let n = self.effect(|s| {
@@ -584,6 +632,10 @@ impl Incoming for Run<'_> {
     }
     fn leaves(&mut self, leaver: u64) -> bool {
         self.w.dead & (1 << self.c.receivers[leaver as usize - 1]) == 0
+    }
+    fn views(&mut self, viewer: u64) -> bool {
+        let lives = self.w.dead & (1 << (viewer - 1)) == 0;
+        self.quiet(|| lives)
     }
     fn handed_on(&self) -> bool {
         false

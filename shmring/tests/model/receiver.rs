@@ -2,6 +2,7 @@
 //! around them: native receives, waiting, `poll`, leaving and exec, as in `engine/src/io.rs`, `engine/src/rx/`, `readiness.rs`,
 //! `poll.rs` and `handoff/`.
 
+use crate::hands::{self, View};
 use crate::port::{self, Of};
 use crate::search::Next;
 use crate::world::{Act, Config, FLAG, Receiving, SHUT, Slot, Verdict, World, arbiter, echo, echo_word};
@@ -54,6 +55,8 @@ pub enum Pc {
     PassOn,
     // a new image's file
     File,
+    // looks at the ring where it is
+    View(View),
     Done,
 }
 
@@ -98,8 +101,10 @@ fn doubled(c: &Config, w: &World) -> bool {
 }
 
 /// `rx::in_steps`: what ends the wait may come in a way that tells nobody.
-fn in_steps(c: &Config, w: &World) -> bool {
-    w.rx.leaving != 0 || c.rules.transit_in_steps && w.rx.phase < RxPhase::Ring as u8 && w.slot().up != 0
+fn in_steps(c: &Config, w: &World, i: usize) -> bool {
+    w.rx.leaving != 0
+        || c.rules.transit_in_steps && w.rx.phase < RxPhase::Ring as u8 && w.slot().up != 0
+        || c.rules.viewed_in_steps && hands::another_looks(c, w, i)
 }
 
 /// Notifies the peer. An image that got its ring from an exec has none.
@@ -114,7 +119,7 @@ fn act(c: &Config, n: &World, i: usize) -> Act {
     c.acts[c.acts.len() - 1 - n.r[i].act as usize]
 }
 
-fn token_free(c: &Config, w: &World) -> bool {
+pub fn token_free(c: &Config, w: &World) -> bool {
     w.rx.token == 0 || process_dead(c, w, w.rx.token as usize - 1)
 }
 
@@ -122,7 +127,8 @@ fn token_free(c: &Config, w: &World) -> bool {
 pub fn got(n: &mut World, i: usize, k: u8) {
     n.r[i].left = match n.r[i].left {
         0 => 0,
-        left if left == k => STOPS,
+        STOPS => STOPS,
+        left if left <= k => STOPS,
         left => left - k,
     };
 }
@@ -130,7 +136,7 @@ pub fn got(n: &mut World, i: usize, k: u8) {
 /// In `left`: it has got all that it wants.
 const STOPS: u8 = 0xff;
 
-fn end(n: &mut World, i: usize, pc: Pc) {
+pub fn end(n: &mut World, i: usize, pc: Pc) {
     n.r[i].rest();
     n.r[i].pc = pc;
 }
@@ -144,7 +150,7 @@ fn want(c: &Config, w: &World, i: usize) -> u8 {
 }
 
 /// The place at which a receive begins.
-fn place(w: &World) -> Place {
+pub fn place(w: &World) -> Place {
     Place { phase: RxPhase::from_u32(w.rx.phase.into()), head: at(w.rx.head), seen_end: false, some: false, before: 0 }
 }
 
@@ -215,6 +221,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
     let label: &'static str = match t.pc {
         Pc::Done => return,
         Pc::Idle => {
+            if t.left == STOPS && t.hand.n > 0 {
+                hands::releases(w, i, false, out);
+                return;
+            }
             if t.left == STOPS {
                 n.r[i].left = 0;
                 n.r[i].act = 0;
@@ -232,14 +242,17 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
                     out.push((o, "begins to leave", me));
                 }
             }
+            hands::looks(c, w, i, out);
             let polls = c.polls | c.epolls;
+            // `rx::is_kernels`.
+            let unseen = w.rx.viewed == 0 || !c.rules.viewed_by_token;
             n.r[i].pc = if w.rx.filed {
                 Pc::File
-            } else if w.rx.raw {
+            } else if w.rx.raw && unseen {
                 Pc::Raw
             } else if polls & (1 << i) != 0 && t.then == 0 && (w.rx.word == FLAG || phase == RxPhase::Down) {
                 Pc::PollAdvance
-            } else if phase == RxPhase::Down && w.rx.skip == 0 {
+            } else if phase == RxPhase::Down && w.rx.skip == 0 && unseen {
                 Pc::Raw
             } else {
                 Pc::Ready
@@ -327,6 +340,11 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             }
             n.r[i].act = 0;
             n.r[i].left = 0;
+            if t.hand.n > 0 {
+                n.r[i].rest();
+                hands::releases(&n, i, true, out);
+                return;
+            }
             end(&mut n, i, Pc::Done);
             "end of stream"
         }
@@ -338,10 +356,16 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             end(&mut n, i, Pc::Idle);
             "nothing: EAGAIN"
         }
+        // Who has a view, which may be all of the ring, does not wait.
+        Pc::GotNothing if t.hand.n > 0 => {
+            n.rx.token = 0;
+            end(&mut n, i, Pc::Idle);
+            "nothing: EAGAIN"
+        }
         Pc::GotNothing => {
             n.rx.token = 0;
             n.r[i].armed = true;
-            n.r[i].b = u8::from(in_steps(c, w));
+            n.r[i].b = u8::from(in_steps(c, w, i));
             n.r[i].pc = Pc::Stirred;
             "nothing: arms"
         }
@@ -378,7 +402,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             let mut o = *w;
             // An edge is consumed before anything is looked at.
             o.k.edge = false;
-            (n, ()) = port::whole(c, &o, Of::Receiver, i, |p, conn| driver::advance(p, conn, false));
+            (n, ()) = port::whole(c, &o, Of::Receiver, i, |p, conn| {
+                driver::advance(p, conn, false)?;
+                hands::forget_the_dead(p, conn, c.ring.into())
+            });
             n.r[i].pc = Pc::PollRing;
             "poll: moves on"
         }
@@ -408,7 +435,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
         }
         Pc::PollArm => {
             n.r[i].armed = true;
-            n.r[i].b = u8::from(in_steps(c, w));
+            n.r[i].b = u8::from(in_steps(c, w, i));
             n.r[i].pc = Pc::PollNews;
             "poll: arms"
         }
@@ -646,8 +673,14 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
 
         Pc::PassOn => {
             end(&mut n, i, Pc::Idle);
+            // What the image before this one looked at is gone with it.
+            (n.r[i].hand, n.rx.viewed) = Default::default();
             pass_on(c, &mut n, act(c, w, i));
             "exec: hands on"
+        }
+        Pc::View(at) => {
+            hands::view(c, w, i, at, out);
+            return;
         }
         Pc::File => {
             for _ in 0..want(c, w, i).min(w.file.len) {

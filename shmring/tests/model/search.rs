@@ -1,5 +1,6 @@
 //! Every state reachable by any interleaving, breadth first; the shortest trace to a bad one.
 
+use crate::hands::{self, Hand};
 use crate::world::{Config, Verdict, World};
 use crate::{receiver, sender};
 use core::hash::{Hash, Hasher};
@@ -121,6 +122,7 @@ fn kill(c: &Config, w: &World, p: u8, out: &mut Vec<Next>) {
         if q == p && n.s[i].pc != sender::Pc::Done {
             n.s[i].pc = sender::Pc::Done;
             n.s[i].wipe();
+            n.s[i].hand = Hand::default();
             n.s[i].left = 0;
             n.s[i].act = 0;
             any = true;
@@ -130,6 +132,7 @@ fn kill(c: &Config, w: &World, p: u8, out: &mut Vec<Next>) {
         if q == p && n.r[i].pc != receiver::Pc::Done {
             n.r[i].pc = receiver::Pc::Done;
             n.r[i].wipe();
+            n.r[i].hand = Hand::default();
             n.r[i].act = 0;
             any = true;
         }
@@ -173,12 +176,14 @@ pub fn explore(c: &Config) -> Outcome {
     let mut at = 0;
     while at < seen.list.len() {
         let w = seen.list[at];
-        if w.g.verdict != Verdict::Fine {
-            return Outcome {
-                states: at,
-                transitions: edges.len(),
-                fault: Some((format!("{:?}", w.g.verdict), trace(c, &seen, &parent, at))),
-            };
+        let fault = match w.g.verdict {
+            Verdict::Fine if hands::intact(c, &w) => None,
+            Verdict::Fine => Some("what a program has in hand has changed".to_owned()),
+            verdict => Some(format!("{verdict:?}")),
+        };
+        if let Some(fault) = fault {
+            let fault = Some((fault, trace(c, &seen, &parent, at)));
+            return Outcome { states: at, transitions: edges.len(), fault };
         }
         next.clear();
         successors(c, &w, &mut next);

@@ -1,6 +1,7 @@
 //! The sending side: the driver's steps (`shmring::driver`), one effect at a time, and what a thread of a program does
 //! around them: native sends, waiting, `shutdown` and `close`, as in `engine/src/io.rs` and `engine/src/tx/`.
 
+use crate::hands::{self, Hand, Room};
 use crate::port::{self, Of, is_down};
 use crate::search::Next as Successor;
 use crate::world::{Config, End, FLAG, SHUT, Thread, Verdict, World};
@@ -9,10 +10,12 @@ use shmring::family::UP;
 use shmring::switch::TxPhase;
 
 /// What a thread that took the token is about.
-const SEND: u8 = 0;
-const LEAVE: u8 = 1;
+pub const SEND: u8 = 0;
+pub const LEAVE: u8 = 1;
 const SHUTDOWN: u8 = 2;
 const CLOSE: u8 = 3;
+pub const RESERVE: u8 = 4;
+pub const COMMIT: u8 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
@@ -21,6 +24,8 @@ pub enum Pc {
     // driver::turn, driver::put
     Turn(Stage),
     Put,
+    // room that its program fills
+    Room(Room),
     // native
     Enter,
     Send,
@@ -64,13 +69,24 @@ fn owes_at_exit(c: &Config, n: &mut World) {
 /// Whether no sender is about to take a step of the protocol: they do something else, for as long as they please.
 pub fn outside(c: &Config, w: &World) -> bool {
     let inside = |t: &Thread<Pc>| {
-        !matches!(t.pc, Pc::Idle | Pc::Enter | Pc::Send | Pc::Exit | Pc::Real | Pc::Fin | Pc::FinPhase | Pc::Done)
+        !matches!(
+            t.pc,
+            Pc::Idle
+                | Pc::Room(Room::Fill | Room::GiveBack)
+                | Pc::Enter
+                | Pc::Send
+                | Pc::Exit
+                | Pc::Real
+                | Pc::Fin
+                | Pc::FinPhase
+                | Pc::Done
+        )
     };
     !w.s[..c.senders.len()].iter().any(inside)
 }
 
 fn aim(t: &Thread<Pc>) -> Aim {
-    if t.then == SEND { Aim::Send } else { Aim::Leave }
+    if matches!(t.then, SEND | RESERVE | COMMIT) { Aim::Send } else { Aim::Leave }
 }
 
 /// Everything thread `i` can do next.
@@ -88,6 +104,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
                 o.s[i].then = LEAVE;
                 o.s[i].pc = Pc::Take;
                 out.push((o, "begins to leave", me));
+            }
+            if hands::fills(c, w, i, out) {
+                return;
             }
             if t.left > 0 {
                 n.s[i].then = SEND;
@@ -164,6 +183,10 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
             return;
         }
 
+        Pc::Room(at) => {
+            hands::room(c, w, i, at, out);
+            return;
+        }
         Pc::Enter => {
             port::advance(
                 c,
@@ -188,13 +211,18 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
             if w.k.deaf || w.k.fin != 0 {
                 n.s[i].left = 0;
                 n.s[i].act = 0;
+                if t.hand.is_copied {
+                    n.s[i].hand = Hand::default();
+                }
             } else {
-                let k = t.left.min(c.chunk).min(w.kernel_room(c));
+                let most = if t.hand.is_copied { t.hand.n } else { t.left };
+                let k = most.min(c.chunk).min(w.kernel_room(c));
                 if k == 0 {
                     return;
                 }
                 n.kernel_send(c, k);
                 n.s[i].left -= k;
+                hands::sends(&mut n, i, k);
             }
             n.s[i].pc = if counted { Pc::Exit } else { Pc::Idle };
             "sends natively"
@@ -286,14 +314,21 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
 }
 
 /// What the holder of the token does once it knows where the next byte goes.
-fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
+pub fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
     let then = n.s[i].then;
     n.s[i].rest();
     if matches!(turn, Turn::Failed(Failure::Corrupt | Failure::Reset)) {
         n.g.verdict = Verdict::Accused;
     }
+    if matches!(then, RESERVE | COMMIT) {
+        return hands::turned(c, n, i, then == COMMIT, turn);
+    }
     if then == SEND {
         match turn {
+            Turn::Ring if c.rooms != 0 => {
+                n.s[i].pc = Pc::Room(Room::Look);
+                return;
+            }
             Turn::Ring => {
                 n.s[i].pc = Pc::Put;
                 return;

@@ -1,6 +1,7 @@
 //! What the model's processes share: the kernel's socket, the slot's words and ring, the two families'
 //! memory, and what an observer outside knows (`Ghost`).
 
+use crate::hands::Hand;
 use crate::port::Log;
 use shmring::layout::{Arbiter, CLOSED, ECHOED, Echo};
 use shmring::ring::Geometry;
@@ -130,6 +131,8 @@ pub struct Sending {
     pub again: u8,
     pub fin: bool,
     pub latched: bool,
+    /// The thread whose room lies behind the tail, + 1.
+    pub reserved: u8,
 }
 
 /// Family memory of the receiving side.
@@ -142,6 +145,10 @@ pub struct Receiving {
     pub shown: u8,
     /// The thread that leaves, + 1.
     pub leaving: u8,
+    /// The process that looks at the ring, + 1.
+    pub viewed: u8,
+    /// `rx_down_at`, where somebody looks.
+    pub down_at: u8,
     /// Stream position of the switch, `rx_cut` and `rx_skip`.
     pub up: u8,
     pub cut: u8,
@@ -206,11 +213,24 @@ pub struct Thread<P> {
     pub c: u8,
     /// Where to go on after a shared piece of code.
     pub then: u8,
+    /// Room, or a view.
+    pub hand: Hand,
 }
 
 impl<P> Thread<P> {
     pub fn new(pc: P, left: u8, act: u8) -> Thread<P> {
-        Thread { pc, left, act, armed: false, bell: false, log: Log::default(), b: 0, c: 0, then: 0 }
+        Thread {
+            pc,
+            left,
+            act,
+            armed: false,
+            bell: false,
+            log: Log::default(),
+            b: 0,
+            c: 0,
+            then: 0,
+            hand: Hand::default(),
+        }
     }
     pub fn wipe(&mut self) {
         self.armed = false;
@@ -313,6 +333,18 @@ pub struct Rules {
     pub tell_on_ring: bool,
     /// In transit, receivers and pollers sleep in steps.
     pub transit_in_steps: bool,
+    /// What was read of a ring is not given back while somebody looks at it.
+    pub keep_viewed: bool,
+    /// Nobody sends where a program fills its room.
+    pub keep_reserved: bool,
+    /// A release counts what was read on the lifeline since the look.
+    pub count_behind: bool,
+    /// While somebody looks, nobody receives without the token.
+    pub viewed_by_token: bool,
+    /// The look ends behind what the release leaves to be dropped.
+    pub end_last: bool,
+    /// While another process looks, receivers and pollers sleep in steps.
+    pub viewed_in_steps: bool,
 }
 
 /// The protocol as it should be.
@@ -351,6 +383,12 @@ pub const RULES: Rules = Rules {
     file_to_x: true,
     tell_on_ring: true,
     transit_in_steps: true,
+    keep_viewed: true,
+    keep_reserved: true,
+    count_behind: true,
+    viewed_by_token: true,
+    end_last: true,
+    viewed_in_steps: true,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -422,6 +460,10 @@ pub struct Config {
     pub eager: bool,
     /// Receivers were blocked in the kernel when the connection was attached.
     pub blocked: bool,
+    /// Senders that reserve room and commit some of it, and receivers that look at bytes and release some of them, a bit each; they
+    /// send and receive as well.
+    pub rooms: u8,
+    pub looks: u8,
     pub rules: Rules,
 }
 
