@@ -44,53 +44,78 @@ pub enum Came<T> {
     Elsewhere,
 }
 
+/// What a call on the ring comes to: that, or nothing, since the bytes go another way; or `-errno`. `None`: it is to be made anew.
+type Outcome<T> = Option<Result<Option<T>, isize>>;
+
+/// A call that is made on the ring or not at all.
+struct OnRing<F>(F);
+
+impl<F: Fn(Ep, &'static Chan) -> Option<isize>> Call for OnRing<F> {
+    fn natively(&self, _: Ep, _: &mut impl FnMut() -> isize) -> isize {
+        0
+    }
+
+    fn counted(&self, _: Ep, _: &mut impl FnMut() -> isize) -> Option<isize> {
+        Some(0)
+    }
+
+    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, _: &mut impl FnMut() -> isize) -> Option<isize> {
+        (self.0)(ep, chan)
+    }
+}
+
+/// Makes `call` if `ep`, which `fd` was when it was looked up, is on a ring.
+///
+/// # Safety
+/// A cancellation point, as `call` is: no lock is held.
+unsafe fn on_ring<T>(ep: Ep, fd: c_int, call: impl Fn(Ep, &'static Chan) -> Outcome<T>) -> Came<T> {
+    let found = Cell::new(None);
+    let on_ring = OnRing(|ep, chan| {
+        let outcome = call(ep, chan)?.map(|done| found.set(done));
+        Some(outcome.map_or_else(real::ret, |()| 0))
+    });
+    // SAFETY: the caller's obligation.
+    let r = unsafe { path::carry(ep, fd, on_ring, &mut || 0) };
+    match found.into_inner() {
+        _ if r < 0 => Came::Failed,
+        Some(done) => Came::Done(done),
+        None => Came::Elsewhere,
+    }
+}
+
+/// Takes the sending direction for this process, as a send would: then that. Else what the call comes to.
+fn takes<T>(ep: Ep, fd: c_int, flags: c_int, since: Runs) -> Result<(), Outcome<T>> {
+    let fails = |e: c_int| Err(Some(Err(-e as isize)));
+    if let Some(e) = endpoint::take_kept(ep) {
+        return fails(e);
+    }
+    let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
+    match turns::turn(ep, fd, Direction::Outgoing, wait) {
+        Turn::Ours => Ok(()),
+        Turn::Again => Err(None),
+        Turn::Failed(e) => fails(e),
+    }
+}
+
+fn outcome<T>(reserved: Reserved<T>) -> Outcome<T> {
+    match reserved {
+        Reserved::Done(done) => Some(Ok(Some(done))),
+        Reserved::Failed(e) => Some(Err(e)),
+        Reserved::Elsewhere => Some(Ok(None)),
+        Reserved::Again => None,
+    }
+}
+
 /// Reserves room for up to `want` bytes on `ep`'s ring, at least one; waits for it as a send would.
 ///
 /// # Safety
 /// A cancellation point: no lock is held.
 pub unsafe fn reserve(ep: Ep, fd: c_int, want: usize, flags: c_int) -> Came<(Whose, Room)> {
-    let call = Reserve { fd, want, flags, since: signals::runs(), room: &Cell::new(None) };
-    // SAFETY: the caller's obligation.
-    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
-    came(r, call.room.get())
-}
-
-fn came<T>(r: isize, found: Option<T>) -> Came<T> {
-    match found {
-        _ if r < 0 => Came::Failed,
-        Some(found) => Came::Done(found),
-        None => Came::Elsewhere,
-    }
-}
-
-struct Reserve<'a> {
-    fd: c_int,
-    want: usize,
-    flags: c_int,
-    since: Runs,
-    room: &'a Cell<Option<(Whose, Room)>>,
-}
-
-impl Call for &Reserve<'_> {
-    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
-        real()
-    }
-
-    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        Some(real())
-    }
-
-    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        let &&Reserve { fd, want, flags, since, room } = self;
-        if let Some(e) = endpoint::take_kept(ep) {
-            return Some(real::ret(-e as isize));
-        }
+    let since = signals::runs();
+    let call = |ep: Ep, chan: &'static Chan| {
         conn::make_ready(ep, chan);
-        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, fd, Direction::Outgoing, wait) {
-            Turn::Ours => {}
-            Turn::Again => return None,
-            Turn::Failed(e) => return Some(real::ret(-e as isize)),
+        if let Err(outcome) = takes(ep, fd, flags, since) {
+            return outcome;
         }
         let life = ep.life();
         let mut asleep = false;
@@ -99,16 +124,10 @@ impl Call for &Reserve<'_> {
         if asleep {
             closing::awake(ep);
         }
-        match reserved {
-            Reserved::Done(found) => {
-                room.set(Some((Whose { ep, life }, found)));
-                Some(0)
-            }
-            Reserved::Failed(e) => Some(real::ret(e)),
-            Reserved::Elsewhere => Some(real()),
-            Reserved::Again => None,
-        }
-    }
+        Some(outcome(reserved)?.map(|room| room.map(|room| (Whose { ep, life }, room))))
+    };
+    // SAFETY: the caller's obligation.
+    unsafe { on_ring(ep, fd, call) }
 }
 
 /// Sends the first `n` bytes of the room `number` of `whose` connection, which is to be `fd`'s, and gives back the rest; `n` is not more
@@ -122,10 +141,18 @@ pub unsafe fn commit(whose: Whose, fd: c_int, number: u64, n: usize, flags: c_in
         // What it was has been closed, or is the kernel's for good.
         return other(fds::endpoint(fd), whose);
     };
-    let call = Commit { fd, whose, number, n, flags, since: signals::runs(), done: &Cell::new(None) };
+    let since = signals::runs();
+    let call = |ep: Ep, chan: &'static Chan| {
+        if !is(ep, whose) {
+            return Some(Err(-libc::EBADF as isize));
+        }
+        if let Err(outcome) = takes(ep, fd, flags, since) {
+            return outcome;
+        }
+        outcome(tx::commit(ep, chan, fd, whose.life, number, n, flags))
+    };
     // SAFETY: the caller's obligation.
-    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
-    came(r, call.done.get())
+    unsafe { on_ring(ep, fd, call) }
 }
 
 fn is(ep: Ep, whose: Whose) -> bool {
@@ -158,51 +185,6 @@ fn other<T>(found: Option<Ep>, whose: Whose) -> Came<T> {
     Came::Failed
 }
 
-struct Commit<'a> {
-    fd: c_int,
-    whose: Whose,
-    number: u64,
-    n: usize,
-    flags: c_int,
-    since: Runs,
-    done: &'a Cell<Option<()>>,
-}
-
-impl Call for &Commit<'_> {
-    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
-        real()
-    }
-
-    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        Some(real())
-    }
-
-    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        let &&Commit { fd, whose, number, n, flags, since, done } = self;
-        if !is(ep, whose) {
-            return Some(real::ret(-libc::EBADF as isize));
-        }
-        if let Some(e) = endpoint::take_kept(ep) {
-            return Some(real::ret(-e as isize));
-        }
-        let wait = || Wait { never: flags & libc::MSG_DONTWAIT != 0, option: libc::SO_SNDTIMEO, since };
-        match turns::turn(ep, fd, Direction::Outgoing, wait) {
-            Turn::Ours => {}
-            Turn::Again => return None,
-            Turn::Failed(e) => return Some(real::ret(-e as isize)),
-        }
-        match tx::commit(ep, chan, fd, whose.life, number, n, flags) {
-            Reserved::Done(()) => {
-                done.set(Some(()));
-                Some(0)
-            }
-            Reserved::Failed(e) => Some(real::ret(e)),
-            Reserved::Elsewhere => Some(real()),
-            Reserved::Again => None,
-        }
-    }
-}
-
 /// Gives room back, unused or after its bytes went another way.
 pub fn give_back(whose: Whose, number: u64) {
     tx::give_back(whose.ep, whose.life, number);
@@ -213,51 +195,26 @@ pub fn give_back(whose: Whose, number: u64) {
 /// # Safety
 /// A cancellation point: no lock is held.
 pub unsafe fn look(ep: Ep, fd: c_int, min: usize) -> Came<(Whose, View)> {
-    let call = Look { fd, min, since: signals::runs(), view: &Cell::new(None) };
-    // SAFETY: the caller's obligation.
-    let r = unsafe { path::carry(ep, fd, &call, &mut || 0) };
-    came(r, call.view.get())
-}
-
-struct Look<'a> {
-    fd: c_int,
-    min: usize,
-    since: Runs,
-    view: &'a Cell<Option<(Whose, View)>>,
-}
-
-impl Call for &Look<'_> {
-    fn natively(&self, _: Ep, real: &mut impl FnMut() -> isize) -> isize {
-        real()
-    }
-
-    fn counted(&self, _: Ep, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        Some(real())
-    }
-
-    unsafe fn by_ring(&self, ep: Ep, chan: &'static Chan, real: &mut impl FnMut() -> isize) -> Option<isize> {
-        let &&Look { fd, min, since, view } = self;
+    const ELSEWHERE: Outcome<(Whose, View)> = Some(Ok(None));
+    let since = signals::runs();
+    let call = |ep: Ep, chan: &'static Chan| {
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         if ep.rx_phase.get() != RxPhase::Ring || !conn::make_ready(ep, chan) {
-            return Some(real());
+            return ELSEWHERE;
         }
         let wait = || Wait { never: true, option: libc::SO_RCVTIMEO, since };
         match turns::turn(ep, fd, Direction::Incoming, wait) {
             Turn::Ours => {}
             Turn::Again => return None,
             // The receive that follows says what there is.
-            Turn::Failed(_) => return Some(real()),
+            Turn::Failed(_) => return ELSEWHERE,
         }
         let life = ep.life();
-        match rx::view(ep, chan, fd, life, min) {
-            Some(found) => {
-                view.set(Some((Whose { ep, life }, found)));
-                Some(0)
-            }
-            None => Some(real()),
-        }
-    }
+        Some(Ok(rx::view(ep, chan, fd, life, min).map(|view| (Whose { ep, life }, view))))
+    };
+    // SAFETY: the caller's obligation.
+    unsafe { on_ring(ep, fd, call) }
 }
 
 /// Ends look `number` of `whose` connection, which is to be `fd`'s and began at `at`, and takes its first `n` bytes from the stream.

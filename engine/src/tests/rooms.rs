@@ -34,14 +34,17 @@ fn a_send_waits_for_whoever_has_reserved_when_its_turn_comes() {
     let on_ring = || assert_eq!(pair.b.ep.tx_phase.get(), TxPhase::Ring);
 
     // One commits, and another reserves before this one's turn.
-    keep(&rooms, 0);
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || {
-        commit(&theirs);
-        keep(&theirs, 1_000);
-    });
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || commit(&theirs));
+    let by_turns = || {
+        keep(&rooms, 0);
+        let theirs = rooms.clone();
+        Simulated::meanwhile(move || {
+            commit(&theirs);
+            keep(&theirs, 1_000);
+        });
+        let theirs = rooms.clone();
+        Simulated::meanwhile(move || commit(&theirs));
+    };
+    by_turns();
     assert_eq!(pair.b.send(b"behind"), Ok(6));
     on_ring();
     assert_eq!(pair.a.recv(9_999), Ok([bytes(0, 2_000), b"behind".to_vec()].concat()));
@@ -69,14 +72,7 @@ fn a_send_waits_for_whoever_has_reserved_when_its_turn_comes() {
     // A file is sent in the same way.
     let file = Simulated::memory_file(c"file", 3_000).unwrap();
     Simulated::write_at(file, &bytes(7, 3_000), 0);
-    keep(&rooms, 0);
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || {
-        commit(&theirs);
-        keep(&theirs, 1_000);
-    });
-    let theirs = rooms.clone();
-    Simulated::meanwhile(move || commit(&theirs));
+    by_turns();
     let (ep, fd) = (pair.b.ep, pair.b.fd);
     // SAFETY: without an offset.
     let sent = unsafe { io::sendfile(ep, fd, file, core::ptr::null_mut(), 3_000, || unreachable!("on the ring")) };

@@ -96,13 +96,7 @@ fn send(queue: &mut Queue) {
 
 /// A veth between two namespaces, of which the calling thread is in the first; and a socket in the other, whose packets all go to v0.
 fn veth() -> (Namespace, Namespace, UdpSocket) {
-    let (ours, theirs) = (Namespace::new(), Namespace::new());
-    ours.run(&format!("ip link add v0 type veth peer name v1 netns {}", theirs.path()));
-    for (namespace, device) in [(&ours, "v0"), (&theirs, "v1")] {
-        namespace.run(&format!("ethtool -K {device} tx off tso off gso off gro off"));
-        namespace.run(&format!("ip link set {device} up"));
-    }
-    theirs.run("ip address add 10.9.0.1/24 dev v1");
+    let (ours, theirs) = lab::veth();
     theirs.run("ip neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev v1");
     let socket = theirs.within(|| UdpSocket::bind("10.9.0.1:0").expect("a socket"));
     socket.connect("10.9.0.2:9").expect("an address");

@@ -3,7 +3,7 @@
 #[path = "../../port/tests/lab/mod.rs"]
 mod lab;
 
-use lab::{Namespace, bounded};
+use lab::bounded;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,13 +61,7 @@ fn echo(unbound: Unbound, spec: &Spec, end: &AtomicBool) -> u32 {
 fn two_queues_serve_their_own_connections() {
     need_root!();
     bounded(Duration::from_secs(120), || {
-        let (ours, theirs) = (Namespace::new(), Namespace::new());
-        ours.run(&format!("ip link add v0 type veth peer name v1 netns {}", theirs.path()));
-        for (namespace, device) in [(&ours, "v0"), (&theirs, "v1")] {
-            namespace.run(&format!("ethtool -K {device} tx off tso off gso off gro off"));
-            namespace.run(&format!("ip link set {device} up"));
-        }
-        theirs.run("ip address add 10.9.0.1/24 dev v1");
+        let (ours, theirs) = lab::veth();
         let spec: Spec = PORT.parse().expect("a spec");
         let affinity = || {
             std::fs::read_to_string("/proc/thread-self/status")

@@ -37,6 +37,18 @@ fn check(result: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Two namespaces and a veth between them: v0 in the first, v1 with the address 10.9.0.1 in the other. Nothing is offloaded.
+pub fn veth() -> (Namespace, Namespace) {
+    let (ours, theirs) = (Namespace::new(), Namespace::new());
+    ours.run(&format!("ip link add v0 type veth peer name v1 netns {}", theirs.path()));
+    for (namespace, device) in [(&ours, "v0"), (&theirs, "v1")] {
+        namespace.run(&format!("ethtool -K {device} tx off tso off gso off gro off"));
+        namespace.run(&format!("ip link set {device} up"));
+    }
+    theirs.run("ip address add 10.9.0.1/24 dev v1");
+    (ours, theirs)
+}
+
 /// A network namespace. It has a loopback device that is up, and lives as long as this, a thread or a process in it, or a socket
 /// of it.
 pub struct Namespace(File);
