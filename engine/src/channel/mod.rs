@@ -345,6 +345,13 @@ impl Chan {
         self.alive.store(t, Relaxed);
     }
 
+    /// The same of a look that is over, at time stamp `t`: others may have looked since.
+    pub fn note_alive_since(&self, t: u64) {
+        if t > self.alive.load(Relaxed) {
+            self.alive.store(t, Relaxed);
+        }
+    }
+
     /// Header of a slot.
     #[inline(always)]
     pub fn slot(&self, slot: usize) -> &SlotHeader {

@@ -7,6 +7,7 @@ use crate::leave::{self, Unread};
 use crate::readiness::lifeline_events;
 use crate::sim::process::Process;
 use crate::sim::world::Side;
+use crate::tx;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, SHUT_RD, SO_LINGER, SO_RCVLOWAT, SOL_SOCKET, linger};
 use shmring::family::Reason;
@@ -54,6 +55,36 @@ fn a_sleeper_is_woken_by_what_it_wants_and_the_ring_does_not_tell() {
     assert_eq!(pair.b.poll(ALL) & (POLLIN | POLLRDHUP), POLLIN | POLLRDHUP);
     assert_eq!(slept_on(pair.b)[3], 0);
     pair.b.close();
+}
+
+#[test]
+fn what_a_set_was_told_of_a_lifeline_is_as_good_as_a_look() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let chan = pair.a.ep.chan().unwrap();
+    let due = || tx::look_due(pair.a.ep, chan, tx::LOOK_EVERY_US);
+    let look = || tx::look(pair.a.ep, chan, pair.a.fd, POLLRDHUP);
+    look();
+    assert!(!due());
+    Simulated::pass(5_000_000);
+    assert!(due());
+    // What was told before says nothing of now.
+    tx::spare_look(pair.a.ep, chan, 1);
+    assert!(due());
+    tx::spare_look(pair.a.ep, chan, Simulated::cycles());
+    assert!(!due());
+    // A look that was asked for is made.
+    pair.a.ep.tx_checked.store(0, Relaxed);
+    tx::spare_look(pair.a.ep, chan, Simulated::cycles());
+    assert!(due());
+    // Nor does anybody take an end that was noted for a life.
+    look();
+    pair.b.close();
+    look();
+    Simulated::pass(5_000_000);
+    tx::spare_look(pair.a.ep, chan, Simulated::cycles());
+    assert!(due());
+    pair.a.close();
 }
 
 #[test]

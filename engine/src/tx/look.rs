@@ -30,6 +30,17 @@ pub fn looked(ep: Ep, chan: &Chan, t: u64, seen: i16) {
     ep.note_end(seen);
 }
 
+/// The kernel has said at time stamp `t` that the lifeline had not ended, or that was noted: as good as a look, unless one was asked for. So it
+/// says to who watches the lifeline by an epoll set, each time that the set is asked.
+#[inline]
+pub fn spare_look(ep: Ep, chan: &Chan, t: u64) {
+    let before = ep.tx_checked.load(Relaxed);
+    if before != 0 && t > before && ep.rx_fin.load(Relaxed) == 0 {
+        ep.tx_checked.store(t, Relaxed);
+        chan.note_alive_since(t);
+    }
+}
+
 /// Whether nobody has looked at a lifeline to this peer for `us` microseconds, or at this one for long. Then the
 /// caller does.
 pub fn look_due(ep: Ep, chan: &Chan, us: u64) -> bool {

@@ -11,7 +11,7 @@ mod turn;
 mod unread;
 
 pub use file::sendfile;
-pub use look::{LOOK_EVERY_US, latched, look, look_due, looked};
+pub use look::{LOOK_EVERY_US, latched, look, look_due, looked, spare_look};
 pub use reserve::{Reserved, Room, commit, give_back, reserve};
 pub use shmring::family::UP;
 pub use turn::{

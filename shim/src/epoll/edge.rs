@@ -1,6 +1,6 @@
 //! What is an edge: news of the ring, and of the lifeline.
 
-use super::set::{EDGE, Set, TAGGED, Watch, watch};
+use super::set::{CALM, EDGE, Set, TAGGED, Watch, watch};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::endpoint::Ep;
 use engine::{channel, lifeline, rx, tx};
@@ -101,6 +101,7 @@ pub(super) fn lifeline_event(s: &Set, id: u64, events: u32, begun: u64, place: u
         && w.flags.load(Relaxed) & TAGGED != 0
         && ep.local().refs.load(Relaxed) > 0
     {
+        w.flags.fetch_and(!CALM, Relaxed);
         lifeline_news(ep, w, events);
         s.push_at((id & 0xf_ffff) as i32, begun, place);
     }

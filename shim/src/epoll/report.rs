@@ -7,7 +7,7 @@ use super::desk::{Desk, KERNEL_EVENTS, News, Reported};
 use super::edge::{is_edge_by_that, lifeline_event, note_edge, number, serve_peer, written};
 use super::fdinfo::Registration;
 use super::order;
-use super::set::{EDGE, FIRED, PARKED, Set, TAGGED, Watch};
+use super::set::{CALM, EDGE, FIRED, PARKED, Set, TAGGED, Watch};
 use super::{DOORBELL, ours};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::channel::Chan;
@@ -112,7 +112,7 @@ fn without_room(s: &Set, out: &Out, told: &[epoll_event], returned: &Returned) -
         if place >= kernel - back {
             break;
         }
-        if holds(fd, w).is_none_or(|(.., r)| r == 0) {
+        if holds(s, fd, w).is_none_or(|(.., r)| r == 0) {
             continue;
         }
         if ahead + kernel - back >= out.max {
@@ -224,7 +224,7 @@ fn report(s: &Set, out: &mut Out, kernel: &[epoll_event]) {
 }
 
 /// What a watch of the ready list has to report; `None`: it has no part in that. And how far its sender had come.
-fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
+fn holds(s: &Set, fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     let events = w.events.load(Relaxed);
     let flags = w.flags.load(Relaxed);
     let ep = w.ep.load(Relaxed)?;
@@ -244,13 +244,25 @@ fn holds(fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     }
     let seen = written(ep, chan);
     // poll's and epoll's bits have the same values up to EPOLLRDHUP on x86-64.
-    let mask = events as i16 | libc::POLLERR | libc::POLLHUP;
-    Some((chan, seen, upkeep::now(ep, chan, number(ep, fd), mask) & mask))
+    let mut mask = events as i16 | libc::POLLERR | libc::POLLHUP;
+    if !s.may_be_others() {
+        // Its registration tells of an end, whatever the program wants: the kernel, when it was asked last, knew of none that was not noted.
+        tx::spare_look(ep, chan, s.looked.load(Relaxed));
+        // So it does of urgent data, if the program wants to know.
+        if flags & CALM != 0 {
+            mask &= !libc::POLLPRI;
+        }
+    }
+    let r = upkeep::now(ep, chan, number(ep, fd), mask) & mask;
+    if mask & !r & libc::POLLPRI != 0 {
+        w.flags.fetch_or(CALM, Relaxed);
+    }
+    Some((chan, seen, r))
 }
 
 /// `since`: when the news were told for which it is looked at, 0 if there were none. `looked`: when the kernel was asked.
 fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut Out) {
-    let Some((chan, seen, r)) = holds(fd, w) else { return };
+    let Some((chan, seen, r)) = holds(s, fd, w) else { return };
     let (events, flags) = (w.events.load(Relaxed), w.flags.load(Relaxed));
     let edge = events & EPOLLET as u32 != 0;
     if r != 0 && since == 0 && seen != w.seen.load(Relaxed) && order::behind(s, chan, looked) {
@@ -404,7 +416,7 @@ fn drop_stale(s: &Set) {
         let (Some(w), Some(l)) = (s.get(fd), s.link(fd)) else { return };
         next = l.ready.load(Relaxed).next();
         let dated = l.since.load(Relaxed) != 0;
-        match holds(fd, w) {
+        match holds(s, fd, w) {
             _ if dated => before = Some(fd),
             Some((.., r)) if r != 0 => return,
             held => {

@@ -133,6 +133,8 @@ pub(super) const EDGE: u32 = 4;
 /// The program has taken it out of the set. It stays in the kernel's, tagged: programs take descriptors out and
 /// put them back for every message, and need not go to the kernel for it. Without [`TAGGED`]: owed.
 pub(super) const PARKED: u32 = 8;
+/// A look at the lifeline has found no urgent data, and the kernel, whom the set asks of it, has told of nothing since.
+pub(super) const CALM: u32 = 16;
 
 pub(super) struct Set {
     /// Held by a thread of this process.

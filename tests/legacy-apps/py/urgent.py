@@ -121,4 +121,37 @@ def chance():
         steps(seed)
 
 
+def watched():
+    """What a set tells that is asked again and again: of bytes, of an urgent byte behind as many answers without one, and of bytes again."""
+    IN, PRI, ET = select.EPOLLIN, select.EPOLLPRI, select.EPOLLET
+    for how in (0, ET):
+        for answers in (0, 1, 5):
+            for later in (False, True):
+                a, b = pair()
+                b.setblocking(False)
+                ep = select.epoll()
+                ep.register(b, how | (IN if later else IN | PRI))
+                told = lambda seconds=PATIENCE: [e for _, e in ep.poll(seconds)]
+                line = [how, answers, later]
+                for _ in range(answers):
+                    a.send(b"bytes")
+                    line += [told(), outcome(lambda: b.recv(100)), told(0)]
+                    b.send(b"answer"), a.recv(100)
+                a.send(b"!", OOB)
+                if later:
+                    polled(b, select.POLLPRI)
+                    ep.modify(b, how | IN | PRI)
+                    # The kernel's set may tell of that once more.
+                line.append(told())
+                again = told(0)
+                if not (later and how):
+                    line.append(again)
+                line += [outcome(lambda: b.recv(1, OOB)), told(0), outcome(lambda: b.recv(100))]
+                for _ in range(2):
+                    a.send(b"bytes")
+                    line += [told(), outcome(lambda: b.recv(100)), told(0)]
+                a.send(b"?", OOB)
+                print(*line, told(), outcome(lambda: b.recv(1, OOB)))
+
+
 globals()[sys.argv[1]]()

@@ -214,6 +214,11 @@ fn who_sleeps_is_woken_by_urgent_data() {
 }
 
 #[test]
+fn a_set_tells_of_urgent_data_behind_any_number_of_answers() {
+    urgent("watched", 24);
+}
+
+#[test]
 fn urgent_data_among_other_steps() {
     urgent("chance", 800);
 }

@@ -21,6 +21,8 @@ use zstack_port::Post;
 
 /// The most payload of a frame that a device is to cut: with the longest headers its length fits in IPv4's 16 bits.
 const TSO: u32 = 65_535 - 120;
+/// Drivers of the kernel's whose packets it always copies to XDP sockets (no ndo_xsk_wakeup).
+const COPYING: &[&str] = &["veth", "tun"];
 /// AF_XDP's address family.
 const AF_XDP: i32 = 44;
 
@@ -150,6 +152,14 @@ fn plan(spec: &mut Spec, driver: Driver, socket: &OwnedFd) -> Result<u16, OpenEr
                 spec.suggest("blocksz", (16 * frame).clamp(1 << 16, 1 << 17));
                 // The driver's own 512 hold 30 ms of 200 Mb/s, and less of small packets.
                 spec.suggest("framecnt", 2048);
+            }
+        }
+        Driver::AfXdp => {
+            // The driver would have the kernel look for packets, by a system call each time that it finds none. The kernel's own copies of packets come
+            // without being asked for; a card's ring may have to be looked after.
+            let kind = interface.as_deref().and_then(|name| calls::driver(socket.as_fd(), name).ok());
+            if kind.is_some_and(|kind| COPYING.contains(&&*kind)) {
+                spec.suggest("busy_budget", 0);
             }
         }
         // It would else make up 64-byte packets, as fast as it is asked.

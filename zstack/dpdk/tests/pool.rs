@@ -104,6 +104,26 @@ fn veth() -> (Namespace, Namespace, UdpSocket) {
     (ours, theirs, socket)
 }
 
+/// With net_af_xdp's `busy_budget` the kernel is asked for packets whenever there are none, by a call that costs more than to look for them.
+#[test]
+fn the_kernel_is_asked_for_no_packets_where_it_copies_them() {
+    need_root!();
+    bounded(LIMIT, || {
+        for (budget, asked) in [("", false), (",busy_budget=64", true)] {
+            let (_ours, _theirs, socket) = veth();
+            let mut queue = opened(&format!("dpdk:net_af_xdp0,iface=v0,memory=none{budget}"));
+            let fd = queue.fd().expect("its socket").as_raw_fd();
+            let (mut says, mut len) = (-1i32, size_of::<i32>() as libc::socklen_t);
+            let option = libc::SO_PREFER_BUSY_POLL;
+            // SAFETY: the kernel writes at most `len` bytes to `says`, both of this frame.
+            let result =
+                unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut says).cast(), &raw mut len) };
+            assert_eq!((result, says), (0, i32::from(asked)), "{budget}");
+            arrive(&mut queue, 100, |_| _ = socket.send(MARK).expect("sent"));
+        }
+    });
+}
+
 const OURS: &str = "pinned external buffers in memory of ours (a sealed memfd)";
 
 #[test]

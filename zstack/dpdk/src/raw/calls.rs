@@ -107,6 +107,27 @@ pub(crate) fn mtu(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
 }
 
+/// What drives an interface in the socket's namespace (ethtool(8), `-i`).
+pub(crate) fn driver(socket: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    /// linux/ethtool.h.
+    #[repr(C)]
+    struct DriverInfo {
+        command: u32,
+        driver: [u8; 32],
+        others: [u32; 40],
+    }
+    const { assert!(size_of::<DriverInfo>() == 196) };
+    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], others: [0; 40] };
+    let mut request = ifreq(name);
+    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    // SAFETY: SIOCETHTOOL reads one ifreq, and this command of it reads and writes a struct of that layout, both of this frame.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) })?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or(&[]);
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
 /// Whether the interface exists in the socket's namespace.
 pub(crate) fn exists(socket: BorrowedFd<'_>, index: u32) -> bool {
     let mut request = ifreq("");
