@@ -18,6 +18,22 @@
  *         culvert_release(fd, &view, n);                           // n bytes are read; the rest comes again
  *     }
  *
+ * Bytes can also travel by reference: a *chunk* of a pool is written once, sent, looked at where it was written, kept beyond the
+ * stream that brought it, and sent on to a third process, without a copy anywhere.
+ *
+ *     int pool = culvert_pool_make(65536, 16, 0);                  // once
+ *     struct culvert_chunk chunk;
+ *     if (culvert_chunk_take(pool, 0, &chunk) == 0) {              // chunk.at, chunk.len bytes
+ *         size_t n = fill(chunk.at, chunk.len);
+ *         culvert_chunk_send(fd, &chunk, n, MSG_NOSIGNAL);         // the receiver's; free again when that is done with it
+ *     }
+ *
+ *     if (culvert_look(in, 65536, 0, &view) > 0 &&
+ *         culvert_chunk_keep(in, &view, &chunk) > 0)               // its bytes are read, and stay here
+ *         culvert_chunk_send(out, &chunk, chunk.len, MSG_NOSIGNAL);
+ *
+ * A receiver that makes POSIX calls gets the bytes like any others.
+ *
  * A program links the library (-lculvert, pkg-config culvert) or is run with it (`culvert run`, LD_PRELOAD). If it is linked, it
  * needs to come before libc: which is so unless -lc is named before it.
  *
@@ -31,6 +47,11 @@
  * returns, since it may hold memory of its own. The descriptor to name is then -1: the number may be another file's by now, and not
  * every file can be told from the one that was closed. A
  * process that gives up its user for good (setuid) must hold neither, since it leaves rings that it shares.
+ *
+ * A chunk's memory is the program's from culvert_chunk_take or culvert_chunk_keep until it is sent or dropped: a taken one to write, a
+ * kept one to read, since it may be another process's, and writing there ends in SIGSEGV. Every chunk must be sent or dropped, also
+ * after an error. A kept chunk does not depend on the stream that brought it: that may be closed. The memory of one that was sent
+ * must not be touched any more. When all that got a chunk, one after the other, are done with it or have ended, it is free again.
  *
  * The peer can write the memory of a view at any time, if it wants to: what is checked must be copied first, or read once. It
  * can read a room before it is committed.
@@ -51,7 +72,9 @@
  * release reads none of those bytes twice. A view by a copy is like MSG_PEEK: its release reads the next n bytes, so whoever else
  * receives meanwhile must be agreed with. While a view is held its peer has so much less room to send.
  *
- * Fork, exec. In a forked child, rooms that were reserved on a ring, and views on a ring, are invalid (EINVAL). Those that were copies
+ * Fork, exec. Pools and chunks are the process's that made or kept them: in a forked child they are invalid (EINVAL), except chunks
+ * that were copies; and from then on the connections that were there at the fork carry chunks by copies. A process that becomes another
+ * program, or ends, gives back what it has kept; what it has sent reaches its receiver. In a forked child, rooms that were reserved on a ring, and views on a ring, are invalid (EINVAL). Those that were copies
  * from the beginning are ordinary heap memory, and the child's copy works. The parent goes on with all of them. An exec ends them:
  * what was not committed was not sent, and what was not released is read by the next image. Passing the descriptor to another
  * process, posix_spawn and whatever else takes a connection back to the kernel does no harm to either.
@@ -148,12 +171,75 @@ ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) C
  */
 int culvert_release(int fd, struct culvert_view *view, size_t n) CULVERT_NAME("release");
 
+/* Memory to write and send, or to read, keep and send on: `len` bytes at `at`. */
+struct culvert_chunk {
+    void *at;
+    size_t len;
+    /* The library's. */
+    uint32_t kind_;
+    uint32_t own_[7];
+    void *memory_;
+};
+
+/* Whether a view is of a chunk, which culvert_chunk_keep keeps without a copy; and whether a chunk that was kept is a copy. */
+#define CULVERT_VIEW_IS_CHUNK(view) ((view)->kind_ == 0x63756c03u && (view)->own_[2] > 1)
+#define CULVERT_CHUNK_COPIES(chunk) ((chunk)->kind_ == 0x63756c13u)
+
+/*
+ * Makes a pool of `count` chunks of `len` bytes each, of which all that goes to one receiver may have `quota` at a time (0: all but one).
+ * Returns its number, or -1: EINVAL (no chunks, no bytes, more than 4096 chunks or 2^30 bytes in all, a quota that is larger than
+ * count), ENOMEM, EMFILE (more than 16 pools, or no descriptors for one). Never waits. Any thread may use a pool.
+ *
+ * A receiver that has its quota, and gives nothing back, is sent copies; the pool's other receivers have their own.
+ */
+int culvert_pool_make(size_t len, size_t count, size_t quota) CULVERT_NAME("pool_make");
+
+/* Takes a pool away. Returns 0, or -1: EBUSY (a chunk is taken, or a receiver has one still), EINVAL (no pool of this process). */
+int culvert_pool_end(int pool) CULVERT_NAME("pool_end");
+
+/*
+ * Takes a free chunk, whose bytes are what they were; waits for one, unless flags say MSG_DONTWAIT. Returns 0, or -1: EAGAIN (none is free),
+ * EINTR (a signal handler without SA_RESTART), EINVAL (no pool of this process; other flags). Nothing tells a program that waits in
+ * poll that a chunk has come back.
+ */
+int culvert_chunk_take(int pool, int flags, struct culvert_chunk *chunk) CULVERT_NAME("chunk_take");
+
+/*
+ * Sends the first n bytes of a chunk, on any connected stream socket. Returns how many were sent, or -1.
+ *
+ * All n: the chunk is no longer the program's, also what is behind them. So it is whenever it goes by reference, which never waits. It
+ * does between two processes of one user on a ring, if 4096 bytes or more are sent, and the receiver looks (culvert_look): it has met the
+ * pool once it has looked twice since the first chunk was sent to it. Not while 8 chunks lie unread on the connection, or less room is
+ * left than bytes are sent. Else the bytes are copied, as by send(), and wait as send() does: fewer than n may
+ * be sent by a descriptor that does not wait, at a timeout or a signal; the rest is the chunk's then, to be sent later. After an error the
+ * chunk is as it was.
+ *
+ * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EINVAL: no chunk of this process; n is 0, or more than
+ * `chunk->len`; other flags.
+ */
+ssize_t culvert_chunk_send(int fd, struct culvert_chunk *chunk, size_t n, int flags) CULVERT_NAME("chunk_send");
+
+/*
+ * Ends a view and reads all of its bytes from the stream, as culvert_release with all of them; they stay the program's, as a chunk. Returns
+ * how many, or -1, as culvert_release has it (and ENOMEM, with the view as it was): then there is no chunk.
+ *
+ * Without a copy if `CULVERT_VIEW_IS_CHUNK(view)`. A look shows a chunk as one piece, all that is unread of it and nothing else, if that
+ * is as much as it was asked for; so who asks for whole messages, and sends each as a chunk, gets each as a chunk.
+ */
+ssize_t culvert_chunk_keep(int fd, struct culvert_view *view, struct culvert_chunk *chunk) CULVERT_NAME("chunk_keep");
+
+/* Drops a chunk. Returns 0, or -1 (EINVAL: no chunk of this process). Never waits. */
+int culvert_chunk_drop(struct culvert_chunk *chunk) CULVERT_NAME("chunk_drop");
+
 /* Bytes that this process has moved by these calls, and those among them that were copied once more. */
 struct culvert_counts {
     uint64_t committed;
     uint64_t committed_copied;
     uint64_t released;
     uint64_t released_copied;
+    /* Of chunks that were sent. */
+    uint64_t referred;
+    uint64_t referred_copied;
 };
 
 /* `size`: sizeof *counts. Returns 0, or -1 (EFAULT). May be called in a signal handler. */

@@ -69,6 +69,9 @@ pub fn drop_descriptor(ep: Ep, fd: c_int) {
     let slots = slots::lock();
     let (rx, tx) = (lock::take_last(&ep.rx_token), lock::take_last(&ep.tx_token));
     if let Some(chan) = chan {
+        if there {
+            rx::drop_chunks(ep, chan);
+        }
         slots::detach(ep, chan, dead);
     }
     rx::forget(ep);

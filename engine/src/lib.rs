@@ -19,6 +19,7 @@ pub mod attach;
 pub mod buffers;
 pub mod bulk;
 pub mod channel;
+pub mod chunks;
 pub mod closing;
 pub mod config;
 pub mod conn;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::channel::{self, Chan, Heir};
+use crate::chunks::offers;
 use crate::conn::{conn, end_view, give_back};
 use crate::endpoint::Ep;
 use crate::lock::Held;
@@ -55,10 +56,12 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
             h.producer[i].tail.word(),
             h.producer[i].base.word(),
             &h.producer[i].there,
+            h.producer[i].holes.word(),
             h.consumer[i].head.word(),
         ] {
             w.store(0, Relaxed);
         }
+        h.holes[i].iter().for_each(shmring::hole::Entry::clear);
         for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }
@@ -335,6 +338,7 @@ pub fn close_if_empty(chan: &'static Chan) {
 }
 
 fn close(chan: &'static Chan) {
+    offers::channel_closes(chan);
     let held = channel::MAPPING.lock();
     chan.close();
     held.release();

@@ -10,8 +10,8 @@ use engine::endpoint::Ep;
 use engine::fds::{self, Kind};
 use engine::memory;
 use engine::{
-    acts, attach, channel, closing, config, custody, family, handoff, intents, leave, lifeline, lock, mail, members,
-    peer, poller, rx, sleepers, tx,
+    acts, attach, channel, chunks, closing, config, custody, family, handoff, intents, leave, lifeline, lock, mail,
+    members, peer, poller, rx, sleepers, tx,
 };
 use host::given::Environment;
 use host::tls::tls;
@@ -234,6 +234,7 @@ pub extern "C" fn fork_prepare() {
     }
     epoll::before_fork();
     channel::own().for_each(channel::Chan::note_fork);
+    rx::before_fork();
     family::before_fork();
     channel::before_fork();
 }
@@ -262,6 +263,7 @@ pub extern "C" fn fork_child() {
     intents::after_fork_child();
     epoll::after_fork_child();
     handoff::after_fork_child();
+    chunks::after_fork_child();
     // The threads that slept are the parent's.
     family::held().for_each(closing::let_go);
     if family::exists() && !family::member() {

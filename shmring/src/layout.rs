@@ -15,9 +15,10 @@
 //! Everything up to [`FIXED_LEN`] is mapped as long as a process uses the channel, and pollers look at nothing else.
 //! The bulk of a ring is mapped by a process that has bytes to write or to read there, and only until the connection ends.
 
+use crate::hole::{self, HOLES};
 use crate::journal::Journal;
 use crate::position::{Claim, RingPos, StreamPos};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::word::{Code, Coded, Numbered};
 
 /// `"culvert\x01"`, little endian: a channel of this layout.
@@ -25,7 +26,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 13 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 14 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -85,7 +86,34 @@ pub struct Header {
     pub forked: [AtomicU32; 2],
     /// Per side: its process has given the channel up, and puts no new connection into it. Those that are in it go on.
     pub left: [AtomicU32; 2],
+    /// Per side: how many of its places in `pools` say something.
+    pub offered: [AtomicU32; 2],
+    /// Per side: the pools of whose chunks it may send some by reference, for good.
+    pub pools: [[PoolOffer; POOLS]; 2],
 }
+
+/// Pools that one side of a channel can offer.
+pub const POOLS: usize = 8;
+
+/// A pool of chunks (`chunks`), as one that may send them says where it is. Where it lies in its owner's process every process of
+/// that user can open it (/proc/PID/fd).
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct PoolOffer {
+    /// Its number.
+    pub id: AtomicU64,
+    /// Its sender, as an end of its edges; 0: its owner.
+    pub lender: AtomicU64,
+    /// Its owner's process ...
+    pub pid: AtomicU32,
+    /// ... and the descriptors there of its memory, and of its ledgers.
+    pub files: [AtomicU32; 2],
+    /// Written by the other side: [`ANSWERED`], and the edge by which it takes chunks; 0: it takes none.
+    pub answer: AtomicU32,
+}
+
+/// In [`PoolOffer::answer`]: the rest names an edge.
+pub const ANSWERED: u32 = 1 << 31;
 
 /// [`Header::forked`]: the side's process has forked since. Other processes may hold its connections: that it lives does not
 /// mean that the holder of a connection does.
@@ -243,6 +271,17 @@ pub struct Producer {
     /// When the other side's pollers were told of the first news of the stream that they have not taken yet, in cycles of
     /// the time-stamp counter. One for all pollers: it is that of the one who took its bit last.
     pub told: AtomicU64,
+    /// Behind the last hole that was published. Before the tail.
+    pub holes: Coded<Claim<RingPos>>,
+}
+
+impl Producer {
+    /// Whether there may be holes behind `at`, in a ring of `size` bytes.
+    #[inline(always)]
+    pub fn may_have_holes(&self, at: RingPos, size: u64) -> bool {
+        let n = self.holes.load(Ordering::Relaxed).behind(at);
+        n != 0 && n <= size
+    }
 }
 
 /// Written by a ring's receiver whenever it consumes.
@@ -267,6 +306,8 @@ pub struct SlotHeader {
     pub consumer: [Consumer; 2],
     /// Indexed by `Role as usize`: see [`ALONE`].
     pub alone: [Queue; 2],
+    /// Indexed by the sender's `Role`: places of the ring whose bytes lie elsewhere.
+    pub holes: [[hole::Entry; HOLES]; 2],
 }
 
 const HEADER_ROOM: usize = PAGE - 2 * HOME;
@@ -276,6 +317,7 @@ const _: () = {
     assert!(size_of::<SlotHeader>() <= HEADER_ROOM);
     assert!(size_of::<Queue>() == 64 && size_of::<Side>() == 64);
     assert!(size_of::<Producer>() == 64 && size_of::<Consumer>() == 64);
+    assert!(size_of::<Header>() <= PAGE);
 };
 
 /// Where the offers begin.

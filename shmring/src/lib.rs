@@ -12,6 +12,7 @@ pub mod common;
 pub mod driver;
 pub mod family;
 pub mod holders;
+pub mod hole;
 pub mod journal;
 pub mod layout;
 pub mod lnx;

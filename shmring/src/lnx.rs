@@ -289,6 +289,13 @@ pub fn map(len: usize, flags: i32, fd: i32) -> Option<*mut u8> {
     (!(-4095..0).contains(&p)).then_some(p as *mut u8)
 }
 
+/// A fresh mapping of `fd` that can be read only, shared with whoever writes the file.
+pub fn map_to_read(len: usize, fd: i32) -> Option<*mut u8> {
+    // SAFETY: as above.
+    let p = unsafe { syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
+    (!(-4095..0).contains(&p)).then_some(p as *mut u8)
+}
+
 /// Takes a mapping away.
 ///
 /// # Safety

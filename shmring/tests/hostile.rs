@@ -230,6 +230,7 @@ impl Slot {
             producer: Default::default(),
             consumer: Default::default(),
             alone: Default::default(),
+            holes: Default::default(),
         };
         Slot { header, queues: [queues(), queues()] }
     }

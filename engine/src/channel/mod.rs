@@ -5,6 +5,7 @@
 
 mod heir;
 pub mod mapping;
+mod pools;
 
 pub use heir::Heir;
 

@@ -162,6 +162,9 @@ fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdi
             return false;
         }
     }
+    if !rx::fill(ep, chan) {
+        return false;
+    }
     let dir = chan.role().rx();
     let base = ring::base(&chan.slot(slot).producer[dir]);
     for (mut off, mut len) in chan.geometry().spans(base, ep.rx_head.load(Relaxed), n as u64) {

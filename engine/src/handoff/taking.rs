@@ -34,8 +34,16 @@ fn ring_of(fd: i32) -> Option<usize> {
     if lnx::seals(fd) < 0 {
         return None;
     }
-    let mut h =
-        layout::Header { magic: 0, version: 0, ring: 0, id: 1, forked: Default::default(), left: Default::default() };
+    let mut h = layout::Header {
+        magic: 0,
+        version: 0,
+        ring: 0,
+        id: 1,
+        forked: Default::default(),
+        left: Default::default(),
+        offered: Default::default(),
+        pools: Default::default(),
+    };
     // SAFETY: reads into a local, for which any bytes are valid.
     let n = unsafe { lnx::read_at(fd, (&raw mut h).cast(), size_of_val(&h), 0) };
     let is = n == size_of_val(&h) as isize && h.magic == layout::MAGIC && h.version == layout::VERSION && h.id == 0;

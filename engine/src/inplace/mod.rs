@@ -12,13 +12,18 @@
 // Unsafe here: what the program passes are pointers; calls are cancellation points.
 #![allow(unsafe_code)]
 
+pub mod chunk;
 pub mod ring;
 
+use crate::chunks::borrowed::VIEWED;
+use crate::chunks::stretch::Lent;
 use crate::{fds, members, real};
+use chunk::Held;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_void, iovec};
 use ring::{Came, Whose};
+use shmring::chunks::ledger::{HOPS, Loan};
 use shmring::position::RingPos;
 
 /// Room that was reserved, or bytes that are looked at. As `culvert.h` has it.
@@ -35,7 +40,8 @@ pub struct Spans {
     record: u32,
     /// ... in that life ...
     life: u32,
-    /// 1: those say which it is. 0: the library keeps no record of it.
+    /// 0: the library keeps no record of it. Else those say which it is; and of a view of a chunk the rest is the edge by which
+    /// that came, by its number, times 2, and 2.
     is_known: u32,
     /// ... and the process.
     member: u64,
@@ -43,7 +49,7 @@ pub struct Spans {
     number: u64,
     /// Where on the ring it begins.
     at: u64,
-    /// Memory that is freed with it.
+    /// Memory that is freed with it; of a view of a chunk, which one.
     own: *mut c_void,
 }
 
@@ -74,6 +80,10 @@ pub struct Counts {
     pub looked: AtomicU64,
     /// Copied before.
     pub looked_copied: AtomicU64,
+    /// Sent by reference.
+    pub referred: AtomicU64,
+    /// Of chunks that were to be, and were copied.
+    pub referred_copied: AtomicU64,
 }
 
 /// Those of this process.
@@ -82,6 +92,8 @@ pub static COUNTS: Counts = Counts {
     committed_copied: AtomicU64::new(0),
     looked: AtomicU64::new(0),
     looked_copied: AtomicU64::new(0),
+    referred: AtomicU64::new(0),
+    referred_copied: AtomicU64::new(0),
 };
 
 /// The calls that do it by a copy: the library's own, as a program would make them. libc's convention.
@@ -158,6 +170,22 @@ impl Spans {
         self.is_known == 1 && if self.own.is_null() { !ring::is_now(fd, whose()) } else { ring::is_closed(fd, whose()) }
     }
 
+    /// Notes the chunk that it is a view of.
+    fn of_chunk(self, lent: Option<Lent>) -> Spans {
+        let Some(Lent { edge, name, .. }) = lent else { return self };
+        let word = u64::from(name.loan.generation) << 32 | u64::from(name.loan.hop) << 24 | u64::from(name.index);
+        let own = core::ptr::without_provenance_mut(word as usize);
+        Spans { is_known: 1 | ((edge + 1) << 1), own, ..self }
+    }
+
+    /// The chunk that it is a view of.
+    fn lent(&self) -> Option<Held> {
+        let edge = (self.is_known >> 1).checked_sub(1).filter(|_| self.kind == VIEW)?;
+        let word = self.own.addr() as u64;
+        let loan = Loan { generation: (word >> 32) as u32, hop: (word >> 24) as u8 & HOPS };
+        Some(Held { edge, index: word as u32 & 0xff_ffff, loan })
+    }
+
     /// The first `n` bytes are gone.
     fn advance(&mut self, n: usize) {
         let mut left = n.min(self.len);
@@ -181,7 +209,9 @@ impl Spans {
     }
 
     fn end<C: Copying>(&mut self) {
-        if !self.own.is_null() {
+        if let Some(chunk) = self.lent() {
+            chunk.no_more(VIEWED);
+        } else if !self.own.is_null() {
             // SAFETY: allocated by this module for these spans; the program's use of them is over.
             unsafe { C::free(self.own) };
         }
@@ -304,7 +334,7 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
             // SAFETY: the caller's obligation.
             match unsafe { ring::look(ep, fd, found.unwrap_or(min)) } {
                 Came::Done((whose, v)) => {
-                    *view = Spans::on_ring(VIEW, whose, v.span, v.len, v.number, v.at);
+                    *view = Spans::on_ring(VIEW, whose, v.span, v.len, v.number, v.at).of_chunk(v.lent);
                     return v.len as isize;
                 }
                 Came::Failed => return -1,

@@ -3,15 +3,16 @@
 #![allow(unsafe_code)]
 
 use crate::channel::Chan;
+use crate::chunks::offers::{self, Source};
 use crate::endpoint::{self, Ep};
 use crate::kernel::{K, Kernel as _};
 use crate::path::{self, Call};
 use crate::rx::{self, Released, View};
 use crate::signals::{self, Runs};
 use crate::turns::{self, Direction, Turn, Wait};
-use crate::tx::{self, Reserved, Room};
+use crate::tx::{self, Lends, Reserved, Room};
 use crate::{closing, conn, fds, real};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
 use shmring::family::State;
@@ -185,6 +186,24 @@ fn other<T>(found: Option<Ep>, whose: Whose) -> Came<T> {
     Came::Failed
 }
 
+/// Sends `n` bytes of `source`, which `lends` lends, by reference on `ep`. [`Came::Elsewhere`]: they have to be copied.
+///
+/// # Safety
+/// A cancellation point: no lock is held.
+pub unsafe fn refer(ep: Ep, fd: c_int, source: Source, n: usize, flags: c_int, lends: &mut impl Lends) -> Came<()> {
+    let since = signals::runs();
+    let lends = RefCell::new(lends);
+    let call = |ep: Ep, chan: &'static Chan| {
+        conn::make_ready(ep, chan);
+        if let Err(outcome) = takes(ep, fd, flags, since) {
+            return outcome;
+        }
+        outcome(tx::refer(ep, chan, fd, (ep.life(), source), n, flags, &mut **lends.borrow_mut()))
+    };
+    // SAFETY: the caller's obligation.
+    unsafe { on_ring(ep, fd, call) }
+}
+
 /// Gives room back, unused or after its bytes went another way.
 pub fn give_back(whose: Whose, number: u64) {
     tx::give_back(whose.ep, whose.life, number);
@@ -200,6 +219,7 @@ pub unsafe fn look(ep: Ep, fd: c_int, min: usize) -> Came<(Whose, View)> {
     let call = |ep: Ep, chan: &'static Chan| {
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
+        offers::settle(chan);
         if ep.rx_phase.get() != RxPhase::Ring || !conn::make_ready(ep, chan) {
             return ELSEWHERE;
         }

@@ -16,7 +16,10 @@ pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
-pub use view::{Released, View, is_kernels, is_looked_at, others_look, pass_over, release, release_natively, view};
+pub use view::{
+    Released, View, before_fork, drop_chunks, fill, is_kernels, is_looked_at, others_look, pass_over, release,
+    release_natively, view,
+};
 
 use crate::buffers::Buffers;
 use crate::channel::Chan;

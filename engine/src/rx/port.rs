@@ -6,6 +6,7 @@ use super::arrived::received;
 use super::common;
 use crate::buffers::Buffers;
 use crate::channel::Chan;
+use crate::chunks::stretch;
 use crate::conn::{Taken, conn, notify_aside, openly, port};
 use crate::endpoint::{Ep, Latched};
 use crate::kernel::{K, Kernel as _};
@@ -155,6 +156,9 @@ impl Incoming for In<'_> {
 
     #[inline(always)]
     fn copy(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        if self.c.published().may_have_holes(at, self.c.size) {
+            return self.copy_with_holes(at, n);
+        }
         if common::is_common(self.ep, self.chan) { self.copy_common(at, n) } else { self.copy_held(at, n) }
     }
 
@@ -206,6 +210,10 @@ impl Incoming for In<'_> {
     }
 
     fn moved(&mut self, up: Option<StreamPos>) {
+        if up.is_none() && stretch::fill_all(&self.c, self.chan, self.c.ep.rx_head.load(Relaxed)).is_err() {
+            // What the sender takes back it has still.
+            crate::log!(Debug, "endpoint {}: chunks were left behind on the ring", self.ep.index());
+        }
         match up {
             Some(x) => crate::log!(Debug, "endpoint {}: receiving on the ring from byte {x}", self.ep.index()),
             None => {
@@ -265,6 +273,27 @@ impl<'a> In<'a> {
         let copied = openly(ep, &ep.rx_token, || self.copy_now(at, n));
         if let (Err(Taken), Some(b), Some(before)) = (&copied, &mut self.to, before) {
             b.go_to(before);
+        }
+        copied
+    }
+
+    /// [`Incoming::copy`] where bytes may lie in chunks.
+    #[cold]
+    fn copy_with_holes(&mut self, at: RingPos, n: u64) -> Result<Result<u64, Fault>, Taken> {
+        let copies = self.flags & libc::MSG_TRUNC == 0;
+        // If another process takes the direction meanwhile, what is read here comes again.
+        let comes_again = self.c.ep.handed.load(Relaxed) & SHARED != 0;
+        if (copies || comes_again) && stretch::fill(&self.c, self.chan, at, n).is_err() {
+            return Ok(Err(Fault::Ring));
+        }
+        let copied =
+            if common::is_common(self.ep, self.chan) { self.copy_common(at, n) } else { self.copy_held(at, n) };
+        if let Ok(Ok(n)) = copied
+            && !copies
+            && !comes_again
+            && !self.peeks()
+        {
+            stretch::pass(&self.c, self.chan, at, n);
         }
         copied
     }

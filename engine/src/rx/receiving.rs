@@ -6,6 +6,7 @@ use super::look::contradiction;
 use super::port::{Fault, In, milliseconds};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
+use crate::chunks::stretch;
 use crate::conn::{Taken, conn};
 use crate::endpoint::{Ep, Latched, put_back, take_latched, take_living, unreported};
 use crate::lock::{self, Held};
@@ -266,8 +267,21 @@ impl<'a> Receiving<'a> {
         lock::myself()
     }
 
+    /// Brings what lies in chunks to the ring, for who reads it there without knowing of them.
+    pub fn fill(&mut self) {
+        self.lost |= stretch::fill_all(&self.c, self.chan, self.ep.rx_head.load(Relaxed)).is_err();
+    }
+
+    /// What lies next on the ring, `n` bytes from where this side has read to: see [`stretch::look`].
+    pub fn next(&mut self, n: u64, min: u64) -> Option<stretch::Next> {
+        let next = stretch::look(&self.c, self.chan, self.ep.rx_head.load(Relaxed), n, min);
+        self.lost |= next.is_err();
+        next.ok()
+    }
+
     /// Begins to leave.
     pub fn begin(&mut self, unread: Unread, leaver: u64) -> Began {
+        self.fill();
         let mut port = self.port(None, 0);
         driver::begin(&mut port, &self.c, unread, leaver).unwrap_or_else(|Taken| {
             self.taken = true;

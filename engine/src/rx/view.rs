@@ -12,13 +12,14 @@ use super::look::on_ring;
 use super::receiving::{Got, Receiving};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
+use crate::chunks::stretch::{self, Lent, Next};
 use crate::endpoint::{Ep, put_back};
 use crate::kernel::{K, Kernel as _};
-use crate::{conn, family, members};
+use crate::{chunks, conn, family, lock, members};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use shmring::family::State;
-use shmring::layout::{self, HOME};
+use shmring::layout::{self, Arbiter, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
 use shmring::switch::RxPhase;
@@ -34,6 +35,8 @@ pub struct View {
     pub number: u64,
     /// Where on the ring it begins.
     pub at: RingPos,
+    /// Where else it is: in a chunk.
+    pub lent: Option<Lent>,
 }
 
 /// What lies on the ring next, at least `min` bytes. `None`: there is less, or it cannot be looked at where it lies.
@@ -58,6 +61,14 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
     }
     let n = receiving.view()?;
     let at = record.rx_head.load(Relaxed);
+    let n = match receiving.next(n, min.max(1) as u64) {
+        Some(Next::Bytes(n)) => n,
+        Some(Next::Chunk(lent)) => return Some(seen(ep, View::of_chunk(lent, at))),
+        None => {
+            receiving.end_view();
+            return None;
+        }
+    };
     let mut span = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 2];
     let (mut i, mut len) = (0, 0);
     for (off, piece) in chan.geometry().spans(ring::base(&chan.slot(slot).producer[dir]), at, n) {
@@ -72,10 +83,25 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
         receiving.end_view();
         return None;
     }
+    Some(seen(ep, View { span, len, number: 0, at, lent: None }))
+}
+
+/// Numbers a view.
+fn seen(ep: Ep, view: View) -> View {
+    let record = ep.record();
     family::looks_at(ep);
     let number = record.rx_view.load(Relaxed).wrapping_add(1);
     record.rx_view.store(number, Relaxed);
-    Some(View { span, len, number, at })
+    View { number, ..view }
+}
+
+impl View {
+    fn of_chunk(lent: Lent, at: RingPos) -> View {
+        const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        let len = lent.name.len as usize;
+        let piece = iovec { iov_base: lent.at.cast_mut().cast(), iov_len: len };
+        View { span: [piece, PIECE], len, number: 0, at, lent: Some(lent) }
+    }
 }
 
 /// Whether another process looks at what lies on the ring. If it was killed, or does not hold the connection any more, it does not, and the
@@ -97,6 +123,36 @@ pub fn others_look() -> bool {
     let looked_at = |ep: Ep| ep.state() == State::Attached && ep.chan().is_some_and(|chan| is_looked_at(ep, chan));
     // Each of them is asked.
     family::may_look() && family::held().filter(|ep| looked_at(*ep)).count() > 0
+}
+
+/// Brings what lies in chunks to the ring, for who reads it there without knowing of them. The direction is owned. False: it cannot be had.
+pub fn fill(ep: Ep, chan: &Chan) -> bool {
+    stretch::fill_all(&conn::conn(ep, chan), chan, ep.rx_head.load(Relaxed)).is_ok()
+}
+
+/// This process is about to be forked: who reads then may not know the pools.
+pub fn before_fork() {
+    if !chunks::are_used() {
+        return;
+    }
+    for ep in family::held().filter(|ep| ep.state() == State::Attached) {
+        if let Some(chan) = ep.chan()
+            && conn::conn(ep, chan).published().may_have_holes(ep.rx_head.load(Relaxed), chan.ring() as u64)
+            && let Some(held) = lock::take(&ep.rx_token, None)
+        {
+            // What cannot be had now the next receive finds out.
+            fill(ep, chan);
+            held.release();
+        }
+    }
+}
+
+/// The connection is closed, and nobody reads what lies unread: chunks of it go back. The direction is owned.
+pub fn drop_chunks(ep: Ep, chan: &Chan) {
+    let c = conn::conn(ep, chan);
+    // Of one that has left, its sender may yet send them to the kernel.
+    let is_over = !matches!(c.me().rewind.load(Relaxed), Arbiter::Left(_));
+    stretch::drop_unread(&c, chan, ep.rx_head.load(Relaxed), is_over && !common::is_common(ep, chan));
 }
 
 /// What came of the end of a look.

@@ -2,6 +2,8 @@
 // Unsafe here: bytes are copied from the program's memory into a ring; a send is a cancellation point.
 #![allow(unsafe_code)]
 
+mod bounce;
+mod chunk;
 mod file;
 mod look;
 mod reserve;
@@ -10,6 +12,7 @@ mod sending;
 mod turn;
 mod unread;
 
+pub use chunk::{Lends, refer};
 pub use file::sendfile;
 pub use look::{LOOK_EVERY_US, latched, look, look_due, looked, spare_look};
 pub use reserve::{Reserved, Room, commit, give_back, reserve};

@@ -2,6 +2,7 @@
 // Unsafe here: ring memory is given to the kernel.
 #![allow(unsafe_code)]
 
+use super::bounce::{self, Chunk};
 use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
@@ -86,6 +87,17 @@ impl Outgoing for Out<'_> {
     fn give(&mut self, base: RingPos, from: RingPos, len: u64) -> Result<Given, Taken> {
         let dir = self.chan.role().tx();
         let all = len;
+        let mut len = len;
+        if self.c.sent().may_have_holes(from, self.c.size) {
+            match bounce::give(&self.c, self.ep, self.chan, self.fd, from, len) {
+                Chunk::Gave(given) => return Ok(given),
+                Chunk::OnRing(n) => len = n,
+                Chunk::Lost => {
+                    self.lost = true;
+                    return Ok(Given::Failed(libc::ECONNRESET));
+                }
+            }
+        }
         let (off, len) = self.chan.geometry().spans(base, from, len)[0];
         // For what is not mapped, which is rare; whoever calls may have a short stack.
         let mut small = [0u8; 512];

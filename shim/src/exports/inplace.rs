@@ -8,6 +8,7 @@
 
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering::Relaxed;
+use engine::inplace::chunk::{self, Chunk};
 use engine::inplace::{self, COUNTS, Copying, Spans};
 use engine::{fds, io};
 use host::real;
@@ -67,8 +68,8 @@ impl Copying for Calls {
 /// Runs a call on the program's description of what it holds, which is read and written as a whole.
 ///
 /// # Safety
-/// As for `peek` and `poke`; any bits are a `Spans`.
-unsafe fn with(spans: *mut Spans, f: impl FnOnce(&mut Spans) -> isize) -> ssize_t {
+/// As for `peek` and `poke`; any bits are a `T`.
+unsafe fn with<T: Copy>(spans: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize_t {
     // A copy may fault in the calls that follow.
     super::arm();
     // SAFETY: the program's own variable, or a fault.
@@ -111,6 +112,46 @@ pub unsafe extern "C-unwind" fn culvert_1_release(fd: c_int, view: *mut Spans, n
     unsafe { with(view, |view| inplace::release::<Calls>(fd, view, n)) as c_int }
 }
 
+/// `culvert_pool_make`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_pool_make(len: size_t, count: size_t, quota: size_t) -> c_int {
+    chunk::pool(len, count, quota) as c_int
+}
+
+/// `culvert_pool_end`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_pool_end(pool: c_int) -> c_int {
+    chunk::end_pool(pool) as c_int
+}
+
+/// `culvert_chunk_take`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_chunk_take(pool: c_int, flags: c_int, chunk: *mut Chunk) -> c_int {
+    // SAFETY: the program's variable.
+    unsafe { with(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
+}
+
+/// `culvert_chunk_send`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_chunk_send(fd: c_int, chunk: *mut Chunk, n: size_t, flags: c_int) -> ssize_t {
+    // SAFETY: the program's variable, as the library has left it; no lock is held.
+    unsafe { with(chunk, |chunk| chunk::send::<Calls>(fd, chunk, n, flags)) }
+}
+
+/// `culvert_chunk_keep`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_chunk_keep(fd: c_int, view: *mut Spans, chunk: *mut Chunk) -> ssize_t {
+    // SAFETY: the program's variables, the view as the library has left it; no lock is held.
+    unsafe { with(view, |view| with(chunk, |chunk| chunk::keep::<Calls>(fd, view, chunk))) }
+}
+
+/// `culvert_chunk_drop`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_chunk_drop(chunk: *mut Chunk) -> c_int {
+    // SAFETY: as above.
+    unsafe { with(chunk, chunk::drop::<Calls>) as c_int }
+}
+
 /// `struct culvert_counts`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -119,6 +160,8 @@ pub struct Counts {
     committed_copied: u64,
     released: u64,
     released_copied: u64,
+    referred: u64,
+    referred_copied: u64,
 }
 
 /// `culvert_counts`.
@@ -126,11 +169,14 @@ pub struct Counts {
 pub unsafe extern "C" fn culvert_1_counts(counts: *mut Counts, size: size_t) -> c_int {
     let (committed_copied, released_copied) =
         (COUNTS.committed_copied.load(Relaxed), COUNTS.looked_copied.load(Relaxed));
+    let referred_copied = COUNTS.referred_copied.load(Relaxed);
     let now = Counts {
         committed: COUNTS.committed.load(Relaxed) + committed_copied,
         committed_copied,
         released: COUNTS.looked.load(Relaxed) + released_copied,
         released_copied,
+        referred: COUNTS.referred.load(Relaxed) + referred_copied,
+        referred_copied,
     };
     // SAFETY: the program's variable, or a fault; no more of it than it has.
     match unsafe { super::poke_bytes(counts.cast(), &now, size.min(size_of::<Counts>())) } {

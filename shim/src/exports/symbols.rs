@@ -294,6 +294,12 @@ pub const OWN: &[(&str, &str)] = &[
     ("culvert_1_commit", HEADER),
     ("culvert_1_look", HEADER),
     ("culvert_1_release", HEADER),
+    ("culvert_1_pool_make", HEADER),
+    ("culvert_1_pool_end", HEADER),
+    ("culvert_1_chunk_take", HEADER),
+    ("culvert_1_chunk_send", HEADER),
+    ("culvert_1_chunk_keep", HEADER),
+    ("culvert_1_chunk_drop", HEADER),
     ("culvert_1_counts", HEADER),
     ("culvert_1_path", HEADER),
 ];

@@ -175,6 +175,11 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// Whether an edge is one still. It is none once its borrower has ended, and nothing that crossed it is out.
+    pub fn is_there(&self, edge: EdgeName) -> bool {
+        self.edge(edge).is_some()
+    }
+
     /// Chunks that the owner has lent by an edge, and that are not back.
     pub fn out(&self, edge: EdgeName) -> u32 {
         self.edge(edge).map_or(0, |edge| edge.out)

@@ -9,7 +9,9 @@ _Static_assert(sizeof(struct culvert_room) == 88 && sizeof(struct culvert_view) 
 _Static_assert(offsetof(struct culvert_room, len) == 32 && offsetof(struct culvert_view, len) == 32, "len");
 _Static_assert(offsetof(struct culvert_room, kind_) == 40 && offsetof(struct culvert_view, kind_) == 40, "kind_");
 _Static_assert(offsetof(struct culvert_room, memory_) == 80 && offsetof(struct culvert_view, memory_) == 80, "memory_");
-_Static_assert(sizeof(struct culvert_counts) == 32, "counts");
+_Static_assert(sizeof(struct culvert_counts) == 48, "counts");
+_Static_assert(sizeof(struct culvert_chunk) == 56, "chunk");
+_Static_assert(offsetof(struct culvert_chunk, kind_) == 16 && offsetof(struct culvert_chunk, memory_) == 48, "chunk");
 
 static int failed;
 
@@ -61,6 +63,44 @@ int main(void) {
     if (culvert_counts(&counts, sizeof counts) != 0 || counts.committed != 18 || counts.committed_copied != 18 ||
         counts.released != 5 || counts.released_copied != 5)
         failed = 1;
+
+    /* Chunks, on a socket that cannot take them by reference. */
+    struct culvert_chunk chunk, other;
+    EXPECT(culvert_pool_make(0, 1, 0), EINVAL);
+    EXPECT(culvert_pool_make(100, 0, 0), EINVAL);
+    EXPECT(culvert_pool_make(100, 4097, 0), EINVAL);
+    EXPECT(culvert_pool_make(SIZE_MAX, 2, 0), EINVAL);
+    EXPECT(culvert_pool_make(100, 2, 3), EINVAL);
+    EXPECT(culvert_pool_end(0), EINVAL);
+    EXPECT(culvert_chunk_take(0, 0, &chunk), EINVAL);
+    EXPECT(culvert_chunk_drop(&chunk), EINVAL);
+    int pool = culvert_pool_make(5000, 2, 0);
+    if (pool < 0 || culvert_chunk_take(pool, 0, &chunk) != 0 || culvert_chunk_take(pool, MSG_DONTWAIT, &other) != 0) failed = 1;
+    EXPECT(culvert_chunk_take(pool, MSG_DONTWAIT, &(struct culvert_chunk){0}), EAGAIN);
+    EXPECT(culvert_chunk_take(pool, MSG_PEEK, &(struct culvert_chunk){0}), EINVAL);
+    EXPECT(culvert_pool_end(pool), EBUSY);
+    if (chunk.len != 5000 || culvert_chunk_drop(&other) != 0) failed = 1;
+    EXPECT(culvert_chunk_drop(&other), EINVAL);
+    memset(chunk.at, 'x', 5000);
+    EXPECT(culvert_chunk_send(pair[0], &chunk, 0, 0), EINVAL);
+    EXPECT(culvert_chunk_send(pair[0], &chunk, 5001, 0), EINVAL);
+    EXPECT(culvert_chunk_send(pair[0], &chunk, 1, MSG_OOB), EINVAL);
+    EXPECT(culvert_chunk_send(pipes[1], &chunk, 1, 0), ENOTSOCK);
+    EXPECT(culvert_chunk_send(-1, &chunk, 1, 0), EBADF);
+    if (culvert_chunk_send(pair[0], &chunk, 4500, 0) != 4500) failed = 1;
+    EXPECT(culvert_chunk_send(pair[0], &chunk, 1, 0), EINVAL);
+    EXPECT(culvert_chunk_keep(pair[1], &view, &chunk), EINVAL);
+    if (culvert_look(pair[1], 4500, 0, &view) != 4500 || CULVERT_VIEW_IS_CHUNK(&view)) failed = 1;
+    if (culvert_chunk_keep(pair[1], &view, &chunk) != 4500 || !CULVERT_CHUNK_COPIES(&chunk)) failed = 1;
+    EXPECT(culvert_release(pair[1], &view, 0), EINVAL);
+    EXPECT(culvert_look(pair[1], 1, MSG_DONTWAIT, &view), EAGAIN);
+    if (chunk.len != 4500 || ((char *)chunk.at)[0] != 'x' || ((char *)chunk.at)[4499] != 'x') failed = 1;
+    /* On to somebody else. */
+    if (culvert_chunk_send(pair[1], &chunk, 4500, 0) != 4500 || culvert_pool_end(pool) != 0) failed = 1;
+    EXPECT(culvert_pool_end(pool), EINVAL);
+    if (culvert_counts(&counts, sizeof counts) != 0 || counts.referred != 9000 || counts.referred_copied != 9000) failed = 1;
+    static char message[4500];
+    if (recv(pair[0], message, sizeof message, MSG_WAITALL) != 4500 || message[4499] != 'x') failed = 1;
     close(pair[0]);
     if (culvert_look(pair[1], 1, 0, &view) != 0 || culvert_path(pair[1]) != 0) failed = 1;
     EXPECT(culvert_reserve(pair[1], 1, 0, &room) < 0 ? -1 : culvert_commit(pair[1], &room, 1, MSG_NOSIGNAL), EPIPE);

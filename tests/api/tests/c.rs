@@ -34,7 +34,7 @@ fn the_header_declares_what_the_library_exports() {
         .map(|rest| format!("culvert_1_{}", rest.split('"').next().unwrap_or("")))
         .collect();
     assert_eq!(declared, exported());
-    assert_eq!(declared.len(), 6);
+    assert_eq!(declared.len(), 12);
 }
 
 #[test]
@@ -140,4 +140,29 @@ fn the_example_that_answers_from_mapped_files_answers_with_them() {
     let lab = Lab::new("http");
     let program = lab.compile(&example("http_files.c"), "http_files", &["-fsanitize=address"]);
     culvert_api_tests::files_are_served(&lab, &lab.command(&program, With::Preload));
+}
+
+/// Three processes, one behind the other: what the first one writes the last one reads there.
+#[test]
+fn the_pipeline_example_forwards_chunks_without_a_copy() {
+    for (name, flags) in [("pipeline", &[][..]), ("pipeline-asan", &["-fsanitize=address"][..])] {
+        let lab = Lab::new(name);
+        let program = lab.compile(&example("pipeline.c"), "pipeline", flags);
+        let with = if flags.is_empty() { With::Nothing } else { With::Preload };
+        let start = |args: &[&str]| {
+            let mut command = lab.command(&program, with);
+            command.args(args);
+            command
+        };
+        let sink = Server::start(start(&["sink"]));
+        let filter = Server::start(start(&["filter", &sink.port.to_string()]));
+        let source = succeeds(start(&["source", &filter.port.to_string(), "3000"]));
+        let (filter, sink) = (filter.wait(), sink.wait());
+        let numbers = |text: &str| text.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<u64>>();
+        let (source, filter, sink) = (numbers(&source), numbers(&filter), numbers(&sink));
+        assert_eq!((source[1], filter[0], sink[0]), (3000 << 16, 2000, 2000));
+        // All but the first ones: the connections come to rings, and the receivers meet the pool, meanwhile.
+        assert!(source[0] * 2 > source[1] && filter[1] * 10 > filter[2] * 8, "{source:?} {filter:?}");
+        assert!(sink[1] * 2 > sink[0], "{sink:?}");
+    }
 }
