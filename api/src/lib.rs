@@ -47,7 +47,8 @@
 mod library;
 mod plain;
 
-use library::{Spans, library};
+pub use culvert_spans::{Spans, SpansMut};
+use library::library;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -98,7 +99,7 @@ fn reserve_with(socket: BorrowedFd<'_>, n: usize, flags: i32) -> io::Result<Room
 #[derive(Debug)]
 pub struct Room<'a> {
     socket: BorrowedFd<'a>,
-    memory: Spans,
+    memory: library::Spans,
     _not_shared: PhantomData<*mut u8>,
 }
 
@@ -121,31 +122,21 @@ impl Room<'_> {
         !self.memory.is_on_ring()
     }
 
+    /// The room, for code that fills room of whatever connection: also of the crate `zstack`'s.
+    pub fn memory(&mut self) -> SpansMut<'_> {
+        let [first, second] = self.spans();
+        // SAFETY: the room's memory, which is this program's to write as long as it has the room.
+        unsafe { SpansMut::new(first, second) }
+    }
+
     /// Writes to it from byte `at` on, as many as there is room for. How many.
     pub fn write(&mut self, at: usize, bytes: &[u8]) -> usize {
-        let mut done = 0;
-        self.memory.pieces(at, bytes.len(), |to, n| {
-            // SAFETY: `n` bytes of the room, which is this program's to write, and as many of the slice, which is not part of it.
-            unsafe { core::ptr::copy_nonoverlapping(bytes[done..].as_ptr(), to, n) };
-            done += n;
-        });
-        done
+        self.memory().write(at, bytes)
     }
 
     /// Copies from a view, from its byte `from` on, to byte `at` of the room: at most `n` bytes, as many as both have. How many.
     pub fn write_from(&mut self, at: usize, view: &View, from: usize, n: usize) -> usize {
-        let n = n.min(view.len().saturating_sub(from));
-        let mut done = 0;
-        self.memory.pieces(at, n, |to, room| {
-            let mut here = 0;
-            view.memory.pieces(from + done, room, |source, n| {
-                // SAFETY: `n` bytes of the view and as many of the room; a ring's two directions do not overlap.
-                unsafe { core::ptr::copy_nonoverlapping(source, to.add(here), n) };
-                here += n;
-            });
-            done += here;
-        });
-        done
+        self.memory().write_from(at, view.memory(), from, n)
     }
 
     /// Where it is: one piece, or two.
@@ -158,12 +149,8 @@ impl Room<'_> {
     /// # Safety
     /// The peer, who can write there too, must not do so: it is trusted. What is read there before it is written is any bytes.
     pub unsafe fn as_mut_slices(&mut self) -> (&mut [u8], &mut [u8]) {
-        let [first, second] = self.spans().map(|(at, n)| {
-            let at = if n == 0 { core::ptr::NonNull::dangling().as_ptr() } else { at };
-            // SAFETY: the room's memory, borrowed as the room is; the caller's obligation.
-            unsafe { core::slice::from_raw_parts_mut(at, n) }
-        });
-        (first, second)
+        // SAFETY: the caller's obligation.
+        unsafe { self.memory().into_mut_slices() }
     }
 
     /// Sends the first `n` bytes. How many were sent: all, and what is left of the room is given back; or fewer, if a socket that does not
@@ -222,7 +209,7 @@ fn look_with(socket: BorrowedFd<'_>, min: usize, flags: i32) -> io::Result<View<
 #[derive(Debug)]
 pub struct View<'a> {
     socket: BorrowedFd<'a>,
-    memory: Spans,
+    memory: library::Spans,
     _not_shared: PhantomData<*mut u8>,
 }
 
@@ -245,15 +232,16 @@ impl View<'_> {
         !self.memory.is_on_ring()
     }
 
+    /// The bytes, for code that looks at those of whatever connection: also of the crate `zstack`'s.
+    pub fn memory(&self) -> Spans<'_> {
+        let [first, second] = self.spans();
+        // SAFETY: the view's memory, which stays as long as the view does.
+        unsafe { Spans::new(first, second) }
+    }
+
     /// Copies from its byte `at` on, as many as there are and fit. How many.
     pub fn copy_to(&self, at: usize, bytes: &mut [u8]) -> usize {
-        let mut done = 0;
-        self.memory.pieces(at, bytes.len(), |from, n| {
-            // SAFETY: `n` bytes of the view, which the peer may write meanwhile: bytes, whatever they are; and as many of the slice.
-            unsafe { core::ptr::copy_nonoverlapping(from, bytes[done..].as_mut_ptr(), n) };
-            done += n;
-        });
-        done
+        self.memory().copy_to(at, bytes)
     }
 
     /// Where it is: one piece, or two.
@@ -266,12 +254,8 @@ impl View<'_> {
     /// # Safety
     /// The peer, who can write there at any time, must not do so before this borrow is over: it is trusted.
     pub unsafe fn as_slices(&self) -> (&[u8], &[u8]) {
-        let [first, second] = self.spans().map(|(at, n)| {
-            let at = if n == 0 { core::ptr::NonNull::<u8>::dangling().as_ptr().cast_const() } else { at };
-            // SAFETY: the view's memory, borrowed as the view is; the caller's obligation.
-            unsafe { core::slice::from_raw_parts(at, n) }
-        });
-        (first, second)
+        // SAFETY: the caller's obligation.
+        unsafe { self.memory().as_slices() }
     }
 
     /// Reads its first `n` bytes, at most all: the next look or `read` begins behind them.

@@ -36,19 +36,6 @@ impl Spans {
         matches!(self.kind, ROOM | VIEW)
     }
 
-    /// Hands out the pieces that `n` bytes from byte `at` on occupy, as far as there are so many.
-    pub fn pieces(&self, mut at: usize, mut n: usize, mut f: impl FnMut(*mut u8, usize)) {
-        for v in &self.span {
-            let skip = at.min(v.iov_len);
-            let here = n.min(v.iov_len - skip);
-            if here > 0 {
-                f(v.iov_base.cast::<u8>().wrapping_add(skip), here);
-            }
-            at -= skip;
-            n -= here;
-        }
-    }
-
     /// A buffer of this crate's.
     pub fn plain(bytes: Vec<u8>) -> Spans {
         let bytes = bytes.into_boxed_slice();

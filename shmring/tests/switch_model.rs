@@ -399,7 +399,14 @@ fn a_view_in_hand() {
     );
     large(Config { name: "view, the other polls, the viewer is killed", polls: 2, ..VIEW_OF_TWO }, 100_000);
     large(
-        Config { name: "view, the other is in epoll", kill: 0, receivers: &[2, 2], epolls: 2, ..VIEW_OF_TWO },
+        Config {
+            name: "view, the other is in epoll",
+            polite: true,
+            kill: 0,
+            receivers: &[2, 2],
+            epolls: 2,
+            ..VIEW_OF_TWO
+        },
         100_000,
     );
     large(

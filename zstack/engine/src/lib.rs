@@ -1,7 +1,7 @@
 //! A TCP/IP engine that copies no payload. Packets and time go in, packets and events come out; it has no clock, no thread, no
 //! socket, and allocates nothing per packet.
 //!
-//! [`endpoint::Endpoint`] is the easy way in: sockets over a port. Beneath it [`stack::Stack`] is the engine's face,
+//! [`endpoint::Endpoint`] is the easy way in: sockets over a port, with [`inplace`] as the calls that copy nothing, of the types that the crate `culvert` has. Beneath it [`stack::Stack`] is the engine's face,
 //! [`payload::Host`] whoever owns the streams' memory (ready-made: [`sockets::Sockets`]), [`port::Port`] the device.
 
 #![deny(unsafe_code)]
@@ -10,6 +10,7 @@ pub mod counters;
 pub mod endpoint;
 mod event;
 mod fold;
+pub mod inplace;
 mod isn;
 pub mod net;
 #[allow(unsafe_code)]
