@@ -51,6 +51,11 @@ pub enum Command {
         failed, 126 if zstackd cannot be executed, 127 if it was not found."
     )]
     Zstackd(ZstackdArgs),
+    /// Give a network card's virtual functions and flows to whom they are for; planned, checked, and undone
+    #[command(
+        after_help = "Exit status: 0, or 1 if it cannot be done, something is not as wanted, or not all could be undone."
+    )]
+    Steer(SteerArgs),
     /// Measure the kernel's TCP beside culvert
     Bench(BenchArgs),
     /// One end of a benchmark
@@ -104,6 +109,47 @@ pub struct ZstackdArgs {
     /// Arguments of zstackd
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     pub args: Vec<OsString>,
+}
+
+/// `culvert steer`.
+#[derive(Args, Debug)]
+pub struct SteerArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: SteerAction,
+    /// Where the journal is, from which everything can be undone
+    #[arg(long, value_name = "DIRECTORY", env = "CULVERT_STEER", default_value = "/run/culvert/steer", global = true)]
+    pub state: PathBuf,
+    /// A machine that is imagined in a directory, instead of this one
+    #[arg(long, value_name = "DIRECTORY", hide = true, global = true)]
+    pub imagined: Option<PathBuf>,
+}
+
+/// What `culvert steer` does.
+#[derive(Subcommand, Clone, Debug)]
+pub enum SteerAction {
+    /// Show the steps that lead from what is there to what the file wants, in words and as commands; it needs no rights
+    Plan {
+        /// What is wanted (TOML)
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Do these steps: each is noted before, and read back
+    Apply {
+        /// What is wanted (TOML)
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Name everything that is not as the file wants it
+    Verify {
+        /// What is wanted (TOML)
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Restore what was found, also after `apply` or `undo` was killed
+    Undo,
+    /// Show what has been done and not undone
+    Status,
 }
 
 /// `culvert bench`.

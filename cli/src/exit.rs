@@ -2,7 +2,7 @@
 
 /// All went well; for `doctor`: the program will be accelerated.
 pub const OK: u8 = 0;
-/// The answer is no: `doctor` found a reason why nothing will be accelerated, `bench --check` a floor
+/// The answer is no: `steer` cannot do it or found a difference, `doctor` found a reason why nothing will be accelerated, `bench --check` a floor
 /// that was not met.
 pub const NO: u8 = 1;
 /// The command line makes no sense (`stat`, `doctor`, `bench`).

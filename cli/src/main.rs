@@ -23,6 +23,7 @@ mod run;
 mod serving;
 mod settings;
 mod stat;
+mod steer;
 mod visible;
 mod workload;
 mod zstackd;
@@ -46,6 +47,7 @@ fn dispatch(argv: Vec<std::ffi::OsString>) -> u8 {
         Ok(Command::Kernel(a)) => recall::main(&a),
         Ok(Command::Doctor(a)) => doctor::main(&a),
         Ok(Command::Zstackd(a)) => zstackd::main(a),
+        Ok(Command::Steer(a)) => steer::main(&a),
         Ok(Command::Bench(a)) => bench::main(&a),
         Ok(Command::Workload(a)) => workload::main(&a),
     }

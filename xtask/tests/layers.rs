@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 14] = [
+const CRATES: [&str; 15] = [
     "cli",
     "shim",
     "engine",
     "host",
     "rendezvous",
     "shmring",
+    "steering",
     "zstack/zstackd",
     "zstack/tool",
     "zstack/control",

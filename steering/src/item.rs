@@ -1,0 +1,369 @@
+//! What can be changed, one thing at a time: read, written, and told in words and as a command.
+
+use crate::address::Pci;
+use crate::flow::{Backend, Target};
+use crate::rule::{self, Likeness, Rule};
+use crate::system::{self, System, Vf, device, function, interfaces};
+use crate::trouble::Trouble;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// One thing that can be changed. Its value is a text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Item {
+    /// Whether a port's interface is `up` or `down`.
+    Up(Pci),
+    /// Whether drivers start by themselves on new virtual functions: `1` or `0`.
+    Autoprobe(Pci),
+    /// How many virtual functions a port has.
+    Count(Pci),
+    /// The MAC address of one.
+    Mac(Pci, u16),
+    /// Its VLAN and the VLAN's priority: `100/0`.
+    Vlan(Pci, u16),
+    /// `on` or `off`.
+    Trust(Pci, u16),
+    /// `on` or `off`.
+    SpoofCheck(Pci, u16),
+    /// Mbit/s, least and most: `0-1000`.
+    Rate(Pci, u16),
+    /// The only driver that may have the function, or nothing.
+    Override(Pci, u16),
+    /// The driver that has it, or `none`; `kernel`: any.
+    Driver(Pci, u16),
+    /// Nothing that would have a value: what a function's last user has left in it is wiped out (a reset of the function alone).
+    Reset(Pci, u16),
+    /// Whether n-tuple filters are `on` or `off`.
+    Ntuple(Pci),
+    /// Whether tc's hook for filters is `present` or `absent`.
+    Hook(Pci),
+    /// Whether culvert-split's XDP program is `present` or `absent`.
+    Split(Pci),
+    /// Whether a rule is at a place: `present`, `absent`, or what is there instead.
+    Rule(Pci, u32, Rule),
+}
+
+/// A port's only interface.
+pub(crate) fn interface(system: &dyn System, port: Pci) -> Result<String, Trouble> {
+    match &interfaces(system, port)[..] {
+        [name] => Ok(name.clone()),
+        [] => Err(Trouble::new(
+            format!("{port} has no interface here"),
+            "its driver has not started, or the interface is in another network namespace: run this there",
+        )),
+        several => Err(Trouble::new(
+            format!("{port} has several interfaces: {}", several.join(", ")),
+            "such a card is not supported: use its own tool (devlink, mlxconfig) to give each port a function",
+        )),
+    }
+}
+
+/// The last part of a path, or nothing.
+fn existing(result: io::Result<String>) -> String {
+    result.unwrap_or_else(|_| "none".into())
+}
+
+fn on(yes: bool) -> String {
+    if yes { "on" } else { "off" }.into()
+}
+
+pub(crate) fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// The name of the interface that stands for a virtual function in a card's switch.
+fn representor(system: &dyn System, port: Pci, vf: u16) -> Option<String> {
+    let own = interface(system, port).ok()?;
+    let text = |name: &str, file: &str| system.read(&format!("class/net/{name}/{file}")).ok().filter(|t| !t.is_empty());
+    let switch = text(&own, "phys_switch_id")?;
+    let function = u8::from_str_radix(&port.to_string()[11..], 16).ok()?;
+    let names = [format!("pf{function}vf{vf}"), format!("vf{vf}")];
+    system.names("class/net").ok()?.into_iter().find(|name| {
+        text(name, "phys_switch_id").as_ref() == Some(&switch)
+            && text(name, "phys_port_name").is_some_and(|port_name| names.contains(&port_name))
+    })
+}
+
+impl Item {
+    /// The port that it is at.
+    pub fn port(&self) -> Pci {
+        match self {
+            Item::Up(p) | Item::Autoprobe(p) | Item::Count(p) | Item::Ntuple(p) | Item::Hook(p) | Item::Split(p) => *p,
+            Item::Mac(p, _) | Item::Vlan(p, _) | Item::Trust(p, _) | Item::SpoofCheck(p, _) | Item::Rate(p, _) => *p,
+            Item::Override(p, _) | Item::Driver(p, _) | Item::Reset(p, _) | Item::Rule(p, ..) => *p,
+        }
+    }
+
+    /// The virtual function that it is of.
+    pub fn function(&self) -> Option<u16> {
+        match self {
+            Item::Mac(_, v) | Item::Vlan(_, v) | Item::Trust(_, v) | Item::SpoofCheck(_, v) | Item::Rate(_, v) => {
+                Some(*v)
+            }
+            Item::Override(_, v) | Item::Driver(_, v) | Item::Reset(_, v) => Some(*v),
+            _ => None,
+        }
+    }
+
+    /// What it is, in words.
+    pub fn words(&self) -> String {
+        let port = self.port();
+        let of = |what: &str| match self.function() {
+            Some(vf) => format!("{port} VF {vf}: {what}"),
+            None => format!("{port}: {what}"),
+        };
+        match self {
+            Item::Up(_) => of("interface"),
+            Item::Autoprobe(_) => of("drivers start on new VFs by themselves"),
+            Item::Count(_) => of("VFs"),
+            Item::Mac(..) => of("MAC address"),
+            Item::Vlan(..) => of("VLAN and its priority"),
+            Item::Trust(..) => of("trust"),
+            Item::SpoofCheck(..) => of("check of its source address"),
+            Item::Rate(..) => of("Mbit/s, least and most"),
+            Item::Override(..) => of("the only driver it may have"),
+            Item::Driver(..) => of("driver"),
+            Item::Reset(..) => of("reset, so that nothing of its last user remains"),
+            Item::Ntuple(_) => of("n-tuple filters"),
+            Item::Hook(_) => of("tc's hook for filters"),
+            Item::Split(_) => of("XDP program"),
+            Item::Rule(_, place, rule) => {
+                let by = match rule.by {
+                    Backend::Ntuple => "n-tuple filter",
+                    Backend::Flower => "filter of the card's switch, preference",
+                    Backend::Xdp => "rule of the XDP program",
+                };
+                let ports = |name: &str, ports: Option<(u16, u16)>| match ports {
+                    Some((value, u16::MAX)) => format!(" {name} {value}"),
+                    Some((value, mask)) => format!(" {name} {value}-{}", value | !mask),
+                    None => String::new(),
+                };
+                let (source, destination) = (ports("source port", rule.source), ports("port", rule.destination));
+                of(&format!("{by} {place}: {}{source}{destination} -> {}", rule.packets, rule.to))
+            }
+        }
+    }
+
+    fn vf(&self, system: &dyn System, port: Pci, vf: u16) -> Result<Vf, Trouble> {
+        let interface = interface(system, port)?;
+        let all = system.vfs(&interface).map_err(|e| Trouble::file(format!("the VFs of {interface}"), &e))?;
+        all.get(usize::from(vf)).copied().ok_or_else(|| {
+            Trouble::new(
+                format!("{port} has no VF {vf}"),
+                "its driver says so: see dmesg(1), and whether `vfs` is large enough",
+            )
+        })
+    }
+
+    /// Its value now.
+    pub fn read(&self, system: &dyn System) -> Result<String, Trouble> {
+        let file = |path: String| system.read(&path).map_err(|e| Trouble::file(self.words(), &e));
+        let at = |vf| function(system, self.port(), vf).map_err(|e| Trouble::file(self.words(), &e));
+        Ok(match *self {
+            Item::Up(port) => {
+                let name = interface(system, port)?;
+                let up = system::is_up(system, &name).map_err(|e| Trouble::file(self.words(), &e))?;
+                if up { "up" } else { "down" }.into()
+            }
+            Item::Autoprobe(port) => file(format!("{}/sriov_drivers_autoprobe", device(port)))?,
+            Item::Count(port) => file(format!("{}/sriov_numvfs", device(port)))?,
+            Item::Mac(port, vf) => self.vf(system, port, vf)?.mac.to_string(),
+            Item::Vlan(port, vf) => {
+                let vf = self.vf(system, port, vf)?;
+                format!("{}/{}", vf.vlan, vf.qos)
+            }
+            Item::Trust(port, vf) => on(self.vf(system, port, vf)?.trust),
+            Item::SpoofCheck(port, vf) => on(self.vf(system, port, vf)?.spoof_check),
+            Item::Rate(port, vf) => {
+                let vf = self.vf(system, port, vf)?;
+                format!("{}-{}", vf.min_rate, vf.max_rate)
+            }
+            Item::Override(_, vf) => match file(format!("{}/driver_override", device(at(vf)?)))? {
+                none if none == "(null)" => String::new(),
+                name => name,
+            },
+            Item::Driver(_, vf) => existing(system.link(&format!("{}/driver", device(at(vf)?)))),
+            Item::Reset(..) => String::new(),
+            Item::Ntuple(port) => {
+                let ran = self.look(system, &format!("ethtool -k {}", interface(system, port)?))?;
+                let line = ran.lines().find_map(|l| l.trim().strip_prefix("ntuple-filters: ")).unwrap_or("off [fixed]");
+                // [fixed]: it cannot be changed.
+                line.into()
+            }
+            Item::Hook(port) => {
+                let ran = self.look(system, &format!("tc qdisc show dev {}", interface(system, port)?))?;
+                if ran.lines().any(|l| l.starts_with("qdisc clsact ")) { "present" } else { "absent" }.into()
+            }
+            Item::Split(port) => {
+                let name = interface(system, port)?;
+                let ran = system
+                    .look(&words(&format!("culvert-split status {name}")))
+                    .map_err(|e| no_tool("culvert-split", &e))?;
+                if ran.success { "present" } else { "absent" }.into()
+            }
+            Item::Rule(port, place, ref rule) => self.read_rule(system, &interface(system, port)?, place, rule)?,
+        })
+    }
+
+    fn look(&self, system: &dyn System, command: &str) -> Result<String, Trouble> {
+        let command = words(command);
+        let ran = system.look(&command).map_err(|e| no_tool(&command[0], &e))?;
+        match ran.success {
+            true => Ok(ran.out),
+            false => {
+                Err(Trouble::new(format!("`{}`: {}", command.join(" "), ran.err.trim()), "is the interface there?"))
+            }
+        }
+    }
+
+    fn read_rule(&self, system: &dyn System, name: &str, place: u32, rule: &Rule) -> Result<String, Trouble> {
+        let verdict = |found: bool| if found { "present" } else { "another" }.to_string();
+        match rule.by {
+            Backend::Ntuple => {
+                let command = words(&format!("ethtool -n {name} rule {place}"));
+                let ran = system.look(&command).map_err(|e| no_tool("ethtool", &e))?;
+                Ok(rule::ntuple_filters(&ran.out)
+                    .get(&place)
+                    .map_or("absent".into(), |shown| verdict(rule.is_ntuple(shown))))
+            }
+            Backend::Flower => {
+                let shown = self.look(system, &format!("tc -j filter show dev {name} ingress")).unwrap_or_default();
+                let filters = rule::flower_filters(&shown);
+                let Some(filter) = filters.get(&place) else { return Ok("absent".into()) };
+                let out = self.out(system, rule).unwrap_or_default();
+                Ok(match rule.flower_likeness(filter, &out) {
+                    Likeness::Same => "present",
+                    Likeness::NotInTheCard => "not in the card",
+                    Likeness::Another => "another",
+                }
+                .into())
+            }
+            Backend::Xdp => {
+                let shown = self.look(system, &format!("culvert-split show {name}")).unwrap_or_default();
+                let text = split_words(rule).join(" ");
+                let at = shown.lines().find_map(|l| l.strip_prefix(&format!("{place} ")));
+                Ok(at.map_or("absent".into(), |shown| verdict(shown == text)))
+            }
+        }
+    }
+
+    /// The interface behind which a rule's target is.
+    pub(crate) fn out(&self, system: &dyn System, rule: &Rule) -> Result<String, Trouble> {
+        match rule.to {
+            Target::Interface(ref name) => Ok(name.clone()),
+            Target::Vf(vf) => representor(system, self.port(), vf).ok_or_else(|| {
+                let port = self.port();
+                Trouble::new(
+                    format!("{port}: no interface stands for VF {vf} in the card's switch"),
+                    format!("switch it on, before the VFs are made: devlink dev eswitch set pci/{port} mode switchdev"),
+                )
+            }),
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// What gives it a value, as a command for a shell.
+    pub fn command(&self, system: &dyn System, value: &str) -> String {
+        let sys = |path: String| format!("/sys/{path}");
+        let name = |port| interface(system, port).unwrap_or_else(|_| format!("INTERFACE-OF-{port}"));
+        let at = |vf| match function(system, self.port(), vf) {
+            Ok(pci) => pci.to_string(),
+            Err(_) => format!("VF-{vf}-OF-{}", self.port()),
+        };
+        let vf = |port, vf: u16, what: String| format!("ip link set dev {} vf {vf} {what}", name(port));
+        match *self {
+            Item::Up(port) => format!("ip link set dev {} {value}", name(port)),
+            Item::Autoprobe(port) => format!("echo {value} > {}/sriov_drivers_autoprobe", sys(device(port))),
+            Item::Count(port) => format!("echo {value} > {}/sriov_numvfs", sys(device(port))),
+            Item::Mac(port, n) => vf(port, n, format!("mac {value}")),
+            Item::Vlan(port, n) => {
+                let (vlan, qos) = value.split_once('/').unwrap_or((value, "0"));
+                vf(port, n, format!("vlan {vlan} qos {qos}"))
+            }
+            Item::Trust(port, n) => vf(port, n, format!("trust {value}")),
+            Item::SpoofCheck(port, n) => vf(port, n, format!("spoofchk {value}")),
+            Item::Rate(port, n) => {
+                let (least, most) = value.split_once('-').unwrap_or(("0", value));
+                vf(port, n, format!("max_tx_rate {most} min_tx_rate {least}"))
+            }
+            Item::Override(_, n) => format!("echo {value} > {}/driver_override", sys(device_at(&at(n)))),
+            Item::Driver(_, n) if value == "none" => {
+                format!("echo {} > {}/driver/unbind", at(n), sys(device_at(&at(n))))
+            }
+            Item::Driver(_, n) => format!("echo {} > /sys/bus/pci/drivers_probe", at(n)),
+            Item::Reset(_, n) => format!("echo 1 > {}/reset", sys(device_at(&at(n)))),
+            Item::Ntuple(port) => format!("ethtool -K {} ntuple {value}", name(port)),
+            Item::Hook(port) => {
+                format!("tc qdisc {} dev {} clsact", if value == "present" { "add" } else { "del" }, name(port))
+            }
+            Item::Split(port) => {
+                format!("culvert-split {} {}", if value == "present" { "attach" } else { "detach" }, name(port))
+            }
+            Item::Rule(port, place, ref rule) => {
+                let out =
+                    self.out(system, rule).unwrap_or_else(|_| format!("REPRESENTOR-OF-{}", rule.to).replace(' ', "-"));
+                rule_command(&name(port), place, rule, &out, value == "present").join(" ")
+            }
+        }
+    }
+
+    /// Whether a value that was read is the wanted one.
+    pub fn is(&self, wanted: &str, now: &str) -> bool {
+        match self {
+            Item::Driver(..) if wanted == "kernel" => now != "none" && !is_for_users(now),
+            Item::Driver(..) if wanted == "any" => true,
+            Item::Ntuple(_) => now.split(' ').next() == wanted.split(' ').next(),
+            Item::Reset(..) => true,
+            _ => wanted == now,
+        }
+    }
+}
+
+/// Drivers that hand a device to a process.
+pub(crate) fn is_for_users(driver: &str) -> bool {
+    ["vfio-pci", "uio_pci_generic", "igb_uio"].contains(&driver)
+}
+
+fn device_at(address: &str) -> String {
+    format!("bus/pci/devices/{address}")
+}
+
+fn rule_command(name: &str, place: u32, rule: &Rule, out: &str, add: bool) -> Vec<String> {
+    match (rule.by, add) {
+        (Backend::Ntuple, true) => rule.ntuple_add(name, place),
+        (Backend::Ntuple, false) => words(&format!("ethtool -N {name} delete {place}")),
+        (Backend::Flower, true) => rule.flower_add(name, place, out),
+        (Backend::Flower, false) => rule.flower_delete(name, place),
+        (Backend::Xdp, true) => [words(&format!("culvert-split add {name} {place}")), split_words(rule)].concat(),
+        (Backend::Xdp, false) => words(&format!("culvert-split delete {name} {place}")),
+    }
+}
+
+/// A rule as culvert-split takes and shows it.
+pub fn split_words(rule: &Rule) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, value: Option<String>| all.extend(value.into_iter().flat_map(|v| [name.to_owned(), v]));
+    let packets = &rule.packets;
+    add("family", packets.family.map(|f| if f == crate::flow::Family::Ipv4 { "ipv4" } else { "ipv6" }.into()));
+    add("protocol", packets.protocol.map(|p| p.to_string()));
+    add("source", packets.source.map(|p| p.to_string()));
+    add("destination", packets.destination.map(|p| p.to_string()));
+    add("source-ports", packets.source_ports.map(|p| p.to_string()));
+    add("destination-ports", packets.destination_ports.map(|p| p.to_string()));
+    add("vlan", packets.vlan.map(|v| v.to_string()));
+    all.push("to".into());
+    all.extend(words(&rule.to.to_string()));
+    all
+}
+
+pub(crate) fn no_tool(name: &str, error: &io::Error) -> Trouble {
+    let package = match name {
+        "tc" => "apt-get install iproute2",
+        "culvert-split" => {
+            "build it: cargo build --release -p culvert-split (it needs clang and libelf-dev), and put it on PATH"
+        }
+        _ => "apt-get install ethtool",
+    };
+    Trouble::new(format!("{name}: {error}"), package)
+}

@@ -1,0 +1,38 @@
+//! Virtual functions and flows of network cards: what is wanted is compared with what is there, done in steps of a single change
+//! each, noted before it is done, read back, and undone exactly.
+//!
+//! [`plan()`] makes the steps, [`apply()`] does them, [`verify()`] names what is not as wanted, [`undo()`] restores what was found.
+#![deny(unsafe_code)]
+
+mod act;
+mod address;
+mod change;
+mod config;
+mod flow;
+mod imagined;
+mod item;
+mod journal;
+mod linux;
+mod macs;
+mod netlink;
+mod places;
+mod plan;
+mod rule;
+mod step;
+mod system;
+mod trouble;
+mod usage;
+
+pub use act::{Undone, apply, undo};
+pub use address::{Mac, Pci};
+pub use config::{Config, Flow, Function, Port, WantedDriver, WantedMac};
+pub use flow::{Backend, Family, Match, Ports, Prefix, Protocol, Target};
+pub use imagined::{Card, Fault, Imagined};
+pub use item::{Item, split_words};
+pub use journal::Journal;
+pub use linux::Linux;
+pub use plan::{Difference, plan, verify};
+pub use rule::{Likeness, Rule};
+pub use step::{State, Step};
+pub use system::{Ran, System, Vf, VfChange};
+pub use trouble::Trouble;

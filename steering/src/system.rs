@@ -1,0 +1,116 @@
+//! What is asked of the kernel: Linux ([`crate::Linux`]), or one that is imagined in a directory ([`crate::Imagined`]).
+
+use crate::address::{Mac, Pci};
+use std::io;
+use std::str::FromStr;
+
+/// What a port says of one of its virtual functions (ip-link(8), `vf`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Vf {
+    /// Zero: the port has set none.
+    pub mac: Mac,
+    /// 0: none.
+    pub vlan: u16,
+    /// The VLAN's priority.
+    pub qos: u8,
+    /// Whether it may do what concerns others, as changing its MAC.
+    pub trust: bool,
+    /// Whether the card checks the source of what it sends.
+    pub spoof_check: bool,
+    /// Mbit/s that it has for sure.
+    pub min_rate: u32,
+    /// Mbit/s that it has at most; 0: as many as there are.
+    pub max_rate: u32,
+}
+
+/// One property of a virtual function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VfChange {
+    /// Its MAC address.
+    Mac(Mac),
+    /// Its VLAN and the VLAN's priority.
+    Vlan(u16, u8),
+    /// See [`Vf::trust`].
+    Trust(bool),
+    /// See [`Vf::spoof_check`].
+    SpoofCheck(bool),
+    /// Least and most.
+    Rate(u32, u32),
+}
+
+/// How a command ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ran {
+    /// It says that it succeeded.
+    pub success: bool,
+    /// What it wrote to standard output.
+    pub out: String,
+    /// What it wrote to standard error.
+    pub err: String,
+}
+
+/// A kernel. Paths are relative to /sys.
+pub trait System {
+    /// A file's text, without the line's end.
+    fn read(&self, path: &str) -> io::Result<String>;
+    /// The last name of what a symbolic link leads to.
+    fn link(&self, path: &str) -> io::Result<String>;
+    /// The names in a directory, sorted.
+    fn names(&self, path: &str) -> io::Result<Vec<String>>;
+    /// Writes to a file that is there.
+    fn write(&mut self, path: &str, text: &str) -> io::Result<()>;
+    /// What the interface's device says of its virtual functions.
+    fn vfs(&self, interface: &str) -> io::Result<Vec<Vf>>;
+    /// Changes one.
+    fn change_vf(&mut self, interface: &str, vf: u16, change: VfChange) -> io::Result<()>;
+    /// Takes the interface up or down.
+    fn set_up(&mut self, interface: &str, up: bool) -> io::Result<()>;
+    /// Runs a command that only looks.
+    fn look(&self, command: &[String]) -> io::Result<Ran>;
+    /// Runs a command.
+    fn run(&mut self, command: &[String]) -> io::Result<Ran>;
+    /// Lets some time pass before another look; false: it has been waited long enough.
+    fn wait(&self, looks: u32) -> bool;
+    /// Something that only this machine has, so that addresses derived from it are its own.
+    fn machine(&self) -> String;
+}
+
+/// The directory of a PCI device.
+pub(crate) fn device(pci: Pci) -> String {
+    format!("bus/pci/devices/{pci}")
+}
+
+/// A number in a file.
+pub(crate) fn number<T: FromStr>(system: &dyn System, path: &str) -> io::Result<T> {
+    let text = system.read(path)?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{text:?} is no number")))
+}
+
+/// Where a port's virtual function is, or will be.
+pub(crate) fn function(system: &dyn System, port: Pci, vf: u16) -> io::Result<Pci> {
+    let device = device(port);
+    if let Ok(link) = system.link(&format!("{device}/virtfn{vf}")) {
+        return link.parse().map_err(io::Error::other);
+    }
+    let offset: u32 = number(system, &format!("{device}/sriov_offset"))?;
+    let stride: u32 = number(system, &format!("{device}/sriov_stride"))?;
+    let distance = u32::from(vf).checked_mul(stride).and_then(|d| d.checked_add(offset));
+    distance.and_then(|d| port.after(d)).ok_or_else(|| io::Error::other("its virtual functions have no addresses"))
+}
+
+/// The interfaces of a PCI device.
+pub(crate) fn interfaces(system: &dyn System, pci: Pci) -> Vec<String> {
+    system.names(&format!("{}/net", device(pci))).unwrap_or_default()
+}
+
+/// Whether an interface is up, as its administrator wants it (IFF_UP).
+pub(crate) fn is_up(system: &dyn System, interface: &str) -> io::Result<bool> {
+    let flags = system.read(&format!("class/net/{interface}/flags"))?;
+    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).map_err(io::Error::other)?;
+    Ok(flags & 1 != 0)
+}
+
+/// The driver of a PCI device.
+pub(crate) fn driver(system: &dyn System, pci: Pci) -> Option<String> {
+    system.link(&format!("{}/driver", device(pci))).ok()
+}
