@@ -230,6 +230,38 @@ ssize_t culvert_chunk_keep(int fd, struct culvert_view *view, struct culvert_chu
 
 /* Drops a chunk. Returns 0, or -1 (EINVAL: no chunk of this process). Never waits. */
 int culvert_chunk_drop(struct culvert_chunk *chunk) CULVERT_NAME("chunk_drop");
+/*
+ * For a program that hands on what it receives by reference, to a device for instance: bytes that were read, and stay where they are.
+ * One structure for each connection, which begins as zeros, and which one thread uses at a time.
+ */
+struct culvert_kept {
+    /* What the last culvert_keep has read: span[0], then span[1], whose length may be 0. `len` bytes in both. */
+    struct iovec span[2];
+    size_t len;
+    /* Bytes that the sender may have there, read or not, before it has to wait. */
+    size_t limit;
+    /* Not 0: there was nothing behind them, and what comes next is news to poll and epoll. */
+    uint32_t all;
+    /* The library's. */
+    uint32_t own_[3];
+    uint64_t own64_[3];
+};
+
+/*
+ * Reads up to most bytes, if at least `least` lie on a ring and come next, without a copy: the stream goes on behind them, and they stay
+ * where they are. Returns how many; 0: receive them by another call. Never waits, and never fails. `kept` is not checked.
+ *
+ * What is received behind them, by whatever call, gives no room back to the sender either. So a sender that wants to send finds no room
+ * for what was not given back.
+ */
+size_t culvert_keep(int fd, size_t least, size_t most, struct culvert_kept *kept) CULVERT_NAME("keep");
+
+/*
+ * The next n bytes of those that were kept, or received behind them, are the sender's room again, and must not be looked at any more;
+ * SIZE_MAX: all that were received. Returns 1 if something is kept still, else 0: then nothing has to be given back. All of it is
+ * given back when this process closes the connection, or ends.
+ */
+int culvert_give_back(int fd, struct culvert_kept *kept, size_t n) CULVERT_NAME("give_back");
 
 /* Bytes that this process has moved by these calls, and those among them that were copied once more. */
 struct culvert_counts {

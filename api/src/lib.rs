@@ -44,10 +44,12 @@
 //! An exec ends them: what was not released is unread.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod keep;
 mod library;
 mod plain;
 
 pub use culvert_spans::{Spans, SpansMut};
+pub use keep::{Keeper, Kept};
 use library::library;
 use std::io;
 use std::marker::PhantomData;

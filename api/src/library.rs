@@ -65,6 +65,27 @@ impl Spans {
     }
 }
 
+/// `struct culvert_kept`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct KeptMemory {
+    pub span: [iovec; 2],
+    len: usize,
+    pub limit: usize,
+    pub all: u32,
+    own: [u32; 3],
+    own64: [u64; 3],
+}
+
+impl Default for KeptMemory {
+    fn default() -> KeptMemory {
+        const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        KeptMemory { span: [PIECE; 2], len: 0, limit: 0, all: 0, own: [0; 3], own64: [0; 3] }
+    }
+}
+
+type Keep = unsafe extern "C-unwind" fn(c_int, size_t, size_t, *mut KeptMemory) -> size_t;
+type GiveBack = unsafe extern "C" fn(c_int, *mut KeptMemory, size_t) -> c_int;
 type Reserve = unsafe extern "C-unwind" fn(c_int, size_t, c_int, *mut Spans) -> ssize_t;
 type Commit = unsafe extern "C-unwind" fn(c_int, *mut Spans, size_t, c_int) -> ssize_t;
 type Release = unsafe extern "C-unwind" fn(c_int, *mut Spans, size_t) -> c_int;
@@ -77,6 +98,8 @@ pub struct Library {
     look: Reserve,
     release: Release,
     path: PathOf,
+    keep: Keep,
+    give_back: GiveBack,
 }
 
 fn result(r: ssize_t) -> io::Result<usize> {
@@ -93,6 +116,7 @@ impl Library {
         let names =
             [c"culvert_1_reserve", c"culvert_1_commit", c"culvert_1_look", c"culvert_1_release", c"culvert_1_path"];
         let [Some(reserve), Some(commit), Some(look), Some(release), Some(path)] = names.map(find) else { return None };
+        let [Some(keep), Some(give_back)] = [c"culvert_1_keep", c"culvert_1_give_back"].map(find) else { return None };
         // SAFETY: functions of these types (`culvert.h`), whose names carry the version; the library is never unloaded.
         unsafe {
             Some(Library {
@@ -101,6 +125,8 @@ impl Library {
                 look: core::mem::transmute::<*mut c_void, Reserve>(look),
                 release: core::mem::transmute::<*mut c_void, Release>(release),
                 path: core::mem::transmute::<*mut c_void, PathOf>(path),
+                keep: core::mem::transmute::<*mut c_void, Keep>(keep),
+                give_back: core::mem::transmute::<*mut c_void, GiveBack>(give_back),
             })
         }
     }
@@ -108,6 +134,19 @@ impl Library {
     pub fn path(&self, fd: c_int) -> c_uint {
         // SAFETY: takes any number.
         unsafe { (self.path)(fd) }
+    }
+
+    /// `None`: they are to be received.
+    pub fn keep(&self, fd: c_int, least: usize, most: usize, kept: &mut KeptMemory) -> Option<usize> {
+        // SAFETY: as the library has left it, or zeros.
+        let n = unsafe { (self.keep)(fd, least, most, kept) };
+        (n > 0).then_some(n)
+    }
+
+    /// Whether something is kept still.
+    pub fn give_back(&self, fd: c_int, n: usize, kept: &mut KeptMemory) -> bool {
+        // SAFETY: as above.
+        unsafe { (self.give_back)(fd, kept, n) != 0 }
     }
 
     pub fn reserve(&self, fd: c_int, n: usize, flags: c_int) -> io::Result<Spans> {

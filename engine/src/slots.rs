@@ -58,6 +58,7 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
             &h.producer[i].there,
             h.producer[i].holes.word(),
             h.consumer[i].head.word(),
+            h.consumer[i].read.word(),
         ] {
             w.store(0, Relaxed);
         }

@@ -9,7 +9,7 @@ use engine::endpoint::Ep;
 use engine::{closing, endpoint, fds, intents, leave, lifeline, rx, tx};
 use host::{real, usercopy};
 use libc::{c_int, c_ulong, c_void, sockaddr, socklen_t};
-use shmring::family::{RCVTIMEO, SNDTIMEO};
+use shmring::family::{PEER_STANDS_IN, RCVTIMEO, SNDTIMEO};
 use shmring::family::{Reason, State};
 use shmring::lnx::{SIOCATMARK, SIOCOUTQNSD};
 use shmring::ring;
@@ -392,6 +392,8 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
         libc::FIONREAD => rx::unread(ep, chan, fd),
         // Urgent data is never on a ring: what is there comes before it.
         SIOCATMARK => kernel * u64::from(rx::on_ring(ep, chan) == 0),
+        // What is on the ring the remote host has not acknowledged: the one who stands in for it gives the room back when it has.
+        libc::TIOCOUTQ if ep.stands_in.load(Relaxed) & PEER_STANDS_IN != 0 => kernel + on_ring(ep).unwrap_or(0),
         // What the receiving socket would hold, unread, has left the sender's, and is acknowledged.
         _ => kernel + on_ring(ep).unwrap_or(0).saturating_sub(tx::window(ep, chan)),
     };

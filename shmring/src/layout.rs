@@ -26,7 +26,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 14 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 15 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -288,10 +288,12 @@ impl Producer {
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Consumer {
-    /// Behind the last consumed byte.
+    /// Behind the last consumed byte: before it, room is the sender's again.
     pub head: Coded<Claim<RingPos>>,
     /// As [`Producer::told`], of news that the receiver has.
     pub told: AtomicU64,
+    /// Behind the last byte that was read while room was not given back for it; does not count where `head` is farther.
+    pub read: Coded<Claim<RingPos>>,
 }
 
 /// In the middle of a slot.

@@ -70,6 +70,12 @@ pub fn consume(c: &Consumer, head: RingPos) {
     c.head.store(head.claim(), Ordering::Release); // H
 }
 
+/// Says that everything before `head` was read, and gives no room back.
+#[inline(always)]
+pub fn read_on(c: &Consumer, head: RingPos) {
+    c.read.store(head.claim(), Ordering::Release);
+}
+
 /// Makes everything before `tail` visible to the receiver.
 #[inline(always)]
 pub fn publish(p: &Producer, tail: RingPos) {
@@ -81,6 +87,11 @@ pub fn publish(p: &Producer, tail: RingPos) {
 pub fn refresh(c: &Consumer, known: RingPos, tail: RingPos) -> Result<RingPos, Corrupt> {
     let head = c.head.load(Ordering::Acquire); // H
     head.within(known, tail)
+}
+
+/// How far the receiver has read, as far as it can be believed: at least up to where it has given room back, `head`.
+pub fn read_up_to(c: &Consumer, head: RingPos, tail: RingPos) -> RingPos {
+    c.read.load(Ordering::Acquire).within(head, tail).unwrap_or(head)
 }
 
 /// What a receiver of the kernel's takes at least before anything is read, if the program did not limit it: the default

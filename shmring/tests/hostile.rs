@@ -252,6 +252,7 @@ fn scribble(s: &Slot, w: &mut Words, rarely: u64) {
             p.tail.word(),
             p.base.word(),
             c.head.word(),
+            c.read.word(),
             &s.queues[i][0].ready,
             &s.queues[i][1].ready,
         ];
@@ -447,13 +448,38 @@ impl<'a> Victim<'a> {
         let c = self.conn();
         if self.ep.rx_viewed.load(Ordering::Relaxed) != 0 {
             let limit = Incoming::limit(self);
+            let head = self.ep.rx_head.load(Ordering::Relaxed);
+            match self.w.next() % 4 {
+                0 => return self.keep(true),
+                1 => {
+                    let (given, to) = (head.minus(self.some(100)), head.minus(self.some(100)));
+                    return driver::return_kept(self, &c, given, to, limit).unwrap();
+                }
+                _ => {}
+            }
             return driver::end_view(self, &c, limit).unwrap();
+        }
+        if self.w.next().is_multiple_of(2) {
+            return self.keep(false);
         }
         if let Some(n) = driver::view(self, &c, 1).unwrap() {
             assert!(n > 0 && n <= self.size && self.ep.rx_viewed.load(Ordering::Relaxed) == 1);
             let (base, head) = (ring::base(&self.slot.header.producer[1]), self.ep.rx_head.load(Ordering::Relaxed));
             inside(&self.geometry(), self.geometry().spans(base, head, n), n);
             self.seen.viewed += n;
+        }
+    }
+
+    /// Reads what lies there, and keeps it.
+    fn keep(&mut self, goes_on: bool) {
+        let c = self.conn();
+        let (least, most) = (self.some(10), self.some(100));
+        let head = self.ep.rx_head.load(Ordering::Relaxed);
+        if let Some(kept) = driver::keep(self, &c, 1, goes_on, (least, most)).unwrap() {
+            assert!(kept.n > 0 && kept.n <= most && kept.at == head && self.ep.rx_viewed.load(Ordering::Relaxed) == 1);
+            assert_eq!(self.ep.rx_head.load(Ordering::Relaxed), head.plus(kept.n));
+            let base = ring::base(&self.slot.header.producer[1]);
+            inside(&self.geometry(), self.geometry().spans(base, head, kept.n), kept.n.min(self.size));
         }
     }
 
@@ -638,7 +664,7 @@ fn lives(s: &Slot, w: &mut Words, steps: u32, rarely: u64) -> Seen {
             for at in [side.up.word(), side.down.word(), side.rewind.word(), side.echo.word()] {
                 at.store(0, Ordering::Relaxed);
             }
-            for at in [p.tail.word(), p.base.word(), c.head.word()] {
+            for at in [p.tail.word(), p.base.word(), c.head.word(), c.read.word()] {
                 at.store(start.number(), Ordering::Relaxed);
             }
         }

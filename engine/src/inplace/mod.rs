@@ -4,6 +4,8 @@
 //! reserve   room behind what was sent          commit    sends the first bytes of it
 //! look      what was received and not read     release   reads the first bytes of it
 //! ```
+//! Beside these, [`keep`]: reads what was received, and leaves it where it is until it is given back.
+//!
 //! On a ring, that is where both happen (`ring`). Everywhere else, on the kernel or where somebody else uses the ring in this way
 //! already, each works by memory of its own and a copy. Which of the two it is may change between any two calls, also between a
 //! reservation and its commit; a program sees no difference but the time that it takes.
@@ -13,6 +15,7 @@
 #![allow(unsafe_code)]
 
 pub mod chunk;
+pub mod keep;
 pub mod ring;
 
 use crate::chunks::borrowed::VIEWED;

@@ -33,6 +33,11 @@ impl Whose {
     pub fn new(record: u32, life: u32) -> Whose {
         Whose { ep: Ep::from_index(record), life }
     }
+
+    /// Whether that is `ep` as it is now.
+    pub fn is(self, ep: Ep) -> bool {
+        ep == self.ep && ep.life() == self.life
+    }
 }
 
 /// What came of a call.
@@ -157,7 +162,7 @@ pub unsafe fn commit(whose: Whose, fd: c_int, number: u64, n: usize, flags: c_in
 }
 
 fn is(ep: Ep, whose: Whose) -> bool {
-    ep == whose.ep && ep.life() == whose.life
+    whose.is(ep)
 }
 
 /// The connection of `fd`, if this library has a record of it.

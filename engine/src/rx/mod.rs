@@ -17,8 +17,8 @@ pub use common::{carrier, closing, expect_closing, follow, forget, is_common, sh
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
 pub use view::{
-    Released, View, before_fork, drop_chunks, fill, is_kernels, is_looked_at, others_look, pass_over, release,
-    release_natively, view,
+    Keep, Released, View, before_fork, drop_chunks, fill, give_back, is_kernels, is_looked_at, keep, others_look,
+    pass_over, release, release_natively, view,
 };
 
 use crate::buffers::Buffers;

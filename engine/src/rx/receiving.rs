@@ -181,6 +181,28 @@ impl<'a> Receiving<'a> {
         })
     }
 
+    /// Reads up to `most` bytes of the ring for this process's program, if there are `least`; they stay there. `goes_on`: it keeps some already.
+    pub fn keep(&mut self, goes_on: bool, bounds: (u64, u64)) -> Option<driver::Kept> {
+        let mut port = self.port(None, 0);
+        let kept = driver::keep(&mut port, &self.c, members::myself(), goes_on, bounds).unwrap_or_else(|Taken| {
+            self.taken = true;
+            None
+        });
+        if port.drained {
+            // As behind a receive: see `attempt`.
+            self.advance(false);
+        }
+        kept
+    }
+
+    /// What it keeps before `to` is the sender's again. `given`: what was before.
+    pub fn give_back(&mut self, given: RingPos, to: RingPos) {
+        let c = self.c;
+        let mut port = self.port(None, 0);
+        let limit = port.limit();
+        self.taken |= driver::return_kept(&mut port, &c, given, to, limit).is_err();
+    }
+
     /// That is over.
     pub fn end_view(&mut self) {
         let c = self.c;

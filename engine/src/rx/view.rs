@@ -1,14 +1,15 @@
-//! Bytes of the ring that the program looks at where they lie: [`view`], and [`release`].
+//! Bytes of the ring that the program looks at where they lie: [`view`], and [`release`]; or has read, and keeps there: [`keep`], and
+//! [`give_back`].
 //!
-//! They stay where they are until it has released them, whatever is received meanwhile: nothing from there on is given back to
-//! the sender (`shmring::driver::view`).
+//! They stay where they are until it has released them, or given them back, whatever is received meanwhile: nothing from there on is given
+//! back to the sender before (`shmring::driver::view`).
 // Unsafe here: a vector that names no memory.
 #![allow(unsafe_code)]
 
 use super::advance::leaving;
 use super::arrived::received;
 use super::common;
-use super::look::on_ring;
+use super::look::{left, on_ring};
 use super::receiving::{Got, Receiving};
 use crate::buffers::Buffers;
 use crate::channel::Chan;
@@ -69,6 +70,17 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
             return None;
         }
     };
+    let (span, len) = pieces(chan, slot, at, n);
+    if len < min.max(1) {
+        receiving.end_view();
+        return None;
+    }
+    Some(seen(ep, View { span, len, number: 0, at, lent: None }))
+}
+
+/// Where the `n` bytes from `at` on are, and how many of them are in two pieces. Something is on the ring, all of which is mapped.
+fn pieces(chan: &Chan, slot: usize, at: RingPos, n: u64) -> ([iovec; 2], usize) {
+    let dir = chan.role().rx();
     let mut span = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 2];
     let (mut i, mut len) = (0, 0);
     for (off, piece) in chan.geometry().spans(ring::base(&chan.slot(slot).producer[dir]), at, n) {
@@ -79,20 +91,21 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
         span[i] = iovec { iov_base: p.cast(), iov_len: piece };
         (i, len) = (i + 1, len + piece);
     }
-    if len < min.max(1) {
-        receiving.end_view();
-        return None;
-    }
-    Some(seen(ep, View { span, len, number: 0, at, lent: None }))
+    (span, len)
 }
 
 /// Numbers a view.
 fn seen(ep: Ep, view: View) -> View {
-    let record = ep.record();
+    View { number: begins(ep), ..view }
+}
+
+/// This process begins to look: which look at the connection it is.
+fn begins(ep: Ep) -> u64 {
     family::looks_at(ep);
+    let record = ep.record();
     let number = record.rx_view.load(Relaxed).wrapping_add(1);
     record.rx_view.store(number, Relaxed);
-    View { number, ..view }
+    number
 }
 
 impl View {
@@ -102,6 +115,114 @@ impl View {
         let piece = iovec { iov_base: lent.at.cast_mut().cast(), iov_len: len };
         View { span: [piece, PIECE], len, number: 0, at, lent: Some(lent) }
     }
+}
+
+/// What was read, and stays on the ring.
+#[derive(Clone, Copy)]
+pub struct Keep {
+    /// Where it is: one piece, or two.
+    pub span: [iovec; 2],
+    /// Bytes in both.
+    pub len: usize,
+    /// Nothing lay behind them, and the ring goes on: what comes is news.
+    pub all: bool,
+    /// Which look it is.
+    pub number: u64,
+    /// Where on the ring it begins.
+    pub at: RingPos,
+    /// Bytes that the ring may hold.
+    pub limit: u64,
+}
+
+/// Reads up to `most` bytes of the ring, if there are `least`, and keeps them there. `number`: the look in which some are kept already.
+/// `None`: there are not so many, or they are to be received.
+pub fn keep(
+    ep: Ep,
+    chan: &Chan,
+    fd: i32,
+    life: u32,
+    number: Option<u64>,
+    (least, most): (usize, usize),
+) -> Option<Keep> {
+    if common::is_common(ep, chan) || members::is_filtered() {
+        return None;
+    }
+    let mut receiving = Receiving::take(ep, chan, fd, life)?;
+    let kept = if ep.local().refs.load(Relaxed) == 0 {
+        None
+    } else {
+        keep_now(ep, chan, &mut receiving, number, (least, most))
+    };
+    receiving.release();
+    kept
+}
+
+fn keep_now(
+    ep: Ep,
+    chan: &Chan,
+    receiving: &mut Receiving,
+    number: Option<u64>,
+    (least, most): (usize, usize),
+) -> Option<Keep> {
+    let record = ep.record();
+    let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().rx());
+    let at = record.rx_head.load(Relaxed);
+    // While something is there the place of what comes behind it does not change. What the peer claims is looked at once more by the step.
+    let there = left(ep, chan, chan.slot(slot));
+    if record.rx_phase.get() != RxPhase::Ring || there < least.max(1) as u64 {
+        return None;
+    }
+    // What lies in chunks is brought to the ring by a receive.
+    if chan.slot(slot).producer[dir].may_have_holes(at, chan.ring() as u64) {
+        return None;
+    }
+    let all = layout::bulk_len(chan.ring());
+    if all > 0 && chan.at(slot, dir, HOME, all).is_none() {
+        return None;
+    }
+    let (span, len) = pieces(chan, slot, at, there.min(most as u64));
+    let before = number.filter(|number| is_kept(ep, *number));
+    let kept = receiving.keep(before.is_some(), (least as u64, len as u64))?;
+    let span = first(span, kept.n as usize);
+    let c = conn::conn(ep, chan);
+    let limit = ring::limit(c.peer(), c.me(), c.size);
+    Some(Keep {
+        span,
+        len: kept.n as usize,
+        all: kept.all,
+        number: before.unwrap_or_else(|| begins(ep)),
+        at: kept.at,
+        limit,
+    })
+}
+
+/// The first `n` bytes of two pieces.
+fn first(mut span: [iovec; 2], n: usize) -> [iovec; 2] {
+    span[0].iov_len = span[0].iov_len.min(n);
+    span[1].iov_len = span[1].iov_len.min(n - span[0].iov_len);
+    span
+}
+
+/// Whether this process keeps something in look `number`.
+fn is_kept(ep: Ep, number: u64) -> bool {
+    let record = ep.record();
+    record.rx_viewed.load(Relaxed) == members::myself() && record.rx_view.load(Relaxed) == number
+}
+
+/// What is kept in look `number` before `to` is the sender's again; `None`: all that was read. `given`: what was before. Whether something is
+/// kept still.
+pub fn give_back(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, given: RingPos, to: Option<RingPos>) -> bool {
+    // Another process has the direction: later.
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return ep.lives(life) };
+    if is_kept(ep, number) {
+        match to {
+            Some(to) => receiving.give_back(given, to),
+            None => receiving.end_view(),
+        }
+    }
+    let kept = is_kept(ep, number);
+    receiving.release();
+    kept
 }
 
 /// Whether another process looks at what lies on the ring. If it was killed, or does not hold the connection any more, it does not, and the

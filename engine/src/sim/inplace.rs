@@ -4,6 +4,7 @@
 
 use super::Simulated;
 use super::world::Side;
+use crate::inplace::keep::{self, Kept};
 use crate::inplace::{self, Copying, Spans};
 use crate::kernel::Kernel;
 use crate::{fds, io};
@@ -70,6 +71,8 @@ impl Copying for Calls {
 
 // SAFETY: its memory is any thread's.
 unsafe impl Send for Spans {}
+// SAFETY: as above.
+unsafe impl Send for Kept {}
 
 fn result(r: isize) -> Result<usize, i32> {
     usize::try_from(r).map_err(|_| host::real::errno())
@@ -98,7 +101,27 @@ impl Spans {
     }
 }
 
+impl Kept {
+    /// What lies in a piece.
+    pub fn bytes_at(piece: &iovec) -> Vec<u8> {
+        // SAFETY: the tests keep it mapped, and nobody writes there now.
+        unsafe { core::slice::from_raw_parts(piece.iov_base.cast_const().cast(), piece.iov_len) }.to_vec()
+    }
+}
+
 impl Side {
+    /// Reads what is on the ring, and keeps it there.
+    pub fn keep(&self, least: usize, most: usize, kept: &mut Kept) -> Option<usize> {
+        // SAFETY: no lock is held.
+        let n = unsafe { keep::keep(self.fd, least, most, kept) };
+        (n > 0).then_some(n)
+    }
+
+    /// Gives it back.
+    pub fn give_back(&self, n: Option<u64>, kept: &mut Kept) -> bool {
+        keep::give_back(self.fd, kept, n)
+    }
+
     pub fn reserve_with(&self, n: usize, flags: i32) -> Result<Spans, i32> {
         let mut room = Spans::none();
         // SAFETY: no lock is held.

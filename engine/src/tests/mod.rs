@@ -6,6 +6,8 @@ mod closing;
 mod forks;
 #[cfg(not(miri))]
 mod inplace;
+#[cfg(not(miri))]
+mod kept;
 mod leaving;
 mod many;
 #[cfg(not(miri))]

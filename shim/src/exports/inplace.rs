@@ -9,6 +9,7 @@
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering::Relaxed;
 use engine::inplace::chunk::{self, Chunk};
+use engine::inplace::keep::{self, Kept};
 use engine::inplace::{self, COUNTS, Copying, Spans};
 use engine::{fds, io};
 use host::real;
@@ -150,6 +151,21 @@ pub unsafe extern "C-unwind" fn culvert_1_chunk_keep(fd: c_int, view: *mut Spans
 pub unsafe extern "C" fn culvert_1_chunk_drop(chunk: *mut Chunk) -> c_int {
     // SAFETY: as above.
     unsafe { with(chunk, chunk::drop::<Calls>) as c_int }
+}
+
+/// `culvert_keep`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn culvert_1_keep(fd: c_int, least: size_t, most: size_t, kept: *mut Kept) -> size_t {
+    // SAFETY: the program's variable, as the library has left it, which no other thread uses; no lock is held.
+    unsafe { keep::keep(fd, least, most, &mut *kept) }
+}
+
+/// `culvert_give_back`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn culvert_1_give_back(fd: c_int, kept: *mut Kept, n: size_t) -> c_int {
+    // SAFETY: as above.
+    let kept = unsafe { &mut *kept };
+    keep::give_back(fd, kept, (n != size_t::MAX).then_some(n as u64)).into()
 }
 
 /// `struct culvert_counts`.

@@ -300,6 +300,8 @@ pub const OWN: &[(&str, &str)] = &[
     ("culvert_1_chunk_send", HEADER),
     ("culvert_1_chunk_keep", HEADER),
     ("culvert_1_chunk_drop", HEADER),
+    ("culvert_1_keep", HEADER),
+    ("culvert_1_give_back", HEADER),
     ("culvert_1_counts", HEADER),
     ("culvert_1_path", HEADER),
 ];

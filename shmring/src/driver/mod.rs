@@ -23,7 +23,7 @@ pub use receive::{
 };
 pub use room::{commit, give_back, is_reserved, reserve};
 pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put, room, stage, turn};
-pub use view::{end_view, pass_over, to_come, unread_of, view};
+pub use view::{Kept, end_view, keep, pass_over, return_kept, to_come, unread_of, view};
 
 use crate::family::Endpoint;
 use crate::layout::{self, Consumer, Producer, Role, Side, SlotHeader};

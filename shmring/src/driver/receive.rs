@@ -197,6 +197,8 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
         let given_back = !is_viewed(p, c)?;
         if given_back {
             p.atom(|| ring::consume(c.consumed(), place.head))?;
+        } else {
+            p.atom(|| ring::read_on(c.consumed(), place.head))?;
         }
         p.quiet(|| {
             let (bytes, messages) = (&c.ep.rx_bytes, &c.ep.rx_msgs);

@@ -234,8 +234,10 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         p.say(&c.peer().rewind, Arbiter::Closed)?;
     }
     let known = p.own(&c.ep.tx_head);
-    let head = p.atom(|| ring::refresh(c.given_back(), known, tail))?;
-    let unread = head.ok().filter(|&head| head != tail);
+    // Up to where it was read, which may be farther than room was given back.
+    let read =
+        p.atom(|| ring::refresh(c.given_back(), known, tail).map(|head| ring::read_up_to(c.given_back(), head, tail)))?;
+    let unread = read.ok().filter(|&read| read != tail);
     let (lost, repeats) = match unread {
         None => (None, false),
         Some(_) => fate(p, c)?,
@@ -244,7 +246,7 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
     // The decision of a holder that died on its way down stands: it may have published it.
     if !matches!(again, Again::Nothing | Again::Echo(_)) {
         again = match unread {
-            Some(head) if repeats && p.repeats(tail.since(head)) && !p.lacks(Guard::Echo) => Again::Echo(head),
+            Some(from) if repeats && p.repeats(tail.since(from)) && !p.lacks(Guard::Echo) => Again::Echo(from),
             _ => Again::Nothing,
         };
         p.say(&c.ep.tx_again, again)?;

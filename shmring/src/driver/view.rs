@@ -1,4 +1,4 @@
-//! Bytes of a ring that a receiver looks at where they lie.
+//! Bytes of a ring that a receiver looks at where they lie ([`view`]), or has read and [keeps](keep) there.
 //!
 //! While it does, the ring's head in shared memory stays behind them, whatever is received meanwhile: the sender does not write
 //! there. `Endpoint::rx_viewed` names who looks; one that was killed does not look any more.
@@ -12,6 +12,7 @@ use super::{Access, Conn, Guard, Port};
 use crate::position::{RingPos, StreamPos};
 use crate::ring;
 use crate::switch::{self, RxPhase, RxStep, RxView};
+use crate::sync::Ordering;
 
 /// Lets `viewer` look at what lies on the ring behind its head: how many bytes. `None`: there is nothing on the ring, another one
 /// looks already, or the receiver has to do something else first.
@@ -41,6 +42,70 @@ pub fn end_view<P: Port>(p: &mut P, c: &Conn, limit: u64) -> Result<(), P::Stop>
     p.atom(|| ring::consume(c.consumed(), head))?;
     p.note(&c.ep.rx_shown, head);
     serve_wish(p, c, head, limit, P::notify)
+}
+
+/// Bytes that were read, and stay where they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Where on the ring they begin.
+    pub at: RingPos,
+    /// How many.
+    pub n: u64,
+    /// Nothing lay behind them, and the ring goes on.
+    pub all: bool,
+}
+
+/// Reads up to `most` bytes of the ring, if there are `least`, for `keeper`, without a copy: they and all that is received behind them stay
+/// where they are until they are given back ([`return_kept`]). `goes_on`: the keeper has kept some before, and has not given all back. `None`:
+/// there are not so many, somebody else looks at the ring, or the receiver has to do something else first.
+pub fn keep<P: Incoming>(
+    p: &mut P,
+    c: &Conn,
+    keeper: u64,
+    goes_on: bool,
+    (least, most): (u64, u64),
+) -> Result<Option<Kept>, P::Stop> {
+    if turned_away(p, c)? || p.own(&c.ep.rx_phase) != RxPhase::Ring || is_viewed(p, c)? != goes_on {
+        return Ok(None);
+    }
+    let at = p.own(&c.ep.rx_head);
+    let down = end(p, c)?;
+    let Ok(available) = p.atom(|| ring::available(c.published(), at, c.size))? else { return Ok(None) };
+    let n = match switch::rx(RxView { phase: RxPhase::Ring, up: None, down, head: at, available }) {
+        RxStep::Ring(n) if n >= least => n.min(most),
+        _ => return Ok(None),
+    };
+    if !goes_on {
+        p.say(&c.ep.rx_viewed, keeper)?;
+    }
+    let head = at.plus(n);
+    p.say(&c.ep.rx_head, head)?;
+    p.atom(|| ring::read_on(c.consumed(), head))?;
+    p.quiet(|| {
+        let (bytes, messages) = (&c.ep.rx_bytes, &c.ep.rx_msgs);
+        bytes.store(bytes.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        messages.store(messages.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    });
+    if down == Some(head.claim()) {
+        p.drained();
+    }
+    Ok(Some(Kept { at, n, all: down.is_none() && n == available }))
+}
+
+/// What was kept of the ring before `to` is given back, and a sender that waits for room is told. If that is all that was read, nothing is
+/// kept any more. `given`: what was given back before.
+pub fn return_kept<P: Port>(p: &mut P, c: &Conn, given: RingPos, to: RingPos, limit: u64) -> Result<(), P::Stop> {
+    let head = p.own(&c.ep.rx_head);
+    if head.since(to) == 0 {
+        return end_view(p, c, limit);
+    }
+    if head.since(to) >= head.since(given) {
+        // Not between the two.
+        return Ok(());
+    }
+    p.atom(|| ring::consume(c.consumed(), to))?;
+    p.note(&c.ep.rx_shown, to);
+    serve_wish(p, c, to, limit, P::notify)
 }
 
 /// Where the lifeline goes on with what lay on the ring, and up to where it is read, or will be dropped. Of a receiver that is down.

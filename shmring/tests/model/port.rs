@@ -103,6 +103,7 @@ impl Memory {
         self.slot.producer[0].tail.word().store(m.tail.into(), Relaxed);
         self.slot.producer[0].base.word().store(m.base.into(), Relaxed);
         self.slot.consumer[0].head.word().store(m.head.into(), Relaxed);
+        self.slot.consumer[0].read.word().store(m.read.into(), Relaxed);
         match of {
             Of::Sender => {
                 let (e, t) = (&self.tx, &w.tx);
@@ -153,6 +154,7 @@ impl Memory {
         m.tail = self.slot.producer[0].tail.word().load(Relaxed) as u8;
         m.base = self.slot.producer[0].base.word().load(Relaxed) as u8;
         m.head = self.slot.consumer[0].head.word().load(Relaxed) as u8;
+        m.read = self.slot.consumer[0].read.word().load(Relaxed) as u8;
         match of {
             Of::Sender => {
                 let (e, t) = (&self.tx, &mut w.tx);

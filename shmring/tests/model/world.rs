@@ -93,6 +93,8 @@ pub struct Slot {
     pub tail: u8,
     pub base: u8,
     pub head: u8,
+    /// How far the receiver has said that it has read, where it gave no room back for that.
+    pub read: u8,
     pub cells: [u8; 4],
 }
 

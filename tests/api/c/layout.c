@@ -12,6 +12,7 @@ _Static_assert(offsetof(struct culvert_room, memory_) == 80 && offsetof(struct c
 _Static_assert(sizeof(struct culvert_counts) == 48, "counts");
 _Static_assert(sizeof(struct culvert_chunk) == 56, "chunk");
 _Static_assert(offsetof(struct culvert_chunk, kind_) == 16 && offsetof(struct culvert_chunk, memory_) == 48, "chunk");
+_Static_assert(sizeof(struct culvert_kept) == 88 && offsetof(struct culvert_kept, all) == 48, "kept");
 
 static int failed;
 
@@ -58,6 +59,8 @@ int main(void) {
     if (culvert_look(pair[1], 18, 0, &view) != 18 || !CULVERT_VIEW_COPIES(&view)) failed = 1;
     EXPECT(culvert_release(pair[1], &view, 19), EINVAL);
     if (memcmp(view.span[0].iov_base, "over a Unix socket", 18) != 0 || culvert_release(pair[1], &view, 5) != 0) failed = 1;
+    struct culvert_kept kept = {0};
+    if (culvert_keep(pair[1], 1, 99, &kept) != 0 || culvert_keep(-1, 1, 99, &kept) != 0 || culvert_give_back(pair[1], &kept, 1) != 0) failed = 1;
     char rest[20];
     if (read(pair[1], rest, sizeof rest) != 13 || memcmp(rest, "a Unix socket", 13) != 0) failed = 1;
     if (culvert_counts(&counts, sizeof counts) != 0 || counts.committed != 18 || counts.committed_copied != 18 ||

@@ -309,6 +309,24 @@ impl<P: Port> Endpoint<P> {
         Ok(())
     }
 
+    /// How many bytes may be queued by reference, and taken back to the ring: see [`Sockets::lendable`].
+    ///
+    /// # Errors
+    /// As of [`Endpoint::write`].
+    pub fn lendable(&mut self, socket: Socket, least: usize) -> Result<usize, Error> {
+        self.sockets.lendable(socket, least)
+    }
+
+    /// Up to where the outgoing stream was released: its memory is its owner's again.
+    pub fn released(&self, socket: Socket) -> u64 {
+        self.sockets.released(socket)
+    }
+
+    /// Tells of the socket once when its outgoing stream is released up to `position`.
+    pub fn tell_released(&mut self, socket: Socket, position: u64) {
+        self.sockets.tell_released(socket, position);
+    }
+
     /// Sends on, on `to`, the next bytes that have arrived on `from` (which may be the same socket); how many, 0: the stream has ended. A buffer that was
     /// [kept](Receive::Keep) is sent from where it is: its payload is not copied.
     ///

@@ -2,7 +2,9 @@
 //! engine's, whose other end is on the wire.
 
 use crate::flow::Flow;
+use crate::lending::Lending;
 use std::net::TcpStream;
+use std::sync::Arc;
 use zstack::sockets::Socket;
 use zstack::time::Time;
 use zstack_wire::Seq;
@@ -54,7 +56,9 @@ pub struct Conn {
     /// How far it is.
     pub stage: Stage,
     /// The inner socket: there is one in the stages [`Stage::Inward`] and [`Stage::Open`].
-    pub inner: Option<TcpStream>,
+    pub inner: Option<Arc<TcpStream>>,
+    /// What its program has written, and the engine has where it lies.
+    pub lending: Lending,
     /// The inner socket may have bytes, or an end, that were not read.
     pub readable: bool,
     /// Behind what the inner socket has comes an end or an error, which it does not tell again.
@@ -96,6 +100,8 @@ pub struct Conn {
     pub queued: bool,
     /// When it is looked at next.
     pub look: Time,
+    /// Both directions have ended in order.
+    pub ended_in_order: bool,
     /// What had been received when it was last looked at after it broke off.
     pub received_then: Option<u64>,
 }
@@ -109,6 +115,7 @@ impl Conn {
             user,
             stage,
             inner: None,
+            lending: Lending::default(),
             readable: false,
             ending: false,
             urgent: false,
@@ -129,6 +136,7 @@ impl Conn {
             received: 0,
             queued: false,
             look: Time::NEVER,
+            ended_in_order: false,
             received_then: None,
         }
     }

@@ -19,6 +19,7 @@ pub mod division;
 pub mod flow;
 pub mod front;
 pub mod handed;
+pub mod lending;
 pub mod membership;
 pub mod memory;
 pub mod packet;

@@ -1,12 +1,14 @@
-//! Bytes between a program and the wire: one copy each way, from the inner socket into the engine's ring and from where the
-//! engine keeps what arrived into the inner socket.
+//! Bytes between a program and the wire. What a program has written is lent to the engine where it lies, or, if it is little or not on a
+//! ring, copied from the inner socket into the engine's ring; what arrived is copied from where the engine keeps it into the inner socket.
 
 use crate::conn::Conn;
 use crate::front::{LITTLE, is_nearly_read};
+use crate::lending::LEAST;
 use crate::wire::Wire;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use zstack::endpoint::Endpoint;
 use zstack::sockets::Error;
 
@@ -15,6 +17,9 @@ const ROUND: usize = 256 << 10;
 
 /// Pieces that are handed to the inner socket by one call.
 const PIECES: usize = 16;
+
+/// More than a program that writes little writes at a time. Who has written that much is asked for the rest where it lies.
+const MUCH: usize = 16 << 10;
 
 /// What has become of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,13 +64,25 @@ pub fn pump<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
 
 /// From the program to the wire.
 fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
-    let Some(inner) = &mut conn.inner else { return Outcome::Waits };
+    give_back(conn, endpoint);
+    let Some(inner) = conn.inner.clone() else { return Outcome::Waits };
     let mut moved = 0;
     while conn.readable && !conn.program_ended {
         if moved >= ROUND {
             return Outcome::More;
         }
-        let (first, second) = match endpoint.reserve(conn.outer, ROUND - moved) {
+        if conn.lending.wanted() {
+            match lend(conn, endpoint, &inner, ROUND - moved) {
+                Ok(0) => {}
+                Ok(n) => {
+                    moved += n;
+                    continue;
+                }
+                Err(_) => return Outcome::Waits,
+            }
+        }
+        let most = if conn.lending.much { ROUND - moved } else { MUCH };
+        let (first, second) = match endpoint.reserve(conn.outer, most) {
             Ok(room) => room,
             // Readiness is told when there is room, and when the handshake is complete.
             Err(Error::WouldBlock | Error::Connecting) => return Outcome::Waits,
@@ -73,13 +90,15 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
             Err(_) => return Outcome::Waits,
         };
         let room = first.len() + second.len();
-        match inner.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+        match (&*inner).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
             Ok(0) if conn.reset => return Outcome::ProgramGone,
             Ok(0) => {
                 conn.program_ended = true;
                 endpoint.shutdown(conn.outer);
             }
             Ok(n) => {
+                // What was lent just now is much, too.
+                conn.lending.much = n >= MUCH || conn.lending.much && (moved > 0 || n == room);
                 moved += n;
                 conn.sent += n as u64;
                 // Less than there was room for: nothing more was there (epoll(7), question 9), apart from an end.
@@ -100,9 +119,59 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
     Outcome::Waits
 }
 
+/// Lends the engine what lies on the program's ring, up to `most` bytes: how many. 0: they are little, or lie elsewhere, and are to be copied.
+/// It is told again when there is room in what the connection may have on its way.
+fn lend<P: Wire>(
+    conn: &mut Conn,
+    endpoint: &mut Endpoint<P>,
+    inner: &Arc<TcpStream>,
+    most: usize,
+) -> Result<usize, Error> {
+    let room = endpoint.lendable(conn.outer, LEAST)?;
+    let Some(lent) = conn.lending.lend(inner, conn.sent, most.min(room)) else { return Ok(0) };
+    conn.sent += lent.len as u64;
+    conn.readable = !lent.all || conn.ending || conn.urgent;
+    let [first, second] = lent.pieces;
+    let more = !second.is_empty();
+    // Fails where the connection has ended meanwhile, which the other direction finds.
+    endpoint.send(conn.outer, first, more).map_err(|(error, _)| error)?;
+    if more {
+        endpoint.send(conn.outer, second, false).map_err(|(error, _)| error)?;
+    }
+    tell_of_room(conn, endpoint, inner);
+    Ok(lent.len)
+}
+
+/// Gives a program the room of its ring that the engine is done with.
+pub fn give_back<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) {
+    if let Some(inner) = conn.inner.clone()
+        && conn.lending.holds()
+    {
+        tell_of_room(conn, endpoint, &inner);
+        // Much of its ring is on its way, and the wire would take more.
+        if !conn.readable
+            && conn.lending.is_drawn(conn.sent)
+            && let Some(info) = endpoint.info(conn.outer)
+            && info.tcp.unsent == 0
+            && info.tcp.in_flight < info.tcp.cwnd.min(info.tcp.window)
+        {
+            conn.lending.copy_from_now_on();
+        }
+    }
+}
+
+/// What can be given back is, and what is left when it can.
+fn tell_of_room<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>, inner: &TcpStream) {
+    let released = endpoint.released(conn.outer);
+    if let Some(next) = conn.lending.give_back(inner, released, conn.sent) {
+        endpoint.tell_released(conn.outer, next);
+    }
+}
+
 /// From the wire to the program.
 fn to_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
-    let Some(inner) = &mut conn.inner else { return Outcome::Waits };
+    let Some(inner) = conn.inner.as_deref() else { return Outcome::Waits };
+    let mut inner = inner;
     let mut moved = 0;
     while !conn.remote_ended {
         if moved >= ROUND {

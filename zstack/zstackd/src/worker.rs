@@ -29,6 +29,7 @@ use rendezvous::registry::Kind;
 use slab::Slab;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use told::Askers;
@@ -45,6 +46,8 @@ use zstack_port::Clock;
 const TUN: u64 = 1 << 63;
 const LISTENERS: u64 = TUN + 2;
 const MAIL: u64 = TUN + 3;
+/// No descriptor: sockets that were parted with are looked at.
+const PARTED: u64 = TUN + 4;
 /// The first of those who ask for all connections.
 const ASKER: u64 = TUN + 16;
 
@@ -105,6 +108,8 @@ pub(crate) struct Worker<P: Wire> {
     /// When to look at which connections, by their tokens, or at [`LISTENERS`]: see `ends.rs`. What is not a connection's next look
     /// ([`Conn::look`]) is passed over.
     looks: BinaryHeap<Reverse<(Time, u64)>>,
+    /// Inner sockets that are to be reset when no frame points at their rings any more, or by then.
+    parted: Vec<(Time, Arc<TcpStream>)>,
     counters: Counters,
     packet: Vec<u8>,
     /// What outer connections begin with.
@@ -185,6 +190,7 @@ impl<P: Wire> Worker<P> {
             acks: VecDeque::new(),
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
+            parted: Vec::new(),
             counters: Counters::default(),
             packet: vec![0; 65_536],
             options,

@@ -25,6 +25,14 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
             streams.outgoing.release(to);
         }
         entry.released = entry.released.max(to.min(entry.end));
+        let released = entry.released;
+        if let Some(streams) = &mut entry.streams
+            && released >= streams.outgoing.watched
+        {
+            streams.outgoing.watched = u64::MAX;
+            self.queue(index);
+        }
+        let entry = &mut self.entries[index];
         if entry.state & STARVED != 0 {
             // Told when half is free again, or all of what was queued is gone: not for every segment.
             let outgoing = entry.streams.as_ref().map(|s| &s.outgoing);

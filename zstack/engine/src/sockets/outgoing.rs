@@ -37,13 +37,23 @@ pub(super) struct Outgoing<B> {
     reserved: bool,
     /// Bytes in pieces of others.
     referenced: u64,
+    /// It is to be told when the stream is released up to there.
+    pub(super) watched: u64,
     /// Contiguous: each begins where the last ended.
     pieces: VecDeque<Piece<B>>,
 }
 
 impl<B> Default for Outgoing<B> {
     fn default() -> Outgoing<B> {
-        Outgoing { ring: None, write: 0, used: 0, reserved: false, referenced: 0, pieces: VecDeque::new() }
+        Outgoing {
+            ring: None,
+            write: 0,
+            used: 0,
+            reserved: false,
+            referenced: 0,
+            watched: u64::MAX,
+            pieces: VecDeque::new(),
+        }
     }
 }
 
@@ -226,6 +236,7 @@ impl<B: Buffer> Outgoing<B> {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.pieces.clear();
+        self.watched = u64::MAX;
         (self.used, self.reserved, self.referenced, self.write) = (0, false, 0, 0);
     }
 }

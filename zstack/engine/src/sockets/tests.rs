@@ -718,3 +718,30 @@ fn the_owner_decides_what_a_bridge_takes() {
     assert!(sockets.pass(packet(), 2..8));
     assert_eq!(alive.get(), 2);
 }
+
+#[test]
+fn what_is_lent_fits_the_ring_and_its_owner_is_told_when_it_is_his_again() {
+    let (mut sockets, socket) = established(Receive::Copy);
+    assert!(sockets.next_ready().is_some());
+    assert_eq!(sockets.lendable(socket, 1000), Ok(RING as usize));
+    assert_eq!(sockets.write(socket, &stream(0, 100)), Ok(100));
+    assert_eq!(sockets.lendable(socket, 1000), Ok(RING as usize - 100));
+    let memory: Arc<[u8]> = stream(100, 3500).into();
+    sockets.send(socket, Still::from(memory.clone())).unwrap();
+    assert_eq!(sockets.lendable(socket, 497), Err(Error::WouldBlock));
+    assert_eq!(sockets.lendable(socket, 496), Ok(496));
+    sockets.tell_released(socket, 2000);
+    sockets.release(CONN, 1999);
+    assert_eq!((sockets.released(socket), sockets.next_ready()), (1999, None));
+    // A piece is its owner's when all of it is released.
+    assert_eq!(Arc::strong_count(&memory), 2);
+    sockets.release(CONN, 2000);
+    assert!(sockets.next_ready().is_some() && sockets.next_ready().is_none());
+    sockets.release(CONN, 3600);
+    assert_eq!((Arc::strong_count(&memory), sockets.released(socket)), (1, 3600));
+    // Who found too little room is told of it; so is, at once, who asks for what has been.
+    assert!(sockets.next_ready().is_some_and(|(_, ready)| ready.writable));
+    sockets.tell_released(socket, 3600);
+    assert!(sockets.next_ready().is_some() && sockets.next_ready().is_none());
+    assert_eq!(sockets.lendable(socket, RING as usize), Ok(RING as usize));
+}

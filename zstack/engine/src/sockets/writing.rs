@@ -121,6 +121,43 @@ impl<B: Buffer> Sockets<B> {
         Ok(())
     }
 
+    /// How many bytes may be queued by reference ([`Sockets::send`]) so that they could be copied to the ring if their owner wanted them back,
+    /// at least `least`. Who shares his memory with others asks, and sends no more.
+    ///
+    /// # Errors
+    /// As of [`Sockets::write`].
+    pub fn lendable(&mut self, socket: Socket, least: usize) -> Result<usize, Error> {
+        let index = self.writable(socket)?;
+        self.ring_to_send(index);
+        let drains = self.drains(&self.entries[index]);
+        let Entry { streams, state, .. } = &mut self.entries[index];
+        let outgoing = &streams.as_ref().expect("just given").outgoing;
+        let (ring, used) = (outgoing.ring_len().unwrap_or(0), outgoing.used() as u64 + outgoing.referenced());
+        let room = (ring as u64).saturating_sub(used) as usize;
+        if drains || room < least {
+            *state |= STARVED;
+            // Nobody may have been waiting for room in a ring that nothing is in.
+            return Err(Error::WouldBlock);
+        }
+        Ok(room)
+    }
+
+    /// Up to where the outgoing stream was released.
+    pub fn released(&self, socket: Socket) -> u64 {
+        self.entry(socket).map_or(0, |entry| entry.released)
+    }
+
+    /// Tells of the socket once when its outgoing stream is released up to `position`, which is not beyond its end.
+    pub fn tell_released(&mut self, socket: Socket, position: u64) {
+        let Some(entry) = self.entry_mut(socket) else { return };
+        if entry.released >= position {
+            return self.queue(socket.index as usize);
+        }
+        if let Some(streams) = &mut entry.streams {
+            streams.outgoing.watched = position;
+        }
+    }
+
     /// Sends on, on `to`, the next bytes that have arrived on `from` (which may be the same socket), and consumes them; how many, 0: the
     /// stream has ended. A buffer that was kept goes on as it is, and back to its port when it is released; it counts in
     /// [`Config::references`]. What lies in the ring, or in a buffer that the port needs back, is copied. Tell the stack the new

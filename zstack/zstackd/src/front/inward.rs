@@ -206,6 +206,14 @@ pub fn end_in_order(socket: BorrowedFd<'_>) -> io::Result<()> {
     raw::set_reset_on_close(socket, false)
 }
 
+/// Resets the connection now, with the socket open (connect(2), AF_UNSPEC).
+///
+/// # Errors
+/// Those of connect(2).
+pub fn break_off(socket: BorrowedFd<'_>) -> io::Result<()> {
+    raw::disconnect(socket)
+}
+
 /// So many bytes any socket takes that nobody reads from.
 pub const LITTLE: u32 = 64 << 10;
 

@@ -49,7 +49,7 @@ pub use diag::{Ports, listening};
 pub use error::Error;
 pub use filter::Turns;
 pub use follow::{Follow, Way};
-pub use inward::{Accepted, LITTLE, acknowledge, end_in_order, is_nearly_read};
+pub use inward::{Accepted, LITTLE, acknowledge, break_off, end_in_order, is_nearly_read};
 pub use lane::Lane;
 pub use owners::Owner;
 pub use rights::drop_rights;

@@ -98,6 +98,14 @@ pub(crate) fn set_reset_on_close(socket: BorrowedFd<'_>, reset: bool) -> io::Res
     set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: i32::from(reset), l_linger: 0 })
 }
 
+/// Ends the connection, with a RST (tcp_disconnect).
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the descriptor is open; connect reads the address, which lives through the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, size_of_val(&nobody) as libc::socklen_t) })?;
+    Ok(())
+}
+
 /// Bytes that were sent, and that the other end has not taken yet (tcp(7), SIOCOUTQ); on a ring: that it has not read.
 pub(crate) fn untaken(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut count = 0i32;

@@ -1,18 +1,20 @@
 //! How connections end: in order, by a program that is gone, by a peer that is gone, or before they have begun.
 
-use super::{LISTENERS, Worker};
+use super::{LISTENERS, PARTED, Worker};
 use crate::conn::Stage;
 use crate::counters::Counter;
-use crate::front::end_in_order;
+use crate::front::{break_off, end_in_order};
 use crate::membership;
 use crate::policy::Program;
-use crate::relay::Outcome;
+use crate::relay::{self, Outcome};
 use crate::wire::Wire;
 use log::debug;
 use rendezvous::diag::KeepAlive;
 use rendezvous::registry::End;
 use std::cmp::Reverse;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use zstack::sockets::errno;
 use zstack::tcp::Options;
 use zstack::time::Time;
@@ -29,6 +31,9 @@ const AGAIN: u64 = 200_000;
 
 /// How long a program that reads nothing keeps a connection that broke off, in microseconds.
 pub(super) const PATIENCE: u64 = 3_000_000;
+
+/// How long a socket that is to be reset waits for the port to send frames that point at its ring, in microseconds.
+const FRAMES: u64 = 1_000_000;
 
 /// By how much two answers of the kernel about the same timer may differ, in milliseconds.
 const COARSE: u32 = 50;
@@ -96,7 +101,10 @@ impl<P: Wire> Worker<P> {
 
     /// Forgets a connection. Its inner socket is closed; what happens to the outer one was said before.
     pub(super) fn remove(&mut self, index: usize) {
-        let conn = self.conns.remove(index);
+        let mut conn = self.conns.remove(index);
+        if let Some(inner) = conn.inner.take() {
+            self.part(inner, conn.ended_in_order);
+        }
         if matches!(conn.stage, Stage::Released { .. }) {
             // Its handshake may be completed yet, or is.
             self.released -= 1;
@@ -114,6 +122,36 @@ impl<P: Wire> Worker<P> {
         self.leave(conn.flow);
     }
 
+    /// The inner socket of a connection that is over is closed when the engine has nothing of its ring any more; at once, nearly always.
+    fn part(&mut self, inner: Arc<TcpStream>, in_order: bool) {
+        if Arc::strong_count(&inner) == 1 {
+            return;
+        }
+        let _ = self.poller.forget(&*inner);
+        if in_order {
+            // The program is told now. The engine closes it, when the remote host has acknowledged what the program had sent.
+            let _ = inner.shutdown(Shutdown::Write);
+            return;
+        }
+        // To close it is to reset it, which does not wait for more than the frames that the port has.
+        let at = Time(self.clock.now().0 + FRAMES);
+        self.parted.push((at, inner));
+        self.looks.push(Reverse((at, PARTED)));
+    }
+
+    /// Closes what was parted with.
+    fn close_parted(&mut self) {
+        let now = self.clock.now();
+        self.parted.retain(|(at, inner)| {
+            let shared = Arc::strong_count(inner) > 1;
+            if shared && *at <= now {
+                // The port is stuck. The socket stays open, so that its ring is nobody else's.
+                let _ = break_off(inner.as_fd());
+            }
+            shared && *at > now
+        });
+    }
+
     /// Looks at a connection when so many microseconds are over, and not earlier.
     pub(super) fn look_in(&mut self, index: usize, after: u64) {
         let at = Time(self.clock.now().0 + after);
@@ -125,11 +163,16 @@ impl<P: Wire> Worker<P> {
     pub(super) fn look(&mut self) -> bool {
         let now = self.clock.now();
         let mut any = false;
+        if !self.parted.is_empty() {
+            self.close_parted();
+        }
         while let Some(Reverse((at, token))) = self.looks.peek().copied()
             && at <= now
         {
             self.looks.pop();
-            if token == LISTENERS {
+            if token == PARTED {
+                any = true;
+            } else if token == LISTENERS {
                 any = true;
                 let _ = self.accept();
             } else if let Some(index) = self.at(token)
@@ -156,6 +199,8 @@ impl<P: Wire> Worker<P> {
         let now = self.clock.now();
         let is_open = matches!(self.conns[index].stage, Stage::Open);
         let waits = is_open.then(|| self.waits_for_acknowledgement(index)).flatten();
+        // Little may have been acknowledged since it was told last.
+        relay::give_back(&mut self.conns[index], &mut self.endpoint);
         if is_open && waits != Some(true) && now < self.conns[index].ask {
             // It is only looked at since it has sent something.
             return self.look_again(index, waits.is_some());
@@ -261,7 +306,8 @@ impl<P: Wire> Worker<P> {
 
     /// Closes both ends, with all that was sent before.
     fn close_in_order(&mut self, index: usize) {
-        let conn = &self.conns[index];
+        let conn = &mut self.conns[index];
+        conn.ended_in_order = true;
         if let Some(inner) = &conn.inner {
             // Fails where the socket is broken already.
             let _ = end_in_order(inner.as_fd());

@@ -314,7 +314,7 @@ impl<P: Wire> Worker<P> {
         }
         self.lane.expect_no_more(flow.local, flow.remote);
         debug!("{flow}: opened by a program of user {}", self.conns[index].user);
-        self.open_now(index, inner);
+        self.open_now(index, Arc::new(inner));
         self.counters.count(Counter::OpenedOutward);
     }
 
@@ -358,7 +358,7 @@ impl<P: Wire> Worker<P> {
         self.endpoint.set_account(outer, user);
         let index = self.add(Conn { ack: Ack::Held, ..Conn::new(flow, outer, user, Stage::Inward) });
         let watched = self.poller.watch_edges(&inner, self.token(index));
-        self.conns[index].inner = Some(inner);
+        self.conns[index].inner = Some(Arc::new(inner));
         if let Err(e) = watched {
             warn!("{flow}: epoll_ctl: {e}");
             self.counters.count(Counter::CallsFailed);
@@ -466,7 +466,7 @@ impl<P: Wire> Worker<P> {
     }
 
     /// Both ends are there.
-    fn open_now(&mut self, index: usize, inner: TcpStream) {
+    fn open_now(&mut self, index: usize, inner: Arc<TcpStream>) {
         let conn = &mut self.conns[index];
         self.released -= u32::from(matches!(conn.stage, Stage::Released { .. }));
         conn.stage = Stage::Open;

@@ -109,7 +109,7 @@ impl<P: Wire> Worker<P> {
             srtt_us: info.srtt.0.into(),
             retransmits: info.retransmits.into(),
             copied_in: conn.received,
-            copied_out: conn.sent,
+            copied_out: conn.sent - conn.lending.bytes,
             port: self.endpoint.port().kind().to_string(),
         })
     }

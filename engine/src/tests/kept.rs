@@ -1,0 +1,327 @@
+//! A program reads bytes of a ring and keeps them there: they stay, and count as read, wherever the connection goes meanwhile.
+
+use super::*;
+use crate::inplace::keep::Kept;
+use crate::leave;
+use crate::sim::world::Side;
+use core::sync::atomic::Ordering::Relaxed;
+use libc::{EAGAIN, iovec};
+use proptest::prelude::*;
+use shmring::family::{Reason, State};
+use std::collections::VecDeque;
+
+/// What one end keeps, as a program would note it: where in the stream since its first byte, where in memory, and what lay there.
+#[derive(Default)]
+struct Keeper {
+    kept: Option<Kept>,
+    pieces: Vec<(usize, iovec, Vec<u8>)>,
+    /// Bytes that were read since the first that is kept, up to the last that is.
+    read: usize,
+    /// Of these, those that are the sender's again.
+    given: usize,
+}
+
+impl Keeper {
+    /// Keeps what there is. What was read.
+    fn keep(&mut self, side: Side, least: usize, most: usize, received: usize) -> Option<Vec<u8>> {
+        let kept = self.kept.get_or_insert_with(Kept::none);
+        let n = side.keep(least, most, kept)?;
+        assert!(n >= least.min(1) && n <= most);
+        if self.pieces.is_empty() {
+            (self.read, self.given) = (0, 0);
+        } else {
+            self.read += received;
+        }
+        let mut all = Vec::new();
+        for piece in kept.span.iter().filter(|piece| piece.iov_len > 0) {
+            let content = Kept::bytes_at(piece);
+            self.pieces.push((self.read + all.len(), *piece, content.clone()));
+            all.extend(content);
+        }
+        assert_eq!(all.len(), n);
+        self.read += n;
+        Some(all)
+    }
+
+    /// Gives some of it back; all: `n` is too large.
+    fn give(&mut self, side: Side, n: usize) {
+        let Some(kept) = &mut self.kept else { return };
+        if self.pieces.is_empty() {
+            return;
+        }
+        let all = self.given.saturating_add(n) >= self.read;
+        let holds = side.give_back(if all { None } else { Some(n as u64) }, kept);
+        assert!(!all || !holds);
+        self.given = if holds { self.given + n } else { self.read };
+        let given = self.given;
+        self.pieces.retain_mut(|(at, piece, content)| {
+            let gone = given.saturating_sub(*at).min(content.len());
+            content.drain(..gone);
+            *at += gone;
+            *piece = iovec { iov_base: piece.iov_base.wrapping_byte_add(gone), iov_len: piece.iov_len - gone };
+            !content.is_empty()
+        });
+    }
+
+    /// Nobody has written there.
+    fn check(&self) -> bool {
+        self.pieces.iter().all(|(_, piece, content)| Kept::bytes_at(piece) == *content)
+    }
+}
+
+#[test]
+fn what_is_kept_stays_and_the_sender_has_the_room_when_it_is_given_back() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut keeper = Keeper::default();
+    let (mut sent, mut read) = (0, 0);
+    while let Ok(n) = pair.a.send(&bytes(sent, 4_000)) {
+        sent += n;
+    }
+    while let Some(got) = keeper.keep(pair.b, 1, 5_000, 0) {
+        assert!(got == bytes(read, got.len()));
+        read += got.len();
+    }
+    assert_eq!((read, pair.b.recv(9)), (sent, Err(EAGAIN)));
+    // All of it is read, and none of the room is there.
+    assert_eq!((pair.a.send(b"x"), pair.a.poll(libc::POLLOUT), pair.b.poll(libc::POLLIN)), (Err(EAGAIN), 0, 0));
+    keeper.give(pair.b, RING / 6);
+    // Told at a third (sk_stream_write_space).
+    assert_eq!(pair.a.poll(libc::POLLOUT), 0);
+    keeper.give(pair.b, RING / 3);
+    assert_eq!(pair.a.poll(libc::POLLOUT), libc::POLLOUT);
+    while let Ok(n) = pair.a.send(&bytes(sent, 4_000)) {
+        sent += n;
+        assert!(keeper.check());
+    }
+    // What a receive brings is not given back before what is kept.
+    let got = pair.b.recv(7_000).unwrap();
+    assert!(got == bytes(read, got.len()) && pair.a.send(b"x") == Err(EAGAIN));
+    read += got.len();
+    keeper.give(pair.b, usize::MAX);
+    while let Ok(got) = pair.b.recv(7_000) {
+        assert!(got == bytes(read, got.len()));
+        read += got.len();
+    }
+    assert_eq!((read, pair.a.send(b"room"), on_kernel(&pair)), (sent, Ok(4), 0));
+    assert_eq!(pair.b.recv(9), Ok(b"room".to_vec()));
+    pair.close();
+}
+
+#[test]
+fn a_sender_that_sleeps_is_woken_when_what_is_kept_is_given_back() {
+    let world = World::new();
+    let pair = warmed(&world);
+    while pair.a.send(&bytes(0, 1_000)).is_ok() {}
+    let mut kept = Kept::none();
+    while pair.b.keep(1, RING, &mut kept).is_some() {}
+    Simulated::meanwhile(move || assert!(pair.b.give_back(Some(RING as u64 / 2), &mut kept)));
+    assert_eq!(pair.a.send_with(b"room", 0), Ok(4));
+    assert_eq!(pair.b.recv(9), Ok(b"room".to_vec()));
+    pair.close();
+}
+
+/// What was read is not sent again, though its room was not given back.
+#[test]
+fn whoever_goes_down_repeats_nothing_of_what_is_kept() {
+    for end in 0..3 {
+        let world = World::new();
+        let pair = warmed(&world);
+        let mut keeper = Keeper::default();
+        assert_eq!(pair.a.send(&bytes(0, 6_000)), Ok(6_000));
+        assert_eq!(keeper.keep(pair.b, 1, 4_000, 0), Some(bytes(0, 4_000)));
+        match end {
+            0 => leave::sending_side(pair.a.fd, Reason::Splice),
+            1 => leave::retire(pair.b.fd, Reason::Async),
+            _ => assert_eq!(pair.a.shutdown(SHUT_WR), Ok(())),
+        }
+        if end != 1 {
+            assert!(on_kernel(&pair) <= 2_000);
+        }
+        let mut got = Vec::new();
+        while let Ok(more) = pair.b.recv(5_000) {
+            if more.is_empty() {
+                break;
+            }
+            got.extend(more);
+        }
+        assert!(got == bytes(4_000, 2_000), "{end}: {}", got.len());
+        assert!(keeper.check());
+        keeper.give(pair.b, usize::MAX);
+        assert_eq!(pair.b.ep.rx_viewed.load(Relaxed), 0);
+        pair.close();
+    }
+}
+
+#[test]
+fn a_keeper_that_closes_gives_all_back() {
+    let world = World::new();
+    let pair = warmed(&world);
+    assert_eq!(pair.a.send(&bytes(0, 6_000)), Ok(6_000));
+    let mut kept = Kept::none();
+    assert_eq!(pair.b.keep(6_000, 9_000, &mut kept), Some(6_000));
+    pair.b.close();
+    assert!(!pair.b.give_back(Some(1_000), &mut kept));
+    assert_eq!(pair.a.recv(9), Ok(Vec::new()));
+    pair.a.close();
+}
+
+#[test]
+fn less_than_is_asked_for_and_what_is_not_on_a_ring_is_left_to_others() {
+    let world = World::new();
+    let pair = world.pair();
+    let mut kept = Kept::none();
+    assert_eq!(pair.a.send(b"on the kernel"), Ok(13));
+    assert_eq!(pair.b.keep(1, 99, &mut kept), None);
+    assert_eq!(pair.b.recv(99), Ok(b"on the kernel".to_vec()));
+    pair.attach(RING);
+    warm(&pair);
+    assert_eq!(pair.a.send(b"on the ring"), Ok(11));
+    assert_eq!(pair.b.keep(12, 99, &mut kept), None);
+    // Somebody looks.
+    let mut view = pair.b.look(1).unwrap();
+    assert_eq!(pair.b.keep(1, 99, &mut kept), None);
+    assert_eq!(pair.b.release(&mut view, 3), Ok(()));
+    assert_eq!((pair.b.keep(1, 4, &mut kept), kept.all), (Some(4), 0));
+    assert_eq!((pair.b.keep(1, 99, &mut kept), kept.all), (Some(4), 1));
+    assert!(!pair.b.look(1).is_ok_and(|view| view.is_on_ring()));
+    assert!(!pair.b.give_back(None, &mut kept));
+    pair.close();
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Send(bool, usize),
+    Recv(bool, usize),
+    Keep(bool, usize, usize),
+    Give(bool, usize),
+    Attach,
+    Rewind(bool),
+    Cut(bool),
+    Echo(bool),
+    Pass(u16),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let end = any::<bool>();
+    prop_oneof![
+        10 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Send(e, n)),
+        5 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Recv(e, n)),
+        12 => (end, 1..300usize, 300..RING / 2).prop_map(|(e, l, m)| Op::Keep(e, l, m)),
+        8 => (end, 1..RING / 2).prop_map(|(e, n)| Op::Give(e, n)),
+        3 => Just(Op::Attach),
+        1 => end.prop_map(Op::Rewind),
+        1 => end.prop_map(Op::Cut),
+        1 => end.prop_map(Op::Echo),
+        1 => (0u16..100).prop_map(Op::Pass),
+    ]
+}
+
+/// One end.
+#[derive(Default)]
+struct End {
+    keeper: Keeper,
+    /// Bytes that it has received by other calls since it last kept some.
+    received: usize,
+    /// Bytes that were sent to it, and not read.
+    stream: VecDeque<u8>,
+    made: usize,
+}
+
+/// Plays `ops` against two queues of bytes.
+fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
+    let pair = world.pair();
+    let mut ends = [End::default(), End::default()];
+    let (mut attached, mut left) = (false, false);
+    let side = move |a: bool| if a { pair.a } else { pair.b };
+    for &op in ops {
+        match op {
+            Op::Send(a, n) => {
+                let i = usize::from(a);
+                let message = bytes(ends[i].made, n);
+                ends[i].made += n;
+                match side(a).send(&message) {
+                    Ok(n) => ends[1 - i].stream.extend(&message[..n]),
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Recv(a, n) => {
+                let end = &mut ends[usize::from(a)];
+                match side(a).recv(n) {
+                    Ok(got) => {
+                        end.received += got.len();
+                        let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
+                        prop_assert!(got == expected);
+                    }
+                    Err(e) => prop_assert_eq!(e, EAGAIN),
+                }
+            }
+            Op::Keep(a, least, most) => {
+                let end = &mut ends[usize::from(a)];
+                if let Some(got) = end.keeper.keep(side(a), least, most, end.received) {
+                    end.received = 0;
+                    prop_assert!(got.len() <= end.stream.len());
+                    let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
+                    prop_assert!(got == expected);
+                }
+            }
+            Op::Give(a, n) => ends[usize::from(a)].keeper.give(side(a), n),
+            Op::Attach => {
+                if !attached && pair.both(|s| s.ep.state() == State::Eligible) && !left {
+                    pair.attach(RING);
+                    attached = true;
+                }
+            }
+            // Else hardly any connection comes to a ring.
+            Op::Rewind(_) | Op::Echo(_) if !attached => {}
+            Op::Rewind(a) => {
+                leave::retire(side(a).fd, Reason::Async);
+                left = true;
+            }
+            Op::Cut(a) => {
+                leave::retire(side(a).fd, Reason::Option);
+                left = true;
+            }
+            Op::Echo(a) => {
+                leave::sending_side(side(a).fd, Reason::Splice);
+                left = true;
+            }
+            Op::Pass(us) => Simulated::pass(u64::from(us) * 1000),
+        }
+        left |= attached && pair.both(|s| s.ep.tx_phase.get() == TxPhase::Down);
+        prop_assert!(ends.iter().all(|end| end.keeper.check()));
+    }
+    for _ in 0..1000 {
+        let mut idle = true;
+        for a in [true, false] {
+            let end = &mut ends[usize::from(a)];
+            end.keeper.give(side(a), usize::MAX);
+            if let Ok(got) = side(a).recv(RING) {
+                prop_assert!(got.len() <= end.stream.len());
+                let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
+                prop_assert!(got == expected);
+                idle = false;
+            }
+        }
+        if idle {
+            break;
+        }
+    }
+    prop_assert_eq!([ends[0].stream.len(), ends[1].stream.len()], [0, 0]);
+    pair.close();
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(cases(3))]
+
+    #[test]
+    fn what_is_kept_and_what_is_received_make_one_stream(ops in prop::collection::vec(op(), 0..150)) {
+        let world = World::new();
+        let outcome = mix(&world, &ops);
+        if outcome.is_err() {
+            world.abandon();
+        }
+        outcome?;
+    }
+}

@@ -1,0 +1,274 @@
+//! What programs write goes to the wire from where they wrote it, and all of it once, whatever a program does with its connection while
+//! megabytes are on their way: the remote host, which reads nothing until then, has each byte in its place.
+
+// FIONREAD.
+#![allow(unsafe_code)]
+
+#[path = "../../port/tests/lab/mod.rs"]
+mod lab;
+mod world;
+
+use lab::{Process, bounded, noise, soon};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use world::{LIMIT, THERE, World, at, listen, open_to_all};
+
+/// Connects, and comes to the ring; sends a file until there is no room; says how much that was; does what it was told to; sends the rest.
+const SENDER: &str = "
+import array, fcntl, os, socket, sys, termios
+address, name, what = sys.argv[1:4]
+data = open(name, 'rb').read()
+def say(*words):
+    print(*words, flush=True)
+def opened():
+    s = socket.create_connection((address, 80))
+    for _ in range(20):
+        s.sendall(b'x')
+        s.recv(1)
+    return s
+def fill(s):
+    n = 0
+    s.setblocking(False)
+    try:
+        while n < len(data):
+            n += s.send(data[n:n + 100_000])
+    except BlockingIOError:
+        pass
+    s.setblocking(True)
+    return n
+def left(s):
+    count = array.array('i', [0])
+    fcntl.ioctl(s, termios.TIOCOUTQ, count)
+    return count[0]
+def ordered():
+    return sys.stdin.readline().strip()
+if what.startswith('resumed'):
+    s, n = socket.socket(fileno=int(what.split()[1])), int(what.split()[2])
+else:
+    s = opened()
+    n = fill(s)
+    say(n)
+while what == 'asked' and ordered() != 'go on':
+    say(left(s))
+if what == 'forked' and os.fork() != 0:
+    s.close()
+    os.wait()
+    sys.exit()
+if what == 'executed':
+    s.set_inheritable(True)
+    os.execv(sys.executable, [sys.executable, '-c', sys.argv[4], address, name, f'resumed {s.fileno()} {n}'])
+if what == 'passed':
+    a, b = socket.socketpair()
+    socket.send_fds(a, [b'x'], [s.fileno()])
+    _, fds, _, _ = socket.recv_fds(b, 9, 1)
+    s.close()
+    s = socket.socket(fileno=fds[0])
+if what == 'closed':
+    s.close()
+    for _ in range(4):
+        s = opened()
+        say(fill(s))
+        s.close()
+    ordered()
+    sys.exit()
+if what == 'killed':
+    ordered()
+say('moved')
+s.sendall(data[n:])
+s.shutdown(socket.SHUT_WR)
+s.recv(1)
+";
+
+/// More than a ring holds.
+const SIZE: usize = 6 << 20;
+
+/// The program's file.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str, bytes: &[u8]) -> File {
+        let path = std::env::temp_dir().join(format!("zstackd-lent-{name}-{}", std::process::id()));
+        std::fs::write(&path, bytes).expect("a file");
+        File(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A sender that says something.
+struct Sender {
+    process: Process,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Sender {
+    fn start(mut command: Command, file: &File, what: &str) -> Sender {
+        command.args(["-c", SENDER, THERE[0]]).arg(&file.0).args([what, SENDER]);
+        let mut process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let lines = BufReader::new(process.0.stdout.take().expect("a pipe"));
+        Sender { process, lines }
+    }
+
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("a line");
+        line.trim().into()
+    }
+
+    fn number(&mut self) -> usize {
+        self.says().parse().expect("a number")
+    }
+
+    fn tell(&mut self, order: &str) {
+        writeln!(self.process.0.stdin.as_mut().expect("a pipe"), "{order}").expect("told");
+    }
+}
+
+/// Answers the first bytes of a connection.
+fn greet(far: &mut TcpStream) {
+    far.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    far.set_nodelay(true).expect("an option");
+    for _ in 0..20 {
+        far.read_exact(&mut [0]).expect("a byte");
+        far.write_all(b"y").expect("written");
+    }
+}
+
+/// Reads to the end, and compares.
+fn receives(far: &mut TcpStream, expected: &[u8], of: &str) {
+    let mut got = vec![];
+    far.read_to_end(&mut got).expect("its end");
+    let first = got.iter().zip(expected).position(|(a, b)| a != b);
+    assert!(got == expected, "{of}: {} of {} bytes, the first wrong one: {first:?}", got.len(), expected.len());
+}
+
+fn queued(far: &TcpStream) -> usize {
+    let mut count = 0i32;
+    // SAFETY: FIONREAD writes one int.
+    assert_eq!(unsafe { libc::ioctl(far.as_raw_fd(), libc::FIONREAD, &raw mut count) }, 0);
+    count as usize
+}
+
+/// Bytes that zstackd says it has copied on the way out.
+fn copied(world: &World) -> u64 {
+    let text = world.stat();
+    let of = |line: &str| line.split("copied ").nth(1)?.split(" in, ").nth(1)?.split(' ').next()?.parse::<u64>().ok();
+    text.lines().find_map(of).unwrap_or_else(|| panic!("{text}"))
+}
+
+#[test]
+fn what_programs_write_comes_once_whatever_they_do_meanwhile() {
+    need_root!();
+    bounded(LIMIT, || {
+        open_to_all();
+        let data = noise(5, SIZE);
+        let file = File::new("data", &data);
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        for user in [None, Some(65_534)] {
+            // His rings are small.
+            let all =
+                if user.is_some() { &["sent", "executed"][..] } else { &["sent", "forked", "executed", "passed"] };
+            for what in all {
+                let of = format!("{what}, user {user:?}");
+                let command = match user {
+                    Some(user) => world.run_here_as(user, "python3.11"),
+                    None => world.run_here("python3.11"),
+                };
+                let mut sender = Sender::start(command, &file, what);
+                let (mut far, _) = listener.accept().expect("a connection");
+                greet(&mut far);
+                let n = sender.number();
+                assert!(n > 100_000, "{of}: {n}");
+                assert_eq!(sender.says(), "moved", "{of}");
+                receives(&mut far, &data, &of);
+                drop(far);
+                let (status, _) = sender.process.finish(LIMIT);
+                assert!(status.success(), "{of}: {status}");
+            }
+        }
+    });
+}
+
+/// A program that is killed, and one that closes and opens others, while the remote host has acknowledged little of what it wrote: all of it
+/// comes, and none of what other connections have in the same places.
+#[test]
+fn what_was_written_outlives_its_connection() {
+    need_root!();
+    bounded(LIMIT, || {
+        open_to_all();
+        let data = noise(6, SIZE);
+        let file = File::new("left", &data);
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        for user in [None, Some(65_534)] {
+            for what in ["killed", "closed"] {
+                let command = match user {
+                    Some(user) => world.run_here_as(user, "python3.11"),
+                    None => world.run_here("python3.11"),
+                };
+                let mut sender = Sender::start(command, &file, what);
+                let mut all = vec![];
+                for _ in 0..if what == "closed" { 5 } else { 1 } {
+                    let (mut far, _) = listener.accept().expect("a connection");
+                    greet(&mut far);
+                    all.push((far, sender.number()));
+                }
+                if what == "killed" {
+                    sender.process.0.kill().expect("killed");
+                }
+                for (i, (far, n)) in all.iter_mut().enumerate() {
+                    receives(far, &data[..*n], &format!("{what}, user {user:?}, connection {i}"));
+                }
+                if what == "closed" {
+                    sender.tell("end");
+                    let (status, _) = sender.process.finish(LIMIT);
+                    assert!(status.success(), "{status}");
+                }
+            }
+        }
+        // Nothing is left of them.
+        soon("zstackd has closed what it had", LIMIT, || {
+            let details = world.details();
+            (!details.contains("stage: Open")).then_some(())
+        });
+    });
+}
+
+/// What is not acknowledged is what the remote host does not have, to the byte; and it is copied by nobody but the program.
+#[test]
+fn what_is_not_acknowledged_is_told_and_little_is_copied() {
+    need_root!();
+    bounded(LIMIT, || {
+        let data = noise(7, SIZE);
+        let file = File::new("told", &data);
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut sender = Sender::start(world.run_here("python3.11"), &file, "asked");
+        let (mut far, _) = listener.accept().expect("a connection");
+        greet(&mut far);
+        let n = sender.number();
+        soon("what the remote host has, and what is not acknowledged, are all", LIMIT, || {
+            sender.tell("how much");
+            let left = sender.number();
+            (left > 0 && left + queued(&far) == n).then_some(())
+        });
+        sender.tell("go on");
+        assert_eq!(sender.says(), "moved");
+        let mut got = vec![0; SIZE - 1];
+        far.read_exact(&mut got).expect("all but one byte");
+        assert!(got == data[..SIZE - 1]);
+        let copied = copied(&world);
+        assert!(copied < SIZE as u64 / 100, "{copied} of {SIZE} bytes were copied");
+        receives(&mut far, &data[SIZE - 1..], "the last byte");
+        drop(far);
+        let (status, _) = sender.process.finish(LIMIT);
+        assert!(status.success(), "{status}");
+    });
+}
