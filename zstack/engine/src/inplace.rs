@@ -60,7 +60,7 @@
 use crate::endpoint::Endpoint;
 use crate::port::Port;
 use crate::sockets::{Error, Socket};
-use culvert_spans::{Spans, SpansMut};
+pub use culvert_spans::{Spans, SpansMut};
 
 /// Reserves room for up to `n` bytes behind what was written: at least one byte, if `n` is not 0.
 ///

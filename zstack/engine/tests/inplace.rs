@@ -24,8 +24,9 @@ impl Both {
         let (left, right) = pair(Settings::default());
         let address = |ip: &str| Address { ip: ip.parse().expect("an address"), prefix: 24 };
         let endpoint = |ip, key, port| {
-            Endpoint::new(Config::new(address(ip), [key; 16]), sockets::Config::default(), port, Time(0))
-                .expect("an endpoint")
+            // What is above this is counted.
+            let sockets = sockets::Config { assured: 4096, ..sockets::Config::default() };
+            Endpoint::new(Config::new(address(ip), [key; 16]), sockets, port, Time(0)).expect("an endpoint")
         };
         let (mut server, mut client) = (endpoint("10.0.0.1", 1, left), endpoint("10.0.0.2", 2, right));
         let listener = server.listen(Listen::new(7, server.room()), receive).expect("a listener");
