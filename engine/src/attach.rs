@@ -102,6 +102,12 @@ pub fn note_answer(ep: Ep) {
 /// nothing. The acceptor's comes second, since it asks the kernel who is at the other end, which is dear.
 const FIRST: [u32; 2] = [6, 8];
 
+/// Whether a connector that has published its connection does so once more, at its operation `n`: another connection's entry may have taken the
+/// place in the registry. Not so soon that it costs one again to which nothing has happened.
+fn publishes_again(n: u32) -> bool {
+    n >= 2 * FIRST[0].next_power_of_two() && n.is_power_of_two()
+}
+
 fn due(n: u32, acceptor: bool) -> bool {
     n >= FIRST[usize::from(acceptor)]
         && (n < 32 || (n.is_power_of_two() && n <= 1 << 20) || (n.is_multiple_of(4) && talking()))
@@ -224,7 +230,8 @@ fn unanswered(errno: i32) -> Reason {
 /// Whether the other end of a connection, which is `t`'s destination, is in this network namespace by its address, or by the word
 /// of the one who serves it. `found`: the socket that has the addresses of that end.
 fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
-    if t.is_local_hint() {
+    // Who stands in talks to programs of this network namespace alone.
+    if t.is_local_hint() || config::stands_in() {
         return true;
     }
     match route::leads_here(&HOME, t) {
@@ -259,30 +266,32 @@ fn no_mailbox(ep: Ep) {
 
 fn connector(ep: Ep, fd: i32) {
     let l = ep.local();
-    // Published again now and then: another connection's entry may have taken the place in the registry.
-    if l.stage.load(Relaxed) == 0 || ep.ops.load(Relaxed).is_power_of_two() {
+    if l.stage.load(Relaxed) == 0 || publishes_again(ep.ops.load(Relaxed)) {
         let Ok(t) = K::ends(fd, false) else { return };
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
         }
-        if lifeline::only_kernel(fd) {
-            return ep.pin(Reason::Option);
-        }
         if !is_at_home(ep, fd, &t) {
             return;
         }
-        // The kernel's answer also settles connections between two addresses of this host.
-        let mut found = None;
-        if !t.is_local_hint() {
-            match diag::find(&DIAG, &t.reversed()) {
-                Ok(f) => found = Some(f),
-                Err(_) if config::dir().is_some() => {}
-                Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
-                Err(_) => return is_remote(ep),
+        // Who stands in has made the socket himself, for a program of this network namespace.
+        if !config::stands_in() {
+            if lifeline::only_kernel(fd) {
+                return ep.pin(Reason::Option);
             }
-        }
-        if !is_peer_here(ep, &t, found.as_ref()) {
-            return;
+            // The kernel's answer also settles connections between two addresses of this host.
+            let mut found = None;
+            if !t.is_local_hint() {
+                match diag::find(&DIAG, &t.reversed()) {
+                    Ok(f) => found = Some(f),
+                    Err(_) if config::dir().is_some() => {}
+                    Err(Miss::Elsewhere) => return ep.because(Reason::OtherNetwork),
+                    Err(_) => return is_remote(ep),
+                }
+            }
+            if !is_peer_here(ep, &t, found.as_ref()) {
+                return;
+            }
         }
         let Some(cookie) = lifeline::cookie(fd) else { return };
         ep.cookie.store(cookie, Relaxed);
@@ -382,7 +391,7 @@ fn acceptor(ep: Ep, fd: i32) {
         if t.is_self() {
             return ep.pin(Reason::SelfConnect);
         }
-        if lifeline::only_kernel(fd) {
+        if !config::stands_in() && lifeline::only_kernel(fd) {
             return ep.pin(Reason::Option);
         }
         if lifeline::is_translated(fd, &t) {

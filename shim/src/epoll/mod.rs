@@ -99,6 +99,7 @@ pub fn created(fd: c_int) {
     s.empty();
     let all = [&s.attached, &s.sleepers, &s.shared, &s.inherited, &s.foreign, &s.left];
     s.looked.store(0, Relaxed);
+    s.answered.store(0, Relaxed);
     s.has_since.store(0, Relaxed);
     s.common().doorbell.store(0, Relaxed);
     for w in all.into_iter().chain([&s.common().nested, &s.must_look, &s.returned]) {

@@ -149,7 +149,9 @@ pub(super) fn has_events(s: &Set, epfd: c_int) -> bool {
     let any = lifeline::look(epfd, libc::POLLIN) != 0;
     if !any {
         s.looked.store(begun, Relaxed);
-        s.kernel_at.store(sys::cycles(), Relaxed);
+        let now = sys::cycles();
+        s.answered.store(now, Relaxed);
+        s.kernel_at.store(now, Relaxed);
         s.has_since.store(0, Relaxed);
     } else if s.has_since.load(Relaxed) == 0 {
         s.has_since.store(sys::cycles_in_order(), Relaxed);
@@ -185,6 +187,7 @@ impl Reported {
         self.at[..n].fill(UNKNOWN);
         if !self.more {
             s.looked.store(begun, Relaxed);
+            s.answered.store(sys::cycles(), Relaxed);
         }
         let (kept, rung) = hear(s, &mut self.got[..n]);
         self.n = kept;

@@ -247,7 +247,7 @@ fn holds(s: &Set, fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
     let mut mask = events as i16 | libc::POLLERR | libc::POLLHUP;
     if !s.may_be_others() {
         // Its registration tells of an end, whatever the program wants: the kernel, when it was asked last, knew of none that was not noted.
-        tx::spare_look(ep, chan, s.looked.load(Relaxed));
+        tx::spare_look(ep, chan, s.answered.load(Relaxed));
         // So it does of urgent data, if the program wants to know.
         if flags & CALM != 0 {
             mask &= !libc::POLLPRI;

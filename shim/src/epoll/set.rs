@@ -166,6 +166,8 @@ pub(super) struct Set {
     pub kernel_at: AtomicU64,
     /// Before all that the kernel has had to report up to this time stamp was reported.
     pub looked: AtomicU64,
+    /// When the kernel had answered that question.
+    pub answered: AtomicU64,
     /// The first event that the kernel has was there by this time stamp; 0: nobody has asked.
     pub has_since: AtomicU64,
     /// How many more notes of other users' are looked at in this call (`order`).
@@ -259,6 +261,7 @@ pub(super) static TABLE: [Set; SETS] = [const {
         turns: AtomicU64::new(0),
         kernel_at: AtomicU64::new(0),
         looked: AtomicU64::new(0),
+        answered: AtomicU64::new(0),
         has_since: AtomicU64::new(0),
         patience: AtomicU32::new(0),
         listeners: [const { Coded::zero() }; LISTENERS],
