@@ -58,6 +58,12 @@ pub fn stands_in() -> bool {
     STANDS_IN.load(Relaxed) != 0
 }
 
+/// For tests: from now on they do, or do not.
+#[cfg(test)]
+pub fn stand_in(stands_in: bool) {
+    STANDS_IN.store(stands_in.into(), Relaxed);
+}
+
 /// `CULVERT_PATH` as a number for the family header.
 pub fn path() -> u32 {
     PATH.load(Relaxed)

@@ -110,6 +110,15 @@ pub struct Habits {
     pub patience: Word,
 }
 
+/// Doorbells that this thread is to ring before it sleeps (`notify::settle`).
+#[repr(C)]
+pub struct Owed {
+    /// Not 0: this thread puts doorbells off.
+    pub puts_off: Word,
+    /// Whose; 0: nobody's.
+    pub bells: [Word; 5],
+}
+
 /// Thread-local state, all zero in a new thread.
 #[repr(C, align(64))]
 pub struct Tls {
@@ -130,6 +139,8 @@ pub struct Tls {
     pub wait: Wait,
     /// What the next wait goes by.
     pub habits: Habits,
+    /// Who is to be woken.
+    pub owed: Owed,
 }
 
 impl Tls {
@@ -153,6 +164,8 @@ impl Tls {
         self.critical.set(0);
         self.deferred.count.store(0, Relaxed);
         self.vfork.set(0);
+        self.owed.puts_off.set(0);
+        self.owed.bells.iter().for_each(|bell| bell.set(0));
     }
 }
 

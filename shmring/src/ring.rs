@@ -220,7 +220,8 @@ fn mark(word: &AtomicU64, bit: u64, mut stamp: impl FnMut()) {
     word.fetch_or(bit, Ordering::AcqRel);
 }
 
-/// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps. `alone` is the queue of a thread that sleeps on
+/// Tells the pollers of `side` to look at `slot`; `wake` wakes one that sleeps, or says by `false` that it does so later, by [`wake_late`]: it
+/// stays armed until then. `alone` is the queue of a thread that sleeps on
 /// this slot and nothing else: it needs no mark to know where to look.
 ///
 /// Call it after the store the other side is to see. The fence pairs with the one in [`armed`]: either the
@@ -234,7 +235,7 @@ pub fn notify(
     slot: usize,
     about: About,
     stamp: Option<Stamp>,
-    mut wake: impl FnMut(Sleeper),
+    mut wake: impl FnMut(Sleeper) -> bool,
 ) {
     let queue = |p: usize| if p == ALONE { alone } else { &queues[p] };
     let mut done = 0u64;
@@ -265,8 +266,7 @@ pub fn notify(
                 if clear() {
                     wake(Sleeper::Word(armed));
                 }
-            } else if generation != 0 {
-                wake(Sleeper::Bell(p, q));
+            } else if generation != 0 && wake(Sleeper::Bell(p, q)) {
                 clear();
             }
         }
@@ -274,6 +274,17 @@ pub fn notify(
         if side.pollers.load(Ordering::Relaxed) & !done == 0 {
             return;
         }
+    }
+}
+
+/// Rings for whoever was left asleep in [`notify`], by the same thread, if he sleeps still: `ring` rings the doorbell that `queue` names. He
+/// may have slept, woken and armed it anew meanwhile, with the news seen: then he is woken for nothing.
+pub fn wake_late(queue: &Queue, ring: impl FnOnce(&Queue)) {
+    // That call's fence comes after the news and before this look.
+    let generation = queue.armed.load(Ordering::Relaxed);
+    if generation != 0 && generation & DOZING == 0 {
+        ring(queue);
+        let _ = queue.armed.compare_exchange(generation, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

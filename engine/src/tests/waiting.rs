@@ -284,6 +284,73 @@ fn a_poller_does_not_take_on_the_news_of_whoever_had_its_number() {
 }
 
 #[test]
+fn a_thread_that_stands_in_rings_once_for_all_that_it_sends_between_two_waits() {
+    use crate::kernel::Kernel;
+    use crate::{config, lifeline, notify};
+    use core::sync::atomic::Ordering::Relaxed;
+    let world = World::new();
+    let lane = world.lane(RING, Neighbour::Own).unwrap();
+    let pairs = [world.pair(), world.pair()];
+    let p = poller::acquire_for_set().unwrap();
+    let q = &lane.accepts.queues(lane.accepts.role())[p];
+    for pair in &pairs {
+        assert!(pair.attach_in(lane));
+        warm(pair);
+        poller::watch_slot(lane.accepts, pair.slot(), p);
+    }
+    poller::tell(lane.accepts, p);
+    let sleep = || {
+        ring::take_ready(q);
+        ring::arm(q, poller::generation(p));
+        ring::armed();
+    };
+    // Whether the sleeper was woken, who is awake then.
+    let woken = || {
+        let rung = lifeline::look(poller::bell(p), libc::POLLIN) != 0;
+        Simulated::drain(poller::bell(p));
+        rung && q.armed.load(Relaxed) == 0
+    };
+    let send = |i: usize| assert_eq!(pairs[i].a.send(b"news"), Ok(4));
+    let marked = || ring::marks(q, About::Stream).count_ones();
+    for stands_in in [false, true] {
+        config::stand_in(stands_in);
+        sleep();
+        send(0);
+        assert!(woken(), "it has not waited yet, and perhaps never does: stands in: {stands_in}");
+    }
+    notify::settle();
+    for round in 0..3 {
+        sleep();
+        send(0);
+        send(1);
+        send(0);
+        assert!(!woken() && q.armed.load(Relaxed) != 0, "round {round}");
+        assert_eq!(marked(), 2, "who looks by himself finds it");
+        notify::settle();
+        assert!(woken(), "round {round}");
+        notify::settle();
+        sleep();
+        assert!(!woken(), "round {round}: for news that it had seen");
+        // One that wakes by itself is not rung for.
+        send(1);
+        q.armed.store(0, Relaxed);
+        notify::settle();
+        assert!(!woken(), "round {round}");
+    }
+    // Of what is no bytes it hears at once, and once.
+    sleep();
+    send(0);
+    assert_eq!(pairs[1].a.shutdown(SHUT_WR), Ok(()));
+    assert!(woken());
+    notify::settle();
+    assert!(!woken());
+    config::stand_in(false);
+    host::tls::tls().owed.puts_off.set(0);
+    poller::free_of_set(p);
+    pairs.into_iter().for_each(Pair::close);
+}
+
+#[test]
 fn a_spin_whose_length_is_set_ends_though_others_take_the_cpu_in_each_yield() {
     use crate::kernel::Kernel;
     use crate::spin::{self, Spun};

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use engine::fds::{self, Kind};
 use engine::restless::{self, Restless};
 use engine::spin::{self, Spun};
-use engine::{poller, tx};
+use engine::{notify, poller, tx};
 use host::{clock, real, signals};
 use libc::{c_int, epoll_event, sigset_t};
 use shmring::sys;
@@ -31,6 +31,7 @@ pub unsafe fn wait(
     mask: *const sigset_t,
     mut real: impl FnMut() -> c_int,
 ) -> c_int {
+    notify::settle();
     let Kind::Epoll(i) = fds::get(epfd) else { return real() };
     let s = &TABLE[i];
     // From here on no change is owed (`Set::defer` sees the waiter): the kernel is told of each at once.

@@ -152,7 +152,10 @@ impl Poller {
         }
     }
     fn notify(&self, slot: usize) {
-        ring::notify(&self.side, &self.queues, &self.alone, slot, About::Stream, None, |s| self.wake(s));
+        ring::notify(&self.side, &self.queues, &self.alone, slot, About::Stream, None, |s| {
+            self.wake(s);
+            true
+        });
     }
     fn queue(&self, p: usize) -> &Queue {
         if p == ALONE { &self.alone } else { &self.queues[p] }
@@ -323,6 +326,33 @@ fn a_ready_bit_comes_with_its_bytes() {
     });
 }
 
+/// A sender rings some time after it has told of its news, beside another one that rings at once.
+#[test]
+fn a_doorbell_that_is_rung_late_is_heard() {
+    check(|| {
+        let x = Arc::new((Poller::new(), Ring::new(2, RingPos::START), Ring::new(2, RingPos::START)));
+        let (y, z) = (x.clone(), x.clone());
+        let late = thread::spawn(move || {
+            ring::publish(&y.1.p, RingPos::new(1));
+            let mut owed = false;
+            ring::notify(&y.0.side, &y.0.queues, &y.0.alone, 0, About::Stream, None, |_| {
+                owed = true;
+                false
+            });
+            if owed {
+                ring::wake_late(&y.0.queues[0], |q| y.0.wake(Sleeper::Bell(0, q)));
+            }
+        });
+        let other = thread::spawn(move || {
+            ring::publish(&z.2.p, RingPos::new(1));
+            z.0.notify(1);
+        });
+        x.0.sleep(0, || published(&x.1.p) && published(&x.2.p));
+        late.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
 /// The sender dies at `ring`: before the doorbell was rung, or after it but before `armed` was cleared.
 fn dying_sender(before: bool) {
     check(move || {
@@ -335,7 +365,7 @@ fn dying_sender(before: bool) {
                     if !before {
                         y.0.wake(s);
                     }
-                    resume_unwind(Box::new(()));
+                    resume_unwind(Box::new(()))
                 });
             }));
             // If the doorbell was rung, the sleeper wakes by it. If the sender died before, the sleeper wakes by the lifeline,
