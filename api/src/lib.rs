@@ -21,17 +21,39 @@
 //! # }
 //! ```
 //!
+//! Bytes can also travel by reference: a [`Chunk`] of a [`Pool`] is written once, sent, looked at where it was written, kept beyond the stream
+//! that brought it ([`View::keep`]), and sent on to a third process, without a copy anywhere.
+//!
+//! ```no_run
+//! # fn main() -> std::io::Result<()> {
+//! # let (inside, outside) = std::os::unix::net::UnixStream::pair()?;
+//! let pool = culvert::Pool::new(65_536, 16)?;
+//! let mut chunk = pool.take()?;                   // waits for a free one
+//! let n = chunk.write(0, b"a message");
+//! chunk.send(&outside, n)?;                       // its receiver's; free again when that is done with it
+//!
+//! let mut message = culvert::look(&inside, 1)?.keep()?;
+//! let n = message.len();
+//! message.send(&outside, n)?;                     // the same memory, if it came by reference
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Memory that another process may write
 //! A [`View`] is never `&[u8]`: its peer may write there at any time, if it wants to. It is copied out ([`View::copy_to`]), or, by
-//! who trusts the peer, borrowed through an `unsafe` door ([`View::as_slices`]). A [`Room`] is written by copies, too.
+//! who trusts the peer, borrowed through an `unsafe` door ([`View::as_slices`]). A [`Room`] is written by copies, too, and so is a
+//! [`Chunk`]: those to whom it was sent before might read there still, if they are not honest.
 //!
 //! # Of every call
 //! **Ownership.** A room or a view borrows its socket, which is not closed meanwhile. Dropped, a room sends nothing and a view reads
-//! nothing. One that is leaked (`mem::forget`) keeps its part of the ring: the peer, or this program, will run out of room.
+//! nothing. One that is leaked (`mem::forget`) keeps its part of the ring: the peer, or this program, will run out of room. A chunk is this
+//! program's until it is sent or dropped, and needs no socket. When all who got it, one after the other, are done with it or have
+//! ended, it is free again.
 //!
 //! **Blocking.** As the socket says (`set_nonblocking`, timeouts), or never (`try_...`): [`WouldBlock`](std::io::ErrorKind::WouldBlock).
 //! A reservation waits for room on a ring; elsewhere it is had at once, and the commit waits, or is partial. Readiness is that of
-//! `poll`, `epoll` and tokio's `AsyncFd`.
+//! `poll`, `epoll` and tokio's `AsyncFd`. A chunk that goes by reference never waits; one that is copied is sent as by `send`.
+//! [`Pool::take`] waits for a free chunk, and nothing tells a program that waits in `poll` that one has come back.
 //!
 //! **Signals.** [`Interrupted`](std::io::ErrorKind::Interrupted) as from `send` and `recv`. No SIGPIPE. Not to be called in a signal handler.
 //!
@@ -41,13 +63,16 @@
 //! what others read meanwhile, too, and its release reads none of it twice; one by a copy is like `peek`.
 //!
 //! **Fork, exec.** A forked child has none of its parent's rooms and views on rings: [`InvalidInput`](std::io::ErrorKind::InvalidInput).
-//! An exec ends them: what was not released is unread.
+//! An exec ends them: what was not released is unread. Pools and chunks are the process's that made or kept them, and a forked child
+//! has none; the connections that were there at a fork carry chunks by copies from then on.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod chunk;
 mod keep;
 mod library;
 mod plain;
 
+pub use chunk::{Chunk, Pool};
 pub use culvert_spans::{Spans, SpansMut};
 pub use keep::{Keeper, Kept};
 use library::library;

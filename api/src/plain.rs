@@ -1,9 +1,10 @@
 //! The calls in a program without the library: by memory of their own, and the kernel's calls.
 
 use crate::LOOK_MOST;
-use crate::library::Spans;
+use crate::library::{Memory, Spans};
 use libc::{MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, MSG_WAITALL, c_int};
 use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Bytes of memory that a call works with.
 const OWN: usize = 64 << 10;
@@ -99,4 +100,66 @@ pub fn release(fd: c_int, view: &mut Spans, n: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A pool in a program without the library: a number of chunks that may be used at a time.
+#[derive(Debug)]
+pub struct Pool {
+    len: usize,
+    free: Arc<(Mutex<usize>, Condvar)>,
+}
+
+/// A place in it, for one chunk.
+#[derive(Debug)]
+pub struct Place(Arc<(Mutex<usize>, Condvar)>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.1.notify_one();
+    }
+}
+
+impl Pool {
+    pub fn new(len: usize, count: usize) -> io::Result<Pool> {
+        // As the library has it.
+        let fits = (1..=4096).contains(&count) && len > 0 && len <= (1 << 30) / count;
+        if !fits {
+            return Err(errno(libc::EINVAL));
+        }
+        Ok(Pool { len, free: Arc::new((Mutex::new(count), Condvar::new())) })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn take(&self, flags: c_int) -> io::Result<Place> {
+        let (free, freed) = &*self.free;
+        let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            if flags & MSG_DONTWAIT != 0 {
+                return Err(errno(libc::EAGAIN));
+            }
+            free = freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Ok(Place(self.free.clone()))
+    }
+}
+
+pub fn send_chunk(fd: c_int, chunk: &mut Memory, n: usize, flags: c_int) -> io::Result<usize> {
+    if chunk.is_none() || n == 0 || n > chunk.len {
+        return Err(errno(libc::EINVAL));
+    }
+    is_stream(fd)?;
+    // SAFETY: `n` bytes of the chunk.
+    let r = unsafe { libc::send(fd, chunk.at, n, flags) };
+    let sent = usize::try_from(r).map_err(|_| io::Error::last_os_error())?;
+    if sent == n {
+        chunk.end_plain();
+    } else {
+        chunk.advance(sent);
+    }
+    Ok(sent)
 }

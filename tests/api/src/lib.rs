@@ -94,13 +94,28 @@ pub struct Server {
 
 impl Server {
     /// Starts it.
-    pub fn start(mut command: Command) -> Server {
+    pub fn start(command: Command) -> Server {
+        let name = format!("{command:?}");
+        let mut port = 0;
+        let mut server = Server::start_with(command, |line| {
+            port = line.trim().parse().unwrap_or_else(|_| panic!("{name}: {line:?}"));
+        });
+        server.port = port;
+        server
+    }
+
+    /// Starts a program that has no port, and prints something else first.
+    pub fn start_with(mut command: Command, first: impl FnOnce(&str)) -> Server {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a server");
-        let mut out = BufReader::new(child.stdout.take().expect("its output"));
-        let mut line = String::new();
-        out.read_line(&mut line).expect("a port");
-        let port = line.trim().parse().unwrap_or_else(|_| panic!("{command:?}: {line:?}"));
-        Server { child, out, port }
+        let out = BufReader::new(child.stdout.take().expect("its output"));
+        let mut server = Server { child, out, port: 0 };
+        first(&server.line());
+        server
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
     }
 
     /// Starts a program that is to be killed; what it prints first.

@@ -10,6 +10,7 @@
 
 use std::io::{Error, Read, Result, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 
 struct Random(u64);
 
@@ -45,11 +46,27 @@ fn check(bytes: &[u8], from: u64) -> Result<()> {
 }
 
 const MOST: usize = 100_000;
+/// Bytes of a chunk.
+const CHUNK: usize = 30_000;
 
 fn send(mut socket: &TcpStream, seed: u64, calls: u64) -> Result<u64> {
     let (mut random, mut at, mut memory) = (Random(seed | 1), 0, vec![0; MOST]);
+    let pool = culvert::Pool::with_quota(CHUNK, 12, 11)?;
     for _ in 0..calls {
         let n = random.upto(MOST);
+        if random.chance(3) {
+            let mut chunk = pool.take()?;
+            let n = CHUNK - random.upto(CHUNK) + 1;
+            fill(&mut memory[..n], at);
+            chunk.write(0, &memory[..n]);
+            let mut left = n;
+            while left > 0 {
+                let sent = chunk.send(socket, left)?;
+                left -= sent;
+                at += sent as u64;
+            }
+            continue;
+        }
         if random.chance(3) {
             fill(&mut memory[..n], at);
             at += socket.write(&memory[..n])? as u64;
@@ -75,10 +92,47 @@ fn send(mut socket: &TcpStream, seed: u64, calls: u64) -> Result<u64> {
     Ok(at)
 }
 
+/// `recv` with flags.
+fn recv(socket: &TcpStream, to: &mut [u8], flags: i32) -> Result<usize> {
+    // SAFETY: the slice.
+    let r = unsafe { libc::recv(socket.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), flags) };
+    usize::try_from(r).map_err(|_| Error::last_os_error())
+}
+
 fn receive(mut socket: &TcpStream, seed: u64) -> Result<u64> {
     let (mut random, mut at, mut memory) = (Random(seed | 1), 0, vec![0; MOST]);
+    // Chunks that were kept, and where their bytes were: they stay what they are.
+    let mut kept = std::collections::VecDeque::<(culvert::Chunk, u64)>::new();
     loop {
         let n = random.upto(MOST);
+        while random.chance(3)
+            && let Some((chunk, from)) = kept.pop_front()
+        {
+            let seen = chunk.copy_to(0, &mut memory);
+            check(&memory[..seen], from)?;
+        }
+        if random.chance(8) {
+            let seen = recv(socket, &mut memory[..n], libc::MSG_PEEK)?;
+            check(&memory[..seen], at)?;
+        }
+        if random.chance(16) {
+            // Dropped unseen.
+            at += recv(socket, &mut memory[..n], libc::MSG_TRUNC)? as u64;
+            continue;
+        }
+        if random.chance(3) && kept.len() < 8 {
+            let view = culvert::look(socket, 1)?;
+            if view.is_empty() {
+                return Ok(at);
+            }
+            let chunk = view.keep()?;
+            let seen = chunk.copy_to(0, &mut memory);
+            check(&memory[..seen], at)?;
+            let from = at;
+            at += chunk.len() as u64;
+            kept.push_back((chunk, from));
+            continue;
+        }
         if random.chance(3) {
             let got = socket.read(&mut memory[..n])?;
             if got == 0 {

@@ -7,6 +7,7 @@ use std::net::{Shutdown, TcpStream};
 const RPC: &str = env!("CARGO_BIN_EXE_rpc_echo");
 const HTTP: &str = env!("CARGO_BIN_EXE_http_files");
 const TOKIO: &str = env!("CARGO_BIN_EXE_tokio_echo");
+const PIPELINE: &str = env!("CARGO_BIN_EXE_pipeline");
 const MIXED: &str = env!("CARGO_BIN_EXE_mixed");
 
 #[test]
@@ -57,6 +58,34 @@ fn the_tokio_example_answers_many_clients() {
         let mut all = Vec::new();
         stranger.read_to_end(&mut all).expect("an answer");
         assert!(all == [7; 100_000]);
+    }
+}
+
+#[test]
+fn the_pipeline_example_works_with_the_library_at_each_process() {
+    let lab = Lab::new("rust-pipeline");
+    let numbers = |text: &str| text.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<u64>>();
+    for missing in [None, Some(0), Some(1), Some(2)] {
+        let start = |place: usize, args: &[&str]| {
+            let with = if missing == Some(place) { With::Nothing } else { With::Preload };
+            let mut command = lab.command(PIPELINE, with);
+            command.args(args);
+            command
+        };
+        let count = if missing.is_none() { "2000" } else { "200" };
+        let sink = Server::start(start(2, &["sink"]));
+        let filter = Server::start(start(1, &["filter", &sink.port.to_string()]));
+        succeeds(start(0, &["source", &filter.port.to_string(), count]));
+        let (filter, sink) = (numbers(&filter.wait()), numbers(&sink.wait()));
+        match missing {
+            None => assert!(
+                filter[0] == 1334 && sink[0] == 1334 && filter[1] * 2 > filter[0] && sink[1] * 2 > sink[0],
+                "{filter:?} {sink:?}"
+            ),
+            Some(place) => {
+                assert_eq!((filter[0], sink[0], sink[1]), (134, 134, 0), "{place}");
+            }
+        }
     }
 }
 

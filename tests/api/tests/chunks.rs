@@ -1,0 +1,84 @@
+//! Chunks that are outstanding when something happens: to who has sent them, to who has them unread, to one in the middle.
+//!
+//! `CULVERT_API_KILLS`: how many processes are killed, else 6.
+
+use culvert_api_tests::{Lab, Server, With, succeeds};
+
+const CHUNKS: &str = env!("CARGO_BIN_EXE_chunks");
+const PIPELINE: &str = env!("CARGO_BIN_EXE_pipeline");
+
+/// What [`CHUNKS`] sends behind the chunks that lie unread.
+const MORE: u64 = 700_000;
+/// Bytes of those, without the one that the reader keeps.
+const UNREAD: u64 = 5 * 30_000 - (1 + 2 + 3 + 4 + 5);
+
+/// A reader of this kind, whose sender does that.
+fn exchange(sender: &str, reader: &str) -> String {
+    let lab = Lab::new(&format!("chunks-{sender}-{reader}"));
+    let mut command = lab.command(CHUNKS, With::Preload);
+    command.args(["sender", sender]);
+    if reader == "close" {
+        // It says that it was reset.
+        command.stderr(std::process::Stdio::null());
+    }
+    let sends = Server::start(command);
+    let mut command = lab.command(CHUNKS, With::Preload);
+    command.args(["reader", &sends.port.to_string(), reader]);
+    let said = succeeds(command);
+    let status = sends.ends();
+    assert!(reader == "close" || status.success(), "{sender} {reader}: {status}");
+    said
+}
+
+#[test]
+fn a_receiver_that_leaves_with_chunks_unread_loses_nothing() {
+    for how in ["stay", "splice", "exec", "spawn", "fork", "pace", "half"] {
+        let bytes = UNREAD + MORE - if how == "half" { 1734 } else { 0 };
+        assert_eq!(exchange("stay", how), format!("(true, 30000)\n{bytes} bytes\n"), "{how}");
+    }
+    exchange("stay", "close");
+}
+
+#[test]
+fn a_sender_that_leaves_with_chunks_unread_loses_nothing() {
+    for how in ["exec", "spawn", "fork", "pace"] {
+        assert_eq!(exchange(how, "stay"), format!("(true, 30000)\n{} bytes\n", UNREAD + MORE), "{how}");
+    }
+    assert_eq!(exchange("close", "stay"), format!("(true, 30000)\n{UNREAD} bytes\n"));
+}
+
+/// Of three processes one is killed, at any time: all chunks come back to their owner, if it is not that, and the others hear of it.
+#[test]
+fn all_chunks_come_back_whoever_is_killed() {
+    let rounds = std::env::var("CULVERT_API_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    for round in 0..rounds {
+        let lab = Lab::new("kills");
+        let start = |program: &str, args: &[&str]| {
+            let mut command = lab.command(program, With::Preload);
+            command.args(args).stderr(std::process::Stdio::null());
+            command
+        };
+        let mut sink = Server::start(start(PIPELINE, &["sink"]));
+        let mut filter = Server::start(start(PIPELINE, &["filter", &sink.port.to_string()]));
+        let mut source = Server::start_with(start(CHUNKS, &["source", &filter.port.to_string()]), |line| {
+            assert_eq!(line, "on its way\n");
+        });
+        // Some messages later.
+        (0..round * 7 % 10).for_each(|_| assert_eq!(source.line(), "on its way\n"));
+        match round % 3 {
+            0 => source.kill(),
+            1 => filter.kill(),
+            _ => sink.kill(),
+        }
+        if round % 3 != 0 {
+            let mut line = source.line();
+            while line == "on its way\n" {
+                line = source.line();
+            }
+            assert!(line.starts_with("8 of 8 are back"), "{round}: {line:?}");
+            assert!(source.ends().success());
+        }
+        filter.ends();
+        sink.ends();
+    }
+}
