@@ -127,6 +127,17 @@ fn number(text: &[u8]) -> u32 {
     digits.fold(0u32, |n, b| n.wrapping_mul(10).wrapping_add(u32::from(b - b'0')))
 }
 
+/// Whether [`spin`] would spin now, as far as is known without asking.
+pub fn is_likely() -> bool {
+    match config::spin() {
+        config::SPIN_AUTO => {
+            let pays = SCORE.load(Relaxed) > 0 || PROBE.load(Relaxed) == 0;
+            CPUS.load(Relaxed) > 1 && pays && K::cycles() >= QUIET_UNTIL.load(Relaxed)
+        }
+        us => us > 0,
+    }
+}
+
 /// Spins until `ready` or until it is no longer worth it.
 pub fn spin(ready: impl FnMut() -> bool) -> Spun {
     let auto = config::spin() == config::SPIN_AUTO;

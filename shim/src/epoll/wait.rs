@@ -88,13 +88,16 @@ unsafe fn serve(
     let max = max as usize;
     let mut restless = Restless::new();
     let mut tries = 0;
+    // Where nobody spins, and nothing is on the rings, the first look at the kernel is the one that the sleep begins with.
+    let mut at_once = timeout != Some(0) && max > 1 && !spin::is_likely();
     loop {
         follow(s);
         let mut out = Out { at: ev, max, n: 0, fault: false, tries, moved: false };
         // Who does not wait wants to know what holds now.
         let asked = timeout == Some(0)
             || sys::cycles().wrapping_sub(s.kernel_at.load(Relaxed)) > KERNEL_EVERY_US * clock::cycles_per_us();
-        if let Err(e) = report_now(s, epfd, &mut out, asked) {
+        at_once &= !has_news(s) && s.must_look.load(Relaxed) == 0 && !bounded(s);
+        if !at_once && let Err(e) = report_now(s, epfd, &mut out, asked) {
             return real::ret(-e as isize) as c_int;
         }
         if out.n == 0 && out.fault {
@@ -126,11 +129,12 @@ unsafe fn serve(
         let mut left = None;
         if let Some(d) = start {
             left = Some(d.saturating_sub(clock::now()));
-            if left == Some(0) {
+            if left == Some(0) && !at_once {
                 // One last look at the kernel's part happened above.
                 return done_waiting(s, 0);
             }
         }
+        at_once = false;
         if let Some(time) = rest {
             // SAFETY: no lock is held; the mask is the caller's.
             if let Err(libc::EINTR) = unsafe { restless::rest(time, start, mask, since) } {
@@ -149,7 +153,7 @@ unsafe fn serve(
         let room = share(max).min(SLEEPS_FOR);
         let taken_over = s.taken_over.load(Acquire);
         let (before, begun) = (s.looked.load(Relaxed), sys::cycles_in_order());
-        let r = if told_of_news(s) || s.first.load(Relaxed).is_some() {
+        let r = if has_news(s) {
             0
         } else {
             // SAFETY: no lock is held; the array is valid for its length.
@@ -175,6 +179,11 @@ unsafe fn serve(
             return done_waiting(s, out.n);
         }
     }
+}
+
+/// Whether the rings have something, or had when it was looked last.
+fn has_news(s: &Set) -> bool {
+    told_of_news(s) || s.first.load(Relaxed).is_some()
 }
 
 /// Before returning to the program: others who wait on this set must still be woken.
