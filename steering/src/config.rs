@@ -137,7 +137,7 @@ impl Flow {
         match (self.by, &self.to) {
             (Some(by), _) => by,
             (None, Target::Interface(_)) => Backend::Flower,
-            (None, Target::Kernel | Target::Back) => Backend::Xdp,
+            (None, Target::Queues | Target::Kernel | Target::Back) => Backend::Xdp,
             (None, _) => Backend::Ntuple,
         }
     }
@@ -222,12 +222,14 @@ impl Config {
                     Backend::Flower => {
                         matches!(flow.to, Target::Vf(_) | Target::Kernel | Target::Drop | Target::Interface(_))
                     }
-                    Backend::Xdp => matches!(flow.to, Target::Queue(_) | Target::Kernel | Target::Drop | Target::Back),
+                    Backend::Xdp => matches!(
+                        flow.to,
+                        Target::Queue(_) | Target::Queues | Target::Kernel | Target::Drop | Target::Back
+                    ),
                 };
                 if !can {
                     let what = format!("{who}: {:?} cannot send packets to {:?}", flow.backend(), flow.to.to_string());
-                    let remedy =
-                        "ntuple: vf, queue, drop; flower: vf, kernel, drop, interface; xdp: queue, kernel, drop, back";
+                    let remedy = "ntuple: vf, queue, drop; flower: vf, kernel, drop, interface; xdp: queue, queues, kernel, drop, back";
                     return Err(Trouble::new(what, remedy));
                 }
             }

@@ -148,6 +148,8 @@ pub enum Target {
     Vf(u16),
     /// `queue N`: a queue of the port, as one that AF_XDP reads.
     Queue(u32),
+    /// `queues`: that queue by which they come.
+    Queues,
     /// `kernel`: where they would go without any rule.
     Kernel,
     /// `drop`: nowhere.
@@ -163,6 +165,7 @@ impl fmt::Display for Target {
         match self {
             Target::Vf(vf) => write!(f, "vf {vf}"),
             Target::Queue(queue) => write!(f, "queue {queue}"),
+            Target::Queues => f.write_str("queues"),
             Target::Kernel => f.write_str("kernel"),
             Target::Drop => f.write_str("drop"),
             Target::Interface(name) => write!(f, "interface {name}"),
@@ -177,13 +180,14 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Target, String> {
         let wrong = || {
             format!(
-                "{text:?} is no target; there are \"vf N\", \"queue N\", \"kernel\", \"drop\", \"interface NAME\" and \"back\""
+                "{text:?} is no target; there are \"vf N\", \"queue N\", \"queues\", \"kernel\", \"drop\", \"interface NAME\" and \"back\""
             )
         };
         let words: Vec<&str> = text.split_whitespace().collect();
         match words[..] {
             ["vf", vf] => vf.parse().map(Target::Vf).map_err(|_| wrong()),
             ["queue", queue] => queue.parse().map(Target::Queue).map_err(|_| wrong()),
+            ["queues"] => Ok(Target::Queues),
             ["kernel"] => Ok(Target::Kernel),
             ["drop"] => Ok(Target::Drop),
             ["back"] => Ok(Target::Back),
