@@ -1,6 +1,6 @@
 //! Doing a plan, and undoing it.
 
-use crate::address::Pci;
+use crate::address::Device;
 use crate::item::{Item, interface};
 use crate::journal::Journal;
 use crate::step::{State, Step};
@@ -50,12 +50,12 @@ pub fn apply(
     Ok(carriers.into_iter().filter(|(_, had)| *had).filter_map(|(port, _)| lost_link(system, port)).collect())
 }
 
-fn carrier(system: &dyn System, port: Pci) -> bool {
+fn carrier(system: &dyn System, port: Device) -> bool {
     interface(system, port).is_ok_and(|name| system.read(&format!("class/net/{name}/carrier")).is_ok_and(|c| c == "1"))
 }
 
 /// A card's link pauses for seconds when its virtual functions change.
-fn lost_link(system: &dyn System, port: Pci) -> Option<String> {
+fn lost_link(system: &dyn System, port: Device) -> Option<String> {
     for _ in 0..CARRIER_WAITS {
         let mut looks = 0;
         loop {

@@ -14,6 +14,11 @@ pub struct Pci {
 }
 
 impl Pci {
+    /// The function's number in its device.
+    pub(crate) fn number(self) -> u16 {
+        self.routing & 7
+    }
+
     /// The function that is `distance` after this one on its bus or a later one: so a card numbers its virtual functions.
     pub fn after(self, distance: u32) -> Option<Pci> {
         let routing = u16::try_from(u32::from(self.routing).checked_add(distance)?).ok()?;
@@ -49,6 +54,79 @@ impl FromStr for Pci {
             Some(Pci { domain, routing: (bus << 8 | device << 3 | function) as u16 })
         };
         parse().ok_or_else(wrong)
+    }
+}
+
+/// The name of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Name {
+    bytes: [u8; 16],
+    len: u8,
+}
+
+impl Name {
+    /// A name as the kernel takes one. It becomes part of paths and of commands.
+    pub fn new(text: &str) -> Option<Name> {
+        let good = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+        if text.is_empty() || text.len() > 15 || text.starts_with(['-', '.']) || !text.chars().all(good) {
+            return None;
+        }
+        let mut bytes = [0; 16];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        Some(Name { bytes, len: text.len() as u8 })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.bytes[..self.len.into()]))
+    }
+}
+
+/// A port: a PCI function, or an interface that has none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// By its address.
+    Pci(Pci),
+    /// By its name.
+    Interface(Name),
+}
+
+impl Device {
+    /// Its PCI address.
+    pub(crate) fn pci(self) -> Option<Pci> {
+        match self {
+            Device::Pci(pci) => Some(pci),
+            Device::Interface(_) => None,
+        }
+    }
+}
+
+impl From<Pci> for Device {
+    fn from(pci: Pci) -> Device {
+        Device::Pci(pci)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Pci(pci) => pci.fmt(f),
+            Device::Interface(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        // A name has no colon.
+        match text.parse() {
+            Ok(pci) => Ok(Device::Pci(pci)),
+            Err(error) => Name::new(text).map(Device::Interface).ok_or(error),
+        }
     }
 }
 
@@ -104,6 +182,7 @@ macro_rules! as_text {
 }
 
 as_text!(Pci);
+as_text!(Device);
 as_text!(Mac);
 
 #[cfg(test)]

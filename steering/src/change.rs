@@ -1,6 +1,6 @@
 //! Changing an item, and what a refusal means.
 
-use crate::address::Pci;
+use crate::address::Device;
 use crate::flow::Backend;
 use crate::item::{Item, interface, is_for_users, no_tool, words};
 use crate::system::{self, System, VfChange, device, function};
@@ -55,7 +55,7 @@ impl Item {
     fn change(
         &self,
         system: &mut dyn System,
-        port: Pci,
+        port: Device,
         vf: u16,
         change: Option<VfChange>,
     ) -> Result<io::Result<()>, Trouble> {

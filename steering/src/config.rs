@@ -1,7 +1,7 @@
 //! What is wanted: a TOML file. Every key is described at its field; `steer.toml` beside the crate shows them all.
 
-use crate::address::{Mac, Pci};
-use crate::flow::{Backend, Match, Target, is_interface_name};
+use crate::address::{Mac, Name, Pci};
+use crate::flow::{Backend, Match, Target};
 use crate::trouble::Trouble;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -160,7 +160,7 @@ impl Config {
             if port.device.is_none() && port.interface.is_none() {
                 return wrong("a port has neither `device` (its PCI address) nor `interface`".into());
             }
-            if port.interface.as_deref().is_some_and(|name| !is_interface_name(name)) {
+            if port.interface.as_deref().is_some_and(|name| Name::new(name).is_none()) {
                 return wrong(format!("{who}: that is no interface's name"));
             }
             if port.device.is_some_and(|d| !devices.insert(d))

@@ -1,5 +1,6 @@
 //! Flows: which packets are meant, and where they are to go.
 
+use crate::address::Name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -191,16 +192,10 @@ impl FromStr for Target {
             ["kernel"] => Ok(Target::Kernel),
             ["drop"] => Ok(Target::Drop),
             ["back"] => Ok(Target::Back),
-            ["interface", name] if is_interface_name(name) => Ok(Target::Interface(name.into())),
+            ["interface", name] if Name::new(name).is_some() => Ok(Target::Interface(name.into())),
             _ => Err(wrong()),
         }
     }
-}
-
-/// Whether the kernel takes this as an interface's name. It becomes part of paths and of commands.
-pub(crate) fn is_interface_name(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
-    !name.is_empty() && name.len() < 16 && !name.starts_with(['-', '.']) && name.chars().all(good)
 }
 
 /// What does it.

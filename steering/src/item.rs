@@ -1,6 +1,6 @@
 //! What can be changed, one thing at a time: read, written, and told in words and as a command.
 
-use crate::address::Pci;
+use crate::address::Device;
 use crate::flow::{Backend, Target};
 use crate::rule::{self, Likeness, Rule};
 use crate::system::{self, System, Vf, device, function, interfaces};
@@ -13,39 +13,39 @@ use std::io;
 #[serde(rename_all = "kebab-case")]
 pub enum Item {
     /// Whether a port's interface is `up` or `down`.
-    Up(Pci),
+    Up(Device),
     /// Whether drivers start by themselves on new virtual functions: `1` or `0`.
-    Autoprobe(Pci),
+    Autoprobe(Device),
     /// How many virtual functions a port has.
-    Count(Pci),
+    Count(Device),
     /// The MAC address of one.
-    Mac(Pci, u16),
+    Mac(Device, u16),
     /// Its VLAN and the VLAN's priority: `100/0`.
-    Vlan(Pci, u16),
+    Vlan(Device, u16),
     /// `on` or `off`.
-    Trust(Pci, u16),
+    Trust(Device, u16),
     /// `on` or `off`.
-    SpoofCheck(Pci, u16),
+    SpoofCheck(Device, u16),
     /// Mbit/s, least and most: `0-1000`.
-    Rate(Pci, u16),
+    Rate(Device, u16),
     /// The only driver that may have the function, or nothing.
-    Override(Pci, u16),
+    Override(Device, u16),
     /// The driver that has it, or `none`; `kernel`: any.
-    Driver(Pci, u16),
+    Driver(Device, u16),
     /// Nothing that would have a value: what a function's last user has left in it is wiped out (a reset of the function alone).
-    Reset(Pci, u16),
+    Reset(Device, u16),
     /// Whether n-tuple filters are `on` or `off`.
-    Ntuple(Pci),
+    Ntuple(Device),
     /// Whether tc's hook for filters is `present` or `absent`.
-    Hook(Pci),
+    Hook(Device),
     /// Whether culvert-split's XDP program is `present` or `absent`.
-    Split(Pci),
+    Split(Device),
     /// Whether a rule is at a place: `present`, `absent`, or what is there instead.
-    Rule(Pci, u32, Rule),
+    Rule(Device, u32, Rule),
 }
 
 /// A port's only interface.
-pub(crate) fn interface(system: &dyn System, port: Pci) -> Result<String, Trouble> {
+pub(crate) fn interface(system: &dyn System, port: Device) -> Result<String, Trouble> {
     match &interfaces(system, port)[..] {
         [name] => Ok(name.clone()),
         [] => Err(Trouble::new(
@@ -73,11 +73,11 @@ pub(crate) fn words(text: &str) -> Vec<String> {
 }
 
 /// The name of the interface that stands for a virtual function in a card's switch.
-fn representor(system: &dyn System, port: Pci, vf: u16) -> Option<String> {
+fn representor(system: &dyn System, port: Device, vf: u16) -> Option<String> {
     let own = interface(system, port).ok()?;
     let text = |name: &str, file: &str| system.read(&format!("class/net/{name}/{file}")).ok().filter(|t| !t.is_empty());
     let switch = text(&own, "phys_switch_id")?;
-    let function = u8::from_str_radix(&port.to_string()[11..], 16).ok()?;
+    let function = port.pci()?.number();
     let names = [format!("pf{function}vf{vf}"), format!("vf{vf}")];
     system.names("class/net").ok()?.into_iter().find(|name| {
         text(name, "phys_switch_id").as_ref() == Some(&switch)
@@ -87,7 +87,7 @@ fn representor(system: &dyn System, port: Pci, vf: u16) -> Option<String> {
 
 impl Item {
     /// The port that it is at.
-    pub fn port(&self) -> Pci {
+    pub fn port(&self) -> Device {
         match self {
             Item::Up(p) | Item::Autoprobe(p) | Item::Count(p) | Item::Ntuple(p) | Item::Hook(p) | Item::Split(p) => *p,
             Item::Mac(p, _) | Item::Vlan(p, _) | Item::Trust(p, _) | Item::SpoofCheck(p, _) | Item::Rate(p, _) => *p,
@@ -145,7 +145,7 @@ impl Item {
         }
     }
 
-    fn vf(&self, system: &dyn System, port: Pci, vf: u16) -> Result<Vf, Trouble> {
+    fn vf(&self, system: &dyn System, port: Device, vf: u16) -> Result<Vf, Trouble> {
         let interface = interface(system, port)?;
         let all = system.vfs(&interface).map_err(|e| Trouble::file(format!("the VFs of {interface}"), &e))?;
         all.get(usize::from(vf)).copied().ok_or_else(|| {

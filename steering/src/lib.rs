@@ -24,7 +24,7 @@ mod trouble;
 mod usage;
 
 pub use act::{Undone, apply, undo};
-pub use address::{Mac, Pci};
+pub use address::{Device, Mac, Name, Pci};
 pub use config::{Config, Flow, Function, Port, WantedDriver, WantedMac};
 pub use flow::{Backend, Family, Match, Ports, Prefix, Protocol, Target};
 pub use imagined::{Card, Fault, Imagined};

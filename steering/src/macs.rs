@@ -23,7 +23,7 @@ impl Macs {
             let mac = system.read(&format!("class/net/{name}/address")).ok().and_then(|mac| mac.parse().ok());
             taken.extend(mac.map(|mac| (mac, at)));
             for (vf, of) in (0..).zip(system.vfs(&name).unwrap_or_default()) {
-                if let Ok(at) = function(system, at, vf) {
+                if let Ok(at) = function(system, at.into(), vf) {
                     taken.insert(of.mac, at);
                 }
             }

@@ -1,6 +1,6 @@
 //! Where rules are, and where new ones can be.
 
-use crate::address::Pci;
+use crate::address::Device;
 use crate::flow::Backend;
 use crate::item::{Item, split_words};
 use crate::rule::{self, Rule};
@@ -19,7 +19,7 @@ enum Shown {
 
 /// Gives each rule of one kind the place where it is, or a free one behind that of the rule before it: where several match, the
 /// lowest place counts.
-pub(crate) fn place(system: &dyn System, port: Pci, name: &str, by: Backend, rules: Vec<Rule>) -> Vec<(u32, Rule)> {
+pub(crate) fn place(system: &dyn System, port: Device, name: &str, by: Backend, rules: Vec<Rule>) -> Vec<(u32, Rule)> {
     let there = shown(system, name, by);
     let is = |at: u32, shown: &Shown, rule: &Rule| match shown {
         Shown::Ntuple(shown) => rule.is_ntuple(shown),

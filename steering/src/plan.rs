@@ -1,6 +1,6 @@
 //! From what is there to what is wanted, in steps that can be undone.
 
-use crate::address::Pci;
+use crate::address::{Device, Name, Pci};
 use crate::config::{Config, Flow, Function, Port, WantedDriver};
 use crate::flow::Backend;
 use crate::item::{Item, interface, is_for_users};
@@ -71,7 +71,7 @@ struct Planner<'a> {
     wanted: &'a Port,
     system: &'a dyn System,
     macs: &'a mut Macs,
-    port: Pci,
+    port: Device,
     steps: Vec<Step>,
     troubles: Vec<Trouble>,
 }
@@ -106,16 +106,9 @@ impl<'a> Planner<'a> {
     fn plan(&mut self, made: &[Item]) -> Result<Vec<Step>, Vec<Trouble>> {
         self.check();
         let rules = self.rules();
-        // What an earlier file wanted and this one does not.
-        for item in made.iter().filter(|i| i.port() == self.port) {
-            let Item::Rule(_, place, rule) = item else { continue };
-            if !rules.iter().any(|(p, r)| p == place && r == rule)
-                && let Ok(now) = item.read(self.system)
-                && now == "present"
-                && !self.steps.iter().any(|s| s.item == *item)
-            {
-                self.steps.push(Step::new(item.clone(), now, "absent"));
-            }
+        let remade = self.wanted.vfs.is_some_and(|vfs| vfs != self.count());
+        if remade {
+            self.supersede(made, &rules);
         }
         if let Some(up) = self.wanted.up {
             self.to(Item::Up(self.port), if up { "up" } else { "down" });
@@ -125,10 +118,27 @@ impl<'a> Planner<'a> {
             _ => self.change(),
         }
         self.flows(&rules);
+        if !remade {
+            // Behind the new ones, which count once these are gone: no packet is under none meanwhile.
+            self.supersede(made, &rules);
+        }
         if self.troubles.is_empty() {
             Ok(std::mem::take(&mut self.steps))
         } else {
             Err(std::mem::take(&mut self.troubles))
+        }
+    }
+
+    /// Takes away the rules that an earlier file wanted and this one does not.
+    fn supersede(&mut self, made: &[Item], rules: &[(u32, Rule)]) {
+        for item in made.iter().filter(|i| i.port() == self.port) {
+            let Item::Rule(_, place, rule) = item else { continue };
+            if !rules.iter().any(|(p, r)| p == place && r == rule)
+                && let Ok(now) = item.read(self.system)
+                && now == "present"
+            {
+                self.steps.push(Step::new(item.clone(), now, "absent"));
+            }
         }
     }
 
@@ -236,7 +246,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Notes what a function has that will end.
-    fn note(&mut self, port: Pci, vf: u16, autoprobe: &str) {
+    fn note(&mut self, port: Device, vf: u16, autoprobe: &str) {
         let driver = self.read(&Item::Driver(port, vf)).unwrap_or_default();
         let only = self.read(&Item::Override(port, vf)).unwrap_or_default();
         self.keep_way_back(vf, &driver, &only, autoprobe);
@@ -435,22 +445,28 @@ impl<'a> Planner<'a> {
 /// More rules of one kind hardly any card has for one port.
 const MOST_RULES: usize = 1024;
 
-fn no_autoprobe(port: Pci, vf: u16) -> Trouble {
+fn no_autoprobe(port: Device, vf: u16) -> Trouble {
     let what =
         format!("VF {vf} of {port} is to have the kernel's driver, and drivers do not start there by themselves");
     Trouble::new(what, format!("name the driver, or: echo 1 > /sys/{}/sriov_drivers_autoprobe", device(port)))
 }
 
+const NO_INTERFACE: &str = "see ip link; in another network namespace run this by `ip netns exec`, which shows that one's /sys (nsenter does not)";
+
 /// Where the port is: its address counts, whatever its interface is called today.
-fn locate(wanted: &Port, system: &dyn System) -> Result<Pci, Trouble> {
+fn locate(wanted: &Port, system: &dyn System) -> Result<Device, Trouble> {
     let by_name = |name: &String| {
         let link = system.link(&format!("class/net/{name}/device"));
-        let missing =
-            || Trouble::new(format!("there is no interface {name} here with a PCI device"), "see ip link, lspci -D");
-        link.ok().and_then(|at| at.parse::<Pci>().ok()).ok_or_else(missing)
+        if let Some(pci) = link.ok().and_then(|at| at.parse::<Pci>().ok()) {
+            return Ok(Device::Pci(pci));
+        }
+        // One of software, or on another bus: its name is all there is.
+        let there = system.names(&format!("class/net/{name}")).ok().and_then(|_| Name::new(name));
+        let missing = || Trouble::new(format!("there is no interface {name} here"), NO_INTERFACE);
+        there.map(Device::Interface).ok_or_else(missing)
     };
     let port = match (wanted.device, &wanted.interface) {
-        (Some(device), None) => device,
+        (Some(device), None) => device.into(),
         (None, Some(name)) => by_name(name)?,
         (Some(device), Some(name)) => {
             let names = interfaces(system, device);
@@ -462,14 +478,15 @@ fn locate(wanted: &Port, system: &dyn System) -> Result<Pci, Trouble> {
                     "names may swap with each start: see which of the two is meant, and mend the file",
                 ));
             }
-            device
+            device.into()
         }
         (None, None) => return Err(Trouble::new("a port without a name", "mend the file")),
     };
     if system.names(&device(port)).is_err() {
         return Err(Trouble::new(format!("there is no device {port}"), "see lspci -D"));
     }
-    if system.link(&format!("{}/physfn", device(port))).is_ok() {
+    let wants_vfs = wanted.vfs.is_some() || !wanted.functions.is_empty();
+    if wants_vfs && system.link(&format!("{}/physfn", device(port))).is_ok() {
         return Err(Trouble::new(format!("{port} is a VF itself"), "name the port that has made it"));
     }
     if driver(system, port).is_some_and(|d| is_for_users(&d)) {

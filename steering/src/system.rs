@@ -1,6 +1,6 @@
 //! What is asked of the kernel: Linux ([`crate::Linux`]), or one that is imagined in a directory ([`crate::Imagined`]).
 
-use crate::address::{Mac, Pci};
+use crate::address::{Device, Mac, Pci};
 use std::io;
 use std::str::FromStr;
 
@@ -75,9 +75,12 @@ pub trait System {
     fn machine(&self) -> String;
 }
 
-/// The directory of a PCI device.
-pub(crate) fn device(pci: Pci) -> String {
-    format!("bus/pci/devices/{pci}")
+/// The directory of a device; of an interface without a PCI device, its own.
+pub(crate) fn device(device: impl Into<Device>) -> String {
+    match device.into() {
+        Device::Pci(pci) => format!("bus/pci/devices/{pci}"),
+        Device::Interface(name) => format!("class/net/{name}"),
+    }
 }
 
 /// A number in a file.
@@ -87,7 +90,8 @@ pub(crate) fn number<T: FromStr>(system: &dyn System, path: &str) -> io::Result<
 }
 
 /// Where a port's virtual function is, or will be.
-pub(crate) fn function(system: &dyn System, port: Pci, vf: u16) -> io::Result<Pci> {
+pub(crate) fn function(system: &dyn System, port: Device, vf: u16) -> io::Result<Pci> {
+    let Device::Pci(pci) = port else { return Err(io::ErrorKind::NotFound.into()) };
     let device = device(port);
     if let Ok(link) = system.link(&format!("{device}/virtfn{vf}")) {
         return link.parse().map_err(io::Error::other);
@@ -95,12 +99,18 @@ pub(crate) fn function(system: &dyn System, port: Pci, vf: u16) -> io::Result<Pc
     let offset: u32 = number(system, &format!("{device}/sriov_offset"))?;
     let stride: u32 = number(system, &format!("{device}/sriov_stride"))?;
     let distance = u32::from(vf).checked_mul(stride).and_then(|d| d.checked_add(offset));
-    distance.and_then(|d| port.after(d)).ok_or_else(|| io::Error::other("its virtual functions have no addresses"))
+    distance.and_then(|d| pci.after(d)).ok_or_else(|| io::Error::other("its virtual functions have no addresses"))
 }
 
-/// The interfaces of a PCI device.
-pub(crate) fn interfaces(system: &dyn System, pci: Pci) -> Vec<String> {
-    system.names(&format!("{}/net", device(pci))).unwrap_or_default()
+/// The interfaces of a device.
+pub(crate) fn interfaces(system: &dyn System, of: impl Into<Device>) -> Vec<String> {
+    match of.into() {
+        Device::Pci(pci) => system.names(&format!("{}/net", device(pci))).unwrap_or_default(),
+        Device::Interface(name) => {
+            let there = system.names(&device(Device::Interface(name))).is_ok();
+            if there { vec![name.to_string()] } else { Vec::new() }
+        }
+    }
 }
 
 /// Whether an interface is up, as its administrator wants it (IFF_UP).
@@ -111,6 +121,6 @@ pub(crate) fn is_up(system: &dyn System, interface: &str) -> io::Result<bool> {
 }
 
 /// The driver of a PCI device.
-pub(crate) fn driver(system: &dyn System, pci: Pci) -> Option<String> {
+pub(crate) fn driver(system: &dyn System, pci: impl Into<Device>) -> Option<String> {
     system.link(&format!("{}/driver", device(pci))).ok()
 }

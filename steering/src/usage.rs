@@ -1,12 +1,12 @@
 //! Who uses what is about to be taken away.
 
-use crate::address::Pci;
+use crate::address::Device;
 use crate::item::{Item, interface, is_for_users};
 use crate::rule;
 use crate::system::{self, System, device, driver, function, interfaces, number};
 
 /// Who uses a virtual function, as a sentence's object.
-pub(crate) fn user(system: &dyn System, port: Pci, vf: u16) -> Option<String> {
+pub(crate) fn user(system: &dyn System, port: Device, vf: u16) -> Option<String> {
     let at = function(system, port, vf).ok()?;
     let driver = driver(system, at)?;
     if is_for_users(&driver) {

@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use culvert_split::rules::{self, RULES};
-use culvert_split::{OTHERS, Split};
+use culvert_split::{OBJECT, OTHERS, Split};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser, Debug)]
@@ -52,6 +53,11 @@ enum Action {
         /// The rule
         #[arg(required = true, trailing_var_arg = true)]
         rule: Vec<String>,
+    },
+    /// Write the program to a file, for DPDK: dpdk:net_af_xdp0,iface=INTERFACE,xdp_prog=FILE. It is then this one, and takes rules
+    Object {
+        /// The file
+        file: PathBuf,
     },
     /// Take a rule away
     Delete {
@@ -113,6 +119,7 @@ fn run(action: &Action) -> Result<ExitCode, String> {
             }
             split.change(&all)?;
         }
+        Action::Object { file } => std::fs::write(file, OBJECT).map_err(|e| format!("{}: {e}", file.display()))?,
         Action::Delete { interface, place } => {
             let split = on(interface)?;
             let mut all = split.rules()?;

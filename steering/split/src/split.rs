@@ -13,6 +13,9 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/split.skel.rs"));
 }
 
+/// The program for whoever loads it himself, as DPDK's net_af_xdp (`xdp_prog=`).
+pub const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/split.bpf.o"));
+
 /// Its name, by which it is known again.
 const NAME: &str = "split";
 

@@ -121,7 +121,7 @@ impl Imagined {
     fn port_of(&self, pci: Pci) -> Option<(Pci, u16)> {
         let port: Pci = self.link(&format!("{}/physfn", device(pci))).ok()?.parse().ok()?;
         let count: u16 = number(self, &format!("{}/sriov_numvfs", device(port))).ok()?;
-        (0..count).find(|vf| function(self, port, *vf).is_ok_and(|at| at == pci)).map(|vf| (port, vf))
+        (0..count).find(|vf| function(self, port.into(), *vf).is_ok_and(|at| at == pci)).map(|vf| (port, vf))
     }
 
     /// Counts a change; whether it is done.
@@ -156,14 +156,14 @@ impl Imagined {
         }
         let name = interfaces(self, port).pop().ok_or_else(|| errno(nix::errno::Errno::ENOENT as i32))?;
         for vf in 0..now {
-            let pci = function(self, port, vf)?;
+            let pci = function(self, port.into(), vf)?;
             self.unbind(pci)?;
             fs::remove_dir_all(self.sys(&device(pci)))?;
             fs::remove_file(self.sys(&format!("{at}/virtfn{vf}")))?;
             fs::remove_file(self.root.join("vf").join(&name).join(vf.to_string()))?;
         }
         for vf in 0..wanted {
-            let pci = function(self, port, vf)?;
+            let pci = function(self, port.into(), vf)?;
             let own = device(pci);
             for (file, text) in [("driver_override", "(null)"), ("enable", "0"), ("reset_method", "flr"), ("reset", "")]
             {
@@ -178,7 +178,7 @@ impl Imagined {
         }
         self.make(&format!("{at}/sriov_numvfs"), text)?;
         for vf in 0..wanted {
-            self.probe(function(self, port, vf)?)?;
+            self.probe(function(self, port.into(), vf)?)?;
         }
         Ok(())
     }

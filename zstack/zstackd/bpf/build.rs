@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 /// The variable that names a compiler, and the names of Debian's and Fedora's.
 const CLANGS: [&str; 8] = ["clang", "clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19", "clang-20"];
 
-/// Compiles `bpf/NAME.bpf.c` to `NAME.skel.rs`.
+/// Compiles `bpf/NAME.bpf.c` to `NAME.bpf.o` and `NAME.skel.rs`.
 pub fn skeleton(name: &str) -> ExitCode {
     let source = format!("bpf/{name}.bpf.c");
     println!("cargo::rerun-if-changed={source}");
@@ -24,12 +24,15 @@ fn build(source: &str, name: &str) -> Result<(), String> {
     let clang = compiler().ok_or(
         "eBPF programs need clang: apt-get install clang libelf-dev zlib1g-dev pkg-config make (or set CLANG)",
     )?;
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(format!("{name}.skel.rs"));
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let machine = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
     let mut builder = libbpf_cargo::SkeletonBuilder::new();
     // Debian keeps asm/types.h in a directory for the architecture, which clang knows for its own target only.
     builder.source(source).clang(clang).clang_args([format!("-I/usr/include/{machine}-linux-gnu"), "-Wall".into()]);
-    builder.build_and_generate(out).map_err(|error| format!("{source}: {error:#}").replace('\n', " "))
+    builder.obj(out.join(format!("{name}.bpf.o")));
+    builder
+        .build_and_generate(out.join(format!("{name}.skel.rs")))
+        .map_err(|error| format!("{source}: {error:#}").replace('\n', " "))
 }
 
 /// The first compiler that runs.

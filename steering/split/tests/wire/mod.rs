@@ -35,6 +35,15 @@ pub fn run(text: &str) {
     assert!(out.status.success(), "{text}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// /sys shows the network namespace of who mounted it: here the calling thread's, to it and its children.
+pub fn own_sys() {
+    use nix::mount::{MsFlags, mount};
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("/sys");
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The calling thread is in a namespace of its own with `here`; another thread is in one with `there`, and does what it is given.
