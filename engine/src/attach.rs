@@ -234,6 +234,11 @@ fn is_peer_here(ep: Ep, t: &Tuple, found: Option<&Found>) -> bool {
     if t.is_local_hint() || config::stands_in() {
         return true;
     }
+    // Where somebody serves that is the shorter question.
+    if found.is_some_and(intents::stands_in) {
+        ep.local().stands_in.store(PEER_STANDS_IN, Relaxed);
+        return true;
+    }
     match route::leads_here(&HOME, t) {
         Ok(true) => return true,
         Ok(false) => match intents::beyond(found) {

@@ -399,6 +399,12 @@ pub enum Beyond {
     Nobody(Reason),
 }
 
+/// Whether the socket at the other end of a connection stands in, as far as this process knows of somebody who serves.
+pub fn stands_in(found: &Found) -> bool {
+    let knows = LOOKED.load(Relaxed) != 0 && SEEN.load(Relaxed) & NOBODY == 0;
+    knows && matches!(beyond(Some(found)), Beyond::StandIn)
+}
+
 /// See [`Beyond`]. `found`: the socket in this network namespace that has the connection's addresses the other way round.
 pub fn beyond(found: Option<&Found>) -> Beyond {
     if !config::goes_out() {
