@@ -277,7 +277,12 @@ struct culvert_counts {
 /* `size`: sizeof *counts. Returns 0, or -1 (EFAULT). May be called in a signal handler. */
 int culvert_counts(struct culvert_counts *counts, size_t size) CULVERT_NAME("counts");
 
-/* Which directions of a connection are on a ring now: 1 sending, 2 receiving. Changes at any time. Fails never: 0. */
+/*
+ * Which directions of a connection are on a ring now: 1 sending, 2 receiving. Changes at any time. Fails never: 0.
+ *
+ * Of what a process receives that stands in for other hosts, also: 4, a small segment is to wait while another one is not acknowledged
+ * (the sender has not set TCP_NODELAY); 8, the last bytes were sent with MSG_MORE.
+ */
 unsigned culvert_path(int fd) CULVERT_NAME("path");
 
 #ifdef __cplusplus

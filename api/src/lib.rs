@@ -103,6 +103,21 @@ pub fn path(socket: &impl AsFd) -> Path {
     Path { sending: bits & 1 != 0, receiving: bits & 2 != 0 }
 }
 
+/// How the program at the other end of a ring wants its bytes in segments, for who stands in for other hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Manner {
+    /// A small segment waits while another one is not acknowledged: TCP_NODELAY is not set.
+    pub waits: bool,
+    /// The last bytes were sent with MSG_MORE.
+    pub more: bool,
+}
+
+/// The same of what is received on a ring; elsewhere neither.
+pub fn manner(socket: &impl AsFd) -> Manner {
+    let bits = library().map_or(0, |l| l.path(socket.as_fd().as_raw_fd()));
+    Manner { waits: bits & 4 != 0, more: bits & 8 != 0 }
+}
+
 /// Reserves room for up to `n` bytes behind what was sent: at least one byte. Errors: those of `send`;
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `n` is 0.
 pub fn reserve<S: AsFd + ?Sized>(socket: &S, n: usize) -> io::Result<Room<'_>> {

@@ -492,6 +492,7 @@ pub(crate) fn attach(ep: Ep, chan: &'static Chan, slot: usize) {
     let low = lifeline::option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).unwrap_or(1);
     ep.rcvlowat.store(low.max(0) as u32, Relaxed);
     crate::tx::buffer_set(ep, chan, fd);
+    crate::tx::manner_set(ep, chan, fd);
     rx::buffer_set(ep, chan, fd);
     rx::inq_set(ep, fd);
     if ep.state.compare_exchange(State::Eligible as u32, State::Attached as u32, Release, Relaxed).is_err() {

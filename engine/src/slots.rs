@@ -63,6 +63,7 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
             w.store(0, Relaxed);
         }
         h.holes[i].iter().for_each(shmring::hole::Entry::clear);
+        h.producer[i].manner.store(0, Relaxed);
         for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }

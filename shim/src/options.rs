@@ -98,8 +98,9 @@ const SO_TXREHASH: c_int = 74;
 
 /// The same at IPPROTO_TCP (include/uapi/linux/tcp.h).
 const TCP: &[(c_int, Effect)] = &[
-    // When segments are sent, how large they are, and how they are acknowledged: the ring has none, and holds nothing back.
-    (libc::TCP_NODELAY, Nothing),
+    // When segments are sent, how large they are, and how they are acknowledged: the ring has none, and holds nothing back. Who stands in
+    // for another host is told of the first.
+    (libc::TCP_NODELAY, Both),
     (libc::TCP_CORK, Both),
     (libc::TCP_QUICKACK, Nothing),
     (libc::TCP_MAXSEG, Nothing),
@@ -227,6 +228,11 @@ unsafe fn applied(ep: Ep, fd: c_int, level: c_int, name: c_int, v: *const c_void
             }
         }
         (libc::IPPROTO_TCP, lifeline::TCP_INQ) => rx::inq_set(ep, fd),
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => {
+            if let Some(chan) = ep.chan().filter(|_| ep.state() == State::Attached) {
+                tx::manner_set(ep, chan, fd);
+            }
+        }
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => intents::timed(fd),
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_RCVTIMEO_NEW | libc::SO_SNDTIMEO | libc::SO_SNDTIMEO_NEW) => {
             let which = match name {

@@ -273,7 +273,14 @@ pub struct Producer {
     pub told: AtomicU64,
     /// Behind the last hole that was published. Before the tail.
     pub holes: Coded<Claim<RingPos>>,
+    /// To a receiver that stands in for another host: how the bytes are to be sent there, [`WAITS`], [`MORE`].
+    pub manner: AtomicU32,
 }
+
+/// [`Producer::manner`]: a small segment waits while another one is not acknowledged (no TCP_NODELAY).
+pub const WAITS: u32 = 1;
+/// [`Producer::manner`]: more follows the last bytes (MSG_MORE).
+pub const MORE: u32 = 2;
 
 impl Producer {
     /// Whether there may be holes behind `at`, in a ring of `size` bytes.

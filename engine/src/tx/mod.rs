@@ -38,7 +38,7 @@ use look::untold;
 use reserve::Patience;
 use room::Sender;
 use sending::{Sending, Turn};
-use shmring::family::{CORKED, Reason, UNCORKED};
+use shmring::family::{CORKED, PEER_STANDS_IN, Reason, UNCORKED};
 use shmring::layout::{self, Arbiter, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
@@ -106,6 +106,36 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     }
     // Others wait for room, by the limit that was.
     chan.tell_holders(slot);
+}
+
+/// The program has set `TCP_NODELAY`, or may have before the connection was attached: who stands in for the peer is told.
+pub fn manner_set(ep: Ep, chan: &Chan, fd: i32) {
+    if ep.stands_in.load(Relaxed) & PEER_STANDS_IN == 0 {
+        return;
+    }
+    let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return };
+    let waits = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(0);
+    say(&conn(ep, chan), layout::WAITS, waits);
+    held.release();
+}
+
+/// Says how bytes are to be sent on the wire. The direction is owned.
+#[inline(always)]
+fn say(c: &shmring::driver::Conn, what: u32, on: bool) {
+    let word = &c.sent().manner;
+    let was = word.load(Relaxed);
+    let now = if on { was | what } else { was & !what };
+    if now != was {
+        word.store(now, Relaxed);
+    }
+}
+
+/// The bytes that follow are sent by a call with these flags: told before they are published. The direction is owned.
+#[inline(always)]
+fn say_more(c: &shmring::driver::Conn, flags: i32) {
+    if c.ep.stands_in.load(Relaxed) & PEER_STANDS_IN != 0 {
+        say(c, layout::MORE, flags & libc::MSG_MORE != 0);
+    }
 }
 
 /// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
@@ -409,6 +439,7 @@ pub unsafe fn send(
                 return Ok(0);
             }
             let before = b.place();
+            say_more(&sending.conn(), flags);
             let put = put(ep, chan, sending, &mut b, want);
             if put == Err(Unsent::Taken) {
                 b.go_to(before);

@@ -10,7 +10,7 @@
 use super::look::latched;
 use super::room::Sender;
 use super::sending::Sending;
-use super::{Attempt, Unsent, failed, fitting, with_turn};
+use super::{Attempt, Unsent, failed, fitting, say_more, with_turn};
 use crate::channel::Chan;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
@@ -158,6 +158,7 @@ pub fn commit(ep: Ep, chan: &Chan, fd: i32, life: u32, number: u64, n: usize, fl
         if !ours(record.tx_reserved.load(Relaxed)) || record.tx_reservation.load(Relaxed) != number {
             return Err(Unsent::Elsewhere);
         }
+        say_more(&sending.conn(), flags);
         sending.commit(n as u64)
     });
     match a {

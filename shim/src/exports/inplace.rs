@@ -204,6 +204,7 @@ pub unsafe extern "C" fn culvert_1_counts(counts: *mut Counts, size: size_t) -> 
 /// `culvert_path`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn culvert_1_path(fd: c_int) -> c_uint {
+    use shmring::layout;
     use shmring::switch::{RxPhase, TxPhase};
     const SENDING: c_uint = 1;
     const RECEIVING: c_uint = 2;
@@ -214,6 +215,11 @@ pub unsafe extern "C" fn culvert_1_path(fd: c_int) -> c_uint {
     }
     if ep.rx_phase.get() == RxPhase::Ring {
         path |= RECEIVING;
+        if let Some(chan) = ep.chan() {
+            // As the sender has it, for who stands in for its peer.
+            let manner = &chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].manner;
+            path |= (manner.load(Relaxed) & (layout::WAITS | layout::MORE)) << 2;
+        }
     }
     path
 }

@@ -68,6 +68,7 @@ use crate::sockets::{self, Error, Ready, Receive, Socket, Sockets, Still, Takes}
 use crate::stack::{self, Connect, ConnectError, Info, Listen, ListenError, ListenerId, Stack, Turn, Unforwarded};
 use crate::tcp::Options;
 use crate::time::Time;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
@@ -97,6 +98,8 @@ pub struct Endpoint<P: Port> {
     /// Dropped before the sockets: it may read their memory until it is gone.
     port: P,
     sockets: Sockets<P::Buffer>,
+    /// Memory that is sent from no more, and at which frames below a number may point.
+    left: VecDeque<(u64, Vec<Still>)>,
 }
 
 impl<P: Port> Endpoint<P> {
@@ -111,17 +114,33 @@ impl<P: Port> Endpoint<P> {
         now: Time,
     ) -> Result<Endpoint<P>, ConfigError> {
         let stack = Stack::new(config, port.capabilities(), now).map_err(ConfigError::Stack)?;
-        Ok(Endpoint { stack, sockets: Sockets::new(sockets).map_err(ConfigError::Sockets)?, port })
+        Ok(Endpoint {
+            stack,
+            sockets: Sockets::new(sockets).map_err(ConfigError::Sockets)?,
+            port,
+            left: VecDeque::new(),
+        })
     }
 
     /// Receives, fires timers and sends: see [`Stack::turn`].
     pub fn turn(&mut self, now: Time) -> Turn {
-        self.stack.turn(now, &mut self.port, &mut self.sockets)
+        let turn = self.stack.turn(now, &mut self.port, &mut self.sockets);
+        self.leave();
+        turn
     }
 
     /// A turn that receives nothing: see [`Stack::flush`].
     pub fn flush(&mut self, now: Time) -> Turn {
-        self.stack.flush(now, &mut self.port, &mut self.sockets)
+        let turn = self.stack.flush(now, &mut self.port, &mut self.sockets);
+        self.leave();
+        turn
+    }
+
+    /// Drops memory at which no frame points any more.
+    fn leave(&mut self) {
+        while self.left.front().is_some_and(|(frame, _)| *frame <= self.stack.frames().completed) {
+            self.left.pop_front();
+        }
     }
 
     /// The room that [`Listen`] and [`Connect`] are to name.
@@ -315,6 +334,18 @@ impl<P: Port> Endpoint<P> {
     /// As of [`Endpoint::write`].
     pub fn lendable(&mut self, socket: Socket, least: usize) -> Result<usize, Error> {
         self.sockets.lendable(socket, least)
+    }
+
+    /// What was queued of memory that others may write ([`sockets::Stable`]) is copied, and sent from there on; its owners are dropped
+    /// when no frame points at it. How many bytes.
+    pub fn take_over(&mut self, socket: Socket) -> u64 {
+        let taken = self.sockets.take_over(socket);
+        let bytes = taken.iter().map(|still| still.len() as u64).sum();
+        if bytes > 0 {
+            self.left.push_back((self.stack.frames().next, taken));
+            self.leave();
+        }
+        bytes
     }
 
     /// Up to where the outgoing stream was released: its memory is its owner's again.

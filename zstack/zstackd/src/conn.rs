@@ -72,6 +72,9 @@ pub struct Conn {
     pub reset: bool,
     /// The inner socket may take bytes.
     pub writable: bool,
+    /// The program has not set TCP_NODELAY, as its ring says: a small segment waits while another one is not acknowledged. Not so of what comes
+    /// over the inner socket, which has waited there.
+    pub waits: bool,
     /// The last ACK of the inner socket's handshake.
     pub ack: Ack,
     /// The program sends no more.
@@ -122,6 +125,7 @@ impl Conn {
             failed: false,
             reset: false,
             writable: false,
+            waits: false,
             ack: Ack::Sent,
             program_ended: false,
             remote_ended: false,

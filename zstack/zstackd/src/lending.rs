@@ -104,6 +104,16 @@ impl Lending {
         self.keeper.holds().then(|| self.end.min(self.given + step))
     }
 
+    /// So much of what was lent was copied after all.
+    pub fn copied(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+    }
+
+    /// The engine has nothing of the ring any more.
+    pub fn end(&mut self, inner: &TcpStream) {
+        self.keeper.give_all_back(&inner);
+    }
+
     /// Whether something is lent.
     pub fn holds(&self) -> bool {
         self.keeper.holds()

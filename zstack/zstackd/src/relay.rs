@@ -103,7 +103,8 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
                 conn.sent += n as u64;
                 // Less than there was room for: nothing more was there (epoll(7), question 9), apart from an end.
                 conn.readable = n == room || conn.ending || conn.urgent;
-                if endpoint.commit(conn.outer, n, false).is_err() {
+                let more = follows(conn, &inner);
+                if endpoint.commit(conn.outer, n, more).is_err() {
                     return Outcome::Waits;
                 }
             }
@@ -131,15 +132,24 @@ fn lend<P: Wire>(
     let Some(lent) = conn.lending.lend(inner, conn.sent, most.min(room)) else { return Ok(0) };
     conn.sent += lent.len as u64;
     conn.readable = !lent.all || conn.ending || conn.urgent;
+    let more = follows(conn, inner);
     let [first, second] = lent.pieces;
-    let more = !second.is_empty();
+    let two = !second.is_empty();
     // Fails where the connection has ended meanwhile, which the other direction finds.
-    endpoint.send(conn.outer, first, more).map_err(|(error, _)| error)?;
-    if more {
-        endpoint.send(conn.outer, second, false).map_err(|(error, _)| error)?;
+    endpoint.send(conn.outer, first, two || more).map_err(|(error, _)| error)?;
+    if two {
+        endpoint.send(conn.outer, second, more).map_err(|(error, _)| error)?;
     }
     tell_of_room(conn, endpoint, inner);
     Ok(lent.len)
+}
+
+/// Whether the program has said that more follows what was just read, which may wait for it (MSG_MORE). Notes whether its small segments wait for
+/// acknowledgements. Asked behind the read: what was said with bytes was said before them.
+fn follows(conn: &mut Conn, inner: &TcpStream) -> bool {
+    let manner = culvert::manner(&inner);
+    conn.waits = manner.waits;
+    manner.more
 }
 
 /// Gives a program the room of its ring that the engine is done with.
@@ -156,6 +166,19 @@ pub fn give_back<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) {
             && info.tcp.in_flight < info.tcp.cwnd.min(info.tcp.window)
         {
             conn.lending.copy_from_now_on();
+        }
+    }
+}
+
+/// Copies what the engine has of a program's ring, and gives that back: a remote host that acknowledges slowly is not to keep a connection in
+/// a channel, or its ring's memory, that its program has done with. What a frame points at stays, and is given back by a later call.
+pub fn take_over<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) {
+    if conn.lending.holds() {
+        conn.lending.copied(endpoint.take_over(conn.outer));
+        if let Some(inner) = &conn.inner
+            && Arc::strong_count(inner) == 1
+        {
+            conn.lending.end(inner);
         }
     }
 }

@@ -64,6 +64,11 @@ pub trait Wire: Port<Buffer: Pinned> {
     /// wire that is full.
     fn hand_over(&self, to: u16, buffer: &[u8]) -> bool;
 
+    /// Whether what is sent is copied once more before its driver has it: one that takes no chain of segments, or memory of its own alone.
+    fn copies(&self) -> bool {
+        false
+    }
+
     /// The kind of device, in a word.
     fn kind(&self) -> &str;
 
@@ -163,6 +168,11 @@ impl Wire for zstack_dpdk::Queue {
 
     fn hand_over(&self, to: u16, buffer: &[u8]) -> bool {
         zstack_dpdk::Queue::hand_over(self, to, buffer)
+    }
+
+    fn copies(&self) -> bool {
+        // Where payload is attached, the driver reads it later.
+        !self.capabilities().late
     }
 
     fn kind(&self) -> &str {

@@ -364,11 +364,14 @@ impl<P: Wire> Worker<P> {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
                 self.send_acks_before(index);
-                let said = |conn: &Conn| (conn.sent, conn.program_ended);
+                let (said, waits) = (|conn: &Conn| (conn.sent, conn.program_ended), self.conns[index].waits);
                 let before = said(&self.conns[index]);
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
                 if said(&self.conns[index]) != before {
                     self.has_sent(index);
+                }
+                if self.conns[index].waits != waits {
+                    self.set_options(index);
                 }
                 self.hold_ack(index);
                 self.after(index, outcome);

@@ -223,6 +223,14 @@ fn what_was_written_outlives_its_connection() {
                 if what == "killed" {
                     sender.process.0.kill().expect("killed");
                 }
+                if user.is_some() {
+                    // All of what his small rings have is on its way. They get their memory back, though nobody has acknowledged it.
+                    soon("zstackd has nothing of the rings any more", LIMIT, || {
+                        let details = world.details();
+                        let gone = !details.contains("program_ended: false") && !details.contains("holds: true");
+                        (gone && details.contains("program_ended: true")).then_some(())
+                    });
+                }
                 for (i, (far, n)) in all.iter_mut().enumerate() {
                     receives(far, &data[..*n], &format!("{what}, user {user:?}, connection {i}"));
                 }
@@ -268,6 +276,71 @@ fn what_is_not_acknowledged_is_told_and_little_is_copied() {
         assert!(copied < SIZE as u64 / 100, "{copied} of {SIZE} bytes were copied");
         receives(&mut far, &data[SIZE - 1..], "the last byte");
         drop(far);
+        let (status, _) = sender.process.finish(LIMIT);
+        assert!(status.success(), "{status}");
+    });
+}
+
+/// Sends a few bytes at a time, in a way that is asked for.
+const SEGMENTS: &str = "
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 80))
+for _ in range(20):
+    s.sendall(b'x')
+    s.recv(1)
+print('up', flush=True)
+for line in sys.stdin:
+    ways = line.split()
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 'nodelay' in ways)
+    for last in (False, False, False, True):
+        s.send(b'0123456789', socket.MSG_MORE if 'more' in ways and not last else 0)
+        time.sleep(0.004)
+    s.recv(1)
+    print('answered', flush=True)
+";
+
+fn data_segments(far: &TcpStream) -> u32 {
+    let mut info = [0u8; 256];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes there.
+    let r = unsafe {
+        libc::getsockopt(far.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    assert_eq!(r, 0);
+    // tcpi_data_segs_in (include/uapi/linux/tcp.h).
+    u32::from_ne_bytes(info[152..156].try_into().expect("four bytes"))
+}
+
+/// Small segments wait for an acknowledgement unless the program does not want that, and for what it says will follow, as the kernel's do. A machine that is
+/// busy may make more segments of them: one time in some it is not.
+#[test]
+fn what_a_program_wants_in_one_segment_goes_in_one() {
+    need_root!();
+    bounded(LIMIT, || {
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut command = world.run_here("python3.11");
+        command.args(["-c", SEGMENTS, THERE[0]]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let lines = BufReader::new(process.0.stdout.take().expect("a pipe"));
+        let mut sender = Sender { process, lines };
+        let (mut far, _) = listener.accept().expect("a connection");
+        greet(&mut far);
+        assert_eq!(sender.says(), "up");
+        for (way, wanted) in [("nodelay", 4..5), ("nodelay more", 1..2), ("waits", 1..3), ("waits more", 1..2)] {
+            let mut told = vec![];
+            let seen = (0..20).any(|_| {
+                let before = data_segments(&far);
+                sender.tell(way);
+                far.read_exact(&mut [0; 40]).expect("what was sent");
+                told.push(data_segments(&far) - before);
+                far.write_all(b"y").expect("written");
+                assert_eq!(sender.says(), "answered");
+                wanted.contains(told.last().expect("one"))
+            });
+            assert!(seen, "{way}: {told:?} segments");
+        }
+        drop(sender.process.0.stdin.take());
         let (status, _) = sender.process.finish(LIMIT);
         assert!(status.success(), "{status}");
     });

@@ -142,30 +142,12 @@ impl World {
             return Ok(World { wire: Wire::of_kernels(s)?, zstackd: None });
         }
         let (wire, here) = (Wire::new(s)?, Namespace::new(s)?);
-        let config = s.scratch.join("zstackd.toml");
         let text = format!(
             "port = \"{}\"\nport-namespace = \"{}\"\naddresses = [\"{NEAR}/24\"]\ngateways = [\"{FAR}\"]\n",
             device.port(),
             wire.near.path()
         );
-        fs::write(&config, text)?;
-        fs::create_dir_all(registry(s))?;
-        // nginx's worker is another user, with a file of its own there.
-        fs::set_permissions(registry(s), std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
-        let mut c = own()?;
-        c.args(["zstackd", "--log", "warn", "--config"]).arg(&config);
-        // Ten thousand connections, and what it needs itself.
-        let mut c = with_descriptors(c);
-        c.env("CULVERT_DIR", registry(s))
-            .env(zstackd::VARIABLE, zstackd::locate().map_err(|(_, e)| io::Error::other(e))?);
-        let mut daemon = here.start(s, c)?;
-        let routes = |_: &Job| {
-            let mut c = own().ok()?;
-            c.args(["run", "--path", "zstack", "--library"]).arg(s.library).args(["--", "true"]);
-            c.env("CULVERT_DIR", registry(s));
-            here.start(s, c).ok()?.finish(Duration::ZERO).ok()
-        };
-        daemon.wait_until(routes)?;
+        let daemon = serve(s, &here, "zstackd.toml", &text)?;
         Ok(World { wire, zstackd: Some((daemon, here)) })
     }
 
@@ -179,10 +161,7 @@ impl World {
         if self.zstackd.is_none() {
             return self.here().start(s, command);
         }
-        let mut c = own()?;
-        c.args(["run", "--path", "zstack", "--library"]).arg(s.library).arg("--");
-        c.arg(command.get_program()).args(command.get_args()).env("CULVERT_DIR", registry(s));
-        self.here().start(s, c)
+        run(s, self.here(), command)
     }
 
     /// zstackd, if there is one.
@@ -194,6 +173,31 @@ impl World {
     pub fn cpu(&self) -> Duration {
         self.zstackd().map_or(Duration::ZERO, Job::cpu)
     }
+}
+
+/// Starts a zstackd for the programs in a namespace, with this configuration, in a file of that name.
+pub fn serve(s: &Setup, here: &Namespace, name: &str, text: &str) -> io::Result<Job> {
+    let config = s.scratch.join(name);
+    fs::write(&config, text)?;
+    fs::create_dir_all(registry(s))?;
+    // nginx's worker is another user, with a file of its own there.
+    fs::set_permissions(registry(s), std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
+    let mut c = own()?;
+    c.args(["zstackd", "--log", "warn", "--config"]).arg(&config);
+    // Ten thousand connections, and what it needs itself.
+    let mut c = with_descriptors(c);
+    c.env("CULVERT_DIR", registry(s)).env(zstackd::VARIABLE, zstackd::locate().map_err(|(_, e)| io::Error::other(e))?);
+    let mut daemon = here.start(s, c)?;
+    daemon.wait_until(|_| run(s, here, Command::new("true")).ok()?.finish(Duration::ZERO).ok())?;
+    Ok(daemon)
+}
+
+/// Starts a program under culvert that a zstackd serves.
+pub fn run(s: &Setup, here: &Namespace, command: Command) -> io::Result<Job> {
+    let mut c = own()?;
+    c.args(["run", "--path", "zstack", "--library"]).arg(s.library).arg("--");
+    c.arg(command.get_program()).args(command.get_args()).env("CULVERT_DIR", registry(s));
+    here.start(s, c)
 }
 
 /// The library's registry, apart from this machine's.

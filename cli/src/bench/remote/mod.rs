@@ -4,6 +4,7 @@ mod attempts;
 mod engine;
 mod idle;
 mod lab;
+mod pair;
 mod programs;
 mod wake;
 mod web;
@@ -82,6 +83,17 @@ pub const ROWS: &[Row] = &[
         needs: WIRE,
         equipment: TOOL,
         run: engine::memif,
+        ..REMOTE
+    },
+    Row {
+        id: "zstack-stream",
+        title: "two programs behind two zstackds over memif: MiB a CPU second of all four",
+        unit: "MiB/CPU s",
+        floor: Floor::Times(1.3),
+        operation: "MiB",
+        needs: WIRE,
+        equipment: DAEMON_AND_TOOL,
+        run: programs::stream,
         ..REMOTE
     },
     Row {

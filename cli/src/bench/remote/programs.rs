@@ -11,6 +11,7 @@ use super::super::row::{Sample, Setup, json, number, per_op, program, workload};
 use super::super::rows::parse_redis;
 use super::engine;
 use super::lab::{Device, FAR, NEAR, World};
+use super::pair::{End, Pair};
 use super::web::{self, Site};
 
 /// Requests for a CPU second of nginx and zstackd.
@@ -50,6 +51,34 @@ pub fn redis_behind(s: &Setup, side: Side, device: Device) -> io::Result<Sample>
             ("server_cpu_us", per_op(program + daemon, commands)),
             ("zstackd_cpu_us", per_op(daemon, commands)),
             ("client_cpu_us", per_op(done.cpu, commands)),
+        ]),
+    })
+}
+
+/// MiB for a CPU second of two programs and of the zstackds, one each, between which is memif; or of the programs alone, between two kernels.
+pub fn stream(s: &Setup, side: Side) -> io::Result<Sample> {
+    let pair = Pair::new(s, side)?;
+    let to = SocketAddrV4::new(FAR, engine::PERF);
+    let _server = pair.start(s, End::Far, engine::tool("kernel", &["perf", "--listen", &engine::PERF.to_string()])?)?;
+    pair.knock(s, to)?;
+    let daemons = pair.cpu();
+    let (to, seconds) = (to.to_string(), s.seconds.to_string());
+    let words = ["perf", "--json", "--mode", "upload", "--seconds", &seconds, "--connect", &to];
+    let answer = json(&pair.start(s, End::Near, engine::tool("kernel", &words)?)?.finish(s.length())?.output)?;
+    let daemons = [pair.cpu()[0] - daemons[0], pair.cpu()[1] - daemons[1]].map(|cpu| cpu.as_secs_f64());
+    let mib = number(&answer["bytes"])? / f64::from(1 << 20);
+    let programs = [number(&answer["client_cpu_s"]["total"])?, number(&answer["server_cpu_s"]["total"])?];
+    let all: f64 = programs.iter().chain(&daemons).sum();
+    let us = |seconds: f64| seconds * 1e6 / mib;
+    Ok(Sample {
+        value: mib / all,
+        cpu: us(all),
+        details: BTreeMap::from([
+            ("mib_per_s", number(&answer["mib_per_s"])?),
+            ("sender_cpu_us", us(programs[0])),
+            ("receiver_cpu_us", us(programs[1])),
+            ("sender_zstackd_cpu_us", us(daemons[0])),
+            ("receiver_zstackd_cpu_us", us(daemons[1])),
         ]),
     })
 }

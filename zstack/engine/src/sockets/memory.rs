@@ -152,6 +152,18 @@ impl Still {
         Span { start, len: len.min(self.len() - from) as u32, region: self.span.region }
     }
 
+    /// The same bytes in memory of their own.
+    pub(super) fn copied(&self) -> Still {
+        let mut bytes = Vec::with_capacity(self.len());
+        // SAFETY: readable as long as `self` lives, and as many as there is room for. Others may write there meanwhile: no reference is made,
+        // and whatever is read is bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.span.start, bytes.as_mut_ptr(), self.len());
+            bytes.set_len(self.len());
+        }
+        Still::from(bytes)
+    }
+
     /// Forgets the first `n` bytes.
     ///
     /// # Panics

@@ -164,6 +164,20 @@ impl<B: Buffer> Outgoing<B> {
         self.pieces.push_back(Piece { start: end, end: end + still.len() as u64, source: Source::Still(still) });
     }
 
+    /// Puts copies in the place of memory that others may write. That memory comes back: packets may point at it.
+    pub(super) fn take_over(&mut self) -> Vec<Still> {
+        let mut taken = vec![];
+        for piece in &mut self.pieces {
+            if let Source::Still(still) = &mut piece.source
+                && still.bytes().is_none()
+            {
+                let copy = still.copied();
+                taken.push(std::mem::replace(still, copy));
+            }
+        }
+        taken
+    }
+
     /// The memory of `len` bytes from `from` on: less where they lie in more than two stretches.
     pub(super) fn spans(&self, from: u64, len: u32) -> Spans {
         // Nearly always the first: what is sent first was written first, and a ring's bytes are one piece.

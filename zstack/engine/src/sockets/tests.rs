@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::Event;
-use crate::payload::{Host, Pinned, Spans};
+use crate::payload::{Host, Pinned, Span, Spans};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -744,4 +744,33 @@ fn what_is_lent_fits_the_ring_and_its_owner_is_told_when_it_is_his_again() {
     sockets.tell_released(socket, 3600);
     assert!(sockets.next_ready().is_some() && sockets.next_ready().is_none());
     assert_eq!(sockets.lendable(socket, RING as usize), Ok(RING as usize));
+}
+
+#[test]
+fn what_others_may_write_is_taken_over_by_a_copy() {
+    struct Shared(Vec<u8>);
+    // SAFETY: the vector stays as it is.
+    #[allow(unsafe_code)]
+    unsafe impl Stable for Shared {
+        fn span(&self) -> Span {
+            Span { start: self.0.as_ptr(), len: self.0.len() as u32, region: Default::default() }
+        }
+    }
+    let (mut sockets, socket) = established(Receive::Copy);
+    let (shared, own) = (Arc::new(Shared(stream(10, 900))), Arc::<[u8]>::from(stream(910, 500)));
+    assert_eq!(sockets.write(socket, &stream(0, 10)), Ok(10));
+    sockets.send(socket, Still::from(shared.clone())).unwrap();
+    sockets.send(socket, Still::from(own.clone())).unwrap();
+    assert_eq!(Arc::strong_count(&shared), 2);
+    let taken = sockets.take_over(socket);
+    assert_eq!((taken.len(), taken[0].len(), Arc::strong_count(&shared)), (1, 900, 2));
+    assert_eq!(taken[0].address(), shared.0.as_ptr());
+    drop(taken);
+    assert_eq!((Arc::strong_count(&shared), Arc::strong_count(&own)), (1, 2));
+    for (at, len) in [(0, 10), (10, 900), (700, 300), (910, 500)] {
+        assert_eq!(read_spans(sockets.spans(CONN, at, len)), stream(at, len as usize));
+    }
+    assert_eq!((sockets.copies().written, sockets.take_over(socket).len()), (910, 0));
+    sockets.release(CONN, 1410);
+    assert_eq!(Arc::strong_count(&own), 1);
 }

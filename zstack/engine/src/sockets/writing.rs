@@ -142,6 +142,15 @@ impl<B: Buffer> Sockets<B> {
         Ok(room)
     }
 
+    /// What was queued of memory that others may write is copied, and sent from there on. The memory comes back: packets that were sent before
+    /// may point at it.
+    pub fn take_over(&mut self, socket: Socket) -> Vec<Still> {
+        let streams = self.entry_mut(socket).and_then(|entry| entry.streams.as_mut());
+        let taken = streams.map_or_else(Vec::new, |streams| streams.outgoing.take_over());
+        self.copies.written += taken.iter().map(|still| still.len() as u64).sum::<u64>();
+        taken
+    }
+
     /// Up to where the outgoing stream was released.
     pub fn released(&self, socket: Socket) -> u64 {
         self.entry(socket).map_or(0, |entry| entry.released)

@@ -92,6 +92,15 @@ impl std::fmt::Debug for Stack {
     }
 }
 
+/// Frames by their numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frames {
+    /// The next one that the port accepts.
+    pub next: u64,
+    /// Those below will not be read again.
+    pub completed: u64,
+}
+
 impl Stack {
     /// A stack for a port with these capabilities.
     ///
@@ -190,6 +199,11 @@ impl Stack {
     /// What was dropped, and what happened, so far.
     pub fn counters(&self) -> &Counters {
         &self.core.counters
+    }
+
+    /// Which frames the port has accepted, and which of them it will not read again.
+    pub(crate) fn frames(&self) -> Frames {
+        Frames { next: self.core.frames, completed: self.core.completed }
     }
 
     /// How many connections wait in TIME-WAIT; they have no names any more.

@@ -200,7 +200,11 @@ impl<P: Wire> Worker<P> {
         let is_open = matches!(self.conns[index].stage, Stage::Open);
         let waits = is_open.then(|| self.waits_for_acknowledgement(index)).flatten();
         // Little may have been acknowledged since it was told last.
-        relay::give_back(&mut self.conns[index], &mut self.endpoint);
+        let conn = &mut self.conns[index];
+        relay::give_back(conn, &mut self.endpoint);
+        if conn.program_ended {
+            relay::take_over(conn, &mut self.endpoint);
+        }
         if is_open && waits != Some(true) && now < self.conns[index].ask {
             // It is only looked at since it has sent something.
             return self.look_again(index, waits.is_some());
@@ -298,16 +302,29 @@ impl<P: Wire> Worker<P> {
         let user_timeout = membership::timeout(program.user, program.cookie).unwrap_or(conn.timeout);
         if (conn.keep_alive, conn.timeout) != (probed, user_timeout) {
             (conn.keep_alive, conn.timeout) = (probed, user_timeout);
-            let keepalive_idle = probed.unwrap_or(self.options.keepalive_idle);
-            let options = Options { keepalive: probed.is_some(), keepalive_idle, user_timeout, ..self.options };
-            self.endpoint.set_options(conn.outer, options);
+            self.set_options(index);
         }
+    }
+
+    /// The outer connection is as its program wants it.
+    pub(super) fn set_options(&mut self, index: usize) {
+        let conn = &self.conns[index];
+        let keepalive_idle = conn.keep_alive.unwrap_or(self.options.keepalive_idle);
+        let options = Options {
+            keepalive: conn.keep_alive.is_some(),
+            keepalive_idle,
+            user_timeout: conn.timeout,
+            nodelay: !conn.waits,
+            ..self.options
+        };
+        self.endpoint.set_options(conn.outer, options);
     }
 
     /// Closes both ends, with all that was sent before.
     fn close_in_order(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         conn.ended_in_order = true;
+        relay::take_over(conn, &mut self.endpoint);
         if let Some(inner) = &conn.inner {
             // Fails where the socket is broken already.
             let _ = end_in_order(inner.as_fd());

@@ -109,7 +109,7 @@ impl<P: Wire> Worker<P> {
             srtt_us: info.srtt.0.into(),
             retransmits: info.retransmits.into(),
             copied_in: conn.received,
-            copied_out: conn.sent - conn.lending.bytes,
+            copied_out: conn.sent - conn.lending.bytes + if self.endpoint.port().copies() { conn.sent } else { 0 },
             port: self.endpoint.port().kind().to_string(),
         })
     }
