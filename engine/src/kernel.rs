@@ -141,6 +141,8 @@ pub trait Kernel {
     fn reopen(fd: i32) -> i32;
     /// Keeps everybody but its owner and root from opening it.
     fn keep_private(fd: i32) -> isize;
+    /// Opens the one of this name that another process of our user has by this descriptor.
+    fn open_memory_of(pid: u32, number: u32, name: &CStr, flags: i32) -> Option<i32>;
     /// Whether nobody else has it, open or mapped. All who have it have opened it anew.
     fn is_open_once(fd: i32) -> bool;
     /// Whether there is no mailbox of that name at home any more. Asked through `from`, this process's own.
@@ -162,6 +164,8 @@ pub trait Kernel {
     fn zeros(len: usize) -> Option<*mut u8>;
     /// A file's bytes from `offset` on, at an address of the kernel's choice.
     fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8>;
+    /// A file's first `len` bytes, to read only.
+    fn map_to_read(fd: i32, len: usize) -> Option<*mut u8>;
     /// The file's first `len` bytes, or zeros of this process's own (-1), in place of what is mapped at `at`. Where they are:
     /// at `at`, unless the kernel is a simulated one. The memory is accessible all the time.
     ///
@@ -417,6 +421,9 @@ mod linux {
         fn keep_private(fd: i32) -> isize {
             lnx::set_mode(fd, 0o600)
         }
+        fn open_memory_of(pid: u32, number: u32, name: &CStr, flags: i32) -> Option<i32> {
+            (pid != sys::getpid()).then(|| lnx::open_memory_of(pid, number, name, flags)).flatten()
+        }
         fn is_open_once(fd: i32) -> bool {
             lnx::is_open_once(fd)
         }
@@ -444,6 +451,9 @@ mod linux {
         }
         fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8> {
             memory::map(0, len, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, offset)
+        }
+        fn map_to_read(fd: i32, len: usize) -> Option<*mut u8> {
+            memory::map_to_read(len, fd)
         }
         unsafe fn replace(at: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
             let kind = if fd < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };

@@ -38,11 +38,20 @@ pub fn locks_future(yes: bool) {
 /// Maps memory of ours as `mmap` does, readable and writable, and neither locked nor dumped. With MAP_FIXED in place of what
 /// is mapped at `at`, which is accessible all the time.
 pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<*mut u8> {
-    let (rw, failed) = (libc::PROT_READ | libc::PROT_WRITE, |p: isize| (-4095..0).contains(&p));
+    map_as(libc::PROT_READ | libc::PROT_WRITE, at, len, flags, fd, offset)
+}
+
+/// The same of a file's first `len` bytes, to read only, shared with whoever writes them.
+pub fn map_to_read(len: usize, fd: i32) -> Option<*mut u8> {
+    map_as(libc::PROT_READ, 0, len, libc::MAP_SHARED | libc::MAP_NORESERVE, fd, 0)
+}
+
+fn map_as(rights: i32, at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<*mut u8> {
+    let failed = |p: isize| (-4095..0).contains(&p);
     // SAFETY: a fresh mapping, or one in place of memory of ours, as the caller says.
     let p = unsafe {
         if !LOCKED.load(Relaxed) {
-            syscall!(libc::SYS_mmap, at, len, rw, flags, fd, offset)
+            syscall!(libc::SYS_mmap, at, len, rights, flags, fd, offset)
         } else {
             // A mapping that nobody may access is not filled, as a locked one would be at once.
             let flags = flags & !libc::MAP_FIXED;
@@ -51,7 +60,7 @@ pub fn map(at: usize, len: usize, flags: i32, fd: i32, offset: usize) -> Option<
                 return None;
             }
             syscall!(libc::SYS_munlock, p, len);
-            syscall!(libc::SYS_mprotect, p, len, rw);
+            syscall!(libc::SYS_mprotect, p, len, rights);
             match at {
                 0 => p,
                 at => {

@@ -258,12 +258,13 @@ pub extern "C" fn fork_child() {
     family::after_fork_child();
     poller::after_fork_child();
     sleepers::after_fork_child();
+    // Before channels are closed that are the parent's, too: the edges are the parent's.
+    chunks::after_fork_child();
     attach::after_fork_child();
     peer::after_fork_child();
     intents::after_fork_child();
     epoll::after_fork_child();
     handoff::after_fork_child();
-    chunks::after_fork_child();
     // The threads that slept are the parent's.
     family::held().for_each(closing::let_go);
     if family::exists() && !family::member() {

@@ -5,8 +5,13 @@
 //! publishes the tail that covers the hole, and uses it for another one when the receiver has given back all of the hole.
 //!
 //! The receiver closes an entry when it needs the chunk no more: it has copied the bytes to their place in the ring, or has read all of them
-//! where they lie. Only then does it give the chunk back. So who has copied bytes of a chunk, and finds the entry as it was, has copied
-//! the right ones; and else they lie in the ring, or are read.
+//! where they lie. Only then does it give the chunk back. Where nobody will read them the sender may close it, and takes the chunk back. Who
+//! of several closes it is one. So who has copied bytes of a chunk of the same generation, and finds the entry as it was, has copied the
+//! right ones; and else they lie in the ring, or are read. That the entry is open does not say that the chunk is not back: its owner takes
+//! it from a receiver that has ended.
+//!
+//! A receiver that closes the connection says so ([`Consumer::closed`](crate::layout::Consumer)), and then closes each entry, published or
+//! not; the sender opens one, and then looks whether that was said. So one of them at least finds the entry.
 
 use crate::position::{Claim, RingPos};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -72,6 +77,10 @@ impl Entry {
     pub fn get(&self) -> Option<Hole> {
         let at = RingPos::new(self.at.get()?.number());
         let [chunk, part, way] = [0, 1, 2].map(|i| self.what[i].load(Ordering::Relaxed));
+        // Those may be another hole's by now.
+        if !self.is_open(at) {
+            return None;
+        }
         let high = |word: u64| (word >> 32) as u32;
         Some(Hole {
             at,
@@ -102,7 +111,7 @@ impl Entry {
         self.at.set(Some(hole.at.claim()));
     }
 
-    /// Receiver: the hole at `at` is none any more; what was written into the ring before is there. False: it was none.
+    /// The hole at `at` is none any more; what was written into the ring before is there. False: it was none.
     pub fn close(&self, at: RingPos) -> bool {
         self.at.compare_exchange(Some(at.claim()), None, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }

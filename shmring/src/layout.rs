@@ -301,6 +301,8 @@ pub struct Consumer {
     pub told: AtomicU64,
     /// Behind the last byte that was read while room was not given back for it; does not count where `head` is farther.
     pub read: Coded<Claim<RingPos>>,
+    /// The receiver has closed the connection: no hole is read any more (see [`hole`]).
+    pub closed: AtomicU32,
 }
 
 /// In the middle of a slot.

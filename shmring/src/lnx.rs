@@ -289,11 +289,34 @@ pub fn map(len: usize, flags: i32, fd: i32) -> Option<*mut u8> {
     (!(-4095..0).contains(&p)).then_some(p as *mut u8)
 }
 
-/// A fresh mapping of `fd` that can be read only, shared with whoever writes the file.
-pub fn map_to_read(len: usize, fd: i32) -> Option<*mut u8> {
-    // SAFETY: as above.
-    let p = unsafe { syscall!(libc::SYS_mmap, 0, len, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
-    (!(-4095..0).contains(&p)).then_some(p as *mut u8)
+/// Opens the memory of this name that another process of our user has by this descriptor. It is looked at before it is opened: to open
+/// another kind of file may do something; and if it becomes one in between, to open it does not wait.
+pub fn open_memory_of(pid: u32, number: u32, name: &CStr, flags: i32) -> Option<i32> {
+    let (mut path, mut at) = ([0u8; 48], 0);
+    let mut put = |bytes: &[u8]| {
+        path[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+    };
+    let digits = |mut n: u32| {
+        let (mut text, mut first) = ([b'0'; 10], 9);
+        while n > 9 {
+            (text[first], n, first) = (b'0' + (n % 10) as u8, n / 10, first - 1);
+        }
+        text[first] = b'0' + n as u8;
+        (text, first)
+    };
+    put(b"/proc/");
+    let (text, first) = digits(pid);
+    put(&text[first..]);
+    put(b"/fd/");
+    let (text, first) = digits(number);
+    put(&text[first..]);
+    let path = CStr::from_bytes_until_nul(&path).ok()?;
+    let mut link = [0u8; 64];
+    let n = read_link(path, &mut link);
+    let is_it = link.get(..n.max(0) as usize)?.strip_prefix(b"/memfd:")?.starts_with(name.to_bytes());
+    let fd = if is_it { open(path, flags | libc::O_NONBLOCK | libc::O_NOCTTY, 0) } else { -1 };
+    (fd >= 0).then_some(fd)
 }
 
 /// Takes a mapping away.

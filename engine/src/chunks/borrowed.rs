@@ -12,10 +12,9 @@ use crate::{members, own};
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 use shmring::chunks::borrower::{Borrower, Refused};
-use shmring::chunks::ledger::EdgeName;
+use shmring::chunks::ledger::{EdgeName, Loan};
 use shmring::chunks::name::Name;
 use shmring::layout::PoolOffer;
-use shmring::lnx;
 
 /// Edges of one process.
 const MOST: usize = 64;
@@ -43,8 +42,12 @@ pub struct Borrowed {
     files: [AtomicU32; 2],
     /// Keeps our place at the desk.
     desk_fd: AtomicI32,
-    /// That place.
+    /// That place; [`NOWHERE`].
     place: AtomicU32,
+    /// Who lends by it; 0: the owner.
+    lender: AtomicU64,
+    /// When the owner was last asked to make room there.
+    asked: AtomicU64,
     /// A note for each chunk, in memory of this process's own.
     notes: AtomicPtr<AtomicU8>,
     /// How many of them say something.
@@ -54,6 +57,11 @@ pub struct Borrowed {
     /// This process has passed chunks of it on in a channel that is there still.
     pins: AtomicU32,
 }
+
+/// [`Borrowed::place`]: there is none yet.
+const NOWHERE: u32 = u32::MAX;
+/// How often an owner is asked to make room at a desk, nanoseconds.
+const AGAIN_NS: u64 = 4_000_000;
 
 const NONE: u32 = 0;
 /// The owner has not answered.
@@ -72,7 +80,9 @@ static BORROWED: [Borrowed; MOST] = [const {
         pid: AtomicU32::new(0),
         files: [const { AtomicU32::new(0) }; 2],
         desk_fd: AtomicI32::new(-1),
-        place: AtomicU32::new(0),
+        place: AtomicU32::new(NOWHERE),
+        lender: AtomicU64::new(0),
+        asked: AtomicU64::new(0),
         notes: AtomicPtr::new(core::ptr::null_mut()),
         noted: AtomicU32::new(0),
         is_over: AtomicU32::new(0),
@@ -98,30 +108,19 @@ pub fn ask(offer: &PoolOffer) -> Option<u32> {
     let b = &BORROWED[n];
     let (id, pid, lender) = (offer.id.load(Relaxed), offer.pid.load(Relaxed), offer.lender.load(Relaxed));
     let files = offer.files.each_ref().map(|file| file.load(Relaxed));
-    if pid == K::pid() || own::are_few() {
+    if own::are_few() {
         return None;
     }
     let (memory, desk_fd) = find(pid, files, id)?;
-    let count = memory.shape.count;
-    let notes = K::zeros(count as usize);
-    let place = notes.and_then(|_| sit_down(&memory, desk_fd));
-    let undo = || {
-        memory.unmap();
-        if let Some(notes) = notes {
-            // SAFETY: nobody knows of it.
-            unsafe { K::unmap(notes, count as usize) };
-        }
-    };
-    let (Some(notes), Some(place)) = (notes, place) else {
-        undo();
-        K::close(desk_fd);
-        return None;
-    };
+    // Before a place is locked: the child of a fork must find it here.
     b.desk_fd.store(desk_fd, Relaxed);
-    if !own::adopt(&b.desk_fd) {
-        undo();
+    let adopted = own::adopt(&b.desk_fd);
+    let count = memory.shape.count;
+    let Some(notes) = K::zeros(count as usize).filter(|_| adopted) else {
+        own::discard(&b.desk_fd);
+        memory.unmap();
         return None;
-    }
+    };
     b.era.store(era(), Relaxed);
     b.id.store(id, Relaxed);
     b.pool.store(memory.pool, Relaxed);
@@ -130,47 +129,65 @@ pub fn ask(offer: &PoolOffer) -> Option<u32> {
     b.count.store(count, Relaxed);
     b.pid.store(pid, Relaxed);
     b.files.iter().zip(files).for_each(|(to, file)| to.store(file, Relaxed));
-    b.place.store(place as u32, Relaxed);
+    b.place.store(NOWHERE, Relaxed);
+    b.lender.store(lender, Relaxed);
+    b.asked.store(0, Relaxed);
     b.notes.store(notes.cast(), Relaxed);
     b.noted.store(0, Relaxed);
     b.is_over.store(0, Relaxed);
     b.pins.store(0, Relaxed);
     b.state.store(WAITS, Release);
-    let desk = memory.desk();
-    desk.edges[place].lender.store(lender, Relaxed);
-    desk.edges[place].borrower.store(party(), Relaxed);
-    desk.edges[place].state.store(ASKED, Release);
-    desk.asked.fetch_add(1, AcqRel);
+    b.sit_down();
     Some(n as u32)
 }
 
-/// Takes a place at the desk, which is kept by a lock as long as this process lives, and has the descriptor.
-fn sit_down(memory: &Mapped, desk_fd: i32) -> Option<usize> {
-    let desk = memory.desk();
-    let is_free = |place: usize| desk.edges[place].state.load(Acquire) == FREE;
-    let takes = |place: &usize| {
-        let place = *place;
-        if !is_free(place) || lnx::lock_file(desk_fd, libc::F_WRLCK, place as u64, 1) != 0 {
-            return false;
-        }
-        let taken = is_free(place) && memory.have_ledger(place);
-        if !taken {
-            lnx::lock_file(desk_fd, libc::F_UNLCK, place as u64, 1);
-        }
-        taken
-    };
-    (0..desk.edges.len()).find(takes)
-}
-
 impl Borrowed {
+    /// Takes a place at the desk, which is kept by a lock as long as this process lives, and has the descriptor; and asks for an edge there.
+    /// If there is none the owner is asked to look whether those are there still that have them.
+    fn sit_down(&self) {
+        let (memory, desk_fd) = (self.memory(), self.desk_fd.load(Relaxed));
+        let desk = memory.desk();
+        let is_free = |place: usize| desk.edges[place].state.load(Acquire) == FREE;
+        let takes = |place: &usize| {
+            let place = *place;
+            if !is_free(place) || K::lock_file(desk_fd, libc::F_WRLCK, place as u64, 1) != 0 {
+                return false;
+            }
+            let taken = is_free(place) && memory.have_ledger(place);
+            if !taken {
+                K::lock_file(desk_fd, libc::F_UNLCK, place as u64, 1);
+            }
+            taken
+        };
+        if desk_fd < 0 || members::is_filtered() {
+            return;
+        }
+        if let Some(place) = (0..desk.edges.len()).find(takes) {
+            desk.edges[place].lender.store(self.lender.load(Relaxed), Relaxed);
+            desk.edges[place].borrower.store(party(), Relaxed);
+            desk.edges[place].state.store(ASKED, Release);
+            desk.asked.fetch_add(1, AcqRel);
+            self.place.store(place as u32, Release);
+            return;
+        }
+        let now = K::now();
+        if now.wrapping_sub(self.asked.load(Relaxed)) >= AGAIN_NS {
+            self.asked.store(now, Relaxed);
+            desk.asked.fetch_add(1, AcqRel);
+        }
+    }
+
     fn memory(&self) -> Mapped {
         let shape = Shape { chunk_len: self.chunk_len.load(Relaxed), count: self.count.load(Relaxed) };
         Mapped { pool: self.pool.load(Relaxed), desk: self.desk.load(Relaxed), shape }
     }
 
     fn borrower(&self) -> Option<Borrower<'static>> {
-        let memory = self.memory();
-        let ledger = memory.ledger(self.place.load(Relaxed) as usize);
+        let (memory, place) = (self.memory(), self.place.load(Relaxed));
+        if place == NOWHERE {
+            return None;
+        }
+        let ledger = memory.ledger(place as usize);
         Borrower::new(self.id.load(Relaxed), memory.shape.chunk_len, memory.generations(), ledger)
     }
 
@@ -195,8 +212,17 @@ impl Borrowed {
         self.era.load(Relaxed) == era()
     }
 
-    /// The edge's name, once the owner has given it one.
+    /// A system call of the program's own has closed the descriptor that keeps the place: the owner may have taken all back.
+    pub fn is_lost(&self) -> bool {
+        self.is_ours() && self.desk_fd.load(Relaxed) < 0
+    }
+
+    /// The edge's name, once the owner has given it one. One thread at a time.
     pub fn answer(&self) -> Option<u32> {
+        if self.place.load(Relaxed) == NOWHERE {
+            self.sit_down();
+            return None;
+        }
         let edge = &self.memory().desk().edges[self.place.load(Relaxed) as usize];
         if edge.state.load(Acquire) != ANSWERED {
             return None;
@@ -232,9 +258,12 @@ impl Borrowed {
 
     /// Whether the named chunk has not come back to its owner since, and so its bytes were what they are meant to be.
     pub fn is_current(&self, name: &Name) -> bool {
-        core::sync::atomic::fence(Acquire);
-        let generations = self.memory().generations();
-        generations.get(name.index as usize).is_some_and(|g| g.load(Relaxed) == name.loan.generation)
+        self.memory().is_current(name.index, name.loan.generation)
+    }
+
+    /// Whether a chunk has come back to its owner so often, now that bytes of it were read.
+    pub fn is_at(&self, index: u32, generation: u32) -> bool {
+        self.memory().is_current(index, generation)
     }
 
     /// Another reason to have a chunk that is taken.
@@ -242,6 +271,11 @@ impl Borrowed {
         if let Some(note) = self.note(index) {
             note.fetch_or(KEPT, AcqRel);
         }
+    }
+
+    /// Whether the program keeps a chunk.
+    pub fn is_kept(&self, index: u32) -> bool {
+        self.note(index).is_some_and(|note| note.load(Relaxed) & KEPT != 0)
     }
 
     /// A reason is over. With the last one the chunk is given back.
@@ -274,6 +308,18 @@ impl Borrowed {
         self.borrower()?.pass(name, EdgeName::of(edge))
     }
 
+    /// What was passed on by that edge, under this name, nobody will read.
+    pub fn take_back(&self, name: &Name, edge: u32) {
+        let Some(hop) = name.loan.hop.checked_sub(1) else { return };
+        let name = Name { loan: Loan { hop, ..name.loan }, ..*name };
+        if self.is_ours()
+            && let Some(borrower) = self.borrower()
+            && borrower.keep(&name, EdgeName::of(edge))
+        {
+            borrower.done(&name);
+        }
+    }
+
     /// Undoes that.
     pub fn hold(&self, name: &Name, edge: u32) {
         if let Some(borrower) = self.borrower() {
@@ -283,9 +329,7 @@ impl Borrowed {
 
     /// Where bytes lie that were passed on.
     pub fn passed(&self, index: u32, offset: u32, len: u32) -> Option<*const u8> {
-        let shape = self.memory().shape;
-        let inside = index < shape.count && offset.checked_add(len).is_some_and(|end| end <= shape.chunk_len);
-        inside.then(|| self.memory().chunk(index).wrapping_add(offset as usize).cast_const())
+        self.memory().part(index, offset, len)
     }
 
     /// Where in a chunk an address lies.

@@ -16,7 +16,6 @@ use crate::{own, pages};
 use core::ffi::CStr;
 use core::sync::atomic::AtomicU64;
 use shmring::chunks::ledger::{EDGES, Entry, Ledger};
-use shmring::lnx;
 use shmring::sync::{AtomicU32, Ordering};
 use shmring::word::Coded;
 
@@ -133,6 +132,19 @@ impl Mapped {
         self.pool.wrapping_add(self.shape.chunks_at() + index * self.shape.stride())
     }
 
+    /// Where bytes of a chunk lie. `None`: it has none there.
+    pub fn part(&self, index: u32, offset: u32, len: u32) -> Option<*const u8> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.shape.chunk_len);
+        end.filter(|_| index < self.shape.count).map(|_| self.chunk(index).wrapping_add(offset as usize).cast_const())
+    }
+
+    /// Whether a chunk has come back so often, now that bytes of it were read.
+    pub fn is_current(&self, index: u32, generation: u32) -> bool {
+        core::sync::atomic::fence(Ordering::Acquire);
+        let count = self.generations().get(index as usize);
+        count.is_some_and(|count| count.load(Ordering::Acquire) == generation)
+    }
+
     /// The desk.
     pub fn desk(&self) -> &'static Desk {
         // SAFETY: the mapping begins with it; atomics.
@@ -186,7 +198,7 @@ pub fn make(shape: Shape, id: u64) -> Option<(Mapped, [i32; 2])> {
             return None;
         }
         let fd = K::memory_file(name, len)?;
-        lnx::set_mode(fd, 0o600);
+        K::keep_private(fd);
         let at = K::map(fd, 0, len);
         if at.is_none() {
             K::close(fd);
@@ -227,43 +239,13 @@ pub fn make(shape: Shape, id: u64) -> Option<(Mapped, [i32; 2])> {
     Some((mapped, [pool_fd, desk_fd]))
 }
 
-/// Opens a file that a process of our user has, if it is memory of this name.
-fn open(pid: u32, number: u32, name: &CStr, flags: i32) -> Option<i32> {
-    let (mut path, mut at) = ([0u8; 48], 0);
-    let mut put = |bytes: &[u8]| {
-        path[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
-    };
-    let digits = |mut n: u32| {
-        let (mut text, mut first) = ([b'0'; 10], 9);
-        while n > 9 {
-            (text[first], n, first) = (b'0' + (n % 10) as u8, n / 10, first - 1);
-        }
-        text[first] = b'0' + n as u8;
-        (text, first)
-    };
-    put(b"/proc/");
-    let (text, first) = digits(pid);
-    put(&text[first..]);
-    put(b"/fd/");
-    let (text, first) = digits(number);
-    put(&text[first..]);
-    let path = CStr::from_bytes_until_nul(&path).ok()?;
-    // What it is, before it is opened: to open another kind of file may do something, or wait.
-    let mut link = [0u8; 64];
-    let n = lnx::read_link(path, &mut link);
-    let is_ours = link.get(..n.max(0) as usize)?.strip_prefix(b"/memfd:")?.starts_with(name.to_bytes());
-    let fd = if is_ours { lnx::open(path, flags, 0) } else { -1 };
-    (fd >= 0).then_some(fd)
-}
-
 /// Opens and maps the pool `id` of another process of this user, to read, and its desk, of which the descriptor is returned.
 pub fn find(pid: u32, files: [u32; 2], id: u64) -> Option<(Mapped, i32)> {
-    let pool_fd = open(pid, files[0], POOL_NAME, libc::O_RDONLY)?;
+    let pool_fd = K::open_memory_of(pid, files[0], POOL_NAME, libc::O_RDONLY)?;
     let found = map_pool(pool_fd, id);
     K::close(pool_fd);
     let (pool, shape) = found?;
-    let desk = open(pid, files[1], DESK_NAME, libc::O_RDWR).and_then(|fd| match map_desk(fd, id, shape) {
+    let desk = K::open_memory_of(pid, files[1], DESK_NAME, libc::O_RDWR).and_then(|fd| match map_desk(fd, id, shape) {
         None => {
             K::close(fd);
             None
@@ -292,7 +274,7 @@ fn map_pool(fd: i32, id: u64) -> Option<(*mut u8, Shape)> {
     if len < PAGE as i64 || len > (MOST_BYTES as i64) * 2 || !is_fixed(fd, len as usize) {
         return None;
     }
-    let at = lnx::map_to_read(len as usize, fd)?;
+    let at = K::map_to_read(fd, len as usize)?;
     // SAFETY: a page at least; atomics, each of which is read once.
     let head: &Head = unsafe { &*at.cast() };
     let load = |word: &AtomicU32| word.load(Ordering::Relaxed);

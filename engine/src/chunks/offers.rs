@@ -10,6 +10,7 @@ use crate::lock::Lock;
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use shmring::chunks::name::Name;
 use shmring::layout::{ANSWERED, POOLS, PoolOffer};
 
 /// What this process knows of a channel's pools, beside what stands there, which the peer can write.
@@ -20,8 +21,10 @@ struct Row {
     settled: AtomicU32,
     /// What has become of each pool that the peer has offered: [`NOTHING`], [`GIVEN_UP`], or the number of an edge, and one.
     theirs: [AtomicU32; POOLS],
-    /// What each is that this side has offered: [`NOTHING`], or a [`Source`].
+    /// What each is that this side has offered: [`NOTHING`], or a [`Source`] ...
     mine: [AtomicU32; POOLS],
+    /// ... and of which pool: a source's number is another one's some time.
+    ids: [AtomicU64; POOLS],
 }
 
 const NOTHING: u32 = 0;
@@ -33,6 +36,7 @@ static ROWS: [Row; CHANS] = [const {
         settled: AtomicU32::new(0),
         theirs: [const { AtomicU32::new(NOTHING) }; POOLS],
         mine: [const { AtomicU32::new(NOTHING) }; POOLS],
+        ids: [const { AtomicU64::new(0) }; POOLS],
     }
 }; CHANS];
 
@@ -63,6 +67,22 @@ impl Source {
         Some(if word & Source::BORROWED == 0 { Source::Owned(n) } else { Source::Borrowed(n) })
     }
 
+    /// Which pool it is.
+    pub fn id(self) -> u64 {
+        match self {
+            Source::Owned(n) => owned::id(n),
+            Source::Borrowed(n) => borrowed::at(n).map_or(0, Borrowed::id),
+        }
+    }
+
+    /// Whether this process has it, and not one that it was forked from.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Source::Owned(n) => owned::place(n).is_some(),
+            Source::Borrowed(n) => borrowed::at(n).is_some_and(Borrowed::is_ours),
+        }
+    }
+
     /// Its number, who lends it, and where its owner has it.
     fn place(self) -> Option<(u64, u64, u32, [u32; 2])> {
         match self {
@@ -80,6 +100,35 @@ impl Source {
             Source::Owned(n) => owned::bytes(n, index, offset, len),
             Source::Borrowed(n) => borrowed::at(n)?.passed(index, offset, len),
         }
+    }
+
+    /// Whether a chunk has not come back to its owner since it was lent with this generation, now that bytes of it were read.
+    pub fn is_current(self, index: u32, generation: u32) -> bool {
+        match self {
+            Source::Owned(n) => owned::is_current(n, index, generation),
+            Source::Borrowed(n) => borrowed::at(n).is_some_and(|edge| edge.is_at(index, generation)),
+        }
+    }
+
+    /// What was sent under this name, by the edge that this word names, nobody will read.
+    pub fn take_back(self, name: &Name, edge: u32) {
+        match self {
+            Source::Owned(n) => owned::take_back(n, name),
+            Source::Borrowed(n) => {
+                if let Some(from) = borrowed::at(n) {
+                    from.take_back(name, edge);
+                }
+            }
+        }
+    }
+}
+
+impl Row {
+    /// Where this side has offered that.
+    fn offered(&self, source: Source) -> Option<usize> {
+        let (word, id) = (source.word(), source.id());
+        let mut all = self.mine.iter().zip(&self.ids);
+        all.position(|(mine, of)| mine.load(Acquire) == word && of.load(Relaxed) == id)
     }
 }
 
@@ -159,6 +208,12 @@ pub fn settle(chan: &Chan) {
 #[cold]
 fn meet(chan: &Chan, offered: u32) {
     if !may_refer(chan) {
+        if chan.inherited.load(Relaxed) != 0 || chan.any_fork() {
+            // Nor will they: no look asks that again.
+            let held = SETTLING.lock();
+            begin(chan).settled.store(offered, Relaxed);
+            held.release();
+        }
         return;
     }
     super::use_them();
@@ -189,12 +244,18 @@ fn meet(chan: &Chan, offered: u32) {
 /// The edge by which the peer takes chunks of `source`, if it does: which of this side's offers it is, and the edge's name.
 pub fn edge(chan: &Chan, source: Source) -> Option<(u8, u32)> {
     let offers = chan.pools(chan.role());
-    let known = row(chan).and_then(|row| row.mine.iter().position(|mine| mine.load(Relaxed) == source.word()));
+    let known = row(chan).and_then(|row| row.offered(source));
     let Some(k) = known else {
         offer(chan, source);
         return None;
     };
     let answer = offers[k].answer.load(Acquire);
+    if answer & ANSWERED == 0
+        && let Source::Owned(n) = source
+    {
+        // The peer may have asked.
+        owned::serve(n);
+    }
     (answer & ANSWERED != 0).then_some((k as u8, answer & !ANSWERED))
 }
 
@@ -220,8 +281,8 @@ fn offer(chan: &Chan, source: Source) {
 
 fn offer_now(chan: &Chan, source: Source) -> Option<()> {
     let row = begin(chan);
-    let known = |mine: &AtomicU32| mine.load(Relaxed) == source.word();
-    let k = row.mine.iter().position(|mine| mine.load(Relaxed) == NOTHING).filter(|_| !row.mine.iter().any(known))?;
+    let free = row.mine.iter().position(|mine| mine.load(Relaxed) == NOTHING);
+    let k = free.filter(|_| row.offered(source).is_none())?;
     let (id, lender, pid, files) = source.place()?;
     let offer: &PoolOffer = &chan.pools(chan.role())[k];
     offer.answer.store(0, Relaxed);
@@ -229,14 +290,18 @@ fn offer_now(chan: &Chan, source: Source) -> Option<()> {
     offer.lender.store(lender, Relaxed);
     offer.pid.store(pid, Relaxed);
     offer.files.iter().zip(files).for_each(|(to, file)| to.store(file, Relaxed));
+    row.ids[k].store(id, Relaxed);
     row.mine[k].store(source.word(), Release);
     chan.offered(chan.role()).store(k as u32 + 1, Release);
     Some(())
 }
 
-/// What this side has offered in this place.
-pub fn mine(chan: &Chan, k: u8) -> Option<Source> {
-    Source::of(row(chan)?.mine.get(usize::from(k))?.load(Relaxed))
+/// What this side has offered in this place, if that is there still, and the edge by which the peer takes chunks of it.
+pub fn mine(chan: &Chan, k: u8) -> Option<(Source, u32)> {
+    let (row, k) = (row(chan)?, usize::from(k));
+    let source = Source::of(row.mine.get(k)?.load(Acquire))?;
+    let answer = chan.pools(chan.role())[k].answer.load(Relaxed);
+    (source.id() == row.ids[k].load(Relaxed)).then_some((source, answer & !ANSWERED))
 }
 
 /// The edge by which this process takes chunks of what the peer has offered in this place, and its number.

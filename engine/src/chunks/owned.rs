@@ -26,6 +26,11 @@ struct Owned {
     state: AtomicPtr<State>,
     files: [AtomicI32; 2],
     id: AtomicU64,
+    /// Where its memory is, and what shape it has, for who reads what was lent.
+    pool: AtomicPtr<u8>,
+    desk: AtomicPtr<u8>,
+    chunk_len: AtomicU32,
+    count: AtomicU32,
 }
 
 static OWNED: [Owned; POOLS] = [const {
@@ -35,6 +40,10 @@ static OWNED: [Owned; POOLS] = [const {
         state: AtomicPtr::new(core::ptr::null_mut()),
         files: [const { AtomicI32::new(-1) }; 2],
         id: AtomicU64::new(0),
+        pool: AtomicPtr::new(core::ptr::null_mut()),
+        desk: AtomicPtr::new(core::ptr::null_mut()),
+        chunk_len: AtomicU32::new(0),
+        count: AtomicU32::new(0),
     }
 }; POOLS];
 
@@ -48,6 +57,8 @@ pub static READING: Lock = Lock::new();
 struct State {
     /// The pool's number here.
     n: usize,
+    /// See [`Taken::mark`].
+    mark: u32,
     pool: Pool<'static>,
     memory: Mapped,
     /// The edges that were answered, by their place at the desk.
@@ -60,6 +71,19 @@ struct State {
     quota: u32,
     /// Bytes of the memory that this lies in.
     len: usize,
+}
+
+/// A chunk that was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// The pool, by its number here.
+    pub n: u32,
+    /// Which of those that have had that number.
+    pub mark: u32,
+    /// The chunk's place there.
+    pub index: u32,
+    /// How often it had been taken.
+    pub number: u32,
 }
 
 /// A pool where others find it.
@@ -129,11 +153,15 @@ fn new_one(shape: Shape, quota: u32) -> Result<usize, i32> {
     let notes: &'static mut [Note] =
         unsafe { core::slice::from_raw_parts_mut(at.add(size_of::<State>()).cast(), shape.count as usize) };
     let pool = Pool::new(id, shape.chunk_len, memory.generations(), notes);
-    let state = State { n, pool, memory, joined: [None; EDGES], served: 0, looked: 0, quota, len };
+    let state = State { n, mark: id as u32, pool, memory, joined: [None; EDGES], served: 0, looked: 0, quota, len };
     // SAFETY: fresh memory of that size, page-aligned.
     unsafe { at.cast::<State>().write(state) };
     owned.state.store(at.cast(), Relaxed);
     owned.id.store(id, Relaxed);
+    owned.desk.store(memory.desk, Relaxed);
+    owned.chunk_len.store(shape.chunk_len, Relaxed);
+    owned.count.store(shape.count, Relaxed);
+    owned.pool.store(memory.pool, Release);
     owned.era.store(era(), Release);
     Ok(n)
 }
@@ -152,7 +180,7 @@ fn with<R>(n: u32, f: impl FnOnce(&mut State) -> R) -> Option<R> {
     r
 }
 
-/// Takes a pool away. `-EBUSY`: chunks of it are used, or not back.
+/// Takes a pool away. `-EBUSY`: chunks of it are used, or not back; or no call may be made that is not the program's.
 pub fn end(n: u32) -> i32 {
     let reading = READING.lock();
     let ended = end_now(n);
@@ -163,13 +191,15 @@ pub fn end(n: u32) -> i32 {
 fn end_now(n: u32) -> i32 {
     let gone = with(n, |state| {
         state.reap(true);
-        if state.pool.free_count() < state.memory.shape.count as usize {
+        if members::is_filtered() || state.pool.free_count() < state.memory.shape.count as usize {
             return None;
         }
         let owned = &OWNED[n as usize];
-        owned.era.store(0, Release);
         owned.state.store(core::ptr::null_mut(), Relaxed);
+        owned.pool.store(core::ptr::null_mut(), Relaxed);
         owned.files.iter().for_each(own::discard);
+        // Last: from then on another thread may make a pool there.
+        owned.era.store(0, Release);
         Some((state.memory, core::ptr::from_mut(state).cast::<u8>(), state.len))
     });
     match gone {
@@ -184,32 +214,49 @@ fn end_now(n: u32) -> i32 {
     }
 }
 
-/// A free chunk: its place, and where it lies. `Err`: EAGAIN, none is free; EINVAL, there is no such pool.
-pub fn take(n: u32) -> Result<(u32, *mut u8, u32), i32> {
+/// A free chunk, and where it lies. `Err`: EAGAIN, none is free; EINVAL, there is no such pool.
+pub fn take(n: u32) -> Result<(Taken, *mut u8, u32), i32> {
     let taken = with(n, |state| {
         state.serve();
         let index = state.pool.take().or_else(|| {
             state.reap(false);
             state.pool.take()
-        });
-        index.map(|index| (index, state.memory.chunk(index), state.memory.shape.chunk_len))
+        })?;
+        let number = state.pool.takes(index)?;
+        let taken = Taken { n, mark: state.mark, index, number };
+        Some((taken, state.memory.chunk(index), state.memory.shape.chunk_len))
     });
     taken.ok_or(libc::EINVAL)?.ok_or(libc::EAGAIN)
 }
 
+/// Runs `f` with the pool of a chunk that the program uses. `None`: it does not any more.
+fn with_used<R>(chunk: &Taken, f: impl FnOnce(&mut State) -> R) -> Option<R> {
+    let is_it = |state: &State| state.mark == chunk.mark && state.pool.takes(chunk.index) == Some(chunk.number);
+    with(chunk.n, |state| is_it(state).then(|| f(state))).flatten()
+}
+
 /// The program does not use a chunk any more.
-pub fn give_up(n: u32, index: u32) {
-    with(n, |state| state.pool.give_up(index));
+pub fn give_up(chunk: &Taken) {
+    with_used(chunk, |state| state.pool.give_up(chunk.index));
+}
+
+/// Whether it uses it still.
+pub fn is_used(chunk: &Taken) -> bool {
+    with_used(chunk, |_| ()).is_some()
 }
 
 /// Lends bytes of a chunk by the edge that this word names.
-pub fn lend(n: u32, index: u32, edge: u32, offset: u32, len: u32) -> Option<Name> {
-    with(n, |state| match state.pool.lend(index, EdgeName::of(edge), offset, len) {
-        Err(NotLent::Quota) => {
-            state.reap(false);
-            state.pool.lend(index, EdgeName::of(edge), offset, len).ok()
+pub fn lend(chunk: &Taken, edge: u32, offset: u32, len: u32) -> Option<Name> {
+    let (index, edge) = (chunk.index, EdgeName::of(edge));
+    with_used(chunk, |state| {
+        state.serve();
+        match state.pool.lend(index, edge, offset, len) {
+            Err(NotLent::Quota) => {
+                state.reap(false);
+                state.pool.lend(index, edge, offset, len).ok()
+            }
+            lent => lent.ok(),
         }
-        lent => lent.ok(),
     })
     .flatten()
 }
@@ -224,6 +271,11 @@ pub fn serve(n: u32) {
     with(n, State::serve);
 }
 
+/// Which pool has this number, or had it last.
+pub fn id(n: u32) -> u64 {
+    OWNED.get(n as usize).map_or(0, |owned| owned.id.load(Acquire))
+}
+
 /// Where others find a pool.
 pub fn place(n: u32) -> Option<Where> {
     let owned = OWNED.get(n as usize).filter(|owned| owned.era.load(Acquire) == era())?;
@@ -231,20 +283,30 @@ pub fn place(n: u32) -> Option<Where> {
     Some(Where { id: owned.id.load(Relaxed), files: [pool?, desk?] })
 }
 
-/// Where bytes of a chunk lie, for who has lent it: also in the child of a fork.
-pub fn bytes(n: u32, index: u32, offset: u32, len: u32) -> Option<*const u8> {
+/// The memory of a pool of which a chunk is lent, also in the child of a fork.
+fn memory(n: u32) -> Option<Mapped> {
     let owned = OWNED.get(n as usize)?;
-    // SAFETY: a pool of which a chunk is lent stays.
-    let memory = unsafe { owned.state.load(Acquire).as_ref() }?.memory;
-    let inside = index < memory.shape.count && offset.checked_add(len).is_some_and(|end| end <= memory.shape.chunk_len);
-    inside.then(|| memory.chunk(index).wrapping_add(offset as usize).cast_const())
+    let pool = owned.pool.load(Acquire);
+    let shape = Shape { chunk_len: owned.chunk_len.load(Relaxed), count: owned.count.load(Relaxed) };
+    (!pool.is_null()).then(|| Mapped { pool, desk: owned.desk.load(Relaxed), shape })
+}
+
+/// Where bytes of a chunk lie, for who has lent it. With [`READING`].
+pub fn bytes(n: u32, index: u32, offset: u32, len: u32) -> Option<*const u8> {
+    memory(n)?.part(index, offset, len)
+}
+
+/// Whether a chunk that was lent has not come back since. With [`READING`].
+pub fn is_current(n: u32, index: u32, generation: u32) -> bool {
+    memory(n).is_some_and(|memory| memory.is_current(index, generation))
 }
 
 impl State {
     #[inline]
     fn serve(&mut self) {
         let asked = self.memory.desk().asked.load(Acquire);
-        if asked != self.served {
+        // Whether somebody lives cannot be asked under a filter.
+        if asked != self.served && !members::is_filtered() {
             self.served = asked;
             self.answer();
         }
@@ -257,6 +319,8 @@ impl State {
 
     #[cold]
     fn answer(&mut self) {
+        // Those that have ended make room. Who finds none asks again.
+        self.reap(false);
         let desk = self.memory.desk();
         for (place, edge) in desk.edges.iter().enumerate() {
             if edge.state.load(Acquire) != ASKED || self.joined[place].is_some() {
@@ -272,6 +336,9 @@ impl State {
                 self.joined[place] = Some(name);
                 edge.edge.store(name.word(), Relaxed);
                 edge.state.store(ANSWERED, Release);
+            } else {
+                // The next time.
+                self.served = self.served.wrapping_sub(1);
             }
         }
     }

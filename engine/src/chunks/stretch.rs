@@ -6,14 +6,16 @@
 #![allow(unsafe_code)]
 
 use super::borrowed::Borrowed;
-use super::offers;
+use super::offers::{self, Source};
 use crate::channel::Chan;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::fence;
 use shmring::chunks::ledger::Loan;
 use shmring::chunks::name::Name;
 use shmring::driver::Conn;
 use shmring::hole::{self, Entry, HOLES, Hole, Part};
+use shmring::layout::SlotHeader;
 use shmring::position::RingPos;
 use shmring::ring;
 
@@ -23,8 +25,8 @@ pub static FILLED: AtomicU64 = AtomicU64::new(0);
 /// What the peer says of its holes cannot be, or a chunk's bytes cannot be had: the stream is lost.
 pub struct Lost;
 
-/// Holes that the receiver meets, one after the other, at most: an honest sender has fewer.
-const PATIENCE: usize = 4 * HOLES;
+/// Holes that a call meets, one after the other, at most: an honest sender has published fewer.
+const PATIENCE: usize = HOLES + 1;
 
 fn table<'a>(c: &Conn<'a>) -> &'a [Entry; HOLES] {
     &c.slot.holes[c.role.rx()]
@@ -36,23 +38,30 @@ fn name(id: u64, hole: &Hole, part: &Part) -> Name {
     Name { pool: id, index: hole.index, loan, offset: hole.offset.saturating_add(part.over), len: part.len }
 }
 
-/// The first hole behind `at`, if it begins before `n` bytes; it is covered by what was published.
-fn next(c: &Conn, at: RingPos, n: u64) -> Result<Option<(usize, Hole, Part)>, Lost> {
+/// How much is published behind `at`. One look bounds a call: a sender fills entries anew as they are closed, and one that it has opened is
+/// not published yet.
+fn there(c: &Conn, at: RingPos) -> Result<u64, Lost> {
     if !c.published().may_have_holes(at, c.size) {
-        return Ok(None);
+        return Ok(0);
     }
-    let Some((i, hole, part)) = hole::first(table(c), at, c.size).filter(|(_, _, part)| part.ahead < n) else {
-        return Ok(None);
-    };
-    let there = ring::available(c.published(), at, c.size).map_err(|_| Lost)?;
-    if part.ahead + u64::from(part.len) > there { Err(Lost) } else { Ok(Some((i, hole, part))) }
+    ring::available(c.published(), at, c.size).map_err(|_| Lost)
+}
+
+/// The first hole that begins in the `n` bytes behind `at`; `there` are published.
+fn next(c: &Conn, at: RingPos, n: u64, there: u64) -> Result<Option<(usize, Hole, Part)>, Lost> {
+    let first = hole::first(table(c), at, c.size).filter(|(_, _, part)| part.ahead < n.min(there));
+    match first {
+        Some((_, _, part)) if part.ahead + u64::from(part.len) > there => Err(Lost),
+        first => Ok(first),
+    }
 }
 
 /// Fills the holes in the `n` bytes behind `at` that this side is about to read. The receiving direction is owned.
 #[cold]
 pub fn fill(c: &Conn, chan: &Chan, at: RingPos, n: u64) -> Result<(), Lost> {
+    let there = there(c, at)?;
     for _ in 0..PATIENCE {
-        let Some((i, hole, part)) = next(c, at, n)? else { return Ok(()) };
+        let Some((i, hole, part)) = next(c, at, n, there)? else { return Ok(()) };
         fill_one(c, chan, i, &hole, &part).ok_or(Lost)?;
     }
     Err(Lost)
@@ -85,21 +94,33 @@ fn fill_one(c: &Conn, chan: &Chan, i: usize, hole: &Hole, part: &Part) -> Option
 
 /// Fills all that there are behind `at`.
 pub fn fill_all(c: &Conn, chan: &Chan, at: RingPos) -> Result<(), Lost> {
-    if c.published().may_have_holes(at, c.size) { fill(c, chan, at, c.size) } else { Ok(()) }
+    if may_have_holes(c, at) { fill(c, chan, at, c.size) } else { Ok(()) }
+}
+
+/// Whether there may be any behind `at`.
+pub fn may_have_holes(c: &Conn, at: RingPos) -> bool {
+    c.published().may_have_holes(at, c.size)
 }
 
 /// The `n` bytes behind `at` were read, and nothing of the holes among them was copied. A hole of which more is left stays.
 #[cold]
 pub fn pass(c: &Conn, chan: &Chan, at: RingPos, n: u64) {
+    let Ok(there) = there(c, at) else { return };
     for _ in 0..PATIENCE {
-        let Ok(Some((i, hole, part))) = next(c, at, n) else { return };
+        let Ok(Some((i, hole, part))) = next(c, at, n, there) else { return };
         if part.ahead + u64::from(part.len) > n {
             return;
         }
-        table(c)[i].close(hole.at);
-        if let Some((_, edge)) = offers::theirs(chan, hole.pool) {
-            edge.passed_by(&name(edge.id(), &hole, &part));
-        }
+        give_back(c, chan, i, &hole, &part);
+    }
+}
+
+/// Closes an entry whose bytes nobody here reads any more, and gives the chunk back.
+fn give_back(c: &Conn, chan: &Chan, i: usize, hole: &Hole, part: &Part) {
+    if table(c)[i].close(hole.at)
+        && let Some((_, edge)) = offers::theirs(chan, hole.pool)
+    {
+        edge.passed_by(&name(edge.id(), hole, part));
     }
 }
 
@@ -125,25 +146,91 @@ pub struct Lent {
 /// What of the `n` bytes behind `at` can be looked at as one: bytes of the ring up to a hole, or those of a chunk; at least `min`, for which
 /// holes are filled if need be. A chunk is the viewer's from then on ([`Borrowed::no_more`]). The receiving direction is owned.
 pub fn look(c: &Conn, chan: &Chan, at: RingPos, n: u64, min: u64) -> Result<Next, Lost> {
-    let Some((_, hole, part)) = next(c, at, n)? else { return Ok(Next::Bytes(n)) };
-    if part.ahead > 0 && part.ahead >= min.min(n) {
+    if n < min {
+        // Not so many: nothing is looked at, and so nothing filled.
+        return Ok(Next::Bytes(n));
+    }
+    let there = there(c, at)?;
+    let Some((_, hole, part)) = next(c, at, n, there)? else { return Ok(Next::Bytes(n)) };
+    if part.ahead > 0 && part.ahead >= min {
         return Ok(Next::Bytes(part.ahead));
     }
-    if part.ahead == 0 && u64::from(part.len) >= min.min(n) {
-        let (n, edge) = offers::theirs(chan, hole.pool).ok_or(Lost)?;
-        let name = name(edge.id(), &hole, &part);
-        let at = edge.take(&name, super::borrowed::VIEWED).map_err(|_| Lost)?;
-        return Ok(Next::Chunk(Lent { edge: n, name, at }));
+    // The ring may end before the hole does, if the sender is not honest.
+    let part = Part { len: u64::from(part.len).min(n) as u32, ..part };
+    if part.ahead == 0 && u64::from(part.len) >= min {
+        let (k, edge) = offers::theirs(chan, hole.pool).ok_or(Lost)?;
+        if !edge.is_lost() {
+            let name = name(edge.id(), &hole, &part);
+            let at = edge.take(&name, super::borrowed::VIEWED).map_err(|_| Lost)?;
+            return Ok(Next::Chunk(Lent { edge: k, name, at }));
+        }
     }
     fill(c, chan, at, n)?;
     Ok(Next::Bytes(n))
 }
 
-/// This process gives up what it receives: chunks that lie unread go back, unless the sender may yet send their bytes to the kernel. The
-/// receiving direction is owned.
-pub fn drop_unread(c: &Conn, chan: &Chan, at: RingPos, is_over: bool) {
-    if is_over && c.published().may_have_holes(at, c.size) {
-        pass(c, chan, at, c.size);
+/// This process closes the connection, which nobody reads any more: all chunks go back that were sent there, also those that the sender is
+/// about to publish. Not if the sender may yet send their bytes to the kernel (`has_left`): those are filled. The receiving direction is
+/// owned.
+pub fn drop_unread(c: &Conn, chan: &Chan, at: RingPos, has_left: bool) {
+    c.slot.consumer[c.role.rx()].closed.store(1, Relaxed);
+    // Either the sender finds that behind the entry that it opens, or the entry is found here.
+    fence(SeqCst);
+    if chan.offered(c.role.peer()).load(Relaxed) == 0 {
+        return;
+    }
+    if has_left {
+        // What cannot be had the sender has still.
+        let _ = fill_all(c, chan, at);
+        return;
+    }
+    for (i, entry) in table(c).iter().enumerate() {
+        if let Some(hole) = entry.get() {
+            give_back(c, chan, i, &hole, &Part { ahead: 0, over: 0, len: hole.len });
+        }
+    }
+}
+
+/// Whether the receiver has closed the connection, and closes all entries. To be asked behind the opening of one.
+pub fn is_closed(c: &Conn) -> bool {
+    fence(SeqCst);
+    c.slot.consumer[c.role.tx()].closed.load(Relaxed) != 0
+}
+
+/// Sender: nobody reads the connection any more, at either end: takes back what was sent there and is not back.
+pub fn take_back(slot: &SlotHeader, chan: &Chan) {
+    for entry in &slot.holes[chan.role().tx()] {
+        if let Some(hole) = entry.get()
+            && let Some((source, edge)) = offers::mine(chan, hole.pool).filter(|(source, _)| source.is_ours())
+            && entry.close(hole.at)
+        {
+            source.take_back(&sent(source, &hole), edge);
+        }
+    }
+}
+
+fn sent(source: Source, hole: &Hole) -> Name {
+    let loan = Loan { generation: hole.generation, hop: hole.hop };
+    Name { pool: source.id(), index: hole.index, loan, offset: 0, len: 0 }
+}
+
+/// Sender: a hole that was opened behind the tail is none: who opened it was killed before it was published, and other bytes come there. The
+/// sending direction is owned.
+#[cold]
+pub fn forget_unpublished(c: &Conn, chan: &Chan) {
+    let tail = RingPos::new(c.sent().tail.load(Acquire).number());
+    for entry in &c.slot.holes[c.role.tx()] {
+        if let Some(hole) = entry.get()
+            && hole.behind(tail, c.size).is_some_and(|part| part.over == 0)
+            && entry.close(hole.at)
+            && let Some((source, edge)) = offers::mine(chan, hole.pool)
+        {
+            source.take_back(&sent(source, &hole), edge);
+        }
+    }
+    let holes = &c.sent().holes;
+    if c.sent().may_have_holes(tail, c.size) {
+        holes.store(tail.claim(), Relaxed);
     }
 }
 
@@ -166,18 +253,20 @@ pub fn copy_sent(c: &Conn, chan: &Chan, from: RingPos, n: u64, into: &mut [u8]) 
             return Ok(Sent::OnRing(part.ahead.min(n)));
         }
         let n = (part.len as usize).min(into.len()).min(n as usize);
-        let source = offers::mine(chan, hole.pool);
+        let source = offers::mine(chan, hole.pool).map(|(source, _)| source);
         let at = source.and_then(|source| source.bytes(hole.index, hole.offset.saturating_add(part.over), n as u32));
         if let Some(at) = at {
             // SAFETY: `n` bytes inside the pool, and as many of the buffer. They may change meanwhile, if the receiver has read them.
             unsafe { core::ptr::copy_nonoverlapping(at, into.as_mut_ptr(), n) };
         }
-        match (table[i].is_open(hole.at), at) {
-            (true, Some(_)) => return Ok(Sent::Copied(n)),
-            (true, None) => return Err(Lost),
+        // In this order: whoever gives the chunk back closes the entry before, unless the receiver has ended.
+        let is_current = at.is_some() && source.is_some_and(|source| source.is_current(hole.index, hole.generation));
+        if !table[i].is_open(hole.at) {
             // The receiver has filled it, or read past it.
-            (false, _) => {}
+            continue;
         }
+        // The owner may have taken it from a receiver that has ended, and have written other bytes there: then the right ones are gone.
+        return if is_current { Ok(Sent::Copied(n)) } else { Err(Lost) };
     }
     Err(Lost)
 }

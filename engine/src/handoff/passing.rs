@@ -312,7 +312,8 @@ fn copy(ep: Ep, fd: i32, to: &channel::Chan, slot: usize, shares: bool) -> Optio
     let held = receiver(ep);
     let copied = left_behind(ep).and_then(|(from, at, n)| {
         let fits = n <= to.ring() as u64;
-        (fits && rx::fill(ep, from) && copy_from(ep, from, at, n as usize, to, slot, held.is_some())).then_some(n)
+        (fits && rx::fill(ep, from, held.is_some()) && copy_from(ep, from, at, n as usize, to, slot, held.is_some()))
+            .then_some(n)
     });
     if copied.is_some_and(|n| n > 0) {
         // Before another thread of this process can read all of them there.

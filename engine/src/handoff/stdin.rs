@@ -162,7 +162,7 @@ fn fill(file: i32, chan: &channel::Chan, slot: usize, n: usize, stdin: &mut Stdi
             return false;
         }
     }
-    if !rx::fill(ep, chan) {
+    if !rx::fill(ep, chan, owned) {
         return false;
     }
     let dir = chan.role().rx();

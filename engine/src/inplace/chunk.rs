@@ -9,10 +9,11 @@ use super::ring::{self, Came};
 use super::{COUNTS, Copying, Spans, fails, release};
 use crate::chunks::borrowed::{self, KEPT};
 use crate::chunks::offers::Source;
+use crate::chunks::owned::Taken;
 use crate::chunks::{self, Shape, owned};
 use crate::kernel::{K, Kernel as _};
 use crate::tx::Lends;
-use crate::{fds, real, signals};
+use crate::{fds, members, real, signals};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{c_int, c_void, iovec};
 use shmring::chunks::ledger::{HOPS, Loan};
@@ -34,13 +35,14 @@ pub struct Chunk {
     source: u32,
     /// The chunk's place there.
     index: u32,
-    /// Of one that was kept: its generation ...
+    /// Of one that was taken: how often it had been ([`owned::Taken::number`]). Of one that was kept: its generation ...
     generation: u32,
     /// ... and how often it has crossed an edge since.
     hop: u32,
     /// Where the memory begins in the chunk.
     offset: u32,
-    unused: u32,
+    /// Of one that was taken: which pool ([`owned::Taken::mark`]).
+    mark: u32,
     /// Memory that is freed with it.
     own: *mut c_void,
 }
@@ -100,7 +102,7 @@ impl Chunk {
             generation: 0,
             hop: 0,
             offset: 0,
-            unused: 0,
+            mark: 0,
             own: core::ptr::null_mut(),
         }
     }
@@ -110,10 +112,15 @@ impl Chunk {
         Held { edge: self.source, index: self.index, loan }
     }
 
-    /// Whether there is one, and it is this process's.
+    fn taken(&self) -> Taken {
+        Taken { n: self.source, mark: self.mark, index: self.index, number: self.generation }
+    }
+
+    /// Whether there is one, and it is this process's. Not one that was sent or dropped, of which the program has another copy.
     fn is_ours(&self) -> bool {
         match self.kind {
-            OWNED | HELD => self.era == chunks::era(),
+            OWNED => self.era == chunks::era() && owned::is_used(&self.taken()),
+            HELD => self.era == chunks::era() && borrowed::at(self.source).is_some_and(|edge| edge.is_kept(self.index)),
             kind => kind == COPY,
         }
     }
@@ -135,7 +142,7 @@ impl Chunk {
 
     fn end<C: Copying>(&mut self) {
         match self.kind {
-            OWNED => owned::give_up(self.source, self.index),
+            OWNED => owned::give_up(&self.taken()),
             HELD => self.held().no_more(KEPT),
             // SAFETY: allocated by this module for this chunk; the program's use of it is over.
             _ => unsafe { C::free(self.own) },
@@ -151,7 +158,7 @@ impl Lends for Lender<'_> {
     fn lend(&mut self, edge: u32) -> Option<Name> {
         let Lender(chunk, n) = self;
         match chunk.kind {
-            OWNED => owned::lend(chunk.source, chunk.index, edge, chunk.offset, *n as u32),
+            OWNED => owned::lend(&chunk.taken(), edge, chunk.offset, *n as u32),
             HELD => borrowed::at(chunk.source)?.pass(&chunk.held().name(chunk.offset, *n as u32), edge),
             _ => None,
         }
@@ -197,13 +204,14 @@ pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
     let mut looks = 0;
     loop {
         match owned::take(pool as u32) {
-            Ok((index, at, len)) => {
-                let source = pool as u32;
+            Ok((taken, at, len)) => {
                 *chunk = Chunk { at: at.cast(), len: len as usize, kind: OWNED, era: chunks::era(), ..Chunk::none() };
-                (chunk.source, chunk.index) = (source, index);
+                (chunk.source, chunk.index) = (taken.n, taken.index);
+                (chunk.mark, chunk.generation) = (taken.mark, taken.number);
                 return 0;
             }
-            Err(libc::EAGAIN) if flags == 0 => {}
+            // Under a filter it cannot sleep, nor learn of receivers that have ended.
+            Err(libc::EAGAIN) if flags == 0 && !members::is_filtered() => {}
             Err(e) => return fails(e),
         }
         if signals::interrupted(since, true) {

@@ -246,9 +246,11 @@ pub fn others_look() -> bool {
     family::may_look() && family::held().filter(|ep| looked_at(*ep)).count() > 0
 }
 
-/// Brings what lies in chunks to the ring, for who reads it there without knowing of them. The direction is owned. False: it cannot be had.
-pub fn fill(ep: Ep, chan: &Chan) -> bool {
-    stretch::fill_all(&conn::conn(ep, chan), chan, ep.rx_head.load(Relaxed)).is_ok()
+/// Brings what lies in chunks to the ring, for who reads it there without knowing of them. False: it cannot be had; so it is also if the
+/// direction is not `owned`, and there is something.
+pub fn fill(ep: Ep, chan: &Chan, owned: bool) -> bool {
+    let (c, at) = (conn::conn(ep, chan), ep.rx_head.load(Relaxed));
+    if owned { stretch::fill_all(&c, chan, at).is_ok() } else { !stretch::may_have_holes(&c, at) }
 }
 
 /// This process is about to be forked: who reads then may not know the pools.
@@ -262,7 +264,7 @@ pub fn before_fork() {
             && let Some(held) = lock::take(&ep.rx_token, None)
         {
             // What cannot be had now the next receive finds out.
-            fill(ep, chan);
+            fill(ep, chan, true);
             held.release();
         }
     }
@@ -271,9 +273,13 @@ pub fn before_fork() {
 /// The connection is closed, and nobody reads what lies unread: chunks of it go back. The direction is owned.
 pub fn drop_chunks(ep: Ep, chan: &Chan) {
     let c = conn::conn(ep, chan);
+    if common::is_common(ep, chan) {
+        // Other images may read on, from where no chunks are.
+        return;
+    }
     // Of one that has left, its sender may yet send them to the kernel.
-    let is_over = !matches!(c.me().rewind.load(Relaxed), Arbiter::Left(_));
-    stretch::drop_unread(&c, chan, ep.rx_head.load(Relaxed), is_over && !common::is_common(ep, chan));
+    let has_left = matches!(c.me().rewind.load(Relaxed), Arbiter::Left(_));
+    stretch::drop_unread(&c, chan, ep.rx_head.load(Relaxed), has_left);
 }
 
 /// What came of the end of a look.

@@ -237,6 +237,7 @@ impl Kernel for Simulated {
         let mut st: libc::stat = unsafe { core::mem::zeroed() };
         st.st_ino = *s.descriptors.get(&fd)? as u64 + 1;
         st.st_mode = libc::S_IFSOCK;
+        st.st_uid = rendezvous::uid::own();
         if let Some(file) = s.file(fd) {
             st.st_size = file.len as i64;
             st.st_mode = libc::S_IFREG;
@@ -259,8 +260,9 @@ impl Kernel for Simulated {
     }
     fn is_byte_locked(fd: i32, at: usize) -> bool {
         let s = state();
-        let held = s.descriptors.get(&fd).and_then(|id| s.locks.get(&(*id, at)));
-        held.is_some_and(|process| *process != s.process)
+        let Some(id) = s.descriptors.get(&fd) else { return false };
+        let opening = s.file(fd).and_then(|file| s.opening_locks.get(&(file.at.addr(), at as u64)));
+        s.locks.get(&(*id, at)).is_some_and(|process| *process != s.process) || opening.is_some_and(|by| by != id)
     }
     /// Of one byte, of a file in memory; sockets are not locked.
     fn lock_file(fd: i32, kind: i32, at: u64, len: u64) -> isize {
@@ -321,6 +323,12 @@ impl Kernel for Simulated {
     fn keep_private(_: i32) -> isize {
         0
     }
+    /// The other process is this one: both ends of a connection are.
+    fn open_memory_of(_: u32, number: u32, _: &CStr, _: i32) -> Option<i32> {
+        let mut s = state();
+        let &Object::File(memory, seals) = s.object(number as i32)? else { return None };
+        Some(s.open(Object::File(memory, seals)))
+    }
     fn is_open_once(fd: i32) -> bool {
         let s = state();
         let memory = s.file(fd);
@@ -368,6 +376,9 @@ impl Kernel for Simulated {
             return None;
         }
         Some(file.at.wrapping_add(offset))
+    }
+    fn map_to_read(fd: i32, len: usize) -> Option<*mut u8> {
+        Self::map(fd, 0, len)
     }
     unsafe fn replace(_: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
         if fd < 0 { Self::zeros(len) } else { Self::map(fd, 0, len) }

@@ -4,6 +4,7 @@
 
 use super::Simulated;
 use super::world::Side;
+use crate::inplace::chunk::{self, Chunk};
 use crate::inplace::keep::{self, Kept};
 use crate::inplace::{self, Copying, Spans};
 use crate::kernel::Kernel;
@@ -73,6 +74,8 @@ impl Copying for Calls {
 unsafe impl Send for Spans {}
 // SAFETY: as above.
 unsafe impl Send for Kept {}
+// SAFETY: as above.
+unsafe impl Send for Chunk {}
 
 fn result(r: isize) -> Result<usize, i32> {
     usize::try_from(r).map_err(|_| host::real::errno())
@@ -109,7 +112,48 @@ impl Kept {
     }
 }
 
+impl Chunk {
+    /// Writes to the beginning of it.
+    pub fn fill(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len);
+        // SAFETY: within the chunk, which is this program's for now.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast(), bytes.len()) };
+    }
+
+    /// What lies there.
+    pub fn bytes(&self) -> Vec<u8> {
+        // SAFETY: within the chunk, which nobody writes now.
+        unsafe { core::slice::from_raw_parts(self.at.cast_const().cast(), self.len) }.to_vec()
+    }
+
+    /// Takes a free one, without waiting.
+    pub fn take(pool: i32) -> Result<Chunk, i32> {
+        let mut taken = Chunk::none();
+        result(chunk::take(pool, MSG_DONTWAIT, &mut taken))?;
+        Ok(taken)
+    }
+
+    /// Drops it.
+    pub fn drop(mut self) -> Result<(), i32> {
+        result(chunk::drop::<Calls>(&mut self)).map(|_| ())
+    }
+}
+
 impl Side {
+    /// Sends a chunk's first `n` bytes, without waiting.
+    pub fn send_chunk(&self, chunk: &mut Chunk, n: usize) -> Result<usize, i32> {
+        // SAFETY: no lock is held; the tests keep their memory.
+        result(unsafe { chunk::send::<Calls>(self.fd, chunk, n, MSG_DONTWAIT | MSG_NOSIGNAL) })
+    }
+
+    /// Ends a look, and keeps what was seen.
+    pub fn keep_chunk(&self, view: &mut Spans) -> Result<Chunk, i32> {
+        let mut kept = Chunk::none();
+        // SAFETY: as above.
+        result(unsafe { chunk::keep::<Calls>(self.fd, view, &mut kept) })?;
+        Ok(kept)
+    }
+
     /// Reads what is on the ring, and keeps it there.
     pub fn keep(&self, least: usize, most: usize, kept: &mut Kept) -> Option<usize> {
         // SAFETY: no lock is held.

@@ -62,6 +62,19 @@ impl Simulated {
         state().in_copy = Some(Box::new(f));
     }
 
+    /// Leaves something to be done when the next hole is open, and not published.
+    pub fn when_open(f: impl FnOnce() + Send + 'static) {
+        state().when_open = Some(Box::new(f));
+    }
+
+    /// A hole is open.
+    pub fn opened() {
+        let f = unseen().when_open.take();
+        if let Some(f) = f {
+            f();
+        }
+    }
+
     /// The next sleeper sleeps in vain, until its deadline.
     pub fn nothing_meanwhile() {
         state().meanwhile.push_back(None);
@@ -89,7 +102,7 @@ impl Simulated {
     /// Whether all of that has been done.
     pub fn is_quiet() -> bool {
         let s = state();
-        s.meanwhile.is_empty() && s.in_copy.is_none()
+        s.meanwhile.is_empty() && s.in_copy.is_none() && s.when_open.is_none()
     }
 
     /// Time passes.
@@ -159,6 +172,7 @@ impl Simulated {
         let mut s = state();
         s.meanwhile.clear();
         s.in_copy = None;
+        s.when_open = None;
         s.bad.clear();
         s.raised.clear();
         s.pages = None;

@@ -1,5 +1,7 @@
 //! Two endpoints on a simulated kernel: what each call comes to, and that nothing is left behind (`World`).
 
+#[cfg(not(miri))]
+mod chunks;
 mod closing;
 // To change the process is to copy thousands of words: minutes for one test, under Miri. So it is in `slots`.
 #[cfg(not(miri))]

@@ -6,6 +6,7 @@ use super::reserve::{Patience, Reserved};
 use super::{Attempt, Unsent, failed, fitting, with_turn};
 use crate::channel::Chan;
 use crate::chunks::offers::{self, Source};
+use crate::chunks::stretch;
 use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use shmring::chunks::name::Name;
@@ -52,7 +53,7 @@ pub fn refer(
         let entry = c.slot.holes[c.role.tx()].iter().find(|entry| entry.is_free(head, c.size));
         let entry = entry.ok_or(Unsent::Elsewhere)?;
         let name = lends.lend(edge).ok_or(Unsent::Elsewhere)?;
-        entry.open(&Hole {
+        let hole = Hole {
             at: tail,
             len: name.len,
             offset: name.offset,
@@ -60,10 +61,19 @@ pub fn refer(
             generation: name.loan.generation,
             hop: name.loan.hop,
             pool,
-        });
+        };
+        entry.open(&hole);
+        #[cfg(test)]
+        crate::sim::Simulated::opened();
+        if stretch::is_closed(&c) {
+            if entry.close(tail) {
+                lends.take_back(&name, edge);
+            }
+            return Err(Unsent::Elsewhere);
+        }
         c.sent().holes.store(tail.plus(n).claim(), Release);
         // Room that nobody has reserved, and nobody fills.
-        sending.commit(n).inspect_err(|_| lends.take_back(&name, edge))
+        sending.commit(n)
     });
     match a {
         Attempt::Took(_) => Reserved::Done(()),

@@ -6,6 +6,7 @@ use super::bounce::{self, Chunk};
 use super::look::{LOOK_EVERY_US, due, look, untold};
 use super::{Unsent, go_home, tell_cork};
 use crate::channel::Chan;
+use crate::chunks::stretch;
 use crate::conn::{Taken, back, conn, lend, notify, openly, port};
 use crate::endpoint::{Ep, latch, take_living};
 use crate::kernel::{K, Kernel as _};
@@ -236,10 +237,11 @@ impl<'a> Sending<'a> {
 
     #[inline(always)]
     fn new(ep: Ep, chan: &'a Chan, fd: i32, held: Held<'a>) -> Sending<'a> {
-        Sending {
-            port: Out { ep, chan, c: conn(ep, chan), fd, lost: false, taken: false, glances: false, repeating: false },
-            held,
+        let c = conn(ep, chan);
+        if c.sent().may_have_holes(c.ep.tx_tail.load(Relaxed), c.size) {
+            stretch::forget_unpublished(&c, chan);
         }
+        Sending { port: Out { ep, chan, c, fd, lost: false, taken: false, glances: false, repeating: false }, held }
     }
 
     /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.

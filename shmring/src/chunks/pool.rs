@@ -12,6 +12,8 @@ pub struct Note {
     /// The next one in the list that it is in, of free ones or of lent ones, by its place plus 1.
     next: u32,
     is_used: bool,
+    /// How often it was taken.
+    takes: u32,
 }
 
 /// Chunks in a row.
@@ -104,8 +106,15 @@ impl<'a> Pool<'a> {
             self.collect();
         }
         let index = self.free.pop(self.notes)?;
-        self.notes[index as usize].is_used = true;
+        let note = &mut self.notes[index as usize];
+        note.is_used = true;
+        note.takes = note.takes.wrapping_add(1);
         Some(index)
+    }
+
+    /// How often a chunk was taken, if the caller uses it.
+    pub fn takes(&self, index: u32) -> Option<u32> {
+        self.notes.get(index as usize).filter(|note| note.is_used).map(|note| note.takes)
     }
 
     /// The caller does not use a chunk any more. It is free as soon as it is back from all that it was lent to.
