@@ -335,7 +335,7 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
         let carried = fds::carried(fd);
         if let Some(ep) = carried {
             // SAFETY: the caller's obligation.
-            match unsafe { ring::look(ep, fd, found.unwrap_or(min)) } {
+            match unsafe { ring::look(ep, fd, found.unwrap_or(min), flags & libc::MSG_DONTWAIT != 0) } {
                 Came::Done((whose, v)) => {
                     *view = Spans::on_ring(VIEW, whose, v.span, v.len, v.number, v.at).of_chunk(v.lent);
                     return v.len as isize;

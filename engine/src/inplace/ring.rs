@@ -11,7 +11,7 @@ use crate::rx::{self, Released, View};
 use crate::signals::{self, Runs};
 use crate::turns::{self, Direction, Turn, Wait};
 use crate::tx::{self, Lends, Reserved, Room};
-use crate::{closing, conn, fds, real};
+use crate::{closing, conn, fds, lifeline, real};
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::c_int;
@@ -214,11 +214,12 @@ pub fn give_back(whose: Whose, number: u64) {
     tx::give_back(whose.ep, whose.life, number);
 }
 
-/// What lies on `ep`'s ring and was not read, if that is `min` bytes at least, and comes next. Never waits.
+/// What lies on `ep`'s ring and was not read, if that is `min` bytes at least, and comes next. Never waits. `polls`: nor does the caller, so that
+/// it may be told at once that there is nothing.
 ///
 /// # Safety
 /// A cancellation point: no lock is held.
-pub unsafe fn look(ep: Ep, fd: c_int, min: usize) -> Came<(Whose, View)> {
+pub unsafe fn look(ep: Ep, fd: c_int, min: usize, polls: bool) -> Came<(Whose, View)> {
     const ELSEWHERE: Outcome<(Whose, View)> = Some(Ok(None));
     let since = signals::runs();
     let call = |ep: Ep, chan: &'static Chan| {
@@ -236,10 +237,21 @@ pub unsafe fn look(ep: Ep, fd: c_int, min: usize) -> Came<(Whose, View)> {
             Turn::Failed(_) => return ELSEWHERE,
         }
         let life = ep.life();
-        Some(Ok(rx::view(ep, chan, fd, life, min).map(|view| (Whose { ep, life }, view))))
+        match rx::view(ep, chan, fd, life, min) {
+            None if polls && is_idle(ep, chan, fd) => Some(Err(-libc::EAGAIN as isize)),
+            view => Some(Ok(view.map(|view| (Whose { ep, life }, view)))),
+        }
     };
     // SAFETY: the caller's obligation.
     unsafe { on_ring(ep, fd, call) }
+}
+
+/// Whether nothing has come, as far as memory says, and the lifeline, which is asked as often as a sender asks it: a program that
+/// polls asks for nothing else.
+fn is_idle(ep: Ep, chan: &'static Chan, fd: c_int) -> bool {
+    rx::is_quiet(ep, chan)
+        && (!tx::look_due(ep, chan, tx::LOOK_EVERY_US)
+            || tx::look(ep, chan, fd, libc::POLLIN | libc::POLLPRI | lifeline::ENDED) == 0)
 }
 
 /// Ends look `number` of `whose` connection, which is to be `fd`'s and began at `at`, and takes its first `n` bytes from the stream.

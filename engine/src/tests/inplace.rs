@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::inplace::Spans;
+use crate::kernel::Kernel as _;
 use crate::sim::process::Process;
 use crate::sim::world::Side;
 use crate::{leave, rx};
@@ -529,5 +530,42 @@ fn a_look_waits_for_as_many_as_it_asks_for() {
         assert_eq!(pair.b.release(&mut view, 2), Ok(()));
         assert_eq!(pair.b.look_with(1, 0).map(|view| view.len), Ok(0));
         pair.close();
+    }
+}
+
+/// Who polls by looks is told that there is nothing without a call of the kernel's, and of what only the kernel knows as soon as a sender is.
+#[test]
+fn who_polls_hears_of_a_peer_that_was_killed() {
+    let world = World::new();
+    for unread in [false, true] {
+        let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+        pair.b.close();
+        for i in 0..5 {
+            assert!(matches!(pair.a.look(1), Err(EAGAIN)));
+            assert_eq!(child.run(|| pair.b.send(&bytes(i, 9))), Ok(9));
+            let mut view = pair.a.look(1).unwrap();
+            assert!(view.is_on_ring() && view.bytes() == bytes(i, 9));
+            assert_eq!(pair.a.release(&mut view, 9), Ok(()));
+        }
+        if unread {
+            assert_eq!(pair.a.send(b"unread"), Ok(6));
+        }
+        let begun = Simulated::now();
+        let mut looks = 0;
+        let said = loop {
+            match pair.a.look(1) {
+                Err(EAGAIN) if looks == 0 => {
+                    child.kill();
+                    looks = 1;
+                }
+                Err(EAGAIN) => looks += 1,
+                said => break said.map(|view| view.len),
+            }
+            Simulated::pass(1_000);
+        };
+        // As `recv` says it.
+        assert_eq!(said, if unread { Err(ECONNRESET) } else { Ok(0) });
+        assert!(looks > 0 && Simulated::now() - begun < 60_000, "{looks} {}", Simulated::now() - begun);
+        pair.a.close();
     }
 }
