@@ -141,6 +141,17 @@ pub enum Role {
         #[arg(long)]
         seconds: u32,
     },
+    /// Sends back a word by memory that it shares, and nothing else
+    BareServer,
+    /// Sends it a word, and waits for it, in turn
+    BareClient {
+        /// Server's memory
+        #[arg(long)]
+        path: String,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
     /// An end whose other end is on another host
     #[command(subcommand)]
     Remote(remote::Role),
@@ -169,6 +180,8 @@ pub fn main(args: &WorkloadArgs) -> u8 {
         Role::MessageClient { port, calls, pattern, size, seconds } => {
             messages::client(port, calls, pattern, size, Duration::from_secs(seconds.into()))
         }
+        Role::BareServer => messages::bare_server(),
+        Role::BareClient { path, seconds } => messages::bare_client(&path, Duration::from_secs(seconds.into())),
         Role::Remote(role) => remote::main(role),
         Role::SelfTest => self_test(),
     };

@@ -3,6 +3,7 @@
 //! JSON: `{"host": {...}, "rounds", "seconds", "rows": [report::Outcome]}`. What the rows are and how they are
 //! reproduced by hand is in bench/README.md.
 
+mod api;
 mod messages;
 mod procs;
 mod remote;
@@ -66,14 +67,14 @@ fn list(rows: &[&Row], as_json: bool) {
 
 /// All rows, in the table's order.
 fn all() -> impl Iterator<Item = &'static Row> {
-    rows::ROWS.iter().chain(messages::ROWS).chain(remote::ROWS)
+    rows::ROWS.iter().chain(messages::ROWS).chain(api::ROWS).chain(remote::ROWS)
 }
 
-/// The rows named, in the table's order; `cpu`, `remote` and `zstack` stand for all that begin so, `local` for all whose both ends are here.
+/// The rows named, in the table's order; `api`, `cpu`, `remote` and `zstack` stand for all that begin so, `local` for all whose both ends are here.
 fn choose(names: &[String]) -> Result<Vec<&'static Row>, String> {
     let stands_for = |name: &str, row: &Row| match name {
-        "local" => rows::ROWS.iter().chain(messages::ROWS).any(|r| r.id == row.id),
-        "cpu" | "remote" | "zstack" => row.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')),
+        "local" => rows::ROWS.iter().chain(messages::ROWS).chain(api::ROWS).any(|r| r.id == row.id),
+        "api" | "cpu" | "remote" | "zstack" => row.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')),
         _ => row.id == name,
     };
     match names.iter().find(|n| !all().any(|r| stands_for(n, r))) {

@@ -17,6 +17,8 @@ const NO_CPU: f64 = 1000.0;
 pub struct Outcome {
     pub id: &'static str,
     pub title: &'static str,
+    /// What is in the place of the kernel, if that is not it.
+    pub beside: Option<&'static str>,
     pub unit: &'static str,
     pub operation: &'static str,
     pub kernel: Option<Summary>,
@@ -123,6 +125,7 @@ impl Outcome {
         Outcome {
             id: row.id,
             title: row.title,
+            beside: row.beside,
             unit: row.unit,
             operation: row.operation,
             kernel: None,
@@ -215,7 +218,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
         };
         rows.push([
             o.id.into(),
-            o.title.into(),
+            o.beside.map_or(o.title.into(), |beside| format!("{} (KERNEL: {beside})", o.title)),
             value(&o.kernel),
             value(&o.culvert),
             o.ratio.map_or("-".into(), |r| format!("{r:.2}x")),

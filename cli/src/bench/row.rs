@@ -40,6 +40,8 @@ pub enum Equipment {
     Zstack,
     /// zstackd, built with DPDK.
     Zstackd,
+    /// The other side of rows beside iceoryx2.
+    Iceoryx2,
 }
 
 /// One line of the table.
@@ -48,6 +50,8 @@ pub struct Row {
     pub id: &'static str,
     /// What it is.
     pub title: &'static str,
+    /// What culvert is measured beside, if that is not the kernel.
+    pub beside: Option<&'static str>,
     /// Unit of its value.
     pub unit: &'static str,
     /// More is better; otherwise less is.
@@ -95,6 +99,7 @@ pub struct Setup<'a> {
 pub const BLANK: Row = Row {
     id: "",
     title: "",
+    beside: None,
     unit: "",
     higher_is_better: true,
     floor: Floor::Less,

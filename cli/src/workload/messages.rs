@@ -7,8 +7,11 @@
 
 use super::{announce, connect};
 use serde_json::json;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// By which calls.
@@ -18,6 +21,8 @@ pub enum Calls {
     Posix,
     /// `culvert_look` and `culvert_reserve`
     Inplace,
+    /// The same without waiting: both ends look until there is something. Of each message the first word alone is written and read
+    Polled,
 }
 
 /// What is sent.
@@ -57,9 +62,13 @@ impl End {
     }
 
     fn send(&mut self, value: u64) -> io::Result<()> {
-        if self.calls == Calls::Posix {
-            make(&mut self.buffer, value);
-            return self.socket.write_all(&self.buffer);
+        match self.calls {
+            Calls::Posix => {
+                make(&mut self.buffer, value);
+                return self.socket.write_all(&self.buffer);
+            }
+            Calls::Polled => return self.send_polled(value),
+            Calls::Inplace => {}
         }
         let mut left = self.buffer.len();
         while left > 0 {
@@ -75,6 +84,9 @@ impl End {
 
     /// False: there is none any more.
     fn receive(&mut self) -> io::Result<bool> {
+        if self.calls == Calls::Polled {
+            return self.receive_polled();
+        }
         if self.calls == Calls::Posix {
             let mut got = 0;
             while got < self.buffer.len() {
@@ -103,6 +115,149 @@ impl End {
         }
         Ok(true)
     }
+}
+
+impl End {
+    fn send_polled(&self, value: u64) -> io::Result<()> {
+        let all = self.buffer.len();
+        let mut left = all;
+        while left > 0 {
+            let mut room = polled(|| culvert::try_reserve(&self.socket, left))?;
+            if left == all {
+                room.write(0, &value.to_ne_bytes());
+            }
+            left -= polled(|| room.try_commit(room.len()))?;
+        }
+        Ok(())
+    }
+
+    fn receive_polled(&mut self) -> io::Result<bool> {
+        let all = self.buffer.len();
+        let mut left = all;
+        while left > 0 {
+            let view = polled(|| culvert::try_look(&self.socket, 1))?;
+            if view.is_empty() {
+                return if left == all { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            if left == all {
+                let mut word = [0; 8];
+                view.copy_to(0, &mut word);
+                self.sum = self.sum.wrapping_add(u64::from_ne_bytes(word));
+            }
+            let n = view.len().min(left);
+            view.release(n)?;
+            left -= n;
+        }
+        Ok(true)
+    }
+}
+
+/// Makes a call until it does something.
+fn polled<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 0u32;
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => pause(&mut tries),
+            done => return done,
+        }
+    }
+}
+
+/// A program that polls goes on, and leaves the processor now and then to the other one, where there is but one.
+fn pause(tries: &mut u32) {
+    *tries += 1;
+    if tries.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
+}
+
+/// Memory of two processes, and nothing else: a word in a cache line of its own goes there, and another one comes back.
+struct Lines {
+    at: *const [Line; 2],
+    _memory: File,
+}
+
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+impl Lines {
+    fn new(memory: File) -> io::Result<Lines> {
+        let (read, write) = (libc::PROT_READ, libc::PROT_WRITE);
+        // SAFETY: a mapping of its own, as long as the process.
+        let at = unsafe {
+            let len = size_of::<[Line; 2]>();
+            libc::mmap(std::ptr::null_mut(), len, read | write, libc::MAP_SHARED, memory.as_raw_fd(), 0)
+        };
+        if at == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Lines { at: at.cast(), _memory: memory })
+        }
+    }
+
+    fn get(&self) -> (&AtomicU64, &AtomicU64) {
+        // SAFETY: mapped and aligned as a page is, of words that are atomic.
+        let [there, back] = unsafe { &*self.at };
+        (&there.0, &back.0)
+    }
+}
+
+/// What it is to wait for `word` to be another number than this.
+fn another(word: &AtomicU64, than: u64) -> u64 {
+    let mut tries = 0;
+    loop {
+        match word.load(Ordering::Acquire) {
+            n if n == than => pause(&mut tries),
+            n => return n,
+        }
+    }
+}
+
+/// Sends back what comes by [`Lines`] until that is the last.
+pub fn bare_server() -> io::Result<()> {
+    // SAFETY: a name; the descriptor is ours.
+    let memory = unsafe {
+        let fd = libc::memfd_create(c"lines".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        File::from_raw_fd(fd)
+    };
+    memory.set_len(size_of::<[Line; 2]>() as u64)?;
+    announce(format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd()))?;
+    let lines = Lines::new(memory)?;
+    let (there, back) = lines.get();
+    let mut n = 0;
+    while n != u64::MAX {
+        n = another(there, n);
+        back.store(n, Ordering::Release);
+    }
+    // It is killed.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Prints how long a word took there and back.
+pub fn bare_client(path: &str, length: Duration) -> io::Result<()> {
+    let lines = Lines::new(File::options().read(true).write(true).open(path)?)?;
+    let (there, back) = lines.get();
+    let warm = Duration::from_millis(300);
+    let (begun, mut n, mut from, mut counted) = (Instant::now(), 0u64, None, 0u64);
+    loop {
+        n += 1;
+        there.store(n, Ordering::Release);
+        another(back, n - 1);
+        if n.is_multiple_of(16) {
+            let now = begun.elapsed();
+            match from {
+                None if now > warm => (from, counted) = (Some(now), n),
+                Some(from) if now - from > length => break,
+                _ => {}
+            }
+        }
+    }
+    let took = begun.elapsed() - from.unwrap_or_default();
+    there.store(u64::MAX, Ordering::Release);
+    announce(json!({ "us": took.as_secs_f64() * 1e6 / (n - counted) as f64, "all_operations": n }))
 }
 
 /// Serves one client after another.
@@ -149,6 +304,10 @@ pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Du
     }
     let from = from.unwrap_or_default();
     let mut took = begun.elapsed() - from;
+    let path = culvert::path(&end.socket);
+    if calls == Calls::Polled && !(path.sending && (path.receiving || pattern == Pattern::OneWay)) {
+        return Err(io::Error::other("the connection is not on the rings"));
+    }
     if pattern == Pattern::OneWay {
         end.socket.shutdown(Shutdown::Write)?;
         let mut all = [0; 8];
@@ -160,7 +319,6 @@ pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Du
         took = begun.elapsed() - from;
     }
     let done = (n - counted) as f64;
-    let path = culvert::path(&end.socket);
     announce(json!({
         "rate": done / took.as_secs_f64(),
         "us": took.as_secs_f64() * 1e6 / done,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use super::super::api;
 use super::super::procs::{Job, Side};
 use super::super::row::{Equipment, Setup, program, workload};
 use crate::zstackd;
@@ -239,6 +240,7 @@ pub fn missing(s: &Setup, what: Equipment) -> Option<String> {
                 said(s, c)
             })
             .map_or_else(|e| Some(e.to_string()), |text| without_dpdk("zstack", &text)),
+        Equipment::Iceoryx2 => api::iceoryx2().err().map(|e| e.to_string()),
         Equipment::Zstackd => match zstackd::locate() {
             Err((_, e)) => Some(e),
             Ok(path) => {
