@@ -28,6 +28,8 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 #define ANY_QUEUE 0xffff
 
 #define NEXT_FRAGMENT 44
+#define ICMP_FOR_IPV6 58
+#define NEIGHBOUR_SOLICITATION 135
 
 #define FLAG_SYN 0x02
 #define FLAG_ACK 0x10
@@ -62,6 +64,27 @@ struct ip6 {
 struct vlan {
 	__be16 tag;
 	__be16 type;
+};
+
+// linux/if_arp.h's, as Ethernet and IPv4 have it.
+struct arp {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 lengths[2];
+	__be16 operation;
+	__u8 sender[6];
+	__u8 source[4];
+	__u8 target[6];
+	__u8 destination[4];
+};
+
+// A neighbour solicitation of IPv6 (RFC 4861, 4.3).
+struct solicitation {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 reserved;
+	__be32 target[4];
 };
 
 struct ports {
@@ -146,7 +169,7 @@ enum {
 	PINNED,      // as its connection was begun
 	KERNELS_OWN, // of a connection that the kernel had already
 	FRAGMENTS,
-	OTHER,       // not IP, or cut short
+	OTHER,       // neither IP nor ARP, or cut short
 	COUNTERS,
 };
 
@@ -370,6 +393,17 @@ int split(struct xdp_md *ctx)
 		if (protocol == NEXT_FRAGMENT)
 			goto fragment;
 		at = ip + 1;
+	} else if (type == bpf_htons(ETH_P_ARP)) {
+		struct arp *arp = at;
+
+		// What asks for an address, or answers to it, goes where the address's packets go.
+		if ((void *)(arp + 1) > end)
+			goto other;
+		ipv4 = true;
+		tuple.source[2] = tuple.destination[2] = bpf_htonl(0xffff);
+		__builtin_memcpy(&tuple.source[3], arp->source, 4);
+		__builtin_memcpy(&tuple.destination[3], arp->destination, 4);
+		protocol = 0;
 	} else {
 		goto other;
 	}
@@ -389,6 +423,11 @@ int split(struct xdp_md *ctx)
 		if ((void *)(ports + 1) > end)
 			goto other;
 		kind = 1;
+	} else if (protocol == ICMP_FOR_IPV6 && !ipv4) {
+		struct solicitation *asks = at;
+
+		if ((void *)(asks + 1) <= end && asks->type == NEIGHBOUR_SOLICITATION)
+			__builtin_memcpy(tuple.destination, asks->target, sizeof(tuple.destination));
 	}
 	if (ports)
 		tuple.ports = *ports;

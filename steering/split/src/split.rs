@@ -21,7 +21,7 @@ const NAME: &str = "split";
 
 /// What no rule decides, in the order of bpf/split.bpf.c.
 pub const OTHERS: [&str; 5] =
-    ["under no rule", "as their connection began", "of the kernel's connections", "fragments", "not IP"];
+    ["under no rule", "as their connection began", "of the kernel's connections", "fragments", "neither IP nor ARP"];
 
 /// The program of an interface.
 pub struct Split {

@@ -22,6 +22,8 @@ struct Packet {
     ports: (u16, u16),
     vlans: Vec<u16>,
     fragment: bool,
+    /// It asks for the destination's Ethernet address: by ARP, or a neighbour solicitation.
+    asks: bool,
 }
 
 impl Packet {
@@ -30,6 +32,25 @@ impl Packet {
         for vlan in &self.vlans {
             all.extend([0x81, 0]);
             all.extend((0x2000 | vlan).to_be_bytes());
+        }
+        match (self.asks, self.source, self.destination) {
+            (false, ..) => {}
+            (true, IpAddr::V4(source), IpAddr::V4(destination)) => {
+                all.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2]);
+                all.extend(source.octets());
+                all.extend([0; 6]);
+                all.extend(destination.octets());
+                return all;
+            }
+            (true, IpAddr::V6(source), IpAddr::V6(destination)) => {
+                all.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+                all.extend(source.octets());
+                all.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, destination.octets()[15]]);
+                all.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+                all.extend(destination.octets());
+                return all;
+            }
+            _ => unreachable!("one version of IP"),
         }
         let mut payload = [self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes()].concat();
         // As TCP, a SYN.
@@ -55,7 +76,7 @@ impl Packet {
 
     /// What the first rule says that it is under.
     fn verdict(&self, rules: &rules::Rules) -> u32 {
-        if self.fragment {
+        if self.fragment && !self.asks {
             return PASS;
         }
         let first = rules.values().find(|(packets, _)| self.is_under(packets));
@@ -76,7 +97,7 @@ impl Packet {
         };
         let among = |ports: Option<Ports>, port: u16| ports.is_none_or(|p| p.first <= port && port <= p.last);
         packets.family.is_none_or(|f| (f == Family::Ipv4) == self.source.is_ipv4())
-            && packets.protocol.is_none_or(|p| self.protocol == if p == Protocol::Tcp { 6 } else { 17 })
+            && packets.protocol.is_none_or(|p| !self.asks && self.protocol == if p == Protocol::Tcp { 6 } else { 17 })
             && within(packets.source, self.source)
             && within(packets.destination, self.destination)
             && among(packets.source_ports, self.ports.0)
@@ -129,14 +150,15 @@ fn rule() -> impl Strategy<Value = (Match, Target)> {
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = proptest::sample::select(vec![6u8, 17, 1]);
     let vlans = proptest::collection::vec(1u16..4, 0..3);
-    (any::<bool>(), any::<u8>(), any::<u8>(), protocol, (0u16..8, 0u16..8), vlans, 0u8..16).prop_map(
-        |(four, source, destination, protocol, ports, vlans, fragment)| Packet {
+    (any::<bool>(), any::<u8>(), any::<u8>(), protocol, (0u16..8, 0u16..8), vlans, 0u8..16, 0u8..6).prop_map(
+        |(four, source, destination, protocol, ports, vlans, fragment, asks)| Packet {
             source: ip(four, source),
             destination: ip(four, destination),
             protocol,
             ports,
             vlans,
             fragment: fragment == 0,
+            asks: asks == 0,
         },
     )
 }
@@ -200,6 +222,7 @@ fn packets_that_are_cut_short() {
             ports: (1, 2),
             vlans,
             fragment: false,
+            asks: false,
         };
         let bytes = whole.bytes();
         let header = bytes.len() - 20;
@@ -234,6 +257,7 @@ fn cost_of_a_packet() {
                 ports: (5, 6),
                 vlans: vec![],
                 fragment: false,
+                asks: false,
             };
             let mut bytes = packet.bytes();
             if name.ends_with("later") {
