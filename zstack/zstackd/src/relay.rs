@@ -65,14 +65,20 @@ pub fn pump<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
 /// From the program to the wire.
 fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
     give_back(conn, endpoint);
-    let Some(inner) = conn.inner.clone() else { return Outcome::Waits };
+    let Some(inner) = conn.inner.take() else { return Outcome::Waits };
+    let outcome = from_program(conn, endpoint, &inner);
+    conn.inner = Some(inner);
+    outcome
+}
+
+fn from_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>, inner: &Arc<TcpStream>) -> Outcome {
     let mut moved = 0;
     while conn.readable && !conn.program_ended {
         if moved >= ROUND {
             return Outcome::More;
         }
         if conn.lending.wanted() {
-            match lend(conn, endpoint, &inner, ROUND - moved) {
+            match lend(conn, endpoint, inner, ROUND - moved) {
                 Ok(0) => {}
                 Ok(n) => {
                     moved += n;
@@ -90,7 +96,7 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
             Err(_) => return Outcome::Waits,
         };
         let room = first.len() + second.len();
-        match (&*inner).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+        match (&**inner).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
             Ok(0) if conn.reset => return Outcome::ProgramGone,
             Ok(0) => {
                 conn.program_ended = true;
@@ -103,7 +109,7 @@ fn to_wire<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>) -> Outcome {
                 conn.sent += n as u64;
                 // Less than there was room for: nothing more was there (epoll(7), question 9), apart from an end.
                 conn.readable = n == room || conn.ending || conn.urgent;
-                let more = follows(conn, &inner);
+                let more = follows(conn, inner);
                 if endpoint.commit(conn.outer, n, more).is_err() {
                     return Outcome::Waits;
                 }
