@@ -228,9 +228,13 @@ fn mix(world: &World, slow: bool, ops: &[Op], made: &mut u64) -> Result<(), Test
 fn posix_calls_and_those_in_place_make_one_stream() {
     let wanted: u64 = std::env::var("ENGINE_CALLS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let made = Cell::new(0);
-    let mut runner = TestRunner::new(cases(3));
+    let config = cases(3);
+    let RngSeed::Fixed(first) = config.rng_seed else { unreachable!("it is chosen") };
     let sequence = (any::<bool>(), prop::collection::vec(op(), 0..150));
-    loop {
+    // A runner runs once.
+    for seed in (0..).map(|i| first.wrapping_add(i)) {
+        let mut runner = TestRunner::new(ProptestConfig { rng_seed: RngSeed::Fixed(seed), ..config.clone() });
+        let before = made.get();
         let outcome = runner.run(&sequence, |(slow, ops)| {
             let mut here = made.get();
             let outcome = run(slow, &ops, &mut here);
@@ -239,13 +243,13 @@ fn posix_calls_and_those_in_place_make_one_stream() {
         });
         match outcome {
             Ok(()) => {}
-            Err(TestError::Fail(why, (slow, ops))) => panic!("{why}\nslow: {slow}\n{ops:#?}"),
+            Err(TestError::Fail(why, (slow, ops))) => panic!("ENGINE_SEED={seed}: {why}\nslow: {slow}\n{ops:#?}"),
             Err(TestError::Abort(why)) => panic!("{why}"),
         }
+        assert!(made.get() > before);
         if made.get() >= wanted {
             break;
         }
     }
     println!("{} calls", made.get());
-    assert!(made.get() > 0);
 }
