@@ -111,6 +111,9 @@ pub struct ZstackdArgs {
     pub args: Vec<OsString>,
 }
 
+/// Where the journal of `culvert steer` is.
+pub const STEER_STATE: &str = "/run/culvert/steer";
+
 /// `culvert steer`.
 #[derive(Args, Debug)]
 pub struct SteerArgs {
@@ -118,7 +121,7 @@ pub struct SteerArgs {
     #[command(subcommand)]
     pub action: SteerAction,
     /// Where the journal is, from which everything can be undone
-    #[arg(long, value_name = "DIRECTORY", env = "CULVERT_STEER", default_value = "/run/culvert/steer", global = true)]
+    #[arg(long, value_name = "DIRECTORY", env = "CULVERT_STEER", default_value = STEER_STATE, global = true)]
     pub state: PathBuf,
     /// A machine that is imagined in a directory, instead of this one
     #[arg(long, value_name = "DIRECTORY", hide = true, global = true)]

@@ -72,6 +72,7 @@ pub fn main(args: &DoctorArgs) -> u8 {
     checks.push(seccomp());
     checks.push(processors());
     checks.push(zstackd(serving::here(), std::env::var_os("CULVERT_PATH").is_some_and(|v| v == "zstack")));
+    checks.extend(steering());
     let lossy = |s: OsString| s.to_string_lossy().into_owned();
     checks.extend(environment(std::env::vars_os().map(|(k, v)| (lossy(k), lossy(v)))));
     if let Some(library) = &library {
@@ -108,6 +109,20 @@ fn text(checks: &[Check], accelerated: bool, program: Option<&OsString>) -> Stri
         true => format!("\n{who}: connections to co-located programs under culvert go through shared memory.\n"),
         false => format!("\n{who}: NOT accelerated, for the reasons marked FAIL; everything stays on the kernel.\n"),
     }
+}
+
+/// What `culvert steer` has done here, where that can be read: it is root's.
+fn steering() -> Option<Check> {
+    let journal =
+        steering::Journal::look(Path::new(crate::args::STEER_STATE)).ok().filter(|j| !j.steps().is_empty())?;
+    Some(match journal.is_complete() {
+        true => ok("steering", "applied; `culvert steer status` shows it"),
+        false => warn(
+            "steering",
+            "`culvert steer` was broken off on its way",
+            "`culvert steer undo` restores what was found, `culvert steer apply FILE` goes on",
+        ),
+    })
 }
 
 fn io_check(name: &'static str, result: io::Result<String>, remedy: &str) -> Check {

@@ -4,7 +4,7 @@ use crate::address::Device;
 use crate::item::{Item, interface};
 use crate::journal::Journal;
 use crate::step::{State, Step};
-use crate::system::{System, device, number};
+use crate::system::{System, device, is_up, number};
 use crate::trouble::Trouble;
 use crate::usage;
 use std::collections::BTreeMap;
@@ -56,6 +56,8 @@ fn carrier(system: &dyn System, port: Device) -> bool {
 
 /// A card's link pauses for seconds when its virtual functions change.
 fn lost_link(system: &dyn System, port: Device) -> Option<String> {
+    // One that was taken down is not waited for.
+    interface(system, port).ok().filter(|name| is_up(system, name).unwrap_or(false))?;
     for _ in 0..CARRIER_WAITS {
         let mut looks = 0;
         loop {

@@ -82,6 +82,37 @@ fn an_interface_is_divided_and_put_together_again() {
     std::fs::remove_dir_all(&directory).expect("removed");
 }
 
+/// An interface is taken down, and is up again when that is undone.
+#[test]
+fn an_interface_goes_down_and_up_again() {
+    if !is_root() {
+        return;
+    }
+    let _wire = Wire::new();
+    own_sys();
+    let directory = std::env::temp_dir().join(format!("culvert-steer-up-{}", std::process::id()));
+    let (mut system, mut journal) = (Linux::new(), Journal::open(&directory).expect("a journal"));
+    let flags = |system: &Linux| system.read("class/net/here/flags").expect("its flags");
+    let found = flags(&system);
+    let config = Config::parse("[[port]]\ninterface = 'here'\nup = false\n").expect("a file");
+    let steps = steering::plan(&config, &system, &[]).unwrap_or_else(|e| panic!("{e:?}"));
+    steering::apply(&mut system, &mut journal, &steps, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    assert_ne!(flags(&system), found);
+    let undone = steering::undo(&mut system, &mut journal, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((undone.restored.len(), flags(&system)), (1, found));
+    // What a veth does not have is said, and nothing is done.
+    let config = Config::parse("[[port]]\ninterface = 'here'\nvfs = 1\n").expect("a file");
+    let troubles = steering::plan(&config, &system, &[]).expect_err("it has none");
+    assert!(troubles[0].what.contains("makes no VFs"), "{troubles:?}");
+    let config = Config::parse(
+        "[[port]]\ninterface = 'here'\n[[port.flow]]\nname = 'f'\nmatch = { protocol = 'tcp' }\nto = 'drop'\n",
+    );
+    let troubles = steering::plan(&config.expect("a file"), &system, &[]).expect_err("it has none");
+    assert!(troubles[0].what.contains("no n-tuple filters"), "{troubles:?}");
+    drop(journal);
+    std::fs::remove_dir_all(&directory).expect("removed");
+}
+
 /// A program that DPDK's net_af_xdp has loaded from the file, with its socket in its map, takes rules as our own.
 #[test]
 fn the_program_of_dpdk_takes_rules() {
