@@ -46,12 +46,22 @@
  * must not be touched any more. Each structure must still be given to culvert_commit or culvert_release with n = 0, whatever that
  * returns, since it may hold memory of its own. The descriptor to name is then -1: the number may be another file's by now, and not
  * every file can be told from the one that was closed. A
- * process that gives up its user for good (setuid) must hold neither, since it leaves rings that it shares.
+ * process that gives up its user for good (setuid) must hold neither, since it leaves rings that it shares; nor a chunk, and it ends its
+ * pools before.
  *
  * A chunk's memory is the program's from culvert_chunk_take or culvert_chunk_keep until it is sent or dropped: a taken one to write, a
  * kept one to read, since it may be another process's, and writing there ends in SIGSEGV. Every chunk must be sent or dropped, also
  * after an error. A kept chunk does not depend on the stream that brought it: that may be closed. The memory of one that was sent
  * must not be touched any more. When all that got a chunk, one after the other, are done with it or have ended, it is free again.
+ * `at` and `len` are read by the program and changed by the library alone. A structure may be copied; of its copies one is used.
+ *
+ * Limits of chunks. A process has 16 pools, and takes chunks of 64 of other processes; a pool has 64 receivers at a time, each of
+ * which is one channel: what two processes have between them, for 64 connections. A channel knows 8 pools of each side, also after
+ * they have ended. Beyond any of these, and until the place of one that has ended is free again, bytes are copied. A
+ * receiver has a pool mapped, to read, until its last connection in the channel is closed, also after the pool has ended. A pool has two
+ * of the library's descriptors, and a pool of another process one: a program that closes descriptors by a system call of its own
+ * (close_range by syscall(2)) while it keeps a chunk may find other bytes there. In a child of vfork none of the calls about pools and
+ * chunks may be made.
  *
  * The peer can write the memory of a view at any time, if it wants to: what is checked must be copied first, or read once. It
  * can read a room before it is committed.
@@ -186,7 +196,8 @@ struct culvert_chunk {
 #define CULVERT_CHUNK_COPIES(chunk) ((chunk)->kind_ == 0x63756c13u)
 
 /*
- * Makes a pool of `count` chunks of `len` bytes each, of which all that goes to one receiver may have `quota` at a time (0: all but one).
+ * Makes a pool of `count` chunks of `len` bytes each, of which all that goes to one receiver may have `quota` at a time (0: all but one);
+ * a process with which this one has several channels (more than 64 connections) is several receivers.
  * Returns its number, or -1: EINVAL (no chunks, no bytes, more than 4096 chunks or 2^30 bytes in all, a quota that is larger than
  * count), ENOMEM, EMFILE (more than 16 pools, or no descriptors for one). Never waits. Any thread may use a pool.
  *
@@ -194,13 +205,20 @@ struct culvert_chunk {
  */
 int culvert_pool_make(size_t len, size_t count, size_t quota) CULVERT_NAME("pool_make");
 
-/* Takes a pool away. Returns 0, or -1: EBUSY (a chunk is taken, or a receiver has one still), EINVAL (no pool of this process). */
+/*
+ * Takes a pool away, with its memory in this process. Returns 0, or -1: EBUSY (a chunk is taken, or a receiver has one still; or the process
+ * is under a system-call filter), EINVAL (no pool of this process).
+ */
 int culvert_pool_end(int pool) CULVERT_NAME("pool_end");
 
 /*
  * Takes a free chunk, whose bytes are what they were; waits for one, unless flags say MSG_DONTWAIT. Returns 0, or -1: EAGAIN (none is free),
- * EINTR (a signal handler without SA_RESTART), EINVAL (no pool of this process; other flags). Nothing tells a program that waits in
- * poll that a chunk has come back.
+ * EINTR (a signal handler without SA_RESTART), EINVAL (no pool of this process; other flags), EFAULT (`chunk` cannot be written).
+ *
+ * Nothing tells a program that a chunk has come back: who waits in poll has to come again, and who waits here looks again and again, some
+ * 20000 times a second. Meanwhile it does nothing for the process's connections, which another thread's calls must: a peer that leaves a ring
+ * waits for one to have what it did not read. It is no cancellation point. Under a system-call filter it does not wait (EAGAIN), and
+ * what a receiver had that has ended does not come back, since whether it has cannot be asked.
  */
 int culvert_chunk_take(int pool, int flags, struct culvert_chunk *chunk) CULVERT_NAME("chunk_take");
 
@@ -208,13 +226,15 @@ int culvert_chunk_take(int pool, int flags, struct culvert_chunk *chunk) CULVERT
  * Sends the first n bytes of a chunk, on any connected stream socket. Returns how many were sent, or -1.
  *
  * All n: the chunk is no longer the program's, also what is behind them. So it is whenever it goes by reference, which never waits. It
- * does between two processes of one user on a ring, if 4096 bytes or more are sent, and the receiver looks (culvert_look): it has met the
- * pool once it has looked twice since the first chunk was sent to it. Not while 8 chunks lie unread on the connection, or less room is
+ * does between two processes of one user on a ring, neither of which is under a system-call filter, if 4096 bytes or more are sent, and the
+ * receiver looks (culvert_look): it has met the pool once it has looked since the first chunk was sent to it, the pool's owner has then taken or
+ * sent a chunk of it, and it has looked once more. (The owner: not one that sends a chunk on.) Not while 8 chunks lie unread on the connection, or less room is
  * left than bytes are sent. Else the bytes are copied, as by send(), and wait as send() does: fewer than n may
  * be sent by a descriptor that does not wait, at a timeout or a signal; the rest is the chunk's then, to be sent later. After an error the
  * chunk is as it was.
  *
- * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EINVAL: no chunk of this process; n is 0, or more than
+ * flags: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE. Errors: those of send(); EINVAL: no chunk of this process, or one that was sent or
+ * dropped, by whatever copy of the structure; n is 0, or more than
  * `chunk->len`; other flags.
  */
 ssize_t culvert_chunk_send(int fd, struct culvert_chunk *chunk, size_t n, int flags) CULVERT_NAME("chunk_send");
@@ -224,7 +244,8 @@ ssize_t culvert_chunk_send(int fd, struct culvert_chunk *chunk, size_t n, int fl
  * how many, or -1, as culvert_release has it (and ENOMEM, with the view as it was): then there is no chunk.
  *
  * Without a copy if `CULVERT_VIEW_IS_CHUNK(view)`. A look shows a chunk as one piece, all that is unread of it and nothing else, if that
- * is as much as it was asked for; so who asks for whole messages, and sends each as a chunk, gets each as a chunk.
+ * is as much as it was asked for; so who asks for whole messages, and sends each as a chunk, gets each as a chunk. It is no cancellation
+ * point.
  */
 ssize_t culvert_chunk_keep(int fd, struct culvert_view *view, struct culvert_chunk *chunk) CULVERT_NAME("chunk_keep");
 

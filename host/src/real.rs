@@ -273,6 +273,7 @@ real! {
     fn sigaction(sig: c_int, new: *const sigaction_t, old: *mut sigaction_t) -> c_int;
     // threads
     fn pthread_testcancel() -> ();
+    fn pthread_setcancelstate(new: c_int, old: *mut c_int) -> c_int;
     // raw
     fn syscall(nr: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
     fn unshare(flags: c_int) -> c_int;

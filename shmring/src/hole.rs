@@ -14,7 +14,7 @@
 //! not; the sender opens one, and then looks whether that was said. So one of them at least finds the entry.
 
 use crate::position::{Claim, RingPos};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::word::Coded;
 
 /// Holes of one direction at a time.
@@ -126,6 +126,19 @@ impl Entry {
     pub fn clear(&self) {
         self.at.store(None, Ordering::Relaxed);
     }
+}
+
+/// Receiver: says that it closes the connection; behind that it closes each entry. Of a hole that is opened meanwhile it finds the entry, or the
+/// sender finds what is said here ([`is_closed`]).
+pub fn closes(closed: &AtomicU32) {
+    closed.store(1, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// Sender: whether the receiver has said so. To be asked behind the opening of an entry.
+pub fn is_closed(closed: &AtomicU32) -> bool {
+    fence(Ordering::SeqCst);
+    closed.load(Ordering::Relaxed) != 0
 }
 
 /// The first hole behind `at`, and its place in the table.

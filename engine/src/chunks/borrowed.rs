@@ -302,7 +302,7 @@ impl Borrowed {
     /// Passes on what the program keeps, by the edge that this word names: the name that is to be sent.
     pub fn pass(&self, name: &Name, edge: u32) -> Option<Name> {
         let is_kept_only = self.note(name.index)?.load(Relaxed) == KEPT;
-        if !is_kept_only || !self.is_ours() {
+        if !is_kept_only || !self.is_ours() || self.is_lost() {
             return None;
         }
         self.borrower()?.pass(name, EdgeName::of(edge))

@@ -9,8 +9,7 @@ use super::borrowed::Borrowed;
 use super::offers::{self, Source};
 use crate::channel::Chan;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::fence;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::chunks::ledger::Loan;
 use shmring::chunks::name::Name;
 use shmring::driver::Conn;
@@ -173,9 +172,7 @@ pub fn look(c: &Conn, chan: &Chan, at: RingPos, n: u64, min: u64) -> Result<Next
 /// about to publish. Not if the sender may yet send their bytes to the kernel (`has_left`): those are filled. The receiving direction is
 /// owned.
 pub fn drop_unread(c: &Conn, chan: &Chan, at: RingPos, has_left: bool) {
-    c.slot.consumer[c.role.rx()].closed.store(1, Relaxed);
-    // Either the sender finds that behind the entry that it opens, or the entry is found here.
-    fence(SeqCst);
+    hole::closes(&c.slot.consumer[c.role.rx()].closed);
     if chan.offered(c.role.peer()).load(Relaxed) == 0 {
         return;
     }
@@ -193,8 +190,7 @@ pub fn drop_unread(c: &Conn, chan: &Chan, at: RingPos, has_left: bool) {
 
 /// Whether the receiver has closed the connection, and closes all entries. To be asked behind the opening of one.
 pub fn is_closed(c: &Conn) -> bool {
-    fence(SeqCst);
-    c.slot.consumer[c.role.tx()].closed.load(Relaxed) != 0
+    hole::is_closed(&c.slot.consumer[c.role.tx()].closed)
 }
 
 /// Sender: nobody reads the connection any more, at either end: takes back what was sent there and is not back.

@@ -125,6 +125,13 @@ impl Chunk {
         }
     }
 
+    /// Whether its memory may be another message's: its owner may have thought that this process is no more
+    /// ([`Borrowed::is_lost`](borrowed::Borrowed::is_lost)), and has taken it back.
+    fn is_lost(&self) -> bool {
+        let gone = |edge: &borrowed::Borrowed| edge.is_lost() && !edge.is_at(self.index, self.generation);
+        self.kind == HELD && borrowed::at(self.source).is_some_and(gone)
+    }
+
     fn source(&self) -> Option<Source> {
         match self.kind {
             OWNED => Some(Source::Owned(self.source)),
@@ -229,7 +236,7 @@ pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
 /// A cancellation point. The chunk's memory is still there.
 pub unsafe fn send<C: Copying>(fd: c_int, chunk: &mut Chunk, n: usize, flags: c_int) -> isize {
     const FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-    if !chunk.is_ours() || n == 0 || n > chunk.len || flags & !FLAGS != 0 {
+    if !chunk.is_ours() || chunk.is_lost() || n == 0 || n > chunk.len || flags & !FLAGS != 0 {
         return fails(libc::EINVAL);
     }
     if n >= LEAST

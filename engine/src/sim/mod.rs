@@ -62,15 +62,20 @@ impl Simulated {
         state().in_copy = Some(Box::new(f));
     }
 
-    /// Leaves something to be done when the next hole is open, and not published.
-    pub fn when_open(f: impl FnOnce() + Send + 'static) {
-        state().when_open = Some(Box::new(f));
+    /// Leaves something to be done when the next hole is about to be open.
+    pub fn before_open(f: Box<dyn FnOnce() + Send>) {
+        state().at_hole = Some((false, f));
     }
 
-    /// A hole is open.
-    pub fn opened() {
-        let f = unseen().when_open.take();
-        if let Some(f) = f {
+    /// The same when it is open, and not published.
+    pub fn when_open(f: Box<dyn FnOnce() + Send>) {
+        state().at_hole = Some((true, f));
+    }
+
+    /// A hole is open, or about to be.
+    pub fn hole(is_open: bool) {
+        let due = unseen().at_hole.take_if(|(open, _)| *open == is_open);
+        if let Some((_, f)) = due {
             f();
         }
     }
@@ -102,7 +107,7 @@ impl Simulated {
     /// Whether all of that has been done.
     pub fn is_quiet() -> bool {
         let s = state();
-        s.meanwhile.is_empty() && s.in_copy.is_none() && s.when_open.is_none()
+        s.meanwhile.is_empty() && s.in_copy.is_none() && s.at_hole.is_none()
     }
 
     /// Time passes.
@@ -172,7 +177,7 @@ impl Simulated {
         let mut s = state();
         s.meanwhile.clear();
         s.in_copy = None;
-        s.when_open = None;
+        s.at_hole = None;
         s.bad.clear();
         s.raised.clear();
         s.pages = None;

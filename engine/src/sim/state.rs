@@ -90,8 +90,8 @@ pub(super) struct State {
     pub(super) no_sigpipe: bool,
     /// What happens in the middle of the next copy.
     pub(super) in_copy: Option<Meanwhile>,
-    /// What happens when the next hole is open.
-    pub(super) when_open: Option<Meanwhile>,
+    /// What happens when the next hole is open, or about to be.
+    pub(super) at_hole: Option<(bool, Meanwhile)>,
     /// Memory of the program that faults.
     pub(super) bad: Vec<Range<usize>>,
     /// Pages that can still be had.

@@ -96,7 +96,7 @@ fn a_chunk_is_looked_at_where_it_was_written_kept_and_passed_on() {
     pool.end();
 }
 
-/// 1: rows keep an identity that is never used again.
+/// Rows keep an identity that is never used again.
 #[test]
 fn a_pool_that_has_the_number_of_one_that_was_ended_is_another_one() {
     let world = World::new();
@@ -139,7 +139,7 @@ fn a_chunk_that_was_sent_or_dropped_is_nobodys_whatever_copies_there_are_of_it()
     pool.end();
 }
 
-/// 6: a look for more than is there shows nothing, and copies nothing.
+/// A look for more than is there shows nothing, and copies nothing.
 #[test]
 fn a_look_shows_no_less_than_it_was_asked_for() {
     let world = World::new();
@@ -161,7 +161,7 @@ fn a_look_shows_no_less_than_it_was_asked_for() {
     pool.end();
 }
 
-/// 2, 3: what is open and not published is no lie, and what was published before is filled.
+/// What is open and not published is no lie, and what was published before is filled.
 #[test]
 fn a_receiver_fills_what_is_published_while_the_sender_is_about_to_publish_more() {
     for before in [0, 1, 3] {
@@ -173,7 +173,12 @@ fn a_receiver_fills_what_is_published_while_the_sender_is_about_to_publish_more(
         let b = pair.b;
         let filled = chunks::stretch::FILLED.load(Relaxed);
         // As a receiver does that leaves.
-        Simulated::when_open(move || assert!(crate::rx::fill(b.ep, b.ep.chan().unwrap(), true)));
+        Simulated::when_open(Box::new(move || {
+            let chan = b.ep.chan().unwrap();
+            // Not without the direction: another thread may be copying there.
+            assert_eq!(crate::rx::fill(b.ep, chan, false), before == 0);
+            assert!(crate::rx::fill(b.ep, chan, true));
+        }));
         assert!(pool.send(pair.a, before * LEN, LEN));
         assert_eq!(chunks::stretch::FILLED.load(Relaxed) - filled, (before * LEN) as u64);
         assert_eq!(pool.free(), 3);
@@ -212,9 +217,17 @@ fn a_fill_does_not_chase_the_sender() {
     pool.end();
 }
 
-/// 4: who closes the entry gives the chunk back.
+/// Who closes the entry gives the chunk back.
 #[test]
 fn chunks_come_back_that_are_published_while_the_receiver_closes() {
+    for at in [Simulated::before_open as fn(Closes), Simulated::when_open] {
+        closes_while_one_is_sent(at);
+    }
+}
+
+type Closes = Box<dyn FnOnce() + Send>;
+
+fn closes_while_one_is_sent(at: fn(Closes)) {
     let world = World::new();
     // The channel stays.
     let lane = world.lane(RING, Neighbour::Own).unwrap();
@@ -227,12 +240,12 @@ fn chunks_come_back_that_are_published_while_the_receiver_closes() {
     meet(pair.a, pair.b, &pool);
     assert!(pool.send(pair.a, 0, LEN));
     let b = pair.b;
-    Simulated::when_open(move || b.close());
+    at(Box::new(move || b.close()));
     let mut chunk = pool.take();
     let _ = pair.a.send_chunk(&mut chunk, LEN);
     let _ = chunk.drop();
-    pair.a.close();
     assert_eq!(pool.free(), 4);
+    pair.a.close();
     // And so is what lies unread when the receiver closes.
     assert!(pool.send(stays.a, 0, LEN));
     stays.b.close();
@@ -241,7 +254,59 @@ fn chunks_come_back_that_are_published_while_the_receiver_closes() {
     pool.end();
 }
 
-/// 9: places become free again, and who finds none comes again.
+/// An entry that is open does not say that the chunk is not back.
+#[test]
+fn a_sender_does_not_send_the_bytes_of_the_next_message_for_those_that_were_taken_from_a_receiver_that_ended() {
+    let world = World::new();
+    let (pair, pool) = met(&world, 2);
+    assert!(pool.send(pair.a, 0, LEN));
+    // The process that took chunks ends, and another one has the socket.
+    let (_, edge) = chunks::offers::theirs(pair.b.ep.chan().unwrap(), 0).expect("an edge");
+    edge.end();
+    let next = [pool.take(), pool.take()];
+    next.iter().for_each(|chunk| chunk.fill(&[0xAA; LEN]));
+    let before = on_kernel(&pair);
+    let _ = pair.a.shutdown(SHUT_WR);
+    // It was to be repeated there.
+    assert_eq!(on_kernel(&pair), before);
+    assert_eq!(pair.a.ep.tx_phase.get(), TxPhase::Down);
+    assert!(Simulated::recv(pair.b.fd, LEN, true).is_err());
+    next.into_iter().for_each(|chunk| assert_eq!(chunk.drop(), Ok(())));
+    pair.close();
+    pool.end();
+}
+
+/// Who was killed between the two has sent nothing.
+#[test]
+fn a_hole_that_was_opened_and_not_published_is_none_for_what_comes_there() {
+    let world = World::new();
+    let (pair, pool) = met(&world, 1);
+    let slot = pair.a.ep.chan().unwrap().slot(pair.a.ep.slot.load(Relaxed) as usize);
+    let dir = pair.a.ep.chan().unwrap().role().tx();
+    let opened = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let seen = opened.clone();
+    Simulated::when_open(Box::new(move || {
+        let holes = slot.holes[dir].iter().filter_map(shmring::hole::Entry::get);
+        *seen.lock().unwrap() = holes.last();
+    }));
+    assert!(pool.send(pair.a, 0, LEN));
+    assert_eq!(pair.b.recv(LEN), Ok(bytes(0, LEN)));
+    let hole = opened.lock().unwrap().take().expect("a hole");
+    // The same chunk, as one that is lent now.
+    let chunk = pool.take();
+    chunk.fill(&[0xAA; LEN]);
+    let tail = pair.a.ep.tx_tail.load(Relaxed);
+    let open = shmring::hole::Hole { at: tail, generation: hole.generation.wrapping_add(1), ..hole };
+    slot.holes[dir][0].open(&open);
+    slot.producer[dir].holes.store(tail.plus(LEN as u64).claim(), Relaxed);
+    assert_eq!(pair.a.send(&bytes(9, LEN)), Ok(LEN));
+    assert_eq!(pair.b.recv(LEN), Ok(bytes(9, LEN)));
+    assert_eq!(chunk.drop(), Ok(()));
+    pair.close();
+    pool.end();
+}
+
+/// Places become free again, and who finds none comes again.
 #[test]
 fn the_places_of_receivers_that_have_ended_are_given_to_others() {
     let world = World::new();

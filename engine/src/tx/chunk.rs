@@ -62,9 +62,11 @@ pub fn refer(
             hop: name.loan.hop,
             pool,
         };
+        #[cfg(test)]
+        crate::sim::Simulated::hole(false);
         entry.open(&hole);
         #[cfg(test)]
-        crate::sim::Simulated::opened();
+        crate::sim::Simulated::hole(true);
         if stretch::is_closed(&c) {
             if entry.close(tail) {
                 lends.take_back(&name, edge);

@@ -85,6 +85,33 @@ unsafe fn with<T: Copy>(spans: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize
     r
 }
 
+/// The same for a call after which something is the program's that is said there alone: that it can be written is found out before.
+///
+/// # Safety
+/// As above.
+unsafe fn with_new<T: Copy>(p: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize_t {
+    super::arm();
+    // SAFETY: as above.
+    let written = unsafe { super::peek(p).and_then(|copy| super::poke(p, copy)) };
+    match written {
+        // SAFETY: as above.
+        Ok(()) => unsafe { with(p, f) },
+        Err(_) => real::ret(-libc::EFAULT as isize),
+    }
+}
+
+/// Makes a call with which a thread that were cancelled would lose what is half the program's.
+fn uncancelled<T>(f: impl FnOnce() -> T) -> T {
+    const DISABLE: c_int = 1;
+    let mut was = 0;
+    // SAFETY: a local int.
+    unsafe { real::pthread_setcancelstate(DISABLE, &raw mut was) };
+    let r = f();
+    // SAFETY: the caller's own state.
+    unsafe { real::pthread_setcancelstate(was, core::ptr::null_mut()) };
+    r
+}
+
 /// `culvert_reserve`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn culvert_1_reserve(fd: c_int, n: size_t, flags: c_int, room: *mut Spans) -> ssize_t {
@@ -129,7 +156,7 @@ pub unsafe extern "C" fn culvert_1_pool_end(pool: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn culvert_1_chunk_take(pool: c_int, flags: c_int, chunk: *mut Chunk) -> c_int {
     // SAFETY: the program's variable.
-    unsafe { with(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
+    unsafe { with_new(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
 }
 
 /// `culvert_chunk_send`.
@@ -143,7 +170,7 @@ pub unsafe extern "C-unwind" fn culvert_1_chunk_send(fd: c_int, chunk: *mut Chun
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn culvert_1_chunk_keep(fd: c_int, view: *mut Spans, chunk: *mut Chunk) -> ssize_t {
     // SAFETY: the program's variables, the view as the library has left it; no lock is held.
-    unsafe { with(view, |view| with(chunk, |chunk| chunk::keep::<Calls>(fd, view, chunk))) }
+    uncancelled(|| unsafe { with_new(view, |view| with_new(chunk, |chunk| chunk::keep::<Calls>(fd, view, chunk))) })
 }
 
 /// `culvert_chunk_drop`.
