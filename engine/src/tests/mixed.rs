@@ -223,6 +223,7 @@ fn mix(world: &World, slow: bool, ops: &[Op], made: &mut u64) -> Result<(), Test
     Ok(())
 }
 
+/// The simulated kernel keeps the memory of each connection, gigabytes for half a million calls: more are made by several processes.
 /// ENGINE_CALLS says how many calls are to be made at least; without it, as many as come of some hundred sequences.
 #[test]
 fn posix_calls_and_those_in_place_make_one_stream() {
