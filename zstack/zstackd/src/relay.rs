@@ -84,7 +84,9 @@ fn from_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>, inner: &Ar
                     moved += n;
                     continue;
                 }
-                Err(_) => return Outcome::Waits,
+                // There is no room now; or the connection has ended, which the other direction finds.
+                Err(None) => return Outcome::Waits,
+                Err(Some(outcome)) => return outcome,
             }
         }
         let most = if conn.lending.much { ROUND - moved } else { MUCH };
@@ -127,24 +129,32 @@ fn from_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>, inner: &Ar
 }
 
 /// Lends the engine what lies on the program's ring, up to `most` bytes: how many. 0: they are little, or lie elsewhere, and are to be copied.
-/// It is told again when there is room in what the connection may have on its way.
+/// An error: nothing was read, and it is told again when there is room in what the connection may have on its way; or what has become of it.
 fn lend<P: Wire>(
     conn: &mut Conn,
     endpoint: &mut Endpoint<P>,
     inner: &Arc<TcpStream>,
     most: usize,
-) -> Result<usize, Error> {
-    let room = endpoint.lendable(conn.outer, LEAST)?;
+) -> Result<usize, Option<Outcome>> {
+    let room = endpoint.lendable(conn.outer, LEAST).map_err(|_| None)?;
     let Some(lent) = conn.lending.lend(inner, conn.sent, most.min(room)) else { return Ok(0) };
     conn.sent += lent.len as u64;
     conn.readable = !lent.all || conn.ending || conn.urgent;
     let more = follows(conn, inner);
     let [first, second] = lent.pieces;
     let two = !second.is_empty();
-    // Fails where the connection has ended meanwhile, which the other direction finds.
-    endpoint.send(conn.outer, first, two || more).map_err(|(error, _)| error)?;
-    if two {
-        endpoint.send(conn.outer, second, more).map_err(|(error, _)| error)?;
+    let mut sent = endpoint.send(conn.outer, first, two || more);
+    if two && sent.is_ok() {
+        sent = endpoint.send(conn.outer, second, more);
+    }
+    match sent {
+        Ok(()) => {}
+        Err((Error::WouldBlock | Error::Connecting, _)) => {
+            // There was room. What was read cannot be put back, and no stream may go on without it.
+            debug_assert!(false, "what was lendable was refused");
+            return Err(Some(Outcome::ProgramGone));
+        }
+        Err(_) => return Err(None),
     }
     tell_of_room(conn, endpoint, inner);
     Ok(lent.len)

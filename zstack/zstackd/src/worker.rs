@@ -403,6 +403,8 @@ fn buffers(config: &Config, mtu: u16) -> sockets::Config {
     sockets::Config {
         send_ring: buffer,
         receive_ring: buffer,
+        // What is lent is bounded by the ring; a piece counts until all of it is released.
+        references: both,
         quota: 2 * buffer as usize,
         waiting: config.pending as usize,
         spare: defaults.spare.min((memory / 16 / both) as usize),

@@ -196,6 +196,35 @@ fn what_programs_write_comes_once_whatever_they_do_meanwhile() {
     });
 }
 
+/// Where more may be on its way than is commonly referenced, and the remote host reads late: nothing is left out.
+#[test]
+fn all_that_a_large_buffer_takes_comes() {
+    need_root!();
+    bounded(LIMIT, || {
+        let data = noise(8, SIZE);
+        let file = File::new("large", &data);
+        let world = World::culvert_with("buffer = 2097152");
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let mut sender = Sender::start(world.run_here("python3.11"), &file, "asked");
+        let (mut far, _) = listener.accept().expect("a connection");
+        greet(&mut far);
+        let n = sender.number();
+        // The ring, and what the remote host has of it.
+        assert!(n > 4 << 20, "{n}");
+        soon("much is on its way", LIMIT, || {
+            let details = world.details();
+            let lent = |line: &str| line.split("bytes: ").nth(1)?.split([',', ' ', '}']).next()?.parse::<u64>().ok();
+            details.lines().find_map(lent).is_some_and(|lent| lent > 3 << 19).then_some(())
+        });
+        sender.tell("go on");
+        assert_eq!(sender.says(), "moved");
+        receives(&mut far, &data, "a large buffer");
+        drop(far);
+        let (status, _) = sender.process.finish(LIMIT);
+        assert!(status.success(), "{status}");
+    });
+}
+
 /// A program that is killed, and one that closes and opens others, while the remote host has acknowledged little of what it wrote: all of it
 /// comes, and none of what other connections have in the same places.
 #[test]

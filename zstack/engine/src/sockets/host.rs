@@ -36,13 +36,19 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
         if entry.state & STARVED != 0 {
             // Told when half is free again, or all of what was queued is gone: not for every segment.
             let outgoing = entry.streams.as_ref().map(|s| &s.outgoing);
-            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used(), o.referenced()));
+            let (used, referenced) = outgoing.map_or((0, 0), |o| (o.used() as u64, o.referenced()));
             let whole = self.config.send_ring as usize;
             let ring = outgoing.and_then(|o| o.ring_len()).unwrap_or(whole);
-            // A small ring goes, once it is empty, where there is memory for a large one.
+            let (half, unreleased) = (ring as u64 / 2, entry.end - entry.released);
+            // A small ring goes, once nothing is queued in it or beside it, where there is memory for a large one.
             let large = ring < whole && self.budget.allows(entry.account, (whole - ring) as u64);
-            if used <= if large { 0 } else { ring / 2 } && referenced <= self.config.references / 2 {
-                entry.state &= !STARVED;
+            let enough = match entry.state & LENDS != 0 {
+                _ if large => used == 0 && referenced == 0,
+                true => unreleased <= half,
+                false => used <= half && referenced <= self.config.references / 2,
+            };
+            if enough {
+                entry.state &= !(STARVED | LENDS);
                 self.queue(index);
             }
         }

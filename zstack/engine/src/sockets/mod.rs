@@ -194,6 +194,8 @@ mod state {
     pub const KEEP: u16 = 256;
     /// It waits to be accepted.
     pub const WAITING: u16 = 512;
+    /// What found too little room was to be lent: what is not released counts, wherever it lies.
+    pub const LENDS: u16 = 1024;
 }
 use state::*;
 

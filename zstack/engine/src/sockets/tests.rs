@@ -719,6 +719,70 @@ fn the_owner_decides_what_a_bridge_takes() {
     assert_eq!(alive.get(), 2);
 }
 
+/// Whatever the bound of references: what was read of somebody's memory cannot be put back there.
+#[test]
+fn nothing_that_may_be_lent_is_refused() {
+    for references in [6000, 3 * u64::from(RING), 1 << 20] {
+        let ring = 8 * RING;
+        let config = Config { send_ring: ring, references, ..config() };
+        let (mut sockets, socket) = established_with(config, Receive::Copy);
+        let (mut end, mut released, mut waits) = (0, 0, 0);
+        while end < 40 * u64::from(ring) {
+            while let Ok(n) = sockets.lendable(socket, 100) {
+                for len in [n * 2 / 3, n - n * 2 / 3] {
+                    let piece = Arc::<[u8]>::from(stream(end, len));
+                    assert!(sockets.send(socket, Still::from(piece)).is_ok(), "{references}: {n} at {end}");
+                    end += len as u64;
+                }
+                assert!(end - released <= u64::from(ring));
+                let left = end - released;
+                assert_eq!(
+                    read_spans(sockets.spans(CONN, released, left.min(10) as u32)),
+                    stream(released, left.min(10) as usize)
+                );
+            }
+            // It is told of room before all is released, and not for nothing.
+            waits += 1;
+            while sockets.next_ready().is_none() {
+                assert!(released < end, "{references}: never told");
+                released = end.min(released + 700);
+                sockets.release(CONN, released);
+            }
+        }
+        assert!(waits > 40);
+    }
+}
+
+#[test]
+fn who_lends_gets_a_large_ring_when_there_is_memory_again() {
+    let (mut sockets, socket) = established_with(bounded(), Receive::Copy);
+    let (ring, mut end, mut released) = (u64::from(RING), 0, 0);
+    let others = take_all(&mut sockets.budget);
+    sockets.next_ready();
+    let mut round = |sockets: &mut Sockets<Packet>| {
+        // As who streams does: as much as can be, before all of what was lent before is released.
+        let mut most = 0;
+        for _ in 0..20 {
+            while let Ok(n) = sockets.lendable(socket, 500) {
+                sockets.send(socket, stream(end, n).into()).unwrap();
+                end += n as u64;
+            }
+            most = most.max(end - released);
+            while sockets.next_ready().is_none() {
+                assert!(released < end, "never told");
+                released = end.min(released + 500);
+                sockets.release(CONN, released);
+            }
+        }
+        most
+    };
+    assert_eq!(round(&mut sockets), ring);
+    for (place, bytes) in others {
+        sockets.budget.give(place, bytes);
+    }
+    assert_eq!(round(&mut sockets), 6000, "as much as may be referenced");
+}
+
 #[test]
 fn what_is_lent_fits_the_ring_and_its_owner_is_told_when_it_is_his_again() {
     let (mut sockets, socket) = established(Receive::Copy);
@@ -730,17 +794,20 @@ fn what_is_lent_fits_the_ring_and_its_owner_is_told_when_it_is_his_again() {
     sockets.send(socket, Still::from(memory.clone())).unwrap();
     assert_eq!(sockets.lendable(socket, 497), Err(Error::WouldBlock));
     assert_eq!(sockets.lendable(socket, 496), Ok(496));
-    sockets.tell_released(socket, 2000);
-    sockets.release(CONN, 1999);
-    assert_eq!((sockets.released(socket), sockets.next_ready()), (1999, None));
-    // A piece is its owner's when all of it is released.
-    assert_eq!(Arc::strong_count(&memory), 2);
-    sockets.release(CONN, 2000);
+    sockets.tell_released(socket, 1500);
+    sockets.release(CONN, 1499);
+    assert_eq!((sockets.released(socket), sockets.next_ready()), (1499, None));
+    sockets.release(CONN, 1500);
     assert!(sockets.next_ready().is_some() && sockets.next_ready().is_none());
+    // Who found too little room is told when half of the ring is his again, though all is one piece, which is kept whole.
+    sockets.release(CONN, 1551);
+    assert_eq!(sockets.next_ready(), None);
+    sockets.release(CONN, 1552);
+    assert!(sockets.next_ready().is_some_and(|(_, ready)| ready.writable));
+    assert_eq!((sockets.lendable(socket, 1000), Arc::strong_count(&memory)), (Ok(2048), 2));
     sockets.release(CONN, 3600);
     assert_eq!((Arc::strong_count(&memory), sockets.released(socket)), (1, 3600));
-    // Who found too little room is told of it; so is, at once, who asks for what has been.
-    assert!(sockets.next_ready().is_some_and(|(_, ready)| ready.writable));
+    // So is, at once, who asks for what has been.
     sockets.tell_released(socket, 3600);
     assert!(sockets.next_ready().is_some() && sockets.next_ready().is_none());
     assert_eq!(sockets.lendable(socket, RING as usize), Ok(RING as usize));

@@ -121,22 +121,24 @@ impl<B: Buffer> Sockets<B> {
         Ok(())
     }
 
-    /// How many bytes may be queued by reference ([`Sockets::send`]) so that they could be copied to the ring if their owner wanted them back,
-    /// at least `least`. Who shares his memory with others asks, and sends no more.
+    /// How many bytes may be queued by reference ([`Sockets::send`]), in pieces of any length, none of which is refused: so many that all which
+    /// is not released yet would fit the ring; at least `least`. Who shares his memory with others asks, and sends no more.
+    ///
+    /// A piece whose first bytes are released counts as what is left of it: the next may follow while it is still on its way.
     ///
     /// # Errors
     /// As of [`Sockets::write`].
     pub fn lendable(&mut self, socket: Socket, least: usize) -> Result<usize, Error> {
         let index = self.writable(socket)?;
         self.ring_to_send(index);
-        let drains = self.drains(&self.entries[index]);
-        let Entry { streams, state, .. } = &mut self.entries[index];
+        let (drains, references) = (self.drains(&self.entries[index]), self.config.references);
+        let Entry { streams, state, end, released, .. } = &mut self.entries[index];
         let outgoing = &streams.as_ref().expect("just given").outgoing;
-        let (ring, used) = (outgoing.ring_len().unwrap_or(0), outgoing.used() as u64 + outgoing.referenced());
-        let room = (ring as u64).saturating_sub(used) as usize;
+        let ring = outgoing.ring_len().unwrap_or(0) as u64;
+        let room = ring.saturating_sub(*end - *released).min(references.saturating_sub(outgoing.referenced())) as usize;
         if drains || room < least {
-            *state |= STARVED;
             // Nobody may have been waiting for room in a ring that nothing is in.
+            *state |= STARVED | LENDS;
             return Err(Error::WouldBlock);
         }
         Ok(room)
