@@ -6,6 +6,7 @@
 mod chunks;
 mod handed_on;
 mod holders;
+mod holes;
 mod in_place;
 mod rings;
 
