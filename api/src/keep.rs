@@ -24,6 +24,8 @@ pub struct Kept {
     pub limit: usize,
     /// Nothing was behind them: what comes next is news to `poll` and `epoll`.
     pub all: bool,
+    /// Nothing that was read before is kept, whoever has ended that: what is [given back](Keeper::give_back) counts from these bytes on.
+    pub anew: bool,
 }
 
 // SAFETY: addresses, and numbers that the library has given; nothing is bound to a thread.
@@ -49,7 +51,7 @@ impl Keeper {
         let n = l.keep(socket.as_fd().as_raw_fd(), least, most, &mut self.memory)?;
         self.holds = true;
         let spans = self.memory.span.map(|v| (v.iov_base.cast_const().cast(), v.iov_len));
-        Some(Kept { spans, len: n, limit: self.memory.limit, all: self.memory.all != 0 })
+        Some(Kept { spans, len: n, limit: self.memory.limit, all: self.memory.all != 0, anew: self.memory.anew != 0 })
     }
 
     /// The next `n` bytes of what was kept, or received behind it, are the sender's again.

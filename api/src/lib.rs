@@ -118,6 +118,14 @@ pub fn manner(socket: &impl AsFd) -> Manner {
     Manner { waits: bits & 4 != 0, more: bits & 8 != 0 }
 }
 
+/// Wakes whom this thread has sent something, if it puts that off: one that stands in for other hosts does, from the first such call on, until the
+/// next one or until it waits for events.
+pub fn settle() {
+    if let Some(l) = library() {
+        l.settle();
+    }
+}
+
 /// Reserves room for up to `n` bytes behind what was sent: at least one byte. Errors: those of `send`;
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `n` is 0.
 pub fn reserve<S: AsFd + ?Sized>(socket: &S, n: usize) -> io::Result<Room<'_>> {

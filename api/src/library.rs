@@ -78,6 +78,7 @@ pub struct KeptMemory {
     len: usize,
     pub limit: usize,
     pub all: u32,
+    pub anew: u32,
     own: [u32; 3],
     own64: [u64; 3],
 }
@@ -85,11 +86,12 @@ pub struct KeptMemory {
 impl Default for KeptMemory {
     fn default() -> KeptMemory {
         const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
-        KeptMemory { span: [PIECE; 2], len: 0, limit: 0, all: 0, own: [0; 3], own64: [0; 3] }
+        KeptMemory { span: [PIECE; 2], len: 0, limit: 0, all: 0, anew: 0, own: [0; 3], own64: [0; 3] }
     }
 }
 
 type Keep = unsafe extern "C-unwind" fn(c_int, size_t, size_t, *mut KeptMemory) -> size_t;
+type Settle = unsafe extern "C-unwind" fn();
 type GiveBack = unsafe extern "C" fn(c_int, *mut KeptMemory, size_t) -> c_int;
 
 /// `struct culvert_chunk` of `culvert.h`.
@@ -178,6 +180,7 @@ pub struct Library {
     path: PathOf,
     keep: Keep,
     give_back: GiveBack,
+    settle: Settle,
     pool_make: PoolMake,
     pool_end: PoolEnd,
     chunk_take: ChunkTake,
@@ -213,6 +216,7 @@ impl Library {
                 chunk_drop: core::mem::transmute::<*mut c_void, ChunkDrop>(find(c"culvert_1_chunk_drop")?),
                 keep: core::mem::transmute::<*mut c_void, Keep>(find(c"culvert_1_keep")?),
                 give_back: core::mem::transmute::<*mut c_void, GiveBack>(find(c"culvert_1_give_back")?),
+                settle: core::mem::transmute::<*mut c_void, Settle>(find(c"culvert_1_settle")?),
             })
         }
     }
@@ -270,6 +274,11 @@ impl Library {
     pub fn give_back(&self, fd: c_int, n: usize, kept: &mut KeptMemory) -> bool {
         // SAFETY: as above.
         unsafe { (self.give_back)(fd, kept, n) != 0 }
+    }
+
+    pub fn settle(&self) {
+        // SAFETY: takes nothing.
+        unsafe { (self.settle)() };
     }
 
     pub fn reserve(&self, fd: c_int, n: usize, flags: c_int) -> io::Result<Spans> {

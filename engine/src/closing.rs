@@ -13,7 +13,7 @@ use crate::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::fence;
 use libc::c_int;
-use shmring::family::State;
+use shmring::family::{PEER_STANDS_IN, State};
 
 /// This process gives up one descriptor of `ep`.
 pub fn drop_descriptor(ep: Ep, fd: c_int) {
@@ -110,7 +110,7 @@ fn left_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
 /// this one must not add to it. Then it ends with a RST, as in the kernel where there are too many sockets that were closed
 /// and not read (tcp_check_oom).
 fn leaves_too_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
-    let more = slots::unread_by_stranger(ep, chan);
+    let more = left_by_us(ep, chan);
     let too_much = more != 0 && !headroom::allows_left(channel::left_behind() + more);
     if too_much {
         crate::log!(
@@ -121,6 +121,15 @@ fn leaves_too_much(ep: Ep, chan: &Chan, fd: c_int) -> bool {
         lifeline::linger(fd, lifeline::RESETS);
     }
     too_much
+}
+
+/// What closing `ep` would add to that. Nothing where its peer stands in for a remote host: that has read it, though nobody has acknowledged it
+/// yet, and gives it back when somebody has, or when it has given the remote host up.
+pub fn left_by_us(ep: Ep, chan: &Chan) -> u64 {
+    match ep.stands_in.load(Relaxed) & PEER_STANDS_IN {
+        0 => slots::unread_by_stranger(ep, chan),
+        _ => 0,
+    }
 }
 
 /// Before the kernel closes the last descriptor of an attached connection.

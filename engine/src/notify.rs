@@ -13,7 +13,7 @@ use shmring::ring;
 use shmring::ring::{About, Sleeper, Stamp};
 
 /// Rings the doorbells that this thread has put off, for those who sleep still. It is to call this whenever it waits for the events of a set,
-/// and from the first time on puts off those that it would ring for bytes, if its process stands in for other hosts: so a program is woken once for
+/// earlier where it has other things to do before, and from the first time on puts off those that it would ring for bytes, if its process stands in for other hosts: so a program is woken once for
 /// all that has come for it in a turn, and finds it all, instead of once for the first, beside whom it runs. Nobody else may put them off: what a
 /// program does between two calls takes any time.
 #[inline]

@@ -102,6 +102,11 @@ const UNLIMITED_RECEIVER: u32 = 2 * 131_072;
 /// not take.
 pub const UNSENT: u32 = 1 << 31;
 
+/// Whether the sender has bounded what it has not sent (`TCP_NOTSENT_LOWAT`).
+pub fn bounds_unsent(sender: &Side) -> bool {
+    sender.sndbuf.load(Ordering::Relaxed) & UNSENT != 0
+}
+
 /// Bytes that may lie on a ring of `size` bytes: what the kernel would hold between the two sockets, if the
 /// program has limited the sender's buffer. The ends judge by the same words, in which a peer may have written anything: what
 /// no two sockets of the kernel's have counts as the least that they have.

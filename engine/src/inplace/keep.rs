@@ -28,6 +28,8 @@ pub struct Kept {
     pub limit: usize,
     /// 1: there was nothing behind them.
     pub all: u32,
+    /// 1: nothing that was read before is kept, whoever has ended that: what is given back counts from these bytes on.
+    pub anew: u32,
     /// 1: something is kept ...
     holds: u32,
     /// ... of this record ...
@@ -52,6 +54,7 @@ impl Kept {
             len: 0,
             limit: 0,
             all: 0,
+            anew: 0,
             holds: 0,
             record: 0,
             life: 0,
@@ -67,6 +70,7 @@ impl Kept {
     }
 
     fn holds(&mut self, whose: Whose, keep: &Keep) {
+        self.anew = (self.holds == 0 || self.number != keep.number).into();
         if self.holds == 0 {
             (self.holds, self.record, self.life) = (1, whose.ep.index(), whose.life);
             (self.member, self.number, self.given) = (members::myself(), keep.number, keep.at.number());

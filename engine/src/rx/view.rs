@@ -172,6 +172,11 @@ fn keep_now(
     if record.rx_phase.get() != RxPhase::Ring || there < least.max(1) as u64 {
         return None;
     }
+    let c = conn::conn(ep, chan);
+    // What was received is sent, and its sender has asked that the rest be little (TCP_NOTSENT_LOWAT): it has the room at once.
+    if ring::bounds_unsent(c.peer()) {
+        return None;
+    }
     // What lies in chunks is brought to the ring by a receive.
     if chan.slot(slot).producer[dir].may_have_holes(at, chan.ring() as u64) {
         return None;
@@ -184,7 +189,6 @@ fn keep_now(
     let before = number.filter(|number| is_kept(ep, *number));
     let kept = receiving.keep(before.is_some(), (least as u64, len as u64))?;
     let span = first(span, kept.n as usize);
-    let c = conn::conn(ep, chan);
     let limit = ring::limit(c.peer(), c.me(), c.size);
     Some(Keep {
         span,

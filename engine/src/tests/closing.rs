@@ -415,3 +415,25 @@ fn what_is_left_with_one_who_stands_in_has_no_timer_of_the_kernels() {
         pair.close();
     }
 }
+
+/// Nor does it count as left by this process: it was read, and closing it is no reason for a reset.
+#[test]
+fn what_one_who_stands_in_has_read_is_not_left_behind() {
+    use crate::inplace::keep::Kept;
+    use crate::sim::world::Neighbour;
+    let world = World::new();
+    for stands_in in [0, PEER_STANDS_IN] {
+        let pair = world.pair();
+        assert!(pair.attach_in(world.lane(RING, Neighbour::Stranger).unwrap()));
+        warm(&pair);
+        let mut kept = Kept::none();
+        assert_eq!(pair.a.send(&bytes(0, RING / 2)), Ok(RING / 2));
+        assert_eq!(pair.b.keep(1, RING, &mut kept), Some(RING / 2));
+        pair.a.ep.stands_in.store(stands_in, Relaxed);
+        let left = closing::left_by_us(pair.a.ep, pair.a.ep.chan().unwrap());
+        assert_eq!(left == 0, stands_in != 0, "{left}");
+        pair.a.ep.stands_in.store(0, Relaxed);
+        assert!(!pair.b.give_back(None, &mut kept));
+        pair.close();
+    }
+}

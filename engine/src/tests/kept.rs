@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::inplace::keep::Kept;
+use crate::kernel::{K, Kernel as _};
 use crate::leave;
 use crate::sim::world::Side;
 use core::sync::atomic::Ordering::Relaxed;
@@ -118,6 +119,46 @@ fn a_sender_that_sleeps_is_woken_when_what_is_kept_is_given_back() {
     Simulated::meanwhile(move || assert!(pair.b.give_back(Some(RING as u64 / 2), &mut kept)));
     assert_eq!(pair.a.send_with(b"room", 0), Ok(4));
     assert_eq!(pair.b.recv(9), Ok(b"room".to_vec()));
+    pair.close();
+}
+
+/// Whoever counts what it gives back from the first byte that it keeps is told where that is, also where a look was ended behind its back.
+#[test]
+fn who_keeps_again_what_others_have_given_back_is_told() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut kept = Kept::none();
+    let mut keep = |ended: bool| {
+        assert_eq!(pair.a.send(&bytes(0, 4_000)), Ok(4_000));
+        if ended {
+            crate::conn::end_view(pair.b.ep, pair.b.ep.chan().unwrap(), |_| true);
+        }
+        assert_eq!(pair.b.keep(1, RING, &mut kept), Some(4_000));
+        kept.anew
+    };
+    assert_eq!([keep(false), keep(false), keep(true), keep(false)], [1, 0, 1, 0]);
+    assert!(!pair.b.give_back(None, &mut kept));
+    assert_eq!(pair.a.send(b"a"), Ok(1));
+    assert_eq!((pair.b.keep(1, 9, &mut kept), kept.anew), (Some(1), 1));
+    pair.close();
+}
+
+/// Its sender wants room when bytes were sent, not when they were acknowledged.
+#[test]
+fn nothing_is_kept_of_who_bounds_what_it_has_not_sent() {
+    let world = World::new();
+    let pair = warmed(&world);
+    let mut kept = Kept::none();
+    let chan = pair.a.ep.chan().unwrap();
+    for (low, keeps) in [(0, true), (5_000, false)] {
+        if low > 0 {
+            assert_eq!(K::set_option(pair.a.fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, low), 0);
+            crate::tx::buffer_set(pair.a.ep, chan, pair.a.fd);
+        }
+        assert_eq!(pair.a.send(&bytes(0, 4_000)), Ok(4_000));
+        assert_eq!(pair.b.keep(1, RING, &mut kept), keeps.then_some(4_000), "{low}");
+    }
+    assert!(pair.b.recv(RING).unwrap() == bytes(0, 4_000));
     pair.close();
 }
 

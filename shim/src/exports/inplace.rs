@@ -195,6 +195,12 @@ pub unsafe extern "C" fn culvert_1_give_back(fd: c_int, kept: *mut Kept, n: size
     keep::give_back(fd, kept, (n != size_t::MAX).then_some(n as u64)).into()
 }
 
+/// `culvert_settle`.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn culvert_1_settle() {
+    engine::notify::settle();
+}
+
 /// `struct culvert_counts`.
 #[repr(C)]
 #[derive(Clone, Copy)]

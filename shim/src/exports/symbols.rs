@@ -302,6 +302,7 @@ pub const OWN: &[(&str, &str)] = &[
     ("culvert_1_chunk_drop", HEADER),
     ("culvert_1_keep", HEADER),
     ("culvert_1_give_back", HEADER),
+    ("culvert_1_settle", HEADER),
     ("culvert_1_counts", HEADER),
     ("culvert_1_path", HEADER),
 ];

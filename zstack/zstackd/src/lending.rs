@@ -73,9 +73,8 @@ impl Lending {
 
     /// Up to `most` bytes that the program has written, which follow at `position` in the stream, if they are many and lie on a ring.
     pub fn lend(&mut self, inner: &Arc<TcpStream>, position: u64, most: usize) -> Option<Lent> {
-        let holds = self.keeper.holds();
         let kept = self.keeper.keep(inner, LEAST, most)?;
-        if !holds {
+        if kept.anew {
             self.given = position;
         }
         self.end = position + kept.len as u64;

@@ -51,6 +51,9 @@ const PARTED: u64 = TUN + 4;
 /// The first of those who ask for all connections.
 const ASKER: u64 = TUN + 16;
 
+/// So many bytes that were brought to programs are told of before others are brought anything.
+const MUCH: u64 = 64 << 10;
+
 /// While there is always something to do, descriptors are looked at once in so many rounds.
 const LOOK: u32 = 4;
 
@@ -349,11 +352,22 @@ impl<P: Wire> Worker<P> {
     /// Moves what there is to move, one round for each connection that is queued now.
     fn work(&mut self) -> bool {
         let n = self.work.len();
+        let mut brought = 0;
         for _ in 0..n {
             let Some(index) = self.work.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(index) else { continue };
             conn.queued = false;
+            let before = conn.received;
             self.advance(index);
+            brought += self.conns.get(index).map_or(0, |conn| conn.received.saturating_sub(before));
+            if brought >= MUCH {
+                culvert::settle();
+                brought = 0;
+            }
+        }
+        // Before anything else is done, or the next round: a program may be on a processor of its own, and has all of this round.
+        if n > 0 {
+            culvert::settle();
         }
         n > 0
     }
