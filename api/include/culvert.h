@@ -228,7 +228,7 @@ int culvert_chunk_take(int pool, int flags, struct culvert_chunk *chunk) CULVERT
  * All n: the chunk is no longer the program's, also what is behind them. So it is whenever it goes by reference, which never waits. It
  * does between two processes of one user on a ring, neither of which is under a system-call filter, if 4096 bytes or more are sent, and the
  * receiver looks (culvert_look): it has met the pool once it has looked since the first chunk was sent to it, the pool's owner has then taken or
- * sent a chunk of it, and it has looked once more. (The owner: not one that sends a chunk on.) Not while 8 chunks lie unread on the connection, or less room is
+ * sent a chunk of it, and it has looked once more. (The owner: not one that sends a chunk on.) Not while 64 chunks lie unread on the connection, or less room is
  * left than bytes are sent. Else the bytes are copied, as by send(), and wait as send() does: fewer than n may
  * be sent by a descriptor that does not wait, at a timeout or a signal; the rest is the chunk's then, to be sent later. After an error the
  * chunk is as it was.

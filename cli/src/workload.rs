@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod crowd;
+mod forward;
 mod messages;
 mod remote;
 
@@ -152,6 +153,39 @@ pub enum Role {
         #[arg(long)]
         seconds: u32,
     },
+    /// The last of three processes that messages go through
+    ForwardSink {
+        /// By which calls
+        #[arg(long)]
+        calls: messages::Calls,
+        /// Reads all of each message, not its first line alone
+        #[arg(long)]
+        all: bool,
+    },
+    /// The one in the middle
+    ForwardMiddle {
+        /// The last one's port
+        #[arg(long)]
+        port: u16,
+        /// By which calls
+        #[arg(long)]
+        calls: messages::Calls,
+    },
+    /// The first one
+    ForwardSource {
+        /// The port of the one in the middle
+        #[arg(long)]
+        port: u16,
+        /// By which calls
+        #[arg(long)]
+        calls: messages::Calls,
+        /// Writes all of each message, not its first line alone
+        #[arg(long)]
+        all: bool,
+        /// Length of the measurement, seconds
+        #[arg(long)]
+        seconds: u32,
+    },
     /// An end whose other end is on another host
     #[command(subcommand)]
     Remote(remote::Role),
@@ -182,6 +216,11 @@ pub fn main(args: &WorkloadArgs) -> u8 {
         }
         Role::BareServer => messages::bare_server(),
         Role::BareClient { path, seconds } => messages::bare_client(&path, Duration::from_secs(seconds.into())),
+        Role::ForwardSink { calls, all } => forward::sink(calls, all),
+        Role::ForwardMiddle { port, calls } => forward::middle(port, calls),
+        Role::ForwardSource { port, calls, all, seconds } => {
+            forward::source(port, calls, all, Duration::from_secs(seconds.into()))
+        }
         Role::Remote(role) => remote::main(role),
         Role::SelfTest => self_test(),
     };

@@ -45,7 +45,8 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
     // Nobody uses the slot: what its last connection left goes back to the system.
     trim(chan, slot);
     let h = chan.slot(slot);
-    stretch::take_back(h, chan);
+    stretch::take_back(slot, chan);
+    stretch::forget(slot, chan);
     for i in 0..2 {
         let s = &h.side[i];
         for w in [
@@ -63,7 +64,6 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
         ] {
             w.store(0, Relaxed);
         }
-        h.holes[i].iter().for_each(shmring::hole::Entry::clear);
         h.producer[i].manner.store(0, Relaxed);
         h.consumer[i].closed.store(0, Relaxed);
         for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
@@ -190,7 +190,7 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
     }
     if chan.role() == Role::Connector {
         if gone.load(Acquire) != 0 {
-            stretch::take_back(h, chan);
+            stretch::take_back(slot, chan);
             // The peer is gone, so nobody else uses the slot; and it is not offered again before this side says that it is
             // gone, too.
             trim(chan, slot);
@@ -211,7 +211,7 @@ pub fn detach(ep: Ep, chan: &'static Chan, dead: bool) {
         leave_unread(ep, chan, slot);
     }
     if over {
-        stretch::take_back(h, chan);
+        stretch::take_back(slot, chan);
         // Before this side says that it is gone: from then on the slot may be offered again, by this process or by the one
         // that it was forked from.
         trim(chan, slot);

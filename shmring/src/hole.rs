@@ -18,7 +18,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::word::Coded;
 
 /// Holes of one direction at a time.
-pub const HOLES: usize = 8;
+pub const HOLES: usize = 64;
 
 /// A hole, as its sender says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_first_hole_is_the_one_that_comes_first() {
-        let table: [Entry; HOLES] = Default::default();
+        let table: [Entry; HOLES] = std::array::from_fn(|_| Entry::default());
         for (i, at) in [3000, 1000, 2000].into_iter().enumerate() {
             table[i].open(&hole(at, 500));
         }

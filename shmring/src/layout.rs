@@ -6,6 +6,7 @@
 //! QUEUES_AT       Queue[2][POLLERS]          per side and poller: armed word, ready bits
 //! JOURNALS_AT     Journal[2]                 per side: what it did on the kernel
 //! HOMES_AT        SLOTS x 4 KiB              a page for each slot: [ home 0 | SlotHeader | home 1 ]
+//! HOLES_AT        SLOTS x 4 KiB              a page for each slot, where chunks are sent: per ring, hole::Entry[HOLES]
 //! FIXED_LEN       SLOTS x 2 x bulk           what of the slots' rings does not fit their homes
 //! ```
 //! A ring's first [`HOME`] bytes are its *home*, which shares a page with the slot's header and with the other
@@ -317,8 +318,6 @@ pub struct SlotHeader {
     pub consumer: [Consumer; 2],
     /// Indexed by `Role as usize`: see [`ALONE`].
     pub alone: [Queue; 2],
-    /// Indexed by the sender's `Role`: places of the ring whose bytes lie elsewhere.
-    pub holes: [[hole::Entry; HOLES]; 2],
 }
 
 const HEADER_ROOM: usize = PAGE - 2 * HOME;
@@ -328,7 +327,7 @@ const _: () = {
     assert!(size_of::<SlotHeader>() <= HEADER_ROOM);
     assert!(size_of::<Queue>() == 64 && size_of::<Side>() == 64);
     assert!(size_of::<Producer>() == 64 && size_of::<Consumer>() == 64);
-    assert!(size_of::<Header>() <= PAGE);
+    assert!(size_of::<Header>() <= PAGE && size_of::<Holes>() <= PAGE);
 };
 
 /// Where the offers begin.
@@ -339,8 +338,10 @@ pub const QUEUES_AT: usize = OFFERS_AT + OFFERS * size_of::<Offer>();
 pub const JOURNALS_AT: usize = QUEUES_AT + 2 * POLLERS * size_of::<Queue>();
 /// Where the slots' home pages begin.
 pub const HOMES_AT: usize = (JOURNALS_AT + 2 * size_of::<Journal>()).next_multiple_of(PAGE);
+/// Where the slots' holes begin.
+pub const HOLES_AT: usize = HOMES_AT + SLOTS * PAGE;
 /// Length of the part that is mapped as long as the channel is used.
-pub const FIXED_LEN: usize = HOMES_AT + SLOTS * PAGE;
+pub const FIXED_LEN: usize = HOLES_AT + SLOTS * PAGE;
 #[cfg(not(loom))]
 const _: () = assert!(QUEUES_AT.is_multiple_of(PAGE) && HOMES_AT.is_multiple_of(PAGE));
 
@@ -362,6 +363,14 @@ pub const fn header_at(i: usize) -> usize {
 /// Offset of slot `i`'s page, in which its header lies.
 pub const fn page_at(i: usize) -> usize {
     HOMES_AT + i * PAGE
+}
+
+/// The holes of a slot's rings, by the sender's `Role`: places of the ring whose bytes lie elsewhere.
+pub type Holes = [[hole::Entry; HOLES]; 2];
+
+/// Offset of the page in which slot `i`'s [`Holes`] are.
+pub const fn holes_at(i: usize) -> usize {
+    HOLES_AT + i * PAGE
 }
 
 /// Offset of the home of slot `i`'s ring `dir` (0 or 1) in the channel: the ring's first [`HOME`] bytes.
@@ -394,7 +403,8 @@ mod tests {
             assert_eq!(h0 + HOME, h);
             assert!(h + size_of::<SlotHeader>() <= h1);
             assert_eq!((h0 / PAGE, (h1 + HOME - 1) / PAGE), (page_at(i) / PAGE, page_at(i) / PAGE));
-            assert!(page_at(i) >= HOMES_AT && page_at(i) + PAGE <= FIXED_LEN);
+            assert!(page_at(i) >= HOMES_AT && page_at(i) + PAGE <= HOLES_AT);
+            assert!(holes_at(i) >= HOLES_AT && holes_at(i) + size_of::<Holes>() <= FIXED_LEN);
         }
         for ring in [RING_MIN, 1 << 14, 1 << 21, RING_MAX] {
             let mut end = FIXED_LEN;

@@ -230,7 +230,6 @@ impl Slot {
             producer: Default::default(),
             consumer: Default::default(),
             alone: Default::default(),
-            holes: Default::default(),
         };
         Slot { header, queues: [queues(), queues()] }
     }

@@ -1,5 +1,5 @@
 //! Rows of messages of one size: in place under culvert, and by POSIX calls. On the kernel both are POSIX calls, since in place there is a
-//! copy more.
+//! copy more. And messages that go through three processes, which are under culvert on both sides.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -57,7 +57,42 @@ pub const ROWS: &[Row] = &[
         run: |s, side| messages(s, side, "inplace", "round-trip", 1 << 20),
         ..BLANK
     },
+    Row {
+        id: "forward-64k",
+        title: "64 KiB through 3 processes by reference; instead of kernel: copied, under culvert",
+        unit: "msg/s",
+        floor: Floor::Times(4.0),
+        operation: "message",
+        run: |s, side| forward(s, side, &[]),
+        ..BLANK
+    },
+    Row {
+        id: "forward-64k-used",
+        title: "the same, all of it written by the first and read by the last",
+        unit: "msg/s",
+        floor: Floor::Reported,
+        operation: "message",
+        run: |s, side| forward(s, side, &["--all"]),
+        ..BLANK
+    },
 ];
+
+/// What is compared is not the kernel: the same three processes under culvert, by `read` and `write`.
+fn forward(s: &Setup, side: Side, all: &[&str]) -> io::Result<Sample> {
+    let calls = if side == Side::Culvert { "inplace" } else { "posix" };
+    let seconds = s.seconds.to_string();
+    let start = |args: &[&str]| s.start(workload(&[args, &["--calls", calls]].concat()), Side::Culvert);
+    let mut sink = start(&[&["forward-sink"], all].concat())?;
+    let port = sink.first_line()?;
+    let mut middle = start(&["forward-middle", "--port", &port])?;
+    let port = middle.first_line()?;
+    let source = [&["forward-source", "--port", &port, "--seconds", &seconds], all].concat();
+    let done = start(&source)?.finish(s.length())?;
+    let answer = json(&done.output)?;
+    let cpu = per_op(sink.cpu() + middle.cpu() + done.cpu, number(&answer["all_operations"])?);
+    let details = BTreeMap::from([("in_place", number(&answer["in_place"])?)]);
+    Ok(Sample { value: number(&answer["rate"])?, cpu, details })
+}
 
 fn messages(s: &Setup, side: Side, calls: &str, pattern: &str, size: usize) -> io::Result<Sample> {
     let calls = if side == Side::Culvert { calls } else { "posix" };

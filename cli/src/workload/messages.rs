@@ -34,16 +34,18 @@ pub enum Pattern {
     RoundTrip,
 }
 
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
-fn make(bytes: &mut [u8], value: u64) {
+/// Writes a word to each line of a message.
+pub(super) fn make(bytes: &mut [u8], value: u64) {
     for line in bytes.chunks_mut(LINE) {
         let n = line.len().min(8);
         line[..n].copy_from_slice(&value.to_ne_bytes()[..n]);
     }
 }
 
-fn using(bytes: &[u8]) -> u64 {
+/// Reads each line of it.
+pub(super) fn using(bytes: &[u8]) -> u64 {
     bytes.chunks(LINE).fold(0, |sum, line| sum.wrapping_add(line[0].into()))
 }
 

@@ -1,15 +1,34 @@
 //! What the two sides of a channel say in its header of pools of chunks (`chunks::offers`).
-#![forbid(unsafe_code)]
+// Unsafe here: the words of a channel are references into its mapping.
+#![allow(unsafe_code)]
 
 use super::Chan;
+use crate::pages;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Acquire;
-use shmring::layout::{POOLS, PoolOffer, Role};
+use shmring::hole::Entry;
+use shmring::layout::{self, Holes, POOLS, PoolOffer, Role, SLOTS};
 
 impl Chan {
     /// Whether a process of either side was forked while it had the channel.
     pub fn any_fork(&self) -> bool {
         self.header().forked.iter().any(|forked| forked.load(Acquire) != 0)
+    }
+
+    /// The holes of a slot's rings. Their page has memory where the sender says that there are some.
+    pub fn holes(&self, slot: usize) -> &Holes {
+        let at = layout::holes_at(slot % SLOTS);
+        // SAFETY: inside the fixed part by layout's arithmetic; all atomics; always mapped.
+        unsafe { &*self.base().add(at).cast() }
+    }
+
+    /// Before the first hole of a connection's direction: gets memory for the table, and forgets what it said of others. False: there is none.
+    pub fn begin_holes(&self, slot: usize, dir: usize) -> bool {
+        let had = pages::have(self.base().wrapping_add(layout::holes_at(slot % SLOTS)), size_of::<Holes>());
+        if had {
+            self.holes(slot)[dir].iter().for_each(Entry::clear);
+        }
+        had
     }
 
     /// How many pools a side has offered.

@@ -285,8 +285,8 @@ impl Borrowed {
         if was & why == 0 || was & !why != 0 {
             return;
         }
-        if let Some(borrower) = self.borrower() {
-            borrower.done(name);
+        if self.borrower().is_some_and(|borrower| borrower.done(name)) {
+            self.memory().desk().gave_back();
         }
         self.noted.fetch_sub(1, AcqRel);
         self.go();

@@ -12,11 +12,12 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::{K, Kernel as _};
+use crate::signals::Runs;
 use crate::{own, pages};
 use core::ffi::CStr;
 use core::sync::atomic::AtomicU64;
 use shmring::chunks::ledger::{EDGES, Entry, Ledger};
-use shmring::sync::{AtomicU32, Ordering};
+use shmring::sync::{AtomicU32, Ordering, fence};
 use shmring::word::Coded;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"culvpool");
@@ -87,6 +88,38 @@ pub struct Desk {
     _pad: AtomicU32,
     /// The edges that there may be.
     pub edges: [DeskEdge; EDGES],
+    /// How often a chunk was given back.
+    back: AtomicU32,
+    /// How often that is to be before the owner is woken.
+    until: AtomicU32,
+    /// The owner sleeps on this word, or is about to: not 0.
+    waits: AtomicU32,
+}
+
+impl Desk {
+    /// A borrower has given a chunk back: wakes the owner, if it waits for no more.
+    pub fn gave_back(&self) {
+        let back = self.back.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        if self.waits.load(Ordering::SeqCst) != 0
+            && back.wrapping_sub(self.until.load(Ordering::Relaxed)) as i32 >= 0
+            && self.waits.swap(0, Ordering::SeqCst) != 0
+        {
+            K::wake(&self.waits);
+        }
+    }
+
+    /// The owner is about to sleep until so many more are given back. Then it looks once more.
+    pub fn wait_for(&self, more: u32) {
+        self.until.store(self.back.load(Ordering::SeqCst).wrapping_add(more), Ordering::Relaxed);
+        self.waits.store(1, Ordering::SeqCst);
+        // Its look sees the ledger of whoever has not seen this word.
+        fence(Ordering::SeqCst);
+    }
+
+    /// It sleeps, for `ns` at most.
+    pub fn sleep(&self, ns: u64, since: Runs) {
+        K::sleep_on(&self.waits, 1, ns, since);
+    }
 }
 
 /// One of them. The byte of the desk's file that its place numbers is locked by who has asked for it, as long as that lives and takes chunks.

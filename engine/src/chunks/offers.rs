@@ -137,14 +137,13 @@ pub fn after_fork_child() {
     SETTLING.reset();
 }
 
-/// Whether chunks may go by reference in a channel: between two processes of one user, neither of which has forked.
+/// Whether chunks may go by reference in a channel, where pools were offered: neither process has forked.
 pub fn may_refer(chan: &Chan) -> bool {
     chan.inherited.load(Relaxed) == 0
         && !chan.is_handed_on()
         && !chan.is_sealed()
         && !chan.is_foreign()
         && !chan.is_shunned()
-        && chan.peer_uid.load(Relaxed) == rendezvous::uid::own()
         && !chan.any_fork()
         && !members::is_filtered()
 }
@@ -216,6 +215,9 @@ fn meet(chan: &Chan, offered: u32) {
         }
         return;
     }
+    if !is_of_our_user(chan) {
+        return;
+    }
     super::use_them();
     let held = SETTLING.lock();
     let row = begin(chan);
@@ -259,8 +261,16 @@ pub fn edge(chan: &Chan, source: Source) -> Option<(u8, u32)> {
     (answer & ANSWERED != 0).then_some((k as u8, answer & !ANSWERED))
 }
 
+/// Whether the other side's process is of our user. Asks the kernel.
+fn is_of_our_user(chan: &Chan) -> bool {
+    chan.peer_uid.load(Relaxed) == rendezvous::uid::own()
+}
+
 #[cold]
 fn offer(chan: &Chan, source: Source) {
+    if !is_of_our_user(chan) {
+        return;
+    }
     if let Source::Borrowed(n) = source
         && let Some(edge) = borrowed::at(n)
         // Before it can go.

@@ -6,6 +6,7 @@ use super::era;
 use super::memory::{ANSWERED, ASKED, FREE, Mapped, Shape, make};
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
+use crate::signals::Runs;
 use crate::{headroom, members, own};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
@@ -214,10 +215,13 @@ fn end_now(n: u32) -> i32 {
     }
 }
 
-/// A free chunk, and where it lies. `Err`: EAGAIN, none is free; EINVAL, there is no such pool.
-pub fn take(n: u32) -> Result<(Taken, *mut u8, u32), i32> {
+/// A free chunk, and where it lies; not if fewer than a third are free (`several`). `Err`: EAGAIN, none is free; EINVAL, there is no such pool.
+pub fn take(n: u32, several: bool) -> Result<(Taken, *mut u8, u32), i32> {
     let taken = with(n, |state| {
         state.serve();
+        if several && !state.has_several() {
+            return None;
+        }
         let index = state.pool.take().or_else(|| {
             state.reap(false);
             state.pool.take()
@@ -227,6 +231,18 @@ pub fn take(n: u32) -> Result<(Taken, *mut u8, u32), i32> {
         Some((taken, state.memory.chunk(index), state.memory.shape.chunk_len))
     });
     taken.ok_or(libc::EINVAL)?.ok_or(libc::EAGAIN)
+}
+
+/// Sleeps until a third of a pool's chunks may be free, for a moment at most: who has one may have ended.
+pub fn sleep(n: u32, since: Runs) {
+    let desk = with(n, |state| {
+        let desk = state.memory.desk();
+        desk.wait_for(state.memory.shape.count.div_ceil(3));
+        (!state.has_several()).then_some(desk)
+    });
+    if let Some(desk) = desk.flatten() {
+        desk.sleep(LOOK_NS, since);
+    }
 }
 
 /// Runs `f` with the pool of a chunk that the program uses. `None`: it does not any more.
@@ -310,6 +326,13 @@ impl State {
             self.served = asked;
             self.answer();
         }
+    }
+
+    /// Whether a third of the chunks that the program does not use are free.
+    fn has_several(&mut self) -> bool {
+        self.reap(false);
+        self.pool.collect();
+        3 * self.pool.free_count() >= self.memory.shape.count as usize - self.pool.used_count()
     }
 
     /// Whether somebody lives, and keeps this place at the desk.

@@ -27,8 +27,8 @@ pub struct Lost;
 /// Holes that a call meets, one after the other, at most: an honest sender has published fewer.
 const PATIENCE: usize = HOLES + 1;
 
-fn table<'a>(c: &Conn<'a>) -> &'a [Entry; HOLES] {
-    &c.slot.holes[c.role.rx()]
+fn table<'a>(c: &Conn, chan: &'a Chan, dir: usize) -> &'a [Entry; HOLES] {
+    &chan.holes(c.ep.slot.load(Relaxed) as usize)[dir]
 }
 
 fn name(id: u64, hole: &Hole, part: &Part) -> Name {
@@ -47,8 +47,8 @@ fn there(c: &Conn, at: RingPos) -> Result<u64, Lost> {
 }
 
 /// The first hole that begins in the `n` bytes behind `at`; `there` are published.
-fn next(c: &Conn, at: RingPos, n: u64, there: u64) -> Result<Option<(usize, Hole, Part)>, Lost> {
-    let first = hole::first(table(c), at, c.size).filter(|(_, _, part)| part.ahead < n.min(there));
+fn next(c: &Conn, chan: &Chan, at: RingPos, n: u64, there: u64) -> Result<Option<(usize, Hole, Part)>, Lost> {
+    let first = hole::first(table(c, chan, c.role.rx()), at, c.size).filter(|(_, _, part)| part.ahead < n.min(there));
     match first {
         Some((_, _, part)) if part.ahead + u64::from(part.len) > there => Err(Lost),
         first => Ok(first),
@@ -60,7 +60,7 @@ fn next(c: &Conn, at: RingPos, n: u64, there: u64) -> Result<Option<(usize, Hole
 pub fn fill(c: &Conn, chan: &Chan, at: RingPos, n: u64) -> Result<(), Lost> {
     let there = there(c, at)?;
     for _ in 0..PATIENCE {
-        let Some((i, hole, part)) = next(c, at, n, there)? else { return Ok(()) };
+        let Some((i, hole, part)) = next(c, chan, at, n, there)? else { return Ok(()) };
         fill_one(c, chan, i, &hole, &part).ok_or(Lost)?;
     }
     Err(Lost)
@@ -86,7 +86,7 @@ fn fill_one(c: &Conn, chan: &Chan, i: usize, hole: &Hole, part: &Part) -> Option
         return None;
     }
     FILLED.fetch_add(part.len.into(), Relaxed);
-    table(c)[i].close(hole.at);
+    table(c, chan, c.role.rx())[i].close(hole.at);
     edge.passed_by(&name);
     Some(())
 }
@@ -106,7 +106,7 @@ pub fn may_have_holes(c: &Conn, at: RingPos) -> bool {
 pub fn pass(c: &Conn, chan: &Chan, at: RingPos, n: u64) {
     let Ok(there) = there(c, at) else { return };
     for _ in 0..PATIENCE {
-        let Ok(Some((i, hole, part))) = next(c, at, n, there) else { return };
+        let Ok(Some((i, hole, part))) = next(c, chan, at, n, there) else { return };
         if part.ahead + u64::from(part.len) > n {
             return;
         }
@@ -116,7 +116,7 @@ pub fn pass(c: &Conn, chan: &Chan, at: RingPos, n: u64) {
 
 /// Closes an entry whose bytes nobody here reads any more, and gives the chunk back.
 fn give_back(c: &Conn, chan: &Chan, i: usize, hole: &Hole, part: &Part) {
-    if table(c)[i].close(hole.at)
+    if table(c, chan, c.role.rx())[i].close(hole.at)
         && let Some((_, edge)) = offers::theirs(chan, hole.pool)
     {
         edge.passed_by(&name(edge.id(), hole, part));
@@ -150,7 +150,7 @@ pub fn look(c: &Conn, chan: &Chan, at: RingPos, n: u64, min: u64) -> Result<Next
         return Ok(Next::Bytes(n));
     }
     let there = there(c, at)?;
-    let Some((_, hole, part)) = next(c, at, n, there)? else { return Ok(Next::Bytes(n)) };
+    let Some((_, hole, part)) = next(c, chan, at, n, there)? else { return Ok(Next::Bytes(n)) };
     if part.ahead > 0 && part.ahead >= min {
         return Ok(Next::Bytes(part.ahead));
     }
@@ -181,7 +181,7 @@ pub fn drop_unread(c: &Conn, chan: &Chan, at: RingPos, has_left: bool) {
         let _ = fill_all(c, chan, at);
         return;
     }
-    for (i, entry) in table(c).iter().enumerate() {
+    for (i, entry) in table(c, chan, c.role.rx()).iter().enumerate() {
         if let Some(hole) = entry.get() {
             give_back(c, chan, i, &hole, &Part { ahead: 0, over: 0, len: hole.len });
         }
@@ -194,8 +194,12 @@ pub fn is_closed(c: &Conn) -> bool {
 }
 
 /// Sender: nobody reads the connection any more, at either end: takes back what was sent there and is not back.
-pub fn take_back(slot: &SlotHeader, chan: &Chan) {
-    for entry in &slot.holes[chan.role().tx()] {
+pub fn take_back(slot: usize, chan: &Chan) {
+    let dir = chan.role().tx();
+    if !has_table(chan.slot(slot), dir) {
+        return;
+    }
+    for entry in &chan.holes(slot)[dir] {
         if let Some(hole) = entry.get()
             && let Some((source, edge)) = offers::mine(chan, hole.pool).filter(|(source, _)| source.is_ours())
             && entry.close(hole.at)
@@ -214,8 +218,11 @@ fn sent(source: Source, hole: &Hole) -> Name {
 /// sending direction is owned.
 #[cold]
 pub fn forget_unpublished(c: &Conn, chan: &Chan) {
+    if !has_table(c.slot, c.role.tx()) {
+        return;
+    }
     let tail = RingPos::new(c.sent().tail.load(Acquire).number());
-    for entry in &c.slot.holes[c.role.tx()] {
+    for entry in table(c, chan, c.role.tx()) {
         if let Some(hole) = entry.get()
             && hole.behind(tail, c.size).is_some_and(|part| part.over == 0)
             && entry.close(hole.at)
@@ -230,6 +237,18 @@ pub fn forget_unpublished(c: &Conn, chan: &Chan) {
     }
 }
 
+/// Nobody uses a slot: its tables say nothing.
+pub fn forget(slot: usize, chan: &Chan) {
+    for dir in (0..2).filter(|dir| has_table(chan.slot(slot), *dir)) {
+        chan.holes(slot)[dir].iter().for_each(Entry::clear);
+    }
+}
+
+/// Whether the connection in a slot has had holes in a direction: else there is no table.
+fn has_table(slot: &SlotHeader, dir: usize) -> bool {
+    slot.producer[dir].holes.load(Relaxed) != RingPos::START.claim()
+}
+
 /// Where bytes lie that were sent.
 pub enum Sent {
     /// So many of them were copied from a chunk.
@@ -242,7 +261,7 @@ pub enum Sent {
 /// direction is owned.
 #[cold]
 pub fn copy_sent(c: &Conn, chan: &Chan, from: RingPos, n: u64, into: &mut [u8]) -> Result<Sent, Lost> {
-    let table = &c.slot.holes[c.role.tx()];
+    let table = table(c, chan, c.role.tx());
     for _ in 0..PATIENCE {
         let Some((i, hole, part)) = hole::first(table, from, c.size) else { return Ok(Sent::OnRing(n)) };
         if part.ahead > 0 {

@@ -59,11 +59,6 @@ const COPY: u32 = 0x6375_6c13;
 /// Shorter messages are copied: it costs less.
 const LEAST: usize = 4096;
 
-/// How long a thread that waits for a chunk sleeps between two looks, nanoseconds: nobody tells it that one is back.
-const NAP_NS: u64 = 50_000;
-/// Before it sleeps it lets others run so often.
-const YIELDS: u32 = 32;
-
 /// A chunk that this process has by an edge.
 #[derive(Clone, Copy)]
 pub struct Held {
@@ -210,7 +205,8 @@ pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
     let since = signals::runs();
     let mut looks = 0;
     loop {
-        match owned::take(pool as u32) {
+        // One that has waited goes on with several for a while, unless a receiver keeps the others.
+        match owned::take(pool as u32, looks == 1) {
             Ok((taken, at, len)) => {
                 *chunk = Chunk { at: at.cast(), len: len as usize, kind: OWNED, era: chunks::era(), ..Chunk::none() };
                 (chunk.source, chunk.index) = (taken.n, taken.index);
@@ -221,11 +217,12 @@ pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
             Err(libc::EAGAIN) if flags == 0 && !members::is_filtered() => {}
             Err(e) => return fails(e),
         }
+        let heard = signals::runs();
         if signals::interrupted(since, true) {
             return fails(libc::EINTR);
         }
         looks += 1;
-        if looks < YIELDS { K::yield_cpu() } else { K::nap(NAP_NS) }
+        owned::sleep(pool as u32, heard);
     }
 }
 

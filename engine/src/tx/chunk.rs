@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use shmring::chunks::name::Name;
 use shmring::family::SHARED;
 use shmring::hole::Hole;
+use shmring::position::RingPos;
 use shmring::ring;
 
 /// What lends bytes: by the edge that this word names, if it can; and takes that back.
@@ -50,7 +51,11 @@ pub fn refer(
             return Err(Unsent::Elsewhere);
         }
         let head = ring::refresh(c.given_back(), record.tx_head.load(Relaxed), tail).map_err(|_| Unsent::Elsewhere)?;
-        let entry = c.slot.holes[c.role.tx()].iter().find(|entry| entry.is_free(head, c.size));
+        let slot = record.slot.load(Relaxed) as usize;
+        if c.sent().holes.load(Relaxed) == RingPos::START.claim() && !chan.begin_holes(slot, c.role.tx()) {
+            return Err(Unsent::Elsewhere);
+        }
+        let entry = chan.holes(slot)[c.role.tx()].iter().find(|entry| entry.is_free(head, c.size));
         let entry = entry.ok_or(Unsent::Elsewhere)?;
         let name = lends.lend(edge).ok_or(Unsent::Elsewhere)?;
         let hole = Hole {

@@ -199,6 +199,11 @@ impl<'a> Pool<'a> {
         self.notes.iter().filter(|note| !note.is_used && note.lent == 0).count()
     }
 
+    /// Chunks that the owner uses, lent or not.
+    pub fn used_count(&self) -> usize {
+        self.notes.iter().filter(|note| note.is_used).count()
+    }
+
     /// Takes back all that nobody has any more.
     pub fn collect(&mut self) {
         let (mut before, mut at) = (0, self.lent.first);
