@@ -281,12 +281,13 @@ fn a_sender_does_not_send_the_bytes_of_the_next_message_for_those_that_were_take
 fn a_hole_that_was_opened_and_not_published_is_none_for_what_comes_there() {
     let world = World::new();
     let (pair, pool) = met(&world, 1);
-    let slot = pair.a.ep.chan().unwrap().slot(pair.a.ep.slot.load(Relaxed) as usize);
-    let dir = pair.a.ep.chan().unwrap().role().tx();
+    let chan = pair.a.ep.chan().unwrap();
+    let number = pair.a.ep.slot.load(Relaxed) as usize;
+    let (slot, table, dir) = (chan.slot(number), chan.holes(number), chan.role().tx());
     let opened = std::sync::Arc::new(std::sync::Mutex::new(None));
     let seen = opened.clone();
     Simulated::when_open(Box::new(move || {
-        let holes = slot.holes[dir].iter().filter_map(shmring::hole::Entry::get);
+        let holes = table[dir].iter().filter_map(shmring::hole::Entry::get);
         *seen.lock().unwrap() = holes.last();
     }));
     assert!(pool.send(pair.a, 0, LEN));
@@ -297,7 +298,7 @@ fn a_hole_that_was_opened_and_not_published_is_none_for_what_comes_there() {
     chunk.fill(&[0xAA; LEN]);
     let tail = pair.a.ep.tx_tail.load(Relaxed);
     let open = shmring::hole::Hole { at: tail, generation: hole.generation.wrapping_add(1), ..hole };
-    slot.holes[dir][0].open(&open);
+    table[dir][0].open(&open);
     slot.producer[dir].holes.store(tail.plus(LEN as u64).claim(), Relaxed);
     assert_eq!(pair.a.send(&bytes(9, LEN)), Ok(LEN));
     assert_eq!(pair.b.recv(LEN), Ok(bytes(9, LEN)));
