@@ -263,6 +263,8 @@ struct culvert_kept {
     size_t limit;
     /* Not 0: there was nothing behind them, and what comes next is news to poll and epoll. */
     uint32_t all;
+    /* Not 0: nothing that was read before is kept, whoever has ended that: what is given back counts from these bytes on. */
+    uint32_t anew;
     /* The library's. */
     uint32_t own_[3];
     uint64_t own64_[3];
@@ -283,6 +285,13 @@ size_t culvert_keep(int fd, size_t least, size_t most, struct culvert_kept *kept
  * given back when this process closes the connection, or ends.
  */
 int culvert_give_back(int fd, struct culvert_kept *kept, size_t n) CULVERT_NAME("give_back");
+
+/*
+ * Wakes whom this thread has sent something on a ring, if it puts that off. A process that stands in for other hosts, as zstackd, does from a thread's
+ * first such call on, until the next one or until that thread waits for the events of an epoll set: so a program is woken once for all that has come
+ * for it in a turn. In other processes the call does nothing. Never waits, and never fails.
+ */
+void culvert_settle(void) CULVERT_NAME("settle");
 
 /* Bytes that this process has moved by these calls, and those among them that were copied once more. */
 struct culvert_counts {

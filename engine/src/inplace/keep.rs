@@ -44,6 +44,8 @@ pub struct Kept {
     given: u64,
 }
 
+const _: () = assert!(size_of::<Kept>() == 96 && core::mem::offset_of!(Kept, anew) == 52, "culvert.h");
+
 const NOTHING: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
 
 impl Kept {

@@ -12,7 +12,8 @@ _Static_assert(offsetof(struct culvert_room, memory_) == 80 && offsetof(struct c
 _Static_assert(sizeof(struct culvert_counts) == 48, "counts");
 _Static_assert(sizeof(struct culvert_chunk) == 56, "chunk");
 _Static_assert(offsetof(struct culvert_chunk, kind_) == 16 && offsetof(struct culvert_chunk, memory_) == 48, "chunk");
-_Static_assert(sizeof(struct culvert_kept) == 88 && offsetof(struct culvert_kept, all) == 48, "kept");
+_Static_assert(sizeof(struct culvert_kept) == 96 && offsetof(struct culvert_kept, all) == 48, "kept");
+_Static_assert(offsetof(struct culvert_kept, anew) == 52 && offsetof(struct culvert_kept, own64_) == 72, "kept");
 
 static int failed;
 
