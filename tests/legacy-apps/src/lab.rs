@@ -456,3 +456,26 @@ fn open_to_all_file(path: &Path) {
 pub fn wait_gone(pid: u32) {
     wait_for(&format!("end of process {pid}"), PATIENCE, || !procs::alive(pid));
 }
+
+/// That nobody writes to the mailboxes of processes that he does not know. Peers which answer whatever comes (`py/hostile.py`) run meanwhile: this
+/// holds until the test program ends.
+pub fn strangers_stay_away() {
+    static HELD: std::sync::OnceLock<fs::File> = std::sync::OnceLock::new();
+    HELD.get_or_init(|| mailboxes(libc::LOCK_SH));
+}
+
+/// Leave to write to all mailboxes of this machine, for as long as the file is open: no test runs that answers whatever comes.
+pub fn stranger() -> fs::File {
+    mailboxes(libc::LOCK_EX)
+}
+
+fn mailboxes(how: i32) -> fs::File {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::create(std::env::temp_dir().join("legacy-mailboxes.lock")).expect("a file");
+    // SAFETY: flock touches no memory; the descriptor is the file's.
+    while unsafe { libc::flock(file.as_raw_fd(), how) } != 0 {
+        let e = std::io::Error::last_os_error();
+        assert_eq!(e.kind(), std::io::ErrorKind::Interrupted, "{e}");
+    }
+    file
+}

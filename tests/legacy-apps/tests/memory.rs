@@ -15,7 +15,7 @@ fn scenario(args: &[&str]) {
 
 #[test]
 fn channels_come_and_go_under_pollers() {
-    scenario(&["pollers", "2000"]);
+    scenario(&["pollers", "700"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Who may talk to a process, and what it says to whom.
 
 use legacy_apps::lab::free_port;
-use legacy_apps::lab::{line, open_to_all};
+use legacy_apps::lab::{line, open_to_all, strangers_stay_away};
 use legacy_apps::procs::culvert_mappings;
 use legacy_apps::{Lab, Mode, PATIENCE, Side, is_root, library, poll_until, wait_for};
 use shmring::layout;
@@ -104,6 +104,7 @@ const SMALL: usize = 128 << 10;
 /// What `py/hostile.py` knows of the shared memory.
 fn known() -> String {
     use std::mem::offset_of;
+    strangers_stay_away();
     let headers: Vec<String> = (0..layout::SLOTS).map(|i| layout::header_at(i).to_string()).collect();
     let lines = [
         ("side", offset_of!(layout::SlotHeader, side)),

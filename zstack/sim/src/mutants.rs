@@ -29,6 +29,9 @@ pub struct Mutant {
 /// comes instead; then an empty line. A line that begins with `#` is for the reader.
 const LIST: &str = include_str!("../mutants.txt");
 
+/// The crates of the copy.
+const CRATES: [&str; 5] = ["zstack/wire", "zstack/engine", "zstack/port", "zstack/sim", "api/spans"];
+
 /// What the copy of the formats' crate, which all use, ends with.
 const QUESTION: &str = "
 /// Whether this mistake is made.
@@ -176,9 +179,8 @@ impl Bench<'_> {
         let tree = self.target.join("mutants");
         let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
         let _ = std::fs::remove_dir_all(&tree);
-        for name in ["wire", "engine", "port", "sim"] {
-            let within = Path::new("zstack").join(name);
-            copy(&self.source.join(&within), &tree.join(&within)).map_err(|e| io(&within, e))?;
+        for within in CRATES.map(Path::new) {
+            copy(&self.source.join(within), &tree.join(within)).map_err(|e| io(within, e))?;
         }
         let read = |path: PathBuf| std::fs::read_to_string(&path).map_err(|e| io(&path, e));
         let write = |file: &str, text: &str| std::fs::write(tree.join(file), text).map_err(|e| io(&tree.join(file), e));
@@ -293,14 +295,13 @@ fn question(file: &str) -> &'static str {
 /// The workspace's manifest for the copy. Crates of others are as the tests of the repository have them; our own are built more
 /// often than they are run for long.
 fn manifest(text: &str) -> String {
+    let members = format!("members = {CRATES:?}");
     let mut out = String::new();
     let mut section = "";
     for line in text.lines() {
         section = if line.starts_with('[') { line } else { section };
         out += match (section, line.split_once(" = ").map(|(key, _)| key)) {
-            ("[workspace]", Some("members")) => {
-                "members = [\"zstack/wire\", \"zstack/engine\", \"zstack/port\", \"zstack/sim\"]"
-            }
+            ("[workspace]", Some("members")) => &members,
             ("[workspace]", Some("default-members")) => "",
             // Cargo tells crates of one name apart by this, not by where they lie.
             ("[workspace.package]", Some("version")) => "version = \"0.0.0\"",
