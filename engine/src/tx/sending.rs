@@ -66,7 +66,9 @@ impl Outgoing for Out<'_> {
                 return Ok(false);
             }
         }
-        self.look_for_end()
+        // Of a peer that has closed the connection the FIN may stand behind what was repeated on the lifeline, and nobody gives room on the ring
+        // any more: the rest goes to the kernel, whose answer to it is the RST that a closed socket sends (tcp_rcv_state_process).
+        Ok(self.look_for_end()? || peer.gone.load(Relaxed) != 0)
     }
 
     /// The peer's FIN stands behind what the receive window did not take (tcp_send_fin). A peer that is killed with our
