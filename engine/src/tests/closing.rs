@@ -56,6 +56,22 @@ fn a_close_with_bytes_unread_resets() {
     pair.a.close();
 }
 
+/// The end of a peer that filled the ring stands behind what was repeated of that on the lifeline: who sends hears of it all the same.
+#[test]
+fn who_sends_to_a_closed_peer_whose_end_has_no_room_hears_of_it() {
+    let world = World::new();
+    let pair = warmed(&world);
+    Simulated::tcp(pair.b.fd, |tcp, end| tcp.end(end).room = RING / 8);
+    let piece = bytes(0, 1_000);
+    while pair.a.send(&piece).is_ok() {}
+    pair.a.close();
+    assert_eq!(lifeline::look(pair.b.fd, POLLRDHUP), 0, "the end was seen: this shows nothing");
+    assert!(pair.b.recv(999).is_ok_and(|all| all == piece[..999]));
+    let refused = (0..100_000).map(|_| pair.b.send(&piece)).find(|r| matches!(r, Err(ECONNRESET | EPIPE)));
+    assert!(refused.is_some(), "nobody said that the peer has gone");
+    pair.b.close();
+}
+
 #[test]
 fn what_a_killed_peer_had_sent_is_read() {
     let world = World::new();
