@@ -163,8 +163,9 @@ impl FromStr for Mac {
     }
 }
 
+/// Types that are read from a text, and written as one, wherever they stand in a file.
 macro_rules! as_text {
-    ($type:ident) => {
+    ($($type:ident)*) => {$(
         impl TryFrom<String> for $type {
             type Error = String;
 
@@ -178,12 +179,11 @@ macro_rules! as_text {
                 value.to_string()
             }
         }
-    };
+    )*};
 }
+pub(crate) use as_text;
 
-as_text!(Pci);
-as_text!(Device);
-as_text!(Mac);
+as_text!(Pci Device Mac);
 
 #[cfg(test)]
 mod tests {

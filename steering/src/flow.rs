@@ -1,6 +1,6 @@
 //! Flows: which packets are meant, and where they are to go.
 
-use crate::address::Name;
+use crate::address::{Name, as_text};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -282,24 +282,6 @@ impl fmt::Display for Match {
         words.extend(self.vlan.map(|v| format!("in VLAN {v}")));
         f.write_str(&words.join(" "))
     }
-}
-
-macro_rules! as_text {
-    ($($type:ident)*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<$type, String> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> String {
-                value.to_string()
-            }
-        }
-    )*};
 }
 
 as_text!(Prefix Ports Target);
