@@ -4,5 +4,5 @@
 mod bpf;
 
 fn main() -> std::process::ExitCode {
-    bpf::skeleton("away")
+    bpf::skeleton("away", "../../zstack/zstackd/bpf")
 }

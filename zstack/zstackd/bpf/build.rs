@@ -6,12 +6,13 @@ use std::process::{Command, ExitCode, Stdio};
 /// The variable that names a compiler, and the names of Debian's and Fedora's.
 const CLANGS: [&str; 8] = ["clang", "clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19", "clang-20"];
 
-/// Compiles `bpf/NAME.bpf.c` to `NAME.bpf.o` and `NAME.skel.rs`.
-pub fn skeleton(name: &str) -> ExitCode {
+/// Compiles `bpf/NAME.bpf.c` to `NAME.bpf.o` and `NAME.skel.rs`. `shared`: the way to this file's directory, where `headers.h` is.
+pub fn skeleton(name: &str, shared: &str) -> ExitCode {
     let source = format!("bpf/{name}.bpf.c");
+    println!("cargo::rerun-if-changed={shared}/headers.h");
     println!("cargo::rerun-if-changed={source}");
     println!("cargo::rerun-if-env-changed=CLANG");
-    match build(&source, name) {
+    match build(&source, name, shared) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             println!("cargo::error={why}");
@@ -20,7 +21,7 @@ pub fn skeleton(name: &str) -> ExitCode {
     }
 }
 
-fn build(source: &str, name: &str) -> Result<(), String> {
+fn build(source: &str, name: &str, shared: &str) -> Result<(), String> {
     let clang = compiler().ok_or(
         "eBPF programs need clang: apt-get install clang libelf-dev zlib1g-dev pkg-config make (or set CLANG)",
     )?;
@@ -28,7 +29,8 @@ fn build(source: &str, name: &str) -> Result<(), String> {
     let machine = std::env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
     let mut builder = libbpf_cargo::SkeletonBuilder::new();
     // Debian keeps asm/types.h in a directory for the architecture, which clang knows for its own target only.
-    builder.source(source).clang(clang).clang_args([format!("-I/usr/include/{machine}-linux-gnu"), "-Wall".into()]);
+    let args = [format!("-I/usr/include/{machine}-linux-gnu"), format!("-I{shared}"), "-Wall".into()];
+    builder.source(source).clang(clang).clang_args(args);
     builder.obj(out.join(format!("{name}.bpf.o")));
     builder
         .build_and_generate(out.join(format!("{name}.skel.rs")))
