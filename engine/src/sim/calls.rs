@@ -4,7 +4,7 @@
 
 use super::Simulated;
 use super::faults::Want;
-use super::state::{Memory, Object, state};
+use super::state::{Object, state, unseen};
 use crate::kernel::{Kernel, Rung};
 use core::ffi::CStr;
 use core::ops::Range;
@@ -124,8 +124,8 @@ impl Kernel for Simulated {
     fn has_no_holder(_: &Cache, socket: &Tuple, cookie: u64) -> bool {
         let s = state();
         let (connection, end) = named(socket);
-        let id =
-            s.objects.iter().position(|o| matches!(o, Some(Object::Socket(c, e)) if (*c, *e) == (connection, end)));
+        let is_it = |o: &Object| matches!(o, Object::Socket(c, e) if (*c, *e) == (connection, end));
+        let id = s.objects.iter().find(|(_, o)| is_it(o)).map(|(id, _)| *id);
         s.connections[connection].is_orphan(end) || id.is_none_or(|id| id as u64 + 1 != cookie)
     }
     fn is_orphan(_: &Cache, socket: &Tuple, _: u64) -> bool {
@@ -289,7 +289,7 @@ impl Kernel for Simulated {
         if s.faults.is_refused(Want::Descriptors) || s.faults.is_refused(Want::Memory) {
             return None;
         }
-        Some(s.open(Object::File(Memory::new(len), 0)))
+        Some(s.open_file(len))
     }
     fn seal(fd: i32, seals: i32) -> isize {
         let mut s = state();
@@ -333,7 +333,7 @@ impl Kernel for Simulated {
         let s = state();
         let memory = s.file(fd);
         let same = |o: &&Object| matches!(o, Object::File(m, _) if memory.is_some_and(|memory| memory.at == m.at));
-        s.objects.iter().flatten().filter(same).count() == 1
+        s.objects.values().filter(same).count() == 1
     }
     fn is_mailbox_gone(_: i32, name: u64) -> bool {
         state().gone.contains(&name)
@@ -366,7 +366,8 @@ impl Kernel for Simulated {
         }
     }
     fn zeros(len: usize) -> Option<*mut u8> {
-        (!state().faults.is_refused(Want::Memory)).then(|| Memory::new(len).at)
+        let mut s = state();
+        (!s.faults.is_refused(Want::Memory)).then(|| s.zeros(len))
     }
     fn map(fd: i32, offset: usize, len: usize) -> Option<*mut u8> {
         let mut s = state();
@@ -380,8 +381,12 @@ impl Kernel for Simulated {
     fn map_to_read(fd: i32, len: usize) -> Option<*mut u8> {
         Self::map(fd, 0, len)
     }
-    unsafe fn replace(_: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
-        if fd < 0 { Self::zeros(len) } else { Self::map(fd, 0, len) }
+    unsafe fn replace(at: *mut u8, len: usize, fd: i32) -> Option<*mut u8> {
+        if fd >= 0 {
+            return Self::map(fd, 0, len);
+        }
+        let mut s = state();
+        (!s.faults.is_refused(Want::Memory)).then(|| s.lay_zeros(at, len))
     }
     unsafe fn remap(at: *mut u8, _: usize, _: usize) -> Option<*mut u8> {
         // A file's bytes lie one behind the other.
@@ -394,7 +399,9 @@ impl Kernel for Simulated {
     fn inherit(_: *mut u8, _: usize, _: bool) -> isize {
         0
     }
-    unsafe fn unmap(_: *mut u8, _: usize) {}
+    unsafe fn unmap(at: *mut u8, _: usize) {
+        unseen().unmap(at);
+    }
     fn populate(_: *mut u8, len: usize) -> isize {
         let mut s = state();
         if s.faults.is_refused(Want::Memory) {
@@ -498,7 +505,7 @@ impl Kernel for Simulated {
         let mut s = state();
         assert!(matches!(s.object(ringer), Some(Object::Ringer)));
         let mut heard = false;
-        for o in s.objects.iter_mut().flatten() {
+        for o in s.objects.values_mut() {
             if let Object::Bell(n, k, rung) = o
                 && *n == name
             {

@@ -190,8 +190,18 @@ impl Simulated {
     /// Nobody has a socket any more: the connections and their ports are forgotten.
     fn forget_connections() {
         let mut s = state();
-        assert!(!s.objects.iter().flatten().any(|o| matches!(o, Object::Socket(..))));
+        assert!(!s.objects.values().any(|o| matches!(o, Object::Socket(..))));
         s.connections.clear();
+    }
+
+    /// All is closed that a test has opened: the memory of its files goes.
+    fn forget_memory() {
+        state().forget_memory();
+    }
+
+    /// A test has failed, and may have left anything behind.
+    fn keep_memory() {
+        state().keeps_memory = true;
     }
 
     /// Open descriptors of sockets and of files.

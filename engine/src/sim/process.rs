@@ -132,7 +132,7 @@ fn images() -> MutexGuard<'static, Vec<(u32, Image)>> {
 pub struct Process(u32);
 
 /// The first process, which tests run in.
-const FIRST: u32 = 1;
+pub(super) const FIRST: u32 = 1;
 
 /// Makes `pid` the process that runs.
 fn switch_to(pid: u32) -> u32 {

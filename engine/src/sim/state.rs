@@ -1,5 +1,5 @@
 //! What the simulated kernel remembers: processes, descriptors and what is behind them, files in memory, the clock.
-// Unsafe here: memory of files comes from the allocator, and is never freed.
+// Unsafe here: memory of files is mapped and unmapped.
 #![allow(unsafe_code)]
 
 use super::faults::Faults;
@@ -7,34 +7,41 @@ use super::process;
 use super::tcp::Tcp;
 use core::ops::Range;
 use libc::pollfd;
-use std::alloc::{Layout, alloc_zeroed};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-/// Memory that stays where it is, as long as the process.
+/// Memory that stays where it is until nobody has it ([`State::forget_memory`]).
 #[derive(Clone, Copy)]
 pub(super) struct Memory {
     pub(super) at: *mut u8,
     pub(super) len: usize,
 }
 
-/// All of it: nothing of it is lost.
-pub(super) static MEMORY: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
-
-// SAFETY: plain memory that is never freed; tests are one thread each, one at a time.
+// SAFETY: plain memory; tests are one thread each, one at a time.
 unsafe impl Send for Memory {}
 
 impl Memory {
-    pub(super) fn new(len: usize) -> Memory {
-        // Zeros that nobody has touched cost nothing, unless the allocator has to align them.
-        let layout = Layout::from_size_align(len + 4096, 16).expect("a length");
-        // SAFETY: not of length 0.
-        let at = unsafe { alloc_zeroed(layout) };
-        assert!(!at.is_null());
-        let at = at.wrapping_add(at.align_offset(4096));
-        let memory = Memory { at, len };
-        MEMORY.lock().unwrap_or_else(|e| e.into_inner()).push(memory);
-        memory
+    /// Zeros.
+    fn new(len: usize) -> Memory {
+        let len = len.max(1);
+        let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a fresh mapping.
+        let at = unsafe { libc::mmap(core::ptr::null_mut(), len, rights, kind, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        Memory { at: at.cast(), len }
+    }
+
+    /// # Safety
+    /// Nobody refers to it.
+    unsafe fn unmap(self) {
+        // SAFETY: as `new` has mapped it, and the caller's obligation.
+        assert_eq!(unsafe { libc::munmap(self.at.cast(), self.len) }, 0);
+    }
+
+    /// Makes it zeros again.
+    fn clear(self) {
+        // SAFETY: all of it, which is mapped.
+        unsafe { core::ptr::write_bytes(self.at, 0, self.len) };
     }
 }
 
@@ -48,7 +55,7 @@ pub(super) enum Object {
     Bell(u64, u64, bool),
     /// What rings.
     Ringer,
-    /// The reading end of a pipe, with the number of the writing end's object.
+    /// The reading end of a pipe, with the number of the writing end.
     Reader(usize),
     /// The writing end.
     Writer,
@@ -77,7 +84,20 @@ pub(super) struct State {
     pub(super) locks: BTreeMap<(usize, usize), u32>,
     /// Bytes of files that openings have locked: where the file is, and byte, and by which opening.
     pub(super) opening_locks: BTreeMap<(usize, u64), usize>,
-    pub(super) objects: Vec<Option<Object>>,
+    /// What is open, by numbers that are not used again: a socket's cookie is its number and one.
+    pub(super) objects: BTreeMap<usize, Object>,
+    /// How many there have been.
+    pub(super) opened: usize,
+    /// Memory of files, and of those that are closed.
+    files: Vec<Memory>,
+    /// Memory that is no file's, by where it is.
+    zeros: BTreeMap<usize, Memory>,
+    /// What of it the first process has unmapped.
+    unmapped: Vec<Memory>,
+    /// Memory that a process has laid in place of a file's, by the process and the place.
+    laid: BTreeMap<(u32, usize), Memory>,
+    /// A test has failed, and may have left anything behind: memory stays from now on.
+    pub(super) keeps_memory: bool,
     pub(super) sockets: BTreeMap<usize, Socket>,
     pub(super) connections: Vec<Tcp>,
     pub(super) now: u64,
@@ -140,10 +160,10 @@ pub(super) fn unseen() -> Held {
 
 impl State {
     pub(super) fn object(&self, fd: i32) -> Option<&Object> {
-        self.objects.get(*self.descriptors.get(&fd)?)?.as_ref()
+        self.objects.get(self.descriptors.get(&fd)?)
     }
     pub(super) fn object_mut(&mut self, fd: i32) -> Option<&mut Object> {
-        self.objects.get_mut(*self.descriptors.get(&fd)?)?.as_mut()
+        self.objects.get_mut(self.descriptors.get(&fd)?)
     }
     /// The connection behind `fd`, and which end it is.
     pub(super) fn socket(&mut self, fd: i32) -> Option<(&mut Tcp, usize)> {
@@ -163,9 +183,55 @@ impl State {
     }
     pub(super) fn open(&mut self, object: Object) -> i32 {
         let fd = self.free(3);
-        self.objects.push(Some(object));
-        self.descriptors.insert(fd, self.objects.len() - 1);
+        self.objects.insert(self.opened, object);
+        self.descriptors.insert(fd, self.opened);
+        self.opened += 1;
         fd
+    }
+    /// A new file of zeros.
+    pub(super) fn open_file(&mut self, len: usize) -> i32 {
+        let memory = Memory::new(len);
+        self.files.push(memory);
+        self.open(Object::File(memory, 0))
+    }
+    /// New memory that is no file's.
+    pub(super) fn zeros(&mut self, len: usize) -> *mut u8 {
+        let memory = Memory::new(len);
+        self.zeros.insert(memory.at.addr(), memory);
+        memory.at
+    }
+    /// The memory there is unmapped. It goes later: a child of a fork has it, too.
+    pub(super) fn unmap(&mut self, at: *mut u8) {
+        if self.process == process::FIRST {
+            self.unmapped.extend(self.zeros.remove(&at.addr()));
+        }
+    }
+    /// Zeros in place of what the process that runs has there.
+    pub(super) fn lay_zeros(&mut self, place: *mut u8, len: usize) -> *mut u8 {
+        let memory = *self.laid.entry((self.process, place.addr())).or_insert_with(|| Memory::new(len));
+        assert!(memory.len >= len);
+        memory.clear();
+        memory.at
+    }
+    /// Nobody has anything but the first process, which has closed all that it does not keep for ever.
+    pub(super) fn forget_memory(&mut self) {
+        if self.keeps_memory {
+            return;
+        }
+        let objects = &self.objects;
+        let is_open = |m: &Memory| objects.values().any(|o| matches!(o, Object::File(file, _) if file.at == m.at));
+        let (files, mut gone): (Vec<_>, Vec<_>) = self.files.drain(..).partition(is_open);
+        self.files = files;
+        gone.append(&mut self.unmapped);
+        self.laid.retain(|(process, _), memory| {
+            let stays = *process == process::FIRST;
+            gone.extend((!stays).then_some(*memory));
+            stays
+        });
+        for memory in gone {
+            // SAFETY: no file is open that it is of, and so no channel and no pool is there; or its process is gone.
+            unsafe { memory.unmap() };
+        }
     }
     /// A descriptor of an object has been closed.
     pub(super) fn closed(&mut self, id: usize) {
@@ -178,7 +244,7 @@ impl State {
         let linger = options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
         // l_onoff and l_linger.
         let abort = linger.is_some_and(|v| v[..4] != [0; 4] && v[4..8] == [0; 4]);
-        if let Some(Object::Socket(connection, end)) = self.objects[id].take() {
+        if let Some(Object::Socket(connection, end)) = self.objects.remove(&id) {
             self.connections[connection].close(end, abort);
         }
     }
@@ -188,7 +254,7 @@ impl State {
                 self.connections[connection].poll(end) & (events | libc::POLLHUP | libc::POLLERR)
             }
             Some(Object::Bell(_, _, rung)) if *rung => events & libc::POLLIN,
-            Some(Object::Reader(writer)) if self.objects[*writer].is_none() => libc::POLLHUP,
+            Some(Object::Reader(writer)) if !self.objects.contains_key(writer) => libc::POLLHUP,
             Some(_) => 0,
             None if fd >= 0 => libc::POLLNVAL,
             None => 0,

@@ -105,6 +105,7 @@ impl Drop for World {
     /// Whatever a test has done: once all is closed, nothing of it is left.
     fn drop(&mut self) {
         if self.abandoned || std::thread::panicking() {
+            Simulated::keep_memory();
             return;
         }
         assert!(Simulated::is_quiet(), "what was left for a sleeper was not done");
@@ -116,6 +117,8 @@ impl Drop for World {
         // The family's files stay.
         let own = 1 + usize::from(members::has_births());
         assert_eq!(Simulated::count(), (0, own), "sockets and files are left");
+        process::forget();
+        Simulated::forget_memory();
     }
 }
 

@@ -9,22 +9,22 @@ use libc::{EAGAIN, EBUSY, EINVAL};
 use shmring::family::Reason;
 
 /// Bytes of a chunk in these tests.
-const LEN: usize = 8_192;
+pub const LEN: usize = 8_192;
 
 /// Chunks of which one receiver may have all; their pool goes with it.
-struct Chunks {
-    pool: i32,
+pub struct Chunks {
+    pub pool: i32,
     count: usize,
 }
 
 impl Chunks {
-    fn new(count: usize) -> Chunks {
+    pub fn new(count: usize) -> Chunks {
         let pool = pool(LEN, count, count) as i32;
         assert!(pool >= 0);
         Chunks { pool, count }
     }
 
-    fn take(&self) -> Chunk {
+    pub fn take(&self) -> Chunk {
         Chunk::take(self.pool).expect("a chunk that is free")
     }
 
@@ -45,22 +45,27 @@ impl Chunks {
         crate::inplace::COUNTS.referred.load(Relaxed) > before
     }
 
+    /// A test has failed.
+    pub fn give_up(self) {
+        let _ = end_pool(self.pool);
+    }
+
     /// All are back, and the pool ends.
-    fn end(self) {
+    pub fn end(self) {
         assert_eq!(self.free(), self.count, "chunks are not back");
         assert_eq!(end_pool(self.pool), 0);
     }
 }
 
 /// The peer's user is this one, in whatever lab the tests run.
-fn introduce(pair: &Pair) {
+pub fn introduce(pair: &Pair) {
     for side in [pair.a, pair.b] {
         side.ep.chan().expect("a channel").peer_uid.store(rendezvous::uid::own(), Relaxed);
     }
 }
 
 /// The receiver has met the pool.
-fn meet(from: Side, to: Side, pool: &Chunks) {
+pub fn meet(from: Side, to: Side, pool: &Chunks) {
     for _ in 0..4 {
         let referred = pool.send(from, 0, LEN);
         let view = to.look(1).unwrap();

@@ -7,13 +7,11 @@ use crate::leave;
 use crate::sim::world::Side;
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, iovec};
-use proptest::prelude::*;
-use shmring::family::{Reason, State};
-use std::collections::VecDeque;
+use shmring::family::Reason;
 
 /// What one end keeps, as a program would note it: where in the stream since its first byte, where in memory, and what lay there.
 #[derive(Default)]
-struct Keeper {
+pub struct Keeper {
     kept: Option<Kept>,
     pieces: Vec<(usize, iovec, Vec<u8>)>,
     /// Bytes that were read since the first that is kept, up to the last that is.
@@ -23,8 +21,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps what there is. What was read.
-    fn keep(&mut self, side: Side, least: usize, most: usize, received: usize) -> Option<Vec<u8>> {
+    /// Keeps what there is; `received`: what was read by other calls since the last time. What was read.
+    pub fn keep(&mut self, side: Side, least: usize, most: usize, received: usize) -> Option<Vec<u8>> {
         let kept = self.kept.get_or_insert_with(Kept::none);
         let n = side.keep(least, most, kept)?;
         assert!(n >= least.min(1) && n <= most);
@@ -45,7 +43,7 @@ impl Keeper {
     }
 
     /// Gives some of it back; all: `n` is too large.
-    fn give(&mut self, side: Side, n: usize) {
+    pub fn give(&mut self, side: Side, n: usize) {
         let Some(kept) = &mut self.kept else { return };
         if self.pieces.is_empty() {
             return;
@@ -65,7 +63,7 @@ impl Keeper {
     }
 
     /// Nobody has written there.
-    fn check(&self) -> bool {
+    pub fn check(&self) -> bool {
         self.pieces.iter().all(|(_, piece, content)| Kept::bytes_at(piece) == *content)
     }
 }
@@ -228,141 +226,4 @@ fn less_than_is_asked_for_and_what_is_not_on_a_ring_is_left_to_others() {
     assert!(!pair.b.look(1).is_ok_and(|view| view.is_on_ring()));
     assert!(!pair.b.give_back(None, &mut kept));
     pair.close();
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    Send(bool, usize),
-    Recv(bool, usize),
-    Keep(bool, usize, usize),
-    Give(bool, usize),
-    Attach,
-    Rewind(bool),
-    Cut(bool),
-    Echo(bool),
-    Pass(u16),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let end = any::<bool>();
-    prop_oneof![
-        10 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Send(e, n)),
-        5 => (end, 1..RING / 3).prop_map(|(e, n)| Op::Recv(e, n)),
-        12 => (end, 1..300usize, 300..RING / 2).prop_map(|(e, l, m)| Op::Keep(e, l, m)),
-        8 => (end, 1..RING / 2).prop_map(|(e, n)| Op::Give(e, n)),
-        3 => Just(Op::Attach),
-        1 => end.prop_map(Op::Rewind),
-        1 => end.prop_map(Op::Cut),
-        1 => end.prop_map(Op::Echo),
-        1 => (0u16..100).prop_map(Op::Pass),
-    ]
-}
-
-/// One end.
-#[derive(Default)]
-struct End {
-    keeper: Keeper,
-    /// Bytes that it has received by other calls since it last kept some.
-    received: usize,
-    /// Bytes that were sent to it, and not read.
-    stream: VecDeque<u8>,
-    made: usize,
-}
-
-/// Plays `ops` against two queues of bytes.
-fn mix(world: &World, ops: &[Op]) -> Result<(), TestCaseError> {
-    let pair = world.pair();
-    let mut ends = [End::default(), End::default()];
-    let (mut attached, mut left) = (false, false);
-    let side = move |a: bool| if a { pair.a } else { pair.b };
-    for &op in ops {
-        match op {
-            Op::Send(a, n) => {
-                let i = usize::from(a);
-                let message = bytes(ends[i].made, n);
-                ends[i].made += n;
-                match side(a).send(&message) {
-                    Ok(n) => ends[1 - i].stream.extend(&message[..n]),
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Recv(a, n) => {
-                let end = &mut ends[usize::from(a)];
-                match side(a).recv(n) {
-                    Ok(got) => {
-                        end.received += got.len();
-                        let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
-                        prop_assert!(got == expected);
-                    }
-                    Err(e) => prop_assert_eq!(e, EAGAIN),
-                }
-            }
-            Op::Keep(a, least, most) => {
-                let end = &mut ends[usize::from(a)];
-                if let Some(got) = end.keeper.keep(side(a), least, most, end.received) {
-                    end.received = 0;
-                    prop_assert!(got.len() <= end.stream.len());
-                    let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
-                    prop_assert!(got == expected);
-                }
-            }
-            Op::Give(a, n) => ends[usize::from(a)].keeper.give(side(a), n),
-            Op::Attach => {
-                if !attached && pair.both(|s| s.ep.state() == State::Eligible) && !left {
-                    pair.attach(RING);
-                    attached = true;
-                }
-            }
-            // Else hardly any connection comes to a ring.
-            Op::Rewind(_) | Op::Echo(_) if !attached => {}
-            Op::Rewind(a) => {
-                leave::retire(side(a).fd, Reason::Async);
-                left = true;
-            }
-            Op::Cut(a) => {
-                leave::retire(side(a).fd, Reason::Option);
-                left = true;
-            }
-            Op::Echo(a) => {
-                leave::sending_side(side(a).fd, Reason::Splice);
-                left = true;
-            }
-            Op::Pass(us) => Simulated::pass(u64::from(us) * 1000),
-        }
-        left |= attached && pair.both(|s| s.ep.tx_phase.get() == TxPhase::Down);
-        prop_assert!(ends.iter().all(|end| end.keeper.check()));
-    }
-    for _ in 0..1000 {
-        let mut idle = true;
-        for a in [true, false] {
-            let end = &mut ends[usize::from(a)];
-            end.keeper.give(side(a), usize::MAX);
-            if let Ok(got) = side(a).recv(RING) {
-                prop_assert!(got.len() <= end.stream.len());
-                let expected: Vec<u8> = end.stream.drain(..got.len()).collect();
-                prop_assert!(got == expected);
-                idle = false;
-            }
-        }
-        if idle {
-            break;
-        }
-    }
-    prop_assert_eq!([ends[0].stream.len(), ends[1].stream.len()], [0, 0]);
-    pair.close();
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(cases(3))]
-
-    #[test]
-    fn what_is_kept_and_what_is_received_make_one_stream(ops in prop::collection::vec(op(), 0..150)) {
-        let world = World::new();
-        let outcome = mix(&world, &ops);
-        if outcome.is_err() {
-            world.abandon();
-        }
-        outcome?;
-    }
 }
