@@ -10,6 +10,7 @@
 //! What is sent depends on its place in the stream.
 
 use culvert::Pool;
+use culvert_api_tests::stream::{bytes, check};
 use std::io::{Error, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -21,21 +22,6 @@ const CHUNK: usize = 30_000;
 const UNREAD: usize = 6;
 /// Bytes that are sent after that.
 const MORE: usize = 700_000;
-
-fn byte(at: u64) -> u8 {
-    (at ^ at >> 8 ^ at >> 16) as u8
-}
-
-fn bytes(from: u64, n: usize) -> Vec<u8> {
-    (from..from + n as u64).map(byte).collect()
-}
-
-fn check(bytes: &[u8], from: u64) -> Result<()> {
-    match bytes.iter().zip(from..).find(|(b, at)| **b != byte(*at)) {
-        Some((b, at)) => Err(Error::other(format!("byte {at} is {b}"))),
-        None => Ok(()),
-    }
-}
 
 /// Sends until the pipeline is gone; then all chunks are to be had again.
 fn source(port: u16) -> Result<()> {

@@ -3,6 +3,8 @@
 //! - `CULVERT_LIB`: the library under test, else `target/release/libculvert.so` of this workspace.
 //! - `CULVERT_API_CALLS`: how many calls each thread of the mixed test makes, else 2,000.
 
+pub mod stream;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};

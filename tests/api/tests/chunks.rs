@@ -1,10 +1,13 @@
 //! Chunks that are outstanding when something happens: to who has sent them, to who has them unread, to one in the middle.
 //!
-//! `CULVERT_API_KILLS`: how many processes are killed, else 6.
+//! `CULVERT_API_KILLS`: how many processes are killed, else 6. With it, how long it took from each kill of a receiver until its owner had
+//! all chunks back is printed; and that must be no longer than `CULVERT_API_BACK_MS`, if that is set.
 
 use culvert_api_tests::{Lab, Server, With, succeeds};
+use std::time::{Duration, Instant};
 
 const CHUNKS: &str = env!("CARGO_BIN_EXE_chunks");
+const LEAVING: &str = env!("CARGO_BIN_EXE_leaving");
 const PIPELINE: &str = env!("CARGO_BIN_EXE_pipeline");
 
 /// What [`CHUNKS`] sends behind the chunks that lie unread.
@@ -47,10 +50,41 @@ fn a_sender_that_leaves_with_chunks_unread_loses_nothing() {
     assert_eq!(exchange("close", "stay"), format!("(true, 30000)\n{UNREAD} bytes\n"));
 }
 
+/// With room that is filled, a view, and chunks that are kept or lie unread, in their hands.
+#[test]
+fn who_leaves_with_all_kinds_of_memory_in_hand_loses_nothing() {
+    let (unread, room, more) = (UNREAD, 4_000, 500_000);
+    for (writer, reader) in [
+        ("stay", "stay"),
+        ("stay", "pass"),
+        ("stay", "stdio"),
+        ("stay", "exec"),
+        ("pass", "silent"),
+        ("stdio", "silent"),
+        ("exec", "silent"),
+    ] {
+        let lab = Lab::new(&format!("leaving-{writer}-{reader}"));
+        let mut command = lab.command(LEAVING, With::Preload);
+        command.args(["writer", writer]);
+        let writes = Server::start(command);
+        let mut command = lab.command(LEAVING, With::Preload);
+        command.args(["reader", &writes.port.to_string(), reader]);
+        let said = succeeds(command);
+        let status = writes.ends();
+        assert!(status.success(), "{writer} {reader}: {status}");
+        // An exec leaves room uncommitted, and a view unread.
+        let released = if reader == "exec" { 0 } else { 700 };
+        let committed = if writer == "exec" { 0 } else { room };
+        assert_eq!(said, format!("{} bytes\n", unread - released + committed + more), "{writer} {reader}");
+    }
+}
+
 /// Of three processes one is killed, at any time: all chunks come back to their owner, if it is not that, and the others hear of it.
 #[test]
 fn all_chunks_come_back_whoever_is_killed() {
-    let rounds = std::env::var("CULVERT_API_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u32>().ok());
+    let rounds = number("CULVERT_API_KILLS").unwrap_or(6);
+    let mut took = Vec::new();
     for round in 0..rounds {
         let lab = Lab::new("kills");
         let start = |program: &str, args: &[&str]| {
@@ -65,6 +99,7 @@ fn all_chunks_come_back_whoever_is_killed() {
         });
         // Some messages later.
         (0..round * 7 % 10).for_each(|_| assert_eq!(source.line(), "on its way\n"));
+        let killed = Instant::now();
         match round % 3 {
             0 => source.kill(),
             1 => filter.kill(),
@@ -75,10 +110,20 @@ fn all_chunks_come_back_whoever_is_killed() {
             while line == "on its way\n" {
                 line = source.line();
             }
+            took.push(killed.elapsed());
             assert!(line.starts_with("8 of 8 are back"), "{round}: {line:?}");
             assert!(source.ends().success());
         }
         filter.ends();
         sink.ends();
+    }
+    took.sort();
+    let (half, last) = (took[took.len() / 2], took[took.len() - 1]);
+    println!(
+        "{} receivers were killed: all chunks were back {half:?} later in half of the cases, {last:?} at most",
+        took.len()
+    );
+    if let Some(most) = number("CULVERT_API_BACK_MS") {
+        assert!(last <= Duration::from_millis(most.into()), "{last:?}");
     }
 }
