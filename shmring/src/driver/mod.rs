@@ -6,7 +6,7 @@
 //!
 //! Three run this code. In the library a port is a connection. Under the model checker
 //! (`tests/switch_model.rs`) a port lets one effect through and stops there, so that other threads, the kernel and `kill -9`
-//! come between any two. The hostile peer (`tests/hostile.rs`) writes what it likes before each effect.
+//! come between any two. The hostile peer (`tests/hostile`) writes what it likes before each effect.
 //!
 //! Where a function takes a direction's port, that direction is owned: the caller holds its token, unless the function says
 //! that it needs none.

@@ -50,6 +50,7 @@ fn exec(mode: &str, socket: &TcpStream, at: u64) -> Error {
 #[repr(C, align(8))]
 struct Control([u8; 24]);
 
+// SAFETY: arithmetic.
 const _: () = assert!(unsafe { libc::CMSG_SPACE(4) } as usize == size_of::<Control>());
 
 /// Runs `f` with a message of one byte, and the control message.
