@@ -4,6 +4,9 @@
 //! chunks source PORT            sends chunks to a pipeline until that ends, and then waits until it has all of them back
 //! chunks sender HOW             prints its port; sends to a reader, and leaves the ring in the middle
 //! chunks reader PORT HOW        receives, and leaves the ring while chunks lie unread
+//! chunks lender                 prints its port; sends chunks to one receiver after the other, until one gets them where they are
+//! chunks takers HOW             reads ports, and takes chunks of each in turn. `asks`: says when it has asked for that, and is not
+//!                               answered yet, and waits until somebody is killed; `takes`: until it gets one where it is
 //! chunks rest FD AT             goes on to receive, from byte AT
 //! chunks more FD AT             goes on to send, from byte AT
 //! ```
@@ -103,6 +106,83 @@ fn sender(how: &str) -> Result<()> {
         }
         _ => Err(Error::other("how?")),
     }
+}
+
+/// Lends to one receiver after the other.
+fn lender() -> Result<()> {
+    const COUNT: usize = 4;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?.port());
+    let pool = Pool::with_quota(CHUNK, COUNT, COUNT)?;
+    loop {
+        let mut reader = listener.accept()?.0;
+        let (mut at, mut said) = (0, *b".");
+        while said == *b"." {
+            send_chunk(&pool, &reader, &mut at, CHUNK)?;
+            // Killed, when it has asked.
+            if !reader.read(&mut said).is_ok_and(|n| n == 1) {
+                break;
+            }
+        }
+        if said == *b"g" {
+            break;
+        }
+    }
+    let all = (0..COUNT).map(|_| pool.take()).collect::<Result<Vec<_>>>()?;
+    println!("{} are back", all.len());
+    Ok(())
+}
+
+/// Whether this process has a place at a desk, or wants one.
+fn has_asked() -> Result<bool> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let target = std::fs::read_link(entry?.path());
+        if target.is_ok_and(|target| target.to_string_lossy().contains("culvert-desk")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// As many are more than enough for a connection to come to a ring, and for its ends to meet.
+const EXCHANGES: u64 = 5_000;
+
+fn takers(how: &str) -> Result<()> {
+    for port in std::io::stdin().lines() {
+        let port = port?.parse::<u16>().map_err(Error::other)?;
+        let mut lender = TcpStream::connect(("127.0.0.1", port))?;
+        let (mut at, mut memory) = (0u64, vec![0; CHUNK]);
+        loop {
+            if at > EXCHANGES * CHUNK as u64 {
+                return Err(Error::other("no chunk comes"));
+            }
+            let (start, mut in_place) = (at, false);
+            while at < start + CHUNK as u64 {
+                let view = culvert::look(&lender, 1)?;
+                let seen = view.copy_to(0, &mut memory);
+                check(&memory[..seen], at)?;
+                in_place = view.is_chunk() && seen == CHUNK;
+                view.release(seen)?;
+                at += seen as u64;
+            }
+            if in_place {
+                println!("in place");
+                break lender.write_all(b"g")?;
+            }
+            if how == "asks" && has_asked()? {
+                println!("asked");
+                // Until the lender has ended, or this process.
+                let _ = lender.read(&mut memory);
+                break;
+            }
+            lender.write_all(b".")?;
+        }
+        drop(lender);
+        if has_asked()? {
+            return Err(Error::other("a place at a desk is left"));
+        }
+    }
+    Ok(())
 }
 
 /// What only the kernel can do: the connection goes there.
@@ -281,6 +361,8 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["source", port] => source(number(port)? as u16),
         ["sender", how] => sender(how),
+        ["lender"] => lender(),
+        ["takers", how] => takers(how),
         ["reader", port, how] => reader(number(port)? as u16, how),
         ["rest", fd, at] => rest(&socket(fd)?, number(at)?),
         ["more", fd, at] => {

@@ -7,7 +7,7 @@ pub mod stream;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -104,6 +104,13 @@ impl Server {
         });
         server.port = port;
         server
+    }
+
+    /// Starts a program that is told what to do by its standard input.
+    pub fn start_told(mut command: Command) -> (Server, ChildStdin) {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
+        let (told, out) = (child.stdin.take().expect("its input"), child.stdout.take().expect("its output"));
+        (Server { child, out: BufReader::new(out), port: 0 }, told)
     }
 
     /// Starts a program that has no port, and prints something else first.

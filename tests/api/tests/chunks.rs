@@ -4,6 +4,8 @@
 //! all chunks back is printed; and that must be no longer than `CULVERT_API_BACK_MS`, if that is set.
 
 use culvert_api_tests::{Lab, Server, With, succeeds};
+use std::io::Write;
+use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 const CHUNKS: &str = env!("CARGO_BIN_EXE_chunks");
@@ -77,6 +79,66 @@ fn who_leaves_with_all_kinds_of_memory_in_hand_loses_nothing() {
         let committed = if writer == "exec" { 0 } else { room };
         assert_eq!(said, format!("{} bytes\n", unread - released + committed + more), "{writer} {reader}");
     }
+}
+
+/// A process that takes chunks of lenders, and is told their ports.
+struct Taker(Server, ChildStdin);
+
+impl Taker {
+    fn start(lab: &Lab, how: &str, port: u16) -> Taker {
+        let mut command = lab.command(CHUNKS, With::Preload);
+        command.args(["takers", how]);
+        let (server, stdin) = Server::start_told(command);
+        let mut taker = Taker(server, stdin);
+        taker.goes_to(port);
+        taker
+    }
+
+    fn goes_to(&mut self, port: u16) {
+        writeln!(self.1, "{port}").expect("a taker that listens");
+    }
+}
+
+/// More than there are places at a desk, or edges of one process.
+const MANY: usize = 66;
+
+#[test]
+fn receivers_that_are_killed_before_they_are_answered_keep_no_place_from_others() {
+    let lab = Lab::new("asked");
+    let mut command = lab.command(CHUNKS, With::Preload);
+    command.arg("lender");
+    let mut lender = Server::start(command);
+    for _ in 0..MANY {
+        let mut taker = Taker::start(&lab, "asks", lender.port);
+        assert_eq!(taker.0.line(), "asked\n");
+        taker.0.kill();
+    }
+    let mut taker = Taker::start(&lab, "takes", lender.port);
+    assert_eq!(taker.0.line(), "in place\n");
+    assert_eq!(lender.line(), "4 are back\n");
+}
+
+#[test]
+fn owners_that_are_killed_before_they_answer_keep_no_edge_of_a_receiver() {
+    let lab = Lab::new("answers");
+    let start = || {
+        let mut command = lab.command(CHUNKS, With::Preload);
+        command.arg("lender").stderr(std::process::Stdio::null());
+        Server::start(command)
+    };
+    let mut lender = start();
+    let mut taker = Taker::start(&lab, "asks", lender.port);
+    for _ in 0..MANY {
+        assert_eq!(taker.0.line(), "asked\n");
+        lender.kill();
+        lender = start();
+        taker.goes_to(lender.port);
+    }
+    assert_eq!(taker.0.line(), "asked\n");
+    drop(lender);
+    let Taker(server, stdin) = taker;
+    drop(stdin);
+    assert!(server.ends().success());
 }
 
 /// Of three processes one is killed, at any time: all chunks come back to their owner, if it is not that, and the others hear of it.
