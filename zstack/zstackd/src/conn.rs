@@ -99,6 +99,8 @@ pub struct Conn {
     pub sent: u64,
     /// Bytes from the wire to the program.
     pub received: u64,
+    /// When there were such bytes last.
+    pub brought: Time,
     /// It is in the queue of those with work.
     pub queued: bool,
     /// When it is looked at next.
@@ -138,6 +140,7 @@ impl Conn {
             entered: Time::NEVER,
             sent: 0,
             received: 0,
+            brought: Time(0),
             queued: false,
             look: Time::NEVER,
             ended_in_order: false,

@@ -44,6 +44,8 @@ pub enum Counter {
     HandedOver,
     /// Those for which there was no room.
     HandedOverLost,
+    /// Moments for which a worker slept among many connections, without being woken.
+    Naps,
     /// System calls of the kernel's that failed where none should.
     CallsFailed,
 }
@@ -70,6 +72,7 @@ pub const NAMES: &[(Counter, &str)] = &[
     (Counter::RawInLost, "raw_in_lost"),
     (Counter::HandedOver, "handed_over"),
     (Counter::HandedOverLost, "handed_over_lost"),
+    (Counter::Naps, "naps"),
     (Counter::CallsFailed, "calls_failed"),
 ];
 

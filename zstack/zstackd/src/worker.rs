@@ -6,6 +6,7 @@ mod claims;
 mod ends;
 mod gate;
 mod mail;
+mod pace;
 mod passing;
 mod told;
 
@@ -15,7 +16,7 @@ pub(crate) use told::{accept, open};
 use crate::common::Common;
 use crate::config::Config;
 use crate::conn::{Conn, Stage};
-use crate::counters::Counters;
+use crate::counters::{Counter, Counters};
 use crate::flow::Flow;
 use crate::front::Lane;
 use crate::memory;
@@ -25,6 +26,7 @@ use crate::relay;
 use crate::sysctl;
 use crate::wire::{BELL, PORT, Wire};
 use claims::Claims;
+use pace::Pace;
 use rendezvous::registry::Kind;
 use slab::Slab;
 use std::cmp::Reverse;
@@ -113,12 +115,15 @@ pub(crate) struct Worker<P: Wire> {
     looks: BinaryHeap<Reverse<(Time, u64)>>,
     /// Inner sockets that are to be reset when no frame points at their rings any more, or by then.
     parted: Vec<(Time, Arc<TcpStream>)>,
+    /// When it is looked at them next, where they are many.
+    parting: Time,
     counters: Counters,
     packet: Vec<u8>,
     /// What outer connections begin with.
     options: Options,
     deadline: Option<Time>,
     spin: Duration,
+    pace: Pace,
     stop: bool,
     /// The last: with it may go the addresses, without which the resets of the connections above do not reach the programs.
     lane: Arc<Lane>,
@@ -194,11 +199,13 @@ impl<P: Wire> Worker<P> {
             work: VecDeque::new(),
             looks: BinaryHeap::new(),
             parted: Vec::new(),
+            parting: Time(0),
             counters: Counters::default(),
             packet: vec![0; 65_536],
             options,
             deadline: None,
             spin: Duration::from_micros(config.spin.into()),
+            pace: Pace::default(),
             stop: false,
         })
     }
@@ -244,7 +251,7 @@ impl<P: Wire> Worker<P> {
                 }
             }
             let spinning = !busy && !self.spin.is_zero() && last_work.elapsed() < self.spin;
-            let limit = if busy || spinning { Some(Duration::ZERO) } else { self.sleep() };
+            let limit = if busy || spinning || self.nap() { Some(Duration::ZERO) } else { self.sleep() };
             events.clear();
             let port = self.endpoint.port_mut();
             port.sleep(&mut self.poller, limit, &mut events).map_err(|e| format!("epoll_wait: {e}"))?;
@@ -293,6 +300,14 @@ impl<P: Wire> Worker<P> {
             (a, b) => a.or(b),
         };
         self.clock.until(deadline)
+    }
+
+    /// Naps instead of a sleep, if that is better: see `pace.rs`.
+    fn nap(&mut self) -> bool {
+        let Some(nap) = self.pace.nap() else { return false };
+        self.counters.count(Counter::Naps);
+        std::thread::sleep(self.sleep().map_or(nap, |limit| limit.min(nap)));
+        true
     }
 
     /// An inner socket has something.
@@ -352,6 +367,10 @@ impl<P: Wire> Worker<P> {
     /// Moves what there is to move, one round for each connection that is queued now.
     fn work(&mut self) -> bool {
         let n = self.work.len();
+        if n == 0 {
+            return false;
+        }
+        let now = self.clock.now();
         let mut brought = 0;
         for _ in 0..n {
             let Some(index) = self.work.pop_front() else { break };
@@ -359,17 +378,18 @@ impl<P: Wire> Worker<P> {
             conn.queued = false;
             let before = conn.received;
             self.advance(index);
-            brought += self.conns.get(index).map_or(0, |conn| conn.received.saturating_sub(before));
+            if let Some(conn) = self.conns.get_mut(index).filter(|conn| conn.received > before) {
+                brought += conn.received - before;
+                self.pace.brought(now, std::mem::replace(&mut conn.brought, now));
+            }
             if brought >= MUCH {
                 culvert::settle();
                 brought = 0;
             }
         }
         // Before anything else is done, or the next round: a program may be on a processor of its own, and has all of this round.
-        if n > 0 {
-            culvert::settle();
-        }
-        n > 0
+        culvert::settle();
+        true
     }
 
     /// Takes what can be done next for a connection.

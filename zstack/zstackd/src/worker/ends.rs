@@ -35,6 +35,10 @@ pub(super) const PATIENCE: u64 = 3_000_000;
 /// How long a socket that is to be reset waits for the port to send frames that point at its ring, in microseconds.
 const FRAMES: u64 = 1_000_000;
 
+/// Where more of them wait it is looked at all of them once in so many microseconds, and else in each round.
+const FEW_PARTED: usize = 64;
+const PARTED_EVERY: u64 = 1000;
+
 /// By how much two answers of the kernel about the same timer may differ, in milliseconds.
 const COARSE: u32 = 50;
 
@@ -142,6 +146,13 @@ impl<P: Wire> Worker<P> {
     /// Closes what was parted with.
     fn close_parted(&mut self) {
         let now = self.clock.now();
+        if self.parted.len() > FEW_PARTED {
+            if now < self.parting {
+                return;
+            }
+            self.parting = Time(now.0 + PARTED_EVERY);
+            self.looks.push(Reverse((self.parting, PARTED)));
+        }
         self.parted.retain(|(at, inner)| {
             let shared = Arc::strong_count(inner) > 1;
             if shared && *at <= now {
