@@ -172,6 +172,7 @@ fn judge(compared: Compared, native: &Run, ours: Run, tally: &mut Tally) {
     let module = compared.module;
     let again = doubtful(native, &ours);
     let side = ours.side;
+    let at_first = at_first(native, &ours);
     let mut native_results = native.results.clone();
     let mut our_results = ours.results;
     if !again.is_empty() {
@@ -214,10 +215,30 @@ fn judge(compared: Compared, native: &Run, ours: Run, tally: &mut Tally) {
             ours.output.display()
         );
     }
+    // A hang or a failure that the second run did not show has a reason, too.
+    let passed_since = |name: &String| our_results.get(name) == Some(&Verdict::Passed);
+    tally.unsteady.extend(
+        at_first
+            .into_iter()
+            .filter(|(name, _)| passed_since(name))
+            .map(|(name, what)| format!("conformance {name} ({}): {what}, and passed when run once more", side.name())),
+    );
     for w in worse {
         println!("  WORSE {w}");
         tally.fail(format!("conformance {w}"));
     }
+}
+
+/// Tests that passed natively and did not pass under culvert in the first run, apart from those behind a hang: what they did instead.
+fn at_first(native: &Run, ours: &Run) -> Vec<(String, &'static str)> {
+    let passed = native.results.iter().filter(|(_, verdict)| **verdict == Verdict::Passed).map(|(name, _)| name);
+    passed
+        .filter_map(|name| match ours.results.get(name) {
+            Some(Verdict::Failed) => Some((name.clone(), "failed")),
+            _ if ours.stuck.as_ref() == Some(name) => Some((name.clone(), "did not end")),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Tests worth a second run: those that failed or have no result on either side.
@@ -317,4 +338,25 @@ fn command(module: &str, patterns: &[&str], xml: &Path, temp: &Path) -> Command 
         c.env_remove(key);
     }
     c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(side: Side, results: &[(&str, Verdict)], stuck: Option<&str>) -> Run {
+        let results = results.iter().map(|(name, verdict)| ((*name).to_owned(), *verdict)).collect();
+        Run { side, results, stuck: stuck.map(str::to_owned), output: PathBuf::new(), time: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_hang_and_a_failure_under_culvert_are_known_and_what_stands_behind_the_hang_is_not_blamed() {
+        use Verdict::{Failed, Passed, Skipped};
+        let all = [("a", Passed), ("b", Passed), ("c", Passed), ("d", Failed), ("e", Skipped), ("f", Passed)];
+        let native = run(Side::Native, &all, None);
+        let ours = run(Side::Eager, &[("a", Passed), ("b", Failed), ("d", Failed)], Some("c"));
+        let known = [("b".to_owned(), "failed"), ("c".to_owned(), "did not end")];
+        assert_eq!(at_first(&native, &ours), known);
+        assert_eq!(at_first(&native, &run(Side::Default, &all, None)), []);
+    }
 }

@@ -16,7 +16,7 @@ pub struct Tally {
     pub failed: u64,
     /// What failed, for the summary.
     pub failures: Vec<String>,
-    /// What failed among others, and passed alone.
+    /// What failed and passed when it was run once more, and how it failed.
     pub unsteady: Vec<String>,
     /// Each step and how long it took, for the summary.
     pub times: Vec<(String, Duration)>,

@@ -138,7 +138,7 @@ pub fn test(extent: Extent) -> bool {
         println!("{:>5.0} s {name}", time.as_secs_f32());
     }
     for test in &tally.unsteady {
-        println!("unsteady: {test}: failed among others, and passed alone: find out why");
+        println!("unsteady, find out why: {test}");
     }
     for failure in &tally.failures {
         println!("failed: {failure}");
