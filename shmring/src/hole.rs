@@ -141,11 +141,36 @@ pub fn is_closed(closed: &AtomicU32) -> bool {
     closed.load(Ordering::Relaxed) != 0
 }
 
-/// The first hole behind `at`, and its place in the table.
+/// Where in the table a sender looks first for a place for a hole at `at`, and a receiver for the hole: neither looks at all of it for each message.
+fn home(at: RingPos) -> usize {
+    // Fibonacci hashing: messages of one length come to places that are apart.
+    (at.number().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - HOLES.ilog2())) as usize
+}
+
+/// All places of the table, from where a hole at `at` is looked for first.
+fn places(at: RingPos) -> impl Iterator<Item = usize> {
+    (0..HOLES).map(move |i| (home(at) + i) % HOLES)
+}
+
+/// Sender: a place for a hole at `at`, while the receiver has given back what lies before `head`. `None`: there is none.
+pub fn place(table: &[Entry; HOLES], at: RingPos, head: RingPos, size: u64) -> Option<&Entry> {
+    places(at).map(|i| &table[i]).find(|entry| entry.is_free(head, size))
+}
+
+/// The first hole behind `at`, and its place in the table. Where the table says of several that they lie at `at`, it is one of them.
 pub fn first(table: &[Entry; HOLES], at: RingPos, size: u64) -> Option<(usize, Hole, Part)> {
-    let all = table.iter().enumerate();
-    let behind = all.filter_map(|(i, entry)| entry.get().and_then(|hole| Some((i, hole, hole.behind(at, size)?))));
-    behind.min_by_key(|(_, _, part)| part.ahead)
+    let mut first: Option<(usize, Hole, Part)> = None;
+    for i in places(at) {
+        let Some(hole) = table[i].get() else { continue };
+        let Some(part) = hole.behind(at, size) else { continue };
+        if first.is_none_or(|(_, _, other)| part.ahead < other.ahead) {
+            first = Some((i, hole, part));
+        }
+        if part.ahead == 0 {
+            break;
+        }
+    }
+    first
 }
 
 #[cfg(all(test, not(loom)))]
@@ -183,6 +208,25 @@ mod tests {
         assert_eq!(first(1200), Some((1, Part { ahead: 0, over: 200, len: 300 })));
         assert_eq!(first(1500), Some((2, Part { ahead: 500, over: 0, len: 500 })));
         assert_eq!(first(3500), None);
+    }
+
+    #[test]
+    fn a_hole_has_a_place_while_the_table_has_one_and_is_found_there() {
+        let table: [Entry; HOLES] = std::array::from_fn(|_| Entry::default());
+        let (len, size) = (4096, 1 << 20);
+        let at = |n: usize| RingPos::new(n as u64 * u64::from(len));
+        for n in 0..HOLES {
+            let entry = place(&table, at(n), at(0), size).expect("a place");
+            entry.open(&hole(at(n).number(), len));
+        }
+        assert!(place(&table, at(HOLES), at(0), size).is_none(), "all lie unread");
+        for n in 0..HOLES {
+            let (i, hole, part) = first(&table, at(n), size).expect("a hole");
+            assert_eq!((hole.at, part), (at(n), Part { ahead: 0, over: 0, len }));
+            assert!(table[i].close(hole.at));
+            assert!(place(&table, at(HOLES + n), at(n + 1), size).is_some());
+        }
+        assert_eq!(first(&table, at(0), size), None);
     }
 
     proptest! {

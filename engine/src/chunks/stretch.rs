@@ -107,10 +107,13 @@ pub fn pass(c: &Conn, chan: &Chan, at: RingPos, n: u64) {
     let Ok(there) = there(c, at) else { return };
     for _ in 0..PATIENCE {
         let Ok(Some((i, hole, part))) = next(c, chan, at, n, there) else { return };
-        if part.ahead + u64::from(part.len) > n {
+        let end = part.ahead + u64::from(part.len);
+        if end <= n {
+            give_back(c, chan, i, &hole, &part);
+        }
+        if end >= n {
             return;
         }
-        give_back(c, chan, i, &hole, &part);
     }
 }
 

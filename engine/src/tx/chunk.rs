@@ -11,7 +11,7 @@ use crate::endpoint::Ep;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use shmring::chunks::name::Name;
 use shmring::family::SHARED;
-use shmring::hole::Hole;
+use shmring::hole::{self, Hole};
 use shmring::position::RingPos;
 use shmring::ring;
 
@@ -55,8 +55,7 @@ pub fn refer(
         if c.sent().holes.load(Relaxed) == RingPos::START.claim() && !chan.begin_holes(slot, c.role.tx()) {
             return Err(Unsent::Elsewhere);
         }
-        let entry = chan.holes(slot)[c.role.tx()].iter().find(|entry| entry.is_free(head, c.size));
-        let entry = entry.ok_or(Unsent::Elsewhere)?;
+        let entry = hole::place(&chan.holes(slot)[c.role.tx()], tail, head, c.size).ok_or(Unsent::Elsewhere)?;
         let name = lends.lend(edge).ok_or(Unsent::Elsewhere)?;
         let hole = Hole {
             at: tail,
