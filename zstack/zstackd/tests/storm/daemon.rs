@@ -42,7 +42,9 @@ fn lines(path: &Path) -> Vec<Line> {
             wrong: number(last),
         }
     };
-    text.lines().map(line).collect()
+    // The program may be writing the last one.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(line).collect()
 }
 
 /// What a zstackd that is gone may leave behind: nothing but rules without effect, which the next one removes.
