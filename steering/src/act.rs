@@ -4,13 +4,10 @@ use crate::address::Device;
 use crate::item::{Item, interface};
 use crate::journal::Journal;
 use crate::step::{State, Step};
-use crate::system::{System, device, is_up, number};
+use crate::system::{System, carrier, device, number, wait_for_link};
 use crate::trouble::Trouble;
 use crate::usage;
 use std::collections::BTreeMap;
-
-/// How many times as long as for a driver it is waited for a link that the change has interrupted.
-const CARRIER_WAITS: u32 = 5;
 
 /// Does the steps, each noted before. Told of each before it is done. Returns what else is to be said.
 pub fn apply(
@@ -21,7 +18,7 @@ pub fn apply(
 ) -> Result<Vec<String>, Trouble> {
     let mut carriers = BTreeMap::new();
     for step in steps {
-        carriers.entry(step.item.port()).or_insert_with_key(|port| carrier(system, *port));
+        carriers.entry(step.item.port()).or_insert_with_key(|port| has_link(system, *port));
     }
     for step in steps {
         tell(step);
@@ -50,27 +47,15 @@ pub fn apply(
     Ok(carriers.into_iter().filter(|(_, had)| *had).filter_map(|(port, _)| lost_link(system, port)).collect())
 }
 
-fn carrier(system: &dyn System, port: Device) -> bool {
-    interface(system, port).is_ok_and(|name| system.read(&format!("class/net/{name}/carrier")).is_ok_and(|c| c == "1"))
+fn has_link(system: &dyn System, port: Device) -> bool {
+    interface(system, port).is_ok_and(|name| carrier(system, &name))
 }
 
 /// A card's link pauses for seconds when its virtual functions change.
 fn lost_link(system: &dyn System, port: Device) -> Option<String> {
-    // One that was taken down is not waited for.
-    interface(system, port).ok().filter(|name| is_up(system, name).unwrap_or(false))?;
-    for _ in 0..CARRIER_WAITS {
-        let mut looks = 0;
-        loop {
-            if carrier(system, port) {
-                return None;
-            }
-            looks += 1;
-            if !system.wait(looks) {
-                break;
-            }
-        }
-    }
-    Some(format!("{port} had a link before, and has none yet: see ip link"))
+    let name = interface(system, port).ok()?;
+    let lost = !wait_for_link(system, &name);
+    lost.then(|| format!("{port} had a link before, and has none yet: see ip link"))
 }
 
 /// What undoing has come to.

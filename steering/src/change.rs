@@ -29,7 +29,14 @@ impl Item {
             Item::Rate(port, vf) => {
                 let parts =
                     value.split_once('-').and_then(|(least, most)| Some((least.parse().ok()?, most.parse().ok()?)));
-                self.change(system, port, vf, parts.map(|(least, most)| VfChange::Rate(least, most)))?
+                let change = || parts.map(|(least, most)| VfChange::Rate(least, most));
+                match self.change(system, port, vf, change())? {
+                    // igb takes a rate only while the port has a link, and that pauses when VFs are made.
+                    Err(e) if e.raw_os_error() == Some(Errno::EINVAL as i32) && self.link_returns(system) => {
+                        self.change(system, port, vf, change())?
+                    }
+                    result => result,
+                }
             }
             Item::Override(port, vf) => match function(system, port, vf) {
                 // A line's end takes the override away; nothing at all would be no write.
@@ -63,6 +70,12 @@ impl Item {
         let change = change
             .ok_or_else(|| Trouble::new(format!("{}: what was noted is unreadable", self.words()), "undo by hand"))?;
         Ok(system.change_vf(&name, vf, change))
+    }
+
+    /// Whether the port has no link, and has one again after a while.
+    fn link_returns(&self, system: &dyn System) -> bool {
+        let name = interface(system, self.port());
+        name.is_ok_and(|name| !system::carrier(system, &name) && system::wait_for_link(system, &name))
     }
 
     /// Runs the command, and looks what has become of it: ethtool 6.1 succeeds also where the card has refused.
@@ -154,6 +167,9 @@ fn sentence(item: &Item, system: &dyn System, value: &str, error: &io::Error) ->
         }
         (Item::Mac(..), Errno::EINVAL | Errno::EADDRNOTAVAIL) => {
             "the driver does not take this address: is it one that the port or another VF has?".into()
+        }
+        (Item::Rate(..), Errno::EINVAL) => {
+            "it is more than the link has, or the driver takes no least rate, or none while the port has no link: see ip link, and ethtool for the link's speed".into()
         }
         (_, Errno::EINVAL) if item.function().is_some() => {
             format!(

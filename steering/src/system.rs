@@ -120,6 +120,35 @@ pub(crate) fn is_up(system: &dyn System, interface: &str) -> io::Result<bool> {
     Ok(flags & 1 != 0)
 }
 
+/// Whether an interface has a link.
+pub(crate) fn carrier(system: &dyn System, interface: &str) -> bool {
+    system.read(&format!("class/net/{interface}/carrier")).is_ok_and(|carrier| carrier == "1")
+}
+
+/// How many times as long as for a driver it is waited for a link that a change has interrupted.
+const CARRIER_WAITS: u32 = 5;
+
+/// A card's link pauses for seconds when its virtual functions change: waits for it. False: it has not come back. An interface that was taken
+/// down has none to wait for.
+pub(crate) fn wait_for_link(system: &dyn System, interface: &str) -> bool {
+    if !is_up(system, interface).unwrap_or(false) {
+        return true;
+    }
+    for _ in 0..CARRIER_WAITS {
+        let mut looks = 0;
+        loop {
+            if carrier(system, interface) {
+                return true;
+            }
+            looks += 1;
+            if !system.wait(looks) {
+                break;
+            }
+        }
+    }
+    false
+}
+
 /// The driver of a PCI device.
 pub(crate) fn driver(system: &dyn System, pci: impl Into<Device>) -> Option<String> {
     system.link(&format!("{}/driver", device(pci))).ok()

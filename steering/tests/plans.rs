@@ -210,3 +210,15 @@ fn addresses_are_remembered_and_unique() {
     machine.apply(&text).expect("applied");
     assert_ne!(machine.system.vfs("eth2").expect("VFs")[0].mac, found[0]);
 }
+
+/// A card's link pauses when its VFs are made, and igb refuses a rate meanwhile (found on QEMU's): it is waited for.
+#[test]
+fn a_rate_waits_for_the_link() {
+    let mut machine = Machine::two_ports();
+    let found = machine.tree();
+    let wanted = format!("[[port]]\ndevice = '{ONE}'\nup = true\nvfs = 1\n[[port.vf]]\nnumber = 0\nmax-rate = 200\n");
+    machine.apply(&wanted).expect("applied");
+    assert_eq!(machine.differences(&wanted), Vec::<String>::new());
+    machine.undo().expect("undone");
+    assert_eq!(machine.tree(), found);
+}

@@ -6,6 +6,7 @@ mod debian;
 mod executables;
 mod fuzzing;
 mod junit;
+mod lab;
 mod model_checking;
 mod remote;
 mod step;
@@ -37,6 +38,7 @@ cargo xtask CHORE
                             CPython's own network tests, native and under culvert (--remote: with remote peers)
   differ [ARGS...]          the differential tester
   soak [ARGS...]            the soak test
+  lab [CASE...]             `culvert steer` on cards with SR-IOV, in a virtual machine that has some, in minutes (divided, killed, refused)
   remote [[--kernel] COMMAND...]
                             a command whose connections to this machine go over a wire, through zstackd (or the kernel):
                             `cargo xtask remote cargo test -p legacy-apps`; without one, all that is tested so
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         ["fuzz", rest @ ..] => fuzz(rest),
         ["conformance", rest @ ..] => conformance::chore(rest),
         ["differ", rest @ ..] => differ("differ", rest),
+        ["lab", rest @ ..] => lab::lab(rest),
+        [lab::inside::CHORE, rest @ ..] => lab::inside::chore(rest),
         ["soak", rest @ ..] => differ("soak", rest),
         ["remote"] | ["remote", "--kernel"] => suite::remote(),
         ["remote", rest @ ..] => remote::chore(rest),

@@ -1,9 +1,9 @@
 //! One command of a chore: run with a time limit, its output passed on, its tests counted.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,12 @@ pub fn show(c: &Command) -> String {
 
 /// Runs `command` in a process group of its own; hands each line of its standard output to `line`.
 /// `Ok(status is 0)`, or why there is no status.
-pub fn capture(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<bool, String> {
+pub fn capture(command: &mut Command, limit: Duration, line: impl FnMut(&str)) -> Result<bool, String> {
+    status_of(command, limit, line).map(|status| status.success())
+}
+
+/// The same, with the status as it is.
+pub fn status_of(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<ExitStatus, String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|e| format!("{}: {e}", show(command)))?;
     let group = child.id();
@@ -194,13 +199,20 @@ pub fn capture(command: &mut Command, limit: Duration, mut line: impl FnMut(&str
         kill_group(group);
     }
     let _ = reader.join();
-    child.wait().map(|s| s.success()).map_err(|e| e.to_string())
+    child.wait().map_err(|e| e.to_string())
 }
 
 /// Sends a signal to a process that this one has started.
 pub fn signal(pid: u32, signal: i32) {
     // SAFETY: kill touches no memory; the caller has not reaped the process, or its parent has not.
     unsafe { libc::kill(pid as i32, signal) };
+}
+
+/// Waits until what was printed has left the terminal.
+pub fn drain() {
+    let _ = std::io::stdout().flush();
+    // SAFETY: tcdrain takes a descriptor and touches no memory.
+    unsafe { libc::tcdrain(libc::STDOUT_FILENO) };
 }
 
 fn kill_group(group: u32) {

@@ -5,7 +5,7 @@
 mod tools;
 
 use crate::address::{Mac, Pci};
-use crate::system::{Ran, System, Vf, VfChange, device, driver, function, interfaces, is_up, number};
+use crate::system::{Ran, System, Vf, VfChange, carrier, device, driver, function, interfaces, is_up, number};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -177,6 +177,8 @@ impl Imagined {
             self.save(&name, vf, &Vf { spoof_check: true, ..Vf::default() })?;
         }
         self.make(&format!("{at}/sriov_numvfs"), text)?;
+        // The card's link pauses (igb).
+        self.make(&format!("class/net/{name}/carrier"), "0")?;
         for vf in 0..wanted {
             self.probe(function(self, port.into(), vf)?)?;
         }
@@ -242,6 +244,21 @@ impl Imagined {
         Ok(Vf { mac, vlan, qos, trust, spoof_check, min_rate: number(next())?, max_rate: number(next())? })
     }
 
+    fn changed(&self, interface: &str, vf: u16, change: VfChange) -> io::Result<()> {
+        let mut of = self.load(interface, vf).map_err(|_| errno(libc_einval()))?;
+        match change {
+            VfChange::Mac(mac) if mac.0[0] & 1 != 0 => return Err(errno(libc_einval())),
+            VfChange::Mac(mac) => of.mac = mac,
+            VfChange::Vlan(vlan, qos) => (of.vlan, of.qos) = (vlan, qos),
+            VfChange::Trust(yes) => of.trust = yes,
+            VfChange::SpoofCheck(yes) => of.spoof_check = yes,
+            // igb's, as long as the link pauses.
+            VfChange::Rate(..) if !carrier(self, interface) => return Err(errno(libc_einval())),
+            VfChange::Rate(least, most) => (of.min_rate, of.max_rate) = (least, most),
+        }
+        self.save(interface, vf, &of)
+    }
+
     fn written(&self, path: &str, text: &str) -> io::Result<()> {
         let file = self.sys(path);
         if !file.exists() && !path.ends_with("/driver/unbind") {
@@ -298,19 +315,8 @@ impl System for Imagined {
     }
 
     fn change_vf(&mut self, interface: &str, vf: u16, change: VfChange) -> io::Result<()> {
-        if self.before()? {
-            let mut of = self.load(interface, vf).map_err(|_| errno(libc_einval()))?;
-            match change {
-                VfChange::Mac(mac) if mac.0[0] & 1 != 0 => return Err(errno(libc_einval())),
-                VfChange::Mac(mac) => of.mac = mac,
-                VfChange::Vlan(vlan, qos) => (of.vlan, of.qos) = (vlan, qos),
-                VfChange::Trust(yes) => of.trust = yes,
-                VfChange::SpoofCheck(yes) => of.spoof_check = yes,
-                VfChange::Rate(least, most) => (of.min_rate, of.max_rate) = (least, most),
-            }
-            self.save(interface, vf, &of)?;
-        }
-        self.after(Ok(()))
+        let result = if self.before()? { self.changed(interface, vf, change) } else { Ok(()) };
+        self.after(result)
     }
 
     fn set_up(&mut self, interface: &str, up: bool) -> io::Result<()> {
@@ -331,6 +337,11 @@ impl System for Imagined {
     }
 
     fn wait(&self, looks: u32) -> bool {
+        for name in self.names("class/net").unwrap_or_default() {
+            if is_up(self, &name).unwrap_or(false) && !carrier(self, &name) {
+                let _ = self.make(&format!("class/net/{name}/carrier"), "1");
+            }
+        }
         looks < 2
     }
 

@@ -52,10 +52,11 @@ impl Machine {
         self.dir.path().join("root")
     }
 
-    /// Every file, link and directory.
+    /// Every file, link and directory; but not whether there is a link, which comes and goes by itself.
     pub fn tree(&self) -> BTreeMap<PathBuf, String> {
         let mut tree = BTreeMap::new();
         walk(&self.root(), &mut tree);
+        tree.retain(|path, _| !path.ends_with("carrier"));
         tree
     }
 

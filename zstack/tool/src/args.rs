@@ -11,7 +11,7 @@ Ports:
   tun:NAME,addr=A/P[,KEY=VALUE...]   the engine on a tun device, made if it is not there (CAP_NET_ADMIN);
   tap:NAME,...                       the same on a tap device
   dpdk:DEVICE,addr=A/P[,KEY=VALUE..] the engine on a device of DPDK's, if built with --features dpdk: net_af_packet0,iface=eth0, net_tap0,
-                                     net_af_xdp0, net_memif0, net_vhost0, net_virtio_user0 or 0000:01:00.0 (bound to vfio-pci; untested);
+                                     net_af_xdp0, net_memif0, net_vhost0, net_virtio_user0 or 0000:01:00.0 (bound to vfio-pci; tried on a VF of QEMU's igb);
                                      its driver's keys, and addr, gateway, mtu, mac, vlan, memory=auto|huge|none, mbufs=2048,
                                      pool=auto|pinned|dpdk (where packets arrive: in a memfd of ours, or in DPDK's
                                      memory), sleep=auto|nap|busy, offload=full|off, log=on; peer for net_tap

@@ -168,7 +168,15 @@ impl Ethdev {
 
     pub fn set_mtu(&self, mtu: u16) -> Result<(), Failed> {
         // SAFETY: the port is ours.
-        check("rte_eth_dev_set_mtu", unsafe { sys::rte_eth_dev_set_mtu(self.port, mtu) })
+        let result = unsafe { sys::rte_eth_dev_set_mtu(self.port, mtu) };
+        let mut now = 0;
+        // SAFETY: the port is ours, and `now` is of this frame.
+        let asked = unsafe { sys::rte_eth_dev_get_mtu(self.port, &raw mut now) };
+        // A driver that changes none later (igbvf) has taken it when it was configured.
+        match result == NOTSUP && asked == 0 && now == mtu {
+            true => Ok(()),
+            false => check("rte_eth_dev_set_mtu", result),
+        }
     }
 
     pub fn mac(&self) -> [u8; 6] {
