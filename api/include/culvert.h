@@ -56,9 +56,9 @@
  * `at` and `len` are read by the program and changed by the library alone. A structure may be copied; of its copies one is used.
  *
  * Limits of chunks. A process has 16 pools, and takes chunks of 64 of other processes; a pool has 64 receivers at a time, each of
- * which is one channel: what two processes have between them, for 64 connections. A channel knows 8 pools of each side, also after
- * they have ended. Beyond any of these, and until the place of one that has ended is free again, bytes are copied. A
- * receiver has a pool mapped, to read, until its last connection in the channel is closed, also after the pool has ended. A pool has two
+ * which is one channel: what two processes have between them, for 64 connections. A channel knows 8 pools of each side at a time. Beyond
+ * any of these, and until the place of one that has ended is free again, bytes are copied. A receiver has a pool mapped, to read, until its
+ * last connection in the channel is closed, or, after the pool has ended, until it looks again. A pool has two
  * of the library's descriptors, and a pool of another process one: a program that closes descriptors by a system call of its own
  * (close_range by syscall(2)) while it keeps a chunk may find other bytes there. In a child of vfork none of the calls about pools and
  * chunks may be made.
@@ -217,7 +217,7 @@ int culvert_pool_end(int pool) CULVERT_NAME("pool_end");
  *
  * Nothing tells a program that a chunk has come back: who waits in poll has to come again, and who waits here looks again and again, some
  * 20000 times a second. Meanwhile it does nothing for the process's connections, which another thread's calls must: a peer that leaves a ring
- * waits for one to have what it did not read. It is no cancellation point. Under a system-call filter it does not wait (EAGAIN), and
+ * waits for one to have what it did not read. It is a cancellation point where it waits. Under a system-call filter it does not wait (EAGAIN), and
  * what a receiver had that has ended does not come back, since whether it has cannot be asked.
  */
 int culvert_chunk_take(int pool, int flags, struct culvert_chunk *chunk) CULVERT_NAME("chunk_take");

@@ -41,6 +41,12 @@ pub fn filtered() {
     FILTERED.store(true, Relaxed);
 }
 
+/// A test's filter is over.
+#[cfg(test)]
+pub fn unfiltered() {
+    FILTERED.store(false, Relaxed);
+}
+
 /// Whether this process may make no call of its own any more, as far as it can do without.
 pub fn is_filtered() -> bool {
     FILTERED.load(Relaxed)

@@ -27,7 +27,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 15 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 16 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].

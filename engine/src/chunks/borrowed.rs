@@ -44,8 +44,10 @@ pub struct Borrowed {
     desk_fd: AtomicI32,
     /// That place; [`NOWHERE`].
     place: AtomicU32,
-    /// Who lends by it; 0: the owner.
+    /// Who lends by it; 0: the owner ...
     lender: AtomicU64,
+    /// ... and in which channel.
+    channel: AtomicU64,
     /// When the owner was last asked to make room there.
     asked: AtomicU64,
     /// A note for each chunk, in memory of this process's own.
@@ -82,6 +84,7 @@ static BORROWED: [Borrowed; MOST] = [const {
         desk_fd: AtomicI32::new(-1),
         place: AtomicU32::new(NOWHERE),
         lender: AtomicU64::new(0),
+        channel: AtomicU64::new(0),
         asked: AtomicU64::new(0),
         notes: AtomicPtr::new(core::ptr::null_mut()),
         noted: AtomicU32::new(0),
@@ -102,8 +105,8 @@ pub fn at(n: u32) -> Option<&'static Borrowed> {
     BORROWED.get(n as usize).filter(|b| b.state.load(Acquire) != NONE)
 }
 
-/// Asks the owner of what is offered for an edge. Its number here; `None`: that cannot be. One thread at a time.
-pub fn ask(offer: &PoolOffer) -> Option<u32> {
+/// Asks the owner of what is offered in a channel for an edge. Its number here; `None`: that cannot be. One thread at a time.
+pub fn ask(offer: &PoolOffer, channel: u64) -> Option<u32> {
     let n = BORROWED.iter().position(|b| b.state.load(Acquire) == NONE)?;
     let b = &BORROWED[n];
     let (id, pid, lender) = (offer.id.load(Relaxed), offer.pid.load(Relaxed), offer.lender.load(Relaxed));
@@ -131,6 +134,7 @@ pub fn ask(offer: &PoolOffer) -> Option<u32> {
     b.files.iter().zip(files).for_each(|(to, file)| to.store(file, Relaxed));
     b.place.store(NOWHERE, Relaxed);
     b.lender.store(lender, Relaxed);
+    b.channel.store(channel, Relaxed);
     b.asked.store(0, Relaxed);
     b.notes.store(notes.cast(), Relaxed);
     b.noted.store(0, Relaxed);
@@ -164,6 +168,7 @@ impl Borrowed {
         }
         if let Some(place) = (0..desk.edges.len()).find(takes) {
             desk.edges[place].lender.store(self.lender.load(Relaxed), Relaxed);
+            desk.edges[place].channel.store(self.channel.load(Relaxed), Relaxed);
             desk.edges[place].borrower.store(party(), Relaxed);
             desk.edges[place].state.store(ASKED, Release);
             desk.asked.fetch_add(1, AcqRel);
@@ -217,6 +222,12 @@ impl Borrowed {
         self.is_ours() && self.desk_fd.load(Relaxed) < 0
     }
 
+    /// What keeps the place.
+    #[cfg(test)]
+    pub fn desk_descriptor(&self) -> i32 {
+        self.desk_fd.load(Relaxed)
+    }
+
     /// The edge's name, once the owner has given it one. One thread at a time.
     pub fn answer(&self) -> Option<u32> {
         if self.place.load(Relaxed) == NOWHERE {
@@ -229,6 +240,16 @@ impl Borrowed {
         }
         self.state.store(READY, Release);
         Some(edge.edge.load(Relaxed))
+    }
+
+    /// Whether an edge of the same pool is one by which this process lends, in this channel.
+    pub fn is_edge_of(&self, name: u32, channel: u64) -> bool {
+        self.memory().desk().edges.iter().any(|edge| {
+            edge.state.load(Acquire) == ANSWERED
+                && edge.edge.load(Relaxed) == name
+                && edge.lender.load(Relaxed) == party()
+                && edge.channel.load(Relaxed) == channel
+        })
     }
 
     /// Takes what is named, and notes why. Where the bytes lie.

@@ -22,7 +22,7 @@ use shmring::word::Coded;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"culvpool");
 /// Changes with every incompatible change of this file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PAGE: usize = 4096;
 /// Most chunks of a pool, and most bytes of all of them.
 const MOST: u64 = 4096;
@@ -129,8 +129,10 @@ pub struct DeskEdge {
     pub state: AtomicU32,
     /// The owner's answer: the edge's name.
     pub edge: AtomicU32,
-    /// Who lends by it; 0: the owner.
+    /// Who lends by it; 0: the owner ...
     pub lender: AtomicU64,
+    /// ... and in which channel, by its number.
+    pub channel: AtomicU64,
     /// Who borrows by it.
     pub borrower: AtomicU64,
 }

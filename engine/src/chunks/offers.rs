@@ -3,8 +3,8 @@
 
 use super::borrowed::{self, Borrowed};
 use super::owned::{self, Where};
-use super::party;
-use crate::channel::{CHANS, Chan};
+use super::{party, stretch};
+use crate::channel::{self, CHANS, Chan};
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
 use crate::members;
@@ -19,12 +19,16 @@ struct Row {
     id: AtomicU64,
     /// So many of what the peer has offered are settled.
     settled: AtomicU32,
-    /// What has become of each pool that the peer has offered: [`NOTHING`], [`GIVEN_UP`], or the number of an edge, and one.
+    /// What has become of each pool that the peer has offered: [`NOTHING`], [`GIVEN_UP`], or the number of an edge, and one ...
     theirs: [AtomicU32; POOLS],
+    /// ... and of which pool: another one may be offered there when that has ended.
+    their_ids: [AtomicU64; POOLS],
     /// What each is that this side has offered: [`NOTHING`], or a [`Source`] ...
     mine: [AtomicU32; POOLS],
-    /// ... and of which pool: a source's number is another one's some time.
+    /// ... and of which pool: a source's number is another one's some time ...
     ids: [AtomicU64; POOLS],
+    /// ... and the peer's answer, once it was found to name an edge of this channel's: what stands there the peer can change.
+    answers: [AtomicU32; POOLS],
 }
 
 const NOTHING: u32 = 0;
@@ -35,8 +39,10 @@ static ROWS: [Row; CHANS] = [const {
         id: AtomicU64::new(0),
         settled: AtomicU32::new(0),
         theirs: [const { AtomicU32::new(NOTHING) }; POOLS],
+        their_ids: [const { AtomicU64::new(0) }; POOLS],
         mine: [const { AtomicU32::new(NOTHING) }; POOLS],
         ids: [const { AtomicU64::new(0) }; POOLS],
+        answers: [const { AtomicU32::new(0) }; POOLS],
     }
 }; CHANS];
 
@@ -72,6 +78,23 @@ impl Source {
         match self {
             Source::Owned(n) => owned::id(n),
             Source::Borrowed(n) => borrowed::at(n).map_or(0, Borrowed::id),
+        }
+    }
+
+    /// Whether it is not what it was any more, when it was the pool `id`.
+    fn has_ended(self, id: u64) -> bool {
+        match self {
+            Source::Owned(n) => !owned::is_there(n, id),
+            // As long as it is offered it stays.
+            Source::Borrowed(_) => false,
+        }
+    }
+
+    /// Whether an edge is the one by which the peer in this channel takes chunks of it.
+    fn is_edge_of(self, edge: u32, channel: u64) -> bool {
+        match self {
+            Source::Owned(n) => owned::is_edge_of(n, edge, channel),
+            Source::Borrowed(n) => borrowed::at(n).is_some_and(|from| from.is_edge_of(edge, channel)),
         }
     }
 
@@ -124,6 +147,11 @@ impl Source {
 }
 
 impl Row {
+    /// Whether what this side has offered there is no more.
+    fn has_ended(&self, k: usize) -> bool {
+        Source::of(self.mine[k].load(Relaxed)).is_some_and(|source| source.has_ended(self.ids[k].load(Relaxed)))
+    }
+
     /// Where this side has offered that.
     fn offered(&self, source: Source) -> Option<usize> {
         let (word, id) = (source.word(), source.id());
@@ -163,17 +191,20 @@ fn begin(chan: &Chan) -> &'static Row {
     row
 }
 
+/// Nothing more comes of what the peer has offered there.
+fn end_their(row: &Row, k: usize) {
+    let n = row.theirs[k].swap(NOTHING, Relaxed);
+    if n != GIVEN_UP
+        && let Some(edge) = n.checked_sub(1).and_then(borrowed::at)
+    {
+        edge.end();
+    }
+}
+
 fn clear(row: &Row) {
     row.id.store(0, Release);
     row.settled.store(0, Relaxed);
-    for their in &row.theirs {
-        let n = their.swap(NOTHING, Relaxed);
-        if n != GIVEN_UP
-            && let Some(edge) = n.checked_sub(1).and_then(borrowed::at)
-        {
-            edge.end();
-        }
-    }
+    (0..POOLS).for_each(|k| end_their(row, k));
     for mine in &row.mine {
         if let Some(Source::Borrowed(n)) = Source::of(mine.swap(NOTHING, Relaxed))
             && let Some(edge) = borrowed::at(n)
@@ -222,12 +253,18 @@ fn meet(chan: &Chan, offered: u32) {
     let held = SETTLING.lock();
     let row = begin(chan);
     let mut waits = false;
-    let offers = chan.pools(chan.role().peer()).iter().zip(&row.theirs).take(offered as usize);
-    for (offer, their) in offers {
+    let offers = chan.pools(chan.role().peer()).iter().zip(&row.theirs).take(count(offered));
+    for (k, (offer, their)) in offers.enumerate() {
+        let id = offer.id.load(Relaxed);
+        if row.their_ids[k].swap(id, Relaxed) != id {
+            end_their(row, k);
+        }
         match their.load(Relaxed) {
+            // It was taken away, and there is no other yet.
+            NOTHING if id == 0 => {}
             GIVEN_UP => {}
             NOTHING => {
-                let n = borrowed::ask(offer);
+                let n = borrowed::ask(offer, chan.id.load(Relaxed));
                 their.store(n.map_or(GIVEN_UP, |n| n + 1), Release);
                 waits |= n.is_some();
             }
@@ -252,13 +289,60 @@ pub fn edge(chan: &Chan, source: Source) -> Option<(u8, u32)> {
         return None;
     };
     let answer = offers[k].answer.load(Acquire);
-    if answer & ANSWERED == 0
-        && let Source::Owned(n) = source
-    {
-        // The peer may have asked.
-        owned::serve(n);
+    if answer & ANSWERED == 0 {
+        if let Source::Owned(n) = source {
+            // The peer may have asked.
+            owned::serve(n);
+        }
+        return None;
     }
-    (answer & ANSWERED != 0).then_some((k as u8, answer & !ANSWERED))
+    let known = &row(chan)?.answers[k];
+    if known.load(Relaxed) != answer {
+        if !source.is_edge_of(answer & !ANSWERED, chan.id.load(Relaxed)) {
+            return None;
+        }
+        known.store(answer, Relaxed);
+    }
+    Some((k as u8, answer & !ANSWERED))
+}
+
+/// How many pools were offered, as the word says that is another one with each change.
+fn count(offered: u32) -> usize {
+    (offered % CHANGE) as usize
+}
+
+const CHANGE: u32 = 1 << 8;
+const _: () = assert!(POOLS < CHANGE as usize);
+
+/// Tells the peer that this side's offers are others; so many there are at least.
+fn changed(chan: &Chan, at_least: usize) {
+    let word = chan.offered(chan.role());
+    let before = word.load(Relaxed);
+    let all = count(before).max(at_least).min(POOLS) as u32;
+    word.store((before - before % CHANGE).wrapping_add(CHANGE) | all, Release);
+}
+
+/// A pool of this process has ended: the peers to whom it was offered have nothing of it any more, and let it go.
+pub fn withdraw() {
+    if members::is_filtered() {
+        return;
+    }
+    let held = SETTLING.lock();
+    for chan in channel::all().filter(|chan| !chan.is_handed_on() && chan.inherited.load(Relaxed) == 0) {
+        let Some(row) = row(chan) else { continue };
+        let mut any = false;
+        for k in 0..POOLS {
+            if row.has_ended(k) && row.ids[k].load(Relaxed) != 0 {
+                chan.pools(chan.role())[k].id.store(0, Relaxed);
+                row.ids[k].store(0, Relaxed);
+                any = true;
+            }
+        }
+        if any {
+            changed(chan, 0);
+        }
+    }
+    held.release();
 }
 
 /// Whether the other side's process is of our user. Asks the kernel.
@@ -291,8 +375,12 @@ fn offer(chan: &Chan, source: Source) {
 
 fn offer_now(chan: &Chan, source: Source) -> Option<()> {
     let row = begin(chan);
+    if row.offered(source).is_some() {
+        return None;
+    }
     let free = row.mine.iter().position(|mine| mine.load(Relaxed) == NOTHING);
-    let k = free.filter(|_| row.offered(source).is_none())?;
+    // Or that of a pool which has ended, unless something in a ring names it still: its receiver may have been thought to be gone.
+    let k = free.or_else(|| (0..POOLS).find(|k| row.has_ended(*k) && !stretch::is_named(chan, *k as u8)))?;
     let (id, lender, pid, files) = source.place()?;
     let offer: &PoolOffer = &chan.pools(chan.role())[k];
     offer.answer.store(0, Relaxed);
@@ -300,9 +388,10 @@ fn offer_now(chan: &Chan, source: Source) -> Option<()> {
     offer.lender.store(lender, Relaxed);
     offer.pid.store(pid, Relaxed);
     offer.files.iter().zip(files).for_each(|(to, file)| to.store(file, Relaxed));
+    row.answers[k].store(0, Relaxed);
     row.ids[k].store(id, Relaxed);
     row.mine[k].store(source.word(), Release);
-    chan.offered(chan.role()).store(k as u32 + 1, Release);
+    changed(chan, k + 1);
     Some(())
 }
 
@@ -310,7 +399,7 @@ fn offer_now(chan: &Chan, source: Source) -> Option<()> {
 pub fn mine(chan: &Chan, k: u8) -> Option<(Source, u32)> {
     let (row, k) = (row(chan)?, usize::from(k));
     let source = Source::of(row.mine.get(k)?.load(Acquire))?;
-    let answer = chan.pools(chan.role())[k].answer.load(Relaxed);
+    let answer = row.answers[k].load(Relaxed);
     (source.id() == row.ids[k].load(Relaxed)).then_some((source, answer & !ANSWERED))
 }
 

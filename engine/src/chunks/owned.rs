@@ -63,7 +63,7 @@ struct State {
     pool: Pool<'static>,
     memory: Mapped,
     /// The edges that were answered, by their place at the desk.
-    joined: [Option<EdgeName>; EDGES],
+    joined: [Option<Joined>; EDGES],
     /// How often somebody had asked for an edge when that was looked at last.
     served: u32,
     /// When borrowers were last looked at.
@@ -72,6 +72,14 @@ struct State {
     quota: u32,
     /// Bytes of the memory that this lies in.
     len: usize,
+}
+
+/// An edge that was answered.
+#[derive(Clone, Copy)]
+struct Joined {
+    name: EdgeName,
+    /// Who asked said that chunks come to it in this channel.
+    channel: u64,
 }
 
 /// A chunk that was taken.
@@ -287,6 +295,19 @@ pub fn serve(n: u32) {
     with(n, State::serve);
 }
 
+/// Whether the edge that this word names is one by which chunks go in this channel.
+pub fn is_edge_of(n: u32, edge: u32, channel: u64) -> bool {
+    let name = EdgeName::of(edge);
+    let is_it = |joined: &Joined| joined.name == name && joined.channel == channel;
+    with(n, |state| state.joined.iter().flatten().any(is_it)).unwrap_or(false)
+}
+
+/// Whether this process has this pool still, by this number.
+pub fn is_there(n: u32, id: u64) -> bool {
+    let owned = OWNED.get(n as usize);
+    owned.is_some_and(|owned| owned.era.load(Acquire) == era() && owned.id.load(Relaxed) == id)
+}
+
 /// Which pool has this number, or had it last.
 pub fn id(n: u32) -> u64 {
     OWNED.get(n as usize).map_or(0, |owned| owned.id.load(Acquire))
@@ -356,7 +377,7 @@ impl State {
             self.memory.wipe(place);
             let [lender, borrower] = [&edge.lender, &edge.borrower].map(|word| Party(word.load(Relaxed)));
             if let Some(name) = self.pool.join(self.memory.ledger(place), self.quota, lender, borrower) {
-                self.joined[place] = Some(name);
+                self.joined[place] = Some(Joined { name, channel: edge.channel.load(Relaxed) });
                 edge.edge.store(name.word(), Relaxed);
                 edge.state.store(ANSWERED, Release);
             } else {
@@ -377,12 +398,12 @@ impl State {
             if let Some(edge) = self.joined[place]
                 && !self.is_kept(place)
             {
-                self.pool.has_gone(edge);
+                self.pool.has_gone(edge.name);
             }
         }
         self.pool.collect();
         for place in 0..EDGES {
-            if self.joined[place].is_some_and(|edge| !self.pool.is_there(edge)) {
+            if self.joined[place].is_some_and(|edge| !self.pool.is_there(edge.name)) {
                 self.joined[place] = None;
                 self.memory.wipe(place);
                 self.memory.desk().edges[place].state.store(FREE, Release);

@@ -8,7 +8,7 @@
 use super::ring::{self, Came};
 use super::{COUNTS, Copying, Spans, fails, release};
 use crate::chunks::borrowed::{self, KEPT};
-use crate::chunks::offers::Source;
+use crate::chunks::offers::{self, Source};
 use crate::chunks::owned::Taken;
 use crate::chunks::{self, Shape, owned};
 use crate::kernel::{K, Kernel as _};
@@ -193,11 +193,18 @@ pub fn pool(len: usize, count: usize, quota: usize) -> isize {
 
 /// Takes a pool away. 0, or -1 and `errno`: EBUSY, while a chunk of it is used or not back.
 pub fn end_pool(pool: c_int) -> isize {
-    real::ret(owned::end(pool as u32) as isize)
+    let r = owned::end(pool as u32);
+    if r == 0 {
+        offers::withdraw();
+    }
+    real::ret(r as isize)
 }
 
 /// Takes a free chunk of a pool of this process; waits for one. 0, or -1 and `errno`.
-pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
+///
+/// # Safety
+/// A cancellation point where it waits: no lock is held.
+pub unsafe fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
     *chunk = Chunk::none();
     if flags & !libc::MSG_DONTWAIT != 0 {
         return fails(libc::EINVAL);
@@ -222,6 +229,8 @@ pub fn take(pool: c_int, flags: c_int, chunk: &mut Chunk) -> isize {
             return fails(libc::EINTR);
         }
         looks += 1;
+        // SAFETY: the caller's obligation; nothing is taken yet.
+        unsafe { K::cancellation_point() };
         owned::sleep(pool as u32, heard);
     }
 }

@@ -126,11 +126,17 @@ impl Chunk {
         unsafe { core::slice::from_raw_parts(self.at.cast_const().cast(), self.len) }.to_vec()
     }
 
-    /// Takes a free one, without waiting.
-    pub fn take(pool: i32) -> Result<Chunk, i32> {
+    /// Takes a free one.
+    pub fn take_with(pool: i32, flags: i32) -> Result<Chunk, i32> {
         let mut taken = Chunk::none();
-        result(chunk::take(pool, MSG_DONTWAIT, &mut taken))?;
+        // SAFETY: no lock is held.
+        result(unsafe { chunk::take(pool, flags, &mut taken) })?;
         Ok(taken)
+    }
+
+    /// Takes one, without waiting.
+    pub fn take(pool: i32) -> Result<Chunk, i32> {
+        Self::take_with(pool, MSG_DONTWAIT)
     }
 
     /// Drops it.

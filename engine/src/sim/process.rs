@@ -259,6 +259,13 @@ impl Process {
     }
 }
 
+/// Runs `f`, and `meanwhile` as another thread does once `f` has made `calls` calls. True: it made so many.
+pub fn interleaved(calls: u32, f: impl FnOnce(), meanwhile: impl FnOnce() + 'static) -> bool {
+    FATE.set(Some((calls, Fate::Waits(Box::new(meanwhile)))));
+    f();
+    FATE.take().is_none()
+}
+
 /// Only the first process is left.
 pub fn forget() {
     switch_to(FIRST);

@@ -29,7 +29,7 @@ impl Chunks {
     }
 
     /// How many are free.
-    fn free(&self) -> usize {
+    pub fn free(&self) -> usize {
         let taken: Vec<Chunk> = core::iter::from_fn(|| Chunk::take(self.pool).ok()).collect();
         let n = taken.len();
         taken.into_iter().for_each(|chunk| assert_eq!(chunk.drop(), Ok(())));
@@ -37,7 +37,7 @@ impl Chunks {
     }
 
     /// Sends a message of `n` bytes in a chunk. Whether it went by reference.
-    fn send(&self, to: Side, from: usize, n: usize) -> bool {
+    pub fn send(&self, to: Side, from: usize, n: usize) -> bool {
         let mut chunk = self.take();
         chunk.fill(&bytes(from, n));
         let before = crate::inplace::COUNTS.referred.load(Relaxed);
@@ -79,7 +79,7 @@ pub fn meet(from: Side, to: Side, pool: &Chunks) {
     panic!("the receiver takes no chunks");
 }
 
-fn met(world: &World, count: usize) -> (Pair, Chunks) {
+pub fn met(world: &World, count: usize) -> (Pair, Chunks) {
     let pair = warmed(world);
     introduce(&pair);
     let pool = Chunks::new(count);

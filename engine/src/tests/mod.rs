@@ -11,6 +11,8 @@ mod inplace;
 #[cfg(not(miri))]
 mod kept;
 mod leaving;
+#[cfg(not(miri))]
+mod lending;
 mod many;
 #[cfg(not(miri))]
 mod mixed;

@@ -154,8 +154,8 @@ pub unsafe extern "C" fn culvert_1_pool_end(pool: c_int) -> c_int {
 
 /// `culvert_chunk_take`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn culvert_1_chunk_take(pool: c_int, flags: c_int, chunk: *mut Chunk) -> c_int {
-    // SAFETY: the program's variable.
+pub unsafe extern "C-unwind" fn culvert_1_chunk_take(pool: c_int, flags: c_int, chunk: *mut Chunk) -> c_int {
+    // SAFETY: the program's variable; no lock is held.
     unsafe { with_new(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
 }
 

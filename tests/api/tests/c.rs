@@ -93,6 +93,15 @@ fn structures_are_laid_out_and_errors_are_as_the_header_says() {
     }
 }
 
+#[test]
+fn a_thread_that_waits_for_a_chunk_can_be_cancelled() {
+    let lab = Lab::new("cancel");
+    let program = lab.compile(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("c/cancel.c"), "cancel", &[]);
+    for with in [With::Nothing, With::Preload] {
+        assert_eq!(succeeds(lab.command(&program, with)), "cancelled\n");
+    }
+}
+
 /// A program that is linked with the library, and not run under culvert, is accelerated as any other.
 #[test]
 fn the_echo_example_copies_nothing_once_it_is_on_the_ring() {

@@ -17,7 +17,7 @@ use world::{LIMIT, THERE, World, at, listen, open_to_all};
 
 /// Connects, and comes to the ring; sends a file until there is no room; says how much that was; does what it was told to; sends the rest.
 const SENDER: &str = "
-import array, fcntl, os, socket, sys, termios
+import array, errno, fcntl, os, socket, sys, termios
 address, name, what = sys.argv[1:4]
 data = open(name, 'rb').read()
 def say(*words):
@@ -76,6 +76,15 @@ if what == 'closed':
     sys.exit()
 if what == 'killed':
     ordered()
+if what == 'cut':
+    ordered()
+    try:
+        while True:
+            s.sendall(data)
+    except OSError as e:
+        say(errno.errorcode[e.errno])
+    say(len(s.recv(9)))
+    sys.exit()
 say('moved')
 s.sendall(data[n:])
 s.shutdown(socket.SHUT_WR)
@@ -212,11 +221,7 @@ fn all_that_a_large_buffer_takes_comes() {
         let n = sender.number();
         // A ring of the largest size.
         assert!(n > 2 << 20, "{n}");
-        soon("much is on its way", LIMIT, || {
-            let details = world.details();
-            let lent = |line: &str| line.split("bytes: ").nth(1)?.split([',', ' ', '}']).next()?.parse::<u64>().ok();
-            details.lines().find_map(lent).is_some_and(|lent| lent > 3 << 19).then_some(())
-        });
+        soon("much is on its way", LIMIT, || lent(&world).filter(|lent| *lent > 3 << 19));
         sender.tell("go on");
         assert_eq!(sender.says(), "moved");
         receives(&mut far, &data, "a large buffer");
@@ -277,6 +282,116 @@ fn what_was_written_outlives_its_connection() {
             let details = world.details();
             (!details.contains("stage: Open")).then_some(())
         });
+    });
+}
+
+/// What is retransmitted lies where the program wrote it, and nothing else was written there meanwhile, though its ring goes round many times.
+#[test]
+fn what_is_lost_on_the_wire_is_sent_again_from_where_it_was_written() {
+    need_root!();
+    bounded(LIMIT, || {
+        open_to_all();
+        let data = noise(9, SIZE);
+        let file = File::new("lost", &data);
+        let world = World::culvert();
+        let listener = listen(&world.there, at(THERE[0], 80));
+        let chain = |hook: &str, port: &str| {
+            let rule = format!("tcp {port} 80 numgen random mod 1000 < 15 counter drop");
+            format!("chain {hook} {{\ntype filter hook {hook} priority 0;\n{rule}\n}}\n")
+        };
+        for user in [None, Some(65_534)] {
+            for what in ["sent", "closed"] {
+                let command = match user {
+                    Some(user) => world.run_here_as(user, "python3.11"),
+                    None => world.run_here("python3.11"),
+                };
+                let mut sender = Sender::start(command, &file, what);
+                let mut all = vec![];
+                for _ in 0..if what == "closed" { 5 } else { 1 } {
+                    let (mut far, _) = listener.accept().expect("a connection");
+                    greet(&mut far);
+                    if all.is_empty() {
+                        let chains = chain("input", "dport") + &chain("output", "sport");
+                        world.there.nft(&format!("table inet lossy {{\n{chains}}}\n"));
+                    }
+                    all.push((far, sender.number()));
+                }
+                if what == "sent" {
+                    assert_eq!(sender.says(), "moved");
+                }
+                for (i, (far, n)) in all.iter_mut().enumerate() {
+                    let expected = if what == "sent" { &data[..] } else { &data[i << 20..][..*n] };
+                    receives(far, expected, &format!("{what}, user {user:?}, connection {i}"));
+                }
+                let rules = world.there.run("nft list table inet lossy");
+                world.there.run("nft delete table inet lossy");
+                let counts = rules.split("packets ").skip(1).map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+                let lost: Vec<u64> = counts.map(|n| n.expect("a number")).collect();
+                assert!(lost.len() == 2 && lost[0] > 0, "nothing was lost: {rules}");
+                drop(all);
+                if what == "closed" {
+                    sender.tell("end");
+                }
+                let (status, _) = sender.process.finish(LIMIT);
+                assert!(status.success(), "{what}, user {user:?}: {status}");
+            }
+        }
+    });
+}
+
+/// Bytes of the rings that zstackd has lent to the wire, and not given back.
+fn lent(world: &World) -> Option<u64> {
+    let details = world.details();
+    let of = |line: &str| line.split("bytes: ").nth(1)?.split([',', ' ', '}']).next()?.parse::<u64>().ok();
+    details.lines().find_map(of)
+}
+
+/// zstackd keeps what a program wrote until the remote host has acknowledged it. If it is stopped meanwhile nothing happens, and if it is
+/// killed the program hears of it, and the next zstackd has nothing to do with what the last one had.
+#[test]
+fn zstackd_is_stopped_and_killed_while_it_keeps_what_a_program_wrote() {
+    need_root!();
+    bounded(LIMIT, || {
+        let data = noise(10, SIZE);
+        let file = File::new("kept", &data);
+        let mut world = World::culvert();
+        let signal = |world: &World, signal: i32| {
+            let pid = world.zstackd.as_ref().expect("zstackd").0.id();
+            // SAFETY: a child of this process that nobody has waited for.
+            assert_eq!(unsafe { libc::kill(pid as i32, signal) }, 0);
+        };
+        for killed in [false, true, false] {
+            let listener = listen(&world.there, at(THERE[0], 80));
+            let mut sender = Sender::start(world.run_here("python3.11"), &file, if killed { "cut" } else { "asked" });
+            let (mut far, _) = listener.accept().expect("a connection");
+            greet(&mut far);
+            let n = sender.number();
+            soon("zstackd keeps something", LIMIT, || lent(&world).filter(|lent| *lent > 100_000));
+            signal(&world, libc::SIGSTOP);
+            if killed {
+                signal(&world, libc::SIGKILL);
+                sender.tell("go on");
+                assert_eq!(sender.says(), "ECONNRESET");
+                // The error is told once.
+                assert_eq!(sender.says(), "0");
+            } else {
+                sender.tell("how much");
+                let left = sender.number();
+                assert!(left > 0 && left <= n, "{left} of {n}");
+                signal(&world, libc::SIGCONT);
+                sender.tell("go on");
+                assert_eq!(sender.says(), "moved");
+                receives(&mut far, &data, "zstackd was stopped");
+                drop(far);
+            }
+            let (status, _) = sender.process.finish(LIMIT);
+            assert!(status.success(), "{status}");
+            if killed {
+                drop(world.zstackd.take());
+                drop(listener);
+                world.start();
+            }
+        }
     });
 }
 
