@@ -5,9 +5,10 @@
 use super::Chan;
 use crate::pages;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::hole::Entry;
 use shmring::layout::{self, Holes, POOLS, PoolOffer, Role, SLOTS};
+use shmring::position::RingPos;
 
 impl Chan {
     /// Whether a process of either side was forked while it had the channel.
@@ -31,7 +32,16 @@ impl Chan {
         had
     }
 
-    /// How many pools a side has offered.
+    /// Whether a hole that this side has sent, in some connection, is of the pool that it has offered in this place.
+    pub fn names_pool(&self, k: usize) -> bool {
+        let dir = self.role().tx();
+        // A connection that had none has no table.
+        let has_table = |slot: &usize| self.slot(*slot).producer[dir].holes.load(Relaxed) != RingPos::START.claim();
+        let mut slots = (0..SLOTS).filter(has_table);
+        slots.any(|slot| self.holes(slot)[dir].iter().filter_map(Entry::get).any(|hole| usize::from(hole.pool) == k))
+    }
+
+    /// What says how many pools a side has offered (`chunks::offers`).
     pub fn offered(&self, side: Role) -> &AtomicU32 {
         &self.header().offered[side as usize]
     }

@@ -3,7 +3,7 @@
 
 use super::borrowed::{self, Borrowed};
 use super::owned::{self, Where};
-use super::{party, stretch};
+use super::party;
 use crate::channel::{self, CHANS, Chan};
 use crate::kernel::{K, Kernel as _};
 use crate::lock::Lock;
@@ -380,7 +380,7 @@ fn offer_now(chan: &Chan, source: Source) -> Option<()> {
     }
     let free = row.mine.iter().position(|mine| mine.load(Relaxed) == NOTHING);
     // Or that of a pool which has ended, unless something in a ring names it still: its receiver may have been thought to be gone.
-    let k = free.or_else(|| (0..POOLS).find(|k| row.has_ended(*k) && !stretch::is_named(chan, *k as u8)))?;
+    let k = free.or_else(|| (0..POOLS).find(|k| row.has_ended(*k) && !chan.names_pool(*k)))?;
     let (id, lender, pid, files) = source.place()?;
     let offer: &PoolOffer = &chan.pools(chan.role())[k];
     offer.answer.store(0, Relaxed);

@@ -14,7 +14,7 @@ use shmring::chunks::ledger::Loan;
 use shmring::chunks::name::Name;
 use shmring::driver::Conn;
 use shmring::hole::{self, Entry, HOLES, Hole, Part};
-use shmring::layout::{SLOTS, SlotHeader};
+use shmring::layout::SlotHeader;
 use shmring::position::RingPos;
 use shmring::ring;
 
@@ -245,13 +245,6 @@ pub fn forget(slot: usize, chan: &Chan) {
     for dir in (0..2).filter(|dir| has_table(chan.slot(slot), *dir)) {
         chan.holes(slot)[dir].iter().for_each(Entry::clear);
     }
-}
-
-/// Sender: whether a hole in some connection of the channel is of what was offered in this place.
-pub fn is_named(chan: &Chan, k: u8) -> bool {
-    let dir = chan.role().tx();
-    let mut slots = (0..SLOTS).filter(|slot| has_table(chan.slot(*slot), dir));
-    slots.any(|slot| chan.holes(slot)[dir].iter().filter_map(Entry::get).any(|hole| hole.pool == k))
 }
 
 /// Whether the connection in a slot has had holes in a direction: else there is no table.
