@@ -18,7 +18,7 @@ pub fn main(args: &SteerArgs) -> u8 {
     let changes = matches!(args.action, SteerAction::Apply { .. } | SteerAction::Undo);
     if changes && args.imagined.is_none() && !is_root() {
         eprintln!(
-            "culvert: this takes root, as it changes the card's functions and flows; `culvert steer plan` needs no rights"
+            "culvert: this takes root, as it changes cards and control groups; `culvert steer plan` needs no rights"
         );
         return exit::NO;
     }

@@ -17,8 +17,8 @@ pub fn apply(
     tell: &mut dyn FnMut(&Step),
 ) -> Result<Vec<String>, Trouble> {
     let mut carriers = BTreeMap::new();
-    for step in steps {
-        carriers.entry(step.item.port()).or_insert_with_key(|port| has_link(system, *port));
+    for port in steps.iter().filter_map(|step| step.item.port()) {
+        carriers.entry(port).or_insert_with_key(|port| has_link(system, *port));
     }
     for step in steps {
         tell(step);
@@ -95,16 +95,22 @@ fn undo_step(system: &mut dyn System, step: &Step) -> Result<Outcome, Trouble> {
     if matches!(item, Item::Reset(..)) {
         return Ok(Outcome::Nothing);
     }
-    let port = device(item.port());
-    if system.names(&port).is_err() {
-        return Ok(Outcome::Left(format!("{}: the device is gone", item.words())));
-    }
-    if let Some(vf) = item.function()
-        && number::<u16>(system, &format!("{port}/sriov_numvfs")).unwrap_or(0) <= vf
-    {
-        return Ok(Outcome::Left(format!("{}: the VF is gone", item.words())));
+    if let Some(port) = item.port().map(device) {
+        if system.names(&port).is_err() {
+            return Ok(Outcome::Left(format!("{}: the device is gone", item.words())));
+        }
+        if let Some(vf) = item.function()
+            && number::<u16>(system, &format!("{port}/sriov_numvfs")).unwrap_or(0) <= vf
+        {
+            return Ok(Outcome::Left(format!("{}: the VF is gone", item.words())));
+        }
     }
     let now = item.read(system)?;
+    if let (Item::Redirect(..), "absent", "part" | "gone") = (item, &before[..], &now[..]) {
+        // They are several programs: a process that was killed, or a group that has ended, may have left some of them.
+        item.write(system, before)?;
+        return Ok(Outcome::Restored(format!("{}: {before}", item.words())));
+    }
     if item.is(before, &now) {
         return Ok(Outcome::Nothing);
     }
@@ -117,7 +123,9 @@ fn undo_step(system: &mut dyn System, step: &Step) -> Result<Outcome, Trouble> {
     }
     if let Some(hindrance) = usage::hindrance(system, item, before) {
         return match item {
-            Item::Hook(_) | Item::Split(_) => Ok(Outcome::Left(format!("{}: {hindrance}", item.words()))),
+            Item::Hook(_) | Item::Split(_) | Item::Redirect(..) => {
+                Ok(Outcome::Left(format!("{}: {hindrance}", item.words())))
+            }
             _ => Err(Trouble::new(
                 format!("{}: {hindrance}", item.words()),
                 "stop its user, then undo again: it goes on from here",

@@ -54,6 +54,7 @@ impl Item {
                 Err(e) => Err(e),
             },
             Item::Ntuple(_) | Item::Hook(_) | Item::Split(_) | Item::Rule(..) => return self.run(system, value),
+            Item::Redirect(..) | Item::Diversions(_) => return self.run(system, value),
         };
         result.map_err(|e| refused(system, &e))?;
         self.read_back(system, value)
@@ -74,8 +75,8 @@ impl Item {
 
     /// Whether the port has no link, and has one again after a while.
     fn link_returns(&self, system: &dyn System) -> bool {
-        let name = interface(system, self.port());
-        name.is_ok_and(|name| !system::carrier(system, &name) && system::wait_for_link(system, &name))
+        let name = self.port().and_then(|port| interface(system, port).ok());
+        name.is_some_and(|name| !system::carrier(system, &name) && system::wait_for_link(system, &name))
     }
 
     /// Runs the command, and looks what has become of it: ethtool 6.1 succeeds also where the card has refused.
@@ -134,14 +135,13 @@ impl Item {
 fn sentence(item: &Item, system: &dyn System, value: &str, error: &io::Error) -> Trouble {
     let what = format!("{}: {value} was refused: {error}", item.words());
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-    let port = item.port();
     let remedy = match (item, errno) {
         (_, Errno::EPERM | Errno::EACCES) => "it takes root: run this as root; a plan needs no rights".into(),
         (Item::Count(_), Errno::EBUSY) => {
             "the number can only be changed by way of 0: plan again, somebody has made VFs meanwhile".into()
         }
-        (Item::Count(_), Errno::ERANGE) => {
-            let most = system.read(&format!("{}/sriov_totalvfs", device(port))).unwrap_or_else(|_| "fewer".into());
+        (Item::Count(port), Errno::ERANGE) => {
+            let most = system.read(&format!("{}/sriov_totalvfs", device(*port))).unwrap_or_else(|_| "fewer".into());
             format!(
                 "the card has at most {most} VFs: lower `vfs`, or raise the card's own limit (mlxconfig, devlink, the BIOS)"
             )
@@ -189,12 +189,11 @@ fn sentence(item: &Item, system: &dyn System, value: &str, error: &io::Error) ->
 
 /// The write succeeded, and the value is another.
 fn not_taken(item: &Item, system: &dyn System, value: &str, now: &str) -> Trouble {
-    let port = item.port();
     let what = format!("{}: {value} was accepted, but it is {now:?}", item.words());
-    let Item::Driver(_, vf) = item else {
+    let &Item::Driver(port, vf) = item else {
         return Trouble::new(what, "the driver has taken it and not done it: see dmesg(1), and the driver's manual");
     };
-    let at = function(system, port, *vf).map(device).unwrap_or_default();
+    let at = function(system, port, vf).map(device).unwrap_or_default();
     let only = system.read(&format!("{at}/driver_override")).unwrap_or_default();
     let remedy = match value {
         "none" => "the driver does not let it go: see dmesg(1)".to_string(),

@@ -1,10 +1,12 @@
 //! What is wanted: a TOML file. Every key is described at its field; `steer.toml` beside the crate shows them all.
 
 use crate::address::{Mac, Name, Pci};
-use crate::flow::{Backend, Match, Target};
+use crate::flow::{Backend, Family, Match, Ports, Prefix, Target};
+use crate::redirect::{Dead, Diversion, Group, MOST_DIVERSIONS, Onward, is_of};
 use crate::trouble::Trouble;
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 /// What is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -13,6 +15,102 @@ pub struct Config {
     /// The ports. Those that are not named are left alone.
     #[serde(default, rename = "port")]
     pub ports: Vec<Port>,
+    /// Control groups whose connections go to a middlebox. Those that are not named are left alone.
+    #[serde(default, rename = "redirect")]
+    pub redirects: Vec<Redirect>,
+}
+
+/// TCP connections that programs of a control group begin, and the middlebox on this host that gets them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Redirect {
+    /// Whose: a control group of version 2, and those in it.
+    pub clients: Group,
+    /// The middlebox's own group. It is told where its clients wanted to go (SO_ORIGINAL_DST), and its own connections stay as they are.
+    #[serde(default)]
+    pub middlebox: Option<Group>,
+    /// Which connections; where several match, the first.
+    #[serde(rename = "rule")]
+    pub ways: Vec<Way>,
+}
+
+/// Some connections, and where they go.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Way {
+    /// To which network. Without it: to all.
+    #[serde(default)]
+    pub destination: Option<Prefix>,
+    /// To which ports. Without it: to all.
+    #[serde(default)]
+    pub destination_ports: Option<Ports>,
+    /// The middlebox's addresses, one for each version of IP; connections of a version without one stay as they are. None: all do.
+    pub to: Vec<SocketAddr>,
+    /// What becomes of them while the middlebox does not listen.
+    #[serde(default)]
+    pub dead: Dead,
+}
+
+impl Way {
+    fn diversions(&self) -> Vec<Diversion> {
+        let of = |family: Family| {
+            let at = self.to.iter().find(|at| is_of(at.ip(), family));
+            let to = match at {
+                Some(at) => Onward::Middlebox(*at, self.dead),
+                None if self.to.is_empty() => Onward::Kernel,
+                None => return None,
+            };
+            let fits = self.destination.is_none_or(|network| is_of(network.ip, family));
+            fits.then_some(Diversion { family, destination: self.destination, ports: self.destination_ports, to })
+        };
+        [Family::Ipv4, Family::Ipv6].into_iter().filter_map(of).collect()
+    }
+
+    fn fault(&self) -> Option<String> {
+        let families = self.to.iter().map(|at| at.is_ipv4()).collect::<BTreeSet<_>>();
+        if families.len() < self.to.len() {
+            return Some("`to` has two addresses of the same version of IP".into());
+        }
+        let diversions = self.diversions();
+        if diversions.is_empty() {
+            return Some("`to` has no address of the destination's version of IP".into());
+        }
+        if self.dead == Dead::Closed && self.destination.is_none() && families.len() < 2 {
+            // What is to be refused must not pass by the other version.
+            return Some("dead = \"closed\" needs an address of each version of IP in `to`, or a destination".into());
+        }
+        diversions.iter().find_map(Diversion::fault)
+    }
+}
+
+impl Redirect {
+    /// Its rules, as culvert-redirect takes them.
+    pub fn diversions(&self) -> Vec<Diversion> {
+        self.ways.iter().flat_map(Way::diversions).collect()
+    }
+
+    fn fault(&self, others: &[Redirect]) -> Option<String> {
+        let other = others
+            .iter()
+            .find(|other| self.clients.is_within(&other.clients) || other.clients.is_within(&self.clients));
+        if let Some(other) = other {
+            // Two sets of programs would each change what the other has decided.
+            return Some(format!("it is the group {}, or one lies in the other: make it one", other.clients));
+        }
+        if self.middlebox.as_ref().is_some_and(|own| self.clients.is_within(own)) {
+            return Some("its clients lie in the middlebox's own group, whose connections stay as they are".into());
+        }
+        let count = self.diversions().len();
+        if count > MOST_DIVERSIONS {
+            return Some(format!(
+                "its rules come to {count}, one for each version of IP, and there is room for {MOST_DIVERSIONS}"
+            ));
+        }
+        if self.ways.is_empty() {
+            return Some("it has no rule".into());
+        }
+        self.ways.iter().enumerate().find_map(|(at, way)| Some(format!("rule {}: {}", at + 1, way.fault()?)))
+    }
 }
 
 /// A port of a card. What is not said of it is left as it is.
@@ -234,6 +332,11 @@ impl Config {
                 }
             }
         }
+        for (at, redirect) in self.redirects.iter().enumerate() {
+            if let Some(fault) = redirect.fault(&self.redirects[..at]) {
+                return wrong(format!("redirect of {}: {fault}", redirect.clients));
+            }
+        }
         Ok(())
     }
 }
@@ -257,7 +360,7 @@ mod tests {
     fn the_file_beside_the_crate_is_one() {
         let text = include_str!("../steer.toml");
         let config = Config::parse(text).expect("the example");
-        assert_eq!(config.ports.len(), 2);
+        assert_eq!((config.ports.len(), config.redirects.len()), (2, 1));
         assert_eq!(config.ports[0].functions[1].driver, Some(WantedDriver::Is("vfio-pci".into())));
     }
 
@@ -266,6 +369,8 @@ mod tests {
         let port = "[[port]]\ndevice = '0000:01:00.0'\nvfs = 2\n";
         let vf = |text: &str| format!("{port}[[port.vf]]\nnumber = 0\n{text}");
         let flow = |text: &str| format!("{port}[[port.flow]]\nname = 'f'\nmatch = {{ protocol = 'tcp' }}\n{text}");
+        let redirect =
+            |group: &str, rule: &str| format!("[[redirect]]\nclients = '{group}'\n[[redirect.rule]]\n{rule}\n");
         for (text, said) in [
             ("[[port]]\nvfs = 1".into(), "neither"),
             ("[[port]]\ndevice = 'eth0'".into(), "PCI address"),
@@ -284,6 +389,14 @@ mod tests {
             (flow("to = 'mars'"), "no target"),
             (flow("to = 'kernel'\nby = 'ntuple'"), "cannot send"),
             (format!("{port}[[port.flow]]\nname = 'f'\nmatch = {{}}\nto = 'drop'"), "matches all"),
+            (redirect("/a", "to = ['127.0.0.1:1', '127.0.0.2:1']"), "the same version"),
+            (redirect("/a", "to = ['0.0.0.0:1']"), "nobody"),
+            (redirect("/a", "to = ['127.0.0.1:1']\ndestination = '::/0'"), "destination's version"),
+            (redirect("/a", "to = ['127.0.0.1:1']\ndead = 'closed'"), "each version"),
+            (redirect("a", "to = []"), "no control group"),
+            (redirect("/a", "to = []\ncolour = 'red'"), "colour"),
+            (redirect("/a", "to = []") + &redirect("/a/b", "to = []"), "one lies in the other"),
+            ("[[redirect]]\nclients = '/m/a'\nmiddlebox = '/m'\n[[redirect.rule]]\nto = []".into(), "own group"),
         ] {
             let trouble = Config::parse(&text).expect_err(&text);
             assert!(trouble.what.contains(said), "{text}\n{trouble}");

@@ -2,6 +2,7 @@
 
 use crate::address::Device;
 use crate::flow::{Backend, Target};
+use crate::redirect::Group;
 use crate::rule::{self, Likeness, Rule};
 use crate::system::{self, System, Vf, device, function, interfaces};
 use crate::trouble::Trouble;
@@ -42,6 +43,10 @@ pub enum Item {
     Split(Device),
     /// Whether a rule is at a place: `present`, `absent`, or what is there instead.
     Rule(Device, u32, Rule),
+    /// Whether culvert-redirect's programs are `present`, `absent`, or a `part` of them in a control group, and in the middlebox's.
+    Redirect(Group, Option<Group>),
+    /// Which connections of a control group go to a middlebox: culvert-redirect's rules, all at once.
+    Diversions(Group),
 }
 
 /// A port's only interface.
@@ -86,13 +91,14 @@ fn representor(system: &dyn System, port: Device, vf: u16) -> Option<String> {
 }
 
 impl Item {
-    /// The port that it is at.
-    pub fn port(&self) -> Device {
-        match self {
+    /// The port that it is at; a control group's is at none.
+    pub fn port(&self) -> Option<Device> {
+        Some(match self {
             Item::Up(p) | Item::Autoprobe(p) | Item::Count(p) | Item::Ntuple(p) | Item::Hook(p) | Item::Split(p) => *p,
             Item::Mac(p, _) | Item::Vlan(p, _) | Item::Trust(p, _) | Item::SpoofCheck(p, _) | Item::Rate(p, _) => *p,
             Item::Override(p, _) | Item::Driver(p, _) | Item::Reset(p, _) | Item::Rule(p, ..) => *p,
-        }
+            Item::Redirect(..) | Item::Diversions(_) => return None,
+        })
     }
 
     /// The virtual function that it is of.
@@ -108,10 +114,10 @@ impl Item {
 
     /// What it is, in words.
     pub fn words(&self) -> String {
-        let port = self.port();
-        let of = |what: &str| match self.function() {
-            Some(vf) => format!("{port} VF {vf}: {what}"),
-            None => format!("{port}: {what}"),
+        let of = |what: &str| match (self.port(), self.function()) {
+            (Some(port), Some(vf)) => format!("{port} VF {vf}: {what}"),
+            (Some(port), None) => format!("{port}: {what}"),
+            (None, _) => format!("control group {what}"),
         };
         match self {
             Item::Up(_) => of("interface"),
@@ -142,6 +148,11 @@ impl Item {
                 let (source, destination) = (ports("source port", rule.source), ports("port", rule.destination));
                 of(&format!("{by} {place}: {}{source}{destination} -> {}", rule.packets, rule.to))
             }
+            Item::Redirect(clients, None) => of(&format!("{clients}: programs for redirects")),
+            Item::Redirect(clients, Some(told)) => {
+                of(&format!("{clients}: programs for redirects, and in {told} those that tell of them"))
+            }
+            Item::Diversions(clients) => of(&format!("{clients}: redirects")),
         }
     }
 
@@ -159,7 +170,7 @@ impl Item {
     /// Its value now.
     pub fn read(&self, system: &dyn System) -> Result<String, Trouble> {
         let file = |path: String| system.read(&path).map_err(|e| Trouble::file(self.words(), &e));
-        let at = |vf| function(system, self.port(), vf).map_err(|e| Trouble::file(self.words(), &e));
+        let at = |port, vf| function(system, port, vf).map_err(|e| Trouble::file(self.words(), &e));
         Ok(match *self {
             Item::Up(port) => {
                 let name = interface(system, port)?;
@@ -179,11 +190,11 @@ impl Item {
                 let vf = self.vf(system, port, vf)?;
                 format!("{}-{}", vf.min_rate, vf.max_rate)
             }
-            Item::Override(_, vf) => match file(format!("{}/driver_override", device(at(vf)?)))? {
+            Item::Override(port, vf) => match file(format!("{}/driver_override", device(at(port, vf)?)))? {
                 none if none == "(null)" => String::new(),
                 name => name,
             },
-            Item::Driver(_, vf) => existing(system.link(&format!("{}/driver", device(at(vf)?)))),
+            Item::Driver(port, vf) => existing(system.link(&format!("{}/driver", device(at(port, vf)?)))),
             Item::Reset(..) => String::new(),
             Item::Ntuple(port) => {
                 let ran = self.look(system, &format!("ethtool -k {}", interface(system, port)?))?;
@@ -203,6 +214,12 @@ impl Item {
                 if ran.success { "present" } else { "absent" }.into()
             }
             Item::Rule(port, place, ref rule) => self.read_rule(system, &interface(system, port)?, place, rule)?,
+            Item::Redirect(ref clients, ref told) => {
+                self.look(system, &redirect_command("status", clients, told.as_ref()))?.trim().to_owned()
+            }
+            Item::Diversions(ref clients) => {
+                self.look(system, &redirect_command("show", clients, None))?.trim().to_owned()
+            }
         })
     }
 
@@ -212,7 +229,11 @@ impl Item {
         match ran.success {
             true => Ok(ran.out),
             false => {
-                Err(Trouble::new(format!("`{}`: {}", command.join(" "), ran.err.trim()), "is the interface there?"))
+                let remedy = match self.port() {
+                    Some(_) => "is the interface there?",
+                    None => "is the control group there, and what does the command say when run by hand?",
+                };
+                Err(Trouble::new(format!("`{}`: {}", command.join(" "), ran.err.trim()), remedy))
             }
         }
     }
@@ -252,8 +273,8 @@ impl Item {
     pub(crate) fn out(&self, system: &dyn System, rule: &Rule) -> Result<String, Trouble> {
         match rule.to {
             Target::Interface(ref name) => Ok(name.clone()),
-            Target::Vf(vf) => representor(system, self.port(), vf).ok_or_else(|| {
-                let port = self.port();
+            Target::Vf(vf) => self.port().and_then(|port| representor(system, port, vf)).ok_or_else(|| {
+                let port = self.port().map(|port| port.to_string()).unwrap_or_default();
                 Trouble::new(
                     format!("{port}: no interface stands for VF {vf} in the card's switch"),
                     format!("switch it on, before the VFs are made: devlink dev eswitch set pci/{port} mode switchdev"),
@@ -267,9 +288,9 @@ impl Item {
     pub fn command(&self, system: &dyn System, value: &str) -> String {
         let sys = |path: String| format!("/sys/{path}");
         let name = |port| interface(system, port).unwrap_or_else(|_| format!("INTERFACE-OF-{port}"));
-        let at = |vf| match function(system, self.port(), vf) {
+        let at = |port, vf| match function(system, port, vf) {
             Ok(pci) => pci.to_string(),
-            Err(_) => format!("VF-{vf}-OF-{}", self.port()),
+            Err(_) => format!("VF-{vf}-OF-{port}"),
         };
         let vf = |port, vf: u16, what: String| format!("ip link set dev {} vf {vf} {what}", name(port));
         match *self {
@@ -287,12 +308,12 @@ impl Item {
                 let (least, most) = value.split_once('-').unwrap_or(("0", value));
                 vf(port, n, format!("max_tx_rate {most} min_tx_rate {least}"))
             }
-            Item::Override(_, n) => format!("echo {value} > {}/driver_override", sys(device_at(&at(n)))),
-            Item::Driver(_, n) if value == "none" => {
-                format!("echo {} > {}/driver/unbind", at(n), sys(device_at(&at(n))))
+            Item::Override(port, n) => format!("echo {value} > {}/driver_override", sys(device_at(&at(port, n)))),
+            Item::Driver(port, n) if value == "none" => {
+                format!("echo {} > {}/driver/unbind", at(port, n), sys(device_at(&at(port, n))))
             }
-            Item::Driver(_, n) => format!("echo {} > /sys/bus/pci/drivers_probe", at(n)),
-            Item::Reset(_, n) => format!("echo 1 > {}/reset", sys(device_at(&at(n)))),
+            Item::Driver(port, n) => format!("echo {} > /sys/bus/pci/drivers_probe", at(port, n)),
+            Item::Reset(port, n) => format!("echo 1 > {}/reset", sys(device_at(&at(port, n)))),
             Item::Ntuple(port) => format!("ethtool -K {} ntuple {value}", name(port)),
             Item::Hook(port) => {
                 format!("tc qdisc {} dev {} clsact", if value == "present" { "add" } else { "del" }, name(port))
@@ -305,6 +326,12 @@ impl Item {
                     self.out(system, rule).unwrap_or_else(|_| format!("REPRESENTOR-OF-{}", rule.to).replace(' ', "-"));
                 rule_command(&name(port), place, rule, &out, value == "present").join(" ")
             }
+            Item::Redirect(ref clients, ref told) => {
+                redirect_command(if value == "present" { "attach" } else { "detach" }, clients, told.as_ref())
+            }
+            Item::Diversions(ref clients) => {
+                format!("{} {value}", redirect_command("set", clients, None)).trim_end().into()
+            }
         }
     }
 
@@ -315,6 +342,10 @@ impl Item {
             Item::Driver(..) if wanted == "any" => true,
             Item::Ntuple(_) => now.split(' ').next() == wanted.split(' ').next(),
             Item::Reset(..) => true,
+            // A group that has ended has no programs, and nobody wants a part of them back.
+            Item::Redirect(..) => {
+                wanted == now || matches!((wanted, now), ("absent", "gone") | ("part", "absent" | "gone"))
+            }
             _ => wanted == now,
         }
     }
@@ -323,6 +354,11 @@ impl Item {
 /// Drivers that hand a device to a process.
 pub(crate) fn is_for_users(driver: &str) -> bool {
     ["vfio-pci", "uio_pci_generic", "igb_uio"].contains(&driver)
+}
+
+fn redirect_command(what: &str, clients: &Group, told: Option<&Group>) -> String {
+    let told = told.map(|group| format!(" --middlebox {group}")).unwrap_or_default();
+    format!("culvert-redirect {what} {clients}{told}")
 }
 
 fn device_at(address: &str) -> String {
@@ -362,6 +398,9 @@ pub(crate) fn no_tool(name: &str, error: &io::Error) -> Trouble {
         "tc" => "apt-get install iproute2",
         "culvert-split" => {
             "build it: cargo build --release -p culvert-split (it needs clang and libelf-dev), and put it on PATH"
+        }
+        "culvert-redirect" => {
+            "build it: cargo build --release -p culvert-redirect (it needs clang and libelf-dev), and put it on PATH"
         }
         _ => "apt-get install ethtool",
     };

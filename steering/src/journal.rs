@@ -62,9 +62,9 @@ impl Journal {
 
     /// What it has made and not taken away again.
     pub fn made(&self) -> Vec<Item> {
-        let rules = self.written.steps.iter().filter(|s| matches!(s.item, Item::Rule(..)));
+        let making = self.written.steps.iter().filter(|s| matches!(s.item, Item::Rule(..) | Item::Redirect(..)));
         let mut made: Vec<Item> = Vec::new();
-        for step in rules {
+        for step in making {
             made.retain(|item| *item != step.item);
             if step.to == State::Is("present".into()) {
                 made.push(step.item.clone());

@@ -2,6 +2,7 @@
 
 use crate::address::{Device, Name, Pci};
 use crate::config::{Config, Flow, Function, Port, WantedDriver};
+use crate::diverting;
 use crate::flow::Backend;
 use crate::item::{Item, interface, is_for_users};
 use crate::macs::Macs;
@@ -45,6 +46,10 @@ pub fn plan(config: &Config, system: &dyn System, made: &[Item]) -> Result<Vec<S
             Err(mut of_port) => troubles.append(&mut of_port),
         }
     }
+    match diverting::plan(config, system, made) {
+        Ok(mut of_groups) => steps.append(&mut of_groups),
+        Err(mut of_groups) => troubles.append(&mut of_groups),
+    }
     if troubles.is_empty() { Ok(steps) } else { Err(troubles) }
 }
 
@@ -55,15 +60,18 @@ pub fn verify(config: &Config, system: &dyn System) -> Result<Vec<Difference>, V
     for port in &config.ports {
         let wanted = Planner::new(port, system, &mut macs).and_then(|mut planner| planner.wanted());
         match wanted {
-            Ok(wanted) => differences.extend(wanted.into_iter().filter_map(|(item, wanted)| {
-                let now = item.read(system);
-                let good = now.as_ref().is_ok_and(|now| item.is(&wanted, now));
-                (!good).then_some(Difference { item, wanted, now })
-            })),
+            Ok(wanted) => differences.extend(wanted.into_iter().filter_map(|wanted| difference(wanted, system))),
             Err(mut of_port) => troubles.append(&mut of_port),
         }
     }
+    differences.extend(diverting::wanted(config).into_iter().filter_map(|wanted| difference(wanted, system)));
     if troubles.is_empty() { Ok(differences) } else { Err(troubles) }
+}
+
+fn difference((item, wanted): (Item, String), system: &dyn System) -> Option<Difference> {
+    let now = item.read(system);
+    let good = now.as_ref().is_ok_and(|now| item.is(&wanted, now));
+    (!good).then_some(Difference { item, wanted, now })
 }
 
 /// The plan for one port.
@@ -131,7 +139,7 @@ impl<'a> Planner<'a> {
 
     /// Takes away the rules that an earlier file wanted and this one does not.
     fn supersede(&mut self, made: &[Item], rules: &[(u32, Rule)]) {
-        for item in made.iter().filter(|i| i.port() == self.port) {
+        for item in made.iter().filter(|i| i.port() == Some(self.port)) {
             let Item::Rule(_, place, rule) = item else { continue };
             if !rules.iter().any(|(p, r)| p == place && r == rule)
                 && let Ok(now) = item.read(self.system)

@@ -50,6 +50,10 @@ pub(crate) fn hindrance(system: &dyn System, item: &Item, value: &str) -> Option
             (ran.success && !ran.out.trim().is_empty())
                 .then(|| format!("others have rules in the XDP program of {name}"))
         }
+        Item::Redirect(clients, _) if value == "absent" => {
+            let now = Item::Diversions(clients.clone()).read(system).unwrap_or_default();
+            (!now.is_empty()).then(|| format!("others have redirects in {clients}"))
+        }
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! ethtool, tc and culvert-split as far as they are used, on cards of files: what they are told is kept, and shown as they show it.
+//! ethtool, tc, culvert-split and culvert-redirect as far as they are used, on cards of files: what they are told is kept, and shown as they show it.
 
 use crate::system::Ran;
 use std::fmt::Write;
@@ -12,6 +12,11 @@ fn said(out: impl Into<String>) -> io::Result<Ran> {
 
 fn failed(err: &str) -> io::Result<Ran> {
     Ok(Ran { success: false, out: String::new(), err: err.into() })
+}
+
+/// What is known of a control group.
+fn group(tools: &Path, path: &str) -> PathBuf {
+    tools.join(format!("group{}", path.replace('/', "+")))
 }
 
 /// Lines of a file, each `PLACE TEXT`.
@@ -84,6 +89,17 @@ pub(super) fn look(tools: &Path, command: &[String]) -> io::Result<Ran> {
         ["tc", "-j", "filter", "show", ..] => said("[]"),
         ["culvert-split", "status", name] if file(name, "split").exists() => said(""),
         ["culvert-split", "status", _] => failed("not attached"),
+        ["culvert-redirect", "status", clients, ref told @ ..] => {
+            let shown = match fs::read_to_string(group(tools, clients).join("told")) {
+                Ok(text) if text == told.join(" ") => "present",
+                Ok(_) => "another",
+                Err(_) => "absent",
+            };
+            said(shown)
+        }
+        ["culvert-redirect", "show", clients] => {
+            said(fs::read_to_string(group(tools, clients).join("rules")).unwrap_or_default())
+        }
         ["culvert-split", "show", name] => said(fs::read_to_string(file(name, "rules")).unwrap_or_default()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     }
@@ -135,6 +151,19 @@ pub(super) fn run(tools: &Path, command: &[String]) -> io::Result<Ran> {
         ] => with(&file(name, "flower"), place, format!("{protocol} {}", rest.join(" "))),
         ["tc", "filter", "del", "dev", name, "ingress", "protocol", _, "pref", place, "handle", "1", "flower"] => {
             without(&file(name, "flower"), place)
+        }
+        ["culvert-redirect", "attach", clients, ref told @ ..] => {
+            fs::create_dir_all(group(tools, clients))?;
+            fs::write(group(tools, clients).join("told"), told.join(" "))?;
+            said("")
+        }
+        ["culvert-redirect", "detach", clients, ..] => match fs::remove_dir_all(group(tools, clients)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => said(""),
+        },
+        ["culvert-redirect", "set", clients, ref rules @ ..] => {
+            fs::write(group(tools, clients).join("rules"), rules.join(" "))?;
+            said("")
         }
         ["culvert-split", "attach", name] => {
             fs::write(file(name, "split"), "")?;

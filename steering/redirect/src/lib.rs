@@ -1,0 +1,10 @@
+//! Brings connections of the programs of a control group to a middlebox on this host, by eBPF programs of that group.
+#![deny(unsafe_code)]
+
+mod group;
+mod rules;
+mod set;
+mod sys;
+
+pub use group::{Opened, root};
+pub use set::{Presence, Set};

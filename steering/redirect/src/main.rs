@@ -1,0 +1,107 @@
+//! `culvert-redirect`: the eBPF programs of control groups whose connections go to a middlebox, and their rules. `culvert steer` uses it.
+
+use clap::{Parser, Subcommand};
+use culvert_redirect::{Presence, Set};
+use std::process::ExitCode;
+use steering::{Group, diversions_text, parse_diversions};
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "culvert-redirect",
+    version,
+    about = "Brings TCP connections of the programs of a control group to a middlebox on this host"
+)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Args, Debug)]
+struct Groups {
+    /// The clients' control group, as /proc/PID/cgroup shows it behind 0::
+    clients: Group,
+    /// The middlebox's, whose getsockopt(SO_ORIGINAL_DST) says where a client wanted to go
+    #[arg(long)]
+    middlebox: Option<Group>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Attach the programs; without rules all connections stay as they are
+    Attach(Groups),
+    /// Take them away; connections that were redirected go on
+    Detach(Groups),
+    /// Say whether they are `present`, `absent`, there in `part`, of `another` middlebox's group, or the group is `gone`
+    Status(Groups),
+    /// Show the rules; the first that a connection is under decides
+    Show {
+        /// The clients' control group
+        clients: Group,
+    },
+    /// Give it these rules instead of those that it has, at once; connections that have begun stay where they are
+    #[command(
+        after_help = "RULES, with a comma between two: family ipv4|ipv6 [destination NETWORK] [destination-ports FIRST-LAST] \
+        to kernel | to ADDRESS PORT dead open|closed"
+    )]
+    Set {
+        /// The clients' control group
+        clients: Group,
+        /// The rules
+        #[arg(trailing_var_arg = true)]
+        rules: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().action) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("culvert-redirect: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: &Action) -> Result<(), String> {
+    match action {
+        Action::Attach(groups) => Set::attach(&groups.clients, groups.middlebox.as_ref()),
+        Action::Detach(groups) => Set::detach(&groups.clients, groups.middlebox.as_ref()),
+        Action::Status(groups) => {
+            let presence = match Set::presence(&groups.clients, groups.middlebox.as_ref()) {
+                // A plan needs no rights: it is that of somebody who sees nothing.
+                Err(why) if why.contains("takes root") => {
+                    eprintln!("culvert-redirect: {why}");
+                    Presence::Absent
+                }
+                known => known?,
+            };
+            println!(
+                "{}",
+                match presence {
+                    Presence::Present => "present",
+                    Presence::Absent => "absent",
+                    Presence::Part => "part",
+                    Presence::Another => "another",
+                    Presence::Gone => "gone",
+                }
+            );
+            Ok(())
+        }
+        Action::Show { clients } => {
+            let rules = match Set::of(clients) {
+                Err(why) if why.contains("takes root") => {
+                    eprintln!("culvert-redirect: {why}");
+                    Vec::new()
+                }
+                set => set?.map(|set| set.rules()).transpose()?.unwrap_or_default(),
+            };
+            println!("{}", diversions_text(&rules));
+            Ok(())
+        }
+        Action::Set { clients, rules } => {
+            let rules = parse_diversions(&rules.join(" "))?;
+            let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
+            Set::of(clients)?.ok_or_else(none)?.change(&rules)
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Clients of all kinds, and the middlebox that gets their connections: by plans of `culvert steer`. As root.
+
+mod host;
+
+use culvert_redirect::Set;
+use host::{BOX, Host, SERVER4, SERVER6, Server, is_root, middlebox, original, server};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use steering::{Config, Journal, Linux, Step};
+
+/// The commands are found beside the program that runs them: cargo puts tests one directory deeper.
+fn beside() {
+    let own = std::env::current_exe().expect("a path");
+    let link = own.parent().expect("a directory").join("culvert-redirect");
+    let binary = Path::new(env!("CARGO_BIN_EXE_culvert-redirect"));
+    if std::fs::read_link(&link).is_ok_and(|to| to == binary) {
+        return;
+    }
+    // Another test process may do the same.
+    let _ = std::fs::remove_file(&link);
+    let _ = std::os::unix::fs::symlink(binary, &link);
+}
+
+/// A static program of musl, for which no library can be loaded.
+fn static_client() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("client");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.c");
+        let built =
+            Command::new("musl-gcc").args(["-static", "-O1", "-Wall", "-Werror", "-o"]).arg(&out).arg(source).status();
+        assert!(built.expect("musl-gcc (apt-get install musl-tools)").success());
+        out.to_str().expect("a path").to_owned()
+    })
+}
+
+/// A journal of its own, and plans.
+struct Steer {
+    directory: PathBuf,
+    system: Linux,
+}
+
+impl Steer {
+    fn new() -> Steer {
+        beside();
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("steer-{}", std::process::id()));
+        Steer { directory, system: Linux::new() }
+    }
+
+    fn plan(&self, text: &str) -> Vec<Step> {
+        let config = Config::parse(text).unwrap_or_else(|e| panic!("{e}"));
+        let made = Journal::look(&self.directory).expect("a journal").made();
+        steering::plan(&config, &self.system, &made).unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    /// How many steps it took.
+    fn apply(&mut self, text: &str) -> usize {
+        let steps = self.plan(text);
+        let mut journal = Journal::open(&self.directory).expect("a journal");
+        steering::apply(&mut self.system, &mut journal, &steps, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(self.differences(text), Vec::<String>::new());
+        drop(journal);
+        assert_eq!(self.plan(text), []);
+        steps.len()
+    }
+
+    fn differences(&self, text: &str) -> Vec<String> {
+        let config = Config::parse(text).expect("a file");
+        let all = steering::verify(&config, &self.system).unwrap_or_else(|e| panic!("{e:?}"));
+        all.iter().map(ToString::to_string).collect()
+    }
+
+    fn undo(&mut self) {
+        let mut journal = Journal::open(&self.directory).expect("a journal");
+        let undone = steering::undo(&mut self.system, &mut journal, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(undone.left, Vec::<String>::new());
+    }
+}
+
+impl Drop for Steer {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn wanted(host: &Host, rules: &str) -> String {
+    format!("[[redirect]]\nclients = '{}'\nmiddlebox = '{}'\n{rules}", host.clients(), host.middlebox())
+}
+
+fn rule(text: &str) -> String {
+    format!("[[redirect.rule]]\nto = ['127.0.0.1:{BOX}', '[::1]:{BOX}']\n{text}\n")
+}
+
+const PYTHON: &str = "import socket, sys
+s = socket.socket(socket.AF_INET6)
+for attempt in (('::ffff:10.66.0.9', 81), ('::ffff:10.66.0.9', 80)):
+    error = s.connect_ex(attempt)
+print(error, s.getpeername()[:2], s.getsockname()[0])
+s.settimeout(20)
+s.sendall(b'x' * 300000)
+s.shutdown(socket.SHUT_WR)
+data = b''
+while (part := s.recv(65536)): data += part
+print(data.split(b'\\n')[0].decode(), data.split(b'\\n')[1] == b'x' * 300000)
+";
+
+/// What clients see of whom they are connected to is whom they have asked for; the middlebox hears of it, too; and all data comes.
+#[test]
+fn clients_of_all_kinds_come_to_the_middlebox() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let mut steer = Steer::new();
+    let (_server, _middlebox) = (server(), middlebox());
+    let client = static_client();
+    let curl4 = ["curl", "-sS", "--noproxy", "*", "-w", "%{remote_ip} %{remote_port}", "http://10.66.0.9/"];
+    let curl6 = ["curl", "-sS", "--noproxy", "*", "-w", "%{remote_ip} %{remote_port}", "http://[fd66::9]/"];
+    let direct = "server\n10.66.0.9 80";
+    assert_eq!(host.says(&curl4), direct);
+    assert_eq!(steer.apply(&wanted(&host, &rule("destination-ports = '80'"))), 2);
+    assert_eq!(host.says(&curl4), "box asked 10.66.0.9:80\n10.66.0.9 80");
+    assert_eq!(host.says(&curl6), "box asked [fd66::9]:80\nfd66::9 80");
+    for (address, name) in [(SERVER4, "10.66.0.9:80"), (SERVER6, "[fd66::9]:80")] {
+        // A megabyte by a static program.
+        assert_eq!(host.says(&[client, address, "80", "1000000"]), format!("peer {name}\nbox asked {name}"));
+    }
+    // IPv4 by a socket of IPv6, whose first attempt is refused, and is under no rule.
+    assert_eq!(
+        host.says(&["python3.11", "-c", PYTHON]),
+        "0 ('::ffff:10.66.0.9', 80) ::ffff:127.0.0.1\nbox asked 10.66.0.9:80 True"
+    );
+    // Who asks for the middlebox gets it, and it hears of nothing else; so does who is not in the group.
+    let own = BOX.to_string();
+    assert_eq!(host.says(&[client, "127.0.0.1", &own, "10"]), format!("peer 127.0.0.1:{BOX}\nbox asked nothing"));
+    let stream = std::net::TcpStream::connect((SERVER4, 80)).expect("connected");
+    assert_eq!((stream.peer_addr().expect("a name").to_string(), original(&stream)), ("10.66.0.9:80".into(), None));
+    // Another file: the first rule that matches decides, and one step changes all of them.
+    let rules = "[[redirect.rule]]\ndestination = '10.66.0.0/16'\nto = []\n".to_owned() + &rule("");
+    assert_eq!(steer.apply(&wanted(&host, &rules)), 1);
+    assert_eq!(host.says(&curl4), direct);
+    assert_eq!(host.says(&curl6), "box asked [fd66::9]:80\nfd66::9 80");
+    // A file without them takes them away again.
+    assert_eq!(steer.apply(""), 2);
+    assert_eq!((host.says(&curl4), host.says(&curl6)), (direct.into(), "server\nfd66::9 80".into()));
+    assert_eq!(steer.apply(&wanted(&host, &rules)), 2);
+    steer.undo();
+    assert_eq!((host.says(&curl4), host.says(&curl6)), (direct.into(), "server\nfd66::9 80".into()));
+    assert!(steer.differences(&wanted(&host, &rules)).iter().all(|d| d.contains("is absent") || d.ends_with("is ")));
+}
+
+/// A middlebox that does not listen is passed by, or what is meant for it is refused, from that moment on and until it listens again.
+#[test]
+fn a_dead_middlebox_is_passed_by_or_not() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let mut steer = Steer::new();
+    let _server = server();
+    let client = static_client();
+    let asks = |address: &str| host.says(&[client, address, "80", "1000"]);
+    let (box4, box6) = ("peer 10.66.0.9:80\nbox asked 10.66.0.9:80", "peer [fd66::9]:80\nbox asked [fd66::9]:80");
+    let (direct4, direct6) = ("peer 10.66.0.9:80\nserver", "peer [fd66::9]:80\nserver");
+    let refused = "connect: Connection refused";
+    for (dead, without4, without6) in [("open", direct4, direct6), ("closed", refused, refused)] {
+        assert_eq!(steer.apply(&wanted(&host, &rule(&format!("dead = '{dead}'")))), if dead == "open" { 2 } else { 1 });
+        for _ in 0..2 {
+            assert_eq!((asks(SERVER4), asks(SERVER6)), (without4.into(), without6.into()), "{dead}");
+            let alive: Server = middlebox();
+            assert_eq!((asks(SERVER4), asks(SERVER6)), (box4.into(), box6.into()), "{dead}");
+            drop(alive);
+        }
+    }
+    steer.undo();
+    assert_eq!((asks(SERVER4), asks(SERVER6)), (direct4.into(), direct6.into()));
+}
+
+/// Puts a script in the place of the command, which kills it at its call `at` of bpf(2) if it does this; no call: writes them down.
+fn kill(action: &str, at: Option<usize>, calls: &Path) {
+    let tool = env!("CARGO_BIN_EXE_culvert-redirect");
+    let inject = at.map(|at| format!("-e inject=bpf:signal=KILL:when={at}")).unwrap_or_default();
+    let out = calls.display();
+    let text = format!(
+        "#!/bin/sh\ncase $1 in {action}) exec strace -qq -o {out} -e trace=bpf {inject} {tool} \"$@\";; esac\nexec {tool} \"$@\"\n"
+    );
+    let link = std::env::current_exe().expect("a path").with_file_name("culvert-redirect");
+    let _ = std::fs::remove_file(&link);
+    std::fs::write(&link, text).expect("a script");
+    std::fs::set_permissions(&link, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+}
+
+/// Killed before each program that it attaches or takes away, and before its rules, the command leaves what `undo` takes away, also
+/// where that is killed.
+#[test]
+fn it_is_killed_at_each_step() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let mut steer = Steer::new();
+    let text = wanted(&host, &rule(""));
+    let (clients, middlebox) = (host.clients().parse().expect("a group"), host.middlebox().parse().expect("a group"));
+    let left = || Set::left(&clients, Some(&middlebox)).expect("asked");
+    let calls = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("calls-{}", std::process::id()));
+    // Which call it is may differ by some from one time to the next, where others load and free programs.
+    let (mut killed, mut partial) = (0, 0);
+    for (action, does) in [("attach", "BPF_PROG_ATTACH"), ("set", "BPF_MAP_UPDATE_ELEM"), ("detach", "BPF_PROG_DETACH")]
+    {
+        kill(action, None, &calls);
+        steer.apply(&text);
+        let read = || std::fs::read_to_string(&calls).expect("strace (apt-get install strace)");
+        let applied = if action == "detach" { String::new() } else { read() };
+        steer.undo();
+        let told = if action == "detach" { read() } else { applied };
+        let points: Vec<usize> =
+            (1..).zip(told.lines()).filter(|(_, line)| line.contains(does)).map(|(at, _)| at).collect();
+        assert!(points.len() >= if action == "set" { 2 } else { 7 }, "{action}: {told}");
+        for at in points {
+            kill(action, Some(at), &calls);
+            let steps = steer.plan(&text);
+            let mut journal = Journal::open(&steer.directory).expect("a journal");
+            let applied = steering::apply(&mut steer.system, &mut journal, &steps, &mut |_| {});
+            killed += u32::from(applied.is_err());
+            partial += u32::from((1..7).contains(&left()));
+            let undone = steering::undo(&mut steer.system, &mut journal, &mut |_| {});
+            killed += u32::from(undone.is_err());
+            partial += u32::from((1..7).contains(&left()));
+            drop(journal);
+            beside();
+            steer.undo();
+            assert_eq!(left(), 0, "{action} {at}");
+        }
+    }
+    assert!(killed > 8 && partial > 5, "{killed} {partial}");
+    let _ = std::fs::remove_file(&calls);
+}
+
+/// Who is not root gets the plan, and a word when more is asked for.
+#[test]
+fn others_than_root_get_the_plan() {
+    beside();
+    let tool = std::env::current_exe().expect("a path").with_file_name("culvert-redirect");
+    let run = |action: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--clear-groups", "--"]).arg(&tool).args([action, "/"]).stdin(Stdio::null());
+        let out = if is_root() { command.output() } else { Command::new(&tool).args([action, "/"]).output() };
+        out.expect("a command")
+    };
+    // As far as anybody may see.
+    let out = run("status");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "absent\n");
+    assert!(out.status.success());
+    for action in ["attach", "detach"] {
+        let out = run(action);
+        assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("takes root"), "{out:?}");
+    }
+}
